@@ -1,0 +1,122 @@
+"""The element types the bridge can carry, by the names the frameworks share.
+
+numpy lacks the narrow floats; ml_dtypes adds them as ordinary numpy dtypes, so everything else in the
+bridge handles one kind of object.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from bridge_core.errors import UnsupportedFeature
+
+__all__ = ["DTYPES", "PACKED", "cast_is_exact", "dtype_named", "is_floating", "native"]
+
+_NUMPY = (
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+    "complex64",
+    "complex128",
+)
+_ML_DTYPES = (
+    "bfloat16",
+    "float8_e3m4",
+    "float8_e4m3",
+    "float8_e4m3b11fnuz",
+    "float8_e4m3fn",
+    "float8_e4m3fnuz",
+    "float8_e5m2",
+    "float8_e5m2fnuz",
+    "float8_e8m0fnu",
+    "float6_e2m3fn",
+    "float6_e3m2fn",
+    "float4_e2m1fn",
+    "int2",
+    "int4",
+    "uint2",
+    "uint4",
+)
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    **{name: np.dtype(name) for name in _NUMPY},
+    **{name: np.dtype(getattr(ml_dtypes, name)) for name in _ML_DTYPES if hasattr(ml_dtypes, name)},
+}
+"""Name -> numpy dtype, native byte order. One element takes ``itemsize`` bytes in memory always."""
+
+PACKED: dict[str, int] = {"float4_e2m1fn": 2, "int4": 2, "uint4": 2, "int2": 4, "uint2": 4}
+"""Elements a byte where a *format* packs them; in memory each takes one byte."""
+
+
+def dtype_named(name: str) -> np.dtype[Any]:
+    """Return the dtype of that name.
+
+    Raises:
+        UnsupportedFeature: The bridge does not know the name.
+    """
+    try:
+        return DTYPES[name]
+    except KeyError:
+        raise UnsupportedFeature(
+            f"dtype {name!r} is not supported.", hint=f"Known are: {', '.join(DTYPES)}."
+        ) from None
+
+
+def native(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype in native byte order, checked to be one the bridge carries.
+
+    Raises:
+        UnsupportedFeature: Objects, strings, dates and records are no tensors.
+    """
+    found = DTYPES.get(dtype.name)
+    if found is None:
+        raise UnsupportedFeature(
+            f"numpy dtype {dtype.str!r} holds no plain numbers.",
+            hint="Convert the array to a numeric dtype first.",
+        )
+    return found
+
+
+def is_floating(dtype: np.dtype[Any]) -> bool:
+    """Tell whether the dtype is a real floating-point type, narrow ones included."""
+    return dtype.kind == "f" or (dtype.kind == "V" and "float" in dtype.name)
+
+
+def _format(dtype: np.dtype[Any]) -> tuple[int, int, int, bool]:
+    info = ml_dtypes.finfo(dtype)
+    has_zero = dtype.name != "float8_e8m0fnu"
+    return int(info.nmant), int(info.maxexp), int(info.minexp), has_zero
+
+
+def cast_is_exact(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
+    """Tell whether every value of ``source`` survives a cast to ``target`` and back.
+
+    >>> cast_is_exact(dtype_named("bfloat16"), dtype_named("float32"))
+    True
+    >>> cast_is_exact(dtype_named("int64"), dtype_named("float32"))
+    False
+    """
+    if source == target:
+        return True
+    if is_floating(source) and is_floating(target):
+        if target.itemsize <= source.itemsize:
+            return False
+        mantissa, top, bottom, zero = _format(source)
+        wide_mantissa, wide_top, wide_bottom, wide_zero = _format(target)
+        fits = mantissa <= wide_mantissa and top <= wide_top and bottom >= wide_bottom
+        return fits and (wide_zero or not zero)
+    if source.kind in "biuc" and target.kind in "biufc":
+        return bool(np.can_cast(source, target, "safe"))
+    return False

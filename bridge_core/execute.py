@@ -1,0 +1,266 @@
+"""Running: lazy tensors in, file bytes out, with bounded memory, several workers and progress.
+
+A format lays a file out (`FileImage`); `FileTarget` fills the places. Workers take whole tensors in file
+order; a tensor larger than its share of the memory budget is cut into row-major blocks.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from bridge_core import regions
+from bridge_core.errors import BridgeError, LimitExceeded, SystemFailure, UsageError
+from bridge_core.interfaces import Extent, FileImage
+from bridge_core.keys import Key
+from bridge_core.output import write_all
+from bridge_core.state import FlatState
+from bridge_core.tensors import Array, Tensor
+
+__all__ = ["Budget", "FileTarget", "Progress", "checksum"]
+
+DEFAULT_MAX_RAM = 256 << 20
+_SMALLEST_BLOCK = 64 << 10
+_LARGEST_BLOCK = 64 << 20
+_COPIES = 3
+"""Blocks alive at once in a worker: as read, as transformed, as written."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A report to the caller's ``progress`` function.
+
+    Args:
+        done: Bytes written so far.
+        total: Bytes to write.
+        key: The tensor that was just worked on.
+    """
+
+    done: int
+    total: int
+    key: Key
+
+
+ProgressFunction = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a run may take.
+
+    Args:
+        workers: Threads; None takes the processors that this process may use, at most four.
+        max_ram: Bytes of buffers in all, None for the default.
+
+    Raises:
+        UsageError: No worker, or a budget too small for any block.
+    """
+
+    workers: int | None = None
+    max_ram: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check."""
+        if self.workers is not None and self.workers < 1:
+            raise UsageError(f"{self.workers} workers can do no work; give at least 1.")
+        if self.max_ram is not None and self.max_ram < 1 << 20:
+            raise UsageError(f"a memory budget of {self.max_ram} bytes is too small; give at least 1 MB.")
+
+    @property
+    def threads(self) -> int:
+        """Number of threads."""
+        return self.workers or max(1, min(4, len(os.sched_getaffinity(0))))
+
+    @property
+    def block(self) -> int:
+        """Bytes of the largest block that a worker handles at once."""
+        share = (self.max_ram or DEFAULT_MAX_RAM) // (self.threads * _COPIES)
+        return max(_SMALLEST_BLOCK, min(share, _LARGEST_BLOCK))
+
+
+class FileTarget:
+    """The `WriteTarget` of the bridge: fills one temporary file.
+
+    Args:
+        path: The temporary file.
+        budget: Threads and memory.
+        report: Called with (bytes, key) from any worker as work gets done.
+    """
+
+    def __init__(self, path: Path, budget: Budget, report: Callable[[int, Key], None] | None = None) -> None:
+        self._path = path
+        self._budget = budget
+        self._report = report or (lambda _bytes, _key: None)
+        self._stop = threading.Event()
+        self.checksums: dict[Key, int] = {}
+        """CRC-32 of the little-endian row-major bytes of every tensor written."""
+
+    @property
+    def path(self) -> Path:
+        """The temporary file."""
+        return self._path
+
+    def fill(self, state: FlatState, image: FileImage) -> None:
+        """Write a laid-out file.
+
+        Raises:
+            SystemFailure: A write failed.
+            LimitExceeded: A block did not fit into memory.
+        """
+        fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            with _writing(self._path):
+                os.ftruncate(fd, image.size)
+                for offset, data in image.segments:
+                    write_all(fd, data, offset)
+            ordered = sorted(image.slots.items(), key=lambda slot: slot[1][0].offset if slot[1] else 0)
+            seeded: dict[Key, int] = {}
+            with ThreadPoolExecutor(self._budget.threads) as pool:
+                jobs = {
+                    pool.submit(self._write_tensor, fd, state.tensor(key), key, extents, image): key
+                    for key, extents in ordered
+                }
+                try:
+                    done, _ = wait(jobs, return_when=FIRST_EXCEPTION)
+                    for job in done:
+                        seeded[jobs[job]] = job.result()
+                except BaseException:
+                    self._stop.set()
+                    for job in jobs:
+                        job.cancel()
+                    raise
+            if image.finish is not None:
+                with _writing(self._path):
+                    for offset, data in image.finish(seeded):
+                        write_all(fd, data, offset)
+        finally:
+            os.close(fd)
+
+    def blocks(self, state: FlatState, key: Key) -> Iterator[Array]:
+        """Yield a tensor's values in row-major order, flat and contiguous, a block at a time."""
+        tensor = state.tensor(key)
+        crc = 0
+        for block in self._blocks(tensor):
+            crc = zlib.crc32(_little(block), crc)
+            yield block
+            self._report(block.nbytes, key)
+        self.checksums[key] = crc
+
+    def _blocks(self, tensor: Tensor) -> Iterator[Array]:
+        spec = tensor.spec
+        try:
+            for region in regions.blocks(spec.shape, self._budget.block // spec.dtype.itemsize):
+                if self._stop.is_set():
+                    raise KeyboardInterrupt
+                yield np.ascontiguousarray(tensor.read(region)).reshape(-1)
+        except MemoryError as err:
+            raise LimitExceeded(
+                f"a block of {self._budget.block} bytes does not fit into memory.",
+                hint="Lower --max-ram.",
+            ) from err
+
+    def _write_tensor(
+        self, fd: int, tensor: Tensor, key: Key, extents: tuple[Extent, ...], image: FileImage
+    ) -> int:
+        seed = image.seeds.get(key, 0)
+        crc, seeded, position = 0, seed, 0
+        with _about(key):
+            for block in _packed(self._blocks(tensor), image.pack.get(key, 1)):
+                data = _little(block)
+                crc = zlib.crc32(data, crc)
+                if seed:
+                    seeded = zlib.crc32(data, seeded)
+                with _writing(self._path):
+                    _scatter(fd, data, position, extents)
+                position += len(data)
+                self._report(len(data), key)
+        self.checksums[key] = crc
+        return seeded if seed else crc
+
+
+def checksum(tensor: Tensor, budget: Budget) -> int:
+    """Return the CRC-32 of a tensor's little-endian row-major bytes, read block by block."""
+    crc = 0
+    for region in regions.blocks(tensor.spec.shape, budget.block // tensor.spec.dtype.itemsize):
+        crc = zlib.crc32(_little(np.ascontiguousarray(tensor.read(region)).reshape(-1)), crc)
+    return crc
+
+
+def _little(block: Array) -> memoryview:
+    if np.little_endian:
+        return memoryview(block.view(np.uint8))
+    return memoryview(block.astype(block.dtype.newbyteorder("<")).view(np.uint8))
+
+
+def _packed(blocks: Iterator[Array], per_byte: int) -> Iterator[Array]:
+    """Pack narrow elements, the first into the lowest bits."""
+    if per_byte == 1:
+        yield from blocks
+        return
+    bits = 8 // per_byte
+    rest = np.empty(0, np.uint8)
+    for block in blocks:
+        nibbles = np.concatenate([rest, block.view(np.uint8) & ((1 << bits) - 1)])
+        whole = len(nibbles) // per_byte * per_byte
+        rest = nibbles[whole:]
+        lanes = nibbles[:whole].reshape(-1, per_byte)
+        packed = np.zeros(len(lanes), np.uint8)
+        for lane in range(per_byte):
+            packed |= lanes[:, lane] << np.uint8(bits * lane)
+        yield packed
+
+
+def _scatter(fd: int, data: memoryview, position: int, extents: tuple[Extent, ...]) -> None:
+    """Write bytes [position, position + len) of a tensor to wherever its extents place them."""
+    stop = position + len(data)
+    for extent in extents:
+        begin = max(position, extent.start)
+        end = min(stop, extent.start + extent.nbytes)
+        if begin < end:
+            write_all(fd, data[begin - position : end - position], extent.offset + begin - extent.start)
+
+
+class _writing:
+    """Turns a system error into `SystemFailure`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, OSError):
+            raise SystemFailure(f"writing failed: {error.strerror or error}.", path=self.path) from error
+
+
+class _about:
+    """Adds the tensor's key to errors that lack one."""
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, BridgeError) and error.key is None:
+            error.key = self.key

@@ -1,0 +1,151 @@
+"""The hooks: everything a plugin can add. Each docstring holds a whole plugin to copy.
+
+A plugin is a module or object with functions marked by `hookimpl`, named in the entry-point group
+``ckptbridge``. Hooks take nothing and return frozen values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pluggy
+
+from bridge_core.interfaces import Format, Framework
+from bridge_core.layers import LayerKind, LayerTransform
+
+__all__ = ["ENTRY_POINT_GROUP", "hookimpl", "hookspec"]
+
+ENTRY_POINT_GROUP = "ckptbridge"
+
+hookspec = pluggy.HookspecMarker("ckptbridge")
+hookimpl = pluggy.HookimplMarker("ckptbridge")
+
+
+@hookspec
+def bridge_formats() -> Iterable[Format]:
+    '''Return file formats.
+
+    A whole plugin, ``ckptbridge_raw.py``, for files that hold one float32 vector::
+
+        import numpy as np
+        from bridge_core import (
+            Capabilities, FileTensor, FlatState, TensorSpec, UnsupportedFeature, hookimpl
+        )
+
+        class RawFormat:
+            """One float32 vector, nothing else."""
+
+            name = "raw"
+            extensions = (".raw",)
+            layout = "neutral"
+            names = None
+            capabilities = Capabilities(
+                lazy=True, sliceable=True, streaming_write=True,
+                dtypes=frozenset({"float32"}), metadata=False,
+            )
+
+            def sniff(self, file):
+                return file.path.suffix == ".raw"
+
+            def open(self, file):
+                spec = TensorSpec((file.size // 4,), np.dtype("float32"))
+                return FlatState(
+                    {("vector",): FileTensor(file, 0, spec)}, layout="neutral", close=file.close
+                )
+
+            def write(self, state, target):
+                if list(state) != [("vector",)]:
+                    raise UnsupportedFeature("raw files hold one tensor, named 'vector'.")
+                with target.path.open("wb") as out:
+                    for block in target.blocks(state, ("vector",)):
+                        out.write(block.astype("<f4").tobytes())
+
+        @hookimpl
+        def bridge_formats():
+            return [RawFormat()]
+
+    with, in its ``pyproject.toml``::
+
+        [project.entry-points.ckptbridge]
+        raw = "ckptbridge_raw"
+    '''
+    raise NotImplementedError
+
+
+@hookspec
+def bridge_frameworks() -> Iterable[Framework]:
+    '''Return framework adapters.
+
+    A whole plugin, for plain dictionaries of numpy arrays in torch's naming::
+
+        import numpy as np
+        from bridge_core import FlatState, hookimpl
+
+        class NumpyDicts:
+            """``{"a.weight": array}`` dictionaries."""
+
+            name = "numpy"
+            collections = {}
+            default_format = "npz"
+
+            def owns(self, names):
+                return False
+
+            def accepts(self, value):
+                return isinstance(value, dict) and all(
+                    isinstance(v, np.ndarray) for v in value.values()
+                )
+
+            def state(self, value):
+                return FlatState(value, layout="numpy")
+
+            def build(self, state, like):
+                return {".".join(key): array for key, array in state.items()}
+
+        @hookimpl
+        def bridge_frameworks():
+            return [NumpyDicts()]
+    '''
+    raise NotImplementedError
+
+
+@hookspec
+def bridge_layer_kinds() -> Iterable[LayerKind]:
+    """Return layer kinds: the neutral layout of a layer type, axis by axis.
+
+    A whole plugin, for a bilinear layer::
+
+        from bridge_core import LayerKind, hookimpl
+
+        BILINEAR = LayerKind("bilinear", {"kernel": "in1 in2 out", "bias": "out"})
+
+        @hookimpl
+        def bridge_layer_kinds():
+            return [BILINEAR]
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def bridge_layer_transforms() -> Iterable[LayerTransform]:
+    """Return layer transforms: how one framework's layer type maps to a kind.
+
+    A whole plugin, for `torch.nn.Bilinear`::
+
+        from bridge_core import Leaf, LayerTransform, hookimpl
+
+        @hookimpl
+        def bridge_layer_transforms():
+            return [
+                LayerTransform(
+                    "torch.bilinear",
+                    kind="bilinear",
+                    leaves=(
+                        Leaf("weight", "kernel", "out in1 in2"),
+                        Leaf("bias", "bias", "out", optional=True),
+                    ),
+                    modules=("torch.nn.modules.linear.Bilinear",),
+                )
+            ]
+    """
+    raise NotImplementedError

@@ -1,0 +1,249 @@
+"""Tensors that know their shape and dtype, and read their values only when asked.
+
+`Tensor` is the one protocol; the classes here cover arrays in memory, byte ranges of a file, strided
+views into such a range, and anything a plugin can read by region.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from bridge_core import regions
+from bridge_core.dtypes import native
+from bridge_core.files import SourceFile
+from bridge_core.regions import Index, Region
+
+__all__ = [
+    "Array",
+    "ArrayTensor",
+    "FileTensor",
+    "LazyTensor",
+    "StridedFileTensor",
+    "Tensor",
+    "TensorSpec",
+    "as_tensor",
+    "read_index",
+]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_SPAN = 4 << 20
+"""Bytes that are read at once where only part of them is wanted."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Shape and dtype of a tensor.
+
+    Args:
+        shape: Sizes of the axes.
+        dtype: A numpy dtype, ml_dtypes' included; kept in native byte order.
+
+    Raises:
+        UnsupportedFeature: The dtype holds no plain numbers.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __post_init__(self) -> None:
+        """Normalise."""
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        object.__setattr__(self, "dtype", native(np.dtype(self.dtype)))
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return regions.size(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return self.size * self.dtype.itemsize
+
+    def __str__(self) -> str:
+        """Return e.g. ``float32[3, 4]``."""
+        return f"{self.dtype.name}[{', '.join(map(str, self.shape))}]"
+
+
+@runtime_checkable
+class Tensor(Protocol):
+    """A tensor by region. Implementations are immutable and safe to read from several threads."""
+
+    @property
+    def spec(self) -> TensorSpec:
+        """Shape and dtype; reading it reads no values."""
+        ...
+
+    def read(self, region: Region) -> Array:
+        """Return the region's values: native byte order, not to be written to by the caller."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayTensor:
+    """An array in memory; any strides and either byte order."""
+
+    array: Array
+
+    @property
+    def spec(self) -> TensorSpec:
+        """Shape and dtype."""
+        return TensorSpec(self.array.shape, self.array.dtype)
+
+    def read(self, region: Region) -> Array:
+        """Return a view, or a copy where the byte order differs."""
+        part = self.array[region]
+        return part if part.dtype.isnative else part.astype(part.dtype.newbyteorder("="))
+
+
+@dataclass(frozen=True, eq=False)
+class LazyTensor:
+    """A tensor that some function reads; the function must honour the region."""
+
+    spec: TensorSpec
+    reader: Callable[[Region], Array]
+
+    def read(self, region: Region) -> Array:
+        """Call the reader."""
+        return self.reader(region)
+
+
+@dataclass(frozen=True, eq=False)
+class FileTensor:
+    """A row-major tensor that stands as one byte range in a file.
+
+    Args:
+        file: The open file.
+        offset: Where its first byte stands.
+        spec: Shape and dtype.
+        big_endian: The byte order in the file.
+    """
+
+    file: SourceFile
+    offset: int
+    spec: TensorSpec
+    big_endian: bool = False
+
+    def read(self, region: Region) -> Array:
+        """Read the region, and no more than a few MiB around it."""
+        out = np.empty(regions.region_shape(region), self.spec.dtype)
+        if out.size:
+            self._fill(regions.simplify(region), out)
+            if self.big_endian:
+                _swap(out)
+        return out
+
+    def _fill(self, region: Region, out: Array) -> None:
+        shape, itemsize = self.spec.shape, self.spec.dtype.itemsize
+        strides = _row_major(shape)
+        first = sum(s.start * n for s, n in zip(region, strides, strict=True))
+        last = sum((s.stop - 1) * n for s, n in zip(region, strides, strict=True))
+        span = (last - first + 1) * itemsize
+        if last - first + 1 == out.size and out.flags.c_contiguous:
+            self.file.read_into(self.offset + first * itemsize, _as_bytes(out))
+        elif span <= max(_SPAN, out.nbytes * 2):
+            buffer = np.empty(last - first + 1, self.spec.dtype)
+            self.file.read_into(self.offset + first * itemsize, _as_bytes(buffer))
+            steps = tuple(s.step * n * itemsize for s, n in zip(region, strides, strict=True))
+            view = np.lib.stride_tricks.as_strided(buffer, out.shape, steps, writeable=False)
+            _copy(out, view)
+        else:
+            axis = next(i for i, n in enumerate(out.shape) if n > 1)
+            rows = max(1, out.shape[axis] * _SPAN // span)
+            taken = range(region[axis].start, region[axis].stop, region[axis].step)
+            for begin in range(0, len(taken), rows):
+                picked = taken[begin : begin + rows]
+                part = slice(picked[0], picked[-1] + 1, picked.step)
+                where = (*(slice(None),) * axis, slice(begin, begin + rows))
+                self._fill(regions.simplify((*region[:axis], part, *region[axis + 1 :])), out[where])
+
+
+@dataclass(frozen=True, eq=False)
+class StridedFileTensor:
+    """A view with strides into a flat file tensor, as torch saves transposed or tied weights.
+
+    Args:
+        base: One-dimensional storage.
+        start: First element.
+        shape: Shape of the view.
+        strides: In elements, not negative; zero repeats.
+    """
+
+    base: FileTensor
+    start: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def spec(self) -> TensorSpec:
+        """Shape and dtype."""
+        return TensorSpec(self.shape, self.base.spec.dtype)
+
+    def read(self, region: Region) -> Array:
+        """Read the span that the region touches, and gather from it."""
+        shape = regions.region_shape(region)
+        dtype = self.base.spec.dtype
+        if 0 in shape:
+            return np.empty(shape, dtype)
+        first = self.start + sum(s.start * n for s, n in zip(region, self.strides, strict=True))
+        steps = tuple(s.step * n for s, n in zip(region, self.strides, strict=True))
+        last = first + sum((n - 1) * step for n, step in zip(shape, steps, strict=True))
+        flat = self.base.read((slice(first, last + 1, 1),))
+        item = dtype.itemsize
+        view = np.lib.stride_tricks.as_strided(
+            flat, shape, tuple(step * item for step in steps), writeable=False
+        )
+        return np.array(view, order="C")
+
+
+def as_tensor(value: Any) -> Tensor:
+    """Return the value as a `Tensor`; arrays and numpy scalars are wrapped, never copied.
+
+    Raises:
+        UnsupportedFeature: It is neither, or an array of objects.
+    """
+    if isinstance(value, Tensor):
+        return value
+    tensor = ArrayTensor(np.asarray(value))
+    tensor.spec  # noqa: B018 - raises for a dtype that holds no numbers
+    return tensor
+
+
+def read_index(tensor: Tensor, index: Index) -> Array:
+    """Read what numpy's basic indexing would give."""
+    region, after = regions.normalize(index, tensor.spec.shape)
+    result: Array = tensor.read(region)[after]
+    return result
+
+
+def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
+    strides = []
+    step = 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= n
+    return tuple(reversed(strides))
+
+
+def _as_bytes(array: Array) -> Array:
+    return array.reshape(-1).view(np.uint8)
+
+
+def _copy(out: Array, view: Array) -> None:
+    integers = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}.get(out.dtype.itemsize)
+    if integers is None:
+        out[...] = view
+    else:
+        out.view(integers)[...] = view.view(integers)
+
+
+def _swap(array: Array) -> None:
+    width = array.dtype.itemsize // (2 if array.dtype.kind == "c" else 1)
+    words = {2: np.uint16, 4: np.uint32, 8: np.uint64}.get(width)
+    if words is not None:
+        array.reshape(-1).view(words).byteswap(inplace=True)
