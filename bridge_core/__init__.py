@@ -1,5 +1,7 @@
 """A checkpoint bridge between machine-learning frameworks, over one framework-neutral form."""
 
+from bridge_core.compare import Comparison, Difference, compare_states
+from bridge_core.convert import Report, convert, plan_conversion, verify
 from bridge_core.dtypes import DTYPES, PACKED, cast_is_exact, dtype_named, is_floating
 from bridge_core.errors import (
     AmbiguousLayerError,
@@ -26,6 +28,7 @@ from bridge_core.errors import (
     UsageError,
     VerificationError,
 )
+from bridge_core.execute import Progress
 from bridge_core.files import SourceFile
 from bridge_core.hookspecs import hookimpl
 from bridge_core.interfaces import (
@@ -38,7 +41,10 @@ from bridge_core.interfaces import (
     WriteTarget,
 )
 from bridge_core.keys import (
+    Int,
     Key,
+    Pattern,
+    Str,
     as_key,
     flat_names,
     flatten_tree,
@@ -48,6 +54,7 @@ from bridge_core.keys import (
     unflatten_tree,
 )
 from bridge_core.layers import LayerKind, LayerTransform, Leaf
+from bridge_core.live import from_neutral, to_neutral
 from bridge_core.metadata import (
     MARKER,
     LayerInfo,
@@ -58,10 +65,30 @@ from bridge_core.metadata import (
     load_metadata,
     strict_json,
 )
+from bridge_core.ops import (
+    Cast,
+    Concat,
+    Copy,
+    Drop,
+    Fill,
+    Flip,
+    Lanes,
+    Op,
+    Order,
+    Permute,
+    Reshape,
+    Same,
+    Split,
+    Stack,
+    Unstack,
+)
 from bridge_core.output import write_all
+from bridge_core.plan import Dropped, Mismatch, Plan, Step
 from bridge_core.plugins import Registry, default_registry
 from bridge_core.regions import Region
+from bridge_core.rules import Rule
 from bridge_core.state import FlatState, as_state
+from bridge_core.storage import Saved, open_state, save_state
 from bridge_core.tensors import (
     Array,
     ArrayTensor,
@@ -72,3 +99,112 @@ from bridge_core.tensors import (
     TensorSpec,
     as_tensor,
 )
+
+__all__ = [
+    "AmbiguousLayerError",
+    "Array",
+    "ArrayTensor",
+    "as_key",
+    "as_state",
+    "as_tensor",
+    "BadInputError",
+    "BridgeError",
+    "Capabilities",
+    "Cast",
+    "cast_is_exact",
+    "compare_states",
+    "Comparison",
+    "Concat",
+    "ConversionError",
+    "convert",
+    "Copy",
+    "default_registry",
+    "DestinationExists",
+    "Difference",
+    "Drop",
+    "Dropped",
+    "dtype_named",
+    "DTYPES",
+    "dump_metadata",
+    "Extent",
+    "FileImage",
+    "FileTensor",
+    "Fill",
+    "flat_names",
+    "FlatState",
+    "flatten_tree",
+    "Flip",
+    "Format",
+    "Framework",
+    "from_neutral",
+    "hookimpl",
+    "Int",
+    "IntegrityError",
+    "is_floating",
+    "join_key",
+    "Key",
+    "KeyConflict",
+    "Lanes",
+    "LayerInfo",
+    "LayerKind",
+    "LayerTransform",
+    "LazyTensor",
+    "Leaf",
+    "LimitExceeded",
+    "load_metadata",
+    "LossyCastError",
+    "MalformedFile",
+    "MARKER",
+    "Mismatch",
+    "MismatchError",
+    "MissingDependency",
+    "ModuleInfo",
+    "natural_order",
+    "Op",
+    "open_state",
+    "Order",
+    "PACKED",
+    "Pattern",
+    "Permute",
+    "Plan",
+    "plan_conversion",
+    "PlanError",
+    "PluginConflict",
+    "PluginError",
+    "Progress",
+    "Region",
+    "Registry",
+    "Report",
+    "Reshape",
+    "Residual",
+    "Rule",
+    "RuleError",
+    "Same",
+    "save_state",
+    "Saved",
+    "ShardError",
+    "ShardNames",
+    "SourceFile",
+    "Split",
+    "split_name",
+    "Stack",
+    "StateMetadata",
+    "Step",
+    "Str",
+    "strict_json",
+    "StridedFileTensor",
+    "SystemFailure",
+    "Tensor",
+    "TensorSpec",
+    "to_neutral",
+    "TruncatedFile",
+    "unflatten_tree",
+    "UnsafeFile",
+    "Unstack",
+    "UnsupportedFeature",
+    "UsageError",
+    "VerificationError",
+    "verify",
+    "write_all",
+    "WriteTarget",
+]

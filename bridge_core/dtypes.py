@@ -95,7 +95,7 @@ def is_floating(dtype: np.dtype[Any]) -> bool:
 
 
 def _format(dtype: np.dtype[Any]) -> tuple[int, int, int, bool]:
-    info = ml_dtypes.finfo(dtype)
+    info = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
     has_zero = dtype.name != "float8_e8m0fnu"
     return int(info.nmant), int(info.maxexp), int(info.minexp), has_zero
 

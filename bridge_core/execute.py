@@ -10,7 +10,7 @@ import os
 import threading
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -124,18 +124,20 @@ class FileTarget:
             ordered = sorted(image.slots.items(), key=lambda slot: slot[1][0].offset if slot[1] else 0)
             seeded: dict[Key, int] = {}
             with ThreadPoolExecutor(self._budget.threads) as pool:
-                jobs = {
-                    pool.submit(self._write_tensor, fd, state.tensor(key), key, extents, image): key
-                    for key, extents in ordered
-                }
+                jobs: dict[Future[int], Key] = {}
                 try:
+                    for key, extents in ordered:
+                        job = pool.submit(self._write_tensor, fd, state.tensor(key), key, extents, image)
+                        jobs[job] = key
                     done, _ = wait(jobs, return_when=FIRST_EXCEPTION)
                     for job in done:
                         seeded[jobs[job]] = job.result()
-                except BaseException:
+                except BaseException as err:
                     self._stop.set()
                     for job in jobs:
                         job.cancel()
+                    if isinstance(err, RuntimeError) and "start new thread" in str(err):
+                        raise LimitExceeded("no memory for a thread.", hint="Lower --workers.") from err
                     raise
             if image.finish is not None:
                 with _writing(self._path):
@@ -170,20 +172,26 @@ class FileTarget:
     def _write_tensor(
         self, fd: int, tensor: Tensor, key: Key, extents: tuple[Extent, ...], image: FileImage
     ) -> int:
-        seed = image.seeds.get(key, 0)
-        crc, seeded, position = 0, seed, 0
+        seed, per_byte = image.seeds.get(key, 0), image.pack.get(key, 1)
+        crc, stored, position = 0, seed, 0
+
+        def summed() -> Iterator[Array]:
+            nonlocal crc
+            for block in self._blocks(tensor):
+                crc = zlib.crc32(_little(block), crc)
+                yield block
+
         with _about(key):
-            for block in _packed(self._blocks(tensor), image.pack.get(key, 1)):
+            for block in _packed(summed(), per_byte):
                 data = _little(block)
-                crc = zlib.crc32(data, crc)
-                if seed:
-                    seeded = zlib.crc32(data, seeded)
+                if seed or per_byte > 1:
+                    stored = zlib.crc32(data, stored)
                 with _writing(self._path):
                     _scatter(fd, data, position, extents)
                 position += len(data)
                 self._report(len(data), key)
         self.checksums[key] = crc
-        return seeded if seed else crc
+        return stored if seed or per_byte > 1 else crc
 
 
 def checksum(tensor: Tensor, budget: Budget) -> int:
@@ -195,9 +203,8 @@ def checksum(tensor: Tensor, budget: Budget) -> int:
 
 
 def _little(block: Array) -> memoryview:
-    if np.little_endian:
-        return memoryview(block.view(np.uint8))
-    return memoryview(block.astype(block.dtype.newbyteorder("<")).view(np.uint8))
+    ordered = block if np.little_endian else block.astype(block.dtype.newbyteorder("<"))
+    return ordered.view(np.uint8).data
 
 
 def _packed(blocks: Iterator[Array], per_byte: int) -> Iterator[Array]:

@@ -6,47 +6,66 @@ reader is an error and never a SIGBUS, and several threads can share it.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from bridge_core.errors import IntegrityError, MalformedFile, SystemFailure, TruncatedFile
+from bridge_core.errors import (
+    IntegrityError,
+    LimitExceeded,
+    MalformedFile,
+    SystemFailure,
+    TruncatedFile,
+    UnsafeFile,
+)
 
 __all__ = ["SourceFile"]
 
 _MAX_READ = 1 << 30
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
 class SourceFile:
     """A regular file opened once for positional reading.
 
     Args:
-        path: The file. Symbolic links in a path that the user gave are followed, once, before opening.
+        path: The file.
         name: What errors call the file; by default its path.
+        follow: Whether symbolic links in the path are followed, once, before opening. A path that a
+            file names, and not the user, is opened without.
 
     Raises:
         MalformedFile: It is a folder, FIFO, socket or device, or does not exist.
+        UnsafeFile: It is a symbolic link, and ``follow`` is off.
         SystemFailure: The system refuses to open it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, name: str | None = None) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str], *, name: str | None = None, follow: bool = True) -> None:
         self.name = name or str(path)
         try:
-            real = self.path.resolve(strict=True)
-            self._fd = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except FileNotFoundError:
+            self.path = Path(path).absolute()
+            real = self.path.resolve(strict=True) if follow else self.path
+            # Opening a device can act on it, so its type is looked at first.
+            _refuse_special(real.stat(follow_symlinks=follow), self.name)
+            self._fd = os.open(real, _FLAGS)
+        except (FileNotFoundError, NotADirectoryError):
             raise MalformedFile("there is no such file.", path=self.name) from None
-        except IsADirectoryError:
-            raise MalformedFile("is a folder; a file was expected.", path=self.name) from None
-        except (OSError, RuntimeError, ValueError) as err:
-            raise SystemFailure(f"cannot be opened: {err}.", path=self.name) from err
-        status = os.fstat(self._fd)
-        if not stat.S_ISREG(status.st_mode):
+        except (OSError, RuntimeError) as err:
+            reason = err.strerror or err if isinstance(err, OSError) else err
+            many = getattr(err, "errno", None) == errno.EMFILE
+            hint = "Allow more open files, e.g. with 'ulimit -n 8192'." if many else None
+            raise SystemFailure(f"cannot be opened: {reason}.", path=self.name, hint=hint) from err
+        except ValueError as err:
+            raise MalformedFile(f"is no file name: {err}.", path=self.name) from err
+        try:
+            status = os.fstat(self._fd)
+            _refuse_special(status, self.name)
+        except BaseException:
             os.close(self._fd)
-            raise MalformedFile("is no regular file (a folder, FIFO or device).", path=self.name)
+            raise
         self.size = status.st_size
         self.identity = (status.st_dev, status.st_ino)
         self._stamp = _stamp(status)
@@ -87,15 +106,19 @@ class SourceFile:
 
         Raises:
             TruncatedFile: The range leaves the file; checked before any memory is taken.
+            LimitExceeded: There is no memory for it.
         """
         if nbytes < 0 or offset < 0 or offset + nbytes > self.size:
             raise TruncatedFile(
                 f"is {self.size} bytes long; bytes {offset} through {offset + nbytes} were expected.",
                 path=self.name,
             )
-        buffer = bytearray(nbytes)
-        self.read_into(offset, buffer)
-        return bytes(buffer)
+        try:
+            buffer = bytearray(nbytes)
+            self.read_into(offset, buffer)
+            return bytes(buffer)
+        except MemoryError as err:
+            raise LimitExceeded(f"{nbytes} bytes do not fit into memory.", path=self.name) from err
 
     def check_unchanged(self) -> None:
         """Prove that the bytes read belong to one version of the file.
@@ -134,6 +157,16 @@ class SourceFile:
         """Close when forgotten."""
         if getattr(self, "_open", False):
             self.close()
+
+
+def _refuse_special(status: os.stat_result, name: str) -> None:
+    mode = status.st_mode
+    if stat.S_ISDIR(mode):
+        raise MalformedFile("is a folder; a file was expected.", path=name)
+    if stat.S_ISLNK(mode):
+        raise UnsafeFile("is a symbolic link where a plain file was expected.", path=name)
+    if not stat.S_ISREG(mode):
+        raise MalformedFile("is no regular file (a FIFO, socket or device).", path=name)
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:

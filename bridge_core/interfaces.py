@@ -53,12 +53,15 @@ class ShardNames:
         shard: Template of a shard, with ``{index:05d}`` and ``{count:05d}``.
         index: Name of the index file.
         separator: What joins keys in the index.
+        ties: How a file holds tied tensors that are one `Tensor` in the state: ``"copied"``, each in
+            full; ``"shared"``, each by name and the values once; ``"dropped"``, the kept one alone.
     """
 
     single: str
     shard: str
     index: str
     separator: str = "."
+    ties: str = "copied"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from bridge_core.errors import PluginError
 from bridge_core.keys import Key
@@ -109,6 +109,8 @@ class LayerTransform:
                 raise PluginError(f"transform {self.name!r}: two leaves share a {kind}.")
         for leaf in self.leaves:
             _check_axes(f"transform {self.name!r}, leaf {leaf.name!r}", leaf.axes)
+        object.__setattr__(self, "_by_name", {leaf.name: leaf for leaf in self.leaves})
+        object.__setattr__(self, "_by_role", {leaf.role: leaf for leaf in self.leaves})
 
     @property
     def framework(self) -> str:
@@ -117,11 +119,11 @@ class LayerTransform:
 
     def by_name(self) -> Mapping[str, Leaf]:
         """Native name -> leaf."""
-        return {leaf.name: leaf for leaf in self.leaves}
+        return cast("Mapping[str, Leaf]", self.__dict__["_by_name"])
 
     def by_role(self) -> Mapping[str, Leaf]:
         """Role -> leaf."""
-        return {leaf.role: leaf for leaf in self.leaves}
+        return cast("Mapping[str, Leaf]", self.__dict__["_by_role"])
 
     def fits(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
         """Tell whether leaves of these native names and shapes can be this layer."""

@@ -225,20 +225,32 @@ def load_metadata(text: str | bytes, *, path: str = "") -> tuple[str | None, Sta
         raise MalformedFile(f"carries damaged metadata: {err}.", path=path) from err
 
 
-def strict_json(text: str | bytes, *, path: str, what: str) -> dict[str, Any]:
+def strict_json(
+    text: str | bytes, *, path: str, what: str, shrink: Callable[[dict[str, Any]], Any] | None = None
+) -> dict[str, Any]:
     """Parse a JSON object from an untrusted file.
 
+    Args:
+        text: The text, or its UTF-8 bytes.
+        path: The file, for errors.
+        what: What the text is, for errors.
+        shrink: Called with each object as it is parsed, innermost first; its result stands in the
+            object's place, so that a long text needs little memory.
+
     Raises:
-        MalformedFile: Not UTF-8, not JSON, not an object, NaN or Infinity, too deep, or a duplicate name.
+        MalformedFile: Not UTF-8, not JSON, not an object, NaN or Infinity, or too deep.
+        KeyConflict: An object holds a name twice.
     """
 
-    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def no_duplicates(pairs: list[tuple[str, Any]]) -> Any:
         result = dict(pairs)
         if len(result) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise _DuplicateName(twice)
-        return result
+            seen: set[str] = set()
+            for name, _ in pairs:
+                if name in seen:
+                    raise _DuplicateName(name)
+                seen.add(name)
+        return result if shrink is None else shrink(result)
 
     def no_constants(name: str) -> Any:
         raise ValueError(f"{name} is no JSON number")

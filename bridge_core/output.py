@@ -1,8 +1,8 @@
 """Writing so that nothing is lost: a temporary neighbour, synced and checked, then one rename.
 
-`replacing_file` and `replacing_folder` are the only places where the bridge creates files. Whatever happens
-before the rename, the old destination stands as it was and the temporary is removed; what a killed
-process left behind is removed by the next writer to the same place.
+`replacing_file` and `replacing_folder` are the only places where the bridge makes destinations. Whatever
+happens before the rename, the old destination stands as it was and the temporary is removed; what a
+killed process left behind is removed by the next writer to the same place.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import hashlib
 import os
 import secrets
 import shutil
@@ -18,15 +19,21 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bridge_core.errors import DestinationExists, SystemFailure
+from bridge_core.errors import DestinationExists, SystemFailure, UsageError
 
 __all__ = ["TEMP_MARK", "replacing_file", "replacing_folder", "sync_file", "write_all"]
 
 TEMP_MARK = ".ckptbridge-"
 """Stands in the name of every temporary: ``.<name>.ckptbridge-<random>``."""
 
+_ASIDE = "old-"
+"""Follows the mark where the name is an old folder's, which must come back if the new one never came."""
+
 _AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
+_LONGEST_NAME = 200
+"""Bytes of a destination's name that a temporary's name can repeat; file systems allow 255 in all."""
 
 
 @contextlib.contextmanager
@@ -36,7 +43,8 @@ def replacing_file(
     """Give a temporary file that becomes ``destination`` when the block ends well.
 
     A destination that is a symbolic link is replaced at its target, so the link stays; other hard links
-    to the old file keep the old content.
+    to the old file keep the old content. A file that is open for reading while it is replaced stays
+    whole for its readers.
 
     Args:
         destination: The file to be.
@@ -46,74 +54,72 @@ def replacing_file(
     Raises:
         DestinationExists: It exists, or is a folder.
         SystemFailure: Disk, permission or quota.
+        UsageError: It is no file name.
     """
-    final = Path(os.path.realpath(destination))
-    _refuse_existing(final, destination, overwrite=overwrite, folder=False)
+    final = _final(destination)
     with _os_errors(destination):
         _sweep(final)
-        temporary, lock = _create(final)
-    try:
+        _refuse_existing(final, destination, overwrite=overwrite, folder=False)
+        mode = _mode_of(final)
+    with _temporary(final, destination, None if mode is None else 0o600, _create_file) as temporary:
         yield temporary
         with _os_errors(destination):
             sync_file(temporary)
         if check is not None:
             check(temporary)
         with _os_errors(destination):
-            temporary.chmod(_mode_of(final))
+            if mode is not None:
+                temporary.chmod(mode)
             if overwrite:
                 temporary.replace(final)
             else:
                 _rename_new(temporary, final)
             _sync_folder(final.parent)
-    except FileExistsError:
-        raise _exists(destination) from None
-    finally:
-        os.close(lock)
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 @contextlib.contextmanager
 def replacing_folder(
-    destination: Path, *, overwrite: bool, check: Callable[[Path], None] | None = None
+    destination: Path,
+    *,
+    overwrite: bool,
+    check: Callable[[Path], None] | None = None,
+    keep: Callable[[Path], bool] | None = None,
 ) -> Iterator[Path]:
     """Give a temporary folder that becomes ``destination`` when the block ends well.
 
     An existing folder is exchanged with the new one in one step, where the system can, and then
-    removed: a folder is replaced whole, so that no stale shard stays behind.
+    removed: a folder is replaced whole, so that no stale shard stays behind. What ``keep`` names is
+    carried over first, as hard links where the system allows them.
 
     Args:
         destination: The folder to be.
         overwrite: Whether one that stands there and is not empty may be replaced.
         check: Called with the temporary before the rename; raises to refuse it.
+        keep: Says of each entry of the old folder whether the new one shall have it too.
 
     Raises:
-        DestinationExists: It exists and holds something, or is a file.
+        DestinationExists: It exists and holds something, or is a file, or holds what cannot be kept.
         SystemFailure: Disk, permission or quota.
+        UsageError: It is no folder name.
     """
-    final = Path(os.path.realpath(destination))
-    _refuse_existing(final, destination, overwrite=overwrite, folder=True)
+    final = _final(destination)
     with _os_errors(destination):
         _sweep(final)
-        temporary = final.parent / f".{final.name}{TEMP_MARK}{secrets.token_hex(8)}"
-        temporary.mkdir(mode=0o700)
-        lock = _lock(temporary, os.O_RDONLY | os.O_DIRECTORY)
-    try:
+        _refuse_existing(final, destination, overwrite=overwrite, folder=True)
+        mode = _mode_of(final)
+    with _temporary(final, destination, None if mode is None else 0o700, _create_folder) as temporary:
         yield temporary
         with _os_errors(destination):
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    sync_file(file)
-            _sync_folder(temporary)
+            if keep is not None and final.is_dir():
+                _carry(final, temporary, keep, destination)
+            _sync_tree(temporary)
         if check is not None:
             check(temporary)
         with _os_errors(destination):
-            temporary.chmod(0o777 & ~_umask() if not final.exists() else stat.S_IMODE(final.stat().st_mode))
-            _swap_folder(temporary, final)
+            if mode is not None:
+                temporary.chmod(mode)
+            _swap_folder(temporary, final, overwrite=overwrite)
             _sync_folder(final.parent)
-    finally:
-        os.close(lock)
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
@@ -136,89 +142,203 @@ def sync_file(path: Path) -> None:
         os.close(fd)
 
 
-def _create(final: Path) -> tuple[Path, int]:
-    temporary = final.parent / f".{final.name}{TEMP_MARK}{secrets.token_hex(8)}"
-    os.close(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    return temporary, _lock(temporary, os.O_RDWR)
+@contextlib.contextmanager
+def _temporary(
+    final: Path, shown: Path, mode: int | None, create: Callable[[Path, int | None], None]
+) -> Iterator[Path]:
+    """Make a neighbour of ``final``, locked as long as the block runs, and remove it afterwards."""
+    lock: int | None = None
+    temporary = final
+    try:
+        with _os_errors(shown):
+            while lock is None:
+                temporary = _neighbour(final)
+                create(temporary, mode)
+                lock = _lock(temporary)
+                if lock is None:
+                    _remove(temporary)
+        yield temporary
+    finally:
+        if temporary != final:
+            _remove(temporary)
+        if lock is not None:
+            os.close(lock)
 
 
-def _lock(path: Path, flags: int) -> int:
-    fd = os.open(path, flags | os.O_CLOEXEC)
-    with contextlib.suppress(OSError):
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return fd
+def _create_file(path: Path, mode: int | None) -> None:
+    # The system applies the umask; asking for it would change it for every thread.
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    os.close(os.open(path, flags, 0o666 if mode is None else mode))
+
+
+def _create_folder(path: Path, mode: int | None) -> None:
+    path.mkdir(mode=0o777 if mode is None else mode)
+
+
+def _lock(path: Path) -> int | None:
+    """Hold a lock on a new temporary; None if a sweeper took it for a dead writer's."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise
+        return None
+    held = False
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            held = os.path.samestat(os.fstat(fd), path.lstat())
+        except (BlockingIOError, FileNotFoundError):
+            held = False
+        except OSError:
+            held = True  # where there are no locks, no sweeper can take one either
+        return fd if held else None
+    finally:
+        if not held:
+            os.close(fd)
+
+
+def _neighbour(final: Path, kind: str = "") -> Path:
+    return final.parent / f"{_prefix(final)}{kind}{secrets.token_hex(8)}"
+
+
+def _prefix(final: Path) -> str:
+    name = final.name
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return f".{name}{TEMP_MARK}"
 
 
 def _sweep(final: Path) -> None:
     """Remove what killed writers to this destination left; a living writer holds a lock."""
-    for stale in final.parent.glob(f".{_literal(final.name)}{TEMP_MARK}*"):
+    prefix = _prefix(final)
+    with os.scandir(final.parent) as entries:
+        stale = [final.parent / entry.name for entry in entries if entry.name.startswith(prefix)]
+    for path in stale:
         with contextlib.suppress(OSError):
-            fd = os.open(stale, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if stale.is_dir():
-                    shutil.rmtree(stale)
+                if path.name.startswith(prefix + _ASIDE) and not final.exists():
+                    path.rename(final)
                 else:
-                    stale.unlink()
+                    _remove(path)
             finally:
                 os.close(fd)
 
 
-def _literal(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
 
 
-def _swap_folder(temporary: Path, final: Path) -> None:
-    if not final.exists():
-        temporary.rename(final)
-        return
-    if not _exchange(temporary, final):
-        aside = final.parent / f".{final.name}{TEMP_MARK}{secrets.token_hex(8)}"
-        final.rename(aside)
+def _swap_folder(temporary: Path, final: Path, *, overwrite: bool) -> None:
+    if not overwrite or not final.exists():
         try:
-            temporary.rename(final)
-        except OSError:
+            temporary.rename(final)  # replaces an empty folder, and no other
+        except OSError as err:
+            if err.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if not overwrite:
+                raise FileExistsError(errno.EEXIST, "exists", str(final)) from None
+        else:
+            return
+    if _renameat2(temporary, final, _RENAME_EXCHANGE):
+        return
+    aside = _neighbour(final, _ASIDE)
+    try:
+        final.rename(aside)
+        temporary.rename(final)
+    except BaseException:
+        if aside.exists() and not final.exists():
             aside.rename(final)
-            raise
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _exchange(first: Path, second: Path) -> bool:
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if renameat2 is None:
-        return False
-    done: int = renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
-    if done == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in (errno.ENOSYS, errno.EINVAL):
-        return False
-    raise OSError(code, os.strerror(code), str(second))
+        raise
+    _remove(aside)
 
 
 def _rename_new(temporary: Path, final: Path) -> None:
     """Rename without replacing what another writer put there meanwhile."""
+    if _renameat2(temporary, final, _RENAME_NOREPLACE):
+        return
     try:
-        os.link(temporary, final)
+        final.hardlink_to(temporary)
     except FileExistsError:
         raise
-    except OSError:
-        if final.exists():
+    except OSError as err:
+        if err.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        if final.exists():  # the file system has neither way; what remains is nearly as good
             raise FileExistsError(errno.EEXIST, "exists", str(final)) from None
         temporary.replace(final)
 
 
-def _mode_of(final: Path) -> int:
+def _renameat2(first: Path, second: Path, flags: int) -> bool:
+    """Rename with flags; False where the system or the file system lacks them."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        return False
+    if call(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), flags) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        return False
+    raise OSError(code, os.strerror(code), str(second))
+
+
+def _carry(old: Path, new: Path, keep: Callable[[Path], bool], shown: Path) -> None:
+    """Give the new folder the entries of the old one that are to be kept."""
+    device = old.stat().st_dev
+    for entry in old.iterdir():
+        target = new / entry.name
+        if not keep(entry):
+            continue
+        if os.path.lexists(target):
+            raise DestinationExists(f"holds {entry.name!r}, which would be lost.", path=shown)
+        _carry_entry(entry, target, device, shown)
+
+
+def _carry_entry(entry: Path, target: Path, device: int, shown: Path) -> None:
+    status = entry.lstat()
+    if status.st_dev != device:
+        raise DestinationExists(
+            f"holds {entry.name!r}, which is mounted there and cannot be kept.", path=shown
+        )
+    if stat.S_ISDIR(status.st_mode):
+        target.mkdir(mode=0o700)
+        for child in entry.iterdir():
+            _carry_entry(child, target / child.name, device, shown)
+        shutil.copystat(entry, target)
+    elif stat.S_ISLNK(status.st_mode):
+        target.symlink_to(entry.readlink())
+    elif stat.S_ISREG(status.st_mode):
+        try:
+            target.hardlink_to(entry)
+        except OSError:
+            shutil.copy2(entry, target)
+    else:
+        raise DestinationExists(
+            f"holds {entry.name!r}, which is neither file nor folder and cannot be kept.", path=shown
+        )
+
+
+def _sync_tree(folder: Path) -> None:
+    for place, _, files in os.walk(folder):
+        for name in files:
+            path = Path(place, name)
+            if path.is_file() and not path.is_symlink():
+                sync_file(path)
+        _sync_folder(Path(place))
+
+
+def _mode_of(final: Path) -> int | None:
+    """Permission bits of what stands there; None where nothing does and the usual ones apply."""
     try:
-        return stat.S_IMODE(final.stat().st_mode)
+        return stat.S_IMODE(final.stat().st_mode) & 0o777
     except FileNotFoundError:
-        return 0o666 & ~_umask()
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+        return None
 
 
 def _sync_folder(folder: Path) -> None:
@@ -227,6 +347,16 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _final(destination: Path) -> Path:
+    try:
+        final = Path(os.path.realpath(destination))
+    except ValueError as err:
+        raise UsageError(f"is no path: {err}.", path=repr(str(destination))) from None
+    if not final.name:
+        raise UsageError("is the root of the file system.", path=destination)
+    return final
 
 
 def _refuse_existing(final: Path, shown: Path, *, overwrite: bool, folder: bool) -> None:
@@ -251,7 +381,7 @@ def _os_errors(destination: Path) -> Iterator[None]:
     try:
         yield
     except FileExistsError:
-        raise
+        raise _exists(destination) from None
     except FileNotFoundError as err:
         raise SystemFailure("its folder does not exist.", path=destination) from err
     except OSError as err:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import pluggy
 
@@ -17,6 +17,8 @@ from bridge_core import hookspecs
 from bridge_core.errors import PluginConflict, PluginError, UsageError
 from bridge_core.interfaces import Format, Framework
 from bridge_core.layers import LayerKind, LayerTransform
+
+T = TypeVar("T")
 
 __all__ = ["BUILTIN", "PluginFailure", "PluginInfo", "Registry", "default_registry"]
 
@@ -87,7 +89,7 @@ class Registry:
         found = _call_hooks(plugin, name)
         origins = dict(self.origins)
         provides: list[str] = []
-        tables: dict[str, Mapping[str, Any]] = {}
+        tables: dict[str, Any] = {}
         for table, values in found.items():
             merged = dict(getattr(self, table))
             for value in values:
@@ -137,7 +139,7 @@ class Registry:
         return result
 
 
-def _lookup(table: Mapping[str, Any], name: str, what: str) -> Any:
+def _lookup(table: Mapping[str, T], name: str, what: str) -> T:
     try:
         return table[name]
     except KeyError:

@@ -98,7 +98,7 @@ def normalize(index: Index, shape: tuple[int, ...]) -> tuple[Region, tuple[slice
 
 
 def simplify(region: Region) -> Region:
-    """Return the region with canonical stops: just past the last element, step 1 where one or none is taken."""
+    """Return the region with stops just past the last element, and step 1 where one or none is taken."""
     result = []
     for s in region:
         n = len(range(s.start, s.stop, s.step))

@@ -36,6 +36,7 @@ class FlatState(Mapping[Key, Array]):
         metadata: StateMetadata | None = None,
         close: Callable[[], None] | None = None,
     ) -> None:
+        """Wrap every value."""
         self._tensors: dict[Key, Tensor] = {as_key(k): as_tensor(v) for k, v in tensors.items()}
         if len(self._tensors) != len(tensors):
             raise KeyConflict("two names stand for the same key.")
@@ -104,7 +105,7 @@ class FlatState(Mapping[Key, Array]):
         else:
             chosen = set(keys)
             for key in chosen:
-                self._tensors[key]  # noqa: B018 - raises KeyError
+                self.tensor(key)
         metadata = self.metadata.with_(
             ties={k: v for k, v in self.metadata.ties.items() if k in chosen and v in chosen},
             collections={k: v for k, v in self.metadata.collections.items() if k in chosen},
@@ -174,6 +175,17 @@ class FlatState(Mapping[Key, Array]):
         """Close the files below. Arrays already read stay good; states derived from this one do not."""
         if self._close is not None:
             self._close()
+
+    def check_unchanged(self) -> None:
+        """Prove that the files below are still those that were opened.
+
+        Raises:
+            IntegrityError: One was written to, truncated or replaced meanwhile.
+        """
+        for owner in (self._close, getattr(self._close, "__self__", None)):
+            check = getattr(owner, "check_unchanged", None)
+            if check is not None:
+                check()
 
     def __enter__(self) -> FlatState:
         """Return itself."""

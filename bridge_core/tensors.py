@@ -97,7 +97,8 @@ class ArrayTensor:
 
     def read(self, region: Region) -> Array:
         """Return a view, or a copy where the byte order differs."""
-        part = self.array[region]
+        index: tuple[Any, ...] = (*region, ...)  # the ellipsis keeps an array where no axes are
+        part: Array = self.array[index]
         return part if part.dtype.isnative else part.astype(part.dtype.newbyteorder("="))
 
 
@@ -201,13 +202,17 @@ class StridedFileTensor:
         return np.array(view, order="C")
 
 
+_TENSORS = (FileTensor, ArrayTensor, LazyTensor, StridedFileTensor, Tensor)
+"""The protocol is asked last: that takes microseconds, and states hold many tensors."""
+
+
 def as_tensor(value: Any) -> Tensor:
     """Return the value as a `Tensor`; arrays and numpy scalars are wrapped, never copied.
 
     Raises:
         UnsupportedFeature: It is neither, or an array of objects.
     """
-    if isinstance(value, Tensor):
+    if isinstance(value, _TENSORS):
         return value
     tensor = ArrayTensor(np.asarray(value))
     tensor.spec  # noqa: B018 - raises for a dtype that holds no numbers

@@ -1,0 +1,334 @@
+"""The conversions that users call: plan, convert and verify, from any source to any destination."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bridge_core.compare import Comparison, compare_states
+from bridge_core.dtypes import dtype_named
+from bridge_core.errors import UsageError
+from bridge_core.execute import Progress
+from bridge_core.keys import Key, Pattern, join_key
+from bridge_core.plan import Dropped, Plan
+from bridge_core.plugins import Registry, default_registry
+from bridge_core.resolve import plan_from_neutral, plan_to_neutral
+from bridge_core.rules import Rule
+from bridge_core.sources import load_factory, state_of, with_model
+from bridge_core.state import FlatState
+from bridge_core.storage import save_state
+
+__all__ = ["Report", "convert", "plan_conversion", "verify"]
+
+Patterns = bool | Iterable[str | Pattern]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a conversion did.
+
+    Args:
+        files: What was written.
+        format: In which format.
+        source_layout: From which layout.
+        target_layout: To which.
+        tensors: How many tensors were written.
+        total_bytes: How many bytes of tensors.
+        evidence: Rung of evidence -> how many layers' leaves it decided.
+        guessed: Target tensors whose kind was guessed.
+        filled: Target tensors made from constants, because the source has none.
+        dropped: Source tensors left out.
+        notes: What else a reader should know.
+        exact: Whether the source can be restored bit for bit.
+        verified: Whether everything was read back and compared.
+    """
+
+    files: tuple[Path, ...]
+    format: str
+    source_layout: str
+    target_layout: str
+    tensors: int
+    total_bytes: int
+    evidence: Mapping[str, int]
+    guessed: tuple[Key, ...]
+    filled: tuple[Key, ...]
+    dropped: tuple[Dropped, ...]
+    notes: tuple[str, ...]
+    exact: bool
+    verified: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain data."""
+        return {
+            "files": [str(path) for path in self.files],
+            "format": self.format,
+            "source_layout": self.source_layout,
+            "target_layout": self.target_layout,
+            "tensors": self.tensors,
+            "total_bytes": self.total_bytes,
+            "evidence": dict(self.evidence),
+            "guessed": [join_key(key) for key in self.guessed],
+            "filled": [join_key(key) for key in self.filled],
+            "dropped": [{"key": join_key(d.key), "reason": d.reason} for d in self.dropped],
+            "notes": list(self.notes),
+            "exact": self.exact,
+            "verified": self.verified,
+        }
+
+
+def plan_conversion(
+    source: Any,
+    *,
+    to: str,
+    like: Any = None,
+    model: Any = None,
+    rules: Iterable[Rule] = (),
+    accept_guesses: bool = False,
+    allow_missing: Patterns = (),
+    allow_unexpected: Patterns = (),
+    layout: str | None = None,
+    registry: Registry | None = None,
+    check: bool = True,
+) -> Plan:
+    """Return the plan of a conversion; reads headers alone.
+
+    Args:
+        source: A path, a state, a mapping from keys to arrays, or a live object.
+        to: ``"neutral"`` or the name of a framework.
+        like: The target's template: a path, a state or a live object (abstract is enough).
+        model: A live model, or ``"PKG.MOD:FACTORY"``, of the source's framework (its module types are
+            evidence) or of the target's (it is the template).
+        rules: What the caller knows better.
+        accept_guesses: Whether names may settle what no evidence does.
+        allow_missing: Target keys that may stay unfilled: True, or patterns.
+        allow_unexpected: Source keys that may be left out: True, or patterns.
+        layout: The source's layout, where it does not tell.
+        registry: Plugins; by default everything installed.
+        check: Whether to raise for problems; otherwise they stand in the plan.
+
+    Raises:
+        MismatchError: Keys are missing or unexpected, or shapes differ.
+        AmbiguousLayerError: No evidence settles what some layers are.
+        BadInputError: A file is damaged or unsafe.
+        UsageError: The source, ``to`` or ``like`` is nothing that can be converted.
+    """
+    registry = registry or default_registry()
+    with _opened(source, registry, layout, "source") as state:
+        _, plan = _prepare(
+            state, registry, to, like, model, rules, accept_guesses, allow_missing, allow_unexpected
+        )
+    return plan.check() if check else plan
+
+
+def convert(
+    src: Any,
+    dst: str | os.PathLike[str],
+    *,
+    to: str,
+    format: str | None = None,
+    like: Any = None,
+    model: Any = None,
+    rules: Iterable[Rule] = (),
+    accept_guesses: bool = False,
+    allow_missing: Patterns = (),
+    allow_unexpected: Patterns = (),
+    dtype: str | None = None,
+    max_shard_size: int | str | None = None,
+    workers: int | None = None,
+    max_ram: int | None = None,
+    overwrite: bool = False,
+    verify: bool = True,
+    progress: Callable[[Progress], None] | None = None,
+    layout: str | None = None,
+    registry: Registry | None = None,
+) -> Report:
+    """Convert weights into a file or a folder, in bounded memory.
+
+    Args:
+        src: A path, a state, a mapping from keys to arrays, or a live object.
+        dst: A file, or a folder for sharded sets.
+        to: ``"neutral"`` or the name of a framework.
+        format: Name of the format; by default what the destination's suffix or the target says.
+        like: As in `plan_conversion`.
+        model: As in `plan_conversion`.
+        rules: As in `plan_conversion`.
+        accept_guesses: As in `plan_conversion`.
+        allow_missing: As in `plan_conversion`.
+        allow_unexpected: As in `plan_conversion`.
+        dtype: Name of a dtype to cast floating-point tensors to; the cast may lose precision.
+        max_shard_size: Bytes, or a text such as ``"5GB"``, above which a set is sharded.
+        workers: Threads.
+        max_ram: Bytes of buffers in all.
+        overwrite: Whether an existing destination may be replaced.
+        verify: Whether to read everything back and compare it before the destination appears.
+        progress: Called as bytes are written.
+        layout: As in `plan_conversion`.
+        registry: As in `plan_conversion`.
+
+    Raises:
+        ConversionError: The plan cannot be run, the destination exists, or verification failed.
+        BadInputError: The source is damaged or unsafe.
+        SystemFailure: Disk, permission or memory.
+    """
+    registry = registry or default_registry()
+    with _opened(src, registry, layout, "source") as opened:
+        state, plan = _prepare(
+            opened, registry, to, like, model, rules, accept_guesses, allow_missing, allow_unexpected
+        )
+        plan.check()
+        if dtype is not None:
+            plan = plan.cast(dtype_named(dtype))
+        saved = save_state(
+            plan.apply(state),
+            dst,
+            format=format,
+            max_shard_size=max_shard_size,
+            overwrite=overwrite,
+            registry=registry,
+            workers=workers,
+            max_ram=max_ram,
+            progress=progress,
+            verify=verify,
+        )
+    return Report(
+        files=saved.files,
+        format=saved.format,
+        source_layout=plan.source_layout,
+        target_layout=plan.target_layout,
+        tensors=sum(len(step.targets) for step in plan.steps) + len(plan.ties),
+        total_bytes=saved.total_bytes,
+        evidence=dict(Counter(step.evidence for step in plan.steps for _ in step.targets)),
+        guessed=tuple(key for step in plan.steps if step.evidence == "guess" for key in step.targets),
+        filled=tuple(key for step in plan.steps if not step.sources for key in step.targets),
+        dropped=plan.dropped,
+        notes=plan.notes,
+        exact=plan.exact,
+        verified=verify,
+    )
+
+
+def verify(
+    src: Any,
+    dst: Any,
+    *,
+    model: Any = None,
+    rules: Iterable[Rule] = (),
+    accept_guesses: bool = False,
+    allow_missing: Patterns = (),
+    allow_unexpected: Patterns = (),
+    dtype: str | None = None,
+    layout: str | None = None,
+    registry: Registry | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Comparison:
+    """Compare a destination bit for bit with what the plan makes of the source.
+
+    Args:
+        src: The source, as in `convert`.
+        dst: What was written; it is also the template.
+        model: As in `plan_conversion`.
+        rules: As in `plan_conversion`.
+        accept_guesses: As in `plan_conversion`.
+        allow_missing: As in `plan_conversion`.
+        allow_unexpected: As in `plan_conversion`.
+        dtype: The cast that was asked for, if any.
+        layout: As in `plan_conversion`.
+        registry: As in `plan_conversion`.
+        progress: Called as bytes are compared.
+
+    Returns:
+        The differences; none means that the destination holds the source's weights.
+
+    Raises:
+        ConversionError: The two do not fit, so that there is nothing to compare.
+        BadInputError: A file is damaged or unsafe.
+    """
+    registry = registry or default_registry()
+    with _opened(src, registry, layout, "source") as opened, _opened(dst, registry, None, "result") as made:
+        if made.layout is None:
+            raise UsageError("nothing tells whose names the result has.")
+        like = made if made.layout != "neutral" else None
+        state, plan = _prepare(
+            opened,
+            registry,
+            made.layout,
+            like,
+            model,
+            rules,
+            accept_guesses,
+            allow_missing,
+            allow_unexpected,
+        )
+        plan.check()
+        if dtype is not None:
+            plan = plan.cast(dtype_named(dtype))
+        return compare_states(plan.apply(state), made, progress=progress)
+
+
+@contextlib.contextmanager
+def _opened(value: Any, registry: Registry, layout: str | None, what: str) -> Iterator[FlatState]:
+    """Give the state of a value; a file that was opened here is closed, a caller's state is not."""
+    state = state_of(value, registry, layout=layout, what=what)
+    try:
+        yield state
+    finally:
+        if isinstance(value, str | os.PathLike):
+            state.close()
+
+
+def _prepare(
+    state: FlatState,
+    registry: Registry,
+    to: str,
+    like: Any,
+    model: Any,
+    rules: Iterable[Rule],
+    accept_guesses: bool,
+    allow_missing: Patterns,
+    allow_unexpected: Patterns,
+) -> tuple[FlatState, Plan]:
+    """Return the source with all its evidence, and the plan; problems stand in the plan."""
+    rules = tuple(rules)
+    if to != "neutral":
+        registry.framework(to)
+    if isinstance(model, str):
+        model = load_factory(model)
+    if model is not None:
+        described = state_of(model, registry, what="model")
+        if described.layout == state.layout:
+            state = with_model(state, described, registry)
+        elif described.layout == to and like is None:
+            like = described
+        else:
+            raise UsageError(
+                f"the model is one of {described.layout}; the source is {state.layout} and the target {to}."
+            )
+    first = plan_to_neutral(state, registry, rules=rules)
+    if to == "neutral":
+        return state, first
+    with contextlib.ExitStack() as stack:
+        template = None
+        if like is not None:
+            template = stack.enter_context(_opened(like, registry, None, "template"))
+            if template.layout is None:
+                template = template.replace(layout=to)
+            if template.layout != to:
+                raise UsageError(f"the template is in the layout of {template.layout}, not of {to}.")
+        origin = {t: step.sources[0] for step in first.steps if step.sources for t in step.targets}
+        second = plan_from_neutral(
+            first.apply(state),
+            registry,
+            to,
+            like=template,
+            rules=rules,
+            accept_guesses=accept_guesses,
+            allow_missing=allow_missing,
+            allow_unexpected=allow_unexpected,
+            origin=origin,
+        )
+    return state, first.then(second)

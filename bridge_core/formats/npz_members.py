@@ -1,0 +1,279 @@
+"""One ``.npy`` member of an archive as a lazy tensor whose checksum is proven before all of it was used.
+
+A checksum covers a whole member, and slices must stay cheap. So bytes are counted as they are read; once as
+many were read as the member holds, its checksum is computed, at most one more pass over the file.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import struct
+import threading
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bridge_core import regions
+from bridge_core.dtypes import DTYPES, native
+from bridge_core.errors import (
+    IntegrityError,
+    LimitExceeded,
+    MalformedFile,
+    UnsafeFile,
+    UnsupportedFeature,
+)
+from bridge_core.files import SourceFile
+from bridge_core.regions import Region
+from bridge_core.tensors import Array, FileTensor, LazyTensor, Tensor, TensorSpec
+from bridge_core.zipfile_image import DEFLATED, STORED, ZipMember
+
+__all__ = ["open_member"]
+
+_MAGIC = b"\x93NUMPY"
+_MAX_HEADER = 10_000
+"""numpy's own limit."""
+_MAX_RANK = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
+_NUMBERS = re.compile(r"[<>|=]?[biufc]\d{1,2}")
+_CHUNK = 1 << 20
+_BOOL, _BYTE = DTYPES["bool"], DTYPES["uint8"]
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a ``.npy`` header says, and the bytes it takes with their checksum."""
+
+    spec: TensorSpec
+    fortran: bool
+    big_endian: bool
+    nbytes: int
+    crc: int
+
+
+def open_member(file: SourceFile, member: ZipMember, name: str, dtype_name: str | None) -> Tensor:
+    """Open a member.
+
+    Args:
+        file: The archive.
+        member: Where it stands.
+        name: The tensor's name, for errors.
+        dtype_name: Its dtype, where numpy has none and unsigned integers stand for it.
+
+    Raises:
+        BadInputError: It is damaged, or holds what is not supported.
+    """
+    where = _Where(file, name)
+    if member.method == STORED:
+        start = file.read(member.offset, min(member.size, _MAX_HEADER + 12, 128))
+        header = _header(start, member, where)
+        if header is None:
+            start = file.read(member.offset, min(member.size, _MAX_HEADER + 12))
+            header = _header(start, member, where)
+    elif member.method == DEFLATED:
+        start = _inflate(file, member, where, min(member.size, _MAX_HEADER + 12))
+        header = _header(start, member, where)
+    else:
+        raise where.error(UnsupportedFeature, f"is compressed by method {member.method}, not deflate")
+    if header is None:
+        raise where.error(MalformedFile, "ends within its .npy header")
+    spec = header.spec
+    if dtype_name is not None:
+        if dtype_name not in DTYPES:
+            raise where.error(UnsupportedFeature, f"has the dtype {dtype_name!r}, which is not known")
+        dtype = DTYPES[dtype_name]
+        if spec.dtype.kind != "u" or spec.dtype.itemsize != dtype.itemsize:
+            raise where.error(MalformedFile, f"stands as {spec.dtype.name}, and should hold {dtype_name}")
+        spec = TensorSpec(spec.shape, dtype)
+    reader: _Stored | _Inflated = (
+        _Stored(where, member, header, spec)
+        if member.method == STORED
+        else _Inflated(where, member, header, spec)
+    )
+    return LazyTensor(spec, reader.read)
+
+
+@dataclass(frozen=True)
+class _Where:
+    file: SourceFile
+    name: str
+
+    def error(self, kind: type[Any], message: str) -> Any:
+        return kind(f"{message}.", path=self.file.name, key=self.name)
+
+
+class _Stored:
+    """Reads regions of a stored array, and its checksum when that is due."""
+
+    def __init__(self, where: _Where, member: ZipMember, header: _Header, spec: TensorSpec) -> None:
+        self._where = where
+        self._member = member
+        self._header = header
+        self._dtype = spec.dtype
+        raw = _BYTE if spec.dtype == _BOOL else header.spec.dtype
+        shape = spec.shape[::-1] if header.fortran else spec.shape
+        self._base = FileTensor(
+            where.file, member.offset + header.nbytes, TensorSpec(shape, raw), header.big_endian
+        )
+        self._lock = threading.Lock()
+        self._read = 0
+        self._proven = False
+
+    def read(self, region: Region) -> Array:
+        part = self._base.read(region[::-1] if self._header.fortran else region)
+        if not self._proven:
+            self._account(part)
+        values = _typed(part, self._dtype, self._where)
+        return values.T if self._header.fortran else values
+
+    def _account(self, part: Array) -> None:
+        total = self._base.spec.nbytes
+        with self._lock:
+            self._read += part.nbytes
+            due = self._read >= total
+        if not due:
+            return
+        if part.nbytes == total and not self._header.big_endian and np.little_endian:
+            crc = zlib.crc32(part.reshape(-1).view(np.uint8).data, self._header.crc)
+        else:
+            crc = self._checksum()
+        _prove(crc, self._member, self._where)
+        self._proven = True
+
+    def _checksum(self) -> int:
+        crc, member = 0, self._member
+        buffer = memoryview(bytearray(min(_CHUNK, member.size)))
+        for start in range(0, member.size, _CHUNK):
+            part = buffer[: min(_CHUNK, member.size - start)]
+            self._where.file.read_into(member.offset + start, part)
+            crc = zlib.crc32(part, crc)
+        return crc
+
+
+class _Inflated:
+    """Inflates a compressed array at its first use, and keeps it."""
+
+    def __init__(self, where: _Where, member: ZipMember, header: _Header, spec: TensorSpec) -> None:
+        self._where = where
+        self._member = member
+        self._header = header
+        self._dtype = spec.dtype
+        self._lock = threading.Lock()
+        self._array: Array | None = None
+
+    def read(self, region: Region) -> Array:
+        with self._lock:
+            if self._array is None:
+                self._array = self._whole()
+        return self._array[region]
+
+    def _whole(self) -> Array:
+        data = _inflate(self._where.file, self._member, self._where, None)
+        _prove(zlib.crc32(data), self._member, self._where)
+        header = self._header
+        dtype = _BYTE if self._dtype == _BOOL else header.spec.dtype
+        flat = np.frombuffer(
+            data, dtype.newbyteorder(">" if header.big_endian else "<"), offset=header.nbytes
+        )
+        values = _typed(flat.astype(dtype, copy=False), self._dtype, self._where)
+        return values.reshape(header.spec.shape, order="F" if header.fortran else "C")
+
+
+def _prove(crc: int, member: ZipMember, where: _Where) -> None:
+    if crc != member.crc:
+        raise where.error(
+            IntegrityError,
+            f"has the checksum {crc:08x}, and the archive says {member.crc:08x}: it is damaged",
+        )
+
+
+def _typed(raw: Array, dtype: np.dtype[Any], where: _Where) -> Array:
+    if dtype == _BOOL and raw.size and raw.max() > 1:
+        raise where.error(MalformedFile, f"holds the byte {raw.max()}, and a bool is 0 or 1")
+    return raw.view(dtype)
+
+
+def _inflate(file: SourceFile, member: ZipMember, where: _Where, wanted: int | None) -> bytes:
+    """Inflate the first ``wanted`` bytes, or all with proof that there are no more."""
+    size = member.size if wanted is None else wanted
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    parts: list[bytes] = []
+    have = taken = 0
+    try:
+        while not stream.eof and have <= size and (wanted is None or have < size):
+            data = stream.unconsumed_tail
+            if not data and taken < member.stored:
+                step = min(_CHUNK if wanted is None else _MAX_HEADER, member.stored - taken)
+                data = file.read(member.offset + taken, step)
+                taken += step
+            exhausted = not data
+            part = stream.decompress(data, min(size + 1 - have, _CHUNK))
+            if exhausted and not part:
+                break
+            have += len(part)
+            parts.append(part)
+    except zlib.error as err:
+        raise where.error(MalformedFile, f"cannot be decompressed: {err}") from err
+    if wanted is not None:
+        return b"".join(parts)[:wanted]
+    if have != size or not stream.eof:
+        raise where.error(MalformedFile, f"does not decompress to the {size} bytes it claims")
+    return b"".join(parts)
+
+
+def _header(start: bytes, member: ZipMember, where: _Where) -> _Header | None:
+    """Read a header; None where it is longer than the bytes given."""
+    if len(start) < 12 or not start.startswith(_MAGIC):
+        raise where.error(MalformedFile, "is no .npy array: its first bytes are wrong")
+    version = (start[6], start[7])
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise where.error(UnsupportedFeature, f"is in version {version[0]}.{version[1]} of the .npy format")
+    code, begin = ("<H", 10) if version == (1, 0) else ("<I", 12)
+    (length,) = struct.unpack_from(code, start, 8)
+    if length > _MAX_HEADER:
+        raise where.error(LimitExceeded, f"has a .npy header of {length} bytes, above {_MAX_HEADER}")
+    end = begin + length
+    if end > len(start):
+        return None
+    text = start[begin:end].decode("utf-8" if version == (3, 0) else "latin-1", "replace")
+    if "|O" in text:
+        raise where.error(UnsafeFile, "holds pickled Python objects, which can run code; they are never read")
+    descr, fortran, shape = _fields(text, where)
+    spec, big_endian = _spec(descr, shape, where)
+    if member.size - end != spec.nbytes:
+        raise where.error(
+            MalformedFile, f"holds {member.size - end} bytes of data; {spec} takes {spec.nbytes}"
+        )
+    return _Header(spec, fortran and len(shape) > 1, big_endian, end, zlib.crc32(start[:end]))
+
+
+def _fields(text: str, where: _Where) -> tuple[Any, bool, tuple[int, ...]]:
+    try:
+        fields = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as err:
+        raise where.error(MalformedFile, f"has a .npy header that is no literal ({err})") from err
+    if not isinstance(fields, dict) or set(fields) != {"descr", "fortran_order", "shape"}:
+        raise where.error(MalformedFile, "has a .npy header without descr, fortran_order and shape alone")
+    descr, fortran, shape = fields["descr"], fields["fortran_order"], fields["shape"]
+    if type(fortran) is not bool or type(shape) is not tuple or not set(map(type, shape)) <= {int}:
+        raise where.error(MalformedFile, "has a .npy header with values of a wrong type")
+    return descr, fortran, shape
+
+
+def _spec(descr: Any, shape: tuple[int, ...], where: _Where) -> tuple[TensorSpec, bool]:
+    kind = f"numpy type {descr[:40]!r}" if isinstance(descr, str) else "record type"
+    try:
+        if not isinstance(descr, str) or not _NUMBERS.fullmatch(descr):
+            raise TypeError
+        stored = np.dtype(descr)
+        dtype = native(stored)
+    except (TypeError, ValueError, UnsupportedFeature):
+        raise where.error(
+            UnsupportedFeature, f"holds elements of a {kind}, which are no plain numbers"
+        ) from None
+    if len(shape) > _MAX_RANK:
+        raise where.error(UnsupportedFeature, f"has {len(shape)} axes; numpy holds at most {_MAX_RANK}")
+    if any(n < 0 for n in shape) or regions.size(tuple(n for n in shape if n)) * dtype.itemsize >= 1 << 63:
+        raise where.error(MalformedFile, "has an impossible shape")
+    return TensorSpec(shape, dtype), not stored.isnative and stored.itemsize > 1

@@ -1,0 +1,375 @@
+"""Sharded sets: several files of one format, and the JSON index that says which tensor is in which.
+
+The index is untrusted: it names files, and nothing but plain files beside it is opened. Any format with
+usual names (`ShardNames`) can be sharded; what the bridge knows beside the tensors stands in the index.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from bridge_core.dtypes import PACKED
+from bridge_core.errors import (
+    KeyConflict,
+    LimitExceeded,
+    MalformedFile,
+    ShardError,
+    UnsafeFile,
+    UsageError,
+)
+from bridge_core.files import SourceFile
+from bridge_core.interfaces import Format, ShardNames
+from bridge_core.keys import Key, flat_names, fold_names, join_key
+from bridge_core.metadata import MARKER, StateMetadata, dump_metadata, load_metadata, strict_json
+from bridge_core.state import FlatState
+from bridge_core.tensors import Tensor
+
+__all__ = ["index_text", "is_index", "listed", "open_sharded", "partition", "shard_state"]
+
+_LARGEST_INDEX = 100 << 20
+
+OpenShard = Callable[[SourceFile, Format | None], tuple[Format, FlatState]]
+"""Opens a file, as the format given or else as the one its content shows."""
+
+
+def is_index(file: SourceFile) -> bool:
+    """Tell from the content whether a file is JSON, as every index is."""
+    head = file.read(0, min(64, file.size)).removeprefix(b"\xef\xbb\xbf").lstrip()
+    return head.startswith(b"{") and b"\0" not in head
+
+
+def open_sharded(
+    file: SourceFile, open_shard: OpenShard, formats: Iterable[Format], *, follow_links: bool = False
+) -> tuple[Format, FlatState]:
+    """Open an index and all its shards as one state; closes the index, and the shards on an error.
+
+    Tensors come in the order of the index, then tied ones that it does not name.
+
+    Args:
+        file: The index.
+        open_shard: Opens one shard.
+        formats: Those whose usual index names are known.
+        follow_links: Whether shards may be symbolic links that lead anywhere. Links within the folder,
+            and those of a Hugging Face cache from ``snapshots`` into ``blobs``, are followed always.
+
+    Raises:
+        KeyConflict: A tensor stands in two shards.
+        LimitExceeded: The index is larger than any index has a reason to be.
+        MalformedFile: The index breaks the rules, or a shard those of its format.
+        ShardError: The index and its shards disagree.
+        UnsafeFile: The index names something other than a plain file beside it.
+    """
+    with file:
+        index = _read_index(file)
+    folder = file.path.parent
+    claimed = next((f for f in formats if f.names and file.path.name == f.names.index), None)
+    sources = _open_files(index, folder, file, follow_links)
+    states: dict[str, FlatState] = {}
+    with ExitStack() as undo:
+        for source in sources.values():
+            undo.callback(source.close)
+        shard_format: Format | None = None
+        for name, source in sources.items():
+            found, state = open_shard(source, claimed or shard_format)
+            undo.callback(state.close)
+            expected = claimed or shard_format or found
+            if found.name != expected.name:
+                raise ShardError(
+                    f"shard {name!r} is of format {found.name}; {expected.name} was expected.", path=file.name
+                )
+            shard_format = found
+            states[name] = state
+        assert shard_format is not None
+        merged = _merge(index, states, shard_format.names, file.name)
+        undo.pop_all()
+    return shard_format, merged
+
+
+@dataclass(frozen=True)
+class _Index:
+    weight_map: Mapping[str, str]
+    total_size: int | None
+    marker: tuple[str | None, StateMetadata, bool] | None
+
+
+@dataclass(frozen=True)
+class _Shards:
+    """Closes and checks all shards; what a merged state has for its ``close``."""
+
+    states: tuple[FlatState, ...]
+
+    def __call__(self) -> None:
+        for state in self.states:
+            state.close()
+
+    def check_unchanged(self) -> None:
+        for state in self.states:
+            state.check_unchanged()
+
+
+def _read_index(file: SourceFile) -> _Index:
+    if file.size > _LARGEST_INDEX:
+        raise LimitExceeded(
+            f"is {file.size} bytes long; an index has at most {_LARGEST_INDEX}.", path=file.name
+        )
+    document = strict_json(file.read(0, file.size), path=file.name, what="the index")
+    weight_map = document.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        found = (
+            "is missing" if weight_map is None else "names no tensor" if weight_map == {} else "is no object"
+        )
+        raise MalformedFile(
+            f"'weight_map' {found}.", path=file.name, hint="Give the weights, or the index of a sharded set."
+        )
+    for key, shard in weight_map.items():
+        if not isinstance(shard, str):
+            raise MalformedFile(
+                f"'weight_map' gives {shard!r}; a file name was expected.", path=file.name, key=key
+            )
+    for shard in dict.fromkeys(weight_map.values()):
+        _check_name(shard, file)
+    described = document.get("metadata")
+    if described is not None and not isinstance(described, dict):
+        raise MalformedFile("'metadata' is no object.", path=file.name)
+    marker = (described or {}).get(MARKER)
+    if marker is not None and not isinstance(marker, str):
+        raise MalformedFile(f"'metadata.{MARKER}' is no text.", path=file.name)
+    return _Index(
+        weight_map,
+        _total_size((described or {}).get("total_size"), file.name),
+        None if marker is None else load_metadata(marker, path=file.name),
+    )
+
+
+def _check_name(name: str, file: SourceFile) -> None:
+    if not name or name in (".", "..") or set(name) & set("/\\\0") or PureWindowsPath(name).drive:
+        raise UnsafeFile(
+            f"names the shard {name!r}; only plain file names beside the index are opened.", path=file.name
+        )
+    if name == file.path.name:
+        raise ShardError("lists itself as a shard.", path=file.name)
+
+
+def _total_size(value: Any, path: str) -> int | None:
+    if value is None:
+        return None
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < 0 or value != int(value):
+        raise MalformedFile(f"'total_size' is {value!r}; a number of bytes was expected.", path=path)
+    return int(value)
+
+
+def _open_files(index: _Index, folder: Path, file: SourceFile, follow_links: bool) -> dict[str, SourceFile]:
+    """Open every shard, or none."""
+    names = dict.fromkeys(index.weight_map.values())
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing:
+        raise ShardError(f"these shards are missing: {listed(missing)}.", path=file.name)
+    sources: dict[str, SourceFile] = {}
+    with ExitStack() as undo:
+        for name in names:
+            path = folder / name
+            if path.is_symlink():
+                path = _link_target(path, follow_links)
+            source = SourceFile(path, name=str(folder / name), follow=False)
+            undo.callback(source.close)
+            if source.identity == file.identity:
+                raise ShardError(f"lists itself as the shard {name!r}.", path=file.name)
+            sources[name] = source
+        undo.pop_all()
+    return sources
+
+
+def _link_target(link: Path, follow_links: bool) -> Path:
+    target = link.resolve()
+    folder = link.parent.resolve()
+    allowed = [folder]
+    for parent in folder.parents:
+        if parent.name == "snapshots":
+            allowed.append(parent.parent / "blobs")
+    if not follow_links and not any(target.is_relative_to(place) for place in allowed):
+        raise UnsafeFile(
+            f"is a symbolic link that leads out of its folder, to {target}.",
+            path=link,
+            hint="Open with follow_links=True if you trust it.",
+        )
+    return target
+
+
+def _merge(index: _Index, states: Mapping[str, FlatState], names: ShardNames | None, path: str) -> FlatState:
+    escaped = index.marker is not None and index.marker[2]
+    separator = names.separator if names else "."
+    holders: dict[str, list[tuple[str, Key]]] = {}
+    for shard, state in states.items():
+        if not escaped:
+            flat_names(state, separator)
+        for key in state:
+            name = join_key(key, separator, escape=escaped)
+            holders.setdefault(name, []).append((shard, key))
+    _compare(index, holders, states, path)
+    tensors: dict[Key, Tensor] = {}
+    for name in (*index.weight_map, *(n for n in holders if n not in index.weight_map)):
+        shard, key = holders[name][0]
+        tensors[key] = states[shard].tensor(key)
+    layouts = {state.layout for state in states.values() if state.layout is not None}
+    if len(layouts) > 1:
+        raise ShardError(f"the shards are in different layouts: {', '.join(sorted(layouts))}.", path=path)
+    layout = next(iter(layouts), None)
+    metadata = _merged_metadata([state.metadata for state in states.values()])
+    if index.marker is not None:
+        layout = index.marker[0] or layout
+        metadata = index.marker[1].with_(extra=metadata.extra, ties={**metadata.ties, **index.marker[1].ties})
+    for alias, kept in metadata.ties.items():
+        if kept not in tensors:
+            raise MalformedFile(
+                f"ties {'.'.join(alias)!r} to {'.'.join(kept)!r}, which no shard has.", path=path
+            )
+        tensors.setdefault(alias, tensors[kept])
+    _compare_sizes(index.total_size, tensors, metadata.ties, path)
+    close = _Shards(tuple(states.values()))
+    return FlatState(tensors, layout=layout, metadata=metadata, close=close)
+
+
+def _compare(
+    index: _Index,
+    holders: Mapping[str, list[tuple[str, Key]]],
+    states: Mapping[str, FlatState],
+    path: str,
+) -> None:
+    for name, places in holders.items():
+        if len(places) > 1:
+            where = ", ".join(shard for shard, _ in places)
+            raise KeyConflict(f"stands in several shards: {where}.", path=path, key=name)
+    absent = [n for n, shard in index.weight_map.items() if n not in holders or holders[n][0][0] != shard]
+    if absent:
+        raise ShardError(
+            f"{len(absent)} tensors are not in the shards that the index names: {listed(absent)}.", path=path
+        )
+    extra = [
+        name
+        for name, [(shard, key)] in holders.items()
+        if name not in index.weight_map and key not in states[shard].metadata.ties
+    ]
+    if extra:
+        raise ShardError(
+            f"the shards hold {len(extra)} tensors that the index does not name: {listed(extra)}.", path=path
+        )
+
+
+def _compare_sizes(
+    total_size: int | None, tensors: Mapping[Key, Tensor], ties: Mapping[Key, Key], path: str
+) -> None:
+    """Warn of a wrong total; writers differ in whether ties count twice and narrow elements are packed."""
+    if total_size is None:
+        return
+    specs = [(tensor.spec, key in ties) for key, tensor in tensors.items()]
+    possible = {
+        sum(-(-spec.nbytes // (PACKED.get(spec.dtype.name, 1) if packed else 1)) for spec, tied in specs
+            if twice or not tied)
+        for twice in (False, True)
+        for packed in (False, True)
+    }  # fmt: skip
+    if total_size not in possible:
+        warnings.warn(
+            f"{path}: 'total_size' is {total_size}, but the shards hold {min(possible)} bytes of tensors.",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def _merged_metadata(parts: list[StateMetadata]) -> StateMetadata:
+    def union(field: str) -> dict[Any, Any]:
+        merged: dict[Any, Any] = {}
+        for part in reversed(parts):
+            merged.update(getattr(part, field))
+        return merged
+
+    return StateMetadata(
+        layers=union("layers"),
+        ties=union("ties"),
+        collections=union("collections"),
+        residuals=union("residuals"),
+        empty=tuple(dict.fromkeys(path for part in parts for path in part.empty)),
+        forms=union("forms"),
+        extra=union("extra"),
+    )
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return the first few names, folded, and how many more there are."""
+    folded = [name for name, _ in fold_names(names)]
+    more = f" and {len(folded) - 8} more" if len(folded) > 8 else ""
+    return ", ".join(folded[:8]) + more
+
+
+def partition(state: FlatState, limit: int, names: ShardNames) -> list[list[Key]]:
+    """Divide keys over shards of at most ``limit`` bytes of tensors, in their order.
+
+    A tensor larger than the limit gets a shard of its own; tied keys go where the kept one goes. There is
+    at least one shard, and none is empty unless there are no keys.
+
+    Raises:
+        UsageError: The limit is no positive number.
+    """
+    if limit < 1:
+        raise UsageError(f"shards of {limit} bytes can hold nothing.")
+    keepers = {key: _keeper(key, state) for key in state}
+    free = _free(state, names)
+    sizes: dict[Key, int] = {}
+    for key, kept in keepers.items():
+        sizes[kept] = sizes.get(kept, 0) + (0 if key in free else state.spec(key).nbytes)
+    place: dict[Key, int] = {}
+    used = count = 0
+    for kept in (key for key in state if keepers[key] == key):
+        if used and used + sizes[kept] > limit:
+            count, used = count + 1, 0
+        place[kept] = count
+        used += sizes[kept]
+    shards: list[list[Key]] = [[] for _ in range(count + 1)]
+    for key, kept in keepers.items():
+        shards[place[kept]].append(key)
+    return shards
+
+
+def _keeper(key: Key, state: FlatState) -> Key:
+    seen = {key}
+    while (kept := state.metadata.ties.get(key)) is not None and kept in state and kept not in seen:
+        key = kept
+        seen.add(key)
+    return key
+
+
+def _free(state: FlatState, names: ShardNames) -> set[Key]:
+    """Return the tied keys whose values a file of this format does not hold a second time."""
+    if names.ties == "copied":
+        return set()
+    keepers = ((key, _keeper(key, state)) for key in state.metadata.ties if key in state)
+    return {key for key, kept in keepers if key != kept and state.tensor(key) is state.tensor(kept)}
+
+
+def shard_state(state: FlatState, keys: Iterable[Key]) -> FlatState:
+    """Return what one shard's file holds: its tensors and ties, and no more of the bridge's metadata."""
+    part = state.select(keys)
+    return part.replace(metadata=StateMetadata(ties=part.metadata.ties, extra=part.metadata.extra))
+
+
+def index_text(state: FlatState, files: Mapping[Key, str], names: ShardNames) -> bytes:
+    """Return the index of a state whose tensors stand in these files.
+
+    Raises:
+        KeyConflict: Two keys flatten to one name.
+    """
+    flat, escaped = flat_names(state, names.separator)
+    free = _free(state, names)
+    total = sum(state.spec(key).nbytes for key in state if key not in free)
+    marker = dump_metadata(state.layout, state.metadata, escaped_names=escaped)
+    listed = {flat[key]: files[key] for key in state if names.ties != "dropped" or key not in free}
+    document = {"metadata": {"total_size": total, MARKER: marker}, "weight_map": listed}
+    return json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n"

@@ -1,0 +1,103 @@
+"""What every op is: invertible, computable on specs, on arrays and region by region.
+
+An op takes a tuple of tensors to a tuple of tensors. `spec` tells shapes and dtypes without data, `apply`
+moves whole arrays, `inverse` undoes it. `pull` says which regions of the inputs a region of one output
+needs, and `assemble` makes that region from them: from these two follow chunked execution and reading only
+a slice. For every op and region, ``assemble(pull)`` equals the same slice of ``apply``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+from bridge_core import regions
+from bridge_core.errors import PlanError
+from bridge_core.regions import Region
+from bridge_core.tensors import Array, TensorSpec
+
+__all__ = ["Arrays", "Op", "Pull", "Specs", "only"]
+
+Specs = tuple[TensorSpec, ...]
+Arrays = tuple[Array, ...]
+
+
+class Pull(NamedTuple):
+    """A region of one input."""
+
+    input: int
+    region: Region
+
+
+class Op(ABC):
+    """One move. Subclasses are frozen dataclasses whose fields are plain data."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether `inverse` gives every input back bit for bit."""
+        return True
+
+    @abstractmethod
+    def spec(self, specs: Specs) -> Specs:
+        """Return the outputs' specs.
+
+        Raises:
+            PlanError: The op does not fit these inputs.
+        """
+
+    @abstractmethod
+    def inverse(self) -> Op:
+        """Return the op that undoes this one."""
+
+    @abstractmethod
+    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:
+        """Return the regions of the inputs that a region of an output needs."""
+
+    @abstractmethod
+    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:
+        """Make a region of an output from what `pull` named, in its order."""
+
+    def apply(self, arrays: Sequence[Array]) -> Arrays:
+        """Move whole arrays.
+
+        Raises:
+            PlanError: The op does not fit these inputs.
+        """
+        specs = tuple(TensorSpec(array.shape, array.dtype) for array in arrays)
+        results = []
+        for output, spec in enumerate(self.spec(specs)):
+            region = regions.full(spec.shape)
+            pieces = tuple(arrays[p.input][p.region] for p in self.pull(output, region, specs))
+            results.append(self.assemble(output, region, pieces, specs))
+        return tuple(results)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the op as plain data."""
+        data: dict[str, Any] = {"op": type(self).__name__.lower()}
+        for field in fields(self):  # type: ignore[arg-type] # subclasses are dataclasses
+            data[field.name] = _plain(getattr(self, field.name))
+        return data
+
+    def __str__(self) -> str:
+        """Return a short text, e.g. ``permute(1, 0)``."""
+        values = ", ".join(str(_plain(getattr(self, f.name))) for f in fields(self))  # type: ignore[arg-type]
+        return f"{type(self).__name__.lower()}({values})"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Op):
+        return value.to_json()
+    if isinstance(value, TensorSpec):
+        return {"shape": list(value.shape), "dtype": value.dtype.name}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def only(op: Op, specs: Specs) -> TensorSpec:
+    """Return the single spec that a one-to-one op takes."""
+    if len(specs) != 1:
+        raise PlanError(f"{op} takes one tensor, not {len(specs)}.")
+    return specs[0]

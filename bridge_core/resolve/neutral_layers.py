@@ -1,0 +1,170 @@
+"""The layers of a neutral state, with every view that its metadata, or its names, leave open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from bridge_core.keys import Key
+from bridge_core.layers import LayerKind, LayerTransform, Leaf
+from bridge_core.metadata import LayerInfo
+from bridge_core.plugins import Registry
+from bridge_core.resolve.groups import Group
+from bridge_core.resolve.reading import PARAMETER, Reader, Reading
+from bridge_core.resolve.views import View, native_views, neutral_view, parameter_view
+from bridge_core.rules import Rule
+from bridge_core.state import FlatState
+
+__all__ = ["NeutralLayer", "neutral_layers"]
+
+_CERTAIN: Mapping[str, tuple[str, ...]] = {
+    "linear": (),
+    "embedding": (),
+    "norm": ("scale", "bias"),
+    "batch_norm": ("mean", "var"),
+    "weight_norm": ("g", "v"),
+    "prelu": (),
+}
+
+
+@dataclass(frozen=True)
+class NeutralLayer:
+    """One group of a neutral state.
+
+    Args:
+        group: Its leaves.
+        views: How it can be read.
+        reading: What decided it; a reading without transform and candidates is plain parameters.
+        kind: Its kind, None while undecided.
+        claimed: Names of the leaves that belong to the layer.
+        forms: Framework -> transform that the layer was spelt with.
+    """
+
+    group: Group
+    views: tuple[View, ...]
+    evidence: str
+    kind: str | None
+    claimed: tuple[str, ...]
+    candidates: tuple[LayerTransform | None, ...]
+    forms: Mapping[str, str]
+
+
+def neutral_layers(state: FlatState, registry: Registry, rules: Iterable[Rule]) -> dict[Key, NeutralLayer]:
+    """Return the layers by path, in the state's order."""
+    reader = Reader(_neutral_transforms(registry.kinds.values()), "neutral", rules)
+    known: dict[object, tuple[View, ...]] = {}
+    result = {}
+    for path, group in _groups(state).items():
+        rule = next((r for r in reader.rules if r.source.match(path) is not None), None)
+        info = group.info
+        if rule is not None and rule.kind is not None:
+            info = _ruled(rule.kind, group, info, registry)
+        if info is None:
+            reading = reader.read(group)
+            info = _info(reading, group)
+        candidates = tuple(
+            None if name == PARAMETER else registry.transforms[name]
+            for name in info.candidates
+            if name == PARAMETER or name in registry.transforms
+        )
+        specs = group.specs
+        signature = (
+            tuple((name, spec.shape) for name, spec in specs.items()),
+            info.kind,
+            info.evidence,
+            info.leaves,
+            info.candidates,
+            tuple(info.forms.items()),
+        )
+        views = known.get(signature)
+        if views is None:
+            views = known[signature] = _views(group, info, candidates, registry)
+        result[path] = NeutralLayer(
+            group, views, info.evidence, info.kind, info.leaves, candidates, info.forms
+        )
+    return result
+
+
+def _groups(state: FlatState) -> dict[Key, Group]:
+    nested = {
+        (*path, *leaf.split(".")): (path, leaf)
+        for path, info in state.metadata.layers.items()
+        for leaf in info.leaves
+        if "." in leaf
+    }
+    groups: dict[Key, Group] = {}
+    for key in state:
+        path, leaf = nested.get(key) or (key[:-1], key[-1])
+        group = groups.get(path)
+        if group is None:
+            group = groups[path] = Group(path, info=state.metadata.layers.get(path))
+        group.keys[leaf] = key
+        group.specs[leaf] = state.spec(key)
+    for path, group in groups.items():
+        if group.info is not None and not set(group.info.leaves) <= set(group.keys):
+            group.info = None
+        for depth in range(len(path)):
+            parent = groups.get(path[:depth])
+            if parent is not None:
+                parent.has_children = True
+    return groups
+
+
+def _views(
+    group: Group,
+    info: LayerInfo,
+    candidates: tuple[LayerTransform | None, ...],
+    registry: Registry,
+) -> tuple[View, ...]:
+    if info.kind is None:
+        reading = Reading("undecided", candidates=candidates, claimed=info.leaves)
+        return native_views(reading, registry.kinds, group.specs)
+    kind = registry.kinds.get(info.kind)
+    if kind is None:
+        return (parameter_view(group.specs),)
+    found = [neutral_view(kind, group.specs, info.leaves)]
+    for name in info.forms.values():
+        raw = registry.transforms.get(name)
+        if raw is not None and raw.kind == info.kind and info.evidence not in ("rule", "module"):
+            found.append(neutral_view(kind, group.specs, info.leaves, raw=raw))
+    return tuple(view for view in found if view is not None)
+
+
+def _ruled(kind: str, group: Group, info: LayerInfo | None, registry: Registry) -> LayerInfo | None:
+    """Let a rule settle an undecided layer; a decided one was ruled on before."""
+    if info is None or info.kind is not None:
+        return info
+    fitting = [
+        transform
+        for name in info.candidates
+        if (transform := registry.transforms.get(name)) is not None and transform.kind == kind
+    ]
+    if not fitting:
+        return info
+    return LayerInfo(None, "rule", info.leaves, (fitting[0].name,), info.forms)
+
+
+def _info(reading: Reading, group: Group) -> LayerInfo:
+    if reading.transform is not None:
+        return LayerInfo(reading.transform.kind, reading.evidence, reading.claimed)
+    if reading.candidates:
+        names = tuple(c.name if c is not None else PARAMETER for c in reading.candidates)
+        return LayerInfo(None, "undecided", reading.claimed, names)
+    return LayerInfo(PARAMETER, reading.evidence, tuple(group.keys))
+
+
+def _neutral_transforms(kinds: Iterable[LayerKind]) -> list[LayerTransform]:
+    """Spell every kind in its own names, for neutral states that carry no metadata."""
+    return [
+        LayerTransform(
+            f"neutral.{kind.name}",
+            kind.name,
+            tuple(
+                Leaf(role, role, axes, optional=role == "bias" or role in kind.residuals)
+                for role, axes in kind.leaves.items()
+            ),
+            certain_with=_CERTAIN.get(kind.name),
+            exclusive=kind.name == "norm",
+        )
+        for kind in kinds
+    ]

@@ -1,0 +1,127 @@
+"""What a conversion starts from: a file, a folder, a state, a plain mapping or a live object."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bridge_core.errors import UsageError
+from bridge_core.keys import Key
+from bridge_core.metadata import ModuleInfo
+from bridge_core.plugins import Registry
+from bridge_core.resolve.groups import group_state
+from bridge_core.resolve.names import match_paths
+from bridge_core.state import FlatState, as_state
+from bridge_core.storage import open_state
+from bridge_core.tensors import Tensor
+
+__all__ = ["load_factory", "state_of", "with_model"]
+
+
+def state_of(value: Any, registry: Registry, *, layout: str | None = None, what: str = "source") -> FlatState:
+    """Return the state of whatever a caller may hand over.
+
+    Args:
+        value: A path, a FlatState, a mapping from keys to arrays, or a framework's live object.
+        registry: Where formats and adapters are found.
+        layout: The layout, where the value does not tell.
+        what: What errors call it.
+
+    Raises:
+        UsageError: It is none of these.
+    """
+    if isinstance(value, str | os.PathLike):
+        return open_state(value, layout=layout, registry=registry)
+    if isinstance(value, FlatState):
+        return as_state(value, layout=layout)
+    framework = registry.framework_of(value)
+    if framework is not None:
+        return framework.state(value)
+    if isinstance(value, Mapping):
+        state = as_state(value, layout=layout)
+        return state if state.layout else state.replace(layout=guess_layout(state, registry))
+    raise UsageError(
+        f"the {what} is a {type(value).__name__}; a path, a state, a mapping from keys to arrays, "
+        f"or a live object of {' or '.join(registry.frameworks)} was expected."
+    )
+
+
+def guess_layout(state: FlatState, registry: Registry) -> str | None:
+    """Return the one framework whose names these are, or None."""
+    specs = state.specs()
+    owners = [f.name for f in registry.frameworks.values() if f.owns(specs)]
+    return owners[0] if len(owners) == 1 else None
+
+
+def with_model(state: FlatState, model: FlatState, registry: Registry) -> FlatState:
+    """Return the state with a live model's module types and ties as evidence.
+
+    The model's names may differ from the state's by one uniform prefix. A tensor that the model ties and
+    the state lacks is added as a tie.
+
+    Args:
+        state: The weights.
+        model: The state of a live object of the same framework; its values are not used.
+        registry: Where transforms are found.
+    """
+    framework = registry.framework(state.layout or "")
+    transforms = registry.transforms_of.get(framework.name, ())
+    groups = group_state(state, framework, transforms)
+    wanted = group_state(model, framework, transforms)
+    match = match_paths(groups, wanted)
+    modules: dict[Key, ModuleInfo] = {}
+    names: dict[Key, Key] = {}
+    for path, target in match.targets.items():
+        if target in model.metadata.modules:
+            modules[path] = model.metadata.modules[target]
+        for leaf, key in wanted[target].keys.items():
+            if leaf in groups[path].keys:
+                names[key] = groups[path].keys[leaf]
+    tensors: dict[Key, Tensor] = dict(state.tensors())
+    ties = dict(state.metadata.ties)
+    for alias, keeper in model.metadata.ties.items():
+        kept, missing = names.get(keeper), alias not in names
+        if kept is not None and missing:
+            added = match.removed + alias if match.removed else alias[len(match.added) :]
+            tensors[added] = tensors[kept]
+            ties[added] = kept
+            owner = alias[:-1]
+            if owner in model.metadata.modules:
+                modules[added[:-1]] = model.metadata.modules[owner]
+    return state.replace(tensors=tensors, metadata=state.metadata.with_(modules=modules, ties=ties))
+
+
+def load_factory(name: str) -> Any:
+    """Import and call ``PKG.MOD:FACTORY``; a factory that is no callable is taken as it is.
+
+    Raises:
+        UsageError: The module or the name is not there, or the factory fails.
+    """
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise UsageError(f"{name!r} reads not as PKG.MOD:FACTORY.")
+    here = str(Path.cwd())
+    added = here not in sys.path
+    if added:
+        sys.path.insert(0, here)
+    try:
+        factory: Any = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            factory = getattr(factory, part)
+        return factory() if callable(factory) and not _is_module(factory) else factory
+    except (ImportError, AttributeError) as err:
+        raise UsageError(f"{name!r} cannot be loaded: {err}.") from err
+    except Exception as err:  # the user's own code may raise anything
+        raise UsageError(f"{name!r} failed with {type(err).__name__}: {err}.") from err
+    finally:
+        if added:
+            sys.path.remove(here)
+
+
+def _is_module(value: Any) -> bool:
+    """Tell whether a callable is a model already: an instance, not a function or a class."""
+    return not isinstance(value, type) and not hasattr(value, "__code__") and not hasattr(value, "__func__")

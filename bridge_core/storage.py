@@ -1,0 +1,180 @@
+"""Opening and saving states by path: any format, single files, folders and sharded sets.
+
+Reading finds the format by content and the weights of a folder by their usual names. Writing goes
+through `bridge_core.output`: the destination is the old one or the new one, whole, at every moment.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from bridge_core.discovery import find_weights
+from bridge_core.errors import UnsupportedFeature, UsageError
+from bridge_core.execute import Budget, Progress
+from bridge_core.formats.sharded import listed
+from bridge_core.interfaces import Format
+from bridge_core.keys import join_key
+from bridge_core.opening import by_extension, open_file
+from bridge_core.plugins import Registry, default_registry
+from bridge_core.state import FlatState, as_state
+from bridge_core.writing import UNLIMITED, Meter, Saved, Writer, check_written
+
+__all__ = ["Saved", "check_written", "find_weights", "open_state", "parse_size", "save_state"]
+
+StrPath = str | os.PathLike[str]
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_BINARY = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", re.IGNORECASE)
+
+
+def parse_size(size: int | str) -> int:
+    """Return bytes for a number, or for a text such as ``"5GB"`` (10^9) or ``"512MiB"`` (2^20).
+
+    Raises:
+        UsageError: It is no size, or none above zero.
+
+    >>> parse_size("1.5KiB")
+    1536
+    """
+    if isinstance(size, str):
+        match = _SIZE.fullmatch(size.strip())
+        if match is None or (match[3] and not match[2]):
+            raise UsageError(f"{size!r} is no size.", hint="Write bytes, or e.g. 500MB, 5GB or 512MiB.")
+        unit = match[2].upper()
+        size = int(Decimal(match[1]) * (_BINARY[unit] if match[3] else _UNITS[unit]))
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise UsageError(f"{size!r} is no size above zero.", hint="Write bytes, or e.g. 500MB or 5GB.")
+    return size
+
+
+def open_state(
+    path: StrPath,
+    *,
+    format: str | None = None,
+    layout: str | None = None,
+    registry: Registry | None = None,
+    follow_links: bool = False,
+) -> FlatState:
+    """Open weights lazily; use the state as a context manager, or close it.
+
+    Args:
+        path: A file of any name, an index, or a folder (see `find_weights`).
+        format: Name of the format; None to tell by content.
+        layout: Whose names and axes these are; None to take what the file says, or else the one framework
+            whose names they look like.
+        registry: The plugins; None for all that are installed.
+        follow_links: Whether shards may be symbolic links that lead out of their folder.
+
+    Raises:
+        BadInputError: The file is damaged, unsafe, or of no known format.
+        SystemFailure: The system refuses.
+        UsageError: No plugin provides the format.
+    """
+    registry = default_registry() if registry is None else registry
+    chosen = registry.format(format) if format else None
+    place = Path(path)
+    if _is_folder(place):
+        place = find_weights(place, format=format, layout=layout, registry=registry)
+    used, state = open_file(place, registry, chosen, follow_links=follow_links)
+    found = layout or state.layout or used.layout
+    if found is None:
+        specs = state.specs()
+        owners = [framework.name for framework in registry.frameworks.values() if framework.owns(specs)]
+        found = owners[0] if len(owners) == 1 else None
+    return state if found == state.layout else state.replace(layout=found)
+
+
+def save_state(
+    state: Mapping[Any, Any],
+    path: StrPath,
+    *,
+    format: str | None = None,
+    max_shard_size: int | str | None = None,
+    overwrite: bool = False,
+    registry: Registry | None = None,
+    workers: int | None = None,
+    max_ram: int | str | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    verify: bool = False,
+) -> Saved:
+    """Write a state to a file, or to a folder in Hugging Face's manner.
+
+    A folder is written where ``max_shard_size`` is given, ``path`` ends with a slash, or a folder stands
+    there. Its files get the format's usual names: one file if all fits, else shards and an index. With
+    ``overwrite`` an existing folder is replaced whole, so its inode changes: all files with usual names of
+    weights, of any format and variant, are gone afterwards, and everything else in it is carried over.
+
+    The destination may be the source itself, with ``overwrite``: the source stays readable until it is
+    closed.
+
+    Args:
+        state: A FlatState, or a dict from tuple keys or dotted names to arrays.
+        path: Where to; its folder must exist.
+        format: Name of the format; None goes by the extension, or else by the state's layout.
+        max_shard_size: Bytes of tensors in a shard, or a text such as ``"5GB"``.
+        overwrite: Whether to replace what stands there.
+        registry: The plugins; None for all that are installed.
+        workers: Threads; None for the processors at hand, at most four.
+        max_ram: Bytes of buffers in all; None for the default.
+        progress: Called with `Progress`, one call at a time, from any thread.
+        verify: Read every tensor again and compare checksums, before the destination is touched.
+
+    Raises:
+        BadInputError: A source is damaged, or the format cannot hold a tensor or a name.
+        DestinationExists: Something stands there, and ``overwrite`` is off.
+        SystemFailure: Disk, permission or memory.
+        UsageError: Options that make no sense.
+        VerificationError: What was written is not what was to be written.
+    """
+    registry = default_registry() if registry is None else registry
+    state = as_state(state)
+    limit = None if max_shard_size is None else parse_size(max_shard_size)
+    budget = Budget(workers, None if max_ram is None else parse_size(max_ram))
+    destination = Path(path)
+    folder = limit is not None or os.fspath(path).endswith(os.sep) or _is_folder(destination)
+    used = _choose(state, destination, format, registry, folder=folder)
+    _refuse(state, used)
+    writer = Writer(state, used, registry, budget, Meter(state, progress), verify)
+    if folder:
+        return writer.write_folder(destination, limit or UNLIMITED, overwrite=overwrite)
+    return writer.write_file(destination, overwrite=overwrite)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # what stands in the way is said where the path is used
+        return False
+
+
+def _choose(
+    state: FlatState, destination: Path, format: str | None, registry: Registry, *, folder: bool
+) -> Format:
+    if format is not None:
+        return registry.format(format)
+    if not folder and (named := by_extension(destination.name, registry.formats.values())):
+        return named
+    framework = registry.frameworks.get(state.layout or "")
+    return registry.format(framework.default_format if framework else "safetensors")
+
+
+def _refuse(state: FlatState, used: Format) -> None:
+    """Refuse what no file of the format can hold, all at once and before anything is made."""
+    for key in state:
+        if not key or not all(isinstance(part, str) for part in key):
+            raise UsageError(f"{key!r} is no key; a tuple of strings was expected.")
+    dtypes = used.capabilities.dtypes
+    wrong = [key for key, spec in state.specs().items() if spec.dtype.name not in dtypes]
+    if wrong:
+        names = sorted({state.spec(key).dtype.name for key in wrong})
+        keys = listed(map(join_key, wrong))
+        raise UnsupportedFeature(
+            f"{used.name} cannot hold {', '.join(names)}, which {len(wrong)} tensors have: {keys}.",
+            hint="Cast them, or choose another format.",
+        )

@@ -1,0 +1,117 @@
+"""How Flax spells each layer kind. Linen and NNX use the same leaf names and axes.
+
+Flax keeps kernels with the input axis before the output axis and spatial axes first, which is also
+the neutral layout. ``transpose_kernel=True`` is the exception: it stores what PyTorch stores, so the
+spatial axes run against the neutral direction and the last two axes change places.
+"""
+
+from __future__ import annotations
+
+from bridge_core import LayerTransform, Leaf
+
+__all__ = ["TRANSFORMS"]
+
+_BIAS = Leaf("bias", "bias", "out", optional=True)
+
+TRANSFORMS: tuple[LayerTransform, ...] = (
+    LayerTransform(
+        "flax.linear",
+        kind="linear",
+        leaves=(Leaf("kernel", "kernel", "in out"), _BIAS),
+        modules=("flax.linen.linear.Dense", "flax.nnx.nn.linear.Linear"),
+        certain_with=(),
+        hints=("dense", "linear", "proj", "fc"),
+    ),
+    LayerTransform(
+        "flax.embedding",
+        kind="embedding",
+        leaves=(Leaf("embedding", "embedding", "num features"),),
+        modules=("flax.linen.linear.Embed", "flax.nnx.nn.linear.Embed"),
+        certain_with=(),
+        hints=("embed", "embedding", "embeddings"),
+    ),
+    LayerTransform(
+        "flax.conv",
+        kind="conv",
+        leaves=(Leaf("kernel", "kernel", "+k in out"), _BIAS),
+        modules=("flax.linen.linear.Conv", "flax.nnx.nn.linear.Conv"),
+        hints=("conv", "conv1", "conv2", "conv3"),
+    ),
+    LayerTransform(
+        "flax.conv_transpose",
+        kind="conv_transpose",
+        leaves=(Leaf("kernel", "kernel", "+k in out"), _BIAS),
+        modules=("flax.linen.linear.ConvTranspose", "flax.nnx.nn.linear.ConvTranspose"),
+        settings={"transpose_kernel": False},
+        hints=("transpose", "convtranspose", "deconv"),
+    ),
+    LayerTransform(
+        "flax.conv_transpose_kernel",
+        kind="conv_transpose",
+        leaves=(Leaf("kernel", "kernel", "+k out in", flip=("k",)), _BIAS),
+        modules=("flax.linen.linear.ConvTranspose", "flax.nnx.nn.linear.ConvTranspose"),
+        settings={"transpose_kernel": True},
+    ),
+    LayerTransform(
+        "flax.norm",
+        kind="norm",
+        leaves=(
+            Leaf("scale", "scale", "+features"),
+            Leaf("bias", "bias", "+features", optional=True),
+        ),
+        modules=(
+            "flax.linen.normalization.LayerNorm",
+            "flax.linen.normalization.GroupNorm",
+            "flax.linen.normalization.RMSNorm",
+            "flax.linen.normalization.InstanceNorm",
+            "flax.nnx.nn.normalization.LayerNorm",
+            "flax.nnx.nn.normalization.GroupNorm",
+            "flax.nnx.nn.normalization.RMSNorm",
+            "flax.nnx.nn.normalization.InstanceNorm",
+        ),
+        certain_with=("scale", "bias"),
+        exclusive=True,
+        hints=("norm", "layernorm", "rmsnorm", "groupnorm", "ln"),
+    ),
+    LayerTransform(
+        "flax.batch_norm",
+        kind="batch_norm",
+        leaves=(
+            Leaf("scale", "scale", "features", optional=True),
+            Leaf("bias", "bias", "features", optional=True),
+            Leaf("mean", "mean", "features"),
+            Leaf("var", "var", "features"),
+        ),
+        modules=(
+            "flax.linen.normalization.BatchNorm",
+            "flax.nnx.nn.normalization.BatchNorm",
+        ),
+        certain_with=("mean", "var"),
+    ),
+    LayerTransform(
+        "flax.weight_norm",
+        kind="weight_norm",
+        leaves=(
+            Leaf("scales.kernel", "g", "out"),
+            Leaf("layer_instance.kernel", "v", "*k in out"),
+            Leaf("layer_instance.bias", "bias", "out", optional=True),
+        ),
+        modules=("flax.nnx.nn.normalization.WeightNorm",),
+        settings={"feature_axes": -1, "transpose_kernel": False},
+        certain_with=("scales.kernel", "layer_instance.kernel"),
+    ),
+    LayerTransform(
+        "flax.prelu",
+        kind="prelu",
+        leaves=(Leaf("negative_slope", "negative_slope", ""),),
+        modules=("flax.linen.activation.PReLU", "flax.nnx.nn.activations.PReLU"),
+        certain_with=(),
+    ),
+    LayerTransform(
+        "flax.prelu_channels",
+        kind="prelu",
+        leaves=(Leaf("negative_slope", "negative_slope", "channels"),),
+        certain_with=(),
+    ),
+)
+"""Every transform of Flax; where two share a kind, the usual one stands first."""

@@ -1,0 +1,204 @@
+"""One leaf at a time: JAX arrays to tensors that are read on demand, and tensors to JAX arrays.
+
+A value crosses bit for bit or not at all. What JAX cannot hold (64-bit numbers while ``jax_enable_x64``
+is off, 6-bit floats) stays a numpy array.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bridge_core import (
+    Array,
+    ArrayTensor,
+    FlatState,
+    Key,
+    LazyTensor,
+    Region,
+    Tensor,
+    TensorSpec,
+    UnsupportedFeature,
+    UsageError,
+    as_tensor,
+)
+
+__all__ = ["as_leaf", "first_key", "is_key_array", "tensor_of", "to_abstract"]
+
+_ALIGNMENT = 64
+"""XLA takes over a host buffer without a copy only at this alignment."""
+
+
+def is_key_array(leaf: Any) -> bool:
+    """Tell whether a leaf is a typed PRNG key, concrete or abstract."""
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is not None and bool(jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key))
+
+
+def tensor_of(key: Key, leaf: Any) -> Tensor:
+    """Wrap a leaf; values are not copied, and abstract leaves raise only when they are read.
+
+    Raises:
+        UnsupportedFeature: It is no tensor.
+        UsageError: It is traced by a JAX transformation, or was deleted by one.
+    """
+    if isinstance(leaf, jax.core.Tracer):
+        raise UsageError(
+            "is being traced by a JAX transformation and has no value.",
+            key=key,
+            hint="Convert outside of jit, grad and vmap.",
+        )
+    if is_key_array(leaf):
+        return _key_tensor(key, leaf)
+    if isinstance(leaf, jax.Array):
+        return _array_tensor(key, leaf)
+    if isinstance(leaf, np.ndarray | np.generic | bool | int | float | complex):
+        return as_tensor(leaf)
+    if isinstance(leaf, jax.ShapeDtypeStruct | jax.core.ShapedArray):
+        return _abstract(key, TensorSpec(leaf.shape, np.dtype(leaf.dtype)))
+    raise UnsupportedFeature(f"is a {type(leaf).__name__}, not an array.", key=key)
+
+
+def _array_tensor(key: Key, array: jax.Array) -> Tensor:
+    if array.is_deleted():
+        raise UsageError("was deleted, as donated arrays are.", key=key, hint="Convert before donating.")
+    if not array.is_fully_addressable:
+        raise UsageError(
+            "lies partly on other hosts.",
+            key=key,
+            hint="Gather it first, e.g. with jax.experimental.multihost_utils.process_allgather.",
+        )
+    devices = array.devices()
+    if len(devices) == 1 and next(iter(devices)).platform == "cpu":
+        return ArrayTensor(np.asarray(array))
+    spec = TensorSpec(array.shape, np.dtype(array.dtype))
+    if len(devices) == 1:
+        return LazyTensor(spec, lambda region: np.asarray(array[region]))
+    return LazyTensor(spec, lambda region: _gather(array, region))
+
+
+def _gather(array: jax.Array, region: Region) -> Array:
+    """Read a region from the shards it touches; only what is wanted leaves the devices."""
+    out = np.empty(tuple(len(range(s.start, s.stop, s.step)) for s in region), array.dtype)
+    for shard in array.addressable_shards:
+        if shard.replica_id:
+            continue
+        pairs = [
+            _overlap(wanted, range(n)[held])
+            for wanted, held, n in zip(region, shard.index, array.shape, strict=True)
+        ]
+        out[tuple(into for into, _ in pairs)] = np.asarray(shard.data[tuple(taken for _, taken in pairs)])
+    return out
+
+
+def _overlap(wanted: slice, held: range) -> tuple[slice, slice]:
+    """Return where the wanted part of a shard's axis goes, and where it stands in the shard."""
+    first, last = (-((wanted.start - edge) // wanted.step) for edge in (held.start, held.stop))
+    count = len(range(wanted.start, wanted.stop, wanted.step))
+    first, last = max(first, 0), max(first, 0, min(last, count))
+    start = wanted.start + first * wanted.step - held.start
+    return slice(first, last), slice(start, start + (last - first) * wanted.step, wanted.step)
+
+
+def _key_tensor(key: Key, leaf: Any) -> Tensor:
+    if isinstance(leaf, jax.Array):
+        return ArrayTensor(np.asarray(jax.random.key_data(leaf)))
+    data = jax.eval_shape(jax.random.key_data, leaf)
+    return _abstract(key, TensorSpec(data.shape, np.dtype(data.dtype)))
+
+
+def _abstract(key: Key, spec: TensorSpec) -> Tensor:
+    def reader(region: Region) -> NoReturn:
+        raise UsageError(
+            f"has no values, only a shape and a dtype ({spec}).",
+            key=key,
+            hint="Pass the object that holds the weights, not a template of it.",
+        )
+
+    return LazyTensor(spec, reader)
+
+
+def to_abstract(leaf: Any) -> Any:
+    """Return the shape and dtype of an array leaf; other leaves are returned as they are."""
+    if isinstance(leaf, jax.Array | np.ndarray | np.generic):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    return leaf
+
+
+def as_leaf(state: FlatState, key: Key, like: Any) -> Any:
+    """Read a tensor into memory that nothing else refers to, in the place and type of ``like``.
+
+    Args:
+        state: Where to read.
+        key: What to read.
+        like: The leaf it replaces: a PRNG key gives a PRNG key, a plain number a plain number, and a
+            sharded array one with the same sharding, of which only this host's parts are read.
+    """
+    if is_key_array(like):
+        return _wrap_key(_own(state[key]), like)
+    if isinstance(like, bool | int | float | complex) and not isinstance(like, np.generic):
+        value = state[key].item()
+        if type(value) is type(like):
+            return value
+    if not _fits_jax(state.spec(key).dtype):
+        return _own(state[key])
+    sharding = _sharding(like)
+    if sharding is None:
+        return jax.device_put(_own(state[key]))
+    if len(sharding.device_set) == 1:
+        return jax.device_put(_own(state[key]), sharding)
+    shape = state.spec(key).shape
+    return jax.make_array_from_callback(shape, sharding, lambda index: _own(state.read(key, index)))
+
+
+def _own(array: Array) -> Array:
+    """Copy into a buffer that XLA can take over as it is; the source may be the caller's."""
+    raw = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    owned = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    np.copyto(owned, array)
+    return owned
+
+
+def _fits_jax(dtype: np.dtype[Any]) -> bool:
+    return _probe(dtype, bool(jax.config.jax_enable_x64))
+
+
+@functools.cache
+def _probe(dtype: np.dtype[Any], x64: bool) -> bool:
+    try:
+        return bool(jax.dtypes.canonicalize_dtype(dtype) == dtype) and jnp.empty((), dtype).dtype == dtype
+    except (TypeError, ValueError, RuntimeError):
+        return False
+
+
+def _sharding(like: Any) -> Any:
+    sharding = getattr(like, "sharding", None) if isinstance(like, jax.Array | jax.ShapeDtypeStruct) else None
+    if not isinstance(sharding, jax.sharding.Sharding):
+        return None
+    if isinstance(getattr(sharding, "mesh", None), jax.sharding.AbstractMesh):
+        return None
+    if isinstance(sharding, jax.sharding.SingleDeviceSharding) and not getattr(like, "committed", True):
+        return None
+    return sharding
+
+
+def _wrap_key(data: Array, like: Any) -> jax.Array:
+    return jax.random.wrap_key_data(jnp.asarray(data), impl=_key_impl(like))
+
+
+def _key_impl(leaf: Any) -> Any:
+    """Return the algorithm of a typed PRNG key, which JAX tells of abstract ones only while tracing."""
+    found: list[Any] = []
+    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), leaf)
+    return found[0]
+
+
+def first_key(like: Any) -> jax.Array:
+    """Return keys of seed 0 in the shape and algorithm of ``like``."""
+    key = jax.random.key(0, impl=_key_impl(like))
+    return jax.random.split(key, like.shape) if like.shape else key

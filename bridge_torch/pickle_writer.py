@@ -1,0 +1,155 @@
+"""The pickle of a torch state dict, written opcode by opcode.
+
+Only what `torch.load(weights_only=True)` reads is used: protocol 2, an OrderedDict of rebuilt tensors.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bridge_core import Key, TensorSpec
+
+__all__ = ["Slot", "TYPED_STORAGES", "UNTYPED", "write_pickle"]
+
+TYPED_STORAGES = {
+    "float64": "DoubleStorage",
+    "float32": "FloatStorage",
+    "float16": "HalfStorage",
+    "bfloat16": "BFloat16Storage",
+    "int64": "LongStorage",
+    "int32": "IntStorage",
+    "int16": "ShortStorage",
+    "int8": "CharStorage",
+    "uint8": "ByteStorage",
+    "bool": "BoolStorage",
+    "complex128": "ComplexDoubleStorage",
+    "complex64": "ComplexFloatStorage",
+}
+"""Dtypes that torch keeps in a storage class of their own."""
+
+UNTYPED = frozenset(
+    [
+        *("uint16", "uint32", "uint64"),
+        *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
+    ]
+)
+"""Dtypes that torch keeps as bytes, with the dtype beside them."""
+
+_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Slot:
+    """How one key stands in the file.
+
+    Args:
+        name: Its dotted name.
+        spec: Shape and dtype.
+        storage: Name of the storage record.
+        owner: The key whose tensor the record holds; another one for a tie.
+    """
+
+    name: str
+    spec: TensorSpec
+    storage: str
+    owner: Key
+
+
+def write_pickle(slots: Mapping[Key, Slot]) -> bytes:
+    """Return the pickle of a state dict."""
+    emit = _Emitter()
+    emit.out += b"\x80\x02"
+    emit.ordered_dict()
+    values = list(slots.values())
+    for start in range(0, len(values), _BATCH):
+        emit.out += b"("
+        for slot in values[start : start + _BATCH]:
+            emit.text(slot.name)
+            emit.tensor(slot)
+        emit.out += b"u"
+    emit.out += b"."
+    return bytes(emit.out)
+
+
+class _Emitter:
+    def __init__(self) -> None:
+        self.out = bytearray()
+        self.memo: dict[bytes, int] = {}
+
+    def once(self, code: bytes) -> None:
+        """Write a value, or refer to the first time it was written."""
+        index = self.memo.get(code)
+        if index is None:
+            index = self.memo[code] = len(self.memo)
+            self.out += code + b"q" + bytes([index])
+        else:
+            self.out += b"h" + bytes([index])
+
+    def name(self, module: str, name: str) -> None:
+        self.once(b"c" + module.encode() + b"\n" + name.encode() + b"\n")
+
+    def text(self, text: str) -> None:
+        raw = text.encode("utf-8")
+        self.out += b"X" + struct.pack("<L", len(raw)) + raw
+
+    def word(self, text: str) -> None:
+        """Write a string that occurs often."""
+        self.once(b"X" + struct.pack("<L", len(text)) + text.encode("ascii"))
+
+    def number(self, value: int) -> None:
+        if value < 1 << 8:
+            self.out += b"K" + struct.pack("<B", value)
+        elif value < 1 << 16:
+            self.out += b"M" + struct.pack("<H", value)
+        elif value < 1 << 31:
+            self.out += b"J" + struct.pack("<l", value)
+        else:
+            raw = value.to_bytes(value.bit_length() // 8 + 1, "little")
+            self.out += b"\x8a" + bytes([len(raw)]) + raw
+
+    def numbers(self, values: tuple[int, ...]) -> None:
+        if not values:
+            self.out += b")"
+            return
+        self.out += b"("
+        for value in values:
+            self.number(value)
+        self.out += b"t"
+
+    def ordered_dict(self) -> None:
+        self.name("collections", "OrderedDict")
+        self.out += b")R"
+
+    def tensor(self, slot: Slot) -> None:
+        dtype, shape = slot.spec.dtype.name, slot.spec.shape
+        typed = TYPED_STORAGES.get(dtype)
+        self.name("torch._utils", "_rebuild_tensor_v2" if typed else "_rebuild_tensor_v3")
+        self.out += b"(("
+        self.word("storage")
+        if typed:
+            self.name("torch", typed)
+        else:
+            self.name("torch.storage", "UntypedStorage")
+        self.text(slot.storage)
+        self.word("cpu")
+        self.number(slot.spec.size if typed else slot.spec.nbytes)
+        self.out += b"tQ"
+        self.number(0)
+        self.numbers(shape)
+        self.numbers(_strides(shape))
+        self.out += b"\x89"
+        self.ordered_dict()
+        if not typed:
+            self.name("torch", dtype)
+        self.out += b"tR"
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    strides = []
+    step = 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= max(1, n)
+    return tuple(reversed(strides))
