@@ -117,6 +117,8 @@ def cast_is_exact(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
         wide_mantissa, wide_top, wide_bottom, wide_zero = _format(target)
         fits = mantissa <= wide_mantissa and top <= wide_top and bottom >= wide_bottom
         return fits and (wide_zero or not zero)
+    if (source.kind == "c") != (target.kind == "c"):
+        return False  # back from complex numbers, imaginary parts would have to go
     if source.kind in "biuc" and target.kind in "biufc":
         return bool(np.can_cast(source, target, "safe"))
     return False

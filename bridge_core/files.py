@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -153,10 +154,11 @@ class SourceFile:
         """Close."""
         self.close()
 
-    def __del__(self) -> None:
-        """Close when forgotten."""
+    def __del__(self, _close: Callable[[int], None] = os.close) -> None:
+        """Close when forgotten; ``os`` may be gone already when the interpreter ends."""
         if getattr(self, "_open", False):
-            self.close()
+            self._open = False
+            _close(self._fd)
 
 
 def _refuse_special(status: os.stat_result, name: str) -> None:

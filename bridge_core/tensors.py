@@ -151,8 +151,7 @@ class FileTensor:
             buffer = np.empty(last - first + 1, self.spec.dtype)
             self.file.read_into(self.offset + first * itemsize, _as_bytes(buffer))
             steps = tuple(s.step * n * itemsize for s, n in zip(region, strides, strict=True))
-            view = np.lib.stride_tricks.as_strided(buffer, out.shape, steps, writeable=False)
-            _copy(out, view)
+            _copy(out, _strided(buffer, out.shape, steps))
         else:
             axis = next(i for i, n in enumerate(out.shape) if n > 1)
             rows = max(1, out.shape[axis] * _SPAN // span)
@@ -196,10 +195,7 @@ class StridedFileTensor:
         last = first + sum((n - 1) * step for n, step in zip(shape, steps, strict=True))
         flat = self.base.read((slice(first, last + 1, 1),))
         item = dtype.itemsize
-        view = np.lib.stride_tricks.as_strided(
-            flat, shape, tuple(step * item for step in steps), writeable=False
-        )
-        return np.array(view, order="C")
+        return np.array(_strided(flat, shape, tuple(step * item for step in steps)), order="C")
 
 
 _TENSORS = (FileTensor, ArrayTensor, LazyTensor, StridedFileTensor, Tensor)
@@ -233,6 +229,11 @@ def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
         strides.append(step)
         step *= n
     return tuple(reversed(strides))
+
+
+def _strided(flat: Array, shape: tuple[int, ...], steps: tuple[int, ...]) -> Array:
+    """Return a view with steps in bytes; numpy's ``as_strided`` does not know every narrow dtype."""
+    return np.ndarray(shape, flat.dtype, flat.view(np.uint8).data, 0, steps)
 
 
 def _as_bytes(array: Array) -> Array:

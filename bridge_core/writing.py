@@ -226,7 +226,7 @@ def check_written(
     except (ConversionError, SystemFailure, LimitExceeded):
         raise
     except BridgeError as err:
-        raise VerificationError(f"what was written cannot be read again: {err}", path=path) from err
+        raise VerificationError(f"what was written cannot be read again: {err.message}", path=path) from err
 
 
 def _compare_specs(written: FlatState, state: FlatState, path: Path) -> None:

@@ -127,8 +127,8 @@ def _leaves(node: Any, depth: int) -> Iterator[Any]:
     if depth > 256:
         raise UsageError("a tree this deep is no parameter tree.")
     if isinstance(node, Mapping):
-        if any(isinstance(name, bool) or not isinstance(name, str | int) for name in node):
-            raise UsageError("names in a tree are strings or integers.")
+        if depth == 0 and any(isinstance(name, tuple) for name in node):
+            raise UsageError("a mapping from tuples is flat, not a tree.")
         for child in node.values():
             yield from _leaves(child, depth + 1)
     elif isinstance(node, list | tuple):

@@ -67,6 +67,7 @@ class TorchFormat:
         single="pytorch_model.bin",
         shard="pytorch_model-{index:05d}-of-{count:05d}.bin",
         index="pytorch_model.bin.index.json",
+        ties="shared",
     )
 
     def __init__(self, *, allow_zero_crc: bool = False, limits: Limits | None = None) -> None:

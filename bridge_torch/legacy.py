@@ -33,6 +33,8 @@ _TAR_MEMBERS = (b"sys_info", b"pickle", b"storages", b"tensors")
 
 def is_legacy(head: bytes) -> bool:
     """Tell whether these are the first bytes of a legacy file, or of a bare pickle."""
+    if head[4:9] == b"\0\0\0\0{":
+        return False  # the header length of a safetensors file
     return _MAGIC_BYTES in head[:32] or (head[:1] == b"\x80" and head[1:2] <= b"\x05" and len(head) > 2)
 
 

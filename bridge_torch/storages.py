@@ -217,11 +217,10 @@ def _view(source: Bytes, ref: TensorRef, dtype: np.dtype[Any]) -> Array:
     if source.big_endian:
         width = dtype.itemsize // (2 if dtype.kind == "c" else 1)
         data = data.view(f"u{width}").byteswap().view(np.uint8)
-    flat = data.view(dtype)[0 if 0 in ref.shape else ref.offset :]
-    steps = tuple(step * dtype.itemsize for step in ref.strides)
     if 0 in ref.shape:
         return np.empty(ref.shape, dtype)
-    return np.lib.stride_tricks.as_strided(flat, ref.shape, steps, writeable=False)
+    steps = tuple(step * dtype.itemsize for step in ref.strides)
+    return np.ndarray(ref.shape, dtype, data.data, ref.offset * dtype.itemsize, steps)
 
 
 def _with_flags(tensor: Tensor, ref: TensorRef) -> Tensor:

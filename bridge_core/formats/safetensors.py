@@ -59,7 +59,10 @@ class SafetensorsFormat:
         lazy=True, sliceable=True, streaming_write=True, dtypes=frozenset(CODES.values()), metadata=True
     )
     names: ShardNames | None = ShardNames(
-        "model.safetensors", "model-{index:05d}-of-{count:05d}.safetensors", "model.safetensors.index.json"
+        "model.safetensors",
+        "model-{index:05d}-of-{count:05d}.safetensors",
+        "model.safetensors.index.json",
+        ties="dropped",
     )
 
     def sniff(self, file: SourceFile) -> bool:

@@ -88,7 +88,7 @@ class Reader:
         signature = (tuple(sorted(shapes.items())), group.has_children)
         known = self._known.get(signature)
         if known is None:
-            known = self._known[signature] = self._by_structure(shapes, group.has_children)
+            known = self._known[signature] = self.by_structure(shapes, group.has_children)
         if group.module is not None and known.transform is not None:
             return Reading("undecided", candidates=(known.transform, None), claimed=known.claimed)
         return known
@@ -128,7 +128,8 @@ class Reader:
             return None
         return Reading("metadata", fitting[0], claimed=_claimed(fitting[0], shapes))
 
-    def _by_structure(self, shapes: Shapes, has_children: bool) -> Reading:
+    def by_structure(self, shapes: Shapes, has_children: bool) -> Reading:
+        """Return what names and shapes alone tell."""
         fitting = self._fitting(shapes, has_children)
         claims = {t.name: frozenset(_claimed(t, shapes)) for t in fitting}
         widest = [t for t in fitting if not any(claims[t.name] < claims[o.name] for o in fitting)]

@@ -27,10 +27,19 @@ from bridge_core import (
     as_tensor,
 )
 
-__all__ = ["as_leaf", "first_key", "is_key_array", "tensor_of", "to_abstract"]
+__all__ = ["StandIn", "as_leaf", "first_key", "is_key_array", "tensor_of", "to_abstract"]
 
 _ALIGNMENT = 64
 """XLA takes over a host buffer without a copy only at this alignment."""
+
+
+class StandIn(np.ndarray[Any, np.dtype[Any]]):
+    """Stands for a shape and a dtype where only an array is taken for one; its values mean nothing."""
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], dtype: np.dtype[Any]) -> StandIn:
+        """Make one; it takes the memory of one element."""
+        return np.broadcast_to(np.zeros((), dtype), shape).view(cls)
 
 
 def is_key_array(leaf: Any) -> bool:
@@ -56,6 +65,8 @@ def tensor_of(key: Key, leaf: Any) -> Tensor:
         return _key_tensor(key, leaf)
     if isinstance(leaf, jax.Array):
         return _array_tensor(key, leaf)
+    if isinstance(leaf, StandIn):
+        return _abstract(key, TensorSpec(leaf.shape, leaf.dtype))
     if isinstance(leaf, np.ndarray | np.generic | bool | int | float | complex):
         return as_tensor(leaf)
     if isinstance(leaf, jax.ShapeDtypeStruct | jax.core.ShapedArray):

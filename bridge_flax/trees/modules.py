@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax
 from flax import nnx
 
-from bridge_core import Key, ModuleInfo, UsageError
+from bridge_core import Key, ModuleInfo
 from bridge_flax.trees.walk import as_part
 
-__all__ = ["LinenRecorder", "nnx_modules", "traced_attributes"]
+__all__ = ["LinenRecorder", "nnx_modules"]
 
 
 _WRAPPED = "layer_instance"
@@ -29,38 +28,18 @@ class _Found:
 
 
 def nnx_modules(module: Any, keys: tuple[Key, ...]) -> dict[Key, ModuleInfo]:
-    """Describe an NNX module and every module in it; a shared one under its first path.
-
-    Raises:
-        UsageError: It is abstract, and an array in it was lost on the way.
-    """
+    """Describe an NNX module and every module in it; a shared one under its first path."""
     found: dict[Key, _Found] = {}
     for raw, node in nnx.iter_graph(module):
-        if isinstance(node, nnx.Pytree):
+        if isinstance(node, nnx.Module):
             path: Key = ()
             for name in raw:
                 path = (*path, as_part(name, path))
-            _check_not_lost(path, node, keys)
             scaling = _scaled_by_nnx if isinstance(node, nnx.WeightNorm) else None
             values = {name: value for name, value in vars(node).items() if not name.startswith("_")}
             found[path] = _Found(_types(node), _plain_values(values), scaling)
     infos = _describe(found, keys)
     return {path: _absorbed(path, info, infos) for path, info in infos.items()}
-
-
-def traced_attributes(node: Any) -> tuple[str, ...]:
-    """Return the attributes that hold a traced array."""
-    return tuple(name for name, value in vars(node).items() if isinstance(value, jax.core.Tracer))
-
-
-def _check_not_lost(path: Key, node: Any, keys: tuple[Key, ...]) -> None:
-    lost = [name for name in traced_attributes(node) if (*path, name) not in keys]
-    if lost:
-        raise UsageError(
-            f"nnx.eval_shape lost {', '.join(lost)}: NNX takes a bare array for no weight while it traces.",
-            key=(*path, lost[0]),
-            hint="Set it with nnx.data(...) or in a Variable, or use bridge_flax.template.",
-        )
 
 
 def _absorbed(path: Key, info: ModuleInfo, infos: Mapping[Key, ModuleInfo]) -> ModuleInfo:

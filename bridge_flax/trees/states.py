@@ -21,6 +21,7 @@ from bridge_core import (
 from bridge_flax.abstract import Template
 from bridge_flax.trees.arrays import as_leaf, tensor_of
 from bridge_flax.trees.modules import nnx_modules
+from bridge_flax.trees.splitting import split
 from bridge_flax.trees.walk import is_empty, rebuild, walk
 
 __all__ = ["build", "flatten", "state_of"]
@@ -34,7 +35,7 @@ def state_of(value: Any) -> FlatState:
     if isinstance(value, Template):
         return value.state
     if isinstance(value, nnx.Pytree):
-        _, state = nnx.split(value)
+        _, state = split(value)
         flat = flatten(state, form="nnx")
         modules = nnx_modules(value, tuple(flat))
         return flat.replace(metadata=flat.metadata.with_(modules=modules))
@@ -100,7 +101,7 @@ def build(state: FlatState, like: Any) -> Any:
         graphdef, abstract = like.tree
         return nnx.merge(graphdef, _fill(state, abstract))
     if isinstance(like, nnx.Pytree):
-        graphdef, old = nnx.split(like)
+        graphdef, old = split(like)
         return nnx.merge(graphdef, _fill(state, old))
     return _fill(state, like)
 

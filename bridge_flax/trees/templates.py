@@ -14,7 +14,8 @@ from flax import nnx
 from bridge_core import Key, ModuleInfo, UsageError
 from bridge_flax.abstract import Template
 from bridge_flax.trees.arrays import to_abstract
-from bridge_flax.trees.modules import LinenRecorder, nnx_modules, traced_attributes
+from bridge_flax.trees.modules import LinenRecorder, nnx_modules
+from bridge_flax.trees.splitting import split
 from bridge_flax.trees.states import flatten, state_of
 from bridge_flax.trees.walk import is_empty, rebuild, walk
 
@@ -63,7 +64,7 @@ def _linen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 
 def _nnx(module: Any) -> Template:
-    graphdef, concrete = nnx.split(module)
+    graphdef, concrete = split(module)
     abstract = rebuild(concrete, lambda _, leaf: to_abstract(leaf), abstract=True)
     return _nnx_template(graphdef, abstract, state_of(module).metadata.modules)
 
@@ -84,8 +85,7 @@ def _nnx_factory(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dic
         made = factory(*(given.get(i, value) for i, value in enumerate(args)), **options)
         if not isinstance(made, nnx.Pytree):
             raise UsageError(f"the function returned a {type(made).__name__}, not an nnx.Module.")
-        _declare_arrays(made)
-        graphdef, state = nnx.split(made)
+        graphdef, state = split(made, tracing=True)
         keys = tuple(key for key, leaf, _ in walk(state) if not is_empty(leaf))
         noted.extend((graphdef, nnx_modules(made, keys)))
         return state
@@ -105,14 +105,6 @@ def _nnx_template(graphdef: Any, abstract: Any, modules: Mapping[Key, ModuleInfo
     state = flatten(abstract, form="nnx")
     metadata = state.metadata.with_(modules=modules)
     return Template("nnx", state.replace(metadata=metadata), (graphdef, abstract))
-
-
-def _declare_arrays(module: Any) -> None:
-    """Mark bare arrays as data, which NNX does by itself only where they are not traced."""
-    for _, node in nnx.iter_graph(module):
-        if isinstance(node, nnx.Pytree):
-            for name in traced_attributes(node):
-                setattr(node, name, nnx.data(getattr(node, name)))
 
 
 def _requires_rngs(factory: Callable[..., Any], given: int) -> bool:

@@ -54,7 +54,7 @@ class Hdf5Format:
     extensions: tuple[str, ...] = (".h5", ".hdf5")
     layout: str | None = None
     names: ShardNames | None = ShardNames(
-        "model.h5", "model-{index:05d}-of-{count:05d}.h5", "model.h5.index.json"
+        "model.h5", "model-{index:05d}-of-{count:05d}.h5", "model.h5.index.json", ties="shared"
     )
     capabilities = Capabilities(
         lazy=True,
@@ -94,7 +94,7 @@ class Hdf5Format:
         ranges = list(gaps(guard, index.entries, file.name))
         limit = _STRUCTURE_BASE + _STRUCTURE_EACH * len(index.entries)
         total = sum(stop - start for start, stop in ranges)
-        if False:
+        if total > limit:
             raise LimitExceeded(
                 f"has {total} bytes of structure for {len(index.entries)} tensors; {limit} is the most.",
                 path=file.name,

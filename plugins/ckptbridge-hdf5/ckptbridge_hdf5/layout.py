@@ -36,7 +36,7 @@ __all__ = ["BLOCK", "Entry", "Guard", "Index", "USER_BLOCK", "gaps", "structure_
 
 USER_BLOCK = 512
 """Bytes before the HDF5 superblock."""
-BLOCK = 1 << 20
+BLOCK = 256 << 10
 """Tensors carry one SHA-256 for each block of this many bytes."""
 
 _VERSION = 1

@@ -81,9 +81,9 @@ def test_only_the_damaged_block_is_refused(save, load):
         file.seek(-(1 << 20) - 4096, os.SEEK_END)
         file.write(b"\xff")
     state = load(path)
-    np.testing.assert_array_equal(state.read(("a",), slice(0, 500_000)), array[:500_000])
+    np.testing.assert_array_equal(state.read(("a",), slice(0, 700_000)), array[:700_000])
     with pytest.raises(IntegrityError):
-        state.read(("a",), slice(0, 600_000))
+        state.read(("a",), slice(0, 800_000))
 
 
 def test_every_truncation_is_found(save, quick):
@@ -166,7 +166,7 @@ def duplicate_name(document):
 
 
 def nan(document):
-    return b'{"version":1,"block":1048576,"x":NaN}'
+    return b'{"version":1,"block":262144,"x":NaN}'
 
 
 def no_object(document):
@@ -178,7 +178,7 @@ def no_text(document):
 
 
 def deep(document):
-    return b'{"version":1,"block":1048576,"tensors":' + b"[" * 100_000 + b"}"
+    return b'{"version":1,"block":262144,"tensors":' + b"[" * 100_000 + b"}"
 
 
 HOSTILE = [
@@ -258,11 +258,8 @@ def test_a_guard_that_is_signed_and_wrong_is_refused(save, load, forge, quick, f
 
 def test_a_huge_sparse_file_is_not_read_to_its_end(save, load, forge):
     path = save(TENSORS)
-    size = 1 << 40
-    try:
-        os.truncate(path, size)
-    except OSError as err:
-        pytest.skip(f"no sparse file of 1 TiB here: {err}")
+    size = 1 << 32
+    os.truncate(path, size)
     with SourceFile(path) as file:
         guard = Guard.read(file)
     with path.open("r+b") as file:

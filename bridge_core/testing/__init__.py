@@ -1,0 +1,45 @@
+"""Contract tests and hypothesis strategies for plugins; needs pytest and hypothesis.
+
+Subclass a contract in your own tests and give it your object; pytest collects the rest. Nothing in the
+bridge imports this package.
+"""
+
+from __future__ import annotations
+
+from bridge_core.errors import MissingDependency
+
+try:
+    import hypothesis  # noqa: F401 - asked for here, so that its absence is named
+    import pytest
+except ImportError as err:
+    raise MissingDependency(
+        f"bridge_core.testing needs {err.name}, which is not installed.",
+        hint="Run `pip install pytest hypothesis`.",
+    ) from err
+
+pytest.register_assert_rewrite("bridge_core.testing.formats", "bridge_core.testing.harness")
+
+from bridge_core.testing.formats import FormatContract  # noqa: E402 - assertions are rewritten on import
+from bridge_core.testing.harness import read_state, write_state  # noqa: E402 - as above
+from bridge_core.testing.strategies import (  # noqa: E402 - as above
+    arrays,
+    bit_patterns,
+    flat_states,
+    keys,
+    regions_of,
+    same_bits,
+    tensor_specs,
+)
+
+__all__ = [
+    "arrays",
+    "bit_patterns",
+    "flat_states",
+    "FormatContract",
+    "keys",
+    "read_state",
+    "regions_of",
+    "same_bits",
+    "tensor_specs",
+    "write_state",
+]

@@ -1,0 +1,203 @@
+"""Hypothesis strategies for ops, chains of ops, and the tensors that they take."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from hypothesis import strategies as st
+
+from bridge_core import (
+    DTYPES,
+    Cast,
+    Concat,
+    Copy,
+    Drop,
+    Fill,
+    Flip,
+    Lanes,
+    Order,
+    Permute,
+    Reshape,
+    Same,
+    Split,
+    Stack,
+    TensorSpec,
+    Unstack,
+    cast_is_exact,
+)
+from support.arrays import random_array
+
+EXACT_CASTS = {
+    source: [t for t in DTYPES if t != source and cast_is_exact(DTYPES[source], DTYPES[t])] for source in DTYPES
+}
+SIZES = st.sampled_from([0, 1, 1, 2, 3, 4, 6])
+
+dtypes = st.sampled_from(list(DTYPES))
+
+
+@st.composite
+def specs(draw, min_rank=0, max_rank=4):
+    shape = tuple(draw(st.lists(SIZES, min_size=min_rank, max_size=max_rank)))
+    return TensorSpec(shape, DTYPES[draw(dtypes)])
+
+
+@st.composite
+def reshaped(draw, shape):
+    """Another shape with as many elements."""
+    total = int(np.prod(shape, dtype=np.int64))
+    if total == 0:
+        return tuple(draw(st.permutations([*shape, draw(SIZES), draw(SIZES)])))
+    parts, rest = [], total
+    while rest > 1:
+        part = draw(st.sampled_from([n for n in range(2, rest + 1) if rest % n == 0]))
+        parts.append(part)
+        rest //= part
+    for _ in range(draw(st.integers(0, 2))):
+        parts.insert(draw(st.integers(0, len(parts))), 1)
+    return tuple(parts)
+
+
+@st.composite
+def cuts(draw, size):
+    """Sizes of up to four parts, some perhaps zero, that add up."""
+    points = sorted(draw(st.lists(st.integers(0, size), max_size=3)))
+    return tuple(b - a for a, b in itertools.pairwise([0, *points, size]))
+
+
+@st.composite
+def moves(draw, spec):
+    """One op that takes one tensor to one."""
+    rank = len(spec.shape)
+    kind = draw(st.sampled_from(["permute", "flip", "reshape", "cast"]))
+    if kind == "permute":
+        return Permute(tuple(draw(st.permutations(range(rank)))))
+    if kind == "flip":
+        return Flip(tuple(sorted(draw(st.sets(st.integers(0, rank - 1)))) if rank else ()))
+    exact = EXACT_CASTS[spec.dtype.name]
+    if kind == "cast" and exact:
+        return Cast(spec.dtype.name, draw(st.sampled_from(exact)))
+    return Reshape(spec.shape, draw(reshaped(spec.shape)))
+
+
+@st.composite
+def move_chains(draw, spec, max_size=5):
+    chain = []
+    for _ in range(draw(st.integers(0, max_size))):
+        op = draw(moves(spec))
+        chain.append(op)
+        (spec,) = op.spec((spec,))
+    return tuple(chain)
+
+
+@st.composite
+def steps(draw, given):
+    """One op that fits the given specs, of any arity."""
+    options = ["order", "lanes"] if given else ["fill"]
+    alike = len(set(given)) == 1
+    if len(given) == 1:
+        options += ["move", "move", "copy"]
+        options += ["split", "unstack"] if given[0].shape else []
+    if given and alike:
+        options.append("stack")
+    axes = [a for a in range(len(given[0].shape)) if _joins(given, a)] if given else []
+    if axes:
+        options.append("concat")
+    match draw(st.sampled_from(options)):
+        case "fill":
+            return Fill(draw(st.sampled_from([0, 1])), draw(specs()))
+        case "order":
+            return Order(tuple(draw(st.permutations(range(len(given))))))
+        case "lanes":
+            return Lanes(tuple(draw(move_chains(spec, 3)) for spec in given))
+        case "move":
+            return draw(moves(given[0]))
+        case "copy":
+            return Copy(draw(st.integers(1, 3)))
+        case "split":
+            axis = draw(st.integers(0, len(given[0].shape) - 1))
+            return Split(axis, draw(cuts(given[0].shape[axis])))
+        case "unstack":
+            axis = draw(st.integers(0, len(given[0].shape) - 1))
+            return Unstack(axis, given[0].shape[axis])
+        case "stack":
+            return Stack(draw(st.integers(0, len(given[0].shape))), len(given))
+        case _:
+            axis = draw(st.sampled_from(axes))
+            return Concat(axis, tuple(spec.shape[axis] for spec in given))
+
+
+def _joins(given, axis):
+    first = given[0]
+    return all(
+        spec.dtype == first.dtype
+        and len(spec.shape) == len(first.shape)
+        and all(a == axis or m == n for a, (m, n) in enumerate(zip(spec.shape, first.shape, strict=True)))
+        for spec in given
+    )
+
+
+@st.composite
+def inputs(draw):
+    """Specs that some op of several tensors takes: equal ones, joinable ones, or any."""
+    first = draw(specs())
+    count = draw(st.integers(1, 4))
+    form = draw(st.sampled_from(["one", "equal", "joinable", "any"]))
+    if form == "one":
+        return (first,)
+    if form == "equal":
+        return (first,) * count
+    if form == "any" or not first.shape:
+        return (first, *(draw(specs()) for _ in range(count - 1)))
+    axis = draw(st.integers(0, len(first.shape) - 1))
+    sizes = draw(st.lists(SIZES, min_size=count, max_size=count))
+    shapes = [(*first.shape[:axis], n, *first.shape[axis + 1 :]) for n in sizes]
+    return tuple(TensorSpec(shape, first.dtype) for shape in shapes)
+
+
+@st.composite
+def ops(draw):
+    """An op and the specs that it takes, every class among them."""
+    if draw(st.integers(0, 7)) == 0:
+        spec = draw(specs())
+        count = draw(st.integers(1, 3))
+        return Same(count), (spec,) * count
+    if draw(st.integers(0, 15)) == 0:
+        spec = draw(specs())
+        return Drop(0, spec), (spec,)
+    given = draw(st.one_of(st.just(()), inputs(), inputs(), inputs()))
+    return draw(steps(given)), given
+
+
+@st.composite
+def chains(draw, max_size=6):
+    """A chain of ops of any arity, and the specs that it takes."""
+    given = draw(inputs())
+    chain, current = [], given
+    for _ in range(draw(st.integers(0, max_size))):
+        if not current:
+            break
+        op = draw(steps(current))
+        chain.append(op)
+        current = op.spec(current)
+    return tuple(chain), given
+
+
+@st.composite
+def indices(draw, shape):
+    """A basic index: slices of any start, stop and step, and numbers."""
+    parts = []
+    for n in shape:
+        bound = st.one_of(st.none(), st.integers(-n - 2, n + 2))
+        step = st.sampled_from([None, 1, 2, 3, -1, -2, -5])
+        part = slice(draw(bound), draw(bound), draw(step))
+        parts.append(draw(st.integers(-n, n - 1)) if n and draw(st.integers(0, 5)) == 0 else part)
+    return tuple(parts)
+
+
+def tensors_for(op_or_given, given=None, seed=0):
+    """Random arrays for specs; equal ones where the op wants equal values."""
+    if isinstance(op_or_given, Same):
+        return (random_array(given[0].shape, given[0].dtype, seed),) * len(given)
+    wanted = op_or_given if given is None else given
+    return tuple(random_array(spec.shape, spec.dtype, seed + i) for i, spec in enumerate(wanted))

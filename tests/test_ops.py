@@ -1,0 +1,358 @@
+"""The op algebra: inverses, specs, slices, bounded reading, shorter chains, plain data."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.arrays import assert_same_bits, every_value, random_array, same_bits
+from support.ops import chains, indices, move_chains, ops, specs, tensors_for
+
+from bridge_core import (
+    DTYPES,
+    ArrayTensor,
+    Cast,
+    Concat,
+    Copy,
+    Drop,
+    Fill,
+    Flip,
+    Lanes,
+    Order,
+    Permute,
+    PlanError,
+    Reshape,
+    Same,
+    Split,
+    Stack,
+    TensorSpec,
+    Unstack,
+    cast_is_exact,
+    regions,
+)
+from bridge_core.ops import Op, chain_specs, chain_tensors, inverse_chain, simplify_chain
+from bridge_core.tensors import read_index
+
+quick = settings(max_examples=150, deadline=None)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def run(chain, arrays):
+    for op in chain:
+        arrays = op.apply(arrays)
+    return arrays
+
+
+def is_nan(array):
+    return np.isnan(array) if array.dtype.kind in "fcV" and "int" not in array.dtype.name else np.zeros(array.shape, bool)
+
+
+def assert_same_values(found, wanted):
+    """Bits are equal, but a NaN may become another NaN: no cast keeps those apart."""
+    assert found.dtype == wanted.dtype
+    assert found.shape == wanted.shape
+    nan = is_nan(wanted)
+    np.testing.assert_array_equal(is_nan(found), nan)
+    assert same_bits(found[~nan], wanted[~nan])
+
+
+def casts(op):
+    return isinstance(op, Cast) or (isinstance(op, Lanes) and any(casts(o) for c in op.chains for o in c))
+
+
+def assert_equal_for(op, found, wanted):
+    for a, b in zip(found, wanted, strict=True):
+        (assert_same_values if casts(op) else assert_same_bits)(a, b)
+
+
+@given(ops(), seeds)
+@quick
+def test_inverse_gives_every_input_back(drawn, seed):
+    op, wanted = drawn
+    if isinstance(op, Drop):
+        return
+    arrays = tensors_for(op, wanted, seed)
+    assert op.exact
+    assert_equal_for(op, op.inverse().apply(op.apply(arrays)), arrays)
+
+
+@given(ops())
+@quick
+def test_inverse_of_the_inverse_is_the_op(drawn):
+    op, _ = drawn
+    assert op.inverse().inverse() == op
+
+
+@given(ops(), seeds)
+@quick
+def test_spec_tells_the_real_shape_and_dtype(drawn, seed):
+    op, wanted = drawn
+    results = op.apply(tensors_for(op, wanted, seed))
+    assert tuple(TensorSpec(r.shape, r.dtype) for r in results) == op.spec(wanted)
+
+
+@given(ops(), seeds, st.data())
+@quick
+def test_a_lazy_slice_equals_the_slice_of_the_whole(drawn, seed, data):
+    op, wanted = drawn
+    arrays = tensors_for(op, wanted, seed)
+    lazy = chain_tensors([ArrayTensor(array) for array in arrays], (op,))
+    for whole, tensor in zip(op.apply(arrays), lazy, strict=True):
+        index = data.draw(indices(whole.shape))
+        assert_same_bits(read_index(tensor, index), whole[index], index)
+
+
+@given(chains(), seeds, st.data())
+@quick
+def test_a_lazy_slice_through_a_chain_equals_the_slice_of_the_whole(drawn, seed, data):
+    chain, wanted = drawn
+    arrays = tensors_for(wanted, seed=seed)
+    lazy = chain_tensors([ArrayTensor(array) for array in arrays], chain)
+    for whole, tensor in zip(run(chain, arrays), lazy, strict=True):
+        assert tensor.spec == TensorSpec(whole.shape, whole.dtype)
+        index = data.draw(indices(whole.shape))
+        assert_same_bits(read_index(tensor, index), whole[index], index)
+
+
+@given(ops(), st.data())
+@quick
+def test_pull_names_valid_regions_and_no_more_than_is_needed(drawn, data):
+    op, wanted = drawn
+    for output, spec in enumerate(op.spec(wanted)):
+        region, _ = regions.normalize(data.draw(indices(spec.shape)), spec.shape)
+        pulls = op.pull(output, region, wanted)
+        for pull in pulls:
+            shape = wanted[pull.input].shape
+            assert len(pull.region) == len(shape)
+            assert all(0 <= s.start <= s.stop <= n and s.step >= 1 for s, n in zip(pull.region, shape, strict=True))
+        asked = regions.size(regions.region_shape(region))
+        pulled = sum(regions.size(regions.region_shape(p.region)) for p in pulls)
+        if isinstance(op, Same):
+            assert pulled == asked * op.count
+        elif isinstance(op, Fill):
+            assert pulled == 0
+        elif not isinstance(op, Reshape | Lanes):
+            assert pulled == asked
+
+
+@given(specs(min_rank=1), st.data())
+@quick
+def test_reshape_pulls_a_run_of_rows_no_longer_than_two_rows_around_the_region(spec, data):
+    """Where the leading axis of either shape is cut, only the rows that hold wanted elements are read."""
+    target = data.draw(st.sampled_from([(spec.size,), (spec.size, 1), (1, spec.size)]))
+    if not spec.size:
+        return
+    op = Reshape(spec.shape, target)
+    axis = target.index(spec.size)
+    start = data.draw(st.integers(0, spec.size - 1))
+    stop = data.draw(st.integers(start + 1, spec.size))
+    region = tuple(slice(start, stop, 1) if a == axis else slice(0, 1, 1) for a in range(len(target)))
+    (pull,) = op.pull(0, region, (spec,))
+    lead = next((n for n in spec.shape if n > 1), 1)
+    row = spec.size // lead
+    assert regions.size(regions.region_shape(pull.region)) <= (stop - start) + 2 * (row - 1)
+
+
+@given(chains(), seeds)
+@quick
+def test_simplifying_a_chain_keeps_its_result(drawn, seed):
+    chain, wanted = drawn
+    shorter = simplify_chain(chain)
+    assert len(shorter) <= len(chain)
+    assert chain_specs(wanted, shorter) == chain_specs(wanted, chain)
+    arrays = tensors_for(wanted, seed=seed)
+    drops_casts = any(casts(op) for op in chain)
+    for found, expected in zip(run(shorter, arrays), run(chain, arrays), strict=True):
+        (assert_same_values if drops_casts else assert_same_bits)(found, expected)
+
+
+@given(specs().flatmap(lambda spec: st.tuples(st.just(spec), move_chains(spec))))
+@quick
+def test_a_chain_of_moves_and_its_inverse_simplify_to_nothing(drawn):
+    _, chain = drawn
+    assert simplify_chain((*chain, *inverse_chain(chain))) == ()
+
+
+@given(chains(), seeds)
+@quick
+def test_the_inverse_chain_gives_every_input_back(drawn, seed):
+    chain, wanted = drawn
+    arrays = tensors_for(wanted, seed=seed)
+    back = run(inverse_chain(chain), run(chain, arrays))
+    for found, expected in zip(back, arrays, strict=True):
+        (assert_same_values if any(map(casts, chain)) else assert_same_bits)(found, expected)
+
+
+@given(ops())
+@quick
+def test_an_op_is_plain_data(drawn):
+    op, _ = drawn
+    data = op.to_json()
+    assert json.loads(json.dumps(data, allow_nan=False)) == data
+    assert data["op"] == type(op).__name__.lower()
+    assert hash(op) == hash(op.inverse().inverse())
+    assert type(op).__name__.lower() in str(op)
+
+
+@pytest.mark.parametrize("source", [name for name, dtype in DTYPES.items() if dtype.itemsize <= 2])
+def test_a_cast_that_claims_to_be_exact_keeps_every_value(source):
+    values = every_value(source)
+    targets = [t for t in DTYPES if Cast(source, t).exact]
+    assert source in targets
+    for target in targets:
+        (there,) = Cast(source, target).apply((values,))
+        assert there.dtype == DTYPES[target]
+        (back,) = Cast(source, target).inverse().apply((there,))
+        assert_same_values(back, values)
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [("int32", "float64"), ("uint32", "int64"), ("float32", "float64"), ("complex64", "complex128"), ("int32", "int64")],
+)
+def test_a_wide_cast_that_claims_to_be_exact_keeps_random_values(source, target):
+    values = random_array((4096,), source)
+    assert Cast(source, target).exact
+    (back,) = Cast(source, target).inverse().apply(Cast(source, target).apply((values,)))
+    assert_same_values(back, values)
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("float32", "bfloat16"),
+        ("float32", "float16"),
+        ("float64", "float32"),
+        ("float16", "bfloat16"),
+        ("bfloat16", "float16"),
+        ("float8_e5m2", "float8_e4m3fn"),
+        ("int64", "float64"),
+        ("int64", "int32"),
+        ("int8", "uint8"),
+        ("int32", "float32"),
+        ("float32", "int32"),
+        ("complex128", "complex64"),
+        ("uint64", "int64"),
+        ("int16", "float16"),
+    ],
+)
+def test_a_cast_that_loses_values_does_not_claim_to_be_exact(source, target):
+    assert not Cast(source, target).exact
+    values = random_array((65536,), source, seed=1)
+    (back,) = Cast(source, target).inverse().apply(Cast(source, target).apply((values,)))
+    assert not same_bits(back, values)
+
+
+@pytest.mark.parametrize("source", DTYPES)
+def test_no_cast_warns_or_fails(source):
+    for target in DTYPES:
+        if DTYPES[source].kind == "c" and DTYPES[target].kind != "c":
+            with pytest.raises(PlanError, match="imaginary"):
+                Cast(source, target)
+        else:
+            (made,) = Cast(source, target).apply((random_array((64,), source),))
+            assert made.dtype == DTYPES[target]
+
+
+@pytest.mark.parametrize("source", DTYPES)
+def test_every_exact_cast_has_an_inverse(source):
+    for target in DTYPES:
+        if cast_is_exact(DTYPES[source], DTYPES[target]):
+            assert Cast(source, target).inverse().inverse() == Cast(source, target)
+
+
+def test_same_refuses_tensors_that_differ_in_one_bit():
+    a = np.array([0.0, 1.0], np.float32)
+    b = np.array([-0.0, 1.0], np.float32)
+    assert Same(2).apply((a, a.copy()))[0] is not None
+    with pytest.raises(PlanError, match="different values"):
+        Same(2).apply((a, b))
+
+
+def test_drop_is_not_exact_and_its_inverse_fills():
+    spec = TensorSpec((2,), np.dtype("int64"))
+    assert not Drop(3, spec).exact
+    assert Drop(3, spec).apply((np.zeros(2, np.int64),)) == ()
+    assert_same_bits(Drop(3, spec).inverse().apply(())[0], np.full(2, 3, np.int64))
+
+
+SQUARE = TensorSpec((2, 3), np.dtype("float32"))
+OTHER = TensorSpec((3, 2), np.dtype("float32"))
+DOUBLE = TensorSpec((2, 3), np.dtype("float64"))
+
+
+@pytest.mark.parametrize(
+    ("op", "given_specs"),
+    [
+        (Permute((0, 1, 2)), (SQUARE,)),
+        (Permute((1, 0)), (SQUARE, SQUARE)),
+        (Flip((2,)), (SQUARE,)),
+        (Flip((-1,)), (SQUARE,)),
+        (Reshape((3, 2), (6,)), (SQUARE,)),
+        (Split(0, (1, 2)), (SQUARE,)),
+        (Split(2, (2,)), (SQUARE,)),
+        (Concat(0, (2, 2)), (SQUARE,)),
+        (Concat(0, (2, 3)), (SQUARE, OTHER)),
+        (Concat(0, (2, 2)), (SQUARE, DOUBLE)),
+        (Concat(5, (2, 2)), (SQUARE, SQUARE)),
+        (Stack(0, 2), (SQUARE, OTHER)),
+        (Stack(4, 2), (SQUARE, SQUARE)),
+        (Stack(0, 3), (SQUARE, SQUARE)),
+        (Unstack(0, 3), (SQUARE,)),
+        (Unstack(2, 3), (SQUARE,)),
+        (Order((1, 0)), (SQUARE,)),
+        (Cast("float64", "float32"), (SQUARE,)),
+        (Fill(0, SQUARE), (SQUARE,)),
+        (Drop(0, OTHER), (SQUARE,)),
+        (Copy(2), (SQUARE, SQUARE)),
+        (Same(2), (SQUARE, OTHER)),
+        (Same(2), (SQUARE,)),
+        (Lanes(((), ())), (SQUARE,)),
+        (Lanes(((Flip((5,)),),)), (SQUARE,)),
+    ],
+    ids=str,
+)
+def test_an_op_refuses_what_it_does_not_fit(op, given_specs):
+    with pytest.raises(PlanError):
+        op.spec(given_specs)
+    with pytest.raises(PlanError):
+        op.apply([random_array(spec.shape, spec.dtype) for spec in given_specs])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Permute((0, 0)),
+        lambda: Permute((1, 2)),
+        lambda: Order((0, 2)),
+        lambda: Reshape((2, 3), (5,)),
+    ],
+)
+def test_an_op_that_makes_no_sense_cannot_be_made(make):
+    with pytest.raises(PlanError):
+        make()
+
+
+class Wrong(Op):
+    """Claims to undo itself and does not: what the tests of this file must notice."""
+
+    def spec(self, specs):
+        return specs
+
+    def inverse(self):
+        return self
+
+    def pull(self, output, region, specs):
+        return Permute((1, 0)).pull(output, region, specs)
+
+    def assemble(self, output, region, pieces, specs):
+        return np.roll(pieces[0].T.T, 1)
+
+
+def test_the_checks_notice_a_wrong_op():
+    x = np.arange(4.0).reshape(2, 2)
+    with pytest.raises(AssertionError):
+        assert_same_bits(Wrong().inverse().apply(Wrong().apply((x,)))[0], x)

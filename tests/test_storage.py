@@ -1,0 +1,777 @@
+import json
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toy_format import MAGIC, ToyFormat, ToyFramework, assert_same, descriptors, registry
+
+from bridge_core import (
+    DTYPES,
+    BridgeError,
+    DestinationExists,
+    FlatState,
+    KeyConflict,
+    LayerInfo,
+    LimitExceeded,
+    MalformedFile,
+    PluginError,
+    Residual,
+    ShardError,
+    StateMetadata,
+    SystemFailure,
+    Tensor,
+    TruncatedFile,
+    UnsupportedFeature,
+    UsageError,
+    VerificationError,
+    as_state,
+)
+from bridge_core.execute import Progress
+from bridge_core.storage import Saved, find_weights, open_state, parse_size, save_state
+
+REGISTRY = registry()
+
+
+def small(count=6, dtype="float32"):
+    return {("layers", str(i), "weight"): np.arange(4 * i, 4 * i + 4).astype(dtype) for i in range(count)}
+
+
+def save(state, path, **options):
+    return save_state(state, path, registry=REGISTRY, **options)
+
+
+def load(path, **options):
+    return open_state(path, registry=REGISTRY, **options)
+
+
+def names(folder):
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+# --- sizes
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (7, 7),
+        ("7", 7),
+        ("5GB", 5 * 10**9),
+        ("512MiB", 512 << 20),
+        ("2 kb", 2000),
+        ("1.5KiB", 1536),
+        ("3T", 3 * 10**12),
+        ("10B", 10),
+    ],
+)
+def test_sizes_are_read(text, wanted):
+    assert parse_size(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["", "GB", "5XB", "-1", "1e9", "5iB", "0", 0, -3, True, 1.5, "0.1B"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(UsageError, match="size"):
+        parse_size(text)
+
+
+# --- files
+
+
+def test_a_file_holds_what_was_saved(tmp_path):
+    state = FlatState(small(), layout="torch")
+    saved = save(state, tmp_path / "a.safetensors", verify=True)
+    assert saved.format == "safetensors"
+    assert saved.files == (tmp_path / "a.safetensors",)
+    assert saved.total_bytes == (tmp_path / "a.safetensors").stat().st_size
+    assert set(saved.checksums) == set(state)
+    assert names(tmp_path) == ["a.safetensors"]
+    with load(tmp_path / "a.safetensors") as back:
+        assert back.layout == "torch"
+        assert_same(back, state)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "wanted"),
+    [
+        ("x.toy", {}, "toy"),
+        ("x.bin", {}, "toy"),
+        ("X.SAFETENSORS", {}, "safetensors"),
+        ("weights", {}, "safetensors"),
+        ("weights.of.mine", {}, "safetensors"),
+        ("x.safetensors", {"format": "toy"}, "toy"),
+    ],
+)
+def test_the_format_follows_the_option_then_the_name(tmp_path, name, options, wanted):
+    assert save(small(), tmp_path / name, **options).format == wanted
+    with load(tmp_path / name) as back:
+        assert_same(back, small())
+
+
+def test_without_an_extension_the_layouts_framework_decides(tmp_path):
+    toys = registry(frameworks=(ToyFramework(),))
+    state = FlatState(small(), layout="toyland")
+    assert save_state(state, tmp_path / "weights", registry=toys).format == "toy"
+
+
+def test_an_unknown_format_is_a_usage_error(tmp_path):
+    with pytest.raises(UsageError, match="no format 'gold'"):
+        save(small(), tmp_path / "a", format="gold")
+    with pytest.raises(UsageError, match="no format 'gold'"):
+        load(tmp_path / "a", format="gold")
+    assert names(tmp_path) == []
+
+
+def test_plain_dicts_with_dotted_names_are_states(tmp_path):
+    save({"a.b": np.ones(2), "c": np.zeros(())}, tmp_path / "a.safetensors")
+    with load(tmp_path / "a.safetensors") as back:
+        assert list(back) == [("a", "b"), ("c",)]
+
+
+def test_a_key_of_other_things_than_strings_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="is no key"):
+        save({("layers", 0): np.ones(2)}, tmp_path / "a.safetensors")
+
+
+def test_dtypes_the_format_lacks_are_refused_all_at_once_before_anything_is_made(tmp_path):
+    state = {"a": np.ones(2), "b": np.ones(2, "f4"), "c": np.zeros(3)}
+    with pytest.raises(UnsupportedFeature, match=r"float64, which 2 tensors have: a, c"):
+        save(state, tmp_path / "out.toy", progress=lambda _: pytest.fail("wrote"))
+    with pytest.raises(UnsupportedFeature):
+        save(state, tmp_path / "out/", format="toy")
+    assert names(tmp_path) == []
+
+
+def test_an_empty_state_can_be_saved(tmp_path):
+    save({}, tmp_path / "a.safetensors")
+    save({}, tmp_path / "folder/", max_shard_size=10)
+    assert names(tmp_path / "folder") == ["model.safetensors"]
+    with load(tmp_path / "folder") as back:
+        assert len(back) == 0
+
+
+def test_an_existing_file_is_replaced_only_when_asked(tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_text("precious")
+    path.chmod(0o640)
+    with pytest.raises(DestinationExists, match="--overwrite"):
+        save(small(), path)
+    assert path.read_text() == "precious"
+    save(small(), path, overwrite=True)
+    assert path.stat().st_mode & 0o777 == 0o640
+    with load(path) as back:
+        assert_same(back, small())
+
+
+def test_new_files_get_the_usual_mode(tmp_path):
+    mask = os.umask(0o027)
+    try:
+        save(small(), tmp_path / "a.safetensors")
+        save(small(), tmp_path / "f", max_shard_size=40)
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "f").stat().st_mode & 0o777 == 0o750
+    assert {p.stat().st_mode & 0o777 for p in (tmp_path / "f").iterdir()} == {0o640}
+
+
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [
+        ("nowhere/a.safetensors", SystemFailure),
+        ("nowhere/deep/", SystemFailure),
+        ("file/a.safetensors", SystemFailure),
+        ("nul\0", UsageError),
+        ("x" * 300, SystemFailure),
+        ("/", UsageError),
+    ],
+)
+def test_impossible_destinations_are_clear_errors(tmp_path, path, error):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(error):
+        save(small(), path if path == "/" else f"{tmp_path}/{path}", overwrite=True)
+    assert names(tmp_path) == ["file"]
+
+
+def test_the_longest_names_work(tmp_path):
+    path = tmp_path / ("x" * 255)
+    save(small(), path)
+    save(small(), path, overwrite=True)
+    assert names(tmp_path) == [path.name]
+
+
+def test_a_fifo_as_destination_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DestinationExists, match="no regular file"):
+        save(small(), tmp_path / "pipe", overwrite=True)
+
+
+# --- folders
+
+
+def test_a_folder_gets_one_file_if_all_fits(tmp_path):
+    saved = save(small(), tmp_path / "f", max_shard_size="1MB")
+    assert names(tmp_path / "f") == ["model.safetensors"]
+    assert saved.files == (tmp_path / "f" / "model.safetensors",)
+
+
+@pytest.mark.parametrize("make", [lambda d: f"{d}/new/", lambda d: (d / "new").mkdir() or d / "new"])
+def test_a_slash_or_an_existing_folder_means_a_folder(tmp_path, make):
+    save(small(), make(tmp_path))
+    assert names(tmp_path / "new") == ["model.safetensors"]
+
+
+def test_shards_and_their_index_are_named_and_read_back(tmp_path):
+    saved = save(small(5), tmp_path / "f", max_shard_size=32, verify=True)
+    assert [path.name for path in saved.files] == [
+        "model-00001-of-00003.safetensors",
+        "model-00002-of-00003.safetensors",
+        "model-00003-of-00003.safetensors",
+        "model.safetensors.index.json",
+    ]
+    assert saved.total_bytes == sum(path.stat().st_size for path in saved.files)
+    assert names(tmp_path) == ["f"]
+    document = json.loads((tmp_path / "f" / "model.safetensors.index.json").read_text())
+    assert document["metadata"]["total_size"] == 5 * 16
+    assert list(document["weight_map"]) == [f"layers.{i}.weight" for i in range(5)]
+    for source in (tmp_path / "f", tmp_path / "f" / "model.safetensors.index.json"):
+        with load(source) as back:
+            assert list(back) == list(small(5))
+            assert_same(back, small(5))
+
+
+def test_a_format_without_usual_names_cannot_fill_a_folder(tmp_path):
+    class Nameless(ToyFormat):
+        name, names, extensions = "nameless", None, (".nameless",)
+
+        def sniff(self, file):
+            return False
+
+    with pytest.raises(UsageError, match="no usual file names"):
+        save_state(
+            small(), tmp_path / "f", max_shard_size=8, format="nameless", registry=registry(Nameless())
+        )
+
+
+def test_an_existing_folder_is_replaced_only_when_asked(tmp_path):
+    folder = tmp_path / "f"
+    save(small(5), folder, max_shard_size=32)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(DestinationExists):
+        save(small(2), folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert names(tmp_path) == ["f"]
+
+
+def test_replacing_a_folder_removes_all_old_weights_and_keeps_the_rest(tmp_path):
+    folder = tmp_path / "f"
+    save(small(5), folder, max_shard_size=32)
+    stale = [
+        "toy_model.toy",
+        "toy_model-00001-of-00002.toy",
+        "model.fp16.safetensors",
+        "model.safetensors.index.fp16.json",
+        "model.fp16-00001-of-00002.safetensors",
+        "diffusion_pytorch_model.safetensors",
+        "toy_model.toy.index.json",
+    ]
+    for name in stale:
+        (folder / name).write_bytes(b"old")
+    (folder / "config.json").write_text("{}")
+    (folder / "my.safetensors").write_bytes(b"mine")
+    (folder / "sub").mkdir(mode=0o700)
+    (folder / "sub" / "model.safetensors").write_bytes(b"another model")
+    (folder / "sub" / "link").symlink_to("../config.json")
+    (folder / "dangling").symlink_to("nothing")
+    save(small(2), folder, overwrite=True)
+    assert names(folder) == ["config.json", "dangling", "model.safetensors", "my.safetensors", "sub"]
+    assert (folder / "my.safetensors").read_bytes() == b"mine"
+    assert (folder / "sub" / "model.safetensors").read_bytes() == b"another model"
+    assert (folder / "sub" / "link").read_text() == "{}"
+    assert (folder / "sub").stat().st_mode & 0o777 == 0o700
+    assert (folder / "dangling").readlink() == Path("nothing")
+    assert names(tmp_path) == ["f"]
+    with load(folder) as back:
+        assert_same(back, small(2))
+
+
+def test_what_cannot_be_kept_in_a_replaced_folder_stops_it(tmp_path):
+    folder = tmp_path / "f"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe")
+    with pytest.raises(DestinationExists, match="'pipe'"):
+        save(small(), folder, overwrite=True)
+    assert names(folder) == ["pipe"]
+    (folder / "pipe").unlink()
+    (folder / "model.safetensors").mkdir()
+    with pytest.raises(DestinationExists, match="would be lost"):
+        save(small(), folder, overwrite=True)
+    assert names(folder) == ["model.safetensors"]
+    assert names(tmp_path) == ["f"]
+
+
+def test_a_file_where_a_folder_is_to_be_is_refused(tmp_path):
+    (tmp_path / "f").write_text("x")
+    with pytest.raises(DestinationExists, match="is no folder"):
+        save(small(), tmp_path / "f", max_shard_size=32, overwrite=True)
+    assert (tmp_path / "f").read_text() == "x"
+
+
+def test_a_state_can_be_saved_over_its_own_source(tmp_path):
+    folder = tmp_path / "f"
+    save(small(5), folder, max_shard_size=32)
+    with load(folder) as state:
+        save(state, folder, max_shard_size=48, overwrite=True, verify=True)
+        assert_same(state, small(5))
+    assert names(folder)[0] == "model-00001-of-00002.safetensors"
+    with load(folder) as back:
+        assert_same(back, small(5))
+
+
+# --- metadata
+
+
+def rich():
+    tensors = small(4)
+    tied = as_state(tensors).tensor(("layers", "0", "weight"))
+    tensors[("layers", "0", "weight")] = tied
+    tensors[("head", "weight")] = tied
+    tensors[("odd", "na.me", "w")] = np.ones(3, "f4")
+    metadata = StateMetadata(
+        layers={("layers", "1"): LayerInfo("linear", "rule", ("weight",))},
+        ties={("head", "weight"): ("layers", "0", "weight")},
+        residuals={("bn", "n"): Residual.of(np.array(7))},
+        empty=(("layers", "9"),),
+        forms={"flax": "variables"},
+        extra={"note": "hello"},
+    )
+    return FlatState(tensors, layout="neutral", metadata=metadata)
+
+
+@pytest.mark.parametrize("format", ["safetensors", "toy"])
+def test_a_sharded_set_keeps_all_metadata_and_odd_names(tmp_path, format):
+    state = rich()
+    save(state, tmp_path / "f", format=format, max_shard_size=40, verify=True)
+    assert len(names(tmp_path / "f")) > 2
+    with load(tmp_path / "f") as back:
+        assert_same(back, state)
+        assert back.layout == "neutral"
+        got, wanted = back.metadata, state.metadata
+        assert (got.layers, got.ties, got.empty, got.forms) == (
+            wanted.layers, wanted.ties, wanted.empty, wanted.forms
+        )  # fmt: skip
+        assert got.residuals[("bn", "n")].array() == 7
+        assert back.tensor(("head", "weight")) is back.tensor(("layers", "0", "weight"))
+        if format == "safetensors":
+            assert got.extra["note"] == "hello"
+
+
+@pytest.mark.parametrize(("format", "listed"), [("safetensors", False), ("toy", True)])
+def test_the_index_lists_exactly_the_names_that_stand_in_the_shards(tmp_path, format, listed):
+    save(rich(), tmp_path / "f", format=format, max_shard_size=40)
+    (index,) = (tmp_path / "f").glob("*.index.json")
+    document = json.loads(index.read_text())
+    assert ("head.weight" in document["weight_map"]) is listed
+    assert document["metadata"]["total_size"] == 4 * 16 + 12
+
+
+def test_two_keys_that_flatten_to_one_name_are_refused(tmp_path):
+    state = {("a", "b.c"): np.ones(4), ("a.b", "c"): np.ones(4)}
+    with pytest.raises(KeyConflict, match="both flatten"):
+        save(state, tmp_path / "f", max_shard_size=40)
+    assert names(tmp_path) == []
+
+
+def shards_of(state, limit, tmp_path, format="safetensors"):
+    save(state, tmp_path / "out", max_shard_size=limit, format=format)
+    files = sorted(path for path in (tmp_path / "out").iterdir() if path.suffix != ".json")
+    result = []
+    for path in files:
+        with load(path) as part:
+            result.append(sorted(".".join(key) for key in part))
+    return result
+
+
+def of(**sizes):
+    return {name: np.zeros(size, "u1") for name, size in sizes.items()}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "wanted"),
+    [
+        ({"a": 100, "b": 10, "c": 10}, [["a"], ["b", "c"]]),
+        ({"a": 10, "b": 100, "c": 10}, [["a"], ["b"], ["c"]]),
+        ({"a": 10, "b": 10, "c": 10}, [["a", "b"], ["c"]]),
+        ({"a": 20, "b": 20}, [["a"], ["b"]]),
+        ({"a": 0, "b": 100, "c": 0, "d": 1}, [["a", "b"], ["c", "d"]]),
+    ],
+)
+def test_shards_fill_in_order_and_none_is_empty(tmp_path, sizes, wanted):
+    assert shards_of(of(**sizes), 20, tmp_path) == wanted
+
+
+@pytest.mark.parametrize("format", ["safetensors", "toy"])
+def test_tied_tensors_go_with_the_kept_one(tmp_path, format):
+    state = as_state(of(a=15, b=15, c=4, d=15))
+    tensors = dict(state.tensors())
+    tied = {"first": tensors[("d",)], **{k[0]: v for k, v in tensors.items()}, "last": tensors[("a",)]}
+    ties = {("first",): ("d",), ("last",): ("a",)}
+    state = FlatState(tied, layout="toy", metadata=StateMetadata(ties=ties))
+    assert shards_of(state, 20, tmp_path, format) == [["a", "last"], ["b", "c"], ["d", "first"]]
+
+
+# --- finding weights in folders
+
+
+def put(folder, *files):
+    for name in files:
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        if name.endswith(".json"):
+            continue
+        save(
+            {name: np.ones(1, "f4")}, path, format="toy" if name.endswith((".toy", ".bin")) else "safetensors"
+        )
+    for name in files:
+        if name.endswith(".json"):
+            shard = next(n for n in files if "-of-" in n)
+            (folder / name).write_text(json.dumps({"weight_map": {shard: shard}}))
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        (["model.safetensors", "toy_model.toy"], "model.safetensors"),
+        (["toy_model.toy", "model.fp16.safetensors"], "toy_model.toy"),
+        (["model.fp16.safetensors"], "model.fp16.safetensors"),
+        (["diffusion_pytorch_model.safetensors"], "diffusion_pytorch_model.safetensors"),
+        (["diffusion_pytorch_model.fp16.safetensors"], "diffusion_pytorch_model.fp16.safetensors"),
+        (["model.safetensors", "diffusion_pytorch_model.safetensors"], "model.safetensors"),
+        (
+            ["model.safetensors.index.json", "model-00001-of-00001.safetensors", "model.safetensors"],
+            "model.safetensors.index.json",
+        ),
+        (
+            ["model.safetensors.index.fp16.json", "model.fp16-00001-of-00001.safetensors"],
+            "model.safetensors.index.fp16.json",
+        ),
+        (["odd.name"], "odd.name"),
+        (["odd.bin", "training_args.bin", "optimizer.bin", ".hidden.toy"], "odd.bin"),
+        (["strange.index.json", "part-1-of-2.safetensors"], "strange.index.json"),
+    ],
+)
+def test_weights_are_found_by_their_usual_names_in_order(tmp_path, files, wanted):
+    put(tmp_path, *files)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "README.md").write_text("# Model")
+    (tmp_path / "sub").mkdir()
+    assert find_weights(tmp_path, registry=REGISTRY) == tmp_path / wanted
+
+
+def test_a_wanted_layout_or_format_goes_first(tmp_path):
+    save(FlatState(small(), layout="torch"), tmp_path / "model.safetensors")
+    save(FlatState(small(), layout="toy"), tmp_path / "toy_model.toy")
+    for options, wanted in [
+        ({}, "model.safetensors"),
+        ({"layout": "torch"}, "model.safetensors"),
+        ({"layout": "toy"}, "toy_model.toy"),
+        ({"layout": "flax"}, "model.safetensors"),
+        ({"format": "toy"}, "toy_model.toy"),
+    ]:
+        assert find_weights(tmp_path, registry=REGISTRY, **options).name == wanted, options
+
+
+@pytest.mark.parametrize(
+    ("files", "error", "says"),
+    [
+        ([], MalformedFile, "Looked for model.safetensors.index.json, model.safetensors"),
+        (["a.toy", "b.safetensors"], MalformedFile, "several files.*a.toy, b.safetensors"),
+        (["model-00001-of-00002.safetensors"], ShardError, "no index"),
+        (["model.fp16.safetensors", "model.bf16.safetensors"], UsageError, "several variants"),
+        (
+            [
+                "model.fp16.safetensors",
+                "model.safetensors.index.bf16.json",
+                "model-00001-of-00001.safetensors",
+            ],
+            UsageError,
+            "several variants",
+        ),
+    ],
+)
+def test_a_folder_that_leaves_a_doubt_is_an_error(tmp_path, files, error, says):
+    put(tmp_path, *files)
+    (tmp_path / "notes.txt").write_text("text")
+    with pytest.raises(error, match=says):
+        load(tmp_path)
+
+
+# --- what a file is
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "git-lfs pointer"),
+        (b"<!DOCTYPE html><html></html>", "web page"),
+        (b"\n  <html>", "web page"),
+        (b"GGUF\3\0\0\0" + bytes(16), "GGUF"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(16), "HDF5"),
+        (b"\x93NUMPY\1\0" + bytes(16), "numpy array"),
+        (b"PK\3\4" + bytes(40), "zip"),
+        (b"\x1f\x8b" + bytes(40), "gzip"),
+        (b"\x80\2}q\0." + bytes(10), "pickle"),
+        (bytes(257) + b"ustar" + bytes(300), "tar"),
+        (bytes(40) + bytes.fromhex("57fb808b247547db"), "TensorFlow"),
+        (b"just some text that is long enough", "no known format"),
+        (b'["a", "list"]' + b" " * 20, "no known format"),
+        (b'{"weight_map": []}', "weight_map"),
+        (b'{"architectures": ["X"]}', "'weight_map' is missing"),
+    ],
+)
+@pytest.mark.parametrize("name", ["file", "model.toy"])
+def test_what_is_no_weights_is_told_apart(tmp_path, content, says, name):
+    (tmp_path / name).write_bytes(content)
+    if name == "model.toy" and says in ("zip", "pickle", "tar", "no known format"):
+        says = "is no toy"  # its own format says what is wrong
+    with pytest.raises(MalformedFile, match=says) as caught:
+        load(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"1234567"])
+def test_files_too_short_for_anything_are_truncated(tmp_path, content):
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(TruncatedFile):
+        load(tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["pipe", "/dev/zero", "missing", "file/inside", "nul\0name", "socket"])
+def test_what_is_no_file_is_refused_without_blocking(tmp_path, name):
+    import socket
+
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_text("")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        with pytest.raises(MalformedFile):
+            load(name if name.startswith("/") else f"{tmp_path}/{name}")
+
+
+def test_a_link_that_leads_in_a_circle_is_a_clear_error(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(BridgeError):
+        load(tmp_path / "loop")
+
+
+class Claims(ToyFormat):
+    name, extensions = "claims", (".claims",)
+
+
+class Throws(ToyFormat):
+    name, extensions = "throws", (".throws",)
+
+    def sniff(self, file):
+        if file.path.suffix == ".sniff":
+            raise ZeroDivisionError("oops")
+        return file.path.suffix == ".throws"
+
+    def open(self, file):
+        raise {b"m": MemoryError, b"o": OSError}.get(file.read(0, 1), IndexError)("oops")
+
+
+def test_a_file_that_two_formats_claim_needs_the_option(tmp_path):
+    save(small(), tmp_path / "a.toy")
+    two = registry(Claims())
+    with pytest.raises(MalformedFile, match=r"claims, toy.*--format"):
+        open_state(tmp_path / "a.toy", registry=two)
+    with open_state(tmp_path / "a.toy", registry=two, format="toy") as back:
+        assert_same(back, small())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error"),
+    [
+        ("a.sniff", "x", PluginError),
+        ("a.throws", "x", MalformedFile),
+        ("a.throws", "m", LimitExceeded),
+        ("a.throws", "o", SystemFailure),
+    ],
+)
+def test_what_a_formats_code_raises_reaches_nobody_raw(tmp_path, name, content, error):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(error, match=r"throws|memory|oops"):
+        open_state(tmp_path / name, registry=registry(Throws()))
+
+
+@pytest.mark.parametrize(
+    ("stored", "keys", "asked", "wanted"),
+    [
+        ("torch", "toy", None, "torch"),
+        (None, "toy", None, "toyland"),
+        (None, "other", None, None),
+        ("torch", "toy", "neutral", "neutral"),
+    ],
+)
+def test_the_layout_is_the_askers_then_the_files_then_the_owners(tmp_path, stored, keys, asked, wanted):
+    toys = registry(frameworks=(ToyFramework(),))
+    save(FlatState({f"{keys}.w": np.ones(2)}, layout=stored), tmp_path / "a.safetensors")
+    with open_state(tmp_path / "a.safetensors", registry=toys, layout=asked) as state:
+        assert state.layout == wanted
+
+
+def test_reading_from_a_closed_state_is_a_clear_error(tmp_path):
+    save(small(), tmp_path / "f", max_shard_size=32)
+    before = descriptors()
+    with load(tmp_path / "f") as state:
+        assert descriptors() == before + 3
+    assert descriptors() == before
+    with pytest.raises(SystemFailure, match="closed"):
+        state[("layers", "0", "weight")]
+
+
+def test_a_file_that_cannot_be_opened_leaves_no_descriptor(tmp_path):
+    (tmp_path / "a.toy").write_bytes(MAGIC + bytes(100))
+    before = descriptors()
+    with pytest.raises(MalformedFile):
+        load(tmp_path / "a.toy")
+    assert descriptors() == before
+
+
+# --- proof of what was written
+
+
+class Wrong(ToyFormat):
+    """Writes something else than it was given."""
+
+    name, extensions = "wrong", (".wrong",)
+
+    def __init__(self, change):
+        self._change = change
+
+    def sniff(self, file):
+        return False
+
+    def write(self, state, target):
+        super().write(self._change(state), target)
+
+
+def without_ties(state):
+    return FlatState(state, layout=state.layout)
+
+
+def tied_pair():
+    tensor = as_state({"a": np.ones(4, "f4")}).tensor(("a",))
+    return FlatState({"a": tensor, "b": tensor}, metadata=StateMetadata(ties={("b",): ("a",)}))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda s: s.select(list(s)[1:]), "lacks a"),
+        (lambda s: s.union({"z": np.ones(1, "f4")}), "has unasked z"),
+        (lambda s: FlatState({k: v.astype("f2") for k, v in s.items()}), "another shape or dtype a, b"),
+        (lambda s: FlatState({k: v.reshape(2, 2) for k, v in s.items()}), "another shape or dtype a, b"),
+        (without_ties, "does not tie b"),
+    ],
+)
+@pytest.mark.parametrize("path", ["out.wrong", "out/"])
+def test_a_file_that_holds_something_else_is_never_put_in_place(tmp_path, change, says, path):
+    wrong = registry(Wrong(change))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(VerificationError, match=says) as caught:
+        save_state(tied_pair(), f"{tmp_path}/{path}", registry=wrong, format="wrong")
+    assert ".ckptbridge-" not in str(caught.value)
+    assert names(tmp_path) == ["out"]
+    assert names(tmp_path / "out") == []
+
+
+class Flips(ToyFormat):
+    name, extensions = "flips", (".flips",)
+
+    def sniff(self, file):
+        return False
+
+    def write(self, state, target):
+        super().write(state, target)
+        with target.path.open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            file.write(b"\x55")
+
+
+@pytest.mark.parametrize("options", [{}, {"max_shard_size": 32}])
+def test_verify_finds_one_changed_byte(tmp_path, options):
+    flips = registry(Flips())
+    with pytest.raises(VerificationError, match="differ in layers"):
+        save_state(small(), tmp_path / "a", registry=flips, format="flips", verify=True, **options)
+    assert names(tmp_path) == []
+    save_state(small(), tmp_path / "a", registry=flips, format="flips", **options)
+
+
+class Unreadable(Flips):
+    name, extensions = "unreadable", (".unreadable",)
+
+    def write(self, state, target):
+        ToyFormat.write(self, state, target)
+        os.truncate(target.path, 100)
+
+
+def test_a_file_that_cannot_be_read_again_is_never_put_in_place(tmp_path):
+    with pytest.raises(VerificationError, match="cannot be read again"):
+        save_state(small(), tmp_path / "a.unreadable", registry=registry(Unreadable()))
+    assert names(tmp_path) == []
+
+
+# --- progress
+
+
+@pytest.mark.parametrize("options", [{}, {"max_shard_size": 4000}])
+def test_progress_counts_every_byte_once_and_never_back(tmp_path, options):
+    state = {f"w{i}": np.full(300 + i, i, "f4") for i in range(20)}
+    seen = []
+    active = threading.Semaphore(1)
+
+    def note(progress):
+        assert active.acquire(blocking=False), "two calls at once"
+        seen.append(progress)
+        active.release()
+
+    save(state, tmp_path / "a", workers=4, progress=note, **options)
+    total = sum(v.nbytes for v in state.values())
+    assert all(isinstance(p, Progress) and p.total == total for p in seen)
+    done = [p.done for p in seen]
+    assert done == sorted(done)
+    assert done[-1] == total
+    assert {p.key for p in seen} == {(name,) for name in state}
+
+
+def test_progress_ends_at_the_total_where_values_are_packed_or_tied(tmp_path):
+    packed = np.zeros(64, DTYPES["float4_e2m1fn"])
+    for name, state in [("p", {"a": packed}), ("t", tied_pair())]:
+        seen = []
+        save(state, tmp_path / f"{name}.safetensors", progress=seen.append)
+        assert seen[-1].done == seen[-1].total
+
+
+def test_the_report_is_frozen():
+    saved = Saved((), "toy", 0, {})
+    with pytest.raises(AttributeError):
+        saved.format = "x"
+
+
+def test_a_lazy_source_is_read_a_block_at_a_time(tmp_path):
+    sizes = []
+
+    class Watching:
+        spec = as_state({"a": np.zeros((4096, 1024), "f4")}).spec(("a",))
+
+        def read(self, region):
+            part = np.zeros(tuple(s.stop - s.start for s in region), "f4")
+            sizes.append(part.nbytes)
+            return part
+
+    assert isinstance(Watching(), Tensor)
+    save({"a": Watching()}, tmp_path / "a.safetensors", workers=2, max_ram="6MB")
+    assert sum(sizes) == 4096 * 1024 * 4
+    assert max(sizes) <= 1 << 20
