@@ -37,6 +37,7 @@ from bridge_core.interfaces import (
     FileImage,
     Format,
     Framework,
+    Relocating,
     ShardNames,
     WriteTarget,
 )
@@ -174,6 +175,7 @@ __all__ = [
     "Progress",
     "Region",
     "Registry",
+    "Relocating",
     "Report",
     "Reshape",
     "Residual",

@@ -117,8 +117,24 @@ def cast_is_exact(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
         wide_mantissa, wide_top, wide_bottom, wide_zero = _format(target)
         fits = mantissa <= wide_mantissa and top <= wide_top and bottom >= wide_bottom
         return fits and (wide_zero or not zero)
-    if (source.kind == "c") != (target.kind == "c"):
-        return False  # back from complex numbers, imaginary parts would have to go
-    if source.kind in "biuc" and target.kind in "biufc":
-        return bool(np.can_cast(source, target, "safe"))
-    return False
+    if source.kind == "c" or target.kind == "c":
+        # A real number could not come back: imaginary parts would have to go.
+        return source.kind == target.kind and source.itemsize < target.itemsize
+    integer, wide = _integer(source), _integer(target)
+    if integer is None:
+        return False
+    bits, signed = integer
+    if wide is not None:
+        return target.kind != "b" and bits <= wide[0] and (wide[1] or not signed)
+    mantissa, top, _, zero = _format(target)
+    return zero and bits <= mantissa + 1 and bits + signed <= top
+
+
+def _integer(dtype: np.dtype[Any]) -> tuple[int, bool] | None:
+    """Return the bits of the magnitude and whether there is a sign; None if it is no integer."""
+    if dtype.kind == "b":
+        return 1, False
+    if is_floating(dtype) or dtype.kind == "c":
+        return None
+    signed = not dtype.name.startswith("u")
+    return int(dtype.name.lstrip("uint")) - signed, signed

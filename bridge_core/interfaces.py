@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -18,6 +18,7 @@ __all__ = [
     "FileImage",
     "Format",
     "Framework",
+    "Relocating",
     "ShardNames",
     "WriteTarget",
 ]
@@ -134,7 +135,7 @@ class Format(Protocol):
     """Usual names in a folder; None if it has none."""
 
     def sniff(self, file: SourceFile) -> bool:
-        """Tell from the content whether the file is of this format, damaged or not; never raise for bad content."""
+        """Tell from the content whether the file is of this format, damaged or not; never raise for that."""
         ...
 
     def open(self, file: SourceFile) -> FlatState:
@@ -173,4 +174,18 @@ class Framework(Protocol):
 
     def build(self, state: FlatState, like: Any) -> Any:
         """Return live tensors in the structure of ``like`` (None: the framework's plain tree)."""
+        ...
+
+
+@runtime_checkable
+class Relocating(Protocol):
+    """A framework adapter some of whose leaves stand apart from the layer that they belong to."""
+
+    def place(self, key: Key, present: Collection[Key]) -> tuple[Key, str] | None:
+        """Return the layer path and leaf name of such a leaf, or None for one that stands where it belongs.
+
+        Args:
+            key: A key without its collection head.
+            present: Every key of the state, without heads.
+        """
         ...

@@ -104,7 +104,9 @@ def flat_names(keys: Iterable[Key], separator: str = ".") -> tuple[dict[Key, str
     return {key: join_key(key, separator, escape=True) for key in keys}, True
 
 
-_DIGITS = re.compile(r"(\d+)")
+_DIGITS = re.compile(r"(\d{1,4000})")  # Python refuses to read longer numbers
+_FOLDED = re.compile(r"(?<![0-9])(?:0|[1-9][0-9]{0,8})(?![0-9])")
+"""Numbers that folding gives back as they were: none with zeros in front."""
 
 
 def natural_order(key: Key) -> tuple[tuple[tuple[int, int, str], ...], ...]:
@@ -360,16 +362,14 @@ def fold_names(names: Iterable[str]) -> list[tuple[str, int]]:
     >>> fold_names(["h.0.w", "h.1.w", "h.2.w", "out"])
     [('h.{0..2}.w', 3), ('out', 1)]
     """
-    groups: dict[str, list[tuple[int, ...]]] = {}
+    groups: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
     for name in names:
-        numbers = tuple(int(n) for n in _DIGITS.findall(name))
-        groups.setdefault(_DIGITS.sub("\0", name), []).append(numbers)
+        numbers = tuple(int(n) for n in _FOLDED.findall(name))
+        groups.setdefault(tuple(_FOLDED.split(name)), []).append(numbers)
     folded = []
-    for shape, rows in groups.items():
-        text = shape
-        for column in zip(*rows, strict=True):
-            values = sorted(set(column))
-            text = text.replace("\0", _numbers_text(values), 1)
+    for between, rows in groups.items():
+        columns = (_numbers_text(sorted(set(column))) for column in zip(*rows, strict=True))
+        text = "".join(part for pair in zip(between, (*columns, ""), strict=True) for part in pair)
         folded.append((text, len(rows)))
     return folded
 

@@ -85,6 +85,7 @@ class LayerTransform:
             alone prove the kind. None: they never do. Empty: they always do.
         exclusive: Fits only where the layer's path holds nothing else, neither leaf nor layer.
         hints: Words in a path that make this the likely reading: a guess, never evidence.
+        needs_template: Whether only a template can tell where its leaves stand.
 
     Raises:
         PluginError: The name has no framework, or two leaves have one name or role.
@@ -98,6 +99,7 @@ class LayerTransform:
     certain_with: tuple[str, ...] | None = None
     exclusive: bool = False
     hints: tuple[str, ...] = ()
+    needs_template: bool = False
 
     def __post_init__(self) -> None:
         """Check."""

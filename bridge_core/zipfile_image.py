@@ -127,7 +127,7 @@ def _directory(file: SourceFile) -> tuple[int, int, int]:
     while True:
         at = tail.rfind(b"PK\5\6", 0, at)
         if at < 0:
-            raise TruncatedFile("has no end-of-archive record: it is cut off, or no zip.", path=file.name)
+            raise _without_end(tail, file)
         if at + _END.size <= len(tail):
             _, disk, first_disk, here, count, size, start, comment = _END.unpack_from(tail, at)
             if at + _END.size + comment == len(tail):
@@ -156,6 +156,14 @@ def _directory(file: SourceFile) -> tuple[int, int, int]:
             path=file.name,
         )
     return start, size, count
+
+
+def _without_end(tail: bytes, file: SourceFile) -> MalformedFile:
+    if b"PK\5\6" in tail[: -_END.size]:
+        return MalformedFile("holds more bytes behind its end-of-archive record.", path=file.name)
+    if file.size >= 4 and file.read(0, 4) not in (b"PK\3\4", b"PK\5\6"):
+        return MalformedFile("is no zip archive.", path=file.name)
+    return TruncatedFile("has no end-of-archive record: it is cut off.", path=file.name)
 
 
 def _entry(raw: bytes, at: int, file: SourceFile) -> tuple[ZipMember, int, int]:

@@ -72,7 +72,7 @@ def to_neutral(
     rules: Iterable[Rule] = (),
     accept_guesses: bool = False,
 ) -> FlatState:
-    """Return the neutral state of Linen variables or params, an `nnx.Module` or an `nnx.State`; it is not changed.
+    """Return the neutral state of a Linen tree, an `nnx.Module` or an `nnx.State`; it is not changed.
 
     Args:
         variables_or_nnx: The weights. Values are read when the result's are.

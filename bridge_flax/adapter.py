@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -39,6 +39,21 @@ class FlaxFramework:
         last = [key[-1] for key in names if key]
         ours = sum(name in _OURS for name in last)
         return ours > sum(name in _NOT_OURS for name in last)
+
+    def place(self, key: Key, present: Collection[Key]) -> tuple[Key, str] | None:
+        """Return the layer that a scale of Linen's ``WeightNorm`` belongs to.
+
+        The wrapper keeps it as ``<layer>/<leaf>/scale`` below itself; the layer stands beside the wrapper,
+        inside it, or further up.
+        """
+        *layer, leaf, last = key[-1].split("/") if "/" in key[-1] else ("", "", "")
+        if last != "scale" or not layer:
+            return None
+        for depth in range(len(key) - 1, -1, -1):
+            path = (*key[:depth], *layer)
+            if (*path, leaf) in present:
+                return path, f"{leaf}/scale"
+        return None
 
     def accepts(self, value: Any) -> bool:
         """Tell whether a live object is Flax's; imports nothing.

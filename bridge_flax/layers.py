@@ -20,7 +20,6 @@ TRANSFORMS: tuple[LayerTransform, ...] = (
         leaves=(Leaf("kernel", "kernel", "in out"), _BIAS),
         modules=("flax.linen.linear.Dense", "flax.nnx.nn.linear.Linear"),
         certain_with=(),
-        hints=("dense", "linear", "proj", "fc"),
     ),
     LayerTransform(
         "flax.embedding",
@@ -28,14 +27,12 @@ TRANSFORMS: tuple[LayerTransform, ...] = (
         leaves=(Leaf("embedding", "embedding", "num features"),),
         modules=("flax.linen.linear.Embed", "flax.nnx.nn.linear.Embed"),
         certain_with=(),
-        hints=("embed", "embedding", "embeddings"),
     ),
     LayerTransform(
         "flax.conv",
         kind="conv",
         leaves=(Leaf("kernel", "kernel", "+k in out"), _BIAS),
         modules=("flax.linen.linear.Conv", "flax.nnx.nn.linear.Conv"),
-        hints=("conv", "conv1", "conv2", "conv3"),
     ),
     LayerTransform(
         "flax.conv_transpose",
@@ -51,6 +48,7 @@ TRANSFORMS: tuple[LayerTransform, ...] = (
         leaves=(Leaf("kernel", "kernel", "+k out in", flip=("k",)), _BIAS),
         modules=("flax.linen.linear.ConvTranspose", "flax.nnx.nn.linear.ConvTranspose"),
         settings={"transpose_kernel": True},
+        hints=("transpose_kernel",),
     ),
     LayerTransform(
         "flax.norm",
@@ -99,6 +97,18 @@ TRANSFORMS: tuple[LayerTransform, ...] = (
         modules=("flax.nnx.nn.normalization.WeightNorm",),
         settings={"feature_axes": -1, "transpose_kernel": False},
         certain_with=("scales.kernel", "layer_instance.kernel"),
+    ),
+    LayerTransform(
+        "flax.linen_weight_norm",
+        kind="weight_norm",
+        leaves=(Leaf("kernel/scale", "g", "out"), Leaf("kernel", "v", "*k in out"), _BIAS),
+        modules=(
+            "flax.linen.linear.Dense",
+            "flax.linen.linear.Conv",
+        ),
+        certain_with=("kernel/scale",),
+        # Linen keeps the scale below the wrapper, whose name only a template tells.
+        needs_template=True,
     ),
     LayerTransform(
         "flax.prelu",

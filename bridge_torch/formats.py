@@ -124,7 +124,7 @@ class TorchFormat:
 
         Raises:
             UnsupportedFeature: torch has no such dtype, or a name is no text; all of them are listed.
-            KeyConflict: Two keys join to one name.
+            KeyConflict: Two keys join to one name, or a part of a torch name holds a dot.
         """
         specs = state.specs()
         known = self.capabilities.dtypes
@@ -275,16 +275,16 @@ def _check_key(key: str, file: SourceFile) -> None:
 
 
 def _names(state: FlatState) -> tuple[dict[Key, str], bool]:
-    """Return the flat names: dotted as they are in torch's own layout, escaped in others where needed."""
-    if state.layout not in (None, "torch"):
-        return flat_names(state)
-    names: dict[Key, str] = {}
-    owners: dict[str, Key] = {}
-    for key in state:
-        name = names[key] = ".".join(key)
-        if owners.setdefault(name, key) != key:
-            raise KeyConflict(f"the keys {owners[name]!r} and {key!r} both flatten to {name!r}.", key=key)
-    return names, False
+    """Return the flat names: plain in torch's own layout, and escaped in others where needed."""
+    names, escaped = flat_names(state)
+    plain = state.layout in (None, "torch")
+    odd = [repr(key) for key in state if not key or (plain and any("." in part for part in key))]
+    if odd:
+        raise KeyConflict(
+            f"torch names its tensors by parts joined with dots; these keys do not fit: {', '.join(odd)}.",
+            hint="Rename them, or write a format that keeps nested names.",
+        )
+    return names, escaped
 
 
 def _owners(state: FlatState) -> dict[Key, Key]:

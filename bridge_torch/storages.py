@@ -143,7 +143,7 @@ class CheckedTensor:
             elif start != self._position:
                 return
             if self._covers:
-                self._crc = zlib.crc32(memoryview(values.reshape(-1).view(np.uint8)), self._crc)
+                self._crc = zlib.crc32(values.reshape(-1).view(np.uint8).data, self._crc)
             self._position = stop
             crc = self._crc
         if stop == self.spec.size:

@@ -22,6 +22,11 @@ class Split(Op):
     axis: int
     sizes: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        """Check."""
+        if not self.sizes or any(n < 0 for n in self.sizes):
+            raise PlanError(f"{self} needs sizes of one or more parts, none of them negative.")
+
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
         spec = only(self, specs)
         if not 0 <= self.axis < len(spec.shape) or spec.shape[self.axis] != sum(self.sizes):
@@ -48,6 +53,11 @@ class Concat(Op):
 
     axis: int
     sizes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Check."""
+        if not self.sizes or any(n < 0 for n in self.sizes):
+            raise PlanError(f"{self} needs sizes of one or more parts, none of them negative.")
 
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
         if len(specs) != len(self.sizes) or not specs:
@@ -95,6 +105,11 @@ class Stack(Op):
     axis: int
     count: int
 
+    def __post_init__(self) -> None:
+        """Check."""
+        if self.count < 1:
+            raise PlanError(f"{self} cannot be undone; there must be one tensor or more.")
+
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
         if len(specs) != self.count or not specs:
             raise PlanError(f"{self} takes {self.count} tensors, not {len(specs)}.")
@@ -126,6 +141,11 @@ class Unstack(Op):
 
     axis: int
     count: int
+
+    def __post_init__(self) -> None:
+        """Check."""
+        if self.count < 1:
+            raise PlanError(f"{self} cannot be undone; there must be one tensor or more.")
 
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
         spec = only(self, specs)

@@ -47,9 +47,12 @@ class Cast(Op):
         return (Pull(0, region),)
 
     def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
-        target = dtype_named(self.target)
+        source, target = pieces[0].dtype, dtype_named(self.target)
+        # Casts between two of ml_dtypes' types are not all there; float32 holds every value of both.
+        foreign = source.isbuiltin != 1 and target.isbuiltin != 1
+        wide = is_floating(target) and target.itemsize == 1 and source.itemsize == 8
         with np.errstate(over="ignore", invalid="ignore"):
-            if is_floating(target) and target.itemsize == 1 and pieces[0].dtype.itemsize == 8:
+            if foreign or wide:
                 return pieces[0].astype(np.float32).astype(target)
             return pieces[0].astype(target)
 
@@ -109,6 +112,11 @@ class Copy(Op):
 
     count: int
 
+    def __post_init__(self) -> None:
+        """Check."""
+        if self.count < 1:
+            raise PlanError(f"{self} cannot be undone; there must be one tensor or more.")
+
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
         return (only(self, specs),) * self.count
 
@@ -127,6 +135,11 @@ class Same(Op):
     """Take one of several tensors that must hold the same values; raises where they differ."""
 
     count: int
+
+    def __post_init__(self) -> None:
+        """Check."""
+        if self.count < 1:
+            raise PlanError(f"{self} cannot be undone; there must be one tensor or more.")
 
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
         if len(specs) != self.count or any(spec != specs[0] for spec in specs):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bridge_core.errors import KeyConflict
-from bridge_core.interfaces import Framework
+from bridge_core.interfaces import Framework, Relocating
 from bridge_core.keys import Key
 from bridge_core.layers import LayerTransform
 from bridge_core.metadata import LayerInfo, ModuleInfo
@@ -79,16 +79,13 @@ def group_state(
         KeyConflict: Two collections hold a leaf of one name at one path.
     """
     heads = has_heads(state, framework)
-    suffixes = _nested_leaves(transforms)
-    widths = sorted({len(suffix) for suffix in suffixes}, reverse=True)
     renamed = names or {}
+    rests = {key: renamed.get(key) or (key[1:] if heads else key) for key in state}
+    places = _Places(framework, transforms, rests.values())
     groups: dict[Key, Group] = {}
     modules, layers = state.metadata.modules, state.metadata.layers
-    for key in state:
-        head, rest = (key[0], key[1:]) if heads else ("", key)
-        rest = renamed.get(key, rest)
-        width = next((n for n in widths if rest[-n:] in suffixes), 1)
-        path, leaf = rest[:-width], ".".join(rest[-width:])
+    for key, rest in rests.items():
+        path, leaf = places.of(rest)
         group = groups.get(path)
         if group is None:
             group = groups[path] = Group(path, module=modules.get(path), info=layers.get(path))
@@ -96,7 +93,7 @@ def group_state(
             raise KeyConflict(f"{group.keys[leaf]!r} and {key!r} both stand for one leaf.", key=key)
         group.keys[leaf] = key
         group.specs[leaf] = state.spec(key)
-        group.collections[leaf] = head or state.metadata.collections.get(key, "")
+        group.collections[leaf] = key[0] if heads else state.metadata.collections.get(key, "")
     for path in groups:
         for depth in range(len(path)):
             parent = groups.get(path[:depth])
@@ -105,5 +102,35 @@ def group_state(
     return groups
 
 
-def _nested_leaves(transforms: Iterable[LayerTransform]) -> Mapping[Key, None]:
-    return {leaf.parts: None for transform in transforms for leaf in transform.leaves if len(leaf.parts) > 1}
+class _Places:
+    """Tells the layer path and the leaf name of each key.
+
+    A leaf name may reach into nested modules; it counts only where everything that its layer needs stands
+    there, so that a module which merely has such a name keeps its own leaves.
+    """
+
+    def __init__(
+        self, framework: Framework, transforms: Iterable[LayerTransform], keys: Iterable[Key]
+    ) -> None:
+        self._present = frozenset(keys)
+        self._place = framework.place if isinstance(framework, Relocating) else None
+        self._nested: dict[Key, list[LayerTransform]] = {}
+        for transform in transforms:
+            for leaf in transform.leaves:
+                if len(leaf.parts) > 1:
+                    self._nested.setdefault(leaf.parts, []).append(transform)
+        self._widths = sorted({len(parts) for parts in self._nested}, reverse=True)
+
+    def of(self, key: Key) -> tuple[Key, str]:
+        placed = self._place(key, self._present) if self._place is not None else None
+        if placed is not None:
+            return placed
+        for width in self._widths:
+            path, tail = key[:-width], key[-width:]
+            if any(self._is_whole(path, transform) for transform in self._nested.get(tail, ())):
+                return path, ".".join(tail)
+        return key[:-1], key[-1]
+
+    def _is_whole(self, path: Key, transform: LayerTransform) -> bool:
+        needed = (leaf.parts for leaf in transform.leaves if not leaf.optional)
+        return all((*path, *parts) in self._present for parts in needed)

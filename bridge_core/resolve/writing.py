@@ -58,7 +58,7 @@ def _spelt(
     kinds: Mapping[str, LayerKind],
 ) -> Outcome | None:
     preferred = layer.forms.get(framework)
-    options = [t for t in transforms if t.kind == view.kind]
+    options = [t for t in transforms if t.kind == view.kind and not t.needs_template]
     options.sort(key=lambda t: t.name != preferred)
     for transform in options:
         outcome = _in_form(view, transform, kinds[view.kind])

@@ -322,6 +322,10 @@ class FormatContract(FormatHarness):
                 write_state(other, FlatState(tensors, layout=other.layout), odd)
                 assert not sniffs(self.format, odd), name
 
+    def test_an_empty_file_is_refused(self, path: Path) -> None:
+        """Zero bytes are no state without tensors."""
+        assert self.damaged(path, b"") is None
+
     @pytest.mark.parametrize(
         "content", [b"", b"\0", b"{}", b"<html>", b"PK\3\4", bytes(4096), b"\xff" * 4096]
     )

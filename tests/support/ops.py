@@ -97,7 +97,8 @@ def steps(draw, given):
     alike = len(set(given)) == 1
     if len(given) == 1:
         options += ["move", "move", "copy"]
-        options += ["split", "unstack"] if given[0].shape else []
+        options += ["split"] if given[0].shape else []
+        options += ["unstack"] if any(given[0].shape) else []
     if given and alike:
         options.append("stack")
     axes = [a for a in range(len(given[0].shape)) if _joins(given, a)] if given else []
@@ -118,7 +119,7 @@ def steps(draw, given):
             axis = draw(st.integers(0, len(given[0].shape) - 1))
             return Split(axis, draw(cuts(given[0].shape[axis])))
         case "unstack":
-            axis = draw(st.integers(0, len(given[0].shape) - 1))
+            axis = draw(st.sampled_from([a for a, n in enumerate(given[0].shape) if n]))
             return Unstack(axis, given[0].shape[axis])
         case "stack":
             return Stack(draw(st.integers(0, len(given[0].shape))), len(given))

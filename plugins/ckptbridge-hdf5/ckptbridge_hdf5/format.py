@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -130,10 +131,8 @@ class Hdf5Format:
         specs = [state.spec(key) for key in owners]
         for key, spec in zip(owners, specs, strict=True):
             if len(spec.shape) > MAX_RANK:
-                raise UnsupportedFeature(
-                    f"has {len(spec.shape)} axes; HDF5 allows {MAX_RANK}.", path=target.path, key=key
-                )
-        entries = [Entry(spec, 0, bytes(Entry.digests_size(spec))) for spec in specs]
+                raise UnsupportedFeature(f"has {len(spec.shape)} axes; HDF5 allows {MAX_RANK}.", key=key)
+        entries = Entry.blank(specs)
         metadata = dump_metadata(state.layout, state.metadata)
         index = Index((), keys, hashlib.sha256().digest(), metadata, state.metadata.extra)
 
@@ -145,9 +144,7 @@ class Hdf5Format:
         guard = Guard(skeleton.index_offset, len(index.encode()), skeleton.size, b"")
         ranges = gaps(guard, index.entries, str(target.path))
         structure = structure_digest(skeleton.content(start, stop) for start, stop in ranges)
-        fd = os.open(target.path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            put = _writer(fd, target.path, skeleton.size)
+        with _writer(target.path, skeleton.size) as put:
             for offset, data in skeleton.segments():
                 put(data, offset)
             written = tuple(
@@ -157,8 +154,6 @@ class Hdf5Format:
             text = replace(index, entries=written, structure=structure).encode()
             put(text, guard.index_offset)
             put(replace(guard, index_digest=hashlib.sha256(text).digest()).pack(), 0)
-        finally:
-            os.close(fd)
 
 
 def _numbered(state: FlatState) -> tuple[dict[Key, int], list[Key]]:
@@ -202,18 +197,29 @@ def _write(blocks: Iterable[Array], offset: int, put: Callable[[memoryview, int]
     return bytes(digests if room == BLOCK else digests + digest.digest())
 
 
-def _writer(fd: int, path: Path, size: int) -> Callable[[bytes | memoryview, int], None]:
-    def put(data: bytes | memoryview, offset: int) -> None:
+@contextlib.contextmanager
+def _writer(path: Path, size: int) -> Iterator[Callable[[bytes | memoryview, int], None]]:
+    """Give a function that writes bytes at an offset of the target."""
+
+    @contextlib.contextmanager
+    def failures() -> Iterator[None]:
         try:
-            write_all(fd, data, offset)
+            yield
         except OSError as err:
             raise SystemFailure(f"writing failed: {err.strerror or err}.", path=path) from err
 
+    def put(data: bytes | memoryview, offset: int) -> None:
+        with failures():
+            write_all(fd, data, offset)
+
+    with failures():
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        os.ftruncate(fd, size)
-    except OSError as err:
-        raise SystemFailure(f"writing failed: {err.strerror or err}.", path=path) from err
-    return put
+        with failures():
+            os.ftruncate(fd, size)
+        yield put
+    finally:
+        os.close(fd)
 
 
 def _tensor(file: SourceFile, entry: Entry, key: Key) -> LazyTensor:

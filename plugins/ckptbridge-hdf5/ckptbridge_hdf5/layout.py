@@ -127,6 +127,23 @@ class Entry:
     offset: int
     digests: bytes
 
+    @classmethod
+    def blank(cls, specs: Iterable[TensorSpec]) -> list[Entry]:
+        """Return entries of the right size for tensors that have no place and no digests yet.
+
+        Raises:
+            LimitExceeded: Their digests alone would overflow the index.
+        """
+        entries: list[Entry] = []
+        room = _MAX_INDEX // 2
+        for spec in specs:
+            size = cls.digests_size(spec)
+            room -= size
+            if room < 0:
+                raise _too_large(f"more than {_MAX_INDEX}")
+            entries.append(cls(spec, 0, bytes(size)))
+        return entries
+
     @staticmethod
     def digests_size(spec: TensorSpec) -> int:
         """Return how many bytes the digests of such a tensor take."""
@@ -181,10 +198,7 @@ class Index:
         }
         data = json.dumps(document, separators=(",", ":"), ensure_ascii=True).encode("ascii")
         if len(data) > _MAX_INDEX:
-            raise LimitExceeded(
-                f"the index of these tensors would have {len(data)} bytes; at most {_MAX_INDEX} are stored.",
-                hint="Write several files with --max-shard-size.",
-            )
+            raise _too_large(str(len(data)))
         return data
 
     @classmethod
@@ -216,6 +230,13 @@ class Index:
             raise UnsupportedFeature(err.message, path=file.name, hint=err.hint) from None
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as err:
             raise MalformedFile(f"its index (/ckptbridge) is damaged: {err!r}.", path=file.name) from err
+
+
+def _too_large(size: str) -> LimitExceeded:
+    return LimitExceeded(
+        f"the index of these tensors would have {size} bytes; at most {_MAX_INDEX} are stored.",
+        hint="Write several files with --max-shard-size.",
+    )
 
 
 def _entry(item: Any, number: int) -> Entry:

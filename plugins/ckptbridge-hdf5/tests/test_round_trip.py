@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -18,10 +19,12 @@ from bridge_core import (
     FlatState,
     LayerInfo,
     LazyTensor,
+    LimitExceeded,
     Registry,
     Residual,
     SourceFile,
     StateMetadata,
+    SystemFailure,
     TensorSpec,
     UnsupportedFeature,
     as_state,
@@ -222,6 +225,23 @@ def test_writing_takes_memory_for_blocks_not_for_tensors(tmp_path):
 def test_what_cannot_be_stored_is_refused_before_any_byte(save, tmp_path, tensors):
     with pytest.raises(UnsupportedFeature):
         save(tensors)
+    assert (tmp_path / "model.h5").read_bytes() == b""
+
+
+@pytest.mark.parametrize("call", ["os.open", "os.ftruncate", "os.pwrite"])
+def test_a_full_disk_is_a_failure_of_the_system(save, monkeypatch, call):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(call, full)
+    with pytest.raises(SystemFailure, match="No space left"):
+        save({("a",): np.zeros(3)})
+
+
+def test_a_tensor_with_too_many_blocks_is_refused_before_any_byte(save, tmp_path):
+    huge = LazyTensor(TensorSpec((1 << 60,), np.dtype("u1")), lambda region: np.zeros(1, "u1"))
+    with pytest.raises(LimitExceeded):
+        save({("a",): huge})
     assert (tmp_path / "model.h5").read_bytes() == b""
 
 

@@ -1,0 +1,144 @@
+"""The group of commands, and the one place where errors become messages and exit codes.
+
+0 done; 1 refused; 2 usage; 3 bad or unsafe input; 4 the system failed; 130 interrupted. Commands return
+their exit code or raise; everything they need from the core is imported when they run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from bridge_core.cli import compare, convert, inspect, plan, plugins
+from bridge_core.cli.terminal import complain, finish_output
+from bridge_core.errors import BridgeError
+
+__all__ = ["App", "main"]
+
+_REFUSED, _USAGE, _SYSTEM, _INTERRUPTED = 1, 2, 4, 130
+
+
+class App(click.Group):
+    """A group that lists its commands as they were added, and answers every error."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in order."""
+        return list(self.commands)
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run, and end the process with the exit code; return it where the caller stands alone not."""
+        with _clean_ends(), _shown_warnings():
+            code = _run(functools.partial(super().main, *args, standalone_mode=False, **extra))
+        if standalone_mode:
+            sys.exit(code)
+        return code
+
+
+def _run(call: Callable[[], Any]) -> int:
+    try:
+        code = call()
+        finish_output()
+        return code if isinstance(code, int) else 0
+    except (click.Abort, KeyboardInterrupt):
+        complain("interrupted; nothing was written")
+        return _INTERRUPTED
+    except click.ClickException as err:
+        with contextlib.suppress(OSError):
+            err.show()
+        return _USAGE
+    except BridgeError as err:
+        complain(str(err), label="error")
+        return err.exit_code
+    except MemoryError:
+        complain("there is not enough memory.", label="error")
+        return _SYSTEM
+    except OSError as err:
+        where = f"{err.filename}: " if err.filename is not None else ""
+        complain(f"{where}{err.strerror or err}.", label="error")
+        return _SYSTEM
+    except Exception as err:
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        complain(
+            f"{type(err).__name__}: {err}. This is a mistake in ckptbridge or in a plugin; "
+            "please report it with the text above.",
+            label="error",
+        )
+        return _SYSTEM
+    finally:
+        with contextlib.suppress(OSError):
+            finish_output()
+
+
+@contextlib.contextmanager
+def _clean_ends() -> Iterator[None]:
+    """Let a batch system's SIGTERM, and a closed terminal, clean up as Ctrl-C does."""
+    previous: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                previous[number] = signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _shown_warnings() -> Iterator[None]:
+    """Show warnings that are meant for users as one line each, and each once."""
+    seen: set[str] = set()
+
+    def show(message: Warning | str, *_args: Any, **_more: Any) -> None:
+        text = str(message)
+        if text not in seen:
+            seen.add(text)
+            complain(text, label="warning")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for category in (UserWarning, RuntimeWarning):
+            warnings.simplefilter("always", category)
+        warnings.showwarning = show
+        yield
+
+
+@click.group(
+    cls=App,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Run 'ckptbridge COMMAND --help' for a command's options and examples.",
+)
+@click.version_option(package_name="ckptbridge", prog_name="ckptbridge", message="%(prog)s %(version)s")
+def main() -> None:
+    """Move model weights between PyTorch and Flax/JAX, exactly.
+
+    Exit codes: 0 done; 1 refused (a mismatch, an ambiguity, a difference); 2 usage; 3 bad or unsafe input;
+    4 the system failed; 130 interrupted.
+    """
+
+
+for _command in (
+    inspect.inspect,
+    plan.plan,
+    convert.convert,
+    compare.verify,
+    compare.diff,
+    plan.explain,
+    plugins.plugins,
+):
+    main.add_command(_command)

@@ -1,0 +1,127 @@
+"""Options that several commands share, with checks that come before anything is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from bridge_core.errors import BridgeError
+
+if TYPE_CHECKING:
+    from bridge_core.keys import Pattern
+
+__all__ = [
+    "a_floating_dtype",
+    "a_pattern",
+    "a_size",
+    "dtype_option",
+    "evidence_options",
+    "examples",
+    "json_option",
+    "layout_option",
+    "target_options",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+
+def a_size(text: str) -> int:
+    """Read bytes, or a text such as ``5GB``."""
+    from bridge_core.storage import parse_size
+
+    return _read(parse_size, text)
+
+
+def a_pattern(text: str) -> Pattern:
+    """Read a pattern over keys."""
+    from bridge_core.keys import Pattern
+
+    return _read(Pattern.parse, text)
+
+
+def a_floating_dtype(text: str) -> str:
+    """Check the name of a floating-point dtype."""
+    from bridge_core.dtypes import DTYPES, is_floating
+
+    known = [name for name, dtype in DTYPES.items() if is_floating(dtype)]
+    if text not in known:
+        raise click.BadParameter(f"{text!r} is no floating-point dtype. Known are: {', '.join(known)}.")
+    return text
+
+
+def _read(reader: Callable[[str], T], text: str) -> T:
+    try:
+        return reader(text)
+    except BridgeError as err:
+        raise click.BadParameter(str(err)) from err
+
+
+def examples(*lines: str) -> str:
+    """Return the epilog that shows examples as they stand."""
+    return "\b\n" + "\n".join(("Examples:", *(f"  {line}" for line in lines)))
+
+
+def _stacked(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document on stdout, and nothing else there."
+)
+layout_option = click.option(
+    "--layout",
+    metavar="LAYOUT",
+    help="Whose names and axes the source has (torch, flax, neutral), where the file does not tell.",
+)
+dtype_option = click.option(
+    "--dtype",
+    type=a_floating_dtype,
+    metavar="DTYPE",
+    help="Cast floating-point tensors, e.g. to bfloat16; may lose precision.",
+)
+
+evidence_options = _stacked(
+    click.option(
+        "--model",
+        metavar="PKG.MOD:FACTORY",
+        help="Import and call this; the live module's types are evidence. Runs that code.",
+    ),
+    click.option(
+        "--accept-guesses", is_flag=True, help="Let names settle which layer it is where nothing else does."
+    ),
+    click.option(
+        "--allow-missing",
+        type=a_pattern,
+        multiple=True,
+        metavar="PATTERN",
+        help="Target tensors that may stay unfilled, e.g. 'head.*' or '**'; repeatable.",
+    ),
+    click.option(
+        "--allow-unexpected",
+        type=a_pattern,
+        multiple=True,
+        metavar="PATTERN",
+        help="Source tensors that may be left out; repeatable.",
+    ),
+    layout_option,
+)
+"""What bears on reading the source; the parameters are named as in `bridge_core.plan_conversion`."""
+
+target_options = _stacked(
+    click.option("--to", required=True, metavar="torch|flax|neutral", help="The layout to convert to."),
+    click.option(
+        "--like",
+        metavar="PATH",
+        help="Weights of the target's architecture; their names and shapes are the template.",
+    ),
+    evidence_options,
+)
+"""What settles a plan."""

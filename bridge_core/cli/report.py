@@ -1,0 +1,206 @@
+"""What the commands tell, as lines of plain text: folded names, aligned columns, nothing cut off."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from bridge_core.keys import Key, fold_names, join_key
+
+if TYPE_CHECKING:
+    from bridge_core.compare import Comparison, Difference
+    from bridge_core.convert import Report
+    from bridge_core.state import FlatState
+
+T = TypeVar("T")
+
+__all__ = [
+    "comparison_lines",
+    "convert_lines",
+    "exactness",
+    "inspect_lines",
+    "plugin_lines",
+    "size_text",
+    "tensor_names",
+]
+
+_DIGITS = re.compile(r"[0-9]+")
+_WIDEST = 72
+"""Columns are aligned up to this width; longer texts push the rest of their line."""
+_LONGEST_VALUE = 200
+"""Characters of a text from the file that are shown; names of tensors are never cut."""
+
+
+def size_text(nbytes: int) -> str:
+    """Return bytes for people, in powers of ten as the options take them.
+
+    >>> size_text(90868376)
+    '90.9 MB'
+    """
+    value = float(nbytes)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if value < 999.95:
+            return f"{nbytes} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def tensor_names(keys: Iterable[Key]) -> dict[Key, str]:
+    """Return the keys' flat names, escaped only where two would be one."""
+    names = {key: join_key(key) for key in keys}
+    if len(set(names.values())) == len(names):
+        return names
+    return {key: join_key(key, escape=True) for key in names}
+
+
+def table(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return rows with aligned columns."""
+    rows = [tuple(row) for row in rows]
+    widths = [min(_WIDEST, max(map(len, column))) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def folded(names: Iterable[str], *, indent: str = "  ") -> list[str]:
+    """Return one line for each run of names that differ in numbers alone."""
+    return [f"{indent}{name}" + (f"  x{count}" if count > 1 else "") for name, count in fold_names(names)]
+
+
+def runs(named: Iterable[tuple[str, T]], alike: Callable[[T], Hashable]) -> Iterator[tuple[str, list[T]]]:
+    """Yield ``(folded name, what goes with it)`` for names that differ in numbers alone and are alike."""
+    groups: dict[tuple[str, Hashable], list[tuple[str, T]]] = {}
+    for name, value in named:
+        groups.setdefault((_DIGITS.sub("0", name), alike(value)), []).append((name, value))
+    for group in groups.values():
+        names = fold_names(name for name, _ in group)
+        if len(names) == 1:
+            yield names[0][0], [value for _, value in group]
+        else:
+            yield from ((name, [value]) for name, value in group)
+
+
+def inspect_lines(path: str, format_name: str, state: FlatState, files: Mapping[Key, str]) -> list[str]:
+    """Return a state's header as text."""
+    known = state.metadata
+    shards = dict.fromkeys(files.values())
+    lines = [
+        f"{path}: {format_name}, {state.layout or 'unknown'} layout",
+        f"{_count(len(state), 'tensor')}, {size_text(state.nbytes)}"
+        + (f", {len(shards)} shards" if len(shards) > 1 else ""),
+    ]
+    if state:
+        head = ("name", "dtype", "shape", "bytes", "")
+        lines += ["", *table([head, *_tensor_rows(state)])]
+    kinds = Counter(
+        info.kind or f"undecided ({' or '.join(info.candidates)})" for info in known.layers.values()
+    )
+    sections = (
+        ("layers known", [f"{kind}: {number}" for kind, number in kinds.items()]),
+        ("tied", folded((f"{join_key(k)} = {join_key(v)}" for k, v in known.ties.items()), indent="")),
+        ("kept in the metadata", folded(map(join_key, known.residuals), indent="")),
+        ("empty", folded(map(join_key, known.empty), indent="")),
+        ("file says", [f"{name}: {_shortened(text)}" for name, text in known.extra.items()]),
+        ("read", [f"{name}: {_shortened(text)}" for name, text in known.provenance.items()]),
+    )
+    for title, texts in sections:
+        if texts:
+            lines += ["", f"{title}:", *(f"  {text}" for text in texts)]
+    return lines
+
+
+def _tensor_rows(state: FlatState) -> Iterator[tuple[str, ...]]:
+    named = ((name, state.spec(key)) for key, name in tensor_names(state).items())
+    for name, specs in runs(named, lambda spec: spec):
+        spec, count = specs[0], len(specs)
+        shape = f"[{', '.join(map(str, spec.shape))}]"
+        yield name, spec.dtype.name, shape, str(spec.nbytes * count), f"x{count}" if count > 1 else ""
+
+
+def convert_lines(report: Report, seconds: float) -> list[str]:
+    """Return a conversion's summary."""
+    target = str(report.files[0]) if len(report.files) == 1 else f"{len(report.files)} files"
+    rate = f", {size_text(int(report.total_bytes / seconds))}/s" if seconds > 0.5 else ""
+    lines = [
+        f"{report.source_layout} -> {report.target_layout}: {_count(report.tensors, 'tensor')}, "
+        f"{size_text(report.total_bytes)} in {seconds:.1f} s{rate}",
+        f"wrote {target} ({report.format})",
+    ]
+    if len(report.files) > 1:
+        lines += folded(map(str, report.files))
+    if report.evidence:
+        rungs = (f"{name} {number}" for name, number in report.evidence.items())
+        lines.append(f"evidence: {', '.join(rungs)}")
+    for title, names in (
+        ("guessed", [join_key(key) for key in report.guessed]),
+        ("filled with constants", [join_key(key) for key in report.filled]),
+        ("dropped", [f"{join_key(d.key)} ({d.reason})" for d in report.dropped]),
+    ):
+        if names:
+            lines += [f"{title}:", *folded(names)]
+    lines += [f"note: {note}" for note in report.notes]
+    lines.append(exactness(report.exact))
+    lines.append("verified: yes" if report.verified else "verified: no")
+    return lines
+
+
+def exactness(exact: bool) -> str:
+    """Return the line that tells whether anything is lost."""
+    return "exact: yes" if exact else "exact: no, the source cannot be restored bit for bit"
+
+
+def comparison_lines(comparison: Comparison, left: str, right: str) -> list[str]:
+    """Return a comparison's differences, and one line that sums up."""
+    compared = f"{_count(comparison.tensors, 'tensor')}, {size_text(comparison.total_bytes)} compared"
+    if comparison.equal:
+        return [f"equal: {compared}"]
+    lines = folded(map(join_key, comparison.only_left), indent="< ")
+    lines += folded(map(join_key, comparison.only_right), indent="> ")
+    named = ((join_key(difference.key), difference) for difference in comparison.differing)
+    for name, found_here in runs(named, lambda d: (d.left, d.right, d.elements is None)):
+        lines.append(f"! {name}: {_difference_text(found_here)}")
+    found = [
+        f"{len(keys)} only in {where}"
+        for keys, where in ((comparison.only_left, left), (comparison.only_right, right))
+        if keys
+    ]
+    if comparison.differing:
+        found.append(f"{len(comparison.differing)} differ")
+    return [*lines, f"different: {', '.join(found)}; {compared}"]
+
+
+def _difference_text(differences: Sequence[Difference]) -> str:
+    first, count = differences[0], len(differences)
+    times = f"  x{count}" if count > 1 else ""
+    if first.elements is None:
+        if first.left == first.right:
+            return f"the {first.left} values kept in the metadata differ{times}"
+        return f"{first.left} against {first.right}{times}"
+    elements = sum(d.elements or 0 for d in differences)
+    gaps = [d.largest for d in differences if d.largest is not None]
+    largest = f", by at most {max(gaps):.6g}" if gaps else ""
+    return f"{_count(elements, 'element')} of {first.left} differ{largest}{times}"
+
+
+def plugin_lines(document: Mapping[str, Any]) -> list[str]:
+    """Return the list of plugins, and of those that failed."""
+    lines: list[str] = []
+    for plugin in document["plugins"]:
+        origin = f"{plugin['distribution']} {plugin['version']}".rstrip()
+        lines.append(f"{plugin['name']} ({origin})")
+        provided: dict[str, list[str]] = {}
+        for what, _, name in (text.partition(" ") for text in plugin["provides"]):
+            provided.setdefault(what, []).append(name.strip("'"))
+        lines += [f"  {what}: {', '.join(names)}" for what, names in provided.items()]
+    if document["failures"]:
+        lines.append("failed to load:")
+        lines += [f"  {f['name']} ({f['distribution']}): {f['reason']}" for f in document["failures"]]
+    return lines
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}... ({len(text)} characters)"

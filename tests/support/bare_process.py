@@ -1,0 +1,33 @@
+"""Runs the command in a process of its own, which fails if it loads a framework."""
+
+import subprocess
+import sys
+
+FRAMEWORK_LOADED = 99
+
+_CODE = f"""
+import sys
+from bridge_core.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    loaded = {{"torch", "jax", "jaxlib", "flax", "transformers"}} & set(sys.modules)
+    if loaded:
+        print("loaded:", *sorted(loaded), file=sys.stderr)
+        sys.exit({FRAMEWORK_LOADED})
+"""
+
+
+def run_bare(*arguments):
+    """Run ``ckptbridge`` with these arguments; return the finished process, whatever its exit code."""
+    return subprocess.run(
+        [sys.executable, "-c", _CODE, *map(str, arguments)], capture_output=True, text=True, timeout=300
+    )
+
+
+def convert_bare(source, destination, *options):
+    """Run ``ckptbridge convert``, which must work without a framework."""
+    done = run_bare("convert", source, destination, "--quiet", *options)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    return destination
