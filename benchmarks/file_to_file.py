@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 import measure
+
 from bridge_core.storage import parse_size
 
 COPY = 'cp -r {src} {dst} && sync -f {dst} && for f in {dst}/*; do sync "$f"; done'

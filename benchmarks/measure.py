@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import shutil
 import statistics
+import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+
 from bridge_core import FlatState, LazyTensor, TensorSpec, save_state
 
 PYTHON = sys.executable
@@ -73,19 +73,34 @@ def make_checkpoint(folder: Path, total_bytes: int, shard: str) -> Path:
     return folder
 
 
+_LAUNCHER = (
+    "import os, sys, time\n"
+    "start = time.perf_counter()\n"
+    "pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)\n"
+    "_, status, usage = os.wait4(pid, 0)\n"
+    "print(time.perf_counter() - start, usage.ru_maxrss, os.waitstatus_to_exitcode(status), file=sys.stderr)\n"
+)
+"""A process counts its parent's memory as its own until it starts its program: so the parent is a small one."""
+
+
 def run(command: Sequence[str]) -> Run:
     """Run a process to its end; its own accounting gives the peak of resident memory.
 
     Raises:
         RuntimeError: It failed.
     """
-    started = time.perf_counter()
-    pid = os.posix_spawn(command[0], list(command), {**os.environ, "PYTHONWARNINGS": "ignore"})
-    _, status, usage = os.wait4(pid, 0)
-    seconds = time.perf_counter() - started
-    if status:
-        raise RuntimeError(f"{' '.join(command)} failed with status {os.waitstatus_to_exitcode(status)}")
-    return Run(seconds, usage.ru_maxrss * 1024)
+    launched = subprocess.run(
+        [PYTHON, "-I", "-S", "-c", _LAUNCHER, *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        check=True,
+    )
+    seconds, peak, status = launched.stderr.rsplit("\n", 2)[-2].split()
+    if status != "0":
+        raise RuntimeError(f"{' '.join(command)} failed with status {status}: {launched.stderr}")
+    return Run(float(seconds), int(peak) * 1024)
 
 
 def interleaved(
@@ -144,8 +159,3 @@ def remove(path: Path) -> None:
 def interpreter_peak() -> int:
     """Return the peak of resident memory of an interpreter that imports numpy and does nothing."""
     return run([PYTHON, "-c", "import numpy"]).peak_bytes
-
-
-def own_peak() -> int:
-    """Return this process's peak of resident memory."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

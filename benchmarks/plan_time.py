@@ -12,6 +12,7 @@ from pathlib import Path
 
 import measure
 import numpy as np
+
 from bridge_core import FlatState, LazyTensor, TensorSpec, plan_conversion
 
 

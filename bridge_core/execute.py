@@ -18,10 +18,12 @@ from types import TracebackType
 import numpy as np
 
 from bridge_core import regions
+from bridge_core.blocks import Scratch, cut, is_plain_copy, read_block, runs
 from bridge_core.errors import BridgeError, LimitExceeded, SystemFailure, UsageError
 from bridge_core.interfaces import Extent, FileImage
 from bridge_core.keys import Key
-from bridge_core.output import write_all
+from bridge_core.output import read_all, write_all
+from bridge_core.regions import Region
 from bridge_core.state import FlatState
 from bridge_core.tensors import Array, Tensor
 
@@ -29,9 +31,10 @@ __all__ = ["Budget", "FileTarget", "Progress", "checksum"]
 
 DEFAULT_MAX_RAM = 256 << 20
 _SMALLEST_BLOCK = 64 << 10
-_LARGEST_BLOCK = 64 << 20
+_COPY_BLOCK = 1 << 20
+"""Bytes that pass through at once where nothing is moved: they stay in the cache from reading to writing."""
 _COPIES = 3
-"""Blocks alive at once in a worker: as read, as transformed, as written."""
+"""Blocks alive at once in a worker: as read, as transformed, and one to spare for ops of several inputs."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Budget:
     def block(self) -> int:
         """Bytes of the largest block that a worker handles at once."""
         share = (self.max_ram or DEFAULT_MAX_RAM) // (self.threads * _COPIES)
-        return max(_SMALLEST_BLOCK, min(share, _LARGEST_BLOCK))
+        return max(_SMALLEST_BLOCK, share)
 
 
 class FileTarget:
@@ -100,6 +103,7 @@ class FileTarget:
         self._budget = budget
         self._report = report or (lambda _bytes, _key: None)
         self._stop = threading.Event()
+        self._local = threading.local()
         self.checksums: dict[Key, int] = {}
         """CRC-32 of the little-endian row-major bytes of every tensor written."""
 
@@ -149,56 +153,98 @@ class FileTarget:
     def blocks(self, state: FlatState, key: Key) -> Iterator[Array]:
         """Yield a tensor's values in row-major order, flat and contiguous, a block at a time."""
         tensor = state.tensor(key)
+        scratch = Scratch()  # its own: the caller may read several tensors in turn
+        limit = self._budget.block // tensor.spec.dtype.itemsize
         crc = 0
-        for block in self._blocks(tensor):
+        for region in regions.blocks(tensor.spec.shape, limit):
+            block = self._block(tensor, region, scratch).reshape(-1)
             crc = zlib.crc32(_little(block), crc)
             yield block
             self._report(block.nbytes, key)
         self.checksums[key] = crc
 
-    def _blocks(self, tensor: Tensor) -> Iterator[Array]:
-        spec = tensor.spec
+    def _block(self, tensor: Tensor, region: Region, scratch: Scratch) -> Array:
+        if self._stop.is_set():
+            raise KeyboardInterrupt
+        scratch.reset()
         try:
-            for region in regions.blocks(spec.shape, self._budget.block // spec.dtype.itemsize):
-                if self._stop.is_set():
-                    raise KeyboardInterrupt
-                yield np.ascontiguousarray(tensor.read(region)).reshape(-1)
+            return read_block(tensor, region, scratch)
         except MemoryError as err:
             raise LimitExceeded(
                 f"a block of {self._budget.block} bytes does not fit into memory.",
                 hint="Lower --max-ram.",
             ) from err
 
+    def _scratch(self) -> Scratch:
+        scratch: Scratch | None = getattr(self._local, "scratch", None)
+        if scratch is None:
+            scratch = self._local.scratch = Scratch()
+        return scratch
+
     def _write_tensor(
         self, fd: int, tensor: Tensor, key: Key, extents: tuple[Extent, ...], image: FileImage
     ) -> int:
         seed, per_byte = image.seeds.get(key, 0), image.pack.get(key, 1)
+        with _about(key):
+            limit = _COPY_BLOCK if is_plain_copy(tensor) else self._budget.block
+            pieces = cut(tensor, limit)
+            if pieces.ordered or per_byte > 1:
+                return self._write_ordered(fd, tensor, key, extents, seed, per_byte)
+            for region in pieces.regions:
+                block = self._block(tensor, region, self._scratch())
+                with _writing(self._path):
+                    _scatter_box(fd, block, tensor.spec.shape, region, extents)
+                self._report(block.nbytes, key)
+            return self._sum_written(fd, key, extents, seed)
+
+    def _write_ordered(
+        self, fd: int, tensor: Tensor, key: Key, extents: tuple[Extent, ...], seed: int, per_byte: int
+    ) -> int:
         crc, stored, position = 0, seed, 0
 
         def summed() -> Iterator[Array]:
             nonlocal crc
-            for block in self._blocks(tensor):
+            limit = _COPY_BLOCK if is_plain_copy(tensor) else self._budget.block
+            for region in regions.blocks(tensor.spec.shape, limit // tensor.spec.dtype.itemsize):
+                block = self._block(tensor, region, self._scratch()).reshape(-1)
                 crc = zlib.crc32(_little(block), crc)
                 yield block
 
-        with _about(key):
-            for block in _packed(summed(), per_byte):
-                data = _little(block)
-                if seed or per_byte > 1:
-                    stored = zlib.crc32(data, stored)
-                with _writing(self._path):
-                    _scatter(fd, data, position, extents)
-                position += len(data)
-                self._report(len(data), key)
+        for block in _packed(summed(), per_byte):
+            data = _little(block)
+            if seed or per_byte > 1:
+                stored = zlib.crc32(data, stored)
+            with _writing(self._path):
+                _scatter(fd, data, position, extents)
+            position += len(data)
+            self._report(len(data), key)
         self.checksums[key] = crc
         return stored if seed or per_byte > 1 else crc
+
+    def _sum_written(self, fd: int, key: Key, extents: tuple[Extent, ...], seed: int) -> int:
+        """Take the checksums of a tensor that was written out of order, from the file."""
+        crc, stored = 0, seed
+        buffer = memoryview(bytearray(_COPY_BLOCK))
+        for extent in extents:
+            for start in range(0, extent.nbytes, _COPY_BLOCK):
+                part = buffer[: min(_COPY_BLOCK, extent.nbytes - start)]
+                with _writing(self._path):
+                    read_all(fd, part, extent.offset + start)
+                crc = zlib.crc32(part, crc)
+                if seed:
+                    stored = zlib.crc32(part, stored)
+        self.checksums[key] = crc
+        return stored if seed else crc
 
 
 def checksum(tensor: Tensor, budget: Budget) -> int:
     """Return the CRC-32 of a tensor's little-endian row-major bytes, read block by block."""
     crc = 0
-    for region in regions.blocks(tensor.spec.shape, budget.block // tensor.spec.dtype.itemsize):
-        crc = zlib.crc32(_little(np.ascontiguousarray(tensor.read(region)).reshape(-1)), crc)
+    scratch = Scratch()
+    limit = _COPY_BLOCK if is_plain_copy(tensor) else budget.block
+    for region in regions.blocks(tensor.spec.shape, limit // tensor.spec.dtype.itemsize):
+        scratch.reset()
+        crc = zlib.crc32(_little(read_block(tensor, region, scratch).reshape(-1)), crc)
     return crc
 
 
@@ -233,6 +279,17 @@ def _scatter(fd: int, data: memoryview, position: int, extents: tuple[Extent, ..
         end = min(stop, extent.start + extent.nbytes)
         if begin < end:
             write_all(fd, data[begin - position : end - position], extent.offset + begin - extent.start)
+
+
+def _scatter_box(
+    fd: int, block: Array, shape: tuple[int, ...], region: Region, extents: tuple[Extent, ...]
+) -> None:
+    """Write a block that is no single run of the tensor."""
+    data, item = _little(block.reshape(-1)), block.itemsize
+    done = 0
+    for start, length in runs(shape, region):
+        _scatter(fd, data[done : done + length * item], start * item, extents)
+        done += length * item
 
 
 class _writing:

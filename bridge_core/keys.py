@@ -105,8 +105,7 @@ def flat_names(keys: Iterable[Key], separator: str = ".") -> tuple[dict[Key, str
 
 
 _DIGITS = re.compile(r"(\d{1,4000})")  # Python refuses to read longer numbers
-_FOLDED = re.compile(r"(?<![0-9])(?:0|[1-9][0-9]{0,8})(?![0-9])")
-"""Numbers that folding gives back as they were: none with zeros in front."""
+_FOLDED = re.compile(r"(?<![0-9])[0-9]{1,9}(?![0-9])")
 
 
 def natural_order(key: Key) -> tuple[tuple[tuple[int, int, str], ...], ...]:
@@ -362,22 +361,26 @@ def fold_names(names: Iterable[str]) -> list[tuple[str, int]]:
     >>> fold_names(["h.0.w", "h.1.w", "h.2.w", "out"])
     [('h.{0..2}.w', 3), ('out', 1)]
     """
-    groups: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
+    groups: dict[tuple[tuple[str, ...], tuple[int, ...]], list[tuple[int, ...]]] = {}
     for name in names:
-        numbers = tuple(int(n) for n in _FOLDED.findall(name))
-        groups.setdefault(tuple(_FOLDED.split(name)), []).append(numbers)
+        numbers = _FOLDED.findall(name)
+        padded = tuple(len(n) if n[0] == "0" else 0 for n in numbers)
+        between = tuple(_FOLDED.split(name))
+        groups.setdefault((between, padded), []).append(tuple(map(int, numbers)))
     folded = []
-    for between, rows in groups.items():
-        columns = (_numbers_text(sorted(set(column))) for column in zip(*rows, strict=True))
-        text = "".join(part for pair in zip(between, (*columns, ""), strict=True) for part in pair)
+    for (between, padded), rows in groups.items():
+        texts = [
+            _numbers_text(sorted(set(c)), w) for c, w in zip(zip(*rows, strict=True), padded, strict=True)
+        ]
+        text = "".join(part for pair in zip(between, [*texts, ""], strict=True) for part in pair)
         folded.append((text, len(rows)))
     return folded
 
 
-def _numbers_text(values: list[int]) -> str:
+def _numbers_text(values: list[int], width: int) -> str:
+    texts = [str(value).zfill(width) for value in values]
     if len(values) == 1:
-        return str(values[0])
-    if values == list(range(values[0], values[-1] + 1)):
-        return f"{{{values[0]}..{values[-1]}}}"
-    shown = [str(v) for v in values[:6]]
-    return "{" + ",".join([*shown, "..."] if len(values) > 6 else shown) + "}"
+        return texts[0]
+    if values[-1] - values[0] == len(values) - 1:
+        return f"{{{texts[0]}..{texts[-1]}}}"
+    return "{" + ",".join([*texts[:6], "..."] if len(values) > 6 else texts) + "}"

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from bridge_core.errors import DestinationExists, SystemFailure, UsageError
 
-__all__ = ["TEMP_MARK", "replacing_file", "replacing_folder", "sync_file", "write_all"]
+__all__ = ["TEMP_MARK", "read_all", "replacing_file", "replacing_folder", "sync_file", "write_all"]
 
 TEMP_MARK = ".ckptbridge-"
 """Stands in the name of every temporary: ``.<name>.ckptbridge-<random>``."""
@@ -131,6 +131,16 @@ def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
         if written == 0:
             raise OSError(errno.EIO, "a write made no progress")
         done += written
+
+
+def read_all(fd: int, buffer: memoryview, offset: int) -> None:
+    """Fill a buffer from ``offset`` of a file that was written here."""
+    done = 0
+    while done < len(buffer):
+        got = os.preadv(fd, [buffer[done:]], offset + done)
+        if got == 0:
+            raise OSError(errno.EIO, "a file ends before what was written to it")
+        done += got
 
 
 def sync_file(path: Path) -> None:

@@ -33,6 +33,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _SPAN = 4 << 20
 """Bytes that are read at once where only part of them is wanted."""
+_MOST_SPAN = 16 << 20
+_LONG_RUN = 4 << 10
+"""Bytes from which on a run is read by itself."""
 
 
 @dataclass(frozen=True)
@@ -133,11 +136,15 @@ class FileTensor:
     def read(self, region: Region) -> Array:
         """Read the region, and no more than a few MiB around it."""
         out = np.empty(regions.region_shape(region), self.spec.dtype)
+        self.read_into(region, out)
+        return out
+
+    def read_into(self, region: Region, out: Array) -> None:
+        """Read the region into a C-contiguous array of its shape and this tensor's dtype."""
         if out.size:
             self._fill(regions.simplify(region), out)
             if self.big_endian:
                 _swap(out)
-        return out
 
     def _fill(self, region: Region, out: Array) -> None:
         shape, itemsize = self.spec.shape, self.spec.dtype.itemsize
@@ -147,14 +154,15 @@ class FileTensor:
         span = (last - first + 1) * itemsize
         if last - first + 1 == out.size and out.flags.c_contiguous:
             self.file.read_into(self.offset + first * itemsize, _as_bytes(out))
-        elif span <= max(_SPAN, out.nbytes * 2):
+        elif span <= max(_SPAN, out.nbytes * 2) and span <= _MOST_SPAN:
             buffer = np.empty(last - first + 1, self.spec.dtype)
             self.file.read_into(self.offset + first * itemsize, _as_bytes(buffer))
             steps = tuple(s.step * n * itemsize for s, n in zip(region, strides, strict=True))
             _copy(out, _strided(buffer, out.shape, steps))
         else:
             axis = next(i for i, n in enumerate(out.shape) if n > 1)
-            rows = max(1, out.shape[axis] * _SPAN // span)
+            inner = out.nbytes // out.shape[axis]
+            rows = 1 if inner >= _LONG_RUN else max(1, out.shape[axis] * _SPAN // span)
             taken = range(region[axis].start, region[axis].stop, region[axis].step)
             for begin in range(0, len(taken), rows):
                 picked = taken[begin : begin + rows]

@@ -159,7 +159,9 @@ def _directory(file: SourceFile) -> tuple[int, int, int]:
 
 
 def _without_end(tail: bytes, file: SourceFile) -> MalformedFile:
-    if b"PK\5\6" in tail[: -_END.size]:
+    at = tail.rfind(b"PK\5\6")
+    rest = len(tail) - at - _END.size
+    if at >= 0 and rest >= 0 and _END.unpack_from(tail, at)[-1] < rest:
         return MalformedFile("holds more bytes behind its end-of-archive record.", path=file.name)
     if file.size >= 4 and file.read(0, 4) not in (b"PK\3\4", b"PK\5\6"):
         return MalformedFile("is no zip archive.", path=file.name)

@@ -44,9 +44,9 @@ class MsgpackFormat:
     """
 
     name = "msgpack"
-    extensions = (".msgpack",)
-    layout = "flax"
-    names = ShardNames(
+    extensions: tuple[str, ...] = (".msgpack",)
+    layout: str | None = "flax"
+    names: ShardNames | None = ShardNames(
         "flax_model.msgpack",
         "flax_model-{index:05d}-of-{count:05d}.msgpack",
         "flax_model.msgpack.index.json",

@@ -1,6 +1,7 @@
 import json
 import os
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -540,11 +541,14 @@ def test_what_is_no_weights_is_told_apart(tmp_path, content, says, name):
     assert str(tmp_path / name) in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"1234567"])
-def test_files_too_short_for_anything_are_truncated(tmp_path, content):
-    (tmp_path / "file").write_bytes(content)
-    with pytest.raises(TruncatedFile):
-        load(tmp_path / "file")
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [("file", b"", "is empty"), ("a.toy", b"", "is empty"), ("file", b"1234567", "7 bytes")],
+)
+def test_files_too_short_for_anything_are_truncated(tmp_path, name, content, says):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(TruncatedFile, match=says):
+        load(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["pipe", "/dev/zero", "missing", "file/inside", "nul\0name", "socket"])
@@ -734,6 +738,7 @@ def test_progress_counts_every_byte_once_and_never_back(tmp_path, options):
 
     def note(progress):
         assert active.acquire(blocking=False), "two calls at once"
+        time.sleep(0.002)  # invites the others in
         seen.append(progress)
         active.release()
 
@@ -746,12 +751,27 @@ def test_progress_counts_every_byte_once_and_never_back(tmp_path, options):
     assert {p.key for p in seen} == {(name,) for name in state}
 
 
-def test_progress_ends_at_the_total_where_values_are_packed_or_tied(tmp_path):
-    packed = np.zeros(64, DTYPES["float4_e2m1fn"])
-    for name, state in [("p", {"a": packed}), ("t", tied_pair())]:
+class Twice(ToyFormat):
+    """Reads every tensor a second time, as formats without ties do for tied ones."""
+
+    name, extensions = "twice", (".twice",)
+
+    def sniff(self, file):
+        return False
+
+    def write(self, state, target):
+        super().write(state, target)
+        for key in state:
+            list(target.blocks(state, key))
+
+
+def test_progress_ends_at_the_total_where_values_are_packed_tied_or_written_twice(tmp_path):
+    packed = {"a": np.zeros(64, DTYPES["float4_e2m1fn"])}
+    for name, state in [("p.safetensors", packed), ("t.safetensors", tied_pair()), ("x.twice", tied_pair())]:
         seen = []
-        save(state, tmp_path / f"{name}.safetensors", progress=seen.append)
+        save_state(state, tmp_path / name, progress=seen.append, registry=registry(Twice()))
         assert seen[-1].done == seen[-1].total
+        assert max(p.done for p in seen) == seen[-1].total
 
 
 def test_the_report_is_frozen():

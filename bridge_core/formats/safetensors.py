@@ -46,6 +46,9 @@ _BOOL = DTYPES["bool"]
 _LAYOUTS = {"pt": "torch", "flax": "flax"}
 _MARKS = {layout: mark for mark, layout in _LAYOUTS.items()}
 
+_SEQUENCE = f"{MARKER}.order"
+"""Keeps the state's order of keys, as numbers into the sorted keys; a file sorts its tensors otherwise."""
+
 _SPAN = 4 << 20
 
 
@@ -146,6 +149,7 @@ def _interpret(
     """Turn names into keys, and the strings of the header into layout, ties and extras."""
     extra = dict(strings)
     text = extra.pop(MARKER, None)
+    sequence = extra.pop(_SEQUENCE, None) if text is not None else None
     if text is None:
         layout, metadata, escaped = _LAYOUTS.get(extra.get("format", "")), StateMetadata(), False
         dropped = {
@@ -167,6 +171,8 @@ def _interpret(
             del extra[name]
     if layout in _MARKS and extra.get("format") == _MARKS[layout]:
         del extra["format"]
+    if sequence is not None:
+        keyed = {key: keyed[key] for key in _in_sequence(sequence, keyed, file)}
     return layout, metadata.with_(extra=extra), keyed
 
 
@@ -175,6 +181,17 @@ def _keys(names: Iterable[str], *, escaped: bool) -> Iterator[Key]:
     parts: dict[str, str] = {}
     for name in names:
         yield tuple([parts.setdefault(part, part) for part in split_name(name, escaped=escaped)])
+
+
+def _in_sequence(sequence: str, keyed: Iterable[Key], file: SourceFile) -> list[Key]:
+    keys = sorted(keyed)
+    try:
+        numbers = list(map(int, sequence.split(" ") if sequence else ()))
+    except ValueError:
+        numbers = []
+    if sorted(numbers) != list(range(len(keys))):
+        raise MalformedFile("does not name every tensor once in their order.", path=file.name)
+    return [keys[number] for number in numbers]
 
 
 def _missing_ends(ties: Mapping[Key, Key], present: Mapping[Key, Tensor], file: SourceFile) -> dict[Key, Key]:
@@ -203,10 +220,13 @@ def _image(state: FlatState) -> FileImage:
 
     header: dict[str, Any] = {}
     strings = _header_strings(state.layout, metadata, names, dropped, escaped=escaped)
-    if strings:
-        header[METADATA] = strings
     specs = {key: state.spec(key) for key in state if key not in dropped}
     ordered = sorted(specs, key=lambda key: (_ORDER[specs[key].dtype], names[key]))
+    if MARKER in strings and list(state) != ordered:
+        numbers = {key: number for number, key in enumerate(sorted(state))}
+        strings[_SEQUENCE] = " ".join(str(numbers[key]) for key in state)
+    if strings:
+        header[METADATA] = strings
     position = 0
     extents: dict[Key, Extent] = {}
     for key in ordered:
@@ -242,8 +262,9 @@ def _check_names(names: Mapping[Key, str], metadata: StateMetadata) -> None:
         if name == METADATA:
             raise KeyConflict("the name is reserved in safetensors files.", key=name, hint="Rename it.")
         _check_text(name, "the name of a tensor")
-    if MARKER in metadata.extra:
-        raise KeyConflict(f"the metadata name {MARKER!r} is reserved for the bridge.", hint="Rename it.")
+    for reserved in (MARKER, _SEQUENCE):
+        if reserved in metadata.extra:
+            raise KeyConflict(f"the metadata name {reserved!r} is reserved.", hint="Rename it.")
     for name, text in metadata.extra.items():
         _check_text(name, "a metadata name")
         _check_text(text, f"the metadata {name!r}")

@@ -102,13 +102,20 @@ class Assembly:
             self.filled[target] = Filled(source, move.ops, kind, evidence)
             self.used[source] = target
 
-    def leave(self, layer: NeutralLayer, names: Iterable[str]) -> None:
-        """Account for source leaves that have no place: kept, allowed, or unexpected."""
+    def leave(self, layer: NeutralLayer, names: Iterable[str], path: Key | None = None) -> None:
+        """Account for source leaves that have no place: kept, allowed, or unexpected.
+
+        Args:
+            layer: The source's layer.
+            names: The leaves.
+            path: The layer's path in the target, by which the target knows what it keeps for others.
+        """
+        path = layer.group.path if path is None else path
         for name in names:
             key = layer.group.keys[name]
             if layer.kind is not None and (layer.kind, name) in self.residuals and name in layer.claimed:
                 spec = layer.group.specs[name]
-                step = Step((key,), (), (Drop(0, spec),), layer.kind, "residual", key)
+                step = Step((key,), (), (Drop(0, spec),), layer.kind, "residual", (*path, name))
                 self.constants.append(step)
                 self.dropped.append(Dropped(key, "kept in the metadata", kept=True))
             elif matches(self.request.allow_unexpected, key) or matches(

@@ -96,7 +96,7 @@ class Templated(Assembly):
             self.mismatched.append(Mismatch(*where, layer.group.specs[found], group.specs[wanted]))
         for name in outcome.missing or {}:
             self._unfilled(group.keys[name], group, name, reading)
-        self.leave(layer, outcome.unexpected or {})
+        self.leave(layer, outcome.unexpected or {}, group.path)
         self.keep_info(group.path, layer, outcome, evidence, tuple(group.keys))
 
     def _evidence(self, layer: NeutralLayer, reading: Reading) -> str:

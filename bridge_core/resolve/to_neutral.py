@@ -7,6 +7,7 @@ axes, with its candidates in the metadata.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from bridge_core.errors import KeyConflict, UsageError
 from bridge_core.keys import Key, join_key
@@ -88,10 +89,7 @@ class _ToNeutral:
         for group in group_state(self.state, self.framework, self.transforms, names).values():
             self._group(group)
         for key, residual in self.state.metadata.residuals.items():
-            if key not in self.taken:
-                spec = TensorSpec(residual.shape, residual.array().dtype)
-                step = Step((), (key,), (Fill(0, spec),), PARAMETER, "metadata", residual=key)
-                self.steps.append(step)
+            self._restore(key, TensorSpec(residual.shape, residual.array().dtype))
         metadata = self.state.metadata
         forms = dict(metadata.forms)
         if self.framework.collections:
@@ -115,6 +113,27 @@ class _ToNeutral:
                 extra=metadata.extra,
             ),
         )
+
+    def _restore(self, key: Key, spec: TensorSpec) -> None:
+        """Give a layer back what the source has no place for and kept."""
+        name = self._renamed(key) or key
+        if name in self.taken:
+            return
+        path, role = name[:-1], name[-1]
+        info = self.layers.get(path)
+        kind = self.kinds.get(info.kind or "") if info is not None else None
+        known = PARAMETER
+        if info is not None and kind is not None and role in kind.residuals:
+            self.layers[path] = replace(info, leaves=(*info.leaves, role))
+            known = kind.name
+        self.steps.append(Step((), (name,), (Fill(0, spec),), known, "metadata", residual=key))
+
+    def _renamed(self, name: Key) -> Key | None:
+        for rule in self.rules:
+            captures = rule.source.match(name) if rule.rename_to is not None else None
+            if captures is not None and rule.rename_to is not None:
+                return rule.rename_to.fill(captures)
+        return None
 
     def _names(self) -> Mapping[Key, Key]:
         """Apply the rules that rename and drop, to keys without their heads."""

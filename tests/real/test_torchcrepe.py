@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -26,6 +27,13 @@ SQUARE = ("conv3", "conv4")
 @pytest.fixture(scope="module")
 def weights():
     return torch.load(FILE, weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def counted(weights):
+    """The weights as if they had been trained on: every norm has seen another number of batches."""
+    norms = [key for key in weights if key.endswith("num_batches_tracked")]
+    return OrderedDict(weights) | {key: torch.tensor(2**40 + n) for n, key in enumerate(norms)}
 
 
 @pytest.fixture(scope="module")
@@ -103,13 +111,39 @@ def test_files_come_back_bit_for_bit(converted, name, back, weights, tmp_path):
 
 
 @pytest.mark.parametrize("name", FLAX_FILES)
-def test_counted_batches_come_back_through_a_flax_file(weights, name, tmp_path):
-    counted = OrderedDict(weights)
-    for number, key in enumerate(k for k in weights if k.endswith("num_batches_tracked")):
-        counted[key] = torch.tensor(2**40 + number)
+def test_counted_batches_come_back_through_a_flax_file(counted, name, tmp_path):
     torch.save(counted, tmp_path / "counted.pth")
     middle = convert_bare(tmp_path / "counted.pth", tmp_path / name, "--to=flax", "--accept-guesses")
     assert_same_tensors(load_torch(convert_bare(middle, tmp_path / "back.pth", "--to=torch")), counted)
+
+
+class Wrapped(nn.Module):
+    """The tracker inside another module, so that all of its names have a prefix."""
+
+    @nn.compact
+    def __call__(self, frames):
+        return LinenCrepe(name="tracker")(frames)
+
+
+def test_counted_batches_come_back_through_a_prefix(counted, tmp_path):
+    torch.save(counted, tmp_path / "counted.pth")
+    inside = bridge_flax.template(Wrapped(), FRAMES)
+    middle, back = tmp_path / "inside.msgpack", tmp_path / "back.safetensors"
+    report = bridge_core.convert(tmp_path / "counted.pth", middle, to="flax", like=inside)
+    assert report.notes == ("the prefix 'tracker' was added to the source's names",)
+    report = bridge_core.convert(middle, back, to="torch", like=tmp_path / "counted.pth", model=inside)
+    assert report.notes == ("the prefix 'tracker' was removed from the source's names",)
+    assert_same_tensors(load_torch(back), counted)
+
+
+def test_counted_batches_go_on_from_one_flax_file_to_the_next(counted, tmp_path):
+    torch.save(counted, tmp_path / "counted.pth")
+    path = convert_bare(tmp_path / "counted.pth", tmp_path / "0.msgpack", "--to=flax", "--accept-guesses")
+    first = load_flax(path)
+    path = convert_bare(path, tmp_path / "1.safetensors", "--to=neutral")
+    path = convert_bare(path, tmp_path / "2.msgpack", "--to=flax")
+    assert_same_trees(load_flax(path), first)
+    assert_same_tensors(load_torch(convert_bare(path, tmp_path / "back.pth", "--to=torch")), counted)
 
 
 @pytest.mark.parametrize("made", ["linen", "nnx"])
