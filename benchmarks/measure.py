@@ -1,7 +1,11 @@
-"""Shared by the benchmarks: checkpoints of any size, and processes measured by the operating system."""
+"""Shared by the benchmarks: processes measured by the operating system, in turn, and what is said about them."""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import datetime
+import importlib.metadata
 import json
 import os
 import platform
@@ -9,143 +13,226 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import ml_dtypes
-import numpy as np
-
-from bridge_core import FlatState, LazyTensor, TensorSpec, save_state
+from typing import Any
 
 PYTHON = sys.executable
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+HERE = Path(__file__).parent
+_PACKAGES = ("ckptbridge", "numpy", "ml_dtypes", "safetensors", "torch", "jax", "flax", "transformers")
+
+_LAUNCHER = """
+import json, os, sys, time
+start = time.perf_counter()
+pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
+_, status, used = os.wait4(pid, 0)
+facts = [time.perf_counter() - start, used.ru_maxrss, used.ru_utime, used.ru_stime, os.waitstatus_to_exitcode(status)]
+print(json.dumps(facts), file=sys.stderr)
+"""
+"""A process counts its parent's memory as its own until it starts its program: so the parent is a small one."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One finished process."""
+    """One finished process.
+
+    Args:
+        seconds: From its start to its end.
+        peak_bytes: Most resident memory at any time, mapped pages of files included.
+        user_seconds: Processor time of its own code, all threads.
+        system_seconds: Processor time of the kernel on its behalf.
+        output: What it printed.
+    """
 
     seconds: float
     peak_bytes: int
-
-
-def llama(total_bytes: int, hidden: int = 2048) -> FlatState:
-    """Return a Llama-shaped bf16 state of about that size; values are made when they are read."""
-    intermediate = hidden * 11 // 4 // 128 * 128
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (32000, hidden)}
-    layer = {
-        "self_attn.q_proj.weight": (hidden, hidden),
-        "self_attn.k_proj.weight": (hidden // 4, hidden),
-        "self_attn.v_proj.weight": (hidden // 4, hidden),
-        "self_attn.o_proj.weight": (hidden, hidden),
-        "mlp.gate_proj.weight": (intermediate, hidden),
-        "mlp.up_proj.weight": (intermediate, hidden),
-        "mlp.down_proj.weight": (hidden, intermediate),
-        "input_layernorm.weight": (hidden,),
-        "post_attention_layernorm.weight": (hidden,),
-    }
-    per_layer = sum(2 * int(np.prod(shape)) for shape in layer.values())
-    layers = max(1, (total_bytes - 2 * 2 * 32000 * hidden) // per_layer)
-    for i in range(layers):
-        shapes.update({f"model.layers.{i}.{name}": shape for name, shape in layer.items()})
-    shapes["model.norm.weight"] = (hidden,)
-    shapes["lm_head.weight"] = (32000, hidden)
-    return FlatState(
-        {name: _noise(i, shape) for i, (name, shape) in enumerate(shapes.items())}, layout="torch"
-    )
-
-
-def _noise(seed: int, shape: tuple[int, ...]) -> LazyTensor:
-    pool = np.random.default_rng(seed).integers(0, 1 << 15, 1 << 20, dtype=np.uint16)
-
-    def read(region: tuple[slice, ...]) -> np.ndarray:
-        sizes = tuple(len(range(s.start, s.stop, s.step)) for s in region)
-        return np.resize(np.roll(pool, region[0].start), sizes).view(BFLOAT16)
-
-    return LazyTensor(TensorSpec(shape, BFLOAT16), read)
-
-
-def make_checkpoint(folder: Path, total_bytes: int, shard: str) -> Path:
-    """Write a sharded safetensors checkpoint, unless it is there already."""
-    if not folder.exists():
-        save_state(llama(total_bytes), f"{folder}/", format="safetensors", max_shard_size=shard)
-    return folder
-
-
-_LAUNCHER = (
-    "import os, sys, time\n"
-    "start = time.perf_counter()\n"
-    "pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)\n"
-    "_, status, usage = os.wait4(pid, 0)\n"
-    "print(time.perf_counter() - start, usage.ru_maxrss, os.waitstatus_to_exitcode(status), file=sys.stderr)\n"
-)
-"""A process counts its parent's memory as its own until it starts its program: so the parent is a small one."""
+    user_seconds: float = 0.0
+    system_seconds: float = 0.0
+    output: str = ""
 
 
 def run(command: Sequence[str]) -> Run:
-    """Run a process to its end; its own accounting gives the peak of resident memory.
+    """Run a process to its end.
 
     Raises:
         RuntimeError: It failed.
     """
+    # A GPU's memory is not the operating system's to count, and loading onto one is another matter.
+    quiet = {"PYTHONWARNINGS": "ignore", "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
     launched = subprocess.run(
         [PYTHON, "-I", "-S", "-c", _LAUNCHER, *command],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        env={**os.environ, **quiet},
         check=True,
     )
-    seconds, peak, status = launched.stderr.rsplit("\n", 2)[-2].split()
-    if status != "0":
-        raise RuntimeError(f"{' '.join(command)} failed with status {status}: {launched.stderr}")
-    return Run(float(seconds), int(peak) * 1024)
+    said, facts = launched.stderr.rstrip("\n").rpartition("\n")[::2]
+    seconds, peak, user, system, status = json.loads(facts)
+    if status:
+        raise RuntimeError(f"{' '.join(command)} failed with status {status}:\n{said}")
+    return Run(seconds, peak * 1024, user, system, launched.stdout)
 
 
 def interleaved(
-    contestants: dict[str, Callable[[], Run]], repeats: int, between: Callable[[], None]
+    contestants: Mapping[str, Callable[[], Run]],
+    repeats: int,
+    between: Callable[[], None] = lambda: None,
+    *,
+    once: Collection[str] = (),
+    seconds: float | None = None,
+    warm_up: bool = True,
 ) -> dict[str, list[Run]]:
-    """Run every contestant in turn, ``repeats`` times over, after one round that does not count."""
+    """Run every contestant in turn, several times over, after one round that does not count.
+
+    Args:
+        contestants: Name -> what runs it.
+        repeats: Rounds that count.
+        between: Called before every run; what it does is not measured.
+        once: Contestants that are too slow to repeat.
+        seconds: No further round is begun that would end later than this; one always counts.
+        warm_up: Whether there is the round that does not count.
+    """
     results: dict[str, list[Run]] = {name: [] for name in contestants}
-    for turn in range(repeats + 1):
+    started = time.perf_counter()
+    for turn in range(0 if warm_up else 1, repeats + 1):
+        round_started = time.perf_counter()
         for name, contestant in contestants.items():
+            if name in once and turn != 1:
+                continue
             between()
             found = contestant()
             if turn:
                 results[name].append(found)
+            say(f"{f'round {turn}' if turn else 'warming up'}: {name}: {found.seconds:.2f} s")
+        slow = sum(r.seconds for name in once for r in results[name]) if turn == 1 else 0.0
+        now = time.perf_counter()
+        if turn and seconds is not None and now - started + (now - round_started - slow) > seconds:
+            break
+    between()
     return results
 
 
-def table(results: dict[str, list[Run]], baseline: str, total_bytes: int) -> str:
-    """Return medians, spreads and ratios to the baseline as text."""
-    base = statistics.median(r.seconds for r in results[baseline])
-    lines = [f"{'':26}{'median s':>10}{'min':>8}{'max':>8}{'GB/s':>8}{'x ' + baseline:>16}{'peak MB':>10}"]
+def say(line: str) -> None:
+    """Tell a person who waits how far things are; results go to stdout."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def median(values: Iterable[float]) -> float:
+    """Return the median."""
+    return statistics.median(values)
+
+
+def text_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Align columns: the first to the left, the others to the right."""
+    lines = [tuple(head), *map(tuple, rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
+        for line in lines
+    )
+
+
+def run_table(results: Mapping[str, Sequence[Run]], baseline: str, total_bytes: int, idle_peak: int) -> str:
+    """Return medians, spreads and ratios to the baseline as text; memory is above ``idle_peak``."""
+    base = median(r.seconds for r in results[baseline])
+    rows = []
     for name, runs in results.items():
         seconds = [r.seconds for r in runs]
-        middle = statistics.median(seconds)
-        peak = statistics.median(r.peak_bytes for r in runs) / 1e6
-        lines.append(
-            f"{name:26}{middle:10.2f}{min(seconds):8.2f}{max(seconds):8.2f}"
-            f"{total_bytes / middle / 1e9:8.2f}{middle / base:16.2f}{peak:10.0f}"
+        middle = median(seconds)
+        busy = median(r.user_seconds + r.system_seconds for r in runs)
+        rows.append(
+            (
+                name,
+                f"{middle:.2f}",
+                f"{min(seconds):.2f}",
+                f"{max(seconds):.2f}",
+                str(len(runs)),
+                f"{middle / base:.2f}",
+                f"{total_bytes / middle / 1e9:.2f}",
+                f"{busy:.2f}",
+                f"{(median(r.peak_bytes for r in runs) - idle_peak) / 1e6:.0f}",
+            )
         )
-    return "\n".join(lines)
+    head = ("", "median s", "min", "max", "runs", f"x {baseline}", "GB/s", "CPU s", "peak MB")
+    return text_table(head, rows)
 
 
-def machine() -> dict[str, object]:
+def as_json(results: Mapping[str, Sequence[Run]]) -> dict[str, list[dict[str, Any]]]:
+    """Return runs as plain data."""
+    return {name: [asdict(r) for r in runs] for name, runs in results.items()}
+
+
+def machine(work: Path | None = None) -> dict[str, object]:
     """Return what a reader needs to judge a figure."""
+    versions = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
     return {
-        "python": platform.python_version(),
-        "numpy": np.__version__,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "processor": _field("/proc/cpuinfo", "model name") or platform.machine(),
         "processors": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "system": f"{platform.system()} {platform.release()}",
+        "file_system": _file_system(work) if work else None,
+        "load_before": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "packages": versions,
     }
 
 
-def write_json(path: Path, document: dict[str, object]) -> None:
-    """Write results beside the machine they were taken on."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": machine(), **document}, indent=1) + "\n")
+def _field(path: str, name: str) -> str | None:
+    with contextlib.suppress(OSError):
+        for line in Path(path).read_text().splitlines():
+            if line.startswith(name):
+                return line.partition(":")[2].strip()
+    return None
+
+
+def _file_system(path: Path) -> str | None:
+    with contextlib.suppress(OSError):
+        mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text().splitlines()]
+        holding = [(len(where), kind) for where, kind in mounts if path.resolve().is_relative_to(where)]
+        return max(holding)[1] if holding else None
+    return None
+
+
+def parser(doc: str | None, *, repeats: int, sizes: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Return a parser with the options that all benchmarks share."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
+    if sizes:
+        help_ = f"bytes of each checkpoint, e.g. 500MB 2GB (default: {' '.join(sizes)})"
+        made.add_argument("--sizes", "--size", nargs="+", default=list(sizes), metavar="SIZE", help=help_)
+    made.add_argument("--repeats", type=int, default=repeats, help=f"rounds that count (default: {repeats})")
+    default = Path(tempfile.gettempdir()) / "ckptbridge-bench"
+    made.add_argument("--work", type=Path, default=default, help=f"where files are made (default: {default})")
+    made.add_argument("--json", type=Path, help="write the results to this file")
+    made.add_argument("--plot", type=Path, help="draw them into this PNG file; needs matplotlib")
+    return made
+
+
+def finish(arguments: argparse.Namespace, facts: Mapping[str, object], document: Mapping[str, Any]) -> None:
+    """Write the results and the plot that were asked for.
+
+    Args:
+        arguments: What `parser` parsed.
+        facts: What `machine` said before the first run.
+        document: The results.
+    """
+    options = {k: v for k, v in vars(arguments).items() if k not in ("work", "json", "plot")}
+    name = Path(sys.argv[0]).stem
+    whole = {"benchmark": name, "machine": facts, "options": options, **document}
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(whole, indent=1) + "\n")
+    if arguments.plot:
+        import plots
+
+        plots.draw(name, whole, arguments.plot)
 
 
 def remove(path: Path) -> None:
@@ -156,6 +243,11 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def interpreter_peak() -> int:
+def python(code: str) -> list[str]:
+    """Return the command that runs Python code; it must not need quoting of its own."""
+    return [PYTHON, "-c", code]
+
+
+def idle_peak(code: str = "import numpy") -> int:
     """Return the peak of resident memory of an interpreter that imports numpy and does nothing."""
-    return run([PYTHON, "-c", "import numpy"]).peak_bytes
+    return int(median(run(python(code)).peak_bytes for _ in range(3)))

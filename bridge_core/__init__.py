@@ -56,6 +56,7 @@ from bridge_core.keys import (
 )
 from bridge_core.layers import LayerKind, LayerTransform, Leaf
 from bridge_core.live import from_neutral, to_neutral
+from bridge_core.loading import LoadedTensor, load
 from bridge_core.metadata import (
     MARKER,
     LayerInfo,
@@ -152,7 +153,9 @@ __all__ = [
     "LazyTensor",
     "Leaf",
     "LimitExceeded",
+    "load",
     "load_metadata",
+    "LoadedTensor",
     "LossyCastError",
     "MalformedFile",
     "MARKER",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from bridge_core.regions import Region
 from bridge_core.tensors import Array, FileTensor, Tensor
 from bridge_core.transpose import copy_into
 
-__all__ = ["Cut", "Scratch", "cut", "is_plain_copy", "read_block", "runs"]
+__all__ = ["Cut", "Scratch", "cut", "is_plain_copy", "read_block", "read_whole", "runs"]
 
 _ALIGN = 64
 
@@ -83,6 +84,24 @@ def read_block(tensor: Tensor, region: Region, scratch: Scratch) -> Array:
     out = scratch.take(found.shape, found.dtype)
     copy_into(out, found)
     return out
+
+
+def read_whole(tensor: Tensor, out: Array, scratch: Scratch, max_bytes: int = 16 << 20) -> None:
+    """Fill a C-contiguous array of the tensor's shape and dtype, with one pass over its values.
+
+    Args:
+        tensor: What to read.
+        out: Where to.
+        scratch: Memory for one block.
+        max_bytes: How large a block may be.
+    """
+    if isinstance(tensor, FileTensor):
+        tensor.read_into(regions.full(tensor.spec.shape), out)
+        return
+    for region in cut(tensor, max_bytes).regions:
+        scratch.reset()
+        index: tuple[Any, ...] = (*region, ...)  # the ellipsis keeps an array where no axes are
+        copy_into(out[index], _pulled(tensor, region, scratch))
 
 
 def is_plain_copy(tensor: Tensor) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ DEFAULT_MAX_RAM = 256 << 20
 _SMALLEST_BLOCK = 64 << 10
 _COPY_BLOCK = 1 << 20
 """Bytes that pass through at once where nothing is moved: they stay in the cache from reading to writing."""
+_PAUSE = 0.2
 _COPIES = 3
 """Blocks alive at once in a worker: as read, as transformed, and one to spare for ops of several inputs."""
 
@@ -103,6 +104,7 @@ class FileTarget:
         self._budget = budget
         self._report = report or (lambda _bytes, _key: None)
         self._stop = threading.Event()
+        self._gate = _Gate()
         self._local = threading.local()
         self.checksums: dict[Key, int] = {}
         """CRC-32 of the little-endian row-major bytes of every tensor written."""
@@ -133,8 +135,7 @@ class FileTarget:
                     for key, extents in ordered:
                         job = pool.submit(self._write_tensor, fd, state.tensor(key), key, extents, image)
                         jobs[job] = key
-                    done, _ = wait(jobs, return_when=FIRST_EXCEPTION)
-                    for job in done:
+                    for job in _finished(jobs):
                         seeded[jobs[job]] = job.result()
                 except BaseException as err:
                     self._stop.set()
@@ -148,6 +149,7 @@ class FileTarget:
                     for offset, data in image.finish(seeded):
                         write_all(fd, data, offset)
         finally:
+            self._gate.shut()
             os.close(fd)
 
     def blocks(self, state: FlatState, key: Key) -> Iterator[Array]:
@@ -185,7 +187,7 @@ class FileTarget:
         self, fd: int, tensor: Tensor, key: Key, extents: tuple[Extent, ...], image: FileImage
     ) -> int:
         seed, per_byte = image.seeds.get(key, 0), image.pack.get(key, 1)
-        with _about(key):
+        with self._gate, _about(key):
             limit = _COPY_BLOCK if is_plain_copy(tensor) else self._budget.block
             pieces = cut(tensor, limit)
             if pieces.ordered or per_byte > 1:
@@ -290,6 +292,47 @@ def _scatter_box(
     for start, length in runs(shape, region):
         _scatter(fd, data[done : done + length * item], start * item, extents)
         done += length * item
+
+
+def _finished(jobs: Iterable[Future[int]]) -> Iterator[Future[int]]:
+    """Yield jobs as they end, until all have or one has failed.
+
+    The pauses let an interrupt in: one that arrives just before a wait begins is seen only after it.
+    """
+    running = set(jobs)
+    while running:
+        done, running = wait(running, timeout=_PAUSE, return_when=FIRST_EXCEPTION)
+        yield from done
+
+
+class _Gate:
+    """Counts the workers inside. Once shut it lets nobody in, and waits for those who are.
+
+    A thread whose start was interrupted is unknown to its pool, and must not find its file closed.
+    """
+
+    def __init__(self) -> None:
+        self._inside = 0
+        self._open = True
+        self._changed = threading.Condition()
+
+    def __enter__(self) -> None:
+        with self._changed:
+            if not self._open:
+                raise KeyboardInterrupt
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._changed:
+            self._inside -= 1
+            self._changed.notify_all()
+
+    def shut(self) -> None:
+        """Let nobody in any more, and wait for the last to leave."""
+        with self._changed:
+            self._open = False
+            while self._inside:
+                self._changed.wait(_PAUSE)
 
 
 class _writing:

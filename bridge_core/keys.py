@@ -364,7 +364,7 @@ def fold_names(names: Iterable[str]) -> list[tuple[str, int]]:
     groups: dict[tuple[tuple[str, ...], tuple[int, ...]], list[tuple[int, ...]]] = {}
     for name in names:
         numbers = _FOLDED.findall(name)
-        padded = tuple(len(n) if n[0] == "0" else 0 for n in numbers)
+        padded = tuple(len(n) if n[0] == "0" and n != "0" else 0 for n in numbers)
         between = tuple(_FOLDED.split(name))
         groups.setdefault((between, padded), []).append(tuple(map(int, numbers)))
     folded = []

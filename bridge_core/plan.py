@@ -29,7 +29,7 @@ from bridge_core.ops import (
     simplify_chain,
 )
 from bridge_core.state import FlatState, as_state
-from bridge_core.tensors import ArrayTensor, Tensor, TensorSpec
+from bridge_core.tensors import ArrayTensor, Tensor, TensorSpec, equal_values
 
 __all__ = ["Dropped", "Mismatch", "Plan", "Step"]
 
@@ -212,10 +212,26 @@ class Plan:
         for key, keeper in self.ties.items():
             tensors[key] = tensors[keeper]
         metadata = self.metadata.with_(
+            ties=self._held_ties(tensors),
             residuals={**self.metadata.residuals, **residuals},
             provenance=source.metadata.provenance,
         )
         return source.replace(tensors=tensors, layout=self.target_layout, metadata=metadata)
+
+    def _held_ties(self, tensors: dict[Key, Tensor]) -> dict[Key, Key]:
+        """Make declared ties real where both tensors hold the same values, and forget those that do not.
+
+        In neutral form tied tensors may differ in their axes; there a tie is only remembered.
+        """
+        ties: dict[Key, Key] = {}
+        for key, keeper in self.metadata.ties.items():
+            one, other = tensors[key], tensors[keeper]
+            if one is not other and self.target_layout != "neutral" and one.spec == other.spec:
+                if not equal_values(one, other):
+                    continue
+                tensors[key] = other
+            ties[key] = keeper
+        return ties
 
     def _check_state(self, source: FlatState) -> None:
         wrong = [

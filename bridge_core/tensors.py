@@ -26,6 +26,7 @@ __all__ = [
     "Tensor",
     "TensorSpec",
     "as_tensor",
+    "equal_values",
     "read_index",
 ]
 
@@ -221,6 +222,16 @@ def as_tensor(value: Any) -> Tensor:
     tensor = ArrayTensor(np.asarray(value))
     tensor.spec  # noqa: B018 - raises for a dtype that holds no numbers
     return tensor
+
+
+def equal_values(one: Tensor, other: Tensor) -> bool:
+    """Tell whether two tensors of one spec hold the same bits; reads both, a block at a time."""
+    spec = one.spec
+    for region in regions.blocks(spec.shape, max(1, _SPAN // spec.dtype.itemsize)):
+        a, b = (np.ascontiguousarray(t.read(region)).reshape(-1).view(np.uint8) for t in (one, other))
+        if not np.array_equal(a, b):
+            return False
+    return True
 
 
 def read_index(tensor: Tensor, index: Index) -> Array:

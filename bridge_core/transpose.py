@@ -28,7 +28,7 @@ _INTEGERS: dict[int, np.dtype[Any]] = {n: np.dtype(f"uint{8 * n}") for n in (1, 
 
 
 def copy_into(out: Array, source: Array) -> None:
-    """Copy an array of any strides into a C-contiguous one of the same shape and dtype.
+    """Copy an array of any strides into another of the same shape and dtype, whose last axis is contiguous.
 
     >>> a = np.arange(6).reshape(2, 3)
     >>> b = np.empty((3, 2), a.dtype)
@@ -56,28 +56,29 @@ def copy_into(out: Array, source: Array) -> None:
 def _coalesced(out: Array, source: Array) -> tuple[Array, Array]:
     """Merge neighbouring axes that both arrays walk as one, and drop axes of size one."""
     shape: list[int] = []
-    strides: list[int] = []
-    for n, stride in zip(source.shape, source.strides, strict=True):
+    strides: list[tuple[int, int]] = []
+    for n, *steps in zip(source.shape, out.strides, source.strides, strict=True):
         if n == 1:
             continue
-        if shape and strides[-1] == stride * n:
+        if shape and strides[-1] == (steps[0] * n, steps[1] * n):
             shape[-1] *= n
-            strides[-1] = stride
+            strides[-1] = (steps[0], steps[1])
         else:
             shape.append(n)
-            strides.append(stride)
+            strides.append((steps[0], steps[1]))
     if len(shape) == source.ndim:
         return out, source
-    merged = np.lib.stride_tricks.as_strided(source, shape, strides, writeable=False)
-    return out.reshape(shape), merged
+    ours, theirs = zip(*strides, strict=True)
+    strided = np.lib.stride_tricks.as_strided
+    return strided(out, shape, ours), strided(source, shape, theirs, writeable=False)
 
 
 def _planes(out: Array, source: Array, fast: int) -> None:
     """Transpose the planes of the source's grain and the target's, one after the other."""
-    others = [
-        range(n) if axis not in (fast, out.ndim - 1) else (slice(None),) for axis, n in enumerate(out.shape)
-    ]
-    for index in itertools.product(*others):
+    plane = (fast, out.ndim - 1)
+    parts: list[Any] = [(slice(None),) if axis in plane else range(n) for axis, n in enumerate(out.shape)]
+    index: tuple[Any, ...]
+    for index in itertools.product(*parts):
         _tiles(out[index], source[index])
 
 

@@ -104,13 +104,15 @@ class Archive:
             MalformedFile: The local header and the directory disagree.
         """
         fixed = self.file.read(record.header, _LOCAL.size)
-        signature, _, _, method, _, _, _, packed, size, name_length, extra_length = _LOCAL.unpack(fixed)
+        signature, _, _, method, _, _, crc, packed, size, name_length, extra_length = _LOCAL.unpack(fixed)
         begin = record.header + _LOCAL.size
         if signature != b"PK\x03\x04" or begin + name_length + extra_length > self.directory:
             raise self._bad(record, "has no local header where the directory says")
         name = self.file.read(begin, name_length)
         if name.decode("utf-8", "replace") != record.name or method != record.method:
             raise self._bad(record, "differs between the directory and its local header")
+        if record.crc != 0 and crc not in (0, record.crc):
+            raise self._bad(record, "has one CRC in the directory and another in its local header")
         # A streamed entry keeps its sizes behind the data, an entry of zip64 in its extra field.
         for local, central in ((packed, record.packed), (size, record.size)):
             if local not in (0, 0xFFFFFFFF, central):

@@ -7,7 +7,6 @@ tensors in memory of their own. Floats that numpy lacks cross as integers of the
 from __future__ import annotations
 
 import copy
-import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
@@ -23,6 +22,7 @@ from bridge_core import (
     FlatState,
     Key,
     LazyTensor,
+    LoadedTensor,
     ModuleInfo,
     Region,
     StateMetadata,
@@ -33,6 +33,7 @@ from bridge_core import (
     as_key,
     dtype_named,
     flat_names,
+    load,
 )
 
 __all__ = ["build_state_dict", "read_state"]
@@ -107,10 +108,11 @@ def build_state_dict(state: FlatState, like: Any) -> OrderedDict[str, torch.Tens
     }
     _refuse(problems, "Cast these tensors first.")
     order = dict.fromkeys([*(name for name in template or () if name in keys), *keys])
+    loaded = load(state, shared=True)
     built: dict[int, torch.Tensor] = {}
     result: OrderedDict[str, torch.Tensor] = OrderedDict()
     for name in order:
-        tensor = _owner(state, keys[name])
+        tensor = loaded.tensor(keys[name])
         if id(tensor) not in built:
             built[id(tensor)] = _to_torch(tensor)
         result[name] = built[id(tensor)]
@@ -230,48 +232,15 @@ def _to_numpy(tensor: torch.Tensor) -> Array:
     return array
 
 
-def _owner(state: FlatState, key: Key) -> Tensor:
-    """Return the tensor of the key it is tied to, or its own."""
-    ties, seen = state.metadata.ties, {key}
-    while True:
-        first = ties.get(key)
-        if first is None or first in seen or first not in state or state.spec(first) != state.spec(key):
-            return state.tensor(key)
-        seen.add(first)
-        key = first
-
-
 def _to_torch(tensor: Tensor) -> torch.Tensor:
-    name = tensor.spec.dtype.name
-    array = _owned(tensor)
+    """Return a tensor on the array's own memory."""
+    if not isinstance(tensor, LoadedTensor):
+        raise AssertionError(f"{tensor!r} was not loaded")
+    array, name = tensor.array, tensor.spec.dtype.name
     if name not in _AS_INTEGERS:
         return torch.from_numpy(array)
     integers = {1: np.uint8, 2: np.int16}[array.dtype.itemsize]
     return torch.from_numpy(array.view(integers)).view(_DTYPES[name])
-
-
-def _count_of_one() -> int:
-    array = np.empty(0)
-    return sys.getrefcount(array)
-
-
-_ALONE = _count_of_one()
-"""What `sys.getrefcount` says of a local array that nobody else holds."""
-
-
-def _owned(tensor: Tensor) -> Array:
-    """Read a tensor into row-major memory that nobody else holds; copy only what somebody might."""
-    shape = tensor.spec.shape
-    array = tensor.read(tuple(slice(0, n, 1) for n in shape))
-    if (
-        isinstance(array, np.ndarray)
-        and sys.getrefcount(array) <= _ALONE
-        and array.flags.owndata
-        and array.flags.writeable
-        and array.flags.c_contiguous
-    ):
-        return array
-    return np.array(array, order="C", copy=True)
 
 
 def _modules(root: torch.nn.Module, keys: Iterable[Key]) -> dict[Key, ModuleInfo]:

@@ -262,6 +262,9 @@ class TestConvert:
             made[f"layers.{i}.bn.num_batches_tracked"] = np.array(3)
         save_file(made, tmp_path / "bn.safetensors")
         result = run("convert", tmp_path / "bn.safetensors", tmp_path / "bn.msgpack", "--to", "flax")
+        out = run("explain", tmp_path / "bn.safetensors", "**.num_batches_tracked", "--to", "flax").out
+        assert "target   (metadata)\n" in out
+        assert "why      residual: " in out
         assert "dropped:\n  layers.{0..1}.bn.num_batches_tracked (kept in the metadata)  x2\n" in result.out
 
     def test_shards_dtype_and_format(self, source, tmp_path):
@@ -352,10 +355,11 @@ class TestDiff:
 
     def test_json_stays_json_where_values_are_not_finite(self, tmp_path):
         save_file({"a": np.array([1.0, 2.0], "f4")}, tmp_path / "a.safetensors")
-        save_file({"a": np.array([1.0, np.inf], "f4")}, tmp_path / "b.safetensors")
+        save_file({"a": np.array([1.0, np.nan], "f4")}, tmp_path / "b.safetensors")
         result = run("diff", tmp_path / "a.safetensors", tmp_path / "b.safetensors", "--json")
         assert result.code == 1
-        assert document(result)["differing"][0]["elements"] == 1
+        (found,) = document(result)["differing"]
+        assert (found["elements"], found["largest"]) == (1, "Infinity")
 
 
 class TestExplain:

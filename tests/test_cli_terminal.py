@@ -38,8 +38,8 @@ VERIFYING = "bridge_core.writing.checksum"
 
 
 def environment(**changes):
-    kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "TERM", "COLUMNS")}
-    return {**kept, "TERM": "xterm", **changes}
+    ours = ("NO_COLOR", "FORCE_COLOR", "TERM", "COLUMNS", "PYTHONUNBUFFERED", "PYTHONIOENCODING")
+    return {**{k: v for k, v in os.environ.items() if k not in ours}, "TERM": "xterm", **changes}
 
 
 def slowed(phase, mark, *args):
@@ -125,21 +125,30 @@ def test_an_interrupted_conversion_leaves_everything_as_it_was(source, tmp_path,
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == ({} if old is None else {target.name: old})
 
 
-def test_a_reader_that_leaves_early_is_no_error(source):
-    process = subprocess.Popen(
-        command("plan", source, "--to", "flax", "--json"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    process.stderr.close()
-    assert process.wait() == 0
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_leaves_early_is_no_error(source, unbuffered):
+    with subprocess.Popen(
+        command("inspect", source),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(PYTHONUNBUFFERED=unbuffered),
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_full_disk_under_stdout_is_4(source):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_under_stdout_is_4(source, unbuffered):
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            command("inspect", source), stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            command("inspect", source),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=environment(PYTHONUNBUFFERED=unbuffered),
         )
     assert done.returncode == 4
     assert done.stderr.splitlines() == ["error: No space left on device."]

@@ -367,12 +367,6 @@ def test_a_limit_on_file_sizes_is_reported_and_left_clean(place, options):
     assert values(path) == 1
 
 
-def big_source(tmp_path):
-    source = tmp_path / "big.safetensors"
-    save({"w": np.arange(16 << 20, dtype="f4")}, source)
-    return source
-
-
 @pytest.mark.parametrize(
     ("options", "rc", "says"),
     [
@@ -381,18 +375,21 @@ def big_source(tmp_path):
     ],
     ids=["default", "smaller buffers"],
 )
-def test_too_little_memory_is_a_limit_and_smaller_buffers_help(place, tmp_path, options, rc, says):
-    source, path = big_source(tmp_path), place / "a.safetensors"
+def test_too_little_memory_is_a_limit_and_smaller_buffers_help(place, options, rc, says):
+    path = place / "a.safetensors"
     body = f"""
-    with open_state({str(source)!r}, registry=registry()) as source:
-        headroom(30 << 20)
-        save(source, {str(path)!r}, {options})
+    class Computed:
+        spec = TensorSpec((4096, 4096), np.dtype("f4"))
+        def read(self, region):
+            return np.full([s.stop - s.start for s in region], 7, "f4")
+    headroom(30 << 20)
+    save({{"w": Computed()}}, {str(path)!r}, {options})
     """
     run(body, rc=rc, says=says)
     assert names(place) == ([] if rc else ["a.safetensors"])
     if not rc:
-        with open_state(path, registry=REGISTRY) as one, open_state(source, registry=REGISTRY) as other:
-            assert_same(one, other)
+        with open_state(path, registry=REGISTRY) as back:
+            assert_same(back, {("w",): np.full((4096, 4096), 7, "f4")})
 
 
 def test_too_little_memory_for_threads_is_a_limit(place):
@@ -638,7 +635,8 @@ def test_a_real_sigint_stops_soon_and_leaves_nothing(place, options):
         assert child.stdout.readline() == "going\n"
         assert len(temporaries(place)) == 1
         child.send_signal(signal.SIGINT)
-        assert child.wait(30) == -signal.SIGINT
+        assert child.stdout.read().count("going") < 200
+        assert child.wait() == -signal.SIGINT
     assert names(place) == [path.name]
     assert values(path) == 1
 

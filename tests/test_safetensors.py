@@ -450,6 +450,10 @@ def test_ties_of_save_model_are_honoured_and_written_the_same_way(tmp_path):
         assert dict(state.metadata.extra) == {}
         copy = write_state(FORMAT, state, tmp_path / "y")
         ties = state.metadata.ties
+    ((dropped, kept),) = ties.items()
+    with safetensors.safe_open(copy, framework="np") as file:
+        assert list(file.keys()) == [".".join(kept)]
+        assert file.metadata()[".".join(dropped)] == ".".join(kept)
     other = Tied()
     safetensors.torch.load_model(other, str(copy))
     assert torch.equal(other.head.weight, model.emb.weight)

@@ -133,7 +133,7 @@ def test_a_cache_whose_blobs_lead_elsewhere_is_no_cache(folder):
 def test_missing_shards_are_all_named(folder):
     (folder / TWO).unlink()
     (folder / ONE).unlink()
-    refused(folder, ShardError, f"missing: {ONE}, {TWO}")
+    refused(folder, ShardError, "missing: model-.*1.*2.*safetensors")
 
 
 def test_a_dangling_link_is_a_missing_shard(folder):

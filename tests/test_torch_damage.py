@@ -253,6 +253,7 @@ def test_headers_that_disagree_are_malformed(tmp_path):
         (local, "no local header"),
         (local + 30, "differs"),
         (local + 8, "differs"),
+        (local + 14, "CRC in"),
         (local + 22, "bytes in"),
     ):
         damaged = bytearray(data)

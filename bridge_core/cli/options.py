@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from bridge_core.errors import BridgeError
-
-if TYPE_CHECKING:
-    from bridge_core.keys import Pattern
 
 __all__ = [
     "a_floating_dtype",
@@ -35,11 +32,12 @@ def a_size(text: str) -> int:
     return _read(parse_size, text)
 
 
-def a_pattern(text: str) -> Pattern:
-    """Read a pattern over keys."""
+def a_pattern(text: str) -> str:
+    """Check a pattern over keys."""
     from bridge_core.keys import Pattern
 
-    return _read(Pattern.parse, text)
+    _read(Pattern.parse, text)
+    return text
 
 
 def a_floating_dtype(text: str) -> str:

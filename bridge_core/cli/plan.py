@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from bridge_core.cli.explain import explanations
 from bridge_core.cli.options import examples, json_option, target_options
 from bridge_core.cli.report import exactness
 from bridge_core.cli.terminal import aside, print_json, say
@@ -59,6 +58,7 @@ def explain(src: str, key: str, **asked: Any) -> None:
     KEY is the name of a source or target tensor, or a pattern: * stands for one part of a name, ** for
     any number of parts.
     """
+    from bridge_core.cli.explain import explanations
     from bridge_core.convert import plan_conversion
 
     with aside():

@@ -61,7 +61,9 @@ def settle(source: Sequence[View], target: Sequence[View], residuals: frozenset[
     if not ranked:
         return ()
     best = ranked[min(ranked)]
-    distinct = {outcome.moves: outcome for outcome in reversed(best)}
+    # An undecided layer that goes back to its own framework, into a place that fits, goes as it is.
+    spelt_alike = [o for o in best if o.source.transform and o.source.transform == o.target.transform]
+    distinct = {outcome.moves: outcome for outcome in reversed(spelt_alike or best)}
     return tuple(reversed(distinct.values()))
 
 

@@ -318,7 +318,9 @@ class FormatContract(FormatHarness):
                 assert sniffs(other, odd) == (name == self.format.name), name
         for name, other in registry.formats.items():
             if name != self.format.name:
-                tensors = {("a", "w"): np.zeros(4, DTYPES[sorted(other.capabilities.dtypes)[0]])}
+                tensors: dict[Key, Array] = {
+                    ("a", "w"): np.zeros(4, DTYPES[sorted(other.capabilities.dtypes)[0]])
+                }
                 write_state(other, FlatState(tensors, layout=other.layout), odd)
                 assert not sniffs(self.format, odd), name
 

@@ -19,18 +19,17 @@ from bridge_core import (
     FlatState,
     Key,
     LazyTensor,
+    LoadedTensor,
     Region,
     Tensor,
     TensorSpec,
     UnsupportedFeature,
     UsageError,
     as_tensor,
+    load,
 )
 
-__all__ = ["StandIn", "as_leaf", "first_key", "is_key_array", "tensor_of", "to_abstract"]
-
-_ALIGNMENT = 64
-"""XLA takes over a host buffer without a copy only at this alignment."""
+__all__ = ["StandIn", "as_leaf", "first_key", "is_key_array", "is_spread", "tensor_of", "to_abstract"]
 
 
 class StandIn(np.ndarray[Any, np.dtype[Any]]):
@@ -150,29 +149,33 @@ def as_leaf(state: FlatState, key: Key, like: Any) -> Any:
             sharded array one with the same sharding, of which only this host's parts are read.
     """
     if is_key_array(like):
-        return _wrap_key(_own(state[key]), like)
+        return _wrap_key(_loaded(state, key), like)
     if isinstance(like, bool | int | float | complex) and not isinstance(like, np.generic):
         value = state[key].item()
         if type(value) is type(like):
             return value
     if not _fits_jax(state.spec(key).dtype):
-        return _own(state[key])
+        return _loaded(state, key)
     sharding = _sharding(like)
     if sharding is None:
-        return jax.device_put(_own(state[key]))
+        return jax.device_put(_loaded(state, key))
     if len(sharding.device_set) == 1:
-        return jax.device_put(_own(state[key]), sharding)
+        return jax.device_put(_loaded(state, key), sharding)
     shape = state.spec(key).shape
-    return jax.make_array_from_callback(shape, sharding, lambda index: _own(state.read(key, index)))
+    return jax.make_array_from_callback(shape, sharding, lambda index: np.array(state.read(key, index)))
 
 
-def _own(array: Array) -> Array:
-    """Copy into a buffer that XLA can take over as it is; the source may be the caller's."""
-    raw = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % _ALIGNMENT
-    owned = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    np.copyto(owned, array)
-    return owned
+def is_spread(like: Any) -> bool:
+    """Tell whether a leaf lies on several devices, so that this host reads its own parts alone."""
+    sharding = _sharding(like)
+    return sharding is not None and len(sharding.device_set) > 1
+
+
+def _loaded(state: FlatState, key: Key) -> Array:
+    tensor = state.tensor(key)
+    if not isinstance(tensor, LoadedTensor):
+        tensor = load(state, (key,), workers=1).tensor(key)
+    return tensor.array if isinstance(tensor, LoadedTensor) else state[key]
 
 
 def _fits_jax(dtype: np.dtype[Any]) -> bool:

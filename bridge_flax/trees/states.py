@@ -16,10 +16,11 @@ from bridge_core import (
     UnsupportedFeature,
     UsageError,
     join_key,
+    load,
     unflatten_tree,
 )
 from bridge_flax.abstract import Template
-from bridge_flax.trees.arrays import as_leaf, tensor_of
+from bridge_flax.trees.arrays import as_leaf, is_spread, tensor_of
 from bridge_flax.trees.modules import nnx_modules
 from bridge_flax.trees.splitting import split
 from bridge_flax.trees.walk import is_empty, rebuild, walk
@@ -93,7 +94,8 @@ def flatten(tree: Any, *, form: str) -> FlatState:
 def build(state: FlatState, like: Any) -> Any:
     """Return live tensors in the structure of ``like``; see the adapter."""
     if like is None:
-        leaves = {key: as_leaf(state, key, None) for key in state}
+        loaded = load(state)
+        leaves = {key: as_leaf(loaded, key, None) for key in loaded}
         return unflatten_tree(leaves, state.metadata.empty)
     if isinstance(like, Template):
         if like.kind == "linen":
@@ -124,4 +126,6 @@ def _fill(state: FlatState, like: Any) -> Any:
             unexpected=unexpected,
             mismatched=mismatched,
         )
-    return rebuild(like, lambda key, leaf: as_leaf(state, key, leaf))
+    whole = [key for key, leaf, _ in walk(like) if not is_empty(leaf) and not is_spread(leaf)]
+    loaded = load(state, whole)
+    return rebuild(like, lambda key, leaf: as_leaf(loaded, key, leaf))

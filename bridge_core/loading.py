@@ -1,0 +1,75 @@
+"""Loading a state into memory: every value once from its source into a buffer that is its own.
+
+The frameworks build their arrays on these buffers without copying again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from bridge_core.blocks import Scratch, read_whole
+from bridge_core.errors import BridgeError
+from bridge_core.keys import Key
+from bridge_core.state import FlatState
+from bridge_core.tensors import Array, ArrayTensor, Tensor, TensorSpec
+
+__all__ = ["LoadedTensor", "load"]
+
+_ALIGNMENT = 64
+"""What XLA asks of a host buffer that it takes over without a copy."""
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedTensor(ArrayTensor):
+    """A writable, aligned, C-contiguous array that nothing else refers to."""
+
+
+def load(
+    state: FlatState,
+    keys: Iterable[Key] | None = None,
+    *,
+    shared: bool = False,
+    workers: int | None = None,
+) -> FlatState:
+    """Return the state with values in memory.
+
+    Args:
+        state: Where to read.
+        keys: Which tensors; the others stay lazy. None for all.
+        shared: Whether keys that share a tensor share the array; else each gets its own.
+        workers: Threads; None takes the processors that this process may use, at most four.
+    """
+    wanted = list(state) if keys is None else list(keys)
+    jobs: dict[object, tuple[Key, Tensor]] = {}
+    for key in wanted:
+        jobs.setdefault(id(state.tensor(key)) if shared else key, (key, state.tensor(key)))
+    threads = workers or max(1, min(4, len(os.sched_getaffinity(0))))
+    with ThreadPoolExecutor(threads) as pool:
+        loaded = dict(zip(jobs, pool.map(_load, jobs.values()), strict=True))
+    tensors: dict[Key, Tensor] = dict(state.tensors())
+    for key in wanted:
+        tensors[key] = loaded[id(state.tensor(key)) if shared else key]
+    return state.replace(tensors=tensors)
+
+
+def _load(job: tuple[Key, Tensor]) -> LoadedTensor:
+    key, tensor = job
+    out = aligned(tensor.spec)
+    try:
+        read_whole(tensor, out, Scratch())
+    except BridgeError as err:
+        err.key = err.key or key
+        raise
+    return LoadedTensor(out)
+
+
+def aligned(spec: TensorSpec) -> Array:
+    """Return an uninitialised array whose memory begins at a multiple of 64 bytes."""
+    raw = np.empty(spec.nbytes + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + spec.nbytes].view(spec.dtype).reshape(spec.shape)

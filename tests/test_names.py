@@ -1,0 +1,443 @@
+"""Names: own parameters stay what they are, lists and prefixes meet, ties are made and unmade knowingly."""
+
+from __future__ import annotations
+
+import flax.linen as linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from support.arrays import assert_same_bits
+from support.models import assert_same_state_dict, assert_same_tree, from_neutral, randomise, to_neutral
+from torch import nn
+
+import bridge_flax
+from bridge_core import AmbiguousLayerError, MismatchError, UsageError, plan_conversion
+
+OWN = ["gamma", "beta", "scale", "mean", "var", "covariates", "running_mean", "kernel", "embedding", "weight_g"]
+
+
+class Own(nn.Module):
+    """Parameters of a user's own module, with names that layers use, too."""
+
+    def __init__(self, names, shape=(4,)):
+        super().__init__()
+        for name in names:
+            setattr(self, name, nn.Parameter(torch.randn(shape)))
+
+
+class OwnLinen(linen.Module):
+    names: tuple
+    shape: tuple = (4,)
+
+    @linen.compact
+    def __call__(self, x):
+        for name in self.names:
+            x = x + self.param(name, linen.initializers.ones, self.shape).sum()
+        return x
+
+
+class OwnNnx(nnx.Module):
+    def __init__(self, names, shape=(4,)):
+        for name in names:
+            setattr(self, name, nnx.Param(jnp.ones(shape)))
+
+
+SETS = [*([name] for name in OWN), ["gamma", "beta"], ["weight", "gamma"], ["mean", "var"], ["scale", "bias"], OWN]
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 4), (3, 4, 4)], ids=str)
+@pytest.mark.parametrize("names", SETS, ids=lambda names: "-".join(names[:3]))
+def test_own_parameters_of_a_module_stay_what_they_are(names, shape):
+    module = nn.ModuleDict({"mine": Own(names, shape), "fc": nn.Linear(3, 4)})
+    original = {name: tensor.detach() for name, tensor in module.state_dict().items()}
+    template = {
+        "params": {
+            "mine": {name: jax.ShapeDtypeStruct(shape, "float32") for name in names},
+            "fc": {
+                "kernel": jax.ShapeDtypeStruct((3, 4), "float32"),
+                "bias": jax.ShapeDtypeStruct((4,), "float32"),
+            },
+        }
+    }
+    linen_like = bridge_flax.template(OwnLinen(tuple(names), shape), jnp.zeros(()))
+    nnx_like = nnx.eval_shape(lambda: OwnNnx(names, shape))
+    for made in (
+        from_neutral(to_neutral(module, "torch"), "flax", like=template)["params"]["mine"],
+        from_neutral(to_neutral(original, "torch"), "flax", like=template)["params"]["mine"],
+        from_neutral(to_neutral(module["mine"], "torch"), "flax", like=linen_like)["params"],
+        nnx.to_pure_dict(
+            nnx.state(from_neutral(to_neutral(module["mine"], "torch"), "flax", like=nnx_like))
+        ),
+    ):
+        assert set(made) == set(names)
+        for name in names:
+            assert_same_bits(np.asarray(made[name]), original[f"mine.{name}"].numpy())
+
+    back = from_neutral(to_neutral(module, "torch"), "torch", like=module)
+    assert_same_state_dict(back, original)
+    tree = from_neutral(to_neutral(module, "torch"), "flax", like=template)
+    assert_same_state_dict(from_neutral(to_neutral(tree, "flax"), "torch", like=original), original)
+
+
+@pytest.mark.parametrize("names", [["gamma"], ["covariates"], ["means"], ["variance", "mean_pool"], ["scale_by"]])
+def test_own_parameters_need_no_template_where_no_layer_has_such_names(names):
+    module = nn.ModuleDict({"mine": Own(names)})
+    tree = from_neutral(to_neutral(module, "torch"), "flax")
+    assert set(tree["mine"]) == set(names)
+    assert_same_state_dict(from_neutral(to_neutral(tree, "flax"), "torch"), module.state_dict())
+
+
+class LinenNorm(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        return linen.LayerNorm(name="norm")(x)
+
+
+def test_gamma_and_beta_are_a_norm_where_the_template_says_so():
+    source = {"norm.gamma": torch.randn(4), "norm.beta": torch.randn(4)}
+    norm = bridge_flax.template(LinenNorm(), jnp.zeros((2, 4)))
+    tree = from_neutral(to_neutral(source, "torch"), "flax", like=norm)
+    assert_same_bits(np.asarray(tree["params"]["norm"]["scale"]), source["norm.gamma"].numpy())
+    assert_same_bits(np.asarray(tree["params"]["norm"]["bias"]), source["norm.beta"].numpy())
+    assert_same_state_dict(from_neutral(to_neutral(tree, "flax"), "torch", like=source), source)
+
+
+def test_weight_and_gamma_of_one_module_do_not_replace_each_other():
+    module = nn.ModuleDict({"mine": Own(["weight", "gamma"]), "other": Own(["weight", "gamma"], (4, 4))})
+    neutral = to_neutral(module, "torch")
+    with pytest.raises(AmbiguousLayerError) as refused:
+        from_neutral(neutral, "flax")
+    assert set(refused.value.candidates) == {"mine.weight", "other.weight"}
+    guessed = from_neutral(neutral, "flax", accept_guesses=True)
+    for name, leaves in guessed.items():
+        assert_same_bits(np.asarray(leaves["gamma"]), module[name].gamma.detach().numpy())
+        assert len(leaves) == 2
+    assert_same_state_dict(from_neutral(neutral, "torch"), module.state_dict())
+
+
+# -- lists ------------------------------------------------------------------------------------------
+
+WIDTHS = [3, 5, 2, 7, 4, 6, 8, 3, 5, 9, 2, 4]
+
+
+class TorchStack(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(WIDTHS, WIDTHS[1:], strict=False))
+        self.heads = nn.ModuleList(nn.ModuleList(nn.Linear(2, 2) for _ in range(2)) for _ in range(2))
+
+
+class LinenStack(linen.Module):
+    def setup(self):
+        self.layers = [linen.Dense(n) for n in WIDTHS[1:]]
+        self.heads = [[linen.Dense(2) for _ in range(2)] for _ in range(2)]
+
+    def __call__(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return [head(jnp.zeros((1, 2))) for row in self.heads for head in row]
+
+
+class NnxStack(nnx.Module):
+    def __init__(self, rngs):
+        pairs = zip(WIDTHS, WIDTHS[1:], strict=False)
+        self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in pairs])
+        rows = [nnx.List([nnx.Linear(2, 2, rngs=rngs) for _ in range(2)]) for _ in range(2)]
+        self.heads = nnx.List(rows)
+
+
+def stack_templates():
+    return {
+        "linen": bridge_flax.template(LinenStack(), jnp.zeros((1, WIDTHS[0]))),
+        "nnx": nnx.eval_shape(lambda: NnxStack(nnx.Rngs(0))),
+    }
+
+
+@pytest.mark.parametrize("system", ["linen", "nnx"])
+def test_lists_meet_whatever_their_spelling(system):
+    module = randomise(TorchStack())
+    made = from_neutral(to_neutral(module, "torch"), "flax", like=stack_templates()[system])
+    for i in range(len(WIDTHS) - 1):
+        leaf = made["params"][f"layers_{i}"]["kernel"] if system == "linen" else made.layers[i].kernel[...]
+        assert_same_bits(np.asarray(leaf), module.layers[i].weight.detach().numpy().T.copy())
+    for i in range(2):
+        for j in range(2):
+            head = (
+                made["params"][f"heads_{i}_{j}"]["kernel"]
+                if system == "linen"
+                else made.heads[i][j].kernel[...]
+            )
+            assert_same_bits(np.asarray(head), module.heads[i][j].weight.detach().numpy().T.copy())
+    source = to_neutral(made, "flax", module=stack_templates()[system])
+    assert_same_state_dict(from_neutral(source, "torch", like=module), module.state_dict())
+
+
+def test_linen_and_nnx_lists_meet():
+    module = randomise(TorchStack())
+    templates = stack_templates()
+    tree = from_neutral(to_neutral(module, "torch"), "flax", like=templates["linen"])
+    model = from_neutral(
+        to_neutral(tree, "flax", module=templates["linen"]), "flax", like=templates["nnx"]
+    )
+    assert_same_tree(from_neutral(to_neutral(model, "flax"), "flax", like=templates["linen"]), tree)
+
+
+def test_a_name_that_only_looks_like_a_list_is_matched_as_it_is():
+    source = {"conv_1.weight": torch.randn(3, 2), "conv.1.weight": torch.randn(4, 2)}
+    like = {name: torch.empty_like(tensor, device="meta") for name, tensor in source.items()}
+    assert_same_state_dict(from_neutral(to_neutral(source, "torch"), "torch", like=like), source)
+
+
+# -- prefixes ---------------------------------------------------------------------------------------
+
+
+class TorchBody(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(5, 4)
+        self.fc = nn.Linear(4, 4)
+        self.norm = nn.LayerNorm(4)
+
+
+class LinenBody(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        x = linen.Embed(5, 4, name="embed")(x)
+        return linen.LayerNorm(name="norm")(linen.Dense(4, name="fc")(x))
+
+
+class LinenAround(linen.Module):
+    prefix: str
+    head: bool = False
+
+    def setup(self):
+        setattr(self, self.prefix, LinenBody())
+        if self.head:
+            self.classifier = linen.Dense(3)
+
+    def __call__(self, x):
+        x = getattr(self, self.prefix)(x)
+        return self.classifier(x) if self.head else x
+
+
+TOKENS = jnp.zeros((1, 2), jnp.int32)
+PREFIXES = ["module", "_orig_mod", "model", "bert", "model.encoder", "module._orig_mod"]
+
+
+def prefixed(state_dict, prefix):
+    return {f"{prefix}.{name}": tensor for name, tensor in state_dict.items()}
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_prefix_of_the_source_is_found_and_reported(prefix):
+    body = randomise(TorchBody())
+    source = prefixed(body.state_dict(), prefix)
+    template = bridge_flax.template(LinenBody(), TOKENS)
+    plan = plan_conversion(source, to="flax", like=template)
+    assert [note for note in plan.notes if f"'{prefix}' was removed" in note]
+    wanted = from_neutral(to_neutral(body, "torch"), "flax", like=template)
+    tree = from_neutral(to_neutral(source, "torch"), "flax", like=template)
+    assert_same_tree(tree, wanted)
+    back = plan_conversion(tree, to="torch", like=source)
+    assert [note for note in back.notes if f"'{prefix}' was added" in note]
+    assert_same_state_dict(from_neutral(to_neutral(tree, "flax"), "torch", like=source), source)
+
+
+@pytest.mark.parametrize("prefix", ["bert", "model"])
+def test_a_prefix_of_the_target_is_found_and_reported(prefix):
+    body = randomise(TorchBody())
+    template = bridge_flax.template(LinenAround(prefix), TOKENS)
+    plan = plan_conversion(body, to="flax", like=template)
+    assert [note for note in plan.notes if f"'{prefix}' was added" in note]
+    tree = from_neutral(to_neutral(body, "torch"), "flax", like=template)
+    assert set(tree["params"]) == {prefix}
+    assert_same_state_dict(from_neutral(to_neutral(tree, "flax"), "torch", like=body), body.state_dict())
+
+
+def test_a_headed_checkpoint_fills_a_headless_model_when_the_head_is_allowed_to_stay():
+    body = randomise(TorchBody())
+    source = prefixed(body.state_dict(), "bert")
+    source["classifier.weight"], source["classifier.bias"] = torch.randn(3, 4), torch.randn(3)
+    template = bridge_flax.template(LinenBody(), TOKENS)
+    neutral = to_neutral(source, "torch")
+    with pytest.raises(MismatchError, match="2 unexpected: classifier") as refused:
+        from_neutral(neutral, "flax", like=template)
+    assert set(refused.value.unexpected) == {"classifier.kernel", "classifier.bias"}
+    tree = from_neutral(neutral, "flax", like=template, allow_unexpected=["classifier.**"])
+    assert_same_tree(tree, from_neutral(to_neutral(body, "torch"), "flax", like=template))
+
+
+def test_a_headless_checkpoint_fills_a_headed_model_when_the_head_may_stay_as_it_is():
+    body = randomise(TorchBody())
+    model = LinenAround("bert", head=True)
+    like = model.init(jax.random.key(0), TOKENS)
+    neutral = to_neutral(body, "torch")
+    with pytest.raises(MismatchError, match="2 missing: params.classifier") as refused:
+        from_neutral(neutral, "flax", like=like)
+    assert set(refused.value.missing) == {"params.classifier.kernel", "params.classifier.bias"}
+    tree = from_neutral(neutral, "flax", like=like, allow_missing=["classifier.**"])
+    for name, leaf in like["params"]["classifier"].items():
+        assert_same_bits(np.asarray(tree["params"]["classifier"][name]), np.asarray(leaf))
+    assert_same_bits(np.asarray(tree["params"]["bert"]["fc"]["bias"]), body.fc.bias.detach().numpy())
+
+
+def test_a_module_with_another_prefix_is_evidence():
+    body = randomise(TorchBody())
+    source = prefixed(body.state_dict(), "module")
+    neutral = to_neutral(source, "torch", module=body)
+    assert {info.evidence for info in neutral.metadata.layers.values()} == {"module"}
+    assert neutral.metadata.layers["module", "embed"].kind == "embedding"
+
+
+def test_missing_and_unexpected_names_are_all_listed_at_once():
+    body = randomise(TorchBody())
+    source = {**body.state_dict(), "extra.table": torch.randn(2), "more": torch.randn(1)}
+    del source["norm.bias"], source["fc.bias"]
+    template = bridge_flax.template(LinenBody(), TOKENS)
+    with pytest.raises(MismatchError) as refused:
+        from_neutral(to_neutral(source, "torch", module=body), "flax", like=template)
+    assert set(refused.value.missing) == {"params.norm.bias", "params.fc.bias"}
+    assert set(refused.value.unexpected) == {"extra.table", "more"}
+
+
+# -- ties -------------------------------------------------------------------------------------------
+
+
+class TorchLanguageModel(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.wte = nn.Embedding(6, 4)
+        self.fc = nn.Linear(4, 4)
+        self.lm_head = nn.Linear(4, 6, bias=False)
+        self.lm_head.weight = self.wte.weight
+
+
+class LinenLanguageModel(linen.Module):
+    tied: bool = False
+
+    def setup(self):
+        self.wte = linen.Embed(6, 4)
+        self.fc = linen.Dense(4)
+        if not self.tied:
+            self.lm_head = linen.Dense(6, use_bias=False)
+
+    def __call__(self, x):
+        x = self.fc(self.wte(x))
+        return self.wte.attend(x) if self.tied else self.lm_head(x)
+
+
+class NnxLanguageModel(nnx.Module):
+    def __init__(self, rngs):
+        self.wte = nnx.Embed(6, 4, rngs=rngs)
+        self.fc = nnx.Linear(4, 4, rngs=rngs)
+        self.lm_head = nnx.Linear(4, 6, use_bias=False, rngs=rngs)
+
+
+def language_templates():
+    return {
+        "linen": bridge_flax.template(LinenLanguageModel(), TOKENS),
+        "nnx": nnx.eval_shape(lambda: NnxLanguageModel(nnx.Rngs(0))),
+    }
+
+
+def tied_leaves(made):
+    if isinstance(made, nnx.Module):
+        return np.asarray(made.wte.embedding[...]), np.asarray(made.lm_head.kernel[...])
+    return np.asarray(made["params"]["wte"]["embedding"]), np.asarray(made["params"]["lm_head"]["kernel"])
+
+
+@pytest.mark.parametrize("system", ["linen", "nnx"])
+def test_a_tied_weight_fills_both_places_and_is_tied_again_on_the_way_back(system):
+    module = randomise(TorchLanguageModel())
+    made = from_neutral(to_neutral(module, "torch"), "flax", like=language_templates()[system])
+    weight = module.wte.weight.detach().numpy()
+    embedding, kernel = tied_leaves(made)
+    assert_same_bits(embedding, weight)
+    assert_same_bits(kernel, weight.T.copy())
+
+    neutral = to_neutral(made, "flax", module=language_templates()[system])
+    back = from_neutral(neutral, "torch", like=module)
+    assert_same_state_dict(back, module.state_dict())
+    assert back["lm_head.weight"].data_ptr() == back["wte.weight"].data_ptr()
+
+
+def test_a_tie_survives_without_any_template():
+    module = randomise(TorchLanguageModel())
+    neutral = to_neutral(module, "torch")
+    assert neutral.metadata.ties == {("lm_head", "kernel"): ("wte", "embedding")}
+    back = from_neutral(neutral, "torch")
+    assert_same_state_dict(back, module.state_dict())
+    assert back["lm_head.weight"].data_ptr() == back["wte.weight"].data_ptr()
+
+
+@pytest.mark.parametrize("system", ["linen", "nnx"])
+def test_a_checkpoint_without_the_tied_key_is_completed_from_the_module(system):
+    module = randomise(TorchLanguageModel())
+    source = module.state_dict()
+    del source["lm_head.weight"]
+    made = from_neutral(to_neutral(source, "torch", module=module), "flax", like=language_templates()[system])
+    weight = module.wte.weight.detach().numpy()
+    embedding, kernel = tied_leaves(made)
+    assert_same_bits(embedding, weight)
+    assert_same_bits(kernel, weight.T.copy())
+
+
+def test_a_checkpoint_without_the_tied_key_is_refused_where_nothing_tells_of_the_tie():
+    source = randomise(TorchLanguageModel()).state_dict()
+    del source["lm_head.weight"]
+    with pytest.raises(MismatchError, match="1 missing: params.lm_head.kernel"):
+        from_neutral(to_neutral(source, "torch"), "flax", like=language_templates()["linen"])
+
+
+def test_a_prefixed_checkpoint_without_the_tied_key_is_completed_from_the_module():
+    module = randomise(TorchLanguageModel())
+    source = prefixed(module.state_dict(), "module")
+    del source["module.lm_head.weight"]
+    neutral = to_neutral(source, "torch", module=module)
+    assert neutral.metadata.ties == {("module", "lm_head", "kernel"): ("module", "wte", "embedding")}
+    made = from_neutral(neutral, "flax", like=language_templates()["linen"])
+    assert_same_bits(tied_leaves(made)[1], module.wte.weight.detach().numpy().T.copy())
+
+
+def test_a_template_without_the_tied_key_drops_it_and_says_why():
+    module = randomise(TorchLanguageModel())
+    template = bridge_flax.template(LinenLanguageModel(tied=True), TOKENS)
+    plan = plan_conversion(module, to="flax", like=template)
+    (dropped,) = plan.dropped
+    assert dropped.key == ("lm_head", "weight")
+    assert dropped.tied_to == ("wte", "weight")
+    assert dropped.reason == "tied to wte.weight"
+    assert plan.exact
+    tree = from_neutral(to_neutral(module, "torch"), "flax", like=template)
+    assert_same_bits(np.asarray(tree["params"]["wte"]["embedding"]), module.wte.weight.detach().numpy())
+
+    back = from_neutral(to_neutral(tree, "flax", module=template), "torch", like=module)
+    assert_same_state_dict(back, module.state_dict())
+    assert back["lm_head.weight"].data_ptr() == back["wte.weight"].data_ptr()
+
+
+def test_an_untied_template_that_is_given_two_different_values_is_refused_when_the_target_ties_them():
+    template = language_templates()["linen"]
+    tree = from_neutral(to_neutral(randomise(TorchLanguageModel()), "torch"), "flax", like=template)
+    tree["params"]["lm_head"]["kernel"] = tree["params"]["lm_head"]["kernel"] + 1
+    neutral = to_neutral(tree, "flax", module=template)
+    with pytest.raises(Exception, match="tied hold different values"):
+        from_neutral(neutral, "torch", like=TorchLanguageModel())
+
+
+# -- wrong arguments --------------------------------------------------------------------------------
+
+
+def test_the_wrong_kind_of_object_is_named():
+    module = randomise(TorchBody())
+    with pytest.raises(UsageError, match="flax was expected"):
+        to_neutral(module, "flax")
+    with pytest.raises(UsageError, match="torch was expected"):
+        to_neutral(from_neutral(to_neutral(module, "torch"), "flax"), "torch")
+    with pytest.raises(UsageError, match="like= is one of torch"):
+        from_neutral(to_neutral(module, "torch"), "flax", like=module)
+    with pytest.raises(UsageError, match="layout of torch"):
+        from_neutral(bridge_flax.FlaxFramework().state({}).replace(layout="torch"), "flax")
