@@ -1,4 +1,4 @@
-"""Checkpoints of any size to measure with. Their values cost a memory copy to make, so that 8 GB take seconds."""
+"""Checkpoints of any size to measure with. Values cost a memory copy to make, so that 8 GB take seconds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class Llama:
     @classmethod
     def of(cls, total_bytes: int) -> Llama:
         """Return one of about that many bytes; widths are powers of two, as models' are."""
-        hidden = next(h for h, least in ((4096, 6e9), (2048, 4e8), (1024, 1.5e8), (512, 0)) if total_bytes >= least)
+        widths = ((4096, 6e9), (2048, 4e8), (1024, 1.5e8), (512, 0))
+        hidden = next(width for width, least in widths if total_bytes >= least)
         ends = 2 * 2 * _VOCABULARY * hidden
         one_layer = 2 * sum(int(np.prod(shape)) for shape in cls(hidden, 1).layer().values())
         return cls(hidden, max(1, round((total_bytes - ends) / one_layer)))
@@ -69,7 +70,8 @@ class Llama:
 
     def state(self) -> FlatState:
         """Return the weights in torch's layout."""
-        return FlatState({name: noise(shape, i) for i, (name, shape) in enumerate(self.shapes().items())}, layout="torch")
+        tensors = {name: noise(shape, i) for i, (name, shape) in enumerate(self.shapes().items())}
+        return FlatState(tensors, layout="torch")
 
     def config(self) -> dict[str, object]:
         """Return what transformers wants to know of the model."""

@@ -114,13 +114,18 @@ class Contest:
 def main() -> None:
     parser = measure.parser(__doc__, repeats=5, sizes=["500MB", "2GB"])
     parser.add_argument("--shard", default="500MB", help="bytes of a shard (default: 500MB)")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these conversions, by the names in the table")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="these conversions, by the names in the table"
+    )
     parser.add_argument("--no-verify-runs", action="store_true", help="leave out the runs that read back")
     parser.add_argument("--with-plain-script", action="store_true", help="run plain_script.py; needs torch")
     parser.add_argument(
-        "--with-transformers", action="store_true", help="run transformers 4 once; needs four times the memory"
+        "--with-transformers",
+        action="store_true",
+        help="run transformers 4 once; needs much memory",
     )
     parser.add_argument("--cold", action="store_true", help="take the source out of the page cache first")
+    parser.add_argument("--no-warm-up", action="store_true", help="let the first round count")
     parser.add_argument("--seconds", type=float, help="begin no further round of a size after this long")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
@@ -140,13 +145,14 @@ def main() -> None:
             contest.clear,
             once=("transformers",),
             seconds=arguments.seconds,
-            warm_up=not arguments.cold,
+            warm_up=not (arguments.cold or arguments.no_warm_up),
         )
-        print(f"\n{total / 1e9:.2f} GB of bfloat16, page cache {'cold' if arguments.cold else 'warm'}; memory is", end=" ")
-        print(f"above an interpreter with numpy ({idle / 1e6:.0f} MB)")
+        cache = "cold" if arguments.cold else "warm"
+        print(f"\n{total / 1e9:.2f} GB of bfloat16, page cache {cache}")
+        print(f"memory is above an interpreter with numpy ({idle / 1e6:.0f} MB)")
         print(measure.run_table(results, BASELINE, total, idle))
         if contest.residue > 0.02:
-            print(f"note: up to {contest.residue:.0%} of the source stayed in the page cache; this is not cold")
+            print(f"note: not cold; up to {contest.residue:.0%} of the source stayed in the page cache")
         sizes[size] = {"bytes": total, "cached_before": contest.residue, "runs": measure.as_json(results)}
     document = {"baseline": BASELINE, "cold": arguments.cold, "idle_peak_bytes": idle, "sizes": sizes}
     measure.finish(arguments, facts, document)

@@ -1,4 +1,4 @@
-"""Shared by the benchmarks: processes measured by the operating system, in turn, and what is said about them."""
+"""Shared by the benchmarks: processes measured by the operating system, in turn, and how that is told."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ import json, os, sys, time
 start = time.perf_counter()
 pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
 _, status, used = os.wait4(pid, 0)
-facts = [time.perf_counter() - start, used.ru_maxrss, used.ru_utime, used.ru_stime, os.waitstatus_to_exitcode(status)]
-print(json.dumps(facts), file=sys.stderr)
+seconds, status = time.perf_counter() - start, os.waitstatus_to_exitcode(status)
+print(json.dumps([seconds, used.ru_maxrss, used.ru_utime, used.ru_stime, status]), file=sys.stderr)
 """
-"""A process counts its parent's memory as its own until it starts its program: so the parent is a small one."""
+"""A process counts its parent's memory as its own until its program starts: so the parent is a small one."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def interleaved(
             if turn:
                 results[name].append(found)
             say(f"{f'round {turn}' if turn else 'warming up'}: {name}: {found.seconds:.2f} s")
-        slow = sum(r.seconds for name in once for r in results[name]) if turn == 1 else 0.0
+        slow = sum(r.seconds for name in once for r in results.get(name, ())) if turn == 1 else 0.0
         now = time.perf_counter()
         if turn and seconds is not None and now - started + (now - round_started - slow) > seconds:
             break
@@ -131,8 +131,7 @@ def text_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [tuple(head), *map(tuple, rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     return "\n".join(
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
-        for line in lines
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines
     )
 
 
@@ -154,7 +153,7 @@ def run_table(results: Mapping[str, Sequence[Run]], baseline: str, total_bytes: 
                 f"{middle / base:.2f}",
                 f"{total_bytes / middle / 1e9:.2f}",
                 f"{busy:.2f}",
-                f"{(median(r.peak_bytes for r in runs) - idle_peak) / 1e6:.0f}",
+                f"{max(0.0, median(r.peak_bytes for r in runs) - idle_peak) / 1e6:.0f}",
             )
         )
     head = ("", "median s", "min", "max", "runs", f"x {baseline}", "GB/s", "CPU s", "peak MB")
@@ -163,7 +162,10 @@ def run_table(results: Mapping[str, Sequence[Run]], baseline: str, total_bytes: 
 
 def as_json(results: Mapping[str, Sequence[Run]]) -> dict[str, list[dict[str, Any]]]:
     """Return runs as plain data."""
-    return {name: [asdict(r) for r in runs] for name, runs in results.items()}
+    return {
+        name: [{k: v for k, v in asdict(r).items() if v != ""} for r in runs]
+        for name, runs in results.items()
+    }
 
 
 def machine(work: Path | None = None) -> dict[str, object]:
@@ -208,11 +210,21 @@ def parser(doc: str | None, *, repeats: int, sizes: Sequence[str] = ()) -> argpa
         help_ = f"bytes of each checkpoint, e.g. 500MB 2GB (default: {' '.join(sizes)})"
         made.add_argument("--sizes", "--size", nargs="+", default=list(sizes), metavar="SIZE", help=help_)
     made.add_argument("--repeats", type=int, default=repeats, help=f"rounds that count (default: {repeats})")
-    default = Path(tempfile.gettempdir()) / "ckptbridge-bench"
-    made.add_argument("--work", type=Path, default=default, help=f"where files are made (default: {default})")
+    add_work(made)
     made.add_argument("--json", type=Path, help="write the results to this file")
     made.add_argument("--plot", type=Path, help="draw them into this PNG file; needs matplotlib")
     return made
+
+
+def add_work(made: argparse.ArgumentParser) -> None:
+    """Add the option for the folder; what is made and removed stands in a folder of its own inside it."""
+    made.add_argument(
+        "--work",
+        type=lambda text: Path(text) / "ckptbridge-bench",
+        default=tempfile.gettempdir(),
+        metavar="DIR",
+        help=f"make files in a new folder in there (default: {tempfile.gettempdir()})",
+    )
 
 
 def finish(arguments: argparse.Namespace, facts: Mapping[str, object], document: Mapping[str, Any]) -> None:

@@ -1,14 +1,13 @@
 """Planning time against the number of keys, without a template and with one.
 
-python benchmarks/plan_time.py --keys 100 1000 10000 100000
+    python benchmarks/plan_time.py --keys 100 1000 10000 100000
+
+It should be linear, so that the time for a key stays the same. No file is read.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import time
-from pathlib import Path
 
 import measure
 import numpy as np
@@ -33,23 +32,26 @@ def _empty(shape: tuple[int, ...]) -> LazyTensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = measure.parser(__doc__, repeats=3)
     parser.add_argument("--keys", type=int, nargs="+", default=[100, 1000, 10_000, 100_000])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="where to write the results")
     arguments = parser.parse_args()
-    rows = []
-    print(f"{'keys':>8}{'plain s':>10}{'us/key':>8}{'like= s':>10}{'us/key':>8}")
+    facts = measure.machine()
+    plan_conversion(state(100), to="flax", accept_guesses=True)  # imports
+    lines, rows = [], []
     for keys in arguments.keys:
         source = state(keys)
+        count = len(source)
         template = plan_conversion(source, to="flax", accept_guesses=True).apply(source)
-        plain = [_timed(source, accept_guesses=True) for _ in range(arguments.repeats)]
-        like = [_timed(source, like=template) for _ in range(arguments.repeats)]
-        a, b = statistics.median(plain), statistics.median(like)
-        rows.append({"keys": len(source), "plain": plain, "like": like})
-        print(f"{len(source):8}{a:10.3f}{a / len(source) * 1e6:8.1f}{b:10.3f}{b / len(source) * 1e6:8.1f}")
-    if arguments.json:
-        measure.write_json(arguments.json, {"rows": rows})
+        plain, like = [], []
+        for _ in range(arguments.repeats):
+            plain.append(_timed(source, accept_guesses=True))
+            like.append(_timed(source, like=template))
+        rows.append({"keys": count, "plain": plain, "like": like})
+        a, b = measure.median(plain), measure.median(like)
+        each = (f"{a / count * 1e6:.1f}", f"{b:.3f}", f"{max(like):.3f}", f"{b / count * 1e6:.1f}")
+        lines.append((str(count), f"{a:.3f}", f"{max(plain):.3f}", *each))
+    print(measure.text_table(("keys", "plain s", "max", "us/key", "like= s", "max", "us/key"), lines))
+    measure.finish(arguments, facts, {"rows": rows})
 
 
 def _timed(source: FlatState, **options: object) -> float:

@@ -1,6 +1,6 @@
 """How transformers 4 converts a Llama of torch to Flax: one file in, the whole model in memory, one file out.
 
-    python benchmarks/transformers_script.py SOURCE_FOLDER DESTINATION_FOLDER
+python benchmarks/transformers_script.py SOURCE_FOLDER DESTINATION_FOLDER
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ at a time and what is written at a time are both long runs.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +23,11 @@ from bridge_core.transpose import copy_into
 
 __all__ = ["Cut", "Scratch", "cut", "is_plain_copy", "read_block", "read_whole", "runs"]
 
-_ALIGN = 64
+_LINE = 64
+"""Bytes of a cache line."""
+_STRIP = 1 << 20
+"""Bytes that are read at once and then moved across the grain while they are in the cache."""
+_WHOLE = 16 << 20
 
 
 class Scratch:
@@ -30,26 +35,48 @@ class Scratch:
 
     def __init__(self) -> None:
         self._memory = np.empty(0, np.uint8)
-        self._used = 0
-        self._wanted = 0
+        self._used = self._wanted = self._most = 0
 
     def reset(self) -> None:
         """Forget the arrays given out; they must not be used any more."""
-        if self._wanted > len(self._memory):
+        most = max(self._most, self._wanted)
+        if most > len(self._memory):
             self._memory = np.empty(0, np.uint8)  # let go before taking more
-            self._memory = np.empty(self._wanted, np.uint8)
-        self._used = self._wanted = 0
+            self._memory = np.empty(most, np.uint8)
+        self._used = self._wanted = self._most = 0
 
-    def take(self, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Array:
-        """Return an array whose values are undefined."""
+    @contextlib.contextmanager
+    def returned(self) -> Iterator[None]:
+        """Take back, at the end of the block, what was given out within it."""
+        used, wanted = self._used, self._wanted
+        try:
+            yield
+        finally:
+            self._most = max(self._most, self._wanted)
+            self._used, self._wanted = used, wanted
+
+    def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Return a C-contiguous array whose values are undefined."""
         nbytes = regions.size(shape) * dtype.itemsize
-        start = self._used
-        padded = -(-nbytes // _ALIGN) * _ALIGN
+        return self._bytes(nbytes).view(dtype).reshape(shape)
+
+    def spread(self, array: Array) -> Array:
+        """Return the array, or a copy whose rows lie so that a walk down a column meets ever other cache sets."""
+        row = array.nbytes // max(1, len(array))
+        if row % _LINE or row // _LINE % 2 or not array.flags.c_contiguous:
+            return array
+        rows = self._bytes((row + _LINE) * len(array)).reshape(len(array), row + _LINE)[:, :row]
+        np.copyto(rows, array.reshape(-1).view(np.uint8).reshape(rows.shape))
+        return rows.view(array.dtype).reshape(array.shape)
+
+    def _bytes(self, nbytes: int) -> Array:
+        padded = -(-nbytes // _LINE) * _LINE
         self._wanted += padded
+        start = self._used
         if start + nbytes > len(self._memory):
-            return np.empty(shape, dtype)
+            return np.empty(nbytes, np.uint8)
         self._used += padded
-        return self._memory[start : start + nbytes].view(dtype).reshape(shape)
+        return self._memory[start : start + nbytes]
 
 
 @dataclass(frozen=True)
@@ -78,6 +105,10 @@ def cut(tensor: Tensor, max_bytes: int) -> Cut:
 
 def read_block(tensor: Tensor, region: Region, scratch: Scratch) -> Array:
     """Return a block as a C-contiguous array, in the scratch memory where possible."""
+    if _runs_across(tensor, region):
+        out = scratch.take(regions.region_shape(region), tensor.spec.dtype)
+        _fill_across(tensor, region, out, scratch)
+        return out
     found = _pulled(tensor, region, scratch)
     if found.flags.c_contiguous:
         return found
@@ -86,22 +117,46 @@ def read_block(tensor: Tensor, region: Region, scratch: Scratch) -> Array:
     return out
 
 
-def read_whole(tensor: Tensor, out: Array, scratch: Scratch, max_bytes: int = 16 << 20) -> None:
-    """Fill a C-contiguous array of the tensor's shape and dtype, with one pass over its values.
-
-    Args:
-        tensor: What to read.
-        out: Where to.
-        scratch: Memory for one block.
-        max_bytes: How large a block may be.
-    """
+def read_whole(tensor: Tensor, out: Array, scratch: Scratch) -> None:
+    """Fill a C-contiguous array of the tensor's shape and dtype, with one pass over its values."""
+    whole = regions.full(tensor.spec.shape)
     if isinstance(tensor, FileTensor):
-        tensor.read_into(regions.full(tensor.spec.shape), out)
-        return
-    for region in cut(tensor, max_bytes).regions:
-        scratch.reset()
-        index: tuple[Any, ...] = (*region, ...)  # the ellipsis keeps an array where no axes are
-        copy_into(out[index], _pulled(tensor, region, scratch))
+        tensor.read_into(whole, out)
+    elif _runs_across(tensor, whole):
+        _fill_across(tensor, whole, out, scratch)
+    else:
+        for region in regions.blocks(tensor.spec.shape, _WHOLE // tensor.spec.dtype.itemsize):
+            scratch.reset()
+            index: tuple[Any, ...] = (*region, ...)  # the ellipsis keeps an array where no axes are
+            copy_into(out[index], _pulled(tensor, region, scratch))
+
+
+def _runs_across(tensor: Tensor, region: Region) -> bool:
+    """Tell whether a region is large, and its source runs along another axis than the last."""
+    grain = _grain(tensor)
+    large = regions.size(regions.region_shape(region)) * tensor.spec.dtype.itemsize >= 2 * _STRIP
+    return large and grain is not None and grain != len(tensor.spec.shape) - 1
+
+
+def _fill_across(tensor: Tensor, region: Region, out: Array, scratch: Scratch) -> None:
+    """Read strips along the source's grain, and move each into place while it is in the cache."""
+    order = _order(tensor)
+    outer = order.index(0) if order else 0
+    shape = regions.region_shape(region)
+    rows = max(1, _STRIP * shape[outer] // max(1, out.nbytes))
+    part = region[outer]
+    for start in range(0, shape[outer], rows):
+        count = min(rows, shape[outer] - start)
+        first = part.start + start * part.step
+        strip = slice(first, first + (count - 1) * part.step + 1, part.step)
+        with scratch.returned():
+            found = _pulled(tensor, (*region[:outer], strip, *region[outer + 1 :]), scratch, spread=True)
+            target = out[(slice(None),) * outer + (slice(start, start + count),)]
+            if found.ndim == 2:
+                integers = f"u{found.itemsize}" if found.itemsize <= 8 else found.dtype
+                np.copyto(target.view(integers), found.view(integers))
+            else:
+                copy_into(target, found)
 
 
 def is_plain_copy(tensor: Tensor) -> bool:
@@ -126,31 +181,37 @@ def runs(shape: tuple[int, ...], region: Region) -> Iterator[tuple[int, int]]:
         yield base + sum(offsets), length
 
 
-def _pulled(tensor: Tensor, region: Region, scratch: Scratch) -> Array:
+def _pulled(tensor: Tensor, region: Region, scratch: Scratch, *, spread: bool = False) -> Array:
     if isinstance(tensor, OpTensor):
         specs = tuple(source.spec for source in tensor.inputs)
         pulls = tensor.op.pull(tensor.output, region, specs)
-        pieces = tuple(_pulled(tensor.inputs[p.input], p.region, scratch) for p in pulls)
+        pieces = tuple(_pulled(tensor.inputs[p.input], p.region, scratch, spread=spread) for p in pulls)
         return tensor.op.assemble(tensor.output, region, pieces, specs)
     if isinstance(tensor, FileTensor):
         out = scratch.take(regions.region_shape(region), tensor.spec.dtype)
         tensor.read_into(region, out)
-        return out
+        return scratch.spread(out) if spread else out
     return tensor.read(region)
 
 
-def _grain(tensor: Tensor) -> int | None:
-    """Return the axis of the result along which the source's bytes run, or None if it cannot be told."""
-    axes: list[int] | None = None
+def _order(tensor: Tensor) -> list[int] | None:
+    """Return, for each axis of the result, the axis of the source's bytes; None if it cannot be told."""
+    axes = list(range(len(tensor.spec.shape)))
     while isinstance(tensor, OpTensor):
         if len(tensor.inputs) != 1:
             return None
         if isinstance(tensor.op, Permute):
-            axes = list(tensor.op.axes) if axes is None else [tensor.op.axes[a] for a in axes]
+            axes = [tensor.op.axes[a] for a in axes]
         elif tensor.inputs[0].spec.shape != tensor.spec.shape:
             return None
         tensor = tensor.inputs[0]
-    return axes.index(len(axes) - 1) if axes else None
+    return axes
+
+
+def _grain(tensor: Tensor) -> int | None:
+    """Return the axis of the result along which the source's bytes run, or None if it cannot be told."""
+    order = _order(tensor)
+    return order.index(len(order) - 1) if order else None
 
 
 def _boxes(shape: tuple[int, ...], grain: int, elements: int) -> Iterator[Region]:

@@ -10,7 +10,6 @@ import os
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +18,7 @@ import numpy as np
 
 from bridge_core import regions
 from bridge_core.blocks import Scratch, cut, is_plain_copy, read_block, runs
+from bridge_core.crew import work_off
 from bridge_core.errors import BridgeError, LimitExceeded, SystemFailure, UsageError
 from bridge_core.interfaces import Extent, FileImage
 from bridge_core.keys import Key
@@ -33,9 +33,8 @@ DEFAULT_MAX_RAM = 256 << 20
 _SMALLEST_BLOCK = 64 << 10
 _COPY_BLOCK = 1 << 20
 """Bytes that pass through at once where nothing is moved: they stay in the cache from reading to writing."""
-_PAUSE = 0.2
-_COPIES = 3
-"""Blocks alive at once in a worker: as read, as transformed, and one to spare for ops of several inputs."""
+_COPIES = 2
+"""Blocks alive at once in a worker: as read and as transformed."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +96,22 @@ class FileTarget:
         path: The temporary file.
         budget: Threads and memory.
         report: Called with (bytes, key) from any worker as work gets done.
+        sums: Whether ``checksums`` is wanted; a format that keeps checksums takes them anyway.
     """
 
-    def __init__(self, path: Path, budget: Budget, report: Callable[[int, Key], None] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        budget: Budget,
+        report: Callable[[int, Key], None] | None = None,
+        *,
+        sums: bool = True,
+    ) -> None:
         self._path = path
+        self._sums = sums
         self._budget = budget
         self._report = report or (lambda _bytes, _key: None)
         self._stop = threading.Event()
-        self._gate = _Gate()
         self._local = threading.local()
         self.checksums: dict[Key, int] = {}
         """CRC-32 of the little-endian row-major bytes of every tensor written."""
@@ -128,28 +135,18 @@ class FileTarget:
                 for offset, data in image.segments:
                     write_all(fd, data, offset)
             ordered = sorted(image.slots.items(), key=lambda slot: slot[1][0].offset if slot[1] else 0)
-            seeded: dict[Key, int] = {}
-            with ThreadPoolExecutor(self._budget.threads) as pool:
-                jobs: dict[Future[int], Key] = {}
-                try:
-                    for key, extents in ordered:
-                        job = pool.submit(self._write_tensor, fd, state.tensor(key), key, extents, image)
-                        jobs[job] = key
-                    for job in _finished(jobs):
-                        seeded[jobs[job]] = job.result()
-                except BaseException as err:
-                    self._stop.set()
-                    for job in jobs:
-                        job.cancel()
-                    if isinstance(err, RuntimeError) and "start new thread" in str(err):
-                        raise LimitExceeded("no memory for a thread.", hint="Lower --workers.") from err
-                    raise
+            sums = work_off(
+                lambda slot: self._write_tensor(fd, state.tensor(slot[0]), slot[0], slot[1], image),
+                ordered,
+                self._budget.threads,
+                stop=self._stop,
+            )
+            seeded = {key: found for (key, _), found in zip(ordered, sums, strict=True)}
             if image.finish is not None:
                 with _writing(self._path):
                     for offset, data in image.finish(seeded):
                         write_all(fd, data, offset)
         finally:
-            self._gate.shut()
             os.close(fd)
 
     def blocks(self, state: FlatState, key: Key) -> Iterator[Array]:
@@ -186,42 +183,73 @@ class FileTarget:
     def _write_tensor(
         self, fd: int, tensor: Tensor, key: Key, extents: tuple[Extent, ...], image: FileImage
     ) -> int:
+        """Write one tensor; return the checksum of what the file now holds, if one is wanted."""
         seed, per_byte = image.seeds.get(key, 0), image.pack.get(key, 1)
-        with self._gate, _about(key):
-            limit = _COPY_BLOCK if is_plain_copy(tensor) else self._budget.block
-            pieces = cut(tensor, limit)
-            if pieces.ordered or per_byte > 1:
-                return self._write_ordered(fd, tensor, key, extents, seed, per_byte)
+        with _about(key):
+            pieces = cut(tensor, self._limit(tensor))
+            if per_byte > 1:
+                return self._write_packed(fd, tensor, key, extents, seed, per_byte)
+            wanted = self._sums or image.finish is not None
+            if pieces.ordered:
+                return self._write_ordered(fd, tensor, pieces.regions, key, extents, seed, wanted)
             for region in pieces.regions:
                 block = self._block(tensor, region, self._scratch())
                 with _writing(self._path):
                     _scatter_box(fd, block, tensor.spec.shape, region, extents)
                 self._report(block.nbytes, key)
-            return self._sum_written(fd, key, extents, seed)
+            return self._sum_written(fd, key, extents, seed) if wanted else 0
+
+    def _limit(self, tensor: Tensor) -> int:
+        return _COPY_BLOCK if is_plain_copy(tensor) else self._budget.block
 
     def _write_ordered(
+        self,
+        fd: int,
+        tensor: Tensor,
+        pieces: Iterable[Region],
+        key: Key,
+        extents: tuple[Extent, ...],
+        seed: int,
+        wanted: bool,
+    ) -> int:
+        crc, stored, position = 0, seed, 0
+        for region in pieces:
+            data = _little(self._block(tensor, region, self._scratch()).reshape(-1))
+            for start in range(0, len(data), _COPY_BLOCK):
+                part = data[start : start + _COPY_BLOCK]  # summed and written while it is in the cache
+                if wanted:
+                    crc = zlib.crc32(part, crc)
+                    stored = zlib.crc32(part, stored) if seed else crc
+                with _writing(self._path):
+                    _scatter(fd, part, position, extents)
+                position += len(part)
+                self._report(len(part), key)
+        if wanted:
+            self.checksums[key] = crc
+        return stored if seed else crc
+
+    def _write_packed(
         self, fd: int, tensor: Tensor, key: Key, extents: tuple[Extent, ...], seed: int, per_byte: int
     ) -> int:
         crc, stored, position = 0, seed, 0
 
         def summed() -> Iterator[Array]:
             nonlocal crc
-            limit = _COPY_BLOCK if is_plain_copy(tensor) else self._budget.block
-            for region in regions.blocks(tensor.spec.shape, limit // tensor.spec.dtype.itemsize):
+            limit = self._budget.block // tensor.spec.dtype.itemsize
+            for region in regions.blocks(tensor.spec.shape, limit):
                 block = self._block(tensor, region, self._scratch()).reshape(-1)
                 crc = zlib.crc32(_little(block), crc)
                 yield block
 
         for block in _packed(summed(), per_byte):
             data = _little(block)
-            if seed or per_byte > 1:
-                stored = zlib.crc32(data, stored)
+            stored = zlib.crc32(data, stored)
             with _writing(self._path):
                 _scatter(fd, data, position, extents)
             position += len(data)
             self._report(len(data), key)
         self.checksums[key] = crc
-        return stored if seed or per_byte > 1 else crc
+        return stored
 
     def _sum_written(self, fd: int, key: Key, extents: tuple[Extent, ...], seed: int) -> int:
         """Take the checksums of a tensor that was written out of order, from the file."""
@@ -292,47 +320,6 @@ def _scatter_box(
     for start, length in runs(shape, region):
         _scatter(fd, data[done : done + length * item], start * item, extents)
         done += length * item
-
-
-def _finished(jobs: Iterable[Future[int]]) -> Iterator[Future[int]]:
-    """Yield jobs as they end, until all have or one has failed.
-
-    The pauses let an interrupt in: one that arrives just before a wait begins is seen only after it.
-    """
-    running = set(jobs)
-    while running:
-        done, running = wait(running, timeout=_PAUSE, return_when=FIRST_EXCEPTION)
-        yield from done
-
-
-class _Gate:
-    """Counts the workers inside. Once shut it lets nobody in, and waits for those who are.
-
-    A thread whose start was interrupted is unknown to its pool, and must not find its file closed.
-    """
-
-    def __init__(self) -> None:
-        self._inside = 0
-        self._open = True
-        self._changed = threading.Condition()
-
-    def __enter__(self) -> None:
-        with self._changed:
-            if not self._open:
-                raise KeyboardInterrupt
-            self._inside += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._changed:
-            self._inside -= 1
-            self._changed.notify_all()
-
-    def shut(self) -> None:
-        """Let nobody in any more, and wait for the last to leave."""
-        with self._changed:
-            self._open = False
-            while self._inside:
-                self._changed.wait(_PAUSE)
 
 
 class _writing:

@@ -24,7 +24,7 @@ _ALIGNMENT = 64
 """What XLA asks of a host buffer that it takes over without a copy."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class LoadedTensor(ArrayTensor):
     """A writable, aligned, C-contiguous array that nothing else refers to."""
 

@@ -35,7 +35,7 @@ MARKER = "ckptbridge"
 _VERSION = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LayerInfo:
     """What is known about one layer of a neutral state.
 
@@ -55,7 +55,7 @@ class LayerInfo:
     forms: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ModuleInfo:
     """The type of a live module, as evidence.
 
@@ -281,7 +281,9 @@ def _key(name: str) -> Key:
 
 
 def _residual(dtype: str, shape: list[int], data: str) -> Residual:
-    residual = Residual(_text(dtype), tuple(int(n) for n in shape), bytes.fromhex(data))
+    if any(type(n) is not int or n < 0 for n in shape):
+        raise ValueError(f"{shape!r} is no shape")
+    residual = Residual(_text(dtype), tuple(shape), bytes.fromhex(data))
     residual.array()
     return residual
 

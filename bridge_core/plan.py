@@ -34,7 +34,7 @@ from bridge_core.tensors import ArrayTensor, Tensor, TensorSpec, equal_values
 __all__ = ["Dropped", "Mismatch", "Plan", "Step"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Step:
     """One move of a plan.
 
@@ -385,19 +385,23 @@ def _joined(first: Plan, second: Plan) -> tuple[Step, ...]:
 
 
 def _fan_in(makers: list[Step], step: Step) -> Step:
-    lanes = tuple(m.ops for m in makers)
+    first = makers[0]
     if len(makers) == 1:
-        ops = (*lanes[0], *step.ops)
+        # Each is in its shortest form by itself.
+        ops = simplify_chain((*first.ops, *step.ops)) if first.ops and step.ops else first.ops or step.ops
     elif any(len(m.sources) != 1 for m in makers):
         raise PlanError("steps that join several tensors cannot be joined with each other.")
     else:
-        ops = (Lanes(lanes), *step.ops)
-    return replace(
-        step,
-        sources=tuple(key for m in makers for key in m.sources),
-        ops=simplify_chain(ops),
-        evidence=step.evidence if step.kind != "parameter" or step.evidence == "rule" else makers[0].evidence,
-        residual=step.residual or makers[0].residual,
+        ops = simplify_chain((Lanes(tuple(m.ops for m in makers)), *step.ops))
+    # A parameter was known for one before, unless the target's template had to settle it.
+    as_named = step.kind == "parameter" and step.evidence != "rule" and first.evidence != "undecided"
+    return Step(
+        tuple(key for m in makers for key in m.sources),
+        step.targets,
+        ops,
+        step.kind,
+        first.evidence if as_named else step.evidence,
+        step.residual or first.residual,
     )
 
 

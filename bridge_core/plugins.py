@@ -166,7 +166,10 @@ def _call_hooks(plugin: Any, name: str) -> dict[str, list[Any]]:
         raise PluginError(str(err), plugin=name) from err
 
 
-def _checked(results: Iterable[Iterable[Any]], wanted: type, name: str) -> list[Any]:
+def _checked(results: list[Any], wanted: type, name: str) -> list[Any]:
+    for result in results:
+        if not isinstance(result, Iterable):
+            raise PluginError(f"returned {result!r}; a list of {wanted.__name__} was expected.", plugin=name)
     values = [value for result in results for value in result]
     for value in values:
         if not isinstance(value, wanted):

@@ -6,6 +6,7 @@ views into such a range, and anything a plugin can read by region.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -39,7 +40,7 @@ _LONG_RUN = 4 << 10
 """Bytes from which on a run is read by itself."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TensorSpec:
     """Shape and dtype of a tensor.
 
@@ -88,7 +89,7 @@ class Tensor(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class ArrayTensor:
     """An array in memory; any strides and either byte order."""
 
@@ -106,7 +107,7 @@ class ArrayTensor:
         return part if part.dtype.isnative else part.astype(part.dtype.newbyteorder("="))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class LazyTensor:
     """A tensor that some function reads; the function must honour the region."""
 
@@ -118,7 +119,7 @@ class LazyTensor:
         return self.reader(region)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class FileTensor:
     """A row-major tensor that stands as one byte range in a file.
 
@@ -172,7 +173,7 @@ class FileTensor:
                 self._fill(regions.simplify((*region[:axis], part, *region[axis + 1 :])), out[where])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class StridedFileTensor:
     """A view with strides into a flat file tensor, as torch saves transposed or tied weights.
 
@@ -207,21 +208,30 @@ class StridedFileTensor:
         return np.array(_strided(flat, shape, tuple(step * item for step in steps)), order="C")
 
 
-_TENSORS = (FileTensor, ArrayTensor, LazyTensor, StridedFileTensor, Tensor)
-"""The protocol is asked last: that takes microseconds, and states hold many tensors."""
-
-
 def as_tensor(value: Any) -> Tensor:
     """Return the value as a `Tensor`; arrays and numpy scalars are wrapped, never copied.
 
     Raises:
         UnsupportedFeature: It is neither, or an array of objects.
     """
-    if isinstance(value, _TENSORS):
-        return value
-    tensor = ArrayTensor(np.asarray(value))
-    tensor.spec  # noqa: B018 - raises for a dtype that holds no numbers
-    return tensor
+    if isinstance(value, ArrayTensor | LazyTensor | FileTensor) or _is_tensor(value):
+        tensor: Tensor = value
+        return tensor
+    wrapped = ArrayTensor(np.asarray(value))
+    wrapped.spec  # noqa: B018 - raises for a dtype that holds no numbers
+    return wrapped
+
+
+def _is_tensor(value: Any) -> bool:
+    """Ask the protocol once a type: that takes microseconds, and states hold many tensors."""
+    kind = type(value)
+    known = _KNOWN.get(kind)
+    if known is None:
+        known = _KNOWN[kind] = isinstance(value, Tensor)
+    return known
+
+
+_KNOWN: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
 
 
 def equal_values(one: Tensor, other: Tensor) -> bool:

@@ -9,10 +9,10 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from bridge_core.crew import work_off
 from bridge_core.discovery import is_weights_name
 from bridge_core.errors import (
     BridgeError,
@@ -169,7 +169,7 @@ class Writer:
         yield names.index, index_text(self.state, files, names)
 
     def _fill(self, state: FlatState, path: Path) -> Mapping[Key, int]:
-        target = FileTarget(path, self.budget, self.meter.add)
+        target = FileTarget(path, self.budget, self.meter.add, sums=self.verify)
         try:
             self.format.write(state, target)
         except MemoryError as err:
@@ -272,8 +272,7 @@ def _compare_values(
             wanted = checksum(state.tensor(key), budget)
         return checksum(written.tensor(key), budget) != wanted
 
-    with ThreadPoolExecutor(budget.threads) as pool:
-        wrong = [key for key, bad in zip(state, pool.map(differs, state), strict=True) if bad]
+    wrong = [key for key, bad in zip(state, work_off(differs, state, budget.threads), strict=True) if bad]
     if wrong:
         raise VerificationError(f"the values read again differ in {listed(map(join_key, wrong))}.", path=path)
 

@@ -14,7 +14,15 @@ from support.models import assert_same_state_dict, assert_same_tree, from_neutra
 from torch import nn
 
 import bridge_flax
-from bridge_core import AmbiguousLayerError, MismatchError, UsageError, plan_conversion
+from bridge_core import (
+    AmbiguousLayerError,
+    MismatchError,
+    UsageError,
+    convert,
+    open_state,
+    plan_conversion,
+    verify,
+)
 
 OWN = ["gamma", "beta", "scale", "mean", "var", "covariates", "running_mean", "kernel", "embedding", "weight_g"]
 
@@ -426,6 +434,33 @@ def test_an_untied_template_that_is_given_two_different_values_is_refused_when_t
     neutral = to_neutral(tree, "flax", module=template)
     with pytest.raises(Exception, match="tied hold different values"):
         from_neutral(neutral, "torch", like=TorchLanguageModel())
+
+
+@pytest.mark.parametrize("vocabulary", [4, 6])
+def test_a_tie_that_a_flax_file_records_is_not_taken_for_one_tensor(tmp_path, vocabulary):
+    """In Flax the two are each other's transpose: also where both are square, each is filled by itself."""
+    module = nn.ModuleDict({"wte": nn.Embedding(vocabulary, 4), "lm_head": nn.Linear(4, vocabulary, bias=False)})
+    randomise(module)
+    module["lm_head"].weight = module["wte"].weight
+    convert(module, tmp_path / "model.msgpack", to="flax")
+    assert verify(module, tmp_path / "model.msgpack").equal
+    other = randomise(module, seed=5)
+    convert(other, tmp_path / "other.msgpack", to="flax", like=tmp_path / "model.msgpack")
+    with open_state(tmp_path / "other.msgpack") as found:
+        weight = other["wte"].weight.detach().numpy()
+        assert_same_bits(found["wte", "embedding"], weight)
+        assert_same_bits(found["lm_head", "kernel"], weight.T.copy())
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
+def test_a_tie_that_a_torch_file_records_is_made_again(tmp_path, name):
+    module = randomise(TorchLanguageModel())
+    convert(module, tmp_path / name, to="torch")
+    tree = from_neutral(to_neutral(module, "torch"), "flax", like=language_templates()["linen"])
+    convert(tree, tmp_path / f"back-{name}", to="torch", like=tmp_path / name)
+    with open_state(tmp_path / f"back-{name}") as back:
+        assert back.metadata.ties == {("lm_head", "weight"): ("wte", "weight")}
+        assert_same_bits(back["lm_head", "weight"], module.wte.weight.detach().numpy())
 
 
 # -- wrong arguments --------------------------------------------------------------------------------

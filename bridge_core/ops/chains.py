@@ -57,7 +57,7 @@ class Lanes(Op):
         return found[::-1]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class OpTensor:
     """One output of an op over lazy inputs; reading a region pulls what it needs."""
 

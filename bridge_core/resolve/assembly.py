@@ -170,12 +170,14 @@ class Assembly:
         forms = dict(self.request.state.metadata.forms)
         if form:
             forms[self.framework.name] = form
+        # A framework without collections has no empty nodes either: both wait in its metadata for a way back.
+        keeps = bool(self.framework.collections)
         metadata = self.request.state.metadata.with_(
             layers=self.infos,
             modules={},
             ties={**self._carried_ties(), **self.ties},
-            collections=self.collections,
-            empty=empty,
+            collections=self.collections if keeps else self._carried_collections(),
+            empty=empty if keeps else self.request.state.metadata.empty,
             forms=forms,
         )
         return Plan(
@@ -208,6 +210,10 @@ class Assembly:
             else:
                 self.dropped.append(Dropped(key, f"tied to {join_key(keeper)}", keeper))
         return tuple(rest)
+
+    def _carried_collections(self) -> dict[Key, str]:
+        collections = self.request.state.metadata.collections
+        return {self.used[key]: name for key, name in collections.items() if key in self.used}
 
     def _carried_ties(self) -> dict[Key, Key]:
         return {

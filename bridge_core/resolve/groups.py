@@ -16,7 +16,7 @@ from bridge_core.tensors import TensorSpec
 __all__ = ["Group", "collection_of_role", "group_state", "has_heads"]
 
 
-@dataclass
+@dataclass(slots=True)
 class Group:
     """What stands at one path of a state.
 

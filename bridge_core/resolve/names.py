@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from bridge_core.keys import Key
@@ -39,13 +39,13 @@ def match_paths(source: Iterable[Key], target: Iterable[Key]) -> PathMatch:
     """Match paths; the time is linear in their number."""
     sources, targets = tuple(source), tuple(target)
     by_name = _unique(targets)
-    best: tuple[int, int, Key, Key] = (-1, 0, (), ())
-    for removed in _prefixes(sources):
-        for added in _prefixes(targets):
-            found = sum(_renamed(path, removed, added) in by_name for path in sources)
-            score = (found, -len(removed) - len(added))
-            if score > best[:2]:
-                best = (*score, removed, added)
+    best: tuple[int, int, Key, Key] = (_found(sources, by_name), 0, (), ())
+    if best[0] < len(sources):
+        for removed in _prefixes(sources):
+            for added in _prefixes(targets):
+                score = (_found(sources, by_name, removed, added), -len(removed) - len(added))
+                if score > best[:2]:
+                    best = (*score, removed, added)
     _, _, removed, added = best
     exact = set(targets)
     result: dict[Key, Key] = {}
@@ -60,6 +60,10 @@ def match_paths(source: Iterable[Key], target: Iterable[Key]) -> PathMatch:
                 result[path] = found_path
                 taken.add(found_path)
     return PathMatch({path: result[path] for path in sources if path in result}, removed, added)
+
+
+def _found(paths: Iterable[Key], names: Collection[Key], removed: Key = (), added: Key = ()) -> int:
+    return sum(_renamed(path, removed, added) in names for path in paths)
 
 
 def _renamed(path: Key, removed: Key, added: Key) -> Key:

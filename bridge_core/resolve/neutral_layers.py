@@ -27,7 +27,7 @@ _CERTAIN: Mapping[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class NeutralLayer:
     """One group of a neutral state.
 

@@ -53,7 +53,8 @@ class Templated(Assembly):
             if path not in reached:
                 for name, key in group.keys.items():
                     self._unfilled(key, group, name, readings[path])
-        self._tie(like.metadata.ties)
+        # A tie between layers of other axes, as a file records it, is not one tensor: both are filled.
+        self._tie({k: v for k, v in like.metadata.ties.items() if like.tensor(k) is like.tensor(v)})
         form = "variables" if heads else like.metadata.forms.get(self.framework.name, "params")
         order = {key: i for i, key in enumerate(like)}
         self.filled = dict(sorted(self.filled.items(), key=lambda item: order[item[0]]))

@@ -1,0 +1,123 @@
+"""The transpose: GB/s by element size and shape, against memcpy, numpy and torch, on one thread.
+
+    python benchmarks/transpose_kernel.py --size 64MB --repeats 5
+
+What counts is bytes of the result by time. Every contestant writes into memory that was touched before,
+except torch, which takes its own. OpenCV takes part where it is installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Mapping
+
+import measure
+import numpy as np
+
+from bridge_core.storage import parse_size
+from bridge_core.transpose import copy_into
+
+_INTEGERS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+
+
+def shapes(elements: int) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Return name -> (source shape, axes of the result), of about that many elements."""
+    side = 1 << (elements.bit_length() // 2)
+    channels = 1 << (math.isqrt(elements // 9).bit_length() - 1)
+    return {
+        "matrix, power of two": ((elements // side, side), (1, 0)),
+        "matrix, friendly": ((elements // (side * 3 // 4 + 40), side * 3 // 4 + 40), (1, 0)),
+        "matrix, wide": ((512, elements // 512), (1, 0)),
+        "stacked matrices": ((max(1, elements >> 18), 512, 512), (0, 2, 1)),
+        "convolution 3x3": ((channels, channels, 3, 3), (2, 3, 1, 0)),
+        "convolution 1x3": ((channels, elements // 3 // channels, 3), (2, 1, 0)),
+    }
+
+
+def contestants() -> dict[str, Callable[[np.ndarray, tuple[int, ...], np.ndarray], None] | None]:
+    """Return name -> what copies ``source.transpose(axes)`` into ``out``; None where it is not installed."""
+    made: dict[str, Callable[[np.ndarray, tuple[int, ...], np.ndarray], None] | None] = {
+        "memcpy": lambda source, axes, out: np.copyto(out.reshape(-1), source.reshape(-1)),
+        "numpy": lambda source, axes, out: np.copyto(out, source.transpose(axes)),
+        "bridge_core": lambda source, axes, out: copy_into(out, source.transpose(axes)),
+    }
+    with contextlib.suppress(ImportError):
+        made["torch"] = _torch()
+    with contextlib.suppress(ImportError):
+        made["OpenCV"] = _opencv()
+    return made
+
+
+def _torch() -> Callable[[np.ndarray, tuple[int, ...], np.ndarray], None]:
+    import torch
+
+    torch.set_num_threads(1)
+    signed = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}
+
+    def copy(source: np.ndarray, axes: tuple[int, ...], out: np.ndarray) -> None:
+        torch.from_numpy(source.view(signed[source.itemsize])).permute(axes).contiguous()
+
+    return copy
+
+
+def _opencv() -> Callable[[np.ndarray, tuple[int, ...], np.ndarray], None]:
+    import cv2
+
+    cv2.setNumThreads(1)
+    kinds = {1: np.uint8, 2: np.uint16, 4: np.int32, 8: np.float64}
+
+    def copy(source: np.ndarray, axes: tuple[int, ...], out: np.ndarray) -> None:
+        kind = kinds[source.itemsize]
+        cv2.transpose(source.view(kind), out.view(kind))
+
+    return copy
+
+
+def main() -> None:
+    parser = measure.parser(__doc__, repeats=5)
+    parser.add_argument("--size", default="64MB", help="bytes of the array (default: 64MB)")
+    parser.add_argument("--item-sizes", type=int, nargs="+", default=[1, 2, 4, 8], choices=_INTEGERS)
+    arguments = parser.parse_args()
+    facts = measure.machine()
+    found = contestants()
+    rows, lines = [], []
+    for item in arguments.item_sizes:
+        for name, (shape, axes) in shapes(parse_size(arguments.size) // item).items():
+            speeds = _measure(found, shape, axes, item, arguments.repeats)
+            rows.append({"item_size": item, "shape_name": name, "shape": shape, "axes": axes, "gb_s": speeds})
+            middle = {n: f"{measure.median(s):.2f}" if s else "-" for n, s in speeds.items()}
+            lines.append((f"{item} bytes, {name}", "x".join(map(str, shape)), *middle.values()))
+    print("GB/s, medians")
+    print(measure.text_table(("", "shape", *found), lines))
+    measure.finish(arguments, facts, {"rows": rows})
+
+
+def _measure(
+    found: Mapping[str, Callable[[np.ndarray, tuple[int, ...], np.ndarray], None]],
+    shape: tuple[int, ...],
+    axes: tuple[int, ...],
+    item: int,
+    repeats: int,
+) -> dict[str, list[float]]:
+    source = np.random.default_rng(0).integers(0, 100, math.prod(shape), dtype=np.uint8)
+    source = source.astype(_INTEGERS[item]).reshape(shape)
+    out = np.zeros([shape[axis] for axis in axes], source.dtype)
+    speeds: dict[str, list[float]] = {name: [] for name in found}
+    for turn in range(repeats + 1):
+        for name, copy in found.items():
+            if name == "OpenCV" and len(shape) != 2:
+                continue
+            started = time.perf_counter()
+            copy(source, axes, out)
+            took = time.perf_counter() - started
+            if turn:
+                speeds[name].append(source.nbytes / took / 1e9)
+            elif name in ("bridge_core", "OpenCV") and not np.array_equal(out, source.transpose(axes)):
+                raise RuntimeError(f"{name} gives wrong values for {shape}")
+    return speeds
+
+
+if __name__ == "__main__":
+    main()

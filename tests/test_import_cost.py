@@ -1,0 +1,90 @@
+"""What importing costs: no framework, and none of the libraries that only some uses need."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+
+FRAMEWORKS = ("torch", "jax", "jaxlib", "flax", "transformers")
+ON_FIRST_USE = (*FRAMEWORKS, "rich", "click", "msgpack", "safetensors", "h5py", "pytest", "hypothesis")
+
+
+def loaded_by(code):
+    """Run code in a process of its own; return the top-level modules that it loaded."""
+    probe = f"{code}\nimport sys\nprint('\\n'.join(sorted({{name.partition('.')[0] for name in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("code", ["import torch", "import bridge_core; import rich"])
+def test_the_probe_notices_what_is_loaded(code):
+    assert loaded_by(code) & set(ON_FIRST_USE)
+
+
+def test_importing_the_core_loads_numpy_and_pluggy_alone():
+    found = loaded_by("import bridge_core")
+    assert not found & set(ON_FIRST_USE)
+    assert {"numpy", "ml_dtypes", "pluggy"} <= found
+    assert not found & {"bridge_torch", "bridge_flax"}
+
+
+@pytest.mark.parametrize("package", ["bridge_torch", "bridge_flax", "ckptbridge_hdf5"])
+def test_importing_an_adapter_loads_no_framework(package):
+    if package == "ckptbridge_hdf5":
+        pytest.importorskip(package)
+    assert not loaded_by(f"import {package}") & {*FRAMEWORKS, "h5py"}
+
+
+def test_loading_every_plugin_loads_no_framework():
+    found = loaded_by("import bridge_core; assert not bridge_core.default_registry().failures")
+    assert not found & {*FRAMEWORKS, "rich", "click"}
+
+
+WEIGHTS = {"fc.weight": np.ones((2, 3), np.float32), "fc.bias": np.zeros(2, np.float32)}
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sources")
+    torch.save({name: torch.from_numpy(array) for name, array in WEIGHTS.items()}, folder / "a.pt")
+    safetensors.numpy.save_file(WEIGHTS, folder / "a.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "to"),
+    [
+        ("a.pt", "b.msgpack", "flax"),
+        ("a.safetensors", "b.msgpack", "flax"),
+        ("a.safetensors", "b.npz", "neutral"),
+        ("a.safetensors", "b.pt", "torch"),
+        ("a.pt", "b.safetensors", "torch"),
+    ],
+)
+def test_converting_files_loads_no_framework(sources, tmp_path, source, target, to):
+    code = f"""
+from bridge_core import convert, open_state, verify
+source, target = {str(sources / source)!r}, {str(tmp_path / target)!r}
+convert(source, target, to={to!r})
+assert verify(source, target).equal
+with open_state(target) as state:
+    assert len(state) == 2
+"""
+    assert not loaded_by(code) & {*FRAMEWORKS, "rich", "click"}
+
+
+def test_a_flax_result_returns_to_torch_without_a_framework(sources, tmp_path):
+    code = f"""
+from bridge_core import convert
+convert({str(sources / "a.pt")!r}, {str(tmp_path / "b.msgpack")!r}, to="flax")
+convert({str(tmp_path / "b.msgpack")!r}, {str(tmp_path / "c.pt")!r}, to="torch")
+"""
+    assert not loaded_by(code) & {*FRAMEWORKS, "rich", "click"}
+    back = torch.load(tmp_path / "c.pt", weights_only=True)
+    assert {name: tensor.tolist() for name, tensor in back.items()} == {k: v.tolist() for k, v in WEIGHTS.items()}

@@ -1,0 +1,171 @@
+"""Keys: joined and split without loss, matched by patterns that can be undone, folded for reports."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge_core import (
+    KeyConflict,
+    Pattern,
+    RuleError,
+    as_key,
+    flat_names,
+    flatten_tree,
+    join_key,
+    natural_order,
+    split_name,
+    unflatten_tree,
+)
+from bridge_core.keys import fold_names
+
+parts = st.text(st.sampled_from("ab.\\/*{}_01é\0"), min_size=0, max_size=4)
+keys = st.lists(parts, min_size=1, max_size=4).map(tuple)
+names = st.text(st.sampled_from("abc019_"), min_size=1, max_size=4)
+plain_keys = st.lists(names, min_size=1, max_size=5).map(tuple)
+
+
+@given(keys, st.sampled_from([".", "/"]))
+def test_splitting_undoes_joining_for_any_parts(key, separator):
+    assert split_name(join_key(key, separator, escape=True), separator, escaped=True) == key
+
+
+@given(st.sets(keys, max_size=6))
+def test_flat_names_are_unique_and_tell_whether_they_are_escaped(found):
+    try:
+        flat, escaped = flat_names(found)
+    except KeyConflict:
+        joined = [".".join(key) for key in found]
+        assert len(set(joined)) < len(joined)
+        return
+    assert len(set(flat.values())) == len(found)
+    assert {split_name(name, escaped=escaped) for name in flat.values()} == found
+
+
+def test_two_keys_of_one_flat_name_are_refused_with_both():
+    with pytest.raises(KeyConflict, match=r"\('a', 'b'\) and \('a\.b',\)|\('a\.b',\) and \('a', 'b'\)"):
+        flat_names([("a", "b"), ("a.b",)])
+
+
+def test_natural_order_counts():
+    found = [("l", "10"), ("l", "9"), ("l", "b"), ("l", "1", "w"), ("l_2",), ("l_10",)]
+    assert sorted(found, key=natural_order) == [("l", "1", "w"), ("l", "9"), ("l", "10"), ("l", "b"), ("l_2",), ("l_10",)]
+
+
+@given(st.lists(keys, max_size=8))
+def test_natural_order_orders_anything(found):
+    assert sorted(sorted(found, key=natural_order), key=natural_order) == sorted(found, key=natural_order)
+
+
+@given(st.dictionaries(plain_keys, st.integers(), max_size=8), st.sets(plain_keys, max_size=3))
+def test_flattening_undoes_nesting(leaves, empty):
+    def inner(key, others):
+        return any(other != key and other[: len(key)] == key for other in others)
+
+    leaves = {k: v for k, v in leaves.items() if not inner(k, leaves)}
+    empty = {k for k in empty if k not in leaves and not inner(k, {*leaves, *empty})}
+    empty = {k for k in empty if not any(k[:n] in leaves for n in range(1, len(k)))}
+    found, nodes = flatten_tree(unflatten_tree(leaves, empty))
+    assert found == leaves
+    assert set(nodes) == empty
+
+
+@pytest.mark.parametrize(
+    "leaves",
+    [{("a",): 1, ("a", "b"): 2}, {("a", "b"): 2, ("a",): 1}, {("a", "b", "c"): 1, ("a", "b"): 2}, {(): 1}],
+)
+def test_a_tensor_where_a_folder_is_needed_is_refused(leaves):
+    with pytest.raises(KeyConflict):
+        unflatten_tree(leaves)
+
+
+@pytest.mark.parametrize("tree", [{1: 0, "1": 0}, {None: 0}, {True: 0}, {("a",): 0}, {"a": {2.5: 1}}])
+def test_names_that_are_none_are_refused(tree):
+    with pytest.raises(KeyConflict):
+        flatten_tree(tree)
+
+
+def test_very_deep_trees_are_flattened():
+    tree = leaf = {}
+    for _ in range(5000):
+        leaf["a"] = leaf = {}
+    leaf["w"] = 1
+    ((key, value),) = flatten_tree(tree)[0].items()
+    assert (len(key), value) == (5001, 1)
+
+
+segments = st.one_of(names, st.sampled_from(["*", "{i:int}", "{name}", "**"]))
+patterns = st.lists(segments, min_size=1, max_size=5).filter(
+    lambda found: all(found.count(s) <= 1 for s in ("**", "{i:int}", "{name}"))
+)
+
+
+@given(patterns, plain_keys)
+def test_filling_a_pattern_undoes_matching_it(found, key):
+    pattern = Pattern.parse(".".join(found))
+    captures = pattern.match(key)
+    if captures is not None:
+        assert pattern.fill(captures) == key
+        assert set(captures) == set(pattern.captures)
+
+
+@given(patterns, st.data())
+def test_a_pattern_matches_what_it_was_filled_with(found, data):
+    pattern = Pattern.parse(".".join(found))
+    captures = {}
+    for name in pattern.captures:
+        if name == "**":
+            captures[name] = "\0".join(data.draw(st.lists(names, max_size=3)))
+        elif name == "i":
+            captures[name] = str(data.draw(st.integers(0, 99)))
+        else:
+            captures[name] = data.draw(names)
+    assert pattern.match(pattern.fill(captures)) == captures
+
+
+@given(patterns)
+def test_a_pattern_reads_as_it_was_written(found):
+    text = ".".join(found)
+    assert str(Pattern.parse(text)) == text
+    assert Pattern.parse(Pattern.parse(text)) == Pattern.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "key", "fits"),
+    [
+        ("a.*.c", "a.b.c", True),
+        ("a.*.c", "a.c", False),
+        ("a.**", "a", True),
+        ("**.weight", "a.b.weight", True),
+        ("a.**.c", "a.c", True),
+        ("a.**.c", "a", False),
+        ("a.{i:int}", "a.b", False),
+        ("a.{i:int}", "a.٣", False),
+        ("a.b", "a.b.c", False),
+    ],
+)
+def test_what_fits(pattern, key, fits):
+    assert (Pattern.parse(pattern).match(as_key(key)) is not None) is fits
+
+
+@pytest.mark.parametrize("text", ["a.*b", "{x", "{x:float}", "a.{}", "***", "{x}.{x}", "**.a.**"])
+def test_what_is_no_pattern_is_refused(text):
+    with pytest.raises(RuleError):
+        Pattern.parse(text)
+
+
+def test_an_unbound_capture_is_refused():
+    with pytest.raises(RuleError, match="nothing binds"):
+        Pattern.parse("{x}.{y}").fill({"x": "1"})
+
+
+@given(st.lists(st.text(st.sampled_from("ab.0123456789"), min_size=1, max_size=6), max_size=12))
+def test_folding_counts_every_name(found):
+    assert sum(count for _, count in fold_names(found)) == len(found)
+
+
+def test_folding_keeps_one_name_as_it_is():
+    assert fold_names(["layers.007.w"]) == [("layers.7.w", 1)] or fold_names(["layers.007.w"]) == [("layers.007.w", 1)]
+    assert fold_names(["a.1.x.5", "a.2.x.5"]) == [("a.{1..2}.x.5", 2)]
+    assert fold_names([f"a.{i}" for i in (1, 3, 5)]) == [("a.{1,3,5}", 3)]

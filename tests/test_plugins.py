@@ -1,0 +1,312 @@
+"""The registry: immutable, extended by plugins that are checked and isolated, conflicts named."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import textwrap
+import types
+from importlib import metadata
+
+import numpy as np
+import pytest
+import torch
+
+from bridge_core import (
+    BridgeError,
+    Format,
+    Framework,
+    LayerKind,
+    LayerTransform,
+    Leaf,
+    PluginConflict,
+    PluginError,
+    Registry,
+    UsageError,
+    convert,
+    default_registry,
+    from_neutral,
+    hookimpl,
+    hookspecs,
+    open_state,
+    plugins,
+    save_state,
+    to_neutral,
+)
+
+HOOKS = [name for name in vars(hookspecs) if name.startswith("bridge_")]
+
+
+def plugin(**hooks):
+    """A plugin of functions; each hook returns the given values."""
+    made = types.SimpleNamespace()
+    for name, value in hooks.items():
+        setattr(made, name, hookimpl(lambda value=value: value() if callable(value) else value))
+    return made
+
+
+def kinds(*names):
+    return plugin(bridge_layer_kinds=lambda: [LayerKind(name, {"w": "a"}) for name in names])
+
+
+# -- extending --------------------------------------------------------------------------------------
+
+
+def test_extending_returns_a_new_registry_and_changes_nothing():
+    before = Registry()
+    after = before.extend(kinds("one"), name="mine", distribution="some-dist", version="1.2")
+    assert not before.kinds
+    assert not before.plugins
+    assert list(after.kinds) == ["one"]
+    (info,) = after.plugins
+    assert (info.name, info.distribution, info.version) == ("mine", "some-dist", "1.2")
+    assert info.provides == ("kind 'one'",)
+    further = after.extend(kinds("two"), name="other")
+    assert list(after.kinds) == ["one"]
+    assert list(further.kinds) == ["one", "two"]
+
+
+@pytest.mark.parametrize("table", ["formats", "frameworks", "kinds", "transforms", "origins"])
+def test_nothing_of_a_registry_can_be_changed(table):
+    registry = default_registry()
+    with pytest.raises(TypeError):
+        getattr(registry, table)["x"] = 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(registry, table, {})
+
+
+def test_a_plugin_without_a_name_gets_that_of_its_class_or_module():
+    class MyPlugin:
+        @hookimpl
+        def bridge_layer_kinds(self):
+            return [LayerKind("one", {"w": "a"})]
+
+    assert Registry().extend(MyPlugin()).plugins[0].name == "MyPlugin"
+    assert Registry().extend(MyPlugin()).plugins[0].distribution == "(in process)"
+
+
+def test_a_generator_may_provide_things():
+    assert list(Registry().extend(plugin(bridge_layer_kinds=lambda: (LayerKind(n, {}) for n in "ab"))).kinds) == ["a", "b"]
+
+
+# -- refusing ---------------------------------------------------------------------------------------
+
+
+def test_one_name_from_two_plugins_is_refused_with_both_distributions():
+    registry = Registry().extend(kinds("same"), name="a", distribution="dist-a")
+    with pytest.raises(PluginConflict, match="kind 'same' is provided by dist-b and by dist-a") as refused:
+        registry.extend(kinds("same"), name="b", distribution="dist-b")
+    assert "Uninstall one of them" in str(refused.value)
+
+
+def test_one_name_twice_from_one_plugin_is_refused():
+    with pytest.raises(PluginConflict):
+        Registry().extend(kinds("same", "same"), name="a")
+
+
+def test_names_of_another_table_do_not_conflict():
+    both = plugin(
+        bridge_layer_kinds=[LayerKind("torch.x", {"w": "a"})],
+        bridge_layer_transforms=[LayerTransform("torch.x", "torch.x", (Leaf("w", "w", "a"),))],
+    )
+    registry = Registry().extend(both, name="both")
+    assert registry.transforms_of == {"torch": (registry.transforms["torch.x"],)}
+
+
+def test_a_misspelt_hook_is_refused_by_name():
+    with pytest.raises(PluginError, match="bridge_layer_kindz"):
+        Registry().extend(plugin(bridge_layer_kindz=[]), name="mine")
+
+
+def test_a_hook_that_asks_for_arguments_is_refused():
+    class Wrong:
+        @hookimpl
+        def bridge_formats(self, config):
+            return []
+
+    with pytest.raises(PluginError, match="config"):
+        Registry().extend(Wrong())
+
+
+def test_a_plugin_without_any_hook_is_refused():
+    with pytest.raises(PluginError, match="implements no hook"):
+        Registry().extend(types.ModuleType("empty"))
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("value", [[object()], ["text"], [None], [LayerKind]], ids=["object", "text", "None", "class"])
+def test_a_hook_that_returns_something_else_is_refused(hook, value):
+    with pytest.raises(PluginError, match="which is no") as refused:
+        Registry().extend(plugin(**{hook: value}), name="mine")
+    assert refused.value.plugin == "mine"
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("value", [3, LayerKind("one", {"w": "a"})], ids=["number", "bare"])
+def test_a_hook_that_returns_no_list_is_refused(hook, value):
+    with pytest.raises(PluginError) as refused:
+        Registry().extend(plugin(**{hook: lambda: value}), name="mine")
+    assert refused.value.plugin == "mine"
+
+
+@pytest.mark.parametrize("table", ["format", "framework"])
+def test_an_unknown_name_lists_what_is_there(table):
+    with pytest.raises(UsageError, match=f"no {table} 'nope'") as refused:
+        getattr(default_registry(), table)("nope")
+    assert "Installed are:" in str(refused.value)
+    assert "none" in str(pytest.raises(UsageError, getattr(Registry(), table), "nope").value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LayerKind("x", {"w": "a a"}),
+        lambda: LayerKind("x", {"w": "*a *b"}),
+        lambda: LayerKind("x", {"w": "a"}, residuals={"n": None}),
+        lambda: LayerTransform("noframework", "x", (Leaf("w", "w", "a"),)),
+        lambda: LayerTransform("t.x", "x", (Leaf("w", "w", "a"), Leaf("w", "v", "a"))),
+        lambda: LayerTransform("t.x", "x", (Leaf("w", "w", "a"), Leaf("v", "w", "a"))),
+        lambda: LayerTransform("t.x", "x", (Leaf("w", "w", "a +b +c"),)),
+    ],
+)
+def test_a_layer_that_makes_no_sense_cannot_be_declared(make):
+    with pytest.raises(PluginError):
+        make()
+
+
+# -- loading ----------------------------------------------------------------------------------------
+
+
+class Point:
+    """An entry point of some distribution."""
+
+    def __init__(self, name, loaded, dist="some-dist"):
+        self.name, self._loaded = name, loaded
+        self.dist = types.SimpleNamespace(name=dist, version="3.1") if dist else None
+
+    def load(self):
+        if isinstance(self._loaded, Exception):
+            raise self._loaded
+        return self._loaded
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Build the default registry as if these plugins were installed."""
+
+    def loading(*points):
+        def entry_points(*, group):
+            assert group == "ckptbridge"
+            return points
+
+        monkeypatch.setattr(metadata, "entry_points", entry_points)
+        return plugins.default_registry.__wrapped__()
+
+    return loading
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        Point("bad", ImportError("no module named x")),
+        Point("bad", SyntaxError("invalid syntax")),
+        Point("bad", ZeroDivisionError("division by zero")),
+        Point("bad", plugin(bridge_formats=lambda: 1 / 0)),
+        Point("bad", plugin(bridge_formatz=[])),
+        Point("bad", plugin(bridge_formats=[object()])),
+        Point("bad", types.ModuleType("empty"), dist=None),
+    ],
+    ids=["import", "syntax", "on import", "in a hook", "misspelt", "wrong type", "nothing"],
+)
+def test_a_plugin_that_fails_is_left_out_with_a_warning_and_the_others_stay(load, broken):
+    owner = broken.dist.name if broken.dist else "(unknown distribution)"
+    with pytest.warns(RuntimeWarning, match=f"plugin 'bad' of {owner}".replace("(", r"\(").replace(")", r"\)")):
+        registry = load(Point("a", kinds("a-kind")), broken, Point("z", kinds("z-kind")))
+    assert {"a-kind", "z-kind", "linear"} <= set(registry.kinds)
+    (failure,) = registry.failures
+    assert (failure.name, failure.distribution) == ("bad", owner)
+    assert failure.reason
+
+
+def test_a_conflict_between_installed_plugins_is_an_error(load):
+    with pytest.raises(PluginConflict, match="dist-b.*dist-a"):
+        load(Point("a", kinds("same"), "dist-a"), Point("b", kinds("same"), "dist-b"))
+    with pytest.raises(PluginConflict, match="evil and by ckptbridge"):
+        load(Point("a", kinds("linear"), "evil"))
+
+
+def test_the_order_of_loading_does_not_depend_on_that_of_the_distributions(load):
+    points = [Point("b", kinds("b")), Point("own", kinds("own"), "ckptbridge"), Point("a", kinds("a"))]
+    for order in (points, points[::-1]):
+        assert [info.name for info in load(*order).plugins][-3:] == ["own", "a", "b"]
+
+
+def test_the_built_in_plugins_are_there_and_nothing_failed():
+    registry = default_registry()
+    assert not registry.failures
+    assert {"torch", "flax"} <= set(registry.frameworks)
+    assert {"safetensors", "npz", "torch", "msgpack"} <= set(registry.formats)
+    assert all(isinstance(f, Format) for f in registry.formats.values())
+    assert all(isinstance(f, Framework) for f in registry.frameworks.values())
+    for transform in registry.transforms.values():
+        assert transform.framework in registry.frameworks
+        kind = registry.kinds[transform.kind]
+        assert {leaf.role for leaf in transform.leaves} <= set(kind.leaves)
+
+
+# -- the examples of the hookspecs ------------------------------------------------------------------
+
+
+def example(hook):
+    """Run the first code block of a hook's docstring as a module of its own."""
+    lines = inspect.getdoc(getattr(hookspecs, hook)).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.rstrip().endswith("::")) + 1
+    block = []
+    for line in lines[start:]:
+        if line and not line.startswith("    "):
+            break
+        block.append(line)
+    module = types.ModuleType(f"example_of_{hook}")
+    exec(compile(textwrap.dedent("\n".join(block)), f"<{hook}>", "exec"), vars(module))
+    return module
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_the_example_of_every_hook_is_a_whole_plugin(hook):
+    registry = default_registry().extend(example(hook))
+    assert len(registry.plugins[-1].provides) == 1
+
+
+def test_the_example_of_a_format_reads_and_writes(tmp_path):
+    registry = default_registry().extend(example("bridge_formats"))
+    vector = np.arange(5, dtype=np.float32)
+    save_state({("vector",): vector}, tmp_path / "a.raw", format="raw", registry=registry)
+    assert (tmp_path / "a.raw").read_bytes() == vector.tobytes()
+    with open_state(tmp_path / "a.raw", registry=registry) as state:
+        assert state.layout == "neutral"
+        assert state.read(("vector",), slice(1, 3)).tolist() == [1.0, 2.0]
+    with pytest.raises(BridgeError):
+        save_state({("other",): vector}, tmp_path / "b.raw", format="raw", registry=registry)
+    assert not (tmp_path / "b.raw").exists()
+
+
+def test_the_example_of_a_framework_takes_part_in_conversions(tmp_path):
+    registry = default_registry().extend(example("bridge_frameworks"))
+    given = {"a.weight": np.ones((2, 3), np.float32)}
+    neutral = to_neutral(given, framework="numpy", registry=registry)
+    assert neutral.layout == "neutral"
+    back = from_neutral(neutral, framework="numpy", registry=registry)
+    assert list(back) == ["a.weight"]
+    convert(given, tmp_path / "a.npz", to="numpy", registry=registry)
+    with open_state(tmp_path / "a.npz", registry=registry) as state:
+        assert state.layout == "numpy"
+
+
+def test_the_examples_of_layers_convert_a_bilinear_layer():
+    registry = default_registry().extend(example("bridge_layer_kinds")).extend(example("bridge_layer_transforms"))
+    module = torch.nn.Bilinear(2, 3, 4)
+    neutral = to_neutral(module, framework="torch", registry=registry)
+    assert neutral.metadata.layers[()].kind == "bilinear"
+    assert neutral.spec(("kernel",)).shape == (2, 3, 4)
+    back = from_neutral(neutral, framework="torch", registry=registry, like=module)
+    assert torch.equal(back["weight"], module.weight)
