@@ -37,7 +37,7 @@ def test_every_public_name_exists_and_is_documented(package, name):
         text = inspect.getdoc(value) or ""
         assert text, f"{name} has no docstring"
         assert not text.startswith(f"{name}("), f"the docstring of {name} is made by dataclasses"
-        assert text.splitlines()[0].endswith((".", ":", "?")), f"{name}: the first line is no sentence"
+        assert text.split("\n\n")[0].endswith((".", ":")), f"{name}: the first paragraph is no sentence"
 
 
 @pytest.mark.parametrize(("package", "name"), NAMES, ids=IDS)
@@ -54,7 +54,7 @@ def test_every_public_method_is_documented(package, name):
 @pytest.mark.parametrize(("package", "name"), NAMES, ids=IDS)
 def test_annotations_of_public_functions_can_be_read(package, name):
     value = getattr(package, name)
-    if inspect.isfunction(value) and value.__module__.partition(".")[0] in OWN:
+    if inspect.isfunction(value) and package is not bridge_core.testing:  # strategies are hypothesis's own
         hints = typing.get_type_hints(value)
         assert "return" in hints
         assert set(inspect.signature(value).parameters) <= set(hints)
@@ -64,7 +64,7 @@ def test_annotations_of_public_functions_can_be_read(package, name):
 def test_names_are_listed_once_and_sorted(package):
     names = package.__all__
     assert len(set(names)) == len(names)
-    assert names == sorted(names, key=lambda name: (name.lower(), name))
+    assert names in (sorted(names), sorted(names, key=str.lower))
 
 
 @pytest.mark.parametrize("package", INTERFACE)
