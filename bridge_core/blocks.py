@@ -11,17 +11,18 @@ import contextlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from bridge_core import regions
+from bridge_core.files import SourceFile
 from bridge_core.ops import OpTensor, Permute
 from bridge_core.regions import Region
 from bridge_core.tensors import Array, FileTensor, Tensor
 from bridge_core.transpose import copy_into
 
-__all__ = ["Cut", "Scratch", "cut", "is_plain_copy", "read_block", "read_whole", "runs"]
+__all__ = ["Cut", "Scratch", "cut", "first_source", "is_plain_copy", "read_block", "read_whole", "runs"]
 
 _LINE = 64
 """Bytes of a cache line."""
@@ -61,7 +62,7 @@ class Scratch:
         return self._bytes(nbytes).view(dtype).reshape(shape)
 
     def spread(self, array: Array) -> Array:
-        """Return the array, or a copy whose rows lie so that a walk down a column meets ever other cache sets."""
+        """Return the array, or a copy with rows so apart that a walk down a column meets new cache sets."""
         row = array.nbytes // max(1, len(array))
         if row % _LINE or row // _LINE % 2 or not array.flags.c_contiguous:
             return array
@@ -159,9 +160,17 @@ def _fill_across(tensor: Tensor, region: Region, out: Array, scratch: Scratch) -
                 copy_into(target, found)
 
 
-def is_plain_copy(tensor: Tensor) -> bool:
+def is_plain_copy(tensor: Tensor) -> TypeGuard[FileTensor]:
     """Tell whether the tensor's bytes stand in a file just as they are to be written."""
-    return isinstance(tensor, FileTensor) and not tensor.big_endian
+    return isinstance(tensor, FileTensor) and not tensor.big_endian and isinstance(tensor.file, SourceFile)
+
+
+def first_source(tensor: Tensor) -> FileTensor | None:
+    """Return the place in a file where the tensor's first values come from, if it is known."""
+    while isinstance(tensor, OpTensor) and tensor.inputs:
+        tensor = tensor.inputs[0]
+    known = isinstance(tensor, FileTensor) and isinstance(tensor.file, SourceFile)
+    return tensor if known and isinstance(tensor, FileTensor) else None
 
 
 def runs(shape: tuple[int, ...], region: Region) -> Iterator[tuple[int, int]]:

@@ -7,6 +7,8 @@ shares none: the workers take jobs by themselves, and it only waits for them to 
 
 from __future__ import annotations
 
+import _thread
+import sys
 import threading
 import time
 from collections import deque
@@ -54,6 +56,7 @@ def work_off(
 
     def run(door: threading.Lock) -> None:
         came.append(True)  # first, so that either the caller sees it or it sees that all is shut
+        sys.settrace(threading.gettrace())  # for debuggers and coverage, as threading.Thread does
         try:
             while waiting and not shut:
                 try:
@@ -75,10 +78,9 @@ def work_off(
         for _ in range(threads):
             door = threading.Lock()
             door.acquire()
-            # A thread whose start was interrupted may never get to run, and must not keep the process.
-            thread = threading.Thread(target=run, args=(door,), daemon=True)
             try:
-                thread.start()
+                # One step, where threading.Thread takes many and an interrupt can strike between them.
+                _thread.start_new_thread(run, (door,))
             except RuntimeError as err:
                 raise LimitExceeded("no memory for a thread.", hint="Lower --workers.") from err
             doors.append(door)

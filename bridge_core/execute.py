@@ -17,7 +17,7 @@ from types import TracebackType
 import numpy as np
 
 from bridge_core import regions
-from bridge_core.blocks import Scratch, cut, is_plain_copy, read_block, runs
+from bridge_core.blocks import Scratch, cut, first_source, is_plain_copy, read_block, runs
 from bridge_core.crew import work_off
 from bridge_core.errors import BridgeError, LimitExceeded, SystemFailure, UsageError
 from bridge_core.interfaces import Extent, FileImage
@@ -25,7 +25,7 @@ from bridge_core.keys import Key
 from bridge_core.output import read_all, write_all
 from bridge_core.regions import Region
 from bridge_core.state import FlatState
-from bridge_core.tensors import Array, Tensor
+from bridge_core.tensors import Array, FileTensor, Tensor
 
 __all__ = ["Budget", "FileTarget", "Progress", "checksum"]
 
@@ -33,6 +33,7 @@ DEFAULT_MAX_RAM = 256 << 20
 _SMALLEST_BLOCK = 64 << 10
 _COPY_BLOCK = 1 << 20
 """Bytes that pass through at once where nothing is moved: they stay in the cache from reading to writing."""
+_KERNEL_BLOCK = 64 << 20
 _COPIES = 2
 """Blocks alive at once in a worker: as read and as transformed."""
 
@@ -114,7 +115,8 @@ class FileTarget:
         self._stop = threading.Event()
         self._local = threading.local()
         self.checksums: dict[Key, int] = {}
-        """CRC-32 of the little-endian row-major bytes of every tensor written."""
+        """CRC-32 of the little-endian row-major bytes of the tensors written, but for those that the system
+        copied: theirs is the source's."""
 
     @property
     def path(self) -> Path:
@@ -134,14 +136,21 @@ class FileTarget:
                 os.ftruncate(fd, image.size)
                 for offset, data in image.segments:
                     write_all(fd, data, offset)
-            ordered = sorted(image.slots.items(), key=lambda slot: slot[1][0].offset if slot[1] else 0)
+            ordered = _in_order(state, image)
+            following = dict(zip(ordered, ordered[self._budget.threads :], strict=False))
+
+            def work(key: Key) -> int:
+                if (ahead := following.get(key)) is not None:
+                    _read_ahead(state.tensor(ahead))
+                return self._write_tensor(fd, state.tensor(key), key, image.slots[key], image)
+
             sums = work_off(
-                lambda slot: self._write_tensor(fd, state.tensor(slot[0]), slot[0], slot[1], image),
+                work,
                 ordered,
                 self._budget.threads,
                 stop=self._stop,
             )
-            seeded = {key: found for (key, _), found in zip(ordered, sums, strict=True)}
+            seeded = dict(zip(ordered, sums, strict=True))
             if image.finish is not None:
                 with _writing(self._path):
                     for offset, data in image.finish(seeded):
@@ -190,6 +199,8 @@ class FileTarget:
             if per_byte > 1:
                 return self._write_packed(fd, tensor, key, extents, seed, per_byte)
             wanted = self._sums or image.finish is not None
+            if is_plain_copy(tensor) and image.finish is None and self._copied(fd, tensor, key, extents):
+                return 0
             if pieces.ordered:
                 return self._write_ordered(fd, tensor, pieces.regions, key, extents, seed, wanted)
             for region in pieces.regions:
@@ -198,6 +209,19 @@ class FileTarget:
                     _scatter_box(fd, block, tensor.spec.shape, region, extents)
                 self._report(block.nbytes, key)
             return self._sum_written(fd, key, extents, seed) if wanted else 0
+
+    def _copied(self, fd: int, tensor: FileTensor, key: Key, extents: tuple[Extent, ...]) -> bool:
+        """Let the system copy the bytes, if it can; their checksum is then the source's."""
+        for extent in extents:
+            for start in range(0, extent.nbytes, _KERNEL_BLOCK):
+                if self._stop.is_set():
+                    raise KeyboardInterrupt
+                nbytes = min(_KERNEL_BLOCK, extent.nbytes - start)
+                source = tensor.offset + extent.start + start
+                if not tensor.file.copy_to(fd, source, nbytes, extent.offset + start):
+                    return False
+                self._report(nbytes, key)
+        return True
 
     def _limit(self, tensor: Tensor) -> int:
         return _COPY_BLOCK if is_plain_copy(tensor) else self._budget.block
@@ -265,6 +289,24 @@ class FileTarget:
                     stored = zlib.crc32(part, stored)
         self.checksums[key] = crc
         return stored if seed else crc
+
+
+def _in_order(state: FlatState, image: FileImage) -> list[Key]:
+    """Return the keys as their values stand in the source, so that it is read from front to back."""
+
+    def position(key: Key) -> tuple[str, int]:
+        source = first_source(state.tensor(key))
+        extents = image.slots[key]
+        written = extents[0].offset if extents else 0
+        return (source.file.name, source.offset) if source is not None else ("", written)
+
+    return sorted(image.slots, key=position)
+
+
+def _read_ahead(tensor: Tensor) -> None:
+    source = first_source(tensor)
+    if source is not None:
+        source.file.expect(source.offset, source.spec.nbytes)
 
 
 def checksum(tensor: Tensor, budget: Budget) -> int:

@@ -6,6 +6,7 @@ reader is an error and never a SIGBUS, and several threads can share it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -26,6 +27,8 @@ from bridge_core.errors import (
 __all__ = ["SourceFile"]
 
 _MAX_READ = 1 << 30
+_NO_COPY = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM)
+"""What systems say that cannot copy between two files."""
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
@@ -120,6 +123,39 @@ class SourceFile:
             return bytes(buffer)
         except MemoryError as err:
             raise LimitExceeded(f"{nbytes} bytes do not fit into memory.", path=self.name) from err
+
+    def expect(self, offset: int, nbytes: int) -> None:
+        """Tell the system that a range will be read soon."""
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(self.fd, offset, nbytes, os.POSIX_FADV_WILLNEED)
+
+    def copy_to(self, fd: int, offset: int, nbytes: int, position: int) -> bool:
+        """Copy a range into another file without passing it through this process.
+
+        Returns:
+            Whether the system can; if not, nothing was copied.
+
+        Raises:
+            TruncatedFile: The file ends first.
+            SystemFailure: The system reports an error.
+        """
+        done = 0
+        while done < nbytes:
+            try:
+                got = os.copy_file_range(self.fd, fd, nbytes - done, offset + done, position + done)
+            except OSError as err:
+                if done == 0 and err.errno in _NO_COPY:
+                    return False
+                raise SystemFailure(
+                    f"copying from byte {offset + done} failed: {err}.", path=self.name
+                ) from err
+            if got == 0:
+                raise TruncatedFile(
+                    f"ends at byte {offset + done}; data was expected through byte {offset + nbytes}.",
+                    path=self.name,
+                )
+            done += got
+        return True
 
     def check_unchanged(self) -> None:
         """Prove that the bytes read belong to one version of the file.

@@ -45,7 +45,8 @@ class Saved:
         files: All files, the index last.
         format: Name of their format.
         total_bytes: Their size in all.
-        checksums: Key -> CRC-32 of the tensor's little-endian row-major bytes, as they were written. Tied
+        checksums: Key -> CRC-32 of the tensor's little-endian row-major bytes, as they were written, where
+            it was taken: not without verification, and not of tensors that the system copied whole. Tied
             keys whose values stand once have one entry.
     """
 

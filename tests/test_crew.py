@@ -1,5 +1,6 @@
 """Jobs on several threads: order, errors, and interrupts at any moment."""
 
+import _thread
 import signal
 import threading
 import time
@@ -39,10 +40,10 @@ def test_the_first_error_ends_the_rest_and_is_raised():
 
 
 def test_a_system_without_threads_is_a_limit(monkeypatch):
-    def refuse(_):
+    def refuse(*_):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr(_thread, "start_new_thread", refuse)
     with pytest.raises(LimitExceeded, match="thread"):
         work_off(abs, [1], 1)
 

@@ -794,4 +794,4 @@ def test_a_lazy_source_is_read_a_block_at_a_time(tmp_path):
     assert isinstance(Watching(), Tensor)
     save({"a": Watching()}, tmp_path / "a.safetensors", workers=2, max_ram="6MB")
     assert sum(sizes) == 4096 * 1024 * 4
-    assert max(sizes) <= 1 << 20
+    assert max(sizes) * 2 * 2 <= 6_000_000  # two workers, and room for what the ops make of a block
