@@ -177,6 +177,7 @@ def _transpose_kernel(plt: Any, document: Mapping[str, Any]) -> Any:
         "torch": ("s", _THEIRS),
         "OpenCV": ("D", _THEIRS),
         "bridge_core": ("o", _OURS),
+        "from file": ("*", _OURS),
     }
     for item, axes in zip(items, grid[0], strict=True):
         for row in rows:
@@ -193,7 +194,7 @@ def _transpose_kernel(plt: Any, document: Mapping[str, Any]) -> Any:
     fastest = max(median(row["gb_s"][who]) for row in rows for who in marks if row["gb_s"].get(who))
     grid[0][0].set_xlim(0, 1.08 * fastest)
     handles = {h.get_label(): h for axes in grid[0] for h in axes.get_lines()}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5)
     figure.suptitle("Transposing, GB/s on one thread", fontsize=9, x=0.01, ha="left")
     return figure
 

@@ -94,7 +94,7 @@ def compare_states(
         progress: Called as bytes are compared.
     """
     shared = [key for key in left if key in right]
-    total = sum(left.spec(key).nbytes for key in shared)
+    total = sum(left.spec(key).nbytes for key in shared if left.spec(key) == right.spec(key))
     differing: list[Difference] = []
     done = 0
     for key in shared:
@@ -107,7 +107,7 @@ def compare_states(
             differing.append(Difference(key, str(a.spec), str(b.spec), elements, largest))
         done += a.spec.nbytes
         if progress is not None:
-            progress(Progress(done, total, key))
+            progress(Progress(done, total, key, "comparing"))
     kept, held = left.metadata.residuals, right.metadata.residuals
     for key in kept:
         if key in held and kept[key] != held[key]:
@@ -143,4 +143,4 @@ def _largest(x: Array, y: Array) -> float:
     wide: Any = np.complex128 if x.dtype.kind == "c" else np.float64
     with np.errstate(all="ignore"):
         gaps = np.abs(x.astype(wide) - y.astype(wide))
-    return float(np.nan_to_num(gaps, nan=np.inf).max(initial=0.0))
+    return float(np.where(np.isnan(gaps), np.inf, gaps).max(initial=0.0))

@@ -38,7 +38,7 @@ class Report:
         source_layout: From which layout.
         target_layout: To which.
         tensors: How many tensors were written.
-        total_bytes: How many bytes of tensors.
+        total_bytes: How many bytes these tensors are; tied ones count once.
         evidence: Rung of evidence -> how many layers' leaves it decided.
         guessed: Target tensors whose kind was guessed.
         filled: Target tensors made from constants, because the source has none.
@@ -201,7 +201,7 @@ def convert(
         source_layout=plan.source_layout,
         target_layout=plan.target_layout,
         tensors=sum(len(step.targets) for step in plan.steps) + len(plan.ties),
-        total_bytes=saved.total_bytes,
+        total_bytes=_tensor_bytes(plan),
         evidence=dict(Counter(step.evidence for step in plan.steps for _ in step.targets)),
         guessed=tuple(key for step in plan.steps if step.evidence == "guess" for key in step.targets),
         filled=tuple(key for step in plan.steps if not step.sources for key in step.targets),
@@ -268,6 +268,11 @@ def verify(
         if dtype is not None:
             plan = plan.cast(dtype_named(dtype))
         return compare_states(plan.apply(state), made, progress=progress)
+
+
+def _tensor_bytes(plan: Plan) -> int:
+    specs = plan.target_specs()
+    return sum(spec.nbytes for key, spec in specs.items() if key not in plan.metadata.ties)
 
 
 @contextlib.contextmanager

@@ -43,14 +43,16 @@ class Progress:
     """A report to the caller's ``progress`` function.
 
     Args:
-        done: Bytes written so far.
-        total: Bytes to write.
+        done: Bytes so far; where everything is read again, those count too.
+        total: Bytes in all.
         key: The tensor that was just worked on.
+        phase: ``"writing"``, ``"verifying"`` or ``"comparing"``.
     """
 
     done: int
     total: int
     key: Key
+    phase: str = "writing"
 
 
 ProgressFunction = Callable[[Progress], None]
@@ -309,12 +311,20 @@ def _read_ahead(tensor: Tensor) -> None:
         source.file.expect(source.offset, source.spec.nbytes)
 
 
-def checksum(tensor: Tensor, budget: Budget) -> int:
-    """Return the CRC-32 of a tensor's little-endian row-major bytes, read block by block."""
+def checksum(tensor: Tensor, budget: Budget, stop: threading.Event | None = None) -> int:
+    """Return the CRC-32 of a tensor's little-endian row-major bytes, read block by block.
+
+    Args:
+        tensor: What to read.
+        budget: How large a block may be.
+        stop: Once it is set, the work ends with `KeyboardInterrupt`.
+    """
     crc = 0
     scratch = Scratch()
     limit = _COPY_BLOCK if is_plain_copy(tensor) else budget.block
     for region in regions.blocks(tensor.spec.shape, limit // tensor.spec.dtype.itemsize):
+        if stop is not None and stop.is_set():
+            raise KeyboardInterrupt
         scratch.reset()
         crc = zlib.crc32(_little(read_block(tensor, region, scratch).reshape(-1)), crc)
     return crc

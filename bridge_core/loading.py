@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from bridge_core.blocks import Scratch, read_whole
+from bridge_core.crew import work_off
 from bridge_core.errors import BridgeError
 from bridge_core.keys import Key
 from bridge_core.state import FlatState
@@ -49,8 +49,7 @@ def load(
     for key in wanted:
         jobs.setdefault(id(state.tensor(key)) if shared else key, (key, state.tensor(key)))
     threads = workers or max(1, min(4, len(os.sched_getaffinity(0))))
-    with ThreadPoolExecutor(threads) as pool:
-        loaded = dict(zip(jobs, pool.map(_load, jobs.values()), strict=True))
+    loaded = dict(zip(jobs, work_off(_load, jobs.values(), threads), strict=True))
     tensors: dict[Key, Tensor] = dict(state.tensors())
     for key in wanted:
         tensors[key] = loaded[id(state.tensor(key)) if shared else key]

@@ -140,7 +140,7 @@ def save_state(
     folder = limit is not None or os.fspath(path).endswith(os.sep) or _is_folder(destination)
     used = _choose(state, destination, format, registry, folder=folder)
     _refuse(state, used)
-    writer = Writer(state, used, registry, budget, Meter(state, progress), verify)
+    writer = Writer(state, used, registry, budget, Meter(state, progress, verify=verify), verify)
     if folder:
         return writer.write_folder(destination, limit or UNLIMITED, overwrite=overwrite)
     return writer.write_file(destination, overwrite=overwrite)

@@ -57,29 +57,46 @@ class Saved:
 
 
 class Meter:
-    """Turns the workers' reports into a monotonic count, one call at a time."""
+    """Turns the workers' reports into one monotonic count, one call at a time.
 
-    def __init__(self, state: FlatState, progress: Callable[[Progress], None] | None) -> None:
+    Args:
+        state: What is written.
+        progress: The caller's function.
+        verify: Whether every tensor is read again, which counts like writing it.
+    """
+
+    def __init__(
+        self, state: FlatState, progress: Callable[[Progress], None] | None, *, verify: bool = False
+    ) -> None:
         ties = state.metadata.ties
-        self._total = sum(spec.nbytes for key, spec in state.specs().items() if key not in ties)
-        self._progress = progress
+        specs = state.specs()
+        self._to_write = sum(spec.nbytes for key, spec in specs.items() if key not in ties)
+        self._total = self._to_write + (sum(spec.nbytes for spec in specs.values()) if verify else 0)
         self._done = 0
+        self._progress = progress
         self._last: Key = ()
         self._lock = threading.Lock()
 
     def add(self, nbytes: int, key: Key) -> None:
-        """Count bytes."""
-        with self._lock:
-            # Formats may write tied tensors twice, or packed: the total is the tensors' own.
-            self._done = min(self._done + nbytes, self._total)
-            self._last = key
-            if self._progress is not None:
-                self._progress(Progress(self._done, self._total, key))
+        """Count bytes that were written."""
+        # Formats may write tied tensors twice, or packed: the total is the tensors' own.
+        self._count(nbytes, key, self._to_write, "writing")
+
+    def verified(self, nbytes: int, key: Key) -> None:
+        """Count bytes that were read again."""
+        self._count(nbytes, key, self._total, "verifying")
 
     def finish(self) -> None:
-        """Report the whole total, where packing wrote less."""
-        if self._done < self._total:
-            self.add(self._total - self._done, self._last)
+        """Report everything as written, where packing wrote less."""
+        if self._done < self._to_write:
+            self.add(self._to_write - self._done, self._last)
+
+    def _count(self, nbytes: int, key: Key, limit: int, phase: str) -> None:
+        with self._lock:
+            self._done = max(self._done, min(self._done + nbytes, limit))
+            self._last = key
+            if self._progress is not None:
+                self._progress(Progress(self._done, self._total, key, phase))
 
 
 @dataclass(frozen=True)
@@ -187,6 +204,7 @@ class Writer:
             registry=self.registry,
             checksums=sums if self.verify else None,
             budget=self.budget,
+            report=self.meter.verified,
         )
         self.state.check_unchanged()
 
@@ -199,6 +217,7 @@ def check_written(
     registry: Registry | None = None,
     checksums: Mapping[Key, int] | None = None,
     budget: Budget | None = None,
+    report: Callable[[int, Key], None] | None = None,
 ) -> None:
     """Open what was written, and prove that it holds the state.
 
@@ -210,6 +229,7 @@ def check_written(
         checksums: CRC-32 of tensors as they were written; None compares names, shapes, dtypes and ties
             alone. Tensors that have none here are read from the state again.
         budget: Threads and memory.
+        report: Called with (bytes, key) from any worker as values are compared.
 
     Raises:
         VerificationError: It cannot be opened again, or holds something else.
@@ -223,7 +243,7 @@ def check_written(
             if used.capabilities.metadata:
                 _compare_ties(written, state, path)
             if checksums is not None:
-                _compare_values(written, state, checksums, budget, path)
+                _compare_values(written, state, checksums, budget, path, report)
     except (ConversionError, SystemFailure, LimitExceeded):
         raise
     except BridgeError as err:
@@ -263,17 +283,28 @@ def _root(key: Key, state: FlatState) -> Key:
 
 
 def _compare_values(
-    written: FlatState, state: FlatState, checksums: Mapping[Key, int], budget: Budget, path: Path
+    written: FlatState,
+    state: FlatState,
+    checksums: Mapping[Key, int],
+    budget: Budget,
+    path: Path,
+    report: Callable[[int, Key], None] | None,
 ) -> None:
+    stop = threading.Event()
+
     def differs(key: Key) -> bool:
         wanted = checksums.get(key)
         if wanted is None:
             wanted = checksums.get(_root(key, state))
         if wanted is None:
-            wanted = checksum(state.tensor(key), budget)
-        return checksum(written.tensor(key), budget) != wanted
+            wanted = checksum(state.tensor(key), budget, stop)
+        found = checksum(written.tensor(key), budget, stop)
+        if report is not None:
+            report(state.spec(key).nbytes, key)
+        return found != wanted
 
-    wrong = [key for key, bad in zip(state, work_off(differs, state, budget.threads), strict=True) if bad]
+    found = work_off(differs, state, budget.threads, stop=stop)
+    wrong = [key for key, bad in zip(state, found, strict=True) if bad]
     if wrong:
         raise VerificationError(f"the values read again differ in {listed(map(join_key, wrong))}.", path=path)
 

@@ -16,7 +16,9 @@ ON_FIRST_USE = (*FRAMEWORKS, "rich", "click", "msgpack", "safetensors", "h5py", 
 
 def loaded_by(code):
     """Run code in a process of its own; return the top-level modules that it loaded."""
-    probe = f"{code}\nimport sys\nprint('\\n'.join(sorted({{name.partition('.')[0] for name in sys.modules}})))"
+    probe = (
+        f"{code}\nimport sys\nprint('\\n'.join(sorted({{name.partition('.')[0] for name in sys.modules}})))"
+    )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
@@ -87,4 +89,6 @@ convert({str(tmp_path / "b.msgpack")!r}, {str(tmp_path / "c.pt")!r}, to="torch")
 """
     assert not loaded_by(code) & {*FRAMEWORKS, "rich", "click"}
     back = torch.load(tmp_path / "c.pt", weights_only=True)
-    assert {name: tensor.tolist() for name, tensor in back.items()} == {k: v.tolist() for k, v in WEIGHTS.items()}
+    assert {name: tensor.tolist() for name, tensor in back.items()} == {
+        k: v.tolist() for k, v in WEIGHTS.items()
+    }

@@ -50,7 +50,14 @@ def test_two_keys_of_one_flat_name_are_refused_with_both():
 
 def test_natural_order_counts():
     found = [("l", "10"), ("l", "9"), ("l", "b"), ("l", "1", "w"), ("l_2",), ("l_10",)]
-    assert sorted(found, key=natural_order) == [("l", "1", "w"), ("l", "9"), ("l", "10"), ("l", "b"), ("l_2",), ("l_10",)]
+    assert sorted(found, key=natural_order) == [
+        ("l", "1", "w"),
+        ("l", "9"),
+        ("l", "10"),
+        ("l", "b"),
+        ("l_2",),
+        ("l_10",),
+    ]
 
 
 @given(st.lists(keys, max_size=8))
@@ -166,6 +173,8 @@ def test_folding_counts_every_name(found):
 
 
 def test_folding_keeps_one_name_as_it_is():
-    assert fold_names(["layers.007.w"]) == [("layers.7.w", 1)] or fold_names(["layers.007.w"]) == [("layers.007.w", 1)]
+    assert fold_names(["layers.007.w"]) == [("layers.7.w", 1)] or fold_names(["layers.007.w"]) == [
+        ("layers.007.w", 1)
+    ]
     assert fold_names(["a.1.x.5", "a.2.x.5"]) == [("a.{1..2}.x.5", 2)]
     assert fold_names([f"a.{i}" for i in (1, 3, 5)]) == [("a.{1,3,5}", 3)]

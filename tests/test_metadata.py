@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 
@@ -13,6 +14,7 @@ from support.arrays import assert_same_bits, random_array
 
 from bridge_core import (
     DTYPES,
+    BadInputError,
     BridgeError,
     KeyConflict,
     LayerInfo,
@@ -26,7 +28,9 @@ from bridge_core import (
 from bridge_core.metadata import strict_json
 
 texts = st.text(st.sampled_from('ab.\\"/*_01é\n'), max_size=4)
-keys = st.lists(st.text(st.sampled_from('ab.\\"/_01é'), min_size=1, max_size=4), min_size=1, max_size=3).map(tuple)
+keys = st.lists(st.text(st.sampled_from('ab.\\"/_01é'), min_size=1, max_size=4), min_size=1, max_size=3).map(
+    tuple
+)
 names = st.lists(texts, max_size=3).map(tuple)
 infos = st.builds(
     LayerInfo, st.none() | texts, texts, names, names, st.dictionaries(texts, texts, max_size=2)
@@ -68,7 +72,9 @@ def test_the_text_of_many_like_layers_is_short():
 
 
 def test_what_lives_in_memory_alone_is_left_out():
-    known = StateMetadata(modules={("a",): ModuleInfo(("x.Y",))}, provenance={"source": "/home/me"}, extra={"k": "v"})
+    known = StateMetadata(
+        modules={("a",): ModuleInfo(("x.Y",))}, provenance={"source": "/home/me"}, extra={"k": "v"}
+    )
     text = dump_metadata("torch", known)
     assert load_metadata(text)[1] == StateMetadata()
     assert "home" not in text
@@ -152,11 +158,13 @@ def test_the_valid_text_is_valid():
 def test_no_mutation_of_the_text_raises_anything_else(data):
     text = json.dumps(valid())
     at = data.draw(st.integers(0, len(text) - 1))
-    mutated = text[:at] + data.draw(st.sampled_from(['"', "0", "[", "]", "{", "}", ",", "null", "", "\\", "-1"])) + text[at + 1 :]
-    try:
+    mutated = (
+        text[:at]
+        + data.draw(st.sampled_from(['"', "0", "[", "]", "{", "}", ",", "null", "", "\\", "-1"]))
+        + text[at + 1 :]
+    )
+    with contextlib.suppress(BadInputError):
         load_metadata(mutated, path="some.file")
-    except BridgeError as err:
-        assert err.exit_code == 3
 
 
 def test_a_name_twice_is_refused():

@@ -131,7 +131,9 @@ def test_pull_names_valid_regions_and_no_more_than_is_needed(drawn, data):
         for pull in pulls:
             shape = wanted[pull.input].shape
             assert len(pull.region) == len(shape)
-            assert all(0 <= s.start <= s.stop <= n and s.step >= 1 for s, n in zip(pull.region, shape, strict=True))
+            assert all(
+                0 <= s.start <= s.stop <= n and s.step >= 1 for s, n in zip(pull.region, shape, strict=True)
+            )
         asked = regions.size(regions.region_shape(region))
         pulled = sum(regions.size(regions.region_shape(p.region)) for p in pulls)
         if isinstance(op, Same):
@@ -215,7 +217,13 @@ def test_a_cast_that_claims_to_be_exact_keeps_every_value(source):
 
 @pytest.mark.parametrize(
     ("source", "target"),
-    [("int32", "float64"), ("uint32", "int64"), ("float32", "float64"), ("complex64", "complex128"), ("int32", "int64")],
+    [
+        ("int32", "float64"),
+        ("uint32", "int64"),
+        ("float32", "float64"),
+        ("complex64", "complex128"),
+        ("int32", "int64"),
+    ],
 )
 def test_a_wide_cast_that_claims_to_be_exact_keeps_random_values(source, target):
     values = random_array((4096,), source)
@@ -248,7 +256,9 @@ def test_a_cast_that_loses_values_does_not_claim_to_be_exact(source, target):
     assert not same_bits(back, values)
 
 
-@pytest.mark.parametrize(("source", "target"), [("int8", "uint8"), ("uint64", "int64"), ("float32", "complex64")])
+@pytest.mark.parametrize(
+    ("source", "target"), [("int8", "uint8"), ("uint64", "int64"), ("float32", "complex64")]
+)
 def test_a_cast_that_changes_values_does_not_claim_to_be_exact(source, target):
     assert not Cast(source, target).exact
 

@@ -82,13 +82,19 @@ def test_one_source_may_become_several_targets_and_several_one():
     cut = plan({A: spec(6, 2)}, Step((A,), (B, C), (Split(0, (2, 4)),)))
     made = cut.apply(state(a=ramp(6, 2)))
     assert_same_bits(made[C], ramp(6, 2)[2:])
-    joined = plan({B: spec(2, 2), C: spec(4, 2)}, Step((B, C), (D,), (Concat(0, (2, 4)),)), source="y", target="z")
+    joined = plan(
+        {B: spec(2, 2), C: spec(4, 2)}, Step((B, C), (D,), (Concat(0, (2, 4)),)), source="y", target="z"
+    )
     assert_same_bits(joined.apply(made)[D], ramp(6, 2))
 
 
 def test_a_plan_refuses_another_state():
     made = plan({A: spec(2), B: spec(2)}, Step((A,), (A,)), Step((B,), (B,)))
-    for other in (state(a=ramp(2)), state(a=ramp(2), b=ramp(3)), state(a=ramp(2), b=ramp(2, dtype="float64"))):
+    for other in (
+        state(a=ramp(2)),
+        state(a=ramp(2), b=ramp(3)),
+        state(a=ramp(2), b=ramp(2, dtype="float64")),
+    ):
         with pytest.raises(PlanError, match="made for another state; 1 tensors differ: b"):
             made.apply(other)
     with pytest.raises(PlanError, match="another state"):
@@ -135,7 +141,12 @@ def test_every_problem_stands_in_one_error():
     with pytest.raises(MismatchError) as refused:
         found.check()
     text = str(refused.value)
-    for part in ("1 missing: b", "1 unexpected: a", "c: float32[2] does not fit d: float32[3]", "e (linear or embedding)"):
+    for part in (
+        "1 missing: b",
+        "1 unexpected: a",
+        "c: float32[2] does not fit d: float32[3]",
+        "e (linear or embedding)",
+    ):
         assert part in text
     assert "--allow-unexpected" in text
     assert "--allow-missing" in text
@@ -249,7 +260,9 @@ def test_parts_that_are_joined_with_parts_of_another_are_refused():
 
 def test_problems_of_the_second_plan_are_told_in_names_of_the_source():
     source = {"fc.weight": torch.zeros(3, 4)}
-    found = plan_conversion(source, to="flax", like={"params": {"fc": {"kernel": np.zeros((5, 3), "f4")}}}, check=False)
+    found = plan_conversion(
+        source, to="flax", like={"params": {"fc": {"kernel": np.zeros((5, 3), "f4")}}}, check=False
+    )
     (mismatch,) = found.mismatched
     assert mismatch.source == ("fc", "weight")
     found = plan_conversion(source, to="flax", check=False)
@@ -260,7 +273,9 @@ def test_problems_of_the_second_plan_are_told_in_names_of_the_source():
 
 
 def test_casting_touches_floats_alone():
-    source = FlatState({("w",): ramp(2, 2), ("n",): ramp(2, dtype="int64"), ("h",): ramp(2, dtype="float16")}, layout="torch")
+    source = FlatState(
+        {("w",): ramp(2, 2), ("n",): ramp(2, dtype="int64"), ("h",): ramp(2, dtype="float16")}, layout="torch"
+    )
     found = plan_conversion(source, to="neutral").cast(dtype_named("bfloat16"))
     made = found.apply(source)
     assert {key: s.dtype.name for key, s in made.specs().items()} == {
@@ -288,14 +303,20 @@ def test_a_plan_is_plain_data():
     document = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert document == found.to_json()
     assert set(document) >= {"steps", "dropped", "missing", "unexpected", "ambiguous", "exact"}
-    assert all(set(step) == {"sources", "targets", "ops", "kind", "evidence", "exact"} for step in document["steps"])
+    assert all(
+        set(step) == {"sources", "targets", "ops", "kind", "evidence", "exact"} for step in document["steps"]
+    )
     kernel = next(step for step in document["steps"] if step["sources"] == ["conv.weight"])
     assert kernel["ops"] == [{"op": "permute", "axes": [2, 3, 1, 0]}]
     assert kernel["targets"] == ["params.conv.kernel"]
 
 
 def test_a_plan_reads_as_text_with_names_folded():
-    source = {f"h.{i}.{leaf}": torch.zeros(shape) for i in range(12) for leaf, shape in (("weight", (2, 3)), ("bias", (2,)))}
+    source = {
+        f"h.{i}.{leaf}": torch.zeros(shape)
+        for i in range(12)
+        for leaf, shape in (("weight", (2, 3)), ("bias", (2,)))
+    }
     text = plan_conversion(source, to="flax").describe()
     assert "h.{0..11}.weight -> h.{0..11}.kernel" in text
     assert "x12" in text
@@ -313,7 +334,9 @@ def test_a_step_without_target_needs_the_metadata_to_keep_it():
 
 
 def test_metadata_of_the_source_that_is_for_memory_alone_is_not_invented():
-    made = plan({A: spec(2)}, Step((A,), (A,)), metadata=StateMetadata(forms={"y": "params"})).apply(state(a=ramp(2)))
+    made = plan({A: spec(2)}, Step((A,), (A,)), metadata=StateMetadata(forms={"y": "params"})).apply(
+        state(a=ramp(2))
+    )
     assert made.layout == "y"
     assert made.metadata.forms == {"y": "params"}
     assert dict(made.metadata.modules) == {}

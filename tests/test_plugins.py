@@ -86,7 +86,9 @@ def test_a_plugin_without_a_name_gets_that_of_its_class_or_module():
 
 
 def test_a_generator_may_provide_things():
-    assert list(Registry().extend(plugin(bridge_layer_kinds=lambda: (LayerKind(n, {}) for n in "ab"))).kinds) == ["a", "b"]
+    assert list(
+        Registry().extend(plugin(bridge_layer_kinds=lambda: (LayerKind(n, {}) for n in "ab"))).kinds
+    ) == ["a", "b"]
 
 
 # -- refusing ---------------------------------------------------------------------------------------
@@ -134,7 +136,9 @@ def test_a_plugin_without_any_hook_is_refused():
 
 
 @pytest.mark.parametrize("hook", HOOKS)
-@pytest.mark.parametrize("value", [[object()], ["text"], [None], [LayerKind]], ids=["object", "text", "None", "class"])
+@pytest.mark.parametrize(
+    "value", [[object()], ["text"], [None], [LayerKind]], ids=["object", "text", "None", "class"]
+)
 def test_a_hook_that_returns_something_else_is_refused(hook, value):
     with pytest.raises(PluginError, match="which is no") as refused:
         Registry().extend(plugin(**{hook: value}), name="mine")
@@ -154,7 +158,8 @@ def test_an_unknown_name_lists_what_is_there(table):
     with pytest.raises(UsageError, match=f"no {table} 'nope'") as refused:
         getattr(default_registry(), table)("nope")
     assert "Installed are:" in str(refused.value)
-    assert "none" in str(pytest.raises(UsageError, getattr(Registry(), table), "nope").value)
+    with pytest.raises(UsageError, match="Installed are: none"):
+        getattr(Registry(), table)("nope")
 
 
 @pytest.mark.parametrize(
@@ -220,7 +225,9 @@ def load(monkeypatch):
 )
 def test_a_plugin_that_fails_is_left_out_with_a_warning_and_the_others_stay(load, broken):
     owner = broken.dist.name if broken.dist else "(unknown distribution)"
-    with pytest.warns(RuntimeWarning, match=f"plugin 'bad' of {owner}".replace("(", r"\(").replace(")", r"\)")):
+    with pytest.warns(
+        RuntimeWarning, match=f"plugin 'bad' of {owner}".replace("(", r"\(").replace(")", r"\)")
+    ):
         registry = load(Point("a", kinds("a-kind")), broken, Point("z", kinds("z-kind")))
     assert {"a-kind", "z-kind", "linear"} <= set(registry.kinds)
     (failure,) = registry.failures
@@ -229,7 +236,7 @@ def test_a_plugin_that_fails_is_left_out_with_a_warning_and_the_others_stay(load
 
 
 def test_a_conflict_between_installed_plugins_is_an_error(load):
-    with pytest.raises(PluginConflict, match="dist-b.*dist-a"):
+    with pytest.raises(PluginConflict, match=r"dist-b.*dist-a"):
         load(Point("a", kinds("same"), "dist-a"), Point("b", kinds("same"), "dist-b"))
     with pytest.raises(PluginConflict, match="evil and by ckptbridge"):
         load(Point("a", kinds("linear"), "evil"))
@@ -303,7 +310,9 @@ def test_the_example_of_a_framework_takes_part_in_conversions(tmp_path):
 
 
 def test_the_examples_of_layers_convert_a_bilinear_layer():
-    registry = default_registry().extend(example("bridge_layer_kinds")).extend(example("bridge_layer_transforms"))
+    registry = (
+        default_registry().extend(example("bridge_layer_kinds")).extend(example("bridge_layer_transforms"))
+    )
     module = torch.nn.Bilinear(2, 3, 4)
     neutral = to_neutral(module, framework="torch", registry=registry)
     assert neutral.metadata.layers[()].kind == "bilinear"

@@ -32,7 +32,7 @@ SUFFIX = {name: form.extensions[0] for name, form in default_registry().formats.
 
 
 class Model(nn.Module):
-    """Decided layers, an undecided square convolution, an undecided matrix, a tie, a counter, own parameters."""
+    """Layers that are decided and undecided by names alone, a tie, a counter, own parameters."""
 
     def __init__(self):
         super().__init__()
@@ -90,7 +90,13 @@ def files(tmp_path_factory):
     return folder
 
 
-ENDS = [("flax", "msgpack"), ("flax", "safetensors"), ("flax", "npz"), ("torch", "torch"), ("torch", "safetensors")]
+ENDS = [
+    ("flax", "msgpack"),
+    ("flax", "safetensors"),
+    ("flax", "npz"),
+    ("torch", "torch"),
+    ("torch", "safetensors"),
+]
 
 
 @pytest.mark.parametrize(("to", "form"), ENDS)
@@ -210,7 +216,9 @@ def layers(draw):
     )()
 
 
-NAMES = st.sampled_from(["a", "layers", "conv_1", "norm", "gamma", "weight", "kernel", "scale", "0", "1", "params"])
+NAMES = st.sampled_from(
+    ["a", "layers", "conv_1", "norm", "gamma", "weight", "kernel", "scale", "0", "1", "params"]
+)
 
 
 @st.composite

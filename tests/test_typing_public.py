@@ -24,7 +24,17 @@ OWN = {"bridge_core", "bridge_torch", "bridge_flax"}
 IDS = [f"{package.__name__}.{name}" for package, name in NAMES]
 
 INTERFACE = {
-    "bridge_core": ["open_state", "save_state", "plan_conversion", "convert", "verify", "FlatState", "Plan", "Rule", "hookimpl"],
+    "bridge_core": [
+        "open_state",
+        "save_state",
+        "plan_conversion",
+        "convert",
+        "verify",
+        "FlatState",
+        "Plan",
+        "Rule",
+        "hookimpl",
+    ],
     "bridge_torch": ["to_neutral", "from_neutral"],
     "bridge_flax": ["to_neutral", "from_neutral", "template"],
 }

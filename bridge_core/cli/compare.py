@@ -36,7 +36,7 @@ def verify(src: str, dst: str, as_json: bool, **asked: Any) -> int:
     from bridge_core.cli.progress import progress_bar
     from bridge_core.convert import verify as run
 
-    with aside(), progress_bar("comparing", shown=not as_json) as progress:
+    with aside(), progress_bar(shown=not as_json) as progress:
         comparison = run(src, dst, progress=progress, **asked)
     return _answer(comparison, as_json, "what SRC gives", "DST")
 
@@ -64,7 +64,7 @@ def diff(a: str, b: str, as_json: bool) -> int:
         aside(),
         open_state(a) as left,
         open_state(b) as right,
-        progress_bar("comparing", shown=not as_json) as progress,
+        progress_bar(shown=not as_json) as progress,
     ):
         comparison = compare_states(left, right, progress=progress)
         left.check_unchanged()

@@ -50,9 +50,8 @@ def convert(src: str, dst: str, no_verify: bool, as_json: bool, quiet: bool, **a
     from bridge_core.convert import convert as run
 
     begun = time.monotonic()
-    afterwards = None if no_verify else "verifying"
     shown = not (as_json or quiet)
-    with aside(), progress_bar("converting", shown=shown, afterwards=afterwards) as progress:
+    with aside(), progress_bar(shown=shown) as progress:
         report = run(src, dst, verify=not no_verify, progress=progress, **asked)
     if as_json:
         print_json(report.to_json())

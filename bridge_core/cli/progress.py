@@ -13,16 +13,15 @@ from bridge_core.execute import Progress
 __all__ = ["progress_bar"]
 
 
+_WORDS = {"writing": "converting", "verifying": "verifying", "comparing": "comparing"}
+
+
 @contextlib.contextmanager
-def progress_bar(
-    what: str, *, shown: bool = True, afterwards: str | None = None
-) -> Iterator[Callable[[Progress], None] | None]:
+def progress_bar(*, shown: bool = True) -> Iterator[Callable[[Progress], None] | None]:
     """Give a function to report progress to; None where no bar is shown.
 
     Args:
-        what: What is going on, in a word.
         shown: Whether a bar is wanted at all.
-        afterwards: What goes on once all bytes are reported, for a time that nobody knows.
     """
     if not shown or not is_terminal(sys.stderr):
         yield None
@@ -40,19 +39,17 @@ def progress_bar(
         transient=True,
         expand=True,
     )
-    task = bar.add_task(what, total=None, amount="")
-    ended = False
+    task = bar.add_task("planning", total=None, amount="")
+    shown_word = "planning"
 
     def report(state: Progress) -> None:
-        nonlocal ended
-        if ended:
-            return
+        nonlocal shown_word
         amount = f"{size_text(state.done)} of {size_text(state.total)}"
-        bar.update(task, completed=state.done, total=state.total, amount=amount)
-        if afterwards is not None and state.done >= state.total:
-            ended = True
+        word = _WORDS.get(state.phase, state.phase)
+        bar.update(task, completed=state.done, total=state.total, amount=amount, description=word)
+        if word != shown_word:
+            shown_word = word
             bar.refresh()
-            bar.reset(task, total=None, description=afterwards, amount=size_text(state.total))
 
     with bar:
         yield report

@@ -7,6 +7,7 @@ part of its own when no exact match exists.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -41,8 +42,8 @@ def match_paths(source: Iterable[Key], target: Iterable[Key]) -> PathMatch:
     by_name = _unique(targets)
     best: tuple[int, int, Key, Key] = (_found(sources, by_name), 0, (), ())
     if best[0] < len(sources):
-        for removed in _prefixes(sources):
-            for added in _prefixes(targets):
+        for (removed, inner), (added, outer) in itertools.product(_prefixes(sources), _prefixes(targets)):
+            if not (removed and added) or (inner and outer):
                 score = (_found(sources, by_name, removed, added), -len(removed) - len(added))
                 if score > best[:2]:
                     best = (*score, removed, added)
@@ -106,11 +107,21 @@ def _unique(paths: Iterable[Key]) -> dict[Key, Key]:
     return {name: path for name, path in names.items() if name not in twice}
 
 
-def _prefixes(paths: tuple[Key, ...]) -> list[Key]:
-    """Return the empty prefix and every short prefix that half of the paths share."""
+def _prefixes(paths: tuple[Key, ...]) -> list[tuple[Key, bool]]:
+    """Return the empty prefix and every short prefix that half of the paths share.
+
+    With each stands whether something follows it in half of the paths: only such a prefix is exchanged for
+    another, or any name could become any.
+    """
     counts: Counter[Key] = Counter()
+    whole: Counter[Key] = Counter()
     for path in paths:
         name = normal_form(path)
         counts.update(name[:depth] for depth in range(1, min(_DEPTH, len(name)) + 1))
-    common = [prefix for prefix, count in counts.items() if count * 2 >= len(paths)]
-    return [(), *sorted(common, key=len)]
+        whole[name] += 1
+    common = [
+        (prefix, (count - whole[prefix]) * 2 >= len(paths) and count - whole[prefix] > 1)
+        for prefix, count in counts.items()
+        if count * 2 >= len(paths)
+    ]
+    return [((), True), *sorted(common, key=lambda item: len(item[0]))]

@@ -17,10 +17,17 @@ except ImportError as err:
         hint="Run `pip install pytest hypothesis`.",
     ) from err
 
-pytest.register_assert_rewrite("bridge_core.testing.formats", "bridge_core.testing.harness")
+pytest.register_assert_rewrite(
+    "bridge_core.testing.formats",
+    "bridge_core.testing.frameworks",
+    "bridge_core.testing.harness",
+    "bridge_core.testing.layers",
+)
 
 from bridge_core.testing.formats import FormatContract  # noqa: E402 - assertions are rewritten on import
+from bridge_core.testing.frameworks import FrameworkContract  # noqa: E402 - as above
 from bridge_core.testing.harness import read_state, write_state  # noqa: E402 - as above
+from bridge_core.testing.layers import LayerContract  # noqa: E402 - as above
 from bridge_core.testing.strategies import (  # noqa: E402 - as above
     arrays,
     bit_patterns,
@@ -36,7 +43,9 @@ __all__ = [
     "bit_patterns",
     "flat_states",
     "FormatContract",
+    "FrameworkContract",
     "keys",
+    "LayerContract",
     "read_state",
     "regions_of",
     "same_bits",

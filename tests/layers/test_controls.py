@@ -33,7 +33,11 @@ SWAPS = {
         {"kernel": {"axes": "in out"}},
         ["linear-5-5", "linear-5-5-no_bias"],
     ),
-    "a square table transposed": ("torch.embedding", {"embedding": {"axes": "features num"}}, ["embedding-4-4"]),
+    "a square table transposed": (
+        "torch.embedding",
+        {"embedding": {"axes": "features num"}},
+        ["embedding-4-4"],
+    ),
     "channels of a convolution in the wrong order": (
         "torch.conv",
         {"kernel": {"axes": "in out +k"}},
@@ -52,7 +56,11 @@ SWAPS = {
     "a transposed convolution not flipped": (
         "torch.conv_transpose",
         {"kernel": {"flip": ()}},
-        [f"conv_transpose{d}d-3-4-{k}{t}" for d, k in ((1, "3"), (2, "3x3"), (3, "3x3x3")) for t in ("", "-transpose_kernel")],
+        [
+            f"conv_transpose{d}d-3-4-{k}{t}"
+            for d, k in ((1, "3"), (2, "3x3"), (3, "3x3x3"))
+            for t in ("", "-transpose_kernel")
+        ],
     ),
     "channels of a transposed convolution in the wrong order": (
         "torch.conv_transpose",
@@ -94,7 +102,11 @@ SWAPS = {
         {"scale": {"name": "bias"}, "bias": {"name": "weight"}},
         ["batch_norm2d"],
     ),
-    "slopes of a PReLU in reverse": ("torch.prelu", {"negative_slope": {"flip": ("channels",)}}, ["prelu-channels"]),
+    "slopes of a PReLU in reverse": (
+        "torch.prelu",
+        {"negative_slope": {"flip": ("channels",)}},
+        ["prelu-channels"],
+    ),
 }
 CASES = [
     pytest.param(rule, changes, BY_NAME[name], id=f"{what}: {name}")
@@ -123,13 +135,18 @@ def test_a_swapped_rule_is_noticed(rule, changes, pair):
 def test_a_swapped_rule_is_noticed_on_the_way_to_torch(name):
     pair = BY_NAME[name]
     family = name.partition("-")[0].replace("2d", "")
-    rule, changes, _ = next(s for s in SWAPS.values() if s[0] == f"torch.{family}" and "flip" not in str(s[1]))
+    rule, changes, _ = next(
+        s for s in SWAPS.values() if s[0] == f"torch.{family}" and "flip" not in str(s[1])
+    )
     template = template_of(pair)
     variables = random_tree(template.tree)
     x = input_for(pair)
     wanted = run_linen(LinenModel(pair.linen()), variables, x)
     module = TorchModel(pair.torch())
-    for registry, differs in ((default_registry(), False), (swapped(default_registry(), rule, **changes), True)):
+    for registry, differs in (
+        (default_registry(), False),
+        (swapped(default_registry(), rule, **changes), True),
+    ):
         neutral = to_neutral(variables, "flax", registry, module=template)
         module.load_state_dict(from_neutral(neutral, "torch", registry, like=module))
         assert_noticed(run_torch(pair, module, x), wanted, differs)

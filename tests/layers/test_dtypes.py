@@ -17,8 +17,29 @@ FLOATS = [
     *("float32", "float16", "bfloat16", "float64"),
     *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
 ]
-OTHERS = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "complex64", "complex128"]
-JAX_ONLY = ["float8_e3m4", "float8_e4m3", "float8_e4m3b11fnuz", "float4_e2m1fn", "int2", "uint2", "int4", "uint4"]
+OTHERS = [
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "complex64",
+    "complex128",
+]
+JAX_ONLY = [
+    "float8_e3m4",
+    "float8_e4m3",
+    "float8_e4m3b11fnuz",
+    "float4_e2m1fn",
+    "int2",
+    "uint2",
+    "int4",
+    "uint4",
+]
 
 
 def to_torch(array):
@@ -60,7 +81,9 @@ def filled(dtype):
 def test_torch_to_flax_and_back_keeps_every_bit(dtype):
     original = filled(dtype)
     neutral = to_neutral(original, "torch", module=Everything())
-    assert {spec.dtype.name for key, spec in neutral.specs().items() if key[-1] != "num_batches_tracked"} == {dtype}
+    assert {spec.dtype.name for key, spec in neutral.specs().items() if key[-1] != "num_batches_tracked"} == {
+        dtype
+    }
     assert_same_state_dict(from_neutral(neutral, "torch"), original)
 
     tree = from_neutral(neutral, "flax")
@@ -121,7 +144,10 @@ def test_nnx_variables_keep_every_bit(dtype):
 
 
 def test_what_jnp_would_narrow_stays_as_it_is():
-    original = {"big": torch.tensor([2**40, -(2**62)]), "huge": torch.tensor([1e300, 5e-324], dtype=torch.float64)}
+    original = {
+        "big": torch.tensor([2**40, -(2**62)]),
+        "huge": torch.tensor([1e300, 5e-324], dtype=torch.float64),
+    }
     tree = from_neutral(to_neutral(original, "torch"), "flax")
     assert np.asarray(tree["big"]).tolist() == [2**40, -(2**62)]
     assert np.asarray(tree["huge"]).tolist() == [1e300, 5e-324]

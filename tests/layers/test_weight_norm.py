@@ -57,8 +57,20 @@ def conv_pair(dim, cin, cout, **options):
 
 
 PAIRS = [
-    Pair("linear-5-5", partial(nn.Linear, 5, 5), partial(linen.Dense, 5), lambda r: nnx.Linear(5, 5, rngs=r), (2, 5)),
-    Pair("linear-4-6", partial(nn.Linear, 4, 6), partial(linen.Dense, 6), lambda r: nnx.Linear(4, 6, rngs=r), (2, 4)),
+    Pair(
+        "linear-5-5",
+        partial(nn.Linear, 5, 5),
+        partial(linen.Dense, 5),
+        lambda r: nnx.Linear(5, 5, rngs=r),
+        (2, 5),
+    ),
+    Pair(
+        "linear-4-6",
+        partial(nn.Linear, 4, 6),
+        partial(linen.Dense, 6),
+        lambda r: nnx.Linear(4, 6, rngs=r),
+        (2, 4),
+    ),
     conv_pair(1, 3, 4),
     conv_pair(2, 3, 3),
     conv_pair(3, 2, 3),

@@ -19,7 +19,10 @@ from bridge_core import AmbiguousLayerError, Rule
 DATA = Path(__file__).parents[1] / "data" / "facenet"
 FLAX_FILES = ["flax_model.msgpack", pytest.param("model.safetensors", marks=pytest.mark.slow)]
 
-pytestmark = pytest.mark.parametrize("name", list(NETS))
+every_net = pytest.mark.parametrize("name", list(NETS))
+every_net_quickly_one = pytest.mark.parametrize(
+    "name", [name if name == "onet" else pytest.param(name, marks=pytest.mark.slow) for name in NETS]
+)
 
 
 @pytest.fixture
@@ -56,6 +59,7 @@ def largest_gap(found, wanted):
     return max(largest_difference(a, b) for a, b in zip(found, wanted, strict=True))
 
 
+@every_net
 def test_the_live_dict_gives_torchs_outputs_in_linen_and_nnx(name, weights, template, pictures, wanted):
     neutral = bridge_torch.to_neutral(weights)
     variables = bridge_flax.from_neutral(neutral, like=template)
@@ -65,6 +69,7 @@ def test_the_live_dict_gives_torchs_outputs_in_linen_and_nnx(name, weights, temp
     assert largest_gap(module(pictures), wanted) < 1e-5
 
 
+@every_net_quickly_one
 @pytest.mark.parametrize("file", FLAX_FILES)
 def test_the_file_converts_without_a_framework_and_comes_back(
     name, file, weights, pictures, wanted, tmp_path
@@ -78,6 +83,7 @@ def test_the_file_converts_without_a_framework_and_comes_back(
         assert_same_tensors(load_torch(convert_bare(made, tmp_path / back, "--to=torch")), weights)
 
 
+@every_net
 def test_the_template_settles_what_the_file_leaves_open(name, template, weights, tmp_path):
     source = DATA / f"{name}.pt"
     with pytest.raises(AmbiguousLayerError) as caught:
@@ -91,6 +97,7 @@ def test_the_template_settles_what_the_file_leaves_open(name, template, weights,
     assert kinds["prelu"] == len(slopes)
 
 
+@every_net_quickly_one
 def test_it_stays_undecided_in_neutral_form_and_comes_back(name, weights, tmp_path):
     neutral = convert_bare(DATA / f"{name}.pt", tmp_path / "n.safetensors", "--to=neutral")
     with bridge_core.open_state(neutral) as state:
@@ -105,6 +112,7 @@ def test_it_stays_undecided_in_neutral_form_and_comes_back(name, weights, tmp_pa
     assert not (tmp_path / "w.msgpack").exists()
 
 
+@every_net
 @pytest.mark.parametrize("made", ["linen", "nnx"])
 def test_live_models_come_back_bit_for_bit(name, made, weights, template):
     neutral = bridge_torch.to_neutral(weights)
@@ -117,6 +125,7 @@ def test_live_models_come_back_bit_for_bit(name, made, weights, template):
     assert_same_tensors(bridge_torch.from_neutral(returned, like=like), weights)
 
 
+@every_net
 def test_control_swapped_slopes_and_a_flipped_kernel_are_seen(name, weights, template, pictures, wanted):
     variables = bridge_flax.from_neutral(bridge_torch.to_neutral(weights), like=template)
     params = variables["params"]
@@ -126,6 +135,7 @@ def test_control_swapped_slopes_and_a_flipped_kernel_are_seen(name, weights, tem
         assert largest_gap(LinenNet(NETS[name]).apply({"params": wrong}, pictures), wanted) > 1e-3
 
 
+@every_net
 def test_control_a_wrong_kind_is_seen(name, weights, pictures, wanted):
     square = {"pnet": None, "rnet": None, "onet": "conv3"}[name]
     if square is None:

