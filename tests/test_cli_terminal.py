@@ -198,7 +198,7 @@ class TestProgress:
         code, out, screen = on_terminal(slowed(VERIFYING, tmp_path / "mark", *args))
         assert code == 0
         assert "converting" in screen
-        assert "36.4 kB of 36.4 kB" in screen
+        assert "72.8 kB of 72.8 kB" in screen
         assert "verifying" in screen
         assert "\x1b" not in out
         assert out.startswith("torch -> flax: 2 tensors")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.arrays import assert_same_bits, every_value, random_array, same_bits
-from support.ops import chains, indices, move_chains, ops, specs, tensors_for
+from support.ops import KINDS, chains, indices, move_chains, ops, specs, tensors_for
 
 from bridge_core import (
     DTYPES,
@@ -38,6 +38,8 @@ from bridge_core.ops import Op, chain_specs, chain_tensors, inverse_chain, simpl
 from bridge_core.tensors import read_index
 
 quick = settings(max_examples=150, deadline=None)
+each = settings(max_examples=60, deadline=None)
+of_each_kind = pytest.mark.parametrize("kind", KINDS)
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -72,10 +74,11 @@ def assert_equal_for(op, found, wanted):
         (assert_same_values if casts(op) else assert_same_bits)(a, b)
 
 
-@given(ops(), seeds)
-@quick
-def test_inverse_gives_every_input_back(drawn, seed):
-    op, wanted = drawn
+@of_each_kind
+@given(seed=seeds, data=st.data())
+@each
+def test_inverse_gives_every_input_back(kind, seed, data):
+    op, wanted = data.draw(ops(kind))
     if isinstance(op, Drop):
         return
     arrays = tensors_for(op, wanted, seed)
@@ -83,25 +86,28 @@ def test_inverse_gives_every_input_back(drawn, seed):
     assert_equal_for(op, op.inverse().apply(op.apply(arrays)), arrays)
 
 
-@given(ops())
-@quick
-def test_inverse_of_the_inverse_is_the_op(drawn):
-    op, _ = drawn
+@of_each_kind
+@given(data=st.data())
+@each
+def test_inverse_of_the_inverse_is_the_op(kind, data):
+    op, _ = data.draw(ops(kind))
     assert op.inverse().inverse() == op
 
 
-@given(ops(), seeds)
-@quick
-def test_spec_tells_the_real_shape_and_dtype(drawn, seed):
-    op, wanted = drawn
+@of_each_kind
+@given(seed=seeds, data=st.data())
+@each
+def test_spec_tells_the_real_shape_and_dtype(kind, seed, data):
+    op, wanted = data.draw(ops(kind))
     results = op.apply(tensors_for(op, wanted, seed))
     assert tuple(TensorSpec(r.shape, r.dtype) for r in results) == op.spec(wanted)
 
 
-@given(ops(), seeds, st.data())
-@quick
-def test_a_lazy_slice_equals_the_slice_of_the_whole(drawn, seed, data):
-    op, wanted = drawn
+@of_each_kind
+@given(seed=seeds, data=st.data())
+@each
+def test_a_lazy_slice_equals_the_slice_of_the_whole(kind, seed, data):
+    op, wanted = data.draw(ops(kind))
     arrays = tensors_for(op, wanted, seed)
     lazy = chain_tensors([ArrayTensor(array) for array in arrays], (op,))
     for whole, tensor in zip(op.apply(arrays), lazy, strict=True):
@@ -121,10 +127,11 @@ def test_a_lazy_slice_through_a_chain_equals_the_slice_of_the_whole(drawn, seed,
         assert_same_bits(read_index(tensor, index), whole[index], index)
 
 
-@given(ops(), st.data())
-@quick
-def test_pull_names_valid_regions_and_no_more_than_is_needed(drawn, data):
-    op, wanted = drawn
+@of_each_kind
+@given(data=st.data())
+@each
+def test_pull_names_valid_regions_and_no_more_than_is_needed(kind, data):
+    op, wanted = data.draw(ops(kind))
     for output, spec in enumerate(op.spec(wanted)):
         region, _ = regions.normalize(data.draw(indices(spec.shape)), spec.shape)
         pulls = op.pull(output, region, wanted)
@@ -175,6 +182,21 @@ def test_simplifying_a_chain_keeps_its_result(drawn, seed):
         (assert_same_values if drops_casts else assert_same_bits)(found, expected)
 
 
+PLAIN = TensorSpec((2, 3, 4), np.dtype("int32"))
+
+
+@given(st.data())
+@quick
+def test_permutes_and_flips_in_any_order_simplify_to_one_of_each_at_most(data):
+    turn = st.permutations(range(3)).map(lambda axes: Permute(tuple(axes)))
+    flip = st.sets(st.integers(0, 2)).map(lambda axes: Flip(tuple(sorted(axes))))
+    chain = tuple(data.draw(st.lists(turn | flip, max_size=6)))
+    shorter = simplify_chain(chain)
+    assert [type(op) for op in shorter] in ([], [Flip], [Permute], [Flip, Permute])
+    (array,) = tensors_for((PLAIN,))
+    assert_same_bits(run(shorter, (array,))[0], run(chain, (array,))[0])
+
+
 @given(specs().flatmap(lambda spec: st.tuples(st.just(spec), move_chains(spec))))
 @quick
 def test_a_chain_of_moves_and_its_inverse_simplify_to_nothing(drawn):
@@ -192,10 +214,11 @@ def test_the_inverse_chain_gives_every_input_back(drawn, seed):
         (assert_same_values if any(map(casts, chain)) else assert_same_bits)(found, expected)
 
 
-@given(ops())
-@quick
-def test_an_op_is_plain_data(drawn):
-    op, _ = drawn
+@of_each_kind
+@given(data=st.data())
+@each
+def test_an_op_is_plain_data(kind, data):
+    op, _ = data.draw(ops(kind))
     data = op.to_json()
     assert json.loads(json.dumps(data, allow_nan=False)) == data
     assert data["op"] == type(op).__name__.lower()

@@ -157,18 +157,52 @@ def inputs(draw):
     return tuple(TensorSpec(shape, first.dtype) for shape in shapes)
 
 
+KINDS = ("permute", "flip", "reshape", "cast", "split", "unstack", "concat", "stack", "order", "lanes")
+KINDS += ("copy", "same", "fill", "drop")
+
+
 @st.composite
-def ops(draw):
-    """An op and the specs that it takes, every class among them."""
-    if draw(st.integers(0, 7)) == 0:
-        spec = draw(specs())
-        count = draw(st.integers(1, 3))
-        return Same(count), (spec,) * count
-    if draw(st.integers(0, 15)) == 0:
-        spec = draw(specs())
-        return Drop(0, spec), (spec,)
-    given = draw(st.one_of(st.just(()), inputs(), inputs(), inputs()))
-    return draw(steps(given)), given
+def ops(draw, kind):
+    """An op of a kind, and the specs that it takes."""
+    spec = draw(specs(min_rank=1 if kind in ("split", "unstack", "concat") else 0))
+    axis = draw(st.integers(0, len(spec.shape) - 1)) if spec.shape else 0
+    count = draw(st.integers(1, 4))
+    match kind:
+        case "permute":
+            return Permute(tuple(draw(st.permutations(range(len(spec.shape)))))), (spec,)
+        case "flip":
+            return Flip(tuple(a for a in range(len(spec.shape)) if draw(st.booleans()))), (spec,)
+        case "reshape":
+            return Reshape(spec.shape, draw(reshaped(spec.shape))), (spec,)
+        case "cast":
+            source = draw(st.sampled_from([name for name, exact in EXACT_CASTS.items() if exact]))
+            target = draw(st.sampled_from(EXACT_CASTS[source]))
+            return Cast(source, target), (TensorSpec(spec.shape, DTYPES[source]),)
+        case "split":
+            return Split(axis, draw(cuts(spec.shape[axis]))), (spec,)
+        case "unstack":
+            shape = (*spec.shape[:axis], count, *spec.shape[axis + 1 :])
+            return Unstack(axis, count), (TensorSpec(shape, spec.dtype),)
+        case "concat":
+            sizes = tuple(draw(st.lists(SIZES, min_size=count, max_size=count)))
+            shapes = [(*spec.shape[:axis], n, *spec.shape[axis + 1 :]) for n in sizes]
+            return Concat(axis, sizes), tuple(TensorSpec(shape, spec.dtype) for shape in shapes)
+        case "stack":
+            return Stack(draw(st.integers(0, len(spec.shape))), count), (spec,) * count
+        case "order":
+            given = tuple(draw(specs()) for _ in range(count))
+            return Order(tuple(draw(st.permutations(range(count))))), given
+        case "lanes":
+            given = tuple(draw(specs()) for _ in range(count))
+            return Lanes(tuple(draw(move_chains(spec, 3)) for spec in given)), given
+        case "copy":
+            return Copy(count), (spec,)
+        case "same":
+            return Same(count), (spec,) * count
+        case "fill":
+            return Fill(draw(st.sampled_from([0, 1])), spec), ()
+        case _:
+            return Drop(0, spec), (spec,)
 
 
 @st.composite
@@ -192,7 +226,9 @@ def indices(draw, shape):
     for n in shape:
         bound = st.one_of(st.none(), st.integers(-n - 2, n + 2))
         step = st.sampled_from([None, 1, 2, 3, -1, -2, -5])
-        part = slice(draw(bound), draw(bound), draw(step))
+        part = slice(None, None, draw(step))
+        if draw(st.booleans()):
+            part = slice(draw(bound), draw(bound), draw(step))
         parts.append(draw(st.integers(-n, n - 1)) if n and draw(st.integers(0, 5)) == 0 else part)
     return tuple(parts)
 
