@@ -100,6 +100,7 @@ from bridge_core.tensors import (
     Tensor,
     TensorSpec,
     as_tensor,
+    checked_bools,
 )
 
 __all__ = [

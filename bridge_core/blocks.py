@@ -22,39 +22,51 @@ from bridge_core.regions import Region
 from bridge_core.tensors import Array, FileTensor, Tensor
 from bridge_core.transpose import copy_into
 
-__all__ = ["Cut", "Scratch", "cut", "first_source", "is_plain_copy", "read_block", "read_whole", "runs"]
+__all__ = [
+    "Cut",
+    "Scratch",
+    "ScratchPool",
+    "cut",
+    "first_source",
+    "is_plain_copy",
+    "read_block",
+    "read_whole",
+    "runs",
+    "scratch_bytes",
+]
 
 _LINE = 64
 """Bytes of a cache line."""
 _STRIP = 1 << 20
 """Bytes that are read at once and then moved across the grain while they are in the cache."""
+_FEWEST_BYTES = 256
+"""Bytes that a strip writes side by side at least, or lines of the cache are fetched for little."""
 _WHOLE = 16 << 20
 
 
 class Scratch:
-    """Memory for one block at a time; it grows to what a block needed, and stays."""
+    """Memory for one block at a time.
 
-    def __init__(self) -> None:
-        self._memory = np.empty(0, np.uint8)
-        self._used = self._wanted = self._most = 0
+    Args:
+        capacity: Bytes; what does not fit gets memory of its own. Pages that no block touches cost nothing.
+    """
+
+    def __init__(self, capacity: int = 0) -> None:
+        self._memory = np.empty(capacity, np.uint8)
+        self._used = 0
 
     def reset(self) -> None:
         """Forget the arrays given out; they must not be used any more."""
-        most = max(self._most, self._wanted)
-        if most > len(self._memory):
-            self._memory = np.empty(0, np.uint8)  # let go before taking more
-            self._memory = np.empty(most, np.uint8)
-        self._used = self._wanted = self._most = 0
+        self._used = 0
 
     @contextlib.contextmanager
     def returned(self) -> Iterator[None]:
         """Take back, at the end of the block, what was given out within it."""
-        used, wanted = self._used, self._wanted
+        used = self._used
         try:
             yield
         finally:
-            self._most = max(self._most, self._wanted)
-            self._used, self._wanted = used, wanted
+            self._used = used
 
     def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Return a C-contiguous array whose values are undefined."""
@@ -71,13 +83,37 @@ class Scratch:
         return rows.view(array.dtype).reshape(array.shape)
 
     def _bytes(self, nbytes: int) -> Array:
-        padded = -(-nbytes // _LINE) * _LINE
-        self._wanted += padded
         start = self._used
         if start + nbytes > len(self._memory):
             return np.empty(nbytes, np.uint8)
-        self._used += padded
+        self._used += -(-nbytes // _LINE) * _LINE
         return self._memory[start : start + nbytes]
+
+
+class ScratchPool:
+    """Scratch memory for several workers: each borrows one for a job, and the next job uses it again."""
+
+    def __init__(self, capacity: int = 0) -> None:
+        self._capacity = capacity
+        self._free: list[Scratch] = []
+
+    @contextlib.contextmanager
+    def borrowed(self) -> Iterator[Scratch]:
+        """Give a scratch that nobody else uses within the block."""
+        try:
+            scratch = self._free.pop()
+        except IndexError:
+            scratch = Scratch(self._capacity)
+        try:
+            yield scratch
+        finally:
+            scratch.reset()
+            self._free.append(scratch)
+
+
+def scratch_bytes(tensor: Tensor, block: int) -> int:
+    """Return how much scratch the blocks of a tensor need at most."""
+    return 0 if is_plain_copy(tensor) else min(block, tensor.spec.nbytes) + 4 * _STRIP
 
 
 @dataclass(frozen=True)
@@ -133,26 +169,31 @@ def read_whole(tensor: Tensor, out: Array, scratch: Scratch) -> None:
 
 
 def _runs_across(tensor: Tensor, region: Region) -> bool:
-    """Tell whether a region is large, and its source runs along another axis than the last."""
+    """Tell whether a region is large, and the file it comes from runs along another axis than the last."""
     grain = _grain(tensor)
     large = regions.size(regions.region_shape(region)) * tensor.spec.dtype.itemsize >= 2 * _STRIP
-    return large and grain is not None and grain != len(tensor.spec.shape) - 1
+    in_file = large and first_source(tensor) is not None
+    return in_file and grain is not None and grain != len(tensor.spec.shape) - 1
 
 
 def _fill_across(tensor: Tensor, region: Region, out: Array, scratch: Scratch) -> None:
     """Read strips along the source's grain, and move each into place while it is in the cache."""
-    order = _order(tensor)
-    outer = order.index(0) if order else 0
-    shape = regions.region_shape(region)
-    rows = max(1, _STRIP * shape[outer] // max(1, out.nbytes))
-    part = region[outer]
-    for start in range(0, shape[outer], rows):
-        count = min(rows, shape[outer] - start)
-        first = part.start + start * part.step
-        strip = slice(first, first + (count - 1) * part.step + 1, part.step)
+    order = _order(tensor) or [0]
+    outer, grain = order.index(0), order.index(len(order) - 1)
+    sizes = list(regions.region_shape(region))
+    row = out.nbytes // max(1, sizes[outer])
+    sizes[outer] = max(1, min(sizes[outer], max(_STRIP // max(1, row), _FEWEST_BYTES // out.itemsize)))
+    if row * sizes[outer] > 2 * _STRIP:
+        sizes[grain] = max(1, sizes[grain] * _STRIP // (row * sizes[outer]))
+    for corner in itertools.product(*(range(0, n, k) for n, k in zip(out.shape, sizes, strict=True))):
+        parts = [slice(at, min(at + k, n)) for at, k, n in zip(corner, sizes, out.shape, strict=True)]
+        wanted = tuple(
+            slice(p.start + part.start * p.step, p.start + (part.stop - 1) * p.step + 1, p.step)
+            for p, part in zip(region, parts, strict=True)
+        )
         with scratch.returned():
-            found = _pulled(tensor, (*region[:outer], strip, *region[outer + 1 :]), scratch, spread=True)
-            target = out[(slice(None),) * outer + (slice(start, start + count),)]
+            found = _pulled(tensor, wanted, scratch, spread=True)
+            target = out[tuple(parts)]
             if found.ndim == 2:
                 integers = f"u{found.itemsize}" if found.itemsize <= 8 else found.dtype
                 np.copyto(target.view(integers), found.view(integers))

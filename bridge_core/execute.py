@@ -17,7 +17,16 @@ from types import TracebackType
 import numpy as np
 
 from bridge_core import regions
-from bridge_core.blocks import Scratch, cut, first_source, is_plain_copy, read_block, runs
+from bridge_core.blocks import (
+    Scratch,
+    ScratchPool,
+    cut,
+    first_source,
+    is_plain_copy,
+    read_block,
+    runs,
+    scratch_bytes,
+)
 from bridge_core.crew import work_off
 from bridge_core.errors import BridgeError, LimitExceeded, SystemFailure, UsageError
 from bridge_core.interfaces import Extent, FileImage
@@ -25,6 +34,7 @@ from bridge_core.keys import Key
 from bridge_core.output import read_all, write_all
 from bridge_core.regions import Region
 from bridge_core.state import FlatState
+from bridge_core.system import allocate, start_writeback
 from bridge_core.tensors import Array, FileTensor, Tensor
 
 __all__ = ["Budget", "FileTarget", "Progress", "checksum"]
@@ -100,6 +110,7 @@ class FileTarget:
         budget: Threads and memory.
         report: Called with (bytes, key) from any worker as work gets done.
         sums: Whether ``checksums`` is wanted; a format that keeps checksums takes them anyway.
+        pool: Memory that several targets use one after the other.
     """
 
     def __init__(
@@ -109,13 +120,15 @@ class FileTarget:
         report: Callable[[int, Key], None] | None = None,
         *,
         sums: bool = True,
+        pool: ScratchPool | None = None,
     ) -> None:
         self._path = path
         self._sums = sums
         self._budget = budget
         self._report = report or (lambda _bytes, _key: None)
         self._stop = threading.Event()
-        self._local = threading.local()
+        self._pool = pool or ScratchPool()
+        self._writing = threading.Lock()
         self.checksums: dict[Key, int] = {}
         """CRC-32 of the little-endian row-major bytes of the tensors written, but for those that the system
         copied: theirs is the source's."""
@@ -135,7 +148,7 @@ class FileTarget:
         fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         try:
             with _writing(self._path):
-                os.ftruncate(fd, image.size)
+                allocate(fd, image.size)
                 for offset, data in image.segments:
                     write_all(fd, data, offset)
             ordered = _in_order(state, image)
@@ -144,7 +157,10 @@ class FileTarget:
             def work(key: Key) -> int:
                 if (ahead := following.get(key)) is not None:
                     _read_ahead(state.tensor(ahead))
-                return self._write_tensor(fd, state.tensor(key), key, image.slots[key], image)
+                found = self._write_tensor(fd, state.tensor(key), key, image.slots[key], image)
+                for extent in image.slots[key]:
+                    start_writeback(fd, extent.offset, extent.nbytes)
+                return found
 
             sums = work_off(
                 work,
@@ -163,7 +179,7 @@ class FileTarget:
     def blocks(self, state: FlatState, key: Key) -> Iterator[Array]:
         """Yield a tensor's values in row-major order, flat and contiguous, a block at a time."""
         tensor = state.tensor(key)
-        scratch = Scratch()  # its own: the caller may read several tensors in turn
+        scratch = Scratch(scratch_bytes(tensor, self._budget.block))  # the caller may read tensors in turn
         limit = self._budget.block // tensor.spec.dtype.itemsize
         crc = 0
         for region in regions.blocks(tensor.spec.shape, limit):
@@ -185,29 +201,23 @@ class FileTarget:
                 hint="Lower --max-ram.",
             ) from err
 
-    def _scratch(self) -> Scratch:
-        scratch: Scratch | None = getattr(self._local, "scratch", None)
-        if scratch is None:
-            scratch = self._local.scratch = Scratch()
-        return scratch
-
     def _write_tensor(
         self, fd: int, tensor: Tensor, key: Key, extents: tuple[Extent, ...], image: FileImage
     ) -> int:
         """Write one tensor; return the checksum of what the file now holds, if one is wanted."""
         seed, per_byte = image.seeds.get(key, 0), image.pack.get(key, 1)
-        with _about(key):
+        with _about(key), self._pool.borrowed() as scratch:
             pieces = cut(tensor, self._limit(tensor))
             if per_byte > 1:
-                return self._write_packed(fd, tensor, key, extents, seed, per_byte)
+                return self._write_packed(fd, tensor, key, extents, seed, per_byte, scratch)
             wanted = self._sums or image.finish is not None
             if is_plain_copy(tensor) and image.finish is None and self._copied(fd, tensor, key, extents):
                 return 0
             if pieces.ordered:
-                return self._write_ordered(fd, tensor, pieces.regions, key, extents, seed, wanted)
+                return self._write_ordered(fd, tensor, pieces.regions, key, extents, seed, wanted, scratch)
             for region in pieces.regions:
-                block = self._block(tensor, region, self._scratch())
-                with _writing(self._path):
+                block = self._block(tensor, region, scratch)
+                with _writing(self._path), self._writing:
                     _scatter_box(fd, block, tensor.spec.shape, region, extents)
                 self._report(block.nbytes, key)
             return self._sum_written(fd, key, extents, seed) if wanted else 0
@@ -220,7 +230,9 @@ class FileTarget:
                     raise KeyboardInterrupt
                 nbytes = min(_KERNEL_BLOCK, extent.nbytes - start)
                 source = tensor.offset + extent.start + start
-                if not tensor.file.copy_to(fd, source, nbytes, extent.offset + start):
+                with self._writing:
+                    copied = tensor.file.copy_to(fd, source, nbytes, extent.offset + start)
+                if not copied:
                     return False
                 self._report(nbytes, key)
         return True
@@ -237,16 +249,17 @@ class FileTarget:
         extents: tuple[Extent, ...],
         seed: int,
         wanted: bool,
+        scratch: Scratch,
     ) -> int:
         crc, stored, position = 0, seed, 0
         for region in pieces:
-            data = _little(self._block(tensor, region, self._scratch()).reshape(-1))
+            data = _little(self._block(tensor, region, scratch).reshape(-1))
             for start in range(0, len(data), _COPY_BLOCK):
                 part = data[start : start + _COPY_BLOCK]  # summed and written while it is in the cache
                 if wanted:
                     crc = zlib.crc32(part, crc)
                     stored = zlib.crc32(part, stored) if seed else crc
-                with _writing(self._path):
+                with _writing(self._path), self._writing:
                     _scatter(fd, part, position, extents)
                 position += len(part)
                 self._report(len(part), key)
@@ -255,7 +268,14 @@ class FileTarget:
         return stored if seed else crc
 
     def _write_packed(
-        self, fd: int, tensor: Tensor, key: Key, extents: tuple[Extent, ...], seed: int, per_byte: int
+        self,
+        fd: int,
+        tensor: Tensor,
+        key: Key,
+        extents: tuple[Extent, ...],
+        seed: int,
+        per_byte: int,
+        scratch: Scratch,
     ) -> int:
         crc, stored, position = 0, seed, 0
 
@@ -263,14 +283,14 @@ class FileTarget:
             nonlocal crc
             limit = self._budget.block // tensor.spec.dtype.itemsize
             for region in regions.blocks(tensor.spec.shape, limit):
-                block = self._block(tensor, region, self._scratch()).reshape(-1)
+                block = self._block(tensor, region, scratch).reshape(-1)
                 crc = zlib.crc32(_little(block), crc)
                 yield block
 
         for block in _packed(summed(), per_byte):
             data = _little(block)
             stored = zlib.crc32(data, stored)
-            with _writing(self._path):
+            with _writing(self._path), self._writing:
                 _scatter(fd, data, position, extents)
             position += len(data)
             self._report(len(data), key)
@@ -320,7 +340,7 @@ def checksum(tensor: Tensor, budget: Budget, stop: threading.Event | None = None
         stop: Once it is set, the work ends with `KeyboardInterrupt`.
     """
     crc = 0
-    scratch = Scratch()
+    scratch = Scratch(scratch_bytes(tensor, budget.block))
     limit = _COPY_BLOCK if is_plain_copy(tensor) else budget.block
     for region in regions.blocks(tensor.spec.shape, limit // tensor.spec.dtype.itemsize):
         if stop is not None and stop.is_set():

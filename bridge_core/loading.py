@@ -20,6 +20,7 @@ from bridge_core.tensors import Array, ArrayTensor, Tensor, TensorSpec
 
 __all__ = ["LoadedTensor", "load"]
 
+_SCRATCH = 24 << 20
 _ALIGNMENT = 64
 """What XLA asks of a host buffer that it takes over without a copy."""
 
@@ -60,7 +61,7 @@ def _load(job: tuple[Key, Tensor]) -> LoadedTensor:
     key, tensor = job
     out = aligned(tensor.spec)
     try:
-        read_whole(tensor, out, Scratch())
+        read_whole(tensor, out, Scratch(_SCRATCH))
     except BridgeError as err:
         err.key = err.key or key
         raise

@@ -8,7 +8,6 @@ killed process left behind is removed by the next writer to the same place.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import hashlib
@@ -20,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bridge_core.errors import DestinationExists, SystemFailure, UsageError
+from bridge_core.system import EXCHANGE, NO_REPLACE, rename_with
 
 __all__ = ["TEMP_MARK", "read_all", "replacing_file", "replacing_folder", "sync_file", "write_all"]
 
@@ -29,9 +29,6 @@ TEMP_MARK = ".ckptbridge-"
 _ASIDE = "old-"
 """Follows the mark where the name is an old folder's, which must come back if the new one never came."""
 
-_AT_FDCWD = -100
-_RENAME_NOREPLACE = 1
-_RENAME_EXCHANGE = 2
 _LONGEST_NAME = 200
 """Bytes of a destination's name that a temporary's name can repeat; file systems allow 255 in all."""
 
@@ -255,7 +252,7 @@ def _swap_folder(temporary: Path, final: Path, *, overwrite: bool) -> None:
                 raise FileExistsError(errno.EEXIST, "exists", str(final)) from None
         else:
             return
-    if _renameat2(temporary, final, _RENAME_EXCHANGE):
+    if rename_with(temporary, final, EXCHANGE):
         return
     aside = _neighbour(final, _ASIDE)
     try:
@@ -270,7 +267,7 @@ def _swap_folder(temporary: Path, final: Path, *, overwrite: bool) -> None:
 
 def _rename_new(temporary: Path, final: Path) -> None:
     """Rename without replacing what another writer put there meanwhile."""
-    if _renameat2(temporary, final, _RENAME_NOREPLACE):
+    if rename_with(temporary, final, NO_REPLACE):
         return
     try:
         final.hardlink_to(temporary)
@@ -282,19 +279,6 @@ def _rename_new(temporary: Path, final: Path) -> None:
         if final.exists():  # the file system has neither way; what remains is nearly as good
             raise FileExistsError(errno.EEXIST, "exists", str(final)) from None
         temporary.replace(final)
-
-
-def _renameat2(first: Path, second: Path, flags: int) -> bool:
-    """Rename with flags; False where the system or the file system lacks them."""
-    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if call is None:
-        return False
-    if call(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), flags) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
-        return False
-    raise OSError(code, os.strerror(code), str(second))
 
 
 def _carry(old: Path, new: Path, keep: Callable[[Path], bool], shown: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
-from bridge_core.errors import KeyConflict
+from bridge_core.errors import KeyConflict, UsageError
 from bridge_core.keys import Key, as_key
 from bridge_core.metadata import StateMetadata
 from bridge_core.regions import Index
@@ -207,7 +207,16 @@ def as_state(value: Mapping[Key, Any], *, layout: str | None = None) -> FlatStat
     Args:
         value: A state, or a mapping from tuple keys (or dotted names) to arrays.
         layout: Layout of a plain mapping.
+
+    Raises:
+        UsageError: It is no mapping, or a key is neither a name nor a sequence of names.
+        UnsupportedFeature: A value holds no plain numbers.
     """
     if isinstance(value, FlatState):
         return value if layout is None or value.layout == layout else value.replace(layout=layout)
+    if not isinstance(value, Mapping):
+        raise UsageError(f"a {type(value).__name__} is no state; a mapping from keys to arrays was expected.")
+    odd = next((key for key in value if not isinstance(key, str | tuple)), None)
+    if odd is not None:
+        raise UsageError(f"{odd!r} is no key; a tuple of strings, or a dotted name, was expected.")
     return FlatState(value, layout=layout)

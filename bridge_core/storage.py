@@ -24,7 +24,7 @@ from bridge_core.plugins import Registry, default_registry
 from bridge_core.state import FlatState, as_state
 from bridge_core.writing import UNLIMITED, Meter, Saved, Writer, check_written
 
-__all__ = ["Saved", "check_written", "find_weights", "open_state", "parse_size", "save_state"]
+__all__ = ["Saved", "as_path", "check_written", "find_weights", "open_state", "parse_size", "save_state"]
 
 StrPath = str | os.PathLike[str]
 
@@ -53,6 +53,17 @@ def parse_size(size: int | str) -> int:
     return size
 
 
+def as_path(path: StrPath) -> Path:
+    """Return a path; an empty one, as an unset variable gives, must not stand for the current folder.
+
+    Raises:
+        UsageError: It is empty.
+    """
+    if not os.fspath(path):
+        raise UsageError("the path is empty.", hint="Write '.' for the current folder.")
+    return Path(path)
+
+
 def open_state(
     path: StrPath,
     *,
@@ -78,7 +89,7 @@ def open_state(
     """
     registry = default_registry() if registry is None else registry
     chosen = registry.format(format) if format else None
-    place = Path(path)
+    place = as_path(path)
     if _is_folder(place):
         place = find_weights(place, format=format, layout=layout, registry=registry)
     used, state = open_file(place, registry, chosen, follow_links=follow_links)
@@ -136,7 +147,7 @@ def save_state(
     state = as_state(state)
     limit = None if max_shard_size is None else parse_size(max_shard_size)
     budget = Budget(workers, None if max_ram is None else parse_size(max_ram))
-    destination = Path(path)
+    destination = as_path(path)
     folder = limit is not None or os.fspath(path).endswith(os.sep) or _is_folder(destination)
     used = _choose(state, destination, format, registry, folder=folder)
     _refuse(state, used)

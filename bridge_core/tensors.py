@@ -15,6 +15,7 @@ import numpy as np
 
 from bridge_core import regions
 from bridge_core.dtypes import native
+from bridge_core.errors import MalformedFile
 from bridge_core.files import SourceFile
 from bridge_core.regions import Index, Region
 
@@ -27,6 +28,7 @@ __all__ = [
     "Tensor",
     "TensorSpec",
     "as_tensor",
+    "checked_bools",
     "equal_values",
     "read_index",
 ]
@@ -220,6 +222,26 @@ def as_tensor(value: Any) -> Tensor:
     wrapped = ArrayTensor(np.asarray(value))
     wrapped.spec  # noqa: B018 - raises for a dtype that holds no numbers
     return wrapped
+
+
+def checked_bools(raw: Tensor, *, path: str, key: str | tuple[str, ...]) -> LazyTensor:
+    """Return booleans over the bytes that a file has for them; numpy is undefined for others than 0 and 1.
+
+    Args:
+        raw: The bytes, as ``uint8``.
+        path: The file, for the error.
+        key: The tensor, for the error.
+
+    Reading raises `MalformedFile` where a byte is neither 0 nor 1.
+    """
+
+    def read(region: Region) -> Array:
+        values = raw.read(region)
+        if values.size and (most := values.max()) > 1:
+            raise MalformedFile(f"holds the byte {most}, and a boolean is 0 or 1.", path=path, key=key)
+        return values.view(np.bool_)
+
+    return LazyTensor(TensorSpec(raw.spec.shape, np.dtype(np.bool_)), read)
 
 
 def _is_tensor(value: Any) -> bool:

@@ -22,6 +22,8 @@ _TILE_ROWS = 256
 _PAD_BYTES = 64
 _SMALL = 1 << 16
 """Bytes below which numpy's own copy is as good."""
+_PAGE = 4096
+_NEAR_CACHE = 128 << 10
 _WIDE = 32
 """Shortest axis, in elements, along which tiles are worth their while."""
 _INTEGERS: dict[int, np.dtype[Any]] = {n: np.dtype(f"uint{8 * n}") for n in (1, 2, 4, 8)}
@@ -45,12 +47,17 @@ def copy_into(out: Array, source: Array) -> None:
     out, source = _coalesced(out, source)
     fast = min(range(out.ndim), key=lambda axis: abs(source.strides[axis]))
     last = out.ndim - 1
-    if fast == last or out.shape[last] < _WIDE:
+    if fast == last or out.shape[last] < _WIDE or _is_gentle(out, source):
         np.copyto(out, source)
     elif out.shape[fast] >= _WIDE:
         _planes(out, source, fast)
     else:
         _in_two_steps(out, source)
+
+
+def _is_gentle(out: Array, source: Array) -> bool:
+    """Tell whether the lines that one row of the target touches in the source stay in the cache anyway."""
+    return bool(source.strides[-1] % _PAGE) and out.shape[-1] * _PAD_BYTES <= _NEAR_CACHE
 
 
 def _coalesced(out: Array, source: Array) -> tuple[Array, Array]:

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bridge_core.blocks import ScratchPool, scratch_bytes
 from bridge_core.crew import work_off
 from bridge_core.discovery import is_weights_name
 from bridge_core.errors import (
@@ -119,6 +121,12 @@ class Writer:
     meter: Meter
     verify: bool
 
+    @functools.cached_property
+    def pool(self) -> ScratchPool:
+        """Scratch memory for all the files, as much as the largest block needs."""
+        needs = (scratch_bytes(tensor, self.budget.block) for tensor in self.state.tensors().values())
+        return ScratchPool(max(needs, default=0))
+
     def write_file(self, destination: Path, *, overwrite: bool) -> Saved:
         """Write one file; errors as in `save_state`."""
         sums: dict[Key, int] = {}
@@ -187,7 +195,7 @@ class Writer:
         yield names.index, index_text(self.state, files, names)
 
     def _fill(self, state: FlatState, path: Path) -> Mapping[Key, int]:
-        target = FileTarget(path, self.budget, self.meter.add, sums=self.verify)
+        target = FileTarget(path, self.budget, self.meter.add, sums=self.verify, pool=self.pool)
         try:
             self.format.write(state, target)
         except MemoryError as err:

@@ -66,7 +66,7 @@ class FlaxFramework:
             return True
         if isinstance(value, FlatState):
             return False
-        if _is_nnx(value):
+        if _is_nnx(value) or _is_linen(value):
             return True
         return isinstance(value, Mapping) and _is_tree(value)
 
@@ -79,10 +79,15 @@ class FlaxFramework:
         ``uint32`` data.
 
         Raises:
-            UsageError: The object is not Flax's, or holds no values any more.
+            UsageError: The object is not Flax's, holds no values any more, or is a bare Linen module.
             UnsupportedFeature: A leaf is no tensor.
             KeyConflict: Two leaves have one name.
         """
+        if _is_linen(value):
+            raise UsageError(
+                f"the Linen module {type(value).__name__} shows its layers only when it is called.",
+                hint="Give bridge_flax.template(module, *args), with arguments as for module.init.",
+            )
         state: FlatState = load_trees().state_of(value)
         return state
 
@@ -119,6 +124,13 @@ def load_trees() -> ModuleType:
 def _is_nnx(value: Any) -> bool:
     return any(
         base.__module__.startswith("flax.nnx.") and base.__name__ in _LIVE for base in type(value).__mro__
+    )
+
+
+def _is_linen(value: Any) -> bool:
+    return any(
+        base.__module__.startswith("flax.linen.") and base.__name__ == "Module"
+        for base in type(value).__mro__
     )
 
 

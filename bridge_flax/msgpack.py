@@ -7,6 +7,7 @@ looks at ``shape`` and ``chunks`` alone: Flax restores the same tree either way.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,9 @@ from bridge_core import (
     SourceFile,
     StateMetadata,
     Tensor,
+    TensorSpec,
     WriteTarget,
+    checked_bools,
     load_metadata,
 )
 from bridge_flax.msgpack_scan import ChunkedTensor, Span, scan
@@ -93,7 +96,7 @@ class MsgpackFormat:
         ignored: list[str] = []
         for key, leaf in leaves.items():
             if isinstance(leaf, FileTensor | ChunkedTensor):
-                tensors[key] = leaf
+                tensors[key] = _checked(leaf, file, key)
             elif leaf is None or isinstance(leaf, Span):
                 ignored.append(f"{'/'.join(key)} ({leaf.what if leaf else None})")
             else:
@@ -129,6 +132,13 @@ def _load(file: SourceFile, carried: tuple[Span, ...]) -> tuple[str | None, Stat
         )
     layout, metadata, _ = load_metadata(file.read(span.offset, span.nbytes), path=file.name)
     return layout, metadata
+
+
+def _checked(leaf: FileTensor | ChunkedTensor, file: SourceFile, key: Key) -> Tensor:
+    if leaf.spec.dtype != DTYPES["bool"]:
+        return leaf
+    raw = replace(leaf, spec=TensorSpec(leaf.spec.shape, DTYPES["uint8"]))
+    return checked_bools(raw, path=file.name, key=key)
 
 
 def _array(number: complex) -> np.ndarray[Any, np.dtype[Any]]:

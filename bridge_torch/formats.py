@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from bridge_core import (
     DTYPES,
@@ -21,6 +22,7 @@ from bridge_core import (
     UnsupportedFeature,
     WriteTarget,
     as_key,
+    checked_bools,
     dump_metadata,
     flat_names,
     load_metadata,
@@ -185,7 +187,7 @@ def _record_finder(archive: Archive) -> _Find:
         record = archive.records.get(f"data/{storage.key}")
         if record is None:
             raise MalformedFile(
-                f"needs record data/{storage.key[:80]!r}, which is not there.", path=file.name
+                f"needs record {f'data/{storage.key[:80]}'!r}, which is not there.", path=file.name
             )
         expected = storage.numel * _itemsize(storage)
         if record.size != expected:
@@ -254,10 +256,12 @@ def _state(
             ties[key], tensors[key] = views[view]
             continue
         try:
-            tensor = make_tensor(ref, source)
+            tensor = make_tensor(replace(ref, dtype="uint8") if ref.dtype == "bool" else ref, source)
         except BridgeError as err:
             err.path, err.key = file.name, name
             raise
+        if ref.dtype == "bool":
+            tensor = checked_bools(tensor, path=file.name, key=key)
         views[view] = key, tensor
         tensors[key] = tensor
         total += tensor.spec.nbytes

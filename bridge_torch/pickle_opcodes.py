@@ -13,6 +13,8 @@ from bridge_torch.pickle_values import Global, Opaque, call
 __all__ = ["OPERATIONS", "STOP", "refuse_opcode"]
 
 _LONG_BYTES = 255
+_MARKS_PER_LEVEL = 4
+"""A container that is being filled opens at most these: for itself, a call in it and a storage in that."""
 
 
 def refuse_opcode(code: int) -> NoReturn:
@@ -52,6 +54,8 @@ def _protocol(m: Machine) -> None:
 
 def _mark(m: Machine) -> None:
     m.objects += 1
+    if len(m.frames) >= _MARKS_PER_LEVEL * m.limits.depth:
+        raise LimitExceeded(f"has more than {len(m.frames)} marks open.")
     m.frames.append(m.stack)
     m.stack = []
 

@@ -219,6 +219,45 @@ def test_a_module_of_the_source_settles_a_square_convolution(kind):
         assert set(from_neutral(neutral, "flax")["x"]) == {"kernel", "bias"}
 
 
+class Projection(nn.Module):
+    """A user's own module, whose parameters only look like those of a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 4))
+        self.bias = nn.Parameter(torch.randn(3))
+
+
+def test_a_module_of_an_unknown_type_is_not_read_by_its_shapes_alone():
+    module = nn.ModuleDict({"x": Projection()})
+    assert info_of(module.state_dict(), "x").kind == "linear"
+    neutral = to_neutral(module, "torch")
+    info = neutral.metadata.layers["x",]
+    assert info.kind is None
+    assert set(info.candidates) == {"torch.linear", "parameter"}
+    with pytest.raises(AmbiguousLayerError):
+        from_neutral(neutral, "flax")
+    assert_same_state_dict(from_neutral(neutral, "torch"), module.state_dict())
+    like = {"params": {"x": {"weight": spec(3, 4), "bias": spec(3)}}}
+    tree = from_neutral(neutral, "flax", like=like)
+    assert_same_bits(np.asarray(tree["params"]["x"]["weight"]), module["x"].weight.detach().numpy())
+
+
+def test_a_subclass_of_a_known_type_is_of_that_type():
+    class Scaled(nn.Linear):
+        pass
+
+    assert info_of(nn.ModuleDict({"x": Scaled(3, 3, bias=False)}), "x").kind == "linear"
+
+
+def test_a_parameter_beside_a_layer_keeps_its_name_where_the_neutral_one_is_the_same():
+    source = state_dict(x__weight=(3, 4), x__bias=(3,), x__kernel=(2,))
+    neutral = to_neutral(source, "torch")
+    assert set(neutral) == {("x", "weight"), ("x", "bias"), ("x", "kernel")}
+    assert neutral.metadata.layers["x",].kind is None
+    assert_same_state_dict(from_neutral(neutral, "torch"), source)
+
+
 def test_a_rule_beats_the_module_and_the_template():
     module = nn.ModuleDict({"x": nn.Linear(4, 4, bias=False)})
     neutral = to_neutral(module, "torch", rules=[Rule.layer("x", "embedding")])

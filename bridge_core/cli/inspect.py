@@ -58,10 +58,10 @@ def _open(
     """Do what `open_state` does, and tell the format as well."""
     from bridge_core.opening import open_file
     from bridge_core.sources import guess_layout
-    from bridge_core.storage import find_weights
+    from bridge_core.storage import as_path, find_weights
 
     chosen = registry.format(format_name) if format_name else None
-    path = Path(src)
+    path = as_path(src)
     if path.is_dir():
         path = find_weights(path, format=format_name, layout=layout, registry=registry)
     used, state = open_file(path, registry, chosen)

@@ -36,7 +36,7 @@ from bridge_core.keys import Key, flat_names, join_key, split_name
 from bridge_core.metadata import MARKER, StateMetadata, dump_metadata, load_metadata
 from bridge_core.regions import Region
 from bridge_core.state import FlatState
-from bridge_core.tensors import Array, FileTensor, LazyTensor, Tensor, TensorSpec
+from bridge_core.tensors import Array, FileTensor, LazyTensor, Tensor, TensorSpec, checked_bools
 
 __all__ = ["SafetensorsFormat"]
 
@@ -102,17 +102,8 @@ def _tensor(file: SourceFile, offset: int, spec: TensorSpec, name: str) -> Tenso
         return LazyTensor(spec, lambda region: _read_nibbles(stored, spec, region))
     if spec.dtype == _BOOL:
         raw = FileTensor(file, offset, TensorSpec(spec.shape, DTYPES["uint8"]))
-        return LazyTensor(spec, lambda region: _read_bools(raw, region, name))
+        return checked_bools(raw, path=file.name, key=name)
     return FileTensor(file, offset, spec)
-
-
-def _read_bools(raw: FileTensor, region: Region, name: str) -> Array:
-    values = raw.read(region)
-    if values.size and values.max() > 1:
-        raise MalformedFile(
-            f"holds the byte {values.max()}, and a BOOL is 0 or 1.", path=raw.file.name, key=name
-        )
-    return values.view(np.bool_)
 
 
 def _read_nibbles(stored: FileTensor, spec: TensorSpec, region: Region) -> Array:

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from ckptbridge_hdf5 import Hdf5Format
-from ckptbridge_hdf5.layout import Guard, Index, gaps, structure_digest
 
 from bridge_core import BridgeError, SourceFile, as_state
+from ckptbridge_hdf5 import Hdf5Format
+from ckptbridge_hdf5.layout import Guard, Index, gaps, structure_digest
 
 
 class Target:

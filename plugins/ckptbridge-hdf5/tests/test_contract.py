@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from ckptbridge_hdf5 import Hdf5Format
 
 from bridge_core.testing import FormatContract
+from ckptbridge_hdf5 import Hdf5Format
 
 
 class TestHdf5(FormatContract):

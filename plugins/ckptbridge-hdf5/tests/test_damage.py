@@ -7,8 +7,6 @@ import re
 import ml_dtypes
 import numpy as np
 import pytest
-from ckptbridge_hdf5 import Hdf5Format
-from ckptbridge_hdf5.layout import Guard, Index
 
 from bridge_core import (
     BadInputError,
@@ -21,6 +19,8 @@ from bridge_core import (
     TruncatedFile,
     UnsupportedFeature,
 )
+from ckptbridge_hdf5 import Hdf5Format
+from ckptbridge_hdf5.layout import Guard, Index
 
 TENSORS = {
     ("a", "kernel"): np.arange(60, dtype="f4").reshape(3, 20),

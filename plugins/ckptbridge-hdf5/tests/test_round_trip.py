@@ -11,8 +11,6 @@ import h5py
 import ml_dtypes
 import numpy as np
 import pytest
-from ckptbridge_hdf5 import Hdf5Format
-from ckptbridge_hdf5.layout import BLOCK
 
 from bridge_core import (
     DTYPES,
@@ -29,6 +27,8 @@ from bridge_core import (
     UnsupportedFeature,
     as_state,
 )
+from ckptbridge_hdf5 import Hdf5Format
+from ckptbridge_hdf5.layout import BLOCK
 
 RNG = np.random.default_rng(0)
 
