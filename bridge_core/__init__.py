@@ -115,6 +115,7 @@ __all__ = [
     "Capabilities",
     "Cast",
     "cast_is_exact",
+    "checked_bools",
     "compare_states",
     "Comparison",
     "Concat",

@@ -16,6 +16,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from bridge_core import regions
+from bridge_core.errors import LimitExceeded
 from bridge_core.files import SourceFile
 from bridge_core.ops import OpTensor, Permute
 from bridge_core.regions import Region
@@ -99,16 +100,28 @@ class ScratchPool:
 
     @contextlib.contextmanager
     def borrowed(self) -> Iterator[Scratch]:
-        """Give a scratch that nobody else uses within the block."""
+        """Give a scratch that nobody else uses within the block.
+
+        Raises:
+            LimitExceeded: There is not enough memory.
+        """
         try:
             scratch = self._free.pop()
         except IndexError:
-            scratch = Scratch(self._capacity)
+            scratch = self._new()
         try:
             yield scratch
         finally:
             scratch.reset()
             self._free.append(scratch)
+
+    def _new(self) -> Scratch:
+        try:
+            return Scratch(self._capacity)
+        except MemoryError as err:
+            raise LimitExceeded(
+                f"a block of {self._capacity} bytes does not fit into memory.", hint="Lower --max-ram."
+            ) from err
 
 
 def scratch_bytes(tensor: Tensor, block: int) -> int:

@@ -313,9 +313,11 @@ def _prepare(
             raise UsageError(
                 f"the model is one of {described.layout}; the source is {state.layout} and the target {to}."
             )
-    first = plan_to_neutral(state, registry, rules=rules)
     if to == "neutral":
-        return state, first
+        if like is not None:
+            raise UsageError("like= describes tensors of a framework; a neutral target has no template.")
+        return state, plan_to_neutral(state, registry, rules=rules, accept_guesses=accept_guesses)
+    first = plan_to_neutral(state, registry, rules=rules)
     with contextlib.ExitStack() as stack:
         template = None
         if like is not None:

@@ -25,6 +25,20 @@ _STEMS = ("diffusion_pytorch_model", "diffusion_flax_model")
 _NOT_WEIGHTS = re.compile(
     r"training_args\..*|(optimizer|scheduler|scaler|trainer_state|random_states|rng_state).*", re.IGNORECASE
 )
+_FOREIGN: tuple[tuple[re.Pattern[str], str, str], ...] = (
+    (
+        re.compile(r".*\.distcp"),
+        "a distributed torch checkpoint (DCP)",
+        "Turn it into one file with torch.distributed.checkpoint.format_utils.dcp_to_torch_save.",
+    ),
+    (
+        re.compile(r"_METADATA|_CHECKPOINT_METADATA|manifest\.ocdbt"),
+        "an Orbax checkpoint",
+        "Restore it with Orbax, and save it with flax.serialization.to_bytes.",
+    ),
+)
+"""Files that only folders of other checkpoints hold, what these are, and what to do."""
+
 _NUMBERED = re.compile(r"-(\d+)-of-(\d+)\b")
 
 
@@ -170,6 +184,9 @@ def _sole_weights(
             path=folder,
             hint="Fetch the index (*.index.json), or give one shard by name to open it alone.",
         )
+    for pattern, what, hint in _FOREIGN:
+        if any(pattern.fullmatch(name) for name in files):
+            raise MalformedFile(f"is {what}, which no installed format reads.", path=folder, hint=hint)
     if len(seen) == 1:
         return seen[0]
     if seen:

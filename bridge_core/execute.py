@@ -230,7 +230,7 @@ class FileTarget:
                     raise KeyboardInterrupt
                 nbytes = min(_KERNEL_BLOCK, extent.nbytes - start)
                 source = tensor.offset + extent.start + start
-                with self._writing:
+                with _writing(self._path), self._writing:
                     copied = tensor.file.copy_to(fd, source, nbytes, extent.offset + start)
                 if not copied:
                     return False

@@ -29,6 +29,8 @@ __all__ = ["SourceFile"]
 _MAX_READ = 1 << 30
 _NO_COPY = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM)
 """What systems say that cannot copy between two files."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What they say when it is the destination that ends the copy."""
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
@@ -138,6 +140,7 @@ class SourceFile:
         Raises:
             TruncatedFile: The file ends first.
             SystemFailure: The system reports an error.
+            OSError: The other file can take no more.
         """
         done = 0
         while done < nbytes:
@@ -146,6 +149,8 @@ class SourceFile:
             except OSError as err:
                 if done == 0 and err.errno in _NO_COPY:
                     return False
+                if err.errno in _FULL:
+                    raise
                 raise SystemFailure(
                     f"copying from byte {offset + done} failed: {err}.", path=self.name
                 ) from err

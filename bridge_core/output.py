@@ -71,7 +71,7 @@ def replacing_file(
                 temporary.replace(final)
             else:
                 _rename_new(temporary, final)
-            _sync_folder(final.parent)
+        _sync_place(final, destination)
 
 
 @contextlib.contextmanager
@@ -116,7 +116,7 @@ def replacing_folder(
             if mode is not None:
                 temporary.chmod(mode)
             _swap_folder(temporary, final, overwrite=overwrite)
-            _sync_folder(final.parent)
+        _sync_place(final, destination)
 
 
 def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
@@ -235,6 +235,15 @@ def _sweep(final: Path) -> None:
 
 
 def _remove(path: Path) -> None:
+    """Remove a file or a folder, wholly even if the user interrupts."""
+    try:
+        _remove_once(path)
+    except KeyboardInterrupt:
+        _remove_once(path)
+        raise
+
+
+def _remove_once(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError:
@@ -332,6 +341,16 @@ def _mode_of(final: Path) -> int | None:
         return stat.S_IMODE(final.stat().st_mode) & 0o777
     except FileNotFoundError:
         return None
+
+
+def _sync_place(final: Path, shown: Path) -> None:
+    try:
+        _sync_folder(final.parent)
+    except OSError as err:
+        raise SystemFailure(
+            f"is in place, but the system cannot confirm that it is on the disk: {err.strerror or err}.",
+            path=shown,
+        ) from err
 
 
 def _sync_folder(folder: Path) -> None:

@@ -216,7 +216,7 @@ def as_state(value: Mapping[Key, Any], *, layout: str | None = None) -> FlatStat
         return value if layout is None or value.layout == layout else value.replace(layout=layout)
     if not isinstance(value, Mapping):
         raise UsageError(f"a {type(value).__name__} is no state; a mapping from keys to arrays was expected.")
-    odd = next((key for key in value if not isinstance(key, str | tuple)), None)
-    if odd is not None:
-        raise UsageError(f"{odd!r} is no key; a tuple of strings, or a dotted name, was expected.")
+    for key in value:
+        if not isinstance(key, str | tuple):
+            raise UsageError(f"{key!r} is no key; a tuple of strings, or a dotted name, was expected.")
     return FlatState(value, layout=layout)

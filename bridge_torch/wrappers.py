@@ -33,6 +33,8 @@ _NOT_WEIGHTS = frozenset(
 )
 _NAMES_SHOWN = 20
 _MAX_ENTRIES = 5_000_000
+_FREE_REPEATS, _MAX_REPEATS = 10_000, 10
+"""Entries that dicts which stand in several places may show in all, and how often each beyond that."""
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,18 @@ class _Gather:
         self.path = path
         self.wrong_names: list[str] = []
         self.unread: list[str] = []
-        self.visited = 0
+        self.visited = self.held = 0
+        self.seen: set[int] = set()
 
     def walk(self, node: dict[Any, Any], prefix: str) -> None:
         self.visited += len(node)
+        if id(node) not in self.seen:
+            self.seen.add(id(node))
+            self.held += len(node)
         if self.visited > _MAX_ENTRIES:
             raise LimitExceeded(f"has more than {_MAX_ENTRIES} entries.", path=self.path)
+        if self.visited > _FREE_REPEATS + _MAX_REPEATS * self.held:
+            raise LimitExceeded(f"repeats {self.held} entries into {self.visited} and more.", path=self.path)
         for key, value in node.items():
             label = prefix + _label(key)
             if isinstance(value, dict):

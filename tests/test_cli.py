@@ -494,7 +494,7 @@ class TestErrors:
         [
             (MemoryError(), 4, "error: there is not enough memory."),
             (OSError(5, "Input/output error", "file"), 4, "error: file: Input/output error."),
-            (KeyboardInterrupt(), 130, "interrupted; nothing was written"),
+            (KeyboardInterrupt(), 130, "interrupted; nothing is left half written"),
             (bridge_core.UnsafeFile("is bad.", path="p", hint="Go."), 3, "error: p: is bad. Go."),
             (bridge_core.LossyCastError("line one\n  line two"), 1, "error: line one line two"),
             (ZeroDivisionError("oops"), 4, "error: ZeroDivisionError: oops. This is a mistake in ckptbridge"),

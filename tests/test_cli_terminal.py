@@ -120,7 +120,7 @@ def test_an_interrupted_conversion_leaves_everything_as_it_was(source, tmp_path,
             process.kill()
     assert process.returncode == 130
     assert out == b""
-    assert err.decode().splitlines()[-1] == "interrupted; nothing was written"
+    assert err.decode().splitlines()[-1] == "interrupted; nothing is left half written"
     assert b"Traceback" not in err
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == ({} if old is None else {target.name: old})
 

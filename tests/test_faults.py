@@ -4,6 +4,7 @@ Faults are injected for real: system calls fail under strace, limits are set on 
 processes are killed. Every test proves that its fault happened, by the error or by strace's own log.
 """
 
+import errno
 import json
 import os
 import re
@@ -248,7 +249,8 @@ def test_without_the_best_rename_there_is_another_way(place, inject, options, ex
         f"{RENAMES}:error=EIO",
         "pwrite64:error=ENOSPC:when=1",
         "pwrite64:error=EDQUOT:when=2",
-        "ftruncate:error=EFBIG",
+        "fallocate:error=ENOSPC",
+        "fallocate:error=EFBIG",
         f"{READS}:error=EIO",
         f"{READS}:error=EIO:when=3",
     ],
@@ -589,7 +591,7 @@ PHASES = {
     "rename": lambda patch: (
         patch.setattr(os, "replace", interrupt),
         patch.setattr(os, "rename", interrupt),
-        patch.setattr(output_module, "_renameat2", interrupt),
+        patch.setattr(output_module, "rename_with", interrupt),
     ),
     "progress": None,
 }
@@ -617,6 +619,64 @@ def test_ctrl_c_in_any_phase_leaves_nothing(place, monkeypatch, options, phase, 
     assert names(place) == [path.name]
     assert values(path) == 1
     assert descriptors() == before
+
+
+@BOTH
+def test_ctrl_c_while_cleaning_up_leaves_nothing(place, monkeypatch, options):
+    path = target(place, options)
+    save(state(1), path, **options)
+    once = [KeyboardInterrupt]
+    remove = Path.unlink
+
+    def interrupted_once(self, *args, **more):
+        if once:
+            raise once.pop()
+        remove(self, *args, **more)
+
+    def fail(progress):
+        raise OSError("stop")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", interrupted_once)
+        with pytest.raises(KeyboardInterrupt):
+            save(state(2), path, overwrite=True, progress=fail, **options)
+    assert not once
+    assert names(place) == [path.name]
+    assert values(path) == 1
+
+
+@BOTH
+def test_a_folder_that_cannot_be_synced_is_reported_and_the_new_content_is_named(place, monkeypatch, options):
+    path = target(place, options)
+
+    def fail(folder):
+        if folder == place:
+            raise OSError(errno.EIO, "broken")
+        return sync(folder)
+
+    sync = output_module._sync_folder
+    monkeypatch.setattr(output_module, "_sync_folder", fail)
+    with pytest.raises(SystemFailure, match=r"is in place, but.*broken"):
+        save(state(2), path, **options)
+    assert names(place) == [path.name]
+    assert values(path) == 2
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_destination_that_is_full_in_a_copy_by_the_kernel_is_named(place, monkeypatch, code):
+    save(state(1), place / "a.safetensors")
+
+    def full(*_args):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "copy_file_range", full)
+    with (
+        open_state(place / "a.safetensors", registry=REGISTRY) as source,
+        pytest.raises(SystemFailure, match="writing failed") as caught,
+    ):
+        save(source, place / "b.safetensors")
+    assert caught.value.path == place / "b.safetensors"
+    assert names(place) == ["a.safetensors"]
 
 
 @BOTH

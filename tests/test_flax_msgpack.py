@@ -463,6 +463,27 @@ def marked(**changes: object) -> bytes:
     return root(chunks(**changes))
 
 
+@pytest.mark.parametrize("in_chunks", [False, True])
+def test_a_boolean_other_than_0_and_1_is_malformed(tmp_path, in_chunks):
+    def data(last: int) -> bytes:
+        def leaf(values: bytes) -> bytes:
+            return array((len(values),), "bool", values)
+
+        if not in_chunks:
+            return root(leaf(bytes([1, 0, last])))
+        pack = msgpack.packb
+        both = b"\x82" + pack("0") + leaf(b"\1\0") + pack("1") + leaf(bytes([last]))
+        return marked(shape=pack({"0": 3}), chunks=both)
+
+    with read_bytes(tmp_path / "a.msgpack", data(1)) as state:
+        assert state["n0",].tolist() == [True, False, True]
+    with (
+        read_bytes(tmp_path / "b.msgpack", data(2)) as state,
+        pytest.raises(MalformedFile, match=r"b\.msgpack.*'n0'.*byte 2"),
+    ):
+        state["n0",]
+
+
 DEEP = b"\x81\xa1a" * 1100 + b"\x80"
 TEXT = msgpack.packb('{"version":1,"layout":"neutral"}')
 BAD = {

@@ -135,6 +135,23 @@ def test_a_key_of_other_things_than_strings_is_refused(tmp_path):
         save({("layers", 0): np.ones(2)}, tmp_path / "a.safetensors")
 
 
+@pytest.mark.parametrize("value", [5, None, "a.safetensors", [("a", 1)], {1: np.ones(2)}, {None: np.ones(2)}])
+def test_what_is_no_state_is_refused(tmp_path, value):
+    with pytest.raises(UsageError, match=r"is no (state|key)"):
+        save(value, tmp_path / "a.safetensors")
+    assert names(tmp_path) == []
+
+
+def test_an_empty_path_does_not_stand_for_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save(small(), "model.safetensors")
+    with pytest.raises(UsageError, match="path is empty"):
+        load("")
+    with pytest.raises(UsageError, match="path is empty"):
+        save(small(), "", overwrite=True)
+    assert names(tmp_path) == ["model.safetensors"]
+
+
 def test_dtypes_the_format_lacks_are_refused_all_at_once_before_anything_is_made(tmp_path):
     state = {"a": np.ones(2), "b": np.ones(2, "f4"), "c": np.zeros(3)}
     with pytest.raises(UnsupportedFeature, match=r"float64, which 2 tensors have: a, c"):
@@ -489,6 +506,8 @@ def test_a_wanted_layout_or_format_goes_first(tmp_path):
         ([], MalformedFile, "Looked for model.safetensors.index.json, model.safetensors"),
         (["a.toy", "b.safetensors"], MalformedFile, "several files.*a.toy, b.safetensors"),
         (["model-00001-of-00002.safetensors"], ShardError, "no index"),
+        (["__0_0.distcp"], MalformedFile, "is a distributed torch checkpoint"),
+        (["manifest.ocdbt", "_METADATA"], MalformedFile, "is an Orbax checkpoint"),
         (["model.fp16.safetensors", "model.bf16.safetensors"], UsageError, "several variants"),
         (
             [

@@ -111,6 +111,14 @@ def test_a_bare_pickle_with_code_is_unsafe(tmp_path):
     refused(path, UnsafeFile, "system")
 
 
+def test_dicts_that_repeat_each_other_beyond_measure_are_refused(tmp_path):
+    root = {"w": View(Storage("0", 4))}
+    for _ in range(30):
+        root = {f"k{i}": root for i in range(10)}
+    make_zip(tmp_path / "a.pt", root, {"0": FOUR})
+    refused(tmp_path / "a.pt", LimitExceeded, "repeats 301 entries")
+
+
 # ---- the zip container
 
 
@@ -191,7 +199,19 @@ def test_records_and_storages_that_lead_elsewhere_are_unsafe(tmp_path, name):
 
 def test_a_missing_record_is_malformed(tmp_path):
     make_zip(tmp_path / "a.pt", GOOD, {"1": FOUR})
-    refused(tmp_path / "a.pt", MalformedFile, "data/'0'")
+    refused(tmp_path / "a.pt", MalformedFile, "'data/0'")
+
+
+@pytest.mark.parametrize("byteorder", [b"little", b"big"])
+@pytest.mark.parametrize("strides", [(1,), (0,), (2,)], ids=["whole", "repeated", "strided"])
+def test_a_boolean_other_than_0_and_1_is_malformed(tmp_path, strides, byteorder):
+    storage = Storage("0", 4, torch.BoolStorage)
+    root = {"w": View(storage, shape=(2,), strides=strides)}
+    make_zip(tmp_path / "a.pt", root, {"0": b"\1\1\0\0"}, more=[("byteorder", byteorder)])
+    with open_torch(tmp_path / "a.pt") as state:
+        assert state["w",].tolist() == [True, {0: True, 1: True, 2: False}[strides[0]]]
+    make_zip(tmp_path / "b.pt", root, {"0": b"\2\2\2\2"}, more=[("byteorder", byteorder)])
+    assert refused(tmp_path / "b.pt", MalformedFile, "byte 2").key == ("w",)
 
 
 @pytest.mark.parametrize("content", [FOUR[:-1], FOUR + b"x", FOUR[:-4], b"", FOUR * 2])

@@ -193,7 +193,7 @@ def test_values_nested_too_deep_are_refused(opening, closing, depth):
 
 
 def test_a_million_marks_are_refused():
-    with pytest.raises(BridgeError):
+    with pytest.raises(LimitExceeded, match="marks open"):
         load(b"\x80\x02" + b"(" * 1_000_000 + b".")
 
 

@@ -19,6 +19,7 @@ from torch import nn
 import bridge_flax
 from bridge_core import (
     AmbiguousLayerError,
+    UsageError,
     convert,
     default_registry,
     open_state,
@@ -110,6 +111,22 @@ def test_two_steps_and_one_give_the_same_bytes(files, tmp_path, source, middle, 
     convert(files / source, neutral, to="neutral", format=middle, **evidence)
     convert(neutral, twice, to=to, format=form)
     assert once.read_bytes() == twice.read_bytes()
+
+
+def test_guesses_that_are_accepted_on_the_way_to_neutral_are_made_and_reported(files, tmp_path):
+    plain, guessed = tmp_path / "plain.safetensors", tmp_path / "guessed.safetensors"
+    convert(files / "model.pt", plain, to="neutral")
+    report = convert(files / "model.pt", guessed, to="neutral", accept_guesses=True)
+    assert ("wte", "embedding") in report.guessed
+    with open_state(plain) as left, open_state(guessed) as settled:
+        assert left.metadata.layers["wte",].kind is None
+        assert settled.metadata.layers["wte",].kind == "embedding"
+
+
+def test_a_neutral_target_takes_no_template(files, tmp_path):
+    with pytest.raises(UsageError, match="like="):
+        convert(files / "model.pt", tmp_path / "n.safetensors", to="neutral", like=linen_template())
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("middle", FORMATS)

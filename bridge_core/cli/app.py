@@ -50,7 +50,7 @@ def _run(call: Callable[[], Any]) -> int:
         finish_output()
         return code if isinstance(code, int) else 0
     except (click.Abort, KeyboardInterrupt):
-        complain("interrupted; nothing was written")
+        complain("interrupted; nothing is left half written")
         return _INTERRUPTED
     except click.ClickException as err:
         with contextlib.suppress(OSError):
