@@ -17,7 +17,7 @@ from bridge_core.execute import Progress
 from bridge_core.keys import Key, Pattern, join_key
 from bridge_core.plan import Dropped, Plan
 from bridge_core.plugins import Registry, default_registry
-from bridge_core.resolve import plan_from_neutral, plan_to_neutral
+from bridge_core.resolve import collection_paused, plan_from_neutral, plan_to_neutral
 from bridge_core.rules import Rule
 from bridge_core.sources import load_factory, state_of, with_model
 from bridge_core.state import FlatState
@@ -317,8 +317,9 @@ def _prepare(
         if like is not None:
             raise UsageError("like= describes tensors of a framework; a neutral target has no template.")
         return state, plan_to_neutral(state, registry, rules=rules, accept_guesses=accept_guesses)
-    first = plan_to_neutral(state, registry, rules=rules)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(collection_paused())
+        first = plan_to_neutral(state, registry, rules=rules)
         template = None
         if like is not None:
             template = stack.enter_context(_opened(like, registry, None, "template"))
@@ -338,4 +339,4 @@ def _prepare(
             allow_unexpected=allow_unexpected,
             origin=origin,
         )
-    return state, first.then(second)
+        return state, first.then(second)

@@ -176,6 +176,14 @@ class FlatState(Mapping[Key, Array]):
         if self._close is not None:
             self._close()
 
+    def is_part(self, identity: tuple[int, int]) -> bool:
+        """Tell whether a file is one of several that make up the set that is open.
+
+        Args:
+            identity: Device and inode.
+        """
+        return identity in getattr(self._close, "identities", ())
+
     def check_unchanged(self) -> None:
         """Prove that the files below are still those that were opened.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge_core.discovery import find_weights
-from bridge_core.errors import UnsupportedFeature, UsageError
+from bridge_core.errors import DestinationExists, UnsupportedFeature, UsageError
 from bridge_core.execute import Budget, Progress
 from bridge_core.formats.sharded import listed
 from bridge_core.interfaces import Format
@@ -122,7 +122,7 @@ def save_state(
     weights, of any format and variant, are gone afterwards, and everything else in it is carried over.
 
     The destination may be the source itself, with ``overwrite``: the source stays readable until it is
-    closed.
+    closed. It may not be one file of a sharded set that is read.
 
     Args:
         state: A FlatState, or a dict from tuple keys or dotted names to arrays.
@@ -138,7 +138,7 @@ def save_state(
 
     Raises:
         BadInputError: A source is damaged, or the format cannot hold a tensor or a name.
-        DestinationExists: Something stands there, and ``overwrite`` is off.
+        DestinationExists: Something stands there, and ``overwrite`` is off; or it is a part of the source.
         SystemFailure: Disk, permission or memory.
         UsageError: Options that make no sense.
         VerificationError: What was written is not what was to be written.
@@ -154,7 +154,22 @@ def save_state(
     writer = Writer(state, used, registry, budget, Meter(state, progress, verify=verify), verify)
     if folder:
         return writer.write_folder(destination, limit or UNLIMITED, overwrite=overwrite)
+    _refuse_part(state, destination)
     return writer.write_file(destination, overwrite=overwrite)
+
+
+def _refuse_part(state: FlatState, destination: Path) -> None:
+    """Refuse to break a set in pieces by writing over one of them."""
+    try:
+        status = destination.stat()
+    except (OSError, ValueError):  # what stands in the way is said where the path is used
+        return
+    if state.is_part((status.st_dev, status.st_ino)):
+        raise DestinationExists(
+            "is one of the files that the weights are read from; replacing it would break their set.",
+            path=destination,
+            hint="Write elsewhere, or replace the whole folder.",
+        )
 
 
 def _is_folder(path: Path) -> bool:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import flax.linen as linen
+import jax
 import jax.numpy as jnp
 import pytest
 import torch
 from support.models import assert_same_state_dict, assert_same_tree, from_neutral, randomise, to_neutral
 from torch import nn
 
-from bridge_core import (
-    KeyConflict,
-    plan_conversion,
-)
+import bridge_flax
+from bridge_core import KeyConflict, MismatchError, plan_conversion
 
 
 def norm_model():
@@ -60,6 +60,33 @@ def test_a_norm_without_a_counter_gets_none_when_the_template_has_none():
 
 
 # -- collections ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("typed", [True, False], ids=["module", "state dict"])
+def test_a_params_tree_as_template_takes_a_batch_norm_without_its_statistics(typed):
+    model = norm_model()
+    neutral = to_neutral(model if typed else model.state_dict(), "torch")
+    whole = from_neutral(neutral, "flax")["params"]
+    like = jax.tree.map(jnp.zeros_like, whole)
+    with pytest.raises(MismatchError) as refused:
+        from_neutral(neutral, "flax", like=like)
+    assert (refused.value.missing, refused.value.unexpected) == ((), ("bn.mean", "bn.var"))
+    tree = from_neutral(neutral, "flax", like=like, allow_unexpected=("bn.mean", "bn.var"))
+    assert_same_tree(tree, whole)
+
+
+def test_a_template_that_is_known_to_be_another_norm_takes_no_batch_norm():
+    model = nn.ModuleDict({"bn": nn.BatchNorm1d(3)})
+    like = bridge_flax.template(Normed(), jnp.zeros((1, 3)))
+    with pytest.raises(MismatchError) as refused:
+        from_neutral(to_neutral(model, "torch"), "flax", like=like, allow_unexpected=True)
+    assert set(refused.value.missing) == {"params.bn.scale", "params.bn.bias"}
+
+
+class Normed(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        return linen.LayerNorm(name="bn")(x)
 
 
 def test_only_parameters_make_a_bare_tree_and_statistics_make_collections():

@@ -347,6 +347,16 @@ def test_a_state_can_be_saved_over_its_own_source(tmp_path):
         assert_same(back, small(5))
 
 
+@pytest.mark.parametrize("part", ["model-00002-of-00003.safetensors", "model.safetensors.index.json", "link"])
+def test_one_file_of_a_source_in_several_is_never_replaced(tmp_path, part):
+    save(small(), tmp_path / "set", max_shard_size=32)
+    (tmp_path / "set" / "link").symlink_to("model-00001-of-00003.safetensors")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "set").iterdir()}
+    with load(tmp_path / "set") as source, pytest.raises(DestinationExists, match="one of the files"):
+        save(source, tmp_path / "set" / part, overwrite=True, format="safetensors")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "set").iterdir()} == before
+
+
 # --- metadata
 
 

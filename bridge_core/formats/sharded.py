@@ -87,7 +87,9 @@ def open_sharded(
             shard_format = found
             states[name] = state
         assert shard_format is not None
-        merged = _merge(index, states, shard_format.names, file.name)
+        identities = frozenset(source.identity for source in (file, *sources.values()))
+        close = _Shards(tuple(states.values()), identities)
+        merged = _merge(index, states, shard_format.names, file.name, close)
         undo.pop_all()
     return shard_format, merged
 
@@ -104,6 +106,7 @@ class _Shards:
     """Closes and checks all shards; what a merged state has for its ``close``."""
 
     states: tuple[FlatState, ...]
+    identities: frozenset[tuple[int, int]]
 
     def __call__(self) -> None:
         for state in self.states:
@@ -203,7 +206,9 @@ def _link_target(link: Path, follow_links: bool) -> Path:
     return target
 
 
-def _merge(index: _Index, states: Mapping[str, FlatState], names: ShardNames | None, path: str) -> FlatState:
+def _merge(
+    index: _Index, states: Mapping[str, FlatState], names: ShardNames | None, path: str, close: _Shards
+) -> FlatState:
     escaped = index.marker is not None and index.marker[2]
     separator = names.separator if names else "."
     holders: dict[str, list[tuple[str, Key]]] = {}
@@ -233,7 +238,6 @@ def _merge(index: _Index, states: Mapping[str, FlatState], names: ShardNames | N
             )
         tensors.setdefault(alias, tensors[kept])
     _compare_sizes(index.total_size, tensors, metadata.ties, path)
-    close = _Shards(tuple(states.values()))
     return FlatState(tensors, layout=layout, metadata=metadata, close=close)
 
 

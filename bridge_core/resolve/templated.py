@@ -13,7 +13,7 @@ from bridge_core.resolve.names import match_paths
 from bridge_core.resolve.neutral_layers import NeutralLayer
 from bridge_core.resolve.reading import Reading
 from bridge_core.resolve.settle import Outcome, settle
-from bridge_core.resolve.views import View, native_views
+from bridge_core.resolve.views import View, native_views, transform_view
 from bridge_core.rules import matches
 from bridge_core.state import FlatState
 from bridge_core.tensors import TensorSpec
@@ -76,6 +76,7 @@ class Templated(Assembly):
         key = (id(layer.views), signature)
         outcomes = self._settled.get(key)
         if outcomes is None:
+            views += self._partial_views(layer, group, reading, views)
             outcomes = self._settled[key] = settle(layer.views, views, residuals)
         if len(outcomes) > 1 and self.request.accept_guesses:
             outcomes = self.guessed(layer, outcomes)
@@ -99,6 +100,25 @@ class Templated(Assembly):
             self._unfilled(group.keys[name], group, name, reading)
         self.leave(layer, outcome.unexpected or {}, group.path)
         self.keep_info(group.path, layer, outcome, evidence, tuple(group.keys))
+
+    def _partial_views(
+        self, layer: NeutralLayer, group: Group, reading: Reading, views: tuple[View, ...]
+    ) -> tuple[View, ...]:
+        """Read a template as the source's kind where it has only some of the leaves.
+
+        A bare params tree holds a batch norm without its statistics, which then looks like a norm.
+        """
+        known = reading.evidence in ("rule", "module", "metadata")
+        if layer.kind is None or known or any(view.kind == layer.kind for view in views):
+            return ()
+        kind = self.request.registry.kinds[layer.kind]
+        fitting = [
+            t
+            for t in self.request.transforms
+            if t.kind == layer.kind and group.specs.keys() <= t.by_name().keys()
+        ]
+        found = (transform_view(transform, kind, group.specs) for transform in fitting)
+        return tuple(view for view in found if view is not None)
 
     def _evidence(self, layer: NeutralLayer, reading: Reading) -> str:
         if layer.kind is not None or layer.evidence == "rule":
