@@ -163,7 +163,7 @@ def run_table(results: Mapping[str, Sequence[Run]], baseline: str, total_bytes: 
 def as_json(results: Mapping[str, Sequence[Run]]) -> dict[str, list[dict[str, Any]]]:
     """Return runs as plain data."""
     return {
-        name: [{k: v for k, v in asdict(r).items() if v != ""} for r in runs]
+        name: [{k: v for k, v in asdict(r).items() if k != "output"} for r in runs]
         for name, runs in results.items()
     }
 

@@ -195,7 +195,8 @@ def _fill_across(tensor: Tensor, region: Region, out: Array, scratch: Scratch) -
     outer, grain = order.index(0), order.index(len(order) - 1)
     sizes = list(regions.region_shape(region))
     row = out.nbytes // max(1, sizes[outer])
-    sizes[outer] = max(1, min(sizes[outer], max(_STRIP // max(1, row), _FEWEST_BYTES // out.itemsize)))
+    fewest = _FEWEST_BYTES // out.itemsize if outer == out.ndim - 1 else 1
+    sizes[outer] = max(1, min(sizes[outer], max(_STRIP // max(1, row), fewest)))
     if row * sizes[outer] > 2 * _STRIP:
         sizes[grain] = max(1, sizes[grain] * _STRIP // (row * sizes[outer]))
     for corner in itertools.product(*(range(0, n, k) for n, k in zip(out.shape, sizes, strict=True))):

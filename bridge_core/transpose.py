@@ -57,7 +57,8 @@ def copy_into(out: Array, source: Array) -> None:
 
 def _is_gentle(out: Array, source: Array) -> bool:
     """Tell whether the lines that one row of the target touches in the source stay in the cache anyway."""
-    return bool(source.strides[-1] % _PAGE) and out.shape[-1] * _PAD_BYTES <= _NEAR_CACHE
+    near = out.ndim == 2 and out.shape[-1] * _PAD_BYTES <= _NEAR_CACHE
+    return near and bool(source.strides[-1] % _PAGE)
 
 
 def _coalesced(out: Array, source: Array) -> tuple[Array, Array]:
