@@ -153,6 +153,36 @@ def _memory(plt: Any, document: Mapping[str, Any]) -> Any:
     return figure
 
 
+def _stacking(plt: Any, document: Mapping[str, Any]) -> Any:
+    stacks = document["stacks"]
+    layers = [stack["layers"] for stack in stacks]
+    idle = document["idle_peak_bytes"]
+    figure, (time_axes, memory_axes) = plt.subplots(1, 2, figsize=(8.4, 2.8), layout="constrained")
+    for name, colour, line in (
+        (document["baseline"], _THEIRS, "-"),
+        ("stack layers", _OURS, "-"),
+        ("unstack layers", _BASE, "-"),
+        ("stack experts", _OURS, ":"),
+        ("unstack experts", _BASE, ":"),
+    ):
+        runs = [stack["runs"][name] for stack in stacks]
+        times = [median(r["seconds"] for r in found) for found in runs]
+        peaks = [max(0.0, median(r["peak_bytes"] for r in found) - idle) / 1e6 for found in runs]
+        style = {"color": colour, "linestyle": line, "marker": "o", "markersize": 3, "label": name}
+        time_axes.plot(layers, times, **style)
+        if name != document["baseline"]:
+            memory_axes.plot(layers, peaks, **style)
+    memory_axes.plot(layers, [stack["bytes"] / 1e6 for stack in stacks], color=_THEIRS, label="the stack")
+    for axes in (time_axes, memory_axes):
+        axes.set_xticks(layers)
+        axes.set_ylim(0)
+        axes.set_xlabel(f"layers of {document['layer_bytes'] / 1e6:.1f} MB")
+        axes.legend()
+    time_axes.set_title("Time, seconds")
+    memory_axes.set_title("Peak memory above Python with numpy, MB")
+    return figure
+
+
 def _plan_time(plt: Any, document: Mapping[str, Any]) -> Any:
     figure, axes = plt.subplots(figsize=(5.2, 2.8), layout="constrained")
     keys = [row["keys"] for row in document["rows"]]
@@ -211,6 +241,7 @@ _DRAWN = {
     "file_to_file": _file_to_file,
     "load": _load,
     "memory": _memory,
+    "stacking": _stacking,
     "plan_time": _plan_time,
     "transpose_kernel": _transpose_kernel,
     "import_time": _import_time,

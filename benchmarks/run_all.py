@@ -30,6 +30,7 @@ def plan(*, quick: bool) -> list[tuple[str, str, list[str]]]:
         jobs = [
             ("file-to-file-100MB", sized, ["--sizes", "100MB", "--shard", "40MB", "--repeats", "1", *torch]),
             ("memory", "memory.py", ["--sizes", "50MB", "100MB", "200MB"]),
+            ("stacking", "stacking.py", ["--layers", "2", "4", "8", "--repeats", "1"]),
             ("load", "load.py", ["--sizes", "100MB", "--repeats", "1"]),
             ("transpose-kernel", "transpose_kernel.py", ["--size", "8MB", "--repeats", "1"]),
             ("plan-time", "plan_time.py", ["--keys", "100", "1000", "10000", "--repeats", "1"]),
@@ -52,6 +53,7 @@ def plan(*, quick: bool) -> list[tuple[str, str, list[str]]]:
             ),
             ("load", "load.py", ["--sizes", "2GB", "--repeats", "3"]),
             ("memory", "memory.py", []),
+            ("stacking", "stacking.py", []),
             ("file-to-file-8GB", sized, ["--sizes", "8GB", *eight, "--only", *main]),
         ]
     return [job for job in jobs if job[1] != "load.py" or _has("torch", "jax", "flax")]

@@ -25,6 +25,7 @@ from bridge_core.errors import (
     TruncatedFile,
     UnsafeFile,
     UnsupportedFeature,
+    UnsupportedLayerError,
     UsageError,
     VerificationError,
 )
@@ -42,10 +43,7 @@ from bridge_core.interfaces import (
     WriteTarget,
 )
 from bridge_core.keys import (
-    Int,
     Key,
-    Pattern,
-    Str,
     as_key,
     flat_names,
     flatten_tree,
@@ -75,19 +73,28 @@ from bridge_core.ops import (
     Fill,
     Flip,
     Lanes,
+    Offset,
     Op,
     Order,
+    Pad,
     Permute,
+    Pick,
     Reshape,
     Same,
     Split,
     Stack,
+    Sum,
+    Unpad,
     Unstack,
+    Unsum,
+    WithZeros,
 )
 from bridge_core.output import write_all
+from bridge_core.patterns import Int, Pattern, Str
 from bridge_core.plan import Dropped, Mismatch, Plan, Step
 from bridge_core.plugins import Registry, default_registry
 from bridge_core.regions import Region
+from bridge_core.rulefile import Rules, load_rules
 from bridge_core.rules import Rule
 from bridge_core.state import FlatState, as_state
 from bridge_core.storage import Saved, open_state, save_state
@@ -157,6 +164,7 @@ __all__ = [
     "LimitExceeded",
     "load",
     "load_metadata",
+    "load_rules",
     "LoadedTensor",
     "LossyCastError",
     "MalformedFile",
@@ -166,12 +174,15 @@ __all__ = [
     "MissingDependency",
     "ModuleInfo",
     "natural_order",
+    "Offset",
     "Op",
     "open_state",
     "Order",
     "PACKED",
+    "Pad",
     "Pattern",
     "Permute",
+    "Pick",
     "Plan",
     "plan_conversion",
     "PlanError",
@@ -186,6 +197,7 @@ __all__ = [
     "Residual",
     "Rule",
     "RuleError",
+    "Rules",
     "Same",
     "save_state",
     "Saved",
@@ -200,6 +212,7 @@ __all__ = [
     "Str",
     "strict_json",
     "StridedFileTensor",
+    "Sum",
     "SystemFailure",
     "Tensor",
     "TensorSpec",
@@ -207,11 +220,15 @@ __all__ = [
     "TruncatedFile",
     "unflatten_tree",
     "UnsafeFile",
+    "Unpad",
     "Unstack",
+    "Unsum",
     "UnsupportedFeature",
+    "UnsupportedLayerError",
     "UsageError",
     "VerificationError",
     "verify",
+    "WithZeros",
     "write_all",
     "WriteTarget",
 ]

@@ -18,7 +18,8 @@ import numpy as np
 from bridge_core import regions
 from bridge_core.errors import LimitExceeded
 from bridge_core.files import SourceFile
-from bridge_core.ops import OpTensor, Permute
+from bridge_core.grain import Grain, first_source, grain_of
+from bridge_core.ops import OpTensor
 from bridge_core.regions import Region
 from bridge_core.tensors import Array, FileTensor, Tensor
 from bridge_core.transpose import copy_into
@@ -28,7 +29,6 @@ __all__ = [
     "Scratch",
     "ScratchPool",
     "cut",
-    "first_source",
     "is_plain_copy",
     "read_block",
     "read_whole",
@@ -146,18 +146,19 @@ def cut(tensor: Tensor, max_bytes: int) -> Cut:
     """Cut a tensor into blocks of at most ``max_bytes`` (and at least one element) each."""
     spec = tensor.spec
     elements = max(1, max_bytes // spec.dtype.itemsize)
-    grain = _grain(tensor)
+    grain = grain_of(tensor)
     last = len(spec.shape) - 1
-    if spec.size <= elements or grain in (None, last):
+    if spec.size <= elements or grain is None or grain.inner == last:
         return Cut(regions.blocks(spec.shape, elements), ordered=True)
-    return Cut(_boxes(spec.shape, grain or 0, elements), ordered=False)
+    return Cut(_boxes(spec.shape, grain.inner, elements), ordered=False)
 
 
 def read_block(tensor: Tensor, region: Region, scratch: Scratch) -> Array:
     """Return a block as a C-contiguous array, in the scratch memory where possible."""
-    if _runs_across(tensor, region):
+    grain = _across(tensor, region)
+    if grain is not None:
         out = scratch.take(regions.region_shape(region), tensor.spec.dtype)
-        _fill_across(tensor, region, out, scratch)
+        _fill_across(tensor, region, out, scratch, grain)
         return out
     found = _pulled(tensor, region, scratch)
     if found.flags.c_contiguous:
@@ -170,10 +171,11 @@ def read_block(tensor: Tensor, region: Region, scratch: Scratch) -> Array:
 def read_whole(tensor: Tensor, out: Array, scratch: Scratch) -> None:
     """Fill a C-contiguous array of the tensor's shape and dtype, with one pass over its values."""
     whole = regions.full(tensor.spec.shape)
+    grain = _across(tensor, whole)
     if isinstance(tensor, FileTensor):
         tensor.read_into(whole, out)
-    elif _runs_across(tensor, whole):
-        _fill_across(tensor, whole, out, scratch)
+    elif grain is not None:
+        _fill_across(tensor, whole, out, scratch, grain)
     else:
         for region in regions.blocks(tensor.spec.shape, _WHOLE // tensor.spec.dtype.itemsize):
             scratch.reset()
@@ -181,24 +183,26 @@ def read_whole(tensor: Tensor, out: Array, scratch: Scratch) -> None:
             copy_into(out[index], _pulled(tensor, region, scratch))
 
 
-def _runs_across(tensor: Tensor, region: Region) -> bool:
-    """Tell whether a region is large, and the file it comes from runs along another axis than the last."""
-    grain = _grain(tensor)
+def _across(tensor: Tensor, region: Region) -> Grain | None:
+    """Return the grain of a large region, where its file runs along another axis than the last; else None."""
     large = regions.size(regions.region_shape(region)) * tensor.spec.dtype.itemsize >= 2 * _STRIP
-    in_file = large and first_source(tensor) is not None
-    return in_file and grain is not None and grain != len(tensor.spec.shape) - 1
+    if not large or first_source(tensor) is None:
+        return None
+    grain = grain_of(tensor)
+    return grain if grain is not None and grain.inner != len(tensor.spec.shape) - 1 else None
 
 
-def _fill_across(tensor: Tensor, region: Region, out: Array, scratch: Scratch) -> None:
+def _fill_across(tensor: Tensor, region: Region, out: Array, scratch: Scratch, grain: Grain) -> None:
     """Read strips along the source's grain, and move each into place while it is in the cache."""
-    order = _order(tensor) or [0]
-    outer, grain = order.index(0), order.index(len(order) - 1)
+    outer, inner = grain.outer, grain.inner
     sizes = list(regions.region_shape(region))
-    row = out.nbytes // max(1, sizes[outer])
+    for axis in grain.stacked:
+        sizes[axis] = 1
+    row = regions.size(tuple(sizes)) * out.itemsize // max(1, sizes[outer])
     fewest = _FEWEST_BYTES // out.itemsize if outer == out.ndim - 1 else 1
     sizes[outer] = max(1, min(sizes[outer], max(_STRIP // max(1, row), fewest)))
     if row * sizes[outer] > 2 * _STRIP:
-        sizes[grain] = max(1, sizes[grain] * _STRIP // (row * sizes[outer]))
+        sizes[inner] = max(1, sizes[inner] * _STRIP // (row * sizes[outer]))
     for corner in itertools.product(*(range(0, n, k) for n, k in zip(out.shape, sizes, strict=True))):
         parts = [slice(at, min(at + k, n)) for at, k, n in zip(corner, sizes, out.shape, strict=True)]
         wanted = tuple(
@@ -208,6 +212,8 @@ def _fill_across(tensor: Tensor, region: Region, out: Array, scratch: Scratch) -
         with scratch.returned():
             found = _pulled(tensor, wanted, scratch, spread=True)
             target = out[tuple(parts)]
+            if grain.stacked:
+                found, target = found.squeeze(grain.stacked), target.squeeze(grain.stacked)
             if found.ndim == 2:
                 integers = f"u{found.itemsize}" if found.itemsize <= 8 else found.dtype
                 np.copyto(target.view(integers), found.view(integers))
@@ -218,14 +224,6 @@ def _fill_across(tensor: Tensor, region: Region, out: Array, scratch: Scratch) -
 def is_plain_copy(tensor: Tensor) -> TypeGuard[FileTensor]:
     """Tell whether the tensor's bytes stand in a file just as they are to be written."""
     return isinstance(tensor, FileTensor) and not tensor.big_endian and isinstance(tensor.file, SourceFile)
-
-
-def first_source(tensor: Tensor) -> FileTensor | None:
-    """Return the place in a file where the tensor's first values come from, if it is known."""
-    while isinstance(tensor, OpTensor) and tensor.inputs:
-        tensor = tensor.inputs[0]
-    known = isinstance(tensor, FileTensor) and isinstance(tensor.file, SourceFile)
-    return tensor if known and isinstance(tensor, FileTensor) else None
 
 
 def runs(shape: tuple[int, ...], region: Region) -> Iterator[tuple[int, int]]:
@@ -256,26 +254,6 @@ def _pulled(tensor: Tensor, region: Region, scratch: Scratch, *, spread: bool = 
         tensor.read_into(region, out)
         return scratch.spread(out) if spread else out
     return tensor.read(region)
-
-
-def _order(tensor: Tensor) -> list[int] | None:
-    """Return, for each axis of the result, the axis of the source's bytes; None if it cannot be told."""
-    axes = list(range(len(tensor.spec.shape)))
-    while isinstance(tensor, OpTensor):
-        if len(tensor.inputs) != 1:
-            return None
-        if isinstance(tensor.op, Permute):
-            axes = [tensor.op.axes[a] for a in axes]
-        elif tensor.inputs[0].spec.shape != tensor.spec.shape:
-            return None
-        tensor = tensor.inputs[0]
-    return axes
-
-
-def _grain(tensor: Tensor) -> int | None:
-    """Return the axis of the result along which the source's bytes run, or None if it cannot be told."""
-    order = _order(tensor)
-    return order.index(len(order) - 1) if order else None
 
 
 def _boxes(shape: tuple[int, ...], grain: int, elements: int) -> Iterator[Region]:

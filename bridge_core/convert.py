@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,19 @@ from bridge_core.compare import Comparison, compare_states
 from bridge_core.dtypes import dtype_named
 from bridge_core.errors import UsageError
 from bridge_core.execute import Progress
-from bridge_core.keys import Key, Pattern, join_key
+from bridge_core.keys import Key, join_key
+from bridge_core.patterns import Pattern
 from bridge_core.plan import Dropped, Plan
 from bridge_core.plugins import Registry, default_registry
-from bridge_core.resolve import collection_paused, plan_from_neutral, plan_to_neutral
-from bridge_core.rules import Rule
-from bridge_core.sources import load_factory, state_of, with_model
+from bridge_core.resolve import (
+    collection_paused,
+    config_beside,
+    oriented,
+    plan_from_neutral,
+    plan_to_neutral,
+)
+from bridge_core.rulefile import Rules, as_rules
+from bridge_core.sources import known_module, load_factory, opened, template_of
 from bridge_core.state import FlatState
 from bridge_core.storage import save_state
 
@@ -87,11 +93,12 @@ def plan_conversion(
     to: str,
     like: Any = None,
     model: Any = None,
-    rules: Iterable[Rule] = (),
+    rules: Rules = (),
     accept_guesses: bool = False,
     allow_missing: Patterns = (),
     allow_unexpected: Patterns = (),
     layout: str | None = None,
+    follow_links: bool = False,
     registry: Registry | None = None,
     check: bool = True,
 ) -> Plan:
@@ -103,11 +110,12 @@ def plan_conversion(
         like: The target's template: a path, a state or a live object (abstract is enough).
         model: A live model, or ``"PKG.MOD:FACTORY"``, of the source's framework (its module types are
             evidence) or of the target's (it is the template).
-        rules: What the caller knows better.
+        rules: What the caller knows better: rules, or the path of a rule file.
         accept_guesses: Whether names may settle what no evidence does.
         allow_missing: Target keys that may stay unfilled: True, or patterns.
         allow_unexpected: Source keys that may be left out: True, or patterns.
         layout: The source's layout, where it does not tell.
+        follow_links: Whether shards of the source may be symbolic links that lead out of their folder.
         registry: Plugins; by default everything installed.
         check: Whether to raise for problems; otherwise they stand in the plan.
 
@@ -118,7 +126,7 @@ def plan_conversion(
         UsageError: The source, ``to`` or ``like`` is nothing that can be converted.
     """
     registry = registry or default_registry()
-    with _opened(source, registry, layout, "source") as state:
+    with opened(source, registry, layout=layout, follow_links=follow_links) as state:
         _, plan = _prepare(
             state, registry, to, like, model, rules, accept_guesses, allow_missing, allow_unexpected
         )
@@ -133,18 +141,19 @@ def convert(
     format: str | None = None,
     like: Any = None,
     model: Any = None,
-    rules: Iterable[Rule] = (),
+    rules: Rules = (),
     accept_guesses: bool = False,
     allow_missing: Patterns = (),
     allow_unexpected: Patterns = (),
     dtype: str | None = None,
     max_shard_size: int | str | None = None,
     workers: int | None = None,
-    max_ram: int | None = None,
+    max_ram: int | str | None = None,
     overwrite: bool = False,
     verify: bool = True,
     progress: Callable[[Progress], None] | None = None,
     layout: str | None = None,
+    follow_links: bool = False,
     registry: Registry | None = None,
 ) -> Report:
     """Convert weights into a file or a folder, in bounded memory.
@@ -163,11 +172,12 @@ def convert(
         dtype: Name of a dtype to cast floating-point tensors to; the cast may lose precision.
         max_shard_size: Bytes, or a text such as ``"5GB"``, above which a set is sharded.
         workers: Threads.
-        max_ram: Bytes of buffers in all.
+        max_ram: Bytes of buffers in all, or a text such as ``"512MB"``.
         overwrite: Whether an existing destination may be replaced.
         verify: Whether to read everything back and compare it before the destination appears.
         progress: Called as bytes are written.
         layout: As in `plan_conversion`.
+        follow_links: As in `plan_conversion`.
         registry: As in `plan_conversion`.
 
     Raises:
@@ -176,9 +186,9 @@ def convert(
         SystemFailure: Disk, permission or memory.
     """
     registry = registry or default_registry()
-    with _opened(src, registry, layout, "source") as opened:
+    with opened(src, registry, layout=layout, follow_links=follow_links) as source:
         state, plan = _prepare(
-            opened, registry, to, like, model, rules, accept_guesses, allow_missing, allow_unexpected
+            source, registry, to, like, model, rules, accept_guesses, allow_missing, allow_unexpected
         )
         plan.check()
         if dtype is not None:
@@ -217,12 +227,13 @@ def verify(
     dst: Any,
     *,
     model: Any = None,
-    rules: Iterable[Rule] = (),
+    rules: Rules = (),
     accept_guesses: bool = False,
     allow_missing: Patterns = (),
     allow_unexpected: Patterns = (),
     dtype: str | None = None,
     layout: str | None = None,
+    follow_links: bool = False,
     registry: Registry | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Comparison:
@@ -238,6 +249,7 @@ def verify(
         allow_unexpected: As in `plan_conversion`.
         dtype: The cast that was asked for, if any.
         layout: As in `plan_conversion`.
+        follow_links: As in `plan_conversion`.
         registry: As in `plan_conversion`.
         progress: Called as bytes are compared.
 
@@ -249,12 +261,15 @@ def verify(
         BadInputError: A file is damaged or unsafe.
     """
     registry = registry or default_registry()
-    with _opened(src, registry, layout, "source") as opened, _opened(dst, registry, None, "result") as made:
+    with (
+        opened(src, registry, layout=layout, follow_links=follow_links) as source,
+        opened(dst, registry, follow_links=follow_links, what="result") as made,
+    ):
         if made.layout is None:
             raise UsageError("nothing tells whose names the result has.")
         like = made if made.layout != "neutral" else None
         state, plan = _prepare(
-            opened,
+            source,
             registry,
             made.layout,
             like,
@@ -275,68 +290,51 @@ def _tensor_bytes(plan: Plan) -> int:
     return sum(spec.nbytes for key, spec in specs.items() if key not in plan.metadata.ties)
 
 
-@contextlib.contextmanager
-def _opened(value: Any, registry: Registry, layout: str | None, what: str) -> Iterator[FlatState]:
-    """Give the state of a value; a file that was opened here is closed, a caller's state is not."""
-    state = state_of(value, registry, layout=layout, what=what)
-    try:
-        yield state
-    finally:
-        if isinstance(value, str | os.PathLike):
-            state.close()
-
-
 def _prepare(
     state: FlatState,
     registry: Registry,
     to: str,
     like: Any,
     model: Any,
-    rules: Iterable[Rule],
+    rules: Rules,
     accept_guesses: bool,
     allow_missing: Patterns,
     allow_unexpected: Patterns,
 ) -> tuple[FlatState, Plan]:
     """Return the source with all its evidence, and the plan; problems stand in the plan."""
-    rules = tuple(rules)
+    rules = as_rules(rules)
     if to != "neutral":
         registry.framework(to)
     if isinstance(model, str):
         model = load_factory(model)
     if model is not None:
-        described = state_of(model, registry, what="model")
-        if described.layout == state.layout:
-            state = with_model(state, described, registry)
-        elif described.layout == to and like is None:
-            like = described
+        framework = registry.framework_of(model)
+        if framework is not None and framework.name == to != state.layout and like is None:
+            like = model
         else:
-            raise UsageError(
-                f"the model is one of {described.layout}; the source is {state.layout} and the target {to}."
-            )
+            state = known_module(state, model, registry)
     if to == "neutral":
         if like is not None:
             raise UsageError("like= describes tensors of a framework; a neutral target has no template.")
-        return state, plan_to_neutral(state, registry, rules=rules, accept_guesses=accept_guesses)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(collection_paused())
-        first = plan_to_neutral(state, registry, rules=rules)
-        template = None
-        if like is not None:
-            template = stack.enter_context(_opened(like, registry, None, "template"))
-            if template.layout is None:
-                template = template.replace(layout=to)
-            if template.layout != to:
-                raise UsageError(f"the template is in the layout of {template.layout}, not of {to}.")
-        origin = {t: step.sources[0] for step in first.steps if step.sources for t in step.targets}
+        ruled = oriented(rules, state.layout or to, to)
+        config = config_beside(state)
+        return state, plan_to_neutral(
+            state, registry, rules=ruled, accept_guesses=accept_guesses, config=config
+        )
+    with collection_paused(), template_of(like, to, registry) as template:
+        ruled = oriented(rules, state.layout or to, to)
+        config = config_beside(state, template) if ruled else None
+        first = plan_to_neutral(state, registry, rules=ruled, config=config)
         second = plan_from_neutral(
-            first.apply(state),
+            replace(first, idle_rules=()).apply(state),
             registry,
             to,
             like=template,
-            rules=rules,
+            rules=ruled,
+            config=config,
             accept_guesses=accept_guesses,
             allow_missing=allow_missing,
             allow_unexpected=allow_unexpected,
-            origin=origin,
+            origin={t: step.sources[0] for step in first.steps if step.sources for t in step.targets},
         )
         return state, first.then(second)

@@ -34,6 +34,7 @@ __all__ = [
     "TruncatedFile",
     "UnsafeFile",
     "UnsupportedFeature",
+    "UnsupportedLayerError",
     "UsageError",
     "VerificationError",
 ]
@@ -138,6 +139,18 @@ class AmbiguousLayerError(ConversionError):
     ) -> None:
         super().__init__(message, hint=hint)
         self.candidates = candidates
+
+
+class UnsupportedLayerError(ConversionError):
+    """Layers that the target framework has no form for, or that no other framework takes.
+
+    Attributes:
+        reasons: For each key, why.
+    """
+
+    def __init__(self, message: str, *, reasons: dict[str, str], hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.reasons = reasons
 
 
 class LossyCastError(ConversionError):

@@ -21,7 +21,6 @@ from bridge_core.blocks import (
     Scratch,
     ScratchPool,
     cut,
-    first_source,
     is_plain_copy,
     read_block,
     runs,
@@ -29,6 +28,7 @@ from bridge_core.blocks import (
 )
 from bridge_core.crew import work_off
 from bridge_core.errors import BridgeError, LimitExceeded, SystemFailure, UsageError
+from bridge_core.grain import first_source
 from bridge_core.interfaces import Extent, FileImage
 from bridge_core.keys import Key
 from bridge_core.output import read_all, write_all

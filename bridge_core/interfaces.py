@@ -189,3 +189,12 @@ class Relocating(Protocol):
             present: Every key of the state, without heads.
         """
         ...
+
+    def spell(self, path: Key, leaf: str) -> Key | None:
+        """Return the key of a leaf that `place` gave, or None for one that stands where it belongs.
+
+        Args:
+            path: The layer's path.
+            leaf: Its leaf name.
+        """
+        ...

@@ -1,27 +1,19 @@
 """Keys name tensors; this module is all that the bridge knows about names.
 
-A key is a tuple of parts. Formats with flat names join the parts; patterns match keys part by part
-and are never regular expressions, so that they can be inverted.
+A key is a tuple of parts. Formats with flat names join the parts; trees nest them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from bridge_core.errors import KeyConflict, RuleError
+from bridge_core.errors import KeyConflict
 
 __all__ = [
-    "Any1",
-    "AnyN",
-    "Int",
     "Key",
-    "Pattern",
-    "Str",
     "as_key",
-    "fold_names",
     "flat_names",
     "flatten_tree",
     "join_key",
@@ -105,7 +97,6 @@ def flat_names(keys: Iterable[Key], separator: str = ".") -> tuple[dict[Key, str
 
 
 _DIGITS = re.compile(r"(\d{1,4000})")  # Python refuses to read longer numbers
-_FOLDED = re.compile(r"(?<![0-9])[0-9]{1,9}(?![0-9])")
 
 
 def natural_order(key: Key) -> tuple[tuple[tuple[int, int, str], ...], ...]:
@@ -190,197 +181,3 @@ def unflatten_tree(leaves: Mapping[Key, Any], empty: Iterable[Key] = ()) -> dict
     for path in empty:
         node_at(path)
     return root
-
-
-@dataclass(frozen=True)
-class Int:
-    """Pattern segment: one part that is a decimal number, captured as ``name``."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Str:
-    """Pattern segment: one part, captured as ``name``."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Any1:
-    """Pattern segment ``*``: any one part."""
-
-
-@dataclass(frozen=True)
-class AnyN:
-    """Pattern segment ``**``: any number of parts, none included."""
-
-
-Segment = str | Int | Str | Any1 | AnyN
-Captures = Mapping[str, str]
-
-_FIELD = re.compile(r"\{(\w+)(?::(int|str))?\}")
-
-
-@dataclass(frozen=True)
-class Pattern:
-    """A pattern over keys: literals, ``{i:int}``, ``{name}``, ``*`` and ``**``.
-
-    >>> Pattern.parse("layers.{i:int}.*").match(("layers", "7", "bias"))
-    {'i': '7', '*0': 'bias'}
-    >>> Pattern.parse("blocks.{i}.*").fill({"i": "7", "*0": "bias"})
-    ('blocks', '7', 'bias')
-    """
-
-    segments: tuple[Segment, ...]
-
-    @classmethod
-    def parse(cls, text: str | Pattern | tuple[Segment, ...]) -> Pattern:
-        """Read a dotted pattern.
-
-        Raises:
-            RuleError: A segment is not well formed.
-        """
-        if isinstance(text, Pattern):
-            return text
-        parts = tuple(text.split(".")) if isinstance(text, str) else text
-        return cls(tuple(_segment(part) if isinstance(part, str) else part for part in parts))
-
-    def __post_init__(self) -> None:
-        """Check that captures are named once and ``**`` stands once."""
-        names = [s.name for s in self.segments if isinstance(s, Int | Str)]
-        if len(names) != len(set(names)):
-            raise RuleError(f"pattern {self}: a capture is named twice.")
-        if sum(isinstance(s, AnyN) for s in self.segments) > 1:
-            raise RuleError(f"pattern {self}: '**' may stand once.")
-
-    def __str__(self) -> str:
-        """Return the dotted form."""
-        return ".".join(_segment_text(segment) for segment in self.segments)
-
-    @property
-    def captures(self) -> tuple[str, ...]:
-        """The names that a match binds; wildcards are numbered ``*0``, ``*1`` and ``**``."""
-        return tuple(_capture_names(self.segments))
-
-    def match(self, key: Key) -> dict[str, str] | None:
-        """Return the captures if the whole key fits, else None."""
-        spare = len(key) - len(self.segments)
-        found: dict[str, str] = {}
-        position = 0
-        names = _capture_names(self.segments)
-        for segment in self.segments:
-            if isinstance(segment, AnyN):
-                if spare < -1:
-                    return None
-                stop = position + spare + 1
-                found[next(names)] = "\0".join(key[position:stop])
-                position = stop
-                continue
-            if position >= len(key):
-                return None
-            part = key[position]
-            position += 1
-            if isinstance(segment, str):
-                if part != segment:
-                    return None
-                continue
-            if isinstance(segment, Int) and not (part.isascii() and part.isdecimal()):
-                return None
-            found[next(names)] = part
-        return found if position == len(key) else None
-
-    def fill(self, captures: Captures) -> Key:
-        """Build the key that the captures stand for.
-
-        Raises:
-            RuleError: A capture of this pattern is not bound.
-        """
-        parts: list[str] = []
-        names = _capture_names(self.segments)
-        for segment in self.segments:
-            if isinstance(segment, str):
-                parts.append(segment)
-                continue
-            name = next(names)
-            if name not in captures:
-                raise RuleError(f"pattern {self}: nothing binds {_segment_text(segment)}.")
-            value = captures[name]
-            if isinstance(segment, AnyN):
-                parts.extend(value.split("\0") if value else ())
-            else:
-                parts.append(value)
-        return tuple(parts)
-
-
-def _segment(text: str) -> Segment:
-    if text == "*":
-        return Any1()
-    if text == "**":
-        return AnyN()
-    field = _FIELD.fullmatch(text)
-    if field:
-        return Int(field[1]) if field[2] == "int" else Str(field[1])
-    if "{" in text or "}" in text or "*" in text:
-        raise RuleError(f"pattern segment {text!r}: expected a name, '*', '**' or '{{name:int}}'.")
-    return text
-
-
-def _segment_text(segment: Segment) -> str:
-    match segment:
-        case Int(name):
-            return f"{{{name}:int}}"
-        case Str(name):
-            return f"{{{name}}}"
-        case Any1():
-            return "*"
-        case AnyN():
-            return "**"
-        case _:
-            return segment
-
-
-def _capture_names(segments: tuple[Segment, ...]) -> Iterator[str]:
-    count = 0
-    for segment in segments:
-        if isinstance(segment, Int | Str):
-            yield segment.name
-        elif isinstance(segment, AnyN):
-            yield "**"
-        elif isinstance(segment, Any1):
-            yield f"*{count}"
-            count += 1
-
-
-def fold_names(names: Iterable[str]) -> list[tuple[str, int]]:
-    """Fold names that differ in their numbers alone, for reports.
-
-    Returns:
-        ``(folded name, how many it stands for)``, in order of first appearance.
-
-    >>> fold_names(["h.0.w", "h.1.w", "h.2.w", "out"])
-    [('h.{0..2}.w', 3), ('out', 1)]
-    """
-    groups: dict[tuple[tuple[str, ...], tuple[int, ...]], list[tuple[int, ...]]] = {}
-    for name in names:
-        numbers = _FOLDED.findall(name)
-        padded = tuple(len(n) if n[0] == "0" and n != "0" else 0 for n in numbers)
-        between = tuple(_FOLDED.split(name))
-        groups.setdefault((between, padded), []).append(tuple(map(int, numbers)))
-    folded = []
-    for (between, padded), rows in groups.items():
-        texts = [
-            _numbers_text(sorted(set(c)), w) for c, w in zip(zip(*rows, strict=True), padded, strict=True)
-        ]
-        text = "".join(part for pair in zip(between, [*texts, ""], strict=True) for part in pair)
-        folded.append((text, len(rows)))
-    return folded
-
-
-def _numbers_text(values: list[int], width: int) -> str:
-    texts = [str(value).zfill(width) for value in values]
-    if len(values) == 1:
-        return texts[0]
-    if values[-1] - values[0] == len(values) - 1:
-        return f"{{{texts[0]}..{texts[-1]}}}"
-    return "{" + ",".join([*texts[:6], "..."] if len(values) > 6 else texts) + "}"

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, cast
 
+from bridge_core.axis_names import Binding, Shape, bind, parse_axes
 from bridge_core.errors import PluginError
 from bridge_core.keys import Key
 from bridge_core.tensors import TensorSpec
 
-__all__ = ["LayerKind", "LayerTransform", "Leaf", "bind_axes"]
+__all__ = ["LayerKind", "LayerTransform", "Leaf"]
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,13 @@ class LayerKind:
     Args:
         name: E.g. ``"conv"``.
         leaves: Leaf name -> axis names, e.g. ``{"kernel": "+k in out", "bias": "out"}``. ``*k`` stands
-            for any number of axes, ``+k`` for one or more.
+            for any number of axes, ``+k`` for one or more. A name with a dot, as ``query.kernel``, belongs
+            to a linear layer inside: where the other side does not have the whole, the layer falls apart
+            into those.
         residuals: Leaves that some frameworks have no place for, with the spec of the value (all
             zeros) that stands in where none was kept.
+        zeros: Leaves that mean nothing where they are all zeros: a target that needs one which the source
+            lacks gets zeros.
 
     Raises:
         PluginError: An axis is named twice in a leaf, or a residual is no leaf.
@@ -35,14 +41,21 @@ class LayerKind:
     name: str
     leaves: Mapping[str, str]
     residuals: Mapping[str, TensorSpec] = field(default_factory=dict)
+    zeros: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check."""
         for leaf, axes in self.leaves.items():
-            _check_axes(f"kind {self.name!r}, leaf {leaf!r}", axes)
-        for leaf in self.residuals:
+            if any(axis.split != 1 or len(axis.members) > 1 for axis in parse_axes(axes)):
+                raise PluginError(f"kind {self.name!r}, leaf {leaf!r}: a kind's axes are whole.")
+        for leaf in (*self.residuals, *self.zeros):
             if leaf not in self.leaves:
-                raise PluginError(f"kind {self.name!r}: residual {leaf!r} is no leaf of it.")
+                raise PluginError(f"kind {self.name!r}: {leaf!r} is no leaf of it.")
+
+    @property
+    def composite(self) -> bool:
+        """Whether it holds layers of its own."""
+        return any("." in leaf for leaf in self.leaves)
 
 
 @dataclass(frozen=True)
@@ -51,23 +64,56 @@ class Leaf:
 
     Args:
         name: Native name; dots where it stands in nested modules, e.g. ``parametrizations.weight.original0``.
-        role: Name of the leaf in the kind.
-        axes: Native axes by the kind's names; ``1`` for an axis of size one that the kind lacks. An
-            axis that the kind has and this lacks must have size one.
+        role: Name of the leaf in the kind; several for a tensor that holds them one after another.
+        axes: Native axes by the kind's names (see `axis_names`); ``1`` for an axis of size one that the kind
+            lacks. An axis that the kind has and this lacks must have size one. Of several roles, the axis
+            along which they stand is a group with a name for each, e.g. ``(heads heads heads) in``.
         flip: Axes (``k`` for all of ``*k``) that run the other way.
         optional: Whether the layer may lack it.
+        absorbs: Roles, one for each of its own, that are added into it where they exist. The parts are kept
+            in the metadata, so that the way back restores them.
+
+    Raises:
+        PluginError: Roles, parts and what is absorbed are not equally many.
     """
 
     name: str
-    role: str
+    role: str | tuple[str, ...]
     axes: str
     flip: tuple[str, ...] = ()
     optional: bool = False
+    absorbs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check."""
+        groups = [axis.members for axis in parse_axes(self.axes) if len(axis.members) > 1]
+        if [len(group) for group in groups] != [len(self.roles)] * (len(self.roles) > 1):
+            raise PluginError(f"leaf {self.name!r}: {self.axes!r} does not hold {len(self.roles)} parts.")
+        if self.absorbs and len(self.absorbs) != len(self.roles):
+            raise PluginError(f"leaf {self.name!r}: it absorbs {len(self.absorbs)} of {len(self.roles)}.")
 
     @property
     def parts(self) -> Key:
         """The name as parts below the layer's path."""
         return tuple(self.name.split("."))
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles, one or several."""
+        return (self.role,) if isinstance(self.role, str) else self.role
+
+    def axes_of(self, index: int) -> str:
+        """Return the axes of one of its parts."""
+        axes = parse_axes(self.axes)
+        if len(self.roles) == 1:
+            return self.axes
+        group = next(axis for axis in axes if len(axis.members) > 1)
+        return self.axes.replace(f"({' '.join(group.members)})", group.members[index])
+
+    @property
+    def cut_axis(self) -> int:
+        """The place of the axis along which several roles stand."""
+        return next(i for i, axis in enumerate(parse_axes(self.axes)) if len(axis.members) > 1)
 
 
 @dataclass(frozen=True)
@@ -86,6 +132,12 @@ class LayerTransform:
         exclusive: Fits only where the layer's path holds nothing else, neither leaf nor layer.
         hints: Words in a path that make this the likely reading: a guess, never evidence.
         needs_template: Whether only a template can tell where its leaves stand.
+        free: Axes that may differ from leaf to leaf.
+        same: Pairs of axes that have one size.
+        factors: Axis of the kind -> the module's setting that tells into how many equal parts another
+            framework may split it, e.g. heads.
+        refused: Why no other framework can take this; the leaves then go as they are, and no further.
+        lacks: Role of the kind -> why this framework has no place for it.
 
     Raises:
         PluginError: The name has no framework, or two leaves have one name or role.
@@ -100,19 +152,23 @@ class LayerTransform:
     exclusive: bool = False
     hints: tuple[str, ...] = ()
     needs_template: bool = False
+    free: tuple[str, ...] = ()
+    same: tuple[tuple[str, str], ...] = ()
+    factors: Mapping[str, str] = field(default_factory=dict)
+    refused: str = ""
+    lacks: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check."""
         if "." not in self.name:
             raise PluginError(f"transform {self.name!r}: a name reads '<framework>.<what>'.")
-        for kind in ("name", "role"):
-            values = [getattr(leaf, kind) for leaf in self.leaves]
+        names = [leaf.name for leaf in self.leaves]
+        roles = [role for leaf in self.leaves for role in (*leaf.roles, *leaf.absorbs)]
+        for what, values in (("name", names), ("role", roles)):
             if len(set(values)) != len(values):
-                raise PluginError(f"transform {self.name!r}: two leaves share a {kind}.")
-        for leaf in self.leaves:
-            _check_axes(f"transform {self.name!r}, leaf {leaf.name!r}", leaf.axes)
+                raise PluginError(f"transform {self.name!r}: two leaves share a {what}.")
         object.__setattr__(self, "_by_name", {leaf.name: leaf for leaf in self.leaves})
-        object.__setattr__(self, "_by_role", {leaf.role: leaf for leaf in self.leaves})
+        object.__setattr__(self, "_by_role", {role: leaf for leaf in self.leaves for role in leaf.roles})
 
     @property
     def framework(self) -> str:
@@ -124,56 +180,41 @@ class LayerTransform:
         return cast("Mapping[str, Leaf]", self.__dict__["_by_name"])
 
     def by_role(self) -> Mapping[str, Leaf]:
-        """Role -> leaf."""
+        """Role -> the leaf that holds it."""
         return cast("Mapping[str, Leaf]", self.__dict__["_by_role"])
 
-    def fits(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    def fits(self, shapes: Mapping[str, Shape]) -> bool:
         """Tell whether leaves of these native names and shapes can be this layer."""
+        return bool(self.bindings(shapes))
+
+    def bindings(self, shapes: Mapping[str, Shape]) -> tuple[Binding, ...]:
+        """Return every way to bind the axis names to leaves of these native names and shapes."""
         known = self.by_name()
         if any(not leaf.optional and leaf.name not in shapes for leaf in self.leaves):
-            return False
-        sizes: dict[str, tuple[int, ...]] = {}
+            return ()
+        found: list[Binding] = [{}]
         for name, shape in shapes.items():
-            bound = bind_axes(known[name].axes, shape)
-            if bound is None:
-                return False
-            for axis, size in bound.items():
-                if sizes.setdefault(axis, size) != size:
-                    return False
-        return True
+            ways = bind(known[name].axes, shape)
+            joined = (self._joined(binding, dict(way)) for binding in found for way in ways)
+            found = [binding for binding in joined if binding is not None]
+        return tuple(binding for binding in found if self._holds(binding, shapes))
 
-
-def bind_axes(axes: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]] | None:
-    """Return the sizes that each axis name stands for, or None if the shape does not fit.
-
-    >>> bind_axes("out in +k", (8, 4, 3, 3))
-    {'out': (8,), 'in': (4,), 'k': (3, 3)}
-    >>> bind_axes("out in +k", (8, 4)) is None
-    True
-    """
-    names = axes.split()
-    spare = len(shape) - sum(name[0] not in "*+" for name in names)
-    variadic = sum(name[0] in "*+" for name in names)
-    least = sum(name[0] == "+" for name in names)
-    if spare < least or (spare > 0 and not variadic):
-        return None
-    bound: dict[str, tuple[int, ...]] = {}
-    position = 0
-    for name in names:
-        width = spare if name[0] in "*+" else 1
-        sizes = tuple(shape[position : position + width])
-        position += width
-        if name.lstrip("*+") == "1":
-            if any(n != 1 for n in sizes):
+    def _joined(self, one: Binding, other: Binding) -> Binding | None:
+        for axis, sizes in other.items():
+            if axis not in self.free and one.get(axis, sizes) != sizes:
                 return None
-            continue
-        bound[name.lstrip("*+")] = sizes
-    return bound
+        return {**one, **other}
 
+    def _holds(self, binding: Binding, shapes: Mapping[str, Shape]) -> bool:
+        """Tell whether equal axes are equal, and an axis that may be split is split somewhere."""
+        for one, other in self.same:
+            if one in binding and other in binding and prod(binding[one]) != prod(binding[other]):
+                return False
+        axes = [axis for name in shapes for axis in parse_axes(self.by_name()[name].axes)]
+        splits = {axis.name for axis in axes if axis.split == 0}
+        return not splits or any(len(binding[name]) > 1 for name in splits)
 
-def _check_axes(where: str, axes: str) -> None:
-    names = [name.lstrip("*+") for name in axes.split() if name.lstrip("*+") != "1"]
-    if len(set(names)) != len(names):
-        raise PluginError(f"{where}: an axis is named twice in {axes!r}.")
-    if sum(name[0] in "*+" for name in axes.split()) > 1:
-        raise PluginError(f"{where}: {axes!r} holds more than one '*' or '+'.")
+    def split_axes(self, binding: Binding) -> Binding:
+        """Return, of a binding, the axes that this framework splits."""
+        split = {axis.name for leaf in self.leaves for axis in parse_axes(leaf.axes) if axis.split != 1}
+        return {axis: sizes for axis, sizes in binding.items() if axis in split}

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bridge_core.errors import UsageError
-from bridge_core.keys import Key, Pattern
+from bridge_core.keys import Key
+from bridge_core.patterns import Pattern
 from bridge_core.plugins import Registry, default_registry
-from bridge_core.resolve import plan_from_neutral, plan_to_neutral
-from bridge_core.rules import Rule
-from bridge_core.sources import state_of, with_model
+from bridge_core.resolve import config_beside, oriented, plan_from_neutral, plan_to_neutral
+from bridge_core.rulefile import Rules, as_rules
+from bridge_core.sources import known_module, state_of, template_of
 from bridge_core.state import FlatState, as_state
 
 __all__ = ["from_neutral", "to_neutral"]
@@ -21,7 +22,7 @@ def to_neutral(
     *,
     framework: str,
     module: Any = None,
-    rules: Iterable[Rule] = (),
+    rules: Rules = (),
     accept_guesses: bool = False,
     registry: Registry | None = None,
 ) -> FlatState:
@@ -31,7 +32,7 @@ def to_neutral(
         value: The object; it is not changed, and its values are read when the result's are.
         framework: Whose object it is.
         module: A live module of the same framework, whose types are evidence.
-        rules: What the caller knows better.
+        rules: What the caller knows better: rules, or the path of a rule file.
         accept_guesses: Whether names may settle what no evidence does.
         registry: Plugins; by default everything installed.
 
@@ -40,17 +41,17 @@ def to_neutral(
         UnsupportedFeature: A tensor is of a dtype or kind that cannot be carried.
     """
     registry = registry or default_registry()
-    state = state_of(value, registry, layout=None, what="object")
+    state = state_of(value, registry, what="object")
     if state.layout is None:
         state = state.replace(layout=framework)
     if state.layout != framework:
         raise UsageError(f"the object is {state.layout}; {framework} was expected.")
     if module is not None:
-        described = state_of(module, registry, what="module")
-        if described.layout != framework:
-            raise UsageError(f"the module is one of {described.layout}; {framework} was expected.")
-        state = with_model(state, described, registry)
-    return plan_to_neutral(state, registry, rules=rules, accept_guesses=accept_guesses).apply(state)
+        state = known_module(state, module, registry)
+    ruled = oriented(as_rules(rules), framework, "neutral")
+    config = config_beside(state) if ruled else None
+    plan = plan_to_neutral(state, registry, rules=ruled, accept_guesses=accept_guesses, config=config)
+    return plan.apply(state)
 
 
 def from_neutral(
@@ -58,7 +59,7 @@ def from_neutral(
     *,
     framework: str,
     like: Any = None,
-    rules: Iterable[Rule] = (),
+    rules: Rules = (),
     accept_guesses: bool = False,
     allow_missing: bool | Iterable[str | Pattern] = False,
     allow_unexpected: bool | Iterable[str | Pattern] = False,
@@ -71,7 +72,7 @@ def from_neutral(
         framework: Whose tensors to make.
         like: The structure to fill; it is not changed. What `allow_missing` leaves unfilled keeps the
             values it has there.
-        rules: What the caller knows better.
+        rules: What the caller knows better: rules, or the path of a rule file.
         accept_guesses: Whether names may settle what no evidence does.
         allow_missing: Keys of ``like`` that may stay unfilled: True, or patterns.
         allow_unexpected: Neutral keys that may be left out: True, or patterns.
@@ -89,24 +90,24 @@ def from_neutral(
             f"the state is in the layout of {state.layout}; a neutral one was expected.",
             hint="Take it through to_neutral first.",
         )
-    template = None
-    if like is not None:
-        template = state_of(like, registry, what="template")
-        if template.layout is None:
-            template = template.replace(layout=framework)
-        if template.layout != framework:
-            raise UsageError(f"like= is one of {template.layout}; {framework} was expected.")
-    plan = plan_from_neutral(
-        state.replace(layout="neutral"),
-        registry,
-        framework,
-        like=template,
-        rules=rules,
-        accept_guesses=accept_guesses,
-        allow_missing=allow_missing,
-        allow_unexpected=allow_unexpected,
-    )
-    made = plan.apply(state)
-    if template is not None and plan.allowed_missing:
-        made = made.union({key: template.tensor(key) for key in plan.allowed_missing})
-    return registry.framework(framework).build(made, like)
+    state = state.replace(layout="neutral")
+    ruled = oriented(as_rules(rules), "neutral", framework)
+    with template_of(like, framework, registry) as template:
+        config = config_beside(state, template) if ruled else None
+        if ruled:
+            state = plan_to_neutral(state, registry, rules=ruled, config=config).apply(state)
+        plan = plan_from_neutral(
+            state,
+            registry,
+            framework,
+            like=template,
+            rules=ruled,
+            config=config,
+            accept_guesses=accept_guesses,
+            allow_missing=allow_missing,
+            allow_unexpected=allow_unexpected,
+        )
+        made = plan.apply(state)
+        if template is not None and plan.allowed_missing:
+            made = made.union({key: template.tensor(key) for key in plan.allowed_missing})
+        return registry.framework(framework).build(made, like)

@@ -46,6 +46,7 @@ class LayerInfo:
         candidates: Transforms that remain possible while undecided; the leaves then keep the axes and
             names of the source.
         forms: Framework -> transform, where the source did not use the kind's first transform.
+        factors: Axis of the kind -> the sizes into which a framework splits it, e.g. heads.
     """
 
     kind: str | None
@@ -53,6 +54,7 @@ class LayerInfo:
     leaves: tuple[str, ...]
     candidates: tuple[str, ...] = ()
     forms: Mapping[str, str] = field(default_factory=dict)
+    factors: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,7 @@ def dump_metadata(layout: str | None, metadata: StateMetadata, *, escaped_names:
             "leaves": list(info.leaves),
             "candidates": list(info.candidates),
             "forms": dict(sorted(info.forms.items())),
+            "factors": {axis: list(sizes) for axis, sizes in sorted(info.factors.items())},
         }
         head = {name: value for name, value in head.items() if value or name == "kind"}
         group = groups.setdefault(json.dumps(head), {**head, "paths": []})
@@ -203,6 +206,7 @@ def load_metadata(text: str | bytes, *, path: str = "") -> tuple[str | None, Sta
                 leaves=_texts(group.get("leaves", ())),
                 candidates=_texts(group.get("candidates", ())),
                 forms=_mapping(group.get("forms", {})),
+                factors={_text(axis): _sizes(sizes) for axis, sizes in group.get("factors", {}).items()},
             )
             layers.update((_key(name), info) for name in group["paths"])
         metadata = StateMetadata(
@@ -280,10 +284,14 @@ def _key(name: str) -> Key:
     return () if name == "" else split_name(name, escaped=True)
 
 
+def _sizes(values: list[int]) -> tuple[int, ...]:
+    if any(type(n) is not int or n < 0 for n in values):
+        raise ValueError(f"{values!r} are no sizes")
+    return tuple(values)
+
+
 def _residual(dtype: str, shape: list[int], data: str) -> Residual:
-    if any(type(n) is not int or n < 0 for n in shape):
-        raise ValueError(f"{shape!r} is no shape")
-    residual = Residual(_text(dtype), tuple(shape), bytes.fromhex(data))
+    residual = Residual(_text(dtype), _sizes(shape), bytes.fromhex(data))
     residual.array()
     return residual
 

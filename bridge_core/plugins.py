@@ -16,7 +16,9 @@ import pluggy
 from bridge_core import hookspecs
 from bridge_core.errors import PluginConflict, PluginError, UsageError
 from bridge_core.interfaces import Format, Framework
+from bridge_core.keys import Key
 from bridge_core.layers import LayerKind, LayerTransform
+from bridge_core.tensors import TensorSpec
 
 T = TypeVar("T")
 
@@ -129,6 +131,11 @@ class Registry:
             if framework.accepts(value):
                 return framework
         return None
+
+    def layout_of(self, specs: Mapping[Key, TensorSpec]) -> str | None:
+        """Return the one framework whose names these look like; None if none or several claim them."""
+        owners = [framework.name for framework in self.frameworks.values() if framework.owns(specs)]
+        return owners[0] if len(owners) == 1 else None
 
     @functools.cached_property
     def transforms_of(self) -> Mapping[str, tuple[LayerTransform, ...]]:

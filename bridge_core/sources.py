@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +20,31 @@ from bridge_core.state import FlatState, as_state
 from bridge_core.storage import open_state
 from bridge_core.tensors import Tensor
 
-__all__ = ["load_factory", "state_of", "with_model"]
+__all__ = ["known_module", "load_factory", "opened", "state_of", "template_of"]
 
 
-def state_of(value: Any, registry: Registry, *, layout: str | None = None, what: str = "source") -> FlatState:
+def state_of(
+    value: Any,
+    registry: Registry,
+    *,
+    layout: str | None = None,
+    follow_links: bool = False,
+    what: str = "source",
+) -> FlatState:
     """Return the state of whatever a caller may hand over.
 
     Args:
         value: A path, a FlatState, a mapping from keys to arrays, or a framework's live object.
         registry: Where formats and adapters are found.
         layout: The layout, where the value does not tell.
+        follow_links: Whether shards may be symbolic links that lead out of their folder.
         what: What errors call it.
 
     Raises:
         UsageError: It is none of these.
     """
     if isinstance(value, str | os.PathLike):
-        return open_state(value, layout=layout, registry=registry)
+        return open_state(value, layout=layout, registry=registry, follow_links=follow_links)
     if isinstance(value, FlatState):
         return as_state(value, layout=layout)
     framework = registry.framework_of(value)
@@ -43,21 +52,64 @@ def state_of(value: Any, registry: Registry, *, layout: str | None = None, what:
         return framework.state(value)
     if isinstance(value, Mapping):
         state = as_state(value, layout=layout)
-        return state if state.layout else state.replace(layout=guess_layout(state, registry))
+        return state if state.layout else state.replace(layout=registry.layout_of(state.specs()))
     raise UsageError(
         f"the {what} is a {type(value).__name__}; a path, a state, a mapping from keys to arrays, "
         f"or a live object of {' or '.join(registry.frameworks)} was expected."
     )
 
 
-def guess_layout(state: FlatState, registry: Registry) -> str | None:
-    """Return the one framework whose names these are, or None."""
-    specs = state.specs()
-    owners = [f.name for f in registry.frameworks.values() if f.owns(specs)]
-    return owners[0] if len(owners) == 1 else None
+@contextlib.contextmanager
+def opened(
+    value: Any,
+    registry: Registry,
+    *,
+    layout: str | None = None,
+    follow_links: bool = False,
+    what: str = "source",
+) -> Iterator[FlatState]:
+    """Give the state of a value; a file that was opened here is closed, a caller's state is not.
+
+    Raises:
+        UsageError: As `state_of`.
+    """
+    state = state_of(value, registry, layout=layout, follow_links=follow_links, what=what)
+    try:
+        yield state
+    finally:
+        if isinstance(value, str | os.PathLike):
+            state.close()
 
 
-def with_model(state: FlatState, model: FlatState, registry: Registry) -> FlatState:
+@contextlib.contextmanager
+def template_of(like: Any, framework: str, registry: Registry) -> Iterator[FlatState | None]:
+    """Give the state of a template in a framework's layout; None for none.
+
+    Raises:
+        UsageError: It is no template, or another framework's.
+    """
+    if like is None:
+        yield None
+        return
+    with opened(like, registry, what="template") as state:
+        if state.layout not in (None, framework):
+            raise UsageError(f"the template is in the layout of {state.layout}, not of {framework}.")
+        yield state.replace(layout=framework)
+
+
+def known_module(state: FlatState, module: Any, registry: Registry) -> FlatState:
+    """Return the state with a live module of its own framework as evidence.
+
+    Raises:
+        UsageError: It is no live object, or another framework's.
+    """
+    described = state_of(module, registry, what="module")
+    if described.layout != state.layout:
+        raise UsageError(f"the module is one of {described.layout}; {state.layout} was expected.")
+    return _with_model(state, described, registry)
+
+
+def _with_model(state: FlatState, model: FlatState, registry: Registry) -> FlatState:
     """Return the state with a live model's module types and ties as evidence.
 
     The model's names may differ from the state's by one uniform prefix. A tensor that the model ties and

@@ -93,12 +93,11 @@ def open_state(
     if _is_folder(place):
         place = find_weights(place, format=format, layout=layout, registry=registry)
     used, state = open_file(place, registry, chosen, follow_links=follow_links)
-    found = layout or state.layout or used.layout
-    if found is None:
-        specs = state.specs()
-        owners = [framework.name for framework in registry.frameworks.values() if framework.owns(specs)]
-        found = owners[0] if len(owners) == 1 else None
-    return state if found == state.layout else state.replace(layout=found)
+    known = {**state.metadata.provenance, "path": str(place), "format": used.name}
+    return state.replace(
+        layout=layout or state.layout or used.layout or registry.layout_of(state.specs()),
+        metadata=state.metadata.with_(provenance=known),
+    )
 
 
 def save_state(

@@ -12,7 +12,7 @@ from bridge_core import (
     Key,
     LayerTransform,
     Pattern,
-    Rule,
+    Rules,
     hookimpl,
 )
 from bridge_core import from_neutral as core_from_neutral
@@ -69,7 +69,7 @@ def to_neutral(
     variables_or_nnx: Any,
     *,
     module: Any = None,
-    rules: Iterable[Rule] = (),
+    rules: Rules = (),
     accept_guesses: bool = False,
 ) -> FlatState:
     """Return the neutral state of a Linen tree, an `nnx.Module` or an `nnx.State`; it is not changed.
@@ -97,7 +97,7 @@ def from_neutral(
     neutral: Mapping[Key, Any],
     *,
     like: Any = None,
-    rules: Iterable[Rule] = (),
+    rules: Rules = (),
     accept_guesses: bool = False,
     allow_missing: bool | Iterable[str | Pattern] = False,
     allow_unexpected: bool | Iterable[str | Pattern] = False,

@@ -18,6 +18,7 @@ _LIVE = frozenset({"Module", "Pytree", "State", "GraphState"})
 
 _OURS = frozenset({"kernel", "embedding", "scale", "negative_slope"})
 _NOT_OURS = frozenset({"weight", "running_mean", "running_var", "num_batches_tracked"})
+_OF_WRAPPERS = frozenset({"scale", "sigma", "u"})
 
 
 class FlaxFramework:
@@ -41,18 +42,22 @@ class FlaxFramework:
         return ours > sum(name in _NOT_OURS for name in last)
 
     def place(self, key: Key, present: Collection[Key]) -> tuple[Key, str] | None:
-        """Return the layer that a scale of Linen's ``WeightNorm`` belongs to.
+        """Return the layer that belongs to what Linen's ``WeightNorm`` and ``SpectralNorm`` keep of it.
 
         The wrapper keeps it as ``<layer>/<leaf>/scale`` below itself; the layer stands beside the wrapper,
         inside it, or further up.
         """
         *layer, leaf, last = key[-1].split("/") if "/" in key[-1] else ("", "", "")
-        if last != "scale" or not layer:
+        if last not in _OF_WRAPPERS or not layer:
             return None
         for depth in range(len(key) - 1, -1, -1):
             path = (*key[:depth], *layer)
             if (*path, leaf) in present:
-                return path, f"{leaf}/scale"
+                return path, f"{leaf}/{last}"
+        return None
+
+    def spell(self, path: Key, leaf: str) -> Key | None:
+        """Return None: where a wrapper keeps what belongs to a layer, only a template tells."""
         return None
 
     def accepts(self, value: Any) -> bool:

@@ -8,10 +8,55 @@ spatial axes run against the neutral direction and the last two axes change plac
 from __future__ import annotations
 
 from bridge_core import LayerTransform, Leaf
+from bridge_flax import structured
 
 __all__ = ["TRANSFORMS"]
 
 _BIAS = Leaf("bias", "bias", "out", optional=True)
+_NO_V = (
+    "a spectral norm of Flax keeps the vector u alone and works out the other when it runs. Allow the key "
+    "as unexpected; the way back needs it allowed as missing and some training steps in torch"
+)
+
+
+def _spectral_norm(kind: str, kernel: str) -> tuple[LayerTransform, LayerTransform]:
+    """Return the spectral norm of NNX and that of Linen; both wrap a layer."""
+    transposed = kind == "spectral_norm_transpose"
+    end = "_transpose" if transposed else ""
+    linen = ("ConvTranspose",) if transposed else ("Dense", "Conv")
+    return (
+        LayerTransform(
+            f"flax.spectral_norm{end}",
+            kind=kind,
+            leaves=(
+                Leaf("layer_instance.kernel", "kernel", kernel),
+                Leaf("layer_instance.bias", "bias", "out", optional=True),
+                Leaf("batch_stats.kernel/u", "u", "1 out"),
+                Leaf("batch_stats.kernel/sigma", "sigma", ""),
+            ),
+            modules=("flax.nnx.nn.normalization.SpectralNorm",),
+            settings={"wraps": "conv_transpose" if transposed else "conv"},
+            certain_with=("layer_instance.kernel", "batch_stats.kernel/u"),
+            lacks={"v": _NO_V},
+        ),
+        LayerTransform(
+            f"flax.linen_spectral_norm{end}",
+            kind=kind,
+            leaves=(
+                Leaf("kernel", "kernel", kernel),
+                _BIAS,
+                Leaf("kernel/u", "u", "1 out"),
+                Leaf("kernel/sigma", "sigma", ""),
+            ),
+            modules=tuple(f"flax.linen.linear.{name}" for name in linen),
+            settings={"transpose_kernel": False},
+            certain_with=("kernel", "kernel/u"),
+            # As with weight norms, only a template tells the wrapper's name.
+            needs_template=True,
+            lacks={"v": _NO_V},
+        ),
+    )
+
 
 TRANSFORMS: tuple[LayerTransform, ...] = (
     LayerTransform(
@@ -19,6 +64,7 @@ TRANSFORMS: tuple[LayerTransform, ...] = (
         kind="linear",
         leaves=(Leaf("kernel", "kernel", "in out"), _BIAS),
         modules=("flax.linen.linear.Dense", "flax.nnx.nn.linear.Linear"),
+        settings={"reordered": False},
         certain_with=(),
     ),
     LayerTransform(
@@ -110,6 +156,9 @@ TRANSFORMS: tuple[LayerTransform, ...] = (
         # Linen keeps the scale below the wrapper, whose name only a template tells.
         needs_template=True,
     ),
+    *_spectral_norm("spectral_norm", "*k in out"),
+    *_spectral_norm("spectral_norm_transpose", "+k in out"),
+    *structured.TRANSFORMS,
     LayerTransform(
         "flax.prelu",
         kind="prelu",

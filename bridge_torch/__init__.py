@@ -13,7 +13,7 @@ from bridge_core import (
     LayerKind,
     LayerTransform,
     Pattern,
-    Rule,
+    Rules,
     hookimpl,
 )
 from bridge_core import from_neutral as core_from_neutral
@@ -54,7 +54,7 @@ def to_neutral(
     module_or_state_dict: Any,
     *,
     module: Any = None,
-    rules: Iterable[Rule] = (),
+    rules: Rules = (),
     accept_guesses: bool = False,
 ) -> FlatState:
     """Return the neutral state of an `nn.Module` or a state dict; it is not changed.
@@ -82,7 +82,7 @@ def from_neutral(
     neutral: Mapping[Key, Any],
     *,
     like: Any = None,
-    rules: Iterable[Rule] = (),
+    rules: Rules = (),
     accept_guesses: bool = False,
     allow_missing: bool | Iterable[str | Pattern] = False,
     allow_unexpected: bool | Iterable[str | Pattern] = False,

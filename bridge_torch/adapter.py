@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import ModuleType
 from typing import Any
 
 from bridge_core import FlatState, Key, MissingDependency, TensorSpec
+from bridge_torch.structured import place_in_stack, spell_in_stack
 
 __all__ = ["TorchFramework"]
 
@@ -45,6 +46,14 @@ class TorchFramework:
         leaves = {key[-1] for key in names if key}
         heads = {key[0] for key in names if key}
         return bool(leaves & _TORCH_LEAVES) and not leaves & _FLAX_LEAVES and not heads & _FLAX_HEADS
+
+    def place(self, key: Key, present: Collection[Key]) -> tuple[Key, str] | None:
+        """Return the path and the leaf name of one layer in a recurrent stack."""
+        return place_in_stack(key, present)
+
+    def spell(self, path: Key, leaf: str) -> Key | None:
+        """Return the key of a leaf of one layer in a recurrent stack: what `place` takes apart."""
+        return spell_in_stack(path, leaf)
 
     def accepts(self, value: Any) -> bool:
         """Tell whether the value is a module or a state dict of torch; imports nothing."""

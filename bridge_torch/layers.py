@@ -8,6 +8,7 @@ reading of such shapes carries no hints: it is the guess where no path speaks fo
 from __future__ import annotations
 
 from bridge_core import LayerKind, LayerTransform, Leaf
+from bridge_torch import structured
 
 __all__ = ["KINDS", "TRANSFORMS"]
 
@@ -23,9 +24,15 @@ _TRANSPOSE_HINTS = ("transpose", "deconv", "upconv", "convt")
 KINDS = (
     LayerKind("weight_norm_transpose_in", {"g": "in", "v": "+k in out", "bias": "out"}),
     LayerKind("weight_norm_transpose", {"g": "out", "v": "+k in out", "bias": "out"}),
+    *structured.KINDS,
 )
 """Weight norms of a transposed convolution. Its first axis is the input, so that is the one along which
 torch keeps magnitudes by default. Its taps run the other way, so it is never one kind with a convolution."""
+
+_NO_SIGMA = (
+    "torch works the singular value out when it runs and does not keep it. Allow the key as missing; Flax "
+    "does not read it, and writes it when it runs with update_stats=True"
+)
 
 
 def _weight_norm(
@@ -64,6 +71,40 @@ def _weight_norm(
             hints=hints,
         )
         for suffix, g_name, v_name in spellings
+    )
+    return first, second
+
+
+def _spectral_norm(
+    kind: str, kernel: str, *, modules: tuple[str, ...], dim: int, flip: tuple[str, ...] = ()
+) -> tuple[LayerTransform, LayerTransform]:
+    """Return both spellings of a spectral norm; as with weight norms, the bias proves which axis is which."""
+    spellings = (
+        ("", "weight_orig", "weight_u", "weight_v"),
+        (
+            "_parametrized",
+            "parametrizations.weight.original",
+            "parametrizations.weight.0._u",
+            "parametrizations.weight.0._v",
+        ),
+    )
+    first, second = (
+        LayerTransform(
+            f"torch.{kind}{end}",
+            kind=kind,
+            leaves=(
+                Leaf(weight, "kernel", kernel, flip=flip),
+                Leaf("bias", "bias", "out", optional=True),
+                Leaf(u, "u", "out"),
+                Leaf(v, "v", "taps"),
+            ),
+            modules=modules,
+            settings={"spectral_norm": dim, **({"groups": 1} if modules == _CONV_TRANSPOSE else {})},
+            certain_with=(weight, "bias", u, v),
+            hints=_TRANSPOSE_HINTS if modules == _CONV_TRANSPOSE else (),
+            lacks={"sigma": _NO_SIGMA},
+        )
+        for end, weight, u, v in spellings
     )
     return first, second
 
@@ -178,6 +219,20 @@ TRANSFORMS = (
         certain=False,
         hints=_TRANSPOSE_HINTS,
     ),
+    *_spectral_norm(
+        "spectral_norm",
+        "out in *k",
+        modules=("torch.nn.modules.linear.Linear", *_CONV),
+        dim=0,
+    ),
+    *_spectral_norm(
+        "spectral_norm_transpose",
+        "in out +k",
+        modules=_CONV_TRANSPOSE,
+        dim=1,
+        flip=("k",),
+    ),
+    *structured.TRANSFORMS,
     LayerTransform(
         "torch.prelu",
         kind="prelu",

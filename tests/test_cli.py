@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 import bridge_core
 from bridge_core.cli import main
 from bridge_core.cli.report import size_text
-from bridge_core.keys import fold_names
+from bridge_core.patterns import fold_names
 from bridge_core.plugins import PluginFailure, default_registry
 
 COMMANDS = ["inspect", "plan", "convert", "verify", "diff", "explain", "plugins"]

@@ -18,7 +18,7 @@ from bridge_core import (
     split_name,
     unflatten_tree,
 )
-from bridge_core.keys import fold_names
+from bridge_core.patterns import fold_names
 
 parts = st.text(st.sampled_from("ab.\\/*{}_01é\0"), min_size=0, max_size=4)
 keys = st.lists(parts, min_size=1, max_size=4).map(tuple)
@@ -102,9 +102,9 @@ def test_very_deep_trees_are_flattened():
     assert (len(key), value) == (5001, 1)
 
 
-segments = st.one_of(names, st.sampled_from(["*", "{i:int}", "{name}", "**"]))
+segments = st.one_of(names, st.sampled_from(["*", "{i:int}", "{name}", "**", "w_{k:int}", "a{m}_{n:int}b"]))
 patterns = st.lists(segments, min_size=1, max_size=5).filter(
-    lambda found: all(found.count(s) <= 1 for s in ("**", "{i:int}", "{name}"))
+    lambda found: all(found.count(s) <= 1 for s in {*found} if "{" in s or s == "**")
 )
 
 
@@ -124,8 +124,8 @@ def test_a_pattern_matches_what_it_was_filled_with(found, data):
     for name in pattern.captures:
         if name == "**":
             captures[name] = "\0".join(data.draw(st.lists(names, max_size=3)))
-        elif name == "i":
-            captures[name] = str(data.draw(st.integers(0, 99)))
+        elif name in pattern.numbers:
+            captures[name] = data.draw(st.sampled_from(["0", "7", "07", "10", "99"]))
         else:
             captures[name] = data.draw(names)
     assert pattern.match(pattern.fill(captures)) == captures
@@ -150,6 +150,14 @@ def test_a_pattern_reads_as_it_was_written(found):
         ("a.{i:int}", "a.b", False),
         ("a.{i:int}", "a.٣", False),
         ("a.b", "a.b.c", False),
+        ("a.**.b.c", "a.b.c", True),
+        ("a.**.b.c", "a.c", False),
+        ("**.a", "b.a.b", False),
+        ("w_l{i:int}", "w_l12", True),
+        ("w_l{i:int}", "w_l", False),
+        ("w_l{i:int}", "w_l1x", False),
+        ("w_l{i:int}", "w_l٣", False),
+        ("{w}_l{i:int}", "_l1", False),
     ],
 )
 def test_what_fits(pattern, key, fits):
@@ -160,6 +168,64 @@ def test_what_fits(pattern, key, fits):
 def test_what_is_no_pattern_is_refused(text):
     with pytest.raises(RuleError):
         Pattern.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "key", "captures"),
+    [
+        ("lstm.weight_ih_l{i:int}", "lstm.weight_ih_l12", {"i": "12"}),
+        ("layers_{i:int}.*", "layers_07.w", {"i": "07", "*0": "w"}),
+        ("{w}_l{i:int}", "weight_l1_l2", {"w": "weight_l1", "i": "2"}),
+        ("{i:int}_{w}", "1_2_x", {"i": "1", "w": "2_x"}),
+        ("{i:int}_{j:int}x", "10_2x", {"i": "10", "j": "2"}),
+        ("conv2{i:int}", "conv2123", {"i": "123"}),
+        ("{w}_reverse", "a_reverse_reverse", {"w": "a_reverse"}),
+    ],
+)
+def test_a_part_may_mix_literals_and_captures(pattern, key, captures):
+    parsed = Pattern.parse(pattern)
+    assert str(parsed) == pattern
+    assert parsed.match(as_key(key)) == captures
+    assert parsed.fill(captures) == as_key(key)
+    assert parsed.captures == tuple(captures)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{w}_{b}_l{i:int}", "two captures of any text"),
+        ("{i:int}{j:int}", "other than digits between"),
+        ("{w}{i:int}", "other than digits between"),
+        ("{i:int}0{j:int}", "other than digits between"),
+        ("{w}12{i:int}", "other than digits between"),
+        ("a_{i:int}.b_{i:int}", "named twice"),
+        ("a_{i:int}*", "expected"),
+    ],
+)
+def test_a_part_that_could_be_read_in_several_ways_is_refused(text, problem):
+    with pytest.raises(RuleError, match=problem):
+        Pattern.parse(text)
+
+
+def test_a_pattern_tells_which_captures_are_numbers():
+    assert Pattern.parse("{a}.x_{i:int}.*.{j:int}").numbers == ("i", "j")
+    assert Pattern.parse("a.**").numbers == ()
+    assert str(Pattern.parse("{a}.x_{b}y").with_numbers(["b", "c"])) == "{a}.x_{b:int}y"
+
+
+@given(patterns, patterns, plain_keys)
+def test_patterns_of_one_shape_match_the_same_keys(first, second, key):
+    one, other = Pattern.parse(".".join(first)), Pattern.parse(".".join(second))
+    if one.shape == other.shape:
+        assert (one.match(key) is None) == (other.match(key) is None)
+
+
+def test_names_of_captures_do_not_tell_patterns_apart_and_their_types_do():
+    def shape(text):
+        return Pattern.parse(text).shape
+
+    assert shape("a.{i:int}.x_{j:int}.*") == shape("a.{n:int}.x_{m:int}.{p}")
+    assert len({shape("a.{i}"), shape("a.{i:int}"), shape("a.**"), shape("a.i"), shape("a.x{i:int}")}) == 5
 
 
 def test_an_unbound_capture_is_refused():

@@ -369,7 +369,7 @@ def test_the_wrong_kind_of_object_is_named():
         to_neutral(module, "flax")
     with pytest.raises(UsageError, match="torch was expected"):
         to_neutral(from_neutral(to_neutral(module, "torch"), "flax"), "torch")
-    with pytest.raises(UsageError, match="like= is one of torch"):
+    with pytest.raises(UsageError, match="the template is in the layout of torch, not of flax"):
         from_neutral(to_neutral(module, "torch"), "flax", like=module)
     with pytest.raises(UsageError, match="layout of torch"):
         from_neutral(bridge_flax.FlaxFramework().state({}).replace(layout="torch"), "flax")

@@ -12,8 +12,8 @@ from torch import nn
 
 import bridge_torch
 from bridge_core import LayerKind, Registry
+from bridge_core.axis_names import bind_axes
 from bridge_core.kinds import KINDS as CORE_KINDS
-from bridge_core.layers import bind_axes
 from bridge_torch.adapter import TorchFramework
 from bridge_torch.layers import KINDS, TRANSFORMS
 

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import click
 
-from bridge_core.cli import compare, convert, inspect, plan, plugins
+from bridge_core.cli import compare, convert, inspect, plan, plugins, rules
 from bridge_core.cli.terminal import complain, finish_output
 from bridge_core.errors import BridgeError
 
@@ -139,6 +139,7 @@ for _command in (
     compare.verify,
     compare.diff,
     plan.explain,
+    rules.rules,
     plugins.plugins,
 ):
     main.add_command(_command)

@@ -6,8 +6,9 @@ import difflib
 from collections.abc import Iterable, Iterator
 
 from bridge_core.errors import RuleError, UsageError
-from bridge_core.keys import Key, Pattern, fold_names, join_key
+from bridge_core.keys import Key, join_key
 from bridge_core.ops import Op, chain_specs
+from bridge_core.patterns import Pattern, fold_names
 from bridge_core.plan import Plan, Step
 from bridge_core.tensors import TensorSpec
 
@@ -26,9 +27,10 @@ _LADDER = {
 _BESIDE = {
     "name": "no layer is involved; the tensor goes as it is",
     "residual": "one side has no place for it; the metadata keeps it, to be restored on the way back",
+    "zero": "the target's form has this tensor and the source does not; zeros leave the layer as it is",
     "undecided": "no evidence settles it yet; the neutral form keeps its axes and its candidates",
 }
-_WAYS_OUT = "--like FILE, --model PKG.MOD:FACTORY, or --accept-guesses"
+_WAYS_OUT = "--like FILE, --model PKG.MOD:FACTORY, --rules FILE, or --accept-guesses"
 
 
 def explanations(plan: Plan, wanted: str) -> list[list[str]]:
@@ -90,6 +92,10 @@ def _blocks(plan: Plan, keys: set[Key]) -> Iterator[list[str]]:
                 _row("kind", f"not settled: {' or '.join(options)}"),
                 _row("settle", _WAYS_OUT),
             ]
+    for key, why in plan.refused.items():
+        if key in keys:
+            found = _source(plan, key) if key in plan.specs else _row("target", join_key(key))
+            yield [found, _row("refused", why)]
     for mismatch in plan.mismatched:
         if mismatch.source in keys or mismatch.target in keys:
             yield [
@@ -117,6 +123,8 @@ def _step_block(plan: Plan, step: Step) -> list[str]:
         lines.append(_row("target", "(metadata)"))
     lines.append(_row("kind", step.kind))
     lines.append(_row("why", _reason(step.evidence)))
+    if step.rule:
+        lines.append(_row("rule", step.rule))
     options = _candidates(plan, step)
     if options:
         lines.append(_row("options", " or ".join(options)))

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge_core.cli.options import examples, json_option, layout_option
+from bridge_core.cli.options import examples, json_option, layout_option, links_option
 from bridge_core.cli.report import inspect_lines, tensor_names
 from bridge_core.cli.terminal import aside, print_json, say
 
 if TYPE_CHECKING:
     from bridge_core.interfaces import Format
     from bridge_core.keys import Key
-    from bridge_core.plugins import Registry
     from bridge_core.state import FlatState
 
 __all__ = ["inspect"]
@@ -32,44 +31,30 @@ __all__ = ["inspect"]
 @click.argument("src")
 @json_option
 @layout_option
+@links_option
 @click.option(
     "--format", "format_name", metavar="FORMAT", help="The file's format, where content tells several."
 )
-def inspect(src: str, as_json: bool, layout: str | None, format_name: str | None) -> None:
+def inspect(
+    src: str, as_json: bool, layout: str | None, follow_links: bool, format_name: str | None
+) -> None:
     """Show the tensors of SRC: names, dtypes, shapes, and what else the file says.
 
     SRC is a file, the index of a sharded set, or a folder. No tensor is read.
     """
     from bridge_core.plugins import default_registry
+    from bridge_core.storage import open_state
 
     with aside():
-        path, used, state = _open(src, format_name, layout, default_registry())
+        state = open_state(src, format=format_name, layout=layout, follow_links=follow_links)
     with state:
+        known = state.metadata.provenance
+        path, used = Path(known["path"]), default_registry().format(known["format"])
         files = _files(path, used, state)
         if as_json:
             print_json(_document(used, state, files))
         else:
             say(*inspect_lines(str(path), used.name, state, files))
-
-
-def _open(
-    src: str, format_name: str | None, layout: str | None, registry: Registry
-) -> tuple[Path, Format, FlatState]:
-    """Do what `open_state` does, and tell the format as well."""
-    from bridge_core.opening import open_file
-    from bridge_core.sources import guess_layout
-    from bridge_core.storage import as_path, find_weights
-
-    chosen = registry.format(format_name) if format_name else None
-    path = as_path(src)
-    if path.is_dir():
-        path = find_weights(path, format=format_name, layout=layout, registry=registry)
-    used, state = open_file(path, registry, chosen)
-    return (
-        path,
-        used,
-        state.replace(layout=layout or state.layout or used.layout or guess_layout(state, registry)),
-    )
 
 
 def _files(path: Path, used: Format, state: FlatState) -> Mapping[Key, str]:

@@ -18,6 +18,8 @@ __all__ = [
     "examples",
     "json_option",
     "layout_option",
+    "links_option",
+    "rules_option",
     "target_options",
 ]
 
@@ -34,7 +36,7 @@ def a_size(text: str) -> int:
 
 def a_pattern(text: str) -> str:
     """Check a pattern over keys."""
-    from bridge_core.keys import Pattern
+    from bridge_core.patterns import Pattern
 
     _read(Pattern.parse, text)
     return text
@@ -79,6 +81,16 @@ layout_option = click.option(
     metavar="LAYOUT",
     help="Whose names and axes the source has (torch, flax, neutral), where the file does not tell.",
 )
+links_option = click.option(
+    "--follow-links", is_flag=True, help="Let shards be symbolic links that lead out of their folder."
+)
+rules_option = click.option(
+    "--rules",
+    type=click.Path(),
+    metavar="FILE",
+    callback=lambda _context, _option, value: () if value is None else value,
+    help="A TOML file of rules; see 'ckptbridge rules check --help'.",
+)
 dtype_option = click.option(
     "--dtype",
     type=a_floating_dtype,
@@ -87,6 +99,7 @@ dtype_option = click.option(
 )
 
 evidence_options = _stacked(
+    rules_option,
     click.option(
         "--model",
         metavar="PKG.MOD:FACTORY",
@@ -110,6 +123,7 @@ evidence_options = _stacked(
         help="Source tensors that may be left out; repeatable.",
     ),
     layout_option,
+    links_option,
 )
 """What bears on reading the source; the parameters are named as in `bridge_core.plan_conversion`."""
 

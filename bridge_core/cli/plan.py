@@ -19,6 +19,7 @@ __all__ = ["explain", "plan"]
         "ckptbridge plan pytorch_model.bin --to flax",
         "ckptbridge plan model.safetensors --to flax --like flax_model.msgpack --json",
         "ckptbridge plan model.pt --to flax --model mynet:make_model --allow-missing 'params.head.**'",
+        "ckptbridge plan model.safetensors --to flax --rules rules.toml",
     ),
 )
 @click.argument("src")
@@ -27,7 +28,8 @@ __all__ = ["explain", "plan"]
 def plan(src: str, as_json: bool, **asked: Any) -> None:
     """Show how SRC would be converted; nothing is written, and no tensor is read.
 
-    A plan that cannot be run is shown with its problems, and the exit code is 1.
+    A plan that cannot be run is shown with its problems, and the exit code is 1. Each step tells the
+    evidence that decided it, and the rule if one did; rules that matched nothing are listed.
     """
     from bridge_core.convert import plan_conversion
 

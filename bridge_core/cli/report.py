@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bridge_core.keys import Key, fold_names, join_key
+from bridge_core.keys import Key, join_key
+from bridge_core.patterns import fold_names
 
 if TYPE_CHECKING:
     from bridge_core.compare import Comparison, Difference

@@ -26,8 +26,9 @@ from bridge_core.errors import (
 )
 from bridge_core.files import SourceFile
 from bridge_core.interfaces import Format, ShardNames
-from bridge_core.keys import Key, flat_names, fold_names, join_key
+from bridge_core.keys import Key, flat_names, join_key
 from bridge_core.metadata import MARKER, StateMetadata, dump_metadata, load_metadata, strict_json
+from bridge_core.patterns import fold_names
 from bridge_core.state import FlatState
 from bridge_core.tensors import Tensor
 

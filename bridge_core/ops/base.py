@@ -39,6 +39,10 @@ class Op(ABC):
         """Whether `inverse` gives every input back bit for bit."""
         return True
 
+    def outputs(self, inputs: int) -> int:
+        """Return how many tensors it makes of so many; as many, if it says nothing else."""
+        return inputs
+
     @abstractmethod
     def spec(self, specs: Specs) -> Specs:
         """Return the outputs' specs.

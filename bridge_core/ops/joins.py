@@ -36,6 +36,9 @@ class Split(Op):
             for n in self.sizes
         )
 
+    def outputs(self, inputs: int) -> int:  # noqa: D102
+        return len(self.sizes)
+
     def inverse(self) -> Concat:  # noqa: D102
         return Concat(self.axis, self.sizes)
 
@@ -69,6 +72,9 @@ class Concat(Op):
                 raise PlanError(f"{self} does not fit {', '.join(map(str, specs))}.")
         joined = (*first.shape[: self.axis], sum(self.sizes), *first.shape[self.axis + 1 :])
         return (TensorSpec(joined, first.dtype),)
+
+    def outputs(self, inputs: int) -> int:  # noqa: D102
+        return 1
 
     def inverse(self) -> Split:  # noqa: D102
         return Split(self.axis, self.sizes)
@@ -119,6 +125,9 @@ class Stack(Op):
         shape = (*first.shape[: self.axis], self.count, *first.shape[self.axis :])
         return (TensorSpec(shape, first.dtype),)
 
+    def outputs(self, inputs: int) -> int:  # noqa: D102
+        return 1
+
     def inverse(self) -> Unstack:  # noqa: D102
         return Unstack(self.axis, self.count)
 
@@ -153,6 +162,9 @@ class Unstack(Op):
             raise PlanError(f"{self} does not fit {spec}.")
         shape = (*spec.shape[: self.axis], *spec.shape[self.axis + 1 :])
         return (TensorSpec(shape, spec.dtype),) * self.count
+
+    def outputs(self, inputs: int) -> int:  # noqa: D102
+        return self.count
 
     def inverse(self) -> Stack:  # noqa: D102
         return Stack(self.axis, self.count)

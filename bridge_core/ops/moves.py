@@ -12,7 +12,7 @@ from bridge_core.ops.base import Arrays, Op, Pull, Specs, only
 from bridge_core.regions import Region
 from bridge_core.tensors import Array, TensorSpec
 
-__all__ = ["Flip", "Permute", "Reshape"]
+__all__ = ["Flip", "Permute", "Reshape", "axis_groups"]
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Reshape(Op):
         if 0 in self.source:
             return (Pull(0, regions.full(self.source)),)
         parts: list[slice] = []
-        for source, target in _axis_groups(self.source, self.target):
+        for source, target in axis_groups(self.source, self.target):
             shape = self.source[source]
             if self.target[target] == shape:
                 parts.extend(region[target])
@@ -117,7 +117,7 @@ class Reshape(Op):
         if 0 in self.source:
             return result.reshape(self.target)[region]
         axis = 0
-        for source, target in _axis_groups(self.source, self.target):
+        for source, target in axis_groups(self.source, self.target):
             shape, wanted = self.source[source], region[target]
             width = len(shape)
             if self.target[target] == shape:
@@ -139,7 +139,7 @@ class Reshape(Op):
         return result
 
 
-def _axis_groups(source: tuple[int, ...], target: tuple[int, ...]) -> list[tuple[slice, slice]]:
+def axis_groups(source: tuple[int, ...], target: tuple[int, ...]) -> list[tuple[slice, slice]]:
     """Cut both shapes into the shortest runs of axes with equal products; no size is zero."""
     groups: list[tuple[slice, slice]] = []
     i = j = 0

@@ -69,6 +69,9 @@ class Fill(Op):
             raise PlanError(f"{self} takes no tensor.")
         return (self.tensor,)
 
+    def outputs(self, inputs: int) -> int:  # noqa: D102
+        return 1
+
     def inverse(self) -> Drop:  # noqa: D102
         return Drop(self.value, self.tensor)
 
@@ -96,6 +99,9 @@ class Drop(Op):
             raise PlanError(f"{self} does not fit {specs[0]}.")
         return ()
 
+    def outputs(self, inputs: int) -> int:  # noqa: D102
+        return 0
+
     def inverse(self) -> Fill:  # noqa: D102
         return Fill(self.value, self.tensor)
 
@@ -119,6 +125,9 @@ class Copy(Op):
 
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
         return (only(self, specs),) * self.count
+
+    def outputs(self, inputs: int) -> int:  # noqa: D102
+        return self.count
 
     def inverse(self) -> Same:  # noqa: D102
         return Same(self.count)
@@ -145,6 +154,9 @@ class Same(Op):
         if len(specs) != self.count or any(spec != specs[0] for spec in specs):
             raise PlanError(f"{self} does not fit {', '.join(map(str, specs))}.")
         return (specs[0],)
+
+    def outputs(self, inputs: int) -> int:  # noqa: D102
+        return 1
 
     def inverse(self) -> Copy:  # noqa: D102
         return Copy(self.count)

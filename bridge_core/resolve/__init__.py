@@ -2,6 +2,7 @@
 
 from bridge_core.resolve.from_neutral import plan_from_neutral
 from bridge_core.resolve.pause import collection_paused
+from bridge_core.resolve.ruling import config_beside, oriented
 from bridge_core.resolve.to_neutral import plan_to_neutral
 
-__all__ = ["collection_paused", "plan_from_neutral", "plan_to_neutral"]
+__all__ = ["collection_paused", "config_beside", "oriented", "plan_from_neutral", "plan_to_neutral"]

@@ -5,21 +5,25 @@ Shared by the two ways there, with a template and without.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from bridge_core.interfaces import Framework
-from bridge_core.keys import Key, Pattern, join_key
+from bridge_core.keys import Key, join_key
 from bridge_core.layers import LayerTransform
 from bridge_core.metadata import LayerInfo
-from bridge_core.ops import Drop, Op, chain_specs
+from bridge_core.ops import NOTHING, Drop, Fill, Op, chain_specs
+from bridge_core.patterns import Pattern
 from bridge_core.plan import Dropped, Mismatch, Plan, Step
 from bridge_core.plugins import Registry
+from bridge_core.resolve.claims import Claim
 from bridge_core.resolve.neutral_layers import NeutralLayer
 from bridge_core.resolve.reading import PARAMETER, Reader, guess
+from bridge_core.resolve.ruling import label
 from bridge_core.resolve.settle import Outcome
-from bridge_core.rules import matches
+from bridge_core.resolve.views import Role
+from bridge_core.rules import Rule, matches
 from bridge_core.state import FlatState
 from bridge_core.tensors import TensorSpec
 
@@ -29,10 +33,34 @@ __all__ = ["Assembly", "Filled", "Request", "open_options"]
 class Filled(NamedTuple):
     """What fills a target key."""
 
-    source: Key
+    sources: tuple[Key, ...]
     ops: tuple[Op, ...]
     kind: str
     evidence: str
+    residual: Key | None = None
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """What rules order, whatever the layers are.
+
+    Args:
+        state: The neutral state with everything that rules take.
+        claims: Uses of rules that move tensors.
+        fills: Target, without a head -> the step that fills it with a constant.
+        absent: Targets, without a head, that may stay unfilled.
+    """
+
+    state: FlatState
+    claims: tuple[Claim, ...] = ()
+    fills: Mapping[Key, Step] = field(default_factory=dict)
+    absent: tuple[Key, ...] = ()
+
+    @property
+    def targets(self) -> frozenset[Key]:
+        """The targets that rules account for, without heads."""
+        made = (key for claim in self.claims for key in claim.targets)
+        return frozenset((*made, *self.fills, *self.absent))
 
 
 @dataclass(frozen=True)
@@ -48,6 +76,8 @@ class Request:
         allow_missing: Target keys that may stay unfilled.
         allow_unexpected: Source keys that may be left out.
         origin: Neutral key -> key in the original source, which patterns also see.
+        rules: Rules that fix kinds.
+        ordered: What rules order; the state above is without what they take.
     """
 
     state: FlatState
@@ -58,6 +88,8 @@ class Request:
     allow_missing: tuple[Pattern, ...]
     allow_unexpected: tuple[Pattern, ...]
     origin: Mapping[Key, Key]
+    rules: tuple[Rule, ...]
+    ordered: Ordered
 
     @property
     def transforms(self) -> tuple[LayerTransform, ...]:
@@ -77,9 +109,18 @@ class Assembly:
             for role, spec in kind.residuals.items()
         }
         self.reader = Reader(request.transforms, self.framework.name)
+        self._addends = {
+            (transform.kind, role)
+            for transform in request.registry.transforms.values()
+            for leaf in transform.leaves
+            for role in leaf.absorbs
+        }
         self._proven: dict[tuple[int, bool], bool] = {}
         self.filled: dict[Key, Filled] = {}
         self.constants: list[Step] = []
+        self.shared: list[Step] = []
+        self.keeps: list[Step] = []
+        self.refused: dict[Key, str] = {}
         self.used: dict[Key, Key] = {}
         self.dropped: list[Dropped] = []
         self.unexpected: list[Key] = []
@@ -95,20 +136,55 @@ class Assembly:
     def take(self, layer: NeutralLayer, outcome: Outcome, evidence: str, names: Mapping[str, Key]) -> None:
         """Let an outcome's leaves fill their targets."""
         roles = {place.name: role for role, place in outcome.source.leaves.items()}
+        summed = {name for keep in outcome.keeps for name in keep.sources}
         for move in outcome.moves:
-            source, target = layer.group.keys[move.source], names[move.target]
-            is_layer = roles[move.source][0]
-            kind = outcome.source.kind if is_layer else PARAMETER
-            self.filled[target] = Filled(source, move.ops, kind, evidence)
-            self.used[source] = target
+            sources = tuple(layer.group.keys[name] for name in move.sources)
+            targets = tuple(names[name] for name in move.targets)
+            kind = outcome.source.kind if roles[move.sources[0]][0] else PARAMETER
+            kept = sources[0] if summed.intersection(move.sources) else None
+            if len(targets) == 1:
+                self.filled[targets[0]] = Filled(sources, move.ops, kind, evidence, kept)
+            else:
+                self.shared.append(Step(sources, targets, move.ops, kind, evidence, kept))
+            self.used.update((source, targets[0]) for source in sources)
 
-    def leave(self, layer: NeutralLayer, names: Iterable[str], path: Key | None = None) -> None:
-        """Account for source leaves that have no place: kept, allowed, or unexpected.
+    def obey(self, place: Callable[[Key], Key]) -> None:
+        """Do what rules order.
+
+        Args:
+            place: Gives the target's key for a name without a head.
+        """
+        ordered = self.request.ordered
+        for claim in ordered.claims:
+            targets = tuple(map(place, claim.targets))
+            step = Step(claim.sources, targets, claim.ops, PARAMETER, "rule", rule=label(claim.rule))
+            self.shared.append(step)
+            self.used.update((source, targets[0]) for source in claim.sources)
+        for name, step in ordered.fills.items():
+            self.constants.append(replace(step, targets=(place(name),)))
+        self.allowed_missing += map(place, ordered.absent)
+
+    def keep(self, layer: NeutralLayer, outcome: Outcome, path: Key) -> None:
+        """Let the metadata keep what the target only holds in sums, under the layer's path there."""
+        for kept in outcome.keeps:
+            sources = tuple(layer.group.keys[name] for name in kept.sources)
+            key = (*path, *kept.role.split("."))
+            self.keeps.append(Step(sources, (), kept.ops, outcome.source.kind, "residual", key))
+
+    def leave(
+        self,
+        layer: NeutralLayer,
+        names: Iterable[str],
+        path: Key | None = None,
+        form: LayerTransform | None = None,
+    ) -> None:
+        """Account for source leaves that have no place: kept, allowed, refused with a reason, or unexpected.
 
         Args:
             layer: The source's layer.
             names: The leaves.
             path: The layer's path in the target, by which the target knows what it keeps for others.
+            form: The target's form of the layer.
         """
         path = layer.group.path if path is None else path
         for name in names:
@@ -122,8 +198,24 @@ class Assembly:
                 self.request.allow_unexpected, self.request.origin.get(key, key)
             ):
                 self.dropped.append(Dropped(key, "allowed as unexpected"))
+            elif form is not None and name in form.lacks:
+                self.refused[key] = form.lacks[name]
             else:
                 self.unexpected.append(key)
+
+    def fill_zeros(self, key: Key, spec: TensorSpec, kind: str, roles: Iterable[Role]) -> None:
+        """Fill a target that means nothing if it is zero, and that the source lacks.
+
+        What another framework adds to a second tensor gets the zero that changes no sum.
+        """
+        added = all((kind, role[1]) in self._addends for role in roles)
+        fill = Fill(NOTHING if added else 0, spec)
+        self.constants.append(Step((), (key,), (fill,), kind, "zero"))
+
+    def refuse(self, layer: NeutralLayer) -> None:
+        """Note that no other framework takes a layer, and why."""
+        reason = layer.refused.refused if layer.refused is not None else ""
+        self.refused.update((layer.group.keys[name], reason) for name in layer.claimed)
 
     def keep_info(
         self,
@@ -141,12 +233,15 @@ class Assembly:
             for framework, name in layer.forms.items()
             if framework != self.framework.name and not self._is_usual(framework, name)
         }
-        if not forms and self._is_proven(layer, outcome):
+        if not forms and not layer.factors and self._is_proven(layer, outcome):
             return
-        claimed = tuple(p.name for role, p in outcome.target.leaves.items() if role[0])
+        claimed = tuple(dict.fromkeys(p.name for role, p in outcome.target.leaves.items() if role[0]))
         if outcome.target.transform is not None:
             forms[self.framework.name] = outcome.target.transform
-        self.infos[path] = LayerInfo(outcome.target.kind, evidence, claimed or names, forms=forms)
+        factors = {**layer.factors, **outcome.target.factors}
+        self.infos[path] = LayerInfo(
+            outcome.target.kind, evidence, claimed or names, forms=forms, factors=factors
+        )
 
     def _is_usual(self, framework: str, name: str) -> bool:
         transforms = self.request.registry.transforms_of.get(framework, ())
@@ -157,7 +252,13 @@ class Assembly:
         key = (id(outcome), layer.group.has_children)
         if key not in self._proven:
             specs = layer.group.specs
-            shapes = {m.target: chain_specs((specs[m.source],), m.ops)[0].shape for m in outcome.moves}
+            shapes = {
+                name: spec.shape
+                for move in outcome.moves
+                for name, spec in zip(
+                    move.targets, chain_specs(tuple(specs[n] for n in move.sources), move.ops), strict=True
+                )
+            }
             reading = self.reader.by_structure(shapes, layer.group.has_children)
             found = reading.transform.name if reading.transform is not None else None
             self._proven[key] = not reading.candidates and found == outcome.target.transform
@@ -166,7 +267,10 @@ class Assembly:
     def plan(self, form: str, empty: tuple[Key, ...]) -> Plan:
         """Return the plan of everything gathered."""
         unexpected = self._untied()
-        steps = [Step((f.source,), (target,), f.ops, f.kind, f.evidence) for target, f in self.filled.items()]
+        steps = [
+            Step(f.sources, (target,), f.ops, f.kind, f.evidence, f.residual)
+            for target, f in self.filled.items()
+        ]
         forms = dict(self.request.state.metadata.forms)
         if form:
             forms[self.framework.name] = form
@@ -183,8 +287,8 @@ class Assembly:
         return Plan(
             "neutral",
             self.framework.name,
-            self.request.state.specs(),
-            (*steps, *self.constants),
+            self.request.ordered.state.specs(),
+            (*steps, *self.shared, *self.constants),
             tuple(self.dropped),
             self.ties,
             tuple(self.missing),
@@ -194,6 +298,8 @@ class Assembly:
             tuple(self.allowed_missing),
             metadata,
             tuple(self.notes),
+            tuple(self.keeps),
+            self.refused,
         )
 
     def _untied(self) -> tuple[Key, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bridge_core.errors import KeyConflict
@@ -13,7 +13,7 @@ from bridge_core.metadata import LayerInfo, ModuleInfo
 from bridge_core.state import FlatState
 from bridge_core.tensors import TensorSpec
 
-__all__ = ["Group", "collection_of_role", "group_state", "has_heads"]
+__all__ = ["Group", "collection_of_role", "group_state", "has_heads", "speller"]
 
 
 @dataclass(slots=True)
@@ -22,6 +22,7 @@ class Group:
 
     Args:
         path: The path, without a collection head.
+        origin: The path before rules renamed its keys.
         keys: Leaf name (dotted below the path) -> key in the state.
         specs: Leaf name -> spec.
         collections: Leaf name -> head it stood under.
@@ -34,6 +35,7 @@ class Group:
     keys: dict[str, Key] = field(default_factory=dict)
     specs: dict[str, TensorSpec] = field(default_factory=dict)
     collections: dict[str, str] = field(default_factory=dict)
+    origin: Key = ()
     has_children: bool = False
     module: ModuleInfo | None = None
     info: LayerInfo | None = None
@@ -66,6 +68,7 @@ def group_state(
     framework: Framework,
     transforms: Iterable[LayerTransform],
     names: Mapping[Key, Key] | None = None,
+    apart: Collection[Key] = (),
 ) -> dict[Key, Group]:
     """Group a state's keys by layer path, in the state's order.
 
@@ -74,6 +77,7 @@ def group_state(
         framework: Whose layout it is in.
         transforms: The framework's; they tell which leaf names reach into nested modules.
         names: Key -> name to group it by (without a head), where a rule renames it.
+        apart: Paths at which nested modules are layers of their own.
 
     Raises:
         KeyConflict: Two collections hold a leaf of one name at one path.
@@ -81,14 +85,19 @@ def group_state(
     heads = has_heads(state, framework)
     renamed = names or {}
     rests = {key: renamed.get(key) or (key[1:] if heads else key) for key in state}
-    places = _Places(framework, transforms, rests.values())
+    places = _Places(framework, transforms, {rest: state.spec(key) for key, rest in rests.items()}, apart)
     groups: dict[Key, Group] = {}
     modules, layers = state.metadata.modules, state.metadata.layers
     for key, rest in rests.items():
         path, leaf = places.of(rest)
         group = groups.get(path)
         if group is None:
-            group = groups[path] = Group(path, module=modules.get(path), info=layers.get(path))
+            before = key[1:] if heads else key
+            old = before[: -leaf.count(".") - 1] if key in renamed else path
+            module = modules.get(old)
+            if module is None and (*path, *leaf.split(".")) != rest:
+                module = modules.get(before[:-1])  # the leaf stands in its module, and the layer elsewhere
+            group = groups[path] = Group(path, origin=old, module=module, info=layers.get(old))
         if leaf in group.keys:
             raise KeyConflict(f"{group.keys[leaf]!r} and {key!r} both stand for one leaf.", key=key)
         group.keys[leaf] = key
@@ -102,6 +111,17 @@ def group_state(
     return groups
 
 
+def speller(framework: Framework) -> Callable[[Key, str], Key]:
+    """Return what gives the key, without a head, of a layer's leaf."""
+    spell = framework.spell if isinstance(framework, Relocating) else None
+
+    def spelt(path: Key, leaf: str) -> Key:
+        placed = spell(path, leaf) if spell is not None else None
+        return placed if placed is not None else (*path, *leaf.split("."))
+
+    return spelt
+
+
 class _Places:
     """Tells the layer path and the leaf name of each key.
 
@@ -110,9 +130,15 @@ class _Places:
     """
 
     def __init__(
-        self, framework: Framework, transforms: Iterable[LayerTransform], keys: Iterable[Key]
+        self,
+        framework: Framework,
+        transforms: Iterable[LayerTransform],
+        specs: Mapping[Key, TensorSpec],
+        apart: Collection[Key],
     ) -> None:
-        self._present = frozenset(keys)
+        self._present = specs
+        self._apart = apart
+        self._whole: dict[tuple[Key, str], bool] = {}
         self._place = framework.place if isinstance(framework, Relocating) else None
         self._nested: dict[Key, list[LayerTransform]] = {}
         for transform in transforms:
@@ -132,5 +158,19 @@ class _Places:
         return key[:-1], key[-1]
 
     def _is_whole(self, path: Key, transform: LayerTransform) -> bool:
-        needed = (leaf.parts for leaf in transform.leaves if not leaf.optional)
-        return all((*path, *parts) in self._present for parts in needed)
+        known = self._whole.get((path, transform.name))
+        if known is None:
+            known = self._whole[path, transform.name] = self._stands(path, transform)
+        return known
+
+    def _stands(self, path: Key, transform: LayerTransform) -> bool:
+        if path in self._apart:
+            return False
+        shapes = {}
+        for leaf in transform.leaves:
+            spec = self._present.get((*path, *leaf.parts))
+            if spec is not None:
+                shapes[leaf.name] = spec.shape
+            elif not leaf.optional:
+                return False
+        return transform.fits(shapes)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from bridge_core.axis_names import Shape
 from bridge_core.keys import Key
 from bridge_core.layers import LayerKind, LayerTransform, Leaf
 from bridge_core.metadata import LayerInfo
@@ -37,6 +38,7 @@ class NeutralLayer:
         reading: What decided it; a reading without transform and candidates is plain parameters.
         kind: Its kind, None while undecided.
         claimed: Names of the leaves that belong to the layer.
+        factors: How axes of its kind are split where it comes from.
         forms: Framework -> transform that the layer was spelt with.
     """
 
@@ -47,15 +49,37 @@ class NeutralLayer:
     claimed: tuple[str, ...]
     candidates: tuple[LayerTransform | None, ...]
     forms: Mapping[str, str]
+    factors: Mapping[str, Shape]
+
+    @property
+    def refused(self) -> LayerTransform | None:
+        """The only thing it can be, where no other framework takes that."""
+        known = self.candidates[0] if len(self.candidates) == 1 else None
+        return known if known is not None and known.refused else None
 
 
-def neutral_layers(state: FlatState, registry: Registry, rules: Iterable[Rule]) -> dict[Key, NeutralLayer]:
-    """Return the layers by path, in the state's order."""
+def neutral_layers(
+    state: FlatState,
+    registry: Registry,
+    rules: Iterable[Rule],
+    *,
+    together: Mapping[Key, str] | None = None,
+    apart: Collection[Key] = (),
+) -> dict[Key, NeutralLayer]:
+    """Return the layers by path, in the state's order.
+
+    Args:
+        state: The neutral state.
+        registry: Where kinds and transforms are found.
+        rules: Rules that fix kinds.
+        together: Path -> composite kind, where layers are to be read as one.
+        apart: Paths of composite layers that are to be read as the layers they hold.
+    """
     reader = Reader(_neutral_transforms(registry.kinds.values()), "neutral", rules)
     known: dict[object, tuple[View, ...]] = {}
     result = {}
-    for path, group in _groups(state).items():
-        rule = next((r for r in reader.rules if r.source.match(path) is not None), None)
+    for path, group in _groups(state, registry, together or {}, apart).items():
+        rule = reader.rule_of(path)
         info = group.info
         if rule is not None and rule.kind is not None:
             info = _ruled(rule.kind, group, info, registry)
@@ -75,20 +99,28 @@ def neutral_layers(state: FlatState, registry: Registry, rules: Iterable[Rule]) 
             info.leaves,
             info.candidates,
             tuple(info.forms.items()),
+            tuple(info.factors.items()),
         )
         views = known.get(signature)
         if views is None:
             views = known[signature] = _views(group, info, candidates, registry)
         result[path] = NeutralLayer(
-            group, views, info.evidence, info.kind, info.leaves, candidates, info.forms
+            group, views, info.evidence, info.kind, info.leaves, candidates, info.forms, info.factors
         )
     return result
 
 
-def _groups(state: FlatState) -> dict[Key, Group]:
+def _groups(
+    state: FlatState, registry: Registry, together: Mapping[Key, str], apart: Collection[Key]
+) -> dict[Key, Group]:
+    known = {path: info for path, info in state.metadata.layers.items() if path not in apart}
+    for path in apart:
+        known.update(_parts(path, state.metadata.layers.get(path)))
+    for path, kind in together.items():
+        known[path] = _joined(path, registry.kinds[kind], state)
     nested = {
         (*path, *leaf.split(".")): (path, leaf)
-        for path, info in state.metadata.layers.items()
+        for path, info in known.items()
         for leaf in info.leaves
         if "." in leaf
     }
@@ -97,7 +129,7 @@ def _groups(state: FlatState) -> dict[Key, Group]:
         path, leaf = nested.get(key) or (key[:-1], key[-1])
         group = groups.get(path)
         if group is None:
-            group = groups[path] = Group(path, info=state.metadata.layers.get(path))
+            group = groups[path] = Group(path, info=known.get(path))
         group.keys[leaf] = key
         group.specs[leaf] = state.spec(key)
     for path, group in groups.items():
@@ -108,6 +140,27 @@ def _groups(state: FlatState) -> dict[Key, Group]:
             if parent is not None:
                 parent.has_children = True
     return groups
+
+
+def _parts(path: Key, info: LayerInfo | None) -> dict[Key, LayerInfo]:
+    """Return what is known of the layers that a composite one holds: all are linear."""
+    leaves: dict[str, list[str]] = {}
+    for leaf in info.leaves if info is not None else ():
+        inner, _, name = leaf.rpartition(".")
+        leaves.setdefault(inner, []).append(name)
+    return {
+        (*path, *inner.split(".")): LayerInfo("linear", info.evidence if info else "", tuple(names))
+        for inner, names in leaves.items()
+    }
+
+
+def _joined(path: Key, kind: LayerKind, state: FlatState) -> LayerInfo:
+    """Return what stands for a composite layer whose parts are layers of their own so far."""
+    known = state.metadata.layers.get(path)
+    if known is not None and known.kind == kind.name:
+        return known
+    leaves = tuple(role for role in kind.leaves if (*path, *role.split(".")) in state)
+    return LayerInfo(kind.name, "template", leaves)
 
 
 def _views(
@@ -122,11 +175,11 @@ def _views(
     kind = registry.kinds.get(info.kind)
     if kind is None:
         return (parameter_view(group.specs),)
-    found = [neutral_view(kind, group.specs, info.leaves)]
+    found = [neutral_view(kind, group.specs, info.leaves, info.factors)]
     for name in info.forms.values():
         raw = registry.transforms.get(name)
         if raw is not None and raw.kind == info.kind and info.evidence not in ("rule", "module"):
-            found.append(neutral_view(kind, group.specs, info.leaves, raw=raw))
+            found.append(neutral_view(kind, group.specs, info.leaves, info.factors, raw=raw))
     return tuple(view for view in found if view is not None)
 
 
@@ -146,7 +199,7 @@ def _ruled(kind: str, group: Group, info: LayerInfo | None, registry: Registry) 
 
 def _info(reading: Reading, group: Group) -> LayerInfo:
     if reading.transform is not None:
-        return LayerInfo(reading.transform.kind, reading.evidence, reading.claimed)
+        return LayerInfo(reading.transform.kind, reading.evidence, reading.claimed, factors=reading.factors)
     if reading.candidates:
         names = tuple(c.name if c is not None else PARAMETER for c in reading.candidates)
         return LayerInfo(None, "undecided", reading.claimed, names)
@@ -160,7 +213,7 @@ def _neutral_transforms(kinds: Iterable[LayerKind]) -> list[LayerTransform]:
             f"neutral.{kind.name}",
             kind.name,
             tuple(
-                Leaf(role, role, axes, optional=role == "bias" or role in kind.residuals)
+                Leaf(role, role, axes, optional=role.endswith("bias") or role in kind.residuals)
                 for role, axes in kind.leaves.items()
             ),
             certain_with=_CERTAIN.get(kind.name),

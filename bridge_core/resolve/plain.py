@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from bridge_core.axis_names import parse_axes
 from bridge_core.keys import Key
 from bridge_core.ops import Fill
 from bridge_core.plan import Plan, Step
 from bridge_core.resolve.assembly import Assembly, Request, open_options
-from bridge_core.resolve.groups import collection_of_role
+from bridge_core.resolve.groups import collection_of_role, speller
 from bridge_core.resolve.neutral_layers import NeutralLayer
 from bridge_core.resolve.settle import Outcome
 from bridge_core.resolve.writing import plain_outcomes
+from bridge_core.tensors import TensorSpec
 
 __all__ = ["Plain"]
 
@@ -19,12 +23,18 @@ class Plain(Assembly):
 
     def __init__(self, request: Request) -> None:
         super().__init__(request)
+        self._spelt = speller(self.framework)
         self._written_as: dict[int, tuple[Outcome, ...]] = {}
 
     def resolve(self) -> Plan:
         """Return the plan, problems included."""
         form = self._form()
+        default = next(iter(self.framework.collections), "")
+        self.obey(lambda name: (default, *name) if form == "variables" else name)
         for layer in self.request.layers.values():
+            if layer.refused is not None and layer.refused.framework != self.framework.name:
+                self.refuse(layer)
+                continue
             outcomes = self._possible(layer)
             guessed = len(outcomes) > 1 and self.request.accept_guesses
             if guessed:
@@ -38,12 +48,14 @@ class Plain(Assembly):
             names: dict[str, Key] = {}
             for role, place in outcome.target.leaves.items():
                 head = self._collection(layer, outcome, role, place.name)
-                rest = (*path, *place.name.split("."))
+                rest = self._spelt(path, place.name)
                 names[place.name] = (head, *rest) if form == "variables" else rest
                 if form != "variables" and head != self._usual(outcome, role):
                     self.collections[names[place.name]] = head
             self.take(layer, outcome, evidence, names)
-            self.leave(layer, outcome.unexpected or {})
+            self._fill_zeros(layer, outcome, names)
+            self.leave(layer, outcome.unexpected)
+            self.keep(layer, outcome, path)
             self.keep_info(path, layer, outcome, evidence, tuple(names))
             self._restore(layer, outcome, form)
         empty = (
@@ -63,9 +75,42 @@ class Plain(Assembly):
         return outcomes
 
     def _refuse(self, layer: NeutralLayer, outcomes: tuple[Outcome, ...]) -> None:
-        options = open_options(outcomes) or (f"{layer.kind}: no form in {self.framework.name}",)
-        for name in layer.claimed:
-            self.ambiguous[layer.group.keys[name]] = options
+        keys = [layer.group.keys[name] for name in layer.claimed]
+        if outcomes:
+            self.ambiguous.update(dict.fromkeys(keys, open_options(outcomes)))
+            return
+        self.refused.update(dict.fromkeys(keys, self._why_unspelt(layer)))
+
+    def _why_unspelt(self, layer: NeutralLayer) -> str:
+        """Tell why no form of the framework takes a layer whose kind is known."""
+        here = self.framework.name
+        forms = [t for t in self.request.transforms if t.kind == layer.kind]
+        if not forms:
+            return f"{here} has no form of {layer.kind}"
+        kind = self.request.registry.kinds[layer.kind or ""]
+        shapes = {name: layer.group.specs[name].shape for name in layer.claimed}
+        for form in forms:
+            lost = [form.lacks[role] for role in shapes if role in form.lacks]
+            if lost:
+                return lost[0]
+            held = {role for leaf in form.leaves for role in (*leaf.roles, *leaf.absorbs)}
+            split = {axis.name for leaf in form.leaves for axis in parse_axes(leaf.axes) if axis.split > 1}
+            if held.issuperset(shapes) and not split <= set(layer.factors):
+                unknown = ", ".join(sorted(split - set(layer.factors)))
+                return (
+                    f"{layer.kind}: nothing tells into how many parts {here} splits {unknown}; give the "
+                    "target's shapes (--like FILE, or like=) or the module (--model PKG.MOD:FACTORY, "
+                    "or module=)"
+                )
+        leaves = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+        return f"no form of {kind.name} in {here} takes {leaves}"
+
+    def _fill_zeros(self, layer: NeutralLayer, outcome: Outcome, names: Mapping[str, Key]) -> None:
+        """Write zeros where the framework's form has leaves that mean nothing if they are zero."""
+        for name, roles in outcome.missing.items():
+            place = outcome.target.leaves[roles[0]]
+            spec = TensorSpec(place.whole, layer.group.specs[layer.claimed[0]].dtype)
+            self.fill_zeros(names[name], spec, outcome.target.kind, roles)
 
     def _form(self) -> str:
         if not self.framework.collections:
@@ -98,13 +143,14 @@ class Plain(Assembly):
         if transform is None:
             return
         for leaf in transform.leaves:
-            spec = self.residuals.get((transform.kind, leaf.role))
-            if spec is not None and (True, leaf.role) not in outcome.source.leaves:
-                rest = (*layer.group.path, *leaf.parts)
-                head = collection_of_role(self.framework, transform.kind, leaf.role)
+            role = leaf.roles[0]
+            spec = self.residuals.get((transform.kind, role))
+            if spec is not None and (True, role) not in outcome.source.leaves:
+                rest = self._spelt(layer.group.path, leaf.name)
+                head = collection_of_role(self.framework, transform.kind, role)
                 key = (head, *rest) if form == "variables" else rest
                 step = Step((), (key,), (Fill(0, spec),), transform.kind, "residual")
-                neutral = (*layer.group.path, leaf.role)
+                neutral = (*layer.group.path, role)
                 self.constants.append(
                     Step(step.sources, step.targets, step.ops, step.kind, step.evidence, neutral)
                 )

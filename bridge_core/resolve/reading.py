@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import prod
 
-from bridge_core.errors import RuleError
+from bridge_core.axis_names import Binding
 from bridge_core.keys import Key, join_key
 from bridge_core.layers import LayerTransform
 from bridge_core.metadata import ModuleInfo
@@ -35,12 +36,14 @@ class Reading:
         transform: The layer; None for plain parameters and while undecided.
         candidates: What it may be while undecided; None among them stands for plain parameters.
         claimed: Leaf names that belong to the layer. While undecided, those of every candidate.
+        factors: Axis of the kind -> the sizes into which it is split here, or may be split elsewhere.
     """
 
     evidence: str
     transform: LayerTransform | None = None
     candidates: tuple[LayerTransform | None, ...] = ()
     claimed: tuple[str, ...] = ()
+    factors: Binding = field(default_factory=dict)
 
 
 class Reader:
@@ -58,6 +61,7 @@ class Reader:
         self.transforms = tuple(transforms)
         self.framework = framework
         self.rules = tuple(rule for rule in rules if rule.kind is not None)
+        self._fired: set[int] = set()
         self._by_module: dict[str, list[LayerTransform]] = {}
         for transform in self.transforms:
             for module in transform.modules:
@@ -74,11 +78,11 @@ class Reader:
             RuleError: A rule names a kind that does not fit.
         """
         shapes = {name: spec.shape for name, spec in group.specs.items()}
-        for rule in self.rules:
-            if rule.source.match(group.path) is not None:
-                return self._by_rule(rule, group, shapes)
+        rule = self.rule_of(group.path, group.origin)
+        if rule is not None:
+            return self._by_rule(rule, group, shapes)
         if group.module is not None:
-            found = self._by_type(group.module, shapes, group.has_children)
+            found = self._by_type(group.module, group, shapes)
             if found is not None:
                 return found
         if group.info is not None and group.info.kind is not None:
@@ -93,29 +97,40 @@ class Reader:
             return Reading("undecided", candidates=(known.transform, None), claimed=known.claimed)
         return known
 
+    def rule_of(self, *paths: Key) -> Rule | None:
+        """Return the rule that fixes the kind of a layer, by any of the paths that it has or had."""
+        for number, rule in enumerate(self.rules):
+            if any(rule.source.match(path) is not None for path in paths):
+                self._fired.add(number)
+                return rule
+        return None
+
+    def idle(self) -> tuple[Rule, ...]:
+        """Return the rules that had to match a layer and did not."""
+        known = enumerate(self.rules)
+        return tuple(rule for number, rule in known if number not in self._fired and not rule.optional)
+
     def _by_rule(self, rule: Rule, group: Group, shapes: Shapes) -> Reading:
         if rule.kind == PARAMETER:
             return Reading("rule")
         fitting = [t for t in self._fitting(shapes, group.has_children) if t.kind == rule.kind]
         if not fitting:
             leaves = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-            raise RuleError(
-                f"{rule} does not fit {join_key(group.path)!r}, which holds {leaves}.", key=group.path
-            )
+            raise rule.error(f"it does not fit {join_key(group.path)!r}, which holds {leaves}.", group.path)
         best = max(fitting, key=lambda t: len(_claimed(t, shapes)))
-        return Reading("rule", best, claimed=_claimed(best, shapes))
+        return _decided("rule", best, shapes, group)
 
-    def _by_type(self, module: ModuleInfo, shapes: Shapes, has_children: bool) -> Reading | None:
+    def _by_type(self, module: ModuleInfo, group: Group, shapes: Shapes) -> Reading | None:
         listed = [t for name in module.types for t in self._by_module.get(name, ())]
         if not listed:
             return None
         kinds = {t.kind for t in listed}
         allowed = listed + [t for t in self.transforms if t.kind in kinds and t not in listed]
-        fitting = [t for t in allowed if _agrees(t, module) and _fits(t, shapes, has_children)]
+        fitting = [t for t in allowed if _agrees(t, module) and _fits(t, shapes, group.has_children)]
         if not fitting:
             return Reading("module")
         best = max(fitting, key=lambda t: len(_claimed(t, shapes)))
-        return Reading("module", best, claimed=_claimed(best, shapes))
+        return _decided("module", best, shapes, group)
 
     def _by_metadata(self, group: Group, shapes: Shapes) -> Reading | None:
         info = group.info
@@ -126,7 +141,7 @@ class Reader:
         fitting.sort(key=lambda t: t.name != named)
         if not fitting:
             return None
-        return Reading("metadata", fitting[0], claimed=_claimed(fitting[0], shapes))
+        return _decided("metadata", fitting[0], shapes, group)
 
     def by_structure(self, shapes: Shapes, has_children: bool) -> Reading:
         """Return what names and shapes alone tell."""
@@ -138,12 +153,62 @@ class Reader:
         certain = [t for t in widest if t.certain_with is not None and set(t.certain_with) <= claims[t.name]]
         claimed = tuple(name for name in shapes if any(name in claims[t.name] for t in widest))
         if len(widest) == 1 and certain:
-            return Reading("structure", widest[0], claimed=claimed)
+            return _decided("structure", widest[0], shapes)
         candidates = tuple(widest) if certain else (*widest, None)
         return Reading("undecided", candidates=candidates, claimed=claimed)
 
+    def guessed(self, group: Group, reading: Reading) -> Reading:
+        """Return an undecided reading settled by the words of its path, or as it was if they say nothing."""
+        chosen = guess(group.path, reading.candidates)
+        if chosen is None:
+            return Reading("guess")
+        shapes = {name: spec.shape for name, spec in group.specs.items()}
+        found = _decided("guess", chosen, shapes, group)
+        return reading if found.transform is None else found
+
     def _fitting(self, shapes: Shapes, has_children: bool) -> list[LayerTransform]:
         return [t for t in self.transforms if _fits(t, shapes, has_children)]
+
+
+def _decided(evidence: str, transform: LayerTransform, shapes: Shapes, group: Group | None = None) -> Reading:
+    """Return the reading of a known transform; undecided where nothing tells how its axes are split.
+
+    So is one that no other framework takes: it is known, and goes as it is.
+    """
+    claimed = _claimed(transform, shapes)
+    undecided = Reading("undecided", candidates=(transform,), claimed=claimed)
+    if transform.refused:
+        return undecided
+    module = group.module if group is not None else None
+    info = group.info if group is not None else None
+    wanted = _factors(transform, module) if module is not None else dict(info.factors) if info else {}
+    ways: dict[object, Binding] = {}
+    bindings = transform.bindings({name: shapes[name] for name in claimed})
+    for binding in bindings:
+        split = transform.split_axes(binding)
+        if all(wanted.get(axis, sizes) == sizes for axis, sizes in split.items()):
+            ways[tuple(sorted(split.items()))] = split
+    if len(ways) != 1:
+        return undecided
+    (split,) = ways.values()
+    # What this framework does not split itself, its module may know the parts of.
+    for axis, sizes in wanted.items():
+        whole = prod(bindings[0].get(axis, ()))
+        if axis not in split and axis in bindings[0] and sizes and whole % sizes[0] == 0:
+            split = {**split, axis: (sizes[0], whole // sizes[0])}
+    return Reading(evidence, transform, claimed=claimed, factors=split)
+
+
+def _factors(transform: LayerTransform, module: ModuleInfo) -> Binding:
+    """Return what a module's settings tell of how axes are split; of a number of parts, that number."""
+    found: Binding = {}
+    for axis, names in transform.factors.items():
+        for name in names.split():
+            value = module.settings.get(name)
+            sizes = value if isinstance(value, tuple) else (value,)
+            if sizes and all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in sizes):
+                found[axis] = sizes
+    return found
 
 
 def guess(path: Key, candidates: Iterable[LayerTransform | None]) -> LayerTransform | None:

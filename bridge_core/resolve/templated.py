@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from bridge_core.keys import Key, join_key
-from bridge_core.ops import Fill, Lanes, Same
+from bridge_core.layers import LayerKind, LayerTransform
+from bridge_core.ops import Fill, Lanes, Same, simplify_chain
 from bridge_core.plan import Dropped, Mismatch, Plan, Step
 from bridge_core.resolve.assembly import Assembly, Filled, Request, open_options
 from bridge_core.resolve.groups import Group, group_state, has_heads
-from bridge_core.resolve.names import match_paths
-from bridge_core.resolve.neutral_layers import NeutralLayer
+from bridge_core.resolve.names import PathMatch, match_paths
+from bridge_core.resolve.neutral_layers import NeutralLayer, neutral_layers
 from bridge_core.resolve.reading import Reading
 from bridge_core.resolve.settle import Outcome, settle
 from bridge_core.resolve.views import View, native_views, transform_view
@@ -19,6 +21,32 @@ from bridge_core.state import FlatState
 from bridge_core.tensors import TensorSpec
 
 __all__ = ["Templated"]
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """Both sides of a match."""
+
+    layers: Mapping[Key, NeutralLayer]
+    groups: Mapping[Key, Group]
+    readings: Mapping[Key, Reading]
+    match: PathMatch
+
+    def agree(self, path: Key, kind: str | None) -> bool:
+        """Tell whether a layer of the source meets one of its kind."""
+        target = self.match.targets.get(path)
+        transform = self.readings[target].transform if target is not None else None
+        return transform is not None and transform.kind == kind
+
+    def agree_at(self, target: Key, kinds: Mapping[str, LayerKind]) -> bool:
+        """Tell whether a composite layer of the template meets one of its kind."""
+        path = next(p for p, found in self.match.targets.items() if found == target)
+        layer = self.layers[path]
+        return _is_composite(layer.kind, kinds) and self.agree(path, layer.kind)
+
+
+def _is_composite(kind: str | None, kinds: Mapping[str, LayerKind]) -> bool:
+    return kind in kinds and kinds[kind or ""].composite
 
 
 class Templated(Assembly):
@@ -30,35 +58,105 @@ class Templated(Assembly):
 
     def resolve(self, like: FlatState) -> Plan:
         """Return the plan, problems included."""
-        groups = group_state(like, self.framework, self.request.transforms)
         heads = has_heads(like, self.framework)
-        readings = {path: self.reader.read(group) for path, group in groups.items()}
+        places = {key[1:] if heads else key: key for key in like}
+        self.obey(places.__getitem__)
+        ordered = {places[name] for name in self.request.ordered.targets}
+        sides = self._aligned(like.select(lambda key: key not in ordered) if ordered else like)
         views: dict[object, tuple[View, ...]] = {}
-        match = match_paths(self.request.layers, groups)
-        self._note_prefix(match.removed, "removed from")
-        self._note_prefix(match.added, "added to")
+        self._note_prefix(sides.match.removed, "removed from")
+        self._note_prefix(sides.match.added, "added to")
         reached: set[Key] = set()
-        for path, layer in self.request.layers.items():
-            target_path = match.targets.get(path)
+        for path, layer in sides.layers.items():
+            target_path = sides.match.targets.get(path)
+            if layer.refused is not None and layer.refused.framework != self.framework.name:
+                self.refuse(layer)
+                continue
             if target_path is None:
                 self.leave(layer, layer.group.keys)
                 continue
-            group, reading = groups[target_path], readings[target_path]
+            group, reading = sides.groups[target_path], sides.readings[target_path]
             reached.add(target_path)
             signature = (tuple((n, s.shape) for n, s in group.specs.items()), _identity(reading))
             if signature not in views:
                 views[signature] = native_views(reading, self.request.registry.kinds, group.specs)
             self._match_layer(layer, group, reading, views[signature], signature)
-        for path, group in groups.items():
+        for path, group in sides.groups.items():
             if path not in reached:
                 for name, key in group.keys.items():
-                    self._unfilled(key, group, name, readings[path])
+                    self._unfilled(key, group, name, sides.readings[path])
         # A tie between layers of other axes, as a file records it, is not one tensor: both are filled.
-        self._tie({k: v for k, v in like.metadata.ties.items() if like.tensor(k) is like.tensor(v)})
+        ties = {k: v for k, v in like.metadata.ties.items() if like.tensor(k) is like.tensor(v)}
+        self._tie(ties, ordered)
         form = "variables" if heads else like.metadata.forms.get(self.framework.name, "params")
         order = {key: i for i, key in enumerate(like)}
         self.filled = dict(sorted(self.filled.items(), key=lambda item: order[item[0]]))
+        self.shared.sort(key=lambda step: min(order[key] for key in step.targets))
         return self.plan(form, like.metadata.empty)
+
+    def _aligned(self, like: FlatState) -> _Sides:
+        """Match the layers of both sides, each as whole as the other side has it.
+
+        A layer that holds layers, as an attention does, is one layer where both sides have it so. Where one
+        side has the parts for themselves, the other side's falls apart.
+        """
+        sides = self._sides(like, {}, (), ())
+        kinds = self.request.registry.kinds
+        wanted = {
+            reading.transform.kind: reading.transform
+            for reading in sides.readings.values()
+            if reading.transform is not None and kinds[reading.transform.kind].composite
+        }
+        together = self._composites(wanted)
+        if together:
+            sides = self._sides(like, together, (), ())
+        source_apart = {
+            path
+            for path, layer in sides.layers.items()
+            if _is_composite(layer.kind, kinds) and not sides.agree(path, layer.kind)
+        }
+        agreeing = {target for path, target in sides.match.targets.items() if path not in source_apart}
+        target_apart = {
+            path
+            for path, reading in sides.readings.items()
+            if reading.transform is not None
+            and kinds[reading.transform.kind].composite
+            and not (path in agreeing and sides.agree_at(path, kinds))
+        }
+        if not source_apart and not target_apart:
+            return sides
+        kept = {path: kind for path, kind in together.items() if path not in source_apart}
+        return self._sides(like, kept, source_apart, target_apart)
+
+    def _sides(
+        self,
+        like: FlatState,
+        together: Mapping[Key, str],
+        source_apart: Collection[Key],
+        target_apart: Collection[Key],
+    ) -> _Sides:
+        request = self.request
+        layers = request.layers
+        if together or source_apart:
+            layers = neutral_layers(
+                request.state, request.registry, request.rules, together=together, apart=source_apart
+            )
+        groups = group_state(like, self.framework, request.transforms, apart=target_apart)
+        readings = {path: self.reader.read(group) for path, group in groups.items()}
+        return _Sides(layers, groups, readings, match_paths(layers, groups))
+
+    def _composites(self, wanted: Mapping[str, LayerTransform]) -> dict[Key, str]:
+        """Return the paths of the source that hold all the parts of a kind that the template has whole."""
+        found: dict[Key, str] = {}
+        for kind, transform in wanted.items():
+            leaves = [leaf for leaf in transform.leaves if not leaf.optional]
+            needed = [role.split(".") for leaf in leaves for role in leaf.roles]
+            first, rest = tuple(needed[0]), needed[1:]
+            for key in self.request.state:
+                path = key[: -len(first)]
+                if key[-len(first) :] == first and all((*path, *role) in self.request.state for role in rest):
+                    found.setdefault(path, kind)
+        return found
 
     def _note_prefix(self, prefix: Key, what: str) -> None:
         if prefix:
@@ -91,14 +189,19 @@ class Templated(Assembly):
                 self._unfilled(target, group, name, reading)
             return
         outcome = outcomes[0]
+        form = self.request.registry.transforms.get(outcome.target.transform or "")
         evidence = self._evidence(layer, reading)
         self.take(layer, outcome, evidence, {name: group.keys[name] for name in group.keys})
         for found, wanted in outcome.mismatched:
             where = (layer.group.keys[found], group.keys[wanted])
             self.mismatched.append(Mismatch(*where, layer.group.specs[found], group.specs[wanted]))
-        for name in outcome.missing or {}:
-            self._unfilled(group.keys[name], group, name, reading)
-        self.leave(layer, outcome.unexpected or {}, group.path)
+        for name, roles in outcome.missing.items():
+            if all(role[0] and role[1] in outcome.target.zeros for role in roles):
+                self.fill_zeros(group.keys[name], group.specs[name], outcome.target.kind, roles)
+            else:
+                self._unfilled(group.keys[name], group, name, reading, layer)
+        self.leave(layer, outcome.unexpected, group.path, form)
+        self.keep(layer, outcome, group.path)
         self.keep_info(group.path, layer, outcome, evidence, tuple(group.keys))
 
     def _partial_views(
@@ -125,25 +228,44 @@ class Templated(Assembly):
             return layer.evidence
         return "module" if reading.evidence == "module" else "template"
 
-    def _unfilled(self, key: Key, group: Group, name: str, reading: Reading) -> None:
+    def _unfilled(
+        self, key: Key, group: Group, name: str, reading: Reading, layer: NeutralLayer | None = None
+    ) -> None:
         transform = reading.transform
         leaf = transform.by_name().get(name) if transform is not None else None
-        residual = self.residuals.get((transform.kind, leaf.role)) if transform and leaf else None
-        if residual is not None and leaf is not None:
-            neutral = (*group.path, leaf.role)
+        role = leaf.role if leaf is not None and isinstance(leaf.role, str) else ""
+        residual = self.residuals.get((transform.kind, role)) if transform is not None else None
+        lacking = self._lacking(layer, role)
+        if residual is not None:
+            neutral = (*group.path, role)
+            kind = transform.kind if transform is not None else ""
             fill = Fill(0, TensorSpec(residual.shape, residual.dtype))
-            self.constants.append(
-                Step((), (key,), (fill,), transform.kind if transform else "", "residual", neutral)
-            )
+            self.constants.append(Step((), (key,), (fill,), kind, "residual", neutral))
         elif matches(self.request.allow_missing, key) or matches(self.request.allow_missing, key[1:]):
             self.allowed_missing.append(key)
+        elif lacking:
+            self.refused[key] = lacking
         else:
             self.missing.append(key)
 
-    def _tie(self, ties: Mapping[Key, Key]) -> None:
-        """Make the template's ties: each names one tensor, and what would fill it must agree."""
+    def _lacking(self, layer: NeutralLayer | None, role: str) -> str:
+        """Return why the framework that a layer comes from has no such leaf."""
+        forms = layer.forms.values() if layer is not None else ()
+        known = (self.request.registry.transforms.get(name) for name in forms)
+        return next((form.lacks[role] for form in known if form is not None and role in form.lacks), "")
+
+    def _tie(self, ties: Mapping[Key, Key], ordered: Collection[Key]) -> None:
+        """Make the template's ties: each names one tensor, and what would fill it must agree.
+
+        A rule that makes both names settles it; one that makes the kept tensor alone gives it to the other.
+        """
         known = self.request.state.metadata.ties
         for alias, keeper in ties.items():
+            if keeper in ordered or alias in ordered:
+                if alias not in ordered and alias not in self.filled:
+                    self.missing = [key for key in self.missing if key != alias]
+                    self.ties[alias] = keeper
+                continue
             given, kept = self.filled.pop(alias, None), self.filled.get(keeper)
             if given is None and kept is None:
                 continue
@@ -152,20 +274,21 @@ class Templated(Assembly):
             self.ties[alias] = keeper
             if given is not None and kept is None:
                 self.filled[keeper] = given
-                self.used[given.source] = keeper
+                self.used.update(dict.fromkeys(given.sources, keeper))
             elif given is not None and kept is not None:
-                declared = known.get(given.source, given.source) == known.get(kept.source, kept.source)
-                if declared:
-                    del self.used[given.source]
-                    reason = f"tied to {join_key(kept.source)}"
-                    self.dropped.append(Dropped(given.source, reason, kept.source))
+                one, other = given.sources[0], kept.sources[0]
+                single = len(given.sources) == len(kept.sources) == 1
+                if single and known.get(one, one) == known.get(other, other):
+                    del self.used[one]
+                    self.dropped.append(Dropped(one, f"tied to {join_key(other)}", other))
                 else:
                     self.constants.append(self._same(kept, given, keeper))
                     del self.filled[keeper]
 
     def _same(self, kept: Filled, given: Filled, target: Key) -> Step:
-        ops = (Lanes((kept.ops, given.ops)), Same(2)) if kept.ops or given.ops else (Same(2),)
-        return Step((kept.source, given.source), (target,), ops, kept.kind, kept.evidence)
+        counts = (len(kept.sources), len(given.sources))
+        ops = simplify_chain((Lanes((kept.ops, given.ops), counts), Same(2)))
+        return Step((*kept.sources, *given.sources), (target,), ops, kept.kind, kept.evidence)
 
 
 def _identity(reading: Reading) -> object:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from bridge_core.layers import LayerKind, LayerTransform
-from bridge_core.ops import simplify_chain
-from bridge_core.resolve.axes import from_neutral_ops
 from bridge_core.resolve.neutral_layers import NeutralLayer
 from bridge_core.resolve.reading import PARAMETER
-from bridge_core.resolve.settle import Move, Outcome
-from bridge_core.resolve.views import Place, Role, View
+from bridge_core.resolve.settle import Move, Outcome, pair
+from bridge_core.resolve.views import Place, View, form_view
 
 __all__ = ["plain_outcomes"]
 
@@ -41,7 +39,7 @@ def plain_outcomes(
 
 
 def _as_is(view: View) -> Outcome:
-    moves = tuple(Move(place.name, role[1], place.ops) for role, place in view.leaves.items())
+    moves = tuple(Move((place.name,), (role[1],), place.ops) for role, place in view.leaves.items())
     target = View(
         PARAMETER,
         None,
@@ -68,30 +66,16 @@ def _spelt(
 
 
 def _in_form(view: View, transform: LayerTransform, kind: LayerKind) -> Outcome | None:
-    leaves = transform.by_role()
-    present = {role[1] for role in view.leaves if role[0]}
-    if any(not leaf.optional and leaf.role not in present for leaf in transform.leaves):
+    """Return the outcome of writing a layer in a form; None if the form does not hold it whole."""
+    shapes = {role[1]: place.shape for role, place in view.leaves.items() if role[0]}
+    target = form_view(transform, kind, shapes, view.factors)
+    if target is None:
         return None
-    rank = max((len(p.shape) for role, p in view.leaves.items() if role[0]), default=0)
-    moves: list[Move] = []
-    target: dict[Role, Place] = {}
-    unexpected: dict[str, Role] = {}
-    for role, place in view.leaves.items():
-        if not role[0]:
-            moves.append(Move(place.name, role[1], place.ops))
-            target[role] = Place(role[1], (), place.shape)
-            continue
-        leaf = leaves.get(role[1])
-        if leaf is None:
-            if role[1] not in kind.residuals:
-                return None
-            unexpected[place.name] = role
-            continue
-        moved = from_neutral_ops(leaf, kind.leaves[leaf.role], place.shape, rank)
-        if moved is None:
-            return None
-        moves.append(Move(place.name, leaf.name, simplify_chain((*place.ops, *moved[0]))))
-        target[role] = Place(leaf.name, moved[0], moved[1])
-    if len({place.name for place in target.values()}) != len(target):
+    beside = {role: Place(role[1], (), p.shape) for role, p in view.leaves.items() if not role[0]}
+    whole = {**target.leaves, **beside}
+    names = {place.name for place in target.leaves.values()}
+    if names & {place.name for place in beside.values()}:
         return None
-    return Outcome(view, View(kind.name, transform.name, target), tuple(moves), unexpected=unexpected)
+    outcome = pair(view, View(kind.name, transform.name, whole, False, target.factors, target.zeros))
+    lost = [role for role in outcome.unexpected.values() if role[1] not in kind.residuals]
+    return None if lost else outcome

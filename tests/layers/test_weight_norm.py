@@ -29,7 +29,7 @@ from support.models import (
 from torch import nn
 
 import bridge_flax
-from bridge_core import AmbiguousLayerError, default_registry
+from bridge_core import UnsupportedLayerError, default_registry
 
 
 def old(module, **options):
@@ -226,7 +226,7 @@ def test_a_transposed_convolution_returns_to_torch_and_is_refused_by_flax(spell,
     neutral = to_neutral(module, "torch")
     assert neutral.metadata.layers["up",].kind.startswith("weight_norm_transpose")
     assert_same_state_dict(from_neutral(neutral, "torch"), module.state_dict())
-    with pytest.raises(AmbiguousLayerError, match="no form in flax"):
+    with pytest.raises(UnsupportedLayerError, match="flax has no form of weight_norm_transpose"):
         from_neutral(neutral, "flax")
 
 

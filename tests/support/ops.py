@@ -18,13 +18,18 @@ from bridge_core import (
     Lanes,
     Order,
     Permute,
+    Pick,
     Reshape,
+    Residual,
     Same,
     Split,
     Stack,
+    Sum,
     TensorSpec,
     Unstack,
+    Unsum,
     cast_is_exact,
+    is_floating,
 )
 from support.arrays import random_array
 
@@ -92,6 +97,18 @@ def move_chains(draw, spec, max_size=5):
 
 
 @st.composite
+def lanes(draw, given):
+    """Chains side by side, over runs of the tensors: moves of single ones, joins of several."""
+    counts = [part for part in draw(cuts(len(given))) if part]
+    chains, at = [], 0
+    for count in counts:
+        run = given[at : at + count]
+        at += count
+        chains.append(draw(move_chains(run[0], 3)) if count == 1 else (draw(steps(run)),))
+    return Lanes(tuple(chains), tuple(counts))
+
+
+@st.composite
 def steps(draw, given):
     """One op that fits the given specs, of any arity."""
     options = ["order", "lanes"] if given else ["fill"]
@@ -111,7 +128,7 @@ def steps(draw, given):
         case "order":
             return Order(tuple(draw(st.permutations(range(len(given))))))
         case "lanes":
-            return Lanes(tuple(draw(move_chains(spec, 3)) for spec in given))
+            return draw(lanes(given))
         case "move":
             return draw(moves(given[0]))
         case "copy":
@@ -158,7 +175,10 @@ def inputs(draw):
 
 
 KINDS = ("permute", "flip", "reshape", "cast", "split", "unstack", "concat", "stack", "order", "lanes")
-KINDS += ("copy", "same", "fill", "drop")
+KINDS += ("copy", "same", "fill", "drop", "sum", "unsum", "pick")
+ONE_WAY = ("drop", "sum", "pick")
+"""Ops that let values go: nothing gives their inputs back."""
+FLOATS = [name for name, dtype in DTYPES.items() if is_floating(dtype)]
 
 
 @st.composite
@@ -194,7 +214,20 @@ def ops(draw, kind):
             return Order(tuple(draw(st.permutations(range(count))))), given
         case "lanes":
             given = tuple(draw(specs()) for _ in range(count))
-            return Lanes(tuple(draw(move_chains(spec, 3)) for spec in given)), given
+            return draw(lanes(given)), given
+        case "sum":
+            return Sum(count + 1), (TensorSpec(spec.shape, DTYPES[draw(st.sampled_from(FLOATS))]),) * (
+                count + 1
+            )
+        case "unsum":
+            spec = TensorSpec(spec.shape, DTYPES[draw(st.sampled_from(FLOATS))])
+            parts = [random_array(spec.shape, spec.dtype, seed) for seed in range(count + 1)]
+            kept = tuple(map(Residual.of, parts)) if draw(st.booleans()) else ()
+            return Unsum(count + 1, kept), (spec,)
+        case "pick":
+            given = tuple(draw(specs()) for _ in range(count))
+            chosen = draw(st.lists(st.integers(0, count - 1), min_size=1, unique=True))
+            return Pick(tuple(chosen), count), given
         case "copy":
             return Copy(count), (spec,)
         case "same":

@@ -1,0 +1,259 @@
+"""Ops that add constants: pad an axis and cut the padding off again, and shift values.
+
+They are apart from the other ops because each of them can meet values that could not be restored; then it
+refuses while the values go through, since nothing about them can be known from shapes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from bridge_core import regions
+from bridge_core.dtypes import is_floating
+from bridge_core.errors import PlanError
+from bridge_core.ops.base import Arrays, Op, Pull, Specs, only
+from bridge_core.regions import Region
+from bridge_core.tensors import Array, TensorSpec
+
+__all__ = ["Offset", "Pad", "Unpad"]
+
+
+@dataclass(frozen=True)
+class Pad(Op):
+    """Lengthen an axis with a constant at its end.
+
+    Args:
+        axis: The axis.
+        source: Its size before.
+        target: Its size afterwards, as long or longer.
+        value: The constant; it is rounded to the tensor's dtype.
+    """
+
+    axis: int
+    source: int
+    target: int
+    value: float = 0
+
+    def __post_init__(self) -> None:
+        """Check."""
+        if not 0 <= self.source <= self.target:
+            raise PlanError(f"{self} does not lengthen the axis from {self.source} to {self.target}.")
+        _check_finite(self, self.value)
+
+    def spec(self, specs: Specs) -> Specs:  # noqa: D102
+        spec = only(self, specs)
+        resized = _resized(self, spec, self.axis, self.source, self.target)
+        _constant(self, self.value, spec.dtype)
+        return (resized,)
+
+    def inverse(self) -> Unpad:  # noqa: D102
+        return Unpad(self.axis, self.target, self.source, self.value)
+
+    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
+        part = _cut(region[self.axis], self.source)
+        return (Pull(0, _replaced(region, self.axis, part)),) if part is not None else ()
+
+    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+        shape = regions.region_shape(region)
+        if pieces and pieces[0].shape == shape:
+            return pieces[0]
+        dtype = specs[0].dtype
+        padded = np.full(shape, _constant(self, self.value, dtype), dtype)
+        if pieces:
+            taken = slice(0, pieces[0].shape[self.axis])
+            padded[_replaced(regions.full(shape), self.axis, taken)] = pieces[0]
+        return padded
+
+
+@dataclass(frozen=True)
+class Unpad(Op):
+    """Cut off the end of an axis, which must hold a constant, bit for bit.
+
+    Values that are not the constant could not be restored, so the op does not count as exact, and refuses
+    them. Whoever reads the last element along the axis also reads and checks the padding beside it; so
+    reading everything, in whatever parts, checks everything.
+
+    Args:
+        axis: The axis.
+        source: Its size before.
+        target: Its size afterwards, as long or shorter.
+        value: The constant; it is rounded to the tensor's dtype.
+    """
+
+    axis: int
+    source: int
+    target: int
+    value: float = 0
+
+    def __post_init__(self) -> None:
+        """Check."""
+        if not 0 <= self.target <= self.source:
+            raise PlanError(f"{self} does not shorten the axis from {self.source} to {self.target}.")
+        _check_finite(self, self.value)
+
+    @property
+    def exact(self) -> bool:
+        """False: only the constant can be restored."""
+        return False
+
+    def spec(self, specs: Specs) -> Specs:  # noqa: D102
+        spec = only(self, specs)
+        resized = _resized(self, spec, self.axis, self.source, self.target)
+        _constant(self, self.value, spec.dtype)
+        return (resized,)
+
+    def inverse(self) -> Pad:  # noqa: D102
+        return Pad(self.axis, self.target, self.source, self.value)
+
+    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
+        if not self._ends(region):
+            return (Pull(0, region),)
+        padding = slice(self.target, self.source, 1)
+        return (Pull(0, region), Pull(0, _replaced(region, self.axis, padding)))
+
+    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+        dtype = specs[0].dtype
+        for padding in pieces[1:]:
+            if not _all_equal(padding, _constant(self, self.value, dtype), dtype):
+                raise PlanError(
+                    f"axis {self.axis} cannot be shortened from {self.source} to {self.target}: what would "
+                    f"be cut off is not {self.value} throughout.",
+                    hint="Keep the padding, or drop the rule that removes it.",
+                )
+        return pieces[0]
+
+    def _ends(self, region: Region) -> bool:
+        """Tell whether the region takes the last element that is kept, where there is a padding."""
+        taken = _taken(region[self.axis])
+        if self.source == self.target:
+            return False
+        return self.target == 0 or (len(taken) > 0 and taken[-1] == self.target - 1)
+
+
+@dataclass(frozen=True)
+class Offset(Op):
+    """Add a constant to every value, in the dtype that the tensor is stored in.
+
+    Args:
+        value: The constant; it is rounded to the tensor's dtype.
+        rounding: Whether values may be rounded. Where they may not, a value is refused that subtracting the
+            constant would not give back bit for bit.
+    """
+
+    value: float
+    rounding: bool = False
+
+    def __post_init__(self) -> None:
+        """Check."""
+        _check_finite(self, self.value)
+
+    @property
+    def exact(self) -> bool:
+        """Whether rounding is refused."""
+        return not self.rounding
+
+    def spec(self, specs: Specs) -> Specs:  # noqa: D102
+        spec = only(self, specs)
+        if not is_floating(spec.dtype):
+            raise PlanError(f"{self} takes floating-point numbers, not {spec}.")
+        for value in (self.value, -self.value):  # the way back needs the other one
+            _constant(self, value, spec.dtype)
+        return (spec,)
+
+    def inverse(self) -> Offset:  # noqa: D102
+        return Offset(-self.value, self.rounding)
+
+    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
+        return (Pull(0, region),)
+
+    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+        dtype = specs[0].dtype
+        given = pieces[0].astype(dtype, copy=False)
+        constant = _constant(self, self.value, dtype)
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            moved: Array = np.asarray(given + constant, dtype)
+            if self.rounding:
+                lost = np.isfinite(given) & ~np.isfinite(moved)
+                if lost.any():
+                    raise PlanError(
+                        f"adding {self.value} leaves the range of {dtype.name}.",
+                        hint="Cast to a wider dtype first.",
+                    )
+                return moved
+            back: Array = np.asarray(moved - constant, dtype)
+        if not np.array_equal(_bits(back), _bits(given)):
+            raise PlanError(
+                f"adding {self.value} in {dtype.name} rounds: subtracting it does not give every value back.",
+                hint="Cast to a wider dtype first, or allow rounding: offset(number, rounding).",
+            )
+        return moved
+
+
+def _check_finite(op: Op, value: float) -> None:
+    if not math.isfinite(value):
+        raise PlanError(f"{op} needs a finite number.")
+
+
+def _resized(op: Op, spec: TensorSpec, axis: int, source: int, target: int) -> TensorSpec:
+    if not 0 <= axis < len(spec.shape) or spec.shape[axis] != source:
+        raise PlanError(f"{op} does not fit {spec}: axis {axis} of size {source} was expected.")
+    return TensorSpec((*spec.shape[:axis], target, *spec.shape[axis + 1 :]), spec.dtype)
+
+
+def _constant(op: Op, value: float, dtype: np.dtype[Any]) -> Array:
+    """Return the constant in a dtype.
+
+    Raises:
+        PlanError: The dtype cannot hold it, not even rounded.
+    """
+    if is_floating(dtype):
+        largest = float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
+        fits = abs(value) <= largest
+    elif dtype.kind == "c":
+        fits = abs(value) <= float(np.finfo(dtype).max)
+    elif dtype.kind == "b":
+        fits = value in (0, 1)
+    else:
+        limits = ml_dtypes.iinfo(dtype)  # type: ignore[no-untyped-call]
+        fits = value == int(value) and int(limits.min) <= value <= int(limits.max)
+    constant: Array = np.zeros((), dtype)
+    if fits:
+        with np.errstate(invalid="ignore", under="ignore"):
+            constant = np.array(value if is_floating(dtype) or dtype.kind == "c" else int(value)).astype(
+                dtype
+            )
+        # float8_e8m0fnu has neither a zero nor negative numbers: they become NaN.
+        fits = dtype.kind == "c" or not math.isnan(float(constant))
+    if not fits:
+        raise PlanError(f"{op}: {dtype.name} cannot hold {value}.")
+    return constant
+
+
+def _all_equal(array: Array, constant: Array, dtype: np.dtype[Any]) -> bool:
+    """Tell whether every element has the constant's bits."""
+    return bool((_bits(array.astype(dtype, copy=False)) == _bits(constant)).all())
+
+
+def _bits(array: Array) -> Array:
+    """Return the bytes of every element as a row."""
+    raw: Array = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return raw.reshape(array.size, array.dtype.itemsize)
+
+
+def _taken(part: slice) -> range:
+    return range(part.start, part.stop, part.step)
+
+
+def _cut(part: slice, size: int) -> slice | None:
+    """Return the elements of a part that lie before ``size``, or None if there are none."""
+    stop = min(part.stop, size)
+    return slice(part.start, stop, part.step) if part.start < stop else None
+
+
+def _replaced(region: Region, axis: int, part: slice) -> Region:
+    return (*region[:axis], part, *region[axis + 1 :])

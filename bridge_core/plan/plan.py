@@ -1,0 +1,269 @@
+"""Plan: a conversion as data, complete before one byte of tensor data moves.
+
+A plan is a list of steps ``(source keys, op chain, target keys)``. It can be printed, saved, inverted,
+joined with the next plan, and applied to a state, which gives a lazy state: applying reads no tensors,
+except the few tiny ones that the target has no place for and that its metadata keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from bridge_core.dtypes import is_floating
+from bridge_core.errors import PlanError
+from bridge_core.keys import Key, join_key
+from bridge_core.metadata import Residual, StateMetadata
+from bridge_core.ops import Cast, Lanes, Op, chain_specs, chain_tensors, simplify_chain
+from bridge_core.plan.joining import join_keeps, join_steps, traced
+from bridge_core.plan.steps import Dropped, Mismatch, Step
+from bridge_core.plan.text import as_json, describe, listed, problem
+from bridge_core.state import FlatState, as_state
+from bridge_core.tensors import ArrayTensor, Tensor, TensorSpec, equal_values
+
+__all__ = ["Plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A conversion as data.
+
+    Args:
+        source_layout: Layout of the states it takes.
+        target_layout: Layout of the states it makes.
+        specs: Source key -> spec.
+        steps: The moves. Every source key stands in one step or in ``dropped``; every target key in one step.
+        dropped: Source keys left out, each with its reason.
+        ties: Target key -> target key whose tensor it is.
+        missing: Target keys that no source fills.
+        unexpected: Source keys that no target takes.
+        mismatched: Pairs whose shapes differ.
+        ambiguous: Source key -> the readings that remain possible.
+        allowed_missing: Target keys left out by permission.
+        metadata: What the target state knows.
+        notes: What a reader should know, e.g. a prefix that was removed.
+        keeps: What the target's metadata keeps of tensors that go into others: steps without targets,
+            beside those that take the tensors over.
+        refused: Source key -> why the target has no form for it.
+        idle_rules: Rules that had to match something and did not.
+    """
+
+    source_layout: str
+    target_layout: str
+    specs: Mapping[Key, TensorSpec]
+    steps: tuple[Step, ...]
+    dropped: tuple[Dropped, ...] = ()
+    ties: Mapping[Key, Key] = field(default_factory=dict)
+    missing: tuple[Key, ...] = ()
+    unexpected: tuple[Key, ...] = ()
+    mismatched: tuple[Mismatch, ...] = ()
+    ambiguous: Mapping[Key, tuple[str, ...]] = field(default_factory=dict)
+    allowed_missing: tuple[Key, ...] = ()
+    metadata: StateMetadata = field(default_factory=StateMetadata)
+    notes: tuple[str, ...] = ()
+    keeps: tuple[Step, ...] = ()
+    refused: Mapping[Key, str] = field(default_factory=dict)
+    idle_rules: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether it can be run."""
+        return problem(self) is None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the source can be restored from the target bit for bit."""
+        steps_exact = all(step.exact for step in self.steps)
+        return steps_exact and all(d.kept or d.tied_to is not None for d in self.dropped)
+
+    def check(self) -> Plan:
+        """Return the plan if it can be run.
+
+        Raises:
+            RuleError: Rules matched nothing.
+            UnsupportedLayerError: The target has no form for some layers.
+            MismatchError: Keys are missing or unexpected, or shapes differ.
+            AmbiguousLayerError: No evidence settles what some layers are.
+        """
+        found = problem(self)
+        if found is not None:
+            raise found
+        return self
+
+    def apply(self, state: Mapping[Key, Any]) -> FlatState:
+        """Return the converted state; tensors are read when the result's are.
+
+        Read at once are only those that the metadata is to keep, and those that are tied if their values
+        agree.
+
+        Raises:
+            RuleError, UnsupportedLayerError, MismatchError, AmbiguousLayerError: As `check`.
+            PlanError: The state is not one that this plan was made for.
+        """
+        self.check()
+        source = as_state(state)
+        self._check_state(source)
+        residuals: dict[Key, Residual] = {}
+        made: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
+        tensors: dict[Key, Tensor] = {}
+        for step in self.steps:
+            inputs = tuple(source.tensor(key) for key in step.sources)
+            kept = source.metadata.residuals.get(step.residual) if step.residual is not None else None
+            if step.residual is not None and not step.targets:
+                if inputs:
+                    residuals[step.residual] = Residual.of(_read(inputs[0]))
+                elif kept is not None:
+                    residuals[step.residual] = kept
+                continue
+            if kept is not None and not step.sources:
+                outputs = chain_tensors((_as_tensor(kept),), step.ops[1:])
+            else:
+                identity = (*map(id, inputs), step.ops)
+                if not inputs or identity not in made:
+                    made[identity] = chain_tensors(inputs, step.ops)
+                outputs = made[identity]
+            tensors.update(zip(step.targets, outputs, strict=True))
+        for step in self.keeps:
+            (part,) = chain_tensors(tuple(source.tensor(key) for key in step.sources), step.ops)
+            if step.residual is not None:
+                residuals[step.residual] = Residual.of(_read(part))
+        for key, keeper in self.ties.items():
+            tensors[key] = tensors[keeper]
+        metadata = self.metadata.with_(
+            ties=self._held_ties(tensors),
+            residuals={**self.metadata.residuals, **residuals},
+            provenance=source.metadata.provenance,
+        )
+        return source.replace(tensors=tensors, layout=self.target_layout, metadata=metadata)
+
+    def _held_ties(self, tensors: dict[Key, Tensor]) -> dict[Key, Key]:
+        """Make declared ties real where both tensors hold the same values, and forget those that do not.
+
+        In neutral form tied tensors may differ in their axes; there a tie is only remembered.
+        """
+        ties: dict[Key, Key] = {}
+        for key, keeper in self.metadata.ties.items():
+            one, other = tensors[key], tensors[keeper]
+            if one is not other and self.target_layout != "neutral" and one.spec == other.spec:
+                if not equal_values(one, other):
+                    continue
+                tensors[key] = other
+            ties[key] = keeper
+        return ties
+
+    def _check_state(self, source: FlatState) -> None:
+        wrong = [
+            join_key(key) for key, spec in self.specs.items() if key not in source or source.spec(key) != spec
+        ]
+        wrong += [join_key(key) for key in source if key not in self.specs]
+        if wrong:
+            raise PlanError(
+                f"the plan was made for another state; tensors that differ ({len(wrong)}): {listed(wrong)}."
+            )
+
+    def inverse(self) -> Plan:
+        """Return the plan from the target back to the source.
+
+        Raises:
+            PlanError: This plan lets something go that the target does not keep.
+        """
+        self.check()
+        if not self.exact:
+            lost = [join_key(key) for s in self.steps if not s.exact for key in s.sources]
+            lost += [join_key(d.key) for d in self.dropped if not d.kept and d.tied_to is None]
+            raise PlanError(f"the plan cannot be undone; it loses {listed(lost)}.")
+        if self.keeps:
+            raise PlanError(
+                "the plan cannot be undone by itself: what it keeps stands in the metadata of its target.",
+                hint="Plan the way back from the target.",
+            )
+        specs = self.target_specs()
+        ties = {d.key: d.tied_to for d in self.dropped if d.tied_to is not None}
+        if any(self.specs[key] != self.specs[keeper] for key, keeper in ties.items()):
+            raise PlanError("the plan cannot be undone; it drops ties that differ in their axes.")
+        return Plan(
+            self.target_layout,
+            self.source_layout,
+            specs,
+            tuple(step.inverse() for step in self.steps),
+            tuple(Dropped(k, f"tied to {join_key(v)}", v) for k, v in self.ties.items()),
+            ties,
+        )
+
+    def then(self, following: Plan) -> Plan:
+        """Return one plan that does what this and the following do, with op chains simplified.
+
+        Raises:
+            PlanError: This plan ties its targets, or the following one was not made for what this gives.
+        """
+        if self.ties:
+            raise PlanError("a plan that ties its targets cannot be followed by another.")
+        if set(following.specs) != {key for step in self.steps for key in step.targets}:
+            raise PlanError("the following plan was made for another state.")
+        origin = {t: step.sources[0] for step in self.steps if step.sources for t in step.targets}
+        return replace(
+            following,
+            source_layout=self.source_layout,
+            specs=self.specs,
+            steps=join_steps(self.steps, following.steps),
+            keeps=(*self.keeps, *join_keeps(self.steps, following.keeps)),
+            dropped=(
+                *self.dropped,
+                *(traced(d, origin) for d in following.dropped),
+            ),
+            unexpected=(*self.unexpected, *(origin.get(k, k) for k in following.unexpected)),
+            mismatched=tuple(replace(m, source=origin.get(m.source, m.source)) for m in following.mismatched),
+            ambiguous={origin.get(k, k): v for k, v in following.ambiguous.items()},
+            refused={
+                **self.refused,
+                **{origin.get(k, k): why for k, why in following.refused.items()},
+            },
+            idle_rules=tuple(dict.fromkeys((*self.idle_rules, *following.idle_rules))),
+            notes=(*self.notes, *following.notes),
+        )
+
+    def target_specs(self) -> dict[Key, TensorSpec]:
+        """Return the specs of what the plan makes, ties included.
+
+        Raises:
+            PlanError: An op does not fit.
+        """
+        specs: dict[Key, TensorSpec] = {}
+        for step in self.steps:
+            made = chain_specs(tuple(self.specs[key] for key in step.sources), step.ops)
+            specs.update(zip(step.targets, made, strict=True))
+        return {**specs, **{key: specs[keeper] for key, keeper in self.ties.items()}}
+
+    def cast(self, dtype: np.dtype[Any]) -> Plan:
+        """Return the plan with every floating-point target cast to a dtype."""
+        specs = self.target_specs()
+
+        def chain(key: Key) -> tuple[Op, ...]:
+            found = specs[key].dtype
+            return (Cast(found.name, dtype.name),) if is_floating(found) and found != dtype else ()
+
+        steps = []
+        for step in self.steps:
+            chains = tuple(chain(key) for key in step.targets)
+            added = chains[0] if len(chains) == 1 else (Lanes(chains),)
+            steps.append(replace(step, ops=simplify_chain((*step.ops, *added))) if chains else step)
+        return replace(self, steps=tuple(steps))
+
+    def describe(self) -> str:
+        """Return the plan as text, names folded."""
+        return describe(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as plain data."""
+        return as_json(self)
+
+
+def _read(tensor: Tensor) -> Any:
+    return tensor.read(tuple(slice(0, n, 1) for n in tensor.spec.shape))
+
+
+def _as_tensor(residual: Residual) -> Tensor:
+    return ArrayTensor(residual.array())

@@ -1,0 +1,50 @@
+"""Checks of a rule's calls and sizes against its equation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from bridge_core.errors import RuleError
+from bridge_core.notation import Equation, Term
+from bridge_core.rules.calls import Call
+from bridge_core.rules.clauses import Radix, Size, nearest
+
+__all__ = ["check_calls", "check_sizes"]
+
+
+def check_calls(calls: Iterable[Call], terms: tuple[Term, ...] | None) -> None:
+    """Check that the axes that calls name stand in the terms beside them; None for no equation.
+
+    Raises:
+        RuleError: One does not.
+    """
+    for call in calls:
+        if call.name not in ("pad", "unpad") or isinstance(call.args[0], int):
+            continue
+        if terms is None:
+            raise RuleError(f"'{call}' names an axis, and there is no equation; give the axis' index.")
+        known = dict.fromkeys(
+            name for term in terms for name in term.names if term.position(name) is not None
+        )
+        if call.args[0] not in known:
+            hint = nearest(str(call.args[0]), known)
+            raise RuleError(f"'{call}': no term beside it has this axis by itself. {hint}")
+
+
+def check_sizes(
+    sizes: Mapping[str, Size], equation: Equation | None, calls: Iterable[Call], radix: Radix | None
+) -> None:
+    """Check that every size is of something, and that what the calls ask for is there.
+
+    Raises:
+        RuleError: One is not.
+    """
+    needed = {name for call in calls for name in call.size_names}
+    known = needed | (equation.axes if equation is not None else frozenset())
+    for name in sizes:
+        if name not in known:
+            raise RuleError(f"sizes.{name}: there is no axis of this name. {nearest(name, sorted(known))}")
+        if radix is not None and name in radix.sizes:
+            raise RuleError(f"sizes.{name}: '{radix}' gives this size already; leave it out.")
+    for name in sorted(needed - set(sizes)):
+        raise RuleError(f"the size {name!r} is not known; write sizes = {{ {name} = ... }}.")

@@ -1,0 +1,540 @@
+"""Rule files: read with their lines, checked whole, and the command that does so alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import flax.serialization
+import numpy as np
+import pytest
+import safetensors.numpy
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+import bridge_core.rulefile
+from bridge_core import LimitExceeded, MalformedFile, Rule, RuleError, SystemFailure, UsageError
+from bridge_core.cli import main
+from bridge_core.cli.options import rules_option
+from bridge_core.rulefile import as_rules, load_rules
+
+WHOLE = """\
+source = "torch"
+target = "flax"
+
+[[rule]]
+source = "h.{i:int}.attn.c_attn.weight"
+target = ["blocks.attn.query.kernel", "blocks.attn.key.kernel", "blocks.attn.value.kernel"]
+ops = "(q k v) in -> i in q, i in k, i in v"
+sizes = { q = "config.n_head" }
+[[rule]]
+source = "transformer.**"
+rename = "**"
+[[rule]]
+source = "lm_head"
+kind = "linear"
+[[rule]]
+source = "h.*.attn.bias"
+drop = "causal mask, made by the model"
+optional = true
+[[rule]]
+target = "blocks.rope.scale"
+fill = 1.0
+reason = "constant"
+[[rule]]
+source = ["h.{i:int}.up", "h.{i:int}.gate"]
+target = "b_{j:int}.fused"
+ops = ["pad(o, 10, 12)", "o d, p d -> block d (o p)", "offset(1)"]
+where = "i = block*6 + j"
+when = { rank = 2, sizes = { o = 10 }, config.model_type = "gpt2" }
+[[rule]]
+source = "mask"
+drop = "made by the model"
+fill = -inf
+"""
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def write(text):
+        Path("r.toml").write_bytes(text if isinstance(text, bytes) else text.encode())
+        return "r.toml"
+
+    return write
+
+
+def refused(write, text):
+    """Return the message of the error that a file is refused with."""
+    path = write(text)
+    with pytest.raises(RuleError) as caught:
+        load_rules(path)
+    assert caught.value.path == path
+    return caught.value.message
+
+
+# -- what is read -----------------------------------------------------------------------------------
+
+
+def test_a_file_says_what_python_says(write):
+    def common(line):
+        return {"layouts": ("torch", "flax"), "origin": f"r.toml:{line}"}
+
+    assert load_rules(write(WHOLE)) == (
+        Rule.move(
+            "h.{i:int}.attn.c_attn.weight",
+            ["blocks.attn.query.kernel", "blocks.attn.key.kernel", "blocks.attn.value.kernel"],
+            "(q k v) in -> i in q, i in k, i in v",
+            sizes={"q": "config.n_head"},
+            **common(4),
+        ),
+        Rule.rename("transformer.**", "**", **common(9)),
+        Rule.layer("lm_head", "linear", **common(12)),
+        Rule.leave_out("h.*.attn.bias", "causal mask, made by the model", optional=True, **common(15)),
+        Rule.constant("blocks.rope.scale", 1.0, reason="constant", **common(19)),
+        Rule.move(
+            ["h.{i:int}.up", "h.{i:int}.gate"],
+            "b_{j:int}.fused",
+            ["pad(o, 10, 12)", "o d, p d -> block d (o p)", "offset(1)"],
+            where="i = block*6 + j",
+            when={"rank": 2, "sizes": {"o": 10}, "config": {"model_type": "gpt2"}},
+            **common(23),
+        ),
+        Rule.leave_out("mask", "made by the model", fill=float("-inf"), **common(29)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("head", "layouts"),
+    [
+        ("", None),
+        ("source = 'torch'\n", ("torch", "neutral")),
+        ("source = 'flax'\ntarget = 'torch'\n", ("flax", "torch")),
+    ],
+)
+def test_the_top_of_a_file_says_whose_names_these_are(write, head, layouts):
+    (rule,) = load_rules(write(f"{head}[[rule]]\nsource = 'a'\nrename = 'b'\n"))
+    assert rule.layouts == layouts
+
+
+def test_a_file_may_have_a_byte_order_mark_and_the_line_ends_of_windows(write):
+    text = "\ufeff# rules\r\n[[rule]]\r\nsource = 'a'\r\nrename = 'b'\r\n"
+    assert load_rules(write(text))[0].origin == "r.toml:2"
+
+
+@pytest.mark.parametrize("path_type", [str, Path])
+def test_rules_are_given_as_a_path_or_as_rules(write, path_type):
+    rule = Rule.rename("a", "b")
+    assert len(as_rules(path_type(write(WHOLE)))) == 7
+    assert as_rules(rule) == as_rules([rule]) == as_rules(r for r in [rule]) == (rule,)
+    assert as_rules(()) == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (3, "rules= is a int"),
+        (None, "rules= is a NoneType"),
+        (b"r.toml", "rules= is a bytes"),
+        ({"a": "b"}, "rules= is a dict"),
+        ([Rule.rename("a", "b"), "r.toml"], "rules= has a str at place 1"),
+        ("", "the path of the rule file is empty"),
+    ],
+)
+def test_what_are_no_rules_is_refused(value, problem):
+    with pytest.raises(UsageError, match=problem):
+        as_rules(value)
+
+
+# -- lines ------------------------------------------------------------------------------------------
+
+RULE = '[[rule]]\nsource = "{}"\ndrop = "x"\n'
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        "",
+        "# [[rule]]\n",
+        "# it's \"\n",
+        "note = '[[rule]]'\n",
+        'note = """\n[[rule]]\n"""\n',
+        "note = '''\n[[rule]]\n'''\n",
+        'note = """\\"""\n[[rule]]\n"""\n',
+        'note = """a"""" # "[\n',
+        'note = """"a"""""\n',
+        "note = '''a'''' # '[\n",
+        'note = "\\"[" # [[\n',
+        "note = [\n[['[[rule]]']],\n]\n",
+        "note = [\n[['rule']]\n]\n",
+        "note = { a = [1, 2] }\n",
+    ],
+)
+def test_headers_are_told_from_texts_arrays_and_comments(write, monkeypatch, between):
+    """The unknown key is what the text between stands for; it is allowed here, to be seen past."""
+    known = {**bridge_core.rulefile._TYPES, "note": (lambda _: True, "anything")}
+    monkeypatch.setattr(bridge_core.rulefile, "_TYPES", known)
+    monkeypatch.setattr(bridge_core.rulefile, "_COMMON", ("when", "optional", "note"))
+    real = bridge_core.rulefile.Rule.leave_out
+    monkeypatch.setattr(bridge_core.rulefile.Rule, "leave_out", lambda *a, note=None, **k: real(*a, **k))
+    text = RULE.format("a") + between + "\n" + RULE.format("b")
+    rules = load_rules(write(text))
+    assert [rule.origin for rule in rules] == ["r.toml:1", f"r.toml:{5 + between.count(chr(10))}"]
+
+
+@pytest.mark.parametrize("header", ["[[rule]]", "  [[ rule ]]  # c", '[["rule"]]', "\t[['rule']]"])
+def test_headers_are_found_however_they_are_written(write, header):
+    assert load_rules(write(f"\n{header}\nsource = 'a'\nrename = 'b'\n"))[0].origin == "r.toml:2"
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=6))
+def test_every_rule_has_its_line(gaps):
+    text, wanted = "", []
+    for number, gap in enumerate(gaps):
+        text += "\n" * gap
+        wanted.append(text.count("\n") + 1)
+        text += RULE.format(f"a{number}")
+    assert list(bridge_core.rulefile._header_lines(text)) == wanted
+
+
+def test_rules_in_one_line_are_refused(write):
+    assert "a line [[rule]]" in refused(write, "rule = [{ source = 'a', rename = 'b' }]")
+
+
+# -- what is wrong with a rule ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ("sorce = 'a'", "'sorce' is not known. Did you mean 'source'?"),
+        ("", "it does nothing; one of rename, kind, drop, fill, target was expected."),
+        ("source = 'a'", "it does nothing"),
+        ("target = 'a'", "a rule with 'target' needs 'source'"),
+        ("rename = 'a'", "a rule with 'rename' needs 'source'"),
+        ("target = 'a'\nfill = 1", "a rule with 'fill' needs 'reason'"),
+        ("source = 'a'\nfill = 1", "a rule with 'fill' needs 'target'"),
+        ("source = 'a'\nrename = 'b'\ntarget = 'c'", "'target' cannot stand beside 'rename'"),
+        ("source = 'a'\nrename = 'b'\nops = 'x -> x'", "'ops' cannot stand beside 'rename'"),
+        ("source = 'a'\ndrop = 'b'\nkind = 'linear'", "'drop' cannot stand beside 'kind'"),
+        ("source = 'a'\ntarget = 'b'\nreason = 'c'", "'reason' cannot stand beside 'target'"),
+        ("source = 3\nrename = 'b'", "source = 3: a pattern, or a list of patterns was expected"),
+        ("source = []\ntarget = 'b'", "source = []: a pattern"),
+        ("source = ['a', 1]\ntarget = 'b'", "source = ['a', 1]: a pattern"),
+        (
+            "source = ['a', 'c']\nrename = 'b'",
+            "source = ['a', 'c']: one pattern was expected beside 'rename'",
+        ),
+        ("target = ['a']\nfill = 1\nreason = 'x'", "target = ['a']: one pattern was expected beside 'fill'"),
+        ("source = 'a'\ntarget = 'b'\nops = 3", "ops = 3: an equation or a call"),
+        ("source = 'a'\ntarget = 'b'\nsizes = 3", "sizes = 3: a table such as"),
+        ("source = 'a'\ntarget = 'b'\nwhere = 3", "where = 3: a text such as"),
+        ("source = 'a'\nrename = 'b'\nwhen = 'x'", "when = 'x': a table such as"),
+        ("source = 'a'\nrename = 'b'\noptional = 1", "optional = 1: true or false was expected"),
+        ("source = 'a'\nkind = 3", "kind = 3: the name of a layer kind"),
+        ("source = 'a'\ndrop = true", "drop = True: a reason was expected"),
+        ("source = 'a'\ndrop = ''", "rule 'a': drop (): a reason was expected"),
+        ("source = 'a'\ndrop = 'x'\nfill = '1'", "fill = '1': a number was expected"),
+        ("source = 'a'\nrename = 2024-01-01", "rename = datetime.date(2024, 1, 1): a pattern was expected"),
+        ("source = 'a.{'\nrename = 'b'", "rule 'a.{' -> 'b': pattern segment '{'"),
+        ("source = 'a.{i:int}'\nrename = 'b'", "rule 'a.{i:int}' -> 'b': it cannot be used both ways"),
+        ("source = 'a'\ntarget = ['b', 'b']\nops = 'x -> x, x'", "stand for one key"),
+        ("source = 'a'\ntarget = 'b'\nops = 'padd(x)'", "the op 'padd' is not known. Did you mean 'pad'?"),
+        ("source = 'a'\ntarget = 'b'\nops = 'x y -> x'", "'y' stands on the left side only"),
+        ("source = 'a'\ntarget = 'b.{i:int}'\nops = 'x -> x'", "nothing binds {i}"),
+        ("source = 'a'\ntarget = 'b'\nops = 'x -> x'\nsizes.x = 1.5", "sizes.x: the size 1.5 is neither"),
+        ("source = 'a'\ntarget = 'b'\nwhere = 'i = j'", "where = 'i = j' is not of the form"),
+        ("source = 'a'\nrename = 'b'\nwhen.rnk = 1", "when has no condition 'rnk'. Did you mean 'rank'?"),
+    ],
+)
+def test_a_rule_that_is_wrong_is_named_with_its_line(write, body, problem):
+    text = f"{RULE.format('first')}\n[[rule]]\n{body}\n"
+    summary, line = refused(write, text).split("\n")
+    assert summary == "1 rule is wrong:"
+    assert line.startswith("  r.toml:5: ")
+    assert problem in line
+
+
+def test_all_wrong_rules_are_told_at_once_one_line_each(write):
+    text = "[[rule]]\nsorce = 'a'\n" + RULE.format("fine") + "[[rule]]\nsource = 'a'\nrename = '{x}'\n"
+    summary, *lines = refused(write, text).split("\n")
+    assert summary == "2 rules are wrong:"
+    assert [line.split()[0] for line in lines] == ["r.toml:1:", "r.toml:6:"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "problem"),
+    [
+        (
+            "source = 'a.{i:int}'\ndrop = 'x'",
+            "source = 'a.{n:int}'\ndrop = 'y'",
+            "rule 'a.{n:int}': drop (y) takes the keys that rule 'a.{i:int}': drop (x) of line 1 takes.",
+        ),
+        ("source = 'a.*'\ndrop = 'x'", "source = 'a.b'\ntarget = 'c'", "takes the keys"),
+        ("source = 'a'\ntarget = 'c'", "source = 'b'\ntarget = 'c'", "makes the keys"),
+        ("source = 'a'\ntarget = 'c'", "target = 'c'\nfill = 1\nreason = 'x'", "makes the keys"),
+        ("source = 'a'\nkind = 'linear'", "source = 'a'\nkind = 'embedding'", "takes the keys"),
+    ],
+)
+def test_two_rules_for_one_key_are_refused(write, first, second, problem):
+    message = refused(write, f"[[rule]]\n{first}\n[[rule]]\n{second}\n")
+    assert message.startswith("1 rule is wrong:\n  r.toml:4: rule '")
+    assert problem in message
+    assert "of line 1" in message
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("source = 'model.**'\nrename = '**'", "source = 'net.**'\nrename = '**'"),
+        ("source = 'a'\ntarget = 'c'\noptional = true", "source = 'b'\ntarget = 'c'\noptional = true"),
+        ("source = 'a'\ndrop = 'x'", "source = 'a'\nkind = 'linear'"),
+        ("source = 'a'\ntarget = 'b'\nwhen.rank = 1", "source = 'a'\ntarget = 'c'\nwhen.rank = 2"),
+    ],
+)
+def test_two_rules_that_may_stand_beside_each_other(write, first, second):
+    assert len(load_rules(write(f"[[rule]]\n{first}\n[[rule]]\n{second}\n"))) == 2
+
+
+# -- what is wrong with a file ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[[rule]]\nsource = \n", "is no TOML: Invalid value (at line 2, column 10)"),
+        ("[[rule]]\nsource = 'a'\nsource = 'b'\n", "is no TOML: Cannot overwrite a value (at line 3"),
+        ("x = " + "[" * 5000, "is nested too deep"),
+        ("x = " + "1" * 5000, "is no TOML"),
+        (b"# \n\xff", "is no UTF-8 text: byte 3, in line 2, is 0xff"),
+        ("", "holds no rules"),
+        ("[rule]\nsource = 'a'\n", "'rule' is no list of tables"),
+        ("rule = ['a']\n", "'rule' is no list of tables"),
+        ("sorce = 'torch'\n", "'sorce' at the top of the file is not known. Did you mean 'source'?"),
+        ("source = 3\n", "source = 3: the name of a framework"),
+        ("source = ''\n", "source = '': the name of a framework"),
+        ("target = 'flax'\n", "target = 'flax' needs a source"),
+        ("source = 'flax'\ntarget = 'flax'\n", "both sides are flax"),
+        ("source = 'neutral'\n", "both sides are neutral"),
+    ],
+)
+def test_a_file_that_holds_no_rules_is_refused(write, text, problem):
+    assert problem in refused(write, text)
+
+
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(write, tmp_path):
+    path = write("")
+    os.truncate(path, 4_000_001)
+    with pytest.raises(LimitExceeded, match="4000001 bytes"):
+        load_rules(path)
+
+
+def test_a_line_that_is_too_long_is_refused(write):
+    with pytest.raises(LimitExceeded, match="line 2 is 100001 characters long"):
+        load_rules(write("\n" + "a" * 100_001))
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(MalformedFile, match=r"none\.toml: there is no such file"):
+        load_rules(tmp_path / "none.toml")
+    with pytest.raises(MalformedFile):
+        load_rules(tmp_path)
+
+
+def test_a_file_that_may_not_be_read_is_refused(write, monkeypatch):
+    path = write(WHOLE)
+
+    def refuse(*_args, **_more):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(SystemFailure, match="Permission denied"):
+        load_rules(path)
+
+
+# -- the command ------------------------------------------------------------------------------------
+
+STACKED = """\
+source = "torch"
+target = "flax"
+[[rule]]
+source = "model.h.{i:int}.w"
+target = "blocks.w"
+ops = "out in -> i in out"
+[[rule]]
+source = "model.head.**"
+rename = "head.**"
+[[rule]]
+source = "head"
+kind = "linear"
+[[rule]]
+source = "model.h.{i:int}.mask"
+drop = "made by the model"
+[[rule]]
+target = "rope.scale"
+fill = 1
+reason = "no source has it"
+"""
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    zero = np.zeros((2, 3), "f4")
+    names = ["h.0.w", "h.1.w", "head.weight", "h.0.mask", "h.1.mask"]
+    torch = {f"model.{name}": zero for name in names}
+    safetensors.numpy.save_file(torch, "torch.safetensors", metadata={"format": "pt"})
+    tree = {"params": {"blocks": {"w": zero}, "rope": {"scale": zero}, "head": {"kernel": zero}}}
+    Path("flax.msgpack").write_bytes(flax.serialization.to_bytes(tree))
+
+
+def check(*arguments):
+    return CliRunner().invoke(main, ["rules", "check", *arguments])
+
+
+def test_the_command_tells_what_every_rule_does(write):
+    result = check(write(STACKED))
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        "r.toml:3: rule 'model.h.{i:int}.w' -> 'blocks.w'; out in -> i in out",
+        "r.toml:7: rule 'model.head.**' -> 'head.**'",
+        "r.toml:10: rule 'head': linear",
+        "r.toml:13: rule 'model.h.{i:int}.mask': drop (made by the model)",
+        "r.toml:16: rule 'rope.scale': fill with 1 (no source has it)",
+        "5 rules are well formed",
+    ]
+
+
+def test_the_command_tells_of_all_that_is_wrong(write):
+    result = check(write("[[rule]]\nsorce = 'a'\n[[rule]]\nsource = 'a.*'\nrename = 'b'\n"))
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["r.toml:1:", "r.toml:3:"]
+    assert result.stderr == "error: r.toml: 2 rules are wrong.\n"
+
+
+def test_a_file_that_is_not_there_is_bad_input(tmp_path):
+    assert check(str(tmp_path / "none.toml")).exit_code == 3
+    assert check().exit_code == 2
+
+
+def test_the_command_counts_the_names_on_both_sides(write, weights):
+    result = check(write(STACKED), "--source", "torch.safetensors", "--like", "flax.msgpack")
+    assert (result.exit_code, result.stderr) == (0, "")
+    notes = [line.rpartition("  (")[2] for line in result.stdout.splitlines()[:-1]]
+    assert notes == ["source 2, target 1)", "source 1)", "source 1)", "source 2)", "target 1)"]
+
+
+def test_the_command_reads_the_rules_the_way_that_the_files_lead(write, weights):
+    result = check(write(STACKED), "--source", "flax.msgpack", "--like", "torch.safetensors")
+    assert (result.exit_code, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert lines[0].endswith("'blocks.w' -> 'model.h.{i:int}.w'; i in out -> out in  (source 1, target 2)")
+    assert lines[1].endswith("'head.**' -> 'model.head.**'  (source 1)")
+    assert lines[2].endswith("'head': linear  (source 1)")
+    assert lines[3].endswith("'model.h.{i:int}.mask': may stay missing (made by the model)")
+    assert lines[4].endswith("'rope.scale': drop (no source has it)  (source 1)")
+
+
+@pytest.mark.parametrize("path", ["model.head", "head", "rope", "model.h.1"])
+def test_a_layer_is_found_by_its_path_on_either_side_of_a_rename(write, weights, path):
+    text = STACKED.replace('"head"', f'"{path}"')
+    assert check(write(text), "--source", "flax.msgpack", "--like", "torch.safetensors").exit_code == 0
+    forward = check(write(text), "--source", "torch.safetensors", "--like", "flax.msgpack")
+    assert forward.exit_code == (path == "rope")
+
+
+def test_a_layer_is_found_by_the_name_that_a_rename_gives_it_in_the_target(write, weights):
+    renamed = "[[rule]]\nsource = 'model.h.**'\nrename = 'layers.**'\noptional = true\n"
+    path = write(STACKED.replace('"head"', '"layers.1"') + renamed)
+    assert check(path, "--source", "flax.msgpack", "--like", "torch.safetensors").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        (
+            "h.{i:int}.w",
+            "g.{i:int}.w",
+            "r.toml:3: rule 'model.g.{i:int}.w' -> 'blocks.w': 'model.g.{i:int}.w'",
+        ),
+        ("blocks.w", "blocks.x", "'blocks.x' matches nothing in flax.msgpack"),
+        ("model.head.**", "net.**", "'net.**' matches nothing in torch.safetensors"),
+        ('"head"', '"tail"', "r.toml:10: rule 'tail': linear: 'tail' matches nothing in torch.safetensors"),
+        ("mask", "bias", "'model.h.{i:int}.bias' matches nothing in torch.safetensors"),
+        ("rope.scale", "rope.shift", "'rope.shift' matches nothing in flax.msgpack"),
+    ],
+)
+def test_a_rule_that_matches_nothing_is_refused(write, weights, old, new, problem):
+    files = ("--source", "torch.safetensors", "--like", "flax.msgpack")
+    assert STACKED.count(old) == 1
+    result = check(write(STACKED.replace(old, new)), *files)
+    assert result.exit_code == 1
+    assert problem in result.stdout
+    assert "matches nothing" in result.stderr or "match nothing" in result.stderr
+    optional = STACKED.replace(old, new).replace("[[rule]]", "[[rule]]\noptional = true")
+    assert check(write(optional), *files).exit_code == 0
+
+
+def test_a_rule_under_conditions_may_match_nothing(write, weights):
+    text = STACKED + RULE.format("none") + "when.config.model_type = 'gpt2'\n"
+    assert check(write(text), "--source", "torch.safetensors").exit_code == 0
+
+
+def test_weights_of_other_frameworks_are_refused(write, weights):
+    result = check(write(STACKED), "--source", "torch.safetensors", "--like", "torch.safetensors")
+    assert result.exit_code == 1
+    assert "between torch and flax; the conversion is from torch to torch" in result.stderr
+
+
+def test_the_command_prints_one_document(write, weights):
+    result = check(write(STACKED), "--source", "torch.safetensors", "--like", "flax.msgpack", "--json")
+    document = json.loads(result.stdout)
+    assert (document["file"], document["layouts"]) == ("r.toml", ["torch", "flax"])
+    assert document["rules"][0] == {
+        "origin": "r.toml:3",
+        "action": "move",
+        "sources": ["model.h.{i:int}.w"],
+        "targets": ["blocks.w"],
+        "kind": None,
+        "reason": "",
+        "value": None,
+        "ops": ["out in -> i in out"],
+        "sizes": {},
+        "where": None,
+        "when": "",
+        "optional": False,
+        "source_matches": {"model.h.{i:int}.w": 2},
+        "target_matches": {"blocks.w": 1},
+    }
+    assert [rule["action"] for rule in document["rules"]] == ["move", "rename", "layer", "drop", "constant"]
+
+
+def test_a_document_is_printed_for_rules_that_match_nothing_too(write, weights):
+    result = check(write(STACKED.replace("h.{", "g.{")), "--source", "torch.safetensors", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["rules"][0]["source_matches"] == {"model.g.{i:int}.w": 0}
+    assert "r.toml:3: rule 'model.g.{i:int}.w'" in result.stderr
+
+
+def test_the_option_takes_a_path_and_gives_no_rules_without_one():
+    import click
+
+    @click.command()
+    @rules_option
+    def command(rules):
+        click.echo(repr(rules))
+
+    assert CliRunner().invoke(command, ["--rules", "r.toml"]).stdout == "'r.toml'\n"
+    assert CliRunner().invoke(command, []).stdout == "()\n"
+
+
+@pytest.mark.parametrize("arguments", [("rules",), ("rules", "check")])
+def test_each_help_has_examples(arguments):
+    result = CliRunner().invoke(main, [*arguments, "--help"])
+    assert result.exit_code == 0
+    assert "  ckptbridge rules check rules.toml\n" in result.stdout.split("Examples:")[1]
+    assert "\n  rules " in CliRunner().invoke(main, ["--help"]).stdout
