@@ -172,12 +172,13 @@ def _stacking(plt: Any, document: Mapping[str, Any]) -> Any:
         time_axes.plot(layers, times, **style)
         if name != document["baseline"]:
             memory_axes.plot(layers, peaks, **style)
-    memory_axes.plot(layers, [stack["bytes"] / 1e6 for stack in stacks], color=_THEIRS, label="the stack")
+    memory_axes.plot(layers, [stack["bytes"] / 1e6 for stack in stacks], color=_THEIRS, linestyle="--")
+    memory_axes.annotate("the stack ", (layers[-1], stacks[-1]["bytes"] / 1e6), ha="right", va="top")
     for axes in (time_axes, memory_axes):
         axes.set_xticks(layers)
         axes.set_ylim(0)
         axes.set_xlabel(f"layers of {document['layer_bytes'] / 1e6:.1f} MB")
-        axes.legend()
+    figure.legend(*time_axes.get_legend_handles_labels(), loc="outside lower center", ncols=5)
     time_axes.set_title("Time, seconds")
     memory_axes.set_title("Peak memory above Python with numpy, MB")
     return figure

@@ -1,5 +1,6 @@
 """A checkpoint bridge between machine-learning frameworks, over one framework-neutral form."""
 
+from bridge_core.budget import Progress
 from bridge_core.compare import Comparison, Difference, compare_states
 from bridge_core.convert import Report, convert, plan_conversion, verify
 from bridge_core.dtypes import DTYPES, PACKED, cast_is_exact, dtype_named, is_floating
@@ -29,7 +30,6 @@ from bridge_core.errors import (
     UsageError,
     VerificationError,
 )
-from bridge_core.execute import Progress
 from bridge_core.files import SourceFile
 from bridge_core.hookspecs import hookimpl
 from bridge_core.interfaces import (

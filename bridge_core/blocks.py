@@ -22,7 +22,7 @@ from bridge_core.grain import Grain, first_source, grain_of
 from bridge_core.ops import OpTensor
 from bridge_core.regions import Region
 from bridge_core.tensors import Array, FileTensor, Tensor
-from bridge_core.transpose import copy_into
+from bridge_core.transpose import Kernel, copy_into, move_plane
 
 __all__ = [
     "Cut",
@@ -50,9 +50,11 @@ class Scratch:
 
     Args:
         capacity: Bytes; what does not fit gets memory of its own. Pages that no block touches cost nothing.
+        kernel: What transposes large planes on the way; numpy if there is none.
     """
 
-    def __init__(self, capacity: int = 0) -> None:
+    def __init__(self, capacity: int = 0, kernel: Kernel | None = None) -> None:
+        self.kernel = kernel
         self._memory = np.empty(capacity, np.uint8)
         self._used = 0
 
@@ -94,8 +96,9 @@ class Scratch:
 class ScratchPool:
     """Scratch memory for several workers: each borrows one for a job, and the next job uses it again."""
 
-    def __init__(self, capacity: int = 0) -> None:
+    def __init__(self, capacity: int = 0, kernel: Kernel | None = None) -> None:
         self._capacity = capacity
+        self._kernel = kernel
         self._free: list[Scratch] = []
 
     @contextlib.contextmanager
@@ -117,7 +120,7 @@ class ScratchPool:
 
     def _new(self) -> Scratch:
         try:
-            return Scratch(self._capacity)
+            return Scratch(self._capacity, self._kernel)
         except MemoryError as err:
             raise LimitExceeded(
                 f"a block of {self._capacity} bytes does not fit into memory.", hint="Lower --max-ram."
@@ -164,7 +167,7 @@ def read_block(tensor: Tensor, region: Region, scratch: Scratch) -> Array:
     if found.flags.c_contiguous:
         return found
     out = scratch.take(found.shape, found.dtype)
-    copy_into(out, found)
+    copy_into(out, found, scratch.kernel)
     return out
 
 
@@ -180,7 +183,7 @@ def read_whole(tensor: Tensor, out: Array, scratch: Scratch) -> None:
         for region in regions.blocks(tensor.spec.shape, _WHOLE // tensor.spec.dtype.itemsize):
             scratch.reset()
             index: tuple[Any, ...] = (*region, ...)  # the ellipsis keeps an array where no axes are
-            copy_into(out[index], _pulled(tensor, region, scratch))
+            copy_into(out[index], _pulled(tensor, region, scratch), scratch.kernel)
 
 
 def _across(tensor: Tensor, region: Region) -> Grain | None:
@@ -210,15 +213,14 @@ def _fill_across(tensor: Tensor, region: Region, out: Array, scratch: Scratch, g
             for p, part in zip(region, parts, strict=True)
         )
         with scratch.returned():
-            found = _pulled(tensor, wanted, scratch, spread=True)
+            found = _pulled(tensor, wanted, scratch, spread=scratch.kernel is None)
             target = out[tuple(parts)]
             if grain.stacked:
                 found, target = found.squeeze(grain.stacked), target.squeeze(grain.stacked)
             if found.ndim == 2:
-                integers = f"u{found.itemsize}" if found.itemsize <= 8 else found.dtype
-                np.copyto(target.view(integers), found.view(integers))
+                move_plane(target, found, scratch.kernel)
             else:
-                copy_into(target, found)
+                copy_into(target, found, scratch.kernel)
 
 
 def is_plain_copy(tensor: Tensor) -> TypeGuard[FileTensor]:

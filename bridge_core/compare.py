@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bridge_core import regions
-from bridge_core.execute import Progress
+from bridge_core.budget import Progress
 from bridge_core.keys import Key, join_key
 from bridge_core.state import FlatState
 from bridge_core.tensors import Array, Tensor

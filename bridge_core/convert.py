@@ -4,34 +4,24 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bridge_core.budget import Progress
 from bridge_core.compare import Comparison, compare_states
 from bridge_core.dtypes import dtype_named
 from bridge_core.errors import UsageError
-from bridge_core.execute import Progress
 from bridge_core.keys import Key, join_key
-from bridge_core.patterns import Pattern
 from bridge_core.plan import Dropped, Plan
 from bridge_core.plugins import Registry, default_registry
-from bridge_core.resolve import (
-    collection_paused,
-    config_beside,
-    oriented,
-    plan_from_neutral,
-    plan_to_neutral,
-)
-from bridge_core.rulefile import Rules, as_rules
-from bridge_core.sources import known_module, load_factory, opened, template_of
-from bridge_core.state import FlatState
+from bridge_core.preparing import Asked, Patterns, prepare
+from bridge_core.rulefile import Rules
+from bridge_core.sources import opened
 from bridge_core.storage import save_state
 
 __all__ = ["Report", "convert", "plan_conversion", "verify"]
-
-Patterns = bool | Iterable[str | Pattern]
 
 
 @dataclass(frozen=True)
@@ -127,9 +117,8 @@ def plan_conversion(
     """
     registry = registry or default_registry()
     with opened(source, registry, layout=layout, follow_links=follow_links) as state:
-        _, plan = _prepare(
-            state, registry, to, like, model, rules, accept_guesses, allow_missing, allow_unexpected
-        )
+        asked = Asked(to, like, model, rules, accept_guesses, allow_missing, allow_unexpected)
+        _, plan = prepare(state, asked, registry)
     return plan.check() if check else plan
 
 
@@ -187,9 +176,8 @@ def convert(
     """
     registry = registry or default_registry()
     with opened(src, registry, layout=layout, follow_links=follow_links) as source:
-        state, plan = _prepare(
-            source, registry, to, like, model, rules, accept_guesses, allow_missing, allow_unexpected
-        )
+        asked = Asked(to, like, model, rules, accept_guesses, allow_missing, allow_unexpected)
+        state, plan = prepare(source, asked, registry)
         plan.check()
         if dtype is not None:
             plan = plan.cast(dtype_named(dtype))
@@ -268,17 +256,8 @@ def verify(
         if made.layout is None:
             raise UsageError("nothing tells whose names the result has.")
         like = made if made.layout != "neutral" else None
-        state, plan = _prepare(
-            source,
-            registry,
-            made.layout,
-            like,
-            model,
-            rules,
-            accept_guesses,
-            allow_missing,
-            allow_unexpected,
-        )
+        asked = Asked(made.layout, like, model, rules, accept_guesses, allow_missing, allow_unexpected)
+        state, plan = prepare(source, asked, registry)
         plan.check()
         if dtype is not None:
             plan = plan.cast(dtype_named(dtype))
@@ -288,53 +267,3 @@ def verify(
 def _tensor_bytes(plan: Plan) -> int:
     specs = plan.target_specs()
     return sum(spec.nbytes for key, spec in specs.items() if key not in plan.metadata.ties)
-
-
-def _prepare(
-    state: FlatState,
-    registry: Registry,
-    to: str,
-    like: Any,
-    model: Any,
-    rules: Rules,
-    accept_guesses: bool,
-    allow_missing: Patterns,
-    allow_unexpected: Patterns,
-) -> tuple[FlatState, Plan]:
-    """Return the source with all its evidence, and the plan; problems stand in the plan."""
-    rules = as_rules(rules)
-    if to != "neutral":
-        registry.framework(to)
-    if isinstance(model, str):
-        model = load_factory(model)
-    if model is not None:
-        framework = registry.framework_of(model)
-        if framework is not None and framework.name == to != state.layout and like is None:
-            like = model
-        else:
-            state = known_module(state, model, registry)
-    if to == "neutral":
-        if like is not None:
-            raise UsageError("like= describes tensors of a framework; a neutral target has no template.")
-        ruled = oriented(rules, state.layout or to, to)
-        config = config_beside(state)
-        return state, plan_to_neutral(
-            state, registry, rules=ruled, accept_guesses=accept_guesses, config=config
-        )
-    with collection_paused(), template_of(like, to, registry) as template:
-        ruled = oriented(rules, state.layout or to, to)
-        config = config_beside(state, template) if ruled else None
-        first = plan_to_neutral(state, registry, rules=ruled, config=config)
-        second = plan_from_neutral(
-            replace(first, idle_rules=()).apply(state),
-            registry,
-            to,
-            like=template,
-            rules=ruled,
-            config=config,
-            accept_guesses=accept_guesses,
-            allow_missing=allow_missing,
-            allow_unexpected=allow_unexpected,
-            origin={t: step.sources[0] for step in first.steps if step.sources for t in step.targets},
-        )
-        return state, first.then(second)

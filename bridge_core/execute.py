@@ -10,7 +10,6 @@ import os
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -26,8 +25,9 @@ from bridge_core.blocks import (
     runs,
     scratch_bytes,
 )
+from bridge_core.budget import Budget
 from bridge_core.crew import work_off
-from bridge_core.errors import BridgeError, LimitExceeded, SystemFailure, UsageError
+from bridge_core.errors import BridgeError, LimitExceeded, SystemFailure
 from bridge_core.grain import first_source
 from bridge_core.interfaces import Extent, FileImage
 from bridge_core.keys import Key
@@ -37,69 +37,11 @@ from bridge_core.state import FlatState
 from bridge_core.system import allocate, start_writeback
 from bridge_core.tensors import Array, FileTensor, Tensor
 
-__all__ = ["Budget", "FileTarget", "Progress", "checksum"]
+__all__ = ["FileTarget", "checksum"]
 
-DEFAULT_MAX_RAM = 256 << 20
-_SMALLEST_BLOCK = 64 << 10
 _COPY_BLOCK = 1 << 20
 """Bytes that pass through at once where nothing is moved: they stay in the cache from reading to writing."""
 _KERNEL_BLOCK = 64 << 20
-_COPIES = 2
-"""Blocks alive at once in a worker: as read and as transformed."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """A report to the caller's ``progress`` function.
-
-    Args:
-        done: Bytes so far; where everything is read again, those count too.
-        total: Bytes in all.
-        key: The tensor that was just worked on.
-        phase: ``"writing"``, ``"verifying"`` or ``"comparing"``.
-    """
-
-    done: int
-    total: int
-    key: Key
-    phase: str = "writing"
-
-
-ProgressFunction = Callable[[Progress], None]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much a run may take.
-
-    Args:
-        workers: Threads; None takes the processors that this process may use, at most four.
-        max_ram: Bytes of buffers in all, None for the default.
-
-    Raises:
-        UsageError: No worker, or a budget too small for any block.
-    """
-
-    workers: int | None = None
-    max_ram: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check."""
-        if self.workers is not None and self.workers < 1:
-            raise UsageError(f"{self.workers} workers can do no work; give at least 1.")
-        if self.max_ram is not None and self.max_ram < 1 << 20:
-            raise UsageError(f"a memory budget of {self.max_ram} bytes is too small; give at least 1 MB.")
-
-    @property
-    def threads(self) -> int:
-        """Number of threads."""
-        return self.workers or max(1, min(4, len(os.sched_getaffinity(0))))
-
-    @property
-    def block(self) -> int:
-        """Bytes of the largest block that a worker handles at once."""
-        share = (self.max_ram or DEFAULT_MAX_RAM) // (self.threads * _COPIES)
-        return max(_SMALLEST_BLOCK, share)
 
 
 class FileTarget:

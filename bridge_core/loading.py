@@ -5,18 +5,20 @@ The frameworks build their arrays on these buffers without copying again.
 
 from __future__ import annotations
 
-import os
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from bridge_core.blocks import Scratch, read_whole
+from bridge_core.budget import Budget
 from bridge_core.crew import work_off
 from bridge_core.errors import BridgeError
 from bridge_core.keys import Key
 from bridge_core.state import FlatState
 from bridge_core.tensors import Array, ArrayTensor, Tensor, TensorSpec
+from bridge_core.transpose import Kernel, kernel_for
 
 __all__ = ["LoadedTensor", "load"]
 
@@ -49,19 +51,21 @@ def load(
     jobs: dict[object, tuple[Key, Tensor]] = {}
     for key in wanted:
         jobs.setdefault(id(state.tensor(key)) if shared else key, (key, state.tensor(key)))
-    threads = workers or max(1, min(4, len(os.sched_getaffinity(0))))
-    loaded = dict(zip(jobs, work_off(_load, jobs.values(), threads), strict=True))
+    threads = Budget(workers).threads
+    kernel = kernel_for(sum(tensor.spec.nbytes for _, tensor in jobs.values()))
+    load_one = functools.partial(_load, kernel)
+    loaded = dict(zip(jobs, work_off(load_one, jobs.values(), threads), strict=True))
     tensors: dict[Key, Tensor] = dict(state.tensors())
     for key in wanted:
         tensors[key] = loaded[id(state.tensor(key)) if shared else key]
     return state.replace(tensors=tensors)
 
 
-def _load(job: tuple[Key, Tensor]) -> LoadedTensor:
+def _load(kernel: Kernel | None, job: tuple[Key, Tensor]) -> LoadedTensor:
     key, tensor = job
     out = aligned(tensor.spec)
     try:
-        read_whole(tensor, out, Scratch(_SCRATCH))
+        read_whole(tensor, out, Scratch(_SCRATCH, kernel))
     except BridgeError as err:
         err.key = err.key or key
         raise

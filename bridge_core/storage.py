@@ -13,9 +13,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from bridge_core.budget import Budget, Progress
 from bridge_core.discovery import find_weights
 from bridge_core.errors import DestinationExists, UnsupportedFeature, UsageError
-from bridge_core.execute import Budget, Progress
 from bridge_core.formats.sharded import listed
 from bridge_core.interfaces import Format
 from bridge_core.keys import join_key

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bridge_core.blocks import ScratchPool, scratch_bytes
+from bridge_core.budget import Budget, Progress
 from bridge_core.crew import work_off
 from bridge_core.discovery import is_weights_name
 from bridge_core.errors import (
@@ -24,7 +25,7 @@ from bridge_core.errors import (
     UsageError,
     VerificationError,
 )
-from bridge_core.execute import Budget, FileTarget, Progress, checksum
+from bridge_core.execute import FileTarget, checksum
 from bridge_core.formats.sharded import index_text, listed, partition, shard_state
 from bridge_core.interfaces import Format, ShardNames
 from bridge_core.keys import Key, join_key
@@ -32,6 +33,7 @@ from bridge_core.opening import open_file
 from bridge_core.output import replacing_file, replacing_folder, write_all
 from bridge_core.plugins import Registry, default_registry
 from bridge_core.state import FlatState
+from bridge_core.transpose import kernel_for
 
 __all__ = ["Meter", "Saved", "Writer", "check_written"]
 
@@ -125,7 +127,7 @@ class Writer:
     def pool(self) -> ScratchPool:
         """Scratch memory for all the files, as much as the largest block needs."""
         needs = (scratch_bytes(tensor, self.budget.block) for tensor in self.state.tensors().values())
-        return ScratchPool(max(needs, default=0))
+        return ScratchPool(max(needs, default=0), kernel_for(self.state.nbytes))
 
     def write_file(self, destination: Path, *, overwrite: bool) -> Saved:
         """Write one file; errors as in `save_state`."""

@@ -15,7 +15,7 @@ from bridge_core.cli.report import size_text
 from bridge_core.patterns import fold_names
 from bridge_core.plugins import PluginFailure, default_registry
 
-COMMANDS = ["inspect", "plan", "convert", "verify", "diff", "explain", "plugins"]
+COMMANDS = ["inspect", "plan", "convert", "verify", "diff", "explain", "rules", "plugins"]
 
 
 def run(*args):

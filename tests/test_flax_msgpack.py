@@ -27,7 +27,8 @@ from bridge_core import (
     UnsupportedFeature,
     unflatten_tree,
 )
-from bridge_core.execute import Budget, FileTarget
+from bridge_core.budget import Budget
+from bridge_core.execute import FileTarget
 from bridge_flax import msgpack_wire, msgpack_writer
 from bridge_flax.msgpack import MsgpackFormat
 from bridge_flax.msgpack_scan import ChunkedTensor

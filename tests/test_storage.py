@@ -29,7 +29,7 @@ from bridge_core import (
     VerificationError,
     as_state,
 )
-from bridge_core.execute import Progress
+from bridge_core.budget import Progress
 from bridge_core.storage import Saved, find_weights, open_state, parse_size, save_state
 
 REGISTRY = registry()

@@ -41,7 +41,8 @@ from bridge_core import (
     as_state,
     dtype_named,
 )
-from bridge_core.execute import Budget, FileTarget
+from bridge_core.budget import Budget
+from bridge_core.execute import FileTarget
 from bridge_core.testing import FormatContract
 from bridge_torch.formats import TorchFormat
 
@@ -633,7 +634,8 @@ def test_neither_reading_nor_writing_imports_torch(tmp_path):
     script = f"""
 import sys
 from bridge_core import SourceFile
-from bridge_core.execute import Budget, FileTarget
+from bridge_core.budget import Budget
+from bridge_core.execute import FileTarget
 from bridge_torch.formats import TorchFormat
 from pathlib import Path
 state = TorchFormat().open(SourceFile({str(DATA / "facenet/pnet.pt")!r}))

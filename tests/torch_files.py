@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from bridge_core import FlatState, SourceFile, as_state
-from bridge_core.execute import Budget, FileTarget
+from bridge_core.budget import Budget
+from bridge_core.execute import FileTarget
 from bridge_torch.formats import TorchFormat
 
 DTYPES = [

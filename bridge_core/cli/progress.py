@@ -6,9 +6,9 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
+from bridge_core.budget import Progress
 from bridge_core.cli.report import size_text
 from bridge_core.cli.terminal import is_terminal
-from bridge_core.execute import Progress
 
 __all__ = ["progress_bar"]
 

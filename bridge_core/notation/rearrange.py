@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -19,6 +20,7 @@ from bridge_core.tensors import TensorSpec
 __all__ = ["Rearrangement", "rearrange"]
 
 Shape = tuple[int, ...]
+_MOST_TENSORS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,10 @@ def _tensors(
     empty = next((name for name in listed if not sizes[name]), None)
     if empty is not None:
         raise RuleError(f"there are no tensors along {empty!r}.")
+    for term, own in zip(terms, lists, strict=True):
+        count = math.prod(sizes[name] for name in own)
+        if count > _MOST_TENSORS:
+            raise RuleError(f"'{term}' stands for {count} tensors; {_MOST_TENSORS} are the most.")
     return [
         _Tensor(index, term, tuple(zip(own, place, strict=True)))
         for index, (term, own) in enumerate(zip(terms, lists, strict=True))

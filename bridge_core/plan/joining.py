@@ -118,5 +118,5 @@ def _named(
         second.kind,
         first.evidence if as_named else second.evidence,
         second.residual or first.residual,
-        second.rule or first.rule,
+        ", ".join(dict.fromkeys(rule for rule in (first.rule, second.rule) if rule)),
     )

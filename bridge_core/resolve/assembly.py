@@ -38,6 +38,7 @@ class Filled(NamedTuple):
     kind: str
     evidence: str
     residual: Key | None = None
+    rule: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ class Assembly:
             for role in leaf.absorbs
         }
         self._proven: dict[tuple[int, bool], bool] = {}
+        self.owners: dict[Key, Rule] = {}
         self.filled: dict[Key, Filled] = {}
         self.constants: list[Step] = []
         self.shared: list[Step] = []
@@ -137,15 +139,16 @@ class Assembly:
         """Let an outcome's leaves fill their targets."""
         roles = {place.name: role for role, place in outcome.source.leaves.items()}
         summed = {name for keep in outcome.keeps for name in keep.sources}
+        rule = layer.rule if evidence == "rule" else ""
         for move in outcome.moves:
             sources = tuple(layer.group.keys[name] for name in move.sources)
             targets = tuple(names[name] for name in move.targets)
             kind = outcome.source.kind if roles[move.sources[0]][0] else PARAMETER
             kept = sources[0] if summed.intersection(move.sources) else None
             if len(targets) == 1:
-                self.filled[targets[0]] = Filled(sources, move.ops, kind, evidence, kept)
+                self.filled[targets[0]] = Filled(sources, move.ops, kind, evidence, kept, rule)
             else:
-                self.shared.append(Step(sources, targets, move.ops, kind, evidence, kept))
+                self.shared.append(Step(sources, targets, move.ops, kind, evidence, kept, rule))
             self.used.update((source, targets[0]) for source in sources)
 
     def obey(self, place: Callable[[Key], Key]) -> None:
@@ -159,6 +162,7 @@ class Assembly:
             targets = tuple(map(place, claim.targets))
             step = Step(claim.sources, targets, claim.ops, PARAMETER, "rule", rule=label(claim.rule))
             self.shared.append(step)
+            self.owners.update(dict.fromkeys(targets, claim.rule))
             self.used.update((source, targets[0]) for source in claim.sources)
         for name, step in ordered.fills.items():
             self.constants.append(replace(step, targets=(place(name),)))
@@ -267,8 +271,9 @@ class Assembly:
     def plan(self, form: str, empty: tuple[Key, ...]) -> Plan:
         """Return the plan of everything gathered."""
         unexpected = self._untied()
+        self._check_owners()
         steps = [
-            Step(f.sources, (target,), f.ops, f.kind, f.evidence, f.residual)
+            Step(f.sources, (target,), f.ops, f.kind, f.evidence, f.residual, f.rule)
             for target, f in self.filled.items()
         ]
         forms = dict(self.request.state.metadata.forms)
@@ -301,6 +306,23 @@ class Assembly:
             tuple(self.keeps),
             self.refused,
         )
+
+    def _check_owners(self) -> None:
+        """Check that no layer becomes what a rule makes.
+
+        Raises:
+            RuleError: One does.
+        """
+        made = {target: f.sources for target, f in self.filled.items() if target in self.owners}
+        for step in (*self.shared, *self.constants):
+            if step.evidence != "rule":
+                made.update((key, step.sources) for key in step.targets if key in self.owners)
+        for target, sources in made.items():
+            other = f"{join_key(self._origin(sources[0]))!r} becomes" if sources else "a constant fills"
+            raise self.owners[target].error(f"it makes this tensor, and {other} it by itself.", target)
+
+    def _origin(self, key: Key) -> Key:
+        return self.request.origin.get(key, key)
 
     def _untied(self) -> tuple[Key, ...]:
         """Let go of unexpected keys that share the values of a key that found its place."""

@@ -17,12 +17,12 @@ from bridge_core.patterns import Pattern
 from bridge_core.plan import Plan, Step
 from bridge_core.plugins import Registry
 from bridge_core.resolve.assembly import Ordered, Request
-from bridge_core.resolve.claims import Claim, bind_rule, check_claims
+from bridge_core.resolve.claims import Claim, bind_rule, check_claims, claimed_twice
 from bridge_core.resolve.groups import has_heads
 from bridge_core.resolve.neutral_layers import neutral_layers
 from bridge_core.resolve.plain import Plain
 from bridge_core.resolve.reading import PARAMETER
-from bridge_core.resolve.ruling import check_constant, label, rule_holds
+from bridge_core.resolve.ruling import check_constant, label, rule_holds, whole_label
 from bridge_core.resolve.templated import Templated
 from bridge_core.rules import Rule, as_patterns
 from bridge_core.state import FlatState
@@ -70,7 +70,7 @@ def plan_from_neutral(
     wanted = _names_of(like, framework) if like is not None else None
     claims, idle = _claims(state, rules, wanted, config)
     taken = {key for claim in claims for key in claim.sources}
-    fills, absent, unused = _constants(rules, wanted, config)
+    fills, absent, unused = _constants(rules, wanted, config, claims)
     rest = state.select(lambda key: key not in taken) if taken else state
     request = Request(
         rest,
@@ -109,11 +109,12 @@ def _claims(
     moves = [rule for rule in rules if rule.action == "move" and rule_holds(rule, config)]
     claims: list[Claim] = []
     idle = []
+    free = _free(state, aside)
     for rule in moves:
-        found = bind_rule(rule, _free(state, aside), wanted, config)
+        found = bind_rule(rule, free, wanted, config)
         claims += found
         if not found and not rule.optional and not _waits(rule, state):
-            idle.append(label(rule))
+            idle.append(whole_label(rule))
     check_claims(claims)
     return tuple(claims), tuple(idle)
 
@@ -137,12 +138,16 @@ def _waits(rule: Rule, state: FlatState) -> bool:
 
 
 def _constants(
-    rules: Iterable[Rule], wanted: Mapping[Key, TensorSpec] | None, config: Mapping[str, Any] | None
+    rules: Iterable[Rule],
+    wanted: Mapping[Key, TensorSpec] | None,
+    config: Mapping[str, Any] | None,
+    claims: Iterable[Claim],
 ) -> tuple[dict[Key, Step], tuple[Key, ...], tuple[str, ...]]:
     """Return the targets that rules fill with constants, those they leave out, and the rules without any."""
     fills: dict[Key, Step] = {}
     absent: list[Key] = []
     idle = []
+    owners = {key: claim.rule for claim in claims for key in claim.targets}
     for rule in rules:
         if rule.action != "constant" or not rule_holds(rule, config):
             continue
@@ -152,8 +157,11 @@ def _constants(
             continue
         found = [key for key in wanted if any(p.match(key) is not None for p in rule.targets)]
         if not found and not rule.optional:
-            idle.append(label(rule))
+            idle.append(whole_label(rule))
         for key in found:
+            other = owners.setdefault(key, rule)
+            if other is not rule:
+                raise claimed_twice(rule, other, "make", key)
             if rule.value is None:
                 absent.append(key)
             else:

@@ -12,6 +12,7 @@ from bridge_core.metadata import LayerInfo
 from bridge_core.plugins import Registry
 from bridge_core.resolve.groups import Group
 from bridge_core.resolve.reading import PARAMETER, Reader, Reading
+from bridge_core.resolve.ruling import label
 from bridge_core.resolve.views import View, native_views, neutral_view, parameter_view
 from bridge_core.rules import Rule
 from bridge_core.state import FlatState
@@ -40,6 +41,7 @@ class NeutralLayer:
         claimed: Names of the leaves that belong to the layer.
         factors: How axes of its kind are split where it comes from.
         forms: Framework -> transform that the layer was spelt with.
+        rule: Where the rule stands that settled it here; empty if none did.
     """
 
     group: Group
@@ -50,6 +52,7 @@ class NeutralLayer:
     candidates: tuple[LayerTransform | None, ...]
     forms: Mapping[str, str]
     factors: Mapping[str, Shape]
+    rule: str = ""
 
     @property
     def refused(self) -> LayerTransform | None:
@@ -86,6 +89,7 @@ def neutral_layers(
         if info is None:
             reading = reader.read(group)
             info = _info(reading, group)
+        settled = rule if info is not group.info and info.evidence == "rule" else None
         candidates = tuple(
             None if name == PARAMETER else registry.transforms[name]
             for name in info.candidates
@@ -105,7 +109,15 @@ def neutral_layers(
         if views is None:
             views = known[signature] = _views(group, info, candidates, registry)
         result[path] = NeutralLayer(
-            group, views, info.evidence, info.kind, info.leaves, candidates, info.forms, info.factors
+            group,
+            views,
+            info.evidence,
+            info.kind,
+            info.leaves,
+            candidates,
+            info.forms,
+            info.factors,
+            label(settled) if settled is not None else "",
         )
     return result
 

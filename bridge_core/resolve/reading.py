@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 from bridge_core.axis_names import Binding
@@ -18,6 +18,7 @@ from bridge_core.layers import LayerTransform
 from bridge_core.metadata import ModuleInfo
 from bridge_core.resolve.groups import Group
 from bridge_core.rules import Rule
+from bridge_core.rules.clauses import nearest
 
 __all__ = ["PARAMETER", "Reader", "Reading", "guess"]
 
@@ -37,6 +38,7 @@ class Reading:
         candidates: What it may be while undecided; None among them stands for plain parameters.
         claimed: Leaf names that belong to the layer. While undecided, those of every candidate.
         factors: Axis of the kind -> the sizes into which it is split here, or may be split elsewhere.
+        rule: The rule that settled it, if one did.
     """
 
     evidence: str
@@ -44,6 +46,7 @@ class Reading:
     candidates: tuple[LayerTransform | None, ...] = ()
     claimed: tuple[str, ...] = ()
     factors: Binding = field(default_factory=dict)
+    rule: Rule | None = None
 
 
 class Reader:
@@ -111,14 +114,19 @@ class Reader:
         return tuple(rule for number, rule in known if number not in self._fired and not rule.optional)
 
     def _by_rule(self, rule: Rule, group: Group, shapes: Shapes) -> Reading:
+        known = dict.fromkeys((*(t.kind for t in self.transforms), PARAMETER))
+        if rule.kind not in known:
+            raise rule.error(
+                f"the kind {rule.kind!r} is not known to {self.framework}. {nearest(rule.kind or '', known)}"
+            )
         if rule.kind == PARAMETER:
-            return Reading("rule")
+            return Reading("rule", rule=rule)
         fitting = [t for t in self._fitting(shapes, group.has_children) if t.kind == rule.kind]
         if not fitting:
             leaves = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
             raise rule.error(f"it does not fit {join_key(group.path)!r}, which holds {leaves}.", group.path)
         best = max(fitting, key=lambda t: len(_claimed(t, shapes)))
-        return _decided("rule", best, shapes, group)
+        return replace(_decided("rule", best, shapes, group), rule=rule)
 
     def _by_type(self, module: ModuleInfo, group: Group, shapes: Shapes) -> Reading | None:
         listed = [t for name in module.types for t in self._by_module.get(name, ())]

@@ -16,14 +16,23 @@ from bridge_core.errors import LimitExceeded, RuleError
 from bridge_core.files import SourceFile
 from bridge_core.keys import Key, join_key
 from bridge_core.metadata import strict_json
-from bridge_core.resolve.claims import held_keys
+from bridge_core.resolve.claims import claimed_twice, held_keys
 from bridge_core.rules import Rule
 from bridge_core.state import FlatState
 from bridge_core.tensors import TensorSpec
 
 _LARGEST_CONFIG = 16 << 20
 
-__all__ = ["Ruled", "check_constant", "config_beside", "label", "oriented", "rule_holds", "rule_names"]
+__all__ = [
+    "Ruled",
+    "check_constant",
+    "config_beside",
+    "label",
+    "oriented",
+    "rule_holds",
+    "rule_names",
+    "whole_label",
+]
 
 
 @dataclass
@@ -32,12 +41,14 @@ class Ruled:
 
     Args:
         names: Key -> its new name.
+        renamed: Key -> the rule that renames it.
         dropped: Key -> the reason it is left out.
         claimed: Key -> the rule that moves it.
         idle: Rules that had to match something and did not.
     """
 
     names: dict[Key, Key] = field(default_factory=dict)
+    renamed: dict[Key, Rule] = field(default_factory=dict)
     dropped: dict[Key, str] = field(default_factory=dict)
     claimed: dict[Key, Rule] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
@@ -46,6 +57,12 @@ class Ruled:
 def label(rule: Rule) -> str:
     """Return where a rule stands, or what it says if that is not known."""
     return rule.origin or str(rule).removeprefix("rule ")
+
+
+def whole_label(rule: Rule) -> str:
+    """Return where a rule stands, if that is known, and what it says."""
+    text = str(rule).removeprefix("rule ")
+    return f"{rule.origin}: {text}" if rule.origin else text
 
 
 def oriented(rules: Iterable[Rule], layout: str, to: str) -> tuple[Rule, ...]:
@@ -108,16 +125,19 @@ def rule_names(
             if name not in held.get(number, (name,)):
                 continue
             if owner is not None:
-                raise rule.error(f"it and {owner} ({label(owner)}) both claim this tensor.", name)
+                raise claimed_twice(rule, owner, "claim", name)
             owner = rule
             if rule.action == "rename":
                 ruled.names[key] = rule.targets[0].fill(captures)
+                ruled.renamed[key] = rule
             elif rule.action == "drop":
-                ruled.dropped[key] = f"rule: {rule.reason}"
+                ruled.dropped[key] = (
+                    f"rule {rule.origin}: {rule.reason}" if rule.origin else f"rule: {rule.reason}"
+                )
             else:
                 ruled.claimed[key] = rule
     ruled.idle = tuple(
-        label(rule) for number, rule in enumerate(active) if number not in fired and not rule.optional
+        whole_label(rule) for number, rule in enumerate(active) if number not in fired and not rule.optional
     )
     _check_new(names, ruled)
     return ruled

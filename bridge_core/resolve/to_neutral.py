@@ -21,7 +21,7 @@ from bridge_core.plugins import Registry
 from bridge_core.resolve.axes import cut_of, part_shape, to_neutral_ops
 from bridge_core.resolve.groups import Group, collection_of_role, group_state, has_heads
 from bridge_core.resolve.reading import PARAMETER, Reader, Reading
-from bridge_core.resolve.ruling import label, rule_names
+from bridge_core.resolve.ruling import label, rule_names, whole_label
 from bridge_core.rules import Rule
 from bridge_core.state import FlatState
 from bridge_core.tensors import TensorSpec
@@ -74,7 +74,9 @@ def _identity(state: FlatState, rules: list[Rule], config: Mapping[str, Any] | N
         path, leaf = _owner(key, state.metadata.layers)
         info = state.metadata.layers.get(path)
         kind = info.kind or "undecided" if info and leaf in info.leaves else PARAMETER
-        steps.append(Step((key,), (ruled.names.get(key, key),), (), kind, info.evidence if info else "name"))
+        evidence = info.evidence if info else "name"
+        renaming = label(ruled.renamed[key]) if key in ruled.renamed else ""
+        steps.append(Step((key,), (ruled.names.get(key, key),), (), kind, evidence, rule=renaming))
     metadata = state.metadata
     if ruled.names or ruled.dropped:
         kept = {step.sources[0] for step in steps}
@@ -152,7 +154,7 @@ class _ToNeutral:
         aside = {*ruled.dropped, *ruled.claimed}
         rest = self.state.select(lambda key: key not in aside) if aside else self.state
         for group in group_state(rest, self.framework, self.transforms, ruled.names).values():
-            self._group(group)
+            self._group(group, ruled.renamed)
         for key, rule in ruled.claimed.items():
             self._claim(key, origins[key], rule)
         for key, residual in self.state.metadata.residuals.items():
@@ -167,7 +169,7 @@ class _ToNeutral:
             self.specs,
             tuple(self.steps),
             tuple(self.dropped),
-            idle_rules=(*ruled.idle, *map(label, self.reader.idle())),
+            idle_rules=(*ruled.idle, *map(whole_label, self.reader.idle())),
             metadata=StateMetadata(
                 layers=self.layers,
                 ties={
@@ -210,7 +212,7 @@ class _ToNeutral:
         self._add(step, head, collection_of_role(self.framework, None, name[-1]))
         self.layers.setdefault(name[:-1], LayerInfo(PARAMETER, "rule", ()))
 
-    def _group(self, group: Group) -> None:
+    def _group(self, group: Group, renamed: Mapping[Key, Rule]) -> None:
         reading = self.reader.read(group)
         if reading.candidates and self.accept_guesses:
             reading = self.reader.guessed(group, reading)
@@ -231,7 +233,9 @@ class _ToNeutral:
                 evidence = reading.evidence if undecided or reading.transform is None else "name"
                 step = Step((key,), ((*group.path, *name.split(".")),), (), kind, evidence)
                 usual = collection_of_role(self.framework, None, name)
-            self._add(step, group.collections[name], usual)
+            fired = (reading.rule if step.evidence == "rule" else None, renamed.get(key))
+            rules = ", ".join(label(rule) for rule in fired if rule is not None)
+            self._add(replace(step, rule=rules) if rules else step, group.collections[name], usual)
         self.layers[group.path] = self._info(group, reading, tuple(roles))
 
     def _leaf_step(
@@ -242,7 +246,8 @@ class _ToNeutral:
         like = (id(leaf), spec.shape, tuple(reading.factors.items()))
         known = self._leaf_moves.get(like)
         if known is None:
-            known = _parts(leaf, self.kinds[transform.kind], spec.shape, transform.split_axes(reading.factors))
+            split = transform.split_axes(reading.factors)
+            known = _parts(leaf, self.kinds[transform.kind], spec.shape, split)
             self._leaf_moves[like] = known
         roles, chains = [*leaf.roles], [ops for ops, _ in known]
         for part, absorbed in enumerate(leaf.absorbs):

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bridge_core.budget import Budget
 from bridge_core.dtypes import DTYPES, PACKED
 from bridge_core.errors import BridgeError, SystemFailure, UnsupportedFeature
-from bridge_core.execute import Budget, FileTarget
+from bridge_core.execute import FileTarget
 from bridge_core.files import SourceFile
 from bridge_core.interfaces import Format
 from bridge_core.keys import Key

@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from bridge_core.budget import Budget
 from bridge_core.dtypes import DTYPES, PACKED
 from bridge_core.errors import BridgeError
-from bridge_core.execute import Budget, FileTarget
+from bridge_core.execute import FileTarget
 from bridge_core.files import SourceFile
 from bridge_core.interfaces import Format
 from bridge_core.keys import Key

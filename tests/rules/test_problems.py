@@ -1,0 +1,483 @@
+"""What rules can get wrong: one clear error each, that names the rule and where it stands, and no file left."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from support.arrays import random_array
+from support.rule_files import nothing_written, saved, state_of
+
+from bridge_core import BridgeError, Rule, RuleError, convert, open_state, plan_conversion
+
+HEAD = {"head.weight": random_array((5, 4), "float32"), "head.bias": random_array((5,), "float32")}
+QKV = "(q k v) in -> in q, in k, in v"
+PARTS = ["b.q", "b.k", "b.v"]
+
+
+def weights(*shape, dtype="float32"):
+    return random_array(shape, dtype)
+
+
+def layers(count, *shape, without=()):
+    return {f"h.{i}.w.weight": weights(*shape) for i in range(count) if i not in without}
+
+
+def move(*args, line=3, **more):
+    return Rule.move(*args, origin=f"r.toml:{line}", **more)
+
+
+STACK = move("h.{i:int}.w.weight", "h.kernel", "a b -> i b a")
+BLOCKS = "i = block*2 + j"
+
+PROBLEMS = {
+    "two moves take one tensor": (
+        layers(2, 2, 3),
+        [STACK, move("h.0.w.weight", "x.kernel", line=9)],
+        "r.toml:9: tensor 'h.0.w.weight': rule 'h.0.w.weight' -> 'x.kernel': it and rule "
+        "'h.{i:int}.w.weight' -> 'h.kernel' (r.toml:3) both claim this tensor.",
+    ),
+    "a move and a rename take one tensor": (
+        layers(2, 2, 3),
+        [STACK, Rule.rename("h.**", "g.**", origin="r.toml:9")],
+        "r.toml:9: tensor 'h.0.w.weight': rule 'h.**' -> 'g.**': it and rule "
+        "'h.{i:int}.w.weight' -> 'h.kernel' (r.toml:3) both claim this tensor.",
+    ),
+    "a move and a drop take one tensor": (
+        layers(2, 2, 3),
+        [Rule.leave_out("h.1.**", "unused", origin="r.toml:2"), STACK],
+        "r.toml:3: tensor 'h.1.w.weight': rule 'h.{i:int}.w.weight' -> 'h.kernel': it and rule 'h.1.**': "
+        "drop (unused) (r.toml:2) both claim this tensor.",
+    ),
+    "two renames take one tensor": (
+        {"a.x": weights(2)},
+        [Rule.rename("a.*", "b.*", origin="r.toml:1"), Rule.rename("*.x", "*.y", origin="r.toml:2")],
+        "r.toml:2: tensor 'a.x': rule '*.x' -> '*.y': it and rule 'a.*' -> 'b.*' (r.toml:1) both claim",
+    ),
+    "two moves make one tensor": (
+        {"a.weight": weights(2, 3), "b.weight": weights(2, 3)},
+        [move("a.weight", "c.kernel"), move("b.weight", "c.kernel", line=9)],
+        "r.toml:9: tensor 'c.kernel': rule 'b.weight' -> 'c.kernel': it and rule 'a.weight' -> 'c.kernel' "
+        "(r.toml:3) both make this tensor.",
+    ),
+    "two uses of a move make one tensor": (
+        {"x.a.weight": weights(2), "b.x.weight": weights(2)},
+        [move(["{n}.a.weight"], ["c.{n}.kernel"], line=1), move("b.{n}.weight", "c.{n}.kernel", line=2)],
+        "r.toml:2: tensor 'c.x.kernel': rule 'b.{n}.weight' -> 'c.{n}.kernel': it and rule "
+        "'{n}.a.weight' -> 'c.{n}.kernel' (r.toml:1) both make this tensor.",
+    ),
+    "a move makes what a layer becomes": (
+        {"a.weight": weights(2, 3)},
+        [move("a.weight", "head.kernel")],
+        "r.toml:3: tensor 'head.kernel': rule 'a.weight' -> 'head.kernel': it makes this tensor, and "
+        "'head.weight' becomes it by itself.",
+    ),
+    "a move makes what a rename makes": (
+        {"a.weight": weights(2, 3), "b.x": weights(2)},
+        [move("a.weight", "c.x"), Rule.rename("b.x", "c.x")],
+        "r.toml:3: tensor 'c.x': rule 'a.weight' -> 'c.x': it makes this tensor, and 'b.x' becomes it",
+    ),
+    "a rule names one target twice": (
+        {"b.weight": weights(2, 3)},
+        [move("{n}.weight", ["b.{n}.k", "{n}.b.k"], "x y -> x y, x y", when={"rank": 2, "sizes": {"y": 3}})],
+        "r.toml:3: tensor 'b.b.k': rule '{n}.weight' -> 'b.{n}.k', '{n}.b.k': it makes this tensor twice.",
+    ),
+    "a member of a stack is missing": (
+        layers(4, 2, 3, without=[2]),
+        [STACK],
+        "r.toml:3: tensor 'h.0.w.weight': rule 'h.{i:int}.w.weight' -> 'h.kernel': it takes this tensor "
+        "together with others, and h.2.w.weight is not there.",
+    ),
+    "the first members of a stack are missing": (
+        layers(12, 2, 3, without=range(11)),
+        [STACK],
+        "h.0.w.weight, h.1.w.weight, h.2.w.weight, h.3.w.weight, h.4.w.weight, h.5.w.weight, "
+        "h.6.w.weight, h.7.w.weight and 3 more are not there.",
+    ),
+    "a name counts higher than there are tensors": (
+        {"h.123456789012345.w.weight": weights(2, 3)},
+        [STACK],
+        "h.7.w.weight and 123456789012337 more are not there.",
+    ),
+    "a member of several is missing": (
+        {"a.g.weight": weights(2, 3)},
+        [move(["{n}.g.weight", "{n}.u.weight"], "{n}.wi.kernel", "g in, u in -> in (g u)")],
+        "r.toml:3: tensor 'a.g.weight': rule '{n}.g.weight', '{n}.u.weight' -> '{n}.wi.kernel': it takes this "
+        "tensor together with others, and a.u.weight is not there.",
+    ),
+    "the first of several is missing": (
+        {"a.u.weight": weights(2, 3)},
+        [move(["{n}.g.weight", "{n}.u.weight"], "{n}.wi.kernel", "g in, u in -> in (g u)", when={"rank": 2})],
+        "and a.g.weight is not there.",
+    ),
+    "blocks are not whole": (
+        {f"h.{i}.weight": weights(3) for i in range(5)},
+        [move("h.{i:int}.weight", "l_{j:int}.kernel", "e -> block e", where=BLOCKS)],
+        "r.toml:3: tensor 'h.4.weight': rule 'h.{i:int}.weight' -> 'l_{j:int}.kernel': with "
+        "'i = block*2 + j', i must count from 0 in whole blocks of 2; i = 5 is not there.",
+    ),
+    "a stack of blocks is missing": (
+        {"l_0.weight": weights(2, 3)},
+        [move("l_{j:int}.weight", "h.{i:int}.kernel", "block e -> e", where=BLOCKS)],
+        "with 'i = block*2 + j', i must count from 0 in whole blocks of 2; i = 1, 3 are not there.",
+    ),
+    "there are too many stacks of blocks": (
+        {f"l_{j}.weight": weights(2, 3) for j in range(3)},
+        [move("l_{j:int}.weight", "h.{i:int}.kernel", "block e -> e", where=BLOCKS)],
+        "r.toml:3: tensor 'l_2.weight': rule 'l_{j:int}.weight' -> 'h.{i:int}.kernel': j is 2; with "
+        "'i = block*2 + j' it must be below 2.",
+    ),
+    "a number has leading zeros": (
+        {"h.00.w.weight": weights(2, 3)},
+        [STACK],
+        "r.toml:3: tensor 'h.00.w.weight': rule 'h.{i:int}.w.weight' -> 'h.kernel': i is '00'; a number "
+        "without leading zeros was expected.",
+    ),
+    "a size is not settled": (
+        {"a.weight": weights(6, 3)},
+        [move("a.weight", "b.kernel", "(h d) in -> in h d")],
+        "r.toml:3: tensor 'a.weight': rule 'a.weight' -> 'b.kernel': the size of axis 'h' is not settled by "
+        "the shapes. Give it, e.g. `sizes = { h = 12 }`.",
+    ),
+    "a size does not divide": (
+        {"a.weight": weights(6, 3)},
+        [move("a.weight", "b.kernel", "(h d) in -> in h d", sizes={"h": 4})],
+        "has size 6, which h = 4 does not divide.",
+    ),
+    "parts are not equal": (
+        {"a.weight": weights(7, 3)},
+        [move("a.weight", PARTS, QKV)],
+        "r.toml:3: tensor 'a.weight': rule 'a.weight' -> 'b.q', 'b.k', 'b.v': '(q k v)' of '(q k v) in' "
+        "(float32[7, 3]) has size 7: not 3 equal parts. Give the sizes",
+    ),
+    "parts do not add up": (
+        {"a.weight": weights(7, 3)},
+        [move("a.weight", PARTS, QKV, sizes={"q": 4, "k": 2, "v": 2})],
+        "has size 7, but q = 4, k = 2, v = 2 add up to 8.",
+    ),
+    "parts of heads do not add up": (
+        {"a.weight": weights(7, 3)},
+        [
+            move(
+                "a.weight",
+                PARTS,
+                "((q d) (k d) (v d)) in -> in q d, in k d, in v d",
+                sizes={"q": 4, "k": 2, "v": 2},
+            )
+        ],
+        "has size 7; its parts add up to 8 * d.",
+    ),
+    "a tensor has another rank": (
+        {"a.weight": weights(2, 3)},
+        [move("a.weight", "b.kernel", "a b c -> c b a")],
+        "r.toml:3: tensor 'a.weight': rule 'a.weight' -> 'b.kernel': 'a b c' has 3 axes; the tensor "
+        "float32[2, 3] has 2.",
+    ),
+    "the tensors of a stack have other shapes": (
+        {"h.0.w.weight": weights(2, 3), "h.1.w.weight": weights(2, 4)},
+        [STACK],
+        "the axis 'b' is 3 in 'a b', i = 0 (float32[2, 3]) and 4 in 'a b', i = 1 (float32[2, 4]).",
+    ),
+    "the tensors of a stack have other dtypes": (
+        {"h.0.w.weight": weights(2, 3), "h.1.w.weight": weights(2, 3, dtype="bfloat16")},
+        [STACK],
+        "r.toml:3: tensor 'h.0.w.weight': rule 'h.{i:int}.w.weight' -> 'h.kernel': tensors of different "
+        "dtypes (bfloat16, float32) cannot become one. Cast them first.",
+    ),
+    "a rule is for other frameworks": (
+        {"a.weight": weights(2, 3)},
+        [move("a.weight", "b.kernel", layouts=("keras", "flax"))],
+        "r.toml:3: rule 'a.weight' -> 'b.kernel': it leads between keras and flax; the conversion is from "
+        "torch to flax.",
+    ),
+    "a size stands in a config that is not there": (
+        {"a.weight": weights(6, 3)},
+        [move("a.weight", "b.kernel", "(h d) in -> in h d", sizes={"h": "config.n_head"})],
+        "r.toml:3: rule 'a.weight' -> 'b.kernel': sizes.h: the size config.n_head is asked for, and no config "
+        "of the checkpoint is known.",
+    ),
+    "a condition is on a config that is not there": (
+        {"a.weight": weights(6, 3)},
+        [move("a.weight", "b.kernel", when={"config": {"model_type": "gpt2"}})],
+        "r.toml:3: rule 'a.weight' -> 'b.kernel': it holds where config.model_type = 'gpt2', and no config of "
+        "the checkpoint is known.",
+    ),
+    "a padded axis has another size": (
+        {"a.weight": weights(6, 3)},
+        [move("a.weight", "b.kernel", "pad(0, 7, 9)")],
+        "r.toml:3: tensor 'a.weight': rule 'a.weight' -> 'b.kernel': 'pad(0, 7, 9)': the axis has 6 elements; "
+        "7 were expected.",
+    ),
+    "a padded axis is not there": (
+        {"a.weight": weights(6, 3)},
+        [move("a.weight", "b.kernel", "pad(4, 7, 9)")],
+        "'pad(4, 7, 9)': float32[6, 3] has no axis 4.",
+    ),
+    "padding shortens": (
+        {"a.weight": weights(6, 3)},
+        [move("a.weight", "b.kernel", "pad(0, 5)")],
+        "r.toml:3: tensor 'a.weight': rule 'a.weight' -> 'b.kernel': pad(0, 6, 5, 0) does not lengthen",
+    ),
+    "whole numbers are shifted": (
+        {"a.weight": weights(6, 3, dtype="int32")},
+        [move("a.weight", "b.kernel", "offset(1)")],
+        "takes floating-point numbers, not int32[6, 3].",
+    ),
+    "another dtype is cast": (
+        {"a.weight": weights(6, 3)},
+        [move("a.weight", "b.kernel", "cast(bfloat16, float32)")],
+        "cast(bfloat16, float32) does not fit float32[6, 3].",
+    ),
+    "a kind does not fit": (
+        {"a.weight": weights(6, 3)},
+        [Rule.layer("a", "batch_norm", origin="r.toml:3")],
+        "r.toml:3: tensor 'a': rule 'a': batch_norm: it does not fit 'a', which holds weight [6, 3].",
+    ),
+    "a kind is not known": (
+        {"a.weight": weights(6, 3)},
+        [Rule.layer("a", "lineer", origin="r.toml:3")],
+        "r.toml:3: rule 'a': lineer: the kind 'lineer' is not known to torch. Did you mean 'linear'?",
+    ),
+    "two renames give one name": (
+        {"a.x": weights(2), "b.x": weights(2)},
+        [Rule.rename("a.x", "c.x"), Rule.rename("b.x", "c.x")],
+        "'a.x' and 'b.x' are both named 'c.x' by the rules.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_each_problem_is_one_error_and_leaves_no_file(name, tmp_path):
+    tensors, rules, message = PROBLEMS[name]
+    source = saved({**HEAD, **tensors}, "torch", tmp_path / "source.safetensors")
+    with pytest.raises(RuleError, match=re.escape(message)) as error:
+        convert(source, tmp_path / "out.safetensors", to="flax", rules=rules)
+    assert error.value.exit_code == 1
+    assert nothing_written(tmp_path, source)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_each_problem_is_told_in_two_steps_as_well(name, tmp_path):
+    tensors, rules, message = PROBLEMS[name]
+    source = saved({**HEAD, **tensors}, "torch", tmp_path / "source.safetensors")
+    with pytest.raises(RuleError, match=re.escape(message)):
+        convert(source, tmp_path / "neutral.safetensors", to="neutral", rules=rules)
+        moves = [rule for rule in rules if rule.action == "move"]
+        convert(tmp_path / "neutral.safetensors", tmp_path / "out.safetensors", to="flax", rules=moves)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+# -- against a template -----------------------------------------------------------------------------
+
+FLAX_HEAD = {"head.kernel": weights(4, 5), "head.bias": weights(5)}
+AGAINST = {
+    "the target has no such tensor": (
+        {"a.weight": weights(2, 3)},
+        {"b.kernel": weights(3, 2)},
+        move("a.weight", "c.kernel", "o i -> i o"),
+        "r.toml:3: tensor 'a.weight': rule 'a.weight' -> 'c.kernel': it makes 'c.kernel', which the target "
+        "does not have.",
+    ),
+    "the target has another shape": (
+        {"a.weight": weights(4, 3)},
+        {"b.kernel": weights(3, 2)},
+        move("a.weight", "b.kernel", "o i -> i o"),
+        "r.toml:3: tensor 'a.weight': rule 'a.weight' -> 'b.kernel': 'i o' makes the shape [3, 4]; the target "
+        "has [3, 2].",
+    ),
+    "the target has another shape, and nothing moves": (
+        {"a.weight": weights(4, 3)},
+        {"b.kernel": weights(3, 2)},
+        move("a.weight", "b.kernel"),
+        "r.toml:3: tensor 'b.kernel': rule 'a.weight' -> 'b.kernel': it makes float32[4, 3] where the target "
+        "has float32[3, 2].",
+    ),
+    "the target has another rank": (
+        {"a.weight": weights(4, 3)},
+        {"b.kernel": weights(3, 4)},
+        move("a.weight", "b.kernel", "(o h) i -> i o h", sizes={"h": 2}),
+        "'i o h' makes 3 axes; the target has 2: [3, 4].",
+    ),
+    "the target has more layers": (
+        layers(2, 2, 3),
+        {"h.kernel": weights(3, 3, 2)},
+        STACK,
+        "'i b a' makes the shape [2, 3, 2]; the target has [3, 3, 2].",
+    ),
+    "the target has fewer tensors": (
+        {"h.weight": weights(3, 2, 4)},
+        {f"h_{i}.kernel": weights(2, 4) for i in range(2)},
+        move("h.weight", "h_{i:int}.kernel", "i a b -> a b"),
+        "'i' is 2",
+    ),
+    "the target has a gap": (
+        {"h.weight": weights(3, 2, 4)},
+        {f"h_{i}.kernel": weights(2, 4) for i in (0, 2)},
+        move("h.weight", "h_{i:int}.kernel", "i a b -> a b"),
+        "r.toml:3: tensor 'h.weight': rule 'h.weight' -> 'h_{i:int}.kernel': it makes 'h_1.kernel', which the "
+        "target does not have.",
+    ),
+    "the target counts higher than it has tensors": (
+        {"h.weight": weights(3, 2, 4)},
+        {"h_123456789012345.kernel": weights(2, 4)},
+        move("h.weight", "h_{i:int}.kernel", "i a b -> a b"),
+        "it makes 'h_0.kernel', which the target does not have.",
+    ),
+    "a move and a constant make one tensor": (
+        {"a.weight": weights(2, 3)},
+        {"b.kernel": weights(2, 3)},
+        [move("a.weight", "b.kernel"), Rule.constant("b.*", 0, reason="none", origin="r.toml:7")],
+        "r.toml:7: tensor 'b.kernel': rule 'b.*': fill with 0 (none): it and rule 'a.weight' -> 'b.kernel' "
+        "(r.toml:3) both make this tensor.",
+    ),
+    "two constants make one tensor": (
+        {},
+        {"b.kernel": weights(2, 3)},
+        [Rule.constant("b.*", n, reason="none", origin=f"r.toml:{n}") for n in (1, 2)],
+        "r.toml:2: tensor 'b.kernel': rule 'b.*': fill with 2 (none): it and rule 'b.*': fill with 1 (none) "
+        "(r.toml:1) both make this tensor.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AGAINST)
+def test_what_does_not_fit_the_target_is_one_error_and_leaves_no_file(name, tmp_path):
+    tensors, target, rules, message = AGAINST[name]
+    source = saved({**HEAD, **tensors}, "torch", tmp_path / "source.safetensors")
+    like = state_of({**FLAX_HEAD, **target}, "flax")
+    with pytest.raises(RuleError, match=re.escape(message)):
+        convert(source, tmp_path / "out.safetensors", to="flax", rules=rules, like=like)
+    assert nothing_written(tmp_path, source)
+
+
+# -- rules that match nothing -----------------------------------------------------------------------
+
+IDLE = [
+    move("a.weight", "head.kernel", line=3),
+    Rule.rename("b.**", "c.**", origin="r.toml:5"),
+    Rule.leave_out("q", "unused", origin="r.toml:7"),
+    Rule.layer("z", "linear", origin="r.toml:9"),
+]
+IDLE_TEXTS = (
+    "r.toml:3: 'a.weight' -> 'head.kernel'",
+    "r.toml:5: 'b.**' -> 'c.**'",
+    "r.toml:7: 'q': drop (unused)",
+    "r.toml:9: 'z': linear",
+)
+
+
+def test_all_rules_that_match_nothing_are_listed_at_once(tmp_path):
+    source = saved(HEAD, "torch", tmp_path / "source.safetensors")
+    for to in ("flax", "neutral"):
+        with pytest.raises(RuleError, match="4 rules matched nothing") as error:
+            convert(source, tmp_path / "out.safetensors", to=to, rules=IDLE)
+        for text in IDLE_TEXTS:
+            assert text in str(error.value)
+    assert nothing_written(tmp_path, source)
+    plan = plan_conversion(source, to="flax", rules=IDLE, check=False)
+    assert set(plan.idle_rules) == set(IDLE_TEXTS)
+    assert not plan.ok
+    assert set(plan.to_json()["idle_rules"]) == set(IDLE_TEXTS)
+
+
+def test_rules_that_may_match_nothing_are_not_listed(tmp_path):
+    source = saved(HEAD, "torch", tmp_path / "source.safetensors")
+    rules = [
+        move("a.weight", "head.kernel", optional=True),
+        Rule.rename("b.**", "c.**", optional=True),
+        Rule.leave_out("q", "unused", optional=True),
+        Rule.layer("z", "linear", optional=True),
+        Rule.constant("y", 1, reason="none", optional=True),
+    ]
+    plan = plan_conversion(source, to="flax", rules=rules, like=state_of(FLAX_HEAD, "flax"))
+    assert plan.idle_rules == ()
+
+
+def test_a_rule_whose_conditions_do_not_hold_is_not_listed(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    source = saved({**HEAD, "a.weight": weights(2)}, "torch", tmp_path / "source.safetensors")
+    elsewhere = {"config": {"model_type": "gpt2"}}
+    rules = [
+        move("a.weight", "b.kernel", when={"rank": 2}),
+        move("c.weight", "d.kernel", when=elsewhere),
+        Rule.rename("c.**", "d.**", when=elsewhere),
+        Rule.leave_out("q", "unused", when=elsewhere),
+    ]
+    plan = plan_conversion(source, to="flax", rules=rules, accept_guesses=True)
+    assert plan.idle_rules == ()
+    assert not any(step.rule for step in plan.steps)
+
+
+# -- configs ----------------------------------------------------------------------------------------
+
+SIZED = move("a.weight", "b.kernel", "(h d) in -> in h d", sizes={"h": "config.n_head"})
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "code"),
+    [
+        ('{"n_heads": 2}', "sizes.h: the config has no entry 'n_head'", 1),
+        ('{"n_head": "2"}', "the config's entry 'n_head' is '2'; a size was expected", 1),
+        ('{"n_head": 2.5}', "the config's entry 'n_head' is 2.5; a size was expected", 1),
+        ('{"n_head": true}', "the config's entry 'n_head' is True; a size was expected", 1),
+        ('{"n_head": -2}', "the config's entry 'n_head' is -2; a size was expected", 1),
+        ('{"n_head": 4}', "has size 6, which h = 4 does not divide", 1),
+        ("[2]", "config.json", 3),
+        ('{"n_head": 2', "config.json", 3),
+        ('{"n_head": 2, "n_head": 3}', "config.json", 3),
+        ("\xff", "config.json", 3),
+    ],
+)
+def test_a_config_that_does_not_tell_is_one_error(text, message, code, tmp_path):
+    (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
+    source = saved({**HEAD, "a.weight": weights(6, 3)}, "torch", tmp_path / "source.safetensors")
+    with pytest.raises(BridgeError, match=re.escape(message)) as error:
+        convert(source, tmp_path / "out.safetensors", to="flax", rules=SIZED)
+    assert error.value.exit_code == code
+    assert nothing_written(tmp_path, source, tmp_path / "config.json")
+
+
+def test_a_config_may_stand_beside_the_template(tmp_path):
+    for folder in ("source", "like"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "like" / "config.json").write_text('{"n_head": 3}')
+    w = weights(6, 3)
+    source = saved({**HEAD, "a.weight": w}, "torch", tmp_path / "source" / "model.safetensors")
+    target = {"head.kernel": HEAD["head.weight"].T, "head.bias": HEAD["head.bias"]}
+    target["b.kernel"] = w.T.reshape(3, 3, 2)
+    like = saved(target, "flax", tmp_path / "like" / "flax_model.msgpack")
+    convert(source, tmp_path / "out.safetensors", to="flax", rules=SIZED, like=like)
+    with open_state(tmp_path / "out.safetensors") as state:
+        np.testing.assert_array_equal(state["b", "kernel"], target["b.kernel"])
+
+
+def test_a_config_that_nobody_asks_for_is_not_read(tmp_path):
+    (tmp_path / "config.json").write_text("no JSON")
+    source = saved(HEAD, "torch", tmp_path / "source.safetensors")
+    convert(source, tmp_path / "out.safetensors", to="flax")
+
+
+# -- sources that mean harm -------------------------------------------------------------------------
+
+
+def test_an_empty_tensor_cannot_ask_for_a_billion_tensors(tmp_path):
+    huge = {"h.weight": np.zeros((10**9, 0, 4), "f4")}
+    source = saved({**HEAD, **huge}, "torch", tmp_path / "source.safetensors")
+    rule = move("h.weight", "h_{i:int}.kernel", "i a b -> a b")
+    with pytest.raises(RuleError, match="stands for 1000000000 tensors; 1000000 are the most"):
+        plan_conversion(source, to="flax", rules=rule)
+
+
+@pytest.mark.parametrize("number", ["9" * 18, "9" * 19, "9" * 5000, "\N{ARABIC-INDIC DIGIT TWO}"])
+def test_a_name_cannot_ask_for_numbers_beyond_all_bounds(number, tmp_path):
+    tensors = {**layers(2, 2, 3), f"h.{number}.w.weight": weights(2, 3)}
+    rules = [STACK, move("l_{j:int}.weight", "g.{i:int}.k", "block e -> e", where=BLOCKS, optional=True)]
+    try:
+        plan = plan_conversion({**HEAD, **tensors}, to="flax", rules=rules, check=False)
+    except RuleError as err:
+        assert "rule 'h.{i:int}.w.weight'" in str(err)  # noqa: PT017 - some names are no numbers at all
+    else:
+        assert not number.isascii()
+        assert plan.steps
