@@ -22,7 +22,17 @@ from typing import Any
 
 PYTHON = sys.executable
 HERE = Path(__file__).parent
-_PACKAGES = ("ckptbridge", "numpy", "ml_dtypes", "safetensors", "torch", "jax", "flax", "transformers")
+_PACKAGES = (
+    "ckptbridge",
+    "numpy",
+    "ml_dtypes",
+    "opencv-python-headless",
+    "safetensors",
+    "torch",
+    "jax",
+    "flax",
+    "transformers",
+)
 
 _LAUNCHER = """
 import json, os, sys, time

@@ -173,7 +173,8 @@ def _stacking(plt: Any, document: Mapping[str, Any]) -> Any:
         if name != document["baseline"]:
             memory_axes.plot(layers, peaks, **style)
     memory_axes.plot(layers, [stack["bytes"] / 1e6 for stack in stacks], color=_THEIRS, linestyle="--")
-    memory_axes.annotate("the stack ", (layers[-1], stacks[-1]["bytes"] / 1e6), ha="right", va="top")
+    end = (layers[-1], stacks[-1]["bytes"] / 1e6)
+    memory_axes.annotate("the stack", end, (-18, 0), textcoords="offset points", ha="right", va="center")
     for axes in (time_axes, memory_axes):
         axes.set_xticks(layers)
         axes.set_ylim(0)

@@ -1,6 +1,7 @@
 """A checkpoint bridge between machine-learning frameworks, over one framework-neutral form."""
 
 from bridge_core.budget import Progress
+from bridge_core.checked import CheckedBlocks, CheckedRange
 from bridge_core.compare import Comparison, Difference, compare_states
 from bridge_core.convert import Report, convert, plan_conversion, verify
 from bridge_core.dtypes import DTYPES, PACKED, cast_is_exact, dtype_named, is_floating
@@ -123,6 +124,8 @@ __all__ = [
     "Cast",
     "cast_is_exact",
     "checked_bools",
+    "CheckedBlocks",
+    "CheckedRange",
     "compare_states",
     "Comparison",
     "Concat",
@@ -219,8 +222,8 @@ __all__ = [
     "to_neutral",
     "TruncatedFile",
     "unflatten_tree",
-    "UnsafeFile",
     "Unpad",
+    "UnsafeFile",
     "Unstack",
     "Unsum",
     "UnsupportedFeature",

@@ -52,7 +52,7 @@ class Budget:
         """Check."""
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"{self.workers} workers can do no work; give at least 1.")
-        if self.max_ram is not None and self.max_ram < 1 << 20:
+        if self.max_ram is not None and self.max_ram < 1_000_000:
             raise UsageError(f"a memory budget of {self.max_ram} bytes is too small; give at least 1 MB.")
 
     @property

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bridge_core.checked import CheckedSource
 from bridge_core.files import SourceFile
 from bridge_core.ops import Concat, Flip, Op, OpTensor, Permute, Reshape, Split, Stack, Unstack, axis_groups
 from bridge_core.tensors import FileTensor, Tensor
@@ -55,8 +56,10 @@ def grain_of(tensor: Tensor) -> Grain | None:
             return None
         axes, tensor = found, tensor.inputs[0]
     last = len(tensor.spec.shape) - 1
+    # An axis that was unstacked is gone from the result; the next one then is the outermost.
+    first = min((axis.outer for axis in axes if axis.outer is not None), default=0)
     inner = [i for i, axis in enumerate(axes) if axis.inner == last]
-    outer = [i for i, axis in enumerate(axes) if axis.outer == 0]
+    outer = [i for i, axis in enumerate(axes) if axis.outer == first]
     if last < 0 or len(inner) != 1 or len(outer) != 1:
         return None
     return Grain(inner[0], outer[0], tuple(i for i, axis in enumerate(axes) if axis.stacked))
@@ -66,7 +69,7 @@ def first_source(tensor: Tensor) -> FileTensor | None:
     """Return the place in a file where the tensor's first values come from, if it is known."""
     while isinstance(tensor, OpTensor) and tensor.inputs:
         tensor = tensor.inputs[0]
-    known = isinstance(tensor, FileTensor) and isinstance(tensor.file, SourceFile)
+    known = isinstance(tensor, FileTensor) and isinstance(tensor.file, SourceFile | CheckedSource)
     return tensor if known and isinstance(tensor, FileTensor) else None
 
 

@@ -42,6 +42,8 @@ KINDS = (
         residuals={"num_batches_tracked": TensorSpec((), np.dtype("int64"))},
     ),
     LayerKind("weight_norm", {"g": "out", "v": "*k in out", "bias": "out"}),
+    # The taps of a transposed convolution run the other way, so it is never one kind with a convolution.
+    LayerKind("weight_norm_transpose", {"g": "out", "v": "+k in out", "bias": "out"}),
     LayerKind("spectral_norm", {"kernel": "*k in out", **_SPECTRAL}),
     LayerKind("spectral_norm_transpose", {"kernel": "+k in out", **_SPECTRAL}),
     LayerKind("prelu", {"negative_slope": "channels"}),

@@ -25,7 +25,7 @@ class FlaxFramework:
     """Linen variables and parameter trees, NNX modules and states, and templates of both."""
 
     name: str = "flax"
-    collections: Mapping[str, tuple[str, ...]] = {"params": (), "batch_stats": ("mean", "var")}
+    collections: Mapping[str, tuple[str, ...]] = {"params": (), "batch_stats": ("mean", "var", "u", "sigma")}
     default_format: str = "msgpack"
 
     heads: ClassVar[frozenset[str]] = frozenset({"params", "batch_stats"})

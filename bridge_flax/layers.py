@@ -19,6 +19,33 @@ _NO_V = (
 )
 
 
+def _weight_norm(
+    kind: str, kernel: str, wraps: str, linen: tuple[str, ...]
+) -> tuple[LayerTransform, LayerTransform]:
+    """Return NNX's and Linen's weight norm of one sort of layer; names alone do not tell which sort it is."""
+    bias = Leaf("layer_instance.bias", "bias", "out", optional=True)
+    return (
+        LayerTransform(
+            f"flax.{kind}",
+            kind=kind,
+            leaves=(Leaf("scales.kernel", "g", "out"), Leaf("layer_instance.kernel", "v", kernel), bias),
+            modules=("flax.nnx.nn.normalization.WeightNorm",),
+            settings={"feature_axes": -1, "transpose_kernel": False, "wraps": wraps},
+            certain_with=("scales.kernel", "layer_instance.kernel"),
+        ),
+        LayerTransform(
+            f"flax.linen_{kind}",
+            kind=kind,
+            leaves=(Leaf("kernel/scale", "g", "out"), Leaf("kernel", "v", kernel), _BIAS),
+            modules=tuple(f"flax.linen.linear.{name}" for name in linen),
+            settings={"transpose_kernel": False} if wraps == "conv_transpose" else {},
+            certain_with=("kernel/scale",),
+            # Linen keeps the scale below the wrapper, whose name only a template tells.
+            needs_template=True,
+        ),
+    )
+
+
 def _spectral_norm(kind: str, kernel: str) -> tuple[LayerTransform, LayerTransform]:
     """Return the spectral norm of NNX and that of Linen; both wrap a layer."""
     transposed = kind == "spectral_norm_transpose"
@@ -132,30 +159,8 @@ TRANSFORMS: tuple[LayerTransform, ...] = (
         ),
         certain_with=("mean", "var"),
     ),
-    LayerTransform(
-        "flax.weight_norm",
-        kind="weight_norm",
-        leaves=(
-            Leaf("scales.kernel", "g", "out"),
-            Leaf("layer_instance.kernel", "v", "*k in out"),
-            Leaf("layer_instance.bias", "bias", "out", optional=True),
-        ),
-        modules=("flax.nnx.nn.normalization.WeightNorm",),
-        settings={"feature_axes": -1, "transpose_kernel": False},
-        certain_with=("scales.kernel", "layer_instance.kernel"),
-    ),
-    LayerTransform(
-        "flax.linen_weight_norm",
-        kind="weight_norm",
-        leaves=(Leaf("kernel/scale", "g", "out"), Leaf("kernel", "v", "*k in out"), _BIAS),
-        modules=(
-            "flax.linen.linear.Dense",
-            "flax.linen.linear.Conv",
-        ),
-        certain_with=("kernel/scale",),
-        # Linen keeps the scale below the wrapper, whose name only a template tells.
-        needs_template=True,
-    ),
+    *_weight_norm("weight_norm", "*k in out", "conv", ("Dense", "Conv")),
+    *_weight_norm("weight_norm_transpose", "+k in out", "conv_transpose", ("ConvTranspose",)),
     *_spectral_norm("spectral_norm", "*k in out"),
     *_spectral_norm("spectral_norm_transpose", "+k in out"),
     *structured.TRANSFORMS,

@@ -9,6 +9,7 @@ from bridge_core import (
     DTYPES,
     BridgeError,
     Capabilities,
+    CheckedRange,
     FlatState,
     Key,
     KeyConflict,
@@ -33,7 +34,7 @@ from bridge_torch.archive_writer import METADATA_RECORD, lay_out
 from bridge_torch.legacy import is_legacy, is_tar, read_legacy, refuse_other
 from bridge_torch.pickle_values import Storage
 from bridge_torch.pickle_writer import TYPED_STORAGES, UNTYPED, Slot
-from bridge_torch.storages import Bytes, Checksum, make_tensor
+from bridge_torch.storages import Bytes, make_tensor
 from bridge_torch.unpickler import Limits, unpickle
 from bridge_torch.wrappers import Weights, find_weights
 
@@ -200,10 +201,12 @@ def _record_finder(archive: Archive) -> _Find:
             data = archive.unpack(record)
             return Bytes(file, 0, len(data), big_endian, unpacked=data)
         offset = archive.where(record)
-        checksum = None
+        checked = None
         if archive.is_checked(record):
-            checksum = Checksum(file, offset, record.size, record.crc, lambda: archive.damaged(record.name))
-        return Bytes(file, offset, record.size, big_endian, checksum=checksum)
+            checked = CheckedRange(
+                file, offset, record.size, record.crc, lambda _: archive.damaged(record.name)
+            )
+        return Bytes(file, offset, record.size, big_endian, checked=checked)
 
     return find
 

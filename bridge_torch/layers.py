@@ -23,11 +23,10 @@ _TRANSPOSE_HINTS = ("transpose", "deconv", "upconv", "convt")
 
 KINDS = (
     LayerKind("weight_norm_transpose_in", {"g": "in", "v": "+k in out", "bias": "out"}),
-    LayerKind("weight_norm_transpose", {"g": "out", "v": "+k in out", "bias": "out"}),
     *structured.KINDS,
 )
-"""Weight norms of a transposed convolution. Its first axis is the input, so that is the one along which
-torch keeps magnitudes by default. Its taps run the other way, so it is never one kind with a convolution."""
+"""What torch alone has. The first axis of a transposed convolution is the input, so that is the one along
+which it keeps magnitudes by default."""
 
 _NO_SIGMA = (
     "torch works the singular value out when it runs and does not keep it. Allow the key as missing; Flax "

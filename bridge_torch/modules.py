@@ -57,6 +57,8 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 _PARAMETRIZATIONS = "parametrizations"
 _EXTRA_STATE = "_extra_state"
+_DERIVED = ("training", "weight_norm", "spectral_norm")
+"""Names that are no options of a module: a flag, and what is worked out here."""
 
 
 def read_state(value: Any) -> FlatState:
@@ -282,11 +284,11 @@ def _settings(module: torch.nn.Module) -> dict[str, Any]:
     settings = {
         name: value
         for name, value in vars(module).items()
-        if not name.startswith("_") and name not in ("training", "weight_norm") and _is_plain(value)
+        if not name.startswith("_") and name not in _DERIVED and _is_plain(value)
     }
     if "bias" in module._parameters:
         settings["bias"] = module._parameters["bias"] is not None
-    return {**settings, **_weight_norm(module)}
+    return {**settings, **_weight_norm(module), **_spectral_norm(module)}
 
 
 def _is_plain(value: Any) -> bool:
@@ -309,6 +311,20 @@ def _weight_norm(module: torch.nn.Module) -> dict[str, int | None]:
     for hook in hooks:
         if _qualified(type(hook)) == "torch.nn.utils.weight_norm.WeightNorm" and hook.name == "weight":
             return {"weight_norm": _axis(hook.dim, module.get_parameter("weight_v").ndim)}
+    return {}
+
+
+def _spectral_norm(module: torch.nn.Module) -> dict[str, int]:
+    """Return which axis of the weight counts the outputs; nothing if no spectral norm is on it."""
+    if is_parametrized(module, "weight"):
+        chain: Any = module.parametrizations["weight"]  # type: ignore[index]
+        if len(chain) == 1 and _qualified(type(chain[0])).endswith(".parametrizations._SpectralNorm"):
+            return {"spectral_norm": chain[0].dim}
+        return {}
+    hooks: list[Any] = list(module._forward_pre_hooks.values())
+    for hook in hooks:
+        if _qualified(type(hook)) == "torch.nn.utils.spectral_norm.SpectralNorm" and hook.name == "weight":
+            return {"spectral_norm": hook.dim % module.get_parameter("weight_orig").ndim}
     return {}
 
 

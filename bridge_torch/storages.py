@@ -1,16 +1,15 @@
 """From the views that a pickle describes to tensors that read their bytes on demand.
 
-Every number of a view is checked against its storage before a tensor is made of it; reading a tensor whole
-proves the CRC of its record, at once or block by block.
+Every number of a view is checked against its storage before a tensor is made of it. Reading a tensor whole,
+in whatever pieces, proves the CRC of its record, with what the record holds beside it; reading a part of it
+proves nothing.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-import zlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,8 @@ from bridge_core import (
     DTYPES,
     Array,
     ArrayTensor,
+    CheckedRange,
     FileTensor,
-    IntegrityError,
     LazyTensor,
     LimitExceeded,
     MalformedFile,
@@ -33,47 +32,11 @@ from bridge_core import (
 )
 from bridge_torch.pickle_values import TensorRef
 
-__all__ = ["Bytes", "Checksum", "CheckedTensor", "make_tensor"]
+__all__ = ["Bytes", "make_tensor"]
 
 _MAX_RANK = 64 if int(np.__version__.partition(".")[0]) >= 2 else 32
 _FREE_EXPANSION = 64 << 20
 _MAX_EXPANSION = 1000
-_CHUNK = 4 << 20
-
-
-@dataclass(eq=False)
-class Checksum:
-    """The CRC-32 of a byte range; proven once.
-
-    Args:
-        file: The open file.
-        offset: Where the range stands.
-        nbytes: Its length.
-        expected: What the file says.
-        damaged: Makes the error to raise.
-    """
-
-    file: SourceFile
-    offset: int
-    nbytes: int
-    expected: int
-    damaged: Callable[[], IntegrityError]
-    proven: bool = field(default=False, init=False)
-
-    def compare(self, found: int) -> None:
-        """Raise unless ``found`` is what the file says."""
-        if found != self.expected:
-            raise self.damaged()
-        self.proven = True
-
-    def verify(self) -> None:
-        """Read the range and check it, unless that was done."""
-        if self.proven:
-            return
-        crc = 0
-        for start in range(0, self.nbytes, _CHUNK):
-            crc = zlib.crc32(self.file.read(self.offset + start, min(_CHUNK, self.nbytes - start)), crc)
-        self.compare(crc)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +49,7 @@ class Bytes:
         nbytes: How many.
         big_endian: Their byte order.
         unpacked: The bytes themselves, if not readable in place.
-        checksum: What proves them, if anything.
+        checked: What proves them, if anything.
     """
 
     file: SourceFile
@@ -94,63 +57,13 @@ class Bytes:
     nbytes: int
     big_endian: bool = False
     unpacked: bytes | None = None
-    checksum: Checksum | None = None
+    checked: CheckedRange | None = None
 
-
-class CheckedTensor:
-    """A tensor that proves its record's CRC when it has been read whole.
-
-    Reads that follow each other from the first value to the last count as one; other partial reads are
-    not checked, since that would mean reading everything.
-
-    Args:
-        tensor: What is read.
-        checksum: The CRC of its record.
-        covers: Whether the tensor's row-major bytes are the record's bytes.
-    """
-
-    def __init__(self, tensor: Tensor, checksum: Checksum, *, covers: bool) -> None:
-        self._tensor = tensor
-        self._checksum = checksum
-        self._covers = covers
-        self._lock = threading.Lock()
-        self._position = 0
-        self._crc = 0
-
-    @property
-    def spec(self) -> TensorSpec:
-        """Shape and dtype."""
-        return self._tensor.spec
-
-    def read(self, region: Region) -> Array:
-        """Read a region.
-
-        Raises:
-            IntegrityError: The last value of a whole read came in, and the CRC differs.
-        """
-        values = self._tensor.read(region)
-        if not self._checksum.proven and values.size:
-            run = _run(region, self.spec.shape)
-            if run is not None:
-                self._advance(run, values)
-        return values
-
-    def _advance(self, run: tuple[int, int], values: Array) -> None:
-        start, stop = run
-        with self._lock:
-            if start == 0:
-                self._crc = 0
-            elif start != self._position:
-                return
-            if self._covers:
-                self._crc = zlib.crc32(values.reshape(-1).view(np.uint8).data, self._crc)
-            self._position = stop
-            crc = self._crc
-        if stop == self.spec.size:
-            if self._covers:
-                self._checksum.compare(crc)
-            else:
-                self._checksum.verify()
+    def tensor(self, offset: int, spec: TensorSpec) -> FileTensor:
+        """Return values that stand in the file, from ``offset`` within these bytes."""
+        if self.checked is not None:
+            return self.checked.tensor(self.offset + offset, spec, big_endian=self.big_endian)
+        return FileTensor(self.file, self.offset + offset, spec, self.big_endian)
 
 
 def make_tensor(ref: TensorRef, source: Bytes) -> Tensor:
@@ -174,16 +87,41 @@ def make_tensor(ref: TensorRef, source: Bytes) -> Tensor:
     if source.unpacked is not None:
         tensor = ArrayTensor(_view(source, ref, dtype))
     elif contiguous:
-        offset = source.offset + ref.offset * dtype.itemsize
-        tensor = FileTensor(source.file, offset, TensorSpec(ref.shape, dtype), source.big_endian)
+        tensor = source.tensor(ref.offset * dtype.itemsize, TensorSpec(ref.shape, dtype))
     else:
-        base = FileTensor(source.file, source.offset, TensorSpec((count,), dtype), source.big_endian)
+        base = source.tensor(0, TensorSpec((count,), dtype))
         tensor = StridedFileTensor(base, ref.offset, ref.shape, ref.strides)
-    if source.checksum is not None and source.unpacked is None and 0 not in ref.shape:
-        size = tensor.spec.nbytes
-        covers = contiguous and ref.offset == 0 and size == source.nbytes and not source.big_endian
-        tensor = CheckedTensor(tensor, source.checksum, covers=covers)
+    if source.checked is not None and 0 not in ref.shape and _reach(ref) * dtype.itemsize != source.nbytes:
+        tensor = _with_rest(tensor, source.checked)
     return _with_flags(tensor, ref)
+
+
+def _reach(ref: TensorRef) -> int:
+    """Return how many elements a view has from its first one on, without gaps; 0 where it has gaps."""
+    reach = 1
+    for step, n in sorted(zip(ref.strides, ref.shape, strict=True)):
+        if n > 1:
+            if step > reach:
+                return 0
+            reach += (n - 1) * step
+    return reach
+
+
+def _with_rest(tensor: Tensor, checked: CheckedRange) -> Tensor:
+    """Return a part of a record; once as many values of it were read as it has, so is the rest."""
+    lock = threading.Lock()
+    left = tensor.spec.size
+
+    def read(region: Region) -> Array:
+        nonlocal left
+        values = tensor.read(region)
+        with lock:
+            left -= values.size
+        if left <= 0:
+            checked.verify()
+        return values
+
+    return LazyTensor(tensor.spec, read)
 
 
 def _check_view(ref: TensorRef, count: int, itemsize: int) -> None:
@@ -245,15 +183,3 @@ def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
         strides.append(step)
         step *= n
     return tuple(reversed(strides))
-
-
-def _run(region: Region, shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """Return the row-major positions that a region covers, if they follow each other."""
-    first = last = 0
-    count = 1
-    for part, step in zip(region, _row_major(shape), strict=True):
-        taken = range(part.start, part.stop, part.step)
-        first += taken[0] * step
-        last += taken[-1] * step
-        count *= len(taken)
-    return (first, last + 1) if last - first + 1 == count else None

@@ -117,11 +117,11 @@ def test_named_modules_and_roles_exist(transform):
         module, _, cls = name.rpartition(".")
         found = getattr(importlib.import_module(module), cls)
         assert f"{found.__module__}.{found.__qualname__}" == name
-    assert {leaf.role for leaf in transform.leaves} <= set(KIND[transform.kind].leaves)
+    assert {role for leaf in transform.leaves for role in leaf.roles} <= set(KIND[transform.kind].leaves)
 
 
-def test_every_module_type_of_flax_is_claimed_once_per_setting():
-    seen = [(m, repr(t.settings), t.needs_template) for t in TRANSFORMS for m in t.modules]
+def test_every_module_type_of_flax_is_claimed_once_per_setting_and_set_of_names():
+    seen = [(m, repr(t.settings), frozenset(t.by_name())) for t in TRANSFORMS for m in t.modules]
     assert len(seen) == len(set(seen))
 
 
@@ -260,7 +260,7 @@ def test_weight_norm(inner, wrapped, shape):
 def test_weight_norm_is_only_claimed_where_its_axes_hold(transposed):
     inner = nnx.ConvTranspose(3, 4, (2,), transpose_kernel=transposed, rngs=nnx.Rngs(0))
     info = FLAX.state(nnx.WeightNorm(inner, rngs=nnx.Rngs(0))).metadata.modules[()]
-    wanted = BY_NAME["flax.weight_norm"].settings
+    wanted = BY_NAME["flax.weight_norm_transpose"].settings
     assert (wanted.items() <= info.settings.items()) is not transposed
 
 
@@ -275,9 +275,11 @@ def test_weight_norm_is_only_claimed_where_its_axes_hold(transposed):
         (nn.RMSNorm(), (2, 4), "flax.norm"),
         (nn.BatchNorm(use_running_average=True), (2, 4), "flax.batch_norm"),
         (nn.PReLU(), (2, 4), "flax.prelu"),
-        (nn.Einsum((4, 3), "ab,bc->ac"), (2, 4), None),
+        (nn.Einsum((4, 3), "ab,bc->ac"), (2, 4), "flax.linear_general"),
+        (nn.Einsum((3, 4), "ab,cb->ac"), (2, 4), None),
         (nn.ConvLocal(3, (2,)), (1, 5, 2), None),
-        (nn.DenseGeneral(3), (2, 4), None),
+        (nn.DenseGeneral(3), (2, 4), "flax.linear_general"),
+        (nn.DenseGeneral(3, batch_dims=(0,)), (2, 4), None),
     ],
 )
 def test_templates_and_transforms_meet(module, args, name):

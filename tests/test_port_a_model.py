@@ -210,7 +210,8 @@ def store_cases():
 def test_the_rules_of_the_guide_lead_there_and_back(rules):
     sources, expected = store_cases()
     report = convert("model.safetensors", "flax.safetensors", to="flax", rules=rules, like="like.safetensors")
-    assert [(join_key(d.key), d.reason) for d in report.dropped] == [("mask", "rule: the model makes it")]
+    (dropped,) = report.dropped
+    assert (join_key(dropped.key), dropped.reason.rpartition(": ")[2]) == ("mask", "the model makes it")
     assert_same(values("flax.safetensors"), expected)
 
     del sources["mask"]

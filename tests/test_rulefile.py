@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import flax.serialization
@@ -384,10 +385,11 @@ reason = "no source has it"
 def weights(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     zero = np.zeros((2, 3), "f4")
-    names = ["h.0.w", "h.1.w", "head.weight", "h.0.mask", "h.1.mask"]
+    names = ["h.0.w", "h.1.w", "head.weight", "h.0.mask", "h.1.mask", "h.1.extra"]
     torch = {f"model.{name}": zero for name in names}
     safetensors.numpy.save_file(torch, "torch.safetensors", metadata={"format": "pt"})
-    tree = {"params": {"blocks": {"w": zero}, "rope": {"scale": zero}, "head": {"kernel": zero}}}
+    stacked = np.zeros((2, 3, 2), "f4")
+    tree = {"params": {"blocks": {"w": stacked}, "rope": {"scale": zero}, "head": {"kernel": zero}}}
     Path("flax.msgpack").write_bytes(flax.serialization.to_bytes(tree))
 
 
@@ -428,6 +430,47 @@ def test_the_command_counts_the_names_on_both_sides(write, weights):
     assert notes == ["source 2, target 1)", "source 1)", "source 1)", "source 2)", "target 1)"]
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("out in -> i in out", "out in -> i out in", "r.toml:3: tensor 'model.h.0.w'.*the target has"),
+        ("out in -> i in out", "(h out) in -> i in h out", "r.toml:3: .*4 axes"),
+        ("model.h.{i:int}.mask", "model.*.{j:int}.w", "r.toml:13: .*both claim this tensor"),
+    ],
+)
+def test_the_command_refuses_rules_that_the_shapes_or_each_other_rule_out(write, weights, old, new, problem):
+    result = check(
+        write(STACKED.replace(old, new)), "--source", "torch.safetensors", "--like", "flax.msgpack"
+    )
+    assert result.exit_code == 1
+    assert re.search(problem, result.stdout), result.stdout
+    assert "error: r.toml: 1 rule does not fit the tensors." in result.stderr
+
+
+def test_the_command_refuses_rules_that_meet_on_the_way_back(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    zero = np.zeros(3, "f4")
+    safetensors.numpy.save_file(
+        {"a.x.weight": zero, "b.1.weight": zero}, "torch.safetensors", metadata={"format": "pt"}
+    )
+    tree = {"params": {"x": {"bias": zero}, "n_1": {"bias": zero}}}
+    Path("flax.msgpack").write_bytes(flax.serialization.to_bytes(tree))
+    text = """\
+source = "torch"
+target = "flax"
+[[rule]]
+source = "a.{name}.weight"
+target = "{name}.bias"
+[[rule]]
+source = "b.{i:int}.weight"
+target = "n_{i:int}.bias"
+"""
+    result = check(write(text), "--source", "torch.safetensors", "--like", "flax.msgpack")
+    assert result.exit_code == 1
+    assert "both claim this tensor" in result.stdout
+    assert "n_1.bias" in result.stdout
+
+
 def test_the_command_reads_the_rules_the_way_that_the_files_lead(write, weights):
     result = check(write(STACKED), "--source", "flax.msgpack", "--like", "torch.safetensors")
     assert (result.exit_code, result.stderr) == (0, "")
@@ -448,7 +491,7 @@ def test_a_layer_is_found_by_its_path_on_either_side_of_a_rename(write, weights,
 
 
 def test_a_layer_is_found_by_the_name_that_a_rename_gives_it_in_the_target(write, weights):
-    renamed = "[[rule]]\nsource = 'model.h.**'\nrename = 'layers.**'\noptional = true\n"
+    renamed = "[[rule]]\nsource = 'model.h.*.extra'\nrename = 'layers.*.extra'\noptional = true\n"
     path = write(STACKED.replace('"head"', '"layers.1"') + renamed)
     assert check(path, "--source", "flax.msgpack", "--like", "torch.safetensors").exit_code == 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import pickle
 import random
@@ -14,7 +15,17 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from torch_files import Storage, View, assert_same, change_zip, dumps, make_zip, open_torch, random_tensor
+from torch_files import (
+    Storage,
+    View,
+    assert_same,
+    bits,
+    change_zip,
+    dumps,
+    make_zip,
+    open_torch,
+    random_tensor,
+)
 
 from bridge_core import (
     BridgeError,
@@ -289,6 +300,62 @@ def test_records_on_the_same_bytes_are_malformed(tmp_path):
     data[entries[2] + 42 : entries[2] + 46] = data[entries[1] + 42 : entries[1] + 46]
     (tmp_path / "a.pt").write_bytes(data)
     refused(tmp_path / "a.pt", MalformedFile, "overlap")
+
+
+# ---- checksums of what is read in pieces
+
+BASE = torch.arange(600.0).reshape(20, 30)
+VIEWS = {
+    "whole": BASE,
+    "turned": BASE.t(),
+    "a slice": BASE[4:9],
+    "a turned slice": BASE[:, 3:7].t(),
+    "every second": BASE[::2, ::3],
+    "first and last row": BASE[::19],
+    "repeated": BASE.unsqueeze(0).expand(3, 20, 30),
+    "one row, repeated": BASE[3].expand(5, 30),
+    "overlapping": BASE.as_strided((10, 5), (2, 2), 7),
+}
+
+
+@pytest.mark.parametrize("byteorder", ["little", "big"])
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_view_read_in_any_order_proves_its_whole_record(tmp_path, view, byteorder):
+    generator = random.Random(view)
+    torch.save({"w": VIEWS[view]}, tmp_path / "a.pt")
+
+    def change(name, content):
+        return byteorder.encode() if name.endswith("byteorder") else content
+
+    change_zip(tmp_path / "a.pt", tmp_path / "b.pt", change)
+    data = (tmp_path / "b.pt").read_bytes()
+    start = data.index(bits(BASE))
+    shape = VIEWS[view].shape
+    rows, columns = [*np.ndindex(*shape[:-1])], [(..., i) for i in range(shape[-1])]
+    for damaged, indices in itertools.product((False, True), (rows, columns)):
+        content = bytearray(data)
+        content[start + generator.randrange(2400)] ^= damaged << generator.randrange(8)
+        (tmp_path / "b.pt").write_bytes(content)
+        generator.shuffle(indices)
+        with open_torch(tmp_path / "b.pt") as state:
+            found = False
+            for index in indices:
+                try:
+                    state.read(("w",), index)
+                except IntegrityError:
+                    found = True
+            assert found == damaged
+
+
+@pytest.mark.parametrize("view", ["whole", "turned", "a slice", "every second"])
+def test_a_part_of_a_view_proves_nothing(tmp_path, view):
+    torch.save({"w": VIEWS[view]}, tmp_path / "a.pt")
+    data = bytearray((tmp_path / "a.pt").read_bytes())
+    data[data.index(bits(BASE)) + 2399] ^= 1
+    (tmp_path / "a.pt").write_bytes(data)
+    with open_torch(tmp_path / "a.pt") as state:
+        for row in range(2):
+            state.read(("w",), row)
 
 
 # ---- views

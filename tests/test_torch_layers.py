@@ -72,9 +72,10 @@ def test_every_transform_spells_leaves_of_its_kind_with_the_axes_of_the_kind(tra
     kind = ALL_KINDS[transform.kind]
     assert transform.framework == "torch"
     for leaf in transform.leaves:
-        native = {a.lstrip("*+") for a in leaf.axes.split()} - {"1"}
-        assert native == {a.lstrip("*+") for a in kind.leaves[leaf.role].split()}
-        assert set(leaf.flip) <= native
+        for part, role in enumerate(leaf.roles):
+            native = {a.lstrip("*+") for a in leaf.axes_of(part).split()} - {"1"}
+            assert native == {a.lstrip("*+") for a in kind.leaves[role].split()}
+            assert set(leaf.flip) <= native
     assert set(transform.certain_with or ()) <= transform.by_name().keys()
 
 
@@ -276,6 +277,14 @@ def test_the_transform_written_without_a_template_is_the_plain_one():
         "weight_norm": "torch.weight_norm",
         "weight_norm_transpose_in": "torch.weight_norm_conv_transpose",
         "weight_norm_transpose": "torch.weight_norm_conv_transpose_out",
+        "spectral_norm": "torch.spectral_norm",
+        "spectral_norm_transpose": "torch.spectral_norm_transpose",
+        "attention": "torch.multihead_attention",
+        "attention_bias_kv": "torch.attention_bias_kv",
+        "lstm": "torch.lstm",
+        "gru": "torch.gru",
+        "rnn": "torch.rnn",
+        "lstm_projection": "torch.lstm_projection",
         "prelu": "torch.prelu",
     }
 

@@ -12,10 +12,12 @@ from bridge_core.cli.options import examples, json_option
 from bridge_core.cli.terminal import aside, print_json, say
 
 if TYPE_CHECKING:
+    from bridge_core.errors import RuleError
     from bridge_core.keys import Key
     from bridge_core.patterns import Pattern
     from bridge_core.rules import Rule
     from bridge_core.state import FlatState
+    from bridge_core.tensors import TensorSpec
 
 __all__ = ["rules"]
 
@@ -52,7 +54,8 @@ def rules() -> None:
 def check(file: str, source: str | None, like: str | None, as_json: bool) -> None:
     """Check the rules of FILE and show what each does. No tensor is read.
 
-    A rule that is optional, or holds under conditions, may match nothing.
+    With both --source and --like their shapes are checked, too, as a conversion would check them. A rule that
+    is optional, or holds under conditions, may match nothing.
     """
     from bridge_core.errors import RuleError
     from bridge_core.rulefile import load_rules
@@ -60,12 +63,13 @@ def check(file: str, source: str | None, like: str | None, as_json: bool) -> Non
     try:
         with aside():
             read = load_rules(file)
-            found = _matched(read, source, like)
+            found, unfit = _matched(read, source, like)
         if as_json:
             print_json(_document(file, found))
         else:
             say(*_lines(found))
         _refuse_unmatched(file, found, source, like)
+        _refuse_unfit(file, unfit)
     except RuleError as err:
         summary, *problems = err.message.split("\n  ")
         if as_json or not problems:
@@ -83,32 +87,38 @@ class _Found:
     targets: dict[str, int] | None = None
 
 
-def _matched(read: tuple[Rule, ...], source: str | None, like: str | None) -> list[_Found]:
-    """Count what the rules match, read in the direction that the two files give."""
+def _matched(
+    read: tuple[Rule, ...], source: str | None, like: str | None
+) -> tuple[list[_Found], list[RuleError]]:
+    """Count what the rules match, read as the two files lead, and say what does not fit."""
     from contextlib import ExitStack
 
-    from bridge_core.resolve import oriented
+    from bridge_core.resolve import config_beside, oriented, rule_problems
     from bridge_core.storage import open_state
 
     with ExitStack() as stack:
         given = [None if p is None else stack.enter_context(open_state(p)) for p in (source, like)]
         start, end = (state.layout or "neutral" if state is not None else "neutral" for state in given)
         directed = oriented(read, start, end)
-        before, after = (None if state is None else _names(state) for state in given)
+        sources, targets = (None if state is None else _specs(state) for state in given)
+        before, after = (None if specs is None else set(specs) for specs in (sources, targets))
         paths = None if before is None else _paths(before, directed)
         if paths is not None and directed != read:
             paths |= _paths(after or set(), [rule.reversed() for rule in directed])
-        return [_count(rule, before, after, paths) for rule in directed]
+        unfit = []
+        if sources is not None and targets is not None:
+            unfit = rule_problems(directed, sources, targets, config_beside(*given))
+        return [_count(rule, before, after, paths) for rule in directed], unfit
 
 
-def _names(state: FlatState) -> set[Key]:
-    """Return the names that patterns see: keys without a collection head."""
+def _specs(state: FlatState) -> dict[Key, TensorSpec]:
+    """Return the names that patterns see, keys without a collection head, with their specs."""
     from bridge_core.plugins import default_registry
     from bridge_core.resolve.groups import has_heads
 
     framework = default_registry().frameworks.get(state.layout or "")
     heads = framework is not None and has_heads(state, framework)
-    return {key[1:] if heads else key for key in state}
+    return {key[1:] if heads else key: spec for key, spec in state.specs().items()}
 
 
 def _paths(names: set[Key], rules: Iterable[Rule]) -> set[Key]:
@@ -151,6 +161,15 @@ def _refuse_unmatched(file: str, found: list[_Found], source: str | None, like: 
         what = "1 pattern matches" if len(problems) == 1 else f"{len(problems)} patterns match"
         hint = "Correct the pattern, or write optional = true for the rule."
         raise RuleError(f"{what} nothing:{''.join(problems)}", path=file, hint=hint)
+
+
+def _refuse_unfit(file: str, problems: list[RuleError]) -> None:
+    from bridge_core.errors import RuleError
+
+    if problems:
+        what = "1 rule does" if len(problems) == 1 else f"{len(problems)} rules do"
+        texts = "".join(f"\n  {problem}" for problem in problems)
+        raise RuleError(f"{what} not fit the tensors:{texts}", path=file)
 
 
 def _lines(found: list[_Found]) -> Iterable[str]:

@@ -1,8 +1,4 @@
-"""One ``.npy`` member of an archive as a lazy tensor whose checksum is proven before all of it was used.
-
-A checksum covers a whole member, and slices must stay cheap. So bytes are counted as they are read; once as
-many were read as the member holds, its checksum is computed, at most one more pass over the file.
-"""
+"""One ``.npy`` member of an archive as a lazy tensor; reading all of it proves its checksum."""
 
 from __future__ import annotations
 
@@ -17,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bridge_core import regions
+from bridge_core.checked import CheckedRange
 from bridge_core.dtypes import DTYPES, native
 from bridge_core.errors import (
     IntegrityError,
@@ -27,7 +24,7 @@ from bridge_core.errors import (
 )
 from bridge_core.files import SourceFile
 from bridge_core.regions import Region
-from bridge_core.tensors import Array, FileTensor, LazyTensor, Tensor, TensorSpec
+from bridge_core.tensors import Array, LazyTensor, Tensor, TensorSpec
 from bridge_core.zipfile_image import DEFLATED, STORED, ZipMember
 
 __all__ = ["open_member"]
@@ -43,13 +40,12 @@ _BOOL, _BYTE = DTYPES["bool"], DTYPES["uint8"]
 
 @dataclass(frozen=True)
 class _Header:
-    """What a ``.npy`` header says, and the bytes it takes with their checksum."""
+    """What a ``.npy`` header says, and the bytes it takes."""
 
     spec: TensorSpec
     fortran: bool
     big_endian: bool
     nbytes: int
-    crc: int
 
 
 def open_member(file: SourceFile, member: ZipMember, name: str, dtype_name: str | None) -> Tensor:
@@ -86,12 +82,9 @@ def open_member(file: SourceFile, member: ZipMember, name: str, dtype_name: str 
         if spec.dtype.kind != "u" or spec.dtype.itemsize != dtype.itemsize:
             raise where.error(MalformedFile, f"stands as {spec.dtype.name}, and should hold {dtype_name}")
         spec = TensorSpec(spec.shape, dtype)
-    reader: _Stored | _Inflated = (
-        _Stored(where, member, header, spec)
-        if member.method == STORED
-        else _Inflated(where, member, header, spec)
-    )
-    return LazyTensor(spec, reader.read)
+    if member.method == STORED:
+        return _stored(where, member, header, spec, start)
+    return LazyTensor(spec, _Inflated(where, member, header, spec).read)
 
 
 @dataclass(frozen=True)
@@ -103,52 +96,24 @@ class _Where:
         return kind(f"{message}.", path=self.file.name, key=self.name)
 
 
-class _Stored:
-    """Reads regions of a stored array, and its checksum when that is due."""
+def _stored(where: _Where, member: ZipMember, header: _Header, spec: TensorSpec, start: bytes) -> Tensor:
+    """Return an array that is read in place, from the first bytes of its member."""
+    checked = CheckedRange(
+        where.file, member.offset, member.size, member.crc, lambda crc: _damaged(crc, member, where)
+    )
+    checked.saw(member.offset, start[: header.nbytes])
+    raw = TensorSpec(
+        spec.shape[::-1] if header.fortran else spec.shape, _BYTE if spec.dtype == _BOOL else spec.dtype
+    )
+    base = checked.tensor(member.offset + header.nbytes, raw, big_endian=header.big_endian)
+    if not header.fortran and spec.dtype != _BOOL:
+        return base
 
-    def __init__(self, where: _Where, member: ZipMember, header: _Header, spec: TensorSpec) -> None:
-        self._where = where
-        self._member = member
-        self._header = header
-        self._dtype = spec.dtype
-        raw = _BYTE if spec.dtype == _BOOL else header.spec.dtype
-        shape = spec.shape[::-1] if header.fortran else spec.shape
-        self._base = FileTensor(
-            where.file, member.offset + header.nbytes, TensorSpec(shape, raw), header.big_endian
-        )
-        self._lock = threading.Lock()
-        self._read = 0
-        self._proven = False
+    def read(region: Region) -> Array:
+        values = _typed(base.read(region[::-1] if header.fortran else region), spec.dtype, where)
+        return values.T if header.fortran else values
 
-    def read(self, region: Region) -> Array:
-        part = self._base.read(region[::-1] if self._header.fortran else region)
-        if not self._proven:
-            self._account(part)
-        values = _typed(part, self._dtype, self._where)
-        return values.T if self._header.fortran else values
-
-    def _account(self, part: Array) -> None:
-        total = self._base.spec.nbytes
-        with self._lock:
-            self._read += part.nbytes
-            due = self._read >= total
-        if not due:
-            return
-        if part.nbytes == total and not self._header.big_endian and np.little_endian:
-            crc = zlib.crc32(part.reshape(-1).view(np.uint8).data, self._header.crc)
-        else:
-            crc = self._checksum()
-        _prove(crc, self._member, self._where)
-        self._proven = True
-
-    def _checksum(self) -> int:
-        crc, member = 0, self._member
-        buffer = memoryview(bytearray(min(_CHUNK, member.size)))
-        for start in range(0, member.size, _CHUNK):
-            part = buffer[: min(_CHUNK, member.size - start)]
-            self._where.file.read_into(member.offset + start, part)
-            crc = zlib.crc32(part, crc)
-        return crc
+    return LazyTensor(spec, read)
 
 
 class _Inflated:
@@ -170,7 +135,8 @@ class _Inflated:
 
     def _whole(self) -> Array:
         data = _inflate(self._where.file, self._member, self._where, None)
-        _prove(zlib.crc32(data), self._member, self._where)
+        if (crc := zlib.crc32(data)) != self._member.crc:
+            raise _damaged(crc, self._member, self._where)
         header = self._header
         dtype = _BYTE if self._dtype == _BOOL else header.spec.dtype
         flat = np.frombuffer(
@@ -180,12 +146,11 @@ class _Inflated:
         return values.reshape(header.spec.shape, order="F" if header.fortran else "C")
 
 
-def _prove(crc: int, member: ZipMember, where: _Where) -> None:
-    if crc != member.crc:
-        raise where.error(
-            IntegrityError,
-            f"has the checksum {crc:08x}, and the archive says {member.crc:08x}: it is damaged",
-        )
+def _damaged(crc: int, member: ZipMember, where: _Where) -> IntegrityError:
+    error: IntegrityError = where.error(
+        IntegrityError, f"has the checksum {crc:08x}, and the archive says {member.crc:08x}: it is damaged"
+    )
+    return error
 
 
 def _typed(raw: Array, dtype: np.dtype[Any], where: _Where) -> Array:
@@ -245,7 +210,7 @@ def _header(start: bytes, member: ZipMember, where: _Where) -> _Header | None:
         raise where.error(
             MalformedFile, f"holds {member.size - end} bytes of data; {spec} takes {spec.nbytes}"
         )
-    return _Header(spec, fortran and len(shape) > 1, big_endian, end, zlib.crc32(start[:end]))
+    return _Header(spec, fortran and len(shape) > 1, big_endian, end)
 
 
 def _fields(text: str, where: _Where) -> tuple[Any, bool, tuple[int, ...]]:

@@ -23,7 +23,7 @@ __all__ = ["as_json", "describe", "listed", "problem"]
 
 def describe(plan: Plan) -> str:
     """Return the plan as text, names folded."""
-    lines = [f"{plan.source_layout} -> {plan.target_layout}, {len(plan.steps)} steps"]
+    lines = [f"{plan.source_layout} -> {plan.target_layout}, {_count(len(plan.steps), 'step')}"]
     lines += [f"note: {note}" for note in plan.notes]
     rows = []
     for step in plan.steps:
@@ -81,7 +81,10 @@ def problem(plan: Plan) -> BridgeError | None:
     if plan.idle_rules:
         return RuleError(
             f"{_count(len(plan.idle_rules), 'rule')} matched nothing: {listed(list(plan.idle_rules), 40)}.",
-            hint="Correct the pattern, or mark a rule that need not match as optional.",
+            hint=(
+                "Correct the pattern, which sees the names that the source has before any rule renames them; "
+                "or mark a rule that need not match as optional."
+            ),
         )
     if plan.refused:
         rows = [f"{join_key(key)}: {why}" for key, why in plan.refused.items()]

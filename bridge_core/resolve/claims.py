@@ -24,7 +24,7 @@ def bind_rule(
     targets: Mapping[Key, TensorSpec] | None,
     config: Mapping[str, Any] | None,
 ) -> tuple[Claim, ...]:
-    """Return every use of a rule that moves tensors.
+    """Return every use of a rule that moves tensors; an optional one needs a target that has its place.
 
     Args:
         rule: The rule, read from source to target.
@@ -37,6 +37,8 @@ def bind_rule(
     """
     found = gathered(rule, rule.sources, rule.lists.left, sources)
     there = gathered(rule, rule.targets, rule.lists.right, targets or ())
+    if rule.optional and targets is not None and not there:
+        return ()
     uses = (
         (Use(rule, captures, sources, targets, there.get(captures, {}), config), keys)
         for captures, keys in found.items()
@@ -82,10 +84,11 @@ def check_claims(claims: Iterable[Claim]) -> None:
 
 def claimed_twice(rule: Rule, other: Rule, what: str, key: Key) -> RuleError:
     """Return the error for two rules that take one tensor, or make one."""
-    if rule == other:
-        return rule.error(f"two uses of it {what} this tensor.", key)
     named = f"{other} ({other.origin})" if other.origin else str(other)
-    return rule.error(f"it and {named} both {what} this tensor.", key)
+    who = f"it and {named} both" if rule != other else "two uses of it"
+    error = rule.error(f"{who} {what} this tensor.", key)
+    error.hint = "Let the patterns keep them apart."
+    return error
 
 
 def _check_blocks(rule: Rule, claims: Iterable[Claim]) -> None:

@@ -189,6 +189,10 @@ class Templated(Assembly):
                 self._unfilled(target, group, name, reading)
             return
         outcome = outcomes[0]
+        differing = _split_otherwise(layer, reading, outcome)
+        if differing:
+            self.refused.update((layer.group.keys[name], differing) for name in layer.claimed)
+            return
         form = self.request.registry.transforms.get(outcome.target.transform or "")
         evidence = self._evidence(layer, reading)
         self.take(layer, outcome, evidence, {name: group.keys[name] for name in group.keys})
@@ -199,7 +203,7 @@ class Templated(Assembly):
             if all(role[0] and role[1] in outcome.target.zeros for role in roles):
                 self.fill_zeros(group.keys[name], group.specs[name], outcome.target.kind, roles)
             else:
-                self._unfilled(group.keys[name], group, name, reading, layer)
+                self._unfilled(group.keys[name], group, name, reading, layer, form)
         self.leave(layer, outcome.unexpected, group.path, form)
         self.keep(layer, outcome, group.path)
         self.keep_info(group.path, layer, outcome, evidence, tuple(group.keys))
@@ -229,9 +233,15 @@ class Templated(Assembly):
         return "module" if reading.evidence == "module" else "template"
 
     def _unfilled(
-        self, key: Key, group: Group, name: str, reading: Reading, layer: NeutralLayer | None = None
+        self,
+        key: Key,
+        group: Group,
+        name: str,
+        reading: Reading,
+        layer: NeutralLayer | None = None,
+        form: LayerTransform | None = None,
     ) -> None:
-        transform = reading.transform
+        transform = reading.transform or form
         leaf = transform.by_name().get(name) if transform is not None else None
         role = leaf.role if leaf is not None and isinstance(leaf.role, str) else ""
         residual = self.residuals.get((transform.kind, role)) if transform is not None else None
@@ -289,6 +299,17 @@ class Templated(Assembly):
         counts = (len(kept.sources), len(given.sources))
         ops = simplify_chain((Lanes((kept.ops, given.ops), counts), Same(2)))
         return Step((*kept.sources, *given.sources), (target,), ops, kept.kind, kept.evidence)
+
+
+def _split_otherwise(layer: NeutralLayer, reading: Reading, outcome: Outcome) -> str:
+    """Tell where both sides know into what an axis is split, as into heads, and do not agree."""
+    known = {**reading.factors, **outcome.target.factors}
+    for axis, sizes in layer.factors.items():
+        wanted = known.get(axis, sizes)
+        if outcome.source.kind == layer.kind and wanted != sizes:
+            texts = [" x ".join(map(str, parts)) for parts in (sizes, wanted)]
+            return f"{axis} are {texts[0]} in the source and {texts[1]} in the target"
+    return ""
 
 
 def _identity(reading: Reading) -> object:

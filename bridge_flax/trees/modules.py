@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -37,7 +37,7 @@ def nnx_modules(module: Any, keys: tuple[Key, ...]) -> dict[Key, ModuleInfo]:
                 path = (*path, as_part(name, path))
             scaling = _scaled_by_nnx if isinstance(node, nnx.WeightNorm) else None
             values = {name: value for name, value in vars(node).items() if not name.startswith("_")}
-            found[path] = _Found(_types(node), _plain_values(values), scaling)
+            found[path] = _Found(_types(node), {**_plain_values(values), **_derived(node)}, scaling)
     infos = _describe(found, keys)
     return {path: _absorbed(path, info, infos) for path, info in infos.items()}
 
@@ -95,7 +95,7 @@ class LinenRecorder:
         fields = {f.name: getattr(module, f.name, None) for f in dataclasses.fields(module)}
         hidden = {name: value for name, value in fields.items() if name not in ("parent", "name")}
         scaling = _scaled_by_linen if isinstance(module, nn.WeightNorm) else None
-        self._found[path] = _Found(_types(module), _plain_values(hidden), scaling)
+        self._found[path] = _Found(_types(module), {**_plain_values(hidden), **_derived(module)}, scaling)
 
 
 def _describe(found: Mapping[Key, _Found], keys: tuple[Key, ...]) -> dict[Key, ModuleInfo]:
@@ -141,6 +141,50 @@ def _scaled_by_nnx(path: Key, leaf: str) -> Iterable[Key]:
     head, _, weight = leaf.partition(".")
     if head == "scales":
         yield (*path, _WRAPPED, *weight.split("/"))
+
+
+def _derived(module: Any) -> dict[str, Any]:
+    """Return what a module's options mean for its kernel, where no option says so by itself.
+
+    ``reordered`` tells of a dense layer whether its kernel has other axes than those that go in, and then
+    those that come out.
+    """
+    if isinstance(module, nnx.SpectralNorm | nnx.WeightNorm):
+        return {"wraps": _layout(module.layer_instance)}
+    if isinstance(module, nn.Dense | nnx.Linear):
+        return {"reordered": False}
+    if isinstance(module, nn.DenseGeneral):
+        return {"reordered": bool(module.batch_dims)}
+    if isinstance(module, nnx.LinearGeneral):
+        return {"reordered": bool(module.batch_axis)}
+    if isinstance(module, nn.Einsum):
+        return _of_equation(module.einsum_str, module.shape)
+    if isinstance(module, nnx.Einsum):
+        return _of_equation(module.einsum_str, module.kernel_shape)
+    return {}
+
+
+def _layout(layer: Any) -> str:
+    """Tell how a wrapped layer's kernel is laid out; a linear one is a convolution without taps."""
+    if isinstance(layer, nnx.ConvTranspose):
+        return "conv_transpose_kernel" if layer.transpose_kernel else "conv_transpose"
+    return "conv" if isinstance(layer, nnx.Linear | nnx.Conv) else type(layer).__name__
+
+
+def _of_equation(equation: str | None, shape: Sequence[int]) -> dict[str, Any]:
+    """Tell how the axes of an equation's kernel stand to those of its input and output.
+
+    First must come those that it contracts, in the input's order, then the last ones of the output. What
+    nobody knows before the call counts as reordered.
+    """
+    operands, _, result = (equation or "").replace(" ", "").partition("->")
+    inputs, _, kernel = operands.partition(",")
+    contracted = "".join(axis for axis in inputs if axis.isalpha() and axis not in result)
+    made = kernel.removeprefix(contracted)
+    plain = contracted + made == kernel and made.isalpha() and result.endswith(made)
+    if not (plain and contracted and set(made).isdisjoint(inputs) and len(shape) == len(kernel)):
+        return {"reordered": True}
+    return {"reordered": False, "features": tuple(shape[len(contracted) :])}
 
 
 def _types(module: Any) -> tuple[str, ...]:

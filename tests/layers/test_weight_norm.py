@@ -29,7 +29,7 @@ from support.models import (
 from torch import nn
 
 import bridge_flax
-from bridge_core import UnsupportedLayerError, default_registry
+from bridge_core import AmbiguousLayerError, UnsupportedLayerError, default_registry
 
 
 def old(module, **options):
@@ -219,15 +219,59 @@ def test_the_two_spellings_of_torch_meet(spell):
 
 
 @spelt
-@pytest.mark.parametrize("dim", [0, 1])
-def test_a_transposed_convolution_returns_to_torch_and_is_refused_by_flax(spell, dim):
-    module = nn.ModuleDict({"up": spell(nn.ConvTranspose2d(3, 4, 3), dim=dim)})
+def test_magnitudes_along_the_inputs_return_to_torch_and_are_refused_by_flax(spell):
+    """So torch normalises a transposed convolution, unless told otherwise."""
+    module = nn.ModuleDict({"up": spell(nn.ConvTranspose2d(3, 4, 3))})
     randomise(module)
     neutral = to_neutral(module, "torch")
-    assert neutral.metadata.layers["up",].kind.startswith("weight_norm_transpose")
+    assert neutral.metadata.layers["up",].kind == "weight_norm_transpose_in"
     assert_same_state_dict(from_neutral(neutral, "torch"), module.state_dict())
-    with pytest.raises(UnsupportedLayerError, match="flax has no form of weight_norm_transpose"):
+    with pytest.raises(UnsupportedLayerError, match="flax has no form of weight_norm_transpose_in"):
         from_neutral(neutral, "flax")
+
+
+def up_pair(cin, cout):
+    return Pair(
+        f"up-{cin}-{cout}",
+        partial(nn.ConvTranspose2d, cin, cout, 3),
+        partial(linen.ConvTranspose, cout, (3, 3), padding="VALID"),
+        lambda rngs: nnx.ConvTranspose(cin, cout, (3, 3), padding="VALID", rngs=rngs),
+        (2, 5, 4, cin),
+        channels_first=True,
+    )
+
+
+@spelt
+@pytest.mark.parametrize("pair", [up_pair(3, 4), up_pair(3, 3)], ids=lambda pair: pair.name)
+def test_magnitudes_along_the_outputs_of_a_transposed_convolution_go_both_ways(pair, spell):
+    module = randomise(TorchNet(pair, partial(spell, dim=1)))
+    x = input_for(pair)
+    expected = run_torch(pair, module, x)
+    neutral = to_neutral(module, "torch")
+    assert neutral.metadata.layers["block", "fc"].kind == "weight_norm_transpose"
+    ours = NnxNet(pair, nnx.Rngs(0))
+    made = from_neutral(neutral, "flax", like=ours)
+    assert_same_state_dict(from_neutral(to_neutral(made, "flax"), "torch", like=module), module.state_dict())
+    assert_same_output(run_nnx(made, x), expected)  # NNX's wrapper changes the kernel when it runs
+    linen_model = LinenNet(pair.linen)
+    variables = from_neutral(neutral, "flax", like=bridge_flax.template(linen_model, x))
+    assert_same_output(run_linen(linen_model, variables, x), expected)
+    assert_same_state_dict(
+        from_neutral(to_neutral(variables, "flax"), "torch", like=module), module.state_dict()
+    )
+
+
+def test_names_alone_do_not_tell_which_way_the_taps_of_a_wrapped_layer_run():
+    """A plain state of NNX has no types; torch's module settles it."""
+    pair = up_pair(3, 3)
+    module = TorchNet(pair, partial(NEW, dim=1))
+    _, state = nnx.split(NnxNet(pair, nnx.Rngs(0)))
+    neutral = to_neutral(random_tree(nnx.to_pure_dict(state)), "flax")
+    assert neutral.metadata.layers["block", "fc"].kind is None
+    with pytest.raises(AmbiguousLayerError, match=r"weight_norm or weight_norm_transpose"):
+        from_neutral(neutral, "torch")
+    found = from_neutral(neutral, "torch", like=module)
+    assert set(found) == set(module.state_dict())
 
 
 @pytest.mark.parametrize(

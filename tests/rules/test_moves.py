@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from support.arrays import random_array
 from support.loading import load_flax, load_torch
 from support.models import numpy_of
 from support.rule_cases import CASES, case_named
@@ -15,8 +16,9 @@ from support.rule_files import abstract, assert_holds, plan_and_apply, saved, st
 
 import bridge_flax
 import bridge_torch
-from bridge_core import convert, open_state, plan_conversion, save_state, verify
+from bridge_core import Rule, convert, open_state, plan_conversion, save_state, verify
 
+BOTH = ("torch", "flax")
 every_case = pytest.mark.parametrize("name", CASES)
 
 
@@ -37,7 +39,7 @@ def back(case):
 # -- from file to file ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int64"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", pytest.param("int64", marks=pytest.mark.slow)])
 @every_case
 def test_there_and_back_in_one_step_each(name, dtype, tmp_path):
     case = case_named(name, dtype)
@@ -196,3 +198,32 @@ def test_every_thread_and_the_smallest_buffers_give_the_same_bytes(name, tmp_pat
     convert(source, one, workers=1, **forth(case))
     convert(source, other, workers=4, max_ram="2MB", **forth(case))
     assert one.read_bytes() == other.read_bytes()
+
+
+# -- conditions, which are about torch's tensors, on the way back -----------------------------------
+
+
+def test_what_conditions_exclude_by_size_keeps_its_own_way():
+    """The target that the rule would make of it is another tensor's."""
+    tensors = {name: random_array((3, 3) if name == "a.table" else (4, 5), "float32") for name in FLAX_NAMES}
+    source = state_of(tensors, "flax")
+    rules = [
+        Rule.move("{n}.grid", "{n}.table", "o i -> o i", when={"sizes": {"i": 3}}, layouts=BOTH),
+        Rule.move("b.grid", "b.other", "x y -> y x", layouts=BOTH),
+    ]
+    wanted = {"a.grid": tensors["a.table"], "b.table": tensors["b.table"], "b.grid": tensors["b.other"].T}
+    made = plan_conversion(source, to="torch", rules=rules, like=abstract(wanted, "torch")).apply(source)
+    assert_holds(made, wanted)
+
+
+FLAX_NAMES = ("a.table", "b.table", "b.other")
+
+
+def test_what_conditions_exclude_by_rank_keeps_its_own_way():
+    """The rank is known before the sizes are, which the template tells of the tensors alone that it has."""
+    tensors = {"a.table": random_array((6, 4), "float32"), "b.table": random_array((6, 4, 5), "float32")}
+    source = state_of(tensors, "flax")
+    rule = Rule.move("{n}.grid", "{n}.table", "h d ... -> (h d) ...", when={"rank": 3}, layouts=BOTH)
+    wanted = {"a.grid": tensors["a.table"].reshape(2, 3, 4), "b.table": tensors["b.table"]}
+    made = plan_conversion(source, to="torch", rules=rule, like=abstract(wanted, "torch")).apply(source)
+    assert_holds(made, wanted)

@@ -101,6 +101,18 @@ def test_the_kind_of_a_rule_decides_the_axes(kind, leaf, tmp_path):
     assert_holds(made, {f"tok.{leaf}": w if kind == "embedding" else w.T, "b.kernel": w.T})
 
 
+@pytest.mark.parametrize(("kind", "leaf"), [("embedding", "embedding"), ("linear", "kernel")])
+def test_a_kind_may_be_fixed_when_a_neutral_file_is_read(kind, leaf, tmp_path):
+    w = random_array((7, 4), "float32")
+    source = saved({"tok.weight": w}, "torch", tmp_path / "a.safetensors")
+    convert(source, tmp_path / "neutral.safetensors", to="neutral")
+    rule = Rule.layer("tok", kind, origin="r.toml:1")
+    plan = plan_conversion(tmp_path / "neutral.safetensors", to="flax", rules=rule)
+    assert [(step.kind, step.evidence, step.rule) for step in plan.steps] == [(kind, "rule", "r.toml:1")]
+    made = plan_and_apply(tmp_path / "neutral.safetensors", to="flax", rules=rule)
+    assert_holds(made, {f"tok.{leaf}": w if kind == "embedding" else w.T})
+
+
 RULE_FILE = """
 source = "torch"
 target = "flax"

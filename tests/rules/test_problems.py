@@ -1,4 +1,4 @@
-"""What rules can get wrong: one clear error each, that names the rule and where it stands, and no file left."""
+"""What rules can get wrong: one clear error each that names the rule and where it stands, and no file."""
 
 from __future__ import annotations
 
@@ -104,8 +104,8 @@ PROBLEMS = {
     "a member of several is missing": (
         {"a.g.weight": weights(2, 3)},
         [move(["{n}.g.weight", "{n}.u.weight"], "{n}.wi.kernel", "g in, u in -> in (g u)")],
-        "r.toml:3: tensor 'a.g.weight': rule '{n}.g.weight', '{n}.u.weight' -> '{n}.wi.kernel': it takes this "
-        "tensor together with others, and a.u.weight is not there.",
+        "r.toml:3: tensor 'a.g.weight': rule '{n}.g.weight', '{n}.u.weight' -> '{n}.wi.kernel': it takes "
+        "this tensor together with others, and a.u.weight is not there.",
     ),
     "the first of several is missing": (
         {"a.u.weight": weights(2, 3)},
@@ -195,20 +195,20 @@ PROBLEMS = {
     "a size stands in a config that is not there": (
         {"a.weight": weights(6, 3)},
         [move("a.weight", "b.kernel", "(h d) in -> in h d", sizes={"h": "config.n_head"})],
-        "r.toml:3: rule 'a.weight' -> 'b.kernel': sizes.h: the size config.n_head is asked for, and no config "
-        "of the checkpoint is known.",
+        "r.toml:3: rule 'a.weight' -> 'b.kernel': sizes.h: the size config.n_head is asked for, and no "
+        "config of the checkpoint is known.",
     ),
     "a condition is on a config that is not there": (
         {"a.weight": weights(6, 3)},
         [move("a.weight", "b.kernel", when={"config": {"model_type": "gpt2"}})],
-        "r.toml:3: rule 'a.weight' -> 'b.kernel': it holds where config.model_type = 'gpt2', and no config of "
-        "the checkpoint is known.",
+        "r.toml:3: rule 'a.weight' -> 'b.kernel': it holds where config.model_type = 'gpt2', and no config "
+        "of the checkpoint is known.",
     ),
     "a padded axis has another size": (
         {"a.weight": weights(6, 3)},
         [move("a.weight", "b.kernel", "pad(0, 7, 9)")],
-        "r.toml:3: tensor 'a.weight': rule 'a.weight' -> 'b.kernel': 'pad(0, 7, 9)': the axis has 6 elements; "
-        "7 were expected.",
+        "r.toml:3: tensor 'a.weight': rule 'a.weight' -> 'b.kernel': 'pad(0, 7, 9)': the axis has 6 "
+        "elements; 7 were expected.",
     ),
     "a padded axis is not there": (
         {"a.weight": weights(6, 3)},
@@ -262,11 +262,16 @@ def test_each_problem_is_one_error_and_leaves_no_file(name, tmp_path):
 def test_each_problem_is_told_in_two_steps_as_well(name, tmp_path):
     tensors, rules, message = PROBLEMS[name]
     source = saved({**HEAD, **tensors}, "torch", tmp_path / "source.safetensors")
+    message = re.split(", and '|; the conversion", message)[0]  # from here on names differ
     with pytest.raises(RuleError, match=re.escape(message)):
-        convert(source, tmp_path / "neutral.safetensors", to="neutral", rules=rules)
-        moves = [rule for rule in rules if rule.action == "move"]
-        convert(tmp_path / "neutral.safetensors", tmp_path / "out.safetensors", to="flax", rules=moves)
+        in_two_steps(source, tmp_path, rules)
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def in_two_steps(source, folder, rules):
+    convert(source, folder / "neutral.safetensors", to="neutral", rules=rules)
+    moves = [rule for rule in rules if rule.action == "move"]
+    convert(folder / "neutral.safetensors", folder / "out.safetensors", to="flax", rules=moves)
 
 
 # -- against a template -----------------------------------------------------------------------------
@@ -284,8 +289,8 @@ AGAINST = {
         {"a.weight": weights(4, 3)},
         {"b.kernel": weights(3, 2)},
         move("a.weight", "b.kernel", "o i -> i o"),
-        "r.toml:3: tensor 'a.weight': rule 'a.weight' -> 'b.kernel': 'i o' makes the shape [3, 4]; the target "
-        "has [3, 2].",
+        "r.toml:3: tensor 'a.weight': rule 'a.weight' -> 'b.kernel': 'i o' makes the shape [3, 4]; the "
+        "target has [3, 2].",
     ),
     "the target has another shape, and nothing moves": (
         {"a.weight": weights(4, 3)},
@@ -316,8 +321,8 @@ AGAINST = {
         {"h.weight": weights(3, 2, 4)},
         {f"h_{i}.kernel": weights(2, 4) for i in (0, 2)},
         move("h.weight", "h_{i:int}.kernel", "i a b -> a b"),
-        "r.toml:3: tensor 'h.weight': rule 'h.weight' -> 'h_{i:int}.kernel': it makes 'h_1.kernel', which the "
-        "target does not have.",
+        "r.toml:3: tensor 'h.weight': rule 'h.weight' -> 'h_{i:int}.kernel': it makes 'h_1.kernel', which "
+        "the target does not have.",
     ),
     "the target counts higher than it has tensors": (
         {"h.weight": weights(3, 2, 4)},

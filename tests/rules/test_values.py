@@ -10,7 +10,20 @@ import pytest
 from support.arrays import assert_same_bits, random_array
 from support.rule_files import abstract, assert_holds, nothing_written, plan_and_apply, saved
 
-from bridge_core import DTYPES, PlanError, Rule, RuleError, convert, open_state, plan_conversion, verify
+from bridge_core import (
+    DTYPES,
+    FlatState,
+    PlanError,
+    Rule,
+    RuleError,
+    StateMetadata,
+    as_tensor,
+    convert,
+    open_state,
+    plan_conversion,
+    save_state,
+    verify,
+)
 
 BOTH = ("torch", "flax")
 BF16 = DTYPES["bfloat16"]
@@ -167,6 +180,41 @@ def test_the_dtype_that_is_asked_for_comes_after_the_moves(tmp_path):
     wanted["count.kernel"] = steps
     assert_holds(tmp_path / "there.safetensors", wanted)
     assert verify(source, tmp_path / "there.safetensors", rules=rules, dtype="bfloat16").equal
+
+
+# -- one tensor in two places -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", [1.0, -0.0, np.nan])
+def test_tensors_that_must_be_equal_and_are_not_leave_no_file(change, tmp_path):
+    rule = move(["wte.weight", "lm.weight"], "wte.embedding", "v d, v d -> v d")
+    one = np.zeros((6, 4), "f4")
+    other = one.copy()
+    other[5, 3] = change
+    source = saved({"wte.weight": one, "lm.weight": other}, "torch", tmp_path / "source.safetensors")
+    with pytest.raises(PlanError, match="tied hold different values"):
+        convert(source, tmp_path / "there.safetensors", to="flax", rules=rule)
+    assert nothing_written(tmp_path, source)
+
+
+@pytest.mark.parametrize("start", [".pt", ".safetensors"])
+def test_a_tie_of_the_file_and_one_of_the_rules_do_not_disturb_each_other(start, tmp_path):
+    w, layer = random_array((6, 4), "float32"), random_array((4, 4), "float32", 1)
+    kept = as_tensor(w)
+    tensors = {("wte", "weight"): kept, ("lm", "weight"): kept, ("h", "weight"): as_tensor(layer)}
+    metadata = StateMetadata(ties={("lm", "weight"): ("wte", "weight")})
+    state = FlatState(tensors, layout="torch", metadata=metadata)
+    save_state(state, tmp_path / f"source{start}")
+    rules = [
+        move("wte.weight", ["wte.embedding", "lm.kernel"], "v d -> v d, d v"),
+        move("h.weight", "h.kernel", "o i -> i o"),
+        Rule.leave_out("lm.weight", "tied", layouts=BOTH, optional=True),
+    ]
+    convert(tmp_path / f"source{start}", tmp_path / "there.msgpack", to="flax", rules=rules)
+    wanted = {"wte.embedding": w, "lm.kernel": w.T, "h.kernel": layer.T}
+    assert_holds(tmp_path / "there.msgpack", wanted)
+    back = plan_and_apply(tmp_path / "there.msgpack", to="torch", rules=rules)
+    assert_holds(back, {"wte.weight": w, "h.weight": layer})
 
 
 # -- constants and what is left out -----------------------------------------------------------------

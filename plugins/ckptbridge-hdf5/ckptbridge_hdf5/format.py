@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from bridge_core import (
     DTYPES,
     Array,
     Capabilities,
-    FileTensor,
+    CheckedBlocks,
     FlatState,
     Format,
     IntegrityError,
@@ -28,6 +27,7 @@ from bridge_core import (
     ShardNames,
     SourceFile,
     SystemFailure,
+    Tensor,
     TruncatedFile,
     UnsupportedFeature,
     WriteTarget,
@@ -36,7 +36,6 @@ from bridge_core import (
     load_metadata,
     write_all,
 )
-from ckptbridge_hdf5.checked import CheckedBytes
 from ckptbridge_hdf5.examine import refusal
 from ckptbridge_hdf5.layout import BLOCK, Entry, Guard, Index, gaps, structure_digest
 from ckptbridge_hdf5.skeleton import MAX_RANK, build
@@ -222,12 +221,20 @@ def _writer(path: Path, size: int) -> Iterator[Callable[[bytes | memoryview, int
         os.close(fd)
 
 
-def _tensor(file: SourceFile, entry: Entry, key: Key) -> LazyTensor:
-    # FileTensor only calls read_into, and CheckedBytes has the same one.
-    source = cast("SourceFile", CheckedBytes(file, entry, key))
-    stored = FileTensor(source, 0, entry.spec, big_endian=not np.little_endian)
+def _tensor(file: SourceFile, entry: Entry, key: Key) -> Tensor:
+    def check(block: int, data: memoryview) -> None:
+        if hashlib.sha256(data).digest() != entry.digest(block):
+            start = block * BLOCK
+            raise IntegrityError(
+                f"bytes {start} to {start + len(data)} of its values differ from their SHA-256.",
+                path=file.name,
+                key=key,
+            )
+
+    checked = CheckedBlocks(file, entry.offset, entry.spec.nbytes, BLOCK, check)
+    stored = checked.tensor(entry.offset, entry.spec, big_endian=not np.little_endian)
     if entry.spec.dtype != np.bool_:
-        return LazyTensor(entry.spec, stored.read)
+        return stored
 
     def read_bool(region: Region) -> Array:
         values = stored.read(region)

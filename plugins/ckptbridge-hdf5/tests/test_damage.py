@@ -18,9 +18,12 @@ from bridge_core import (
     SourceFile,
     TruncatedFile,
     UnsupportedFeature,
+    as_state,
+    convert,
+    save_state,
 )
 from ckptbridge_hdf5 import Hdf5Format
-from ckptbridge_hdf5.layout import Guard, Index
+from ckptbridge_hdf5.layout import BLOCK, Entry, Guard, Index
 
 TENSORS = {
     ("a", "kernel"): np.arange(60, dtype="f4").reshape(3, 20),
@@ -84,6 +87,38 @@ def test_only_the_damaged_block_is_refused(save, load):
     np.testing.assert_array_equal(state.read(("a",), slice(0, 700_000)), array[:700_000])
     with pytest.raises(IntegrityError):
         state.read(("a",), slice(0, 800_000))
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("target", ["out.msgpack", "out.h5", "out.pt"])
+def test_no_flipped_bit_comes_through_a_conversion(tmp_path, target, workers, verify):
+    chooser = random.Random(f"{target}{workers}{verify}")
+    weight = np.random.default_rng(1).random((900, 1100), "f4")
+    arrays = {("l", "weight"): weight, ("l", "bias"): weight[:, 0].copy()}
+    path = tmp_path / "in.h5"
+    save_state(as_state(arrays, layout="torch"), path)
+    with SourceFile(path) as file:
+        index = Index.decode(Guard.read(file).read_index(file), file)
+    entry = chooser.choice(index.entries)
+    data = bytearray(path.read_bytes())
+    data[entry.offset + chooser.randrange(entry.spec.nbytes)] ^= 1 << chooser.randrange(8)
+    path.write_bytes(data)
+    to = "torch" if target == "out.pt" else "flax"
+    with pytest.raises(IntegrityError, match="SHA-256"):
+        convert(path, tmp_path / target, to=to, workers=workers, max_ram=1 << 20, verify=verify)
+    assert {*tmp_path.iterdir()} == {path}
+
+
+def test_a_turned_tensor_has_every_block_checked_once(tmp_path, monkeypatch):
+    weight = np.random.default_rng(1).random((900, 1100), "f4")
+    save_state(
+        as_state({("l", "weight"): weight, ("l", "bias"): weight[:, 0]}, layout="torch"), tmp_path / "a.h5"
+    )
+    digest, checked = Entry.digest, []
+    monkeypatch.setattr(Entry, "digest", lambda self, block: (checked.append(block), digest(self, block))[1])
+    convert(tmp_path / "a.h5", tmp_path / "b.msgpack", to="flax", max_ram=1 << 20)
+    assert sorted(checked) == sorted([0, *range(-(-weight.nbytes // BLOCK))])
 
 
 def test_every_truncation_is_found(save, quick):
