@@ -43,6 +43,8 @@ _STRIP = 1 << 20
 _FEWEST_BYTES = 256
 """Bytes that a strip writes side by side at least, or lines of the cache are fetched for little."""
 _WHOLE = 16 << 20
+_STACKED_BLOCK = 16 << 20
+"""Larger blocks over many sources gain nothing: each source is read by itself."""
 
 
 class Scratch:
@@ -153,7 +155,10 @@ def cut(tensor: Tensor, max_bytes: int) -> Cut:
     last = len(spec.shape) - 1
     if spec.size <= elements or grain is None or grain.inner == last:
         return Cut(regions.blocks(spec.shape, elements), ordered=True)
-    return Cut(_boxes(spec.shape, grain.inner, elements), ordered=False)
+    if grain.stacked:
+        elements = max(1, min(elements, _STACKED_BLOCK // spec.dtype.itemsize))
+    box = _box(spec.shape, grain.inner, elements)
+    return Cut(_boxes(spec.shape, box), ordered=_is_run(spec.shape, box))
 
 
 def read_block(tensor: Tensor, region: Region, scratch: Scratch) -> Array:
@@ -258,7 +263,8 @@ def _pulled(tensor: Tensor, region: Region, scratch: Scratch, *, spread: bool = 
     return tensor.read(region)
 
 
-def _boxes(shape: tuple[int, ...], grain: int, elements: int) -> Iterator[Region]:
+def _box(shape: tuple[int, ...], grain: int, elements: int) -> tuple[int, ...]:
+    """Return the sizes of boxes that are long both along the target's last axis and the source's."""
     last = len(shape) - 1
     box = [1] * len(shape)
     side = max(1, int(elements**0.5))
@@ -269,6 +275,16 @@ def _boxes(shape: tuple[int, ...], grain: int, elements: int) -> Iterator[Region
         if axis != grain:
             box[axis] = min(shape[axis], max(1, spare))
             spare //= box[axis]
+    return tuple(box)
+
+
+def _is_run(shape: tuple[int, ...], box: tuple[int, ...]) -> bool:
+    """Tell whether each box is one run of the tensor: it is cut along one axis, and single before that."""
+    cut_at = next((axis for axis, n in enumerate(box) if n != 1), len(box))
+    return box[cut_at + 1 :] == shape[cut_at + 1 :]
+
+
+def _boxes(shape: tuple[int, ...], box: tuple[int, ...]) -> Iterator[Region]:
     starts = [range(0, n, step) for n, step in zip(shape, box, strict=True)]
     for corner in itertools.product(*starts):
         yield tuple(

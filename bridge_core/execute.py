@@ -10,6 +10,7 @@ import os
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -26,6 +27,7 @@ from bridge_core.blocks import (
     scratch_bytes,
 )
 from bridge_core.budget import Budget
+from bridge_core.crc import crc32_combine
 from bridge_core.crew import work_off
 from bridge_core.errors import BridgeError, LimitExceeded, SystemFailure
 from bridge_core.grain import first_source
@@ -42,6 +44,27 @@ __all__ = ["FileTarget", "checksum"]
 _COPY_BLOCK = 1 << 20
 """Bytes that pass through at once where nothing is moved: they stay in the cache from reading to writing."""
 _KERNEL_BLOCK = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A tensor to write, or one block of it.
+
+    Args:
+        key: The tensor.
+        region: The block; None for the whole tensor.
+        start: Where the block's bytes begin in the tensor; None if they are no single run.
+        nbytes: Bytes of the block.
+        first: Whether no other job of the tensor was begun before.
+        last: Whether none is begun after.
+    """
+
+    key: Key
+    region: Region | None = None
+    start: int | None = None
+    nbytes: int = 0
+    first: bool = True
+    last: bool = True
 
 
 class FileTarget:
@@ -95,22 +118,18 @@ class FileTarget:
                     write_all(fd, data, offset)
             ordered = _in_order(state, image)
             following = dict(zip(ordered, ordered[self._budget.threads :], strict=False))
+            jobs = [job for key in ordered for job in self._jobs(state.tensor(key), key, image)]
 
-            def work(key: Key) -> int:
-                if (ahead := following.get(key)) is not None:
+            def work(job: _Job) -> int:
+                if job.first and (ahead := following.get(job.key)) is not None:
                     _read_ahead(state.tensor(ahead))
-                found = self._write_tensor(fd, state.tensor(key), key, image.slots[key], image)
-                for extent in image.slots[key]:
+                found = self._write(fd, state.tensor(job.key), job, image)
+                for extent in image.slots[job.key] if job.last else ():
                     start_writeback(fd, extent.offset, extent.nbytes)
                 return found
 
-            sums = work_off(
-                work,
-                ordered,
-                self._budget.threads,
-                stop=self._stop,
-            )
-            seeded = dict(zip(ordered, sums, strict=True))
+            sums = work_off(work, jobs, self._budget.threads, stop=self._stop)
+            seeded = self._seeded(fd, jobs, sums, image)
             if image.finish is not None:
                 with _writing(self._path):
                     for offset, data in image.finish(seeded):
@@ -143,26 +162,88 @@ class FileTarget:
                 hint="Lower --max-ram.",
             ) from err
 
-    def _write_tensor(
-        self, fd: int, tensor: Tensor, key: Key, extents: tuple[Extent, ...], image: FileImage
-    ) -> int:
-        """Write one tensor; return the checksum of what the file now holds, if one is wanted."""
+    def _jobs(self, tensor: Tensor, key: Key, image: FileImage) -> list[_Job]:
+        """Return what there is to do for a tensor: one job, or one for each block of a large one."""
+        whole = [_Job(key)]
+        if is_plain_copy(tensor) or image.pack.get(key, 1) > 1:
+            return whole
+        pieces = cut(tensor, self._budget.block)
+        found = list(pieces.regions)
+        if len(found) < 2:
+            return whole
+        jobs = []
+        position = 0
+        for number, region in enumerate(found):
+            nbytes = regions.size(regions.region_shape(region)) * tensor.spec.dtype.itemsize
+            start = position if pieces.ordered else None
+            jobs.append(_Job(key, region, start, nbytes, number == 0, number == len(found) - 1))
+            position += nbytes
+        return jobs
+
+    def _seeded(self, fd: int, jobs: list[_Job], sums: list[int], image: FileImage) -> dict[Key, int]:
+        """Return the checksums of what the file now holds, where they are wanted; blocks' are joined."""
+        wanted = self._sums or image.finish is not None
+        seeded: dict[Key, int] = {}
+        boxed: dict[Key, None] = {}
+        for job, found in zip(jobs, sums, strict=True):
+            if job.region is None:
+                seeded[job.key] = found
+            elif job.start is None:
+                boxed[job.key] = None
+            elif wanted:
+                self.checksums[job.key] = crc32_combine(self.checksums.get(job.key, 0), found, job.nbytes)
+                seed = image.seeds.get(job.key, 0)
+                seeded[job.key] = crc32_combine(seeded.get(job.key, seed), found, job.nbytes)
+        if wanted:
+            again = list(boxed)
+
+            def work(key: Key) -> int:
+                return self._sum_written(fd, key, image.slots[key], image.seeds.get(key, 0))
+
+            found_again = work_off(work, again, self._budget.threads, stop=self._stop)
+            seeded.update(zip(again, found_again, strict=True))
+        return {**dict.fromkeys(image.slots, 0), **seeded}
+
+    def _write(self, fd: int, tensor: Tensor, job: _Job, image: FileImage) -> int:
+        """Do one job; return the checksum of what the file now holds, if one is wanted."""
+        key, extents = job.key, image.slots[job.key]
         seed, per_byte = image.seeds.get(key, 0), image.pack.get(key, 1)
+        wanted = self._sums or image.finish is not None
         with _about(key), self._pool.borrowed() as scratch:
-            pieces = cut(tensor, self._limit(tensor))
+            if job.region is not None:
+                return self._write_piece(fd, tensor, job, extents, wanted, scratch)
             if per_byte > 1:
                 return self._write_packed(fd, tensor, key, extents, seed, per_byte, scratch)
-            wanted = self._sums or image.finish is not None
             if is_plain_copy(tensor) and image.finish is None and self._copied(fd, tensor, key, extents):
                 return 0
-            if pieces.ordered:
-                return self._write_ordered(fd, tensor, pieces.regions, key, extents, seed, wanted, scratch)
-            for region in pieces.regions:
-                block = self._block(tensor, region, scratch)
+            pieces = cut(tensor, self._limit(tensor))
+            return self._write_ordered(fd, tensor, pieces.regions, key, extents, seed, wanted, scratch)
+
+    def _write_piece(
+        self,
+        fd: int,
+        tensor: Tensor,
+        job: _Job,
+        extents: tuple[Extent, ...],
+        wanted: bool,
+        scratch: Scratch,
+    ) -> int:
+        """Write one block; return its checksum if it is one run of the tensor."""
+        region = job.region or ()
+        block = self._block(tensor, region, scratch)
+        crc = 0
+        if job.start is None:
+            with _writing(self._path), self._writing:
+                _scatter_box(fd, block, tensor.spec.shape, region, extents)
+        else:
+            data = _little(block.reshape(-1))
+            for at in range(0, len(data), _COPY_BLOCK):
+                part = data[at : at + _COPY_BLOCK]  # summed and written while it is in the cache
+                crc = zlib.crc32(part, crc) if wanted else 0
                 with _writing(self._path), self._writing:
-                    _scatter_box(fd, block, tensor.spec.shape, region, extents)
-                self._report(block.nbytes, key)
-            return self._sum_written(fd, key, extents, seed) if wanted else 0
+                    _scatter(fd, part, job.start + at, extents)
+        self._report(block.nbytes, job.key)
+        return crc
 
     def _copied(self, fd: int, tensor: FileTensor, key: Key, extents: tuple[Extent, ...]) -> bool:
         """Let the system copy the bytes, if it can; their checksum is then the source's."""

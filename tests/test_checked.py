@@ -31,7 +31,7 @@ from bridge_core import (
     save_state,
     verify,
 )
-from bridge_core.checked import crc32_combine
+from bridge_core.crc import crc32_combine
 
 DATA = random.Random(0).randbytes(5000)
 BEFORE = 100

@@ -87,6 +87,7 @@ def test_files_are_converted_without_any_framework(source, tmp_path, name):
     assert not loaded & {*FRAMEWORKS, "rich"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "phase", "old"),
     [

@@ -268,6 +268,7 @@ def test_a_failing_call_is_reported_and_changes_nothing(place, inject, options, 
         assert values(path) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "nth"), [({}, 1), ({}, 2), (FOLDER, 1), (FOLDER, 3), (FOLDER, 4), (FOLDER, 5)]
 )
@@ -297,6 +298,7 @@ def test_a_read_error_of_the_source_is_reported_and_changes_nothing(place, tmp_p
     assert values(path) == 1
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize("fault", ["pwrite64:error=EINTR:when=1..3", f"{READS}:error=EINTR:when=1..3"])
 def test_interrupted_calls_are_made_again(place, inject, options, fault):

@@ -144,6 +144,7 @@ def test_embedding():
     assert_same(nnx_call(nnx.Embed(4, 4, rngs=nnx.Rngs(0)), leaves, x), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("kernel", [(3,), (2, 3), (3, 3, 3)])
 def test_conv(kernel, groups):
@@ -157,6 +158,7 @@ def test_conv(kernel, groups):
     assert_same(nnx_call(nnx.Conv(4, 4, kernel, **options, rngs=nnx.Rngs(0)), leaves, x), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize(("channels", "stride"), [((4, 4), 1), ((3, 5), 2)])
 @pytest.mark.parametrize("kernel", [(3,), (3, 3), (2, 3, 3)])

@@ -213,6 +213,7 @@ def all_ops(chain):
             yield from all_ops(inner)
 
 
+@pytest.mark.slow
 @given(cases(), st.sampled_from(sorted(DTYPES)), seeds, st.data())
 @often
 def test_the_ops_do_what_loops_over_indices_do_and_undo_it(case, dtype, seed, data):

@@ -258,7 +258,7 @@ def test_the_built_in_plugins_are_there_and_nothing_failed():
     for transform in registry.transforms.values():
         assert transform.framework in registry.frameworks
         kind = registry.kinds[transform.kind]
-        assert {leaf.role for leaf in transform.leaves} <= set(kind.leaves)
+        assert {role for leaf in transform.leaves for role in leaf.roles} <= set(kind.leaves)
 
 
 # -- the examples of the hookspecs ------------------------------------------------------------------

@@ -182,6 +182,7 @@ def nested(opening, closing, depth):
     return b"\x80\x02" + opening * depth + closing * (depth - 1) + b"."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [250, 1_000_000])
 @pytest.mark.parametrize(("opening", "closing"), [(b"]", b"a"), (b")", b"\x85")])
 def test_values_nested_too_deep_are_refused(opening, closing, depth):

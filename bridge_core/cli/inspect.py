@@ -35,9 +35,7 @@ __all__ = ["inspect"]
 @click.option(
     "--format", "format_name", metavar="FORMAT", help="The file's format, where content tells several."
 )
-def inspect(
-    src: str, as_json: bool, layout: str | None, follow_links: bool, format_name: str | None
-) -> None:
+def inspect(src: str, as_json: bool, layout: str | None, follow_links: bool, format_name: str | None) -> None:
     """Show the tensors of SRC: names, dtypes, shapes, and what else the file says.
 
     SRC is a file, the index of a sharded set, or a folder. No tensor is read.

@@ -29,8 +29,7 @@ class Plain(Assembly):
     def resolve(self) -> Plan:
         """Return the plan, problems included."""
         form = self._form()
-        default = next(iter(self.framework.collections), "")
-        self.obey(lambda name: (default, *name) if form == "variables" else name)
+        self.obey(lambda name: (self._head_of(name), *name) if form == "variables" else name)
         for layer in self.request.layers.values():
             if layer.refused is not None and layer.refused.framework != self.framework.name:
                 self.refuse(layer)
@@ -119,6 +118,9 @@ class Plain(Assembly):
         if known is not None:
             return known
         default = next(iter(self.framework.collections))
+        moved = (key for claim in self.request.ordered.claims for key in claim.targets)
+        if any(self._head_of(key) != default for key in moved):
+            return "variables"
         for layer in self.request.layers.values():
             for name, key in layer.group.keys.items():
                 kind = layer.kind if name in layer.claimed else None
@@ -126,6 +128,12 @@ class Plain(Assembly):
                 if self.request.state.metadata.collections.get(key, usual) != default:
                     return "variables"
         return "params"
+
+    def _head_of(self, name: Key) -> str:
+        """Return the collection of a tensor that a rule makes, of which only the name is known."""
+        collections = self.framework.collections
+        found = (head for head, roles in collections.items() if name[-1] in roles)
+        return next(found, next(iter(collections)))
 
     def _usual(self, outcome: Outcome, role: tuple[bool, str]) -> str:
         return collection_of_role(self.framework, outcome.target.kind if role[0] else None, role[1])

@@ -150,6 +150,7 @@ def test_torch_to_linen_and_back(case):
     assert_from_torch_and_back(module, linen_template(case), LinenNet(case), *case.inputs())
 
 
+@pytest.mark.slow
 @of_nnx
 def test_torch_to_nnx_and_back(case):
     module = randomise(TorchNet(case))
@@ -163,6 +164,7 @@ def test_linen_to_torch_and_back(case):
     assert_from_flax_and_back(variables, template, LinenNet(case), TorchNet(case), *case.inputs())
 
 
+@pytest.mark.slow
 @of_nnx
 def test_nnx_to_torch_and_back(case):
     make = partial(NnxNet, case)
@@ -346,6 +348,7 @@ class Separate(nn.Module):
         return self.attn.out(mixed.transpose(1, 2).flatten(-2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_grouped_heads_meet_plain_linear_layers(kv_heads, bias):

@@ -115,6 +115,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rule", "changes", "pair"), CASES)
 def test_a_swapped_rule_is_noticed(rule, changes, pair):
     wrong = swapped(default_registry(), rule, **changes)

@@ -152,6 +152,7 @@ def test_torch_to_flax_and_back(case, bias):
     assert_from_torch_and_back(randomise(case.torch(bias)), like, model, case.x())
 
 
+@pytest.mark.slow
 @of_cases
 @with_biases
 def test_flax_to_torch_and_back(case, bias):

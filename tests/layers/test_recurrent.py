@@ -124,6 +124,7 @@ def without_state_bias(module):
 # -- outputs and bits -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @of_fewer_cells
 @of_stacks("1_layer")
 def test_without_biases_torch_to_flax_and_back(cell, stack):
@@ -162,6 +163,7 @@ def test_with_biases_torch_to_flax(cell, stack):
     assert_same_output(run(again, None, inputs(stack)), run(module, None, inputs(stack)))
 
 
+@pytest.mark.slow
 @of_cells
 @of_stacks("as_wide_as_its_input")
 def test_flax_to_torch_and_back(cell, stack):
@@ -178,6 +180,7 @@ def test_flax_to_torch_and_back(cell, stack):
     assert_from_flax_and_back(weights, like, model, TorchNet(cell, stack), inputs(stack))
 
 
+@pytest.mark.slow
 @of_cells
 @with_biases
 def test_a_single_cell(cell, bias):
@@ -195,6 +198,7 @@ def test_a_single_cell(cell, bias):
         assert_from_flax_and_back(weights, like, model, TorchCellNet(cell, ONE), inputs(ONE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["linen-lstm", "nnx-optimized_lstm", "linen-rnn", "nnx-rnn"])
 def test_one_bias_in_torch_comes_back_in_memory(name):
     """The bias that Flax adds the other to keeps its bits where the other is zero."""
@@ -434,6 +438,7 @@ SWAPS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "name", "changes"), SWAPS, ids=[f"{rule}: {next(iter(c))}" for rule, _, c in SWAPS]
 )

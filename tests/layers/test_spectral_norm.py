@@ -152,6 +152,7 @@ def known_as(like, model, pair):
     return {} if model is None else {"module": bridge_flax.template(model, spec(*pair.shape))}
 
 
+@pytest.mark.slow
 @spelt
 @paired
 def test_torch_to_flax_and_back(pair, spell):

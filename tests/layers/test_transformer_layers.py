@@ -163,6 +163,7 @@ def linen_options(options):
     return {("count" if name == "layers" else name): value for name, value in options.items()}
 
 
+@pytest.mark.slow
 @of_kinds
 @of_options
 def test_torch_to_linen_and_back(kind, options):

@@ -192,6 +192,7 @@ def test_linen_to_torch_and_back(pair, spell):
     assert_same_tree(from_neutral(to_neutral(module, "torch"), "flax", like=template), variables)
 
 
+@pytest.mark.slow
 @paired
 def test_nnx_to_torch_and_back(pair):
     # An abstract model hides the scale, which is a bare array: only a concrete one can be filled.

@@ -160,6 +160,7 @@ STOPS = {
 ENDS = [("flax", SUFFIX[name]) for name in FLAX_SIDE] + [("torch", SUFFIX[name]) for name in TORCH_SIDE]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", STOPS)
 @pytest.mark.parametrize(
     "source",

@@ -110,6 +110,7 @@ def test_the_converted_folder_opens_in_transformers_with_torchs_outputs(folder, 
     assert gap(model(**batch, params=params).last_hidden_state, wanted, batch) < 1e-5
 
 
+@pytest.mark.slow
 def test_the_shapes_of_the_model_settle_everything_without_a_guess(
     flax_model, batch, wanted, original, tmp_path
 ):

@@ -70,6 +70,7 @@ def assert_equal_outputs(found, wanted):
     assert largest_difference(pitches, wanted[1]) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FLAX_FILES)
 def test_the_converted_file_gives_torchs_outputs_in_linen(converted, name, frames, wanted):
     assert_equal_outputs(LinenCrepe().apply(load_flax(converted[name]), frames), wanted)

@@ -150,6 +150,7 @@ def test_a_set_of_torch_opens_in_flax(family, written, tmp_path):
     assert_same_tensors(torch_class.from_pretrained(tmp_path / "back").state_dict(), model.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "written"), cases(FLAX_SETS, {("Bert", "shards of msgpack")}))
 def test_a_set_of_flax_opens_in_torch(family, written, tmp_path):
     torch_class, flax_class = classes(family)
