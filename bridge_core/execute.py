@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-
 from bridge_core import regions
 from bridge_core.blocks import (
     Scratch,
@@ -23,7 +21,6 @@ from bridge_core.blocks import (
     cut,
     is_plain_copy,
     read_block,
-    runs,
     scratch_bytes,
 )
 from bridge_core.budget import Budget
@@ -34,6 +31,7 @@ from bridge_core.grain import first_source
 from bridge_core.interfaces import Extent, FileImage
 from bridge_core.keys import Key
 from bridge_core.output import read_all, write_all
+from bridge_core.placing import little, packed, scatter, scatter_box
 from bridge_core.regions import Region
 from bridge_core.state import FlatState
 from bridge_core.system import allocate, start_writeback
@@ -145,7 +143,7 @@ class FileTarget:
         crc = 0
         for region in regions.blocks(tensor.spec.shape, limit):
             block = self._block(tensor, region, scratch).reshape(-1)
-            crc = zlib.crc32(_little(block), crc)
+            crc = zlib.crc32(little(block), crc)
             yield block
             self._report(block.nbytes, key)
         self.checksums[key] = crc
@@ -234,14 +232,14 @@ class FileTarget:
         crc = 0
         if job.start is None:
             with _writing(self._path), self._writing:
-                _scatter_box(fd, block, tensor.spec.shape, region, extents)
+                scatter_box(fd, block, tensor.spec.shape, region, extents)
         else:
-            data = _little(block.reshape(-1))
+            data = little(block.reshape(-1))
             for at in range(0, len(data), _COPY_BLOCK):
                 part = data[at : at + _COPY_BLOCK]  # summed and written while it is in the cache
                 crc = zlib.crc32(part, crc) if wanted else 0
                 with _writing(self._path), self._writing:
-                    _scatter(fd, part, job.start + at, extents)
+                    scatter(fd, part, job.start + at, extents)
         self._report(block.nbytes, job.key)
         return crc
 
@@ -276,14 +274,14 @@ class FileTarget:
     ) -> int:
         crc, stored, position = 0, seed, 0
         for region in pieces:
-            data = _little(self._block(tensor, region, scratch).reshape(-1))
+            data = little(self._block(tensor, region, scratch).reshape(-1))
             for start in range(0, len(data), _COPY_BLOCK):
                 part = data[start : start + _COPY_BLOCK]  # summed and written while it is in the cache
                 if wanted:
                     crc = zlib.crc32(part, crc)
                     stored = zlib.crc32(part, stored) if seed else crc
                 with _writing(self._path), self._writing:
-                    _scatter(fd, part, position, extents)
+                    scatter(fd, part, position, extents)
                 position += len(part)
                 self._report(len(part), key)
         if wanted:
@@ -307,14 +305,14 @@ class FileTarget:
             limit = self._budget.block // tensor.spec.dtype.itemsize
             for region in regions.blocks(tensor.spec.shape, limit):
                 block = self._block(tensor, region, scratch).reshape(-1)
-                crc = zlib.crc32(_little(block), crc)
+                crc = zlib.crc32(little(block), crc)
                 yield block
 
-        for block in _packed(summed(), per_byte):
-            data = _little(block)
+        for block in packed(summed(), per_byte):
+            data = little(block)
             stored = zlib.crc32(data, stored)
             with _writing(self._path), self._writing:
-                _scatter(fd, data, position, extents)
+                scatter(fd, data, position, extents)
             position += len(data)
             self._report(len(data), key)
         self.checksums[key] = crc
@@ -369,52 +367,8 @@ def checksum(tensor: Tensor, budget: Budget, stop: threading.Event | None = None
         if stop is not None and stop.is_set():
             raise KeyboardInterrupt
         scratch.reset()
-        crc = zlib.crc32(_little(read_block(tensor, region, scratch).reshape(-1)), crc)
+        crc = zlib.crc32(little(read_block(tensor, region, scratch).reshape(-1)), crc)
     return crc
-
-
-def _little(block: Array) -> memoryview:
-    ordered = block if np.little_endian else block.astype(block.dtype.newbyteorder("<"))
-    return ordered.view(np.uint8).data
-
-
-def _packed(blocks: Iterator[Array], per_byte: int) -> Iterator[Array]:
-    """Pack narrow elements, the first into the lowest bits."""
-    if per_byte == 1:
-        yield from blocks
-        return
-    bits = 8 // per_byte
-    rest = np.empty(0, np.uint8)
-    for block in blocks:
-        nibbles = np.concatenate([rest, block.view(np.uint8) & ((1 << bits) - 1)])
-        whole = len(nibbles) // per_byte * per_byte
-        rest = nibbles[whole:]
-        lanes = nibbles[:whole].reshape(-1, per_byte)
-        packed = np.zeros(len(lanes), np.uint8)
-        for lane in range(per_byte):
-            packed |= lanes[:, lane] << np.uint8(bits * lane)
-        yield packed
-
-
-def _scatter(fd: int, data: memoryview, position: int, extents: tuple[Extent, ...]) -> None:
-    """Write bytes [position, position + len) of a tensor to wherever its extents place them."""
-    stop = position + len(data)
-    for extent in extents:
-        begin = max(position, extent.start)
-        end = min(stop, extent.start + extent.nbytes)
-        if begin < end:
-            write_all(fd, data[begin - position : end - position], extent.offset + begin - extent.start)
-
-
-def _scatter_box(
-    fd: int, block: Array, shape: tuple[int, ...], region: Region, extents: tuple[Extent, ...]
-) -> None:
-    """Write a block that is no single run of the tensor."""
-    data, item = _little(block.reshape(-1)), block.itemsize
-    done = 0
-    for start, length in runs(shape, region):
-        _scatter(fd, data[done : done + length * item], start * item, extents)
-        done += length * item
 
 
 class _writing:

@@ -33,7 +33,7 @@ def slow(*args, **kwargs):
 setattr(place, name, slow)
 main(prog_name="ckptbridge")
 """
-WRITING = "bridge_core.execute._scatter"
+WRITING = "bridge_core.execute.scatter"
 VERIFYING = "bridge_core.writing.checksum"
 
 

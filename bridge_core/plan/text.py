@@ -87,10 +87,13 @@ def problem(plan: Plan) -> BridgeError | None:
             ),
         )
     if plan.refused:
-        rows = [f"{join_key(key)}: {why}" for key, why in plan.refused.items()]
+        keys: dict[str, list[str]] = {}
+        for key, why in plan.refused.items():
+            keys.setdefault(why, []).append(join_key(key))
+        rows = [f"{listed(names, 40)}: {why}" for why, names in keys.items()]
         return UnsupportedLayerError(
-            f"{_count(len(rows), 'tensor')} cannot be carried to {plan.target_layout}. "
-            f"{'; '.join(_folded(rows))}.",
+            f"{_count(len(plan.refused), 'tensor')} cannot be carried to {plan.target_layout}. "
+            f"{'; '.join(rows)}.",
             reasons={join_key(key): why for key, why in plan.refused.items()},
         )
     if plan.missing or plan.unexpected or plan.mismatched:

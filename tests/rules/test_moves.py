@@ -16,7 +16,7 @@ from support.rule_files import abstract, assert_holds, plan_and_apply, saved, st
 
 import bridge_flax
 import bridge_torch
-from bridge_core import Rule, convert, open_state, plan_conversion, save_state, verify
+from bridge_core import FlatState, Rule, convert, open_state, plan_conversion, save_state, verify
 
 BOTH = ("torch", "flax")
 every_case = pytest.mark.parametrize("name", CASES)
@@ -227,3 +227,14 @@ def test_what_conditions_exclude_by_rank_keeps_its_own_way():
     wanted = {"a.grid": tensors["a.table"].reshape(2, 3, 4), "b.table": tensors["b.table"]}
     made = plan_conversion(source, to="torch", rules=rule, like=abstract(wanted, "torch")).apply(source)
     assert_holds(made, wanted)
+
+
+def test_stacked_statistics_go_to_their_collection_without_a_template():
+    """Their name tells: a rule makes a tensor, and no layer that would know."""
+    roles = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
+    weights = {("h", str(i), "bn", name): np.full(4, i, "f4") for i in range(2) for name in roles}
+    rules = [Rule.move(f"h.{{i:int}}.bn.{old}", f"h.bn.{new}", "c -> i c") for old, new in roles.items()]
+    plan = plan_conversion(FlatState(weights, layout="torch"), to="flax", rules=rules)
+    assert {step.targets[0][:-1] for step in plan.steps} == {("params", "h", "bn"), ("batch_stats", "h", "bn")}
+    made = plan.apply(FlatState(weights, layout="torch"))
+    assert made["batch_stats", "h", "bn", "mean"].tolist() == [[0] * 4, [1] * 4]
