@@ -161,9 +161,13 @@ class FileTarget:
             ) from err
 
     def _jobs(self, tensor: Tensor, key: Key, image: FileImage) -> list[_Job]:
-        """Return what there is to do for a tensor: one job, or one for each block of a large one."""
+        """Return what there is to do for a tensor: one job, or one for each block if it is most of the file.
+
+        Workers do best with tensors of their own; but one that outweighs the rest would leave them idle.
+        """
         whole = [_Job(key)]
-        if is_plain_copy(tensor) or image.pack.get(key, 1) > 1:
+        few = tensor.spec.nbytes * self._budget.threads <= image.size
+        if few or is_plain_copy(tensor) or image.pack.get(key, 1) > 1:
             return whole
         pieces = cut(tensor, self._budget.block)
         found = list(pieces.regions)
@@ -215,7 +219,11 @@ class FileTarget:
             if is_plain_copy(tensor) and image.finish is None and self._copied(fd, tensor, key, extents):
                 return 0
             pieces = cut(tensor, self._limit(tensor))
-            return self._write_ordered(fd, tensor, pieces.regions, key, extents, seed, wanted, scratch)
+            if pieces.ordered:
+                return self._write_ordered(fd, tensor, pieces.regions, key, extents, seed, wanted, scratch)
+            for region in pieces.regions:
+                self._write_piece(fd, tensor, _Job(key, region), extents, wanted, scratch)
+            return self._sum_written(fd, key, extents, seed) if wanted else 0
 
     def _write_piece(
         self,
