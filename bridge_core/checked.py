@@ -157,7 +157,7 @@ class CheckedBlocks(CheckedSource):
     """A range in blocks, each with a digest of its own; nothing is handed out before its block was checked.
 
     A block is read whole and checked when anything of it is asked for first, and not again. Safe to use from
-    several threads.
+    several threads; two that ask for a new block at once may both check it.
 
     Args:
         file: The open file.
