@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge_core import Pattern, Rule, RuleError, as_key
-from bridge_core.rules import Call, Radix, Size, When, list_axes, overlapping, resolve_sizes
+from bridge_core.rules import Call, Radix, Size, When, overlapping, resolve_sizes
 
 QKV = "(q k v) in -> in q, in k, in v"
 SPLIT = Rule.move("h.{i:int}.qkv", ["b.{i:int}.q", "b.{i:int}.k", "b.{i:int}.v"], QKV, origin="r.toml:3")
@@ -121,7 +121,7 @@ def test_both_sides_of_one_framework_are_refused():
     ids=str,
 )
 def test_captures_of_one_side_alone_are_list_axes(rule, left, right):
-    assert list_axes(rule) == (left, right)
+    assert rule.lists == (left, right)
 
 
 def test_keys_are_bound_and_built_with_the_parts_of_a_number():

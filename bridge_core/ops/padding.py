@@ -24,7 +24,23 @@ __all__ = ["Offset", "Pad", "Unpad"]
 
 
 @dataclass(frozen=True)
-class Pad(Op):
+class _Resize(Op):
+    """Give an axis another size, by a constant at its end."""
+
+    axis: int
+    source: int
+    target: int
+    value: float = 0
+
+    def spec(self, specs: Specs) -> Specs:
+        spec = only(self, specs)
+        resized = _resized(self, spec, self.axis, self.source, self.target)
+        _constant(self, self.value, spec.dtype)
+        return (resized,)
+
+
+@dataclass(frozen=True)
+class Pad(_Resize):
     """Lengthen an axis with a constant at its end.
 
     Args:
@@ -34,22 +50,11 @@ class Pad(Op):
         value: The constant; it is rounded to the tensor's dtype.
     """
 
-    axis: int
-    source: int
-    target: int
-    value: float = 0
-
     def __post_init__(self) -> None:
         """Check."""
         if not 0 <= self.source <= self.target:
             raise PlanError(f"{self} does not lengthen the axis from {self.source} to {self.target}.")
         _check_finite(self, self.value)
-
-    def spec(self, specs: Specs) -> Specs:  # noqa: D102
-        spec = only(self, specs)
-        resized = _resized(self, spec, self.axis, self.source, self.target)
-        _constant(self, self.value, spec.dtype)
-        return (resized,)
 
     def inverse(self) -> Unpad:  # noqa: D102
         return Unpad(self.axis, self.target, self.source, self.value)
@@ -71,7 +76,7 @@ class Pad(Op):
 
 
 @dataclass(frozen=True)
-class Unpad(Op):
+class Unpad(_Resize):
     """Cut off the end of an axis, which must hold a constant, bit for bit.
 
     Values that are not the constant could not be restored, so the op does not count as exact, and refuses
@@ -85,11 +90,6 @@ class Unpad(Op):
         value: The constant; it is rounded to the tensor's dtype.
     """
 
-    axis: int
-    source: int
-    target: int
-    value: float = 0
-
     def __post_init__(self) -> None:
         """Check."""
         if not 0 <= self.target <= self.source:
@@ -100,12 +100,6 @@ class Unpad(Op):
     def exact(self) -> bool:
         """False: only the constant can be restored."""
         return False
-
-    def spec(self, specs: Specs) -> Specs:  # noqa: D102
-        spec = only(self, specs)
-        resized = _resized(self, spec, self.axis, self.source, self.target)
-        _constant(self, self.value, spec.dtype)
-        return (resized,)
 
     def inverse(self) -> Pad:  # noqa: D102
         return Pad(self.axis, self.target, self.source, self.value)

@@ -331,8 +331,11 @@ class Use:
             found = spec.shape[axis]
             raise self.rule.error(f"'{call}': the axis has {found} elements; {before} were expected.")
         size = after if after is not None else self._size_of(call, axis, goal, wanted)
-        kind = Pad if call.name == "pad" else Unpad
-        return kind(axis, spec.shape[axis], int(str(size)))
+        if call.name == "pad":
+            return Pad(axis, spec.shape[axis], int(str(size)))
+        if size == 0 and spec.shape[axis]:
+            raise self.rule.error(f"'{call}': nothing of the axis would be left.")
+        return Unpad(axis, spec.shape[axis], int(str(size)))
 
     def _size_of(
         self,

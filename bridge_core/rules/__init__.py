@@ -3,13 +3,12 @@
 from bridge_core.rules.calls import Call
 from bridge_core.rules.clauses import Radix, Size, When
 from bridge_core.rules.rule import Action, Rule
-from bridge_core.rules.sets import as_patterns, list_axes, matches, overlapping, resolve_sizes
+from bridge_core.rules.sets import as_patterns, matches, overlapping, resolve_sizes
 
 __all__ = [
     "Action",
     "as_patterns",
     "Call",
-    "list_axes",
     "matches",
     "overlapping",
     "Radix",

@@ -8,11 +8,10 @@ from typing import Any
 
 from bridge_core.errors import RuleError
 from bridge_core.keys import Key
-from bridge_core.notation import Lists
 from bridge_core.patterns import Pattern
 from bridge_core.rules.rule import Rule
 
-__all__ = ["as_patterns", "list_axes", "matches", "overlapping", "resolve_sizes"]
+__all__ = ["as_patterns", "matches", "overlapping", "resolve_sizes"]
 
 
 def as_patterns(value: bool | Iterable[str | Pattern]) -> tuple[Pattern, ...]:
@@ -31,15 +30,6 @@ def as_patterns(value: bool | Iterable[str | Pattern]) -> tuple[Pattern, ...]:
 def matches(patterns: Iterable[Pattern], key: Key) -> bool:
     """Tell whether any pattern fits the key."""
     return any(pattern.match(key) is not None for pattern in patterns)
-
-
-def list_axes(rule: Rule) -> Lists:
-    """Return the list axes of every source and target pattern of a rule.
-
-    >>> list_axes(Rule.move("e.{i:int}.w", "b_{j:int}.w", "o -> e o", where="i = e*2 + j"))
-    Lists(left=(('e',),), right=((),))
-    """
-    return rule.lists
 
 
 def resolve_sizes(rule: Rule, config: Mapping[str, Any] | None = None) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -31,7 +32,7 @@ _FOREIGN: tuple[Any, ...] = (
 )
 
 
-class FrameworkContract:
+class FrameworkContract(ABC):
     """Subclass it as ``Test...``, set ``framework`` and give it live objects.
 
     Attributes:
@@ -43,9 +44,9 @@ class FrameworkContract:
     framework: Framework
     registry: Registry | None = None
 
+    @abstractmethod
     def samples(self) -> Iterable[Any]:
         """Return live objects with values, of every type that the adapter takes."""
-        raise NotImplementedError
 
     def abstract(self) -> Iterable[Any]:
         """Return live objects without values, if the framework has any."""

@@ -28,6 +28,7 @@ from bridge_core import (
     TensorSpec,
     Unstack,
     Unsum,
+    WithZeros,
     cast_is_exact,
     is_floating,
 )
@@ -175,7 +176,7 @@ def inputs(draw):
 
 
 KINDS = ("permute", "flip", "reshape", "cast", "split", "unstack", "concat", "stack", "order", "lanes")
-KINDS += ("copy", "same", "fill", "drop", "sum", "unsum", "pick")
+KINDS += ("copy", "same", "fill", "drop", "sum", "unsum", "pick", "withzeros")
 ONE_WAY = ("drop", "sum", "pick")
 """Ops that let values go: nothing gives their inputs back."""
 FLOATS = [name for name, dtype in DTYPES.items() if is_floating(dtype)]
@@ -224,6 +225,9 @@ def ops(draw, kind):
             parts = [random_array(spec.shape, spec.dtype, seed) for seed in range(count + 1)]
             kept = tuple(map(Residual.of, parts)) if draw(st.booleans()) else ()
             return Unsum(count + 1, kept), (spec,)
+        case "withzeros":
+            present = tuple(draw(st.lists(st.booleans(), min_size=1, max_size=4).filter(any)))
+            return WithZeros(present), (spec,) * sum(present)
         case "pick":
             given = tuple(draw(specs()) for _ in range(count))
             chosen = draw(st.lists(st.integers(0, count - 1), min_size=1, unique=True))
