@@ -83,8 +83,8 @@ def problem(plan: Plan) -> BridgeError | None:
             f"{_count(len(plan.idle_rules), 'rule')} matched nothing: {listed(list(plan.idle_rules), 40)}.",
             hint=(
                 "Correct the pattern, which sees the names that the source has before any rule renames them; "
-                "or mark a rule that need not match as optional. A conversion in two steps needs rules that move "
-                "tensors in both."
+                "or mark a rule that need not match as optional. A conversion in two steps needs rules that "
+                "move tensors in both."
             ),
         )
     if plan.refused:
