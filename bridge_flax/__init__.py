@@ -28,8 +28,9 @@ def template(module: Any | Callable[..., Any], *args: Any, **kwargs: Any) -> Tem
     """Return a model's names, shapes, dtypes and layer types; no weights are made.
 
     Args:
-        module: A `flax.linen.Module`; an `nnx.Module`, concrete or abstract; or a class or function
-            that returns an `nnx.Module`.
+        module: A `flax.linen.Module`; an `nnx.Module`, concrete or abstract; a class or function that
+            returns an `nnx.Module`; or a function that returns what a Linen module's ``init`` made, or its
+            ``params`` alone.
         *args: For Linen, what ``init`` takes after the random keys: arrays or `jax.ShapeDtypeStruct`.
             For a class or function, its own arguments.
         **kwargs: Likewise. For Linen ``rngs`` and ``method`` mean what they mean to ``init``; for a

@@ -486,6 +486,33 @@ def test_linen_method_and_rngs_are_passed_on():
     assert set(made.state) == {("params", "fc", "kernel"), ("params", "fc", "bias")}
 
 
+def test_a_function_that_returns_params_alone_is_a_template_with_types():
+    def init(key, shape):
+        return Net().init(key, jnp.ones(shape))["params"]
+
+    made = template(init, jax.random.key(0), (2, 5))
+    assert made.kind == "linen"
+    assert made.state.metadata.modules["up",].settings["transpose_kernel"] is True
+    assert made.state.metadata.modules["layers_1",].parameters == ("bias", "kernel")
+    assert set(made.state.specs()) == {
+        key[1:] for key in template(Net(), jnp.ones((2, 5))).state if key[0] == "params"
+    }
+
+
+def test_a_function_that_rearranges_what_models_made_tells_names_alone():
+    def init():
+        return {"net": Net().init(jax.random.key(0), jnp.ones((2, 5)))["params"]}
+
+    made = template(init)
+    assert ("net", "fc", "kernel") in made.state
+    assert made.state.metadata.modules == {}
+
+
+def test_a_function_that_returns_something_else_is_refused():
+    with pytest.raises(UsageError, match=r"returned a list; an nnx\.Module, or a tree of variables"):
+        template(lambda: [jnp.ones(2)])
+
+
 def test_linen_boxes_stay_in_the_tree_of_a_template():
     init = nn.with_partitioning(nn.initializers.ones, ("x", None))
     made = template(nn.Dense(3, kernel_init=init), jnp.ones((2, 5)))

@@ -67,15 +67,10 @@ def _direct(info: ModuleInfo | None) -> bool:
 
 
 class LinenRecorder:
-    """Notes every module that runs while it intercepts methods.
+    """Notes every module that runs while it intercepts methods."""
 
-    Args:
-        root: The module that is run; it stands at the empty path.
-    """
-
-    def __init__(self, root: nn.Module) -> None:
+    def __init__(self) -> None:
         self._found: dict[Key, _Found] = {}
-        self._note((), root)
 
     def __call__(self, call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         """Note the module, then go on; the signature is that of a Linen interceptor."""
@@ -84,9 +79,9 @@ class LinenRecorder:
             self._note(tuple(module.path), module)
         return call(*args, **kwargs)
 
-    def modules(self, keys: Iterable[Key]) -> dict[Key, ModuleInfo]:
-        """Describe what ran. Paths have no collection; ``keys`` have one in front."""
-        return _describe(self._found, tuple(dict.fromkeys(key[1:] for key in keys)))
+    def modules(self, names: Iterable[Key]) -> dict[Key, ModuleInfo]:
+        """Describe what ran, given the keys of its variables without their collections."""
+        return _describe(self._found, tuple(names))
 
     def _note(self, path: Key, module: nn.Module) -> None:
         # Lifted transforms run a stand-in for the module at the same path afterwards.

@@ -16,7 +16,7 @@ from bridge_flax.abstract import Template
 from bridge_flax.trees.arrays import to_abstract
 from bridge_flax.trees.modules import LinenRecorder, nnx_modules
 from bridge_flax.trees.splitting import split
-from bridge_flax.trees.states import flatten, state_of
+from bridge_flax.trees.states import flatten, has_heads, state_of
 from bridge_flax.trees.walk import is_empty, rebuild, walk
 
 __all__ = ["make_template"]
@@ -36,10 +36,10 @@ def make_template(module: Any, *args: Any, **kwargs: Any) -> Template:
     if inspect.isclass(module) and issubclass(module, nn.Module):
         raise UsageError(f"{module.__name__} is a Linen class.", hint="Pass an instance of it.")
     if callable(module):
-        return _nnx_factory(module, args, kwargs)
+        return _function(module, args, kwargs)
     raise UsageError(
         f"a {type(module).__name__} is no Flax module.",
-        hint="Pass a linen.Module, an nnx.Module, or a function that returns an nnx.Module.",
+        hint="Pass a linen.Module, an nnx.Module, or a function that returns an nnx.Module or variables.",
     )
 
 
@@ -48,7 +48,7 @@ def _linen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     leaves, structure = jax.tree.flatten((args, kwargs))
     # Real arguments keep their values (a flag decides what is built); only shapes are traced.
     shapes = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, jax.ShapeDtypeStruct)}
-    recorder = LinenRecorder(module)
+    recorder = LinenRecorder()
 
     def init(traced: dict[int, Any]) -> Any:
         filled = [traced.get(i, leaf) for i, leaf in enumerate(leaves)]
@@ -57,10 +57,17 @@ def _linen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         with nn.intercept_methods(recorder):
             return module.init(keys, *args, **kwargs)
 
-    tree = jax.eval_shape(init, shapes)
-    state = flatten(tree, form="variables")
-    metadata = state.metadata.with_(modules=recorder.modules(state))
-    return Template("linen", state.replace(metadata=metadata), tree)
+    return _linen_template(recorder, jax.eval_shape(init, shapes))
+
+
+def _linen_template(recorder: LinenRecorder, tree: Any, *, own: bool = True) -> Template:
+    """Return the template of what Linen's ``init`` made; ``own`` tells that nobody could rearrange it."""
+    heads = own or has_heads(tree)
+    state = flatten(tree, form="variables" if heads else "params")
+    modules = recorder.modules(dict.fromkeys(key[1:] if heads else key for key in state))
+    if not own and any("." in leaf for info in modules.values() for leaf in info.parameters):
+        modules = {}  # the modules' paths are not the tree's
+    return Template("linen", state.replace(metadata=state.metadata.with_(modules=modules)), tree)
 
 
 def _nnx(module: Any) -> Template:
@@ -69,12 +76,13 @@ def _nnx(module: Any) -> Template:
     return _nnx_template(graphdef, abstract, state_of(module).metadata.modules)
 
 
-def _nnx_factory(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Template:
+def _function(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Template:
     # Random streams count what is drawn from them: they enter as copies, and through the trace.
     given = {i: value for i, value in enumerate(args) if isinstance(value, nnx.Pytree)}
     named = {name: value for name, value in kwargs.items() if isinstance(value, nnx.Pytree)}
     streams, numbers = nnx.split((given, named))
     makes_rngs = "rngs" not in kwargs and _requires_rngs(factory, len(args))
+    recorder = LinenRecorder()
     noted: list[Any] = []
 
     def make(numbers: Any) -> Any:
@@ -82,9 +90,15 @@ def _nnx_factory(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dic
         options = {**kwargs, **named}
         if makes_rngs:
             options["rngs"] = nnx.Rngs(0)
-        made = factory(*(given.get(i, value) for i, value in enumerate(args)), **options)
+        with nn.intercept_methods(recorder):
+            made = factory(*(given.get(i, value) for i, value in enumerate(args)), **options)
+        if isinstance(made, Mapping):
+            return made
         if not isinstance(made, nnx.Pytree):
-            raise UsageError(f"the function returned a {type(made).__name__}, not an nnx.Module.")
+            raise UsageError(
+                f"the function returned a {type(made).__name__}; an nnx.Module, or a tree of variables, was "
+                "expected."
+            )
         graphdef, state = split(made, tracing=True)
         keys = tuple(key for key, leaf, _ in walk(state) if not is_empty(leaf))
         noted.extend((graphdef, nnx_modules(made, keys)))
@@ -97,6 +111,8 @@ def _nnx_factory(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dic
             f"the function uses random streams that were made outside of it: {err}",
             hint="Let it take `rngs` as an argument.",
         ) from err
+    if not noted:
+        return _linen_template(recorder, abstract, own=False)
     graphdef, modules = noted
     return _nnx_template(graphdef, abstract, modules)
 
