@@ -54,6 +54,7 @@ from bridge_core.keys import (
     unflatten_tree,
 )
 from bridge_core.layers import LayerKind, LayerTransform, Leaf
+from bridge_core.libraries import Checkpoint, Guidance, Library
 from bridge_core.live import from_neutral, to_neutral
 from bridge_core.loading import LoadedTensor, load
 from bridge_core.metadata import (
@@ -123,6 +124,7 @@ __all__ = [
     "Capabilities",
     "Cast",
     "cast_is_exact",
+    "Checkpoint",
     "checked_bools",
     "CheckedBlocks",
     "CheckedRange",
@@ -151,6 +153,7 @@ __all__ = [
     "Format",
     "Framework",
     "from_neutral",
+    "Guidance",
     "hookimpl",
     "Int",
     "IntegrityError",
@@ -165,6 +168,7 @@ __all__ = [
     "LazyTensor",
     "Leaf",
     "LimitExceeded",
+    "Library",
     "load",
     "load_metadata",
     "load_rules",

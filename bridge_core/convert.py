@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ from bridge_core.budget import Progress
 from bridge_core.compare import Comparison, compare_states
 from bridge_core.dtypes import dtype_named
 from bridge_core.errors import UsageError
+from bridge_core.files import SourceFile, open_listed
 from bridge_core.keys import Key, join_key
+from bridge_core.libraries import Guidance
 from bridge_core.plan import Dropped, Plan
 from bridge_core.plugins import Registry, default_registry
-from bridge_core.preparing import Asked, Patterns, prepare
+from bridge_core.preparing import Asked, Patterns, guidance, prepare
 from bridge_core.rulefile import Rules
 from bridge_core.sources import opened
-from bridge_core.storage import save_state
+from bridge_core.state import FlatState
+from bridge_core.storage import names_folder, save_state
 
 __all__ = ["Report", "convert", "plan_conversion", "verify"]
 
@@ -29,7 +33,8 @@ class Report:
     """What a conversion did.
 
     Args:
-        files: What was written.
+        files: Where the weights were written.
+        beside: Files that a model library keeps beside its weights, and that were copied.
         format: In which format.
         source_layout: From which layout.
         target_layout: To which.
@@ -45,6 +50,7 @@ class Report:
     """
 
     files: tuple[Path, ...]
+    beside: tuple[Path, ...]
     format: str
     source_layout: str
     target_layout: str
@@ -62,6 +68,7 @@ class Report:
         """Return the report as plain data."""
         return {
             "files": [str(path) for path in self.files],
+            "beside": [str(path) for path in self.beside],
             "format": self.format,
             "source_layout": self.source_layout,
             "target_layout": self.target_layout,
@@ -87,6 +94,7 @@ def plan_conversion(
     accept_guesses: bool = False,
     allow_missing: Patterns = (),
     allow_unexpected: Patterns = (),
+    allow_mismatched: Patterns = (),
     layout: str | None = None,
     follow_links: bool = False,
     registry: Registry | None = None,
@@ -99,11 +107,15 @@ def plan_conversion(
         to: ``"neutral"`` or the name of a framework.
         like: The target's template: a path, a state or a live object (abstract is enough).
         model: A live model, or ``"PKG.MOD:FACTORY"``, of the source's framework (its module types are
-            evidence) or of the target's (it is the template).
+            evidence) or of the target's (it is the template). For a checkpoint of a model library whose
+            adapter is installed: the name of the model class, ``"auto"`` for the one that the folder names
+            (which a source that is a folder need not say), or ``"none"`` to do without.
         rules: What the caller knows better: rules, or the path of a rule file.
         accept_guesses: Whether names may settle what no evidence does.
         allow_missing: Target keys that may stay unfilled: True, or patterns.
         allow_unexpected: Source keys that may be left out: True, or patterns.
+        allow_mismatched: Target keys that may stay unfilled, and their sources left out, where the shapes
+            differ: True, or patterns.
         layout: The source's layout, where it does not tell.
         follow_links: Whether shards of the source may be symbolic links that lead out of their folder.
         registry: Plugins; by default everything installed.
@@ -117,8 +129,10 @@ def plan_conversion(
     """
     registry = registry or default_registry()
     with opened(source, registry, layout=layout, follow_links=follow_links) as state:
-        asked = Asked(to, like, model, rules, accept_guesses, allow_missing, allow_unexpected)
-        _, plan = prepare(state, asked, registry)
+        asked = Asked(
+            to, like, model, rules, accept_guesses, allow_missing, allow_unexpected, allow_mismatched
+        )
+        _, plan, _ = _prepared(source, state, asked, registry)
     return plan.check() if check else plan
 
 
@@ -134,6 +148,7 @@ def convert(
     accept_guesses: bool = False,
     allow_missing: Patterns = (),
     allow_unexpected: Patterns = (),
+    allow_mismatched: Patterns = (),
     dtype: str | None = None,
     max_shard_size: int | str | None = None,
     workers: int | None = None,
@@ -158,6 +173,7 @@ def convert(
         accept_guesses: As in `plan_conversion`.
         allow_missing: As in `plan_conversion`.
         allow_unexpected: As in `plan_conversion`.
+        allow_mismatched: As in `plan_conversion`.
         dtype: Name of a dtype to cast floating-point tensors to; the cast may lose precision.
         max_shard_size: Bytes, or a text such as ``"5GB"``, above which a set is sharded.
         workers: Threads.
@@ -175,14 +191,28 @@ def convert(
         SystemFailure: Disk, permission or memory.
     """
     registry = registry or default_registry()
-    with opened(src, registry, layout=layout, follow_links=follow_links) as source:
-        asked = Asked(to, like, model, rules, accept_guesses, allow_missing, allow_unexpected)
-        state, plan = prepare(source, asked, registry)
+    with (
+        contextlib.ExitStack() as files,
+        opened(src, registry, layout=layout, follow_links=follow_links) as source,
+    ):
+        asked = Asked(
+            to, like, model, rules, accept_guesses, allow_missing, allow_unexpected, allow_mismatched
+        )
+        state, plan, known = _prepared(src, source, asked, registry)
         plan.check()
         if dtype is not None:
             plan = plan.cast(dtype_named(dtype))
+        beside: dict[str, SourceFile] = {}
+        if names_folder(dst):
+            for name in known.beside:
+                file = open_listed(_folder_of(source) / name, follow_links=follow_links)
+                beside[name] = files.enter_context(file)
+            max_shard_size = max_shard_size or known.max_shard_size
+        made = plan.apply(state)
+        if known.untied:
+            made = made.replace(metadata=made.metadata.with_(ties={}))
         saved = save_state(
-            plan.apply(state),
+            made,
             dst,
             format=format,
             max_shard_size=max_shard_size,
@@ -192,9 +222,11 @@ def convert(
             max_ram=max_ram,
             progress=progress,
             verify=verify,
+            beside=beside,
         )
     return Report(
         files=saved.files,
+        beside=tuple(Path(dst) / name for name in beside),
         format=saved.format,
         source_layout=plan.source_layout,
         target_layout=plan.target_layout,
@@ -219,6 +251,7 @@ def verify(
     accept_guesses: bool = False,
     allow_missing: Patterns = (),
     allow_unexpected: Patterns = (),
+    allow_mismatched: Patterns = (),
     dtype: str | None = None,
     layout: str | None = None,
     follow_links: bool = False,
@@ -235,6 +268,7 @@ def verify(
         accept_guesses: As in `plan_conversion`.
         allow_missing: As in `plan_conversion`.
         allow_unexpected: As in `plan_conversion`.
+        allow_mismatched: As in `plan_conversion`.
         dtype: The cast that was asked for, if any.
         layout: As in `plan_conversion`.
         follow_links: As in `plan_conversion`.
@@ -256,12 +290,30 @@ def verify(
         if made.layout is None:
             raise UsageError("nothing tells whose names the result has.")
         like = made if made.layout != "neutral" else None
-        asked = Asked(made.layout, like, model, rules, accept_guesses, allow_missing, allow_unexpected)
-        state, plan = prepare(source, asked, registry)
+        asked = Asked(
+            *(made.layout, like, model, rules, accept_guesses),
+            *(allow_missing, allow_unexpected, allow_mismatched),
+        )
+        state, plan, _ = _prepared(src, source, asked, registry)
         plan.check()
         if dtype is not None:
             plan = plan.cast(dtype_named(dtype))
         return compare_states(plan.apply(state), made, progress=progress)
+
+
+def _prepared(
+    source: Any, state: FlatState, asked: Asked, registry: Registry
+) -> tuple[FlatState, Plan, Guidance]:
+    """Return the source with all its evidence, the plan, and what a model library knows."""
+    known = guidance(source, state, asked, registry)
+    if known is None:
+        return *prepare(state, asked, registry), Guidance()
+    state, plan = prepare(state, asked.guided(known), registry)
+    return state, replace(plan, notes=(*plan.notes, *known.notes)), known
+
+
+def _folder_of(state: FlatState) -> Path:
+    return Path(state.metadata.provenance["path"]).parent
 
 
 def _tensor_bytes(plan: Plan) -> int:

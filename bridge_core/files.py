@@ -24,7 +24,7 @@ from bridge_core.errors import (
     UnsafeFile,
 )
 
-__all__ = ["SourceFile"]
+__all__ = ["open_listed", "SourceFile"]
 
 _MAX_READ = 1 << 30
 _NO_COPY = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM)
@@ -214,3 +214,37 @@ def _refuse_special(status: os.stat_result, name: str) -> None:
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def open_listed(path: Path, *, follow_links: bool = False) -> SourceFile:
+    """Open a file that another file or a plugin names, and not the user.
+
+    A symbolic link may lead anywhere within its folder, and from a snapshot of Hugging Face's cache to the
+    blobs of the same model.
+
+    Args:
+        path: The file.
+        follow_links: Whether a link may lead anywhere.
+
+    Raises:
+        UnsafeFile: It is a link that leads elsewhere.
+        BadInputError, SystemFailure: As `SourceFile`.
+    """
+    target = _link_target(path, follow_links) if path.is_symlink() else path
+    return SourceFile(target, name=str(path), follow=False)
+
+
+def _link_target(link: Path, follow_links: bool) -> Path:
+    target = link.resolve()
+    folder = link.parent.resolve()
+    allowed = [folder]
+    for parent in folder.parents:
+        if parent.name == "snapshots":
+            allowed.append(parent.parent / "blobs")
+    if not follow_links and not any(target.is_relative_to(place) for place in allowed):
+        raise UnsafeFile(
+            f"is a symbolic link that leads out of its folder, to {target}.",
+            path=link,
+            hint="Open with follow_links=True (--follow-links) if you trust it.",
+        )
+    return target

@@ -15,6 +15,7 @@ import pluggy
 
 from bridge_core.interfaces import Format, Framework
 from bridge_core.layers import LayerKind, LayerTransform
+from bridge_core.libraries import Library
 
 __all__ = ["ENTRY_POINT_GROUP", "hookimpl", "hookspec"]
 
@@ -148,3 +149,30 @@ def bridge_layer_transforms() -> Iterable[LayerTransform]:
                 )
             ]
     """
+
+
+@hookspec
+def bridge_libraries() -> Iterable[Library]:
+    '''Return adapters of model libraries: what the files beside the weights tell.
+
+    A whole plugin, for folders whose ``model.txt`` names a factory of the model::
+
+        import importlib
+        from bridge_core import Guidance, hookimpl
+
+        class Zoo:
+            """Folders with a ``model.txt``."""
+
+            name = "zoo"
+
+            def guide(self, checkpoint):
+                note = checkpoint.folder / "model.txt"
+                if checkpoint.state.layout != "torch" or not note.is_file():
+                    return None
+                factory = getattr(importlib.import_module("zoo"), note.read_text().strip())
+                return Guidance(model=factory(), beside=("model.txt",))
+
+        @hookimpl
+        def bridge_libraries():
+            return [Zoo()]
+    '''

@@ -132,6 +132,7 @@ class LayerTransform:
         exclusive: Fits only where the layer's path holds nothing else, neither leaf nor layer.
         hints: Words in a path that make this the likely reading: a guess, never evidence.
         needs_template: Whether only a template can tell where its leaves stand.
+        needs_module: Whether only a live module's type shows it: its leaves look like another's.
         free: Axes that may differ from leaf to leaf.
         same: Pairs of axes that have one size.
         factors: Axis of the kind -> the module's setting that tells into how many equal parts another
@@ -152,6 +153,7 @@ class LayerTransform:
     exclusive: bool = False
     hints: tuple[str, ...] = ()
     needs_template: bool = False
+    needs_module: bool = False
     free: tuple[str, ...] = ()
     same: tuple[tuple[str, str], ...] = ()
     factors: Mapping[str, str] = field(default_factory=dict)

@@ -63,6 +63,7 @@ def from_neutral(
     accept_guesses: bool = False,
     allow_missing: bool | Iterable[str | Pattern] = False,
     allow_unexpected: bool | Iterable[str | Pattern] = False,
+    allow_mismatched: bool | Iterable[str | Pattern] = False,
     registry: Registry | None = None,
 ) -> Any:
     """Return live tensors of a framework from a neutral state.
@@ -76,6 +77,7 @@ def from_neutral(
         accept_guesses: Whether names may settle what no evidence does.
         allow_missing: Keys of ``like`` that may stay unfilled: True, or patterns.
         allow_unexpected: Neutral keys that may be left out: True, or patterns.
+        allow_mismatched: Keys of ``like`` that may stay unfilled where the shapes differ: True, or patterns.
         registry: Plugins; by default everything installed.
 
     Raises:
@@ -106,6 +108,7 @@ def from_neutral(
             accept_guesses=accept_guesses,
             allow_missing=allow_missing,
             allow_unexpected=allow_unexpected,
+            allow_mismatched=allow_mismatched,
         )
         made = plan.apply(state)
         if template is not None and plan.allowed_missing:

@@ -18,6 +18,7 @@ from bridge_core.errors import PluginConflict, PluginError, UsageError
 from bridge_core.interfaces import Format, Framework
 from bridge_core.keys import Key
 from bridge_core.layers import LayerKind, LayerTransform
+from bridge_core.libraries import Library
 from bridge_core.tensors import TensorSpec
 
 T = TypeVar("T")
@@ -26,6 +27,16 @@ __all__ = ["BUILTIN", "PluginFailure", "PluginInfo", "Registry", "default_regist
 
 BUILTIN = ("bridge_core.formats", "bridge_core.kinds")
 """Plugins that ship inside the core; the torch and Flax adapters come by entry point."""
+
+
+_ONE_OF = {
+    "formats": "format",
+    "frameworks": "framework",
+    "kinds": "kind",
+    "transforms": "transform",
+    "libraries": "library",
+}
+"""Table of the registry -> what one of its entries is called."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,7 @@ class Registry:
         frameworks: Name -> adapter.
         kinds: Name -> layer kind.
         transforms: Name -> layer transform.
+        libraries: Name -> adapter of a model library.
         plugins: What was loaded.
         failures: What was not.
     """
@@ -68,6 +80,7 @@ class Registry:
     frameworks: Mapping[str, Framework] = field(default_factory=_frozen)
     kinds: Mapping[str, LayerKind] = field(default_factory=_frozen)
     transforms: Mapping[str, LayerTransform] = field(default_factory=_frozen)
+    libraries: Mapping[str, Library] = field(default_factory=_frozen)
     plugins: tuple[PluginInfo, ...] = ()
     failures: tuple[PluginFailure, ...] = ()
     origins: Mapping[str, str] = field(default_factory=_frozen, repr=False)
@@ -95,7 +108,7 @@ class Registry:
         for table, values in found.items():
             merged = dict(getattr(self, table))
             for value in values:
-                label = f"{table[:-1]} {value.name!r}"
+                label = f"{_ONE_OF[table]} {value.name!r}"
                 if value.name in merged:
                     raise PluginConflict(
                         f"{label} is provided by {distribution} and by {origins[label]} already.",
@@ -168,6 +181,7 @@ def _call_hooks(plugin: Any, name: str) -> dict[str, list[Any]]:
             "frameworks": _checked(manager.hook.bridge_frameworks(), Framework, name),
             "kinds": _checked(manager.hook.bridge_layer_kinds(), LayerKind, name),
             "transforms": _checked(manager.hook.bridge_layer_transforms(), LayerTransform, name),
+            "libraries": _checked(manager.hook.bridge_libraries(), Library, name),
         }
     except pluggy.PluginValidationError as err:
         raise PluginError(str(err), plugin=name) from err

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from bridge_core.errors import UsageError
+from bridge_core.libraries import Checkpoint, Guidance
 from bridge_core.patterns import Pattern
 from bridge_core.plan import Plan
 from bridge_core.plugins import Registry
@@ -21,7 +24,7 @@ from bridge_core.rulefile import Rules, as_rules
 from bridge_core.sources import known_module, load_factory, template_of
 from bridge_core.state import FlatState
 
-__all__ = ["Asked", "Patterns", "prepare"]
+__all__ = ["Asked", "Patterns", "guidance", "prepare"]
 
 Patterns = bool | Iterable[str | Pattern]
 
@@ -37,6 +40,47 @@ class Asked:
     accept_guesses: bool = False
     allow_missing: Patterns = ()
     allow_unexpected: Patterns = ()
+    allow_mismatched: Patterns = ()
+
+    def guided(self, known: Guidance) -> Asked:
+        """Return this with what a library knows, wherever the caller says nothing."""
+        return replace(
+            self,
+            model=known.model if self.model is None or isinstance(self.model, str) else self.model,
+            like=known.like if self.like is None else self.like,
+            rules=(*as_rules(self.rules), *known.rules),
+        )
+
+
+def guidance(source: Any, state: FlatState, asked: Asked, registry: Registry) -> Guidance | None:
+    """Return what an installed model library knows of a checkpoint, or None.
+
+    It is asked where the source is a folder and the caller gives no model, and where the caller names a
+    model class of a library (``"auto"`` for the one that the folder names); ``"none"`` keeps it out.
+
+    Raises:
+        UsageError: A class is named, and no library knows it or the checkpoint.
+    """
+    name = asked.model
+    if name is not None and (not isinstance(name, str) or ":" in name or name == "none"):
+        return None
+    where = state.metadata.provenance.get("path")
+    is_path = isinstance(source, str | os.PathLike)
+    if is_path and where is not None and (name is not None or Path(source).is_dir()):
+        wanted = None if name == "auto" else name
+        checkpoint = Checkpoint(Path(where).absolute().parent, state, asked.to, wanted)
+        for library in registry.libraries.values():
+            found = library.guide(checkpoint)
+            if found is not None:
+                return found
+    if name is None:
+        return None
+    raise UsageError(
+        f"no installed model library knows this checkpoint, so that --model {name} says nothing.",
+        path=source if is_path else None,
+        hint="Name a function that builds the model: --model PKG.MOD:FACTORY. Adapters of libraries are "
+        f"plugins; installed are: {', '.join(registry.libraries) or 'none'}.",
+    )
 
 
 def prepare(state: FlatState, asked: Asked, registry: Registry) -> tuple[FlatState, Plan]:
@@ -49,7 +93,9 @@ def prepare(state: FlatState, asked: Asked, registry: Registry) -> tuple[FlatSta
     to, like, model, rules = asked.to, asked.like, asked.model, as_rules(asked.rules)
     if to != "neutral":
         registry.framework(to)
-    if isinstance(model, str):
+    if model == "none":
+        model = None
+    elif isinstance(model, str):
         model = load_factory(model)
     if model is not None:
         framework = registry.framework_of(model)
@@ -79,6 +125,7 @@ def prepare(state: FlatState, asked: Asked, registry: Registry) -> tuple[FlatSta
             accept_guesses=asked.accept_guesses,
             allow_missing=asked.allow_missing,
             allow_unexpected=asked.allow_unexpected,
+            allow_mismatched=asked.allow_mismatched,
             origin={t: step.sources[0] for step in first.steps if step.sources for t in step.targets},
         )
         return state, first.then(second)

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from bridge_core.budget import Budget, Progress
-from bridge_core.discovery import find_weights
+from bridge_core.discovery import find_weights, is_weights_name
 from bridge_core.errors import DestinationExists, UnsupportedFeature, UsageError
+from bridge_core.files import SourceFile
 from bridge_core.formats.sharded import listed
 from bridge_core.interfaces import Format
 from bridge_core.keys import join_key
@@ -24,7 +25,16 @@ from bridge_core.plugins import Registry, default_registry
 from bridge_core.state import FlatState, as_state
 from bridge_core.writing import UNLIMITED, Meter, Saved, Writer, check_written
 
-__all__ = ["Saved", "as_path", "check_written", "find_weights", "open_state", "parse_size", "save_state"]
+__all__ = [
+    "Saved",
+    "as_path",
+    "check_written",
+    "find_weights",
+    "names_folder",
+    "open_state",
+    "parse_size",
+    "save_state",
+]
 
 StrPath = str | os.PathLike[str]
 
@@ -112,6 +122,7 @@ def save_state(
     max_ram: int | str | None = None,
     progress: Callable[[Progress], None] | None = None,
     verify: bool = False,
+    beside: Mapping[str, SourceFile] | None = None,
 ) -> Saved:
     """Write a state to a file, or to a folder in Hugging Face's manner.
 
@@ -134,6 +145,7 @@ def save_state(
         max_ram: Bytes of buffers in all; None for the default.
         progress: Called with `Progress`, one call at a time, from any thread.
         verify: Read every tensor again and compare checksums, before the destination is touched.
+        beside: Name -> file that a folder gets a copy of; a single file has no place for them.
 
     Raises:
         BadInputError: A source is damaged, or the format cannot hold a tensor or a name.
@@ -147,14 +159,28 @@ def save_state(
     limit = None if max_shard_size is None else parse_size(max_shard_size)
     budget = Budget(workers, None if max_ram is None else parse_size(max_ram))
     destination = as_path(path)
-    folder = limit is not None or os.fspath(path).endswith(os.sep) or _is_folder(destination)
+    folder = limit is not None or names_folder(path)
     used = _choose(state, destination, format, registry, folder=folder)
     _refuse(state, used)
-    writer = Writer(state, used, registry, budget, Meter(state, progress, verify=verify), verify)
+    meter = Meter(state, progress, verify=verify)
+    writer = Writer(state, used, registry, budget, meter, verify, _checked_beside(beside or {}, registry))
     if folder:
         return writer.write_folder(destination, limit or UNLIMITED, overwrite=overwrite)
     _refuse_part(state, destination)
     return writer.write_file(destination, overwrite=overwrite)
+
+
+def names_folder(path: StrPath) -> bool:
+    """Tell whether a path of a destination means a folder."""
+    return os.fspath(path).endswith(os.sep) or _is_folder(as_path(path))
+
+
+def _checked_beside(beside: Mapping[str, SourceFile], registry: Registry) -> Mapping[str, SourceFile]:
+    weights = is_weights_name(registry.formats.values())
+    for name in beside:
+        if not name or Path(name).name != name or weights(name):
+            raise UsageError(f"{name!r} is no name for a file beside the weights.")
+    return beside
 
 
 def _refuse_part(state: FlatState, destination: Path) -> None:

@@ -10,7 +10,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bridge_core.blocks import ScratchPool, scratch_bytes
@@ -26,6 +26,7 @@ from bridge_core.errors import (
     VerificationError,
 )
 from bridge_core.execute import FileTarget, checksum
+from bridge_core.files import SourceFile
 from bridge_core.formats.sharded import index_text, listed, partition, shard_state
 from bridge_core.interfaces import Format, ShardNames
 from bridge_core.keys import Key, join_key
@@ -36,6 +37,8 @@ from bridge_core.state import FlatState
 from bridge_core.transpose import kernel_for
 
 __all__ = ["Meter", "Saved", "Writer", "check_written"]
+
+_BLOCK = 1 << 20
 
 UNLIMITED = 1 << 62
 """Bytes of a shard where nobody set a limit."""
@@ -114,6 +117,7 @@ class Writer:
         budget: Threads and memory.
         meter: Counts the bytes.
         verify: Whether to read every tensor again.
+        beside: Name -> file that a folder gets a copy of.
     """
 
     state: FlatState
@@ -122,6 +126,7 @@ class Writer:
     budget: Budget
     meter: Meter
     verify: bool
+    beside: Mapping[str, SourceFile] = field(default_factory=dict)
 
     @functools.cached_property
     def pool(self) -> ScratchPool:
@@ -170,7 +175,7 @@ class Writer:
             destination,
             overwrite=overwrite,
             check=check,
-            keep=lambda entry: entry.is_dir() or not weights(entry.name),
+            keep=lambda entry: entry.is_dir() or not (weights(entry.name) or entry.name in self.beside),
         ) as temporary:
             with _shown_as(temporary, destination):
                 for name, data in self._parts(groups, names):
@@ -178,6 +183,8 @@ class Writer:
                     _create(temporary / name, data if isinstance(data, bytes) else b"")
                     if isinstance(data, FlatState):
                         sums.update(self._fill(data, temporary / name))
+                for name, source in self.beside.items():
+                    _copy(source, temporary / name)
             self.meter.finish()
         files = tuple(destination / name for name in written)
         return Saved(files, self.format.name, total, sums)
@@ -317,6 +324,24 @@ def _compare_values(
     wrong = [key for key, bad in zip(state, found, strict=True) if bad]
     if wrong:
         raise VerificationError(f"the values read again differ in {listed(map(join_key, wrong))}.", path=path)
+
+
+def _copy(source: SourceFile, path: Path) -> None:
+    """Copy a file in blocks.
+
+    Raises:
+        SystemFailure: Writing failed.
+    """
+    _create(path, b"")
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        for start in range(0, source.size, _BLOCK):
+            block = source.read(start, min(_BLOCK, source.size - start))
+            write_all(fd, block, start)
+    except OSError as err:
+        raise SystemFailure(f"writing failed: {err.strerror or err}.", path=path) from err
+    finally:
+        os.close(fd)
 
 
 def _create(path: Path, data: bytes) -> None:

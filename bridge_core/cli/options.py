@@ -102,8 +102,12 @@ evidence_options = _stacked(
     rules_option,
     click.option(
         "--model",
-        metavar="PKG.MOD:FACTORY",
-        help="Import and call this; the live module's types are evidence. Runs that code.",
+        metavar="PKG.MOD:FACTORY|CLASS|auto|none",
+        help=(
+            "Import and call PKG.MOD:FACTORY; the live module's types are evidence. Runs that code. Or the "
+            "name of a class of the checkpoint's model library, if its adapter is installed; 'auto' is the "
+            "one that the folder names, and the default where SRC is a folder; 'none' does without."
+        ),
     ),
     click.option(
         "--accept-guesses", is_flag=True, help="Let names settle which layer it is where nothing else does."
@@ -121,6 +125,13 @@ evidence_options = _stacked(
         multiple=True,
         metavar="PATTERN",
         help="Source tensors that may be left out; repeatable.",
+    ),
+    click.option(
+        "--allow-mismatched",
+        type=a_pattern,
+        multiple=True,
+        metavar="PATTERN",
+        help="Target tensors that may stay unfilled if their shapes differ from the source's; repeatable.",
     ),
     layout_option,
     links_option,

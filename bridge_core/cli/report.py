@@ -129,6 +129,8 @@ def convert_lines(report: Report, seconds: float) -> list[str]:
     ]
     if len(report.files) > 1:
         lines += folded(map(str, report.files))
+    if report.beside:
+        lines.append(f"copied beside: {', '.join(path.name for path in report.beside)}")
     if report.evidence:
         rungs = (f"{name} {number}" for name, number in report.evidence.items())
         lines.append(f"evidence: {', '.join(rungs)}")

@@ -24,7 +24,7 @@ from bridge_core.errors import (
     UnsafeFile,
     UsageError,
 )
-from bridge_core.files import SourceFile
+from bridge_core.files import SourceFile, open_listed
 from bridge_core.interfaces import Format, ShardNames
 from bridge_core.keys import Key, flat_names, join_key
 from bridge_core.metadata import MARKER, StateMetadata, dump_metadata, load_metadata, strict_json
@@ -179,32 +179,13 @@ def _open_files(index: _Index, folder: Path, file: SourceFile, follow_links: boo
     sources: dict[str, SourceFile] = {}
     with ExitStack() as undo:
         for name in names:
-            path = folder / name
-            if path.is_symlink():
-                path = _link_target(path, follow_links)
-            source = SourceFile(path, name=str(folder / name), follow=False)
+            source = open_listed(folder / name, follow_links=follow_links)
             undo.callback(source.close)
             if source.identity == file.identity:
                 raise ShardError(f"lists itself as the shard {name!r}.", path=file.name)
             sources[name] = source
         undo.pop_all()
     return sources
-
-
-def _link_target(link: Path, follow_links: bool) -> Path:
-    target = link.resolve()
-    folder = link.parent.resolve()
-    allowed = [folder]
-    for parent in folder.parents:
-        if parent.name == "snapshots":
-            allowed.append(parent.parent / "blobs")
-    if not follow_links and not any(target.is_relative_to(place) for place in allowed):
-        raise UnsafeFile(
-            f"is a symbolic link that leads out of its folder, to {target}.",
-            path=link,
-            hint="Open with follow_links=True if you trust it.",
-        )
-    return target
 
 
 def _merge(

@@ -154,6 +154,8 @@ def _mismatch_hint(plan: Plan) -> str | None:
         hints.append("--allow-unexpected PATTERN leaves source tensors out")
     if plan.missing:
         hints.append("--allow-missing PATTERN leaves target tensors unfilled")
+    if plan.mismatched:
+        hints.append("--allow-mismatched PATTERN leaves tensors of another shape unfilled")
     if plan.mismatched or (plan.missing and plan.unexpected):
         hints.append("a rule (--rules FILE) says how one becomes the other")
     return "; ".join(hints) + "." if hints else None

@@ -76,6 +76,7 @@ class Request:
         accept_guesses: Whether names may settle what no evidence does.
         allow_missing: Target keys that may stay unfilled.
         allow_unexpected: Source keys that may be left out.
+        allow_mismatched: Target keys that may stay unfilled where the shapes differ.
         origin: Neutral key -> key in the original source, which patterns also see.
         rules: Rules that fix kinds.
         ordered: What rules order; the state above is without what they take.
@@ -88,6 +89,7 @@ class Request:
     accept_guesses: bool
     allow_missing: tuple[Pattern, ...]
     allow_unexpected: tuple[Pattern, ...]
+    allow_mismatched: tuple[Pattern, ...]
     origin: Mapping[Key, Key]
     rules: tuple[Rule, ...]
     ordered: Ordered

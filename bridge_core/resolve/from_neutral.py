@@ -41,6 +41,7 @@ def plan_from_neutral(
     accept_guesses: bool = False,
     allow_missing: bool | Iterable[str | Pattern] = (),
     allow_unexpected: bool | Iterable[str | Pattern] = (),
+    allow_mismatched: bool | Iterable[str | Pattern] = (),
     origin: Mapping[Key, Key] | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> Plan:
@@ -56,6 +57,8 @@ def plan_from_neutral(
         accept_guesses: Whether names may settle what no evidence does.
         allow_missing: Target keys that may stay unfilled: True, or patterns.
         allow_unexpected: Source keys that may be left out: True, or patterns.
+        allow_mismatched: Target keys that may stay unfilled, and their sources left out, where the shapes
+            differ: True, or patterns.
         origin: Neutral key -> key in the original source, which the patterns also see.
         config: The checkpoint's config, if one is known.
 
@@ -80,6 +83,7 @@ def plan_from_neutral(
         accept_guesses,
         as_patterns(allow_missing),
         as_patterns(allow_unexpected),
+        as_patterns(allow_mismatched),
         origin or {},
         rules,
         Ordered(state, claims, fills, absent),

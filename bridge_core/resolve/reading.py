@@ -133,7 +133,8 @@ class Reader:
         if not listed:
             return None
         kinds = {t.kind for t in listed}
-        allowed = listed + [t for t in self.transforms if t.kind in kinds and t not in listed]
+        alike = [t for t in self.transforms if t.kind in kinds and t not in listed and not t.needs_module]
+        allowed = listed + alike
         fitting = [t for t in allowed if _agrees(t, module) and _fits(t, shapes, group.has_children)]
         if not fitting:
             return Reading("module")
@@ -145,7 +146,8 @@ class Reader:
         if info is None or info.kind == PARAMETER:
             return Reading("metadata")
         named = info.forms.get(self.framework)
-        fitting = [t for t in self._fitting(shapes, group.has_children) if t.kind == info.kind]
+        known = [t for t in self.transforms if t.kind == info.kind and (t.name == named or not t.needs_module)]
+        fitting = [t for t in known if _fits(t, shapes, group.has_children)]
         fitting.sort(key=lambda t: t.name != named)
         if not fitting:
             return None
@@ -175,7 +177,7 @@ class Reader:
         return reading if found.transform is None else found
 
     def _fitting(self, shapes: Shapes, has_children: bool) -> list[LayerTransform]:
-        return [t for t in self.transforms if _fits(t, shapes, has_children)]
+        return [t for t in self.transforms if not t.needs_module and _fits(t, shapes, has_children)]
 
 
 def _decided(evidence: str, transform: LayerTransform, shapes: Shapes, group: Group | None = None) -> Reading:

@@ -197,8 +197,8 @@ class Templated(Assembly):
         evidence = self._evidence(layer, reading)
         self.take(layer, outcome, evidence, {name: group.keys[name] for name in group.keys})
         for found, wanted in outcome.mismatched:
-            where = (layer.group.keys[found], group.keys[wanted])
-            self.mismatched.append(Mismatch(*where, layer.group.specs[found], group.specs[wanted]))
+            keys = (layer.group.keys[found], group.keys[wanted])
+            self._differing(Mismatch(*keys, layer.group.specs[found], group.specs[wanted]))
         for name, roles in outcome.missing.items():
             if all(role[0] and role[1] in outcome.target.zeros for role in roles):
                 self.fill_zeros(group.keys[name], group.specs[name], outcome.target.kind, roles)
@@ -222,7 +222,9 @@ class Templated(Assembly):
         fitting = [
             t
             for t in self.request.transforms
-            if t.kind == layer.kind and group.specs.keys() <= t.by_name().keys()
+            if t.kind == layer.kind
+            and not t.needs_module
+            and group.specs.keys() <= t.by_name().keys()
         ]
         found = (transform_view(transform, kind, group.specs) for transform in fitting)
         return tuple(view for view in found if view is not None)
@@ -231,6 +233,16 @@ class Templated(Assembly):
         if layer.kind is not None or layer.evidence == "rule":
             return layer.evidence
         return "module" if reading.evidence == "module" else "template"
+
+    def _differing(self, mismatch: Mismatch) -> None:
+        """Account for tensors that belong together and differ in shape: by permission both are left out."""
+        allowed, target = self.request.allow_mismatched, mismatch.target
+        if matches(allowed, target) or matches(allowed, target[1:]):
+            reason = f"allowed to differ: {mismatch.found} does not fit {mismatch.expected}"
+            self.dropped.append(Dropped(mismatch.source, reason))
+            self.allowed_missing.append(target)
+        else:
+            self.mismatched.append(mismatch)
 
     def _unfilled(
         self,

@@ -56,7 +56,8 @@ def _spelt(
     kinds: Mapping[str, LayerKind],
 ) -> Outcome | None:
     preferred = layer.forms.get(framework)
-    options = [t for t in transforms if t.kind == view.kind and not t.needs_template]
+    of_kind = [t for t in transforms if t.kind == view.kind and not t.needs_template]
+    options = [t for t in of_kind if t.name == preferred or not t.needs_module]
     options.sort(key=lambda t: t.name != preferred)
     for transform in options:
         outcome = _in_form(view, transform, kinds[view.kind])

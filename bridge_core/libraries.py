@@ -1,0 +1,75 @@
+"""What a model library's adapter must offer: what it knows of the library's checkpoint folders.
+
+A library (Hugging Face's transformers, say) keeps beside the weights what model they belong to. Its adapter
+turns that into what a caller would otherwise have to give: a live model, a template, rules.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from bridge_core.rules import Rule
+from bridge_core.state import FlatState
+
+__all__ = ["Checkpoint", "Guidance", "Library"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as a library sees it.
+
+    Args:
+        folder: Where the weights and the files beside them stand.
+        state: The weights, opened; reading a tensor is possible and seldom needed.
+        to: The layout that they are wanted in: a framework's name, or ``"neutral"``.
+        model: Name of the model class that the caller asks for; None to go by the folder.
+    """
+
+    folder: Path
+    state: FlatState
+    to: str
+    model: str | None = None
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What a library knows of a checkpoint and its target; whatever the caller gives goes first.
+
+    Args:
+        model: A live model of the source's framework, abstract is enough: evidence of layer types.
+        like: The target's template.
+        rules: Rules, e.g. for names that differ between the frameworks.
+        beside: Names of files in the folder that belong to the model, such as its config and tokenizer. They
+            are copied into a destination that is a folder.
+        max_shard_size: Bytes above which a folder's weights are sharded, where the caller sets no limit.
+        untied: Whether tied tensors are written each in full, since the library reads them apart.
+        notes: What a reader of the report should know.
+    """
+
+    model: Any = None
+    like: Any = None
+    rules: tuple[Rule, ...] = ()
+    beside: tuple[str, ...] = ()
+    max_shard_size: int | None = None
+    untied: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Library(Protocol):
+    """An adapter of a model library."""
+
+    name: str
+
+    def guide(self, checkpoint: Checkpoint) -> Guidance | None:
+        """Return what is known of a checkpoint, or None for one that is not this library's.
+
+        Only what stands in the folder itself is read: no network, and no code from the checkpoint is run.
+
+        Raises:
+            UsageError: The library has no model class of the name that the caller asks for.
+            BadInputError: A file beside the weights is damaged.
+        """
+        ...

@@ -1,0 +1,46 @@
+"""Tensors of old checkpoints that a model makes by itself: masks, positions, frequencies.
+
+Releases of transformers differ in which buffers they save. What the model works out anyway, and does not
+save any more, is no weight; it is left out with the reason, not reported as unexpected.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from bridge_core import Key, Pattern, Rule, as_key
+
+__all__ = ["made_by_model"]
+
+_OF_OLD_RELEASES = re.compile(
+    r"(^|\.)(position_ids|rotary_emb\.inv_freq|attn\.(masked_)?bias|attention\.(masked_)?bias)$"
+)
+"""Buffers that old releases saved, and whose names today's models have no more."""
+
+
+def made_by_model(keys: Iterable[Key], model: Any) -> Iterator[Rule]:
+    """Yield a rule for each key that a torch model makes by itself.
+
+    Args:
+        keys: The keys of a checkpoint in torch's layout.
+        model: A torch model of transformers; its values are not looked at.
+    """
+    kept = set(model.state_dict())
+    made = {name for name, _ in model.named_buffers() if name not in kept}
+    ignored = [re.compile(text) for text in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()]
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    for key in keys:
+        name = ".".join(key)
+        short = name.removeprefix(prefix)
+        if kept.intersection((name, short, prefix + name)):
+            continue
+        if made.intersection((name, short, prefix + name)) or _OF_OLD_RELEASES.search(name):
+            yield _left_out(key, "a buffer that the model makes by itself")
+        elif any(pattern.search(name) for pattern in ignored):
+            yield _left_out(key, f"{type(model).__name__} of transformers ignores it")
+
+
+def _left_out(key: Key, reason: str) -> Rule:
+    return Rule.leave_out(Pattern(as_key(key)), reason)

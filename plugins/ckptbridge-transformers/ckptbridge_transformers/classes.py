@@ -1,0 +1,169 @@
+"""Which model classes a checkpoint folder means: its config, and the torch and Flax classes that it names.
+
+The only file of the plugin that imports transformers, together with `templates`. No code of a checkpoint
+is ever run, and nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bridge_core import LimitExceeded, MissingDependency, SourceFile, UsageError, strict_json
+
+__all__ = [
+    "class_named",
+    "config_of",
+    "flax_class_of",
+    "library",
+    "quiet",
+    "read_config",
+    "torch_class_beside",
+    "torch_class_of",
+    "version",
+]
+
+CONFIG = "config.json"
+_LARGEST_CONFIG = 16 << 20
+
+
+def library() -> ModuleType:
+    """Import transformers.
+
+    Raises:
+        MissingDependency: It is not there, or broken.
+    """
+    try:
+        import transformers
+    except ImportError as err:
+        raise MissingDependency(
+            f"checkpoints of transformers need it, and importing it failed: {err}.",
+            hint="Run `pip install transformers`, or do without the model's classes: --model none.",
+        ) from err
+    module: ModuleType = transformers
+    return module
+
+
+def version() -> str:
+    """Return the version of transformers."""
+    return str(library().__version__)
+
+
+def read_config(folder: Path) -> Mapping[str, Any] | None:
+    """Return a folder's ``config.json`` as it stands, or None if it has none.
+
+    Raises:
+        MalformedFile: It is no JSON object.
+        LimitExceeded: It is too large to be one.
+        SystemFailure: It cannot be read.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        return None
+    with SourceFile(path) as file:
+        if file.size > _LARGEST_CONFIG:
+            raise LimitExceeded(
+                f"is {file.size} bytes long; a config has {_LARGEST_CONFIG} at most.", path=path
+            )
+        config: Mapping[str, Any] = strict_json(file.read(0, file.size), path=str(path), what="the config")
+    return config
+
+
+def config_of(folder: Path) -> Any:
+    """Return a folder's config as an object of transformers.
+
+    Raises:
+        UsageError: This version of transformers does not know it.
+    """
+    transformers = library()
+    with quiet():
+        try:
+            return transformers.AutoConfig.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
+        except Exception as err:  # config classes check what they read, each in its own way
+            raise UsageError(
+                f"transformers {version()} cannot read the config: {_first_line(err)}.",
+                path=folder / CONFIG,
+                hint="Correct it, or do without the model's classes: --model none.",
+            ) from err
+
+
+def class_named(name: str) -> type[Any]:
+    """Return a torch model class by its name.
+
+    Raises:
+        UsageError: transformers has no such class.
+    """
+    transformers = library()
+    found = getattr(transformers, name, None) if name.isidentifier() else None
+    if not inspect.isclass(found) or not issubclass(found, transformers.PreTrainedModel):
+        raise UsageError(
+            f"transformers {version()} has no torch model class {name!r}.",
+            hint="Name one such as BertModel, or do without the model's classes: --model none.",
+        )
+    return found
+
+
+def torch_class_of(config: Any) -> type[Any]:
+    """Return the class that a config names, or else the bare model of its type.
+
+    Raises:
+        UsageError: It names a class that transformers lacks, or its type has no model.
+    """
+    names = getattr(config, "architectures", None) or ()
+    if names:
+        return class_named(str(names[0]).removeprefix("Flax"))
+    bare: Any = library().AutoModel._model_mapping.get(type(config), None)
+    found = bare[0] if isinstance(bare, list | tuple) else bare
+    if found is None:
+        raise UsageError(
+            f"the config names no architecture, and transformers {version()} has no model for its type "
+            f"{config.model_type!r}.",
+            hint="Name the class: --model CLASS.",
+        )
+    known: type[Any] = found
+    return known
+
+
+def flax_class_of(torch_class: type[Any]) -> type[Any] | None:
+    """Return the Flax class beside a torch class; None where this version of transformers has none."""
+    transformers = library()
+    base = getattr(transformers, "FlaxPreTrainedModel", None)
+    found = getattr(transformers, f"Flax{torch_class.__name__}", None)
+    if not inspect.isclass(base) or not inspect.isclass(found):
+        return None
+    try:
+        return found if issubclass(found, base) else None
+    except ImportError:  # a stand-in for a class whose framework is not installed
+        return None
+
+
+def torch_class_beside(flax_class: type[Any]) -> type[Any] | None:
+    """Return the torch class beside a Flax class, or None; a subclass goes by the class that it extends."""
+    for base in flax_class.__mro__:
+        with contextlib.suppress(UsageError):
+            return class_named(base.__name__.removeprefix("Flax"))
+    return None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' log messages back; what matters is told in errors and notes."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def _first_line(err: BaseException) -> str:
+    text = str(err).strip().split("\n")[0].rstrip(".")
+    return f"{type(err).__name__}: {text}" if text else type(err).__name__

@@ -1,0 +1,29 @@
+"""Which files of a checkpoint folder belong to the model beside its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePath
+
+__all__ = ["files_beside"]
+
+_SUFFIXES = frozenset({".bpe", ".codes", ".jinja", ".json", ".model", ".spm", ".tiktoken", ".txt", ".vocab"})
+_NAMES = frozenset({"LICENSE", "LICENSE.md", "NOTICE", "README.md"})
+_OF_TRAINING = frozenset(
+    {"all_results.json", "eval_results.json", "train_results.json", "trainer_state.json"}
+)
+
+
+def files_beside(folder: Path) -> tuple[str, ...]:
+    """Return the names of a folder's config, tokenizer, processor, licence and model card, sorted.
+
+    Code, weights and their indexes, and what a training run leaves are not among them.
+    """
+    return tuple(sorted(entry.name for entry in folder.iterdir() if _belongs(entry.name) and entry.is_file()))
+
+
+def _belongs(name: str) -> bool:
+    if name.startswith(".") or name in _OF_TRAINING or name.endswith(".index.json"):
+        return False
+    if ".safetensors.index" in name or ".bin.index" in name or ".msgpack.index" in name:
+        return False
+    return name in _NAMES or PurePath(name).suffix in _SUFFIXES

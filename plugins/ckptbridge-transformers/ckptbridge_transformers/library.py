@@ -1,0 +1,97 @@
+"""The adapter of transformers: what a checkpoint folder tells about the weights in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bridge_core import Checkpoint, Guidance, Rule, UsageError, default_registry
+from ckptbridge_transformers.buffers import made_by_model
+from ckptbridge_transformers.classes import (
+    class_named,
+    config_of,
+    flax_class_of,
+    read_config,
+    torch_class_of,
+    version,
+)
+from ckptbridge_transformers.families import rules_for
+from ckptbridge_transformers.folders import files_beside
+from ckptbridge_transformers.types import with_flax_types
+
+__all__ = ["Transformers"]
+
+_SHARD_SIZE = {"flax": 10 * 10**9, "torch": 5 * 10**9}
+"""Bytes from which transformers 4 shards."""
+
+
+class Transformers:
+    """Folders whose ``config.json`` names a model type."""
+
+    name = "transformers"
+
+    def guide(self, checkpoint: Checkpoint) -> Guidance | None:
+        """Return the models, rules and files of a checkpoint, or None for one of another library.
+
+        Raises:
+            UsageError: transformers knows no such class, or not the config.
+            MissingDependency: transformers, or a framework that is needed, is not installed.
+        """
+        found = read_config(checkpoint.folder)
+        if found is None or not isinstance(found.get("model_type"), str):
+            return None
+        beside = files_beside(checkpoint.folder)
+        limit = _SHARD_SIZE.get(checkpoint.to)
+        if checkpoint.to == checkpoint.state.layout and checkpoint.model is None:
+            return Guidance(beside=beside, max_shard_size=limit)
+        config = config_of(checkpoint.folder)
+        named = (checkpoint.model or "").removeprefix("Flax")
+        torch_class = class_named(named) if named else torch_class_of(config)
+        models = _Models(checkpoint, config, torch_class)
+        return Guidance(
+            model=models.of(checkpoint.state.layout),
+            like=models.of(checkpoint.to),
+            rules=(*rules_for(config, torch_class.__name__), *models.left_out),
+            beside=beside,
+            max_shard_size=limit,
+            untied=checkpoint.to == "torch" and getattr(config, "tie_word_embeddings", True) is False,
+            notes=(f"{torch_class.__name__} of transformers {version()}", *models.notes),
+        )
+
+
+class _Models:
+    """The abstract models of a conversion, each as its framework has it."""
+
+    def __init__(self, checkpoint: Checkpoint, config: Any, torch_class: type[Any]) -> None:
+        from ckptbridge_transformers.templates import meta_model
+
+        state = checkpoint.state
+        layouts = (state.layout, checkpoint.to)
+        torch_model = meta_model(torch_class, config)
+        self.left_out: tuple[Rule, ...] = ()
+        self.notes: tuple[str, ...] = ()
+        self._of: dict[str | None, Any] = {"torch": torch_model}
+        if state.layout == "torch":
+            self.left_out = tuple(made_by_model(state, torch_model))
+        if "flax" in layouts:
+            self._of["flax"] = self._flax(torch_class, config)
+        if state.layout == "flax" and self._of["flax"] is None:
+            described = default_registry().framework("torch").state(torch_model)
+            self._of["flax"] = with_flax_types(state, described)
+
+    def _flax(self, torch_class: type[Any], config: Any) -> Any:
+        """Return the Flax model's template, or None, with the reason in the notes."""
+        from ckptbridge_transformers.templates import abstract_flax, flax_template
+
+        flax_class = flax_class_of(torch_class)
+        if flax_class is None:
+            self.notes += (f"transformers {version()} has no Flax{torch_class.__name__}",)
+            return None
+        try:
+            return flax_template(abstract_flax(flax_class, config))
+        except UsageError as err:
+            self.notes += (f"without Flax's names and shapes: {err}",)
+            return None
+
+    def of(self, layout: str | None) -> Any:
+        """Return the model in a layout, if it has one."""
+        return self._of.get(layout)

@@ -1,0 +1,88 @@
+"""Models without weights: what their classes would create, with the type of every layer."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import bridge_flax
+from bridge_core import UsageError
+from ckptbridge_transformers.classes import quiet
+
+__all__ = ["abstract_flax", "flax_template", "meta_model"]
+
+_NEW_NAMES = {"a_min": "min", "a_max": "max"}
+
+
+def meta_model(torch_class: type[Any], config: Any) -> Any:
+    """Return a torch model on the meta device: names, shapes, ties and layer types, and no values.
+
+    Raises:
+        UsageError: The class does not take this config.
+    """
+    import torch
+
+    with quiet(), torch.device("meta"):
+        try:
+            return torch_class(config)
+        except Exception as err:  # each class checks its config in its own way
+            raise UsageError(f"{torch_class.__name__} cannot be built: {type(err).__name__}: {err}.") from err
+
+
+def abstract_flax(flax_class: type[Any], config: Any, **options: Any) -> Any:
+    """Return a Flax model without weights.
+
+    Args:
+        flax_class: A subclass of `FlaxPreTrainedModel`.
+        config: Its config.
+        **options: What else its constructor takes, e.g. ``input_shape``.
+
+    Raises:
+        UsageError: The class does not take this config.
+    """
+    with quiet(), clip_with_old_names():
+        try:
+            return flax_class(config, _do_init=False, **options)
+        except Exception as err:  # each class checks its config in its own way
+            raise UsageError(f"{flax_class.__name__} cannot be built: {type(err).__name__}: {err}.") from err
+
+
+def flax_template(model: Any) -> bridge_flax.Template:
+    """Return a Flax model's names, shapes and layer types; nothing is initialised.
+
+    Args:
+        model: A `FlaxPreTrainedModel`, with weights or without.
+
+    ``flax_template(model)`` serves as ``like=`` and as ``module=`` of the conversions.
+    """
+    init = functools.partial(model.init_weights, input_shape=model.input_shape)
+    with quiet(), clip_with_old_names():
+        return bridge_flax.template(init, model.key)
+
+
+@contextlib.contextmanager
+def clip_with_old_names() -> Iterator[None]:
+    """Let `jax.numpy.clip` take ``a_min`` and ``a_max``, which T5 in transformers 4 still gives it.
+
+    JAX has removed these names of ``min`` and ``max``; without them the model cannot even be traced.
+    """
+    import jax.numpy as jnp
+
+    original = jnp.clip
+    if "a_max" in inspect.signature(original).parameters:
+        yield
+        return
+
+    @functools.wraps(original)
+    def clip(x: Any, *limits: Any, **named: Any) -> Any:
+        renamed = {_NEW_NAMES.get(name, name): value for name, value in named.items()}
+        return original(x, *limits, **renamed)
+
+    jnp.clip = clip  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        jnp.clip = original
