@@ -28,6 +28,9 @@ __all__ = [
 ]
 
 CONFIG = "config.json"
+_TORCH_NAMES = {"BertForCausalLM": "BertLMHeadModel"}
+"""Name of a Flax class without ``Flax`` -> torch's name, where it is another."""
+_FLAX_NAMES = {torch: flax for flax, torch in _TORCH_NAMES.items()}
 _LARGEST_CONFIG = 16 << 20
 
 
@@ -100,6 +103,7 @@ def class_named(name: str) -> type[Any]:
         UsageError: transformers has no such class.
     """
     transformers = library()
+    name = _TORCH_NAMES.get(name, name)
     found = getattr(transformers, name, None) if name.isidentifier() else None
     if not inspect.isclass(found) or not issubclass(found, transformers.PreTrainedModel):
         raise UsageError(
@@ -134,7 +138,8 @@ def flax_class_of(torch_class: type[Any]) -> type[Any] | None:
     """Return the Flax class beside a torch class; None where this version of transformers has none."""
     transformers = library()
     base = getattr(transformers, "FlaxPreTrainedModel", None)
-    found = getattr(transformers, f"Flax{torch_class.__name__}", None)
+    name = _FLAX_NAMES.get(torch_class.__name__, torch_class.__name__)
+    found = getattr(transformers, f"Flax{name}", None)
     if not inspect.isclass(base) or not inspect.isclass(found):
         return None
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge_core import Checkpoint, Guidance, Rule, UsageError, default_registry
+from bridge_core import Checkpoint, Guidance, Rule, UsageError
 from ckptbridge_transformers.buffers import made_by_model
 from ckptbridge_transformers.classes import (
     class_named,
@@ -14,6 +14,7 @@ from ckptbridge_transformers.classes import (
     torch_class_of,
     version,
 )
+from ckptbridge_transformers.disk_names import as_on_disk
 from ckptbridge_transformers.families import rules_for
 from ckptbridge_transformers.folders import files_beside
 from ckptbridge_transformers.types import with_flax_types
@@ -69,13 +70,13 @@ class _Models:
         torch_model = meta_model(torch_class, config)
         self.left_out: tuple[Rule, ...] = ()
         self.notes: tuple[str, ...] = ()
-        self._of: dict[str | None, Any] = {"torch": torch_model}
+        described = as_on_disk(torch_model, state)
+        self._of: dict[str | None, Any] = {"torch": described}
         if state.layout == "torch":
             self.left_out = tuple(made_by_model(state, torch_model))
         if "flax" in layouts:
             self._of["flax"] = self._flax(torch_class, config)
         if state.layout == "flax" and self._of["flax"] is None:
-            described = default_registry().framework("torch").state(torch_model)
             self._of["flax"] = with_flax_types(state, described)
 
     def _flax(self, torch_class: type[Any], config: Any) -> Any:

@@ -1,0 +1,95 @@
+"""The names that a torch model's weights have on disk, where they differ from those in memory.
+
+transformers 5 renames some layers while it loads a checkpoint, and names them back while it saves one. Files
+keep the names of transformers 4, so a model of transformers 5 describes them only after the way back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from bridge_core import FlatState, Key, LazyTensor, ModuleInfo, TensorSpec, as_key, default_registry
+
+__all__ = ["as_on_disk"]
+
+_SHARED_BIAS = ("decoder", "bias")
+"""A bias that transformers 4 always shares with the head around it, and 5 only with tied embeddings."""
+
+
+def as_on_disk(model: Any, source: Iterable[Key]) -> FlatState:
+    """Return what a torch model's weights are on disk: names, shapes, ties and layer types.
+
+    Args:
+        model: A torch model on the meta device.
+        source: Names of the checkpoint that it is to describe, or that its weights come from. Some models are
+            saved with a prefix or without; the source decides.
+    """
+    state = default_registry().framework("torch").state(model)
+    names = _names(model, [".".join(key) for key in source])
+    return state if names is None else _renamed(state, names)
+
+
+def _names(model: Any, source: list[str]) -> Mapping[str, tuple[tuple[int, ...], str | None]] | None:
+    """Return name on disk -> (shape, name in memory if it is one tensor there); None if they are the same."""
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import PrefixChange, revert_weight_conversion
+    except ImportError:  # transformers 4
+        return None
+    found = get_model_conversion_mapping(model, add_legacy=False)
+    used = [
+        change
+        for change in found
+        if not isinstance(change, PrefixChange)
+        or any(change.rename_source_key(name)[1] is not None for name in source)
+    ]
+    tensors = {name: tensor.new_empty(tensor.shape) for name, tensor in model.state_dict().items()}
+    known = {id(tensor): name for name, tensor in tensors.items()}
+    before = getattr(model, "_weight_conversions", None)
+    model._weight_conversions = used
+    try:
+        made = revert_weight_conversion(model, tensors) if used else tensors
+    finally:
+        model._weight_conversions = before
+    return {name: (tuple(tensor.shape), known.get(id(tensor))) for name, tensor in made.items()}
+
+
+def _renamed(state: FlatState, names: Mapping[str, tuple[tuple[int, ...], str | None]]) -> FlatState:
+    tensors = {}
+    new: dict[Key, Key] = {}
+    for name, (shape, old) in names.items():
+        key = as_key(name)
+        if old is not None:
+            tensors[key] = state.tensor(as_key(old))
+            new[as_key(old)] = key
+        else:  # several in memory, one on disk
+            dtype = next(iter(state.specs().values())).dtype
+            tensors[key] = LazyTensor(TensorSpec(shape, dtype), _without_values)
+    ties = {
+        new[key]: new[keeper] for key, keeper in state.metadata.ties.items() if key in new and keeper in new
+    }
+    ties.update(_shared_biases(tensors, ties))
+    modules = {path: info for path, info in _moved(state.metadata.modules, new)}
+    return state.replace(tensors=tensors, metadata=state.metadata.with_(ties=ties, modules=modules))
+
+
+def _shared_biases(keys: Iterable[Key], ties: Mapping[Key, Key]) -> Iterator[tuple[Key, Key]]:
+    known = set(keys)
+    for key in known:
+        keeper = (*key[:-2], key[-1])
+        if key[-2:] == _SHARED_BIAS and keeper in known and key not in ties and keeper not in ties:
+            yield key, keeper
+
+
+def _moved(modules: Mapping[Key, ModuleInfo], new: Mapping[Key, Key]) -> Iterator[tuple[Key, ModuleInfo]]:
+    """Yield what is known of each module that holds weights, under its path on disk."""
+    for path, info in modules.items():
+        keys = [(*path, *leaf.split(".")) for leaf in info.parameters]
+        places = {new[key][: len(new[key]) - (len(key) - len(path))] for key in keys if key in new}
+        if len(places) == 1 and all(key in new for key in keys):
+            yield places.pop(), info
+
+
+def _without_values(region: Any) -> Any:
+    raise AssertionError(f"a tensor on the meta device was read: {region}")
