@@ -203,11 +203,11 @@ def convert(
         if dtype is not None:
             plan = plan.cast(dtype_named(dtype))
         beside: dict[str, SourceFile] = {}
-        if names_folder(dst):
+        if max_shard_size is not None or names_folder(dst):
             for name in known.beside:
                 file = open_listed(_folder_of(source) / name, follow_links=follow_links)
                 beside[name] = files.enter_context(file)
-            max_shard_size = max_shard_size or known.max_shard_size
+            max_shard_size = known.max_shard_size if max_shard_size is None else max_shard_size
         made = plan.apply(state)
         if known.untied:
             made = made.replace(metadata=made.metadata.with_(ties={}))
@@ -223,6 +223,7 @@ def convert(
             progress=progress,
             verify=verify,
             beside=beside,
+            stem=known.stem,
         )
     return Report(
         files=saved.files,

@@ -24,7 +24,7 @@ from bridge_core.errors import (
     UnsafeFile,
 )
 
-__all__ = ["open_listed", "SourceFile"]
+__all__ = ["is_plain_name", "open_listed", "SourceFile"]
 
 _MAX_READ = 1 << 30
 _NO_COPY = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM)
@@ -216,6 +216,11 @@ def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
+def is_plain_name(name: str) -> bool:
+    """Tell whether a text names a file in its folder, and no other place."""
+    return bool(name) and name not in (".", "..") and Path(name).name == name and "\0" not in name
+
+
 def open_listed(path: Path, *, follow_links: bool = False) -> SourceFile:
     """Open a file that another file or a plugin names, and not the user.
 
@@ -235,8 +240,11 @@ def open_listed(path: Path, *, follow_links: bool = False) -> SourceFile:
 
 
 def _link_target(link: Path, follow_links: bool) -> Path:
-    target = link.resolve()
-    folder = link.parent.resolve()
+    try:
+        target = link.resolve()
+        folder = link.parent.resolve()
+    except (OSError, RuntimeError) as err:  # links in a circle
+        raise MalformedFile("is a symbolic link that leads nowhere.", path=link) from err
     allowed = [folder]
     for parent in folder.parents:
         if parent.name == "snapshots":

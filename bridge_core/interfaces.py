@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -63,6 +63,18 @@ class ShardNames:
     index: str
     separator: str = "."
     ties: str = "copied"
+
+    def with_stem(self, stem: str) -> ShardNames:
+        """Return the same names with another first part.
+
+        >>> ShardNames("model.pt", "model-{index}.pt", "model.pt.index.json").with_stem("unet").shard
+        'unet-{index}.pt'
+        """
+        old = self.single.partition(".")[0]
+        single, shard, index = (
+            stem + name.removeprefix(old) for name in (self.single, self.shard, self.index)
+        )
+        return replace(self, single=single, shard=shard, index=index)
 
 
 @dataclass(frozen=True)

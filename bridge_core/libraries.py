@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from bridge_core.errors import PluginError
+from bridge_core.files import is_plain_name
 from bridge_core.rules import Rule
 from bridge_core.state import FlatState
 
@@ -43,18 +45,46 @@ class Guidance:
         rules: Rules, e.g. for names that differ between the frameworks.
         beside: Names of files in the folder that belong to the model, such as its config and tokenizer. They
             are copied into a destination that is a folder.
+        stem: First part of the usual file names in a folder, e.g. ``diffusion_pytorch_model``; None for the
+            format's own.
         max_shard_size: Bytes above which a folder's weights are sharded, where the caller sets no limit.
         untied: Whether tied tensors are written each in full, since the library reads them apart.
         notes: What a reader of the report should know.
+
+    Raises:
+        PluginError: A field holds something else.
     """
 
     model: Any = None
     like: Any = None
     rules: tuple[Rule, ...] = ()
     beside: tuple[str, ...] = ()
+    stem: str | None = None
     max_shard_size: int | None = None
     untied: bool = False
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check: what a plugin says wrongly must not come out as a fault of the caller's."""
+        size = self.max_shard_size
+        for name, good, wanted in (
+            ("rules", _tuple_of(self.rules, Rule), "a tuple of rules"),
+            ("beside", _tuple_of(self.beside, str), "a tuple of file names"),
+            ("max_shard_size", size is None or (type(size) is int and size > 0), "bytes above zero, or None"),
+            ("untied", isinstance(self.untied, bool), "True or False"),
+            ("notes", _tuple_of(self.notes, str), "a tuple of texts"),
+        ):
+            if not good:
+                raise PluginError(f"guidance has {name}={getattr(self, name)!r}; {wanted} was expected.")
+        for name in self.beside:
+            if not is_plain_name(name):
+                raise PluginError(
+                    f"guidance names {name!r} beside the weights; a plain file name was expected."
+                )
+
+
+def _tuple_of(value: object, wanted: type) -> bool:
+    return isinstance(value, tuple) and all(isinstance(item, wanted) for item in value)
 
 
 @runtime_checkable

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bridge_core.errors import UsageError
-from bridge_core.libraries import Checkpoint, Guidance
+from bridge_core.discovery import is_weights_name
+from bridge_core.errors import BridgeError, LimitExceeded, PluginError, SystemFailure, UsageError
+from bridge_core.libraries import Checkpoint, Guidance, Library
 from bridge_core.patterns import Pattern
 from bridge_core.plan import Plan
 from bridge_core.plugins import Registry
@@ -60,6 +61,9 @@ def guidance(source: Any, state: FlatState, asked: Asked, registry: Registry) ->
 
     Raises:
         UsageError: A class is named, and no library knows it or the checkpoint.
+        BadInputError: A file beside the weights is damaged.
+        SystemFailure: The system failed while a library read such a file.
+        PluginError: A library's own code failed, or returned something else.
     """
     name = asked.model
     if name is not None and (not isinstance(name, str) or ":" in name or name == "none"):
@@ -70,7 +74,7 @@ def guidance(source: Any, state: FlatState, asked: Asked, registry: Registry) ->
         wanted = None if name == "auto" else name
         checkpoint = Checkpoint(Path(where).absolute().parent, state, asked.to, wanted)
         for library in registry.libraries.values():
-            found = library.guide(checkpoint)
+            found = _guide(library, checkpoint, registry)
             if found is not None:
                 return found
     if name is None:
@@ -80,6 +84,49 @@ def guidance(source: Any, state: FlatState, asked: Asked, registry: Registry) ->
         path=source if is_path else None,
         hint="Name a function that builds the model: --model PKG.MOD:FACTORY. Adapters of libraries are "
         f"plugins; installed are: {', '.join(registry.libraries) or 'none'}.",
+    )
+
+
+def _guide(library: Library, checkpoint: Checkpoint, registry: Registry) -> Guidance | None:
+    """Ask one library; whatever goes wrong in a stranger's code becomes an error that names it."""
+    try:
+        found = library.guide(checkpoint)
+    except PluginError as err:
+        err.plugin = err.plugin or library.name
+        raise
+    except BridgeError:
+        raise
+    except MemoryError as err:
+        raise LimitExceeded(
+            f"{library.name} needs more memory than there is.", path=checkpoint.folder
+        ) from err
+    except OSError as err:
+        if err.errno is None:  # raised by a library for reasons of its own
+            raise _failed(library, checkpoint, err) from err
+        raise SystemFailure(
+            f"{library.name} could not look at it: {err.strerror or err}.",
+            path=err.filename or checkpoint.folder,
+        ) from err
+    except Exception as err:  # a stranger's code may raise anything
+        raise _failed(library, checkpoint, err) from err
+    if found is None:
+        return None
+    if not isinstance(found, Guidance):
+        raise PluginError(f"returned {found!r}; a Guidance or None was expected.", plugin=library.name)
+    weights = is_weights_name(registry.formats.values())
+    for name in found.beside:
+        if weights(name):
+            raise PluginError(
+                f"names {name!r} beside the weights, which is a name of weights.", plugin=library.name
+            )
+    return found
+
+
+def _failed(library: Library, checkpoint: Checkpoint, err: Exception) -> PluginError:
+    return PluginError(
+        f"could not look at {checkpoint.folder}: {type(err).__name__}: {err}.",
+        plugin=library.name,
+        hint="Use --model none to do without it.",
     )
 
 

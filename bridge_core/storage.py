@@ -16,7 +16,7 @@ from typing import Any
 from bridge_core.budget import Budget, Progress
 from bridge_core.discovery import find_weights, is_weights_name
 from bridge_core.errors import DestinationExists, UnsupportedFeature, UsageError
-from bridge_core.files import SourceFile
+from bridge_core.files import SourceFile, is_plain_name
 from bridge_core.formats.sharded import listed
 from bridge_core.interfaces import Format
 from bridge_core.keys import join_key
@@ -40,6 +40,7 @@ StrPath = str | os.PathLike[str]
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_STEM = re.compile(r"\w[\w-]*", re.ASCII)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", re.IGNORECASE)
 
 
@@ -123,6 +124,7 @@ def save_state(
     progress: Callable[[Progress], None] | None = None,
     verify: bool = False,
     beside: Mapping[str, SourceFile] | None = None,
+    stem: str | None = None,
 ) -> Saved:
     """Write a state to a file, or to a folder in Hugging Face's manner.
 
@@ -146,6 +148,7 @@ def save_state(
         progress: Called with `Progress`, one call at a time, from any thread.
         verify: Read every tensor again and compare checksums, before the destination is touched.
         beside: Name -> file that a folder gets a copy of; a single file has no place for them.
+        stem: First part of the names in a folder, in place of the format's own.
 
     Raises:
         BadInputError: A source is damaged, or the format cannot hold a tensor or a name.
@@ -163,7 +166,8 @@ def save_state(
     used = _choose(state, destination, format, registry, folder=folder)
     _refuse(state, used)
     meter = Meter(state, progress, verify=verify)
-    writer = Writer(state, used, registry, budget, meter, verify, _checked_beside(beside or {}, registry))
+    files = _checked_beside(beside or {}, registry)
+    writer = Writer(state, used, registry, budget, meter, verify, files, _checked_stem(stem))
     if folder:
         return writer.write_folder(destination, limit or UNLIMITED, overwrite=overwrite)
     _refuse_part(state, destination)
@@ -178,9 +182,15 @@ def names_folder(path: StrPath) -> bool:
 def _checked_beside(beside: Mapping[str, SourceFile], registry: Registry) -> Mapping[str, SourceFile]:
     weights = is_weights_name(registry.formats.values())
     for name in beside:
-        if not name or Path(name).name != name or weights(name):
+        if not is_plain_name(name) or weights(name):
             raise UsageError(f"{name!r} is no name for a file beside the weights.")
     return beside
+
+
+def _checked_stem(stem: str | None) -> str | None:
+    if stem is not None and _STEM.fullmatch(stem) is None:
+        raise UsageError(f"{stem!r} is no first part of a file name; letters, digits, '_' and '-' make one.")
+    return stem
 
 
 def _refuse_part(state: FlatState, destination: Path) -> None:

@@ -118,6 +118,7 @@ class Writer:
         meter: Counts the bytes.
         verify: Whether to read every tensor again.
         beside: Name -> file that a folder gets a copy of.
+        stem: First part of the names in a folder; None for the format's own.
     """
 
     state: FlatState
@@ -127,6 +128,7 @@ class Writer:
     meter: Meter
     verify: bool
     beside: Mapping[str, SourceFile] = field(default_factory=dict)
+    stem: str | None = None
 
     @functools.cached_property
     def pool(self) -> ScratchPool:
@@ -159,6 +161,7 @@ class Writer:
                 f"format {self.format.name} has no usual file names, so it cannot fill a folder.",
                 hint="Give a file name and no shard size.",
             )
+        names = names if self.stem is None else names.with_stem(self.stem)
         groups = partition(self.state, limit, names)
         sums: dict[Key, int] = {}
         written: list[str] = []
@@ -168,6 +171,7 @@ class Writer:
             nonlocal total
             with _shown_as(temporary, destination):
                 self._check(temporary / written[-1], sums)
+                self._check_beside(temporary)
                 total = sum((temporary / name).stat().st_size for name in written)
 
         weights = is_weights_name(self.registry.formats.values())
@@ -224,6 +228,12 @@ class Writer:
             report=self.meter.verified,
         )
         self.state.check_unchanged()
+
+    def _check_beside(self, folder: Path) -> None:
+        for name, source in self.beside.items():
+            if self.verify and not _same_bytes(source, folder / name):
+                raise VerificationError("the bytes read again differ from the source's.", path=folder / name)
+            source.check_unchanged()
 
 
 def check_written(
@@ -342,6 +352,14 @@ def _copy(source: SourceFile, path: Path) -> None:
         raise SystemFailure(f"writing failed: {err.strerror or err}.", path=path) from err
     finally:
         os.close(fd)
+
+
+def _same_bytes(source: SourceFile, path: Path) -> bool:
+    with SourceFile(path) as copy:
+        if copy.size != source.size:
+            return False
+        blocks = ((at, min(_BLOCK, source.size - at)) for at in range(0, source.size, _BLOCK))
+        return all(copy.read(*block) == source.read(*block) for block in blocks)
 
 
 def _create(path: Path, data: bytes) -> None:

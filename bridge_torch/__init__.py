@@ -86,6 +86,7 @@ def from_neutral(
     accept_guesses: bool = False,
     allow_missing: bool | Iterable[str | Pattern] = False,
     allow_unexpected: bool | Iterable[str | Pattern] = False,
+    allow_mismatched: bool | Iterable[str | Pattern] = False,
 ) -> Any:
     """Return a state dict from a neutral state.
 
@@ -97,6 +98,7 @@ def from_neutral(
         accept_guesses: Whether names may settle what no evidence does.
         allow_missing: Names of ``like`` that may stay as they are there: True, or patterns.
         allow_unexpected: Neutral names that may be left out: True, or patterns.
+        allow_mismatched: Names of ``like`` that may stay as they are there where the shapes differ.
 
     Raises:
         MismatchError: Names are missing or unexpected, or shapes differ.
@@ -111,4 +113,5 @@ def from_neutral(
         accept_guesses=accept_guesses,
         allow_missing=allow_missing,
         allow_unexpected=allow_unexpected,
+        allow_mismatched=allow_mismatched,
     )

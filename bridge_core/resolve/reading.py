@@ -146,7 +146,9 @@ class Reader:
         if info is None or info.kind == PARAMETER:
             return Reading("metadata")
         named = info.forms.get(self.framework)
-        known = [t for t in self.transforms if t.kind == info.kind and (t.name == named or not t.needs_module)]
+        known = [
+            t for t in self.transforms if t.kind == info.kind and (t.name == named or not t.needs_module)
+        ]
         fitting = [t for t in known if _fits(t, shapes, group.has_children)]
         fitting.sort(key=lambda t: t.name != named)
         if not fitting:

@@ -222,9 +222,7 @@ class Templated(Assembly):
         fitting = [
             t
             for t in self.request.transforms
-            if t.kind == layer.kind
-            and not t.needs_module
-            and group.specs.keys() <= t.by_name().keys()
+            if t.kind == layer.kind and not t.needs_module and group.specs.keys() <= t.by_name().keys()
         ]
         found = (transform_view(transform, kind, group.specs) for transform in fitting)
         return tuple(view for view in found if view is not None)

@@ -26,8 +26,8 @@ def run_bare(*arguments):
 
 
 def convert_bare(source, destination, *options):
-    """Run ``ckptbridge convert``, which must work without a framework."""
-    done = run_bare("convert", source, destination, "--quiet", *options)
+    """Run ``ckptbridge convert``, which must work without a framework where no library is asked."""
+    done = run_bare("convert", source, destination, "--quiet", "--model", "none", *options)
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     return destination

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bridge_core import LayerKind, LayerTransform, Library, hookimpl
 from ckptbridge_transformers.diffusers import diffusers_rules
 from ckptbridge_transformers.layers import KINDS, TRANSFORMS
-from ckptbridge_transformers.library import Transformers
+from ckptbridge_transformers.library import Diffusers, Transformers
 
 if TYPE_CHECKING:
     from ckptbridge_transformers.loading import Loaded, flax_weights, torch_weights
@@ -46,5 +46,5 @@ def bridge_layer_transforms() -> tuple[LayerTransform, ...]:
 
 @hookimpl
 def bridge_libraries() -> tuple[Library, ...]:
-    """Return the adapter of transformers."""
-    return (Transformers(),)
+    """Return the adapters of transformers and diffusers."""
+    return (Transformers(), Diffusers())

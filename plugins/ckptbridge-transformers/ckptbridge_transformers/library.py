@@ -14,15 +14,19 @@ from ckptbridge_transformers.classes import (
     torch_class_of,
     version,
 )
+from ckptbridge_transformers.diffusers import diffusers_rules, is_diffusers
 from ckptbridge_transformers.disk_names import as_on_disk
 from ckptbridge_transformers.families import rules_for
 from ckptbridge_transformers.folders import files_beside
 from ckptbridge_transformers.types import with_flax_types
 
-__all__ = ["Transformers"]
+__all__ = ["Diffusers", "Transformers"]
 
 _SHARD_SIZE = {"flax": 10 * 10**9, "torch": 5 * 10**9}
 """Bytes from which transformers 4 shards."""
+
+
+_STEMS = {"flax": "diffusion_flax_model", "torch": "diffusion_pytorch_model"}
 
 
 class Transformers:
@@ -56,6 +60,36 @@ class Transformers:
             max_shard_size=limit,
             untied=checkpoint.to == "torch" and getattr(config, "tie_word_embeddings", True) is False,
             notes=(f"{torch_class.__name__} of transformers {version()}", *models.notes),
+        )
+
+
+class Diffusers:
+    """Folders whose ``config.json`` names one of diffusers' models that once had a Flax class."""
+
+    name = "diffusers"
+
+    def guide(self, checkpoint: Checkpoint) -> Guidance | None:
+        """Return the rules and file names of a checkpoint, or None for one of another library.
+
+        Raises:
+            UsageError: A model class is named; diffusers' models are known by their names alone.
+        """
+        found = read_config(checkpoint.folder)
+        if found is None or not is_diffusers(found):
+            return None
+        if checkpoint.model is not None:
+            raise UsageError(
+                f"diffusers' models go by their names; {checkpoint.model!r} says nothing.",
+                path=checkpoint.folder,
+                hint="Leave --model out.",
+            )
+        crossing = {checkpoint.state.layout, checkpoint.to} != {checkpoint.to}
+        return Guidance(
+            rules=diffusers_rules() if crossing else (),
+            beside=files_beside(checkpoint.folder),
+            stem=_STEMS.get(checkpoint.to),
+            max_shard_size=_SHARD_SIZE.get(checkpoint.to),
+            notes=(f"{found['_class_name']} of diffusers",),
         )
 
 
