@@ -82,7 +82,7 @@ def flax_weights(
             allow_unexpected,
             ignore_mismatched_sizes,
         )
-        tree = default_registry().framework("flax").build(plan.apply(state), None)
+        tree = default_registry().framework("flax").build(plan.apply(_with_tied(state, plan, evidence)), None)
     return _with_weights(loaded, tree)
 
 
@@ -131,7 +131,7 @@ def torch_weights(
             allow_unexpected,
             ignore_mismatched_sizes,
         )
-        weights = torch.build(plan.apply(state), None)
+        weights = torch.build(plan.apply(_with_tied(state, plan, evidence)), None)
     return _with_weights(loaded, weights)
 
 
@@ -153,6 +153,27 @@ def _opened(source: Any) -> Iterator[FlatState]:
     registry = default_registry()
     framework = registry.framework_of(source)
     yield framework.state(source) if framework is not None else FlatState(source)
+
+
+def _with_tied(state: FlatState, plan: Plan, evidence: Any) -> FlatState:
+    """Return the state with those tensors that it lacks because the model that is evidence ties them."""
+    lacking = [key for key in plan.specs if key not in state]
+    if not lacking:
+        return state
+    ties = default_registry().framework(plan.source_layout).state(evidence).metadata.ties
+    tensors = dict(state.tensors())
+    for key in lacking:
+        for alias, keeper in ties.items():
+            # The names may differ from the model's by a prefix, which one side has in front.
+            if key[len(key) - len(alias) :] == alias:
+                kept = key[: len(key) - len(alias)] + keeper
+            elif alias[len(alias) - len(key) :] == key:
+                kept = keeper[len(alias) - len(key) :]
+            else:
+                continue
+            if kept in state:
+                tensors[key] = state.tensor(kept)
+    return state.replace(tensors=tensors)
 
 
 def _planned(

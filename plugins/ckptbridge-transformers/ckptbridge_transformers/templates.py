@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,8 @@ from ckptbridge_transformers.classes import quiet
 __all__ = ["abstract_flax", "flax_template", "meta_model"]
 
 _NEW_NAMES = {"a_min": "min", "a_max": "max"}
+_TEMPLATES: weakref.WeakKeyDictionary[Any, bridge_flax.Template] = weakref.WeakKeyDictionary()
+"""Templates of the models made here, which came of the same trace."""
 
 
 def meta_model(torch_class: type[Any], config: Any) -> Any:
@@ -33,7 +36,7 @@ def meta_model(torch_class: type[Any], config: Any) -> Any:
 
 
 def abstract_flax(flax_class: type[Any], config: Any, **options: Any) -> Any:
-    """Return a Flax model without weights.
+    """Return a Flax model without weights, as ``_do_init=False`` makes one, of any class.
 
     Args:
         flax_class: A subclass of `FlaxPreTrainedModel`.
@@ -43,11 +46,26 @@ def abstract_flax(flax_class: type[Any], config: Any, **options: Any) -> Any:
     Raises:
         UsageError: The class does not take this config.
     """
+    import jax
+
+    made: list[Any] = []
+
+    def build() -> Any:
+        # The classes of two models in one refuse `_do_init=False`; traced, the weights are never computed.
+        made.append(flax_class(config, **options))
+        return made[-1].params
+
     with quiet(), clip_with_old_names():
         try:
-            return flax_class(config, _do_init=False, **options)
+            template = bridge_flax.template(build)
         except Exception as err:  # each class checks its config in its own way
             raise UsageError(f"{flax_class.__name__} cannot be built: {type(err).__name__}: {err}.") from err
+    model = made[-1]
+    model._is_initialized = False
+    del model._params
+    model.key = jax.random.PRNGKey(options.get("seed", 0))
+    _TEMPLATES[model] = template
+    return model
 
 
 def flax_template(model: Any) -> bridge_flax.Template:
@@ -58,6 +76,9 @@ def flax_template(model: Any) -> bridge_flax.Template:
 
     ``flax_template(model)`` serves as ``like=`` and as ``module=`` of the conversions.
     """
+    known = _TEMPLATES.get(model)
+    if known is not None:
+        return known
     init = functools.partial(model.init_weights, input_shape=model.input_shape)
     with quiet(), clip_with_old_names():
         return bridge_flax.template(init, model.key)
