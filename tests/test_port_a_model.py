@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from support.guides import blocks_of, mismatch, run_blocks, write_file
 
 from bridge_core import (
     FlatState,
@@ -21,58 +20,16 @@ from bridge_core import (
     plan_conversion,
     save_state,
 )
-from bridge_core.cli import main
 
 GUIDE = Path(__file__).parents[1] / "docs" / "port-a-model.md"
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
+BLOCKS = blocks_of(GUIDE)
 CONFIG = {"num_attention_heads": 4, "num_key_value_heads": 2}
-
-
-def write_file(text):
-    name = re.match(r"# (\S+\.toml)\n", text)
-    assert name, f"a file's first line is its name: {text[:40]}"
-    Path(name[1]).write_text(text)
-
-
-def run_commands(text):
-    """Run each line after ``$``, and compare what it prints with the lines below."""
-    for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
-        line, _, shown = part.partition("\n")
-        program, *arguments = shlex.split(line)
-        assert program == "ckptbridge"
-        done = CliRunner().invoke(main, arguments)
-        printed = done.stdout + done.stderr
-        problem = mismatch(shown, printed)
-        assert problem is None, f"$ {line}\n{problem}\n{printed}"
-        assert done.exit_code == (1 if "\nerror: " in f"\n{shown}" else 0), printed
-
-
-def mismatch(shown, printed):
-    """Return how what is shown differs; ``...`` stands for any text, and as a line for any lines."""
-    lines = printed.splitlines()
-    at, skipping = 0, False
-    for wanted in shown.splitlines():
-        if wanted == "...":
-            skipping = True
-            continue
-        pattern = re.compile(".*".join(map(re.escape, wanted.split("..."))))
-        found = (n for n in range(at, len(lines)) if pattern.fullmatch(lines[n].rstrip()))
-        place = next(found, None)
-        if place is None or (place > at and not skipping):
-            return f"not printed here: {wanted}"
-        at, skipping = place + 1, False
-    return None if skipping or not any(map(str.strip, lines[at:])) else f"not shown: {lines[at]}"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # jax and flax, on import
 def test_every_block_runs_in_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = {"__name__": "guide"}
-    for language, text in BLOCKS:
-        if language == "python":
-            exec(compile(text, str(GUIDE), "exec"), names)
-        else:
-            {"toml": write_file, "console": run_commands}[language](text)
+    run_blocks(BLOCKS, str(GUIDE))
     assert {language for language, _ in BLOCKS} == {"python", "toml", "console"}
 
 
