@@ -17,15 +17,18 @@ _SHARED_BIAS = ("decoder", "bias")
 """A bias that transformers 4 always shares with the head around it, and 5 only with tied embeddings."""
 
 
-def as_on_disk(model: Any, source: Iterable[Key]) -> FlatState:
+def as_on_disk(model: Any, source: Iterable[Key], *, untied: bool = False) -> FlatState:
     """Return what a torch model's weights are on disk: names, shapes, ties and layer types.
 
     Args:
         model: A torch model on the meta device.
         source: Names of the checkpoint that it is to describe, or that its weights come from. Some models are
             saved with a prefix or without; the source decides.
+        untied: Whether the output embedding is a tensor of its own, whatever the model says.
     """
     state = default_registry().framework("torch").state(model)
+    if untied:
+        state = _without_head_ties(state, model)
     names = _names(model, [".".join(key) for key in source])
     return state if names is None else _renamed(state, names)
 
@@ -69,9 +72,20 @@ def _renamed(state: FlatState, names: Mapping[str, tuple[tuple[int, ...], str | 
     ties = {
         new[key]: new[keeper] for key, keeper in state.metadata.ties.items() if key in new and keeper in new
     }
-    ties.update(_shared_biases(tensors, ties))
+    for key, keeper in _shared_biases(tensors, ties):
+        ties[key], tensors[key] = keeper, tensors[keeper]  # one tensor, as every tie
     modules = {path: info for path, info in _moved(state.metadata.modules, new)}
     return state.replace(tensors=tensors, metadata=state.metadata.with_(ties=ties, modules=modules))
+
+
+def _without_head_ties(state: FlatState, model: Any) -> FlatState:
+    """Return the state with a head of its own: T5's config says in transformers 5 that it is always tied."""
+    head = model.get_output_embeddings()
+    heads = {as_key(name) for name, module in model.named_modules() if module is head}
+    tied = {key for key in state.metadata.ties if key[:-1] in heads and key[-1] == "weight"}
+    apart = {key: LazyTensor(state.spec(key), _without_values) for key in tied}
+    ties = {key: keeper for key, keeper in state.metadata.ties.items() if key not in tied}
+    return state.replace(tensors={**state.tensors(), **apart}, metadata=state.metadata.with_(ties=ties))
 
 
 def _shared_biases(keys: Iterable[Key], ties: Mapping[Key, Key]) -> Iterator[tuple[Key, Key]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from bridge_core import Checkpoint, Guidance, Rule, UsageError
@@ -51,14 +52,15 @@ class Transformers:
         config = config_of(checkpoint.folder)
         named = (checkpoint.model or "").removeprefix("Flax")
         torch_class = class_named(named) if named else torch_class_of(config)
-        models = _Models(checkpoint, config, torch_class)
+        untied = _is_untied(found, config)
+        models = _Models(checkpoint, config, torch_class, untied)
         return Guidance(
             model=models.of(checkpoint.state.layout),
             like=models.of(checkpoint.to),
             rules=(*rules_for(config, torch_class.__name__), *models.left_out),
             beside=beside,
             max_shard_size=limit,
-            untied=checkpoint.to == "torch" and getattr(config, "tie_word_embeddings", True) is False,
+            untied=checkpoint.to == "torch" and untied,
             notes=(f"{torch_class.__name__} of transformers {version()}", *models.notes),
         )
 
@@ -93,10 +95,21 @@ class Diffusers:
         )
 
 
+def _is_untied(found: Mapping[str, Any], config: Any) -> bool:
+    """Tell whether input and output embeddings differ, by what stands in the config's file.
+
+    transformers 5 says of every T5 that they are tied, whatever the file says.
+    """
+    stated = found.get("tie_word_embeddings")
+    if stated is None:
+        return found["model_type"] == "mt5" or getattr(config, "tie_word_embeddings", True) is False
+    return stated is False
+
+
 class _Models:
     """The abstract models of a conversion, each as its framework has it."""
 
-    def __init__(self, checkpoint: Checkpoint, config: Any, torch_class: type[Any]) -> None:
+    def __init__(self, checkpoint: Checkpoint, config: Any, torch_class: type[Any], untied: bool) -> None:
         from ckptbridge_transformers.templates import meta_model
 
         state = checkpoint.state
@@ -104,7 +117,7 @@ class _Models:
         torch_model = meta_model(torch_class, config)
         self.left_out: tuple[Rule, ...] = ()
         self.notes: tuple[str, ...] = ()
-        described = as_on_disk(torch_model, state)
+        described = as_on_disk(torch_model, state, untied=untied)
         self._of: dict[str | None, Any] = {"torch": described}
         if state.layout == "torch":
             self.left_out = tuple(made_by_model(state, torch_model))
