@@ -15,11 +15,12 @@ from bridge_core.compare import Comparison, compare_states
 from bridge_core.dtypes import dtype_named
 from bridge_core.errors import UsageError
 from bridge_core.files import SourceFile, open_listed
+from bridge_core.guiding import guidance
 from bridge_core.keys import Key, join_key
 from bridge_core.libraries import Guidance
 from bridge_core.plan import Dropped, Plan
 from bridge_core.plugins import Registry, default_registry
-from bridge_core.preparing import Asked, Patterns, guidance, prepare
+from bridge_core.preparing import Asked, Patterns, prepare
 from bridge_core.rulefile import Rules
 from bridge_core.sources import opened
 from bridge_core.state import FlatState
@@ -295,7 +296,11 @@ def verify(
             *(made.layout, like, model, rules, accept_guesses),
             *(allow_missing, allow_unexpected, allow_mismatched),
         )
-        state, plan, _ = _prepared(src, source, asked, registry)
+        known = guidance(src, source, asked.to, asked.model, registry)
+        if known is not None and known.untied and known.like is not None:
+            # The result holds tied tensors apart; that they are tied, only the library's template tells.
+            asked = replace(asked, like=known.like)
+        state, plan = prepare(source, asked if known is None else asked.guided(known), registry)
         plan.check()
         if dtype is not None:
             plan = plan.cast(dtype_named(dtype))
@@ -306,7 +311,7 @@ def _prepared(
     source: Any, state: FlatState, asked: Asked, registry: Registry
 ) -> tuple[FlatState, Plan, Guidance]:
     """Return the source with all its evidence, the plan, and what a model library knows."""
-    known = guidance(source, state, asked, registry)
+    known = guidance(source, state, asked.to, asked.model, registry)
     if known is None:
         return *prepare(state, asked, registry), Guidance()
     state, plan = prepare(state, asked.guided(known), registry)

@@ -158,7 +158,7 @@ def bridge_libraries() -> Iterable[Library]:
     A whole plugin, for folders whose ``model.txt`` names a factory of the model::
 
         import importlib
-        from bridge_core import Guidance, hookimpl
+        from bridge_core import Guidance, UsageError, hookimpl
 
         class Zoo:
             """Folders with a ``model.txt``."""
@@ -169,7 +169,10 @@ def bridge_libraries() -> Iterable[Library]:
                 note = checkpoint.folder / "model.txt"
                 if checkpoint.state.layout != "torch" or not note.is_file():
                     return None
-                factory = getattr(importlib.import_module("zoo"), note.read_text().strip())
+                name = checkpoint.model or note.read_text().strip()
+                factory = getattr(importlib.import_module("zoo"), name, None)
+                if factory is None:
+                    raise UsageError(f"the zoo has no model {name!r}.", path=note)
                 return Guidance(model=factory(), beside=("model.txt",))
 
         @hookimpl

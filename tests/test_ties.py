@@ -6,6 +6,7 @@ import flax.linen as linen
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from flax import nnx
 from support.arrays import assert_same_bits
 from support.models import assert_same_state_dict, from_neutral, randomise, to_neutral
@@ -13,7 +14,9 @@ from torch import nn
 
 import bridge_flax
 from bridge_core import (
+    FlatState,
     MismatchError,
+    PlanError,
     convert,
     open_state,
     plan_conversion,
@@ -176,3 +179,25 @@ def test_a_tie_that_a_torch_file_records_is_made_again(tmp_path, name):
     with open_state(tmp_path / f"back-{name}") as back:
         assert back.metadata.ties == {("lm_head", "weight"): ("wte", "weight")}
         assert_same_bits(back["lm_head", "weight"], module.wte.weight.detach().numpy())
+
+
+def test_a_plan_made_with_a_model_takes_a_state_without_the_tied_tensors():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wte = nn.Embedding(5, 3)
+            self.head = nn.Linear(3, 5, bias=False)
+            self.head.weight = self.wte.weight
+
+    with torch.device("meta"):
+        model = Net()
+    values = np.arange(15, dtype=np.float32).reshape(5, 3)
+    state = FlatState({"wte.weight": values}, layout="torch")
+    for to in ("flax", "neutral"):
+        plan = plan_conversion(state, to=to, model=model)
+        made = plan.apply(state)
+        assert plan.source_ties == {("head", "weight"): ("wte", "weight")}
+        np.testing.assert_array_equal(made["head", "kernel"], values.T)
+        assert ("head", "weight") not in state
+    with pytest.raises(PlanError, match="another state"):
+        plan.apply(FlatState({"other.weight": values}, layout="torch"))

@@ -82,7 +82,9 @@ layout_option = click.option(
     help="Whose names and axes the source has (torch, flax, neutral), where the file does not tell.",
 )
 links_option = click.option(
-    "--follow-links", is_flag=True, help="Let shards be symbolic links that lead out of their folder."
+    "--follow-links",
+    is_flag=True,
+    help="Let shards and copied files be symbolic links that lead out of their folder.",
 )
 rules_option = click.option(
     "--rules",

@@ -7,9 +7,9 @@ except the few tiny ones that the target has no place for and that its metadata 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,8 @@ from bridge_core.state import FlatState, as_state
 from bridge_core.tensors import ArrayTensor, Tensor, TensorSpec, equal_values
 
 __all__ = ["Plan"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Plan:
             beside those that take the tensors over.
         refused: Source key -> why the target has no form for it.
         idle_rules: Rules that had to match something and did not.
+        source_ties: Source key that a model ties to another -> that other; a state may lack it.
     """
 
     source_layout: str
@@ -67,6 +70,7 @@ class Plan:
     keeps: tuple[Step, ...] = ()
     refused: Mapping[Key, str] = field(default_factory=dict)
     idle_rules: tuple[str, ...] = ()
+    source_ties: Mapping[Key, Key] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -104,7 +108,7 @@ class Plan:
             PlanError: The state is not one that this plan was made for.
         """
         self.check()
-        source = as_state(state)
+        source = self._with_tied(as_state(state))
         self._check_state(source)
         residuals: dict[Key, Residual] = {}
         made: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
@@ -153,6 +157,15 @@ class Plan:
                 tensors[key] = other
             ties[key] = keeper
         return ties
+
+    def _with_tied(self, source: FlatState) -> FlatState:
+        """Add the tensors that the source has under other names alone."""
+        lacking = {key: keeper for key, keeper in self.source_ties.items() if key not in source}
+        if not lacking or any(keeper not in source for keeper in lacking.values()):
+            return source
+        added = {key: source.tensor(keeper) for key, keeper in lacking.items()}
+        metadata = source.metadata.with_(ties={**source.metadata.ties, **lacking})
+        return source.replace(tensors={**source.tensors(), **added}, metadata=metadata)
 
     def _check_state(self, source: FlatState) -> None:
         wrong = [
@@ -208,14 +221,13 @@ class Plan:
             following,
             source_layout=self.source_layout,
             specs=self.specs,
+            source_ties=self.source_ties,
             steps=join_steps(self.steps, following.steps),
             keeps=(*self.keeps, *join_keeps(self.steps, following.keeps)),
-            dropped=(
-                *self.dropped,
-                *(traced(d, origin) for d in following.dropped),
-            ),
-            unexpected=(*self.unexpected, *(origin.get(k, k) for k in following.unexpected)),
-            mismatched=tuple(replace(m, source=origin.get(m.source, m.source)) for m in following.mismatched),
+            # Parts of one tensor are one tensor again.
+            dropped=_once((*self.dropped, *(traced(d, origin) for d in following.dropped))),
+            unexpected=_once((*self.unexpected, *(origin.get(k, k) for k in following.unexpected))),
+            mismatched=_once(replace(m, source=origin.get(m.source, m.source)) for m in following.mismatched),
             ambiguous={origin.get(k, k): v for k, v in following.ambiguous.items()},
             refused={
                 **self.refused,
@@ -259,6 +271,10 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plain data."""
         return as_json(self)
+
+
+def _once(values: Iterable[T]) -> tuple[T, ...]:
+    return tuple(dict.fromkeys(values))
 
 
 def _read(tensor: Tensor) -> Any:

@@ -252,7 +252,7 @@ class Assembly:
     def _is_usual(self, framework: str, name: str) -> bool:
         transforms = self.request.registry.transforms_of.get(framework, ())
         kind = next((t.kind for t in transforms if t.name == name), None)
-        return name == next((t.name for t in transforms if t.kind == kind), None)
+        return name == next((t.name for t in transforms if t.kind == kind and not t.needs_module), None)
 
     def _is_proven(self, layer: NeutralLayer, outcome: Outcome) -> bool:
         key = (id(outcome), layer.group.has_children)

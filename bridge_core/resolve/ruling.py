@@ -109,6 +109,7 @@ def rule_names(
     """
     ruled = Ruled()
     active = [r for r in rules if r.action in ("rename", "drop", "move") and rule_holds(r, config)]
+    active.sort(key=lambda rule: rule.fallback)
     fired: set[int] = set()
     held = {
         number: held_keys(rule, {name: specs[key] for key, name in names.items()}, config)
@@ -125,6 +126,8 @@ def rule_names(
             if name not in held.get(number, (name,)):
                 continue
             if owner is not None:
+                if rule.fallback and not owner.fallback:
+                    break  # so are all that follow
                 raise claimed_twice(rule, owner, "claim", name)
             owner = rule
             if rule.action == "rename":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from bridge_core.keys import Key, join_key
@@ -55,6 +55,7 @@ class Templated(Assembly):
     def __init__(self, request: Request) -> None:
         super().__init__(request)
         self._settled: dict[object, tuple[Outcome, ...]] = {}
+        self._differ: set[Key] = set()
 
     def resolve(self, like: FlatState) -> Plan:
         """Return the plan, problems included."""
@@ -238,7 +239,9 @@ class Templated(Assembly):
         if matches(allowed, target) or matches(allowed, target[1:]):
             reason = f"allowed to differ: {mismatch.found} does not fit {mismatch.expected}"
             self.dropped.append(Dropped(mismatch.source, reason))
-            self.allowed_missing.append(target)
+            if target not in self._differ:  # which each part of a fused tensor does
+                self._differ.add(target)
+                self.allowed_missing.append(target)
         else:
             self.mismatched.append(mismatch)
 
@@ -279,36 +282,54 @@ class Templated(Assembly):
 
         A rule that makes both names settles it; one that makes the kept tensor alone gives it to the other.
         """
-        known = self.request.state.metadata.ties
+        groups: dict[Key, list[Key]] = {}
         for alias, keeper in ties.items():
-            if keeper in ordered or alias in ordered:
-                if alias not in ordered and alias not in self.filled:
-                    self.missing = [key for key in self.missing if key != alias]
-                    self.ties[alias] = keeper
+            if alias not in ordered:
+                groups.setdefault(keeper, []).append(alias)
+        for keeper, aliases in groups.items():
+            if keeper not in ordered:
+                self._tie_group(keeper, aliases)
                 continue
-            given, kept = self.filled.pop(alias, None), self.filled.get(keeper)
-            if given is None and kept is None:
-                continue
-            self.missing = [key for key in self.missing if key not in (alias, keeper)]
-            self.allowed_missing = [k for k in self.allowed_missing if k not in (alias, keeper)]
-            self.ties[alias] = keeper
-            if given is not None and kept is None:
-                self.filled[keeper] = given
-                self.used.update(dict.fromkeys(given.sources, keeper))
-            elif given is not None and kept is not None:
-                one, other = given.sources[0], kept.sources[0]
-                single = len(given.sources) == len(kept.sources) == 1
-                if single and known.get(one, one) == known.get(other, other):
-                    del self.used[one]
-                    self.dropped.append(Dropped(one, f"tied to {join_key(other)}", other))
-                else:
-                    self.constants.append(self._same(kept, given, keeper))
-                    del self.filled[keeper]
+            unfilled = [alias for alias in aliases if alias not in self.filled]
+            self.missing = [key for key in self.missing if key not in unfilled]
+            self.ties.update(dict.fromkeys(unfilled, keeper))
 
-    def _same(self, kept: Filled, given: Filled, target: Key) -> Step:
-        counts = (len(kept.sources), len(given.sources))
-        ops = simplify_chain((Lanes((kept.ops, given.ops), counts), Same(2)))
-        return Step((*kept.sources, *given.sources), (target,), ops, kept.kind, kept.evidence)
+    def _tie_group(self, keeper: Key, aliases: Sequence[Key]) -> None:
+        """Make one tensor of all its names, from whichever of them the source fills."""
+        names = (keeper, *aliases)
+        given = [self.filled.pop(name) for name in names if name in self.filled]
+        if not given:
+            if self._differ.intersection(names):  # they are one tensor, and it may differ
+                self.allowed_missing += [key for key in names if key in self.missing]
+                self.missing = [key for key in self.missing if key not in names]
+            return
+        self.missing = [key for key in self.missing if key not in names]
+        self.allowed_missing = [key for key in self.allowed_missing if key not in names]
+        self.ties.update(dict.fromkeys(aliases, keeper))
+        known = self.request.state.metadata.ties
+        kept: list[Filled] = []
+        tensors: dict[Key, Key] = {}
+        for one in given:
+            source = one.sources[0]
+            tensor = known.get(source, source)
+            if len(one.sources) == 1 and tensor in tensors:
+                del self.used[source]
+                self.dropped.append(Dropped(source, f"tied to {join_key(tensors[tensor])}", tensors[tensor]))
+                continue
+            if len(one.sources) == 1:
+                tensors[tensor] = source
+            kept.append(one)
+        if len(kept) > 1:
+            self.constants.append(self._same(kept, keeper))
+            return
+        self.filled[keeper] = kept[0]
+        self.used.update(dict.fromkeys(kept[0].sources, keeper))
+
+    def _same(self, given: Sequence[Filled], target: Key) -> Step:
+        counts = tuple(len(one.sources) for one in given)
+        ops = simplify_chain((Lanes(tuple(one.ops for one in given), counts), Same(len(given))))
+        sources = tuple(source for one in given for source in one.sources)
+        return Step(sources, (target,), ops, given[0].kind, given[0].evidence)
 
 
 def _split_otherwise(layer: NeutralLayer, reading: Reading, outcome: Outcome) -> str:

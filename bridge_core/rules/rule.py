@@ -43,6 +43,7 @@ class Rule:
         radix: A capture that is made of others.
         when: Conditions under which it holds.
         optional: Whether it may match nothing.
+        fallback: Whether other rules that claim the same key go first.
         layouts: Whose names the sources and the targets are; None if the caller knows.
         origin: Where it was written, e.g. ``rules.toml:12``.
 
@@ -68,6 +69,7 @@ class Rule:
     radix: Radix | None = None
     when: When = _ALWAYS
     optional: bool = False
+    fallback: bool = False
     layouts: Layouts = None
     origin: str = ""
 

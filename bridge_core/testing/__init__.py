@@ -22,12 +22,14 @@ pytest.register_assert_rewrite(
     "bridge_core.testing.frameworks",
     "bridge_core.testing.harness",
     "bridge_core.testing.layers",
+    "bridge_core.testing.libraries",
 )
 
 from bridge_core.testing.formats import FormatContract  # noqa: E402 - assertions are rewritten on import
 from bridge_core.testing.frameworks import FrameworkContract  # noqa: E402 - as above
 from bridge_core.testing.harness import read_state, write_state  # noqa: E402 - as above
 from bridge_core.testing.layers import LayerContract  # noqa: E402 - as above
+from bridge_core.testing.libraries import LibraryContract  # noqa: E402 - as above
 from bridge_core.testing.strategies import (  # noqa: E402 - as above
     arrays,
     bit_patterns,
@@ -46,6 +48,7 @@ __all__ = [
     "FrameworkContract",
     "keys",
     "LayerContract",
+    "LibraryContract",
     "read_state",
     "regions_of",
     "same_bits",

@@ -130,6 +130,7 @@ class LayerContract:
             assert (roles | set(transform.lacks)) - {""} <= set(kind.leaves)
             for name in transform.certain_with or ():
                 assert name in transform.by_name()
+            assert transform.modules or not transform.needs_module, "it needs a module, and names no module"
 
     # Shapes
 

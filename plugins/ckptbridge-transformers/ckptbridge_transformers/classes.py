@@ -151,6 +151,8 @@ def flax_class_of(torch_class: type[Any]) -> type[Any] | None:
 def torch_class_beside(flax_class: type[Any]) -> type[Any] | None:
     """Return the torch class beside a Flax class, or None; a subclass goes by the class that it extends."""
     for base in flax_class.__mro__:
+        if base.__name__ == "FlaxPreTrainedModel":  # torch's base class of all models is none itself
+            break
         with contextlib.suppress(UsageError):
             return class_named(base.__name__.removeprefix("Flax"))
     return None

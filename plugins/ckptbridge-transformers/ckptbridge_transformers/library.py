@@ -53,11 +53,12 @@ class Transformers:
         named = (checkpoint.model or "").removeprefix("Flax")
         torch_class = class_named(named) if named else torch_class_of(config)
         untied = _is_untied(found, config)
+        crossing = checkpoint.state.layout != checkpoint.to
         models = _Models(checkpoint, config, torch_class, untied)
         return Guidance(
             model=models.of(checkpoint.state.layout),
             like=models.of(checkpoint.to),
-            rules=(*rules_for(config, torch_class.__name__), *models.left_out),
+            rules=(*(rules_for(config, torch_class.__name__) if crossing else ()), *models.left_out),
             beside=beside,
             max_shard_size=limit,
             untied=checkpoint.to == "torch" and untied,

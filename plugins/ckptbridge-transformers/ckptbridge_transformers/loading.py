@@ -67,22 +67,23 @@ def flax_weights(
     """
     torch_class = torch_class_beside(type(model))
     with _opened(source) as state:
-        rules: tuple[Any, ...] = rules_for(model.config, type(model).__name__)
-        evidence = None
+        rules: tuple[Any, ...] = _rules(state, "flax", model)
+        template = flax_template(model)
+        evidence: Any = template if state.layout == "flax" else None
         if state.layout == "torch" and torch_class is not None and not state.metadata.modules:
             evidence = meta_model(torch_class, model.config)
             rules += tuple(made_by_model(state, evidence))
         plan, loaded = _planned(
             state,
             "flax",
-            flax_template(model),
+            template,
             evidence,
             rules,
             allow_missing,
             allow_unexpected,
             ignore_mismatched_sizes,
         )
-        tree = default_registry().framework("flax").build(plan.apply(_with_tied(state, plan, evidence)), None)
+        tree = default_registry().framework("flax").build(plan.apply(state), None)
     return _with_weights(loaded, tree)
 
 
@@ -110,7 +111,7 @@ def torch_weights(
     """
     torch = default_registry().framework("torch")
     with _opened(source) as state:
-        rules: tuple[Any, ...] = rules_for(model.config, type(model).__name__)
+        rules: tuple[Any, ...] = _rules(state, "torch", model)
         evidence: Any = None
         if state.layout == "flax":
             flax_class = flax_class_of(type(model))
@@ -131,7 +132,7 @@ def torch_weights(
             allow_unexpected,
             ignore_mismatched_sizes,
         )
-        weights = torch.build(plan.apply(_with_tied(state, plan, evidence)), None)
+        weights = torch.build(plan.apply(state), None)
     return _with_weights(loaded, weights)
 
 
@@ -155,25 +156,9 @@ def _opened(source: Any) -> Iterator[FlatState]:
     yield framework.state(source) if framework is not None else FlatState(source)
 
 
-def _with_tied(state: FlatState, plan: Plan, evidence: Any) -> FlatState:
-    """Return the state with those tensors that it lacks because the model that is evidence ties them."""
-    lacking = [key for key in plan.specs if key not in state]
-    if not lacking:
-        return state
-    ties = default_registry().framework(plan.source_layout).state(evidence).metadata.ties
-    tensors = dict(state.tensors())
-    for key in lacking:
-        for alias, keeper in ties.items():
-            # The names may differ from the model's by a prefix, which one side has in front.
-            if key[len(key) - len(alias) :] == alias:
-                kept = key[: len(key) - len(alias)] + keeper
-            elif alias[len(alias) - len(key) :] == key:
-                kept = keeper[len(alias) - len(key) :]
-            else:
-                continue
-            if kept in state:
-                tensors[key] = state.tensor(kept)
-    return state.replace(tensors=tensors)
+def _rules(state: FlatState, to: str, model: Any) -> tuple[Any, ...]:
+    """Return the rules of the model's family; they lead from one framework to the other."""
+    return () if state.layout == to else rules_for(model.config, type(model).__name__)
 
 
 def _planned(

@@ -1,0 +1,279 @@
+"""The contract of a model library's adapter: it knows its own folders, changes nothing, and is repeatable."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import shutil
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bridge_core.convert import Report, convert
+from bridge_core.discovery import is_weights_name
+from bridge_core.errors import BridgeError, UsageError
+from bridge_core.files import is_plain_name
+from bridge_core.libraries import Checkpoint, Guidance, Library
+from bridge_core.plugins import Registry, default_registry
+from bridge_core.sources import state_of
+from bridge_core.state import FlatState
+from bridge_core.storage import open_state, save_state
+from bridge_core.testing.strategies import same_bits
+
+__all__ = ["LibraryContract"]
+
+_NO_CLASS = "NoModelClassHasThisName"
+_DAMAGE = (
+    b"",
+    b"\x00",
+    b"\xff\xfe\xfd",
+    b"null",
+    b"3",
+    b"[]",
+    b"{}",
+    b'{"a": NaN',
+    b'{"": {"": []}}',
+    b"[" * 100_000,
+    b"<html>not found</html>",
+)
+"""Contents that may stand where a config was."""
+
+
+class LibraryContract(ABC):
+    """Subclass it as ``Test...``, set ``library`` and make folders that it knows.
+
+    Attributes:
+        library: The adapter under test.
+        registry: Where it is registered, beside what its models need; by default everything installed.
+        read: Names of the files that the adapter reads, which are damaged one by one; by default all that it
+            names as beside the weights.
+    """
+
+    library: Library
+    registry: Registry | None = None
+    read: tuple[str, ...] = ()
+
+    @abstractmethod
+    def folders(self, place: Path) -> Iterable[tuple[Path, str]]:
+        """Make checkpoint folders below a place, each with the layout that it can be converted to.
+
+        They hold values that differ from tensor to tensor, and go there and back without any option.
+        """
+
+    def foreign(self, place: Path) -> Iterable[Path]:
+        """Make further folders below a place, which are not this library's."""
+        del place
+        return ()
+
+    def _registry(self) -> Registry:
+        return self.registry or default_registry()
+
+    def _folders(self, place: Path) -> list[tuple[Path, str]]:
+        place.mkdir(exist_ok=True)
+        found = list(self.folders(place))
+        assert found, "folders() gives nothing to test with"
+        return found
+
+    def _opened(self, folder: Path) -> FlatState:
+        return open_state(folder, registry=self._registry())
+
+    def _checkpoints(self, place: Path) -> Iterator[Checkpoint]:
+        """Yield each folder with each layout that it may be wanted in."""
+        for folder, to in self._folders(place):
+            with self._opened(folder) as state:
+                for wanted in dict.fromkeys((to, str(state.layout), "neutral")):
+                    yield Checkpoint(folder, state, wanted)
+
+    def _known(self, checkpoint: Checkpoint) -> Guidance:
+        found = self.library.guide(checkpoint)
+        assert found is not None, f"{checkpoint.folder} is not known, to {checkpoint.to}"
+        return found
+
+    # Declarations
+
+    def test_is_a_library_that_is_registered(self) -> None:
+        """Under its own name."""
+        assert isinstance(self.library, Library)
+        assert isinstance(self.library.name, str)
+        assert self.library.name
+        assert self._registry().libraries.get(self.library.name) is self.library
+
+    # Knowing
+
+    def test_folders_of_others_are_not_known(self, tmp_path: Path) -> None:
+        """Neither an empty one, nor one of weights alone, nor one of foreign files."""
+        empty, weights, files = (tmp_path / name for name in ("empty", "weights", "files"))
+        empty.mkdir()
+        state = FlatState({("fc", "weight"): np.ones((2, 3), np.float32)}, layout="torch")
+        save_state(state, weights, max_shard_size=1 << 20, format="safetensors", registry=self._registry())
+        files.mkdir()
+        for name in ("notes.md", "picture.png", ".hidden"):
+            (files / name).write_bytes(b"\x89 nothing of a model")
+        (files / "folder").mkdir()
+        for folder in (empty, weights, files, *self.foreign(tmp_path)):
+            for to in ("torch", "flax", "neutral"):
+                assert self.library.guide(Checkpoint(folder, state, to)) is None, f"{folder.name} is known"
+
+    def test_what_is_known_can_be_used(self, tmp_path: Path) -> None:
+        """Models and templates are of the frameworks that they are for; a neutral target has no template."""
+        registry = self._registry()
+        for checkpoint in self._checkpoints(tmp_path):
+            known = self._known(checkpoint)
+            assert type(known) is Guidance
+            layouts = (checkpoint.state.layout, checkpoint.to)
+            if known.model is not None:
+                assert state_of(known.model, registry).layout in layouts
+            if known.like is not None:
+                assert checkpoint.to != "neutral", "a neutral target takes no template"
+                assert state_of(known.like, registry).layout == checkpoint.to
+
+    def test_files_beside_the_weights_are_there_and_no_weights(self, tmp_path: Path) -> None:
+        """Each is a plain file in the folder itself, named once."""
+        weights = is_weights_name(self._registry().formats.values())
+        for checkpoint in self._checkpoints(tmp_path):
+            names = self._known(checkpoint).beside
+            assert len(set(names)) == len(names)
+            for name in names:
+                assert is_plain_name(name)
+                assert (checkpoint.folder / name).is_file(), f"{name} is not there"
+                assert not weights(name), f"{name} is a name of weights"
+
+    def test_two_calls_agree(self, tmp_path: Path) -> None:
+        """On everything, models compared by what they hold."""
+        for checkpoint in self._checkpoints(tmp_path):
+            first, second = (self._plain(self._known(checkpoint)) for _ in range(2))
+            assert first == second
+
+    def _plain(self, known: Guidance) -> dict[str, Any]:
+        found = {field.name: getattr(known, field.name) for field in dataclasses.fields(known)}
+        for name in ("model", "like"):
+            if found[name] is not None:
+                state = state_of(found[name], self._registry())
+                found[name] = (state.layout, state.specs(), state.metadata.ties, state.metadata.modules)
+        return found
+
+    # Refusing
+
+    def test_an_unknown_class_is_refused(self, tmp_path: Path) -> None:
+        """By an error for whoever named it."""
+        for checkpoint in self._checkpoints(tmp_path):
+            for name in (_NO_CLASS, "no-name", "__init__", "../x"):
+                with pytest.raises(UsageError):
+                    self.library.guide(dataclasses.replace(checkpoint, model=name))
+
+    def test_damaged_files_raise_nothing_raw(self, tmp_path: Path) -> None:
+        """Whatever stands in a file that is read: an answer, or a `BridgeError`."""
+        for checkpoint in self._checkpoints(tmp_path):
+            for name in self.read or self._known(checkpoint).beside:
+                path = checkpoint.folder / name
+                content = path.read_bytes()
+                for damaged in (*_DAMAGE, *_damaged(content)):
+                    path.write_bytes(damaged)
+                    self._asked(checkpoint)
+                path.unlink()
+                self._asked(checkpoint)
+                path.mkdir()
+                self._asked(checkpoint)
+                path.rmdir()
+                path.write_bytes(content)
+
+    def _asked(self, checkpoint: Checkpoint) -> None:
+        try:
+            found = self.library.guide(checkpoint)
+        except BridgeError:
+            return
+        assert found is None or isinstance(found, Guidance)
+
+    # Keeping out
+
+    def test_asking_changes_nothing_in_the_folder(self, tmp_path: Path) -> None:
+        """No file comes, goes, or is written to."""
+        for checkpoint in self._checkpoints(tmp_path):
+            before = _snapshot(checkpoint.folder)
+            self._known(checkpoint)
+            assert _snapshot(checkpoint.folder) == before
+
+    def test_no_network_is_used(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Only what stands in the folder is read."""
+        called: list[object] = []
+
+        def refuse(_: object, address: object) -> None:
+            called.append(address)
+            raise OSError("no network in this test")
+
+        monkeypatch.setattr(socket.socket, "connect", refuse)
+        for checkpoint in self._checkpoints(tmp_path):
+            self._known(checkpoint)
+        assert not called
+
+    # Converting
+
+    def test_folders_are_converted_and_come_back_bit_for_bit(self, tmp_path: Path) -> None:
+        """With no option but the target, and the files beside the weights with them."""
+        for number, (folder, to) in enumerate(self._folders(tmp_path / "made")):
+            before = _snapshot(folder)
+            there, back = tmp_path / f"there-{number}", tmp_path / f"back-{number}"
+            with self._opened(folder) as source:
+                layout = str(source.layout)
+                beside = self._known(Checkpoint(folder, source, to)).beside
+                first = convert(folder, f"{there}/", to=to, registry=self._registry())
+                second = convert(there, f"{back}/", to=layout, registry=self._registry())
+                for report, place in ((first, there), (second, back)):
+                    assert report.verified
+                    assert [path.name for path in report.beside] == list(beside)
+                    for name in beside:
+                        assert (place / name).read_bytes() == (folder / name).read_bytes()
+                with self._opened(back) as found:
+                    assert found.layout == layout
+                    _check_same(source, found, first, second)
+            assert _snapshot(folder) == before
+
+    def test_a_copy_of_a_folder_elsewhere_is_known_as_well(self, tmp_path: Path) -> None:
+        """Nothing hangs on where it stands or what it is called."""
+        for number, (folder, to) in enumerate(self._folders(tmp_path / "made")):
+            moved = tmp_path / f"a b.{number}"
+            shutil.copytree(folder, moved)
+            with self._opened(folder) as state, self._opened(moved) as other:
+                known = (Checkpoint(folder, state, to), Checkpoint(moved, other, to))
+                first, second = (self._plain(self._known(checkpoint)) for checkpoint in known)
+                assert first == second
+
+
+def _check_same(source: FlatState, found: FlatState, first: Report, second: Report) -> None:
+    """Check that a state came back: nothing is lost but what was dropped, nothing made but from it."""
+    gone = {dropped.key for dropped in first.dropped}
+    for key in source:
+        if key in found or key not in gone:
+            assert key in found, f"{'.'.join(key)} did not come back"
+            assert same_bits(found[key], source[key]), f"{'.'.join(key)} came back changed"
+    for key in set(found) - set(source) - set(second.filled):
+        spec = found.spec(key)
+        alike = (source[other] for other in source if source.spec(other) == spec)
+        assert any(same_bits(found[key], value) for value in alike), f"{'.'.join(key)} came from nowhere"
+
+
+def _snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Return each entry's time of change and content."""
+    return {
+        str(path.relative_to(folder)): (
+            path.stat().st_mtime_ns,
+            path.read_bytes() if path.is_file() else b"",
+        )
+        for path in sorted((folder, *folder.rglob("*")))
+    }
+
+
+def _damaged(content: bytes) -> Iterator[bytes]:
+    """Yield a file's content cut off, and with flipped bits."""
+    chance = random.Random(5)
+    for part in (0.1, 0.5, 0.9):
+        yield content[: int(len(content) * part)]
+    for _ in range(10 if content else 0):
+        changed = bytearray(content)
+        changed[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        yield bytes(changed)

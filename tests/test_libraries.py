@@ -1,0 +1,324 @@
+"""What an installed model library knows of a folder is used, told, and kept out where nobody wants it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import sys
+import types
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.numpy import load_file
+from toy_library import CONFIG, Net, Raises, Zoo, make_folder, models, weights, zoo_registry
+
+from bridge_core import (
+    AmbiguousLayerError,
+    MismatchError,
+    Rule,
+    RuleError,
+    UsageError,
+    convert,
+    open_state,
+    plan_conversion,
+    verify,
+)
+from bridge_core.cli import main
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return make_folder(tmp_path / "source")
+
+
+def planned(source, library, **options):
+    options.setdefault("to", "flax")
+    return plan_conversion(source, registry=zoo_registry(library), **options)
+
+
+# -- when a library is asked ------------------------------------------------------------------------
+
+
+def test_a_folder_is_guided_without_an_option(folder, monkeypatch):
+    library = Zoo()
+    plan = planned(folder, library)
+    assert {step.evidence for step in plan.steps} == {"module"}
+    assert {step.targets[0][-1] for step in plan.steps} == {"embedding", "kernel"}
+    (asked,) = library.asked
+    assert (asked.folder, asked.to, asked.model) == (folder, "flax", None)
+    assert asked.state.layout == "torch"
+    monkeypatch.chdir(folder)
+    planned(".", library)
+    assert library.asked[-1].folder == folder
+
+
+def test_without_a_library_the_same_folder_is_ambiguous(folder):
+    with pytest.raises(AmbiguousLayerError):
+        planned(folder, Zoo(), model="none")
+    with pytest.raises(AmbiguousLayerError):
+        plan_conversion(folder, to="flax", registry=zoo_registry())
+
+
+def test_none_keeps_the_library_out(folder):
+    library = Zoo()
+    planned(folder, library, model="none", accept_guesses=True)
+    assert not library.asked
+
+
+def test_a_file_is_guided_only_when_asked_for(folder):
+    library, file = Zoo(), folder / "model.safetensors"
+    with pytest.raises(AmbiguousLayerError):
+        planned(file, library)
+    assert not library.asked
+    planned(file, library, model="auto")
+    assert library.asked[-1].model is None
+    planned(file, library, model="Net")
+    assert library.asked[-1].model == "Net"
+
+
+@pytest.mark.parametrize("source", ["mapping", "state"])
+def test_what_is_no_path_is_not_guided(folder, source):
+    library = Zoo()
+    with open_state(folder) as state:
+        given = state if source == "state" else dict(state.items())
+        with pytest.raises(AmbiguousLayerError):
+            planned(given, library)
+        with pytest.raises(UsageError, match="says nothing"):
+            planned(given, library, model="auto")
+    assert not library.asked
+
+
+def test_a_class_is_named_against_the_folder(tmp_path):
+    folder, library = make_folder(tmp_path / "source", "Tied"), Zoo()
+    assert len(planned(folder, library).target_specs()) == 2
+    with pytest.raises(MismatchError, match="1 missing"):
+        planned(folder, library, model="Net")
+
+
+def test_a_class_that_nobody_knows_is_refused(folder, tmp_path):
+    with pytest.raises(UsageError, match=r"no class 'Nat'.*It has Net, Tied"):
+        planned(folder, Zoo(), model="Nat")
+    other = make_folder(tmp_path / "other", config=False)
+    for name in ("Net", "auto"):
+        with pytest.raises(
+            UsageError, match=rf"knows this checkpoint.*--model {name}.*PKG\.MOD:FACTORY.*installed are: zoo"
+        ):
+            planned(other, Zoo(), model=name)
+    with pytest.raises(UsageError, match="installed are: none"):
+        plan_conversion(other, to="flax", model="Net", registry=zoo_registry())
+
+
+def test_a_folder_of_nobody_goes_as_it_did(tmp_path):
+    other = make_folder(tmp_path / "other", config=False)
+    with pytest.raises(AmbiguousLayerError):
+        planned(other, Zoo())
+    assert planned(other, Zoo(), accept_guesses=True).notes == ()
+
+
+def test_the_first_library_that_knows_a_folder_is_taken(folder):
+    class Blind(Zoo):
+        name = "blind"
+
+        def guide(self, checkpoint):
+            self.asked.append(checkpoint)
+
+    class Second(Zoo):
+        name = "second"
+
+    blind, first, second = Blind(), Zoo(notes=("first",)), Second()
+    plan = plan_conversion(folder, to="flax", registry=zoo_registry(blind, first, second))
+    assert plan.notes == ("first",)
+    assert [len(library.asked) for library in (blind, first, second)] == [1, 1, 0]
+
+
+# -- the caller goes first --------------------------------------------------------------------------
+
+
+def test_the_callers_model_keeps_the_library_out(folder, monkeypatch):
+    library = Zoo()
+    with torch.device("meta"):
+        planned(folder, library, model=Net())
+    monkeypatch.setitem(sys.modules, "made_up", types.SimpleNamespace(make=lambda: models("Net")["torch"]))
+    planned(folder, library, model="made_up:make")
+    assert not library.asked
+
+
+def test_the_callers_template_goes_first(folder):
+    like = {"wte": {"embedding": np.ones((6, 4))}, "proj": {"kernel": np.ones((4, 4))}}
+    with pytest.raises(MismatchError, match="unexpected"):
+        planned(folder, Zoo(), like=like)
+    plan = planned(folder, Zoo(), like=like, allow_unexpected=["head.**"])
+    assert set(plan.target_specs()) == {("wte", "embedding"), ("proj", "kernel")}
+
+
+def test_rules_of_both_are_used_and_the_callers_first(folder):
+    theirs = Zoo(
+        like=None,
+        model=None,
+        rules=(Rule.layer("wte", "embedding"), Rule.layer("*", "linear", optional=True)),
+    )
+    steps = {step.sources[0][0]: step for step in planned(folder, theirs).steps}
+    assert {name: step.kind for name, step in steps.items()} == {
+        "wte": "embedding",
+        "proj": "linear",
+        "head": "linear",
+    }
+    own = planned(folder, theirs, rules=[Rule.layer("head", "embedding")])
+    kinds = {step.sources[0][0]: step.kind for step in own.steps}
+    assert kinds == {"wte": "embedding", "proj": "linear", "head": "embedding"}
+
+
+def test_the_callers_rule_for_a_name_goes_before_the_librarys(folder):
+    theirs = Zoo(
+        like=None, model=None, rules=(Rule.leave_out("head.**", "unused"), Rule.layer("*", "linear"))
+    )
+    assert {d.key[0] for d in planned(folder, theirs).dropped} == {"head"}
+    own = planned(folder, theirs, rules=[Rule.rename("head.**", "top.**")])
+    assert not own.dropped
+    assert {step.targets[0][0] for step in own.steps} == {"wte", "proj", "top"}
+    with pytest.raises(RuleError, match=r"claim"):
+        planned(folder, theirs, rules=[Rule.rename("head.**", "top.**"), Rule.leave_out("head.*", "twice")])
+
+
+# -- what is told -----------------------------------------------------------------------------------
+
+
+def test_notes_arrive_in_the_plan_and_the_report(folder, tmp_path):
+    library = Zoo(notes=("Net of the zoo", "and more"))
+    plan = planned(folder, library)
+    assert plan.notes == ("Net of the zoo", "and more")
+    assert "note: Net of the zoo" in plan.describe()
+    assert plan.to_json()["notes"] == ["Net of the zoo", "and more"]
+    report = convert(folder, tmp_path / "a.msgpack", to="flax", registry=zoo_registry(library))
+    assert report.notes == plan.notes
+    assert report.to_json()["notes"] == list(plan.notes)
+
+
+def test_a_plan_that_cannot_be_run_is_guided_as_well(folder):
+    library = Zoo(notes=("Net of the zoo",), like=models("Tied")["flax"])
+    plan = planned(folder, library, check=False)
+    assert plan.unexpected == (("head", "weight"),)
+    assert plan.notes == ("Net of the zoo",)
+
+
+# -- shards and ties --------------------------------------------------------------------------------
+
+
+def test_the_librarys_shard_size_holds_for_folders_where_the_caller_gives_none(folder, tmp_path):
+    registry = zoo_registry(Zoo(max_shard_size=100))
+    many = convert(folder, f"{tmp_path}/many/", to="flax", registry=registry)
+    assert len(many.files) == 4  # three shards and an index
+    one = convert(folder, f"{tmp_path}/one/", to="flax", max_shard_size="1MB", registry=registry)
+    assert [path.name for path in one.files] == ["flax_model.msgpack"]
+    file = convert(folder, tmp_path / "a.msgpack", to="flax", registry=registry)
+    assert file.files == (tmp_path / "a.msgpack",)
+    assert (tmp_path / "a.msgpack").is_file()
+    with pytest.raises(UsageError, match="no size above zero"):
+        convert(folder, f"{tmp_path}/none/", to="flax", max_shard_size=0, registry=registry)
+
+
+@pytest.mark.parametrize("form", ["safetensors", "torch"])
+@pytest.mark.parametrize("limit", [None, 100], ids=["one file", "shards"])
+def test_untied_writes_every_name_in_full(tmp_path, form, limit):
+    folder = make_folder(tmp_path / "source", "Tied")
+    convert(folder, f"{tmp_path}/flax/", to="flax", registry=zoo_registry(Zoo()))
+    for untied in (False, True):
+        registry = zoo_registry(Zoo(untied=untied))
+        place = tmp_path / f"{untied}"
+        report = convert(
+            tmp_path / "flax", f"{place}/", to="torch", format=form, max_shard_size=limit, registry=registry
+        )
+        with open_state(place) as made:
+            assert (("head", "weight") in made.metadata.ties) is not untied
+            assert np.array_equal(made["head", "weight"], weights("Tied")["wte.weight"])
+        if form == "safetensors":
+            stored = [name for path in report.files if path.suffix != ".json" for name in load_file(path)]
+            assert ("head.weight" in stored) is untied
+        assert verify(tmp_path / "flax", place, registry=registry).equal
+
+
+def test_verifying_uses_what_the_library_knows(folder, tmp_path, monkeypatch):
+    registry = zoo_registry(Zoo())
+    convert(folder, tmp_path / "a.msgpack", to="flax", registry=registry)
+    assert verify(folder, tmp_path / "a.msgpack", registry=registry).equal
+    with pytest.raises(UsageError, match="no class 'Nat'"):
+        verify(folder, tmp_path / "a.msgpack", model="Nat", registry=registry)
+    monkeypatch.setitem(sys.modules, "made_up", types.SimpleNamespace(make=lambda: models("Net")["torch"]))
+    assert verify(folder, tmp_path / "a.msgpack", model="made_up:make", registry=zoo_registry()).equal
+    with pytest.raises(UsageError):
+        verify(folder, tmp_path / "a.msgpack", model="made_up:nothing", registry=zoo_registry())
+    other = make_folder(tmp_path / "other", seed=1)
+    found = verify(other, tmp_path / "a.msgpack", registry=registry)
+    assert {difference.key[1] for difference in found.differing} == {"wte", "proj", "head"}
+
+
+def test_the_example_of_the_hook_guides_a_folder(tmp_path, monkeypatch):
+    from bridge_core import hookspecs
+
+    text = inspect.cleandoc(hookspecs.bridge_libraries.__doc__)
+    code = inspect.cleandoc(text.partition("::\n")[2])
+    example = types.ModuleType("example")
+    exec(compile(code, "<example>", "exec"), vars(example))
+    monkeypatch.setitem(sys.modules, "zoo", types.SimpleNamespace(make=lambda: models("Net")["torch"]))
+    folder = make_folder(tmp_path / "source", config=False)
+    (folder / "model.txt").write_text("make\n")
+    registry = zoo_registry().extend(example)
+    report = convert(folder, f"{tmp_path}/out/", to="flax", registry=registry)
+    assert report.evidence == {"module": 3}
+    assert report.beside == (tmp_path / "out" / "model.txt",)
+
+
+# -- the command ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Run the command as if the zoo were installed."""
+
+    def run(*args, library=None):
+        registry = zoo_registry(library or Zoo(notes=("Net of the zoo",)))
+        monkeypatch.setattr(
+            importlib.import_module("bridge_core.convert"), "default_registry", lambda: registry
+        )
+        result = CliRunner().invoke(main, [str(arg) for arg in args])
+        return SimpleNamespace(code=result.exit_code, out=result.stdout, err=result.stderr)
+
+    return run
+
+
+def test_the_command_plans_explains_converts_and_verifies(folder, tmp_path, command):
+    plan = command("plan", folder, "--to", "flax", "--json")
+    assert plan.code == 0
+    assert json.loads(plan.out)["notes"] == ["Net of the zoo"]
+    assert "note: Net of the zoo" in command("plan", folder, "--to", "flax").out
+    assert "the live module's type says so" in command("explain", folder, "wte.weight", "--to", "flax").out
+    made = command("convert", folder, f"{tmp_path}/out/", "--to", "flax")
+    assert made.code == 0
+    assert f"copied beside: {CONFIG}\n" in made.out
+    assert "note: Net of the zoo\n" in made.out
+    assert command("verify", folder, tmp_path / "out").code == 0
+    again = command("convert", folder, f"{tmp_path}/out/", "--to", "flax", "--overwrite", "--json")
+    assert json.loads(again.out)["beside"] == [str(tmp_path / "out" / CONFIG)]
+
+
+def test_the_command_takes_a_class_auto_or_none(folder, command):
+    file = folder / "model.safetensors"
+    assert command("plan", file, "--to", "flax").code == 1
+    assert command("plan", file, "--to", "flax", "--model", "auto").code == 0
+    assert command("plan", file, "--to", "flax", "--model", "Net").code == 0
+    assert command("plan", folder, "--to", "flax", "--model", "none").code == 1
+    unknown = command("plan", folder, "--to", "flax", "--model", "Nat")
+    assert unknown.code == 2
+    assert "no class 'Nat'" in unknown.err
+
+
+def test_the_command_names_a_library_that_fails(folder, command):
+    failed = command("plan", folder, "--to", "flax", library=Raises(ZeroDivisionError("oh")))
+    assert failed.code == 1
+    assert "plugin zoo: " in failed.err
+    assert "--model none" in failed.err
+    assert "Traceback" not in failed.err
