@@ -199,15 +199,15 @@ def convert(
         asked = Asked(
             to, like, model, rules, accept_guesses, allow_missing, allow_unexpected, allow_mismatched
         )
-        state, plan, known = _prepared(src, source, asked, registry)
+        state, plan, known = _prepared(src, source, asked, registry, dtype)
         plan.check()
         if dtype is not None:
             plan = plan.cast(dtype_named(dtype))
-        beside: dict[str, SourceFile] = {}
+        beside: dict[str, SourceFile | bytes] = {}
         if max_shard_size is not None or names_folder(dst):
             for name in known.beside:
                 file = open_listed(_folder_of(source) / name, follow_links=follow_links)
-                beside[name] = files.enter_context(file)
+                beside[name] = known.changed.get(name, files.enter_context(file))
             max_shard_size = known.max_shard_size if max_shard_size is None else max_shard_size
         made = plan.apply(state)
         if known.untied:
@@ -308,10 +308,10 @@ def verify(
 
 
 def _prepared(
-    source: Any, state: FlatState, asked: Asked, registry: Registry
+    source: Any, state: FlatState, asked: Asked, registry: Registry, dtype: str | None = None
 ) -> tuple[FlatState, Plan, Guidance]:
     """Return the source with all its evidence, the plan, and what a model library knows."""
-    known = guidance(source, state, asked.to, asked.model, registry)
+    known = guidance(source, state, asked.to, asked.model, registry, dtype=dtype)
     if known is None:
         return *prepare(state, asked, registry), Guidance()
     state, plan = prepare(state, asked.guided(known), registry)

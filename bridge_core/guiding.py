@@ -15,7 +15,9 @@ from bridge_core.state import FlatState
 __all__ = ["guidance"]
 
 
-def guidance(source: Any, state: FlatState, to: str, model: Any, registry: Registry) -> Guidance | None:
+def guidance(
+    source: Any, state: FlatState, to: str, model: Any, registry: Registry, *, dtype: str | None = None
+) -> Guidance | None:
     """Return what an installed model library knows of a checkpoint, or None.
 
     It is asked where the source is a folder and the caller gives no model, and where the caller names a
@@ -34,7 +36,7 @@ def guidance(source: Any, state: FlatState, to: str, model: Any, registry: Regis
     is_path = isinstance(source, str | os.PathLike)
     if is_path and where is not None and (name is not None or Path(source).is_dir()):
         wanted = None if name == "auto" else name
-        checkpoint = Checkpoint(Path(where).absolute().parent, state, to, wanted)
+        checkpoint = Checkpoint(Path(where).absolute().parent, state, to, wanted, dtype)
         for library in registry.libraries.values():
             found = _guide(library, checkpoint, registry)
             if found is not None:

@@ -6,7 +6,8 @@ turns that into what a caller would otherwise have to give: a live model, a temp
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -27,12 +28,14 @@ class Checkpoint:
         state: The weights, opened; reading a tensor is possible and seldom needed.
         to: The layout that they are wanted in: a framework's name, or ``"neutral"``.
         model: Name of the model class that the caller asks for; None to go by the folder.
+        dtype: Name of the dtype that the weights are cast to, if the caller asks for one.
     """
 
     folder: Path
     state: FlatState
     to: str
     model: str | None = None
+    dtype: str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Guidance:
         rules: Rules, e.g. for names that differ between the frameworks.
         beside: Names of files in the folder that belong to the model, such as its config and tokenizer. They
             are copied into a destination that is a folder.
+        changed: Name of a file beside -> what the copy holds instead, where the conversion changes what it
+            tells, e.g. the dtype in a config.
         stem: First part of the usual file names in a folder, e.g. ``diffusion_pytorch_model``; None for the
             format's own.
         max_shard_size: Bytes above which a folder's weights are sharded, where the caller sets no limit.
@@ -59,6 +64,7 @@ class Guidance:
     like: Any = None
     rules: tuple[Rule, ...] = ()
     beside: tuple[str, ...] = ()
+    changed: Mapping[str, bytes] = field(default_factory=dict)
     stem: str | None = None
     max_shard_size: int | None = None
     untied: bool = False
@@ -70,6 +76,7 @@ class Guidance:
         for name, good, wanted in (
             ("rules", _tuple_of(self.rules, Rule), "a tuple of rules"),
             ("beside", _tuple_of(self.beside, str), "a tuple of file names"),
+            ("changed", _contents(self.changed, self.beside), "contents of files in `beside`"),
             ("max_shard_size", size is None or (type(size) is int and size > 0), "bytes above zero, or None"),
             ("untied", isinstance(self.untied, bool), "True or False"),
             ("notes", _tuple_of(self.notes, str), "a tuple of texts"),
@@ -81,6 +88,12 @@ class Guidance:
                 raise PluginError(
                     f"guidance names {name!r} beside the weights; a plain file name was expected."
                 )
+
+
+def _contents(value: object, names: Collection[str]) -> bool:
+    return isinstance(value, Mapping) and all(
+        name in names and isinstance(content, bytes) for name, content in value.items()
+    )
 
 
 def _tuple_of(value: object, wanted: type) -> bool:

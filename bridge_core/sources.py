@@ -135,15 +135,21 @@ def _with_model(state: FlatState, model: FlatState, registry: Registry) -> FlatS
                 names[key] = groups[path].keys[leaf]
     tensors: dict[Key, Tensor] = dict(state.tensors())
     ties = dict(state.metadata.ties)
+    groups_of_ties: dict[Key, list[Key]] = {}
     for alias, keeper in model.metadata.ties.items():
-        kept, missing = names.get(keeper), alias not in names
-        if kept is not None and missing:
-            added = match.removed + alias if match.removed else alias[len(match.added) :]
+        groups_of_ties.setdefault(keeper, [keeper]).append(alias)
+    for tied in groups_of_ties.values():
+        kept = next((names[key] for key in tied if key in names), None)
+        if kept is None:
+            continue
+        for key in tied:
+            if key in names:
+                continue
+            added = match.removed + key if match.removed else key[len(match.added) :]
             tensors[added] = tensors[kept]
-            ties[added] = kept
-            owner = alias[:-1]
-            if owner in model.metadata.modules:
-                modules[added[:-1]] = model.metadata.modules[owner]
+            ties[added] = ties.get(kept, kept)
+            if key[:-1] in model.metadata.modules:
+                modules[added[:-1]] = model.metadata.modules[key[:-1]]
     return state.replace(tensors=tensors, metadata=state.metadata.with_(modules=modules, ties=ties))
 
 

@@ -123,7 +123,7 @@ def save_state(
     max_ram: int | str | None = None,
     progress: Callable[[Progress], None] | None = None,
     verify: bool = False,
-    beside: Mapping[str, SourceFile] | None = None,
+    beside: Mapping[str, SourceFile | bytes] | None = None,
     stem: str | None = None,
 ) -> Saved:
     """Write a state to a file, or to a folder in Hugging Face's manner.
@@ -147,7 +147,7 @@ def save_state(
         max_ram: Bytes of buffers in all; None for the default.
         progress: Called with `Progress`, one call at a time, from any thread.
         verify: Read every tensor again and compare checksums, before the destination is touched.
-        beside: Name -> file that a folder gets a copy of; a single file has no place for them.
+        beside: Name -> file that a folder gets a copy of, or its content. A single file has no place for it.
         stem: First part of the names in a folder, in place of the format's own.
 
     Raises:
@@ -179,7 +179,9 @@ def names_folder(path: StrPath) -> bool:
     return os.fspath(path).endswith(os.sep) or _is_folder(as_path(path))
 
 
-def _checked_beside(beside: Mapping[str, SourceFile], registry: Registry) -> Mapping[str, SourceFile]:
+def _checked_beside(
+    beside: Mapping[str, SourceFile | bytes], registry: Registry
+) -> Mapping[str, SourceFile | bytes]:
     weights = is_weights_name(registry.formats.values())
     for name in beside:
         if not is_plain_name(name) or weights(name):

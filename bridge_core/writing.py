@@ -117,7 +117,7 @@ class Writer:
         budget: Threads and memory.
         meter: Counts the bytes.
         verify: Whether to read every tensor again.
-        beside: Name -> file that a folder gets a copy of.
+        beside: Name -> file that a folder gets a copy of, or its content.
         stem: First part of the names in a folder; None for the format's own.
     """
 
@@ -127,7 +127,7 @@ class Writer:
     budget: Budget
     meter: Meter
     verify: bool
-    beside: Mapping[str, SourceFile] = field(default_factory=dict)
+    beside: Mapping[str, SourceFile | bytes] = field(default_factory=dict)
     stem: str | None = None
 
     @functools.cached_property
@@ -233,7 +233,8 @@ class Writer:
         for name, source in self.beside.items():
             if self.verify and not _same_bytes(source, folder / name):
                 raise VerificationError("the bytes read again differ from the source's.", path=folder / name)
-            source.check_unchanged()
+            if isinstance(source, SourceFile):
+                source.check_unchanged()
 
 
 def check_written(
@@ -336,12 +337,15 @@ def _compare_values(
         raise VerificationError(f"the values read again differ in {listed(map(join_key, wrong))}.", path=path)
 
 
-def _copy(source: SourceFile, path: Path) -> None:
-    """Copy a file in blocks.
+def _copy(source: SourceFile | bytes, path: Path) -> None:
+    """Copy a file in blocks, or write a content.
 
     Raises:
         SystemFailure: Writing failed.
     """
+    if isinstance(source, bytes):
+        _create(path, source)
+        return
     _create(path, b"")
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
@@ -354,7 +358,9 @@ def _copy(source: SourceFile, path: Path) -> None:
         os.close(fd)
 
 
-def _same_bytes(source: SourceFile, path: Path) -> bool:
+def _same_bytes(source: SourceFile | bytes, path: Path) -> bool:
+    if isinstance(source, bytes):
+        return path.read_bytes() == source
     with SourceFile(path) as copy:
         if copy.size != source.size:
             return False

@@ -268,3 +268,36 @@ def test_a_file_that_changes_meanwhile_is_noticed(folder, tmp_path, how):
     says = "ends at byte|changed while it was read"
     refused(folder, tmp_path, (IntegrityError, MalformedFile), says, progress=change)
     assert times
+
+
+# -- what the conversion changes --------------------------------------------------------------------
+
+
+def test_a_file_may_be_written_with_another_content(folder, tmp_path):
+    zoo = Zoo(beside=BESIDE, changed={CONFIG: b"changed"})
+    report = convert(folder, f"{tmp_path}/out/", to="flax", dtype="float16", registry=zoo_registry(zoo))
+    assert content(tmp_path / "out")[CONFIG] == b"changed"
+    assert content(tmp_path / "out")["big.model"] == BIG
+    assert sorted(path.name for path in report.beside) == sorted(BESIDE)
+    assert zoo.asked[0].dtype == "float16"
+    assert b"changed" not in content(folder)[CONFIG]
+
+
+@pytest.mark.parametrize("changed", [{"other.txt": b""}, {CONFIG: "text"}, [CONFIG]], ids=repr)
+def test_only_contents_of_files_beside_may_change(folder, tmp_path, changed):
+    zoo = Zoo(beside=BESIDE, changed=changed)
+    with pytest.raises(PluginError, match="guidance has changed="):
+        convert(folder, f"{tmp_path}/out/", to="flax", registry=zoo_registry(zoo))
+
+
+def test_a_stem_names_the_files_of_a_folder(folder, tmp_path):
+    registry = zoo_registry(Zoo(stem="diffusion_flax_model"))
+    convert(folder, f"{tmp_path}/out/", to="flax", registry=registry)
+    assert names(tmp_path / "out") == ["diffusion_flax_model.msgpack", CONFIG]
+    convert(folder, f"{tmp_path}/out/", to="flax", registry=registry, max_shard_size=64, overwrite=True)
+    made = names(tmp_path / "out")
+    assert "diffusion_flax_model.msgpack" not in made
+    assert "diffusion_flax_model.msgpack.index.json" in made
+    assert any(name.startswith("diffusion_flax_model-00001-of-") for name in made)
+    with pytest.raises(UsageError, match="no first part"):
+        save_state(weights(), f"{tmp_path}/other/", stem="../up")

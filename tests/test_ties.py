@@ -13,7 +13,9 @@ from support.models import assert_same_state_dict, from_neutral, randomise, to_n
 from torch import nn
 
 import bridge_flax
+import bridge_torch
 from bridge_core import (
+    BridgeError,
     FlatState,
     MismatchError,
     PlanError,
@@ -201,3 +203,54 @@ def test_a_plan_made_with_a_model_takes_a_state_without_the_tied_tensors():
         assert ("head", "weight") not in state
     with pytest.raises(PlanError, match="another state"):
         plan.apply(FlatState({"other.weight": values}, layout="torch"))
+
+
+class Thrice(nn.Module):
+    """Three names for one tensor, one of them turned in Flax."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Embedding(5, 3), nn.Embedding(5, 3)
+        self.c = nn.Linear(3, 5, bias=False)
+        self.b.weight = self.c.weight = self.a.weight
+
+
+@pytest.mark.parametrize("given", ["a", "b", "c", "ab", "ac", "bc", "abc"])
+def test_one_tensor_of_three_names_is_made_of_any_of_them(given):
+    module = Thrice()
+    values = module.a.weight.detach().numpy()
+    leaves = {"a": {"embedding": values}, "b": {"embedding": values.copy()}, "c": {"kernel": values.T.copy()}}
+    made = from_torch_like({name: leaves[name] for name in given}, module)
+    assert_same_state_dict(made, dict(module.state_dict()))
+
+
+@pytest.mark.parametrize("given", ["ab", "ac", "bc", "abc"])
+def test_one_tensor_of_three_names_has_one_value(given):
+    module = Thrice()
+    values = module.a.weight.detach().numpy()
+    leaves = {"a": {"embedding": values}, "b": {"embedding": values.copy()}, "c": {"kernel": values.T.copy()}}
+    tree = {name: leaves[name] for name in given}
+    (leaf,) = tree[given[-1]]
+    tree[given[-1]] = {leaf: tree[given[-1]][leaf] + 1}
+    with pytest.raises(BridgeError, match="tied hold different values"):
+        from_torch_like(tree, module)
+
+
+def from_torch_like(tree, module):
+    return bridge_torch.from_neutral(bridge_flax.to_neutral(tree), like=module)
+
+
+@pytest.mark.parametrize("kept", ["a", "b", "c"])
+def test_a_file_that_keeps_one_name_of_a_tied_tensor_has_the_others(kept):
+    with torch.device("meta"):
+        model = Thrice()
+    values = np.arange(15, dtype=np.float32).reshape(5, 3)
+    state = FlatState({f"{kept}.weight": values}, layout="torch")
+    made = plan_conversion(state, to="flax", model=model).apply(state)
+    assert {key: made[key].shape for key in made} == {
+        ("a", "embedding"): (5, 3),
+        ("b", "embedding"): (5, 3),
+        ("c", "kernel"): (3, 5),
+    }
+    np.testing.assert_array_equal(made["b", "embedding"], values)
+    np.testing.assert_array_equal(made["c", "kernel"], values.T)

@@ -220,18 +220,23 @@ class LibraryContract(ABC):
             there, back = tmp_path / f"there-{number}", tmp_path / f"back-{number}"
             with self._opened(folder) as source:
                 layout = str(source.layout)
-                beside = self._known(Checkpoint(folder, source, to)).beside
-                first = convert(folder, f"{there}/", to=to, registry=self._registry())
-                second = convert(there, f"{back}/", to=layout, registry=self._registry())
-                for report, place in ((first, there), (second, back)):
-                    assert report.verified
-                    assert [path.name for path in report.beside] == list(beside)
-                    for name in beside:
-                        assert (place / name).read_bytes() == (folder / name).read_bytes()
+                first = self._converted(folder, there, source, to)
+                with self._opened(there) as made:
+                    second = self._converted(there, back, made, layout)
                 with self._opened(back) as found:
                     assert found.layout == layout
                     _check_same(source, found, first, second)
             assert _snapshot(folder) == before
+
+    def _converted(self, folder: Path, target: Path, state: FlatState, to: str) -> Report:
+        known = self._known(Checkpoint(folder, state, to))
+        report = convert(folder, f"{target}/", to=to, registry=self._registry())
+        assert report.verified
+        assert [path.name for path in report.beside] == list(known.beside)
+        for name in known.beside:
+            wanted = known.changed.get(name, (folder / name).read_bytes())
+            assert (target / name).read_bytes() == wanted
+        return report
 
     def test_a_copy_of_a_folder_elsewhere_is_known_as_well(self, tmp_path: Path) -> None:
         """Nothing hangs on where it stands or what it is called."""

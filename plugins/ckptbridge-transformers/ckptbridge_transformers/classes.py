@@ -16,6 +16,7 @@ from typing import Any
 from bridge_core import LimitExceeded, MissingDependency, SourceFile, UsageError, strict_json
 
 __all__ = [
+    "CONFIG",
     "class_named",
     "config_of",
     "flax_class_of",
@@ -85,7 +86,7 @@ def config_of(folder: Path) -> Any:
     transformers = library()
     with quiet():
         try:
-            return transformers.AutoConfig.from_pretrained(
+            config = transformers.AutoConfig.from_pretrained(
                 str(folder), local_files_only=True, trust_remote_code=False
             )
         except Exception as err:  # config classes check what they read, each in its own way
@@ -94,6 +95,8 @@ def config_of(folder: Path) -> Any:
                 path=folder / CONFIG,
                 hint="Correct it, or do without the model's classes: --model none.",
             ) from err
+    config._name_or_path = ""  # where it stands says nothing of the model
+    return config
 
 
 def class_named(name: str) -> type[Any]:

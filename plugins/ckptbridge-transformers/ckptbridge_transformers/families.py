@@ -28,6 +28,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "marian": (_computed("**.embed_positions.weight"),),
     "pegasus": (_computed("**.embed_positions.weight"),),
     "roformer": (_computed("**.embed_positions.weight"),),
+    "whisper": (Rule.rename("proj_out.*", "lm_head.*", layouts=LAYOUTS, optional=True),),
 }
 
 CLASSES: dict[str, tuple[Rule, ...]] = {
@@ -67,8 +68,8 @@ def rules_for(config: Any, architecture: str | None = None) -> tuple[Rule, ...]:
 
     Args:
         config: The model's config. Models inside of it count, too.
-        architecture: Name of the Flax class, with or without ``Flax`` in front; by default the first of the
-            config's ``architectures``.
+        architecture: Name of the class that the weights are for, with or without ``Flax`` in front; by
+            default the first of the config's ``architectures``.
     """
     name = architecture or next(iter(getattr(config, "architectures", None) or ()), "")
     rules = (*RULES.get(config.model_type, ()), *CLASSES.get(name.removeprefix("Flax"), ()))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from bridge_core import Checkpoint, Guidance, Rule, UsageError
 from ckptbridge_transformers.buffers import made_by_model
 from ckptbridge_transformers.classes import (
+    CONFIG,
     class_named,
     config_of,
     flax_class_of,
@@ -48,7 +50,7 @@ class Transformers:
         beside = files_beside(checkpoint.folder)
         limit = _SHARD_SIZE.get(checkpoint.to)
         if checkpoint.to == checkpoint.state.layout and checkpoint.model is None:
-            return Guidance(beside=beside, max_shard_size=limit)
+            return Guidance(beside=beside, changed=_changed(found, checkpoint), max_shard_size=limit)
         config = config_of(checkpoint.folder)
         named = (checkpoint.model or "").removeprefix("Flax")
         torch_class = class_named(named) if named else torch_class_of(config)
@@ -60,6 +62,7 @@ class Transformers:
             like=models.of(checkpoint.to),
             rules=(*(rules_for(config, torch_class.__name__) if crossing else ()), *models.left_out),
             beside=beside,
+            changed=_changed(found, checkpoint, torch_class.__name__),
             max_shard_size=limit,
             untied=checkpoint.to == "torch" and untied,
             notes=(f"{torch_class.__name__} of transformers {version()}", *models.notes),
@@ -90,10 +93,37 @@ class Diffusers:
         return Guidance(
             rules=diffusers_rules() if crossing else (),
             beside=files_beside(checkpoint.folder),
+            changed=_with_class(found, checkpoint.to),
             stem=_STEMS.get(checkpoint.to),
             max_shard_size=_SHARD_SIZE.get(checkpoint.to),
             notes=(f"{found['_class_name']} of diffusers",),
         )
+
+
+def _changed(
+    found: Mapping[str, Any], checkpoint: Checkpoint, model_class: str | None = None
+) -> Mapping[str, bytes]:
+    """Return the config as it is after a cast, or with the class that was asked for."""
+    config = dict(found)
+    if checkpoint.dtype is not None:
+        # Both are read: transformers 4 writes the first name, 5 the second.
+        config.update({name: checkpoint.dtype for name in ("torch_dtype", "dtype") if name in found})
+        if "dtype" not in found:
+            config["torch_dtype"] = checkpoint.dtype
+    if checkpoint.model is not None and model_class is not None:
+        config["architectures"] = [model_class]
+    return {} if config == found else {CONFIG: _as_json(config)}
+
+
+def _with_class(found: Mapping[str, Any], to: str) -> Mapping[str, bytes]:
+    """Return diffusers' config with the name that the class has in a framework."""
+    name = found["_class_name"].removeprefix("Flax")
+    config = {**found, "_class_name": f"Flax{name}" if to == "flax" else name}
+    return {} if config == found else {CONFIG: _as_json(config)}
+
+
+def _as_json(config: Mapping[str, Any]) -> bytes:
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _is_untied(found: Mapping[str, Any], config: Any) -> bool:
@@ -138,7 +168,7 @@ class _Models:
         try:
             return flax_template(abstract_flax(flax_class, config))
         except UsageError as err:
-            self.notes += (f"without Flax's names and shapes: {err}",)
+            self.notes += (f"without Flax's names and shapes: {err.message}",)
             return None
 
     def of(self, layout: str | None) -> Any:

@@ -32,7 +32,7 @@ def meta_model(torch_class: type[Any], config: Any) -> Any:
         try:
             return torch_class(config)
         except Exception as err:  # each class checks its config in its own way
-            raise UsageError(f"{torch_class.__name__} cannot be built: {type(err).__name__}: {err}.") from err
+            raise _not_built(torch_class, err) from err
 
 
 def abstract_flax(flax_class: type[Any], config: Any, **options: Any) -> Any:
@@ -59,7 +59,7 @@ def abstract_flax(flax_class: type[Any], config: Any, **options: Any) -> Any:
         try:
             template = bridge_flax.template(build)
         except Exception as err:  # each class checks its config in its own way
-            raise UsageError(f"{flax_class.__name__} cannot be built: {type(err).__name__}: {err}.") from err
+            raise _not_built(flax_class, err) from err
     model = made[-1]
     model._is_initialized = False
     del model._params
@@ -82,6 +82,14 @@ def flax_template(model: Any) -> bridge_flax.Template:
     init = functools.partial(model.init_weights, input_shape=model.input_shape)
     with quiet(), clip_with_old_names():
         return bridge_flax.template(init, model.key)
+
+
+def _not_built(model_class: type[Any], err: Exception) -> UsageError:
+    text = str(err).strip().split("\n")[0].rstrip(".")
+    return UsageError(
+        f"{model_class.__name__} cannot be built: {type(err).__name__}: {text}.",
+        hint="Correct the config, or do without the model's classes: --model none.",
+    )
 
 
 @contextlib.contextmanager

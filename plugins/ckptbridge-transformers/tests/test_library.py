@@ -1,0 +1,262 @@
+"""Folders of transformers: what their files tell, and how the adapter keeps the contract of a library."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertForMaskedLM, BertModel, GPT2Config, GPT2LMHeadModel
+
+from bridge_core import (
+    LimitExceeded,
+    MalformedFile,
+    MismatchError,
+    UsageError,
+    convert,
+    default_registry,
+    open_state,
+    plan_conversion,
+    verify,
+)
+from bridge_core.testing import LibraryContract
+from ckptbridge_transformers.folders import files_beside
+
+SIZES = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 20,
+}
+
+
+def bert(model=BertForMaskedLM, **options):
+    torch.manual_seed(0)
+    return model(BertConfig(**SIZES, **options)).eval()
+
+
+def gpt2():
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=16, n_layer=2, n_head=2, n_positions=20)).eval()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    bert().save_pretrained(tmp_path / "bert")
+    return tmp_path / "bert"
+
+
+def edit(folder, **entries):
+    path = folder / "config.json"
+    config = {**json.loads(path.read_text()), **entries}
+    path.write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
+
+
+class TestTransformers(LibraryContract):
+    library = default_registry().libraries["transformers"]
+    read = ("config.json",)
+
+    def folders(self, place: Path):
+        bert().save_pretrained(place / "bert")
+        gpt2().save_pretrained(place / "gpt2", max_shard_size="20KB")
+        (place / "gpt2" / "tokenizer.json").write_text("{}")
+        convert(place / "gpt2", f"{place}/flax/", to="flax")
+        return [(place / "bert", "flax"), (place / "gpt2", "flax"), (place / "flax", "torch")]
+
+
+class TestDiffusers(LibraryContract):
+    library = default_registry().libraries["diffusers"]
+    read = ("config.json",)
+
+    def folders(self, place: Path):
+        folder = place / "vae"
+        folder.mkdir(parents=True)
+        values = torch.arange(48.0)
+        tensors = {
+            "decoder.conv_in.weight": values.reshape(2, 6, 2, 2),
+            "decoder.conv_in.bias": values[:2].clone(),
+            "decoder.conv_norm_out.weight": values[:6].clone(),
+            "decoder.conv_norm_out.bias": values[6:12].clone(),
+        }
+        save_file(tensors, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+        (folder / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
+        return [(folder, "flax")]
+
+
+# -- what the config says ---------------------------------------------------------------------------
+
+
+def test_the_dtype_of_a_cast_stands_in_the_copied_config(folder, tmp_path):
+    convert(folder, f"{tmp_path}/out/", to="flax", dtype="bfloat16")
+    copied = json.loads((tmp_path / "out" / "config.json").read_text())
+    original = json.loads((folder / "config.json").read_text())
+    assert "bfloat16" in (copied.get("torch_dtype"), copied.get("dtype"))
+    assert {k: v for k, v in copied.items() if "dtype" not in k} == {
+        k: v for k, v in original.items() if "dtype" not in k
+    }
+    convert(tmp_path / "out", f"{tmp_path}/back/", to="torch")
+    opened = BertForMaskedLM.from_pretrained(tmp_path / "back", dtype="auto")
+    assert {tensor.dtype for tensor in opened.state_dict().values()} == {torch.bfloat16}
+
+
+def test_a_class_that_is_asked_for_stands_in_the_copied_config(folder, tmp_path):
+    with pytest.raises(MismatchError, match=r"missing: .*pooler.*unexpected: cls"):
+        convert(folder, f"{tmp_path}/out/", to="torch", model="BertModel")
+    report = convert(
+        folder,
+        f"{tmp_path}/out/",
+        to="flax",
+        model="FlaxBertModel",
+        allow_unexpected=["cls.**"],
+        allow_missing=["pooler.**"],
+    )
+    assert {drop.key[0] for drop in report.dropped} == {"cls"}
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == ["BertModel"]
+    back = convert(tmp_path / "out", f"{tmp_path}/back/", to="torch", allow_missing=["pooler.**"])
+    assert back.verified
+    wanted = bert().bert.state_dict()
+    assert_same(load_file(tmp_path / "back" / "model.safetensors"), wanted)
+
+
+def assert_same(found, wanted):
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert torch.equal(found[name], tensor), name
+
+
+def test_without_architectures_the_bare_model_is_meant(tmp_path):
+    bert(BertModel).save_pretrained(tmp_path / "bert")
+    edit(tmp_path / "bert", architectures=None)
+    plan = plan_conversion(tmp_path / "bert", to="flax")
+    assert plan.notes[0].startswith("BertModel of transformers")
+    assert {step.evidence for step in plan.steps} <= {"module", "structure"}
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"architectures": ["NoSuchModel"]}, r"no torch model class 'NoSuchModel'"),
+        ({"architectures": ["os.system"]}, r"no torch model class 'os\.system'"),
+        ({"architectures": ["BertConfig"]}, r"no torch model class 'BertConfig'"),
+        ({"architectures": ["AutoModel"]}, r"no torch model class 'AutoModel'"),
+        ({"model_type": "no-such-type"}, r"cannot read the config.*no-such-type"),
+        ({"hidden_size": 15}, r"BertForMaskedLM cannot be built.*15"),
+        ({"num_hidden_layers": "two"}, r"cannot be built|cannot read"),
+    ],
+    ids=str,
+)
+def test_a_config_that_means_no_model_is_refused(folder, entries, message):
+    edit(folder, **entries)
+    with pytest.raises(UsageError, match=message) as caught:
+        plan_conversion(folder, to="flax")
+    assert "--model none" in str(caught.value)
+
+
+def test_remote_code_is_never_run(folder):
+    (folder / "evil.py").write_text("raise SystemExit('ran')")
+    edit(folder, auto_map={"AutoConfig": "evil.Config", "AutoModel": "evil.Model"})
+    assert plan_conversion(folder, to="flax").ok
+    edit(folder, model_type="evil")
+    with pytest.raises(UsageError, match="cannot read the config"):
+        plan_conversion(folder, to="flax")
+
+
+def test_a_config_that_is_no_json_or_too_large_is_refused(folder):
+    (folder / "config.json").write_text("{")
+    with pytest.raises(MalformedFile, match=r"config\.json"):
+        plan_conversion(folder, to="flax")
+    with (folder / "config.json").open("wb") as file:
+        file.truncate(17 << 20)
+    with pytest.raises(LimitExceeded, match="a config has"):
+        plan_conversion(folder, to="flax")
+
+
+def test_a_flax_class_that_cannot_be_built_is_told_and_not_needed(folder, monkeypatch):
+    import transformers
+
+    def broken(*args, **options):
+        raise NotImplementedError("not for this config")
+
+    monkeypatch.setattr(transformers.FlaxBertForMaskedLM, "__init__", broken)
+    plan = plan_conversion(folder, to="flax")
+    assert any("FlaxBertForMaskedLM cannot be built" in note for note in plan.notes)
+    assert ("bert", "pooler", "dense", "kernel") not in plan.target_specs()
+    key = ("bert", "encoder", "layer", "0", "output", "dense", "kernel")
+    assert plan.target_specs()[key].shape == (24, 16)
+
+
+# -- files ------------------------------------------------------------------------------------------
+
+
+def test_files_of_the_model_and_no_others_belong_beside(tmp_path):
+    kept = (
+        "LICENSE",
+        "README.md",
+        "config.json",
+        "merges.txt",
+        "spiece.model",
+        "tokenizer.json",
+        "vocab.json",
+    )
+    others = (
+        *("model.safetensors", "model.safetensors.index.json", "model.safetensors.index.fp16.json"),
+        *(
+            "pytorch_model.bin",
+            "flax_model.msgpack",
+            "trainer_state.json",
+            "modeling_mine.py",
+            ".hidden.json",
+        ),
+    )
+    for name in (*kept, *others):
+        (tmp_path / name).touch()
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "folder.json").mkdir()
+    assert files_beside(tmp_path) == kept
+
+
+def test_one_file_of_a_folder_is_known_when_asked(folder, tmp_path):
+    weights = folder / "model.safetensors"
+    report = convert(weights, tmp_path / "one.msgpack", to="flax", model="auto")
+    assert report.exact
+    assert report.beside == ()
+    assert not verify(weights, tmp_path / "one.msgpack", model="auto").differing
+
+
+def test_buffers_that_the_model_makes_are_left_out_with_the_reason(folder, tmp_path):
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors["bert.embeddings.position_ids"] = torch.arange(20)[None]
+    save_file(tensors, path, metadata={"format": "pt"})
+    report = convert(folder, f"{tmp_path}/out/", to="flax")
+    dropped = {drop.key[-1]: drop.reason for drop in report.dropped if drop.tied_to is None}
+    assert list(dropped) == ["position_ids"]
+    assert "the model makes by itself" in dropped["position_ids"]
+    tensors["bert.embeddings.extra"] = torch.arange(20)[None]
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(MismatchError, match=r"1 unexpected: bert\.embeddings\.extra"):
+        convert(folder, f"{tmp_path}/other/", to="flax")
+
+
+def test_an_untied_head_keeps_its_own_values(tmp_path):
+    model = bert(tie_word_embeddings=False)
+    assert not torch.equal(model.cls.predictions.decoder.weight, model.bert.embeddings.word_embeddings.weight)
+    model.save_pretrained(tmp_path / "bert")
+    convert(tmp_path / "bert", f"{tmp_path}/flax/", to="flax")
+    convert(tmp_path / "flax", f"{tmp_path}/back/", to="torch")
+    assert_same(load_file(tmp_path / "back" / "model.safetensors"), dict(model.state_dict()))
+
+
+def test_a_neutral_folder_leads_to_both_frameworks(folder, tmp_path):
+    convert(folder, f"{tmp_path}/neutral/", to="neutral")
+    report = convert(tmp_path / "neutral", f"{tmp_path}/flax/", to="flax")
+    assert report.beside
+    convert(folder, f"{tmp_path}/direct/", to="flax")
+    with open_state(tmp_path / "flax") as one, open_state(tmp_path / "direct") as other:
+        assert one.specs() == other.specs()
+        assert all(np.array_equal(one[key], other[key]) for key in one)
