@@ -167,6 +167,30 @@ def test_metadata_remembers_it(net, tmp_path, first):
                 assert np.array_equal(state[tuple(name.split("."))], tensor.numpy()), (middle, name)
 
 
+@pytest.mark.parametrize(("given", "made"), [(3, 5), (4, 4)])
+def test_its_counterpart_is_possible_where_the_target_tells_no_types(given, made):
+    twin = LayerTransform(
+        "flax.turned",
+        "linear",
+        (Leaf("kernel", "kernel", "out in"), Leaf("bias", "bias", "out", optional=True)),
+        ("some.flax.Turned",),
+        needs_module=True,
+    )
+    registry = extended(TURNED, twin)
+    module = randomise(Turned(given, made))
+    neutral = to_neutral(module, framework="torch", registry=registry)
+    like = {"params": {"kernel": np.zeros((made, given)), "bias": np.zeros(made)}}
+    if given == made:
+        with pytest.raises(AmbiguousLayerError, match=r"flax\.linear or flax\.turned"):
+            from_neutral(neutral, framework="flax", like=like, registry=registry)
+        return
+    made_of = from_neutral(neutral, framework="flax", like=like, registry=registry)
+    np.testing.assert_array_equal(made_of["params"]["kernel"], module.weight.detach().numpy().T)
+    plain = to_neutral(nn.Linear(4, 4), framework="torch", registry=registry)
+    square = {"params": {"kernel": np.zeros((4, 4)), "bias": np.zeros(4)}}
+    assert from_neutral(plain, framework="flax", like=square, registry=registry)
+
+
 def test_a_transform_that_needs_a_module_names_one():
     """The contract of layers notices one that nothing can ever show."""
     transform = LayerTransform("torch.turned", "linear", LEAVES, needs_module=True)

@@ -176,6 +176,7 @@ class Templated(Assembly):
         outcomes = self._settled.get(key)
         if outcomes is None:
             views += self._partial_views(layer, group, reading, views)
+            views += self._hidden_views(layer, group, reading)
             outcomes = self._settled[key] = settle(layer.views, views, residuals)
         if len(outcomes) > 1 and self.request.accept_guesses:
             outcomes = self.guessed(layer, outcomes)
@@ -224,6 +225,26 @@ class Templated(Assembly):
             t
             for t in self.request.transforms
             if t.kind == layer.kind and not t.needs_module and group.specs.keys() <= t.by_name().keys()
+        ]
+        found = (transform_view(transform, kind, group.specs) for transform in fitting)
+        return tuple(view for view in found if view is not None)
+
+    def _hidden_views(self, layer: NeutralLayer, group: Group, reading: Reading) -> tuple[View, ...]:
+        """Read a template without types as what only types show, where the source's layer is of that sort.
+
+        A library's own linear layer has a counterpart of the library's own, whose kernel may run the other way.
+        """
+        registry = self.request.registry
+        forms = [registry.transforms.get(name) for name in layer.forms.values()]
+        if reading.evidence in ("rule", "module", "metadata") or layer.kind is None:
+            return ()
+        if not any(form is not None and form.needs_module for form in forms):
+            return ()
+        kind = registry.kinds[layer.kind]
+        fitting = [
+            t
+            for t in self.request.transforms
+            if t.kind == layer.kind and t.needs_module and group.specs.keys() <= t.by_name().keys()
         ]
         found = (transform_view(transform, kind, group.specs) for transform in fitting)
         return tuple(view for view in found if view is not None)
