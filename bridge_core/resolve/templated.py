@@ -232,7 +232,7 @@ class Templated(Assembly):
     def _hidden_views(self, layer: NeutralLayer, group: Group, reading: Reading) -> tuple[View, ...]:
         """Read a template without types as what only types show, where the source's layer is of that sort.
 
-        A library's own linear layer has a counterpart of the library's own, whose kernel may run the other way.
+        A library's own linear layer has a counterpart of the library's own, which may run the other way.
         """
         registry = self.request.registry
         forms = [registry.transforms.get(name) for name in layer.forms.values()]
