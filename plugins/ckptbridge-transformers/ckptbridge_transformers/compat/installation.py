@@ -1,0 +1,202 @@
+"""Putting the functions in place in transformers 4.57, and taking them out again.
+
+Nothing is replaced that does not look as it does in the releases that this was made for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import inspect
+import os
+import threading
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any
+
+from bridge_core import MissingDependency, UsageError
+from ckptbridge_transformers.classes import version
+from ckptbridge_transformers.compat.names import rename_key_and_reshape_tensor
+from ckptbridge_transformers.compat.to_flax import (
+    convert_pytorch_sharded_state_dict_to_flax,
+    convert_pytorch_state_dict_to_flax,
+    load_pytorch_checkpoint_in_flax_state_dict,
+)
+from ckptbridge_transformers.compat.to_torch import (
+    load_flax_checkpoint_in_pytorch_model,
+    load_flax_weights_in_pytorch_model,
+)
+
+__all__ = ["install", "Installation", "installed"]
+
+_FUNCTIONS = (
+    convert_pytorch_sharded_state_dict_to_flax,
+    convert_pytorch_state_dict_to_flax,
+    load_flax_checkpoint_in_pytorch_model,
+    load_flax_weights_in_pytorch_model,
+    load_pytorch_checkpoint_in_flax_state_dict,
+    rename_key_and_reshape_tensor,
+)
+_CONVERSION = "transformers.modeling_flax_pytorch_utils"
+_FLAX = "transformers.modeling_flax_utils"
+_TORCH = "transformers.modeling_utils"
+_INDEX = "flax_model.msgpack.index.json"
+_lock = threading.Lock()
+
+
+class Installation:
+    """What `install` changed. As a context manager it takes the changes back at the end."""
+
+    current: Installation | None = None
+
+    def __init__(self, changes: list[tuple[Any, str, Any]]) -> None:
+        """Make the changes: owner, name and new value."""
+        self._old = [(owner, name, inspect.getattr_static(owner, name)) for owner, name, _ in changes]
+        for owner, name, new in changes:
+            setattr(owner, name, new)
+
+    @property
+    def active(self) -> bool:
+        """Whether the functions are in place."""
+        return Installation.current is self
+
+    def uninstall(self) -> None:
+        """Put back what was there; a second time does nothing."""
+        with _lock:
+            if self.active:
+                for owner, name, old in self._old:
+                    setattr(owner, name, old)
+                Installation.current = None
+
+    def __enter__(self) -> Installation:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Take the changes back."""
+        self.uninstall()
+
+
+def install() -> Installation:
+    """Put the functions of this package, and loading and saving by them, in place in transformers 4.57.
+
+    Afterwards ``from_pretrained`` and ``save_pretrained`` of every Flax class, and ``from_flax=True`` of
+    every torch class, go by the bridge. A second call changes nothing and returns the same object.
+
+    Raises:
+        UsageError: This is not transformers 4.57, or not as it was released.
+        MissingDependency: torch, JAX or Flax is not installed.
+    """
+    with _lock:
+        if Installation.current is None:
+            Installation.current = Installation(_checked_changes())
+        return Installation.current
+
+
+@contextlib.contextmanager
+def installed() -> Iterator[Installation]:
+    """Put the functions in place for a while; what was installed before stays so."""
+    before = Installation.current
+    installation = install()
+    try:
+        yield installation
+    finally:
+        if before is None:
+            installation.uninstall()
+
+
+def _checked_changes() -> list[tuple[Any, str, Any]]:
+    if version().split(".")[:2] != ["4", "57"]:
+        raise UsageError(
+            f"transformers {version()} is installed; the old functions can be put in place in 4.57 alone.",
+            hint='Run `pip install "transformers==4.57.6"`, or use ckptbridge_transformers.flax_weights and '
+            "torch_weights, which need no installation.",
+        )
+    try:
+        changes = _changes()
+    except ImportError as err:
+        raise MissingDependency(
+            f"the Flax side of transformers cannot be imported: {err}.",
+            hint='Run: pip install "ckptbridge-transformers[flax]"',
+        ) from err
+    odd = [f"{_name(owner)}.{name}" for owner, name, new in changes if not _alike(owner, name, new)]
+    if odd:
+        raise UsageError(
+            f"transformers {version()} is not as it was released; these are missing, or take other "
+            f"arguments: {', '.join(odd)}.",
+            hint="Install transformers 4.57.6 afresh, and call install() before others change it.",
+        )
+    return changes
+
+
+def _changes() -> list[tuple[Any, str, Any]]:
+    conversion, flax, torch = map(importlib.import_module, (_CONVERSION, _FLAX, _TORCH))
+    from ckptbridge_transformers.compat.pretrained import from_pretrained
+    from ckptbridge_transformers.compat.saving import save_pretrained
+
+    model = flax.FlaxPreTrainedModel
+    resolve = getattr(torch, "_get_resolved_checkpoint_files", None)
+    changes: list[tuple[Any, str, Any]] = [(conversion, each.__name__, each) for each in _FUNCTIONS]
+    name = load_pytorch_checkpoint_in_flax_state_dict.__name__
+    return [
+        *changes,
+        (flax, name, load_pytorch_checkpoint_in_flax_state_dict),
+        (model, "from_pretrained", classmethod(_plainly(from_pretrained))),
+        (model, "save_pretrained", _plainly(save_pretrained)),
+        (torch.PreTrainedModel, "_load_from_flax", classmethod(_load_from_flax)),
+        (torch, "_get_resolved_checkpoint_files", _with_flax_shards(resolve) if resolve else None),
+    ]
+
+
+def _plainly(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of its own, so that what others hang on to the method does not reach ours."""
+
+    @functools.wraps(function)
+    def method(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return method
+
+
+def _alike(owner: Any, name: str, new: Any) -> bool:
+    """Tell whether what is to be replaced takes the same arguments."""
+    old = inspect.getattr_static(owner, name, None)
+    return old is not None and _arguments(old) == _arguments(new)
+
+
+def _arguments(function: Any) -> list[tuple[str, Any]]:
+    function = getattr(function, "__func__", function)
+    return [(p.name, p.kind) for p in inspect.signature(function).parameters.values()]
+
+
+def _name(owner: Any) -> str:
+    return owner.__name__ if inspect.ismodule(owner) else f"{owner.__module__}.{owner.__qualname__}"
+
+
+def _load_from_flax(cls: type[Any], model: Any, checkpoint_files: list[str]) -> Any:
+    only = checkpoint_files[0] if len(checkpoint_files) == 1 else checkpoint_files
+    return load_flax_checkpoint_in_pytorch_model(model, only)
+
+
+def _with_flax_shards(resolve: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function that finds a torch model's files, with the index of Flax's shards among them."""
+
+    @functools.wraps(resolve)
+    def resolved(*args: Any, **kwargs: Any) -> Any:
+        given = inspect.signature(resolve).bind(*args, **kwargs).arguments
+        name = given.get("pretrained_model_name_or_path")
+        if not given.get("from_flax") or name is None or not os.path.isdir(name):  # noqa: PTH112
+            return resolve(*args, **kwargs)
+        folder = os.path.join(name, given.get("subfolder") or "")  # noqa: PTH118
+        single, index = (os.path.join(folder, file) for file in ("flax_model.msgpack", _INDEX))  # noqa: PTH118
+        if os.path.isfile(single) or not os.path.isfile(index):  # noqa: PTH113
+            return resolve(*args, **kwargs)
+        return [index], None
+
+    return resolved

@@ -1,0 +1,264 @@
+"""``FlaxPreTrainedModel.from_pretrained`` without random weights and without a second copy.
+
+What is taken over is how it is called, where it looks for files, and what it returns. `install` puts
+`from_pretrained` in place.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bridge_core import (
+    FlatState,
+    Key,
+    flatten_tree,
+    join_key,
+    open_state,
+    unflatten_tree,
+)
+from ckptbridge_transformers.classes import library
+from ckptbridge_transformers.compat.errors import UnreadableWeights, as_before
+from ckptbridge_transformers.compat.to_flax import check_any_fits
+from ckptbridge_transformers.loading import Loaded, flax_weights
+from ckptbridge_transformers.templates import abstract_flax, clip_with_old_names
+
+__all__ = ["from_pretrained", "resolved_token", "weights_file"]
+
+logger = logging.getLogger("transformers.modeling_flax_utils")
+
+_FLAX = ("flax_model.msgpack", "flax_model.msgpack.index.json")
+_SAFE = ("model.safetensors", "model.safetensors.index.json")
+_TORCH = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def from_pretrained(
+    cls: type[Any],
+    pretrained_model_name_or_path: str | os.PathLike[str],
+    dtype: Any = jnp.float32,
+    *model_args: Any,
+    config: Any = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    ignore_mismatched_sizes: bool = False,
+    force_download: bool = False,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+    revision: str = "main",
+    **kwargs: Any,
+) -> Any:
+    """Return a Flax model with a checkpoint's weights, or with ``_do_init=False`` the model and its params.
+
+    Whose layout the weights are in is told by the files; ``from_pt`` says which files to look for. Weights
+    keep their dtype. What the checkpoint lacks is initialised, alone; with ``_do_init=False`` it is left out.
+
+    Args:
+        cls: The model class.
+        pretrained_model_name_or_path: A folder, a file of weights, or a model's name on the Hub.
+        dtype: Of the computation; weights keep theirs.
+        *model_args: For the model's constructor.
+        config: A config, or where to read one; by default beside the weights.
+        cache_dir: As `transformers.utils.cached_file` takes it, like the arguments for fetching below.
+        ignore_mismatched_sizes: Whether weights of other shapes are left out.
+        force_download: For fetching.
+        local_files_only: For fetching.
+        token: For fetching.
+        revision: For fetching.
+        **kwargs: ``from_pt``, ``_do_init``, ``subfolder``, ``proxies`` and the like; options of the config;
+            the rest goes to the model's constructor.
+
+    Raises:
+        WrongWeights: Shapes differ and that is not allowed, or nothing belongs to the model.
+        UnreadableWeights: There is no file of weights, or it is damaged or unsafe.
+        AmbiguousLayerError: No evidence settles what some layers are.
+    """
+    from_pt, do_init = kwargs.pop("from_pt", False), kwargs.pop("_do_init", True)
+    pipeline, auto = kwargs.pop("_from_pipeline", None), kwargs.pop("_from_auto", False)
+    kwargs.pop("adapter_kwargs", None)
+    if kwargs.pop("trust_remote_code", None) is True:
+        logger.warning("trust_remote_code=True has an effect on Auto classes alone; it is ignored here.")
+    fetching = {
+        "cache_dir": cache_dir,
+        "force_download": force_download,
+        "resume_download": kwargs.pop("resume_download", None),
+        "proxies": kwargs.pop("proxies", None),
+        "local_files_only": local_files_only or library().utils.is_offline_mode(),
+        "token": resolved_token(token, kwargs),
+        "revision": revision,
+        "subfolder": kwargs.pop("subfolder", ""),
+        "_commit_hash": kwargs.pop("_commit_hash", None),
+    }
+    name = str(pretrained_model_name_or_path)
+    origin = {"_from_auto": auto, "_from_pipeline": pipeline}
+    if isinstance(config, library().PretrainedConfig):
+        options = dict(kwargs)
+    else:
+        config, options = cls.config_class.from_pretrained(
+            name if config is None else config, return_unused_kwargs=True, **fetching, **origin, **kwargs
+        )
+    fetching["_commit_hash"] = fetching["_commit_hash"] or getattr(config, "_commit_hash", None)
+    agent = {"file_type": "model", "framework": "flax", "from_auto_class": auto}
+    agent |= {} if pipeline is None else {"using_pipeline": pipeline}
+    kinds = (_SAFE, _TORCH) if from_pt else (_FLAX, _SAFE)
+    path = weights_file(name, kinds, {**fetching, "user_agent": agent})
+    model = _empty(cls, config, model_args, {**options, "dtype": dtype})
+    params = _loaded(model, path, name, ignore_mismatched_sizes, do_init=do_init)
+    if model.can_generate():
+        del fetching["_commit_hash"]
+        _take_generation_config(model, name, {**fetching, **origin, **kwargs})
+    if not do_init:
+        return model, params
+    model._is_initialized = True
+    model.params = params
+    return model
+
+
+def resolved_token(token: Any, kwargs: dict[str, Any]) -> Any:
+    """Take the deprecated ``use_auth_token`` for ``token``.
+
+    Raises:
+        ValueError: Both are given.
+    """
+    old = kwargs.pop("use_auth_token", None)
+    if old is None:
+        return token
+    warnings.warn("`use_auth_token` is deprecated; use `token`.", FutureWarning, stacklevel=3)
+    if token is not None:
+        raise ValueError("`token` and its old name `use_auth_token` are both given; give `token` alone.")
+    return old
+
+
+def weights_file(name: str, kinds: Iterable[tuple[str, str]], fetching: Mapping[str, Any]) -> str:
+    """Return the local path of a checkpoint's file or index; what is not here yet is fetched.
+
+    Args:
+        name: A folder, a file, an address, or a model's name on the Hub.
+        kinds: The pairs of names, single file and index, to look for in this order.
+        fetching: For `transformers.utils.cached_file`.
+
+    Raises:
+        UnreadableWeights: There is no such file.
+    """
+    utils = library().utils
+    if os.path.isfile(name):  # noqa: PTH113 - a name on the Hub is no path
+        return name
+    if utils.is_remote_url(name):
+        return str(utils.download_url(name))
+    quietly = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries")}
+    looked: list[str] = []
+    for single, index in kinds:
+        for wanted in (single, index):
+            found = utils.cached_file(name, wanted, **fetching, **quietly)
+            looked.append(wanted)
+            if found is None:
+                continue
+            if wanted == index and not os.path.isdir(name):  # noqa: PTH112
+                utils.hub.get_checkpoint_shard_files(name, found, **fetching)
+            return str(found)
+    folder = Path(name, fetching["subfolder"])
+    there = [file for file in (*_FLAX, *_TORCH) if (folder / file).is_file()]
+    wish = "from_pt=True" if there and there[0] in _TORCH else "from_pt=False"
+    hint = f"It holds {there[0]}: pass {wish}." if there else "Give the folder of a checkpoint."
+    raise UnreadableWeights(f"holds none of {', '.join(looked)}.", path=folder, hint=hint)
+
+
+def _empty(cls: type[Any], config: Any, model_args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    by_name = list(inspect.signature(cls).bind(config, *model_args).arguments.items())[1:]
+    return abstract_flax(cls, config, **dict(by_name), **options)
+
+
+def _loaded(
+    model: Any, path: str, name: str, ignore_mismatched_sizes: bool, *, do_init: bool
+) -> dict[str, Any]:
+    with as_before(), open_state(path) as state:
+        loaded = flax_weights(
+            state.replace(layout=_layout(state, path)),
+            model,
+            allow_missing=True,
+            allow_unexpected=True,
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
+        )
+        check_any_fits(loaded, state, model)
+    params: dict[str, Any] = loaded.weights
+    present = flatten_tree(params)[0]
+    missing = tuple(key for key in flatten_tree(model.params_shape_tree)[0] if key not in present)
+    if missing and do_init:
+        params = unflatten_tree({**present, **_initial(model, missing)})
+    elif missing:
+        model._missing_keys = set(missing)  # what `init_weights(key, shape, params)` will add
+    _report(model, name, missing, loaded, do_init=do_init)
+    _report_narrow(model, name, present)
+    return params
+
+
+def _layout(state: FlatState, path: str) -> str:
+    if state.metadata.extra.get("format") in ("pt", "flax", None) and state.layout in ("torch", "flax"):
+        return state.layout
+    found = state.metadata.extra.get("format") or "nobody can tell which framework"
+    raise UnreadableWeights(
+        f"holds weights of {found}; those of PyTorch or Flax were expected.",
+        path=path,
+        hint="Save the model again with save_pretrained.",
+    )
+
+
+def _initial(model: Any, keys: tuple[Key, ...]) -> dict[Key, Any]:
+    """Return initial values for some parameters; the compiler drops what makes the others."""
+
+    def some(rng: Any) -> dict[Key, Any]:
+        made = flatten_tree(model.init_weights(rng, model.input_shape))[0]
+        return {key: made[key] for key in keys}
+
+    with clip_with_old_names():
+        values: dict[Key, Any] = jax.jit(some)(model.key)
+    return values
+
+
+def _take_generation_config(model: Any, name: str, options: dict[str, Any]) -> None:
+    try:
+        model.generation_config = library().GenerationConfig.from_pretrained(name, **options)
+    except OSError:
+        logger.info("%s has no generation config; one made of the model's config is used.", name)
+
+
+def _report(model: Any, name: str, missing: tuple[Key, ...], loaded: Loaded, *, do_init: bool) -> None:
+    kind = type(model).__name__
+    if loaded.unexpected:
+        logger.warning(
+            "%d tensors of %s have no place in %s and were left out: %s. That is right for a checkpoint of "
+            "another task; for one of this very model it is not.",
+            *(len(loaded.unexpected), name, kind, _listed(loaded.unexpected)),
+        )
+    if loaded.mismatched:
+        logger.warning(
+            "%d tensors of %s have other shapes than in %s and were left out: %s.",
+            *(len(loaded.mismatched), name, kind, "; ".join(map(str, loaded.mismatched))),
+        )
+    if missing:
+        done = "are newly initialized: %s. Train the model before using it."
+        left = "are missing from the params: %s. model.init_weights(key, input_shape, params) adds them."
+        logger.warning(
+            "%d parameters of %s are not in %s and " + (done if do_init else left),
+            *(len(missing), kind, name, _listed(missing)),
+        )
+
+
+def _listed(keys: Iterable[Key]) -> str:
+    return ", ".join(sorted(join_key(key) for key in keys))
+
+
+def _report_narrow(model: Any, name: str, present: Mapping[Key, Any]) -> None:
+    for narrow in ("float16", "bfloat16"):
+        count = sum(str(leaf.dtype) == narrow for leaf in present.values())
+        if count:
+            logger.warning(
+                "%d parameters of %s are %s, as in %s; `model.to_fp32(params)` widens them.",
+                *(count, type(model).__name__, narrow, name),
+            )

@@ -1,0 +1,170 @@
+"""From torch's checkpoints to trees of a Flax model, as the old functions did it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from bridge_core import FlatState, Key, as_key, default_registry, flatten_tree, join_key, open_state
+from ckptbridge_transformers.compat.errors import WrongWeights, as_before
+from ckptbridge_transformers.compat.names import rename_key_and_reshape_tensor
+from ckptbridge_transformers.loading import Loaded, flax_weights
+
+__all__ = [
+    "check_any_fits",
+    "convert_pytorch_sharded_state_dict_to_flax",
+    "convert_pytorch_state_dict_to_flax",
+    "load_pytorch_checkpoint_in_flax_state_dict",
+    "opened_files",
+]
+
+StrPath = str | os.PathLike[str]
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+"""Names under which training programs save the weights beside other things."""
+
+
+def load_pytorch_checkpoint_in_flax_state_dict(
+    flax_model: Any,
+    pytorch_checkpoint_path: StrPath | Iterable[StrPath],
+    is_sharded: bool,
+    allow_missing_keys: bool = False,
+) -> dict[str, Any]:
+    """Return the tree of a Flax model from a checkpoint of torch, tensors that do not belong to it included.
+
+    Args:
+        flax_model: The model, with weights or made with ``_do_init=False``; it is not changed.
+        pytorch_checkpoint_path: A file of any format, the index of a sharded set, or with ``is_sharded`` the
+            list of all shards.
+        is_sharded: Whether the path is such a list; an index may be given either way.
+        allow_missing_keys: Without effect, as ever: what the checkpoint lacks is not in the result.
+
+    Raises:
+        WrongWeights: A tensor has another shape than in the model, or none belongs to the model.
+        UnreadableWeights: A file is damaged or unsafe.
+        AmbiguousLayerError: No evidence settles what some layers are.
+    """
+    if isinstance(pytorch_checkpoint_path, str | os.PathLike):
+        return convert_pytorch_sharded_state_dict_to_flax([pytorch_checkpoint_path], flax_model)
+    if not is_sharded:
+        raise WrongWeights(
+            "a list of files is a sharded checkpoint, and is_sharded is False.",
+            hint="Pass is_sharded=True, or one path.",
+        )
+    return convert_pytorch_sharded_state_dict_to_flax(pytorch_checkpoint_path, flax_model)
+
+
+def convert_pytorch_sharded_state_dict_to_flax(
+    shard_filenames: Iterable[StrPath], flax_model: Any
+) -> dict[str, Any]:
+    """Return the tree of a Flax model from all files of a sharded checkpoint of torch, opened together.
+
+    Args:
+        shard_filenames: All shards: safetensors, or torch's own files.
+        flax_model: As in `load_pytorch_checkpoint_in_flax_state_dict`.
+
+    Raises:
+        WrongWeights, UnreadableWeights, AmbiguousLayerError: As there.
+    """
+    with as_before(), opened_files(shard_filenames) as state:
+        return _converted(state, flax_model)
+
+
+def convert_pytorch_state_dict_to_flax(pt_state_dict: Mapping[str, Any], flax_model: Any) -> dict[str, Any]:
+    """Return the tree of a Flax model from a state dict of torch, which is not changed.
+
+    Args:
+        pt_state_dict: Names and tensors on any device, or arrays of numpy or JAX.
+        flax_model: As in `load_pytorch_checkpoint_in_flax_state_dict`.
+
+    Raises:
+        WrongWeights, AmbiguousLayerError: As there.
+        UsageError: It holds something that is no tensor.
+    """
+    with as_before():
+        return _converted(_state_of(pt_state_dict), flax_model)
+
+
+@contextlib.contextmanager
+def opened_files(paths: Iterable[StrPath]) -> Iterator[FlatState]:
+    """Give the one state that several files make up; they are closed afterwards."""
+    with contextlib.ExitStack() as files:
+        states = [files.enter_context(open_state(path)) for path in paths]
+        if not states:
+            raise WrongWeights("the list of files is empty.", hint="Give all shards of the checkpoint.")
+        whole = states[0]
+        for state in states[1:]:
+            whole = whole.union(state)
+        # A shard with nothing but biases does not show whose it is; the others do.
+        layouts = {state.layout for state in states if state.layout is not None}
+        if len(layouts) > 1:
+            raise WrongWeights(f"the files are in different layouts: {', '.join(sorted(layouts))}.")
+        yield whole.replace(layout=next(iter(layouts), "torch"))
+
+
+def check_any_fits(loaded: Loaded, state: FlatState, model: Any) -> None:
+    """Refuse a checkpoint that has nothing for a model: it is another model's.
+
+    Raises:
+        WrongWeights: So it is.
+    """
+    if loaded.weights or not len(state):
+        return
+    names = ", ".join(join_key(key) for key in list(state)[:4])
+    raise WrongWeights(
+        f"none of the {len(state)} tensors belongs to {type(model).__name__}; the first are {names}.",
+        unexpected=tuple(join_key(key) for key in state),
+        hint="Give the model's own checkpoint, or rename its tensors first.",
+    )
+
+
+def _state_of(pt_state_dict: Mapping[str, Any]) -> FlatState:
+    for name in _WRAPPERS:
+        if isinstance(pt_state_dict.get(name), Mapping):
+            pt_state_dict = pt_state_dict[name]
+    torch = default_registry().framework("torch")
+    if torch.accepts(pt_state_dict):
+        return torch.state(pt_state_dict)
+    return FlatState({as_key(name): value for name, value in pt_state_dict.items()}, layout="torch")
+
+
+def _converted(state: FlatState, flax_model: Any) -> dict[str, Any]:
+    loaded = flax_weights(state, flax_model, allow_missing=True, allow_unexpected=True)
+    check_any_fits(loaded, state, flax_model)
+    return _with_unexpected(loaded, state, flax_model)
+
+
+def _with_unexpected(loaded: Loaded, state: FlatState, flax_model: Any) -> dict[str, Any]:
+    """Return the tree with what has no place in the model, in Flax's names, so that callers can warn."""
+    tree: dict[str, Any] = loaded.weights
+    if not loaded.unexpected:
+        return tree
+    has_statistics = "batch_stats" in flax_model.params_shape_tree
+    known = {key[1:] if has_statistics else key for key in flatten_tree(flax_model.params_shape_tree)[0]}
+    leaves = set(flatten_tree(tree)[0])
+    nodes = {key[:cut] for key in leaves for cut in range(1, len(key))}
+    extra: dict[Key, Any] = {}
+    for key in loaded.unexpected:
+        if key[-1] == "num_batches_tracked":
+            continue
+        named, array = rename_key_and_reshape_tensor(key, state[key], known, flax_model.base_model_prefix)
+        if has_statistics:
+            named = ("batch_stats" if named[-1] in ("mean", "var") else "params", *named)
+        above = {named[:cut] for cut in range(1, len(named))}
+        if named in leaves or named in nodes or not above.isdisjoint(leaves):
+            named, above = (join_key(key),), set()
+        leaves.add(named)
+        nodes |= above
+        extra[named] = array
+    added = default_registry().framework("flax").build(FlatState(extra, layout="flax"), None) if extra else {}
+    return _merged(tree, added)
+
+
+def _merged(tree: dict[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(tree)
+    for name, child in added.items():
+        old = result.get(name)
+        result[name] = _merged(old, child) if isinstance(old, dict) and isinstance(child, Mapping) else child
+    return result
