@@ -135,11 +135,12 @@ def test_the_shapes_of_the_model_settle_everything_without_a_guess(
 
 def test_what_has_no_place_is_refused_by_name(flax_model, tmp_path):
     with pytest.raises(MismatchError) as caught:
-        bridge_core.convert(MODEL, tmp_path / "w", to="flax", like=flax_model.params_shape_tree)
+        like = flax_model.params_shape_tree
+        bridge_core.convert(MODEL, tmp_path / "w", to="flax", like=like, model="none")
     assert caught.value.unexpected == (POSITIONS,)
     assert not caught.value.missing
     with pytest.raises(AmbiguousLayerError) as ambiguous:
-        bridge_core.convert(MODEL, tmp_path / "w", to="flax")
+        bridge_core.convert(MODEL, tmp_path / "w", to="flax", model="none")
     tables = ("position", "token_type", "word")
     assert set(ambiguous.value.candidates) == {f"embeddings.{name}_embeddings.weight" for name in tables}
     assert not (tmp_path / "w").exists()

@@ -16,7 +16,7 @@ from support.loading import assert_same_tensors, assert_same_trees, largest_diff
 import bridge_core
 import bridge_flax
 import bridge_torch
-from bridge_core import MismatchError
+from bridge_core import AmbiguousLayerError, MismatchError
 
 transformers = pytest.importorskip("transformers")
 
@@ -213,12 +213,12 @@ def test_control_an_untransposed_square_kernel_is_seen(layer):
 
 
 def test_a_layer_with_axes_of_its_own_is_refused_and_never_mistaken(tmp_path):
-    """GPT-2's torch layers keep their weights the other way round, which no name or shape tells."""
+    """GPT-2's layers keep their weights the other way round in both, which a bare tree's square ones hide."""
     config = transformers.GPT2Config(vocab_size=96, n_embd=16, n_layer=1, n_head=2, n_positions=32)
     model = randomise(transformers.GPT2Model(config))
     shapes = transformers.FlaxGPT2Model(config, _do_init=False).params_shape_tree
-    with pytest.raises(MismatchError) as caught:
+    with pytest.raises(AmbiguousLayerError) as caught:
         bridge_flax.from_neutral(bridge_torch.to_neutral(model), like=shapes)
-    assert "h.0.attn.c_attn.kernel" in caught.value.missing
+    assert set(caught.value.candidates) == {"h.0.attn.c_proj.kernel", "h.0.attn.c_proj.bias"}
     returned = bridge_torch.from_neutral(bridge_torch.to_neutral(model))
     assert_same_tensors(returned, model.state_dict())

@@ -28,7 +28,7 @@ class Case:
             checked all the same.
         no_flax: Why the Flax class cannot even be built.
         tolerance: Largest absolute difference of outputs.
-        fast: Whether it is part of the default run.
+        fast: Whether it is part of every run of the checks, and not of the nightly one alone.
         torch_kwargs: Options of the torch class's constructor, e.g. ``add_pooling_layer``.
     """
 

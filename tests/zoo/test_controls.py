@@ -56,6 +56,7 @@ def swapped(name, leaves):
 
 
 @pytest.mark.parametrize(("case", "name", "leaves"), SWAPS.values(), ids=SWAPS)
+@pytest.mark.slow
 def test_a_swapped_transform_changes_outputs(case, name, leaves):
     source, model = harness.build_torch(case), harness.build_flax(case)
     wanted = harness.run_torch(case, source)

@@ -15,8 +15,18 @@ CASES = (*text.CASES, *seq2seq.CASES, *vision.CASES, *speech.CASES)
 BUILT = tuple(case for case in CASES if not case.no_flax)
 
 
+DEFAULT = ("bert-masked-lm", "gpt2-cross-lm", "resnet-image-classification-basic")
+"""Cases in the default run; the other fast ones are slow for it."""
+
+
+def marks(case):
+    if case.name in DEFAULT:
+        return ()
+    return pytest.mark.slow if case.fast else pytest.mark.zoo
+
+
 def parameters(cases):
-    return [pytest.param(c, id=c.name, marks=() if c.fast else pytest.mark.zoo) for c in cases]
+    return [pytest.param(case, id=case.name, marks=marks(case)) for case in cases]
 
 
 # LongT5 gives one_hot floats.
@@ -58,6 +68,10 @@ def test_table_is_complete():
 def test_names_are_unique():
     names = [case.name for case in CASES]
     assert len(set(names)) == len(names)
+
+
+def test_default_cases_are_in_the_table():
+    assert {case.name for case in BUILT if case.fast} >= set(DEFAULT)
 
 
 def test_library_exports_no_other_flax_model_class():
@@ -112,7 +126,7 @@ def test_folder(case, tmp_path):
     folders.assert_holds(back, folders.kept(case, source), aliases=folders.aliases(source))
 
 
-@pytest.mark.parametrize("case", [case for case in BUILT if case.fast], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", parameters(case for case in BUILT if case.fast))
 def test_command(case, tmp_path):
     source = harness.build_torch(case)
     there, back = folders.convert(source, tmp_path, by=folders.command)
