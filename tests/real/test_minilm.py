@@ -120,6 +120,7 @@ def test_the_shapes_of_the_model_settle_everything_without_a_guess(
         to="flax",
         like=flax_model.params_shape_tree,
         allow_unexpected=[POSITIONS],
+        model="none",
     )
     assert not report.guessed
     assert report.evidence == {"structure": 100, "template": 3}
@@ -185,7 +186,7 @@ def test_the_live_model_goes_over_and_comes_back(flax_model, batch, wanted):
     assert_same_tensors(model.state_dict(), before)
 
 
-HEADLESS = {"allow_missing": ["cls.**"], "allow_unexpected": ["pooler.**", POSITIONS]}
+HEADLESS = {"allow_missing": ["cls.**"], "allow_unexpected": ["pooler.**", POSITIONS], "model": "none"}
 
 
 @pytest.mark.slow
@@ -198,7 +199,7 @@ def test_the_prefix_of_a_model_with_a_head_is_added_and_removed(config, original
     body = {name: t for name, t in original.items() if name != POSITIONS and not name.startswith("pooler.")}
 
     with pytest.raises(MismatchError) as caught:
-        bridge_core.plan_conversion(MODEL, to="flax", like=flax_headed)
+        bridge_core.plan_conversion(MODEL, to="flax", like=flax_headed, model="none")
     assert {name.partition(".")[0] for name in caught.value.missing} == {"cls"}
     assert set(caught.value.unexpected) == {POSITIONS, "pooler.dense.weight", "pooler.dense.bias"}
 
