@@ -101,7 +101,7 @@ def plan_conversion(
     registry: Registry | None = None,
     check: bool = True,
 ) -> Plan:
-    """Return the plan of a conversion; reads headers alone.
+    """Return the plan of a conversion; reads headers alone, and what a model ties where the source has it twice.
 
     Args:
         source: A path, a state, a mapping from keys to arrays, or a live object.

@@ -18,7 +18,7 @@ from bridge_core.resolve.groups import group_state
 from bridge_core.resolve.names import match_paths
 from bridge_core.state import FlatState, as_state
 from bridge_core.storage import open_state
-from bridge_core.tensors import Tensor
+from bridge_core.tensors import Tensor, equal_values
 
 __all__ = ["known_module", "load_factory", "opened", "state_of", "template_of"]
 
@@ -144,6 +144,10 @@ def _with_model(state: FlatState, model: FlatState, registry: Registry) -> FlatS
             continue
         for key in tied:
             if key in names:
+                other = names[key]
+                if tensors[other] is not tensors[kept] and _agree(tensors[other], tensors[kept]):
+                    tensors[other] = tensors[kept]
+                    ties[other] = ties.get(kept, kept)
                 continue
             added = match.removed + key if match.removed else key[len(match.added) :]
             tensors[added] = tensors[kept]
@@ -151,6 +155,16 @@ def _with_model(state: FlatState, model: FlatState, registry: Registry) -> FlatS
             if key[:-1] in model.metadata.modules:
                 modules[added[:-1]] = model.metadata.modules[key[:-1]]
     return state.replace(tensors=tensors, metadata=state.metadata.with_(modules=modules, ties=ties))
+
+
+def _agree(one: Tensor, other: Tensor) -> bool:
+    """Tell whether two tensors hold the same values, as a file that keeps a tied tensor twice has them."""
+    if one.spec != other.spec:
+        return False
+    try:
+        return equal_values(one, other)
+    except UsageError:  # nothing but shapes is known
+        return False
 
 
 def load_factory(name: str) -> Any:

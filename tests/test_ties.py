@@ -22,6 +22,7 @@ from bridge_core import (
     convert,
     open_state,
     plan_conversion,
+    save_state,
     verify,
 )
 
@@ -254,3 +255,20 @@ def test_a_file_that_keeps_one_name_of_a_tied_tensor_has_the_others(kept):
     }
     np.testing.assert_array_equal(made["b", "embedding"], values)
     np.testing.assert_array_equal(made["c", "kernel"], values.T)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_file_that_keeps_a_tied_tensor_twice_ties_what_is_equal(same, tmp_path):
+    with torch.device("meta"):
+        model = Thrice()
+    values = np.arange(15, dtype=np.float32).reshape(5, 3)
+    tensors = {"a.weight": values, "b.weight": values.copy(), "c.weight": values + (not same)}
+    save_state(FlatState(tensors, layout="torch"), tmp_path / "w.safetensors")
+    like = {"a": {"embedding": values}}
+    if same:
+        convert(tmp_path / "w.safetensors", tmp_path / "w.msgpack", to="flax", like=like, model=model)
+        with open_state(tmp_path / "w.msgpack") as state:
+            assert list(state) == [("a", "embedding")]
+        return
+    with pytest.raises(MismatchError, match=r"1 unexpected: c\.weight"):
+        convert(tmp_path / "w.safetensors", tmp_path / "w.msgpack", to="flax", like=like, model=model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,9 @@ from bridge_core import (
     Key,
     Mismatch,
     Plan,
+    Rule,
+    UsageError,
+    as_state,
     default_registry,
     open_state,
     plan_conversion,
@@ -23,7 +26,10 @@ from ckptbridge_transformers.families import rules_for
 from ckptbridge_transformers.templates import abstract_flax, flax_template, meta_model
 from ckptbridge_transformers.types import with_flax_types
 
-__all__ = ["flax_weights", "Loaded", "torch_weights"]
+__all__ = ["flax_weights", "live_state", "Loaded", "torch_weights", "unwrapped"]
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+"""Names under which training programs save the weights beside other things."""
 
 
 @dataclass(frozen=True)
@@ -66,25 +72,17 @@ def flax_weights(
         BadInputError: A file is damaged or unsafe.
     """
     torch_class = torch_class_beside(type(model))
+    allowed = _allowed(allow_missing, allow_unexpected, ignore_mismatched_sizes)
     with _opened(source) as state:
-        rules: tuple[Any, ...] = _rules(state, "flax", model)
+        rules = _rules(state, "flax", model)
         template = flax_template(model)
         evidence: Any = template if state.layout == "flax" else None
         if state.layout == "torch" and torch_class is not None and not state.metadata.modules:
             evidence = meta_model(torch_class, model.config)
             rules += tuple(made_by_model(state, evidence))
-        plan, loaded = _planned(
-            state,
-            "flax",
-            template,
-            evidence,
-            rules,
-            allow_missing,
-            allow_unexpected,
-            ignore_mismatched_sizes,
-        )
+        plan, left_out = _planned(state, "flax", template, evidence, rules, allowed)
         tree = default_registry().framework("flax").build(plan.apply(state), None)
-    return _with_weights(loaded, tree)
+    return Loaded(tree, *left_out)
 
 
 def torch_weights(
@@ -110,8 +108,9 @@ def torch_weights(
         BadInputError: A file is damaged or unsafe.
     """
     torch = default_registry().framework("torch")
+    allowed = _allowed(allow_missing, allow_unexpected, ignore_mismatched_sizes)
     with _opened(source) as state:
-        rules: tuple[Any, ...] = _rules(state, "torch", model)
+        rules = _rules(state, "torch", model)
         evidence: Any = None
         if state.layout == "flax":
             flax_class = flax_class_of(type(model))
@@ -122,22 +121,9 @@ def torch_weights(
         elif state.layout == "torch":
             evidence = model
             rules += tuple(made_by_model(state, model))
-        plan, loaded = _planned(
-            state,
-            "torch",
-            model,
-            evidence,
-            rules,
-            allow_missing,
-            allow_unexpected,
-            ignore_mismatched_sizes,
-        )
+        plan, left_out = _planned(state, "torch", model, evidence, rules, allowed)
         weights = torch.build(plan.apply(state), None)
-    return _with_weights(loaded, weights)
-
-
-def _with_weights(loaded: Loaded, weights: Any) -> Loaded:
-    return Loaded(weights, loaded.missing, loaded.unexpected, loaded.mismatched)
+    return Loaded(weights, *left_out)
 
 
 @contextlib.contextmanager
@@ -150,13 +136,48 @@ def _opened(source: Any) -> Iterator[FlatState]:
     if isinstance(source, FlatState):
         yield source
         return
-    source = getattr(source, "params", source) if hasattr(source, "params_shape_tree") else source
-    registry = default_registry()
-    framework = registry.framework_of(source)
-    yield framework.state(source) if framework is not None else FlatState(source)
+    yield live_state(source)
 
 
-def _rules(state: FlatState, to: str, model: Any) -> tuple[Any, ...]:
+def live_state(source: Any) -> FlatState:
+    """Return the state of a live object: a model of either framework, a state dict, or a tree.
+
+    A state dict may stand inside of what a training program saved.
+
+    Raises:
+        UsageError: It is none of these, or a Flax model without weights.
+    """
+    if hasattr(source, "params_shape_tree"):
+        if not getattr(source, "_is_initialized", True):
+            raise UsageError(
+                f"the {type(source).__name__} has no weights: it was made with _do_init=False.",
+                hint="Pass its params.",
+            )
+        source = source.params
+    framework = default_registry().framework_of(source)
+    if framework is None and isinstance(source, Mapping):
+        source = unwrapped(source)
+        framework = default_registry().framework_of(source)
+    if framework is not None:
+        return framework.state(source)
+    if isinstance(source, Mapping):
+        state = as_state(source)
+        return state if state.layout else state.replace(layout=default_registry().layout_of(state.specs()))
+    raise UsageError(
+        f"the source is a {type(source).__name__}; a path, a state dict, a tree or a model was expected."
+    )
+
+
+def unwrapped(saved: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the state dict inside of what a training program saved, or the same if it is one."""
+    for name in _WRAPPERS:
+        inner = saved.get(name)
+        if isinstance(inner, Mapping):
+            return unwrapped(inner)
+    return saved
+
+
+def _rules(state: FlatState, to: str, model: Any) -> tuple[Rule, ...]:
     """Return the rules of the model's family; they lead from one framework to the other."""
     return () if state.layout == to else rules_for(model.config, type(model).__name__)
 
@@ -166,23 +187,17 @@ def _planned(
     to: str,
     like: Any,
     evidence: Any,
-    rules: tuple[Any, ...],
-    allow_missing: bool,
-    allow_unexpected: bool,
-    ignore_mismatched_sizes: bool,
-) -> tuple[Plan, Loaded]:
-    """Return a plan that can be run, and what it leaves out."""
+    rules: tuple[Rule, ...],
+    allowed: Mapping[str, Any],
+) -> tuple[Plan, tuple[tuple[Key, ...], tuple[Key, ...], tuple[Mismatch, ...]]]:
+    """Return a plan that can be run, and what it leaves out: missing, unexpected, mismatched."""
     strict = plan_conversion(state, to=to, like=like, model=evidence, rules=rules, check=False)
+    left_out = (strict.missing, strict.unexpected, strict.mismatched)
     if strict.ok:
-        return strict, Loaded(None)
-    plan = plan_conversion(
-        state,
-        to=to,
-        like=like,
-        model=evidence,
-        rules=rules,
-        allow_missing=allow_missing,
-        allow_unexpected=allow_unexpected,
-        allow_mismatched=ignore_mismatched_sizes,
-    )
-    return plan, Loaded(None, strict.missing, strict.unexpected, strict.mismatched)
+        return strict, left_out
+    plan = plan_conversion(state, to=to, like=like, model=evidence, rules=rules, **allowed)
+    return plan, left_out
+
+
+def _allowed(missing: bool, unexpected: bool, mismatched: bool) -> Mapping[str, Any]:
+    return {"allow_missing": missing, "allow_unexpected": unexpected, "allow_mismatched": mismatched}

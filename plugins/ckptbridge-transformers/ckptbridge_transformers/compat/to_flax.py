@@ -10,7 +10,7 @@ from typing import Any
 from bridge_core import FlatState, Key, as_key, default_registry, flatten_tree, join_key, open_state
 from ckptbridge_transformers.compat.errors import WrongWeights, as_before
 from ckptbridge_transformers.compat.names import rename_key_and_reshape_tensor
-from ckptbridge_transformers.loading import Loaded, flax_weights
+from ckptbridge_transformers.loading import Loaded, flax_weights, unwrapped
 
 __all__ = [
     "check_any_fits",
@@ -21,9 +21,6 @@ __all__ = [
 ]
 
 StrPath = str | os.PathLike[str]
-
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
-"""Names under which training programs save the weights beside other things."""
 
 
 def load_pytorch_checkpoint_in_flax_state_dict(
@@ -121,9 +118,7 @@ def check_any_fits(loaded: Loaded, state: FlatState, model: Any) -> None:
 
 
 def _state_of(pt_state_dict: Mapping[str, Any]) -> FlatState:
-    for name in _WRAPPERS:
-        if isinstance(pt_state_dict.get(name), Mapping):
-            pt_state_dict = pt_state_dict[name]
+    pt_state_dict = unwrapped(pt_state_dict)
     torch = default_registry().framework("torch")
     if torch.accepts(pt_state_dict):
         return torch.state(pt_state_dict)
