@@ -101,7 +101,7 @@ def plan_conversion(
     registry: Registry | None = None,
     check: bool = True,
 ) -> Plan:
-    """Return the plan of a conversion; reads headers alone, and what a model ties where the source has it twice.
+    """Return the plan of a conversion; reads headers, and values that a model ties where they stand twice.
 
     Args:
         source: A path, a state, a mapping from keys to arrays, or a live object.

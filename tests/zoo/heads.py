@@ -30,6 +30,10 @@ WITHOUT_PREFIX = ("t5", "mt5", "longt5")
 WEIGHTS = ("kernel", "scale", "embedding")
 
 
+RENAMED = {"proj_out": "lm_head"}
+"""torch's names of heads that a rule renames; in two steps what is left over is told by its new name."""
+
+
 def base_of(case: Case, cases: Iterable[Case]) -> Case | None:
     """Return the base model of a headed case, with the same config; None where there is none."""
     ending = re.fullmatch(r"(.+?)(For\w+|LMHeadModel|MTModel)", case.torch)
@@ -44,6 +48,7 @@ def base_of(case: Case, cases: Iterable[Case]) -> Case | None:
 def common_name(name: str, prefix: str = "") -> str:
     """Return a name without the prefix, and with torch's word for weights."""
     path, dot, leaf = name.removeprefix(prefix).rpartition(".")
+    path = RENAMED.get(path, path)
     return f"{path}{dot}{'weight' if leaf in WEIGHTS else leaf}"
 
 

@@ -29,6 +29,9 @@ _SHARD_SIZE = {"flax": 10 * 10**9, "torch": 5 * 10**9}
 """Bytes from which transformers 4 shards."""
 
 
+_SAID_TO_BE_TIED = frozenset({"longt5", "mt5", "t5", "umt5"})
+"""Model types whose head transformers 5 ties whatever the config's file says, until it has seen the weights."""
+
 _STEMS = {"flax": "diffusion_flax_model", "torch": "diffusion_pytorch_model"}
 
 
@@ -56,7 +59,7 @@ class Transformers:
         torch_class = class_named(named) if named else torch_class_of(config)
         untied = _is_untied(found, config)
         crossing = checkpoint.state.layout != checkpoint.to
-        models = _Models(checkpoint, config, torch_class, untied)
+        models = _Models(checkpoint, config, torch_class, untied and config.model_type in _SAID_TO_BE_TIED)
         return Guidance(
             model=models.of(checkpoint.state.layout),
             like=models.of(checkpoint.to),
@@ -127,10 +130,7 @@ def _as_json(config: Mapping[str, Any]) -> bytes:
 
 
 def _is_untied(found: Mapping[str, Any], config: Any) -> bool:
-    """Tell whether input and output embeddings differ, by what stands in the config's file.
-
-    transformers 5 says of every T5 that they are tied, whatever the file says.
-    """
+    """Tell whether input and output embeddings differ, by what stands in the config's file."""
     stated = found.get("tie_word_embeddings")
     if stated is None:
         return found["model_type"] == "mt5" or getattr(config, "tie_word_embeddings", True) is False
