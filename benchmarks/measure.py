@@ -265,6 +265,11 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def touch_memory(nbytes: int) -> None:
+    """Let a process write to so much memory and end, so that the next one finds it at hand."""
+    run(python(f"import numpy; [numpy.ones(1 << 26, 'u1') for _ in range({nbytes} >> 26)]"))
+
+
 def python(code: str) -> list[str]:
     """Return the command that runs Python code; it must not need quoting of its own."""
     return [PYTHON, "-c", code]

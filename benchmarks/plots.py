@@ -131,6 +131,23 @@ def _load(plt: Any, document: Mapping[str, Any]) -> Any:
     return figure
 
 
+def _from_pretrained(plt: Any, document: Mapping[str, Any]) -> Any:
+    sizes = document["sizes"]
+    figure, grid = plt.subplots(
+        len(sizes), 2, figsize=(8.4, 1.2 * len(sizes)), squeeze=False, sharey="row", layout="constrained"
+    )
+    for (size, result), (time_axes, memory_axes) in zip(sizes.items(), grid, strict=True):
+        found = result["contestants"]
+        _bars(time_axes, list(found), [one["seconds"] for one in found.values()], 1.0, "s")
+        time_axes.set_title(f"{size} into a Flax model: seconds")
+        peaks = [[peak / 1e6 for peak in one["peak_bytes"]] for one in found.values()]
+        _bars(memory_axes, list(found), peaks, 1.0, "MB")
+        memory_axes.axvline(result["bytes"] / 1e6, color="black", linewidth=0.6, linestyle=":")
+        memory_axes.tick_params(labelleft=False)
+        memory_axes.set_title("peak memory above the imports; dotted: the parameters")
+    return figure
+
+
 def _memory(plt: Any, document: Mapping[str, Any]) -> Any:
     figure, axes = plt.subplots(figsize=(5.2, 2.8), layout="constrained")
     idle = document["idle_peak_bytes"]
@@ -241,6 +258,7 @@ def _import_time(plt: Any, document: Mapping[str, Any]) -> Any:
 
 _DRAWN = {
     "file_to_file": _file_to_file,
+    "from_pretrained": _from_pretrained,
     "load": _load,
     "memory": _memory,
     "stacking": _stacking,

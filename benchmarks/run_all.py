@@ -2,7 +2,7 @@
 
     python benchmarks/run_all.py
 
-takes about 12 minutes and 30 GB of disk on such a machine; --quick takes two minutes, and its figures mean
+takes about 16 minutes and 30 GB of disk on such a machine; --quick takes two minutes, and its figures mean
 little. What an optional package is missing for is left out. Run it on a quiet machine.
 """
 
@@ -52,11 +52,16 @@ def plan(*, quick: bool) -> list[tuple[str, str, list[str]]]:
                 ["--sizes", "2GB", "--repeats", "3", "--cold", "--only", *main, *one],
             ),
             ("load", "load.py", ["--sizes", "2GB", "--repeats", "3"]),
+            ("from-pretrained", "from_pretrained.py", []),
             ("memory", "memory.py", []),
             ("stacking", "stacking.py", []),
             ("file-to-file-8GB", sized, ["--sizes", "8GB", *eight, "--only", *main]),
         ]
-    return [job for job in jobs if job[1] != "load.py" or _has("torch", "jax", "flax")]
+    needs = {
+        "load.py": ("torch", "jax", "flax"),
+        "from_pretrained.py": ("torch", "jax", "flax", "transformers", "ckptbridge_transformers"),
+    }
+    return [job for job in jobs if _has(*needs.get(job[1], ()))]
 
 
 def _has(*packages: str) -> bool:

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bridge_core.blocks import Scratch, read_whole
+from bridge_core.blocks import ScratchPool, read_whole
 from bridge_core.budget import Budget
 from bridge_core.crew import work_off
 from bridge_core.errors import BridgeError
 from bridge_core.keys import Key
 from bridge_core.state import FlatState
 from bridge_core.tensors import Array, ArrayTensor, Tensor, TensorSpec
-from bridge_core.transpose import Kernel, kernel_for
+from bridge_core.transpose import kernel_for
 
 __all__ = ["LoadedTensor", "load"]
 
@@ -52,8 +52,8 @@ def load(
     for key in wanted:
         jobs.setdefault(id(state.tensor(key)) if shared else key, (key, state.tensor(key)))
     threads = Budget(workers).threads
-    kernel = kernel_for(sum(tensor.spec.nbytes for _, tensor in jobs.values()))
-    load_one = functools.partial(_load, kernel)
+    pool = ScratchPool(_SCRATCH, kernel_for(sum(tensor.spec.nbytes for _, tensor in jobs.values())))
+    load_one = functools.partial(_load, pool)
     loaded = dict(zip(jobs, work_off(load_one, jobs.values(), threads), strict=True))
     tensors: dict[Key, Tensor] = dict(state.tensors())
     for key in wanted:
@@ -61,11 +61,12 @@ def load(
     return state.replace(tensors=tensors)
 
 
-def _load(kernel: Kernel | None, job: tuple[Key, Tensor]) -> LoadedTensor:
+def _load(pool: ScratchPool, job: tuple[Key, Tensor]) -> LoadedTensor:
     key, tensor = job
     out = aligned(tensor.spec)
     try:
-        read_whole(tensor, out, Scratch(_SCRATCH, kernel))
+        with pool.borrowed() as scratch:
+            read_whole(tensor, out, scratch)
     except BridgeError as err:
         err.key = err.key or key
         raise

@@ -83,6 +83,7 @@ def test_noise_longer_than_its_pool_goes_on():
         ("file_to_file", ["--sizes", "70MB", "--shard", "30MB", "--repeats", "1", "--with-plain-script"]),
         ("file_to_file", ["--sizes", "70MB", "--repeats", "1", "--cold", "--only", "rename only"]),
         ("load", ["--sizes", "70MB", "--repeats", "1"]),
+        ("from_pretrained", ["--sizes", "30MB", "--repeats", "1"]),
         ("memory", ["--sizes", "70MB"]),
         ("stacking", ["--layers", "1", "3", "--repeats", "1"]),
         ("plan_time", ["--keys", "100", "--repeats", "1"]),
