@@ -7,36 +7,40 @@ save any more, is no weight; it is left out with the reason, not reported as une
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from bridge_core import Key, Pattern, Rule, as_key
+from bridge_core import FlatState, Key, Pattern, Rule, as_key
 
 __all__ = ["made_by_model"]
 
-_OF_OLD_RELEASES = re.compile(
-    r"(^|\.)(position_ids|rotary_emb\.inv_freq|attn\.(masked_)?bias|attention\.(masked_)?bias)$"
-)
-"""Buffers that old releases saved, and whose names today's models have no more."""
+_OF_OLD_RELEASES = {
+    re.compile(r"(^|\.)position_ids$"): (1, 2),
+    re.compile(r"(^|\.)rotary_emb\.inv_freq$"): (1,),
+    re.compile(r"(^|\.)(attn|attention)\.bias$"): (4,),  # a mask, where a bias would have one axis
+    re.compile(r"(^|\.)(attn|attention)\.masked_bias$"): (0,),
+}
+"""Buffers that old releases saved, and whose names today's models have no more -> how many axes they have."""
 
 
-def made_by_model(keys: Iterable[Key], model: Any) -> Iterator[Rule]:
+def made_by_model(state: FlatState, model: Any) -> Iterator[Rule]:
     """Yield a rule for each key that a torch model makes by itself.
 
     Args:
-        keys: The keys of a checkpoint in torch's layout.
+        state: A checkpoint in torch's layout.
         model: A torch model of transformers; its values are not looked at.
     """
     kept = set(model.state_dict())
     made = {name for name, _ in model.named_buffers() if name not in kept}
     ignored = [re.compile(text) for text in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()]
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    for key in keys:
+    for key, spec in state.specs().items():
         name = ".".join(key)
         short = name.removeprefix(prefix)
         if kept.intersection((name, short, prefix + name)):
             continue
-        if made.intersection((name, short, prefix + name)) or _OF_OLD_RELEASES.search(name):
+        old = any(len(spec.shape) in ranks and n.search(name) for n, ranks in _OF_OLD_RELEASES.items())
+        if old or made.intersection((name, short, prefix + name)):
             yield _left_out(key, "a buffer that the model makes by itself")
         elif any(pattern.search(name) for pattern in ignored):
             yield _left_out(key, f"{type(model).__name__} of transformers ignores it")

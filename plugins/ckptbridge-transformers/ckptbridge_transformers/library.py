@@ -30,7 +30,7 @@ _SHARD_SIZE = {"flax": 10 * 10**9, "torch": 5 * 10**9}
 
 
 _SAID_TO_BE_TIED = frozenset({"longt5", "mt5", "t5", "umt5"})
-"""Model types whose head transformers 5 ties whatever the config's file says, until it has seen the weights."""
+"""Model types whose head transformers 5 ties whatever the file says, until it has seen the weights."""
 
 _STEMS = {"flax": "diffusion_flax_model", "torch": "diffusion_pytorch_model"}
 

@@ -243,6 +243,19 @@ def test_buffers_that_the_model_makes_are_left_out_with_the_reason(folder, tmp_p
         convert(folder, f"{tmp_path}/other/", to="flax")
 
 
+def test_masks_of_old_releases_are_left_out_and_a_bias_of_that_name_is_not(tmp_path):
+    gpt2().save_pretrained(tmp_path / "gpt2")
+    path = tmp_path / "gpt2" / "model.safetensors"
+    tensors = load_file(path)
+    mask = torch.ones(1, 1, 20, 20).tril()
+    old = {"transformer.h.0.attn.bias": mask, "transformer.h.0.attn.masked_bias": torch.tensor(-1e4)}
+    save_file({**tensors, **old}, path, metadata={"format": "pt"})
+    assert {".".join(drop.key) for drop in plan_conversion(tmp_path / "gpt2", to="flax").dropped} >= set(old)
+    save_file({**tensors, "transformer.h.0.attention.bias": mask[0, 0, 0]}, path, metadata={"format": "pt"})
+    with pytest.raises(MismatchError, match=r"1 unexpected: transformer\.h\.0\.attention\.bias"):
+        plan_conversion(tmp_path / "gpt2", to="flax")
+
+
 def test_an_untied_head_keeps_its_own_values(tmp_path):
     model = bert(tie_word_embeddings=False)
     assert not torch.equal(model.cls.predictions.decoder.weight, model.bert.embeddings.word_embeddings.weight)
