@@ -135,8 +135,8 @@ def test_the_shapes_of_the_model_settle_everything_without_a_guess(
 
 
 def test_what_has_no_place_is_refused_by_name(flax_model, tmp_path):
+    like = flax_model.params_shape_tree
     with pytest.raises(MismatchError) as caught:
-        like = flax_model.params_shape_tree
         bridge_core.convert(MODEL, tmp_path / "w", to="flax", like=like, model="none")
     assert caught.value.unexpected == (POSITIONS,)
     assert not caught.value.missing
