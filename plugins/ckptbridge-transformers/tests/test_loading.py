@@ -65,7 +65,7 @@ def test_a_flax_model_with_weights_is_a_source_and_one_without_is_refused(source
     assert all(torch.equal(found[name], value) for name, value in source.state_dict().items())
 
 
-@pytest.mark.parametrize("value", [3, None, object(), [1, 2]], ids=repr)
+@pytest.mark.parametrize("value", [3, None, object(), [1, 2]], ids=lambda value: type(value).__name__)
 def test_what_holds_no_weights_is_refused(value, source):
     with pytest.raises(UsageError, match="a path, a state dict, a tree or a model was expected"):
         bridge.torch_weights(value, source)
