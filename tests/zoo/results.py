@@ -26,8 +26,8 @@ random:
 
 - **outputs, bits**: torch -> Flax, with all outputs, hidden states and attentions equal to 1e-5 (absolute,
   float32); Flax -> torch, with every tensor of the state dict equal bit for bit. Conversions are strict: a
-  missing or unexpected tensor fails. Position tables that the Flax class computes keep their values; the batches
-  that a batch norm has counted are compared in folders alone, since a bare Flax tree has no place for them.
+  missing or unexpected tensor fails. Position tables that the Flax class computes keep their values; counted
+  batches of batch norms are compared in folders alone, since a bare Flax tree has no place for them.
 - **bfloat16**: there and back in bfloat16, bit for bit.
 - **base and head**: between the base model and the one with a head, in both directions and both frameworks:
   what only one side has is named, and nothing else.
