@@ -20,6 +20,7 @@ from zoo.case import Case
 
 import bridge_flax
 import bridge_torch
+from ckptbridge_transformers import flax_template
 from ckptbridge_transformers.families import rules_for
 
 LIBRARY = Path(transformers.__file__).parent / "models"
@@ -130,23 +131,17 @@ def old_clip() -> Iterator[None]:
         jnp.clip = clip
 
 
-def template_of(model: Any) -> Any:
-    """Return the names, shapes and layer types of a Flax model; nothing is initialised."""
-    init = functools.partial(model.init_weights, input_shape=model.input_shape)
-    return bridge_flax.template(init, model.key)
-
-
 def to_flax(source: torch.nn.Module, model: Any) -> Any:
     """Convert a torch model into the parameters of a Flax model."""
     rules = rules_for(source.config, type(model).__name__)
     neutral = bridge_torch.to_neutral(source, rules=rules)
-    return bridge_flax.from_neutral(neutral, like=template_of(model), rules=rules)
+    return bridge_flax.from_neutral(neutral, like=flax_template(model), rules=rules)
 
 
 def to_torch(params: Any, model: Any, like: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Convert the parameters of a Flax model into the state dict of a torch model."""
     rules = rules_for(like.config, type(like).__name__)
-    neutral = bridge_flax.to_neutral(params, module=template_of(model), rules=rules)
+    neutral = bridge_flax.to_neutral(params, module=flax_template(model), rules=rules)
     return bridge_torch.from_neutral(neutral, like=like, rules=rules)
 
 

@@ -45,7 +45,7 @@ SWAPS = {
 def convert(source, model, registry):
     rules = families.rules_for(source.config, type(model).__name__)
     neutral = bridge_core.to_neutral(source, framework="torch", rules=rules, registry=registry)
-    like = harness.template_of(model)
+    like = harness.flax_template(model)
     return bridge_core.from_neutral(neutral, framework="flax", like=like, rules=rules, registry=registry)
 
 

@@ -19,6 +19,7 @@ import safetensors
 import torch
 from flax.traverse_util import flatten_dict
 from support.loading import assert_same_tensors
+from support.measured import IGNORED, TEXT, bert
 from support.models import randomise
 from torch import nn
 
@@ -30,29 +31,7 @@ from ckptbridge_transformers import flax_template, flax_weights, torch_weights
 transformers = pytest.importorskip("transformers", "4.57", reason="the original is in transformers 4 alone")
 original = pytest.importorskip("transformers.modeling_flax_pytorch_utils")
 
-pytestmark = pytest.mark.filterwarnings(
-    # transformers announces the end of its Flax models, and uses what JAX has renamed.
-    "ignore::DeprecationWarning",
-    "ignore::FutureWarning",
-    "ignore:Explicitly requested dtype:UserWarning",
-    "ignore:The given NumPy array is not writable:UserWarning",
-)
-
-TEXT = {
-    "vocab_size": 40,
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "max_position_embeddings": 32,
-}
-
-
-def bert(name="BertModel"):
-    """A random torch model, and the Flax one beside it without weights."""
-    config = transformers.BertConfig(**TEXT)
-    flax_class = getattr(transformers, f"Flax{name}")
-    return randomise(getattr(transformers, name)(config)), flax_class(config, _do_init=False)
+pytestmark = IGNORED
 
 
 # -- saving -----------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import torch
 from flax.traverse_util import flatten_dict, unflatten_dict
 from support.converting import assert_from_torch_and_back, spec
 from support.loading import assert_same_tensors, largest_difference, load_flax
+from support.measured import IGNORED, TEXT, bert
 from support.models import (
     LinenModel,
     Pair,
@@ -42,22 +43,8 @@ from ckptbridge_transformers import flax_template, flax_weights, torch_weights
 transformers = pytest.importorskip("transformers", "4.57", reason="the original is in transformers 4 alone")
 original = pytest.importorskip("transformers.modeling_flax_pytorch_utils")
 
-pytestmark = pytest.mark.filterwarnings(
-    # transformers announces the end of its Flax models, and uses what JAX has renamed.
-    "ignore::DeprecationWarning",
-    "ignore::FutureWarning",
-    "ignore:Explicitly requested dtype:UserWarning",
-    "ignore:The given NumPy array is not writable:UserWarning",
-)
+pytestmark = IGNORED
 
-TEXT = {
-    "vocab_size": 40,
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "max_position_embeddings": 32,
-}
 CLEARLY_WRONG = 0.1
 
 
@@ -194,13 +181,6 @@ def test_a_tied_llama_from_safetensors(tmp_path):
     back = torch_weights(loaded.weights, module)
     assert (back.missing, back.unexpected) == ((), ())
     assert_same_tensors(back.weights, module.state_dict())
-
-
-def bert(name="BertModel", **options):
-    """A random torch model, and the Flax one beside it without weights."""
-    config = transformers.BertConfig(**TEXT, **options)
-    flax_class = getattr(transformers, f"Flax{name}")
-    return randomise(getattr(transformers, name)(config)), flax_class(config, _do_init=False)
 
 
 @pytest.mark.parametrize("head", ["BertForSequenceClassification", "BertForMaskedLM"])
