@@ -147,7 +147,8 @@ def _holds(old: Any, new: Any) -> bool:
 def _initialise(model: Any, names: list[str]) -> None:
     """Give parameters on the meta device memory and the model's own initial values.
 
-    transformers' own steps for this are private to it; `install` checks that they are there.
+    Raises:
+        MissingDependency: transformers' own steps for this, which are private to it, are gone.
     """
     if not names:
         return
