@@ -40,8 +40,16 @@ _LINE = 64
 """Bytes of a cache line."""
 _STRIP = 1 << 20
 """Bytes that are read at once and then moved across the grain while they are in the cache."""
+_BESIDE = 4 * _STRIP
+"""Bytes of strips that are in memory beside a block."""
 _FEWEST_BYTES = 256
 """Bytes that a strip writes side by side at least, or lines of the cache are fetched for little."""
+_SHORT_RUN = 1536
+"""Bytes that are read at once at least, so that a block can be one run of the target."""
+_GOOD_RUN = 4 << 10
+"""Bytes of a read from which on longer ones gain little."""
+_WRITE_COST = 4
+"""How much longer than reading a run it takes to write one."""
 _WHOLE = 16 << 20
 _STACKED_BLOCK = 16 << 20
 """Larger blocks over many sources gain nothing: each source is read by itself."""
@@ -131,7 +139,11 @@ class ScratchPool:
 
 def scratch_bytes(tensor: Tensor, block: int) -> int:
     """Return how much scratch the blocks of a tensor need at most."""
-    return 0 if is_plain_copy(tensor) else min(block, tensor.spec.nbytes) + 4 * _STRIP
+    if is_plain_copy(tensor):
+        return 0
+    nbytes = tensor.spec.nbytes
+    room = block if nbytes <= block else _room(tensor, grain_of(tensor), block)
+    return min(nbytes, room) + _BESIDE
 
 
 @dataclass(frozen=True)
@@ -148,16 +160,17 @@ class Cut:
 
 
 def cut(tensor: Tensor, max_bytes: int) -> Cut:
-    """Cut a tensor into blocks of at most ``max_bytes`` (and at least one element) each."""
+    """Cut a tensor into blocks of at most ``max_bytes`` (and at least one element) each.
+
+    Where only strips of the source are in memory beside a block, blocks of twice the size are taken if that
+    makes longer runs.
+    """
     spec = tensor.spec
-    elements = max(1, max_bytes // spec.dtype.itemsize)
-    grain = grain_of(tensor)
-    last = len(spec.shape) - 1
-    if spec.size <= elements or grain is None or grain.inner == last:
+    grain = grain_of(tensor) if spec.nbytes > max_bytes else None
+    elements = max(1, _room(tensor, grain, max_bytes) // spec.dtype.itemsize)
+    if spec.size <= elements or grain is None or not _runs_across(tensor, grain):
         return Cut(regions.blocks(spec.shape, elements), ordered=True)
-    if grain.stacked:
-        elements = max(1, min(elements, _STACKED_BLOCK // spec.dtype.itemsize))
-    box = _box(spec.shape, grain.inner, elements)
+    box = _box(spec.shape, grain.inner, elements, spec.dtype.itemsize)
     return Cut(_boxes(spec.shape, box), ordered=_is_run(spec.shape, box))
 
 
@@ -191,13 +204,30 @@ def read_whole(tensor: Tensor, out: Array, scratch: Scratch) -> None:
             copy_into(out[index], _pulled(tensor, region, scratch), scratch.kernel)
 
 
+def _room(tensor: Tensor, grain: Grain | None, block: int) -> int:
+    """Return the bytes of a tensor's largest block, where a worker may have two of ``block`` bytes."""
+    spec = tensor.spec
+    if grain is None or not _runs_across(tensor, grain):
+        return block
+    if grain.stacked:
+        return min(block, _STACKED_BLOCK)
+    if first_source(tensor) is None:
+        return block
+    wanted = spec.shape[-1] * max(spec.dtype.itemsize, _GOOD_RUN)
+    return max(block, min(wanted, 2 * block - _BESIDE))
+
+
+def _runs_across(tensor: Tensor, grain: Grain) -> bool:
+    return grain.inner != len(tensor.spec.shape) - 1
+
+
 def _across(tensor: Tensor, region: Region) -> Grain | None:
     """Return the grain of a large region, where its file runs along another axis than the last; else None."""
     large = regions.size(regions.region_shape(region)) * tensor.spec.dtype.itemsize >= 2 * _STRIP
     if not large or first_source(tensor) is None:
         return None
     grain = grain_of(tensor)
-    return grain if grain is not None and grain.inner != len(tensor.spec.shape) - 1 else None
+    return grain if grain is not None and _runs_across(tensor, grain) else None
 
 
 def _fill_across(tensor: Tensor, region: Region, out: Array, scratch: Scratch, grain: Grain) -> None:
@@ -263,12 +293,18 @@ def _pulled(tensor: Tensor, region: Region, scratch: Scratch, *, spread: bool = 
     return tensor.read(region)
 
 
-def _box(shape: tuple[int, ...], grain: int, elements: int) -> tuple[int, ...]:
-    """Return the sizes of boxes that are long both along the target's last axis and the source's."""
+def _box(shape: tuple[int, ...], grain: int, elements: int, itemsize: int) -> tuple[int, ...]:
+    """Return the sizes of boxes that are long both along the target's last axis and the source's.
+
+    Writing a run costs more than reading one, and boxes that are runs of the target cost least.
+    """
     last = len(shape) - 1
     box = [1] * len(shape)
-    side = max(1, int(elements**0.5))
-    box[last] = min(shape[last], max(side, elements // max(1, shape[grain])))
+    long = min(shape[grain], max(1, int((elements // _WRITE_COST) ** 0.5)))
+    short = min(long, max(1, _SHORT_RUN // itemsize))
+    fits = shape[last] * short <= elements
+    parts = 1 if fits else -(-shape[last] * long // elements)
+    box[last] = -(-shape[last] // parts)
     box[grain] = min(shape[grain], max(1, elements // box[last]))
     spare = elements // (box[last] * box[grain])
     for axis in range(last - 1, -1, -1):

@@ -59,6 +59,13 @@ class CheckedSource(ABC):
     def read_into(self, offset: int, buffer: Any) -> None:
         """Fill a writable contiguous buffer from ``offset`` in the file, within the range."""
 
+    def read_runs(self, offset: int, pitch: int, nbytes: int, buffer: Any) -> None:
+        """Fill a writable contiguous buffer with runs of ``nbytes``, which begin ``pitch`` bytes apart."""
+        view = memoryview(buffer).cast("B")
+        for at in range(0, len(view), nbytes):
+            self.read_into(offset, view[at : at + nbytes])
+            offset += pitch
+
 
 class CheckedRange(CheckedSource):
     """A range with one CRC-32.

@@ -107,6 +107,23 @@ class SourceFile:
                 )
             done += got
 
+    def read_runs(self, offset: int, pitch: int, nbytes: int, buffer: Any) -> None:
+        """Fill a writable contiguous buffer with runs of ``nbytes``, which begin ``pitch`` bytes apart.
+
+        Raises:
+            TruncatedFile: The file ends first.
+            SystemFailure: The system reports a read error.
+        """
+        view = memoryview(buffer).cast("B")
+        fd, pread = self.fd, os.preadv
+        try:
+            for at in range(0, len(view), nbytes):
+                if pread(fd, (view[at : at + nbytes],), offset) != nbytes:
+                    self.read_into(offset, view[at : at + nbytes])
+                offset += pitch
+        except OSError as err:
+            raise SystemFailure(f"reading at byte {offset} failed: {err}.", path=self.name) from err
+
     def read(self, offset: int, nbytes: int) -> bytes:
         """Return exactly ``nbytes`` bytes from ``offset``.
 

@@ -40,6 +40,8 @@ _SPAN = 4 << 20
 _MOST_SPAN = 16 << 20
 _LONG_RUN = 4 << 10
 """Bytes from which on a run is read by itself."""
+_LONG_GAP = 16 << 10
+"""Bytes between runs from which on it takes longer to read over them than to begin anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +158,14 @@ class FileTensor:
         first = sum(s.start * n for s, n in zip(region, strides, strict=True))
         last = sum((s.stop - 1) * n for s, n in zip(region, strides, strict=True))
         span = (last - first + 1) * itemsize
+        start = self.offset + first * itemsize
         if last - first + 1 == out.size and out.flags.c_contiguous:
-            self.file.read_into(self.offset + first * itemsize, _as_bytes(out))
+            self.file.read_into(start, _as_bytes(out))
+        elif (apart := _far_runs(shape, region, itemsize)) is not None and out.flags.c_contiguous:
+            self.file.read_runs(start, *apart, _as_bytes(out))
         elif span <= max(_SPAN, out.nbytes * 2) and span <= _MOST_SPAN:
             buffer = np.empty(last - first + 1, self.spec.dtype)
-            self.file.read_into(self.offset + first * itemsize, _as_bytes(buffer))
+            self.file.read_into(start, _as_bytes(buffer))
             steps = tuple(s.step * n * itemsize for s, n in zip(region, strides, strict=True))
             _copy(out, _strided(buffer, out.shape, steps))
         else:
@@ -280,6 +285,25 @@ def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
         strides.append(step)
         step *= n
     return tuple(reversed(strides))
+
+
+def _far_runs(shape: tuple[int, ...], region: Region, itemsize: int) -> tuple[int, int] | None:
+    """Return (bytes from one to the next, bytes of each) of evenly spaced runs that are best read one by one.
+
+    None if the region is not made up of such runs.
+    """
+    axis = next((i for i, s in enumerate(region) if s.stop - s.start > 1), len(shape))
+    inner, whole = 1, True
+    for s, n in zip(reversed(region[axis + 1 :]), reversed(shape[axis + 1 :]), strict=True):
+        if s.step > 1 or not (whole or s.stop - s.start == 1):
+            return None
+        inner *= s.stop - s.start
+        whole = whole and s.stop - s.start == n
+    if axis == len(shape):
+        return None
+    pitch = region[axis].step * regions.size(shape[axis + 1 :]) * itemsize
+    run = inner * itemsize
+    return (pitch, run) if run >= _LONG_RUN or pitch - run >= _LONG_GAP else None
 
 
 def _strided(flat: Array, shape: tuple[int, ...], steps: tuple[int, ...]) -> Array:

@@ -70,6 +70,11 @@ class CountingFile(SourceFile):
         self.count += memoryview(buffer).nbytes
         super().read_into(offset, buffer)
 
+    def read_runs(self, offset: int, pitch: int, nbytes: int, buffer: Any) -> None:
+        """Count, and read."""
+        self.count += memoryview(buffer).nbytes
+        super().read_runs(offset, pitch, nbytes, buffer)
+
 
 class FormatHarness:
     """A format under test, and what its tests do with it."""
