@@ -1,0 +1,145 @@
+"""How large tensors are cut, and how the parts of a file that a block needs are read."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bridge_core import FlatState, SystemFailure, TruncatedFile, convert, open_state, save_state
+from bridge_core.blocks import ScratchPool, cut, read_block, scratch_bytes
+from bridge_core.files import SourceFile
+from bridge_core.ops import Permute, chain_tensors
+from bridge_core.regions import region_shape
+from bridge_core.tensors import FileTensor, TensorSpec
+
+SHAPE = (40, 3, 25_000)
+VALUES = np.arange(np.prod(SHAPE), dtype=np.uint32).reshape(SHAPE)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    place = tmp_path_factory.mktemp("blocks") / "values"
+    place.write_bytes(b"before!!" + VALUES.tobytes())
+    return place
+
+
+@pytest.fixture
+def tensor(path):
+    with SourceFile(path) as file:
+        yield FileTensor(file, 8, TensorSpec(SHAPE, VALUES.dtype))
+
+
+def parts(n):
+    """Any slice of an axis, short ones among them."""
+    length = st.one_of(st.integers(1, 3), st.integers(1, n))
+    return st.builds(
+        lambda start, length, step: slice(start, min(n, start + length), step),
+        st.integers(0, n - 1),
+        length,
+        st.integers(1, 4),
+    )
+
+
+@given(region=st.tuples(*map(parts, SHAPE)))
+@settings(deadline=None, max_examples=300)
+def test_a_part_has_the_values_that_indexing_gives(path, region):
+    with SourceFile(path) as file:
+        found = FileTensor(file, 8, TensorSpec(SHAPE, VALUES.dtype)).read(region)
+    np.testing.assert_array_equal(found, VALUES[region])
+
+
+def test_runs_far_apart_are_read_and_nothing_between_them(tensor, monkeypatch):
+    got, preadv = [], os.preadv
+
+    def counting(fd, buffers, offset):
+        got.append(preadv(fd, buffers, offset))
+        return got[-1]
+
+    monkeypatch.setattr(os, "preadv", counting)
+    region = (slice(0, 40, 1), slice(1, 2, 1), slice(100, 350, 1))
+    np.testing.assert_array_equal(tensor.read(region), VALUES[region])
+    assert got == [1000] * 40
+
+
+def test_short_reads_of_runs_are_completed(tensor, monkeypatch):
+    preadv = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: preadv(fd, [buffers[0][:777]], offset))
+    region = (slice(0, 40, 2), slice(2, 3, 1), slice(5, 1005, 1))
+    np.testing.assert_array_equal(tensor.read(region), VALUES[region])
+
+
+def test_a_file_that_ends_between_runs_is_truncated(tmp_path):
+    short = tmp_path / "short"
+    short.write_bytes(VALUES.tobytes())
+    with SourceFile(short) as file:
+        os.truncate(short, VALUES.nbytes // 2)
+        with pytest.raises(TruncatedFile, match=str(VALUES.nbytes // 2)):
+            FileTensor(file, 0, TensorSpec(SHAPE, VALUES.dtype)).read(
+                (slice(0, 40, 1), slice(0, 1, 1), slice(0, 2000, 1))
+            )
+
+
+def test_an_error_between_runs_says_where(tensor, monkeypatch):
+    def failing(fd, buffers, offset):
+        if offset > 10_000_000:
+            raise OSError(5, "Input/output error")
+        return len(buffers[0])
+
+    monkeypatch.setattr(os, "preadv", failing)
+    with pytest.raises(SystemFailure, match=r"reading at byte 1020[0-9]+ failed"):
+        tensor.read((slice(0, 40, 1), slice(0, 1, 1), slice(0, 2000, 1)))
+
+
+shapes = st.lists(st.integers(1, 3000), min_size=2, max_size=3).filter(lambda s: np.prod(s) < 1 << 26)
+
+
+@given(shape=shapes, data=st.data(), block=st.integers(1 << 10, 1 << 24))
+@settings(deadline=None, max_examples=200)
+def test_a_cut_covers_a_tensor_once_within_its_memory(path, shape, data, block):
+    order = tuple(data.draw(st.permutations(range(len(shape)))))
+    with SourceFile(path) as file:
+        source = FileTensor(file, 0, TensorSpec(tuple(shape), np.dtype(np.float16)))
+        turned = chain_tensors((source,), (Permute(order),))[0]
+        pieces = cut(turned, block)
+        seen = np.zeros(turned.spec.shape, np.uint8)
+        position = 0
+        for number, region in enumerate(pieces.regions):
+            size = int(np.prod(region_shape(region)))
+            assert 2 * size <= max(block, 2 * block - (4 << 20), 2)
+            assert 2 * size <= scratch_bytes(turned, block)
+            seen[region] += 1
+            if pieces.ordered:
+                first = np.ravel_multi_index([part.start for part in region], seen.shape)
+                assert first == position
+                position += size
+            if number > 300:
+                return
+        assert seen.all()
+        assert seen.max() == 1
+
+
+@pytest.mark.parametrize("rows", [700, 9000], ids=["few rows", "many rows"])
+@pytest.mark.parametrize("max_ram", ["1MB", "9MB", "64MB"])
+def test_a_tensor_larger_than_the_memory_is_turned(tmp_path, rows, max_ram):
+    weight = np.random.default_rng(rows).integers(0, 1 << 16, (rows, 20_000_000 // rows), np.uint16)
+    tensors = {"a.weight": weight.view(np.float16), "a.bias": np.zeros(rows, np.float16)}
+    save_state(FlatState(tensors, layout="torch"), tmp_path / "in.safetensors")
+    report = convert(
+        tmp_path / "in.safetensors", tmp_path / "out.safetensors", to="flax", max_ram=max_ram, workers=2
+    )
+    assert report.verified
+    with open_state(tmp_path / "out.safetensors") as state:
+        np.testing.assert_array_equal(state.read(("a", "kernel")).view(np.uint16), weight.T)
+
+
+def test_a_block_of_a_turned_tensor_has_the_values_that_indexing_gives(tensor):
+    turned = chain_tensors((tensor,), (Permute((2, 0, 1)),))[0]
+    with ScratchPool(scratch_bytes(turned, 1 << 20)).borrowed() as scratch:
+        for region in list(cut(turned, 1 << 20).regions)[:7]:
+            scratch.reset()
+            found = read_block(turned, region, scratch)
+            np.testing.assert_array_equal(found, VALUES.transpose(2, 0, 1)[region])
