@@ -122,6 +122,15 @@ def test_a_cut_covers_a_tensor_once_within_its_memory(path, shape, data, block):
         assert seen.max() == 1
 
 
+def test_a_block_beside_strips_alone_may_be_larger_for_longer_reads(path):
+    block, strips = 8 << 20, 4 << 20
+    with SourceFile(path) as file:
+        source = FileTensor(file, 0, TensorSpec((20_000, 30_000), np.dtype(np.float16)))
+        turned = chain_tensors((source,), (Permute((1, 0)),))[0]
+        sizes = {2 * int(np.prod(region_shape(region))) for region in cut(turned, block).regions}
+    assert block < max(sizes) <= 2 * block - strips
+
+
 @pytest.mark.parametrize("rows", [700, 9000], ids=["few rows", "many rows"])
 @pytest.mark.parametrize("max_ram", ["1MB", "9MB", "64MB"])
 def test_a_tensor_larger_than_the_memory_is_turned(tmp_path, rows, max_ram):
