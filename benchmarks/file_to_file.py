@@ -25,6 +25,8 @@ _COPY = 'cp -r "$0" "$1" && sync "$1"/* "$1"'
 _CONVERT = "from bridge_core import convert; convert({src!r}, {dst!r}, **{options!r})"
 _TO_FLAX = {"to": "flax", "accept_guesses": True}
 _TO_TORCH = {"to": "torch", "accept_guesses": True}
+_BUFFERS = 1 << 30
+"""Bytes of memory that most contestants need beside what they write."""
 _SCRIPTS = {"transformers": "transformers_script.py", "plain script": "plain_script.py"}
 
 
@@ -42,6 +44,8 @@ class Contest:
         self._out = self._work / "out"
         self.source = checkpoints.sharded(self._work, size, arguments.shard)
         self._sources = {self.source}
+        self.nbytes = checkpoints.bytes_in(self.source)
+        """Bytes of the source."""
         self.residue = 0.0
         """Most of the sources that was cached before a run that was to be cold."""
 
@@ -75,6 +79,7 @@ class Contest:
     def clear(self) -> None:
         """Make every run start from the same state."""
         measure.remove(self._out)
+        measure.touch_memory(self.nbytes + _BUFFERS)
         if self._arguments.cold:
             self.residue = max(self.residue, cold.drop(self._sources))
 
@@ -138,7 +143,6 @@ def main() -> None:
             measure.say(f"{size}: left out, since only {free / 1e9:.0f} GB of disk are free")
             continue
         contest = Contest(arguments, size)
-        total = checkpoints.bytes_in(contest.source)
         results = measure.interleaved(
             contest.contestants(),
             arguments.repeats,
@@ -148,12 +152,13 @@ def main() -> None:
             warm_up=not (arguments.cold or arguments.no_warm_up),
         )
         cache = "cold" if arguments.cold else "warm"
-        print(f"\n{total / 1e9:.2f} GB of bfloat16, page cache {cache}")
+        print(f"\n{contest.nbytes / 1e9:.2f} GB of bfloat16, page cache {cache}")
         print(f"memory is above an interpreter with numpy ({idle / 1e6:.0f} MB)")
-        print(measure.run_table(results, BASELINE, total, idle))
+        print(measure.run_table(results, BASELINE, contest.nbytes, idle))
         if contest.residue > 0.02:
             print(f"note: not cold; up to {contest.residue:.0%} of the source stayed in the page cache")
-        sizes[size] = {"bytes": total, "cached_before": contest.residue, "runs": measure.as_json(results)}
+        runs = measure.as_json(results)
+        sizes[size] = {"bytes": contest.nbytes, "cached_before": contest.residue, "runs": runs}
     document = {"baseline": BASELINE, "cold": arguments.cold, "idle_peak_bytes": idle, "sizes": sizes}
     measure.finish(arguments, facts, document)
 
