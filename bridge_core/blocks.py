@@ -162,8 +162,8 @@ class Cut:
 def cut(tensor: Tensor, max_bytes: int) -> Cut:
     """Cut a tensor into blocks of at most ``max_bytes`` (and at least one element) each.
 
-    Where only strips of the source are in memory beside a block, blocks of twice the size are taken if that
-    makes longer runs.
+    Where only strips of the source are in memory beside a block, blocks may be half as large again if that
+    makes them runs of the target.
     """
     spec = tensor.spec
     grain = grain_of(tensor) if spec.nbytes > max_bytes else None
@@ -213,8 +213,9 @@ def _room(tensor: Tensor, grain: Grain | None, block: int) -> int:
         return min(block, _STACKED_BLOCK)
     if first_source(tensor) is None:
         return block
-    wanted = spec.shape[-1] * max(spec.dtype.itemsize, _GOOD_RUN)
-    return max(block, min(wanted, 2 * block - _BESIDE))
+    most = min(block * 3 // 2, 2 * block - _BESIDE)
+    useful = spec.shape[-1] * _SHORT_RUN <= most
+    return max(block, min(most, spec.shape[-1] * _GOOD_RUN)) if useful else block
 
 
 def _runs_across(tensor: Tensor, grain: Grain) -> bool:
