@@ -25,8 +25,6 @@ _COPY = 'cp -r "$0" "$1" && sync "$1"/* "$1"'
 _CONVERT = "from bridge_core import convert; convert({src!r}, {dst!r}, **{options!r})"
 _TO_FLAX = {"to": "flax", "accept_guesses": True}
 _TO_TORCH = {"to": "torch", "accept_guesses": True}
-_BUFFERS = 1 << 30
-"""Bytes of memory that most contestants need beside what they write."""
 _SCRIPTS = {"transformers": "transformers_script.py", "plain script": "plain_script.py"}
 
 
@@ -79,7 +77,6 @@ class Contest:
     def clear(self) -> None:
         """Make every run start from the same state."""
         measure.remove(self._out)
-        measure.touch_memory(self.nbytes + _BUFFERS)
         if self._arguments.cold:
             self.residue = max(self.residue, cold.drop(self._sources))
 

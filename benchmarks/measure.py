@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import random
 import shutil
 import statistics
 import subprocess
@@ -96,7 +97,7 @@ def interleaved(
     seconds: float | None = None,
     warm_up: bool = True,
 ) -> dict[str, list[Run]]:
-    """Run every contestant in turn, several times over, after one round that does not count.
+    """Run every contestant, each round in another order, after one round that does not count.
 
     Args:
         contestants: Name -> what runs it.
@@ -110,11 +111,13 @@ def interleaved(
     started = time.perf_counter()
     for turn in range(0 if warm_up else 1, repeats + 1):
         round_started = time.perf_counter()
-        for name, contestant in contestants.items():
+        order = list(contestants)
+        random.Random(turn).shuffle(order)  # what a run leaves in the caches must not fall on one neighbour
+        for name in order:
             if name in once and turn != 1:
                 continue
             between()
-            found = contestant()
+            found = contestants[name]()
             if turn:
                 results[name].append(found)
             say(f"{f'round {turn}' if turn else 'warming up'}: {name}: {found.seconds:.2f} s")

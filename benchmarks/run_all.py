@@ -45,7 +45,7 @@ def plan(*, quick: bool) -> list[tuple[str, str, list[str]]]:
             ("transpose-kernel", "transpose_kernel.py", ["--repeats", "3"]),
             ("plan-time", "plan_time.py", ["--repeats", "3"]),
             ("file-to-file-500MB", sized, ["--sizes", "500MB", "--seconds", "45", *torch]),
-            ("file-to-file-2GB", sized, ["--sizes", "2GB", "--seconds", "270", *torch, *transformers]),
+            ("file-to-file-2GB", sized, ["--sizes", "2GB", "--seconds", "200", *torch, *transformers]),
             (
                 "file-to-file-cold",
                 sized,
