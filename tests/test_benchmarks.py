@@ -49,9 +49,25 @@ def test_rounds_are_interleaved_and_the_first_does_not_count(measure, capsys):
         return lambda: calls.append(name) or measure.Run(len(calls), 1)
 
     results = measure.interleaved({n: contestant(n) for n in "abc"}, 2, once=["c"])
-    assert "".join(calls) == "ab" + "abc" + "ab"
-    assert [run.seconds for run in results["a"]] == [3, 6]
-    assert len(results["c"]) == 1
+    warming_up, first, second = calls[:2], calls[2:5], calls[5:]
+    assert sorted(warming_up) == ["a", "b"]
+    assert sorted(first) == ["a", "b", "c"]
+    assert sorted(second) == ["a", "b"]
+    counted = {n: [turn for turn, name in enumerate(calls, 1) if name == n and turn > 2] for n in "abc"}
+    assert {name: [run.seconds for run in runs] for name, runs in results.items()} == counted
+
+
+def test_no_contestant_always_follows_the_same_one(measure, capsys):
+    def order():
+        calls = []
+        contestants = {n: lambda n=n: calls.append(n) or measure.Run(1, 1) for n in "abcd"}
+        measure.interleaved(contestants, 8)
+        return calls
+
+    calls = order()
+    rounds = {tuple(calls[i : i + 4]) for i in range(4, len(calls), 4)}
+    assert len(rounds) > 4
+    assert order() == calls
 
 
 def test_no_round_is_begun_past_the_time_but_one_counts(measure, capsys):
