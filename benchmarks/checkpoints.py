@@ -10,8 +10,9 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from bridge_core import FlatState, LazyTensor, TensorSpec, save_state
-from bridge_core.storage import parse_size
+from bridge_core import FlatState, TensorSpec, save_state
+from bridge_core.state import LazyTensor
+from bridge_core.transfer import parse_size
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _VOCABULARY = 32_000

@@ -18,7 +18,7 @@ import cold
 import measure
 
 from bridge_core import convert
-from bridge_core.storage import parse_size
+from bridge_core.transfer import parse_size
 
 BASELINE = "cp + fsync"
 _COPY = 'cp -r "$0" "$1" && sync "$1"/* "$1"'

@@ -21,7 +21,8 @@ import checkpoints
 import measure
 import numpy as np
 
-from bridge_core import FlatState, convert, open_state, save_state, unflatten_tree
+from bridge_core import FlatState, convert, open_state, save_state
+from bridge_core.state import unflatten_tree
 
 Arrays = list[np.ndarray]
 Loader = Callable[[], Arrays]

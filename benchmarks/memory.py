@@ -16,7 +16,7 @@ import checkpoints
 import measure
 
 from bridge_core import FlatState, save_state
-from bridge_core.storage import parse_size
+from bridge_core.transfer import parse_size
 
 _CONVERT = "from bridge_core import convert; convert({src!r}, {dst!r}, to='flax', **{options!r})"
 _ROWS = 16384

@@ -12,7 +12,8 @@ import time
 import measure
 import numpy as np
 
-from bridge_core import FlatState, LazyTensor, TensorSpec, plan_conversion
+from bridge_core import FlatState, TensorSpec, plan_conversion
+from bridge_core.state import LazyTensor
 
 
 def state(keys: int) -> FlatState:

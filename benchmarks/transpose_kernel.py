@@ -18,11 +18,9 @@ from pathlib import Path
 import measure
 import numpy as np
 
-from bridge_core import FileTensor, Permute, SourceFile, TensorSpec
-from bridge_core.blocks import Scratch, read_whole
-from bridge_core.ops import chain_tensors
-from bridge_core.storage import parse_size
-from bridge_core.transpose import copy_into
+from bridge_core import FileTensor, SourceFile, TensorSpec
+from bridge_core.ops import Permute, chain_tensors
+from bridge_core.transfer import Scratch, copy_into, parse_size, read_whole
 
 Copy = Callable[[np.ndarray, tuple[int, ...], np.ndarray], None]
 

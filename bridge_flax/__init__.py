@@ -5,21 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from bridge_core import (
-    FlatState,
-    Format,
-    Framework,
-    Key,
-    LayerTransform,
-    Pattern,
-    Rules,
-    hookimpl,
-)
+from bridge_core import FlatState, Format, Framework, Key, LayerTransform, hookimpl
 from bridge_core import from_neutral as core_from_neutral
 from bridge_core import to_neutral as core_to_neutral
-from bridge_flax.abstract import Template
-from bridge_flax.adapter import FlaxFramework, load_trees
+from bridge_core.rules import Pattern, Rules
+from bridge_flax.framework import FlaxFramework, load_trees
 from bridge_flax.layers import TRANSFORMS
+from bridge_flax.template import Template
 
 __all__ = ["FlaxFramework", "Template", "from_neutral", "template", "to_neutral"]
 
@@ -49,7 +41,7 @@ def template(module: Any | Callable[..., Any], *args: Any, **kwargs: Any) -> Tem
 @hookimpl
 def bridge_formats() -> tuple[Format, ...]:
     """Return Flax's msgpack format."""
-    from bridge_flax.msgpack import MsgpackFormat
+    from bridge_flax.msgpack.format import MsgpackFormat
 
     return (MsgpackFormat(),)
 

@@ -5,20 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bridge_core import (
-    FlatState,
-    Format,
-    Framework,
-    Key,
-    LayerKind,
-    LayerTransform,
-    Pattern,
-    Rules,
-    hookimpl,
-)
+from bridge_core import FlatState, Format, Framework, Key, LayerKind, LayerTransform, hookimpl
 from bridge_core import from_neutral as core_from_neutral
 from bridge_core import to_neutral as core_to_neutral
-from bridge_torch.adapter import TorchFramework
+from bridge_core.rules import Pattern, Rules
+from bridge_torch.framework import TorchFramework
 from bridge_torch.layers import KINDS, TRANSFORMS
 
 __all__ = ["TorchFramework", "from_neutral", "to_neutral"]
@@ -27,7 +18,7 @@ __all__ = ["TorchFramework", "from_neutral", "to_neutral"]
 @hookimpl
 def bridge_formats() -> Iterable[Format]:
     """Return torch's own checkpoint files."""
-    from bridge_torch.formats import TorchFormat
+    from bridge_torch.file_format.format import TorchFormat
 
     return (TorchFormat(),)
 

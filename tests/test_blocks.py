@@ -10,11 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge_core import FlatState, SystemFailure, TruncatedFile, convert, open_state, save_state
-from bridge_core.blocks import ScratchPool, cut, read_block, scratch_bytes
-from bridge_core.files import SourceFile
-from bridge_core.ops import Permute, chain_tensors
-from bridge_core.regions import region_shape
-from bridge_core.tensors import FileTensor, TensorSpec
+from bridge_core.io.source_file import SourceFile
+from bridge_core.ops.chain import chain_tensors
+from bridge_core.ops.shape import Permute
+from bridge_core.state.regions import region_shape
+from bridge_core.state.tensors import FileTensor, TensorSpec
+from bridge_core.transfer.block_plan import cut, scratch_bytes
+from bridge_core.transfer.block_reader import read_block
+from bridge_core.transfer.scratch import ScratchPool
 
 SHAPE = (40, 3, 25_000)
 VALUES = np.arange(np.prod(SHAPE), dtype=np.uint32).reshape(SHAPE)

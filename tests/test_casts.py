@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from support.arrays import assert_same_values, every_value, random_array, same_bits
 
-from bridge_core import DTYPES, Cast, PlanError, cast_is_exact
+from bridge_core import PlanError
+from bridge_core.ops.elementwise import Cast
+from bridge_core.state.dtypes import DTYPES, cast_is_exact
 
 
 @pytest.mark.parametrize("source", [name for name, dtype in DTYPES.items() if dtype.itemsize <= 2])

@@ -16,22 +16,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge_core import (
-    CheckedBlocks,
-    CheckedRange,
     IntegrityError,
     Rule,
     SourceFile,
     TensorSpec,
     TruncatedFile,
     as_state,
-    checked,
     convert,
-    load,
     open_state,
     save_state,
     verify,
 )
-from bridge_core.crc import crc32_combine
+from bridge_core.io import checksummed as checked
+from bridge_core.io.checksummed import CheckedBlocks, CheckedRange
+from bridge_core.io.crc32 import crc32_combine
+from bridge_core.transfer import load_values
 
 DATA = random.Random(0).randbytes(5000)
 BEFORE = 100
@@ -419,4 +418,4 @@ def test_no_flipped_bit_is_loaded(tmp_path, writer, model):
     WRITERS[writer](MODELS[model][0], source)
     flip_a_value(source, random.Random(writer + model))
     with open_state(source) as state, pytest.raises(IntegrityError):
-        load(state)
+        load_values(state)

@@ -12,8 +12,8 @@ from safetensors.numpy import load_file, save_file
 import bridge_core
 from bridge_core.cli import main
 from bridge_core.cli.report import size_text
-from bridge_core.patterns import fold_names
-from bridge_core.plugins import PluginFailure, default_registry
+from bridge_core.messages import fold_names
+from bridge_core.plugins.registry import PluginFailure, default_registry
 
 COMMANDS = ["inspect", "plan", "convert", "verify", "diff", "explain", "rules", "plugins"]
 

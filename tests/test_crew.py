@@ -8,7 +8,7 @@ import time
 import pytest
 
 from bridge_core import LimitExceeded
-from bridge_core.crew import work_off
+from bridge_core.transfer.thread_pool import work_off
 
 
 @pytest.mark.parametrize("threads", [1, 3, 50])

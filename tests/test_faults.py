@@ -29,12 +29,11 @@ from bridge_core import (
     TruncatedFile,
     VerificationError,
     as_state,
-    write_all,
 )
-from bridge_core import output as output_module
-from bridge_core import writing as writing_module
-from bridge_core.output import TEMP_MARK
-from bridge_core.storage import open_state, save_state
+from bridge_core.checkpoint import checkpoint_writer as writing_module
+from bridge_core.checkpoint.open_save import open_state, save_state
+from bridge_core.io import atomic_write as output_module
+from bridge_core.io.atomic_write import TEMP_MARK, write_all
 
 REGISTRY = registry()
 HERE = Path(__file__).parent

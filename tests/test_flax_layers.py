@@ -16,7 +16,7 @@ import pytest
 import torch
 from flax import nnx
 
-from bridge_core.kinds import KINDS
+from bridge_core.layers.kinds import KINDS
 from bridge_flax import FlaxFramework, template
 from bridge_flax.layers import TRANSFORMS
 

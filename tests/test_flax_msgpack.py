@@ -14,24 +14,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge_core import (
-    DTYPES,
     BridgeError,
     FlatState,
     KeyConflict,
-    LayerInfo,
     LimitExceeded,
     MalformedFile,
     SourceFile,
     StateMetadata,
     TruncatedFile,
     UnsupportedFeature,
-    unflatten_tree,
 )
-from bridge_core.budget import Budget
-from bridge_core.execute import FileTarget
-from bridge_flax import msgpack_wire, msgpack_writer
-from bridge_flax.msgpack import MsgpackFormat
-from bridge_flax.msgpack_scan import ChunkedTensor
+from bridge_core.state.dtypes import DTYPES
+from bridge_core.state.keys import unflatten_tree
+from bridge_core.state.metadata import LayerInfo
+from bridge_core.transfer.budget import Budget
+from bridge_core.transfer.file_writer import FileTarget
+from bridge_flax.msgpack import wire as msgpack_wire
+from bridge_flax.msgpack import writer as msgpack_writer
+from bridge_flax.msgpack.format import MsgpackFormat
+from bridge_flax.msgpack.reader import ChunkedTensor
 
 serialization = pytest.importorskip("flax.serialization")
 

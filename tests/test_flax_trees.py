@@ -16,7 +16,6 @@ from flax.core import FrozenDict, freeze
 
 import bridge_flax
 from bridge_core import (
-    DTYPES,
     BridgeError,
     FlatState,
     KeyConflict,
@@ -25,6 +24,7 @@ from bridge_core import (
     UnsupportedFeature,
     UsageError,
 )
+from bridge_core.state.dtypes import DTYPES
 from bridge_flax import FlaxFramework, Template, template
 
 FLAX = FlaxFramework()

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from bridge_core.errors import TruncatedFile, UnsupportedFeature
 from bridge_core.formats.npz import NpzFormat
 from bridge_core.formats.safetensors import SafetensorsFormat
-from bridge_core.state import FlatState
-from bridge_core.tensors import ArrayTensor, LazyTensor
+from bridge_core.state.flat_state import FlatState
+from bridge_core.state.tensors import ArrayTensor, LazyTensor
 from bridge_core.testing import FormatContract
 
 

@@ -6,19 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge_core import (
-    KeyConflict,
-    Pattern,
-    RuleError,
-    as_key,
-    flat_names,
-    flatten_tree,
-    join_key,
-    natural_order,
-    split_name,
-    unflatten_tree,
-)
-from bridge_core.patterns import fold_names
+from bridge_core import KeyConflict, RuleError, as_key, join_key, split_name
+from bridge_core.messages import fold_names
+from bridge_core.rules.patterns import Pattern
+from bridge_core.state.keys import flat_names, flatten_tree, natural_order, unflatten_tree
 
 parts = st.text(st.sampled_from("ab.\\/*{}_01é\0"), min_size=0, max_size=4)
 keys = st.lists(parts, min_size=1, max_size=4).map(tuple)

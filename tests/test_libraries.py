@@ -257,7 +257,7 @@ def test_verifying_uses_what_the_library_knows(folder, tmp_path, monkeypatch):
 
 
 def test_the_example_of_the_hook_guides_a_folder(tmp_path, monkeypatch):
-    from bridge_core import hookspecs
+    from bridge_core.plugins import hookspecs
 
     text = inspect.cleandoc(hookspecs.bridge_libraries.__doc__)
     code = inspect.cleandoc(text.partition("::\n")[2])

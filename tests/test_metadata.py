@@ -12,20 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.arrays import assert_same_bits, random_array
 
-from bridge_core import (
-    DTYPES,
-    BadInputError,
-    BridgeError,
-    KeyConflict,
-    LayerInfo,
-    MalformedFile,
-    ModuleInfo,
-    Residual,
-    StateMetadata,
-    dump_metadata,
-    load_metadata,
-)
-from bridge_core.metadata import strict_json
+from bridge_core import BadInputError, BridgeError, KeyConflict, MalformedFile, StateMetadata
+from bridge_core.io.strict_json import parse_json
+from bridge_core.state.dtypes import DTYPES
+from bridge_core.state.metadata import LayerInfo, ModuleInfo, Residual, dump_metadata, load_metadata
 
 texts = st.text(st.sampled_from('ab.\\"/*_01é\n'), max_size=4)
 keys = st.lists(st.text(st.sampled_from('ab.\\"/_01é'), min_size=1, max_size=4), min_size=1, max_size=3).map(
@@ -169,14 +159,14 @@ def test_no_mutation_of_the_text_raises_anything_else(data):
 
 def test_a_name_twice_is_refused():
     with pytest.raises(KeyConflict, match="'a' twice"):
-        strict_json('{"a": 1, "a": 2}', path="p", what="this")
+        parse_json('{"a": 1, "a": 2}', path="p", what="this")
     with pytest.raises(KeyConflict):
-        strict_json('{"x": {"a": 1, "a": 2}}', path="p", what="this")
+        parse_json('{"x": {"a": 1, "a": 2}}', path="p", what="this")
 
 
 def test_errors_say_what_the_text_was():
     with pytest.raises(MalformedFile, match=r"some\.file: the index is a JSON list, not an object"):
-        strict_json("[]", path="some.file", what="the index")
+        parse_json("[]", path="some.file", what="the index")
 
 
 def test_renaming_reaches_every_field():

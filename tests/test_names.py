@@ -16,13 +16,7 @@ from support.models import assert_same_state_dict, assert_same_tree, from_neutra
 from torch import nn
 
 import bridge_flax
-from bridge_core import (
-    AmbiguousLayerError,
-    MismatchError,
-    Rule,
-    UsageError,
-    plan_conversion,
-)
+from bridge_core import AmbiguousLayerError, MismatchError, Rule, UsageError, plan_conversion
 
 OWN = [
     "gamma",

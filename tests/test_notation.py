@@ -12,23 +12,16 @@ from hypothesis import strategies as st
 from support.arrays import assert_same_bits, random_array
 from support.ops import indices
 
-from bridge_core import DTYPES, ArrayTensor, PlanError, RuleError, TensorSpec
-from bridge_core.notation import Equation, Group, Lists, Term, check_equation, rearrange
-from bridge_core.ops import (
-    Concat,
-    Copy,
-    Lanes,
-    Order,
-    Permute,
-    Reshape,
-    Same,
-    Split,
-    Stack,
-    Unstack,
-    chain_tensors,
-    inverse_chain,
-)
-from bridge_core.tensors import LazyTensor, read_index
+from bridge_core import ArrayTensor, PlanError, RuleError, TensorSpec
+from bridge_core.axes import rearrangement as rearrange
+from bridge_core.axes.equation import Equation, Group, Lists, Term
+from bridge_core.axes.structure import check_equation
+from bridge_core.ops.chain import Lanes, chain_tensors, inverse_chain
+from bridge_core.ops.select import Copy, Order, Same
+from bridge_core.ops.shape import Permute, Reshape
+from bridge_core.ops.split_concat import Concat, Split, Stack, Unstack
+from bridge_core.state.dtypes import DTYPES
+from bridge_core.state.tensors import LazyTensor, read_index
 
 often = settings(max_examples=250, deadline=None)
 seeds = st.integers(0, 2**32 - 1)

@@ -13,8 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from bridge_core import FlatState, SourceFile, StateMetadata, as_tensor
-from bridge_core.dtypes import DTYPES
+from bridge_core import FlatState, SourceFile, StateMetadata
 from bridge_core.errors import (
     BadInputError,
     BridgeError,
@@ -28,8 +27,10 @@ from bridge_core.errors import (
 )
 from bridge_core.formats import npz as npz_module
 from bridge_core.formats.npz import NpzFormat
+from bridge_core.formats.zip_archive import NewMember, read_members, zip_image
+from bridge_core.state.dtypes import DTYPES
+from bridge_core.state.tensors import as_tensor
 from bridge_core.testing import bit_patterns, read_state, same_bits, write_state
-from bridge_core.zipfile_image import NewMember, read_members, zip_image
 
 FORMAT = NpzFormat()
 NUMPY = [name for name, dtype in DTYPES.items() if dtype.isbuiltin == 1]

@@ -22,33 +22,18 @@ from support.ops import (
     tensors_for,
 )
 
-from bridge_core import (
-    DTYPES,
-    ArrayTensor,
-    Cast,
-    Concat,
-    Copy,
-    Drop,
-    Fill,
-    Flip,
-    Lanes,
-    Order,
-    Permute,
-    PlanError,
-    Reshape,
-    Residual,
-    Same,
-    Split,
-    Stack,
-    Sum,
-    TensorSpec,
-    Unstack,
-    Unsum,
-    WithZeros,
-    regions,
-)
-from bridge_core.ops import Op, OpTensor, chain_specs, chain_tensors, inverse_chain, simplify_chain
-from bridge_core.tensors import read_index
+from bridge_core import ArrayTensor, PlanError, TensorSpec
+from bridge_core.ops.base import Op
+from bridge_core.ops.chain import Lanes, OpTensor, chain_specs, chain_tensors, inverse_chain, simplify_chain
+from bridge_core.ops.elementwise import Cast
+from bridge_core.ops.select import Copy, Drop, Fill, Order, Same, WithZeros
+from bridge_core.ops.shape import Flip, Permute, Reshape
+from bridge_core.ops.split_concat import Concat, Split, Stack, Unstack
+from bridge_core.ops.summing import Sum, Unsum
+from bridge_core.state import regions
+from bridge_core.state.dtypes import DTYPES
+from bridge_core.state.metadata import Residual
+from bridge_core.state.tensors import read_index
 
 quick = settings(max_examples=150, deadline=None)
 each = settings(max_examples=60, deadline=None)

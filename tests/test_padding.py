@@ -11,9 +11,14 @@ from hypothesis import strategies as st
 from support.arrays import assert_same_bits, every_value, random_array
 from support.ops import SIZES, indices, specs
 
-from bridge_core import DTYPES, ArrayTensor, PlanError, TensorSpec, is_floating, regions
-from bridge_core.ops import Offset, Pad, Permute, Reshape, Unpad, chain_tensors, simplify_chain
-from bridge_core.tensors import read_index
+from bridge_core import ArrayTensor, PlanError, TensorSpec
+from bridge_core.ops.chain import chain_tensors, simplify_chain
+from bridge_core.ops.elementwise import Offset
+from bridge_core.ops.padding import Pad, Unpad
+from bridge_core.ops.shape import Permute, Reshape
+from bridge_core.state import regions
+from bridge_core.state.dtypes import DTYPES, is_floating
+from bridge_core.state.tensors import read_index
 
 each = settings(max_examples=80, deadline=None)
 seeds = st.integers(0, 2**32 - 1)

@@ -11,26 +11,23 @@ from support.arrays import assert_same_bits
 from torch import nn
 
 from bridge_core import (
-    Cast,
-    Concat,
-    Drop,
-    Dropped,
     FlatState,
-    Flip,
-    LazyTensor,
-    Mismatch,
     MismatchError,
-    Permute,
     Plan,
     PlanError,
-    Split,
     StateMetadata,
     Step,
     TensorSpec,
     default_registry,
-    dtype_named,
     plan_conversion,
 )
+from bridge_core.ops.elementwise import Cast
+from bridge_core.ops.select import Drop
+from bridge_core.ops.shape import Flip, Permute
+from bridge_core.ops.split_concat import Concat, Split
+from bridge_core.plan.step import Dropped, Mismatch
+from bridge_core.state.dtypes import dtype_named
+from bridge_core.state.tensors import LazyTensor
 
 F32 = np.dtype("float32")
 A, B, C, D = (("a",), ("b",), ("c",), ("d",))

@@ -10,9 +10,7 @@ import pytest
 import torch
 from support.models import to_neutral
 
-from bridge_core import (
-    plan_conversion,
-)
+from bridge_core import plan_conversion
 
 
 def spec(*shape, dtype="float32"):

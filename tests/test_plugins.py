@@ -27,12 +27,12 @@ from bridge_core import (
     default_registry,
     from_neutral,
     hookimpl,
-    hookspecs,
     open_state,
-    plugins,
     save_state,
     to_neutral,
 )
+from bridge_core.plugins import hookspecs
+from bridge_core.plugins import registry as plugins
 
 HOOKS = [name for name in vars(hookspecs) if name.startswith("bridge_")]
 

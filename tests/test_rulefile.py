@@ -15,11 +15,12 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-import bridge_core.rulefile
+import bridge_core.rules.toml_file
 from bridge_core import LimitExceeded, MalformedFile, Rule, RuleError, SystemFailure, UsageError
 from bridge_core.cli import main
 from bridge_core.cli.options import rules_option
-from bridge_core.rulefile import as_rules, load_rules
+from bridge_core.rules.rule_sets import as_rules
+from bridge_core.rules.toml_file import load_rules
 
 WHOLE = """\
 source = "torch"

@@ -8,8 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge_core import Pattern, Rule, RuleError, as_key
-from bridge_core.rules import Call, Radix, Size, When, overlapping, resolve_sizes
+from bridge_core import Rule, RuleError, as_key
+from bridge_core.rules.conditions import When
+from bridge_core.rules.config_sizes import Size
+from bridge_core.rules.flat_index import Radix
+from bridge_core.rules.op_calls import Call
+from bridge_core.rules.overlaps import overlapping
+from bridge_core.rules.patterns import Pattern
+from bridge_core.rules.rule import resolve_sizes
 
 QKV = "(q k v) in -> in q, in k, in v"
 SPLIT = Rule.move("h.{i:int}.qkv", ["b.{i:int}.q", "b.{i:int}.k", "b.{i:int}.v"], QKV, origin="r.toml:3")

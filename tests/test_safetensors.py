@@ -16,8 +16,7 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
-from bridge_core import MARKER, FlatState, LazyTensor, SourceFile, StateMetadata, TensorSpec, as_tensor
-from bridge_core.dtypes import DTYPES
+from bridge_core import FlatState, SourceFile, StateMetadata, TensorSpec
 from bridge_core.errors import (
     BadInputError,
     BridgeError,
@@ -29,6 +28,9 @@ from bridge_core.errors import (
 )
 from bridge_core.formats import safetensors_header
 from bridge_core.formats.safetensors import SafetensorsFormat
+from bridge_core.state.dtypes import DTYPES
+from bridge_core.state.metadata import MARKER
+from bridge_core.state.tensors import LazyTensor, as_tensor
 from bridge_core.testing import bit_patterns, read_state, same_bits, write_state
 
 FORMAT = SafetensorsFormat()

@@ -18,8 +18,8 @@ from bridge_core import (
     UnsafeFile,
     as_state,
 )
+from bridge_core.checkpoint.open_save import open_state, save_state
 from bridge_core.formats import sharded
-from bridge_core.storage import open_state, save_state
 
 REGISTRY = registry()
 INDEX = "model.safetensors.index.json"

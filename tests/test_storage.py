@@ -9,16 +9,13 @@ import pytest
 from toy_format import MAGIC, ToyFormat, ToyFramework, assert_same, descriptors, registry
 
 from bridge_core import (
-    DTYPES,
     BridgeError,
     DestinationExists,
     FlatState,
     KeyConflict,
-    LayerInfo,
     LimitExceeded,
     MalformedFile,
     PluginError,
-    Residual,
     ShardError,
     StateMetadata,
     SystemFailure,
@@ -29,8 +26,13 @@ from bridge_core import (
     VerificationError,
     as_state,
 )
-from bridge_core.budget import Progress
-from bridge_core.storage import Saved, find_weights, open_state, parse_size, save_state
+from bridge_core.checkpoint.checkpoint_writer import Saved
+from bridge_core.checkpoint.open_save import open_state, save_state
+from bridge_core.checkpoint.weight_files import find_weights
+from bridge_core.state.dtypes import DTYPES
+from bridge_core.state.metadata import LayerInfo, Residual
+from bridge_core.transfer.budget import parse_size
+from bridge_core.transfer.progress import Progress
 
 REGISTRY = registry()
 

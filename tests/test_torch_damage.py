@@ -38,8 +38,8 @@ from bridge_core import (
     UnsafeFile,
     UnsupportedFeature,
 )
-from bridge_torch import archive as archive_module
-from bridge_torch.formats import TorchFormat
+from bridge_torch.file_format import archive as archive_module
+from bridge_torch.file_format.format import TorchFormat
 
 FOUR = np.arange(4, dtype="f4").tobytes()
 GOOD = {"w": View(Storage("0", 4))}
@@ -390,7 +390,7 @@ def test_many_small_expansions_together_are_refused(tmp_path):
 
 
 def test_dicts_that_repeat_each_other_are_bounded(tmp_path, monkeypatch):
-    from bridge_torch import wrappers
+    from bridge_torch.file_format import state_dict_entry as wrappers
 
     monkeypatch.setattr(wrappers, "_MAX_ENTRIES", 10_000)
     node = {"w": View(Storage("0", 4))}

@@ -12,9 +12,9 @@ from torch import nn
 
 import bridge_torch
 from bridge_core import LayerKind, Registry
-from bridge_core.axis_names import bind_axes
-from bridge_core.kinds import KINDS as CORE_KINDS
-from bridge_torch.adapter import TorchFramework
+from bridge_core.axes.leaf_axes import bind_axes
+from bridge_core.layers.kinds import KINDS as CORE_KINDS
+from bridge_torch.framework import TorchFramework
 from bridge_torch.layers import KINDS, TRANSFORMS
 
 BY_NAME = {transform.name: transform for transform in TRANSFORMS}

@@ -16,18 +16,17 @@ from bridge_core import (
     BridgeError,
     FlatState,
     KeyConflict,
-    LazyTensor,
     MissingDependency,
-    ModuleInfo,
     StateMetadata,
     TensorSpec,
     UnsupportedFeature,
     UsageError,
-    as_tensor,
-    dtype_named,
-    load,
 )
-from bridge_torch.adapter import TorchFramework
+from bridge_core.state.dtypes import dtype_named
+from bridge_core.state.metadata import ModuleInfo
+from bridge_core.state.tensors import LazyTensor, as_tensor
+from bridge_core.transfer import load_values
+from bridge_torch.framework import TorchFramework
 
 FRAMEWORK = TorchFramework()
 state_of = FRAMEWORK.state
@@ -335,7 +334,7 @@ def test_built_tensors_are_independent_of_the_source_and_writable():
 
 
 def test_values_of_a_loaded_state_become_tensors_without_a_copy():
-    loaded = load(FlatState({("w",): np.ones((3, 2), np.float32)}))
+    loaded = load_values(FlatState({("w",): np.ones((3, 2), np.float32)}))
     address = loaded[("w",)].ctypes.data
     assert address % 64 == 0
     built = build(FlatState({("w",): np.ones((3, 2), np.float32)}), None)

@@ -24,8 +24,8 @@ from bridge_core import (
     UnsafeFile,
     UnsupportedFeature,
 )
-from bridge_torch.pickle_values import Opaque, TensorRef, UnsupportedTensor
-from bridge_torch.unpickler import Limits, unpickle
+from bridge_torch.safe_pickle.unpickler import Limits, unpickle
+from bridge_torch.safe_pickle.values import Opaque, TensorRef, UnsupportedTensor
 
 
 def load(data, **limits):

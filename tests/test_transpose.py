@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from support.arrays import random_array
 
-from bridge_core import DTYPES, FlatState, convert, load, open_state, save_state
-from bridge_core import transpose as module
-from bridge_core.transpose import copy_into, kernel_for, move_plane
+from bridge_core import FlatState, convert, open_state, save_state
+from bridge_core.state.dtypes import DTYPES
+from bridge_core.transfer import load_values
+from bridge_core.transfer import transpose as module
+from bridge_core.transfer.transpose import copy_into, kernel_for, move_plane
 
 LARGE = 1 << 40
 SHAPES = [(1, 7), (300, 500), (1030, 257), (2305, 300), (64, 300, 20, 3), (40, 130, 600), (3, 3, 200, 130)]
@@ -83,7 +85,10 @@ def test_files_and_loaded_arrays_are_the_same_with_the_kernel(tmp_path, monkeypa
         target = tmp_path / f"{name}.safetensors"
         convert(source, target, to="flax", max_ram="16MB")
         with open_state(target) as state:
-            made[name] = (target.read_bytes(), {key: value.tobytes() for key, value in load(state).items()})
+            made[name] = (
+                target.read_bytes(),
+                {key: value.tobytes() for key, value in load_values(state).items()},
+            )
     assert made["numpy"] == made["compiled"]
     with open_state(tmp_path / "compiled.safetensors") as state:
         assert state["big", "kernel"].tobytes() == np.ascontiguousarray(values["big", "weight"].T).tobytes()

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from bridge_core import FlatState, SourceFile, as_state
-from bridge_core.budget import Budget
-from bridge_core.execute import FileTarget
-from bridge_torch.formats import TorchFormat
+from bridge_core.transfer.budget import Budget
+from bridge_core.transfer.file_writer import FileTarget
+from bridge_torch.file_format.format import TorchFormat
 
 DTYPES = [
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool),

@@ -7,19 +7,19 @@ from types import MappingProxyType, SimpleNamespace
 import numpy as np
 
 from bridge_core import (
-    DTYPES,
     Capabilities,
     FileTensor,
     FlatState,
     MalformedFile,
     Registry,
-    ShardNames,
     StateMetadata,
     TensorSpec,
     TruncatedFile,
     hookimpl,
 )
+from bridge_core.formats.base import ShardNames
 from bridge_core.formats.safetensors import SafetensorsFormat
+from bridge_core.state.dtypes import DTYPES
 
 MAGIC = b"TOYTOY1\n"
 

@@ -10,14 +10,12 @@ import bridge_core
 import bridge_flax
 import bridge_torch
 from bridge_core import (
-    Array,
     BridgeError,
     FlatState,
     Key,
     LayerKind,
     LayerTransform,
     Leaf,
-    Permute,
     Plan,
     Progress,
     Registry,
@@ -27,6 +25,8 @@ from bridge_core import (
     TensorSpec,
     hookimpl,
 )
+from bridge_core.ops.shape import Permute
+from bridge_core.state.tensors import Array
 
 
 def read(path: Path) -> dict[str, tuple[int, ...]]:

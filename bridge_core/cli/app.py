@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import click
 
-from bridge_core.cli import compare, convert, inspect, plan, plugins, rules
+from bridge_core.cli.commands import compare, convert, inspect, plan, plugins, rules
 from bridge_core.cli.terminal import complain, finish_output
 from bridge_core.errors import BridgeError
 

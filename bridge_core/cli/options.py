@@ -29,14 +29,14 @@ T = TypeVar("T")
 
 def a_size(text: str) -> int:
     """Read bytes, or a text such as ``5GB``."""
-    from bridge_core.storage import parse_size
+    from bridge_core.transfer import parse_size
 
     return _read(parse_size, text)
 
 
 def a_pattern(text: str) -> str:
     """Check a pattern over keys."""
-    from bridge_core.patterns import Pattern
+    from bridge_core.rules import Pattern
 
     _read(Pattern.parse, text)
     return text
@@ -44,7 +44,7 @@ def a_pattern(text: str) -> str:
 
 def a_floating_dtype(text: str) -> str:
     """Check the name of a floating-point dtype."""
-    from bridge_core.dtypes import DTYPES, is_floating
+    from bridge_core.state import DTYPES, is_floating
 
     known = [name for name, dtype in DTYPES.items() if is_floating(dtype)]
     if text not in known:

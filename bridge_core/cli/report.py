@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bridge_core.keys import Key, join_key
-from bridge_core.patterns import fold_names
+from bridge_core.messages import fold_names
+from bridge_core.state import Key, join_key
 
 if TYPE_CHECKING:
-    from bridge_core.compare import Comparison, Difference
-    from bridge_core.convert import Report
+    from bridge_core.conversion import Report
     from bridge_core.state import FlatState
+    from bridge_core.transfer import Comparison, Difference
 
 T = TypeVar("T")
 

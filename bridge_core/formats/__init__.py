@@ -1,16 +1,35 @@
-"""The built-in file formats, registered like any plugin's."""
+"""File formats: bytes to a lazy state, and a state to a file layout."""
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-from bridge_core.formats.npz import NpzFormat
-from bridge_core.formats.safetensors import SafetensorsFormat
-from bridge_core.hookspecs import hookimpl
-from bridge_core.interfaces import Format
+from bridge_core.lazy import exports
 
-__all__ = ["bridge_formats"]
-
-
-@hookimpl
-def bridge_formats() -> list[Format]:
-    """Return the formats of the core."""
-    return [SafetensorsFormat(), NpzFormat()]
+if TYPE_CHECKING:
+    from bridge_core.formats.base import Capabilities as Capabilities
+    from bridge_core.formats.base import Format as Format
+    from bridge_core.formats.base import ShardNames as ShardNames
+    from bridge_core.formats.base import WriteTarget as WriteTarget
+    from bridge_core.formats.file_layout import Extent as Extent
+    from bridge_core.formats.file_layout import FileImage as FileImage
+    from bridge_core.formats.foreign import CONTAINERS as CONTAINERS
+    from bridge_core.formats.foreign import FOREIGN as FOREIGN
+    from bridge_core.formats.foreign import describe_foreign as describe_foreign
+    from bridge_core.formats.npz import NpzFormat as NpzFormat
+    from bridge_core.formats.safetensors import SafetensorsFormat as SafetensorsFormat
+    from bridge_core.formats.sharded import index_text as index_text
+    from bridge_core.formats.sharded import is_index as is_index
+    from bridge_core.formats.sharded import open_sharded as open_sharded
+    from bridge_core.formats.sharded import partition as partition
+    from bridge_core.formats.sharded import shard_state as shard_state
+else:
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "base": "Capabilities Format ShardNames WriteTarget",
+            "file_layout": "Extent FileImage",
+            "foreign": "CONTAINERS FOREIGN describe_foreign",
+            "npz": "NpzFormat",
+            "safetensors": "SafetensorsFormat",
+            "sharded": "index_text is_index open_sharded partition shard_state",
+        },
+    )

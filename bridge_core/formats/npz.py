@@ -14,21 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from bridge_core.dtypes import DTYPES
-from bridge_core.errors import (
-    KeyConflict,
-    LimitExceeded,
-    MalformedFile,
-    UnsupportedFeature,
+from bridge_core.errors import KeyConflict, LimitExceeded, MalformedFile, UnsupportedFeature
+from bridge_core.formats.base import Capabilities, ShardNames, WriteTarget
+from bridge_core.formats.npy import open_member
+from bridge_core.formats.zip_archive import STORED, NewMember, ZipMember, read_members, zip_image
+from bridge_core.io import SourceFile, parse_json
+from bridge_core.state import (
+    DTYPES,
+    FlatState,
+    Key,
+    StateMetadata,
+    Tensor,
+    dump_metadata,
+    flat_names,
+    load_metadata,
+    split_name,
 )
-from bridge_core.files import SourceFile
-from bridge_core.formats.npz_members import open_member
-from bridge_core.interfaces import Capabilities, ShardNames, WriteTarget
-from bridge_core.keys import Key, flat_names, split_name
-from bridge_core.metadata import StateMetadata, dump_metadata, load_metadata, strict_json
-from bridge_core.state import FlatState
-from bridge_core.tensors import Tensor
-from bridge_core.zipfile_image import STORED, NewMember, ZipMember, read_members, zip_image
 
 __all__ = ["NpzFormat"]
 
@@ -149,7 +150,7 @@ def _sidecar(
     if found.size > _SIDECAR_CAP:
         raise LimitExceeded(f"its metadata takes {found.size} bytes.", path=file.name)
     text = _bytes_of(open_member(file, found, _SIDECAR, None), file)
-    document = strict_json(text, path=file.name, what="the bridge's own metadata")
+    document = parse_json(text, path=file.name, what="the bridge's own metadata")
     inner = document.get("metadata")
     dtypes, extra = document.get("dtypes", {}), document.get("extra", {})
     if not isinstance(inner, str) or not _is_texts(dtypes) or not _is_texts(extra):

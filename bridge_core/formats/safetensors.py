@@ -14,15 +14,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from bridge_core import regions
-from bridge_core.dtypes import DTYPES
-from bridge_core.errors import (
-    KeyConflict,
-    LimitExceeded,
-    MalformedFile,
-    UnsupportedFeature,
-)
-from bridge_core.files import SourceFile
+from bridge_core.errors import KeyConflict, LimitExceeded, MalformedFile, UnsupportedFeature
+from bridge_core.formats.base import Capabilities, ShardNames, WriteTarget
+from bridge_core.formats.file_layout import Extent, FileImage
 from bridge_core.formats.safetensors_header import (
     CODES,
     HEADER_CAP,
@@ -31,12 +25,27 @@ from bridge_core.formats.safetensors_header import (
     read_header,
     stored_bytes,
 )
-from bridge_core.interfaces import Capabilities, Extent, FileImage, ShardNames, WriteTarget
-from bridge_core.keys import Key, flat_names, join_key, split_name
-from bridge_core.metadata import MARKER, StateMetadata, dump_metadata, load_metadata
-from bridge_core.regions import Region
-from bridge_core.state import FlatState
-from bridge_core.tensors import Array, FileTensor, LazyTensor, Tensor, TensorSpec, checked_bools
+from bridge_core.io import SourceFile
+from bridge_core.state import (
+    DTYPES,
+    MARKER,
+    Array,
+    FileTensor,
+    FlatState,
+    Key,
+    LazyTensor,
+    Region,
+    StateMetadata,
+    Tensor,
+    TensorSpec,
+    checked_bools,
+    dump_metadata,
+    flat_names,
+    join_key,
+    load_metadata,
+    regions,
+    split_name,
+)
 
 __all__ = ["SafetensorsFormat"]
 

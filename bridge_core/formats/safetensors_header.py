@@ -13,12 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from bridge_core import regions
-from bridge_core.dtypes import DTYPES
 from bridge_core.errors import LimitExceeded, MalformedFile, TruncatedFile, UnsupportedFeature
-from bridge_core.files import SourceFile
-from bridge_core.metadata import strict_json
-from bridge_core.tensors import Tensor, TensorSpec
+from bridge_core.io import SourceFile, parse_json
+from bridge_core.state import DTYPES, Tensor, TensorSpec, regions
 
 __all__ = ["CODES", "HEADER_CAP", "METADATA", "NIBBLES", "read_header", "stored_bytes"]
 
@@ -121,7 +118,7 @@ def _document(file: SourceFile) -> tuple[dict[str, Any], int]:
     raw = file.read(8, length)
     if raw[:1] != b"{":
         raise MalformedFile(f"its header starts with {raw[:1]!r}; '{{' was expected.", path=file.name)
-    header = strict_json(raw, path=file.name, what="the header", shrink=_shrink)
+    header = parse_json(raw, path=file.name, what="the header", shrink=_shrink)
     if b"\\u" in raw:
         _refuse_surrogates(header, file)
     return header, 8 + length

@@ -15,24 +15,24 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from bridge_core.dtypes import PACKED
-from bridge_core.errors import (
-    KeyConflict,
-    LimitExceeded,
-    MalformedFile,
-    ShardError,
-    UnsafeFile,
-    UsageError,
+from bridge_core.errors import KeyConflict, LimitExceeded, MalformedFile, ShardError, UnsafeFile, UsageError
+from bridge_core.formats.base import Format, ShardNames
+from bridge_core.io import SourceFile, open_listed, parse_json
+from bridge_core.messages import listed
+from bridge_core.state import (
+    MARKER,
+    PACKED,
+    FlatState,
+    Key,
+    StateMetadata,
+    Tensor,
+    dump_metadata,
+    flat_names,
+    join_key,
+    load_metadata,
 )
-from bridge_core.files import SourceFile, open_listed
-from bridge_core.interfaces import Format, ShardNames
-from bridge_core.keys import Key, flat_names, join_key
-from bridge_core.metadata import MARKER, StateMetadata, dump_metadata, load_metadata, strict_json
-from bridge_core.patterns import fold_names
-from bridge_core.state import FlatState
-from bridge_core.tensors import Tensor
 
-__all__ = ["index_text", "is_index", "listed", "open_sharded", "partition", "shard_state"]
+__all__ = ["index_text", "is_index", "open_sharded", "OpenShard", "partition", "shard_state"]
 
 _LARGEST_INDEX = 100 << 20
 
@@ -123,7 +123,7 @@ def _read_index(file: SourceFile) -> _Index:
         raise LimitExceeded(
             f"is {file.size} bytes long; an index has at most {_LARGEST_INDEX}.", path=file.name
         )
-    document = strict_json(file.read(0, file.size), path=file.name, what="the index")
+    document = parse_json(file.read(0, file.size), path=file.name, what="the index")
     weight_map = document.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         found = (
@@ -286,13 +286,6 @@ def _merged_metadata(parts: list[StateMetadata]) -> StateMetadata:
         forms=union("forms"),
         extra=union("extra"),
     )
-
-
-def listed(names: Iterable[str]) -> str:
-    """Return the first few names, folded, and how many more there are."""
-    folded = [name for name, _ in fold_names(names)]
-    more = f" and {len(folded) - 8} more" if len(folded) > 8 else ""
-    return ", ".join(folded[:8]) + more
 
 
 def partition(state: FlatState, limit: int, names: ShardNames) -> list[list[Key]]:

@@ -13,10 +13,8 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
-from bridge_core import regions
 from bridge_core.errors import PlanError
-from bridge_core.regions import Region
-from bridge_core.tensors import Array, TensorSpec
+from bridge_core.state import Array, Region, TensorSpec, regions
 
 __all__ = ["Arrays", "Op", "Pull", "Specs", "only"]
 

@@ -6,21 +6,17 @@ refuses while the values go through, since nothing about them can be known from 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-from bridge_core import regions
-from bridge_core.dtypes import is_floating
 from bridge_core.errors import PlanError
 from bridge_core.ops.base import Arrays, Op, Pull, Specs, only
-from bridge_core.regions import Region
-from bridge_core.tensors import Array, TensorSpec
+from bridge_core.ops.constants import check_finite, constant_of, element_bytes
+from bridge_core.state import Array, Region, TensorSpec, regions
 
-__all__ = ["Offset", "Pad", "Unpad"]
+__all__ = ["Pad", "Unpad"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,7 @@ class _Resize(Op):
     def spec(self, specs: Specs) -> Specs:
         spec = only(self, specs)
         resized = _resized(self, spec, self.axis, self.source, self.target)
-        _constant(self, self.value, spec.dtype)
+        constant_of(self, self.value, spec.dtype)
         return (resized,)
 
 
@@ -54,7 +50,7 @@ class Pad(_Resize):
         """Check."""
         if not 0 <= self.source <= self.target:
             raise PlanError(f"{self} does not lengthen the axis from {self.source} to {self.target}.")
-        _check_finite(self, self.value)
+        check_finite(self, self.value)
 
     def inverse(self) -> Unpad:  # noqa: D102
         return Unpad(self.axis, self.target, self.source, self.value)
@@ -68,7 +64,7 @@ class Pad(_Resize):
         if pieces and pieces[0].shape == shape:
             return pieces[0]
         dtype = specs[0].dtype
-        padded = np.full(shape, _constant(self, self.value, dtype), dtype)
+        padded = np.full(shape, constant_of(self, self.value, dtype), dtype)
         if pieces:
             taken = slice(0, pieces[0].shape[self.axis])
             padded[_replaced(regions.full(shape), self.axis, taken)] = pieces[0]
@@ -94,7 +90,7 @@ class Unpad(_Resize):
         """Check."""
         if not 0 <= self.target <= self.source:
             raise PlanError(f"{self} does not shorten the axis from {self.source} to {self.target}.")
-        _check_finite(self, self.value)
+        check_finite(self, self.value)
 
     @property
     def exact(self) -> bool:
@@ -113,7 +109,7 @@ class Unpad(_Resize):
     def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         dtype = specs[0].dtype
         for padding in pieces[1:]:
-            if not _all_equal(padding, _constant(self, self.value, dtype), dtype):
+            if not _all_equal(padding, constant_of(self, self.value, dtype), dtype):
                 raise PlanError(
                     f"axis {self.axis} cannot be shortened from {self.source} to {self.target}: what would "
                     f"be cut off is not {self.value} throughout.",
@@ -129,114 +125,15 @@ class Unpad(_Resize):
         return self.target == 0 or (len(taken) > 0 and taken[-1] == self.target - 1)
 
 
-@dataclass(frozen=True)
-class Offset(Op):
-    """Add a constant to every value, in the dtype that the tensor is stored in.
-
-    Args:
-        value: The constant; it is rounded to the tensor's dtype.
-        rounding: Whether values may be rounded. Where they may not, a value is refused that subtracting the
-            constant would not give back bit for bit.
-    """
-
-    value: float
-    rounding: bool = False
-
-    def __post_init__(self) -> None:
-        """Check."""
-        _check_finite(self, self.value)
-
-    @property
-    def exact(self) -> bool:
-        """Whether rounding is refused."""
-        return not self.rounding
-
-    def spec(self, specs: Specs) -> Specs:  # noqa: D102
-        spec = only(self, specs)
-        if not is_floating(spec.dtype):
-            raise PlanError(f"{self} takes floating-point numbers, not {spec}.")
-        for value in (self.value, -self.value):  # the way back needs the other one
-            _constant(self, value, spec.dtype)
-        return (spec,)
-
-    def inverse(self) -> Offset:  # noqa: D102
-        return Offset(-self.value, self.rounding)
-
-    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
-        return (Pull(0, region),)
-
-    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
-        dtype = specs[0].dtype
-        given = pieces[0].astype(dtype, copy=False)
-        constant = _constant(self, self.value, dtype)
-        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-            moved: Array = np.asarray(given + constant, dtype)
-            if self.rounding:
-                lost = np.isfinite(given) & ~np.isfinite(moved)
-                if lost.any():
-                    raise PlanError(
-                        f"adding {self.value} leaves the range of {dtype.name}.",
-                        hint="Cast to a wider dtype first.",
-                    )
-                return moved
-            back: Array = np.asarray(moved - constant, dtype)
-        if not np.array_equal(_bits(back), _bits(given)):
-            raise PlanError(
-                f"adding {self.value} in {dtype.name} rounds: subtracting it does not give every value back.",
-                hint="Cast to a wider dtype first, or allow rounding: offset(number, rounding).",
-            )
-        return moved
-
-
-def _check_finite(op: Op, value: float) -> None:
-    if not math.isfinite(value):
-        raise PlanError(f"{op} needs a finite number.")
-
-
 def _resized(op: Op, spec: TensorSpec, axis: int, source: int, target: int) -> TensorSpec:
     if not 0 <= axis < len(spec.shape) or spec.shape[axis] != source:
         raise PlanError(f"{op} does not fit {spec}: axis {axis} of size {source} was expected.")
     return TensorSpec((*spec.shape[:axis], target, *spec.shape[axis + 1 :]), spec.dtype)
 
 
-def _constant(op: Op, value: float, dtype: np.dtype[Any]) -> Array:
-    """Return the constant in a dtype.
-
-    Raises:
-        PlanError: The dtype cannot hold it, not even rounded.
-    """
-    if is_floating(dtype):
-        largest = float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
-        fits = abs(value) <= largest
-    elif dtype.kind == "c":
-        fits = abs(value) <= float(np.finfo(dtype).max)
-    elif dtype.kind == "b":
-        fits = value in (0, 1)
-    else:
-        limits = ml_dtypes.iinfo(dtype)  # type: ignore[no-untyped-call]
-        fits = value == int(value) and int(limits.min) <= value <= int(limits.max)
-    constant: Array = np.zeros((), dtype)
-    if fits:
-        with np.errstate(invalid="ignore", under="ignore"):
-            constant = np.array(value if is_floating(dtype) or dtype.kind == "c" else int(value)).astype(
-                dtype
-            )
-        # float8_e8m0fnu has neither a zero nor negative numbers: they become NaN.
-        fits = dtype.kind == "c" or not math.isnan(float(constant))
-    if not fits:
-        raise PlanError(f"{op}: {dtype.name} cannot hold {value}.")
-    return constant
-
-
 def _all_equal(array: Array, constant: Array, dtype: np.dtype[Any]) -> bool:
     """Tell whether every element has the constant's bits."""
-    return bool((_bits(array.astype(dtype, copy=False)) == _bits(constant)).all())
-
-
-def _bits(array: Array) -> Array:
-    """Return the bytes of every element as a row."""
-    raw: Array = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return raw.reshape(array.size, array.dtype.itemsize)
+    return bool((element_bytes(array.astype(dtype, copy=False)) == element_bytes(constant)).all())
 
 
 def _taken(part: slice) -> range:

@@ -1,6 +1,22 @@
-"""Plans: conversions as data, complete before one byte of tensor data moves."""
+"""A conversion as data, complete before a value is read."""
 
-from bridge_core.plan.plan import Plan
-from bridge_core.plan.steps import Dropped, Mismatch, Step
+from typing import TYPE_CHECKING
 
-__all__ = ["Dropped", "Mismatch", "Plan", "Step"]
+from bridge_core.lazy import exports
+
+if TYPE_CHECKING:
+    from bridge_core.plan.compose import join_keeps as join_keeps
+    from bridge_core.plan.compose import join_steps as join_steps
+    from bridge_core.plan.plan import Plan as Plan
+    from bridge_core.plan.step import Dropped as Dropped
+    from bridge_core.plan.step import Mismatch as Mismatch
+    from bridge_core.plan.step import Step as Step
+else:
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "compose": "join_keeps join_steps",
+            "plan": "Plan",
+            "step": "Dropped Mismatch Step",
+        },
+    )

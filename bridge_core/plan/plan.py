@@ -13,16 +13,25 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from bridge_core.dtypes import is_floating
 from bridge_core.errors import PlanError
-from bridge_core.keys import Key, join_key
-from bridge_core.metadata import Residual, StateMetadata
+from bridge_core.messages import listed
 from bridge_core.ops import Cast, Lanes, Op, chain_specs, chain_tensors, simplify_chain
-from bridge_core.plan.joining import join_keeps, join_steps, traced
-from bridge_core.plan.steps import Dropped, Mismatch, Step
-from bridge_core.plan.text import as_json, describe, listed, problem
-from bridge_core.state import FlatState, as_state
-from bridge_core.tensors import ArrayTensor, Tensor, TensorSpec, equal_values
+from bridge_core.plan.compose import join_keeps, join_steps, traced
+from bridge_core.plan.problems import as_json, describe, problem
+from bridge_core.plan.step import Dropped, Mismatch, Step
+from bridge_core.state import (
+    ArrayTensor,
+    FlatState,
+    Key,
+    Residual,
+    StateMetadata,
+    Tensor,
+    TensorSpec,
+    as_state,
+    equal_values,
+    is_floating,
+    join_key,
+)
 
 __all__ = ["Plan"]
 

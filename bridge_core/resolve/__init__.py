@@ -1,16 +1,23 @@
-"""Resolution: from names, shapes and evidence to a plan, through the neutral form."""
+"""From names, shapes and evidence to a plan."""
 
-from bridge_core.resolve.checking import rule_problems
-from bridge_core.resolve.from_neutral import plan_from_neutral
-from bridge_core.resolve.pause import collection_paused
-from bridge_core.resolve.ruling import config_beside, oriented
-from bridge_core.resolve.to_neutral import plan_to_neutral
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "collection_paused",
-    "config_beside",
-    "oriented",
-    "plan_from_neutral",
-    "plan_to_neutral",
-    "rule_problems",
-]
+from bridge_core.lazy import exports
+
+if TYPE_CHECKING:
+    from bridge_core.resolve.from_neutral import plan_from_neutral as plan_from_neutral
+    from bridge_core.resolve.grouping import has_heads as has_heads
+    from bridge_core.resolve.module_evidence import with_model_evidence as with_model_evidence
+    from bridge_core.resolve.rule_checks import rule_problems as rule_problems
+    from bridge_core.resolve.to_neutral import plan_to_neutral as plan_to_neutral
+else:
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "from_neutral": "plan_from_neutral",
+            "grouping": "has_heads",
+            "module_evidence": "with_model_evidence",
+            "rule_checks": "rule_problems",
+            "to_neutral": "plan_to_neutral",
+        },
+    )

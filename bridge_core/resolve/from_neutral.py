@@ -10,23 +10,20 @@ from dataclasses import replace
 from typing import Any
 
 from bridge_core.errors import UsageError
-from bridge_core.interfaces import Framework
-from bridge_core.keys import Key
 from bridge_core.ops import Fill
-from bridge_core.patterns import Pattern
 from bridge_core.plan import Plan, Step
-from bridge_core.plugins import Registry
-from bridge_core.resolve.assembly import Ordered, Request
-from bridge_core.resolve.claims import Claim, bind_rule, check_claims, claimed_twice
-from bridge_core.resolve.groups import has_heads
+from bridge_core.plugins import Framework, Registry
+from bridge_core.resolve.evidence import PARAMETER
+from bridge_core.resolve.grouping import has_heads
 from bridge_core.resolve.neutral_layers import neutral_layers
-from bridge_core.resolve.plain import Plain
-from bridge_core.resolve.reading import PARAMETER
-from bridge_core.resolve.ruling import check_constant, label, rule_holds, whole_label
-from bridge_core.resolve.templated import Templated
-from bridge_core.rules import Rule, as_patterns
-from bridge_core.state import FlatState
-from bridge_core.tensors import TensorSpec
+from bridge_core.resolve.plan_builder import Ordered, Request
+from bridge_core.resolve.rule_binding import bind_rule, check_claims, claimed_twice
+from bridge_core.resolve.rule_instance import Claim
+from bridge_core.resolve.rule_names import check_constant, rule_holds
+from bridge_core.resolve.with_template import Templated
+from bridge_core.resolve.without_template import Plain
+from bridge_core.rules import Pattern, Rule, as_patterns
+from bridge_core.state import FlatState, Key, TensorSpec
 
 __all__ = ["plan_from_neutral"]
 
@@ -118,7 +115,7 @@ def _claims(
         found = bind_rule(rule, free, wanted, config)
         claims += found
         if not found and not rule.optional and not _waits(rule, state):
-            idle.append(whole_label(rule))
+            idle.append(rule.full_label)
     check_claims(claims)
     return tuple(claims), tuple(idle)
 
@@ -161,7 +158,7 @@ def _constants(
             continue
         found = [key for key in wanted if any(p.match(key) is not None for p in rule.targets)]
         if not found and not rule.optional:
-            idle.append(whole_label(rule))
+            idle.append(rule.full_label)
         for key in found:
             other = owners.setdefault(key, rule)
             if other is not rule:
@@ -171,5 +168,5 @@ def _constants(
             else:
                 check_constant(rule, wanted[key].dtype, key)
                 fill = Fill(rule.value, wanted[key])
-                fills[key] = Step((), (key,), (fill,), PARAMETER, "rule", rule=label(rule))
+                fills[key] = Step((), (key,), (fill,), PARAMETER, "rule", rule=rule.label)
     return fills, tuple(absent), tuple(idle)

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from bridge_core.axis_names import Shape
-from bridge_core.keys import Key
+from bridge_core.axes import Shape
 from bridge_core.layers import LayerKind, LayerTransform, Leaf
-from bridge_core.metadata import LayerInfo
 from bridge_core.plugins import Registry
-from bridge_core.resolve.groups import Group
-from bridge_core.resolve.reading import PARAMETER, Reader, Reading
-from bridge_core.resolve.ruling import label
-from bridge_core.resolve.views import View, native_views, neutral_view, parameter_view
+from bridge_core.resolve.evidence import PARAMETER, Reader, Reading
+from bridge_core.resolve.grouping import Group
+from bridge_core.resolve.interpretations import View, native_views, neutral_view, parameter_view
 from bridge_core.rules import Rule
-from bridge_core.state import FlatState
+from bridge_core.state import FlatState, Key, LayerInfo
 
 __all__ = ["NeutralLayer", "neutral_layers"]
 
@@ -117,7 +114,7 @@ def neutral_layers(
             candidates,
             info.forms,
             info.factors,
-            label(settled) if settled is not None else "",
+            settled.label if settled is not None else "",
         )
     return result
 

@@ -10,21 +10,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from bridge_core.axis_names import Binding, Shape
+from bridge_core.axes import Binding, Shape
 from bridge_core.errors import KeyConflict, UsageError
-from bridge_core.keys import Key, join_key
-from bridge_core.layers import LayerKind, LayerTransform, Leaf
-from bridge_core.metadata import LayerInfo, Residual, StateMetadata
+from bridge_core.layers import LayerKind, LayerTransform, Leaf, cut_of, part_shape, to_neutral_ops
 from bridge_core.ops import Fill, Lanes, Op, Unsum, simplify_chain
 from bridge_core.plan import Dropped, Plan, Step
 from bridge_core.plugins import Registry
-from bridge_core.resolve.axes import cut_of, part_shape, to_neutral_ops
-from bridge_core.resolve.groups import Group, collection_of_role, group_state, has_heads
-from bridge_core.resolve.reading import PARAMETER, Reader, Reading
-from bridge_core.resolve.ruling import label, rule_names, whole_label
+from bridge_core.resolve.evidence import PARAMETER, Reader, Reading
+from bridge_core.resolve.grouping import Group, collection_of_role, group_state, has_heads
+from bridge_core.resolve.rule_names import rule_names
 from bridge_core.rules import Rule
-from bridge_core.state import FlatState
-from bridge_core.tensors import TensorSpec
+from bridge_core.state import FlatState, Key, LayerInfo, Residual, StateMetadata, TensorSpec, join_key
 
 __all__ = ["plan_to_neutral"]
 
@@ -75,7 +71,7 @@ def _identity(state: FlatState, rules: list[Rule], config: Mapping[str, Any] | N
         info = state.metadata.layers.get(path)
         kind = info.kind or "undecided" if info and leaf in info.leaves else PARAMETER
         evidence = info.evidence if info else "name"
-        renaming = label(ruled.renamed[key]) if key in ruled.renamed else ""
+        renaming = ruled.renamed[key].label if key in ruled.renamed else ""
         steps.append(Step((key,), (ruled.names.get(key, key),), (), kind, evidence, rule=renaming))
     metadata = state.metadata
     if ruled.names or ruled.dropped:
@@ -169,7 +165,7 @@ class _ToNeutral:
             self.specs,
             tuple(self.steps),
             tuple(self.dropped),
-            idle_rules=(*ruled.idle, *map(whole_label, self.reader.idle())),
+            idle_rules=(*ruled.idle, *(rule.full_label for rule in self.reader.idle())),
             metadata=StateMetadata(
                 layers=self.layers,
                 ties={
@@ -208,7 +204,7 @@ class _ToNeutral:
     def _claim(self, key: Key, name: Key, rule: Rule) -> None:
         """Let a tensor that a rule moves go as it is."""
         head = key[0] if self.heads else self.state.metadata.collections.get(key, "")
-        step = Step((key,), (name,), (), PARAMETER, "rule", rule=label(rule))
+        step = Step((key,), (name,), (), PARAMETER, "rule", rule=rule.label)
         self._add(step, head, collection_of_role(self.framework, None, name[-1]))
         self.layers.setdefault(name[:-1], LayerInfo(PARAMETER, "rule", ()))
 
@@ -234,7 +230,7 @@ class _ToNeutral:
                 step = Step((key,), ((*group.path, *name.split(".")),), (), kind, evidence)
                 usual = collection_of_role(self.framework, None, name)
             fired = (reading.rule if step.evidence == "rule" else None, renamed.get(key))
-            rules = ", ".join(label(rule) for rule in fired if rule is not None)
+            rules = ", ".join(rule.label for rule in fired if rule is not None)
             self._add(replace(step, rule=rules) if rules else step, group.collections[name], usual)
         self.layers[group.path] = self._info(group, reading, tuple(roles))
 

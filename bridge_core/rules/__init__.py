@@ -1,19 +1,31 @@
-"""Rules as data: what a user or a model family knows better than the evidence."""
+"""Rules as data: what the user knows better."""
 
-from bridge_core.rules.calls import Call
-from bridge_core.rules.clauses import Radix, Size, When
-from bridge_core.rules.rule import Action, Rule
-from bridge_core.rules.sets import as_patterns, matches, overlapping, resolve_sizes
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "Action",
-    "as_patterns",
-    "Call",
-    "matches",
-    "overlapping",
-    "Radix",
-    "resolve_sizes",
-    "Rule",
-    "Size",
-    "When",
-]
+from bridge_core.lazy import exports
+
+if TYPE_CHECKING:
+    from bridge_core.rules.op_calls import Call as Call
+    from bridge_core.rules.patterns import Allowed as Allowed
+    from bridge_core.rules.patterns import Int as Int
+    from bridge_core.rules.patterns import Pattern as Pattern
+    from bridge_core.rules.patterns import Str as Str
+    from bridge_core.rules.patterns import as_patterns as as_patterns
+    from bridge_core.rules.patterns import matches as matches
+    from bridge_core.rules.rule import Rule as Rule
+    from bridge_core.rules.rule import resolve_sizes as resolve_sizes
+    from bridge_core.rules.rule_sets import Rules as Rules
+    from bridge_core.rules.rule_sets import as_rules as as_rules
+    from bridge_core.rules.rule_sets import oriented as oriented
+    from bridge_core.rules.toml_file import load_rules as load_rules
+else:
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "op_calls": "Call",
+            "patterns": "Allowed Int Pattern Str as_patterns matches",
+            "rule": "Rule resolve_sizes",
+            "rule_sets": "Rules as_rules oriented",
+            "toml_file": "load_rules",
+        },
+    )

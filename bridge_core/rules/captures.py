@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from bridge_core.axes import Equation, Lists
 from bridge_core.errors import RuleError
-from bridge_core.notation import Equation, Lists
-from bridge_core.patterns import Pattern
-from bridge_core.rules.clauses import Radix
+from bridge_core.rules.flat_index import Radix
+from bridge_core.rules.patterns import Pattern
 
 __all__ = ["certainly_meet", "check_captures", "check_radix", "expanded", "lists_of"]
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from bridge_core.axes import Equation, Term
 from bridge_core.errors import RuleError
-from bridge_core.notation import Equation, Term
-from bridge_core.rules.calls import Call
-from bridge_core.rules.clauses import Radix, Size, nearest
+from bridge_core.messages import nearest
+from bridge_core.rules.config_sizes import Size
+from bridge_core.rules.flat_index import Radix
+from bridge_core.rules.op_calls import Call
 
 __all__ = ["check_calls", "check_sizes"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypedDict
 
 from bridge_core.errors import RuleError
-from bridge_core.rules.clauses import When
+from bridge_core.rules.conditions import When
 
 __all__ = ["Common", "Layouts", "Options", "common_fields", "naming"]
 

@@ -7,20 +7,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Unpack
 
+from bridge_core.axes import Equation, Lists, Term, check_equation
 from bridge_core.errors import RuleError
-from bridge_core.keys import Key
-from bridge_core.notation import Equation, Lists, Term, check_equation
-from bridge_core.patterns import Pattern
-from bridge_core.rules.calls import Call
+from bridge_core.messages import nearest
 from bridge_core.rules.captures import check_captures, lists_of
 from bridge_core.rules.checks import check_calls, check_sizes
-from bridge_core.rules.clauses import COUNT, Radix, Size, When, nearest
+from bridge_core.rules.conditions import When
+from bridge_core.rules.config_sizes import Size
+from bridge_core.rules.flat_index import Radix
+from bridge_core.rules.op_calls import Call
 from bridge_core.rules.options import Layouts, Options, common_fields, naming
+from bridge_core.rules.patterns import COUNT, Pattern
+from bridge_core.state import Key
 
-__all__ = ["Action", "Rule"]
+__all__ = ["Action", "Patterns", "resolve_sizes", "Rule"]
+
 
 Action = Literal["rename", "layer", "drop", "move", "constant"]
+
 Patterns = str | Pattern | Iterable[str | Pattern]
+
 _ALWAYS = When()
 
 
@@ -170,6 +176,17 @@ class Rule:
             radix=radix,
             **common,
         )
+
+    @property
+    def label(self) -> str:
+        """Where the rule is in a file, or its text if that is not known."""
+        return self.origin or str(self).removeprefix("rule ")
+
+    @property
+    def full_label(self) -> str:
+        """Where the rule is in a file, if that is known, and its text."""
+        text = str(self).removeprefix("rule ")
+        return f"{self.origin}: {text}" if self.origin else text
 
     def __post_init__(self) -> None:
         """Check."""
@@ -388,3 +405,18 @@ def _parse_ops(texts: Iterable[str]) -> tuple[Equation | None, tuple[Call, ...],
         else:
             equation = Equation.parse(text)
     return equation, tuple(before), tuple(after)
+
+
+def resolve_sizes(rule: Rule, config: Mapping[str, Any] | None = None) -> dict[str, int]:
+    """Return the sizes that a rule gives, those that its ``where`` bounds included.
+
+    Raises:
+        RuleError: A size stands in the config, which is not known or lacks it.
+    """
+    sizes = dict(rule.radix.sizes) if rule.radix is not None else {}
+    for name, size in rule.sizes.items():
+        try:
+            sizes[name] = size.value(config)
+        except RuleError as err:
+            raise rule.error(f"sizes.{name}: {err.message}") from err
+    return sizes

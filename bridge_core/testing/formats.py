@@ -12,17 +12,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bridge_core.budget import Budget
-from bridge_core.dtypes import DTYPES, PACKED
 from bridge_core.errors import BridgeError, SystemFailure, UnsupportedFeature
-from bridge_core.execute import FileTarget
-from bridge_core.files import SourceFile
-from bridge_core.interfaces import Format
-from bridge_core.keys import Key
-from bridge_core.metadata import LayerInfo, Residual, StateMetadata
-from bridge_core.regions import Region
-from bridge_core.state import FlatState
-from bridge_core.tensors import Array, LazyTensor, TensorSpec, as_tensor
+from bridge_core.formats import Format
+from bridge_core.io import SourceFile
+from bridge_core.state import (
+    DTYPES,
+    PACKED,
+    Array,
+    FlatState,
+    Key,
+    LayerInfo,
+    LazyTensor,
+    Region,
+    Residual,
+    StateMetadata,
+    TensorSpec,
+    as_tensor,
+)
 from bridge_core.testing.harness import (
     MB,
     CountingFile,
@@ -33,6 +39,7 @@ from bridge_core.testing.harness import (
     write_state,
 )
 from bridge_core.testing.strategies import bit_patterns, flat_states, regions_of, same_bits
+from bridge_core.transfer import Budget, FileTarget
 
 __all__ = ["FormatContract"]
 

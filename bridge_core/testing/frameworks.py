@@ -8,13 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from bridge_core.interfaces import Framework
-from bridge_core.keys import Key
-from bridge_core.plugins import Registry, default_registry
-from bridge_core.regions import full
+from bridge_core.plugins import Framework, Registry, default_registry
 from bridge_core.resolve import plan_from_neutral, plan_to_neutral
-from bridge_core.state import FlatState
-from bridge_core.tensors import Array
+from bridge_core.state import Array, FlatState, Key, full
 from bridge_core.testing.strategies import same_bits
 
 __all__ = ["FrameworkContract"]

@@ -11,19 +11,13 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from bridge_core.budget import Budget
-from bridge_core.dtypes import DTYPES, PACKED
 from bridge_core.errors import BridgeError
-from bridge_core.execute import FileTarget
-from bridge_core.files import SourceFile
-from bridge_core.interfaces import Format
-from bridge_core.keys import Key
-from bridge_core.output import replacing_file
+from bridge_core.formats import Format
+from bridge_core.io import SourceFile, replacing_file
 from bridge_core.plugins import Registry
-from bridge_core.regions import full
-from bridge_core.state import FlatState, as_state
-from bridge_core.tensors import Array, TensorSpec
+from bridge_core.state import DTYPES, PACKED, Array, FlatState, Key, TensorSpec, as_state, full
 from bridge_core.testing.strategies import bit_patterns, same_bits
+from bridge_core.transfer import Budget, FileTarget
 
 __all__ = ["MB", "CountingFile", "FormatHarness", "builtin_formats", "read_state", "sniffs", "write_state"]
 
@@ -149,10 +143,10 @@ class FormatHarness:
 
 
 def builtin_formats() -> Registry:
-    """Return a registry of the core's own formats alone."""
-    from bridge_core import formats
+    """Return a registry of the core alone."""
+    from bridge_core import builtin_plugin
 
-    return Registry().extend(formats, name="bridge_core.formats", distribution="ckptbridge")
+    return Registry().extend(builtin_plugin, name="bridge_core", distribution="ckptbridge")
 
 
 def sniffs(format: Format, path: Path) -> bool:

@@ -9,20 +9,14 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bridge_core.axis_names import Axis, bind_axes, parse_axes
-from bridge_core.keys import Key
-from bridge_core.layers import LayerKind, LayerTransform
-from bridge_core.metadata import ModuleInfo, StateMetadata
+from bridge_core.axes import Axis, bind_axes, parse_axes
+from bridge_core.layers import Factors, LayerKind, LayerTransform, cut_of, from_neutral_ops, to_neutral_ops
 from bridge_core.ops import chain_specs, chain_tensors, inverse_chain
-from bridge_core.patterns import Pattern
 from bridge_core.plan import Plan
 from bridge_core.plugins import Registry, default_registry
-from bridge_core.regions import full
 from bridge_core.resolve import plan_from_neutral, plan_to_neutral
-from bridge_core.resolve.axes import Factors, cut_of, from_neutral_ops, to_neutral_ops
-from bridge_core.rules import Rule
-from bridge_core.state import FlatState
-from bridge_core.tensors import Array, ArrayTensor, Tensor
+from bridge_core.rules import Pattern, Rule
+from bridge_core.state import Array, ArrayTensor, FlatState, Key, ModuleInfo, StateMetadata, Tensor, full
 from bridge_core.testing.strategies import same_bits
 
 __all__ = ["LayerContract"]

@@ -14,15 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bridge_core.convert import Report, convert
-from bridge_core.discovery import is_weights_name
+from bridge_core.checkpoint import is_weights_name, open_state, save_state
+from bridge_core.conversion import Report, convert, state_of
 from bridge_core.errors import BridgeError, UsageError
-from bridge_core.files import is_plain_name
-from bridge_core.libraries import Checkpoint, Guidance, Library
-from bridge_core.plugins import Registry, default_registry
-from bridge_core.sources import state_of
+from bridge_core.io import is_plain_name
+from bridge_core.plugins import Checkpoint, Guidance, Library, Registry, default_registry
 from bridge_core.state import FlatState
-from bridge_core.storage import open_state, save_state
 from bridge_core.testing.strategies import same_bits
 
 __all__ = ["LibraryContract"]

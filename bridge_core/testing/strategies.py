@@ -8,11 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from bridge_core.dtypes import DTYPES, PACKED
-from bridge_core.keys import Key
-from bridge_core.regions import Region
-from bridge_core.state import FlatState
-from bridge_core.tensors import Array, TensorSpec
+from bridge_core.state import DTYPES, PACKED, Array, FlatState, Key, Region, TensorSpec
 
 __all__ = [
     "arrays",

@@ -1,6 +1,6 @@
 """Live Flax objects to flat states and back. JAX and Flax are imported in this package alone."""
 
-from bridge_flax.trees.states import build, state_of
-from bridge_flax.trees.templates import make_template
+from bridge_flax.trees.flatten import build, state_of
+from bridge_flax.trees.make_template import make_template
 
 __all__ = ["build", "make_template", "state_of"]

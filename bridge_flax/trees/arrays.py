@@ -13,21 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bridge_core import (
-    Array,
-    ArrayTensor,
-    FlatState,
-    Key,
-    LazyTensor,
-    LoadedTensor,
-    Region,
-    Tensor,
-    TensorSpec,
-    UnsupportedFeature,
-    UsageError,
-    as_tensor,
-    load,
-)
+from bridge_core import ArrayTensor, FlatState, Key, Tensor, TensorSpec, UnsupportedFeature, UsageError
+from bridge_core.state import Array, LazyTensor, Region, as_tensor
+from bridge_core.transfer import LoadedTensor, load_values
 
 __all__ = ["StandIn", "as_leaf", "first_key", "is_key_array", "is_spread", "tensor_of", "to_abstract"]
 
@@ -174,7 +162,7 @@ def is_spread(like: Any) -> bool:
 def _loaded(state: FlatState, key: Key) -> Array:
     tensor = state.tensor(key)
     if not isinstance(tensor, LoadedTensor):
-        tensor = load(state, (key,), workers=1).tensor(key)
+        tensor = load_values(state, (key,), workers=1).tensor(key)
     return tensor.array if isinstance(tensor, LoadedTensor) else state[key]
 
 

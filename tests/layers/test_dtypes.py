@@ -11,7 +11,7 @@ from support.arrays import assert_same_bits, random_array
 from support.models import assert_same_state_dict, assert_same_tree, from_neutral, to_neutral
 from torch import nn
 
-from bridge_core import DTYPES
+from bridge_core.state.dtypes import DTYPES
 
 FLOATS = [
     *("float32", "float16", "bfloat16", "float64"),

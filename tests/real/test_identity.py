@@ -9,7 +9,8 @@ import pytest
 from support.arrays import assert_same_bits, random_array
 
 import bridge_core
-from bridge_core import DTYPES, FlatState, MalformedFile, Rule, StateMetadata, convert, open_state, save_state
+from bridge_core import FlatState, MalformedFile, Rule, StateMetadata, convert, open_state, save_state
+from bridge_core.state.dtypes import DTYPES
 
 DATA = Path(__file__).parents[1] / "data"
 FORMATS = bridge_core.default_registry().formats

@@ -17,7 +17,8 @@ from torch_files import DTYPES as TORCH_DTYPES
 from torch_files import name_of
 
 import bridge_core
-from bridge_core import DTYPES, PACKED, FlatState, convert, save_state
+from bridge_core import FlatState, convert, save_state
+from bridge_core.state.dtypes import DTYPES, PACKED
 
 FORMATS = bridge_core.default_registry().formats
 SHAPES = {"matrix": (3, 4), "deep": (2, 1, 3, 2), "vector": (6,), "none": (0, 2)}

@@ -13,7 +13,8 @@ from support.arrays import assert_same_bits, random_array
 from support.ops import indices
 from support.rule_files import abstract, assert_holds, saved, state_of
 
-from bridge_core import DTYPES, convert, join_key, load_rules, plan_conversion
+from bridge_core import convert, join_key, load_rules, plan_conversion
+from bridge_core.state.dtypes import DTYPES
 
 SIZES = st.sampled_from([0, 1, 1, 2, 3, 4])
 dtypes = st.sampled_from(["float32", "bfloat16", "int8", "float8_e4m3fn", "bool", "complex64"])

@@ -11,19 +11,19 @@ from support.arrays import assert_same_bits, random_array
 from support.rule_files import abstract, assert_holds, nothing_written, plan_and_apply, saved
 
 from bridge_core import (
-    DTYPES,
     FlatState,
     PlanError,
     Rule,
     RuleError,
     StateMetadata,
-    as_tensor,
     convert,
     open_state,
     plan_conversion,
     save_state,
     verify,
 )
+from bridge_core.state.dtypes import DTYPES
+from bridge_core.state.tensors import as_tensor
 
 BOTH = ("torch", "flax")
 BF16 = DTYPES["bfloat16"]

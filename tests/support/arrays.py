@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bridge_core import DTYPES, is_floating
+from bridge_core.state.dtypes import DTYPES, is_floating
 
 WIDTHS = {
     "int2": 2,

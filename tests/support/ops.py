@@ -7,31 +7,15 @@ import itertools
 import numpy as np
 from hypothesis import strategies as st
 
-from bridge_core import (
-    DTYPES,
-    Cast,
-    Concat,
-    Copy,
-    Drop,
-    Fill,
-    Flip,
-    Lanes,
-    Order,
-    Permute,
-    Pick,
-    Reshape,
-    Residual,
-    Same,
-    Split,
-    Stack,
-    Sum,
-    TensorSpec,
-    Unstack,
-    Unsum,
-    WithZeros,
-    cast_is_exact,
-    is_floating,
-)
+from bridge_core import TensorSpec
+from bridge_core.ops.chain import Lanes
+from bridge_core.ops.elementwise import Cast
+from bridge_core.ops.select import Copy, Drop, Fill, Order, Pick, Same, WithZeros
+from bridge_core.ops.shape import Flip, Permute, Reshape
+from bridge_core.ops.split_concat import Concat, Split, Stack, Unstack
+from bridge_core.ops.summing import Sum, Unsum
+from bridge_core.state.dtypes import DTYPES, cast_is_exact, is_floating
+from bridge_core.state.metadata import Residual
 from support.arrays import random_array
 
 EXACT_CASTS = {

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from bridge_core import DTYPES, Rule
+from bridge_core import Rule
+from bridge_core.state.dtypes import DTYPES
 from support.arrays import random_array
 
 __all__ = ["CASES", "RuleCase", "case_named"]

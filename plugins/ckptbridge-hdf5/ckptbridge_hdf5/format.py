@@ -12,30 +12,24 @@ from pathlib import Path
 import numpy as np
 
 from bridge_core import (
-    DTYPES,
-    Array,
     Capabilities,
-    CheckedBlocks,
     FlatState,
     Format,
     IntegrityError,
     Key,
-    LazyTensor,
     LimitExceeded,
     MalformedFile,
-    Region,
-    ShardNames,
     SourceFile,
     SystemFailure,
     Tensor,
     TruncatedFile,
     UnsupportedFeature,
     WriteTarget,
-    dump_metadata,
     hookimpl,
-    load_metadata,
-    write_all,
 )
+from bridge_core.formats import ShardNames
+from bridge_core.io import CheckedBlocks, write_all
+from bridge_core.state import DTYPES, Array, LazyTensor, Region, dump_metadata, load_metadata
 from ckptbridge_hdf5.examine import refusal
 from ckptbridge_hdf5.layout import BLOCK, Entry, Guard, Index, gaps, structure_digest
 from ckptbridge_hdf5.skeleton import MAX_RANK, build

@@ -28,9 +28,9 @@ from bridge_core import (
     TensorSpec,
     TruncatedFile,
     UnsupportedFeature,
-    dtype_named,
-    strict_json,
 )
+from bridge_core.io import parse_json
+from bridge_core.state import dtype_named
 
 __all__ = ["BLOCK", "Entry", "Guard", "Index", "USER_BLOCK", "gaps", "structure_digest"]
 
@@ -210,7 +210,7 @@ class Index:
             KeyConflict: A key stands twice.
             UnsupportedFeature: A newer version, or a dtype that is not known.
         """
-        document = strict_json(data, path=file.name, what="its index (/ckptbridge)")
+        document = parse_json(data, path=file.name, what="its index (/ckptbridge)")
         if document.get("version") != _VERSION or document.get("block") != BLOCK:
             raise UnsupportedFeature(
                 f"its index has version {document.get('version')!r}; this plugin reads {_VERSION}.",

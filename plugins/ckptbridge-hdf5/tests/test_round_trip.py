@@ -13,13 +13,9 @@ import numpy as np
 import pytest
 
 from bridge_core import (
-    DTYPES,
     FlatState,
-    LayerInfo,
-    LazyTensor,
     LimitExceeded,
     Registry,
-    Residual,
     SourceFile,
     StateMetadata,
     SystemFailure,
@@ -27,6 +23,9 @@ from bridge_core import (
     UnsupportedFeature,
     as_state,
 )
+from bridge_core.state.dtypes import DTYPES
+from bridge_core.state.metadata import LayerInfo, Residual
+from bridge_core.state.tensors import LazyTensor
 from ckptbridge_hdf5 import Hdf5Format
 from ckptbridge_hdf5.layout import BLOCK
 

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from bridge_core import FlatState, Key, Pattern, Rule, as_key
+from bridge_core import FlatState, Key, Rule, as_key
+from bridge_core.rules import Pattern
 
 __all__ = ["made_by_model"]
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bridge_core import LimitExceeded, MissingDependency, SourceFile, UsageError, strict_json
+from bridge_core import LimitExceeded, MissingDependency, SourceFile, UsageError
+from bridge_core.io import parse_json
 
 __all__ = [
     "CONFIG",
@@ -73,7 +74,7 @@ def read_config(folder: Path) -> Mapping[str, Any] | None:
             raise LimitExceeded(
                 f"is {file.size} bytes long; a config has {_LARGEST_CONFIG} at most.", path=path
             )
-        config: Mapping[str, Any] = strict_json(file.read(0, file.size), path=str(path), what="the config")
+        config: Mapping[str, Any] = parse_json(file.read(0, file.size), path=str(path), what="the config")
     return config
 
 

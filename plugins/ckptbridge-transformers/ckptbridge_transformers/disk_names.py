@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from bridge_core import FlatState, Key, LazyTensor, ModuleInfo, TensorSpec, as_key, default_registry
+from bridge_core import FlatState, Key, TensorSpec, as_key, default_registry
+from bridge_core.state import LazyTensor, ModuleInfo
 
 __all__ = ["as_on_disk"]
 

@@ -11,7 +11,6 @@ from typing import Any
 from bridge_core import (
     FlatState,
     Key,
-    Mismatch,
     Plan,
     Rule,
     UsageError,
@@ -20,6 +19,7 @@ from bridge_core import (
     open_state,
     plan_conversion,
 )
+from bridge_core.plan import Mismatch
 from ckptbridge_transformers.buffers import made_by_model
 from ckptbridge_transformers.classes import flax_class_of, torch_class_beside
 from ckptbridge_transformers.families import rules_for

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bridge_core import FlatState, ModuleInfo
+from bridge_core import FlatState
+from bridge_core.state import ModuleInfo
 
 __all__ = ["with_flax_types"]
 

@@ -20,8 +20,9 @@ from support.models import TOLERANCE, as_variables, assert_same_state_dict, asse
 import bridge_core
 import bridge_flax
 import bridge_torch
-from bridge_core import AmbiguousLayerError, MismatchError, Pattern, Rule, RuleError, UsageError, as_key
+from bridge_core import AmbiguousLayerError, MismatchError, Rule, RuleError, UsageError, as_key
 from bridge_core.cli import main
+from bridge_core.rules.patterns import Pattern
 from ckptbridge_transformers.diffusers import RULE_FILE, diffusers_rules, is_diffusers
 
 BY_NAME = {model.name: model for model in MODELS}

@@ -258,7 +258,7 @@ def differing(model: Any, reference: Any, random: Iterable[str]) -> list[str]:
 # ---- what must hold
 
 
-NOTHING = {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": []}
+NEGATIVE_ZERO = {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": []}
 
 
 @pytest.mark.slow
@@ -266,7 +266,7 @@ NOTHING = {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": []}
 def test_a_flax_folder_converted_under_transformers_5_opens_there(found, name) -> None:
     result = found[name]
     assert "failed" not in result, result["failed"]
-    assert result["info"] == NOTHING
+    assert result["info"] == NEGATIVE_ZERO
     assert result["tensors"] > 10
     assert result["different"] == []
     assert result["difference"] <= 1e-5
@@ -284,7 +284,7 @@ def test_the_same_folder_opens_with_transformers_4(found, name) -> None:
     case = next(case for case in CASES if case.name == name)
     own = getattr(transformers, case.model)
     model, info = own.from_pretrained(found[name]["folder"] / "made", output_loading_info=True)
-    assert plain(info) == NOTHING
+    assert plain(info) == NEGATIVE_ZERO
     reference = own.from_pretrained(found[name]["folder"] / "torch").state_dict()
     state = model.state_dict()
     assert list(state) == list(reference)

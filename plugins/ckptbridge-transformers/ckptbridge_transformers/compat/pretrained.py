@@ -17,14 +17,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bridge_core import (
-    FlatState,
-    Key,
-    flatten_tree,
-    join_key,
-    open_state,
-    unflatten_tree,
-)
+from bridge_core import FlatState, Key, join_key, open_state
+from bridge_core.state import flatten_tree, unflatten_tree
 from ckptbridge_transformers.classes import library
 from ckptbridge_transformers.compat.errors import UnreadableWeights, as_before
 from ckptbridge_transformers.compat.to_flax import check_any_fits

@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from bridge_core import FlatState, Key, as_key, default_registry, flatten_tree, join_key, open_state
+from bridge_core import FlatState, Key, as_key, default_registry, join_key, open_state
+from bridge_core.state import flatten_tree
 from ckptbridge_transformers.compat.errors import WrongWeights, as_before
 from ckptbridge_transformers.compat.names import rename_key_and_reshape_tensor
 from ckptbridge_transformers.loading import Loaded, flax_weights, unwrapped

@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from bridge_core import FlatState, MissingDependency, cast_is_exact, dtype_named, join_key, open_state
+from bridge_core import FlatState, MissingDependency, join_key, open_state
+from bridge_core.state import cast_is_exact, dtype_named
 from ckptbridge_transformers.compat.errors import LossyLoad, WrongWeights, as_before
 from ckptbridge_transformers.compat.to_flax import check_any_fits, opened_files
 from ckptbridge_transformers.loading import Loaded, torch_weights

@@ -1,0 +1,30 @@
+"""Axis notation: names for axes, and equations between tensors."""
+
+from typing import TYPE_CHECKING
+
+from bridge_core.lazy import exports
+
+if TYPE_CHECKING:
+    from bridge_core.axes.equation import ELLIPSIS as ELLIPSIS
+    from bridge_core.axes.equation import Equation as Equation
+    from bridge_core.axes.equation import Lists as Lists
+    from bridge_core.axes.equation import Term as Term
+    from bridge_core.axes.leaf_axes import Axis as Axis
+    from bridge_core.axes.leaf_axes import Binding as Binding
+    from bridge_core.axes.leaf_axes import bind as bind
+    from bridge_core.axes.leaf_axes import bind_axes as bind_axes
+    from bridge_core.axes.leaf_axes import parse_axes as parse_axes
+    from bridge_core.axes.rearrangement import Rearrangement as Rearrangement
+    from bridge_core.axes.rearrangement import Shape as Shape
+    from bridge_core.axes.rearrangement import rearrange as rearrange
+    from bridge_core.axes.structure import check_equation as check_equation
+else:
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "equation": "ELLIPSIS Equation Lists Term",
+            "leaf_axes": "Axis Binding bind bind_axes parse_axes",
+            "rearrangement": "Rearrangement Shape rearrange",
+            "structure": "check_equation",
+        },
+    )

@@ -1,0 +1,232 @@
+"""From a solved equation to ops.
+
+Every left tensor is cut into pieces, the pieces are brought into the order of the right side, and every
+right tensor is joined by the inverse of what would cut it. So an equation and its inverse come to chains that
+undo each other. Whatever does nothing is left out.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bridge_core.axes.sizes import Solver
+from bridge_core.axes.structure import Axes, Factors, Layout, Parts, Structure, layouts
+from bridge_core.ops import (
+    Copy,
+    Lanes,
+    Op,
+    Order,
+    Permute,
+    Reshape,
+    Same,
+    Split,
+    Unstack,
+    inverse_chain,
+    simplify_chain,
+)
+
+__all__ = ["compiled"]
+
+Chain = tuple[Op, ...]
+Place = tuple[tuple[str, int], ...]
+"""Where a tensor stands in the lists that it is part of."""
+Identity = tuple[frozenset[str], tuple[int, ...]]
+"""Which piece: its axis names, list axes included, and its place along the list axes of either side."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    layout: Layout
+    names: frozenset[str]
+    place: Place
+
+
+def compiled(
+    structure: Structure,
+    solver: Solver,
+    inputs: Sequence[tuple[int, Place]],
+    outputs: Sequence[tuple[int, Place]],
+) -> Chain:
+    """Return the chain from the left tensors to the right ones.
+
+    Args:
+        structure: The meaning of the equation.
+        solver: The sizes of all axes.
+        inputs: For each left tensor, its term and its place.
+        outputs: For each right tensor, its term and its place.
+    """
+    cutter = _Cutter(structure, solver)
+    left = [cutter.tensor(structure.left[term], structure.lists.left[term], place) for term, place in inputs]
+    right = [
+        cutter.tensor(structure.right[term], structure.lists.right[term], place) for term, place in outputs
+    ]
+    makes = [piece for _, pieces in left for piece in pieces]
+    takes = [piece for _, pieces in right for piece in pieces]
+    found, wanted = [cutter.identity(p) for p in makes], [cutter.identity(p) for p in takes]
+    position: dict[Identity, int] = {}
+    between: dict[Identity, Layout] = {}
+    for identity, piece in zip(wanted, takes, strict=True):
+        position.setdefault(identity, len(position))
+        between.setdefault(identity, piece.layout)
+    grouped = sorted(range(len(found)), key=lambda i: position[found[i]])
+    spread = sorted(range(len(wanted)), key=lambda i: position[wanted[i]])
+
+    cuts = []
+    for chain, pieces in left:
+        moved = [cutter.moved(p.layout, between[cutter.identity(p)]) for p in pieces]
+        cuts.append(simplify_chain((*chain, *_lanes(moved))))
+    ties, copies = [], []
+    tied, copied = _by_position(found, position), _by_position(wanted, position)
+    for identity, at in position.items():
+        ties.append((Same(len(tied[at])),) if len(tied[at]) > 1 else ())
+        moved = [cutter.moved(between[identity], takes[i].layout) for i in copied[at]]
+        copies.append((Copy(len(moved)), *_lanes(moved)) if len(moved) > 1 else ())
+    joins = [inverse_chain(chain) for chain, _ in right]
+    return simplify_chain(
+        (
+            *_lanes(cuts),
+            Order(tuple(grouped)),
+            *_lanes(ties, [len(group) for group in tied]),
+            *_lanes(copies),
+            Order(tuple(spread)).inverse(),
+            *_lanes(joins, [len(pieces) for _, pieces in right]),
+        )
+    )
+
+
+def _by_position(identities: list[Identity], position: Mapping[Identity, int]) -> list[list[int]]:
+    groups: list[list[int]] = [[] for _ in position]
+    for i, identity in enumerate(identities):
+        groups[position[identity]].append(i)
+    return groups
+
+
+def _lanes(chains: Sequence[Chain], counts: Sequence[int] = ()) -> Chain:
+    if not any(chains):
+        return ()
+    return chains[0] if len(chains) == 1 else (Lanes(tuple(chains), tuple(counts)),)
+
+
+class _Cutter:
+    """Cuts tensors into pieces: concatenations apart, and axes that are lists on some side unstacked."""
+
+    def __init__(self, structure: Structure, solver: Solver) -> None:
+        self.solver = solver
+        self.listed: dict[frozenset[str], tuple[str, ...]] = {}
+        self.done: dict[tuple[Axes, tuple[str, ...]], tuple[Chain, list[_Piece]]] = {}
+        self.moves: dict[tuple[Layout, Layout], Chain] = {}
+        left, right = structure.left, structure.right
+        for axes, own in zip((*left, *right), (*structure.lists.left, *structure.lists.right), strict=True):
+            for layout in layouts(axes):
+                names = frozenset(itertools.chain(*layout, own))
+                self.listed[names] = tuple(dict.fromkeys((*self.listed.get(names, ()), *own)))
+
+    def identity(self, piece: _Piece) -> Identity:
+        """Return which piece it is; equal for pieces that hold the same values."""
+        place = dict(piece.place)
+        return piece.names, tuple(place[name] for name in self.listed[piece.names])
+
+    def tensor(self, axes: Axes, own: tuple[str, ...], place: Place) -> tuple[Chain, list[_Piece]]:
+        """Return the ops that cut one tensor, and its pieces."""
+        if (axes, own) not in self.done:
+            self.done[axes, own] = self._cut(axes, frozenset(own), ())
+        chain, pieces = self.done[axes, own]
+        return chain, [_Piece(p.layout, p.names, (*place, *p.place)) for p in pieces]
+
+    def _cut(self, axes: Axes, gone: frozenset[str], place: Place) -> tuple[Chain, list[_Piece]]:
+        if any(isinstance(factor, Parts) for factors in axes for factor in factors):
+            return self._split(axes, gone, place)
+        layout: Layout = tuple(next(layouts(axes)))
+        names = gone.union(*layout)
+        apart = [name for name in self.listed[names] if name not in gone]
+        if not apart:
+            return (), [_Piece(layout, names, place)]
+        opened = _opened(axes, lambda factor: factor in apart)
+        axis = opened.index((apart[0],))
+        rest = (*opened[:axis], *opened[axis + 1 :])
+        count = self.solver.sizes[apart[0]]
+        inner = [self._cut(rest, gone | {apart[0]}, (*place, (apart[0], i))) for i in range(count)]
+        return self._after(axes, opened, Unstack(axis, count), inner)
+
+    def _split(self, axes: Axes, gone: frozenset[str], place: Place) -> tuple[Chain, list[_Piece]]:
+        opened = _opened(axes, lambda factor: isinstance(factor, Parts))
+        axis = next(i for i, factors in enumerate(opened) if any(isinstance(f, Parts) for f in factors))
+        members = _members(opened[axis])
+        inner = [self._cut((*opened[:axis], m, *opened[axis + 1 :]), gone, place) for m in members]
+        return self._after(axes, opened, Split(axis, self.solver.shape(members)), inner)
+
+    def _after(
+        self, axes: Axes, opened: Axes, op: Op, inner: list[tuple[Chain, list[_Piece]]]
+    ) -> tuple[Chain, list[_Piece]]:
+        reshape = Reshape(self.solver.shape(axes), self.solver.shape(opened))
+        chain = simplify_chain((reshape, op, *_lanes([chain for chain, _ in inner])))
+        return chain, [piece for _, pieces in inner for piece in pieces]
+
+    def moved(self, source: Layout, target: Layout) -> Chain:
+        """Return the shortest chain from one layout of a piece to another."""
+        if (source, target) not in self.moves:
+            self.moves[source, target] = self._shortest(source, target)
+        return self.moves[source, target]
+
+    def _shortest(self, source: Layout, target: Layout) -> Chain:
+        ones = source.count(()), target.count(())
+        chains = [self._moved(source, target, keep_ones=False)]
+        if ones[0] == ones[1] > 0:
+            chains.append(self._moved(source, target, keep_ones=True))
+        return min(chains, key=lambda chain: (len(chain), sum(isinstance(op, Permute) for op in chain)))
+
+    def _moved(self, source: Layout, target: Layout, *, keep_ones: bool) -> Chain:
+        """Open both layouts up into the longest runs of names that they share, and permute these."""
+        if keep_ones:
+            source, target = _numbered(source), _numbered(target)
+        follows = {pair for run in target for pair in itertools.pairwise(run)}
+        units: list[tuple[str, ...]] = []
+        for run in source:
+            for i, name in enumerate(run):
+                if i and (run[i - 1], name) in follows:
+                    units[-1] += (name,)
+                else:
+                    units.append((name,))
+        order = {name: i for i, unit in enumerate(units) for name in unit}
+        axes = tuple(dict.fromkeys(order[name] for run in target for name in run))
+        shape = self._shape(units)
+        return simplify_chain(
+            (
+                Reshape(self._shape(source), shape),
+                Permute(axes),
+                Reshape(tuple(shape[axis] for axis in axes), self._shape(target)),
+            )
+        )
+
+    def _shape(self, layout: Sequence[tuple[str, ...]]) -> tuple[int, ...]:
+        return self.solver.shape(tuple(tuple(n for n in run if not n.startswith("1#")) for run in layout))
+
+
+def _numbered(layout: Layout) -> Layout:
+    """Give axes of size one a name each."""
+    ones = itertools.count()
+    return tuple(run or (f"1#{next(ones)}",) for run in layout)
+
+
+def _opened(axes: Axes, apart: Callable[[str | Parts], bool]) -> Axes:
+    """Give the factors that are set apart an axis of their own."""
+    opened: list[Factors] = []
+    for factors in axes:
+        start = len(opened)
+        for factor in factors:
+            if len(opened) == start or apart(factor) or apart(opened[-1][-1]):
+                opened.append((factor,))
+            else:
+                opened[-1] = (*opened[-1], factor)
+        if len(opened) == start:
+            opened.append(())
+    return tuple(opened)
+
+
+def _members(factors: Factors) -> tuple[Factors, ...]:
+    """Return the parts of an axis, those of its parts among them."""
+    if len(factors) == 1 and isinstance(factors[0], Parts):
+        return tuple(member for part in factors[0].members for member in _members(part))
+    return (factors,)

@@ -1,0 +1,211 @@
+"""Finding which files of a folder are its weights, by the usual names of every registered format."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bridge_core.checkpoint.detect_format import claims, open_file
+from bridge_core.errors import BridgeError, MalformedFile, ShardError, SystemFailure, UsageError
+from bridge_core.formats import Format
+from bridge_core.io import SourceFile
+from bridge_core.plugins import Registry, default_registry
+
+__all__ = ["find_weights", "is_weights_name"]
+
+_PREFERRED = ("safetensors", "torch", "msgpack")
+"""Formats that a folder is searched for first; the others follow in the order of registration."""
+
+_STEMS = ("diffusion_pytorch_model", "diffusion_flax_model")
+"""Names that other tools use in place of a format's own stem."""
+
+_NOT_WEIGHTS = re.compile(
+    r"training_args\..*|(optimizer|scheduler|scaler|trainer_state|random_states|rng_state).*", re.IGNORECASE
+)
+_FOREIGN: tuple[tuple[re.Pattern[str], str, str], ...] = (
+    (
+        re.compile(r".*\.distcp"),
+        "a distributed torch checkpoint (DCP)",
+        "Turn it into one file with torch.distributed.checkpoint.format_utils.dcp_to_torch_save.",
+    ),
+    (
+        re.compile(r"_METADATA|_CHECKPOINT_METADATA|manifest\.ocdbt"),
+        "an Orbax checkpoint",
+        "Restore it with Orbax, and save it with flax.serialization.to_bytes.",
+    ),
+)
+"""Files that only folders of other checkpoints hold, what these are, and what to do."""
+
+_NUMBERED = re.compile(r"-(\d+)-of-(\d+)\b")
+
+
+@dataclass(frozen=True)
+class _Name:
+    """A usual name, as a pattern; better ranks are lower."""
+
+    format: Format
+    pattern: re.Pattern[str]
+    rank: tuple[int, ...]
+    shown: str
+    shard: bool = False
+
+
+def _names(formats: Iterable[Format]) -> Iterator[_Name]:
+    """Yield all usual names: unvaried before variants, then by format, stem, and the index first."""
+    order = {name: place for place, name in enumerate(_PREFERRED)}
+    ranked = sorted(formats, key=lambda f: order.get(f.name, len(order)))
+    for place, candidate in enumerate(ranked):
+        names = candidate.names
+        if names is None:
+            continue
+        suffix = max((e for e in candidate.extensions if names.single.endswith(e)), key=len, default="")
+        own = names.single.removesuffix(suffix)
+        variant, tail = r"\.([A-Za-z0-9_]+)", re.escape(suffix)
+        for nth, stem in enumerate((own, *(s for s in _STEMS if s != own))):
+            single, head = stem + suffix, re.escape(stem)
+            index = names.index if nth == 0 else f"{single}.index.json"
+
+            def name(
+                pattern: str, *rank: int, shown: str, shard: bool = False, candidate: Format = candidate
+            ) -> _Name:
+                return _Name(candidate, re.compile(pattern), rank, shown, shard)
+
+            yield name(re.escape(index), 0, place, nth, 0, shown=index)
+            yield name(re.escape(single), 0, place, nth, 1, shown=single)
+            varied = re.escape(index.removesuffix(".json")) + variant + r"\.json"
+            yield name(varied, 1, place, nth, 0, shown=f"{index.removesuffix('.json')}.*.json")
+            varied = head + variant + tail + r"\.index\.json"
+            yield name(varied, 1, place, nth, 0, shown=f"{stem}.*{suffix}.index.json")
+            yield name(head + variant + tail, 1, place, nth, 1, shown=f"{stem}.*{suffix}")
+            numbered = head + rf"({variant})?-\d+-of-\d+({variant})?" + tail
+            yield name(numbered, 2, place, nth, 0, shown=f"{stem}-*{suffix}", shard=True)
+        template = re.escape(names.shard)
+        for field in ("index", "count"):
+            template = re.sub(rf"\\\{{{field}[^}}]*\\\}}", r"\\d+", template)
+        yield _Name(candidate, re.compile(template), (2, place, 0, 1), names.shard, shard=True)
+
+
+def is_weights_name(formats: Iterable[Format]) -> Callable[[str], bool]:
+    """Return a test for the usual names of weights, shards and indexes."""
+    patterns = [name.pattern for name in _names(formats)]
+    return lambda name: any(pattern.fullmatch(name) for pattern in patterns)
+
+
+def find_weights(
+    folder: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    layout: str | None = None,
+    registry: Registry | None = None,
+) -> Path:
+    """Return the file or index that holds a folder's weights.
+
+    Order: what is in the wanted layout; names without a variant before ``model.fp16.*``; safetensors,
+    torch, msgpack, others; an index before a single file. Without any usual name, the only file that looks
+    like weights.
+
+    Args:
+        folder: The folder.
+        format: Look for this format alone.
+        layout: Prefer files in this layout.
+        registry: The plugins; None for all that are installed.
+
+    Raises:
+        MalformedFile: There are no weights, or several files of unusual names.
+        ShardError: There are shards without an index.
+        SystemFailure: The folder cannot be listed.
+        UsageError: There are several variants, and no file without one.
+    """
+    registry = default_registry() if registry is None else registry
+    formats = (registry.format(format),) if format else tuple(registry.formats.values())
+    usual = tuple(_names(formats))
+    folder = Path(folder)
+    try:
+        files = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    except OSError as err:
+        raise SystemFailure(f"cannot be listed: {err.strerror or err}.", path=folder) from err
+    found: dict[str, _Name] = {}
+    for file in files:
+        for name in usual:
+            if not name.shard and name.pattern.fullmatch(file) and not _NUMBERED.search(file):
+                known = found.get(file)
+                found[file] = name if known is None or name.rank < known.rank else known
+    if not found:
+        return folder / _sole_weights(folder, files, formats, usual)
+
+    def rank(file: str) -> tuple[int, ...]:
+        name = found[file]
+        if layout is None or len(found) == 1:
+            return name.rank
+        stated = _layout_of(folder / file, name.format, registry)
+        return (0 if stated == layout else 1 if stated is None else 2, *name.rank)
+
+    ranks = {file: rank(file) for file in found}
+    best = min(ranks.values())
+    chosen = min(ranks, key=lambda file: ranks[file])
+    rivals = {file: _variant(file, found) for file, value in ranks.items() if value[:-1] == best[:-1]}
+    if len(set(rivals.values())) > 1:
+        raise UsageError(
+            f"holds several variants: {', '.join(rivals)}.", path=folder, hint="Give the file itself."
+        )
+    return folder / chosen
+
+
+def _variant(file: str, found: Mapping[str, _Name]) -> str | None:
+    match = found[file].pattern.fullmatch(file)
+    return match[1] if match and match.re.groups else None
+
+
+def _layout_of(path: Path, candidate: Format, registry: Registry) -> str | None:
+    """Return the layout of a candidate, as far as it tells."""
+    if candidate.layout is not None:
+        return candidate.layout
+    try:
+        with open_file(path, registry, candidate)[1] as state:
+            return state.layout
+    except BridgeError:  # reported if it gets chosen
+        return None
+
+
+def _sole_weights(
+    folder: Path, files: list[str], formats: tuple[Format, ...], usual: tuple[_Name, ...]
+) -> str:
+    indexes = [name for name in files if name.endswith(".index.json")]
+    if len(indexes) == 1:
+        return indexes[0]
+    seen = indexes or [name for name in files if _looks_like_weights(folder / name, formats)]
+    shards = [name for name in seen if (match := _NUMBERED.search(name)) and int(match[2]) > 1]
+    if shards:
+        raise ShardError(
+            f"holds shards ({shards[0]}, ...) and no index that lists them.",
+            path=folder,
+            hint="Fetch the index (*.index.json), or give one shard by name to open it alone.",
+        )
+    for pattern, what, hint in _FOREIGN:
+        if any(pattern.fullmatch(name) for name in files):
+            raise MalformedFile(f"is {what}, which no installed format reads.", path=folder, hint=hint)
+    if len(seen) == 1:
+        return seen[0]
+    if seen:
+        raise MalformedFile(
+            f"holds several files that may be the weights: {', '.join(seen[:8])}.",
+            path=folder,
+            hint="Give the file itself.",
+        )
+    wanted = dict.fromkeys(name.shown for name in usual if name.rank[0] == 0)
+    raise MalformedFile(
+        "holds no weights.", path=folder, hint=f"Looked for {', '.join(wanted)}, and any one file of weights."
+    )
+
+
+def _looks_like_weights(path: Path, formats: tuple[Format, ...]) -> bool:
+    if path.name.startswith(".") or _NOT_WEIGHTS.fullmatch(path.name):
+        return False
+    try:
+        with SourceFile(path) as file:
+            return any(claims(candidate, file) for candidate in formats)
+    except (MalformedFile, SystemFailure):
+        return False

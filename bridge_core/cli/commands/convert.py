@@ -1,0 +1,59 @@
+"""``ckptbridge convert``: from one layout and format to another, verified."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from bridge_core.cli.options import a_size, dtype_option, examples, json_option, target_options
+from bridge_core.cli.report import convert_lines
+from bridge_core.cli.terminal import aside, print_json, say
+
+__all__ = ["convert"]
+
+
+@click.command(
+    short_help="Convert, and verify what was written.",
+    epilog=examples(
+        "ckptbridge convert pytorch_model.bin flax_model.msgpack --to flax",
+        "ckptbridge convert model.safetensors out/ --to flax --like flax_model.msgpack --max-shard-size 5GB",
+        "ckptbridge convert flax_model.msgpack model.safetensors --to torch --dtype bfloat16",
+        "ckptbridge convert model.pt neutral.safetensors --to neutral",
+    ),
+)
+@click.argument("src")
+@click.argument("dst")
+@target_options
+@click.option("--format", "format", metavar="FORMAT", help="Format of DST; by default by its extension.")
+@dtype_option
+@click.option(
+    "--max-shard-size",
+    type=a_size,
+    metavar="SIZE",
+    help="Write a folder of shards of at most this size, e.g. 5GB, and an index.",
+)
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Threads.")
+@click.option("--max-ram", type=a_size, metavar="SIZE", help="Memory for buffers in all, e.g. 512MB.")
+@click.option("--overwrite", is_flag=True, help="Replace DST if it exists.")
+@click.option("--no-verify", is_flag=True, help="Do not read DST back and compare it before it appears.")
+@json_option
+@click.option("--quiet", is_flag=True, help="Print errors and warnings alone.")
+def convert(src: str, dst: str, no_verify: bool, as_json: bool, quiet: bool, **asked: Any) -> None:
+    """Convert SRC to DST.
+
+    SRC is a file, the index of a sharded set, or a folder. DST appears at the end and whole, or not at
+    all; what was written is read back and compared first.
+    """
+    from bridge_core.cli.progress_bar import progress_bar
+    from bridge_core.conversion import convert as run
+
+    begun = time.monotonic()
+    shown = not (as_json or quiet)
+    with aside(), progress_bar(shown=shown) as progress:
+        report = run(src, dst, verify=not no_verify, progress=progress, **asked)
+    if as_json:
+        print_json(report.to_json())
+    elif not quiet:
+        say(*convert_lines(report, time.monotonic() - begun))

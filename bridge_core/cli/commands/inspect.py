@@ -1,0 +1,117 @@
+"""``ckptbridge inspect``: what stands in a file, from its header alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bridge_core.cli.options import examples, json_option, layout_option, links_option
+from bridge_core.cli.report import inspect_lines, tensor_names
+from bridge_core.cli.terminal import aside, print_json, say
+
+if TYPE_CHECKING:
+    from bridge_core.formats import Format
+    from bridge_core.state import FlatState, Key
+
+__all__ = ["inspect"]
+
+
+@click.command(
+    short_help="Show what stands in a file, from its header alone.",
+    epilog=examples(
+        "ckptbridge inspect model.safetensors",
+        "ckptbridge inspect folder-of-shards/ --json",
+        "ckptbridge inspect weights.bin --format torch",
+    ),
+)
+@click.argument("src")
+@json_option
+@layout_option
+@links_option
+@click.option(
+    "--format", "format_name", metavar="FORMAT", help="The file's format, where content tells several."
+)
+def inspect(src: str, as_json: bool, layout: str | None, follow_links: bool, format_name: str | None) -> None:
+    """Show the tensors of SRC: names, dtypes, shapes, and what else the file says.
+
+    SRC is a file, the index of a sharded set, or a folder. No tensor is read.
+    """
+    from bridge_core.checkpoint import open_state
+    from bridge_core.plugins import default_registry
+
+    with aside():
+        state = open_state(src, format=format_name, layout=layout, follow_links=follow_links)
+    with state:
+        known = state.metadata.provenance
+        path, used = Path(known["path"]), default_registry().format(known["format"])
+        files = _files(path, used, state)
+        if as_json:
+            print_json(_document(used, state, files))
+        else:
+            say(*inspect_lines(str(path), used.name, state, files))
+
+
+def _files(path: Path, used: Format, state: FlatState) -> Mapping[Key, str]:
+    """Return the name of the file that holds each tensor; ties stand where the kept tensor does."""
+    from bridge_core.formats import is_index
+    from bridge_core.io import SourceFile, parse_json
+    from bridge_core.state import join_key
+
+    with SourceFile(path) as file:
+        if used.sniff(file) or not is_index(file):
+            return dict.fromkeys(state, path.name)
+        shards = parse_json(file.read(0, file.size), path=file.name, what="the index").get("weight_map") or {}
+    separator = used.names.separator if used.names else "."
+    files: dict[Key, str] = {}
+    for key in state:
+        for holder in (key, state.metadata.ties.get(key, key)):
+            for escape in (False, True):
+                shard = shards.get(join_key(holder, separator, escape=escape))
+                if shard is not None:
+                    files.setdefault(key, shard)
+    return files
+
+
+def _document(used: Format, state: FlatState, files: Mapping[Key, str]) -> dict[str, Any]:
+    from bridge_core.state import join_key
+
+    known = state.metadata
+    return {
+        "format": used.name,
+        "layout": state.layout,
+        "total_bytes": state.nbytes,
+        "metadata": {
+            "layers": {
+                join_key(path): {
+                    "kind": info.kind,
+                    "evidence": info.evidence,
+                    "leaves": list(info.leaves),
+                    "candidates": list(info.candidates),
+                    "forms": dict(info.forms),
+                }
+                for path, info in known.layers.items()
+            },
+            "ties": {join_key(key): join_key(kept) for key, kept in known.ties.items()},
+            "collections": {join_key(key): name for key, name in known.collections.items()},
+            "residuals": {
+                join_key(key): {"dtype": kept.dtype, "shape": list(kept.shape)}
+                for key, kept in known.residuals.items()
+            },
+            "empty": [join_key(path) for path in known.empty],
+            "forms": dict(known.forms),
+            "extra": dict(known.extra),
+            "provenance": dict(known.provenance),
+        },
+        "tensors": {
+            name: {
+                "dtype": state.spec(key).dtype.name,
+                "shape": list(state.spec(key).shape),
+                "bytes": state.spec(key).nbytes,
+                "file": files.get(key),
+            }
+            for key, name in tensor_names(state).items()
+        },
+    }

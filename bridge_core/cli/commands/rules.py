@@ -1,0 +1,209 @@
+"""``ckptbridge rules``: checking a rule file alone, or against the names it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bridge_core.cli.options import examples, json_option
+from bridge_core.cli.terminal import aside, print_json, say
+
+if TYPE_CHECKING:
+    from bridge_core.errors import RuleError
+    from bridge_core.rules import Pattern, Rule
+    from bridge_core.state import FlatState, Key, TensorSpec
+
+__all__ = ["rules"]
+
+
+@click.group(
+    short_help="Check a rule file.",
+    epilog=examples(
+        "ckptbridge rules check rules.toml",
+        "ckptbridge rules check rules.toml --source model.safetensors --like flax_model.msgpack",
+    ),
+)
+def rules() -> None:
+    """Work with rule files, as --rules takes them."""
+
+
+@rules.command(
+    short_help="Check a rule file, alone or against names.",
+    epilog=examples(
+        "ckptbridge rules check rules.toml",
+        "ckptbridge rules check rules.toml --source model.safetensors",
+        "ckptbridge rules check rules.toml --source model.safetensors --like flax_model.msgpack --json",
+    ),
+)
+@click.argument("file")
+@click.option(
+    "--source", metavar="SRC", help="Weights to convert: every rule must match some of their names."
+)
+@click.option(
+    "--like",
+    metavar="PATH",
+    help="Weights of the target's architecture: every rule must make some of their names.",
+)
+@json_option
+def check(file: str, source: str | None, like: str | None, as_json: bool) -> None:
+    """Check the rules of FILE and show what each does. No tensor is read.
+
+    With both --source and --like their shapes are checked, too, as a conversion would check them. A rule that
+    is optional, or holds under conditions, may match nothing.
+    """
+    from bridge_core.errors import RuleError
+    from bridge_core.rules import load_rules
+
+    try:
+        with aside():
+            read = load_rules(file)
+            found, unfit = _matched(read, source, like)
+        if as_json:
+            print_json(_document(file, found))
+        else:
+            say(*_lines(found))
+        _refuse_unmatched(file, found, source, like)
+        _refuse_unfit(file, unfit)
+    except RuleError as err:
+        summary, *problems = err.message.split("\n  ")
+        if as_json or not problems:
+            raise
+        say(*problems)
+        raise RuleError(f"{summary.rstrip(':')}.", path=err.path, hint=err.hint) from err
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A rule, and how many names each of its patterns fits; None where nothing was to be compared."""
+
+    rule: Rule
+    sources: dict[str, int] | None = None
+    targets: dict[str, int] | None = None
+
+
+def _matched(
+    read: tuple[Rule, ...], source: str | None, like: str | None
+) -> tuple[list[_Found], list[RuleError]]:
+    """Count what the rules match, read as the two files lead, and say what does not fit."""
+    from contextlib import ExitStack
+
+    from bridge_core.checkpoint import config_beside, open_state
+    from bridge_core.resolve import rule_problems
+    from bridge_core.rules import oriented
+
+    with ExitStack() as stack:
+        given = [None if p is None else stack.enter_context(open_state(p)) for p in (source, like)]
+        start, end = (state.layout or "neutral" if state is not None else "neutral" for state in given)
+        directed = oriented(read, start, end)
+        sources, targets = (None if state is None else _specs(state) for state in given)
+        before, after = (None if specs is None else set(specs) for specs in (sources, targets))
+        paths = None if before is None else _paths(before, directed)
+        if paths is not None and directed != read:
+            paths |= _paths(after or set(), [rule.reversed() for rule in directed])
+        unfit = []
+        if sources is not None and targets is not None:
+            unfit = rule_problems(directed, sources, targets, config_beside(*given))
+        return [_count(rule, before, after, paths) for rule in directed], unfit
+
+
+def _specs(state: FlatState) -> dict[Key, TensorSpec]:
+    """Return the names that patterns see, keys without a collection head, with their specs."""
+    from bridge_core.plugins import default_registry
+    from bridge_core.resolve import has_heads
+
+    framework = default_registry().frameworks.get(state.layout or "")
+    heads = framework is not None and has_heads(state, framework)
+    return {key[1:] if heads else key: spec for key, spec in state.specs().items()}
+
+
+def _paths(names: set[Key], rules: Iterable[Rule]) -> set[Key]:
+    """Return the paths of layers, by the names that the rules give, and by those that stand there."""
+    renames = [rule for rule in rules if rule.action == "rename"]
+    made = {
+        rule.targets[0].fill(captures)
+        for name in names
+        for rule in renames
+        if (captures := rule.source.match(name)) is not None
+    }
+    return {name[:depth] for name in names | made for depth in range(len(name))}
+
+
+def _count(rule: Rule, before: set[Key] | None, after: set[Key] | None, paths: set[Key] | None) -> _Found:
+    if rule.action == "layer":
+        return _Found(rule, _counts(rule.sources, paths))
+    made = rule.action == "move" or (rule.action == "constant" and rule.value is not None)
+    return _Found(rule, _counts(rule.sources, before), _counts(rule.targets, after) if made else None)
+
+
+def _counts(patterns: tuple[Pattern, ...], names: set[Key] | None) -> dict[str, int] | None:
+    if names is None or not patterns:
+        return None
+    return {str(p): sum(p.match(name) is not None for name in names) for p in patterns}
+
+
+def _refuse_unmatched(file: str, found: list[_Found], source: str | None, like: str | None) -> None:
+    from bridge_core.errors import RuleError
+
+    problems = [
+        f"\n  {row.rule.origin}: {row.rule}: '{pattern}' matches nothing in {path}."
+        for row in found
+        if not (row.rule.optional or row.rule.when)
+        for counts, path in ((row.sources, source), (row.targets, like))
+        for pattern, count in (counts or {}).items()
+        if count == 0
+    ]
+    if problems:
+        what = "1 pattern matches" if len(problems) == 1 else f"{len(problems)} patterns match"
+        hint = "Correct the pattern, or write optional = true for the rule."
+        raise RuleError(f"{what} nothing:{''.join(problems)}", path=file, hint=hint)
+
+
+def _refuse_unfit(file: str, problems: list[RuleError]) -> None:
+    from bridge_core.errors import RuleError
+
+    if problems:
+        what = "1 rule does" if len(problems) == 1 else f"{len(problems)} rules do"
+        texts = "".join(f"\n  {problem}" for problem in problems)
+        raise RuleError(f"{what} not fit the tensors:{texts}", path=file)
+
+
+def _lines(found: list[_Found]) -> Iterable[str]:
+    for row in found:
+        rule = row.rule
+        text = "; ".join((str(rule), *rule.ops, *([str(rule.radix)] if rule.radix is not None else ())))
+        notes = [f"when {rule.when}"] if rule.when else []
+        notes += ["optional"] if rule.optional else []
+        for what, counts in (("source", row.sources), ("target", row.targets)):
+            if counts is not None:
+                notes.append(f"{what} {' + '.join(map(str, counts.values()))}")
+        yield f"{rule.origin}: {text}" + (f"  ({', '.join(notes)})" if notes else "")
+    yield "1 rule is well formed" if len(found) == 1 else f"{len(found)} rules are well formed"
+
+
+def _document(file: str, found: list[_Found]) -> dict[str, Any]:
+    return {
+        "file": file,
+        "layouts": found[0].rule.layouts,
+        "rules": [
+            {
+                "origin": row.rule.origin,
+                "action": row.rule.action,
+                "sources": [str(pattern) for pattern in row.rule.sources],
+                "targets": [str(pattern) for pattern in row.rule.targets],
+                "kind": row.rule.kind,
+                "reason": row.rule.reason,
+                "value": row.rule.value,
+                "ops": list(row.rule.ops),
+                "sizes": {name: str(size) for name, size in row.rule.sizes.items()},
+                "where": str(row.rule.radix) if row.rule.radix is not None else None,
+                "when": str(row.rule.when),
+                "optional": row.rule.optional,
+                "source_matches": row.sources,
+                "target_matches": row.targets,
+            }
+            for row in found
+        ],
+    }

@@ -1,0 +1,269 @@
+"""The conversions that users call: plan, convert and verify, from any source to any destination."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bridge_core.checkpoint import names_folder, save_state
+from bridge_core.conversion.inputs import opened
+from bridge_core.conversion.library_guidance import guidance
+from bridge_core.conversion.options import Asked
+from bridge_core.conversion.planning import prepare
+from bridge_core.conversion.report import Report
+from bridge_core.errors import UsageError
+from bridge_core.io import SourceFile, open_listed
+from bridge_core.plan import Plan
+from bridge_core.plugins import Guidance, Registry, default_registry
+from bridge_core.rules import Allowed, Rules
+from bridge_core.state import FlatState, dtype_named
+from bridge_core.transfer import Comparison, Progress, compare_states
+
+__all__ = ["convert", "plan_conversion", "verify"]
+
+
+def plan_conversion(
+    source: Any,
+    *,
+    to: str,
+    like: Any = None,
+    model: Any = None,
+    rules: Rules = (),
+    accept_guesses: bool = False,
+    allow_missing: Allowed = (),
+    allow_unexpected: Allowed = (),
+    allow_mismatched: Allowed = (),
+    layout: str | None = None,
+    follow_links: bool = False,
+    registry: Registry | None = None,
+    check: bool = True,
+) -> Plan:
+    """Return the plan of a conversion; reads headers, and values that a model ties where they stand twice.
+
+    Args:
+        source: A path, a state, a mapping from keys to arrays, or a live object.
+        to: ``"neutral"`` or the name of a framework.
+        like: The target's template: a path, a state or a live object (abstract is enough).
+        model: A live model, or ``"PKG.MOD:FACTORY"``, of the source's framework (its module types are
+            evidence) or of the target's (it is the template). For a checkpoint of a model library whose
+            adapter is installed: the name of the model class, ``"auto"`` for the one that the folder names
+            (which a source that is a folder need not say), or ``"none"`` to do without.
+        rules: What the caller knows better: rules, or the path of a rule file.
+        accept_guesses: Whether names may settle what no evidence does.
+        allow_missing: Target keys that may stay unfilled: True, or patterns.
+        allow_unexpected: Source keys that may be left out: True, or patterns.
+        allow_mismatched: Target keys that may stay unfilled, and their sources left out, where the shapes
+            differ: True, or patterns.
+        layout: The source's layout, where it does not tell.
+        follow_links: Whether shards of the source may be symbolic links that lead out of their folder.
+        registry: Plugins; by default everything installed.
+        check: Whether to raise for problems; otherwise they stand in the plan.
+
+    Raises:
+        MismatchError: Keys are missing or unexpected, or shapes differ.
+        AmbiguousLayerError: No evidence settles what some layers are.
+        BadInputError: A file is damaged or unsafe.
+        UsageError: The source, ``to`` or ``like`` is nothing that can be converted.
+    """
+    registry = registry or default_registry()
+    with opened(source, registry, layout=layout, follow_links=follow_links) as state:
+        asked = Asked(
+            to, like, model, rules, accept_guesses, allow_missing, allow_unexpected, allow_mismatched
+        )
+        _, plan, _ = _prepared(source, state, asked, registry)
+    return plan.check() if check else plan
+
+
+def convert(
+    src: Any,
+    dst: str | os.PathLike[str],
+    *,
+    to: str,
+    format: str | None = None,
+    like: Any = None,
+    model: Any = None,
+    rules: Rules = (),
+    accept_guesses: bool = False,
+    allow_missing: Allowed = (),
+    allow_unexpected: Allowed = (),
+    allow_mismatched: Allowed = (),
+    dtype: str | None = None,
+    max_shard_size: int | str | None = None,
+    workers: int | None = None,
+    max_ram: int | str | None = None,
+    overwrite: bool = False,
+    verify: bool = True,
+    progress: Callable[[Progress], None] | None = None,
+    layout: str | None = None,
+    follow_links: bool = False,
+    registry: Registry | None = None,
+) -> Report:
+    """Convert weights into a file or a folder, in bounded memory.
+
+    Args:
+        src: A path, a state, a mapping from keys to arrays, or a live object.
+        dst: A file, or a folder for sharded sets.
+        to: ``"neutral"`` or the name of a framework.
+        format: Name of the format; by default what the destination's suffix or the target says.
+        like: As in `plan_conversion`.
+        model: As in `plan_conversion`.
+        rules: As in `plan_conversion`.
+        accept_guesses: As in `plan_conversion`.
+        allow_missing: As in `plan_conversion`.
+        allow_unexpected: As in `plan_conversion`.
+        allow_mismatched: As in `plan_conversion`.
+        dtype: Name of a dtype to cast floating-point tensors to; the cast may lose precision.
+        max_shard_size: Bytes, or a text such as ``"5GB"``, above which a set is sharded.
+        workers: Threads.
+        max_ram: Bytes of buffers in all, or a text such as ``"512MB"``.
+        overwrite: Whether an existing destination may be replaced.
+        verify: Whether to read everything back and compare it before the destination appears.
+        progress: Called as bytes are written.
+        layout: As in `plan_conversion`.
+        follow_links: As in `plan_conversion`.
+        registry: As in `plan_conversion`.
+
+    Raises:
+        ConversionError: The plan cannot be run, the destination exists, or verification failed.
+        BadInputError: The source is damaged or unsafe.
+        SystemFailure: Disk, permission or memory.
+    """
+    registry = registry or default_registry()
+    with (
+        contextlib.ExitStack() as files,
+        opened(src, registry, layout=layout, follow_links=follow_links) as source,
+    ):
+        asked = Asked(
+            to, like, model, rules, accept_guesses, allow_missing, allow_unexpected, allow_mismatched
+        )
+        state, plan, known = _prepared(src, source, asked, registry, dtype)
+        plan.check()
+        if dtype is not None:
+            plan = plan.cast(dtype_named(dtype))
+        beside: dict[str, SourceFile | bytes] = {}
+        if max_shard_size is not None or names_folder(dst):
+            for name in known.beside:
+                file = open_listed(_folder_of(source) / name, follow_links=follow_links)
+                beside[name] = known.changed.get(name, files.enter_context(file))
+            max_shard_size = known.max_shard_size if max_shard_size is None else max_shard_size
+        made = plan.apply(state)
+        if known.untied:
+            made = made.replace(metadata=made.metadata.with_(ties={}))
+        saved = save_state(
+            made,
+            dst,
+            format=format,
+            max_shard_size=max_shard_size,
+            overwrite=overwrite,
+            registry=registry,
+            workers=workers,
+            max_ram=max_ram,
+            progress=progress,
+            verify=verify,
+            beside=beside,
+            stem=known.stem,
+        )
+    return Report(
+        files=saved.files,
+        beside=tuple(Path(dst) / name for name in beside),
+        format=saved.format,
+        source_layout=plan.source_layout,
+        target_layout=plan.target_layout,
+        tensors=sum(len(step.targets) for step in plan.steps) + len(plan.ties),
+        total_bytes=_tensor_bytes(plan),
+        evidence=dict(Counter(step.evidence for step in plan.steps for _ in step.targets)),
+        guessed=tuple(key for step in plan.steps if step.evidence == "guess" for key in step.targets),
+        filled=tuple(key for step in plan.steps if not step.sources for key in step.targets),
+        dropped=plan.dropped,
+        notes=plan.notes,
+        exact=plan.exact,
+        verified=verify,
+    )
+
+
+def verify(
+    src: Any,
+    dst: Any,
+    *,
+    model: Any = None,
+    rules: Rules = (),
+    accept_guesses: bool = False,
+    allow_missing: Allowed = (),
+    allow_unexpected: Allowed = (),
+    allow_mismatched: Allowed = (),
+    dtype: str | None = None,
+    layout: str | None = None,
+    follow_links: bool = False,
+    registry: Registry | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Comparison:
+    """Compare a destination bit for bit with what the plan makes of the source.
+
+    Args:
+        src: The source, as in `convert`.
+        dst: What was written; it is also the template.
+        model: As in `plan_conversion`.
+        rules: As in `plan_conversion`.
+        accept_guesses: As in `plan_conversion`.
+        allow_missing: As in `plan_conversion`.
+        allow_unexpected: As in `plan_conversion`.
+        allow_mismatched: As in `plan_conversion`.
+        dtype: The cast that was asked for, if any.
+        layout: As in `plan_conversion`.
+        follow_links: As in `plan_conversion`.
+        registry: As in `plan_conversion`.
+        progress: Called as bytes are compared.
+
+    Returns:
+        The differences; none means that the destination holds the source's weights.
+
+    Raises:
+        ConversionError: The two do not fit, so that there is nothing to compare.
+        BadInputError: A file is damaged or unsafe.
+    """
+    registry = registry or default_registry()
+    with (
+        opened(src, registry, layout=layout, follow_links=follow_links) as source,
+        opened(dst, registry, follow_links=follow_links, what="result") as made,
+    ):
+        if made.layout is None:
+            raise UsageError("nothing tells whose names the result has.")
+        like = made if made.layout != "neutral" else None
+        asked = Asked(
+            *(made.layout, like, model, rules, accept_guesses),
+            *(allow_missing, allow_unexpected, allow_mismatched),
+        )
+        known = guidance(src, source, asked.to, asked.model, registry)
+        if known is not None and known.untied and known.like is not None:
+            # The result holds tied tensors apart; that they are tied, only the library's template tells.
+            asked = replace(asked, like=known.like)
+        state, plan = prepare(source, asked if known is None else asked.guided(known), registry)
+        plan.check()
+        if dtype is not None:
+            plan = plan.cast(dtype_named(dtype))
+        return compare_states(plan.apply(state), made, progress=progress)
+
+
+def _prepared(
+    source: Any, state: FlatState, asked: Asked, registry: Registry, dtype: str | None = None
+) -> tuple[FlatState, Plan, Guidance]:
+    """Return the source with all its evidence, the plan, and what a model library knows."""
+    known = guidance(source, state, asked.to, asked.model, registry, dtype=dtype)
+    if known is None:
+        return *prepare(state, asked, registry), Guidance()
+    state, plan = prepare(state, asked.guided(known), registry)
+    return state, replace(plan, notes=(*plan.notes, *known.notes)), known
+
+
+def _folder_of(state: FlatState) -> Path:
+    return Path(state.metadata.provenance["path"]).parent
+
+
+def _tensor_bytes(plan: Plan) -> int:
+    specs = plan.target_specs()
+    return sum(spec.nbytes for key, spec in specs.items() if key not in plan.metadata.ties)

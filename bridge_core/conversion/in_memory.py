@@ -1,0 +1,115 @@
+"""Live objects to the neutral form and back; the frameworks' packages wrap these two functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from bridge_core.checkpoint import config_beside
+from bridge_core.conversion.inputs import known_module, state_of, template_of
+from bridge_core.errors import UsageError
+from bridge_core.plugins import Registry, default_registry
+from bridge_core.resolve import plan_from_neutral, plan_to_neutral
+from bridge_core.rules import Pattern, Rules, as_rules, oriented
+from bridge_core.state import FlatState, Key, as_state
+
+__all__ = ["from_neutral", "to_neutral"]
+
+
+def to_neutral(
+    value: Any,
+    *,
+    framework: str,
+    module: Any = None,
+    rules: Rules = (),
+    accept_guesses: bool = False,
+    registry: Registry | None = None,
+) -> FlatState:
+    """Return the neutral state of a live object, or of a flat state in the framework's layout.
+
+    Args:
+        value: The object; it is not changed, and its values are read when the result's are.
+        framework: Whose object it is.
+        module: A live module of the same framework, whose types are evidence.
+        rules: What the caller knows better: rules, or the path of a rule file.
+        accept_guesses: Whether names may settle what no evidence does.
+        registry: Plugins; by default everything installed.
+
+    Raises:
+        UsageError: The object or the module is not the framework's.
+        UnsupportedFeature: A tensor is of a dtype or kind that cannot be carried.
+    """
+    registry = registry or default_registry()
+    state = state_of(value, registry, what="object")
+    if state.layout is None:
+        state = state.replace(layout=framework)
+    if state.layout != framework:
+        raise UsageError(f"the object is {state.layout}; {framework} was expected.")
+    if module is not None:
+        state = known_module(state, module, registry)
+    ruled = oriented(as_rules(rules), framework, "neutral")
+    config = config_beside(state) if ruled else None
+    plan = plan_to_neutral(state, registry, rules=ruled, accept_guesses=accept_guesses, config=config)
+    return plan.apply(state)
+
+
+def from_neutral(
+    neutral: Mapping[Key, Any],
+    *,
+    framework: str,
+    like: Any = None,
+    rules: Rules = (),
+    accept_guesses: bool = False,
+    allow_missing: bool | Iterable[str | Pattern] = False,
+    allow_unexpected: bool | Iterable[str | Pattern] = False,
+    allow_mismatched: bool | Iterable[str | Pattern] = False,
+    registry: Registry | None = None,
+) -> Any:
+    """Return live tensors of a framework from a neutral state.
+
+    Args:
+        neutral: A neutral state, or a plain mapping in neutral names and axes.
+        framework: Whose tensors to make.
+        like: The structure to fill; it is not changed. What `allow_missing` leaves unfilled keeps the
+            values it has there.
+        rules: What the caller knows better: rules, or the path of a rule file.
+        accept_guesses: Whether names may settle what no evidence does.
+        allow_missing: Keys of ``like`` that may stay unfilled: True, or patterns.
+        allow_unexpected: Neutral keys that may be left out: True, or patterns.
+        allow_mismatched: Keys of ``like`` that may stay unfilled where the shapes differ: True, or patterns.
+        registry: Plugins; by default everything installed.
+
+    Raises:
+        MismatchError: Keys are missing or unexpected, or shapes differ.
+        AmbiguousLayerError: No evidence settles what some layers are.
+        UsageError: The state is not neutral, or ``like`` is not the framework's.
+    """
+    registry = registry or default_registry()
+    state = as_state(neutral)
+    if state.layout not in (None, "neutral"):
+        raise UsageError(
+            f"the state is in the layout of {state.layout}; a neutral one was expected.",
+            hint="Take it through to_neutral first.",
+        )
+    state = state.replace(layout="neutral")
+    ruled = oriented(as_rules(rules), "neutral", framework)
+    with template_of(like, framework, registry) as template:
+        config = config_beside(state, template) if ruled else None
+        if ruled:
+            state = plan_to_neutral(state, registry, rules=ruled, config=config).apply(state)
+        plan = plan_from_neutral(
+            state,
+            registry,
+            framework,
+            like=template,
+            rules=ruled,
+            config=config,
+            accept_guesses=accept_guesses,
+            allow_missing=allow_missing,
+            allow_unexpected=allow_unexpected,
+            allow_mismatched=allow_mismatched,
+        )
+        made = plan.apply(state)
+        if template is not None and plan.allowed_missing:
+            made = made.union({key: template.tensor(key) for key in plan.allowed_missing})
+        return registry.framework(framework).build(made, like)

@@ -1,0 +1,137 @@
+"""What a conversion starts from: a file, a folder, a state, a plain mapping or a live object."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bridge_core.checkpoint import open_state
+from bridge_core.errors import UsageError
+from bridge_core.plugins import Registry
+from bridge_core.resolve import with_model_evidence
+from bridge_core.state import FlatState, as_state
+
+__all__ = ["known_module", "load_factory", "opened", "state_of", "template_of"]
+
+
+def state_of(
+    value: Any,
+    registry: Registry,
+    *,
+    layout: str | None = None,
+    follow_links: bool = False,
+    what: str = "source",
+) -> FlatState:
+    """Return the state of whatever a caller may hand over.
+
+    Args:
+        value: A path, a FlatState, a mapping from keys to arrays, or a framework's live object.
+        registry: Where formats and adapters are found.
+        layout: The layout, where the value does not tell.
+        follow_links: Whether shards may be symbolic links that lead out of their folder.
+        what: What errors call it.
+
+    Raises:
+        UsageError: It is none of these.
+    """
+    if isinstance(value, str | os.PathLike):
+        return open_state(value, layout=layout, registry=registry, follow_links=follow_links)
+    if isinstance(value, FlatState):
+        return as_state(value, layout=layout)
+    framework = registry.framework_of(value)
+    if framework is not None:
+        return framework.state(value)
+    if isinstance(value, Mapping):
+        state = as_state(value, layout=layout)
+        return state if state.layout else state.replace(layout=registry.layout_of(state.specs()))
+    raise UsageError(
+        f"the {what} is a {type(value).__name__}; a path, a state, a mapping from keys to arrays, "
+        f"or a live object of {' or '.join(registry.frameworks)} was expected."
+    )
+
+
+@contextlib.contextmanager
+def opened(
+    value: Any,
+    registry: Registry,
+    *,
+    layout: str | None = None,
+    follow_links: bool = False,
+    what: str = "source",
+) -> Iterator[FlatState]:
+    """Give the state of a value; a file that was opened here is closed, a caller's state is not.
+
+    Raises:
+        UsageError: As `state_of`.
+    """
+    state = state_of(value, registry, layout=layout, follow_links=follow_links, what=what)
+    try:
+        yield state
+    finally:
+        if isinstance(value, str | os.PathLike):
+            state.close()
+
+
+@contextlib.contextmanager
+def template_of(like: Any, framework: str, registry: Registry) -> Iterator[FlatState | None]:
+    """Give the state of a template in a framework's layout; None for none.
+
+    Raises:
+        UsageError: It is no template, or another framework's.
+    """
+    if like is None:
+        yield None
+        return
+    with opened(like, registry, what="template") as state:
+        if state.layout not in (None, framework):
+            raise UsageError(f"the template is in the layout of {state.layout}, not of {framework}.")
+        yield state.replace(layout=framework)
+
+
+def known_module(state: FlatState, module: Any, registry: Registry) -> FlatState:
+    """Return the state with a live module of its own framework as evidence.
+
+    Raises:
+        UsageError: It is no live object, or another framework's.
+    """
+    described = state_of(module, registry, what="module")
+    if described.layout != state.layout:
+        raise UsageError(f"the module is one of {described.layout}; {state.layout} was expected.")
+    return with_model_evidence(state, described, registry)
+
+
+def load_factory(name: str) -> Any:
+    """Import and call ``PKG.MOD:FACTORY``; a factory that is no callable is taken as it is.
+
+    Raises:
+        UsageError: The module or the name is not there, or the factory fails.
+    """
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise UsageError(f"{name!r} reads not as PKG.MOD:FACTORY.")
+    here = str(Path.cwd())
+    added = here not in sys.path
+    if added:
+        sys.path.insert(0, here)
+    try:
+        factory: Any = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            factory = getattr(factory, part)
+        return factory() if callable(factory) and not _is_module(factory) else factory
+    except (ImportError, AttributeError) as err:
+        raise UsageError(f"{name!r} cannot be loaded: {err}.") from err
+    except Exception as err:  # the user's own code may raise anything
+        raise UsageError(f"{name!r} failed with {type(err).__name__}: {err}.") from err
+    finally:
+        if added:
+            sys.path.remove(here)
+
+
+def _is_module(value: Any) -> bool:
+    """Tell whether a callable is a model already: an instance, not a function or a class."""
+    return not isinstance(value, type) and not hasattr(value, "__code__") and not hasattr(value, "__func__")

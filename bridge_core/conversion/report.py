@@ -1,0 +1,69 @@
+"""What a conversion did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bridge_core.plan import Dropped
+from bridge_core.state import Key, join_key
+
+__all__ = ["Report"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a conversion did.
+
+    Args:
+        files: Where the weights were written.
+        beside: Files that a model library keeps beside its weights, and that were copied.
+        format: In which format.
+        source_layout: From which layout.
+        target_layout: To which.
+        tensors: How many tensors were written.
+        total_bytes: How many bytes these tensors are; tied ones count once.
+        evidence: Rung of evidence -> how many layers' leaves it decided.
+        guessed: Target tensors whose kind was guessed.
+        filled: Target tensors made from constants, because the source has none.
+        dropped: Source tensors left out.
+        notes: What else a reader should know.
+        exact: Whether the source can be restored bit for bit.
+        verified: Whether everything was read back and compared.
+    """
+
+    files: tuple[Path, ...]
+    beside: tuple[Path, ...]
+    format: str
+    source_layout: str
+    target_layout: str
+    tensors: int
+    total_bytes: int
+    evidence: Mapping[str, int]
+    guessed: tuple[Key, ...]
+    filled: tuple[Key, ...]
+    dropped: tuple[Dropped, ...]
+    notes: tuple[str, ...]
+    exact: bool
+    verified: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain data."""
+        return {
+            "files": [str(path) for path in self.files],
+            "beside": [str(path) for path in self.beside],
+            "format": self.format,
+            "source_layout": self.source_layout,
+            "target_layout": self.target_layout,
+            "tensors": self.tensors,
+            "total_bytes": self.total_bytes,
+            "evidence": dict(self.evidence),
+            "guessed": [join_key(key) for key in self.guessed],
+            "filled": [join_key(key) for key in self.filled],
+            "dropped": [{"key": join_key(d.key), "reason": d.reason} for d in self.dropped],
+            "notes": list(self.notes),
+            "exact": self.exact,
+            "verified": self.verified,
+        }

@@ -1,0 +1,111 @@
+"""What a file format and a framework adapter must offer; hooks return objects of these shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from bridge_core.formats.file_layout import FileImage
+from bridge_core.io import SourceFile
+from bridge_core.state import Array, FlatState, Key
+
+__all__ = ["Capabilities", "Format", "ShardNames", "WriteTarget"]
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a format can do; the contract tests hold it to its word.
+
+    Args:
+        lazy: Opening reads headers alone.
+        sliceable: Reading a region reads about that region alone.
+        streaming_write: Writing needs memory for a block, not for a tensor.
+        dtypes: Names of the dtypes it stores bit for bit.
+        metadata: It keeps the bridge's metadata through a write and a read.
+        nested: It keeps tuple keys whose parts hold any character.
+    """
+
+    lazy: bool
+    sliceable: bool
+    streaming_write: bool
+    dtypes: frozenset[str]
+    metadata: bool = True
+    nested: bool = False
+
+
+@dataclass(frozen=True)
+class ShardNames:
+    """Usual file names of a format, in the manner of Hugging Face.
+
+    Args:
+        single: Name of an unsharded file, e.g. ``model.safetensors``.
+        shard: Template of a shard, with ``{index:05d}`` and ``{count:05d}``.
+        index: Name of the index file.
+        separator: What joins keys in the index.
+        ties: How a file holds tied tensors that are one `Tensor` in the state: ``"copied"``, each in
+            full; ``"shared"``, each by name and the values once; ``"dropped"``, the kept one alone.
+    """
+
+    single: str
+    shard: str
+    index: str
+    separator: str = "."
+    ties: str = "copied"
+
+    def with_stem(self, stem: str) -> ShardNames:
+        """Return the same names with another first part.
+
+        >>> ShardNames("model.pt", "model-{index}.pt", "model.pt.index.json").with_stem("unet").shard
+        'unet-{index}.pt'
+        """
+        old = self.single.partition(".")[0]
+        single, shard, index = (
+            stem + name.removeprefix(old) for name in (self.single, self.shard, self.index)
+        )
+        return replace(self, single=single, shard=shard, index=index)
+
+
+class WriteTarget(Protocol):
+    """A temporary file that becomes the destination once everything in it is safe."""
+
+    @property
+    def path(self) -> Path:
+        """The temporary file, for libraries that open files by name. It exists and is empty."""
+        ...
+
+    def fill(self, state: FlatState, image: FileImage) -> None:
+        """Write a laid-out file: the fast way, with bounded memory, several workers and progress."""
+        ...
+
+    def blocks(self, state: FlatState, key: Key) -> Iterator[Array]:
+        """Yield a tensor's values in row-major order, flat, a bounded block at a time."""
+        ...
+
+
+@runtime_checkable
+class Format(Protocol):
+    """A file format for one file of tensors."""
+
+    name: str
+    """Short name, e.g. ``"safetensors"``."""
+    extensions: tuple[str, ...]
+    """Suffixes of new files, the usual one first."""
+    layout: str | None
+    """The layout its files are in when they do not say so; None if they always do."""
+    capabilities: Capabilities
+    names: ShardNames | None
+    """Usual names in a folder; None if it has none."""
+
+    def sniff(self, file: SourceFile) -> bool:
+        """Tell from the content whether the file is of this format, damaged or not; never raise for that."""
+        ...
+
+    def open(self, file: SourceFile) -> FlatState:
+        """Open a file. The state's `close` must close ``file``; on an error the caller does."""
+        ...
+
+    def write(self, state: FlatState, target: WriteTarget) -> None:
+        """Write a whole state. Must refuse what it cannot store before writing any byte."""
+        ...

@@ -1,0 +1,48 @@
+"""Where each tensor's bytes go in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from bridge_core.state import Key
+
+__all__ = ["Extent", "FileImage"]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Where a run of a tensor's row-major bytes stands in a file.
+
+    Args:
+        start: First byte within the tensor.
+        nbytes: Length of the run.
+        offset: Position in the file.
+    """
+
+    start: int
+    nbytes: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class FileImage:
+    """A file laid out before any tensor is read: headers, and places for the tensors' bytes.
+
+    Args:
+        size: Bytes of the whole file.
+        segments: ``(offset, bytes)`` of everything that is no tensor and known beforehand.
+        slots: Key -> extents, together the tensor's little-endian row-major bytes. Keys of the state
+            that are missing here share the slot of another key and are not written again.
+        seeds: Key -> CRC-32 of bytes that stand before the tensor in the same checksum.
+        finish: Given the CRC-32 of each slot's key (seed included), returns the last
+            ``(offset, bytes)``; None where the format keeps no checksum.
+        pack: Elements a byte for keys whose dtype the format packs; they are written packed.
+    """
+
+    size: int
+    segments: tuple[tuple[int, bytes], ...]
+    slots: Mapping[Key, tuple[Extent, ...]]
+    seeds: Mapping[Key, int] = field(default_factory=dict)
+    finish: Callable[[Mapping[Key, int]], Iterable[tuple[int, bytes]]] | None = None
+    pack: Mapping[Key, int] = field(default_factory=dict)

@@ -1,0 +1,48 @@
+"""Files that hold no weights, told by their first bytes."""
+
+from __future__ import annotations
+
+from bridge_core.io import SourceFile
+
+FOREIGN: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"version https://git-lfs", "a git-lfs pointer; fetch the file itself with 'git lfs pull'"),
+    (0, b"GGUF", "a GGUF file, which no installed format reads"),
+    (
+        0,
+        b"\x89HDF\r\n\x1a\n",
+        "an HDF5 file; 'pip install ckptbridge-hdf5' adds a format for these",
+    ),
+    (0, b"\x93NUMPY", "a single numpy array (.npy)"),
+    (0, b"\x1f\x8b", "a gzip file; decompress it first"),
+    (0, b"BZh", "a bzip2 file; decompress it first"),
+    (0, b"\xfd7zXZ\0", "an xz file; decompress it first"),
+    (0, b"\x28\xb5\x2f\xfd", "a zstd file; decompress it first"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it first"),
+    (0, b"PAR1", "a Parquet file"),
+    (4, b"TFL3", "a TensorFlow Lite model"),
+    (0, b"{", "JSON text, not weights"),
+)
+
+CONTAINERS: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"PK\x03\x04", "a zip archive without weights that an installed format knows"),
+    (257, b"ustar", "a tar archive; unpack it first"),
+    (0, b"\x80", "a pickle; load it where it comes from, and save its weights alone"),
+)
+"""Looked for last: a format whose extension the file has can say more about them."""
+
+_TABLE_END = bytes.fromhex("57fb808b247547db")
+"""Ends the ``.index`` file of a TensorFlow checkpoint."""
+
+
+def describe_foreign(file: SourceFile, heads: tuple[tuple[int, bytes, str], ...]) -> str | None:
+    """Return what a file that no format claims looks like, or None."""
+    head = file.read(0, min(512, file.size))
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "a web page (HTML or XML), not weights; the download went wrong, or needs a login"
+    if file.size >= 8 and file.read(file.size - 8, 8) == _TABLE_END:
+        return "the index of a TensorFlow checkpoint, which no installed format reads"
+    for offset, magic, what in heads:
+        if head[offset:].startswith(magic):
+            return what
+    return None

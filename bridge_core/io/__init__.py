@@ -1,0 +1,33 @@
+"""Bytes of files, safely: read by position, check, replace whole."""
+
+from typing import TYPE_CHECKING
+
+from bridge_core.lazy import exports
+
+if TYPE_CHECKING:
+    from bridge_core.io.atomic_write import read_all as read_all
+    from bridge_core.io.atomic_write import replacing_file as replacing_file
+    from bridge_core.io.atomic_write import replacing_folder as replacing_folder
+    from bridge_core.io.atomic_write import write_all as write_all
+    from bridge_core.io.checksummed import CheckedBlocks as CheckedBlocks
+    from bridge_core.io.checksummed import CheckedRange as CheckedRange
+    from bridge_core.io.checksummed import CheckedSource as CheckedSource
+    from bridge_core.io.crc32 import crc32_combine as crc32_combine
+    from bridge_core.io.source_file import SourceFile as SourceFile
+    from bridge_core.io.source_file import is_plain_name as is_plain_name
+    from bridge_core.io.source_file import open_listed as open_listed
+    from bridge_core.io.strict_json import parse_json as parse_json
+    from bridge_core.io.syscalls import allocate as allocate
+    from bridge_core.io.syscalls import start_writeback as start_writeback
+else:
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "atomic_write": "read_all replacing_file replacing_folder write_all",
+            "checksummed": "CheckedBlocks CheckedRange CheckedSource",
+            "crc32": "crc32_combine",
+            "source_file": "SourceFile is_plain_name open_listed",
+            "strict_json": "parse_json",
+            "syscalls": "allocate start_writeback",
+        },
+    )

@@ -1,0 +1,58 @@
+"""A parser for untrusted JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from bridge_core.errors import KeyConflict, MalformedFile
+
+__all__ = ["parse_json"]
+
+
+def parse_json(
+    text: str | bytes, *, path: str, what: str, shrink: Callable[[dict[str, Any]], Any] | None = None
+) -> dict[str, Any]:
+    """Parse a JSON object from an untrusted file.
+
+    Args:
+        text: The text, or its UTF-8 bytes.
+        path: The file, for errors.
+        what: What the text is, for errors.
+        shrink: Called with each object as it is parsed, innermost first; its result stands in the
+            object's place, so that a long text needs little memory.
+
+    Raises:
+        MalformedFile: Not UTF-8, not JSON, not an object, NaN or Infinity, or too deep.
+        KeyConflict: An object holds a name twice.
+    """
+
+    def no_duplicates(pairs: list[tuple[str, Any]]) -> Any:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            seen: set[str] = set()
+            for name, _ in pairs:
+                if name in seen:
+                    raise _DuplicateName(name)
+                seen.add(name)
+        return result if shrink is None else shrink(result)
+
+    def no_constants(name: str) -> Any:
+        raise ValueError(f"{name} is no JSON number")
+
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8")
+        document = json.loads(text, object_pairs_hook=no_duplicates, parse_constant=no_constants)
+    except _DuplicateName as err:
+        raise KeyConflict(f"{what} names {err.args[0]!r} twice.", path=path) from None
+    except (ValueError, RecursionError) as err:
+        raise MalformedFile(f"{what} is not valid JSON: {err}.", path=path) from err
+    if not isinstance(document, dict):
+        raise MalformedFile(f"{what} is a JSON {type(document).__name__}, not an object.", path=path)
+    return document
+
+
+class _DuplicateName(Exception):
+    """Carries a duplicate out of the JSON parser."""

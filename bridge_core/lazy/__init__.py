@@ -1,0 +1,42 @@
+"""Packages whose names load their modules on first use (PEP 562)."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+__all__ = ["exports"]
+
+
+def exports(
+    package: str, homes: Mapping[str, str], moved: Mapping[str, str] | None = None
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """Return ``__getattr__``, ``__dir__`` and ``__all__`` of a package.
+
+    Args:
+        package: Name of the package.
+        homes: Module -> the names that it provides, separated by spaces. A module is relative to the package
+            unless it has a dot.
+        moved: Deprecated name -> ``"package:name"`` of what it means now. Using one warns.
+    """
+    home_of = {name: module for module, names in homes.items() for name in names.split()}
+    namespace = sys.modules[package].__dict__
+
+    def load(name: str) -> Any:
+        module = home_of.get(name)
+        if module is not None:
+            loaded = import_module(module if "." in module else f"{package}.{module}")
+            value = namespace[name] = getattr(loaded, name)
+            return value
+        if moved and name in moved:
+            module, _, new = moved[name].partition(":")
+            warnings.warn(
+                f"{package}.{name} is deprecated; use {module}.{new}.", DeprecationWarning, stacklevel=2
+            )
+            return getattr(import_module(module), new)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return load, lambda: sorted({*namespace, *home_of}), sorted(home_of, key=str.lower)

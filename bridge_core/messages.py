@@ -1,0 +1,83 @@
+"""Text for messages: fold names, list the first of many, suggest the nearest."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+__all__ = ["count", "fold_names", "folded", "listed", "nearest"]
+
+_FOLDED = re.compile(r"(?<![0-9])[0-9]{1,9}(?![0-9])")
+
+
+def fold_names(names: Iterable[str]) -> list[tuple[str, int]]:
+    """Fold names that differ in their numbers alone, for reports.
+
+    Returns:
+        ``(folded name, how many it stands for)``, in order of first appearance.
+
+    >>> fold_names(["h.0.w", "h.1.w", "h.2.w", "out"])
+    [('h.{0..2}.w', 3), ('out', 1)]
+    """
+    groups: dict[tuple[tuple[str, ...], tuple[int, ...]], list[tuple[int, ...]]] = {}
+    for name in names:
+        numbers = _FOLDED.findall(name)
+        padded = tuple(len(n) if n[0] == "0" and n != "0" else 0 for n in numbers)
+        between = tuple(_FOLDED.split(name))
+        groups.setdefault((between, padded), []).append(tuple(map(int, numbers)))
+    texts_of = []
+    for (between, padded), rows in groups.items():
+        texts = [
+            _numbers_text(sorted(set(c)), w) for c, w in zip(zip(*rows, strict=True), padded, strict=True)
+        ]
+        text = "".join(part for pair in zip(between, [*texts, ""], strict=True) for part in pair)
+        texts_of.append((text, len(rows)))
+    return texts_of
+
+
+def _numbers_text(values: list[int], width: int) -> str:
+    texts = [str(value).zfill(width) for value in values]
+    if len(values) == 1:
+        return texts[0]
+    if values[-1] - values[0] == len(values) - 1:
+        return f"{{{texts[0]}..{texts[-1]}}}"
+    return "{" + ",".join([*texts[:6], "..."] if len(values) > 6 else texts) + "}"
+
+
+def listed(names: Iterable[str], limit: int = 8) -> str:
+    """Return names folded and joined; of many only the first, and how many more there are.
+
+    >>> listed(["h.0.w", "h.1.w", "out"])
+    'h.{0..1}.w (x2), out'
+    """
+    texts = folded(names)
+    more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
+    return ", ".join(texts[:limit]) + more
+
+
+def folded(names: Iterable[str]) -> list[str]:
+    """Return names folded, each with how many it stands for."""
+    return [text + (f" (x{count})" if count > 1 else "") for text, count in fold_names(names)]
+
+
+def count(number: int, what: str) -> str:
+    """Return a number with its noun, in the plural where that is due.
+
+    >>> count(2, "step")
+    '2 steps'
+    """
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return what to tell about an unknown name: the nearest known one, or all.
+
+    >>> nearest("unpadd", ["pad", "unpad"])
+    "Did you mean 'unpad'?"
+    """
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    if near:
+        return f"Did you mean {near[0]!r}?"
+    return f"Known are: {', '.join(names)}." if names else "There is none."

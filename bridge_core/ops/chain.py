@@ -1,0 +1,264 @@
+"""Chains of ops: lazily over tensors, backwards, and in their shortest form."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from bridge_core.errors import PlanError
+from bridge_core.ops.base import Arrays, Op, Pull, Specs
+from bridge_core.ops.elementwise import Cast
+from bridge_core.ops.select import Order, Pick, Same
+from bridge_core.ops.shape import Flip, Permute, Reshape
+from bridge_core.state import Array, Region, Tensor, TensorSpec
+
+T = TypeVar("T")
+
+__all__ = ["Lanes", "OpTensor", "chain_specs", "chain_tensors", "inverse_chain", "simplify_chain"]
+
+
+@dataclass(frozen=True)
+class Lanes(Op):
+    """Apply chains side by side, each to its own run of the tensors.
+
+    Args:
+        chains: The chains.
+        counts: How many tensors each takes, in order; one each where nothing is said.
+    """
+
+    chains: tuple[tuple[Op, ...], ...]
+    counts: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check."""
+        if self.counts and len(self.counts) != len(self.chains):
+            raise PlanError(f"{len(self.chains)} chains have {len(self.counts)} counts of tensors.")
+        if self.counts == (1,) * len(self.chains):
+            object.__setattr__(self, "counts", ())
+
+    @property
+    def exact(self) -> bool:
+        """Whether every chain is exact."""
+        return all(op.exact for chain in self.chains for op in chain)
+
+    def outputs(self, inputs: int) -> int:  # noqa: D102
+        return sum(self.made())
+
+    def spec(self, specs: Specs) -> Specs:  # noqa: D102
+        return tuple(spec for run, chain in self.runs(specs) for spec in chain_specs(run, chain))
+
+    def inverse(self) -> Lanes:  # noqa: D102
+        return Lanes(tuple(inverse_chain(chain) for chain in self.chains), self.made())
+
+    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
+        lane, first, local = self._lane_of(output)
+        run = specs[first : first + self._taken()[lane]]
+        pulls = _chain_pulls(self.chains[lane], run, local, region)
+        return tuple(Pull(first + pull.input, pull.region) for pull in pulls)
+
+    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+        lane, first, local = self._lane_of(output)
+        run = specs[first : first + self._taken()[lane]]
+        return _chain_assemble(self.chains[lane], run, local, region, iter(pieces))
+
+    def runs(self, items: Sequence[T]) -> Iterator[tuple[tuple[T, ...], tuple[Op, ...]]]:
+        """Yield what each chain takes, and the chain.
+
+        Raises:
+            PlanError: There are more or fewer items than the chains take.
+        """
+        counts = self._taken()
+        if len(items) != sum(counts):
+            raise PlanError(f"{self} takes {sum(counts)} tensors, not {len(items)}.")
+        at = 0
+        for count, chain in zip(counts, self.chains, strict=True):
+            yield tuple(items[at : at + count]), chain
+            at += count
+
+    def _taken(self) -> tuple[int, ...]:
+        return self.counts or (1,) * len(self.chains)
+
+    def __str__(self) -> str:
+        """Return a short text: equal chains side by side are told once."""
+        texts = ["  ".join(map(str, chain)) or "as it is" for chain in self.chains]
+        runs = [(text, len(list(run))) for text, run in itertools.groupby(texts)]
+        return "lanes(" + ", ".join(f"{n} x [{text}]" if n > 1 else f"[{text}]" for text, n in runs) + ")"
+
+    def made(self) -> tuple[int, ...]:
+        """Return how many tensors each chain makes."""
+        made = []
+        for count, chain in zip(self._taken(), self.chains, strict=True):
+            for op in chain:
+                count = op.outputs(count)
+            made.append(count)
+        return tuple(made)
+
+    def _lane_of(self, output: int) -> tuple[int, int, int]:
+        """Return the lane of an output, the lane's first input, and the output's place in the lane."""
+        first = 0
+        for lane, (taken, made) in enumerate(zip(self._taken(), self.made(), strict=True)):
+            if output < made:
+                return lane, first, output
+            first += taken
+            output -= made
+        raise PlanError(f"{self} has no output {output}.")
+
+
+def _chain_pulls(chain: tuple[Op, ...], specs: Specs, output: int, region: Region) -> list[Pull]:
+    if not chain:
+        return [Pull(output, region)]
+    *before, op = chain
+    before_op = tuple(before)
+    inputs = chain_specs(specs, before_op)
+    return [
+        found
+        for pull in op.pull(output, region, inputs)
+        for found in _chain_pulls(before_op, specs, pull.input, pull.region)
+    ]
+
+
+def _chain_assemble(
+    chain: tuple[Op, ...], specs: Specs, output: int, region: Region, pieces: Iterator[Array]
+) -> Array:
+    if not chain:
+        return next(pieces)
+    *before, op = chain
+    before_op = tuple(before)
+    inputs = chain_specs(specs, before_op)
+    parts = tuple(
+        _chain_assemble(before_op, specs, pull.input, pull.region, pieces)
+        for pull in op.pull(output, region, inputs)
+    )
+    return op.assemble(output, region, parts, inputs)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class OpTensor:
+    """One output of an op over lazy inputs; reading a region pulls what it needs."""
+
+    op: Op
+    inputs: tuple[Tensor, ...]
+    output: int
+    spec: TensorSpec
+
+    def read(self, region: Region) -> Array:
+        """Pull and assemble."""
+        specs = tuple(tensor.spec for tensor in self.inputs)
+        pulls = self.op.pull(self.output, region, specs)
+        pieces = tuple(self.inputs[p.input].read(p.region) for p in pulls)
+        return self.op.assemble(self.output, region, pieces, specs)
+
+
+def chain_specs(specs: Specs, chain: Sequence[Op]) -> Specs:
+    """Return the specs after a chain.
+
+    Raises:
+        PlanError: An op does not fit.
+    """
+    for op in chain:
+        specs = op.spec(specs)
+    return specs
+
+
+def chain_tensors(tensors: Sequence[Tensor], chain: Sequence[Op]) -> tuple[Tensor, ...]:
+    """Return lazy tensors after a chain; an empty chain returns the same objects.
+
+    Raises:
+        PlanError: An op does not fit.
+    """
+    current = tuple(tensors)
+    for op in chain:
+        if isinstance(op, Lanes):
+            current = tuple(t for run, lane in op.runs(current) for t in chain_tensors(run, lane))
+        elif isinstance(op, Order | Pick):
+            op.spec(tuple(tensor.spec for tensor in current))
+            current = tuple(current[i] for i in op.indices)
+        else:
+            specs = op.spec(tuple(tensor.spec for tensor in current))
+            current = tuple(OpTensor(op, current, i, spec) for i, spec in enumerate(specs))
+    return current
+
+
+def inverse_chain(chain: Sequence[Op]) -> tuple[Op, ...]:
+    """Return the chain that undoes a chain."""
+    return tuple(op.inverse() for op in reversed(chain))
+
+
+def simplify_chain(chain: Sequence[Op]) -> tuple[Op, ...]:
+    """Return a shorter chain with the same result, in a canonical order.
+
+    Flips move before permutes, neighbours of one type merge, and what does nothing goes.
+
+    >>> [str(op) for op in simplify_chain((Permute((1, 0)), Flip((0,)), Flip((0,)), Permute((1, 0))))]
+    []
+    """
+    done: list[Op] = []
+    for op in chain:
+        _push(done, op)
+    return tuple(done)
+
+
+def _push(done: list[Op], op: Op) -> None:
+    last = done[-1] if done else None
+    match last, op:
+        case _, Permute(axes) if axes == tuple(range(len(axes))):
+            pass
+        case _, Reshape(source, target) if source == target:
+            pass
+        case _, Cast(source, target) if source == target:
+            pass
+        case _, Order(indices) if indices == tuple(range(len(indices))):
+            pass
+        case _, Flip(axes) if not axes:
+            pass
+        case _, Lanes(chains) if not any(chains):
+            pass
+        case _, Lanes(chains=(chain,)):
+            for inner in chain:
+                _push(done, inner)
+        case Permute(first), Permute(second):
+            done.pop()
+            _push(done, Permute(tuple(first[a] for a in second)))
+        case Permute(first), Flip(axes):
+            done.pop()
+            _push(done, Flip(tuple(sorted(first[a] for a in axes))))
+            _push(done, Permute(first))
+        case Flip(first), Flip(second):
+            done.pop()
+            _push(done, Flip(tuple(sorted(set(first) ^ set(second)))))
+        case Reshape(first, _), Reshape(_, second):
+            done.pop()
+            _push(done, Reshape(first, second))
+        case Lanes(first, ()), Lanes(second, counts) if last.outputs(0) == len(first):
+            done.pop()
+            _push(done, Lanes(_fed(first, Lanes(second, counts)), counts))
+        case Lanes(first, counts), Lanes(second, ()):
+            done.pop()
+            _push(done, Lanes(_followed(last, second), counts))
+        case Op(), _ if (
+            last is not None and last.exact and not isinstance(last, Same) and last.inverse() == op
+        ):
+            done.pop()
+        case _:
+            done.append(op)
+
+
+def _fed(first: tuple[tuple[Op, ...], ...], second: Lanes) -> tuple[tuple[Op, ...], ...]:
+    """Put one-to-one chains in front of the chains that take their tensors."""
+    return tuple(
+        simplify_chain((*run[0], *chain) if len(run) == 1 else (Lanes(run), *chain))
+        for run, chain in second.runs(first)
+    )
+
+
+def _followed(first: Lanes, second: tuple[tuple[Op, ...], ...]) -> tuple[tuple[Op, ...], ...]:
+    """Put one-to-one chains behind the chains that make their tensors."""
+    chains = []
+    at = 0
+    for chain, made in zip(first.chains, first.made(), strict=True):
+        run = second[at : at + made]
+        at += made
+        chains.append(simplify_chain((*chain, *run[0]) if made == 1 else (*chain, Lanes(run))))
+    return tuple(chains)

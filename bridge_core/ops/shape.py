@@ -1,0 +1,189 @@
+"""Moves of elements within one tensor: permute, flip, reshape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bridge_core.errors import PlanError
+from bridge_core.ops.base import Arrays, Op, Pull, Specs, only
+from bridge_core.state import Array, Region, TensorSpec, regions
+
+__all__ = ["Flip", "Permute", "Reshape", "axis_groups"]
+
+
+@dataclass(frozen=True)
+class Permute(Op):
+    """Reorder axes: output axis ``i`` is input axis ``axes[i]``."""
+
+    axes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Check."""
+        if sorted(self.axes) != list(range(len(self.axes))):
+            raise PlanError(f"{self} is no permutation.")
+
+    def spec(self, specs: Specs) -> Specs:  # noqa: D102
+        spec = only(self, specs)
+        if len(spec.shape) != len(self.axes):
+            raise PlanError(f"{self} does not fit {spec}.")
+        return (TensorSpec(tuple(spec.shape[a] for a in self.axes), spec.dtype),)
+
+    def inverse(self) -> Permute:  # noqa: D102
+        return Permute(tuple(sorted(range(len(self.axes)), key=self.axes.__getitem__)))
+
+    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
+        back = self.inverse().axes
+        return (Pull(0, tuple(region[a] for a in back)),)
+
+    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+        return pieces[0].transpose(self.axes)
+
+
+@dataclass(frozen=True)
+class Flip(Op):
+    """Reverse the named axes."""
+
+    axes: tuple[int, ...]
+
+    def spec(self, specs: Specs) -> Specs:  # noqa: D102
+        spec = only(self, specs)
+        if any(not 0 <= a < len(spec.shape) for a in self.axes):
+            raise PlanError(f"{self} does not fit {spec}.")
+        return (spec,)
+
+    def inverse(self) -> Flip:  # noqa: D102
+        return self
+
+    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
+        whole = regions.simplify(region)
+        shape = specs[0].shape
+        parts = list(whole)
+        for axis in self.axes:
+            part = whole[axis]
+            if part.start < part.stop:
+                parts[axis] = slice(shape[axis] - part.stop, shape[axis] - part.start, part.step)
+        return (Pull(0, tuple(parts)),)
+
+    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+        reverse = slice(None, None, -1)
+        flipped: Array = pieces[0][
+            tuple(reverse if a in self.axes else slice(None) for a in range(len(region)))
+        ]
+        return flipped
+
+
+@dataclass(frozen=True)
+class Reshape(Op):
+    """Give the same row-major elements another shape."""
+
+    source: tuple[int, ...]
+    target: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Check."""
+        if regions.size(self.source) != regions.size(self.target):
+            raise PlanError(f"{self} changes the number of elements.")
+
+    def spec(self, specs: Specs) -> Specs:  # noqa: D102
+        spec = only(self, specs)
+        if spec.shape != self.source:
+            raise PlanError(f"{self} does not fit {spec}.")
+        return (TensorSpec(self.target, spec.dtype),)
+
+    def inverse(self) -> Reshape:  # noqa: D102
+        return Reshape(self.target, self.source)
+
+    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
+        if 0 in self.source:
+            return (Pull(0, regions.full(self.source)),)
+        parts: list[slice] = []
+        for source, target in axis_groups(self.source, self.target):
+            shape = self.source[source]
+            if self.target[target] == shape:
+                parts.extend(region[target])
+            else:
+                lead, rows = _rows(shape, self.target[target], region[target])
+                parts.extend(slice(0, 1, 1) for _ in range(lead))
+                parts.extend((rows,) if shape else ())
+                parts.extend(regions.full(shape[lead + 1 :]))
+        return (Pull(0, tuple(parts)),)
+
+    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+        result = pieces[0]
+        if 0 in self.source:
+            return result.reshape(self.target)[region]
+        axis = 0
+        for source, target in axis_groups(self.source, self.target):
+            shape, wanted = self.source[source], region[target]
+            width = len(shape)
+            if self.target[target] == shape:
+                axis += width
+                continue
+            lead, rows = _rows(shape, self.target[target], wanted)
+            before, after = result.shape[:axis], result.shape[axis + width :]
+            flat = result.reshape((*before, regions.size(result.shape[axis : axis + width]), *after))
+            offset = rows.start * regions.size(shape[lead + 1 :])
+            picked = regions.region_shape(wanted)
+            first, last = _span(self.target[target], wanted)
+            if last - first == regions.size(picked):
+                flat = flat[(slice(None),) * axis + (slice(first - offset, last - offset),)]
+            else:
+                index = _flat_index(self.target[target], wanted) - offset
+                flat = np.take(flat, index.reshape(-1), axis=axis)
+            result = flat.reshape((*before, *picked, *after))
+            axis += len(wanted)
+        return result
+
+
+def axis_groups(source: tuple[int, ...], target: tuple[int, ...]) -> list[tuple[slice, slice]]:
+    """Cut both shapes into the shortest runs of axes with equal products; no size is zero."""
+    groups: list[tuple[slice, slice]] = []
+    i = j = 0
+    while i < len(source) or j < len(target):
+        start_i, start_j = i, j
+        left = right = 1
+        if i < len(source):
+            left, i = source[i], i + 1
+        if j < len(target):
+            right, j = target[j], j + 1
+        while left != right:
+            if left < right:
+                left, i = left * source[i], i + 1
+            else:
+                right, j = right * target[j], j + 1
+        groups.append((slice(start_i, i), slice(start_j, j)))
+    return groups
+
+
+def _rows(source: tuple[int, ...], target: tuple[int, ...], wanted: Region) -> tuple[int, slice]:
+    """Return the axis of the source group to cut, and the part of it that holds every wanted element.
+
+    Axes before the returned one have size one; a group without axes stands for one element.
+    """
+    lead = next((i for i, n in enumerate(source) if n > 1), max(0, len(source) - 1))
+    if any(s.start >= s.stop for s in wanted) or not source:
+        return lead, slice(0, 0, 1) if source else slice(0, 1, 1)
+    first, last = _span(target, wanted)
+    inner = regions.size(source[lead + 1 :])
+    return lead, slice(first // inner, (last - 1) // inner + 1, 1)
+
+
+def _span(shape: tuple[int, ...], wanted: Region) -> tuple[int, int]:
+    """Return the first flat position of a region, and one past the last."""
+    if any(s.start >= s.stop for s in wanted):
+        return 0, 0
+    strides = [regions.size(shape[i + 1 :]) for i in range(len(shape))]
+    parts = regions.simplify(wanted)
+    first = sum(s.start * n for s, n in zip(parts, strides, strict=True))
+    last = sum((s.stop - 1) * n for s, n in zip(parts, strides, strict=True))
+    return first, last + 1
+
+
+def _flat_index(shape: tuple[int, ...], wanted: Region) -> Array:
+    index: Array = np.zeros((), np.int64)
+    for axis, part in enumerate(wanted):
+        stride = regions.size(shape[axis + 1 :])
+        index = np.add.outer(index, np.arange(part.start, part.stop, part.step) * stride)
+    return index

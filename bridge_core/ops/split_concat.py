@@ -1,0 +1,175 @@
+"""Moves between one tensor and several: split and concatenate, unstack and stack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bridge_core.errors import PlanError
+from bridge_core.ops.base import Arrays, Op, Pull, Specs, only
+from bridge_core.state import Array, Region, TensorSpec, regions
+
+__all__ = ["Concat", "Split", "Stack", "Unstack"]
+
+
+@dataclass(frozen=True)
+class Split(Op):
+    """Cut one tensor along an axis into parts of the given sizes."""
+
+    axis: int
+    sizes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Check."""
+        if not self.sizes or any(n < 0 for n in self.sizes):
+            raise PlanError(f"{self} needs sizes of one or more parts, none of them negative.")
+
+    def spec(self, specs: Specs) -> Specs:  # noqa: D102
+        spec = only(self, specs)
+        if not 0 <= self.axis < len(spec.shape) or spec.shape[self.axis] != sum(self.sizes):
+            raise PlanError(f"{self} does not fit {spec}: the sizes add up to {sum(self.sizes)}.")
+        return tuple(
+            TensorSpec((*spec.shape[: self.axis], n, *spec.shape[self.axis + 1 :]), spec.dtype)
+            for n in self.sizes
+        )
+
+    def outputs(self, inputs: int) -> int:  # noqa: D102
+        return len(self.sizes)
+
+    def inverse(self) -> Concat:  # noqa: D102
+        return Concat(self.axis, self.sizes)
+
+    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
+        moved = regions.shift(region[self.axis], sum(self.sizes[:output]))
+        return (Pull(0, (*region[: self.axis], moved, *region[self.axis + 1 :])),)
+
+    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+        return pieces[0]
+
+
+@dataclass(frozen=True)
+class Concat(Op):
+    """Join tensors along an axis; their sizes there are part of the op, so that it can be undone."""
+
+    axis: int
+    sizes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Check."""
+        if not self.sizes or any(n < 0 for n in self.sizes):
+            raise PlanError(f"{self} needs sizes of one or more parts, none of them negative.")
+
+    def spec(self, specs: Specs) -> Specs:  # noqa: D102
+        if len(specs) != len(self.sizes) or not specs:
+            raise PlanError(f"{self} takes {len(self.sizes)} tensors, not {len(specs)}.")
+        first = specs[0]
+        for spec, n in zip(specs, self.sizes, strict=True):
+            wanted = (*first.shape[: self.axis], n, *first.shape[self.axis + 1 :])
+            if not 0 <= self.axis < len(first.shape) or spec != TensorSpec(wanted, first.dtype):
+                raise PlanError(f"{self} does not fit {', '.join(map(str, specs))}.")
+        joined = (*first.shape[: self.axis], sum(self.sizes), *first.shape[self.axis + 1 :])
+        return (TensorSpec(joined, first.dtype),)
+
+    def outputs(self, inputs: int) -> int:  # noqa: D102
+        return 1
+
+    def inverse(self) -> Split:  # noqa: D102
+        return Split(self.axis, self.sizes)
+
+    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
+        pulls = []
+        offset = 0
+        for i, n in enumerate(self.sizes):
+            part = _overlap(region[self.axis], offset, n)
+            if part is not None:
+                pulls.append(Pull(i, (*region[: self.axis], part, *region[self.axis + 1 :])))
+            offset += n
+        return tuple(pulls)
+
+    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+        if not pieces:
+            return np.empty(regions.region_shape(region), specs[0].dtype)
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, self.axis)
+
+
+def _overlap(part: slice, offset: int, n: int) -> slice | None:
+    """Return the part's elements within [offset, offset + n), counted from offset."""
+    start = part.start
+    if start < offset:
+        start += -((start - offset) // part.step) * part.step
+    stop = min(part.stop, offset + n)
+    return slice(start - offset, stop - offset, part.step) if start < stop else None
+
+
+@dataclass(frozen=True)
+class Stack(Op):
+    """Join ``count`` tensors of one shape along a new axis."""
+
+    axis: int
+    count: int
+
+    def __post_init__(self) -> None:
+        """Check."""
+        if self.count < 1:
+            raise PlanError(f"{self} cannot be undone; there must be one tensor or more.")
+
+    def spec(self, specs: Specs) -> Specs:  # noqa: D102
+        if len(specs) != self.count or not specs:
+            raise PlanError(f"{self} takes {self.count} tensors, not {len(specs)}.")
+        first = specs[0]
+        if any(spec != first for spec in specs) or not 0 <= self.axis <= len(first.shape):
+            raise PlanError(f"{self} does not fit {', '.join(map(str, specs))}.")
+        shape = (*first.shape[: self.axis], self.count, *first.shape[self.axis :])
+        return (TensorSpec(shape, first.dtype),)
+
+    def outputs(self, inputs: int) -> int:  # noqa: D102
+        return 1
+
+    def inverse(self) -> Unstack:  # noqa: D102
+        return Unstack(self.axis, self.count)
+
+    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
+        rest = (*region[: self.axis], *region[self.axis + 1 :])
+        part = region[self.axis]
+        return tuple(Pull(i, rest) for i in range(part.start, part.stop, part.step))
+
+    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+        if not pieces:
+            return np.empty(regions.region_shape(region), specs[0].dtype)
+        if len(pieces) == 1:
+            return np.expand_dims(pieces[0], self.axis)
+        return np.stack(pieces, self.axis)
+
+
+@dataclass(frozen=True)
+class Unstack(Op):
+    """Cut one tensor along an axis into tensors without that axis."""
+
+    axis: int
+    count: int
+
+    def __post_init__(self) -> None:
+        """Check."""
+        if self.count < 1:
+            raise PlanError(f"{self} cannot be undone; there must be one tensor or more.")
+
+    def spec(self, specs: Specs) -> Specs:  # noqa: D102
+        spec = only(self, specs)
+        if not 0 <= self.axis < len(spec.shape) or spec.shape[self.axis] != self.count:
+            raise PlanError(f"{self} does not fit {spec}.")
+        shape = (*spec.shape[: self.axis], *spec.shape[self.axis + 1 :])
+        return (TensorSpec(shape, spec.dtype),) * self.count
+
+    def outputs(self, inputs: int) -> int:  # noqa: D102
+        return self.count
+
+    def inverse(self) -> Stack:  # noqa: D102
+        return Stack(self.axis, self.count)
+
+    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
+        only = slice(output, output + 1, 1)
+        return (Pull(0, (*region[: self.axis], only, *region[self.axis :])),)
+
+    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+        return pieces[0].reshape(regions.region_shape(region))

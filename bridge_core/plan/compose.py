@@ -1,0 +1,122 @@
+"""Joining the steps of two plans into the steps of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from bridge_core.ops import Lanes, Op, Order, Pick, simplify_chain
+from bridge_core.plan.step import Dropped, Step
+from bridge_core.state import Key, join_key
+
+__all__ = ["join_keeps", "join_steps", "traced"]
+
+
+def join_steps(first: Sequence[Step], second: Sequence[Step]) -> tuple[Step, ...]:
+    """Return steps that do what the first and then the second do, with op chains simplified.
+
+    Steps that share a key between them become one step, so one that cuts a tensor and several that join the
+    parts with others end as one step over all of their tensors.
+    """
+    makers = {key: step for step in first for key in step.targets}
+    shared = _shared(first, second, makers)
+    steps = [step for step in first if not step.targets]
+    done: set[int] = set()
+    for step in second:
+        if not step.sources:
+            steps.append(step)
+            continue
+        group = shared.get(id(makers[step.sources[0]]))
+        if group is None:
+            steps.append(_single(makers[step.sources[0]], step))
+        elif id(group) not in done:
+            done.add(id(group))
+            steps.append(_several(*group))
+    return tuple(steps)
+
+
+def join_keeps(first: Sequence[Step], second: Sequence[Step]) -> tuple[Step, ...]:
+    """Return what the second plan keeps, in terms of the first plan's sources."""
+    makers = {key: step for step in first for key in step.targets}
+    joined = []
+    for step in second:
+        maker = makers[step.sources[0]]
+        at = maker.targets.index(step.sources[0])
+        chosen = () if len(maker.targets) == 1 else (Pick((at,), len(maker.targets)),)
+        ops = simplify_chain((*maker.ops, *chosen, *step.ops))
+        joined.append(replace(step, sources=maker.sources, ops=ops))
+    return tuple(joined)
+
+
+def traced(dropped: Dropped, origin: Mapping[Key, Key]) -> Dropped:
+    """Return a key that the second plan drops, by its name in the first plan's source."""
+    key = origin.get(dropped.key, dropped.key)
+    if dropped.tied_to is None:
+        return replace(dropped, key=key)
+    keeper = origin.get(dropped.tied_to, dropped.tied_to)
+    return Dropped(key, f"tied to {join_key(keeper)}", keeper)
+
+
+Group = tuple[list[Step], list[Step]]
+
+
+def _shared(first: Iterable[Step], second: Iterable[Step], makers: Mapping[Key, Step]) -> dict[int, Group]:
+    """Return, for each first step that is not simply followed by one step of one tensor, its group."""
+    group_of: dict[int, Group] = {}
+    for step in second:
+        sources = list({id(makers[key]): makers[key] for key in step.sources}.values())
+        if not sources or (len(step.sources) == 1 and len(sources[0].targets) == 1):
+            continue
+        found = {id(group_of[id(m)]): group_of[id(m)] for m in sources if id(m) in group_of}
+        merged: Group = ([], [])
+        for before, after in found.values():
+            merged[0].extend(before)
+            merged[1].extend(after)
+        merged[0].extend(maker for maker in sources if id(maker) not in group_of)
+        merged[1].append(step)
+        for maker in merged[0]:
+            group_of[id(maker)] = merged
+    place = {id(step): i for i, step in enumerate((*first, *second))}
+    for group in {id(group): group for group in group_of.values()}.values():
+        for part in group:
+            part.sort(key=lambda step: place[id(step)])
+    return group_of
+
+
+def _single(first: Step, second: Step) -> Step:
+    # Each chain is in its shortest form by itself.
+    both = first.ops and second.ops
+    ops = simplify_chain((*first.ops, *second.ops)) if both else first.ops or second.ops
+    return _named(first, second, first.sources, second.targets, ops)
+
+
+def _several(first: list[Step], second: list[Step]) -> Step:
+    made = [key for step in first for key in step.targets]
+    wanted = [key for step in second for key in step.sources]
+    places = {key: i for i, key in enumerate(made)}
+    indices = tuple(places[key] for key in wanted)
+    chosen: Op = Order(indices) if len(indices) == len(made) else Pick(indices, len(made))
+    ops = (
+        Lanes(tuple(s.ops for s in first), tuple(len(s.sources) for s in first)),
+        chosen,
+        Lanes(tuple(s.ops for s in second), tuple(len(s.sources) for s in second)),
+    )
+    sources = tuple(key for step in first for key in step.sources)
+    targets = tuple(key for step in second for key in step.targets)
+    return _named(first[0], second[0], sources, targets, simplify_chain(ops))
+
+
+def _named(
+    first: Step, second: Step, sources: tuple[Key, ...], targets: tuple[Key, ...], ops: tuple[Op, ...]
+) -> Step:
+    # A parameter was known for one before, unless the target's template had to settle it.
+    as_named = second.kind == "parameter" and second.evidence != "rule" and first.evidence != "undecided"
+    return Step(
+        sources,
+        targets,
+        ops,
+        second.kind,
+        first.evidence if as_named else second.evidence,
+        second.residual or first.residual,
+        ", ".join(dict.fromkeys(rule for rule in (first.rule, second.rule) if rule)),
+    )

@@ -1,0 +1,88 @@
+"""What a plan is made of: steps, keys that are left out, and pairs that do not fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bridge_core.ops import Op, inverse_chain
+from bridge_core.state import Key, TensorSpec, join_key
+
+__all__ = ["Dropped", "Mismatch", "Step"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One move of a plan.
+
+    Args:
+        sources: Keys it takes.
+        targets: Keys it makes.
+        ops: What happens between.
+        kind: The layer kind, ``parameter``, or ``undecided``.
+        evidence: What decided that: rule, module, template, metadata, structure, guess; ``name`` for
+            leaves that go as they are.
+        residual: For a tensor that one side has no place for, or that is no longer told apart there: the
+            neutral key under which the metadata keeps it.
+        rule: Where the rule stands that made it; empty if none did.
+    """
+
+    sources: tuple[Key, ...]
+    targets: tuple[Key, ...]
+    ops: tuple[Op, ...] = ()
+    kind: str = "parameter"
+    evidence: str = "name"
+    residual: Key | None = None
+    rule: str = ""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the sources can be restored bit for bit."""
+        return self.residual is not None or all(op.exact for op in self.ops)
+
+    def inverse(self) -> Step:
+        """Return the step that undoes this one."""
+        return replace(self, sources=self.targets, targets=self.sources, ops=inverse_chain(self.ops))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the step as plain data."""
+        return {
+            "sources": [join_key(key) for key in self.sources],
+            "targets": [join_key(key) for key in self.targets],
+            "ops": [op.to_json() for op in self.ops],
+            "kind": self.kind,
+            "evidence": self.evidence,
+            "exact": self.exact,
+            **({"rule": self.rule} if self.rule else {}),
+        }
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A source key that is left out, and why.
+
+    Args:
+        key: The source key.
+        reason: One phrase.
+        tied_to: The source key whose values it shares, if that is the reason.
+        kept: Whether the target's metadata keeps the values.
+    """
+
+    key: Key
+    reason: str
+    tied_to: Key | None = None
+    kept: bool = False
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A source and a target tensor that belong together and do not fit."""
+
+    source: Key
+    target: Key
+    found: TensorSpec
+    expected: TensorSpec
+
+    def __str__(self) -> str:
+        """Return one line."""
+        return f"{join_key(self.source)}: {self.found} does not fit {join_key(self.target)}: {self.expected}"

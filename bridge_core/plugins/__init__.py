@@ -1,0 +1,25 @@
+"""What a plugin can provide, and the registry of it."""
+
+from typing import TYPE_CHECKING
+
+from bridge_core.lazy import exports
+
+if TYPE_CHECKING:
+    from bridge_core.plugins.framework import Framework as Framework
+    from bridge_core.plugins.framework import Relocating as Relocating
+    from bridge_core.plugins.hookspecs import hookimpl as hookimpl
+    from bridge_core.plugins.library import Checkpoint as Checkpoint
+    from bridge_core.plugins.library import Guidance as Guidance
+    from bridge_core.plugins.library import Library as Library
+    from bridge_core.plugins.registry import Registry as Registry
+    from bridge_core.plugins.registry import default_registry as default_registry
+else:
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "framework": "Framework Relocating",
+            "hookspecs": "hookimpl",
+            "library": "Checkpoint Guidance Library",
+            "registry": "Registry default_registry",
+        },
+    )

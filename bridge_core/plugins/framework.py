@@ -1,0 +1,63 @@
+"""What a framework adapter must offer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from bridge_core.state import FlatState, Key, TensorSpec
+
+__all__ = ["Framework", "Relocating"]
+
+
+@runtime_checkable
+class Framework(Protocol):
+    """An adapter between a framework's live objects and flat states in that framework's layout."""
+
+    name: str
+    """Also the name of its layout, e.g. ``"torch"``."""
+    collections: Mapping[str, tuple[str, ...]]
+    """Heads of keys, e.g. ``{"params": (), "batch_stats": ("mean", "var")}``: which roles stand under
+    which; the first is the default. Empty if keys have no heads."""
+    default_format: str
+    """Format of a destination that does not say which."""
+
+    def owns(self, names: Mapping[Key, TensorSpec]) -> bool:
+        """Tell from names alone whether a state looks like this framework's."""
+        ...
+
+    def accepts(self, value: Any) -> bool:
+        """Tell whether a live object is this framework's; must not import the framework."""
+        ...
+
+    def state(self, value: Any) -> FlatState:
+        """Return a live object's tensors (shapes alone where it is abstract), with module types in
+        the metadata. The object is not changed and its tensors are not copied where possible."""
+        ...
+
+    def build(self, state: FlatState, like: Any) -> Any:
+        """Return live tensors in the structure of ``like`` (None: the framework's plain tree)."""
+        ...
+
+
+@runtime_checkable
+class Relocating(Protocol):
+    """A framework adapter some of whose leaves stand apart from the layer that they belong to."""
+
+    def place(self, key: Key, present: Collection[Key]) -> tuple[Key, str] | None:
+        """Return the layer path and leaf name of such a leaf, or None for one that stands where it belongs.
+
+        Args:
+            key: A key without its collection head.
+            present: Every key of the state, without heads.
+        """
+        ...
+
+    def spell(self, path: Key, leaf: str) -> Key | None:
+        """Return the key of a leaf that `place` gave, or None for one that stands where it belongs.
+
+        Args:
+            path: The layer's path.
+            leaf: Its leaf name.
+        """
+        ...

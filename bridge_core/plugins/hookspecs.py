@@ -1,0 +1,182 @@
+"""The hooks: everything a plugin can add. Each docstring holds a whole plugin to copy.
+
+A plugin is a module or object with functions marked by `hookimpl`, named in the entry-point group
+``ckptbridge``. Hooks take nothing and return frozen values.
+"""
+
+# mypy: disable-error-code="empty-body"
+# A hook's specification is its signature and its docstring; pluggy never calls it.
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pluggy
+
+from bridge_core.formats import Format
+from bridge_core.layers import LayerKind, LayerTransform
+from bridge_core.plugins.framework import Framework
+from bridge_core.plugins.library import Library
+
+__all__ = ["ENTRY_POINT_GROUP", "hookimpl", "hookspec"]
+
+ENTRY_POINT_GROUP = "ckptbridge"
+
+hookspec = pluggy.HookspecMarker("ckptbridge")
+hookimpl = pluggy.HookimplMarker("ckptbridge")
+
+
+@hookspec
+def bridge_formats() -> Iterable[Format]:
+    '''Return file formats.
+
+    A whole plugin, ``ckptbridge_raw.py``, for files that hold one float32 vector::
+
+        import numpy as np
+        from bridge_core import (
+            Capabilities, FileTensor, FlatState, TensorSpec, UnsupportedFeature, hookimpl
+        )
+
+        class RawFormat:
+            """One float32 vector, nothing else."""
+
+            name = "raw"
+            extensions = (".raw",)
+            layout = "neutral"
+            names = None
+            capabilities = Capabilities(
+                lazy=True, sliceable=True, streaming_write=True,
+                dtypes=frozenset({"float32"}), metadata=False,
+            )
+
+            def sniff(self, file):
+                return file.path.suffix == ".raw"
+
+            def open(self, file):
+                spec = TensorSpec((file.size // 4,), np.dtype("float32"))
+                return FlatState(
+                    {("vector",): FileTensor(file, 0, spec)}, layout="neutral", close=file.close
+                )
+
+            def write(self, state, target):
+                if list(state) != [("vector",)]:
+                    raise UnsupportedFeature("raw files hold one tensor, named 'vector'.")
+                with target.path.open("wb") as out:
+                    for block in target.blocks(state, ("vector",)):
+                        out.write(block.astype("<f4").tobytes())
+
+        @hookimpl
+        def bridge_formats():
+            return [RawFormat()]
+
+    with, in its ``pyproject.toml``::
+
+        [project.entry-points.ckptbridge]
+        raw = "ckptbridge_raw"
+    '''
+
+
+@hookspec
+def bridge_frameworks() -> Iterable[Framework]:
+    '''Return framework adapters.
+
+    A whole plugin, for plain dictionaries of numpy arrays in torch's naming::
+
+        import numpy as np
+        from bridge_core import FlatState, hookimpl
+
+        class NumpyDicts:
+            """``{"a.weight": array}`` dictionaries."""
+
+            name = "numpy"
+            collections = {}
+            default_format = "npz"
+
+            def owns(self, names):
+                return False
+
+            def accepts(self, value):
+                return isinstance(value, dict) and all(
+                    isinstance(v, np.ndarray) for v in value.values()
+                )
+
+            def state(self, value):
+                return FlatState(value, layout="numpy")
+
+            def build(self, state, like):
+                return {".".join(key): array for key, array in state.items()}
+
+        @hookimpl
+        def bridge_frameworks():
+            return [NumpyDicts()]
+    '''
+
+
+@hookspec
+def bridge_layer_kinds() -> Iterable[LayerKind]:
+    """Return layer kinds: the neutral layout of a layer type, axis by axis.
+
+    A whole plugin, for a bilinear layer::
+
+        from bridge_core import LayerKind, hookimpl
+
+        BILINEAR = LayerKind("bilinear", {"kernel": "in1 in2 out", "bias": "out"})
+
+        @hookimpl
+        def bridge_layer_kinds():
+            return [BILINEAR]
+    """
+
+
+@hookspec
+def bridge_layer_transforms() -> Iterable[LayerTransform]:
+    """Return layer transforms: how one framework's layer type maps to a kind.
+
+    A whole plugin, for `torch.nn.Bilinear`::
+
+        from bridge_core import Leaf, LayerTransform, hookimpl
+
+        @hookimpl
+        def bridge_layer_transforms():
+            return [
+                LayerTransform(
+                    "torch.bilinear",
+                    kind="bilinear",
+                    leaves=(
+                        Leaf("weight", "kernel", "out in1 in2"),
+                        Leaf("bias", "bias", "out", optional=True),
+                    ),
+                    modules=("torch.nn.modules.linear.Bilinear",),
+                )
+            ]
+    """
+
+
+@hookspec
+def bridge_libraries() -> Iterable[Library]:
+    '''Return adapters of model libraries: what the files beside the weights tell.
+
+    A whole plugin, for folders whose ``model.txt`` names a factory of the model::
+
+        import importlib
+        from bridge_core import Guidance, UsageError, hookimpl
+
+        class Zoo:
+            """Folders with a ``model.txt``."""
+
+            name = "zoo"
+
+            def guide(self, checkpoint):
+                note = checkpoint.folder / "model.txt"
+                if checkpoint.state.layout != "torch" or not note.is_file():
+                    return None
+                name = checkpoint.model or note.read_text().strip()
+                factory = getattr(importlib.import_module("zoo"), name, None)
+                if factory is None:
+                    raise UsageError(f"the zoo has no model {name!r}.", path=note)
+                return Guidance(model=factory(), beside=("model.txt",))
+
+        @hookimpl
+        def bridge_libraries():
+            return [Zoo()]
+    '''

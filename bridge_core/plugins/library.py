@@ -1,0 +1,118 @@
+"""What a model library's adapter must offer: what it knows of the library's checkpoint folders.
+
+A library (Hugging Face's transformers, say) keeps beside the weights what model they belong to. Its adapter
+turns that into what a caller would otherwise have to give: a live model, a template, rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from bridge_core.errors import PluginError
+from bridge_core.io import is_plain_name
+from bridge_core.rules import Rule
+from bridge_core.state import FlatState
+
+__all__ = ["Checkpoint", "Guidance", "Library"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as a library sees it.
+
+    Args:
+        folder: Where the weights and the files beside them stand.
+        state: The weights, opened; reading a tensor is possible and seldom needed.
+        to: The layout that they are wanted in: a framework's name, or ``"neutral"``.
+        model: Name of the model class that the caller asks for; None to go by the folder.
+        dtype: Name of the dtype that the weights are cast to, if the caller asks for one.
+    """
+
+    folder: Path
+    state: FlatState
+    to: str
+    model: str | None = None
+    dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What a library knows of a checkpoint and its target; whatever the caller gives goes first.
+
+    Args:
+        model: A live model of the source's framework, abstract is enough: evidence of layer types.
+        like: The target's template.
+        rules: Rules, e.g. for names that differ between the frameworks.
+        beside: Names of files in the folder that belong to the model, such as its config and tokenizer. They
+            are copied into a destination that is a folder.
+        changed: Name of a file beside -> what the copy holds instead, where the conversion changes what it
+            tells, e.g. the dtype in a config.
+        stem: First part of the usual file names in a folder, e.g. ``diffusion_pytorch_model``; None for the
+            format's own.
+        max_shard_size: Bytes above which a folder's weights are sharded, where the caller sets no limit.
+        untied: Whether tied tensors are written each in full, since the library reads them apart.
+        notes: What a reader of the report should know.
+
+    Raises:
+        PluginError: A field holds something else.
+    """
+
+    model: Any = None
+    like: Any = None
+    rules: tuple[Rule, ...] = ()
+    beside: tuple[str, ...] = ()
+    changed: Mapping[str, bytes] = field(default_factory=dict)
+    stem: str | None = None
+    max_shard_size: int | None = None
+    untied: bool = False
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check: what a plugin says wrongly must not come out as a fault of the caller's."""
+        size = self.max_shard_size
+        for name, good, wanted in (
+            ("rules", _tuple_of(self.rules, Rule), "a tuple of rules"),
+            ("beside", _tuple_of(self.beside, str), "a tuple of file names"),
+            ("changed", _contents(self.changed, self.beside), "contents of files in `beside`"),
+            ("max_shard_size", size is None or (type(size) is int and size > 0), "bytes above zero, or None"),
+            ("untied", isinstance(self.untied, bool), "True or False"),
+            ("notes", _tuple_of(self.notes, str), "a tuple of texts"),
+        ):
+            if not good:
+                raise PluginError(f"guidance has {name}={getattr(self, name)!r}; {wanted} was expected.")
+        for name in self.beside:
+            if not is_plain_name(name):
+                raise PluginError(
+                    f"guidance names {name!r} beside the weights; a plain file name was expected."
+                )
+
+
+def _contents(value: object, names: Collection[str]) -> bool:
+    return isinstance(value, Mapping) and all(
+        name in names and isinstance(content, bytes) for name, content in value.items()
+    )
+
+
+def _tuple_of(value: object, wanted: type) -> bool:
+    return isinstance(value, tuple) and all(isinstance(item, wanted) for item in value)
+
+
+@runtime_checkable
+class Library(Protocol):
+    """An adapter of a model library."""
+
+    name: str
+
+    def guide(self, checkpoint: Checkpoint) -> Guidance | None:
+        """Return what is known of a checkpoint, or None for one that is not this library's.
+
+        Only what stands in the folder itself is read: no network, and no code from the checkpoint is run.
+
+        Raises:
+            UsageError: The library has no model class of the name that the caller asks for.
+            BadInputError: A file beside the weights is damaged.
+        """
+        ...

@@ -1,0 +1,127 @@
+"""Matching layer paths of a source to those of a target: spellings of lists, and one uniform prefix.
+
+torch writes ``layers.0``, Linen ``layers_0``, NNX ``("layers", 0)``: a trailing ``_<number>`` counts as a
+part of its own when no exact match exists.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from bridge_core.state import Key
+
+__all__ = ["PathMatch", "match_paths"]
+
+_NUMBERED = re.compile(r"(.+)_(\d+)")
+_DEPTH = 4
+
+
+@dataclass(frozen=True)
+class PathMatch:
+    """Which target path each source path belongs to.
+
+    Args:
+        targets: Source path -> target path.
+        removed: Prefix that the source has and the target lacks.
+        added: Prefix that the target has and the source lacks.
+    """
+
+    targets: dict[Key, Key]
+    removed: Key = ()
+    added: Key = ()
+
+
+def match_paths(source: Iterable[Key], target: Iterable[Key]) -> PathMatch:
+    """Match paths; the time is linear in their number."""
+    sources, targets = tuple(source), tuple(target)
+    by_name = _unique(targets)
+    best: tuple[int, int, Key, Key] = (_found(sources, by_name), 0, (), ())
+    if best[0] < len(sources):
+        for (removed, inner), (added, outer) in itertools.product(_prefixes(sources), _prefixes(targets)):
+            if not (removed and added) or (inner and outer):
+                score = (_found(sources, by_name, removed, added), -len(removed) - len(added))
+                if score > best[:2]:
+                    best = (*score, removed, added)
+    _, _, removed, added = best
+    exact = set(targets)
+    result: dict[Key, Key] = {}
+    for path in sources:
+        if not removed and not added and path in exact:
+            result[path] = path
+    taken = set(result.values())
+    for path in sources:
+        if path not in result:
+            found_path = by_name.get(_renamed(path, removed, added))
+            if found_path is not None and found_path not in taken:
+                result[path] = found_path
+                taken.add(found_path)
+    return PathMatch({path: result[path] for path in sources if path in result}, removed, added)
+
+
+def _found(paths: Iterable[Key], names: Collection[Key], removed: Key = (), added: Key = ()) -> int:
+    return sum(_renamed(path, removed, added) in names for path in paths)
+
+
+def _renamed(path: Key, removed: Key, added: Key) -> Key:
+    name = normal_form(path)
+    if removed:
+        if name[: len(removed)] != removed:
+            return name
+        name = name[len(removed) :]
+    return added + name
+
+
+@functools.lru_cache(maxsize=1 << 18)
+def normal_form(path: Key) -> Key:
+    """Return the path with list indices as parts of their own.
+
+    >>> normal_form(("layers_0", "Dense_12"))
+    ('layers', '0', 'Dense', '12')
+    """
+    parts: list[str] = []
+    for part in path:
+        tail: list[str] = []
+        found = _NUMBERED.fullmatch(part)
+        while found:
+            part = found[1]
+            tail.append(found[2])
+            found = _NUMBERED.fullmatch(part)
+        parts.append(part)
+        parts.extend(reversed(tail))
+    return tuple(parts)
+
+
+def _unique(paths: Iterable[Key]) -> dict[Key, Key]:
+    names: dict[Key, Key] = {}
+    twice: set[Key] = set()
+    for path in paths:
+        name = normal_form(path)
+        if name in names:
+            twice.add(name)
+        names[name] = path
+    return {name: path for name, path in names.items() if name not in twice}
+
+
+def _prefixes(paths: tuple[Key, ...]) -> list[tuple[Key, bool]]:
+    """Return the empty prefix and every short prefix that half of the paths share.
+
+    With each stands whether something follows it in half of the paths: only such a prefix is exchanged for
+    another, or any name could become any.
+    """
+    counts: Counter[Key] = Counter()
+    whole: Counter[Key] = Counter()
+    for path in paths:
+        name = normal_form(path)
+        counts.update(name[:depth] for depth in range(1, min(_DEPTH, len(name)) + 1))
+        whole[name] += 1
+    common = [
+        (prefix, (count - whole[prefix]) * 2 >= len(paths) and count - whole[prefix] > 1)
+        for prefix, count in counts.items()
+        if count * 2 >= len(paths)
+    ]
+    return [((), True), *sorted(common, key=lambda item: len(item[0]))]

@@ -1,0 +1,381 @@
+"""One use of a rule that moves tensors: the tensors that belong together by their captures, and their ops."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bridge_core.axes import ELLIPSIS, Rearrangement, rearrange
+from bridge_core.errors import BridgeError, PlanError, RuleError
+from bridge_core.ops import Cast, Lanes, Offset, Op, Pad, Unpad, chain_specs, simplify_chain
+from bridge_core.rules import Call, Pattern, Rule, resolve_sizes
+from bridge_core.state import Key, TensorSpec, join_key
+
+__all__ = ["Captures", "Claim", "Found", "Use", "gathered"]
+
+Captures = tuple[tuple[str, str], ...]
+Place = tuple[int, ...]
+"""Where a tensor stands along the list axes of its pattern."""
+Found = Mapping[int, Mapping[Place, Key]]
+"""Number of a pattern -> the keys that fit it, by their places in its list."""
+Keys = tuple[tuple[Key, ...], ...]
+"""The keys of each source pattern."""
+_MOST_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One use of a rule.
+
+    Args:
+        rule: The rule.
+        sources: Keys it takes.
+        targets: Keys it makes, without a collection head.
+        ops: From the sources to the targets.
+    """
+
+    rule: Rule
+    sources: tuple[Key, ...]
+    targets: tuple[Key, ...]
+    ops: tuple[Op, ...]
+
+
+def gathered(
+    rule: Rule, patterns: tuple[Pattern, ...], lists: tuple[tuple[str, ...], ...], keys: Iterable[Key]
+) -> dict[Captures, dict[int, dict[Place, Key]]]:
+    """Return the keys that fit the patterns of one side, by what tells one use of a rule from the next."""
+    uses: dict[Captures, dict[int, dict[Place, Key]]] = {}
+    for key in keys:
+        for number, pattern in enumerate(patterns):
+            captures = rule.bind(pattern, key)
+            if captures is None:
+                continue
+            place = tuple(int(captures[name]) for name in lists[number])
+            shared = tuple(sorted((n, v) for n, v in captures.items() if n not in lists[number]))
+            uses.setdefault(shared, {}).setdefault(number, {})[place] = key
+    return uses
+
+
+class Use:
+    """One use of a rule: the tensors that belong together by their captures."""
+
+    def __init__(
+        self,
+        rule: Rule,
+        captures: Captures,
+        sources: Mapping[Key, TensorSpec],
+        targets: Mapping[Key, TensorSpec] | None,
+        there: Found,
+        config: Mapping[str, Any] | None,
+    ) -> None:
+        self.rule = rule
+        self.captures = dict(captures)
+        self.sources = sources
+        self.targets = targets
+        self.there = there
+        self.sizes: dict[str, int] = {}
+        self.config = config
+
+    def claim(self, found: Found) -> Claim | None:
+        """Return what becomes of the keys; None where the rule's conditions do not hold.
+
+        Raises:
+            RuleError: Keys are missing, or the tensors do not fit.
+        """
+        if not self._holds(found):
+            return None
+        self.sizes = resolve_sizes(self.rule, self.config)
+        keys = self._listed(found)
+        specs = tuple(self.sources[key] for group in keys for key in group)
+        rule = self.rule
+        if rule.when.of_target and not self._makes_what_is_asked(keys, specs):
+            return None
+        try:
+            claim, made = self._made(keys, specs, self._wanted())
+            if rule.when.of_target and not rule.applies(made[0].shape, self.config):
+                return None
+            self._check(claim, made)
+        except (PlanError, RuleError) as err:
+            raise self._named(err, keys[0][0]) from err
+        return claim
+
+    def _makes_what_is_asked(self, keys: Keys, specs: tuple[TensorSpec, ...]) -> bool:
+        """Tell whether the conditions on the target hold, if that can be told without knowing it."""
+        try:
+            _, made = self._made(keys, specs, None)
+        except (PlanError, RuleError):
+            return True
+        return self.rule.applies(made[0].shape, self.config)
+
+    def _named(self, error: BridgeError, key: Key) -> BridgeError:
+        """Return the error with the rule's name, if it lacks that."""
+        if isinstance(error, RuleError) and (error.path is not None or error.message.startswith("rule ")):
+            error.key = error.key or key
+            return error
+        named = self.rule.error(error.message, key)
+        named.hint = error.hint
+        return named
+
+    def may_hold(self, found: Found) -> bool:
+        """Tell whether the rule's conditions hold, or may hold once the target is known."""
+        if not self.rule.when.of_target or not self._holds(found):
+            return self._holds(found)
+        try:
+            return self.claim(found) is not None
+        except RuleError:  # what is wrong is told where the target is known
+            return True
+
+    def _holds(self, found: Found) -> bool:
+        """Tell whether the conditions hold, as far as the sources tell; what is missing is told later."""
+        if self.rule.when.of_target:
+            return self._ranks_hold(found)
+        if 0 not in found:
+            return True
+        first = found[0][min(found[0])]
+        return self.rule.applies(self.sources[first].shape, self.config)
+
+    def _ranks_hold(self, found: Found) -> bool:
+        """Tell whether the sources can become targets of the rank that is asked for."""
+        ranks = {number: len(self.sources[key].shape) for number, g in found.items() for key in g.values()}
+        equation = self.rule.equation
+        if equation is None:
+            return self.rule.when.rank in (None, *ranks.values())
+        spare = 0
+        for number, rank in ranks.items():
+            axes = equation.left[number].axes
+            more = rank - len(axes)
+            if ELLIPSIS in axes:
+                spare = more + 1
+            if spare < 0 or (more and ELLIPSIS not in axes):
+                return False
+        made = equation.right[0].axes
+        rank = len(made) + (spare - 1 if ELLIPSIS in made else 0)
+        return self.rule.when.rank in (None, rank)
+
+    def _listed(self, found: Found) -> Keys:
+        """Return the keys of each source pattern, row by row; note the lengths of the lists.
+
+        Raises:
+            RuleError: Some are missing.
+        """
+        lists = self.rule.lists.left
+        for name, seen in _lengths(lists, found).items():
+            self.sizes[name] = max(self.sizes.get(name, 0), seen)
+        missing: list[str] = []
+        count = 0
+        for number, names in enumerate(lists):
+            row = found.get(number, {})
+            lacking = math.prod(self.sizes.get(name, 0) for name in names) - len(row)
+            if lacking > 0:  # a name may hold any number, so nothing is done for each of them
+                count += lacking
+                holes = (place for place in self._places(names) if place not in row)
+                shown = itertools.islice(holes, _MOST_SHOWN - min(len(missing), _MOST_SHOWN))
+                missing += [join_key(self._key(number, names, place)) for place in shown]
+        if count:
+            more = f" and {count - len(missing)} more" if count > len(missing) else ""
+            verb = "is" if count == 1 else "are"
+            one = next(key for group in found.values() for key in group.values())
+            text = (
+                f"it takes this tensor together with others, and {', '.join(missing)}{more} {verb} not there."
+            )
+            raise self.rule.error(text, one)
+        return tuple(
+            tuple(found[number][place] for place in self._places(names)) for number, names in enumerate(lists)
+        )
+
+    def _places(self, names: tuple[str, ...]) -> Iterator[Place]:
+        return _counted([self.sizes[name] for name in names])
+
+    def _key(self, number: int, names: tuple[str, ...], place: Place) -> Key:
+        own = {name: str(value) for name, value in zip(names, place, strict=True)}
+        return self.rule.build(self.rule.sources[number], {**self.captures, **own})
+
+    def _made(
+        self,
+        keys: Keys,
+        specs: tuple[TensorSpec, ...],
+        wanted: Mapping[Key, TensorSpec | None] | None,
+    ) -> tuple[Claim, tuple[TensorSpec, ...]]:
+        rule = self.rule
+        owners = [number for number, group in enumerate(keys) for _ in group]
+        before = self._calls(rule.before, owners, specs, wanted, 0)
+        called = tuple(chain_specs((spec,), chain)[0] for spec, chain in zip(specs, before, strict=True))
+        sizes = {name: n for name, n in self.sizes.items() if rule.equation and name in self._axes()}
+        if rule.equation is not None:
+            resized = any(call.name in ("pad", "unpad") for call in rule.after)
+            known = None if wanted is None or resized else wanted.values()
+            shapes = None if known is None else [spec.shape if spec is not None else None for spec in known]
+            moved = rearrange(rule.equation, called, sizes=sizes, lists=rule.lists, wanted=shapes)
+        else:
+            moved = Rearrangement((), called, {})
+        targets = tuple(self._targets(moved.sizes))
+        twice = next((k for k, n in Counter(key for _, key in targets).items() if n > 1), None)
+        if twice is not None:
+            raise rule.error("it makes this tensor twice.", twice)
+        numbers = [number for number, _ in targets]
+        made = {key: wanted.get(key) if wanted else None for _, key in targets}
+        after = self._calls(rule.after, numbers, moved.specs, made, 1)
+        ops = simplify_chain((Lanes(before), *moved.ops, Lanes(after)))
+        sources = tuple(key for group in keys for key in group)
+        claim = Claim(rule, sources, tuple(key for _, key in targets), ops)
+        return claim, chain_specs(specs, ops)
+
+    def _axes(self) -> frozenset[str]:
+        equation = self.rule.equation
+        named = equation.axes if equation is not None else frozenset()
+        return named.union(*self.rule.lists.left, *self.rule.lists.right)
+
+    def _check(self, claim: Claim, made: tuple[TensorSpec, ...]) -> None:
+        """Check the results against the target's own shapes.
+
+        Raises:
+            RuleError: A target is not there, or of another shape.
+        """
+        if self.targets is None:
+            return
+        for key, spec in zip(claim.targets, made, strict=True):
+            known = self.targets.get(key)
+            if known is None:
+                raise self._lacking(key)
+            if known.shape != spec.shape:
+                raise self.rule.error(f"it makes {spec} where the target has {known}.", key)
+
+    def _wanted(self) -> dict[Key, TensorSpec | None] | None:
+        """Return the target's tensors of this use in their order, and note the lengths of its lists.
+
+        Raises:
+            RuleError: The target has some of a list and not all.
+        """
+        if self.targets is None:
+            return None
+        lists = self.rule.lists.right
+        lengths = _lengths(lists, self.there)
+        for name, seen in lengths.items():
+            if seen:
+                self.sizes[name] = max(self.sizes.get(name, 0), seen)
+        if any(name not in self.sizes for name in lengths):
+            return None
+        for number, names in enumerate(lists):
+            row = self.there.get(number, {})
+            if row and math.prod(self.sizes[name] for name in names) > len(row):
+                hole = next(place for place in self._places(names) if place not in row)
+                raise self._lacking(self._target(number, hole))
+        return {key: self.targets.get(key) for _, key in self._targets(self.sizes)}
+
+    def _lacking(self, key: Key) -> RuleError:
+        return self.rule.error(f"it makes {join_key(key)!r}, which the target does not have.")
+
+    def _targets(self, sizes: Mapping[str, int]) -> Iterator[tuple[int, Key]]:
+        """Yield the targets, each with the number of its pattern."""
+        for number, names in enumerate(self.rule.lists.right):
+            for place in _counted([sizes[name] for name in names]):
+                yield number, self._target(number, place)
+
+    def _target(self, number: int, place: Place) -> Key:
+        names = self.rule.lists.right[number]
+        own = {name: str(value) for name, value in zip(names, place, strict=True)}
+        return self.rule.build(self.rule.targets[number], {**self.captures, **own})
+
+    def _calls(
+        self,
+        calls: tuple[Call, ...],
+        numbers: list[int],
+        specs: tuple[TensorSpec, ...],
+        wanted: Mapping[Key, TensorSpec | None] | None,
+        side: int,
+    ) -> tuple[tuple[Op, ...], ...]:
+        """Return the ops that calls stand for, tensor by tensor."""
+        goals = list(wanted.values()) if wanted is not None and side == 1 else [None] * len(specs)
+        chains = []
+        for number, spec, goal in zip(numbers, specs, goals, strict=True):
+            chain: list[Op] = []
+            for call in calls:
+                op = self._op(call, number, spec, goal, wanted, of_target=side == 1)
+                if op is not None:
+                    chain.append(op)
+                    (spec,) = op.spec((spec,))
+            chains.append(tuple(chain))
+        return tuple(chains)
+
+    def _op(
+        self,
+        call: Call,
+        number: int,
+        spec: TensorSpec,
+        goal: TensorSpec | None,
+        wanted: Mapping[Key, TensorSpec | None] | None,
+        *,
+        of_target: bool,
+    ) -> Op | None:
+        if call.name == "offset":
+            value, rounding = call.args
+            return Offset(float(str(value)), bool(rounding))
+        if call.name == "cast":
+            source, target = map(str, call.args)
+            return Cast(source, target)
+        axis = self.rule.axis_of(call, number, of_target=of_target)
+        if axis is None:
+            return None
+        rank = len(spec.shape)
+        if not -rank <= axis < rank:
+            raise self.rule.error(f"'{call}': {spec} has no axis {axis}.")
+        axis %= rank
+        before, after = (self.sizes.get(n, n) if isinstance(n, str) else n for n in call.args[1:])
+        if before is not None and before != spec.shape[axis]:
+            found = spec.shape[axis]
+            raise self.rule.error(f"'{call}': the axis has {found} elements; {before} were expected.")
+        size = after if after is not None else self._size_of(call, axis, goal, wanted)
+        if call.name == "pad":
+            return Pad(axis, spec.shape[axis], int(str(size)))
+        if size == 0 and spec.shape[axis]:
+            raise self.rule.error(f"'{call}': nothing of the axis would be left.")
+        return Unpad(axis, spec.shape[axis], int(str(size)))
+
+    def _size_of(
+        self,
+        call: Call,
+        axis: int,
+        goal: TensorSpec | None,
+        wanted: Mapping[Key, TensorSpec | None] | None,
+    ) -> int:
+        """Return the size that a call leaves to the target's own shape."""
+        if goal is not None and len(goal.shape) > axis:
+            return goal.shape[axis]
+        equation, name = self.rule.equation, call.args[0]
+        for number, key in self._targets(self.sizes) if wanted is not None else ():
+            spec = wanted.get(key) if wanted is not None else None
+            place = equation.right[number].position(str(name)) if equation is not None else axis
+            if spec is not None and place is not None and -len(spec.shape) <= place < len(spec.shape):
+                return spec.shape[place]
+        raise self.rule.error(
+            f"'{call}': nothing tells the size. Write it, as in '{call.name}({name}, 50304)', or give the "
+            "target's shapes (--like FILE, or like=)."
+        )
+
+
+def _lengths(lists: tuple[tuple[str, ...], ...], found: Found) -> dict[str, int]:
+    """Return how long every list is by the keys that were found."""
+    lengths: dict[str, int] = {}
+    for number, names in enumerate(lists):
+        for axis, name in enumerate(names):
+            seen = max((place[axis] + 1 for place in found.get(number, ())), default=0)
+            lengths[name] = max(lengths.get(name, 0), seen)
+    return lengths
+
+
+def _counted(sizes: Iterable[int]) -> Iterator[Place]:
+    """Count through all places, the last axis first; as `itertools.product`, without lists of the numbers."""
+    places: Iterator[Place] = iter([()])
+    for size in sizes:
+        places = _extended(places, size)
+    return places
+
+
+def _extended(places: Iterable[Place], size: int) -> Iterator[Place]:
+    for place in places:
+        for i in range(size):
+            yield (*place, i)

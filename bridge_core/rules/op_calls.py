@@ -1,0 +1,133 @@
+"""Element-wise ops by name, as rules write them: ``pad(vocab, 50304)``, ``offset(1)``."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bridge_core.errors import RuleError
+from bridge_core.messages import nearest
+from bridge_core.rules.patterns import COUNT, NAME
+from bridge_core.state import DTYPES
+
+__all__ = ["Call"]
+
+Argument = str | int | float | bool | None
+
+_CALLS = {
+    "pad": "pad(axis), pad(axis, size) or pad(axis, from, to)",
+    "unpad": "unpad(axis), unpad(axis, size) or unpad(axis, from, to)",
+    "offset": "offset(number) or offset(number, rounding)",
+    "cast": "cast(from, to)",
+}
+_CALL = re.compile(r"\s*(\w+)\s*\(([^()]*)\)\s*")
+_INDEX = re.compile(r"-?(?:0|[1-9][0-9]{0,8})")
+
+
+@dataclass(frozen=True)
+class Call:
+    """An element-wise op by name.
+
+    Args:
+        name: ``pad``, ``unpad``, ``offset`` or ``cast``.
+        args: ``pad`` and ``unpad``: the axis (its name, or its index), the size before and the size after;
+            a size is a number, a name from the rule's sizes, or None for what shapes tell.
+            ``offset``: the number, and whether rounding is allowed. ``cast``: both dtypes.
+
+    >>> str(Call.parse("pad(vocab, 50257, 50304)").inverse())
+    'unpad(vocab, 50304, 50257)'
+    """
+
+    name: str
+    args: tuple[Argument, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Call:
+        """Read one call.
+
+        Raises:
+            RuleError: It is none, or not of its form.
+        """
+        found = _CALL.fullmatch(text)
+        if found is None:
+            raise RuleError(
+                f"{text!r} is neither an equation ('out in -> in out') nor a call "
+                f"({', '.join(_CALLS)}), e.g. 'pad(vocab, 50304)'."
+            )
+        name, inner = found[1], found[2].strip()
+        if name not in _CALLS:
+            raise RuleError(f"the op {name!r} is not known. {nearest(name, _CALLS)}")
+        args = [arg.strip() for arg in inner.split(",")] if inner else []
+        read = {"pad": _padding, "unpad": _padding, "offset": _offset, "cast": _cast}[name](args)
+        if read is None:
+            raise RuleError(f"{text.strip()!r} is not well formed; {_CALLS[name]} was expected.")
+        if name in ("pad", "unpad"):
+            first, second = read[1:] if name == "pad" else read[:0:-1]
+            if isinstance(first, int) and isinstance(second, int) and first > second:
+                raise RuleError(f"{text.strip()!r} leads the wrong way, from {read[1]} to {read[2]}.")
+        return cls(name, read)
+
+    def __str__(self) -> str:
+        """Return the text that `parse` reads."""
+        args = self.args
+        if self.name in ("pad", "unpad"):
+            axis, before, after = args
+            args = (axis, before, "?" if after is None else after) if before is not None else (axis, after)
+        elif self.name == "offset":
+            args = (args[0], "rounding" if args[1] else None)
+        return f"{self.name}({', '.join(str(arg) for arg in args if arg is not None)})"
+
+    def inverse(self) -> Call:
+        """Return the call that undoes this one."""
+        if self.name == "offset":
+            number, rounding = self.args
+            assert isinstance(number, int | float)
+            return Call("offset", (-number, rounding))
+        if self.name == "cast":
+            return Call("cast", self.args[::-1])
+        axis, before, after = self.args
+        return Call("unpad" if self.name == "pad" else "pad", (axis, after, before))
+
+    @property
+    def size_names(self) -> tuple[str, ...]:
+        """The names of sizes that it needs."""
+        sizes = self.args[1:] if self.name in ("pad", "unpad") else ()
+        return tuple(size for size in sizes if isinstance(size, str))
+
+
+def _padding(args: Sequence[str]) -> tuple[Argument, ...] | None:
+    if not 1 <= len(args) <= 3:
+        return None
+    axis: Argument = int(args[0]) if _INDEX.fullmatch(args[0]) else args[0]
+    if isinstance(axis, str) and not NAME.fullmatch(axis):
+        return None
+    sizes: list[Argument] = []
+    for text in args[1:]:
+        if COUNT.fullmatch(text):
+            sizes.append(int(text))
+        elif text == "?" or NAME.fullmatch(text):
+            sizes.append(None if text == "?" else text)
+        else:
+            return None
+    return axis, (sizes[0] if len(sizes) == 2 else None), (sizes[-1] if sizes else None)
+
+
+def _offset(args: Sequence[str]) -> tuple[Argument, ...] | None:
+    if not 1 <= len(args) <= 2 or args[1:] not in ([], ["rounding"]):
+        return None
+    try:
+        number = float(args[0])
+    except ValueError:
+        return None
+    return (number, len(args) == 2) if math.isfinite(number) and number != 0 else None
+
+
+def _cast(args: Sequence[str]) -> tuple[Argument, ...] | None:
+    if len(args) != 2:
+        return None
+    for name in args:
+        if name not in DTYPES:
+            raise RuleError(f"the dtype {name!r} is not known. {nearest(name, DTYPES)}")
+    return tuple(args)

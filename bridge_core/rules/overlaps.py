@@ -1,0 +1,48 @@
+"""What concerns several rules or patterns at once: overlaps, sizes, and patterns as options."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+from bridge_core.rules.patterns import Pattern
+from bridge_core.rules.rule import Rule
+from bridge_core.state import Key
+
+__all__ = ["overlapping"]
+
+
+def overlapping(rules: Iterable[Rule]) -> tuple[tuple[Rule, Rule], ...]:
+    """Return the pairs of rules that would take one key for certain, whatever the keys are.
+
+    These are rules of one pattern, and of a key that another's pattern fits. Rules whose conditions differ
+    may exclude each other, and rules of layers are about paths, not keys.
+    """
+    known = tuple(rules)
+    alike: dict[tuple[object, ...], list[int]] = {}
+    keys: list[tuple[Key, int]] = []
+    wide: list[tuple[Pattern, int]] = []
+    for number, rule in enumerate(known):
+        for pattern in rule.sources:
+            alike.setdefault(pattern.shape, []).append(number)
+            if pattern.is_literal:
+                keys.append((tuple(map(str, pattern.segments)), number))
+            else:
+                wide.append((pattern, number))
+    pairs = {pair for numbers in alike.values() for pair in itertools.combinations(numbers, 2)}
+    pairs.update(
+        (min(number, other), max(number, other))
+        for pattern, number in wide
+        for key, other in keys
+        if pattern.match(key) is not None
+    )
+    found = ((known[first], known[second]) for first, second in sorted(pairs) if first != second)
+    return tuple((first, second) for first, second in found if _are_rivals(first, second))
+
+
+def _are_rivals(first: Rule, second: Rule) -> bool:
+    return (
+        (first.action == "layer") == (second.action == "layer")
+        and first.when == second.when
+        and first.layouts == second.layouts
+    )

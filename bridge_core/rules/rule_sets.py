@@ -1,0 +1,62 @@
+"""Any input to rules, and their direction."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+
+from bridge_core.errors import UsageError
+from bridge_core.rules.rule import Rule
+from bridge_core.rules.toml_file import StrPath, load_rules
+
+__all__ = ["as_rules", "oriented", "Rules"]
+
+
+def oriented(rules: Iterable[Rule], layout: str, to: str) -> tuple[Rule, ...]:
+    """Return rules as they are read in a conversion from one layout to another.
+
+    Rules that do not tell whose names they hold are read as they stand.
+
+    Raises:
+        RuleError: A rule is about other frameworks.
+    """
+    found = []
+    for rule in rules:
+        if rule.layouts is None:
+            found.append(rule)
+            continue
+        source, target = rule.layouts
+        if layout in (source, "neutral") and to in (target, "neutral"):
+            found.append(rule)
+        elif layout in (target, "neutral") and to in (source, "neutral"):
+            found.append(rule.reversed())
+        else:
+            raise rule.error(
+                f"it leads between {source} and {target}; the conversion is from {layout} to {to}."
+            )
+    return tuple(found)
+
+
+Rules = StrPath | Rule | Iterable[Rule]
+"""What callers may hand over: the path of a rule file, a rule, or rules."""
+
+
+def as_rules(value: Rules) -> tuple[Rule, ...]:
+    """Return the rules of whatever a caller may hand over: the path of a rule file, a rule, or rules.
+
+    Raises:
+        UsageError: It is none of these.
+        RuleError: As `load_rules`.
+    """
+    if isinstance(value, str | os.PathLike):
+        return load_rules(value)
+    if isinstance(value, Rule):
+        return (value,)
+    expected = "the path of a rule file, a Rule or several were expected."
+    if not isinstance(value, Iterable) or isinstance(value, Mapping | bytes):
+        raise UsageError(f"rules= is a {type(value).__name__}; {expected}")
+    rules = tuple(value)
+    for number, rule in enumerate(rules):
+        if not isinstance(rule, Rule):
+            raise UsageError(f"rules= has a {type(rule).__name__} at place {number}; {expected}")
+    return rules

@@ -1,0 +1,255 @@
+"""What a state knows beside its tensors, and how that survives in a file.
+
+Everything needed to go on later stands here as plain data: which layers were recognised, what is still
+undecided, which tensors are tied, what a target had no place for. `dump` and `load` turn it into one
+JSON text that every format can keep somewhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from bridge_core.errors import BridgeError, MalformedFile
+from bridge_core.io import parse_json
+from bridge_core.state.dtypes import dtype_named
+from bridge_core.state.keys import Key, join_key, split_name
+
+__all__ = ["dump_metadata", "LayerInfo", "load_metadata", "MARKER", "ModuleInfo", "Residual", "StateMetadata"]
+
+MARKER = "ckptbridge"
+"""The name under which formats keep the text of `dump_metadata`."""
+
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LayerInfo:
+    """What is known about one layer of a neutral state.
+
+    Args:
+        kind: Name of the layer kind; None while undecided.
+        evidence: The rung that decided it: rule, module, template, metadata, structure or guess.
+        leaves: Names of the leaves that belong to the layer; the others at its path are parameters.
+        candidates: Transforms that remain possible while undecided; the leaves then keep the axes and
+            names of the source.
+        forms: Framework -> transform, where the source did not use the kind's first transform.
+        factors: Axis of the kind -> the sizes into which a framework splits it, e.g. heads.
+    """
+
+    kind: str | None
+    evidence: str
+    leaves: tuple[str, ...]
+    candidates: tuple[str, ...] = ()
+    forms: Mapping[str, str] = field(default_factory=dict)
+    factors: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleInfo:
+    """The type of a live module, as evidence.
+
+    Args:
+        types: Qualified names of its class and base classes, most derived first.
+        settings: Plain values of its options, e.g. ``{"transpose_kernel": True}``.
+        parameters: Names of the leaves that the module owns itself, buffers included.
+    """
+
+    types: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    parameters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Residual:
+    """A small tensor that a layout has no place for, kept to be restored on the way back.
+
+    Args:
+        dtype: Name of the dtype.
+        shape: Its shape.
+        data: Its row-major little-endian bytes.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+    @classmethod
+    def of(cls, array: np.ndarray[Any, Any]) -> Residual:
+        """Keep an array."""
+        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        return cls(array.dtype.name, tuple(array.shape), little.tobytes())
+
+    def array(self) -> np.ndarray[Any, np.dtype[Any]]:
+        """Return the array again."""
+        dtype = dtype_named(self.dtype)
+        flat = np.frombuffer(self.data, dtype.newbyteorder("<")).astype(dtype)
+        return flat.reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class StateMetadata:
+    """Everything a state knows beside its tensors.
+
+    Args:
+        layers: Layer path (in the state's own names) -> what is known of it.
+        modules: Layer path -> live module type. In memory only.
+        ties: Key -> key whose values it shares.
+        collections: Key -> Flax collection or NNX variable type, where it is not the role's usual one.
+        residuals: Neutral key -> small tensor that this layout has no place for.
+        empty: Paths of empty nodes.
+        forms: Framework -> how the tree was spelt, e.g. ``{"flax": "variables"}``.
+        extra: Strings that a file carries for its own readers.
+        provenance: Where the state comes from, for reports. In memory only.
+    """
+
+    layers: Mapping[Key, LayerInfo] = field(default_factory=dict)
+    modules: Mapping[Key, ModuleInfo] = field(default_factory=dict)
+    ties: Mapping[Key, Key] = field(default_factory=dict)
+    collections: Mapping[Key, str] = field(default_factory=dict)
+    residuals: Mapping[Key, Residual] = field(default_factory=dict)
+    empty: tuple[Key, ...] = ()
+    forms: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def with_(self, **changes: Any) -> StateMetadata:
+        """Return a copy with some fields replaced."""
+        return replace(self, **changes)
+
+    def map_keys(self, rename: Callable[[Key], Key]) -> StateMetadata:
+        """Return a copy with every key and path renamed."""
+        return replace(
+            self,
+            layers={rename(k): v for k, v in self.layers.items()},
+            modules={rename(k): v for k, v in self.modules.items()},
+            ties={rename(k): rename(v) for k, v in self.ties.items()},
+            collections={rename(k): v for k, v in self.collections.items()},
+            residuals={rename(k): v for k, v in self.residuals.items()},
+            empty=tuple(rename(k) for k in self.empty),
+        )
+
+
+def dump_metadata(layout: str | None, metadata: StateMetadata, *, escaped_names: bool = False) -> str:
+    """Return the JSON text that `load_metadata` reads; equal metadata gives equal text.
+
+    Args:
+        layout: The state's layout.
+        metadata: What to keep; fields that live in memory only, and ``extra``, are left out.
+        escaped_names: Whether the file's flat names are escaped (see `flat_names`).
+    """
+    groups: dict[str, dict[str, Any]] = {}
+    for path, info in metadata.layers.items():
+        head = {
+            "kind": info.kind,
+            "evidence": info.evidence,
+            "leaves": list(info.leaves),
+            "candidates": list(info.candidates),
+            "forms": dict(sorted(info.forms.items())),
+            "factors": {axis: list(sizes) for axis, sizes in sorted(info.factors.items())},
+        }
+        head = {name: value for name, value in head.items() if value or name == "kind"}
+        group = groups.setdefault(json.dumps(head), {**head, "paths": []})
+        group["paths"].append(_name(path))
+    document: dict[str, Any] = {
+        "version": _VERSION,
+        "layout": layout,
+        "escaped_names": escaped_names,
+        "layers": list(groups.values()),
+        "ties": {_name(k): _name(v) for k, v in metadata.ties.items()},
+        "collections": {_name(k): v for k, v in metadata.collections.items()},
+        "residuals": {
+            _name(k): [r.dtype, list(r.shape), r.data.hex()] for k, r in metadata.residuals.items()
+        },
+        "empty": [_name(k) for k in metadata.empty],
+        "forms": dict(sorted(metadata.forms.items())),
+    }
+    kept = {name: value for name, value in document.items() if value}
+    return json.dumps(kept, separators=(",", ":"), ensure_ascii=True)
+
+
+def load_metadata(text: str | bytes, *, path: str = "") -> tuple[str | None, StateMetadata, bool]:
+    """Read what `dump_metadata` wrote.
+
+    Returns:
+        The layout, the metadata, and whether flat names are escaped.
+
+    Raises:
+        MalformedFile: The text is not ours, or of a version from the future.
+    """
+    document = parse_json(text, path=path, what="the bridge's own metadata")
+    try:
+        version = document.get("version", 0)
+        if version != _VERSION:
+            raise MalformedFile(
+                f"carries metadata of version {version!r}; this ckptbridge reads {_VERSION}.",
+                path=path,
+                hint="Use a newer ckptbridge.",
+            )
+        layers: dict[Key, LayerInfo] = {}
+        for group in document.get("layers", ()):
+            info = LayerInfo(
+                kind=_text(group["kind"]) if group.get("kind") is not None else None,
+                evidence=_text(group.get("evidence", "")),
+                leaves=_texts(group.get("leaves", ())),
+                candidates=_texts(group.get("candidates", ())),
+                forms=_mapping(group.get("forms", {})),
+                factors={_text(axis): _sizes(sizes) for axis, sizes in group.get("factors", {}).items()},
+            )
+            layers.update((_key(name), info) for name in group["paths"])
+        metadata = StateMetadata(
+            layers=layers,
+            ties={_key(k): _key(v) for k, v in document.get("ties", {}).items()},
+            collections={_key(k): _text(v) for k, v in document.get("collections", {}).items()},
+            residuals={_key(k): _residual(*v) for k, v in document.get("residuals", {}).items()},
+            empty=tuple(_key(k) for k in document.get("empty", ())),
+            forms=_mapping(document.get("forms", {})),
+        )
+        layout = document.get("layout")
+        return (
+            None if layout is None else _text(layout),
+            metadata,
+            bool(document.get("escaped_names")),
+        )
+    except BridgeError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as err:
+        raise MalformedFile(f"carries damaged metadata: {err}.", path=path) from err
+
+
+def _name(key: Key) -> str:
+    return join_key(key, escape=True)
+
+
+def _key(name: str) -> Key:
+    return () if name == "" else split_name(name, escaped=True)
+
+
+def _sizes(values: list[int]) -> tuple[int, ...]:
+    if any(type(n) is not int or n < 0 for n in values):
+        raise ValueError(f"{values!r} are no sizes")
+    return tuple(values)
+
+
+def _residual(dtype: str, shape: list[int], data: str) -> Residual:
+    residual = Residual(_text(dtype), _sizes(shape), bytes.fromhex(data))
+    residual.array()
+    return residual
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no string")
+    return value
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    return tuple(_text(value) for value in values)
+
+
+def _mapping(values: Any) -> dict[str, str]:
+    return {_text(k): _text(v) for k, v in values.items()}

@@ -1,0 +1,143 @@
+"""Comparing two states: names, shapes, dtypes, and every bit of the values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bridge_core.state import Array, FlatState, Key, Tensor, join_key, regions
+from bridge_core.transfer.progress import Progress
+
+__all__ = ["Comparison", "Difference", "compare_states"]
+
+_BLOCK = 8 << 20
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One tensor that stands in both states and differs.
+
+    Args:
+        key: The tensor.
+        left: Its spec on the left.
+        right: Its spec on the right.
+        elements: How many elements differ; None where the specs do.
+        largest: Largest absolute difference, where numbers can be compared.
+    """
+
+    key: Key
+    left: str
+    right: str
+    elements: int | None = None
+    largest: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the difference as plain data."""
+        return {
+            "key": join_key(self.key),
+            "left": self.left,
+            "right": self.right,
+            "elements": self.elements,
+            "largest": self.largest,
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How two states differ.
+
+    Args:
+        tensors: How many tensors were compared.
+        total_bytes: How many bytes of values were compared.
+        only_left: Keys that only the left state has.
+        only_right: Keys that only the right state has.
+        differing: Tensors that differ.
+    """
+
+    tensors: int
+    total_bytes: int
+    only_left: tuple[Key, ...]
+    only_right: tuple[Key, ...]
+    differing: tuple[Difference, ...]
+
+    @property
+    def equal(self) -> bool:
+        """Whether there is no difference at all."""
+        return not (self.only_left or self.only_right or self.differing)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the comparison as plain data."""
+        return {
+            "equal": self.equal,
+            "tensors": self.tensors,
+            "total_bytes": self.total_bytes,
+            "only_left": [join_key(key) for key in self.only_left],
+            "only_right": [join_key(key) for key in self.only_right],
+            "differing": [difference.to_json() for difference in self.differing],
+        }
+
+
+def compare_states(
+    left: FlatState, right: FlatState, *, progress: Callable[[Progress], None] | None = None
+) -> Comparison:
+    """Compare two states bit for bit, a block at a time; residuals count as tensors.
+
+    Args:
+        left: One state.
+        right: The other.
+        progress: Called as bytes are compared.
+    """
+    shared = [key for key in left if key in right]
+    total = sum(left.spec(key).nbytes for key in shared if left.spec(key) == right.spec(key))
+    differing: list[Difference] = []
+    done = 0
+    for key in shared:
+        a, b = left.tensor(key), right.tensor(key)
+        if a.spec != b.spec:
+            differing.append(Difference(key, str(a.spec), str(b.spec)))
+            continue
+        elements, largest = _difference(a, b)
+        if elements:
+            differing.append(Difference(key, str(a.spec), str(b.spec), elements, largest))
+        done += a.spec.nbytes
+        if progress is not None:
+            progress(Progress(done, total, key, "comparing"))
+    kept, held = left.metadata.residuals, right.metadata.residuals
+    for key in kept:
+        if key in held and kept[key] != held[key]:
+            differing.append(Difference(key, kept[key].dtype, held[key].dtype))
+    lost = [key for key in kept if key not in held]
+    return Comparison(
+        len(shared),
+        total,
+        (*(key for key in left if key not in right), *lost),
+        tuple(key for key in right if key not in left),
+        tuple(differing),
+    )
+
+
+def _difference(a: Tensor, b: Tensor) -> tuple[int, float | None]:
+    spec = a.spec
+    count = 0
+    largest: float | None = None
+    for region in regions.blocks(spec.shape, max(1, _BLOCK // spec.dtype.itemsize)):
+        x = np.ascontiguousarray(a.read(region)).reshape(-1)
+        y = np.ascontiguousarray(b.read(region)).reshape(-1)
+        if x.tobytes() == y.tobytes():
+            continue
+        width = spec.dtype.itemsize
+        unequal = (x.view(np.uint8).reshape(-1, width) != y.view(np.uint8).reshape(-1, width)).any(axis=1)
+        count += int(unequal.sum())
+        gap = _largest(x[unequal], y[unequal])
+        largest = gap if largest is None else max(largest, gap)
+    return count, largest
+
+
+def _largest(x: Array, y: Array) -> float:
+    wide: Any = np.complex128 if x.dtype.kind == "c" else np.float64
+    with np.errstate(all="ignore"):
+        gaps = np.abs(x.astype(wide) - y.astype(wide))
+    return float(np.where(np.isnan(gaps), np.inf, gaps).max(initial=0.0))

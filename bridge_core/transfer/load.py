@@ -1,0 +1,79 @@
+"""Loading a state into memory: every value once from its source into a buffer that is its own.
+
+The frameworks build their arrays on these buffers without copying again.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from bridge_core.errors import BridgeError
+from bridge_core.state import Array, ArrayTensor, FlatState, Key, Tensor, TensorSpec
+from bridge_core.transfer.block_reader import read_whole
+from bridge_core.transfer.budget import Budget
+from bridge_core.transfer.scratch import ScratchPool
+from bridge_core.transfer.thread_pool import work_off
+from bridge_core.transfer.transpose import kernel_for
+
+__all__ = ["LoadedTensor", "load_values"]
+
+_SCRATCH = 24 << 20
+_ALIGNMENT = 64
+"""What XLA asks of a host buffer that it takes over without a copy."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LoadedTensor(ArrayTensor):
+    """A writable, aligned, C-contiguous array that nothing else refers to."""
+
+
+def load_values(
+    state: FlatState,
+    keys: Iterable[Key] | None = None,
+    *,
+    shared: bool = False,
+    workers: int | None = None,
+) -> FlatState:
+    """Return the state with values in memory.
+
+    Args:
+        state: Where to read.
+        keys: Which tensors; the others stay lazy. None for all.
+        shared: Whether keys that share a tensor share the array; else each gets its own.
+        workers: Threads; None takes the processors that this process may use, at most four.
+    """
+    wanted = list(state) if keys is None else list(keys)
+    jobs: dict[object, tuple[Key, Tensor]] = {}
+    for key in wanted:
+        jobs.setdefault(id(state.tensor(key)) if shared else key, (key, state.tensor(key)))
+    threads = Budget(workers).threads
+    pool = ScratchPool(_SCRATCH, kernel_for(sum(tensor.spec.nbytes for _, tensor in jobs.values())))
+    load_one = functools.partial(_load, pool)
+    loaded = dict(zip(jobs, work_off(load_one, jobs.values(), threads), strict=True))
+    tensors: dict[Key, Tensor] = dict(state.tensors())
+    for key in wanted:
+        tensors[key] = loaded[id(state.tensor(key)) if shared else key]
+    return state.replace(tensors=tensors)
+
+
+def _load(pool: ScratchPool, job: tuple[Key, Tensor]) -> LoadedTensor:
+    key, tensor = job
+    out = aligned(tensor.spec)
+    try:
+        with pool.borrowed() as scratch:
+            read_whole(tensor, out, scratch)
+    except BridgeError as err:
+        err.key = err.key or key
+        raise
+    return LoadedTensor(out)
+
+
+def aligned(spec: TensorSpec) -> Array:
+    """Return an uninitialised array whose memory begins at a multiple of 64 bytes."""
+    raw = np.empty(spec.nbytes + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + spec.nbytes].view(spec.dtype).reshape(spec.shape)

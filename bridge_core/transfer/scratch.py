@@ -1,0 +1,100 @@
+"""Scratch memory for blocks, used again for the next."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from bridge_core.errors import LimitExceeded
+from bridge_core.state import Array, regions
+from bridge_core.transfer.transpose import Kernel
+
+__all__ = ["Scratch", "ScratchPool"]
+
+_LINE = 64
+"""Bytes of a cache line."""
+
+
+class Scratch:
+    """Memory for one block at a time.
+
+    Args:
+        capacity: Bytes; what does not fit gets memory of its own. Pages that no block touches cost nothing.
+        kernel: What transposes large planes on the way; numpy if there is none.
+    """
+
+    def __init__(self, capacity: int = 0, kernel: Kernel | None = None) -> None:
+        self.kernel = kernel
+        self._memory = np.empty(capacity, np.uint8)
+        self._used = 0
+
+    def reset(self) -> None:
+        """Forget the arrays given out; they must not be used any more."""
+        self._used = 0
+
+    @contextlib.contextmanager
+    def returned(self) -> Iterator[None]:
+        """Take back, at the end of the block, what was given out within it."""
+        used = self._used
+        try:
+            yield
+        finally:
+            self._used = used
+
+    def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Return a C-contiguous array whose values are undefined."""
+        nbytes = regions.size(shape) * dtype.itemsize
+        return self._bytes(nbytes).view(dtype).reshape(shape)
+
+    def spread(self, array: Array) -> Array:
+        """Return the array, or a copy with rows so apart that a walk down a column meets new cache sets."""
+        row = array.nbytes // max(1, len(array))
+        if row % _LINE or row // _LINE % 2 or not array.flags.c_contiguous:
+            return array
+        rows = self._bytes((row + _LINE) * len(array)).reshape(len(array), row + _LINE)[:, :row]
+        np.copyto(rows, array.reshape(-1).view(np.uint8).reshape(rows.shape))
+        return rows.view(array.dtype).reshape(array.shape)
+
+    def _bytes(self, nbytes: int) -> Array:
+        start = self._used
+        if start + nbytes > len(self._memory):
+            return np.empty(nbytes, np.uint8)
+        self._used += -(-nbytes // _LINE) * _LINE
+        return self._memory[start : start + nbytes]
+
+
+class ScratchPool:
+    """Scratch memory for several workers: each borrows one for a job, and the next job uses it again."""
+
+    def __init__(self, capacity: int = 0, kernel: Kernel | None = None) -> None:
+        self._capacity = capacity
+        self._kernel = kernel
+        self._free: list[Scratch] = []
+
+    @contextlib.contextmanager
+    def borrowed(self) -> Iterator[Scratch]:
+        """Give a scratch that nobody else uses within the block.
+
+        Raises:
+            LimitExceeded: There is not enough memory.
+        """
+        try:
+            scratch = self._free.pop()
+        except IndexError:
+            scratch = self._new()
+        try:
+            yield scratch
+        finally:
+            scratch.reset()
+            self._free.append(scratch)
+
+    def _new(self) -> Scratch:
+        try:
+            return Scratch(self._capacity, self._kernel)
+        except MemoryError as err:
+            raise LimitExceeded(
+                f"a block of {self._capacity} bytes does not fit into memory.", hint="Lower --max-ram."
+            ) from err

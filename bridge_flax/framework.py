@@ -1,0 +1,180 @@
+"""The Flax adapter as the core sees it: recognises Flax's objects without importing JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from types import ModuleType
+from typing import Any, ClassVar
+
+import numpy as np
+
+from bridge_core import FlatState, Key, MissingDependency, TensorSpec, UsageError
+from bridge_flax.template import Template
+
+__all__ = ["FlaxFramework", "load_trees"]
+
+_LIVE = frozenset({"Module", "Pytree", "State", "GraphState"})
+"""NNX's classes whose objects hold weights."""
+
+_OURS = frozenset({"kernel", "embedding", "scale", "negative_slope"})
+_NOT_OURS = frozenset({"weight", "running_mean", "running_var", "num_batches_tracked"})
+_OF_WRAPPERS = frozenset({"scale", "sigma", "u"})
+
+
+class FlaxFramework:
+    """Linen variables and parameter trees, NNX modules and states, and templates of both."""
+
+    name: str = "flax"
+    collections: Mapping[str, tuple[str, ...]] = {"params": (), "batch_stats": ("mean", "var", "u", "sigma")}
+    default_format: str = "msgpack"
+
+    heads: ClassVar[frozenset[str]] = frozenset({"params", "batch_stats"})
+    """First parts of keys that no other framework uses."""
+
+    def owns(self, names: Mapping[Key, TensorSpec]) -> bool:
+        """Tell from names alone whether a state looks like Flax's."""
+        if not names:
+            return False
+        if all(len(key) > 1 and key[0] in self.heads for key in names):
+            return True
+        last = [key[-1] for key in names if key]
+        ours = sum(name in _OURS for name in last)
+        return ours > sum(name in _NOT_OURS for name in last)
+
+    def place(self, key: Key, present: Collection[Key]) -> tuple[Key, str] | None:
+        """Return the layer that belongs to what Linen's ``WeightNorm`` and ``SpectralNorm`` keep of it.
+
+        The wrapper keeps it as ``<layer>/<leaf>/scale`` below itself; the layer stands beside the wrapper,
+        inside it, or further up.
+        """
+        *layer, leaf, last = key[-1].split("/") if "/" in key[-1] else ("", "", "")
+        if last not in _OF_WRAPPERS or not layer:
+            return None
+        for depth in range(len(key) - 1, -1, -1):
+            path = (*key[:depth], *layer)
+            if (*path, leaf) in present:
+                return path, f"{leaf}/{last}"
+        return None
+
+    def spell(self, path: Key, leaf: str) -> Key | None:
+        """Return None: where a wrapper keeps what belongs to a layer, only a template tells."""
+        return None
+
+    def accepts(self, value: Any) -> bool:
+        """Tell whether a live object is Flax's; imports nothing.
+
+        A mapping must hold at least one array and nothing but arrays of numpy and JAX, their specs,
+        plain numbers and None. One without any nesting whose names hold dots is a flat state dict,
+        not a tree.
+        """
+        if isinstance(value, Template):
+            return True
+        if isinstance(value, FlatState):
+            return False
+        if _is_nnx(value) or _is_linen(value):
+            return True
+        return isinstance(value, Mapping) and _is_tree(value)
+
+    def state(self, value: Any) -> FlatState:
+        """Return a live object's tensors, shapes alone where it is abstract.
+
+        Linen: keys are the tree's own, collection heads included where the tree has them; boxes such
+        as `flax.linen.Partitioned` are opened. NNX: integers in paths become decimal strings; random
+        state (`nnx.RngState`) is no weight and left out. Typed PRNG keys elsewhere give their
+        ``uint32`` data.
+
+        Raises:
+            UsageError: The object is not Flax's, holds no values any more, or is a bare Linen module.
+            UnsupportedFeature: A leaf is no tensor.
+            KeyConflict: Two leaves have one name.
+        """
+        if _is_linen(value):
+            raise UsageError(
+                f"the Linen module {type(value).__name__} shows its layers only when it is called.",
+                hint="Give bridge_flax.template(module, *args), with arguments as for module.init.",
+            )
+        state: FlatState = load_trees().state_of(value)
+        return state
+
+    def build(self, state: FlatState, like: Any) -> Any:
+        """Return live tensors in the structure of ``like``, which is not changed.
+
+        Args:
+            state: In Flax's layout, with exactly the keys of ``like``.
+            like: A Linen tree, an NNX module or state, a template, or None for plain nested dicts.
+                Random state of an NNX object is kept; where it is abstract, seed 0 stands in.
+
+        Raises:
+            MismatchError: Keys or shapes differ; it lists all of them.
+        """
+        return load_trees().build(state, like)
+
+
+def load_trees() -> ModuleType:
+    """Import the part that needs JAX and Flax.
+
+    Raises:
+        MissingDependency: One of them is not installed.
+    """
+    try:
+        import bridge_flax.trees as trees
+    except ImportError as err:
+        raise MissingDependency(
+            f"live Flax objects need JAX and Flax, and importing them failed: {err}.",
+            hint='Run: pip install "ckptbridge[flax]"',
+        ) from err
+    return trees
+
+
+def _is_nnx(value: Any) -> bool:
+    return any(
+        base.__module__.startswith("flax.nnx.") and base.__name__ in _LIVE for base in type(value).__mro__
+    )
+
+
+def _is_linen(value: Any) -> bool:
+    return any(
+        base.__module__.startswith("flax.linen.") and base.__name__ == "Module"
+        for base in type(value).__mro__
+    )
+
+
+def _is_tree(tree: Mapping[Any, Any]) -> bool:
+    nested = any(isinstance(child, Mapping) for child in tree.values())
+    if not nested and any(isinstance(name, str) and "." in name for name in tree):
+        return False
+    arrays = 0
+    try:
+        for leaf in _leaves(tree, 0):
+            kind = _leaf_kind(leaf)
+            if kind is None:
+                return False
+            arrays += kind
+    except UsageError:
+        return False
+    return arrays > 0
+
+
+def _leaves(node: Any, depth: int) -> Iterator[Any]:
+    if depth > 256:
+        raise UsageError("a tree this deep is no parameter tree.")
+    if isinstance(node, Mapping):
+        if depth == 0 and any(isinstance(name, tuple) for name in node):
+            raise UsageError("a mapping from tuples is flat, not a tree.")
+        for child in node.values():
+            yield from _leaves(child, depth + 1)
+    elif isinstance(node, list | tuple):
+        for child in node:
+            yield from _leaves(child, depth + 1)
+    else:
+        yield node
+
+
+def _leaf_kind(leaf: Any) -> int | None:
+    """Return 1 for an array, 0 for what may stand beside arrays, None for anything foreign."""
+    if isinstance(leaf, np.ndarray | np.generic):
+        return 1
+    if leaf is None or isinstance(leaf, bool | int | float | complex):
+        return 0
+    origins = {base.__module__.partition(".")[0] for base in type(leaf).__mro__}
+    return 1 if origins & {"jax", "jaxlib", "flax"} else None

@@ -1,0 +1,341 @@
+"""Indexing a Flax msgpack file: the tree of names with a lazy tensor at each leaf, without reading values.
+
+Flax packs arrays as extension values whose payload is a msgpack triple of its own: shape, dtype name,
+bytes. A leaf above a size limit is a map of flat chunks instead. Both become tensors over byte ranges.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import Any, cast
+
+from bridge_core import (
+    BridgeError,
+    FileTensor,
+    Key,
+    KeyConflict,
+    MalformedFile,
+    SourceFile,
+    TensorSpec,
+    UnsupportedFeature,
+)
+from bridge_core.state import MARKER, Array, Region, dtype_named
+from bridge_flax.msgpack.wire import MAX_NAME, Cursor, Kind, Meter
+
+__all__ = ["CHUNKED", "MAX_RANK", "ChunkedTensor", "Span", "scan"]
+
+CHUNKED = "__msgpack_chunked_array__"
+"""Flax's mark of a map that stands for one array cut into flat chunks."""
+MAX_RANK = 32
+"""Axes that every supported numpy can hold."""
+
+_NDARRAY, _COMPLEX, _SCALAR = 1, 2, 3
+_MAX_DTYPE_NAME = 64
+_LONGEST_HEAD = 64
+_MAX_NBYTES = (1 << 63) - 1
+
+
+@dataclass(frozen=True)
+class Span:
+    """A leaf that is no tensor, left where it stands.
+
+    Args:
+        what: ``"string"`` or ``"bytes"``.
+        offset: Where its bytes begin.
+        nbytes: How many they are.
+    """
+
+    what: str
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkedTensor:
+    """A row-major tensor that stands as several byte ranges, one after the other.
+
+    Args:
+        chunks: Flat tensors of one dtype.
+        spec: Shape and dtype of the whole.
+    """
+
+    chunks: tuple[FileTensor, ...]
+    spec: TensorSpec
+
+    def read(self, region: Region) -> Array:
+        """Read the region; chunks that it does not touch are not read."""
+        whole = cast("SourceFile", _Spliced(self.chunks))
+        return FileTensor(whole, 0, self.spec).read(region)
+
+
+class _Spliced:
+    """The chunks' bytes as if they stood in one row; all that `FileTensor` needs of a file."""
+
+    def __init__(self, chunks: tuple[FileTensor, ...]) -> None:
+        self._chunks = chunks
+        self._starts = [0]
+        for chunk in chunks:
+            self._starts.append(self._starts[-1] + chunk.spec.nbytes)
+
+    def read_into(self, offset: int, buffer: Any) -> None:
+        view = memoryview(buffer).cast("B")
+        done = 0
+        while done < len(view):
+            at = offset + done
+            index = bisect_right(self._starts, at) - 1
+            count = min(len(view) - done, self._starts[index + 1] - at)
+            chunk = self._chunks[index]
+            chunk.file.read_into(chunk.offset + at - self._starts[index], view[done : done + count])
+            done += count
+
+
+class _Node(dict[str, Any]):
+    """A map or array that is being read.
+
+    Its values are nodes, tensors, spans, plain Python numbers and None.
+    """
+
+    def __init__(self, kind: Kind, entries: int, name: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.missing = entries
+        self.name = name
+        self.carried: Span | None = None
+
+
+def scan(file: SourceFile) -> tuple[dict[Key, Any], tuple[Key, ...], tuple[Span, ...]]:
+    """Index a file.
+
+    Returns:
+        Leaves by key in the order of the file (tensors, spans, numbers, None), the empty nodes, and the
+        bridge's own metadata texts that stood inside chunked leaves.
+
+    Raises:
+        TruncatedFile: It ends too early.
+        MalformedFile: It breaks msgpack's or Flax's rules.
+        KeyConflict: A map names an entry twice.
+        LimitExceeded: It claims too many entries or nests too deep.
+        UnsupportedFeature: A dtype or rank that is not supported.
+    """
+    scanner = _Scanner(file)
+    try:
+        root = scanner.read_root()
+    except BridgeError as err:
+        if err.key is None and scanner.stack:
+            err.key = scanner.where
+        if err.path is None:
+            err.path = file.name
+        raise
+    leaves: dict[Key, Any] = {}
+    empty: list[Key] = []
+    pending: list[tuple[Key, Any]] = [((), root)]
+    while pending:
+        key, value = pending.pop()
+        if not isinstance(value, _Node):
+            leaves[key] = value
+        elif value:
+            pending.extend(((*key, name), value[name]) for name in reversed(value))
+        elif key:
+            empty.append(key)
+    return leaves, tuple(empty), tuple(scanner.carried)
+
+
+class _Scanner:
+    """Reads one tree without recursion, so that a deep file cannot exhaust the stack."""
+
+    def __init__(self, file: SourceFile) -> None:
+        self._file = file
+        self._cursor = Cursor(file)
+        self._meter = Meter(file.name)
+        self._heads: dict[int, tuple[bytes, TensorSpec]] = {}
+        self._name = ""
+        self.stack: list[_Node] = []
+        self.carried: list[Span] = []
+
+    @property
+    def where(self) -> Key:
+        """Key of the entry that is being read."""
+        return (*(node.name for node in self.stack[1:]), self._name)
+
+    def read_root(self) -> _Node:
+        kind, entries = self._cursor.head()
+        if kind != "map":
+            raise self._bad(f"holds a single {kind}; a map of names was expected.")
+        root = _Node("map", int(entries), "")
+        self.stack.append(root)
+        while self.stack:
+            node = self.stack[-1]
+            if node.missing:
+                self._read_entry(node)
+            else:
+                self._close(node)
+        if self._cursor.left:
+            raise self._bad(f"goes on for {self._cursor.left} bytes after the tree.")
+        return root
+
+    def _read_entry(self, node: _Node) -> None:
+        node.missing -= 1
+        self._meter.enter(len(self.stack))
+        self._name = name = str(len(node)) if node.kind == "array" else self._read_name()
+        if name in node:
+            raise KeyConflict("is named twice in one map.", path=self._file.name)
+        kind, value = self._cursor.head()
+        if kind in ("map", "array"):
+            node[name] = child = _Node(kind, int(value), name)
+            self.stack.append(child)
+        else:
+            node[name] = self._read_leaf(kind, value)
+
+    def _close(self, node: _Node) -> None:
+        self._name = node.name
+        self.stack.pop()
+        if CHUNKED in node:
+            if not self.stack:
+                raise self._bad("holds a single array; a map of names was expected.")
+            self.stack[-1][node.name] = self._join(node)
+
+    def _read_name(self) -> str:
+        kind, length = self._cursor.head()
+        if kind != "str":
+            raise self._bad(f"a map entry is named by a value of type {kind}; a string was expected.")
+        if length > MAX_NAME:
+            raise self._bad(f"a name takes {length} bytes; at most {MAX_NAME} are read.")
+        try:
+            return self._cursor.take(int(length)).decode("utf-8")
+        except UnicodeDecodeError as err:
+            raise self._bad(f"a name is not UTF-8: {err}.") from None
+
+    def _read_leaf(self, kind: Kind, value: float) -> Any:
+        if kind == "ext":
+            return self._read_extension(int(value))
+        if kind in ("str", "bin"):
+            span = Span("string" if kind == "str" else "bytes", self._cursor.position, int(value))
+            self._cursor.skip(span.nbytes)
+            return span
+        if kind == "nil":
+            return None
+        return bool(value) if kind == "bool" else value
+
+    def _read_extension(self, length: int) -> Any:
+        (code,) = struct.unpack("b", self._cursor.take(1))
+        self._cursor.require(length)
+        end = self._cursor.position + length
+        if code in (_NDARRAY, _SCALAR):
+            return self._read_array(end)
+        if code == _COMPLEX:
+            return self._read_complex(end)
+        raise self._bad(f"has extension type {code}; Flax writes 1 (array), 2 (complex) and 3 (scalar).")
+
+    def _read_array(self, end: int) -> FileTensor:
+        """Read an array; those of layers that repeat begin with the same bytes and are known by them."""
+        begin = self._cursor.position
+        peeked = self._cursor.peek(min(end - begin, _LONGEST_HEAD))
+        head, spec = self._heads.get(end - begin, (None, None))
+        if head is not None and spec is not None and peeked.startswith(head):
+            self._cursor.skip(end - begin)
+            return FileTensor(self._file, begin + len(head), spec)
+        tensor = self._parse_array(end)
+        if tensor.offset - begin <= len(peeked):
+            self._heads[end - begin] = (peeked[: tensor.offset - begin], tensor.spec)
+        return tensor
+
+    def _parse_array(self, end: int) -> FileTensor:
+        self._expect("array", 3, end)
+        kind, rank = self._cursor.head()
+        if kind != "array":
+            raise self._bad(f"has a shape of type {kind}; an array was expected.")
+        if rank > MAX_RANK:
+            raise UnsupportedFeature(
+                f"has {rank} axes; at most {MAX_RANK} are supported.", path=self._file.name
+            )
+        shape = tuple(self._size(*self._cursor.head()) for _ in range(int(rank)))
+        kind, length = self._cursor.head()
+        if kind not in ("str", "bin"):
+            raise self._bad(f"has a dtype of type {kind}; a name was expected.")
+        spec = self._spec(shape, int(length), end)
+        kind, nbytes = self._cursor.head()
+        if kind not in ("str", "bin"):
+            raise self._bad(f"has values of type {kind}; bytes were expected.")
+        offset = self._cursor.position
+        if offset + nbytes != end:
+            raise self._bad(f"its values end at byte {offset + int(nbytes)}, its payload at byte {end}.")
+        if nbytes != spec.nbytes:
+            raise self._bad(f"is {spec}, which takes {spec.nbytes} bytes; {nbytes} are there.")
+        self._cursor.skip(int(nbytes))
+        return FileTensor(self._file, offset, spec)
+
+    def _spec(self, shape: tuple[int, ...], length: int, end: int) -> TensorSpec:
+        if self._cursor.position + length > end:
+            raise self._bad("its dtype name leaves its payload.")
+        name = self._cursor.take(min(length, _MAX_DTYPE_NAME + 1))
+        spec = TensorSpec(shape, dtype_named(name.decode("utf-8", "replace")))
+        self._check_size(spec)
+        return spec
+
+    def _read_complex(self, end: int) -> complex:
+        self._expect("array", 2, end)
+        parts = [self._cursor.head(), self._cursor.head()]
+        if any(kind not in ("float", "int") for kind, _ in parts) or self._cursor.position != end:
+            raise self._bad("its complex number is no pair of numbers.")
+        return complex(*(value for _, value in parts))
+
+    def _expect(self, wanted: Kind, entries: int, end: int) -> None:
+        found = self._cursor.head() if self._cursor.position < end else ("nothing", 0)
+        if found != (wanted, entries):
+            raise self._bad(f"its payload is no {wanted} of {entries} values.")
+
+    def _size(self, kind: str, value: float) -> int:
+        if kind != "int" or value < 0:
+            found = value if kind == "int" else f"a value of type {kind}"
+            raise self._bad(f"has a shape with {found} in it; sizes were expected.")
+        return int(value)
+
+    def _check_size(self, spec: TensorSpec) -> None:
+        extent = spec.dtype.itemsize
+        for n in spec.shape:
+            extent *= n or 1
+        if extent > _MAX_NBYTES:
+            raise self._bad(f"has the shape {spec.shape}, which no machine can address.")
+
+    def _join(self, node: _Node) -> FileTensor | ChunkedTensor:
+        """Turn a map of chunks into one tensor."""
+        carried = node.pop(MARKER, None)
+        if carried is not None:
+            if not isinstance(carried, Span) or carried.what != "string":
+                raise self._bad(f"its entry {MARKER!r} is no string.")
+            self.carried.append(carried)
+        if node[CHUNKED] is not True or set(node) != {CHUNKED, "shape", "chunks"}:
+            raise self._bad(
+                f"is marked as chunked and has {len(node)} entries: {', '.join([*node][:5])!r}; expected "
+                f"were {CHUNKED!r}: true, 'shape' and 'chunks'."
+            )
+        sizes = self._numbered(node["shape"], "shape")
+        chunks = self._numbered(node["chunks"], "chunks")
+        if len(sizes) > MAX_RANK:
+            raise UnsupportedFeature(
+                f"has {len(sizes)} axes; at most {MAX_RANK} are supported.", path=self._file.name
+            )
+        shape = tuple(self._size("int" if type(n) is int else type(n).__name__, n) for n in sizes)
+        if not chunks or not all(isinstance(c, FileTensor) and len(c.spec.shape) == 1 for c in chunks):
+            raise self._bad("its chunks are not all flat arrays.")
+        dtype = chunks[0].spec.dtype
+        spec = TensorSpec(shape, dtype)
+        self._check_size(spec)
+        if any(chunk.spec.dtype != dtype for chunk in chunks):
+            raise self._bad("its chunks differ in dtype.")
+        held = sum(chunk.spec.size for chunk in chunks)
+        if held != spec.size:
+            raise self._bad(f"has the shape {shape} of {spec.size} elements; its chunks hold {held}.")
+        if len(chunks) == 1:
+            return FileTensor(self._file, chunks[0].offset, spec)
+        return ChunkedTensor(tuple(chunks), spec)
+
+    def _numbered(self, value: Any, what: str) -> list[Any]:
+        if isinstance(value, _Node) and all(str(i) in value for i in range(len(value))):
+            return [value[str(i)] for i in range(len(value))]
+        raise self._bad(f"its {what} are no map with the names '0', '1' and so on.")
+
+    def _bad(self, problem: str) -> MalformedFile:
+        return MalformedFile(problem, path=self._file.name)

@@ -1,0 +1,200 @@
+"""Laying out a Flax msgpack file before any tensor is read.
+
+Every length follows from names, shapes and dtypes, so the heads are made first and the tensors stream
+into the places between them. The bytes are those that Flax itself would write.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from bridge_core import (
+    FileImage,
+    FlatState,
+    Key,
+    KeyConflict,
+    LimitExceeded,
+    StateMetadata,
+    TensorSpec,
+    UnsupportedFeature,
+)
+from bridge_core.formats import Extent
+from bridge_core.state import MARKER, dump_metadata, unflatten_tree
+from bridge_flax.msgpack.reader import CHUNKED, MAX_RANK
+from bridge_flax.msgpack.wire import (
+    MAX_DEPTH,
+    MAX_NAME,
+    Meter,
+    array_head,
+    bin_head,
+    ext_head,
+    integer,
+    map_head,
+    text,
+)
+
+__all__ = ["MAX_CHUNK_SIZE", "MAX_METADATA", "ROOT_METADATA", "lay_out"]
+
+MAX_CHUNK_SIZE = 1 << 30
+"""Bytes of the largest leaf that is written whole, and of a chunk; Flax's own number."""
+MAX_METADATA = 64 << 20
+"""Bytes of the bridge's own metadata in a file."""
+ROOT_METADATA = "__ckptbridge__"
+"""Entry of the root that holds the bridge's metadata where no tensor can carry it."""
+
+_NDARRAY = 1
+
+
+def lay_out(state: FlatState, dtypes: frozenset[str]) -> FileImage:
+    """Return the whole file but for the tensors' values.
+
+    Args:
+        state: What to write.
+        dtypes: Names of the dtypes that are allowed.
+
+    Raises:
+        KeyConflict: A tensor stands where others need a folder, or a name is reserved.
+        UnsupportedFeature: A name, dtype or rank that the format lacks.
+        LimitExceeded: The tree, or the metadata, is larger than what is read back.
+    """
+    specs = state.specs()
+    empty = state.metadata.empty
+    for key in (*specs, *empty):
+        _check_key(key)
+    _check_specs(specs, dtypes)
+    tree = unflatten_tree({key: _Leaf(key, spec) for key, spec in specs.items()}, empty)
+    carried = _carried(state)
+    carrier = min(specs, key=lambda key: (specs[key].nbytes == 0, specs[key].nbytes, key), default=None)
+    layout = _Layout(carrier, carried)
+    if carried is not None and carrier is None:
+        tree[ROOT_METADATA] = carried
+    layout.add_tree(tree)
+    return layout.image()
+
+
+class _Leaf:
+    """A tensor's place in the tree."""
+
+    def __init__(self, key: Key, spec: TensorSpec) -> None:
+        self.key = key
+        self.spec = spec
+
+
+class _Layout:
+    """Collects heads and the places between them.
+
+    Args:
+        carrier: The tensor that carries the metadata.
+        carried: The metadata's text; None if there is none.
+    """
+
+    def __init__(self, carrier: Key | None, carried: str | None) -> None:
+        self._carrier = carrier
+        self._carried = carried
+        self._meter = Meter("the msgpack file to write")
+        self._head = bytearray()
+        self._position = 0
+        self._segments: list[tuple[int, bytes]] = []
+        self._slots: dict[Key, tuple[Extent, ...]] = {}
+
+    def add_tree(self, tree: dict[str, Any]) -> None:
+        self._head += map_head(len(tree))
+        pending = [iter(tree.items())]
+        while pending:
+            for name, value in pending[-1]:
+                self._meter.enter(len(pending))
+                self._head += text(name)
+                if isinstance(value, dict):
+                    self._head += map_head(len(value))
+                    pending.append(iter(value.items()))
+                    break
+                if isinstance(value, str):
+                    self._head += text(value)
+                else:
+                    self._add_tensor(value.key, value.spec)
+            else:
+                pending.pop()
+
+    def image(self) -> FileImage:
+        self._flush()
+        return FileImage(self._position, tuple(self._segments), self._slots)
+
+    def _add_tensor(self, key: Key, spec: TensorSpec) -> None:
+        carried = self._carried if key == self._carrier else None
+        if carried is None and spec.nbytes <= MAX_CHUNK_SIZE:
+            self._slots[key] = (self._add_array(spec.shape, spec, 0),)
+            return
+        self._head += map_head(3 if carried is None else 4)
+        self._head += text(CHUNKED) + b"\xc3"
+        self._head += text("shape") + map_head(len(spec.shape))
+        for axis, n in enumerate(spec.shape):
+            self._head += text(str(axis)) + integer(n)
+        step = max(1, MAX_CHUNK_SIZE // spec.dtype.itemsize)
+        count = max(1, math.ceil(spec.size / step))
+        self._head += text("chunks") + map_head(count)
+        extents = []
+        for index in range(count):
+            self._head += text(str(index))
+            begin = index * step
+            length = min(step, spec.size - begin)
+            extents.append(self._add_array((length,), spec, begin * spec.dtype.itemsize))
+        if carried is not None:
+            self._head += text(MARKER) + text(carried)
+        self._slots[key] = tuple(extents)
+
+    def _add_array(self, shape: tuple[int, ...], spec: TensorSpec, start: int) -> Extent:
+        nbytes = math.prod(shape) * spec.dtype.itemsize
+        head = array_head(3) + array_head(len(shape)) + b"".join(integer(n) for n in shape)
+        head += text(spec.dtype.name) + bin_head(nbytes)
+        self._head += ext_head(_NDARRAY, len(head) + nbytes) + head
+        self._flush()
+        extent = Extent(start, nbytes, self._position)
+        self._position += nbytes
+        return extent
+
+    def _flush(self) -> None:
+        if self._head:
+            self._segments.append((self._position, bytes(self._head)))
+            self._position += len(self._head)
+            self._head.clear()
+
+
+def _carried(state: FlatState) -> str | None:
+    """Return the metadata as text, or None where the tree itself says it all."""
+    kept = state.metadata.with_(empty=())
+    carried = dump_metadata(state.layout, kept)
+    if carried in (dump_metadata(None, StateMetadata()), dump_metadata("flax", StateMetadata())):
+        return None
+    if len(carried) > MAX_METADATA:
+        raise LimitExceeded(f"its metadata takes {len(carried)} bytes; at most {MAX_METADATA} are stored.")
+    return carried
+
+
+def _check_key(key: Key) -> None:
+    if CHUNKED in key or key[:1] == (ROOT_METADATA,):
+        raise KeyConflict(
+            f"the name {CHUNKED if CHUNKED in key else ROOT_METADATA!r} is reserved in msgpack files.",
+            key=key,
+            hint="Rename the tensor.",
+        )
+    if len(key) > MAX_DEPTH:
+        raise LimitExceeded(f"nests {len(key)} levels deep; at most {MAX_DEPTH} are supported.", key=key)
+    for part in key:
+        try:
+            length = len(part.encode("utf-8"))
+        except UnicodeEncodeError:
+            raise UnsupportedFeature(
+                f"the name {part!r} holds a lone surrogate, which no UTF-8 text can hold.",
+                hint="Rename the tensor.",
+            ) from None
+        if length > MAX_NAME:
+            raise UnsupportedFeature(f"a name takes {length} bytes; at most {MAX_NAME} are supported.")
+
+
+def _check_specs(specs: dict[Key, TensorSpec], dtypes: frozenset[str]) -> None:
+    wrong = {key: spec for key, spec in specs.items() if spec.dtype.name not in dtypes}
+    wrong |= {key: spec for key, spec in specs.items() if len(spec.shape) > MAX_RANK}
+    if wrong:
+        listed = ", ".join(f"{'.'.join(key)!r} ({spec})" for key, spec in wrong.items())
+        raise UnsupportedFeature(f"msgpack files cannot hold these dtypes or ranks: {listed}.")

@@ -1,0 +1,131 @@
+"""Whole objects: a Linen tree or an NNX module as a flat state, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import nnx
+
+from bridge_core import (
+    FlatState,
+    Key,
+    MismatchError,
+    StateMetadata,
+    Tensor,
+    UnsupportedFeature,
+    UsageError,
+    join_key,
+)
+from bridge_core.state import unflatten_tree
+from bridge_core.transfer import load_values
+from bridge_flax.template import Template
+from bridge_flax.trees.arrays import as_leaf, is_spread, tensor_of
+from bridge_flax.trees.module_types import nnx_modules
+from bridge_flax.trees.nnx_split import split
+from bridge_flax.trees.walk import is_empty, rebuild, walk
+
+__all__ = ["build", "flatten", "state_of"]
+
+_COLLECTIONS = frozenset({"batch_stats", "cache", "intermediates", "losses", "perturbations"})
+"""Collections that Linen's own modules and documentation use, beside ``params``."""
+
+
+def state_of(value: Any) -> FlatState:
+    """Return the tensors of a Linen tree, an NNX module or state, or a template; see the adapter."""
+    if isinstance(value, Template):
+        return value.state
+    if isinstance(value, nnx.Pytree):
+        _, state = split(value)
+        flat = flatten(state, form="nnx")
+        modules = nnx_modules(value, tuple(flat))
+        return flat.replace(metadata=flat.metadata.with_(modules=modules))
+    if isinstance(value, nnx.State | nnx.GraphState):
+        return flatten(value, form="nnx")
+    if isinstance(value, Mapping):
+        return flatten(value, form="variables" if has_heads(value) else "params")
+    raise UsageError(
+        f"a {type(value).__name__} holds no Flax weights.",
+        hint="Pass variables, a params tree, an nnx.Module, an nnx.State or a template.",
+    )
+
+
+def has_heads(tree: Mapping[Any, Any]) -> bool:
+    """Tell whether the first names of a Linen tree are collections.
+
+    They are if ``params`` is one of them and holds a tree, or if all of them are names of
+    collections that Linen uses.
+    """
+    if isinstance(tree.get("params"), Mapping):
+        return True
+    return bool(tree) and _COLLECTIONS.issuperset(tree)
+
+
+def flatten(tree: Any, *, form: str) -> FlatState:
+    """Flatten anything that `walk` can walk.
+
+    Raises:
+        UnsupportedFeature: Some leaves are no tensors; all of them are named.
+    """
+    tensors: dict[Key, Tensor] = {}
+    collections: dict[Key, str] = {}
+    empty: list[Key] = []
+    bad: list[str] = []
+    for key, leaf, variable in walk(tree):
+        if is_empty(leaf):
+            if key:
+                empty.append(key)
+            continue
+        try:
+            tensors[key] = tensor_of(key, leaf)
+        except UnsupportedFeature as err:
+            bad.append(f"{join_key(key)}: {err.message}")
+            continue
+        if variable is not None and variable.var_type is not nnx.Param:
+            collections[key] = variable.var_type.__name__
+    if bad:
+        raise UnsupportedFeature(
+            f"{len(bad)} leaves are no tensors: {'; '.join(bad)}", hint="Take them out of the tree first."
+        )
+    metadata = StateMetadata(collections=collections, empty=tuple(empty), forms={"flax": form})
+    return FlatState(tensors, layout="flax", metadata=metadata)
+
+
+def build(state: FlatState, like: Any) -> Any:
+    """Return live tensors in the structure of ``like``; see the adapter."""
+    if like is None:
+        loaded = load_values(state)
+        leaves = {key: as_leaf(loaded, key, None) for key in loaded}
+        return unflatten_tree(leaves, state.metadata.empty)
+    if isinstance(like, Template):
+        if like.kind == "linen":
+            return _fill(state, like.tree)
+        graphdef, abstract = like.tree
+        return nnx.merge(graphdef, _fill(state, abstract))
+    if isinstance(like, nnx.Pytree):
+        graphdef, old = split(like)
+        return nnx.merge(graphdef, _fill(state, old))
+    return _fill(state, like)
+
+
+def _fill(state: FlatState, like: Any) -> Any:
+    wanted = {key: tensor_of(key, leaf).spec for key, leaf, _ in walk(like) if not is_empty(leaf)}
+    missing = tuple(join_key(key) for key in wanted if key not in state)
+    unexpected = tuple(join_key(key) for key in state if key not in wanted)
+    mismatched = tuple(
+        f"{join_key(key)}: {state.spec(key)} for {spec}"
+        for key, spec in wanted.items()
+        if key in state and state.spec(key).shape != spec.shape
+    )
+    if missing or unexpected or mismatched:
+        lists = {"missing": missing, "unexpected": unexpected, "of another shape": mismatched}
+        text = "; ".join(f"{what}: {', '.join(names)}" for what, names in lists.items() if names)
+        raise MismatchError(
+            f"the state does not fit the structure it is to fill. {text}.",
+            missing=missing,
+            unexpected=unexpected,
+            mismatched=mismatched,
+        )
+    whole = [key for key, leaf, _ in walk(like) if not is_empty(leaf) and not is_spread(leaf)]
+    loaded = load_values(state, whole)
+    return rebuild(like, lambda key, leaf: as_leaf(loaded, key, leaf))

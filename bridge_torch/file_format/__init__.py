@@ -1,0 +1,1 @@
+"""torch's checkpoint files: zip archives and the legacy format."""

@@ -1,0 +1,122 @@
+"""The torch adapter as the core sees it; torch itself is imported when a live object comes by."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Mapping
+from types import ModuleType
+from typing import Any
+
+from bridge_core import FlatState, Key, MissingDependency, TensorSpec
+from bridge_torch.layers import place_in_stack, spell_in_stack
+
+__all__ = ["TorchFramework"]
+
+_TORCH_LEAVES = frozenset(
+    {
+        "in_proj_bias",
+        "in_proj_weight",
+        "num_batches_tracked",
+        "original0",
+        "original1",
+        "q_proj_weight",
+        "running_mean",
+        "running_var",
+        "weight",
+        "weight_g",
+        "weight_hh",
+        "weight_hh_l0",
+        "weight_ih",
+        "weight_ih_l0",
+        "weight_orig",
+        "weight_v",
+    }
+)
+_FLAX_LEAVES = frozenset({"embedding", "kernel"})
+_FLAX_HEADS = frozenset({"batch_stats", "params"})
+_EXTRA_STATE = "_extra_state"
+
+
+class TorchFramework:
+    """Modules and state dicts of torch."""
+
+    name = "torch"
+    collections: Mapping[str, tuple[str, ...]] = {}
+    default_format = "safetensors"
+
+    def owns(self, names: Mapping[Key, TensorSpec]) -> bool:
+        """Tell whether the names are torch's: at least one leaf only torch has, and none of Flax's."""
+        leaves = {key[-1] for key in names if key}
+        heads = {key[0] for key in names if key}
+        return bool(leaves & _TORCH_LEAVES) and not leaves & _FLAX_LEAVES and not heads & _FLAX_HEADS
+
+    def place(self, key: Key, present: Collection[Key]) -> tuple[Key, str] | None:
+        """Return the path and the leaf name of one layer in a recurrent stack."""
+        return place_in_stack(key, present)
+
+    def spell(self, path: Key, leaf: str) -> Key | None:
+        """Return the key of a leaf of one layer in a recurrent stack: what `place` takes apart."""
+        return spell_in_stack(path, leaf)
+
+    def accepts(self, value: Any) -> bool:
+        """Tell whether the value is a module or a state dict of torch; imports nothing."""
+        torch = sys.modules.get("torch")
+        module, tensor = getattr(getattr(torch, "nn", None), "Module", None), getattr(torch, "Tensor", None)
+        if module is None or tensor is None:
+            return False
+        if isinstance(value, module):
+            return True
+        if not isinstance(value, Mapping) or isinstance(value, FlatState) or not value:
+            return False
+        if not all(isinstance(name, str) for name in value):
+            return False
+        tensors = [isinstance(child, tensor) for name, child in value.items() if not _is_extra(name)]
+        return bool(tensors) and all(tensors)
+
+    def state(self, value: Any) -> FlatState:
+        """Return the tensors of a module or a state dict; CPU tensors are views, nothing is copied.
+
+        The state sees later changes of the object, and cannot be used to make any.
+
+        Args:
+            value: An `nn.Module` or a mapping from names to tensors. Tensors on another device are
+                copied when they are read; those on the meta device have a spec and no values.
+
+        Raises:
+            UnsupportedFeature: A tensor is sparse, quantised, uninitialised or of a dtype that the
+                bridge does not carry.
+            MissingDependency: torch is not installed.
+            UsageError: The value is neither, or holds something that is no tensor.
+        """
+        state: FlatState = _live().read_state(value)
+        return state
+
+    def build(self, state: FlatState, like: Any) -> Any:
+        """Return a state dict of new CPU tensors, with their values read once.
+
+        Args:
+            state: A state in torch's layout.
+            like: A module or a state dict, whose order of names is taken; None for the state's own.
+                It is not changed.
+
+        Raises:
+            KeyConflict: Two keys join to one name.
+            MissingDependency: torch is not installed.
+            UnsupportedFeature: torch lacks a dtype.
+            UsageError: ``like`` is neither.
+        """
+        return _live().build_state_dict(state, like)
+
+
+def _live() -> ModuleType:
+    try:
+        from bridge_torch import torch_objects as modules
+    except ImportError as err:
+        raise MissingDependency(
+            "live modules and state dicts need torch.", hint='pip install "ckptbridge[torch]"'
+        ) from err
+    return modules
+
+
+def _is_extra(name: str) -> bool:
+    return name.rpartition(".")[2] == _EXTRA_STATE

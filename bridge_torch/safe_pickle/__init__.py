@@ -1,0 +1,1 @@
+"""Pickles read by an interpreter that builds plain data and imports nothing, and written."""

@@ -1,0 +1,229 @@
+"""The stack machine below a pickle: its values, marks and memo, with nothing that runs code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bridge_core import BridgeError, KeyConflict, MalformedFile, TruncatedFile, UnsafeFile, UnsupportedFeature
+from bridge_torch.safe_pickle.values import (
+    STORAGE_DTYPES,
+    Global,
+    Opaque,
+    Storage,
+    TensorRef,
+    UnsupportedTensor,
+    call,
+    is_allowed,
+)
+
+__all__ = ["Limits", "Machine"]
+
+_NAME_BYTES = 1024
+_NAMES_SHOWN = 200
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a pickle may claim.
+
+    Args:
+        pickle_bytes: Length of one pickle.
+        objects: Containers and remembered values.
+        depth: Containers in containers.
+    """
+
+    pickle_bytes: int = 256 << 20
+    objects: int = 20_000_000
+    depth: int = 200
+
+
+class Machine:
+    """The stack machine of a pickle."""
+
+    def __init__(self, data: bytes, limits: Limits) -> None:
+        self.data = data
+        self.limits = limits
+        self.position = 0
+        self.at = 0
+        self.stack: list[Any] = []
+        self.frames: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+        self.globals: dict[tuple[str, str], Global] = {}
+        self.unknown: dict[str, None] = {}
+        self.storages: dict[str, Storage] = {}
+        self.objects = 0
+        self.holds_module = False
+
+    def refuse_unknown(self, cause: BridgeError | None) -> None:
+        """Raise if the file named anything that is not allowed."""
+        if not self.unknown:
+            return
+        shown = [name if name.isprintable() else ascii(name) for name in self.unknown]
+        names = ", ".join(shown[:_NAMES_SHOWN])
+        if len(shown) > _NAMES_SHOWN:
+            names += f" and {len(shown) - _NAMES_SHOWN} more"
+        hint = "Load it where you trust it, and save only the module's state_dict()."
+        if self.holds_module or any(name.startswith("torch.nn.modules.") for name in self.unknown):
+            hint = (
+                "It holds a whole pickled module, not its weights: load it where you trust it, "
+                "and save module.state_dict() instead."
+            )
+        raise UnsafeFile(f"asks for code that no weights need: {names}.", hint=hint) from cause
+
+    def take(self, count: int) -> bytes:
+        """Return the next bytes."""
+        begin, end = self.position, self.position + count
+        if end > len(self.data):
+            raise TruncatedFile(f"the data ends {end - len(self.data)} bytes before a value does.")
+        self.position = end
+        return self.data[begin:end]
+
+    def number(self, count: int) -> int:
+        """Return the next little-endian unsigned number."""
+        return int.from_bytes(self.take(count), "little")
+
+    def line(self) -> str:
+        """Return text up to the next line feed."""
+        stop = self.data.find(b"\n", self.position, self.position + _NAME_BYTES)
+        if stop < 0:
+            if len(self.data) < self.position + _NAME_BYTES:
+                raise TruncatedFile("the data ends within a name.")
+            raise MalformedFile(f"a name is longer than {_NAME_BYTES} bytes.")
+        text = self.take(stop - self.position)
+        self.position += 1
+        try:
+            return text.decode("utf-8")
+        except UnicodeDecodeError:
+            raise MalformedFile("a name is not UTF-8.") from None
+
+    def push(self, value: Any) -> None:
+        """Put a value on the stack."""
+        self.stack.append(value)
+
+    def new(self, value: Any) -> None:
+        """Put a new container on the stack."""
+        self.objects += 1
+        self.stack.append(value)
+
+    def since_mark(self) -> list[Any]:
+        """Return what was put on the stack since the last mark, which is removed."""
+        items = self.stack
+        self.stack = self.frames.pop()
+        return items
+
+    def tuple_of(self, count: int) -> None:
+        """Replace the last values by a tuple of them."""
+        if len(self.stack) < count:
+            raise IndexError
+        items = tuple(self.stack[-count:])
+        del self.stack[-count:]
+        self.new(items)
+
+    def global_(self, module: str, name: str) -> Global:
+        """Return the object that stands for a name; note it if it is not allowed."""
+        found = self.globals.get((module, name))
+        if found is None:
+            self.objects += 1
+            found = self.globals[module, name] = Global(module, name)
+            if not is_allowed(found):
+                self.unknown[found.path] = None
+        return found
+
+    def remember(self, index: int) -> None:
+        """Store the last value under a number."""
+        self.objects += 1
+        self.memo[index] = self.stack[-1]
+
+    def recall(self, index: int) -> None:
+        """Push the value stored under a number."""
+        if index not in self.memo:
+            raise MalformedFile(f"refers to value {index}, which was not stored.")
+        self.push(self.memo[index])
+
+    def extend(self, items: list[Any]) -> None:
+        """Append to the list on the stack."""
+        target = self.stack[-1]
+        if isinstance(target, list):
+            target.extend(items)
+        elif not isinstance(target, Opaque):
+            raise MalformedFile(f"appends to a {type(target).__name__}.")
+
+    def set_items(self, items: list[Any]) -> None:
+        """Set items of the dict on the stack."""
+        target = self.stack[-1]
+        if len(items) % 2:
+            raise MalformedFile("a dict has a key without a value.")
+        if isinstance(target, Opaque):
+            return
+        if not isinstance(target, dict):
+            raise MalformedFile(f"sets items of a {type(target).__name__}.")
+        self.objects += len(items) // 2
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if isinstance(key, str) and key in target:
+                raise KeyConflict(f"a dict holds the key {key[:200]!r} twice.")
+            target[_dict_key(key)] = value
+
+    def build(self) -> None:
+        """Attributes of an object: dropped, for nothing here has any."""
+        self.stack.pop()
+        target = self.stack[-1]
+        if isinstance(target, TensorRef):
+            self.stack[-1] = UnsupportedTensor("rebuilt in place")
+        elif not isinstance(target, dict | Opaque | UnsupportedTensor | Global):
+            raise MalformedFile(f"sets attributes of a {type(target).__name__}.")
+
+    def reduce(self) -> None:
+        """A call; see `pickle_values.call`."""
+        args = self.stack.pop()
+        function = self.stack.pop()
+        result = call(function, args)
+        if isinstance(result, dict):
+            self.objects += len(result)
+        self.new(result)
+
+    def persistent(self) -> None:
+        """A reference to a storage."""
+        self.push(self._persistent(self.stack.pop()))
+
+    def _persistent(self, identity: Any) -> Any:
+        if not isinstance(identity, tuple) or not identity:
+            raise MalformedFile("a persistent id is no tuple.")
+        if identity[0] == "module":
+            self.holds_module = True
+            return Opaque("module class")
+        if identity[0] != "storage" or len(identity) not in (5, 6):
+            raise MalformedFile("a persistent id is not that of a storage.")
+        kind, key, location, numel = identity[1:5]
+        if not isinstance(kind, Global) or kind.name not in STORAGE_DTYPES:
+            raise MalformedFile("a storage has no known type.")
+        if not isinstance(key, str) or not isinstance(location, str) or not _is_size(numel):
+            raise MalformedFile("a storage has no key, no place or no size.")
+        dtype = STORAGE_DTYPES[kind.name]
+        storage = self.storages.setdefault(key, Storage(key, dtype, numel))
+        if (storage.dtype, storage.numel) != (dtype, numel):
+            raise MalformedFile(
+                f"storage {key[:80]!r} is {storage.numel} x {storage.dtype} at first and "
+                f"{numel} x {dtype} later."
+            )
+        if len(identity) == 6 and identity[5] is not None:
+            raise UnsupportedFeature(
+                "has storages that are views of others, as torch before 0.4 wrote them.",
+                hint="Load and save it again with a newer torch.",
+            )
+        return storage
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+
+
+def _dict_key(key: Any) -> Any:
+    """Return a key that stands for this one, whose hash cannot recurse or be made to collide."""
+    if isinstance(key, list | dict):
+        raise MalformedFile(f"a dict has a {type(key).__name__} as a key.")
+    if key is None or isinstance(key, str | bool | Global | Opaque):
+        return key
+    if isinstance(key, int) and abs(key) < 1 << 60:
+        return key
+    return Opaque(type(key).__name__)
