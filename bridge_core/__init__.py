@@ -5,6 +5,19 @@ from typing import TYPE_CHECKING
 from bridge_core.lazy import exports
 
 if TYPE_CHECKING:
+    from bridge_core import axes as axes
+    from bridge_core import checkpoint as checkpoint
+    from bridge_core import conversion as conversion
+    from bridge_core import formats as formats
+    from bridge_core import io as io
+    from bridge_core import layers as layers
+    from bridge_core import ops as ops
+    from bridge_core import plan as plan
+    from bridge_core import plugins as plugins
+    from bridge_core import resolve as resolve
+    from bridge_core import rules as rules
+    from bridge_core import state as state
+    from bridge_core import transfer as transfer
     from bridge_core.checkpoint import (
         open_state as open_state,
     )
@@ -225,6 +238,7 @@ else:
             ),
             "transfer": "compare_states load_values Progress",
         },
+        packages="axes checkpoint conversion formats io layers ops plan plugins resolve rules state transfer",
         moved={
             "Array": "bridge_core.state:Array",
             "as_tensor": "bridge_core.state:as_tensor",

@@ -12,7 +12,7 @@ __all__ = ["exports"]
 
 
 def exports(
-    package: str, homes: Mapping[str, str], moved: Mapping[str, str] | None = None
+    package: str, homes: Mapping[str, str], *, packages: str = "", moved: Mapping[str, str] | None = None
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Return ``__getattr__``, ``__dir__`` and ``__all__`` of a package.
 
@@ -20,9 +20,11 @@ def exports(
         package: Name of the package.
         homes: Module -> the names that it provides, separated by spaces. A module is relative to the package
             unless it has a dot.
+        packages: Names of packages inside it, separated by spaces, that are imported when they are asked for.
         moved: Deprecated name -> ``"package:name"`` of what it means now. Using one warns.
     """
     home_of = {name: module for module, names in homes.items() for name in names.split()}
+    inner = frozenset(packages.split())
     namespace = sys.modules[package].__dict__
 
     def load(name: str) -> Any:
@@ -31,6 +33,8 @@ def exports(
             loaded = import_module(module if "." in module else f"{package}.{module}")
             value = namespace[name] = getattr(loaded, name)
             return value
+        if name in inner:
+            return import_module(f"{package}.{name}")
         if moved and name in moved:
             module, _, new = moved[name].partition(":")
             warnings.warn(
@@ -39,4 +43,4 @@ def exports(
             return getattr(import_module(module), new)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
-    return load, lambda: sorted({*namespace, *home_of}), sorted(home_of, key=str.lower)
+    return load, lambda: sorted({*namespace, *home_of, *inner}), sorted(home_of, key=str.lower)

@@ -17,7 +17,7 @@ import bridge_core.testing
 import bridge_flax
 import bridge_torch
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PACKAGES = [bridge_core, bridge_torch, bridge_flax, bridge_core.testing]
 NAMES = [(package, name) for package in PACKAGES for name in package.__all__]
 OWN = {"bridge_core", "bridge_torch", "bridge_flax"}

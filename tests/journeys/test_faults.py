@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_format import assert_same, descriptors, registry
+from support.toy_format import assert_same, descriptors, registry
 
 from bridge_core import (
     DestinationExists,
@@ -36,15 +36,15 @@ from bridge_core.io import atomic_write as output_module
 from bridge_core.io.atomic_write import TEMP_MARK, write_all
 
 REGISTRY = registry()
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 PRELUDE = f"""
 import os, resource, signal, sys, time
 sys.path.insert(0, {str(HERE)!r})
 import numpy as np
 from bridge_core import BridgeError, TensorSpec
-from bridge_core.storage import open_state, save_state
-from toy_format import registry
+from bridge_core import open_state, save_state
+from support.toy_format import registry
 
 def state(value, count=4, size=50_000):
     return {{f"w{{i}}": np.full(size, value, "f4") for i in range(count)}}

@@ -14,7 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.numpy import load_file
-from toy_library import CONFIG, Net, Raises, Zoo, make_folder, models, weights, zoo_registry
+from support.toy_library import CONFIG, Net, Raises, Zoo, make_folder, models, weights, zoo_registry
 
 from bridge_core import (
     AmbiguousLayerError,
@@ -282,7 +282,7 @@ def command(monkeypatch):
     def run(*args, library=None):
         registry = zoo_registry(library or Zoo(notes=("Net of the zoo",)))
         monkeypatch.setattr(
-            importlib.import_module("bridge_core.convert"), "default_registry", lambda: registry
+            importlib.import_module("bridge_core.conversion.convert"), "default_registry", lambda: registry
         )
         result = CliRunner().invoke(main, [str(arg) for arg in args])
         return SimpleNamespace(code=result.exit_code, out=result.stdout, err=result.stderr)

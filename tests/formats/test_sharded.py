@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from toy_format import assert_same, descriptors, registry
+from support.toy_format import assert_same, descriptors, registry
 
 from bridge_core import (
     IntegrityError,

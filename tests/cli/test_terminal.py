@@ -22,7 +22,7 @@ from bridge_core.cli import main
 
 module, name = sys.argv.pop(1).rsplit(".", 1)
 mark = pathlib.Path(sys.argv.pop(1))
-place = sys.modules[module]
+place = importlib.import_module(module)
 whole = getattr(place, name)
 
 def slow(*args, **kwargs):
@@ -33,8 +33,8 @@ def slow(*args, **kwargs):
 setattr(place, name, slow)
 main(prog_name="ckptbridge")
 """
-WRITING = "bridge_core.execute.scatter"
-VERIFYING = "bridge_core.writing.checksum"
+WRITING = "bridge_core.transfer.file_writer.scatter"
+VERIFYING = "bridge_core.checkpoint.verification.checksum"
 
 
 def environment(**changes):

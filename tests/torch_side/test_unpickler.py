@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch_files import Storage, View, dumps
+from support.torch_files import Storage, View, dumps
 
 from bridge_core import (
     BridgeError,

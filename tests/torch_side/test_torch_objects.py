@@ -415,8 +415,8 @@ def test_accepts_modules_and_state_dicts(net):
 
 
 def test_without_torch_the_message_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "bridge_torch.modules", None)
-    monkeypatch.delattr("bridge_torch.modules", raising=False)
+    monkeypatch.setitem(__import__("sys").modules, "bridge_torch.torch_objects", None)
+    monkeypatch.delattr("bridge_torch.torch_objects", raising=False)
     with pytest.raises(MissingDependency, match=r"ckptbridge\[torch\]"):
         state_of({"w": torch.zeros(1)})
 

@@ -15,7 +15,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from torch_files import (
+from support.torch_files import (
     Storage,
     View,
     assert_same,

@@ -8,8 +8,8 @@ import shutil
 
 import numpy as np
 import pytest
-from toy_format import descriptors
-from toy_library import CONFIG, Zoo, make_folder, weights, zoo_registry
+from support.toy_format import descriptors
+from support.toy_library import CONFIG, Zoo, make_folder, weights, zoo_registry
 
 from bridge_core import (
     BadInputError,

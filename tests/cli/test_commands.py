@@ -1,7 +1,6 @@
 """The command, in this process: what each command prints, and with which exit code it ends."""
 
 import json
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -110,7 +109,7 @@ class TestInspect:
         assert len({entry["file"] for entry in found.values()}) > 1
 
     def test_tied_names_stand_where_the_kept_tensor_does(self, tmp_path):
-        kept, other = bridge_core.as_tensor(np.ones((8, 8), "f4")), np.zeros((8, 8), "f4")
+        kept, other = bridge_core.state.as_tensor(np.ones((8, 8), "f4")), np.zeros((8, 8), "f4")
         state = bridge_core.FlatState(
             {("a",): kept, ("b",): other, ("z",): kept},
             layout="torch",
@@ -504,7 +503,7 @@ class TestErrors:
         def fail(*_, **__):
             raise raised
 
-        monkeypatch.setattr(sys.modules["bridge_core.convert"], "plan_conversion", fail)
+        monkeypatch.setattr("bridge_core.conversion.plan_conversion", fail)
         result = run("plan", source, "--to", "flax", "--json")
         assert (result.code, result.out) == (code, "")
         assert text in result.err.splitlines()[-1]
