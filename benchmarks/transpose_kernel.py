@@ -22,7 +22,7 @@ from bridge_core import FileTensor, SourceFile, TensorSpec
 from bridge_core.ops import Permute, chain_tensors
 from bridge_core.transfer import Scratch, copy_into, parse_size, read_whole
 
-Copy = Callable[[np.ndarray, tuple[int, ...], np.ndarray], None]
+Duplicate = Callable[[np.ndarray, tuple[int, ...], np.ndarray], None]
 
 _FROM_FILE = "from file"
 _INTEGERS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
@@ -42,9 +42,9 @@ def shapes(elements: int) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
     }
 
 
-def contestants() -> dict[str, Copy]:
+def contestants() -> dict[str, Duplicate]:
     """Return name -> what copies ``source.transpose(axes)`` into ``out``."""
-    made: dict[str, Copy] = {
+    made: dict[str, Duplicate] = {
         "memcpy": lambda source, axes, out: np.copyto(out.reshape(-1), source.reshape(-1)),
         "numpy": lambda source, axes, out: np.copyto(out, source.transpose(axes)),
         "bridge_core": lambda source, axes, out: copy_into(out, source.transpose(axes)),
@@ -56,7 +56,7 @@ def contestants() -> dict[str, Copy]:
     return made
 
 
-def _torch() -> Copy:
+def _torch() -> Duplicate:
     import torch
 
     torch.set_num_threads(1)
@@ -69,7 +69,7 @@ def _torch() -> Copy:
     return copy
 
 
-def _opencv() -> Copy:
+def _opencv() -> Duplicate:
     import cv2
 
     cv2.setNumThreads(1)
@@ -82,7 +82,7 @@ def _opencv() -> Copy:
     return copy
 
 
-def _from_file(path: Path, source: np.ndarray, axes: tuple[int, ...]) -> Copy:
+def _from_file(path: Path, source: np.ndarray, axes: tuple[int, ...]) -> Duplicate:
     source.tofile(path)
     tensor = FileTensor(SourceFile(path), 0, TensorSpec(source.shape, source.dtype))
     (moved,) = chain_tensors((tensor,), (Permute(axes),))
@@ -118,7 +118,7 @@ def main() -> None:
 
 
 def _measure(
-    found: Mapping[str, Copy],
+    found: Mapping[str, Duplicate],
     shape: tuple[int, ...],
     axes: tuple[int, ...],
     item: int,

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from bridge_core.lazy import exports
+from bridge_core.public import exports
 
 if TYPE_CHECKING:
     from bridge_core import axes as axes
@@ -249,7 +249,7 @@ else:
             "CheckedRange": "bridge_core.io:CheckedRange",
             "Comparison": "bridge_core.transfer:Comparison",
             "Concat": "bridge_core.ops:Concat",
-            "Copy": "bridge_core.ops:Copy",
+            "Copy": "bridge_core.ops:Duplicate",
             "Difference": "bridge_core.transfer:Difference",
             "Drop": "bridge_core.ops:Drop",
             "Dropped": "bridge_core.plan:Dropped",
@@ -263,7 +263,7 @@ else:
             "Flip": "bridge_core.ops:Flip",
             "Int": "bridge_core.rules:Int",
             "is_floating": "bridge_core.state:is_floating",
-            "Lanes": "bridge_core.ops:Lanes",
+            "Lanes": "bridge_core.ops:Parallel",
             "LayerInfo": "bridge_core.state:LayerInfo",
             "LazyTensor": "bridge_core.state:LazyTensor",
             "load": "bridge_core:load_values",
@@ -275,18 +275,18 @@ else:
             "natural_order": "bridge_core.state:natural_order",
             "Offset": "bridge_core.ops:Offset",
             "Op": "bridge_core.ops:Op",
-            "Order": "bridge_core.ops:Order",
+            "Order": "bridge_core.ops:Reorder",
             "PACKED": "bridge_core.state:PACKED",
             "Pad": "bridge_core.ops:Pad",
             "Pattern": "bridge_core.rules:Pattern",
             "Permute": "bridge_core.ops:Permute",
-            "Pick": "bridge_core.ops:Pick",
+            "Pick": "bridge_core.ops:Select",
             "Region": "bridge_core.state:Region",
             "Relocating": "bridge_core.plugins:Relocating",
             "Reshape": "bridge_core.ops:Reshape",
-            "Residual": "bridge_core.state:Residual",
+            "Residual": "bridge_core.state:AuxiliaryTensor",
             "Rules": "bridge_core.rules:Rules",
-            "Same": "bridge_core.ops:Same",
+            "Same": "bridge_core.ops:RequireEqual",
             "Saved": "bridge_core.checkpoint:Saved",
             "ShardNames": "bridge_core.formats:ShardNames",
             "Split": "bridge_core.ops:Split",
@@ -298,8 +298,8 @@ else:
             "unflatten_tree": "bridge_core.state:unflatten_tree",
             "Unpad": "bridge_core.ops:Unpad",
             "Unstack": "bridge_core.ops:Unstack",
-            "Unsum": "bridge_core.ops:Unsum",
-            "WithZeros": "bridge_core.ops:WithZeros",
+            "Unsum": "bridge_core.ops:SplitSum",
+            "WithZeros": "bridge_core.ops:InsertZeros",
             "write_all": "bridge_core.io:write_all",
         },
     )

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from bridge_core.lazy import exports
+from bridge_core.public import exports
 
 if TYPE_CHECKING:
     from bridge_core.axes.equation import ELLIPSIS as ELLIPSIS

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from bridge_core.axes.sizes import Solver
 from bridge_core.axes.structure import Axes, Factors, Layout, Parts, Structure, layouts
 from bridge_core.ops import (
-    Copy,
-    Lanes,
+    Duplicate,
     Op,
-    Order,
+    Parallel,
     Permute,
+    Reorder,
+    RequireEqual,
     Reshape,
-    Same,
     Split,
     Unstack,
     inverse_chain,
@@ -80,17 +80,17 @@ def compiled(
     ties, copies = [], []
     tied, copied = _by_position(found, position), _by_position(wanted, position)
     for identity, at in position.items():
-        ties.append((Same(len(tied[at])),) if len(tied[at]) > 1 else ())
+        ties.append((RequireEqual(len(tied[at])),) if len(tied[at]) > 1 else ())
         moved = [cutter.moved(between[identity], takes[i].layout) for i in copied[at]]
-        copies.append((Copy(len(moved)), *_lanes(moved)) if len(moved) > 1 else ())
+        copies.append((Duplicate(len(moved)), *_lanes(moved)) if len(moved) > 1 else ())
     joins = [inverse_chain(chain) for chain, _ in right]
     return simplify_chain(
         (
             *_lanes(cuts),
-            Order(tuple(grouped)),
+            Reorder(tuple(grouped)),
             *_lanes(ties, [len(group) for group in tied]),
             *_lanes(copies),
-            Order(tuple(spread)).inverse(),
+            Reorder(tuple(spread)).inverse(),
             *_lanes(joins, [len(pieces) for _, pieces in right]),
         )
     )
@@ -106,7 +106,7 @@ def _by_position(identities: list[Identity], position: Mapping[Identity, int]) -
 def _lanes(chains: Sequence[Chain], counts: Sequence[int] = ()) -> Chain:
     if not any(chains):
         return ()
-    return chains[0] if len(chains) == 1 else (Lanes(tuple(chains), tuple(counts)),)
+    return chains[0] if len(chains) == 1 else (Parallel(tuple(chains), tuple(counts)),)
 
 
 class _Cutter:

@@ -69,8 +69,8 @@ class Writer:
     budget: Budget
     meter: Meter
     verify: bool
-    beside: Mapping[str, SourceFile | bytes] = field(default_factory=dict)
-    stem: str | None = None
+    sidecar_files: Mapping[str, SourceFile | bytes] = field(default_factory=dict)
+    base_name: str | None = None
 
     @functools.cached_property
     def pool(self) -> ScratchPool:
@@ -103,7 +103,7 @@ class Writer:
                 f"format {self.format.name} has no usual file names, so it cannot fill a folder.",
                 hint="Give a file name and no shard size.",
             )
-        names = names if self.stem is None else names.with_stem(self.stem)
+        names = names if self.base_name is None else names.with_base_name(self.base_name)
         groups = partition(self.state, limit, names)
         sums: dict[Key, int] = {}
         written: list[str] = []
@@ -113,7 +113,7 @@ class Writer:
             nonlocal total
             with _shown_as(temporary, destination):
                 self._check(temporary / written[-1], sums)
-                self._check_beside(temporary)
+                self._check_sidecar_files(temporary)
                 total = sum((temporary / name).stat().st_size for name in written)
 
         weights = is_weights_name(self.registry.formats.values())
@@ -121,7 +121,9 @@ class Writer:
             destination,
             overwrite=overwrite,
             check=check,
-            keep=lambda entry: entry.is_dir() or not (weights(entry.name) or entry.name in self.beside),
+            keep=lambda entry: (
+                entry.is_dir() or not (weights(entry.name) or entry.name in self.sidecar_files)
+            ),
         ) as temporary:
             with _shown_as(temporary, destination):
                 for name, data in self._parts(groups, names):
@@ -129,7 +131,7 @@ class Writer:
                     _create(temporary / name, data if isinstance(data, bytes) else b"")
                     if isinstance(data, FlatState):
                         sums.update(self._fill(data, temporary / name))
-                for name, source in self.beside.items():
+                for name, source in self.sidecar_files.items():
                     _copy(source, temporary / name)
             self.meter.finish()
         files = tuple(destination / name for name in written)
@@ -171,8 +173,8 @@ class Writer:
         )
         self.state.check_unchanged()
 
-    def _check_beside(self, folder: Path) -> None:
-        for name, source in self.beside.items():
+    def _check_sidecar_files(self, folder: Path) -> None:
+        for name, source in self.sidecar_files.items():
             if self.verify and not _same_bytes(source, folder / name):
                 raise VerificationError("the bytes read again differ from the source's.", path=folder / name)
             if isinstance(source, SourceFile):

@@ -20,6 +20,7 @@ from bridge_core.formats import Format
 from bridge_core.io import SourceFile, is_plain_name
 from bridge_core.messages import listed
 from bridge_core.plugins import Registry, default_registry
+from bridge_core.public import renamed
 from bridge_core.state import FlatState, as_state, join_key
 from bridge_core.transfer import Budget, Meter, Progress, parse_size
 
@@ -27,7 +28,7 @@ __all__ = ["as_path", "names_folder", "open_state", "save_state", "StrPath"]
 
 StrPath = str | os.PathLike[str]
 
-_STEM = re.compile(r"\w[\w-]*", re.ASCII)
+_BASE_NAME = re.compile(r"\w[\w-]*", re.ASCII)
 
 
 def as_path(path: StrPath) -> Path:
@@ -77,6 +78,7 @@ def open_state(
     )
 
 
+@renamed(beside="sidecar_files", stem="base_name")
 def save_state(
     state: Mapping[Any, Any],
     path: StrPath,
@@ -89,8 +91,8 @@ def save_state(
     max_ram: int | str | None = None,
     progress: Callable[[Progress], None] | None = None,
     verify: bool = False,
-    beside: Mapping[str, SourceFile | bytes] | None = None,
-    stem: str | None = None,
+    sidecar_files: Mapping[str, SourceFile | bytes] | None = None,
+    base_name: str | None = None,
 ) -> Saved:
     """Write a state to a file, or to a folder in Hugging Face's manner.
 
@@ -132,8 +134,8 @@ def save_state(
     used = _choose(state, destination, format, registry, folder=folder)
     _refuse(state, used)
     meter = Meter(state, progress, verify=verify)
-    files = _checked_beside(beside or {}, registry)
-    writer = Writer(state, used, registry, budget, meter, verify, files, _checked_stem(stem))
+    files = _checked_sidecar_files(sidecar_files or {}, registry)
+    writer = Writer(state, used, registry, budget, meter, verify, files, _checked_base_name(base_name))
     if folder:
         return writer.write_folder(destination, limit or UNLIMITED, overwrite=overwrite)
     _refuse_part(state, destination)
@@ -145,20 +147,22 @@ def names_folder(path: StrPath) -> bool:
     return os.fspath(path).endswith(os.sep) or _is_folder(as_path(path))
 
 
-def _checked_beside(
-    beside: Mapping[str, SourceFile | bytes], registry: Registry
+def _checked_sidecar_files(
+    sidecar_files: Mapping[str, SourceFile | bytes], registry: Registry
 ) -> Mapping[str, SourceFile | bytes]:
     weights = is_weights_name(registry.formats.values())
-    for name in beside:
+    for name in sidecar_files:
         if not is_plain_name(name) or weights(name):
             raise UsageError(f"{name!r} is no name for a file beside the weights.")
-    return beside
+    return sidecar_files
 
 
-def _checked_stem(stem: str | None) -> str | None:
-    if stem is not None and _STEM.fullmatch(stem) is None:
-        raise UsageError(f"{stem!r} is no first part of a file name; letters, digits, '_' and '-' make one.")
-    return stem
+def _checked_base_name(base_name: str | None) -> str | None:
+    if base_name is not None and _BASE_NAME.fullmatch(base_name) is None:
+        raise UsageError(
+            f"{base_name!r} is no first part of a file name; letters, digits, '_' and '-' make one."
+        )
+    return base_name
 
 
 def _refuse_part(state: FlatState, destination: Path) -> None:

@@ -99,7 +99,7 @@ def inspect_lines(path: str, format_name: str, state: FlatState, files: Mapping[
     sections = (
         ("layers known", [f"{kind}: {number}" for kind, number in kinds.items()]),
         ("tied", folded((f"{join_key(k)} = {join_key(v)}" for k, v in known.ties.items()), indent="")),
-        ("kept in the metadata", folded(map(join_key, known.residuals), indent="")),
+        ("kept in the metadata", folded(map(join_key, known.auxiliary_tensors), indent="")),
         ("empty", folded(map(join_key, known.empty), indent="")),
         ("file says", [f"{name}: {_shortened(text)}" for name, text in known.extra.items()]),
         ("read", [f"{name}: {_shortened(text)}" for name, text in known.provenance.items()]),
@@ -129,8 +129,8 @@ def convert_lines(report: Report, seconds: float) -> list[str]:
     ]
     if len(report.files) > 1:
         lines += folded(map(str, report.files))
-    if report.beside:
-        lines.append(f"copied beside: {', '.join(path.name for path in report.beside)}")
+    if report.sidecar_files:
+        lines.append(f"copied beside: {', '.join(path.name for path in report.sidecar_files)}")
     if report.evidence:
         rungs = (f"{name} {number}" for name, number in report.evidence.items())
         lines.append(f"evidence: {', '.join(rungs)}")

@@ -145,14 +145,14 @@ def convert(
         plan.check()
         if dtype is not None:
             plan = plan.cast(dtype_named(dtype))
-        beside: dict[str, SourceFile | bytes] = {}
+        sidecar_files: dict[str, SourceFile | bytes] = {}
         if max_shard_size is not None or names_folder(dst):
-            for name in known.beside:
+            for name in known.sidecar_files:
                 file = open_listed(_folder_of(source) / name, follow_links=follow_links)
-                beside[name] = known.changed.get(name, files.enter_context(file))
+                sidecar_files[name] = known.sidecar_contents.get(name, files.enter_context(file))
             max_shard_size = known.max_shard_size if max_shard_size is None else max_shard_size
         made = plan.apply(state)
-        if known.untied:
+        if known.duplicate_tied:
             made = made.replace(metadata=made.metadata.with_(ties={}))
         saved = save_state(
             made,
@@ -165,12 +165,12 @@ def convert(
             max_ram=max_ram,
             progress=progress,
             verify=verify,
-            beside=beside,
-            stem=known.stem,
+            sidecar_files=sidecar_files,
+            base_name=known.base_name,
         )
     return Report(
         files=saved.files,
-        beside=tuple(Path(dst) / name for name in beside),
+        sidecar_files=tuple(Path(dst) / name for name in sidecar_files),
         format=saved.format,
         source_layout=plan.source_layout,
         target_layout=plan.target_layout,
@@ -239,7 +239,7 @@ def verify(
             *(allow_missing, allow_unexpected, allow_mismatched),
         )
         known = guidance(src, source, asked.to, asked.model, registry)
-        if known is not None and known.untied and known.like is not None:
+        if known is not None and known.duplicate_tied and known.like is not None:
             # The result holds tied tensors apart; that they are tied, only the library's template tells.
             asked = replace(asked, like=known.like)
         state, plan = prepare(source, asked if known is None else asked.guided(known), registry)

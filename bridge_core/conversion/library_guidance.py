@@ -77,7 +77,7 @@ def _guide(library: Library, checkpoint: Checkpoint, registry: Registry) -> Guid
     if not isinstance(found, Guidance):
         raise PluginError(f"returned {found!r}; a Guidance or None was expected.", plugin=library.name)
     weights = is_weights_name(registry.formats.values())
-    for name in found.beside:
+    for name in found.sidecar_files:
         if weights(name):
             raise PluginError(
                 f"names {name!r} beside the weights, which is a name of weights.", plugin=library.name

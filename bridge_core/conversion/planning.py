@@ -57,7 +57,7 @@ def prepare(state: FlatState, asked: Asked, registry: Registry) -> tuple[FlatSta
         config = config_beside(state, template) if ruled else None
         first = plan_to_neutral(state, registry, rules=ruled, config=config)
         second = plan_from_neutral(
-            replace(first, idle_rules=()).apply(state),
+            replace(first, unmatched_rules=()).apply(state),
             registry,
             to,
             like=template,

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from bridge_core.plan import Dropped
+from bridge_core.public import renamed
 from bridge_core.state import Key, join_key
 
 __all__ = ["Report"]
 
 
+@renamed(beside="sidecar_files")
 @dataclass(frozen=True)
 class Report:
     """What a conversion did.
@@ -35,7 +37,7 @@ class Report:
     """
 
     files: tuple[Path, ...]
-    beside: tuple[Path, ...]
+    sidecar_files: tuple[Path, ...]
     format: str
     source_layout: str
     target_layout: str
@@ -53,7 +55,7 @@ class Report:
         """Return the report as plain data."""
         return {
             "files": [str(path) for path in self.files],
-            "beside": [str(path) for path in self.beside],
+            "beside": [str(path) for path in self.sidecar_files],
             "format": self.format,
             "source_layout": self.source_layout,
             "target_layout": self.target_layout,

@@ -54,15 +54,15 @@ class ShardNames:
     separator: str = "."
     ties: str = "copied"
 
-    def with_stem(self, stem: str) -> ShardNames:
+    def with_base_name(self, base_name: str) -> ShardNames:
         """Return the same names with another first part.
 
-        >>> ShardNames("model.pt", "model-{index}.pt", "model.pt.index.json").with_stem("unet").shard
+        >>> ShardNames("model.pt", "model-{index}.pt", "model.pt.index.json").with_base_name("unet").shard
         'unet-{index}.pt'
         """
         old = self.single.partition(".")[0]
         single, shard, index = (
-            stem + name.removeprefix(old) for name in (self.single, self.shard, self.index)
+            base_name + name.removeprefix(old) for name in (self.single, self.shard, self.index)
         )
         return replace(self, single=single, shard=shard, index=index)
 

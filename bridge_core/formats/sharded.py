@@ -281,9 +281,9 @@ def _merged_metadata(parts: list[StateMetadata]) -> StateMetadata:
         layers=union("layers"),
         ties=union("ties"),
         collections=union("collections"),
-        residuals=union("residuals"),
+        auxiliary_tensors=union("auxiliary_tensors"),
         empty=tuple(dict.fromkeys(path for part in parts for path in part.empty)),
-        forms=union("forms"),
+        tree_form=union("tree_form"),
         extra=union("extra"),
     )
 

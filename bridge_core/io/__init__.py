@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from bridge_core.lazy import exports
+from bridge_core.public import exports
 
 if TYPE_CHECKING:
     from bridge_core.io.atomic_write import read_all as read_all

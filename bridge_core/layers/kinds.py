@@ -9,11 +9,13 @@ import numpy as np
 
 from bridge_core.axes import parse_axes
 from bridge_core.errors import PluginError
+from bridge_core.public import renamed
 from bridge_core.state import TensorSpec
 
 __all__ = ["KINDS", "LayerKind"]
 
 
+@renamed(residuals="auxiliary_tensors")
 @dataclass(frozen=True)
 class LayerKind:
     """The neutral layout of a layer type.
@@ -24,7 +26,7 @@ class LayerKind:
             for any number of axes, ``+k`` for one or more. A name with a dot, as ``query.kernel``, belongs
             to a linear layer inside: where the other side does not have the whole, the layer falls apart
             into those.
-        residuals: Leaves that some frameworks have no place for, with the spec of the value (all
+        auxiliary_tensors: Leaves that some frameworks have no place for, with the spec of the value (all
             zeros) that stands in where none was kept.
         zeros: Leaves that mean nothing where they are all zeros: a target that needs one which the source
             lacks gets zeros.
@@ -35,7 +37,7 @@ class LayerKind:
 
     name: str
     leaves: Mapping[str, str]
-    residuals: Mapping[str, TensorSpec] = field(default_factory=dict)
+    auxiliary_tensors: Mapping[str, TensorSpec] = field(default_factory=dict)
     zeros: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -43,7 +45,7 @@ class LayerKind:
         for leaf, axes in self.leaves.items():
             if any(axis.split != 1 or len(axis.members) > 1 for axis in parse_axes(axes)):
                 raise PluginError(f"kind {self.name!r}, leaf {leaf!r}: a kind's axes are whole.")
-        for leaf in (*self.residuals, *self.zeros):
+        for leaf in (*self.auxiliary_tensors, *self.zeros):
             if leaf not in self.leaves:
                 raise PluginError(f"kind {self.name!r}: {leaf!r} is no leaf of it.")
 
@@ -81,7 +83,7 @@ KINDS = (
             "var": "features",
             "num_batches_tracked": "",
         },
-        residuals={"num_batches_tracked": TensorSpec((), np.dtype("int64"))},
+        auxiliary_tensors={"num_batches_tracked": TensorSpec((), np.dtype("int64"))},
     ),
     LayerKind("weight_norm", {"g": "out", "v": "*k in out", "bias": "out"}),
     # The taps of a transposed convolution run the other way, so it is never one kind with a convolution.

@@ -37,7 +37,7 @@ def part_shape(leaf: Leaf, shape: Shape) -> Shape:
 
 @functools.lru_cache(maxsize=65536)
 def to_neutral_ops(
-    leaf: Leaf, kind_axes: str, shape: Shape, *, part: int = 0, factors: Factors = ()
+    leaf: Leaf, kind_axes: str, shape: Shape, *, part: int = 0, axis_splits: Factors = ()
 ) -> tuple[tuple[Op, ...], Shape] | None:
     """Return the ops from a native leaf, or one part of it, to the neutral leaf, and the neutral shape.
 
@@ -51,7 +51,7 @@ def to_neutral_ops(
     Returns:
         None if the shape does not fit the leaf's axes.
     """
-    native = _native(leaf.axes_of(part), shape, factors)
+    native = _native(leaf.axes_of(part), shape, axis_splits)
     if native is None:
         return None
     sizes: dict[str, list[int]] = {}
@@ -76,7 +76,7 @@ def to_neutral_ops(
 
 @functools.lru_cache(maxsize=65536)
 def from_neutral_ops(
-    leaf: Leaf, kind_axes: str, shape: Shape, rank: int, *, part: int = 0, factors: Factors = ()
+    leaf: Leaf, kind_axes: str, shape: Shape, rank: int, *, part: int = 0, axis_splits: Factors = ()
 ) -> tuple[tuple[Op, ...], Shape] | None:
     """Return the ops from a neutral leaf to the native one, or to one part of it, and that shape.
 
@@ -102,22 +102,22 @@ def from_neutral_ops(
     fixed = sum(1 for axis in axes if not axis.spread)
     present: set[str] = set()
     for axis in axes:
-        found = _sizes(axis, sizes, dict(factors), rank - fixed)
+        found = _sizes(axis, sizes, dict(axis_splits), rank - fixed)
         if found is None:
             return None
         native.extend(found)
         present.add(axis.name)
     if any(prod(found) != 1 for name, found in sizes.items() if name not in present):
         return None
-    forward = to_neutral_ops(leaf, kind_axes, tuple(native), part=part, factors=factors)
+    forward = to_neutral_ops(leaf, kind_axes, tuple(native), part=part, axis_splits=axis_splits)
     if forward is None or forward[1] != shape:
         return None
     return simplify_chain(inverse_chain(forward[0])), tuple(native)
 
 
-def _native(axes: str, shape: Shape, factors: Factors) -> list[Label] | None:
+def _native(axes: str, shape: Shape, axis_splits: Factors) -> list[Label] | None:
     """Name every native axis; the axes that the kind holds as one have one name."""
-    known = dict(factors)
+    known = dict(axis_splits)
     ways = [dict(way) for way in bind(axes, shape)]
     if len(ways) > 1:
         ways = [way for way in ways if all(len(known.get(n, s)) == len(s) for n, s in way.items())]
@@ -152,7 +152,7 @@ def _neutral(axes: str, sizes: dict[str, list[int]]) -> list[Label] | None:
     return labels
 
 
-def _sizes(axis: Axis, sizes: dict[str, Shape], factors: dict[str, Shape], spare: int) -> Shape | None:
+def _sizes(axis: Axis, sizes: dict[str, Shape], axis_splits: dict[str, Shape], spare: int) -> Shape | None:
     """Return the native sizes of an axis of the kind; None where they cannot be told."""
     if axis.name == "1":
         return (1,) * (max(0, spare) if axis.spread else 1)
@@ -161,6 +161,6 @@ def _sizes(axis: Axis, sizes: dict[str, Shape], factors: dict[str, Shape], spare
         return () if axis.spread == "*" else None
     if axis.split == 1:
         return None if axis.spread == "+" and not found else found
-    split = factors.get(axis.name, found if axis.split == 0 else ())
+    split = axis_splits.get(axis.name, found if axis.split == 0 else ())
     fits = prod(split) == prod(found) and len(split) == (axis.split or len(split))
     return split if fits else None

@@ -13,11 +13,13 @@ from typing import Any, cast
 
 from bridge_core.axes import Binding, Shape, bind, parse_axes
 from bridge_core.errors import PluginError
+from bridge_core.public import renamed
 from bridge_core.state import Key
 
 __all__ = ["LayerTransform", "Leaf"]
 
 
+@renamed(absorbs="added_leaves")
 @dataclass(frozen=True)
 class Leaf:
     """One leaf of a layer in a framework's own spelling.
@@ -30,7 +32,7 @@ class Leaf:
             along which they stand is a group with a name for each, e.g. ``(heads heads heads) in``.
         flip: Axes (``k`` for all of ``*k``) that run the other way.
         optional: Whether the layer may lack it.
-        absorbs: Roles, one for each of its own, that are added into it where they exist. The parts are kept
+        added_leaves: Roles, one for each of its own, that are added into it where they exist. The parts are kept
             in the metadata, so that the way back restores them.
 
     Raises:
@@ -42,15 +44,17 @@ class Leaf:
     axes: str
     flip: tuple[str, ...] = ()
     optional: bool = False
-    absorbs: tuple[str, ...] = ()
+    added_leaves: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check."""
         groups = [axis.members for axis in parse_axes(self.axes) if len(axis.members) > 1]
         if [len(group) for group in groups] != [len(self.roles)] * (len(self.roles) > 1):
             raise PluginError(f"leaf {self.name!r}: {self.axes!r} does not hold {len(self.roles)} parts.")
-        if self.absorbs and len(self.absorbs) != len(self.roles):
-            raise PluginError(f"leaf {self.name!r}: it absorbs {len(self.absorbs)} of {len(self.roles)}.")
+        if self.added_leaves and len(self.added_leaves) != len(self.roles):
+            raise PluginError(
+                f"leaf {self.name!r}: it added_leaves {len(self.added_leaves)} of {len(self.roles)}."
+            )
 
     @property
     def parts(self) -> Key:
@@ -76,6 +80,15 @@ class Leaf:
         return next(i for i, axis in enumerate(parse_axes(self.axes)) if len(axis.members) > 1)
 
 
+@renamed(
+    certain_with="identifying_leaves",
+    exclusive="only_leaves",
+    free="independent_axes",
+    same="equal_axes",
+    factors="axis_splits",
+    refused="unsupported",
+    lacks="unsupported_leaves",
+)
 @dataclass(frozen=True)
 class LayerTransform:
     """How one framework spells one kind.
@@ -87,9 +100,9 @@ class LayerTransform:
         leaves: The leaves.
         modules: Qualified names of module types, subclasses included, whose leaves these are.
         settings: Options that the module must have, e.g. ``{"transpose_kernel": True}``.
-        certain_with: Native leaf names; where all of them stand together and fit, names and shapes
+        identifying_leaves: Native leaf names; where all of them stand together and fit, names and shapes
             alone prove the kind. None: they never do. Empty: they always do.
-        exclusive: Fits only where the layer's path holds nothing else, neither leaf nor layer.
+        only_leaves: Fits only where the layer's path holds nothing else, neither leaf nor layer.
         hints: Words in a path that make this the likely reading: a guess, never evidence.
         needs_template: Whether only a template can tell where its leaves stand.
         needs_module: Whether only a live module's type shows it: its leaves look like another's.
@@ -109,23 +122,23 @@ class LayerTransform:
     leaves: tuple[Leaf, ...]
     modules: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
-    certain_with: tuple[str, ...] | None = None
-    exclusive: bool = False
+    identifying_leaves: tuple[str, ...] | None = None
+    only_leaves: bool = False
     hints: tuple[str, ...] = ()
     needs_template: bool = False
     needs_module: bool = False
-    free: tuple[str, ...] = ()
-    same: tuple[tuple[str, str], ...] = ()
-    factors: Mapping[str, str] = field(default_factory=dict)
-    refused: str = ""
-    lacks: Mapping[str, str] = field(default_factory=dict)
+    independent_axes: tuple[str, ...] = ()
+    equal_axes: tuple[tuple[str, str], ...] = ()
+    axis_splits: Mapping[str, str] = field(default_factory=dict)
+    unsupported: str = ""
+    unsupported_leaves: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check."""
         if "." not in self.name:
             raise PluginError(f"transform {self.name!r}: a name reads '<framework>.<what>'.")
         names = [leaf.name for leaf in self.leaves]
-        roles = [role for leaf in self.leaves for role in (*leaf.roles, *leaf.absorbs)]
+        roles = [role for leaf in self.leaves for role in (*leaf.roles, *leaf.added_leaves)]
         for what, values in (("name", names), ("role", roles)):
             if len(set(values)) != len(values):
                 raise PluginError(f"transform {self.name!r}: two leaves share a {what}.")
@@ -163,13 +176,13 @@ class LayerTransform:
 
     def _joined(self, one: Binding, other: Binding) -> Binding | None:
         for axis, sizes in other.items():
-            if axis not in self.free and one.get(axis, sizes) != sizes:
+            if axis not in self.independent_axes and one.get(axis, sizes) != sizes:
                 return None
         return {**one, **other}
 
     def _holds(self, binding: Binding, shapes: Mapping[str, Shape]) -> bool:
         """Tell whether equal axes are equal, and an axis that may be split is split somewhere."""
-        for one, other in self.same:
+        for one, other in self.equal_axes:
             if one in binding and other in binding and prod(binding[one]) != prod(binding[other]):
                 return False
         axes = [axis for name in shapes for axis in parse_axes(self.by_name()[name].axes)]

@@ -2,12 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from bridge_core.lazy import exports
+from bridge_core.public import exports
 
 if TYPE_CHECKING:
+    from bridge_core.ops.base import InputRegion as InputRegion
     from bridge_core.ops.base import Op as Op
-    from bridge_core.ops.chain import Lanes as Lanes
     from bridge_core.ops.chain import OpTensor as OpTensor
+    from bridge_core.ops.chain import Parallel as Parallel
     from bridge_core.ops.chain import chain_specs as chain_specs
     from bridge_core.ops.chain import chain_tensors as chain_tensors
     from bridge_core.ops.chain import inverse_chain as inverse_chain
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
     from bridge_core.ops.elementwise import Offset as Offset
     from bridge_core.ops.padding import Pad as Pad
     from bridge_core.ops.padding import Unpad as Unpad
-    from bridge_core.ops.select import Copy as Copy
     from bridge_core.ops.select import Drop as Drop
+    from bridge_core.ops.select import Duplicate as Duplicate
     from bridge_core.ops.select import Fill as Fill
-    from bridge_core.ops.select import Order as Order
-    from bridge_core.ops.select import Pick as Pick
-    from bridge_core.ops.select import Same as Same
-    from bridge_core.ops.select import WithZeros as WithZeros
+    from bridge_core.ops.select import InsertZeros as InsertZeros
+    from bridge_core.ops.select import Reorder as Reorder
+    from bridge_core.ops.select import RequireEqual as RequireEqual
+    from bridge_core.ops.select import Select as Select
     from bridge_core.ops.shape import Flip as Flip
     from bridge_core.ops.shape import Permute as Permute
     from bridge_core.ops.shape import Reshape as Reshape
@@ -33,20 +34,31 @@ if TYPE_CHECKING:
     from bridge_core.ops.split_concat import Split as Split
     from bridge_core.ops.split_concat import Stack as Stack
     from bridge_core.ops.split_concat import Unstack as Unstack
+    from bridge_core.ops.summing import SplitSum as SplitSum
     from bridge_core.ops.summing import Sum as Sum
-    from bridge_core.ops.summing import Unsum as Unsum
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
-            "base": "Op",
-            "chain": "Lanes OpTensor chain_specs chain_tensors inverse_chain simplify_chain",
+            "base": "InputRegion Op",
+            "chain": "Parallel OpTensor chain_specs chain_tensors inverse_chain simplify_chain",
             "constants": "NEGATIVE_ZERO dtype_holds",
             "elementwise": "Cast Offset",
             "padding": "Pad Unpad",
-            "select": "Copy Drop Fill Order Pick Same WithZeros",
+            "select": "Drop Duplicate Fill InsertZeros Reorder RequireEqual Select",
             "shape": "Flip Permute Reshape axis_groups",
             "split_concat": "Concat Split Stack Unstack",
-            "summing": "Sum Unsum",
+            "summing": "SplitSum Sum",
+        },
+        moved={
+            "Lanes": "bridge_core.ops:Parallel",
+            "Order": "bridge_core.ops:Reorder",
+            "Pick": "bridge_core.ops:Select",
+            "Copy": "bridge_core.ops:Duplicate",
+            "Same": "bridge_core.ops:RequireEqual",
+            "Unsum": "bridge_core.ops:SplitSum",
+            "WithZeros": "bridge_core.ops:InsertZeros",
+            "Pull": "bridge_core.ops:InputRegion",
+            "NOTHING": "bridge_core.ops:NEGATIVE_ZERO",
         },
     )

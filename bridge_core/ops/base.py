@@ -1,8 +1,8 @@
 """What every op is: invertible, computable on specs, on arrays and region by region.
 
 An op takes a tuple of tensors to a tuple of tensors. `spec` tells shapes and dtypes without data, `apply`
-moves whole arrays, `inverse` undoes it. `pull` says which regions of the inputs a region of one output
-needs, and `assemble` makes that region from them: from these two follow chunked execution and reading only
+moves whole arrays, `inverse` undoes it. `input_regions` says which regions of the inputs a region of one output
+needs, and `compute` makes that region from them: from these two follow chunked execution and reading only
 a slice. For every op and region, ``assemble(pull)`` equals the same slice of ``apply``.
 """
 
@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 from bridge_core.errors import PlanError
 from bridge_core.state import Array, Region, TensorSpec, regions
 
-__all__ = ["Arrays", "Op", "Pull", "Specs", "only"]
+__all__ = ["Arrays", "Op", "InputRegion", "Specs", "only"]
 
 Specs = tuple[TensorSpec, ...]
 Arrays = tuple[Array, ...]
 
 
-class Pull(NamedTuple):
+class InputRegion(NamedTuple):
     """A region of one input."""
 
     input: int
@@ -54,12 +54,12 @@ class Op(ABC):
         """Return the op that undoes this one."""
 
     @abstractmethod
-    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:
+    def input_regions(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:
         """Return the regions of the inputs that a region of an output needs."""
 
     @abstractmethod
-    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:
-        """Make a region of an output from what `pull` named, in its order."""
+    def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:
+        """Make a region of an output from what `input_regions` named, in its order."""
 
     def apply(self, arrays: Sequence[Array]) -> Arrays:
         """Move whole arrays.
@@ -71,8 +71,8 @@ class Op(ABC):
         results = []
         for output, spec in enumerate(self.spec(specs)):
             region = regions.full(spec.shape)
-            pieces = tuple(arrays[p.input][p.region] for p in self.pull(output, region, specs))
-            results.append(self.assemble(output, region, pieces, specs))
+            pieces = tuple(arrays[p.input][p.region] for p in self.input_regions(output, region, specs))
+            results.append(self.compute(output, region, pieces, specs))
         return tuple(results)
 
     def to_json(self) -> dict[str, Any]:

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from bridge_core.errors import PlanError
-from bridge_core.ops.base import Arrays, Op, Pull, Specs
+from bridge_core.ops.base import Arrays, InputRegion, Op, Specs
 from bridge_core.ops.elementwise import Cast
-from bridge_core.ops.select import Order, Pick, Same
+from bridge_core.ops.select import Reorder, RequireEqual, Select
 from bridge_core.ops.shape import Flip, Permute, Reshape
 from bridge_core.state import Array, Region, Tensor, TensorSpec
 
 T = TypeVar("T")
 
-__all__ = ["Lanes", "OpTensor", "chain_specs", "chain_tensors", "inverse_chain", "simplify_chain"]
+__all__ = ["Parallel", "OpTensor", "chain_specs", "chain_tensors", "inverse_chain", "simplify_chain"]
 
 
 @dataclass(frozen=True)
-class Lanes(Op):
+class Parallel(Op):
     """Apply chains side by side, each to its own run of the tensors.
 
     Args:
@@ -49,16 +49,16 @@ class Lanes(Op):
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
         return tuple(spec for run, chain in self.runs(specs) for spec in chain_specs(run, chain))
 
-    def inverse(self) -> Lanes:  # noqa: D102
-        return Lanes(tuple(inverse_chain(chain) for chain in self.chains), self.made())
+    def inverse(self) -> Parallel:  # noqa: D102
+        return Parallel(tuple(inverse_chain(chain) for chain in self.chains), self.made())
 
-    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
+    def input_regions(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:  # noqa: D102
         lane, first, local = self._lane_of(output)
         run = specs[first : first + self._taken()[lane]]
         pulls = _chain_pulls(self.chains[lane], run, local, region)
-        return tuple(Pull(first + pull.input, pull.region) for pull in pulls)
+        return tuple(InputRegion(first + pull.input, pull.region) for pull in pulls)
 
-    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+    def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         lane, first, local = self._lane_of(output)
         run = specs[first : first + self._taken()[lane]]
         return _chain_assemble(self.chains[lane], run, local, region, iter(pieces))
@@ -84,7 +84,7 @@ class Lanes(Op):
         """Return a short text: equal chains side by side are told once."""
         texts = ["  ".join(map(str, chain)) or "as it is" for chain in self.chains]
         runs = [(text, len(list(run))) for text, run in itertools.groupby(texts)]
-        return "lanes(" + ", ".join(f"{n} x [{text}]" if n > 1 else f"[{text}]" for text, n in runs) + ")"
+        return "parallel(" + ", ".join(f"{n} x [{text}]" if n > 1 else f"[{text}]" for text, n in runs) + ")"
 
     def made(self) -> tuple[int, ...]:
         """Return how many tensors each chain makes."""
@@ -106,15 +106,15 @@ class Lanes(Op):
         raise PlanError(f"{self} has no output {output}.")
 
 
-def _chain_pulls(chain: tuple[Op, ...], specs: Specs, output: int, region: Region) -> list[Pull]:
+def _chain_pulls(chain: tuple[Op, ...], specs: Specs, output: int, region: Region) -> list[InputRegion]:
     if not chain:
-        return [Pull(output, region)]
+        return [InputRegion(output, region)]
     *before, op = chain
     before_op = tuple(before)
     inputs = chain_specs(specs, before_op)
     return [
         found
-        for pull in op.pull(output, region, inputs)
+        for pull in op.input_regions(output, region, inputs)
         for found in _chain_pulls(before_op, specs, pull.input, pull.region)
     ]
 
@@ -129,9 +129,9 @@ def _chain_assemble(
     inputs = chain_specs(specs, before_op)
     parts = tuple(
         _chain_assemble(before_op, specs, pull.input, pull.region, pieces)
-        for pull in op.pull(output, region, inputs)
+        for pull in op.input_regions(output, region, inputs)
     )
-    return op.assemble(output, region, parts, inputs)
+    return op.compute(output, region, parts, inputs)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -144,11 +144,11 @@ class OpTensor:
     spec: TensorSpec
 
     def read(self, region: Region) -> Array:
-        """Pull and assemble."""
+        """Pull and compute."""
         specs = tuple(tensor.spec for tensor in self.inputs)
-        pulls = self.op.pull(self.output, region, specs)
+        pulls = self.op.input_regions(self.output, region, specs)
         pieces = tuple(self.inputs[p.input].read(p.region) for p in pulls)
-        return self.op.assemble(self.output, region, pieces, specs)
+        return self.op.compute(self.output, region, pieces, specs)
 
 
 def chain_specs(specs: Specs, chain: Sequence[Op]) -> Specs:
@@ -170,9 +170,9 @@ def chain_tensors(tensors: Sequence[Tensor], chain: Sequence[Op]) -> tuple[Tenso
     """
     current = tuple(tensors)
     for op in chain:
-        if isinstance(op, Lanes):
+        if isinstance(op, Parallel):
             current = tuple(t for run, lane in op.runs(current) for t in chain_tensors(run, lane))
-        elif isinstance(op, Order | Pick):
+        elif isinstance(op, Reorder | Select):
             op.spec(tuple(tensor.spec for tensor in current))
             current = tuple(current[i] for i in op.indices)
         else:
@@ -209,13 +209,13 @@ def _push(done: list[Op], op: Op) -> None:
             pass
         case _, Cast(source, target) if source == target:
             pass
-        case _, Order(indices) if indices == tuple(range(len(indices))):
+        case _, Reorder(indices) if indices == tuple(range(len(indices))):
             pass
         case _, Flip(axes) if not axes:
             pass
-        case _, Lanes(chains) if not any(chains):
+        case _, Parallel(chains) if not any(chains):
             pass
-        case _, Lanes(chains=(chain,)):
+        case _, Parallel(chains=(chain,)):
             for inner in chain:
                 _push(done, inner)
         case Permute(first), Permute(second):
@@ -231,34 +231,34 @@ def _push(done: list[Op], op: Op) -> None:
         case Reshape(first, _), Reshape(_, second):
             done.pop()
             _push(done, Reshape(first, second))
-        case Lanes(first, ()), Lanes(second, counts) if last.outputs(0) == len(first):
+        case Parallel(first, ()), Parallel(second, counts) if last.outputs(0) == len(first):
             done.pop()
-            _push(done, Lanes(_fed(first, Lanes(second, counts)), counts))
-        case Lanes(first, counts), Lanes(second, ()):
+            _push(done, Parallel(_fed(first, Parallel(second, counts)), counts))
+        case Parallel(first, counts), Parallel(second, ()):
             done.pop()
-            _push(done, Lanes(_followed(last, second), counts))
+            _push(done, Parallel(_followed(last, second), counts))
         case Op(), _ if (
-            last is not None and last.exact and not isinstance(last, Same) and last.inverse() == op
+            last is not None and last.exact and not isinstance(last, RequireEqual) and last.inverse() == op
         ):
             done.pop()
         case _:
             done.append(op)
 
 
-def _fed(first: tuple[tuple[Op, ...], ...], second: Lanes) -> tuple[tuple[Op, ...], ...]:
+def _fed(first: tuple[tuple[Op, ...], ...], second: Parallel) -> tuple[tuple[Op, ...], ...]:
     """Put one-to-one chains in front of the chains that take their tensors."""
     return tuple(
-        simplify_chain((*run[0], *chain) if len(run) == 1 else (Lanes(run), *chain))
+        simplify_chain((*run[0], *chain) if len(run) == 1 else (Parallel(run), *chain))
         for run, chain in second.runs(first)
     )
 
 
-def _followed(first: Lanes, second: tuple[tuple[Op, ...], ...]) -> tuple[tuple[Op, ...], ...]:
+def _followed(first: Parallel, second: tuple[tuple[Op, ...], ...]) -> tuple[tuple[Op, ...], ...]:
     """Put one-to-one chains behind the chains that make their tensors."""
     chains = []
     at = 0
     for chain, made in zip(first.chains, first.made(), strict=True):
         run = second[at : at + made]
         at += made
-        chains.append(simplify_chain((*chain, *run[0]) if made == 1 else (*chain, Lanes(run))))
+        chains.append(simplify_chain((*chain, *run[0]) if made == 1 else (*chain, Parallel(run))))
     return tuple(chains)

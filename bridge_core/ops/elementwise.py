@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bridge_core.errors import PlanError
-from bridge_core.ops.base import Arrays, Op, Pull, Specs, only
+from bridge_core.ops.base import Arrays, InputRegion, Op, Specs, only
 from bridge_core.ops.constants import check_finite, constant_of, element_bytes
 from bridge_core.state import Array, Region, TensorSpec, cast_is_exact, dtype_named, is_floating
 
@@ -47,10 +47,10 @@ class Offset(Op):
     def inverse(self) -> Offset:  # noqa: D102
         return Offset(-self.value, self.rounding)
 
-    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
-        return (Pull(0, region),)
+    def input_regions(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:  # noqa: D102
+        return (InputRegion(0, region),)
 
-    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+    def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         dtype = specs[0].dtype
         given = pieces[0].astype(dtype, copy=False)
         constant = constant_of(self, self.value, dtype)
@@ -100,10 +100,10 @@ class Cast(Op):
     def inverse(self) -> Cast:  # noqa: D102
         return Cast(self.target, self.source)
 
-    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
-        return (Pull(0, region),)
+    def input_regions(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:  # noqa: D102
+        return (InputRegion(0, region),)
 
-    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+    def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         source, target = pieces[0].dtype, dtype_named(self.target)
         # Casts between two of ml_dtypes' types are not all there; float32 holds every value of both.
         foreign = source.isbuiltin != 1 and target.isbuiltin != 1

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bridge_core.errors import PlanError
-from bridge_core.ops.base import Arrays, Op, Pull, Specs, only
+from bridge_core.ops.base import Arrays, InputRegion, Op, Specs, only
 from bridge_core.ops.constants import check_finite, constant_of, element_bytes
 from bridge_core.state import Array, Region, TensorSpec, regions
 
@@ -55,11 +55,11 @@ class Pad(_Resize):
     def inverse(self) -> Unpad:  # noqa: D102
         return Unpad(self.axis, self.target, self.source, self.value)
 
-    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
+    def input_regions(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:  # noqa: D102
         part = _cut(region[self.axis], self.source)
-        return (Pull(0, _replaced(region, self.axis, part)),) if part is not None else ()
+        return (InputRegion(0, _replaced(region, self.axis, part)),) if part is not None else ()
 
-    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+    def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         shape = regions.region_shape(region)
         if pieces and pieces[0].shape == shape:
             return pieces[0]
@@ -100,13 +100,13 @@ class Unpad(_Resize):
     def inverse(self) -> Pad:  # noqa: D102
         return Pad(self.axis, self.target, self.source, self.value)
 
-    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
+    def input_regions(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:  # noqa: D102
         if not self._ends(region):
-            return (Pull(0, region),)
+            return (InputRegion(0, region),)
         padding = slice(self.target, self.source, 1)
-        return (Pull(0, region), Pull(0, _replaced(region, self.axis, padding)))
+        return (InputRegion(0, region), InputRegion(0, _replaced(region, self.axis, padding)))
 
-    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+    def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         dtype = specs[0].dtype
         for padding in pieces[1:]:
             if not _all_equal(padding, constant_of(self, self.value, dtype), dtype):

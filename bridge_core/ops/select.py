@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from bridge_core.errors import PlanError
-from bridge_core.ops.base import Arrays, Op, Pull, Specs, only
+from bridge_core.ops.base import Arrays, InputRegion, Op, Specs, only
 from bridge_core.ops.constants import negative_zeros
 from bridge_core.state import Array, Region, TensorSpec, region_shape, regions
 
-__all__ = ["Copy", "Drop", "Fill", "Order", "Pick", "Same", "WithZeros"]
+__all__ = ["Duplicate", "Drop", "Fill", "Reorder", "Select", "RequireEqual", "InsertZeros"]
 
 
 @dataclass(frozen=True)
-class Order(Op):
+class Reorder(Op):
     """Reorder the tensors of a tuple: output ``i`` is input ``indices[i]``."""
 
     indices: tuple[int, ...]
@@ -30,18 +30,18 @@ class Order(Op):
             raise PlanError(f"{self} takes {len(self.indices)} tensors, not {len(specs)}.")
         return tuple(specs[i] for i in self.indices)
 
-    def inverse(self) -> Order:  # noqa: D102
-        return Order(tuple(sorted(range(len(self.indices)), key=self.indices.__getitem__)))
+    def inverse(self) -> Reorder:  # noqa: D102
+        return Reorder(tuple(sorted(range(len(self.indices)), key=self.indices.__getitem__)))
 
-    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
-        return (Pull(self.indices[output], region),)
+    def input_regions(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:  # noqa: D102
+        return (InputRegion(self.indices[output], region),)
 
-    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+    def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         return pieces[0]
 
 
 @dataclass(frozen=True)
-class Pick(Op):
+class Select(Op):
     """Take some of several tensors, in an order, and leave the others."""
 
     indices: tuple[int, ...]
@@ -63,15 +63,15 @@ class Pick(Op):
     def inverse(self) -> Op:  # noqa: D102
         raise PlanError(f"{self} cannot be undone.")
 
-    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
-        return (Pull(self.indices[output], region),)
+    def input_regions(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:  # noqa: D102
+        return (InputRegion(self.indices[output], region),)
 
-    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+    def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         return pieces[0]
 
 
 @dataclass(frozen=True)
-class WithZeros(Op):
+class InsertZeros(Op):
     """Put zeros of the first tensor's shape and dtype where a tensor of a row is missing.
 
     Args:
@@ -94,13 +94,13 @@ class WithZeros(Op):
         given = iter(specs)
         return tuple(next(given) if there else specs[0] for there in self.present)
 
-    def inverse(self) -> Pick:  # noqa: D102
-        return Pick(tuple(i for i, there in enumerate(self.present) if there), len(self.present))
+    def inverse(self) -> Select:  # noqa: D102
+        return Select(tuple(i for i, there in enumerate(self.present) if there), len(self.present))
 
-    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
-        return (Pull(sum(self.present[:output]), region),) if self.present[output] else ()
+    def input_regions(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:  # noqa: D102
+        return (InputRegion(sum(self.present[:output]), region),) if self.present[output] else ()
 
-    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+    def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         return pieces[0] if pieces else negative_zeros(region_shape(region), specs[0].dtype)
 
 
@@ -122,10 +122,10 @@ class Fill(Op):
     def inverse(self) -> Drop:  # noqa: D102
         return Drop(self.value, self.tensor)
 
-    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
+    def input_regions(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:  # noqa: D102
         return ()
 
-    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+    def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         return np.full(regions.region_shape(region), self.value, self.tensor.dtype)
 
 
@@ -152,15 +152,15 @@ class Drop(Op):
     def inverse(self) -> Fill:  # noqa: D102
         return Fill(self.value, self.tensor)
 
-    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
+    def input_regions(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:  # noqa: D102
         raise PlanError(f"{self} has no output.")
 
-    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+    def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         raise PlanError(f"{self} has no output.")
 
 
 @dataclass(frozen=True)
-class Copy(Op):
+class Duplicate(Op):
     """Give the same tensor to several targets."""
 
     count: int
@@ -176,18 +176,18 @@ class Copy(Op):
     def outputs(self, inputs: int) -> int:  # noqa: D102
         return self.count
 
-    def inverse(self) -> Same:  # noqa: D102
-        return Same(self.count)
+    def inverse(self) -> RequireEqual:  # noqa: D102
+        return RequireEqual(self.count)
 
-    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
-        return (Pull(0, region),)
+    def input_regions(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:  # noqa: D102
+        return (InputRegion(0, region),)
 
-    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+    def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         return pieces[0]
 
 
 @dataclass(frozen=True)
-class Same(Op):
+class RequireEqual(Op):
     """Take one of several tensors that must hold the same values; raises where they differ."""
 
     count: int
@@ -205,13 +205,13 @@ class Same(Op):
     def outputs(self, inputs: int) -> int:  # noqa: D102
         return 1
 
-    def inverse(self) -> Copy:  # noqa: D102
-        return Copy(self.count)
+    def inverse(self) -> Duplicate:  # noqa: D102
+        return Duplicate(self.count)
 
-    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
-        return tuple(Pull(i, region) for i in range(self.count))
+    def input_regions(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:  # noqa: D102
+        return tuple(InputRegion(i, region) for i in range(self.count))
 
-    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+    def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         first = np.ascontiguousarray(pieces[0]).tobytes()
         if any(np.ascontiguousarray(piece).tobytes() != first for piece in pieces[1:]):
             raise PlanError("tensors that should be tied hold different values.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bridge_core.errors import PlanError
-from bridge_core.ops.base import Arrays, Op, Pull, Specs, only
+from bridge_core.ops.base import Arrays, InputRegion, Op, Specs, only
 from bridge_core.state import Array, Region, TensorSpec, regions
 
 __all__ = ["Flip", "Permute", "Reshape", "axis_groups"]
@@ -33,11 +33,11 @@ class Permute(Op):
     def inverse(self) -> Permute:  # noqa: D102
         return Permute(tuple(sorted(range(len(self.axes)), key=self.axes.__getitem__)))
 
-    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
+    def input_regions(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:  # noqa: D102
         back = self.inverse().axes
-        return (Pull(0, tuple(region[a] for a in back)),)
+        return (InputRegion(0, tuple(region[a] for a in back)),)
 
-    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+    def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         return pieces[0].transpose(self.axes)
 
 
@@ -56,7 +56,7 @@ class Flip(Op):
     def inverse(self) -> Flip:  # noqa: D102
         return self
 
-    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
+    def input_regions(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:  # noqa: D102
         whole = regions.simplify(region)
         shape = specs[0].shape
         parts = list(whole)
@@ -64,9 +64,9 @@ class Flip(Op):
             part = whole[axis]
             if part.start < part.stop:
                 parts[axis] = slice(shape[axis] - part.stop, shape[axis] - part.start, part.step)
-        return (Pull(0, tuple(parts)),)
+        return (InputRegion(0, tuple(parts)),)
 
-    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+    def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         reverse = slice(None, None, -1)
         flipped: Array = pieces[0][
             tuple(reverse if a in self.axes else slice(None) for a in range(len(region)))
@@ -95,9 +95,9 @@ class Reshape(Op):
     def inverse(self) -> Reshape:  # noqa: D102
         return Reshape(self.target, self.source)
 
-    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
+    def input_regions(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:  # noqa: D102
         if 0 in self.source:
-            return (Pull(0, regions.full(self.source)),)
+            return (InputRegion(0, regions.full(self.source)),)
         parts: list[slice] = []
         for source, target in axis_groups(self.source, self.target):
             shape = self.source[source]
@@ -108,9 +108,9 @@ class Reshape(Op):
                 parts.extend(slice(0, 1, 1) for _ in range(lead))
                 parts.extend((rows,) if shape else ())
                 parts.extend(regions.full(shape[lead + 1 :]))
-        return (Pull(0, tuple(parts)),)
+        return (InputRegion(0, tuple(parts)),)
 
-    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+    def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         result = pieces[0]
         if 0 in self.source:
             return result.reshape(self.target)[region]

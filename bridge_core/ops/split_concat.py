@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bridge_core.errors import PlanError
-from bridge_core.ops.base import Arrays, Op, Pull, Specs, only
+from bridge_core.ops.base import Arrays, InputRegion, Op, Specs, only
 from bridge_core.state import Array, Region, TensorSpec, regions
 
 __all__ = ["Concat", "Split", "Stack", "Unstack"]
@@ -40,11 +40,11 @@ class Split(Op):
     def inverse(self) -> Concat:  # noqa: D102
         return Concat(self.axis, self.sizes)
 
-    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
+    def input_regions(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:  # noqa: D102
         moved = regions.shift(region[self.axis], sum(self.sizes[:output]))
-        return (Pull(0, (*region[: self.axis], moved, *region[self.axis + 1 :])),)
+        return (InputRegion(0, (*region[: self.axis], moved, *region[self.axis + 1 :])),)
 
-    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+    def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         return pieces[0]
 
 
@@ -77,17 +77,17 @@ class Concat(Op):
     def inverse(self) -> Split:  # noqa: D102
         return Split(self.axis, self.sizes)
 
-    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
+    def input_regions(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:  # noqa: D102
         pulls = []
         offset = 0
         for i, n in enumerate(self.sizes):
             part = _overlap(region[self.axis], offset, n)
             if part is not None:
-                pulls.append(Pull(i, (*region[: self.axis], part, *region[self.axis + 1 :])))
+                pulls.append(InputRegion(i, (*region[: self.axis], part, *region[self.axis + 1 :])))
             offset += n
         return tuple(pulls)
 
-    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+    def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         if not pieces:
             return np.empty(regions.region_shape(region), specs[0].dtype)
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, self.axis)
@@ -129,12 +129,12 @@ class Stack(Op):
     def inverse(self) -> Unstack:  # noqa: D102
         return Unstack(self.axis, self.count)
 
-    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
+    def input_regions(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:  # noqa: D102
         rest = (*region[: self.axis], *region[self.axis + 1 :])
         part = region[self.axis]
-        return tuple(Pull(i, rest) for i in range(part.start, part.stop, part.step))
+        return tuple(InputRegion(i, rest) for i in range(part.start, part.stop, part.step))
 
-    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+    def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         if not pieces:
             return np.empty(regions.region_shape(region), specs[0].dtype)
         if len(pieces) == 1:
@@ -167,9 +167,9 @@ class Unstack(Op):
     def inverse(self) -> Stack:  # noqa: D102
         return Stack(self.axis, self.count)
 
-    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
+    def input_regions(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:  # noqa: D102
         only = slice(output, output + 1, 1)
-        return (Pull(0, (*region[: self.axis], only, *region[self.axis :])),)
+        return (InputRegion(0, (*region[: self.axis], only, *region[self.axis :])),)
 
-    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+    def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         return pieces[0].reshape(regions.region_shape(region))

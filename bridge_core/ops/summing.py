@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from bridge_core.errors import PlanError
-from bridge_core.ops.base import Arrays, Op, Pull, Specs, only
+from bridge_core.ops.base import Arrays, InputRegion, Op, Specs, only
 from bridge_core.ops.constants import negative_zeros
-from bridge_core.state import Array, Region, Residual, is_floating
+from bridge_core.state import Array, AuxiliaryTensor, Region, is_floating
 
-__all__ = ["Sum", "Unsum"]
+__all__ = ["Sum", "SplitSum"]
 
 
 @dataclass(frozen=True)
@@ -41,18 +41,18 @@ class Sum(Op):
             raise PlanError(f"{self} does not fit {', '.join(map(str, specs))}.")
         return (specs[0],)
 
-    def inverse(self) -> Unsum:  # noqa: D102
-        return Unsum(self.count)
+    def inverse(self) -> SplitSum:  # noqa: D102
+        return SplitSum(self.count)
 
-    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
-        return tuple(Pull(i, region) for i in range(self.count))
+    def input_regions(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:  # noqa: D102
+        return tuple(InputRegion(i, region) for i in range(self.count))
 
-    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+    def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         return _added(pieces)
 
 
 @dataclass(frozen=True)
-class Unsum(Op):
+class SplitSum(Op):
     """Take a sum apart: each element into what was kept, where that still adds up; else it is all the first.
 
     Args:
@@ -61,7 +61,7 @@ class Unsum(Op):
     """
 
     count: int
-    kept: tuple[Residual, ...] = ()
+    kept: tuple[AuxiliaryTensor, ...] = ()
 
     def outputs(self, inputs: int) -> int:  # noqa: D102
         return self.count
@@ -75,10 +75,10 @@ class Unsum(Op):
     def inverse(self) -> Sum:  # noqa: D102
         return Sum(self.count)
 
-    def pull(self, output: int, region: Region, specs: Specs) -> tuple[Pull, ...]:  # noqa: D102
-        return (Pull(0, region),)
+    def input_regions(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:  # noqa: D102
+        return (InputRegion(0, region),)
 
-    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
+    def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         total = pieces[0]
         alone = total if output == 0 else negative_zeros(total.shape, total.dtype)
         if not self.kept:

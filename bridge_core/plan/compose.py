@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from bridge_core.ops import Lanes, Op, Order, Pick, simplify_chain
+from bridge_core.ops import Op, Parallel, Reorder, Select, simplify_chain
 from bridge_core.plan.step import Dropped, Step
 from bridge_core.state import Key, join_key
 
@@ -42,7 +42,7 @@ def join_keeps(first: Sequence[Step], second: Sequence[Step]) -> tuple[Step, ...
     for step in second:
         maker = makers[step.sources[0]]
         at = maker.targets.index(step.sources[0])
-        chosen = () if len(maker.targets) == 1 else (Pick((at,), len(maker.targets)),)
+        chosen = () if len(maker.targets) == 1 else (Select((at,), len(maker.targets)),)
         ops = simplify_chain((*maker.ops, *chosen, *step.ops))
         joined.append(replace(step, sources=maker.sources, ops=ops))
     return tuple(joined)
@@ -95,11 +95,11 @@ def _several(first: list[Step], second: list[Step]) -> Step:
     wanted = [key for step in second for key in step.sources]
     places = {key: i for i, key in enumerate(made)}
     indices = tuple(places[key] for key in wanted)
-    chosen: Op = Order(indices) if len(indices) == len(made) else Pick(indices, len(made))
+    chosen: Op = Reorder(indices) if len(indices) == len(made) else Select(indices, len(made))
     ops = (
-        Lanes(tuple(s.ops for s in first), tuple(len(s.sources) for s in first)),
+        Parallel(tuple(s.ops for s in first), tuple(len(s.sources) for s in first)),
         chosen,
-        Lanes(tuple(s.ops for s in second), tuple(len(s.sources) for s in second)),
+        Parallel(tuple(s.ops for s in second), tuple(len(s.sources) for s in second)),
     )
     sources = tuple(key for step in first for key in step.sources)
     targets = tuple(key for step in second for key in step.targets)
@@ -117,6 +117,6 @@ def _named(
         ops,
         second.kind,
         first.evidence if as_named else second.evidence,
-        second.residual or first.residual,
+        second.auxiliary or first.auxiliary,
         ", ".join(dict.fromkeys(rule for rule in (first.rule, second.rule) if rule)),
     )

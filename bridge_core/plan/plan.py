@@ -15,15 +15,16 @@ import numpy as np
 
 from bridge_core.errors import PlanError
 from bridge_core.messages import listed
-from bridge_core.ops import Cast, Lanes, Op, chain_specs, chain_tensors, simplify_chain
+from bridge_core.ops import Cast, Op, Parallel, chain_specs, chain_tensors, simplify_chain
 from bridge_core.plan.compose import join_keeps, join_steps, traced
 from bridge_core.plan.problems import as_json, describe, problem
 from bridge_core.plan.step import Dropped, Mismatch, Step
+from bridge_core.public import renamed
 from bridge_core.state import (
     ArrayTensor,
+    AuxiliaryTensor,
     FlatState,
     Key,
-    Residual,
     StateMetadata,
     Tensor,
     TensorSpec,
@@ -38,6 +39,7 @@ __all__ = ["Plan"]
 T = TypeVar("T")
 
 
+@renamed(refused="unsupported", idle_rules="unmatched_rules")
 @dataclass(frozen=True)
 class Plan:
     """A conversion as data.
@@ -59,7 +61,7 @@ class Plan:
         keeps: What the target's metadata keeps of tensors that go into others: steps without targets,
             beside those that take the tensors over.
         refused: Source key -> why the target has no form for it.
-        idle_rules: Rules that had to match something and did not.
+        unmatched_rules: Rules that had to match something and did not.
         source_ties: Source key that a model ties to another -> that other; a state may lack it.
     """
 
@@ -77,8 +79,8 @@ class Plan:
     metadata: StateMetadata = field(default_factory=StateMetadata)
     notes: tuple[str, ...] = ()
     keeps: tuple[Step, ...] = ()
-    refused: Mapping[Key, str] = field(default_factory=dict)
-    idle_rules: tuple[str, ...] = ()
+    unsupported: Mapping[Key, str] = field(default_factory=dict)
+    unmatched_rules: tuple[str, ...] = ()
     source_ties: Mapping[Key, Key] = field(default_factory=dict)
 
     @property
@@ -119,17 +121,19 @@ class Plan:
         self.check()
         source = self._with_tied(as_state(state))
         self._check_state(source)
-        residuals: dict[Key, Residual] = {}
+        auxiliary_tensors: dict[Key, AuxiliaryTensor] = {}
         made: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
         tensors: dict[Key, Tensor] = {}
         for step in self.steps:
             inputs = tuple(source.tensor(key) for key in step.sources)
-            kept = source.metadata.residuals.get(step.residual) if step.residual is not None else None
-            if step.residual is not None and not step.targets:
+            kept = (
+                source.metadata.auxiliary_tensors.get(step.auxiliary) if step.auxiliary is not None else None
+            )
+            if step.auxiliary is not None and not step.targets:
                 if inputs:
-                    residuals[step.residual] = Residual.of(_read(inputs[0]))
+                    auxiliary_tensors[step.auxiliary] = AuxiliaryTensor.of(_read(inputs[0]))
                 elif kept is not None:
-                    residuals[step.residual] = kept
+                    auxiliary_tensors[step.auxiliary] = kept
                 continue
             if kept is not None and not step.sources:
                 outputs = chain_tensors((_as_tensor(kept),), step.ops[1:])
@@ -141,13 +145,13 @@ class Plan:
             tensors.update(zip(step.targets, outputs, strict=True))
         for step in self.keeps:
             (part,) = chain_tensors(tuple(source.tensor(key) for key in step.sources), step.ops)
-            if step.residual is not None:
-                residuals[step.residual] = Residual.of(_read(part))
+            if step.auxiliary is not None:
+                auxiliary_tensors[step.auxiliary] = AuxiliaryTensor.of(_read(part))
         for key, keeper in self.ties.items():
             tensors[key] = tensors[keeper]
         metadata = self.metadata.with_(
             ties=self._held_ties(tensors),
-            residuals={**self.metadata.residuals, **residuals},
+            auxiliary_tensors={**self.metadata.auxiliary_tensors, **auxiliary_tensors},
             provenance=source.metadata.provenance,
         )
         return source.replace(tensors=tensors, layout=self.target_layout, metadata=metadata)
@@ -238,11 +242,11 @@ class Plan:
             unexpected=_once((*self.unexpected, *(origin.get(k, k) for k in following.unexpected))),
             mismatched=_once(replace(m, source=origin.get(m.source, m.source)) for m in following.mismatched),
             ambiguous={origin.get(k, k): v for k, v in following.ambiguous.items()},
-            refused={
-                **self.refused,
-                **{origin.get(k, k): why for k, why in following.refused.items()},
+            unsupported={
+                **self.unsupported,
+                **{origin.get(k, k): why for k, why in following.unsupported.items()},
             },
-            idle_rules=tuple(dict.fromkeys((*self.idle_rules, *following.idle_rules))),
+            unmatched_rules=tuple(dict.fromkeys((*self.unmatched_rules, *following.unmatched_rules))),
             notes=(*self.notes, *following.notes),
         )
 
@@ -269,7 +273,7 @@ class Plan:
         steps = []
         for step in self.steps:
             chains = tuple(chain(key) for key in step.targets)
-            added = chains[0] if len(chains) == 1 else (Lanes(chains),)
+            added = chains[0] if len(chains) == 1 else (Parallel(chains),)
             steps.append(replace(step, ops=simplify_chain((*step.ops, *added))) if chains else step)
         return replace(self, steps=tuple(steps))
 
@@ -290,5 +294,5 @@ def _read(tensor: Tensor) -> Any:
     return tensor.read(tuple(slice(0, n, 1) for n in tensor.spec.shape))
 
 
-def _as_tensor(residual: Residual) -> Tensor:
+def _as_tensor(residual: AuxiliaryTensor) -> Tensor:
     return ArrayTensor(residual.array())

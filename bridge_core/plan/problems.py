@@ -41,8 +41,8 @@ def describe(plan: Plan) -> str:
         ("mismatched", [str(m) for m in plan.mismatched]),
         ("ambiguous", [f"{join_key(k)} ({' or '.join(v)})" for k, v in plan.ambiguous.items()]),
         ("left out", list(map(join_key, plan.allowed_missing))),
-        ("refused", [f"{join_key(k)} ({why})" for k, why in plan.refused.items()]),
-        ("idle rule", list(plan.idle_rules)),
+        ("refused", [f"{join_key(k)} ({why})" for k, why in plan.unsupported.items()]),
+        ("idle rule", list(plan.unmatched_rules)),
     ):
         lines += [f"{title}: {text}" + (f"  x{n}" if n > 1 else "") for text, n in fold_names(names)]
     return "\n".join(lines)
@@ -69,8 +69,8 @@ def as_json(plan: Plan) -> dict[str, Any]:
         ],
         "ambiguous": {join_key(k): list(v) for k, v in plan.ambiguous.items()},
         "allowed_missing": [join_key(k) for k in plan.allowed_missing],
-        "refused": {join_key(k): why for k, why in plan.refused.items()},
-        "idle_rules": list(plan.idle_rules),
+        "refused": {join_key(k): why for k, why in plan.unsupported.items()},
+        "idle_rules": list(plan.unmatched_rules),
         "notes": list(plan.notes),
         "exact": plan.exact,
     }
@@ -78,24 +78,24 @@ def as_json(plan: Plan) -> dict[str, Any]:
 
 def problem(plan: Plan) -> BridgeError | None:
     """Return the error for what keeps a plan from being run, all of a sort at once; None if nothing does."""
-    if plan.idle_rules:
+    if plan.unmatched_rules:
         return RuleError(
-            f"{count(len(plan.idle_rules), 'rule')} matched nothing: {listed(list(plan.idle_rules), 40)}.",
+            f"{count(len(plan.unmatched_rules), 'rule')} matched nothing: {listed(list(plan.unmatched_rules), 40)}.",
             hint=(
                 "Correct the pattern, which sees the names that the source has before any rule renames them; "
                 "or mark a rule that need not match as optional. A conversion in two steps needs rules that "
                 "move tensors in both."
             ),
         )
-    if plan.refused:
+    if plan.unsupported:
         keys: dict[str, list[str]] = {}
-        for key, why in plan.refused.items():
+        for key, why in plan.unsupported.items():
             keys.setdefault(why, []).append(join_key(key))
         rows = [f"{listed(names, 40)}: {why}" for why, names in keys.items()]
         return UnsupportedLayerError(
-            f"{count(len(plan.refused), 'tensor')} cannot be carried to {plan.target_layout}. "
+            f"{count(len(plan.unsupported), 'tensor')} cannot be carried to {plan.target_layout}. "
             f"{'; '.join(rows)}.",
-            reasons={join_key(key): why for key, why in plan.refused.items()},
+            reasons={join_key(key): why for key, why in plan.unsupported.items()},
         )
     if plan.missing or plan.unexpected or plan.mismatched:
         return MismatchError(

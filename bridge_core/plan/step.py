@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bridge_core.ops import Op, inverse_chain
+from bridge_core.public import renamed
 from bridge_core.state import Key, TensorSpec, join_key
 
 __all__ = ["Dropped", "Mismatch", "Step"]
 
 
+@renamed(residual="auxiliary")
 @dataclass(frozen=True, slots=True)
 class Step:
     """One move of a plan.
@@ -32,13 +34,13 @@ class Step:
     ops: tuple[Op, ...] = ()
     kind: str = "parameter"
     evidence: str = "name"
-    residual: Key | None = None
+    auxiliary: Key | None = None
     rule: str = ""
 
     @property
     def exact(self) -> bool:
         """Whether the sources can be restored bit for bit."""
-        return self.residual is not None or all(op.exact for op in self.ops)
+        return self.auxiliary is not None or all(op.exact for op in self.ops)
 
     def inverse(self) -> Step:
         """Return the step that undoes this one."""

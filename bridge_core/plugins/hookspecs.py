@@ -174,7 +174,7 @@ def bridge_libraries() -> Iterable[Library]:
                 factory = getattr(importlib.import_module("zoo"), name, None)
                 if factory is None:
                     raise UsageError(f"the zoo has no model {name!r}.", path=note)
-                return Guidance(model=factory(), beside=("model.txt",))
+                return Guidance(model=factory(), sidecar_files=("model.txt",))
 
         @hookimpl
         def bridge_libraries():

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from bridge_core.errors import PluginError
 from bridge_core.io import is_plain_name
+from bridge_core.public import renamed
 from bridge_core.rules import Rule
 from bridge_core.state import FlatState
 
@@ -38,6 +39,7 @@ class Checkpoint:
     dtype: str | None = None
 
 
+@renamed(beside="sidecar_files", changed="sidecar_contents", stem="base_name", untied="duplicate_tied")
 @dataclass(frozen=True)
 class Guidance:
     """What a library knows of a checkpoint and its target; whatever the caller gives goes first.
@@ -46,14 +48,14 @@ class Guidance:
         model: A live model of the source's framework, abstract is enough: evidence of layer types.
         like: The target's template.
         rules: Rules, e.g. for names that differ between the frameworks.
-        beside: Names of files in the folder that belong to the model, such as its config and tokenizer. They
+        sidecar_files: Names of files in the folder that belong to the model, such as its config and tokenizer. They
             are copied into a destination that is a folder.
-        changed: Name of a file beside -> what the copy holds instead, where the conversion changes what it
+        sidecar_contents: Name of a sidecar file -> what the copy holds instead, where the conversion changes what it
             tells, e.g. the dtype in a config.
-        stem: First part of the usual file names in a folder, e.g. ``diffusion_pytorch_model``; None for the
+        base_name: First part of the usual file names in a folder, e.g. ``diffusion_pytorch_model``; None for the
             format's own.
         max_shard_size: Bytes above which a folder's weights are sharded, where the caller sets no limit.
-        untied: Whether tied tensors are written each in full, since the library reads them apart.
+        duplicate_tied: Whether tied tensors are written each in full, since the library reads them apart.
         notes: What a reader of the report should know.
 
     Raises:
@@ -63,11 +65,11 @@ class Guidance:
     model: Any = None
     like: Any = None
     rules: tuple[Rule, ...] = ()
-    beside: tuple[str, ...] = ()
-    changed: Mapping[str, bytes] = field(default_factory=dict)
-    stem: str | None = None
+    sidecar_files: tuple[str, ...] = ()
+    sidecar_contents: Mapping[str, bytes] = field(default_factory=dict)
+    base_name: str | None = None
     max_shard_size: int | None = None
-    untied: bool = False
+    duplicate_tied: bool = False
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -75,15 +77,19 @@ class Guidance:
         size = self.max_shard_size
         for name, good, wanted in (
             ("rules", _tuple_of(self.rules, Rule), "a tuple of rules"),
-            ("beside", _tuple_of(self.beside, str), "a tuple of file names"),
-            ("changed", _contents(self.changed, self.beside), "contents of files in `beside`"),
+            ("sidecar_files", _tuple_of(self.sidecar_files, str), "a tuple of file names"),
+            (
+                "sidecar_contents",
+                _contents(self.sidecar_contents, self.sidecar_files),
+                "contents of files in `sidecar_files`",
+            ),
             ("max_shard_size", size is None or (type(size) is int and size > 0), "bytes above zero, or None"),
-            ("untied", isinstance(self.untied, bool), "True or False"),
+            ("duplicate_tied", isinstance(self.duplicate_tied, bool), "True or False"),
             ("notes", _tuple_of(self.notes, str), "a tuple of texts"),
         ):
             if not good:
                 raise PluginError(f"guidance has {name}={getattr(self, name)!r}; {wanted} was expected.")
-        for name in self.beside:
+        for name in self.sidecar_files:
             if not is_plain_name(name):
                 raise PluginError(
                     f"guidance names {name!r} beside the weights; a plain file name was expected."

@@ -44,7 +44,7 @@ class Reading:
     transform: LayerTransform | None = None
     candidates: tuple[LayerTransform | None, ...] = ()
     claimed: tuple[str, ...] = ()
-    factors: Binding = field(default_factory=dict)
+    axis_splits: Binding = field(default_factory=dict)
     rule: Rule | None = None
 
 
@@ -144,7 +144,7 @@ class Reader:
         info = group.info
         if info is None or info.kind == PARAMETER:
             return Reading("metadata")
-        named = info.forms.get(self.framework)
+        named = info.transforms.get(self.framework)
         known = [
             t for t in self.transforms if t.kind == info.kind and (t.name == named or not t.needs_module)
         ]
@@ -161,7 +161,11 @@ class Reader:
         widest = [t for t in fitting if not any(claims[t.name] < claims[o.name] for o in fitting)]
         if not widest:
             return Reading("structure")
-        certain = [t for t in widest if t.certain_with is not None and set(t.certain_with) <= claims[t.name]]
+        certain = [
+            t
+            for t in widest
+            if t.identifying_leaves is not None and set(t.identifying_leaves) <= claims[t.name]
+        ]
         claimed = tuple(name for name in shapes if any(name in claims[t.name] for t in widest))
         if len(widest) == 1 and certain:
             return _decided("structure", widest[0], shapes)
@@ -188,11 +192,11 @@ def _decided(evidence: str, transform: LayerTransform, shapes: Shapes, group: Gr
     """
     claimed = _claimed(transform, shapes)
     undecided = Reading("undecided", candidates=(transform,), claimed=claimed)
-    if transform.refused:
+    if transform.unsupported:
         return undecided
     module = group.module if group is not None else None
     info = group.info if group is not None else None
-    wanted = _factors(transform, module) if module is not None else dict(info.factors) if info else {}
+    wanted = _factors(transform, module) if module is not None else dict(info.axis_splits) if info else {}
     ways: dict[object, Binding] = {}
     bindings = transform.bindings({name: shapes[name] for name in claimed})
     for binding in bindings:
@@ -207,13 +211,13 @@ def _decided(evidence: str, transform: LayerTransform, shapes: Shapes, group: Gr
         whole = prod(bindings[0].get(axis, ()))
         if axis not in split and axis in bindings[0] and sizes and whole % sizes[0] == 0:
             split = {**split, axis: (sizes[0], whole // sizes[0])}
-    return Reading(evidence, transform, claimed=claimed, factors=split)
+    return Reading(evidence, transform, claimed=claimed, axis_splits=split)
 
 
 def _factors(transform: LayerTransform, module: ModuleInfo) -> Binding:
     """Return what a module's settings tell of how axes are split; of a number of parts, that number."""
     found: Binding = {}
-    for axis, names in transform.factors.items():
+    for axis, names in transform.axis_splits.items():
         for name in names.split():
             value = module.settings.get(name)
             sizes = value if isinstance(value, tuple) else (value,)
@@ -256,6 +260,6 @@ def _claimed(transform: LayerTransform, shapes: Shapes) -> tuple[str, ...]:
 
 def _fits(transform: LayerTransform, shapes: Shapes, has_children: bool) -> bool:
     present = {name: shapes[name] for name in _claimed(transform, shapes)}
-    if not present or (transform.exclusive and (has_children or len(present) != len(shapes))):
+    if not present or (transform.only_leaves and (has_children or len(present) != len(shapes))):
         return False
     return transform.fits(present)

@@ -86,7 +86,7 @@ def plan_from_neutral(
         Ordered(state, claims, fills, absent),
     )
     made = Templated(request).resolve(like) if like is not None else Plain(request).resolve()
-    return replace(made, idle_rules=(*made.idle_rules, *idle, *unused))
+    return replace(made, unmatched_rules=(*made.unmatched_rules, *idle, *unused))
 
 
 def _names_of(like: FlatState, framework: Framework) -> dict[Key, TensorSpec]:

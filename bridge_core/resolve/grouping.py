@@ -42,7 +42,7 @@ def has_heads(state: FlatState, framework: Framework) -> bool:
     """Tell whether the keys begin with a collection, as ``("params", ...)``."""
     if not framework.collections:
         return False
-    form = state.metadata.forms.get(framework.name)
+    form = state.metadata.tree_form.get(framework.name)
     if form is not None:
         return form == "variables"
     heads = {key[0] for key in state if len(key) > 1}

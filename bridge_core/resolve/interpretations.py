@@ -50,7 +50,7 @@ class Place:
         shape: Shape in the common form.
         cut: What cuts the leaf into parts; None if it is one.
         part: Which part this is.
-        absorbs: Role that is added into this one where the other side has it.
+        added_leaves: Role that is added into this one where the other side has it.
         whole: Shape of the whole leaf in the group's form.
     """
 
@@ -59,7 +59,7 @@ class Place:
     shape: Shape
     cut: Split | None = None
     part: int = 0
-    absorbs: str | None = None
+    added_leaves: str | None = None
     whole: Shape = ()
 
 
@@ -83,7 +83,7 @@ class View:
     transform: str | None
     leaves: Common
     fallback: bool = False
-    factors: Mapping[str, Shape] = field(default_factory=dict)
+    axis_splits: Mapping[str, Shape] = field(default_factory=dict)
     zeros: frozenset[str] = frozenset()
 
 
@@ -97,7 +97,7 @@ def transform_view(
     transform: LayerTransform,
     kind: LayerKind,
     specs: Mapping[str, TensorSpec],
-    factors: Binding | None = None,
+    axis_splits: Binding | None = None,
 ) -> View | None:
     """Return the view in which the leaves that a transform names are its layer; None if they do not fit.
 
@@ -109,7 +109,7 @@ def transform_view(
     """
     leaves: dict[Role, Place] = {}
     names = transform.by_name()
-    split = tuple(sorted((factors or {}).items()))
+    split = tuple(sorted((axis_splits or {}).items()))
     for name, spec in specs.items():
         leaf = names.get(name)
         if leaf is None:
@@ -119,19 +119,21 @@ def transform_view(
         if places is None:
             return None
         leaves.update(places)
-    return View(kind.name, transform.name, leaves, False, factors or {}, frozenset(kind.zeros))
+    return View(kind.name, transform.name, leaves, False, axis_splits or {}, frozenset(kind.zeros))
 
 
-def _places(leaf: Leaf, kind: LayerKind, shape: Shape, factors: Factors) -> dict[Role, Place] | None:
+def _places(leaf: Leaf, kind: LayerKind, shape: Shape, axis_splits: Factors) -> dict[Role, Place] | None:
     """Return where each role of a native leaf stands; None if its shape does not fit."""
     cut = cut_of(leaf, shape)
     found: dict[Role, Place] = {}
     for part, role in enumerate(leaf.roles):
-        moved = to_neutral_ops(leaf, kind.leaves[role], part_shape(leaf, shape), part=part, factors=factors)
+        moved = to_neutral_ops(
+            leaf, kind.leaves[role], part_shape(leaf, shape), part=part, axis_splits=axis_splits
+        )
         if moved is None:
             return None
-        absorbs = leaf.absorbs[part] if leaf.absorbs else None
-        found[True, role] = Place(leaf.name, *moved, cut, part, absorbs, shape)
+        added_leaves = leaf.added_leaves[part] if leaf.added_leaves else None
+        found[True, role] = Place(leaf.name, *moved, cut, part, added_leaves, shape)
     return found
 
 
@@ -139,7 +141,7 @@ def form_view(
     transform: LayerTransform,
     kind: LayerKind,
     shapes: Mapping[str, Shape],
-    factors: Mapping[str, Shape],
+    axis_splits: Mapping[str, Shape],
 ) -> View | None:
     """Return the view of the leaves that a transform makes of a kind's leaves; None if it cannot.
 
@@ -150,7 +152,7 @@ def form_view(
         factors: How axes of the kind are split.
     """
     rank = max(map(len, shapes.values()), default=0)
-    split = tuple(sorted(factors.items()))
+    split = tuple(sorted(axis_splits.items()))
     leaves: dict[Role, Place] = {}
     shapes = {**shapes, **_zeros(transform, kind, shapes)}
     for leaf in transform.leaves:
@@ -162,7 +164,9 @@ def form_view(
             return None
         parts = []
         for part, role in enumerate(leaf.roles):
-            moved = from_neutral_ops(leaf, kind.leaves[role], shapes[role], rank, part=part, factors=split)
+            moved = from_neutral_ops(
+                leaf, kind.leaves[role], shapes[role], rank, part=part, axis_splits=split
+            )
             if moved is None:
                 return None
             parts.append(moved[1])
@@ -176,7 +180,7 @@ def form_view(
         if places is None:
             return None
         leaves.update(places)
-    return View(kind.name, transform.name, leaves, False, dict(factors), frozenset(kind.zeros))
+    return View(kind.name, transform.name, leaves, False, dict(axis_splits), frozenset(kind.zeros))
 
 
 def _zeros(transform: LayerTransform, kind: LayerKind, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
@@ -204,7 +208,7 @@ def native_views(
 ) -> tuple[View, ...]:
     """Return every view of a group in a framework's own form, by what its reading leaves open."""
     if reading.transform is not None:
-        views = list(_transform_views(reading.transform, kinds, specs, reading.factors))
+        views = list(_transform_views(reading.transform, kinds, specs, reading.axis_splits))
         if reading.evidence in ("structure", "metadata", "guess"):
             views.append(parameter_view(specs, fallback=True))
         return tuple(views)
@@ -217,11 +221,11 @@ def _transform_views(
     transform: LayerTransform,
     kinds: Mapping[str, LayerKind],
     specs: Mapping[str, TensorSpec],
-    factors: Binding | None,
+    axis_splits: Binding | None,
 ) -> Iterable[View]:
     """Yield a view for each way to bind the transform's axes; for the known way alone if there is one."""
     claimed = {name: spec.shape for name, spec in specs.items() if name in transform.by_name()}
-    ways = transform.bindings(claimed) if factors is None else (factors,)
+    ways = transform.bindings(claimed) if axis_splits is None else (axis_splits,)
     for way in ways:
         view = transform_view(transform, kinds[transform.kind], specs, transform.split_axes(way))
         if view is not None:
@@ -235,7 +239,7 @@ def _candidate_views(
 ) -> Iterable[View]:
     found_parameter = False
     for candidate in candidates:
-        if candidate is None or candidate.refused:
+        if candidate is None or candidate.unsupported:
             found_parameter = True
             yield parameter_view(specs)
         else:
@@ -248,7 +252,7 @@ def neutral_view(
     kind: LayerKind,
     specs: Mapping[str, TensorSpec],
     claimed: Iterable[str],
-    factors: Mapping[str, Shape],
+    axis_splits: Mapping[str, Shape],
     *,
     raw: LayerTransform | None = None,
 ) -> View | None:
@@ -267,11 +271,15 @@ def neutral_view(
     }
     zeros = frozenset(kind.zeros)
     if raw is None:
-        return View(kind.name, None, leaves, False, factors, zeros)
+        return View(kind.name, None, leaves, False, axis_splits, zeros)
     shapes = {name: specs[name].shape for name in claimed}
-    spelt = form_view(raw, kind, shapes, factors)
+    spelt = form_view(raw, kind, shapes, axis_splits)
     covered = spelt is not None and {role[1] for role in spelt.leaves} == claimed
-    if spelt is None or not covered or any(place.cut or place.absorbs for place in spelt.leaves.values()):
+    if (
+        spelt is None
+        or not covered
+        or any(place.cut or place.added_leaves for place in spelt.leaves.values())
+    ):
         return None
     own = {role: place for role, place in leaves.items() if not role[0]}
     for role, place in spelt.leaves.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bridge_core.ops import Lanes, Op, Sum, WithZeros, inverse_chain, simplify_chain
+from bridge_core.ops import InsertZeros, Op, Parallel, Sum, inverse_chain, simplify_chain
 from bridge_core.plan import Step, join_keeps, join_steps
 from bridge_core.resolve.interpretations import Place, Role, View
 from bridge_core.state import Key
@@ -57,20 +57,22 @@ class Outcome:
     keeps: tuple[Keep, ...] = ()
 
 
-def settle(source: Sequence[View], target: Sequence[View], residuals: frozenset[str]) -> tuple[Outcome, ...]:
+def settle(
+    source: Sequence[View], target: Sequence[View], auxiliary_tensors: frozenset[str]
+) -> tuple[Outcome, ...]:
     """Return the outcomes that remain possible: one if it is settled, several if it is ambiguous.
 
     Args:
         source: Views of the source.
         target: Views of the target.
-        residuals: Roles that either side may lack.
+        auxiliary_tensors: Roles that either side may lack.
     """
     ranked: dict[tuple[int, ...], list[Outcome]] = {}
     for s in source:
         for t in target:
             if s.kind == t.kind:
                 outcome = pair(s, t)
-                ranked.setdefault(_rank(outcome, residuals), []).append(outcome)
+                ranked.setdefault(_rank(outcome, auxiliary_tensors), []).append(outcome)
     if not ranked:
         return ()
     best = ranked[min(ranked)]
@@ -120,7 +122,7 @@ def pair(source: View, target: View) -> Outcome:
     )
     wanted = [step for step in kept if made.issuperset(step.sources)]
     summed = tuple(
-        Keep((step.residual or ("",))[0], tuple(key[0] for key in step.sources), step.ops)
+        Keep((step.auxiliary or ("",))[0], tuple(key[0] for key in step.sources), step.ops)
         for step in join_keeps(given, wanted)
     )
     return Outcome(source, target, moves, tuple(mismatched), missing, unexpected, summed)
@@ -143,7 +145,7 @@ def _giving(name: str, places: Mapping[Role, Place]) -> Step:
     """Return the step from a source leaf to its roles in the common form."""
     chains = tuple(place.ops for place in places.values())
     cut = next(iter(places.values())).cut
-    ops = (cut, Lanes(chains)) if cut is not None else chains[0]
+    ops = (cut, Parallel(chains)) if cut is not None else chains[0]
     return Step(((name,),), tuple(map(_key, places)), simplify_chain(ops))
 
 
@@ -159,29 +161,31 @@ def _filling(
     for role, place in places.items():
         if role not in source.leaves:
             continue
-        added = (True, place.absorbs or "")
+        added = (True, place.added_leaves or "")
         back = inverse_chain(place.ops)
         parts: list[Role] = [role]
         if added in source.leaves:
             parts.append(added)
             back = (Sum(2), *back)
-            keeps += [Step((_key(part),), (), residual=(part[1],)) for part in parts]
+            keeps += [Step((_key(part),), (), auxiliary=(part[1],)) for part in parts]
         chains.append(back)
         counts.append(len(parts))
         used += parts
     cut = next(iter(places.values())).cut
-    zeros = () if all(present) else (WithZeros(present),)
+    zeros = () if all(present) else (InsertZeros(present),)
     join = (cut.inverse(),) if cut is not None else ()
-    ops = simplify_chain((Lanes(tuple(chains), tuple(counts)), *zeros, *join))
+    ops = simplify_chain((Parallel(tuple(chains), tuple(counts)), *zeros, *join))
     return Step(tuple(map(_key, used)), ((name,),), ops), tuple(keeps), tuple(used)
 
 
-def _rank(outcome: Outcome, residuals: frozenset[str]) -> tuple[int, ...]:
+def _rank(outcome: Outcome, auxiliary_tensors: frozenset[str]) -> tuple[int, ...]:
     """Smaller is better: what fails, then fallbacks, then how much goes over."""
     absent: Iterable[Role] = (role for roles in outcome.missing.values() for role in roles)
-    fillable = residuals | (outcome.target.zeros if outcome.target.kind == outcome.source.kind else set())
+    fillable = auxiliary_tensors | (
+        outcome.target.zeros if outcome.target.kind == outcome.source.kind else set()
+    )
     lacking = [role for role in absent if not (role[0] and role[1] in fillable)]
-    surplus = [role for role in outcome.unexpected.values() if not (role[0] and role[1] in residuals)]
+    surplus = [role for role in outcome.unexpected.values() if not (role[0] and role[1] in auxiliary_tensors)]
     fallbacks = outcome.source.fallback + outcome.target.fallback
     if not (lacking or surplus or outcome.mismatched):
         return (0, fallbacks)

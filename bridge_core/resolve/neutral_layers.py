@@ -37,7 +37,7 @@ class NeutralLayer:
         kind: Its kind, None while undecided.
         claimed: Names of the leaves that belong to the layer.
         factors: How axes of its kind are split where it comes from.
-        forms: Framework -> transform that the layer was spelt with.
+        transforms: Framework -> transform that the layer was spelt with.
         rule: Where the rule stands that settled it here; empty if none did.
     """
 
@@ -47,15 +47,15 @@ class NeutralLayer:
     kind: str | None
     claimed: tuple[str, ...]
     candidates: tuple[LayerTransform | None, ...]
-    forms: Mapping[str, str]
-    factors: Mapping[str, Shape]
+    transforms: Mapping[str, str]
+    axis_splits: Mapping[str, Shape]
     rule: str = ""
 
     @property
-    def refused(self) -> LayerTransform | None:
+    def unsupported(self) -> LayerTransform | None:
         """The only thing it can be, where no other framework takes that."""
         known = self.candidates[0] if len(self.candidates) == 1 else None
-        return known if known is not None and known.refused else None
+        return known if known is not None and known.unsupported else None
 
 
 def neutral_layers(
@@ -99,8 +99,8 @@ def neutral_layers(
             info.evidence,
             info.leaves,
             info.candidates,
-            tuple(info.forms.items()),
-            tuple(info.factors.items()),
+            tuple(info.transforms.items()),
+            tuple(info.axis_splits.items()),
         )
         views = known.get(signature)
         if views is None:
@@ -112,8 +112,8 @@ def neutral_layers(
             info.kind,
             info.leaves,
             candidates,
-            info.forms,
-            info.factors,
+            info.transforms,
+            info.axis_splits,
             settled.label if settled is not None else "",
         )
     return result
@@ -184,11 +184,11 @@ def _views(
     kind = registry.kinds.get(info.kind)
     if kind is None:
         return (parameter_view(group.specs),)
-    found = [neutral_view(kind, group.specs, info.leaves, info.factors)]
-    for name in info.forms.values():
+    found = [neutral_view(kind, group.specs, info.leaves, info.axis_splits)]
+    for name in info.transforms.values():
         raw = registry.transforms.get(name)
         if raw is not None and raw.kind == info.kind and info.evidence not in ("rule", "module"):
-            found.append(neutral_view(kind, group.specs, info.leaves, info.factors, raw=raw))
+            found.append(neutral_view(kind, group.specs, info.leaves, info.axis_splits, raw=raw))
     return tuple(view for view in found if view is not None)
 
 
@@ -203,12 +203,14 @@ def _ruled(kind: str, group: Group, info: LayerInfo | None, registry: Registry) 
     ]
     if not fitting:
         return info
-    return LayerInfo(None, "rule", info.leaves, (fitting[0].name,), info.forms)
+    return LayerInfo(None, "rule", info.leaves, (fitting[0].name,), info.transforms)
 
 
 def _info(reading: Reading, group: Group) -> LayerInfo:
     if reading.transform is not None:
-        return LayerInfo(reading.transform.kind, reading.evidence, reading.claimed, factors=reading.factors)
+        return LayerInfo(
+            reading.transform.kind, reading.evidence, reading.claimed, axis_splits=reading.axis_splits
+        )
     if reading.candidates:
         names = tuple(c.name if c is not None else PARAMETER for c in reading.candidates)
         return LayerInfo(None, "undecided", reading.claimed, names)
@@ -222,11 +224,11 @@ def _neutral_transforms(kinds: Iterable[LayerKind]) -> list[LayerTransform]:
             f"neutral.{kind.name}",
             kind.name,
             tuple(
-                Leaf(role, role, axes, optional=role.endswith("bias") or role in kind.residuals)
+                Leaf(role, role, axes, optional=role.endswith("bias") or role in kind.auxiliary_tensors)
                 for role, axes in kind.leaves.items()
             ),
-            certain_with=_CERTAIN.get(kind.name),
-            exclusive=kind.name == "norm",
+            identifying_leaves=_CERTAIN.get(kind.name),
+            only_leaves=kind.name == "norm",
         )
         for kind in kinds
     ]

@@ -31,7 +31,7 @@ class Filled(NamedTuple):
     ops: tuple[Op, ...]
     kind: str
     evidence: str
-    residual: Key | None = None
+    auxiliary: Key | None = None
     rule: str = ""
 
 
@@ -100,17 +100,17 @@ class Assembly:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.framework = request.framework
-        self.residuals: dict[tuple[str, str], TensorSpec] = {
+        self.auxiliary_tensors: dict[tuple[str, str], TensorSpec] = {
             (kind.name, role): spec
             for kind in request.registry.kinds.values()
-            for role, spec in kind.residuals.items()
+            for role, spec in kind.auxiliary_tensors.items()
         }
         self.reader = Reader(request.transforms, self.framework.name)
         self._addends = {
             (transform.kind, role)
             for transform in request.registry.transforms.values()
             for leaf in transform.leaves
-            for role in leaf.absorbs
+            for role in leaf.added_leaves
         }
         self._proven: dict[tuple[int, bool], bool] = {}
         self.owners: dict[Key, Rule] = {}
@@ -118,7 +118,7 @@ class Assembly:
         self.constants: list[Step] = []
         self.shared: list[Step] = []
         self.keeps: list[Step] = []
-        self.refused: dict[Key, str] = {}
+        self.unsupported: dict[Key, str] = {}
         self.used: dict[Key, Key] = {}
         self.dropped: list[Dropped] = []
         self.unexpected: list[Key] = []
@@ -189,7 +189,11 @@ class Assembly:
         path = layer.group.path if path is None else path
         for name in names:
             key = layer.group.keys[name]
-            if layer.kind is not None and (layer.kind, name) in self.residuals and name in layer.claimed:
+            if (
+                layer.kind is not None
+                and (layer.kind, name) in self.auxiliary_tensors
+                and name in layer.claimed
+            ):
                 spec = layer.group.specs[name]
                 step = Step((key,), (), (Drop(0, spec),), layer.kind, "residual", (*path, name))
                 self.constants.append(step)
@@ -198,8 +202,8 @@ class Assembly:
                 self.request.allow_unexpected, self.request.origin.get(key, key)
             ):
                 self.dropped.append(Dropped(key, "allowed as unexpected"))
-            elif form is not None and name in form.lacks:
-                self.refused[key] = form.lacks[name]
+            elif form is not None and name in form.unsupported_leaves:
+                self.unsupported[key] = form.unsupported_leaves[name]
             else:
                 self.unexpected.append(key)
 
@@ -214,8 +218,8 @@ class Assembly:
 
     def refuse(self, layer: NeutralLayer) -> None:
         """Note that no other framework takes a layer, and why."""
-        reason = layer.refused.refused if layer.refused is not None else ""
-        self.refused.update((layer.group.keys[name], reason) for name in layer.claimed)
+        reason = layer.unsupported.unsupported if layer.unsupported is not None else ""
+        self.unsupported.update((layer.group.keys[name], reason) for name in layer.claimed)
 
     def keep_info(
         self,
@@ -228,19 +232,19 @@ class Assembly:
         """Note for the target's metadata what a layer is, unless its names and shapes prove it anyway."""
         if outcome.source.kind == PARAMETER and layer.kind is None:
             return
-        forms = {
+        transforms = {
             framework: name
-            for framework, name in layer.forms.items()
+            for framework, name in layer.transforms.items()
             if framework != self.framework.name and not self._is_usual(framework, name)
         }
-        if not forms and not layer.factors and self._is_proven(layer, outcome):
+        if not transforms and not layer.axis_splits and self._is_proven(layer, outcome):
             return
         claimed = tuple(dict.fromkeys(p.name for role, p in outcome.target.leaves.items() if role[0]))
         if outcome.target.transform is not None:
-            forms[self.framework.name] = outcome.target.transform
-        factors = {**layer.factors, **outcome.target.factors}
+            transforms[self.framework.name] = outcome.target.transform
+        axis_splits = {**layer.axis_splits, **outcome.target.axis_splits}
         self.infos[path] = LayerInfo(
-            outcome.target.kind, evidence, claimed or names, forms=forms, factors=factors
+            outcome.target.kind, evidence, claimed or names, transforms=transforms, axis_splits=axis_splits
         )
 
     def _is_usual(self, framework: str, name: str) -> bool:
@@ -269,12 +273,12 @@ class Assembly:
         unexpected = self._untied()
         self._check_owners()
         steps = [
-            Step(f.sources, (target,), f.ops, f.kind, f.evidence, f.residual, f.rule)
+            Step(f.sources, (target,), f.ops, f.kind, f.evidence, f.auxiliary, f.rule)
             for target, f in self.filled.items()
         ]
-        forms = dict(self.request.state.metadata.forms)
+        tree_form = dict(self.request.state.metadata.tree_form)
         if form:
-            forms[self.framework.name] = form
+            tree_form[self.framework.name] = form
         # A framework without collections has no empty nodes either: both wait in its metadata for a way back.
         keeps = bool(self.framework.collections)
         metadata = self.request.state.metadata.with_(
@@ -283,7 +287,7 @@ class Assembly:
             ties={**self._carried_ties(), **self.ties},
             collections=self.collections if keeps else self._carried_collections(),
             empty=empty if keeps else self.request.state.metadata.empty,
-            forms=forms,
+            tree_form=tree_form,
         )
         return Plan(
             "neutral",
@@ -300,7 +304,7 @@ class Assembly:
             metadata,
             tuple(self.notes),
             tuple(self.keeps),
-            self.refused,
+            self.unsupported,
         )
 
     def _check_owners(self) -> None:

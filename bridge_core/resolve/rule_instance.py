@@ -11,7 +11,7 @@ from typing import Any
 
 from bridge_core.axes import ELLIPSIS, Rearrangement, rearrange
 from bridge_core.errors import BridgeError, PlanError, RuleError
-from bridge_core.ops import Cast, Lanes, Offset, Op, Pad, Unpad, chain_specs, simplify_chain
+from bridge_core.ops import Cast, Offset, Op, Pad, Parallel, Unpad, chain_specs, simplify_chain
 from bridge_core.rules import Call, Pattern, Rule, resolve_sizes
 from bridge_core.state import Key, TensorSpec, join_key
 
@@ -219,7 +219,7 @@ class Use:
         numbers = [number for number, _ in targets]
         made = {key: wanted.get(key) if wanted else None for _, key in targets}
         after = self._calls(rule.after, numbers, moved.specs, made, 1)
-        ops = simplify_chain((Lanes(before), *moved.ops, Lanes(after)))
+        ops = simplify_chain((Parallel(before), *moved.ops, Parallel(after)))
         sources = tuple(key for group in keys for key in group)
         claim = Claim(rule, sources, tuple(key for _, key in targets), ops)
         return claim, chain_specs(specs, ops)

@@ -13,14 +13,14 @@ from typing import Any
 from bridge_core.axes import Binding, Shape
 from bridge_core.errors import KeyConflict, UsageError
 from bridge_core.layers import LayerKind, LayerTransform, Leaf, cut_of, part_shape, to_neutral_ops
-from bridge_core.ops import Fill, Lanes, Op, Unsum, simplify_chain
+from bridge_core.ops import Fill, Op, Parallel, SplitSum, simplify_chain
 from bridge_core.plan import Dropped, Plan, Step
 from bridge_core.plugins import Registry
 from bridge_core.resolve.evidence import PARAMETER, Reader, Reading
 from bridge_core.resolve.grouping import Group, collection_of_role, group_state, has_heads
 from bridge_core.resolve.rule_names import rule_names
 from bridge_core.rules import Rule
-from bridge_core.state import FlatState, Key, LayerInfo, Residual, StateMetadata, TensorSpec, join_key
+from bridge_core.state import AuxiliaryTensor, FlatState, Key, LayerInfo, StateMetadata, TensorSpec, join_key
 
 __all__ = ["plan_to_neutral"]
 
@@ -87,7 +87,7 @@ def _identity(state: FlatState, rules: list[Rule], config: Mapping[str, Any] | N
         tuple(steps),
         dropped,
         metadata=metadata,
-        idle_rules=ruled.idle,
+        unmatched_rules=ruled.idle,
     )
 
 
@@ -153,19 +153,19 @@ class _ToNeutral:
             self._group(group, ruled.renamed)
         for key, rule in ruled.claimed.items():
             self._claim(key, origins[key], rule)
-        for key, residual in self.state.metadata.residuals.items():
+        for key, residual in self.state.metadata.auxiliary_tensors.items():
             self._restore(key, TensorSpec(residual.shape, residual.array().dtype))
         metadata = self.state.metadata
-        forms = dict(metadata.forms)
+        tree_form = dict(metadata.tree_form)
         if self.framework.collections:
-            forms.setdefault(self.framework.name, "variables" if self.heads else "params")
+            tree_form.setdefault(self.framework.name, "variables" if self.heads else "params")
         return Plan(
             self.framework.name,
             "neutral",
             self.specs,
             tuple(self.steps),
             tuple(self.dropped),
-            idle_rules=(*ruled.idle, *(rule.full_label for rule in self.reader.idle())),
+            unmatched_rules=(*ruled.idle, *(rule.full_label for rule in self.reader.idle())),
             metadata=StateMetadata(
                 layers=self.layers,
                 ties={
@@ -175,7 +175,7 @@ class _ToNeutral:
                 },
                 collections=self.collections,
                 empty=metadata.empty,
-                forms=forms,
+                tree_form=tree_form,
                 extra=metadata.extra,
             ),
         )
@@ -189,10 +189,10 @@ class _ToNeutral:
         info = self.layers.get(path)
         kind = self.kinds.get(info.kind or "") if info is not None else None
         known = PARAMETER
-        if info is not None and kind is not None and role in kind.residuals:
+        if info is not None and kind is not None and role in kind.auxiliary_tensors:
             self.layers[path] = replace(info, leaves=(*info.leaves, role))
             known = kind.name
-        self.steps.append(Step((), (name,), (Fill(0, spec),), known, "metadata", residual=key))
+        self.steps.append(Step((), (name,), (Fill(0, spec),), known, "metadata", auxiliary=key))
 
     def _renamed(self, name: Key) -> Key | None:
         for rule in self.rules:
@@ -239,28 +239,28 @@ class _ToNeutral:
     ) -> Step:
         """Return the step from a leaf to its roles, and to those that were added into them and kept."""
         spec = group.specs[name]
-        like = (id(leaf), spec.shape, tuple(reading.factors.items()))
+        like = (id(leaf), spec.shape, tuple(reading.axis_splits.items()))
         known = self._leaf_moves.get(like)
         if known is None:
-            split = transform.split_axes(reading.factors)
+            split = transform.split_axes(reading.axis_splits)
             known = _parts(leaf, self.kinds[transform.kind], spec.shape, split)
             self._leaf_moves[like] = known
         roles, chains = [*leaf.roles], [ops for ops, _ in known]
-        for part, absorbed in enumerate(leaf.absorbs):
+        for part, absorbed in enumerate(leaf.added_leaves):
             made = TensorSpec(known[part][1], spec.dtype)
             kept = self._kept(group.origin, (leaf.roles[part], absorbed), made)
             if kept:
-                chains[part] = (*chains[part], Unsum(2, kept))
+                chains[part] = (*chains[part], SplitSum(2, kept))
                 roles.insert(roles.index(leaf.roles[part]) + 1, absorbed)
         cut = cut_of(leaf, spec.shape)
-        ops = simplify_chain((cut, Lanes(tuple(chains)))) if cut is not None else chains[0]
+        ops = simplify_chain((cut, Parallel(tuple(chains)))) if cut is not None else chains[0]
         targets = tuple((*group.path, *role.split(".")) for role in roles)
         return Step((group.keys[name],), targets, ops, transform.kind, reading.evidence)
 
-    def _kept(self, path: Key, roles: tuple[str, ...], spec: TensorSpec) -> tuple[Residual, ...]:
+    def _kept(self, path: Key, roles: tuple[str, ...], spec: TensorSpec) -> tuple[AuxiliaryTensor, ...]:
         """Return what was kept of the parts of a sum; nothing if it does not fit."""
-        residuals = self.state.metadata.residuals
-        kept = [residuals.get((*path, *role.split("."))) for role in roles]
+        auxiliary_tensors = self.state.metadata.auxiliary_tensors
+        kept = [auxiliary_tensors.get((*path, *role.split("."))) for role in roles]
         fit = [r for r in kept if r is not None and (r.shape, r.dtype) == (spec.shape, spec.dtype.name)]
         return tuple(fit) if len(fit) == len(roles) else ()
 
@@ -289,26 +289,30 @@ class _ToNeutral:
         self.steps.append(step)
 
     def _info(self, group: Group, reading: Reading, roles: tuple[str, ...]) -> LayerInfo:
-        forms = dict(group.info.forms) if group.info is not None else {}
+        transforms = dict(group.info.transforms) if group.info is not None else {}
         if reading.transform is not None:
-            forms[self.framework.name] = reading.transform.name
+            transforms[self.framework.name] = reading.transform.name
             return LayerInfo(
-                reading.transform.kind, reading.evidence, roles, forms=forms, factors=reading.factors
+                reading.transform.kind,
+                reading.evidence,
+                roles,
+                transforms=transforms,
+                axis_splits=reading.axis_splits,
             )
         if reading.candidates:
             names = tuple(c.name if c is not None else PARAMETER for c in reading.candidates)
-            return LayerInfo(None, reading.evidence, reading.claimed, names, forms)
-        return LayerInfo(PARAMETER, reading.evidence, tuple(group.keys), forms=forms)
+            return LayerInfo(None, reading.evidence, reading.claimed, names, transforms)
+        return LayerInfo(PARAMETER, reading.evidence, tuple(group.keys), transforms=transforms)
 
 
 def _parts(
-    leaf: Leaf, kind: LayerKind, shape: Shape, factors: Binding
+    leaf: Leaf, kind: LayerKind, shape: Shape, axis_splits: Binding
 ) -> tuple[tuple[tuple[Op, ...], Shape], ...]:
     """Return, for each role of a leaf, the ops from its part to the neutral leaf, and the neutral shape."""
-    split = tuple(sorted(factors.items()))
+    split = tuple(sorted(axis_splits.items()))
     found = []
     for part, role in enumerate(leaf.roles):
-        moved = to_neutral_ops(leaf, kind.leaves[role], part_shape(leaf, shape), part=part, factors=split)
+        moved = to_neutral_ops(leaf, kind.leaves[role], part_shape(leaf, shape), part=part, axis_splits=split)
         if moved is None:
             raise AssertionError(f"{leaf} was found to fit {shape}")
         found.append(moved)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from bridge_core.layers import LayerKind, LayerTransform
-from bridge_core.ops import Fill, Lanes, Same, simplify_chain
+from bridge_core.ops import Fill, Parallel, RequireEqual, simplify_chain
 from bridge_core.plan import Dropped, Mismatch, Plan, Step
 from bridge_core.resolve.evidence import Reading
 from bridge_core.resolve.grouping import Group, group_state, has_heads
@@ -68,7 +68,7 @@ class Templated(Assembly):
         reached: set[Key] = set()
         for path, layer in sides.layers.items():
             target_path = sides.match.targets.get(path)
-            if layer.refused is not None and layer.refused.framework != self.framework.name:
+            if layer.unsupported is not None and layer.unsupported.framework != self.framework.name:
                 self.refuse(layer)
                 continue
             if target_path is None:
@@ -87,7 +87,7 @@ class Templated(Assembly):
         # A tie between layers of other axes, as a file records it, is not one tensor: both are filled.
         ties = {k: v for k, v in like.metadata.ties.items() if like.tensor(k) is like.tensor(v)}
         self._tie(ties, ordered)
-        form = "variables" if heads else like.metadata.forms.get(self.framework.name, "params")
+        form = "variables" if heads else like.metadata.tree_form.get(self.framework.name, "params")
         order = {key: i for i, key in enumerate(like)}
         self.filled = dict(sorted(self.filled.items(), key=lambda item: order[item[0]]))
         self.shared.sort(key=lambda step: min(order[key] for key in step.targets))
@@ -169,13 +169,13 @@ class Templated(Assembly):
         views: tuple[View, ...],
         signature: object,
     ) -> None:
-        residuals = frozenset(role for _, role in self.residuals)
+        auxiliary_tensors = frozenset(role for _, role in self.auxiliary_tensors)
         key = (id(layer.views), signature)
         outcomes = self._settled.get(key)
         if outcomes is None:
             views += self._partial_views(layer, group, reading, views)
             views += self._hidden_views(layer, group, reading)
-            outcomes = self._settled[key] = settle(layer.views, views, residuals)
+            outcomes = self._settled[key] = settle(layer.views, views, auxiliary_tensors)
         if len(outcomes) > 1 and self.request.accept_guesses:
             outcomes = self.guessed(layer, outcomes)
         if len(outcomes) > 1:
@@ -191,7 +191,7 @@ class Templated(Assembly):
         outcome = outcomes[0]
         differing = _split_otherwise(layer, reading, outcome)
         if differing:
-            self.refused.update((layer.group.keys[name], differing) for name in layer.claimed)
+            self.unsupported.update((layer.group.keys[name], differing) for name in layer.claimed)
             return
         form = self.request.registry.transforms.get(outcome.target.transform or "")
         evidence = self._evidence(layer, reading)
@@ -233,10 +233,10 @@ class Templated(Assembly):
         A library's own linear layer has a counterpart of the library's own, which may run the other way.
         """
         registry = self.request.registry
-        forms = [registry.transforms.get(name) for name in layer.forms.values()]
+        written_with = [registry.transforms.get(name) for name in layer.transforms.values()]
         if reading.evidence in ("rule", "module", "metadata") or layer.kind is None:
             return ()
-        if not any(form is not None and form.needs_module for form in forms):
+        if not any(transform is not None and transform.needs_module for transform in written_with):
             return ()
         kind = registry.kinds[layer.kind]
         fitting = [
@@ -276,7 +276,7 @@ class Templated(Assembly):
         transform = reading.transform or form
         leaf = transform.by_name().get(name) if transform is not None else None
         role = leaf.role if leaf is not None and isinstance(leaf.role, str) else ""
-        residual = self.residuals.get((transform.kind, role)) if transform is not None else None
+        residual = self.auxiliary_tensors.get((transform.kind, role)) if transform is not None else None
         lacking = self._lacking(layer, role)
         if residual is not None:
             neutral = (*group.path, role)
@@ -286,15 +286,22 @@ class Templated(Assembly):
         elif matches(self.request.allow_missing, key) or matches(self.request.allow_missing, key[1:]):
             self.allowed_missing.append(key)
         elif lacking:
-            self.refused[key] = lacking
+            self.unsupported[key] = lacking
         else:
             self.missing.append(key)
 
     def _lacking(self, layer: NeutralLayer | None, role: str) -> str:
         """Return why the framework that a layer comes from has no such leaf."""
-        forms = layer.forms.values() if layer is not None else ()
-        known = (self.request.registry.transforms.get(name) for name in forms)
-        return next((form.lacks[role] for form in known if form is not None and role in form.lacks), "")
+        names = layer.transforms.values() if layer is not None else ()
+        known = (self.request.registry.transforms.get(name) for name in names)
+        return next(
+            (
+                form.unsupported_leaves[role]
+                for form in known
+                if form is not None and role in form.unsupported_leaves
+            ),
+            "",
+        )
 
     def _tie(self, ties: Mapping[Key, Key], ordered: Collection[Key]) -> None:
         """Make the template's ties: each names one tensor, and what would fill it must agree.
@@ -346,15 +353,15 @@ class Templated(Assembly):
 
     def _same(self, given: Sequence[Filled], target: Key) -> Step:
         counts = tuple(len(one.sources) for one in given)
-        ops = simplify_chain((Lanes(tuple(one.ops for one in given), counts), Same(len(given))))
+        ops = simplify_chain((Parallel(tuple(one.ops for one in given), counts), RequireEqual(len(given))))
         sources = tuple(source for one in given for source in one.sources)
         return Step(sources, (target,), ops, given[0].kind, given[0].evidence)
 
 
 def _split_otherwise(layer: NeutralLayer, reading: Reading, outcome: Outcome) -> str:
     """Tell where both sides know into what an axis is split, as into heads, and do not agree."""
-    known = {**reading.factors, **outcome.target.factors}
-    for axis, sizes in layer.factors.items():
+    known = {**reading.axis_splits, **outcome.target.axis_splits}
+    for axis, sizes in layer.axis_splits.items():
         wanted = known.get(axis, sizes)
         if outcome.source.kind == layer.kind and wanted != sizes:
             texts = [" x ".join(map(str, parts)) for parts in (sizes, wanted)]

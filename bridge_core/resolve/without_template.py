@@ -32,7 +32,7 @@ class Plain(Assembly):
         form = self._form()
         self.obey(lambda name: (self._head_of(name), *name) if form == "variables" else name)
         for layer in self.request.layers.values():
-            if layer.refused is not None and layer.refused.framework != self.framework.name:
+            if layer.unsupported is not None and layer.unsupported.framework != self.framework.name:
                 self.refuse(layer)
                 continue
             outcomes = self._possible(layer)
@@ -60,7 +60,7 @@ class Plain(Assembly):
             self._restore(layer, outcome, form)
         empty = (
             self.request.state.metadata.empty
-            if self.framework.name in self.request.state.metadata.forms
+            if self.framework.name in self.request.state.metadata.tree_form
             else ()
         )
         return self.plan(form, empty)
@@ -79,24 +79,28 @@ class Plain(Assembly):
         if outcomes:
             self.ambiguous.update(dict.fromkeys(keys, open_options(outcomes)))
             return
-        self.refused.update(dict.fromkeys(keys, self._why_unspelt(layer)))
+        self.unsupported.update(dict.fromkeys(keys, self._why_unspelt(layer)))
 
     def _why_unspelt(self, layer: NeutralLayer) -> str:
         """Tell why no form of the framework takes a layer whose kind is known."""
         here = self.framework.name
-        forms = [t for t in self.request.transforms if t.kind == layer.kind]
-        if not forms:
+        transforms = [t for t in self.request.transforms if t.kind == layer.kind]
+        if not transforms:
             return f"{here} has no form of {layer.kind}"
         kind = self.request.registry.kinds[layer.kind or ""]
         shapes = {name: layer.group.specs[name].shape for name in layer.claimed}
-        for form in forms:
-            lost = [form.lacks[role] for role in shapes if role in form.lacks]
+        for transform in transforms:
+            lost = [
+                transform.unsupported_leaves[role] for role in shapes if role in transform.unsupported_leaves
+            ]
             if lost:
                 return lost[0]
-            held = {role for leaf in form.leaves for role in (*leaf.roles, *leaf.absorbs)}
-            split = {axis.name for leaf in form.leaves for axis in parse_axes(leaf.axes) if axis.split > 1}
-            if held.issuperset(shapes) and not split <= set(layer.factors):
-                unknown = ", ".join(sorted(split - set(layer.factors)))
+            held = {role for leaf in transform.leaves for role in (*leaf.roles, *leaf.added_leaves)}
+            split = {
+                axis.name for leaf in transform.leaves for axis in parse_axes(leaf.axes) if axis.split > 1
+            }
+            if held.issuperset(shapes) and not split <= set(layer.axis_splits):
+                unknown = ", ".join(sorted(split - set(layer.axis_splits)))
                 return (
                     f"{layer.kind}: nothing tells into how many parts {here} splits {unknown}; give the "
                     "target's shapes (--like FILE, or like=) or the module (--model PKG.MOD:FACTORY, "
@@ -115,7 +119,7 @@ class Plain(Assembly):
     def _form(self) -> str:
         if not self.framework.collections:
             return ""
-        known = self.request.state.metadata.forms.get(self.framework.name)
+        known = self.request.state.metadata.tree_form.get(self.framework.name)
         if known is not None:
             return known
         default = next(iter(self.framework.collections))
@@ -147,13 +151,13 @@ class Plain(Assembly):
         return self.request.state.metadata.collections.get(layer.group.keys[source.name], usual)
 
     def _restore(self, layer: NeutralLayer, outcome: Outcome, form: str) -> None:
-        """Add the residuals that this framework has a place for and the source lacks."""
+        """Add the auxiliary_tensors that this framework has a place for and the source lacks."""
         transform = self.request.registry.transforms.get(outcome.target.transform or "")
         if transform is None:
             return
         for leaf in transform.leaves:
             role = leaf.roles[0]
-            spec = self.residuals.get((transform.kind, role))
+            spec = self.auxiliary_tensors.get((transform.kind, role))
             if spec is not None and (True, role) not in outcome.source.leaves:
                 rest = self._spelt(layer.group.path, leaf.name)
                 head = collection_of_role(self.framework, transform.kind, role)
@@ -207,7 +211,7 @@ def _spelt(
     transforms: Iterable[LayerTransform],
     kinds: Mapping[str, LayerKind],
 ) -> Outcome | None:
-    preferred = layer.forms.get(framework)
+    preferred = layer.transforms.get(framework)
     of_kind = [t for t in transforms if t.kind == view.kind and not t.needs_template]
     options = [t for t in of_kind if t.name == preferred or not t.needs_module]
     options.sort(key=lambda t: t.name != preferred)
@@ -221,7 +225,7 @@ def _spelt(
 def _in_form(view: View, transform: LayerTransform, kind: LayerKind) -> Outcome | None:
     """Return the outcome of writing a layer in a form; None if the form does not hold it whole."""
     shapes = {role[1]: place.shape for role, place in view.leaves.items() if role[0]}
-    target = form_view(transform, kind, shapes, view.factors)
+    target = form_view(transform, kind, shapes, view.axis_splits)
     if target is None:
         return None
     beside = {role: Place(role[1], (), p.shape) for role, p in view.leaves.items() if not role[0]}
@@ -229,6 +233,6 @@ def _in_form(view: View, transform: LayerTransform, kind: LayerKind) -> Outcome 
     names = {place.name for place in target.leaves.values()}
     if names & {place.name for place in beside.values()}:
         return None
-    outcome = pair(view, View(kind.name, transform.name, whole, False, target.factors, target.zeros))
-    lost = [role for role in outcome.unexpected.values() if role[1] not in kind.residuals]
+    outcome = pair(view, View(kind.name, transform.name, whole, False, target.axis_splits, target.zeros))
+    lost = [role for role in outcome.unexpected.values() if role[1] not in kind.auxiliary_tensors]
     return None if lost else outcome

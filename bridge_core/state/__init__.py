@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from bridge_core.lazy import exports
+from bridge_core.public import exports
 
 if TYPE_CHECKING:
     from bridge_core.state.dtypes import DTYPES as DTYPES
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from bridge_core.state.keys import split_name as split_name
     from bridge_core.state.keys import unflatten_tree as unflatten_tree
     from bridge_core.state.metadata import MARKER as MARKER
+    from bridge_core.state.metadata import AuxiliaryTensor as AuxiliaryTensor
     from bridge_core.state.metadata import LayerInfo as LayerInfo
     from bridge_core.state.metadata import ModuleInfo as ModuleInfo
-    from bridge_core.state.metadata import Residual as Residual
     from bridge_core.state.metadata import StateMetadata as StateMetadata
     from bridge_core.state.metadata import dump_metadata as dump_metadata
     from bridge_core.state.metadata import load_metadata as load_metadata
@@ -48,7 +48,7 @@ else:
             "dtypes": "DTYPES PACKED cast_is_exact dtype_named is_floating native",
             "flat_state": "FlatState as_state",
             "keys": "Key as_key flat_names flatten_tree join_key natural_order split_name unflatten_tree",
-            "metadata": "LayerInfo MARKER ModuleInfo Residual StateMetadata dump_metadata load_metadata",
+            "metadata": "LayerInfo MARKER ModuleInfo AuxiliaryTensor StateMetadata dump_metadata load_metadata",
             "regions": "Region full region_shape",
             "tensors": "Array ArrayTensor FileTensor LazyTensor StridedFileTensor Tensor TensorSpec as_tensor checked_bools equal_values",
         },

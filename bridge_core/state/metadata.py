@@ -16,10 +16,19 @@ import numpy as np
 
 from bridge_core.errors import BridgeError, MalformedFile
 from bridge_core.io import parse_json
+from bridge_core.public import renamed
 from bridge_core.state.dtypes import dtype_named
 from bridge_core.state.keys import Key, join_key, split_name
 
-__all__ = ["dump_metadata", "LayerInfo", "load_metadata", "MARKER", "ModuleInfo", "Residual", "StateMetadata"]
+__all__ = [
+    "dump_metadata",
+    "LayerInfo",
+    "load_metadata",
+    "MARKER",
+    "ModuleInfo",
+    "AuxiliaryTensor",
+    "StateMetadata",
+]
 
 MARKER = "ckptbridge"
 """The name under which formats keep the text of `dump_metadata`."""
@@ -27,6 +36,7 @@ MARKER = "ckptbridge"
 _VERSION = 1
 
 
+@renamed(forms="transforms", factors="axis_splits")
 @dataclass(frozen=True, slots=True)
 class LayerInfo:
     """What is known about one layer of a neutral state.
@@ -37,7 +47,7 @@ class LayerInfo:
         leaves: Names of the leaves that belong to the layer; the others at its path are parameters.
         candidates: Transforms that remain possible while undecided; the leaves then keep the axes and
             names of the source.
-        forms: Framework -> transform, where the source did not use the kind's first transform.
+        transforms: Framework -> transform, where the source did not use the kind's first transform.
         factors: Axis of the kind -> the sizes into which a framework splits it, e.g. heads.
     """
 
@@ -45,8 +55,8 @@ class LayerInfo:
     evidence: str
     leaves: tuple[str, ...]
     candidates: tuple[str, ...] = ()
-    forms: Mapping[str, str] = field(default_factory=dict)
-    factors: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    transforms: Mapping[str, str] = field(default_factory=dict)
+    axis_splits: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +75,7 @@ class ModuleInfo:
 
 
 @dataclass(frozen=True)
-class Residual:
+class AuxiliaryTensor:
     """A small tensor that a layout has no place for, kept to be restored on the way back.
 
     Args:
@@ -79,7 +89,7 @@ class Residual:
     data: bytes
 
     @classmethod
-    def of(cls, array: np.ndarray[Any, Any]) -> Residual:
+    def of(cls, array: np.ndarray[Any, Any]) -> AuxiliaryTensor:
         """Keep an array."""
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
         return cls(array.dtype.name, tuple(array.shape), little.tobytes())
@@ -91,6 +101,7 @@ class Residual:
         return flat.reshape(self.shape)
 
 
+@renamed(residuals="auxiliary_tensors", forms="tree_form")
 @dataclass(frozen=True)
 class StateMetadata:
     """Everything a state knows beside its tensors.
@@ -100,9 +111,9 @@ class StateMetadata:
         modules: Layer path -> live module type. In memory only.
         ties: Key -> key whose values it shares.
         collections: Key -> Flax collection or NNX variable type, where it is not the role's usual one.
-        residuals: Neutral key -> small tensor that this layout has no place for.
+        auxiliary_tensors: Neutral key -> small tensor that this layout has no place for.
         empty: Paths of empty nodes.
-        forms: Framework -> how the tree was spelt, e.g. ``{"flax": "variables"}``.
+        tree_form: Framework -> how the tree was spelt, e.g. ``{"flax": "variables"}``.
         extra: Strings that a file carries for its own readers.
         provenance: Where the state comes from, for reports. In memory only.
     """
@@ -111,9 +122,9 @@ class StateMetadata:
     modules: Mapping[Key, ModuleInfo] = field(default_factory=dict)
     ties: Mapping[Key, Key] = field(default_factory=dict)
     collections: Mapping[Key, str] = field(default_factory=dict)
-    residuals: Mapping[Key, Residual] = field(default_factory=dict)
+    auxiliary_tensors: Mapping[Key, AuxiliaryTensor] = field(default_factory=dict)
     empty: tuple[Key, ...] = ()
-    forms: Mapping[str, str] = field(default_factory=dict)
+    tree_form: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
 
@@ -129,7 +140,7 @@ class StateMetadata:
             modules={rename(k): v for k, v in self.modules.items()},
             ties={rename(k): rename(v) for k, v in self.ties.items()},
             collections={rename(k): v for k, v in self.collections.items()},
-            residuals={rename(k): v for k, v in self.residuals.items()},
+            auxiliary_tensors={rename(k): v for k, v in self.auxiliary_tensors.items()},
             empty=tuple(rename(k) for k in self.empty),
         )
 
@@ -149,8 +160,8 @@ def dump_metadata(layout: str | None, metadata: StateMetadata, *, escaped_names:
             "evidence": info.evidence,
             "leaves": list(info.leaves),
             "candidates": list(info.candidates),
-            "forms": dict(sorted(info.forms.items())),
-            "factors": {axis: list(sizes) for axis, sizes in sorted(info.factors.items())},
+            "forms": dict(sorted(info.transforms.items())),
+            "factors": {axis: list(sizes) for axis, sizes in sorted(info.axis_splits.items())},
         }
         head = {name: value for name, value in head.items() if value or name == "kind"}
         group = groups.setdefault(json.dumps(head), {**head, "paths": []})
@@ -163,10 +174,10 @@ def dump_metadata(layout: str | None, metadata: StateMetadata, *, escaped_names:
         "ties": {_name(k): _name(v) for k, v in metadata.ties.items()},
         "collections": {_name(k): v for k, v in metadata.collections.items()},
         "residuals": {
-            _name(k): [r.dtype, list(r.shape), r.data.hex()] for k, r in metadata.residuals.items()
+            _name(k): [r.dtype, list(r.shape), r.data.hex()] for k, r in metadata.auxiliary_tensors.items()
         },
         "empty": [_name(k) for k in metadata.empty],
-        "forms": dict(sorted(metadata.forms.items())),
+        "forms": dict(sorted(metadata.tree_form.items())),
     }
     kept = {name: value for name, value in document.items() if value}
     return json.dumps(kept, separators=(",", ":"), ensure_ascii=True)
@@ -197,17 +208,17 @@ def load_metadata(text: str | bytes, *, path: str = "") -> tuple[str | None, Sta
                 evidence=_text(group.get("evidence", "")),
                 leaves=_texts(group.get("leaves", ())),
                 candidates=_texts(group.get("candidates", ())),
-                forms=_mapping(group.get("forms", {})),
-                factors={_text(axis): _sizes(sizes) for axis, sizes in group.get("factors", {}).items()},
+                transforms=_mapping(group.get("forms", {})),
+                axis_splits={_text(axis): _sizes(sizes) for axis, sizes in group.get("factors", {}).items()},
             )
             layers.update((_key(name), info) for name in group["paths"])
         metadata = StateMetadata(
             layers=layers,
             ties={_key(k): _key(v) for k, v in document.get("ties", {}).items()},
             collections={_key(k): _text(v) for k, v in document.get("collections", {}).items()},
-            residuals={_key(k): _residual(*v) for k, v in document.get("residuals", {}).items()},
+            auxiliary_tensors={_key(k): _residual(*v) for k, v in document.get("residuals", {}).items()},
             empty=tuple(_key(k) for k in document.get("empty", ())),
-            forms=_mapping(document.get("forms", {})),
+            tree_form=_mapping(document.get("forms", {})),
         )
         layout = document.get("layout")
         return (
@@ -235,8 +246,8 @@ def _sizes(values: list[int]) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _residual(dtype: str, shape: list[int], data: str) -> Residual:
-    residual = Residual(_text(dtype), _sizes(shape), bytes.fromhex(data))
+def _residual(dtype: str, shape: list[int], data: str) -> AuxiliaryTensor:
+    residual = AuxiliaryTensor(_text(dtype), _sizes(shape), bytes.fromhex(data))
     residual.array()
     return residual
 

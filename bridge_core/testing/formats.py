@@ -19,12 +19,12 @@ from bridge_core.state import (
     DTYPES,
     PACKED,
     Array,
+    AuxiliaryTensor,
     FlatState,
     Key,
     LayerInfo,
     LazyTensor,
     Region,
-    Residual,
     StateMetadata,
     TensorSpec,
     as_tensor,
@@ -200,7 +200,7 @@ class FormatContract(FormatHarness):
     # Beside the values
 
     def test_metadata_survives(self, path: Path) -> None:
-        """Capability ``metadata``: layers, ties, residuals, collections, empty nodes, forms."""
+        """Capability ``metadata``: layers, ties, auxiliary_tensors, collections, empty nodes, forms."""
         self.need("metadata")
         dtype = DTYPES[self.some_dtype()]
         shared = as_tensor(np.zeros((2, 3), dtype))
@@ -215,15 +215,15 @@ class FormatContract(FormatHarness):
                 layers={
                     ("emb",): LayerInfo("embedding", "module", ("weight",)),
                     ("head",): LayerInfo(
-                        None, "", ("weight",), candidates=("torch.linear",), forms={"flax": "dense"}
+                        None, "", ("weight",), candidates=("torch.linear",), transforms={"flax": "dense"}
                     ),
                     ("a.b", "ü"): LayerInfo("linear", "guess", ("bias",)),
                 },
                 ties={("head", "weight"): ("emb", "weight")},
                 collections={("layers", "0", "bias"): "batch_stats"},
-                residuals={("bn", "count"): Residual.of(np.array(7, np.int64))},
+                auxiliary_tensors={("bn", "count"): AuxiliaryTensor.of(np.array(7, np.int64))},
                 empty=(("nothing", "here"),),
-                forms={"flax": "variables"},
+                tree_form={"flax": "variables"},
             ),
         )
         with self.reopened(state, path) as found:

@@ -49,7 +49,7 @@ class _Layer:
         return max((len(shape) for shape in self.shapes.values()), default=0)
 
     @property
-    def factors(self) -> Factors:
+    def axis_splits(self) -> Factors:
         """How its axes are split."""
         binding = self.transform.bindings(self.shapes)[0]
         return tuple(sorted(self.transform.split_axes(binding).items()))
@@ -63,7 +63,7 @@ class _Layer:
             binding = self.transform.bindings(self.shapes)[0]
             known = {
                 name: binding[axis]
-                for axis, names in self.transform.factors.items()
+                for axis, names in self.transform.axis_splits.items()
                 for name in names.split()
                 if len(binding.get(axis, ())) > 1
             }
@@ -120,9 +120,9 @@ class LayerContract:
             assert transform.framework in registry.frameworks
             assert transform.kind in registry.kinds
             kind = registry.kinds[transform.kind]
-            roles = {role for leaf in transform.leaves for role in (*leaf.roles, *leaf.absorbs)}
-            assert (roles | set(transform.lacks)) - {""} <= set(kind.leaves)
-            for name in transform.certain_with or ():
+            roles = {role for leaf in transform.leaves for role in (*leaf.roles, *leaf.added_leaves)}
+            assert (roles | set(transform.unsupported_leaves)) - {""} <= set(kind.leaves)
+            for name in transform.identifying_leaves or ():
                 assert name in transform.by_name()
             assert transform.modules or not transform.needs_module, "it needs a module, and names no module"
 
@@ -172,7 +172,9 @@ class LayerContract:
             restored: list[Tensor] = []
             for part, (role, tensor) in enumerate(zip(leaf.roles, parts, strict=True)):
                 axes = layer.kind.leaves[role]
-                moved = to_neutral_ops(leaf, axes, tensor.spec.shape, part=part, factors=layer.factors)
+                moved = to_neutral_ops(
+                    leaf, axes, tensor.spec.shape, part=part, axis_splits=layer.axis_splits
+                )
                 assert moved is not None, f"{leaf} cannot be brought to {axes!r}"
                 ops, shape = moved
                 assert chain_specs((tensor.spec,), ops)[0].shape == shape
@@ -180,7 +182,9 @@ class LayerContract:
                 (there,) = chain_tensors((tensor,), ops)
                 (back,) = chain_tensors((there,), inverse_chain(ops))
                 assert same_bits(_read(back), _read(tensor))
-                undone = from_neutral_ops(leaf, axes, shape, layer.rank, part=part, factors=layer.factors)
+                undone = from_neutral_ops(
+                    leaf, axes, shape, layer.rank, part=part, axis_splits=layer.axis_splits
+                )
                 assert undone is not None
                 assert undone[1] == tensor.spec.shape
                 restored += chain_tensors((there,), undone[0])
@@ -199,7 +203,7 @@ class LayerContract:
         _check_once(there, state)
         neutral = there.apply(state)
         info = neutral.metadata.layers[_PATH]
-        if layer.transform.refused:
+        if layer.transform.unsupported:
             assert (info.kind, info.candidates) == (None, (layer.transform.name,))
             assert set(neutral) == set(state), "what no other framework takes goes as it is"
         else:
@@ -235,7 +239,7 @@ class _Drawn:
     def __init__(self, transform: LayerTransform, data: st.DataObject) -> None:
         self.data = data
         self.sizes: dict[str, tuple[int, ...]] = {}
-        self.alike = {other: one for one, other in transform.same}
+        self.alike = {other: one for one, other in transform.equal_axes}
         members = [axis.members for leaf in transform.leaves for axis in parse_axes(leaf.axes)]
         # Parts of one tensor are equal, and an axis of one or more that is split must be split somewhere.
         self.alike.update({name: group[0] for group in members for name in group[1:] if name != group[0]})
@@ -275,7 +279,7 @@ def _shared_axes(layer: _Layer) -> list[tuple[str, int]]:
         if any(axis.variable or axis.split > 1 or len(axis.members) > 1 for axis in axes):
             continue
         for position, axis in enumerate(axes):
-            if axis.name != "1" and axis.name not in layer.transform.free:
+            if axis.name != "1" and axis.name not in layer.transform.independent_axes:
                 places.setdefault(axis.name, []).append((name, position))
         assert len(shape) == len(axes)
     return [place for found in places.values() if len(found) > 1 for place in found]

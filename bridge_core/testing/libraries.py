@@ -133,7 +133,7 @@ class LibraryContract(ABC):
         """Each is a plain file in the folder itself, named once."""
         weights = is_weights_name(self._registry().formats.values())
         for checkpoint in self._checkpoints(tmp_path):
-            names = self._known(checkpoint).beside
+            names = self._known(checkpoint).sidecar_files
             assert len(set(names)) == len(names)
             for name in names:
                 assert is_plain_name(name)
@@ -166,7 +166,7 @@ class LibraryContract(ABC):
     def test_damaged_files_raise_nothing_raw(self, tmp_path: Path) -> None:
         """Whatever stands in a file that is read: an answer, or a `BridgeError`."""
         for checkpoint in self._checkpoints(tmp_path):
-            for name in self.read or self._known(checkpoint).beside:
+            for name in self.read or self._known(checkpoint).sidecar_files:
                 path = checkpoint.folder / name
                 content = path.read_bytes()
                 for damaged in (*_DAMAGE, *_damaged(content)):
@@ -229,9 +229,9 @@ class LibraryContract(ABC):
         known = self._known(Checkpoint(folder, state, to))
         report = convert(folder, f"{target}/", to=to, registry=self._registry())
         assert report.verified
-        assert [path.name for path in report.beside] == list(known.beside)
-        for name in known.beside:
-            wanted = known.changed.get(name, (folder / name).read_bytes())
+        assert [path.name for path in report.sidecar_files] == list(known.sidecar_files)
+        for name in known.sidecar_files:
+            wanted = known.sidecar_contents.get(name, (folder / name).read_bytes())
             assert (target / name).read_bytes() == wanted
         return report
 

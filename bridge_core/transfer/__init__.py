@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from bridge_core.lazy import exports
+from bridge_core.public import exports
 
 if TYPE_CHECKING:
     from bridge_core.transfer.block_plan import is_plain_copy as is_plain_copy

@@ -1,6 +1,6 @@
 """Cutting tensors into blocks, and reading a block into memory that is used again for the next.
 
-A block is a region of the result. What it needs of the sources follows from the ops' `pull`. Where the
+A block is a region of the result. What it needs of the sources follows from the ops' `input_regions`. Where the
 result runs across the source's grain, a tensor too large for one block is cut both ways, so that what is read
 at a time and what is written at a time are both long runs.
 """

@@ -90,9 +90,9 @@ def _fill_across(tensor: Tensor, region: Region, out: Array, scratch: Scratch, g
 def _pulled(tensor: Tensor, region: Region, scratch: Scratch, *, spread: bool = False) -> Array:
     if isinstance(tensor, OpTensor):
         specs = tuple(source.spec for source in tensor.inputs)
-        pulls = tensor.op.pull(tensor.output, region, specs)
+        pulls = tensor.op.input_regions(tensor.output, region, specs)
         pieces = tuple(_pulled(tensor.inputs[p.input], p.region, scratch, spread=spread) for p in pulls)
-        return tensor.op.assemble(tensor.output, region, pieces, specs)
+        return tensor.op.compute(tensor.output, region, pieces, specs)
     if isinstance(tensor, FileTensor):
         out = scratch.take(regions.region_shape(region), tensor.spec.dtype)
         tensor.read_into(region, out)

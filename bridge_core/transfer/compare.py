@@ -83,7 +83,7 @@ class Comparison:
 def compare_states(
     left: FlatState, right: FlatState, *, progress: Callable[[Progress], None] | None = None
 ) -> Comparison:
-    """Compare two states bit for bit, a block at a time; residuals count as tensors.
+    """Compare two states bit for bit, a block at a time; auxiliary_tensors count as tensors.
 
     Args:
         left: One state.
@@ -105,7 +105,7 @@ def compare_states(
         done += a.spec.nbytes
         if progress is not None:
             progress(Progress(done, total, key, "comparing"))
-    kept, held = left.metadata.residuals, right.metadata.residuals
+    kept, held = left.metadata.auxiliary_tensors, right.metadata.auxiliary_tensors
     for key in kept:
         if key in held and kept[key] != held[key]:
             differing.append(Difference(key, kept[key].dtype, held[key].dtype))

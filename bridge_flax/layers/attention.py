@@ -24,8 +24,8 @@ _ATTENTION = LayerTransform(
         "flax.linen.attention.MultiHeadDotProductAttention",
         "flax.nnx.nn.attention.MultiHeadAttention",
     ),
-    certain_with=tuple(f"{name}.kernel" for name in (*_HEADS, "out")),
-    free=("in",),
+    identifying_leaves=tuple(f"{name}.kernel" for name in (*_HEADS, "out")),
+    independent_axes=("in",),
 )
 
 _LINEAR_GENERAL = LayerTransform(
@@ -43,9 +43,9 @@ _LINEAR_GENERAL = LayerTransform(
     ),
     # Batch axes come first, and an equation may name a kernel's axes in any order.
     settings={"reordered": False},
-    factors={"out": "features out_features"},
+    axis_splits={"out": "features out_features"},
     # Where the bias has one axis a convolution fits as well.
-    certain_with=("bias",),
+    identifying_leaves=("bias",),
 )
 
 TRANSFORMS = (_LINEAR_GENERAL, _ATTENTION)

@@ -30,7 +30,7 @@ def _weight_norm(
             leaves=(Leaf("scales.kernel", "g", "out"), Leaf("layer_instance.kernel", "v", kernel), bias),
             modules=("flax.nnx.nn.normalization.WeightNorm",),
             settings={"feature_axes": -1, "transpose_kernel": False, "wraps": wraps},
-            certain_with=("scales.kernel", "layer_instance.kernel"),
+            identifying_leaves=("scales.kernel", "layer_instance.kernel"),
         ),
         LayerTransform(
             f"flax.linen_{kind}",
@@ -38,7 +38,7 @@ def _weight_norm(
             leaves=(Leaf("kernel/scale", "g", "out"), Leaf("kernel", "v", kernel), _BIAS),
             modules=tuple(f"flax.linen.linear.{name}" for name in linen),
             settings={"transpose_kernel": False} if wraps == "conv_transpose" else {},
-            certain_with=("kernel/scale",),
+            identifying_leaves=("kernel/scale",),
             # Linen keeps the scale below the wrapper, whose name only a template tells.
             needs_template=True,
         ),
@@ -62,8 +62,8 @@ def _spectral_norm(kind: str, kernel: str) -> tuple[LayerTransform, LayerTransfo
             ),
             modules=("flax.nnx.nn.normalization.SpectralNorm",),
             settings={"wraps": "conv_transpose" if transposed else "conv"},
-            certain_with=("layer_instance.kernel", "batch_stats.kernel/u"),
-            lacks={"v": _NO_V},
+            identifying_leaves=("layer_instance.kernel", "batch_stats.kernel/u"),
+            unsupported_leaves={"v": _NO_V},
         ),
         LayerTransform(
             f"flax.linen_spectral_norm{end}",
@@ -76,10 +76,10 @@ def _spectral_norm(kind: str, kernel: str) -> tuple[LayerTransform, LayerTransfo
             ),
             modules=tuple(f"flax.linen.linear.{name}" for name in linen),
             settings={"transpose_kernel": False},
-            certain_with=("kernel", "kernel/u"),
+            identifying_leaves=("kernel", "kernel/u"),
             # As with weight norms, only a template tells the wrapper's name.
             needs_template=True,
-            lacks={"v": _NO_V},
+            unsupported_leaves={"v": _NO_V},
         ),
     )
 
@@ -91,14 +91,14 @@ TRANSFORMS: tuple[LayerTransform, ...] = (
         leaves=(Leaf("kernel", "kernel", "in out"), _BIAS),
         modules=("flax.linen.linear.Dense", "flax.nnx.nn.linear.Linear"),
         settings={"reordered": False},
-        certain_with=(),
+        identifying_leaves=(),
     ),
     LayerTransform(
         "flax.embedding",
         kind="embedding",
         leaves=(Leaf("embedding", "embedding", "num features"),),
         modules=("flax.linen.linear.Embed", "flax.nnx.nn.linear.Embed"),
-        certain_with=(),
+        identifying_leaves=(),
     ),
     LayerTransform(
         "flax.conv",
@@ -139,8 +139,8 @@ TRANSFORMS: tuple[LayerTransform, ...] = (
             "flax.nnx.nn.normalization.RMSNorm",
             "flax.nnx.nn.normalization.InstanceNorm",
         ),
-        certain_with=("scale", "bias"),
-        exclusive=True,
+        identifying_leaves=("scale", "bias"),
+        only_leaves=True,
         hints=("norm", "layernorm", "rmsnorm", "groupnorm", "ln"),
     ),
     LayerTransform(
@@ -156,7 +156,7 @@ TRANSFORMS: tuple[LayerTransform, ...] = (
             "flax.linen.normalization.BatchNorm",
             "flax.nnx.nn.normalization.BatchNorm",
         ),
-        certain_with=("mean", "var"),
+        identifying_leaves=("mean", "var"),
     ),
     *_weight_norm("weight_norm", "*k in out", "conv", ("Dense", "Conv")),
     *_weight_norm("weight_norm_transpose", "+k in out", "conv_transpose", ("ConvTranspose",)),
@@ -167,13 +167,13 @@ TRANSFORMS: tuple[LayerTransform, ...] = (
         kind="prelu",
         leaves=(Leaf("negative_slope", "negative_slope", ""),),
         modules=("flax.linen.activation.PReLU", "flax.nnx.nn.activations.PReLU"),
-        certain_with=(),
+        identifying_leaves=(),
     ),
     LayerTransform(
         "flax.prelu_channels",
         kind="prelu",
         leaves=(Leaf("negative_slope", "negative_slope", "channels"),),
-        certain_with=(),
+        identifying_leaves=(),
     ),
 )
 """Every transform of Flax; where two share a kind, the usual one stands first."""

@@ -1,8 +1,8 @@
 """Flax's recurrent cells as data.
 
-Linen's cells hold one small dense layer for each gate and side; some of NNX's hold all gates of a side in one.
-Where the two sides of a gate are summed, Flax keeps one bias and other frameworks two: the values of both are
-added into the one.
+Linen's cells hold one small dense layer for each gate and side; some of NNX's hold all gates of a side in
+one. Where the two sides of a gate are summed, Flax keeps one bias and other frameworks two: the values of both
+are added into the one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _summed(side: str, gates: tuple[str, ...]) -> tuple[Leaf, ...]:
     """Return the bias of each gate on one side, into which that of the other side is added."""
     other = {"i": "h", "h": "i"}[side]
     return tuple(
-        Leaf(f"{side}{gate}.bias", f"{side}{gate}.bias", "hidden", absorbs=(f"{other}{gate}.bias",))
+        Leaf(f"{side}{gate}.bias", f"{side}{gate}.bias", "hidden", added_leaves=(f"{other}{gate}.bias",))
         for gate in gates
     )
 
@@ -54,7 +54,7 @@ def _fused(side: str, gates: tuple[str, ...]) -> Leaf:
 def _fused_bias(side: str, gates: tuple[str, ...], absorbed: tuple[str, ...]) -> Leaf:
     """Return the biases of one side of every gate in one tensor, with what is added to each."""
     roles = tuple(f"{side}{gate}.bias" for gate in gates)
-    return Leaf(f"dense_{side}.bias", roles, f"({' '.join(['hidden'] * len(gates))})", absorbs=absorbed)
+    return Leaf(f"dense_{side}.bias", roles, f"({' '.join(['hidden'] * len(gates))})", added_leaves=absorbed)
 
 
 def _cell(
@@ -62,16 +62,16 @@ def _cell(
     kind: str,
     modules: tuple[str, ...],
     leaves: tuple[Leaf, ...],
-    lacks: dict[str, str] | None = None,
+    unsupported_leaves: dict[str, str] | None = None,
 ) -> LayerTransform:
     return LayerTransform(
         f"flax.{name}",
         kind=kind,
         leaves=leaves,
         modules=modules,
-        certain_with=tuple(leaf.name for leaf in leaves),
-        same=(("hidden", "state"),),
-        lacks=lacks or {},
+        identifying_leaves=tuple(leaf.name for leaf in leaves),
+        equal_axes=(("hidden", "state"),),
+        unsupported_leaves=unsupported_leaves or {},
     )
 
 
@@ -114,7 +114,7 @@ TRANSFORMS = (
         "gru",
         (f"{_NNX}.GRUCell",),
         (_fused("i", _GRU), _fused("h", _GRU), _fused_bias("i", _GRU, ("hr.bias", "hz.bias", ""))),
-        lacks={"hn.bias": _NO_STATE_BIAS},
+        unsupported_leaves={"hn.bias": _NO_STATE_BIAS},
     ),
     _cell(
         "simple_cell",
@@ -129,7 +129,7 @@ TRANSFORMS = (
         (
             Leaf("dense_i.kernel", "i.kernel", "in hidden"),
             Leaf("dense_h.kernel", "h.kernel", "state hidden"),
-            Leaf("dense_i.bias", "i.bias", "hidden", absorbs=("h.bias",)),
+            Leaf("dense_i.bias", "i.bias", "hidden", added_leaves=("h.bias",)),
         ),
     ),
 )

@@ -87,7 +87,7 @@ def flatten(tree: Any, *, form: str) -> FlatState:
         raise UnsupportedFeature(
             f"{len(bad)} leaves are no tensors: {'; '.join(bad)}", hint="Take them out of the tree first."
         )
-    metadata = StateMetadata(collections=collections, empty=tuple(empty), forms={"flax": form})
+    metadata = StateMetadata(collections=collections, empty=tuple(empty), tree_form={"flax": form})
     return FlatState(tensors, layout="flax", metadata=metadata)
 
 

@@ -29,7 +29,7 @@ KINDS = (
 
 
 def _attention(
-    name: str, kind: str, *, fused: bool, extra: tuple[Leaf, ...] = (), refused: str = ""
+    name: str, kind: str, *, fused: bool, extra: tuple[Leaf, ...] = (), unsupported: str = ""
 ) -> LayerTransform:
     """Return one spelling of attention: the three input projections in one tensor, or in three."""
     kernels: tuple[Leaf, ...]
@@ -50,11 +50,11 @@ def _attention(
             Leaf("out_proj.bias", "out.bias", "out", optional=True),
         ),
         modules=(_MULTIHEAD,),
-        certain_with=tuple(leaf.name for leaf in needed),
-        free=() if fused else ("in",),
-        same=(("heads", "kv_heads"),),
-        factors={"heads": "num_heads", "kv_heads": "num_heads"},
-        refused=refused,
+        identifying_leaves=tuple(leaf.name for leaf in needed),
+        independent_axes=() if fused else ("in",),
+        equal_axes=(("heads", "kv_heads"),),
+        axis_splits={"heads": "num_heads", "kv_heads": "num_heads"},
+        unsupported=unsupported,
     )
 
 
@@ -68,8 +68,12 @@ _NO_BIAS_KV = (
 TRANSFORMS = (
     _attention("multihead_attention", "attention", fused=True),
     _attention("multihead_attention_separate", "attention", fused=False),
-    _attention("attention_bias_kv", "attention_bias_kv", fused=True, extra=_BIAS_KV, refused=_NO_BIAS_KV),
+    _attention("attention_bias_kv", "attention_bias_kv", fused=True, extra=_BIAS_KV, unsupported=_NO_BIAS_KV),
     _attention(
-        "attention_bias_kv_separate", "attention_bias_kv", fused=False, extra=_BIAS_KV, refused=_NO_BIAS_KV
+        "attention_bias_kv_separate",
+        "attention_bias_kv",
+        fused=False,
+        extra=_BIAS_KV,
+        unsupported=_NO_BIAS_KV,
     ),
 )

@@ -62,7 +62,7 @@ def _weight_norm(
             ),
             modules=modules,
             settings={"weight_norm": dim, **({"groups": 1} if modules == _CONV_TRANSPOSE else {})},
-            certain_with=(g_name, v_name, "bias") if certain else None,
+            identifying_leaves=(g_name, v_name, "bias") if certain else None,
             hints=hints,
         )
         for suffix, g_name, v_name in spellings
@@ -95,9 +95,9 @@ def _spectral_norm(
             ),
             modules=modules,
             settings={"spectral_norm": dim, **({"groups": 1} if modules == _CONV_TRANSPOSE else {})},
-            certain_with=(weight, "bias", u, v),
+            identifying_leaves=(weight, "bias", u, v),
             hints=_TRANSPOSE_HINTS if modules == _CONV_TRANSPOSE else (),
-            lacks={"sigma": _NO_SIGMA},
+            unsupported_leaves={"sigma": _NO_SIGMA},
         )
         for end, weight, u, v in spellings
     )
@@ -113,7 +113,7 @@ TRANSFORMS = (
             Leaf("bias", "bias", "out", optional=True),
         ),
         modules=("torch.nn.modules.linear.Linear",),
-        certain_with=("bias",),
+        identifying_leaves=("bias",),
     ),
     LayerTransform(
         "torch.embedding",
@@ -130,7 +130,7 @@ TRANSFORMS = (
             Leaf("bias", "bias", "out", optional=True),
         ),
         modules=_CONV,
-        certain_with=("bias",),
+        identifying_leaves=("bias",),
     ),
     LayerTransform(
         "torch.conv_transpose",
@@ -142,7 +142,7 @@ TRANSFORMS = (
         modules=_CONV_TRANSPOSE,
         # In a grouped one the second axis counts the outputs of one group: another layout.
         settings={"groups": 1},
-        certain_with=("bias",),
+        identifying_leaves=("bias",),
         hints=_TRANSPOSE_HINTS,
     ),
     LayerTransform(
@@ -159,7 +159,7 @@ TRANSFORMS = (
             *_INSTANCE_NORM,
             *_BATCH_NORM,
         ),
-        certain_with=("weight", "bias"),
+        identifying_leaves=("weight", "bias"),
     ),
     LayerTransform(
         "torch.norm_gamma_beta",
@@ -168,7 +168,7 @@ TRANSFORMS = (
             Leaf("gamma", "scale", "+features"),
             Leaf("beta", "bias", "+features"),
         ),
-        exclusive=True,
+        only_leaves=True,
         hints=("norm", "ln"),
     ),
     LayerTransform(
@@ -182,7 +182,7 @@ TRANSFORMS = (
             Leaf("num_batches_tracked", "num_batches_tracked", "", optional=True),
         ),
         modules=(*_BATCH_NORM, *_INSTANCE_NORM),
-        certain_with=("running_mean", "running_var"),
+        identifying_leaves=("running_mean", "running_var"),
     ),
     *_weight_norm(
         "weight_norm",

@@ -1,9 +1,9 @@
 """torch's recurrent layers as data: all gates of a side in one tensor.
 
-torch writes the gates one after the other along the first axis: the input, forget, cell and output gate of an
-LSTM; the reset, update and new gate of a GRU. A recurrent stack keeps its layers side by side, told apart by how
-their names end (``weight_ih_l0``, ``weight_ih_l1_reverse``); the adapter gives each of them a path of its own.
-The tensors of a single cell have no such ending.
+torch writes the gates one after the other along the first axis: the input, forget, cell and output gate of
+an LSTM; the reset, update and new gate of a GRU. A recurrent stack keeps its layers side by side, told apart
+by how their names end (``weight_ih_l0``, ``weight_ih_l1_reverse``); the adapter gives each of them a path of
+its own. The tensors of a single cell have no such ending.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ KINDS = (
 """What torch alone has: it has a neutral form and goes back to torch, and nowhere else."""
 
 
-def _recurrent(kind: str, *, stack: bool, projected: bool = False, refused: str = "") -> LayerTransform:
+def _recurrent(kind: str, *, stack: bool, projected: bool = False, unsupported: str = "") -> LayerTransform:
     """Return one layer of a stack, or a cell.
 
     Without a projection the state is the output of the hidden units, and as wide as they are many. So the
@@ -66,9 +66,9 @@ def _recurrent(kind: str, *, stack: bool, projected: bool = False, refused: str 
         kind=f"{kind}_projection" if projected else kind,
         leaves=(*weights, *biases),
         modules=(module,),
-        certain_with=tuple(leaf.name for leaf in weights),
-        same=() if projected else (("hidden", "state"),),
-        refused=refused,
+        identifying_leaves=tuple(leaf.name for leaf in weights),
+        equal_axes=() if projected else (("hidden", "state"),),
+        unsupported=unsupported,
     )
 
 
@@ -79,7 +79,7 @@ _NO_PROJECTION = (
 
 TRANSFORMS = (
     *(_recurrent(kind, stack=stack) for kind in _GATES for stack in (True, False)),
-    _recurrent("lstm", stack=True, projected=True, refused=_NO_PROJECTION),
+    _recurrent("lstm", stack=True, projected=True, unsupported=_NO_PROJECTION),
 )
 """A stack comes before the cell of its kind: it is what is written where a path ends in a number."""
 

@@ -16,8 +16,8 @@ from bridge_core import ArrayTensor, PlanError, RuleError, TensorSpec
 from bridge_core.axes.equation import Equation, Group, Lists, Term
 from bridge_core.axes.rearrangement import rearrange
 from bridge_core.axes.structure import check_equation
-from bridge_core.ops.chain import Lanes, chain_tensors, inverse_chain
-from bridge_core.ops.select import Copy, Order, Same
+from bridge_core.ops.chain import Parallel, chain_tensors, inverse_chain
+from bridge_core.ops.select import Duplicate, Reorder, RequireEqual
 from bridge_core.ops.shape import Permute, Reshape
 from bridge_core.ops.split_concat import Concat, Split, Stack, Unstack
 from bridge_core.state.dtypes import DTYPES
@@ -202,7 +202,7 @@ def specs_of(arrays):
 def all_ops(chain):
     for op in chain:
         yield op
-        for inner in op.chains if isinstance(op, Lanes) else ():
+        for inner in op.chains if isinstance(op, Parallel) else ():
             yield from all_ops(inner)
 
 
@@ -238,10 +238,10 @@ def test_no_op_does_nothing(case):
     made = rearrange(case.equation, specs_of(arrays), sizes=case.sizes, lists=case.lists)
     for op in all_ops(made.ops):
         assert not (isinstance(op, Permute) and op.axes == tuple(range(len(op.axes))))
-        assert not (isinstance(op, Order) and op.indices == tuple(range(len(op.indices))))
+        assert not (isinstance(op, Reorder) and op.indices == tuple(range(len(op.indices))))
         assert not (isinstance(op, Reshape) and op.source == op.target)
-        assert not (isinstance(op, Lanes) and (not any(op.chains) or len(op.chains) == 1))
-        assert not (isinstance(op, Copy | Same) and op.count == 1)
+        assert not (isinstance(op, Parallel) and (not any(op.chains) or len(op.chains) == 1))
+        assert not (isinstance(op, Duplicate | RequireEqual) and op.count == 1)
 
 
 @given(cases(), seeds)
@@ -490,21 +490,24 @@ TURN = (Permute((1, 0)),)
         (ops_of("out in -> out in", (3, 4)), ()),
         (ops_of("... a -> ... a", (3, 4)), ()),
         (ops_of("->", ()), ()),
-        (ops_of("a, b -> b, a", (3,), (4,)), (Order((1, 0)),)),
-        (ops_of("out in -> i in out", *[(3, 4)] * 4, lists=LIST_I, i=4), (Lanes((TURN,) * 4), Stack(0, 4))),
+        (ops_of("a, b -> b, a", (3,), (4,)), (Reorder((1, 0)),)),
+        (
+            ops_of("out in -> i in out", *[(3, 4)] * 4, lists=LIST_I, i=4),
+            (Parallel((TURN,) * 4), Stack(0, 4)),
+        ),
         (ops_of("in out -> in i out", *[(3, 4)] * 4, lists=LIST_I, i=4), (Stack(1, 4),)),
-        (ops_of("i in out -> out in", (4, 3, 2), lists=LIST_I[::-1]), (Unstack(0, 4), Lanes((TURN,) * 4))),
+        (ops_of("i in out -> out in", (4, 3, 2), lists=LIST_I[::-1]), (Unstack(0, 4), Parallel((TURN,) * 4))),
         (ops_of("out in -> i in out", (3, 4), lists=LIST_I, i=1), (Permute((1, 0)), Stack(0, 1))),
         (ops_of("(q k) in -> q in, k in", (6, 4), q=4), (Split(0, (4, 2)),)),
         (ops_of("q in, k in -> (q k) in", (4, 4), (2, 4)), (Concat(0, (4, 2)),)),
         (ops_of("((q k) v) in -> q in, k in, v in", (8, 4)), (Split(0, (2, 2, 4)),)),
-        (ops_of("(q k) in -> in q, in k", (6, 4)), (Split(0, (3, 3)), Lanes((TURN, TURN)))),
+        (ops_of("(q k) in -> in q, in k", (6, 4)), (Split(0, (3, 3)), Parallel((TURN, TURN)))),
         (ops_of("(h d) in -> h d in", (6, 4), h=2), (Reshape((6, 4), (2, 3, 4)),)),
         (ops_of("1 a b -> a b 1", (1, 3, 4)), (Reshape((1, 3, 4), (3, 4, 1)),)),
         (ops_of("a b 1 -> 1 b a", (3, 4, 1)), (Permute((2, 1, 0)),)),
         (ops_of("(a b c) d -> d (a b c)", (8, 4), a=2, b=2, c=2), TURN),
-        (ops_of("v d -> v d, d v", (3, 4)), (Copy(2), Lanes(((), TURN)))),
-        (ops_of("v d, d v -> v d", (3, 4), (4, 3)), (Lanes(((), TURN)), Same(2))),
+        (ops_of("v d -> v d, d v", (3, 4)), (Duplicate(2), Parallel(((), TURN)))),
+        (ops_of("v d, d v -> v d", (3, 4), (4, 3)), (Parallel(((), TURN)), RequireEqual(2))),
     ],
 )
 def test_chains_are_as_short_as_can_be(found, expected):

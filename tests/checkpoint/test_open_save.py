@@ -30,7 +30,7 @@ from bridge_core.checkpoint.checkpoint_writer import Saved
 from bridge_core.checkpoint.open_save import open_state, save_state
 from bridge_core.checkpoint.weight_files import find_weights
 from bridge_core.state.dtypes import DTYPES
-from bridge_core.state.metadata import LayerInfo, Residual
+from bridge_core.state.metadata import AuxiliaryTensor, LayerInfo
 from bridge_core.transfer.budget import parse_size
 from bridge_core.transfer.progress import Progress
 
@@ -371,9 +371,9 @@ def rich():
     metadata = StateMetadata(
         layers={("layers", "1"): LayerInfo("linear", "rule", ("weight",))},
         ties={("head", "weight"): ("layers", "0", "weight")},
-        residuals={("bn", "n"): Residual.of(np.array(7))},
+        auxiliary_tensors={("bn", "n"): AuxiliaryTensor.of(np.array(7))},
         empty=(("layers", "9"),),
-        forms={"flax": "variables"},
+        tree_form={"flax": "variables"},
         extra={"note": "hello"},
     )
     return FlatState(tensors, layout="neutral", metadata=metadata)
@@ -388,10 +388,10 @@ def test_a_sharded_set_keeps_all_metadata_and_odd_names(tmp_path, format):
         assert_same(back, state)
         assert back.layout == "neutral"
         got, wanted = back.metadata, state.metadata
-        assert (got.layers, got.ties, got.empty, got.forms) == (
-            wanted.layers, wanted.ties, wanted.empty, wanted.forms
+        assert (got.layers, got.ties, got.empty, got.tree_form) == (
+            wanted.layers, wanted.ties, wanted.empty, wanted.tree_form
         )  # fmt: skip
-        assert got.residuals[("bn", "n")].array() == 7
+        assert got.auxiliary_tensors[("bn", "n")].array() == 7
         assert back.tensor(("head", "weight")) is back.tensor(("layers", "0", "weight"))
         if format == "safetensors":
             assert got.extra["note"] == "hello"

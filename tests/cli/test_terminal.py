@@ -16,8 +16,8 @@ from safetensors.numpy import save_file
 FRAMEWORKS = ("torch", "jax", "flax", "tensorflow")
 
 SLOWED = """
-import pathlib, sys, time
-import bridge_core.execute, bridge_core.writing
+import importlib, pathlib, sys, time
+
 from bridge_core.cli import main
 
 module, name = sys.argv.pop(1).rsplit(".", 1)

@@ -69,7 +69,7 @@ def test_a_strangers_transform_keeps_the_contract():
     [
         (bilinear(kernel="out in1 other"), "test_every_leaf_goes_to_the_axes_of_its_kind_and_back"),
         (bilinear(kind="unknown"), "test_everything_that_is_named_is_registered"),
-        (bilinear(certain_with=("nothing",)), "test_everything_that_is_named_is_registered"),
+        (bilinear(identifying_leaves=("nothing",)), "test_everything_that_is_named_is_registered"),
         (bilinear(settings={"groups": 2}, bias="in1 out"), "test_a_model_comes_back_bit_for_bit"),
         (
             LayerTransform(

@@ -93,17 +93,17 @@ class WrongTemplate(Changed):
 
 class NamesNoFile(Changed):
     def change(self, found, checkpoint):
-        return replace(found, beside=("missing.txt",))
+        return replace(found, sidecar_files=("missing.txt",))
 
 
 class NamesTwice(Changed):
     def change(self, found, checkpoint):
-        return replace(found, beside=(CONFIG, CONFIG))
+        return replace(found, sidecar_files=(CONFIG, CONFIG))
 
 
 class NamesWeights(Changed):
     def change(self, found, checkpoint):
-        return replace(found, beside=("model.safetensors",))
+        return replace(found, sidecar_files=("model.safetensors",))
 
 
 class Fickle(Changed):

@@ -226,18 +226,18 @@ def test_the_librarys_shard_size_holds_for_folders_where_the_caller_gives_none(f
 def test_untied_writes_every_name_in_full(tmp_path, form, limit):
     folder = make_folder(tmp_path / "source", "Tied")
     convert(folder, f"{tmp_path}/flax/", to="flax", registry=zoo_registry(Zoo()))
-    for untied in (False, True):
-        registry = zoo_registry(Zoo(untied=untied))
-        place = tmp_path / f"{untied}"
+    for duplicate_tied in (False, True):
+        registry = zoo_registry(Zoo(duplicate_tied=duplicate_tied))
+        place = tmp_path / f"{duplicate_tied}"
         report = convert(
             tmp_path / "flax", f"{place}/", to="torch", format=form, max_shard_size=limit, registry=registry
         )
         with open_state(place) as made:
-            assert (("head", "weight") in made.metadata.ties) is not untied
+            assert (("head", "weight") in made.metadata.ties) is not duplicate_tied
             assert np.array_equal(made["head", "weight"], weights("Tied")["wte.weight"])
         if form == "safetensors":
             stored = [name for path in report.files if path.suffix != ".json" for name in load_file(path)]
-            assert ("head.weight" in stored) is untied
+            assert ("head.weight" in stored) is duplicate_tied
         assert verify(tmp_path / "flax", place, registry=registry).equal
 
 
@@ -269,7 +269,7 @@ def test_the_example_of_the_hook_guides_a_folder(tmp_path, monkeypatch):
     registry = zoo_registry().extend(example)
     report = convert(folder, f"{tmp_path}/out/", to="flax", registry=registry)
     assert report.evidence == {"module": 3}
-    assert report.beside == (tmp_path / "out" / "model.txt",)
+    assert report.sidecar_files == (tmp_path / "out" / "model.txt",)
 
 
 # -- the command ------------------------------------------------------------------------------------

@@ -379,7 +379,7 @@ def test_metadata_comes_back_and_flax_does_not_see_it(tmp_path):
         layers={("params", "b"): LayerInfo("linear", "module", ("kernel", "bias"))},
         ties={("params", "b", "bias"): ("params", "b", "kernel")},
         empty=(("batch_stats",),),
-        forms={"flax": "variables"},
+        tree_form={"flax": "variables"},
     )
     data = write(tmp_path / "x", FlatState(STATE, layout="neutral", metadata=metadata))
     assert_same_trees(serialization.msgpack_restore(data), unflatten_tree(STATE, metadata.empty))
@@ -419,11 +419,13 @@ def test_a_chunked_tensor_carries_where_all_are_chunked(tmp_path, small_chunks):
 
 
 def test_without_any_tensor_the_root_carries(tmp_path):
-    state = FlatState({}, layout="neutral", metadata=StateMetadata(empty=(("a",),), forms={"flax": "params"}))
+    state = FlatState(
+        {}, layout="neutral", metadata=StateMetadata(empty=(("a",),), tree_form={"flax": "params"})
+    )
     data = write(tmp_path / "x", state)
     assert list(serialization.msgpack_restore(data)) == ["a", "__ckptbridge__"]
     back = read(tmp_path / "x")
-    assert (back.layout, dict(back.metadata.forms), back.metadata.empty) == (
+    assert (back.layout, dict(back.metadata.tree_form), back.metadata.empty) == (
         "neutral",
         {"flax": "params"},
         (("a",),),

@@ -151,7 +151,7 @@ def test_arrays_are_read_without_a_copy():
     ],
 )
 def test_collection_heads_are_told_from_module_names(tree, form):
-    assert FLAX.state(tree).metadata.forms == {"flax": form}
+    assert FLAX.state(tree).metadata.tree_form == {"flax": form}
 
 
 def test_keys_are_the_tree_and_empty_nodes_are_kept():
@@ -329,7 +329,7 @@ def test_nnx_keys_types_and_random_state(toy):
     assert ("table", "7") in state
     assert ("normed", "scales", "kernel") in state
     assert not [key for key in state if key[0] in ("drop", "shared")]
-    assert state.metadata.forms == {"flax": "nnx"}
+    assert state.metadata.tree_form == {"flax": "nnx"}
     assert state.metadata.collections == {
         ("blocks", "1", "mean"): "BatchStat",
         ("blocks", "1", "var"): "BatchStat",

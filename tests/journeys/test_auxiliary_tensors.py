@@ -30,7 +30,7 @@ def test_the_counter_of_batches_comes_back_through_a_flat_state():
     assert plan.exact
     flax = plan.apply(neutral)
     assert ("batch_stats", "bn", "mean") in flax
-    assert flax.metadata.residuals["bn", "num_batches_tracked"].array() == 41
+    assert flax.metadata.auxiliary_tensors["bn", "num_batches_tracked"].array() == 41
     back = from_neutral(to_neutral(flax, "flax"), "torch", like=model)
     assert_same_state_dict(back, model.state_dict())
     back = from_neutral(to_neutral(flax, "flax"), "torch")

@@ -42,9 +42,9 @@ def folder(tmp_path):
 BESIDE = (CONFIG, "big.model", "empty.txt")
 
 
-def run(source, destination, *, beside=BESIDE, **options):
+def run(source, destination, *, sidecar_files=BESIDE, **options):
     options.setdefault("to", "flax")
-    return convert(source, destination, registry=zoo_registry(Zoo(beside=beside)), **options)
+    return convert(source, destination, registry=zoo_registry(Zoo(sidecar_files=sidecar_files)), **options)
 
 
 def names(folder):
@@ -68,9 +68,9 @@ def test_a_folder_gets_a_copy_of_each(folder, tmp_path, how):
     elif how == "index":
         options = {"max_shard_size": 100}
     report = run(folder, place if how != "slash" else f"{place}/", **options)
-    assert report.beside == tuple(place / name for name in BESIDE)
+    assert report.sidecar_files == tuple(place / name for name in BESIDE)
     assert report.to_json()["beside"] == [str(place / name) for name in BESIDE]
-    assert not set(report.beside) & set(report.files)
+    assert not set(report.sidecar_files) & set(report.files)
     assert names(place) == sorted((*BESIDE, *(path.name for path in report.files)))
     for name in BESIDE:
         assert (place / name).read_bytes() == (folder / name).read_bytes()
@@ -78,7 +78,7 @@ def test_a_folder_gets_a_copy_of_each(folder, tmp_path, how):
 
 def test_a_single_file_has_no_place_for_them(folder, tmp_path):
     report = run(folder, tmp_path / "a.msgpack")
-    assert report.beside == ()
+    assert report.sidecar_files == ()
     assert names(tmp_path) == ["a.msgpack", "source"]
 
 
@@ -126,7 +126,7 @@ def test_nothing_stays_open(folder, tmp_path):
     before = descriptors()
     run(folder, f"{tmp_path}/out/")
     with pytest.raises(BadInputError):
-        run(folder, f"{tmp_path}/more/", beside=(CONFIG, "missing"))
+        run(folder, f"{tmp_path}/more/", sidecar_files=(CONFIG, "missing"))
     assert descriptors() == before
 
 
@@ -196,14 +196,14 @@ def test_what_is_no_file_is_refused(folder, tmp_path, kind):
 
 def test_a_name_of_weights_is_refused(folder, tmp_path):
     for name in ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"):
-        refused(folder, tmp_path, PluginError, "plugin zoo: .*a name of weights", beside=(name,))
+        refused(folder, tmp_path, PluginError, "plugin zoo: .*a name of weights", sidecar_files=(name,))
         (tmp_path / "place").rmdir()
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "/x", "a/b", "a\0b", "model.safetensors"])
 def test_saving_refuses_names_that_are_no_files_beside(folder, tmp_path, name):
     with SourceFile(folder / CONFIG) as file, pytest.raises(UsageError, match="no name for a file"):
-        save_state(weights(), f"{tmp_path}/out/", format="npz", beside={name: file})
+        save_state(weights(), f"{tmp_path}/out/", format="npz", sidecar_files={name: file})
     assert names(tmp_path) == ["source"]
 
 
@@ -274,24 +274,24 @@ def test_a_file_that_changes_meanwhile_is_noticed(folder, tmp_path, how):
 
 
 def test_a_file_may_be_written_with_another_content(folder, tmp_path):
-    zoo = Zoo(beside=BESIDE, changed={CONFIG: b"changed"})
+    zoo = Zoo(sidecar_files=BESIDE, sidecar_contents={CONFIG: b"changed"})
     report = convert(folder, f"{tmp_path}/out/", to="flax", dtype="float16", registry=zoo_registry(zoo))
     assert content(tmp_path / "out")[CONFIG] == b"changed"
     assert content(tmp_path / "out")["big.model"] == BIG
-    assert sorted(path.name for path in report.beside) == sorted(BESIDE)
+    assert sorted(path.name for path in report.sidecar_files) == sorted(BESIDE)
     assert zoo.asked[0].dtype == "float16"
     assert b"changed" not in content(folder)[CONFIG]
 
 
 @pytest.mark.parametrize("changed", [{"other.txt": b""}, {CONFIG: "text"}, [CONFIG]], ids=repr)
 def test_only_contents_of_files_beside_may_change(folder, tmp_path, changed):
-    zoo = Zoo(beside=BESIDE, changed=changed)
-    with pytest.raises(PluginError, match="guidance has changed="):
+    zoo = Zoo(sidecar_files=BESIDE, sidecar_contents=changed)
+    with pytest.raises(PluginError, match="guidance has sidecar_contents="):
         convert(folder, f"{tmp_path}/out/", to="flax", registry=zoo_registry(zoo))
 
 
 def test_a_stem_names_the_files_of_a_folder(folder, tmp_path):
-    registry = zoo_registry(Zoo(stem="diffusion_flax_model"))
+    registry = zoo_registry(Zoo(base_name="diffusion_flax_model"))
     convert(folder, f"{tmp_path}/out/", to="flax", registry=registry)
     assert names(tmp_path / "out") == ["diffusion_flax_model.msgpack", CONFIG]
     convert(folder, f"{tmp_path}/out/", to="flax", registry=registry, max_shard_size=64, overwrite=True)
@@ -300,4 +300,4 @@ def test_a_stem_names_the_files_of_a_folder(folder, tmp_path):
     assert "diffusion_flax_model.msgpack.index.json" in made
     assert any(name.startswith("diffusion_flax_model-00001-of-") for name in made)
     with pytest.raises(UsageError, match="no first part"):
-        save_state(weights(), f"{tmp_path}/other/", stem="../up")
+        save_state(weights(), f"{tmp_path}/other/", base_name="../up")

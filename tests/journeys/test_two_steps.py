@@ -86,8 +86,10 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sources")
     source = model()
     torch.save(source.state_dict(), folder / "model.pt")
-    untied = {name: tensor for name, tensor in source.state_dict().items() if name != "lm_head.weight"}
-    safetensors.torch.save_file(untied, folder / "model.safetensors", metadata={"format": "pt"})
+    duplicate_tied = {
+        name: tensor for name, tensor in source.state_dict().items() if name != "lm_head.weight"
+    }
+    safetensors.torch.save_file(duplicate_tied, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 
@@ -178,7 +180,7 @@ def test_a_flax_file_keeps_what_flax_has_no_place_for(files, tmp_path, middle):
     assert report.exact
     with open_state(there) as opened:
         assert opened.layout == "flax"
-        assert opened.metadata.residuals["bn", "num_batches_tracked"].array() == 12345
+        assert opened.metadata.auxiliary_tensors["bn", "num_batches_tracked"].array() == 12345
     convert(there, back, to="torch")
     loaded = torch.load(back, weights_only=True)
     assert set(loaded) == set(model().state_dict())

@@ -24,15 +24,22 @@ from support.ops import (
 
 from bridge_core import ArrayTensor, PlanError, TensorSpec
 from bridge_core.ops.base import Op
-from bridge_core.ops.chain import Lanes, OpTensor, chain_specs, chain_tensors, inverse_chain, simplify_chain
+from bridge_core.ops.chain import (
+    OpTensor,
+    Parallel,
+    chain_specs,
+    chain_tensors,
+    inverse_chain,
+    simplify_chain,
+)
 from bridge_core.ops.elementwise import Cast
-from bridge_core.ops.select import Copy, Drop, Fill, Order, Same, WithZeros
+from bridge_core.ops.select import Drop, Duplicate, Fill, InsertZeros, Reorder, RequireEqual
 from bridge_core.ops.shape import Flip, Permute, Reshape
 from bridge_core.ops.split_concat import Concat, Split, Stack, Unstack
-from bridge_core.ops.summing import Sum, Unsum
+from bridge_core.ops.summing import SplitSum, Sum
 from bridge_core.state import regions
 from bridge_core.state.dtypes import DTYPES
-from bridge_core.state.metadata import Residual
+from bridge_core.state.metadata import AuxiliaryTensor
 from bridge_core.state.tensors import read_index
 
 quick = settings(max_examples=150, deadline=None)
@@ -48,7 +55,7 @@ def run(chain, arrays):
 
 
 def casts(op):
-    return isinstance(op, Cast) or (isinstance(op, Lanes) and any(casts(o) for c in op.chains for o in c))
+    return isinstance(op, Cast) or (isinstance(op, Parallel) and any(casts(o) for c in op.chains for o in c))
 
 
 def assert_equal_for(op, found, wanted):
@@ -58,7 +65,7 @@ def assert_equal_for(op, found, wanted):
 
 def moves_in(chain):
     """Count ops, those in lanes for themselves."""
-    return sum(sum(map(moves_in, op.chains)) if isinstance(op, Lanes) else 1 for op in chain)
+    return sum(sum(map(moves_in, op.chains)) if isinstance(op, Parallel) else 1 for op in chain)
 
 
 @of_each_kind
@@ -69,7 +76,7 @@ def test_inverse_gives_every_input_back(kind, seed, data):
     if kind in ONE_WAY or not op.exact:
         return
     arrays = tensors_for(op, wanted, seed)
-    if kind != "unsum":
+    if kind != "splitsum":
         assert_equal_for(op, op.inverse().apply(op.apply(arrays)), arrays)
 
 
@@ -78,10 +85,10 @@ def test_inverse_gives_every_input_back(kind, seed, data):
 @each
 def test_inverse_of_the_inverse_is_the_op(kind, data):
     op, _ = data.draw(ops(kind))
-    if kind == "pick":
+    if kind == "select":
         with pytest.raises(PlanError, match="cannot be undone"):
             op.inverse()
-    elif kind not in ("unsum", "withzeros"):
+    elif kind not in ("splitsum", "insertzeros"):
         assert op.inverse().inverse() == op
 
 
@@ -110,7 +117,7 @@ def test_a_lazy_slice_equals_the_slice_of_the_whole(kind, seed, data):
 @each
 def test_lanes_read_a_slice_by_themselves(seed, data):
     """Lazily they are taken apart into their chains; by themselves they say the same."""
-    op, wanted = data.draw(ops("lanes"))
+    op, wanted = data.draw(ops("parallel"))
     arrays = tensors_for(op, wanted, seed)
     tensors = tuple(ArrayTensor(array) for array in arrays)
     for output, (whole, spec) in enumerate(zip(op.apply(arrays), op.spec(wanted), strict=True)):
@@ -121,13 +128,13 @@ def test_lanes_read_a_slice_by_themselves(seed, data):
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_a_sum_comes_apart_into_what_was_kept_where_it_still_adds_up(dtype):
     parts = [random_array((64,), DTYPES[dtype], seed) for seed in (1, 2)]
-    kept = tuple(map(Residual.of, parts))
+    kept = tuple(map(AuxiliaryTensor.of, parts))
     (total,) = Sum(2).apply(parts)
-    for found, part in zip(Unsum(2, kept).apply((total,)), parts, strict=True):
+    for found, part in zip(SplitSum(2, kept).apply((total,)), parts, strict=True):
         assert_same_bits(found, part)
     changed = total.copy()
     changed[3] = DTYPES[dtype].type(1.5) if changed[3] != DTYPES[dtype].type(1.5) else DTYPES[dtype].type(2)
-    first, second = Unsum(2, kept).apply((changed,))
+    first, second = SplitSum(2, kept).apply((changed,))
     assert_same_bits(first[3], changed[3])
     assert_same_bits(second[3], np.full((), -0.0, DTYPES[dtype]))  # which changes no sum
     rest = np.arange(64) != 3
@@ -154,7 +161,7 @@ def test_pull_names_valid_regions_and_no_more_than_is_needed(kind, data):
     op, wanted = data.draw(ops(kind))
     for output, spec in enumerate(op.spec(wanted)):
         region, _ = regions.normalize(data.draw(indices(spec.shape)), spec.shape)
-        pulls = op.pull(output, region, wanted)
+        pulls = op.input_regions(output, region, wanted)
         for pull in pulls:
             shape = wanted[pull.input].shape
             assert len(pull.region) == len(shape)
@@ -163,13 +170,13 @@ def test_pull_names_valid_regions_and_no_more_than_is_needed(kind, data):
             )
         asked = regions.size(regions.region_shape(region))
         pulled = sum(regions.size(regions.region_shape(p.region)) for p in pulls)
-        if isinstance(op, Same | Sum):
+        if isinstance(op, RequireEqual | Sum):
             assert pulled == asked * op.count
-        elif isinstance(op, WithZeros):
+        elif isinstance(op, InsertZeros):
             assert pulled == asked * op.present[output]
         elif isinstance(op, Fill):
             assert pulled == 0
-        elif not isinstance(op, Reshape | Lanes):
+        elif not isinstance(op, Reshape | Parallel):
             assert pulled == asked
 
 
@@ -185,7 +192,7 @@ def test_reshape_pulls_a_run_of_rows_no_longer_than_two_rows_around_the_region(s
     start = data.draw(st.integers(0, spec.size - 1))
     stop = data.draw(st.integers(start + 1, spec.size))
     region = tuple(slice(start, stop, 1) if a == axis else slice(0, 1, 1) for a in range(len(target)))
-    (pull,) = op.pull(0, region, (spec,))
+    (pull,) = op.input_regions(0, region, (spec,))
     lead = next((n for n in spec.shape if n > 1), 1)
     row = spec.size // lead
     assert regions.size(regions.region_shape(pull.region)) <= (stop - start) + 2 * (row - 1)
@@ -251,9 +258,9 @@ def test_an_op_is_plain_data(kind, data):
 def test_same_refuses_tensors_that_differ_in_one_bit():
     a = np.array([0.0, 1.0], np.float32)
     b = np.array([-0.0, 1.0], np.float32)
-    assert Same(2).apply((a, a.copy()))[0] is not None
+    assert RequireEqual(2).apply((a, a.copy()))[0] is not None
     with pytest.raises(PlanError, match="different values"):
-        Same(2).apply((a, b))
+        RequireEqual(2).apply((a, b))
 
 
 def test_drop_is_not_exact_and_its_inverse_fills():
@@ -287,15 +294,15 @@ DOUBLE = TensorSpec((2, 3), np.dtype("float64"))
         (Stack(0, 3), (SQUARE, SQUARE)),
         (Unstack(0, 3), (SQUARE,)),
         (Unstack(2, 3), (SQUARE,)),
-        (Order((1, 0)), (SQUARE,)),
+        (Reorder((1, 0)), (SQUARE,)),
         (Cast("float64", "float32"), (SQUARE,)),
         (Fill(0, SQUARE), (SQUARE,)),
         (Drop(0, OTHER), (SQUARE,)),
-        (Copy(2), (SQUARE, SQUARE)),
-        (Same(2), (SQUARE, OTHER)),
-        (Same(2), (SQUARE,)),
-        (Lanes(((), ())), (SQUARE,)),
-        (Lanes(((Flip((5,)),),)), (SQUARE,)),
+        (Duplicate(2), (SQUARE, SQUARE)),
+        (RequireEqual(2), (SQUARE, OTHER)),
+        (RequireEqual(2), (SQUARE,)),
+        (Parallel(((), ())), (SQUARE,)),
+        (Parallel(((Flip((5,)),),)), (SQUARE,)),
     ],
     ids=str,
 )
@@ -311,15 +318,15 @@ def test_an_op_refuses_what_it_does_not_fit(op, given_specs):
     [
         lambda: Permute((0, 0)),
         lambda: Permute((1, 2)),
-        lambda: Order((0, 2)),
+        lambda: Reorder((0, 2)),
         lambda: Reshape((2, 3), (5,)),
         lambda: Split(0, ()),
         lambda: Split(0, (5, -2)),
         lambda: Concat(0, ()),
         lambda: Stack(0, 0),
         lambda: Unstack(0, 0),
-        lambda: Copy(0),
-        lambda: Same(0),
+        lambda: Duplicate(0),
+        lambda: RequireEqual(0),
     ],
 )
 def test_an_op_that_makes_no_sense_cannot_be_made(make):
@@ -336,10 +343,10 @@ class Wrong(Op):
     def inverse(self):
         return self
 
-    def pull(self, output, region, specs):
-        return Permute((1, 0)).pull(output, region, specs)
+    def input_regions(self, output, region, specs):
+        return Permute((1, 0)).input_regions(output, region, specs)
 
-    def assemble(self, output, region, pieces, specs):
+    def compute(self, output, region, pieces, specs):
         return np.roll(pieces[0].T.T, 1)
 
 

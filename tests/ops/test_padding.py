@@ -109,7 +109,7 @@ def test_padding_pulls_what_lies_inside_and_nothing_else(drawn, data):
     ((made),) = op.spec((spec,))
     region, _ = regions.normalize(data.draw(indices(made.shape)), made.shape)
     inside = [i for i in range(*region[op.axis].indices(op.target)) if i < op.source]
-    pulls = op.pull(0, region, (spec,))
+    pulls = op.input_regions(0, region, (spec,))
     assert len(pulls) == bool(inside)
     for pull in pulls:
         assert regions.region_shape(pull.region)[op.axis] == len(inside)

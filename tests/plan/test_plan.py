@@ -327,17 +327,17 @@ def test_a_plan_reads_as_text_with_names_folded():
 def test_a_step_without_target_needs_the_metadata_to_keep_it():
     dropping = Step((A,), (), (Drop(0, spec()),))
     assert not dropping.exact
-    kept = Step((A,), (), (Drop(0, spec()),), residual=A)
+    kept = Step((A,), (), (Drop(0, spec()),), auxiliary=A)
     assert kept.exact
     made = plan({A: spec()}, kept).apply(state(a=np.float32(3)))
     assert not made
-    assert made.metadata.residuals[A].array() == 3
+    assert made.metadata.auxiliary_tensors[A].array() == 3
 
 
 def test_metadata_of_the_source_that_is_for_memory_alone_is_not_invented():
-    made = plan({A: spec(2)}, Step((A,), (A,)), metadata=StateMetadata(forms={"y": "params"})).apply(
+    made = plan({A: spec(2)}, Step((A,), (A,)), metadata=StateMetadata(tree_form={"y": "params"})).apply(
         state(a=ramp(2))
     )
     assert made.layout == "y"
-    assert made.metadata.forms == {"y": "params"}
+    assert made.metadata.tree_form == {"y": "params"}
     assert dict(made.metadata.modules) == {}

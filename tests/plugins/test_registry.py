@@ -167,7 +167,7 @@ def test_an_unknown_name_lists_what_is_there(table):
     [
         lambda: LayerKind("x", {"w": "a a"}),
         lambda: LayerKind("x", {"w": "*a *b"}),
-        lambda: LayerKind("x", {"w": "a"}, residuals={"n": None}),
+        lambda: LayerKind("x", {"w": "a"}, auxiliary_tensors={"n": None}),
         lambda: LayerTransform("noframework", "x", (Leaf("w", "w", "a"),)),
         lambda: LayerTransform("t.x", "x", (Leaf("w", "w", "a"), Leaf("w", "v", "a"))),
         lambda: LayerTransform("t.x", "x", (Leaf("w", "w", "a"), Leaf("v", "w", "a"))),

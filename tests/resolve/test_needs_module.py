@@ -105,7 +105,7 @@ def test_without_the_module_it_is_no_candidate(registry):
 def test_another_type_of_the_kind_is_not_read_so(registry):
     """A square weight fits both ways; only the type tells."""
     neutral = to_neutral(randomise(nn.Linear(4, 4)), framework="torch", registry=registry)
-    assert "torch.turned" not in neutral.metadata.layers[()].forms.values()
+    assert "torch.turned" not in neutral.metadata.layers[()].transforms.values()
     wide = {"turned.weight": np.ones((3, 5), "f4"), "turned.bias": np.ones(5, "f4")}
     plan = plan_conversion(wide, to="flax", registry=registry, check=False)
     assert not plan.ok, "a bias of the other side proves that it is no plain linear layer"

@@ -382,7 +382,7 @@ def test_all_rules_that_match_nothing_are_listed_at_once(tmp_path):
             assert text in str(error.value)
     assert nothing_written(tmp_path, source)
     plan = plan_conversion(source, to="flax", rules=IDLE, check=False)
-    assert set(plan.idle_rules) == set(IDLE_TEXTS)
+    assert set(plan.unmatched_rules) == set(IDLE_TEXTS)
     assert not plan.ok
     assert set(plan.to_json()["idle_rules"]) == set(IDLE_TEXTS)
 
@@ -397,7 +397,7 @@ def test_rules_that_may_match_nothing_are_not_listed(tmp_path):
         Rule.constant("y", 1, reason="none", optional=True),
     ]
     plan = plan_conversion(source, to="flax", rules=rules, like=state_of(FLAX_HEAD, "flax"))
-    assert plan.idle_rules == ()
+    assert plan.unmatched_rules == ()
 
 
 def test_a_rule_whose_conditions_do_not_hold_is_not_listed(tmp_path):
@@ -411,7 +411,7 @@ def test_a_rule_whose_conditions_do_not_hold_is_not_listed(tmp_path):
         Rule.leave_out("q", "unused", when=elsewhere),
     ]
     plan = plan_conversion(source, to="flax", rules=rules, accept_guesses=True)
-    assert plan.idle_rules == ()
+    assert plan.unmatched_rules == ()
     assert not any(step.rule for step in plan.steps)
 
 

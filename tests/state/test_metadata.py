@@ -15,7 +15,7 @@ from support.arrays import assert_same_bits, random_array
 from bridge_core import BadInputError, BridgeError, KeyConflict, MalformedFile, StateMetadata
 from bridge_core.io.strict_json import parse_json
 from bridge_core.state.dtypes import DTYPES
-from bridge_core.state.metadata import LayerInfo, ModuleInfo, Residual, dump_metadata, load_metadata
+from bridge_core.state.metadata import AuxiliaryTensor, LayerInfo, ModuleInfo, dump_metadata, load_metadata
 
 texts = st.text(st.sampled_from('ab.\\"/*_01é\n'), max_size=4)
 keys = st.lists(st.text(st.sampled_from('ab.\\"/_01é'), min_size=1, max_size=4), min_size=1, max_size=3).map(
@@ -25,8 +25,8 @@ names = st.lists(texts, max_size=3).map(tuple)
 infos = st.builds(
     LayerInfo, st.none() | texts, texts, names, names, st.dictionaries(texts, texts, max_size=2)
 )
-residuals = st.builds(
-    lambda name, shape, seed: Residual.of(random_array(tuple(shape), name, seed)),
+auxiliary_tensors = st.builds(
+    lambda name, shape, seed: AuxiliaryTensor.of(random_array(tuple(shape), name, seed)),
     st.sampled_from(list(DTYPES)),
     st.lists(st.integers(0, 3), max_size=3),
     st.integers(0, 99),
@@ -36,9 +36,9 @@ metadata = st.builds(
     layers=st.dictionaries(keys | st.just(()), infos, max_size=4),
     ties=st.dictionaries(keys, keys, max_size=3),
     collections=st.dictionaries(keys, texts, max_size=3),
-    residuals=st.dictionaries(keys, residuals, max_size=3),
+    auxiliary_tensors=st.dictionaries(keys, auxiliary_tensors, max_size=3),
     empty=st.lists(keys, max_size=3, unique=True).map(tuple),
-    forms=st.dictionaries(texts, texts, max_size=2),
+    tree_form=st.dictionaries(texts, texts, max_size=2),
 )
 
 
@@ -73,19 +73,19 @@ def test_what_lives_in_memory_alone_is_left_out():
 @pytest.mark.parametrize("name", DTYPES)
 def test_a_residual_keeps_every_bit(name):
     array = random_array((2, 3), name)
-    assert_same_bits(Residual.of(array).array(), array)
+    assert_same_bits(AuxiliaryTensor.of(array).array(), array)
     if array.dtype.isbuiltin == 1 and array.dtype.itemsize > 1:
         swapped = array.astype(array.dtype.newbyteorder(">"))
-        assert Residual.of(swapped) == Residual.of(array)
+        assert AuxiliaryTensor.of(swapped) == AuxiliaryTensor.of(array)
 
 
 def valid():
-    info = LayerInfo("linear", "module", ("kernel",), forms={"torch": "torch.linear"})
+    info = LayerInfo("linear", "module", ("kernel",), transforms={"torch": "torch.linear"})
     known = StateMetadata(
         layers={("a",): info},
         ties={("b",): ("c",)},
-        residuals={("n",): Residual.of(np.int64(3).reshape(()))},
-        forms={"flax": "params"},
+        auxiliary_tensors={("n",): AuxiliaryTensor.of(np.int64(3).reshape(()))},
+        tree_form={"flax": "params"},
     )
     return json.loads(dump_metadata("torch", known))
 
@@ -175,12 +175,12 @@ def test_renaming_reaches_every_field():
         modules={("a",): ModuleInfo(("x.Y",))},
         ties={("a", "b"): ("a", "c")},
         collections={("a", "b"): "x"},
-        residuals={("a", "n"): Residual.of(np.zeros(1))},
+        auxiliary_tensors={("a", "n"): AuxiliaryTensor.of(np.zeros(1))},
         empty=(("a", "e"),),
     )
     renamed = known.map_keys(lambda key: ("p", *key))
     for field in dataclasses.fields(StateMetadata):
         value = getattr(renamed, field.name)
-        if field.name not in ("forms", "extra", "provenance"):
+        if field.name not in ("tree_form", "extra", "provenance"):
             assert all(key[0] == "p" for key in value), field.name
     assert renamed.ties == {("p", "a", "b"): ("p", "a", "c")}

@@ -8,14 +8,14 @@ import numpy as np
 from hypothesis import strategies as st
 
 from bridge_core import TensorSpec
-from bridge_core.ops.chain import Lanes
+from bridge_core.ops.chain import Parallel
 from bridge_core.ops.elementwise import Cast
-from bridge_core.ops.select import Copy, Drop, Fill, Order, Pick, Same, WithZeros
+from bridge_core.ops.select import Drop, Duplicate, Fill, InsertZeros, Reorder, RequireEqual, Select
 from bridge_core.ops.shape import Flip, Permute, Reshape
 from bridge_core.ops.split_concat import Concat, Split, Stack, Unstack
-from bridge_core.ops.summing import Sum, Unsum
+from bridge_core.ops.summing import SplitSum, Sum
 from bridge_core.state.dtypes import DTYPES, cast_is_exact, is_floating
-from bridge_core.state.metadata import Residual
+from bridge_core.state.metadata import AuxiliaryTensor
 from support.arrays import random_array
 
 EXACT_CASTS = {
@@ -90,16 +90,16 @@ def lanes(draw, given):
         run = given[at : at + count]
         at += count
         chains.append(draw(move_chains(run[0], 3)) if count == 1 else (draw(steps(run)),))
-    return Lanes(tuple(chains), tuple(counts))
+    return Parallel(tuple(chains), tuple(counts))
 
 
 @st.composite
 def steps(draw, given):
     """One op that fits the given specs, of any arity."""
-    options = ["order", "lanes"] if given else ["fill"]
+    options = ["reorder", "parallel"] if given else ["fill"]
     alike = len(set(given)) == 1
     if len(given) == 1:
-        options += ["move", "move", "copy"]
+        options += ["move", "move", "duplicate"]
         options += ["split"] if given[0].shape else []
         options += ["unstack"] if any(given[0].shape) else []
     if given and alike:
@@ -110,14 +110,14 @@ def steps(draw, given):
     match draw(st.sampled_from(options)):
         case "fill":
             return Fill(draw(st.sampled_from([0, 1])), draw(specs()))
-        case "order":
-            return Order(tuple(draw(st.permutations(range(len(given))))))
-        case "lanes":
+        case "reorder":
+            return Reorder(tuple(draw(st.permutations(range(len(given))))))
+        case "parallel":
             return draw(lanes(given))
         case "move":
             return draw(moves(given[0]))
-        case "copy":
-            return Copy(draw(st.integers(1, 3)))
+        case "duplicate":
+            return Duplicate(draw(st.integers(1, 3)))
         case "split":
             axis = draw(st.integers(0, len(given[0].shape) - 1))
             return Split(axis, draw(cuts(given[0].shape[axis])))
@@ -159,9 +159,9 @@ def inputs(draw):
     return tuple(TensorSpec(shape, first.dtype) for shape in shapes)
 
 
-KINDS = ("permute", "flip", "reshape", "cast", "split", "unstack", "concat", "stack", "order", "lanes")
-KINDS += ("copy", "same", "fill", "drop", "sum", "unsum", "pick", "withzeros")
-ONE_WAY = ("drop", "sum", "pick")
+KINDS = ("permute", "flip", "reshape", "cast", "split", "unstack", "concat", "stack", "reorder", "parallel")
+KINDS += ("duplicate", "requireequal", "fill", "drop", "sum", "splitsum", "select", "insertzeros")
+ONE_WAY = ("drop", "sum", "select")
 """Ops that let values go: nothing gives their inputs back."""
 FLOATS = [name for name, dtype in DTYPES.items() if is_floating(dtype)]
 
@@ -194,32 +194,32 @@ def ops(draw, kind):
             return Concat(axis, sizes), tuple(TensorSpec(shape, spec.dtype) for shape in shapes)
         case "stack":
             return Stack(draw(st.integers(0, len(spec.shape))), count), (spec,) * count
-        case "order":
+        case "reorder":
             given = tuple(draw(specs()) for _ in range(count))
-            return Order(tuple(draw(st.permutations(range(count))))), given
-        case "lanes":
+            return Reorder(tuple(draw(st.permutations(range(count))))), given
+        case "parallel":
             given = tuple(draw(specs()) for _ in range(count))
             return draw(lanes(given)), given
         case "sum":
             return Sum(count + 1), (TensorSpec(spec.shape, DTYPES[draw(st.sampled_from(FLOATS))]),) * (
                 count + 1
             )
-        case "unsum":
+        case "splitsum":
             spec = TensorSpec(spec.shape, DTYPES[draw(st.sampled_from(FLOATS))])
             parts = [random_array(spec.shape, spec.dtype, seed) for seed in range(count + 1)]
-            kept = tuple(map(Residual.of, parts)) if draw(st.booleans()) else ()
-            return Unsum(count + 1, kept), (spec,)
-        case "withzeros":
+            kept = tuple(map(AuxiliaryTensor.of, parts)) if draw(st.booleans()) else ()
+            return SplitSum(count + 1, kept), (spec,)
+        case "insertzeros":
             present = tuple(draw(st.lists(st.booleans(), min_size=1, max_size=4).filter(any)))
-            return WithZeros(present), (spec,) * sum(present)
-        case "pick":
+            return InsertZeros(present), (spec,) * sum(present)
+        case "select":
             given = tuple(draw(specs()) for _ in range(count))
             chosen = draw(st.lists(st.integers(0, count - 1), min_size=1, unique=True))
-            return Pick(tuple(chosen), count), given
-        case "copy":
-            return Copy(count), (spec,)
-        case "same":
-            return Same(count), (spec,) * count
+            return Select(tuple(chosen), count), given
+        case "duplicate":
+            return Duplicate(count), (spec,)
+        case "requireequal":
+            return RequireEqual(count), (spec,) * count
         case "fill":
             return Fill(draw(st.sampled_from([0, 1])), spec), ()
         case _:
@@ -256,7 +256,7 @@ def indices(draw, shape):
 
 def tensors_for(op_or_given, given=None, seed=0):
     """Random arrays for specs; equal ones where the op wants equal values."""
-    if isinstance(op_or_given, Same):
+    if isinstance(op_or_given, RequireEqual):
         return (random_array(given[0].shape, given[0].dtype, seed),) * len(given)
     wanted = op_or_given if given is None else given
     return tuple(random_array(spec.shape, spec.dtype, seed + i) for i, spec in enumerate(wanted))

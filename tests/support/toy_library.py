@@ -69,7 +69,7 @@ class Zoo:
     name = "zoo"
 
     def __init__(self, **further):
-        self.further = {"beside": (CONFIG,), **further}
+        self.further = {"sidecar_files": (CONFIG,), **further}
         self.asked = []
 
     def guide(self, checkpoint):

@@ -33,7 +33,8 @@ def certain(shapes: dict[str, tuple[int, ...]]) -> set[str]:
     return {
         name
         for name in reading(shapes)
-        if BY_NAME[name].certain_with is not None and set(BY_NAME[name].certain_with) <= shapes.keys()
+        if BY_NAME[name].identifying_leaves is not None
+        and set(BY_NAME[name].identifying_leaves) <= shapes.keys()
     }
 
 
@@ -76,7 +77,7 @@ def test_every_transform_spells_leaves_of_its_kind_with_the_axes_of_the_kind(tra
             native = {a.lstrip("*+") for a in leaf.axes_of(part).split()} - {"1"}
             assert native == {a.lstrip("*+") for a in kind.leaves[role].split()}
             assert set(leaf.flip) <= native
-    assert set(transform.certain_with or ()) <= transform.by_name().keys()
+    assert set(transform.identifying_leaves or ()) <= transform.by_name().keys()
 
 
 def test_every_module_type_named_exists_in_torch():

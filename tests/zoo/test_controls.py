@@ -51,7 +51,7 @@ def convert(source, model, registry):
 
 def swapped(name, leaves):
     known = default_registry()
-    changed = replace(known.transforms[name], leaves=leaves, factors={}, lacks={})
+    changed = replace(known.transforms[name], leaves=leaves, axis_splits={}, unsupported_leaves={})
     return replace(known, transforms={**known.transforms, name: changed})
 
 

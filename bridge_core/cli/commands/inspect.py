@@ -90,7 +90,7 @@ def _document(used: Format, state: FlatState, files: Mapping[Key, str]) -> dict[
                     "evidence": info.evidence,
                     "leaves": list(info.leaves),
                     "candidates": list(info.candidates),
-                    "forms": dict(info.forms),
+                    "forms": dict(info.transforms),
                 }
                 for path, info in known.layers.items()
             },
@@ -98,10 +98,10 @@ def _document(used: Format, state: FlatState, files: Mapping[Key, str]) -> dict[
             "collections": {join_key(key): name for key, name in known.collections.items()},
             "residuals": {
                 join_key(key): {"dtype": kept.dtype, "shape": list(kept.shape)}
-                for key, kept in known.residuals.items()
+                for key, kept in known.auxiliary_tensors.items()
             },
             "empty": [join_key(path) for path in known.empty],
-            "forms": dict(known.forms),
+            "forms": dict(known.tree_form),
             "extra": dict(known.extra),
             "provenance": dict(known.provenance),
         },

@@ -24,7 +24,7 @@ from bridge_core import (
     as_state,
 )
 from bridge_core.state.dtypes import DTYPES
-from bridge_core.state.metadata import LayerInfo, Residual
+from bridge_core.state.metadata import AuxiliaryTensor, LayerInfo
 from bridge_core.state.tensors import LazyTensor
 from ckptbridge_hdf5 import Hdf5Format
 from ckptbridge_hdf5.layout import BLOCK
@@ -76,10 +76,10 @@ def test_a_state_without_tensors(save, load):
 
 def test_metadata_layout_and_extra_return(save, load):
     metadata = StateMetadata(
-        layers={("a", "b.c"): LayerInfo("linear", "module", ("kernel",), forms={"torch": "x"})},
-        residuals={("n",): Residual.of(np.array(7))},
+        layers={("a", "b.c"): LayerInfo("linear", "module", ("kernel",), transforms={"torch": "x"})},
+        auxiliary_tensors={("n",): AuxiliaryTensor.of(np.array(7))},
         empty=(("e",),),
-        forms={"flax": "variables"},
+        tree_form={"flax": "variables"},
         extra={"format": "pt", "ü": "\0"},
     )
     state = load(save({("a",): np.zeros(2)}, layout="neutral", metadata=metadata))

@@ -25,7 +25,7 @@ def as_on_disk(model: Any, source: Iterable[Key], *, untied: bool = False) -> Fl
         model: A torch model on the meta device.
         source: Names of the checkpoint that it is to describe, or that its weights come from. Some models are
             saved with a prefix or without; the source decides.
-        untied: Whether the output embedding is a tensor of its own, whatever the model says.
+        duplicate_tied: Whether the output embedding is a tensor of its own, whatever the model says.
     """
     state = default_registry().framework("torch").state(model)
     if untied:

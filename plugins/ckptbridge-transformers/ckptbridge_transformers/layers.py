@@ -29,7 +29,7 @@ def _weight_norm_taps(name: str, g: str, v: str, module: str, settings: Mapping[
         leaves=(Leaf(g, "g", "1 1 +k"), Leaf(v, "v", "out in +k"), _BIAS),
         modules=(module,),
         settings=settings,
-        certain_with=(g, v, "bias"),
+        identifying_leaves=(g, v, "bias"),
     )
 
 

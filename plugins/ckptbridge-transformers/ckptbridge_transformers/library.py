@@ -50,10 +50,12 @@ class Transformers:
         found = read_config(checkpoint.folder)
         if found is None or not isinstance(found.get("model_type"), str):
             return None
-        beside = files_beside(checkpoint.folder)
+        sidecar_files = files_beside(checkpoint.folder)
         limit = _SHARD_SIZE.get(checkpoint.to)
         if checkpoint.to == checkpoint.state.layout and checkpoint.model is None:
-            return Guidance(beside=beside, changed=_changed(found, checkpoint), max_shard_size=limit)
+            return Guidance(
+                sidecar_files=sidecar_files, changed=_changed(found, checkpoint), max_shard_size=limit
+            )
         config = config_of(checkpoint.folder)
         named = (checkpoint.model or "").removeprefix("Flax")
         torch_class = class_named(named) if named else torch_class_of(config)
@@ -64,10 +66,10 @@ class Transformers:
             model=models.of(checkpoint.state.layout),
             like=models.of(checkpoint.to),
             rules=(*(rules_for(config, torch_class.__name__) if crossing else ()), *models.left_out),
-            beside=beside,
+            sidecar_files=sidecar_files,
             changed=_changed(found, checkpoint, torch_class.__name__),
             max_shard_size=limit,
-            untied=checkpoint.to == "torch" and untied,
+            duplicate_tied=checkpoint.to == "torch" and untied,
             notes=(f"{torch_class.__name__} of transformers {version()}", *models.notes),
         )
 
@@ -95,7 +97,7 @@ class Diffusers:
         crossing = {checkpoint.state.layout, checkpoint.to} != {checkpoint.to}
         return Guidance(
             rules=diffusers_rules() if crossing else (),
-            beside=files_beside(checkpoint.folder),
+            sidecar_files=files_beside(checkpoint.folder),
             changed=_with_class(found, checkpoint.to),
             stem=_STEMS.get(checkpoint.to),
             max_shard_size=_SHARD_SIZE.get(checkpoint.to),

@@ -137,7 +137,7 @@ def test_a_folder_needs_no_option(model, tmp_path):
     name = "AutoencoderKL" if "vae" in model.name else name
     (folder / "config.json").write_text(json.dumps({"_class_name": name}))
     there = bridge_core.convert(folder, f"{tmp_path}/flax/", to="flax")
-    assert [path.name for path in (*there.files, *there.beside)] == [FLAX_FILE, "config.json"]
+    assert [path.name for path in (*there.files, *there.sidecar_files)] == [FLAX_FILE, "config.json"]
     assert there.notes == (f"{name} of diffusers",)
     assert_same_trees(load_flax(tmp_path / "flax" / FLAX_FILE), converted(model))
     sharded = bridge_core.convert(tmp_path / "flax", f"{tmp_path}/torch/", to="torch", max_shard_size="30KB")
@@ -279,7 +279,7 @@ def test_no_rule_has_to_find_something():
         to="flax",
         rules=diffusers_rules(),
     )
-    assert not plan.idle_rules
+    assert not plan.unmatched_rules
 
 
 # -- a wrong rule shows -----------------------------------------------------------------------------

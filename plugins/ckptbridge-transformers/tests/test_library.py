@@ -224,7 +224,7 @@ def test_one_file_of_a_folder_is_known_when_asked(folder, tmp_path):
     weights = folder / "model.safetensors"
     report = convert(weights, tmp_path / "one.msgpack", to="flax", model="auto")
     assert report.exact
-    assert report.beside == ()
+    assert report.sidecar_files == ()
     assert not verify(weights, tmp_path / "one.msgpack", model="auto").differing
 
 
@@ -268,7 +268,7 @@ def test_an_untied_head_keeps_its_own_values(tmp_path):
 def test_a_neutral_folder_leads_to_both_frameworks(folder, tmp_path):
     convert(folder, f"{tmp_path}/neutral/", to="neutral")
     report = convert(tmp_path / "neutral", f"{tmp_path}/flax/", to="flax")
-    assert report.beside
+    assert report.sidecar_files
     convert(folder, f"{tmp_path}/direct/", to="flax")
     with open_state(tmp_path / "flax") as one, open_state(tmp_path / "direct") as other:
         assert one.specs() == other.specs()
