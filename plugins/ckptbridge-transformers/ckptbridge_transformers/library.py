@@ -54,7 +54,7 @@ class Transformers:
         limit = _SHARD_SIZE.get(checkpoint.to)
         if checkpoint.to == checkpoint.state.layout and checkpoint.model is None:
             return Guidance(
-                sidecar_files=sidecar_files, changed=_changed(found, checkpoint), max_shard_size=limit
+                sidecar_files=sidecar_files, sidecar_contents=_changed(found, checkpoint), max_shard_size=limit
             )
         config = config_of(checkpoint.folder)
         named = (checkpoint.model or "").removeprefix("Flax")
@@ -67,7 +67,7 @@ class Transformers:
             like=models.of(checkpoint.to),
             rules=(*(rules_for(config, torch_class.__name__) if crossing else ()), *models.left_out),
             sidecar_files=sidecar_files,
-            changed=_changed(found, checkpoint, torch_class.__name__),
+            sidecar_contents=_changed(found, checkpoint, torch_class.__name__),
             max_shard_size=limit,
             duplicate_tied=checkpoint.to == "torch" and untied,
             notes=(f"{torch_class.__name__} of transformers {version()}", *models.notes),
@@ -98,8 +98,8 @@ class Diffusers:
         return Guidance(
             rules=diffusers_rules() if crossing else (),
             sidecar_files=files_beside(checkpoint.folder),
-            changed=_with_class(found, checkpoint.to),
-            stem=_STEMS.get(checkpoint.to),
+            sidecar_contents=_with_class(found, checkpoint.to),
+            base_name=_STEMS.get(checkpoint.to),
             max_shard_size=_SHARD_SIZE.get(checkpoint.to),
             notes=(f"{found['_class_name']} of diffusers",),
         )
