@@ -2,44 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
-from bridge_core import FlatState, Format, Framework, Key, LayerTransform, hookimpl
-from bridge_core import from_neutral as core_from_neutral
-from bridge_core import to_neutral as core_to_neutral
-from bridge_core.rules import Pattern, Rules
-from bridge_flax.framework import FlaxFramework, load_trees
-from bridge_flax.layers import TRANSFORMS
-from bridge_flax.template import Template
+from bridge_core import hookimpl
+from bridge_core.public import exports
 
-__all__ = ["FlaxFramework", "Template", "from_neutral", "template", "to_neutral"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
-
-def template(module: Any | Callable[..., Any], *args: Any, **kwargs: Any) -> Template:
-    """Return a model's names, shapes, dtypes and layer types; no weights are made.
-
-    Args:
-        module: A `flax.linen.Module`; an `nnx.Module`, concrete or abstract; a class or function that
-            returns an `nnx.Module`; or a function that returns what a Linen module's ``init`` made, or its
-            ``params`` alone.
-        *args: For Linen, what ``init`` takes after the random keys: arrays or `jax.ShapeDtypeStruct`.
-            For a class or function, its own arguments.
-        **kwargs: Likewise. For Linen ``rngs`` and ``method`` mean what they mean to ``init``; for a
-            class or function a required ``rngs`` that is left out is made here.
-
-    Raises:
-        UsageError: ``module`` is none of these, or takes no arguments and got some.
-
-    ``template(model, jax.ShapeDtypeStruct((1, 28, 28, 1), "float32"))`` serves as ``like=`` and as
-    ``module=`` of the conversions.
-    """
-    made: Template = load_trees().make_template(module, *args, **kwargs)
-    return made
+    from bridge_core import Format, Framework, LayerTransform
+    from bridge_flax.framework import FlaxFramework as FlaxFramework
+    from bridge_flax.in_memory import from_neutral as from_neutral
+    from bridge_flax.in_memory import to_neutral as to_neutral
+    from bridge_flax.templates import Template as Template
+    from bridge_flax.templates import template as template
+else:
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "framework": "FlaxFramework",
+            "in_memory": "from_neutral to_neutral",
+            "templates": "Template template",
+        },
+    )
 
 
 @hookimpl
-def bridge_formats() -> tuple[Format, ...]:
+def bridge_formats() -> Iterable[Format]:
     """Return Flax's msgpack format."""
     from bridge_flax.msgpack.format import MsgpackFormat
 
@@ -47,79 +36,16 @@ def bridge_formats() -> tuple[Format, ...]:
 
 
 @hookimpl
-def bridge_frameworks() -> tuple[Framework, ...]:
+def bridge_frameworks() -> Iterable[Framework]:
     """Return the Flax adapter."""
+    from bridge_flax.framework import FlaxFramework
+
     return (FlaxFramework(),)
 
 
 @hookimpl
-def bridge_layer_transforms() -> tuple[LayerTransform, ...]:
-    """Return how Flax spells each layer kind."""
+def bridge_layer_transforms() -> Iterable[LayerTransform]:
+    """Return how Flax stores each kind of layer."""
+    from bridge_flax.layers import TRANSFORMS
+
     return TRANSFORMS
-
-
-def to_neutral(
-    variables_or_nnx: Any,
-    *,
-    module: Any = None,
-    rules: Rules = (),
-    accept_guesses: bool = False,
-) -> FlatState:
-    """Return the neutral state of a Linen tree, an `nnx.Module` or an `nnx.State`; it is not changed.
-
-    Args:
-        variables_or_nnx: The weights. Values are read when the result's are.
-        module: An NNX module, or a `template`, as evidence of layer types.
-        rules: What the caller knows better.
-        accept_guesses: Whether names may settle what no evidence does; else it stays undecided.
-
-    Raises:
-        UsageError: The object or the module is not Flax's.
-        UnsupportedFeature: A tensor is of a dtype or kind that cannot be carried.
-    """
-    return core_to_neutral(
-        variables_or_nnx,
-        framework="flax",
-        module=module,
-        rules=rules,
-        accept_guesses=accept_guesses,
-    )
-
-
-def from_neutral(
-    neutral: Mapping[Key, Any],
-    *,
-    like: Any = None,
-    rules: Rules = (),
-    accept_guesses: bool = False,
-    allow_missing: bool | Iterable[str | Pattern] = False,
-    allow_unexpected: bool | Iterable[str | Pattern] = False,
-    allow_mismatched: bool | Iterable[str | Pattern] = False,
-) -> Any:
-    """Return a tree from a neutral state.
-
-    Args:
-        neutral: A neutral state, or a plain mapping in neutral names and axes.
-        like: A Linen tree, an NNX module or state (abstract is enough), or a template; the result is of
-            the same kind and structure. None gives nested dicts.
-        rules: What the caller knows better.
-        accept_guesses: Whether names may settle what no evidence does.
-        allow_missing: Names of ``like`` that may stay as they are there: True, or patterns.
-        allow_unexpected: Neutral names that may be left out: True, or patterns.
-        allow_mismatched: Names of ``like`` that may stay as they are there where the shapes differ.
-
-    Raises:
-        MismatchError: Names are missing or unexpected, or shapes differ.
-        AmbiguousLayerError: No evidence settles what some layers are.
-        UsageError: The state is not neutral, or ``like`` is not Flax's.
-    """
-    return core_from_neutral(
-        neutral,
-        framework="flax",
-        like=like,
-        rules=rules,
-        accept_guesses=accept_guesses,
-        allow_missing=allow_missing,
-        allow_unexpected=allow_unexpected,
-        allow_mismatched=allow_mismatched,
-    )

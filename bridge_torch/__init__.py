@@ -1,18 +1,27 @@
-"""The torch side of the bridge: its file formats, its live objects and its layers."""
+"""PyTorch for ckptbridge: its file formats, its live objects and its layers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
-from bridge_core import FlatState, Format, Framework, Key, LayerKind, LayerTransform, hookimpl
-from bridge_core import from_neutral as core_from_neutral
-from bridge_core import to_neutral as core_to_neutral
-from bridge_core.rules import Pattern, Rules
-from bridge_torch.framework import TorchFramework
-from bridge_torch.layers import KINDS, TRANSFORMS
+from bridge_core import hookimpl
+from bridge_core.public import exports
 
-__all__ = ["TorchFramework", "from_neutral", "to_neutral"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from bridge_core import Format, Framework, LayerKind, LayerTransform
+    from bridge_torch.framework import TorchFramework as TorchFramework
+    from bridge_torch.in_memory import from_neutral as from_neutral
+    from bridge_torch.in_memory import to_neutral as to_neutral
+else:
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "framework": "TorchFramework",
+            "in_memory": "from_neutral to_neutral",
+        },
+    )
 
 
 @hookimpl
@@ -26,83 +35,22 @@ def bridge_formats() -> Iterable[Format]:
 @hookimpl
 def bridge_frameworks() -> Iterable[Framework]:
     """Return the adapter for modules and state dicts."""
+    from bridge_torch.framework import TorchFramework
+
     return (TorchFramework(),)
 
 
 @hookimpl
 def bridge_layer_kinds() -> Iterable[LayerKind]:
     """Return the kinds that only torch's layers call for."""
+    from bridge_torch.layers import KINDS
+
     return KINDS
 
 
 @hookimpl
 def bridge_layer_transforms() -> Iterable[LayerTransform]:
-    """Return how torch's layers are spelt."""
+    """Return how torch stores each kind of layer."""
+    from bridge_torch.layers import TRANSFORMS
+
     return TRANSFORMS
-
-
-def to_neutral(
-    module_or_state_dict: Any,
-    *,
-    module: Any = None,
-    rules: Rules = (),
-    accept_guesses: bool = False,
-) -> FlatState:
-    """Return the neutral state of an `nn.Module` or a state dict; it is not changed.
-
-    Args:
-        module_or_state_dict: The weights. Values are read when the result's are.
-        module: The module that the state dict belongs to, as evidence.
-        rules: What the caller knows better.
-        accept_guesses: Whether names may settle what no evidence does; else it stays undecided.
-
-    Raises:
-        UsageError: The object or the module is not torch's.
-        UnsupportedFeature: A tensor is of a dtype or kind that cannot be carried.
-    """
-    return core_to_neutral(
-        module_or_state_dict,
-        framework="torch",
-        module=module,
-        rules=rules,
-        accept_guesses=accept_guesses,
-    )
-
-
-def from_neutral(
-    neutral: Mapping[Key, Any],
-    *,
-    like: Any = None,
-    rules: Rules = (),
-    accept_guesses: bool = False,
-    allow_missing: bool | Iterable[str | Pattern] = False,
-    allow_unexpected: bool | Iterable[str | Pattern] = False,
-    allow_mismatched: bool | Iterable[str | Pattern] = False,
-) -> Any:
-    """Return a state dict from a neutral state.
-
-    Args:
-        neutral: A neutral state, or a plain mapping in neutral names and axes.
-        like: A Module (the meta device is enough) or a state dict, whose names, shapes and order the
-            result has; None writes what is decided.
-        rules: What the caller knows better.
-        accept_guesses: Whether names may settle what no evidence does.
-        allow_missing: Names of ``like`` that may stay as they are there: True, or patterns.
-        allow_unexpected: Neutral names that may be left out: True, or patterns.
-        allow_mismatched: Names of ``like`` that may stay as they are there where the shapes differ.
-
-    Raises:
-        MismatchError: Names are missing or unexpected, or shapes differ.
-        AmbiguousLayerError: No evidence settles what some layers are.
-        UsageError: The state is not neutral, or ``like`` is not torch's.
-    """
-    return core_from_neutral(
-        neutral,
-        framework="torch",
-        like=like,
-        rules=rules,
-        accept_guesses=accept_guesses,
-        allow_missing=allow_missing,
-        allow_unexpected=allow_unexpected,
-        allow_mismatched=allow_mismatched,
-    )

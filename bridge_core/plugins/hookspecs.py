@@ -9,14 +9,17 @@ A plugin is a module or object with functions marked by `hookimpl`, named in the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import pluggy
 
-from bridge_core.formats import Format
-from bridge_core.layers import LayerKind, LayerTransform
-from bridge_core.plugins.framework import Framework
-from bridge_core.plugins.library import Library
+if TYPE_CHECKING:  # a plugin that imports `hookimpl` needs none of these yet
+    from collections.abc import Iterable
+
+    from bridge_core.formats import Format
+    from bridge_core.layers import LayerKind, LayerTransform
+    from bridge_core.plugins.framework import Framework
+    from bridge_core.plugins.library import Library
 
 __all__ = ["ENTRY_POINT_GROUP", "hookimpl", "hookspec"]
 

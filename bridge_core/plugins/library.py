@@ -48,12 +48,12 @@ class Guidance:
         model: A live model of the source's framework, abstract is enough: evidence of layer types.
         like: The target's template.
         rules: Rules, e.g. for names that differ between the frameworks.
-        sidecar_files: Names of files in the folder that belong to the model, such as its config and tokenizer. They
-            are copied into a destination that is a folder.
-        sidecar_contents: Name of a sidecar file -> what the copy holds instead, where the conversion changes what it
-            tells, e.g. the dtype in a config.
-        base_name: First part of the usual file names in a folder, e.g. ``diffusion_pytorch_model``; None for the
-            format's own.
+        sidecar_files: Names of files in the folder that belong to the model, such as its config and
+            tokenizer. They are copied into a destination that is a folder.
+        sidecar_contents: Name of a sidecar file -> what the copy holds instead, where the conversion changes
+            its meaning, e.g. the dtype in a config.
+        base_name: First part of the usual file names in a folder, e.g. ``diffusion_pytorch_model``; None for
+            the format's own.
         max_shard_size: Bytes above which a folder's weights are sharded, where the caller sets no limit.
         duplicate_tied: Whether tied tensors are written each in full, since the library reads them apart.
         notes: What a reader of the report should know.

@@ -1,8 +1,8 @@
 """Flax's recurrent cells as data.
 
 Linen's cells hold one small dense layer for each gate and side; some of NNX's hold all gates of a side in
-one. Where the two sides of a gate are summed, Flax keeps one bias and other frameworks two: the values of both
-are added into the one.
+one. Where the two sides of a gate are summed, Flax keeps one bias and other frameworks two: the values of
+both are added into the one.
 """
 
 from __future__ import annotations

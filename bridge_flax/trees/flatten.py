@@ -19,7 +19,7 @@ from bridge_core import (
 )
 from bridge_core.state import unflatten_tree
 from bridge_core.transfer import load_values
-from bridge_flax.template import Template
+from bridge_flax.templates import Template
 from bridge_flax.trees.arrays import as_leaf, is_spread, tensor_of
 from bridge_flax.trees.module_types import nnx_modules
 from bridge_flax.trees.nnx_split import split

@@ -13,7 +13,7 @@ from flax import nnx
 
 from bridge_core import Key, UsageError
 from bridge_core.state import ModuleInfo
-from bridge_flax.template import Template
+from bridge_flax.templates import Template
 from bridge_flax.trees.arrays import to_abstract
 from bridge_flax.trees.flatten import flatten, has_heads, state_of
 from bridge_flax.trees.module_types import LinenRecorder, nnx_modules

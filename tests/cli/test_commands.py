@@ -12,7 +12,7 @@ import bridge_core
 from bridge_core.cli import main
 from bridge_core.cli.report import size_text
 from bridge_core.messages import fold_names
-from bridge_core.plugins.registry import PluginFailure, default_registry
+from bridge_core.plugins.registry import PluginFailure, Registry
 
 COMMANDS = ["inspect", "plan", "convert", "verify", "diff", "explain", "rules", "plugins"]
 
@@ -423,10 +423,8 @@ class TestPlugins:
         assert "  format: safetensors" in run("plugins").out
 
     def test_lists_what_failed_and_why(self, monkeypatch):
-        import dataclasses
-
         failure = PluginFailure("lost", "ckptbridge-lost", "ImportError: no module named 'lost'")
-        broken = dataclasses.replace(default_registry(), failures=(failure,))
+        broken = Registry(_not_loaded=(failure,))
         monkeypatch.setattr("bridge_core.plugins.default_registry", lambda: broken)
         result = run("plugins", "--json")
         assert result.code == 0

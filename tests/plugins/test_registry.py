@@ -6,7 +6,6 @@ import dataclasses
 import inspect
 import textwrap
 import types
-from importlib import metadata
 
 import numpy as np
 import pytest
@@ -66,7 +65,7 @@ def test_extending_returns_a_new_registry_and_changes_nothing():
     assert list(further.kinds) == ["one", "two"]
 
 
-@pytest.mark.parametrize("table", ["formats", "frameworks", "kinds", "transforms", "origins"])
+@pytest.mark.parametrize("table", ["formats", "frameworks", "kinds", "transforms", "libraries"])
 def test_nothing_of_a_registry_can_be_changed(table):
     registry = default_registry()
     with pytest.raises(TypeError):
@@ -185,9 +184,9 @@ def test_a_layer_that_makes_no_sense_cannot_be_declared(make):
 class Point:
     """An entry point of some distribution."""
 
-    def __init__(self, name, loaded, dist="some-dist"):
+    def __init__(self, name, loaded, distribution="some-dist"):
         self.name, self._loaded = name, loaded
-        self.dist = types.SimpleNamespace(name=dist, version="3.1") if dist else None
+        self.distribution, self.version = distribution, "3.1"
 
     def load(self):
         if isinstance(self._loaded, Exception):
@@ -200,14 +199,20 @@ def load(monkeypatch):
     """Build the default registry as if these plugins were installed."""
 
     def loading(*points):
-        def entry_points(*, group):
+        def entry_points(group):
             assert group == "ckptbridge"
             return points
 
-        monkeypatch.setattr(metadata, "entry_points", entry_points)
+        monkeypatch.setattr(plugins, "entry_points", entry_points)
         return plugins.default_registry.__wrapped__()
 
     return loading
+
+
+def asked(registry):
+    """Call every hook of every plugin."""
+    assert registry.plugins
+    return registry
 
 
 @pytest.mark.parametrize(
@@ -219,33 +224,59 @@ def load(monkeypatch):
         Point("bad", plugin(bridge_formats=lambda: 1 / 0)),
         Point("bad", plugin(bridge_formatz=[])),
         Point("bad", plugin(bridge_formats=[object()])),
-        Point("bad", types.ModuleType("empty"), dist=None),
+        Point("bad", types.ModuleType("empty")),
     ],
     ids=["import", "syntax", "on import", "in a hook", "misspelt", "wrong type", "nothing"],
 )
 def test_a_plugin_that_fails_is_left_out_with_a_warning_and_the_others_stay(load, broken):
-    owner = broken.dist.name if broken.dist else "(unknown distribution)"
-    with pytest.warns(
-        RuntimeWarning, match=f"plugin 'bad' of {owner}".replace("(", r"\(").replace(")", r"\)")
-    ):
-        registry = load(Point("a", kinds("a-kind")), broken, Point("z", kinds("z-kind")))
-    assert {"a-kind", "z-kind", "linear"} <= set(registry.kinds)
+    with pytest.warns(RuntimeWarning, match="plugin 'bad' of some-dist"):
+        registry = asked(load(Point("a", kinds("a-kind")), broken, Point("z", kinds("z-kind"))))
     (failure,) = registry.failures
-    assert (failure.name, failure.distribution) == ("bad", owner)
+    assert {"a-kind", "z-kind", "linear"} <= set(registry.kinds)
+    assert (failure.name, failure.distribution) == ("bad", "some-dist")
     assert failure.reason
 
 
 def test_a_conflict_between_installed_plugins_is_an_error(load):
     with pytest.raises(PluginConflict, match=r"dist-b.*dist-a"):
-        load(Point("a", kinds("same"), "dist-a"), Point("b", kinds("same"), "dist-b"))
+        _ = load(Point("a", kinds("same"), "dist-a"), Point("b", kinds("same"), "dist-b")).kinds
     with pytest.raises(PluginConflict, match="evil and by ckptbridge"):
-        load(Point("a", kinds("linear"), "evil"))
+        _ = load(Point("a", kinds("linear"), "evil")).kinds
 
 
-def test_the_order_of_loading_does_not_depend_on_that_of_the_distributions(load):
-    points = [Point("b", kinds("b")), Point("own", kinds("own"), "ckptbridge"), Point("a", kinds("a"))]
-    for order in (points, points[::-1]):
-        assert [info.name for info in load(*order).plugins][-3:] == ["own", "a", "b"]
+def test_a_hook_is_called_when_something_of_its_kind_is_asked_for_and_once(load):
+    called = []
+
+    def hook(name):
+        return lambda: called.append(name) or []
+
+    names = {name: hook(name) for name in HOOKS}
+    registry = load(Point("a", plugin(**names)))
+    assert called == []
+    for _ in range(2):
+        assert "safetensors" in registry.formats
+        assert registry.format("npz")
+    assert called == ["bridge_formats"]
+    assert registry.plugins[-1].provides == ()
+    assert sorted(called) == sorted(HOOKS)
+
+
+def test_a_hook_that_fails_leaves_the_other_hooks_of_its_plugin(load):
+    half = plugin(bridge_formats=lambda: 1 / 0, bridge_layer_kinds=lambda: [LayerKind("half", {"w": "a"})])
+    registry = load(Point("half", half))
+    assert "half" in registry.kinds
+    with pytest.warns(RuntimeWarning, match="ZeroDivisionError"):
+        assert "safetensors" in registry.formats
+    assert [failure.name for failure in registry.failures] == ["half"]
+
+
+def test_tables_may_be_replaced_and_extended_further():
+    registry = default_registry().with_tables(libraries={}, kinds={"one": LayerKind("one", {"w": "a"})})
+    assert (dict(registry.libraries), list(registry.kinds)) == ({}, ["one"])
+    assert registry.formats.keys() == default_registry().formats.keys()
+    assert list(registry.extend(kinds("two")).kinds) == ["one", "two"]
+    with pytest.raises(UsageError, match="'kind' is not a table"):
+        registry.with_tables(kind={})
 
 
 def test_the_built_in_plugins_are_there_and_nothing_failed():

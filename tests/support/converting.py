@@ -129,4 +129,4 @@ def respelt(registry: Registry, name: str, **leaves: dict[str, Any]) -> Registry
     wrong = tuple(dataclasses.replace(leaf, **changes.get(leaf.name, {})) for leaf in transform.leaves)
     assert wrong != transform.leaves
     table = {**registry.transforms, name: dataclasses.replace(transform, leaves=wrong)}
-    return dataclasses.replace(registry, transforms=table)
+    return registry.with_tables(transforms=table)

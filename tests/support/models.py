@@ -247,4 +247,4 @@ def swapped(registry: Registry, name: str, **leaves: dict[str, Any]) -> Registry
     )
     assert wrong != transform.leaves
     table = {**registry.transforms, name: dataclasses.replace(transform, leaves=wrong)}
-    return dataclasses.replace(registry, transforms=table)
+    return registry.with_tables(transforms=table)

@@ -1,7 +1,6 @@
 """A small model library of the tests' own: folders whose ``zoo.json`` names a class of two frameworks."""
 
 import json
-from dataclasses import replace
 from types import SimpleNamespace
 
 import flax.linen as linen
@@ -107,8 +106,10 @@ def plugin(*libraries):
 
 def zoo_registry(*libraries):
     """Return the registry of everything built in, with these libraries and no others."""
-    return replace(default_registry(), libraries={}).extend(
-        plugin(*libraries), name="zoo", distribution="tests"
+    return (
+        default_registry()
+        .with_tables(libraries={})
+        .extend(plugin(*libraries), name="zoo", distribution="tests")
     )
 
 

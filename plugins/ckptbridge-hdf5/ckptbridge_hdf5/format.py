@@ -14,7 +14,6 @@ import numpy as np
 from bridge_core import (
     Capabilities,
     FlatState,
-    Format,
     IntegrityError,
     Key,
     LimitExceeded,
@@ -25,7 +24,6 @@ from bridge_core import (
     TruncatedFile,
     UnsupportedFeature,
     WriteTarget,
-    hookimpl,
 )
 from bridge_core.formats import ShardNames
 from bridge_core.io import CheckedBlocks, write_all
@@ -34,7 +32,7 @@ from ckptbridge_hdf5.examine import refusal
 from ckptbridge_hdf5.layout import BLOCK, Entry, Guard, Index, gaps, structure_digest
 from ckptbridge_hdf5.skeleton import MAX_RANK, build
 
-__all__ = ["bridge_formats", "Hdf5Format"]
+__all__ = ["Hdf5Format"]
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _STRUCTURE_BASE, _STRUCTURE_EACH = 64 << 10, 4 << 10
@@ -243,9 +241,3 @@ def _read(file: SourceFile, ranges: Iterable[tuple[int, int]]) -> Iterator[bytes
     for start, stop in ranges:
         for position in range(start, stop, BLOCK):
             yield file.read(position, min(BLOCK, stop - position))
-
-
-@hookimpl
-def bridge_formats() -> Iterable[Format]:
-    """Return the HDF5 format."""
-    return (Hdf5Format(),)

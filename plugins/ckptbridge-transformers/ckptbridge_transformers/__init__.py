@@ -2,49 +2,51 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bridge_core import LayerKind, LayerTransform, Library, hookimpl
-from ckptbridge_transformers.diffusers import diffusers_rules
-from ckptbridge_transformers.layers import KINDS, TRANSFORMS
-from ckptbridge_transformers.library import Diffusers, Transformers
+from bridge_core import hookimpl
+from bridge_core.public import exports
 
 if TYPE_CHECKING:
-    from ckptbridge_transformers.loading import Loaded, flax_weights, torch_weights
-    from ckptbridge_transformers.templates import flax_template, meta_model
+    from collections.abc import Iterable
 
-__all__ = ["Loaded", "diffusers_rules", "flax_template", "flax_weights", "meta_model", "torch_weights"]
-
-_WHERE = {
-    "Loaded": "loading",
-    "flax_template": "templates",
-    "flax_weights": "loading",
-    "meta_model": "templates",
-    "torch_weights": "loading",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import what needs a framework when it is first asked for."""
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+    from bridge_core import LayerKind, LayerTransform, Library
+    from ckptbridge_transformers.diffusers import diffusers_rules as diffusers_rules
+    from ckptbridge_transformers.loading import Loaded as Loaded
+    from ckptbridge_transformers.loading import flax_weights as flax_weights
+    from ckptbridge_transformers.loading import torch_weights as torch_weights
+    from ckptbridge_transformers.templates import flax_template as flax_template
+    from ckptbridge_transformers.templates import meta_model as meta_model
+else:
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "diffusers": "diffusers_rules",
+            "loading": "Loaded flax_weights torch_weights",
+            "templates": "flax_template meta_model",
+        },
+    )
 
 
 @hookimpl
-def bridge_layer_kinds() -> tuple[LayerKind, ...]:
+def bridge_layer_kinds() -> Iterable[LayerKind]:
     """Return the layer kinds that only transformers has."""
+    from ckptbridge_transformers.layers import KINDS
+
     return KINDS
 
 
 @hookimpl
-def bridge_layer_transforms() -> tuple[LayerTransform, ...]:
-    """Return how transformers' own layers are spelt."""
+def bridge_layer_transforms() -> Iterable[LayerTransform]:
+    """Return how transformers' own layers are stored."""
+    from ckptbridge_transformers.layers import TRANSFORMS
+
     return TRANSFORMS
 
 
 @hookimpl
-def bridge_libraries() -> tuple[Library, ...]:
+def bridge_libraries() -> Iterable[Library]:
     """Return the adapters of transformers and diffusers."""
+    from ckptbridge_transformers.library import Diffusers, Transformers
+
     return (Transformers(), Diffusers())

@@ -1,0 +1,80 @@
+"""Linen trees and NNX modules and states to the neutral form, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from bridge_core import FlatState, Key
+from bridge_core import from_neutral as core_from_neutral
+from bridge_core import to_neutral as core_to_neutral
+from bridge_core.rules import Pattern, Rules
+
+__all__ = ["from_neutral", "to_neutral"]
+
+
+def to_neutral(
+    variables_or_nnx: Any,
+    *,
+    module: Any = None,
+    rules: Rules = (),
+    accept_guesses: bool = False,
+) -> FlatState:
+    """Return the neutral state of a Linen tree, an `nnx.Module` or an `nnx.State`; it is not changed.
+
+    Args:
+        variables_or_nnx: The weights. Values are read when the result's are.
+        module: An NNX module, or a `template`, as evidence of layer types.
+        rules: What the caller knows better.
+        accept_guesses: Whether names may settle what no evidence does; else it stays undecided.
+
+    Raises:
+        UsageError: The object or the module is not Flax's.
+        UnsupportedFeature: A tensor is of a dtype or kind that cannot be carried.
+    """
+    return core_to_neutral(
+        variables_or_nnx,
+        framework="flax",
+        module=module,
+        rules=rules,
+        accept_guesses=accept_guesses,
+    )
+
+
+def from_neutral(
+    neutral: Mapping[Key, Any],
+    *,
+    like: Any = None,
+    rules: Rules = (),
+    accept_guesses: bool = False,
+    allow_missing: bool | Iterable[str | Pattern] = False,
+    allow_unexpected: bool | Iterable[str | Pattern] = False,
+    allow_mismatched: bool | Iterable[str | Pattern] = False,
+) -> Any:
+    """Return a tree from a neutral state.
+
+    Args:
+        neutral: A neutral state, or a plain mapping in neutral names and axes.
+        like: A Linen tree, an NNX module or state (abstract is enough), or a template; the result is of
+            the same kind and structure. None gives nested dicts.
+        rules: What the caller knows better.
+        accept_guesses: Whether names may settle what no evidence does.
+        allow_missing: Names of ``like`` that may stay as they are there: True, or patterns.
+        allow_unexpected: Neutral names that may be left out: True, or patterns.
+        allow_mismatched: Names of ``like`` that may stay as they are there where the shapes differ.
+
+    Raises:
+        MismatchError: Names are missing or unexpected, or shapes differ.
+        AmbiguousLayerError: No evidence settles what some layers are.
+        UsageError: The state is not neutral, or ``like`` is not Flax's.
+    """
+    return core_from_neutral(
+        neutral,
+        framework="flax",
+        like=like,
+        rules=rules,
+        accept_guesses=accept_guesses,
+        allow_missing=allow_missing,
+        allow_unexpected=allow_unexpected,
+        allow_mismatched=allow_mismatched,
+    )
