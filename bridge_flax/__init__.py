@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from bridge_core import Format, Framework, LayerTransform
     from bridge_flax.framework import FlaxFramework as FlaxFramework
     from bridge_flax.in_memory import from_neutral as from_neutral
+    from bridge_flax.in_memory import template as template
     from bridge_flax.in_memory import to_neutral as to_neutral
     from bridge_flax.templates import Template as Template
-    from bridge_flax.templates import template as template
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
             "framework": "FlaxFramework",
-            "in_memory": "from_neutral to_neutral",
-            "templates": "Template template",
+            "in_memory": "from_neutral template to_neutral",
+            "templates": "Template",
         },
     )
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
 
 from bridge_core import FlatState, Key, TensorSpec, UsageError
-from bridge_flax.templates import Template, load_trees
+from bridge_flax.templates import Template
 
-__all__ = ["FlaxFramework"]
+__all__ = ["FlaxFramework", "load_trees"]
 
 _LIVE = frozenset({"Module", "Pytree", "State", "GraphState"})
 """NNX's classes whose objects hold weights."""
@@ -107,6 +108,22 @@ class FlaxFramework:
             MismatchError: Keys or shapes differ; it lists all of them.
         """
         return load_trees().build(state, like)
+
+
+def load_trees() -> ModuleType:
+    """Import the part that needs JAX and Flax.
+
+    Raises:
+        MissingDependency: One of them is not installed.
+    """
+    try:
+        import bridge_flax.trees as trees
+    except ImportError as err:
+        raise MissingDependency(
+            f"live Flax objects need JAX and Flax, and importing them failed: {err}.",
+            hint='Run: pip install "ckptbridge[flax]"',
+        ) from err
+    return trees
 
 
 def _is_nnx(value: Any) -> bool:

@@ -1,16 +1,18 @@
-"""Linen trees and NNX modules and states to the neutral form, and back."""
+"""Linen trees and NNX modules and states to the neutral form, and back; templates of models."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from bridge_core import FlatState, Key
 from bridge_core import from_neutral as core_from_neutral
 from bridge_core import to_neutral as core_to_neutral
 from bridge_core.rules import Pattern, Rules
+from bridge_flax.framework import load_trees
+from bridge_flax.templates import Template
 
-__all__ = ["from_neutral", "to_neutral"]
+__all__ = ["from_neutral", "template", "to_neutral"]
 
 
 def to_neutral(
@@ -78,3 +80,25 @@ def from_neutral(
         allow_unexpected=allow_unexpected,
         allow_mismatched=allow_mismatched,
     )
+
+
+def template(module: Any | Callable[..., Any], *args: Any, **kwargs: Any) -> Template:
+    """Return a model's names, shapes, dtypes and layer types; no weights are made.
+
+    Args:
+        module: A `flax.linen.Module`; an `nnx.Module`, concrete or abstract; a class or function that
+            returns an `nnx.Module`; or a function that returns what a Linen module's ``init`` made, or its
+            ``params`` alone.
+        *args: For Linen, what ``init`` takes after the random keys: arrays or `jax.ShapeDtypeStruct`.
+            For a class or function, its own arguments.
+        **kwargs: Likewise. For Linen ``rngs`` and ``method`` mean what they mean to ``init``; for a
+            class or function a required ``rngs`` that is left out is made here.
+
+    Raises:
+        UsageError: ``module`` is none of these, or takes no arguments and got some.
+
+    ``template(model, jax.ShapeDtypeStruct((1, 28, 28, 1), "float32"))`` serves as ``like=`` and as
+    ``module=`` of the conversions.
+    """
+    made: Template = load_trees().make_template(module, *args, **kwargs)
+    return made
