@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bridge_core import FlatState, Key, TensorSpec, UsageError
+from bridge_core import FlatState, Key, MissingDependency, TensorSpec, UsageError
 from bridge_flax.templates import Template
 
 __all__ = ["FlaxFramework", "load_trees"]
