@@ -73,12 +73,14 @@ def run(command: Sequence[str]) -> Run:
     """
     # A GPU's memory is not the operating system's to count, and loading onto one is another matter.
     quiet = {"PYTHONWARNINGS": "ignore", "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    # What pip installs is compiled; here the round that does not count compiles what is run from its source.
+    environment = {**os.environ, **quiet, "PYTHONDONTWRITEBYTECODE": ""}
     launched = subprocess.run(
         [PYTHON, "-I", "-S", "-c", _LAUNCHER, *command],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        env={**os.environ, **quiet},
+        env=environment,
         check=True,
     )
     said, facts = launched.stderr.rstrip("\n").rpartition("\n")[::2]
