@@ -1,13 +1,14 @@
 """What every op is: invertible, computable on specs, on arrays and region by region.
 
 An op takes a tuple of tensors to a tuple of tensors. `spec` tells shapes and dtypes without data, `apply`
-moves whole arrays, `inverse` undoes it. `input_regions` says which regions of the inputs a region of one output
-needs, and `compute` makes that region from them: from these two follow chunked execution and reading only
-a slice. For every op and region, ``assemble(pull)`` equals the same slice of ``apply``.
+moves whole arrays, `inverse` undoes it. `input_regions` says which regions of the inputs a region of one
+output needs, and `compute` makes that region from them: from these two follow chunked execution and reading
+only a slice. For every op and region, `compute` of `input_regions` equals the same slice of ``apply``.
 """
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import fields
@@ -22,6 +23,9 @@ Specs = tuple[TensorSpec, ...]
 Arrays = tuple[Array, ...]
 
 
+_OLD_METHODS = {"pull": "input_regions", "assemble": "compute"}
+
+
 class InputRegion(NamedTuple):
     """A region of one input."""
 
@@ -31,6 +35,26 @@ class InputRegion(NamedTuple):
 
 class Op(ABC):
     """One move. Subclasses are frozen dataclasses whose fields are plain data."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let ops that define the methods under their old names work on."""
+        super().__init_subclass__(**kwargs)
+        for old, new in _OLD_METHODS.items():
+            if old in vars(cls):
+                warnings.warn(
+                    f"{cls.__name__}.{old} is deprecated; define {new}.", DeprecationWarning, stacklevel=2
+                )
+                setattr(cls, new, vars(cls)[old])
+
+    def pull(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:
+        """Return `input_regions`; deprecated."""
+        warnings.warn("Op.pull is deprecated; use input_regions.", DeprecationWarning, stacklevel=2)
+        return self.input_regions(output, region, specs)
+
+    def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:
+        """Return `compute`; deprecated."""
+        warnings.warn("Op.assemble is deprecated; use compute.", DeprecationWarning, stacklevel=2)
+        return self.compute(output, region, pieces, specs)
 
     @property
     def exact(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import replace
 
@@ -23,7 +24,7 @@ from support.ops import (
 )
 
 from bridge_core import ArrayTensor, PlanError, TensorSpec
-from bridge_core.ops.base import Op
+from bridge_core.ops.base import InputRegion, Op
 from bridge_core.ops.chain import (
     OpTensor,
     Parallel,
@@ -354,3 +355,29 @@ def test_the_checks_notice_a_wrong_op():
     x = np.arange(4.0).reshape(2, 2)
     with pytest.raises(AssertionError):
         assert_same_bits(Wrong().inverse().apply(Wrong().apply((x,)))[0], x)
+
+
+def test_an_op_with_the_old_names_of_the_methods_works_and_warns():
+    with pytest.warns(DeprecationWarning, match=r"Old\.(pull|assemble) is deprecated; define"):
+
+        @dataclasses.dataclass(frozen=True)
+        class Old(Op):
+            def spec(self, specs):
+                return specs
+
+            def inverse(self):
+                return self
+
+            def pull(self, output, region, specs):
+                return (InputRegion(output, region),)
+
+            def assemble(self, output, region, pieces, specs):
+                return pieces[0]
+
+    array = np.arange(4)
+    assert Old().apply((array,))[0].tolist() == [0, 1, 2, 3]
+    region = (slice(0, 2, 1),)
+    with pytest.warns(DeprecationWarning, match="use input_regions"):
+        assert Permute((0,)).pull(0, region, (TensorSpec((4,), array.dtype),)) == (InputRegion(0, region),)
+    with pytest.warns(DeprecationWarning, match="use compute"):
+        assert Permute((0,)).assemble(0, region, (array[:2],), ()).tolist() == [0, 1]
