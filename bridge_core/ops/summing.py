@@ -91,11 +91,11 @@ class SplitSum(Op):
 
     def to_json(self) -> dict[str, Any]:
         """Return the op as plain data, without the values."""
-        return {"op": "unsum", "count": self.count, "kept": bool(self.kept)}
+        return {"op": "splitsum", "count": self.count, "kept": bool(self.kept)}
 
     def __str__(self) -> str:
         """Return a short text, without the values."""
-        return f"unsum({self.count}{', kept' if self.kept else ''})"
+        return f"splitsum({self.count}{', kept' if self.kept else ''})"
 
 
 def _added(parts: Arrays) -> Array:

@@ -88,10 +88,10 @@ def test_an_old_name_gives_what_the_new_one_does(make, old, new, value):
 
 
 def test_a_copy_may_be_changed_under_an_old_name():
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="use tree_form"):
         changed = StateMetadata().with_(forms={"flax": "nnx"})
     assert changed.tree_form == {"flax": "nnx"}
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="use tree_form"):
         assert dataclasses.replace(StateMetadata(), forms={"flax": "nnx"}) == changed
 
 
