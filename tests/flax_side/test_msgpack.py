@@ -32,7 +32,7 @@ from bridge_core.transfer.file_writer import FileTarget
 from bridge_flax.msgpack import wire as msgpack_wire
 from bridge_flax.msgpack import writer as msgpack_writer
 from bridge_flax.msgpack.format import MsgpackFormat
-from bridge_flax.msgpack.reader import ChunkedTensor
+from bridge_flax.msgpack.reader import ChunkSource
 
 serialization = pytest.importorskip("flax.serialization")
 
@@ -303,7 +303,7 @@ def test_lists_in_a_raw_tree_become_numbered_names(tmp_path):
 
 def test_chunked_leaves_of_flax_are_read_as_one_tensor(tmp_path, small_chunks):
     back = read_bytes(tmp_path / "x", flax_bytes(STATE))
-    assert isinstance(back.tensor(("params", "b", "kernel")), ChunkedTensor)
+    assert isinstance(back.tensor(("params", "b", "kernel")).file, ChunkSource)
     for key, array in STATE.items():
         assert_same(back[key], array)
 
