@@ -1,4 +1,4 @@
-"""CRC-32 of what is summed in pieces."""
+"""Joining the CRC-32s of consecutive pieces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opening input files safely: one descriptor, regular files only, and proof that nothing changed.
+"""Opening input files safely: one descriptor, regular files only, and a check that nothing changed.
 
 A `SourceFile` reads by position (`pread`), so that a file truncated under a reader is an error and never a
 SIGBUS, and several threads can share it.
@@ -30,9 +30,9 @@ __all__ = ["is_plain_name", "open_listed", "SourceFile"]
 
 _MAX_READ = 1 << 30
 _NO_COPY = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM)
-"""What systems say that cannot copy between two files."""
+"""Errors of systems that cannot copy between two files."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What they say when it is the destination that ends the copy."""
+"""Errors that come from the destination of a copy."""
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
@@ -137,7 +137,7 @@ class SourceFile(ByteSource):
 
         Raises:
             TruncatedFile: The range leaves the file; checked before any memory is taken.
-            LimitExceeded: There is no memory for it.
+            LimitExceeded: There is not enough memory for it.
         """
         if nbytes < 0 or offset < 0 or offset + nbytes > self.size:
             raise TruncatedFile(
@@ -165,7 +165,7 @@ class SourceFile(ByteSource):
         Raises:
             TruncatedFile: The file ends first.
             SystemFailure: The system reports an error.
-            OSError: The other file can take no more.
+            OSError: The other file cannot grow further.
         """
         done = 0
         while done < nbytes:
@@ -188,7 +188,7 @@ class SourceFile(ByteSource):
         return True
 
     def check_unchanged(self) -> None:
-        """Prove that the bytes read belong to one version of the file.
+        """Check that the bytes read belong to one version of the file.
 
         Raises:
             IntegrityError: The file was written to, truncated or replaced since it was opened.
@@ -242,7 +242,7 @@ def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
 
 
 def is_plain_name(name: str) -> bool:
-    """Tell whether a text names a file in its folder, and no other place."""
+    """Return whether a text names a file in the same folder, and nothing elsewhere."""
     return bool(name) and name not in (".", "..") and Path(name).name == name and "\0" not in name
 
 

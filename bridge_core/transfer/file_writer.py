@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,7 @@ from types import TracebackType
 from bridge_core.errors import BridgeError, SystemFailure
 from bridge_core.formats import FileImage
 from bridge_core.io import allocate, crc32_combine, read_all, start_writeback, write_all
-from bridge_core.state import Array, FileTensor, FlatState, Key, Region, regions
+from bridge_core.state import Array, FlatState, Key, Region, regions
 from bridge_core.transfer.block_plan import COPY_BLOCK, BlockPlan, plan_blocks
 from bridge_core.transfer.block_reader import read_blocks
 from bridge_core.transfer.budget import Budget
@@ -37,15 +37,15 @@ class _Job:
 
     Args:
         plan: The tensor.
-        blocks: Its blocks.
-        nbytes: Bytes of these blocks.
-        start: Where they begin in the tensor, if they are contiguous.
+        block: The block; None for all of them.
+        nbytes: Bytes to write.
+        start: Where they begin in the tensor, if its blocks are contiguous.
         ahead: The tensor that a later job begins with, to be read ahead; None if there is none.
         last: Whether no job of the tensor is begun after this one.
     """
 
     plan: BlockPlan
-    blocks: Iterable[Region]
+    block: Region | None
     nbytes: int
     start: int = 0
     ahead: BlockPlan | None = None
@@ -167,13 +167,13 @@ class FileTarget:
             ahead = plans[number + threads] if number + threads < len(plans) else None
             is_most = plan.nbytes * threads > size and plan.elements_per_byte == 1
             if not is_most or plan.can_copy or plan.block_shape == plan.tensor.spec.shape:
-                jobs.append(_Job(plan, plan.blocks, plan.nbytes, ahead=ahead))
+                jobs.append(_Job(plan, None, plan.nbytes, ahead=ahead))
                 continue
             start = 0
             for region in plan.blocks:
                 nbytes = regions.size(regions.region_shape(region)) * plan.tensor.spec.dtype.itemsize
                 last = start + nbytes == plan.nbytes
-                jobs.append(_Job(plan, (region,), nbytes, start, None if start else ahead, last))
+                jobs.append(_Job(plan, region, nbytes, start, None if start else ahead, last))
                 start += nbytes
         return jobs
 
@@ -186,11 +186,12 @@ class FileTarget:
         """
         plan = job.plan
         with _about(plan.key), self._pool.borrowed() as scratch:
-            if plan.can_copy and plan.source is not None and self._copied(fd, plan, plan.source):
+            if self._copied(fd, plan):
                 return None
             packer = Packer(plan.elements_per_byte) if plan.elements_per_byte > 1 else None
             crc, packed_crc, position = 0, 0, job.start
-            for region, block in read_blocks(plan, scratch, job.blocks, self._stop):
+            blocks = plan.blocks if job.block is None else (job.block,)
+            for region, block in read_blocks(plan, scratch, blocks, self._stop):
                 if not plan.contiguous:
                     with _writing(self._path), self._write_lock:
                         scatter_box(fd, block, plan.tensor.spec.shape, region, plan.extents)
@@ -207,22 +208,25 @@ class FileTarget:
                         scatter(fd, part, position, plan.extents)
                     position += len(part)
                     self._report(len(part), plan.key)
-            if not summed or not (plan.contiguous or job.nbytes == plan.nbytes):
+            if not summed or not (plan.contiguous or job.block is None):
                 return None
             if not plan.contiguous:
                 crc = self._sum_written(fd, plan)
             return crc, crc if packer is None else packed_crc
 
-    def _copied(self, fd: int, plan: BlockPlan, tensor: FileTensor) -> bool:
+    def _copied(self, fd: int, plan: BlockPlan) -> bool:
         """Let the system copy the bytes, if it can; their checksum is then the source's."""
+        stored = plan.source
+        if stored is None or not plan.can_copy:
+            return False
         for extent in plan.extents:
             for start in range(0, extent.nbytes, _KERNEL_BLOCK):
                 if self._stop.is_set():
                     raise KeyboardInterrupt
                 nbytes = min(_KERNEL_BLOCK, extent.nbytes - start)
-                source = tensor.offset + extent.start + start
+                source = stored.offset + extent.start + start
                 with _writing(self._path), self._write_lock:
-                    copied = tensor.file.copy_to(fd, source, nbytes, extent.offset + start)
+                    copied = stored.file.copy_to(fd, source, nbytes, extent.offset + start)
                 if not copied:
                     return False
                 self._report(nbytes, plan.key)
@@ -230,8 +234,8 @@ class FileTarget:
 
     def _checksums(self, fd: int, jobs: list[_Job], parts: list[tuple[int, int] | None]) -> dict[Key, int]:
         """Join and store the tensors' checksums; return those of what the file holds, with their seeds."""
-        cut = (job.plan for job in jobs if job.last and job.nbytes < job.plan.nbytes)
-        again = [_Job(plan, (), plan.nbytes) for plan in cut if not plan.contiguous]
+        cut = (job.plan for job in jobs if job.last and job.block is not None)
+        again = [_Job(plan, None, plan.nbytes) for plan in cut if not plan.contiguous]
         sums = run_jobs(
             lambda job: self._sum_written(fd, job.plan), again, self._budget.threads, stop=self._stop
         )
