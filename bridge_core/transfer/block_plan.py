@@ -108,29 +108,22 @@ def plan_blocks(
     spec = tensor.spec
     shape, itemsize, nbytes = spec.shape, spec.dtype.itemsize, spec.nbytes
     source = first_source(tensor)
-    order, block, cut_both_ways = None, max_bytes, False
-    if source is not None and tensor is source and not source.big_endian:
-        can_copy = may_copy and source.file.can_copy
-        block = min(COPY_BLOCK, max_bytes)
-        scratch = min(nbytes, block)
-    else:
-        can_copy = False
-        if nbytes > max_bytes or nbytes >= LARGE:
-            order = memory_order_of(tensor)
-            if order is not None and order.inner == len(shape) - 1:
-                order = None
-        if order is not None and nbytes > max_bytes and not in_order and elements_per_byte == 1:
-            cut_both_ways = True
-            block = _largest_block(shape, order, source, max_bytes)
-        scratch = min(nbytes, block) + _STRIPS
+    as_stored = source is not None and tensor is source and not source.big_endian
+    large = nbytes > max_bytes or nbytes >= LARGE
+    order = memory_order_of(tensor) if large and not as_stored else None
+    if order is not None and order.inner == len(shape) - 1:
+        order = None
+    cut_across = order if nbytes > max_bytes and not in_order and elements_per_byte == 1 else None
+    block = min(COPY_BLOCK, max_bytes) if as_stored else max_bytes
+    if cut_across is not None:
+        block = _largest_block(shape, cut_across, source, max_bytes)
     elements = max(1, block // itemsize)
-    box = shape
-    if nbytes > elements * itemsize:
-        box = (
-            _box(shape, order.inner, elements, itemsize)
-            if order is not None and cut_both_ways
-            else regions.block_shape(shape, elements)
-        )
+    if nbytes <= elements * itemsize:
+        box = shape
+    elif cut_across is not None:
+        box = _box(shape, cut_across.inner, elements, itemsize)
+    else:
+        box = regions.block_shape(shape, elements)
     return BlockPlan(
         key,
         tensor,
@@ -139,11 +132,11 @@ def plan_blocks(
         box,
         _is_run(shape, box),
         None if source is None else order,
-        scratch,
+        min(nbytes, block) + (0 if as_stored else _STRIPS),
         extents,
         crc_seed,
         elements_per_byte,
-        can_copy,
+        may_copy and as_stored and elements_per_byte == 1 and source is not None and source.file.can_copy,
     )
 
 

@@ -107,6 +107,13 @@ def test_packed_tensors_have_the_checksum_of_their_values_and_of_what_is_written
     assert given["w",] == zlib.crc32(packed, 99)
 
 
+def test_packed_tensors_are_not_copied_by_the_system(tmp_path, stored):
+    values = FileTensor(stored.file, 4, TensorSpec((WIDE.nbytes,), np.dtype("u1")))
+    written, _, _ = filled(tmp_path / "out", {("w",): values}, pack={("w",): 2}, finish=False)
+    low = WIDE.view(np.uint8).reshape(-1, 2) & 15
+    assert written["w",] == (low[:, 0] | low[:, 1] << 4).tobytes()
+
+
 def test_checksums_are_taken_only_if_somebody_wants_them(tmp_path, stored, monkeypatch):
     monkeypatch.setattr(SourceFile, "copy_to", lambda *args: False)
     tensors = {("w",): turned(stored), ("v",): stored}
