@@ -21,10 +21,10 @@ __all__ = [
     "full",
     "normalize",
     "region_shape",
+    "row_major_strides",
     "shift",
     "simplify",
     "size",
-    "strides",
 ]
 
 Region = tuple[slice, ...]
@@ -52,6 +52,20 @@ def size(shape: tuple[int, ...]) -> int:
     for n in shape:
         count *= n
     return count
+
+
+def row_major_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides of a contiguous tensor, in elements; as in numpy and torch, a size of 0 counts as 1.
+
+    >>> row_major_strides((2, 3, 4))
+    (12, 4, 1)
+    """
+    strides = []
+    step = 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= n or 1
+    return tuple(reversed(strides))
 
 
 def normalize(index: Index, shape: tuple[int, ...]) -> tuple[Region, tuple[slice | int, ...]]:
@@ -118,20 +132,6 @@ def simplify(region: Region) -> Region:
 def shift(part: slice, offset: int) -> slice:
     """Return the slice moved by ``offset``."""
     return slice(part.start + offset, part.stop + offset, part.step)
-
-
-def strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return how many elements lie between neighbours along each axis of a row-major tensor.
-
-    >>> strides((2, 3, 4))
-    (12, 4, 1)
-    """
-    result = []
-    step = 1
-    for n in reversed(shape):
-        result.append(step)
-        step *= n
-    return tuple(reversed(result))
 
 
 def block_shape(shape: tuple[int, ...], max_elements: int) -> tuple[int, ...]:

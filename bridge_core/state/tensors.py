@@ -154,7 +154,7 @@ class FileTensor:
 
     def _fill(self, region: Region, out: Array) -> None:
         shape, itemsize = self.spec.shape, self.spec.dtype.itemsize
-        strides = regions.strides(shape)
+        strides = regions.row_major_strides(shape)
         first = sum(s.start * n for s, n in zip(region, strides, strict=True))
         last = sum((s.stop - 1) * n for s, n in zip(region, strides, strict=True))
         span = (last - first + 1) * itemsize
