@@ -20,9 +20,9 @@ import numpy as np
 
 from bridge_core import FileTensor, SourceFile, TensorSpec
 from bridge_core.ops import Permute, chain_tensors
-from bridge_core.transfer import Scratch, copy_into, parse_size, read_whole
+from bridge_core.transfer import Scratch, copy_into, parse_size, plan_blocks, read_whole
 
-Duplicate = Callable[[np.ndarray, tuple[int, ...], np.ndarray], None]
+Copy = Callable[[np.ndarray, tuple[int, ...], np.ndarray], None]
 
 _FROM_FILE = "from file"
 _INTEGERS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
@@ -42,9 +42,9 @@ def shapes(elements: int) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
     }
 
 
-def contestants() -> dict[str, Duplicate]:
+def contestants() -> dict[str, Copy]:
     """Return name -> what copies ``source.transpose(axes)`` into ``out``."""
-    made: dict[str, Duplicate] = {
+    made: dict[str, Copy] = {
         "memcpy": lambda source, axes, out: np.copyto(out.reshape(-1), source.reshape(-1)),
         "numpy": lambda source, axes, out: np.copyto(out, source.transpose(axes)),
         "bridge_core": lambda source, axes, out: copy_into(out, source.transpose(axes)),
@@ -56,7 +56,7 @@ def contestants() -> dict[str, Duplicate]:
     return made
 
 
-def _torch() -> Duplicate:
+def _torch() -> Copy:
     import torch
 
     torch.set_num_threads(1)
@@ -69,7 +69,7 @@ def _torch() -> Duplicate:
     return copy
 
 
-def _opencv() -> Duplicate:
+def _opencv() -> Copy:
     import cv2
 
     cv2.setNumThreads(1)
@@ -82,15 +82,16 @@ def _opencv() -> Duplicate:
     return copy
 
 
-def _from_file(path: Path, source: np.ndarray, axes: tuple[int, ...]) -> Duplicate:
+def _from_file(path: Path, source: np.ndarray, axes: tuple[int, ...]) -> Copy:
     source.tofile(path)
     tensor = FileTensor(SourceFile(path), 0, TensorSpec(source.shape, source.dtype))
     (moved,) = chain_tensors((tensor,), (Permute(axes),))
+    plan = plan_blocks((), moved, source.nbytes, in_order=True)
     scratch = Scratch()
 
     def copy(source: np.ndarray, axes: tuple[int, ...], out: np.ndarray) -> None:
         scratch.reset()
-        read_whole(moved, out, scratch)
+        read_whole(plan, out, scratch)
 
     return copy
 
@@ -118,7 +119,7 @@ def main() -> None:
 
 
 def _measure(
-    found: Mapping[str, Duplicate],
+    found: Mapping[str, Copy],
     shape: tuple[int, ...],
     axes: tuple[int, ...],
     item: int,

@@ -19,7 +19,7 @@ from bridge_core.formats import Format, ShardNames, index_text, partition, shard
 from bridge_core.io import SourceFile, replacing_file, replacing_folder, write_all
 from bridge_core.plugins import Registry
 from bridge_core.state import FlatState, Key
-from bridge_core.transfer import Budget, FileTarget, Meter, ScratchPool, kernel_for, scratch_bytes
+from bridge_core.transfer import Budget, FileTarget, Meter, ScratchPool, kernel_for
 
 __all__ = ["Saved", "UNLIMITED", "Writer"]
 
@@ -74,9 +74,8 @@ class Writer:
 
     @functools.cached_property
     def pool(self) -> ScratchPool:
-        """Scratch memory for all the files, as much as the largest block needs."""
-        needs = (scratch_bytes(tensor, self.budget.block) for tensor in self.state.tensors().values())
-        return ScratchPool(max(needs, default=0), kernel_for(self.state.nbytes))
+        """Scratch memory for all the files."""
+        return ScratchPool(kernel_for(self.state.nbytes))
 
     def write_file(self, destination: Path, *, overwrite: bool) -> Saved:
         """Write one file; errors as in `save_state`."""

@@ -12,17 +12,8 @@ from bridge_core.errors import BridgeError, ConversionError, LimitExceeded, Syst
 from bridge_core.formats import Format
 from bridge_core.messages import listed
 from bridge_core.plugins import Registry, default_registry
-from bridge_core.state import FlatState, Key, Tensor, join_key, regions
-from bridge_core.transfer import (
-    COPY_BLOCK,
-    Budget,
-    Scratch,
-    is_plain_copy,
-    little,
-    read_block,
-    scratch_bytes,
-    work_off,
-)
+from bridge_core.state import FlatState, Key, Tensor, join_key
+from bridge_core.transfer import Budget, Scratch, little_endian_bytes, plan_blocks, read_blocks, run_jobs
 
 __all__ = ["check_written", "checksum"]
 
@@ -36,13 +27,9 @@ def checksum(tensor: Tensor, budget: Budget, stop: threading.Event | None = None
         stop: Once it is set, the work ends with `KeyboardInterrupt`.
     """
     crc = 0
-    scratch = Scratch(scratch_bytes(tensor, budget.block))
-    limit = COPY_BLOCK if is_plain_copy(tensor) else budget.block
-    for region in regions.blocks(tensor.spec.shape, limit // tensor.spec.dtype.itemsize):
-        if stop is not None and stop.is_set():
-            raise KeyboardInterrupt
-        scratch.reset()
-        crc = zlib.crc32(little(read_block(tensor, region, scratch).reshape(-1)), crc)
+    plan = plan_blocks((), tensor, budget.block, in_order=True)
+    for _, block in read_blocks(plan, Scratch(plan.scratch_nbytes), stop=stop):
+        crc = zlib.crc32(little_endian_bytes(block), crc)
     return crc
 
 
@@ -140,7 +127,7 @@ def _compare_values(
             report(state.spec(key).nbytes, key)
         return found != wanted
 
-    found = work_off(differs, state, budget.threads, stop=stop)
+    found = run_jobs(differs, state, budget.threads, stop=stop)
     wrong = [key for key, bad in zip(state, found, strict=True) if bad]
     if wrong:
         raise VerificationError(f"the values read again differ in {listed(map(join_key, wrong))}.", path=path)

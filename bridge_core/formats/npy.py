@@ -14,8 +14,18 @@ import numpy as np
 
 from bridge_core.errors import IntegrityError, LimitExceeded, MalformedFile, UnsafeFile, UnsupportedFeature
 from bridge_core.formats.zip_archive import DEFLATED, STORED, ZipMember
-from bridge_core.io import CheckedRange, SourceFile
-from bridge_core.state import DTYPES, Array, LazyTensor, Region, Tensor, TensorSpec, native, regions
+from bridge_core.io import ChecksummedRange, SourceFile
+from bridge_core.state import (
+    DTYPES,
+    Array,
+    FileTensor,
+    LazyTensor,
+    Region,
+    Tensor,
+    TensorSpec,
+    native,
+    regions,
+)
 
 __all__ = ["open_member"]
 
@@ -88,14 +98,14 @@ class _Where:
 
 def _stored(where: _Where, member: ZipMember, header: _Header, spec: TensorSpec, start: bytes) -> Tensor:
     """Return an array that is read in place, from the first bytes of its member."""
-    checked = CheckedRange(
+    checked = ChecksummedRange(
         where.file, member.offset, member.size, member.crc, lambda crc: _damaged(crc, member, where)
     )
-    checked.saw(member.offset, start[: header.nbytes])
+    checked.update(member.offset, start[: header.nbytes])
     raw = TensorSpec(
         spec.shape[::-1] if header.fortran else spec.shape, _BYTE if spec.dtype == _BOOL else spec.dtype
     )
-    base = checked.tensor(member.offset + header.nbytes, raw, big_endian=header.big_endian)
+    base = FileTensor(checked, member.offset + header.nbytes, raw, header.big_endian)
     if not header.fortran and spec.dtype != _BOOL:
         return base
 

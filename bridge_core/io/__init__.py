@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from bridge_core.io.atomic_write import replacing_file as replacing_file
     from bridge_core.io.atomic_write import replacing_folder as replacing_folder
     from bridge_core.io.atomic_write import write_all as write_all
-    from bridge_core.io.checksummed import CheckedBlocks as CheckedBlocks
-    from bridge_core.io.checksummed import CheckedRange as CheckedRange
-    from bridge_core.io.checksummed import CheckedSource as CheckedSource
+    from bridge_core.io.byte_source import ByteSource as ByteSource
+    from bridge_core.io.checksummed import ChecksummedBlocks as ChecksummedBlocks
+    from bridge_core.io.checksummed import ChecksummedRange as ChecksummedRange
     from bridge_core.io.crc32 import crc32_combine as crc32_combine
     from bridge_core.io.source_file import SourceFile as SourceFile
     from bridge_core.io.source_file import is_plain_name as is_plain_name
@@ -24,10 +24,15 @@ else:
         __name__,
         {
             "atomic_write": "read_all replacing_file replacing_folder write_all",
-            "checksummed": "CheckedBlocks CheckedRange CheckedSource",
+            "byte_source": "ByteSource",
+            "checksummed": "ChecksummedBlocks ChecksummedRange",
             "crc32": "crc32_combine",
             "source_file": "SourceFile is_plain_name open_listed",
             "strict_json": "parse_json",
             "syscalls": "allocate start_writeback",
+        },
+        moved={
+            "CheckedBlocks": "bridge_core.io:ChecksummedBlocks",
+            "CheckedRange": "bridge_core.io:ChecksummedRange",
         },
     )

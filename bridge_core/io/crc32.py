@@ -1,4 +1,4 @@
-"""CRC-32 of what is summed in pieces."""
+"""Joining the CRC-32s of consecutive pieces."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def crc32_combine(first: int, second: int, length: int) -> int:
         second: CRC-32 of the second.
         length: Bytes of the second.
     """
-    return _times(_shift(length), first) ^ second
+    return _times(_shift(length), first) ^ second if first else second
 
 
 _POLYNOMIAL = 0xEDB88320
@@ -28,7 +28,7 @@ _ONE, _X_TO_8 = 1 << 31, 1 << 23
 
 @functools.lru_cache(256)
 def _shift(length: int) -> int:
-    """Return x^(8 * length); pieces of one length follow each other, so it is kept."""
+    """Return x^(8 * length); cached, since many pieces have the same length."""
     power = _ONE
     for bit in range(length.bit_length()):
         if length >> bit & 1:

@@ -1,7 +1,7 @@
-"""Opening input files safely: one descriptor, regular files only, and proof that nothing changed.
+"""Opening input files safely: one descriptor, regular files only, and a check that nothing changed.
 
-All readers go through `SourceFile`. It reads by position (`pread`), so that a file truncated under a
-reader is an error and never a SIGBUS, and several threads can share it.
+A `SourceFile` reads by position (`pread`), so that a file truncated under a reader is an error and never a
+SIGBUS, and several threads can share it.
 """
 
 from __future__ import annotations
@@ -23,18 +23,21 @@ from bridge_core.errors import (
     TruncatedFile,
     UnsafeFile,
 )
+from bridge_core.io.byte_source import ByteSource
+from bridge_core.public import renamed
 
 __all__ = ["is_plain_name", "open_listed", "SourceFile"]
 
 _MAX_READ = 1 << 30
 _NO_COPY = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM)
-"""What systems say that cannot copy between two files."""
+"""Errors of systems that cannot copy between two files."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What they say when it is the destination that ends the copy."""
+"""Errors that come from the destination of a copy."""
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
-class SourceFile:
+@renamed(expect="prefetch")
+class SourceFile(ByteSource):
     """A regular file opened once for positional reading.
 
     Args:
@@ -48,6 +51,10 @@ class SourceFile:
         UnsafeFile: It is a symbolic link, and ``follow`` is off.
         SystemFailure: The system refuses to open it.
     """
+
+    identity: tuple[int, int]
+    """Device and inode."""
+    can_copy = True
 
     def __init__(self, path: str | os.PathLike[str], *, name: str | None = None, follow: bool = True) -> None:
         self.name = name or str(path)
@@ -107,8 +114,9 @@ class SourceFile:
                 )
             done += got
 
-    def read_runs(self, offset: int, pitch: int, nbytes: int, buffer: Any) -> None:
-        """Fill a writable contiguous buffer with runs of ``nbytes``, which begin ``pitch`` bytes apart.
+    @renamed(pitch="stride")
+    def read_runs(self, offset: int, stride: int, nbytes: int, buffer: Any) -> None:
+        """Fill a writable contiguous buffer with runs of ``nbytes`` that begin ``stride`` bytes apart.
 
         Raises:
             TruncatedFile: The file ends first.
@@ -120,7 +128,7 @@ class SourceFile:
             for at in range(0, len(view), nbytes):
                 if pread(fd, (view[at : at + nbytes],), offset) != nbytes:
                     self.read_into(offset, view[at : at + nbytes])
-                offset += pitch
+                offset += stride
         except OSError as err:
             raise SystemFailure(f"reading at byte {offset} failed: {err}.", path=self.name) from err
 
@@ -129,7 +137,7 @@ class SourceFile:
 
         Raises:
             TruncatedFile: The range leaves the file; checked before any memory is taken.
-            LimitExceeded: There is no memory for it.
+            LimitExceeded: There is not enough memory for it.
         """
         if nbytes < 0 or offset < 0 or offset + nbytes > self.size:
             raise TruncatedFile(
@@ -143,8 +151,8 @@ class SourceFile:
         except MemoryError as err:
             raise LimitExceeded(f"{nbytes} bytes do not fit into memory.", path=self.name) from err
 
-    def expect(self, offset: int, nbytes: int) -> None:
-        """Tell the system that a range will be read soon."""
+    def prefetch(self, offset: int, nbytes: int) -> None:
+        """Announce that a range will be read soon."""
         with contextlib.suppress(OSError):
             os.posix_fadvise(self.fd, offset, nbytes, os.POSIX_FADV_WILLNEED)
 
@@ -157,7 +165,7 @@ class SourceFile:
         Raises:
             TruncatedFile: The file ends first.
             SystemFailure: The system reports an error.
-            OSError: The other file can take no more.
+            OSError: The other file cannot grow further.
         """
         done = 0
         while done < nbytes:
@@ -180,7 +188,7 @@ class SourceFile:
         return True
 
     def check_unchanged(self) -> None:
-        """Prove that the bytes read belong to one version of the file.
+        """Check that the bytes read belong to one version of the file.
 
         Raises:
             IntegrityError: The file was written to, truncated or replaced since it was opened.
@@ -234,7 +242,7 @@ def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
 
 
 def is_plain_name(name: str) -> bool:
-    """Tell whether a text names a file in its folder, and no other place."""
+    """Return whether a text names a file in the same folder, and nothing elsewhere."""
     return bool(name) and name not in (".", "..") and Path(name).name == name and "\0" not in name
 
 

@@ -6,6 +6,7 @@ Everything below the public API works on regions of full rank with ``0 <= start 
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Iterator
 from types import EllipsisType
@@ -14,10 +15,13 @@ from typing import SupportsIndex
 __all__ = [
     "Index",
     "Region",
+    "block_shape",
     "blocks",
+    "boxes",
     "full",
     "normalize",
     "region_shape",
+    "row_major_strides",
     "shift",
     "simplify",
     "size",
@@ -48,6 +52,20 @@ def size(shape: tuple[int, ...]) -> int:
     for n in shape:
         count *= n
     return count
+
+
+def row_major_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides of a contiguous tensor, in elements; as in numpy and torch, a size of 0 counts as 1.
+
+    >>> row_major_strides((2, 3, 4))
+    (12, 4, 1)
+    """
+    strides = []
+    step = 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= n or 1
+    return tuple(reversed(strides))
 
 
 def normalize(index: Index, shape: tuple[int, ...]) -> tuple[Region, tuple[slice | int, ...]]:
@@ -116,6 +134,34 @@ def shift(part: slice, offset: int) -> slice:
     return slice(part.start + offset, part.stop + offset, part.step)
 
 
+def block_shape(shape: tuple[int, ...], max_elements: int) -> tuple[int, ...]:
+    """Return the shape of the largest row-major runs of at most ``max_elements`` (at least one) elements.
+
+    >>> block_shape((3, 4), 8)
+    (2, 4)
+    """
+    inner = size(shape)
+    for axis, n in enumerate(shape):
+        inner //= n or 1
+        if inner <= max_elements or axis == len(shape) - 1:
+            return (1,) * axis + (max(1, min(n, max_elements // max(1, inner))), *shape[axis + 1 :])
+    return shape
+
+
+def boxes(shape: tuple[int, ...], box: tuple[int, ...]) -> Iterator[Region]:
+    """Cut a tensor into regions of one shape, smaller at the ends, in row-major order.
+
+    A tensor without elements has none; one without axes has one.
+    """
+    if 0 in shape:
+        return
+    starts = [range(0, n, step) for n, step in zip(shape, box, strict=True)]
+    for corner in itertools.product(*starts):
+        yield tuple(
+            slice(start, min(start + step, n), 1) for start, step, n in zip(corner, box, shape, strict=True)
+        )
+
+
 def blocks(shape: tuple[int, ...], max_elements: int) -> Iterator[Region]:
     """Cut a tensor into regions that follow each other in row-major order.
 
@@ -125,32 +171,4 @@ def blocks(shape: tuple[int, ...], max_elements: int) -> Iterator[Region]:
     >>> [region_shape(r) for r in blocks((3, 4), 8)]
     [(2, 4), (1, 4)]
     """
-    if size(shape) == 0:
-        return
-    axis = 0
-    inner = size(shape)
-    while axis < len(shape) and inner // shape[axis] > max(1, max_elements):
-        inner //= shape[axis]
-        axis += 1
-    if axis >= len(shape):
-        axis = len(shape) - 1
-    if not shape:
-        yield ()
-        return
-    inner = size(shape[axis + 1 :])
-    rows = max(1, max_elements // max(1, inner))
-    tail = full(shape[axis + 1 :])
-    outer = [range(n) for n in shape[:axis]]
-    for lead in _product(outer):
-        head = tuple(slice(i, i + 1, 1) for i in lead)
-        for start in range(0, shape[axis], rows):
-            yield (*head, slice(start, min(start + rows, shape[axis]), 1), *tail)
-
-
-def _product(ranges: list[range]) -> Iterator[tuple[int, ...]]:
-    if not ranges:
-        yield ()
-        return
-    for first in ranges[0]:
-        for rest in _product(ranges[1:]):
-            yield (first, *rest)
+    return boxes(shape, block_shape(shape, max_elements))

@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from bridge_core.errors import MalformedFile
-from bridge_core.io import SourceFile
+from bridge_core.io import ByteSource
 from bridge_core.state import regions
 from bridge_core.state.dtypes import native
 from bridge_core.state.regions import Index, Region
@@ -125,16 +125,16 @@ class LazyTensor:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class FileTensor:
-    """A row-major tensor that stands as one byte range in a file.
+    """A row-major tensor whose bytes are one range of a file or another byte source.
 
     Args:
-        file: The open file.
-        offset: Where its first byte stands.
+        file: What its bytes are read from.
+        offset: Where its first byte is.
         spec: Shape and dtype.
         big_endian: The byte order in the file.
     """
 
-    file: SourceFile
+    file: ByteSource
     offset: int
     spec: TensorSpec
     big_endian: bool = False
@@ -154,7 +154,7 @@ class FileTensor:
 
     def _fill(self, region: Region, out: Array) -> None:
         shape, itemsize = self.spec.shape, self.spec.dtype.itemsize
-        strides = _row_major(shape)
+        strides = regions.row_major_strides(shape)
         first = sum(s.start * n for s, n in zip(region, strides, strict=True))
         last = sum((s.stop - 1) * n for s, n in zip(region, strides, strict=True))
         span = (last - first + 1) * itemsize
@@ -278,15 +278,6 @@ def read_index(tensor: Tensor, index: Index) -> Array:
     return result
 
 
-def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
-    strides = []
-    step = 1
-    for n in reversed(shape):
-        strides.append(step)
-        step *= n
-    return tuple(reversed(strides))
-
-
 def _far_runs(shape: tuple[int, ...], region: Region, itemsize: int) -> tuple[int, int] | None:
     """Return (bytes from one to the next, bytes of each) of evenly spaced runs that are best read one by one.
 
@@ -301,9 +292,9 @@ def _far_runs(shape: tuple[int, ...], region: Region, itemsize: int) -> tuple[in
         whole = whole and s.stop - s.start == n
     if axis == len(shape):
         return None
-    pitch = region[axis].step * regions.size(shape[axis + 1 :]) * itemsize
+    stride = region[axis].step * regions.size(shape[axis + 1 :]) * itemsize
     run = inner * itemsize
-    return (pitch, run) if run >= _LONG_RUN or pitch - run >= _LONG_GAP else None
+    return (stride, run) if run >= _LONG_RUN or stride - run >= _LONG_GAP else None
 
 
 def _strided(flat: Array, shape: tuple[int, ...], steps: tuple[int, ...]) -> Array:

@@ -64,10 +64,10 @@ class CountingFile(SourceFile):
         self.count += memoryview(buffer).nbytes
         super().read_into(offset, buffer)
 
-    def read_runs(self, offset: int, pitch: int, nbytes: int, buffer: Any) -> None:
+    def read_runs(self, offset: int, stride: int, nbytes: int, buffer: Any) -> None:
         """Count, and read."""
         self.count += memoryview(buffer).nbytes
-        super().read_runs(offset, pitch, nbytes, buffer)
+        super().read_runs(offset, stride, nbytes, buffer)
 
 
 class FormatHarness:

@@ -1,28 +1,32 @@
-"""Cutting tensors into blocks, and reading a block into memory that is used again for the next.
+"""How each tensor moves, decided once: the blocks it is cut into, their order, and where they go.
 
-A block is a region of the result. What it needs of the sources follows from the ops' `input_regions`. Where the
-result runs across the source's grain, a tensor too large for one block is cut both ways, so that what is read
-at a time and what is written at a time are both long runs.
+A block is a region of the result. What it needs of the sources follows from the ops' `input_regions`. If the
+result's last axis is not contiguous in the source, a tensor larger than one block is cut along both axes, so
+that both reads and writes are long contiguous runs.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeGuard
 
-from bridge_core.io import SourceFile
-from bridge_core.state import FileTensor, Region, Tensor, regions
-from bridge_core.transfer.memory_order import Grain, first_source, grain_of
+from bridge_core.formats import Extent
+from bridge_core.state import FileTensor, Key, Region, Tensor, regions
+from bridge_core.transfer.memory_order import MemoryOrder, first_source, memory_order_of
 
-__all__ = ["Cut", "cut", "is_plain_copy", "runs", "scratch_bytes"]
+__all__ = ["COPY_BLOCK", "LARGE", "STRIP", "BlockPlan", "plan_blocks"]
+
+COPY_BLOCK = 1 << 20
+"""Bytes that pass through at once where nothing is moved: they stay in the cache from reading to writing."""
 
 STRIP = 1 << 20
-"""Bytes that are read at once and then moved across the grain while they are in the cache."""
+"""Bytes that are read at once and then transposed while they are in the cache."""
 
-_BESIDE = 4 * STRIP
-"""Bytes of strips that are in memory beside a block."""
+LARGE = 2 * STRIP
+"""Bytes of a block from which on it is read in strips if its memory order differs from the source's."""
+
+_STRIPS = 4 * STRIP
+"""Bytes of strips that are in memory in addition to a block."""
 
 _SHORT_RUN = 1536
 """Bytes that are read at once at least, so that a block can be one run of the target."""
@@ -37,113 +41,140 @@ _STACKED_BLOCK = 16 << 20
 """Larger blocks over many sources gain nothing: each source is read by itself."""
 
 
-def scratch_bytes(tensor: Tensor, block: int) -> int:
-    """Return how much scratch the blocks of a tensor need at most."""
-    if is_plain_copy(tensor):
-        return 0
-    nbytes = tensor.spec.nbytes
-    room = block if nbytes <= block else _room(tensor, grain_of(tensor), block)
-    return min(nbytes, room) + _BESIDE
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How a tensor is cut.
+@dataclass(frozen=True, eq=False, slots=True)
+class BlockPlan:
+    """How one tensor moves from its source to its destination.
 
     Args:
-        regions: The blocks.
-        ordered: Whether they follow each other in row-major order, each contiguous in it.
+        key: Its key.
+        tensor: The tensor.
+        nbytes: Bytes of its values.
+        source: The tensor in a file that its first values come from, if there is one.
+        block_shape: Shape of its blocks; those at the ends are smaller.
+        contiguous: Whether the blocks follow each other in row-major order, each one run of the tensor.
+        memory_order: How its axes lie in its source; None if the last one is contiguous there, if that is not
+            known, or if the tensor is small.
+        scratch_nbytes: Bytes of scratch memory that reading a block takes.
+        extents: Where its bytes go in the file that is written.
+        crc_seed: CRC-32 of the bytes that precede it in the same checksum.
+        elements_per_byte: How many elements are packed into a byte.
+        can_copy: Whether the system may be able to copy its bytes from file to file.
     """
 
-    regions: tuple[Region, ...] | Iterator[Region]
-    ordered: bool
+    key: Key
+    tensor: Tensor
+    nbytes: int
+    source: FileTensor | None
+    block_shape: tuple[int, ...]
+    contiguous: bool
+    memory_order: MemoryOrder | None
+    scratch_nbytes: int
+    extents: tuple[Extent, ...]
+    crc_seed: int
+    elements_per_byte: int
+    can_copy: bool
+
+    @property
+    def blocks(self) -> Iterator[Region]:
+        """The blocks, in the order in which they are to be moved."""
+        return regions.boxes(self.tensor.spec.shape, self.block_shape)
 
 
-def cut(tensor: Tensor, max_bytes: int) -> Cut:
-    """Cut a tensor into blocks of at most ``max_bytes`` (and at least one element) each.
+def plan_blocks(
+    key: Key,
+    tensor: Tensor,
+    max_bytes: int,
+    *,
+    in_order: bool = False,
+    extents: tuple[Extent, ...] = (),
+    crc_seed: int = 0,
+    elements_per_byte: int = 1,
+    may_copy: bool = False,
+) -> BlockPlan:
+    """Return how a tensor moves in blocks of at most ``max_bytes`` (and at least one element) each.
 
-    Where only strips of the source are in memory beside a block, blocks may be half as large again if that
-    makes them runs of the target.
+    Where a block is read in strips, it may be half as large again if that makes it one run of the target.
+
+    Args:
+        key: The tensor's key.
+        tensor: The tensor.
+        max_bytes: Bytes of a block; twice as much memory may be used.
+        in_order: Whether the blocks have to follow each other in row-major order.
+        extents: See `BlockPlan`.
+        crc_seed: See `BlockPlan`.
+        elements_per_byte: See `BlockPlan`; blocks of packed tensors are in row-major order.
+        may_copy: Whether bytes may be copied without passing through this process.
     """
     spec = tensor.spec
-    grain = grain_of(tensor) if spec.nbytes > max_bytes else None
-    elements = max(1, _room(tensor, grain, max_bytes) // spec.dtype.itemsize)
-    if spec.size <= elements or grain is None or not runs_across(tensor, grain):
-        return Cut(regions.blocks(spec.shape, elements), ordered=True)
-    box = _box(spec.shape, grain.inner, elements, spec.dtype.itemsize)
-    return Cut(_boxes(spec.shape, box), ordered=_is_run(spec.shape, box))
+    shape, itemsize, nbytes = spec.shape, spec.dtype.itemsize, spec.nbytes
+    source = first_source(tensor)
+    as_stored = source is not None and tensor is source and not source.big_endian
+    large = nbytes > max_bytes or nbytes >= LARGE
+    order = memory_order_of(tensor) if large and not as_stored else None
+    if order is not None and order.inner == len(shape) - 1:
+        order = None
+    cut_across = order if nbytes > max_bytes and not in_order and elements_per_byte == 1 else None
+    block = min(COPY_BLOCK, max_bytes) if as_stored else max_bytes
+    if cut_across is not None:
+        block = _largest_block(shape, cut_across, source, max_bytes)
+    elements = max(1, block // itemsize)
+    if nbytes <= elements * itemsize:
+        box = shape
+    elif cut_across is not None:
+        box = _box(shape, cut_across.inner, elements, itemsize)
+    else:
+        box = regions.block_shape(shape, elements)
+    return BlockPlan(
+        key,
+        tensor,
+        nbytes,
+        source,
+        box,
+        _is_run(shape, box),
+        None if source is None else order,
+        min(nbytes, block) + (0 if as_stored else _STRIPS),
+        extents,
+        crc_seed,
+        elements_per_byte,
+        may_copy and as_stored and elements_per_byte == 1 and source is not None and source.file.can_copy,
+    )
 
 
-def _room(tensor: Tensor, grain: Grain | None, block: int) -> int:
-    """Return the bytes of a tensor's largest block, where a worker may have two of ``block`` bytes."""
-    spec = tensor.spec
-    if grain is None or not runs_across(tensor, grain):
-        return block
-    if grain.stacked:
-        return min(block, _STACKED_BLOCK)
-    if first_source(tensor) is None:
-        return block
-    most = min(block * 3 // 2, 2 * block - _BESIDE)
-    useful = spec.shape[-1] * _SHORT_RUN <= most
-    return max(block, min(most, spec.shape[-1] * _GOOD_RUN)) if useful else block
+def _largest_block(
+    shape: tuple[int, ...], order: MemoryOrder, source: FileTensor | None, max_bytes: int
+) -> int:
+    """Return the bytes of a block that is not contiguous in its source; two of ``max_bytes`` have room."""
+    if order.stacked:
+        return min(max_bytes, _STACKED_BLOCK)
+    if source is None:
+        return max_bytes
+    most = min(max_bytes * 3 // 2, 2 * max_bytes - _STRIPS)
+    useful = shape[-1] * _SHORT_RUN <= most
+    return max(max_bytes, min(most, shape[-1] * _GOOD_RUN)) if useful else max_bytes
 
 
-def runs_across(tensor: Tensor, grain: Grain) -> bool:
-    return grain.inner != len(tensor.spec.shape) - 1
+def _box(shape: tuple[int, ...], inner: int, elements: int, itemsize: int) -> tuple[int, ...]:
+    """Return the shape of blocks that are long both along the last axis and along the source's, ``inner``.
 
-
-def is_plain_copy(tensor: Tensor) -> TypeGuard[FileTensor]:
-    """Tell whether the tensor's bytes stand in a file just as they are to be written."""
-    return isinstance(tensor, FileTensor) and not tensor.big_endian and isinstance(tensor.file, SourceFile)
-
-
-def runs(shape: tuple[int, ...], region: Region) -> Iterator[tuple[int, int]]:
-    """Yield (start, length) in elements of the row-major runs that a region with steps of one makes up."""
-    sizes = regions.region_shape(region)
-    inner = len(shape)
-    length = 1
-    while inner > 0:
-        inner -= 1
-        length *= sizes[inner]
-        if sizes[inner] != shape[inner]:
-            break
-    strides = [regions.size(shape[axis + 1 :]) for axis in range(len(shape))]
-    base = sum(part.start * stride for part, stride in zip(region, strides, strict=True))
-    steps = [range(0, n * stride, stride) for n, stride in zip(sizes[:inner], strides[:inner], strict=True)]
-    for offsets in itertools.product(*steps):
-        yield base + sum(offsets), length
-
-
-def _box(shape: tuple[int, ...], grain: int, elements: int, itemsize: int) -> tuple[int, ...]:
-    """Return the sizes of boxes that are long both along the target's last axis and the source's.
-
-    Writing a run costs more than reading one, and boxes that are runs of the target cost least.
+    Writing a run costs more than reading one, and blocks that are one run of the target cost least.
     """
     last = len(shape) - 1
     box = [1] * len(shape)
-    long = min(shape[grain], max(1, int((elements // _WRITE_COST) ** 0.5)))
+    long = min(shape[inner], max(1, int((elements // _WRITE_COST) ** 0.5)))
     short = min(long, max(1, _SHORT_RUN // itemsize))
     fits = shape[last] * short <= elements
     parts = 1 if fits else -(-shape[last] * long // elements)
     box[last] = -(-shape[last] // parts)
-    box[grain] = min(shape[grain], max(1, elements // box[last]))
-    spare = elements // (box[last] * box[grain])
+    box[inner] = min(shape[inner], max(1, elements // box[last]))
+    spare = elements // (box[last] * box[inner])
     for axis in range(last - 1, -1, -1):
-        if axis != grain:
+        if axis != inner:
             box[axis] = min(shape[axis], max(1, spare))
             spare //= box[axis]
     return tuple(box)
 
 
 def _is_run(shape: tuple[int, ...], box: tuple[int, ...]) -> bool:
-    """Tell whether each box is one run of the tensor: it is cut along one axis, and single before that."""
+    """Return whether each box is one run of the tensor: it is cut along one axis, and single before that."""
     cut_at = next((axis for axis, n in enumerate(box) if n != 1), len(box))
     return box[cut_at + 1 :] == shape[cut_at + 1 :]
-
-
-def _boxes(shape: tuple[int, ...], box: tuple[int, ...]) -> Iterator[Region]:
-    starts = [range(0, n, step) for n, step in zip(shape, box, strict=True)]
-    for corner in itertools.product(*starts):
-        yield tuple(
-            slice(start, min(start + step, n), 1) for start, step, n in zip(corner, box, shape, strict=True)
-        )

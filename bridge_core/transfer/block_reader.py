@@ -1,69 +1,92 @@
-"""Reading a block, or a tensor, into memory."""
+"""Reading the blocks of a tensor, or all of it, into memory."""
 
 from __future__ import annotations
 
 import itertools
+import threading
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from bridge_core.errors import LimitExceeded
 from bridge_core.ops import OpTensor
 from bridge_core.state import Array, FileTensor, Region, Tensor, regions
-from bridge_core.transfer.block_plan import STRIP, runs_across
-from bridge_core.transfer.memory_order import Grain, first_source, grain_of
+from bridge_core.transfer.block_plan import LARGE, STRIP, BlockPlan
+from bridge_core.transfer.memory_order import MemoryOrder
 from bridge_core.transfer.scratch import Scratch
 from bridge_core.transfer.transpose import copy_into, move_plane
 
-__all__ = ["read_block", "read_whole"]
+__all__ = ["read_blocks", "read_whole"]
 
 _FEWEST_BYTES = 256
 """Bytes that a strip writes side by side at least, or lines of the cache are fetched for little."""
 
-_WHOLE = 16 << 20
+
+def read_blocks(
+    plan: BlockPlan,
+    scratch: Scratch,
+    blocks: Iterable[Region] | None = None,
+    stop: threading.Event | None = None,
+) -> Iterator[tuple[Region, Array]]:
+    """Yield the region and the values of blocks, as C-contiguous arrays that are valid until the next one.
+
+    Args:
+        plan: How to read.
+        scratch: Where the arrays are, if possible; nothing else may use it meanwhile.
+        blocks: Which of the plan's blocks; None for all.
+        stop: Once it is set, the work ends with `KeyboardInterrupt`.
+
+    Raises:
+        LimitExceeded: A block does not fit into memory.
+    """
+    for region in plan.blocks if blocks is None else blocks:
+        if stop is not None and stop.is_set():
+            raise KeyboardInterrupt
+        scratch.reset()
+        try:
+            block = _read_block(plan, region, scratch)
+        except MemoryError as err:
+            nbytes = regions.size(regions.region_shape(region)) * plan.tensor.spec.dtype.itemsize
+            raise LimitExceeded(
+                f"a block of {nbytes} bytes does not fit into memory.", hint="Lower --max-ram."
+            ) from err
+        yield region, block
 
 
-def read_block(tensor: Tensor, region: Region, scratch: Scratch) -> Array:
-    """Return a block as a C-contiguous array, in the scratch memory where possible."""
-    grain = _across(tensor, region)
-    if grain is not None:
-        out = scratch.take(regions.region_shape(region), tensor.spec.dtype)
-        _fill_across(tensor, region, out, scratch, grain)
-        return out
-    found = _pulled(tensor, region, scratch)
-    if found.flags.c_contiguous:
-        return found
-    out = scratch.take(found.shape, found.dtype)
-    copy_into(out, found, scratch.kernel)
-    return out
-
-
-def read_whole(tensor: Tensor, out: Array, scratch: Scratch) -> None:
+def read_whole(plan: BlockPlan, out: Array, scratch: Scratch) -> None:
     """Fill a C-contiguous array of the tensor's shape and dtype, with one pass over its values."""
-    whole = regions.full(tensor.spec.shape)
-    grain = _across(tensor, whole)
+    tensor, everything = plan.tensor, regions.full(plan.tensor.spec.shape)
     if isinstance(tensor, FileTensor):
-        tensor.read_into(whole, out)
-    elif grain is not None:
-        _fill_across(tensor, whole, out, scratch, grain)
+        tensor.read_into(everything, out)
+    elif plan.memory_order is not None and plan.nbytes >= LARGE:
+        _fill_in_strips(tensor, everything, out, scratch, plan.memory_order)
     else:
-        for region in regions.blocks(tensor.spec.shape, _WHOLE // tensor.spec.dtype.itemsize):
+        for region in plan.blocks:
             scratch.reset()
             index: tuple[Any, ...] = (*region, ...)  # the ellipsis keeps an array where no axes are
             copy_into(out[index], _pulled(tensor, region, scratch), scratch.kernel)
 
 
-def _across(tensor: Tensor, region: Region) -> Grain | None:
-    """Return the grain of a large region, where its file runs along another axis than the last; else None."""
-    large = regions.size(regions.region_shape(region)) * tensor.spec.dtype.itemsize >= 2 * STRIP
-    if not large or first_source(tensor) is None:
-        return None
-    grain = grain_of(tensor)
-    return grain if grain is not None and runs_across(tensor, grain) else None
+def _read_block(plan: BlockPlan, region: Region, scratch: Scratch) -> Array:
+    tensor = plan.tensor
+    if plan.memory_order is not None:
+        shape, dtype = regions.region_shape(region), tensor.spec.dtype
+        if regions.size(shape) * dtype.itemsize >= LARGE:
+            out = scratch.take(shape, dtype)
+            _fill_in_strips(tensor, region, out, scratch, plan.memory_order)
+            return out
+    values = _pulled(tensor, region, scratch)
+    if values.flags.c_contiguous:
+        return values
+    out = scratch.take(values.shape, values.dtype)
+    copy_into(out, values, scratch.kernel)
+    return out
 
 
-def _fill_across(tensor: Tensor, region: Region, out: Array, scratch: Scratch, grain: Grain) -> None:
-    """Read strips along the source's grain, and move each into place while it is in the cache."""
-    outer, inner = grain.outer, grain.inner
+def _fill_in_strips(tensor: Tensor, region: Region, out: Array, scratch: Scratch, order: MemoryOrder) -> None:
+    """Read strips that are contiguous in the source, and move each into place while it is in the cache."""
+    outer, inner = order.outer, order.inner
     sizes = list(regions.region_shape(region))
-    for axis in grain.stacked:
+    for axis in order.stacked:
         sizes[axis] = 1
     row = regions.size(tuple(sizes)) * out.itemsize // max(1, sizes[outer])
     fewest = _FEWEST_BYTES // out.itemsize if outer == out.ndim - 1 else 1
@@ -72,22 +95,23 @@ def _fill_across(tensor: Tensor, region: Region, out: Array, scratch: Scratch, g
         sizes[inner] = max(1, sizes[inner] * STRIP // (row * sizes[outer]))
     for corner in itertools.product(*(range(0, n, k) for n, k in zip(out.shape, sizes, strict=True))):
         parts = [slice(at, min(at + k, n)) for at, k, n in zip(corner, sizes, out.shape, strict=True)]
-        wanted = tuple(
+        strip = tuple(
             slice(p.start + part.start * p.step, p.start + (part.stop - 1) * p.step + 1, p.step)
             for p, part in zip(region, parts, strict=True)
         )
         with scratch.returned():
-            found = _pulled(tensor, wanted, scratch, spread=scratch.kernel is None)
+            values = _pulled(tensor, strip, scratch, spread=scratch.kernel is None)
             target = out[tuple(parts)]
-            if grain.stacked:
-                found, target = found.squeeze(grain.stacked), target.squeeze(grain.stacked)
-            if found.ndim == 2:
-                move_plane(target, found, scratch.kernel)
+            if order.stacked:
+                values, target = values.squeeze(order.stacked), target.squeeze(order.stacked)
+            if values.ndim == 2:
+                move_plane(target, values, scratch.kernel)
             else:
-                copy_into(target, found, scratch.kernel)
+                copy_into(target, values, scratch.kernel)
 
 
 def _pulled(tensor: Tensor, region: Region, scratch: Scratch, *, spread: bool = False) -> Array:
+    """Return a region's values; those of files in the scratch memory, with spread rows if asked for."""
     if isinstance(tensor, OpTensor):
         specs = tuple(source.spec for source in tensor.inputs)
         pulls = tensor.op.input_regions(tensor.output, region, specs)

@@ -1,4 +1,4 @@
-"""What a run may take, and what it reports on the way."""
+"""How many threads and how much memory a run may use."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ _DEFAULT_MAX_RAM = 256 << 20
 _SMALLEST_BLOCK = 64 << 10
 
 _COPIES = 2
-"""Blocks alive at once in a worker: as read and as transformed."""
+"""Blocks in memory at once in a thread: as read and as transformed."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much a run may take.
+    """How many threads and how much memory a run may use.
 
     Args:
         workers: Threads; None takes the processors that this process may use, at most four.
         max_ram: Bytes of buffers in all, None for the default.
 
     Raises:
-        UsageError: No worker, or a budget too small for any block.
+        UsageError: Fewer than one thread, or less than 1 MB.
     """
 
     workers: int | None = None
     max_ram: int | None = None
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check both limits."""
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"{self.workers} workers can do no work; give at least 1.")
         if self.max_ram is not None and self.max_ram < 1_000_000:
@@ -48,7 +48,7 @@ class Budget:
 
     @property
     def block(self) -> int:
-        """Bytes of the largest block that a worker handles at once."""
+        """Bytes of the largest block that a thread handles at once."""
         share = (self.max_ram or _DEFAULT_MAX_RAM) // (self.threads * _COPIES)
         return max(_SMALLEST_BLOCK, share)
 
@@ -64,7 +64,7 @@ def parse_size(size: int | str) -> int:
     """Return bytes for a number, or for a text such as ``"5GB"`` (10^9) or ``"512MiB"`` (2^20).
 
     Raises:
-        UsageError: It is no size, or none above zero.
+        UsageError: It is not a size, or not above zero.
 
     >>> parse_size("1.5KiB")
     1536

@@ -18,7 +18,7 @@ _BLOCK = 8 << 20
 
 @dataclass(frozen=True)
 class Difference:
-    """One tensor that stands in both states and differs.
+    """One tensor that is in both states and differs.
 
     Args:
         key: The tensor.
@@ -65,7 +65,7 @@ class Comparison:
 
     @property
     def equal(self) -> bool:
-        """Whether there is no difference at all."""
+        """Whether the states do not differ at all."""
         return not (self.only_left or self.only_right or self.differing)
 
     def to_json(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class Comparison:
 def compare_states(
     left: FlatState, right: FlatState, *, progress: Callable[[Progress], None] | None = None
 ) -> Comparison:
-    """Compare two states bit for bit, a block at a time; auxiliary_tensors count as tensors.
+    """Compare two states bit for bit, a block at a time; auxiliary tensors count as tensors.
 
     Args:
         left: One state.
@@ -105,11 +105,11 @@ def compare_states(
         done += a.spec.nbytes
         if progress is not None:
             progress(Progress(done, total, key, "comparing"))
-    kept, held = left.metadata.auxiliary_tensors, right.metadata.auxiliary_tensors
-    for key in kept:
-        if key in held and kept[key] != held[key]:
-            differing.append(Difference(key, kept[key].dtype, held[key].dtype))
-    lost = [key for key in kept if key not in held]
+    ours, theirs = left.metadata.auxiliary_tensors, right.metadata.auxiliary_tensors
+    for key in ours:
+        if key in theirs and ours[key] != theirs[key]:
+            differing.append(Difference(key, ours[key].dtype, theirs[key].dtype))
+    lost = [key for key in ours if key not in theirs]
     return Comparison(
         len(shared),
         total,

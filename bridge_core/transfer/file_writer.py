@@ -1,7 +1,8 @@
-"""Running: lazy tensors in, file bytes out, with bounded memory, several workers and progress.
+"""Writing lazy tensors to a file, with bounded memory, several threads and progress.
 
-A format lays a file out (`FileImage`); `FileTarget` fills the places. Workers take whole tensors in file
-order; a tensor larger than its share of the memory budget is cut into row-major blocks.
+A format lays a file out (`FileImage`), and `FileTarget` fills the places. One `BlockPlan` for each tensor is
+made first. Threads take complete tensors, in the order of their sources; one that outweighs the rest is given
+to them in blocks.
 """
 
 from __future__ import annotations
@@ -9,27 +10,23 @@ from __future__ import annotations
 import os
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from bridge_core.errors import BridgeError, LimitExceeded, SystemFailure
-from bridge_core.formats import Extent, FileImage
+from bridge_core.errors import BridgeError, SystemFailure
+from bridge_core.formats import FileImage
 from bridge_core.io import allocate, crc32_combine, read_all, start_writeback, write_all
-from bridge_core.state import Array, FileTensor, FlatState, Key, Region, Tensor, regions
-from bridge_core.transfer.block_plan import cut, is_plain_copy, scratch_bytes
-from bridge_core.transfer.block_reader import read_block
+from bridge_core.state import Array, FlatState, Key, Region, regions
+from bridge_core.transfer.block_plan import COPY_BLOCK, BlockPlan, plan_blocks
+from bridge_core.transfer.block_reader import read_blocks
 from bridge_core.transfer.budget import Budget
-from bridge_core.transfer.memory_order import first_source
-from bridge_core.transfer.scatter import little, packed, scatter, scatter_box
+from bridge_core.transfer.scatter import Packer, little_endian_bytes, scatter, scatter_box
 from bridge_core.transfer.scratch import Scratch, ScratchPool
-from bridge_core.transfer.thread_pool import work_off
+from bridge_core.transfer.thread_pool import run_jobs
 
 __all__ = ["FileTarget"]
-
-COPY_BLOCK = 1 << 20
-"""Bytes that pass through at once where nothing is moved: they stay in the cache from reading to writing."""
 
 _KERNEL_BLOCK = 64 << 20
 
@@ -39,19 +36,19 @@ class _Job:
     """A tensor to write, or one block of it.
 
     Args:
-        key: The tensor.
-        region: The block; None for the whole tensor.
-        start: Where the block's bytes begin in the tensor; None if they are no single run.
-        nbytes: Bytes of the block.
-        first: Whether no other job of the tensor was begun before.
-        last: Whether none is begun after.
+        plan: The tensor.
+        block: The block; None for all of them.
+        nbytes: Bytes to write.
+        start: Where they begin in the tensor, if its blocks are contiguous.
+        ahead: The tensor that a later job begins with, to be read ahead; None if there is none.
+        last: Whether no job of the tensor is begun after this one.
     """
 
-    key: Key
-    region: Region | None = None
-    start: int | None = None
-    nbytes: int = 0
-    first: bool = True
+    plan: BlockPlan
+    block: Region | None
+    nbytes: int
+    start: int = 0
+    ahead: BlockPlan | None = None
     last: bool = True
 
 
@@ -61,8 +58,8 @@ class FileTarget:
     Args:
         path: The temporary file.
         budget: Threads and memory.
-        report: Called with (bytes, key) from any worker as work gets done.
-        sums: Whether ``checksums`` is wanted; a format that keeps checksums takes them anyway.
+        report: Called with (bytes, key) from any thread as work gets done.
+        sums: Whether ``checksums`` are wanted; for a format that stores checksums they are taken anyway.
         pool: Memory that several targets use one after the other.
     """
 
@@ -81,9 +78,9 @@ class FileTarget:
         self._report = report or (lambda _bytes, _key: None)
         self._stop = threading.Event()
         self._pool = pool or ScratchPool()
-        self._writing = threading.Lock()
+        self._write_lock = threading.Lock()
         self.checksums: dict[Key, int] = {}
-        """CRC-32 of the little-endian row-major bytes of the tensors written, but for those that the system
+        """CRC-32 of the little-endian row-major bytes of the tensors written, except those that the system
         copied: theirs is the source's."""
 
     @property
@@ -98,26 +95,27 @@ class FileTarget:
             SystemFailure: A write failed.
             LimitExceeded: A block did not fit into memory.
         """
+        plans = self._plans(state, image)
+        summed = self._sums or image.finish is not None
+        self._pool.reserve(max((plan.scratch_nbytes for plan in plans), default=0))
         fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         try:
             with _writing(self._path):
                 allocate(fd, image.size)
                 for offset, data in image.segments:
                     write_all(fd, data, offset)
-            ordered = _in_order(state, image)
-            following = dict(zip(ordered, ordered[self._budget.threads :], strict=False))
-            jobs = [job for key in ordered for job in self._jobs(state.tensor(key), key, image)]
 
-            def work(job: _Job) -> int:
-                if job.first and (ahead := following.get(job.key)) is not None:
-                    _read_ahead(state.tensor(ahead))
-                found = self._write(fd, state.tensor(job.key), job, image)
-                for extent in image.slots[job.key] if job.last else ():
+            def work(job: _Job) -> tuple[int, int] | None:
+                if job.ahead is not None and (source := job.ahead.source) is not None:
+                    source.file.prefetch(source.offset, source.spec.nbytes)
+                crcs = self._write(fd, job, summed=summed)
+                for extent in job.plan.extents if job.last else ():
                     start_writeback(fd, extent.offset, extent.nbytes)
-                return found
+                return crcs
 
-            sums = work_off(work, jobs, self._budget.threads, stop=self._stop)
-            seeded = self._seeded(fd, jobs, sums, image)
+            jobs = self._jobs(plans, image.size)
+            parts = run_jobs(work, jobs, self._budget.threads, stop=self._stop)
+            seeded = self._checksums(fd, jobs, parts) if summed else {}
             if image.finish is not None:
                 with _writing(self._path):
                     for offset, data in image.finish(seeded):
@@ -127,227 +125,140 @@ class FileTarget:
 
     def blocks(self, state: FlatState, key: Key) -> Iterator[Array]:
         """Yield a tensor's values in row-major order, flat and contiguous, a block at a time."""
-        tensor = state.tensor(key)
-        scratch = Scratch(scratch_bytes(tensor, self._budget.block))  # the caller may read tensors in turn
-        limit = self._budget.block // tensor.spec.dtype.itemsize
+        plan = plan_blocks(key, state.tensor(key), self._budget.block, in_order=True)
+        scratch = Scratch(plan.scratch_nbytes)  # the caller may read several tensors in turn
         crc = 0
-        for region in regions.blocks(tensor.spec.shape, limit):
-            block = self._block(tensor, region, scratch).reshape(-1)
-            crc = zlib.crc32(little(block), crc)
-            yield block
+        for _, block in read_blocks(plan, scratch, stop=self._stop):
+            crc = zlib.crc32(little_endian_bytes(block), crc)
+            yield block.reshape(-1)
             self._report(block.nbytes, key)
         self.checksums[key] = crc
 
-    def _block(self, tensor: Tensor, region: Region, scratch: Scratch) -> Array:
-        if self._stop.is_set():
-            raise KeyboardInterrupt
-        scratch.reset()
-        try:
-            return read_block(tensor, region, scratch)
-        except MemoryError as err:
-            raise LimitExceeded(
-                f"a block of {self._budget.block} bytes does not fit into memory.",
-                hint="Lower --max-ram.",
-            ) from err
+    def _plans(self, state: FlatState, image: FileImage) -> list[BlockPlan]:
+        """Return a plan for each tensor, in the order in which their values are in the source."""
+        plans = [
+            plan_blocks(
+                key,
+                state.tensor(key),
+                self._budget.block,
+                extents=extents,
+                crc_seed=image.seeds.get(key, 0),
+                elements_per_byte=image.pack.get(key, 1),
+                may_copy=image.finish is None,
+            )
+            for key, extents in image.slots.items()
+        ]
 
-    def _jobs(self, tensor: Tensor, key: Key, image: FileImage) -> list[_Job]:
-        """Return what there is to do for a tensor: one job, or one for each block if it is most of the file.
+        def position(plan: BlockPlan) -> tuple[str, int]:
+            if plan.source is not None:
+                return plan.source.file.name, plan.source.offset
+            return "", plan.extents[0].offset if plan.extents else 0
 
-        Workers do best with tensors of their own; but one that outweighs the rest would leave them idle.
+        return sorted(plans, key=position)
+
+    def _jobs(self, plans: list[BlockPlan], size: int) -> list[_Job]:
+        """Return what there is to do: one job for a tensor, or one for each block if it is most of the file.
+
+        Threads do best with tensors of their own; but one that outweighs the rest would leave them idle.
         """
-        whole = [_Job(key)]
-        few = tensor.spec.nbytes * self._budget.threads <= image.size
-        if few or is_plain_copy(tensor) or image.pack.get(key, 1) > 1:
-            return whole
-        pieces = cut(tensor, self._budget.block)
-        found = list(pieces.regions)
-        if len(found) < 2:
-            return whole
-        jobs = []
-        position = 0
-        for number, region in enumerate(found):
-            nbytes = regions.size(regions.region_shape(region)) * tensor.spec.dtype.itemsize
-            start = position if pieces.ordered else None
-            jobs.append(_Job(key, region, start, nbytes, number == 0, number == len(found) - 1))
-            position += nbytes
+        jobs: list[_Job] = []
+        threads = self._budget.threads
+        for number, plan in enumerate(plans):
+            ahead = plans[number + threads] if number + threads < len(plans) else None
+            is_most = plan.nbytes * threads > size and plan.elements_per_byte == 1
+            if not is_most or plan.can_copy or plan.block_shape == plan.tensor.spec.shape:
+                jobs.append(_Job(plan, None, plan.nbytes, ahead=ahead))
+                continue
+            start = 0
+            for region in plan.blocks:
+                nbytes = regions.size(regions.region_shape(region)) * plan.tensor.spec.dtype.itemsize
+                last = start + nbytes == plan.nbytes
+                jobs.append(_Job(plan, region, nbytes, start, None if start else ahead, last))
+                start += nbytes
         return jobs
 
-    def _seeded(self, fd: int, jobs: list[_Job], sums: list[int], image: FileImage) -> dict[Key, int]:
-        """Return the checksums of what the file now holds, where they are wanted; blocks' are joined."""
-        wanted = self._sums or image.finish is not None
-        seeded: dict[Key, int] = {}
-        boxed: dict[Key, None] = {}
-        for job, found in zip(jobs, sums, strict=True):
-            if job.region is None:
-                seeded[job.key] = found
-            elif job.start is None:
-                boxed[job.key] = None
-            elif wanted:
-                self.checksums[job.key] = crc32_combine(self.checksums.get(job.key, 0), found, job.nbytes)
-                seed = image.seeds.get(job.key, 0)
-                seeded[job.key] = crc32_combine(seeded.get(job.key, seed), found, job.nbytes)
-        if wanted:
-            again = list(boxed)
+    def _write(self, fd: int, job: _Job, *, summed: bool) -> tuple[int, int] | None:
+        """Do one job.
 
-            def work(key: Key) -> int:
-                return self._sum_written(fd, key, image.slots[key], image.seeds.get(key, 0))
+        Returns:
+            CRC-32 of the values, and of the bytes written; None if they are not wanted, were copied by the
+            system, or are one of several blocks that are not contiguous.
+        """
+        plan = job.plan
+        with _about(plan.key), self._pool.borrowed() as scratch:
+            if self._copied(fd, plan):
+                return None
+            packer = Packer(plan.elements_per_byte) if plan.elements_per_byte > 1 else None
+            crc, packed_crc, position = 0, 0, job.start
+            blocks = plan.blocks if job.block is None else (job.block,)
+            for region, block in read_blocks(plan, scratch, blocks, self._stop):
+                if not plan.contiguous:
+                    with _writing(self._path), self._write_lock:
+                        scatter_box(fd, block, plan.tensor.spec.shape, region, plan.extents)
+                    self._report(block.nbytes, plan.key)
+                    continue
+                data = little_endian_bytes(block)
+                for at in range(0, len(data), COPY_BLOCK):
+                    part = data[at : at + COPY_BLOCK]  # summed and written while it is in the cache
+                    crc = zlib.crc32(part, crc) if summed else 0
+                    if packer is not None:
+                        part = packer.pack(part)
+                        packed_crc = zlib.crc32(part, packed_crc)
+                    with _writing(self._path), self._write_lock:
+                        scatter(fd, part, position, plan.extents)
+                    position += len(part)
+                    self._report(len(part), plan.key)
+            if not summed or not (plan.contiguous or job.block is None):
+                return None
+            if not plan.contiguous:
+                crc = self._sum_written(fd, plan)
+            return crc, crc if packer is None else packed_crc
 
-            found_again = work_off(work, again, self._budget.threads, stop=self._stop)
-            seeded.update(zip(again, found_again, strict=True))
-        return {**dict.fromkeys(image.slots, 0), **seeded}
-
-    def _write(self, fd: int, tensor: Tensor, job: _Job, image: FileImage) -> int:
-        """Do one job; return the checksum of what the file now holds, if one is wanted."""
-        key, extents = job.key, image.slots[job.key]
-        seed, per_byte = image.seeds.get(key, 0), image.pack.get(key, 1)
-        wanted = self._sums or image.finish is not None
-        with _about(key), self._pool.borrowed() as scratch:
-            if job.region is not None:
-                return self._write_piece(fd, tensor, job, extents, wanted, scratch)
-            if per_byte > 1:
-                return self._write_packed(fd, tensor, key, extents, seed, per_byte, scratch)
-            if is_plain_copy(tensor) and image.finish is None and self._copied(fd, tensor, key, extents):
-                return 0
-            pieces = cut(tensor, self._limit(tensor))
-            if pieces.ordered:
-                return self._write_ordered(fd, tensor, pieces.regions, key, extents, seed, wanted, scratch)
-            for region in pieces.regions:
-                self._write_piece(fd, tensor, _Job(key, region), extents, wanted, scratch)
-            return self._sum_written(fd, key, extents, seed) if wanted else 0
-
-    def _write_piece(
-        self,
-        fd: int,
-        tensor: Tensor,
-        job: _Job,
-        extents: tuple[Extent, ...],
-        wanted: bool,
-        scratch: Scratch,
-    ) -> int:
-        """Write one block; return its checksum if it is one run of the tensor."""
-        region = job.region or ()
-        block = self._block(tensor, region, scratch)
-        crc = 0
-        if job.start is None:
-            with _writing(self._path), self._writing:
-                scatter_box(fd, block, tensor.spec.shape, region, extents)
-        else:
-            data = little(block.reshape(-1))
-            for at in range(0, len(data), COPY_BLOCK):
-                part = data[at : at + COPY_BLOCK]  # summed and written while it is in the cache
-                crc = zlib.crc32(part, crc) if wanted else 0
-                with _writing(self._path), self._writing:
-                    scatter(fd, part, job.start + at, extents)
-        self._report(block.nbytes, job.key)
-        return crc
-
-    def _copied(self, fd: int, tensor: FileTensor, key: Key, extents: tuple[Extent, ...]) -> bool:
+    def _copied(self, fd: int, plan: BlockPlan) -> bool:
         """Let the system copy the bytes, if it can; their checksum is then the source's."""
-        for extent in extents:
+        stored = plan.source
+        if stored is None or not plan.can_copy:
+            return False
+        for extent in plan.extents:
             for start in range(0, extent.nbytes, _KERNEL_BLOCK):
                 if self._stop.is_set():
                     raise KeyboardInterrupt
                 nbytes = min(_KERNEL_BLOCK, extent.nbytes - start)
-                source = tensor.offset + extent.start + start
-                with _writing(self._path), self._writing:
-                    copied = tensor.file.copy_to(fd, source, nbytes, extent.offset + start)
+                source = stored.offset + extent.start + start
+                with _writing(self._path), self._write_lock:
+                    copied = stored.file.copy_to(fd, source, nbytes, extent.offset + start)
                 if not copied:
                     return False
-                self._report(nbytes, key)
+                self._report(nbytes, plan.key)
         return True
 
-    def _limit(self, tensor: Tensor) -> int:
-        return COPY_BLOCK if is_plain_copy(tensor) else self._budget.block
+    def _checksums(self, fd: int, jobs: list[_Job], parts: list[tuple[int, int] | None]) -> dict[Key, int]:
+        """Join and store the tensors' checksums; return those of what the file holds, with their seeds."""
+        cut = (job.plan for job in jobs if job.last and job.block is not None)
+        again = [_Job(plan, None, plan.nbytes) for plan in cut if not plan.contiguous]
+        sums = run_jobs(
+            lambda job: self._sum_written(fd, job.plan), again, self._budget.threads, stop=self._stop
+        )
+        seeded: dict[Key, int] = {}
+        for job, part in zip((*jobs, *again), (*parts, *((crc, crc) for crc in sums)), strict=True):
+            if part is not None:
+                key, nbytes = job.plan.key, job.nbytes
+                self.checksums[key] = crc32_combine(self.checksums[key] if job.start else 0, part[0], nbytes)
+                before = seeded[key] if job.start else job.plan.crc_seed
+                seeded[key] = crc32_combine(before, part[1], nbytes // job.plan.elements_per_byte)
+        return seeded
 
-    def _write_ordered(
-        self,
-        fd: int,
-        tensor: Tensor,
-        pieces: Iterable[Region],
-        key: Key,
-        extents: tuple[Extent, ...],
-        seed: int,
-        wanted: bool,
-        scratch: Scratch,
-    ) -> int:
-        crc, stored, position = 0, seed, 0
-        for region in pieces:
-            data = little(self._block(tensor, region, scratch).reshape(-1))
-            for start in range(0, len(data), COPY_BLOCK):
-                part = data[start : start + COPY_BLOCK]  # summed and written while it is in the cache
-                if wanted:
-                    crc = zlib.crc32(part, crc)
-                    stored = zlib.crc32(part, stored) if seed else crc
-                with _writing(self._path), self._writing:
-                    scatter(fd, part, position, extents)
-                position += len(part)
-                self._report(len(part), key)
-        if wanted:
-            self.checksums[key] = crc
-        return stored if seed else crc
-
-    def _write_packed(
-        self,
-        fd: int,
-        tensor: Tensor,
-        key: Key,
-        extents: tuple[Extent, ...],
-        seed: int,
-        per_byte: int,
-        scratch: Scratch,
-    ) -> int:
-        crc, stored, position = 0, seed, 0
-
-        def summed() -> Iterator[Array]:
-            nonlocal crc
-            limit = self._budget.block // tensor.spec.dtype.itemsize
-            for region in regions.blocks(tensor.spec.shape, limit):
-                block = self._block(tensor, region, scratch).reshape(-1)
-                crc = zlib.crc32(little(block), crc)
-                yield block
-
-        for block in packed(summed(), per_byte):
-            data = little(block)
-            stored = zlib.crc32(data, stored)
-            with _writing(self._path), self._writing:
-                scatter(fd, data, position, extents)
-            position += len(data)
-            self._report(len(data), key)
-        self.checksums[key] = crc
-        return stored
-
-    def _sum_written(self, fd: int, key: Key, extents: tuple[Extent, ...], seed: int) -> int:
-        """Take the checksums of a tensor that was written out of order, from the file."""
-        crc, stored = 0, seed
+    def _sum_written(self, fd: int, plan: BlockPlan) -> int:
+        """Return the checksum of a tensor that was written out of order, from the file."""
+        crc = 0
         buffer = memoryview(bytearray(COPY_BLOCK))
-        for extent in extents:
+        for extent in plan.extents:
             for start in range(0, extent.nbytes, COPY_BLOCK):
                 part = buffer[: min(COPY_BLOCK, extent.nbytes - start)]
                 with _writing(self._path):
                     read_all(fd, part, extent.offset + start)
                 crc = zlib.crc32(part, crc)
-                if seed:
-                    stored = zlib.crc32(part, stored)
-        self.checksums[key] = crc
-        return stored if seed else crc
-
-
-def _in_order(state: FlatState, image: FileImage) -> list[Key]:
-    """Return the keys as their values stand in the source, so that it is read from front to back."""
-
-    def position(key: Key) -> tuple[str, int]:
-        source = first_source(state.tensor(key))
-        extents = image.slots[key]
-        written = extents[0].offset if extents else 0
-        return (source.file.name, source.offset) if source is not None else ("", written)
-
-    return sorted(image.slots, key=position)
-
-
-def _read_ahead(tensor: Tensor) -> None:
-    source = first_source(tensor)
-    if source is not None:
-        source.file.expect(source.offset, source.spec.nbytes)
+        return crc
 
 
 class _writing:

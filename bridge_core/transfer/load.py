@@ -1,4 +1,4 @@
-"""Loading a state into memory: every value once from its source into a buffer that is its own.
+"""Loading a state into memory: each value is read once, into a buffer that belongs to its tensor alone.
 
 The frameworks build their arrays on these buffers without copying again.
 """
@@ -13,17 +13,18 @@ import numpy as np
 
 from bridge_core.errors import BridgeError
 from bridge_core.state import Array, ArrayTensor, FlatState, Key, Tensor, TensorSpec
+from bridge_core.transfer.block_plan import plan_blocks
 from bridge_core.transfer.block_reader import read_whole
 from bridge_core.transfer.budget import Budget
 from bridge_core.transfer.scratch import ScratchPool
-from bridge_core.transfer.thread_pool import work_off
+from bridge_core.transfer.thread_pool import run_jobs
 from bridge_core.transfer.transpose import kernel_for
 
 __all__ = ["LoadedTensor", "load_values"]
 
-_SCRATCH = 24 << 20
+_BLOCK, _SCRATCH = 16 << 20, 24 << 20
 _ALIGNMENT = 64
-"""What XLA asks of a host buffer that it takes over without a copy."""
+"""What XLA requires of a host buffer that it takes over without a copy."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -51,9 +52,9 @@ def load_values(
     for key in wanted:
         jobs.setdefault(id(state.tensor(key)) if shared else key, (key, state.tensor(key)))
     threads = Budget(workers).threads
-    pool = ScratchPool(_SCRATCH, kernel_for(sum(tensor.spec.nbytes for _, tensor in jobs.values())))
+    pool = ScratchPool(kernel_for(sum(tensor.spec.nbytes for _, tensor in jobs.values())), _SCRATCH)
     load_one = functools.partial(_load, pool)
-    loaded = dict(zip(jobs, work_off(load_one, jobs.values(), threads), strict=True))
+    loaded = dict(zip(jobs, run_jobs(load_one, jobs.values(), threads), strict=True))
     tensors: dict[Key, Tensor] = dict(state.tensors())
     for key in wanted:
         tensors[key] = loaded[id(state.tensor(key)) if shared else key]
@@ -65,7 +66,7 @@ def _load(pool: ScratchPool, job: tuple[Key, Tensor]) -> LoadedTensor:
     out = aligned(tensor.spec)
     try:
         with pool.borrowed() as scratch:
-            read_whole(tensor, out, scratch)
+            read_whole(plan_blocks(key, tensor, _BLOCK, in_order=True), out, scratch)
     except BridgeError as err:
         err.key = err.key or key
         raise

@@ -1,4 +1,4 @@
-"""What the caller is told while bytes move."""
+"""Reports to the caller while bytes move."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Progress:
 
 
 class Meter:
-    """Turns the workers' reports into one monotonic count, one call at a time.
+    """Turns the reports of several threads into one monotonic count, one call at a time.
 
     Args:
-        state: What is written.
+        state: The state that is written.
         progress: The caller's function.
         verify: Whether every tensor is read again, which counts like writing it.
     """

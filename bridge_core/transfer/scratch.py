@@ -1,4 +1,4 @@
-"""Scratch memory for blocks, used again for the next."""
+"""Scratch memory that one block after the other uses."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Scratch:
 
     @contextlib.contextmanager
     def returned(self) -> Iterator[None]:
-        """Take back, at the end of the block, what was given out within it."""
+        """Take back, at the end of the ``with`` block, what was given out within it."""
         used = self._used
         try:
             yield
@@ -50,7 +50,7 @@ class Scratch:
         return self._bytes(nbytes).view(dtype).reshape(shape)
 
     def spread(self, array: Array) -> Array:
-        """Return the array, or a copy with rows so apart that a walk down a column meets new cache sets."""
+        """Return the array, or a copy with padded rows, whose columns do not fall into few cache sets."""
         row = array.nbytes // max(1, len(array))
         if row % _LINE or row // _LINE % 2 or not array.flags.c_contiguous:
             return array
@@ -67,16 +67,27 @@ class Scratch:
 
 
 class ScratchPool:
-    """Scratch memory for several workers: each borrows one for a job, and the next job uses it again."""
+    """Scratch memory for several threads: each borrows one for a job, and the next job uses it again.
 
-    def __init__(self, capacity: int = 0, kernel: Kernel | None = None) -> None:
-        self._capacity = capacity
+    Args:
+        kernel: What transposes large planes on the way; numpy if there is none.
+        capacity: Bytes of each.
+    """
+
+    def __init__(self, kernel: Kernel | None = None, capacity: int = 0) -> None:
         self._kernel = kernel
+        self._capacity = capacity
         self._free: list[Scratch] = []
+
+    def reserve(self, capacity: int) -> None:
+        """Let each have at least so many bytes from now on; none may be borrowed meanwhile."""
+        if capacity > self._capacity:
+            self._capacity = capacity
+            self._free.clear()
 
     @contextlib.contextmanager
     def borrowed(self) -> Iterator[Scratch]:
-        """Give a scratch that nobody else uses within the block.
+        """Give a scratch that nobody else uses within the ``with`` block.
 
         Raises:
             LimitExceeded: There is not enough memory.

@@ -1,8 +1,8 @@
 """Copying between arrays whose axes run in different orders, at the speed that the caches allow.
 
-numpy walks one of the two arrays against its grain. Where a stride is a power of two, as model widths are,
-the lines it touches fall into the same few cache sets. Here a tile that fits the cache is first copied along
-the source's grain into a padded buffer, and from there along the target's.
+numpy walks one of the two arrays across its contiguous axis. Where a stride is a power of two, as model
+widths are, the lines it touches fall into the same few cache sets. Here a tile that fits the cache is first
+copied in the source's memory order into a padded buffer, and from there in the target's.
 
 Where OpenCV is installed (``ckptbridge[fast]``), its transpose moves the planes of large jobs: it exchanges
 elements in the processor's vector registers. The result is the same, byte for byte.
@@ -28,7 +28,7 @@ _WORTH_LOADING = 256 << 20
 """Bytes of a job from which on a compiled kernel saves more time than importing it costs."""
 
 _TILE_BYTES = 1024
-"""Bytes of a tile's side along the source's grain."""
+"""Bytes of a tile's side along the source's contiguous axis."""
 _TILE_ROWS = 256
 _COMPILED_TILE = 256
 _PAD_BYTES = 64
@@ -111,7 +111,7 @@ def _opencv() -> Kernel | None:
 
 
 def _is_gentle(out: Array, source: Array) -> bool:
-    """Tell whether the lines that one row of the target touches in the source stay in the cache anyway."""
+    """Return whether the lines that one row of the target touches in the source stay in the cache anyway."""
     near = out.ndim == 2 and out.shape[-1] * _PAD_BYTES <= _NEAR_CACHE
     return near and bool(source.strides[-1] % _PAGE)
 
@@ -137,7 +137,7 @@ def _coalesced(out: Array, source: Array) -> tuple[Array, Array]:
 
 
 def _planes(out: Array, source: Array, fast: int, kernel: Kernel) -> None:
-    """Transpose the planes of the source's grain and the target's, one after the other."""
+    """Transpose the planes of the source's contiguous axis and the target's, one after the other."""
     plane = (fast, out.ndim - 1)
     parts: list[Any] = [(slice(None),) if axis in plane else range(n) for axis, n in enumerate(out.shape)]
     index: tuple[Any, ...]

@@ -28,7 +28,7 @@ from bridge_core import (
 )
 from bridge_core.formats import ShardNames
 from bridge_core.state import DTYPES, checked_bools, load_metadata
-from bridge_flax.msgpack.reader import ChunkedTensor, Span, scan
+from bridge_flax.msgpack.reader import Span, scan
 from bridge_flax.msgpack.writer import MAX_METADATA, ROOT_METADATA, lay_out
 
 __all__ = ["MsgpackFormat"]
@@ -93,7 +93,7 @@ class MsgpackFormat:
         numbers: list[str] = []
         ignored: list[str] = []
         for key, leaf in leaves.items():
-            if isinstance(leaf, FileTensor | ChunkedTensor):
+            if isinstance(leaf, FileTensor):
                 tensors[key] = _checked(leaf, file, key)
             elif leaf is None or isinstance(leaf, Span):
                 ignored.append(f"{'/'.join(key)} ({leaf.what if leaf else None})")
@@ -132,7 +132,7 @@ def _load(file: SourceFile, carried: tuple[Span, ...]) -> tuple[str | None, Stat
     return layout, metadata
 
 
-def _checked(leaf: FileTensor | ChunkedTensor, file: SourceFile, key: Key) -> Tensor:
+def _checked(leaf: FileTensor, file: SourceFile, key: Key) -> Tensor:
     if leaf.spec.dtype != DTYPES["bool"]:
         return leaf
     raw = replace(leaf, spec=TensorSpec(leaf.spec.shape, DTYPES["uint8"]))

@@ -6,10 +6,12 @@ bytes. A leaf above a size limit is a map of flat chunks instead. Both become te
 
 from __future__ import annotations
 
+import itertools
 import struct
 from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from bridge_core import (
     BridgeError,
@@ -21,10 +23,11 @@ from bridge_core import (
     TensorSpec,
     UnsupportedFeature,
 )
-from bridge_core.state import MARKER, Array, Region, dtype_named
+from bridge_core.io import ByteSource
+from bridge_core.state import MARKER, dtype_named
 from bridge_flax.msgpack.wire import MAX_NAME, Cursor, Kind, Meter
 
-__all__ = ["CHUNKED", "MAX_RANK", "ChunkedTensor", "Span", "scan"]
+__all__ = ["CHUNKED", "MAX_RANK", "ChunkSource", "Span", "scan"]
 
 CHUNKED = "__msgpack_chunked_array__"
 """Flax's mark of a map that stands for one array cut into flat chunks."""
@@ -52,43 +55,50 @@ class Span:
     nbytes: int
 
 
-@dataclass(frozen=True, eq=False)
-class ChunkedTensor:
-    """A row-major tensor that stands as several byte ranges, one after the other.
+class ChunkSource(ByteSource):
+    """The chunks of one leaf as consecutive bytes; offsets begin at the first chunk's place in the file.
 
     Args:
-        chunks: Flat tensors of one dtype.
-        spec: Shape and dtype of the whole.
+        file: The open file.
+        chunks: Flat tensors in that file, in order.
     """
 
-    chunks: tuple[FileTensor, ...]
-    spec: TensorSpec
+    def __init__(self, file: SourceFile, chunks: Sequence[FileTensor]) -> None:
+        self.name = file.name
+        self.identity = file.identity
+        self._file = file
+        self._offsets = [chunk.offset for chunk in chunks]
+        sizes = (chunk.spec.nbytes for chunk in chunks)
+        self._starts = [*itertools.accumulate(sizes, initial=self.start)]
+        self.size = self._starts[-1]
 
-    def read(self, region: Region) -> Array:
-        """Read the region; chunks that it does not touch are not read."""
-        whole = cast("SourceFile", _Spliced(self.chunks))
-        return FileTensor(whole, 0, self.spec).read(region)
-
-
-class _Spliced:
-    """The chunks' bytes as if they stood in one row; all that `FileTensor` needs of a file."""
-
-    def __init__(self, chunks: tuple[FileTensor, ...]) -> None:
-        self._chunks = chunks
-        self._starts = [0]
-        for chunk in chunks:
-            self._starts.append(self._starts[-1] + chunk.spec.nbytes)
+    @property
+    def start(self) -> int:
+        """Offset of the first byte."""
+        return self._offsets[0]
 
     def read_into(self, offset: int, buffer: Any) -> None:
+        """Fill a writable contiguous buffer; chunks that it does not touch are not read."""
         view = memoryview(buffer).cast("B")
-        done = 0
-        while done < len(view):
-            at = offset + done
-            index = bisect_right(self._starts, at) - 1
-            count = min(len(view) - done, self._starts[index + 1] - at)
-            chunk = self._chunks[index]
-            chunk.file.read_into(chunk.offset + at - self._starts[index], view[done : done + count])
-            done += count
+        ranges = []
+        for at, nbytes in self._parts(offset, len(view)):
+            ranges.append((at, view[:nbytes]))
+            view = view[nbytes:]
+        self._file.read_ranges(ranges)
+
+    def prefetch(self, offset: int, nbytes: int) -> None:
+        """Announce that a range will be read soon."""
+        for at, part in self._parts(offset, nbytes):
+            self._file.prefetch(at, part)
+
+    def _parts(self, offset: int, nbytes: int) -> Iterator[tuple[int, int]]:
+        """Yield where in the file the parts of a range are, and their lengths."""
+        stop = offset + nbytes
+        while offset < stop:
+            index = bisect_right(self._starts, offset) - 1
+            length = min(stop, self._starts[index + 1]) - offset
+            yield self._offsets[index] + offset - self._starts[index], length
+            offset += length
 
 
 class _Node(dict[str, Any]):
@@ -299,7 +309,7 @@ class _Scanner:
         if extent > _MAX_NBYTES:
             raise self._bad(f"has the shape {spec.shape}, which no machine can address.")
 
-    def _join(self, node: _Node) -> FileTensor | ChunkedTensor:
+    def _join(self, node: _Node) -> FileTensor:
         """Turn a map of chunks into one tensor."""
         carried = node.pop(MARKER, None)
         if carried is not None:
@@ -330,7 +340,8 @@ class _Scanner:
             raise self._bad(f"has the shape {shape} of {spec.size} elements; its chunks hold {held}.")
         if len(chunks) == 1:
             return FileTensor(self._file, chunks[0].offset, spec)
-        return ChunkedTensor(tuple(chunks), spec)
+        source = ChunkSource(self._file, chunks)
+        return FileTensor(source, source.start, spec)
 
     def _numbered(self, value: Any, what: str) -> list[Any]:
         if isinstance(value, _Node) and all(str(i) in value for i in range(len(value))):

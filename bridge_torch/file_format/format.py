@@ -23,7 +23,7 @@ from bridge_core import (
     split_name,
 )
 from bridge_core.formats import ShardNames
-from bridge_core.io import CheckedRange
+from bridge_core.io import ChecksummedRange
 from bridge_core.state import DTYPES, checked_bools, dump_metadata, flat_names, load_metadata
 from bridge_torch.file_format.archive import STORED, Archive, is_zip
 from bridge_torch.file_format.archive_writer import METADATA_RECORD, lay_out
@@ -199,7 +199,7 @@ def _record_finder(archive: Archive) -> _Find:
         offset = archive.where(record)
         checked = None
         if archive.is_checked(record):
-            checked = CheckedRange(
+            checked = ChecksummedRange(
                 file, offset, record.size, record.crc, lambda _: archive.damaged(record.name)
             )
         return Bytes(file, offset, record.size, big_endian, checked=checked)

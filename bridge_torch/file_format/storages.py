@@ -24,7 +24,7 @@ from bridge_core import (
     TensorSpec,
     UnsupportedFeature,
 )
-from bridge_core.io import CheckedRange
+from bridge_core.io import ChecksummedRange
 from bridge_core.state import DTYPES, Array, LazyTensor, Region, StridedFileTensor
 from bridge_torch.safe_pickle.values import TensorRef
 
@@ -53,13 +53,11 @@ class Bytes:
     nbytes: int
     big_endian: bool = False
     unpacked: bytes | None = None
-    checked: CheckedRange | None = None
+    checked: ChecksummedRange | None = None
 
     def tensor(self, offset: int, spec: TensorSpec) -> FileTensor:
         """Return values that stand in the file, from ``offset`` within these bytes."""
-        if self.checked is not None:
-            return self.checked.tensor(self.offset + offset, spec, big_endian=self.big_endian)
-        return FileTensor(self.file, self.offset + offset, spec, self.big_endian)
+        return FileTensor(self.checked or self.file, self.offset + offset, spec, self.big_endian)
 
 
 def make_tensor(ref: TensorRef, source: Bytes) -> Tensor:
@@ -103,7 +101,7 @@ def _reach(ref: TensorRef) -> int:
     return reach
 
 
-def _with_rest(tensor: Tensor, checked: CheckedRange) -> Tensor:
+def _with_rest(tensor: Tensor, checked: ChecksummedRange) -> Tensor:
     """Return a part of a record; once as many values of it were read as it has, so is the rest."""
     lock = threading.Lock()
     left = tensor.spec.size

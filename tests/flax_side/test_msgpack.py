@@ -23,6 +23,8 @@ from bridge_core import (
     StateMetadata,
     TruncatedFile,
     UnsupportedFeature,
+    convert,
+    open_state,
 )
 from bridge_core.state.dtypes import DTYPES
 from bridge_core.state.keys import unflatten_tree
@@ -32,7 +34,7 @@ from bridge_core.transfer.file_writer import FileTarget
 from bridge_flax.msgpack import wire as msgpack_wire
 from bridge_flax.msgpack import writer as msgpack_writer
 from bridge_flax.msgpack.format import MsgpackFormat
-from bridge_flax.msgpack.reader import ChunkedTensor
+from bridge_flax.msgpack.reader import ChunkSource
 
 serialization = pytest.importorskip("flax.serialization")
 
@@ -303,7 +305,7 @@ def test_lists_in_a_raw_tree_become_numbered_names(tmp_path):
 
 def test_chunked_leaves_of_flax_are_read_as_one_tensor(tmp_path, small_chunks):
     back = read_bytes(tmp_path / "x", flax_bytes(STATE))
-    assert isinstance(back.tensor(("params", "b", "kernel")), ChunkedTensor)
+    assert isinstance(back.tensor(("params", "b", "kernel")).file, ChunkSource)
     for key, array in STATE.items():
         assert_same(back[key], array)
 
@@ -332,6 +334,19 @@ def test_a_region_reads_only_the_chunks_that_it_touches(chunked, monkeypatch):
     reads = count_reads(monkeypatch)
     assert_same(state.read(("w",), np.s_[3, 2, :5]), array[3, 2, :5])
     assert sum(reads) == 5 * array.itemsize
+
+
+def test_a_large_leaf_in_chunks_is_transposed_within_a_small_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(msgpack_writer, "MAX_CHUNK_SIZE", 300_001)
+    kernel = values("float32", (1300, 900))
+    state = FlatState({("params", "l", "kernel"): kernel, ("params", "l", "bias"): kernel[0]}, layout="flax")
+    write(tmp_path / "x.msgpack", state)
+    assert isinstance(read(tmp_path / "x.msgpack").tensor(("params", "l", "kernel")).file, ChunkSource)
+    for max_ram in (1_000_000, None):
+        out = tmp_path / f"{max_ram}.safetensors"
+        convert(tmp_path / "x.msgpack", out, to="torch", max_ram=max_ram)
+        with open_state(out) as back:
+            assert_same(back[("l", "weight")], np.ascontiguousarray(kernel.T))
 
 
 def count_reads(monkeypatch) -> list[int]:

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge_core import (
+    FileTensor,
     IntegrityError,
     Rule,
     SourceFile,
@@ -28,7 +29,7 @@ from bridge_core import (
     verify,
 )
 from bridge_core.io import checksummed as checked
-from bridge_core.io.checksummed import CheckedBlocks, CheckedRange
+from bridge_core.io.checksummed import ChecksummedBlocks, ChecksummedRange
 from bridge_core.io.crc32 import crc32_combine
 from bridge_core.transfer import load_values
 
@@ -39,10 +40,11 @@ BEFORE = 100
 class Counted:
     """A file that lies in memory, and how many of its bytes were read."""
 
-    name = "counted"
+    name = identity = "counted"
 
     def __init__(self, data=DATA):
         self.data = bytes(BEFORE) + data + b"behind"
+        self.size = len(self.data)
         self.read = 0
 
     def read_into(self, offset, buffer):
@@ -57,7 +59,7 @@ def checked_range(data=DATA, stated=DATA):
     def damaged(crc):
         return IntegrityError(f"is {crc:08x}")
 
-    return file, CheckedRange(file, BEFORE, len(data), zlib.crc32(stated), damaged)
+    return file, ChecksummedRange(file, BEFORE, len(data), zlib.crc32(stated), damaged)
 
 
 def flipped(data, at):
@@ -191,7 +193,7 @@ def test_ranges_longer_than_what_is_summed_at_once(monkeypatch):
 
 def test_bytes_that_were_read_elsewhere_count():
     file, source = checked_range()
-    source.saw(BEFORE, DATA[:128])
+    source.update(BEFORE, DATA[:128])
     read(source, 128, len(DATA))
     source.verify()
     assert file.read == len(DATA) - 128
@@ -242,7 +244,7 @@ def checked_blocks(data=DATA, stated=DATA, block=512):
         if found != stated[number * block : (number + 1) * block]:
             raise IntegrityError(f"block {number}")
 
-    return file, CheckedBlocks(file, BEFORE, len(data), block, check), checks
+    return file, ChecksummedBlocks(file, BEFORE, len(data), block, check), checks
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -272,10 +274,10 @@ def test_reading_whole_blocks_reads_them_once():
 def test_a_file_that_ends_early_is_truncated(tmp_path):
     (tmp_path / "x").write_bytes(bytes(BEFORE) + DATA[:100])
     with SourceFile(tmp_path / "x") as file:
-        source = CheckedRange(file, BEFORE, 5000, 0, IntegrityError)
+        source = ChecksummedRange(file, BEFORE, 5000, 0, IntegrityError)
         spec = TensorSpec((5000,), np.dtype("u1"))
         with pytest.raises(TruncatedFile):
-            source.tensor(BEFORE, spec).read((slice(0, 5000, 1),))
+            FileTensor(source, BEFORE, spec).read((slice(0, 5000, 1),))
         with pytest.raises(TruncatedFile):
             source.verify()
 
@@ -390,8 +392,8 @@ def test_nothing_is_read_for_the_checksums_alone(tmp_path, monkeypatch, writer, 
         amounts.append(0)
         with monkeypatch.context() as patch:
             if skipped:
-                patch.setattr(CheckedRange, "saw", lambda *args: None)
-                patch.setattr(CheckedRange, "verify", lambda self: None)
+                patch.setattr(ChecksummedRange, "update", lambda *args: None)
+                patch.setattr(ChecksummedRange, "verify", lambda self: None)
             convert(source, target, to="flax", **options)
     rest = source.stat().st_size if writer == "strided.pt" else 0
     assert amounts[0] <= amounts[1] + rest

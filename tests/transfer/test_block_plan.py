@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge_core import FlatState, SystemFailure, TruncatedFile, convert, open_state, save_state
+from bridge_core import (
+    FlatState,
+    LimitExceeded,
+    SystemFailure,
+    TruncatedFile,
+    convert,
+    open_state,
+    save_state,
+)
 from bridge_core.io.source_file import SourceFile
 from bridge_core.ops.chain import chain_tensors
 from bridge_core.ops.shape import Permute
 from bridge_core.state.regions import region_shape
-from bridge_core.state.tensors import FileTensor, TensorSpec
-from bridge_core.transfer.block_plan import cut, scratch_bytes
-from bridge_core.transfer.block_reader import read_block
-from bridge_core.transfer.scratch import ScratchPool
+from bridge_core.state.tensors import ArrayTensor, FileTensor, TensorSpec
+from bridge_core.transfer.block_plan import COPY_BLOCK, plan_blocks
+from bridge_core.transfer.block_reader import read_blocks
+from bridge_core.transfer.memory_order import MemoryOrder
+from bridge_core.transfer.scratch import Scratch
 
 SHAPE = (40, 3, 25_000)
 VALUES = np.arange(np.prod(SHAPE), dtype=np.uint32).reshape(SHAPE)
@@ -102,20 +113,22 @@ shapes = st.lists(st.integers(1, 3000), min_size=2, max_size=3).filter(lambda s:
 
 @given(shape=shapes, data=st.data(), block=st.integers(1 << 10, 1 << 24))
 @settings(deadline=None, max_examples=200)
-def test_a_cut_covers_a_tensor_once_within_its_memory(path, shape, data, block):
+def test_blocks_cover_a_tensor_once_within_its_memory(path, shape, data, block):
+    in_order = data.draw(st.booleans())
     order = tuple(data.draw(st.permutations(range(len(shape)))))
     with SourceFile(path) as file:
         source = FileTensor(file, 0, TensorSpec(tuple(shape), np.dtype(np.float16)))
         turned = chain_tensors((source,), (Permute(order),))[0]
-        pieces = cut(turned, block)
+        plan = plan_blocks(("w",), turned, block, in_order=in_order)
+        assert plan.contiguous >= in_order
         seen = np.zeros(turned.spec.shape, np.uint8)
         position = 0
-        for number, region in enumerate(pieces.regions):
+        for number, region in enumerate(plan.blocks):
             size = int(np.prod(region_shape(region)))
             assert 2 * size <= max(block, min(block * 3 // 2, 2 * block - (4 << 20)), 2)
-            assert 2 * size <= scratch_bytes(turned, block)
+            assert 2 * size <= plan.scratch_nbytes
             seen[region] += 1
-            if pieces.ordered:
+            if plan.contiguous:
                 first = np.ravel_multi_index([part.start for part in region], seen.shape)
                 assert first == position
                 position += size
@@ -130,8 +143,9 @@ def test_a_block_beside_strips_alone_may_be_larger_for_longer_reads(path):
     with SourceFile(path) as file:
         source = FileTensor(file, 0, TensorSpec((16_000, 30_000), np.dtype(np.float16)))
         turned = chain_tensors((source,), (Permute((1, 0)),))[0]
-        assert cut(turned, block).ordered
-        sizes = {2 * int(np.prod(region_shape(region))) for region in cut(turned, block).regions}
+        plan = plan_blocks(("w",), turned, block)
+        assert plan.contiguous
+        sizes = {2 * int(np.prod(region_shape(region))) for region in plan.blocks}
     assert block < max(sizes) <= block * 3 // 2
 
 
@@ -151,8 +165,43 @@ def test_a_tensor_larger_than_the_memory_is_turned(tmp_path, rows, max_ram):
 
 def test_a_block_of_a_turned_tensor_has_the_values_that_indexing_gives(tensor):
     turned = chain_tensors((tensor,), (Permute((2, 0, 1)),))[0]
-    with ScratchPool(scratch_bytes(turned, 1 << 20)).borrowed() as scratch:
-        for region in list(cut(turned, 1 << 20).regions)[:7]:
-            scratch.reset()
-            found = read_block(turned, region, scratch)
-            np.testing.assert_array_equal(found, VALUES.transpose(2, 0, 1)[region])
+    plan = plan_blocks(("w",), turned, 1 << 20)
+    some = itertools.islice(plan.blocks, 7)
+    for region, block in read_blocks(plan, Scratch(plan.scratch_nbytes), some):
+        np.testing.assert_array_equal(block, VALUES.transpose(2, 0, 1)[region])
+
+
+def test_the_plan_of_a_permuted_tensor_names_the_axis_that_is_contiguous_in_its_file(tensor):
+    turned = chain_tensors((tensor,), (Permute((2, 0, 1)),))[0]
+    plan = plan_blocks(("w",), turned, 1 << 20)
+    assert plan.memory_order == MemoryOrder(inner=0, outer=1)
+    assert plan.source is tensor
+    assert not plan.contiguous
+    assert plan_blocks(("w",), tensor, 1 << 20).memory_order is None
+
+
+@pytest.mark.parametrize("big_endian", [False, True])
+def test_bytes_that_are_stored_as_they_are_written_move_in_small_blocks(tensor, big_endian):
+    stored = replace(tensor, big_endian=big_endian)
+    plan = plan_blocks(("w",), stored, 8 << 20, may_copy=True)
+    assert plan.can_copy is not big_endian
+    sizes = {4 * int(np.prod(region_shape(region))) for region in plan.blocks}
+    assert max(sizes) <= (8 << 20 if big_endian else COPY_BLOCK)
+    assert not plan_blocks(("w",), stored, 8 << 20).can_copy
+
+
+def test_tensors_without_axes_or_elements():
+    plan = plan_blocks(("w",), ArrayTensor(np.float32(3)), 1 << 20)
+    assert (list(plan.blocks), plan.contiguous, plan.source) == ([()], True, None)
+    assert list(plan_blocks(("w",), ArrayTensor(np.empty((3, 0), "f4")), 1 << 20).blocks) == []
+    assert list(plan_blocks(("w",), ArrayTensor(np.empty((0, 1 << 30), "f4")), 1 << 20).blocks) == []
+
+
+def test_a_block_without_memory_is_a_limit(tensor, monkeypatch):
+    def no_memory(*args):
+        raise MemoryError
+
+    plan = plan_blocks(("w",), tensor, 1 << 20)
+    monkeypatch.setattr(FileTensor, "read_into", no_memory)
+    with pytest.raises(LimitExceeded, match="a block of 900000 bytes"):
+        list(read_blocks(plan, Scratch()))

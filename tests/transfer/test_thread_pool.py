@@ -8,7 +8,7 @@ import time
 import pytest
 
 from bridge_core import LimitExceeded
-from bridge_core.transfer.thread_pool import work_off
+from bridge_core.transfer.thread_pool import run_jobs
 
 
 @pytest.mark.parametrize("threads", [1, 3, 50])
@@ -17,11 +17,11 @@ def test_results_come_in_the_order_of_the_jobs(threads):
         time.sleep(0.002 * (job % 3))
         return job * job
 
-    assert work_off(work, range(20), threads) == [n * n for n in range(20)]
+    assert run_jobs(work, range(20), threads) == [n * n for n in range(20)]
 
 
 def test_no_jobs_need_no_thread():
-    assert work_off(abs, [], 4) == []
+    assert run_jobs(abs, [], 4) == []
 
 
 def test_the_first_error_ends_the_rest_and_is_raised():
@@ -35,7 +35,7 @@ def test_the_first_error_ends_the_rest_and_is_raised():
         stop.wait(10)
 
     with pytest.raises(ValueError, match="bad"):
-        work_off(work, range(100), 2, stop=stop)
+        run_jobs(work, range(100), 2, stop=stop)
     assert sorted(begun) == [0, 1]
 
 
@@ -45,7 +45,7 @@ def test_a_system_without_threads_is_a_limit(monkeypatch):
 
     monkeypatch.setattr(_thread, "start_new_thread", refuse)
     with pytest.raises(LimitExceeded, match="thread"):
-        work_off(abs, [1], 1)
+        run_jobs(abs, [1], 1)
 
 
 # Python drops an interrupt that strikes inside one of its own callbacks, and says so.
@@ -64,7 +64,7 @@ def test_interrupts_at_any_moment_leave_no_worker_behind():
         for n in range(300):
             try:
                 signal.setitimer(signal.ITIMER_REAL, 1e-5 * (n + 1))
-                work_off(work, range(200), 3)
+                run_jobs(work, range(200), 3)
             except KeyboardInterrupt:
                 interrupted += 1
             finally:

@@ -13,6 +13,7 @@ import numpy as np
 
 from bridge_core import (
     Capabilities,
+    FileTensor,
     FlatState,
     IntegrityError,
     Key,
@@ -26,7 +27,7 @@ from bridge_core import (
     WriteTarget,
 )
 from bridge_core.formats import ShardNames
-from bridge_core.io import CheckedBlocks, write_all
+from bridge_core.io import ChecksummedBlocks, write_all
 from bridge_core.state import DTYPES, Array, LazyTensor, Region, dump_metadata, load_metadata
 from ckptbridge_hdf5.examine import refusal
 from ckptbridge_hdf5.layout import BLOCK, Entry, Guard, Index, gaps, structure_digest
@@ -223,8 +224,8 @@ def _tensor(file: SourceFile, entry: Entry, key: Key) -> Tensor:
                 key=key,
             )
 
-    checked = CheckedBlocks(file, entry.offset, entry.spec.nbytes, BLOCK, check)
-    stored = checked.tensor(entry.offset, entry.spec, big_endian=not np.little_endian)
+    checked = ChecksummedBlocks(file, entry.offset, entry.spec.nbytes, BLOCK, check)
+    stored = FileTensor(checked, entry.offset, entry.spec, big_endian=not np.little_endian)
     if entry.spec.dtype != np.bool_:
         return stored
 

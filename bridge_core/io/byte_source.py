@@ -1,0 +1,68 @@
+"""The protocol of everything that tensors read their bytes from.
+
+A tensor that lies in a file knows an offset and asks a `ByteSource` for bytes. So the same tensor class reads
+plain files, ranges that are checked while they are read, and values that a file holds in several pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import Any, Protocol
+
+__all__ = ["ByteSource"]
+
+
+class ByteSource(Protocol):
+    """Bytes that are read by position, from several threads at once.
+
+    A class that inherits from this protocol has to define ``name``, ``size``, ``identity`` and `read_into`;
+    the other methods work on top of that and are overridden where a source can do better.
+    """
+
+    name: str
+    """What errors call the source, usually a path."""
+    size: int
+    """Number of bytes; offsets are below it."""
+    identity: Hashable
+    """What must not change while the source is read; equal for two sources over the same storage."""
+    can_copy: bool = False
+    """Whether `copy_to` is worth a try."""
+
+    def read_into(self, offset: int, buffer: Any) -> None:
+        """Fill a writable contiguous buffer from ``offset``.
+
+        Raises:
+            TruncatedFile: The source ends first.
+            SystemFailure: The system reports a read error.
+        """
+        ...
+
+    def read_ranges(self, ranges: Iterable[tuple[int, Any]]) -> None:
+        """Fill several buffers, each from its offset.
+
+        A source with a high latency can fetch them at the same time.
+
+        Args:
+            ranges: Pairs of an offset and a writable contiguous buffer.
+        """
+        for offset, buffer in ranges:
+            self.read_into(offset, buffer)
+
+    def read_runs(self, offset: int, stride: int, nbytes: int, buffer: Any) -> None:
+        """Fill a writable contiguous buffer with runs of ``nbytes`` that begin ``stride`` bytes apart."""
+        view = memoryview(buffer).cast("B")
+        starts = range(0, len(view), nbytes)
+        self.read_ranges(
+            (offset + number * stride, view[at : at + nbytes]) for number, at in enumerate(starts)
+        )
+
+    def prefetch(self, offset: int, nbytes: int) -> None:
+        """Announce that a range will be read soon."""
+
+    def copy_to(self, fd: int, offset: int, nbytes: int, position: int) -> bool:
+        """Copy a range into the file ``fd`` at ``position`` without passing it through this process.
+
+        Returns:
+            Whether that is possible; if not, nothing was copied.
+        """
+        return False
