@@ -41,7 +41,7 @@ def template(module: Any | Callable[..., Any], *args: Any, **kwargs: Any) -> Tem
 @hookimpl
 def bridge_formats() -> tuple[Format, ...]:
     """Return Flax's msgpack format."""
-    from bridge_flax.msgpack.format import MsgpackFormat
+    from bridge_flax.msgpack import MsgpackFormat
 
     return (MsgpackFormat(),)
 

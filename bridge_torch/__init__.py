@@ -18,7 +18,7 @@ __all__ = ["TorchFramework", "from_neutral", "to_neutral"]
 @hookimpl
 def bridge_formats() -> Iterable[Format]:
     """Return torch's own checkpoint files."""
-    from bridge_torch.file_format.format import TorchFormat
+    from bridge_torch.file_format import TorchFormat
 
     return (TorchFormat(),)
 

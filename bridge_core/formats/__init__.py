@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from bridge_core.formats.sharded import open_sharded as open_sharded
     from bridge_core.formats.sharded import partition as partition
     from bridge_core.formats.sharded import shard_state as shard_state
+    from bridge_core.formats.zip_archive import STORED as STORED
+    from bridge_core.formats.zip_archive import ZipMember as ZipMember
+    from bridge_core.formats.zip_archive import read_directory as read_directory
+    from bridge_core.formats.zip_archive import read_member as read_member
+    from bridge_core.formats.zip_archive import read_members as read_members
+    from bridge_core.formats.zip_layout import NewMember as NewMember
+    from bridge_core.formats.zip_layout import zip_image as zip_image
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
@@ -31,5 +38,7 @@ else:
             "npz": "NpzFormat",
             "safetensors": "SafetensorsFormat",
             "sharded": "index_text is_index open_sharded partition shard_state",
+            "zip_archive": "STORED ZipMember read_directory read_member read_members",
+            "zip_layout": "NewMember zip_image",
         },
     )

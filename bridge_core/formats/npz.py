@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import io
 import json
-import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ import numpy as np
 from bridge_core.errors import KeyConflict, LimitExceeded, MalformedFile, UnsupportedFeature
 from bridge_core.formats.base import Capabilities, ShardNames, WriteTarget
 from bridge_core.formats.npy import open_member
-from bridge_core.formats.zip_archive import STORED, NewMember, ZipMember, read_members, zip_image
+from bridge_core.formats.zip_archive import STORED, ZipMember, read_members
+from bridge_core.formats.zip_layout import NewMember, zip_image
 from bridge_core.io import SourceFile, parse_json
 from bridge_core.state import (
     DTYPES,
@@ -27,6 +28,7 @@ from bridge_core.state import (
     Tensor,
     dump_metadata,
     flat_names,
+    is_unicode,
     load_metadata,
     split_name,
 )
@@ -86,7 +88,7 @@ class NpzFormat:
             key = split_name(name, escaped=escaped)
             if key in tensors:
                 raise KeyConflict("two escaped names stand for this key.", path=file.name, key=key)
-            tensors[key] = open_member(file, member, name, dtypes.pop(name, None))
+            tensors[key] = open_member(file, replace(member, name=name), dtypes.pop(name, None))
             sources[key] = member
         if dtypes:
             raise MalformedFile(f"names the dtype of {next(iter(dtypes))!r}, which it lacks.", path=file.name)
@@ -112,11 +114,11 @@ class NpzFormat:
                 dtypes[name] = stored.name
                 stored = _UNSIGNED[stored.itemsize]
             head = _npy_header(stored, spec.shape)
-            members.append(NewMember(name + _SUFFIX, head, zlib.crc32(head), spec.nbytes, key))
+            members.append(NewMember(name + _SUFFIX, head, spec.nbytes, key))
         side = _sidecar_text(state, dtypes, escaped=escaped)
         if side:
             data = _npy_header(_UNSIGNED[1], (len(side),)) + side
-            members.append(NewMember(_SIDECAR + _SUFFIX, data, zlib.crc32(data)))
+            members.append(NewMember(_SIDECAR + _SUFFIX, data))
         target.fill(state, zip_image(members))
 
 
@@ -149,7 +151,7 @@ def _sidecar(
         return None, StateMetadata(), False, {}
     if found.size > _SIDECAR_CAP:
         raise LimitExceeded(f"its metadata takes {found.size} bytes.", path=file.name)
-    text = _bytes_of(open_member(file, found, _SIDECAR, None), file)
+    text = _bytes_of(open_member(file, replace(found, name=_SIDECAR), None), file)
     document = parse_json(text, path=file.name, what="the bridge's own metadata")
     inner = document.get("metadata")
     dtypes, extra = document.get("dtypes", {}), document.get("extra", {})
@@ -186,7 +188,7 @@ def _check_names(names: Mapping[Key, str]) -> None:
             raise KeyConflict("a tensor has an empty key; npz needs a name.")
         if name == _SIDECAR:
             raise KeyConflict("the name is reserved for the bridge.", key=name, hint="Rename it.")
-        if "\0" in name or any("\ud800" <= character <= "\udfff" for character in name):
+        if "\0" in name or not is_unicode(name):
             raise UnsupportedFeature(
                 f"the name {name!r} holds a NUL or a lone surrogate, which no archive can.",
                 hint="Rename it.",

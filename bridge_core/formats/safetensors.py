@@ -41,6 +41,7 @@ from bridge_core.state import (
     checked_bools,
     dump_metadata,
     flat_names,
+    is_unicode,
     join_key,
     load_metadata,
     regions,
@@ -117,7 +118,7 @@ def _tensor(file: SourceFile, offset: int, spec: TensorSpec, name: str) -> Tenso
 
 def _read_nibbles(stored: FileTensor, spec: TensorSpec, region: Region) -> Array:
     out = np.empty(regions.region_shape(region), np.uint8)
-    strides = [regions.size(spec.shape[axis + 1 :]) for axis in range(len(spec.shape))]
+    strides = regions.row_major_strides(spec.shape)
 
     def fill(part: Region, into: Array) -> None:
         first = sum(s.start * n for s, n in zip(part, strides, strict=True))
@@ -271,12 +272,10 @@ def _check_names(names: Mapping[Key, str], metadata: StateMetadata) -> None:
 
 
 def _check_text(text: str, what: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
+    if not is_unicode(text):
         raise UnsupportedFeature(
             f"{what} holds a lone surrogate, {text!r}, which has no UTF-8 form.", hint="Rename it."
-        ) from None
+        )
 
 
 def _check_dtypes(state: FlatState) -> None:

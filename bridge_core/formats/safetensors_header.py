@@ -11,11 +11,9 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
 from bridge_core.errors import LimitExceeded, MalformedFile, TruncatedFile, UnsupportedFeature
 from bridge_core.io import SourceFile, parse_json
-from bridge_core.state import DTYPES, Tensor, TensorSpec, regions
+from bridge_core.state import DTYPES, MAX_RANK, Tensor, TensorSpec, is_unicode, regions
 
 __all__ = ["CODES", "HEADER_CAP", "METADATA", "NIBBLES", "read_header", "stored_bytes"]
 
@@ -50,7 +48,6 @@ METADATA = "__metadata__"
 NIBBLES = DTYPES["float4_e2m1fn"]
 """The dtype that is stored two a byte, the first in the low bits."""
 _INTEGERS = {int}
-_MAX_RANK = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
 _MAX_DEPTH = 100
 
 _Entry = tuple[str, tuple[int, ...], int, int]
@@ -144,10 +141,8 @@ def _refuse_surrogates(header: Mapping[str, Any], file: SourceFile) -> None:
     texts: list[Any] = [*header, *(strings.values() if isinstance(strings, dict) else ())]
     texts += strings if isinstance(strings, dict) else ()
     for text in texts:
-        try:
-            str(text).encode()
-        except UnicodeEncodeError:
-            raise MalformedFile(f"its header holds {text!r}, which is no Unicode.", path=file.name) from None
+        if not is_unicode(str(text)):
+            raise MalformedFile(f"its header holds {text!r}, which is no Unicode.", path=file.name)
 
 
 def _strings(value: Any, file: SourceFile) -> dict[str, str]:
@@ -205,9 +200,9 @@ def _spec(code: str, shape: tuple[int, ...], name: str, file: SourceFile) -> Ten
             key=name,
             hint=f"Known are: {', '.join(CODES)}.",
         )
-    if len(shape) > _MAX_RANK:
+    if len(shape) > MAX_RANK:
         raise UnsupportedFeature(
-            f"has {len(shape)} axes; numpy holds at most {_MAX_RANK}.", path=file.name, key=name
+            f"has {len(shape)} axes; numpy holds at most {MAX_RANK}.", path=file.name, key=name
         )
     dtype = DTYPES[CODES[code]]
     if any(n < 0 for n in shape) or regions.size(tuple(n for n in shape if n)) * dtype.itemsize >= 1 << 63:

@@ -18,6 +18,7 @@ __all__ = [
     "full",
     "normalize",
     "region_shape",
+    "row_major_strides",
     "shift",
     "simplify",
     "size",
@@ -48,6 +49,20 @@ def size(shape: tuple[int, ...]) -> int:
     for n in shape:
         count *= n
     return count
+
+
+def row_major_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides of a contiguous tensor, in elements; as in numpy and torch, a size of 0 counts as 1.
+
+    >>> row_major_strides((2, 3, 4))
+    (12, 4, 1)
+    """
+    strides = []
+    step = 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= n or 1
+    return tuple(reversed(strides))
 
 
 def normalize(index: Index, shape: tuple[int, ...]) -> tuple[Region, tuple[slice | int, ...]]:

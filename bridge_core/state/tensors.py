@@ -154,7 +154,7 @@ class FileTensor:
 
     def _fill(self, region: Region, out: Array) -> None:
         shape, itemsize = self.spec.shape, self.spec.dtype.itemsize
-        strides = _row_major(shape)
+        strides = regions.row_major_strides(shape)
         first = sum(s.start * n for s, n in zip(region, strides, strict=True))
         last = sum((s.stop - 1) * n for s, n in zip(region, strides, strict=True))
         span = (last - first + 1) * itemsize
@@ -276,15 +276,6 @@ def read_index(tensor: Tensor, index: Index) -> Array:
     region, after = regions.normalize(index, tensor.spec.shape)
     result: Array = tensor.read(region)[after]
     return result
-
-
-def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
-    strides = []
-    step = 1
-    for n in reversed(shape):
-        strides.append(step)
-        step *= n
-    return tuple(reversed(strides))
 
 
 def _far_runs(shape: tuple[int, ...], region: Region, itemsize: int) -> tuple[int, int] | None:

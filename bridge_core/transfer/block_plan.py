@@ -107,7 +107,7 @@ def runs(shape: tuple[int, ...], region: Region) -> Iterator[tuple[int, int]]:
         length *= sizes[inner]
         if sizes[inner] != shape[inner]:
             break
-    strides = [regions.size(shape[axis + 1 :]) for axis in range(len(shape))]
+    strides = regions.row_major_strides(shape)
     base = sum(part.start * stride for part, stride in zip(region, strides, strict=True))
     steps = [range(0, n * stride, stride) for n, stride in zip(sizes[:inner], strides[:inner], strict=True)]
     for offsets in itertools.product(*steps):

@@ -27,13 +27,12 @@ from bridge_core import (
     WriteTarget,
 )
 from bridge_core.formats import ShardNames
+from bridge_core.messages import listed
 from bridge_core.state import DTYPES, checked_bools, load_metadata
 from bridge_flax.msgpack.reader import ChunkedTensor, Span, scan
 from bridge_flax.msgpack.writer import MAX_METADATA, ROOT_METADATA, lay_out
 
 __all__ = ["MsgpackFormat"]
-
-_LISTED = 10
 
 
 class MsgpackFormat:
@@ -100,7 +99,7 @@ class MsgpackFormat:
             else:
                 tensors[key] = ArrayTensor(_array(leaf))
                 numbers.append(f"{'/'.join(key)} ({type(leaf).__name__})")
-        notes = {"python numbers": _listed(numbers), "left out": _listed(ignored)}
+        notes = {"python numbers": listed(numbers), "left out": listed(ignored)}
         metadata = metadata.with_(empty=empty, provenance={k: v for k, v in notes.items() if v})
         return FlatState(tensors, layout=layout or self.layout, metadata=metadata, close=file.close)
 
@@ -143,8 +142,3 @@ def _array(number: complex) -> np.ndarray[Any, np.dtype[Any]]:
     if isinstance(number, int) and not isinstance(number, bool):
         return np.array(number, np.int64 if number < 1 << 63 else np.uint64)
     return np.array(number)
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more

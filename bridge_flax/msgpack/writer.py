@@ -20,7 +20,7 @@ from bridge_core import (
     UnsupportedFeature,
 )
 from bridge_core.formats import Extent
-from bridge_core.state import MARKER, dump_metadata, unflatten_tree
+from bridge_core.state import MARKER, dump_metadata, is_unicode, unflatten_tree
 from bridge_flax.msgpack.reader import CHUNKED, MAX_RANK
 from bridge_flax.msgpack.wire import (
     MAX_DEPTH,
@@ -181,14 +181,12 @@ def _check_key(key: Key) -> None:
     if len(key) > MAX_DEPTH:
         raise LimitExceeded(f"nests {len(key)} levels deep; at most {MAX_DEPTH} are supported.", key=key)
     for part in key:
-        try:
-            length = len(part.encode("utf-8"))
-        except UnicodeEncodeError:
+        if not is_unicode(part):
             raise UnsupportedFeature(
                 f"the name {part!r} holds a lone surrogate, which no UTF-8 text can hold.",
                 hint="Rename the tensor.",
-            ) from None
-        if length > MAX_NAME:
+            )
+        if (length := len(part.encode())) > MAX_NAME:
             raise UnsupportedFeature(f"a name takes {length} bytes; at most {MAX_NAME} are supported.")
 
 

@@ -18,30 +18,14 @@ from bridge_core import (
     UnsupportedFeature,
 )
 from bridge_core.state import DTYPES
+from bridge_torch.file_format.signatures import LEGACY_MAGIC, is_tar
 from bridge_torch.file_format.storages import Bytes
-from bridge_torch.safe_pickle.unpickler import Limits, Unpickled, unpickle
-from bridge_torch.safe_pickle.values import Storage
+from bridge_torch.safe_pickle import Limits, Storage, Unpickled, unpickle
 
-__all__ = ["is_legacy", "is_tar", "read_legacy", "refuse_other"]
+__all__ = ["read_legacy", "refuse_other"]
 
-_MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
-_MAGIC_BYTES = _MAGIC.to_bytes(10, "little")
 _FIRST_WINDOW = 64 << 10
-_TAR_MEMBERS = (b"sys_info", b"pickle", b"storages", b"tensors")
-
-
-def is_legacy(head: bytes) -> bool:
-    """Tell whether these are the first bytes of a legacy file, or of a bare pickle."""
-    if head[4:9] == b"\0\0\0\0{":
-        return False  # the header length of a safetensors file
-    return _MAGIC_BYTES in head[:32] or (head[:1] == b"\x80" and head[1:2] <= b"\x05" and len(head) > 2)
-
-
-def is_tar(head: bytes) -> bool:
-    """Tell whether these are the first bytes of the tar files of torch 0.1."""
-    name = head[:100].rstrip(b"\0").removeprefix(b"./").rstrip(b"/")
-    return head[257:262] == b"ustar" or (len(head) >= 500 and name in _TAR_MEMBERS)
 
 
 def read_legacy(file: SourceFile, limits: Limits) -> tuple[Any, dict[str, Bytes]]:
@@ -58,7 +42,7 @@ def read_legacy(file: SourceFile, limits: Limits) -> tuple[Any, dict[str, Bytes]
         UnsupportedFeature: A storage has no dtype; torch cannot read such a file either.
     """
     magic = _pickle_at(file, 0, "the first pickle", limits)
-    if magic.value != _MAGIC:
+    if magic.value != LEGACY_MAGIC:
         raise MalformedFile(
             "is a pickle, but torch.save did not write it.",
             path=file.name,

@@ -29,10 +29,10 @@ from bridge_core import (
 )
 from bridge_core.formats import ShardNames
 from bridge_core.io import CheckedBlocks, write_all
-from bridge_core.state import DTYPES, Array, LazyTensor, Region, dump_metadata, load_metadata
+from bridge_core.state import DTYPES, Array, LazyTensor, Region, dump_metadata, is_unicode, load_metadata
 from ckptbridge_hdf5.examine import refusal
-from ckptbridge_hdf5.layout import BLOCK, Entry, Guard, Index, gaps, structure_digest
-from ckptbridge_hdf5.skeleton import MAX_RANK, build
+from ckptbridge_hdf5.layout import BLOCK, MAX_RANK, Entry, Guard, Index, gaps, structure_digest
+from ckptbridge_hdf5.skeleton import build
 
 __all__ = ["bridge_formats", "Hdf5Format"]
 
@@ -155,12 +155,8 @@ def _numbered(state: FlatState) -> tuple[dict[Key, int], list[Key]]:
     keys: dict[Key, int] = {}
     owners: list[Key] = []
     for key, tensor in state.tensors().items():
-        try:
-            "".join(key).encode()
-        except UnicodeEncodeError as err:
-            raise UnsupportedFeature(
-                f"the name {key!r} is no valid Unicode: {err.reason}.", hint="Rename the tensor."
-            ) from None
+        if not is_unicode("".join(key)):
+            raise UnsupportedFeature(f"the name {key!r} is no valid Unicode.", hint="Rename the tensor.")
         root, seen = key, {key}
         while (root := state.metadata.ties.get(root, root)) not in seen:
             seen.add(root)
