@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from bridge_core.formats.base import WriteTarget as WriteTarget
     from bridge_core.formats.file_layout import Extent as Extent
     from bridge_core.formats.file_layout import FileImage as FileImage
-    from bridge_core.formats.foreign import CONTAINERS as CONTAINERS
-    from bridge_core.formats.foreign import FOREIGN as FOREIGN
     from bridge_core.formats.foreign import describe_foreign as describe_foreign
     from bridge_core.formats.npz import NpzFormat as NpzFormat
     from bridge_core.formats.safetensors import SafetensorsFormat as SafetensorsFormat
@@ -34,7 +32,7 @@ else:
         {
             "base": "Capabilities Format ShardNames WriteTarget",
             "file_layout": "Extent FileImage",
-            "foreign": "CONTAINERS FOREIGN describe_foreign",
+            "foreign": "describe_foreign",
             "npz": "NpzFormat",
             "safetensors": "SafetensorsFormat",
             "sharded": "index_text is_index open_sharded partition shard_state",

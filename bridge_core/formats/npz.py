@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -88,7 +87,7 @@ class NpzFormat:
             key = split_name(name, escaped=escaped)
             if key in tensors:
                 raise KeyConflict("two escaped names stand for this key.", path=file.name, key=key)
-            tensors[key] = open_member(file, replace(member, name=name), dtypes.pop(name, None))
+            tensors[key] = open_member(file, member._replace(name=name), dtypes.pop(name, None))
             sources[key] = member
         if dtypes:
             raise MalformedFile(f"names the dtype of {next(iter(dtypes))!r}, which it lacks.", path=file.name)
@@ -151,7 +150,7 @@ def _sidecar(
         return None, StateMetadata(), False, {}
     if found.size > _SIDECAR_CAP:
         raise LimitExceeded(f"its metadata takes {found.size} bytes.", path=file.name)
-    text = _bytes_of(open_member(file, replace(found, name=_SIDECAR), None), file)
+    text = _bytes_of(open_member(file, found._replace(name=_SIDECAR), None), file)
     document = parse_json(text, path=file.name, what="the bridge's own metadata")
     inner = document.get("metadata")
     dtypes, extra = document.get("dtypes", {}), document.get("extra", {})

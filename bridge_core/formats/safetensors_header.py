@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bridge_core.errors import LimitExceeded, MalformedFile, TruncatedFile, UnsupportedFeature
+from bridge_core.formats.foreign import describe_foreign
 from bridge_core.io import SourceFile, parse_json
 from bridge_core.state import DTYPES, MAX_RANK, Tensor, TensorSpec, is_unicode, regions
 
@@ -96,13 +97,10 @@ def _document(file: SourceFile) -> tuple[dict[str, Any], int]:
             f"is {file.size} bytes long; a safetensors file starts with an eight-byte header length.",
             path=file.name,
         )
-    first = file.read(0, min(file.size, 64))
-    if first.startswith(b"version https://git-lfs"):
-        raise MalformedFile(
-            "is a git-lfs pointer, not the weights.", path=file.name, hint="Fetch it with `git lfs pull`."
-        )
-    (length,) = struct.unpack_from("<Q", first)
+    (length,) = struct.unpack("<Q", file.read(0, 8))
     if length > HEADER_CAP:
+        if foreign := describe_foreign(file):
+            raise MalformedFile(f"is not a safetensors file, but {foreign}.", path=file.name)
         raise LimitExceeded(
             f"its first eight bytes claim a header of {length} bytes; at most {HEADER_CAP} are allowed.",
             path=file.name,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from bridge_core.errors import KeyConflict, LimitExceeded, MalformedFile, TruncatedFile, UnsupportedFeature
 from bridge_core.io import SourceFile
@@ -49,8 +49,7 @@ _FIRST_CHUNK = 10_000
 _ENCRYPTED, _STREAMED, UTF8 = 0x1, 0x8, 0x800
 
 
-@dataclass(frozen=True)
-class ZipMember:
+class ZipMember(NamedTuple):
     """A member as both its headers describe it.
 
     Args:
@@ -97,7 +96,7 @@ def read_members(
         if entry.name in members:
             raise KeyConflict("two members of the archive have this name.", path=file.name, key=entry.name)
         offset = _content(entry, raw_name, flags, file)
-        members[entry.name] = replace(entry, offset=offset)
+        members[entry.name] = entry._replace(offset=offset)
         places.append((entry.offset, offset + entry.stored))
     if position != len(raw):
         raise MalformedFile(

@@ -17,6 +17,7 @@ from bridge_core import (
     UnsafeFile,
     UnsupportedFeature,
 )
+from bridge_core.formats import describe_foreign
 from bridge_core.state import DTYPES
 from bridge_torch.file_format.signatures import LEGACY_MAGIC, is_tar
 from bridge_torch.file_format.storages import Bytes
@@ -127,7 +128,6 @@ def refuse_other(file: SourceFile, head: bytes) -> NoReturn:
         UnsafeFile: It is a tar file of torch 0.1.
         MalformedFile: It is anything else.
     """
-    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not head:
         raise TruncatedFile("is empty.", path=file.name)
     if is_tar(head):
@@ -136,16 +136,6 @@ def refuse_other(file: SourceFile, head: bytes) -> NoReturn:
             path=file.name,
             hint="Load it with an old torch where you trust it, and save it again.",
         )
-    if start.startswith(b"version https://git-lfs"):
-        raise MalformedFile(
-            "is a git-lfs pointer, not the file that it points to.",
-            path=file.name,
-            hint="Run `git lfs pull` in its repository.",
-        )
-    if start.startswith((b"<!doctype html", b"<html", b"<?xml", b"<head")):
-        raise MalformedFile(
-            "is an HTML page, not a checkpoint.",
-            path=file.name,
-            hint="The download gave an error or login page; fetch it again.",
-        )
-    raise MalformedFile(f"is no torch checkpoint; it begins with {head[:16]!r}.", path=file.name)
+    if foreign := describe_foreign(file):
+        raise MalformedFile(f"is not a torch checkpoint, but {foreign}.", path=file.name)
+    raise MalformedFile(f"is not a torch checkpoint; it begins with {head[:16]!r}.", path=file.name)
