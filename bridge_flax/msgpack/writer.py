@@ -21,10 +21,13 @@ from bridge_core import (
 )
 from bridge_core.formats import Extent
 from bridge_core.state import MARKER, dump_metadata, is_unicode, unflatten_tree
-from bridge_flax.msgpack.reader import CHUNKED, MAX_RANK
 from bridge_flax.msgpack.wire import (
+    CHUNKED,
     MAX_DEPTH,
+    MAX_METADATA,
     MAX_NAME,
+    MAX_RANK,
+    ROOT_METADATA,
     Meter,
     array_head,
     bin_head,
@@ -34,14 +37,10 @@ from bridge_flax.msgpack.wire import (
     text,
 )
 
-__all__ = ["MAX_CHUNK_SIZE", "MAX_METADATA", "ROOT_METADATA", "lay_out"]
+__all__ = ["MAX_CHUNK_SIZE", "lay_out"]
 
 MAX_CHUNK_SIZE = 1 << 30
 """Bytes of the largest leaf that is written whole, and of a chunk; Flax's own number."""
-MAX_METADATA = 64 << 20
-"""Bytes of the bridge's own metadata in a file."""
-ROOT_METADATA = "__ckptbridge__"
-"""Entry of the root that holds the bridge's metadata where no tensor can carry it."""
 
 _NDARRAY = 1
 

@@ -25,7 +25,7 @@ from bridge_core.errors import (
     UnsafeFile,
     UnsupportedFeature,
 )
-from bridge_core.formats import npz as npz_module
+from bridge_core.formats import npz_archive as npz_module
 from bridge_core.formats.npz import NpzFormat
 from bridge_core.formats.zip_archive import read_members
 from bridge_core.formats.zip_layout import NewMember, zip_image
