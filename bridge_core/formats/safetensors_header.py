@@ -13,41 +13,13 @@ from typing import Any
 
 from bridge_core.errors import LimitExceeded, MalformedFile, TruncatedFile, UnsupportedFeature
 from bridge_core.formats.foreign import describe_foreign
+from bridge_core.formats.safetensors_codes import CODES, HEADER_CAP, METADATA, NIBBLES, stored_bytes
 from bridge_core.io import SourceFile, parse_json
 from bridge_core.state import DTYPES, MAX_RANK, Tensor, TensorSpec, is_unicode, regions
 
-__all__ = ["CODES", "HEADER_CAP", "METADATA", "NIBBLES", "read_header", "stored_bytes"]
+__all__ = ["read_header"]
 
-CODES = {
-    "BOOL": "bool",
-    "F4": "float4_e2m1fn",
-    "U8": "uint8",
-    "I8": "int8",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E8M0": "float8_e8m0fnu",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz",
-    "F8_E5M2FNUZ": "float8_e5m2fnuz",
-    "I16": "int16",
-    "U16": "uint16",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I32": "int32",
-    "U32": "uint32",
-    "F32": "float32",
-    "C64": "complex64",
-    "F64": "float64",
-    "I64": "int64",
-    "U64": "uint64",
-}
-"""Code -> dtype, in the library's order: tensors of later codes stand first in a file."""
 _UNREADABLE = ("F6_E2M3", "F6_E3M2")
-
-HEADER_CAP = 100_000_000
-"""Bytes; readers refuse a longer header."""
-METADATA = "__metadata__"
-NIBBLES = DTYPES["float4_e2m1fn"]
-"""The dtype that is stored two a byte, the first in the low bits."""
 _INTEGERS = {int}
 _MAX_DEPTH = 100
 
@@ -160,7 +132,7 @@ def _tighten(document: dict[str, Any], file: SourceFile) -> None:
         warnings.warn(
             f"{file.name}: unknown fields beside dtype, shape and data_offsets were ignored, "
             f"in {len(loose)} tensors, {loose[0]!r} the first.",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
@@ -209,11 +181,6 @@ def _spec(code: str, shape: tuple[int, ...], name: str, file: SourceFile) -> Ten
     if spec.dtype == NIBBLES and spec.size % 2:
         raise MalformedFile(f"{spec} does not fill whole bytes.", path=file.name, key=name)
     return spec
-
-
-def stored_bytes(spec: TensorSpec) -> int:
-    """Return the bytes that a tensor takes in a file."""
-    return spec.nbytes // 2 if spec.dtype == NIBBLES else spec.nbytes
 
 
 def _check_ranges(entries: Mapping[str, _Entry], file: SourceFile, start: int) -> None:
