@@ -30,7 +30,7 @@ else:
 @hookimpl
 def bridge_formats() -> Iterable[Format]:
     """Return Flax's msgpack format."""
-    from bridge_flax.msgpack.format import MsgpackFormat
+    from bridge_flax.msgpack import MsgpackFormat
 
     return (MsgpackFormat(),)
 

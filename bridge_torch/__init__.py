@@ -27,7 +27,7 @@ else:
 @hookimpl
 def bridge_formats() -> Iterable[Format]:
     """Return torch's own checkpoint files."""
-    from bridge_torch.file_format.format import TorchFormat
+    from bridge_torch.file_format import TorchFormat
 
     return (TorchFormat(),)
 

@@ -19,7 +19,7 @@ from bridge_core.errors import (
     TruncatedFile,
     UsageError,
 )
-from bridge_core.formats import CONTAINERS, FOREIGN, Format, describe_foreign, is_index, open_sharded
+from bridge_core.formats import Format, describe_foreign, is_index, open_sharded
 from bridge_core.io import SourceFile
 from bridge_core.plugins import Registry
 from bridge_core.state import FlatState
@@ -48,10 +48,10 @@ def identify(file: SourceFile, formats: Iterable[Format], *, expected: Format | 
         )
     if file.size == 0:
         raise TruncatedFile("is empty.", path=file.name)
-    foreign = describe_foreign(file, FOREIGN)
+    foreign = describe_foreign(file)
     if foreign is None and (named := expected or by_extension(file.path.name, formats)):
         return named
-    foreign = foreign or describe_foreign(file, CONTAINERS)
+    foreign = foreign or describe_foreign(file, containers=True)
     if foreign:
         raise MalformedFile(f"is {foreign}.", path=file.name)
     if file.size < 8:

@@ -1,10 +1,12 @@
-"""Files that hold no weights, told by their first bytes."""
+"""What a file is that holds no weights, by its first bytes."""
 
 from __future__ import annotations
 
 from bridge_core.io import SourceFile
 
-FOREIGN: tuple[tuple[int, bytes, str], ...] = (
+__all__ = ["describe_foreign"]
+
+_FOREIGN: tuple[tuple[int, bytes, str], ...] = (
     (0, b"version https://git-lfs", "a git-lfs pointer; fetch the file itself with 'git lfs pull'"),
     (0, b"GGUF", "a GGUF file, which no installed format reads"),
     (
@@ -23,26 +25,31 @@ FOREIGN: tuple[tuple[int, bytes, str], ...] = (
     (0, b"{", "JSON text, not weights"),
 )
 
-CONTAINERS: tuple[tuple[int, bytes, str], ...] = (
+_CONTAINERS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"PK\x03\x04", "a zip archive without weights that an installed format knows"),
     (257, b"ustar", "a tar archive; unpack it first"),
     (0, b"\x80", "a pickle; load it where it comes from, and save its weights alone"),
 )
-"""Looked for last: a format whose extension the file has can say more about them."""
+"""Also hold weights of formats that are known."""
 
 _TABLE_END = bytes.fromhex("57fb808b247547db")
 """Ends the ``.index`` file of a TensorFlow checkpoint."""
 
 
-def describe_foreign(file: SourceFile, heads: tuple[tuple[int, bytes, str], ...]) -> str | None:
-    """Return what a file that no format claims looks like, or None."""
+def describe_foreign(file: SourceFile, *, containers: bool = False) -> str | None:
+    """Return what a file that is not of the format it should be looks like, or None.
+
+    Args:
+        file: The file.
+        containers: Whether archives and pickles, which a format may have claimed, are described as well.
+    """
     head = file.read(0, min(512, file.size))
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         return "a web page (HTML or XML), not weights; the download went wrong, or needs a login"
     if file.size >= 8 and file.read(file.size - 8, 8) == _TABLE_END:
         return "the index of a TensorFlow checkpoint, which no installed format reads"
-    for offset, magic, what in heads:
+    for offset, magic, what in (*_FOREIGN, *(_CONTAINERS if containers else ())):
         if head[offset:].startswith(magic):
             return what
     return None

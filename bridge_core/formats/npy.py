@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from bridge_core.errors import IntegrityError, LimitExceeded, MalformedFile, UnsafeFile, UnsupportedFeature
-from bridge_core.formats.zip_archive import DEFLATED, STORED, ZipMember
+from bridge_core.formats.zip_archive import STORED, ZipMember, read_member
 from bridge_core.io import ChecksummedRange, SourceFile
 from bridge_core.state import (
     DTYPES,
+    MAX_RANK,
     Array,
     FileTensor,
     LazyTensor,
@@ -32,9 +33,8 @@ __all__ = ["open_member"]
 _MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 10_000
 """numpy's own limit."""
-_MAX_RANK = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
+_USUAL_HEADER = 128
 _NUMBERS = re.compile(r"[<>|=]?[biufc]\d{1,2}")
-_CHUNK = 1 << 20
 _BOOL, _BYTE = DTYPES["bool"], DTYPES["uint8"]
 
 
@@ -48,30 +48,23 @@ class _Header:
     nbytes: int
 
 
-def open_member(file: SourceFile, member: ZipMember, name: str, dtype_name: str | None) -> Tensor:
+def open_member(file: SourceFile, member: ZipMember, dtype_name: str | None) -> Tensor:
     """Open a member.
 
     Args:
         file: The archive.
-        member: Where it stands.
-        name: The tensor's name, for errors.
+        member: Where it is, under the tensor's name.
         dtype_name: Its dtype, where numpy has none and unsigned integers stand for it.
 
     Raises:
         BadInputError: It is damaged, or holds what is not supported.
     """
-    where = _Where(file, name)
-    if member.method == STORED:
-        start = file.read(member.offset, min(member.size, _MAX_HEADER + 12, 128))
+    where = _Where(file, member.name)
+    start = read_member(file, member, _USUAL_HEADER)
+    header = _header(start, member, where)
+    if header is None:
+        start = read_member(file, member, _MAX_HEADER + 12)
         header = _header(start, member, where)
-        if header is None:
-            start = file.read(member.offset, min(member.size, _MAX_HEADER + 12))
-            header = _header(start, member, where)
-    elif member.method == DEFLATED:
-        start = _inflate(file, member, where, min(member.size, _MAX_HEADER + 12))
-        header = _header(start, member, where)
-    else:
-        raise where.error(UnsupportedFeature, f"is compressed by method {member.method}, not deflate")
     if header is None:
         raise where.error(MalformedFile, "ends within its .npy header")
     spec = header.spec
@@ -134,7 +127,7 @@ class _Inflated:
         return self._array[region]
 
     def _whole(self) -> Array:
-        data = _inflate(self._where.file, self._member, self._where, None)
+        data = read_member(self._where.file, self._member)
         if (crc := zlib.crc32(data)) != self._member.crc:
             raise _damaged(crc, self._member, self._where)
         header = self._header
@@ -157,34 +150,6 @@ def _typed(raw: Array, dtype: np.dtype[Any], where: _Where) -> Array:
     if dtype == _BOOL and raw.size and raw.max() > 1:
         raise where.error(MalformedFile, f"holds the byte {raw.max()}, and a bool is 0 or 1")
     return raw.view(dtype)
-
-
-def _inflate(file: SourceFile, member: ZipMember, where: _Where, wanted: int | None) -> bytes:
-    """Inflate the first ``wanted`` bytes, or all with proof that there are no more."""
-    size = member.size if wanted is None else wanted
-    stream = zlib.decompressobj(-zlib.MAX_WBITS)
-    parts: list[bytes] = []
-    have = taken = 0
-    try:
-        while not stream.eof and have <= size and (wanted is None or have < size):
-            data = stream.unconsumed_tail
-            if not data and taken < member.stored:
-                step = min(_CHUNK if wanted is None else _MAX_HEADER, member.stored - taken)
-                data = file.read(member.offset + taken, step)
-                taken += step
-            exhausted = not data
-            part = stream.decompress(data, min(size + 1 - have, _CHUNK))
-            if exhausted and not part:
-                break
-            have += len(part)
-            parts.append(part)
-    except zlib.error as err:
-        raise where.error(MalformedFile, f"cannot be decompressed: {err}") from err
-    if wanted is not None:
-        return b"".join(parts)[:wanted]
-    if have != size or not stream.eof:
-        raise where.error(MalformedFile, f"does not decompress to the {size} bytes it claims")
-    return b"".join(parts)
 
 
 def _header(start: bytes, member: ZipMember, where: _Where) -> _Header | None:
@@ -237,8 +202,8 @@ def _spec(descr: Any, shape: tuple[int, ...], where: _Where) -> tuple[TensorSpec
         raise where.error(
             UnsupportedFeature, f"holds elements of a {kind}, which are no plain numbers"
         ) from None
-    if len(shape) > _MAX_RANK:
-        raise where.error(UnsupportedFeature, f"has {len(shape)} axes; numpy holds at most {_MAX_RANK}")
+    if len(shape) > MAX_RANK:
+        raise where.error(UnsupportedFeature, f"has {len(shape)} axes; numpy holds at most {MAX_RANK}")
     if any(n < 0 for n in shape) or regions.size(tuple(n for n in shape if n)) * dtype.itemsize >= 1 << 63:
         raise where.error(MalformedFile, "has an impossible shape")
     return TensorSpec(shape, dtype), not stored.isnative and stored.itemsize > 1

@@ -1,48 +1,12 @@
-"""npz, as `numpy.load` reads it: a zip archive of stored ``.npy`` members, each a byte range.
-
-Element types that numpy lacks stand as unsigned integers of the same width; their names, the layout and
-the bridge's metadata travel in one more member, so that files of ours come back exactly.
-"""
+"""npz, as `numpy.load` reads it: a zip archive of stored ``.npy`` members, each a byte range."""
 
 from __future__ import annotations
 
-import io
-import json
-import zlib
-from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
-
-from bridge_core.errors import KeyConflict, LimitExceeded, MalformedFile, UnsupportedFeature
 from bridge_core.formats.base import Capabilities, ShardNames, WriteTarget
-from bridge_core.formats.npy import open_member
-from bridge_core.formats.zip_archive import STORED, NewMember, ZipMember, read_members, zip_image
-from bridge_core.io import SourceFile, parse_json
-from bridge_core.state import (
-    DTYPES,
-    FlatState,
-    Key,
-    StateMetadata,
-    Tensor,
-    dump_metadata,
-    flat_names,
-    load_metadata,
-    split_name,
-)
+from bridge_core.io import SourceFile
+from bridge_core.state import DTYPES, FlatState
 
 __all__ = ["NpzFormat"]
-
-_SIDECAR = "__ckptbridge__"
-_SIDECAR_CAP = 100_000_000
-_SUFFIX = ".npy"
-_UNSIGNED = {1: DTYPES["uint8"], 2: DTYPES["uint16"]}
-
-_MAX_INFLATED = 4 << 30
-_MAX_RATIO = 200
-_SMALL = 256 << 20
-_DEFLATE_LIMIT = 1032
-"""No deflated stream grows by more than this factor."""
 
 
 class NpzFormat:
@@ -64,7 +28,7 @@ class NpzFormat:
         length = int.from_bytes(head[26:28], "little")
         if head[:4] != b"PK\3\4" or file.size < 30 + length:
             return False
-        return file.read(30, length).endswith(_SUFFIX.encode())
+        return file.read(30, length).endswith(b".npy")
 
     def open(self, file: SourceFile) -> FlatState:
         """Open lazily; compressed members are read whole at their first use, under a limit.
@@ -72,26 +36,9 @@ class NpzFormat:
         Raises:
             BadInputError: The file is damaged, or holds what is not supported.
         """
-        members = read_members(file)
-        _check_inflated(members, file)
-        layout, metadata, escaped, dtypes = _sidecar(members, file)
-        tensors: dict[Key, Tensor] = {}
-        sources: dict[Key, ZipMember] = {}
-        for member in members:
-            name = member.name.removesuffix(_SUFFIX)
-            if name == _SIDECAR:
-                continue
-            if name == member.name:
-                raise UnsupportedFeature("is no .npy member.", path=file.name, key=name)
-            key = split_name(name, escaped=escaped)
-            if key in tensors:
-                raise KeyConflict("two escaped names stand for this key.", path=file.name, key=key)
-            tensors[key] = open_member(file, member, name, dtypes.pop(name, None))
-            sources[key] = member
-        if dtypes:
-            raise MalformedFile(f"names the dtype of {next(iter(dtypes))!r}, which it lacks.", path=file.name)
-        _share(tensors, sources, metadata)
-        return FlatState(tensors, layout=layout, metadata=metadata, close=file.close)
+        from bridge_core.formats.npz_archive import open_archive
+
+        return open_archive(file)
 
     def write(self, state: FlatState, target: WriteTarget) -> None:
         """Write all members stored, each aligned for mapping.
@@ -101,122 +48,6 @@ class NpzFormat:
             UnsupportedFeature: A name that no archive can hold.
             LimitExceeded: The metadata would be larger than readers accept.
         """
-        names, escaped = flat_names(state)
-        _check_names(names)
-        members: list[NewMember] = []
-        dtypes: dict[str, str] = {}
-        for key, name in names.items():
-            spec = state.spec(key)
-            stored = spec.dtype
-            if stored.isbuiltin != 1:
-                dtypes[name] = stored.name
-                stored = _UNSIGNED[stored.itemsize]
-            head = _npy_header(stored, spec.shape)
-            members.append(NewMember(name + _SUFFIX, head, zlib.crc32(head), spec.nbytes, key))
-        side = _sidecar_text(state, dtypes, escaped=escaped)
-        if side:
-            data = _npy_header(_UNSIGNED[1], (len(side),)) + side
-            members.append(NewMember(_SIDECAR + _SUFFIX, data, zlib.crc32(data)))
-        target.fill(state, zip_image(members))
+        from bridge_core.formats.npz_archive import lay_out
 
-
-def _check_inflated(members: list[ZipMember], file: SourceFile) -> None:
-    total = 0
-    for member in members:
-        if member.method == STORED:
-            continue
-        total += member.size
-        if member.size > member.stored * _DEFLATE_LIMIT + 64:
-            raise LimitExceeded(
-                f"claims {member.size} bytes, more than its {member.stored} compressed ones can hold.",
-                path=file.name,
-                key=member.name,
-            )
-    if total > _MAX_INFLATED or total > max(_SMALL, file.size * _MAX_RATIO):
-        raise LimitExceeded(
-            f"its compressed members claim {total} bytes, {total // file.size} times the file.",
-            path=file.name,
-            hint="Save it with numpy.savez, uncompressed, if that is right.",
-        )
-
-
-def _sidecar(
-    members: list[ZipMember], file: SourceFile
-) -> tuple[str | None, StateMetadata, bool, dict[str, str]]:
-    """Return layout, metadata, whether names are escaped, and name -> dtype."""
-    found = next((m for m in members if m.name == _SIDECAR + _SUFFIX), None)
-    if found is None:
-        return None, StateMetadata(), False, {}
-    if found.size > _SIDECAR_CAP:
-        raise LimitExceeded(f"its metadata takes {found.size} bytes.", path=file.name)
-    text = _bytes_of(open_member(file, found, _SIDECAR, None), file)
-    document = parse_json(text, path=file.name, what="the bridge's own metadata")
-    inner = document.get("metadata")
-    dtypes, extra = document.get("dtypes", {}), document.get("extra", {})
-    if not isinstance(inner, str) or not _is_texts(dtypes) or not _is_texts(extra):
-        raise MalformedFile("carries damaged metadata.", path=file.name)
-    layout, metadata, escaped = load_metadata(inner, path=file.name)
-    return layout, metadata.with_(extra=extra), escaped, dict(dtypes)
-
-
-def _bytes_of(tensor: Tensor, file: SourceFile) -> bytes:
-    spec = tensor.spec
-    if spec.dtype != _UNSIGNED[1] or len(spec.shape) != 1:
-        raise MalformedFile(f"its metadata is {spec}; bytes were expected.", path=file.name)
-    return tensor.read((slice(0, spec.size, 1),)).tobytes()
-
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
-
-
-def _share(tensors: dict[Key, Tensor], sources: Mapping[Key, ZipMember], metadata: StateMetadata) -> None:
-    """Let tied keys with the same content share one tensor again."""
-    for key, kept in metadata.ties.items():
-        if key in sources and kept in sources:
-            own, other = sources[key], sources[kept]
-            same = (own.crc, own.size) == (other.crc, other.size)
-            if same and tensors[key].spec == tensors[kept].spec:
-                tensors[key] = tensors[kept]
-
-
-def _check_names(names: Mapping[Key, str]) -> None:
-    for key, name in names.items():
-        if not key:
-            raise KeyConflict("a tensor has an empty key; npz needs a name.")
-        if name == _SIDECAR:
-            raise KeyConflict("the name is reserved for the bridge.", key=name, hint="Rename it.")
-        if "\0" in name or any("\ud800" <= character <= "\udfff" for character in name):
-            raise UnsupportedFeature(
-                f"the name {name!r} holds a NUL or a lone surrogate, which no archive can.",
-                hint="Rename it.",
-            )
-
-
-def _npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    out = io.BytesIO()
-    descr = np.lib.format.dtype_to_descr(dtype.newbyteorder("<"))
-    fields = {"descr": descr, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(out, fields)
-    return out.getvalue()
-
-
-def _sidecar_text(state: FlatState, dtypes: Mapping[str, str], *, escaped: bool) -> bytes:
-    """Return what the arrays cannot say; nothing where they say everything."""
-    inner = dump_metadata(state.layout, state.metadata, escaped_names=escaped)
-    document = {
-        "metadata": inner,
-        "dtypes": dict(dtypes),
-        "extra": dict(sorted(state.metadata.extra.items())),
-    }
-    plain = {"metadata": dump_metadata(None, StateMetadata()), "dtypes": {}, "extra": {}}
-    # An archive without members is recognised by this one.
-    if document == plain and len(state):
-        return b""
-    text = json.dumps(document, separators=(",", ":")).encode()
-    if len(text) > _SIDECAR_CAP:
-        raise LimitExceeded(
-            f"the metadata would take {len(text)} bytes; readers accept {_SIDECAR_CAP}.",
-            hint="Write shards with --max-shard-size.",
-        )
-    return text
+        target.fill(state, lay_out(state))

@@ -11,46 +11,16 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
 from bridge_core.errors import LimitExceeded, MalformedFile, TruncatedFile, UnsupportedFeature
+from bridge_core.formats.foreign import describe_foreign
+from bridge_core.formats.safetensors_codes import CODES, HEADER_CAP, METADATA, NIBBLES, stored_bytes
 from bridge_core.io import SourceFile, parse_json
-from bridge_core.state import DTYPES, Tensor, TensorSpec, regions
+from bridge_core.state import DTYPES, MAX_RANK, Tensor, TensorSpec, is_unicode, regions
 
-__all__ = ["CODES", "HEADER_CAP", "METADATA", "NIBBLES", "read_header", "stored_bytes"]
+__all__ = ["read_header"]
 
-CODES = {
-    "BOOL": "bool",
-    "F4": "float4_e2m1fn",
-    "U8": "uint8",
-    "I8": "int8",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E8M0": "float8_e8m0fnu",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz",
-    "F8_E5M2FNUZ": "float8_e5m2fnuz",
-    "I16": "int16",
-    "U16": "uint16",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I32": "int32",
-    "U32": "uint32",
-    "F32": "float32",
-    "C64": "complex64",
-    "F64": "float64",
-    "I64": "int64",
-    "U64": "uint64",
-}
-"""Code -> dtype, in the library's order: tensors of later codes stand first in a file."""
 _UNREADABLE = ("F6_E2M3", "F6_E3M2")
-
-HEADER_CAP = 100_000_000
-"""Bytes; readers refuse a longer header."""
-METADATA = "__metadata__"
-NIBBLES = DTYPES["float4_e2m1fn"]
-"""The dtype that is stored two a byte, the first in the low bits."""
 _INTEGERS = {int}
-_MAX_RANK = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
 _MAX_DEPTH = 100
 
 _Entry = tuple[str, tuple[int, ...], int, int]
@@ -99,13 +69,10 @@ def _document(file: SourceFile) -> tuple[dict[str, Any], int]:
             f"is {file.size} bytes long; a safetensors file starts with an eight-byte header length.",
             path=file.name,
         )
-    first = file.read(0, min(file.size, 64))
-    if first.startswith(b"version https://git-lfs"):
-        raise MalformedFile(
-            "is a git-lfs pointer, not the weights.", path=file.name, hint="Fetch it with `git lfs pull`."
-        )
-    (length,) = struct.unpack_from("<Q", first)
+    (length,) = struct.unpack("<Q", file.read(0, 8))
     if length > HEADER_CAP:
+        if foreign := describe_foreign(file):
+            raise MalformedFile(f"is not a safetensors file, but {foreign}.", path=file.name)
         raise LimitExceeded(
             f"its first eight bytes claim a header of {length} bytes; at most {HEADER_CAP} are allowed.",
             path=file.name,
@@ -144,10 +111,8 @@ def _refuse_surrogates(header: Mapping[str, Any], file: SourceFile) -> None:
     texts: list[Any] = [*header, *(strings.values() if isinstance(strings, dict) else ())]
     texts += strings if isinstance(strings, dict) else ()
     for text in texts:
-        try:
-            str(text).encode()
-        except UnicodeEncodeError:
-            raise MalformedFile(f"its header holds {text!r}, which is no Unicode.", path=file.name) from None
+        if not is_unicode(str(text)):
+            raise MalformedFile(f"its header holds {text!r}, which is no Unicode.", path=file.name)
 
 
 def _strings(value: Any, file: SourceFile) -> dict[str, str]:
@@ -167,7 +132,7 @@ def _tighten(document: dict[str, Any], file: SourceFile) -> None:
         warnings.warn(
             f"{file.name}: unknown fields beside dtype, shape and data_offsets were ignored, "
             f"in {len(loose)} tensors, {loose[0]!r} the first.",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
@@ -205,9 +170,9 @@ def _spec(code: str, shape: tuple[int, ...], name: str, file: SourceFile) -> Ten
             key=name,
             hint=f"Known are: {', '.join(CODES)}.",
         )
-    if len(shape) > _MAX_RANK:
+    if len(shape) > MAX_RANK:
         raise UnsupportedFeature(
-            f"has {len(shape)} axes; numpy holds at most {_MAX_RANK}.", path=file.name, key=name
+            f"has {len(shape)} axes; numpy holds at most {MAX_RANK}.", path=file.name, key=name
         )
     dtype = DTYPES[CODES[code]]
     if any(n < 0 for n in shape) or regions.size(tuple(n for n in shape if n)) * dtype.itemsize >= 1 << 63:
@@ -216,11 +181,6 @@ def _spec(code: str, shape: tuple[int, ...], name: str, file: SourceFile) -> Ten
     if spec.dtype == NIBBLES and spec.size % 2:
         raise MalformedFile(f"{spec} does not fill whole bytes.", path=file.name, key=name)
     return spec
-
-
-def stored_bytes(spec: TensorSpec) -> int:
-    """Return the bytes that a tensor takes in a file."""
-    return spec.nbytes // 2 if spec.dtype == NIBBLES else spec.nbytes
 
 
 def _check_ranges(entries: Mapping[str, _Entry], file: SourceFile, start: int) -> None:

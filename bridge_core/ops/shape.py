@@ -174,7 +174,7 @@ def _span(shape: tuple[int, ...], wanted: Region) -> tuple[int, int]:
     """Return the first flat position of a region, and one past the last."""
     if any(s.start >= s.stop for s in wanted):
         return 0, 0
-    strides = [regions.size(shape[i + 1 :]) for i in range(len(shape))]
+    strides = regions.row_major_strides(shape)
     parts = regions.simplify(wanted)
     first = sum(s.start * n for s, n in zip(parts, strides, strict=True))
     last = sum((s.stop - 1) * n for s, n in zip(parts, strides, strict=True))
@@ -183,7 +183,6 @@ def _span(shape: tuple[int, ...], wanted: Region) -> tuple[int, int]:
 
 def _flat_index(shape: tuple[int, ...], wanted: Region) -> Array:
     index: Array = np.zeros((), np.int64)
-    for axis, part in enumerate(wanted):
-        stride = regions.size(shape[axis + 1 :])
+    for part, stride in zip(wanted, regions.row_major_strides(shape), strict=True):
         index = np.add.outer(index, np.arange(part.start, part.stop, part.step) * stride)
     return index

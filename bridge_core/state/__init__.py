@@ -6,6 +6,7 @@ from bridge_core.public import exports
 
 if TYPE_CHECKING:
     from bridge_core.state.dtypes import DTYPES as DTYPES
+    from bridge_core.state.dtypes import MAX_RANK as MAX_RANK
     from bridge_core.state.dtypes import PACKED as PACKED
     from bridge_core.state.dtypes import cast_is_exact as cast_is_exact
     from bridge_core.state.dtypes import dtype_named as dtype_named
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from bridge_core.state.keys import as_key as as_key
     from bridge_core.state.keys import flat_names as flat_names
     from bridge_core.state.keys import flatten_tree as flatten_tree
+    from bridge_core.state.keys import is_unicode as is_unicode
     from bridge_core.state.keys import join_key as join_key
     from bridge_core.state.keys import natural_order as natural_order
     from bridge_core.state.keys import split_name as split_name
@@ -45,9 +47,10 @@ else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
-            "dtypes": "DTYPES PACKED cast_is_exact dtype_named is_floating native",
+            "dtypes": "DTYPES MAX_RANK PACKED cast_is_exact dtype_named is_floating native",
             "flat_state": "FlatState as_state",
-            "keys": "Key as_key flat_names flatten_tree join_key natural_order split_name unflatten_tree",
+            "keys": "Key as_key flat_names flatten_tree is_unicode join_key natural_order split_name "
+            "unflatten_tree",
             "metadata": "LayerInfo MARKER ModuleInfo AuxiliaryTensor StateMetadata dump_metadata load_metadata",
             "regions": "Region full region_shape",
             "tensors": "Array ArrayTensor FileTensor LazyTensor StridedFileTensor Tensor TensorSpec as_tensor checked_bools equal_values",

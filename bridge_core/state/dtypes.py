@@ -13,7 +13,7 @@ import numpy as np
 
 from bridge_core.errors import UnsupportedFeature
 
-__all__ = ["DTYPES", "PACKED", "cast_is_exact", "dtype_named", "is_floating", "native"]
+__all__ = ["DTYPES", "MAX_RANK", "PACKED", "cast_is_exact", "dtype_named", "is_floating", "native"]
 
 _NUMPY = (
     "bool",
@@ -58,6 +58,10 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 PACKED: dict[str, int] = {"float4_e2m1fn": 2, "int4": 2, "uint4": 2, "int2": 4, "uint2": 4}
 """Elements a byte where a *format* packs them; in memory each takes one byte."""
+
+
+MAX_RANK = 64 if int(np.__version__.partition(".")[0]) >= 2 else 32
+"""Axes that numpy can hold."""
 
 
 def dtype_named(name: str) -> np.dtype[Any]:

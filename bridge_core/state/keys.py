@@ -16,6 +16,7 @@ __all__ = [
     "as_key",
     "flat_names",
     "flatten_tree",
+    "is_unicode",
     "join_key",
     "natural_order",
     "split_name",
@@ -94,6 +95,19 @@ def flat_names(keys: Iterable[Key], separator: str = ".") -> tuple[dict[Key, str
     if not any(separator in part for key in keys for part in key):
         return names, False
     return {key: join_key(key, separator, escape=True) for key in keys}, True
+
+
+def is_unicode(text: str) -> bool:
+    r"""Return whether a text has a UTF-8 form, so that it holds no lone surrogate.
+
+    >>> is_unicode("\ud800")
+    False
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 _DIGITS = re.compile(r"(\d{1,4000})")  # Python refuses to read longer numbers

@@ -7,33 +7,11 @@ looks at ``shape`` and ``chunks`` alone: Flax restores the same tree either way.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
-import numpy as np
-
-from bridge_core import (
-    ArrayTensor,
-    Capabilities,
-    FileTensor,
-    FlatState,
-    Key,
-    LimitExceeded,
-    MalformedFile,
-    SourceFile,
-    StateMetadata,
-    Tensor,
-    TensorSpec,
-    WriteTarget,
-)
+from bridge_core import Capabilities, FlatState, SourceFile, WriteTarget
 from bridge_core.formats import ShardNames
-from bridge_core.state import DTYPES, checked_bools, load_metadata
-from bridge_flax.msgpack.reader import Span, scan
-from bridge_flax.msgpack.writer import MAX_METADATA, ROOT_METADATA, lay_out
+from bridge_core.state import DTYPES
 
 __all__ = ["MsgpackFormat"]
-
-_LISTED = 10
 
 
 class MsgpackFormat:
@@ -85,24 +63,9 @@ class MsgpackFormat:
             LimitExceeded: It claims too many entries, or nests too deep.
             UnsupportedFeature: A dtype or rank that is not supported.
         """
-        leaves, empty, carried = scan(file)
-        if isinstance(leaves.get((ROOT_METADATA,)), Span):
-            carried = (*carried, leaves.pop((ROOT_METADATA,)))
-        layout, metadata = _load(file, carried)
-        tensors: dict[Key, Tensor] = {}
-        numbers: list[str] = []
-        ignored: list[str] = []
-        for key, leaf in leaves.items():
-            if isinstance(leaf, FileTensor):
-                tensors[key] = _checked(leaf, file, key)
-            elif leaf is None or isinstance(leaf, Span):
-                ignored.append(f"{'/'.join(key)} ({leaf.what if leaf else None})")
-            else:
-                tensors[key] = ArrayTensor(_array(leaf))
-                numbers.append(f"{'/'.join(key)} ({type(leaf).__name__})")
-        notes = {"python numbers": _listed(numbers), "left out": _listed(ignored)}
-        metadata = metadata.with_(empty=empty, provenance={k: v for k, v in notes.items() if v})
-        return FlatState(tensors, layout=layout or self.layout, metadata=metadata, close=file.close)
+        from bridge_flax.msgpack.state import open_state
+
+        return open_state(file)
 
     def write(self, state: FlatState, target: WriteTarget) -> None:
         """Write a state as nested maps, in the order of its keys.
@@ -115,36 +78,6 @@ class MsgpackFormat:
             UnsupportedFeature: A name, dtype or rank that the format lacks.
             LimitExceeded: The tree, or the metadata, is larger than what is read back.
         """
+        from bridge_flax.msgpack.writer import lay_out
+
         target.fill(state, lay_out(state, self.capabilities.dtypes))
-
-
-def _load(file: SourceFile, carried: tuple[Span, ...]) -> tuple[str | None, StateMetadata]:
-    if not carried:
-        return None, StateMetadata()
-    if len(carried) > 1:
-        raise MalformedFile(f"carries the bridge's metadata {len(carried)} times.", path=file.name)
-    (span,) = carried
-    if span.nbytes > MAX_METADATA:
-        raise LimitExceeded(
-            f"carries {span.nbytes} bytes of metadata; at most {MAX_METADATA} are read.", path=file.name
-        )
-    layout, metadata, _ = load_metadata(file.read(span.offset, span.nbytes), path=file.name)
-    return layout, metadata
-
-
-def _checked(leaf: FileTensor, file: SourceFile, key: Key) -> Tensor:
-    if leaf.spec.dtype != DTYPES["bool"]:
-        return leaf
-    raw = replace(leaf, spec=TensorSpec(leaf.spec.shape, DTYPES["uint8"]))
-    return checked_bools(raw, path=file.name, key=key)
-
-
-def _array(number: complex) -> np.ndarray[Any, np.dtype[Any]]:
-    if isinstance(number, int) and not isinstance(number, bool):
-        return np.array(number, np.int64 if number < 1 << 63 else np.uint64)
-    return np.array(number)
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more

@@ -25,14 +25,9 @@ from bridge_core import (
 )
 from bridge_core.io import ByteSource
 from bridge_core.state import MARKER, dtype_named
-from bridge_flax.msgpack.wire import MAX_NAME, Cursor, Kind, Meter
+from bridge_flax.msgpack.wire import CHUNKED, MAX_NAME, MAX_RANK, Cursor, Kind, Meter
 
-__all__ = ["CHUNKED", "MAX_RANK", "ChunkSource", "Span", "scan"]
-
-CHUNKED = "__msgpack_chunked_array__"
-"""Flax's mark of a map that stands for one array cut into flat chunks."""
-MAX_RANK = 32
-"""Axes that every supported numpy can hold."""
+__all__ = ["ChunkSource", "Span", "scan"]
 
 _NDARRAY, _COMPLEX, _SCALAR = 1, 2, 3
 _MAX_DTYPE_NAME = 64

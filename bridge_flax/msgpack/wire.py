@@ -13,8 +13,12 @@ from typing import Literal
 from bridge_core import LimitExceeded, MalformedFile, SourceFile, TruncatedFile
 
 __all__ = [
+    "CHUNKED",
     "MAX_DEPTH",
+    "MAX_METADATA",
     "MAX_NAME",
+    "MAX_RANK",
+    "ROOT_METADATA",
     "Cursor",
     "Kind",
     "Meter",
@@ -26,6 +30,14 @@ __all__ = [
     "text",
 ]
 
+CHUNKED = "__msgpack_chunked_array__"
+"""Flax's mark of a map that stands for one array cut into flat chunks."""
+ROOT_METADATA = "__ckptbridge__"
+"""Entry of the root that holds the bridge's metadata where no tensor can carry it."""
+MAX_METADATA = 64 << 20
+"""Bytes of the bridge's own metadata in a file."""
+MAX_RANK = 32
+"""Axes that every supported numpy can hold."""
 MAX_DEPTH = 500
 """Nested maps; a model has a few dozen."""
 MAX_NAME = 1 << 16

@@ -20,11 +20,14 @@ from bridge_core import (
     UnsupportedFeature,
 )
 from bridge_core.formats import Extent
-from bridge_core.state import MARKER, dump_metadata, unflatten_tree
-from bridge_flax.msgpack.reader import CHUNKED, MAX_RANK
+from bridge_core.state import MARKER, dump_metadata, is_unicode, unflatten_tree
 from bridge_flax.msgpack.wire import (
+    CHUNKED,
     MAX_DEPTH,
+    MAX_METADATA,
     MAX_NAME,
+    MAX_RANK,
+    ROOT_METADATA,
     Meter,
     array_head,
     bin_head,
@@ -34,14 +37,10 @@ from bridge_flax.msgpack.wire import (
     text,
 )
 
-__all__ = ["MAX_CHUNK_SIZE", "MAX_METADATA", "ROOT_METADATA", "lay_out"]
+__all__ = ["MAX_CHUNK_SIZE", "lay_out"]
 
 MAX_CHUNK_SIZE = 1 << 30
 """Bytes of the largest leaf that is written whole, and of a chunk; Flax's own number."""
-MAX_METADATA = 64 << 20
-"""Bytes of the bridge's own metadata in a file."""
-ROOT_METADATA = "__ckptbridge__"
-"""Entry of the root that holds the bridge's metadata where no tensor can carry it."""
 
 _NDARRAY = 1
 
@@ -181,14 +180,12 @@ def _check_key(key: Key) -> None:
     if len(key) > MAX_DEPTH:
         raise LimitExceeded(f"nests {len(key)} levels deep; at most {MAX_DEPTH} are supported.", key=key)
     for part in key:
-        try:
-            length = len(part.encode("utf-8"))
-        except UnicodeEncodeError:
+        if not is_unicode(part):
             raise UnsupportedFeature(
                 f"the name {part!r} holds a lone surrogate, which no UTF-8 text can hold.",
                 hint="Rename the tensor.",
-            ) from None
-        if length > MAX_NAME:
+            )
+        if (length := len(part.encode())) > MAX_NAME:
             raise UnsupportedFeature(f"a name takes {length} bytes; at most {MAX_NAME} are supported.")
 
 

@@ -17,31 +17,16 @@ from bridge_core import (
     UnsafeFile,
     UnsupportedFeature,
 )
+from bridge_core.formats import describe_foreign
 from bridge_core.state import DTYPES
+from bridge_torch.file_format.signatures import LEGACY_MAGIC, is_tar
 from bridge_torch.file_format.storages import Bytes
-from bridge_torch.safe_pickle.unpickler import Limits, Unpickled, unpickle
-from bridge_torch.safe_pickle.values import Storage
+from bridge_torch.safe_pickle import Limits, Storage, Unpickled, unpickle
 
-__all__ = ["is_legacy", "is_tar", "read_legacy", "refuse_other"]
+__all__ = ["read_legacy", "refuse_other"]
 
-_MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
-_MAGIC_BYTES = _MAGIC.to_bytes(10, "little")
 _FIRST_WINDOW = 64 << 10
-_TAR_MEMBERS = (b"sys_info", b"pickle", b"storages", b"tensors")
-
-
-def is_legacy(head: bytes) -> bool:
-    """Tell whether these are the first bytes of a legacy file, or of a bare pickle."""
-    if head[4:9] == b"\0\0\0\0{":
-        return False  # the header length of a safetensors file
-    return _MAGIC_BYTES in head[:32] or (head[:1] == b"\x80" and head[1:2] <= b"\x05" and len(head) > 2)
-
-
-def is_tar(head: bytes) -> bool:
-    """Tell whether these are the first bytes of the tar files of torch 0.1."""
-    name = head[:100].rstrip(b"\0").removeprefix(b"./").rstrip(b"/")
-    return head[257:262] == b"ustar" or (len(head) >= 500 and name in _TAR_MEMBERS)
 
 
 def read_legacy(file: SourceFile, limits: Limits) -> tuple[Any, dict[str, Bytes]]:
@@ -58,7 +43,7 @@ def read_legacy(file: SourceFile, limits: Limits) -> tuple[Any, dict[str, Bytes]
         UnsupportedFeature: A storage has no dtype; torch cannot read such a file either.
     """
     magic = _pickle_at(file, 0, "the first pickle", limits)
-    if magic.value != _MAGIC:
+    if magic.value != LEGACY_MAGIC:
         raise MalformedFile(
             "is a pickle, but torch.save did not write it.",
             path=file.name,
@@ -143,7 +128,6 @@ def refuse_other(file: SourceFile, head: bytes) -> NoReturn:
         UnsafeFile: It is a tar file of torch 0.1.
         MalformedFile: It is anything else.
     """
-    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not head:
         raise TruncatedFile("is empty.", path=file.name)
     if is_tar(head):
@@ -152,16 +136,6 @@ def refuse_other(file: SourceFile, head: bytes) -> NoReturn:
             path=file.name,
             hint="Load it with an old torch where you trust it, and save it again.",
         )
-    if start.startswith(b"version https://git-lfs"):
-        raise MalformedFile(
-            "is a git-lfs pointer, not the file that it points to.",
-            path=file.name,
-            hint="Run `git lfs pull` in its repository.",
-        )
-    if start.startswith((b"<!doctype html", b"<html", b"<?xml", b"<head")):
-        raise MalformedFile(
-            "is an HTML page, not a checkpoint.",
-            path=file.name,
-            hint="The download gave an error or login page; fetch it again.",
-        )
-    raise MalformedFile(f"is no torch checkpoint; it begins with {head[:16]!r}.", path=file.name)
+    if foreign := describe_foreign(file):
+        raise MalformedFile(f"is not a torch checkpoint, but {foreign}.", path=file.name)
+    raise MalformedFile(f"is not a torch checkpoint; it begins with {head[:16]!r}.", path=file.name)

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge_core import KeyConflict, LimitExceeded, MalformedFile, UnsupportedFeature
-from bridge_torch.safe_pickle.values import TensorRef, UnsupportedTensor
+from bridge_core.messages import listed
+from bridge_core.state import is_unicode
+from bridge_torch.safe_pickle import TensorRef, UnsupportedTensor
 
 __all__ = ["WRAPPERS", "Weights", "find_weights"]
 
@@ -31,7 +33,6 @@ _NOT_WEIGHTS = frozenset(
         "loops",
     }
 )
-_NAMES_SHOWN = 20
 _MAX_ENTRIES = 5_000_000
 _FREE_REPEATS, _MAX_REPEATS = 10_000, 10
 """Entries that dicts which stand in several places may show in all, and how often each beyond that."""
@@ -57,9 +58,7 @@ class Weights:
         if self.wrapper:
             notes["wrapper"] = self.wrapper
         if self.ignored:
-            shown = ", ".join(self.ignored[:_NAMES_SHOWN])
-            more = len(self.ignored) - _NAMES_SHOWN
-            notes["ignored"] = f"{shown} and {more} more" if more > 0 else shown
+            notes["ignored"] = listed(self.ignored)
         return notes
 
 
@@ -134,7 +133,7 @@ class _Gather:
                     self.wrong_names.append(label)
                 else:
                     self.walk(value, f"{prefix}{key}.")
-            elif not isinstance(key, str) or not _is_text(key):
+            elif not isinstance(key, str) or not is_unicode(key):
                 self.wrong_names.append(label)
             elif isinstance(value, TensorRef):
                 name = prefix + key
@@ -151,11 +150,11 @@ class _Gather:
     def refuse(self) -> None:
         if self.wrong_names:
             raise MalformedFile(
-                f"weights are named by strings; found {_listed(self.wrong_names)}.", path=self.path
+                f"weights are named by strings; found {listed(self.wrong_names)}.", path=self.path
             )
         if self.unread:
             raise UnsupportedFeature(
-                f"holds tensors of kinds that are not read: {_listed(self.unread)}.",
+                f"holds tensors of kinds that are not read: {listed(self.unread)}.",
                 path=self.path,
                 hint="Save them as plain dense tensors.",
             )
@@ -186,10 +185,6 @@ def _holders(root: dict[Any, Any]) -> frozenset[int]:
     return frozenset(found)
 
 
-def _is_text(name: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in name)
-
-
 def _kind(value: Any) -> str:
     if isinstance(value, TensorRef | UnsupportedTensor):
         return "a single tensor"
@@ -203,10 +198,4 @@ def _label(key: Any) -> str:
 
 
 def _names(node: dict[Any, Any]) -> str:
-    return _listed([_label(key) for key in node])
-
-
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(names[:_NAMES_SHOWN])
-    more = len(names) - _NAMES_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
+    return listed([_label(key) for key in node])

@@ -25,12 +25,11 @@ from bridge_core import (
     UnsupportedFeature,
 )
 from bridge_core.io import ChecksummedRange
-from bridge_core.state import DTYPES, Array, LazyTensor, Region, StridedFileTensor
-from bridge_torch.safe_pickle.values import TensorRef
+from bridge_core.state import DTYPES, MAX_RANK, Array, LazyTensor, Region, StridedFileTensor, regions
+from bridge_torch.safe_pickle import TensorRef
 
 __all__ = ["Bytes", "make_tensor"]
 
-_MAX_RANK = 64 if int(np.__version__.partition(".")[0]) >= 2 else 32
 _FREE_EXPANSION = 64 << 20
 _MAX_EXPANSION = 1000
 
@@ -73,7 +72,7 @@ def make_tensor(ref: TensorRef, source: Bytes) -> Tensor:
         raise UnsupportedFeature(f"dtype torch.{ref.dtype} is not read.")
     count = source.nbytes // dtype.itemsize
     _check_view(ref, count, dtype.itemsize)
-    strides = _row_major(ref.shape)
+    strides = regions.row_major_strides(ref.shape)
     contiguous = 0 in ref.shape or all(
         n == 1 or step == usual for n, step, usual in zip(ref.shape, ref.strides, strides, strict=True)
     )
@@ -121,8 +120,8 @@ def _with_rest(tensor: Tensor, checked: ChecksummedRange) -> Tensor:
 def _check_view(ref: TensorRef, count: int, itemsize: int) -> None:
     if len(ref.shape) != len(ref.strides):
         raise MalformedFile(f"has {len(ref.shape)} axes and {len(ref.strides)} strides.")
-    if len(ref.shape) > _MAX_RANK:
-        raise UnsupportedFeature(f"has {len(ref.shape)} axes; at most {_MAX_RANK} are read.")
+    if len(ref.shape) > MAX_RANK:
+        raise UnsupportedFeature(f"has {len(ref.shape)} axes; at most {MAX_RANK} are read.")
     if any(n < 0 for n in ref.shape) or any(step < 0 for step in ref.strides) or ref.offset < 0:
         raise MalformedFile(
             f"has a negative number: shape {list(ref.shape)}, strides {list(ref.strides)}, "
@@ -168,12 +167,3 @@ def _with_flags(tensor: Tensor, ref: TensorRef) -> Tensor:
         return np.negative(values) if ref.neg else values
 
     return LazyTensor(tensor.spec, read)
-
-
-def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
-    strides = []
-    step = 1
-    for n in reversed(shape):
-        strides.append(step)
-        step *= n
-    return tuple(reversed(strides))

@@ -7,7 +7,6 @@ from typing import Any
 
 from bridge_core import BridgeError, KeyConflict, MalformedFile, TruncatedFile, UnsafeFile, UnsupportedFeature
 from bridge_torch.safe_pickle.values import (
-    STORAGE_DTYPES,
     Global,
     Opaque,
     Storage,
@@ -16,6 +15,7 @@ from bridge_torch.safe_pickle.values import (
     call,
     is_allowed,
 )
+from bridge_torch.storage_classes import STORAGE_DTYPES
 
 __all__ = ["Limits", "Machine"]
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge_core import LimitExceeded, MalformedFile
+from bridge_torch.storage_classes import STORAGE_DTYPES
 
 __all__ = [
     "Global",
     "Opaque",
-    "STORAGE_DTYPES",
     "Storage",
     "TensorRef",
     "UnsupportedTensor",
@@ -89,28 +89,6 @@ class UnsupportedTensor:
 
     kind: str
 
-
-STORAGE_DTYPES = {
-    "DoubleStorage": "float64",
-    "FloatStorage": "float32",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64",
-    "IntStorage": "int32",
-    "ShortStorage": "int16",
-    "CharStorage": "int8",
-    "ByteStorage": "uint8",
-    "BoolStorage": "bool",
-    "ComplexDoubleStorage": "complex128",
-    "ComplexFloatStorage": "complex64",
-    "UntypedStorage": "untyped",
-    "QInt8Storage": "qint8",
-    "QInt32Storage": "qint32",
-    "QUInt8Storage": "quint8",
-    "QUInt4x2Storage": "quint4x2",
-    "QUInt2x4Storage": "quint2x4",
-}
-"""torch's storage classes, and the dtype that each implies."""
 
 _DTYPE_NAMES = frozenset(
     [

@@ -10,32 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bridge_core import Key, TensorSpec
+from bridge_core.state import regions
+from bridge_torch.storage_classes import TYPED_STORAGES
 
-__all__ = ["Slot", "TYPED_STORAGES", "UNTYPED", "write_pickle"]
-
-TYPED_STORAGES = {
-    "float64": "DoubleStorage",
-    "float32": "FloatStorage",
-    "float16": "HalfStorage",
-    "bfloat16": "BFloat16Storage",
-    "int64": "LongStorage",
-    "int32": "IntStorage",
-    "int16": "ShortStorage",
-    "int8": "CharStorage",
-    "uint8": "ByteStorage",
-    "bool": "BoolStorage",
-    "complex128": "ComplexDoubleStorage",
-    "complex64": "ComplexFloatStorage",
-}
-"""Dtypes that torch keeps in a storage class of their own."""
-
-UNTYPED = frozenset(
-    [
-        *("uint16", "uint32", "uint64"),
-        *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
-    ]
-)
-"""Dtypes that torch keeps as bytes, with the dtype beside them."""
+__all__ = ["Slot", "write_pickle"]
 
 _BATCH = 1000
 
@@ -138,18 +116,9 @@ class _Emitter:
         self.out += b"tQ"
         self.number(0)
         self.numbers(shape)
-        self.numbers(_strides(shape))
+        self.numbers(regions.row_major_strides(shape))
         self.out += b"\x89"
         self.ordered_dict()
         if not typed:
             self.name("torch", dtype)
         self.out += b"tR"
-
-
-def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    strides = []
-    step = 1
-    for n in reversed(shape):
-        strides.append(step)
-        step *= max(1, n)
-    return tuple(reversed(strides))

@@ -630,7 +630,7 @@ def test_an_error_names_the_tensor(tmp_path):
 
 
 def test_metadata_above_the_limit_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("bridge_flax.msgpack.format.MAX_METADATA", 10)
+    monkeypatch.setattr("bridge_flax.msgpack.state.MAX_METADATA", 10)
     with pytest.raises(LimitExceeded):
         read_bytes(tmp_path / "x", marked(ckptbridge=TEXT))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+
+from bridge_core import FlatState, save_state
 
 FRAMEWORKS = ("torch", "jax", "jaxlib", "flax", "transformers")
 ON_FIRST_USE = (*FRAMEWORKS, "rich", "click", "msgpack", "safetensors", "h5py", "pytest", "hypothesis")
@@ -77,6 +80,58 @@ with open_state(target) as state:
     assert len(state) == 2
 """
     assert not loaded_by(code) & {*FRAMEWORKS, "rich", "click"}
+
+
+FORMATS = {
+    "safetensors": ("bridge_core.formats.safetensors", "SafetensorsFormat"),
+    "npz": ("bridge_core.formats.npz", "NpzFormat"),
+    "torch": ("bridge_torch.file_format.format", "TorchFormat"),
+    "msgpack": ("bridge_flax.msgpack.format", "MsgpackFormat"),
+    "hdf5": ("ckptbridge_hdf5.format", "Hdf5Format"),
+}
+HEAVY = re.compile(
+    r"bridge_torch\.(safe_pickle|file_format\.(archive|legacy|reader|storages|writer))"
+    r"|bridge_flax\.msgpack\.(reader|state|wire|writer)"
+    r"|bridge_core\.formats\.(npy|npz_archive|safetensors_(header|reader|writer)|zip_layout)"
+    r"|ckptbridge_hdf5\.(examine|layout|reader|skeleton|writer)"
+)
+
+
+@pytest.fixture(scope="module")
+def one_of_each(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("formats")
+    state = FlatState({("fc", "weight"): np.ones((2, 3), np.float32)}, layout="torch")
+    for name, suffix in (("safetensors", ""), ("npz", ""), ("torch", ".pt"), ("msgpack", "")):
+        save_state(state, folder / f"{name}{suffix}", format=name)
+    (folder / "hdf5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    (folder / "text").write_text("hello")
+    return folder
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_that_looks_at_files_loads_no_reader_and_no_writer(one_of_each, name):
+    module, kind = FORMATS[name]
+    if name == "hdf5":
+        pytest.importorskip("ckptbridge_hdf5")
+    code = f"""
+from pathlib import Path
+from bridge_core import SourceFile
+from {module} import {kind}
+claimed = []
+for path in sorted(Path({str(one_of_each)!r}).iterdir()):
+    with SourceFile(path) as file:
+        if {kind}().sniff(file):
+            claimed.append(path.stem)
+assert claimed == [{name!r}], claimed
+import sys
+loaded = [name for name in sys.modules if name.startswith(("bridge_", "ckptbridge_"))]
+print("\\n".join(loaded))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    loaded = done.stdout.split()
+    assert module in loaded
+    assert [name for name in loaded if HEAVY.match(name)] == []
 
 
 def test_a_flax_result_returns_to_torch_without_a_framework(sources, tmp_path):

@@ -32,16 +32,17 @@ from bridge_core import (
 from bridge_core.io import parse_json
 from bridge_core.state import dtype_named
 
-__all__ = ["BLOCK", "Entry", "Guard", "Index", "USER_BLOCK", "gaps", "structure_digest"]
+__all__ = ["BLOCK", "Entry", "Guard", "Index", "MAX_RANK", "USER_BLOCK", "gaps", "structure_digest"]
 
 USER_BLOCK = 512
 """Bytes before the HDF5 superblock."""
 BLOCK = 256 << 10
 """Tensors carry one SHA-256 for each block of this many bytes."""
+MAX_RANK = 32
+"""Axes that HDF5 allows."""
 
 _VERSION = 1
 _MAX_INDEX = 100_000_000
-_MAX_RANK = 32
 _DIGEST = hashlib.sha256().digest_size
 _MAGIC = b"ckptbridge-hdf5\n"
 _GUARD = struct.Struct("<16sQQQ32s")
@@ -246,7 +247,7 @@ def _entry(item: Any, number: int) -> Entry:
     room = spec.dtype.itemsize
     for n in shape:
         room *= max(1, n)
-    if any(n < 0 for n in shape) or len(shape) > _MAX_RANK or room >= 1 << 62:
+    if any(n < 0 for n in shape) or len(shape) > MAX_RANK or room >= 1 << 62:
         raise ValueError(f"/t/{number:06d} has the impossible shape {shape}")
     if len(entry.digests) != Entry.digests_size(spec):
         raise ValueError(f"/t/{number:06d} has {len(entry.digests)} bytes of SHA-256 for {spec}")

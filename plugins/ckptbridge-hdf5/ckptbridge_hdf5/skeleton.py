@@ -15,10 +15,7 @@ import numpy as np
 from bridge_core import MissingDependency, TensorSpec, UnsupportedFeature
 from ckptbridge_hdf5.layout import USER_BLOCK
 
-__all__ = ["MAX_RANK", "Skeleton", "build"]
-
-MAX_RANK = 32
-"""HDF5 allows no more axes."""
+__all__ = ["Skeleton", "build"]
 
 _PAGE = 4096
 

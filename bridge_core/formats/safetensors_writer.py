@@ -1,0 +1,165 @@
+"""Laying out a safetensors file before any tensor is read."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from bridge_core.errors import KeyConflict, LimitExceeded, UnsupportedFeature
+from bridge_core.formats.file_layout import Extent, FileImage
+from bridge_core.formats.safetensors_codes import (
+    CODES,
+    FRAMEWORKS,
+    HEADER_CAP,
+    METADATA,
+    NIBBLES,
+    SEQUENCE,
+    stored_bytes,
+)
+from bridge_core.state import (
+    DTYPES,
+    MARKER,
+    FlatState,
+    Key,
+    StateMetadata,
+    dump_metadata,
+    flat_names,
+    is_unicode,
+    join_key,
+)
+
+__all__ = ["lay_out"]
+
+_CODE_OF = {DTYPES[name]: code for code, name in CODES.items()}
+_ORDER = {dtype: -place for place, dtype in enumerate(_CODE_OF)}
+_MARKS = {layout: mark for mark, layout in FRAMEWORKS.items()}
+
+
+def lay_out(state: FlatState) -> FileImage:
+    """Return the whole file but for the tensors' values; see `SafetensorsFormat.write`."""
+    metadata = state.metadata
+    ties = {key: kept for key, kept in metadata.ties.items() if kept in state}
+    metadata = metadata.with_(ties=ties)
+    names, escaped = flat_names(state)
+    _check_names(names, metadata)
+    _check_dtypes(state)
+    dropped = _aliases(state, ties)
+
+    header: dict[str, Any] = {}
+    strings = _header_strings(state.layout, metadata, names, dropped, escaped=escaped)
+    specs = {key: state.spec(key) for key in state if key not in dropped}
+    ordered = sorted(specs, key=lambda key: (_ORDER[specs[key].dtype], names[key]))
+    if MARKER in strings and list(state) != ordered:
+        numbers = {key: number for number, key in enumerate(sorted(state))}
+        strings[SEQUENCE] = " ".join(str(numbers[key]) for key in state)
+    if strings:
+        header[METADATA] = strings
+    position = 0
+    extents: dict[Key, Extent] = {}
+    for key in ordered:
+        spec = specs[key]
+        nbytes = stored_bytes(spec)
+        header[names[key]] = {
+            "dtype": _CODE_OF[spec.dtype],
+            "shape": list(spec.shape),
+            "data_offsets": [position, position + nbytes],
+        }
+        extents[key] = Extent(0, nbytes, position)
+        position += nbytes
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    if len(text) > HEADER_CAP:
+        raise LimitExceeded(
+            f"the header would take {len(text)} bytes; readers accept {HEADER_CAP}.",
+            hint="Write shards with --max-shard-size.",
+        )
+    start = 8 + len(text)
+    return FileImage(
+        size=start + position,
+        segments=((0, struct.pack("<Q", len(text)) + text),),
+        slots={key: (Extent(0, e.nbytes, start + e.offset),) for key, e in extents.items()},
+        pack={key: 2 for key, spec in specs.items() if spec.dtype == NIBBLES},
+    )
+
+
+def _check_names(names: Mapping[Key, str], metadata: StateMetadata) -> None:
+    for key, name in names.items():
+        if not key:
+            raise KeyConflict("a tensor has an empty key; safetensors needs a name.")
+        if name == METADATA:
+            raise KeyConflict("the name is reserved in safetensors files.", key=name, hint="Rename it.")
+        _check_text(name, "the name of a tensor")
+    for reserved in (MARKER, SEQUENCE):
+        if reserved in metadata.extra:
+            raise KeyConflict(f"the metadata name {reserved!r} is reserved.", hint="Rename it.")
+    for name, text in metadata.extra.items():
+        _check_text(name, "a metadata name")
+        _check_text(text, f"the metadata {name!r}")
+
+
+def _check_text(text: str, what: str) -> None:
+    if not is_unicode(text):
+        raise UnsupportedFeature(
+            f"{what} holds a lone surrogate, {text!r}, which has no UTF-8 form.", hint="Rename it."
+        )
+
+
+def _check_dtypes(state: FlatState) -> None:
+    wrong: list[str] = []
+    for key, spec in state.specs().items():
+        if spec.dtype not in _CODE_OF:
+            wrong.append(f"{join_key(key)} ({spec.dtype.name})")
+        elif spec.dtype == NIBBLES and spec.size % 2:
+            wrong.append(f"{join_key(key)} ({spec}, which does not fill whole bytes)")
+    if wrong:
+        _refuse_dtypes(wrong)
+
+
+def _refuse_dtypes(wrong: list[str]) -> NoReturn:
+    raise UnsupportedFeature(
+        f"safetensors cannot hold {len(wrong)} of the tensors: {', '.join(wrong)}.",
+        hint="Cast them, or write another format, such as npz.",
+    )
+
+
+def _aliases(state: FlatState, ties: Mapping[Key, Key]) -> dict[Key, Key]:
+    """Return tied keys that are the very tensor of another key, and which key that is."""
+    parents = {
+        key: kept
+        for key, kept in ties.items()
+        if key in state and key != kept and state.tensor(key) is state.tensor(kept)
+    }
+    ends: dict[Key, Key] = {}
+    for first in parents:
+        path: dict[Key, None] = {}
+        key = first
+        while key in parents and key not in ends and key not in path:
+            path[key] = None
+            key = parents[key]
+        # Where ties form a circle, the walk stops at the key it met twice: that one is kept.
+        ends.update(dict.fromkeys(path, ends.get(key, key)))
+    return {key: kept for key, kept in ends.items() if key != kept}
+
+
+def _header_strings(
+    layout: str | None,
+    metadata: StateMetadata,
+    names: Mapping[Key, str],
+    dropped: Mapping[Key, Key],
+    *,
+    escaped: bool,
+) -> dict[str, str]:
+    strings = dict(metadata.extra)
+    for key, kept in dropped.items():
+        strings.setdefault(names[key], names[kept])
+    if layout in _MARKS:
+        strings["format"] = _MARKS[layout]
+    plain = layout in (None, *_MARKS) and FRAMEWORKS.get(strings.get("format", "")) == layout
+    written = {name for key, name in names.items() if key not in dropped}
+    lookalike = any(v in written and k not in written for k, v in metadata.extra.items())
+    nothing = dump_metadata(layout, metadata) == dump_metadata(layout, StateMetadata())
+    if not plain or escaped or lookalike or not nothing:
+        strings[MARKER] = dump_metadata(layout, metadata, escaped_names=escaped)
+    return dict(sorted(strings.items()))

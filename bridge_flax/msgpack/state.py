@@ -1,0 +1,76 @@
+"""From the leaves of a msgpack file to a state."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bridge_core import (
+    ArrayTensor,
+    FileTensor,
+    FlatState,
+    Key,
+    LimitExceeded,
+    MalformedFile,
+    SourceFile,
+    StateMetadata,
+    Tensor,
+    TensorSpec,
+)
+from bridge_core.messages import listed
+from bridge_core.state import DTYPES, checked_bools, load_metadata
+from bridge_flax.msgpack.reader import Span, scan
+from bridge_flax.msgpack.wire import MAX_METADATA, ROOT_METADATA
+
+__all__ = ["open_state"]
+
+
+def open_state(file: SourceFile) -> FlatState:
+    """Open a file lazily; see `MsgpackFormat.open`."""
+    leaves, empty, carried = scan(file)
+    if isinstance(leaves.get((ROOT_METADATA,)), Span):
+        carried = (*carried, leaves.pop((ROOT_METADATA,)))
+    layout, metadata = _load(file, carried)
+    tensors: dict[Key, Tensor] = {}
+    numbers: list[str] = []
+    ignored: list[str] = []
+    for key, leaf in leaves.items():
+        if isinstance(leaf, FileTensor):
+            tensors[key] = _checked(leaf, file, key)
+        elif leaf is None or isinstance(leaf, Span):
+            ignored.append(f"{'/'.join(key)} ({leaf.what if leaf else None})")
+        else:
+            tensors[key] = ArrayTensor(_array(leaf))
+            numbers.append(f"{'/'.join(key)} ({type(leaf).__name__})")
+    notes = {"python numbers": listed(numbers), "left out": listed(ignored)}
+    metadata = metadata.with_(empty=empty, provenance={k: v for k, v in notes.items() if v})
+    return FlatState(tensors, layout=layout or "flax", metadata=metadata, close=file.close)
+
+
+def _load(file: SourceFile, carried: tuple[Span, ...]) -> tuple[str | None, StateMetadata]:
+    if not carried:
+        return None, StateMetadata()
+    if len(carried) > 1:
+        raise MalformedFile(f"carries the bridge's metadata {len(carried)} times.", path=file.name)
+    (span,) = carried
+    if span.nbytes > MAX_METADATA:
+        raise LimitExceeded(
+            f"carries {span.nbytes} bytes of metadata; at most {MAX_METADATA} are read.", path=file.name
+        )
+    layout, metadata, _ = load_metadata(file.read(span.offset, span.nbytes), path=file.name)
+    return layout, metadata
+
+
+def _checked(leaf: FileTensor, file: SourceFile, key: Key) -> Tensor:
+    if leaf.spec.dtype != DTYPES["bool"]:
+        return leaf
+    raw = replace(leaf, spec=TensorSpec(leaf.spec.shape, DTYPES["uint8"]))
+    return checked_bools(raw, path=file.name, key=key)
+
+
+def _array(number: complex) -> np.ndarray[Any, np.dtype[Any]]:
+    if isinstance(number, int) and not isinstance(number, bool):
+        return np.array(number, np.int64 if number < 1 << 63 else np.uint64)
+    return np.array(number)

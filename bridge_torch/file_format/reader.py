@@ -1,0 +1,187 @@
+"""Opening a torch checkpoint: its container, its pickle, and a lazy tensor for every weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from bridge_core import (
+    BridgeError,
+    FlatState,
+    Key,
+    KeyConflict,
+    LimitExceeded,
+    MalformedFile,
+    SourceFile,
+    StateMetadata,
+    Tensor,
+    UnsafeFile,
+    UnsupportedFeature,
+    as_key,
+    split_name,
+)
+from bridge_core.formats import STORED
+from bridge_core.io import ChecksummedRange
+from bridge_core.state import DTYPES, checked_bools, load_metadata
+from bridge_torch.file_format.archive import METADATA_RECORD, Archive
+from bridge_torch.file_format.legacy import read_legacy, refuse_other
+from bridge_torch.file_format.signatures import is_legacy, is_zip
+from bridge_torch.file_format.state_dict_entry import Weights, find_weights
+from bridge_torch.file_format.storages import Bytes, make_tensor
+from bridge_torch.safe_pickle import Limits, Storage, unpickle
+
+__all__ = ["open_checkpoint"]
+
+_HEAD = 512
+_LAYOUT = "torch"
+_MAX_METADATA = 256 << 20
+_MAX_EXPANSION = 100
+_FREE_EXPANSION = 1 << 30
+
+_Find = Callable[[Storage], Bytes]
+
+
+def open_checkpoint(file: SourceFile, *, allow_zero_crc: bool, limits: Limits) -> FlatState:
+    """Open a zip or a legacy file; see `TorchFormat.open`."""
+    head = file.read(0, min(file.size, _HEAD))
+    metadata, layout, escaped = StateMetadata(), _LAYOUT, False
+    if is_zip(head):
+        archive = Archive(file, allow_zero_crc=allow_zero_crc)
+        root = _root(archive, limits)
+        find = _record_finder(archive)
+        layout, metadata, escaped = _own_metadata(archive)
+    elif is_legacy(head):
+        root, found = read_legacy(file, limits)
+        find = _listed_finder(found)
+    else:
+        refuse_other(file, head)
+    weights = find_weights(root, path=file.name)
+    return _state(file, weights, find, layout, metadata, escaped)
+
+
+def _root(archive: Archive, limits: Limits) -> object:
+    file = archive.file
+    record = archive.records.get("data.pkl")
+    if "constants.pkl" in archive.records:
+        raise UnsupportedFeature(
+            "is a TorchScript archive, which holds code beside weights.",
+            path=file.name,
+            hint="Load it with torch.jit.load and save module.state_dict().",
+        )
+    if record is None:
+        raise MalformedFile(
+            f"is a zip file without {archive.root}/data.pkl, so torch.save did not write it.",
+            path=file.name,
+        )
+    data = archive.read(record, limit=limits.pickle_bytes)
+    unpickled = unpickle(data, path=file.name, what=record.name, limits=limits)
+    if unpickled.length != len(data):
+        raise MalformedFile(f"{record.name} goes on after its pickle.", path=file.name)
+    return unpickled.value
+
+
+def _record_finder(archive: Archive) -> _Find:
+    """Return what finds a storage's bytes in an archive."""
+    file = archive.file
+    big_endian = False
+    order = archive.records.get("byteorder")
+    if order is not None:
+        text = archive.read(order, limit=16)
+        if text not in (b"little", b"big"):
+            raise MalformedFile(f"has the byte order {text!r}; little or big was expected.", path=file.name)
+        big_endian = text == b"big"
+
+    def find(storage: Storage) -> Bytes:
+        record = archive.records.get(f"data/{storage.key}")
+        if record is None:
+            raise MalformedFile(
+                f"needs record {f'data/{storage.key[:80]}'!r}, which is not there.", path=file.name
+            )
+        expected = storage.numel * _itemsize(storage)
+        if record.size != expected:
+            raise MalformedFile(
+                f"record {record.name!r} has {record.size} bytes; {storage.numel} x {storage.dtype} "
+                f"take {expected}.",
+                path=file.name,
+            )
+        if record.method != STORED:
+            data = archive.unpack(record)
+            return Bytes(file, 0, len(data), big_endian, unpacked=data)
+        checked = None
+        if archive.is_checked(record):
+            checked = ChecksummedRange(
+                file, record.offset, record.size, record.crc, lambda _: archive.damaged(record.name)
+            )
+        return Bytes(file, record.offset, record.size, big_endian, checked=checked)
+
+    return find
+
+
+def _listed_finder(found: dict[str, Bytes]) -> _Find:
+    return lambda storage: found[storage.key]
+
+
+def _itemsize(storage: Storage) -> int:
+    return 1 if storage.dtype == "untyped" else DTYPES[storage.dtype].itemsize
+
+
+def _own_metadata(archive: Archive) -> tuple[str, StateMetadata, bool]:
+    record = archive.records.get(METADATA_RECORD)
+    if record is None:
+        return _LAYOUT, StateMetadata(), False
+    text = archive.read(record, limit=_MAX_METADATA)
+    own, metadata, escaped = load_metadata(text, path=archive.file.name)
+    return own or _LAYOUT, metadata, escaped
+
+
+def _state(
+    file: SourceFile,
+    weights: Weights,
+    find: _Find,
+    layout: str,
+    metadata: StateMetadata,
+    escaped: bool,
+) -> FlatState:
+    foreign = [
+        f"{name} (torch.{ref.dtype})" for name, ref in weights.tensors.items() if ref.dtype not in DTYPES
+    ]
+    if foreign:
+        raise UnsupportedFeature(f"holds dtypes that are not read: {', '.join(foreign)}.", path=file.name)
+    sources: dict[str, Bytes] = {}
+    views: dict[tuple[object, ...], tuple[Key, Tensor]] = {}
+    tensors: dict[Key, Tensor] = {}
+    ties: dict[Key, Key] = {}
+    total = 0
+    for name, ref in weights.tensors.items():
+        key = split_name(name, escaped=True) if escaped else as_key(name)
+        _check_key(ref.storage.key, file)
+        if key in tensors:
+            raise KeyConflict("two weights have this name.", path=file.name, key=key)
+        source = sources.get(ref.storage.key)
+        if source is None:
+            source = sources[ref.storage.key] = find(ref.storage)
+        view = (ref.storage.key, ref.dtype, ref.offset, ref.shape, ref.strides, ref.conj, ref.neg)
+        if view in views and 0 not in ref.shape:
+            ties[key], tensors[key] = views[view]
+            continue
+        try:
+            tensor = make_tensor(replace(ref, dtype="uint8") if ref.dtype == "bool" else ref, source)
+        except BridgeError as err:
+            err.path, err.key = file.name, name
+            raise
+        if ref.dtype == "bool":
+            tensor = checked_bools(tensor, path=file.name, key=key)
+        views[view] = key, tensor
+        tensors[key] = tensor
+        total += tensor.spec.nbytes
+    if total > _MAX_EXPANSION * file.size + _FREE_EXPANSION:
+        raise LimitExceeded(f"is {file.size} bytes long and claims {total} bytes of tensors.", path=file.name)
+    recorded = {k: v for k, v in metadata.ties.items() if k in tensors and v in tensors}
+    notes = {**metadata.provenance, **weights.provenance()}
+    metadata = metadata.with_(ties={**ties, **recorded}, provenance=notes)
+    return FlatState(tensors, layout=layout, metadata=metadata, close=file.close)
+
+
+def _check_key(key: str, file: SourceFile) -> None:
+    if "/" in key or "\\" in key or "\0" in key or key in ("", ".", ".."):
+        raise UnsafeFile(f"has a storage that leads elsewhere: {key[:200]!r}.", path=file.name)

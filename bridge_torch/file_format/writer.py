@@ -1,0 +1,89 @@
+"""Laying out a torch checkpoint before any tensor is read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from bridge_core import FileImage, FlatState, Key, KeyConflict, StateMetadata, UnsupportedFeature
+from bridge_core.formats import NewMember, zip_image
+from bridge_core.state import dump_metadata, flat_names, is_unicode
+from bridge_torch.file_format.archive import METADATA_RECORD
+from bridge_torch.safe_pickle import Slot, write_pickle
+
+__all__ = ["lay_out"]
+
+_LAYOUT = "torch"
+_ROOT = "archive"
+_VERSION = b"3\n"
+_PADDING_ID, _PADDING = 0x4246, b"Z"
+
+
+def lay_out(state: FlatState, dtypes: frozenset[str]) -> FileImage:
+    """Return the whole file but for the tensors' values; see `TorchFormat.write`.
+
+    Args:
+        state: What to write.
+        dtypes: Names of the dtypes that are allowed.
+    """
+    specs = state.specs()
+    foreign = [f"{'.'.join(k)} ({s.dtype.name})" for k, s in specs.items() if s.dtype.name not in dtypes]
+    if foreign:
+        raise UnsupportedFeature(
+            f"torch files cannot hold these dtypes: {', '.join(foreign)}.",
+            hint="Cast them, or write a format that has them.",
+        )
+    names, escaped = _names(state)
+    damaged = [ascii(name) for name in names.values() if not is_unicode(name)]
+    if damaged:
+        raise UnsupportedFeature(f"torch files cannot hold names that are no text: {', '.join(damaged)}.")
+    owners = _owners(state)
+    numbers: dict[Key, str] = {}
+    slots: dict[Key, Slot] = {}
+    for key, spec in specs.items():
+        owner = owners.get(key, key)
+        storage = numbers.setdefault(owner, str(len(numbers)))
+        slots[key] = Slot(names[key], spec, storage, owner)
+    text = dump_metadata(state.layout, state.metadata, escaped_names=escaped)
+    plain = state.layout in (None, _LAYOUT) and text == dump_metadata(state.layout, StateMetadata())
+    return _archive(slots, None if plain else text)
+
+
+def _archive(slots: Mapping[Key, Slot], metadata: str | None) -> FileImage:
+    """Place the pickle, the storages and, where there is any, the bridge's own metadata."""
+    pickle = write_pickle(slots)
+    identity = int.from_bytes(hashlib.sha256(pickle).digest()[:16], "big")
+    members = [
+        NewMember(f"{_ROOT}/data.pkl", pickle),
+        NewMember(f"{_ROOT}/byteorder", b"little"),
+        NewMember(f"{_ROOT}/version", _VERSION),
+    ]
+    members += [
+        NewMember(f"{_ROOT}/data/{slot.storage}", b"", slot.spec.nbytes, key)
+        for key, slot in slots.items()
+        if slot.owner == key
+    ]
+    members.append(NewMember(f"{_ROOT}/.data/serialization_id", f"{identity:040d}".encode()))
+    if metadata is not None:
+        members.append(NewMember(f"{_ROOT}/{METADATA_RECORD}", metadata.encode("ascii")))
+    return zip_image(members, padding_id=_PADDING_ID, padding=_PADDING)
+
+
+def _names(state: FlatState) -> tuple[dict[Key, str], bool]:
+    """Return the flat names: plain in torch's own layout, and escaped in others where needed."""
+    names, escaped = flat_names(state)
+    plain = state.layout in (None, "torch")
+    odd = [repr(key) for key in state if not key or (plain and any("." in part for part in key))]
+    if odd:
+        raise KeyConflict(
+            f"torch names its tensors by parts joined with dots; these keys do not fit: {', '.join(odd)}.",
+            hint="Rename them, or write a format that keeps nested names.",
+        )
+    return names, escaped
+
+
+def _owners(state: FlatState) -> dict[Key, Key]:
+    """Return, for tied keys that share one tensor object, the key that stands first in the state."""
+    tied = {key for pair in state.metadata.ties.items() for key in pair}
+    first: dict[int, Key] = {}
+    return {key: first.setdefault(id(state.tensor(key)), key) for key in state if key in tied}
