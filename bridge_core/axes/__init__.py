@@ -7,7 +7,7 @@ from bridge_core.public import exports
 if TYPE_CHECKING:
     from bridge_core.axes.equation import ELLIPSIS as ELLIPSIS
     from bridge_core.axes.equation import Equation as Equation
-    from bridge_core.axes.equation import Lists as Lists
+    from bridge_core.axes.equation import ListAxes as ListAxes
     from bridge_core.axes.equation import Term as Term
     from bridge_core.axes.leaf_axes import Axis as Axis
     from bridge_core.axes.leaf_axes import Binding as Binding
@@ -22,7 +22,7 @@ else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
-            "equation": "ELLIPSIS Equation Lists Term",
+            "equation": "ELLIPSIS Equation ListAxes Term",
             "leaf_axes": "Axis Binding bind bind_axes parse_axes",
             "rearrangement": "Rearrangement Shape rearrange",
             "structure": "check_equation",

@@ -31,7 +31,7 @@ __all__ = ["compiled"]
 
 Chain = tuple[Op, ...]
 Place = tuple[tuple[str, int], ...]
-"""Where a tensor stands in the lists that it is part of."""
+"""The index of a tensor along the list axes of its term."""
 Identity = tuple[frozenset[str], tuple[int, ...]]
 """Which piece: its axis names, list axes included, and its place along the list axes of either side."""
 
@@ -58,10 +58,9 @@ def compiled(
         outputs: For each right tensor, its term and its place.
     """
     cutter = _Cutter(structure, solver)
-    left = [cutter.tensor(structure.left[term], structure.lists.left[term], place) for term, place in inputs]
-    right = [
-        cutter.tensor(structure.right[term], structure.lists.right[term], place) for term, place in outputs
-    ]
+    list_axes = structure.list_axes
+    left = [cutter.tensor(structure.left[term], list_axes.left[term], place) for term, place in inputs]
+    right = [cutter.tensor(structure.right[term], list_axes.right[term], place) for term, place in outputs]
     makes = [piece for _, pieces in left for piece in pieces]
     takes = [piece for _, pieces in right for piece in pieces]
     found, wanted = [cutter.identity(p) for p in makes], [cutter.identity(p) for p in takes]
@@ -110,7 +109,7 @@ def _lanes(chains: Sequence[Chain], counts: Sequence[int] = ()) -> Chain:
 
 
 class _Cutter:
-    """Cuts tensors into pieces: concatenations apart, and axes that are lists on some side unstacked."""
+    """Cuts tensors into pieces: splits concatenations, and unstacks what is a list axis on either side."""
 
     def __init__(self, structure: Structure, solver: Solver) -> None:
         self.solver = solver
@@ -118,7 +117,8 @@ class _Cutter:
         self.done: dict[tuple[Axes, tuple[str, ...]], tuple[Chain, list[_Piece]]] = {}
         self.moves: dict[tuple[Layout, Layout], Chain] = {}
         left, right = structure.left, structure.right
-        for axes, own in zip((*left, *right), (*structure.lists.left, *structure.lists.right), strict=True):
+        own_axes = (*structure.list_axes.left, *structure.list_axes.right)
+        for axes, own in zip((*left, *right), own_axes, strict=True):
             for layout in layouts(axes):
                 names = frozenset(itertools.chain(*layout, own))
                 self.listed[names] = tuple(dict.fromkeys((*self.listed.get(names, ()), *own)))

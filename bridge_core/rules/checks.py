@@ -8,7 +8,7 @@ from bridge_core.axes import Equation, Term
 from bridge_core.errors import RuleError
 from bridge_core.messages import nearest
 from bridge_core.rules.config_sizes import Size
-from bridge_core.rules.flat_index import Radix
+from bridge_core.rules.flat_index import FlatIndex
 from bridge_core.rules.op_calls import Call
 
 __all__ = ["check_calls", "check_sizes"]
@@ -34,7 +34,7 @@ def check_calls(calls: Iterable[Call], terms: tuple[Term, ...] | None) -> None:
 
 
 def check_sizes(
-    sizes: Mapping[str, Size], equation: Equation | None, calls: Iterable[Call], radix: Radix | None
+    sizes: Mapping[str, Size], equation: Equation | None, calls: Iterable[Call], index: FlatIndex | None
 ) -> None:
     """Check that every size is of something, and that what the calls ask for is there.
 
@@ -46,7 +46,7 @@ def check_sizes(
     for name in sizes:
         if name not in known:
             raise RuleError(f"sizes.{name}: there is no axis of this name. {nearest(name, sorted(known))}")
-        if radix is not None and name in radix.sizes:
-            raise RuleError(f"sizes.{name}: '{radix}' gives this size already; leave it out.")
+        if index is not None and name in index.sizes:
+            raise RuleError(f"sizes.{name}: '{index}' gives this size already; leave it out.")
     for name in sorted(needed - set(sizes)):
         raise RuleError(f"the size {name!r} is not known; write sizes = {{ {name} = ... }}.")

@@ -134,7 +134,7 @@ def _paths(names: set[Key], rules: Iterable[Rule]) -> set[Key]:
 def _count(rule: Rule, before: set[Key] | None, after: set[Key] | None, paths: set[Key] | None) -> _Found:
     if rule.action == "layer":
         return _Found(rule, _counts(rule.sources, paths))
-    made = rule.action == "move" or (rule.action == "constant" and rule.value is not None)
+    made = rule.action == "rearrange" or (rule.action == "fill" and rule.value is not None)
     return _Found(rule, _counts(rule.sources, before), _counts(rule.targets, after) if made else None)
 
 
@@ -173,7 +173,8 @@ def _refuse_unfit(file: str, problems: list[RuleError]) -> None:
 def _lines(found: list[_Found]) -> Iterable[str]:
     for row in found:
         rule = row.rule
-        text = "; ".join((str(rule), *rule.ops, *([str(rule.radix)] if rule.radix is not None else ())))
+        index = () if rule.flat_index is None else (str(rule.flat_index),)
+        text = "; ".join((str(rule), *rule.ops, *index))
         notes = [f"when {rule.when}"] if rule.when else []
         notes += ["optional"] if rule.optional else []
         for what, counts in (("source", row.sources), ("target", row.targets)):
@@ -198,7 +199,7 @@ def _document(file: str, found: list[_Found]) -> dict[str, Any]:
                 "value": row.rule.value,
                 "ops": list(row.rule.ops),
                 "sizes": {name: str(size) for name, size in row.rule.sizes.items()},
-                "where": str(row.rule.radix) if row.rule.radix is not None else None,
+                "where": str(row.rule.flat_index) if row.rule.flat_index is not None else None,
                 "when": str(row.rule.when),
                 "optional": row.rule.optional,
                 "source_matches": row.sources,
