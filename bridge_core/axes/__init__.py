@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from bridge_core.axes.equation import Equation as Equation
     from bridge_core.axes.equation import ListAxes as ListAxes
     from bridge_core.axes.equation import Term as Term
+    from bridge_core.axes.layout import Layout as Layout
+    from bridge_core.axes.layout import layout_ops as layout_ops
     from bridge_core.axes.leaf_axes import Axis as Axis
     from bridge_core.axes.leaf_axes import Binding as Binding
     from bridge_core.axes.leaf_axes import bind as bind
@@ -23,6 +25,7 @@ else:
         __name__,
         {
             "equation": "ELLIPSIS Equation ListAxes Term",
+            "layout": "Layout layout_ops",
             "leaf_axes": "Axis Binding bind bind_axes parse_axes",
             "rearrangement": "Rearrangement Shape rearrange",
             "structure": "check_equation",

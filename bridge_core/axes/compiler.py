@@ -11,13 +11,13 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from bridge_core.axes.layout import Layout, layout_ops
 from bridge_core.axes.sizes import Solver
-from bridge_core.axes.structure import Axes, Factors, Layout, Parts, Structure, layouts
+from bridge_core.axes.structure import Axes, Factors, Parts, Structure, layouts
 from bridge_core.ops import (
     Duplicate,
     Op,
     Parallel,
-    Permute,
     Reorder,
     RequireEqual,
     Reshape,
@@ -165,49 +165,10 @@ class _Cutter:
         return chain, [piece for _, pieces in inner for piece in pieces]
 
     def moved(self, source: Layout, target: Layout) -> Chain:
-        """Return the shortest chain from one layout of a piece to another."""
+        """Return the chain from one layout of a piece to another."""
         if (source, target) not in self.moves:
-            self.moves[source, target] = self._shortest(source, target)
+            self.moves[source, target] = layout_ops(source, target, self.solver.sizes)
         return self.moves[source, target]
-
-    def _shortest(self, source: Layout, target: Layout) -> Chain:
-        ones = source.count(()), target.count(())
-        chains = [self._moved(source, target, keep_ones=False)]
-        if ones[0] == ones[1] > 0:
-            chains.append(self._moved(source, target, keep_ones=True))
-        return min(chains, key=lambda chain: (len(chain), sum(isinstance(op, Permute) for op in chain)))
-
-    def _moved(self, source: Layout, target: Layout, *, keep_ones: bool) -> Chain:
-        """Open both layouts up into the longest runs of names that they share, and permute these."""
-        if keep_ones:
-            source, target = _numbered(source), _numbered(target)
-        follows = {pair for run in target for pair in itertools.pairwise(run)}
-        units: list[tuple[str, ...]] = []
-        for run in source:
-            for i, name in enumerate(run):
-                if i and (run[i - 1], name) in follows:
-                    units[-1] += (name,)
-                else:
-                    units.append((name,))
-        order = {name: i for i, unit in enumerate(units) for name in unit}
-        axes = tuple(dict.fromkeys(order[name] for run in target for name in run))
-        shape = self._shape(units)
-        return simplify_chain(
-            (
-                Reshape(self._shape(source), shape),
-                Permute(axes),
-                Reshape(tuple(shape[axis] for axis in axes), self._shape(target)),
-            )
-        )
-
-    def _shape(self, layout: Sequence[tuple[str, ...]]) -> tuple[int, ...]:
-        return self.solver.shape(tuple(tuple(n for n in run if not n.startswith("1#")) for run in layout))
-
-
-def _numbered(layout: Layout) -> Layout:
-    """Give axes of size one a name each."""
-    ones = itertools.count()
-    return tuple(run or (f"1#{next(ones)}",) for run in layout)
 
 
 def _opened(axes: Axes, apart: Callable[[str | Parts], bool]) -> Axes:

@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bridge_core.axes.equation import ELLIPSIS, ONE, Equation, Group, ListAxes, Member, Term
+from bridge_core.axes.layout import Layout
 from bridge_core.errors import RuleError
 
-__all__ = ["Axes", "Factors", "Layout", "Parts", "Structure", "check_equation", "layouts", "structure_of"]
+__all__ = ["Axes", "Factors", "Parts", "Structure", "check_equation", "layouts", "structure_of"]
 
 _MOST_PIECES = 256
 
@@ -32,8 +33,6 @@ Factors = tuple["str | Parts", ...]
 """One axis of a tensor: the row-major product of names and concatenations; empty for ``1``."""
 Axes = tuple[Factors, ...]
 """The axes of one tensor."""
-Layout = tuple[tuple[str, ...], ...]
-"""The axes of a piece: products of names alone."""
 
 
 @dataclass(frozen=True)
