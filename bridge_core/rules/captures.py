@@ -1,7 +1,7 @@
 """What the captures of a rule's patterns are: shared by both sides, or list axes.
 
 A capture of both sides is fixed: it distinguishes the instances of the rule. A capture of one side alone is
-a list axis: its pattern stands for a list of tensors, and the other side holds the capture as an axis.
+a list axis: its pattern matches a list of tensors, and the other side has the capture as an axis.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def list_axes_of(sources: Iterable[Pattern], targets: Iterable[Pattern], index: 
 
 
 def certainly_meet(first: Pattern, second: Pattern) -> bool:
-    """Tell whether one key fits both for certain: they are the same, or one is a key that the other fits."""
+    """Tell whether one key matches both for certain: equal patterns, or a key and a pattern for it."""
     if first.is_literal or second.is_literal:
         literal, other = (first, second) if first.is_literal else (second, first)
         return other.match(tuple(map(str, literal.segments))) is not None
@@ -65,7 +65,7 @@ def check_flat_index(
         for name in index.names:
             if name in pattern.captures:
                 raise RuleError(
-                    f"where = '{index}': {name} is a capture beside {index.whole} in '{pattern}'."
+                    f"where = '{index}': {name} and {index.whole} are both captures in '{pattern}'."
                 )
     terms = () if equation is None else equation.left if others is sources else equation.right
     axes = {name for term in terms for name in term.names}
@@ -95,7 +95,7 @@ def check_captures(
         for n, first in enumerate(side):
             for second in side[n + 1 :]:
                 if certainly_meet(first, second):
-                    raise RuleError(f"its {what} '{first}' and '{second}' stand for one key.")
+                    raise RuleError(f"its {what} '{first}' and '{second}' match the same key.")
     _check_types((*sources, *targets))
     if index is not None:
         check_flat_index(index, sources, targets, equation)
@@ -123,8 +123,9 @@ def check_captures(
             for name in free:
                 if name not in axes:
                     raise RuleError(
-                        f"nothing binds {_shown(name)} of '{pattern}': it is no capture of the other side, "
-                        f"and '{equation}' has no axis of that name on the {where}."
+                        f"nothing binds {_shown(name)} of '{pattern}': the other side has no such capture, "
+                        f"and '{equation}' has no such axis on the {where}. To stack over it, name it there "
+                        "as an axis; to keep one tensor for each, write it in the pattern of the other side."
                     )
                 if name not in numbers:
                     raise RuleError(
@@ -158,8 +159,8 @@ def _check_pairs(sources: tuple[Pattern, ...], targets: tuple[Pattern, ...], ind
         if lone:
             names = ", ".join(map(_shown, sorted(lone)))
             raise RuleError(
-                f"{names} stands in one of '{source}' and '{target}' alone; to stack over it, write an "
-                "equation that has it as an axis."
+                f"only one of '{source}' and '{target}' has {names}; to stack over it, write an equation "
+                "that has it as an axis."
             )
 
 
@@ -175,8 +176,8 @@ def _check_fixed(
         lacking = sorted(fixed - set(expanded(pattern, index)))
         if lacking:
             raise RuleError(
-                f"nothing binds {', '.join(map(_shown, lacking))} for '{pattern}'; a capture of both sides "
-                "must stand in every pattern of the rule."
+                f"nothing binds {', '.join(map(_shown, lacking))} for '{pattern}'; every pattern of the rule "
+                "must have the captures that both sides have."
             )
 
 

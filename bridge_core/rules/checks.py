@@ -15,7 +15,7 @@ __all__ = ["check_calls", "check_sizes"]
 
 
 def check_calls(calls: Iterable[Call], terms: tuple[Term, ...] | None) -> None:
-    """Check that the axes that calls name stand in the terms beside them; None for no equation.
+    """Check that the terms next to calls have the axes that the calls name; None for no equation.
 
     Raises:
         RuleError: One does not.
@@ -24,13 +24,13 @@ def check_calls(calls: Iterable[Call], terms: tuple[Term, ...] | None) -> None:
         if call.name not in ("pad", "unpad") or isinstance(call.args[0], int):
             continue
         if terms is None:
-            raise RuleError(f"'{call}' names an axis, and there is no equation; give the axis' index.")
+            raise RuleError(f"'{call}' names an axis, but there is no equation; give the index of the axis.")
         known = dict.fromkeys(
             name for term in terms for name in term.names if term.position(name) is not None
         )
         if call.args[0] not in known:
             hint = nearest(str(call.args[0]), known)
-            raise RuleError(f"'{call}': no term beside it has this axis by itself. {hint}")
+            raise RuleError(f"'{call}': no term next to it has this axis of its own. {hint}")
 
 
 def check_sizes(

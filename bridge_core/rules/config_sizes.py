@@ -15,7 +15,7 @@ __all__ = ["Size", "config_entry", "parse_sizes"]
 
 @dataclass(frozen=True)
 class Size:
-    """A size that the checkpoint's config tells, or a product or quotient of two.
+    """A number, an entry of the checkpoint's config, or the product or quotient of two.
 
     Args:
         left: A number, or the parts of a name in the config.

@@ -218,7 +218,7 @@ def test_help_names_the_option(command):
         (
             b"source = 'torch'\ntarget = 'keras'\n[[rule]]\nsource = 'a.**'\nrename = '**'\n",
             1,
-            "leads between",
+            "is between",
         ),
     ],
 )

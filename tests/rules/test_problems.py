@@ -189,7 +189,7 @@ PROBLEMS = {
     "a rule is for other frameworks": (
         {"a.weight": weights(2, 3)},
         [move("a.weight", "b.kernel", layouts=("keras", "flax"))],
-        "r.toml:3: rule 'a.weight' -> 'b.kernel': it leads between keras and flax; the conversion is from "
+        "r.toml:3: rule 'a.weight' -> 'b.kernel': it is between keras and flax; the conversion is from "
         "torch to flax.",
     ),
     "a size stands in a config that is not there": (

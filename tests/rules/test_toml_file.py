@@ -279,7 +279,7 @@ def test_rules_in_one_line_are_refused(write):
             "source = 'a.{i:int}'\nrename = 'b'",
             "rule 'a.{i:int}' -> 'b': it cannot be read in both directions",
         ),
-        ("source = 'a'\ntarget = ['b', 'b']\nops = 'x -> x, x'", "stand for one key"),
+        ("source = 'a'\ntarget = ['b', 'b']\nops = 'x -> x, x'", "match the same key"),
         ("source = 'a'\ntarget = 'b'\nops = 'padd(x)'", "the op 'padd' is not known. Did you mean 'pad'?"),
         ("source = 'a'\ntarget = 'b'\nops = 'x y -> x'", "'y' stands on the left side only"),
         ("source = 'a'\ntarget = 'b.{i:int}'\nops = 'x -> x'", "nothing binds {i}"),
