@@ -114,7 +114,7 @@ def test_plan_shows_for_each_step_which_rule_fired(files):
     both = f"[embedding, rule {files.rules}:{LINES['layer']}, {files.rules}:{LINES['rename']}]"
     assert both in lines["net.tok.weight -> tok.embedding"]
     assert "dropped: h.{0..2}.mask (rule " in result.out
-    assert "idle rule" not in result.out
+    assert "unmatched rule" not in result.out
 
 
 def test_plan_as_json_has_the_rules_too(files):
@@ -151,8 +151,8 @@ def test_plan_lists_rules_that_never_fired_and_is_refused(files):
     files.rules.write_text(RULES + IDLE)
     result = run("plan", files.source, "--to", "flax", "--rules", files.rules)
     assert result.code == 1
-    assert f"idle rule: {files.rules}:22: 'gone.{{i:int}}.w' -> 'stack.w'" in result.out
-    assert f"idle rule: {files.rules}:27: 'also.gone': drop (unused)" in result.out
+    assert f"unmatched rule: {files.rules}:22: 'gone.{{i:int}}.w' -> 'stack.w'" in result.out
+    assert f"unmatched rule: {files.rules}:27: 'also.gone': drop (unused)" in result.out
     assert "maybe.gone" not in result.out
     assert "error: 2 rules matched nothing" in result.err
     assert "optional" in result.err
