@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bridge_core.errors import RuleError
-from bridge_core.resolve.rule_instance import BoundRule, Captures, RuleInstance, matched_keys
+from bridge_core.resolve.key_matching import Captures, matched_keys
+from bridge_core.resolve.rule_instance import BoundRule, RuleInstance
 from bridge_core.rules import Rule
 from bridge_core.state import Key, TensorSpec
 

@@ -5,23 +5,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bridge_core.axes import ELLIPSIS, Rearrangement, rearrange
 from bridge_core.errors import BridgeError, PlanError, RuleError
 from bridge_core.ops import Cast, Offset, Op, Pad, Parallel, Unpad, chain_specs, simplify_chain
-from bridge_core.rules import Call, Pattern, Rule, resolve_sizes
+from bridge_core.resolve.key_matching import Captures, MatchedKeys, Place, counted, list_lengths
+from bridge_core.rules import Call, Rule, resolve_sizes
 from bridge_core.state import Key, TensorSpec, join_key
 
-__all__ = ["BoundRule", "Captures", "MatchedKeys", "RuleInstance", "matched_keys"]
+__all__ = ["BoundRule", "RuleInstance"]
 
-Captures = tuple[tuple[str, str], ...]
-Place = tuple[int, ...]
-"""The index of a tensor along the list axes of its pattern."""
-MatchedKeys = Mapping[int, Mapping[Place, Key]]
-"""Number of a pattern -> the keys that match it, by their places along its list axes."""
 Keys = tuple[tuple[Key, ...], ...]
 """The keys of each source pattern."""
 _MOST_SHOWN = 8
@@ -42,22 +38,6 @@ class BoundRule:
     sources: tuple[Key, ...]
     targets: tuple[Key, ...]
     ops: tuple[Op, ...]
-
-
-def matched_keys(
-    rule: Rule, patterns: tuple[Pattern, ...], list_axes: tuple[tuple[str, ...], ...], keys: Iterable[Key]
-) -> dict[Captures, dict[int, dict[Place, Key]]]:
-    """Return the keys that match the patterns of one side, by the captures that both sides have."""
-    instances: dict[Captures, dict[int, dict[Place, Key]]] = {}
-    for key in keys:
-        for number, pattern in enumerate(patterns):
-            captures = rule.bind(pattern, key)
-            if captures is None:
-                continue
-            place = tuple(int(captures[name]) for name in list_axes[number])
-            shared = tuple(sorted((n, v) for n, v in captures.items() if n not in list_axes[number]))
-            instances.setdefault(shared, {}).setdefault(number, {})[place] = key
-    return instances
 
 
 class RuleInstance:
@@ -172,7 +152,7 @@ class RuleInstance:
             RuleError: Some are missing.
         """
         list_axes = self.rule.list_axes.left
-        for name, seen in _lengths(list_axes, matched).items():
+        for name, seen in list_lengths(list_axes, matched).items():
             self.sizes[name] = max(self.sizes.get(name, 0), seen)
         missing: list[str] = []
         count = 0
@@ -198,7 +178,7 @@ class RuleInstance:
         )
 
     def _places(self, names: tuple[str, ...]) -> Iterator[Place]:
-        return _counted([self.sizes[name] for name in names])
+        return counted([self.sizes[name] for name in names])
 
     def _key(self, number: int, names: tuple[str, ...], place: Place) -> Key:
         own = {name: str(value) for name, value in zip(names, place, strict=True)}
@@ -263,7 +243,7 @@ class RuleInstance:
         if self.targets is None:
             return None
         list_axes = self.rule.list_axes.right
-        lengths = _lengths(list_axes, self.in_target)
+        lengths = list_lengths(list_axes, self.in_target)
         for name, seen in lengths.items():
             if seen:
                 self.sizes[name] = max(self.sizes.get(name, 0), seen)
@@ -282,7 +262,7 @@ class RuleInstance:
     def _targets(self, sizes: Mapping[str, int]) -> Iterator[tuple[int, Key]]:
         """Yield the targets, each with the number of its pattern."""
         for number, names in enumerate(self.rule.list_axes.right):
-            for place in _counted([sizes[name] for name in names]):
+            for place in counted([sizes[name] for name in names]):
                 yield number, self._target(number, place)
 
     def _target(self, number: int, place: Place) -> Key:
@@ -365,27 +345,3 @@ class RuleInstance:
             f"'{call}': nothing tells the size. Write it, as in '{call.name}({name}, 50304)', or give the "
             "target's shapes (--like FILE, or like=)."
         )
-
-
-def _lengths(list_axes: tuple[tuple[str, ...], ...], matched: MatchedKeys) -> dict[str, int]:
-    """Return how long every list axis is by the keys that match."""
-    lengths: dict[str, int] = {}
-    for number, names in enumerate(list_axes):
-        for axis, name in enumerate(names):
-            seen = max((place[axis] + 1 for place in matched.get(number, ())), default=0)
-            lengths[name] = max(lengths.get(name, 0), seen)
-    return lengths
-
-
-def _counted(sizes: Iterable[int]) -> Iterator[Place]:
-    """Count through all places, the last axis first; as `itertools.product`, without lists of the numbers."""
-    places: Iterator[Place] = iter([()])
-    for size in sizes:
-        places = _extended(places, size)
-    return places
-
-
-def _extended(places: Iterable[Place], size: int) -> Iterator[Place]:
-    for place in places:
-        for i in range(size):
-            yield (*place, i)
