@@ -31,7 +31,8 @@ def renamed(**names: str) -> Callable[[T], T]:
             return cast("T", _accepting(target, target.__qualname__, names))
         target.__init__ = _accepting(target.__init__, target.__qualname__, names)  # type: ignore[misc]
         for old, new in names.items():
-            setattr(target, old, property(_reader(old, new, target.__qualname__)))
+            reader = _reader(old, new, target.__qualname__)
+            setattr(target, old, property(reader, doc=f"Deprecated name of `{new}`."))
         return target
 
     return decorate

@@ -34,6 +34,7 @@ def _constructor(old: str, new: str) -> Callable[..., Any]:
         _warn(f"Rule.{old}", f"Rule.{new}")
         return getattr(cls, new)(*args, **options)
 
+    make.__doc__ = f"Deprecated name of `{new}`."
     return make
 
 
