@@ -42,7 +42,7 @@ def describe(plan: Plan) -> str:
         ("ambiguous", [f"{join_key(k)} ({' or '.join(v)})" for k, v in plan.ambiguous.items()]),
         ("left out", list(map(join_key, plan.allowed_missing))),
         ("refused", [f"{join_key(k)} ({why})" for k, why in plan.unsupported.items()]),
-        ("idle rule", list(plan.unmatched_rules)),
+        ("unmatched rule", list(plan.unmatched_rules)),
     ):
         lines += [f"{title}: {text}" + (f"  x{n}" if n > 1 else "") for text, n in fold_names(names)]
     return "\n".join(lines)
@@ -84,7 +84,7 @@ def problem(plan: Plan) -> BridgeError | None:
             hint=(
                 "Correct the pattern, which sees the names that the source has before any rule renames them; "
                 "or mark a rule that need not match as optional. A conversion in two steps needs rules that "
-                "move tensors in both."
+                "rearrange tensors in both."
             ),
         )
     if plan.unsupported:

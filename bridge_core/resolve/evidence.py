@@ -107,7 +107,7 @@ class Reader:
                 return rule
         return None
 
-    def idle(self) -> tuple[Rule, ...]:
+    def unmatched_rules(self) -> tuple[Rule, ...]:
         """Return the rules that had to match a layer and did not."""
         known = enumerate(self.rules)
         return tuple(rule for number, rule in known if number not in self._fired and not rule.optional)

@@ -17,8 +17,8 @@ from bridge_core.resolve.evidence import PARAMETER
 from bridge_core.resolve.grouping import has_heads
 from bridge_core.resolve.neutral_layers import neutral_layers
 from bridge_core.resolve.plan_builder import Ordered, Request
-from bridge_core.resolve.rule_binding import bind_rule, check_claims, claimed_twice
-from bridge_core.resolve.rule_instance import Claim
+from bridge_core.resolve.rule_binding import bind_rule, check_disjoint, rule_conflict
+from bridge_core.resolve.rule_instance import BoundRule
 from bridge_core.resolve.rule_names import check_constant, rule_holds
 from bridge_core.resolve.with_template import Templated
 from bridge_core.resolve.without_template import Plain
@@ -49,8 +49,8 @@ def plan_from_neutral(
         registry: Where kinds, transforms and adapters are found.
         to: Name of the framework.
         like: A state of that framework whose names and shapes the result must have.
-        rules: Rules that move tensors or fill targets, and that fix the kinds of what is still undecided, as
-            they are read towards this framework.
+        rules: Rules that rearrange tensors or fill targets, and that fix the kinds of what is undecided,
+            as they are read towards this framework.
         accept_guesses: Whether names may settle what no evidence does.
         allow_missing: Target keys that may stay unfilled: True, or patterns.
         allow_unexpected: Source keys that may be left out: True, or patterns.
@@ -68,9 +68,9 @@ def plan_from_neutral(
     rules = tuple(rules)
     framework = registry.framework(to)
     wanted = _names_of(like, framework) if like is not None else None
-    claims, idle = _claims(state, rules, wanted, config)
-    taken = {key for claim in claims for key in claim.sources}
-    fills, absent, unused = _constants(rules, wanted, config, claims)
+    bound_rules, unmatched = _bind_rules(state, rules, wanted, config)
+    taken = {key for bound in bound_rules for key in bound.sources}
+    fills, absent, unused = _fills(rules, wanted, config, bound_rules)
     rest = state.select(lambda key: key not in taken) if taken else state
     request = Request(
         rest,
@@ -83,10 +83,10 @@ def plan_from_neutral(
         as_patterns(allow_mismatched),
         origin or {},
         rules,
-        Ordered(state, claims, fills, absent),
+        Ordered(state, bound_rules, fills, absent),
     )
     made = Templated(request).resolve(like) if like is not None else Plain(request).resolve()
-    return replace(made, unmatched_rules=(*made.unmatched_rules, *idle, *unused))
+    return replace(made, unmatched_rules=(*made.unmatched_rules, *unmatched, *unused))
 
 
 def _names_of(like: FlatState, framework: Framework) -> dict[Key, TensorSpec]:
@@ -94,30 +94,30 @@ def _names_of(like: FlatState, framework: Framework) -> dict[Key, TensorSpec]:
     return {key[1:] if heads else key: like.spec(key) for key in like}
 
 
-def _claims(
+def _bind_rules(
     state: FlatState,
     rules: Iterable[Rule],
     wanted: Mapping[Key, TensorSpec] | None,
     config: Mapping[str, Any] | None,
-) -> tuple[tuple[Claim, ...], tuple[str, ...]]:
-    """Return the uses of rules that move tensors, and the rules that found nothing to move.
+) -> tuple[tuple[BoundRule, ...], tuple[str, ...]]:
+    """Return the instances of rules that rearrange tensors, and the rules that matched nothing.
 
     A neutral state that such rules went over already holds their tensors as plain parameters; they take no
     others from it.
     """
     layers = state.metadata.layers
     aside = {path for path, info in layers.items() if info.evidence == "rule" and info.kind == PARAMETER}
-    moves = [rule for rule in rules if rule.action == "move" and rule_holds(rule, config)]
-    claims: list[Claim] = []
-    idle = []
+    active = [rule for rule in rules if rule.action == "rearrange" and rule_holds(rule, config)]
+    bound_rules: list[BoundRule] = []
+    unmatched = []
     free = _free(state, aside)
-    for rule in moves:
+    for rule in active:
         found = bind_rule(rule, free, wanted, config)
-        claims += found
+        bound_rules += found
         if not found and not rule.optional and not _waits(rule, state):
-            idle.append(rule.full_label)
-    check_claims(claims)
-    return tuple(claims), tuple(idle)
+            unmatched.append(rule.full_label)
+    check_disjoint(bound_rules)
+    return tuple(bound_rules), tuple(unmatched)
 
 
 def _free(state: FlatState, aside: Collection[Key]) -> dict[Key, TensorSpec]:
@@ -138,19 +138,19 @@ def _waits(rule: Rule, state: FlatState) -> bool:
     return bool(rule.when) and any(rule.bind(p, key) is not None for key in state for p in rule.sources)
 
 
-def _constants(
+def _fills(
     rules: Iterable[Rule],
     wanted: Mapping[Key, TensorSpec] | None,
     config: Mapping[str, Any] | None,
-    claims: Iterable[Claim],
+    bound_rules: Iterable[BoundRule],
 ) -> tuple[dict[Key, Step], tuple[Key, ...], tuple[str, ...]]:
     """Return the targets that rules fill with constants, those they leave out, and the rules without any."""
     fills: dict[Key, Step] = {}
     absent: list[Key] = []
-    idle = []
-    owners = {key: claim.rule for claim in claims for key in claim.targets}
+    unmatched = []
+    owners = {key: bound.rule for bound in bound_rules for key in bound.targets}
     for rule in rules:
-        if rule.action != "constant" or not rule_holds(rule, config):
+        if rule.action != "fill" or not rule_holds(rule, config):
             continue
         if wanted is None:
             if rule.value is not None:
@@ -158,15 +158,15 @@ def _constants(
             continue
         found = [key for key in wanted if any(p.match(key) is not None for p in rule.targets)]
         if not found and not rule.optional:
-            idle.append(rule.full_label)
+            unmatched.append(rule.full_label)
         for key in found:
             other = owners.setdefault(key, rule)
             if other is not rule:
-                raise claimed_twice(rule, other, "make", key)
+                raise rule_conflict(rule, other, "make", key)
             if rule.value is None:
                 absent.append(key)
             else:
                 check_constant(rule, wanted[key].dtype, key)
                 fill = Fill(rule.value, wanted[key])
                 fills[key] = Step((), (key,), (fill,), PARAMETER, "rule", rule=rule.label)
-    return fills, tuple(absent), tuple(idle)
+    return fills, tuple(absent), tuple(unmatched)

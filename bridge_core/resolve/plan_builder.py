@@ -17,7 +17,7 @@ from bridge_core.resolve.evidence import PARAMETER, Reader, guess
 from bridge_core.resolve.interpretations import Role
 from bridge_core.resolve.leaf_matching import Outcome
 from bridge_core.resolve.neutral_layers import NeutralLayer
-from bridge_core.resolve.rule_instance import Claim
+from bridge_core.resolve.rule_instance import BoundRule
 from bridge_core.rules import Pattern, Rule, matches
 from bridge_core.state import FlatState, Key, LayerInfo, TensorSpec, join_key
 
@@ -41,20 +41,20 @@ class Ordered:
 
     Args:
         state: The neutral state with everything that rules take.
-        claims: Uses of rules that move tensors.
+        bound_rules: Instances of rules that rearrange tensors.
         fills: Target, without a head -> the step that fills it with a constant.
         absent: Targets, without a head, that may stay unfilled.
     """
 
     state: FlatState
-    claims: tuple[Claim, ...] = ()
+    bound_rules: tuple[BoundRule, ...] = ()
     fills: Mapping[Key, Step] = field(default_factory=dict)
     absent: tuple[Key, ...] = ()
 
     @property
     def targets(self) -> frozenset[Key]:
         """The targets that rules account for, without heads."""
-        made = (key for claim in self.claims for key in claim.targets)
+        made = (key for bound in self.bound_rules for key in bound.targets)
         return frozenset((*made, *self.fills, *self.absent))
 
 
@@ -154,12 +154,12 @@ class Assembly:
             place: Gives the target's key for a name without a head.
         """
         ordered = self.request.ordered
-        for claim in ordered.claims:
-            targets = tuple(map(place, claim.targets))
-            step = Step(claim.sources, targets, claim.ops, PARAMETER, "rule", rule=claim.rule.label)
+        for bound in ordered.bound_rules:
+            targets = tuple(map(place, bound.targets))
+            step = Step(bound.sources, targets, bound.ops, PARAMETER, "rule", rule=bound.rule.label)
             self.shared.append(step)
-            self.owners.update(dict.fromkeys(targets, claim.rule))
-            self.used.update((source, targets[0]) for source in claim.sources)
+            self.owners.update(dict.fromkeys(targets, bound.rule))
+            self.used.update((source, targets[0]) for source in bound.sources)
         for name, step in ordered.fills.items():
             self.constants.append(replace(step, targets=(place(name),)))
         self.allowed_missing += map(place, ordered.absent)

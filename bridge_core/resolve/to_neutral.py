@@ -35,7 +35,7 @@ def plan_to_neutral(
 ) -> Plan:
     """Return the plan from a framework's state, or from a neutral one, to the neutral form.
 
-    What a rule moves goes as it is, under its own name: the rule needs the target to do the rest.
+    What a rule rearranges is copied under its own name: the rule is applied where the target is known.
 
     Args:
         state: The source; its layout names the framework, its metadata may carry module types.
@@ -47,7 +47,7 @@ def plan_to_neutral(
 
     Raises:
         UsageError: The layout is unknown.
-        RuleError: Two rules claim one key, or a rule does not fit.
+        RuleError: Two rules match one key, or a rule does not fit.
         KeyConflict: Two leaves would get one neutral key.
     """
     if state.layout is None:
@@ -87,7 +87,7 @@ def _identity(state: FlatState, rules: list[Rule], config: Mapping[str, Any] | N
         tuple(steps),
         dropped,
         metadata=metadata,
-        unmatched_rules=ruled.idle,
+        unmatched_rules=ruled.unmatched,
     )
 
 
@@ -147,12 +147,12 @@ class _ToNeutral:
         origins = {key: key[1:] if self.heads else key for key in self.state}
         ruled = rule_names(origins, self.specs, self.rules, self.config)
         self.dropped = [Dropped(key, reason) for key, reason in ruled.dropped.items()]
-        aside = {*ruled.dropped, *ruled.claimed}
+        aside = {*ruled.dropped, *ruled.rearranged}
         rest = self.state.select(lambda key: key not in aside) if aside else self.state
         for group in group_state(rest, self.framework, self.transforms, ruled.names).values():
             self._group(group, ruled.renamed)
-        for key, rule in ruled.claimed.items():
-            self._claim(key, origins[key], rule)
+        for key, rule in ruled.rearranged.items():
+            self._rearranged(key, origins[key], rule)
         for key, residual in self.state.metadata.auxiliary_tensors.items():
             self._restore(key, TensorSpec(residual.shape, residual.array().dtype))
         metadata = self.state.metadata
@@ -165,7 +165,7 @@ class _ToNeutral:
             self.specs,
             tuple(self.steps),
             tuple(self.dropped),
-            unmatched_rules=(*ruled.idle, *(rule.full_label for rule in self.reader.idle())),
+            unmatched_rules=(*ruled.unmatched, *(rule.full_label for rule in self.reader.unmatched_rules())),
             metadata=StateMetadata(
                 layers=self.layers,
                 ties={
@@ -201,8 +201,8 @@ class _ToNeutral:
                 return rule.rename_to.fill(captures)
         return None
 
-    def _claim(self, key: Key, name: Key, rule: Rule) -> None:
-        """Let a tensor that a rule moves go as it is."""
+    def _rearranged(self, key: Key, name: Key, rule: Rule) -> None:
+        """Copy a tensor that a rule rearranges; the rule is applied on the way to the target."""
         head = key[0] if self.heads else self.state.metadata.collections.get(key, "")
         step = Step((key,), (name,), (), PARAMETER, "rule", rule=rule.label)
         self._add(step, head, collection_of_role(self.framework, None, name[-1]))

@@ -123,7 +123,7 @@ class Plain(Assembly):
         if known is not None:
             return known
         default = next(iter(self.framework.collections))
-        moved = (key for claim in self.request.ordered.claims for key in claim.targets)
+        moved = (key for bound in self.request.ordered.bound_rules for key in bound.targets)
         if any(self._head_of(key) != default for key in moved):
             return "variables"
         for layer in self.request.layers.values():
