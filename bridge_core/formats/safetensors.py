@@ -38,6 +38,7 @@ from bridge_core.state import (
     StateMetadata,
     Tensor,
     TensorSpec,
+    Ties,
     checked_bools,
     dump_metadata,
     flat_names,
@@ -196,17 +197,12 @@ def _in_sequence(sequence: str, keyed: Iterable[Key], file: SourceFile) -> list[
 
 def _missing_ends(ties: Mapping[Key, Key], present: Mapping[Key, Tensor], file: SourceFile) -> dict[Key, Key]:
     """Return, for each tied key that the file lacks, the key that it holds."""
-    found: dict[Key, Key] = {}
-    for first in ties:
-        path: dict[Key, None] = {}
-        key = first
-        while key not in present and key not in found:
-            if key in path or key not in ties:
-                raise MalformedFile("is tied to a tensor that the file lacks.", path=file.name, key=first)
-            path[key] = None
-            key = ties[key]
-        found.update(dict.fromkeys(path, found.get(key, key)))
-    return found
+    lacking = {key: other for key, other in ties.items() if key not in present}
+    ends = Ties(lacking)
+    for key in lacking:
+        if ends.root(key) not in present:
+            raise MalformedFile("is tied to a tensor that the file lacks.", path=file.name, key=key)
+    return dict(ends)
 
 
 def _image(state: FlatState) -> FileImage:
@@ -216,7 +212,7 @@ def _image(state: FlatState) -> FileImage:
     names, escaped = flat_names(state)
     _check_names(names, metadata)
     _check_dtypes(state)
-    dropped = _aliases(state, ties)
+    dropped = dict(Ties.aliases(state))
 
     header: dict[str, Any] = {}
     strings = _header_strings(state.layout, metadata, names, dropped, escaped=escaped)
@@ -295,25 +291,6 @@ def _refuse_dtypes(wrong: list[str]) -> NoReturn:
         f"safetensors cannot hold {len(wrong)} of the tensors: {', '.join(wrong)}.",
         hint="Cast them, or write another format, such as npz.",
     )
-
-
-def _aliases(state: FlatState, ties: Mapping[Key, Key]) -> dict[Key, Key]:
-    """Return tied keys that are the very tensor of another key, and which key that is."""
-    parents = {
-        key: kept
-        for key, kept in ties.items()
-        if key in state and key != kept and state.tensor(key) is state.tensor(kept)
-    }
-    ends: dict[Key, Key] = {}
-    for first in parents:
-        path: dict[Key, None] = {}
-        key = first
-        while key in parents and key not in ends and key not in path:
-            path[key] = None
-            key = parents[key]
-        # Where ties form a circle, the walk stops at the key it met twice: that one is kept.
-        ends.update(dict.fromkeys(path, ends.get(key, key)))
-    return {key: kept for key, kept in ends.items() if key != kept}
 
 
 def _header_strings(

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from bridge_core.errors import KeyConflict
 
 __all__ = [
     "Key",
+    "LeafKey",
     "as_key",
     "flat_names",
     "flatten_tree",
     "join_key",
+    "module_path",
     "natural_order",
     "split_name",
     "unflatten_tree",
@@ -25,6 +27,28 @@ __all__ = [
 Key = tuple[str, ...]
 
 _ESCAPE = "\\"
+
+
+class LeafKey(NamedTuple):
+    """A key as the path of a layer, and the name of the leaf there.
+
+    >>> LeafKey(("attn",), "query.kernel").key
+    ('attn', 'query', 'kernel')
+    """
+
+    module: Key
+    leaf: str
+    """Parts below the layer's path, joined with dots."""
+
+    @property
+    def key(self) -> Key:
+        """The key itself."""
+        return (*self.module, *self.leaf.split("."))
+
+
+def module_path(key: Key) -> Key:
+    """Return the path of the module that holds a tensor, whatever layer the tensor is a leaf of."""
+    return key[:-1]
 
 
 def as_key(name: str | Iterable[str]) -> Key:

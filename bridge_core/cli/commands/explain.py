@@ -14,7 +14,7 @@ from bridge_core.state import Key, TensorSpec, join_key
 
 __all__ = ["explanations"]
 
-_LADDER = {
+_EVIDENCE = {
     "rule": "a rule says so",
     "module": "the live module's type says so",
     "template": "the names and shapes of the target's template leave no other reading",
@@ -22,9 +22,9 @@ _LADDER = {
     "structure": "the names and shapes in the source prove it by themselves",
     "guess": "nothing proves it; it was guessed from names, as --accept-guesses allows",
 }
-"""The rungs of evidence, the strongest first."""
+"""The order of evidence, the strongest first."""
 
-_BESIDE = {
+_OTHER_REASONS = {
     "name": "no layer is involved; the tensor goes as it is",
     "residual": "one side has no place for it; the metadata keeps it, to be restored on the way back",
     "zero": "the target's form has this tensor and the source does not; zeros leave the layer as it is",
@@ -134,16 +134,16 @@ def _step_block(plan: Plan, step: Step) -> list[str]:
 
 
 def _reason(evidence: str) -> str:
-    if evidence in _LADDER:
-        rung = list(_LADDER).index(evidence) + 1
-        return f"{evidence}: {_LADDER[evidence]} (evidence {rung} of {len(_LADDER)}, the strongest first)"
-    return f"{evidence}: {_BESIDE[evidence]}" if evidence in _BESIDE else evidence
+    if evidence in _EVIDENCE:
+        rank = list(_EVIDENCE).index(evidence) + 1
+        return f"{evidence}: {_EVIDENCE[evidence]} (evidence {rank} of {len(_EVIDENCE)}, the strongest first)"
+    return f"{evidence}: {_OTHER_REASONS[evidence]}" if evidence in _OTHER_REASONS else evidence
 
 
 def _candidates(plan: Plan, step: Step) -> tuple[str, ...]:
     if step.kind != "undecided":
         return ()
-    layers = (plan.metadata.layers.get(key[:-1]) for key in step.targets)
+    layers = (plan.metadata.layers.get(plan.metadata.owner(key).module) for key in step.targets)
     return next((info.candidates for info in layers if info is not None), ())
 
 

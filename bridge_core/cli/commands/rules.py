@@ -110,13 +110,14 @@ def _matched(
 
 
 def _specs(state: FlatState) -> dict[Key, TensorSpec]:
-    """Return the names that patterns see, keys without a collection head, with their specs."""
+    """Return the names that patterns see, keys without a collection, with their specs."""
     from bridge_core.plugins import default_registry
-    from bridge_core.resolve import has_heads
+    from bridge_core.state import VariableCollections
 
     framework = default_registry().frameworks.get(state.layout or "")
-    heads = framework is not None and has_heads(state, framework)
-    return {key[1:] if heads else key: spec for key, spec in state.specs().items()}
+    leaves = framework.collections if framework is not None else {}
+    collections = VariableCollections.of_state(state, state.layout or "", leaves)
+    return {collections.strip(key): spec for key, spec in state.specs().items()}
 
 
 def _paths(names: set[Key], rules: Iterable[Rule]) -> set[Key]:

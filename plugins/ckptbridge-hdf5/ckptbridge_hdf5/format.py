@@ -29,7 +29,7 @@ from bridge_core import (
 )
 from bridge_core.formats import ShardNames
 from bridge_core.io import CheckedBlocks, write_all
-from bridge_core.state import DTYPES, Array, LazyTensor, Region, dump_metadata, load_metadata
+from bridge_core.state import DTYPES, Array, LazyTensor, Region, Ties, dump_metadata, load_metadata
 from ckptbridge_hdf5.examine import refusal
 from ckptbridge_hdf5.layout import BLOCK, Entry, Guard, Index, gaps, structure_digest
 from ckptbridge_hdf5.skeleton import MAX_RANK, build
@@ -154,6 +154,7 @@ def _numbered(state: FlatState) -> tuple[dict[Key, int], list[Key]]:
     shared: dict[tuple[Key, int], int] = {}
     keys: dict[Key, int] = {}
     owners: list[Key] = []
+    ties = Ties(state.metadata.ties)
     for key, tensor in state.tensors().items():
         try:
             "".join(key).encode()
@@ -161,10 +162,7 @@ def _numbered(state: FlatState) -> tuple[dict[Key, int], list[Key]]:
             raise UnsupportedFeature(
                 f"the name {key!r} is no valid Unicode: {err.reason}.", hint="Rename the tensor."
             ) from None
-        root, seen = key, {key}
-        while (root := state.metadata.ties.get(root, root)) not in seen:
-            seen.add(root)
-        number = shared.setdefault((root, id(tensor)), len(owners))
+        number = shared.setdefault((ties.root(key), id(tensor)), len(owners))
         if number == len(owners):
             owners.append(key)
         keys[key] = number
