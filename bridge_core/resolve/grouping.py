@@ -94,7 +94,8 @@ def group_state(
             raise KeyConflict(f"{group.keys[leaf]!r} and {key!r} both stand for one leaf.", key=key)
         group.keys[leaf] = key
         group.specs[leaf] = specs[name]
-        group.collections[leaf] = key[0] if collections.present else state.metadata.collections.get(key, "")
+        collection, _ = collections.split(key)
+        group.collections[leaf] = collection or state.metadata.collections.get(key, "")
     note_children(groups)
     return groups
 

@@ -252,9 +252,10 @@ class _ToNeutral:
 
     def _add_moved(self, key: Key, name: Key, rule: Rule) -> None:
         """Copy a tensor that a rule moves, unchanged."""
-        collection = key[0] if self.collections.present else self.state.metadata.collections.get(key, "")
+        collection, _ = self.collections.split(key)
         step = Step((key,), (name,), (), PARAMETER, "rule", rule=rule.label)
-        self._add(step, collection, self.collections.default)
+        usual = self.collections.default
+        self._add(step, collection or self.state.metadata.collections.get(key, ""), usual)
         self.layers.setdefault(module_path(name), LayerInfo(PARAMETER, "rule", ()))
 
     def _add(self, step: Step, collection: str, usual: str) -> None:
