@@ -70,7 +70,7 @@ def plan_from_neutral(
     targets = None
     if like is not None:
         collections = VariableCollections.of_state(like, to, framework.collections)
-        targets = {collections.strip(key): spec for key, spec in like.specs().items()}
+        targets = {name: like.spec(key) for key, name in collections.names(like).items()}
     claims, unmatched = _claims(state, rules, targets, config)
     taken = {key for claim in claims for key in claim.sources}
     fills, absent, unused = _constants(rules, targets, config, claims)

@@ -20,6 +20,7 @@ from bridge_core.state import (
     ModuleInfo,
     TensorSpec,
     VariableCollections,
+    leaf_path,
     module_path,
 )
 
@@ -72,20 +73,19 @@ def group_state(
     """
     collections = VariableCollections.of_state(state, framework.name, framework.collections)
     renamed = names or {}
-    new_names = {key: renamed.get(key) or collections.strip(key) for key in state}
+    new_names = {**collections.names(state), **{key: name for key, name in renamed.items() if key in state}}
     specs = {name: state.spec(key) for key, name in new_names.items()}
     layers_of = _LayerPaths(framework, transforms, specs, split_paths)
     groups: dict[Key, Group] = {}
-    modules, layers = state.metadata.modules, state.metadata.layers
+    modules, layers, recorded = state.metadata.modules, state.metadata.layers, state.metadata.collections
     for key, name in new_names.items():
-        leaf_key = layers_of.owner(name)
-        path, leaf = leaf_key
+        path, leaf = layers_of.owner(name)
         group = groups.get(path)
         if group is None:
             old_name = collections.strip(key)
             old_path = old_name[: -leaf.count(".") - 1] if key in renamed else path
             module = modules.get(old_path)
-            if module is None and leaf_key.key != name:
+            if module is None and leaf_path(path, leaf) != name:
                 module = modules.get(
                     module_path(old_name)
                 )  # the layer is elsewhere, its leaf is in the module
@@ -94,8 +94,7 @@ def group_state(
             raise KeyConflict(f"{group.keys[leaf]!r} and {key!r} both stand for one leaf.", key=key)
         group.keys[leaf] = key
         group.specs[leaf] = specs[name]
-        collection, _ = collections.split(key)
-        group.collections[leaf] = collection or state.metadata.collections.get(key, "")
+        group.collections[leaf] = key[0] if collections.present else recorded.get(key, "")
     note_children(groups)
     return groups
 
@@ -115,7 +114,7 @@ def key_maker(framework: Framework) -> Callable[[Key, str], Key]:
 
     def make_key(path: Key, leaf: str) -> Key:
         relocated = relocate(path, leaf) if relocate is not None else None
-        return relocated if relocated is not None else LeafKey(path, leaf).key
+        return relocated if relocated is not None else leaf_path(path, leaf)
 
     return make_key
 
@@ -149,12 +148,12 @@ class _LayerPaths:
         """Return the layer path and the leaf name of a key."""
         relocated = self._relocated(key, self._specs) if self._relocated is not None else None
         if relocated is not None:
-            return LeafKey(*relocated)
+            return relocated
         for width in self._widths:
             path, tail = key[:-width], key[-width:]
             if any(self._is_complete(path, transform) for transform in self._nested.get(tail, ())):
-                return LeafKey(path, ".".join(tail))
-        return LeafKey(module_path(key), key[-1])
+                return path, ".".join(tail)
+        return key[:-1], key[-1]
 
     def _is_complete(self, path: Key, transform: LayerTransform) -> bool:
         complete = self._complete.get((path, transform.name))

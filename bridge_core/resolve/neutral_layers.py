@@ -21,7 +21,7 @@ from bridge_core.resolve.interpretations import (
     parameter_interpretation,
 )
 from bridge_core.rules import Rule
-from bridge_core.state import FlatState, Key, LayerInfo, LeafKey, StateMetadata
+from bridge_core.state import FlatState, Key, LayerInfo, StateMetadata, leaf_path
 
 __all__ = ["NeutralLayer", "neutral_layers"]
 
@@ -159,7 +159,7 @@ def _parts(path: Key, info: LayerInfo | None) -> dict[Key, LayerInfo]:
         leaves.setdefault(part, []).append(name)
     evidence = info.evidence if info is not None else ""
     return {
-        LeafKey(path, part).key: LayerInfo("linear", evidence, tuple(names)) for part, names in leaves.items()
+        leaf_path(path, part): LayerInfo("linear", evidence, tuple(names)) for part, names in leaves.items()
     }
 
 
@@ -168,7 +168,7 @@ def _merged(path: Key, kind: LayerKind, state: FlatState) -> LayerInfo:
     info = state.metadata.layers.get(path)
     if info is not None and info.kind == kind.name:
         return info
-    leaves = tuple(role for role in kind.leaves if LeafKey(path, role).key in state)
+    leaves = tuple(role for role in kind.leaves if leaf_path(path, role) in state)
     return LayerInfo(kind.name, "template", leaves)
 
 

@@ -19,7 +19,7 @@ from bridge_core.resolve.leaf_matching import Outcome
 from bridge_core.resolve.neutral_layers import NeutralLayer
 from bridge_core.resolve.rule_instance import Claim
 from bridge_core.rules import Pattern, Rule, matches
-from bridge_core.state import FlatState, Key, LayerInfo, LeafKey, TensorSpec, Ties, join_key
+from bridge_core.state import FlatState, Key, LayerInfo, TensorSpec, Ties, join_key, leaf_path
 
 __all__ = ["Filled", "Ordered", "PlanBuilder", "Request", "open_options"]
 
@@ -178,7 +178,7 @@ class PlanBuilder:
         """Let the metadata store what the target only holds in sums, under the layer's path there."""
         for keep in outcome.keeps:
             sources = tuple(layer.group.keys[name] for name in keep.sources)
-            key = LeafKey(path, keep.role).key
+            key = leaf_path(path, keep.role)
             self.keeps.append(Step(sources, (), keep.ops, outcome.source.kind, "residual", key))
 
     def leave_out(

@@ -25,11 +25,11 @@ from bridge_core.state import (
     FlatState,
     Key,
     LayerInfo,
-    LeafKey,
     StateMetadata,
     TensorSpec,
     VariableCollections,
     join_key,
+    leaf_path,
     module_path,
 )
 
@@ -107,7 +107,7 @@ def _renamed_metadata(metadata: StateMetadata, names: Mapping[Key, Key]) -> Stat
     for path, info in metadata.layers.items():
         new_paths = set()
         for leaf in info.leaves:
-            key = LeafKey(path, leaf).key
+            key = leaf_path(path, leaf)
             parts = key[len(path) :]
             new = names.get(key, key)
             new_paths.add(new[: -len(parts)] if new[-len(parts) :] == parts else None)
@@ -149,7 +149,7 @@ class _ToNeutral:
 
     def plan(self) -> Plan:
         specs = self.state.specs()
-        names = {key: self.collections.strip(key) for key in self.state}
+        names = self.collections.names(self.state)
         ruled = rule_names(names, specs, self.rules, self.config)
         taken = {*ruled.dropped, *ruled.claimed}
         rest = self.state.select(lambda key: key not in taken) if taken else self.state
@@ -199,7 +199,7 @@ class _ToNeutral:
                 undecided = bool(detection.candidates) and name in detection.leaves
                 kind = "undecided" if undecided else PARAMETER
                 evidence = detection.evidence if undecided or transform is None else "name"
-                step = Step((key,), (LeafKey(group.path, name).key,), (), kind, evidence)
+                step = Step((key,), (leaf_path(group.path, name),), (), kind, evidence)
                 usual = self.collections.default
             applied = (detection.rule if step.evidence == "rule" else None, renamed.get(key))
             label = ", ".join(rule.label for rule in applied if rule is not None)
@@ -238,7 +238,7 @@ class _ToNeutral:
                 roles.insert(roles.index(leaf.roles[part]) + 1, added_role)
         cut = cut_of(leaf, spec.shape)
         ops = simplify_chain((cut, Parallel(tuple(chains)))) if cut is not None else chains[0]
-        targets = tuple(LeafKey(group.path, role).key for role in roles)
+        targets = tuple(leaf_path(group.path, role) for role in roles)
         return Step((group.keys[name],), targets, ops, transform.kind, detection.evidence)
 
     def _stored_summands(
@@ -246,7 +246,7 @@ class _ToNeutral:
     ) -> tuple[AuxiliaryTensor, ...]:
         """Return the parts of a sum that the metadata stores; nothing if one is missing or does not fit."""
         stored = self.state.metadata.auxiliary_tensors
-        parts = [stored.get(LeafKey(path, role).key) for role in roles]
+        parts = [stored.get(leaf_path(path, role)) for role in roles]
         fitting = [p for p in parts if p is not None and (p.shape, p.dtype) == (spec.shape, spec.dtype.name)]
         return tuple(fitting) if len(fitting) == len(roles) else ()
 

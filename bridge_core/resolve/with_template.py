@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from bridge_core.layers import LayerKind, LayerTransform
+from bridge_core.layers import LayerTransform
 from bridge_core.ops import Fill, Parallel, RequireEqual, simplify_chain
 from bridge_core.plan import Dropped, Mismatch, Plan, Step
 from bridge_core.resolve.evidence import Detection
@@ -37,11 +37,6 @@ class _Sides:
     groups: Mapping[Key, Group]
     detections: Mapping[Key, Detection]
     match: PathMatch
-    kinds: Mapping[str, LayerKind]
-
-    def composite(self, kind: str | None) -> bool:
-        """Tell whether a kind of layer holds layers."""
-        return kind in self.kinds and self.kinds[kind or ""].composite
 
     def agree(self, path: Key) -> bool:
         """Tell whether a layer of the source matches one of its kind."""
@@ -58,6 +53,8 @@ class WithTemplate(PlanBuilder):
         self._outcomes: dict[object, tuple[Outcome, ...]] = {}
         self._differing_targets: set[Key] = set()
         self._collections = VariableCollections()
+        kinds = request.registry.kinds
+        self._composite_kinds = {name for name, kind in kinds.items() if kind.composite}
 
     def resolve(self, like: FlatState, collections: VariableCollections) -> Plan:
         """Return the plan, problems included.
@@ -67,12 +64,13 @@ class WithTemplate(PlanBuilder):
             collections: The collections of its keys.
         """
         self._collections = collections
-        keys = {collections.strip(key): key for key in like}
+        keys = {name: key for key, name in collections.names(like).items()}
         self.apply_rules(keys.__getitem__)
         ruled = {keys[name] for name in self.request.ordered.targets}
         sides = self._align(like.select(lambda key: key not in ruled) if ruled else like)
         self._note_prefix(sides.match.removed, "removed from")
         self._note_prefix(sides.match.added, "added to")
+        kinds = self.request.registry.kinds
         interpretations: dict[object, tuple[Interpretation, ...]] = {}
         reached: set[Key] = set()
         for path, layer in sides.layers.items():
@@ -86,7 +84,7 @@ class WithTemplate(PlanBuilder):
             reached.add(target_path)
             signature = (tuple((n, s.shape) for n, s in group.specs.items()), _identity(detection))
             if signature not in interpretations:
-                interpretations[signature] = native_interpretations(detection, sides.kinds, group.specs)
+                interpretations[signature] = native_interpretations(detection, kinds, group.specs)
             self._match_layer(layer, group, detection, interpretations[signature], signature)
         for path, group in sides.groups.items():
             if path not in reached:
@@ -112,16 +110,16 @@ class WithTemplate(PlanBuilder):
         composites = {
             detection.transform.kind: detection.transform
             for detection in sides.detections.values()
-            if detection.transform is not None and sides.composite(detection.transform.kind)
+            if detection.transform is not None and detection.transform.kind in self._composite_kinds
         }
         merged_paths = self._complete_parts(composites)
         if merged_paths:
             sides = self._sides(like, merged_paths, (), ())
-        of_source = {path for path, layer in sides.layers.items() if sides.composite(layer.kind)}
+        of_source = {path for path, layer in sides.layers.items() if layer.kind in self._composite_kinds}
         of_target = {
             path
             for path, detection in sides.detections.items()
-            if detection.transform is not None and sides.composite(detection.transform.kind)
+            if detection.transform is not None and detection.transform.kind in self._composite_kinds
         }
         agreeing = {path for path in of_source if sides.agree(path)}
         source_split = of_source - agreeing
@@ -150,7 +148,7 @@ class WithTemplate(PlanBuilder):
             )
         groups = group_state(like, self.framework, request.transforms, split_paths=target_split)
         detections = {path: self.detector.detect(group) for path, group in groups.items()}
-        return _Sides(layers, groups, detections, match_paths(layers, groups), request.registry.kinds)
+        return _Sides(layers, groups, detections, match_paths(layers, groups))
 
     def _complete_parts(self, composites: Mapping[str, LayerTransform]) -> dict[Key, str]:
         """Return the paths of the source that hold all the parts of a kind that the template has whole."""

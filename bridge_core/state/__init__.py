@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bridge_core.state.keys import flat_names as flat_names
     from bridge_core.state.keys import flatten_tree as flatten_tree
     from bridge_core.state.keys import join_key as join_key
+    from bridge_core.state.keys import leaf_path as leaf_path
     from bridge_core.state.keys import module_path as module_path
     from bridge_core.state.keys import natural_order as natural_order
     from bridge_core.state.keys import split_name as split_name
@@ -51,8 +52,8 @@ else:
         {
             "dtypes": "DTYPES PACKED cast_is_exact dtype_named is_floating native",
             "flat_state": "FlatState as_state",
-            "keys": "Key LeafKey as_key flat_names flatten_tree join_key module_path natural_order "
-            "split_name unflatten_tree",
+            "keys": "Key LeafKey as_key flat_names flatten_tree join_key leaf_path module_path "
+            "natural_order split_name unflatten_tree",
             "metadata": "LayerInfo MARKER ModuleInfo AuxiliaryTensor StateMetadata dump_metadata "
             "load_metadata",
             "regions": "Region full region_shape",

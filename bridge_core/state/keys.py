@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from bridge_core.errors import KeyConflict
 
@@ -18,6 +18,7 @@ __all__ = [
     "flat_names",
     "flatten_tree",
     "join_key",
+    "leaf_path",
     "module_path",
     "natural_order",
     "split_name",
@@ -26,24 +27,19 @@ __all__ = [
 
 Key = tuple[str, ...]
 
+LeafKey = tuple[Key, str]
+"""A key as the path of a layer, and the leaf's name there: the parts below that path, joined with dots."""
+
 _ESCAPE = "\\"
 
 
-class LeafKey(NamedTuple):
-    """A key as the path of a layer, and the name of the leaf there.
+def leaf_path(layer: Key, leaf: str) -> Key:
+    """Return the key of a layer's leaf.
 
-    >>> LeafKey(("attn",), "query.kernel").key
+    >>> leaf_path(("attn",), "query.kernel")
     ('attn', 'query', 'kernel')
     """
-
-    module: Key
-    leaf: str
-    """Parts below the layer's path, joined with dots."""
-
-    @property
-    def key(self) -> Key:
-        """The key itself."""
-        return (*self.module, *self.leaf.split("."))
+    return (*layer, *leaf.split("."))
 
 
 def module_path(key: Key) -> Key:

@@ -19,7 +19,7 @@ from bridge_core.errors import BridgeError, MalformedFile
 from bridge_core.io import parse_json
 from bridge_core.public import renamed
 from bridge_core.state.dtypes import dtype_named
-from bridge_core.state.keys import Key, LeafKey, join_key, module_path, split_name
+from bridge_core.state.keys import Key, LeafKey, join_key, leaf_path, split_name
 
 __all__ = [
     "dump_metadata",
@@ -135,14 +135,16 @@ class StateMetadata:
 
     def owner(self, key: Key) -> LeafKey:
         """Return the layer that a key belongs to, which may have nested modules, and its leaf name there."""
-        return self._nested.get(key) or LeafKey(module_path(key), key[-1])
+        return self._nested.get(key) or (key[:-1], key[-1])
 
     @functools.cached_property
     def _nested(self) -> dict[Key, LeafKey]:
-        leaves = (
-            LeafKey(path, leaf) for path, info in self.layers.items() for leaf in info.leaves if "." in leaf
-        )
-        return {leaf.key: leaf for leaf in leaves}
+        return {
+            leaf_path(path, leaf): (path, leaf)
+            for path, info in self.layers.items()
+            for leaf in info.leaves
+            if "." in leaf
+        }
 
     def map_keys(self, rename: Callable[[Key], Key]) -> StateMetadata:
         """Return a copy with every key and path renamed."""

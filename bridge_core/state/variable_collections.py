@@ -6,7 +6,7 @@ Whoever reads a key without its collection asks the one value that is made for t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bridge_core.state.flat_state import FlatState
@@ -27,6 +27,18 @@ class VariableCollections:
 
     leaves: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     present: bool = False
+    default: str = field(init=False)
+    """The collection of everything that no other collection names; empty if there are none."""
+    _by_leaf: Mapping[str, str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Find the default, and each leaf's first collection."""
+        object.__setattr__(self, "default", next(iter(self.leaves), ""))
+        by_leaf: dict[str, str] = {}
+        for name, leaves in self.leaves.items():
+            for leaf in leaves:
+                by_leaf.setdefault(leaf, name)
+        object.__setattr__(self, "_by_leaf", by_leaf)
 
     @classmethod
     def of_state(
@@ -48,11 +60,6 @@ class VariableCollections:
         named = next(iter(leaves)) in first_parts or (bool(first_parts) and first_parts <= set(leaves))
         return cls(leaves, named)
 
-    @property
-    def default(self) -> str:
-        """The collection of everything that no other collection names; empty if there are none."""
-        return next(iter(self.leaves), "")
-
     def of(self, kind: str | None, leaf: str) -> str:
         """Return the collection that a leaf is usually in; empty if there are none.
 
@@ -60,15 +67,15 @@ class VariableCollections:
             kind: Kind of the leaf's layer; None if no layer is known, which gives the default.
             leaf: Neutral name of the leaf.
         """
-        if kind is not None:
-            for name, leaves in self.leaves.items():
-                if leaf in leaves:
-                    return name
-        return self.default
+        return self.default if kind is None else self._by_leaf.get(leaf, self.default)
 
     def strip(self, key: Key) -> Key:
         """Return a key of the state without its collection."""
         return key[1:] if self.present else key
+
+    def names(self, keys: Iterable[Key]) -> dict[Key, Key]:
+        """Return the keys of a state, each with the key that `strip` gives."""
+        return {key: key[1:] for key in keys} if self.present else {key: key for key in keys}
 
     def split(self, key: Key) -> tuple[str, Key]:
         """Return the collection, empty if keys have none, and the rest of a key."""

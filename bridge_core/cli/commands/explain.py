@@ -143,7 +143,7 @@ def _reason(evidence: str) -> str:
 def _candidates(plan: Plan, step: Step) -> tuple[str, ...]:
     if step.kind != "undecided":
         return ()
-    layers = (plan.metadata.layers.get(plan.metadata.owner(key).module) for key in step.targets)
+    layers = (plan.metadata.layers.get(plan.metadata.owner(key)[0]) for key in step.targets)
     return next((info.candidates for info in layers if info is not None), ())
 
 

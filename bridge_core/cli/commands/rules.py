@@ -117,7 +117,7 @@ def _specs(state: FlatState) -> dict[Key, TensorSpec]:
     framework = default_registry().frameworks.get(state.layout or "")
     leaves = framework.collections if framework is not None else {}
     collections = VariableCollections.of_state(state, state.layout or "", leaves)
-    return {collections.strip(key): spec for key, spec in state.specs().items()}
+    return {name: state.spec(key) for key, name in collections.names(state).items()}
 
 
 def _paths(names: set[Key], rules: Iterable[Rule]) -> set[Key]:
