@@ -14,7 +14,7 @@ from bridge_core.axes import Binding, Shape
 from bridge_core.errors import KeyConflict, UsageError
 from bridge_core.layers import LayerKind, LayerTransform, Leaf, cut_of, part_shape, to_neutral_ops
 from bridge_core.ops import Fill, Op, Parallel, SplitSum, simplify_chain
-from bridge_core.plan import Dropped, Plan, Step
+from bridge_core.plan import Dropped, Plan, PlanProblems, Step
 from bridge_core.plugins import Registry
 from bridge_core.resolve.evidence import PARAMETER, Reader, Reading
 from bridge_core.resolve.grouping import Group, collection_of_role, group_state, has_heads
@@ -87,7 +87,7 @@ def _identity(state: FlatState, rules: list[Rule], config: Mapping[str, Any] | N
         tuple(steps),
         dropped,
         metadata=metadata,
-        unmatched_rules=ruled.idle,
+        problems=PlanProblems(unmatched_rules=ruled.idle),
     )
 
 
@@ -165,7 +165,9 @@ class _ToNeutral:
             self.specs,
             tuple(self.steps),
             tuple(self.dropped),
-            unmatched_rules=(*ruled.idle, *(rule.full_label for rule in self.reader.idle())),
+            problems=PlanProblems(
+                unmatched_rules=(*ruled.idle, *(rule.full_label for rule in self.reader.idle()))
+            ),
             metadata=StateMetadata(
                 layers=self.layers,
                 ties={

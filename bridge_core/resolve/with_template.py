@@ -15,7 +15,6 @@ from bridge_core.resolve.leaf_matching import Outcome, settle
 from bridge_core.resolve.neutral_layers import NeutralLayer, neutral_layers
 from bridge_core.resolve.path_matching import PathMatch, match_paths
 from bridge_core.resolve.plan_builder import Assembly, Filled, Request, open_options
-from bridge_core.rules import matches
 from bridge_core.state import FlatState, Key, TensorSpec, join_key
 
 __all__ = ["Templated"]
@@ -176,7 +175,7 @@ class Templated(Assembly):
             views += self._partial_views(layer, group, reading, views)
             views += self._hidden_views(layer, group, reading)
             outcomes = self._settled[key] = settle(layer.views, views, auxiliary_tensors)
-        if len(outcomes) > 1 and self.request.accept_guesses:
+        if len(outcomes) > 1 and self.request.permissions.accept_guesses:
             outcomes = self.guessed(layer, outcomes)
         if len(outcomes) > 1:
             kinds = open_options(outcomes)
@@ -254,8 +253,8 @@ class Templated(Assembly):
 
     def _differing(self, mismatch: Mismatch) -> None:
         """Account for tensors that belong together and differ in shape: by permission both are left out."""
-        allowed, target = self.request.allow_mismatched, mismatch.target
-        if matches(allowed, target) or matches(allowed, target[1:]):
+        target = mismatch.target
+        if self.request.permissions.may_differ(target, target[1:]):
             reason = f"allowed to differ: {mismatch.found} does not fit {mismatch.expected}"
             self.dropped.append(Dropped(mismatch.source, reason))
             if target not in self._differ:  # which each part of a fused tensor does
@@ -283,7 +282,7 @@ class Templated(Assembly):
             kind = transform.kind if transform is not None else ""
             fill = Fill(0, TensorSpec(residual.shape, residual.dtype))
             self.constants.append(Step((), (key,), (fill,), kind, "residual", neutral))
-        elif matches(self.request.allow_missing, key) or matches(self.request.allow_missing, key[1:]):
+        elif self.request.permissions.may_miss(key, key[1:]):
             self.allowed_missing.append(key)
         elif lacking:
             self.unsupported[key] = lacking

@@ -36,7 +36,7 @@ class Plain(Assembly):
                 self.refuse(layer)
                 continue
             outcomes = self._possible(layer)
-            guessed = len(outcomes) > 1 and self.request.accept_guesses
+            guessed = len(outcomes) > 1 and self.request.permissions.accept_guesses
             if guessed:
                 outcomes = self.guessed(layer, outcomes)
             if len(outcomes) != 1:
