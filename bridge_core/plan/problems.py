@@ -83,7 +83,8 @@ class PlanProblems:
             return self._mismatch_error()
         if self.ambiguous:
             return AmbiguousLayerError(
-                f"{count(len(self.ambiguous), 'tensor')} can be read in more than one way: {self._candidates()}.",
+                f"{count(len(self.ambiguous), 'tensor')} can be read in more than one way: "
+                f"{self._candidates()}.",
                 candidates={join_key(key): kinds for key, kinds in self.ambiguous.items()},
                 hint=(
                     "Give the target's shapes (--like FILE, or like=), the module (--model PKG.MOD:FACTORY, "

@@ -50,7 +50,8 @@ def gathered(name: str, group: type) -> Callable[[T], T]:
     fields = [field.name for field in dataclasses.fields(group)]
 
     def decorate(target: T) -> T:
-        made = target.__init__  # type: ignore[misc]
+        changed: Any = target
+        made = changed.__init__
 
         @functools.wraps(made)
         def init(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -62,7 +63,7 @@ def gathered(name: str, group: type) -> Callable[[T], T]:
                 kwargs[name] = dataclasses.replace(kwargs.get(name) or group(), **old)
             made(self, *args, **kwargs)
 
-        target.__init__ = init  # type: ignore[misc]
+        changed.__init__ = init
         return target
 
     return decorate

@@ -33,7 +33,11 @@ class Permissions:
 
     @classmethod
     def of(
-        cls, accept_guesses: bool, allow_missing: Allowed, allow_unexpected: Allowed, allow_mismatched: Allowed
+        cls,
+        accept_guesses: bool,
+        allow_missing: Allowed,
+        allow_unexpected: Allowed,
+        allow_mismatched: Allowed,
     ) -> Permissions:
         """Return the permissions that a caller's keywords give.
 
@@ -53,7 +57,7 @@ class Permissions:
         return _match(self.allow_unexpected, names)
 
     def may_differ(self, *names: Key) -> bool:
-        """Return whether a target key, under any of its names, may have a shape that its source does not have."""
+        """Return whether a target key, under any of its names, may differ in shape from its source."""
         return _match(self.allow_mismatched, names)
 
 
