@@ -20,7 +20,6 @@ __all__ = ["inspect"]
 
 
 @click.command(
-    short_help="Show what stands in a file, from its header alone.",
     epilog=examples(
         "ckptbridge inspect model.safetensors",
         "ckptbridge inspect folder-of-shards/ --json",
