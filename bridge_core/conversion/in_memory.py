@@ -1,8 +1,8 @@
-"""Live objects to the neutral form and back; the frameworks' packages wrap these two functions."""
+"""Live objects to the neutral form and back: what the packages of the frameworks wrap."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from bridge_core.conversion.inputs import state_of, template_of
@@ -10,7 +10,7 @@ from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.planning import complete_plan, joined_plan
 from bridge_core.errors import UsageError
 from bridge_core.plugins import Registry, default_registry
-from bridge_core.rules import Pattern, Permissions, Rules, as_rules
+from bridge_core.rules import Allowed, Permissions, Rules, as_rules
 from bridge_core.state import FlatState, Key, as_state
 
 __all__ = ["from_neutral", "to_neutral"]
@@ -58,9 +58,9 @@ def from_neutral(
     like: Any = None,
     rules: Rules = (),
     accept_guesses: bool = False,
-    allow_missing: bool | Iterable[str | Pattern] = False,
-    allow_unexpected: bool | Iterable[str | Pattern] = False,
-    allow_mismatched: bool | Iterable[str | Pattern] = False,
+    allow_missing: Allowed = False,
+    allow_unexpected: Allowed = False,
+    allow_mismatched: Allowed = False,
     registry: Registry | None = None,
 ) -> Any:
     """Return live tensors of a framework from a neutral state.
