@@ -22,19 +22,7 @@ _BASE_NAME = re.compile(r"\w[\w-]*", re.ASCII)
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """How a checkpoint is to be written.
-
-    Args:
-        format: Name of the format; None goes by the extension, or else by the state's layout.
-        max_shard_size: Bytes of tensors in a shard, or a text such as ``"5GB"``.
-        workers: Threads; None for the processors at hand, at most four.
-        max_ram: Bytes of buffers in all, or a text such as ``"512MB"``; None for the default.
-        overwrite: Whether an existing destination may be replaced.
-        verify: Whether to read every tensor again before the destination is touched.
-        progress: Called with `Progress`, one call at a time, from any thread.
-        sidecar_files: Name -> file that a folder gets a copy of, or its content.
-        base_name: First part of the names in a folder; None for the format's own.
-        duplicate_tied: Whether tied tensors are written each in full.
+    """How a checkpoint is to be written; see `bridge_core.save_state` for each field.
 
     Raises:
         UsageError: A size, a count or a name means nothing.
@@ -50,6 +38,7 @@ class WriteOptions:
     sidecar_files: Mapping[str, SourceFile | bytes] = field(default_factory=dict)
     base_name: str | None = None
     duplicate_tied: bool = False
+    """Whether tied tensors are written each in full."""
 
     def __post_init__(self) -> None:
         """Read the sizes, and check the name."""

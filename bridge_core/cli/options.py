@@ -114,26 +114,16 @@ evidence_options = _stacked(
     click.option(
         "--accept-guesses", is_flag=True, help="Let names settle which layer it is where nothing else does."
     ),
-    click.option(
-        "--allow-missing",
-        type=a_pattern,
-        multiple=True,
-        metavar="PATTERN",
-        help="Target tensors that may stay unfilled, e.g. 'head.*' or '**'; repeatable.",
-    ),
-    click.option(
-        "--allow-unexpected",
-        type=a_pattern,
-        multiple=True,
-        metavar="PATTERN",
-        help="Source tensors that may be left out; repeatable.",
-    ),
-    click.option(
-        "--allow-mismatched",
-        type=a_pattern,
-        multiple=True,
-        metavar="PATTERN",
-        help="Target tensors that may stay unfilled if their shapes differ from the source's; repeatable.",
+    *(
+        click.option(name, type=a_pattern, multiple=True, metavar="PATTERN", help=f"{text}; repeatable.")
+        for name, text in (
+            ("--allow-missing", "Target tensors that may stay unfilled, e.g. 'head.*' or '**'"),
+            ("--allow-unexpected", "Source tensors that may be left out"),
+            (
+                "--allow-mismatched",
+                "Target tensors that may stay unfilled if their shapes differ from the source's",
+            ),
+        )
     ),
     layout_option,
     links_option,

@@ -39,7 +39,7 @@ def plan_conversion(
     registry: Registry | None = None,
     check: bool = True,
 ) -> Plan:
-    """Return the plan of a conversion; reads headers, and values that a model ties where they stand twice.
+    """Return the plan of a conversion; only headers are read, and tied values that are stored twice.
 
     Args:
         source: A path, a state, a mapping from keys to arrays, or a live object.
@@ -50,21 +50,21 @@ def plan_conversion(
             adapter is installed: the name of the model class, ``"auto"`` for the one that the folder names
             (which a source that is a folder need not say), or ``"none"`` to do without.
         rules: What the caller knows better: rules, or the path of a rule file.
-        accept_guesses: Whether names may settle what no evidence does.
+        accept_guesses: Whether names may decide what no evidence does.
         allow_missing: Target keys that may stay unfilled: True, or patterns.
         allow_unexpected: Source keys that may be left out: True, or patterns.
         allow_mismatched: Target keys that may stay unfilled, and their sources left out, where the shapes
             differ: True, or patterns.
-        layout: The source's layout, where it does not tell.
+        layout: The source's layout; None to take the one that it states or that its keys match.
         follow_links: Whether shards of the source may be symbolic links that lead out of their folder.
         registry: Plugins; by default everything installed.
-        check: Whether to raise for problems; otherwise they stand in the plan.
+        check: Whether to raise for problems; otherwise the plan contains them.
 
     Raises:
         MismatchError: Keys are missing or unexpected, or shapes differ.
-        AmbiguousLayerError: No evidence settles what some layers are.
+        AmbiguousLayerError: No evidence decides what some layers are.
         BadInputError: A file is damaged or unsafe.
-        UsageError: The source, ``to`` or ``like`` is nothing that can be converted.
+        UsageError: The source, ``to`` or ``like`` is not something that can be converted.
     """
     registry = registry or default_registry()
     permissions = Permissions.of(accept_guesses, allow_missing, allow_unexpected, allow_mismatched)
@@ -105,7 +105,7 @@ def convert(
         src: A path, a state, a mapping from keys to arrays, or a live object.
         dst: A file, or a folder for sharded sets.
         to: ``"neutral"`` or the name of a framework.
-        format: Name of the format; by default what the destination's suffix or the target says.
+        format: Name of the format; None goes by the destination's suffix, or by the target.
         like: As in `plan_conversion`.
         model: As in `plan_conversion`.
         rules: As in `plan_conversion`.

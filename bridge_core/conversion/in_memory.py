@@ -32,7 +32,7 @@ def to_neutral(
         framework: Whose object it is.
         module: A live module of the same framework, whose types are evidence.
         rules: What the caller knows better: rules, or the path of a rule file.
-        accept_guesses: Whether names may settle what no evidence does.
+        accept_guesses: Whether names may decide what no evidence does.
         registry: Plugins; by default everything installed.
 
     Raises:
@@ -71,7 +71,7 @@ def from_neutral(
         like: The structure to fill; it is not changed. What `allow_missing` leaves unfilled keeps the
             values it has there.
         rules: What the caller knows better: rules, or the path of a rule file.
-        accept_guesses: Whether names may settle what no evidence does.
+        accept_guesses: Whether names may decide what no evidence does.
         allow_missing: Keys of ``like`` that may stay unfilled: True, or patterns.
         allow_unexpected: Neutral keys that may be left out: True, or patterns.
         allow_mismatched: Keys of ``like`` that may stay unfilled where the shapes differ: True, or patterns.
@@ -79,7 +79,7 @@ def from_neutral(
 
     Raises:
         MismatchError: Keys are missing or unexpected, or shapes differ.
-        AmbiguousLayerError: No evidence settles what some layers are.
+        AmbiguousLayerError: No evidence decides what some layers are.
         UsageError: The state is not neutral, or ``like`` is not the framework's.
     """
     registry = registry or default_registry()

@@ -15,18 +15,7 @@ __all__ = ["ConversionOptions"]
 
 @dataclass(frozen=True)
 class ConversionOptions:
-    """What decides a plan; see `bridge_core.plan_conversion` for each field.
-
-    Args:
-        to: ``"neutral"`` or the name of a framework.
-        like: The target's template.
-        model: A live model, or how to get one.
-        rules: What the caller knows better.
-        permissions: What may be guessed and left out.
-        layout: The source's layout, where its keys do not show it.
-        follow_links: Whether files of the source may be symbolic links that lead out of their folder.
-        dtype: Name of a dtype to cast floating-point tensors to.
-        notes: What a model library adds for the reader of a report.
+    """What decides a plan; see `bridge_core.plan_conversion` for each field, and `convert` for the dtype.
 
     Raises:
         UnsupportedFeature: The dtype is unknown.
@@ -42,6 +31,7 @@ class ConversionOptions:
     follow_links: bool = False
     dtype: str | None = None
     notes: tuple[str, ...] = ()
+    """What a model library adds for the reader of a report."""
 
     def __post_init__(self) -> None:
         """Check that the target may have a template, and the name of the dtype."""
