@@ -39,7 +39,7 @@ class Saved:
         format: Name of their format.
         total_bytes: Their size in all.
         checksums: Key -> CRC-32 of the tensor's little-endian row-major bytes, as they were written, where
-            it was taken: not without verification, and not of tensors that the system copied whole. Tied
+            it was taken: not without verification, and not of tensors that the system copied. Tied
             keys whose values are stored once have one entry.
     """
 

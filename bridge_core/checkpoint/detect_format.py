@@ -74,7 +74,7 @@ def by_extension(name: str, formats: Iterable[Format]) -> Format | None:
 
 
 def claims(candidate: Format, file: SourceFile) -> bool:
-    """Tell whether a format claims a file.
+    """Return whether a format claims a file.
 
     Raises:
         PluginError: The format's own code failed.

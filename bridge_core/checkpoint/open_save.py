@@ -34,7 +34,7 @@ def open_state(
 
     Args:
         path: A file of any name, an index, or a folder (see `find_weights`).
-        format: Name of the format; None to tell by content.
+        format: Name of the format; None to go by content.
         layout: Whose names and axes these are; None to take what the file says, or else the one framework
             whose names they look like.
         registry: The plugins; None for all that are installed.
@@ -76,9 +76,9 @@ def save_state(
 ) -> Saved:
     """Write a state to a file, or to a folder in Hugging Face's manner.
 
-    A folder is written where ``max_shard_size`` is given, ``path`` ends with a slash, or a folder stands
-    there. Its files get the format's usual names: one file if all fits, else shards and an index. With
-    ``overwrite`` an existing folder is replaced whole, so its inode changes: all files with usual names of
+    A folder is written where ``max_shard_size`` is given, ``path`` ends with a slash, or is a folder
+    already. Its files get the format's usual names: one file if all fits, else shards and an index. With
+    ``overwrite`` an existing folder is replaced as one, so its inode changes: all files with usual names of
     weights, of any format and variant, are gone afterwards, and everything else in it is carried over.
 
     The destination may be the source itself, with ``overwrite``: the source stays readable until it is
@@ -89,7 +89,7 @@ def save_state(
         path: Where to; its folder must exist.
         format: Name of the format; None goes by the extension, or else by the state's layout.
         max_shard_size: Bytes of tensors in a shard, or a text such as ``"5GB"``.
-        overwrite: Whether to replace what stands there.
+        overwrite: Whether to replace an existing destination.
         registry: The plugins; None for all that are installed.
         workers: Threads; None for the processors at hand, at most four.
         max_ram: Bytes of buffers in all; None for the default.
@@ -101,7 +101,7 @@ def save_state(
 
     Raises:
         BadInputError: A source is damaged, or the format cannot hold a tensor or a name.
-        DestinationExists: Something stands there, and ``overwrite`` is off; or it is a part of the source.
+        DestinationExists: The destination exists, and ``overwrite`` is off; or it is a part of the source.
         SystemFailure: Disk, permission or memory.
         UsageError: Options that make no sense.
         VerificationError: What was written is not what was to be written.

@@ -162,7 +162,7 @@ def _variant(file: str, found: Mapping[str, _Name]) -> str | None:
 
 
 def _layout_of(path: Path, candidate: Format, registry: Registry) -> str | None:
-    """Return the layout of a candidate, as far as it tells."""
+    """Return the layout of a candidate; None if it is not known."""
     if candidate.layout is not None:
         return candidate.layout
     try:

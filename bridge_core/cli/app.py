@@ -60,7 +60,7 @@ class App(click.Group):
         return list(self.commands)
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
-        """Run, and end the process with the exit code; return it where the caller stands alone not."""
+        """Run, and end the process with the exit code; or return it outside standalone mode."""
         with _clean_ends(), _shown_warnings():
             code = _run(functools.partial(super().main, *args, standalone_mode=False, **extra))
         if standalone_mode:

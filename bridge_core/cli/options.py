@@ -60,7 +60,7 @@ def _read(reader: Callable[[str], T], text: str) -> T:
 
 
 def examples(*lines: str) -> str:
-    """Return the epilog that shows examples as they stand."""
+    """Return the epilog that shows examples, their lines unchanged."""
     return "\b\n" + "\n".join(("Examples:", *(f"  {line}" for line in lines)))
 
 
@@ -139,4 +139,4 @@ target_options = _stacked(
     ),
     evidence_options,
 )
-"""What settles a plan."""
+"""What decides a plan."""

@@ -1,4 +1,4 @@
-"""What the commands tell, as lines of plain text: folded names, aligned columns, nothing cut off."""
+"""What the commands print, as lines of plain text: folded names, aligned columns, nothing cut off."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def convert_lines(report: Report, seconds: float) -> list[str]:
 
 
 def exactness(exact: bool) -> str:
-    """Return the line that tells whether anything is lost."""
+    """Return the line about whether anything is lost."""
     return "exact: yes" if exact else "exact: no, the source cannot be restored bit for bit"
 
 

@@ -23,7 +23,7 @@ class Report:
 
     Args:
         files: Where the weights were written.
-        sidecar_files: Files that a model library keeps beside its weights, and that were copied.
+        sidecar_files: Files that a model library keeps next to its weights, and that were copied.
         format: In which format.
         source_layout: From which layout.
         target_layout: To which.

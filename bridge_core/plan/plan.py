@@ -47,7 +47,7 @@ class Plan:
         source_layout: Layout of the states it takes.
         target_layout: Layout of the states it makes.
         specs: Source key -> spec.
-        steps: The moves. Every source key stands in one step or in ``dropped``; every target key in one step.
+        steps: The moves. Every source key is in one step or in ``dropped``; every target key in one step.
         dropped: Source keys left out, each with its reason.
         ties: Target key -> target key whose tensor it is.
         problems: What keeps it from being run.
@@ -55,7 +55,7 @@ class Plan:
         metadata: What the target state knows.
         notes: What a reader should know, e.g. a prefix that was removed.
         keeps: What the target's metadata keeps of tensors that go into others: steps without targets,
-            beside those that take the tensors over.
+            in addition to those that take the tensors over.
         source_ties: Source key that a model ties to another -> that other; a state may lack it.
     """
 
@@ -120,7 +120,7 @@ class Plan:
             RuleError: Rules matched nothing.
             UnsupportedLayerError: The target has no form for some layers.
             MismatchError: Keys are missing or unexpected, or shapes differ.
-            AmbiguousLayerError: No evidence settles what some layers are.
+            AmbiguousLayerError: No evidence decides what some layers are.
         """
         error = self.problems.error(self.target_layout)
         if error is not None:

@@ -25,9 +25,9 @@ class Step:
         kind: The layer kind, ``parameter``, or ``undecided``.
         evidence: What decided that: rule, module, template, metadata, structure, guess; ``name`` for
             leaves that go as they are.
-        residual: For a tensor that one side has no place for, or that is no longer told apart there: the
+        auxiliary: For a tensor that one side has no place for, or that is part of a sum there: the
             neutral key under which the metadata keeps it.
-        rule: Where the rule stands that made it; empty if none did.
+        rule: Origin of the rule that made it; empty if none did.
     """
 
     sources: tuple[Key, ...]

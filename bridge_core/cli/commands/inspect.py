@@ -1,4 +1,4 @@
-"""``ckptbridge inspect``: what stands in a file, from its header alone."""
+"""``ckptbridge inspect``: what is in a file, from its header only."""
 
 from __future__ import annotations
 
