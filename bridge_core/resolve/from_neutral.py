@@ -22,10 +22,12 @@ from bridge_core.resolve.rule_instance import Claim
 from bridge_core.resolve.rule_names import check_constant, rule_holds
 from bridge_core.resolve.with_template import WithTemplate
 from bridge_core.resolve.without_template import WithoutTemplate
-from bridge_core.rules import Pattern, Rule, as_patterns
+from bridge_core.rules import Permissions, Rule
 from bridge_core.state import FlatState, Key, TensorSpec, VariableCollections
 
 __all__ = ["plan_from_neutral"]
+
+_NOTHING_ALLOWED = Permissions()
 
 
 def plan_from_neutral(
@@ -35,10 +37,7 @@ def plan_from_neutral(
     *,
     like: FlatState | None = None,
     rules: Iterable[Rule] = (),
-    accept_guesses: bool = False,
-    allow_missing: bool | Iterable[str | Pattern] = (),
-    allow_unexpected: bool | Iterable[str | Pattern] = (),
-    allow_mismatched: bool | Iterable[str | Pattern] = (),
+    permissions: Permissions = _NOTHING_ALLOWED,
     origin: Mapping[Key, Key] | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> Plan:
@@ -51,17 +50,13 @@ def plan_from_neutral(
         like: A state of that framework whose names and shapes the result must have.
         rules: Rules that move tensors or fill targets, and that fix the kinds of what is still undecided, as
             they are read towards this framework.
-        accept_guesses: Whether names may decide what no evidence does.
-        allow_missing: Target keys that may stay unfilled: True, or patterns.
-        allow_unexpected: Source keys that may be left out: True, or patterns.
-        allow_mismatched: Target keys that may stay unfilled, and their sources left out, where the shapes
-            differ: True, or patterns.
+        permissions: What may be guessed and left out.
         origin: Neutral key -> key in the original source, which the patterns also see.
         config: The checkpoint's config, if one is known.
 
     Raises:
         UsageError: There is no such framework.
-        RuleError: A pattern is not well formed, or a rule does not fit the tensors it takes or makes.
+        RuleError: A rule does not fit the tensors it takes or makes.
     """
     if to == "neutral":
         raise UsageError("a neutral state is neutral already.")
@@ -80,10 +75,7 @@ def plan_from_neutral(
         registry,
         framework,
         neutral_layers(rest, registry, rules),
-        accept_guesses,
-        as_patterns(allow_missing),
-        as_patterns(allow_unexpected),
-        as_patterns(allow_mismatched),
+        permissions,
         origin or {},
         rules,
         Ordered(state, claims, fills, absent),
@@ -92,7 +84,7 @@ def plan_from_neutral(
         plan = WithTemplate(request).resolve(like, collections)
     else:
         plan = WithoutTemplate(request).resolve()
-    return replace(plan, unmatched_rules=(*plan.unmatched_rules, *unmatched, *unused))
+    return replace(plan, problems=replace(plan.problems, unmatched_rules=(*unmatched, *unused)))
 
 
 def _claims(

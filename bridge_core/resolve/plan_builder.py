@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 from bridge_core.layers import LayerTransform
 from bridge_core.ops import NEGATIVE_ZERO, Drop, Fill, Op, chain_specs
-from bridge_core.plan import Dropped, Mismatch, Plan, Step
+from bridge_core.plan import Dropped, Mismatch, Plan, PlanProblems, Step
 from bridge_core.plugins import Framework, Registry
 from bridge_core.resolve.evidence import PARAMETER, Detector, guess
 from bridge_core.resolve.interpretations import Role
 from bridge_core.resolve.leaf_matching import Outcome
 from bridge_core.resolve.neutral_layers import NeutralLayer
 from bridge_core.resolve.rule_instance import Claim
-from bridge_core.rules import Pattern, Rule, matches
+from bridge_core.rules import Permissions, Rule
 from bridge_core.state import FlatState, Key, LayerInfo, TensorSpec, Ties, join_key, leaf_path
 
 __all__ = ["Filled", "Ordered", "PlanBuilder", "Request", "open_options"]
@@ -67,10 +67,7 @@ class Request:
         registry: Kinds, transforms and adapters.
         framework: The target's adapter.
         layers: The state's layers by path.
-        accept_guesses: Whether names may decide what no evidence does.
-        allow_missing: Target keys that may stay unfilled.
-        allow_unexpected: Source keys that may be left out.
-        allow_mismatched: Target keys that may stay unfilled where the shapes differ.
+        permissions: What may be guessed and left out.
         origin: Neutral key -> key in the original source, which patterns also see.
         rules: Rules that fix kinds.
         ordered: What rules order; the state above is without what they take.
@@ -80,10 +77,7 @@ class Request:
     registry: Registry
     framework: Framework
     layers: Mapping[Key, NeutralLayer]
-    accept_guesses: bool
-    allow_missing: tuple[Pattern, ...]
-    allow_unexpected: tuple[Pattern, ...]
-    allow_mismatched: tuple[Pattern, ...]
+    permissions: Permissions
     origin: Mapping[Key, Key]
     rules: tuple[Rule, ...]
     ordered: Ordered
@@ -204,9 +198,7 @@ class PlanBuilder:
                 drop = Drop(0, layer.group.specs[name])
                 self.constants.append(Step((key,), (), (drop,), kind, "residual", (*path, name)))
                 self.dropped.append(Dropped(key, "kept in the metadata", kept=True))
-            elif matches(self.request.allow_unexpected, key) or matches(
-                self.request.allow_unexpected, self._origin(key)
-            ):
+            elif self.request.permissions.may_leave_out(key, self._origin(key)):
                 self.dropped.append(Dropped(key, "allowed as unexpected"))
             elif form is not None and name in form.unsupported_leaves:
                 self.unsupported[key] = form.unsupported_leaves[name]
@@ -306,15 +298,13 @@ class PlanBuilder:
             (*steps, *self.shared, *self.constants),
             tuple(self.dropped),
             self.ties,
-            tuple(self.missing),
-            unexpected,
-            tuple(self.mismatched),
-            self.ambiguous,
+            PlanProblems(
+                tuple(self.missing), unexpected, tuple(self.mismatched), self.ambiguous, self.unsupported
+            ),
             tuple(self.allowed_missing),
             metadata,
             tuple(self.notes),
             tuple(self.keeps),
-            self.unsupported,
         )
 
     def _check_owners(self) -> None:

@@ -14,7 +14,7 @@ from bridge_core.axes import Binding, Shape
 from bridge_core.errors import KeyConflict, UsageError
 from bridge_core.layers import LayerKind, LayerTransform, Leaf, cut_of, part_shape, to_neutral_ops
 from bridge_core.ops import Fill, Op, Parallel, SplitSum, simplify_chain
-from bridge_core.plan import Dropped, Plan, Step
+from bridge_core.plan import Dropped, Plan, PlanProblems, Step
 from bridge_core.plugins import Registry
 from bridge_core.resolve.evidence import PARAMETER, Detection, Detector
 from bridge_core.resolve.grouping import Group, group_state
@@ -97,7 +97,7 @@ def _plan_renames(state: FlatState, rules: list[Rule], config: Mapping[str, Any]
         tuple(steps),
         tuple(Dropped(key, reason) for key, reason in ruled.dropped.items()),
         metadata=metadata,
-        unmatched_rules=ruled.idle,
+        problems=PlanProblems(unmatched_rules=ruled.idle),
     )
 
 
@@ -165,7 +165,9 @@ class _ToNeutral:
             specs,
             tuple(self.steps),
             tuple(Dropped(key, reason) for key, reason in ruled.dropped.items()),
-            unmatched_rules=(*ruled.idle, *(rule.full_label for rule in self.detector.unmatched_rules())),
+            problems=PlanProblems(
+                unmatched_rules=(*ruled.idle, *(rule.full_label for rule in self.detector.unmatched_rules()))
+            ),
             metadata=self._metadata(),
         )
 

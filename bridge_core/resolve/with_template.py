@@ -23,7 +23,6 @@ from bridge_core.resolve.leaf_matching import Outcome, match_leaves
 from bridge_core.resolve.neutral_layers import NeutralLayer, neutral_layers
 from bridge_core.resolve.path_matching import PathMatch, match_paths
 from bridge_core.resolve.plan_builder import Filled, PlanBuilder, Request, open_options
-from bridge_core.rules import Pattern, matches
 from bridge_core.state import FlatState, Key, TensorSpec, Ties, VariableCollections, join_key
 
 __all__ = ["WithTemplate"]
@@ -177,7 +176,7 @@ class WithTemplate(PlanBuilder):
         signature: object,
     ) -> None:
         outcomes = self._possible(layer, group, detection, interpretations, signature)
-        if len(outcomes) > 1 and self.request.accept_guesses:
+        if len(outcomes) > 1 and self.request.permissions.accept_guesses:
             outcomes = self.guessed(layer, outcomes)
         if len(outcomes) > 1:
             kinds = open_options(outcomes)
@@ -261,7 +260,7 @@ class WithTemplate(PlanBuilder):
     def _differing(self, mismatch: Mismatch) -> None:
         """Account for leaves that match and differ in shape: if that is allowed, both are left out."""
         target = mismatch.target
-        if self._allows(self.request.allow_mismatched, target):
+        if self.request.permissions.may_differ(target, self._collections.strip(target)):
             reason = f"allowed to differ: {mismatch.found} does not fit {mismatch.expected}"
             self.dropped.append(Dropped(mismatch.source, reason))
             if target not in self._differing_targets:  # which each part of a fused tensor does
@@ -290,16 +289,12 @@ class WithTemplate(PlanBuilder):
             neutral = (*group.path, role)
             fill = Fill(0, TensorSpec(auxiliary.shape, auxiliary.dtype))
             self.constants.append(Step((), (key,), (fill,), kind, "residual", neutral))
-        elif self._allows(self.request.allow_missing, key):
+        elif self.request.permissions.may_miss(key, self._collections.strip(key)):
             self.allowed_missing.append(key)
         elif unsupported:
             self.unsupported[key] = unsupported
         else:
             self.missing.append(key)
-
-    def _allows(self, patterns: tuple[Pattern, ...], key: Key) -> bool:
-        """Tell whether a pattern matches a target key, with its collection or without it."""
-        return matches(patterns, key) or matches(patterns, self._collections.strip(key))
 
     def _why_unsupported(self, layer: NeutralLayer | None, role: str) -> str:
         """Return why the framework that a layer comes from has no such leaf; empty if it has."""

@@ -40,7 +40,7 @@ class WithoutTemplate(PlanBuilder):
             if self.refuses(layer):
                 continue
             outcomes = self._possible(layer)
-            guessed = len(outcomes) > 1 and self.request.accept_guesses
+            guessed = len(outcomes) > 1 and self.request.permissions.accept_guesses
             if guessed:
                 outcomes = self.guessed(layer, outcomes)
             if len(outcomes) == 1:

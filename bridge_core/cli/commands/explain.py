@@ -1,10 +1,15 @@
-"""Explaining one tensor's way through a plan, in words."""
+"""``ckptbridge explain``: one tensor's way through a plan, in words."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
+import click
+
+from bridge_core.cli.options import examples, target_options
+from bridge_core.cli.terminal import aside, say
 from bridge_core.errors import RuleError, UsageError
 from bridge_core.messages import fold_names
 from bridge_core.ops import Op, chain_specs
@@ -12,7 +17,7 @@ from bridge_core.plan import Plan, Step
 from bridge_core.rules import Pattern
 from bridge_core.state import Key, TensorSpec, join_key
 
-__all__ = ["explanations"]
+__all__ = ["explain", "explanations"]
 
 _EVIDENCE = {
     "rule": "a rule says so",
@@ -31,6 +36,29 @@ _OTHER_REASONS = {
     "undecided": "no evidence settles it yet; the neutral form keeps its axes and its candidates",
 }
 _WAYS_OUT = "--like FILE, --model PKG.MOD:FACTORY, --rules FILE, or --accept-guesses"
+
+
+@click.command(
+    epilog=examples(
+        "ckptbridge explain model.safetensors encoder.layer.0.attention.self.query.weight --to flax",
+        "ckptbridge explain model.safetensors '**.embeddings.*.weight' --to flax --accept-guesses",
+    ),
+)
+@click.argument("src")
+@click.argument("key")
+@target_options
+def explain(src: str, key: str, **asked: Any) -> None:
+    """Show what happens to KEY and which evidence decided it.
+
+    KEY is the name of a source or target tensor, or a pattern: * stands for one part of a name, ** for
+    any number of parts.
+    """
+    from bridge_core.conversion import plan_conversion
+
+    with aside():
+        made = plan_conversion(src, check=False, **asked)
+    for number, block in enumerate(explanations(made, key)):
+        say(*([""] if number else []), *block)
 
 
 def explanations(plan: Plan, wanted: str) -> list[list[str]]:

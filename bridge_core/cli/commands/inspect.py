@@ -1,4 +1,4 @@
-"""``ckptbridge inspect``: what stands in a file, from its header alone."""
+"""``ckptbridge inspect``: what is in a file, from its header only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ __all__ = ["inspect"]
 
 
 @click.command(
-    short_help="Show what stands in a file, from its header alone.",
     epilog=examples(
         "ckptbridge inspect model.safetensors",
         "ckptbridge inspect folder-of-shards/ --json",

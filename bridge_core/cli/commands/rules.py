@@ -20,7 +20,6 @@ __all__ = ["rules"]
 
 
 @click.group(
-    short_help="Check a rule file.",
     epilog=examples(
         "ckptbridge rules check rules.toml",
         "ckptbridge rules check rules.toml --source model.safetensors --like flax_model.msgpack",
