@@ -38,7 +38,7 @@ target = "flax"
 [[rule]]
 source = "{}"
 target = "{}"
-ops = "{}"
+rearrange = "{}"
 """
 
 

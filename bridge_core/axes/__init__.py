@@ -7,8 +7,10 @@ from bridge_core.public import exports
 if TYPE_CHECKING:
     from bridge_core.axes.equation import ELLIPSIS as ELLIPSIS
     from bridge_core.axes.equation import Equation as Equation
-    from bridge_core.axes.equation import Lists as Lists
+    from bridge_core.axes.equation import ListAxes as ListAxes
     from bridge_core.axes.equation import Term as Term
+    from bridge_core.axes.layout import Layout as Layout
+    from bridge_core.axes.layout import layout_ops as layout_ops
     from bridge_core.axes.leaf_axes import Axis as Axis
     from bridge_core.axes.leaf_axes import Binding as Binding
     from bridge_core.axes.leaf_axes import bind as bind
@@ -22,7 +24,8 @@ else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
-            "equation": "ELLIPSIS Equation Lists Term",
+            "equation": "ELLIPSIS Equation ListAxes Term",
+            "layout": "Layout layout_ops",
             "leaf_axes": "Axis Binding bind bind_axes parse_axes",
             "rearrangement": "Rearrangement Shape rearrange",
             "structure": "check_equation",

@@ -11,13 +11,13 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from bridge_core.axes.layout import Layout, layout_ops
 from bridge_core.axes.sizes import Solver
-from bridge_core.axes.structure import Axes, Factors, Layout, Parts, Structure, layouts
+from bridge_core.axes.structure import Axes, Factors, Parts, Structure, layouts
 from bridge_core.ops import (
     Duplicate,
     Op,
     Parallel,
-    Permute,
     Reorder,
     RequireEqual,
     Reshape,
@@ -31,7 +31,7 @@ __all__ = ["compiled"]
 
 Chain = tuple[Op, ...]
 Place = tuple[tuple[str, int], ...]
-"""Where a tensor stands in the lists that it is part of."""
+"""The index of a tensor along the list axes of its term."""
 Identity = tuple[frozenset[str], tuple[int, ...]]
 """Which piece: its axis names, list axes included, and its place along the list axes of either side."""
 
@@ -58,10 +58,9 @@ def compiled(
         outputs: For each right tensor, its term and its place.
     """
     cutter = _Cutter(structure, solver)
-    left = [cutter.tensor(structure.left[term], structure.lists.left[term], place) for term, place in inputs]
-    right = [
-        cutter.tensor(structure.right[term], structure.lists.right[term], place) for term, place in outputs
-    ]
+    list_axes = structure.list_axes
+    left = [cutter.tensor(structure.left[term], list_axes.left[term], place) for term, place in inputs]
+    right = [cutter.tensor(structure.right[term], list_axes.right[term], place) for term, place in outputs]
     makes = [piece for _, pieces in left for piece in pieces]
     takes = [piece for _, pieces in right for piece in pieces]
     found, wanted = [cutter.identity(p) for p in makes], [cutter.identity(p) for p in takes]
@@ -110,7 +109,7 @@ def _lanes(chains: Sequence[Chain], counts: Sequence[int] = ()) -> Chain:
 
 
 class _Cutter:
-    """Cuts tensors into pieces: concatenations apart, and axes that are lists on some side unstacked."""
+    """Cuts tensors into pieces: splits concatenations, and unstacks what is a list axis on either side."""
 
     def __init__(self, structure: Structure, solver: Solver) -> None:
         self.solver = solver
@@ -118,7 +117,8 @@ class _Cutter:
         self.done: dict[tuple[Axes, tuple[str, ...]], tuple[Chain, list[_Piece]]] = {}
         self.moves: dict[tuple[Layout, Layout], Chain] = {}
         left, right = structure.left, structure.right
-        for axes, own in zip((*left, *right), (*structure.lists.left, *structure.lists.right), strict=True):
+        own_axes = (*structure.list_axes.left, *structure.list_axes.right)
+        for axes, own in zip((*left, *right), own_axes, strict=True):
             for layout in layouts(axes):
                 names = frozenset(itertools.chain(*layout, own))
                 self.listed[names] = tuple(dict.fromkeys((*self.listed.get(names, ()), *own)))
@@ -165,49 +165,10 @@ class _Cutter:
         return chain, [piece for _, pieces in inner for piece in pieces]
 
     def moved(self, source: Layout, target: Layout) -> Chain:
-        """Return the shortest chain from one layout of a piece to another."""
+        """Return the chain from one layout of a piece to another."""
         if (source, target) not in self.moves:
-            self.moves[source, target] = self._shortest(source, target)
+            self.moves[source, target] = layout_ops(source, target, self.solver.sizes)
         return self.moves[source, target]
-
-    def _shortest(self, source: Layout, target: Layout) -> Chain:
-        ones = source.count(()), target.count(())
-        chains = [self._moved(source, target, keep_ones=False)]
-        if ones[0] == ones[1] > 0:
-            chains.append(self._moved(source, target, keep_ones=True))
-        return min(chains, key=lambda chain: (len(chain), sum(isinstance(op, Permute) for op in chain)))
-
-    def _moved(self, source: Layout, target: Layout, *, keep_ones: bool) -> Chain:
-        """Open both layouts up into the longest runs of names that they share, and permute these."""
-        if keep_ones:
-            source, target = _numbered(source), _numbered(target)
-        follows = {pair for run in target for pair in itertools.pairwise(run)}
-        units: list[tuple[str, ...]] = []
-        for run in source:
-            for i, name in enumerate(run):
-                if i and (run[i - 1], name) in follows:
-                    units[-1] += (name,)
-                else:
-                    units.append((name,))
-        order = {name: i for i, unit in enumerate(units) for name in unit}
-        axes = tuple(dict.fromkeys(order[name] for run in target for name in run))
-        shape = self._shape(units)
-        return simplify_chain(
-            (
-                Reshape(self._shape(source), shape),
-                Permute(axes),
-                Reshape(tuple(shape[axis] for axis in axes), self._shape(target)),
-            )
-        )
-
-    def _shape(self, layout: Sequence[tuple[str, ...]]) -> tuple[int, ...]:
-        return self.solver.shape(tuple(tuple(n for n in run if not n.startswith("1#")) for run in layout))
-
-
-def _numbered(layout: Layout) -> Layout:
-    """Give axes of size one a name each."""
-    ones = itertools.count()
-    return tuple(run or (f"1#{next(ones)}",) for run in layout)
 
 
 def _opened(axes: Axes, apart: Callable[[str | Parts], bool]) -> Axes:

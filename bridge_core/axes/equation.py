@@ -14,7 +14,7 @@ from typing import NamedTuple, NoReturn
 
 from bridge_core.errors import RuleError
 
-__all__ = ["ELLIPSIS", "ONE", "Equation", "Group", "Lists", "Member", "Term"]
+__all__ = ["ELLIPSIS", "ONE", "Equation", "Group", "ListAxes", "Member", "Term"]
 
 ELLIPSIS = "..."
 ONE = "1"
@@ -100,20 +100,20 @@ class Equation:
         return frozenset(name for term in (*self.left, *self.right) for name in term.names)
 
 
-class Lists(NamedTuple):
+class ListAxes(NamedTuple):
     """For every term of both sides, the axes along which it is a list of tensors, outermost first."""
 
     left: tuple[tuple[str, ...], ...]
     right: tuple[tuple[str, ...], ...]
 
     @classmethod
-    def none(cls, equation: Equation) -> Lists:
+    def none(cls, equation: Equation) -> ListAxes:
         """Return that every term is one tensor."""
         return cls(((),) * len(equation.left), ((),) * len(equation.right))
 
-    def inverse(self) -> Lists:
-        """Return the lists with the sides swapped."""
-        return Lists(self.right, self.left)
+    def inverse(self) -> ListAxes:
+        """Return the list axes with the sides swapped."""
+        return ListAxes(self.right, self.left)
 
 
 def _names(members: tuple[Member, ...]) -> Iterator[str]:

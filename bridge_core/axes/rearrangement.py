@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from bridge_core.axes.compiler import compiled
-from bridge_core.axes.equation import ELLIPSIS, Equation, Lists, Term
+from bridge_core.axes.equation import ELLIPSIS, Equation, ListAxes, Term
 from bridge_core.axes.sizes import Axis, Solver
 from bridge_core.axes.structure import Axes, Structure, layouts, structure_of
 from bridge_core.errors import PlanError, RuleError
@@ -44,7 +44,7 @@ def rearrange(
     specs: Sequence[TensorSpec],
     *,
     sizes: Mapping[str, int] = MappingProxyType({}),
-    lists: Lists | None = None,
+    list_axes: ListAxes | None = None,
     wanted: Sequence[Shape | None] | None = None,
 ) -> Rearrangement:
     """Return the ops that an equation stands for.
@@ -53,7 +53,7 @@ def rearrange(
         equation: The equation.
         specs: The left tensors: term by term, and row-major over a term's list axes.
         sizes: Sizes of axes. Those of the left side's list axes must be among them.
-        lists: The list axes of every term; none if not given.
+        list_axes: The list axes of every term; none if not given.
         wanted: The shapes that the right tensors must have, as far as they are known. They also settle sizes
             that nothing else does.
 
@@ -70,7 +70,7 @@ def rearrange(
         equation,
         tuple(specs),
         tuple(sorted(sizes.items())),
-        Lists.none(equation) if lists is None else lists,
+        ListAxes.none(equation) if list_axes is None else list_axes,
         None if wanted is None else tuple(None if shape is None else tuple(shape) for shape in wanted),
     )
 
@@ -80,20 +80,20 @@ def _rearranged(
     equation: Equation,
     specs: tuple[TensorSpec, ...],
     given: tuple[tuple[str, int], ...],
-    lists: Lists,
+    list_axes: ListAxes,
     wanted: tuple[Shape | None, ...] | None,
 ) -> Rearrangement:
-    structure = structure_of(equation, lists)
-    _check_sizes(equation, lists, given)
-    inputs = _inputs(equation, lists, dict(given), specs)
+    structure = structure_of(equation, list_axes)
+    _check_sizes(equation, list_axes, given)
+    inputs = _inputs(equation, list_axes, dict(given), specs)
     structure = _without_ellipsis(structure, equation, inputs, specs)
     solver = Solver(dict(given))
     solver.learn(_axes_of(inputs, structure.left, specs))
-    outputs = _tensors(equation.right, lists.right, solver.sizes)
+    outputs = _tensors(equation.right, list_axes.right, solver.sizes)
     if wanted is not None and outputs is not None:
         solver.learn(_wanted_axes(outputs, structure.right, wanted))
     solver.finish(_names(structure))
-    outputs = _tensors(equation.right, lists.right, solver.sizes) or []
+    outputs = _tensors(equation.right, list_axes.right, solver.sizes) or []
     ops = compiled(
         structure, solver, [(t.index, t.place) for t in inputs], [(t.index, t.place) for t in outputs]
     )
@@ -107,7 +107,7 @@ def _rearranged(
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A tensor of one side: which term it belongs to, and its place in the term's lists."""
+    """A tensor of one side: its term, and its index along the term's list axes."""
 
     index: int
     term: Term
@@ -117,8 +117,8 @@ class _Tensor:
         return f"'{self.term}'" + "".join(f", {name} = {i}" for name, i in self.place)
 
 
-def _check_sizes(equation: Equation, lists: Lists, given: tuple[tuple[str, int], ...]) -> None:
-    known = equation.axes.union(*lists.left, *lists.right)
+def _check_sizes(equation: Equation, list_axes: ListAxes, given: tuple[tuple[str, int], ...]) -> None:
+    known = equation.axes.union(*list_axes.left, *list_axes.right)
     for name, n in given:
         if name not in known:
             raise RuleError(f"a size is given for {name!r}, and '{equation}' has no such axis.")
@@ -127,32 +127,32 @@ def _check_sizes(equation: Equation, lists: Lists, given: tuple[tuple[str, int],
 
 
 def _tensors(
-    terms: tuple[Term, ...], lists: tuple[tuple[str, ...], ...], sizes: Mapping[str, int]
+    terms: tuple[Term, ...], list_axes: tuple[tuple[str, ...], ...], sizes: Mapping[str, int]
 ) -> list[_Tensor] | None:
     """Return the tensors of a side in their order, or None if the length of a list is not known."""
-    listed = list(itertools.chain.from_iterable(lists))
+    listed = list(itertools.chain.from_iterable(list_axes))
     if any(name not in sizes for name in listed):
         return None
     empty = next((name for name in listed if not sizes[name]), None)
     if empty is not None:
         raise RuleError(f"there are no tensors along {empty!r}.")
-    for term, own in zip(terms, lists, strict=True):
+    for term, own in zip(terms, list_axes, strict=True):
         count = math.prod(sizes[name] for name in own)
         if count > _MOST_TENSORS:
             raise RuleError(f"'{term}' stands for {count} tensors; {_MOST_TENSORS} are the most.")
     return [
         _Tensor(index, term, tuple(zip(own, place, strict=True)))
-        for index, (term, own) in enumerate(zip(terms, lists, strict=True))
+        for index, (term, own) in enumerate(zip(terms, list_axes, strict=True))
         for place in itertools.product(*(range(sizes[name]) for name in own))
     ]
 
 
 def _inputs(
-    equation: Equation, lists: Lists, sizes: Mapping[str, int], specs: tuple[TensorSpec, ...]
+    equation: Equation, list_axes: ListAxes, sizes: Mapping[str, int], specs: tuple[TensorSpec, ...]
 ) -> list[_Tensor]:
-    inputs = _tensors(equation.left, lists.left, sizes)
+    inputs = _tensors(equation.left, list_axes.left, sizes)
     if inputs is None:
-        unknown = next(name for own in lists.left for name in own if name not in sizes)
+        unknown = next(name for own in list_axes.left for name in own if name not in sizes)
         raise RuleError(f"nothing tells how many tensors there are along {unknown!r}.")
     if len(inputs) != len(specs):
         raise RuleError(f"'{equation}' takes {len(inputs)} tensors; there are {len(specs)}.")
@@ -210,7 +210,7 @@ def _wanted_axes(
 def _names(structure: Structure) -> list[str]:
     """Return every axis name once, in the order of the left side."""
     names = [name for axes in structure.left for layout in layouts(axes) for run in layout for name in run]
-    listed = itertools.chain.from_iterable((*structure.lists.left, *structure.lists.right))
+    listed = itertools.chain.from_iterable((*structure.list_axes.left, *structure.list_axes.right))
     return list(dict.fromkeys((*names, *listed)))
 
 

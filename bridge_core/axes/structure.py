@@ -13,10 +13,11 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bridge_core.axes.equation import ELLIPSIS, ONE, Equation, Group, Lists, Member, Term
+from bridge_core.axes.equation import ELLIPSIS, ONE, Equation, Group, ListAxes, Member, Term
+from bridge_core.axes.layout import Layout
 from bridge_core.errors import RuleError
 
-__all__ = ["Axes", "Factors", "Layout", "Parts", "Structure", "check_equation", "layouts", "structure_of"]
+__all__ = ["Axes", "Factors", "Parts", "Structure", "check_equation", "layouts", "structure_of"]
 
 _MOST_PIECES = 256
 
@@ -32,51 +33,43 @@ Factors = tuple["str | Parts", ...]
 """One axis of a tensor: the row-major product of names and concatenations; empty for ``1``."""
 Axes = tuple[Factors, ...]
 """The axes of one tensor."""
-Layout = tuple[tuple[str, ...], ...]
-"""The axes of a piece: products of names alone."""
 
 
 @dataclass(frozen=True)
 class Structure:
-    """The meaning of an equation: the axes of every term, and its lists."""
+    """The meaning of an equation: the axes of every term, and its list axes."""
 
     left: tuple[Axes, ...]
     right: tuple[Axes, ...]
-    lists: Lists
+    list_axes: ListAxes
 
 
-def check_equation(
-    equation: Equation,
-    left_lists: tuple[tuple[str, ...], ...] = (),
-    right_lists: tuple[tuple[str, ...], ...] = (),
-) -> None:
+def check_equation(equation: Equation, list_axes: ListAxes | None = None) -> None:
     """Check whatever can be checked without shapes.
 
     Args:
         equation: The equation.
-        left_lists: For every left term, the axes along which it is a list of tensors; empty for none at all.
-        right_lists: The same for the right terms.
+        list_axes: The axes along which each term is a list of tensors; None if every term is one tensor.
 
     Raises:
         RuleError: An axis stands on one side only or twice in one term, a group mixes a product and a
             concatenation, the terms of one side cannot be made of those of the other, or a list axis is
             not used.
     """
-    none = Lists.none(equation)
-    structure_of(equation, Lists(left_lists or none.left, right_lists or none.right))
+    structure_of(equation, list_axes or ListAxes.none(equation))
 
 
 @functools.lru_cache(maxsize=4096)
-def structure_of(equation: Equation, lists: Lists) -> Structure:
+def structure_of(equation: Equation, list_axes: ListAxes) -> Structure:
     """Return the meaning of an equation.
 
     Raises:
         RuleError: As `check_equation`.
     """
-    _check_names(equation, lists)
-    left = _Side(equation.left, lists.left, "left")
-    right = _Side(equation.right, lists.right, "right")
-    structure = Structure(left.axes(right), right.axes(left), lists)
+    _check_names(equation, list_axes)
+    left = _Side(equation.left, list_axes.left, "left")
+    right = _Side(equation.right, list_axes.right, "right")
+    structure = Structure(left.axes(right), right.axes(left), list_axes)
     pieces = left.pieces(structure.left), right.pieces(structure.right)
     for side, own, others in ((left, *pieces), (right, *pieces[::-1])):
         for piece, term in own.items():
@@ -116,13 +109,13 @@ def _count(factors: Factors) -> int:
 class _Side:
     """The terms of one side, and how they look from the other side."""
 
-    def __init__(self, terms: tuple[Term, ...], lists: tuple[tuple[str, ...], ...], name: str) -> None:
+    def __init__(self, terms: tuple[Term, ...], list_axes: tuple[tuple[str, ...], ...], name: str) -> None:
         self.terms = terms
-        self.lists = lists
+        self.list_axes = list_axes
         self.name = name
         self.together = [
             frozenset((*term.names, *(ELLIPSIS,) * (ELLIPSIS in term.axes), *own))
-            for term, own in zip(terms, lists, strict=True)
+            for term, own in zip(terms, list_axes, strict=True)
         ]
 
     def axes(self, other: _Side) -> tuple[Axes, ...]:
@@ -135,13 +128,13 @@ class _Side:
     def pieces(self, axes: tuple[Axes, ...]) -> dict[frozenset[str], Term]:
         """Return the pieces, each with the first term that has it."""
         found: dict[frozenset[str], Term] = {}
-        for term, own, lists in zip(self.terms, axes, self.lists, strict=True):
+        for term, own, along in zip(self.terms, axes, self.list_axes, strict=True):
             for layout in layouts(own):
                 names = [name for run in layout for name in run]
                 twice = next((name for name in names if names.count(name) > 1), None)
                 if twice is not None:
                     raise RuleError(f"the axis {twice!r} stands twice in '{term}'.")
-                found.setdefault(frozenset((*names, *lists)), term)
+                found.setdefault(frozenset((*names, *along)), term)
         return found
 
     def has(self, names: frozenset[str]) -> bool:
@@ -178,8 +171,8 @@ def _factors(member: Member, other: _Side) -> Factors:
     )
 
 
-def _check_names(equation: Equation, lists: Lists) -> None:
-    sides = (("left", equation.left, lists.left), ("right", equation.right, lists.right))
+def _check_names(equation: Equation, list_axes: ListAxes) -> None:
+    sides = (("left", equation.left, list_axes.left), ("right", equation.right, list_axes.right))
     names: list[set[str]] = []
     listed: list[set[str]] = []
     for side, terms, own in sides:

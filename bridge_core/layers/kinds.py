@@ -41,7 +41,7 @@ class LayerKind:
     zeros: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check that the kind splits no axis, and has the leaves that its options name."""
         for leaf, axes in self.leaves.items():
             if any(axis.split != 1 or len(axis.members) > 1 for axis in parse_axes(axes)):
                 raise PluginError(f"kind {self.name!r}, leaf {leaf!r}: a kind's axes are whole.")

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from math import prod
 
-from bridge_core.axes import Axis, Shape, bind, parse_axes
+from bridge_core.axes import Axis, Layout, Shape, bind, layout_ops, parse_axes
 from bridge_core.layers.transforms import Leaf
-from bridge_core.ops import Flip, Op, Permute, Reshape, Split, inverse_chain, simplify_chain
+from bridge_core.ops import Flip, Op, Split, inverse_chain, simplify_chain
 
 __all__ = ["Factors", "cut_of", "from_neutral_ops", "part_shape", "to_neutral_ops"]
 
 Factors = tuple[tuple[str, Shape], ...]
 """Axis of a kind -> the sizes into which a framework splits it."""
-
-Label = str | None
-"""Name of an axis of the kind, numbered where it stands for several; None for an axis the kind lacks."""
 
 
 def cut_of(leaf: Leaf, shape: Shape) -> Split | None:
@@ -54,24 +52,15 @@ def to_neutral_ops(
     native = _native(leaf.axes_of(part), shape, axis_splits)
     if native is None:
         return None
-    sizes: dict[str, list[int]] = {}
-    for label, n in zip(native, shape, strict=True):
-        if label is not None:
-            sizes.setdefault(label, []).append(n)
+    sizes = {name: n for run, n in zip(native, shape, strict=True) for name in run}
     neutral = _neutral(kind_axes, sizes)
-    if neutral is None or not set(sizes) <= set(neutral):
+    if neutral is None or set(sizes) != {name for run in neutral for name in run}:
         return None
-    named = [label for label in native if label is not None]
-    order = [i for name in neutral if name in sizes for i, label in enumerate(named) if label == name]
-    squeezed = tuple(n for label, n in zip(native, shape, strict=True) if label is not None)
-    final = tuple(prod(sizes.get(name or "", [1])) for name in neutral)
-    ops = (
-        Reshape(shape, squeezed),
-        Flip(tuple(i for i, label in enumerate(named) if label.partition("#")[0] in leaf.flip)),
-        Permute(tuple(order)),
-        Reshape(tuple(squeezed[i] for i in order), final),
-    )
-    return simplify_chain(ops), final
+    flipped = tuple(i for i, run in enumerate(native) if run and _axis_of(run[0]) in leaf.flip)
+    ops = layout_ops(native, neutral, sizes)
+    if flipped:
+        ops = simplify_chain((Flip(flipped), *ops))
+    return ops, tuple(prod(sizes[name] for name in run) for run in neutral)
 
 
 @functools.lru_cache(maxsize=65536)
@@ -115,8 +104,8 @@ def from_neutral_ops(
     return simplify_chain(inverse_chain(forward[0])), tuple(native)
 
 
-def _native(axes: str, shape: Shape, axis_splits: Factors) -> list[Label] | None:
-    """Name every native axis; the axes that the kind holds as one have one name."""
+def _native(axes: str, shape: Shape, axis_splits: Factors) -> Layout | None:
+    """Return the layout of a native leaf; the name of an axis is ``k#0`` for ``*k``, else ``heads/0``."""
     known = dict(axis_splits)
     ways = [dict(way) for way in bind(axes, shape)]
     if len(ways) > 1:
@@ -125,31 +114,35 @@ def _native(axes: str, shape: Shape, axis_splits: Factors) -> list[Label] | None
         return None
     (bound,) = ways
     parsed = parse_axes(axes)
-    ones = len(shape) - sum(len(sizes) for sizes in bound.values())
-    labels: list[Label] = []
+    single = sum(axis.name == "1" and not axis.spread for axis in parsed)
+    spare = len(shape) - single - sum(map(len, bound.values()))
+    layout: list[tuple[str, ...]] = []
     for axis in parsed:
         if axis.name == "1":
-            single = sum(other.name == "1" and not other.spread for other in parsed)
-            labels.extend([None] * (ones - single if axis.spread else 1))
-        elif axis.spread:
-            labels.extend(f"{axis.name}#{i}" for i in range(len(bound[axis.name])))
+            layout.extend([()] * (spare if axis.spread else 1))
         else:
-            labels.extend([axis.name] * len(bound[axis.name]))
-    return labels
+            layout.extend((f"{_prefix(axis)}{i}",) for i in range(len(bound[axis.name])))
+    return tuple(layout)
 
 
-def _neutral(axes: str, sizes: dict[str, list[int]]) -> list[Label] | None:
-    """Name every axis of the kind, given the axes that the native leaf has."""
-    labels: list[Label] = []
+def _neutral(axes: str, names: Iterable[str]) -> Layout | None:
+    """Return the layout of a leaf of the kind, given the names of the native axes."""
+    layout: list[tuple[str, ...]] = []
     for axis in parse_axes(axes):
-        if not axis.spread:
-            labels.append(None if axis.name == "1" else axis.name)
-            continue
-        found = [label for label in sizes if "#" in label and label.partition("#")[0] == axis.name]
-        if axis.spread == "+" and not found:
+        prefix = _prefix(axis)
+        own = tuple(name for name in names if name.startswith(prefix))
+        if axis.spread == "+" and not own:
             return None
-        labels.extend(found)
-    return labels
+        layout.extend(((name,) for name in own) if axis.spread else (own,))
+    return tuple(layout)
+
+
+def _prefix(axis: Axis) -> str:
+    return f"{axis.name}#" if axis.spread else f"{axis.name}/"
+
+
+def _axis_of(name: str) -> str:
+    return name.rstrip("0123456789")[:-1]
 
 
 def _sizes(axis: Axis, sizes: dict[str, Shape], axis_splits: dict[str, Shape], spare: int) -> Shape | None:

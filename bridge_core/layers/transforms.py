@@ -47,7 +47,7 @@ class Leaf:
     added_leaves: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check that the axes hold as many parts as there are roles, and added leaves."""
         groups = [axis.members for axis in parse_axes(self.axes) if len(axis.members) > 1]
         if [len(group) for group in groups] != [len(self.roles)] * (len(self.roles) > 1):
             raise PluginError(f"leaf {self.name!r}: {self.axes!r} does not hold {len(self.roles)} parts.")
@@ -134,7 +134,7 @@ class LayerTransform:
     unsupported_leaves: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check the name, and that no two leaves share a name or a role; index the leaves by both."""
         if "." not in self.name:
             raise PluginError(f"transform {self.name!r}: a name reads '<framework>.<what>'.")
         names = [leaf.name for leaf in self.leaves]

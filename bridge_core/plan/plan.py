@@ -303,7 +303,7 @@ class Plan:
             ("ambiguous", [f"{join_key(k)} ({' or '.join(v)})" for k, v in self.ambiguous.items()]),
             ("left out", map(join_key, self.allowed_missing)),
             ("refused", [f"{join_key(k)} ({why})" for k, why in self.unsupported.items()]),
-            ("idle rule", self.unmatched_rules),
+            ("unmatched rule", self.unmatched_rules),
         ):
             lines += [f"{title}: {text}" + (f"  x{n}" if n > 1 else "") for text, n in fold_names(names)]
         return "\n".join(lines)

@@ -74,7 +74,7 @@ class PlanProblems:
                 hint=(
                     "Correct the pattern, which sees the names that the source has before any rule renames "
                     "them; or mark a rule that need not match as optional. A conversion in two steps needs "
-                    "rules that move tensors in both."
+                    "rules that rearrange tensors in both."
                 ),
             )
         if self.unsupported:

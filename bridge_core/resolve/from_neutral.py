@@ -17,8 +17,8 @@ from bridge_core.plugins import Registry
 from bridge_core.resolve.evidence import PARAMETER
 from bridge_core.resolve.neutral_layers import neutral_layers
 from bridge_core.resolve.plan_builder import Ordered, Request
-from bridge_core.resolve.rule_binding import bind_rule, check_claims, claimed_twice
-from bridge_core.resolve.rule_instance import Claim
+from bridge_core.resolve.rule_binding import bind_rule, check_disjoint, rule_conflict
+from bridge_core.resolve.rule_instance import BoundRule
 from bridge_core.resolve.rule_names import check_constant, rule_holds
 from bridge_core.resolve.with_template import WithTemplate
 from bridge_core.resolve.without_template import WithoutTemplate
@@ -48,7 +48,7 @@ def plan_from_neutral(
         registry: Where kinds, transforms and adapters are found.
         to: Name of the framework.
         like: A state of that framework whose names and shapes the result must have.
-        rules: Rules that move tensors or fill targets, and that fix the kinds of what is still undecided, as
+        rules: Rules that rearrange tensors or fill targets, and that fix the kinds of what is undecided, as
             they are read towards this framework.
         permissions: What may be guessed and left out.
         origin: Neutral key -> key in the original source, which the patterns also see.
@@ -66,9 +66,9 @@ def plan_from_neutral(
     if like is not None:
         collections = VariableCollections.of_state(like, to, framework.collections)
         targets = {name: like.spec(key) for key, name in collections.names(like).items()}
-    claims, unmatched = _claims(state, rules, targets, config)
-    taken = {key for claim in claims for key in claim.sources}
-    fills, absent, unused = _constants(rules, targets, config, claims)
+    bound_rules, unmatched = _bind_rules(state, rules, targets, config)
+    taken = {key for bound in bound_rules for key in bound.sources}
+    fills, absent, unused = _fills(rules, targets, config, bound_rules)
     rest = state.select(lambda key: key not in taken) if taken else state
     request = Request(
         rest,
@@ -78,7 +78,7 @@ def plan_from_neutral(
         permissions,
         origin or {},
         rules,
-        Ordered(state, claims, fills, absent),
+        Ordered(state, bound_rules, fills, absent),
     )
     if like is not None:
         plan = WithTemplate(request).resolve(like, collections)
@@ -87,13 +87,13 @@ def plan_from_neutral(
     return replace(plan, problems=replace(plan.problems, unmatched_rules=(*unmatched, *unused)))
 
 
-def _claims(
+def _bind_rules(
     state: FlatState,
     rules: Iterable[Rule],
     targets: Mapping[Key, TensorSpec] | None,
     config: Mapping[str, Any] | None,
-) -> tuple[tuple[Claim, ...], tuple[str, ...]]:
-    """Return the uses of rules that move tensors, and the rules that matched nothing to move.
+) -> tuple[tuple[BoundRule, ...], tuple[str, ...]]:
+    """Return the instances of rules that rearrange tensors, and the rules that matched nothing.
 
     If such rules were applied to a neutral state before, it holds their tensors as plain parameters, and they
     take no others from it.
@@ -101,16 +101,16 @@ def _claims(
     layers = state.metadata.layers.values()
     ruled_before = any(info.evidence == "rule" and info.kind == PARAMETER for info in layers)
     sources = _parameters(state) if ruled_before else state.specs()
-    moves = [rule for rule in rules if rule.action == "move" and rule_holds(rule, config)]
-    claims: list[Claim] = []
+    active = [rule for rule in rules if rule.action == "rearrange" and rule_holds(rule, config)]
+    bound_rules: list[BoundRule] = []
     unmatched = []
-    for rule in moves:
-        uses = bind_rule(rule, sources, targets, config)
-        claims += uses
-        if not uses and not rule.optional and not _waits(rule, state):
+    for rule in active:
+        instances = bind_rule(rule, sources, targets, config)
+        bound_rules += instances
+        if not instances and not rule.optional and not _waits(rule, state):
             unmatched.append(rule.full_label)
-    check_claims(claims)
-    return tuple(claims), tuple(unmatched)
+    check_disjoint(bound_rules)
+    return tuple(bound_rules), tuple(unmatched)
 
 
 def _parameters(state: FlatState) -> dict[Key, TensorSpec]:
@@ -129,19 +129,19 @@ def _waits(rule: Rule, state: FlatState) -> bool:
     return bool(rule.when) and any(rule.bind(p, key) is not None for key in state for p in rule.sources)
 
 
-def _constants(
+def _fills(
     rules: Iterable[Rule],
     targets: Mapping[Key, TensorSpec] | None,
     config: Mapping[str, Any] | None,
-    claims: Iterable[Claim],
+    bound_rules: Iterable[BoundRule],
 ) -> tuple[dict[Key, Step], tuple[Key, ...], tuple[str, ...]]:
     """Return the targets that rules fill with constants, those they leave out, and the unmatched rules."""
     fills: dict[Key, Step] = {}
     absent: list[Key] = []
     unmatched = []
-    owners = {key: claim.rule for claim in claims for key in claim.targets}
+    owners = {key: bound.rule for bound in bound_rules for key in bound.targets}
     for rule in rules:
-        if rule.action != "constant" or not rule_holds(rule, config):
+        if rule.action != "fill" or not rule_holds(rule, config):
             continue
         if targets is None:
             if rule.value is not None:
@@ -153,7 +153,7 @@ def _constants(
         for key in matching:
             other = owners.setdefault(key, rule)
             if other is not rule:
-                raise claimed_twice(rule, other, "make", key)
+                raise rule_conflict(rule, other, "make", key)
             if rule.value is None:
                 absent.append(key)
             else:

@@ -17,7 +17,7 @@ from bridge_core.resolve.evidence import PARAMETER, Detector, guess
 from bridge_core.resolve.interpretations import Role
 from bridge_core.resolve.leaf_matching import Outcome
 from bridge_core.resolve.neutral_layers import NeutralLayer
-from bridge_core.resolve.rule_instance import Claim
+from bridge_core.resolve.rule_instance import BoundRule
 from bridge_core.rules import Permissions, Rule
 from bridge_core.state import FlatState, Key, LayerInfo, TensorSpec, Ties, join_key, leaf_path
 
@@ -41,20 +41,20 @@ class Ordered:
 
     Args:
         state: The neutral state with everything that rules take.
-        claims: Uses of rules that move tensors.
+        bound_rules: Instances of rules that rearrange tensors.
         fills: Target, without a collection -> the step that fills it with a constant.
         absent: Targets, without a collection, that may stay unfilled.
     """
 
     state: FlatState
-    claims: tuple[Claim, ...] = ()
+    bound_rules: tuple[BoundRule, ...] = ()
     fills: Mapping[Key, Step] = field(default_factory=dict)
     absent: tuple[Key, ...] = ()
 
     @property
     def targets(self) -> frozenset[Key]:
         """The targets that rules account for, without collections."""
-        moved = (key for claim in self.claims for key in claim.targets)
+        moved = (key for bound in self.bound_rules for key in bound.targets)
         return frozenset((*moved, *self.fills, *self.absent))
 
 
@@ -133,12 +133,12 @@ class PlanBuilder:
             target_key: Gives the target's key for a name without a collection.
         """
         ordered = self.request.ordered
-        for claim in ordered.claims:
-            targets = tuple(map(target_key, claim.targets))
-            step = Step(claim.sources, targets, claim.ops, PARAMETER, "rule", rule=claim.rule.label)
+        for bound in ordered.bound_rules:
+            targets = tuple(map(target_key, bound.targets))
+            step = Step(bound.sources, targets, bound.ops, PARAMETER, "rule", rule=bound.rule.label)
             self.shared.append(step)
-            self.owners.update(dict.fromkeys(targets, claim.rule))
-            self.used.update((source, targets[0]) for source in claim.sources)
+            self.owners.update(dict.fromkeys(targets, bound.rule))
+            self.used.update((source, targets[0]) for source in bound.sources)
         for name, step in ordered.fills.items():
             self.constants.append(replace(step, targets=(target_key(name),)))
         self.allowed_missing += map(target_key, ordered.absent)

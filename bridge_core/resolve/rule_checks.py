@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from bridge_core.errors import RuleError
-from bridge_core.resolve.rule_binding import bind_rule, check_claims
-from bridge_core.resolve.rule_instance import Claim
+from bridge_core.resolve.rule_binding import bind_rule, check_disjoint
+from bridge_core.resolve.rule_instance import BoundRule
 from bridge_core.resolve.rule_names import rule_holds, rule_names
 from bridge_core.rules import Rule
 from bridge_core.state import Key, TensorSpec
@@ -42,22 +42,22 @@ def rule_problems(
     back = [rule.reversed() for rule in known]
     attempt(lambda: rule_names({name: name for name in sources}, sources, known, config))
     attempt(lambda: rule_names({name: name for name in targets}, targets, back, config))
-    claims: list[Claim] = []
+    bound_rules: list[BoundRule] = []
     for rule in known:
-        if rule.action == "move" and _holds(rule, config):
-            attempt(functools.partial(_bind, claims, rule, sources, targets, config))
-    attempt(lambda: check_claims(claims))
+        if rule.action == "rearrange" and _holds(rule, config):
+            attempt(functools.partial(_bind, bound_rules, rule, sources, targets, config))
+    attempt(lambda: check_disjoint(bound_rules))
     return problems
 
 
 def _bind(
-    claims: list[Claim],
+    bound_rules: list[BoundRule],
     rule: Rule,
     sources: Mapping[Key, TensorSpec],
     targets: Mapping[Key, TensorSpec],
     config: Mapping[str, Any] | None,
 ) -> None:
-    claims.extend(bind_rule(rule, sources, targets, config))
+    bound_rules.extend(bind_rule(rule, sources, targets, config))
 
 
 def _holds(rule: Rule, config: Mapping[str, Any] | None) -> bool:

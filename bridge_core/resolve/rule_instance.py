@@ -1,40 +1,36 @@
-"""One use of a rule that moves tensors: the tensors that belong together by their captures, and their ops."""
+"""One instance of a rule that rearranges tensors: the tensors with the same captures, and their ops."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bridge_core.axes import ELLIPSIS, Rearrangement, rearrange
 from bridge_core.errors import BridgeError, PlanError, RuleError
 from bridge_core.ops import Cast, Offset, Op, Pad, Parallel, Unpad, chain_specs, simplify_chain
-from bridge_core.rules import Call, Pattern, Rule, resolve_sizes
+from bridge_core.resolve.key_matching import Captures, MatchedKeys, Place, counted, list_lengths
+from bridge_core.rules import Call, Rule, resolve_sizes
 from bridge_core.state import Key, TensorSpec, join_key
 
-__all__ = ["Captures", "Claim", "Found", "Use", "gathered"]
+__all__ = ["BoundRule", "RuleInstance"]
 
-Captures = tuple[tuple[str, str], ...]
-Place = tuple[int, ...]
-"""Where a tensor stands along the list axes of its pattern."""
-Found = Mapping[int, Mapping[Place, Key]]
-"""Number of a pattern -> the keys that fit it, by their places in its list."""
 Keys = tuple[tuple[Key, ...], ...]
 """The keys of each source pattern."""
 _MOST_SHOWN = 8
 
 
 @dataclass(frozen=True)
-class Claim:
-    """One use of a rule.
+class BoundRule:
+    """A rule on real keys.
 
     Args:
         rule: The rule.
-        sources: Keys it takes.
-        targets: Keys it makes, without a collection head.
+        sources: The keys that it takes.
+        targets: The keys that it makes, without a collection.
         ops: From the sources to the targets.
     """
 
@@ -44,24 +40,17 @@ class Claim:
     ops: tuple[Op, ...]
 
 
-def gathered(
-    rule: Rule, patterns: tuple[Pattern, ...], lists: tuple[tuple[str, ...], ...], keys: Iterable[Key]
-) -> dict[Captures, dict[int, dict[Place, Key]]]:
-    """Return the keys that fit the patterns of one side, by what tells one use of a rule from the next."""
-    uses: dict[Captures, dict[int, dict[Place, Key]]] = {}
-    for key in keys:
-        for number, pattern in enumerate(patterns):
-            captures = rule.bind(pattern, key)
-            if captures is None:
-                continue
-            place = tuple(int(captures[name]) for name in lists[number])
-            shared = tuple(sorted((n, v) for n, v in captures.items() if n not in lists[number]))
-            uses.setdefault(shared, {}).setdefault(number, {})[place] = key
-    return uses
+class RuleInstance:
+    """One instance of a rule: the tensors with the same captures.
 
-
-class Use:
-    """One use of a rule: the tensors that belong together by their captures."""
+    Args:
+        rule: The rule, read from source to target.
+        captures: The captures that all its patterns share.
+        sources: The keys that the rule may take, with their specs.
+        targets: The target's keys, likewise; None if they are not known.
+        in_target: The target's keys that match this instance.
+        config: The checkpoint's config, if one is known.
+    """
 
     def __init__(
         self,
@@ -69,39 +58,39 @@ class Use:
         captures: Captures,
         sources: Mapping[Key, TensorSpec],
         targets: Mapping[Key, TensorSpec] | None,
-        there: Found,
+        in_target: MatchedKeys,
         config: Mapping[str, Any] | None,
     ) -> None:
         self.rule = rule
         self.captures = dict(captures)
         self.sources = sources
         self.targets = targets
-        self.there = there
+        self.in_target = in_target
         self.sizes: dict[str, int] = {}
         self.config = config
 
-    def claim(self, found: Found) -> Claim | None:
-        """Return what becomes of the keys; None where the rule's conditions do not hold.
+    def bind(self, matched: MatchedKeys) -> BoundRule | None:
+        """Return the rule on these keys; None if its conditions do not hold.
 
         Raises:
             RuleError: Keys are missing, or the tensors do not fit.
         """
-        if not self._holds(found):
+        if not self._holds(matched):
             return None
         self.sizes = resolve_sizes(self.rule, self.config)
-        keys = self._listed(found)
+        keys = self._listed(matched)
         specs = tuple(self.sources[key] for group in keys for key in group)
         rule = self.rule
         if rule.when.of_target and not self._makes_what_is_asked(keys, specs):
             return None
         try:
-            claim, made = self._made(keys, specs, self._wanted())
+            bound, made = self._made(keys, specs, self._wanted())
             if rule.when.of_target and not rule.applies(made[0].shape, self.config):
                 return None
-            self._check(claim, made)
+            self._check(bound, made)
         except (PlanError, RuleError) as err:
             raise self._named(err, keys[0][0]) from err
-        return claim
+        return bound
 
     def _makes_what_is_asked(self, keys: Keys, specs: tuple[TensorSpec, ...]) -> bool:
         """Tell whether the conditions on the target hold, if that can be told without knowing it."""
@@ -120,27 +109,27 @@ class Use:
         named.hint = error.hint
         return named
 
-    def may_hold(self, found: Found) -> bool:
+    def may_hold(self, matched: MatchedKeys) -> bool:
         """Tell whether the rule's conditions hold, or may hold once the target is known."""
-        if not self.rule.when.of_target or not self._holds(found):
-            return self._holds(found)
+        if not self.rule.when.of_target or not self._holds(matched):
+            return self._holds(matched)
         try:
-            return self.claim(found) is not None
-        except RuleError:  # what is wrong is told where the target is known
+            return self.bind(matched) is not None
+        except RuleError:  # reported where the target is known
             return True
 
-    def _holds(self, found: Found) -> bool:
-        """Tell whether the conditions hold, as far as the sources tell; what is missing is told later."""
+    def _holds(self, matched: MatchedKeys) -> bool:
+        """Tell whether the conditions hold by the sources; what is missing is reported later."""
         if self.rule.when.of_target:
-            return self._ranks_hold(found)
-        if 0 not in found:
+            return self._ranks_hold(matched)
+        if 0 not in matched:
             return True
-        first = found[0][min(found[0])]
+        first = matched[0][min(matched[0])]
         return self.rule.applies(self.sources[first].shape, self.config)
 
-    def _ranks_hold(self, found: Found) -> bool:
+    def _ranks_hold(self, matched: MatchedKeys) -> bool:
         """Tell whether the sources can become targets of the rank that is asked for."""
-        ranks = {number: len(self.sources[key].shape) for number, g in found.items() for key in g.values()}
+        ranks = {number: len(self.sources[key].shape) for number, g in matched.items() for key in g.values()}
         equation = self.rule.equation
         if equation is None:
             return self.rule.when.rank in (None, *ranks.values())
@@ -156,19 +145,19 @@ class Use:
         rank = len(made) + (spare - 1 if ELLIPSIS in made else 0)
         return self.rule.when.rank in (None, rank)
 
-    def _listed(self, found: Found) -> Keys:
-        """Return the keys of each source pattern, row by row; note the lengths of the lists.
+    def _listed(self, matched: MatchedKeys) -> Keys:
+        """Return the keys of each source pattern, row by row; note the lengths of the list axes.
 
         Raises:
             RuleError: Some are missing.
         """
-        lists = self.rule.lists.left
-        for name, seen in _lengths(lists, found).items():
+        list_axes = self.rule.list_axes.left
+        for name, seen in list_lengths(list_axes, matched).items():
             self.sizes[name] = max(self.sizes.get(name, 0), seen)
         missing: list[str] = []
         count = 0
-        for number, names in enumerate(lists):
-            row = found.get(number, {})
+        for number, names in enumerate(list_axes):
+            row = matched.get(number, {})
             lacking = math.prod(self.sizes.get(name, 0) for name in names) - len(row)
             if lacking > 0:  # a name may hold any number, so nothing is done for each of them
                 count += lacking
@@ -178,17 +167,18 @@ class Use:
         if count:
             more = f" and {count - len(missing)} more" if count > len(missing) else ""
             verb = "is" if count == 1 else "are"
-            one = next(key for group in found.values() for key in group.values())
+            one = next(key for group in matched.values() for key in group.values())
             text = (
                 f"it takes this tensor together with others, and {', '.join(missing)}{more} {verb} not there."
             )
             raise self.rule.error(text, one)
         return tuple(
-            tuple(found[number][place] for place in self._places(names)) for number, names in enumerate(lists)
+            tuple(matched[number][place] for place in self._places(names))
+            for number, names in enumerate(list_axes)
         )
 
     def _places(self, names: tuple[str, ...]) -> Iterator[Place]:
-        return _counted([self.sizes[name] for name in names])
+        return counted([self.sizes[name] for name in names])
 
     def _key(self, number: int, names: tuple[str, ...], place: Place) -> Key:
         own = {name: str(value) for name, value in zip(names, place, strict=True)}
@@ -199,7 +189,7 @@ class Use:
         keys: Keys,
         specs: tuple[TensorSpec, ...],
         wanted: Mapping[Key, TensorSpec | None] | None,
-    ) -> tuple[Claim, tuple[TensorSpec, ...]]:
+    ) -> tuple[BoundRule, tuple[TensorSpec, ...]]:
         rule = self.rule
         owners = [number for number, group in enumerate(keys) for _ in group]
         before = self._calls(rule.before, owners, specs, wanted, 0)
@@ -209,7 +199,7 @@ class Use:
             resized = any(call.name in ("pad", "unpad") for call in rule.after)
             known = None if wanted is None or resized else wanted.values()
             shapes = None if known is None else [spec.shape if spec is not None else None for spec in known]
-            moved = rearrange(rule.equation, called, sizes=sizes, lists=rule.lists, wanted=shapes)
+            moved = rearrange(rule.equation, called, sizes=sizes, list_axes=rule.list_axes, wanted=shapes)
         else:
             moved = Rearrangement((), called, {})
         targets = tuple(self._targets(moved.sizes))
@@ -221,15 +211,15 @@ class Use:
         after = self._calls(rule.after, numbers, moved.specs, made, 1)
         ops = simplify_chain((Parallel(before), *moved.ops, Parallel(after)))
         sources = tuple(key for group in keys for key in group)
-        claim = Claim(rule, sources, tuple(key for _, key in targets), ops)
-        return claim, chain_specs(specs, ops)
+        bound = BoundRule(rule, sources, tuple(key for _, key in targets), ops)
+        return bound, chain_specs(specs, ops)
 
     def _axes(self) -> frozenset[str]:
         equation = self.rule.equation
         named = equation.axes if equation is not None else frozenset()
-        return named.union(*self.rule.lists.left, *self.rule.lists.right)
+        return named.union(*self.rule.list_axes.left, *self.rule.list_axes.right)
 
-    def _check(self, claim: Claim, made: tuple[TensorSpec, ...]) -> None:
+    def _check(self, bound: BoundRule, made: tuple[TensorSpec, ...]) -> None:
         """Check the results against the target's own shapes.
 
         Raises:
@@ -237,7 +227,7 @@ class Use:
         """
         if self.targets is None:
             return
-        for key, spec in zip(claim.targets, made, strict=True):
+        for key, spec in zip(bound.targets, made, strict=True):
             known = self.targets.get(key)
             if known is None:
                 raise self._lacking(key)
@@ -245,22 +235,22 @@ class Use:
                 raise self.rule.error(f"it makes {spec} where the target has {known}.", key)
 
     def _wanted(self) -> dict[Key, TensorSpec | None] | None:
-        """Return the target's tensors of this use in their order, and note the lengths of its lists.
+        """Return the target's tensors of this instance in order, and note the lengths of its list axes.
 
         Raises:
-            RuleError: The target has some of a list and not all.
+            RuleError: The target has only some tensors along a list axis.
         """
         if self.targets is None:
             return None
-        lists = self.rule.lists.right
-        lengths = _lengths(lists, self.there)
+        list_axes = self.rule.list_axes.right
+        lengths = list_lengths(list_axes, self.in_target)
         for name, seen in lengths.items():
             if seen:
                 self.sizes[name] = max(self.sizes.get(name, 0), seen)
         if any(name not in self.sizes for name in lengths):
             return None
-        for number, names in enumerate(lists):
-            row = self.there.get(number, {})
+        for number, names in enumerate(list_axes):
+            row = self.in_target.get(number, {})
             if row and math.prod(self.sizes[name] for name in names) > len(row):
                 hole = next(place for place in self._places(names) if place not in row)
                 raise self._lacking(self._target(number, hole))
@@ -271,12 +261,12 @@ class Use:
 
     def _targets(self, sizes: Mapping[str, int]) -> Iterator[tuple[int, Key]]:
         """Yield the targets, each with the number of its pattern."""
-        for number, names in enumerate(self.rule.lists.right):
-            for place in _counted([sizes[name] for name in names]):
+        for number, names in enumerate(self.rule.list_axes.right):
+            for place in counted([sizes[name] for name in names]):
                 yield number, self._target(number, place)
 
     def _target(self, number: int, place: Place) -> Key:
-        names = self.rule.lists.right[number]
+        names = self.rule.list_axes.right[number]
         own = {name: str(value) for name, value in zip(names, place, strict=True)}
         return self.rule.build(self.rule.targets[number], {**self.captures, **own})
 
@@ -355,27 +345,3 @@ class Use:
             f"'{call}': nothing tells the size. Write it, as in '{call.name}({name}, 50304)', or give the "
             "target's shapes (--like FILE, or like=)."
         )
-
-
-def _lengths(lists: tuple[tuple[str, ...], ...], found: Found) -> dict[str, int]:
-    """Return how long every list is by the keys that were found."""
-    lengths: dict[str, int] = {}
-    for number, names in enumerate(lists):
-        for axis, name in enumerate(names):
-            seen = max((place[axis] + 1 for place in found.get(number, ())), default=0)
-            lengths[name] = max(lengths.get(name, 0), seen)
-    return lengths
-
-
-def _counted(sizes: Iterable[int]) -> Iterator[Place]:
-    """Count through all places, the last axis first; as `itertools.product`, without lists of the numbers."""
-    places: Iterator[Place] = iter([()])
-    for size in sizes:
-        places = _extended(places, size)
-    return places
-
-
-def _extended(places: Iterable[Place], size: int) -> Iterator[Place]:
-    for place in places:
-        for i in range(size):
-            yield (*place, i)

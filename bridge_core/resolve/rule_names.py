@@ -1,4 +1,4 @@
-"""What rules say of a source's names: which are renamed, left out, or taken by a rule that moves tensors."""
+"""What rules do to the keys of a source: rename, drop, or rearrange them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from bridge_core.errors import RuleError
 from bridge_core.ops import dtype_holds
-from bridge_core.resolve.rule_binding import claimed_twice, held_keys
+from bridge_core.resolve.rule_binding import keys_taken_by, rule_conflict
 from bridge_core.rules import Rule
 from bridge_core.state import Key, TensorSpec, join_key
 
@@ -19,21 +19,21 @@ __all__ = ["check_constant", "rule_holds", "rule_names", "Ruled"]
 
 @dataclass
 class Ruled:
-    """What rules say of keys.
+    """What rules do to the keys of a source.
 
     Args:
         names: Key -> its new name.
         renamed: Key -> the rule that renames it.
-        dropped: Key -> the reason it is left out.
-        claimed: Key -> the rule that moves it.
-        idle: Rules that had to match something and did not.
+        dropped: Key -> the reason.
+        rearranged: Key -> the rule that takes it.
+        unmatched: Rules that had to match something and did not.
     """
 
     names: dict[Key, Key] = field(default_factory=dict)
     renamed: dict[Key, Rule] = field(default_factory=dict)
     dropped: dict[Key, str] = field(default_factory=dict)
-    claimed: dict[Key, Rule] = field(default_factory=dict)
-    idle: tuple[str, ...] = ()
+    rearranged: dict[Key, Rule] = field(default_factory=dict)
+    unmatched: tuple[str, ...] = ()
 
 
 def rule_names(
@@ -51,16 +51,16 @@ def rule_names(
         config: The checkpoint's config, if one is known.
 
     Raises:
-        RuleError: Two rules claim one key, or two keys get one name.
+        RuleError: Two rules match one key, or two keys get one name.
     """
     ruled = Ruled()
-    active = [r for r in rules if r.action in ("rename", "drop", "move") and rule_holds(r, config)]
+    active = [r for r in rules if r.action in ("rename", "drop", "rearrange") and rule_holds(r, config)]
     active.sort(key=lambda rule: rule.fallback)
-    fired: set[int] = set()
-    held = {
-        number: held_keys(rule, {name: specs[key] for key, name in names.items()}, config)
+    matching: set[int] = set()
+    taken = {
+        number: keys_taken_by(rule, {name: specs[key] for key, name in names.items()}, config)
         for number, rule in enumerate(active)
-        if rule.action == "move" and (rule.when.rank is not None or rule.when.sizes)
+        if rule.action == "rearrange" and (rule.when.rank is not None or rule.when.sizes)
     }
     for key, name in names.items():
         owner: Rule | None = None
@@ -68,13 +68,13 @@ def rule_names(
             captures = _captures(rule, name)
             if captures is None:
                 continue
-            fired.add(number)
-            if name not in held.get(number, (name,)):
+            matching.add(number)
+            if name not in taken.get(number, (name,)):
                 continue
             if owner is not None:
                 if rule.fallback and not owner.fallback:
                     break  # so are all that follow
-                raise claimed_twice(rule, owner, "claim", name)
+                raise rule_conflict(rule, owner, "match", name)
             owner = rule
             if rule.action == "rename":
                 ruled.names[key] = rule.targets[0].fill(captures)
@@ -84,22 +84,22 @@ def rule_names(
                     f"rule {rule.origin}: {rule.reason}" if rule.origin else f"rule: {rule.reason}"
                 )
             else:
-                ruled.claimed[key] = rule
-    ruled.idle = tuple(
-        rule.full_label for number, rule in enumerate(active) if number not in fired and not rule.optional
+                ruled.rearranged[key] = rule
+    ruled.unmatched = tuple(
+        rule.full_label for number, rule in enumerate(active) if number not in matching and not rule.optional
     )
     _check_new(names, ruled)
     return ruled
 
 
 def _captures(rule: Rule, name: Key) -> Mapping[str, str] | None:
-    if rule.action != "move":
+    if rule.action != "rearrange":
         return rule.source.match(name)
     return next((c for p in rule.sources if (c := rule.bind(p, name)) is not None), None)
 
 
 def rule_holds(rule: Rule, config: Mapping[str, Any] | None) -> bool:
-    """Tell whether a rule's conditions on the config hold; where they do not, it is out, and not idle."""
+    """Tell whether a rule's conditions on the config hold; if not, it is not used, nor unmatched."""
     try:
         return replace(rule.when, rank=None, sizes=()).holds((), {}, config)
     except RuleError as err:
@@ -128,5 +128,5 @@ def _check_new(names: Mapping[Key, Key], ruled: Ruled) -> None:
         if other != key:
             raise RuleError(
                 f"{join_key(other)!r} and {join_key(key)!r} are both named {join_key(new)!r} by the rules.",
-                hint="Let the patterns keep them apart.",
+                hint="Make the patterns disjoint.",
             )

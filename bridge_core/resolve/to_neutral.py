@@ -46,7 +46,7 @@ def plan_to_neutral(
 ) -> Plan:
     """Return the plan from a framework's state, or from a neutral one, to the neutral form.
 
-    A tensor that a rule moves is copied unchanged, under its own name: the rule needs the target's shapes.
+    A tensor that a rule rearranges is copied under its own name: the rule needs the target's shapes.
 
     Args:
         state: The source; its layout names the framework, its metadata may contain module types.
@@ -97,7 +97,7 @@ def _plan_renames(state: FlatState, rules: list[Rule], config: Mapping[str, Any]
         tuple(steps),
         tuple(Dropped(key, reason) for key, reason in ruled.dropped.items()),
         metadata=metadata,
-        problems=PlanProblems(unmatched_rules=ruled.idle),
+        problems=PlanProblems(unmatched_rules=ruled.unmatched),
     )
 
 
@@ -151,12 +151,12 @@ class _ToNeutral:
         specs = self.state.specs()
         names = self.collections.names(self.state)
         ruled = rule_names(names, specs, self.rules, self.config)
-        taken = {*ruled.dropped, *ruled.claimed}
+        taken = {*ruled.dropped, *ruled.rearranged}
         rest = self.state.select(lambda key: key not in taken) if taken else self.state
         for group in group_state(rest, self.framework, self.transforms, ruled.names).values():
             self._add_layer(group, ruled.renamed)
-        for key, rule in ruled.claimed.items():
-            self._add_moved(key, names[key], rule)
+        for key, rule in ruled.rearranged.items():
+            self._add_rearranged(key, names[key], rule)
         for key, auxiliary in self.state.metadata.auxiliary_tensors.items():
             self._restore(key, TensorSpec(auxiliary.shape, auxiliary.array().dtype))
         return Plan(
@@ -166,7 +166,10 @@ class _ToNeutral:
             tuple(self.steps),
             tuple(Dropped(key, reason) for key, reason in ruled.dropped.items()),
             problems=PlanProblems(
-                unmatched_rules=(*ruled.idle, *(rule.full_label for rule in self.detector.unmatched_rules()))
+                unmatched_rules=(
+                    *ruled.unmatched,
+                    *(rule.full_label for rule in self.detector.unmatched_rules()),
+                )
             ),
             metadata=self._metadata(),
         )
@@ -252,8 +255,8 @@ class _ToNeutral:
         fitting = [p for p in parts if p is not None and (p.shape, p.dtype) == (spec.shape, spec.dtype.name)]
         return tuple(fitting) if len(fitting) == len(roles) else ()
 
-    def _add_moved(self, key: Key, name: Key, rule: Rule) -> None:
-        """Copy a tensor that a rule moves, unchanged."""
+    def _add_rearranged(self, key: Key, name: Key, rule: Rule) -> None:
+        """Copy a tensor that a rule rearranges, unchanged."""
         collection, _ = self.collections.split(key)
         step = Step((key,), (name,), (), PARAMETER, "rule", rule=rule.label)
         usual = self.collections.default

@@ -122,7 +122,7 @@ class WithoutTemplate(PlanBuilder):
         if known is not None:
             return known
         collections = VariableCollections(self.framework.collections)
-        ruled = (key for claim in self.request.ordered.claims for key in claim.targets)
+        ruled = (key for bound in self.request.ordered.bound_rules for key in bound.targets)
         if any(collections.of(PARAMETER, key[-1]) != collections.default for key in ruled):
             return "variables"
         for layer in self.request.layers.values():

@@ -8,14 +8,14 @@ from bridge_core.axes import Equation, Term
 from bridge_core.errors import RuleError
 from bridge_core.messages import nearest
 from bridge_core.rules.config_sizes import Size
-from bridge_core.rules.flat_index import Radix
+from bridge_core.rules.flat_index import FlatIndex
 from bridge_core.rules.op_calls import Call
 
 __all__ = ["check_calls", "check_sizes"]
 
 
 def check_calls(calls: Iterable[Call], terms: tuple[Term, ...] | None) -> None:
-    """Check that the axes that calls name stand in the terms beside them; None for no equation.
+    """Check that the terms next to calls have the axes that the calls name; None for no equation.
 
     Raises:
         RuleError: One does not.
@@ -24,17 +24,17 @@ def check_calls(calls: Iterable[Call], terms: tuple[Term, ...] | None) -> None:
         if call.name not in ("pad", "unpad") or isinstance(call.args[0], int):
             continue
         if terms is None:
-            raise RuleError(f"'{call}' names an axis, and there is no equation; give the axis' index.")
+            raise RuleError(f"'{call}' names an axis, but there is no equation; give the index of the axis.")
         known = dict.fromkeys(
             name for term in terms for name in term.names if term.position(name) is not None
         )
         if call.args[0] not in known:
             hint = nearest(str(call.args[0]), known)
-            raise RuleError(f"'{call}': no term beside it has this axis by itself. {hint}")
+            raise RuleError(f"'{call}': no term next to it has this axis of its own. {hint}")
 
 
 def check_sizes(
-    sizes: Mapping[str, Size], equation: Equation | None, calls: Iterable[Call], radix: Radix | None
+    sizes: Mapping[str, Size], equation: Equation | None, calls: Iterable[Call], index: FlatIndex | None
 ) -> None:
     """Check that every size is of something, and that what the calls ask for is there.
 
@@ -46,7 +46,7 @@ def check_sizes(
     for name in sizes:
         if name not in known:
             raise RuleError(f"sizes.{name}: there is no axis of this name. {nearest(name, sorted(known))}")
-        if radix is not None and name in radix.sizes:
-            raise RuleError(f"sizes.{name}: '{radix}' gives this size already; leave it out.")
+        if index is not None and name in index.sizes:
+            raise RuleError(f"sizes.{name}: '{index}' gives this size already; leave it out.")
     for name in sorted(needed - set(sizes)):
         raise RuleError(f"the size {name!r} is not known; write sizes = {{ {name} = ... }}.")

@@ -1,8 +1,4 @@
-"""The small texts of a rule beside its patterns, equation and calls, read into plain data.
-
-Numbers made of others, such as ``i = block*6 + j``; sizes, such as
-``config.hidden_size / config.num_attention_heads``; and the conditions of ``when``.
-"""
+"""The conditions of a rule: ``when = { rank = 2, config.model_type = "gpt2" }``, read into plain data."""
 
 from __future__ import annotations
 

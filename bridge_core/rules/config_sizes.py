@@ -1,4 +1,4 @@
-"""Sizes that a model's config gives: `config.n_head`."""
+"""Sizes of axes, as numbers or from a model's config: `config.n_head`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from bridge_core.errors import RuleError
 from bridge_core.rules.patterns import COUNT, NAME
 
-__all__ = ["Size"]
+__all__ = ["Size", "config_entry", "parse_sizes"]
 
 
 @dataclass(frozen=True)
 class Size:
-    """A size that the checkpoint's config tells, or a product or quotient of two.
+    """A number, an entry of the checkpoint's config, or the product or quotient of two.
 
     Args:
         left: A number, or the parts of a name in the config.
@@ -67,6 +67,21 @@ class Size:
         if right == 0 or left % right:
             raise RuleError(f"{self} is {left} / {right}, which is no whole number.")
         return left // right
+
+
+def parse_sizes(sizes: Mapping[str, int | str]) -> dict[str, Size]:
+    """Read the size of each axis.
+
+    Raises:
+        RuleError: One is not well formed; the message names its axis.
+    """
+    parsed = {}
+    for name, size in sizes.items():
+        try:
+            parsed[name] = Size.parse(size)
+        except RuleError as err:
+            raise RuleError(f"sizes.{name}: {err.message}") from err
+    return parsed
 
 
 def _operand(text: str) -> int | tuple[str, ...] | None:

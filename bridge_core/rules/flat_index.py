@@ -1,4 +1,4 @@
-"""A number made of others, as `numpy.ravel_multi_index` makes one."""
+"""A number that is computed from others, as by `numpy.ravel_multi_index`."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from dataclasses import dataclass
 from bridge_core.errors import RuleError
 from bridge_core.rules.patterns import COUNT, NAME
 
-__all__ = ["Radix"]
+__all__ = ["FlatIndex"]
 
 
 @dataclass(frozen=True)
-class Radix:
-    """A number made of others, the largest first: ``i = block*6 + j``.
+class FlatIndex:
+    """A number that is computed from its parts, the outermost first: ``i = block*6 + j``.
 
     Args:
         whole: The name of the number.
         parts: Name and bound of each part; the first has none.
 
     Raises:
-        RuleError: A name stands twice, or a bound is missing.
+        RuleError: A name occurs twice, or a bound is missing.
 
-    >>> Radix.parse("i = block*6 + j")
-    Radix(whole='i', parts=(('block', None), ('j', 6)))
-    >>> Radix.parse("i = block*6 + j").split("20")
+    >>> FlatIndex.parse("i = block*6 + j")
+    FlatIndex(whole='i', parts=(('block', None), ('j', 6)))
+    >>> FlatIndex.parse("i = block*6 + j").split("20")
     {'block': '3', 'j': '2'}
     """
 
@@ -33,7 +33,7 @@ class Radix:
     parts: tuple[tuple[str, int | None], ...]
 
     @classmethod
-    def parse(cls, text: str) -> Radix:
+    def parse(cls, text: str) -> FlatIndex:
         """Read ``whole = a*12 + b*6 + c``.
 
         Raises:
@@ -56,11 +56,11 @@ class Radix:
         return cls(whole, tuple((name, bound) for (name, _), bound in zip(known, bounds, strict=True)))
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check that names are unique, and that all parts but the first have a bound."""
         names = (self.whole, *self.names)
         bounds = [bound for _, bound in self.parts]
         if len(set(names)) != len(names):
-            raise RuleError(f"where = '{self}': a name stands twice.")
+            raise RuleError(f"where = '{self}': a name occurs twice.")
         if len(names) < 3 or bounds[0] is not None or any(not bound for bound in bounds[1:]):
             raise RuleError(f"where: all parts of {self.whole} but the first need a bound.")
 
@@ -74,7 +74,7 @@ class Radix:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the parts, the largest first."""
+        """The names of the parts, the outermost first."""
         return tuple(name for name, _ in self.parts)
 
     @property

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from bridge_core.axes import Equation
 from bridge_core.errors import RuleError
 from bridge_core.messages import nearest
 from bridge_core.rules.patterns import COUNT, NAME
 from bridge_core.state import DTYPES
 
-__all__ = ["Call"]
+__all__ = ["Call", "parse_ops"]
 
 Argument = str | int | float | bool | None
 
@@ -95,6 +96,25 @@ class Call:
         """The names of sizes that it needs."""
         sizes = self.args[1:] if self.name in ("pad", "unpad") else ()
         return tuple(size for size in sizes if isinstance(size, str))
+
+
+def parse_ops(texts: Iterable[str]) -> tuple[Equation | None, tuple[Call, ...], tuple[Call, ...]]:
+    """Read one equation at most, the calls before it, and those after it.
+
+    Raises:
+        RuleError: One is not well formed, or there are two equations.
+    """
+    equation: Equation | None = None
+    before: list[Call] = []
+    after: list[Call] = []
+    for text in texts:
+        if "->" not in text:
+            (before if equation is None else after).append(Call.parse(text))
+        elif equation is not None:
+            raise RuleError(f"there are two equations, '{equation}' and '{text}'; one is the most.")
+        else:
+            equation = Equation.parse(text)
+    return equation, tuple(before), tuple(after)
 
 
 def _padding(args: Sequence[str]) -> tuple[Argument, ...] | None:

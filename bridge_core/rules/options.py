@@ -1,4 +1,4 @@
-"""What every rule takes by keyword, and how its errors say which rule it is."""
+"""The keywords that every rule takes, and the context of its errors."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Options(TypedDict, total=False):
 
     Args:
         when: Conditions, all of which must hold: ``{"config": {"model_type": "gpt2"}}``; of the first source
-            tensor of a rule that moves tensors also ``{"rank": 2}`` and ``{"sizes": {"in": 768}}``.
+            tensor of a rule that rearranges tensors also ``{"rank": 2}`` and ``{"sizes": {"in": 768}}``.
         optional: Whether it may match nothing.
-        layouts: Whose names the sources and the targets are, e.g. ``("torch", "flax")``.
+        layouts: The layouts of the sources and of the targets, e.g. ``("torch", "flax")``.
         origin: Where it was written.
     """
 
@@ -32,7 +32,7 @@ class Options(TypedDict, total=False):
 
 
 class Common(TypedDict):
-    """The same, as a rule keeps it."""
+    """The same options, as fields of a rule."""
 
     when: When
     optional: bool
@@ -56,7 +56,7 @@ def common_fields(options: Options) -> Common:
 
 @contextlib.contextmanager
 def naming(about: str, options: Options) -> Iterator[None]:
-    """Say which rule it is where one of its texts cannot be read."""
+    """Add the rule to the error if one of its texts cannot be read."""
     try:
         yield
     except RuleError as err:

@@ -1,4 +1,4 @@
-"""What concerns several rules or patterns at once: overlaps, sizes, and patterns as options."""
+"""Rules that take the same keys for certain, whatever the keys are."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["overlapping"]
 def overlapping(rules: Iterable[Rule]) -> tuple[tuple[Rule, Rule], ...]:
     """Return the pairs of rules that would take one key for certain, whatever the keys are.
 
-    These are rules of one pattern, and of a key that another's pattern fits. Rules whose conditions differ
-    may exclude each other, and rules of layers are about paths, not keys.
+    These are rules with equal patterns, and rules for one key that another's pattern matches. Rules whose
+    conditions differ may exclude each other, and rules of layers are about paths, not keys.
     """
     known = tuple(rules)
     alike: dict[tuple[object, ...], list[int]] = {}

@@ -1,4 +1,4 @@
-"""One rule: what it says of names and tensors, checked when it is made and never changed by running."""
+"""One rule: its constructors and checks. It is checked when it is made, and running never changes it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Unpack
 
-from bridge_core.axes import Equation, Lists, Term, check_equation
+from bridge_core.axes import Equation, ListAxes, Term, check_equation
 from bridge_core.errors import RuleError
 from bridge_core.messages import nearest
-from bridge_core.rules.captures import check_captures, lists_of
+from bridge_core.public import renamed
+from bridge_core.rules.captures import check_captures, list_axes_of
 from bridge_core.rules.checks import check_calls, check_sizes
 from bridge_core.rules.conditions import When
-from bridge_core.rules.config_sizes import Size
-from bridge_core.rules.flat_index import Radix
-from bridge_core.rules.op_calls import Call
+from bridge_core.rules.config_sizes import Size, parse_sizes
+from bridge_core.rules.flat_index import FlatIndex
+from bridge_core.rules.old_names import current_action, with_old_names
+from bridge_core.rules.op_calls import Call, parse_ops
 from bridge_core.rules.options import Layouts, Options, common_fields, naming
 from bridge_core.rules.patterns import COUNT, Pattern
 from bridge_core.state import Key
@@ -23,34 +25,36 @@ from bridge_core.state import Key
 __all__ = ["Action", "Patterns", "resolve_sizes", "Rule"]
 
 
-Action = Literal["rename", "layer", "drop", "move", "constant"]
+Action = Literal["rename", "rearrange", "layer", "drop", "fill"]
 
 Patterns = str | Pattern | Iterable[str | Pattern]
 
 _ALWAYS = When()
 
 
+@with_old_names
+@renamed(radix="flat_index", lists="list_axes")
 @dataclass(frozen=True)
 class Rule:
-    """One rule; make it with `rename`, `layer`, `leave_out`, `move` or `constant`.
+    """One rule; make it with `rename`, `rearrange`, `layer`, `drop` or `fill`.
 
     Args:
-        action: What it does.
+        action: What it does, which is the name of its constructor and of its key in a rule file.
         sources: Patterns over keys of the source; over layer paths for ``layer``.
         targets: Patterns that give the keys of the target.
         kind: Kind of the layers at the matching paths.
         reason: Why keys are dropped, or made of nothing.
         value: Constant that fills dropped keys when the rule is read the other way, or that fills the
             targets; None leaves them missing.
-        before: Element-wise calls on the sources' tensors. Without an equation all calls stand here.
-        equation: How axes move; None for tensors that go one to one.
+        before: Element-wise calls on the sources' tensors. Without an equation all calls are here.
+        equation: How axes are rearranged; None for tensors that are copied one to one.
         after: Element-wise calls on the targets' tensors.
         sizes: Axis -> its size.
-        radix: A capture that is made of others.
+        flat_index: A capture that is computed from others.
         when: Conditions under which it holds.
         optional: Whether it may match nothing.
-        fallback: Whether other rules that claim the same key go first.
-        layouts: Whose names the sources and the targets are; None if the caller knows.
+        fallback: Whether other rules that match the same key go first.
+        layouts: The layouts of the sources and of the targets; None if the caller knows.
         origin: Where it was written, e.g. ``rules.toml:12``.
 
     Raises:
@@ -58,7 +62,7 @@ class Rule:
 
     >>> Rule.rename("module.**", "**").source
     Pattern(segments=('module', AnyN()))
-    >>> print(Rule.move("qkv.weight", ["q.kernel", "k.kernel"], "(q k) in -> in q, in k").reversed())
+    >>> print(Rule.rearrange("qkv.weight", ["q.kernel", "k.kernel"], "(q k) in -> in q, in k").reversed())
     rule 'q.kernel', 'k.kernel' -> 'qkv.weight'
     """
 
@@ -72,7 +76,7 @@ class Rule:
     equation: Equation | None = None
     after: tuple[Call, ...] = ()
     sizes: Mapping[str, Size] = field(default_factory=dict, hash=False)
-    radix: Radix | None = None
+    flat_index: FlatIndex | None = None
     when: When = _ALWAYS
     optional: bool = False
     fallback: bool = False
@@ -84,7 +88,7 @@ class Rule:
         """Return a rule that renames keys.
 
         Raises:
-            RuleError: A pattern is not well formed, or a capture stands on one side only.
+            RuleError: A pattern is not well formed, or only one side has a capture.
         """
         with naming(f"'{source}' -> '{target}'", options):
             old, new = Pattern.parse(source), Pattern.parse(target)
@@ -104,7 +108,7 @@ class Rule:
         return cls("layer", (pattern,), kind=kind, **common)
 
     @classmethod
-    def leave_out(
+    def drop(
         cls, source: str | Pattern, reason: str, *, fill: float | None = None, **options: Unpack[Options]
     ) -> Rule:
         """Return a rule that drops keys; read the other way, they are filled with ``fill`` or stay missing.
@@ -117,20 +121,18 @@ class Rule:
         return cls("drop", (pattern,), reason=reason, value=fill, **common)
 
     @classmethod
-    def constant(
-        cls, target: str | Pattern, value: float, *, reason: str, **options: Unpack[Options]
-    ) -> Rule:
-        """Return a rule that fills targets which no source fills; read the other way, they are dropped.
+    def fill(cls, target: str | Pattern, value: float, *, reason: str, **options: Unpack[Options]) -> Rule:
+        """Return a rule that fills targets with a constant; read the other way, they are dropped.
 
         Raises:
             RuleError: The pattern is not well formed, or there is no reason.
         """
         with naming(f"'{target}'", options):
             pattern, common = Pattern.parse(target), common_fields(options)
-        return cls("constant", targets=(pattern,), reason=reason, value=value, **common)
+        return cls("fill", targets=(pattern,), reason=reason, value=value, **common)
 
     @classmethod
-    def move(
+    def rearrange(
         cls,
         sources: Patterns,
         targets: Patterns,
@@ -147,33 +149,33 @@ class Rule:
             targets: Patterns over keys, one for each term on the right.
             ops: An equation such as ``"(q k v) in -> in q, in k, in v"``, and calls before or after it:
                 ``pad(axis, size)``, ``unpad(axis, size)``, ``offset(number)``, ``cast(from, to)``. Without
-                an equation tensors go one to one.
+                an equation tensors are copied one to one.
             sizes: Axis -> its size: a number, ``"config.n_head"``, or two with one ``*`` or ``/`` between.
-            where: How a capture of one side is made of others, e.g. ``"i = block*6 + j"``.
+            where: How a capture of one side is computed from others, e.g. ``"i = block*6 + j"``.
             **options: See `Options`.
 
         Raises:
             RuleError: It is not well formed, or could not be read the other way.
 
-        >>> rule = Rule.move("h.{i:int}.w", "blocks.w", "out in -> i in out")
-        >>> rule.lists.left, rule.lists.right
+        >>> rule = Rule.rearrange("h.{i:int}.w", "blocks.w", "out in -> i in out")
+        >>> rule.list_axes.left, rule.list_axes.right
         ((('i',),), ((),))
         """
         old, new = _listed(sources), _listed(targets)
         with naming(" -> ".join(", ".join(f"'{p}'" for p in side) for side in (old, new)), options):
-            equation, before, after = _parse_ops([ops] if isinstance(ops, str) else ops)
+            equation, before, after = parse_ops([ops] if isinstance(ops, str) else ops)
             patterns = tuple(map(Pattern.parse, old)), tuple(map(Pattern.parse, new))
-            known = {name: _size(name, size) for name, size in (sizes or {}).items()}
-            radix = Radix.parse(where) if where else None
+            parsed_sizes = parse_sizes(sizes or {})
+            flat_index = FlatIndex.parse(where) if where else None
             common = common_fields(options)
         return cls(
-            "move",
+            "rearrange",
             *patterns,
             before=before,
             equation=equation,
             after=after,
-            sizes=known,
-            radix=radix,
+            sizes=parsed_sizes,
+            flat_index=flat_index,
             **common,
         )
 
@@ -189,57 +191,58 @@ class Rule:
         return f"{self.origin}: {text}" if self.origin else text
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check that the rule is complete and consistent, and can be read in both directions."""
+        object.__setattr__(self, "action", current_action(self.action))
         try:
             if self.layouts is not None and self.layouts[0] == self.layouts[1]:
                 raise RuleError(
-                    f"both sides are {self.layouts[0]}, so nothing tells which way to read it; leave the "
-                    "layouts out to read it as it stands."
+                    f"both layouts are {self.layouts[0]}, so its direction is not known; leave the layouts "
+                    "out to read it from source to target."
                 )
-            if self.action == "move":
-                self._check_move()
+            if self.action == "rearrange":
+                self._check_rearrange()
                 return
             if self.when.rank is not None or self.when.sizes:
-                raise RuleError("only a rule that moves tensors can go by their rank and sizes.")
+                raise RuleError("only a rule that rearranges tensors can have conditions on rank and sizes.")
             if self.action == "rename":
                 lone = set(self.source.captures) ^ set(self.targets[0].captures)
                 if lone:
                     names = ", ".join(sorted(lone))
-                    raise RuleError(f"it cannot be used both ways: {names} stands on one side only.")
-            elif self.action in ("drop", "constant"):
-                self._check_constant()
+                    raise RuleError(f"it cannot be read in both directions: only one side has {names}.")
+            elif self.action in ("drop", "fill"):
+                self._check_fill()
         except RuleError as err:
             raise self.error(err.message) from err
 
-    def _check_constant(self) -> None:
+    def _check_fill(self) -> None:
         if not self.reason:
             raise RuleError("a reason was expected.")
         if self.value is not None and not isinstance(self.value, int | float):
             raise RuleError(f"the constant is {self.value!r}; a number was expected.")
 
-    def _check_move(self) -> None:
+    def _check_rearrange(self) -> None:
         if not self.sources or not self.targets:
             raise RuleError("it needs a source and a target.")
-        check_captures(self.sources, self.targets, self.radix, self.equation)
+        check_captures(self.sources, self.targets, self.flat_index, self.equation)
         if self.equation is not None:
-            check_equation(self.equation, *self.lists)
+            check_equation(self.equation, self.list_axes)
         check_calls(self.before, self._terms(0))
         check_calls(self.after, self._terms(1))
-        check_sizes(self.sizes, self.equation, (*self.before, *self.after), self.radix)
+        check_sizes(self.sizes, self.equation, (*self.before, *self.after), self.flat_index)
         for axis, _ in self.when.sizes:
             if axis not in self._condition_axes:
                 hint = nearest(axis, self._condition_axes)
-                raise RuleError(f"when.sizes.{axis}: the first term has no such axis by itself. {hint}")
+                raise RuleError(f"when.sizes.{axis}: the first term has no such axis of its own. {hint}")
 
     def __str__(self) -> str:
-        """Return what it is about, in one line."""
+        """Return the rule's patterns and its action, in one line."""
         sources, targets = (", ".join(f"'{p}'" for p in side) for side in (self.sources, self.targets))
         match self.action:
             case "layer":
-                return f"rule {sources}: {self.kind}"
+                return f"rule {sources}: layer {self.kind}"
             case "drop":
                 return f"rule {sources}: drop ({self.reason})"
-            case "constant":
+            case "fill":
                 what = "may stay missing" if self.value is None else f"fill with {self.value}"
                 return f"rule {targets}: {what} ({self.reason})"
         return f"rule {sources} -> {targets}"
@@ -261,20 +264,15 @@ class Rule:
         return self.targets[0] if self.action == "rename" else None
 
     @property
-    def drop(self) -> str | None:
-        """The reason to leave the matching keys out; None for rules that do not."""
-        return self.reason if self.action == "drop" else None
-
-    @property
     def ops(self) -> tuple[str, ...]:
         """The calls and the equation as they are written."""
         equation = () if self.equation is None else (self.equation,)
         return tuple(map(str, (*self.before, *equation, *self.after)))
 
     @functools.cached_property
-    def lists(self) -> Lists:
+    def list_axes(self) -> ListAxes:
         """The list axes of every pattern: captures that the other side holds as axes."""
-        return lists_of(self.sources, self.targets, self.radix)
+        return list_axes_of(self.sources, self.targets, self.flat_index)
 
     def error(self, text: str, key: Key | str | None = None) -> RuleError:
         """Return an error that names the rule and where it was written."""
@@ -284,7 +282,7 @@ class Rule:
         """Return the same rule read the other way; a rule of layers is good both ways as it is."""
         if self.action == "layer":
             return self
-        turned: dict[Action, Action] = {"drop": "constant", "constant": "drop"}
+        turned: dict[Action, Action] = {"drop": "fill", "fill": "drop"}
         calls = tuple(call.inverse() for call in self.before[::-1])
         after = tuple(call.inverse() for call in self.after[::-1])
         return replace(
@@ -308,13 +306,13 @@ class Rule:
         found = pattern.match(key)
         if found is None:
             return None
-        if self.radix is not None and self.radix.whole in found:
+        if self.flat_index is not None and self.flat_index.whole in found:
             try:
-                found = {**found, **self.radix.split(found[self.radix.whole])}
+                found = {**found, **self.flat_index.split(found[self.flat_index.whole])}
             except RuleError as err:
                 raise self.error(err.message, key) from err
-            del found[self.radix.whole]
-        for axes in (*self.lists.left, *self.lists.right):
+            del found[self.flat_index.whole]
+        for axes in (*self.list_axes.left, *self.list_axes.right):
             for name in axes:
                 if name in found and not COUNT.fullmatch(found[name]):
                     raise self.error(
@@ -328,10 +326,10 @@ class Rule:
         Raises:
             RuleError: A capture is missing, or a part of a number is not below its bound.
         """
-        if self.radix is None or self.radix.whole not in pattern.captures:
+        if self.flat_index is None or self.flat_index.whole not in pattern.captures:
             return pattern.fill(captures)
         try:
-            return pattern.fill({**captures, self.radix.whole: self.radix.join(captures)})
+            return pattern.fill({**captures, self.flat_index.whole: self.flat_index.join(captures)})
         except RuleError as err:
             raise self.error(err.message) from err
 
@@ -386,34 +384,13 @@ def _listed(value: Patterns) -> tuple[str | Pattern, ...]:
     return (value,) if isinstance(value, str | Pattern) else tuple(value)
 
 
-def _size(name: str, value: int | str) -> Size:
-    try:
-        return Size.parse(value)
-    except RuleError as err:
-        raise RuleError(f"sizes.{name}: {err.message}") from err
-
-
-def _parse_ops(texts: Iterable[str]) -> tuple[Equation | None, tuple[Call, ...], tuple[Call, ...]]:
-    equation: Equation | None = None
-    before: list[Call] = []
-    after: list[Call] = []
-    for text in texts:
-        if "->" not in text:
-            (before if equation is None else after).append(Call.parse(text))
-        elif equation is not None:
-            raise RuleError(f"there are two equations, '{equation}' and '{text}'; one is the most.")
-        else:
-            equation = Equation.parse(text)
-    return equation, tuple(before), tuple(after)
-
-
 def resolve_sizes(rule: Rule, config: Mapping[str, Any] | None = None) -> dict[str, int]:
     """Return the sizes that a rule gives, those that its ``where`` bounds included.
 
     Raises:
         RuleError: A size stands in the config, which is not known or lacks it.
     """
-    sizes = dict(rule.radix.sizes) if rule.radix is not None else {}
+    sizes = dict(rule.flat_index.sizes) if rule.flat_index is not None else {}
     for name, size in rule.sizes.items():
         try:
             sizes[name] = size.value(config)

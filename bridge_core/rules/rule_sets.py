@@ -15,7 +15,7 @@ __all__ = ["as_rules", "oriented", "Rules"]
 def oriented(rules: Iterable[Rule], layout: str, to: str) -> tuple[Rule, ...]:
     """Return rules as they are read in a conversion from one layout to another.
 
-    Rules that do not tell whose names they hold are read as they stand.
+    Rules without layouts are read from source to target.
 
     Raises:
         RuleError: A rule is about other frameworks.
@@ -31,9 +31,7 @@ def oriented(rules: Iterable[Rule], layout: str, to: str) -> tuple[Rule, ...]:
         elif layout in (target, "neutral") and to in (source, "neutral"):
             found.append(rule.reversed())
         else:
-            raise rule.error(
-                f"it leads between {source} and {target}; the conversion is from {layout} to {to}."
-            )
+            raise rule.error(f"it is between {source} and {target}; the conversion is from {layout} to {to}.")
     return tuple(found)
 
 

@@ -1,7 +1,7 @@
-"""Rule files: the rules of `Rule` as TOML, each with the line where it stands.
+"""Rule files: the rules of `Rule` as TOML, each with its line.
 
-A file is checked whole when it is loaded: every wrong rule is told at once. tomllib gives no lines, so the
-headers are found in the text itself.
+A file is checked completely when it is loaded: all wrong rules are reported at once. tomllib gives no line
+numbers, so the headers are found in the text itself.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ _TOKENS = re.compile(
     """,
     re.VERBOSE | re.DOTALL | re.MULTILINE,
 )
-"""What must be told apart to see whether a header is one, or stands in a text or an array."""
+"""What distinguishes a header from the same text inside a string, a comment or an array."""
 
 
 def load_rules(path: StrPath) -> tuple[Rule, ...]:
     """Load and check a rule file.
 
     Args:
-        path: A TOML file of ``[[rule]]`` tables. ``source`` and ``target`` at its top name the frameworks
-            whose names the rules' sources and targets are; with ``source`` alone the targets are neutral.
+        path: A TOML file of ``[[rule]]`` tables. ``source`` and ``target`` at its top name the layouts of
+            the rules' sources and targets; with only ``source`` the targets are neutral.
 
     Raises:
-        RuleError: The file is no TOML, or rules are not well formed; the message has one line for each,
+        RuleError: The file is not TOML, or rules are not well formed; the message has one line for each,
             with file and line.
         LimitExceeded: The file, or a line of it, is too long to be one of rules.
         MalformedFile: There is no such file.
@@ -171,62 +171,86 @@ def _number(value: Any) -> bool:
 _TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "source": (_texts, "a pattern, or a list of patterns"),
     "target": (_texts, "a pattern, or a list of patterns"),
-    "ops": (_texts, "an equation or a call, or a list of them"),
-    "sizes": (lambda value: isinstance(value, dict), "a table such as { h = 12 }"),
-    "where": (_text, "a text such as 'i = block*6 + j'"),
     "rename": (_text, "a pattern"),
-    "kind": (_text, "the name of a layer kind"),
+    "rearrange": (_texts, "an equation or a call, or a list of them"),
+    "layer": (_text, "the name of a layer kind"),
     "drop": (_text, "a reason"),
     "fill": (_number, "a number"),
+    "sizes": (lambda value: isinstance(value, dict), "a table such as { h = 12 }"),
+    "where": (_text, "a text such as 'i = block*6 + j'"),
     "reason": (_text, "a text"),
     "when": (lambda value: isinstance(value, dict), "a table such as { rank = 2 }"),
     "optional": (lambda value: isinstance(value, bool), "true or false"),
 }
 
+_OLD_KEYS = {"ops": "rearrange", "kind": "layer"}
+"""Keys that rule files may have for ever -> what they are called today."""
+
 _COMMON = ("when", "optional")
 
-_FORMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+_ACTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "rename": (("source", "rename"), ()),
-    "kind": (("source", "kind"), ()),
+    "layer": (("source", "layer"), ()),
     "drop": (("source", "drop"), ("fill",)),
     "fill": (("target", "fill", "reason"), ()),
-    "target": (("source", "target"), ("ops", "sizes", "where")),
+    "rearrange": (("source", "target"), ("rearrange", "sizes", "where")),
 }
-"""The key that tells what a rule does, the first that it has -> the keys that it needs, and may have."""
+"""What a rule does, by the first of these keys that it has -> the keys that it needs, and may have.
+
+A rule that has a target and none of these keys copies tensors one to one; it is a ``rearrange`` without ops.
+"""
 
 
 def _rule(table: dict[str, Any], layouts: tuple[str, str] | None, origin: str) -> Rule:
+    written = _written_as(table)
+    table = {_OLD_KEYS.get(key, key): value for key, value in table.items()}
     for key, value in table.items():
         if key not in _TYPES:
             raise RuleError(f"{key!r} is not known. {nearest(key, _TYPES)}")
         fits, expected = _TYPES[key]
         if not fits(value):
-            raise RuleError(f"{key} = {_shown(value)}: {expected} was expected.")
-    form = next((key for key in _FORMS if key in table), None)
-    if form is None:
-        raise RuleError(f"it does nothing; one of {', '.join(_FORMS)} was expected.")
-    needed, allowed = _FORMS[form]
+            raise RuleError(f"{written[key]} = {_shown(value)}: {expected} was expected.")
+    action = next((key for key in _ACTIONS if key in table), "rearrange" if "target" in table else None)
+    if action is None:
+        raise RuleError(f"the rule has no action. Add one of: {', '.join(_ACTIONS)}.")
+    needed, allowed = _ACTIONS[action]
+    named = written.get(action, "target")
     for key in needed:
         if key not in table:
-            raise RuleError(f"a rule with {form!r} needs {key!r}.")
+            raise RuleError(f"a rule with {named!r} needs {key!r}.")
     for key in table:
         if key not in (*needed, *allowed, *_COMMON):
-            raise RuleError(f"{key!r} cannot stand beside {form!r}; write a rule of its own.")
+            raise RuleError(f"{written[key]!r} cannot be combined with {named!r}; write a rule of its own.")
     common: dict[str, Any] = {name: table[name] for name in _COMMON if name in table}
     common.update(layouts=layouts, origin=origin)
-    if form == "target":
+    if action == "rearrange":
         more = {name: table[name] for name in ("sizes", "where") if name in table}
-        return Rule.move(table["source"], table["target"], table.get("ops", ()), **more, **common)
+        return Rule.rearrange(table["source"], table["target"], table.get("rearrange", ()), **more, **common)
     for key in ("source", "target"):
         if key in needed and not isinstance(table[key], str):
-            raise RuleError(f"{key} = {_shown(table[key])}: one pattern was expected beside {form!r}.")
-    if form == "rename":
+            raise RuleError(f"{key} = {_shown(table[key])}: one pattern was expected with {named!r}.")
+    if action == "rename":
         return Rule.rename(table["source"], table["rename"], **common)
-    if form == "kind":
-        return Rule.layer(table["source"], table["kind"], **common)
-    if form == "drop":
-        return Rule.leave_out(table["source"], table["drop"], fill=table.get("fill"), **common)
-    return Rule.constant(table["target"], table["fill"], reason=table["reason"], **common)
+    if action == "layer":
+        return Rule.layer(table["source"], table["layer"], **common)
+    if action == "drop":
+        return Rule.drop(table["source"], table["drop"], fill=table.get("fill"), **common)
+    return Rule.fill(table["target"], table["fill"], reason=table["reason"], **common)
+
+
+def _written_as(table: Iterable[str]) -> dict[str, str]:
+    """Return today's name of every key of a table -> the key as it is written.
+
+    Raises:
+        RuleError: One key is there under both names.
+    """
+    written: dict[str, str] = {}
+    for key in table:
+        other = written.setdefault(_OLD_KEYS.get(key, key), key)
+        if other != key:
+            new = _OLD_KEYS.get(key, key)
+            raise RuleError(f"{other!r} and {key!r} mean the same; write only {new!r}.")
+    return written
 
 
 def _shown(value: Any) -> str:
@@ -235,9 +259,9 @@ def _shown(value: Any) -> str:
 
 
 def _overlaps(rules: list[Rule]) -> list[tuple[int, str]]:
-    """Tell of rules that take, or make, what an earlier one does."""
+    """Return the line and the problem of every rule that takes, or makes, the keys of an earlier one."""
     found = [(a, b, "takes the keys") for a, b in overlapping(rules)]
-    forward = {turned: rule for rule in rules if (turned := _made(rule)) is not None}
+    forward = {turned: rule for rule in rules if (turned := _reversed_maker(rule)) is not None}
     found += [(forward[a], forward[b], "makes the keys") for a, b in overlapping(forward)]
     return [
         (_line(second), f"{second} {what} that {first} of line {_line(first)} {what.split()[0]}.")
@@ -245,12 +269,12 @@ def _overlaps(rules: list[Rule]) -> list[tuple[int, str]]:
     ]
 
 
-def _made(rule: Rule) -> Rule | None:
+def _reversed_maker(rule: Rule) -> Rule | None:
     """Return the rule read the other way, if nothing else may make its targets.
 
-    Two renames, or two optional rules, may lead from two spellings to one name.
+    Two renames, or two optional rules, may lead from two names to one.
     """
-    return rule.reversed() if rule.action in ("move", "constant") and not rule.optional else None
+    return rule.reversed() if rule.action in ("rearrange", "fill") and not rule.optional else None
 
 
 def _line(rule: Rule) -> int:

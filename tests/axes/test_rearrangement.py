@@ -13,7 +13,7 @@ from support.arrays import assert_same_bits, random_array
 from support.ops import indices
 
 from bridge_core import ArrayTensor, PlanError, RuleError, TensorSpec
-from bridge_core.axes.equation import Equation, Group, Lists, Term
+from bridge_core.axes.equation import Equation, Group, ListAxes, Term
 from bridge_core.axes.rearrangement import rearrange
 from bridge_core.axes.structure import check_equation
 from bridge_core.ops.chain import Parallel, chain_tensors, inverse_chain
@@ -34,7 +34,7 @@ class Tensors:
     """One term: its axes and the names that it is a list along."""
 
     axes: tuple
-    lists: tuple
+    list_axes: tuple
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Case:
         return Equation.parse(" -> ".join(sides))
 
     @property
-    def lists(self):
-        return Lists(tuple(t.lists for t in self.left), tuple(t.lists for t in self.right))
+    def list_axes(self):
+        return ListAxes(tuple(t.list_axes for t in self.left), tuple(t.list_axes for t in self.right))
 
     def all_sizes(self):
         return self.sizes | {f"...{i}": n for i, n in enumerate(self.dots)}
@@ -62,7 +62,7 @@ class Case:
         found = {}
         for tensors in (*self.left, *self.right):
             for names in pieces(spread(tensors.axes, self.dots)):
-                names = sorted({*names, *tensors.lists})
+                names = sorted({*names, *tensors.list_axes})
                 found[frozenset(names)] = random_array([sizes[n] for n in names], dtype, seed + len(found))
         return found
 
@@ -72,10 +72,10 @@ class Case:
         made = []
         for tensors in terms:
             axes = spread(tensors.axes, self.dots)
-            for place in itertools.product(*(range(sizes[name]) for name in tensors.lists)):
+            for place in itertools.product(*(range(sizes[name]) for name in tensors.list_axes)):
                 array = np.empty([length(axis, sizes) for axis in axes], dtype)
                 for index in np.ndindex(array.shape):
-                    at = dict(zip(tensors.lists, place, strict=True))
+                    at = dict(zip(tensors.list_axes, place, strict=True))
                     for axis, i in zip(axes, index, strict=True):
                         at |= decode(axis, i, sizes)
                     array[index] = values[frozenset(at)][tuple(at[name] for name in sorted(at))]
@@ -213,12 +213,14 @@ def test_the_ops_do_what_loops_over_indices_do_and_undo_it(case, dtype, seed, da
     values = case.values(DTYPES[dtype], seed)
     inputs = case.side(case.left, values, DTYPES[dtype])
     expected = case.side(case.right, values, DTYPES[dtype])
-    made = rearrange(case.equation, specs_of(inputs), sizes=case.sizes, lists=case.lists)
+    made = rearrange(case.equation, specs_of(inputs), sizes=case.sizes, list_axes=case.list_axes)
     assert list(made.specs) == specs_of(expected)
     assert made.sizes == case.sizes
     outputs = run(made.ops, inputs)
     back = run(inverse_chain(made.ops), outputs)
-    turned = rearrange(case.equation.inverse(), made.specs, sizes=made.sizes, lists=case.lists.inverse())
+    turned = rearrange(
+        case.equation.inverse(), made.specs, sizes=made.sizes, list_axes=case.list_axes.inverse()
+    )
     for found, wanted in (
         *zip(outputs, expected, strict=True),
         *zip(back, inputs, strict=True),
@@ -235,7 +237,7 @@ def test_the_ops_do_what_loops_over_indices_do_and_undo_it(case, dtype, seed, da
 @often
 def test_no_op_does_nothing(case):
     arrays = case.side(case.left, case.values(DTYPES["int8"], 0), DTYPES["int8"])
-    made = rearrange(case.equation, specs_of(arrays), sizes=case.sizes, lists=case.lists)
+    made = rearrange(case.equation, specs_of(arrays), sizes=case.sizes, list_axes=case.list_axes)
     for op in all_ops(made.ops):
         assert not (isinstance(op, Permute) and op.axes == tuple(range(len(op.axes))))
         assert not (isinstance(op, Reorder) and op.indices == tuple(range(len(op.indices))))
@@ -250,11 +252,13 @@ def test_what_the_target_wants_settles_sizes_or_they_are_refused(case, seed):
     values = case.values(DTYPES["int16"], seed)
     inputs = case.side(case.left, values, DTYPES["int16"])
     expected = case.side(case.right, values, DTYPES["int16"])
-    listed = {name for own in (*case.lists.left, *case.lists.right) for name in own}
+    listed = {name for own in (*case.list_axes.left, *case.list_axes.right) for name in own}
     given_sizes = {name: n for name, n in case.sizes.items() if name in listed}
     wanted = [array.shape for array in expected]
     try:
-        made = rearrange(case.equation, specs_of(inputs), sizes=given_sizes, lists=case.lists, wanted=wanted)
+        made = rearrange(
+            case.equation, specs_of(inputs), sizes=given_sizes, list_axes=case.list_axes, wanted=wanted
+        )
     except RuleError as error:
         if "not settled" in str(error) or "+" in repr(case):  # equal parts may be no right guess
             return
@@ -269,8 +273,8 @@ def test_what_the_target_wants_settles_sizes_or_they_are_refused(case, seed):
 @often
 def test_an_equation_is_read_and_written_back_and_turned_around(case):
     equation = case.equation
-    check_equation(equation, *case.lists)
-    check_equation(equation.inverse(), *case.lists.inverse())
+    check_equation(equation, case.list_axes)
+    check_equation(equation.inverse(), case.list_axes.inverse())
     assert Equation.parse(str(equation)) == equation
     assert equation.inverse().inverse() == equation
     assert equation.axes <= set(case.sizes)
@@ -457,14 +461,14 @@ DOCUMENTED = {
 def test_documented_cases(name):
     equation_text, arrays, sizes, lists, expected = DOCUMENTED[name]
     equation = Equation.parse(equation_text)
-    lists = Lists(*lists) if lists else None
-    made = rearrange(equation, specs_of(arrays), sizes=sizes, lists=lists)
+    lists = ListAxes(*lists) if lists else None
+    made = rearrange(equation, specs_of(arrays), sizes=sizes, list_axes=lists)
     for found, wanted in zip(run(made.ops, tuple(arrays)), expected, strict=True):
         assert_same_bits(found, np.asarray(wanted, np.float32))
     for found, wanted in zip(run(inverse_chain(made.ops), run(made.ops, tuple(arrays))), arrays, strict=True):
         assert_same_bits(found, wanted)
     back = rearrange(
-        equation.inverse(), made.specs, sizes=made.sizes, lists=lists.inverse() if lists else None
+        equation.inverse(), made.specs, sizes=made.sizes, list_axes=lists.inverse() if lists else None
     )
     for found, wanted in zip(run(back.ops, tuple(expected)), arrays, strict=True):
         assert_same_bits(found, wanted)
@@ -473,10 +477,13 @@ def test_documented_cases(name):
 F32 = np.dtype("float32")
 
 
-def ops_of(equation_text, *shapes, lists=None, **sizes):
+def ops_of(equation_text, *shapes, list_axes=None, **sizes):
     specs = [TensorSpec(shape, F32) for shape in shapes]
     return rearrange(
-        Equation.parse(equation_text), specs, sizes=sizes, lists=Lists(*lists) if lists else None
+        Equation.parse(equation_text),
+        specs,
+        sizes=sizes,
+        list_axes=ListAxes(*list_axes) if list_axes else None,
     ).ops
 
 
@@ -492,12 +499,15 @@ TURN = (Permute((1, 0)),)
         (ops_of("->", ()), ()),
         (ops_of("a, b -> b, a", (3,), (4,)), (Reorder((1, 0)),)),
         (
-            ops_of("out in -> i in out", *[(3, 4)] * 4, lists=LIST_I, i=4),
+            ops_of("out in -> i in out", *[(3, 4)] * 4, list_axes=LIST_I, i=4),
             (Parallel((TURN,) * 4), Stack(0, 4)),
         ),
-        (ops_of("in out -> in i out", *[(3, 4)] * 4, lists=LIST_I, i=4), (Stack(1, 4),)),
-        (ops_of("i in out -> out in", (4, 3, 2), lists=LIST_I[::-1]), (Unstack(0, 4), Parallel((TURN,) * 4))),
-        (ops_of("out in -> i in out", (3, 4), lists=LIST_I, i=1), (Permute((1, 0)), Stack(0, 1))),
+        (ops_of("in out -> in i out", *[(3, 4)] * 4, list_axes=LIST_I, i=4), (Stack(1, 4),)),
+        (
+            ops_of("i in out -> out in", (4, 3, 2), list_axes=LIST_I[::-1]),
+            (Unstack(0, 4), Parallel((TURN,) * 4)),
+        ),
+        (ops_of("out in -> i in out", (3, 4), list_axes=LIST_I, i=1), (Permute((1, 0)), Stack(0, 1))),
         (ops_of("(q k) in -> q in, k in", (6, 4), q=4), (Split(0, (4, 2)),)),
         (ops_of("q in, k in -> (q k) in", (4, 4), (2, 4)), (Concat(0, (4, 2)),)),
         (ops_of("((q k) v) in -> q in, k in, v in", (8, 4)), (Split(0, (2, 2, 4)),)),
@@ -528,7 +538,7 @@ def test_a_slice_of_a_stack_reads_one_layer_only():
         Equation.parse("out in -> i in out"),
         [TensorSpec((3, 2), F32)] * 4,
         sizes={"i": 4},
-        lists=Lists(*LIST_I),
+        list_axes=ListAxes(*LIST_I),
     )
     (whole,) = chain_tensors([layer(i) for i in range(4)], made.ops)
     assert read_index(whole, 2).tolist() == LAYERS[2].T.tolist()
@@ -617,7 +627,7 @@ def test_an_equation_of_any_length_is_refused():
         ("i a -> i a", ((("i",),), ((),)), "'i' is none of its axes"),
         ("a -> i a", ((("i", "i"),), ((),)), "'i' is none of its axes"),
         ("a -> a", (((), ()), ((),)), "has 1 terms on the left side; 2 were expected"),
-        ("a -> a", (((),), ()), None),
+        ("a -> a", (((),), ()), "has 1 terms on the right side; 0 were expected"),
         ("(q k) in -> q in, k in", (((),), (("i",), ())), "along 'i'"),
         ("a, b -> i a, b", ((("i",), ("i",)), ((), ())), "'b' on the left side has the axes b, i together"),
         (
@@ -631,15 +641,12 @@ def test_an_equation_of_any_length_is_refused():
 )
 def test_equations_that_make_no_sense_are_refused_without_shapes(equation_text, lists, message):
     equation = Equation.parse(equation_text)
-    lists = lists or Lists.none(equation)
-    if message is None:
-        check_equation(equation, *lists)
-        return
+    lists = ListAxes(*lists) if lists else None
     with pytest.raises(RuleError) as caught:
-        check_equation(equation, *lists)
+        check_equation(equation, lists)
     assert message in str(caught.value)
     with pytest.raises(RuleError):
-        rearrange(equation, [TensorSpec((1,), F32)], lists=Lists(*lists))
+        rearrange(equation, [TensorSpec((1,), F32)], list_axes=lists)
 
 
 # Checks of shapes.
@@ -688,22 +695,22 @@ def test_equations_that_make_no_sense_are_refused_without_shapes(equation_text, 
         ("a -> a", [(3,)], {"sizes": {"a": -3}}, "the size -3 of axis 'a' is negative"),
         ("1 a -> a", [(2, 3)], {}, "'1' of '1 a' (float32[2, 3]) has size 2, but it makes 1"),
         ("a, b -> a, b", [(2,)], {}, "takes 2 tensors; there are 1"),
-        ("a -> i a", [(2,)], {"lists": LIST_I}, "how many tensors there are along 'i'"),
-        ("a -> i a", [(2,)], {"lists": LIST_I, "sizes": {"i": 0}}, "there are no tensors along 'i'"),
-        ("a -> i a", [(2,)], {"lists": LIST_I, "sizes": {"i": 2}}, "takes 2 tensors; there are 1"),
+        ("a -> i a", [(2,)], {"list_axes": LIST_I}, "how many tensors there are along 'i'"),
+        ("a -> i a", [(2,)], {"list_axes": LIST_I, "sizes": {"i": 0}}, "there are no tensors along 'i'"),
+        ("a -> i a", [(2,)], {"list_axes": LIST_I, "sizes": {"i": 2}}, "takes 2 tensors; there are 1"),
         (
             "a -> i a",
             [(2,), (3,)],
-            {"lists": LIST_I, "sizes": {"i": 2}},
+            {"list_axes": LIST_I, "sizes": {"i": 2}},
             "'a' is 2 in 'a', i = 0 (float32[2]) and 3 in 'a', i = 1 (float32[3])",
         ),
         (
             "i a -> a",
             [(4, 2)],
-            {"lists": LIST_I[::-1], "sizes": {"i": 3}},
+            {"list_axes": LIST_I[::-1], "sizes": {"i": 3}},
             "'i' is 3 in the sizes that are given and 4",
         ),
-        ("i a -> a", [(0, 2)], {"lists": LIST_I[::-1]}, "there are no tensors along 'i'"),
+        ("i a -> a", [(0, 2)], {"list_axes": LIST_I[::-1]}, "there are no tensors along 'i'"),
         ("a b -> b a", [(2, 3)], {"wanted": [(2, 3)]}, "'b a' makes the shape [3, 2]; the target has [2, 3]"),
         ("a b -> b a", [(2, 3)], {"wanted": [(3, 2, 1)]}, "'b a' makes 2 axes; the target has 3: [3, 2, 1]"),
         ("a b -> b a", [(2, 3)], {"wanted": [None, None]}, "1 tensors are made; the target has 2"),
@@ -712,13 +719,16 @@ def test_equations_that_make_no_sense_are_refused_without_shapes(equation_text, 
         (
             "i a -> a",
             [(2, 3)],
-            {"lists": LIST_I[::-1], "wanted": [None, (4,)]},
+            {"list_axes": LIST_I[::-1], "wanted": [None, (4,)]},
             "'a', i = 1 makes the shape [3]",
         ),
     ],
 )
 def test_tensors_that_do_not_fit_are_refused(equation_text, shapes, options, message):
-    options = {**options, **({"lists": Lists(*options["lists"])} if "lists" in options else {})}
+    options = {
+        **options,
+        **({"list_axes": ListAxes(*options["list_axes"])} if "list_axes" in options else {}),
+    }
     with pytest.raises(RuleError) as caught:
         rearrange(Equation.parse(equation_text), [TensorSpec(shape, F32) for shape in shapes], **options)
     assert message in str(caught.value)

@@ -173,15 +173,13 @@ def test_rules_of_both_are_used_and_the_callers_first(folder):
 
 
 def test_the_callers_rule_for_a_name_goes_before_the_librarys(folder):
-    theirs = Zoo(
-        like=None, model=None, rules=(Rule.leave_out("head.**", "unused"), Rule.layer("*", "linear"))
-    )
+    theirs = Zoo(like=None, model=None, rules=(Rule.drop("head.**", "unused"), Rule.layer("*", "linear")))
     assert {d.key[0] for d in planned(folder, theirs).dropped} == {"head"}
     own = planned(folder, theirs, rules=[Rule.rename("head.**", "top.**")])
     assert not own.dropped
     assert {step.targets[0][0] for step in own.steps} == {"wte", "proj", "top"}
-    with pytest.raises(RuleError, match=r"claim"):
-        planned(folder, theirs, rules=[Rule.rename("head.**", "top.**"), Rule.leave_out("head.*", "twice")])
+    with pytest.raises(RuleError, match=r"both match"):
+        planned(folder, theirs, rules=[Rule.rename("head.**", "top.**"), Rule.drop("head.*", "twice")])
 
 
 # -- what is told -----------------------------------------------------------------------------------

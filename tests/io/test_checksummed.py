@@ -283,10 +283,10 @@ def test_a_file_that_ends_early_is_truncated(tmp_path):
 # ---- conversions
 
 LAYOUTS = ("torch", "flax")
-SPLIT = Rule.move(
+SPLIT = Rule.rearrange(
     "qkv.weight", ["q.kernel", "k.kernel", "v.kernel"], "(q k v) in -> in q, in k, in v", layouts=LAYOUTS
 )
-STACK = Rule.move("h.{i:int}.weight", "h.kernel", "out in -> i in out", layouts=LAYOUTS)
+STACK = Rule.rearrange("h.{i:int}.weight", "h.kernel", "out in -> i in out", layouts=LAYOUTS)
 
 
 def random_array(*shape):

@@ -181,7 +181,7 @@ def test_the_rules_of_the_guide_need_a_template_for_the_constant_alone(rules):
     with pytest.raises(RuleError, match=r"'logit_scale'.*the target's shapes are not known"):
         convert("model.safetensors", "flax.safetensors", to="flax", rules=rules)
 
-    others = [rule for rule in load_rules(rules) if rule.action != "constant"]
+    others = [rule for rule in load_rules(rules) if rule.action != "fill"]
     convert("model.safetensors", "flax.safetensors", to="flax", rules=others)
     del expected["logit_scale"]
     assert_same(values("flax.safetensors"), expected)
@@ -190,5 +190,5 @@ def test_the_rules_of_the_guide_need_a_template_for_the_constant_alone(rules):
 def test_the_plan_says_which_rule_made_each_step(rules):
     store_cases()
     plan = plan_conversion("model.safetensors", to="flax", rules=rules, like="like.safetensors")
-    made = {r.origin for r in load_rules(rules) if r.action in ("move", "constant")}
+    made = {r.origin for r in load_rules(rules) if r.action in ("rearrange", "fill")}
     assert {step.rule for step in plan.steps} == made

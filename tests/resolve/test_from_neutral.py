@@ -24,6 +24,6 @@ def neutral(*ruled):
 
 @pytest.mark.parametrize(("ruled", "takes"), [((), True), (("moved",), False)])
 def test_after_other_rules_a_rule_takes_no_leaf_of_a_decided_layer_at_any_depth(ruled, takes):
-    rule = Rule.move("attn.query.kernel", "taken.kernel")
+    rule = Rule.rearrange("attn.query.kernel", "taken.kernel")
     plan = plan_from_neutral(neutral(*ruled), default_registry(), "flax", rules=[rule])
     assert any(target[-2:] == ("taken", "kernel") for step in plan.steps for target in step.targets) is takes

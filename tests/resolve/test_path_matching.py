@@ -329,7 +329,7 @@ def test_two_copies_under_prefixes_are_refused_until_one_is_left_out():
     with pytest.raises(MismatchError):
         from_neutral(to_neutral(source, "torch"), "flax", like=template)
     for kept, left_out in (("model", "ema"), ("ema", "model")):
-        rules = [Rule.leave_out(f"{left_out}.**", "another copy")]
+        rules = [Rule.drop(f"{left_out}.**", "another copy")]
         tree = from_neutral(to_neutral(source, "torch", rules=rules), "flax", like=template)
         wanted = first if kept == "model" else second
         assert_same_tree(tree, from_neutral(to_neutral(wanted, "torch"), "flax", like=template))

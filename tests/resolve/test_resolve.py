@@ -282,7 +282,7 @@ def test_a_rule_that_does_not_fit_is_refused():
 
 def test_rules_rename_and_drop():
     source = state_dict(old__0__weight=(3, 4), old__0__bias=(3,), junk__x=(1,))
-    rules = [Rule.rename("old.{i:int}.*", "layers.{i}.*"), Rule.leave_out("junk.**", "not wanted")]
+    rules = [Rule.rename("old.{i:int}.*", "layers.{i}.*"), Rule.drop("junk.**", "not wanted")]
     neutral = to_neutral(source, "torch", rules=rules)
     assert list(neutral) == [("layers", "0", "kernel"), ("layers", "0", "bias")]
     plan = plan_conversion(source, to="flax", rules=rules)

@@ -20,7 +20,7 @@ target = "flax"
 [[rule]]
 source = "h.{i:int}.qkv.weight"
 target = ["h.q.kernel", "h.k.kernel", "h.v.kernel"]
-ops = "(q k v) in -> i in q, i in k, i in v"
+rearrange = "(q k v) in -> i in q, i in k, i in v"
 
 [[rule]]
 source = "h.*.mask"
@@ -32,9 +32,9 @@ rename = "{layer}.*"
 
 [[rule]]
 source = "net.tok"
-kind = "embedding"
+layer = "embedding"
 """
-LINES = {"move": 5, "drop": 10, "rename": 14, "kind": 18}
+LINES = {"rearrange": 5, "drop": 10, "rename": 14, "layer": 18}
 LAYERS = 3
 
 
@@ -109,12 +109,12 @@ def test_plan_shows_for_each_step_which_rule_fired(files):
     assert result.code == 0, result.err
     lines = {line.strip().partition("  [")[0]: line for line in result.out.splitlines()}
     moved = lines["h.{0..2}.qkv.weight -> h.q.kernel, h.k.kernel, h.v.kernel"]
-    assert f"[parameter, rule {files.rules}:{LINES['move']}]" in moved
+    assert f"[parameter, rule {files.rules}:{LINES['rearrange']}]" in moved
     assert f"[linear, structure {files.rules}:{LINES['rename']}]" in lines["net.head.weight -> head.kernel"]
-    both = f"[embedding, rule {files.rules}:{LINES['kind']}, {files.rules}:{LINES['rename']}]"
+    both = f"[embedding, rule {files.rules}:{LINES['layer']}, {files.rules}:{LINES['rename']}]"
     assert both in lines["net.tok.weight -> tok.embedding"]
     assert "dropped: h.{0..2}.mask (rule " in result.out
-    assert "idle rule" not in result.out
+    assert "unmatched rule" not in result.out
 
 
 def test_plan_as_json_has_the_rules_too(files):
@@ -122,10 +122,10 @@ def test_plan_as_json_has_the_rules_too(files):
     rules = {step["sources"][0]: step.get("rule", "") for step in found["steps"]}
     name = str(files.rules)
     assert rules == {
-        "h.0.qkv.weight": f"{name}:{LINES['move']}",
+        "h.0.qkv.weight": f"{name}:{LINES['rearrange']}",
         "net.head.weight": f"{name}:{LINES['rename']}",
         "net.head.bias": f"{name}:{LINES['rename']}",
-        "net.tok.weight": f"{name}:{LINES['kind']}, {name}:{LINES['rename']}",
+        "net.tok.weight": f"{name}:{LINES['layer']}, {name}:{LINES['rename']}",
     }
     assert found["idle_rules"] == []
 
@@ -134,7 +134,7 @@ IDLE = """
 [[rule]]
 source = "gone.{i:int}.w"
 target = "stack.w"
-ops = "a b -> i a b"
+rearrange = "a b -> i a b"
 
 [[rule]]
 source = "also.gone"
@@ -151,8 +151,8 @@ def test_plan_lists_rules_that_never_fired_and_is_refused(files):
     files.rules.write_text(RULES + IDLE)
     result = run("plan", files.source, "--to", "flax", "--rules", files.rules)
     assert result.code == 1
-    assert f"idle rule: {files.rules}:22: 'gone.{{i:int}}.w' -> 'stack.w'" in result.out
-    assert f"idle rule: {files.rules}:27: 'also.gone': drop (unused)" in result.out
+    assert f"unmatched rule: {files.rules}:22: 'gone.{{i:int}}.w' -> 'stack.w'" in result.out
+    assert f"unmatched rule: {files.rules}:27: 'also.gone': drop (unused)" in result.out
     assert "maybe.gone" not in result.out
     assert "error: 2 rules matched nothing" in result.err
     assert "optional" in result.err
@@ -170,10 +170,13 @@ def test_plan_lists_rules_that_never_fired_and_is_refused(files):
 @pytest.mark.parametrize(
     ("key", "texts"),
     [
-        ("h.1.qkv.weight", ["why      rule: a rule says so (evidence 1 of 6", "rule     {rules}:{move}"]),
-        ("h.k.kernel", ["target   h.k.kernel  float32[3, 4, 2]", "rule     {rules}:{move}"]),
+        (
+            "h.1.qkv.weight",
+            ["why      rule: a rule says so (evidence 1 of 6", "rule     {rules}:{rearrange}"],
+        ),
+        ("h.k.kernel", ["target   h.k.kernel  float32[3, 4, 2]", "rule     {rules}:{rearrange}"]),
         ("net.head.weight", ["why      structure: ", "rule     {rules}:{rename}"]),
-        ("tok.embedding", ["why      rule: ", "rule     {rules}:{kind}, {rules}:{rename}"]),
+        ("tok.embedding", ["why      rule: ", "rule     {rules}:{layer}, {rules}:{rename}"]),
         ("h.*.mask", ["dropped  rule {rules}:{drop}: made by the model", "count    3"]),
     ],
 )
@@ -207,15 +210,15 @@ def test_help_names_the_option(command):
 @pytest.mark.parametrize(
     ("text", "code", "message"),
     [
-        (b"[[rule]]\nsource = 'a'\n", 1, ":1: it does nothing"),
-        (b"[[rule]]\nsource = 'a'\ntarget = 'b'\nops = 'x y -> y z'\n", 1, ":1: rule 'a' -> 'b': "),
+        (b"[[rule]]\nsource = 'a'\n", 1, ":1: the rule has no action"),
+        (b"[[rule]]\nsource = 'a'\ntarget = 'b'\nrearrange = 'x y -> y z'\n", 1, ":1: rule 'a' -> 'b': "),
         (b"[[rule]\n", 1, "is no TOML"),
         (b"", 1, "holds no rules"),
         (b"\xff\xfe", 1, "is no UTF-8 text"),
         (
             b"source = 'torch'\ntarget = 'keras'\n[[rule]]\nsource = 'a.**'\nrename = '**'\n",
             1,
-            "leads between",
+            "is between",
         ),
     ],
 )
@@ -250,7 +253,7 @@ def test_a_problem_of_a_rule_names_file_and_line(files):
     asked = ("convert", files.folder / "broken.safetensors", files.there, "--to", "flax")
     result = run(*asked, "--rules", files.rules)
     assert result.code == 1
-    assert result.err.startswith(f"error: {files.rules}:{LINES['move']}: tensor 'h.0.qkv.weight': rule ")
+    assert result.err.startswith(f"error: {files.rules}:{LINES['rearrange']}: tensor 'h.0.qkv.weight': rule ")
     assert not files.there.exists()
     del broken["h.1.qkv.weight"]
     saved(broken, "torch", files.folder / "holed.safetensors")

@@ -208,8 +208,8 @@ def test_what_conditions_exclude_by_size_keeps_its_own_way():
     tensors = {name: random_array((3, 3) if name == "a.table" else (4, 5), "float32") for name in FLAX_NAMES}
     source = state_of(tensors, "flax")
     rules = [
-        Rule.move("{n}.grid", "{n}.table", "o i -> o i", when={"sizes": {"i": 3}}, layouts=BOTH),
-        Rule.move("b.grid", "b.other", "x y -> y x", layouts=BOTH),
+        Rule.rearrange("{n}.grid", "{n}.table", "o i -> o i", when={"sizes": {"i": 3}}, layouts=BOTH),
+        Rule.rearrange("b.grid", "b.other", "x y -> y x", layouts=BOTH),
     ]
     wanted = {"a.grid": tensors["a.table"], "b.table": tensors["b.table"], "b.grid": tensors["b.other"].T}
     made = plan_conversion(source, to="torch", rules=rules, like=abstract(wanted, "torch")).apply(source)
@@ -223,7 +223,7 @@ def test_what_conditions_exclude_by_rank_keeps_its_own_way():
     """The rank is known before the sizes are, which the template tells of the tensors alone that it has."""
     tensors = {"a.table": random_array((6, 4), "float32"), "b.table": random_array((6, 4, 5), "float32")}
     source = state_of(tensors, "flax")
-    rule = Rule.move("{n}.grid", "{n}.table", "h d ... -> (h d) ...", when={"rank": 3}, layouts=BOTH)
+    rule = Rule.rearrange("{n}.grid", "{n}.table", "h d ... -> (h d) ...", when={"rank": 3}, layouts=BOTH)
     wanted = {"a.grid": tensors["a.table"].reshape(2, 3, 4), "b.table": tensors["b.table"]}
     made = plan_conversion(source, to="torch", rules=rule, like=abstract(wanted, "torch")).apply(source)
     assert_holds(made, wanted)
@@ -233,7 +233,7 @@ def test_stacked_statistics_go_to_their_collection_without_a_template():
     """Their name tells: a rule makes a tensor, and no layer that would know."""
     roles = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
     weights = {("h", str(i), "bn", name): np.full(4, i, "f4") for i in range(2) for name in roles}
-    rules = [Rule.move(f"h.{{i:int}}.bn.{old}", f"h.bn.{new}", "c -> i c") for old, new in roles.items()]
+    rules = [Rule.rearrange(f"h.{{i:int}}.bn.{old}", f"h.bn.{new}", "c -> i c") for old, new in roles.items()]
     plan = plan_conversion(FlatState(weights, layout="torch"), to="flax", rules=rules)
     paths = {step.targets[0][:-1] for step in plan.steps}
     assert paths == {("params", "h", "bn"), ("batch_stats", "h", "bn")}

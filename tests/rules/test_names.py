@@ -24,7 +24,7 @@ BOTH = ("torch", "flax")
 
 
 def move(*args, **more):
-    return Rule.move(*args, layouts=BOTH, **more)
+    return Rule.rearrange(*args, layouts=BOTH, **more)
 
 
 # -- renames beside moves ---------------------------------------------------------------------------
@@ -95,7 +95,7 @@ def test_a_kind_is_fixed_by_the_path_before_a_rename_or_after_it(path, tmp_path)
 @pytest.mark.parametrize(("kind", "leaf"), [("embedding", "embedding"), ("linear", "kernel")])
 def test_the_kind_of_a_rule_decides_the_axes(kind, leaf, tmp_path):
     w = random_array((7, 4), "float32")
-    rules = [Rule.layer("tok", kind), Rule.move("a.weight", "b.kernel", "x y -> y x")]
+    rules = [Rule.layer("tok", kind), Rule.rearrange("a.weight", "b.kernel", "x y -> y x")]
     path = saved({"tok.weight": w, "a.weight": w}, "torch", tmp_path / "a.safetensors")
     made = plan_and_apply(path, to="flax", rules=rules)
     assert_holds(made, {f"tok.{leaf}": w if kind == "embedding" else w.T, "b.kernel": w.T})
@@ -120,7 +120,7 @@ target = "flax"
 [[rule]]
 source = "net.h.{i:int}.fc.weight"
 target = "blocks.fc.kernel"
-ops = "out in -> i in out"
+rearrange = "out in -> i in out"
 
 [[rule]]
 source = "net.h.{i:int}.out.*"
@@ -128,7 +128,7 @@ rename = "layers_{i}.proj.*"
 
 [[rule]]
 source = "net.wte"
-kind = "embedding"
+layer = "embedding"
 
 [[rule]]
 source = "net.wte.*"
@@ -162,7 +162,7 @@ def test_rules_in_every_form_that_is_taken(form, tmp_path):
 
 def test_one_rule_alone_is_taken(tmp_path):
     w = random_array((3, 2), "float32")
-    rule = Rule.move("a.weight", "b.kernel", "x y -> y x")
+    rule = Rule.rearrange("a.weight", "b.kernel", "x y -> y x")
     made = plan_and_apply(saved({"a.weight": w}, "torch", tmp_path / "a.pt"), to="flax", rules=rule)
     assert_holds(made, {"b.kernel": w.T})
 
@@ -293,7 +293,7 @@ def block_rules(*leaves):
         move("h.{i:int}.query.weight", "h.query.kernel", "(h d) in -> i in h d"),
         move("h.{i:int}.query.bias", "h.query.bias", "(h d) -> i h d"),
         *(move(f"h.{{i:int}}.bn.{a}", f"h.bn.{b}", "e -> i e") for a, b in leaves),
-        Rule.leave_out("h.*.bn.num_batches_tracked", "Flax does not count", layouts=BOTH, fill=7),
+        Rule.drop("h.*.bn.num_batches_tracked", "Flax does not count", layouts=BOTH, fill=7),
     ]
 
 
@@ -377,7 +377,7 @@ target = "flax"
 [[rule]]
 source = "h.{{i:int}}.{old}"
 target = "h.{new}"
-ops = "{ops}"
+rearrange = "{ops}"
 """
         for old, new, ops in [
             ("query.weight", "query.kernel", "(h d) in -> i in h d"),
@@ -433,7 +433,7 @@ def test_patterns_see_names_without_a_collection(tmp_path):
 def test_a_state_in_memory_stays_as_it_is():
     w = random_array((3, 2), "float32")
     source = state_of({"a.weight": w}, "torch")
-    plan = plan_conversion(source, to="flax", rules=Rule.move("a.weight", "b.kernel", "x y -> y x"))
+    plan = plan_conversion(source, to="flax", rules=Rule.rearrange("a.weight", "b.kernel", "x y -> y x"))
     made = plan.apply(source)
     assert list(source) == [("a", "weight")]
     made["b", "kernel"][...] = 0

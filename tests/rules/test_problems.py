@@ -26,7 +26,7 @@ def layers(count, *shape, without=()):
 
 
 def move(*args, line=3, **more):
-    return Rule.move(*args, origin=f"r.toml:{line}", **more)
+    return Rule.rearrange(*args, origin=f"r.toml:{line}", **more)
 
 
 STACK = move("h.{i:int}.w.weight", "h.kernel", "a b -> i b a")
@@ -37,24 +37,24 @@ PROBLEMS = {
         layers(2, 2, 3),
         [STACK, move("h.0.w.weight", "x.kernel", line=9)],
         "r.toml:9: tensor 'h.0.w.weight': rule 'h.0.w.weight' -> 'x.kernel': it and rule "
-        "'h.{i:int}.w.weight' -> 'h.kernel' (r.toml:3) both claim this tensor.",
+        "'h.{i:int}.w.weight' -> 'h.kernel' (r.toml:3) both match this tensor.",
     ),
     "a move and a rename take one tensor": (
         layers(2, 2, 3),
         [STACK, Rule.rename("h.**", "g.**", origin="r.toml:9")],
         "r.toml:9: tensor 'h.0.w.weight': rule 'h.**' -> 'g.**': it and rule "
-        "'h.{i:int}.w.weight' -> 'h.kernel' (r.toml:3) both claim this tensor.",
+        "'h.{i:int}.w.weight' -> 'h.kernel' (r.toml:3) both match this tensor.",
     ),
     "a move and a drop take one tensor": (
         layers(2, 2, 3),
-        [Rule.leave_out("h.1.**", "unused", origin="r.toml:2"), STACK],
+        [Rule.drop("h.1.**", "unused", origin="r.toml:2"), STACK],
         "r.toml:3: tensor 'h.1.w.weight': rule 'h.{i:int}.w.weight' -> 'h.kernel': it and rule 'h.1.**': "
-        "drop (unused) (r.toml:2) both claim this tensor.",
+        "drop (unused) (r.toml:2) both match this tensor.",
     ),
     "two renames take one tensor": (
         {"a.x": weights(2)},
         [Rule.rename("a.*", "b.*", origin="r.toml:1"), Rule.rename("*.x", "*.y", origin="r.toml:2")],
-        "r.toml:2: tensor 'a.x': rule '*.x' -> '*.y': it and rule 'a.*' -> 'b.*' (r.toml:1) both claim",
+        "r.toml:2: tensor 'a.x': rule '*.x' -> '*.y': it and rule 'a.*' -> 'b.*' (r.toml:1) both match",
     ),
     "two moves make one tensor": (
         {"a.weight": weights(2, 3), "b.weight": weights(2, 3)},
@@ -189,7 +189,7 @@ PROBLEMS = {
     "a rule is for other frameworks": (
         {"a.weight": weights(2, 3)},
         [move("a.weight", "b.kernel", layouts=("keras", "flax"))],
-        "r.toml:3: rule 'a.weight' -> 'b.kernel': it leads between keras and flax; the conversion is from "
+        "r.toml:3: rule 'a.weight' -> 'b.kernel': it is between keras and flax; the conversion is from "
         "torch to flax.",
     ),
     "a size stands in a config that is not there": (
@@ -233,12 +233,12 @@ PROBLEMS = {
     "a kind does not fit": (
         {"a.weight": weights(6, 3)},
         [Rule.layer("a", "batch_norm", origin="r.toml:3")],
-        "r.toml:3: tensor 'a': rule 'a': batch_norm: it does not fit 'a', which holds weight [6, 3].",
+        "r.toml:3: tensor 'a': rule 'a': layer batch_norm: it does not fit 'a', which holds weight [6, 3].",
     ),
     "a kind is not known": (
         {"a.weight": weights(6, 3)},
         [Rule.layer("a", "lineer", origin="r.toml:3")],
-        "r.toml:3: rule 'a': lineer: the kind 'lineer' is not known to torch. Did you mean 'linear'?",
+        "r.toml:3: rule 'a': layer lineer: the kind 'lineer' is not known to torch. Did you mean 'linear'?",
     ),
     "two renames give one name": (
         {"a.x": weights(2), "b.x": weights(2)},
@@ -270,7 +270,7 @@ def test_each_problem_is_told_in_two_steps_as_well(name, tmp_path):
 
 def in_two_steps(source, folder, rules):
     convert(source, folder / "neutral.safetensors", to="neutral", rules=rules)
-    moves = [rule for rule in rules if rule.action == "move"]
+    moves = [rule for rule in rules if rule.action == "rearrange"]
     convert(folder / "neutral.safetensors", folder / "out.safetensors", to="flax", rules=moves)
 
 
@@ -333,14 +333,14 @@ AGAINST = {
     "a move and a constant make one tensor": (
         {"a.weight": weights(2, 3)},
         {"b.kernel": weights(2, 3)},
-        [move("a.weight", "b.kernel"), Rule.constant("b.*", 0, reason="none", origin="r.toml:7")],
+        [move("a.weight", "b.kernel"), Rule.fill("b.*", 0, reason="none", origin="r.toml:7")],
         "r.toml:7: tensor 'b.kernel': rule 'b.*': fill with 0 (none): it and rule 'a.weight' -> 'b.kernel' "
         "(r.toml:3) both make this tensor.",
     ),
     "two constants make one tensor": (
         {},
         {"b.kernel": weights(2, 3)},
-        [Rule.constant("b.*", n, reason="none", origin=f"r.toml:{n}") for n in (1, 2)],
+        [Rule.fill("b.*", n, reason="none", origin=f"r.toml:{n}") for n in (1, 2)],
         "r.toml:2: tensor 'b.kernel': rule 'b.*': fill with 2 (none): it and rule 'b.*': fill with 1 (none) "
         "(r.toml:1) both make this tensor.",
     ),
@@ -362,14 +362,14 @@ def test_what_does_not_fit_the_target_is_one_error_and_leaves_no_file(name, tmp_
 IDLE = [
     move("a.weight", "head.kernel", line=3),
     Rule.rename("b.**", "c.**", origin="r.toml:5"),
-    Rule.leave_out("q", "unused", origin="r.toml:7"),
+    Rule.drop("q", "unused", origin="r.toml:7"),
     Rule.layer("z", "linear", origin="r.toml:9"),
 ]
 IDLE_TEXTS = (
     "r.toml:3: 'a.weight' -> 'head.kernel'",
     "r.toml:5: 'b.**' -> 'c.**'",
     "r.toml:7: 'q': drop (unused)",
-    "r.toml:9: 'z': linear",
+    "r.toml:9: 'z': layer linear",
 )
 
 
@@ -392,9 +392,9 @@ def test_rules_that_may_match_nothing_are_not_listed(tmp_path):
     rules = [
         move("a.weight", "head.kernel", optional=True),
         Rule.rename("b.**", "c.**", optional=True),
-        Rule.leave_out("q", "unused", optional=True),
+        Rule.drop("q", "unused", optional=True),
         Rule.layer("z", "linear", optional=True),
-        Rule.constant("y", 1, reason="none", optional=True),
+        Rule.fill("y", 1, reason="none", optional=True),
     ]
     plan = plan_conversion(source, to="flax", rules=rules, like=state_of(FLAX_HEAD, "flax"))
     assert plan.unmatched_rules == ()
@@ -408,7 +408,7 @@ def test_a_rule_whose_conditions_do_not_hold_is_not_listed(tmp_path):
         move("a.weight", "b.kernel", when={"rank": 2}),
         move("c.weight", "d.kernel", when=elsewhere),
         Rule.rename("c.**", "d.**", when=elsewhere),
-        Rule.leave_out("q", "unused", when=elsewhere),
+        Rule.drop("q", "unused", when=elsewhere),
     ]
     plan = plan_conversion(source, to="flax", rules=rules, accept_guesses=True)
     assert plan.unmatched_rules == ()

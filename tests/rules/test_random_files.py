@@ -121,7 +121,7 @@ def units(draw, number):
     if turned:
         sides, equation, first, second = sides[::-1], equation[::-1], second, first
     lines = ["[[rule]]", f"source = {list(sides[0])}", f"target = {list(sides[1])}"]
-    lines.append(f"ops = {' -> '.join(equation)!r}")
+    lines.append(f"rearrange = {' -> '.join(equation)!r}")
     if needed:
         lines.append(f"sizes = {{ {', '.join(f'{n} = {s}' for n, s in needed.items())} }}")
     if step > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,17 +12,17 @@ from hypothesis import strategies as st
 from bridge_core import Rule, RuleError, as_key
 from bridge_core.rules.conditions import When
 from bridge_core.rules.config_sizes import Size
-from bridge_core.rules.flat_index import Radix
+from bridge_core.rules.flat_index import FlatIndex
 from bridge_core.rules.op_calls import Call
 from bridge_core.rules.overlaps import overlapping
 from bridge_core.rules.patterns import Pattern
 from bridge_core.rules.rule import resolve_sizes
 
 QKV = "(q k v) in -> in q, in k, in v"
-SPLIT = Rule.move("h.{i:int}.qkv", ["b.{i:int}.q", "b.{i:int}.k", "b.{i:int}.v"], QKV, origin="r.toml:3")
-STACK = Rule.move("h.{i:int}.w", "b.w", "out in -> i in out")
-BLOCKS = Rule.move("h.{i:int}.w", "b_{j:int}.w", "out in -> block in out", where="i = block*6 + j")
-MIXED = Rule.move(
+SPLIT = Rule.rearrange("h.{i:int}.qkv", ["b.{i:int}.q", "b.{i:int}.k", "b.{i:int}.v"], QKV, origin="r.toml:3")
+STACK = Rule.rearrange("h.{i:int}.w", "b.w", "out in -> i in out")
+BLOCKS = Rule.rearrange("h.{i:int}.w", "b_{j:int}.w", "out in -> block in out", where="i = block*6 + j")
+MIXED = Rule.rearrange(
     "a",
     "b",
     ["cast(bfloat16, float32)", "pad(v, 10, 12)", "v d -> d v", "offset(1)", "unpad(-2, 4, 3)"],
@@ -31,13 +32,13 @@ MIXED = Rule.move(
     layouts=("torch", "flax"),
     origin="r.toml:9",
 )
-PLAIN = Rule.move(["a.{i:int}", "b.*"], ["c.{i:int}", "d.*"], ["offset(1)", "cast(float32, float16)"])
+PLAIN = Rule.rearrange(["a.{i:int}", "b.*"], ["c.{i:int}", "d.*"], ["offset(1)", "cast(float32, float16)"])
 RULES = [
     Rule.rename("old.{i:int}.*", "layers.{i}.*", layouts=("torch", "neutral")),
     Rule.layer("head", "linear", layouts=("torch", "flax"), when={"config": {"tied": False}}),
-    Rule.leave_out("mask", "made by the model"),
-    Rule.leave_out("mask", "made by the model", fill=-1.5),
-    Rule.constant("scale", 1.0, reason="no source has it"),
+    Rule.drop("mask", "made by the model"),
+    Rule.drop("mask", "made by the model", fill=-1.5),
+    Rule.fill("scale", 1.0, reason="no source has it"),
     SPLIT,
     STACK,
     BLOCKS,
@@ -73,12 +74,12 @@ def test_a_rule_read_the_other_way_inverts_all_that_it_says():
 
 
 def test_a_drop_and_a_constant_are_each_other_read_the_other_way():
-    turned = Rule.leave_out("mask", "made by the model", fill=0).reversed()
-    assert (turned.action, turned.targets, turned.value) == ("constant", (Pattern.parse("mask"),), 0)
-    assert Rule.constant("mask", 0, reason="made by the model").reversed() == Rule.leave_out(
+    turned = Rule.drop("mask", "made by the model", fill=0).reversed()
+    assert (turned.action, turned.targets, turned.value) == ("fill", (Pattern.parse("mask"),), 0)
+    assert Rule.fill("mask", 0, reason="made by the model").reversed() == Rule.drop(
         "mask", "made by the model", fill=0
     )
-    assert Rule.leave_out("mask", "made by the model").reversed().value is None
+    assert Rule.drop("mask", "made by the model").reversed().value is None
 
 
 def test_a_rule_of_layers_stays_as_it_is():
@@ -93,7 +94,7 @@ def test_a_rename_reads_numbers_on_both_sides():
 
 
 def test_both_sides_of_one_framework_are_refused():
-    with pytest.raises(RuleError, match="both sides are torch"):
+    with pytest.raises(RuleError, match="both layouts are torch"):
         Rule.rename("a", "b", layouts=("torch", "torch"))
 
 
@@ -108,18 +109,18 @@ def test_both_sides_of_one_framework_are_refused():
         (STACK.reversed(), ((),), (("i",),)),
         (BLOCKS, (("block",),), ((),)),
         (
-            Rule.move("h.{i:int}.w", "b.w", "o -> block j o", where="i = block*2 + j"),
+            Rule.rearrange("h.{i:int}.w", "b.w", "o -> block j o", where="i = block*2 + j"),
             (("block", "j"),),
             ((),),
         ),
-        (Rule.move("b.{block:int}.{j:int}", "h.{i:int}", where="i = block*2 + j"), ((),), ((),)),
+        (Rule.rearrange("b.{block:int}.{j:int}", "h.{i:int}", where="i = block*2 + j"), ((),), ((),)),
         (
-            Rule.move("l.{i:int}.e.{e:int}.w", "l.{i:int}.w", "o i_n -> e i_n o"),
+            Rule.rearrange("l.{i:int}.e.{e:int}.w", "l.{i:int}.w", "o i_n -> e i_n o"),
             (("e",),),
             ((),),
         ),
         (
-            Rule.move(["l.{i:int}.q", "l.{i:int}.k"], "qk", "q in, k in -> i in (q k)"),
+            Rule.rearrange(["l.{i:int}.q", "l.{i:int}.k"], "qk", "q in, k in -> i in (q k)"),
             (("i",), ("i",)),
             ((),),
         ),
@@ -127,7 +128,7 @@ def test_both_sides_of_one_framework_are_refused():
     ids=str,
 )
 def test_captures_of_one_side_alone_are_list_axes(rule, left, right):
-    assert rule.lists == (left, right)
+    assert rule.list_axes == (left, right)
 
 
 def test_keys_are_bound_and_built_with_the_parts_of_a_number():
@@ -153,38 +154,41 @@ def test_a_part_beyond_its_bound_builds_no_key():
     ("make", "problem"),
     [
         (
-            lambda: Rule.move("a", "b.{j:int}", "o -> o"),
+            lambda: Rule.rearrange("a", "b.{j:int}", "o -> o"),
             r"nothing binds \{j\} of 'b\.\{j:int\}'.*on the left",
         ),
         (
-            lambda: Rule.move("a.{j:int}", "b", "o -> o"),
+            lambda: Rule.rearrange("a.{j:int}", "b", "o -> o"),
             r"nothing binds \{j\} of 'a\.\{j:int\}'.*on the right",
         ),
-        (lambda: Rule.move("a.**", "b", "o -> o"), r"nothing binds \*\* of 'a\.\*\*'"),
-        (lambda: Rule.move("a.{i}", "b", "o -> i o"), r"must be a number: write \{i:int\}"),
-        (lambda: Rule.move("a.{i:int}", "b.{i}"), r"\{i\} is a number in 'a\.\{i:int\}' and any text in"),
-        (lambda: Rule.move("a.{i:int}", "b.{j:int}"), r"\{i\}, \{j\} stands in one of .* alone"),
-        (lambda: Rule.move("a.*", "b"), r"\*0 stands in one of"),
+        (lambda: Rule.rearrange("a.**", "b", "o -> o"), r"nothing binds \*\* of 'a\.\*\*'"),
+        (lambda: Rule.rearrange("a.{i}", "b", "o -> i o"), r"must be a number: write \{i:int\}"),
         (
-            lambda: Rule.move(["a.{i:int}", "c"], "b.{i:int}", "x, y -> (x y)"),
-            r"nothing binds \{i\} for 'c'; .* every pattern",
+            lambda: Rule.rearrange("a.{i:int}", "b.{i}"),
+            r"\{i\} is a number in 'a\.\{i:int\}' and any text in",
         ),
-        (lambda: Rule.move("a", ["b", "b"], "o -> o, o"), "its targets 'b' and 'b' stand for one key"),
+        (lambda: Rule.rearrange("a.{i:int}", "b.{j:int}"), r"only one of .* has \{i\}, \{j\}; to stack"),
+        (lambda: Rule.rearrange("a.*", "b"), r"only one of .* has \*0; to stack"),
         (
-            lambda: Rule.move("a.{i:int}", ["b.*.{i:int}", "b.{w}.{j:int}"]),
-            "its targets .* stand for one key",
+            lambda: Rule.rearrange(["a.{i:int}", "c"], "b.{i:int}", "x, y -> (x y)"),
+            r"nothing binds \{i\} for 'c'; every pattern",
         ),
-        (lambda: Rule.move(["a.b", "a.*"], ["c", "d"]), "its sources 'a.b' and 'a.*' stand for one key"),
-        (lambda: Rule.move(["a", "b"], "c"), "sources and targets do not pair up: 2 against 1"),
+        (lambda: Rule.rearrange("a", ["b", "b"], "o -> o, o"), "its targets 'b' and 'b' match the same key"),
         (
-            lambda: Rule.move(["a", "b"], "c", "x -> x"),
+            lambda: Rule.rearrange("a.{i:int}", ["b.*.{i:int}", "b.{w}.{j:int}"]),
+            "its targets .* match the same key",
+        ),
+        (lambda: Rule.rearrange(["a.b", "a.*"], ["c", "d"]), "its sources .* match the same key"),
+        (lambda: Rule.rearrange(["a", "b"], "c"), "sources and targets do not pair up: 2 against 1"),
+        (
+            lambda: Rule.rearrange(["a", "b"], "c", "x -> x"),
             "sources and terms do not pair up: 2 against 1 in 'x -> x'",
         ),
-        (lambda: Rule.move("a", "c", "x -> x, x"), "targets and terms do not pair up: 1 against 2 in"),
-        (lambda: Rule.move([], "c"), "needs a source and a target"),
-        (lambda: Rule.rename("a.*", "b"), "both ways: \\*0 stands on one side only"),
-        (lambda: Rule.leave_out("a", ""), "a reason was expected"),
-        (lambda: Rule.constant("a", "1", reason="x"), "'1'; a number was expected"),
+        (lambda: Rule.rearrange("a", "c", "x -> x, x"), "targets and terms do not pair up: 1 against 2 in"),
+        (lambda: Rule.rearrange([], "c"), "needs a source and a target"),
+        (lambda: Rule.rename("a.*", "b"), "both directions: only one side has \\*0"),
+        (lambda: Rule.drop("a", ""), "a reason was expected"),
+        (lambda: Rule.fill("a", "1", reason="x"), "'1'; a number was expected"),
     ],
 )
 def test_captures_that_do_not_bind_are_refused(make, problem):
@@ -216,9 +220,9 @@ def test_captures_that_do_not_bind_are_refused(make, problem):
         ("offset(1, round)", "not well formed"),
         ("cast(float16)", r"cast\(from, to\) was expected"),
         ("cast(float16, flaot32)", "dtype 'flaot32' is not known. Did you mean 'float32'"),
-        ("pad(x, 3)", "names an axis, and there is no equation"),
-        (["pad(z, 3)", "x y -> y x"], "no term beside it has this axis by itself. Known are: x, y"),
-        (["pad(x, 3)", "(x y) -> x y"], "no term beside it has this axis by itself. There is none"),
+        ("pad(x, 3)", "names an axis, but there is no equation"),
+        (["pad(z, 3)", "x y -> y x"], "no term next to it has this axis of its own. Known are: x, y"),
+        (["pad(x, 3)", "(x y) -> x y"], "no term next to it has this axis of its own. There is none"),
         (["x y -> y x", "x y -> y x"], "there are two equations"),
         ("x y -> x", "'y' stands on the left side only"),
         ("x ? -> x", "column 3"),
@@ -227,7 +231,7 @@ def test_captures_that_do_not_bind_are_refused(make, problem):
 )
 def test_ops_that_are_not_well_formed_are_refused(ops, problem):
     with pytest.raises(RuleError, match=f"^rule 'a' -> 'b': .*{problem}"):
-        Rule.move("a", "b", ops)
+        Rule.rearrange("a", "b", ops)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +262,7 @@ def test_the_inverse_of_a_padding_knows_what_the_padding_knew():
 
 
 def test_an_axis_is_found_where_its_tensors_have_it():
-    rule = Rule.move(
+    rule = Rule.rearrange(
         ["w", "b"], ["u", "c"], ["pad(v, 12)", "v ... d, v -> ... d v, v", "unpad(d, 3)", "offset(1)"]
     )
     assert [rule.axis_of(rule.before[0], n) for n in (0, 1)] == [0, 0]
@@ -266,7 +270,7 @@ def test_an_axis_is_found_where_its_tensors_have_it():
     assert [rule.axis_of(call, 0) for call in (*rule.before, rule.after[0])] == [0, -2]
     assert rule.reversed().axis_of(rule.reversed().before[1], 0) == -2
     assert PLAIN.axis_of(Call.parse("pad(-1, 3)"), 1) == -1
-    twice = Rule.move("a", "b", ["pad(v)", "v d -> d v", "pad(v)"])
+    twice = Rule.rearrange("a", "b", ["pad(v)", "v d -> d v", "pad(v)"])
     assert [twice.axis_of(twice.after[0], 0, of_target=side) for side in (False, True)] == [0, 1]
 
 
@@ -282,17 +286,17 @@ def test_an_axis_is_found_where_its_tensors_have_it():
     ],
 )
 def test_numbers_made_of_others_are_read(text, parts):
-    assert Radix.parse(text) == Radix("i", parts)
-    assert Radix.parse(str(Radix.parse(text))) == Radix.parse(text)
+    assert FlatIndex.parse(text) == FlatIndex("i", parts)
+    assert FlatIndex.parse(str(FlatIndex.parse(text))) == FlatIndex.parse(text)
 
 
 @given(st.lists(st.integers(2, 9), min_size=1, max_size=3), st.integers(0, 10**6))
 def test_splitting_a_number_and_joining_it_are_inverse(bounds, number):
-    radix = Radix("i", (("a", None), *((name, n) for name, n in zip("bcd", bounds, strict=False))))
-    parts = radix.split(str(number))
-    assert radix.join(parts) == str(number)
-    assert all(int(parts[name]) < bound for name, bound in radix.sizes.items())
-    assert Radix.parse(str(radix)) == radix
+    index = FlatIndex("i", (("a", None), *((name, n) for name, n in zip("bcd", bounds, strict=False))))
+    parts = index.split(str(number))
+    assert index.join(parts) == str(number)
+    assert all(int(parts[name]) < bound for name, bound in index.sizes.items())
+    assert FlatIndex.parse(str(index)) == index
 
 
 @pytest.mark.parametrize(
@@ -308,8 +312,8 @@ def test_splitting_a_number_and_joining_it_are_inverse(bounds, number):
         ("i = block*6 + j*2", "do not nest"),
         ("i = a*12 + b*5 + c", "do not nest"),
         ("i = block + j", "do not nest"),
-        ("i = block*6 + block", "stands twice"),
-        ("i = i*6 + j", "stands twice"),
+        ("i = block*6 + block", "occurs twice"),
+        ("i = i*6 + j", "occurs twice"),
         ("k = block*6 + j", "k must be a capture of one side; neither side has it"),
         ("i = block*6 + z", "nothing binds z"),
         ("i = other*6 + j", "nothing binds other"),
@@ -317,7 +321,7 @@ def test_splitting_a_number_and_joining_it_are_inverse(bounds, number):
 )
 def test_numbers_that_are_not_made_of_others_are_refused(where, problem):
     with pytest.raises(RuleError, match=f"^rule 'h.*where = .*{problem}"):
-        Rule.move("h.{i:int}.w", "b_{j:int}.w", "out in -> block in out", where=where)
+        Rule.rearrange("h.{i:int}.w", "b_{j:int}.w", "out in -> block in out", where=where)
 
 
 @pytest.mark.parametrize(
@@ -326,12 +330,12 @@ def test_numbers_that_are_not_made_of_others_are_refused(where, problem):
         ("h.{i:int}", "b.{i:int}", "both sides have it"),
         ("h.{i}", "b.{a:int}.{b:int}", r"write \{i:int\}"),
         ("h.{i:int}", "b.{a}.{b:int}", r"write \{a:int\}"),
-        ("h.{i:int}.{a:int}", "b.{a:int}.{b:int}", "a is a capture beside i"),
+        ("h.{i:int}.{a:int}", "b.{a:int}.{b:int}", "a and i are both captures in"),
     ],
 )
 def test_a_number_made_of_others_stands_on_one_side(source, target, problem):
     with pytest.raises(RuleError, match=problem):
-        Rule.move(source, target, where="i = a*2 + b")
+        Rule.rearrange(source, target, where="i = a*2 + b")
 
 
 # -- sizes ------------------------------------------------------------------------------------------
@@ -351,7 +355,7 @@ CONFIG = {"heads": 4, "hidden": 12, "name": "x", "text": {"layers": 3}, "flag": 
     ],
 )
 def test_sizes_come_from_numbers_and_the_config(size, value):
-    rule = Rule.move("a", "b", "(h d) -> h d", sizes={"h": size})
+    rule = Rule.rearrange("a", "b", "(h d) -> h d", sizes={"h": size})
     assert resolve_sizes(rule, CONFIG) == {"h": value}
     assert Size.parse(str(rule.sizes["h"]) if isinstance(size, str) else size) == rule.sizes["h"]
 
@@ -370,7 +374,7 @@ def test_sizes_come_from_numbers_and_the_config(size, value):
     ],
 )
 def test_sizes_that_the_config_does_not_tell_are_refused(size, config, problem):
-    rule = Rule.move("a", "b", "(h d) -> h d", sizes={"h": size}, origin="r.toml:4")
+    rule = Rule.rearrange("a", "b", "(h d) -> h d", sizes={"h": size}, origin="r.toml:4")
     with pytest.raises(RuleError, match=rf"^r\.toml:4: rule 'a' -> 'b': .*{problem}"):
         resolve_sizes(rule, config)
 
@@ -381,16 +385,16 @@ def test_sizes_that_the_config_does_not_tell_are_refused(size, config, problem):
 )
 def test_what_is_no_size_is_refused(size):
     with pytest.raises(RuleError, match=r"sizes\.h: the size .* is neither"):
-        Rule.move("a", "b", "(h d) -> h d", sizes={"h": size})
+        Rule.rearrange("a", "b", "(h d) -> h d", sizes={"h": size})
 
 
 def test_sizes_are_of_axes():
     with pytest.raises(RuleError, match=r"sizes\.hed: .* Did you mean 'head'"):
-        Rule.move("a", "b", "(head d) -> head d", sizes={"hed": 4})
+        Rule.rearrange("a", "b", "(head d) -> head d", sizes={"hed": 4})
     with pytest.raises(RuleError, match="gives this size already"):
-        Rule.move("h.{i:int}", "b", "o -> a j o", where="i = a*2 + j", sizes={"j": 2})
+        Rule.rearrange("h.{i:int}", "b", "o -> a j o", where="i = a*2 + j", sizes={"j": 2})
     assert resolve_sizes(BLOCKS) == {"j": 6}
-    named = Rule.move("a", "b", ["pad(v, full)", "v d -> d v"], sizes={"full": "config.hidden"})
+    named = Rule.rearrange("a", "b", ["pad(v, full)", "v d -> d v"], sizes={"full": "config.hidden"})
     assert resolve_sizes(named, CONFIG) == {"full": 12}
 
 
@@ -415,19 +419,19 @@ def test_sizes_are_of_axes():
     ],
 )
 def test_conditions_are_joined_by_and(when, shape, config, holds):
-    rule = Rule.move("a", "b", "out in -> in out", when=when)
+    rule = Rule.rearrange("a", "b", "out in -> in out", when=when)
     assert rule.applies(shape, config) is holds
 
 
 def test_conditions_are_about_the_same_tensor_whichever_way_the_rule_is_read():
-    turned = Rule.move("a", "b", "out in -> in 1 out", when={"rank": 2, "sizes": {"in": 3}}).reversed()
+    turned = Rule.rearrange("a", "b", "out in -> in 1 out", when={"rank": 2, "sizes": {"in": 3}}).reversed()
     assert turned.when.of_target
     assert turned.applies((5, 3))
     assert not turned.applies((3, 1, 5))
 
 
 def test_a_condition_behind_an_ellipsis_counts_from_the_end():
-    rule = Rule.move("a", "b", "... in -> in ...", when={"sizes": {"in": 3}})
+    rule = Rule.rearrange("a", "b", "... in -> in ...", when={"sizes": {"in": 3}})
     assert rule.applies((9, 9, 3))
     assert not rule.applies((3, 9, 9))
 
@@ -446,11 +450,11 @@ def test_a_condition_behind_an_ellipsis_counts_from_the_end():
 )
 def test_conditions_that_are_not_known_are_refused(when, problem):
     with pytest.raises(RuleError, match=f"^rule 'a' -> 'b': .*{problem}"):
-        Rule.move("a", "b", "out in -> in out", when=when)
+        Rule.rearrange("a", "b", "out in -> in out", when=when)
 
 
 def test_only_moves_go_by_shapes():
-    with pytest.raises(RuleError, match="only a rule that moves tensors"):
+    with pytest.raises(RuleError, match="only a rule that rearranges tensors"):
         Rule.rename("a", "b", when={"rank": 2})
     assert not Rule.rename("a", "b", when={"config": {"x": 1}}).applies(config={"x": 2})
 
@@ -465,7 +469,7 @@ def test_a_condition_on_an_unknown_config_is_refused():
 
 
 def gone(pattern, **options):
-    return Rule.leave_out(pattern, "not wanted", **options)
+    return Rule.drop(pattern, "not wanted", **options)
 
 
 @pytest.mark.parametrize(
@@ -477,7 +481,7 @@ def gone(pattern, **options):
         (gone("a.b"), gone("a.*"), True),
         (gone("a.*"), gone("a.b"), True),
         (gone("a.b"), gone("a.c"), False),
-        (gone("a.b"), Rule.move(["x", "a.b"], ["y", "z"]), True),
+        (gone("a.b"), Rule.rearrange(["x", "a.b"], ["y", "z"]), True),
         (gone("a.b"), Rule.layer("a.b", "linear"), False),
         (Rule.layer("a", "linear"), Rule.layer("a", "embedding"), True),
         (Rule.rename("a.*", "b.*"), Rule.rename("a.*", "c.*"), True),
@@ -486,7 +490,7 @@ def gone(pattern, **options):
         (gone("a", when={"config": {"x": 1}}), gone("a", when={"config": {"x": 2}}), False),
         (gone("a", when={"config": {"x": 1}}), gone("a", when={"config": {"x": 1}}), True),
         (gone("a", layouts=("torch", "flax")), gone("a", layouts=("flax", "torch")), False),
-        (gone("a"), Rule.constant("a", 1, reason="x"), False),
+        (gone("a"), Rule.fill("a", 1, reason="x"), False),
     ],
     ids=str,
 )
@@ -508,13 +512,13 @@ def test_every_pair_that_meets_is_told_once_and_in_order():
         lambda **o: Rule.rename("a.{", "b", **o),
         lambda **o: Rule.rename("a.*", "b", **o),
         lambda **o: Rule.layer("a.{", "linear", **o),
-        lambda **o: Rule.leave_out("a.{", "x", **o),
-        lambda **o: Rule.constant("a.{", 1, reason="x", **o),
-        lambda **o: Rule.move("a.{", "b", **o),
-        lambda **o: Rule.move("a", "b", "pad", **o),
-        lambda **o: Rule.move("a", "b", "x -> y", **o),
-        lambda **o: Rule.move("a", "b", where="x", **o),
-        lambda **o: Rule.move("a", "b", "x -> x", when={"z": 1}, **o),
+        lambda **o: Rule.drop("a.{", "x", **o),
+        lambda **o: Rule.fill("a.{", 1, reason="x", **o),
+        lambda **o: Rule.rearrange("a.{", "b", **o),
+        lambda **o: Rule.rearrange("a", "b", "pad", **o),
+        lambda **o: Rule.rearrange("a", "b", "x -> y", **o),
+        lambda **o: Rule.rearrange("a", "b", where="x", **o),
+        lambda **o: Rule.rearrange("a", "b", "x -> x", when={"z": 1}, **o),
     ],
 )
 def test_every_error_says_first_where_the_rule_was_written(make):
@@ -529,13 +533,49 @@ def test_an_error_of_a_rule_names_the_tensor_too():
     assert str(error).startswith("r.toml:3: tensor 'h.1.qkv': rule 'h.{i:int}.qkv' -> 'b.{i:int}.q', ")
     assert error.key == ("h", "1", "qkv")
     with pytest.raises(RuleError, match="it has no source"):
-        _ = Rule.constant("a", 1, reason="x").source
+        _ = Rule.fill("a", 1, reason="x").source
 
 
 def test_what_a_rule_says_in_one_line():
     assert str(SPLIT) == "rule 'h.{i:int}.qkv' -> 'b.{i:int}.q', 'b.{i:int}.k', 'b.{i:int}.v'"
-    assert str(Rule.constant("a", 1, reason="x")) == "rule 'a': fill with 1 (x)"
-    assert str(Rule.leave_out("a", "x").reversed()) == "rule 'a': may stay missing (x)"
-    assert (Rule.rename("a", "b").rename_to, Rule.rename("a", "b").drop) == (Pattern.parse("b"), None)
-    assert (gone("a").rename_to, gone("a").drop) == (None, "not wanted")
+    assert str(Rule.fill("a", 1, reason="x")) == "rule 'a': fill with 1 (x)"
+    assert str(Rule.drop("a", "x").reversed()) == "rule 'a': may stay missing (x)"
+    assert str(Rule.layer("a", "linear")) == "rule 'a': layer linear"
+    assert (Rule.rename("a", "b").rename_to, gone("a").rename_to) == (Pattern.parse("b"), None)
     assert str(When.parse({"rank": 2, "config": {"a": {"b": "c"}}})) == "rank 2 and config.a.b = 'c'"
+
+
+# -- old names --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "arguments", "options", "new"),
+    [
+        ("move", ("h.{i:int}.w", "b.w", "out in -> i in out"), {"optional": True}, Rule.rearrange),
+        ("leave_out", ("mask", "unused"), {"fill": 0.5}, Rule.drop),
+        ("constant", ("scale", 1.0), {"reason": "no source has it"}, Rule.fill),
+    ],
+)
+def test_the_old_name_of_a_constructor_warns_and_works(old, arguments, options, new):
+    with pytest.warns(
+        DeprecationWarning, match=rf"Rule\.{old} is deprecated; use Rule\.{new.__name__}\."
+    ) as seen:
+        rule = getattr(Rule, old)(*arguments, **options)
+    assert rule == new(*arguments, **options)
+    assert rule.action == new.__name__
+    assert seen[0].filename == __file__
+
+
+@pytest.mark.parametrize(("old", "rule"), [("move", STACK), ("constant", Rule.fill("a", 1, reason="x"))])
+def test_the_old_name_of_an_action_warns_and_works(old, rule):
+    with pytest.warns(DeprecationWarning, match=f"the action '{old}' is deprecated; use '{rule.action}'"):
+        assert replace(rule, action=old) == rule
+
+
+def test_the_old_names_of_what_a_rule_holds_warn_and_work():
+    with pytest.warns(DeprecationWarning, match=r"Rule\.radix is deprecated; use flat_index"):
+        assert BLOCKS.radix is BLOCKS.flat_index
+    with pytest.warns(DeprecationWarning, match=r"Rule\.lists is deprecated; use list_axes"):
+        assert BLOCKS.lists is BLOCKS.list_axes
+    with pytest.warns(DeprecationWarning, match="drop of a rule is deprecated"):
+        assert (gone("a").drop, STACK.drop) == ("not wanted", None)

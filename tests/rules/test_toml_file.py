@@ -29,14 +29,14 @@ target = "flax"
 [[rule]]
 source = "h.{i:int}.attn.c_attn.weight"
 target = ["blocks.attn.query.kernel", "blocks.attn.key.kernel", "blocks.attn.value.kernel"]
-ops = "(q k v) in -> i in q, i in k, i in v"
+rearrange = "(q k v) in -> i in q, i in k, i in v"
 sizes = { q = "config.n_head" }
 [[rule]]
 source = "transformer.**"
 rename = "**"
 [[rule]]
 source = "lm_head"
-kind = "linear"
+layer = "linear"
 [[rule]]
 source = "h.*.attn.bias"
 drop = "causal mask, made by the model"
@@ -48,7 +48,7 @@ reason = "constant"
 [[rule]]
 source = ["h.{i:int}.up", "h.{i:int}.gate"]
 target = "b_{j:int}.fused"
-ops = ["pad(o, 10, 12)", "o d, p d -> block d (o p)", "offset(1)"]
+rearrange = ["pad(o, 10, 12)", "o d, p d -> block d (o p)", "offset(1)"]
 where = "i = block*6 + j"
 when = { rank = 2, sizes = { o = 10 }, config.model_type = "gpt2" }
 [[rule]]
@@ -86,7 +86,7 @@ def test_a_file_says_what_python_says(write):
         return {"layouts": ("torch", "flax"), "origin": f"r.toml:{line}"}
 
     assert load_rules(write(WHOLE)) == (
-        Rule.move(
+        Rule.rearrange(
             "h.{i:int}.attn.c_attn.weight",
             ["blocks.attn.query.kernel", "blocks.attn.key.kernel", "blocks.attn.value.kernel"],
             "(q k v) in -> i in q, i in k, i in v",
@@ -95,9 +95,9 @@ def test_a_file_says_what_python_says(write):
         ),
         Rule.rename("transformer.**", "**", **common(9)),
         Rule.layer("lm_head", "linear", **common(12)),
-        Rule.leave_out("h.*.attn.bias", "causal mask, made by the model", optional=True, **common(15)),
-        Rule.constant("blocks.rope.scale", 1.0, reason="constant", **common(19)),
-        Rule.move(
+        Rule.drop("h.*.attn.bias", "causal mask, made by the model", optional=True, **common(15)),
+        Rule.fill("blocks.rope.scale", 1.0, reason="constant", **common(19)),
+        Rule.rearrange(
             ["h.{i:int}.up", "h.{i:int}.gate"],
             "b_{j:int}.fused",
             ["pad(o, 10, 12)", "o d, p d -> block d (o p)", "offset(1)"],
@@ -105,7 +105,7 @@ def test_a_file_says_what_python_says(write):
             when={"rank": 2, "sizes": {"o": 10}, "config": {"model_type": "gpt2"}},
             **common(23),
         ),
-        Rule.leave_out("mask", "made by the model", fill=float("-inf"), **common(29)),
+        Rule.drop("mask", "made by the model", fill=float("-inf"), **common(29)),
     )
 
 
@@ -120,6 +120,35 @@ def test_a_file_says_what_python_says(write):
 def test_the_top_of_a_file_says_whose_names_these_are(write, head, layouts):
     (rule,) = load_rules(write(f"{head}[[rule]]\nsource = 'a'\nrename = 'b'\n"))
     assert rule.layouts == layouts
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("target = 'b'\nops = 'x y -> y x'", "target = 'b'\nrearrange = 'x y -> y x'"),
+        ("target = 'b'\nops = ['pad(0)', 'offset(1)']", "target = 'b'\nrearrange = ['pad(0)', 'offset(1)']"),
+        ("kind = 'linear'\noptional = true", "layer = 'linear'\noptional = true"),
+    ],
+)
+def test_old_keys_mean_what_their_new_names_mean(write, old, new):
+    """Without a warning: files of every release load for ever, and pytest turns warnings into errors."""
+    texts = (f"[[rule]]\nsource = 'a'\n{body}\n" for body in (old, new))
+    first, second = (load_rules(write(text)) for text in texts)
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (
+            "target = 'b'\nops = 'x -> x'\nrearrange = 'x -> x'",
+            "'ops' and 'rearrange' mean the same; write only 'rearrange'.",
+        ),
+        ("layer = 'linear'\nkind = 'linear'", "'layer' and 'kind' mean the same; write only 'layer'."),
+    ],
+)
+def test_a_rule_with_a_key_under_both_names_is_refused(write, body, problem):
+    assert refused(write, f"\n[[rule]]\nsource = 'a'\n{body}\n") == f"1 rule is wrong:\n  r.toml:2: {problem}"
 
 
 def test_a_file_may_have_a_byte_order_mark_and_the_line_ends_of_windows(write):
@@ -180,8 +209,8 @@ def test_headers_are_told_from_texts_arrays_and_comments(write, monkeypatch, bet
     known = {**toml_file._TYPES, "note": (lambda _: True, "anything")}
     monkeypatch.setattr(toml_file, "_TYPES", known)
     monkeypatch.setattr(toml_file, "_COMMON", ("when", "optional", "note"))
-    real = toml_file.Rule.leave_out
-    monkeypatch.setattr(toml_file.Rule, "leave_out", lambda *a, note=None, **k: real(*a, **k))
+    real = toml_file.Rule.drop
+    monkeypatch.setattr(toml_file.Rule, "drop", lambda *a, note=None, **k: real(*a, **k))
     text = RULE.format("a") + between + "\n" + RULE.format("b")
     rules = load_rules(write(text))
     assert [rule.origin for rule in rules] == ["r.toml:1", f"r.toml:{5 + between.count(chr(10))}"]
@@ -213,37 +242,44 @@ def test_rules_in_one_line_are_refused(write):
     ("body", "problem"),
     [
         ("sorce = 'a'", "'sorce' is not known. Did you mean 'source'?"),
-        ("", "it does nothing; one of rename, kind, drop, fill, target was expected."),
-        ("source = 'a'", "it does nothing"),
+        ("", "the rule has no action. Add one of: rename, layer, drop, fill, rearrange."),
+        ("source = 'a'", "the rule has no action"),
         ("target = 'a'", "a rule with 'target' needs 'source'"),
         ("rename = 'a'", "a rule with 'rename' needs 'source'"),
+        ("source = 'a'\nrearrange = 'x -> x'", "a rule with 'rearrange' needs 'target'"),
+        ("target = 'a'\nops = 'x -> x'", "a rule with 'ops' needs 'source'"),
         ("target = 'a'\nfill = 1", "a rule with 'fill' needs 'reason'"),
         ("source = 'a'\nfill = 1", "a rule with 'fill' needs 'target'"),
-        ("source = 'a'\nrename = 'b'\ntarget = 'c'", "'target' cannot stand beside 'rename'"),
-        ("source = 'a'\nrename = 'b'\nops = 'x -> x'", "'ops' cannot stand beside 'rename'"),
-        ("source = 'a'\ndrop = 'b'\nkind = 'linear'", "'drop' cannot stand beside 'kind'"),
-        ("source = 'a'\ntarget = 'b'\nreason = 'c'", "'reason' cannot stand beside 'target'"),
+        ("source = 'a'\nrename = 'b'\ntarget = 'c'", "'target' cannot be combined with 'rename'"),
+        ("source = 'a'\nrename = 'b'\nops = 'x -> x'", "'ops' cannot be combined with 'rename'"),
+        ("source = 'a'\ndrop = 'b'\nkind = 'linear'", "'drop' cannot be combined with 'kind'"),
+        ("source = 'a'\ntarget = 'b'\nreason = 'c'", "'reason' cannot be combined with 'target'"),
         ("source = 3\nrename = 'b'", "source = 3: a pattern, or a list of patterns was expected"),
         ("source = []\ntarget = 'b'", "source = []: a pattern"),
         ("source = ['a', 1]\ntarget = 'b'", "source = ['a', 1]: a pattern"),
         (
             "source = ['a', 'c']\nrename = 'b'",
-            "source = ['a', 'c']: one pattern was expected beside 'rename'",
+            "source = ['a', 'c']: one pattern was expected with 'rename'",
         ),
-        ("target = ['a']\nfill = 1\nreason = 'x'", "target = ['a']: one pattern was expected beside 'fill'"),
+        ("target = ['a']\nfill = 1\nreason = 'x'", "target = ['a']: one pattern was expected with 'fill'"),
         ("source = 'a'\ntarget = 'b'\nops = 3", "ops = 3: an equation or a call"),
+        ("source = 'a'\ntarget = 'b'\nrearrange = []", "rearrange = []: an equation or a call"),
         ("source = 'a'\ntarget = 'b'\nsizes = 3", "sizes = 3: a table such as"),
         ("source = 'a'\ntarget = 'b'\nwhere = 3", "where = 3: a text such as"),
         ("source = 'a'\nrename = 'b'\nwhen = 'x'", "when = 'x': a table such as"),
         ("source = 'a'\nrename = 'b'\noptional = 1", "optional = 1: true or false was expected"),
         ("source = 'a'\nkind = 3", "kind = 3: the name of a layer kind"),
+        ("source = 'a'\nlayer = 3", "layer = 3: the name of a layer kind"),
         ("source = 'a'\ndrop = true", "drop = True: a reason was expected"),
         ("source = 'a'\ndrop = ''", "rule 'a': drop (): a reason was expected"),
         ("source = 'a'\ndrop = 'x'\nfill = '1'", "fill = '1': a number was expected"),
         ("source = 'a'\nrename = 2024-01-01", "rename = datetime.date(2024, 1, 1): a pattern was expected"),
         ("source = 'a.{'\nrename = 'b'", "rule 'a.{' -> 'b': pattern segment '{'"),
-        ("source = 'a.{i:int}'\nrename = 'b'", "rule 'a.{i:int}' -> 'b': it cannot be used both ways"),
-        ("source = 'a'\ntarget = ['b', 'b']\nops = 'x -> x, x'", "stand for one key"),
+        (
+            "source = 'a.{i:int}'\nrename = 'b'",
+            "rule 'a.{i:int}' -> 'b': it cannot be read in both directions",
+        ),
+        ("source = 'a'\ntarget = ['b', 'b']\nops = 'x -> x, x'", "match the same key"),
         ("source = 'a'\ntarget = 'b'\nops = 'padd(x)'", "the op 'padd' is not known. Did you mean 'pad'?"),
         ("source = 'a'\ntarget = 'b'\nops = 'x y -> x'", "'y' stands on the left side only"),
         ("source = 'a'\ntarget = 'b.{i:int}'\nops = 'x -> x'", "nothing binds {i}"),
@@ -365,13 +401,13 @@ target = "flax"
 [[rule]]
 source = "model.h.{i:int}.w"
 target = "blocks.w"
-ops = "out in -> i in out"
+rearrange = "out in -> i in out"
 [[rule]]
 source = "model.head.**"
 rename = "head.**"
 [[rule]]
 source = "head"
-kind = "linear"
+layer = "linear"
 [[rule]]
 source = "model.h.{i:int}.mask"
 drop = "made by the model"
@@ -404,7 +440,7 @@ def test_the_command_tells_what_every_rule_does(write):
     assert result.stdout.splitlines() == [
         "r.toml:3: rule 'model.h.{i:int}.w' -> 'blocks.w'; out in -> i in out",
         "r.toml:7: rule 'model.head.**' -> 'head.**'",
-        "r.toml:10: rule 'head': linear",
+        "r.toml:10: rule 'head': layer linear",
         "r.toml:13: rule 'model.h.{i:int}.mask': drop (made by the model)",
         "r.toml:16: rule 'rope.scale': fill with 1 (no source has it)",
         "5 rules are well formed",
@@ -436,7 +472,7 @@ def test_the_command_counts_the_names_on_both_sides(write, weights):
     [
         ("out in -> i in out", "out in -> i out in", "r.toml:3: tensor 'model.h.0.w'.*the target has"),
         ("out in -> i in out", "(h out) in -> i in h out", "r.toml:3: .*4 axes"),
-        ("model.h.{i:int}.mask", "model.*.{j:int}.w", "r.toml:13: .*both claim this tensor"),
+        ("model.h.{i:int}.mask", "model.*.{j:int}.w", "r.toml:13: .*both match this tensor"),
     ],
 )
 def test_the_command_refuses_rules_that_the_shapes_or_each_other_rule_out(write, weights, old, new, problem):
@@ -468,7 +504,7 @@ target = "n_{i:int}.bias"
 """
     result = check(write(text), "--source", "torch.safetensors", "--like", "flax.msgpack")
     assert result.exit_code == 1
-    assert "both claim this tensor" in result.stdout
+    assert "both match this tensor" in result.stdout
     assert "n_1.bias" in result.stdout
 
 
@@ -478,7 +514,7 @@ def test_the_command_reads_the_rules_the_way_that_the_files_lead(write, weights)
     lines = result.stdout.splitlines()
     assert lines[0].endswith("'blocks.w' -> 'model.h.{i:int}.w'; i in out -> out in  (source 1, target 2)")
     assert lines[1].endswith("'head.**' -> 'model.head.**'  (source 1)")
-    assert lines[2].endswith("'head': linear  (source 1)")
+    assert lines[2].endswith("'head': layer linear  (source 1)")
     assert lines[3].endswith("'model.h.{i:int}.mask': may stay missing (made by the model)")
     assert lines[4].endswith("'rope.scale': drop (no source has it)  (source 1)")
 
@@ -507,7 +543,11 @@ def test_a_layer_is_found_by_the_name_that_a_rename_gives_it_in_the_target(write
         ),
         ("blocks.w", "blocks.x", "'blocks.x' matches nothing in flax.msgpack"),
         ("model.head.**", "net.**", "'net.**' matches nothing in torch.safetensors"),
-        ('"head"', '"tail"', "r.toml:10: rule 'tail': linear: 'tail' matches nothing in torch.safetensors"),
+        (
+            '"head"',
+            '"tail"',
+            "r.toml:10: rule 'tail': layer linear: 'tail' matches nothing in torch.safetensors",
+        ),
         ("mask", "bias", "'model.h.{i:int}.bias' matches nothing in torch.safetensors"),
         ("rope.scale", "rope.shift", "'rope.shift' matches nothing in flax.msgpack"),
     ],
@@ -540,7 +580,7 @@ def test_the_command_prints_one_document(write, weights):
     assert (document["file"], document["layouts"]) == ("r.toml", ["torch", "flax"])
     assert document["rules"][0] == {
         "origin": "r.toml:3",
-        "action": "move",
+        "action": "rearrange",
         "sources": ["model.h.{i:int}.w"],
         "targets": ["blocks.w"],
         "kind": None,
@@ -554,7 +594,7 @@ def test_the_command_prints_one_document(write, weights):
         "source_matches": {"model.h.{i:int}.w": 2},
         "target_matches": {"blocks.w": 1},
     }
-    assert [rule["action"] for rule in document["rules"]] == ["move", "rename", "layer", "drop", "constant"]
+    assert [rule["action"] for rule in document["rules"]] == ["rearrange", "rename", "layer", "drop", "fill"]
 
 
 def test_a_document_is_printed_for_rules_that_match_nothing_too(write, weights):

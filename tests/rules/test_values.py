@@ -30,7 +30,7 @@ BF16 = DTYPES["bfloat16"]
 
 
 def move(*args, **more):
-    return Rule.move(*args, layouts=BOTH, **more)
+    return Rule.rearrange(*args, layouts=BOTH, **more)
 
 
 def padded(array, axis, size):
@@ -208,7 +208,7 @@ def test_a_tie_of_the_file_and_one_of_the_rules_do_not_disturb_each_other(start,
     rules = [
         move("wte.weight", ["wte.embedding", "lm.kernel"], "v d -> v d, d v"),
         move("h.weight", "h.kernel", "o i -> i o"),
-        Rule.leave_out("lm.weight", "tied", layouts=BOTH, optional=True),
+        Rule.drop("lm.weight", "tied", layouts=BOTH, optional=True),
     ]
     convert(tmp_path / f"source{start}", tmp_path / "there.msgpack", to="flax", rules=rules)
     wanted = {"wte.embedding": w, "lm.kernel": w.T, "h.kernel": layer.T}
@@ -221,7 +221,7 @@ def test_a_tie_of_the_file_and_one_of_the_rules_do_not_disturb_each_other(start,
 
 HEAD = {"head.weight": random_array((5, 4), "float32"), "head.bias": random_array((5,), "float32")}
 FLAX_HEAD = {"head.kernel": HEAD["head.weight"].T, "head.bias": HEAD["head.bias"]}
-ROPE = Rule.constant("h.{i:int}.rope.scale", 1, reason="torch has none", layouts=BOTH)
+ROPE = Rule.fill("h.{i:int}.rope.scale", 1, reason="torch has none", layouts=BOTH)
 SCALE = {f"h.{i}.rope.scale": np.ones((3, 2), "f4") for i in range(2)}
 
 
@@ -259,7 +259,7 @@ MASK = {f"h.{i}.attn.bias": np.tril(np.ones((3, 3), "f4")) for i in range(2)}
 
 @pytest.mark.parametrize("middle", [False, True], ids=["one step", "two steps"])
 def test_what_is_dropped_is_reported_with_its_reason(middle, tmp_path):
-    rule = Rule.leave_out("h.*.attn.bias", "causal mask", layouts=BOTH)
+    rule = Rule.drop("h.*.attn.bias", "causal mask", layouts=BOTH)
     source = saved({**HEAD, **MASK}, "torch", tmp_path / "source.safetensors")
     if middle:
         given = tmp_path / "neutral.safetensors"
@@ -279,7 +279,7 @@ def test_what_is_dropped_is_reported_with_its_reason(middle, tmp_path):
 
 
 def test_what_is_dropped_comes_back_as_its_constant(tmp_path):
-    rule = Rule.leave_out("h.*.attn.bias", "an empty mask", fill=-1.5, layouts=BOTH)
+    rule = Rule.drop("h.*.attn.bias", "an empty mask", fill=-1.5, layouts=BOTH)
     source = saved({**HEAD, **MASK}, "torch", tmp_path / "source.safetensors")
     convert(source, tmp_path / "there.safetensors", to="flax", rules=rule)
     like = abstract({**HEAD, **MASK}, "torch")
@@ -289,13 +289,13 @@ def test_what_is_dropped_comes_back_as_its_constant(tmp_path):
 
 
 def test_a_constant_that_the_target_has_not_is_told():
-    rule = Rule.constant("rope.table", 1, reason="torch has none", layouts=BOTH)
+    rule = Rule.fill("rope.table", 1, reason="torch has none", layouts=BOTH)
     with pytest.raises(RuleError, match=r"1 rule matched nothing: 'rope\.table'"):
         plan_conversion(HEAD, to="flax", rules=rule, like=abstract(FLAX_HEAD, "flax"))
 
 
 def filling(dtype, value, folder):
-    rule = Rule.constant("rope.table", value, reason="torch has none", layouts=BOTH)
+    rule = Rule.fill("rope.table", value, reason="torch has none", layouts=BOTH)
     like = abstract({**FLAX_HEAD, "rope.table": np.zeros(3, DTYPES[dtype])}, "flax")
     convert(HEAD, folder / "out.msgpack", to="flax", rules=rule, like=like)
     with open_state(folder / "out.msgpack") as state:

@@ -46,7 +46,7 @@ class RuleCase:
 
 
 def move(sources: Any, targets: Any, ops: Any = (), **more: Any) -> Rule:
-    return Rule.move(sources, targets, ops, layouts=BOTH, **more)
+    return Rule.rearrange(sources, targets, ops, layouts=BOTH, **more)
 
 
 MAKERS: dict[str, Callable[[Fresh], RuleCase]] = {}

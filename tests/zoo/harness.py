@@ -203,7 +203,7 @@ def assert_same_outputs(found: Mapping[str, np.ndarray], wanted: Mapping[str, np
 def made(name: str, config: Any) -> bool:
     """Tell whether a rule fills a leaf of the Flax tree with a constant."""
     key = tuple(name.split("."))
-    constants = (rule for rule in rules_for(config) if rule.action == "constant")
+    constants = (rule for rule in rules_for(config) if rule.action == "fill")
     return any(pattern.match(key) is not None for rule in constants for pattern in rule.targets)
 
 

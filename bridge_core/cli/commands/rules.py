@@ -75,7 +75,7 @@ def check(file: str, source: str | None, like: str | None, as_json: bool) -> Non
 
 
 @dataclass(frozen=True)
-class _Found:
+class _MatchCounts:
     """A rule, and how many names each of its patterns fits; None where nothing was to be compared."""
 
     rule: Rule
@@ -85,7 +85,7 @@ class _Found:
 
 def _matched(
     read: tuple[Rule, ...], source: str | None, like: str | None
-) -> tuple[list[_Found], list[RuleError]]:
+) -> tuple[list[_MatchCounts], list[RuleError]]:
     """Count what the rules match, read as the two files lead, and say what does not fit."""
     from contextlib import ExitStack
 
@@ -131,11 +131,13 @@ def _paths(names: set[Key], rules: Iterable[Rule]) -> set[Key]:
     return {name[:depth] for name in names | made for depth in range(len(name))}
 
 
-def _count(rule: Rule, before: set[Key] | None, after: set[Key] | None, paths: set[Key] | None) -> _Found:
+def _count(
+    rule: Rule, before: set[Key] | None, after: set[Key] | None, paths: set[Key] | None
+) -> _MatchCounts:
     if rule.action == "layer":
-        return _Found(rule, _counts(rule.sources, paths))
-    made = rule.action == "move" or (rule.action == "constant" and rule.value is not None)
-    return _Found(rule, _counts(rule.sources, before), _counts(rule.targets, after) if made else None)
+        return _MatchCounts(rule, _counts(rule.sources, paths))
+    made = rule.action == "rearrange" or (rule.action == "fill" and rule.value is not None)
+    return _MatchCounts(rule, _counts(rule.sources, before), _counts(rule.targets, after) if made else None)
 
 
 def _counts(patterns: tuple[Pattern, ...], names: set[Key] | None) -> dict[str, int] | None:
@@ -144,7 +146,7 @@ def _counts(patterns: tuple[Pattern, ...], names: set[Key] | None) -> dict[str, 
     return {str(p): sum(p.match(name) is not None for name in names) for p in patterns}
 
 
-def _refuse_unmatched(file: str, found: list[_Found], source: str | None, like: str | None) -> None:
+def _refuse_unmatched(file: str, found: list[_MatchCounts], source: str | None, like: str | None) -> None:
     from bridge_core.errors import RuleError
 
     problems = [
@@ -170,10 +172,11 @@ def _refuse_unfit(file: str, problems: list[RuleError]) -> None:
         raise RuleError(f"{what} not fit the tensors:{texts}", path=file)
 
 
-def _lines(found: list[_Found]) -> Iterable[str]:
+def _lines(found: list[_MatchCounts]) -> Iterable[str]:
     for row in found:
         rule = row.rule
-        text = "; ".join((str(rule), *rule.ops, *([str(rule.radix)] if rule.radix is not None else ())))
+        index = () if rule.flat_index is None else (str(rule.flat_index),)
+        text = "; ".join((str(rule), *rule.ops, *index))
         notes = [f"when {rule.when}"] if rule.when else []
         notes += ["optional"] if rule.optional else []
         for what, counts in (("source", row.sources), ("target", row.targets)):
@@ -183,7 +186,7 @@ def _lines(found: list[_Found]) -> Iterable[str]:
     yield "1 rule is well formed" if len(found) == 1 else f"{len(found)} rules are well formed"
 
 
-def _document(file: str, found: list[_Found]) -> dict[str, Any]:
+def _document(file: str, found: list[_MatchCounts]) -> dict[str, Any]:
     return {
         "file": file,
         "layouts": found[0].rule.layouts,
@@ -198,7 +201,7 @@ def _document(file: str, found: list[_Found]) -> dict[str, Any]:
                 "value": row.rule.value,
                 "ops": list(row.rule.ops),
                 "sizes": {name: str(size) for name, size in row.rule.sizes.items()},
-                "where": str(row.rule.radix) if row.rule.radix is not None else None,
+                "where": str(row.rule.flat_index) if row.rule.flat_index is not None else None,
                 "when": str(row.rule.when),
                 "optional": row.rule.optional,
                 "source_matches": row.sources,

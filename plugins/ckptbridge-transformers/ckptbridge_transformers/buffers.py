@@ -48,4 +48,4 @@ def made_by_model(state: FlatState, model: Any) -> Iterator[Rule]:
 
 
 def _left_out(key: Key, reason: str) -> Rule:
-    return Rule.leave_out(Pattern(as_key(key)), reason)
+    return Rule.drop(Pattern(as_key(key)), reason)

@@ -14,12 +14,12 @@ LAYOUTS = ("torch", "flax")
 
 def _computed(names: str) -> Rule:
     """Return a rule for a table of positions that torch keeps and Flax works out."""
-    return Rule.leave_out(names, "the Flax class computes this table", layouts=LAYOUTS, optional=True)
+    return Rule.drop(names, "the Flax class computes this table", layouts=LAYOUTS, optional=True)
 
 
 def _unused(names: str) -> Rule:
     """Return a rule for weights that the torch class has and never uses."""
-    return Rule.leave_out(
+    return Rule.drop(
         names, "the torch class does not use it, the Flax class lacks it", layouts=LAYOUTS, optional=True
     )
 
@@ -53,7 +53,7 @@ def _mask_embedding(config: Any) -> tuple[Rule, ...]:
     if config.mask_time_prob > 0 or config.mask_feature_prob > 0:
         return ()
     reason = "the config masks nothing, so torch keeps no vector for it"
-    return (Rule.constant("**.masked_spec_embed", 0.0, reason=reason, layouts=LAYOUTS, optional=True),)
+    return (Rule.fill("**.masked_spec_embed", 0.0, reason=reason, layouts=LAYOUTS, optional=True),)
 
 
 BY_CONFIG: dict[str, Callable[[Any], tuple[Rule, ...]]] = {

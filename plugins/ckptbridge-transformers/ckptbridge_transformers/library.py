@@ -54,7 +54,9 @@ class Transformers:
         limit = _SHARD_SIZE.get(checkpoint.to)
         if checkpoint.to == checkpoint.state.layout and checkpoint.model is None:
             return Guidance(
-                sidecar_files=sidecar_files, sidecar_contents=_changed(found, checkpoint), max_shard_size=limit
+                sidecar_files=sidecar_files,
+                sidecar_contents=_changed(found, checkpoint),
+                max_shard_size=limit,
             )
         config = config_of(checkpoint.folder)
         named = (checkpoint.model or "").removeprefix("Flax")

@@ -313,8 +313,10 @@ def test_exchanged_layers_compute_something_else(name, one, other):
 def test_a_projection_that_is_not_turned_computes_something_else():
     model = BY_NAME["unet-xl"]
     rules = [
-        Rule.move(rule.sources, rule.targets, "in out ... -> in out ...", optional=True, layouts=rule.layouts)
-        if rule.action == "move"
+        Rule.rearrange(
+            rule.sources, rule.targets, "in out ... -> in out ...", optional=True, layouts=rule.layouts
+        )
+        if rule.action == "rearrange"
         else rule
         for rule in diffusers_rules()
     ]
