@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -28,14 +28,11 @@ class FlaxFramework:
     collections: Mapping[str, tuple[str, ...]] = {"params": (), "batch_stats": ("mean", "var", "u", "sigma")}
     default_format: str = "msgpack"
 
-    heads: ClassVar[frozenset[str]] = frozenset({"params", "batch_stats"})
-    """First parts of keys that no other framework uses."""
-
     def owns(self, names: Mapping[Key, TensorSpec]) -> bool:
         """Tell from names alone whether a state looks like Flax's."""
         if not names:
             return False
-        if all(len(key) > 1 and key[0] in self.heads for key in names):
+        if all(len(key) > 1 and key[0] in self.collections for key in names):
             return True
         last = [key[-1] for key in names if key]
         ours = sum(name in _OURS for name in last)
@@ -78,7 +75,7 @@ class FlaxFramework:
     def state(self, value: Any) -> FlatState:
         """Return a live object's tensors, shapes alone where it is abstract.
 
-        Linen: keys are the tree's own, collection heads included where the tree has them; boxes such
+        Linen: keys are the tree's own, collections included where the tree has them; boxes such
         as `flax.linen.Partitioned` are opened. NNX: integers in paths become decimal strings; random
         state (`nnx.RngState`) is no weight and left out. Typed PRNG keys elsewhere give their
         ``uint32`` data.

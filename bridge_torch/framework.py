@@ -33,7 +33,7 @@ _TORCH_LEAVES = frozenset(
     }
 )
 _FLAX_LEAVES = frozenset({"embedding", "kernel"})
-_FLAX_HEADS = frozenset({"batch_stats", "params"})
+_FLAX_COLLECTIONS = frozenset({"batch_stats", "params"})
 _EXTRA_STATE = "_extra_state"
 
 
@@ -47,8 +47,9 @@ class TorchFramework:
     def owns(self, names: Mapping[Key, TensorSpec]) -> bool:
         """Tell whether the names are torch's: at least one leaf only torch has, and none of Flax's."""
         leaves = {key[-1] for key in names if key}
-        heads = {key[0] for key in names if key}
-        return bool(leaves & _TORCH_LEAVES) and not leaves & _FLAX_LEAVES and not heads & _FLAX_HEADS
+        if any(key[0] in _FLAX_COLLECTIONS for key in names if key):
+            return False
+        return bool(leaves & _TORCH_LEAVES) and not leaves & _FLAX_LEAVES
 
     def place(self, key: Key, present: Collection[Key]) -> tuple[Key, str] | None:
         """Return the path and the leaf name of one layer in a recurrent stack."""

@@ -1,31 +1,32 @@
-"""Writing states to files and folders, and proving that what was written is what was meant.
+"""Writes a state to a file, or to a folder of shards, and checks what was written before it appears.
 
-`bridge_core.output` decides when a destination changes; this module decides what stands in it.
+`bridge_core.io.atomic_write` decides when a destination changes; this module decides what is in it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from bridge_core.checkpoint.detect_format import by_extension
+from bridge_core.checkpoint.sidecar_files import check_copy, copy_file, create_file
 from bridge_core.checkpoint.verification import check_written
 from bridge_core.checkpoint.weight_files import is_weights_name
-from bridge_core.errors import BridgeError, LimitExceeded, SystemFailure, UsageError, VerificationError
+from bridge_core.checkpoint.write_options import StrPath, WriteOptions, as_path
+from bridge_core.errors import BridgeError, DestinationExists, UnsupportedFeature, UsageError
 from bridge_core.formats import Format, ShardNames, index_text, partition, shard_state
-from bridge_core.io import SourceFile, replacing_file, replacing_folder, write_all
+from bridge_core.io import is_plain_name, replacing_file, replacing_folder, system_failures
+from bridge_core.messages import listed
 from bridge_core.plugins import Registry
-from bridge_core.state import FlatState, Key
-from bridge_core.transfer import Budget, FileTarget, Meter, ScratchPool, kernel_for
+from bridge_core.state import FlatState, Key, join_key
+from bridge_core.transfer import FileTarget, Meter, ScratchPool, kernel_for
 
-__all__ = ["Saved", "UNLIMITED", "Writer"]
+__all__ = ["Saved", "write_checkpoint"]
 
-_BLOCK = 1 << 20
-
-UNLIMITED = 1 << 62
+_UNLIMITED = 1 << 62
 """Bytes of a shard where nobody set a limit."""
 
 
@@ -38,8 +39,8 @@ class Saved:
         format: Name of their format.
         total_bytes: Their size in all.
         checksums: Key -> CRC-32 of the tensor's little-endian row-major bytes, as they were written, where
-            it was taken: not without verification, and not of tensors that the system copied whole. Tied
-            keys whose values stand once have one entry.
+            it was taken: not without verification, and not of tensors that the system copied. Tied
+            keys whose values are stored once have one entry.
     """
 
     files: tuple[Path, ...]
@@ -48,37 +49,86 @@ class Saved:
     checksums: Mapping[Key, int]
 
 
-@dataclass(frozen=True)
-class Writer:
-    """One state on its way to one destination.
+def write_checkpoint(state: FlatState, path: StrPath, options: WriteOptions, registry: Registry) -> Saved:
+    """Write a state to a file or a folder; errors as in `save_state`."""
+    destination = as_path(path)
+    folder = options.fills_folder(path)
+    if options.duplicate_tied:
+        state = state.replace(metadata=state.metadata.with_(ties={}))
+    used = _choose(state, destination, options.format, registry, folder=folder)
+    _refuse_contents(state, used)
+    _refuse_names(options, registry)
+    writer = _Writer(state, used, registry, options)
+    if folder:
+        return writer.write_folder(destination)
+    _refuse_part(state, destination)
+    return writer.write_file(destination)
 
-    Args:
-        state: What to write.
-        format: How.
-        registry: The plugins.
-        budget: Threads and memory.
-        meter: Counts the bytes.
-        verify: Whether to read every tensor again.
-        beside: Name -> file that a folder gets a copy of, or its content.
-        stem: First part of the names in a folder; None for the format's own.
-    """
 
-    state: FlatState
-    format: Format
-    registry: Registry
-    budget: Budget
-    meter: Meter
-    verify: bool
-    sidecar_files: Mapping[str, SourceFile | bytes] = field(default_factory=dict)
-    base_name: str | None = None
+def _choose(
+    state: FlatState, destination: Path, format: str | None, registry: Registry, *, folder: bool
+) -> Format:
+    if format is not None:
+        return registry.format(format)
+    if not folder and (named := by_extension(destination.name, registry.formats.values())):
+        return named
+    framework = registry.frameworks.get(state.layout or "")
+    return registry.format(framework.default_format if framework else "safetensors")
+
+
+def _refuse_contents(state: FlatState, used: Format) -> None:
+    """Refuse what no file of the format can hold, all at once and before anything is made."""
+    for key in state:
+        if not key or not all(isinstance(part, str) for part in key):
+            raise UsageError(f"{key!r} is no key; a tuple of strings was expected.")
+    dtypes = used.capabilities.dtypes
+    wrong = [key for key, spec in state.specs().items() if spec.dtype.name not in dtypes]
+    if wrong:
+        names = sorted({state.spec(key).dtype.name for key in wrong})
+        keys = listed(map(join_key, wrong))
+        raise UnsupportedFeature(
+            f"{used.name} cannot hold {', '.join(names)}, which {len(wrong)} tensors have: {keys}.",
+            hint="Cast them, or choose another format.",
+        )
+
+
+def _refuse_names(options: WriteOptions, registry: Registry) -> None:
+    weights = is_weights_name(registry.formats.values())
+    for name in options.sidecar_files:
+        if not is_plain_name(name) or weights(name):
+            raise UsageError(f"{name!r} is no name for a file beside the weights.")
+
+
+def _refuse_part(state: FlatState, destination: Path) -> None:
+    """Refuse to break a set in pieces by writing over one of them."""
+    try:
+        status = destination.stat()
+    except (OSError, ValueError):  # what is in the way is said where the path is used
+        return
+    if state.is_part((status.st_dev, status.st_ino)):
+        raise DestinationExists(
+            "is one of the files that the weights are read from; replacing it would break their set.",
+            path=destination,
+            hint="Write elsewhere, or replace the whole folder.",
+        )
+
+
+class _Writer:
+    """One state on its way to one destination."""
+
+    def __init__(self, state: FlatState, used: Format, registry: Registry, options: WriteOptions) -> None:
+        self.state = state
+        self.format = used
+        self.registry = registry
+        self.options = options
+        self.meter = Meter(state, options.progress, verify=options.verify)
 
     @functools.cached_property
     def pool(self) -> ScratchPool:
         """Scratch memory for all the files."""
         return ScratchPool(kernel_for(self.state.nbytes))
 
-    def write_file(self, destination: Path, *, overwrite: bool) -> Saved:
-        """Write one file; errors as in `save_state`."""
+    def write_file(self, destination: Path) -> Saved:
         sums: dict[Key, int] = {}
         size = 0
 
@@ -88,22 +138,24 @@ class Writer:
                 self._check(temporary, sums)
                 size = temporary.stat().st_size
 
-        with replacing_file(destination, overwrite=overwrite, check=check) as temporary:
+        with replacing_file(destination, overwrite=self.options.overwrite, check=check) as temporary:
             with _shown_as(temporary, destination):
                 sums.update(self._fill(self.state, temporary))
             self.meter.finish()
         return Saved((destination,), self.format.name, size, sums)
 
-    def write_folder(self, destination: Path, limit: int, *, overwrite: bool) -> Saved:
-        """Write one file or a sharded set into a folder; errors as in `save_state`."""
+    def write_folder(self, destination: Path) -> Saved:
+        """Write one file or a sharded set, and the sidecar files."""
         names = self.format.names
         if names is None:
             raise UsageError(
                 f"format {self.format.name} has no usual file names, so it cannot fill a folder.",
                 hint="Give a file name and no shard size.",
             )
-        names = names if self.base_name is None else names.with_base_name(self.base_name)
-        groups = partition(self.state, limit, names)
+        if self.options.base_name is not None:
+            names = names.with_base_name(self.options.base_name)
+        sidecar_files = self.options.sidecar_files
+        groups = partition(self.state, self.options.shard_nbytes or _UNLIMITED, names)
         sums: dict[Key, int] = {}
         written: list[str] = []
         total = 0
@@ -112,26 +164,25 @@ class Writer:
             nonlocal total
             with _shown_as(temporary, destination):
                 self._check(temporary / written[-1], sums)
-                self._check_sidecar_files(temporary)
+                for name, source in sidecar_files.items():
+                    check_copy(source, temporary / name, read_again=self.options.verify)
                 total = sum((temporary / name).stat().st_size for name in written)
 
         weights = is_weights_name(self.registry.formats.values())
         with replacing_folder(
             destination,
-            overwrite=overwrite,
+            overwrite=self.options.overwrite,
             check=check,
-            keep=lambda entry: (
-                entry.is_dir() or not (weights(entry.name) or entry.name in self.sidecar_files)
-            ),
+            keep=lambda entry: entry.is_dir() or not (weights(entry.name) or entry.name in sidecar_files),
         ) as temporary:
             with _shown_as(temporary, destination):
                 for name, data in self._parts(groups, names):
                     written.append(name)
-                    _create(temporary / name, data if isinstance(data, bytes) else b"")
+                    create_file(temporary / name, data if isinstance(data, bytes) else b"")
                     if isinstance(data, FlatState):
                         sums.update(self._fill(data, temporary / name))
-                for name, source in self.sidecar_files.items():
-                    _copy(source, temporary / name)
+                for name, source in sidecar_files.items():
+                    copy_file(source, temporary / name)
             self.meter.finish()
         files = tuple(destination / name for name in written)
         return Saved(files, self.format.name, total, sums)
@@ -151,13 +202,10 @@ class Writer:
         yield names.index, index_text(self.state, files, names)
 
     def _fill(self, state: FlatState, path: Path) -> Mapping[Key, int]:
-        target = FileTarget(path, self.budget, self.meter.add, sums=self.verify, pool=self.pool)
-        try:
+        options = self.options
+        target = FileTarget(path, options.budget, self.meter.add, sums=options.verify, pool=self.pool)
+        with system_failures(path, "writing"):
             self.format.write(state, target)
-        except MemoryError as err:
-            raise LimitExceeded("writing needs more memory than there is.", path=path) from err
-        except OSError as err:
-            raise SystemFailure(f"writing failed: {err.strerror or err}.", path=path) from err
         return target.checksums
 
     def _check(self, path: Path, sums: Mapping[Key, int]) -> None:
@@ -166,66 +214,19 @@ class Writer:
             self.state,
             self.format,
             registry=self.registry,
-            checksums=sums if self.verify else None,
-            budget=self.budget,
+            checksums=sums if self.options.verify else None,
+            budget=self.options.budget,
             report=self.meter.verified,
         )
         self.state.check_unchanged()
 
-    def _check_sidecar_files(self, folder: Path) -> None:
-        for name, source in self.sidecar_files.items():
-            if self.verify and not _same_bytes(source, folder / name):
-                raise VerificationError("the bytes read again differ from the source's.", path=folder / name)
-            if isinstance(source, SourceFile):
-                source.check_unchanged()
-
-
-def _copy(source: SourceFile | bytes, path: Path) -> None:
-    """Copy a file in blocks, or write a content.
-
-    Raises:
-        SystemFailure: Writing failed.
-    """
-    if isinstance(source, bytes):
-        _create(path, source)
-        return
-    _create(path, b"")
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        for start in range(0, source.size, _BLOCK):
-            block = source.read(start, min(_BLOCK, source.size - start))
-            write_all(fd, block, start)
-    except OSError as err:
-        raise SystemFailure(f"writing failed: {err.strerror or err}.", path=path) from err
-    finally:
-        os.close(fd)
-
-
-def _same_bytes(source: SourceFile | bytes, path: Path) -> bool:
-    if isinstance(source, bytes):
-        return path.read_bytes() == source
-    with SourceFile(path) as copy:
-        if copy.size != source.size:
-            return False
-        blocks = ((at, min(_BLOCK, source.size - at)) for at in range(0, source.size, _BLOCK))
-        return all(copy.read(*block) == source.read(*block) for block in blocks)
-
-
-def _create(path: Path, data: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        write_all(fd, data, 0)
-    finally:
-        os.close(fd)
-
 
 @contextlib.contextmanager
 def _shown_as(temporary: Path, destination: Path) -> Iterator[None]:
-    """Let errors name the destination, not the temporary that stands in for it."""
+    """Let errors name the destination, not the temporary that is written in its place."""
     try:
-        yield
-    except OSError as err:
-        raise SystemFailure(f"writing failed: {err.strerror or err}.", path=destination) from err
+        with system_failures(destination, "writing"):
+            yield
     except BridgeError as err:
         if err.path is not None and Path(err.path).is_relative_to(temporary):
             err.path = destination / Path(err.path).relative_to(temporary)

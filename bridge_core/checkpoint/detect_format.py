@@ -6,22 +6,13 @@ looks like.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
-from bridge_core.errors import (
-    BridgeError,
-    LimitExceeded,
-    MalformedFile,
-    PluginError,
-    SystemFailure,
-    TruncatedFile,
-    UsageError,
-)
+from bridge_core.errors import MalformedFile, TruncatedFile, UsageError
 from bridge_core.formats import Format, describe_foreign, is_index, open_sharded
-from bridge_core.io import SourceFile
-from bridge_core.plugins import Registry
+from bridge_core.io import SourceFile, system_failures
+from bridge_core.plugins import Registry, plugin_failures
 from bridge_core.state import FlatState
 
 __all__ = ["by_extension", "claims", "identify", "open_file"]
@@ -83,19 +74,13 @@ def by_extension(name: str, formats: Iterable[Format]) -> Format | None:
 
 
 def claims(candidate: Format, file: SourceFile) -> bool:
-    """Tell whether a format claims a file.
+    """Return whether a format claims a file.
 
     Raises:
         PluginError: The format's own code failed.
     """
-    try:
+    with plugin_failures(candidate.name, f"look at {file.name}"):
         return bool(candidate.sniff(file))
-    except BridgeError:
-        raise
-    except Exception as err:  # a stranger's code may raise anything
-        raise PluginError(
-            f"could not look at {file.name}: {type(err).__name__}: {err}.", plugin=candidate.name
-        ) from err
 
 
 def open_file(
@@ -120,7 +105,7 @@ def open_file(
 
     def open_one(file: SourceFile, expected: Format | None) -> tuple[Format, FlatState]:
         used = chosen or identify(file, registry.formats.values(), expected=expected)
-        with _named_errors(used, file.name):
+        with plugin_failures(used.name, damaged=file.name), system_failures(file.name, "reading"):
             return used, used.open(file)
 
     file = SourceFile(path)
@@ -131,20 +116,3 @@ def open_file(
     except BaseException:
         file.close()
         raise
-
-
-@contextlib.contextmanager
-def _named_errors(used: Format, name: str) -> Iterator[None]:
-    """Turn what a format's code lets through into errors that name the file."""
-    try:
-        yield
-    except BridgeError:
-        raise
-    except MemoryError as err:
-        raise LimitExceeded("needs more memory than there is.", path=name) from err
-    except OSError as err:
-        raise SystemFailure(f"failed: {err.strerror or err}.", path=name) from err
-    except Exception as err:  # a library below a format may raise anything for damaged bytes
-        raise MalformedFile(
-            f"cannot be read as {used.name}: {type(err).__name__}: {err}.", path=name
-        ) from err

@@ -16,10 +16,10 @@ _LARGEST_CONFIG = 16 << 20
 
 
 def config_beside(*states: FlatState | None) -> Mapping[str, Any] | None:
-    """Return the ``config.json`` beside the first of the checkpoints that has one.
+    """Return the ``config.json`` of the first of the checkpoints whose folder has one.
 
     Raises:
-        MalformedFile: It is no JSON object.
+        MalformedFile: It is not a JSON object.
         LimitExceeded: It is too large to be one.
         SystemFailure: It cannot be read.
     """

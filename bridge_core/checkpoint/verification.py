@@ -12,7 +12,7 @@ from bridge_core.errors import BridgeError, ConversionError, LimitExceeded, Syst
 from bridge_core.formats import Format
 from bridge_core.messages import listed
 from bridge_core.plugins import Registry, default_registry
-from bridge_core.state import FlatState, Key, Tensor, join_key
+from bridge_core.state import FlatState, Key, Tensor, Ties, join_key
 from bridge_core.transfer import Budget, Scratch, little_endian_bytes, plan_blocks, read_blocks, run_jobs
 
 __all__ = ["check_written", "checksum"]
@@ -92,18 +92,14 @@ def _compare_specs(written: FlatState, state: FlatState, path: Path) -> None:
 
 
 def _compare_ties(written: FlatState, state: FlatState, path: Path) -> None:
-    wanted = {key: kept for key, kept in state.metadata.ties.items() if key in state and kept in state}
-    lost = [key for key in wanted if _root(key, written) != _root(wanted[key], written)]
+    ties = Ties(written.metadata.ties)
+    lost = [
+        key
+        for key, other in state.metadata.ties.items()
+        if key in state and other in state and ties.root(key) != ties.root(other)
+    ]
     if lost:
         raise VerificationError(f"the file as written does not tie {listed(map(join_key, lost))}.", path=path)
-
-
-def _root(key: Key, state: FlatState) -> Key:
-    seen = {key}
-    while (kept := state.metadata.ties.get(key)) is not None and kept not in seen:
-        key = kept
-        seen.add(key)
-    return key
 
 
 def _compare_values(
@@ -115,11 +111,12 @@ def _compare_values(
     report: Callable[[int, Key], None] | None,
 ) -> None:
     stop = threading.Event()
+    ties = Ties(state.metadata.ties)
 
     def differs(key: Key) -> bool:
         wanted = checksums.get(key)
         if wanted is None:
-            wanted = checksums.get(_root(key, state))
+            wanted = checksums.get(ties.root(key))
         if wanted is None:
             wanted = checksum(state.tensor(key), budget, stop)
         found = checksum(written.tensor(key), budget, stop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,7 +12,7 @@ from pathlib import Path
 from bridge_core.checkpoint.detect_format import claims, open_file
 from bridge_core.errors import BridgeError, MalformedFile, ShardError, SystemFailure, UsageError
 from bridge_core.formats import Format
-from bridge_core.io import SourceFile
+from bridge_core.io import SourceFile, system_failures
 from bridge_core.plugins import Registry, default_registry
 
 __all__ = ["find_weights", "is_weights_name"]
@@ -89,9 +90,12 @@ def _names(formats: Iterable[Format]) -> Iterator[_Name]:
 
 
 def is_weights_name(formats: Iterable[Format]) -> Callable[[str], bool]:
-    """Return a test for the usual names of weights, shards and indexes."""
-    patterns = [name.pattern for name in _names(formats)]
-    return lambda name: any(pattern.fullmatch(name) for pattern in patterns)
+    """Return a test for the usual names of weights, shards and indexes.
+
+    The patterns take milliseconds to compile, so they are made when the first name is tested.
+    """
+    patterns = functools.cache(lambda: [name.pattern for name in _names(formats)])
+    return lambda name: any(pattern.fullmatch(name) for pattern in patterns())
 
 
 def find_weights(
@@ -123,10 +127,8 @@ def find_weights(
     formats = (registry.format(format),) if format else tuple(registry.formats.values())
     usual = tuple(_names(formats))
     folder = Path(folder)
-    try:
+    with system_failures(folder, "listing the folder"):
         files = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
-    except OSError as err:
-        raise SystemFailure(f"cannot be listed: {err.strerror or err}.", path=folder) from err
     found: dict[str, _Name] = {}
     for file in files:
         for name in usual:
@@ -160,7 +162,7 @@ def _variant(file: str, found: Mapping[str, _Name]) -> str | None:
 
 
 def _layout_of(path: Path, candidate: Format, registry: Registry) -> str | None:
-    """Return the layout of a candidate, as far as it tells."""
+    """Return the layout of a candidate; None if it is not known."""
     if candidate.layout is not None:
         return candidate.layout
     try:

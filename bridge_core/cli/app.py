@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import signal
 import sys
 import threading
@@ -19,13 +20,36 @@ from typing import Any, NoReturn
 
 import click
 
-from bridge_core.cli.commands import compare, convert, inspect, plan, plugins, rules
 from bridge_core.cli.terminal import complain, finish_output
 from bridge_core.errors import BridgeError
 
 __all__ = ["App", "main"]
 
-_REFUSED, _USAGE, _SYSTEM, _INTERRUPTED = 1, 2, 4, 130
+_USAGE, _SYSTEM, _INTERRUPTED = 2, 4, 130
+
+_COMMANDS = {
+    "inspect": "Show what stands in a file, from its header alone.",
+    "plan": "Show what a conversion would do.",
+    "convert": "Convert, and verify what was written.",
+    "verify": "Tell whether a file holds another's weights, through the plan.",
+    "diff": "Compare names, shapes, dtypes and values as they are.",
+    "explain": "Show what happens to one tensor, and why.",
+    "rules": "Check a rule file.",
+    "plugins": "List what is installed, and what failed to load.",
+}
+"""Command -> its line in the list; the module of the command has the same name."""
+
+
+class _OnFirstUse(click.Command):
+    """A command whose module is imported when it is run, or its own help is asked for."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Return the context of the command itself."""
+        module = importlib.import_module(f"bridge_core.cli.commands.{self.name}")
+        command: click.Command = getattr(module, str(self.name))
+        return command.make_context(info_name, args, parent, **extra)
 
 
 class App(click.Group):
@@ -36,7 +60,7 @@ class App(click.Group):
         return list(self.commands)
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
-        """Run, and end the process with the exit code; return it where the caller stands alone not."""
+        """Run, and end the process with the exit code; or return it outside standalone mode."""
         with _clean_ends(), _shown_warnings():
             code = _run(functools.partial(super().main, *args, standalone_mode=False, **extra))
         if standalone_mode:
@@ -132,14 +156,5 @@ def main() -> None:
     """
 
 
-for _command in (
-    inspect.inspect,
-    plan.plan,
-    convert.convert,
-    compare.verify,
-    compare.diff,
-    plan.explain,
-    rules.rules,
-    plugins.plugins,
-):
-    main.add_command(_command)
+for _name, _line in _COMMANDS.items():
+    main.add_command(_OnFirstUse(_name, short_help=_line))

@@ -60,7 +60,7 @@ def _read(reader: Callable[[str], T], text: str) -> T:
 
 
 def examples(*lines: str) -> str:
-    """Return the epilog that shows examples as they stand."""
+    """Return the epilog that shows examples, their lines unchanged."""
     return "\b\n" + "\n".join(("Examples:", *(f"  {line}" for line in lines)))
 
 
@@ -114,26 +114,16 @@ evidence_options = _stacked(
     click.option(
         "--accept-guesses", is_flag=True, help="Let names settle which layer it is where nothing else does."
     ),
-    click.option(
-        "--allow-missing",
-        type=a_pattern,
-        multiple=True,
-        metavar="PATTERN",
-        help="Target tensors that may stay unfilled, e.g. 'head.*' or '**'; repeatable.",
-    ),
-    click.option(
-        "--allow-unexpected",
-        type=a_pattern,
-        multiple=True,
-        metavar="PATTERN",
-        help="Source tensors that may be left out; repeatable.",
-    ),
-    click.option(
-        "--allow-mismatched",
-        type=a_pattern,
-        multiple=True,
-        metavar="PATTERN",
-        help="Target tensors that may stay unfilled if their shapes differ from the source's; repeatable.",
+    *(
+        click.option(name, type=a_pattern, multiple=True, metavar="PATTERN", help=f"{text}; repeatable.")
+        for name, text in (
+            ("--allow-missing", "Target tensors that may stay unfilled, e.g. 'head.*' or '**'"),
+            ("--allow-unexpected", "Source tensors that may be left out"),
+            (
+                "--allow-mismatched",
+                "Target tensors that may stay unfilled if their shapes differ from the source's",
+            ),
+        )
     ),
     layout_option,
     links_option,
@@ -149,4 +139,4 @@ target_options = _stacked(
     ),
     evidence_options,
 )
-"""What settles a plan."""
+"""What decides a plan."""

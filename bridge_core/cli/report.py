@@ -1,4 +1,4 @@
-"""What the commands tell, as lines of plain text: folded names, aligned columns, nothing cut off."""
+"""What the commands print, as lines of plain text: folded names, aligned columns, nothing cut off."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bridge_core.messages import fold_names
+from bridge_core.messages import count, fold_names
 from bridge_core.state import Key, join_key
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def table(rows: Iterable[Sequence[str]]) -> list[str]:
 
 def folded(names: Iterable[str], *, indent: str = "  ") -> list[str]:
     """Return one line for each run of names that differ in numbers alone."""
-    return [f"{indent}{name}" + (f"  x{count}" if count > 1 else "") for name, count in fold_names(names)]
+    return [f"{indent}{name}" + (f"  x{number}" if number > 1 else "") for name, number in fold_names(names)]
 
 
 def runs(named: Iterable[tuple[str, T]], alike: Callable[[T], Hashable]) -> Iterator[tuple[str, list[T]]]:
@@ -87,7 +87,7 @@ def inspect_lines(path: str, format_name: str, state: FlatState, files: Mapping[
     shards = dict.fromkeys(files.values())
     lines = [
         f"{path}: {format_name}, {state.layout or 'unknown'} layout",
-        f"{_count(len(state), 'tensor')}, {size_text(state.nbytes)}"
+        f"{count(len(state), 'tensor')}, {size_text(state.nbytes)}"
         + (f", {len(shards)} shards" if len(shards) > 1 else ""),
     ]
     if state:
@@ -113,9 +113,9 @@ def inspect_lines(path: str, format_name: str, state: FlatState, files: Mapping[
 def _tensor_rows(state: FlatState) -> Iterator[tuple[str, ...]]:
     named = ((name, state.spec(key)) for key, name in tensor_names(state).items())
     for name, specs in runs(named, lambda spec: spec):
-        spec, count = specs[0], len(specs)
+        spec, number = specs[0], len(specs)
         shape = f"[{', '.join(map(str, spec.shape))}]"
-        yield name, spec.dtype.name, shape, str(spec.nbytes * count), f"x{count}" if count > 1 else ""
+        yield name, spec.dtype.name, shape, str(spec.nbytes * number), f"x{number}" if number > 1 else ""
 
 
 def convert_lines(report: Report, seconds: float) -> list[str]:
@@ -123,7 +123,7 @@ def convert_lines(report: Report, seconds: float) -> list[str]:
     target = str(report.files[0]) if len(report.files) == 1 else f"{len(report.files)} files"
     rate = f", {size_text(int(report.total_bytes / seconds))}/s" if seconds > 0.5 else ""
     lines = [
-        f"{report.source_layout} -> {report.target_layout}: {_count(report.tensors, 'tensor')}, "
+        f"{report.source_layout} -> {report.target_layout}: {count(report.tensors, 'tensor')}, "
         f"{size_text(report.total_bytes)} in {seconds:.1f} s{rate}",
         f"wrote {target} ({report.format})",
     ]
@@ -148,13 +148,13 @@ def convert_lines(report: Report, seconds: float) -> list[str]:
 
 
 def exactness(exact: bool) -> str:
-    """Return the line that tells whether anything is lost."""
+    """Return the line about whether anything is lost."""
     return "exact: yes" if exact else "exact: no, the source cannot be restored bit for bit"
 
 
 def comparison_lines(comparison: Comparison, left: str, right: str) -> list[str]:
     """Return a comparison's differences, and one line that sums up."""
-    compared = f"{_count(comparison.tensors, 'tensor')}, {size_text(comparison.total_bytes)} compared"
+    compared = f"{count(comparison.tensors, 'tensor')}, {size_text(comparison.total_bytes)} compared"
     if comparison.equal:
         return [f"equal: {compared}"]
     lines = folded(map(join_key, comparison.only_left), indent="< ")
@@ -173,8 +173,8 @@ def comparison_lines(comparison: Comparison, left: str, right: str) -> list[str]
 
 
 def _difference_text(differences: Sequence[Difference]) -> str:
-    first, count = differences[0], len(differences)
-    times = f"  x{count}" if count > 1 else ""
+    first, number = differences[0], len(differences)
+    times = f"  x{number}" if number > 1 else ""
     if first.elements is None:
         if first.left == first.right:
             return f"the {first.left} values kept in the metadata differ{times}"
@@ -182,7 +182,7 @@ def _difference_text(differences: Sequence[Difference]) -> str:
     elements = sum(d.elements or 0 for d in differences)
     gaps = [d.largest for d in differences if d.largest is not None]
     largest = f", by at most {max(gaps):.6g}" if gaps else ""
-    return f"{_count(elements, 'element')} of {first.left} differ{largest}{times}"
+    return f"{count(elements, 'element')} of {first.left} differ{largest}{times}"
 
 
 def plugin_lines(document: Mapping[str, Any]) -> list[str]:
@@ -199,10 +199,6 @@ def plugin_lines(document: Mapping[str, Any]) -> list[str]:
         lines.append("failed to load:")
         lines += [f"  {f['name']} ({f['distribution']}): {f['reason']}" for f in document["failures"]]
     return lines
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _shortened(text: str) -> str:

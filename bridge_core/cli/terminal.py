@@ -35,7 +35,7 @@ def clean(text: str) -> str:
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Tell whether a person reads the stream."""
+    """Return whether a person reads the stream."""
     return stream is not None and not stream.closed and stream.isatty()
 
 

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bridge_core.checkpoint import names_folder, save_state
+from bridge_core.checkpoint import WriteOptions, write_checkpoint
 from bridge_core.conversion.inputs import opened
-from bridge_core.conversion.library_guidance import guidance
-from bridge_core.conversion.options import Asked
-from bridge_core.conversion.planning import prepare
+from bridge_core.conversion.library_guidance import guidance, guided_writing
+from bridge_core.conversion.options import ConversionOptions
+from bridge_core.conversion.planning import complete_plan
 from bridge_core.conversion.report import Report
 from bridge_core.errors import UsageError
-from bridge_core.io import SourceFile, open_listed
 from bridge_core.plan import Plan
-from bridge_core.plugins import Guidance, Registry, default_registry
-from bridge_core.rules import Allowed, Rules
-from bridge_core.state import FlatState, dtype_named
+from bridge_core.plugins import Registry, default_registry
+from bridge_core.rules import Allowed, Permissions, Rules, as_rules
 from bridge_core.transfer import Comparison, Progress, compare_states
 
 __all__ = ["convert", "plan_conversion", "verify"]
@@ -43,7 +39,7 @@ def plan_conversion(
     registry: Registry | None = None,
     check: bool = True,
 ) -> Plan:
-    """Return the plan of a conversion; reads headers, and values that a model ties where they stand twice.
+    """Return the plan of a conversion; only headers are read, and tied values that are stored twice.
 
     Args:
         source: A path, a state, a mapping from keys to arrays, or a live object.
@@ -54,28 +50,28 @@ def plan_conversion(
             adapter is installed: the name of the model class, ``"auto"`` for the one that the folder names
             (which a source that is a folder need not say), or ``"none"`` to do without.
         rules: What the caller knows better: rules, or the path of a rule file.
-        accept_guesses: Whether names may settle what no evidence does.
+        accept_guesses: Whether names may decide what no evidence does.
         allow_missing: Target keys that may stay unfilled: True, or patterns.
         allow_unexpected: Source keys that may be left out: True, or patterns.
         allow_mismatched: Target keys that may stay unfilled, and their sources left out, where the shapes
             differ: True, or patterns.
-        layout: The source's layout, where it does not tell.
+        layout: The source's layout; None to take the one that it states or that its keys match.
         follow_links: Whether shards of the source may be symbolic links that lead out of their folder.
         registry: Plugins; by default everything installed.
-        check: Whether to raise for problems; otherwise they stand in the plan.
+        check: Whether to raise for problems; otherwise the plan contains them.
 
     Raises:
         MismatchError: Keys are missing or unexpected, or shapes differ.
-        AmbiguousLayerError: No evidence settles what some layers are.
+        AmbiguousLayerError: No evidence decides what some layers are.
         BadInputError: A file is damaged or unsafe.
-        UsageError: The source, ``to`` or ``like`` is nothing that can be converted.
+        UsageError: The source, ``to`` or ``like`` is not something that can be converted.
     """
     registry = registry or default_registry()
+    permissions = Permissions.of(accept_guesses, allow_missing, allow_unexpected, allow_mismatched)
+    options = ConversionOptions(to, like, model, as_rules(rules), permissions, layout, follow_links)
     with opened(source, registry, layout=layout, follow_links=follow_links) as state:
-        asked = Asked(
-            to, like, model, rules, accept_guesses, allow_missing, allow_unexpected, allow_mismatched
-        )
-        _, plan, _ = _prepared(source, state, asked, registry)
+        known = guidance(source, state, options, registry)
+        _, plan = complete_plan(state, options.guided(known), registry)
     return plan.check() if check else plan
 
 
@@ -109,7 +105,7 @@ def convert(
         src: A path, a state, a mapping from keys to arrays, or a live object.
         dst: A file, or a folder for sharded sets.
         to: ``"neutral"`` or the name of a framework.
-        format: Name of the format; by default what the destination's suffix or the target says.
+        format: Name of the format; None goes by the destination's suffix, or by the target.
         like: As in `plan_conversion`.
         model: As in `plan_conversion`.
         rules: As in `plan_conversion`.
@@ -134,56 +130,17 @@ def convert(
         SystemFailure: Disk, permission or memory.
     """
     registry = registry or default_registry()
-    with (
-        contextlib.ExitStack() as files,
-        opened(src, registry, layout=layout, follow_links=follow_links) as source,
-    ):
-        asked = Asked(
-            to, like, model, rules, accept_guesses, allow_missing, allow_unexpected, allow_mismatched
-        )
-        state, plan, known = _prepared(src, source, asked, registry, dtype)
-        plan.check()
-        if dtype is not None:
-            plan = plan.cast(dtype_named(dtype))
-        sidecar_files: dict[str, SourceFile | bytes] = {}
-        if max_shard_size is not None or names_folder(dst):
-            for name in known.sidecar_files:
-                file = open_listed(_folder_of(source) / name, follow_links=follow_links)
-                sidecar_files[name] = known.sidecar_contents.get(name, files.enter_context(file))
-            max_shard_size = known.max_shard_size if max_shard_size is None else max_shard_size
-        made = plan.apply(state)
-        if known.duplicate_tied:
-            made = made.replace(metadata=made.metadata.with_(ties={}))
-        saved = save_state(
-            made,
-            dst,
-            format=format,
-            max_shard_size=max_shard_size,
-            overwrite=overwrite,
-            registry=registry,
-            workers=workers,
-            max_ram=max_ram,
-            progress=progress,
-            verify=verify,
-            sidecar_files=sidecar_files,
-            base_name=known.base_name,
-        )
-    return Report(
-        files=saved.files,
-        sidecar_files=tuple(Path(dst) / name for name in sidecar_files),
-        format=saved.format,
-        source_layout=plan.source_layout,
-        target_layout=plan.target_layout,
-        tensors=sum(len(step.targets) for step in plan.steps) + len(plan.ties),
-        total_bytes=_tensor_bytes(plan),
-        evidence=dict(Counter(step.evidence for step in plan.steps for _ in step.targets)),
-        guessed=tuple(key for step in plan.steps if step.evidence == "guess" for key in step.targets),
-        filled=tuple(key for step in plan.steps if not step.sources for key in step.targets),
-        dropped=plan.dropped,
-        notes=plan.notes,
-        exact=plan.exact,
-        verified=verify,
-    )
+    permissions = Permissions.of(accept_guesses, allow_missing, allow_unexpected, allow_mismatched)
+    options = ConversionOptions(to, like, model, as_rules(rules), permissions, layout, follow_links, dtype)
+    writing = WriteOptions(format, max_shard_size, workers, max_ram, overwrite, verify, progress)
+    with opened(src, registry, layout=layout, follow_links=follow_links) as source:
+        known = guidance(src, source, options, registry)
+        state, plan = complete_plan(source, options.guided(known), registry)
+        result = plan.apply(state)
+        with guided_writing(writing, known, source, dst, follow_links=follow_links) as writing:
+            saved = write_checkpoint(result, dst, writing, registry)
+    sidecar_files = tuple(Path(dst) / name for name in writing.sidecar_files)
+    return Report.of(plan, saved, sidecar_files, verified=verify)
 
 
 def verify(
@@ -227,43 +184,20 @@ def verify(
         BadInputError: A file is damaged or unsafe.
     """
     registry = registry or default_registry()
+    permissions = Permissions.of(accept_guesses, allow_missing, allow_unexpected, allow_mismatched)
+    ruled = as_rules(rules)
     with (
         opened(src, registry, layout=layout, follow_links=follow_links) as source,
-        opened(dst, registry, follow_links=follow_links, what="result") as made,
+        opened(dst, registry, follow_links=follow_links, what="result") as result,
     ):
-        if made.layout is None:
+        to = result.layout
+        if to is None:
             raise UsageError("nothing tells whose names the result has.")
-        like = made if made.layout != "neutral" else None
-        asked = Asked(
-            *(made.layout, like, model, rules, accept_guesses),
-            *(allow_missing, allow_unexpected, allow_mismatched),
-        )
-        known = guidance(src, source, asked.to, asked.model, registry)
-        if known is not None and known.duplicate_tied and known.like is not None:
-            # The result holds tied tensors apart; that they are tied, only the library's template tells.
-            asked = replace(asked, like=known.like)
-        state, plan = prepare(source, asked if known is None else asked.guided(known), registry)
-        plan.check()
-        if dtype is not None:
-            plan = plan.cast(dtype_named(dtype))
-        return compare_states(plan.apply(state), made, progress=progress)
-
-
-def _prepared(
-    source: Any, state: FlatState, asked: Asked, registry: Registry, dtype: str | None = None
-) -> tuple[FlatState, Plan, Guidance]:
-    """Return the source with all its evidence, the plan, and what a model library knows."""
-    known = guidance(source, state, asked.to, asked.model, registry, dtype=dtype)
-    if known is None:
-        return *prepare(state, asked, registry), Guidance()
-    state, plan = prepare(state, asked.guided(known), registry)
-    return state, replace(plan, notes=(*plan.notes, *known.notes)), known
-
-
-def _folder_of(state: FlatState) -> Path:
-    return Path(state.metadata.provenance["path"]).parent
-
-
-def _tensor_bytes(plan: Plan) -> int:
-    specs = plan.target_specs()
-    return sum(spec.nbytes for key, spec in specs.items() if key not in plan.metadata.ties)
+        like = result if to != "neutral" else None
+        options = ConversionOptions(to, like, model, ruled, permissions, layout, follow_links, dtype)
+        known = guidance(src, source, options, registry)
+        if known.duplicate_tied and known.like is not None:
+            # The result holds tied tensors separately; that they are tied, only the template shows.
+            options = replace(options, like=known.like)
+        state, plan = complete_plan(source, options.guided(known), registry)
+        return compare_states(plan.apply(state), result, progress=progress)

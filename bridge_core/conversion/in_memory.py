@@ -1,16 +1,16 @@
-"""Live objects to the neutral form and back; the frameworks' packages wrap these two functions."""
+"""Live objects to the neutral form and back: what the packages of the frameworks wrap."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from bridge_core.checkpoint import config_beside
-from bridge_core.conversion.inputs import known_module, state_of, template_of
+from bridge_core.conversion.inputs import state_of, template_of
+from bridge_core.conversion.options import ConversionOptions
+from bridge_core.conversion.planning import complete_plan, joined_plan
 from bridge_core.errors import UsageError
 from bridge_core.plugins import Registry, default_registry
-from bridge_core.resolve import plan_from_neutral, plan_to_neutral
-from bridge_core.rules import Pattern, Rules, as_rules, oriented
+from bridge_core.rules import Allowed, Permissions, Rules, as_rules
 from bridge_core.state import FlatState, Key, as_state
 
 __all__ = ["from_neutral", "to_neutral"]
@@ -32,7 +32,7 @@ def to_neutral(
         framework: Whose object it is.
         module: A live module of the same framework, whose types are evidence.
         rules: What the caller knows better: rules, or the path of a rule file.
-        accept_guesses: Whether names may settle what no evidence does.
+        accept_guesses: Whether names may decide what no evidence does.
         registry: Plugins; by default everything installed.
 
     Raises:
@@ -45,11 +45,9 @@ def to_neutral(
         state = state.replace(layout=framework)
     if state.layout != framework:
         raise UsageError(f"the object is {state.layout}; {framework} was expected.")
-    if module is not None:
-        state = known_module(state, module, registry)
-    ruled = oriented(as_rules(rules), framework, "neutral")
-    config = config_beside(state) if ruled else None
-    plan = plan_to_neutral(state, registry, rules=ruled, accept_guesses=accept_guesses, config=config)
+    permissions = Permissions(accept_guesses)
+    options = ConversionOptions("neutral", model=module, rules=as_rules(rules), permissions=permissions)
+    state, plan = complete_plan(state, options, registry)
     return plan.apply(state)
 
 
@@ -60,9 +58,9 @@ def from_neutral(
     like: Any = None,
     rules: Rules = (),
     accept_guesses: bool = False,
-    allow_missing: bool | Iterable[str | Pattern] = False,
-    allow_unexpected: bool | Iterable[str | Pattern] = False,
-    allow_mismatched: bool | Iterable[str | Pattern] = False,
+    allow_missing: Allowed = False,
+    allow_unexpected: Allowed = False,
+    allow_mismatched: Allowed = False,
     registry: Registry | None = None,
 ) -> Any:
     """Return live tensors of a framework from a neutral state.
@@ -73,7 +71,7 @@ def from_neutral(
         like: The structure to fill; it is not changed. What `allow_missing` leaves unfilled keeps the
             values it has there.
         rules: What the caller knows better: rules, or the path of a rule file.
-        accept_guesses: Whether names may settle what no evidence does.
+        accept_guesses: Whether names may decide what no evidence does.
         allow_missing: Keys of ``like`` that may stay unfilled: True, or patterns.
         allow_unexpected: Neutral keys that may be left out: True, or patterns.
         allow_mismatched: Keys of ``like`` that may stay unfilled where the shapes differ: True, or patterns.
@@ -81,7 +79,7 @@ def from_neutral(
 
     Raises:
         MismatchError: Keys are missing or unexpected, or shapes differ.
-        AmbiguousLayerError: No evidence settles what some layers are.
+        AmbiguousLayerError: No evidence decides what some layers are.
         UsageError: The state is not neutral, or ``like`` is not the framework's.
     """
     registry = registry or default_registry()
@@ -92,23 +90,10 @@ def from_neutral(
             hint="Take it through to_neutral first.",
         )
     state = state.replace(layout="neutral")
-    ruled = oriented(as_rules(rules), "neutral", framework)
+    permissions = Permissions.of(accept_guesses, allow_missing, allow_unexpected, allow_mismatched)
+    options = ConversionOptions(framework, like, rules=as_rules(rules), permissions=permissions)
     with template_of(like, framework, registry) as template:
-        config = config_beside(state, template) if ruled else None
-        if ruled:
-            state = plan_to_neutral(state, registry, rules=ruled, config=config).apply(state)
-        plan = plan_from_neutral(
-            state,
-            registry,
-            framework,
-            like=template,
-            rules=ruled,
-            config=config,
-            accept_guesses=accept_guesses,
-            allow_missing=allow_missing,
-            allow_unexpected=allow_unexpected,
-            allow_mismatched=allow_mismatched,
-        )
+        plan = joined_plan(state, template, options, registry)
         made = plan.apply(state)
         if template is not None and plan.allowed_missing:
             made = made.union({key: template.tensor(key) for key in plan.allowed_missing})

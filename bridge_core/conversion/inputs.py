@@ -1,4 +1,4 @@
-"""What a conversion starts from: a file, a folder, a state, a plain mapping or a live object."""
+"""From what a caller hands over to a state: a path, a state, a plain mapping or a live object."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def state_of(
     Args:
         value: A path, a FlatState, a mapping from keys to arrays, or a framework's live object.
         registry: Where formats and adapters are found.
-        layout: The layout, where the value does not tell.
+        layout: The layout, if it is not known from the value.
         follow_links: Whether shards may be symbolic links that lead out of their folder.
         what: What errors call it.
 
@@ -82,7 +82,7 @@ def template_of(like: Any, framework: str, registry: Registry) -> Iterator[FlatS
     """Give the state of a template in a framework's layout; None for none.
 
     Raises:
-        UsageError: It is no template, or another framework's.
+        UsageError: It is not a template, or another framework's.
     """
     if like is None:
         yield None
@@ -97,7 +97,7 @@ def known_module(state: FlatState, module: Any, registry: Registry) -> FlatState
     """Return the state with a live module of its own framework as evidence.
 
     Raises:
-        UsageError: It is no live object, or another framework's.
+        UsageError: It is not a live object, or another framework's.
     """
     described = state_of(module, registry, what="module")
     if described.layout != state.layout:
@@ -106,7 +106,7 @@ def known_module(state: FlatState, module: Any, registry: Registry) -> FlatState
 
 
 def load_factory(name: str) -> Any:
-    """Import and call ``PKG.MOD:FACTORY``; a factory that is no callable is taken as it is.
+    """Import and call ``PKG.MOD:FACTORY``; a factory that cannot be called is the model itself.
 
     Raises:
         UsageError: The module or the name is not there, or the factory fails.
@@ -133,5 +133,5 @@ def load_factory(name: str) -> Any:
 
 
 def _is_module(value: Any) -> bool:
-    """Tell whether a callable is a model already: an instance, not a function or a class."""
+    """Return whether a callable is a model already: an instance, not a function or a class."""
     return not isinstance(value, type) and not hasattr(value, "__code__") and not hasattr(value, "__func__")

@@ -1,47 +1,57 @@
-"""Asking the installed model libraries what they know of a checkpoint."""
+"""Completes the options of a conversion with what an installed model library knows of a checkpoint."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bridge_core.checkpoint import is_weights_name
-from bridge_core.errors import BridgeError, LimitExceeded, PluginError, SystemFailure, UsageError
-from bridge_core.plugins import Checkpoint, Guidance, Library, Registry
+from bridge_core.checkpoint import WriteOptions, is_weights_name
+from bridge_core.conversion.inputs import load_factory
+from bridge_core.conversion.options import ConversionOptions
+from bridge_core.errors import PluginError, UsageError
+from bridge_core.io import SourceFile, open_listed, system_failures
+from bridge_core.plugins import Checkpoint, Guidance, Library, Registry, plugin_failures
 from bridge_core.state import FlatState
 
-__all__ = ["guidance"]
+__all__ = ["guidance", "guided_writing"]
 
 
-def guidance(
-    source: Any, state: FlatState, to: str, model: Any, registry: Registry, *, dtype: str | None = None
-) -> Guidance | None:
-    """Return what an installed model library knows of a checkpoint, or None.
+def guidance(source: Any, state: FlatState, options: ConversionOptions, registry: Registry) -> Guidance:
+    """Return what is known of a checkpoint in addition to the options; nothing may be.
 
-    It is asked where the source is a folder and the caller gives no model, and where the caller names a
-    model class of a library (``"auto"`` for the one that the folder names); ``"none"`` keeps it out.
+    A library is asked where the source is a folder and the caller gives no model, and where the caller names
+    a model class of a library (``"auto"`` for the one that the folder names); ``"none"`` keeps it out. In
+    place of a library ``"PKG.MOD:FACTORY"`` makes the model.
 
     Raises:
-        UsageError: A class is named, and no library knows it or the checkpoint.
-        BadInputError: A file beside the weights is damaged.
+        UsageError: A class is named, and no library knows it or the checkpoint; the function fails; or there
+            is no such framework.
+        BadInputError: A file next to the weights is damaged.
         SystemFailure: The system failed while a library read such a file.
         PluginError: A library's own code failed, or returned something else.
     """
-    name = model
-    if name is not None and (not isinstance(name, str) or ":" in name or name == "none"):
-        return None
+    if options.to != "neutral":
+        registry.framework(options.to)
+    name = options.model
+    if not (name is None or isinstance(name, str)) or name == "none":
+        return Guidance()
+    if name is not None and ":" in name:
+        return Guidance(model=load_factory(name))
     where = state.metadata.provenance.get("path")
     is_path = isinstance(source, str | os.PathLike)
     if is_path and where is not None and (name is not None or Path(source).is_dir()):
-        wanted = None if name == "auto" else name
-        checkpoint = Checkpoint(Path(where).absolute().parent, state, to, wanted, dtype)
+        model = None if name == "auto" else name
+        checkpoint = Checkpoint(Path(where).absolute().parent, state, options.to, model, options.dtype)
         for library in registry.libraries.values():
-            found = _guide(library, checkpoint, registry)
-            if found is not None:
-                return found
+            known = _guide(library, checkpoint, registry)
+            if known is not None:
+                return known
     if name is None:
-        return None
+        return Guidance()
     raise UsageError(
         f"no installed model library knows this checkpoint, so that --model {name} says nothing.",
         path=source if is_path else None,
@@ -51,43 +61,53 @@ def guidance(
 
 
 def _guide(library: Library, checkpoint: Checkpoint, registry: Registry) -> Guidance | None:
-    """Ask one library; whatever goes wrong in a stranger's code becomes an error that names it."""
-    try:
-        found = library.guide(checkpoint)
-    except PluginError as err:
-        err.plugin = err.plugin or library.name
-        raise
-    except BridgeError:
-        raise
-    except MemoryError as err:
-        raise LimitExceeded(
-            f"{library.name} needs more memory than there is.", path=checkpoint.folder
-        ) from err
-    except OSError as err:
-        if err.errno is None:  # raised by a library for reasons of its own
-            raise _failed(library, checkpoint, err) from err
-        raise SystemFailure(
-            f"{library.name} could not look at it: {err.strerror or err}.",
-            path=err.filename or checkpoint.folder,
-        ) from err
-    except Exception as err:  # a stranger's code may raise anything
-        raise _failed(library, checkpoint, err) from err
-    if found is None:
+    """Ask one library; whatever goes wrong in its code becomes an error that names it."""
+    folder, hint = checkpoint.folder, "Use --model none to do without it."
+    with (
+        plugin_failures(library.name, f"look at {folder}", hint=hint),
+        system_failures(folder, library.name, foreign=True),
+    ):
+        known = library.guide(checkpoint)
+    if known is None:
         return None
-    if not isinstance(found, Guidance):
-        raise PluginError(f"returned {found!r}; a Guidance or None was expected.", plugin=library.name)
+    if not isinstance(known, Guidance):
+        raise PluginError(f"returned {known!r}; a Guidance or None was expected.", plugin=library.name)
     weights = is_weights_name(registry.formats.values())
-    for name in found.sidecar_files:
+    for name in known.sidecar_files:
         if weights(name):
             raise PluginError(
                 f"names {name!r} beside the weights, which is a name of weights.", plugin=library.name
             )
-    return found
+    return known
 
 
-def _failed(library: Library, checkpoint: Checkpoint, err: Exception) -> PluginError:
-    return PluginError(
-        f"could not look at {checkpoint.folder}: {type(err).__name__}: {err}.",
-        plugin=library.name,
-        hint="Use --model none to do without it.",
-    )
+@contextlib.contextmanager
+def guided_writing(
+    options: WriteOptions,
+    known: Guidance,
+    source: FlatState,
+    destination: str | os.PathLike[str],
+    *,
+    follow_links: bool,
+) -> Iterator[WriteOptions]:
+    """Give the options of writing with what a library knows; the sidecar files are open meanwhile.
+
+    Args:
+        options: What the caller asked for; it goes first.
+        known: What the library knows.
+        source: The weights; the sidecar files are in their folder.
+        destination: Where to write; only a folder gets sidecar files and a limit of its shards.
+        follow_links: Whether the sidecar files may be symbolic links that lead out of their folder.
+    """
+    options = replace(options, base_name=known.base_name, duplicate_tied=known.duplicate_tied)
+    if not options.fills_folder(destination):
+        yield options
+        return
+    limit = known.max_shard_size if options.max_shard_size is None else options.max_shard_size
+    sidecar_files: dict[str, SourceFile | bytes] = {}
+    with contextlib.ExitStack() as files:
+        for name in known.sidecar_files:
+            path = Path(source.metadata.provenance["path"]).parent / name
+            file = files.enter_context(open_listed(path, follow_links=follow_links))
+            sidecar_files[name] = known.sidecar_contents.get(name, file)
+        yield replace(options, max_shard_size=limit, sidecar_files=sidecar_files)

@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from bridge_core.errors import UsageError
 from bridge_core.plugins import Guidance
-from bridge_core.rules import Allowed, Rules, as_rules
+from bridge_core.rules import Permissions, Rule
+from bridge_core.state import dtype_named
 
-__all__ = ["Asked"]
+__all__ = ["ConversionOptions"]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What settles a plan; see `bridge_core.plan_conversion` for each."""
+class ConversionOptions:
+    """What decides a plan; see `bridge_core.plan_conversion` for each field, and `convert` for the dtype.
+
+    Raises:
+        UnsupportedFeature: The dtype is unknown.
+        UsageError: A neutral target is to have a template.
+    """
 
     to: str
     like: Any = None
     model: Any = None
-    rules: Rules = ()
-    accept_guesses: bool = False
-    allow_missing: Allowed = ()
-    allow_unexpected: Allowed = ()
-    allow_mismatched: Allowed = ()
+    rules: tuple[Rule, ...] = ()
+    permissions: Permissions = field(default_factory=Permissions)
+    layout: str | None = None
+    follow_links: bool = False
+    dtype: str | None = None
+    notes: tuple[str, ...] = ()
+    """What a model library adds for the reader of a report."""
 
-    def guided(self, known: Guidance) -> Asked:
-        """Return this with what a library knows, wherever the caller says nothing."""
+    def __post_init__(self) -> None:
+        """Check that the target may have a template, and the name of the dtype."""
+        if self.like is not None and self.to == "neutral":
+            raise UsageError("like= describes tensors of a framework; a neutral target has no template.")
+        if self.dtype is not None:
+            dtype_named(self.dtype)
+
+    def guided(self, known: Guidance) -> ConversionOptions:
+        """Return this with what a library knows, wherever the caller gives nothing."""
         return replace(
             self,
             model=known.model if self.model is None or isinstance(self.model, str) else self.model,
             like=known.like if self.like is None else self.like,
-            rules=(*as_rules(self.rules), *(replace(rule, fallback=True) for rule in known.rules)),
+            rules=(*self.rules, *(replace(rule, fallback=True) for rule in known.rules)),
+            notes=known.notes,
         )

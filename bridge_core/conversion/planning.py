@@ -1,4 +1,4 @@
-"""From what a caller asks for to the plan of the whole conversion."""
+"""Makes the plan of a conversion: both plans, to the neutral form and from it, joined."""
 
 from __future__ import annotations
 
@@ -8,72 +8,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from bridge_core.checkpoint import config_beside
-from bridge_core.conversion.inputs import known_module, load_factory, template_of
-from bridge_core.conversion.options import Asked
-from bridge_core.errors import UsageError
+from bridge_core.conversion.inputs import known_module, template_of
+from bridge_core.conversion.options import ConversionOptions
 from bridge_core.plan import Plan
 from bridge_core.plugins import Registry
 from bridge_core.resolve import plan_from_neutral, plan_to_neutral
-from bridge_core.rules import as_rules, oriented
-from bridge_core.state import FlatState, Key
+from bridge_core.rules import oriented
+from bridge_core.state import FlatState, Key, dtype_named
 
-__all__ = ["collection_paused", "prepare"]
-
-
-def prepare(state: FlatState, asked: Asked, registry: Registry) -> tuple[FlatState, Plan]:
-    """Return the source with all its evidence, and the plan; problems stand in the plan.
-
-    Raises:
-        RuleError: A rule is wrong in itself, or does not fit.
-        UsageError: What is asked for makes no sense for this source.
-    """
-    to, like, model, rules = asked.to, asked.like, asked.model, as_rules(asked.rules)
-    if to != "neutral":
-        registry.framework(to)
-    if model == "none":
-        model = None
-    elif isinstance(model, str):
-        model = load_factory(model)
-    source_ties: dict[Key, Key] = {}
-    if model is not None:
-        framework = registry.framework_of(model)
-        if framework is not None and framework.name == to != state.layout and like is None:
-            like = model
-        else:
-            known = known_module(state, model, registry)
-            source_ties = {key: known.metadata.ties[key] for key in known if key not in state}
-            state = known
-    if to == "neutral":
-        if like is not None:
-            raise UsageError("like= describes tensors of a framework; a neutral target has no template.")
-        ruled = oriented(rules, state.layout or to, to)
-        config = config_beside(state)
-        plan = plan_to_neutral(
-            state, registry, rules=ruled, accept_guesses=asked.accept_guesses, config=config
-        )
-        return state, replace(plan, source_ties=source_ties)
-    with collection_paused(), template_of(like, to, registry) as template:
-        ruled = oriented(rules, state.layout or to, to)
-        config = config_beside(state, template) if ruled else None
-        first = plan_to_neutral(state, registry, rules=ruled, config=config)
-        second = plan_from_neutral(
-            replace(first, unmatched_rules=()).apply(state),
-            registry,
-            to,
-            like=template,
-            rules=ruled,
-            config=config,
-            accept_guesses=asked.accept_guesses,
-            allow_missing=asked.allow_missing,
-            allow_unexpected=asked.allow_unexpected,
-            allow_mismatched=asked.allow_mismatched,
-            origin={t: step.sources[0] for step in first.steps if step.sources for t in step.targets},
-        )
-        return state, replace(first.then(second), source_ties=source_ties)
+__all__ = ["complete_plan", "joined_plan"]
 
 
 @contextlib.contextmanager
-def collection_paused() -> Iterator[None]:
+def _gc_paused() -> Iterator[None]:
     """Let many small objects be made without looking through all of them again and again.
 
     Planning makes no circles. With 100,000 keys the search for them takes a third of its time, and a share
@@ -86,3 +33,59 @@ def collection_paused() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+@_gc_paused()
+def complete_plan(state: FlatState, options: ConversionOptions, registry: Registry) -> tuple[FlatState, Plan]:
+    """Return the source with the model as evidence, and the plan with its problems, cast included.
+
+    Raises:
+        RuleError: A rule does not fit.
+        UsageError: The options make no sense for this source.
+    """
+    like, source_ties = options.like, dict[Key, Key]()
+    if options.model is not None:
+        framework = registry.framework_of(options.model)
+        if framework is not None and framework.name == options.to != state.layout and like is None:
+            like = options.model
+        else:
+            known = known_module(state, options.model, registry)
+            source_ties = {key: known.metadata.ties[key] for key in known if key not in state}
+            state = known
+    with template_of(like, options.to, registry) as template:
+        plan = joined_plan(state, template, options, registry)
+    plan = replace(plan, source_ties=source_ties, notes=(*plan.notes, *options.notes))
+    if options.dtype is not None and plan.ok:
+        plan = plan.cast(dtype_named(options.dtype))
+    return state, plan
+
+
+@_gc_paused()
+def joined_plan(
+    state: FlatState, template: FlatState | None, options: ConversionOptions, registry: Registry
+) -> Plan:
+    """Return the plan from a state to what a template has, or to what is decided without one.
+
+    Raises:
+        RuleError: A rule does not fit.
+        UsageError: The source's layout or the target's framework is unknown.
+    """
+    permissions = options.permissions
+    rules = oriented(options.rules, state.layout or options.to, options.to)
+    config = config_beside(state, template) if rules else None
+    if options.to == "neutral":
+        guesses = permissions.accept_guesses
+        return plan_to_neutral(state, registry, rules=rules, accept_guesses=guesses, config=config)
+    first = plan_to_neutral(state, registry, rules=rules, config=config)
+    unmatched = replace(first.problems, unmatched_rules=())
+    second = plan_from_neutral(
+        replace(first, problems=unmatched).apply(state),
+        registry,
+        options.to,
+        like=template,
+        rules=rules,
+        permissions=permissions,
+        origin={t: step.sources[0] for step in first.steps if step.sources for t in step.targets},
+        config=config,
+    )
+    return first.then(second)

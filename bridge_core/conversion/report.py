@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bridge_core.plan import Dropped
+from bridge_core.checkpoint import Saved
+from bridge_core.plan import Dropped, Plan
 from bridge_core.public import renamed
 from bridge_core.state import Key, join_key
 
@@ -21,7 +23,7 @@ class Report:
 
     Args:
         files: Where the weights were written.
-        beside: Files that a model library keeps beside its weights, and that were copied.
+        sidecar_files: Files that a model library keeps next to its weights, and that were copied.
         format: In which format.
         source_layout: From which layout.
         target_layout: To which.
@@ -50,6 +52,27 @@ class Report:
     notes: tuple[str, ...]
     exact: bool
     verified: bool
+
+    @classmethod
+    def of(cls, plan: Plan, saved: Saved, sidecar_files: tuple[Path, ...], *, verified: bool) -> Report:
+        """Return the report of a plan that was run and saved."""
+        tied = plan.metadata.ties
+        return cls(
+            files=saved.files,
+            sidecar_files=sidecar_files,
+            format=saved.format,
+            source_layout=plan.source_layout,
+            target_layout=plan.target_layout,
+            tensors=sum(len(step.targets) for step in plan.steps) + len(plan.ties),
+            total_bytes=sum(spec.nbytes for key, spec in plan.target_specs().items() if key not in tied),
+            evidence=dict(Counter(step.evidence for step in plan.steps for _ in step.targets)),
+            guessed=tuple(key for step in plan.steps if step.evidence == "guess" for key in step.targets),
+            filled=tuple(key for step in plan.steps if not step.sources for key in step.targets),
+            dropped=plan.dropped,
+            notes=plan.notes,
+            exact=plan.exact,
+            verified=verified,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain data."""

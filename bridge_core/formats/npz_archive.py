@@ -25,6 +25,8 @@ from bridge_core.state import (
     Key,
     StateMetadata,
     Tensor,
+    TensorSpec,
+    Ties,
     dump_metadata,
     flat_names,
     is_unicode,
@@ -143,12 +145,13 @@ def _is_texts(value: Any) -> bool:
 
 def _share(tensors: dict[Key, Tensor], sources: Mapping[Key, ZipMember], metadata: StateMetadata) -> None:
     """Let tied keys with the same content share one tensor again."""
-    for key, kept in metadata.ties.items():
-        if key in sources and kept in sources:
-            own, other = sources[key], sources[kept]
-            same = (own.crc, own.size) == (other.crc, other.size)
-            if same and tensors[key].spec == tensors[kept].spec:
-                tensors[key] = tensors[kept]
+
+    def content(key: Key) -> tuple[int, int, TensorSpec]:
+        return sources[key].crc, sources[key].size, tensors[key].spec
+
+    ties = ((key, other) for key, other in metadata.ties.items() if key in sources and other in sources)
+    for key, root in Ties({key: other for key, other in ties if content(key) == content(other)}):
+        tensors[key] = tensors[root]
 
 
 def _check_names(names: Mapping[Key, str]) -> None:

@@ -22,6 +22,7 @@ from bridge_core.state import (
     StateMetadata,
     Tensor,
     TensorSpec,
+    Ties,
     checked_bools,
     join_key,
     load_metadata,
@@ -133,14 +134,9 @@ def _in_sequence(sequence: str, keyed: Iterable[Key], file: SourceFile) -> list[
 
 def _missing_ends(ties: Mapping[Key, Key], present: Mapping[Key, Tensor], file: SourceFile) -> dict[Key, Key]:
     """Return, for each tied key that the file lacks, the key that it holds."""
-    found: dict[Key, Key] = {}
-    for first in ties:
-        path: dict[Key, None] = {}
-        key = first
-        while key not in present and key not in found:
-            if key in path or key not in ties:
-                raise MalformedFile("is tied to a tensor that the file lacks.", path=file.name, key=first)
-            path[key] = None
-            key = ties[key]
-        found.update(dict.fromkeys(path, found.get(key, key)))
-    return found
+    lacking = {key: other for key, other in ties.items() if key not in present}
+    ends = Ties(lacking)
+    for key in lacking:
+        if ends.root(key) not in present:
+            raise MalformedFile("is tied to a tensor that the file lacks.", path=file.name, key=key)
+    return dict(ends)

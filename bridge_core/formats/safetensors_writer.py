@@ -24,6 +24,7 @@ from bridge_core.state import (
     FlatState,
     Key,
     StateMetadata,
+    Ties,
     dump_metadata,
     flat_names,
     is_unicode,
@@ -45,7 +46,7 @@ def lay_out(state: FlatState) -> FileImage:
     names, escaped = flat_names(state)
     _check_names(names, metadata)
     _check_dtypes(state)
-    dropped = _aliases(state, ties)
+    dropped = dict(Ties.aliases(state))
 
     header: dict[str, Any] = {}
     strings = _header_strings(state.layout, metadata, names, dropped, escaped=escaped)
@@ -122,25 +123,6 @@ def _refuse_dtypes(wrong: list[str]) -> NoReturn:
         f"safetensors cannot hold {len(wrong)} of the tensors: {', '.join(wrong)}.",
         hint="Cast them, or write another format, such as npz.",
     )
-
-
-def _aliases(state: FlatState, ties: Mapping[Key, Key]) -> dict[Key, Key]:
-    """Return tied keys that are the very tensor of another key, and which key that is."""
-    parents = {
-        key: kept
-        for key, kept in ties.items()
-        if key in state and key != kept and state.tensor(key) is state.tensor(kept)
-    }
-    ends: dict[Key, Key] = {}
-    for first in parents:
-        path: dict[Key, None] = {}
-        key = first
-        while key in parents and key not in ends and key not in path:
-            path[key] = None
-            key = parents[key]
-        # Where ties form a circle, the walk stops at the key it met twice: that one is kept.
-        ends.update(dict.fromkeys(path, ends.get(key, key)))
-    return {key: kept for key, kept in ends.items() if key != kept}
 
 
 def _header_strings(

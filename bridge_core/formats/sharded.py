@@ -26,6 +26,7 @@ from bridge_core.state import (
     Key,
     StateMetadata,
     Tensor,
+    Ties,
     dump_metadata,
     flat_names,
     join_key,
@@ -291,46 +292,39 @@ def _merged_metadata(parts: list[StateMetadata]) -> StateMetadata:
 def partition(state: FlatState, limit: int, names: ShardNames) -> list[list[Key]]:
     """Divide keys over shards of at most ``limit`` bytes of tensors, in their order.
 
-    A tensor larger than the limit gets a shard of its own; tied keys go where the kept one goes. There is
-    at least one shard, and none is empty unless there are no keys.
+    A tensor larger than the limit gets a shard of its own; tied keys go where the canonical key goes. There
+    is at least one shard, and none is empty unless there are no keys.
 
     Raises:
         UsageError: The limit is no positive number.
     """
     if limit < 1:
         raise UsageError(f"shards of {limit} bytes can hold nothing.")
-    keepers = {key: _keeper(key, state) for key in state}
+    ties = Ties.within(state.metadata.ties, state)
+    canonical = {key: ties.root(key) for key in state}
     free = _free(state, names)
     sizes: dict[Key, int] = {}
-    for key, kept in keepers.items():
-        sizes[kept] = sizes.get(kept, 0) + (0 if key in free else state.spec(key).nbytes)
+    for key, root in canonical.items():
+        sizes[root] = sizes.get(root, 0) + (0 if key in free else state.spec(key).nbytes)
     place: dict[Key, int] = {}
     used = count = 0
-    for kept in (key for key in state if keepers[key] == key):
-        if used and used + sizes[kept] > limit:
+    for key in (key for key, root in canonical.items() if root == key):
+        if used and used + sizes[key] > limit:
             count, used = count + 1, 0
-        place[kept] = count
-        used += sizes[kept]
+        place[key] = count
+        used += sizes[key]
     shards: list[list[Key]] = [[] for _ in range(count + 1)]
-    for key, kept in keepers.items():
-        shards[place[kept]].append(key)
+    for key, root in canonical.items():
+        shards[place[root]].append(key)
     return shards
-
-
-def _keeper(key: Key, state: FlatState) -> Key:
-    seen = {key}
-    while (kept := state.metadata.ties.get(key)) is not None and kept in state and kept not in seen:
-        key = kept
-        seen.add(key)
-    return key
 
 
 def _free(state: FlatState, names: ShardNames) -> set[Key]:
     """Return the tied keys whose values a file of this format does not hold a second time."""
     if names.ties == "copied":
         return set()
-    keepers = ((key, _keeper(key, state)) for key in state.metadata.ties if key in state)
-    return {key for key, kept in keepers if key != kept and state.tensor(key) is state.tensor(kept)}
+    ties = Ties.within(state.metadata.ties, state)
+    return {key for key, root in ties if state.tensor(key) is state.tensor(root)}
 
 
 def shard_state(state: FlatState, keys: Iterable[Key]) -> FlatState:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bridge_core.io.strict_json import parse_json as parse_json
     from bridge_core.io.syscalls import allocate as allocate
     from bridge_core.io.syscalls import start_writeback as start_writeback
+    from bridge_core.io.system_errors import system_failures as system_failures
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
@@ -30,6 +31,7 @@ else:
             "source_file": "SourceFile is_plain_name open_listed",
             "strict_json": "parse_json",
             "syscalls": "allocate start_writeback",
+            "system_errors": "system_failures",
         },
         moved={
             "CheckedBlocks": "bridge_core.io:ChecksummedBlocks",

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from bridge_core.errors import DestinationExists, SystemFailure, UsageError
 from bridge_core.io.syscalls import EXCHANGE, NO_REPLACE, rename_with
+from bridge_core.io.system_errors import system_failures
 
 __all__ = ["TEMP_MARK", "read_all", "replacing_file", "replacing_folder", "sync_file", "write_all"]
 
@@ -390,11 +391,10 @@ def _exists(shown: Path) -> DestinationExists:
 
 @contextlib.contextmanager
 def _os_errors(destination: Path) -> Iterator[None]:
-    try:
-        yield
-    except FileExistsError:
-        raise _exists(destination) from None
-    except FileNotFoundError as err:
-        raise SystemFailure("its folder does not exist.", path=destination) from err
-    except OSError as err:
-        raise SystemFailure(f"cannot be written: {err.strerror or err}.", path=destination) from err
+    with system_failures(destination, "writing"):
+        try:
+            yield
+        except FileExistsError:
+            raise _exists(destination) from None
+        except FileNotFoundError as err:
+            raise SystemFailure("its folder does not exist.", path=destination) from err

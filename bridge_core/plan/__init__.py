@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from bridge_core.plan.compose import join_keeps as join_keeps
     from bridge_core.plan.compose import join_steps as join_steps
     from bridge_core.plan.plan import Plan as Plan
+    from bridge_core.plan.problems import PlanProblems as PlanProblems
     from bridge_core.plan.step import Dropped as Dropped
     from bridge_core.plan.step import Mismatch as Mismatch
     from bridge_core.plan.step import Step as Step
@@ -17,6 +18,7 @@ else:
         {
             "compose": "join_keeps join_steps",
             "plan": "Plan",
+            "problems": "PlanProblems",
             "step": "Dropped Mismatch Step",
         },
     )

@@ -7,19 +7,19 @@ except the few tiny ones that the target has no place for and that its metadata 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from bridge_core.errors import PlanError
-from bridge_core.messages import listed
+from bridge_core.messages import count, fold_names, listed
 from bridge_core.ops import Cast, Op, Parallel, chain_specs, chain_tensors, simplify_chain
 from bridge_core.plan.compose import join_keeps, join_steps, traced
-from bridge_core.plan.problems import as_json, describe, problem
+from bridge_core.plan.problems import PlanProblems, once
 from bridge_core.plan.step import Dropped, Mismatch, Step
-from bridge_core.public import renamed
+from bridge_core.public import gathered, renamed
 from bridge_core.state import (
     ArrayTensor,
     AuxiliaryTensor,
@@ -36,10 +36,9 @@ from bridge_core.state import (
 
 __all__ = ["Plan"]
 
-T = TypeVar("T")
-
 
 @renamed(refused="unsupported", idle_rules="unmatched_rules")
+@gathered("problems", PlanProblems)
 @dataclass(frozen=True)
 class Plan:
     """A conversion as data.
@@ -48,20 +47,15 @@ class Plan:
         source_layout: Layout of the states it takes.
         target_layout: Layout of the states it makes.
         specs: Source key -> spec.
-        steps: The moves. Every source key stands in one step or in ``dropped``; every target key in one step.
+        steps: The moves. Every source key is in one step or in ``dropped``; every target key in one step.
         dropped: Source keys left out, each with its reason.
         ties: Target key -> target key whose tensor it is.
-        missing: Target keys that no source fills.
-        unexpected: Source keys that no target takes.
-        mismatched: Pairs whose shapes differ.
-        ambiguous: Source key -> the readings that remain possible.
+        problems: What keeps it from being run.
         allowed_missing: Target keys left out by permission.
         metadata: What the target state knows.
         notes: What a reader should know, e.g. a prefix that was removed.
         keeps: What the target's metadata keeps of tensors that go into others: steps without targets,
-            beside those that take the tensors over.
-        refused: Source key -> why the target has no form for it.
-        unmatched_rules: Rules that had to match something and did not.
+            in addition to those that take the tensors over.
         source_ties: Source key that a model ties to another -> that other; a state may lack it.
     """
 
@@ -71,22 +65,47 @@ class Plan:
     steps: tuple[Step, ...]
     dropped: tuple[Dropped, ...] = ()
     ties: Mapping[Key, Key] = field(default_factory=dict)
-    missing: tuple[Key, ...] = ()
-    unexpected: tuple[Key, ...] = ()
-    mismatched: tuple[Mismatch, ...] = ()
-    ambiguous: Mapping[Key, tuple[str, ...]] = field(default_factory=dict)
+    problems: PlanProblems = field(default_factory=PlanProblems)
     allowed_missing: tuple[Key, ...] = ()
     metadata: StateMetadata = field(default_factory=StateMetadata)
     notes: tuple[str, ...] = ()
     keeps: tuple[Step, ...] = ()
-    unsupported: Mapping[Key, str] = field(default_factory=dict)
-    unmatched_rules: tuple[str, ...] = ()
     source_ties: Mapping[Key, Key] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> tuple[Key, ...]:
+        """Target keys that no source fills."""
+        return self.problems.missing
+
+    @property
+    def unexpected(self) -> tuple[Key, ...]:
+        """Source keys that no target takes."""
+        return self.problems.unexpected
+
+    @property
+    def mismatched(self) -> tuple[Mismatch, ...]:
+        """Pairs whose shapes differ."""
+        return self.problems.mismatched
+
+    @property
+    def ambiguous(self) -> Mapping[Key, tuple[str, ...]]:
+        """Source key -> the interpretations that remain possible."""
+        return self.problems.ambiguous
+
+    @property
+    def unsupported(self) -> Mapping[Key, str]:
+        """Source key -> why the target has no form for it."""
+        return self.problems.unsupported
+
+    @property
+    def unmatched_rules(self) -> tuple[str, ...]:
+        """Rules that had to match something and did not."""
+        return self.problems.unmatched_rules
 
     @property
     def ok(self) -> bool:
         """Whether it can be run."""
-        return problem(self) is None
+        return self.problems.error(self.target_layout) is None
 
     @property
     def exact(self) -> bool:
@@ -101,11 +120,11 @@ class Plan:
             RuleError: Rules matched nothing.
             UnsupportedLayerError: The target has no form for some layers.
             MismatchError: Keys are missing or unexpected, or shapes differ.
-            AmbiguousLayerError: No evidence settles what some layers are.
+            AmbiguousLayerError: No evidence decides what some layers are.
         """
-        found = problem(self)
-        if found is not None:
-            raise found
+        error = self.problems.error(self.target_layout)
+        if error is not None:
+            raise error
         return self
 
     def apply(self, state: Mapping[Key, Any]) -> FlatState:
@@ -238,15 +257,8 @@ class Plan:
             steps=join_steps(self.steps, following.steps),
             keeps=(*self.keeps, *join_keeps(self.steps, following.keeps)),
             # Parts of one tensor are one tensor again.
-            dropped=_once((*self.dropped, *(traced(d, origin) for d in following.dropped))),
-            unexpected=_once((*self.unexpected, *(origin.get(k, k) for k in following.unexpected))),
-            mismatched=_once(replace(m, source=origin.get(m.source, m.source)) for m in following.mismatched),
-            ambiguous={origin.get(k, k): v for k, v in following.ambiguous.items()},
-            unsupported={
-                **self.unsupported,
-                **{origin.get(k, k): why for k, why in following.unsupported.items()},
-            },
-            unmatched_rules=tuple(dict.fromkeys((*self.unmatched_rules, *following.unmatched_rules))),
+            dropped=once((*self.dropped, *(traced(d, origin) for d in following.dropped))),
+            problems=self.problems.then(following.problems, origin),
             notes=(*self.notes, *following.notes),
         )
 
@@ -279,15 +291,41 @@ class Plan:
 
     def describe(self) -> str:
         """Return the plan as text, names folded."""
-        return describe(self)
+        lines = [f"{self.source_layout} -> {self.target_layout}, {count(len(self.steps), 'step')}"]
+        lines += [f"note: {note}" for note in self.notes]
+        for text, number in fold_names(step.describe() for step in self.steps):
+            lines.append("  " + text.replace("\t", "  ") + (f"  x{number}" if number > 1 else ""))
+        for title, names in (
+            ("dropped", [f"{join_key(d.key)} ({d.reason})" for d in self.dropped]),
+            ("missing", map(join_key, self.missing)),
+            ("unexpected", map(join_key, self.unexpected)),
+            ("mismatched", map(str, self.mismatched)),
+            ("ambiguous", [f"{join_key(k)} ({' or '.join(v)})" for k, v in self.ambiguous.items()]),
+            ("left out", map(join_key, self.allowed_missing)),
+            ("refused", [f"{join_key(k)} ({why})" for k, why in self.unsupported.items()]),
+            ("unmatched rule", self.unmatched_rules),
+        ):
+            lines += [f"{title}: {text}" + (f"  x{n}" if n > 1 else "") for text, n in fold_names(names)]
+        return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plain data."""
-        return as_json(self)
-
-
-def _once(values: Iterable[T]) -> tuple[T, ...]:
-    return tuple(dict.fromkeys(values))
+        return {
+            "source_layout": self.source_layout,
+            "target_layout": self.target_layout,
+            "steps": [step.to_json() for step in self.steps],
+            "dropped": [{"key": join_key(d.key), "reason": d.reason} for d in self.dropped],
+            "ties": {join_key(k): join_key(v) for k, v in self.ties.items()},
+            "missing": [join_key(k) for k in self.missing],
+            "unexpected": [join_key(k) for k in self.unexpected],
+            "mismatched": [mismatch.to_json() for mismatch in self.mismatched],
+            "ambiguous": {join_key(k): list(v) for k, v in self.ambiguous.items()},
+            "allowed_missing": [join_key(k) for k in self.allowed_missing],
+            "refused": {join_key(k): why for k, why in self.unsupported.items()},
+            "idle_rules": list(self.unmatched_rules),
+            "notes": list(self.notes),
+            "exact": self.exact,
+        }
 
 
 def _read(tensor: Tensor) -> Any:

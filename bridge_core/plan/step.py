@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bridge_core.ops import Op, inverse_chain
+from bridge_core.messages import fold_names
+from bridge_core.ops import Fill, Op, inverse_chain
 from bridge_core.public import renamed
 from bridge_core.state import Key, TensorSpec, join_key
 
@@ -24,9 +25,9 @@ class Step:
         kind: The layer kind, ``parameter``, or ``undecided``.
         evidence: What decided that: rule, module, template, metadata, structure, guess; ``name`` for
             leaves that go as they are.
-        residual: For a tensor that one side has no place for, or that is no longer told apart there: the
+        auxiliary: For a tensor that one side has no place for, or that is part of a sum there: the
             neutral key under which the metadata keeps it.
-        rule: Where the rule stands that made it; empty if none did.
+        rule: Origin of the rule that made it; empty if none did.
     """
 
     sources: tuple[Key, ...]
@@ -45,6 +46,14 @@ class Step:
     def inverse(self) -> Step:
         """Return the step that undoes this one."""
         return replace(self, sources=self.targets, targets=self.sources, ops=inverse_chain(self.ops))
+
+    def describe(self) -> str:
+        """Return the step as one line: keys, a tab, what they are and what happens to them."""
+        sources = _together(self.sources) or "(constant)"
+        targets = _together(self.targets) or "(metadata)"
+        ops = "  ".join(f"fill({op.value})" if isinstance(op, Fill) else str(op) for op in self.ops)
+        evidence = f"{self.evidence} {self.rule}" if self.rule else self.evidence
+        return f"{sources} -> {targets}\t[{self.kind}, {evidence}] {ops or 'as it is'}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the step as plain data."""
@@ -88,3 +97,18 @@ class Mismatch:
     def __str__(self) -> str:
         """Return one line."""
         return f"{join_key(self.source)}: {self.found} does not fit {join_key(self.target)}: {self.expected}"
+
+    def to_json(self) -> dict[str, str]:
+        """Return the pair as plain data."""
+        return {
+            "source": join_key(self.source),
+            "target": join_key(self.target),
+            "found": str(self.found),
+            "expected": str(self.expected),
+        }
+
+
+def _together(keys: tuple[Key, ...]) -> str:
+    """Return the keys of one side of a step; three or more that differ in their numbers are folded."""
+    names = list(map(join_key, keys))
+    return ", ".join(names if len(names) < 3 else (text for text, _ in fold_names(names)))

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from bridge_core.plugins.library import Checkpoint as Checkpoint
     from bridge_core.plugins.library import Guidance as Guidance
     from bridge_core.plugins.library import Library as Library
+    from bridge_core.plugins.plugin_errors import plugin_failures as plugin_failures
     from bridge_core.plugins.registry import Registry as Registry
     from bridge_core.plugins.registry import default_registry as default_registry
 else:
@@ -20,6 +21,7 @@ else:
             "framework": "Framework Relocating",
             "hookspecs": "hookimpl",
             "library": "Checkpoint Guidance Library",
+            "plugin_errors": "plugin_failures",
             "registry": "Registry default_registry",
         },
     )

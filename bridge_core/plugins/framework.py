@@ -17,8 +17,8 @@ class Framework(Protocol):
     name: str
     """Also the name of its layout, e.g. ``"torch"``."""
     collections: Mapping[str, tuple[str, ...]]
-    """Heads of keys, e.g. ``{"params": (), "batch_stats": ("mean", "var")}``: which roles stand under
-    which; the first is the default. Empty if keys have no heads."""
+    """First parts of keys, e.g. ``{"params": (), "batch_stats": ("mean", "var")}``: collection -> roles that
+    are in it; the first is the default. Empty if keys have no collections."""
     default_format: str
     """Format of a destination that does not say which."""
 
@@ -48,8 +48,8 @@ class Relocating(Protocol):
         """Return the layer path and leaf name of such a leaf, or None for one that stands where it belongs.
 
         Args:
-            key: A key without its collection head.
-            present: Every key of the state, without heads.
+            key: A key without its collection.
+            present: Every key of the state, without collections.
         """
         ...
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-__all__ = ["renamed"]
+__all__ = ["gathered", "renamed"]
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -38,6 +39,37 @@ def renamed(**names: str) -> Callable[[T], T]:
     return decorate
 
 
+def gathered(name: str, group: type) -> Callable[[T], T]:
+    """Return a decorator of a dataclass that keeps arguments which are fields of one of its values now.
+
+    It goes inside `renamed`.
+
+    Args:
+        name: The field that holds the value.
+        group: Its class, a dataclass. Using one of its fields as an argument raises a `DeprecationWarning`.
+    """
+    fields = [field.name for field in dataclasses.fields(group)]
+
+    def decorate(target: T) -> T:
+        changed: Any = target
+        made = changed.__init__
+
+        @functools.wraps(made)
+        def init(self: Any, *args: Any, **kwargs: Any) -> None:
+            old = {field: kwargs.pop(field) for field in fields if field in kwargs}
+            if old:
+                names = "=, ".join(old)
+                # One level more than usual: `renamed` wraps the constructor once again.
+                _warn(f"{target.__qualname__}({names}=)", f"{name}={group.__qualname__}(...)", stacklevel=4)
+                kwargs[name] = dataclasses.replace(kwargs.get(name) or group(), **old)
+            made(self, *args, **kwargs)
+
+        changed.__init__ = init
+        return target
+
+    return decorate
+
+
 def _accepting(function: Any, name: str, names: dict[str, str]) -> Any:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -58,5 +90,5 @@ def _reader(old: str, new: str, name: str) -> Callable[[Any], Any]:
     return read
 
 
-def _warn(old: str, new: str) -> None:
-    warnings.warn(f"{old} is deprecated; use {new}.", DeprecationWarning, stacklevel=3)
+def _warn(old: str, new: str, *, stacklevel: int = 3) -> None:
+    warnings.warn(f"{old} is deprecated; use {new}.", DeprecationWarning, stacklevel=stacklevel)

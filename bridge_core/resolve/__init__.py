@@ -6,7 +6,6 @@ from bridge_core.public import exports
 
 if TYPE_CHECKING:
     from bridge_core.resolve.from_neutral import plan_from_neutral as plan_from_neutral
-    from bridge_core.resolve.grouping import has_heads as has_heads
     from bridge_core.resolve.module_evidence import with_model_evidence as with_model_evidence
     from bridge_core.resolve.rule_checks import rule_problems as rule_problems
     from bridge_core.resolve.to_neutral import plan_to_neutral as plan_to_neutral
@@ -15,7 +14,6 @@ else:
         __name__,
         {
             "from_neutral": "plan_from_neutral",
-            "grouping": "has_heads",
             "module_evidence": "with_model_evidence",
             "rule_checks": "rule_problems",
             "to_neutral": "plan_to_neutral",

@@ -1,8 +1,9 @@
-"""The ladder of evidence: what a group of leaves is, from the strongest evidence to the weakest.
+"""Evidence: what a group of leaves is, from the strongest evidence to the weakest.
 
-An explicit rule, then the live module's type, then stored metadata, then what names and shapes prove by
-themselves. What none of these settles stays undecided, with its candidates; the target's template comes in
-later, and names alone are a guess that must be asked for.
+Shapes alone often fit several layers, so evidence is asked in a fixed order: an explicit rule, the live
+module's type, stored metadata, and what names and shapes prove by themselves. What none of these decides
+stays undecided, with its candidates; the target's template comes in later, and names alone are a guess that
+must be asked for.
 """
 
 from __future__ import annotations
@@ -17,39 +18,44 @@ from bridge_core.layers import LayerTransform
 from bridge_core.messages import nearest
 from bridge_core.resolve.grouping import Group
 from bridge_core.rules import Rule
-from bridge_core.state import Key, ModuleInfo, join_key
+from bridge_core.state import Key, LayerInfo, ModuleInfo, join_key
 
-__all__ = ["PARAMETER", "Reader", "Reading", "guess"]
+__all__ = ["PARAMETER", "Detector", "Detection", "guess"]
 
 PARAMETER = "parameter"
-"""Kind and candidate of leaves that go as they are."""
+"""Kind and candidate of leaves that are copied unchanged."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a group is.
+class Detection:
+    """What evidence says a group is.
 
     Args:
-        evidence: The rung that settled it; ``undecided`` if none did.
+        evidence: The evidence that decided it; ``undecided`` if none did.
         transform: The layer; None for plain parameters and while undecided.
-        candidates: What it may be while undecided; None among them stands for plain parameters.
-        claimed: Leaf names that belong to the layer. While undecided, those of every candidate.
-        factors: Axis of the kind -> the sizes into which it is split here, or may be split elsewhere.
-        rule: The rule that settled it, if one did.
+        candidates: What it may be while undecided; None among them is plain parameters.
+        leaves: Names of the leaves that belong to the layer. While undecided, those of every candidate.
+        axis_splits: Axis of the kind -> the sizes into which it is split here, or may be split elsewhere.
+        rule: The rule that decided it, if one did.
     """
 
     evidence: str
     transform: LayerTransform | None = None
     candidates: tuple[LayerTransform | None, ...] = ()
-    claimed: tuple[str, ...] = ()
+    leaves: tuple[str, ...] = ()
     axis_splits: Binding = field(default_factory=dict)
     rule: Rule | None = None
 
+    @property
+    def candidate_names(self) -> tuple[str, ...]:
+        """Names of the candidates' transforms, as metadata stores them."""
+        return tuple(c.name if c is not None else PARAMETER for c in self.candidates)
 
-class Reader:
-    """Reads groups of one framework; remembers what equal groups were.
+
+class Detector:
+    """Decides what groups of one framework are; equal groups are looked at once.
 
     Args:
         transforms: The framework's transforms, in the order of registration.
@@ -63,14 +69,14 @@ class Reader:
         self.transforms = tuple(transforms)
         self.framework = framework
         self.rules = tuple(rule for rule in rules if rule.kind is not None)
-        self._fired: set[int] = set()
+        self._matched_rules: set[int] = set()
         self._by_module: dict[str, list[LayerTransform]] = {}
         for transform in self.transforms:
             for module in transform.modules:
                 self._by_module.setdefault(module, []).append(transform)
-        self._known: dict[object, Reading] = {}
+        self._by_signature: dict[object, Detection] = {}
 
-    def read(self, group: Group) -> Reading:
+    def detect(self, group: Group) -> Detection:
         """Return what the group is.
 
         A live module of a type that no transform names proves that shapes alone are not to be trusted:
@@ -83,154 +89,153 @@ class Reader:
         rule = self.rule_of(group.path, group.origin)
         if rule is not None:
             return self._by_rule(rule, group, shapes)
+        detection = None
         if group.module is not None:
-            found = self._by_type(group.module, group, shapes)
-            if found is not None:
-                return found
-        if group.info is not None and group.info.kind is not None:
-            found = self._by_metadata(group, shapes)
-            if found is not None:
-                return found
+            detection = self._by_type(group.module, group, shapes)
+        if detection is None and group.info is not None and group.info.kind is not None:
+            detection = self._by_metadata(group.info, group, shapes)
+        if detection is not None:
+            return detection
         signature = (tuple(sorted(shapes.items())), group.has_children)
-        known = self._known.get(signature)
-        if known is None:
-            known = self._known[signature] = self.by_structure(shapes, group.has_children)
-        if group.module is not None and known.transform is not None:
-            return Reading("undecided", candidates=(known.transform, None), claimed=known.claimed)
-        return known
+        structural = self._by_signature.get(signature)
+        if structural is None:
+            structural = self._by_signature[signature] = self.by_structure(shapes, group.has_children)
+        if group.module is not None and structural.transform is not None:
+            return _undecided(structural.leaves, structural.transform, None)
+        return structural
 
     def rule_of(self, *paths: Key) -> Rule | None:
         """Return the rule that fixes the kind of a layer, by any of the paths that it has or had."""
         for number, rule in enumerate(self.rules):
             if any(rule.source.match(path) is not None for path in paths):
-                self._fired.add(number)
+                self._matched_rules.add(number)
                 return rule
         return None
 
     def unmatched_rules(self) -> tuple[Rule, ...]:
         """Return the rules that had to match a layer and did not."""
-        known = enumerate(self.rules)
-        return tuple(rule for number, rule in known if number not in self._fired and not rule.optional)
+        return tuple(
+            rule
+            for number, rule in enumerate(self.rules)
+            if number not in self._matched_rules and not rule.optional
+        )
 
-    def _by_rule(self, rule: Rule, group: Group, shapes: Shapes) -> Reading:
-        known = dict.fromkeys((*(t.kind for t in self.transforms), PARAMETER))
-        if rule.kind not in known:
+    def _by_rule(self, rule: Rule, group: Group, shapes: Shapes) -> Detection:
+        kinds = dict.fromkeys((*(t.kind for t in self.transforms), PARAMETER))
+        if rule.kind not in kinds:
             raise rule.error(
-                f"the kind {rule.kind!r} is not known to {self.framework}. {nearest(rule.kind or '', known)}"
+                f"the kind {rule.kind!r} is not known to {self.framework}. {nearest(rule.kind or '', kinds)}"
             )
         if rule.kind == PARAMETER:
-            return Reading("rule", rule=rule)
+            return Detection("rule", rule=rule)
         fitting = [t for t in self._fitting(shapes, group.has_children) if t.kind == rule.kind]
         if not fitting:
             leaves = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
             raise rule.error(f"it does not fit {join_key(group.path)!r}, which holds {leaves}.", group.path)
-        best = max(fitting, key=lambda t: len(_claimed(t, shapes)))
-        return replace(_decided("rule", best, shapes, group), rule=rule)
+        return replace(_decided("rule", _widest(fitting, shapes), shapes, group), rule=rule)
 
-    def _by_type(self, module: ModuleInfo, group: Group, shapes: Shapes) -> Reading | None:
-        listed = [t for name in module.types for t in self._by_module.get(name, ())]
-        if not listed:
+    def _by_type(self, module: ModuleInfo, group: Group, shapes: Shapes) -> Detection | None:
+        of_type = [t for name in module.types for t in self._by_module.get(name, ())]
+        if not of_type:
             return None
-        kinds = {t.kind for t in listed}
-        alike = [t for t in self.transforms if t.kind in kinds and t not in listed and not t.needs_module]
-        allowed = listed + alike
-        fitting = [t for t in allowed if _agrees(t, module) and _fits(t, shapes, group.has_children)]
+        kinds = {t.kind for t in of_type}
+        alike = [t for t in self.transforms if t.kind in kinds and t not in of_type and not t.needs_module]
+        fitting = [t for t in of_type + alike if _agrees(t, module) and _fits(t, shapes, group.has_children)]
         if not fitting:
-            return Reading("module")
-        best = max(fitting, key=lambda t: len(_claimed(t, shapes)))
-        return _decided("module", best, shapes, group)
+            return Detection("module")
+        return _decided("module", _widest(fitting, shapes), shapes, group)
 
-    def _by_metadata(self, group: Group, shapes: Shapes) -> Reading | None:
-        info = group.info
-        if info is None or info.kind == PARAMETER:
-            return Reading("metadata")
-        named = info.transforms.get(self.framework)
-        known = [
-            t for t in self.transforms if t.kind == info.kind and (t.name == named or not t.needs_module)
+    def _by_metadata(self, info: LayerInfo, group: Group, shapes: Shapes) -> Detection | None:
+        if info.kind == PARAMETER:
+            return Detection("metadata")
+        recorded = info.transforms.get(self.framework)
+        of_kind = [
+            t for t in self.transforms if t.kind == info.kind and (t.name == recorded or not t.needs_module)
         ]
-        fitting = [t for t in known if _fits(t, shapes, group.has_children)]
-        fitting.sort(key=lambda t: t.name != named)
-        if not fitting:
-            return None
-        return _decided("metadata", fitting[0], shapes, group)
+        fitting = [t for t in of_kind if _fits(t, shapes, group.has_children)]
+        fitting.sort(key=lambda t: t.name != recorded)
+        return _decided("metadata", fitting[0], shapes, group) if fitting else None
 
-    def by_structure(self, shapes: Shapes, has_children: bool) -> Reading:
-        """Return what names and shapes alone tell."""
+    def by_structure(self, shapes: Shapes, has_children: bool) -> Detection:
+        """Return what names and shapes prove."""
         fitting = self._fitting(shapes, has_children)
-        claims = {t.name: frozenset(_claimed(t, shapes)) for t in fitting}
-        widest = [t for t in fitting if not any(claims[t.name] < claims[o.name] for o in fitting)]
+        leaves_of = {t.name: frozenset(_leaves_of(t, shapes)) for t in fitting}
+        widest = [t for t in fitting if not any(leaves_of[t.name] < leaves_of[o.name] for o in fitting)]
         if not widest:
-            return Reading("structure")
-        certain = [
-            t
+            return Detection("structure")
+        proven = any(
+            t.identifying_leaves is not None and set(t.identifying_leaves) <= leaves_of[t.name]
             for t in widest
-            if t.identifying_leaves is not None and set(t.identifying_leaves) <= claims[t.name]
-        ]
-        claimed = tuple(name for name in shapes if any(name in claims[t.name] for t in widest))
-        if len(widest) == 1 and certain:
+        )
+        if len(widest) == 1 and proven:
             return _decided("structure", widest[0], shapes)
-        candidates = tuple(widest) if certain else (*widest, None)
-        return Reading("undecided", candidates=candidates, claimed=claimed)
+        leaves = tuple(name for name in shapes if any(name in leaves_of[t.name] for t in widest))
+        return _undecided(leaves, *widest, *(() if proven else (None,)))
 
-    def guessed(self, group: Group, reading: Reading) -> Reading:
-        """Return an undecided reading settled by the words of its path, or as it was if they say nothing."""
-        chosen = guess(group.path, reading.candidates)
+    def guess(self, group: Group, undecided: Detection) -> Detection:
+        """Return what the words of its path suggest; plain parameters if they suggest nothing."""
+        chosen = guess(group.path, undecided.candidates)
         if chosen is None:
-            return Reading("guess")
+            return Detection("guess")
         shapes = {name: spec.shape for name, spec in group.specs.items()}
-        found = _decided("guess", chosen, shapes, group)
-        return reading if found.transform is None else found
+        detection = _decided("guess", chosen, shapes, group)
+        return undecided if detection.transform is None else detection
 
     def _fitting(self, shapes: Shapes, has_children: bool) -> list[LayerTransform]:
         return [t for t in self.transforms if not t.needs_module and _fits(t, shapes, has_children)]
 
 
-def _decided(evidence: str, transform: LayerTransform, shapes: Shapes, group: Group | None = None) -> Reading:
-    """Return the reading of a known transform; undecided where nothing tells how its axes are split.
+def _undecided(leaves: tuple[str, ...], *candidates: LayerTransform | None) -> Detection:
+    return Detection("undecided", candidates=candidates, leaves=leaves)
 
-    So is one that no other framework takes: it is known, and goes as it is.
+
+def _decided(
+    evidence: str, transform: LayerTransform, shapes: Shapes, group: Group | None = None
+) -> Detection:
+    """Return the detection of a transform; undecided if several splits of its axes remain possible.
+
+    A layer that no other framework has is undecided too: it is copied unchanged.
     """
-    claimed = _claimed(transform, shapes)
-    undecided = Reading("undecided", candidates=(transform,), claimed=claimed)
+    leaves = _leaves_of(transform, shapes)
     if transform.unsupported:
-        return undecided
+        return _undecided(leaves, transform)
     module = group.module if group is not None else None
     info = group.info if group is not None else None
-    wanted = _factors(transform, module) if module is not None else dict(info.axis_splits) if info else {}
-    ways: dict[object, Binding] = {}
-    bindings = transform.bindings({name: shapes[name] for name in claimed})
+    known = _axis_splits(transform, module) if module is not None else dict(info.axis_splits) if info else {}
+    possible: dict[object, Binding] = {}
+    bindings = transform.bindings({name: shapes[name] for name in leaves})
     for binding in bindings:
         split = transform.split_axes(binding)
-        if all(wanted.get(axis, sizes) == sizes for axis, sizes in split.items()):
-            ways[tuple(sorted(split.items()))] = split
-    if len(ways) != 1:
-        return undecided
-    (split,) = ways.values()
+        if all(known.get(axis, sizes) == sizes for axis, sizes in split.items()):
+            possible[tuple(sorted(split.items()))] = split
+    if len(possible) != 1:
+        return _undecided(leaves, transform)
+    (split,) = possible.values()
     # What this framework does not split itself, its module may know the parts of.
-    for axis, sizes in wanted.items():
+    for axis, sizes in known.items():
         whole = prod(bindings[0].get(axis, ()))
         if axis not in split and axis in bindings[0] and sizes and whole % sizes[0] == 0:
             split = {**split, axis: (sizes[0], whole // sizes[0])}
-    return Reading(evidence, transform, claimed=claimed, axis_splits=split)
+    return Detection(evidence, transform, leaves=leaves, axis_splits=split)
 
 
-def _factors(transform: LayerTransform, module: ModuleInfo) -> Binding:
-    """Return what a module's settings tell of how axes are split; of a number of parts, that number."""
-    found: Binding = {}
+def _axis_splits(transform: LayerTransform, module: ModuleInfo) -> Binding:
+    """Return how a module's settings say that axes are split: the sizes, or the number of parts."""
+    splits: Binding = {}
     for axis, names in transform.axis_splits.items():
         for name in names.split():
             value = module.settings.get(name)
             sizes = value if isinstance(value, tuple) else (value,)
             if sizes and all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in sizes):
-                found[axis] = sizes
-    return found
+                splits[axis] = sizes
+    return splits
 
 
 def guess(path: Key, candidates: Iterable[LayerTransform | None]) -> LayerTransform | None:
     """Choose among candidates by the words of a path; None stands for plain parameters.
 
-    A candidate with hints is chosen only where one of them stands in the path; among the others the
-    first registered wins.
+    A candidate with hints is chosen only if one of them is in the path; among the others the first registered
+    wins.
     """
     options = tuple(candidates)
     words = [word for part in path for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", part)]
@@ -254,12 +259,16 @@ def _agrees(transform: LayerTransform, module: ModuleInfo) -> bool:
     )
 
 
-def _claimed(transform: LayerTransform, shapes: Shapes) -> tuple[str, ...]:
+def _leaves_of(transform: LayerTransform, shapes: Shapes) -> tuple[str, ...]:
     return tuple(leaf.name for leaf in transform.leaves if leaf.name in shapes)
 
 
+def _widest(transforms: list[LayerTransform], shapes: Shapes) -> LayerTransform:
+    return max(transforms, key=lambda transform: len(_leaves_of(transform, shapes)))
+
+
 def _fits(transform: LayerTransform, shapes: Shapes, has_children: bool) -> bool:
-    present = {name: shapes[name] for name in _claimed(transform, shapes)}
+    present = {name: shapes[name] for name in _leaves_of(transform, shapes)}
     if not present or (transform.only_leaves and (has_children or len(present) != len(shapes))):
         return False
     return transform.fits(present)

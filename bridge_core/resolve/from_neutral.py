@@ -1,31 +1,33 @@
-"""Neutral -> a framework's state: with a template, match and settle; without one, write what is decided.
+"""Neutral -> a framework's state: what rules order, then every layer, with a template or without one.
 
-All problems are gathered into the plan; `Plan.check` raises them together.
+The two ways out differ in where the target's names and shapes come from. Both collect all problems in the
+plan; `Plan.check` raises them at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from bridge_core.errors import UsageError
 from bridge_core.ops import Fill
 from bridge_core.plan import Plan, Step
-from bridge_core.plugins import Framework, Registry
+from bridge_core.plugins import Registry
 from bridge_core.resolve.evidence import PARAMETER
-from bridge_core.resolve.grouping import has_heads
 from bridge_core.resolve.neutral_layers import neutral_layers
 from bridge_core.resolve.plan_builder import Ordered, Request
 from bridge_core.resolve.rule_binding import bind_rule, check_disjoint, rule_conflict
 from bridge_core.resolve.rule_instance import BoundRule
 from bridge_core.resolve.rule_names import check_constant, rule_holds
-from bridge_core.resolve.with_template import Templated
-from bridge_core.resolve.without_template import Plain
-from bridge_core.rules import Pattern, Rule, as_patterns
-from bridge_core.state import FlatState, Key, TensorSpec
+from bridge_core.resolve.with_template import WithTemplate
+from bridge_core.resolve.without_template import WithoutTemplate
+from bridge_core.rules import Permissions, Rule
+from bridge_core.state import FlatState, Key, TensorSpec, VariableCollections
 
 __all__ = ["plan_from_neutral"]
+
+_NOTHING_ALLOWED = Permissions()
 
 
 def plan_from_neutral(
@@ -35,10 +37,7 @@ def plan_from_neutral(
     *,
     like: FlatState | None = None,
     rules: Iterable[Rule] = (),
-    accept_guesses: bool = False,
-    allow_missing: bool | Iterable[str | Pattern] = (),
-    allow_unexpected: bool | Iterable[str | Pattern] = (),
-    allow_mismatched: bool | Iterable[str | Pattern] = (),
+    permissions: Permissions = _NOTHING_ALLOWED,
     origin: Mapping[Key, Key] | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> Plan:
@@ -49,102 +48,94 @@ def plan_from_neutral(
         registry: Where kinds, transforms and adapters are found.
         to: Name of the framework.
         like: A state of that framework whose names and shapes the result must have.
-        rules: Rules that rearrange tensors or fill targets, and that fix the kinds of what is undecided,
-            as they are read towards this framework.
-        accept_guesses: Whether names may settle what no evidence does.
-        allow_missing: Target keys that may stay unfilled: True, or patterns.
-        allow_unexpected: Source keys that may be left out: True, or patterns.
-        allow_mismatched: Target keys that may stay unfilled, and their sources left out, where the shapes
-            differ: True, or patterns.
+        rules: Rules that rearrange tensors or fill targets, and that fix the kinds of what is undecided, as
+            they are read towards this framework.
+        permissions: What may be guessed and left out.
         origin: Neutral key -> key in the original source, which the patterns also see.
         config: The checkpoint's config, if one is known.
 
     Raises:
         UsageError: There is no such framework.
-        RuleError: A pattern is not well formed, or a rule does not fit the tensors it takes or makes.
+        RuleError: A rule does not fit the tensors it takes or makes.
     """
     if to == "neutral":
         raise UsageError("a neutral state is neutral already.")
     rules = tuple(rules)
     framework = registry.framework(to)
-    wanted = _names_of(like, framework) if like is not None else None
-    bound_rules, unmatched = _bind_rules(state, rules, wanted, config)
+    targets = None
+    if like is not None:
+        collections = VariableCollections.of_state(like, to, framework.collections)
+        targets = {name: like.spec(key) for key, name in collections.names(like).items()}
+    bound_rules, unmatched = _bind_rules(state, rules, targets, config)
     taken = {key for bound in bound_rules for key in bound.sources}
-    fills, absent, unused = _fills(rules, wanted, config, bound_rules)
+    fills, absent, unused = _fills(rules, targets, config, bound_rules)
     rest = state.select(lambda key: key not in taken) if taken else state
     request = Request(
         rest,
         registry,
         framework,
         neutral_layers(rest, registry, rules),
-        accept_guesses,
-        as_patterns(allow_missing),
-        as_patterns(allow_unexpected),
-        as_patterns(allow_mismatched),
+        permissions,
         origin or {},
         rules,
         Ordered(state, bound_rules, fills, absent),
     )
-    made = Templated(request).resolve(like) if like is not None else Plain(request).resolve()
-    return replace(made, unmatched_rules=(*made.unmatched_rules, *unmatched, *unused))
-
-
-def _names_of(like: FlatState, framework: Framework) -> dict[Key, TensorSpec]:
-    heads = has_heads(like, framework)
-    return {key[1:] if heads else key: like.spec(key) for key in like}
+    if like is not None:
+        plan = WithTemplate(request).resolve(like, collections)
+    else:
+        plan = WithoutTemplate(request).resolve()
+    return replace(plan, problems=replace(plan.problems, unmatched_rules=(*unmatched, *unused)))
 
 
 def _bind_rules(
     state: FlatState,
     rules: Iterable[Rule],
-    wanted: Mapping[Key, TensorSpec] | None,
+    targets: Mapping[Key, TensorSpec] | None,
     config: Mapping[str, Any] | None,
 ) -> tuple[tuple[BoundRule, ...], tuple[str, ...]]:
     """Return the instances of rules that rearrange tensors, and the rules that matched nothing.
 
-    A neutral state that such rules went over already holds their tensors as plain parameters; they take no
-    others from it.
+    If such rules were applied to a neutral state before, it holds their tensors as plain parameters, and they
+    take no others from it.
     """
-    layers = state.metadata.layers
-    aside = {path for path, info in layers.items() if info.evidence == "rule" and info.kind == PARAMETER}
+    layers = state.metadata.layers.values()
+    ruled_before = any(info.evidence == "rule" and info.kind == PARAMETER for info in layers)
+    sources = _parameters(state) if ruled_before else state.specs()
     active = [rule for rule in rules if rule.action == "rearrange" and rule_holds(rule, config)]
     bound_rules: list[BoundRule] = []
     unmatched = []
-    free = _free(state, aside)
     for rule in active:
-        found = bind_rule(rule, free, wanted, config)
-        bound_rules += found
-        if not found and not rule.optional and not _waits(rule, state):
+        instances = bind_rule(rule, sources, targets, config)
+        bound_rules += instances
+        if not instances and not rule.optional and not _waits(rule, state):
             unmatched.append(rule.full_label)
     check_disjoint(bound_rules)
     return tuple(bound_rules), tuple(unmatched)
 
 
-def _free(state: FlatState, aside: Collection[Key]) -> dict[Key, TensorSpec]:
-    """Return what rules may take: all that is no leaf of a decided layer, where rules went before."""
-    layers = state.metadata.layers
-    if not aside:
-        return state.specs()
+def _parameters(state: FlatState) -> dict[Key, TensorSpec]:
+    """Return the tensors that are not leaves of a decided layer."""
     specs = {}
     for key, spec in state.specs().items():
-        info = layers.get(key[:-1])
-        if info is None or key[-1] not in info.leaves or info.kind == PARAMETER:
+        path, leaf = state.metadata.owner(key)
+        info = state.metadata.layers.get(path)
+        if info is None or leaf not in info.leaves or info.kind == PARAMETER:
             specs[key] = spec
     return specs
 
 
 def _waits(rule: Rule, state: FlatState) -> bool:
-    """Tell whether tensors are there for a rule, and only its conditions keep it from taking them."""
+    """Tell whether a rule's patterns match tensors, so that only its conditions keep it from taking them."""
     return bool(rule.when) and any(rule.bind(p, key) is not None for key in state for p in rule.sources)
 
 
 def _fills(
     rules: Iterable[Rule],
-    wanted: Mapping[Key, TensorSpec] | None,
+    targets: Mapping[Key, TensorSpec] | None,
     config: Mapping[str, Any] | None,
     bound_rules: Iterable[BoundRule],
 ) -> tuple[dict[Key, Step], tuple[Key, ...], tuple[str, ...]]:
-    """Return the targets that rules fill with constants, those they leave out, and the rules without any."""
+    """Return the targets that rules fill with constants, those they leave out, and the unmatched rules."""
     fills: dict[Key, Step] = {}
     absent: list[Key] = []
     unmatched = []
@@ -152,21 +143,21 @@ def _fills(
     for rule in rules:
         if rule.action != "fill" or not rule_holds(rule, config):
             continue
-        if wanted is None:
+        if targets is None:
             if rule.value is not None:
                 raise rule.error("the target's shapes are not known; give them (--like FILE, or like=).")
             continue
-        found = [key for key in wanted if any(p.match(key) is not None for p in rule.targets)]
-        if not found and not rule.optional:
+        matching = [key for key in targets if any(p.match(key) is not None for p in rule.targets)]
+        if not matching and not rule.optional:
             unmatched.append(rule.full_label)
-        for key in found:
+        for key in matching:
             other = owners.setdefault(key, rule)
             if other is not rule:
                 raise rule_conflict(rule, other, "make", key)
             if rule.value is None:
                 absent.append(key)
             else:
-                check_constant(rule, wanted[key].dtype, key)
-                fill = Fill(rule.value, wanted[key])
+                check_constant(rule, targets[key].dtype, key)
+                fill = Fill(rule.value, targets[key])
                 fills[key] = Step((), (key,), (fill,), PARAMETER, "rule", rule=rule.label)
     return fills, tuple(absent), tuple(unmatched)

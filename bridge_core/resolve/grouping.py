@@ -1,4 +1,8 @@
-"""Grouping a flat state into layers: the leaves that stand at one path, and what is known there."""
+"""Grouping a flat state into layers: the leaves at one path, and what is known of that path.
+
+Evidence is about layers and not about single tensors. A leaf may be stored in a nested module, or elsewhere
+altogether, so a key's last part does not always name it.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +12,34 @@ from dataclasses import dataclass, field
 from bridge_core.errors import KeyConflict
 from bridge_core.layers import LayerTransform
 from bridge_core.plugins import Framework, Relocating
-from bridge_core.state import FlatState, Key, LayerInfo, ModuleInfo, TensorSpec
+from bridge_core.state import (
+    FlatState,
+    Key,
+    LayerInfo,
+    LeafKey,
+    ModuleInfo,
+    TensorSpec,
+    VariableCollections,
+    leaf_path,
+    module_path,
+)
 
-__all__ = ["Group", "collection_of_role", "group_state", "has_heads", "speller"]
+__all__ = ["Group", "group_state", "key_maker", "note_children"]
 
 
 @dataclass(slots=True)
 class Group:
-    """What stands at one path of a state.
+    """The leaves at one path of a state.
 
     Args:
-        path: The path, without a collection head.
-        origin: The path before rules renamed its keys.
+        path: The path, without a collection.
         keys: Leaf name (dotted below the path) -> key in the state.
         specs: Leaf name -> spec.
-        collections: Leaf name -> head it stood under.
-        has_children: Whether other layers stand below the path.
+        collections: Leaf name -> collection it is in; empty if unknown.
+        origin: The path before rules renamed its keys.
+        has_children: Whether there are other layers below the path.
         module: The live module's type, if known.
-        info: What the state's metadata says.
+        info: What the state's metadata contains about the path.
     """
 
     path: Key
@@ -38,92 +52,78 @@ class Group:
     info: LayerInfo | None = None
 
 
-def has_heads(state: FlatState, framework: Framework) -> bool:
-    """Tell whether the keys begin with a collection, as ``("params", ...)``."""
-    if not framework.collections:
-        return False
-    form = state.metadata.tree_form.get(framework.name)
-    if form is not None:
-        return form == "variables"
-    heads = {key[0] for key in state if len(key) > 1}
-    return next(iter(framework.collections)) in heads or (bool(heads) and heads <= set(framework.collections))
-
-
-def collection_of_role(framework: Framework, kind: str | None, role: str) -> str:
-    """Return the collection in which a role usually stands; empty where there are none."""
-    if not framework.collections:
-        return ""
-    if kind is not None:
-        for name, roles in framework.collections.items():
-            if role in roles:
-                return name
-    return next(iter(framework.collections))
-
-
 def group_state(
     state: FlatState,
     framework: Framework,
     transforms: Iterable[LayerTransform],
     names: Mapping[Key, Key] | None = None,
-    apart: Collection[Key] = (),
+    split_paths: Collection[Key] = (),
 ) -> dict[Key, Group]:
     """Group a state's keys by layer path, in the state's order.
 
     Args:
         state: The state.
-        framework: Whose layout it is in.
-        transforms: The framework's; they tell which leaf names reach into nested modules.
-        names: Key -> name to group it by (without a head), where a rule renames it.
-        apart: Paths at which nested modules are layers of their own.
+        framework: The framework of its layout.
+        transforms: The framework's; they name the leaves that are stored in nested modules.
+        names: Key -> name to group it by (without a collection), where a rule renames it.
+        split_paths: Paths whose nested modules are layers of their own.
 
     Raises:
         KeyConflict: Two collections hold a leaf of one name at one path.
     """
-    heads = has_heads(state, framework)
+    collections = VariableCollections.of_state(state, framework.name, framework.collections)
     renamed = names or {}
-    rests = {key: renamed.get(key) or (key[1:] if heads else key) for key in state}
-    places = _Places(framework, transforms, {rest: state.spec(key) for key, rest in rests.items()}, apart)
+    new_names = {**collections.names(state), **{key: name for key, name in renamed.items() if key in state}}
+    specs = {name: state.spec(key) for key, name in new_names.items()}
+    layers_of = _LayerPaths(framework, transforms, specs, split_paths)
     groups: dict[Key, Group] = {}
-    modules, layers = state.metadata.modules, state.metadata.layers
-    for key, rest in rests.items():
-        path, leaf = places.of(rest)
+    modules, layers, recorded = state.metadata.modules, state.metadata.layers, state.metadata.collections
+    for key, name in new_names.items():
+        path, leaf = layers_of.owner(name)
         group = groups.get(path)
         if group is None:
-            before = key[1:] if heads else key
-            old = before[: -leaf.count(".") - 1] if key in renamed else path
-            module = modules.get(old)
-            if module is None and (*path, *leaf.split(".")) != rest:
-                module = modules.get(before[:-1])  # the leaf stands in its module, and the layer elsewhere
-            group = groups[path] = Group(path, origin=old, module=module, info=layers.get(old))
+            old_name = collections.strip(key)
+            old_path = old_name[: -leaf.count(".") - 1] if key in renamed else path
+            module = modules.get(old_path)
+            if module is None and leaf_path(path, leaf) != name:
+                module = modules.get(
+                    module_path(old_name)
+                )  # the layer is elsewhere, its leaf is in the module
+            group = groups[path] = Group(path, origin=old_path, module=module, info=layers.get(old_path))
         if leaf in group.keys:
             raise KeyConflict(f"{group.keys[leaf]!r} and {key!r} both stand for one leaf.", key=key)
         group.keys[leaf] = key
-        group.specs[leaf] = state.spec(key)
-        group.collections[leaf] = key[0] if heads else state.metadata.collections.get(key, "")
+        group.specs[leaf] = specs[name]
+        group.collections[leaf] = key[0] if collections.present else recorded.get(key, "")
+    note_children(groups)
+    return groups
+
+
+def note_children(groups: Mapping[Key, Group]) -> None:
+    """Note in every group whether another group is below its path."""
     for path in groups:
         for depth in range(len(path)):
             parent = groups.get(path[:depth])
             if parent is not None:
                 parent.has_children = True
-    return groups
 
 
-def speller(framework: Framework) -> Callable[[Key, str], Key]:
-    """Return what gives the key, without a head, of a layer's leaf."""
-    spell = framework.spell if isinstance(framework, Relocating) else None
+def key_maker(framework: Framework) -> Callable[[Key, str], Key]:
+    """Return the function from a layer's path and a leaf name to the leaf's key, without a collection."""
+    relocate = framework.spell if isinstance(framework, Relocating) else None
 
-    def spelt(path: Key, leaf: str) -> Key:
-        placed = spell(path, leaf) if spell is not None else None
-        return placed if placed is not None else (*path, *leaf.split("."))
+    def make_key(path: Key, leaf: str) -> Key:
+        relocated = relocate(path, leaf) if relocate is not None else None
+        return relocated if relocated is not None else leaf_path(path, leaf)
 
-    return spelt
+    return make_key
 
 
-class _Places:
-    """Tells the layer path and the leaf name of each key.
+class _LayerPaths:
+    """Finds the layer that each key belongs to.
 
-    A leaf name may reach into nested modules; it counts only where everything that its layer needs stands
-    there, so that a module which merely has such a name keeps its own leaves.
+    A leaf name may contain nested modules; it counts only where all leaves that its layer needs are present,
+    so that a module which merely has such a name keeps its own leaves.
     """
 
     def __init__(
@@ -131,12 +131,12 @@ class _Places:
         framework: Framework,
         transforms: Iterable[LayerTransform],
         specs: Mapping[Key, TensorSpec],
-        apart: Collection[Key],
+        split_paths: Collection[Key],
     ) -> None:
-        self._present = specs
-        self._apart = apart
-        self._whole: dict[tuple[Key, str], bool] = {}
-        self._place = framework.place if isinstance(framework, Relocating) else None
+        self._specs = specs
+        self._split_paths = split_paths
+        self._complete: dict[tuple[Key, str], bool] = {}
+        self._relocated = framework.place if isinstance(framework, Relocating) else None
         self._nested: dict[Key, list[LayerTransform]] = {}
         for transform in transforms:
             for leaf in transform.leaves:
@@ -144,28 +144,29 @@ class _Places:
                     self._nested.setdefault(leaf.parts, []).append(transform)
         self._widths = sorted({len(parts) for parts in self._nested}, reverse=True)
 
-    def of(self, key: Key) -> tuple[Key, str]:
-        placed = self._place(key, self._present) if self._place is not None else None
-        if placed is not None:
-            return placed
+    def owner(self, key: Key) -> LeafKey:
+        """Return the layer path and the leaf name of a key."""
+        relocated = self._relocated(key, self._specs) if self._relocated is not None else None
+        if relocated is not None:
+            return relocated
         for width in self._widths:
             path, tail = key[:-width], key[-width:]
-            if any(self._is_whole(path, transform) for transform in self._nested.get(tail, ())):
+            if any(self._is_complete(path, transform) for transform in self._nested.get(tail, ())):
                 return path, ".".join(tail)
         return key[:-1], key[-1]
 
-    def _is_whole(self, path: Key, transform: LayerTransform) -> bool:
-        known = self._whole.get((path, transform.name))
-        if known is None:
-            known = self._whole[path, transform.name] = self._stands(path, transform)
-        return known
+    def _is_complete(self, path: Key, transform: LayerTransform) -> bool:
+        complete = self._complete.get((path, transform.name))
+        if complete is None:
+            complete = self._complete[path, transform.name] = self._has_leaves(path, transform)
+        return complete
 
-    def _stands(self, path: Key, transform: LayerTransform) -> bool:
-        if path in self._apart:
+    def _has_leaves(self, path: Key, transform: LayerTransform) -> bool:
+        if path in self._split_paths:
             return False
         shapes = {}
         for leaf in transform.leaves:
-            spec = self._present.get((*path, *leaf.parts))
+            spec = self._specs.get((*path, *leaf.parts))
             if spec is not None:
                 shapes[leaf.name] = spec.shape
             elif not leaf.optional:

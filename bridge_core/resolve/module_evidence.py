@@ -1,4 +1,7 @@
-"""A live model's module types and ties, as evidence for a state."""
+"""A live model's module types and ties, as evidence for a state.
+
+A file has names and shapes; the class that its weights belong to shows what the layers are.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from bridge_core.errors import UsageError
 from bridge_core.plugins import Registry
 from bridge_core.resolve.grouping import group_state
 from bridge_core.resolve.path_matching import match_paths
-from bridge_core.state import FlatState, Key, ModuleInfo, Tensor, equal_values
+from bridge_core.state import FlatState, Key, ModuleInfo, Tensor, Ties, equal_values, module_path
 
 
 def with_model_evidence(state: FlatState, model: FlatState, registry: Registry) -> FlatState:
@@ -23,45 +26,45 @@ def with_model_evidence(state: FlatState, model: FlatState, registry: Registry) 
     framework = registry.framework(state.layout or "")
     transforms = registry.transforms_of.get(framework.name, ())
     groups = group_state(state, framework, transforms)
-    wanted = group_state(model, framework, transforms)
-    match = match_paths(groups, wanted)
+    model_groups = group_state(model, framework, transforms)
+    match = match_paths(groups, model_groups)
     modules: dict[Key, ModuleInfo] = {}
-    names: dict[Key, Key] = {}
+    state_keys: dict[Key, Key] = {}
     for path, target in match.targets.items():
         if target in model.metadata.modules:
             modules[path] = model.metadata.modules[target]
-        for leaf, key in wanted[target].keys.items():
+        for leaf, key in model_groups[target].keys.items():
             if leaf in groups[path].keys:
-                names[key] = groups[path].keys[leaf]
+                state_keys[key] = groups[path].keys[leaf]
     tensors: dict[Key, Tensor] = dict(state.tensors())
     ties = dict(state.metadata.ties)
-    groups_of_ties: dict[Key, list[Key]] = {}
-    for alias, keeper in model.metadata.ties.items():
-        groups_of_ties.setdefault(keeper, [keeper]).append(alias)
-    for tied in groups_of_ties.values():
-        kept = next((names[key] for key in tied if key in names), None)
-        if kept is None:
+    state_ties = Ties(ties)
+    for root, tied in Ties(model.metadata.ties).groups().items():
+        present = next((state_keys[key] for key in (root, *tied) if key in state_keys), None)
+        if present is None:
             continue
-        for key in tied:
-            if key in names:
-                other = names[key]
-                if tensors[other] is not tensors[kept] and _agree(tensors[other], tensors[kept]):
-                    tensors[other] = tensors[kept]
-                    ties[other] = ties.get(kept, kept)
+        canonical = state_ties.root(present)
+        for key in (root, *tied):
+            if key in state_keys:
+                other = state_keys[key]
+                if tensors[other] is not tensors[present] and _agree(tensors[other], tensors[present]):
+                    tensors[other] = tensors[present]
+                    ties[other] = canonical
                 continue
             added = match.removed + key if match.removed else key[len(match.added) :]
-            tensors[added] = tensors[kept]
-            ties[added] = ties.get(kept, kept)
-            if key[:-1] in model.metadata.modules:
-                modules[added[:-1]] = model.metadata.modules[key[:-1]]
+            tensors[added] = tensors[present]
+            ties[added] = canonical
+            module = module_path(key)
+            if module in model.metadata.modules:
+                modules[module_path(added)] = model.metadata.modules[module]
     return state.replace(tensors=tensors, metadata=state.metadata.with_(modules=modules, ties=ties))
 
 
 def _agree(one: Tensor, other: Tensor) -> bool:
-    """Tell whether two tensors hold the same values, as a file that keeps a tied tensor twice has them."""
+    """Tell whether two tensors hold the same values, as in a file that stores a tied tensor twice."""
     if one.spec != other.spec:
         return False
     try:
         return equal_values(one, other)
-    except UsageError:  # nothing but shapes is known
+    except UsageError:  # only the shapes are known
         return False

@@ -1,4 +1,8 @@
-"""The layers of a neutral state, with every view that its metadata, or its names, leave open."""
+"""The layers of a neutral state, each with every interpretation that metadata or names leave possible.
+
+Both ways to a framework start from these: a decided layer in its kind's own form, an undecided one in all
+layouts that it may have.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,20 @@ from dataclasses import dataclass
 from bridge_core.axes import Shape
 from bridge_core.layers import LayerKind, LayerTransform, Leaf
 from bridge_core.plugins import Registry
-from bridge_core.resolve.evidence import PARAMETER, Reader, Reading
-from bridge_core.resolve.grouping import Group
-from bridge_core.resolve.interpretations import View, native_views, neutral_view, parameter_view
+from bridge_core.resolve.evidence import PARAMETER, Detection, Detector
+from bridge_core.resolve.grouping import Group, note_children
+from bridge_core.resolve.interpretations import (
+    Interpretation,
+    native_interpretations,
+    neutral_interpretation,
+    parameter_interpretation,
+)
 from bridge_core.rules import Rule
-from bridge_core.state import FlatState, Key, LayerInfo
+from bridge_core.state import FlatState, Key, LayerInfo, StateMetadata, leaf_path
 
 __all__ = ["NeutralLayer", "neutral_layers"]
 
-_CERTAIN: Mapping[str, tuple[str, ...]] = {
+_IDENTIFYING_LEAVES: Mapping[str, tuple[str, ...]] = {
     "linear": (),
     "embedding": (),
     "norm": ("scale", "bias"),
@@ -28,24 +37,25 @@ _CERTAIN: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class NeutralLayer:
-    """One group of a neutral state.
+    """One layer of a neutral state.
 
     Args:
-        group: Its leaves.
-        views: How it can be read.
-        reading: What decided it; a reading without transform and candidates is plain parameters.
-        kind: Its kind, None while undecided.
-        claimed: Names of the leaves that belong to the layer.
-        factors: How axes of its kind are split where it comes from.
-        transforms: Framework -> transform that the layer was spelt with.
-        rule: Where the rule stands that settled it here; empty if none did.
+        group: The leaves at its path, those of the layer and others.
+        interpretations: Every way to read it.
+        evidence: The evidence that decided it; ``undecided`` if none did.
+        kind: Its kind; None while undecided.
+        leaves: Names of the leaves that belong to the layer.
+        candidates: Transforms that remain possible while undecided; None among them is plain parameters.
+        transforms: Framework -> transform whose layout the layer had there.
+        axis_splits: Axis of the kind -> the sizes into which it is split where the layer comes from.
+        rule: Label of the rule that decided it here; empty if none did.
     """
 
     group: Group
-    views: tuple[View, ...]
+    interpretations: tuple[Interpretation, ...]
     evidence: str
     kind: str | None
-    claimed: tuple[str, ...]
+    leaves: tuple[str, ...]
     candidates: tuple[LayerTransform | None, ...]
     transforms: Mapping[str, str]
     axis_splits: Mapping[str, Shape]
@@ -53,9 +63,9 @@ class NeutralLayer:
 
     @property
     def unsupported(self) -> LayerTransform | None:
-        """The only thing it can be, where no other framework takes that."""
-        known = self.candidates[0] if len(self.candidates) == 1 else None
-        return known if known is not None and known.unsupported else None
+        """The only transform that remains possible, if no other framework has such a layer."""
+        only = self.candidates[0] if len(self.candidates) == 1 else None
+        return only if only is not None and only.unsupported else None
 
 
 def neutral_layers(
@@ -63,8 +73,8 @@ def neutral_layers(
     registry: Registry,
     rules: Iterable[Rule],
     *,
-    together: Mapping[Key, str] | None = None,
-    apart: Collection[Key] = (),
+    merged_paths: Mapping[Key, str] | None = None,
+    split_paths: Collection[Key] = (),
 ) -> dict[Key, NeutralLayer]:
     """Return the layers by path, in the state's order.
 
@@ -72,29 +82,27 @@ def neutral_layers(
         state: The neutral state.
         registry: Where kinds and transforms are found.
         rules: Rules that fix kinds.
-        together: Path -> composite kind, where layers are to be read as one.
-        apart: Paths of composite layers that are to be read as the layers they hold.
+        merged_paths: Path -> composite kind, where the layers below are read as one.
+        split_paths: Paths of composite layers that are read as the layers they hold.
     """
-    reader = Reader(_neutral_transforms(registry.kinds.values()), "neutral", rules)
-    known: dict[object, tuple[View, ...]] = {}
-    result = {}
-    for path, group in _groups(state, registry, together or {}, apart).items():
-        rule = reader.rule_of(path)
+    detector = Detector(_neutral_transforms(registry.kinds.values()), "neutral", rules)
+    by_signature: dict[object, tuple[Interpretation, ...]] = {}
+    layers = {}
+    for path, group in _groups(state, registry, merged_paths or {}, split_paths).items():
+        rule = detector.rule_of(path)
         info = group.info
         if rule is not None and rule.kind is not None:
-            info = _ruled(rule.kind, group, info, registry)
+            info = _ruled(rule.kind, info, registry)
         if info is None:
-            reading = reader.read(group)
-            info = _info(reading, group)
-        settled = rule if info is not group.info and info.evidence == "rule" else None
+            info = _detected(detector, group)
+        decided_here = rule is not None and info is not group.info and info.evidence == "rule"
         candidates = tuple(
             None if name == PARAMETER else registry.transforms[name]
             for name in info.candidates
             if name == PARAMETER or name in registry.transforms
         )
-        specs = group.specs
         signature = (
-            tuple((name, spec.shape) for name, spec in specs.items()),
+            tuple((name, spec.shape) for name, spec in group.specs.items()),
             info.kind,
             info.evidence,
             info.leaves,
@@ -102,52 +110,44 @@ def neutral_layers(
             tuple(info.transforms.items()),
             tuple(info.axis_splits.items()),
         )
-        views = known.get(signature)
-        if views is None:
-            views = known[signature] = _views(group, info, candidates, registry)
-        result[path] = NeutralLayer(
+        interpretations = by_signature.get(signature)
+        if interpretations is None:
+            interpretations = by_signature[signature] = _interpretations(group, info, candidates, registry)
+        layers[path] = NeutralLayer(
             group,
-            views,
+            interpretations,
             info.evidence,
             info.kind,
             info.leaves,
             candidates,
             info.transforms,
             info.axis_splits,
-            settled.label if settled is not None else "",
+            rule.label if rule is not None and decided_here else "",
         )
-    return result
+    return layers
 
 
 def _groups(
-    state: FlatState, registry: Registry, together: Mapping[Key, str], apart: Collection[Key]
+    state: FlatState, registry: Registry, merged_paths: Mapping[Key, str], split_paths: Collection[Key]
 ) -> dict[Key, Group]:
-    known = {path: info for path, info in state.metadata.layers.items() if path not in apart}
-    for path in apart:
-        known.update(_parts(path, state.metadata.layers.get(path)))
-    for path, kind in together.items():
-        known[path] = _joined(path, registry.kinds[kind], state)
-    nested = {
-        (*path, *leaf.split(".")): (path, leaf)
-        for path, info in known.items()
-        for leaf in info.leaves
-        if "." in leaf
-    }
+    infos = {path: info for path, info in state.metadata.layers.items() if path not in split_paths}
+    for path in split_paths:
+        infos.update(_parts(path, state.metadata.layers.get(path)))
+    for path, kind in merged_paths.items():
+        infos[path] = _merged(path, registry.kinds[kind], state)
+    owner = StateMetadata(layers=infos).owner
     groups: dict[Key, Group] = {}
     for key in state:
-        path, leaf = nested.get(key) or (key[:-1], key[-1])
+        path, leaf = owner(key)
         group = groups.get(path)
         if group is None:
-            group = groups[path] = Group(path, info=known.get(path))
+            group = groups[path] = Group(path, info=infos.get(path))
         group.keys[leaf] = key
         group.specs[leaf] = state.spec(key)
-    for path, group in groups.items():
+    for group in groups.values():
         if group.info is not None and not set(group.info.leaves) <= set(group.keys):
             group.info = None
-        for depth in range(len(path)):
-            parent = groups.get(path[:depth])
-            if parent is not None:
-                parent.has_children = True
+    note_children(groups)
     return groups
 
 
@@ -155,70 +155,67 @@ def _parts(path: Key, info: LayerInfo | None) -> dict[Key, LayerInfo]:
     """Return what is known of the layers that a composite one holds: all are linear."""
     leaves: dict[str, list[str]] = {}
     for leaf in info.leaves if info is not None else ():
-        inner, _, name = leaf.rpartition(".")
-        leaves.setdefault(inner, []).append(name)
+        part, _, name = leaf.rpartition(".")
+        leaves.setdefault(part, []).append(name)
+    evidence = info.evidence if info is not None else ""
     return {
-        (*path, *inner.split(".")): LayerInfo("linear", info.evidence if info else "", tuple(names))
-        for inner, names in leaves.items()
+        leaf_path(path, part): LayerInfo("linear", evidence, tuple(names)) for part, names in leaves.items()
     }
 
 
-def _joined(path: Key, kind: LayerKind, state: FlatState) -> LayerInfo:
-    """Return what stands for a composite layer whose parts are layers of their own so far."""
-    known = state.metadata.layers.get(path)
-    if known is not None and known.kind == kind.name:
-        return known
-    leaves = tuple(role for role in kind.leaves if (*path, *role.split(".")) in state)
+def _merged(path: Key, kind: LayerKind, state: FlatState) -> LayerInfo:
+    """Return the info of a composite layer whose parts are layers of their own in the state."""
+    info = state.metadata.layers.get(path)
+    if info is not None and info.kind == kind.name:
+        return info
+    leaves = tuple(role for role in kind.leaves if leaf_path(path, role) in state)
     return LayerInfo(kind.name, "template", leaves)
 
 
-def _views(
+def _interpretations(
     group: Group,
     info: LayerInfo,
     candidates: tuple[LayerTransform | None, ...],
     registry: Registry,
-) -> tuple[View, ...]:
+) -> tuple[Interpretation, ...]:
     if info.kind is None:
-        reading = Reading("undecided", candidates=candidates, claimed=info.leaves)
-        return native_views(reading, registry.kinds, group.specs)
+        undecided = Detection("undecided", candidates=candidates, leaves=info.leaves)
+        return native_interpretations(undecided, registry.kinds, group.specs)
     kind = registry.kinds.get(info.kind)
     if kind is None:
-        return (parameter_view(group.specs),)
-    found = [neutral_view(kind, group.specs, info.leaves, info.axis_splits)]
-    for name in info.transforms.values():
-        raw = registry.transforms.get(name)
-        if raw is not None and raw.kind == info.kind and info.evidence not in ("rule", "module"):
-            found.append(neutral_view(kind, group.specs, info.leaves, info.axis_splits, raw=raw))
-    return tuple(view for view in found if view is not None)
+        return (parameter_interpretation(group.specs),)
+    layouts: list[LayerTransform | None] = [None]
+    if info.evidence not in ("rule", "module"):
+        transforms = (registry.transforms.get(name) for name in info.transforms.values())
+        layouts += [t for t in transforms if t is not None and t.kind == info.kind]
+    interpretations = (
+        neutral_interpretation(kind, group.specs, info.leaves, info.axis_splits, raw=layout)
+        for layout in layouts
+    )
+    return tuple(i for i in interpretations if i is not None)
 
 
-def _ruled(kind: str, group: Group, info: LayerInfo | None, registry: Registry) -> LayerInfo | None:
-    """Let a rule settle an undecided layer; a decided one was ruled on before."""
+def _ruled(kind: str, info: LayerInfo | None, registry: Registry) -> LayerInfo | None:
+    """Let a rule decide an undecided layer; for a decided one, rules were asked before."""
     if info is None or info.kind is not None:
         return info
-    fitting = [
-        transform
-        for name in info.candidates
-        if (transform := registry.transforms.get(name)) is not None and transform.kind == kind
-    ]
-    if not fitting:
-        return info
-    return LayerInfo(None, "rule", info.leaves, (fitting[0].name,), info.transforms)
+    transforms = (registry.transforms.get(name) for name in info.candidates)
+    fitting = next((t for t in transforms if t is not None and t.kind == kind), None)
+    return info if fitting is None else LayerInfo(None, "rule", info.leaves, (fitting.name,), info.transforms)
 
 
-def _info(reading: Reading, group: Group) -> LayerInfo:
-    if reading.transform is not None:
-        return LayerInfo(
-            reading.transform.kind, reading.evidence, reading.claimed, axis_splits=reading.axis_splits
-        )
-    if reading.candidates:
-        names = tuple(c.name if c is not None else PARAMETER for c in reading.candidates)
-        return LayerInfo(None, "undecided", reading.claimed, names)
-    return LayerInfo(PARAMETER, reading.evidence, tuple(group.keys))
+def _detected(detector: Detector, group: Group) -> LayerInfo:
+    detection = detector.detect(group)
+    evidence, transform = detection.evidence, detection.transform
+    if transform is not None:
+        return LayerInfo(transform.kind, evidence, detection.leaves, axis_splits=detection.axis_splits)
+    if detection.candidates:
+        return LayerInfo(None, "undecided", detection.leaves, detection.candidate_names)
+    return LayerInfo(PARAMETER, evidence, tuple(group.keys))
 
 
 def _neutral_transforms(kinds: Iterable[LayerKind]) -> list[LayerTransform]:
-    """Spell every kind in its own names, for neutral states that carry no metadata."""
+    """Return a transform for each kind in its own names, for neutral states without metadata."""
     return [
         LayerTransform(
             f"neutral.{kind.name}",
@@ -227,7 +224,7 @@ def _neutral_transforms(kinds: Iterable[LayerKind]) -> list[LayerTransform]:
                 Leaf(role, role, axes, optional=role.endswith("bias") or role in kind.auxiliary_tensors)
                 for role, axes in kind.leaves.items()
             ),
-            identifying_leaves=_CERTAIN.get(kind.name),
+            identifying_leaves=_IDENTIFYING_LEAVES.get(kind.name),
             only_leaves=kind.name == "norm",
         )
         for kind in kinds

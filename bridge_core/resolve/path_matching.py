@@ -1,4 +1,4 @@
-"""Matching layer paths of a source to those of a target: spellings of lists, and one uniform prefix.
+"""Matching layer paths of a source to those of a target, though lists and prefixes are named otherwise.
 
 torch writes ``layers.0``, Linen ``layers_0``, NNX ``("layers", 0)``: a trailing ``_<number>`` counts as a
 part of its own when no exact match exists.
@@ -27,8 +27,8 @@ class PathMatch:
 
     Args:
         targets: Source path -> target path.
-        removed: Prefix that the source has and the target lacks.
-        added: Prefix that the target has and the source lacks.
+        removed: Prefix that only the source has.
+        added: Prefix that only the target has.
     """
 
     targets: dict[Key, Key]
@@ -40,11 +40,11 @@ def match_paths(source: Iterable[Key], target: Iterable[Key]) -> PathMatch:
     """Match paths; the time is linear in their number."""
     sources, targets = tuple(source), tuple(target)
     by_name = _unique(targets)
-    best: tuple[int, int, Key, Key] = (_found(sources, by_name), 0, (), ())
+    best: tuple[int, int, Key, Key] = (_count_matches(sources, by_name), 0, (), ())
     if best[0] < len(sources):
         for (removed, inner), (added, outer) in itertools.product(_prefixes(sources), _prefixes(targets)):
             if not (removed and added) or (inner and outer):
-                score = (_found(sources, by_name, removed, added), -len(removed) - len(added))
+                score = (_count_matches(sources, by_name, removed, added), -len(removed) - len(added))
                 if score > best[:2]:
                     best = (*score, removed, added)
     _, _, removed, added = best
@@ -56,14 +56,14 @@ def match_paths(source: Iterable[Key], target: Iterable[Key]) -> PathMatch:
     taken = set(result.values())
     for path in sources:
         if path not in result:
-            found_path = by_name.get(_renamed(path, removed, added))
-            if found_path is not None and found_path not in taken:
-                result[path] = found_path
-                taken.add(found_path)
+            target_path = by_name.get(_renamed(path, removed, added))
+            if target_path is not None and target_path not in taken:
+                result[path] = target_path
+                taken.add(target_path)
     return PathMatch({path: result[path] for path in sources if path in result}, removed, added)
 
 
-def _found(paths: Iterable[Key], names: Collection[Key], removed: Key = (), added: Key = ()) -> int:
+def _count_matches(paths: Iterable[Key], names: Collection[Key], removed: Key = (), added: Key = ()) -> int:
     return sum(_renamed(path, removed, added) in names for path in paths)
 
 
@@ -86,11 +86,9 @@ def normal_form(path: Key) -> Key:
     parts: list[str] = []
     for part in path:
         tail: list[str] = []
-        found = _NUMBERED.fullmatch(part)
-        while found:
-            part = found[1]
-            tail.append(found[2])
-            found = _NUMBERED.fullmatch(part)
+        while match := _NUMBERED.fullmatch(part):
+            part = match[1]
+            tail.append(match[2])
         parts.append(part)
         parts.extend(reversed(tail))
     return tuple(parts)
@@ -110,7 +108,7 @@ def _unique(paths: Iterable[Key]) -> dict[Key, Key]:
 def _prefixes(paths: tuple[Key, ...]) -> list[tuple[Key, bool]]:
     """Return the empty prefix and every short prefix that half of the paths share.
 
-    With each stands whether something follows it in half of the paths: only such a prefix is exchanged for
+    Each has a flag, whether something follows it in half of the paths: only such a prefix is exchanged for
     another, or any name could become any.
     """
     counts: Counter[Key] = Counter()

@@ -1,6 +1,6 @@
-"""Building a plan towards a framework: what fills which key, what is left, and why.
+"""Building a plan towards a framework: what fills which key, what is left out, and why.
 
-Shared by the two ways there, with a template and without.
+With a template and without one, the same things can become of a layer; both ways note them here.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from typing import NamedTuple
 
 from bridge_core.layers import LayerTransform
 from bridge_core.ops import NEGATIVE_ZERO, Drop, Fill, Op, chain_specs
-from bridge_core.plan import Dropped, Mismatch, Plan, Step
+from bridge_core.plan import Dropped, Mismatch, Plan, PlanProblems, Step
 from bridge_core.plugins import Framework, Registry
-from bridge_core.resolve.evidence import PARAMETER, Reader, guess
+from bridge_core.resolve.evidence import PARAMETER, Detector, guess
 from bridge_core.resolve.interpretations import Role
 from bridge_core.resolve.leaf_matching import Outcome
 from bridge_core.resolve.neutral_layers import NeutralLayer
 from bridge_core.resolve.rule_instance import BoundRule
-from bridge_core.rules import Pattern, Rule, matches
-from bridge_core.state import FlatState, Key, LayerInfo, TensorSpec, join_key
+from bridge_core.rules import Permissions, Rule
+from bridge_core.state import FlatState, Key, LayerInfo, TensorSpec, Ties, join_key, leaf_path
 
-__all__ = ["Assembly", "Filled", "Request", "open_options"]
+__all__ = ["Filled", "Ordered", "PlanBuilder", "Request", "open_options"]
 
 
 class Filled(NamedTuple):
@@ -42,8 +42,8 @@ class Ordered:
     Args:
         state: The neutral state with everything that rules take.
         bound_rules: Instances of rules that rearrange tensors.
-        fills: Target, without a head -> the step that fills it with a constant.
-        absent: Targets, without a head, that may stay unfilled.
+        fills: Target, without a collection -> the step that fills it with a constant.
+        absent: Targets, without a collection, that may stay unfilled.
     """
 
     state: FlatState
@@ -53,9 +53,9 @@ class Ordered:
 
     @property
     def targets(self) -> frozenset[Key]:
-        """The targets that rules account for, without heads."""
-        made = (key for bound in self.bound_rules for key in bound.targets)
-        return frozenset((*made, *self.fills, *self.absent))
+        """The targets that rules account for, without collections."""
+        moved = (key for bound in self.bound_rules for key in bound.targets)
+        return frozenset((*moved, *self.fills, *self.absent))
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,7 @@ class Request:
         registry: Kinds, transforms and adapters.
         framework: The target's adapter.
         layers: The state's layers by path.
-        accept_guesses: Whether names may settle what no evidence does.
-        allow_missing: Target keys that may stay unfilled.
-        allow_unexpected: Source keys that may be left out.
-        allow_mismatched: Target keys that may stay unfilled where the shapes differ.
+        permissions: What may be guessed and left out.
         origin: Neutral key -> key in the original source, which patterns also see.
         rules: Rules that fix kinds.
         ordered: What rules order; the state above is without what they take.
@@ -80,10 +77,7 @@ class Request:
     registry: Registry
     framework: Framework
     layers: Mapping[Key, NeutralLayer]
-    accept_guesses: bool
-    allow_missing: tuple[Pattern, ...]
-    allow_unexpected: tuple[Pattern, ...]
-    allow_mismatched: tuple[Pattern, ...]
+    permissions: Permissions
     origin: Mapping[Key, Key]
     rules: tuple[Rule, ...]
     ordered: Ordered
@@ -94,8 +88,8 @@ class Request:
         return self.registry.transforms_of.get(self.framework.name, ())
 
 
-class Assembly:
-    """A plan in the making."""
+class PlanBuilder:
+    """Collects what becomes of every layer; `plan` makes a plan of it."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -105,8 +99,9 @@ class Assembly:
             for kind in request.registry.kinds.values()
             for role, spec in kind.auxiliary_tensors.items()
         }
-        self.reader = Reader(request.transforms, self.framework.name)
-        self._addends = {
+        self.detector = Detector(request.transforms, self.framework.name)
+        self.source_ties = Ties(request.state.metadata.ties)
+        self._added_roles = {
             (transform.kind, role)
             for transform in request.registry.transforms.values()
             for leaf in transform.leaves
@@ -127,80 +122,83 @@ class Assembly:
         self.mismatched: list[Mismatch] = []
         self.ambiguous: dict[Key, tuple[str, ...]] = {}
         self.infos: dict[Key, LayerInfo] = {}
-        self.collections: dict[Key, str] = {}
+        self.unusual_collections: dict[Key, str] = {}
         self.ties: dict[Key, Key] = {}
         self.notes: list[str] = []
 
-    def take(self, layer: NeutralLayer, outcome: Outcome, evidence: str, names: Mapping[str, Key]) -> None:
-        """Let an outcome's leaves fill their targets."""
-        roles = {place.name: role for role, place in outcome.source.leaves.items()}
-        summed = {name for keep in outcome.keeps for name in keep.sources}
-        rule = layer.rule if evidence == "rule" else ""
-        for move in outcome.moves:
-            sources = tuple(layer.group.keys[name] for name in move.sources)
-            targets = tuple(names[name] for name in move.targets)
-            kind = outcome.source.kind if roles[move.sources[0]][0] else PARAMETER
-            kept = sources[0] if summed.intersection(move.sources) else None
-            if len(targets) == 1:
-                self.filled[targets[0]] = Filled(sources, move.ops, kind, evidence, kept, rule)
-            else:
-                self.shared.append(Step(sources, targets, move.ops, kind, evidence, kept, rule))
-            self.used.update((source, targets[0]) for source in sources)
-
-    def obey(self, place: Callable[[Key], Key]) -> None:
+    def apply_rules(self, target_key: Callable[[Key], Key]) -> None:
         """Do what rules order.
 
         Args:
-            place: Gives the target's key for a name without a head.
+            target_key: Gives the target's key for a name without a collection.
         """
         ordered = self.request.ordered
         for bound in ordered.bound_rules:
-            targets = tuple(map(place, bound.targets))
+            targets = tuple(map(target_key, bound.targets))
             step = Step(bound.sources, targets, bound.ops, PARAMETER, "rule", rule=bound.rule.label)
             self.shared.append(step)
             self.owners.update(dict.fromkeys(targets, bound.rule))
             self.used.update((source, targets[0]) for source in bound.sources)
         for name, step in ordered.fills.items():
-            self.constants.append(replace(step, targets=(place(name),)))
-        self.allowed_missing += map(place, ordered.absent)
+            self.constants.append(replace(step, targets=(target_key(name),)))
+        self.allowed_missing += map(target_key, ordered.absent)
 
-    def keep(self, layer: NeutralLayer, outcome: Outcome, path: Key) -> None:
-        """Let the metadata keep what the target only holds in sums, under the layer's path there."""
-        for kept in outcome.keeps:
-            sources = tuple(layer.group.keys[name] for name in kept.sources)
-            key = (*path, *kept.role.split("."))
-            self.keeps.append(Step(sources, (), kept.ops, outcome.source.kind, "residual", key))
+    def move_leaves(
+        self, layer: NeutralLayer, outcome: Outcome, evidence: str, names: Mapping[str, Key]
+    ) -> None:
+        """Let the leaves that an outcome moves fill their targets.
 
-    def leave(
+        Args:
+            layer: The source's layer.
+            outcome: What becomes of it.
+            evidence: The evidence that decided it.
+            names: Leaf name in the target -> key.
+        """
+        roles = {use.name: role for role, use in outcome.source.leaves.items()}
+        summands = {name for keep in outcome.keeps for name in keep.sources}
+        rule = layer.rule if evidence == "rule" else ""
+        for move in outcome.moves:
+            sources = tuple(layer.group.keys[name] for name in move.sources)
+            targets = tuple(names[name] for name in move.targets)
+            kind = outcome.source.kind if roles[move.sources[0]][0] else PARAMETER
+            auxiliary = sources[0] if summands.intersection(move.sources) else None
+            if len(targets) == 1:
+                self.filled[targets[0]] = Filled(sources, move.ops, kind, evidence, auxiliary, rule)
+            else:
+                self.shared.append(Step(sources, targets, move.ops, kind, evidence, auxiliary, rule))
+            self.used.update((source, targets[0]) for source in sources)
+
+    def store_summands(self, layer: NeutralLayer, outcome: Outcome, path: Key) -> None:
+        """Let the metadata store what the target only holds in sums, under the layer's path there."""
+        for keep in outcome.keeps:
+            sources = tuple(layer.group.keys[name] for name in keep.sources)
+            key = leaf_path(path, keep.role)
+            self.keeps.append(Step(sources, (), keep.ops, outcome.source.kind, "residual", key))
+
+    def leave_out(
         self,
         layer: NeutralLayer,
         names: Iterable[str],
         path: Key | None = None,
         form: LayerTransform | None = None,
     ) -> None:
-        """Account for source leaves that have no place: kept, allowed, refused with a reason, or unexpected.
+        """Account for source leaves without a target: stored, allowed, refused with a reason, or unexpected.
 
         Args:
             layer: The source's layer.
             names: The leaves.
-            path: The layer's path in the target, by which the target knows what it keeps for others.
-            form: The target's form of the layer.
+            path: The layer's path in the target, under which the metadata stores auxiliary tensors.
+            form: The target's transform of the layer.
         """
         path = layer.group.path if path is None else path
         for name in names:
             key = layer.group.keys[name]
-            if (
-                layer.kind is not None
-                and (layer.kind, name) in self.auxiliary_tensors
-                and name in layer.claimed
-            ):
-                spec = layer.group.specs[name]
-                step = Step((key,), (), (Drop(0, spec),), layer.kind, "residual", (*path, name))
-                self.constants.append(step)
+            kind = layer.kind if name in layer.leaves else None
+            if kind is not None and (kind, name) in self.auxiliary_tensors:
+                drop = Drop(0, layer.group.specs[name])
+                self.constants.append(Step((key,), (), (drop,), kind, "residual", (*path, name)))
                 self.dropped.append(Dropped(key, "kept in the metadata", kept=True))
-            elif matches(self.request.allow_unexpected, key) or matches(
-                self.request.allow_unexpected, self.request.origin.get(key, key)
-            ):
+            elif self.request.permissions.may_leave_out(key, self._origin(key)):
                 self.dropped.append(Dropped(key, "allowed as unexpected"))
             elif form is not None and name in form.unsupported_leaves:
                 self.unsupported[key] = form.unsupported_leaves[name]
@@ -212,16 +210,19 @@ class Assembly:
 
         What another framework adds to a second tensor gets the zero that changes no sum.
         """
-        added = all((kind, role[1]) in self._addends for role in roles)
+        added = all((kind, role[1]) in self._added_roles for role in roles)
         fill = Fill(NEGATIVE_ZERO if added else 0, spec)
         self.constants.append(Step((), (key,), (fill,), kind, "zero"))
 
-    def refuse(self, layer: NeutralLayer) -> None:
-        """Note that no other framework takes a layer, and why."""
-        reason = layer.unsupported.unsupported if layer.unsupported is not None else ""
-        self.unsupported.update((layer.group.keys[name], reason) for name in layer.claimed)
+    def refuses(self, layer: NeutralLayer) -> bool:
+        """Note a layer that only another framework has, and tell whether it is one."""
+        transform = layer.unsupported
+        if transform is None or transform.framework == self.framework.name:
+            return False
+        self.unsupported.update((layer.group.keys[name], transform.unsupported) for name in layer.leaves)
+        return True
 
-    def keep_info(
+    def note_info(
         self,
         path: Key,
         layer: NeutralLayer,
@@ -239,12 +240,13 @@ class Assembly:
         }
         if not transforms and not layer.axis_splits and self._is_proven(layer, outcome):
             return
-        claimed = tuple(dict.fromkeys(p.name for role, p in outcome.target.leaves.items() if role[0]))
-        if outcome.target.transform is not None:
-            transforms[self.framework.name] = outcome.target.transform
-        axis_splits = {**layer.axis_splits, **outcome.target.axis_splits}
+        target = outcome.target
+        leaves = tuple(dict.fromkeys(use.name for role, use in target.leaves.items() if role[0]))
+        if target.transform is not None:
+            transforms[self.framework.name] = target.transform
+        axis_splits = {**layer.axis_splits, **target.axis_splits}
         self.infos[path] = LayerInfo(
-            outcome.target.kind, evidence, claimed or names, transforms=transforms, axis_splits=axis_splits
+            target.kind, evidence, leaves or names, transforms=transforms, axis_splits=axis_splits
         )
 
     def _is_usual(self, framework: str, name: str) -> bool:
@@ -263,14 +265,14 @@ class Assembly:
                     move.targets, chain_specs(tuple(specs[n] for n in move.sources), move.ops), strict=True
                 )
             }
-            reading = self.reader.by_structure(shapes, layer.group.has_children)
-            found = reading.transform.name if reading.transform is not None else None
-            self._proven[key] = not reading.candidates and found == outcome.target.transform
+            detection = self.detector.by_structure(shapes, layer.group.has_children)
+            proven = detection.transform.name if detection.transform is not None else None
+            self._proven[key] = not detection.candidates and proven == outcome.target.transform
         return self._proven[key]
 
     def plan(self, form: str, empty: tuple[Key, ...]) -> Plan:
         """Return the plan of everything gathered."""
-        unexpected = self._untied()
+        unexpected = self._without_tied()
         self._check_owners()
         steps = [
             Step(f.sources, (target,), f.ops, f.kind, f.evidence, f.auxiliary, f.rule)
@@ -279,14 +281,14 @@ class Assembly:
         tree_form = dict(self.request.state.metadata.tree_form)
         if form:
             tree_form[self.framework.name] = form
-        # A framework without collections has no empty nodes either: both wait in its metadata for a way back.
-        keeps = bool(self.framework.collections)
+        # A framework without collections has no empty nodes either: its metadata stores both for a way back.
+        has_collections = bool(self.framework.collections)
         metadata = self.request.state.metadata.with_(
             layers=self.infos,
             modules={},
             ties={**self._carried_ties(), **self.ties},
-            collections=self.collections if keeps else self._carried_collections(),
-            empty=empty if keeps else self.request.state.metadata.empty,
+            collections=self.unusual_collections if has_collections else self._carried_collections(),
+            empty=empty if has_collections else self.request.state.metadata.empty,
             tree_form=tree_form,
         )
         return Plan(
@@ -296,15 +298,13 @@ class Assembly:
             (*steps, *self.shared, *self.constants),
             tuple(self.dropped),
             self.ties,
-            tuple(self.missing),
-            unexpected,
-            tuple(self.mismatched),
-            self.ambiguous,
+            PlanProblems(
+                tuple(self.missing), unexpected, tuple(self.mismatched), self.ambiguous, self.unsupported
+            ),
             tuple(self.allowed_missing),
             metadata,
             tuple(self.notes),
             tuple(self.keeps),
-            self.unsupported,
         )
 
     def _check_owners(self) -> None:
@@ -313,31 +313,30 @@ class Assembly:
         Raises:
             RuleError: One does.
         """
-        made = {target: f.sources for target, f in self.filled.items() if target in self.owners}
+        sources_of = {target: f.sources for target, f in self.filled.items() if target in self.owners}
         for step in (*self.shared, *self.constants):
             if step.evidence != "rule":
-                made.update((key, step.sources) for key in step.targets if key in self.owners)
-        for target, sources in made.items():
+                sources_of.update((key, step.sources) for key in step.targets if key in self.owners)
+        for target, sources in sources_of.items():
             other = f"{join_key(self._origin(sources[0]))!r} becomes" if sources else "a constant fills"
             raise self.owners[target].error(f"it makes this tensor, and {other} it by itself.", target)
 
     def _origin(self, key: Key) -> Key:
         return self.request.origin.get(key, key)
 
-    def _untied(self) -> tuple[Key, ...]:
-        """Let go of unexpected keys that share the values of a key that found its place."""
-        ties = self.request.state.metadata.ties
-        keepers: dict[Key, Key] = {}
-        for key in self.used:
-            keepers.setdefault(ties.get(key, key), key)
-        rest = []
+    def _without_tied(self) -> tuple[Key, ...]:
+        """Return the unexpected keys; those tied to a key that was moved are dropped instead."""
+        moved: dict[Key, Key] = {}
+        for key in self.used if self.unexpected else ():
+            moved.setdefault(self.source_ties.root(key), key)
+        unexpected = []
         for key in self.unexpected:
-            keeper = keepers.get(ties.get(key, key))
-            if keeper is None:
-                rest.append(key)
+            tied_to = moved.get(self.source_ties.root(key))
+            if tied_to is None:
+                unexpected.append(key)
             else:
-                self.dropped.append(Dropped(key, f"tied to {join_key(keeper)}", keeper))
-        return tuple(rest)
+                self.dropped.append(Dropped(key, f"tied to {join_key(tied_to)}", tied_to))
+        return tuple(unexpected)
 
     def _carried_collections(self) -> dict[Key, str]:
         collections = self.request.state.metadata.collections
@@ -345,9 +344,9 @@ class Assembly:
 
     def _carried_ties(self) -> dict[Key, Key]:
         return {
-            self.used[key]: self.used[keeper]
-            for key, keeper in self.request.state.metadata.ties.items()
-            if key in self.used and keeper in self.used
+            self.used[key]: self.used[other]
+            for key, other in self.request.state.metadata.ties.items()
+            if key in self.used and other in self.used
         }
 
     def guessed(self, layer: NeutralLayer, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
@@ -365,7 +364,7 @@ class Assembly:
 
 
 def open_options(outcomes: tuple[Outcome, ...]) -> tuple[str, ...]:
-    """Name what is open: kinds, or where they agree the spellings on either side."""
+    """Return what is ambiguous: kinds, or where they agree the layouts of either side."""
     for names in (
         [o.source.kind for o in outcomes],
         [o.source.transform or PARAMETER for o in outcomes],

@@ -1,7 +1,7 @@
 """A framework's state -> neutral: decide what evidence decides, and carry the rest undecided.
 
-This direction never refuses and never guesses unasked: what stays undecided keeps the source's names and
-axes, with its candidates in the metadata.
+This direction never refuses, and guesses only if asked to: an undecided layer keeps the source's names and
+axes, with its candidates in the metadata, so that the target may still decide it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,24 @@ from bridge_core.axes import Binding, Shape
 from bridge_core.errors import KeyConflict, UsageError
 from bridge_core.layers import LayerKind, LayerTransform, Leaf, cut_of, part_shape, to_neutral_ops
 from bridge_core.ops import Fill, Op, Parallel, SplitSum, simplify_chain
-from bridge_core.plan import Dropped, Plan, Step
+from bridge_core.plan import Dropped, Plan, PlanProblems, Step
 from bridge_core.plugins import Registry
-from bridge_core.resolve.evidence import PARAMETER, Reader, Reading
-from bridge_core.resolve.grouping import Group, collection_of_role, group_state, has_heads
+from bridge_core.resolve.evidence import PARAMETER, Detection, Detector
+from bridge_core.resolve.grouping import Group, group_state
 from bridge_core.resolve.rule_names import rule_names
 from bridge_core.rules import Rule
-from bridge_core.state import AuxiliaryTensor, FlatState, Key, LayerInfo, StateMetadata, TensorSpec, join_key
+from bridge_core.state import (
+    AuxiliaryTensor,
+    FlatState,
+    Key,
+    LayerInfo,
+    StateMetadata,
+    TensorSpec,
+    VariableCollections,
+    join_key,
+    leaf_path,
+    module_path,
+)
 
 __all__ = ["plan_to_neutral"]
 
@@ -35,14 +46,14 @@ def plan_to_neutral(
 ) -> Plan:
     """Return the plan from a framework's state, or from a neutral one, to the neutral form.
 
-    What a rule rearranges is copied under its own name: the rule is applied where the target is known.
+    A tensor that a rule rearranges is copied under its own name: the rule needs the target's shapes.
 
     Args:
-        state: The source; its layout names the framework, its metadata may carry module types.
+        state: The source; its layout names the framework, its metadata may contain module types.
         registry: Where kinds and transforms are found.
-        rules: The rules as they are read here; patterns see keys without a collection head. Of a neutral
-            state, those that tell whose names they hold have named its keys already.
-        accept_guesses: Whether names may settle what no evidence does.
+        rules: The rules as they are read here; patterns see keys without a collection. Rules that name the
+            layouts of their sides have renamed the keys of a neutral state before.
+        accept_guesses: Whether names may decide what no evidence does.
         config: The checkpoint's config, if one is known.
 
     Raises:
@@ -57,66 +68,59 @@ def plan_to_neutral(
         )
     if state.layout == "neutral":
         own = [rule for rule in rules if rule.layouts is None and rule.action in ("rename", "drop")]
-        return _identity(state, own, config)
+        return _plan_renames(state, own, config)
     return _ToNeutral(state, registry, tuple(rules), accept_guesses, config).plan()
 
 
-def _identity(state: FlatState, rules: list[Rule], config: Mapping[str, Any] | None) -> Plan:
+def _plan_renames(state: FlatState, rules: list[Rule], config: Mapping[str, Any] | None) -> Plan:
+    """Return the plan of a neutral state, in which rules only rename and drop keys."""
     ruled = rule_names({key: key for key in state}, state.specs(), rules, config)
+    metadata = state.metadata
     steps = []
     for key in state:
         if key in ruled.dropped:
             continue
-        path, leaf = _owner(key, state.metadata.layers)
-        info = state.metadata.layers.get(path)
+        path, leaf = metadata.owner(key)
+        info = metadata.layers.get(path)
         kind = info.kind or "undecided" if info and leaf in info.leaves else PARAMETER
         evidence = info.evidence if info else "name"
-        renaming = ruled.renamed[key].label if key in ruled.renamed else ""
-        steps.append(Step((key,), (ruled.names.get(key, key),), (), kind, evidence, rule=renaming))
-    metadata = state.metadata
+        label = ruled.renamed[key].label if key in ruled.renamed else ""
+        steps.append(Step((key,), (ruled.names.get(key, key),), (), kind, evidence, rule=label))
     if ruled.names or ruled.dropped:
-        kept = {step.sources[0] for step in steps}
-        metadata = state.select(lambda key: key in kept).metadata
+        metadata = state.select(lambda key: key not in ruled.dropped).metadata
     if ruled.names:
         metadata = _renamed_metadata(metadata, ruled.names)
-    dropped = tuple(Dropped(key, reason) for key, reason in ruled.dropped.items())
     return Plan(
         "neutral",
         "neutral",
         state.specs(),
         tuple(steps),
-        dropped,
+        tuple(Dropped(key, reason) for key, reason in ruled.dropped.items()),
         metadata=metadata,
-        unmatched_rules=ruled.unmatched,
+        problems=PlanProblems(unmatched_rules=ruled.unmatched),
     )
 
 
-def _owner(key: Key, layers: Mapping[Key, LayerInfo]) -> tuple[Key, str]:
-    """Return the layer that a neutral key belongs to, and its leaf there."""
-    for width in (2, 1):
-        info = layers.get(key[:-width]) if len(key) >= width else None
-        if info is not None and ".".join(key[-width:]) in info.leaves:
-            return key[:-width], ".".join(key[-width:])
-    return key[:-1], key[-1]
-
-
 def _renamed_metadata(metadata: StateMetadata, names: Mapping[Key, Key]) -> StateMetadata:
-    """Give layers the paths that their leaves have now; one whose leaves part is known no more."""
+    """Give layers the paths that their leaves have now; a layer whose leaves are separated is forgotten."""
     layers: dict[Key, LayerInfo] = {}
     for path, info in metadata.layers.items():
-        homes = set()
+        new_paths = set()
         for leaf in info.leaves:
-            parts = tuple(leaf.split("."))
-            new = names.get((*path, *parts), (*path, *parts))
-            homes.add(new[: -len(parts)] if new[-len(parts) :] == parts else None)
-        home = homes.pop() if len(homes) == 1 else None if homes else path
-        if home is not None:
-            layers[home] = info
-    moved = metadata.map_keys(lambda key: names.get(key, key))
-    return moved.with_(layers=layers, empty=metadata.empty)
+            key = leaf_path(path, leaf)
+            parts = key[len(path) :]
+            new = names.get(key, key)
+            new_paths.add(new[: -len(parts)] if new[-len(parts) :] == parts else None)
+        new_path = new_paths.pop() if len(new_paths) == 1 else None if new_paths else path
+        if new_path is not None:
+            layers[new_path] = info
+    renamed = metadata.map_keys(lambda key: names.get(key, key))
+    return renamed.with_(layers=layers, empty=metadata.empty)
 
 
 class _ToNeutral:
+    """The plan of one framework's state; `plan` shows the order of the work."""
+
     def __init__(
         self,
         state: FlatState,
@@ -126,194 +130,200 @@ class _ToNeutral:
         config: Mapping[str, Any] | None,
     ) -> None:
         self.state = state
-        self.specs = state.specs()
         self.kinds = registry.kinds
         self.framework = registry.framework(state.layout or "")
         self.transforms = registry.transforms_of.get(self.framework.name, ())
+        self.collections = VariableCollections.of_state(
+            state, self.framework.name, self.framework.collections
+        )
         self.rules = rules
         self.config = config
         self.accept_guesses = accept_guesses
-        self.reader = Reader(self.transforms, self.framework.name, rules)
-        self._leaf_moves: dict[object, tuple[tuple[tuple[Op, ...], Shape], ...]] = {}
-        self.heads = has_heads(state, self.framework)
+        self.detector = Detector(self.transforms, self.framework.name, rules)
+        self._part_ops: dict[object, tuple[tuple[tuple[Op, ...], Shape], ...]] = {}
         self.steps: list[Step] = []
-        self.dropped: list[Dropped] = []
         self.layers: dict[Key, LayerInfo] = {}
-        self.collections: dict[Key, str] = {}
-        self.neutral: dict[Key, Key] = {}
-        self.taken: dict[Key, Key] = {}
+        self.unusual_collections: dict[Key, str] = {}
+        self.neutral_keys: dict[Key, Key] = {}
+        self.source_keys: dict[Key, Key] = {}
 
     def plan(self) -> Plan:
-        origins = {key: key[1:] if self.heads else key for key in self.state}
-        ruled = rule_names(origins, self.specs, self.rules, self.config)
-        self.dropped = [Dropped(key, reason) for key, reason in ruled.dropped.items()]
-        aside = {*ruled.dropped, *ruled.rearranged}
-        rest = self.state.select(lambda key: key not in aside) if aside else self.state
+        specs = self.state.specs()
+        names = self.collections.names(self.state)
+        ruled = rule_names(names, specs, self.rules, self.config)
+        taken = {*ruled.dropped, *ruled.rearranged}
+        rest = self.state.select(lambda key: key not in taken) if taken else self.state
         for group in group_state(rest, self.framework, self.transforms, ruled.names).values():
-            self._group(group, ruled.renamed)
+            self._add_layer(group, ruled.renamed)
         for key, rule in ruled.rearranged.items():
-            self._rearranged(key, origins[key], rule)
-        for key, residual in self.state.metadata.auxiliary_tensors.items():
-            self._restore(key, TensorSpec(residual.shape, residual.array().dtype))
-        metadata = self.state.metadata
-        tree_form = dict(metadata.tree_form)
-        if self.framework.collections:
-            tree_form.setdefault(self.framework.name, "variables" if self.heads else "params")
+            self._add_rearranged(key, names[key], rule)
+        for key, auxiliary in self.state.metadata.auxiliary_tensors.items():
+            self._restore(key, TensorSpec(auxiliary.shape, auxiliary.array().dtype))
         return Plan(
             self.framework.name,
             "neutral",
-            self.specs,
+            specs,
             tuple(self.steps),
-            tuple(self.dropped),
-            unmatched_rules=(*ruled.unmatched, *(rule.full_label for rule in self.reader.unmatched_rules())),
-            metadata=StateMetadata(
-                layers=self.layers,
-                ties={
-                    self.neutral[k]: self.neutral[v]
-                    for k, v in metadata.ties.items()
-                    if k in self.neutral and v in self.neutral
-                },
-                collections=self.collections,
-                empty=metadata.empty,
-                tree_form=tree_form,
-                extra=metadata.extra,
+            tuple(Dropped(key, reason) for key, reason in ruled.dropped.items()),
+            problems=PlanProblems(
+                unmatched_rules=(
+                    *ruled.unmatched,
+                    *(rule.full_label for rule in self.detector.unmatched_rules()),
+                )
             ),
+            metadata=self._metadata(),
         )
 
-    def _restore(self, key: Key, spec: TensorSpec) -> None:
-        """Give a layer back what the source has no place for and kept."""
-        name = self._renamed(key) or key
-        if name in self.taken:
-            return
-        path, role = name[:-1], name[-1]
-        info = self.layers.get(path)
-        kind = self.kinds.get(info.kind or "") if info is not None else None
-        known = PARAMETER
-        if info is not None and kind is not None and role in kind.auxiliary_tensors:
-            self.layers[path] = replace(info, leaves=(*info.leaves, role))
-            known = kind.name
-        self.steps.append(Step((), (name,), (Fill(0, spec),), known, "metadata", auxiliary=key))
+    def _metadata(self) -> StateMetadata:
+        metadata, neutral = self.state.metadata, self.neutral_keys
+        tree_form = dict(metadata.tree_form)
+        if self.framework.collections:
+            tree_form.setdefault(self.framework.name, "variables" if self.collections.present else "params")
+        return StateMetadata(
+            layers=self.layers,
+            ties={neutral[k]: neutral[v] for k, v in metadata.ties.items() if k in neutral and v in neutral},
+            collections=self.unusual_collections,
+            empty=metadata.empty,
+            tree_form=tree_form,
+            extra=metadata.extra,
+        )
 
-    def _renamed(self, name: Key) -> Key | None:
-        for rule in self.rules:
-            captures = rule.source.match(name) if rule.rename_to is not None else None
-            if captures is not None and rule.rename_to is not None:
-                return rule.rename_to.fill(captures)
-        return None
-
-    def _rearranged(self, key: Key, name: Key, rule: Rule) -> None:
-        """Copy a tensor that a rule rearranges; the rule is applied on the way to the target."""
-        head = key[0] if self.heads else self.state.metadata.collections.get(key, "")
-        step = Step((key,), (name,), (), PARAMETER, "rule", rule=rule.label)
-        self._add(step, head, collection_of_role(self.framework, None, name[-1]))
-        self.layers.setdefault(name[:-1], LayerInfo(PARAMETER, "rule", ()))
-
-    def _group(self, group: Group, renamed: Mapping[Key, Rule]) -> None:
-        reading = self.reader.read(group)
-        if reading.candidates and self.accept_guesses:
-            reading = self.reader.guessed(group, reading)
-        if reading.transform is not None and self._collides(group, reading):
-            reading = Reading("undecided", candidates=(reading.transform,), claimed=reading.claimed)
-        leaves = reading.transform.by_name() if reading.transform is not None else {}
+    def _add_layer(self, group: Group, renamed: Mapping[Key, Rule]) -> None:
+        detection = self._detect(group)
+        transform = detection.transform
+        layer_leaves = transform.by_name() if transform is not None else {}
         roles: list[str] = []
         for name, key in group.keys.items():
-            leaf = leaves.get(name)
-            if leaf is not None and reading.transform is not None:
-                step = self._leaf_step(group, name, leaf, reading.transform, reading)
-                made = [".".join(target[len(group.path) :]) for target in step.targets]
-                roles += made
-                usual = collection_of_role(self.framework, reading.transform.kind, made[0])
+            leaf = layer_leaves.get(name)
+            if leaf is not None and transform is not None:
+                step = self._leaf_step(group, name, leaf, transform, detection)
+                leaf_roles = [".".join(target[len(group.path) :]) for target in step.targets]
+                roles += leaf_roles
+                usual = self.collections.of(transform.kind, leaf_roles[0])
             else:
-                undecided = bool(reading.candidates) and name in reading.claimed
+                undecided = bool(detection.candidates) and name in detection.leaves
                 kind = "undecided" if undecided else PARAMETER
-                evidence = reading.evidence if undecided or reading.transform is None else "name"
-                step = Step((key,), ((*group.path, *name.split(".")),), (), kind, evidence)
-                usual = collection_of_role(self.framework, None, name)
-            fired = (reading.rule if step.evidence == "rule" else None, renamed.get(key))
-            rules = ", ".join(rule.label for rule in fired if rule is not None)
-            self._add(replace(step, rule=rules) if rules else step, group.collections[name], usual)
-        self.layers[group.path] = self._info(group, reading, tuple(roles))
+                evidence = detection.evidence if undecided or transform is None else "name"
+                step = Step((key,), (leaf_path(group.path, name),), (), kind, evidence)
+                usual = self.collections.default
+            applied = (detection.rule if step.evidence == "rule" else None, renamed.get(key))
+            label = ", ".join(rule.label for rule in applied if rule is not None)
+            self._add(replace(step, rule=label) if label else step, group.collections[name], usual)
+        self.layers[group.path] = self._info(group, detection, tuple(roles))
+
+    def _detect(self, group: Group) -> Detection:
+        detection = self.detector.detect(group)
+        if detection.candidates and self.accept_guesses:
+            detection = self.detector.guess(group, detection)
+        if detection.transform is not None:
+            # A role must not take the name of a parameter that is not the layer's.
+            leaves = detection.transform.by_name()
+            roles = {role for name in detection.leaves for role in leaves[name].roles}
+            if any(name in roles for name in group.keys if name not in detection.leaves):
+                return Detection("undecided", candidates=(detection.transform,), leaves=detection.leaves)
+        return detection
 
     def _leaf_step(
-        self, group: Group, name: str, leaf: Leaf, transform: LayerTransform, reading: Reading
+        self, group: Group, name: str, leaf: Leaf, transform: LayerTransform, detection: Detection
     ) -> Step:
-        """Return the step from a leaf to its roles, and to those that were added into them and kept."""
+        """Return the step from a leaf to its roles, and to those that were added into them and stored."""
         spec = group.specs[name]
-        like = (id(leaf), spec.shape, tuple(reading.axis_splits.items()))
-        known = self._leaf_moves.get(like)
-        if known is None:
-            split = transform.split_axes(reading.axis_splits)
-            known = _parts(leaf, self.kinds[transform.kind], spec.shape, split)
-            self._leaf_moves[like] = known
-        roles, chains = [*leaf.roles], [ops for ops, _ in known]
-        for part, absorbed in enumerate(leaf.added_leaves):
-            made = TensorSpec(known[part][1], spec.dtype)
-            kept = self._kept(group.origin, (leaf.roles[part], absorbed), made)
-            if kept:
-                chains[part] = (*chains[part], SplitSum(2, kept))
-                roles.insert(roles.index(leaf.roles[part]) + 1, absorbed)
+        signature = (id(leaf), spec.shape, tuple(detection.axis_splits.items()))
+        parts = self._part_ops.get(signature)
+        if parts is None:
+            split = transform.split_axes(detection.axis_splits)
+            parts = _part_ops(leaf, self.kinds[transform.kind], spec.shape, split)
+            self._part_ops[signature] = parts
+        roles, chains = [*leaf.roles], [ops for ops, _ in parts]
+        for part, added_role in enumerate(leaf.added_leaves):
+            part_spec = TensorSpec(parts[part][1], spec.dtype)
+            summands = self._stored_summands(group.origin, (leaf.roles[part], added_role), part_spec)
+            if summands:
+                chains[part] = (*chains[part], SplitSum(2, summands))
+                roles.insert(roles.index(leaf.roles[part]) + 1, added_role)
         cut = cut_of(leaf, spec.shape)
         ops = simplify_chain((cut, Parallel(tuple(chains)))) if cut is not None else chains[0]
-        targets = tuple((*group.path, *role.split(".")) for role in roles)
-        return Step((group.keys[name],), targets, ops, transform.kind, reading.evidence)
+        targets = tuple(leaf_path(group.path, role) for role in roles)
+        return Step((group.keys[name],), targets, ops, transform.kind, detection.evidence)
 
-    def _kept(self, path: Key, roles: tuple[str, ...], spec: TensorSpec) -> tuple[AuxiliaryTensor, ...]:
-        """Return what was kept of the parts of a sum; nothing if it does not fit."""
-        auxiliary_tensors = self.state.metadata.auxiliary_tensors
-        kept = [auxiliary_tensors.get((*path, *role.split("."))) for role in roles]
-        fit = [r for r in kept if r is not None and (r.shape, r.dtype) == (spec.shape, spec.dtype.name)]
-        return tuple(fit) if len(fit) == len(roles) else ()
+    def _stored_summands(
+        self, path: Key, roles: tuple[str, ...], spec: TensorSpec
+    ) -> tuple[AuxiliaryTensor, ...]:
+        """Return the parts of a sum that the metadata stores; nothing if one is missing or does not fit."""
+        stored = self.state.metadata.auxiliary_tensors
+        parts = [stored.get(leaf_path(path, role)) for role in roles]
+        fitting = [p for p in parts if p is not None and (p.shape, p.dtype) == (spec.shape, spec.dtype.name)]
+        return tuple(fitting) if len(fitting) == len(roles) else ()
 
-    def _collides(self, group: Group, reading: Reading) -> bool:
-        """Tell whether a role would take the name of a parameter beside the layer."""
-        if reading.transform is None:
-            return False
-        leaves = reading.transform.by_name()
-        roles = {role for name in reading.claimed for role in leaves[name].roles}
-        return any(name in roles for name in group.keys if name not in reading.claimed)
+    def _add_rearranged(self, key: Key, name: Key, rule: Rule) -> None:
+        """Copy a tensor that a rule rearranges, unchanged."""
+        collection, _ = self.collections.split(key)
+        step = Step((key,), (name,), (), PARAMETER, "rule", rule=rule.label)
+        usual = self.collections.default
+        self._add(step, collection or self.state.metadata.collections.get(key, ""), usual)
+        self.layers.setdefault(module_path(name), LayerInfo(PARAMETER, "rule", ()))
 
     def _add(self, step: Step, collection: str, usual: str) -> None:
         (source,) = step.sources
         for target in step.targets:
-            if target in self.taken:
+            if target in self.source_keys:
                 raise KeyConflict(
-                    f"{join_key(self.taken[target])!r} and {join_key(source)!r} are both "
+                    f"{join_key(self.source_keys[target])!r} and {join_key(source)!r} are both "
                     f"{join_key(target)!r} in neutral form.",
                     key=source,
                     hint="Rename one of them by a rule.",
                 )
-            self.taken[target] = source
+            self.source_keys[target] = source
             if collection and collection != usual:
-                self.collections[target] = collection
-        self.neutral[source] = step.targets[0]
+                self.unusual_collections[target] = collection
+        self.neutral_keys[source] = step.targets[0]
         self.steps.append(step)
 
-    def _info(self, group: Group, reading: Reading, roles: tuple[str, ...]) -> LayerInfo:
+    def _info(self, group: Group, detection: Detection, roles: tuple[str, ...]) -> LayerInfo:
+        evidence, transform = detection.evidence, detection.transform
         transforms = dict(group.info.transforms) if group.info is not None else {}
-        if reading.transform is not None:
-            transforms[self.framework.name] = reading.transform.name
+        if transform is not None:
+            transforms[self.framework.name] = transform.name
             return LayerInfo(
-                reading.transform.kind,
-                reading.evidence,
-                roles,
-                transforms=transforms,
-                axis_splits=reading.axis_splits,
+                transform.kind, evidence, roles, transforms=transforms, axis_splits=detection.axis_splits
             )
-        if reading.candidates:
-            names = tuple(c.name if c is not None else PARAMETER for c in reading.candidates)
-            return LayerInfo(None, reading.evidence, reading.claimed, names, transforms)
-        return LayerInfo(PARAMETER, reading.evidence, tuple(group.keys), transforms=transforms)
+        if detection.candidates:
+            return LayerInfo(None, evidence, detection.leaves, detection.candidate_names, transforms)
+        return LayerInfo(PARAMETER, evidence, tuple(group.keys), transforms=transforms)
+
+    def _restore(self, key: Key, spec: TensorSpec) -> None:
+        """Give a layer an auxiliary tensor back, which the source's layout cannot hold."""
+        name = self._renamed(key)
+        if name in self.source_keys:
+            return
+        path, role = module_path(name), name[-1]
+        info = self.layers.get(path)
+        kind = self.kinds.get(info.kind or "") if info is not None else None
+        kind_name = PARAMETER
+        if info is not None and kind is not None and role in kind.auxiliary_tensors:
+            self.layers[path] = replace(info, leaves=(*info.leaves, role))
+            kind_name = kind.name
+        self.steps.append(Step((), (name,), (Fill(0, spec),), kind_name, "metadata", auxiliary=key))
+
+    def _renamed(self, name: Key) -> Key:
+        for rule in self.rules:
+            captures = rule.source.match(name) if rule.rename_to is not None else None
+            if captures is not None and rule.rename_to is not None:
+                return rule.rename_to.fill(captures)
+        return name
 
 
-def _parts(
+def _part_ops(
     leaf: Leaf, kind: LayerKind, shape: Shape, axis_splits: Binding
 ) -> tuple[tuple[tuple[Op, ...], Shape], ...]:
     """Return, for each role of a leaf, the ops from its part to the neutral leaf, and the neutral shape."""
     split = tuple(sorted(axis_splits.items()))
-    found = []
+    parts = []
     for part, role in enumerate(leaf.roles):
-        moved = to_neutral_ops(leaf, kind.leaves[role], part_shape(leaf, shape), part=part, axis_splits=split)
-        if moved is None:
+        ops_and_shape = to_neutral_ops(
+            leaf, kind.leaves[role], part_shape(leaf, shape), part=part, axis_splits=split
+        )
+        if ops_and_shape is None:
             raise AssertionError(f"{leaf} was found to fit {shape}")
-        found.append(moved)
-    return tuple(found)
+        parts.append(ops_and_shape)
+    return tuple(parts)

@@ -6,12 +6,11 @@ from bridge_core.public import exports
 
 if TYPE_CHECKING:
     from bridge_core.rules.op_calls import Call as Call
-    from bridge_core.rules.patterns import Allowed as Allowed
     from bridge_core.rules.patterns import Int as Int
     from bridge_core.rules.patterns import Pattern as Pattern
     from bridge_core.rules.patterns import Str as Str
-    from bridge_core.rules.patterns import as_patterns as as_patterns
-    from bridge_core.rules.patterns import matches as matches
+    from bridge_core.rules.permissions import Allowed as Allowed
+    from bridge_core.rules.permissions import Permissions as Permissions
     from bridge_core.rules.rule import Rule as Rule
     from bridge_core.rules.rule import resolve_sizes as resolve_sizes
     from bridge_core.rules.rule_sets import Rules as Rules
@@ -23,7 +22,8 @@ else:
         __name__,
         {
             "op_calls": "Call",
-            "patterns": "Allowed Int Pattern Str as_patterns matches",
+            "patterns": "Int Pattern Str",
+            "permissions": "Allowed Permissions",
             "rule": "Rule resolve_sizes",
             "rule_sets": "Rules as_rules oriented",
             "toml_file": "load_rules",

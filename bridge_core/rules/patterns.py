@@ -18,16 +18,13 @@ from bridge_core.state import Key
 __all__ = [
     "Any1",
     "AnyN",
-    "as_patterns",
     "Capture",
     "Captures",
     "COUNT",
     "Int",
-    "matches",
     "Mixed",
     "NAME",
     "Pattern",
-    "Allowed",
     "Segment",
     "Str",
 ]
@@ -333,26 +330,6 @@ def _names(segments: Iterable[Segment]) -> Iterator[tuple[str, ...]]:
             yield tuple(capture.name for capture in _captures((segment,)))
 
 
-Allowed = bool | Iterable[str | Pattern]
-
 NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 COUNT = re.compile(r"0|[1-9][0-9]{0,17}")
-
-
-def as_patterns(value: bool | Iterable[str | Pattern]) -> tuple[Pattern, ...]:
-    """Return key patterns; True stands for every key.
-
-    Raises:
-        RuleError: A pattern is not well formed.
-    """
-    if value is True:
-        return (Pattern.parse("**"),)
-    if value is False:
-        return ()
-    return tuple(Pattern.parse(pattern) for pattern in ([value] if isinstance(value, str) else value))
-
-
-def matches(patterns: Iterable[Pattern], key: Key) -> bool:
-    """Tell whether any pattern fits the key."""
-    return any(pattern.match(key) is not None for pattern in patterns)

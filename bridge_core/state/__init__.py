@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from bridge_core.state.flat_state import FlatState as FlatState
     from bridge_core.state.flat_state import as_state as as_state
     from bridge_core.state.keys import Key as Key
+    from bridge_core.state.keys import LeafKey as LeafKey
     from bridge_core.state.keys import as_key as as_key
     from bridge_core.state.keys import flat_names as flat_names
     from bridge_core.state.keys import flatten_tree as flatten_tree
     from bridge_core.state.keys import is_unicode as is_unicode
     from bridge_core.state.keys import join_key as join_key
+    from bridge_core.state.keys import leaf_path as leaf_path
+    from bridge_core.state.keys import module_path as module_path
     from bridge_core.state.keys import natural_order as natural_order
     from bridge_core.state.keys import split_name as split_name
     from bridge_core.state.keys import unflatten_tree as unflatten_tree
@@ -43,16 +46,22 @@ if TYPE_CHECKING:
     from bridge_core.state.tensors import as_tensor as as_tensor
     from bridge_core.state.tensors import checked_bools as checked_bools
     from bridge_core.state.tensors import equal_values as equal_values
+    from bridge_core.state.ties import Ties as Ties
+    from bridge_core.state.variable_collections import VariableCollections as VariableCollections
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
             "dtypes": "DTYPES MAX_RANK PACKED cast_is_exact dtype_named is_floating native",
             "flat_state": "FlatState as_state",
-            "keys": "Key as_key flat_names flatten_tree is_unicode join_key natural_order split_name "
-            "unflatten_tree",
-            "metadata": "LayerInfo MARKER ModuleInfo AuxiliaryTensor StateMetadata dump_metadata load_metadata",
+            "keys": "Key LeafKey as_key flat_names flatten_tree is_unicode join_key leaf_path module_path "
+            "natural_order split_name unflatten_tree",
+            "metadata": "LayerInfo MARKER ModuleInfo AuxiliaryTensor StateMetadata dump_metadata "
+            "load_metadata",
             "regions": "Region full region_shape",
-            "tensors": "Array ArrayTensor FileTensor LazyTensor StridedFileTensor Tensor TensorSpec as_tensor checked_bools equal_values",
+            "tensors": "Array ArrayTensor FileTensor LazyTensor StridedFileTensor Tensor TensorSpec "
+            "as_tensor checked_bools equal_values",
+            "ties": "Ties",
+            "variable_collections": "VariableCollections",
         },
     )

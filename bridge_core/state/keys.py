@@ -13,11 +13,14 @@ from bridge_core.errors import KeyConflict
 
 __all__ = [
     "Key",
+    "LeafKey",
     "as_key",
     "flat_names",
     "flatten_tree",
     "is_unicode",
     "join_key",
+    "leaf_path",
+    "module_path",
     "natural_order",
     "split_name",
     "unflatten_tree",
@@ -25,7 +28,24 @@ __all__ = [
 
 Key = tuple[str, ...]
 
+LeafKey = tuple[Key, str]
+"""A key as the path of a layer, and the leaf's name there: the parts below that path, joined with dots."""
+
 _ESCAPE = "\\"
+
+
+def leaf_path(layer: Key, leaf: str) -> Key:
+    """Return the key of a layer's leaf.
+
+    >>> leaf_path(("attn",), "query.kernel")
+    ('attn', 'query', 'kernel')
+    """
+    return (*layer, *leaf.split("."))
+
+
+def module_path(key: Key) -> Key:
+    """Return the path of the module that holds a tensor, whatever layer the tensor is a leaf of."""
+    return key[:-1]
 
 
 def as_key(name: str | Iterable[str]) -> Key:

@@ -7,6 +7,7 @@ JSON text that every format can keep somewhere.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from bridge_core.errors import BridgeError, MalformedFile
 from bridge_core.io import parse_json
 from bridge_core.public import renamed
 from bridge_core.state.dtypes import dtype_named
-from bridge_core.state.keys import Key, join_key, split_name
+from bridge_core.state.keys import Key, LeafKey, join_key, leaf_path, split_name
 
 __all__ = [
     "dump_metadata",
@@ -131,6 +132,19 @@ class StateMetadata:
     def with_(self, **changes: Any) -> StateMetadata:
         """Return a copy with some fields replaced."""
         return replace(self, **changes)
+
+    def owner(self, key: Key) -> LeafKey:
+        """Return the layer that a key belongs to, which may have nested modules, and its leaf name there."""
+        return self._nested.get(key) or (key[:-1], key[-1])
+
+    @functools.cached_property
+    def _nested(self) -> dict[Key, LeafKey]:
+        return {
+            leaf_path(path, leaf): (path, leaf)
+            for path, info in self.layers.items()
+            for leaf in info.leaves
+            if "." in leaf
+        }
 
     def map_keys(self, rename: Callable[[Key], Key]) -> StateMetadata:
         """Return a copy with every key and path renamed."""

@@ -43,14 +43,14 @@ def state_of(value: Any) -> FlatState:
     if isinstance(value, nnx.State | nnx.GraphState):
         return flatten(value, form="nnx")
     if isinstance(value, Mapping):
-        return flatten(value, form="variables" if has_heads(value) else "params")
+        return flatten(value, form="variables" if has_collections(value) else "params")
     raise UsageError(
         f"a {type(value).__name__} holds no Flax weights.",
         hint="Pass variables, a params tree, an nnx.Module, an nnx.State or a template.",
     )
 
 
-def has_heads(tree: Mapping[Any, Any]) -> bool:
+def has_collections(tree: Mapping[Any, Any]) -> bool:
     """Tell whether the first names of a Linen tree are collections.
 
     They are if ``params`` is one of them and holds a tree, or if all of them are names of

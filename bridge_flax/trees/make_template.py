@@ -12,10 +12,11 @@ import jax
 from flax import nnx
 
 from bridge_core import Key, UsageError
-from bridge_core.state import ModuleInfo
+from bridge_core.state import ModuleInfo, VariableCollections
+from bridge_flax.framework import FlaxFramework
 from bridge_flax.templates import Template
 from bridge_flax.trees.arrays import to_abstract
-from bridge_flax.trees.flatten import flatten, has_heads, state_of
+from bridge_flax.trees.flatten import flatten, has_collections, state_of
 from bridge_flax.trees.module_types import LinenRecorder, nnx_modules
 from bridge_flax.trees.nnx_split import split
 from bridge_flax.trees.walk import is_empty, rebuild, walk
@@ -63,9 +64,9 @@ def _linen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 def _linen_template(recorder: LinenRecorder, tree: Any, *, own: bool = True) -> Template:
     """Return the template of what Linen's ``init`` made; ``own`` tells that nobody could rearrange it."""
-    heads = own or has_heads(tree)
-    state = flatten(tree, form="variables" if heads else "params")
-    modules = recorder.modules(dict.fromkeys(key[1:] if heads else key for key in state))
+    collections = VariableCollections(FlaxFramework.collections, own or has_collections(tree))
+    state = flatten(tree, form="variables" if collections.present else "params")
+    modules = recorder.modules(dict.fromkeys(map(collections.strip, state)))
     if not own and any("." in leaf for info in modules.values() for leaf in info.parameters):
         modules = {}  # the modules' paths are not the tree's
     return Template("linen", state.replace(metadata=state.metadata.with_(modules=modules)), tree)

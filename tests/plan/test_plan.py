@@ -25,6 +25,7 @@ from bridge_core.ops.elementwise import Cast
 from bridge_core.ops.select import Drop
 from bridge_core.ops.shape import Flip, Permute
 from bridge_core.ops.split_concat import Concat, Split
+from bridge_core.plan.problems import PlanProblems
 from bridge_core.plan.step import Dropped, Mismatch
 from bridge_core.state.dtypes import dtype_named
 from bridge_core.state.tensors import LazyTensor
@@ -129,10 +130,12 @@ def test_applying_changes_nothing_of_the_source():
 def test_every_problem_stands_in_one_error():
     found = plan(
         {A: spec(2)},
-        missing=(B,),
-        unexpected=(A,),
-        mismatched=(Mismatch(C, D, spec(2), spec(3)),),
-        ambiguous={("e",): ("linear", "embedding")},
+        problems=PlanProblems(
+            missing=(B,),
+            unexpected=(A,),
+            mismatched=(Mismatch(C, D, spec(2), spec(3)),),
+            ambiguous={("e",): ("linear", "embedding")},
+        ),
     )
     assert not found.ok
     with pytest.raises(MismatchError) as refused:
@@ -156,7 +159,7 @@ def test_every_problem_stands_in_one_error():
 def test_many_names_are_folded_in_errors():
     names = tuple(("layers", str(i), "w") for i in range(200))
     with pytest.raises(MismatchError) as refused:
-        plan({}, missing=names).check()
+        plan({}, problems=PlanProblems(missing=names)).check()
     assert "layers.{0..199}.w (x200)" in str(refused.value)
     assert len(str(refused.value)) < 300
     assert len(refused.value.missing) == 200

@@ -49,6 +49,21 @@ def test_loading_every_plugin_loads_no_framework():
     assert not found & {*FRAMEWORKS, "rich", "click"}
 
 
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_the_commands_own_help_loads_neither_numpy_nor_a_room(option):
+    code = f"""
+import contextlib, io, sys
+from bridge_core.cli import main
+with contextlib.redirect_stdout(io.StringIO()) as shown:
+    assert main([{option!r}], standalone_mode=False) == 0
+assert "ckptbridge" in shown.getvalue()
+rooms = {{name.split(".")[1] for name in sys.modules if name.startswith("bridge_core.")}}
+assert rooms == {{"cli", "errors", "public"}}, rooms
+assert not any(name.startswith("bridge_core.cli.commands") for name in sys.modules)
+"""
+    assert not loaded_by(code) & {"numpy", "ml_dtypes", "pluggy", *FRAMEWORKS, "rich"}
+
+
 WEIGHTS = {"fc.weight": np.ones((2, 3), np.float32), "fc.bias": np.zeros(2, np.float32)}
 
 

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from bridge_core import KeyConflict, RuleError, as_key, join_key, split_name
 from bridge_core.messages import fold_names
 from bridge_core.rules.patterns import Pattern
-from bridge_core.state.keys import flat_names, flatten_tree, natural_order, unflatten_tree
+from bridge_core.state.keys import (
+    flat_names,
+    flatten_tree,
+    leaf_path,
+    module_path,
+    natural_order,
+    unflatten_tree,
+)
+from bridge_core.state.metadata import LayerInfo, StateMetadata
 
 parts = st.text(st.sampled_from("ab.\\/*{}_01é\0"), min_size=0, max_size=4)
 keys = st.lists(parts, min_size=1, max_size=4).map(tuple)
@@ -235,3 +243,27 @@ def test_folding_keeps_one_name_as_it_is():
     ]
     assert fold_names(["a.1.x.5", "a.2.x.5"]) == [("a.{1..2}.x.5", 2)]
     assert fold_names([f"a.{i}" for i in (1, 3, 5)]) == [("a.{1,3,5}", 3)]
+
+
+ATTENTION = LayerInfo("attention", "module", ("query.kernel", "scale"))
+
+
+@pytest.mark.parametrize(
+    ("key", "layer", "leaf"),
+    [
+        ("fc.kernel", "fc", "kernel"),
+        ("attn.query.kernel", "attn", "query.kernel"),
+        ("attn.query.bias", "attn.query", "bias"),
+        ("attn.scale", "attn", "scale"),
+        ("other.query.kernel", "other.query", "kernel"),
+    ],
+)
+def test_a_key_belongs_to_the_layer_that_names_its_leaf_at_any_depth(key, layer, leaf):
+    metadata = StateMetadata(layers={("attn",): ATTENTION, ("fc",): LayerInfo("linear", "rule", ("kernel",))})
+    assert metadata.owner(as_key(key)) == (as_key(layer), leaf)
+    assert leaf_path(as_key(layer), leaf) == as_key(key)
+
+
+def test_a_key_of_one_part_belongs_to_the_root():
+    assert StateMetadata().owner(("scale",)) == ((), "scale")
+    assert module_path(("scale",)) == ()

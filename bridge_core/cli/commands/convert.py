@@ -15,7 +15,6 @@ __all__ = ["convert"]
 
 
 @click.command(
-    short_help="Convert, and verify what was written.",
     epilog=examples(
         "ckptbridge convert pytorch_model.bin flax_model.msgpack --to flax",
         "ckptbridge convert model.safetensors out/ --to flax --like flax_model.msgpack --max-shard-size 5GB",

@@ -1,10 +1,15 @@
-"""Explaining one tensor's way through a plan, in words."""
+"""``ckptbridge explain``: one tensor's way through a plan, in words."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
+import click
+
+from bridge_core.cli.options import examples, target_options
+from bridge_core.cli.terminal import aside, say
 from bridge_core.errors import RuleError, UsageError
 from bridge_core.messages import fold_names
 from bridge_core.ops import Op, chain_specs
@@ -12,9 +17,9 @@ from bridge_core.plan import Plan, Step
 from bridge_core.rules import Pattern
 from bridge_core.state import Key, TensorSpec, join_key
 
-__all__ = ["explanations"]
+__all__ = ["explain", "explanations"]
 
-_LADDER = {
+_EVIDENCE = {
     "rule": "a rule says so",
     "module": "the live module's type says so",
     "template": "the names and shapes of the target's template leave no other reading",
@@ -22,15 +27,38 @@ _LADDER = {
     "structure": "the names and shapes in the source prove it by themselves",
     "guess": "nothing proves it; it was guessed from names, as --accept-guesses allows",
 }
-"""The rungs of evidence, the strongest first."""
+"""The order of evidence, the strongest first."""
 
-_BESIDE = {
+_OTHER_REASONS = {
     "name": "no layer is involved; the tensor goes as it is",
     "residual": "one side has no place for it; the metadata keeps it, to be restored on the way back",
     "zero": "the target's form has this tensor and the source does not; zeros leave the layer as it is",
     "undecided": "no evidence settles it yet; the neutral form keeps its axes and its candidates",
 }
 _WAYS_OUT = "--like FILE, --model PKG.MOD:FACTORY, --rules FILE, or --accept-guesses"
+
+
+@click.command(
+    epilog=examples(
+        "ckptbridge explain model.safetensors encoder.layer.0.attention.self.query.weight --to flax",
+        "ckptbridge explain model.safetensors '**.embeddings.*.weight' --to flax --accept-guesses",
+    ),
+)
+@click.argument("src")
+@click.argument("key")
+@target_options
+def explain(src: str, key: str, **asked: Any) -> None:
+    """Show what happens to KEY and which evidence decided it.
+
+    KEY is the name of a source or target tensor, or a pattern: * stands for one part of a name, ** for
+    any number of parts.
+    """
+    from bridge_core.conversion import plan_conversion
+
+    with aside():
+        made = plan_conversion(src, check=False, **asked)
+    for number, block in enumerate(explanations(made, key)):
+        say(*([""] if number else []), *block)
 
 
 def explanations(plan: Plan, wanted: str) -> list[list[str]]:
@@ -134,16 +162,16 @@ def _step_block(plan: Plan, step: Step) -> list[str]:
 
 
 def _reason(evidence: str) -> str:
-    if evidence in _LADDER:
-        rung = list(_LADDER).index(evidence) + 1
-        return f"{evidence}: {_LADDER[evidence]} (evidence {rung} of {len(_LADDER)}, the strongest first)"
-    return f"{evidence}: {_BESIDE[evidence]}" if evidence in _BESIDE else evidence
+    if evidence in _EVIDENCE:
+        rank = list(_EVIDENCE).index(evidence) + 1
+        return f"{evidence}: {_EVIDENCE[evidence]} (evidence {rank} of {len(_EVIDENCE)}, the strongest first)"
+    return f"{evidence}: {_OTHER_REASONS[evidence]}" if evidence in _OTHER_REASONS else evidence
 
 
 def _candidates(plan: Plan, step: Step) -> tuple[str, ...]:
     if step.kind != "undecided":
         return ()
-    layers = (plan.metadata.layers.get(key[:-1]) for key in step.targets)
+    layers = (plan.metadata.layers.get(plan.metadata.owner(key)[0]) for key in step.targets)
     return next((info.candidates for info in layers if info is not None), ())
 
 

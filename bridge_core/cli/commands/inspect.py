@@ -1,4 +1,4 @@
-"""``ckptbridge inspect``: what stands in a file, from its header alone."""
+"""``ckptbridge inspect``: what is in a file, from its header only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ __all__ = ["inspect"]
 
 
 @click.command(
-    short_help="Show what stands in a file, from its header alone.",
     epilog=examples(
         "ckptbridge inspect model.safetensors",
         "ckptbridge inspect folder-of-shards/ --json",
@@ -55,10 +54,10 @@ def inspect(src: str, as_json: bool, layout: str | None, follow_links: bool, for
 
 
 def _files(path: Path, used: Format, state: FlatState) -> Mapping[Key, str]:
-    """Return the name of the file that holds each tensor; ties stand where the kept tensor does."""
+    """Return the name of the file that holds each tensor; a tied key is where its canonical key is."""
     from bridge_core.formats import is_index
     from bridge_core.io import SourceFile, parse_json
-    from bridge_core.state import join_key
+    from bridge_core.state import Ties, join_key
 
     with SourceFile(path) as file:
         if used.sniff(file) or not is_index(file):
@@ -66,8 +65,9 @@ def _files(path: Path, used: Format, state: FlatState) -> Mapping[Key, str]:
         shards = parse_json(file.read(0, file.size), path=file.name, what="the index").get("weight_map") or {}
     separator = used.names.separator if used.names else "."
     files: dict[Key, str] = {}
+    ties = Ties(state.metadata.ties)
     for key in state:
-        for holder in (key, state.metadata.ties.get(key, key)):
+        for holder in (key, ties.root(key)):
             for escape in (False, True):
                 shard = shards.get(join_key(holder, separator, escape=escape))
                 if shard is not None:

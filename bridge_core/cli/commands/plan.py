@@ -1,4 +1,4 @@
-"""``ckptbridge plan`` and ``ckptbridge explain``: what a conversion would do, and why."""
+"""``ckptbridge plan``: what a conversion would do."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from bridge_core.cli.options import examples, json_option, target_options
 from bridge_core.cli.report import exactness
 from bridge_core.cli.terminal import aside, print_json, say
 
-__all__ = ["explain", "plan"]
+__all__ = ["plan"]
 
 
 @click.command(
-    short_help="Show what a conversion would do.",
     epilog=examples(
         "ckptbridge plan pytorch_model.bin --to flax",
         "ckptbridge plan model.safetensors --to flax --like flax_model.msgpack --json",
@@ -42,28 +41,3 @@ def plan(src: str, as_json: bool, **asked: Any) -> None:
         if made.ok:
             say(exactness(made.exact))
     made.check()
-
-
-@click.command(
-    short_help="Show what happens to one tensor, and why.",
-    epilog=examples(
-        "ckptbridge explain model.safetensors encoder.layer.0.attention.self.query.weight --to flax",
-        "ckptbridge explain model.safetensors '**.embeddings.*.weight' --to flax --accept-guesses",
-    ),
-)
-@click.argument("src")
-@click.argument("key")
-@target_options
-def explain(src: str, key: str, **asked: Any) -> None:
-    """Show what happens to KEY and which evidence decided it.
-
-    KEY is the name of a source or target tensor, or a pattern: * stands for one part of a name, ** for
-    any number of parts.
-    """
-    from bridge_core.cli.commands.explain import explanations
-    from bridge_core.conversion import plan_conversion
-
-    with aside():
-        made = plan_conversion(src, check=False, **asked)
-    for number, block in enumerate(explanations(made, key)):
-        say(*([""] if number else []), *block)

@@ -16,7 +16,6 @@ __all__ = ["plugins"]
 
 
 @click.command(
-    short_help="List what is installed, and what failed to load.",
     epilog=examples("ckptbridge plugins", "ckptbridge plugins --json"),
 )
 @json_option

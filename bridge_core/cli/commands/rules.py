@@ -20,7 +20,6 @@ __all__ = ["rules"]
 
 
 @click.group(
-    short_help="Check a rule file.",
     epilog=examples(
         "ckptbridge rules check rules.toml",
         "ckptbridge rules check rules.toml --source model.safetensors --like flax_model.msgpack",
@@ -110,13 +109,14 @@ def _matched(
 
 
 def _specs(state: FlatState) -> dict[Key, TensorSpec]:
-    """Return the names that patterns see, keys without a collection head, with their specs."""
+    """Return the names that patterns see, keys without a collection, with their specs."""
     from bridge_core.plugins import default_registry
-    from bridge_core.resolve import has_heads
+    from bridge_core.state import VariableCollections
 
     framework = default_registry().frameworks.get(state.layout or "")
-    heads = framework is not None and has_heads(state, framework)
-    return {key[1:] if heads else key: spec for key, spec in state.specs().items()}
+    leaves = framework.collections if framework is not None else {}
+    collections = VariableCollections.of_state(state, state.layout or "", leaves)
+    return {name: state.spec(key) for key, name in collections.names(state).items()}
 
 
 def _paths(names: set[Key], rules: Iterable[Rule]) -> set[Key]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from bridge_core import FlatState, Key, SystemFailure, UnsupportedFeature, WriteTarget
 from bridge_core.io import write_all
-from bridge_core.state import Array, dump_metadata, is_unicode
+from bridge_core.state import Array, Ties, dump_metadata, is_unicode
 from ckptbridge_hdf5.layout import BLOCK, MAX_RANK, Entry, Guard, Index, gaps, structure_digest
 from ckptbridge_hdf5.skeleton import build
 
@@ -56,13 +56,11 @@ def _numbered(state: FlatState) -> tuple[dict[Key, int], list[Key]]:
     shared: dict[tuple[Key, int], int] = {}
     keys: dict[Key, int] = {}
     owners: list[Key] = []
+    ties = Ties(state.metadata.ties)
     for key, tensor in state.tensors().items():
         if not is_unicode("".join(key)):
             raise UnsupportedFeature(f"the name {key!r} is no valid Unicode.", hint="Rename the tensor.")
-        root, seen = key, {key}
-        while (root := state.metadata.ties.get(root, root)) not in seen:
-            seen.add(root)
-        number = shared.setdefault((root, id(tensor)), len(owners))
+        number = shared.setdefault((ties.root(key), id(tensor)), len(owners))
         if number == len(owners):
             owners.append(key)
         keys[key] = number

@@ -1,0 +1,64 @@
+"""Files that a folder keeps next to its weights, such as a config: copied, and compared with the copies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from bridge_core.errors import VerificationError
+from bridge_core.io import SourceFile, system_failures, write_all
+
+__all__ = ["check_copy", "copy_file", "create_file"]
+
+_BLOCK = 1 << 20
+
+
+def create_file(path: Path, data: bytes) -> None:
+    """Write a file that is not there yet."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        write_all(fd, data, 0)
+    finally:
+        os.close(fd)
+
+
+def copy_file(source: SourceFile | bytes, path: Path) -> None:
+    """Copy a file in blocks, or write a content.
+
+    Raises:
+        SystemFailure: Writing failed.
+    """
+    if isinstance(source, bytes):
+        create_file(path, source)
+        return
+    create_file(path, b"")
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        with system_failures(path, "writing"):
+            for start in range(0, source.size, _BLOCK):
+                write_all(fd, source.read(start, min(_BLOCK, source.size - start)), start)
+    finally:
+        os.close(fd)
+
+
+def check_copy(source: SourceFile | bytes, path: Path, *, read_again: bool) -> None:
+    """Check that a source did not change while it was copied, and perhaps every byte of the copy.
+
+    Raises:
+        VerificationError: The copy differs.
+        IntegrityError: The source changed.
+    """
+    if read_again and not _same_bytes(source, path):
+        raise VerificationError("the bytes read again differ from the source's.", path=path)
+    if isinstance(source, SourceFile):
+        source.check_unchanged()
+
+
+def _same_bytes(source: SourceFile | bytes, path: Path) -> bool:
+    if isinstance(source, bytes):
+        return path.read_bytes() == source
+    with SourceFile(path) as copy:
+        if copy.size != source.size:
+            return False
+        blocks = ((at, min(_BLOCK, source.size - at)) for at in range(0, source.size, _BLOCK))
+        return all(copy.read(*block) == source.read(*block) for block in blocks)

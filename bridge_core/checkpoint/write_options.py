@@ -1,0 +1,84 @@
+"""How a checkpoint is to be written."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bridge_core.errors import UsageError
+from bridge_core.io import SourceFile
+from bridge_core.transfer import Budget, Progress, parse_size
+
+__all__ = ["StrPath", "WriteOptions", "as_path", "is_folder"]
+
+StrPath = str | os.PathLike[str]
+
+_BASE_NAME = re.compile(r"\w[\w-]*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """How a checkpoint is to be written; see `bridge_core.save_state` for each field.
+
+    Raises:
+        UsageError: A size, a count or a name means nothing.
+    """
+
+    format: str | None = None
+    max_shard_size: int | str | None = None
+    workers: int | None = None
+    max_ram: int | str | None = None
+    overwrite: bool = False
+    verify: bool = False
+    progress: Callable[[Progress], None] | None = None
+    sidecar_files: Mapping[str, SourceFile | bytes] = field(default_factory=dict)
+    base_name: str | None = None
+    duplicate_tied: bool = False
+    """Whether tied tensors are written each in full."""
+
+    def __post_init__(self) -> None:
+        """Read the sizes, and check the name."""
+        _ = self.shard_nbytes, self.budget
+        if self.base_name is not None and _BASE_NAME.fullmatch(self.base_name) is None:
+            raise UsageError(
+                f"{self.base_name!r} is no first part of a file name; letters, digits, '_' and '-' make one."
+            )
+
+    @functools.cached_property
+    def shard_nbytes(self) -> int | None:
+        """Bytes of tensors in a shard; None if the caller sets no limit."""
+        return None if self.max_shard_size is None else parse_size(self.max_shard_size)
+
+    @functools.cached_property
+    def budget(self) -> Budget:
+        """Threads and memory."""
+        return Budget(self.workers, None if self.max_ram is None else parse_size(self.max_ram))
+
+    def fills_folder(self, destination: StrPath) -> bool:
+        """Return whether a destination is to be a folder: for shards, by its name, or since it is one."""
+        if self.max_shard_size is not None or os.fspath(destination).endswith(os.sep):
+            return True
+        return is_folder(as_path(destination))
+
+
+def as_path(path: StrPath) -> Path:
+    """Return a path; an empty one, as an unset variable gives, must not mean the current folder.
+
+    Raises:
+        UsageError: It is empty.
+    """
+    if not os.fspath(path):
+        raise UsageError("the path is empty.", hint="Write '.' for the current folder.")
+    return Path(path)
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether a folder is there; what is in the way is said where the path is used."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False

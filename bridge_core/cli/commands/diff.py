@@ -1,0 +1,45 @@
+"""``ckptbridge diff``: are two files the same, name by name and bit by bit?"""
+
+from __future__ import annotations
+
+import click
+
+from bridge_core.cli.options import examples, json_option
+from bridge_core.cli.report import comparison_lines
+from bridge_core.cli.terminal import aside, print_json, say
+
+__all__ = ["diff"]
+
+
+@click.command(
+    epilog=examples(
+        "ckptbridge diff before.safetensors after.safetensors",
+        "ckptbridge diff pytorch_model.bin model.safetensors --json",
+    ),
+)
+@click.argument("a")
+@click.argument("b")
+@json_option
+def diff(a: str, b: str, as_json: bool) -> int:
+    """Compare A and B as they are: names, shapes, dtypes and values.
+
+    They may be of different formats; nothing is renamed or moved. Exit code 0: equal; 1: different.
+    """
+    from bridge_core.checkpoint import open_state
+    from bridge_core.cli.progress_bar import progress_bar
+    from bridge_core.transfer import compare_states
+
+    with (
+        aside(),
+        open_state(a) as left,
+        open_state(b) as right,
+        progress_bar(shown=not as_json) as progress,
+    ):
+        comparison = compare_states(left, right, progress=progress)
+        left.check_unchanged()
+        right.check_unchanged()
+    if as_json:
+        print_json(comparison.to_json())
+    else:
+        say(*comparison_lines(comparison, "A", "B"))
+    return 0 if comparison.equal else 1

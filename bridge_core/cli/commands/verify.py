@@ -1,0 +1,41 @@
+"""``ckptbridge verify``: does a file hold another's weights, through the plan?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bridge_core.cli.options import dtype_option, evidence_options, examples, json_option
+from bridge_core.cli.report import comparison_lines
+from bridge_core.cli.terminal import aside, print_json, say
+
+__all__ = ["verify"]
+
+
+@click.command(
+    epilog=examples(
+        "ckptbridge verify pytorch_model.bin flax_model.msgpack",
+        "ckptbridge verify model.safetensors model-bf16.msgpack --dtype bfloat16",
+    ),
+)
+@click.argument("src")
+@click.argument("dst")
+@evidence_options
+@dtype_option
+@json_option
+def verify(src: str, dst: str, as_json: bool, **asked: Any) -> int:
+    """Tell whether DST holds SRC's weights, bit for bit, through the plan.
+
+    Give the options that DST was converted with. Exit code 0: equal; 1: different.
+    """
+    from bridge_core.cli.progress_bar import progress_bar
+    from bridge_core.conversion import verify as run
+
+    with aside(), progress_bar(shown=not as_json) as progress:
+        comparison = run(src, dst, progress=progress, **asked)
+    if as_json:
+        print_json(comparison.to_json())
+    else:
+        say(*comparison_lines(comparison, "what SRC gives", "DST"))
+    return 0 if comparison.equal else 1

@@ -1,0 +1,71 @@
+"""What a conversion may guess and leave out, as its caller allows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bridge_core.rules.patterns import Pattern
+from bridge_core.state import Key
+
+__all__ = ["Allowed", "Permissions"]
+
+Allowed = bool | Iterable[str | Pattern]
+"""What callers may hand over: True for every key, patterns, or the text of one."""
+
+
+@dataclass(frozen=True)
+class Permissions:
+    """What a conversion may guess and leave out; nothing, unless its caller allows it.
+
+    Args:
+        accept_guesses: Whether names may decide what no evidence does.
+        allow_missing: Target keys that may stay unfilled.
+        allow_unexpected: Source keys that may be left out.
+        allow_mismatched: Target keys that may stay unfilled, and their sources left out, where the shapes
+            differ.
+    """
+
+    accept_guesses: bool = False
+    allow_missing: tuple[Pattern, ...] = ()
+    allow_unexpected: tuple[Pattern, ...] = ()
+    allow_mismatched: tuple[Pattern, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        accept_guesses: bool,
+        allow_missing: Allowed,
+        allow_unexpected: Allowed,
+        allow_mismatched: Allowed,
+    ) -> Permissions:
+        """Return the permissions that a caller's keywords give.
+
+        Raises:
+            RuleError: A pattern is not well formed.
+        """
+        return cls(
+            accept_guesses, _patterns(allow_missing), _patterns(allow_unexpected), _patterns(allow_mismatched)
+        )
+
+    def may_miss(self, *names: Key) -> bool:
+        """Return whether a target key, under any of its names, may stay unfilled."""
+        return _match(self.allow_missing, names)
+
+    def may_leave_out(self, *names: Key) -> bool:
+        """Return whether a source key, under any of its names, may be left out."""
+        return _match(self.allow_unexpected, names)
+
+    def may_differ(self, *names: Key) -> bool:
+        """Return whether a target key, under any of its names, may differ in shape from its source."""
+        return _match(self.allow_mismatched, names)
+
+
+def _patterns(value: Allowed) -> tuple[Pattern, ...]:
+    if isinstance(value, bool):
+        return (Pattern.parse("**"),) if value else ()
+    return tuple(Pattern.parse(pattern) for pattern in ([value] if isinstance(value, str) else value))
+
+
+def _match(patterns: Iterable[Pattern], names: Iterable[Key]) -> bool:
+    return any(pattern.match(name) is not None for pattern in patterns for name in names)

@@ -1,0 +1,86 @@
+"""Variable collections: the first part of Flax's keys, as in ``("params", "dense", "kernel")``.
+
+A Linen tree has them or is a bare tree of parameters, and only all of its keys show which; torch has none.
+Whoever reads a key without its collection asks the one value that is made for the state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from bridge_core.state.flat_state import FlatState
+from bridge_core.state.keys import Key
+
+__all__ = ["VariableCollections"]
+
+
+@dataclass(frozen=True, slots=True)
+class VariableCollections:
+    """The collections of a framework, and whether the keys of one state begin with them.
+
+    Args:
+        leaves: Collection -> names of the leaves that are usually in it; the first collection is the default.
+            Empty if the framework has no collections.
+        present: Whether every key begins with a collection.
+    """
+
+    leaves: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    present: bool = False
+    default: str = field(init=False)
+    """The collection of everything that no other collection names; empty if there are none."""
+    _by_leaf: Mapping[str, str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Find the default, and each leaf's first collection."""
+        object.__setattr__(self, "default", next(iter(self.leaves), ""))
+        by_leaf: dict[str, str] = {}
+        for name, leaves in self.leaves.items():
+            for leaf in leaves:
+                by_leaf.setdefault(leaf, name)
+        object.__setattr__(self, "_by_leaf", by_leaf)
+
+    @classmethod
+    def of_state(
+        cls, state: FlatState, framework: str, leaves: Mapping[str, tuple[str, ...]]
+    ) -> VariableCollections:
+        """Return the collections of a state: as its metadata says, and otherwise as its keys show.
+
+        Args:
+            state: The state.
+            framework: Name of the framework whose layout the state has.
+            leaves: The framework's collections.
+        """
+        if not leaves:
+            return cls()
+        form = state.metadata.tree_form.get(framework)
+        if form is not None:
+            return cls(leaves, form == "variables")
+        first_parts = {key[0] for key in state if len(key) > 1}
+        named = next(iter(leaves)) in first_parts or (bool(first_parts) and first_parts <= set(leaves))
+        return cls(leaves, named)
+
+    def of(self, kind: str | None, leaf: str) -> str:
+        """Return the collection that a leaf is usually in; empty if there are none.
+
+        Args:
+            kind: Kind of the leaf's layer; None if no layer is known, which gives the default.
+            leaf: Neutral name of the leaf.
+        """
+        return self.default if kind is None else self._by_leaf.get(leaf, self.default)
+
+    def strip(self, key: Key) -> Key:
+        """Return a key of the state without its collection."""
+        return key[1:] if self.present else key
+
+    def names(self, keys: Iterable[Key]) -> dict[Key, Key]:
+        """Return the keys of a state, each with the key that `strip` gives."""
+        return {key: key[1:] for key in keys} if self.present else {key: key for key in keys}
+
+    def split(self, key: Key) -> tuple[str, Key]:
+        """Return the collection, empty if keys have none, and the rest of a key."""
+        return (key[0], key[1:]) if self.present else ("", key)
+
+    def join(self, name: str, key: Key) -> Key:
+        """Return a key of the state from a collection, which is ignored if keys have none, and the rest."""
+        return (name, *key) if self.present else key
