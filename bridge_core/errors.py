@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     import os
+    from types import TracebackType
 
 __all__ = [
+    "about_tensor",
     "AmbiguousLayerError",
     "BadInputError",
     "BridgeError",
@@ -79,6 +81,29 @@ class BridgeError(Exception):
             where += f"plugin {self.plugin}: "
         hint = f" {self.hint}" if self.hint else ""
         return f"{where}{self.message}{hint}"
+
+
+class about_tensor:
+    """Adds a tensor's key to the errors raised within that have none.
+
+    Args:
+        key: The key, or a name.
+    """
+
+    def __init__(self, key: tuple[str, ...] | str) -> None:
+        self._key = key
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, BridgeError) and error.key is None:
+            error.key = self._key
 
 
 class UsageError(BridgeError):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bridge_core import FlatState, Key, MissingDependency, TensorSpec, UsageError
+from bridge_flax.layers import COLLECTIONS
 from bridge_flax.templates import Template
 
 __all__ = ["FlaxFramework", "load_trees"]
@@ -25,7 +26,7 @@ class FlaxFramework:
     """Linen variables and parameter trees, NNX modules and states, and templates of both."""
 
     name: str = "flax"
-    collections: Mapping[str, tuple[str, ...]] = {"params": (), "batch_stats": ("mean", "var", "u", "sigma")}
+    collections: Mapping[str, tuple[str, ...]] = COLLECTIONS
     default_format: str = "msgpack"
 
     def owns(self, names: Mapping[Key, TensorSpec]) -> bool:

@@ -13,11 +13,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
-from bridge_core.errors import BridgeError, SystemFailure
+from bridge_core.errors import about_tensor
 from bridge_core.formats import FileImage
-from bridge_core.io import allocate, crc32_combine, read_all, start_writeback, write_all
+from bridge_core.io import allocate, crc32_combine, read_all, start_writeback, system_failures, write_all
 from bridge_core.state import Array, FlatState, Key, Region, regions
 from bridge_core.transfer.block_plan import COPY_BLOCK, BlockPlan, plan_blocks
 from bridge_core.transfer.block_reader import read_blocks
@@ -100,7 +99,7 @@ class FileTarget:
         self._pool.reserve(max((plan.scratch_nbytes for plan in plans), default=0))
         fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            with _writing(self._path):
+            with system_failures(self._path, "writing"):
                 allocate(fd, image.size)
                 for offset, data in image.segments:
                     write_all(fd, data, offset)
@@ -117,7 +116,7 @@ class FileTarget:
             parts = run_jobs(work, jobs, self._budget.threads, stop=self._stop)
             seeded = self._checksums(fd, jobs, parts) if summed else {}
             if image.finish is not None:
-                with _writing(self._path):
+                with system_failures(self._path, "writing"):
                     for offset, data in image.finish(seeded):
                         write_all(fd, data, offset)
         finally:
@@ -185,7 +184,7 @@ class FileTarget:
             system, or are one of several blocks that are not contiguous.
         """
         plan = job.plan
-        with _about(plan.key), self._pool.borrowed() as scratch:
+        with about_tensor(plan.key), self._pool.borrowed() as scratch:
             if self._copied(fd, plan):
                 return None
             packer = Packer(plan.elements_per_byte) if plan.elements_per_byte > 1 else None
@@ -193,7 +192,7 @@ class FileTarget:
             blocks = plan.blocks if job.block is None else (job.block,)
             for region, block in read_blocks(plan, scratch, blocks, self._stop):
                 if not plan.contiguous:
-                    with _writing(self._path), self._write_lock:
+                    with system_failures(self._path, "writing"), self._write_lock:
                         scatter_box(fd, block, plan.tensor.spec.shape, region, plan.extents)
                     self._report(block.nbytes, plan.key)
                     continue
@@ -204,7 +203,7 @@ class FileTarget:
                     if packer is not None:
                         part = packer.pack(part)
                         packed_crc = zlib.crc32(part, packed_crc)
-                    with _writing(self._path), self._write_lock:
+                    with system_failures(self._path, "writing"), self._write_lock:
                         scatter(fd, part, position, plan.extents)
                     position += len(part)
                     self._report(len(part), plan.key)
@@ -225,7 +224,7 @@ class FileTarget:
                     raise KeyboardInterrupt
                 nbytes = min(_KERNEL_BLOCK, extent.nbytes - start)
                 source = stored.offset + extent.start + start
-                with _writing(self._path), self._write_lock:
+                with system_failures(self._path, "writing"), self._write_lock:
                     copied = stored.file.copy_to(fd, source, nbytes, extent.offset + start)
                 if not copied:
                     return False
@@ -255,45 +254,7 @@ class FileTarget:
         for extent in plan.extents:
             for start in range(0, extent.nbytes, COPY_BLOCK):
                 part = buffer[: min(COPY_BLOCK, extent.nbytes - start)]
-                with _writing(self._path):
+                with system_failures(self._path, "writing"):
                     read_all(fd, part, extent.offset + start)
                 crc = zlib.crc32(part, crc)
         return crc
-
-
-class _writing:
-    """Turns a system error into `SystemFailure`."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if isinstance(error, OSError):
-            raise SystemFailure(f"writing failed: {error.strerror or error}.", path=self.path) from error
-
-
-class _about:
-    """Adds the tensor's key to errors that lack one."""
-
-    def __init__(self, key: Key) -> None:
-        self.key = key
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if isinstance(error, BridgeError) and error.key is None:
-            error.key = self.key

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bridge_core.errors import BridgeError
+from bridge_core.errors import about_tensor
 from bridge_core.state import Array, ArrayTensor, FlatState, Key, Tensor, TensorSpec
 from bridge_core.transfer.block_plan import plan_blocks
 from bridge_core.transfer.block_reader import read_whole
@@ -64,12 +64,8 @@ def load_values(
 def _load(pool: ScratchPool, job: tuple[Key, Tensor]) -> LoadedTensor:
     key, tensor = job
     out = aligned(tensor.spec)
-    try:
-        with pool.borrowed() as scratch:
-            read_whole(plan_blocks(key, tensor, _BLOCK, in_order=True), out, scratch)
-    except BridgeError as err:
-        err.key = err.key or key
-        raise
+    with about_tensor(key), pool.borrowed() as scratch:
+        read_whole(plan_blocks(key, tensor, _BLOCK, in_order=True), out, scratch)
     return LoadedTensor(out)
 
 

@@ -13,7 +13,7 @@ from flax import nnx
 
 from bridge_core import Key, UsageError
 from bridge_core.state import ModuleInfo, VariableCollections
-from bridge_flax.framework import FlaxFramework
+from bridge_flax.layers import COLLECTIONS
 from bridge_flax.templates import Template
 from bridge_flax.trees.arrays import to_abstract
 from bridge_flax.trees.flatten import flatten, has_collections, state_of
@@ -64,7 +64,7 @@ def _linen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 def _linen_template(recorder: LinenRecorder, tree: Any, *, own: bool = True) -> Template:
     """Return the template of what Linen's ``init`` made; ``own`` tells that nobody could rearrange it."""
-    collections = VariableCollections(FlaxFramework.collections, own or has_collections(tree))
+    collections = VariableCollections(COLLECTIONS, own or has_collections(tree))
     state = flatten(tree, form="variables" if collections.present else "params")
     modules = recorder.modules(dict.fromkeys(map(collections.strip, state)))
     if not own and any("." in leaf for info in modules.values() for leaf in info.parameters):

@@ -12,7 +12,6 @@ from bridge_core import (
     LayerKind,
     LayerTransform,
     Leaf,
-    Plan,
     StateMetadata,
     Step,
     TensorSpec,
@@ -75,8 +74,6 @@ SPEC = TensorSpec((), np.dtype("int64"))
         (lambda **k: Guidance(**k), "beside", "sidecar_files", ("a.json",)),
         (lambda **k: Guidance(**k), "untied", "duplicate_tied", True),
         (lambda **k: Guidance(sidecar_files=("a",), **k), "changed", "sidecar_contents", {"a": b""}),
-        (lambda **k: Plan("torch", "flax", {}, (), **k), "refused", "unsupported", {("a",): "no"}),
-        (lambda **k: Plan("torch", "flax", {}, (), **k), "idle_rules", "unmatched_rules", ("r",)),
     ],
 )
 def test_an_old_name_gives_what_the_new_one_does(make, old, new, value):

@@ -52,7 +52,7 @@ def convert(source, model, registry):
 def swapped(name, leaves):
     known = default_registry()
     changed = replace(known.transforms[name], leaves=leaves, axis_splits={}, unsupported_leaves={})
-    return replace(known, transforms={**known.transforms, name: changed})
+    return known.with_tables(transforms={**known.transforms, name: changed})
 
 
 @pytest.mark.parametrize(("case", "name", "leaves"), SWAPS.values(), ids=SWAPS)
