@@ -5,125 +5,63 @@ from typing import TYPE_CHECKING
 from bridge_core.public import exports
 
 if TYPE_CHECKING:
-    from bridge_core import axes as axes
-    from bridge_core import checkpoint as checkpoint
-    from bridge_core import conversion as conversion
-    from bridge_core import formats as formats
-    from bridge_core import io as io
-    from bridge_core import layers as layers
-    from bridge_core import ops as ops
-    from bridge_core import plan as plan
-    from bridge_core import plugins as plugins
-    from bridge_core import resolve as resolve
-    from bridge_core import rules as rules
-    from bridge_core import state as state
-    from bridge_core import transfer as transfer
-    from bridge_core.checkpoint import (
-        open_state as open_state,
+    from bridge_core import (
+        axes as axes,
+        checkpoint as checkpoint,
+        conversion as conversion,
+        formats as formats,
+        io as io,
+        layers as layers,
+        ops as ops,
+        plan as plan,
+        plugins as plugins,
+        resolve as resolve,
+        rules as rules,
+        state as state,
+        transfer as transfer,
     )
     from bridge_core.checkpoint import (
+        open_state as open_state,
         save_state as save_state,
     )
     from bridge_core.conversion import (
         Report as Report,
-    )
-    from bridge_core.conversion import (
         convert as convert,
-    )
-    from bridge_core.conversion import (
         from_neutral as from_neutral,
-    )
-    from bridge_core.conversion import (
         plan_conversion as plan_conversion,
-    )
-    from bridge_core.conversion import (
         to_neutral as to_neutral,
-    )
-    from bridge_core.conversion import (
         verify as verify,
     )
     from bridge_core.errors import (
         AmbiguousLayerError as AmbiguousLayerError,
-    )
-    from bridge_core.errors import (
         BadInputError as BadInputError,
-    )
-    from bridge_core.errors import (
         BridgeError as BridgeError,
-    )
-    from bridge_core.errors import (
         ConversionError as ConversionError,
-    )
-    from bridge_core.errors import (
         DestinationExists as DestinationExists,
-    )
-    from bridge_core.errors import (
         IntegrityError as IntegrityError,
-    )
-    from bridge_core.errors import (
         KeyConflict as KeyConflict,
-    )
-    from bridge_core.errors import (
         LimitExceeded as LimitExceeded,
-    )
-    from bridge_core.errors import (
         LossyCastError as LossyCastError,
-    )
-    from bridge_core.errors import (
         MalformedFile as MalformedFile,
-    )
-    from bridge_core.errors import (
         MismatchError as MismatchError,
-    )
-    from bridge_core.errors import (
         MissingDependency as MissingDependency,
-    )
-    from bridge_core.errors import (
         PlanError as PlanError,
-    )
-    from bridge_core.errors import (
         PluginConflict as PluginConflict,
-    )
-    from bridge_core.errors import (
         PluginError as PluginError,
-    )
-    from bridge_core.errors import (
         RuleError as RuleError,
-    )
-    from bridge_core.errors import (
         ShardError as ShardError,
-    )
-    from bridge_core.errors import (
         SystemFailure as SystemFailure,
-    )
-    from bridge_core.errors import (
         TruncatedFile as TruncatedFile,
-    )
-    from bridge_core.errors import (
         UnsafeFile as UnsafeFile,
-    )
-    from bridge_core.errors import (
         UnsupportedFeature as UnsupportedFeature,
-    )
-    from bridge_core.errors import (
         UnsupportedLayerError as UnsupportedLayerError,
-    )
-    from bridge_core.errors import (
         UsageError as UsageError,
-    )
-    from bridge_core.errors import (
         VerificationError as VerificationError,
     )
     from bridge_core.formats import (
         Capabilities as Capabilities,
-    )
-    from bridge_core.formats import (
         FileImage as FileImage,
-    )
-    from bridge_core.formats import (
         Format as Format,
-    )
-    from bridge_core.formats import (
         WriteTarget as WriteTarget,
     )
     from bridge_core.io import (
@@ -131,86 +69,42 @@ if TYPE_CHECKING:
     )
     from bridge_core.layers import (
         LayerKind as LayerKind,
-    )
-    from bridge_core.layers import (
         LayerTransform as LayerTransform,
-    )
-    from bridge_core.layers import (
         Leaf as Leaf,
     )
     from bridge_core.plan import (
         Plan as Plan,
-    )
-    from bridge_core.plan import (
         Step as Step,
     )
     from bridge_core.plugins import (
         Checkpoint as Checkpoint,
-    )
-    from bridge_core.plugins import (
         Framework as Framework,
-    )
-    from bridge_core.plugins import (
         Guidance as Guidance,
-    )
-    from bridge_core.plugins import (
         Library as Library,
-    )
-    from bridge_core.plugins import (
         Registry as Registry,
-    )
-    from bridge_core.plugins import (
         default_registry as default_registry,
-    )
-    from bridge_core.plugins import (
         hookimpl as hookimpl,
     )
     from bridge_core.rules import (
         Rule as Rule,
-    )
-    from bridge_core.rules import (
         load_rules as load_rules,
     )
     from bridge_core.state import (
         ArrayTensor as ArrayTensor,
-    )
-    from bridge_core.state import (
         FileTensor as FileTensor,
-    )
-    from bridge_core.state import (
         FlatState as FlatState,
-    )
-    from bridge_core.state import (
         Key as Key,
-    )
-    from bridge_core.state import (
         StateMetadata as StateMetadata,
-    )
-    from bridge_core.state import (
         Tensor as Tensor,
-    )
-    from bridge_core.state import (
         TensorSpec as TensorSpec,
-    )
-    from bridge_core.state import (
         as_key as as_key,
-    )
-    from bridge_core.state import (
         as_state as as_state,
-    )
-    from bridge_core.state import (
         join_key as join_key,
-    )
-    from bridge_core.state import (
         split_name as split_name,
     )
     from bridge_core.transfer import (
         Progress as Progress,
-    )
-    from bridge_core.transfer import (
         compare_states as compare_states,
-    )
-    from bridge_core.transfer import (
         load_values as load_values,
     )
 else:

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
 
     from bridge_core import Format, Framework, LayerTransform
     from bridge_flax.framework import FlaxFramework as FlaxFramework
-    from bridge_flax.in_memory import from_neutral as from_neutral
-    from bridge_flax.in_memory import template as template
-    from bridge_flax.in_memory import to_neutral as to_neutral
+    from bridge_flax.in_memory import (
+        from_neutral as from_neutral,
+        template as template,
+        to_neutral as to_neutral,
+    )
     from bridge_flax.templates import Template as Template
 else:
     __getattr__, __dir__, __all__ = exports(

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
 
     from bridge_core import Format, Framework, LayerKind, LayerTransform
     from bridge_torch.framework import TorchFramework as TorchFramework
-    from bridge_torch.in_memory import from_neutral as from_neutral
-    from bridge_torch.in_memory import to_neutral as to_neutral
+    from bridge_torch.in_memory import from_neutral as from_neutral, to_neutral as to_neutral
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,

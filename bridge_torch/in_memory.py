@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bridge_core import FlatState, Key
-from bridge_core import from_neutral as core_from_neutral
-from bridge_core import to_neutral as core_to_neutral
+from bridge_core import FlatState, Key, from_neutral as core_from_neutral, to_neutral as core_to_neutral
 from bridge_core.rules import Pattern, Rules
 
 __all__ = ["from_neutral", "to_neutral"]

@@ -5,20 +5,25 @@ from typing import TYPE_CHECKING
 from bridge_core.public import exports
 
 if TYPE_CHECKING:
-    from bridge_core.axes.equation import ELLIPSIS as ELLIPSIS
-    from bridge_core.axes.equation import Equation as Equation
-    from bridge_core.axes.equation import ListAxes as ListAxes
-    from bridge_core.axes.equation import Term as Term
-    from bridge_core.axes.layout import Layout as Layout
-    from bridge_core.axes.layout import layout_ops as layout_ops
-    from bridge_core.axes.leaf_axes import Axis as Axis
-    from bridge_core.axes.leaf_axes import Binding as Binding
-    from bridge_core.axes.leaf_axes import bind as bind
-    from bridge_core.axes.leaf_axes import bind_axes as bind_axes
-    from bridge_core.axes.leaf_axes import parse_axes as parse_axes
-    from bridge_core.axes.rearrangement import Rearrangement as Rearrangement
-    from bridge_core.axes.rearrangement import Shape as Shape
-    from bridge_core.axes.rearrangement import rearrange as rearrange
+    from bridge_core.axes.equation import (
+        ELLIPSIS as ELLIPSIS,
+        Equation as Equation,
+        ListAxes as ListAxes,
+        Term as Term,
+    )
+    from bridge_core.axes.layout import Layout as Layout, layout_ops as layout_ops
+    from bridge_core.axes.leaf_axes import (
+        Axis as Axis,
+        Binding as Binding,
+        bind as bind,
+        bind_axes as bind_axes,
+        parse_axes as parse_axes,
+    )
+    from bridge_core.axes.rearrangement import (
+        Rearrangement as Rearrangement,
+        Shape as Shape,
+        rearrange as rearrange,
+    )
     from bridge_core.axes.structure import check_equation as check_equation
 else:
     __getattr__, __dir__, __all__ = exports(

@@ -5,11 +5,9 @@ from typing import TYPE_CHECKING
 from bridge_core.public import exports
 
 if TYPE_CHECKING:
-    from bridge_core.checkpoint.checkpoint_writer import Saved as Saved
-    from bridge_core.checkpoint.checkpoint_writer import write_checkpoint as write_checkpoint
+    from bridge_core.checkpoint.checkpoint_writer import Saved as Saved, write_checkpoint as write_checkpoint
     from bridge_core.checkpoint.model_config import config_beside as config_beside
-    from bridge_core.checkpoint.open_save import open_state as open_state
-    from bridge_core.checkpoint.open_save import save_state as save_state
+    from bridge_core.checkpoint.open_save import open_state as open_state, save_state as save_state
     from bridge_core.checkpoint.weight_files import is_weights_name as is_weights_name
     from bridge_core.checkpoint.write_options import WriteOptions as WriteOptions
 else:

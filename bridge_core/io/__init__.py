@@ -5,20 +5,25 @@ from typing import TYPE_CHECKING
 from bridge_core.public import exports
 
 if TYPE_CHECKING:
-    from bridge_core.io.atomic_write import read_all as read_all
-    from bridge_core.io.atomic_write import replacing_file as replacing_file
-    from bridge_core.io.atomic_write import replacing_folder as replacing_folder
-    from bridge_core.io.atomic_write import write_all as write_all
+    from bridge_core.io.atomic_write import (
+        read_all as read_all,
+        replacing_file as replacing_file,
+        replacing_folder as replacing_folder,
+        write_all as write_all,
+    )
     from bridge_core.io.byte_source import ByteSource as ByteSource
-    from bridge_core.io.checksummed import ChecksummedBlocks as ChecksummedBlocks
-    from bridge_core.io.checksummed import ChecksummedRange as ChecksummedRange
+    from bridge_core.io.checksummed import (
+        ChecksummedBlocks as ChecksummedBlocks,
+        ChecksummedRange as ChecksummedRange,
+    )
     from bridge_core.io.crc32 import crc32_combine as crc32_combine
-    from bridge_core.io.source_file import SourceFile as SourceFile
-    from bridge_core.io.source_file import is_plain_name as is_plain_name
-    from bridge_core.io.source_file import open_listed as open_listed
+    from bridge_core.io.source_file import (
+        SourceFile as SourceFile,
+        is_plain_name as is_plain_name,
+        open_listed as open_listed,
+    )
     from bridge_core.io.strict_json import parse_json as parse_json
-    from bridge_core.io.syscalls import allocate as allocate
-    from bridge_core.io.syscalls import start_writeback as start_writeback
+    from bridge_core.io.syscalls import allocate as allocate, start_writeback as start_writeback
     from bridge_core.io.system_errors import system_failures as system_failures
 else:
     __getattr__, __dir__, __all__ = exports(

@@ -5,37 +5,40 @@ from typing import TYPE_CHECKING
 from bridge_core.public import exports
 
 if TYPE_CHECKING:
-    from bridge_core.ops.base import InputRegion as InputRegion
-    from bridge_core.ops.base import Op as Op
-    from bridge_core.ops.chain import OpTensor as OpTensor
-    from bridge_core.ops.chain import Parallel as Parallel
-    from bridge_core.ops.chain import chain_specs as chain_specs
-    from bridge_core.ops.chain import chain_tensors as chain_tensors
-    from bridge_core.ops.chain import inverse_chain as inverse_chain
-    from bridge_core.ops.chain import simplify_chain as simplify_chain
-    from bridge_core.ops.constants import NEGATIVE_ZERO as NEGATIVE_ZERO
-    from bridge_core.ops.constants import dtype_holds as dtype_holds
-    from bridge_core.ops.elementwise import Cast as Cast
-    from bridge_core.ops.elementwise import Offset as Offset
-    from bridge_core.ops.padding import Pad as Pad
-    from bridge_core.ops.padding import Unpad as Unpad
-    from bridge_core.ops.select import Drop as Drop
-    from bridge_core.ops.select import Duplicate as Duplicate
-    from bridge_core.ops.select import Fill as Fill
-    from bridge_core.ops.select import InsertZeros as InsertZeros
-    from bridge_core.ops.select import Reorder as Reorder
-    from bridge_core.ops.select import RequireEqual as RequireEqual
-    from bridge_core.ops.select import Select as Select
-    from bridge_core.ops.shape import Flip as Flip
-    from bridge_core.ops.shape import Permute as Permute
-    from bridge_core.ops.shape import Reshape as Reshape
-    from bridge_core.ops.shape import axis_groups as axis_groups
-    from bridge_core.ops.split_concat import Concat as Concat
-    from bridge_core.ops.split_concat import Split as Split
-    from bridge_core.ops.split_concat import Stack as Stack
-    from bridge_core.ops.split_concat import Unstack as Unstack
-    from bridge_core.ops.summing import SplitSum as SplitSum
-    from bridge_core.ops.summing import Sum as Sum
+    from bridge_core.ops.base import InputRegion as InputRegion, Op as Op
+    from bridge_core.ops.chain import (
+        OpTensor as OpTensor,
+        Parallel as Parallel,
+        chain_specs as chain_specs,
+        chain_tensors as chain_tensors,
+        inverse_chain as inverse_chain,
+        simplify_chain as simplify_chain,
+    )
+    from bridge_core.ops.constants import NEGATIVE_ZERO as NEGATIVE_ZERO, dtype_holds as dtype_holds
+    from bridge_core.ops.elementwise import Cast as Cast, Offset as Offset
+    from bridge_core.ops.padding import Pad as Pad, Unpad as Unpad
+    from bridge_core.ops.select import (
+        Drop as Drop,
+        Duplicate as Duplicate,
+        Fill as Fill,
+        InsertZeros as InsertZeros,
+        Reorder as Reorder,
+        RequireEqual as RequireEqual,
+        Select as Select,
+    )
+    from bridge_core.ops.shape import (
+        Flip as Flip,
+        Permute as Permute,
+        Reshape as Reshape,
+        axis_groups as axis_groups,
+    )
+    from bridge_core.ops.split_concat import (
+        Concat as Concat,
+        Split as Split,
+        Stack as Stack,
+        Unstack as Unstack,
+    )
+    from bridge_core.ops.summing import SplitSum as SplitSum, Sum as Sum
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,

@@ -5,13 +5,10 @@ from typing import TYPE_CHECKING
 from bridge_core.public import exports
 
 if TYPE_CHECKING:
-    from bridge_core.plan.compose import join_keeps as join_keeps
-    from bridge_core.plan.compose import join_steps as join_steps
+    from bridge_core.plan.compose import join_keeps as join_keeps, join_steps as join_steps
     from bridge_core.plan.plan import Plan as Plan
     from bridge_core.plan.problems import PlanProblems as PlanProblems
-    from bridge_core.plan.step import Dropped as Dropped
-    from bridge_core.plan.step import Mismatch as Mismatch
-    from bridge_core.plan.step import Step as Step
+    from bridge_core.plan.step import Dropped as Dropped, Mismatch as Mismatch, Step as Step
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,

@@ -5,15 +5,11 @@ from typing import TYPE_CHECKING
 from bridge_core.public import exports
 
 if TYPE_CHECKING:
-    from bridge_core.plugins.framework import Framework as Framework
-    from bridge_core.plugins.framework import Relocating as Relocating
+    from bridge_core.plugins.framework import Framework as Framework, Relocating as Relocating
     from bridge_core.plugins.hookspecs import hookimpl as hookimpl
-    from bridge_core.plugins.library import Checkpoint as Checkpoint
-    from bridge_core.plugins.library import Guidance as Guidance
-    from bridge_core.plugins.library import Library as Library
+    from bridge_core.plugins.library import Checkpoint as Checkpoint, Guidance as Guidance, Library as Library
     from bridge_core.plugins.plugin_errors import plugin_failures as plugin_failures
-    from bridge_core.plugins.registry import Registry as Registry
-    from bridge_core.plugins.registry import default_registry as default_registry
+    from bridge_core.plugins.registry import Registry as Registry, default_registry as default_registry
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,

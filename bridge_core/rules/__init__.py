@@ -6,16 +6,10 @@ from bridge_core.public import exports
 
 if TYPE_CHECKING:
     from bridge_core.rules.op_calls import Call as Call
-    from bridge_core.rules.patterns import Int as Int
-    from bridge_core.rules.patterns import Pattern as Pattern
-    from bridge_core.rules.patterns import Str as Str
-    from bridge_core.rules.permissions import Allowed as Allowed
-    from bridge_core.rules.permissions import Permissions as Permissions
-    from bridge_core.rules.rule import Rule as Rule
-    from bridge_core.rules.rule import resolve_sizes as resolve_sizes
-    from bridge_core.rules.rule_sets import Rules as Rules
-    from bridge_core.rules.rule_sets import as_rules as as_rules
-    from bridge_core.rules.rule_sets import oriented as oriented
+    from bridge_core.rules.patterns import Int as Int, Pattern as Pattern, Str as Str
+    from bridge_core.rules.permissions import Allowed as Allowed, Permissions as Permissions
+    from bridge_core.rules.rule import Rule as Rule, resolve_sizes as resolve_sizes
+    from bridge_core.rules.rule_sets import Rules as Rules, as_rules as as_rules, oriented as oriented
     from bridge_core.rules.toml_file import load_rules as load_rules
 else:
     __getattr__, __dir__, __all__ = exports(

@@ -9,8 +9,7 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from bridge_core.errors import BridgeError, SystemFailure, UnsupportedFeature
 from bridge_core.formats import Format

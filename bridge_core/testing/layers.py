@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from bridge_core.axes import Axis, bind_axes, parse_axes
 from bridge_core.layers import Factors, LayerKind, LayerTransform, cut_of, from_neutral_ops, to_neutral_ops

@@ -5,26 +5,21 @@ from typing import TYPE_CHECKING
 from bridge_core.public import exports
 
 if TYPE_CHECKING:
-    from bridge_core.transfer.block_plan import BlockPlan as BlockPlan
-    from bridge_core.transfer.block_plan import plan_blocks as plan_blocks
-    from bridge_core.transfer.block_reader import read_blocks as read_blocks
-    from bridge_core.transfer.block_reader import read_whole as read_whole
-    from bridge_core.transfer.budget import Budget as Budget
-    from bridge_core.transfer.budget import parse_size as parse_size
-    from bridge_core.transfer.compare import Comparison as Comparison
-    from bridge_core.transfer.compare import Difference as Difference
-    from bridge_core.transfer.compare import compare_states as compare_states
+    from bridge_core.transfer.block_plan import BlockPlan as BlockPlan, plan_blocks as plan_blocks
+    from bridge_core.transfer.block_reader import read_blocks as read_blocks, read_whole as read_whole
+    from bridge_core.transfer.budget import Budget as Budget, parse_size as parse_size
+    from bridge_core.transfer.compare import (
+        Comparison as Comparison,
+        Difference as Difference,
+        compare_states as compare_states,
+    )
     from bridge_core.transfer.file_writer import FileTarget as FileTarget
-    from bridge_core.transfer.load import LoadedTensor as LoadedTensor
-    from bridge_core.transfer.load import load_values as load_values
-    from bridge_core.transfer.progress import Meter as Meter
-    from bridge_core.transfer.progress import Progress as Progress
+    from bridge_core.transfer.load import LoadedTensor as LoadedTensor, load_values as load_values
+    from bridge_core.transfer.progress import Meter as Meter, Progress as Progress
     from bridge_core.transfer.scatter import little_endian_bytes as little_endian_bytes
-    from bridge_core.transfer.scratch import Scratch as Scratch
-    from bridge_core.transfer.scratch import ScratchPool as ScratchPool
+    from bridge_core.transfer.scratch import Scratch as Scratch, ScratchPool as ScratchPool
     from bridge_core.transfer.thread_pool import run_jobs as run_jobs
-    from bridge_core.transfer.transpose import copy_into as copy_into
-    from bridge_core.transfer.transpose import kernel_for as kernel_for
+    from bridge_core.transfer.transpose import copy_into as copy_into, kernel_for as kernel_for
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,

@@ -6,13 +6,13 @@ from bridge_core.public import exports
 
 if TYPE_CHECKING:
     from bridge_torch.safe_pickle.machine import Limits as Limits
-    from bridge_torch.safe_pickle.unpickler import Unpickled as Unpickled
-    from bridge_torch.safe_pickle.unpickler import unpickle as unpickle
-    from bridge_torch.safe_pickle.values import Storage as Storage
-    from bridge_torch.safe_pickle.values import TensorRef as TensorRef
-    from bridge_torch.safe_pickle.values import UnsupportedTensor as UnsupportedTensor
-    from bridge_torch.safe_pickle.writer import Slot as Slot
-    from bridge_torch.safe_pickle.writer import write_pickle as write_pickle
+    from bridge_torch.safe_pickle.unpickler import Unpickled as Unpickled, unpickle as unpickle
+    from bridge_torch.safe_pickle.values import (
+        Storage as Storage,
+        TensorRef as TensorRef,
+        UnsupportedTensor as UnsupportedTensor,
+    )
+    from bridge_torch.safe_pickle.writer import Slot as Slot, write_pickle as write_pickle
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,

@@ -10,8 +10,7 @@ from pathlib import Path
 import msgpack
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from bridge_core import (
     BridgeError,
@@ -31,8 +30,7 @@ from bridge_core.state.keys import unflatten_tree
 from bridge_core.state.metadata import LayerInfo
 from bridge_core.transfer.budget import Budget
 from bridge_core.transfer.file_writer import FileTarget
-from bridge_flax.msgpack import wire as msgpack_wire
-from bridge_flax.msgpack import writer as msgpack_writer
+from bridge_flax.msgpack import wire as msgpack_wire, writer as msgpack_writer
 from bridge_flax.msgpack.format import MsgpackFormat
 from bridge_flax.msgpack.reader import ChunkSource
 

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from support.arrays import assert_same_bits
 from support.models import assert_same_state_dict, from_neutral, randomise, to_neutral
 from torch import nn

@@ -6,8 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 from support.arrays import assert_same_bits, every_value, random_array
 from support.ops import SIZES, indices, specs
 

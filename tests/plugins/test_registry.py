@@ -30,8 +30,7 @@ from bridge_core import (
     save_state,
     to_neutral,
 )
-from bridge_core.plugins import hookspecs
-from bridge_core.plugins import registry as plugins
+from bridge_core.plugins import hookspecs, registry as plugins
 
 HOOKS = [name for name in vars(hookspecs) if name.startswith("bridge_")]
 

@@ -13,8 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from support.arrays import random_array
 from support.loading import assert_same_tensors
 from support.torch_bits import bits_of
-from support.torch_files import DTYPES as TORCH_DTYPES
-from support.torch_files import name_of
+from support.torch_files import DTYPES as TORCH_DTYPES, name_of
 
 import bridge_core
 from bridge_core import FlatState, convert, save_state

@@ -7,8 +7,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from support.arrays import assert_same_bits, random_array
 from support.ops import indices
 from support.rule_files import abstract, assert_holds, saved, state_of

@@ -6,8 +6,7 @@ import pickle
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from bridge_core import Rule, RuleError, as_key
 from bridge_core.rules.conditions import When

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from click.testing import CliRunner
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from bridge_core import LimitExceeded, MalformedFile, Rule, RuleError, SystemFailure, UsageError
 from bridge_core.cli import main

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from bridge_core import KeyConflict, RuleError, as_key, join_key, split_name
 from bridge_core.messages import fold_names

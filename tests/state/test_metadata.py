@@ -8,8 +8,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from support.arrays import assert_same_bits, random_array
 
 from bridge_core import BadInputError, BridgeError, KeyConflict, MalformedFile, StateMetadata

@@ -11,8 +11,7 @@ from support.arrays import random_array
 
 from bridge_core import FlatState, convert, open_state, save_state
 from bridge_core.state.dtypes import DTYPES
-from bridge_core.transfer import load_values
-from bridge_core.transfer import transpose as module
+from bridge_core.transfer import load_values, transpose as module
 from bridge_core.transfer.transpose import copy_into, kernel_for, move_plane
 
 LARGE = 1 << 40

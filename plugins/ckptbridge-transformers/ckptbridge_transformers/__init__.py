@@ -12,11 +12,12 @@ if TYPE_CHECKING:
 
     from bridge_core import LayerKind, LayerTransform, Library
     from ckptbridge_transformers.diffusers import diffusers_rules as diffusers_rules
-    from ckptbridge_transformers.loading import Loaded as Loaded
-    from ckptbridge_transformers.loading import flax_weights as flax_weights
-    from ckptbridge_transformers.loading import torch_weights as torch_weights
-    from ckptbridge_transformers.templates import flax_template as flax_template
-    from ckptbridge_transformers.templates import meta_model as meta_model
+    from ckptbridge_transformers.loading import (
+        Loaded as Loaded,
+        flax_weights as flax_weights,
+        torch_weights as torch_weights,
+    )
+    from ckptbridge_transformers.templates import flax_template as flax_template, meta_model as meta_model
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,

@@ -6,8 +6,13 @@ import jax
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, BertForTokenClassification, FlaxBertForMaskedLM
-from transformers import FlaxBertForTokenClassification as FlaxTagger
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForTokenClassification,
+    FlaxBertForMaskedLM,
+    FlaxBertForTokenClassification as FlaxTagger,
+)
 
 import ckptbridge_transformers as bridge
 from bridge_core import FlatState, MismatchError, UsageError, as_key

@@ -19,9 +19,7 @@ from support.converting import assert_from_torch_and_back, run, spec
 from support.loading import assert_same_tensors
 from support.measured import IGNORED, bert
 from support.models import assert_same_output, from_neutral, random_tree, randomise, to_neutral
-from support.recurrent_models import CELLS, Stack
-from support.recurrent_models import LinenNet as LinenRecurrent
-from support.recurrent_models import TorchNet as TorchRecurrent
+from support.recurrent_models import CELLS, LinenNet as LinenRecurrent, Stack, TorchNet as TorchRecurrent
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
