@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 
@@ -76,6 +75,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     >>> nearest("unpadd", ["pad", "unpad"])
     "Did you mean 'unpad'?"
     """
+    import difflib  # only errors need it
+
     names = list(known)
     near = difflib.get_close_matches(name, names, n=1)
     if near:

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from bridge_core.axes.leaf_axes import (
         Axis as Axis,
         Binding as Binding,
+        Shape as Shape,
         bind as bind,
         bind_axes as bind_axes,
         parse_axes as parse_axes,
     )
     from bridge_core.axes.rearrangement import (
         Rearrangement as Rearrangement,
-        Shape as Shape,
         rearrange as rearrange,
     )
     from bridge_core.axes.structure import check_equation as check_equation
@@ -31,8 +31,8 @@ else:
         {
             "equation": "ELLIPSIS Equation ListAxes Term",
             "layout": "Layout layout_ops",
-            "leaf_axes": "Axis Binding bind bind_axes parse_axes",
-            "rearrangement": "Rearrangement Shape rearrange",
+            "leaf_axes": "Axis Binding Shape bind bind_axes parse_axes",
+            "rearrangement": "Rearrangement rearrange",
             "structure": "check_equation",
         },
     )

@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from bridge_core.axes.compiler import compiled
 from bridge_core.axes.equation import ELLIPSIS, Equation, ListAxes, Term
+from bridge_core.axes.leaf_axes import Shape
 from bridge_core.axes.sizes import Axis, Solver
 from bridge_core.axes.structure import Axes, Structure, layouts, structure_of
 from bridge_core.errors import PlanError, RuleError
@@ -19,7 +20,6 @@ from bridge_core.state import TensorSpec
 
 __all__ = ["Rearrangement", "rearrange"]
 
-Shape = tuple[int, ...]
 _MOST_TENSORS = 1_000_000
 
 

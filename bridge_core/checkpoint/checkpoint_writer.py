@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bridge_core.checkpoint.detect_format import by_extension
-from bridge_core.checkpoint.sidecar_files import check_copy, copy_file, create_file
 from bridge_core.checkpoint.verification import check_written
-from bridge_core.checkpoint.weight_files import is_weights_name
 from bridge_core.checkpoint.write_options import StrPath, WriteOptions, as_path
 from bridge_core.errors import BridgeError, DestinationExists, UnsupportedFeature, UsageError
-from bridge_core.formats import Format, ShardNames, index_text, partition, shard_state
+from bridge_core.formats import Format, ShardNames
 from bridge_core.io import is_plain_name, replacing_file, replacing_folder, system_failures
 from bridge_core.messages import listed
 from bridge_core.plugins import Registry
@@ -57,7 +55,8 @@ def write_checkpoint(state: FlatState, path: StrPath, options: WriteOptions, reg
         state = state.replace(metadata=state.metadata.with_(ties={}))
     used = _choose(state, destination, options.format, registry, folder=folder)
     _refuse_contents(state, used)
-    _refuse_names(options, registry)
+    if options.sidecar_files:
+        _refuse_names(options, registry)
     writer = _Writer(state, used, registry, options)
     if folder:
         return writer.write_folder(destination)
@@ -93,6 +92,8 @@ def _refuse_contents(state: FlatState, used: Format) -> None:
 
 
 def _refuse_names(options: WriteOptions, registry: Registry) -> None:
+    from bridge_core.checkpoint.weight_files import is_weights_name
+
     weights = is_weights_name(registry.formats.values())
     for name in options.sidecar_files:
         if not is_plain_name(name) or weights(name):
@@ -146,6 +147,10 @@ class _Writer:
 
     def write_folder(self, destination: Path) -> Saved:
         """Write one file or a sharded set, and the sidecar files."""
+        from bridge_core.checkpoint.sidecar_files import check_copy, copy_file, create_file
+        from bridge_core.checkpoint.weight_files import is_weights_name
+        from bridge_core.formats import partition
+
         names = self.format.names
         if names is None:
             raise UsageError(
@@ -192,6 +197,8 @@ class _Writer:
         if len(groups) == 1:
             yield names.single, self.state
             return
+        from bridge_core.formats import index_text, shard_state
+
         files: dict[Key, str] = {}
         for number, keys in enumerate(groups, 1):
             name = names.shard.format(index=number, count=len(groups))

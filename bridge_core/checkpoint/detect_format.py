@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bridge_core.errors import MalformedFile, TruncatedFile, UsageError
-from bridge_core.formats import Format, describe_foreign, is_index, open_sharded
+from bridge_core.formats import Format, describe_foreign, is_index
 from bridge_core.io import SourceFile, system_failures
 from bridge_core.plugins import Registry, plugin_failures
 from bridge_core.state import FlatState
@@ -111,6 +111,8 @@ def open_file(
     file = SourceFile(path)
     try:
         if is_index(file) and not any(claims(candidate, file) for candidate in formats):
+            from bridge_core.formats import open_sharded
+
             return open_sharded(file, open_one, formats, follow_links=follow_links)
         return open_one(file, None)
     except BaseException:

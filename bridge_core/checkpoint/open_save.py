@@ -11,7 +11,6 @@ from typing import Any
 
 from bridge_core.checkpoint.checkpoint_writer import Saved, write_checkpoint
 from bridge_core.checkpoint.detect_format import open_file
-from bridge_core.checkpoint.weight_files import find_weights
 from bridge_core.checkpoint.write_options import StrPath, WriteOptions, as_path, is_folder
 from bridge_core.io import SourceFile
 from bridge_core.plugins import Registry, default_registry
@@ -49,6 +48,8 @@ def open_state(
     chosen = registry.format(format) if format else None
     place = as_path(path)
     if is_folder(place):
+        from bridge_core.checkpoint.weight_files import find_weights
+
         place = find_weights(place, format=format, layout=layout, registry=registry)
     used, state = open_file(place, registry, chosen, follow_links=follow_links)
     known = {**state.metadata.provenance, "path": str(place), "format": used.name}

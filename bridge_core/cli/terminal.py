@@ -11,7 +11,6 @@ import json
 import math
 import os
 import re
-import shutil
 import sys
 import textwrap
 from typing import Any, TextIO
@@ -61,6 +60,8 @@ def complain(text: str, *, label: str | None = None) -> None:
     text = clean(re.sub(r"\s*[\r\n]+\s*", " ", text.strip()))
     head = f"{label}: " if label else ""
     if is_terminal(stream):
+        import shutil
+
         width = max(40, shutil.get_terminal_size().columns)
         text = textwrap.fill(head + text, width, break_long_words=False, break_on_hyphens=False)
         text = text.removeprefix(head)

@@ -1,8 +1,23 @@
 """The calls users make: inputs to plan to result."""
 
-from bridge_core.conversion.convert import convert, plan_conversion, verify
-from bridge_core.conversion.in_memory import from_neutral, to_neutral
-from bridge_core.conversion.inputs import state_of
-from bridge_core.conversion.report import Report
+from typing import TYPE_CHECKING
 
-__all__ = ["convert", "from_neutral", "plan_conversion", "Report", "state_of", "to_neutral", "verify"]
+from bridge_core.conversion.convert import convert as convert, plan_conversion as plan_conversion
+from bridge_core.public import exports
+
+if TYPE_CHECKING:
+    from bridge_core.conversion.comparison import verify as verify
+    from bridge_core.conversion.in_memory import from_neutral as from_neutral, to_neutral as to_neutral
+    from bridge_core.conversion.inputs import state_of as state_of
+    from bridge_core.conversion.report import Report as Report
+else:
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "comparison": "verify",
+            "convert": "convert plan_conversion",
+            "in_memory": "from_neutral to_neutral",
+            "inputs": "state_of",
+            "report": "Report",
+        },
+    )

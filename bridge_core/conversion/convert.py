@@ -1,10 +1,9 @@
-"""The conversions that users call: plan, convert and verify, from any source to any destination."""
+"""The conversions that users call: plan and convert, from any source to any destination."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,12 @@ from bridge_core.conversion.library_guidance import guidance, guided_writing
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.planning import complete_plan
 from bridge_core.conversion.report import Report
-from bridge_core.errors import UsageError
 from bridge_core.plan import Plan
 from bridge_core.plugins import Registry, default_registry
 from bridge_core.rules import Allowed, Permissions, Rules, as_rules
-from bridge_core.transfer import Comparison, Progress, compare_states
+from bridge_core.transfer import Progress
 
-__all__ = ["convert", "plan_conversion", "verify"]
+__all__ = ["convert", "plan_conversion"]
 
 
 def plan_conversion(
@@ -141,63 +139,3 @@ def convert(
             saved = write_checkpoint(result, dst, writing, registry)
     sidecar_files = tuple(Path(dst) / name for name in writing.sidecar_files)
     return Report.of(plan, saved, sidecar_files, verified=verify)
-
-
-def verify(
-    src: Any,
-    dst: Any,
-    *,
-    model: Any = None,
-    rules: Rules = (),
-    accept_guesses: bool = False,
-    allow_missing: Allowed = (),
-    allow_unexpected: Allowed = (),
-    allow_mismatched: Allowed = (),
-    dtype: str | None = None,
-    layout: str | None = None,
-    follow_links: bool = False,
-    registry: Registry | None = None,
-    progress: Callable[[Progress], None] | None = None,
-) -> Comparison:
-    """Compare a destination bit for bit with what the plan makes of the source.
-
-    Args:
-        src: The source, as in `convert`.
-        dst: What was written; it is also the template.
-        model: As in `plan_conversion`.
-        rules: As in `plan_conversion`.
-        accept_guesses: As in `plan_conversion`.
-        allow_missing: As in `plan_conversion`.
-        allow_unexpected: As in `plan_conversion`.
-        allow_mismatched: As in `plan_conversion`.
-        dtype: The cast that was asked for, if any.
-        layout: As in `plan_conversion`.
-        follow_links: As in `plan_conversion`.
-        registry: As in `plan_conversion`.
-        progress: Called as bytes are compared.
-
-    Returns:
-        The differences; none means that the destination holds the source's weights.
-
-    Raises:
-        ConversionError: The two do not fit, so that there is nothing to compare.
-        BadInputError: A file is damaged or unsafe.
-    """
-    registry = registry or default_registry()
-    permissions = Permissions.of(accept_guesses, allow_missing, allow_unexpected, allow_mismatched)
-    ruled = as_rules(rules)
-    with (
-        opened(src, registry, layout=layout, follow_links=follow_links) as source,
-        opened(dst, registry, follow_links=follow_links, what="result") as result,
-    ):
-        to = result.layout
-        if to is None:
-            raise UsageError("nothing tells whose names the result has.")
-        like = result if to != "neutral" else None
-        options = ConversionOptions(to, like, model, ruled, permissions, layout, follow_links, dtype)
-        known = guidance(src, source, options, registry)
-        if known.duplicate_tied and known.like is not None:
-            # The result holds tied tensors separately; that they are tied, only the template shows.
-            options = replace(options, like=known.like)
-        state, plan = complete_plan(source, options.guided(known), registry)
-        return compare_states(plan.apply(state), result, progress=progress)

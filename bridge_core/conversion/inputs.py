@@ -13,7 +13,6 @@ from typing import Any
 from bridge_core.checkpoint import open_state
 from bridge_core.errors import UsageError
 from bridge_core.plugins import Registry
-from bridge_core.resolve import with_model_evidence
 from bridge_core.state import FlatState, as_state
 
 __all__ = ["known_module", "load_factory", "opened", "state_of", "template_of"]
@@ -102,6 +101,8 @@ def known_module(state: FlatState, module: Any, registry: Registry) -> FlatState
     described = state_of(module, registry, what="module")
     if described.layout != state.layout:
         raise UsageError(f"the module is one of {described.layout}; {state.layout} was expected.")
+    from bridge_core.resolve import with_model_evidence
+
     return with_model_evidence(state, described, registry)
 
 

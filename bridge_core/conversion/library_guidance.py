@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bridge_core.checkpoint import WriteOptions, is_weights_name
+from bridge_core.checkpoint import WriteOptions
 from bridge_core.conversion.inputs import load_factory
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.errors import PluginError, UsageError
@@ -72,6 +72,8 @@ def _guide(library: Library, checkpoint: Checkpoint, registry: Registry) -> Guid
         return None
     if not isinstance(known, Guidance):
         raise PluginError(f"returned {known!r}; a Guidance or None was expected.", plugin=library.name)
+    from bridge_core.checkpoint import is_weights_name
+
     weights = is_weights_name(registry.formats.values())
     for name in known.sidecar_files:
         if weights(name):

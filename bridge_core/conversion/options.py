@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge_core.errors import UsageError
 from bridge_core.plugins import Guidance
-from bridge_core.rules import Permissions, Rule
+from bridge_core.rules import Permissions
 from bridge_core.state import dtype_named
+
+if TYPE_CHECKING:
+    from bridge_core.rules import Rule
 
 __all__ = ["ConversionOptions"]
 

@@ -12,12 +12,11 @@ if TYPE_CHECKING:
         WriteTarget as WriteTarget,
     )
     from bridge_core.formats.file_layout import Extent as Extent, FileImage as FileImage
-    from bridge_core.formats.foreign import describe_foreign as describe_foreign
+    from bridge_core.formats.foreign import describe_foreign as describe_foreign, is_index as is_index
     from bridge_core.formats.npz import NpzFormat as NpzFormat
     from bridge_core.formats.safetensors import SafetensorsFormat as SafetensorsFormat
     from bridge_core.formats.sharded import (
         index_text as index_text,
-        is_index as is_index,
         open_sharded as open_sharded,
         partition as partition,
         shard_state as shard_state,
@@ -36,10 +35,10 @@ else:
         {
             "base": "Capabilities Format ShardNames WriteTarget",
             "file_layout": "Extent FileImage",
-            "foreign": "describe_foreign",
+            "foreign": "describe_foreign is_index",
             "npz": "NpzFormat",
             "safetensors": "SafetensorsFormat",
-            "sharded": "index_text is_index open_sharded partition shard_state",
+            "sharded": "index_text open_sharded partition shard_state",
             "zip_archive": "STORED ZipMember read_directory read_member read_members",
             "zip_layout": "NewMember zip_image",
         },

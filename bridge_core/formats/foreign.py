@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bridge_core.io import SourceFile
 
-__all__ = ["describe_foreign"]
+__all__ = ["describe_foreign", "is_index"]
 
 _FOREIGN: tuple[tuple[int, bytes, str], ...] = (
     (0, b"version https://git-lfs", "a git-lfs pointer; fetch the file itself with 'git lfs pull'"),
@@ -53,3 +53,9 @@ def describe_foreign(file: SourceFile, *, containers: bool = False) -> str | Non
         if head[offset:].startswith(magic):
             return what
     return None
+
+
+def is_index(file: SourceFile) -> bool:
+    """Tell from the content whether a file is JSON, as every index is."""
+    head = file.read(0, min(64, file.size)).removeprefix(b"\xef\xbb\xbf").lstrip()
+    return head.startswith(b"{") and b"\0" not in head

@@ -33,18 +33,12 @@ from bridge_core.state import (
     load_metadata,
 )
 
-__all__ = ["index_text", "is_index", "open_sharded", "OpenShard", "partition", "shard_state"]
+__all__ = ["index_text", "open_sharded", "OpenShard", "partition", "shard_state"]
 
 _LARGEST_INDEX = 100 << 20
 
 OpenShard = Callable[[SourceFile, Format | None], tuple[Format, FlatState]]
 """Opens a file, as the format given or else as the one its content shows."""
-
-
-def is_index(file: SourceFile) -> bool:
-    """Tell from the content whether a file is JSON, as every index is."""
-    head = file.read(0, min(64, file.size)).removeprefix(b"\xef\xbb\xbf").lstrip()
-    return head.startswith(b"{") and b"\0" not in head
 
 
 def open_sharded(

@@ -10,10 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
-import secrets
-import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -109,7 +106,9 @@ def replacing_folder(
         yield temporary
         with _os_errors(destination):
             if keep is not None and final.is_dir():
-                _carry(final, temporary, keep, destination)
+                from bridge_core.io.folder_entries import carry_over
+
+                carry_over(final, temporary, keep, destination)
             _sync_tree(temporary)
         if check is not None:
             check(temporary)
@@ -207,12 +206,14 @@ def _lock(path: Path) -> int | None:
 
 
 def _neighbour(final: Path, kind: str = "") -> Path:
-    return final.parent / f"{_prefix(final)}{kind}{secrets.token_hex(8)}"
+    return final.parent / f"{_prefix(final)}{kind}{os.urandom(8).hex()}"
 
 
 def _prefix(final: Path) -> str:
     name = final.name
     if len(os.fsencode(name)) > _LONGEST_NAME:
+        import hashlib
+
         name = hashlib.sha256(os.fsencode(name)).hexdigest()
     return f".{name}{TEMP_MARK}"
 
@@ -248,6 +249,8 @@ def _remove_once(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError:
+        import shutil
+
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -289,42 +292,6 @@ def _rename_new(temporary: Path, final: Path) -> None:
         if final.exists():  # the file system has neither way; what remains is nearly as good
             raise FileExistsError(errno.EEXIST, "exists", str(final)) from None
         temporary.replace(final)
-
-
-def _carry(old: Path, new: Path, keep: Callable[[Path], bool], shown: Path) -> None:
-    """Give the new folder the entries of the old one that are to be kept."""
-    device = old.stat().st_dev
-    for entry in old.iterdir():
-        target = new / entry.name
-        if not keep(entry):
-            continue
-        if os.path.lexists(target):
-            raise DestinationExists(f"holds {entry.name!r}, which would be lost.", path=shown)
-        _carry_entry(entry, target, device, shown)
-
-
-def _carry_entry(entry: Path, target: Path, device: int, shown: Path) -> None:
-    status = entry.lstat()
-    if status.st_dev != device:
-        raise DestinationExists(
-            f"holds {entry.name!r}, which is mounted there and cannot be kept.", path=shown
-        )
-    if stat.S_ISDIR(status.st_mode):
-        target.mkdir(mode=0o700)
-        for child in entry.iterdir():
-            _carry_entry(child, target / child.name, device, shown)
-        shutil.copystat(entry, target)
-    elif stat.S_ISLNK(status.st_mode):
-        target.symlink_to(entry.readlink())
-    elif stat.S_ISREG(status.st_mode):
-        try:
-            target.hardlink_to(entry)
-        except OSError:
-            shutil.copy2(entry, target)
-    else:
-        raise DestinationExists(
-            f"holds {entry.name!r}, which is neither file nor folder and cannot be kept.", path=shown
-        )
 
 
 def _sync_tree(folder: Path) -> None:

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from bridge_core.errors import PluginError
 from bridge_core.io import is_plain_name
 from bridge_core.public import renamed
-from bridge_core.rules import Rule
 from bridge_core.state import FlatState
+
+if TYPE_CHECKING:
+    from bridge_core.rules import Rule
 
 __all__ = ["Checkpoint", "Guidance", "Library"]
 
@@ -76,7 +78,7 @@ class Guidance:
         """Check: what a plugin says wrongly must not come out as a fault of the caller's."""
         size = self.max_shard_size
         for name, good, wanted in (
-            ("rules", _tuple_of(self.rules, Rule), "a tuple of rules"),
+            ("rules", self.rules == () or _are_rules(self.rules), "a tuple of rules"),
             ("sidecar_files", _tuple_of(self.sidecar_files, str), "a tuple of file names"),
             (
                 "sidecar_contents",
@@ -94,6 +96,12 @@ class Guidance:
                 raise PluginError(
                     f"guidance names {name!r} beside the weights; a plain file name was expected."
                 )
+
+
+def _are_rules(value: object) -> bool:
+    from bridge_core.rules import Rule
+
+    return _tuple_of(value, Rule)
 
 
 def _contents(value: object, names: Collection[str]) -> bool:

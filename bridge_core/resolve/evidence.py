@@ -12,13 +12,16 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
+from typing import TYPE_CHECKING
 
 from bridge_core.axes import Binding
 from bridge_core.layers import LayerTransform
 from bridge_core.messages import nearest
 from bridge_core.resolve.grouping import Group
-from bridge_core.rules import Rule
 from bridge_core.state import Key, LayerInfo, ModuleInfo, join_key
+
+if TYPE_CHECKING:
+    from bridge_core.rules import Rule
 
 __all__ = ["PARAMETER", "Detector", "Detection", "guess"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge_core.errors import UsageError
 from bridge_core.ops import Fill
@@ -17,13 +17,14 @@ from bridge_core.plugins import Registry
 from bridge_core.resolve.evidence import PARAMETER
 from bridge_core.resolve.neutral_layers import neutral_layers
 from bridge_core.resolve.plan_builder import Ordered, Request
-from bridge_core.resolve.rule_binding import bind_rule, check_disjoint, rule_conflict
-from bridge_core.resolve.rule_instance import BoundRule
 from bridge_core.resolve.rule_names import check_constant, rule_holds
-from bridge_core.resolve.with_template import WithTemplate
 from bridge_core.resolve.without_template import WithoutTemplate
-from bridge_core.rules import Permissions, Rule
+from bridge_core.rules import Permissions
 from bridge_core.state import FlatState, Key, TensorSpec, VariableCollections
+
+if TYPE_CHECKING:
+    from bridge_core.resolve.rule_instance import BoundRule
+    from bridge_core.rules import Rule
 
 __all__ = ["plan_from_neutral"]
 
@@ -81,6 +82,8 @@ def plan_from_neutral(
         Ordered(state, bound_rules, fills, absent),
     )
     if like is not None:
+        from bridge_core.resolve.with_template import WithTemplate
+
         plan = WithTemplate(request).resolve(like, collections)
     else:
         plan = WithoutTemplate(request).resolve()
@@ -98,6 +101,10 @@ def _bind_rules(
     If such rules were applied to a neutral state before, it holds their tensors as plain parameters, and they
     take no others from it.
     """
+    if not rules:
+        return (), ()
+    from bridge_core.resolve.rule_binding import bind_rule, check_disjoint
+
     layers = state.metadata.layers.values()
     ruled_before = any(info.evidence == "rule" and info.kind == PARAMETER for info in layers)
     sources = _parameters(state) if ruled_before else state.specs()
@@ -153,6 +160,8 @@ def _fills(
         for key in matching:
             other = owners.setdefault(key, rule)
             if other is not rule:
+                from bridge_core.resolve.rule_binding import rule_conflict
+
                 raise rule_conflict(rule, other, "make", key)
             if rule.value is None:
                 absent.append(key)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from bridge_core.axes import Shape
 from bridge_core.layers import LayerKind, LayerTransform, Leaf
@@ -20,8 +21,10 @@ from bridge_core.resolve.interpretations import (
     neutral_interpretation,
     parameter_interpretation,
 )
-from bridge_core.rules import Rule
 from bridge_core.state import FlatState, Key, LayerInfo, StateMetadata, leaf_path
+
+if TYPE_CHECKING:
+    from bridge_core.rules import Rule
 
 __all__ = ["NeutralLayer", "neutral_layers"]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from bridge_core.layers import LayerTransform
 from bridge_core.ops import NEGATIVE_ZERO, Drop, Fill, Op, chain_specs
@@ -17,9 +17,12 @@ from bridge_core.resolve.evidence import PARAMETER, Detector, guess
 from bridge_core.resolve.interpretations import Role
 from bridge_core.resolve.leaf_matching import Outcome
 from bridge_core.resolve.neutral_layers import NeutralLayer
-from bridge_core.resolve.rule_instance import BoundRule
-from bridge_core.rules import Permissions, Rule
+from bridge_core.rules import Permissions
 from bridge_core.state import FlatState, Key, LayerInfo, TensorSpec, Ties, join_key, leaf_path
+
+if TYPE_CHECKING:
+    from bridge_core.resolve.rule_instance import BoundRule
+    from bridge_core.rules import Rule
 
 __all__ = ["Filled", "Ordered", "PlanBuilder", "Request", "open_options"]
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bridge_core.errors import RuleError
 from bridge_core.ops import dtype_holds
-from bridge_core.resolve.rule_binding import keys_taken_by, rule_conflict
-from bridge_core.rules import Rule
 from bridge_core.state import Key, TensorSpec, join_key
+
+if TYPE_CHECKING:
+    from bridge_core.rules import Rule
 
 __all__ = ["check_constant", "rule_holds", "rule_names", "Ruled"]
 
@@ -39,7 +40,7 @@ class Ruled:
 def rule_names(
     names: Mapping[Key, Key],
     specs: Mapping[Key, TensorSpec],
-    rules: Iterable[Rule],
+    rules: Sequence[Rule],
     config: Mapping[str, Any] | None,
 ) -> Ruled:
     """Apply rules to the names of a source.
@@ -54,6 +55,10 @@ def rule_names(
         RuleError: Two rules match one key, or two keys get one name.
     """
     ruled = Ruled()
+    if not rules:
+        return ruled
+    from bridge_core.resolve.rule_binding import keys_taken_by, rule_conflict
+
     active = [r for r in rules if r.action in ("rename", "drop", "rearrange") and rule_holds(r, config)]
     active.sort(key=lambda rule: rule.fallback)
     matching: set[int] = set()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge_core.axes import Binding, Shape
 from bridge_core.errors import KeyConflict, UsageError
@@ -19,7 +19,6 @@ from bridge_core.plugins import Registry
 from bridge_core.resolve.evidence import PARAMETER, Detection, Detector
 from bridge_core.resolve.grouping import Group, group_state
 from bridge_core.resolve.rule_names import rule_names
-from bridge_core.rules import Rule
 from bridge_core.state import (
     AuxiliaryTensor,
     FlatState,
@@ -32,6 +31,9 @@ from bridge_core.state import (
     leaf_path,
     module_path,
 )
+
+if TYPE_CHECKING:
+    from bridge_core.rules import Rule
 
 __all__ = ["plan_to_neutral"]
 

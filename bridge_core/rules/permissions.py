@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from bridge_core.rules.patterns import Pattern
 from bridge_core.state import Key
 
-__all__ = ["Allowed", "Permissions"]
+if TYPE_CHECKING:
+    from bridge_core.rules.patterns import Pattern
 
-Allowed = bool | Iterable[str | Pattern]
-"""What callers may hand over: True for every key, patterns, or the text of one."""
+    Allowed = bool | Iterable[str | Pattern]
+    """What callers may hand over: True for every key, patterns, or the text of one."""
+else:
+    Allowed = Any  # most conversions have no patterns, and need not load what they are
+
+__all__ = ["Allowed", "Permissions"]
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,12 @@ class Permissions:
 
 
 def _patterns(value: Allowed) -> tuple[Pattern, ...]:
-    if isinstance(value, bool):
-        return (Pattern.parse("**"),) if value else ()
+    if value is False or value == ():
+        return ()
+    from bridge_core.rules.patterns import Pattern
+
+    if value is True:
+        return (Pattern.parse("**"),)
     return tuple(Pattern.parse(pattern) for pattern in ([value] if isinstance(value, str) else value))
 
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from bridge_core.errors import UsageError
-from bridge_core.rules.rule import Rule
-from bridge_core.rules.toml_file import StrPath, load_rules
 
 __all__ = ["as_rules", "oriented", "Rules"]
+
+if TYPE_CHECKING:
+    from bridge_core.rules.rule import Rule
+
+    Rules = str | os.PathLike[str] | Rule | Iterable[Rule]
+    """What callers may hand over: the path of a rule file, a rule, or rules."""
+else:
+    Rules = Any  # most conversions have no rules, and need not load what rules are
 
 
 def oriented(rules: Iterable[Rule], layout: str, to: str) -> tuple[Rule, ...]:
@@ -35,10 +42,6 @@ def oriented(rules: Iterable[Rule], layout: str, to: str) -> tuple[Rule, ...]:
     return tuple(found)
 
 
-Rules = StrPath | Rule | Iterable[Rule]
-"""What callers may hand over: the path of a rule file, a rule, or rules."""
-
-
 def as_rules(value: Rules) -> tuple[Rule, ...]:
     """Return the rules of whatever a caller may hand over: the path of a rule file, a rule, or rules.
 
@@ -46,6 +49,11 @@ def as_rules(value: Rules) -> tuple[Rule, ...]:
         UsageError: It is none of these.
         RuleError: As `load_rules`.
     """
+    if value == ():
+        return ()
+    from bridge_core.rules.rule import Rule
+    from bridge_core.rules.toml_file import load_rules
+
     if isinstance(value, str | os.PathLike):
         return load_rules(value)
     if isinstance(value, Rule):

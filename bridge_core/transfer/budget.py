@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from decimal import Decimal
 
 from bridge_core.errors import UsageError
 
@@ -73,6 +72,8 @@ def parse_size(size: int | str) -> int:
         match = _SIZE.fullmatch(size.strip())
         if match is None or (match[3] and not match[2]):
             raise UsageError(f"{size!r} is no size.", hint="Write bytes, or e.g. 500MB, 5GB or 512MiB.")
+        from decimal import Decimal  # 0.1 GB is no whole number of bytes in binary fractions
+
         unit = match[2].upper()
         size = int(Decimal(match[1]) * (_BINARY[unit] if match[3] else _UNITS[unit]))
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
