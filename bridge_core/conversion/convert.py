@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bridge_core.checkpoint import WriteOptions, write_checkpoint
+from bridge_core.checkpoint import WriteOptions, guided, write_checkpoint
 from bridge_core.conversion.inputs import opened
-from bridge_core.conversion.library_guidance import guidance, guided_writing
+from bridge_core.conversion.library_guidance import guidance
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.planning import complete_plan
 from bridge_core.conversion.report import Report
@@ -135,7 +135,7 @@ def convert(
         known = guidance(src, source, options, registry)
         state, plan = complete_plan(source, options.guided(known), registry)
         result = plan.apply(state)
-        with guided_writing(writing, known, source, dst, follow_links=follow_links) as writing:
+        with guided(writing, known, source, dst, follow_links=follow_links) as writing:
             saved = write_checkpoint(result, dst, writing, registry)
     sidecar_files = tuple(Path(dst) / name for name in writing.sidecar_files)
     return Report.of(plan, saved, sidecar_files, verified=verify)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bridge_core.checkpoint import WriteOptions
 from bridge_core.conversion.inputs import load_factory
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.errors import PluginError, UsageError
-from bridge_core.io import SourceFile, open_listed, system_failures
+from bridge_core.io import system_failures
 from bridge_core.plugins import Checkpoint, Guidance, Library, Registry, plugin_failures
 from bridge_core.state import FlatState
 
-__all__ = ["guidance", "guided_writing"]
+__all__ = ["guidance"]
 
 
 def guidance(source: Any, state: FlatState, options: ConversionOptions, registry: Registry) -> Guidance:
@@ -81,35 +77,3 @@ def _guide(library: Library, checkpoint: Checkpoint, registry: Registry) -> Guid
                 f"names {name!r} beside the weights, which is a name of weights.", plugin=library.name
             )
     return known
-
-
-@contextlib.contextmanager
-def guided_writing(
-    options: WriteOptions,
-    known: Guidance,
-    source: FlatState,
-    destination: str | os.PathLike[str],
-    *,
-    follow_links: bool,
-) -> Iterator[WriteOptions]:
-    """Give the options of writing with what a library knows; the sidecar files are open meanwhile.
-
-    Args:
-        options: What the caller asked for; it goes first.
-        known: What the library knows.
-        source: The weights; the sidecar files are in their folder.
-        destination: Where to write; only a folder gets sidecar files and a limit of its shards.
-        follow_links: Whether the sidecar files may be symbolic links that lead out of their folder.
-    """
-    options = replace(options, base_name=known.base_name, duplicate_tied=known.duplicate_tied)
-    if not options.fills_folder(destination):
-        yield options
-        return
-    limit = known.max_shard_size if options.max_shard_size is None else options.max_shard_size
-    sidecar_files: dict[str, SourceFile | bytes] = {}
-    with contextlib.ExitStack() as files:
-        for name in known.sidecar_files:
-            path = Path(source.metadata.provenance["path"]).parent / name
-            file = files.enter_context(open_listed(path, follow_links=follow_links))
-            sidecar_files[name] = known.sidecar_contents.get(name, file)
-        yield replace(options, max_shard_size=limit, sidecar_files=sidecar_files)

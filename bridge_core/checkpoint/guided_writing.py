@@ -1,0 +1,48 @@
+"""The options of writing, completed with what a model library knows of the checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from bridge_core.checkpoint.write_options import WriteOptions
+from bridge_core.io import SourceFile, open_listed
+from bridge_core.plugins import Guidance
+from bridge_core.state import FlatState
+
+__all__ = ["guided"]
+
+
+@contextlib.contextmanager
+def guided(
+    options: WriteOptions,
+    known: Guidance,
+    source: FlatState,
+    destination: str | os.PathLike[str],
+    *,
+    follow_links: bool,
+) -> Iterator[WriteOptions]:
+    """Give the options of writing with what a library knows; the sidecar files are open meanwhile.
+
+    Args:
+        options: What the caller asked for; it goes first.
+        known: What the library knows.
+        source: The weights; the sidecar files are in their folder.
+        destination: Where to write; only a folder gets sidecar files and a limit of its shards.
+        follow_links: Whether the sidecar files may be symbolic links that lead out of their folder.
+    """
+    options = replace(options, base_name=known.base_name, duplicate_tied=known.duplicate_tied)
+    if not options.fills_folder(destination):
+        yield options
+        return
+    limit = known.max_shard_size if options.max_shard_size is None else options.max_shard_size
+    sidecar_files: dict[str, SourceFile | bytes] = {}
+    with contextlib.ExitStack() as files:
+        for name in known.sidecar_files:
+            path = Path(source.metadata.provenance["path"]).parent / name
+            file = files.enter_context(open_listed(path, follow_links=follow_links))
+            sidecar_files[name] = known.sidecar_contents.get(name, file)
+        yield replace(options, max_shard_size=limit, sidecar_files=sidecar_files)
