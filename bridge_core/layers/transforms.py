@@ -143,7 +143,6 @@ class LayerTransform:
             if len(set(values)) != len(values):
                 raise PluginError(f"transform {self.name!r}: two leaves share a {what}.")
         object.__setattr__(self, "_by_name", {leaf.name: leaf for leaf in self.leaves})
-        object.__setattr__(self, "_by_role", {role: leaf for leaf in self.leaves for role in leaf.roles})
 
     @property
     def framework(self) -> str:
@@ -153,10 +152,6 @@ class LayerTransform:
     def by_name(self) -> Mapping[str, Leaf]:
         """Native name -> leaf."""
         return cast("Mapping[str, Leaf]", self.__dict__["_by_name"])
-
-    def by_role(self) -> Mapping[str, Leaf]:
-        """Role -> the leaf that holds it."""
-        return cast("Mapping[str, Leaf]", self.__dict__["_by_role"])
 
     def fits(self, shapes: Mapping[str, Shape]) -> bool:
         """Tell whether leaves of these native names and shapes can be this layer."""

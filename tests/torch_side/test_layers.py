@@ -20,6 +20,12 @@ from bridge_torch.layers import KINDS, TRANSFORMS
 BY_NAME = {transform.name: transform for transform in TRANSFORMS}
 ALL_KINDS: dict[str, LayerKind] = {kind.name: kind for kind in (*CORE_KINDS, *KINDS)}
 
+
+def by_role(name):
+    """Return the leaves of a transform by the role that they have in their kind."""
+    return {role: leaf for leaf in BY_NAME[name].leaves for role in leaf.roles}
+
+
 ORIGINALS = ("parametrizations.weight.original0", "parametrizations.weight.original1")
 
 
@@ -196,7 +202,7 @@ def test_a_live_module_has_the_one_reading_that_is_right(module, expected):
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_a_transposed_convolution_is_a_convolution_with_its_neutral_kernel(n):
     module = getattr(nn, f"ConvTranspose{n}d")(4, 6, 3).double()
-    leaf = BY_NAME["torch.conv_transpose"].by_role()["kernel"]
+    leaf = by_role("torch.conv_transpose")["kernel"]
     assert (leaf.axes, ALL_KINDS["conv_transpose"].leaves["kernel"]) == ("in out +k", "+k in out")
     taps = range(2, 2 + n)
     kernel = module.weight.detach().permute(*taps, 0, 1)
@@ -250,7 +256,7 @@ def test_weight_norm_transforms_name_the_axes_that_torch_normalises(module, dim)
     kernel = BY_NAME[plain].by_name()["weight"]
     normed = new_weight_norm(module, dim=dim)
     (name,) = from_module(normed)
-    leaves = BY_NAME[name].by_role()
+    leaves = by_role(name)
     with torch.no_grad():
         normed.parametrizations.weight.original0.mul_(2.5)
     v = normed.parametrizations.weight.original1.detach()
