@@ -27,9 +27,10 @@ class Leaf:
     Args:
         name: Native name; dots where it stands in nested modules, e.g. ``parametrizations.weight.original0``.
         role: Name of the leaf in the kind; several for a tensor that holds them one after another.
-        axes: Native axes by the kind's names, in the notation of `bridge_core.axes`; ``1`` for one that the
-            kind lacks. An axis that the kind has and this lacks must have size one. Of several roles, the axis
-            along which they stand is a group with a name for each, e.g. ``(heads heads heads) in``.
+        axes: Native axes by the names of the kind, as `bridge_core.axes` reads them; ``1`` for an axis of
+            size one that the kind does not have. An axis that only the kind has must have size one. Of
+            several roles, the axis along which they follow each other is a group with a name for each, e.g.
+            ``(heads heads heads) in``.
         flip: Axes (``k`` for all of ``*k``) that run the other way.
         optional: Whether the layer may lack it.
         added_leaves: Roles, one for each of its own, that are added into it where they exist. The parts are
