@@ -62,8 +62,9 @@ def holds(layout):
 
 
 def test_no_file_is_left_out():
-    found = {path.relative_to(DATA).as_posix() for path in DATA.glob("*/*")}
-    assert found == {f"{layout}/{name}" for layout in EXPECTED["layouts"] for name in EXPECTED["files"]}
+    layouts = EXPECTED["layouts"]
+    found = {path.relative_to(DATA).as_posix() for layout in layouts for path in DATA.glob(f"{layout}/*")}
+    assert found == {f"{layout}/{name}" for layout in layouts for name in EXPECTED["files"]}
 
 
 @every_file
