@@ -432,7 +432,7 @@ SWAPS = [
     ("torch.gru", "linen-gru", {"weight_ih_l": {"role": tuple(f"i{g}.kernel" for g in "zrn")}}),
     ("torch.gru", "linen-gru", {"bias_hh_l": {"role": tuple(f"h{g}.bias" for g in "nzr")}}),
     ("torch.rnn", "linen-rnn", {"weight_hh_l": {"axes": "state hidden"}}),
-    ("flax.lstm_cell", "linen-lstm", {"hi__bias": {"absorbs": ()}}),
+    ("flax.lstm_cell", "linen-lstm", {"hi__bias": {"added_leaves": ()}}),
     ("flax.nnx_gru_cell", "nnx-gru", {"dense_h__kernel": {"role": tuple(f"h{g}.kernel" for g in "zrn")}}),
     ("flax.nnx_simple_cell", "nnx-rnn", {"dense_h__kernel": {"axes": "hidden state"}}),
 ]
