@@ -1,7 +1,7 @@
 """Entry points of installed distributions, found without loading any of them.
 
-`importlib.metadata` reads the same files, but takes as long to import as numpy's Python code does, and a
-conversion asks for one group of names alone.
+`importlib.metadata` reads the same files, but importing it takes longer than a small conversion's own work,
+and only one group of names is asked for.
 """
 
 from __future__ import annotations
