@@ -98,14 +98,14 @@ class PlanProblems:
         reasons = {join_key(key): why for key, why in self.unclaimed.items()}
         parts = []
         if candidates:
-            lines = _lines({name: " or ".join(kinds) for name, kinds in candidates.items()})
+            lines = _lines({name: f"({' or '.join(kinds)})" for name, kinds in candidates.items()}, " ")
             parts.append(f"{count(len(candidates), 'tensor')} can be read in more than one way:{lines}")
         if reasons:
             number = count(len(reasons), "tensor")
-            parts.append(f"{number} cannot be copied without knowing what they are:{_lines(reasons)}")
+            parts.append(f"{number} cannot be copied without knowing what they are:{_lines(reasons, ': ')}")
         ways = [
-            'Give the target (like="FILE", --like), the model (model="PKG.MOD:FACTORY", --model) or a rule '
-            '(rules="FILE", --rules).'
+            "Give the target's shapes (like=, --like FILE), the module (model= or module=, "
+            "--model PKG.MOD:FACTORY) or a rule (rules=, --rules FILE)."
         ]
         options = ["--like FILE"]
         if candidates:
@@ -171,12 +171,12 @@ class PlanProblems:
         return listed((f"{join_key(k)} ({' or '.join(v)})" for k, v in self.ambiguous.items()), _LISTED)
 
 
-def _lines(reasons: Mapping[str, str]) -> str:
+def _lines(reasons: Mapping[str, str], between: str) -> str:
     """Return a line for each pattern of names that have one reason, of many only the first."""
     names_of: dict[str, list[str]] = {}
     for name, why in reasons.items():
         names_of.setdefault(why, []).append(name)
-    lines = [f"\n  {text}: {why}" for why, names in names_of.items() for text in folded(names)]
+    lines = [f"\n  {text}{between}{why}" for why, names in names_of.items() for text in folded(names)]
     more = f"\n  and {len(lines) - _LISTED} more" if len(lines) > _LISTED else ""
     return "".join(lines[:_LISTED]) + more
 

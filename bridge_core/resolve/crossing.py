@@ -72,4 +72,4 @@ class Crossing:
             return f"its module is of a type that is described as {expected}, and holds {found}"
         if layer.origin not in self._names:
             self._names[layer.origin] = LayerNames(self._registry, layer.origin, self._target)
-        return self._names[layer.origin].why(group.keys[name], group.specs[name], group.specs.values())
+        return self._names[layer.origin].why(group.keys[name], group.specs, group.has_children)
