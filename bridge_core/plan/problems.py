@@ -15,7 +15,7 @@ from bridge_core.errors import (
     UnclaimedTensorError,
     UnsupportedLayerError,
 )
-from bridge_core.messages import count, folded, listed
+from bridge_core.messages import count, fold_names, listed
 from bridge_core.plan.step import Mismatch
 from bridge_core.state import Key, join_key
 
@@ -98,11 +98,12 @@ class PlanProblems:
         reasons = {join_key(key): why for key, why in self.unclaimed.items()}
         parts = []
         if candidates:
-            lines = _lines({name: f"({' or '.join(kinds)})" for name, kinds in candidates.items()}, " ")
+            lines = _lines({name: f" ({' or '.join(kinds)})" for name, kinds in candidates.items()})
             parts.append(f"{count(len(candidates), 'tensor')} can be read in more than one way:{lines}")
         if reasons:
             number = count(len(reasons), "tensor")
-            parts.append(f"{number} cannot be copied without knowing what they are:{_lines(reasons, ': ')}")
+            lines = _lines({name: f": {why}" for name, why in reasons.items()})
+            parts.append(f"{number} with a layer's name, of which nothing says what it is:{lines}")
         ways = [
             "Give the target's shapes (like=, --like FILE), the module (model= or module=, "
             "--model PKG.MOD:FACTORY) or a rule (rules=, --rules FILE)."
@@ -171,12 +172,20 @@ class PlanProblems:
         return listed((f"{join_key(k)} ({' or '.join(v)})" for k, v in self.ambiguous.items()), _LISTED)
 
 
-def _lines(reasons: Mapping[str, str], between: str) -> str:
-    """Return a line for each pattern of names that have one reason, of many only the first."""
+def _lines(reasons: Mapping[str, str]) -> str:
+    """Return a line for each pattern of names that have one reason, of many only the first.
+
+    A name cannot add a line of its own: line ends in it are escaped.
+    """
     names_of: dict[str, list[str]] = {}
     for name, why in reasons.items():
-        names_of.setdefault(why, []).append(name)
-    lines = [f"\n  {text}{between}{why}" for why, names in names_of.items() for text in folded(names)]
+        shown = name if name.isprintable() else name.encode("unicode_escape").decode()
+        names_of.setdefault(why, []).append(shown)
+    lines = [
+        f"\n  {text}{why}" + (f" (x{number})" if number > 1 else "")
+        for why, names in names_of.items()
+        for text, number in fold_names(names)
+    ]
     more = f"\n  and {len(lines) - _LISTED} more" if len(lines) > _LISTED else ""
     return "".join(lines[:_LISTED]) + more
 

@@ -175,6 +175,12 @@ class WithTemplate(PlanBuilder):
         interpretations: tuple[Interpretation, ...],
         signature: object,
     ) -> None:
+        lost = layer.transforms.get(self.framework.name)
+        if layer.kind is not None and lost is not None and lost not in self.request.registry.transforms:
+            if detection.evidence not in ("rule", "module", "metadata"):
+                why = f"no installed plugin provides {lost!r}, the layout that it had in {self.framework.name}"
+                self.unsupported.update((layer.group.keys[name], why) for name in layer.leaves)
+                return
         outcomes = self._possible(layer, group, detection, interpretations, signature)
         guessed = len(outcomes) > 1 and self.request.permissions.accept_guesses
         if guessed:
