@@ -23,7 +23,9 @@ __all__ = ["PlanProblems", "once"]
 
 T = TypeVar("T")
 
-_SCALES = re.compile(r"(weight|kernel)_?(scale|zero)|qzeros|scb$|absmax|weight_scale_inv|(^|\.)scales$", re.IGNORECASE)
+_SCALES = re.compile(
+    r"(weight|kernel)_?(scale|zero)|qzeros|scb$|absmax|weight_scale_inv|(^|\.)scales$", re.IGNORECASE
+)
 
 _LISTED = 40
 """How many names a message lists; they are folded before."""
@@ -40,7 +42,7 @@ class PlanProblems:
         ambiguous: Source key -> the interpretations that remain possible.
         unsupported: Source key -> why the target has no form for it.
         unmatched_rules: Rules that had to match something and did not.
-        unclaimed: Source key -> why it is not copied though no evidence explains it.
+        unexplained: Source key -> why it is not copied, where no evidence says what it is.
     """
 
     missing: tuple[Key, ...] = ()
@@ -49,7 +51,7 @@ class PlanProblems:
     ambiguous: Mapping[Key, tuple[str, ...]] = field(default_factory=dict)
     unsupported: Mapping[Key, str] = field(default_factory=dict)
     unmatched_rules: tuple[str, ...] = ()
-    unclaimed: Mapping[Key, str] = field(default_factory=dict)
+    unexplained: Mapping[Key, str] = field(default_factory=dict)
 
     def then(self, following: PlanProblems, origin: Mapping[Key, Key]) -> PlanProblems:
         """Return the problems of two plans, one after the other.
@@ -65,7 +67,7 @@ class PlanProblems:
             {origin.get(key, key): kinds for key, kinds in following.ambiguous.items()},
             {**self.unsupported, **{origin.get(key, key): why for key, why in following.unsupported.items()}},
             once((*self.unmatched_rules, *following.unmatched_rules)),
-            {**self.unclaimed, **{origin.get(key, key): why for key, why in following.unclaimed.items()}},
+            {**self.unexplained, **{origin.get(key, key): why for key, why in following.unexplained.items()}},
         )
 
     def error(self, target_layout: str) -> BridgeError | None:
@@ -88,14 +90,14 @@ class PlanProblems:
             return self._unsupported_error(target_layout)
         if self.missing or self.unexpected or self.mismatched:
             return self._mismatch_error()
-        if self.ambiguous or self.unclaimed:
+        if self.ambiguous or self.unexplained:
             return self._open_error()
         return None
 
     def _open_error(self) -> BridgeError:
         """Return the error about tensors that nothing explains, one line for a pattern of names."""
         candidates = {join_key(key): kinds for key, kinds in self.ambiguous.items()}
-        reasons = {join_key(key): why for key, why in self.unclaimed.items()}
+        reasons = {join_key(key): why for key, why in self.unexplained.items()}
         parts = []
         if candidates:
             lines = _lines({name: f" ({' or '.join(kinds)})" for name, kinds in candidates.items()})
@@ -113,7 +115,7 @@ class PlanProblems:
             ways.append("Or accept guesses by name (accept_guesses=True, --accept-guesses).")
             options.append("--accept-guesses")
         if reasons:
-            pattern = _pattern(self.unclaimed)
+            pattern = _pattern(self.unexplained)
             ways.append(
                 f"Or copy them unchanged (allow_unclaimed={pattern!r}, --allow-unclaimed {pattern!r}), if "
                 "the other side has them under these names and with these axes."
@@ -149,8 +151,10 @@ class PlanProblems:
         ]
         if self.ambiguous:
             found.append(f"{len(self.ambiguous)} ambiguous: {self._candidates()}")
-        if self.unclaimed:
-            found.append(f"{len(self.unclaimed)} not known: {listed(map(join_key, self.unclaimed), _LISTED)}")
+        if self.unexplained:
+            found.append(
+                f"{len(self.unexplained)} not known: {listed(map(join_key, self.unexplained), _LISTED)}"
+            )
         scales = tuple(name for name in unexpected if _SCALES.search(name))
         hints = {
             f"{listed(scales)}: the source is quantised; dequantise it first, since its weights mean nothing "

@@ -322,7 +322,11 @@ def _has_sizes(transform: LayerTransform, module: ModuleInfo, shapes: Shapes) ->
     present = {name: shapes[name] for name in _leaves_of(transform, shapes)}
     for binding in transform.bindings(present):
         sizes = {axis: prod(binding[axis]) for axis in stated if axis in binding}
-        if sizes.keys() == stated.keys() and sizes != stated and sorted(sizes.values()) == sorted(stated.values()):
+        if (
+            sizes.keys() == stated.keys()
+            and sizes != stated
+            and sorted(sizes.values()) == sorted(stated.values())
+        ):
             return False
     return True
 

@@ -23,7 +23,10 @@ _MARKS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"lora|lora_.*|loha_.*|hada_.*|lokr_.*|ia3_.*", re.IGNORECASE), "a low-rank adapter"),
     (re.compile(r".*_?flat_param(_\d+)?"), "parameters that FSDP flattened and joined"),
     (re.compile(r".*_orig"), "a pruned layer"),
-    (re.compile(r"qzeros|qscales|g_idx|(nested_)?absmax|quant_map|quant_state|scb", re.I), "a quantised layer"),
+    (
+        re.compile(r"qzeros|qscales|g_idx|(nested_)?absmax|quant_map|quant_state|scb", re.I),
+        "a quantised layer",
+    ),
 )
 """Parts of names that mark tensors which are not a layer's plain weights, and what they come from."""
 
@@ -70,9 +73,14 @@ class LayerNames:
         name = _LAYER_OF_STACK.sub("", key[-1])
         own = next((spec for leaf, spec in specs.items() if leaf.rpartition(".")[2] == key[-1]), None)
         rank = len(own.shape) if own is not None else 0
-        if self._is_a_layers(self._of_source.get(name, ()), specs, has_children) or name in _OF_OTHER_LIBRARIES:
+        if (
+            self._is_a_layers(self._of_source.get(name, ()), specs, has_children)
+            or name in _OF_OTHER_LIBRARIES
+        ):
             origin = self._source or "another layout"
-            return f"{name!r} is a layer's tensor in {origin}, with another name or other axes in {self._target}"
+            return (
+                f"{name!r} is a layer's tensor in {origin}, with another name or other axes in {self._target}"
+            )
         if name in self._neutral:
             return f"{name!r} is a layer's tensor in neutral form"
         named_as_there = self._is_a_layers(self._of_target.get(name, ()), specs, has_children)

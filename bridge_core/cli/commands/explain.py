@@ -121,7 +121,7 @@ def _blocks(plan: Plan, keys: set[Key]) -> Iterator[list[str]]:
                 _row("kind", f"not settled: {' or '.join(options)}"),
                 _row("settle", _WAYS_OUT),
             ]
-    for key, why in {**plan.unsupported, **plan.problems.unclaimed}.items():
+    for key, why in {**plan.unsupported, **plan.unexplained}.items():
         if key in keys:
             found = _source(plan, key) if key in plan.specs else _row("target", join_key(key))
             yield [found, _row("refused", why)]
