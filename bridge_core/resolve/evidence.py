@@ -219,7 +219,7 @@ class Detector:
         return _undecided(leaves, *widest, *(() if proven else (None,)))
 
     def _may_be_stacked(self, transform: LayerTransform, shapes: Shapes, has_children: bool) -> bool:
-        """Return whether a layer that splits axes may as well be several of another, stacked along the first."""
+        """Return whether a layer that splits axes may as well be a stack of several of another kind."""
         if not any(axis.split != 1 for leaf in transform.leaves for axis in parse_axes(leaf.axes)):
             return False
         leaves = _leaves_of(transform, shapes)

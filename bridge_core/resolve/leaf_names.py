@@ -96,7 +96,7 @@ class LayerNames:
     def _is_a_layers(
         self, transforms: Iterable[LayerTransform], specs: Mapping[str, TensorSpec], has_children: bool
     ) -> bool:
-        """Return whether some layer may have a leaf; names that count only alone do so where they are alone."""
+        """Return whether some layer may have a leaf; some names count only where they are alone."""
         for transform in transforms:
             if not transform.only_leaves:
                 return True

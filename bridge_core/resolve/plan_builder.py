@@ -192,7 +192,7 @@ class PlanBuilder:
         return True
 
     def lost_layout(self, layer: NeutralLayer) -> str:
-        """Return that no plugin provides the layout which a layer had in this framework; empty if one does."""
+        """Return that no plugin provides the layout that a layer had here; empty if one does."""
         name = layer.transforms.get(self.framework.name)
         if layer.kind is None or name is None or name in self.request.registry.transforms:
             return ""

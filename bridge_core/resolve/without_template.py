@@ -104,9 +104,8 @@ class WithoutTemplate(PlanBuilder):
     def _why_unsupported(self, layer: NeutralLayer) -> str:
         """Return why no transform of the framework takes a layer whose kind is known."""
         here = self.framework.name
-        lost = self.lost_layout(layer)
-        if lost:
-            return lost
+        if lost_layout := self.lost_layout(layer):
+            return lost_layout
         transforms = [t for t in self.request.transforms if t.kind == layer.kind]
         if not transforms:
             return f"{here} has no form of {layer.kind}"
