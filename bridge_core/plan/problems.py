@@ -135,6 +135,10 @@ class PlanProblems:
         return UnsupportedLayerError(
             f"{count(len(reasons), 'tensor')} cannot be carried to {target_layout}. {'; '.join(rows)}.",
             reasons=reasons,
+            hint=(
+                "Give a template or a model that has a place for them (like=, --like FILE; model=, --model "
+                "PKG.MOD:FACTORY), or drop them by a rule (rules=, --rules FILE) if the target does without."
+            ),
         )
 
     def _mismatch_error(self) -> MismatchError:

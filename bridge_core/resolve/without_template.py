@@ -61,7 +61,12 @@ class WithoutTemplate(PlanBuilder):
             if len(outcomes) == 1:
                 self._write(layer, outcomes[0], "guess" if guessed else layer.evidence)
                 continue
-            if outcomes:
+            if layer.candidates and layer.kind is None:
+                kinds = [c.kind if c is not None else PARAMETER for c in layer.candidates]
+                self.ambiguous.update(
+                    dict.fromkeys(keys, open_options(outcomes) or tuple(dict.fromkeys(kinds)))
+                )
+            elif outcomes:
                 self.ambiguous.update(dict.fromkeys(keys, open_options(outcomes)))
             else:
                 self.unsupported.update(dict.fromkeys(keys, self._why_unsupported(layer)))
@@ -176,18 +181,20 @@ def _possible_outcomes(
 ) -> tuple[Outcome, ...]:
     """Return the outcomes that remain: one if the layer is decided, several or none if it is not.
 
-    An undecided layer goes back to the framework that it came from unchanged.
+    An undecided layer goes back to the framework that it came from unchanged. Otherwise a reading that the
+    framework has no form for leaves it undecided; it does not decide for the others.
     """
     if layer.kind is None and any(c is not None and c.framework == framework for c in layer.candidates):
         return (_unchanged(next(i for i in layer.interpretations if i.kind == PARAMETER)),)
-    outcomes = (
+    outcomes = [
         _unchanged(interpretation)
         if interpretation.kind == PARAMETER
         else _in_usual_layout(interpretation, layer.transforms.get(framework), transforms, kinds)
         for interpretation in layer.interpretations
         if not interpretation.fallback
-    )
-    return tuple(outcome for outcome in outcomes if outcome is not None)
+    ]
+    possible = tuple(outcome for outcome in outcomes if outcome is not None)
+    return possible if layer.kind is not None or len(possible) == len(outcomes) or len(possible) > 1 else ()
 
 
 def _unchanged(source: Interpretation) -> Outcome:
