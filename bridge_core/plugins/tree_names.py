@@ -1,0 +1,48 @@
+"""How the keys of a state name layers and leaves, as its metadata and the framework's adapter know."""
+
+from __future__ import annotations
+
+from bridge_core.errors import BridgeError
+from bridge_core.plugins.framework import Framework, TreeNaming
+from bridge_core.state import FlatState, Key, VariableCollections
+
+__all__ = ["names_of", "random_state_of"]
+
+
+def names_of(state: FlatState, framework: Framework) -> VariableCollections:
+    """Return the collections and the boxes in the keys of a state.
+
+    Args:
+        state: In the framework's layout.
+        framework: The framework's adapter.
+
+    Raises:
+        KeyConflict: The names do not show whether they begin with collections.
+    """
+    if not isinstance(framework, TreeNaming):
+        return VariableCollections.of_state(state, framework.name, framework.collections)
+    form = state.metadata.tree_form.get(framework.name)
+    specs = state.specs()
+    try:
+        present = framework.has_collections(specs) if form is None else form == "variables"
+    except BridgeError as err:
+        err.path = err.path or state.metadata.provenance.get("path")
+        raise
+    # The adapter opens the boxes of live modules and states itself.
+    boxed = () if form == "nnx" else framework.boxes(specs)
+    return VariableCollections(framework.collections, present, frozenset(boxed))
+
+
+def random_state_of(state: FlatState, framework: Framework, names: VariableCollections) -> frozenset[Key]:
+    """Return the keys of a state that hold random state and no weights, as live objects leave it out.
+
+    Args:
+        state: In the framework's layout.
+        framework: The framework's adapter.
+        names: What `names_of` gives.
+    """
+    if not isinstance(framework, TreeNaming):
+        return frozenset()
+    keys = {name: key for key, name in names.names(state).items()}
+    found = framework.random_state({name: state.spec(key) for name, key in keys.items()})
+    return frozenset(keys[name] for name in found)
