@@ -75,8 +75,8 @@ def _undetermined(first_parts: list[str], tensors: list[Key], modules: Mapping[s
         "collections, which hold no parameters of layers.",
         hint=(
             f"For the parameters only, convert bridge_core.open_state(path).select(lambda key: key[0] == "
-            f"{_PARAMS!r}). If all of them are modules, put the tree under one {_PARAMS!r}, {{{_PARAMS!r}: tree}}: "
-            f"convert bridge_core.open_state(path).rename(lambda key: ({_PARAMS!r}, *key))."
+            f"{_PARAMS!r}). If all of them are modules, put the tree under one {_PARAMS!r}, "
+            f"{{{_PARAMS!r}: tree}}: convert bridge_core.open_state(path).rename(lambda key: ({_PARAMS!r}, *key))."
         ),
     )
 

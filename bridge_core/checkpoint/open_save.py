@@ -56,9 +56,11 @@ def open_state(
         place = find_weights(place, format=format, layout=layout, registry=registry)
     used, state = open_file(place, registry, chosen, follow_links=follow_links)
     known = {**state.metadata.provenance, "path": str(place), "format": used.name}
-    return state.replace(
+    return FlatState(
+        state.tensors(),
         layout=layout or _layout(state, used, registry),
         metadata=state.metadata.with_(provenance=known),
+        close=state.close,
     )
 
 

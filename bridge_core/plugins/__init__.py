@@ -11,7 +11,10 @@ if TYPE_CHECKING:
         TreeNaming as TreeNaming,
     )
     from bridge_core.plugins.hookspecs import hookimpl as hookimpl
-    from bridge_core.plugins.layout_detection import undetermined_layout as undetermined_layout
+    from bridge_core.plugins.layout_detection import (
+        composite_layers as composite_layers,
+        undetermined_layout as undetermined_layout,
+    )
     from bridge_core.plugins.library import Checkpoint as Checkpoint, Guidance as Guidance, Library as Library
     from bridge_core.plugins.plugin_errors import plugin_failures as plugin_failures
     from bridge_core.plugins.registry import Registry as Registry, default_registry as default_registry
@@ -23,7 +26,7 @@ else:
             "framework": "Framework Relocating TreeNaming",
             "hookspecs": "hookimpl",
             "library": "Checkpoint Guidance Library",
-            "layout_detection": "undetermined_layout",
+            "layout_detection": "composite_layers undetermined_layout",
             "plugin_errors": "plugin_failures",
             "registry": "Registry default_registry",
             "tree_names": "names_of random_state_of",

@@ -6,8 +6,7 @@ layers whose leaves only the neutral form has, or has with these axes, show that
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from bridge_core.errors import UsageError
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from bridge_core.layers import LayerKind, LayerTransform
     from bridge_core.plugins.registry import Registry
 
-__all__ = ["neutral_keys", "undetermined_layout"]
+__all__ = ["composite_layers", "neutral_keys", "undetermined_layout"]
 
 _LISTED = 3
 
@@ -32,81 +31,82 @@ def neutral_keys(specs: Mapping[Key, TensorSpec], framework: str, registry: Regi
         registry: Where kinds and transforms are found.
     """
     transforms = registry.transforms_of.get(framework, ())
-    kinds = [
-        _NeutralKind.of(kind, [t for t in transforms if t.kind == kind.name])
-        for kind in registry.kinds.values()
-    ]
-    by_tail: dict[Key, list[_NeutralKind]] = {}
-    for kind in kinds:
-        if kind is not None:
-            by_tail.setdefault(kind.anchor, []).append(kind)
-    widths = sorted({len(tail) for tail in by_tail})
-    native = {leaf.parts for t in transforms for leaf in t.leaves}
+    native: dict[str, list[LayerTransform]] = {}
+    for transform in transforms:
+        native.setdefault(transform.kind, []).append(transform)
+    native_leaves = {leaf.parts for transform in transforms for leaf in transform.leaves}
+    kinds = [registry.kinds[name] for name in native if name in registry.kinds]
     auxiliary = {
-        (role,): kind
-        for kind in registry.kinds.values()
-        for role in kind.auxiliary_tensors
-        if (role,) not in native and any(t.kind == kind.name for t in transforms)
+        role: kind for kind in kinds for role in kind.auxiliary_tensors if (role,) not in native_leaves
     }
-    found: list[Key] = []
-    for key in specs:
-        kind_of_role = auxiliary.get(key[-1:])
-        if kind_of_role is not None and any(
-            (*key[:-1], role) in specs for role in kind_of_role.leaves if role != key[-1]
-        ):
-            found.append(key)
-            continue
-        for width in widths:
-            path = key[:-width]
-            if any(kind.is_at(path, specs) for kind in by_tail.get(key[-width:], ())):
-                found.append(key)
-                break
+    differing = [kind for kind in kinds if not any(_is_neutral(t, kind) for t in native[kind.name])]
+    found = [
+        key
+        for key in specs
+        if key
+        and (kind := auxiliary.get(key[-1])) is not None
+        and any((*key[:-1], role) in specs for role in kind.leaves.keys() - kind.auxiliary_tensors.keys())
+    ]
+    paths = {key[:-1] for key in found}
+    for path, form in _neutral_layers(specs, _neutral_forms(differing, registry)):
+        if path not in paths and not _is_native(path, form, native[form.kind], specs):
+            found.append(leaf_path(path, form.leaves[0].name))
     return tuple(found)
 
 
-@dataclass(frozen=True)
-class _NeutralKind:
-    """A kind whose neutral form differs from what a framework has.
+def composite_layers(specs: Mapping[Key, TensorSpec], registry: Registry) -> dict[Key, str]:
+    """Return the paths that hold all leaves which a composite kind needs, in neutral form, and the kinds.
 
     Args:
-        neutral: Its leaves under neutral names.
-        native: The framework's transforms of it.
-        anchor: The leaf by which it is looked up.
+        specs: Tensors in neutral names and axes.
+        registry: Where kinds and transforms are found.
     """
+    kinds = [kind for kind in registry.kinds.values() if kind.composite]
+    return {path: form.kind for path, form in _neutral_layers(specs, _neutral_forms(kinds, registry))}
 
-    neutral: LayerTransform
-    native: tuple[LayerTransform, ...]
-    anchor: Key
 
-    @classmethod
-    def of(cls, kind: LayerKind, native: Iterable[LayerTransform]) -> _NeutralKind | None:
-        """Return None for a kind that a framework stores in the neutral form, or that has one leaf only."""
-        from bridge_core.layers import LayerTransform, Leaf
+def _neutral_forms(kinds: Iterable[LayerKind], registry: Registry) -> list[LayerTransform]:
+    """Return a transform for each kind that needs several leaves, in its own names; what is needed is first."""
+    from bridge_core.layers import LayerTransform, Leaf
 
-        native = tuple(native)
-        if not native or any(_is_neutral(t, kind) for t in native):
-            return None
-        leaves = tuple(
+    equal_axes: dict[str, dict[tuple[str, str], None]] = {}
+    for transform in registry.transforms.values():
+        equal_axes.setdefault(transform.kind, {}).update(dict.fromkeys(transform.equal_axes))
+    forms = []
+    for kind in kinds:
+        leaves = [
             Leaf(role, role, axes, optional=role.endswith("bias") or role in kind.auxiliary_tensors)
             for role, axes in kind.leaves.items()
-        )
-        required = [leaf for leaf in leaves if not leaf.optional]
-        if len(required) < 2:
-            return None
-        equal_axes = tuple(dict.fromkeys(pair for t in native for pair in t.equal_axes))
-        neutral = LayerTransform(f"neutral.{kind.name}", kind.name, leaves, equal_axes=equal_axes)
-        return cls(neutral, native, required[0].parts)
+        ]
+        if sum(not leaf.optional for leaf in leaves) > 1:
+            leaves.sort(key=lambda leaf: leaf.optional)
+            same = tuple(equal_axes.get(kind.name, ()))
+            forms.append(LayerTransform(f"neutral.{kind.name}", kind.name, tuple(leaves), equal_axes=same))
+    return forms
 
-    def is_at(self, path: Key, specs: Mapping[Key, TensorSpec]) -> bool:
-        """Tell whether the leaves at a path are this kind in neutral form, and not in the framework's."""
-        shapes = _shapes(self.neutral, path, specs)
-        if not self.neutral.fits(shapes):
-            return False
-        for transform in self.native:
-            taken = _shapes(transform, path, specs)
-            if taken.keys() >= shapes.keys() and transform.fits(taken):
-                return False
-        return True
+
+def _neutral_layers(
+    specs: Mapping[Key, TensorSpec], forms: Iterable[LayerTransform]
+) -> Iterator[tuple[Key, LayerTransform]]:
+    """Yield the paths whose leaves fit one of the forms, each with the form."""
+    by_tail: dict[Key, list[LayerTransform]] = {}
+    for form in forms:
+        by_tail.setdefault(form.leaves[0].parts, []).append(form)
+    widths = sorted({len(tail) for tail in by_tail})
+    for key in specs:
+        for width in widths:
+            for form in by_tail.get(key[-width:], ()):
+                if form.fits(_shapes(form, key[:-width], specs)):
+                    yield key[:-width], form
+
+
+def _is_native(
+    path: Key, form: LayerTransform, native: Iterable[LayerTransform], specs: Mapping[Key, TensorSpec]
+) -> bool:
+    """Tell whether a framework's own transform takes all leaves at a path that the neutral form takes."""
+    neutral = _shapes(form, path, specs)
+    shapes = ((transform, _shapes(transform, path, specs)) for transform in native)
+    return any(taken.keys() >= neutral.keys() and transform.fits(taken) for transform, taken in shapes)
 
 
 def _is_neutral(transform: LayerTransform, kind: LayerKind) -> bool:

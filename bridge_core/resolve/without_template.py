@@ -12,13 +12,14 @@ from bridge_core.axes import parse_axes
 from bridge_core.layers import LayerKind, LayerTransform
 from bridge_core.ops import Fill
 from bridge_core.plan import Plan, Step
+from bridge_core.plugins import composite_layers
 from bridge_core.resolve.evidence import PARAMETER
 from bridge_core.resolve.grouping import key_maker
 from bridge_core.resolve.interpretations import Interpretation, LeafUse, Role, layout_interpretation
 from bridge_core.resolve.leaf_matching import Move, Outcome, pair
 from bridge_core.resolve.neutral_layers import NeutralLayer
 from bridge_core.resolve.plan_builder import PlanBuilder, Request, open_options
-from bridge_core.state import Key, TensorSpec, VariableCollections
+from bridge_core.state import Key, TensorSpec, VariableCollections, leaf_path
 
 __all__ = ["WithoutTemplate"]
 
@@ -36,8 +37,10 @@ class WithoutTemplate(PlanBuilder):
     def resolve(self) -> Plan:
         """Return the plan, problems included."""
         self.apply_rules(self._ruled_key)
+        undecided = self._undecided_composites()
+        self.ambiguous.update(undecided)
         for layer in self.request.layers.values():
-            if self.refuses(layer):
+            if self.refuses(layer) or not undecided.keys().isdisjoint(layer.group.keys.values()):
                 continue
             outcomes = self._possible(layer)
             guessed = len(outcomes) > 1 and self.request.permissions.accept_guesses
@@ -53,6 +56,21 @@ class WithoutTemplate(PlanBuilder):
                 self.unsupported.update(dict.fromkeys(keys, self._why_unsupported(layer)))
         metadata = self.request.state.metadata
         return self.plan(self._form, metadata.empty if self.framework.name in metadata.tree_form else ())
+
+    def _undecided_composites(self) -> dict[Key, tuple[str, ...]]:
+        """Return the keys of parts that may form one composite layer, where no metadata decides it."""
+        open_specs = {
+            key: layer.group.specs[name]
+            for layer in self.request.layers.values()
+            if layer.group.info is None and layer.kind == "linear"
+            for name, key in layer.group.keys.items()
+        }
+        kinds = self.request.registry.kinds
+        options: dict[Key, tuple[str, ...]] = {}
+        for path, kind in composite_layers(open_specs, self.request.registry).items() if open_specs else ():
+            keys = (leaf_path(path, role) for role in kinds[kind].leaves)
+            options.update((key, (kind, "linear")) for key in keys if key in open_specs)
+        return options
 
     def _ruled_key(self, name: Key) -> Key:
         # Of a tensor that a rule makes, only the name shows the collection.
