@@ -36,7 +36,7 @@ _WORDS_OF_A_KEY = (2, 4)
 
 
 def has_collections(names: Iterable[Key]) -> bool:
-    """Return whether the keys of a tree begin with variable collections.
+    """Return whether the keys of a tree, without boxes, begin with variable collections.
 
     They do if ``params`` is one of the first parts, or if all first parts are collections that Linen uses.
     A first part that holds parameters of layers is a module, or a copy of the parameters.
@@ -74,9 +74,10 @@ def _undetermined(first_parts: list[str], tensors: list[Key], modules: Mapping[s
         f"{listed(map(repr, first_parts))}. Next to {_PARAMS!r}, {', '.join(reasons)}; expected were "
         "collections, which hold no parameters of layers.",
         hint=(
-            f"For the parameters only, convert bridge_core.open_state(path).select(lambda key: key[0] == "
-            f"{_PARAMS!r}). If all of them are modules, put the tree under one {_PARAMS!r}, "
-            f"{{{_PARAMS!r}: tree}}: convert bridge_core.open_state(path).rename(lambda key: ({_PARAMS!r}, *key))."
+            f"For the parameters only, convert tree[{_PARAMS!r}]; if all of them are modules, put the tree "
+            f"under one {_PARAMS!r}, {{{_PARAMS!r}: tree}}. Of a file, convert bridge_core.open_state(path)"
+            f".select(lambda key: key[0] == {_PARAMS!r}) or bridge_core.open_state(path)"
+            f".rename(lambda key: ({_PARAMS!r}, *key))."
         ),
     )
 

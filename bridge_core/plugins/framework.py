@@ -70,6 +70,9 @@ class TreeNaming(Protocol):
     def has_collections(self, names: Mapping[Key, TensorSpec]) -> bool:
         """Return whether the keys of a tree, which does not record it, begin with collections.
 
+        Args:
+            names: Key without box -> spec.
+
         Raises:
             KeyConflict: The names allow both readings.
         """

@@ -66,7 +66,7 @@ def composite_layers(specs: Mapping[Key, TensorSpec], registry: Registry) -> dic
 
 
 def _neutral_forms(kinds: Iterable[LayerKind], registry: Registry) -> list[LayerTransform]:
-    """Return a transform for each kind that needs several leaves, in its own names; what is needed is first."""
+    """Return a transform in neutral names for each kind that needs several leaves, those first."""
     from bridge_core.layers import LayerTransform, Leaf
 
     equal_axes: dict[str, dict[tuple[str, str], None]] = {}
@@ -92,9 +92,14 @@ def _neutral_layers(
     by_tail: dict[Key, list[LayerTransform]] = {}
     for form in forms:
         by_tail.setdefault(form.leaves[0].parts, []).append(form)
-    widths = sorted({len(tail) for tail in by_tail})
+    first_parts: dict[int, set[str]] = {}
+    for tail in by_tail:
+        first_parts.setdefault(len(tail), set()).add(tail[0])
+    lookups = sorted(first_parts.items())
     for key in specs:
-        for width in widths:
+        for width, names in lookups:
+            if len(key) < width or key[-width] not in names:
+                continue
             for form in by_tail.get(key[-width:], ()):
                 if form.fits(_shapes(form, key[:-width], specs)):
                     yield key[:-width], form

@@ -23,14 +23,17 @@ def names_of(state: FlatState, framework: Framework) -> VariableCollections:
         return VariableCollections.of_state(state, framework.name, framework.collections)
     form = state.metadata.tree_form.get(framework.name)
     specs = state.specs()
+    # The adapter opens the boxes of live modules and states itself.
+    boxed = frozenset(() if form == "nnx" else framework.boxes(specs))
+    if form is not None:
+        return VariableCollections(framework.collections, form == "variables", boxed)
+    names = {key[:-1] if key in boxed else key: spec for key, spec in specs.items()}
     try:
-        present = framework.has_collections(specs) if form is None else form == "variables"
+        present = framework.has_collections(names)
     except BridgeError as err:
         err.path = err.path or state.metadata.provenance.get("path")
         raise
-    # The adapter opens the boxes of live modules and states itself.
-    boxed = () if form == "nnx" else framework.boxes(specs)
-    return VariableCollections(framework.collections, present, frozenset(boxed))
+    return VariableCollections(framework.collections, present, boxed)
 
 
 def random_state_of(state: FlatState, framework: Framework, names: VariableCollections) -> frozenset[Key]:

@@ -162,7 +162,8 @@ class _Scanner:
     @property
     def where(self) -> Key:
         """Key of the entry that is being read."""
-        return (*(node.name for node in self.stack[1:]), self._name)
+        names = tuple(node.name for node in self.stack[1:])
+        return (*names, self._name) if self._name or not names else names
 
     def read_root(self) -> _Node:
         kind, entries = self._cursor.head()
@@ -183,6 +184,7 @@ class _Scanner:
     def _read_entry(self, node: _Node) -> None:
         node.missing -= 1
         self._meter.enter(len(self.stack))
+        self._name = ""
         self._name = name = str(len(node)) if node.kind == "array" else self._read_name()
         if name in node:
             raise KeyConflict(

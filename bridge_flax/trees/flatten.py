@@ -20,7 +20,7 @@ from bridge_core import (
 from bridge_core.state import unflatten_tree
 from bridge_core.transfer import load_values
 from bridge_flax.templates import Template
-from bridge_flax.tree_names import has_collections
+from bridge_flax.tree_names import boxes, has_collections
 from bridge_flax.trees.arrays import as_leaf, is_spread, tensor_of
 from bridge_flax.trees.module_types import nnx_modules
 from bridge_flax.trees.nnx_split import split
@@ -80,7 +80,10 @@ def flatten(tree: Any, *, form: str | None) -> FlatState:
             f"{len(bad)} leaves are no tensors: {'; '.join(bad)}", hint="Take them out of the tree first."
         )
     if form is None:
-        form = "variables" if has_collections([*tensors, *((*key, "") for key in empty)]) else "params"
+        boxed = boxes({key: tensor.spec for key, tensor in tensors.items()})
+        names = [key[:-1] if key in boxed else key for key in tensors]
+        names += [(*key, "") for key in empty]
+        form = "variables" if has_collections(names) else "params"
     metadata = StateMetadata(collections=collections, empty=tuple(empty), tree_form={"flax": form})
     return FlatState(tensors, layout="flax", metadata=metadata)
 
