@@ -117,8 +117,11 @@ def random_state(names: Mapping[Key, TensorSpec]) -> frozenset[Key]:
     """
     return frozenset(
         key
-        for key, spec in names.items()
-        if key and key[-1] in ("key", "count") and spec.dtype.name == "uint32" and _is_stream(key, names)
+        for key in names
+        if key
+        and key[-1] in ("key", "count")
+        and names[key].dtype.name == "uint32"
+        and _is_stream(key, names)
     )
 
 

@@ -6,6 +6,7 @@ layers whose leaves only the neutral form has, or has with these axes, show that
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -66,12 +67,13 @@ def composite_layers(specs: Mapping[Key, TensorSpec], registry: Registry) -> dic
 
 
 def _neutral_forms(kinds: Iterable[LayerKind], registry: Registry) -> list[LayerTransform]:
-    """Return a transform in neutral names for each kind that needs several leaves, those first."""
+    """Return a transform in neutral names for each kind that needs several leaves; those come first."""
     from bridge_core.layers import LayerTransform, Leaf
 
     equal_axes: dict[str, dict[tuple[str, str], None]] = {}
     for transform in registry.transforms.values():
         equal_axes.setdefault(transform.kind, {}).update(dict.fromkeys(transform.equal_axes))
+    uses = Counter(role for kind in registry.kinds.values() for role in kind.leaves)
     forms = []
     for kind in kinds:
         leaves = [
@@ -79,7 +81,8 @@ def _neutral_forms(kinds: Iterable[LayerKind], registry: Registry) -> list[Layer
             for role, axes in kind.leaves.items()
         ]
         if sum(not leaf.optional for leaf in leaves) > 1:
-            leaves.sort(key=lambda leaf: leaf.optional)
+            # Layers are looked up by their first leaf: one that few others have saves time.
+            leaves.sort(key=lambda leaf: (leaf.optional, uses[leaf.name]))
             same = tuple(equal_axes.get(kind.name, ()))
             forms.append(LayerTransform(f"neutral.{kind.name}", kind.name, tuple(leaves), equal_axes=same))
     return forms
@@ -108,14 +111,14 @@ def _neutral_layers(
 def _is_native(
     path: Key, form: LayerTransform, native: Iterable[LayerTransform], specs: Mapping[Key, TensorSpec]
 ) -> bool:
-    """Tell whether a framework's own transform takes all leaves at a path that the neutral form takes."""
+    """Return whether a framework's own transform takes all leaves at a path that the neutral form takes."""
     neutral = _shapes(form, path, specs)
     shapes = ((transform, _shapes(transform, path, specs)) for transform in native)
     return any(taken.keys() >= neutral.keys() and transform.fits(taken) for transform, taken in shapes)
 
 
 def _is_neutral(transform: LayerTransform, kind: LayerKind) -> bool:
-    """Tell whether a transform has every leaf of its kind with the neutral name and the neutral axes."""
+    """Return whether a transform has every leaf of its kind with the neutral name and the neutral axes."""
     leaves = transform.by_name()
     return all(
         role in leaves

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from bridge_core.errors import BridgeError
 from bridge_core.plugins.framework import Framework, TreeNaming
-from bridge_core.state import FlatState, Key, VariableCollections
+from bridge_core.state import FlatState, Key, TensorSpec, VariableCollections
 
 __all__ = ["names_of", "random_state_of"]
 
@@ -22,14 +24,15 @@ def names_of(state: FlatState, framework: Framework) -> VariableCollections:
     if not isinstance(framework, TreeNaming):
         return VariableCollections.of_state(state, framework.name, framework.collections)
     form = state.metadata.tree_form.get(framework.name)
-    specs = state.specs()
+    specs = _Specs(state, {key: key for key in state})
     # The adapter opens the boxes of live modules and states itself.
     boxed = frozenset(() if form == "nnx" else framework.boxes(specs))
     if form is not None:
         return VariableCollections(framework.collections, form == "variables", boxed)
-    names = {key[:-1] if key in boxed else key: spec for key, spec in specs.items()}
+    if boxed:
+        specs = _Specs(state, {key[:-1] if key in boxed else key: key for key in state})
     try:
-        present = framework.has_collections(names)
+        present = framework.has_collections(specs)
     except BridgeError as err:
         err.path = err.path or state.metadata.provenance.get("path")
         raise
@@ -47,5 +50,24 @@ def random_state_of(state: FlatState, framework: Framework, names: VariableColle
     if not isinstance(framework, TreeNaming):
         return frozenset()
     keys = {name: key for key, name in names.names(state).items()}
-    found = framework.random_state({name: state.spec(key) for name, key in keys.items()})
-    return frozenset(keys[name] for name in found)
+    return frozenset(keys[name] for name in framework.random_state(_Specs(state, keys)))
+
+
+class _Specs(Mapping[Key, TensorSpec]):
+    """The specs of a state under other names, each looked up when it is asked for, which is seldom."""
+
+    def __init__(self, state: FlatState, keys: Mapping[Key, Key]) -> None:
+        self._state = state
+        self._keys = keys
+
+    def __getitem__(self, name: Key) -> TensorSpec:
+        return self._state.spec(self._keys[name])
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._keys
