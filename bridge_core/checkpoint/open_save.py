@@ -56,12 +56,9 @@ def open_state(
         place = find_weights(place, format=format, layout=layout, registry=registry)
     used, state = open_file(place, registry, chosen, follow_links=follow_links)
     known = {**state.metadata.provenance, "path": str(place), "format": used.name}
-    return FlatState(
-        state.tensors(),
-        layout=layout or _layout(state, used, registry),
-        metadata=state.metadata.with_(provenance=known),
-        close=state.close,
-    )
+    opened = state.replace(metadata=state.metadata.with_(provenance=known))
+    opened.layout = layout or _layout(state, used, registry)
+    return opened
 
 
 def _layout(state: FlatState, used: Format, registry: Registry) -> str | None:
