@@ -7,7 +7,7 @@ old one or the new one, complete, at every moment.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge_core.checkpoint.checkpoint_writer import Saved, write_checkpoint
 from bridge_core.checkpoint.detect_format import open_file
@@ -17,6 +17,9 @@ from bridge_core.plugins import Registry, default_registry
 from bridge_core.public import renamed
 from bridge_core.state import FlatState, as_state
 from bridge_core.transfer import Progress
+
+if TYPE_CHECKING:
+    from bridge_core.formats import Format
 
 __all__ = ["open_state", "save_state"]
 
@@ -53,10 +56,19 @@ def open_state(
         place = find_weights(place, format=format, layout=layout, registry=registry)
     used, state = open_file(place, registry, chosen, follow_links=follow_links)
     known = {**state.metadata.provenance, "path": str(place), "format": used.name}
-    return state.replace(
-        layout=layout or state.layout or used.layout or registry.layout_of(state.specs()),
-        metadata=state.metadata.with_(provenance=known),
-    )
+    opened = state.replace(metadata=state.metadata.with_(provenance=known))
+    opened.layout = layout or _layout(state, used, registry)
+    return opened
+
+
+def _layout(state: FlatState, used: Format, registry: Registry) -> str | None:
+    """Return the layout that a file records, or else that which its names, or its format, show."""
+    if used.layout is None:
+        return state.layout or registry.layout_of(state.specs())
+    recorded = state.metadata.layers or state.metadata.tree_form
+    if recorded or state.layout not in (None, used.layout):
+        return state.layout or used.layout
+    return registry.unless_neutral(used.layout, state.specs())
 
 
 @renamed(beside="sidecar_files", stem="base_name")

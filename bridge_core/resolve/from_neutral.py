@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 from bridge_core.errors import UsageError
 from bridge_core.ops import Fill
 from bridge_core.plan import Plan, Step
-from bridge_core.plugins import Registry
+from bridge_core.plugins import Registry, names_of
 from bridge_core.resolve.evidence import PARAMETER
 from bridge_core.resolve.neutral_layers import neutral_layers
 from bridge_core.resolve.request import Ordered, Request
 from bridge_core.resolve.rule_names import check_constant, rule_holds
 from bridge_core.resolve.without_template import WithoutTemplate
 from bridge_core.rules import Permissions
-from bridge_core.state import FlatState, Key, TensorSpec, VariableCollections
+from bridge_core.state import FlatState, Key, TensorSpec
 
 if TYPE_CHECKING:
     from bridge_core.resolve.rule_instance import BoundRule
@@ -65,7 +65,7 @@ def plan_from_neutral(
     framework = registry.framework(to)
     targets = None
     if like is not None:
-        collections = VariableCollections.of_state(like, to, framework.collections)
+        collections = names_of(like, framework)
         targets = {name: like.spec(key) for key, name in collections.names(like).items()}
     bound_rules, unmatched = _bind_rules(state, rules, targets, config)
     taken = {key for bound in bound_rules for key in bound.sources}

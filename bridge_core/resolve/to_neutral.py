@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bridge_core.axes import Binding, Shape
-from bridge_core.errors import KeyConflict, UsageError
+from bridge_core.errors import KeyConflict
 from bridge_core.layers import LayerKind, LayerTransform, Leaf, cut_of, part_shape, to_neutral_ops
 from bridge_core.ops import Fill, Op, Parallel, SplitSum, simplify_chain
 from bridge_core.plan import Dropped, Plan, PlanProblems, Step
-from bridge_core.plugins import Registry
+from bridge_core.plugins import Registry, names_of, random_state_of, undetermined_layout
 from bridge_core.resolve.evidence import PARAMETER, Detection, Detector
 from bridge_core.resolve.grouping import Group, group_state
 from bridge_core.resolve.leaf_names import LayerNames
@@ -27,7 +27,6 @@ from bridge_core.state import (
     LayerInfo,
     StateMetadata,
     TensorSpec,
-    VariableCollections,
     join_key,
     leaf_path,
     module_path,
@@ -62,13 +61,11 @@ def plan_to_neutral(
     Raises:
         UsageError: The layout is unknown.
         RuleError: Two rules match one key, or a rule does not fit.
-        KeyConflict: Two leaves would get one neutral key.
+        KeyConflict: Two leaves would get one neutral key, or the keys do not show whether they begin with
+            variable collections.
     """
     if state.layout is None:
-        raise UsageError(
-            "nothing tells whose names these are.",
-            hint=f"Give the layout: {', '.join([*registry.frameworks, 'neutral'])}.",
-        )
+        raise undetermined_layout(state, registry)
     if state.layout == "neutral":
         own = [rule for rule in rules if rule.layouts is None and rule.action in ("rename", "drop")]
         return _plan_renames(state, own, config)
@@ -136,9 +133,7 @@ class _ToNeutral:
         self.kinds = registry.kinds
         self.framework = registry.framework(state.layout or "")
         self.transforms = registry.transforms_of.get(self.framework.name, ())
-        self.collections = VariableCollections.of_state(
-            state, self.framework.name, self.framework.collections
-        )
+        self.collections = names_of(state, self.framework)
         self.rules = rules
         self.config = config
         self.accept_guesses = accept_guesses
@@ -159,9 +154,10 @@ class _ToNeutral:
         specs = self.state.specs()
         names = self.collections.names(self.state)
         ruled = rule_names(names, specs, self.rules, self.config)
-        taken = {*ruled.dropped, *ruled.rearranged}
+        random = random_state_of(self.state, self.framework, self.collections) - ruled.dropped.keys()
+        taken = {*ruled.dropped, *ruled.rearranged, *random}
         rest = self.state.select(lambda key: key not in taken) if taken else self.state
-        groups = group_state(rest, self.framework, self.transforms, ruled.names)
+        groups = group_state(rest, self.framework, self.transforms, ruled.names, collections=self.collections)
         detections = self.detector.detect_all(groups)
         for path, group in groups.items():
             self._add_layer(group, self._completed(group, detections[path]), ruled.renamed)
@@ -174,7 +170,10 @@ class _ToNeutral:
             "neutral",
             specs,
             tuple(self.steps),
-            tuple(Dropped(key, reason) for key, reason in ruled.dropped.items()),
+            (
+                *(Dropped(key, reason) for key, reason in ruled.dropped.items()),
+                *(Dropped(key, "random state, not weights") for key in self.state if key in random),
+            ),
             problems=PlanProblems(
                 unmatched_rules=(
                     *ruled.unmatched,

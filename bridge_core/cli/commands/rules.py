@@ -110,13 +110,12 @@ def _matched(
 
 def _specs(state: FlatState) -> dict[Key, TensorSpec]:
     """Return the names that patterns see, keys without a collection, with their specs."""
-    from bridge_core.plugins import default_registry
-    from bridge_core.state import VariableCollections
+    from bridge_core.plugins import default_registry, names_of
 
     framework = default_registry().frameworks.get(state.layout or "")
-    leaves = framework.collections if framework is not None else {}
-    collections = VariableCollections.of_state(state, state.layout or "", leaves)
-    return {name: state.spec(key) for key, name in collections.names(state).items()}
+    if framework is None:
+        return state.specs()
+    return {name: state.spec(key) for key, name in names_of(state, framework).names(state).items()}
 
 
 def _paths(names: set[Key], rules: Iterable[Rule]) -> set[Key]:
