@@ -133,13 +133,13 @@ def test_plain_dicts_with_dotted_names_are_states(tmp_path):
 
 
 def test_a_key_of_other_things_than_strings_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="is no key"):
-        save({("layers", 0): np.ones(2)}, tmp_path / "a.safetensors")
+    with pytest.raises(UsageError, match="is not a key"):
+        save({("layers", 0.5): np.ones(2)}, tmp_path / "a.safetensors")
 
 
-@pytest.mark.parametrize("value", [5, None, "a.safetensors", [("a", 1)], {1: np.ones(2)}, {None: np.ones(2)}])
+@pytest.mark.parametrize("value", [5, None, "a.safetensors", [("a", 1)], {0.5: np.ones(2)}, {None: np.ones(2)}])
 def test_what_is_no_state_is_refused(tmp_path, value):
-    with pytest.raises(UsageError, match=r"is no (state|key)"):
+    with pytest.raises(UsageError, match=r"expected a (mapping|dotted name)"):
         save(value, tmp_path / "a.safetensors")
     assert names(tmp_path) == []
 
