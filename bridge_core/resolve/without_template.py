@@ -14,7 +14,13 @@ from bridge_core.ops import Fill
 from bridge_core.plan import Plan, Step
 from bridge_core.resolve.evidence import PARAMETER
 from bridge_core.resolve.grouping import key_maker
-from bridge_core.resolve.interpretations import Interpretation, LeafUse, Role, layout_interpretation
+from bridge_core.resolve.interpretations import (
+    Interpretation,
+    LeafUse,
+    Role,
+    layout_interpretation,
+    parameter_interpretation,
+)
 from bridge_core.resolve.leaf_matching import Move, Outcome, pair
 from bridge_core.resolve.neutral_layers import NeutralLayer
 from bridge_core.resolve.plan_builder import PlanBuilder, Request, open_options
@@ -40,13 +46,20 @@ class WithoutTemplate(PlanBuilder):
             if self.refuses(layer):
                 continue
             outcomes = self._possible(layer)
-            guessed = len(outcomes) > 1 and self.request.permissions.accept_guesses
+            keys = [layer.group.keys[name] for name in layer.leaves]
+            if layer.part_of and not self.request.permissions.accept_guesses:
+                self.ambiguous.update(dict.fromkeys(keys, (layer.part_of, layer.kind or PARAMETER)))
+                continue
+            open_layer = len(outcomes) > 1 or (not outcomes and bool(layer.candidates))
+            if open_layer and keys and self.crossing.is_allowed(*keys):
+                self._write(layer, _unchanged(parameter_interpretation(layer.group.specs)), "unclaimed")
+                continue
+            guessed = (len(outcomes) > 1 or bool(layer.part_of)) and self.request.permissions.accept_guesses
             if guessed:
                 outcomes = self.guessed(layer, outcomes)
             if len(outcomes) == 1:
                 self._write(layer, outcomes[0], "guess" if guessed else layer.evidence)
                 continue
-            keys = [layer.group.keys[name] for name in layer.leaves]
             if outcomes:
                 self.ambiguous.update(dict.fromkeys(keys, open_options(outcomes)))
             else:
@@ -90,6 +103,9 @@ class WithoutTemplate(PlanBuilder):
     def _why_unsupported(self, layer: NeutralLayer) -> str:
         """Return why no transform of the framework takes a layer whose kind is known."""
         here = self.framework.name
+        lost = layer.transforms.get(here)
+        if lost is not None and lost not in self.request.registry.transforms:
+            return f"no installed plugin provides {lost!r}, the layout that it had in {here}"
         transforms = [t for t in self.request.transforms if t.kind == layer.kind]
         if not transforms:
             return f"{here} has no form of {layer.kind}"
@@ -164,6 +180,9 @@ def _possible_outcomes(
     """
     if layer.kind is None and any(c is not None and c.framework == framework for c in layer.candidates):
         return (_unchanged(next(i for i in layer.interpretations if i.kind == PARAMETER)),)
+    lost = layer.transforms.get(framework)
+    if layer.kind is not None and lost is not None and all(t.name != lost for t in transforms):
+        return ()
     outcomes = (
         _unchanged(interpretation)
         if interpretation.kind == PARAMETER

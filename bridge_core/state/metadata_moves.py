@@ -2,6 +2,8 @@
 
 Paths of layers lack the collection that every key of a tree of variables begins with. A record is moved only
 where it still describes the same tensors; otherwise it is forgotten, and later evidence decides the layer.
+Leaves that have the axes of a framework, since no kind was decided, then stay known as unclaimed ones of it:
+nobody must take them for neutral leaves.
 """
 
 from __future__ import annotations
@@ -49,9 +51,16 @@ def restricted_metadata(
     for path, info in metadata.layers.items():
         if path in gone:
             continue
-        leaves = tuple(leaf for leaf in info.leaves if leaf_path(path, leaf) not in dropped)
-        if leaves or not info.leaves:
-            layers[path] = info if len(leaves) == len(info.leaves) else replace(info, leaves=leaves)
+        named = _named(info)
+        left = {leaf for leaf in named if leaf_path(path, leaf) not in dropped}
+        if len(left) == len(named):
+            layers[path] = info
+        elif left:
+            layers[path] = replace(
+                info,
+                leaves=tuple(leaf for leaf in info.leaves if leaf in left),
+                unclaimed=tuple(leaf for leaf in info.unclaimed if leaf in left),
+            )
     return metadata.with_(
         layers=layers,
         modules={path: info for path, info in metadata.modules.items() if not _is_below(path, gone)},
@@ -101,7 +110,7 @@ def renamed_metadata(
     new_empty = {follow_empty(path): None for path in metadata.empty}
     return replace(
         metadata,
-        layers=_renamed_layers(metadata.layers, paths, changed, follow),
+        layers=_renamed_layers(metadata.layers, paths, changed, follow, _is_neutral(layout)),
         modules=modules.kept(),
         ties={names.get(key, key): names.get(other, other) for key, other in metadata.ties.items()},
         collections={names.get(key, key): name for key, name in metadata.collections.items()},
@@ -132,14 +141,20 @@ def joined_metadata(
     for metadata, own in ((one, keys[0]), (other, keys[1])):
         lacks = _lacks_collections(metadata, layout, own)
         parts.append({key[1:] for key in own} if lacks else own)
-    layers = _Records[LayerInfo](_joined_info)
+    is_neutral = _is_neutral(layout)
+    layers = _Records[LayerInfo](_joined_info if is_neutral else _agreed_info)
     modules = _Records[ModuleInfo](_same_module)
-    for known, unknown, added in ((one, other, parts[1]), (other, one, parts[0])):
-        touched = _touched(known.layers, unknown.layers, added)
+    for known in (one, other):
         for path, info in known.layers.items():
-            layers.add(path, None if path in touched else info)
+            layers.add(path, info)
         for path, module in known.modules.items():
             modules.add(path, module)
+    for known, unknown, added in ((one, other, parts[1]), (other, one, parts[0])):
+        parents = _leaf_parents(known.layers) if known.layers else {}
+        for key in added if parents else ():
+            path_there = parents.get(key[:-1])
+            if path_there is not None and path_there not in unknown.layers:
+                _open_record(layers, path_there, key, is_neutral)
     auxiliary_tensors = {**one.auxiliary_tensors, **other.auxiliary_tensors}
     for key in one.auxiliary_tensors.keys() & other.auxiliary_tensors.keys():
         if one.auxiliary_tensors[key] != other.auxiliary_tensors[key]:
@@ -210,7 +225,8 @@ class _Moves:
             if path[:depth] in self._paths:
                 new = self._paths[path[:depth]]
                 return (*new, *path[depth:]) if new is not None else None
-        return self._paths.get((), ()) if not path else path
+        new = self._paths.get((), ())
+        return (*new, *path) if new is not None else path or None
 
 
 def _renamed_layers(
@@ -218,28 +234,35 @@ def _renamed_layers(
     paths: Mapping[Key, Key],
     changed: Mapping[Key, Key],
     follow: Callable[[Key], Key | None],
+    is_neutral: bool,
 ) -> dict[Key, LayerInfo]:
-    records = _Records[LayerInfo](_joined_info)
+    records = _Records[LayerInfo](_joined_info if is_neutral else _agreed_info)
     own: set[Key] = set()
     origins: dict[Key, set[Key]] = {}
     for path, info in layers.items():
-        leaves = [key for leaf in info.leaves if (key := leaf_path(path, leaf)) in paths]
+        named = _named(info)
+        leaves = [key for leaf in named if (key := leaf_path(path, leaf)) in paths]
         if leaves:
             new_path = _common_path(path, leaves, paths)
-            own.update(paths[key] for key in leaves)
         else:
-            new_path = path if info.leaves else follow(path)
+            new_path = path if named else follow(path)
         if new_path is not None:
             records.add(new_path, info)
             origins.setdefault(new_path, set()).add(path)
+            own.update(paths[key] for key in leaves)
+        elif is_neutral and _has_open_axes(info):
+            for key in leaves:
+                new = paths[key]
+                records.add(new[:-1], _opened(info, new[-1:]))
+                own.add(new)
     old_parents, new_parents = _leaf_parents(layers), _leaf_parents(records.kept())
     for old, new in changed.items():
         path_there = new_parents.get(new[:-1])
         if path_there is None or new in own:
             continue
-        came_along = old[-1:] == new[-1:] and old_parents.get(old[:-1]) in origins[path_there]
+        came_along = old[-1:] == new[-1:] and old_parents.get(old[:-1]) in origins.get(path_there, ())
         if not came_along:
-            records.add(path_there, None)
+            _open_record(records, path_there, new, is_neutral)
     return records.kept()
 
 
@@ -259,28 +282,55 @@ def _leaf_parents(layers: Mapping[Key, LayerInfo]) -> dict[Key, Key]:
     """Return the paths that hold leaves of layers, each with the layer's path."""
     parents = {path: path for path in layers}
     for path, info in layers.items():
-        for leaf in info.leaves:
+        for leaf in _named(info):
             if "." in leaf:
                 parents.setdefault(leaf_path(path, leaf)[:-1], path)
     return parents
 
 
-def _touched(
-    known: Mapping[Key, LayerInfo], unknown: Mapping[Key, LayerInfo], added: Iterable[Key]
-) -> set[Key]:
-    """Return the paths of known layers that get a leaf from a state which does not know them."""
-    if not known:
-        return set()
-    parents = _leaf_parents(known)
-    found = (parents.get(key[:-1]) for key in added)
-    return {path for path in found if path is not None and path not in unknown}
+def _open_record(records: _Records[LayerInfo], path: Key, key: Key, is_neutral: bool) -> None:
+    """Note that a leaf came to a path whose record does not know it."""
+    info = records.get(path)
+    if info is not None:
+        name = ".".join(key[len(path) :])
+        is_open = is_neutral and _has_open_axes(info)
+        records[path] = _opened(info, (*_named(info), name)) if is_open else None
+
+
+def _agreed_info(one: LayerInfo, other: LayerInfo) -> LayerInfo | None:
+    leaves = tuple(dict.fromkeys((*one.leaves, *other.leaves)))
+    unclaimed = tuple(name for name in dict.fromkeys((*one.unclaimed, *other.unclaimed)) if name not in leaves)
+    weaker = max((one, other), key=lambda info: _rank(info.evidence))
+    first, second = (
+        replace(info, leaves=leaves, unclaimed=unclaimed, evidence=weaker.evidence) for info in (one, other)
+    )
+    return first if first == second else None
 
 
 def _joined_info(one: LayerInfo, other: LayerInfo) -> LayerInfo | None:
-    leaves = tuple(dict.fromkeys((*one.leaves, *other.leaves)))
-    weaker = max((one, other), key=lambda info: _rank(info.evidence))
-    joined = replace(one, leaves=leaves, evidence=weaker.evidence)
-    return joined if replace(other, leaves=leaves, evidence=weaker.evidence) == joined else None
+    agreed = _agreed_info(one, other)
+    if agreed is not None or not (_has_open_axes(one) or _has_open_axes(other)):
+        return agreed
+    origin = one.origin if one.origin == other.origin else ""
+    return replace(_opened(one, (*_named(one), *_named(other))), origin=origin)
+
+
+def _is_neutral(layout: str | None) -> bool:
+    return layout in (None, "neutral")
+
+
+def _has_open_axes(info: LayerInfo) -> bool:
+    """Tell whether leaves of a record have the axes of the framework that they come from."""
+    return info.kind in (None, "parameter") or bool(info.unclaimed)
+
+
+def _opened(info: LayerInfo, names: tuple[str, ...]) -> LayerInfo:
+    """Return a record that knows of leaves only whose axes they have."""
+    return LayerInfo(None, "unclaimed", (), unclaimed=tuple(dict.fromkeys(names)), origin=info.origin)
+
+
+def _named(info: LayerInfo) -> tuple[str, ...]:
+    return (*info.leaves, *info.unclaimed) if info.unclaimed else info.leaves
 
 
 def _rank(evidence: str) -> int:
@@ -299,7 +349,7 @@ def _same(one: Key, other: Key) -> Key | None:
 def _has_paths(metadata: StateMetadata) -> bool:
     if metadata.modules or metadata.auxiliary_tensors or metadata.empty:
         return True
-    return any(not info.leaves for info in metadata.layers.values())
+    return any(not _named(info) for info in metadata.layers.values())
 
 
 def _lacks_collections(metadata: StateMetadata, layout: str | None, keys: Collection[Key]) -> bool:
@@ -312,7 +362,7 @@ def _lacks_collections(metadata: StateMetadata, layout: str | None, keys: Collec
         return form == "variables"
     without: set[Key] = set()
     for path, info in metadata.layers.items():
-        for leaf in info.leaves:
+        for leaf in _named(info):
             key = leaf_path(path, leaf)
             if key in keys:
                 return False
