@@ -1,4 +1,4 @@
-"""What proves that tensors which metadata calls tied are one: a tie is a statement, and tensors can be edited.
+"""What proves that tensors which metadata calls tied are one: metadata may be older than an edited tensor.
 
 Two tensors made from the very same one by ops need no look at their values. Others are compared while the
 target is written.

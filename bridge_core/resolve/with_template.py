@@ -361,7 +361,9 @@ class WithTemplate(PlanBuilder):
                 sources = tuple(source for fill in distinct for source in fill.sources)
                 first_fill = distinct[0]
                 self.constants.append(
-                    Step(sources, (canonical,), ops, first_fill.kind, first_fill.evidence, rule=first_fill.rule)
+                    Step(
+                        sources, (canonical,), ops, first_fill.kind, first_fill.evidence, rule=first_fill.rule
+                    )
                 )
             return
         self.filled[canonical] = distinct[0]

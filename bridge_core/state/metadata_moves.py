@@ -2,24 +2,26 @@
 
 Paths of layers lack the collection that every key of a tree of variables begins with. A record is moved only
 where it still describes the same tensors; otherwise it is forgotten, and later evidence decides the layer.
-Leaves that have the axes of a framework, since no kind was decided, then stay known as unclaimed ones of it:
-nobody must take them for neutral leaves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
-from typing import TypeVar
 
 from bridge_core.state.keys import Key, leaf_path
+from bridge_core.state.layer_records import (
+    Records,
+    agreed_info,
+    has_open_axes,
+    joined_info,
+    named_leaves,
+    open_record,
+    opened,
+)
 from bridge_core.state.metadata import LayerInfo, ModuleInfo, StateMetadata
 
 __all__ = ["joined_metadata", "renamed_metadata", "restricted_metadata"]
-
-T = TypeVar("T")
-
-_CERTAINTY = ("rule", "module", "template", "metadata", "structure", "name", "guess", "undecided")
 
 
 def restricted_metadata(
@@ -51,7 +53,7 @@ def restricted_metadata(
     for path, info in metadata.layers.items():
         if path in gone:
             continue
-        named = _named(info)
+        named = named_leaves(info)
         left = {leaf for leaf in named if leaf_path(path, leaf) not in dropped}
         if len(left) == len(named):
             layers[path] = info
@@ -65,17 +67,13 @@ def restricted_metadata(
         layers=layers,
         modules={path: info for path, info in metadata.modules.items() if not _is_below(path, gone)},
         auxiliary_tensors={
-            key: tensor
-            for key, tensor in metadata.auxiliary_tensors.items()
-            if not _is_below(key[:-1], gone)
+            key: tensor for key, tensor in metadata.auxiliary_tensors.items() if not _is_below(key[:-1], gone)
         },
         empty=empty,
     )
 
 
-def renamed_metadata(
-    metadata: StateMetadata, layout: str | None, names: Mapping[Key, Key]
-) -> StateMetadata:
+def renamed_metadata(metadata: StateMetadata, layout: str | None, names: Mapping[Key, Key]) -> StateMetadata:
     """Return the metadata of a state whose keys are renamed.
 
     A layer's record moves where all its leaves move together and keep their names. It is forgotten where
@@ -103,7 +101,7 @@ def renamed_metadata(
         new_path = follow(key[:-1])
         if new_path is not None:
             auxiliary_tensors[(*new_path, key[-1])] = tensor
-    modules = _Records[ModuleInfo](_same_module)
+    modules = Records[ModuleInfo](_same_module)
     for path, module in metadata.modules.items():
         modules.add(follow(path), module)
     taken = set(names.values()) if metadata.empty else set()
@@ -142,8 +140,8 @@ def joined_metadata(
         lacks = _lacks_collections(metadata, layout, own)
         parts.append({key[1:] for key in own} if lacks else own)
     is_neutral = _is_neutral(layout)
-    layers = _Records[LayerInfo](_joined_info if is_neutral else _agreed_info)
-    modules = _Records[ModuleInfo](_same_module)
+    layers = Records[LayerInfo](joined_info if is_neutral else agreed_info)
+    modules = Records[ModuleInfo](_same_module)
     for known in (one, other):
         for path, info in known.layers.items():
             layers.add(path, info)
@@ -154,7 +152,7 @@ def joined_metadata(
         for key in added if parents else ():
             path_there = parents.get(key[:-1])
             if path_there is not None and path_there not in unknown.layers:
-                _open_record(layers, path_there, key, is_neutral)
+                open_record(layers, path_there, key, is_neutral)
     auxiliary_tensors = {**one.auxiliary_tensors, **other.auxiliary_tensors}
     for key in one.auxiliary_tensors.keys() & other.auxiliary_tensors.keys():
         if one.auxiliary_tensors[key] != other.auxiliary_tensors[key]:
@@ -178,40 +176,19 @@ def joined_metadata(
     )
 
 
-class _Records(dict[Key, T | None]):
-    """Records by path; a path that gets records which cannot be joined has None."""
-
-    def __init__(self, join: Callable[[T, T], T | None]) -> None:
-        super().__init__()
-        self._join = join
-
-    def add(self, path: Key | None, record: T | None) -> None:
-        """Add a record; nothing without a path."""
-        if path is None:
-            return
-        if path in self:
-            known = self[path]
-            record = self._join(known, record) if known is not None and record is not None else None
-        self[path] = record
-
-    def kept(self) -> dict[Key, T]:
-        """Return the records that are not forgotten."""
-        return {path: record for path, record in self.items() if record is not None}
-
-
 class _Moves:
     """Where the paths above some keys are, after the keys were renamed."""
 
     def __init__(self, names: Mapping[Key, Key]) -> None:
-        direct = _Records[Key](_same)
-        above = _Records[Key](_same)
+        direct = Records[Key](_same)
+        above = Records[Key](_same)
         for old, new in names.items():
             same = old[-1:] == new[-1:]
             direct.add(old[:-1], new[:-1] if same else None)
         for old, new in names.items():
             same = old[-1:] == new[-1:]
             for tail in range(2, len(old) + 1):
-                same = same and old[-tail:-tail + 1] == new[-tail:-tail + 1] != ()
+                same = same and old[-tail : -tail + 1] == new[-tail : -tail + 1] != ()
                 if old[:-tail] not in direct:
                     above.add(old[:-tail], new[:-tail] if same else None)
         self._paths = {**above, **direct}
@@ -236,11 +213,11 @@ def _renamed_layers(
     follow: Callable[[Key], Key | None],
     is_neutral: bool,
 ) -> dict[Key, LayerInfo]:
-    records = _Records[LayerInfo](_joined_info if is_neutral else _agreed_info)
+    records = Records[LayerInfo](joined_info if is_neutral else agreed_info)
     own: set[Key] = set()
     origins: dict[Key, set[Key]] = {}
     for path, info in layers.items():
-        named = _named(info)
+        named = named_leaves(info)
         leaves = [key for leaf in named if (key := leaf_path(path, leaf)) in paths]
         if leaves:
             new_path = _common_path(path, leaves, paths)
@@ -250,10 +227,10 @@ def _renamed_layers(
             records.add(new_path, info)
             origins.setdefault(new_path, set()).add(path)
             own.update(paths[key] for key in leaves)
-        elif is_neutral and _has_open_axes(info):
+        elif is_neutral and has_open_axes(info):
             for key in leaves:
                 new = paths[key]
-                records.add(new[:-1], _opened(info, new[-1:]))
+                records.add(new[:-1], opened(info, new[-1:]))
                 own.add(new)
     old_parents, new_parents = _leaf_parents(layers), _leaf_parents(records.kept())
     for old, new in changed.items():
@@ -262,7 +239,7 @@ def _renamed_layers(
             continue
         came_along = old[-1:] == new[-1:] and old_parents.get(old[:-1]) in origins.get(path_there, ())
         if not came_along:
-            _open_record(records, path_there, new, is_neutral)
+            open_record(records, path_there, new, is_neutral)
     return records.kept()
 
 
@@ -282,59 +259,14 @@ def _leaf_parents(layers: Mapping[Key, LayerInfo]) -> dict[Key, Key]:
     """Return the paths that hold leaves of layers, each with the layer's path."""
     parents = {path: path for path in layers}
     for path, info in layers.items():
-        for leaf in _named(info):
+        for leaf in named_leaves(info):
             if "." in leaf:
                 parents.setdefault(leaf_path(path, leaf)[:-1], path)
     return parents
 
 
-def _open_record(records: _Records[LayerInfo], path: Key, key: Key, is_neutral: bool) -> None:
-    """Note that a leaf came to a path whose record does not know it."""
-    info = records.get(path)
-    if info is not None:
-        name = ".".join(key[len(path) :])
-        is_open = is_neutral and _has_open_axes(info)
-        records[path] = _opened(info, (*_named(info), name)) if is_open else None
-
-
-def _agreed_info(one: LayerInfo, other: LayerInfo) -> LayerInfo | None:
-    leaves = tuple(dict.fromkeys((*one.leaves, *other.leaves)))
-    unclaimed = tuple(name for name in dict.fromkeys((*one.unclaimed, *other.unclaimed)) if name not in leaves)
-    weaker = max((one, other), key=lambda info: _rank(info.evidence))
-    first, second = (
-        replace(info, leaves=leaves, unclaimed=unclaimed, evidence=weaker.evidence) for info in (one, other)
-    )
-    return first if first == second else None
-
-
-def _joined_info(one: LayerInfo, other: LayerInfo) -> LayerInfo | None:
-    agreed = _agreed_info(one, other)
-    if agreed is not None or not (_has_open_axes(one) or _has_open_axes(other)):
-        return agreed
-    origin = one.origin if one.origin == other.origin else ""
-    return replace(_opened(one, (*_named(one), *_named(other))), origin=origin)
-
-
 def _is_neutral(layout: str | None) -> bool:
     return layout in (None, "neutral")
-
-
-def _has_open_axes(info: LayerInfo) -> bool:
-    """Tell whether leaves of a record have the axes of the framework that they come from."""
-    return info.kind in (None, "parameter") or bool(info.unclaimed)
-
-
-def _opened(info: LayerInfo, names: tuple[str, ...]) -> LayerInfo:
-    """Return a record that knows of leaves only whose axes they have."""
-    return LayerInfo(None, "unclaimed", (), unclaimed=tuple(dict.fromkeys(names)), origin=info.origin)
-
-
-def _named(info: LayerInfo) -> tuple[str, ...]:
-    return (*info.leaves, *info.unclaimed) if info.unclaimed else info.leaves
-
-
-def _rank(evidence: str) -> int:
-    return _CERTAINTY.index(evidence) if evidence in _CERTAINTY else len(_CERTAINTY)
 
 
 def _same_module(one: ModuleInfo, other: ModuleInfo) -> ModuleInfo | None:
@@ -349,7 +281,7 @@ def _same(one: Key, other: Key) -> Key | None:
 def _has_paths(metadata: StateMetadata) -> bool:
     if metadata.modules or metadata.auxiliary_tensors or metadata.empty:
         return True
-    return any(not _named(info) for info in metadata.layers.values())
+    return any(not named_leaves(info) for info in metadata.layers.values())
 
 
 def _lacks_collections(metadata: StateMetadata, layout: str | None, keys: Collection[Key]) -> bool:
@@ -362,7 +294,7 @@ def _lacks_collections(metadata: StateMetadata, layout: str | None, keys: Collec
         return form == "variables"
     without: set[Key] = set()
     for path, info in metadata.layers.items():
-        for leaf in _named(info):
+        for leaf in named_leaves(info):
             key = leaf_path(path, leaf)
             if key in keys:
                 return False

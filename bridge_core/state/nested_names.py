@@ -1,4 +1,4 @@
-"""From whatever names the tensors of a plain mapping to keys: dotted names, tuples, nested mappings, lists."""
+"""Keys of a plain mapping, whatever names its tensors: dotted names, tuples, nested mappings, lists."""
 
 from __future__ import annotations
 
