@@ -211,6 +211,8 @@ def _merge(
     if index.marker is not None:
         layout = index.marker[0] or layout
         metadata = index.marker[1].with_(extra=metadata.extra, ties={**metadata.ties, **index.marker[1].ties})
+    if any("separator" in state.metadata.provenance for state in states.values()):
+        metadata = metadata.with_(provenance={"separator": "/"})
     for alias, kept in metadata.ties.items():
         if kept not in tensors:
             raise MalformedFile(

@@ -383,7 +383,7 @@ class PlanBuilder:
         return tuple(unexpected)
 
     def _compare(self, key: Key, moved: Key) -> bool:
-        """Let a tensor be compared with the one that it is tied to; return False where that is not possible."""
+        """Let a tensor be compared with the one that it is tied to; return False if that is not possible."""
         state, target = self.request.state, self.used[moved]
         fill = self.filled.get(target)
         turn = turn_between(state, self.request.registry, key, moved)

@@ -18,8 +18,8 @@ __all__ = ["FlatState", "as_state"]
 class FlatState(Mapping[Key, Array]):
     """A read-only mapping from keys to tensors whose values are read on access.
 
-    Look-ups take a key, a dotted name, or a tuple with integers: ``state["layers.0.kernel"]``. A key's part may
-    itself hold a dot, and a key that is there as it is given comes first.
+    Look-ups take a key, a dotted name, or a tuple with integers: ``state["layers.0.kernel"]``. A part of a
+    key may hold a dot itself; the key that the dots of a name give comes first.
 
     Args:
         tensors: Key or dotted name -> `Tensor`, array or numpy scalar, or a nested mapping or list of them

@@ -1,7 +1,7 @@
-"""Records of layers that tensors are taken from or come to: joined where they agree, else opened or forgotten.
+"""Records of layers of which two meet, or to whose path tensors come: joined, opened or forgotten.
 
-Leaves that have the axes of a framework, since no kind was decided, stay known as unclaimed ones of it: nobody
-must take them for neutral leaves.
+Leaves that have the axes of a framework, since no kind was decided, stay known as unclaimed ones of it:
+nobody must take them for neutral leaves.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def open_record(records: Records[LayerInfo], path: Key, key: Key, is_neutral: bo
 
 
 def agreed_info(one: LayerInfo, other: LayerInfo) -> LayerInfo | None:
+    """Return two records of one layer as one, with the weaker evidence; None if they differ."""
     leaves = tuple(dict.fromkeys((*one.leaves, *other.leaves)))
     unclaimed = tuple(
         name for name in dict.fromkeys((*one.unclaimed, *other.unclaimed)) if name not in leaves
@@ -63,6 +64,7 @@ def agreed_info(one: LayerInfo, other: LayerInfo) -> LayerInfo | None:
 
 
 def joined_info(one: LayerInfo, other: LayerInfo) -> LayerInfo | None:
+    """Return two records of a neutral layer as one; those that differ leave only open leaves."""
     agreed = agreed_info(one, other)
     if agreed is not None or not (has_open_axes(one) or has_open_axes(other)):
         return agreed
@@ -81,6 +83,7 @@ def opened(info: LayerInfo, names: tuple[str, ...]) -> LayerInfo:
 
 
 def named_leaves(info: LayerInfo) -> tuple[str, ...]:
+    """Return the names of all leaves that a record knows, unclaimed ones included."""
     return (*info.leaves, *info.unclaimed) if info.unclaimed else info.leaves
 
 

@@ -126,8 +126,8 @@ def joined_metadata(
 ) -> StateMetadata:
     """Return the metadata of a state made of two, which share no key.
 
-    Where both know a layer and agree, its leaves are joined. Where they disagree, or one adds a leaf to a layer
-    of which only the other knows, the record is forgotten.
+    Where both know a layer and agree, its leaves are joined. Where they disagree, or one adds a leaf to a
+    layer of which only the other knows, the record is forgotten.
 
     Args:
         one: The first state's; its strings and its tree form come first.
@@ -158,9 +158,9 @@ def joined_metadata(
         if one.auxiliary_tensors[key] != other.auxiliary_tensors[key]:
             del auxiliary_tensors[key]
     tree_form = {**other.tree_form, **one.tree_form}
-    if layout is not None and one.tree_form.get(layout) != other.tree_form.get(layout):
-        if layout in one.tree_form and layout in other.tree_form:
-            del tree_form[layout]
+    forms = {form for part in (one, other) if (form := part.tree_form.get(layout or ""))}
+    if layout is not None and len(forms) > 1:
+        del tree_form[layout]
     present = {*keys[0], *keys[1]} if one.empty or other.empty else set()
     empty = dict.fromkeys((*one.empty, *other.empty))
     return replace(
@@ -219,10 +219,8 @@ def _renamed_layers(
     for path, info in layers.items():
         named = named_leaves(info)
         leaves = [key for leaf in named if (key := leaf_path(path, leaf)) in paths]
-        if leaves:
-            new_path = _common_path(path, leaves, paths)
-        else:
-            new_path = path if named else follow(path)
+        gone = path if named else follow(path)
+        new_path = _common_path(path, leaves, paths) if leaves else gone
         if new_path is not None:
             records.add(new_path, info)
             origins.setdefault(new_path, set()).add(path)
