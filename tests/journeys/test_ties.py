@@ -19,6 +19,7 @@ from bridge_core import (
     FlatState,
     MismatchError,
     PlanError,
+    StateMetadata,
     convert,
     open_state,
     plan_conversion,
@@ -366,3 +367,14 @@ def test_an_edited_alias_of_a_file_is_written_and_verified(tmp_path):
                 with open_state(tmp_path / name) as made:
                     assert_same_bits(made["lm_head.weight"], new)
                     assert_same_bits(made["wte.weight"], state["wte.weight"])
+
+
+def test_a_chain_of_ties_of_which_one_no_longer_holds_is_written_and_verified(tmp_path):
+    new = np.ones(3, np.float32)
+    state = FlatState({"a": np.zeros(3, np.float32), "b": new}, layout="torch")
+    tensors = {**state.tensors(), ("c",): state.tensor("b")}
+    chained = StateMetadata(ties={("b",): ("a",), ("c",): ("b",)})
+    save_state(state.replace(tensors=tensors, metadata=chained), tmp_path / "m.safetensors", verify=True)
+    with open_state(tmp_path / "m.safetensors") as made:
+        for name in ("b", "c"):
+            assert_same_bits(made[name], new)
