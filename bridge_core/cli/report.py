@@ -94,7 +94,9 @@ def inspect_lines(path: str, format_name: str, state: FlatState, files: Mapping[
         head = ("name", "dtype", "shape", "bytes", "")
         lines += ["", *table([head, *_tensor_rows(state)])]
     kinds = Counter(
-        info.kind or f"undecided ({' or '.join(info.candidates)})" for info in known.layers.values()
+        info.kind
+        or ("unclaimed" if info.evidence == "unclaimed" else f"undecided ({' or '.join(info.candidates)})")
+        for info in known.layers.values()
     )
     sections = (
         ("layers known", [f"{kind}: {number}" for kind, number in kinds.items()]),

@@ -104,10 +104,15 @@ class Plan:
         return self.problems.unmatched_rules
 
     @property
+    def unexplained(self) -> Mapping[Key, str]:
+        """Source key -> why it is not copied, where no evidence says what it is."""
+        return self.problems.unexplained
+
+    @property
     def unclaimed(self) -> tuple[Key, ...]:
         """Source keys that no evidence explains, whether they are copied under their own names or refused."""
         copied = (key for step in self.steps if step.evidence == "unclaimed" for key in step.sources)
-        return once((*copied, *self.problems.unclaimed))
+        return once((*copied, *self.unexplained))
 
     @property
     def evidence(self) -> dict[str, int]:
@@ -329,7 +334,7 @@ class Plan:
             ("left out", map(join_key, self.allowed_missing)),
             (
                 "refused",
-                [f"{join_key(k)} ({why})" for k, why in {**self.unsupported, **self.problems.unclaimed}.items()],
+                [f"{join_key(k)} ({why})" for k, why in {**self.unsupported, **self.unexplained}.items()],
             ),
             ("unclaimed", map(join_key, self.unclaimed)),
             ("unmatched rule", self.unmatched_rules),
@@ -350,9 +355,7 @@ class Plan:
             "mismatched": [mismatch.to_json() for mismatch in self.mismatched],
             "ambiguous": {join_key(k): list(v) for k, v in self.ambiguous.items()},
             "allowed_missing": [join_key(k) for k in self.allowed_missing],
-            "refused": {
-                join_key(k): why for k, why in {**self.unsupported, **self.problems.unclaimed}.items()
-            },
+            "refused": {join_key(k): why for k, why in {**self.unsupported, **self.unexplained}.items()},
             "idle_rules": list(self.unmatched_rules),
             "unclaimed": [join_key(k) for k in self.unclaimed],
             "left_out": self.left_out_json(),

@@ -15,7 +15,7 @@ from bridge_core.errors import (
     UnclaimedTensorError,
     UnsupportedLayerError,
 )
-from bridge_core.messages import count, folded, listed
+from bridge_core.messages import count, fold_names, listed
 from bridge_core.plan.step import Mismatch
 from bridge_core.state import Key, join_key
 
@@ -23,7 +23,9 @@ __all__ = ["PlanProblems", "once"]
 
 T = TypeVar("T")
 
-_SCALES = re.compile(r"(weight|kernel)_?(scale|zero)|qzeros|scb$|absmax|weight_scale_inv|(^|\.)scales$", re.IGNORECASE)
+_SCALES = re.compile(
+    r"(weight|kernel)_?(scale|zero)|qzeros|scb$|absmax|weight_scale_inv|(^|\.)scales$", re.IGNORECASE
+)
 
 _LISTED = 40
 """How many names a message lists; they are folded before."""
@@ -40,7 +42,7 @@ class PlanProblems:
         ambiguous: Source key -> the interpretations that remain possible.
         unsupported: Source key -> why the target has no form for it.
         unmatched_rules: Rules that had to match something and did not.
-        unclaimed: Source key -> why it is not copied though no evidence explains it.
+        unexplained: Source key -> why it is not copied, where no evidence says what it is.
     """
 
     missing: tuple[Key, ...] = ()
@@ -49,7 +51,7 @@ class PlanProblems:
     ambiguous: Mapping[Key, tuple[str, ...]] = field(default_factory=dict)
     unsupported: Mapping[Key, str] = field(default_factory=dict)
     unmatched_rules: tuple[str, ...] = ()
-    unclaimed: Mapping[Key, str] = field(default_factory=dict)
+    unexplained: Mapping[Key, str] = field(default_factory=dict)
 
     def then(self, following: PlanProblems, origin: Mapping[Key, Key]) -> PlanProblems:
         """Return the problems of two plans, one after the other.
@@ -65,7 +67,7 @@ class PlanProblems:
             {origin.get(key, key): kinds for key, kinds in following.ambiguous.items()},
             {**self.unsupported, **{origin.get(key, key): why for key, why in following.unsupported.items()}},
             once((*self.unmatched_rules, *following.unmatched_rules)),
-            {**self.unclaimed, **{origin.get(key, key): why for key, why in following.unclaimed.items()}},
+            {**self.unexplained, **{origin.get(key, key): why for key, why in following.unexplained.items()}},
         )
 
     def error(self, target_layout: str) -> BridgeError | None:
@@ -88,31 +90,32 @@ class PlanProblems:
             return self._unsupported_error(target_layout)
         if self.missing or self.unexpected or self.mismatched:
             return self._mismatch_error()
-        if self.ambiguous or self.unclaimed:
+        if self.ambiguous or self.unexplained:
             return self._open_error()
         return None
 
     def _open_error(self) -> BridgeError:
         """Return the error about tensors that nothing explains, one line for a pattern of names."""
         candidates = {join_key(key): kinds for key, kinds in self.ambiguous.items()}
-        reasons = {join_key(key): why for key, why in self.unclaimed.items()}
+        reasons = {join_key(key): why for key, why in self.unexplained.items()}
         parts = []
         if candidates:
-            lines = _lines({name: " or ".join(kinds) for name, kinds in candidates.items()})
+            lines = _lines({name: f" ({' or '.join(kinds)})" for name, kinds in candidates.items()})
             parts.append(f"{count(len(candidates), 'tensor')} can be read in more than one way:{lines}")
         if reasons:
             number = count(len(reasons), "tensor")
-            parts.append(f"{number} cannot be copied without knowing what they are:{_lines(reasons)}")
+            lines = _lines({name: f": {why}" for name, why in reasons.items()})
+            parts.append(f"{number} with a layer's name, of which nothing says what it is:{lines}")
         ways = [
-            'Give the target (like="FILE", --like), the model (model="PKG.MOD:FACTORY", --model) or a rule '
-            '(rules="FILE", --rules).'
+            "Give the target's shapes (like=, --like FILE), the module (model= or module=, "
+            "--model PKG.MOD:FACTORY) or a rule (rules=, --rules FILE)."
         ]
         options = ["--like FILE"]
         if candidates:
             ways.append("Or accept guesses by name (accept_guesses=True, --accept-guesses).")
             options.append("--accept-guesses")
         if reasons:
-            pattern = _pattern(self.unclaimed)
+            pattern = _pattern(self.unexplained)
             ways.append(
                 f"Or copy them unchanged (allow_unclaimed={pattern!r}, --allow-unclaimed {pattern!r}), if "
                 "the other side has them under these names and with these axes."
@@ -148,8 +151,10 @@ class PlanProblems:
         ]
         if self.ambiguous:
             found.append(f"{len(self.ambiguous)} ambiguous: {self._candidates()}")
-        if self.unclaimed:
-            found.append(f"{len(self.unclaimed)} not known: {listed(map(join_key, self.unclaimed), _LISTED)}")
+        if self.unexplained:
+            found.append(
+                f"{len(self.unexplained)} not known: {listed(map(join_key, self.unexplained), _LISTED)}"
+            )
         scales = tuple(name for name in unexpected if _SCALES.search(name))
         hints = {
             f"{listed(scales)}: the source is quantised; dequantise it first, since its weights mean nothing "
@@ -172,11 +177,19 @@ class PlanProblems:
 
 
 def _lines(reasons: Mapping[str, str]) -> str:
-    """Return a line for each pattern of names that have one reason, of many only the first."""
+    """Return a line for each pattern of names that have one reason, of many only the first.
+
+    A name cannot add a line of its own: line ends in it are escaped.
+    """
     names_of: dict[str, list[str]] = {}
     for name, why in reasons.items():
-        names_of.setdefault(why, []).append(name)
-    lines = [f"\n  {text}: {why}" for why, names in names_of.items() for text in folded(names)]
+        shown = name if name.isprintable() else name.encode("unicode_escape").decode()
+        names_of.setdefault(why, []).append(shown)
+    lines = [
+        f"\n  {text}{why}" + (f" (x{number})" if number > 1 else "")
+        for why, names in names_of.items()
+        for text, number in fold_names(names)
+    ]
     more = f"\n  and {len(lines) - _LISTED} more" if len(lines) > _LISTED else ""
     return "".join(lines[:_LISTED]) + more
 

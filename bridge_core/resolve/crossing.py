@@ -66,10 +66,11 @@ class Crossing:
         group = layer.group
         if layer.misfits:
             expected = "; or ".join(
-                f"{t.name} with {', '.join(f'{leaf.name} [{leaf.axes}]' for leaf in t.leaves)}" for t in layer.misfits
+                f"{t.name} with {', '.join(f'{leaf.name} [{leaf.axes}]' for leaf in t.leaves)}"
+                for t in layer.misfits
             )
             found = ", ".join(f"{leaf} {list(spec.shape)}" for leaf, spec in group.specs.items())
             return f"its module is of a type that is described as {expected}, and holds {found}"
         if layer.origin not in self._names:
             self._names[layer.origin] = LayerNames(self._registry, layer.origin, self._target)
-        return self._names[layer.origin].why(group.keys[name], group.specs[name], group.specs.values())
+        return self._names[layer.origin].why(group.keys[name], group.specs, group.has_children)

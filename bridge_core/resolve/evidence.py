@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING
 
-from bridge_core.axes import Binding
+from bridge_core.axes import Binding, parse_axes
 from bridge_core.layers import LayerTransform
 from bridge_core.messages import nearest
 from bridge_core.resolve.grouping import Group
@@ -211,10 +211,24 @@ class Detector:
             t.identifying_leaves is not None and set(t.identifying_leaves) <= leaves_of[t.name]
             for t in widest
         )
+        if len(widest) == 1 and proven and self._may_be_stacked(widest[0], shapes, has_children):
+            return _undecided(_leaves_of(widest[0], shapes), widest[0], None)
         if len(widest) == 1 and proven:
             return _decided("structure", widest[0], shapes)
         leaves = tuple(name for name in shapes if any(name in leaves_of[t.name] for t in widest))
         return _undecided(leaves, *widest, *(() if proven else (None,)))
+
+    def _may_be_stacked(self, transform: LayerTransform, shapes: Shapes, has_children: bool) -> bool:
+        """Return whether a layer that splits axes may as well be a stack of several of another kind."""
+        if not any(axis.split != 1 for leaf in transform.leaves for axis in parse_axes(leaf.axes)):
+            return False
+        leaves = _leaves_of(transform, shapes)
+        if len({shapes[name][:1] for name in leaves}) != 1 or any(len(shapes[name]) < 2 for name in leaves):
+            return False
+        single = {name: shape[1:] if name in leaves else shape for name, shape in shapes.items()}
+        return any(
+            set(_leaves_of(other, single)) >= set(leaves) for other in self._structural(single, has_children)
+        )
 
     def guess(self, group: Group, undecided: Detection) -> Detection:
         """Return what the words of its path suggest; plain parameters if they suggest nothing."""
@@ -308,7 +322,11 @@ def _has_sizes(transform: LayerTransform, module: ModuleInfo, shapes: Shapes) ->
     present = {name: shapes[name] for name in _leaves_of(transform, shapes)}
     for binding in transform.bindings(present):
         sizes = {axis: prod(binding[axis]) for axis in stated if axis in binding}
-        if sizes.keys() == stated.keys() and sizes != stated and sorted(sizes.values()) == sorted(stated.values()):
+        if (
+            sizes.keys() == stated.keys()
+            and sizes != stated
+            and sorted(sizes.values()) == sorted(stated.values())
+        ):
             return False
     return True
 

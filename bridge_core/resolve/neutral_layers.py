@@ -180,13 +180,13 @@ def _composite_parts(
 ) -> dict[Key, str]:
     """Return the paths without a record that hold a part of what may be one composite layer."""
     shapes = {
-        leaf_path(path, name): spec.shape
-        for path in open_paths
-        for name, spec in groups[path].specs.items()
+        leaf_path(path, name): spec.shape for path in open_paths for name, spec in groups[path].specs.items()
     }
     parts: dict[Key, str] = {}
     for kind in kinds:
-        needed = {role: axes for role, axes in kind.leaves.items() if "." in role and not role.endswith("bias")}
+        needed = {
+            role: axes for role, axes in kind.leaves.items() if "." in role and not role.endswith("bias")
+        }
         if not needed:
             continue
         first, *_ = (tuple(role.split(".")) for role in needed)
@@ -234,8 +234,9 @@ def _interpretations(
         for candidate in candidates:
             if candidate is not None and candidate.framework == "neutral":
                 leaves = [name for name in info.leaves if name in candidate.by_name()]
-                kind = registry.kinds[candidate.kind]
-                interpretation = neutral_interpretation(kind, group.specs, leaves, {})
+                interpretation = neutral_interpretation(
+                    registry.kinds[candidate.kind], group.specs, leaves, {}
+                )
                 found += [interpretation] if interpretation is not None else []
         return tuple(found) or (parameter_interpretation(group.specs),)
     kind = registry.kinds.get(info.kind)
@@ -259,7 +260,9 @@ def _ruled(kind: str, info: LayerInfo | None, registry: Registry) -> LayerInfo |
     transforms = (registry.transforms.get(name) for name in info.candidates)
     fitting = next((t for t in transforms if t is not None and t.kind == kind), None)
     if fitting is None and kind == PARAMETER:
-        return replace(info, kind=PARAMETER, evidence="rule", leaves=(*info.leaves, *info.unclaimed), unclaimed=())
+        return replace(
+            info, kind=PARAMETER, evidence="rule", leaves=(*info.leaves, *info.unclaimed), unclaimed=()
+        )
     return info if fitting is None else replace(info, evidence="rule", candidates=(fitting.name,))
 
 
@@ -299,4 +302,8 @@ def _neutral_transforms(kinds: Iterable[LayerKind]) -> list[LayerTransform]:
 
 
 def _is_optional(kind: LayerKind, role: str) -> bool:
-    return role.endswith("bias") or role in kind.auxiliary_tensors or (kind.name, role) == ("batch_norm", "scale")
+    return (
+        role.endswith("bias")
+        or role in kind.auxiliary_tensors
+        or (kind.name, role) == ("batch_norm", "scale")
+    )

@@ -29,9 +29,7 @@ class NeutralRecords:
         neutral: The kinds' own layouts, by name.
     """
 
-    def __init__(
-        self, state: FlatState, registry: Registry, neutral: Mapping[str, LayerTransform]
-    ) -> None:
+    def __init__(self, state: FlatState, registry: Registry, neutral: Mapping[str, LayerTransform]) -> None:
         self._kinds = registry.kinds
         self._transforms = {**neutral, **registry.transforms}
         self._layers = state.metadata.layers
@@ -46,8 +44,9 @@ class NeutralRecords:
         """
         info = self._with_origin(info, specs)
         if not {*info.leaves, *info.unclaimed} <= specs.keys():
-            present = {name: tuple(n for n in getattr(info, name) if n in specs) for name in ("leaves", "unclaimed")}
-            info = replace(info, **present)
+            leaves = tuple(name for name in info.leaves if name in specs)
+            unclaimed = tuple(name for name in info.unclaimed if name in specs)
+            info = replace(info, leaves=leaves, unclaimed=unclaimed)
             if not (info.leaves or info.unclaimed):
                 return None
         if info.kind is None or info.kind == PARAMETER:

@@ -6,28 +6,26 @@ With a template and without one, the same things can become of a layer; both way
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from bridge_core.errors import PlanError
 from bridge_core.layers import LayerTransform
 from bridge_core.ops import NEGATIVE_ZERO, Drop, Fill, Op, chain_specs, simplify_chain
 from bridge_core.plan import Dropped, Mismatch, Plan, PlanProblems, Step
-from bridge_core.plugins import Framework, Registry
 from bridge_core.resolve.crossing import Crossing
 from bridge_core.resolve.evidence import PARAMETER, Detector, guess
 from bridge_core.resolve.interpretations import Role
 from bridge_core.resolve.leaf_matching import Outcome
 from bridge_core.resolve.neutral_layers import NeutralLayer
+from bridge_core.resolve.request import Request
 from bridge_core.resolve.tied_sources import equal_or_refused, is_one, turn_between
-from bridge_core.rules import Permissions
-from bridge_core.state import FlatState, Key, LayerInfo, TensorSpec, Ties, join_key, leaf_path
+from bridge_core.state import Key, LayerInfo, TensorSpec, Ties, join_key, leaf_path
 
 if TYPE_CHECKING:
-    from bridge_core.resolve.rule_instance import BoundRule
     from bridge_core.rules import Rule
 
-__all__ = ["Filled", "Ordered", "PlanBuilder", "Request", "open_options"]
+__all__ = ["Filled", "PlanBuilder", "open_options"]
 
 
 class Filled(NamedTuple):
@@ -39,59 +37,6 @@ class Filled(NamedTuple):
     evidence: str
     auxiliary: Key | None = None
     rule: str = ""
-
-
-@dataclass(frozen=True)
-class Ordered:
-    """What rules order, whatever the layers are.
-
-    Args:
-        state: The neutral state with everything that rules take.
-        bound_rules: Instances of rules that rearrange tensors.
-        fills: Target, without a collection -> the step that fills it with a constant.
-        absent: Targets, without a collection, that may stay unfilled.
-    """
-
-    state: FlatState
-    bound_rules: tuple[BoundRule, ...] = ()
-    fills: Mapping[Key, Step] = field(default_factory=dict)
-    absent: tuple[Key, ...] = ()
-
-    @property
-    def targets(self) -> frozenset[Key]:
-        """The targets that rules account for, without collections."""
-        moved = (key for bound in self.bound_rules for key in bound.targets)
-        return frozenset((*moved, *self.fills, *self.absent))
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked for.
-
-    Args:
-        state: The neutral state.
-        registry: Kinds, transforms and adapters.
-        framework: The target's adapter.
-        layers: The state's layers by path.
-        permissions: What may be guessed and left out.
-        origin: Neutral key -> key in the original source, which patterns also see.
-        rules: Rules that fix kinds.
-        ordered: What rules order; the state above is without what they take.
-    """
-
-    state: FlatState
-    registry: Registry
-    framework: Framework
-    layers: Mapping[Key, NeutralLayer]
-    permissions: Permissions
-    origin: Mapping[Key, Key]
-    rules: tuple[Rule, ...]
-    ordered: Ordered
-
-    @property
-    def transforms(self) -> tuple[LayerTransform, ...]:
-        """The target framework's transforms."""
-        return self.registry.transforms_of.get(self.framework.name, ())
 
 
 class PlanBuilder:
@@ -113,7 +58,9 @@ class PlanBuilder:
             for leaf in transform.leaves
             for role in leaf.added_leaves
         }
-        self.crossing = Crossing(request.registry, request.framework.name, request.permissions, request.origin)
+        self.crossing = Crossing(
+            request.registry, request.framework.name, request.permissions, request.origin
+        )
         self._proven: dict[tuple[int, bool], bool] = {}
         self.owners: dict[Key, Rule] = {}
         self.filled: dict[Key, Filled] = {}
@@ -248,6 +195,13 @@ class PlanBuilder:
         self.unsupported.update((layer.group.keys[name], transform.unsupported) for name in layer.leaves)
         return True
 
+    def lost_layout(self, layer: NeutralLayer) -> str:
+        """Return that no plugin provides the layout that a layer had here; empty if one does."""
+        name = layer.transforms.get(self.framework.name)
+        if layer.kind is None or name is None or name in self.request.registry.transforms:
+            return ""
+        return f"no installed plugin provides {name!r}, the layout that it had in {self.framework.name}"
+
     def note_info(
         self,
         path: Key,
@@ -260,16 +214,17 @@ class PlanBuilder:
         if outcome.source.kind == PARAMETER and layer.kind is None:
             return
         unclaimed = tuple(name for name in names if name in layer.unclaimed)
-        if target_is_parameters := outcome.target.kind == PARAMETER:
+        target_is_parameters = outcome.target.kind == PARAMETER
+        if target_is_parameters:
             names = tuple(name for name in names if name not in unclaimed)
         transforms = {
             framework: name
             for framework, name in layer.transforms.items()
             if framework != self.framework.name and not self._is_usual(framework, name)
         }
-        if not transforms and not layer.axis_splits and self._is_proven(layer, outcome):
-            if not (target_is_parameters and self.crossing.would_be_refused(layer, names)):
-                return
+        proven = not transforms and not layer.axis_splits and self._is_proven(layer, outcome)
+        if proven and not (target_is_parameters and self.crossing.would_be_refused(layer, names)):
+            return
         target = outcome.target
         leaves = tuple(dict.fromkeys(use.name for role, use in target.leaves.items() if role[0]))
         if target.transform is not None:
@@ -340,7 +295,7 @@ class PlanBuilder:
                 tuple(self.mismatched),
                 self.ambiguous,
                 self.unsupported,
-                unclaimed=self.crossing.refused,
+                unexplained=self.crossing.refused,
             ),
             tuple(self.allowed_missing),
             metadata,

@@ -220,8 +220,8 @@ class _ToNeutral:
             return "metadata"
         if group.module is None or detection.misfits or detection.missing:
             return "unclaimed"
-        key, spec = leaf_path(group.path, name), group.specs[name]
-        is_own = not any(names.why(key, spec, group.specs.values()) for names in self._own_names)
+        key = leaf_path(group.path, name)
+        is_own = not any(names.why(key, group.specs, group.has_children) for names in self._own_names)
         return "module" if is_own and name in group.module.parameters else "unclaimed"
 
     def _completed(self, group: Group, detection: Detection) -> Detection:

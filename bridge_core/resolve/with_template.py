@@ -22,7 +22,8 @@ from bridge_core.resolve.interpretations import (
 from bridge_core.resolve.leaf_matching import Outcome, match_leaves
 from bridge_core.resolve.neutral_layers import NeutralLayer, neutral_layers
 from bridge_core.resolve.path_matching import PathMatch, match_paths
-from bridge_core.resolve.plan_builder import Filled, PlanBuilder, Request, open_options
+from bridge_core.resolve.plan_builder import Filled, PlanBuilder, open_options
+from bridge_core.resolve.request import Request
 from bridge_core.resolve.tied_sources import Made, equal_or_refused, made_by
 from bridge_core.state import FlatState, Key, TensorSpec, Ties, VariableCollections, join_key
 
@@ -176,6 +177,10 @@ class WithTemplate(PlanBuilder):
         interpretations: tuple[Interpretation, ...],
         signature: object,
     ) -> None:
+        lost = self.lost_layout(layer)
+        if lost and detection.evidence not in ("rule", "module", "metadata"):
+            self.unsupported.update((layer.group.keys[name], lost) for name in layer.leaves)
+            return
         outcomes = self._possible(layer, group, detection, interpretations, signature)
         guessed = len(outcomes) > 1 and self.request.permissions.accept_guesses
         if guessed:

@@ -23,7 +23,8 @@ from bridge_core.resolve.interpretations import (
 )
 from bridge_core.resolve.leaf_matching import Move, Outcome, pair
 from bridge_core.resolve.neutral_layers import NeutralLayer
-from bridge_core.resolve.plan_builder import PlanBuilder, Request, open_options
+from bridge_core.resolve.plan_builder import PlanBuilder, open_options
+from bridge_core.resolve.request import Request
 from bridge_core.state import Key, TensorSpec, VariableCollections
 
 __all__ = ["WithoutTemplate"]
@@ -45,7 +46,7 @@ class WithoutTemplate(PlanBuilder):
         for layer in self.request.layers.values():
             if self.refuses(layer):
                 continue
-            outcomes = self._possible(layer)
+            outcomes = () if self.lost_layout(layer) else self._possible(layer)
             keys = [layer.group.keys[name] for name in layer.leaves]
             if layer.part_of and not self.request.permissions.accept_guesses:
                 self.ambiguous.update(dict.fromkeys(keys, (layer.part_of, layer.kind or PARAMETER)))
@@ -103,9 +104,8 @@ class WithoutTemplate(PlanBuilder):
     def _why_unsupported(self, layer: NeutralLayer) -> str:
         """Return why no transform of the framework takes a layer whose kind is known."""
         here = self.framework.name
-        lost = layer.transforms.get(here)
-        if lost is not None and lost not in self.request.registry.transforms:
-            return f"no installed plugin provides {lost!r}, the layout that it had in {here}"
+        if lost_layout := self.lost_layout(layer):
+            return lost_layout
         transforms = [t for t in self.request.transforms if t.kind == layer.kind]
         if not transforms:
             return f"{here} has no form of {layer.kind}"
@@ -180,9 +180,6 @@ def _possible_outcomes(
     """
     if layer.kind is None and any(c is not None and c.framework == framework for c in layer.candidates):
         return (_unchanged(next(i for i in layer.interpretations if i.kind == PARAMETER)),)
-    lost = layer.transforms.get(framework)
-    if layer.kind is not None and lost is not None and all(t.name != lost for t in transforms):
-        return ()
     outcomes = (
         _unchanged(interpretation)
         if interpretation.kind == PARAMETER
