@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import bridge_flax
+import bridge_torch
 from bridge_core import FlatState, as_state, convert, open_state, save_state
 
 KERNEL = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -96,3 +99,27 @@ def test_the_separator_of_a_sharded_set_is_that_of_all_its_names(tmp_path, shard
 
 def test_a_plain_mapping_is_read_like_a_file():
     assert set(as_state(NAMES)) == KEYS
+
+
+def test_a_live_flat_mapping_is_the_tree_that_it_was_made_of(tmp_path):
+    made = bridge_torch.from_neutral(bridge_flax.to_neutral({k: jnp.asarray(v) for k, v in NAMES.items()}))
+    np.testing.assert_array_equal(made["Dense_0.weight"], KERNEL.T)
+    convert(NAMES, tmp_path / "t.safetensors", to="torch")
+    with open_state(tmp_path / "t.safetensors") as state:
+        np.testing.assert_array_equal(state["Dense_0.weight"], KERNEL.T)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"fc": {"kernel": KERNEL, "bias": KERNEL[0]}},
+        {"fc.kernel": KERNEL, "fc.bias": KERNEL[0]},
+        {"fc/kernel": KERNEL, "fc/bias": KERNEL[0]},
+        {("fc", "kernel"): KERNEL, ("fc", "bias"): KERNEL[0]},
+    ],
+)
+def test_the_layout_of_a_mapping_is_believed_whatever_it_looks_like(tmp_path, names):
+    report = convert(names, tmp_path / "t.safetensors", to="torch", layout="neutral")
+    assert report.source_layout == "neutral"
+    with open_state(tmp_path / "t.safetensors") as state:
+        np.testing.assert_array_equal(state["fc.weight"], KERNEL.T)
