@@ -30,6 +30,7 @@ from bridge_core.state import (
     join_key,
     leaf_path,
     module_path,
+    renamed_metadata,
 )
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ def _plan_renames(state: FlatState, rules: list[Rule], config: Mapping[str, Any]
     if ruled.names or ruled.dropped:
         metadata = state.select(lambda key: key not in ruled.dropped).metadata
     if ruled.names:
-        metadata = _renamed_metadata(metadata, ruled.names)
+        names = {key: ruled.names.get(key, key) for key in state if key not in ruled.dropped}
+        metadata = renamed_metadata(metadata, state.layout, names)
     return Plan(
         "neutral",
         "neutral",
@@ -99,23 +101,6 @@ def _plan_renames(state: FlatState, rules: list[Rule], config: Mapping[str, Any]
         metadata=metadata,
         problems=PlanProblems(unmatched_rules=ruled.unmatched),
     )
-
-
-def _renamed_metadata(metadata: StateMetadata, names: Mapping[Key, Key]) -> StateMetadata:
-    """Give layers the paths that their leaves have now; a layer whose leaves are separated is forgotten."""
-    layers: dict[Key, LayerInfo] = {}
-    for path, info in metadata.layers.items():
-        new_paths = set()
-        for leaf in info.leaves:
-            key = leaf_path(path, leaf)
-            parts = key[len(path) :]
-            new = names.get(key, key)
-            new_paths.add(new[: -len(parts)] if new[-len(parts) :] == parts else None)
-        new_path = new_paths.pop() if len(new_paths) == 1 else None if new_paths else path
-        if new_path is not None:
-            layers[new_path] = info
-    renamed = metadata.map_keys(lambda key: names.get(key, key))
-    return renamed.with_(layers=layers, empty=metadata.empty)
 
 
 class _ToNeutral:
@@ -149,6 +134,7 @@ class _ToNeutral:
         self.unusual_collections: dict[Key, str] = {}
         self.neutral_keys: dict[Key, Key] = {}
         self.source_keys: dict[Key, Key] = {}
+        self.new_paths: dict[Key, Key] = {}
 
     def plan(self) -> Plan:
         specs = self.state.specs()
@@ -163,7 +149,7 @@ class _ToNeutral:
             self._add_layer(group, self._completed(group, detections[path]), ruled.renamed)
         for key, rule in ruled.rearranged.items():
             self._add_rearranged(key, names[key], rule)
-        for key, auxiliary in self.state.metadata.auxiliary_tensors.items():
+        for key, auxiliary in rest.metadata.auxiliary_tensors.items():
             self._restore(key, TensorSpec(auxiliary.shape, auxiliary.array().dtype))
         return Plan(
             self.framework.name,
@@ -198,6 +184,7 @@ class _ToNeutral:
         )
 
     def _add_layer(self, group: Group, detection: Detection, renamed: Mapping[Key, Rule]) -> None:
+        self.new_paths.setdefault(group.origin, group.path)
         transform = detection.transform
         layer_leaves = transform.by_name() if transform is not None else {}
         roles: list[str] = []
@@ -329,6 +316,8 @@ class _ToNeutral:
     def _restore(self, key: Key, spec: TensorSpec) -> None:
         """Give a layer an auxiliary tensor back, which the source's layout cannot hold."""
         name = self._renamed(key)
+        if name == key:
+            name = (*self.new_paths.get(module_path(key), key[:-1]), key[-1])
         if name in self.source_keys:
             return
         path, role = module_path(name), name[-1]

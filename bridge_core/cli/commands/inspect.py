@@ -63,7 +63,8 @@ def _files(path: Path, used: Format, state: FlatState) -> Mapping[Key, str]:
         if used.sniff(file) or not is_index(file):
             return dict.fromkeys(state, path.name)
         shards = parse_json(file.read(0, file.size), path=file.name, what="the index").get("weight_map") or {}
-    separator = used.names.separator if used.names else "."
+    usual = used.names.separator if used.names else "."
+    separator = state.metadata.provenance.get("separator", usual)
     files: dict[Key, str] = {}
     ties = Ties(state.metadata.ties)
     for key in state:
