@@ -76,7 +76,7 @@ def joined_plan(
     if options.to == "neutral":
         guesses = permissions.accept_guesses
         return plan_to_neutral(state, registry, rules=rules, accept_guesses=guesses, config=config)
-    first = plan_to_neutral(state, registry, rules=rules, config=config)
+    first = plan_to_neutral(state, registry, rules=rules, config=config, to=options.to, like=template)
     unmatched = replace(first.problems, unmatched_rules=())
     second = plan_from_neutral(
         replace(first, problems=unmatched).apply(state),

@@ -18,6 +18,13 @@ from bridge_core.plan import Dropped, Plan, PlanProblems, Step
 from bridge_core.plugins import Registry
 from bridge_core.resolve.evidence import PARAMETER, Detection, Detector
 from bridge_core.resolve.grouping import Group, group_state
+from bridge_core.resolve.recorded_rules import (
+    NeutralRules,
+    recorded_rules,
+    rules_from,
+    rules_towards,
+    with_fresh,
+)
 from bridge_core.resolve.rule_names import rule_names
 from bridge_core.state import (
     AuxiliaryTensor,
@@ -45,6 +52,8 @@ def plan_to_neutral(
     rules: Iterable[Rule] = (),
     accept_guesses: bool = False,
     config: Mapping[str, Any] | None = None,
+    to: str = "neutral",
+    like: FlatState | None = None,
 ) -> Plan:
     """Return the plan from a framework's state, or from a neutral one, to the neutral form.
 
@@ -53,10 +62,12 @@ def plan_to_neutral(
     Args:
         state: The source; its layout names the framework, its metadata may contain module types.
         registry: Where kinds and transforms are found.
-        rules: The rules as they are read here; patterns see keys without a collection. Rules that name the
-            layouts of their sides have renamed the keys of a neutral state before.
+        rules: The rules as they are read here; patterns see keys without a collection, and may begin with
+            one. Those that a neutral state was made with are not done again.
         accept_guesses: Whether names may decide what no evidence does.
         config: The checkpoint's config, if one is known.
+        to: The framework that the neutral form is made for; neutral if it is not known.
+        like: The target's template, if it is known.
 
     Raises:
         UsageError: The layout is unknown.
@@ -68,15 +79,20 @@ def plan_to_neutral(
             "nothing tells whose names these are.",
             hint=f"Give the layout: {', '.join([*registry.frameworks, 'neutral'])}.",
         )
+    rules = tuple(rules)
     if state.layout == "neutral":
-        own = [rule for rule in rules if rule.layouts is None and rule.action in ("rename", "drop")]
-        return _plan_renames(state, own, config)
-    return _ToNeutral(state, registry, tuple(rules), accept_guesses, config).plan()
+        return _plan_renames(state, rules_towards(state, rules, registry, to), config)
+    if rules:
+        rules = rules_from(state, rules, registry, config, to, like)
+    return _ToNeutral(state, registry, rules, accept_guesses, config).plan()
 
 
-def _plan_renames(state: FlatState, rules: list[Rule], config: Mapping[str, Any] | None) -> Plan:
+def _plan_renames(state: FlatState, rules: NeutralRules, config: Mapping[str, Any] | None) -> Plan:
     """Return the plan of a neutral state, in which rules only rename and drop keys."""
-    ruled = rule_names({key: key for key in state}, state.specs(), rules, config)
+    ruled = rule_names({key: key for key in state}, state.specs(), rules.fresh, config)
+    for key in rules.waiting:
+        for found in (ruled.names, ruled.renamed, ruled.rearranged):
+            found.pop(key, None)
     metadata = state.metadata
     steps = []
     for key in state:
@@ -88,6 +104,9 @@ def _plan_renames(state: FlatState, rules: list[Rule], config: Mapping[str, Any]
         evidence = info.evidence if info else "name"
         label = ruled.renamed[key].label if key in ruled.renamed else ""
         steps.append(Step((key,), (ruled.names.get(key, key),), (), kind, evidence, rule=label))
+    if rules.fresh or rules.done:
+        metadata = with_fresh(metadata, rules, ruled.rearranged, config)
+        state = state.replace(metadata=metadata)
     if ruled.names or ruled.dropped:
         metadata = state.select(lambda key: key not in ruled.dropped).metadata
     if ruled.names:
@@ -138,6 +157,7 @@ class _ToNeutral:
         self.collections = VariableCollections.of_state(
             state, self.framework.name, self.framework.collections
         )
+        self.default_collections = {next(iter(f.collections), "") for f in registry.frameworks.values()}
         self.rules = rules
         self.config = config
         self.accept_guesses = accept_guesses
@@ -173,7 +193,9 @@ class _ToNeutral:
                     *(rule.full_label for rule in self.detector.unmatched_rules()),
                 )
             ),
-            metadata=self._metadata(),
+            metadata=self._metadata().with_(
+                rules=recorded_rules(self.rules, ruled.rearranged, names, self.framework.name, self.config)
+            ),
         )
 
     def _metadata(self) -> StateMetadata:
@@ -210,7 +232,10 @@ class _ToNeutral:
                 usual = self.collections.default
             applied = (detection.rule if step.evidence == "rule" else None, renamed.get(key))
             label = ", ".join(rule.label for rule in applied if rule is not None)
-            self._add(replace(step, rule=label) if label else step, group.collections[name], usual)
+            named = renamed[key].targets[0].collection if key in renamed else ""
+            # A module has leaves in several collections, and a path in the default one is that of the module.
+            collection = named if named and named not in self.default_collections else group.collections[name]
+            self._add(replace(step, rule=label) if label else step, collection, usual)
         self.layers[group.path] = self._info(group, detection, tuple(roles))
 
     def _detect(self, group: Group) -> Detection:

@@ -18,7 +18,7 @@ from bridge_core.messages import nearest
 from bridge_core.rules.overlaps import overlapping
 from bridge_core.rules.rule import Rule
 
-__all__ = ["load_rules", "StrPath"]
+__all__ = ["load_rules", "read_table", "StrPath"]
 
 StrPath = str | os.PathLike[str]
 
@@ -78,7 +78,7 @@ def load_rules(path: StrPath) -> tuple[Rule, ...]:
     for line, table in zip(lines, tables, strict=True):
         origin = f"{name}:{line}"
         try:
-            rules.append(_rule(table, layouts, origin))
+            rules.append(read_table(table, layouts, origin))
         except RuleError as err:
             problems.append((line, err.message))
     problems += _overlaps(rules)
@@ -201,7 +201,17 @@ A rule that has a target and none of these keys copies tensors one to one; it is
 """
 
 
-def _rule(table: dict[str, Any], layouts: tuple[str, str] | None, origin: str) -> Rule:
+def read_table(table: dict[str, Any], layouts: tuple[str, str] | None, origin: str) -> Rule:
+    """Return the rule that a table says.
+
+    Args:
+        table: The keys and values of one rule.
+        layouts: The layouts of its sources and its targets.
+        origin: Where it was written.
+
+    Raises:
+        RuleError: It is not well formed.
+    """
     written = _written_as(table)
     table = {_OLD_KEYS.get(key, key): value for key, value in table.items()}
     for key, value in table.items():

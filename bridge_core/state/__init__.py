@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         AuxiliaryTensor as AuxiliaryTensor,
         LayerInfo as LayerInfo,
         ModuleInfo as ModuleInfo,
+        RecordedRule as RecordedRule,
         StateMetadata as StateMetadata,
         dump_metadata as dump_metadata,
         load_metadata as load_metadata,
@@ -61,8 +62,8 @@ else:
             "flat_state": "FlatState as_state",
             "keys": "Key LeafKey as_key flat_names flatten_tree is_unicode join_key leaf_path module_path "
             "natural_order split_name unflatten_tree",
-            "metadata": "LayerInfo MARKER ModuleInfo AuxiliaryTensor StateMetadata dump_metadata "
-            "load_metadata",
+            "metadata": "LayerInfo MARKER ModuleInfo AuxiliaryTensor RecordedRule StateMetadata "
+            "dump_metadata load_metadata",
             "regions": "Region full region_shape",
             "tensors": "Array ArrayTensor FileTensor LazyTensor StridedFileTensor Tensor TensorSpec "
             "as_tensor checked_bools equal_values",

@@ -128,6 +128,7 @@ class FlatState(Mapping[Key, Array]):
             metadata = self.metadata.with_(
                 ties={mapping.get(k, k): mapping.get(v, v) for k, v in self.metadata.ties.items()},
                 collections={mapping.get(k, k): v for k, v in self.metadata.collections.items()},
+                rules=self.metadata.rules_renamed(lambda key: mapping.get(key, key)),
             )
         tensors: dict[Key, Tensor] = {}
         for old, new in mapping.items():
@@ -148,9 +149,12 @@ class FlatState(Mapping[Key, Array]):
                 raise KeyConflict("stands in both states.", key=key)
         ties = {**self.metadata.ties, **added.metadata.ties}
         collections = {**self.metadata.collections, **added.metadata.collections}
+        rules = self.metadata.rules
+        if added.metadata.rules:
+            rules = (*(rules or ()), *added.metadata.rules)
         return self._derive(
             {**self._tensors, **added._tensors},
-            self.metadata.with_(ties=ties, collections=collections),
+            self.metadata.with_(ties=ties, collections=collections, rules=rules),
         )
 
     def replace(
