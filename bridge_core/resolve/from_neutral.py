@@ -125,7 +125,7 @@ def _bind_rules(
 
     metadata = state.metadata
     waiting = {key for keys in ways.sources.values() for key in keys} | set(ways.refused)
-    ruled_before = metadata.rules is None and any(
+    ruled_before = not metadata.rules and any(
         info.evidence == "rule" and info.kind == PARAMETER for info in metadata.layers.values()
     )
     free = _parameters(state) if ruled_before else state.specs()

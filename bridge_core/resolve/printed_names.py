@@ -7,7 +7,7 @@ has the name of a collection is thus addressed by its path, or by its whole prin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -166,20 +166,20 @@ def read_printed(rule: Rule, source: NamedSide, target: NamedSide) -> Rule:
     return replace(rule, sources=sources, targets=targets)
 
 
-def share_default_paths(rules: Sequence[Rule], default: str) -> tuple[Rule, ...]:
+def share_default_paths(rules: Sequence[Rule], defaults: Container[str]) -> tuple[Rule, ...]:
     """Let renames in the default collection also rename what no rule for another collection does.
 
     A module has its leaves in several collections, and is one layer with all of them.
 
     Args:
         rules: Rules that `read_printed` returned.
-        default: The default collection of their sources.
+        defaults: The default collections of their sources.
     """
-    others = [p for rule in rules for p in rule.sources if p.collection not in ("", default)]
+    others = [p for rule in rules for p in rule.sources if p.collection and p.collection not in defaults]
     shared = []
     for rule in rules:
         pattern = rule.sources[0] if rule.action == "rename" else None
-        if pattern is not None and default and pattern.collection == default and pattern.elsewhere:
+        if pattern is not None and pattern.elsewhere and pattern.collection in defaults:
             taken = (name for name in pattern.elsewhere if any(p.match(name) is not None for p in others))
             rule = replace(rule, sources=(replace(pattern, elsewhere=frozenset(taken)),))
         shared.append(rule)

@@ -70,7 +70,7 @@ def rules_from(
         if read.action != "layer" or rule_holds(read, config):
             found.append(read)
     _check_layers(found)
-    return share_default_paths(found, source.default)
+    return share_default_paths(found, {source.default})
 
 
 def _check_layers(rules: Iterable[Rule]) -> None:
@@ -186,12 +186,13 @@ def rules_towards(state: FlatState, rules: Iterable[Rule], registry: Registry, t
         for key in record.pending
     )
     free = [key for key in state if key not in waiting]
-    read = []
+    read, defaults = [], set()
     for rule in fresh:
-        source, target = rule.layouts or ("", to)
-        sides = (neutral_side(state, free, source, registry), unseen_side(target, registry))
-        read.append(read_printed(rule, *sides))
-    return NeutralRules(tuple(read), tuple(done), waiting)
+        layout, target = rule.layouts or ("", to)
+        source = neutral_side(state, free, layout, registry)
+        defaults.add(source.default)
+        read.append(read_printed(rule, source, unseen_side(target, registry)))
+    return NeutralRules(share_default_paths(read, defaults), tuple(done), waiting)
 
 
 def _by_identity(records: Iterable[RecordedRule]) -> dict[RuleIdentity, RecordedRule]:
