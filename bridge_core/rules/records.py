@@ -66,7 +66,9 @@ def _text_of(rule: Rule) -> str:
         if is_reversed:
             table["reversed"] = True
         try:
-            if _read(table, None, "") == plain:
+            read = _read(table, None, "")
+            # NaN is not equal to itself.
+            if repr(read.value) == repr(plain.value) and replace(read, value=plain.value) == plain:
                 break
         except RuleError:
             continue
