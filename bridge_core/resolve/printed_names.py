@@ -28,6 +28,7 @@ __all__ = [
     "side_of",
     "target_collections",
     "unseen_side",
+    "without_collections",
 ]
 
 
@@ -164,6 +165,27 @@ def read_printed(rule: Rule, source: NamedSide, target: NamedSide) -> Rule:
     if (sources, targets) == (rule.sources, rule.targets):
         return rule
     return replace(rule, sources=sources, targets=targets)
+
+
+def without_collections(
+    rules: Iterable[Rule], source: FlatState | None, target: FlatState | None, registry: Registry
+) -> tuple[Rule, ...]:
+    """Return rules whose patterns leave out the collections that they begin with.
+
+    Args:
+        rules: The rules, as they are read from the source to the target.
+        source: The source; None if it is not known.
+        target: The target, or its template; None if it is not known.
+        registry: Where frameworks are found.
+    """
+    known = [None if state is None else side_of(state, registry) for state in (source, target)]
+    read, defaults = [], set()
+    for rule in rules:
+        layouts = rule.layouts or ("", "")
+        sides = [side or unseen_side(layout, registry) for side, layout in zip(known, layouts, strict=True)]
+        defaults.add(sides[0].default)
+        read.append(read_printed(rule, *sides))
+    return share_default_paths(read, defaults)
 
 
 def share_default_paths(rules: Sequence[Rule], defaults: Container[str]) -> tuple[Rule, ...]:
