@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from support.arrays import random_array
-from support.rule_files import abstract, assert_holds, plan_and_apply, saved, state_of
+from support.rule_files import abstract, assert_holds, plan_and_apply, saved
 
 from bridge_core import RuleError, convert, plan_conversion
 from bridge_core.cli import main
@@ -46,6 +46,12 @@ TORCH = {
 
 def renamed(tensors, old, new):
     return {name.replace(old, new, 1) if name.startswith(old) else name: t for name, t in tensors.items()}
+
+
+def converted(path, **options):
+    """What a conversion makes, but the counter of batches, which torch alone has."""
+    made = plan_and_apply(path, **options)
+    return {key: made[key] for key in made if key[-1] != "num_batches_tracked"}
 
 
 ACTIONS = {
@@ -86,10 +92,10 @@ def test_sources_with_a_collection_and_without_are_the_same(tmp_path, action, te
         target = {name: tensor for name, tensor in target.items() if name not in gone}
     path = saved(source, "flax", tmp_path / "f.msgpack")
     like = abstract(target, "torch") if template else None
-    assert_holds(plan_and_apply(path, to="torch", rules=make(head), like=like), target)
+    assert_holds(converted(path, to="torch", rules=make(head), like=like), target)
     convert(path, tmp_path / "n.safetensors", to="neutral", rules=make(head))
     for rules in (make(head), ()):
-        assert_holds(plan_and_apply(tmp_path / "n.safetensors", to="torch", rules=rules, like=like), target)
+        assert_holds(converted(tmp_path / "n.safetensors", to="torch", rules=rules, like=like), target)
 
 
 def test_a_collection_of_a_pattern_says_where_its_tensors_are(tmp_path):
@@ -101,7 +107,7 @@ def test_a_collection_of_a_pattern_says_where_its_tensors_are(tmp_path):
         Rule.rename("params.blocks_0.**", "h.**", layouts=THERE),
         Rule.rename("batch_stats.blocks_0.**", "h.**", layouts=THERE),
     ]
-    assert_holds(plan_and_apply(path, to="torch", rules=rules), renamed(TORCH, "blocks_0.", "h."))
+    assert_holds(converted(path, to="torch", rules=rules), renamed(TORCH, "blocks_0.", "h."))
     with pytest.raises(
         RuleError, match=r"batch_stats\.pos.*matched nothing|matched nothing.*batch_stats\.pos"
     ):
@@ -293,4 +299,3 @@ def test_a_pattern_within_a_collection_is_printed_as_it_was_written():
     assert str(pattern) == "params.h.{i}.*"
     assert pattern.as_written == Pattern.parse("params.h.{i}.*")
     assert pattern.with_numbers(["i"]).match(("h", "3", "bias")) == {"i": "3", "*0": "bias"}
-    assert state_of({}, "flax").layout == "flax"
