@@ -71,7 +71,7 @@ def joined_plan(
         UsageError: The source's layout or the target's framework is unknown.
     """
     permissions = options.permissions
-    rules = oriented(options.rules, state.layout or options.to, options.to)
+    rules = oriented(options.rules, state.layout or options.to, options.to, registry.frameworks)
     config = config_beside(state, template) if rules else None
     if options.to == "neutral":
         guesses = permissions.accept_guesses

@@ -6,12 +6,12 @@ plan; `Plan.check` raises them at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bridge_core.errors import UsageError
-from bridge_core.ops import Fill
+from bridge_core.ops import Fill, Op, Pad, Parallel, Unpad
 from bridge_core.plan import Dropped, Plan, Step
 from bridge_core.plugins import Registry
 from bridge_core.resolve.evidence import PARAMETER
@@ -21,7 +21,7 @@ from bridge_core.resolve.recorded_rules import TowardsFramework, towards
 from bridge_core.resolve.rule_names import check_constant, rule_holds
 from bridge_core.resolve.without_template import WithoutTemplate
 from bridge_core.rules import Permissions
-from bridge_core.state import FlatState, Key, TensorSpec, VariableCollections
+from bridge_core.state import FlatState, Key, TensorSpec, VariableCollections, join_key
 
 if TYPE_CHECKING:
     from bridge_core.resolve.rule_instance import BoundRule
@@ -99,6 +99,7 @@ def plan_from_neutral(
     return replace(
         plan,
         dropped=(*plan.dropped, *left_out),
+        notes=(*plan.notes, *_notes(bound_rules)),
         metadata=plan.metadata.with_(rules=()),
         problems=replace(
             plan.problems,
@@ -143,6 +144,29 @@ def _bind_rules(
             unmatched.append(rule.full_label)
     check_disjoint(bound_rules)
     return tuple(bound_rules), tuple(unmatched)
+
+
+def _notes(bound_rules: Iterable[BoundRule]) -> tuple[str, ...]:
+    """Return what a reader should know: calls that say a size which the tensor has already."""
+    notes = {}
+    for bound in bound_rules:
+        calls = [c for c in (*bound.rule.before, *bound.rule.after) if c.name in ("pad", "unpad")]
+        if calls and not any(
+            isinstance(op, Pad | Unpad) and op.source != op.target for op in _flat(bound.ops)
+        ):
+            notes[
+                f"rule {bound.rule.label}: '{calls[0]}' leaves {join_key(bound.sources[0])} as long as it is"
+            ] = 0
+    return tuple(notes)
+
+
+def _flat(ops: Iterable[Op]) -> Iterator[Op]:
+    for op in ops:
+        if isinstance(op, Parallel):
+            for chain in op.chains:
+                yield from _flat(chain)
+        else:
+            yield op
 
 
 def _parameters(state: FlatState) -> dict[Key, TensorSpec]:

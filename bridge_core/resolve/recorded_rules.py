@@ -20,7 +20,7 @@ from bridge_core.resolve.printed_names import (
     side_of,
     unseen_side,
 )
-from bridge_core.resolve.rule_names import rule_holds
+from bridge_core.resolve.rule_names import check_kind, rule_holds
 from bridge_core.state import FlatState, Key, RecordedRule, StateMetadata
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def rules_from(
     seen = None if like is None else side_of(like.replace(layout=to), registry)
     found = []
     for rule in rules:
+        check_kind(rule, registry.kinds, state.layout or "")
         layout = to if to != "neutral" or rule.layouts is None else rule.layouts[1]
         read = read_printed(rule, source, seen or unseen_side(layout, registry))
         if layout == "neutral":

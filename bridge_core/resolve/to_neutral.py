@@ -119,6 +119,7 @@ def _plan_renames(state: FlatState, rules: NeutralRules, config: Mapping[str, An
         tuple(Dropped(key, reason) for key, reason in ruled.dropped.items()),
         metadata=metadata,
         problems=PlanProblems(unmatched_rules=ruled.unmatched),
+        notes=ruled.notes,
     )
 
 
@@ -193,6 +194,7 @@ class _ToNeutral:
                     *(rule.full_label for rule in self.detector.unmatched_rules()),
                 )
             ),
+            notes=ruled.notes,
             metadata=self._metadata().with_(
                 rules=recorded_rules(self.rules, ruled.rearranged, names, self.framework.name, self.config)
             ),

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from bridge_core.public import exports
 
 if TYPE_CHECKING:
+    from bridge_core.rules.config_sizes import config_entry as config_entry
     from bridge_core.rules.op_calls import Call as Call
     from bridge_core.rules.overlaps import overlapping as overlapping
     from bridge_core.rules.patterns import Int as Int, Pattern as Pattern, Str as Str
@@ -22,6 +23,7 @@ else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
+            "config_sizes": "config_entry",
             "op_calls": "Call",
             "overlaps": "overlapping",
             "patterns": "Int Pattern Str",

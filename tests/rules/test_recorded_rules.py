@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 
@@ -223,10 +224,10 @@ def test_a_rule_that_is_given_later_takes_the_place_of_the_recorded_one():
 
 
 def test_a_rule_towards_another_framework_is_not_done():
-    rule = Rule.rearrange(
-        "emb.weight", "emb.w", "pad(0, 10, 16)", layouts=("torch", "keras"), origin="k.toml:3"
-    )
-    state = bridge_torch.to_neutral(state_of(SOURCE, "torch"), rules=rule)
+    state = neutral()
+    (record,) = state.metadata.rules
+    record = dataclasses.replace(record, layouts=("torch", "keras"), label="k.toml:3")
+    state = state.replace(metadata=state.metadata.with_(rules=(record,)))
     with pytest.raises(
         UnsupportedLayerError, match=r"emb\.weight: rule k\.toml:3 from torch to keras"
     ) as error:
