@@ -17,13 +17,13 @@ from bridge_core.plugins import Registry
 from bridge_core.resolve.evidence import PARAMETER
 from bridge_core.resolve.neutral_layers import neutral_layers
 from bridge_core.resolve.plan_builder import Ordered, Request
-from bridge_core.resolve.recorded_rules import TowardsFramework, towards
 from bridge_core.resolve.rule_names import check_constant, rule_holds
 from bridge_core.resolve.without_template import WithoutTemplate
 from bridge_core.rules import Permissions
 from bridge_core.state import FlatState, Key, TensorSpec, VariableCollections, join_key
 
 if TYPE_CHECKING:
+    from bridge_core.resolve.recorded_rules import TowardsFramework
     from bridge_core.resolve.rule_instance import BoundRule
     from bridge_core.rules import Rule
 
@@ -63,8 +63,13 @@ def plan_from_neutral(
     if to == "neutral":
         raise UsageError("a neutral state is neutral already.")
     framework = registry.framework(to)
-    ways = towards(state, rules, registry, to, like)
-    rules = ways.rules
+    rules = tuple(rules)
+    ways = None
+    if rules or state.metadata.rules:
+        from bridge_core.resolve.recorded_rules import towards
+
+        ways = towards(state, rules, registry, to, like)
+        rules = ways.rules
     targets = None
     if like is not None:
         collections = VariableCollections.of_state(like, to, framework.collections)
@@ -72,12 +77,12 @@ def plan_from_neutral(
     bound_rules, unmatched = _bind_rules(state, ways, targets, config)
     origin = origin or {}
     refused, left_out = dict[Key, str](), []
-    for key, why in ways.refused.items():
+    for key, why in ways.refused.items() if ways is not None else ():
         if permissions.may_leave_out(key, origin.get(key, key)):
             left_out.append(Dropped(key, "allowed as unexpected"))
         else:
             refused[key] = why
-    taken = {*(key for bound in bound_rules for key in bound.sources), *ways.refused}
+    taken = {*(key for bound in bound_rules for key in bound.sources), *(ways.refused if ways else ())}
     fills, absent, unused = _fills(rules, targets, config, bound_rules)
     rest = state.select(lambda key: key not in taken) if taken else state
     request = Request(
@@ -111,7 +116,7 @@ def plan_from_neutral(
 
 def _bind_rules(
     state: FlatState,
-    ways: TowardsFramework,
+    ways: TowardsFramework | None,
     targets: Mapping[Key, TensorSpec] | None,
     config: Mapping[str, Any] | None,
 ) -> tuple[tuple[BoundRule, ...], tuple[str, ...]]:
@@ -120,7 +125,7 @@ def _bind_rules(
     A recorded rule takes the tensors that wait for it. The others take what waits for no rule, and only plain
     parameters where the metadata shows that rules were applied before they were recorded.
     """
-    if not ways.rules:
+    if ways is None or not ways.rules:
         return (), ()
     from bridge_core.resolve.rule_binding import bind_rule, check_disjoint
 

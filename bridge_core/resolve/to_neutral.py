@@ -18,19 +18,13 @@ from bridge_core.plan import Dropped, Plan, PlanProblems, Step
 from bridge_core.plugins import Registry
 from bridge_core.resolve.evidence import PARAMETER, Detection, Detector
 from bridge_core.resolve.grouping import Group, group_state
-from bridge_core.resolve.recorded_rules import (
-    NeutralRules,
-    recorded_rules,
-    rules_from,
-    rules_towards,
-    with_fresh,
-)
 from bridge_core.resolve.rule_names import rule_names
 from bridge_core.state import (
     AuxiliaryTensor,
     FlatState,
     Key,
     LayerInfo,
+    RecordedRule,
     StateMetadata,
     TensorSpec,
     VariableCollections,
@@ -40,6 +34,7 @@ from bridge_core.state import (
 )
 
 if TYPE_CHECKING:
+    from bridge_core.resolve.recorded_rules import NeutralRules
     from bridge_core.rules import Rule
 
 __all__ = ["plan_to_neutral"]
@@ -80,17 +75,20 @@ def plan_to_neutral(
             hint=f"Give the layout: {', '.join([*registry.frameworks, 'neutral'])}.",
         )
     rules = tuple(rules)
+    if rules:
+        from bridge_core.resolve.recorded_rules import rules_from, rules_towards
     if state.layout == "neutral":
-        return _plan_renames(state, rules_towards(state, rules, registry, to), config)
+        return _plan_renames(state, rules_towards(state, rules, registry, to) if rules else None, config)
     if rules:
         rules = rules_from(state, rules, registry, config, to, like)
     return _ToNeutral(state, registry, rules, accept_guesses, config).plan()
 
 
-def _plan_renames(state: FlatState, rules: NeutralRules, config: Mapping[str, Any] | None) -> Plan:
+def _plan_renames(state: FlatState, rules: NeutralRules | None, config: Mapping[str, Any] | None) -> Plan:
     """Return the plan of a neutral state, in which rules only rename and drop keys."""
-    ruled = rule_names({key: key for key in state}, state.specs(), rules.fresh, config)
-    for key in rules.waiting:
+    fresh = rules.fresh if rules is not None else ()
+    ruled = rule_names({key: key for key in state}, state.specs(), fresh, config)
+    for key in rules.waiting if rules is not None else ():
         for found in (ruled.names, ruled.renamed, ruled.rearranged):
             found.pop(key, None)
     metadata = state.metadata
@@ -104,7 +102,9 @@ def _plan_renames(state: FlatState, rules: NeutralRules, config: Mapping[str, An
         evidence = info.evidence if info else "name"
         label = ruled.renamed[key].label if key in ruled.renamed else ""
         steps.append(Step((key,), (ruled.names.get(key, key),), (), kind, evidence, rule=label))
-    if rules.fresh or rules.done:
+    if rules is not None:
+        from bridge_core.resolve.recorded_rules import with_fresh
+
         metadata = with_fresh(metadata, rules, ruled.rearranged, config)
         state = state.replace(metadata=metadata)
     if ruled.names or ruled.dropped:
@@ -195,10 +195,15 @@ class _ToNeutral:
                 )
             ),
             notes=ruled.notes,
-            metadata=self._metadata().with_(
-                rules=recorded_rules(self.rules, ruled.rearranged, names, self.framework.name, self.config)
-            ),
+            metadata=self._metadata().with_(rules=self._recorded(ruled.rearranged, names)),
         )
+
+    def _recorded(self, rearranged: Mapping[Key, Rule], names: Mapping[Key, Key]) -> tuple[RecordedRule, ...]:
+        if not self.rules:
+            return ()
+        from bridge_core.resolve.recorded_rules import recorded_rules
+
+        return recorded_rules(self.rules, rearranged, names, self.framework.name, self.config)
 
     def _metadata(self) -> StateMetadata:
         metadata, neutral = self.state.metadata, self.neutral_keys

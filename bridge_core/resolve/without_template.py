@@ -18,7 +18,6 @@ from bridge_core.resolve.interpretations import Interpretation, LeafUse, Role, l
 from bridge_core.resolve.leaf_matching import Move, Outcome, pair
 from bridge_core.resolve.neutral_layers import NeutralLayer
 from bridge_core.resolve.plan_builder import PlanBuilder, Request, open_options
-from bridge_core.resolve.printed_names import target_collections
 from bridge_core.state import Key, TensorSpec, VariableCollections
 
 __all__ = ["WithoutTemplate"]
@@ -31,7 +30,7 @@ class WithoutTemplate(PlanBuilder):
         super().__init__(request)
         self._native_key = key_maker(self.framework)
         self._outcomes: dict[int, tuple[Outcome, ...]] = {}
-        self._ruled_collections = target_collections(request.ordered.bound_rules)
+        self._ruled_collections = self._collections_of_rules()
         self._form = self._tree_form()
         self._collections = VariableCollections(self.framework.collections, self._form == "variables")
 
@@ -55,6 +54,13 @@ class WithoutTemplate(PlanBuilder):
                 self.unsupported.update(dict.fromkeys(keys, self._why_unsupported(layer)))
         metadata = self.request.state.metadata
         return self.plan(self._form, metadata.empty if self.framework.name in metadata.tree_form else ())
+
+    def _collections_of_rules(self) -> dict[Key, str]:
+        if not self.request.ordered.bound_rules:
+            return {}
+        from bridge_core.resolve.printed_names import target_collections
+
+        return target_collections(self.request.ordered.bound_rules)
 
     def _ruled_key(self, name: Key) -> Key:
         # Of a tensor that a rule makes, only the rule or the name shows the collection.

@@ -158,6 +158,14 @@ def test_a_pad_that_lengthens_nothing_is_noted(source, call, noted):
     assert notes == ((f"rule r.toml:1: '{text}' leaves emb.weight as long as it is",) if noted else ())
 
 
+def test_two_rules_that_give_a_layer_two_kinds_are_a_conflict(source):
+    rules = [Rule.layer("e{rest}", "embedding"), Rule.layer("{rest}b", "linear")]
+    with pytest.raises(RuleError, match=r"tensor 'emb'.*both match"):
+        plan_conversion(source, to="flax", rules=rules)
+    rules[1] = Rule.layer("{rest}b", "embedding")
+    assert plan_conversion(source, to="flax", rules=rules).ok
+
+
 def test_true_fills_truth_values_only(source):
     rule = Rule.fill("mask", True, reason="made by the model")
     rules = [rule, Rule.layer("emb", "embedding")]

@@ -263,6 +263,22 @@ def test_a_rule_that_matches_nothing_is_refused_in_every_step(rule, tmp_path):
             plan_conversion(tmp_path / "neutral.safetensors", to="flax", rules=[rule, PAD])
 
 
+def test_a_neutral_file_without_a_record_has_been_through_its_rules(tmp_path):
+    """As files of before: a rename is not done twice, and a rule that rearranges is given again."""
+    rules = [Rule.rename("fc.*", "net.fc.*", layouts=BOTH), PAD]
+    source = saved({**SOURCE, "net.x": EMBEDDING}, "torch", tmp_path / "source.safetensors")
+    convert(source, tmp_path / "n.safetensors", to="neutral", rules=rules)
+    with open_state(tmp_path / "n.safetensors") as state:
+        text = dump_metadata("neutral", state.metadata)
+        document = {name: value for name, value in json.loads(text).items() if name != "rules"}
+        _, metadata, _ = load_metadata(json.dumps(document))
+        assert metadata.rules is None
+        old = state.replace(metadata=metadata)
+        made = flat(bridge_flax.from_neutral(old, rules=rules))
+    target = {f"net.{name}": tensor for name, tensor in FLAX_HEAD.items()}
+    assert_holds(state_of(made, "flax"), {"net.x": EMBEDDING, "emb.embedding": PADDED, **target})
+
+
 # -- neutral to neutral, and what is shown ----------------------------------------------------------
 
 
