@@ -20,7 +20,16 @@ from bridge_core.resolve.plan_builder import Ordered, Request
 from bridge_core.resolve.rule_names import check_constant, rule_holds
 from bridge_core.resolve.without_template import WithoutTemplate
 from bridge_core.rules import Permissions
-from bridge_core.state import FlatState, Key, TensorSpec, VariableCollections, join_key
+from bridge_core.state import (
+    FlatState,
+    Key,
+    LayerInfo,
+    StateMetadata,
+    TensorSpec,
+    VariableCollections,
+    join_key,
+    module_path,
+)
 
 if TYPE_CHECKING:
     from bridge_core.resolve.recorded_rules import TowardsFramework
@@ -105,7 +114,7 @@ def plan_from_neutral(
         plan,
         dropped=(*plan.dropped, *left_out),
         notes=(*plan.notes, *_notes(bound_rules)),
-        metadata=plan.metadata.with_(rules=()),
+        metadata=plan.metadata.with_(rules=(), layers=_without_waiting(plan, state.metadata)),
         problems=replace(
             plan.problems,
             unsupported={**plan.problems.unsupported, **refused},
@@ -149,6 +158,23 @@ def _bind_rules(
             unmatched.append(rule.full_label)
     check_disjoint(bound_rules)
     return tuple(bound_rules), tuple(unmatched)
+
+
+def _without_waiting(plan: Plan, neutral: StateMetadata) -> Mapping[Key, LayerInfo]:
+    """Return what the target's metadata says of layers.
+
+    A tensor that waited for a rule, and went back to where it came from, was no parameter for sure.
+    """
+    layers = plan.metadata.layers
+    waited = {
+        module_path(key)
+        for record in neutral.rules or ()
+        if record.layouts[0] == plan.target_layout
+        for key in record.pending
+    }
+    if not waited:
+        return layers
+    return {path: i for path, i in layers.items() if path not in waited or i.kind != PARAMETER}
 
 
 def _notes(bound_rules: Iterable[BoundRule]) -> tuple[str, ...]:

@@ -189,6 +189,15 @@ def test_nothing_is_left_to_do_in_the_layout_that_the_tensors_came_from():
     assert_holds(state_of({name: tensor.numpy() for name, tensor in made.items()}, "torch"), SOURCE)
 
 
+def test_what_went_back_unchanged_is_not_known_to_be_a_parameter():
+    """The next conversion is to look at the tensor as it would have without the stop."""
+    back = plan_conversion(neutral(), to="torch")
+    assert not back.metadata.layers
+    rules = Rule.layer("emb", "embedding")
+    made = back.apply(neutral())
+    assert ("emb", "embedding") in plan_conversion(made, to="flax", rules=rules).target_specs()
+
+
 def test_the_record_follows_select_and_union():
     state = neutral()
     head, rest = state.select(lambda key: key[0] == "fc"), state.select([("emb", "weight")])
