@@ -25,6 +25,7 @@ from bridge_core.state import (
     FlatState,
     Key,
     LayerInfo,
+    RecordedRule,
     StateMetadata,
     TensorSpec,
     join_key,
@@ -34,6 +35,7 @@ from bridge_core.state import (
 )
 
 if TYPE_CHECKING:
+    from bridge_core.resolve.recorded_rules import NeutralRules
     from bridge_core.rules import Rule
 
 __all__ = ["plan_to_neutral"]
@@ -46,6 +48,8 @@ def plan_to_neutral(
     rules: Iterable[Rule] = (),
     accept_guesses: bool = False,
     config: Mapping[str, Any] | None = None,
+    to: str = "neutral",
+    like: FlatState | None = None,
 ) -> Plan:
     """Return the plan from a framework's state, or from a neutral one, to the neutral form.
 
@@ -54,10 +58,12 @@ def plan_to_neutral(
     Args:
         state: The source; its layout names the framework, its metadata may contain module types.
         registry: Where kinds and transforms are found.
-        rules: The rules as they are read here; patterns see keys without a collection. Rules that name the
-            layouts of their sides have renamed the keys of a neutral state before.
+        rules: The rules as they are read here; patterns see keys without a collection, and may begin with
+            one. Those that a neutral state was made with are not done again.
         accept_guesses: Whether names may decide what no evidence does.
         config: The checkpoint's config, if one is known.
+        to: The framework that the neutral form is made for; neutral if it is not known.
+        like: The target's template, if it is known.
 
     Raises:
         UsageError: The layout is unknown.
@@ -67,15 +73,23 @@ def plan_to_neutral(
     """
     if state.layout is None:
         raise undetermined_layout(state, registry)
+    rules = tuple(rules)
+    if rules:
+        from bridge_core.resolve.recorded_rules import rules_from, rules_towards
     if state.layout == "neutral":
-        own = [rule for rule in rules if rule.layouts is None and rule.action in ("rename", "drop")]
-        return _plan_renames(state, own, config)
-    return _ToNeutral(state, registry, tuple(rules), accept_guesses, config).plan()
+        return _plan_renames(state, rules_towards(state, rules, registry, to) if rules else None, config)
+    if rules:
+        rules = rules_from(state, rules, registry, config, to, like)
+    return _ToNeutral(state, registry, rules, accept_guesses, config).plan()
 
 
-def _plan_renames(state: FlatState, rules: list[Rule], config: Mapping[str, Any] | None) -> Plan:
+def _plan_renames(state: FlatState, rules: NeutralRules | None, config: Mapping[str, Any] | None) -> Plan:
     """Return the plan of a neutral state, in which rules only rename and drop keys."""
-    ruled = rule_names({key: key for key in state}, state.specs(), rules, config)
+    fresh = rules.fresh if rules is not None else ()
+    ruled = rule_names({key: key for key in state}, state.specs(), fresh, config)
+    for key in rules.waiting if rules is not None else ():
+        for found in (ruled.names, ruled.renamed, ruled.rearranged):
+            found.pop(key, None)
     metadata = state.metadata
     steps = []
     for key in state:
@@ -87,6 +101,11 @@ def _plan_renames(state: FlatState, rules: list[Rule], config: Mapping[str, Any]
         evidence = info.evidence if info else "name"
         label = ruled.renamed[key].label if key in ruled.renamed else ""
         steps.append(Step((key,), (ruled.names.get(key, key),), (), kind, evidence, rule=label))
+    if rules is not None:
+        from bridge_core.resolve.recorded_rules import with_fresh
+
+        metadata = with_fresh(metadata, rules, ruled.rearranged, config)
+        state = state.replace(metadata=metadata)
     if ruled.names or ruled.dropped:
         metadata = state.select(lambda key: key not in ruled.dropped).metadata
     if ruled.names:
@@ -100,6 +119,7 @@ def _plan_renames(state: FlatState, rules: list[Rule], config: Mapping[str, Any]
         tuple(Dropped(key, reason) for key, reason in ruled.dropped.items()),
         metadata=metadata,
         problems=PlanProblems(unmatched_rules=ruled.unmatched),
+        notes=ruled.notes,
     )
 
 
@@ -119,6 +139,7 @@ class _ToNeutral:
         self.framework = registry.framework(state.layout or "")
         self.transforms = registry.transforms_of.get(self.framework.name, ())
         self.collections = names_of(state, self.framework)
+        self.default_collections = {next(iter(f.collections), "") for f in registry.frameworks.values()}
         self.rules = rules
         self.config = config
         self.accept_guesses = accept_guesses
@@ -166,8 +187,16 @@ class _ToNeutral:
                     *(rule.full_label for rule in self.detector.unmatched_rules()),
                 )
             ),
-            metadata=self._metadata(),
+            notes=ruled.notes,
+            metadata=self._metadata().with_(rules=self._recorded(ruled.rearranged, names)),
         )
+
+    def _recorded(self, rearranged: Mapping[Key, Rule], names: Mapping[Key, Key]) -> tuple[RecordedRule, ...]:
+        if not self.rules:
+            return ()
+        from bridge_core.resolve.recorded_rules import recorded_rules
+
+        return recorded_rules(self.rules, rearranged, names, self.framework.name, self.config)
 
     def _metadata(self) -> StateMetadata:
         metadata, neutral = self.state.metadata, self.neutral_keys
@@ -206,7 +235,10 @@ class _ToNeutral:
                 usual = self.collections.default
             applied = (detection.rule if step.evidence == "rule" else None, renamed.get(key))
             label = ", ".join(rule.label for rule in applied if rule is not None)
-            self._add(replace(step, rule=label) if label else step, group.collections[name], usual)
+            named = renamed[key].targets[0].collection if key in renamed else ""
+            # A module has leaves in several collections, and a path in the default one is that of the module.
+            collection = named if named and named not in self.default_collections else group.collections[name]
+            self._add(replace(step, rule=label) if label else step, collection, usual)
         self.layers[group.path] = self._info(group, detection, tuple(roles), parameters)
 
     def _parameter_evidence(self, group: Group, name: str, detection: Detection) -> str:

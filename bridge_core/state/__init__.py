@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         AuxiliaryTensor as AuxiliaryTensor,
         LayerInfo as LayerInfo,
         ModuleInfo as ModuleInfo,
+        RecordedRule as RecordedRule,
         StateMetadata as StateMetadata,
         dump_metadata as dump_metadata,
         load_metadata as load_metadata,
@@ -63,8 +64,8 @@ else:
             "flat_state": "FlatState as_state",
             "keys": "Key LeafKey as_key flat_names flatten_tree is_unicode join_key leaf_path module_path "
             "natural_order separator_of split_name unflatten_tree",
-            "metadata": "LayerInfo MARKER ModuleInfo AuxiliaryTensor StateMetadata dump_metadata "
-            "load_metadata",
+            "metadata": "LayerInfo MARKER ModuleInfo AuxiliaryTensor RecordedRule StateMetadata "
+            "dump_metadata load_metadata",
             "metadata_moves": "renamed_metadata",
             "regions": "Region full region_shape",
             "tensors": "Array ArrayTensor FileTensor LazyTensor StridedFileTensor Tensor TensorSpec "

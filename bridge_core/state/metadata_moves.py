@@ -39,7 +39,11 @@ def restricted_metadata(
         kept: Those that are kept; a set or a mapping.
     """
     collections = {key: name for key, name in metadata.collections.items() if key in kept}
-    metadata = metadata.with_(ties=_restricted_ties(metadata.ties, kept), collections=collections)
+    metadata = metadata.with_(
+        ties=_restricted_ties(metadata.ties, kept),
+        collections=collections,
+        rules=metadata.rules_restricted(kept),
+    )
     dropped = {key for key in keys if key not in kept}
     if not dropped:
         return metadata
@@ -115,6 +119,7 @@ def renamed_metadata(metadata: StateMetadata, layout: str | None, names: Mapping
         auxiliary_tensors=auxiliary_tensors,
         empty=tuple(path for path in new_empty if path is not None and path not in taken),
         tree_form=tree_form,
+        rules=metadata.rules_renamed(lambda key: names.get(key, key)),
     )
 
 
@@ -173,6 +178,7 @@ def joined_metadata(
         empty=tuple(path for path in empty if path not in present),
         tree_form=tree_form,
         extra={**other.extra, **one.extra},
+        rules=(*(one.rules or ()), *other.rules) if other.rules else one.rules,
     )
 
 

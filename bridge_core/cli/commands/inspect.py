@@ -102,6 +102,12 @@ def _document(used: Format, state: FlatState, files: Mapping[Key, str]) -> dict[
                 for key, kept in known.auxiliary_tensors.items()
             },
             "empty": [join_key(path) for path in known.empty],
+            "pending": {
+                join_key(key): {"rule": rule.label, "layouts": list(rule.layouts)}
+                for rule in known.rules or ()
+                for key in rule.pending
+                if key in state
+            },
             "forms": dict(known.tree_form),
             "extra": dict(known.extra),
             "provenance": dict(known.provenance),
