@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from bridge_core.checkpoint import Saved
-from bridge_core.plan import Dropped, Plan
+from bridge_core.plan import Dropped, Plan, PlanWarning
 from bridge_core.public import renamed
 from bridge_core.state import Key, join_key
+from bridge_core.transfer import overflow_message
 
 __all__ = ["Report"]
 
@@ -36,6 +37,8 @@ class Report:
         notes: What else a reader should know.
         exact: Whether the source can be restored bit for bit.
         verified: Whether everything was read back and compared.
+        warnings: What may be right and give other outputs, and casts that left the range of their dtype; the
+            notes hold each message, too.
     """
 
     files: tuple[Path, ...]
@@ -52,11 +55,13 @@ class Report:
     notes: tuple[str, ...]
     exact: bool
     verified: bool
+    warnings: tuple[PlanWarning, ...] = ()
 
     @classmethod
     def of(cls, plan: Plan, saved: Saved, sidecar_files: tuple[Path, ...], *, verified: bool) -> Report:
         """Return the report of a plan that was run and saved."""
         tied = plan.metadata.ties
+        overflow = _overflow(saved)
         return cls(
             files=saved.files,
             sidecar_files=sidecar_files,
@@ -69,9 +74,10 @@ class Report:
             guessed=tuple(key for step in plan.steps if step.evidence == "guess" for key in step.targets),
             filled=tuple(key for step in plan.steps if not step.sources for key in step.targets),
             dropped=plan.dropped,
-            notes=plan.notes,
+            notes=(*plan.notes, *(warning.message for warning in overflow)),
             exact=plan.exact,
             verified=verified,
+            warnings=(*plan.warnings, *overflow),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -89,6 +95,15 @@ class Report:
             "filled": [join_key(key) for key in self.filled],
             "dropped": [{"key": join_key(d.key), "reason": d.reason} for d in self.dropped],
             "notes": list(self.notes),
+            "warnings": [warning.to_json() for warning in self.warnings],
             "exact": self.exact,
             "verified": self.verified,
         }
+
+
+def _overflow(saved: Saved) -> tuple[PlanWarning, ...]:
+    """Return the warning about values that left the range of the dtype they were cast to, if any did."""
+    if not saved.overflows:
+        return ()
+    message = overflow_message(saved.overflows)
+    return (PlanWarning("overflow", message, tuple(saved.overflows)),)

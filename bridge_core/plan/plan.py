@@ -19,6 +19,7 @@ from bridge_core.ops import Cast, Op, Parallel, chain_specs, chain_tensors, simp
 from bridge_core.plan.compose import join_keeps, join_steps, traced
 from bridge_core.plan.problems import PlanProblems, once
 from bridge_core.plan.step import Dropped, Mismatch, Step
+from bridge_core.plan.warning import PlanWarning
 from bridge_core.public import gathered, renamed
 from bridge_core.state import (
     ArrayTensor,
@@ -57,6 +58,7 @@ class Plan:
         keeps: What the target's metadata keeps of tensors that go into others: steps without targets,
             in addition to those that take the tensors over.
         source_ties: Source key that a model ties to another -> that other; a state may lack it.
+        warnings: What may be right and give other outputs; the notes hold each message, too.
     """
 
     source_layout: str
@@ -71,6 +73,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     keeps: tuple[Step, ...] = ()
     source_ties: Mapping[Key, Key] = field(default_factory=dict)
+    warnings: tuple[PlanWarning, ...] = ()
 
     @property
     def missing(self) -> tuple[Key, ...]:
@@ -260,6 +263,7 @@ class Plan:
             dropped=once((*self.dropped, *(traced(d, origin) for d in following.dropped))),
             problems=self.problems.then(following.problems, origin),
             notes=(*self.notes, *following.notes),
+            warnings=(*self.warnings, *(warning.traced(origin) for warning in following.warnings)),
         )
 
     def target_specs(self) -> dict[Key, TensorSpec]:
@@ -304,6 +308,7 @@ class Plan:
             ("left out", map(join_key, self.allowed_missing)),
             ("refused", [f"{join_key(k)} ({why})" for k, why in self.unsupported.items()]),
             ("unmatched rule", self.unmatched_rules),
+            ("rival prefix", self.problems.rivals.names if self.problems.rivals else ()),
         ):
             lines += [f"{title}: {text}" + (f"  x{n}" if n > 1 else "") for text, n in fold_names(names)]
         return "\n".join(lines)
@@ -323,7 +328,9 @@ class Plan:
             "allowed_missing": [join_key(k) for k in self.allowed_missing],
             "refused": {join_key(k): why for k, why in self.unsupported.items()},
             "idle_rules": list(self.unmatched_rules),
+            "rivals": list(self.problems.rivals.names) if self.problems.rivals else [],
             "notes": list(self.notes),
+            "warnings": [warning.to_json() for warning in self.warnings],
             "exact": self.exact,
         }
 

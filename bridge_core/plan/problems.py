@@ -17,12 +17,47 @@ from bridge_core.messages import count, listed
 from bridge_core.plan.step import Mismatch
 from bridge_core.state import Key, join_key
 
-__all__ = ["PlanProblems", "once"]
+__all__ = ["PlanProblems", "Rivals", "once"]
 
 T = TypeVar("T")
 
 _LISTED = 40
 """How many names a message lists; they are folded before."""
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """Prefixes of which each would let the paths of source and template match, to other layers.
+
+    Args:
+        prefixes: The prefixes, without collections; the empty one stands for names without a prefix.
+        side: Whose names have them: ``source`` or ``template``.
+        matches: How many layers the best of them match.
+    """
+
+    prefixes: tuple[Key, ...]
+    side: str
+    matches: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The prefixes as text."""
+        return tuple(map(join_key, self.prefixes))
+
+    def error(self) -> MismatchError:
+        """Return the error that names them all."""
+        first, last = (name or "(no prefix)" for name in (self.names[0], self.names[-1]))
+        if self.side == "source":
+            way = f'drops the others, e.g. source = "{last}.**" with drop = "{first} is converted"'
+        else:
+            way = f'gives the source\'s layers one of them, e.g. source = "**" with rename = "{first}.**"'
+        texts = (name or "(no prefix)" for name in self.names)
+        return MismatchError(
+            f"{len(self.names)} prefixes of the {self.side}'s names match equally well "
+            f"({count(self.matches, 'layer')} each), and nothing decides between them: "
+            f"{listed(texts, _LISTED)}.",
+            hint=f"Choose one by a rule (--rules FILE) that {way}.",
+        )
 
 
 @dataclass(frozen=True)
@@ -36,6 +71,7 @@ class PlanProblems:
         ambiguous: Source key -> the interpretations that remain possible.
         unsupported: Source key -> why the target has no form for it.
         unmatched_rules: Rules that had to match something and did not.
+        rivals: Prefixes that match equally well; None if there are none.
     """
 
     missing: tuple[Key, ...] = ()
@@ -44,6 +80,7 @@ class PlanProblems:
     ambiguous: Mapping[Key, tuple[str, ...]] = field(default_factory=dict)
     unsupported: Mapping[Key, str] = field(default_factory=dict)
     unmatched_rules: tuple[str, ...] = ()
+    rivals: Rivals | None = None
 
     def then(self, following: PlanProblems, origin: Mapping[Key, Key]) -> PlanProblems:
         """Return the problems of two plans, one after the other.
@@ -59,6 +96,7 @@ class PlanProblems:
             {origin.get(key, key): kinds for key, kinds in following.ambiguous.items()},
             {**self.unsupported, **{origin.get(key, key): why for key, why in following.unsupported.items()}},
             once((*self.unmatched_rules, *following.unmatched_rules)),
+            rivals=self.rivals or following.rivals,
         )
 
     def error(self, target_layout: str) -> BridgeError | None:
@@ -77,6 +115,8 @@ class PlanProblems:
                     "rules that rearrange tensors in both."
                 ),
             )
+        if self.rivals is not None:
+            return self.rivals.error()
         if self.unsupported:
             return self._unsupported_error(target_layout)
         if self.missing or self.unexpected or self.mismatched:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from bridge_core.plan import Rivals
 from bridge_core.state import Key
 
 __all__ = ["PathMatch", "match_paths"]
@@ -29,11 +30,13 @@ class PathMatch:
         targets: Source path -> target path.
         removed: Prefix that only the source has.
         added: Prefix that only the target has.
+        rivals: Prefixes that match equally well, so that none was chosen.
     """
 
     targets: dict[Key, Key]
     removed: Key = ()
     added: Key = ()
+    rivals: Rivals | None = None
 
 
 def match_paths(source: Iterable[Key], target: Iterable[Key]) -> PathMatch:

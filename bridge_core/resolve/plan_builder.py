@@ -5,20 +5,21 @@ With a template and without one, the same things can become of a layer; both way
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from bridge_core.layers import LayerTransform
 from bridge_core.ops import NEGATIVE_ZERO, Drop, Fill, Op, chain_specs
-from bridge_core.plan import Dropped, Mismatch, Plan, PlanProblems, Step
+from bridge_core.plan import Dropped, Mismatch, Plan, PlanProblems, PlanWarning, Rivals, Step
 from bridge_core.plugins import Framework, Registry
+from bridge_core.resolve.axis_order import AxisOrder, MovedLayer
 from bridge_core.resolve.evidence import PARAMETER, Detector, guess
 from bridge_core.resolve.interpretations import Role
 from bridge_core.resolve.leaf_matching import Outcome
 from bridge_core.resolve.neutral_layers import NeutralLayer
 from bridge_core.rules import Permissions
-from bridge_core.state import FlatState, Key, LayerInfo, TensorSpec, Ties, join_key, leaf_path
+from bridge_core.state import FlatState, Key, LayerInfo, TensorSpec, Ties, VariableCollections, join_key, leaf_path
 
 if TYPE_CHECKING:
     from bridge_core.resolve.rule_instance import BoundRule
@@ -128,6 +129,11 @@ class PlanBuilder:
         self.unusual_collections: dict[Key, str] = {}
         self.ties: dict[Key, Key] = {}
         self.notes: list[str] = []
+        self.moved: dict[Key, MovedLayer] = {}
+        self.order: Callable[[], Sequence[Key]] = tuple
+        self.rivals: Rivals | None = None
+        self.has_template = False
+        self._collections = VariableCollections()
 
     def apply_rules(self, target_key: Callable[[Key], Key]) -> None:
         """Do what rules order.
@@ -157,6 +163,7 @@ class PlanBuilder:
             evidence: The evidence that decided it.
             names: Leaf name in the target -> key.
         """
+        self.moved[layer.group.path] = MovedLayer(layer, outcome, names)
         roles = {use.name: role for role, use in outcome.source.leaves.items()}
         summands = {name for keep in outcome.keeps for name in keep.sources}
         rule = layer.rule if evidence == "rule" else ""
@@ -276,6 +283,7 @@ class PlanBuilder:
     def plan(self, form: str, empty: tuple[Key, ...]) -> Plan:
         """Return the plan of everything gathered."""
         unexpected = self._without_tied()
+        warnings = self._warnings()
         self._check_owners()
         steps = [
             Step(f.sources, (target,), f.ops, f.kind, f.evidence, f.auxiliary, f.rule)
@@ -302,13 +310,31 @@ class PlanBuilder:
             tuple(self.dropped),
             self.ties,
             PlanProblems(
-                tuple(self.missing), unexpected, tuple(self.mismatched), self.ambiguous, self.unsupported
+                tuple(self.missing),
+                unexpected,
+                tuple(self.mismatched),
+                self.ambiguous,
+                self.unsupported,
+                rivals=self.rivals,
             ),
             tuple(self.allowed_missing),
             metadata,
-            tuple(self.notes),
+            (*self.notes, *(warning.message for warning in warnings)),
             tuple(self.keeps),
+            warnings=warnings,
         )
+
+    def _warnings(self) -> tuple[PlanWarning, ...]:
+        """Return what may be right and give other outputs."""
+        request = self.request
+        axis_order = AxisOrder(
+            request.registry, self.framework, request.origin, self._collections.strip, self.has_template
+        )
+        state = request.ordered.state
+        ruled = {
+            key: state.spec(key).shape for bound in request.ordered.bound_rules for key in bound.sources
+        }
+        return axis_order.warnings(self.order, self.moved, ruled)
 
     def _check_owners(self) -> None:
         """Check that no layer becomes what a rule makes.

@@ -6,6 +6,7 @@ and they say whether a layer that holds layers, as an attention does, is written
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from bridge_core.resolve.interpretations import (
     native_interpretations,
     transform_interpretation,
 )
+from bridge_core.resolve.layer_order import running_order
 from bridge_core.resolve.leaf_matching import Outcome, match_leaves
 from bridge_core.resolve.neutral_layers import NeutralLayer, neutral_layers
 from bridge_core.resolve.path_matching import PathMatch, match_paths
@@ -51,7 +53,6 @@ class WithTemplate(PlanBuilder):
         super().__init__(request)
         self._outcomes: dict[object, tuple[Outcome, ...]] = {}
         self._differing_targets: set[Key] = set()
-        self._collections = VariableCollections()
         kinds = request.registry.kinds
         self._composite_kinds = {name for name, kind in kinds.items() if kind.composite}
 
@@ -63,12 +64,15 @@ class WithTemplate(PlanBuilder):
             collections: The collections of its keys.
         """
         self._collections = collections
+        self.has_template = True
         keys = {name: key for key, name in collections.names(like).items()}
         self.apply_rules(keys.__getitem__)
         ruled = {keys[name] for name in self.request.ordered.targets}
         sides = self._align(like.select(lambda key: key not in ruled) if ruled else like)
         self._note_prefix(sides.match.removed, "removed from")
         self._note_prefix(sides.match.added, "added to")
+        self.rivals = sides.match.rivals
+        self.order = functools.partial(running_order, sides.layers, like, sides.match.targets)
         kinds = self.request.registry.kinds
         interpretations: dict[object, tuple[Interpretation, ...]] = {}
         reached: set[Key] = set()

@@ -5,6 +5,7 @@ Only decided layers can be written so, since there are no target shapes to decid
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -36,6 +37,7 @@ class WithoutTemplate(PlanBuilder):
     def resolve(self) -> Plan:
         """Return the plan, problems included."""
         self.apply_rules(self._ruled_key)
+        self.order = functools.partial(list, self.request.layers)
         for layer in self.request.layers.values():
             if self.refuses(layer):
                 continue

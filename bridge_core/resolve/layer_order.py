@@ -1,0 +1,59 @@
+"""The order in which a model runs its layers, as far as names and their order show it."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping
+
+from bridge_core.state import FlatState, Key
+
+__all__ = ["is_sorted", "natural_order", "running_order"]
+
+_NUMBER = re.compile(r"([0-9]{1,9})")
+
+
+def running_order(paths: Iterable[Key], like: FlatState | None, targets: Mapping[Key, Key]) -> list[Key]:
+    """Return the paths of layers in the order in which they most likely run.
+
+    A source keeps the order in which its model made its layers, unless it was sorted by name on the way, as
+    many tools do. Then the order of a template that knows its modules counts.
+
+    Args:
+        paths: The source's paths, in its order.
+        like: The template, if there is one.
+        targets: Source path -> path in the template.
+    """
+    ordered = list(paths)
+    if not is_sorted(ordered) or like is None or not like.metadata.modules:
+        return ordered
+    modules = list(like.metadata.modules)
+    if is_sorted(modules):
+        return ordered
+    places = {path: place for place, path in enumerate(modules)}
+    last = len(places)
+    return sorted(ordered, key=lambda path: places.get(targets.get(path, path), last))
+
+
+def is_sorted(paths: Iterable[Key]) -> bool:
+    """Return whether the order of paths is that of their names, and so says nothing about the model."""
+    given = list(paths)
+    if all(one <= other for one, other in itertools.pairwise(given)):
+        return True
+    return all(one <= other for one, other in itertools.pairwise(map(_natural, given)))
+
+
+def natural_order(paths: Iterable[Key]) -> list[Key]:
+    """Return paths sorted by name, with the numbers in them as numbers.
+
+    >>> natural_order([("conv10",), ("conv2",)])
+    [('conv2',), ('conv10',)]
+    """
+    return sorted(paths, key=_natural)
+
+
+def _natural(path: Key) -> list[list[tuple[int, int, str]]]:
+    return [
+        [(0, int(text), "") if i % 2 else (1, 0, text) for i, text in enumerate(_NUMBER.split(part))]
+        for part in path
+    ]
