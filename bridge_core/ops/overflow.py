@@ -77,7 +77,7 @@ def count_overflow(before: Array, after: Array) -> None:
 
 @functools.cache
 def _limits(source: str, target: str) -> tuple[float, float, bool] | None:
-    """Return the lowest and the highest value that surely stay in range, and whether the target holds integers.
+    """Return the lowest and highest value that surely stay in range, and whether they become integers.
 
     None if every value stays in range.
     """
@@ -102,7 +102,7 @@ def _limits(source: str, target: str) -> tuple[float, float, bool] | None:
 
 @functools.cache
 def _saturates(name: str) -> bool:
-    """Return whether a floating-point dtype has neither infinities nor NaN: a cast takes its largest value."""
+    """Return whether a dtype has neither infinities nor NaN, so that a cast takes its largest value."""
     with np.errstate(all="ignore"):
         dtype = dtype_named(name)
         return is_floating(dtype) and bool(np.isfinite(np.asarray(np.inf, np.float32).astype(dtype)))

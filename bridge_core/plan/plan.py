@@ -17,7 +17,7 @@ from bridge_core.errors import PlanError
 from bridge_core.messages import count, fold_names, listed
 from bridge_core.ops import Cast, Op, Parallel, chain_specs, chain_tensors, simplify_chain
 from bridge_core.plan.compose import join_keeps, join_steps, traced
-from bridge_core.plan.problems import PlanProblems, once
+from bridge_core.plan.problems import PlanProblems, Rivals, once
 from bridge_core.plan.step import Dropped, Mismatch, Step
 from bridge_core.plan.warning import PlanWarning
 from bridge_core.public import gathered, renamed
@@ -104,6 +104,11 @@ class Plan:
     def unmatched_rules(self) -> tuple[str, ...]:
         """Rules that had to match something and did not."""
         return self.problems.unmatched_rules
+
+    @property
+    def rivals(self) -> Rivals | None:
+        """Prefixes that match equally well, of which none was chosen."""
+        return self.problems.rivals
 
     @property
     def ok(self) -> bool:
@@ -308,7 +313,7 @@ class Plan:
             ("left out", map(join_key, self.allowed_missing)),
             ("refused", [f"{join_key(k)} ({why})" for k, why in self.unsupported.items()]),
             ("unmatched rule", self.unmatched_rules),
-            ("rival prefix", self.problems.rivals.names if self.problems.rivals else ()),
+            ("rival prefix", self.rivals.names if self.rivals else ()),
         ):
             lines += [f"{title}: {text}" + (f"  x{n}" if n > 1 else "") for text, n in fold_names(names)]
         return "\n".join(lines)
@@ -328,7 +333,7 @@ class Plan:
             "allowed_missing": [join_key(k) for k in self.allowed_missing],
             "refused": {join_key(k): why for k, why in self.unsupported.items()},
             "idle_rules": list(self.unmatched_rules),
-            "rivals": list(self.problems.rivals.names) if self.problems.rivals else [],
+            "rivals": list(self.rivals.names) if self.rivals else [],
             "notes": list(self.notes),
             "warnings": [warning.to_json() for warning in self.warnings],
             "exact": self.exact,

@@ -1,27 +1,30 @@
 """Warnings where frameworks disagree about the order of axes, and shapes cannot show it.
 
-One framework keeps channels first, another last. A tensor whose axis is a flattened feature map, or whose axes
-are those of a feature map, is then the same numbers in another order: its shape fits, its outputs do not.
+One framework keeps channels first, another last. A tensor with a flattened feature map for an axis, or with
+the axes of one, is then the same numbers in another order: its shape fits, its outputs do not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from bridge_core.axes import Shape
 from bridge_core.plan import PlanWarning
 from bridge_core.plugins import Framework, Registry
 from bridge_core.resolve.flattening import Flattening, Width, flattenings, width_of
 from bridge_core.resolve.leaf_matching import Outcome
 from bridge_core.resolve.neutral_layers import NeutralLayer
-from bridge_core.state import Key, VariableCollections, join_key, module_path
+from bridge_core.state import FlatState, Key, VariableCollections, join_key, module_path
 
 __all__ = ["AxisOrder", "MovedLayer"]
 
 _MAPS = {2: "c l", 3: "c h w", 4: "c d h w"}
 """Axes of a norm over channels and space."""
+
+_NO_LITERAL = re.compile(r'["\\{}*]|[^\x20-\x7e]')
+"""What a pattern in a rule file does not take literally."""
 
 
 class MovedLayer(NamedTuple):
@@ -32,18 +35,28 @@ class MovedLayer(NamedTuple):
     names: Mapping[str, Key]
     """Leaf name in the target -> key."""
 
+    def key(self, role: str) -> Key:
+        """Return the neutral key of a leaf of the layer."""
+        return self.layer.group.keys[self.outcome.source.leaves[True, role].name]
+
 
 class _Leaf(NamedTuple):
     """A leaf as a rule names it."""
 
-    key: Key
     source: str
     target: str
     source_axes: str
     target_axes: str
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the same without its layer."""
+        return self.source.rpartition(".")[2] == self.target.rpartition(".")[2] and (
+            self.source_axes == self.target_axes
+        )
 
-@dataclass(frozen=True)
+
+@dataclass
 class AxisOrder:
     """Finds what two frameworks may order otherwise.
 
@@ -51,34 +64,39 @@ class AxisOrder:
         registry: Where kinds, transforms and adapters are found.
         framework: The target's adapter.
         origin: Neutral key -> key in the original source.
-        strip: Gives a target key without its collection.
+        collections: The collections of the target's keys.
         has_template: Whether the target's shapes are known, so that other shapes are refused.
+        order: Gives the paths of all layers, in the order in which they run.
+        moved: Path -> a layer that the plan moves.
     """
 
     registry: Registry
     framework: Framework
     origin: Mapping[Key, Key]
-    strip: Callable[[Key], Key]
-    has_template: bool
+    collections: VariableCollections = field(default_factory=VariableCollections)
+    has_template: bool = False
+    order: Callable[[], Sequence[Key]] = tuple
+    moved: dict[Key, MovedLayer] = field(default_factory=dict)
 
-    def warnings(
-        self, order: Callable[[], Sequence[Key]], moved: Mapping[Key, MovedLayer], ruled: Mapping[Key, Shape]
-    ) -> tuple[PlanWarning, ...]:
-        """Return the warnings about layers that are moved.
+    def add(self, layer: NeutralLayer, outcome: Outcome, names: Mapping[str, Key]) -> None:
+        """Note a layer that the plan moves; ``names`` are the target's keys by leaf name."""
+        self.moved[layer.group.path] = MovedLayer(layer, outcome, names)
+
+    def warnings(self, state: FlatState, ruled: Iterable[Iterable[Key]]) -> tuple[PlanWarning, ...]:
+        """Return the warnings about the layers that are moved.
 
         Args:
-            order: Gives the paths of all layers, in the order in which they run.
-            moved: Path -> layer.
-            ruled: Keys of tensors that rules rearrange -> shape.
+            state: The neutral state.
+            ruled: Keys that rules rearrange, rule by rule.
         """
-        if not getattr(self.framework, "channels", ""):
+        if not _channels(self.framework):
             return ()
         widths: dict[Key, Width] = {}
         made: dict[int, Width | None] = {}
         crossing: dict[int, Framework | None] = {}
         maps: list[tuple[MovedLayer, Framework]] = []
         other = None
-        for path, one in moved.items():
+        for path, one in self.moved.items():
             reading = one.outcome.source
             if id(reading) not in made:
                 made[id(reading)] = width_of(reading, self.registry.kinds)
@@ -94,16 +112,17 @@ class AxisOrder:
                 maps.append((one, found))
         if other is None:
             return ()
-        ends = {module_path(key) for key in ruled}
-        sizes = {size for shape in ruled.values() for size in shape}
+        taken = [key for keys in ruled for key in keys]
+        ends = {module_path(key) for key in taken}
+        sizes = {size for key in taken for size in state.spec(key).shape}
         widths = {path: width for path, width in widths.items() if path not in ends}
-        found_flat = flattenings(order, widths, sizes)
-        names = list(self.origin.values()) or [key for one in moved.values() for key in one.layer.group.keys.values()]
+        found_flat = flattenings(self.order, widths, sizes)
+        names = list(self.origin.values())
         result = []
         for flat in found_flat:
-            source = self._other(moved[flat.layer].layer)
+            source = self._other(self.moved[flat.layer].layer)
             if source is not None:
-                result.append(self._flatten(flat, moved, source, self._collections(source, names)))
+                result.append(self._flatten(flat, source, self._collections(source, names)))
         for one, source in maps:
             warning = self._norm(one, source, self._collections(source, names))
             if warning is not None:
@@ -118,14 +137,13 @@ class AxisOrder:
             return None
         for name in names:
             found = self.registry.frameworks.get(name)
-            channels = getattr(found, "channels", "")
-            if found is not None and channels and channels != getattr(here, "channels", ""):
+            if found is not None and _channels(found) not in ("", _channels(here)):
                 return found
         return None
 
     def _collections(self, source: Framework, keys: list[Key]) -> VariableCollections:
-        present = bool(source.collections) and all(key[0] in source.collections for key in keys)
-        return VariableCollections(source.collections, present and bool(self.origin))
+        present = bool(keys) and all(key[0] in source.collections for key in keys)
+        return VariableCollections(source.collections, present)
 
     def _leaf(
         self, one: MovedLayer, role: str, source: Framework, collections: VariableCollections
@@ -134,9 +152,15 @@ class AxisOrder:
         layer, outcome, registry = one.layer, one.outcome, self.registry
         use, target = outcome.source.leaves.get((True, role)), outcome.target.leaves.get((True, role))
         transform = registry.transforms.get(outcome.target.transform or "")
-        if use is None or target is None or transform is None or use.cut is not None or target.cut is not None:
+        if (
+            use is None
+            or target is None
+            or transform is None
+            or use.cut is not None
+            or target.cut is not None
+        ):
             return None
-        key = layer.group.keys[use.name]
+        key = one.key(role)
         origin = self.origin.get(key, key)
         if outcome.source.transform is None and origin == key:
             source_axes: str | None = registry.kinds[outcome.source.kind].leaves[role]
@@ -146,94 +170,84 @@ class AxisOrder:
         target_axes = _axes(registry, transform.name, role)
         if source_axes is None or target_axes is None:
             return None
-        made = join_key(self.strip(one.names[target.name]))
-        return _Leaf(key, join_key(collections.strip(origin)), made, source_axes, target_axes)
+        made = join_key(self.collections.strip(one.names[target.name]))
+        named = join_key(collections.strip(origin))
+        if _NO_LITERAL.search(named + made):
+            return None
+        return _Leaf(named, made, source_axes, target_axes)
 
-    def _flatten(
-        self,
-        flat: Flattening,
-        moved: Mapping[Key, MovedLayer],
-        source: Framework,
-        collections: VariableCollections,
-    ) -> PlanWarning:
-        one = moved[flat.layer]
-        groups = {"first": "(c s)", "last": "(s c)"}
-        turned = (groups[source.channels], groups[self.framework.channels])  # type: ignore[attr-defined]
+    def _flatten(self, flat: Flattening, source: Framework, collections: VariableCollections) -> PlanWarning:
+        here = _channels(self.framework)
+        turned = ("(c s)", "(s c)") if here == "last" else ("(s c)", "(c s)")
+        size = flat.channels * flat.places
         sizes = f"{{ c = {flat.channels}, s = {flat.places} }}"
-        rules: list[str] = []
+        rules: list[str | None] = []
         keys: list[Key] = []
-        complete = True
-        shown = ""
         for path in (flat.layer, *flat.norms):
-            layer = moved[path]
-            for is_leaf, role in layer.outcome.source.leaves:
-                axes = self.registry.kinds[layer.outcome.source.kind].leaves.get(role, "") if is_leaf else ""
-                name = flat.axis if path == flat.layer else axes.lstrip("*")
-                if not name or name not in axes.replace("*", " ").split():
-                    complete = complete and axes in ("", "out")
-                    continue
-                keys.append(layer.layer.group.keys[layer.outcome.source.leaves[True, role].name])
-                leaf = self._leaf(layer, role, source, collections)
-                sides = leaf and _equation(leaf, name, turned)
-                if leaf is None or sides is None:
-                    complete = False
-                    continue
-                rules.append(_rule(leaf, sides, sizes))
-                shown = shown or f'{sides} with sizes {sizes}'
+            one = self.moved[path]
+            kind = self.registry.kinds[one.outcome.source.kind]
+            for is_leaf, role in one.outcome.source.leaves:
+                axes = kind.leaves[role].replace("*", "").split() if is_leaf else []
+                axis = flat.axis if path == flat.layer else axes[0] if axes else ""
+                leaf = self._leaf(one, role, source, collections) if is_leaf else None
+                if axis in axes:
+                    keys.append(one.key(role))
+                    equation = _equation(leaf, axis, turned) if leaf is not None else None
+                    rules.append(_rule(leaf, equation, sizes) if leaf and equation else None)
+                elif is_leaf and (leaf is None or not leaf.is_plain):
+                    rules.append(None)  # it means nothing without the leaves that a rule takes away
         main = join_key(collections.strip(self.origin.get(keys[0], keys[0])))
-        beside = join_key(flat.beside)
-        where = (
-            f"if the feature map of {beside!r} ({flat.channels} channels) is flattened into its "
-            f"{flat.channels * flat.places} inputs"
-            if flat.axis == "in"
-            else f"if its {flat.channels * flat.places} outputs are the flattened feature map that {beside!r} "
-            f"({flat.channels} channels) takes"
-        )
-        order = f"{source.name} flattens channels {source.channels}, {self.framework.name} channels "  # type: ignore[attr-defined]
-        order += f"{self.framework.channels}"  # type: ignore[attr-defined]
-        if rules and complete:
-            first = rules[0].replace("\n", ", ").removeprefix("[[rule]], ").rstrip(", ")
-            more = f" (and {len(rules) - 1} more like it)" if len(rules) > 1 else ""
-            what = f"reorder it by the rule {first}{more}"
+        feature_map = f"the feature map of {join_key(flat.beside)} ({flat.channels} channels)"
+        if flat.axis == "in":
+            what = f"if {feature_map} is flattened into its {size} inputs"
         else:
-            what = f"reorder that axis, {flat.channels} channels by {flat.places} places, by hand"
-        message = f"{main}: {where}, the outputs will differ: {order}. Where it is so, {what}."
-        return PlanWarning("flatten", message, tuple(keys), "\n".join(rules) if complete else "")
+            what = f"if its {size} outputs are unflattened into {feature_map}"
+        reason = f"{source.name} flattens with channels {_channels(source)}, {self.framework.name} {here}"
+        way = f"reorder that axis ({flat.channels} channels, {flat.places} places) by hand"
+        return _warning(
+            "flatten", f"{main}: {what}, its outputs will differ, since {reason}", keys, rules, way
+        )
 
     def _norm(
         self, one: MovedLayer, source: Framework, collections: VariableCollections
     ) -> PlanWarning | None:
-        leaves = one.outcome.source.leaves
-        shape = next(use.shape for (is_leaf, _), use in leaves.items() if is_leaf)
+        roles = [role for is_leaf, role in one.outcome.source.leaves if is_leaf]
+        shape = one.outcome.source.leaves[True, roles[0]].shape
         if self.has_template and len(set(shape)) > 1:
             return None  # the target's norm has this very shape, and the other order would be another
+        here = _channels(self.framework)
         names = _MAPS.get(len(shape), "").split()
         first, last = " ".join(names), " ".join((*names[1:], *names[:1]))
-        sides = (first, last) if source.channels == "first" else (last, first)  # type: ignore[attr-defined]
-        rules, keys = [], []
-        for is_leaf, role in leaves:
-            if is_leaf:
-                keys.append(one.layer.group.keys[leaves[True, role].name])
-                leaf = self._leaf(one, role, source, collections)
-                if leaf is not None and names:
-                    rules.append(_rule(leaf, f'"{sides[0]} -> {sides[1]}"', ""))
+        equation = f'"{first} -> {last}"' if here == "last" else f'"{last} -> {first}"'
+        keys = [one.key(role) for role in roles]
+        leaves = [self._leaf(one, role, source, collections) for role in roles]
+        rules = [_rule(leaf, equation, "") if leaf is not None and names else None for leaf in leaves]
         main = join_key(collections.strip(self.origin.get(keys[0], keys[0])))
-        sizes = " x ".join(map(str, shape))
-        rule = rules[0].replace("\n", ", ").removeprefix("[[rule]], ").rstrip(", ") if rules else ""
         what = (
-            f"If one of them is the channels, use the rule {rule}" + (" (and one for the bias)" if len(rules) > 1 else "")
-            if rule
-            else "If one of them is the channels, move it by hand"
+            f"{main}: if one of the norm's axes ({' x '.join(map(str, shape))}) is the channels, its outputs will "
+            f"differ, since {source.name} keeps channels {_channels(source)}, {self.framework.name} {here}"
         )
-        message = (
-            f"{main}: the norm has {len(shape)} axes ({sizes}), and {source.name} keeps channels "
-            f"{source.channels}, {self.framework.name} {self.framework.channels}. {what}."  # type: ignore[attr-defined]
-        )
-        return PlanWarning("norm_axes", message, tuple(keys), "\n".join(rules))
+        return _warning("norm_axes", what, keys, rules, "move that axis by hand")
+
+
+def _channels(framework: Framework | None) -> str:
+    """Return where a framework's feature maps keep their channels; empty if it does not say."""
+    return getattr(framework, "channels", "")
+
+
+def _warning(code: str, what: str, keys: Iterable[Key], rules: Sequence[str | None], way: str) -> PlanWarning:
+    """Return the warning with its rules, if they are complete, and otherwise with another way on."""
+    texts = [rule for rule in rules if rule is not None]
+    if not texts or len(texts) < len(rules):
+        return PlanWarning(code, f"{what}. If so, {way}.", tuple(keys))
+    first = ", ".join(texts[0].splitlines()[1:])
+    more = f"; {len(texts) - 1} more like it for its other tensors" if len(texts) > 1 else ""
+    message = f"{what}. If so, give the rule (--rules FILE) {first}{more}."
+    return PlanWarning(code, message, tuple(keys), "\n".join(texts))
 
 
 def _axes(registry: Registry, transform: str, role: str) -> str | None:
-    """Return the axes of a leaf that has one role; None if there is no such leaf, or it is stored reversed."""
+    """Return the axes of a leaf that has one role; None if there is none, or it is stored reversed."""
     known = registry.transforms.get(transform)
     leaves: Iterator[str] = (
         leaf.axes for leaf in (known.leaves if known else ()) if leaf.role == role and not leaf.flip

@@ -1,4 +1,4 @@
-"""Where a model may flatten a feature map into the input of a linear layer, or unflatten an output into one."""
+"""Where a model may flatten a feature map into a linear layer, or unflatten what such a layer makes."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def width_of(layer: Interpretation, kinds: Mapping[str, LayerKind]) -> Width | N
 
 
 def _main_leaf(kind: LayerKind) -> tuple[str, tuple[str, ...]]:
-    """Return the leaf with input and output axes; other axes if it has none, and none if it scales channels."""
+    """Return the leaf with axes ``in out``; without one, other axes, or none where it scales channels."""
     others: tuple[str, ...] = ()
     for role, text in kind.leaves.items():
         axes = tuple(axis.name for axis in parse_axes(text))
@@ -124,9 +124,9 @@ def _fed(paths: Sequence[Key], widths: Mapping[Key, Width]) -> list[Flattening]:
             # A norm of more channels follows what was joined, as in a DenseNet.
             channels = width.outputs
         elif width.role in ("dense", "other"):
-            if last is not None and width.role == "dense" and _is_multiple(width.inputs, channels):
-                if not _joined(last, width.inputs, paths, widths):
-                    found.append(Flattening(path, "in", last, channels, width.inputs // channels))
+            fits = width.role == "dense" and _is_multiple(width.inputs, channels)
+            if last is not None and fits and not _joined(last, width.inputs, paths, widths):
+                found.append(Flattening(path, "in", last, channels, width.inputs // channels))
             last = None
     return found
 
@@ -144,9 +144,7 @@ def _joined(last: Key, inputs: int, paths: Iterable[Key], widths: Mapping[Key, W
     return False
 
 
-def _made(
-    paths: Sequence[Key], widths: Mapping[Key, Width], fed: Sequence[Flattening]
-) -> list[Flattening]:
+def _made(paths: Sequence[Key], widths: Mapping[Key, Width], fed: Sequence[Flattening]) -> list[Flattening]:
     """Return the linear layers right before a convolution that give a multiple of what it takes."""
     flattened = {flat.layer for flat in fed}
     found = []
@@ -191,11 +189,12 @@ def _anywhere(
     found: Sequence[Flattening],
     ruled_sizes: Collection[int],
 ) -> list[Flattening]:
-    """Return, of a plain convolutional network in no known order, the linear layers that nothing else feeds."""
+    """Return the linear layers that nothing else feeds, of a convolutional network in no known order."""
     if any(widths.get(path, Width("other")).role == "other" for path in paths):
         return []
     known = {flat.layer for flat in found}
-    explained = {width.outputs // n for path, width in widths.items() if path not in known for n in (1, 2)}
+    makers = {flat.layer for flat in found if flat.axis == "out"}
+    explained = {width.outputs // n for path, width in widths.items() if path not in makers for n in (1, 2)}
     convs = [path for path in paths if widths[path].role == "conv"]
     more = []
     for path in paths:

@@ -5,21 +5,21 @@ With a template and without one, the same things can become of a layer; both way
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from bridge_core.layers import LayerTransform
 from bridge_core.ops import NEGATIVE_ZERO, Drop, Fill, Op, chain_specs
-from bridge_core.plan import Dropped, Mismatch, Plan, PlanProblems, PlanWarning, Rivals, Step
+from bridge_core.plan import Dropped, Mismatch, Plan, PlanProblems, Rivals, Step
 from bridge_core.plugins import Framework, Registry
-from bridge_core.resolve.axis_order import AxisOrder, MovedLayer
+from bridge_core.resolve.axis_order import AxisOrder
 from bridge_core.resolve.evidence import PARAMETER, Detector, guess
 from bridge_core.resolve.interpretations import Role
 from bridge_core.resolve.leaf_matching import Outcome
 from bridge_core.resolve.neutral_layers import NeutralLayer
 from bridge_core.rules import Permissions
-from bridge_core.state import FlatState, Key, LayerInfo, TensorSpec, Ties, VariableCollections, join_key, leaf_path
+from bridge_core.state import FlatState, Key, LayerInfo, TensorSpec, Ties, join_key, leaf_path
 
 if TYPE_CHECKING:
     from bridge_core.resolve.rule_instance import BoundRule
@@ -129,11 +129,8 @@ class PlanBuilder:
         self.unusual_collections: dict[Key, str] = {}
         self.ties: dict[Key, Key] = {}
         self.notes: list[str] = []
-        self.moved: dict[Key, MovedLayer] = {}
-        self.order: Callable[[], Sequence[Key]] = tuple
+        self.axis_order = AxisOrder(request.registry, request.framework, request.origin)
         self.rivals: Rivals | None = None
-        self.has_template = False
-        self._collections = VariableCollections()
 
     def apply_rules(self, target_key: Callable[[Key], Key]) -> None:
         """Do what rules order.
@@ -163,7 +160,7 @@ class PlanBuilder:
             evidence: The evidence that decided it.
             names: Leaf name in the target -> key.
         """
-        self.moved[layer.group.path] = MovedLayer(layer, outcome, names)
+        self.axis_order.add(layer, outcome, names)
         roles = {use.name: role for role, use in outcome.source.leaves.items()}
         summands = {name for keep in outcome.keeps for name in keep.sources}
         rule = layer.rule if evidence == "rule" else ""
@@ -283,7 +280,8 @@ class PlanBuilder:
     def plan(self, form: str, empty: tuple[Key, ...]) -> Plan:
         """Return the plan of everything gathered."""
         unexpected = self._without_tied()
-        warnings = self._warnings()
+        ordered = self.request.ordered
+        warnings = self.axis_order.warnings(ordered.state, (bound.sources for bound in ordered.bound_rules))
         self._check_owners()
         steps = [
             Step(f.sources, (target,), f.ops, f.kind, f.evidence, f.auxiliary, f.rule)
@@ -323,18 +321,6 @@ class PlanBuilder:
             tuple(self.keeps),
             warnings=warnings,
         )
-
-    def _warnings(self) -> tuple[PlanWarning, ...]:
-        """Return what may be right and give other outputs."""
-        request = self.request
-        axis_order = AxisOrder(
-            request.registry, self.framework, request.origin, self._collections.strip, self.has_template
-        )
-        state = request.ordered.state
-        ruled = {
-            key: state.spec(key).shape for bound in request.ordered.bound_rules for key in bound.sources
-        }
-        return axis_order.warnings(self.order, self.moved, ruled)
 
     def _check_owners(self) -> None:
         """Check that no layer becomes what a rule makes.

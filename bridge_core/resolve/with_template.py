@@ -7,6 +7,7 @@ and they say whether a layer that holds layers, as an attention does, is written
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -51,6 +52,7 @@ class WithTemplate(PlanBuilder):
 
     def __init__(self, request: Request) -> None:
         super().__init__(request)
+        self._collections = VariableCollections()
         self._outcomes: dict[object, tuple[Outcome, ...]] = {}
         self._differing_targets: set[Key] = set()
         kinds = request.registry.kinds
@@ -64,7 +66,6 @@ class WithTemplate(PlanBuilder):
             collections: The collections of its keys.
         """
         self._collections = collections
-        self.has_template = True
         keys = {name: key for key, name in collections.names(like).items()}
         self.apply_rules(keys.__getitem__)
         ruled = {keys[name] for name in self.request.ordered.targets}
@@ -72,7 +73,8 @@ class WithTemplate(PlanBuilder):
         self._note_prefix(sides.match.removed, "removed from")
         self._note_prefix(sides.match.added, "added to")
         self.rivals = sides.match.rivals
-        self.order = functools.partial(running_order, sides.layers, like, sides.match.targets)
+        self.axis_order.order = functools.partial(running_order, sides.layers, like, sides.match.targets)
+        self.axis_order.collections, self.axis_order.has_template = collections, True
         kinds = self.request.registry.kinds
         interpretations: dict[object, tuple[Interpretation, ...]] = {}
         reached: set[Key] = set()
@@ -151,7 +153,8 @@ class WithTemplate(PlanBuilder):
             )
         groups = group_state(like, self.framework, request.transforms, split_paths=target_split)
         detections = {path: self.detector.detect(group) for path, group in groups.items()}
-        return _Sides(layers, groups, detections, match_paths(layers, groups))
+        match = match_paths(layers, groups, lambda s, t: _largest(layers[s].group) == _largest(groups[t]))
+        return _Sides(layers, groups, detections, match)
 
     def _complete_parts(self, composites: Mapping[str, LayerTransform]) -> dict[Key, str]:
         """Return the paths of the source that hold all the parts of a kind that the template has whole."""
@@ -350,6 +353,11 @@ class WithTemplate(PlanBuilder):
             return
         self.filled[canonical] = distinct[0]
         self.used.update(dict.fromkeys(distinct[0].sources, canonical))
+
+
+def _largest(group: Group) -> int:
+    """Return how many values the largest leaf has, which is the same in every layout."""
+    return max(math.prod(spec.shape) for spec in group.specs.values())
 
 
 def _require_equal(fills: Sequence[Filled], target: Key) -> Step:

@@ -37,7 +37,8 @@ class WithoutTemplate(PlanBuilder):
     def resolve(self) -> Plan:
         """Return the plan, problems included."""
         self.apply_rules(self._ruled_key)
-        self.order = functools.partial(list, self.request.layers)
+        self.axis_order.order = functools.partial(list, self.request.layers)
+        self.axis_order.collections = self._collections
         for layer in self.request.layers.values():
             if self.refuses(layer):
                 continue

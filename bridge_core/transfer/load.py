@@ -78,7 +78,7 @@ def overflow_message(overflows: Mapping[Key, int]) -> str:
     names = listed(f"{join_key(key)} ({count(number, 'value')})" for key, number in overflows.items())
     return (
         f"a cast left the range of its dtype in {count(len(overflows), 'tensor')}: {names}. These values are "
-        "now infinite, NaN or other numbers. Cast to a dtype of a wider range; bfloat16 keeps that of float32."
+        "now infinite, NaN or other numbers. Cast to a dtype of a wider range: bfloat16 has that of float32."
     )
 
 
