@@ -223,9 +223,10 @@ class AxisOrder:
         leaves = [self._leaf(one, role, source, collections) for role in roles]
         rules = [_rule(leaf, equation, "") if leaf is not None and names else None for leaf in leaves]
         main = join_key(collections.strip(self.origin.get(keys[0], keys[0])))
+        sizes = " x ".join(map(str, shape))
         what = (
-            f"{main}: if one of the norm's axes ({' x '.join(map(str, shape))}) is the channels, its outputs will "
-            f"differ, since {source.name} keeps channels {_channels(source)}, {self.framework.name} {here}"
+            f"{main}: if one of the norm's axes ({sizes}) is the channels, its outputs will differ, since "
+            f"{source.name} keeps channels {_channels(source)}, {self.framework.name} {here}"
         )
         return _warning("norm_axes", what, keys, rules, "move that axis by hand")
 

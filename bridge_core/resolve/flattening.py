@@ -11,9 +11,13 @@ from bridge_core.axes import parse_axes
 from bridge_core.layers import LayerKind
 from bridge_core.resolve.interpretations import Interpretation
 from bridge_core.resolve.layer_order import is_sorted, natural_order
+from bridge_core.resolve.path_names import normal_form
 from bridge_core.state import Key
 
 __all__ = ["Flattening", "Width", "flattenings", "width_of"]
+
+_MORE_LINEAR = 3
+"""How many more linear layers than convolutions a plain convolutional network may have."""
 
 _FEWEST_PLACES = 4
 """Places of a feature map that a linear layer makes: blocks that widen by two or three are too common."""
@@ -32,6 +36,9 @@ class Width(NamedTuple):
     role: str
     inputs: int = 0
     outputs: int = 0
+
+
+_OTHER = Width("other")
 
 
 @dataclass(frozen=True)
@@ -101,14 +108,14 @@ def flattenings(
     if not {"conv", "dense"} <= {width.role for width in widths.values()}:
         return []
     given = order()
-    by_name = is_sorted(given)
-    paths = natural_order(given) if by_name else given
-    found = [f for f in _fed(paths, widths) if f.channels * f.places not in ruled_sizes]
-    found += [f for f in _made(paths, widths, found) if f.channels * f.places not in ruled_sizes]
-    if by_name:
-        found += _anywhere(paths, widths, found, ruled_sizes)
+    if is_sorted(given):
+        found = _in_no_order(natural_order(given), widths)
+    else:
+        found = _fed(given, widths)
+        found += _made(given, widths, found)
     places = {path: place for place, path in enumerate(given)}
-    return sorted(found, key=lambda flat: places[flat.layer])
+    left = [flat for flat in found if flat.channels * flat.places not in ruled_sizes]
+    return sorted(left, key=lambda flat: places[flat.layer])
 
 
 def _fed(paths: Sequence[Key], widths: Mapping[Key, Width]) -> list[Flattening]:
@@ -116,24 +123,26 @@ def _fed(paths: Sequence[Key], widths: Mapping[Key, Width]) -> list[Flattening]:
     found = []
     last: Key | None = None
     channels = 0
+    linear_outputs: set[int] = set()
     for path in paths:
-        width = widths.get(path, Width("other"))
+        width = widths.get(path, _OTHER)
         if width.role == "conv":
             last, channels = path, width.outputs
         elif width.role == "norm" and width.outputs > 1:
             # A norm of more channels follows what was joined, as in a DenseNet.
             channels = width.outputs
         elif width.role in ("dense", "other"):
-            fits = width.role == "dense" and _is_multiple(width.inputs, channels)
+            fits = _is_multiple(width.inputs, channels) and width.inputs not in linear_outputs
             if last is not None and fits and not _joined(last, width.inputs, paths, widths):
                 found.append(Flattening(path, "in", last, channels, width.inputs // channels))
+            linear_outputs.add(width.outputs)
             last = None
     return found
 
 
 def _joined(last: Key, inputs: int, paths: Iterable[Key], widths: Mapping[Key, Width]) -> bool:
     """Return whether the branches beside a convolution give so many channels together, as in an Inception."""
-    convs = [path for path in paths if widths.get(path, Width("other")).role == "conv"]
+    convs = [path for path in paths if widths.get(path, _OTHER).role == "conv"]
     for depth in range(1, len(last)):
         ends: dict[str, int] = {}
         for path in convs:
@@ -152,7 +161,7 @@ def _made(paths: Sequence[Key], widths: Mapping[Key, Width], fed: Sequence[Flatt
     norms: list[Key] = []
     channels = 0
     for path in paths:
-        width = widths.get(path, Width("other"))
+        width = widths.get(path, _OTHER)
         if width.role == "dense":
             last, norms, channels = path, [], 0
         elif width.role == "norm" and last is not None and width.outputs > 1:
@@ -183,39 +192,68 @@ def _unflattened(
     return Flattening(layer, "out", conv, channels, width.outputs // channels, tuple(norms))
 
 
-def _anywhere(
-    paths: Sequence[Key],
-    widths: Mapping[Key, Width],
-    found: Sequence[Flattening],
-    ruled_sizes: Collection[int],
-) -> list[Flattening]:
-    """Return the linear layers that nothing else feeds, of a convolutional network in no known order."""
-    if any(widths.get(path, Width("other")).role == "other" for path in paths):
-        return []
-    known = {flat.layer for flat in found}
-    makers = {flat.layer for flat in found if flat.axis == "out"}
-    explained = {width.outputs // n for path, width in widths.items() if path not in makers for n in (1, 2)}
-    convs = [path for path in paths if widths[path].role == "conv"]
-    more = []
-    for path in paths:
-        width = widths[path]
-        if width.role != "dense" or path in known or width.inputs in explained or width.inputs in ruled_sizes:
+def _in_no_order(paths: Sequence[Key], widths: Mapping[Key, Width]) -> list[Flattening]:
+    """Return what names and widths show where layers are sorted by name.
+
+    Items of one list are in their order, whatever the rest is. Otherwise only a plain convolutional network
+    shows it: a linear layer that takes what no other layer gives is fed by a feature map.
+    """
+    found = [flat for flat in _fed(paths, widths) if _in_one_list(flat.layer, flat.beside)]
+    found += [flat for flat in _made(paths, widths, found) if _in_one_list(flat.layer, flat.beside)]
+    roles = [widths.get(path, _OTHER).role for path in paths]
+    convs = [path for path in paths if widths.get(path, _OTHER).role == "conv"]
+    if "other" in roles or roles.count("dense") > len(convs) + _MORE_LINEAR:
+        return found
+    linear = [path for path in paths if widths[path].role == "dense"]
+    given = {width.outputs // n for width in widths.values() for n in (1, 2) if width.role != "dense"}
+    for path in linear:
+        if any(flat.layer == path for flat in found):
             continue
-        fitting = [conv for conv in convs if _is_multiple(width.inputs, widths[conv].outputs)]
-        fitting = [conv for conv in fitting if not _joined(conv, width.inputs, paths, widths)]
-        if fitting:
-            best = max(fitting, key=lambda conv: _likely(width.inputs, widths[conv].outputs))
-            channels = widths[best].outputs
-            more.append(Flattening(path, "in", best, channels, width.inputs // channels))
-    sizes = {flat.channels * flat.places: flat for flat in (*found, *more) if flat.axis == "in"}
-    fed = {flat.layer for flat in (*found, *more)}
-    for path in paths:
-        flat = sizes.get(widths[path].outputs) if widths[path].role == "dense" and path not in fed else None
-        takers = [conv for conv in convs if flat is not None and widths[conv].inputs == flat.channels]
-        if flat is not None and takers:
-            made = _unflattened(path, takers[0], widths, fed, ())
-            more += [made] if made is not None else []
-    return more
+        size = widths[path].inputs
+        makers = [other for other in linear if other != path and widths[other].outputs in (size, 2 * size)]
+        if size not in given and not any(_made_for(maker, paths, widths) is None for maker in makers):
+            beside = max(
+                (conv for conv in convs if _is_multiple(size, widths[conv].outputs)),
+                key=lambda conv: _likely(size, widths[conv].outputs),
+                default=None,
+            )
+            if beside is not None and not _joined(beside, size, paths, widths):
+                channels = widths[beside].outputs
+                found.append(Flattening(path, "in", beside, channels, size // channels))
+    sizes = {flat.channels * flat.places for flat in found if flat.axis == "in"}
+    known = {flat.layer for flat in found}
+    made = (
+        _made_for(path, paths, widths)
+        for path in linear
+        if path not in known and widths[path].outputs in sizes
+    )
+    return [*found, *(flat for flat in made if flat is not None)]
+
+
+def _made_for(layer: Key, paths: Iterable[Key], widths: Mapping[Key, Width]) -> Flattening | None:
+    """Return what a linear layer makes if it ends in a feature map that some convolution takes."""
+    fitting = [
+        (widths[path].inputs, path)
+        for path in paths
+        if widths[path].role == "conv"
+        and widths[layer].outputs > widths[layer].inputs
+        and _is_multiple(widths[layer].outputs, widths[path].inputs, _FEWEST_PLACES)
+        and widths[path].outputs != widths[layer].outputs
+    ]
+    if not fitting:
+        return None
+    channels, beside = max(fitting, key=lambda one: (_likely(widths[layer].outputs, one[0]), one[1]))
+    return Flattening(layer, "out", beside, channels, widths[layer].outputs // channels)
+
+
+def _in_one_list(one: Key, other: Key) -> bool:
+    """Return whether the paths differ in a number only, up to where they part: items of one list."""
+    parts = next(((a, b) for a, b in zip(one, other, strict=False) if a != b), None)
+    return (
+        parts is not None
+        and normal_form((parts[0],))[:-1] == normal_form((parts[1],))[:-1]
+        and (all(normal_form((part,))[-1].isdigit() for part in parts))
+    )
 
 
 def _likely(inputs: int, channels: int) -> tuple[bool, int]:
