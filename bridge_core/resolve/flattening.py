@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from bridge_core.axes import parse_axes
 from bridge_core.layers import LayerKind
 from bridge_core.resolve.interpretations import Interpretation
 from bridge_core.resolve.layer_order import is_sorted, natural_order
-from bridge_core.resolve.path_names import normal_form
 from bridge_core.state import Key
 
 __all__ = ["Flattening", "Width", "flattenings", "width_of"]
 
+_ITEM = re.compile(r"(.*?)[0-9]+")
+"""The name of an item of a list."""
+
 _MORE_LINEAR = 3
 """How many more linear layers than convolutions a plain convolutional network may have."""
+
+_FEWEST_UNKNOWN = 8
+"""Channels that a convolution takes from nowhere, more than those of images."""
 
 _FEWEST_PLACES = 4
 """Places of a feature map that a linear layer makes: blocks that widen by two or three are too common."""
@@ -108,7 +115,8 @@ def flattenings(
     if not {"conv", "dense"} <= {width.role for width in widths.values()}:
         return []
     given = order()
-    if is_sorted(given):
+    # Collections may hold norms apart, so that they say nothing about the order.
+    if is_sorted(path for path in given if widths.get(path, _OTHER).role in ("conv", "dense")):
         found = _in_no_order(natural_order(given), widths)
     else:
         found = _fed(given, widths)
@@ -124,6 +132,7 @@ def _fed(paths: Sequence[Key], widths: Mapping[Key, Width]) -> list[Flattening]:
     last: Key | None = None
     channels = 0
     linear_outputs: set[int] = set()
+    heads = 0  # inputs of a layer that was found: others right after it may take the same feature map
     for path in paths:
         width = widths.get(path, _OTHER)
         if width.role == "conv":
@@ -135,6 +144,11 @@ def _fed(paths: Sequence[Key], widths: Mapping[Key, Width]) -> list[Flattening]:
             fits = _is_multiple(width.inputs, channels) and width.inputs not in linear_outputs
             if last is not None and fits and not _joined(last, width.inputs, paths, widths):
                 found.append(Flattening(path, "in", last, channels, width.inputs // channels))
+                heads = width.inputs
+            elif width.role == "dense" and width.inputs == heads and heads not in linear_outputs:
+                found.append(replace(found[-1], layer=path))
+            elif width.role == "dense":
+                heads = 0
             linear_outputs.add(width.outputs)
             last = None
     return found
@@ -210,7 +224,13 @@ def _in_no_order(paths: Sequence[Key], widths: Mapping[Key, Width]) -> list[Flat
         if any(flat.layer == path for flat in found):
             continue
         size = widths[path].inputs
-        makers = [other for other in linear if other != path and widths[other].outputs in (size, 2 * size)]
+        makers = [
+            other
+            for number, other in enumerate(linear)
+            if widths[other].outputs in (size, 2 * size)
+            and other != path
+            and not (number > linear.index(path) and _in_one_list(other, path))
+        ]
         if size not in given and not any(_made_for(maker, paths, widths) is None for maker in makers):
             beside = max(
                 (conv for conv in convs if _is_multiple(size, widths[conv].outputs)),
@@ -220,40 +240,44 @@ def _in_no_order(paths: Sequence[Key], widths: Mapping[Key, Width]) -> list[Flat
             if beside is not None and not _joined(beside, size, paths, widths):
                 channels = widths[beside].outputs
                 found.append(Flattening(path, "in", beside, channels, size // channels))
-    sizes = {flat.channels * flat.places for flat in found if flat.axis == "in"}
-    known = {flat.layer for flat in found}
-    made = (
-        _made_for(path, paths, widths)
-        for path in linear
-        if path not in known and widths[path].outputs in sizes
-    )
-    return [*found, *(flat for flat in made if flat is not None)]
+    for path in linear:
+        flat = _made_for(path, paths, widths)
+        if flat is not None and not any(other.layer == path for other in found):
+            size = widths[path].outputs
+            takers = [other for other in linear if widths[other].inputs == size and other != path]
+            known = {other.layer for other in found if other.axis == "in"}
+            from_nowhere = flat.channels >= _FEWEST_UNKNOWN and flat.channels not in given
+            if all(other in known for other in takers) if takers else from_nowhere:
+                found.append(flat)
+    return found
 
 
-def _made_for(layer: Key, paths: Iterable[Key], widths: Mapping[Key, Width]) -> Flattening | None:
+def _made_for(layer: Key, paths: Sequence[Key], widths: Mapping[Key, Width]) -> Flattening | None:
     """Return what a linear layer makes if it ends in a feature map that some convolution takes."""
+    inputs, outputs = widths[layer].inputs, widths[layer].outputs
+    convs = {path: widths[path] for path in paths if widths[path].role == "conv"}
+    # A layer that takes as many channels as convolutions have widens them for the next one.
+    if outputs <= inputs or any(inputs in (width.inputs, width.outputs) for width in convs.values()):
+        return None
     fitting = [
-        (widths[path].inputs, path)
-        for path in paths
-        if widths[path].role == "conv"
-        and widths[layer].outputs > widths[layer].inputs
-        and _is_multiple(widths[layer].outputs, widths[path].inputs, _FEWEST_PLACES)
-        and widths[path].outputs != widths[layer].outputs
+        (width.inputs, path)
+        for path, width in convs.items()
+        if _is_multiple(outputs, width.inputs, _FEWEST_PLACES) and width.outputs != outputs
     ]
     if not fitting:
         return None
-    channels, beside = max(fitting, key=lambda one: (_likely(widths[layer].outputs, one[0]), one[1]))
-    return Flattening(layer, "out", beside, channels, widths[layer].outputs // channels)
+    channels, beside = max(fitting, key=lambda one: _likely(outputs, one[0]))
+    after = paths[paths.index(layer) + 1 :]
+    norms = itertools.takewhile(lambda path: widths[path] == Width("norm", outputs, outputs), after)
+    return Flattening(layer, "out", beside, channels, outputs // channels, tuple(norms))
 
 
 def _in_one_list(one: Key, other: Key) -> bool:
-    """Return whether the paths differ in a number only, up to where they part: items of one list."""
-    parts = next(((a, b) for a, b in zip(one, other, strict=False) if a != b), None)
-    return (
-        parts is not None
-        and normal_form((parts[0],))[:-1] == normal_form((parts[1],))[:-1]
-        and (all(normal_form((part,))[-1].isdigit() for part in parts))
-    )
+    """Return whether two paths part at items of one list, as ``3`` and ``6`` or ``fc1`` and ``fc2`` are."""
+    parted = next(((a, b) for a, b in zip(one, other, strict=False) if a != b), ("", ""))
+    items = [_ITEM.fullmatch(part) for part in parted]
+    stems = {item[1] for item in items if item is not None}
+    return None not in items and len(stems) == 1
 
 
 def _likely(inputs: int, channels: int) -> tuple[bool, int]:

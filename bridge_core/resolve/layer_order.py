@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping
 
+from bridge_core.resolve.neutral_layers import NeutralLayer
 from bridge_core.state import FlatState, Key
 
 __all__ = ["is_sorted", "natural_order", "running_order"]
@@ -13,19 +14,25 @@ __all__ = ["is_sorted", "natural_order", "running_order"]
 _NUMBER = re.compile(r"([0-9]{1,9})")
 
 
-def running_order(paths: Iterable[Key], like: FlatState | None, targets: Mapping[Key, Key]) -> list[Key]:
+def running_order(
+    layers: Mapping[Key, NeutralLayer], like: FlatState | None, targets: Mapping[Key, Key]
+) -> list[Key]:
     """Return the paths of layers in the order in which they most likely run.
 
     A source keeps the order in which its model made its layers, unless it was sorted by name on the way, as
     many tools do. Then the order of a template that knows its modules counts.
 
     Args:
-        paths: The source's paths, in its order.
+        layers: Path -> layer of the source, in its order.
         like: The template, if there is one.
         targets: Source path -> path in the template.
     """
-    ordered = list(paths)
-    if not is_sorted(ordered) or like is None or not like.metadata.modules:
+    ordered = list(layers)
+    # Collections may hold norms apart, so that they say nothing about the order.
+    wide = (
+        path for path, layer in layers.items() if any(len(s.shape) > 1 for s in layer.group.specs.values())
+    )
+    if not is_sorted(wide) or like is None or not like.metadata.modules:
         return ordered
     modules = list(like.metadata.modules)
     if is_sorted(modules):
