@@ -7,7 +7,7 @@ the axes of one, is then the same numbers in another order: its shape fits, its 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -22,6 +22,9 @@ __all__ = ["AxisOrder", "MovedLayer"]
 
 _MAPS = {2: "c l", 3: "c h w", 4: "c d h w"}
 """Axes of a norm over channels and space."""
+
+_SURE = 3
+"""Axes of a norm from which on it surely is one over space."""
 
 _NO_LITERAL = re.compile(r'["\\{}*]|[^\x20-\x7e]')
 """What a pattern in a rule file does not take literally."""
@@ -123,8 +126,9 @@ class AxisOrder:
             source = self._other(self.moved[flat.layer].layer)
             if source is not None:
                 result.append(self._flatten(flat, source, self._collections(source, names)))
+        channels = {width.outputs for width in widths.values() if width.role == "conv"}
         for one, source in maps:
-            warning = self._norm(one, source, self._collections(source, names))
+            warning = self._norm(one, source, self._collections(source, names), channels)
             if warning is not None:
                 result.append(warning)
         return tuple(result)
@@ -209,12 +213,18 @@ class AxisOrder:
         )
 
     def _norm(
-        self, one: MovedLayer, source: Framework, collections: VariableCollections
+        self,
+        one: MovedLayer,
+        source: Framework,
+        collections: VariableCollections,
+        channels: Collection[int],
     ) -> PlanWarning | None:
         roles = [role for is_leaf, role in one.outcome.source.leaves if is_leaf]
         shape = one.outcome.source.leaves[True, roles[0]].shape
         if self.has_template and len(set(shape)) > 1:
             return None  # the target's norm has this very shape, and the other order would be another
+        if len(shape) < _SURE and not any(size in channels for size in shape):
+            return None  # of two axes none need be channels
         here = _channels(self.framework)
         names = _MAPS.get(len(shape), "").split()
         first, last = " ".join(names), " ".join((*names[1:], *names[:1]))
