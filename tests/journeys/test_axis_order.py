@@ -1,5 +1,7 @@
 """Models that flatten feature maps, and norms over channels and space: warned of, and right with the rule."""
 
+import warnings
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -55,14 +57,14 @@ def outputs(variables):
     return np.asarray(LinenNet().apply(variables, IMAGES.transpose(0, 2, 3, 1))).transpose(0, 3, 1, 2)
 
 
-def rule_file(warnings, path, source, target):
-    rules = "\n".join(warning.rule for warning in warnings)
+def rule_file(found, path, source, target):
+    rules = "\n".join(warning.rule for warning in found)
     path.write_text(f'source = "{source}"\ntarget = "{target}"\n\n{rules}')
     return str(path)
 
 
-def named(warnings):
-    return {(warning.code, bridge_core.join_key(warning.keys[0]).rpartition(".")[0]) for warning in warnings}
+def named(found):
+    return {(warning.code, bridge_core.join_key(warning.keys[0]).rpartition(".")[0]) for warning in found}
 
 
 ALL = {("flatten", "fc"), ("flatten", "up"), ("norm_axes", "ln")}
@@ -90,20 +92,22 @@ def test_the_rules_of_the_warnings_make_the_outputs_equal_and_come_back(
         expected = model(torch.from_numpy(IMAGES)).numpy()
     np.testing.assert_allclose(outputs(variables), expected, rtol=1e-3, atol=1e-3)
     with bridge_core.open_state(tmp_path / "f.msgpack") as state:
-        read = bridge_flax.from_neutral(
-            bridge_flax.to_neutral(state, rules=rules), like=template, rules=rules
-        )
+        read = bridge_flax.from_neutral(bridge_flax.to_neutral(state), like=template)
     for one, other in zip(*map(jax.tree.leaves, (read, variables)), strict=True):
         np.testing.assert_array_equal(one, other)
     back = bridge_torch.from_neutral(
-        bridge_flax.to_neutral(variables, rules=rules), like=model if with_template else None, rules=rules
+        bridge_flax.to_neutral(variables, module=template, rules=rules),
+        like=model if with_template else None,
+        rules=rules,
     )
     for name, array in arrays.items():
         np.testing.assert_array_equal(back[name].numpy(), array)
 
 
 def test_from_flax_the_rules_go_the_other_way(template, tmp_path):
-    variables = LinenNet().init(jax.random.key(0), IMAGES.transpose(0, 2, 3, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConversionWarning)
+        variables = bridge_flax.from_neutral(bridge_torch.to_neutral(TorchNet()), like=template)
     plan = bridge_core.plan_conversion(variables, to="torch", like=TorchNet())
     assert named(plan.warnings) == {(code, f"params.{path}") for code, path in ALL}
     rules = rule_file(plan.warnings, tmp_path / "r.toml", "flax", "torch")

@@ -90,7 +90,7 @@ def test_heads_side_by_side_take_one_feature_map():
 
 
 GLOBAL_POOLING = {"conv": conv(8, 3), "bn": batch_norm(8), "fc": linear(10, 8)}
-DENSENET = {"a": conv(8, 3), "b": conv(8, 8), "bn": batch_norm(32), "fc": linear(10, 32)}
+DENSENET = {"stem": conv(8, 3), "grow": conv(8, 8), "bn": batch_norm(32), "fc": linear(10, 32)}
 INCEPTION = {
     "stem": conv(16, 3),
     "mix.a": conv(24, 16),
@@ -144,6 +144,8 @@ def test_a_layer_that_a_rule_rearranges_is_none_any_more():
     rule = bridge_core.Rule.rearrange(
         "fc.weight", "fc.kernel", "out (c s) -> (s c) out", sizes={"c": 4, "s": 6}
     )
+    assert not warned(layers, rules=[rule])
+    del layers["fc"]["bias"]
     assert not warned(layers, rules=[rule])
 
 

@@ -69,9 +69,10 @@ def test_rivals_are_named_and_none_is_chosen(source, target, rivals, side):
         (under("g", "a", "b", "c") + under("d", "a", "x", "y"), paths("a", "b", "c"), 3),
         (under("bert", "a", "b", "c") + paths("cls.x"), paths("a", "b", "c"), 3),
         (under("backbone", "a", "b"), paths("a", "b", "head"), 2),
+        (under("s", "a", "b") + under("t", "x", "y"), paths("a", "b", "x", "y"), 2),
         (paths("encoder.a", "decoder.a"), paths("encoder.a", "decoder.a", "x"), 2),
     ],
-    ids=["exact", "complete", "other parts", "one prefix", "head missing", "both exact"],
+    ids=["exact", "complete", "other parts", "one prefix", "head missing", "two parts", "both exact"],
 )
 def test_a_better_match_has_no_rivals(source, target, matched):
     for given in (source, source[::-1]):
