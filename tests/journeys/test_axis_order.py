@@ -1,6 +1,8 @@
 """Models that flatten feature maps, and norms over channels and space: warned of, and right with the rule."""
 
+import re
 import warnings
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -148,3 +150,20 @@ def test_a_norm_over_space_is_warned_of(shape, beside, equation):
     found = [warning for warning in plan.warnings if warning.code == "norm_axes"]
     assert [f'rearrange = "{equation}"' in warning.rule for warning in found] == [True] * bool(equation)
     assert all(warning.rule.count("[[rule]]") == 2 for warning in found)
+
+
+def test_the_rule_in_the_guide_is_that_of_a_warning(tmp_path):
+    guide = (Path(__file__).parents[2] / "docs" / "right-weights-other-outputs.md").read_text()
+    (text,) = re.findall(r"```toml\n(.*?)```", guide, re.DOTALL)
+    state = {
+        "conv.weight": np.ones((4, 3, 3, 3)),
+        "conv.bias": np.ones(4),
+        "fc.weight": np.ones((5, 24)),
+        "fc.bias": np.ones(5),
+    }
+    (warning,) = bridge_core.plan_conversion(state, to="flax", layout="torch").warnings
+    assert text.endswith(warning.rule)
+    (tmp_path / "r.toml").write_text(text)
+    plan = bridge_core.plan_conversion(state, to="flax", layout="torch", rules=str(tmp_path / "r.toml"))
+    assert plan.exact
+    assert plan.warnings == ()
