@@ -19,6 +19,7 @@ __all__ = [
     "BadInputError",
     "BridgeError",
     "ConversionError",
+    "ConversionWarning",
     "DestinationExists",
     "IntegrityError",
     "KeyConflict",
@@ -109,6 +110,10 @@ class about_tensor:
     ) -> None:
         if isinstance(error, BridgeError) and error.key is None:
             error.key = self._key
+
+
+class ConversionWarning(UserWarning):
+    """What a conversion into live tensors has to tell its user, for want of a report."""
 
 
 class UsageError(BridgeError):

@@ -29,6 +29,7 @@ class FlaxFramework:
     name: str = "flax"
     collections: Mapping[str, tuple[str, ...]] = COLLECTIONS
     default_format: str = "msgpack"
+    channels: str = "last"
 
     def owns(self, names: Mapping[Key, TensorSpec]) -> bool:
         """Tell from names alone whether a state looks like Flax's."""

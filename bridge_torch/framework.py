@@ -43,6 +43,7 @@ class TorchFramework:
     name = "torch"
     collections: Mapping[str, tuple[str, ...]] = {}
     default_format = "safetensors"
+    channels = "first"
 
     def owns(self, names: Mapping[Key, TensorSpec]) -> bool:
         """Tell whether the names are torch's: at least one leaf only torch has, and none of Flax's."""

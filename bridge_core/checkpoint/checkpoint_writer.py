@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bridge_core.checkpoint.detect_format import by_extension
@@ -39,12 +39,14 @@ class Saved:
         checksums: Key -> CRC-32 of the tensor's little-endian row-major bytes, as they were written, where
             it was taken: not without verification, and not of tensors that the system copied. Tied
             keys whose values are stored once have one entry.
+        overflows: Key -> how many values left the range of the dtype that they were cast to.
     """
 
     files: tuple[Path, ...]
     format: str
     total_bytes: int
     checksums: Mapping[Key, int]
+    overflows: Mapping[Key, int] = field(default_factory=dict)
 
 
 def write_checkpoint(state: FlatState, path: StrPath, options: WriteOptions, registry: Registry) -> Saved:
@@ -123,6 +125,7 @@ class _Writer:
         self.registry = registry
         self.options = options
         self.meter = Meter(state, options.progress, verify=options.verify)
+        self.overflows: dict[Key, int] = {}
 
     @functools.cached_property
     def pool(self) -> ScratchPool:
@@ -143,7 +146,7 @@ class _Writer:
             with _shown_as(temporary, destination):
                 sums.update(self._fill(self.state, temporary))
             self.meter.finish()
-        return Saved((destination,), self.format.name, size, sums)
+        return Saved((destination,), self.format.name, size, sums, self.overflows)
 
     def write_folder(self, destination: Path) -> Saved:
         """Write one file or a sharded set, and the sidecar files."""
@@ -190,7 +193,7 @@ class _Writer:
                     copy_file(source, temporary / name)
             self.meter.finish()
         files = tuple(destination / name for name in written)
-        return Saved(files, self.format.name, total, sums)
+        return Saved(files, self.format.name, total, sums, self.overflows)
 
     def _parts(self, groups: list[list[Key]], names: ShardNames) -> Iterator[tuple[str, FlatState | bytes]]:
         """Yield the files of a folder: their names, and the tensors or the text that they hold."""
@@ -213,6 +216,7 @@ class _Writer:
         target = FileTarget(path, options.budget, self.meter.add, sums=options.verify, pool=self.pool)
         with system_failures(path, "writing"):
             self.format.write(state, target)
+        self.overflows.update(target.overflows)
         return target.checksums
 
     def _check(self, path: Path, sums: Mapping[Key, int]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from bridge_core.conversion.inputs import state_of, template_of
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.planning import complete_plan, joined_plan
-from bridge_core.errors import UsageError
+from bridge_core.errors import ConversionWarning, UsageError
 from bridge_core.plugins import Registry, default_registry
 from bridge_core.rules import Allowed, Permissions, Rules, as_rules
 from bridge_core.state import FlatState, Key, as_state
@@ -80,6 +81,8 @@ def from_neutral(
             copied unchanged: True, or patterns.
         registry: Plugins; by default everything installed.
 
+    Warns with a `ConversionWarning` of what a report would list as warnings.
+
     Raises:
         MismatchError: Keys are missing or unexpected, or shapes differ.
         AmbiguousLayerError: No evidence decides what some layers are.
@@ -100,6 +103,8 @@ def from_neutral(
     with template_of(like, framework, registry) as template:
         plan = joined_plan(state, template, options, registry)
         made = plan.apply(state)
+        for warning in plan.warnings:
+            warnings.warn(warning.message, ConversionWarning, stacklevel=3)
         if template is not None and plan.allowed_missing:
             made = made.union({key: template.tensor(key) for key in plan.allowed_missing})
         return registry.framework(framework).build(made, like)

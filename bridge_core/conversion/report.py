@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from bridge_core.checkpoint import Saved
-from bridge_core.plan import Dropped, Plan
+from bridge_core.plan import Dropped, Plan, PlanWarning
 from bridge_core.public import renamed
 from bridge_core.state import Key, join_key
+from bridge_core.transfer import overflow_message
 
 __all__ = ["Report"]
 
@@ -38,6 +39,8 @@ class Report:
         notes: What else a reader should know.
         exact: Whether the source can be restored bit for bit.
         verified: Whether everything was read back and compared.
+        warnings: What may be right and give other outputs, and casts that left the range of their dtype; the
+            notes hold each message, too.
     """
 
     files: tuple[Path, ...]
@@ -57,11 +60,13 @@ class Report:
     notes: tuple[str, ...]
     exact: bool
     verified: bool
+    warnings: tuple[PlanWarning, ...] = ()
 
     @classmethod
     def of(cls, plan: Plan, saved: Saved, sidecar_files: tuple[Path, ...], *, verified: bool) -> Report:
         """Return the report of a plan that was run and saved."""
         tied = plan.metadata.ties
+        overflow = _overflow(saved)
         return cls(
             files=saved.files,
             sidecar_files=sidecar_files,
@@ -77,9 +82,10 @@ class Report:
             left_out=tuple(plan.left_out_json()),
             unfilled=plan.allowed_missing,
             unclaimed=plan.unclaimed,
-            notes=plan.notes,
+            notes=(*plan.notes, *(warning.message for warning in overflow)),
             exact=plan.exact,
             verified=verified,
+            warnings=(*plan.warnings, *overflow),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -100,6 +106,15 @@ class Report:
             "allowed_missing": [join_key(key) for key in self.unfilled],
             "unclaimed": [join_key(key) for key in self.unclaimed],
             "notes": list(self.notes),
+            "warnings": [warning.to_json() for warning in self.warnings],
             "exact": self.exact,
             "verified": self.verified,
         }
+
+
+def _overflow(saved: Saved) -> tuple[PlanWarning, ...]:
+    """Return the warning about values that left the range of the dtype they were cast to, if any did."""
+    if not saved.overflows:
+        return ()
+    message = overflow_message(saved.overflows)
+    return (PlanWarning("overflow", message, tuple(saved.overflows)),)

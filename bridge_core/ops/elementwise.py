@@ -9,6 +9,7 @@ import numpy as np
 from bridge_core.errors import PlanError
 from bridge_core.ops.base import Arrays, InputRegion, Op, Specs, only
 from bridge_core.ops.constants import check_finite, constant_of, element_bytes
+from bridge_core.ops.overflow import count_overflow
 from bridge_core.state import Array, Region, TensorSpec, cast_is_exact, dtype_named, is_floating
 
 __all__ = ["Cast", "Offset"]
@@ -109,6 +110,7 @@ class Cast(Op):
         foreign = source.isbuiltin != 1 and target.isbuiltin != 1
         wide = is_floating(target) and target.itemsize == 1 and source.itemsize == 8
         with np.errstate(over="ignore", invalid="ignore"):
-            if foreign or wide:
-                return pieces[0].astype(np.float32).astype(target)
-            return pieces[0].astype(target)
+            cast = pieces[0].astype(np.float32) if foreign or wide else pieces[0]
+            cast = cast.astype(target)
+        count_overflow(pieces[0], cast)
+        return cast

@@ -18,8 +18,9 @@ from bridge_core.errors import PlanError
 from bridge_core.messages import count, fold_names, listed
 from bridge_core.ops import Cast, Op, Parallel, chain_specs, chain_tensors, simplify_chain
 from bridge_core.plan.compose import join_keeps, join_steps, traced
-from bridge_core.plan.problems import PlanProblems, once
+from bridge_core.plan.problems import PlanProblems, Rivals, once
 from bridge_core.plan.step import Dropped, Mismatch, Step
+from bridge_core.plan.warning import PlanWarning
 from bridge_core.public import gathered, renamed
 from bridge_core.state import (
     ArrayTensor,
@@ -58,6 +59,7 @@ class Plan:
         keeps: What the target's metadata keeps of tensors that go into others: steps without targets,
             in addition to those that take the tensors over.
         source_ties: Source key that a model ties to another -> that other; a state may lack it.
+        warnings: What may be right and give other outputs; the notes hold each message, too.
     """
 
     source_layout: str
@@ -72,6 +74,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     keeps: tuple[Step, ...] = ()
     source_ties: Mapping[Key, Key] = field(default_factory=dict)
+    warnings: tuple[PlanWarning, ...] = ()
 
     @property
     def missing(self) -> tuple[Key, ...]:
@@ -131,6 +134,11 @@ class Plan:
             for d in self.left_out
             if d.key in self.specs
         ]
+
+    @property
+    def rivals(self) -> Rivals | None:
+        """Prefixes that match equally well, of which none was chosen."""
+        return self.problems.rivals
 
     @property
     def ok(self) -> bool:
@@ -290,6 +298,7 @@ class Plan:
             dropped=once((*self.dropped, *(traced(d, origin) for d in following.dropped))),
             problems=self.problems.then(following.problems, origin),
             notes=(*self.notes, *following.notes),
+            warnings=(*self.warnings, *(warning.traced(origin) for warning in following.warnings)),
         )
 
     def target_specs(self) -> dict[Key, TensorSpec]:
@@ -338,6 +347,7 @@ class Plan:
             ),
             ("unclaimed", map(join_key, self.unclaimed)),
             ("unmatched rule", self.unmatched_rules),
+            ("rival prefix", self.rivals.names if self.rivals else ()),
         ):
             lines += [f"{title}: {text}" + (f"  x{n}" if n > 1 else "") for text, n in fold_names(names)]
         return "\n".join(lines)
@@ -360,7 +370,9 @@ class Plan:
             "unclaimed": [join_key(k) for k in self.unclaimed],
             "left_out": self.left_out_json(),
             "evidence": self.evidence,
+            "rivals": list(self.rivals.names) if self.rivals else [],
             "notes": list(self.notes),
+            "warnings": [warning.to_json() for warning in self.warnings],
             "exact": self.exact,
         }
 

@@ -19,7 +19,7 @@ from bridge_core.messages import count, fold_names, listed
 from bridge_core.plan.step import Mismatch
 from bridge_core.state import Key, join_key
 
-__all__ = ["PlanProblems", "once"]
+__all__ = ["PlanProblems", "Rivals", "once"]
 
 T = TypeVar("T")
 
@@ -29,6 +29,41 @@ _SCALES = re.compile(
 
 _LISTED = 40
 """How many names a message lists; they are folded before."""
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """Prefixes of which each would let the paths of source and template match, to other layers.
+
+    Args:
+        prefixes: The prefixes, without collections; the empty one stands for names without a prefix.
+        side: Whose names have them: ``source`` or ``template``.
+        matches: How many layers the best of them match.
+    """
+
+    prefixes: tuple[Key, ...]
+    side: str
+    matches: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The prefixes as text."""
+        return tuple(map(join_key, self.prefixes))
+
+    def error(self) -> MismatchError:
+        """Return the error that names them all."""
+        first, last = (name or "(no prefix)" for name in (self.names[0], self.names[-1]))
+        if self.side == "source":
+            way = f'drops the others, e.g. source = "{last}.**" with drop = "{first} is converted"'
+        else:
+            way = f'gives the source\'s layers one of them, e.g. source = "**" with rename = "{first}.**"'
+        texts = (name or "(no prefix)" for name in self.names)
+        return MismatchError(
+            f"{len(self.names)} prefixes of the {self.side}'s names match equally well "
+            f"({count(self.matches, 'layer')} each), and nothing decides between them: "
+            f"{listed(texts, _LISTED)}.",
+            hint=f"Choose one by a rule (--rules FILE) that {way}.",
+        )
 
 
 @dataclass(frozen=True)
@@ -43,6 +78,7 @@ class PlanProblems:
         unsupported: Source key -> why the target has no form for it.
         unmatched_rules: Rules that had to match something and did not.
         unexplained: Source key -> why it is not copied, where no evidence says what it is.
+        rivals: Prefixes that match equally well; None if there are none.
     """
 
     missing: tuple[Key, ...] = ()
@@ -52,6 +88,7 @@ class PlanProblems:
     unsupported: Mapping[Key, str] = field(default_factory=dict)
     unmatched_rules: tuple[str, ...] = ()
     unexplained: Mapping[Key, str] = field(default_factory=dict)
+    rivals: Rivals | None = None
 
     def then(self, following: PlanProblems, origin: Mapping[Key, Key]) -> PlanProblems:
         """Return the problems of two plans, one after the other.
@@ -68,6 +105,7 @@ class PlanProblems:
             {**self.unsupported, **{origin.get(key, key): why for key, why in following.unsupported.items()}},
             once((*self.unmatched_rules, *following.unmatched_rules)),
             {**self.unexplained, **{origin.get(key, key): why for key, why in following.unexplained.items()}},
+            rivals=self.rivals or following.rivals,
         )
 
     def error(self, target_layout: str) -> BridgeError | None:
@@ -86,6 +124,8 @@ class PlanProblems:
                     "its rules in the first, where the names are those of the source."
                 ),
             )
+        if self.rivals is not None:
+            return self.rivals.error()
         if self.unsupported:
             return self._unsupported_error(target_layout)
         if self.missing or self.unexpected or self.mismatched:

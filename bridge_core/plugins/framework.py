@@ -12,7 +12,12 @@ __all__ = ["Framework", "Relocating", "TreeNaming"]
 
 @runtime_checkable
 class Framework(Protocol):
-    """An adapter between a framework's live objects and flat states in that framework's layout."""
+    """An adapter between a framework's live objects and flat states in that framework's layout.
+
+    An adapter may have one more attribute, ``channels``: ``"first"`` or ``"last"``, where its feature maps
+    keep their channels. Between two that differ, a conversion warns of linear layers next to flattened
+    feature maps, and of norms over channels and space. Without it nothing is known, and nothing is said.
+    """
 
     name: str
     """Also the name of its layout, e.g. ``"torch"``."""

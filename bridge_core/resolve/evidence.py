@@ -189,7 +189,9 @@ class Detector:
             if _agrees(t, module) and _fits(t, shapes, group.has_children) and _has_sizes(t, module, shapes)
         ]
         if not fitting:
-            return Detection("unclaimed", misfits=tuple(listed))
+            # What a rule takes away, or a file lacks, leaves a rest that nobody described.
+            is_whole = shapes.keys() >= set(module.parameters)
+            return Detection("unclaimed", misfits=tuple(listed)) if is_whole else None
         width = max(len(_leaves_of(t, shapes)) for t in fitting)
         widest = [t for t in fitting if len(_leaves_of(t, shapes)) == width]
         rivals = {(t.kind, t.leaves): t for t in widest if t in listed}

@@ -6,19 +6,17 @@ part of its own when no exact match exists.
 
 from __future__ import annotations
 
-import functools
 import itertools
-import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
+from bridge_core.plan import Rivals
+from bridge_core.resolve.path_names import DEPTH, normal_form, renamed
+from bridge_core.resolve.rival_prefixes import PrefixChoice, find_rivals
 from bridge_core.state import Key
 
 __all__ = ["PathMatch", "match_paths"]
-
-_NUMBERED = re.compile(r"(.+)_(\d+)")
-_DEPTH = 4
 
 
 @dataclass(frozen=True)
@@ -29,25 +27,42 @@ class PathMatch:
         targets: Source path -> target path.
         removed: Prefix that only the source has.
         added: Prefix that only the target has.
+        rivals: Prefixes that match equally well, so that none was chosen.
     """
 
     targets: dict[Key, Key]
     removed: Key = ()
     added: Key = ()
+    rivals: Rivals | None = None
 
 
-def match_paths(source: Iterable[Key], target: Iterable[Key]) -> PathMatch:
-    """Match paths; the time is linear in their number."""
+def match_paths(
+    source: Iterable[Key],
+    target: Iterable[Key],
+    fits: Callable[[Key, Key], bool] | None = None,
+) -> PathMatch:
+    """Match paths; the time is linear in their number.
+
+    A prefix is removed, added or replaced only where names do not match without one, and where no other
+    prefix would do as well: of rivals none is chosen.
+
+    Args:
+        source: The source's paths.
+        target: The target's paths.
+        fits: Tells of a source path and a target path whether their shapes agree; rivals are asked.
+    """
     sources, targets = tuple(source), tuple(target)
     by_name = _unique(targets)
     best: tuple[int, int, Key, Key] = (_count_matches(sources, by_name), 0, (), ())
-    if best[0] < len(sources):
+    rivals = None
+    if best[0] < min(len(sources), len(by_name)):
         for (removed, inner), (added, outer) in itertools.product(_prefixes(sources), _prefixes(targets)):
             if not (removed and added) or (inner and outer):
                 score = (_count_matches(sources, by_name, removed, added), -len(removed) - len(added))
                 if score > best[:2]:
                     best = (*score, removed, added)
-    _, _, removed, added = best
+        rivals = find_rivals(sources, by_name, PrefixChoice(best[2], best[3], best[0]), fits)
+    _, _, removed, added = best if rivals is None else (0, 0, (), ())
     exact = set(targets)
     result: dict[Key, Key] = {}
     for path in sources:
@@ -56,42 +71,16 @@ def match_paths(source: Iterable[Key], target: Iterable[Key]) -> PathMatch:
     taken = set(result.values())
     for path in sources:
         if path not in result:
-            target_path = by_name.get(_renamed(path, removed, added))
+            target_path = by_name.get(renamed(path, removed, added))
             if target_path is not None and target_path not in taken:
                 result[path] = target_path
                 taken.add(target_path)
-    return PathMatch({path: result[path] for path in sources if path in result}, removed, added)
+    return PathMatch({path: result[path] for path in sources if path in result}, removed, added, rivals)
 
 
 def _count_matches(paths: Iterable[Key], names: Collection[Key], removed: Key = (), added: Key = ()) -> int:
-    return sum(_renamed(path, removed, added) in names for path in paths)
-
-
-def _renamed(path: Key, removed: Key, added: Key) -> Key:
-    name = normal_form(path)
-    if removed:
-        if name[: len(removed)] != removed:
-            return name
-        name = name[len(removed) :]
-    return added + name
-
-
-@functools.lru_cache(maxsize=1 << 18)
-def normal_form(path: Key) -> Key:
-    """Return the path with list indices as parts of their own.
-
-    >>> normal_form(("layers_0", "Dense_12"))
-    ('layers', '0', 'Dense', '12')
-    """
-    parts: list[str] = []
-    for part in path:
-        tail: list[str] = []
-        while match := _NUMBERED.fullmatch(part):
-            part = match[1]
-            tail.append(match[2])
-        parts.append(part)
-        parts.extend(reversed(tail))
-    return tuple(parts)
+    """Return how many names are matched; two paths that match one count once."""
+    return len({name for path in paths if (name := renamed(path, removed, added)) in names})
 
 
 def _unique(paths: Iterable[Key]) -> dict[Key, Key]:
@@ -115,7 +104,7 @@ def _prefixes(paths: tuple[Key, ...]) -> list[tuple[Key, bool]]:
     whole: Counter[Key] = Counter()
     for path in paths:
         name = normal_form(path)
-        counts.update(name[:depth] for depth in range(1, min(_DEPTH, len(name)) + 1))
+        counts.update(name[:depth] for depth in range(1, min(DEPTH, len(name)) + 1))
         whole[name] += 1
     common = [
         (prefix, (count - whole[prefix]) * 2 >= len(paths) and count - whole[prefix] > 1)

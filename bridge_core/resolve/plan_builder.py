@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from bridge_core.errors import PlanError
 from bridge_core.layers import LayerTransform
 from bridge_core.ops import NEGATIVE_ZERO, Drop, Fill, Op, chain_specs, simplify_chain
-from bridge_core.plan import Dropped, Mismatch, Plan, PlanProblems, Step
+from bridge_core.plan import Dropped, Mismatch, Plan, PlanProblems, Rivals, Step
+from bridge_core.resolve.axis_order import AxisOrder
 from bridge_core.resolve.crossing import Crossing
-from bridge_core.resolve.evidence import PARAMETER, Detector, guess
+from bridge_core.resolve.evidence import PARAMETER, Detector
 from bridge_core.resolve.interpretations import Role
 from bridge_core.resolve.leaf_matching import Outcome
 from bridge_core.resolve.neutral_layers import NeutralLayer
@@ -25,7 +26,7 @@ from bridge_core.state import Key, LayerInfo, TensorSpec, Ties, join_key, leaf_p
 if TYPE_CHECKING:
     from bridge_core.rules import Rule
 
-__all__ = ["Filled", "PlanBuilder", "open_options"]
+__all__ = ["Filled", "PlanBuilder"]
 
 
 class Filled(NamedTuple):
@@ -81,6 +82,8 @@ class PlanBuilder:
         self._untied_ops: dict[Key, tuple[Op, ...]] = {}
         self._turns: dict[Key, list[tuple[Key, tuple[Op, ...]]]] = {}
         self.notes: list[str] = []
+        self.axis_order = AxisOrder(request.registry, request.framework, request.origin)
+        self.rivals: Rivals | None = None
 
     def apply_rules(self, target_key: Callable[[Key], Key]) -> None:
         """Do what rules order.
@@ -117,6 +120,7 @@ class PlanBuilder:
             names: Leaf name in the target -> key.
             templated: Whether a template has the targets, under these names and in these shapes.
         """
+        self.axis_order.add(layer, outcome, names)
         roles = {use.name: role for role, use in outcome.source.leaves.items()}
         summands = {name for keep in outcome.keeps for name in keep.sources}
         rule = layer.rule if evidence == "rule" else ""
@@ -264,6 +268,8 @@ class PlanBuilder:
     def plan(self, form: str, empty: tuple[Key, ...]) -> Plan:
         """Return the plan of everything gathered."""
         unexpected = self._without_tied()
+        ordered = self.request.ordered
+        warnings = self.axis_order.warnings(ordered.state, (bound.sources for bound in ordered.bound_rules))
         self._check_owners()
         steps = [
             Step(f.sources, (target,), f.ops, f.kind, f.evidence, f.auxiliary, f.rule)
@@ -296,11 +302,13 @@ class PlanBuilder:
                 self.ambiguous,
                 self.unsupported,
                 unexplained=self.crossing.refused,
+                rivals=self.rivals,
             ),
             tuple(self.allowed_missing),
             metadata,
-            tuple(self.notes),
+            (*self.notes, *(warning.message for warning in warnings)),
             tuple(self.keeps),
+            warnings=warnings,
         )
 
     def _check_owners(self) -> None:
@@ -368,29 +376,3 @@ class PlanBuilder:
             for key, other in self.request.state.metadata.ties.items()
             if key in self.used and other in self.used
         }
-
-    def guessed(self, layer: NeutralLayer, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
-        """Choose among outcomes by the words of the layer's path."""
-        named = {c.kind if c is not None else PARAMETER: c for c in layer.candidates}
-        options = [named[o.source.kind] for o in outcomes if o.source.kind in named]
-        if options:
-            chosen = guess(layer.group.path, options)
-            kind = chosen.kind if chosen is not None else PARAMETER
-            fitting = [o for o in outcomes if o.source.kind == kind]
-            return tuple(fitting[:1]) or outcomes[:1]
-        transforms = [self.request.registry.transforms.get(o.target.transform or "") for o in outcomes]
-        best = guess(layer.group.path, transforms)
-        return (outcomes[transforms.index(best)],) if best in transforms else outcomes[:1]
-
-
-def open_options(outcomes: tuple[Outcome, ...]) -> tuple[str, ...]:
-    """Return what is ambiguous: kinds, or where they agree the layouts of either side."""
-    for names in (
-        [o.source.kind for o in outcomes],
-        [o.source.transform or PARAMETER for o in outcomes],
-        [o.target.transform or PARAMETER for o in outcomes],
-    ):
-        distinct = tuple(dict.fromkeys(names))
-        if len(distinct) > 1:
-            return distinct
-    return (outcomes[0].source.kind,) if outcomes else ()

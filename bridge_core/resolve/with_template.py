@@ -6,23 +6,25 @@ and they say whether a layer that holds layers, as an attention does, is written
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Collection, Sequence
 
 from bridge_core.layers import LayerTransform
 from bridge_core.ops import Fill, chain_specs
 from bridge_core.plan import Dropped, Mismatch, Plan, Step
+from bridge_core.resolve.alignment import Alignment
 from bridge_core.resolve.evidence import PARAMETER, Detection
-from bridge_core.resolve.grouping import Group, group_state
+from bridge_core.resolve.grouping import Group
 from bridge_core.resolve.interpretations import (
     Interpretation,
     native_interpretations,
     transform_interpretation,
 )
+from bridge_core.resolve.layer_order import running_order
 from bridge_core.resolve.leaf_matching import Outcome, match_leaves
-from bridge_core.resolve.neutral_layers import NeutralLayer, neutral_layers
-from bridge_core.resolve.path_matching import PathMatch, match_paths
-from bridge_core.resolve.plan_builder import Filled, PlanBuilder, open_options
+from bridge_core.resolve.neutral_layers import NeutralLayer
+from bridge_core.resolve.open_outcomes import guessed, open_options
+from bridge_core.resolve.plan_builder import Filled, PlanBuilder
 from bridge_core.resolve.request import Request
 from bridge_core.resolve.tied_sources import Made, equal_or_refused, made_by
 from bridge_core.state import FlatState, Key, TensorSpec, Ties, VariableCollections, join_key
@@ -30,32 +32,14 @@ from bridge_core.state import FlatState, Key, TensorSpec, Ties, VariableCollecti
 __all__ = ["WithTemplate"]
 
 
-@dataclass(frozen=True)
-class _Sides:
-    """The layers of source and template, and which belong together."""
-
-    layers: Mapping[Key, NeutralLayer]
-    groups: Mapping[Key, Group]
-    detections: Mapping[Key, Detection]
-    match: PathMatch
-
-    def agree(self, path: Key) -> bool:
-        """Tell whether a layer of the source matches one of its kind."""
-        target = self.match.targets.get(path)
-        transform = self.detections[target].transform if target is not None else None
-        return transform is not None and transform.kind == self.layers[path].kind
-
-
 class WithTemplate(PlanBuilder):
     """A plan towards the keys of a template."""
 
     def __init__(self, request: Request) -> None:
         super().__init__(request)
+        self._collections = VariableCollections()
         self._outcomes: dict[object, tuple[Outcome, ...]] = {}
         self._differing_targets: set[Key] = set()
-        self._collections = VariableCollections()
-        kinds = request.registry.kinds
-        self._composite_kinds = {name for name, kind in kinds.items() if kind.composite}
 
     def resolve(self, like: FlatState, collections: VariableCollections) -> Plan:
         """Return the plan, problems included.
@@ -68,9 +52,13 @@ class WithTemplate(PlanBuilder):
         keys = {name: key for key, name in collections.names(like).items()}
         self.apply_rules(keys.__getitem__)
         ruled = {keys[name] for name in self.request.ordered.targets}
-        sides = self._align(like.select(lambda key: key not in ruled) if ruled else like)
+        rest = like.select(lambda key: key not in ruled) if ruled else like
+        sides = Alignment(self.request, self.detector).of(rest)
         self._note_prefix(sides.match.removed, "removed from")
         self._note_prefix(sides.match.added, "added to")
+        self.rivals = sides.match.rivals
+        self.axis_order.order = functools.partial(running_order, sides.layers, like, sides.match.targets)
+        self.axis_order.collections, self.axis_order.has_template = collections, True
         kinds = self.request.registry.kinds
         interpretations: dict[object, tuple[Interpretation, ...]] = {}
         reached: set[Key] = set()
@@ -101,70 +89,6 @@ class WithTemplate(PlanBuilder):
         self.shared.sort(key=lambda step: min(order[key] for key in step.targets))
         return self.plan(form, like.metadata.empty)
 
-    def _align(self, like: FlatState) -> _Sides:
-        """Match the layers of both sides, each as whole as the other side has it.
-
-        A composite layer, as an attention, is one layer where both sides have it so. Where one side has its
-        parts as layers of their own, the other side's layer is split.
-        """
-        sides = self._sides(like, {}, (), ())
-        composites = {
-            detection.transform.kind: detection.transform
-            for detection in sides.detections.values()
-            if detection.transform is not None and detection.transform.kind in self._composite_kinds
-        }
-        merged_paths = self._complete_parts(composites)
-        if merged_paths:
-            sides = self._sides(like, merged_paths, (), ())
-        of_source = {path for path, layer in sides.layers.items() if layer.kind in self._composite_kinds}
-        of_target = {
-            path
-            for path, detection in sides.detections.items()
-            if detection.transform is not None and detection.transform.kind in self._composite_kinds
-        }
-        agreeing = {path for path in of_source if sides.agree(path)}
-        source_split = of_source - agreeing
-        target_split = of_target - {sides.match.targets[path] for path in agreeing}
-        if not source_split and not target_split:
-            return sides
-        merged_paths = {path: kind for path, kind in merged_paths.items() if path not in source_split}
-        return self._sides(like, merged_paths, source_split, target_split)
-
-    def _sides(
-        self,
-        like: FlatState,
-        merged_paths: Mapping[Key, str],
-        source_split: Collection[Key],
-        target_split: Collection[Key],
-    ) -> _Sides:
-        request = self.request
-        layers = request.layers
-        if merged_paths or source_split:
-            layers = neutral_layers(
-                request.state,
-                request.registry,
-                request.rules,
-                merged_paths=merged_paths,
-                split_paths=source_split,
-            )
-        groups = group_state(like, self.framework, request.transforms, split_paths=target_split)
-        detections = self.detector.detect_all(groups)
-        return _Sides(layers, groups, detections, match_paths(layers, groups))
-
-    def _complete_parts(self, composites: Mapping[str, LayerTransform]) -> dict[Key, str]:
-        """Return the paths of the source that hold all the parts of a kind that the template has whole."""
-        state = self.request.state
-        paths: dict[Key, str] = {}
-        for kind, transform in composites.items():
-            leaves = [leaf for leaf in transform.leaves if not leaf.optional]
-            first, *rest = (role.split(".") for leaf in leaves for role in leaf.roles)
-            tail = tuple(first)
-            for key in state:
-                path = key[: -len(tail)]
-                if key[-len(tail) :] == tail and all((*path, *role) in state for role in rest):
-                    paths.setdefault(path, kind)
-        return paths
-
     def _note_prefix(self, prefix: Key, what: str) -> None:
         if prefix:
             self.notes.append(f"the prefix {join_key(prefix)!r} was {what} the source's names")
@@ -182,9 +106,9 @@ class WithTemplate(PlanBuilder):
             self.unsupported.update((layer.group.keys[name], lost) for name in layer.leaves)
             return
         outcomes = self._possible(layer, group, detection, interpretations, signature)
-        guessed = len(outcomes) > 1 and self.request.permissions.accept_guesses
-        if guessed:
-            outcomes = self.guessed(layer, outcomes)
+        is_guess = len(outcomes) > 1 and self.request.permissions.accept_guesses
+        if is_guess:
+            outcomes = guessed(layer, outcomes, self.request.registry)
         if len(outcomes) > 1:
             kinds = open_options(outcomes)
             for name in layer.leaves:
@@ -202,7 +126,7 @@ class WithTemplate(PlanBuilder):
             return
         transform = self.request.registry.transforms.get(outcome.target.transform or "")
         evidence = layer.evidence
-        if guessed:
+        if is_guess:
             evidence = "guess"
         elif layer.kind is None and evidence != "rule":
             evidence = "module" if detection.evidence == "module" else "template"

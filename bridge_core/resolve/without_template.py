@@ -5,6 +5,7 @@ Only decided layers can be written so, since there are no target shapes to decid
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -23,7 +24,8 @@ from bridge_core.resolve.interpretations import (
 )
 from bridge_core.resolve.leaf_matching import Move, Outcome, pair
 from bridge_core.resolve.neutral_layers import NeutralLayer
-from bridge_core.resolve.plan_builder import PlanBuilder, open_options
+from bridge_core.resolve.open_outcomes import guessed, open_options
+from bridge_core.resolve.plan_builder import PlanBuilder
 from bridge_core.resolve.request import Request
 from bridge_core.state import Key, TensorSpec, VariableCollections
 
@@ -44,6 +46,8 @@ class WithoutTemplate(PlanBuilder):
     def resolve(self) -> Plan:
         """Return the plan, problems included."""
         self.apply_rules(self._ruled_key)
+        self.axis_order.order = functools.partial(list, self.request.layers)
+        self.axis_order.collections = self._collections
         for layer in self.request.layers.values():
             if self.refuses(layer):
                 continue
@@ -56,11 +60,11 @@ class WithoutTemplate(PlanBuilder):
             if open_layer and keys and self.crossing.is_allowed(*keys):
                 self._write(layer, _unchanged(parameter_interpretation(layer.group.specs)), "unclaimed")
                 continue
-            guessed = (len(outcomes) > 1 or bool(layer.part_of)) and self.request.permissions.accept_guesses
-            if guessed:
-                outcomes = self.guessed(layer, outcomes)
+            is_guess = (len(outcomes) > 1 or bool(layer.part_of)) and self.request.permissions.accept_guesses
+            if is_guess:
+                outcomes = guessed(layer, outcomes, self.request.registry)
             if len(outcomes) == 1:
-                self._write(layer, outcomes[0], "guess" if guessed else layer.evidence)
+                self._write(layer, outcomes[0], "guess" if is_guess else layer.evidence)
                 continue
             if layer.candidates and layer.kind is None:
                 kinds = [c.kind if c is not None else PARAMETER for c in layer.candidates]

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
         compare_states as compare_states,
     )
     from bridge_core.transfer.file_writer import FileTarget as FileTarget
-    from bridge_core.transfer.load import LoadedTensor as LoadedTensor, load_values as load_values
+    from bridge_core.transfer.load import (
+        LoadedTensor as LoadedTensor,
+        load_values as load_values,
+        overflow_message as overflow_message,
+    )
     from bridge_core.transfer.progress import Meter as Meter, Progress as Progress
     from bridge_core.transfer.scatter import little_endian_bytes as little_endian_bytes
     from bridge_core.transfer.scratch import Scratch as Scratch, ScratchPool as ScratchPool
@@ -29,7 +33,7 @@ else:
             "budget": "Budget parse_size",
             "compare": "Comparison Difference compare_states",
             "file_writer": "FileTarget",
-            "load": "LoadedTensor load_values",
+            "load": "LoadedTensor load_values overflow_message",
             "progress": "Meter Progress",
             "scatter": "little_endian_bytes",
             "scratch": "Scratch ScratchPool",

@@ -17,6 +17,7 @@ from pathlib import Path
 from bridge_core.errors import about_tensor
 from bridge_core.formats import FileImage
 from bridge_core.io import allocate, crc32_combine, read_all, start_writeback, system_failures, write_all
+from bridge_core.ops import OverflowCount
 from bridge_core.state import Array, FlatState, Key, Region, regions
 from bridge_core.transfer.block_plan import COPY_BLOCK, BlockPlan, plan_blocks
 from bridge_core.transfer.block_reader import read_blocks
@@ -81,6 +82,8 @@ class FileTarget:
         self.checksums: dict[Key, int] = {}
         """CRC-32 of the little-endian row-major bytes of the tensors written, except those that the system
         copied: theirs is the source's."""
+        self.overflows: dict[Key, int] = {}
+        """How many values of a tensor left the range of the dtype that they were cast to."""
 
     @property
     def path(self) -> Path:
@@ -107,7 +110,9 @@ class FileTarget:
             def work(job: _Job) -> tuple[int, int] | None:
                 if job.ahead is not None and (source := job.ahead.source) is not None:
                     source.file.prefetch(source.offset, source.spec.nbytes)
-                crcs = self._write(fd, job, summed=summed)
+                with OverflowCount() as overflow:
+                    crcs = self._write(fd, job, summed=summed)
+                self._note_overflow(job.plan.key, overflow)
                 for extent in job.plan.extents if job.last else ():
                     start_writeback(fd, extent.offset, extent.nbytes)
                 return crcs
@@ -127,11 +132,22 @@ class FileTarget:
         plan = plan_blocks(key, state.tensor(key), self._budget.block, in_order=True)
         scratch = Scratch(plan.scratch_nbytes)  # the caller may read several tensors in turn
         crc = 0
-        for _, block in read_blocks(plan, scratch, stop=self._stop):
+        blocks = read_blocks(plan, scratch, stop=self._stop)
+        while True:
+            with OverflowCount() as overflow:  # the caller's own work between two blocks does not count
+                _, block = next(blocks, (None, None))
+            self._note_overflow(key, overflow)
+            if block is None:
+                break
             crc = zlib.crc32(little_endian_bytes(block), crc)
             yield block.reshape(-1)
             self._report(block.nbytes, key)
         self.checksums[key] = crc
+
+    def _note_overflow(self, key: Key, overflow: OverflowCount) -> None:
+        if overflow.values:
+            with self._write_lock:
+                self.overflows[key] = self.overflows.get(key, 0) + overflow.values
 
     def _plans(self, state: FlatState, image: FileImage) -> list[BlockPlan]:
         """Return a plan for each tensor, in the order in which their values are in the source."""

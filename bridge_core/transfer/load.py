@@ -6,13 +6,16 @@ The frameworks build their arrays on these buffers without copying again.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from bridge_core.errors import about_tensor
-from bridge_core.state import Array, ArrayTensor, FlatState, Key, Tensor, TensorSpec
+from bridge_core.errors import ConversionWarning, about_tensor
+from bridge_core.messages import count, listed
+from bridge_core.ops import OverflowCount
+from bridge_core.state import Array, ArrayTensor, FlatState, Key, Tensor, TensorSpec, join_key
 from bridge_core.transfer.block_plan import plan_blocks
 from bridge_core.transfer.block_reader import read_whole
 from bridge_core.transfer.budget import Budget
@@ -20,7 +23,7 @@ from bridge_core.transfer.scratch import ScratchPool
 from bridge_core.transfer.thread_pool import run_jobs
 from bridge_core.transfer.transpose import kernel_for
 
-__all__ = ["LoadedTensor", "load_values"]
+__all__ = ["LoadedTensor", "load_values", "overflow_message"]
 
 _BLOCK, _SCRATCH = 16 << 20, 24 << 20
 _ALIGNMENT = 64
@@ -46,6 +49,8 @@ def load_values(
         keys: Which tensors; the others stay lazy. None for all.
         shared: Whether keys that share a tensor share the array; else each gets its own.
         workers: Threads; None takes the processors that this process may use, at most four.
+
+    Warns with a `ConversionWarning` where a cast leaves the range of its dtype.
     """
     wanted = list(state) if keys is None else list(keys)
     jobs: dict[object, tuple[Key, Tensor]] = {}
@@ -53,19 +58,37 @@ def load_values(
         jobs.setdefault(id(state.tensor(key)) if shared else key, (key, state.tensor(key)))
     threads = Budget(workers).threads
     pool = ScratchPool(kernel_for(sum(tensor.spec.nbytes for _, tensor in jobs.values())), _SCRATCH)
-    load_one = functools.partial(_load, pool)
+    overflows: dict[Key, int] = {}
+    load_one = functools.partial(_load, pool, overflows)
     loaded = dict(zip(jobs, run_jobs(load_one, jobs.values(), threads), strict=True))
+    if overflows:
+        warnings.warn(overflow_message(overflows), ConversionWarning, stacklevel=2)
     tensors: dict[Key, Tensor] = dict(state.tensors())
     for key in wanted:
         tensors[key] = loaded[id(state.tensor(key)) if shared else key]
     return state.replace(tensors=tensors)
 
 
-def _load(pool: ScratchPool, job: tuple[Key, Tensor]) -> LoadedTensor:
+def overflow_message(overflows: Mapping[Key, int]) -> str:
+    """Return what to tell about values that left the range of the dtype that they were cast to.
+
+    Args:
+        overflows: Key -> how many values did.
+    """
+    names = listed(f"{join_key(key)} ({count(number, 'value')})" for key, number in overflows.items())
+    return (
+        f"a cast left the range of its dtype in {count(len(overflows), 'tensor')}: {names}. These values are "
+        "now infinite, NaN or other numbers. Cast to a dtype of a wider range: bfloat16 has that of float32."
+    )
+
+
+def _load(pool: ScratchPool, overflows: dict[Key, int], job: tuple[Key, Tensor]) -> LoadedTensor:
     key, tensor = job
     out = aligned(tensor.spec)
-    with about_tensor(key), pool.borrowed() as scratch:
+    with about_tensor(key), pool.borrowed() as scratch, OverflowCount() as overflow:
         read_whole(plan_blocks(key, tensor, _BLOCK, in_order=True), out, scratch)
+    if overflow.values:
+        overflows[key] = overflow.values
     return LoadedTensor(out)
 
 

@@ -1,0 +1,118 @@
+"""Which layers of a source belong to which of a template, each as whole as the other side has it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from bridge_core.layers import LayerTransform
+from bridge_core.resolve.evidence import Detection, Detector
+from bridge_core.resolve.grouping import Group, group_state
+from bridge_core.resolve.neutral_layers import NeutralLayer, neutral_layers
+from bridge_core.resolve.path_matching import PathMatch, match_paths
+from bridge_core.resolve.request import Request
+from bridge_core.state import FlatState, Key
+
+__all__ = ["Alignment", "Sides"]
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The layers of source and template, and which belong together."""
+
+    layers: Mapping[Key, NeutralLayer]
+    groups: Mapping[Key, Group]
+    detections: Mapping[Key, Detection]
+    match: PathMatch
+
+    def agree(self, path: Key) -> bool:
+        """Tell whether a layer of the source matches one of its kind."""
+        target = self.match.targets.get(path)
+        transform = self.detections[target].transform if target is not None else None
+        return transform is not None and transform.kind == self.layers[path].kind
+
+
+class Alignment:
+    """Matches the layers of a source to those of a template.
+
+    Args:
+        request: What was asked for.
+        detector: Decides what the template's groups are.
+    """
+
+    def __init__(self, request: Request, detector: Detector) -> None:
+        self._request = request
+        self._detector = detector
+        kinds = request.registry.kinds
+        self._composite_kinds = {name for name, kind in kinds.items() if kind.composite}
+
+    def of(self, like: FlatState) -> Sides:
+        """Match the layers of both sides, each as whole as the other side has it.
+
+        A composite layer, as an attention, is one layer where both sides have it so. Where one side has its
+        parts as layers of their own, the other side's layer is split.
+        """
+        sides = self._sides(like, {}, (), ())
+        composites = {
+            detection.transform.kind: detection.transform
+            for detection in sides.detections.values()
+            if detection.transform is not None and detection.transform.kind in self._composite_kinds
+        }
+        merged_paths = self._complete_parts(composites)
+        if merged_paths:
+            sides = self._sides(like, merged_paths, (), ())
+        of_source = {path for path, layer in sides.layers.items() if layer.kind in self._composite_kinds}
+        of_target = {
+            path
+            for path, detection in sides.detections.items()
+            if detection.transform is not None and detection.transform.kind in self._composite_kinds
+        }
+        agreeing = {path for path in of_source if sides.agree(path)}
+        source_split = of_source - agreeing
+        target_split = of_target - {sides.match.targets[path] for path in agreeing}
+        if not source_split and not target_split:
+            return sides
+        merged_paths = {path: kind for path, kind in merged_paths.items() if path not in source_split}
+        return self._sides(like, merged_paths, source_split, target_split)
+
+    def _sides(
+        self,
+        like: FlatState,
+        merged_paths: Mapping[Key, str],
+        source_split: Collection[Key],
+        target_split: Collection[Key],
+    ) -> Sides:
+        request = self._request
+        layers = request.layers
+        if merged_paths or source_split:
+            layers = neutral_layers(
+                request.state,
+                request.registry,
+                request.rules,
+                merged_paths=merged_paths,
+                split_paths=source_split,
+            )
+        groups = group_state(like, self._request.framework, request.transforms, split_paths=target_split)
+        detections = self._detector.detect_all(groups)
+        match = match_paths(layers, groups, lambda s, t: _largest(layers[s].group) == _largest(groups[t]))
+        return Sides(layers, groups, detections, match)
+
+    def _complete_parts(self, composites: Mapping[str, LayerTransform]) -> dict[Key, str]:
+        """Return the paths of the source that hold all the parts of a kind that the template has whole."""
+        state = self._request.state
+        paths: dict[Key, str] = {}
+        for kind, transform in composites.items():
+            leaves = [leaf for leaf in transform.leaves if not leaf.optional]
+            first, *rest = (role.split(".") for leaf in leaves for role in leaf.roles)
+            tail = tuple(first)
+            for key in state:
+                path = key[: -len(tail)]
+                if key[-len(tail) :] == tail and all((*path, *role) in state for role in rest):
+                    paths.setdefault(path, kind)
+        return paths
+
+
+def _largest(group: Group) -> int:
+    """Return how many values the largest leaf has, which is the same in every layout."""
+    return max(math.prod(spec.shape) for spec in group.specs.values())

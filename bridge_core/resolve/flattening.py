@@ -1,0 +1,289 @@
+"""Where a model may flatten a feature map into a linear layer, or unflatten what such a layer makes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from bridge_core.axes import parse_axes
+from bridge_core.layers import LayerKind
+from bridge_core.resolve.interpretations import Interpretation
+from bridge_core.resolve.layer_order import is_sorted, natural_order
+from bridge_core.state import Key
+
+__all__ = ["Flattening", "Width", "flattenings", "width_of"]
+
+_ITEM = re.compile(r"(.*?)[0-9]+")
+"""The name of an item of a list."""
+
+_MORE_LINEAR = 3
+"""How many more linear layers than convolutions a plain convolutional network may have."""
+
+_FEWEST_UNKNOWN = 8
+"""Channels that a convolution takes from nowhere, more than those of images."""
+
+_FEWEST_PLACES = 4
+"""Places of a feature map that a linear layer makes: blocks that widen by two or three are too common."""
+
+
+class Width(NamedTuple):
+    """How wide a layer is.
+
+    Args:
+        role: ``conv``, ``dense``, ``norm`` (one value a channel), ``map`` (a norm over several axes),
+            ``plain`` (parameters) or ``other``.
+        inputs: Channels or features that it takes; 0 if that is unknown.
+        outputs: Those it gives.
+    """
+
+    role: str
+    inputs: int = 0
+    outputs: int = 0
+
+
+_OTHER = Width("other")
+
+
+@dataclass(frozen=True)
+class Flattening:
+    """A linear layer beside a feature map.
+
+    Args:
+        layer: Path of the linear layer.
+        axis: Its axis that may be a flattened feature map: ``in`` or ``out``.
+        beside: Path of the convolution that gives the feature map, or takes it.
+        channels: Channels of the feature map.
+        places: Its places, e.g. height times width.
+        norms: Paths of norms that see the same flattened axis.
+    """
+
+    layer: Key
+    axis: str
+    beside: Key
+    channels: int
+    places: int
+    norms: tuple[Key, ...] = ()
+
+
+def width_of(layer: Interpretation, kinds: Mapping[str, LayerKind]) -> Width | None:
+    """Return how wide a layer is; None if it has no leaves of its own."""
+    kind = kinds.get(layer.kind)
+    if kind is None:
+        return Width("plain")
+    role, axes = _main_leaf(kind)
+    shapes = [use.shape for (is_leaf, _), use in layer.leaves.items() if is_leaf]
+    if axes == ("in", "out"):
+        use = layer.leaves.get((True, role))
+        if use is None or len(use.shape) < 2:
+            return Width("other")
+        return Width("conv" if len(use.shape) > 2 else "dense", *use.shape[-2:])
+    if axes or not shapes:
+        return Width("other")
+    widest = max(shapes, key=len)
+    if sum(size > 1 for size in widest) > 1:
+        return Width("map")
+    size = math.prod(widest)
+    return Width("norm", size, size)
+
+
+def _main_leaf(kind: LayerKind) -> tuple[str, tuple[str, ...]]:
+    """Return the leaf with axes ``in out``; without one, other axes, or none where it scales channels."""
+    others: tuple[str, ...] = ()
+    for role, text in kind.leaves.items():
+        axes = tuple(axis.name for axis in parse_axes(text))
+        if axes[-2:] == ("in", "out"):
+            return role, ("in", "out")
+        if len(axes) > 1 or "." in role:
+            others = axes
+    return "", others
+
+
+def flattenings(
+    order: Callable[[], Sequence[Key]], widths: Mapping[Key, Width], ruled_sizes: Collection[int]
+) -> list[Flattening]:
+    """Return the linear layers that a flattened feature map seems to feed, or that seem to make one.
+
+    Args:
+        order: Gives the paths of all layers, in the order in which they run, or sorted by name.
+        widths: Path -> width. A layer without one ends a chain.
+        ruled_sizes: Sizes of tensors that rules rearrange: what has been dealt with feeds others, too.
+    """
+    if not {"conv", "dense"} <= {width.role for width in widths.values()}:
+        return []
+    given = order()
+    # Collections may hold norms apart, so that they say nothing about the order.
+    if is_sorted(path for path in given if widths.get(path, _OTHER).role in ("conv", "dense")):
+        found = _in_no_order(natural_order(given), widths)
+    else:
+        found = _fed(given, widths)
+        found += _made(given, widths, found)
+    places = {path: place for place, path in enumerate(given)}
+    left = [flat for flat in found if flat.channels * flat.places not in ruled_sizes]
+    return sorted(left, key=lambda flat: places[flat.layer])
+
+
+def _fed(paths: Sequence[Key], widths: Mapping[Key, Width]) -> list[Flattening]:
+    """Return the linear layers that come next after a convolution and take a multiple of its channels."""
+    found = []
+    last: Key | None = None
+    channels = 0
+    linear_outputs: set[int] = set()
+    heads = 0  # inputs of a layer that was found: others right after it may take the same feature map
+    for path in paths:
+        width = widths.get(path, _OTHER)
+        if width.role == "conv":
+            last, channels = path, width.outputs
+        elif width.role == "norm" and width.outputs > 1:
+            # A norm of more channels follows what was joined, as in a DenseNet.
+            channels = width.outputs
+        elif width.role in ("dense", "other"):
+            fits = _is_multiple(width.inputs, channels) and width.inputs not in linear_outputs
+            if last is not None and fits and not _joined(last, width.inputs, paths, widths):
+                found.append(Flattening(path, "in", last, channels, width.inputs // channels))
+                heads = width.inputs
+            elif width.role == "dense" and width.inputs == heads and heads not in linear_outputs:
+                found.append(replace(found[-1], layer=path))
+            elif width.role == "dense":
+                heads = 0
+            linear_outputs.add(width.outputs)
+            last = None
+    return found
+
+
+def _joined(last: Key, inputs: int, paths: Iterable[Key], widths: Mapping[Key, Width]) -> bool:
+    """Return whether the branches beside a convolution give so many channels together, as in an Inception."""
+    convs = [path for path in paths if widths.get(path, _OTHER).role == "conv"]
+    for depth in range(1, len(last)):
+        ends: dict[str, int] = {}
+        for path in convs:
+            if path[:depth] == last[:depth] and len(path) > depth:
+                ends[path[depth]] = widths[path].outputs
+        if len(ends) > 1 and sum(ends.values()) == inputs:
+            return True
+    return False
+
+
+def _made(paths: Sequence[Key], widths: Mapping[Key, Width], fed: Sequence[Flattening]) -> list[Flattening]:
+    """Return the linear layers right before a convolution that give a multiple of what it takes."""
+    flattened = {flat.layer for flat in fed}
+    found = []
+    last: Key | None = None
+    norms: list[Key] = []
+    channels = 0
+    for path in paths:
+        width = widths.get(path, _OTHER)
+        if width.role == "dense":
+            last, norms, channels = path, [], 0
+        elif width.role == "norm" and last is not None and width.outputs > 1:
+            if width.outputs == widths[last].outputs:
+                norms.append(path)
+            else:
+                channels = width.outputs
+        elif width.role == "conv":
+            if last is not None and channels in (0, width.inputs):
+                flat = _unflattened(last, path, widths, flattened, norms)
+                found += [flat] if flat is not None else []
+            last = None
+        elif width.role == "other":
+            last = None
+    return found
+
+
+def _unflattened(
+    layer: Key, conv: Key, widths: Mapping[Key, Width], flattened: Collection[Key], norms: Iterable[Key]
+) -> Flattening | None:
+    width, channels = widths[layer], widths[conv].inputs
+    if not _is_multiple(width.outputs, channels, _FEWEST_PLACES) or width.outputs < width.inputs:
+        return None
+    # A grouped convolution shows the channels of one group; and what other layers take is no feature map.
+    taken = {w.inputs for path, w in widths.items() if path not in flattened and path not in (layer, *norms)}
+    if widths[conv].outputs == width.outputs or width.outputs in taken:
+        return None
+    return Flattening(layer, "out", conv, channels, width.outputs // channels, tuple(norms))
+
+
+def _in_no_order(paths: Sequence[Key], widths: Mapping[Key, Width]) -> list[Flattening]:
+    """Return what names and widths show where layers are sorted by name.
+
+    Items of one list are in their order, whatever the rest is. Otherwise only a plain convolutional network
+    shows it: a linear layer that takes what no other layer gives is fed by a feature map.
+    """
+    found = [flat for flat in _fed(paths, widths) if _in_one_list(flat.layer, flat.beside)]
+    found += [flat for flat in _made(paths, widths, found) if _in_one_list(flat.layer, flat.beside)]
+    roles = [widths.get(path, _OTHER).role for path in paths]
+    convs = [path for path in paths if widths.get(path, _OTHER).role == "conv"]
+    if "other" in roles or roles.count("dense") > len(convs) + _MORE_LINEAR:
+        return found
+    linear = [path for path in paths if widths[path].role == "dense"]
+    given = {width.outputs // n for width in widths.values() for n in (1, 2) if width.role != "dense"}
+    for path in linear:
+        if any(flat.layer == path for flat in found):
+            continue
+        size = widths[path].inputs
+        makers = [
+            other
+            for number, other in enumerate(linear)
+            if widths[other].outputs in (size, 2 * size)
+            and other != path
+            and not (number > linear.index(path) and _in_one_list(other, path))
+        ]
+        if size not in given and not any(_made_for(maker, paths, widths) is None for maker in makers):
+            beside = max(
+                (conv for conv in convs if _is_multiple(size, widths[conv].outputs)),
+                key=lambda conv: _likely(size, widths[conv].outputs),
+                default=None,
+            )
+            if beside is not None and not _joined(beside, size, paths, widths):
+                channels = widths[beside].outputs
+                found.append(Flattening(path, "in", beside, channels, size // channels))
+    for path in linear:
+        flat = _made_for(path, paths, widths)
+        if flat is not None and not any(other.layer == path for other in found):
+            size = widths[path].outputs
+            takers = [other for other in linear if widths[other].inputs == size and other != path]
+            known = {other.layer for other in found if other.axis == "in"}
+            from_nowhere = flat.channels >= _FEWEST_UNKNOWN and flat.channels not in given
+            if all(other in known for other in takers) if takers else from_nowhere:
+                found.append(flat)
+    return found
+
+
+def _made_for(layer: Key, paths: Sequence[Key], widths: Mapping[Key, Width]) -> Flattening | None:
+    """Return what a linear layer makes if it ends in a feature map that some convolution takes."""
+    inputs, outputs = widths[layer].inputs, widths[layer].outputs
+    convs = {path: widths[path] for path in paths if widths[path].role == "conv"}
+    # A layer that takes as many channels as convolutions have widens them for the next one.
+    if outputs <= inputs or any(inputs in (width.inputs, width.outputs) for width in convs.values()):
+        return None
+    fitting = [
+        (width.inputs, path)
+        for path, width in convs.items()
+        if _is_multiple(outputs, width.inputs, _FEWEST_PLACES) and width.outputs != outputs
+    ]
+    if not fitting:
+        return None
+    channels, beside = max(fitting, key=lambda one: _likely(outputs, one[0]))
+    after = paths[paths.index(layer) + 1 :]
+    norms = itertools.takewhile(lambda path: widths[path] == Width("norm", outputs, outputs), after)
+    return Flattening(layer, "out", beside, channels, outputs // channels, tuple(norms))
+
+
+def _in_one_list(one: Key, other: Key) -> bool:
+    """Return whether two paths part at items of one list, as ``3`` and ``6`` or ``fc1`` and ``fc2`` are."""
+    parted = next(((a, b) for a, b in zip(one, other, strict=False) if a != b), ("", ""))
+    items = [_ITEM.fullmatch(part) for part in parted]
+    stems = {item[1] for item in items if item is not None}
+    return None not in items and len(stems) == 1
+
+
+def _likely(inputs: int, channels: int) -> tuple[bool, int]:
+    """Return how likely a feature map has so many channels: most are square, and the last are the widest."""
+    return math.isqrt(inputs // channels) ** 2 == inputs // channels, channels
+
+
+def _is_multiple(size: int, channels: int, fewest: int = 2) -> bool:
+    return channels > 1 and size % channels == 0 and size // channels >= fewest

@@ -1,0 +1,69 @@
+"""The order in which a model runs its layers, as far as names and their order show it."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping
+
+from bridge_core.resolve.neutral_layers import NeutralLayer
+from bridge_core.state import FlatState, Key
+
+__all__ = ["is_sorted", "natural_order", "running_order"]
+
+_NUMBER = re.compile(r"([0-9]{1,9})")
+
+
+def running_order(
+    layers: Mapping[Key, NeutralLayer], like: FlatState | None, targets: Mapping[Key, Key]
+) -> list[Key]:
+    """Return the paths of layers in the order in which they most likely run.
+
+    A source keeps the order in which its model made its layers, unless it was sorted by name on the way, as
+    many tools do. Then the order of a template that knows its modules counts.
+
+    Args:
+        layers: Path -> layer of the source, in its order.
+        like: The template, if there is one.
+        targets: Source path -> path in the template.
+    """
+    ordered = list(layers)
+    # Collections may hold norms apart, so that they say nothing about the order.
+    wide = (
+        path for path, layer in layers.items() if any(len(s.shape) > 1 for s in layer.group.specs.values())
+    )
+    if not is_sorted(wide) or like is None or not like.metadata.modules:
+        return ordered
+    modules = list(like.metadata.modules)
+    if is_sorted(modules):
+        return ordered
+    places = {path: place for place, path in enumerate(modules)}
+    last = len(places)
+    return sorted(ordered, key=lambda path: places.get(targets.get(path, path), last))
+
+
+def is_sorted(paths: Iterable[Key]) -> bool:
+    """Return whether the order of paths is that of their names, and so says nothing about the model."""
+    given = list(paths)
+    # A module's own leaves are sorted among its children, so that its path may be anywhere between theirs.
+    parents = {path[:depth] for path in given for depth in range(len(path))}
+    given = [path for path in given if path not in parents]
+    if all(one <= other for one, other in itertools.pairwise(given)):
+        return True
+    return all(one <= other for one, other in itertools.pairwise(map(_natural, given)))
+
+
+def natural_order(paths: Iterable[Key]) -> list[Key]:
+    """Return paths sorted by name, with the numbers in them as numbers.
+
+    >>> natural_order([("conv10",), ("conv2",)])
+    [('conv2',), ('conv10',)]
+    """
+    return sorted(paths, key=_natural)
+
+
+def _natural(path: Key) -> list[list[tuple[int, int, str]]]:
+    return [
+        [(0, int(text), "") if i % 2 else (1, 0, text) for i, text in enumerate(_NUMBER.split(part))]
+        for part in path
+    ]

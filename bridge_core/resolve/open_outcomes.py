@@ -1,0 +1,37 @@
+"""What remains open about a layer: how to name it, and what the words of its path suggest."""
+
+from __future__ import annotations
+
+from bridge_core.plugins import Registry
+from bridge_core.resolve.evidence import PARAMETER, guess
+from bridge_core.resolve.leaf_matching import Outcome
+from bridge_core.resolve.neutral_layers import NeutralLayer
+
+__all__ = ["guessed", "open_options"]
+
+
+def guessed(layer: NeutralLayer, outcomes: tuple[Outcome, ...], registry: Registry) -> tuple[Outcome, ...]:
+    """Choose among outcomes by the words of the layer's path."""
+    named = {c.kind if c is not None else PARAMETER: c for c in layer.candidates}
+    options = [named[o.source.kind] for o in outcomes if o.source.kind in named]
+    if options:
+        chosen = guess(layer.group.path, options)
+        kind = chosen.kind if chosen is not None else PARAMETER
+        fitting = [o for o in outcomes if o.source.kind == kind]
+        return tuple(fitting[:1]) or outcomes[:1]
+    transforms = [registry.transforms.get(o.target.transform or "") for o in outcomes]
+    best = guess(layer.group.path, transforms)
+    return (outcomes[transforms.index(best)],) if best in transforms else outcomes[:1]
+
+
+def open_options(outcomes: tuple[Outcome, ...]) -> tuple[str, ...]:
+    """Return what is ambiguous: kinds, or where they agree the layouts of either side."""
+    for names in (
+        [o.source.kind for o in outcomes],
+        [o.source.transform or PARAMETER for o in outcomes],
+        [o.target.transform or PARAMETER for o in outcomes],
+    ):
+        distinct = tuple(dict.fromkeys(names))
+        if len(distinct) > 1:
+            return distinct
+    return (outcomes[0].source.kind,) if outcomes else ()
