@@ -135,9 +135,9 @@ def test_counted_batches_come_back_through_a_prefix(counted, tmp_path):
     inside = bridge_flax.template(Wrapped(), FRAMES)
     middle, back = tmp_path / "inside.msgpack", tmp_path / "back.safetensors"
     report = bridge_core.convert(tmp_path / "counted.pth", middle, to="flax", like=inside)
-    assert report.notes == ("the prefix 'tracker' was added to the source's names",)
+    assert report.notes[0] == "the prefix 'tracker' was added to the source's names"
     report = bridge_core.convert(middle, back, to="torch", like=tmp_path / "counted.pth", model=inside)
-    assert report.notes == ("the prefix 'tracker' was removed from the source's names",)
+    assert report.notes[0] == "the prefix 'tracker' was removed from the source's names"
     assert_same_tensors(load_torch(back), counted)
 
 
