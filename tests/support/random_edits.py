@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from support.random_layers import dense, Layer, Path
-from support.random_models import Model, Placed
 
 from bridge_core import FlatState
+from support.random_layers import Layer, Path, dense
+from support.random_models import Model, Placed
 
 __all__ = ["Edited", "EDITS"]
 
@@ -74,11 +74,13 @@ def _refilled(layer: Layer, state: dict[str, np.ndarray]) -> Any:
 
     if layer.module is None:
         return None
-    # The weight that torch works out of others is no leaf, and cannot be copied.
-    made = layer.module.__dict__.pop("weight", None)
+    # A weight that torch works out of others cannot be copied.
+    held = vars(layer.module)
+    computed = [name for name, value in held.items() if isinstance(value, torch.Tensor)]
+    made = {name: held.pop(name) for name in computed}
     module = copy.deepcopy(layer.module)
-    if made is not None:
-        layer.module.weight, module.weight = made, made.detach().clone()
+    held.update(made)
+    vars(module).update({name: value.detach().clone() for name, value in made.items()})
     with torch.no_grad():
         for name, value in module.state_dict().items():
             value.copy_(torch.from_numpy(np.array(state[name])))

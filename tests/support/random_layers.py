@@ -1,7 +1,6 @@
-"""Random layers with their own truth: what torch, the neutral form and Flax hold for each, worked out with numpy.
+"""Random layers with their own truth: what torch, the neutral form and Flax hold, worked out with numpy.
 
-Nothing here uses the bridge. `draw_layer` picks one of `LAYERS`; most sizes are equal on purpose, so that shapes
-alone tell as little as they can.
+Nothing here uses the bridge. Most sizes are equal on purpose, so that shapes alone tell as little as possible.
 """
 
 from __future__ import annotations
@@ -13,9 +12,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
+from torch.nn.utils import parametrizations, weight_norm
 
-__all__ = ["draw_layer", "Layer", "LAYERS", "Numbers"]
+__all__ = [
+    "Arrays",
+    "dense",
+    "draw_tied",
+    "Layer",
+    "Numbers",
+    "Path",
+    "quiet",
+    "simple",
+    "STANDARD",
+    "Tree",
+    "turned",
+]
 
 Path = tuple[str, ...]
 Arrays = dict[str, np.ndarray]
@@ -27,7 +38,7 @@ class Layer:
     """One layer, or the tensors that a container has of its own.
 
     Args:
-        kind: Name of its entry in `LAYERS`.
+        kind: What it is.
         module: The torch module, filled with numbers; None for a container's own tensors.
         torch: Leaf name in the state dict -> values.
         flax: The trees that are right in Flax; none where nothing is.
@@ -96,7 +107,7 @@ class Numbers:
         return {name: value.numpy().copy() for name, value in module.state_dict().items()}
 
 
-def _turned(weight: np.ndarray) -> np.ndarray:
+def turned(weight: np.ndarray) -> np.ndarray:
     """Return torch's ``out in *k`` as ``*k in out``."""
     return weight.transpose(*range(2, weight.ndim), 1, 0)
 
@@ -107,7 +118,7 @@ def _unturned(weight: np.ndarray) -> np.ndarray:
     return np.flip(weight, spatial).transpose(*spatial, 0, 1)
 
 
-def _simple(
+def simple(
     kind: str,
     module: Any,
     state: Arrays,
@@ -134,7 +145,7 @@ def _linear(n: Numbers) -> Layer:
     rows, columns, bias = n.size(), n.size(), n.flag()
     module = torch.nn.Linear(columns, rows, bias=bias)
     names, linen = {"weight": "kernel", "bias": "bias"}, dense(rows, columns, bias=bias)
-    return _simple("linear", module, n.fill(module), names, turn=_turned, linen=linen)
+    return simple("linear", module, n.fill(module), names, turn=turned, linen=linen)
 
 
 def _embedding(n: Numbers) -> Layer:
@@ -144,7 +155,7 @@ def _embedding(n: Numbers) -> Layer:
     def linen(name: str) -> Any:
         return _nn().Embed(count, width, name=name)(_zeros(1).astype("int32"))
 
-    return _simple("embedding", module, n.fill(module), {"weight": "embedding"}, linen=linen)
+    return simple("embedding", module, n.fill(module), {"weight": "embedding"}, linen=linen)
 
 
 def _conv(n: Numbers) -> Layer:
@@ -159,8 +170,8 @@ def _conv(n: Numbers) -> Layer:
         layer = _nn().Conv(width, taps, feature_group_count=groups, use_bias=bias, name=name)
         return layer(_zeros(1, *(6,) * rank, inputs))
 
-    return _simple(
-        "conv", module, n.fill(module), {"weight": "kernel", "bias": "bias"}, turn=_turned, linen=linen
+    return simple(
+        "conv", module, n.fill(module), {"weight": "kernel", "bias": "bias"}, turn=turned, linen=linen
     )
 
 
@@ -174,16 +185,7 @@ def _conv_transpose(n: Numbers) -> Layer:
         return _nn().ConvTranspose(outputs, taps, use_bias=bias, name=name)(_zeros(1, *(6,) * rank, inputs))
 
     names = {"weight": "kernel", "bias": "bias"}
-    return _simple("conv_transpose", module, n.fill(module), names, turn=_unturned, linen=linen)
-
-
-def _grouped_conv_transpose(n: Numbers) -> Layer:
-    width = n.size()
-    outputs = width * int(n.rng.choice([1, 2]))
-    module = torch.nn.ConvTranspose2d(width, outputs, 3, groups=2, bias=n.flag())
-    state = n.fill(module)
-    # With as many outputs as inputs, a bias makes it look like a convolution.
-    return Layer("grouped_conv_transpose", module, state, typed=False, hidden=outputs == width)
+    return simple("conv_transpose", module, n.fill(module), names, turn=_unturned, linen=linen)
 
 
 def _norm(n: Numbers) -> Layer:
@@ -204,7 +206,7 @@ def _norm(n: Numbers) -> Layer:
             options["num_groups"] = 2
         return getattr(_nn(), made)(name=name, **options)(_zeros(1, 5, width))
 
-    return _simple("norm", module, state, {"weight": "scale", "bias": "bias"}, linen=linen)
+    return simple("norm", module, state, {"weight": "scale", "bias": "bias"}, linen=linen)
 
 
 def _batch_norm(n: Numbers) -> Layer:
@@ -218,14 +220,14 @@ def _batch_norm(n: Numbers) -> Layer:
         return _nn().BatchNorm(name=name, **options)(_zeros(1, width))
 
     extra: dict[str, Any] = {"stats": stats, "auxiliary": ("num_batches_tracked",), "linen": linen}
-    return _simple("batch_norm", module, n.fill(module), names, **extra)
+    return simple("batch_norm", module, n.fill(module), names, **extra)
 
 
 def _prelu(n: Numbers) -> Layer:
     width = n.size() if n.flag() else 1
     module = torch.nn.PReLU(width)
     state = n.fill(module)
-    layer = _simple("prelu", module, state, {"weight": "negative_slope"})
+    layer = simple("prelu", module, state, {"weight": "negative_slope"})
     if width > 1:
         return layer
 
@@ -234,7 +236,13 @@ def _prelu(n: Numbers) -> Layer:
 
     scalar = {("negative_slope",): state["weight"].reshape(())}
     return Layer(
-        **{**vars(layer), "flax": (scalar, *layer.flax), "linen": linen, "neutral": layer.neutral, "links": ()}
+        **{
+            **vars(layer),
+            "flax": (scalar, *layer.flax),
+            "linen": linen,
+            "neutral": layer.neutral,
+            "links": (),
+        }
     )
 
 
@@ -258,11 +266,6 @@ def _attention(n: Numbers) -> Layer:
         return layer(_zeros(1, 3, width))
 
     return Layer("attention", module, state, (flax,), neutral, linen=linen)
-
-
-def _attention_bias_kv(n: Numbers) -> Layer:
-    module = torch.nn.MultiheadAttention(4, 2, add_bias_kv=True)
-    return Layer("attention_bias_kv", module, n.fill(module), typed=False)
 
 
 _GATES = {"LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n"), "RNN": ("",)}
@@ -320,133 +323,20 @@ def _weight_norm(n: Numbers) -> Layer:
     module = (torch.nn.Linear(columns, rows, bias=bias), torch.nn.Conv1d(columns, rows, 3, bias=bias))[
         int(n.flag())
     ]
-    _quiet(parametrizations.weight_norm if new else weight_norm, module)
+    quiet(parametrizations.weight_norm if new else weight_norm, module)
     state = n.fill(module)
     g, v = (f"parametrizations.weight.original{i}" for i in (0, 1)) if new else ("weight_g", "weight_v")
     flax: Tree = {
         ("scales", "kernel"): state[g].reshape(-1),
-        ("layer_instance", "kernel"): _turned(state[v]),
+        ("layer_instance", "kernel"): turned(state[v]),
     }
-    neutral: Tree = {("g",): state[g].reshape(-1), ("v",): _turned(state[v])}
+    neutral: Tree = {("g",): state[g].reshape(-1), ("v",): turned(state[v])}
     if bias:
         flax["layer_instance", "bias"] = neutral["bias",] = state["bias"]
     return Layer("weight_norm", module, state, (flax,), neutral)
 
 
-def _odd_weight_norm(n: Numbers) -> Layer:
-    width, choice = n.size(), int(n.rng.integers(3))
-    if choice == 0:
-        module = torch.nn.Conv1d(width, width, width)
-        _quiet(weight_norm, module, dim=int(n.rng.integers(1, 3)))
-    elif choice == 1:
-        module = torch.nn.Linear(width, width)
-        _quiet(weight_norm, module, dim=1)
-    else:
-        module = torch.nn.ConvTranspose1d(width, width, 3)
-        _quiet(weight_norm, module)
-    return Layer("odd_weight_norm", module, n.fill(module), typed=False, hidden=choice == 1)
-
-
-def _spectral_norm(n: Numbers) -> Layer:
-    width = n.size()
-    module = (torch.nn.Linear(width, width), torch.nn.Conv2d(width, width, 3))[int(n.flag())]
-    _quiet(parametrizations.spectral_norm if n.flag() else spectral_norm, module)
-    return Layer("spectral_norm", module, n.fill(module), typed=False)
-
-
-def _pruned(n: Numbers) -> Layer:
-    width = n.size()
-    module = (torch.nn.Linear(width, width), torch.nn.Conv2d(width, width, 3))[int(n.flag())]
-    prune.random_unstructured(module, "weight", 0.5)
-    return Layer("pruned", module, n.fill(module), typed=False)
-
-
-class Symmetric(torch.nn.Module):
-    """A parametrization of nobody's."""
-
-    def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        return weight.triu() + weight.triu(1).transpose(-1, -2)
-
-
-def _parametrized(n: Numbers) -> Layer:
-    width = n.size()
-    module = torch.nn.Linear(width, width, bias=n.flag())
-    parametrize.register_parametrization(module, "weight", Symmetric())
-    return Layer("parametrized", module, n.fill(module), typed=False)
-
-
-class InOut(torch.nn.Module):
-    """A linear layer of somebody's own, with its weight the other way round under torch's names."""
-
-    def __init__(self, inputs: int, outputs: int, *, bias: bool) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(inputs, outputs))
-        if bias:
-            self.bias = torch.nn.Parameter(torch.zeros(outputs))
-
-
-class InOutLinear(torch.nn.Linear):
-    """The same as a subclass."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs)
-        self.weight = torch.nn.Parameter(torch.zeros(inputs, outputs))
-
-
-def _in_out(n: Numbers) -> Layer:
-    bias, inputs = n.flag(), n.size()
-    outputs = inputs + 2 if n.flag(0.7) else inputs
-    module = InOut(inputs, outputs, bias=bias)
-    state = n.fill(module)
-    layer = _simple("in_out", module, state, {"weight": "kernel", "bias": "bias"}, typed=False)
-    # A square one with a bias passes for a linear layer wherever its type is not seen.
-    return Layer(**{**vars(layer), "hidden": bias and inputs == outputs, "links": (), "neutral": None})
-
-
-def _in_out_subclass(n: Numbers) -> Layer:
-    module = InOutLinear(n.size(), 10)
-    state = n.fill(module)
-    layer = _simple("in_out_subclass", module, state, {"weight": "kernel", "bias": "bias"}, typed=False)
-    return Layer(**{**vars(layer), "links": (), "neutral": None})
-
-
-class OwnNorm(torch.nn.Module):
-    """A norm of somebody's own, which has a weight alone."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(width))
-
-
-def _own_norm(n: Numbers) -> Layer:
-    module = OwnNorm(n.size())
-    state = n.fill(module)
-    readings: tuple[Tree, ...] = ({("scale",): state["weight"]}, {("weight",): state["weight"]})
-    return Layer("own_norm", module, state, readings, typed=False)
-
-
-_PLAIN_NAMES = ("cls_token", "pos_embed", "A_log", "layer_scale_parameter", "relative_position_bias_table", "D")
-_MARKED_NAMES = ("gate_weight", "lora_A", "qweight", "w", "kernel_table", "running_mean")
-
-
-def _own(n: Numbers, names: tuple[str, ...], *, marked: bool) -> Layer:
-    name, rank = str(n.rng.choice(names)), int(n.rng.integers(1, 4))
-    values = n.array(tuple(n.size() for _ in range(rank)))
-    kind = "marked_tensor" if marked else "own_tensor"
-    tree: Tree = {(name,): values}
-    links = ((name, (name,), (name,)),)
-    return Layer(kind, None, {name: values}, (tree,), dict(tree), links, own=True, marked=marked)
-
-
-def _own_tensor(n: Numbers) -> Layer:
-    return _own(n, _PLAIN_NAMES, marked=False)
-
-
-def _marked_tensor(n: Numbers) -> Layer:
-    return _own(n, _MARKED_NAMES, marked=True)
-
-
-def _quiet(call: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+def quiet(call: Callable[..., Any], *arguments: Any, **options: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         call(*arguments, **options)
@@ -474,17 +364,7 @@ STANDARD = (
     *(_linear, _linear, _linear, _conv, _conv, _norm, _norm, _batch_norm, _embedding),
     *(_conv_transpose, _prelu, _attention, _recurrent, _weight_norm),
 )
-ODD = (
-    *(_own_tensor, _own_tensor, _marked_tensor, _marked_tensor, _own_norm, _in_out, _in_out_subclass),
-    *(_grouped_conv_transpose, _attention_bias_kv, _odd_weight_norm, _spectral_norm, _pruned, _parametrized),
-)
-LAYERS = (*STANDARD, *ODD)
-
-
-def draw_layer(numbers: Numbers, *, odd: bool) -> Layer:
-    """Return a layer: a standard one, or one of any sort."""
-    choices = LAYERS if odd else STANDARD
-    return choices[int(numbers.rng.integers(len(choices)))](numbers)
+"""Layers that every framework has."""
 
 
 def draw_tied(numbers: Numbers) -> tuple[Layer, Layer]:
@@ -494,5 +374,5 @@ def draw_tied(numbers: Numbers) -> tuple[Layer, Layer]:
     module = torch.nn.Linear(columns, rows, bias=False)
     module.weight = embedding.module.weight
     state, linen = {"weight": embedding.torch["weight"]}, dense(rows, columns, bias=False)
-    head = _simple("tied_head", module, state, {"weight": "kernel"}, turn=_turned, linen=linen)
+    head = simple("tied_head", module, state, {"weight": "kernel"}, turn=turned, linen=linen)
     return embedding, head

@@ -1,7 +1,7 @@
 """Random models of nested layers, and what each framework holds for them.
 
-A model is a list of placed layers; torch modules, Linen modules, trees and neutral dicts are made from it. What a
-user does to a neutral state (an edit, a rename, a filter) is done to the model as well, so that the truth follows.
+A model is a list of placed layers; torch modules, Linen modules, trees and neutral dicts are made from it.
+What a user does to a neutral state (an edit, a rename) is done to the model as well, so that the truth follows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from support.random_layers import Arrays, draw_layer, Layer, Numbers, Path, Tree
+
+from support.random_layers import STANDARD, Arrays, Layer, Numbers, Path, Tree, draw_tied
+from support.random_odd_layers import ODD
 
 __all__ = ["draw_model", "linen_cells", "Model", "Placed"]
 
@@ -212,7 +214,7 @@ def draw_model(rng: np.random.Generator, *, odd: bool) -> Model:
                 return path
 
     for _ in range(int(rng.integers(1, 6))):
-        layer = draw_layer(numbers, odd=odd)
+        layer = _layer(numbers, odd=odd)
         if not layer.own:
             places.append(Placed(free(), layer))
             continue
@@ -223,19 +225,18 @@ def draw_model(rng: np.random.Generator, *, odd: bool) -> Model:
             places.append(Placed(path, layer))
     tied: tuple[tuple[Path, Path], ...] = ()
     if rng.random() < 0.2:
-        pair = _tied(numbers)
+        pair = draw_tied(numbers)
         one, other = free(), free()
         places += [Placed(one, pair[0]), Placed(other, pair[1])]
         tied = ((one, other),)
     if all(place.layer.own for place in places):
-        places.append(Placed(free(), draw_layer(numbers, odd=False)))
+        places.append(Placed(free(), _layer(numbers, odd=False)))
     return Model(_in_order(tuple(places)), tied)
 
 
-def _tied(numbers: Numbers) -> tuple[Layer, Layer]:
-    from support.random_layers import draw_tied
-
-    return draw_tied(numbers)
+def _layer(numbers: Numbers, *, odd: bool) -> Layer:
+    choices = (*STANDARD, *ODD) if odd else STANDARD
+    return choices[int(numbers.rng.integers(len(choices)))](numbers)
 
 
 def _in_order(places: tuple[Placed, ...]) -> tuple[Placed, ...]:

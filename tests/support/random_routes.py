@@ -1,31 +1,25 @@
-"""Random routes of a random model through the bridge, and the verdict: right, or refused by name.
-
-`run` returns what came of one draw; `Outcome.fault` is empty where the promise holds. A draw depends on its seed
-alone, and `shrunk` drops layers as long as the fault stays.
-"""
+"""Random routes of a random model through the bridge, as users go them."""
 
 from __future__ import annotations
 
 import inspect
 import re
-import tempfile
-import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
 import numpy as np
 import torch
-from support.random_edits import EDITS, Edited
-from support.random_layers import Layer, Path, Tree
-from support.random_models import draw_model, Model, Placed
 
 import bridge_core
 import bridge_flax
 import bridge_torch
+from support.random_edits import EDITS, Edited
+from support.random_layers import Path, Tree
+from support.random_models import Model, Placed, draw_model
 
-__all__ = ["draw", "Draw", "Outcome", "run", "shrunk"]
+__all__ = ["draw", "Draw", "Listed", "Route"]
 
 SOURCES = {
     "torch": ("module", "state dict", "safetensors", "pt", "state dict and model"),
@@ -104,21 +98,6 @@ def draw(seed: int) -> Draw:
     return Draw(seed, model, layout, source, edit, step, to, pick(possible), live, guesses, unclaimed)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a draw.
-
-    Args:
-        fault: What breaks the promise; empty if nothing does.
-        refused: Whether the bridge refused.
-        message: The refusal.
-    """
-
-    fault: str = ""
-    refused: bool = False
-    message: str = ""
-
-
 @dataclass
 class Listed:
     """Names that reports and plans list, by how."""
@@ -160,7 +139,7 @@ def _options(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value and name in known}
 
 
-class _Route:
+class Route:
     """Runs one draw.
 
     Args:
@@ -303,11 +282,17 @@ class _Route:
             return drawn.step != "dict" or (drawn.like in ("module", "template") and model.is_typed)
         if not model.is_typed:
             return False
+        # Flax has two layouts for a transposed convolution, which a bare tree does not tell.
+        bare = drawn.like == "tree" or (drawn.layout == "flax" and drawn.source != "tree and template")
+        if bare and any(place.layer.kind == "conv_transpose" for place in model.places):
+            return False
         if drawn.like in ("module", "template"):
             return True
-        if drawn.like == "tree" and any(p.layer.kind == "conv_transpose" for p in model.places):
-            return False  # Flax has two layouts for one, which a bare tree does not tell.
-        return drawn.step != "dict" and drawn.source in ("module", "state dict and model", "tree and template")
+        return drawn.step != "dict" and drawn.source in (
+            "module",
+            "state dict and model",
+            "tree and template",
+        )
 
 
 def _named(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
@@ -338,158 +323,3 @@ def _bare(flat: Tree, model: Model) -> bool:
         (*place.path, *key) for place in model.places for tree in place.layer.flax for key in tree
     } | {(*p.path, *n.split(".")) for p in model.places for n in p.layer.torch}
     return sum(key in expected for key in flat) > sum(key[1:] in expected for key in flat)
-
-
-def judge(route: _Route, found: Tree) -> str:
-    """Return what is silently wrong in a result; empty if nothing is."""
-    to, same = route.draw.to, route.draw.layout == route.draw.to
-    left = dict(found)
-    faults = []
-    for place in route.truth.places:
-        faults.append(_judge_place(route, place, left, to=to, same=same))
-    if left and not any(faults):
-        faults.append(f"nobody's tensors: {', '.join('.'.join(key) for key in left)}")
-    return "; ".join(filter(None, faults))
-
-
-def _readings(place: Placed, drawn: Draw) -> list[Tree]:
-    layer, to, layout = place.layer, drawn.to, drawn.layout
-    untold = layer.kind == "attention" and (layout == "neutral" or drawn.step == "dict")
-    if to == "flax":
-        # Without metadata an attention is not told from four linear layers of these names.
-        return [*layer.flax, *([layer.neutral] if untold and layer.neutral else [])]
-    states = [layer.torch] if layout != "flax" or not layer.back else []
-    states += list(layer.back) if layout == "flax" else []
-    readings = [{tuple(name.split(".")): array for name, array in state.items()} for state in states]
-    if untold and layer.neutral:
-        names = {"kernel": "weight", "bias": "bias"}
-        readings.append({(*k[:-1], names[k[-1]]): v.T for k, v in layer.neutral.items()})
-    return readings
-
-
-def _judge_place(route: _Route, place: Placed, left: Tree, *, to: str, same: bool) -> str:
-    layer, listed = place.layer, route.listed
-    readings = _readings(place, route.draw)
-    if layer.kind == "recurrent" and to == "torch" and route.draw.layout == "flax":
-        readings += _split_sums(place, left)
-    auxiliary = {(*place.path, name): layer.torch[name] for name in layer.auxiliary}
-    name = f"{'.'.join(place.path)} ({layer.kind})"
-    for reading in readings:
-        keys = {(*place.path, *key): array for key, array in reading.items()}
-        needed = {key: array for key, array in keys.items() if key not in auxiliary}
-        if all(key in left and _same(left[key], array) for key, array in needed.items()):
-            for key in (*needed, *auxiliary):
-                left.pop(key, None)
-            return _unlisted(route, place, name, same=same)
-    under = [key for key in left if key[: len(place.path)] == place.path and (not layer.own or key in
-             {(*place.path, *n.split(".")) for n in layer.torch})]
-    shapes = ", ".join(f"{'.'.join(key)} {list(left[key].shape)}" for key in under) or "nothing"
-    for key in under:
-        left.pop(key)
-    if listed.has(place, listed.guessed) and route.draw.guesses:
-        return ""
-    if listed.has(place, listed.warned) or (listed.has(place, listed.unclaimed) and not same):
-        return ""
-    if (layer.hidden or _untold_in_flax(route, layer)) and not _types_seen(route):
-        return ""
-    return f"SILENT {name} became {shapes}"
-
-
-def _unlisted(route: _Route, place: Placed, name: str, *, same: bool) -> str:
-    """Return what is missing in the report for tensors of a container's own, copied unchanged."""
-    drawn, listed = route.draw, route.listed
-    if same or not place.layer.own or drawn.like in ("template", "tree", "module", "state dict"):
-        return ""
-    if place.layer.marked and not (drawn.unclaimed and listed.has(place, listed.unclaimed)):
-        return f"UNASKED {name} crossed"
-    bare = drawn.source in ("state dict", "safetensors", "pt", "tree", "msgpack")
-    if bare and listed.knows_unclaimed and not listed.has(place, listed.unclaimed):
-        return f"UNLISTED {name} is not among the unclaimed"
-    return ""
-
-
-def _untold_in_flax(route: _Route, layer: Layer) -> bool:
-    """Tell whether nobody can know that a Flax kernel belongs to a layer of somebody's own."""
-    if route.draw.layout != "flax" or not layer.kind.startswith("in_out"):
-        return False
-    rows, columns = layer.torch["weight"].shape
-    return route.draw.like != "state dict" or rows == columns
-
-
-def _types_seen(route: _Route) -> bool:
-    drawn = route.draw
-    seen = drawn.source in ("module", "state dict and model", "tree and template") and drawn.step != "dict"
-    return seen or drawn.like in ("module", "template")
-
-
-def _split_sums(place: Placed, left: Tree) -> list[Tree]:
-    """Return torch's reading of a recurrent layer with however the two biases of a gate share their sum."""
-    reading = {(name,): array for name, array in place.layer.torch.items()}
-    for name in list(place.layer.torch):
-        if name.startswith("bias_ih"):
-            other = name.replace("_ih", "_hh")
-            one, two = (left.get((*place.path, n)) for n in (name, other))
-            total = place.layer.torch[name] + place.layer.torch[other]
-            if one is None or two is None or one.shape != total.shape or not np.array_equal(one + two, total):
-                return []
-            reading[name,], reading[other,] = one, two
-    return [reading]
-
-
-def _same(one: np.ndarray, other: np.ndarray) -> bool:
-    return one.shape == other.shape and one.dtype == other.dtype and np.array_equal(one, other)
-
-
-def run(drawn: Draw) -> Outcome:
-    """Run one draw, and return what came of it."""
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        route = _Route(drawn, FilePath(folder))
-        try:
-            try:
-                found = route.run()
-            except bridge_core.UsageError as error:
-                if "layout" not in str(error):
-                    raise
-                # A file whose names no framework is known by: the user says whose they are.
-                route = _Route(drawn, FilePath(folder), layout=drawn.layout)
-                found = route.run()
-        except bridge_core.BridgeError as error:
-            text = f"{type(error).__name__}: {error}"
-            fault = ""
-            if route.must_convert:
-                fault = f"REFUSED what must convert: {text[:300]}"
-            elif not _names_a_tensor(error, route):
-                fault = f"REFUSED without a name: {text[:300]}"
-            return Outcome(fault, refused=True, message=text)
-        except Exception as error:
-            return Outcome(f"RAW {type(error).__name__}: {str(error)[:200]}")
-        return Outcome(judge(route, found))
-
-
-def _names_a_tensor(error: bridge_core.BridgeError, route: _Route) -> bool:
-    names = {name for model in (route.draw.model, route.truth) for p in model.places for name in p.names()}
-    attributes = ("candidates", "reasons", "unclaimed", "missing", "unexpected", "mismatched")
-    mentioned = {name for attribute in attributes for name in getattr(error, attribute, ())}
-    text = f"{error} {' '.join(mentioned)}".replace("/", ".")
-    names |= {f"{'.'.join(place.path)}." for place in route.truth.places if place.path}
-    if any(name in text for name in names):
-        return True
-    folded = [re.escape(word) for word in re.findall(r"[\w.{},]*\{[\w.{},]*", text)]
-    patterns = [re.sub(r"\\\{.*?\\\}", r"[^.]+", word) for word in folded]
-    return any(re.fullmatch(rf"(.*\.)?{pattern}", name) for pattern in patterns for name in names)
-
-
-def shrunk(drawn: Draw) -> tuple[Draw, Outcome]:
-    """Return the draw with as few layers as keep its fault, and that fault."""
-    outcome = run(drawn)
-    smaller = True
-    while smaller and len(drawn.model.places) > 1:
-        smaller = False
-        for number in range(len(drawn.model.places)):
-            trial = replace(drawn, model=drawn.model.without(number))
-            found = run(trial)
-            if found.fault and found.fault.split()[0] == outcome.fault.split()[0]:
-                drawn, outcome, smaller = trial, found, True
-                break
-    return drawn, outcome
