@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,11 @@ __all__ = ["Edited", "EDITS"]
 
 @dataclass(frozen=True)
 class Edited:
-    """A neutral state after an edit, and the model that it should be."""
+    """A neutral state after an edit, the model that it should be, and the paths that are new: new -> old."""
 
     state: FlatState
     model: Model
+    moved: Mapping[Path, Path] = field(default_factory=dict)
 
 
 def _replaced(model: Model, state: FlatState, rng: np.random.Generator) -> Edited:
@@ -28,7 +29,7 @@ def _replaced(model: Model, state: FlatState, rng: np.random.Generator) -> Edite
     for number in rng.permutation(len(model.places)):
         place = model.places[number]
         keys = _keys(place, state)
-        if place.layer.kind == "recurrent" or not keys:
+        if place.layer.kind.startswith("recurrent") or not keys:
             continue
         key = keys[int(rng.integers(len(keys)))]
         old = state[key]
@@ -110,7 +111,7 @@ def _renaming(*, by_mapping: bool) -> Callable[[Model, FlatState, np.random.Gene
         renamed = state.rename(names if by_mapping else moved)
         tied = tuple((moved(one), moved(other)) for one, other in model.tied)
         truth = model.swapped(number, Placed(new, model.places[number].layer))
-        return Edited(renamed, replace(truth, tied=tied))
+        return Edited(renamed, replace(truth, tied=tied), {new: old})
 
     return rename
 
@@ -124,7 +125,8 @@ def _moved_kernel(model: Model, state: FlatState, rng: np.random.Generator) -> E
             kernel = _part(place.layer, ("weight",))
             bias = replace(_part(place.layer, ("bias",)), own=True, module=None, kind="lone bias")
             renamed = state.rename({key: (*new, "kernel")})
-            return Edited(renamed, model.swapped(number, Placed(new, kernel), Placed(place.path, bias)))
+            truth = model.swapped(number, Placed(new, kernel), Placed(place.path, bias))
+            return Edited(renamed, truth, {new: place.path})
     return Edited(state, model)
 
 

@@ -37,7 +37,11 @@ def _odd_weight_norm(n: Numbers) -> Layer:
     else:
         module = torch.nn.ConvTranspose1d(width, width, 3)
         quiet(weight_norm, module)
-    return Layer("odd_weight_norm", module, n.fill(module), typed=False, hidden=choice == 1)
+    state = n.fill(module)
+    # transformers' Flax models have a layer for one along the taps, with torch's names and axes.
+    along_taps = choice == 0 and state["weight_g"].shape[-1] > 1
+    flax: tuple[Tree, ...] = ({(name,): array for name, array in state.items()},) if along_taps else ()
+    return Layer("odd_weight_norm", module, state, flax, typed=False, hidden=choice == 1)
 
 
 def _spectral_norm(n: Numbers) -> Layer:

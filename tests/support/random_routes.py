@@ -155,6 +155,7 @@ class Route:
         self.listed = Listed()
         self.options = _options(accept_guesses=drawn.guesses, allow_unclaimed=drawn.unclaimed)
         self.truth = drawn.model
+        self.moved: Mapping[Path, Path] = {}
 
     def run(self) -> Tree:
         """Return the result's tensors, by key without collections."""
@@ -166,7 +167,7 @@ class Route:
         state = self._neutral()
         if drawn.edit:
             edited: Edited = EDITS[drawn.edit](self.truth, state, np.random.default_rng(drawn.seed))
-            state, self.truth = edited.state, edited.model
+            state, self.truth, self.moved = edited.state, edited.model, edited.moved
         middle: Any = state
         if drawn.step == "dict":
             middle = dict(state)
@@ -279,6 +280,8 @@ class Route:
         if drawn.edit:
             return False
         if drawn.layout == drawn.to:
+            if drawn.step and drawn.guesses:
+                return False  # What was guessed on the way is not asked again.
             return drawn.step != "dict" or (drawn.like in ("module", "template") and model.is_typed)
         if not model.is_typed:
             return False

@@ -94,15 +94,32 @@ def _judge_place(route: Route, place: Placed, left: Tree, *, to: str, same: bool
         and (not layer.own or key in {(*place.path, *n.split(".")) for n in layer.torch})
     ]
     shapes = ", ".join(f"{'.'.join(key)} {list(left[key].shape)}" for key in under) or "nothing"
-    for key in under:
-        left.pop(key)
-    if listed.has(place, listed.guessed) and route.draw.guesses:
-        return ""
-    if listed.has(place, listed.warned) or (listed.has(place, listed.unclaimed) and not same):
+    made = {key: left.pop(key) for key in under}
+    places = [place, *(replace(place, path=old) for new, old in route.moved.items() if new == place.path)]
+
+    def is_listed(names: set[str]) -> bool:
+        return any(listed.has(known, names) for known in places)
+
+    if (is_listed(listed.guessed) and route.draw.guesses) or is_listed(listed.warned):
         return ""
     if (layer.hidden or _untold_in_flax(route, layer)) and not _types_seen(route):
         return ""
-    return f"SILENT {name} became {shapes}"
+    if same or not made or not all(_is_copied(array, layer) for array in made.values()):
+        return f"SILENT {name} became {shapes}"
+    if not is_listed(listed.unclaimed):
+        kind = "UNLISTED" if route.draw.unclaimed else "SILENT"
+        return f"{kind} {name} was copied as {shapes}"
+    asked = route.draw.unclaimed or not any(_LAYER_NAME.search(".".join(key)) for key in made)
+    return "" if asked else f"UNASKED {name} was copied as {shapes}"
+
+
+_LAYER_NAME = re.compile(r"weight[^.]*$|kernel$|scale$|embedding$|parametrizations")
+
+
+def _is_copied(array: np.ndarray, layer: Layer) -> bool:
+    """Tell whether a layer holds these values, in whatever layout: then they were copied unchanged."""
+    trees = (layer.torch, layer.neutral or {}, *layer.flax)
+    return any(_same(array, held) for tree in trees for held in tree.values())
 
 
 def _unlisted(route: Route, place: Placed, name: str, *, same: bool) -> str:
@@ -183,6 +200,7 @@ def _names_a_tensor(error: bridge_core.BridgeError, route: Route) -> bool:
     mentioned = {name for attribute in attributes for name in getattr(error, attribute, ())}
     text = f"{error} {' '.join(mentioned)}".replace("/", ".")
     names |= {f"{'.'.join(place.path)}." for place in route.truth.places if place.path}
+    names |= {name.removeprefix("params.") for name in names}
     if any(name in text for name in names):
         return True
     folded = [re.escape(word) for word in re.findall(r"[\w.{},]*\{[\w.{},]*", text)]
