@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         ShardError as ShardError,
         SystemFailure as SystemFailure,
         TruncatedFile as TruncatedFile,
+        UnclaimedTensorError as UnclaimedTensorError,
         UnsafeFile as UnsafeFile,
         UnsupportedFeature as UnsupportedFeature,
         UnsupportedLayerError as UnsupportedLayerError,
@@ -117,7 +118,7 @@ else:
                 "AmbiguousLayerError BadInputError BridgeError ConversionError DestinationExists "
                 "IntegrityError KeyConflict LimitExceeded LossyCastError MalformedFile "
                 "MismatchError MissingDependency PlanError PluginConflict PluginError RuleError "
-                "ShardError SystemFailure TruncatedFile UnsafeFile UnsupportedFeature "
+                "ShardError SystemFailure TruncatedFile UnclaimedTensorError UnsafeFile UnsupportedFeature "
                 "UnsupportedLayerError UsageError VerificationError"
             ),
             "formats": "Capabilities FileImage Format WriteTarget",

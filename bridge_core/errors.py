@@ -34,6 +34,7 @@ __all__ = [
     "ShardError",
     "SystemFailure",
     "TruncatedFile",
+    "UnclaimedTensorError",
     "UnsafeFile",
     "UnsupportedFeature",
     "UnsupportedLayerError",
@@ -51,9 +52,13 @@ class BridgeError(Exception):
         key: The tensor it is about, as a tuple key or a flat name.
         plugin: The plugin it is about.
         hint: What the user can do; shown after the message.
+
+    Attributes:
+        options: Options of the command that are most likely to go on, the safest first.
     """
 
     exit_code: ClassVar[int] = 1
+    options: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -160,10 +165,36 @@ class AmbiguousLayerError(ConversionError):
     """
 
     def __init__(
-        self, message: str, *, candidates: dict[str, tuple[str, ...]], hint: str | None = None
+        self,
+        message: str,
+        *,
+        candidates: dict[str, tuple[str, ...]],
+        hint: str | None = None,
+        options: tuple[str, ...] = (),
     ) -> None:
         super().__init__(message, hint=hint)
         self.candidates = candidates
+        self.options = options
+
+
+class UnclaimedTensorError(ConversionError):
+    """Tensors with names of layers that no evidence explains, which are not copied to another framework.
+
+    Attributes:
+        reasons: For each key, why it is not copied.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reasons: dict[str, str],
+        hint: str | None = None,
+        options: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.reasons = reasons
+        self.options = options
 
 
 class UnsupportedLayerError(ConversionError):

@@ -50,6 +50,7 @@ def from_neutral(
     allow_missing: bool | Iterable[str | Pattern] = False,
     allow_unexpected: bool | Iterable[str | Pattern] = False,
     allow_mismatched: bool | Iterable[str | Pattern] = False,
+    allow_unclaimed: bool | Iterable[str | Pattern] = False,
 ) -> Any:
     """Return a tree from a neutral state.
 
@@ -62,6 +63,7 @@ def from_neutral(
         allow_missing: Names of ``like`` that may stay as they are there: True, or patterns.
         allow_unexpected: Neutral names that may be left out: True, or patterns.
         allow_mismatched: Names of ``like`` that may stay as they are there where the shapes differ.
+        allow_unclaimed: Neutral names that no evidence explains and that are to be copied unchanged.
 
     Raises:
         MismatchError: Names are missing or unexpected, or shapes differ.
@@ -77,6 +79,7 @@ def from_neutral(
         allow_missing=allow_missing,
         allow_unexpected=allow_unexpected,
         allow_mismatched=allow_mismatched,
+        allow_unclaimed=allow_unclaimed,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import shlex
 import signal
 import sys
 import threading
@@ -62,13 +63,15 @@ class App(click.Group):
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run, and end the process with the exit code; or return it outside standalone mode."""
         with _clean_ends(), _shown_warnings():
-            code = _run(functools.partial(super().main, *args, standalone_mode=False, **extra))
+            given = args[0] if args else extra.get("args")
+            words = list(given) if given is not None else sys.argv[1:]
+            code = _run(functools.partial(super().main, *args, standalone_mode=False, **extra), words)
         if standalone_mode:
             sys.exit(code)
         return code
 
 
-def _run(call: Callable[[], Any]) -> int:
+def _run(call: Callable[[], Any], words: list[str]) -> int:
     try:
         code = call()
         finish_output()
@@ -81,7 +84,11 @@ def _run(call: Callable[[], Any]) -> int:
             err.show()
         return _USAGE
     except BridgeError as err:
-        complain(str(err), label="error")
+        complain(str(err), label="error", as_list=bool(err.options))
+        if err.options:
+            command = shlex.join(["ckptbridge", *words])
+            ways = "\n".join(f"  {command} {option}" for option in err.options)
+            complain(f"Most likely to go on:\n{ways}", as_list=True)
         return err.exit_code
     except MemoryError:
         complain("there is not enough memory.", label="error")

@@ -123,6 +123,10 @@ evidence_options = _stacked(
                 "--allow-mismatched",
                 "Target tensors that may stay unfilled if their shapes differ from the source's",
             ),
+            (
+                "--allow-unclaimed",
+                "Source tensors with a layer's name that no evidence explains, to be copied unchanged",
+            ),
         )
     ),
     layout_option,

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bridge_core.messages import count, fold_names
+from bridge_core.messages import count, fold_names, listed
 from bridge_core.state import Key, join_key
 
 if TYPE_CHECKING:
@@ -94,7 +94,9 @@ def inspect_lines(path: str, format_name: str, state: FlatState, files: Mapping[
         head = ("name", "dtype", "shape", "bytes", "")
         lines += ["", *table([head, *_tensor_rows(state)])]
     kinds = Counter(
-        info.kind or f"undecided ({' or '.join(info.candidates)})" for info in known.layers.values()
+        info.kind
+        or ("unclaimed" if info.evidence == "unclaimed" else f"undecided ({' or '.join(info.candidates)})")
+        for info in known.layers.values()
     )
     sections = (
         ("layers known", [f"{kind}: {number}" for kind, number in kinds.items()]),
@@ -138,18 +140,24 @@ def convert_lines(report: Report, seconds: float) -> list[str]:
         ("guessed", [join_key(key) for key in report.guessed]),
         ("filled with constants", [join_key(key) for key in report.filled]),
         ("dropped", [f"{join_key(d.key)} ({d.reason})" for d in report.dropped]),
+        ("left unfilled", [join_key(key) for key in report.unfilled]),
     ):
         if names:
             lines += [f"{title}:", *folded(names)]
     lines += [f"note: {note}" for note in report.notes]
-    lines.append(exactness(report.exact))
+    lines.append(exactness(report.exact, report.unclaimed))
     lines.append("verified: yes" if report.verified else "verified: no")
     return lines
 
 
-def exactness(exact: bool) -> str:
-    """Return the line about whether anything is lost."""
-    return "exact: yes" if exact else "exact: no, the source cannot be restored bit for bit"
+def exactness(exact: bool, unclaimed: Iterable[Key] = ()) -> str:
+    """Return the line about whether anything is lost, and which tensors no evidence explains."""
+    names = list(map(join_key, unclaimed))
+    copied = f"{count(len(names), 'leaf')} copied as plain parameters: {listed(names)}" if names else ""
+    copied = copied.replace(" leafs ", " leaves ", 1)
+    if not exact:
+        return "exact: no, the source cannot be restored bit for bit" + (f"; {copied}" if copied else "")
+    return f"exact: yes, bytes exact; {copied}" if copied else "exact: yes"
 
 
 def comparison_lines(comparison: Comparison, left: str, right: str) -> list[str]:

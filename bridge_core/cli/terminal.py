@@ -54,8 +54,15 @@ def print_json(document: Any) -> None:
     _print(json.dumps(_plain(document), indent=2, allow_nan=False))
 
 
-def complain(text: str, *, label: str | None = None) -> None:
-    """Print one paragraph on stderr, wrapped where a person reads it."""
+def complain(text: str, *, label: str | None = None, as_list: bool = False) -> None:
+    """Print one paragraph on stderr, wrapped where a person reads it; as a list, each line by itself."""
+    if as_list:
+        first, *rows = text.strip().splitlines()
+        complain(first, label=label)
+        with contextlib.suppress(OSError, ValueError):
+            for row in rows if sys.stderr is not None else ():
+                print(_encodable(clean(row), sys.stderr), file=sys.stderr, flush=True)
+        return
     stream = sys.stderr
     text = clean(re.sub(r"\s*[\r\n]+\s*", " ", text.strip()))
     head = f"{label}: " if label else ""

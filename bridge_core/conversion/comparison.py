@@ -28,6 +28,7 @@ def verify(
     allow_missing: Allowed = (),
     allow_unexpected: Allowed = (),
     allow_mismatched: Allowed = (),
+    allow_unclaimed: Allowed = (),
     dtype: str | None = None,
     layout: str | None = None,
     follow_links: bool = False,
@@ -45,6 +46,7 @@ def verify(
         allow_missing: As in `plan_conversion`.
         allow_unexpected: As in `plan_conversion`.
         allow_mismatched: As in `plan_conversion`.
+        allow_unclaimed: As in `plan_conversion`.
         dtype: The cast that was asked for, if any.
         layout: As in `plan_conversion`.
         follow_links: As in `plan_conversion`.
@@ -59,7 +61,9 @@ def verify(
         BadInputError: A file is damaged or unsafe.
     """
     registry = registry or default_registry()
-    permissions = Permissions.of(accept_guesses, allow_missing, allow_unexpected, allow_mismatched)
+    permissions = Permissions.of(
+        accept_guesses, allow_missing, allow_unexpected, allow_mismatched, allow_unclaimed
+    )
     ruled = as_rules(rules)
     with (
         opened(src, registry, layout=layout, follow_links=follow_links) as source,

@@ -32,6 +32,7 @@ def plan_conversion(
     allow_missing: Allowed = (),
     allow_unexpected: Allowed = (),
     allow_mismatched: Allowed = (),
+    allow_unclaimed: Allowed = (),
     layout: str | None = None,
     follow_links: bool = False,
     registry: Registry | None = None,
@@ -53,6 +54,8 @@ def plan_conversion(
         allow_unexpected: Source keys that may be left out: True, or patterns.
         allow_mismatched: Target keys that may stay unfilled, and their sources left out, where the shapes
             differ: True, or patterns.
+        allow_unclaimed: Source keys that no evidence explains and whose names are a layer's, which are to be
+            copied unchanged to another framework: True, or patterns. Others are copied unasked.
         layout: The source's layout; None to take the one that it states or that its keys match.
         follow_links: Whether shards of the source may be symbolic links that lead out of their folder.
         registry: Plugins; by default everything installed.
@@ -65,7 +68,9 @@ def plan_conversion(
         UsageError: The source, ``to`` or ``like`` is not something that can be converted.
     """
     registry = registry or default_registry()
-    permissions = Permissions.of(accept_guesses, allow_missing, allow_unexpected, allow_mismatched)
+    permissions = Permissions.of(
+        accept_guesses, allow_missing, allow_unexpected, allow_mismatched, allow_unclaimed
+    )
     options = ConversionOptions(to, like, model, as_rules(rules), permissions, layout, follow_links)
     with opened(source, registry, layout=layout, follow_links=follow_links) as state:
         known = guidance(source, state, options, registry)
@@ -86,6 +91,7 @@ def convert(
     allow_missing: Allowed = (),
     allow_unexpected: Allowed = (),
     allow_mismatched: Allowed = (),
+    allow_unclaimed: Allowed = (),
     dtype: str | None = None,
     max_shard_size: int | str | None = None,
     workers: int | None = None,
@@ -111,6 +117,7 @@ def convert(
         allow_missing: As in `plan_conversion`.
         allow_unexpected: As in `plan_conversion`.
         allow_mismatched: As in `plan_conversion`.
+        allow_unclaimed: As in `plan_conversion`.
         dtype: Name of a dtype to cast floating-point tensors to; the cast may lose precision.
         max_shard_size: Bytes, or a text such as ``"5GB"``, above which a set is sharded.
         workers: Threads.
@@ -128,7 +135,9 @@ def convert(
         SystemFailure: Disk, permission or memory.
     """
     registry = registry or default_registry()
-    permissions = Permissions.of(accept_guesses, allow_missing, allow_unexpected, allow_mismatched)
+    permissions = Permissions.of(
+        accept_guesses, allow_missing, allow_unexpected, allow_mismatched, allow_unclaimed
+    )
     options = ConversionOptions(to, like, model, as_rules(rules), permissions, layout, follow_links, dtype)
     writing = WriteOptions(format, max_shard_size, workers, max_ram, overwrite, verify, progress)
     with opened(src, registry, layout=layout, follow_links=follow_links) as source:

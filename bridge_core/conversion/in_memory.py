@@ -61,6 +61,7 @@ def from_neutral(
     allow_missing: Allowed = False,
     allow_unexpected: Allowed = False,
     allow_mismatched: Allowed = False,
+    allow_unclaimed: Allowed = False,
     registry: Registry | None = None,
 ) -> Any:
     """Return live tensors of a framework from a neutral state.
@@ -75,6 +76,8 @@ def from_neutral(
         allow_missing: Keys of ``like`` that may stay unfilled: True, or patterns.
         allow_unexpected: Neutral keys that may be left out: True, or patterns.
         allow_mismatched: Keys of ``like`` that may stay unfilled where the shapes differ: True, or patterns.
+        allow_unclaimed: Neutral keys that no evidence explains and whose names are a layer's, which are to be
+            copied unchanged: True, or patterns.
         registry: Plugins; by default everything installed.
 
     Raises:
@@ -90,7 +93,9 @@ def from_neutral(
             hint="Take it through to_neutral first.",
         )
     state = state.replace(layout="neutral")
-    permissions = Permissions.of(accept_guesses, allow_missing, allow_unexpected, allow_mismatched)
+    permissions = Permissions.of(
+        accept_guesses, allow_missing, allow_unexpected, allow_mismatched, allow_unclaimed
+    )
     options = ConversionOptions(framework, like, rules=as_rules(rules), permissions=permissions)
     with template_of(like, framework, registry) as template:
         plan = joined_plan(state, template, options, registry)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,9 @@ class Report:
         guessed: Target tensors whose kind was guessed.
         filled: Target tensors made from constants, because the source has none.
         dropped: Source tensors left out.
+        left_out: Names, reasons and bytes of the source tensors whose values the target does not have.
+        unfilled: Target tensors of the template that were allowed to stay unfilled.
+        unclaimed: Source tensors that were copied unchanged though no evidence says what they are.
         notes: What else a reader should know.
         exact: Whether the source can be restored bit for bit.
         verified: Whether everything was read back and compared.
@@ -49,6 +51,9 @@ class Report:
     guessed: tuple[Key, ...]
     filled: tuple[Key, ...]
     dropped: tuple[Dropped, ...]
+    left_out: tuple[Mapping[str, Any], ...]
+    unfilled: tuple[Key, ...]
+    unclaimed: tuple[Key, ...]
     notes: tuple[str, ...]
     exact: bool
     verified: bool
@@ -65,10 +70,13 @@ class Report:
             target_layout=plan.target_layout,
             tensors=sum(len(step.targets) for step in plan.steps) + len(plan.ties),
             total_bytes=sum(spec.nbytes for key, spec in plan.target_specs().items() if key not in tied),
-            evidence=dict(Counter(step.evidence for step in plan.steps for _ in step.targets)),
+            evidence=plan.evidence,
             guessed=tuple(key for step in plan.steps if step.evidence == "guess" for key in step.targets),
             filled=tuple(key for step in plan.steps if not step.sources for key in step.targets),
             dropped=plan.dropped,
+            left_out=tuple(plan.left_out_json()),
+            unfilled=plan.allowed_missing,
+            unclaimed=plan.unclaimed,
             notes=plan.notes,
             exact=plan.exact,
             verified=verified,
@@ -88,6 +96,9 @@ class Report:
             "guessed": [join_key(key) for key in self.guessed],
             "filled": [join_key(key) for key in self.filled],
             "dropped": [{"key": join_key(d.key), "reason": d.reason} for d in self.dropped],
+            "left_out": [dict(entry) for entry in self.left_out],
+            "allowed_missing": [join_key(key) for key in self.unfilled],
+            "unclaimed": [join_key(key) for key in self.unclaimed],
             "notes": list(self.notes),
             "exact": self.exact,
             "verified": self.verified,

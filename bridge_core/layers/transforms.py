@@ -101,6 +101,8 @@ class LayerTransform:
         leaves: The leaves.
         modules: Qualified names of module types, subclasses included, whose leaves these are.
         settings: Options that the module must have, e.g. ``{"transpose_kernel": True}``.
+        axis_sizes: Axis of the kind -> the module's setting that states its size. A module whose weights
+            have these sizes in another order is not such a layer.
         identifying_leaves: Native leaf names; where all of them stand together and fit, names and shapes
             alone prove the kind. None: they never do. Empty: they always do.
         only_leaves: Fits only where the layer's path holds nothing else, neither leaf nor layer.
@@ -133,6 +135,7 @@ class LayerTransform:
     axis_splits: Mapping[str, str] = field(default_factory=dict)
     unsupported: str = ""
     unsupported_leaves: Mapping[str, str] = field(default_factory=dict)
+    axis_sizes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the name, and that no two leaves share a name or a role; index the leaves by both."""
@@ -149,6 +152,11 @@ class LayerTransform:
     def framework(self) -> str:
         """The framework it belongs to."""
         return self.name.partition(".")[0]
+
+    @property
+    def is_composite(self) -> bool:
+        """Whether it has leaves in nested modules for roles of layers inside its kind."""
+        return any(len(leaf.parts) > 1 and any("." in role for role in leaf.roles) for leaf in self.leaves)
 
     def by_name(self) -> Mapping[str, Leaf]:
         """Native name -> leaf."""

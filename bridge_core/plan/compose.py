@@ -11,6 +11,9 @@ from bridge_core.state import Key, join_key
 
 __all__ = ["join_keeps", "join_steps", "traced"]
 
+_OPEN = ("undecided", "unclaimed")
+"""Evidence of tensors that the first plan leaves to the second."""
+
 
 def join_steps(first: Sequence[Step], second: Sequence[Step]) -> tuple[Step, ...]:
     """Return steps that do what the first and then the second do, with op chains simplified.
@@ -110,7 +113,7 @@ def _named(
     first: Step, second: Step, sources: tuple[Key, ...], targets: tuple[Key, ...], ops: tuple[Op, ...]
 ) -> Step:
     # A parameter was known for one before, unless the target's template had to settle it.
-    as_named = second.kind == "parameter" and second.evidence != "rule" and first.evidence != "undecided"
+    as_named = second.kind == "parameter" and second.evidence != "rule" and first.evidence not in _OPEN
     return Step(
         sources,
         targets,

@@ -7,6 +7,7 @@ except the few tiny ones that the target has no place for and that its metadata 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -101,6 +102,35 @@ class Plan:
     def unmatched_rules(self) -> tuple[str, ...]:
         """Rules that had to match something and did not."""
         return self.problems.unmatched_rules
+
+    @property
+    def unexplained(self) -> Mapping[Key, str]:
+        """Source key -> why it is not copied, where no evidence says what it is."""
+        return self.problems.unexplained
+
+    @property
+    def unclaimed(self) -> tuple[Key, ...]:
+        """Source keys that no evidence explains, whether they are copied under their own names or refused."""
+        copied = (key for step in self.steps if step.evidence == "unclaimed" for key in step.sources)
+        return once((*copied, *self.unexplained))
+
+    @property
+    def evidence(self) -> dict[str, int]:
+        """Kind of evidence -> how many target tensors rest on it."""
+        return dict(Counter(step.evidence for step in self.steps for _ in step.targets))
+
+    @property
+    def left_out(self) -> tuple[Dropped, ...]:
+        """Source keys whose values the target does not have, tied and stored ones apart."""
+        return tuple(d for d in self.dropped if not d.kept and d.tied_to is None)
+
+    def left_out_json(self) -> list[dict[str, Any]]:
+        """Return what is left out as plain data: names, reasons and bytes."""
+        return [
+            {"name": join_key(d.key), "reason": d.reason, "bytes": self.specs[d.key].nbytes}
+            for d in self.left_out
+            if d.key in self.specs
+        ]
 
     @property
     def ok(self) -> bool:
@@ -302,7 +332,11 @@ class Plan:
             ("mismatched", map(str, self.mismatched)),
             ("ambiguous", [f"{join_key(k)} ({' or '.join(v)})" for k, v in self.ambiguous.items()]),
             ("left out", map(join_key, self.allowed_missing)),
-            ("refused", [f"{join_key(k)} ({why})" for k, why in self.unsupported.items()]),
+            (
+                "refused",
+                [f"{join_key(k)} ({why})" for k, why in {**self.unsupported, **self.unexplained}.items()],
+            ),
+            ("unclaimed", map(join_key, self.unclaimed)),
             ("unmatched rule", self.unmatched_rules),
         ):
             lines += [f"{title}: {text}" + (f"  x{n}" if n > 1 else "") for text, n in fold_names(names)]
@@ -321,8 +355,11 @@ class Plan:
             "mismatched": [mismatch.to_json() for mismatch in self.mismatched],
             "ambiguous": {join_key(k): list(v) for k, v in self.ambiguous.items()},
             "allowed_missing": [join_key(k) for k in self.allowed_missing],
-            "refused": {join_key(k): why for k, why in self.unsupported.items()},
+            "refused": {join_key(k): why for k, why in {**self.unsupported, **self.unexplained}.items()},
             "idle_rules": list(self.unmatched_rules),
+            "unclaimed": [join_key(k) for k in self.unclaimed],
+            "left_out": self.left_out_json(),
+            "evidence": self.evidence,
             "notes": list(self.notes),
             "exact": self.exact,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -11,15 +12,20 @@ from bridge_core.errors import (
     BridgeError,
     MismatchError,
     RuleError,
+    UnclaimedTensorError,
     UnsupportedLayerError,
 )
-from bridge_core.messages import count, listed
+from bridge_core.messages import count, fold_names, listed
 from bridge_core.plan.step import Mismatch
 from bridge_core.state import Key, join_key
 
 __all__ = ["PlanProblems", "once"]
 
 T = TypeVar("T")
+
+_SCALES = re.compile(
+    r"(weight|kernel)_?(scale|zero)|qzeros|scb$|absmax|weight_scale_inv|(^|\.)scales$", re.IGNORECASE
+)
 
 _LISTED = 40
 """How many names a message lists; they are folded before."""
@@ -36,6 +42,7 @@ class PlanProblems:
         ambiguous: Source key -> the interpretations that remain possible.
         unsupported: Source key -> why the target has no form for it.
         unmatched_rules: Rules that had to match something and did not.
+        unexplained: Source key -> why it is not copied, where no evidence says what it is.
     """
 
     missing: tuple[Key, ...] = ()
@@ -44,6 +51,7 @@ class PlanProblems:
     ambiguous: Mapping[Key, tuple[str, ...]] = field(default_factory=dict)
     unsupported: Mapping[Key, str] = field(default_factory=dict)
     unmatched_rules: tuple[str, ...] = ()
+    unexplained: Mapping[Key, str] = field(default_factory=dict)
 
     def then(self, following: PlanProblems, origin: Mapping[Key, Key]) -> PlanProblems:
         """Return the problems of two plans, one after the other.
@@ -59,6 +67,7 @@ class PlanProblems:
             {origin.get(key, key): kinds for key, kinds in following.ambiguous.items()},
             {**self.unsupported, **{origin.get(key, key): why for key, why in following.unsupported.items()}},
             once((*self.unmatched_rules, *following.unmatched_rules)),
+            {**self.unexplained, **{origin.get(key, key): why for key, why in following.unexplained.items()}},
         )
 
     def error(self, target_layout: str) -> BridgeError | None:
@@ -81,17 +90,41 @@ class PlanProblems:
             return self._unsupported_error(target_layout)
         if self.missing or self.unexpected or self.mismatched:
             return self._mismatch_error()
-        if self.ambiguous:
-            return AmbiguousLayerError(
-                f"{count(len(self.ambiguous), 'tensor')} can be read in more than one way: "
-                f"{self._candidates()}.",
-                candidates={join_key(key): kinds for key, kinds in self.ambiguous.items()},
-                hint=(
-                    "Give the target's shapes (--like FILE, or like=), the module (--model PKG.MOD:FACTORY, "
-                    "or module=) or a rule (--rules FILE); or accept guesses by name (--accept-guesses)."
-                ),
-            )
+        if self.ambiguous or self.unexplained:
+            return self._open_error()
         return None
+
+    def _open_error(self) -> BridgeError:
+        """Return the error about tensors that nothing explains, one line for a pattern of names."""
+        candidates = {join_key(key): kinds for key, kinds in self.ambiguous.items()}
+        reasons = {join_key(key): why for key, why in self.unexplained.items()}
+        parts = []
+        if candidates:
+            lines = _lines({name: f" ({' or '.join(kinds)})" for name, kinds in candidates.items()})
+            parts.append(f"{count(len(candidates), 'tensor')} can be read in more than one way:{lines}")
+        if reasons:
+            number = count(len(reasons), "tensor")
+            lines = _lines({name: f": {why}" for name, why in reasons.items()})
+            parts.append(f"{number} with a layer's name, of which nothing says what it is:{lines}")
+        ways = [
+            "Give the target's shapes (like=, --like FILE), the module (model= or module=, "
+            "--model PKG.MOD:FACTORY) or a rule (rules=, --rules FILE)."
+        ]
+        options = ["--like FILE"]
+        if candidates:
+            ways.append("Or accept guesses by name (accept_guesses=True, --accept-guesses).")
+            options.append("--accept-guesses")
+        if reasons:
+            pattern = _pattern(self.unexplained)
+            ways.append(
+                f"Or copy them unchanged (allow_unclaimed={pattern!r}, --allow-unclaimed {pattern!r}), if "
+                "the other side has them under these names and with these axes."
+            )
+            options.append(f"--allow-unclaimed '{pattern}'")
+        text, hint = "\n".join(parts), "\n" + " ".join(ways)
+        if not candidates:
+            return UnclaimedTensorError(text, reasons=reasons, hint=hint, options=tuple(options))
+        return AmbiguousLayerError(text, candidates=candidates, hint=hint, options=tuple(options))
 
     def _unsupported_error(self, target_layout: str) -> UnsupportedLayerError:
         reasons = {join_key(key): why for key, why in self.unsupported.items()}
@@ -102,6 +135,10 @@ class PlanProblems:
         return UnsupportedLayerError(
             f"{count(len(reasons), 'tensor')} cannot be carried to {target_layout}. {'; '.join(rows)}.",
             reasons=reasons,
+            hint=(
+                "Give a template or a model that has a place for them (like=, --like FILE; model=, --model "
+                "PKG.MOD:FACTORY), or drop them by a rule (rules=, --rules FILE) if the target does without."
+            ),
         )
 
     def _mismatch_error(self) -> MismatchError:
@@ -118,8 +155,15 @@ class PlanProblems:
         ]
         if self.ambiguous:
             found.append(f"{len(self.ambiguous)} ambiguous: {self._candidates()}")
+        if self.unexplained:
+            found.append(
+                f"{len(self.unexplained)} not known: {listed(map(join_key, self.unexplained), _LISTED)}"
+            )
+        scales = tuple(name for name in unexpected if _SCALES.search(name))
         hints = {
-            "--allow-unexpected PATTERN leaves source tensors out": unexpected,
+            f"{listed(scales)}: the source is quantised; dequantise it first, since its weights mean nothing "
+            "without their scales": scales,
+            "--allow-unexpected PATTERN leaves source tensors out": unexpected if not scales else (),
             "--allow-missing PATTERN leaves target tensors unfilled": missing,
             "--allow-mismatched PATTERN leaves tensors of another shape unfilled": mismatched,
             "a rule (--rules FILE) says how one becomes the other": mismatched or (missing and unexpected),
@@ -134,6 +178,39 @@ class PlanProblems:
 
     def _candidates(self) -> str:
         return listed((f"{join_key(k)} ({' or '.join(v)})" for k, v in self.ambiguous.items()), _LISTED)
+
+
+def _lines(reasons: Mapping[str, str]) -> str:
+    """Return a line for each pattern of names that have one reason, of many only the first.
+
+    A name cannot add a line of its own: line ends in it are escaped.
+    """
+    names_of: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        shown = name if name.isprintable() else name.encode("unicode_escape").decode()
+        names_of.setdefault(why, []).append(shown)
+    lines = [
+        f"\n  {text}{why}" + (f" (x{number})" if number > 1 else "")
+        for why, names in names_of.items()
+        for text, number in fold_names(names)
+    ]
+    more = f"\n  and {len(lines) - _LISTED} more" if len(lines) > _LISTED else ""
+    return "".join(lines[:_LISTED]) + more
+
+
+def _pattern(keys: Iterable[Key]) -> str:
+    """Return a pattern that matches some keys: their one name, or all below what they share."""
+    paths = list(keys)
+    if len(paths) == 1:
+        return join_key(paths[0])
+    shared = paths[0][:-1]
+    for path in paths:
+        while shared != path[: len(shared)]:
+            shared = shared[:-1]
+    if shared:
+        return join_key((*shared, "**"))
+    names = {path[-1] for path in paths}
+    return f"**.{names.pop()}" if len(names) == 1 else "**"
 
 
 def once(values: Iterable[T]) -> tuple[T, ...]:

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING
 
-from bridge_core.axes import Binding
+from bridge_core.axes import Binding, parse_axes
 from bridge_core.layers import LayerTransform
 from bridge_core.messages import nearest
 from bridge_core.resolve.grouping import Group
+from bridge_core.resolve.sibling_proofs import SiblingProofs
 from bridge_core.state import Key, LayerInfo, ModuleInfo, join_key
 
 if TYPE_CHECKING:
@@ -36,12 +37,15 @@ class Detection:
     """What evidence says a group is.
 
     Args:
-        evidence: The evidence that decided it; ``undecided`` if none did.
-        transform: The layer; None for plain parameters and while undecided.
+        evidence: The evidence that decided it; ``undecided`` if several readings remain, ``unclaimed`` if
+            there is none.
+        transform: The layer; None for plain parameters, and while undecided or unclaimed.
         candidates: What it may be while undecided; None among them is plain parameters.
         leaves: Names of the leaves that belong to the layer. While undecided, those of every candidate.
         axis_splits: Axis of the kind -> the sizes into which it is split here, or may be split elsewhere.
         rule: The rule that decided it, if one did.
+        misfits: Of an unclaimed group, the transforms for its module's type, which its leaves do not fit.
+        missing: Of an unclaimed group, the kind or transform that the metadata names and no plugin provides.
     """
 
     evidence: str
@@ -50,6 +54,13 @@ class Detection:
     leaves: tuple[str, ...] = ()
     axis_splits: Binding = field(default_factory=dict)
     rule: Rule | None = None
+    misfits: tuple[LayerTransform, ...] = ()
+    missing: str = ""
+
+    @property
+    def is_parameters(self) -> bool:
+        """Whether something says that the leaves are plain parameters."""
+        return self.transform is None and not self.candidates and self.evidence != "unclaimed"
 
     @property
     def candidate_names(self) -> tuple[str, ...]:
@@ -77,7 +88,24 @@ class Detector:
         for transform in self.transforms:
             for module in transform.modules:
                 self._by_module.setdefault(module, []).append(transform)
+        self._names = {transform.name for transform in self.transforms}
+        self._kinds = {transform.kind for transform in self.transforms}
         self._by_signature: dict[object, Detection] = {}
+
+    def detect_all(self, groups: Mapping[Key, Group]) -> dict[Key, Detection]:
+        """Return what the groups of a state are.
+
+        What one layer of a state denies, others that only allow it do not prove: a square weight may have
+        either order of axes.
+        """
+        detections = {path: self.detect(group) for path, group in groups.items()}
+        proofs = SiblingProofs(self.transforms, groups, detections)
+        if proofs.any_denied:
+            for path, detection in detections.items():
+                if proofs.is_void(path):
+                    transform = detection.transform
+                    detections[path] = _undecided(detection.leaves, transform, None)
+        return detections
 
     def detect(self, group: Group) -> Detection:
         """Return what the group is.
@@ -131,49 +159,76 @@ class Detector:
             )
         if rule.kind == PARAMETER:
             return Detection("rule", rule=rule)
-        fitting = [t for t in self._fitting(shapes, group.has_children) if t.kind == rule.kind]
+        fitting = [t for t in self._structural(shapes, group.has_children) if t.kind == rule.kind]
         if not fitting:
             leaves = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
             raise rule.error(f"it does not fit {join_key(group.path)!r}, which holds {leaves}.", group.path)
         return replace(_decided("rule", _widest(fitting, shapes), shapes, group), rule=rule)
 
     def _by_type(self, module: ModuleInfo, group: Group, shapes: Shapes) -> Detection | None:
-        of_type = [t for name in module.types for t in self._by_module.get(name, ())]
-        if not of_type:
+        """Return what the module's type says; the most derived type that some transform lists decides."""
+        listed = next((self._by_module[name] for name in module.types if name in self._by_module), None)
+        if listed is None:
             return None
-        kinds = {t.kind for t in of_type}
-        alike = [t for t in self.transforms if t.kind in kinds and t not in of_type and not t.needs_module]
-        fitting = [t for t in of_type + alike if _agrees(t, module) and _fits(t, shapes, group.has_children)]
+        kinds = {t.kind for t in listed}
+        alike = [t for t in self.transforms if t.kind in kinds and t not in listed and not t.needs_module]
+        fitting = [
+            t
+            for t in listed + alike
+            if _agrees(t, module) and _fits(t, shapes, group.has_children) and _has_sizes(t, module, shapes)
+        ]
         if not fitting:
-            return Detection("module")
-        return _decided("module", _widest(fitting, shapes), shapes, group)
+            return Detection("unclaimed", misfits=tuple(listed))
+        width = max(len(_leaves_of(t, shapes)) for t in fitting)
+        widest = [t for t in fitting if len(_leaves_of(t, shapes)) == width]
+        rivals = {(t.kind, t.leaves): t for t in widest if t in listed}
+        if len(rivals) > 1:  # two plugins describe one type
+            return _undecided(_leaves_of(widest[0], shapes), *rivals.values())
+        return _decided("module", widest[0], shapes, group)
 
     def _by_metadata(self, info: LayerInfo, group: Group, shapes: Shapes) -> Detection | None:
+        evidence = "guess" if info.evidence == "guess" else "metadata"
         if info.kind == PARAMETER:
-            return Detection("metadata")
+            return Detection(evidence)
         recorded = info.transforms.get(self.framework)
+        if info.kind not in self._kinds or (recorded is not None and recorded not in self._names):
+            return Detection("unclaimed", missing=recorded or info.kind or "")
         of_kind = [
             t for t in self.transforms if t.kind == info.kind and (t.name == recorded or not t.needs_module)
         ]
         fitting = [t for t in of_kind if _fits(t, shapes, group.has_children)]
         fitting.sort(key=lambda t: t.name != recorded)
-        return _decided("metadata", fitting[0], shapes, group) if fitting else None
+        return _decided(evidence, fitting[0], shapes, group) if fitting else None
 
     def by_structure(self, shapes: Shapes, has_children: bool) -> Detection:
         """Return what names and shapes prove."""
-        fitting = self._fitting(shapes, has_children)
+        fitting = self._structural(shapes, has_children)
         leaves_of = {t.name: frozenset(_leaves_of(t, shapes)) for t in fitting}
         widest = [t for t in fitting if not any(leaves_of[t.name] < leaves_of[o.name] for o in fitting)]
         if not widest:
-            return Detection("structure")
+            return Detection("unclaimed")
         proven = any(
             t.identifying_leaves is not None and set(t.identifying_leaves) <= leaves_of[t.name]
             for t in widest
         )
+        if len(widest) == 1 and proven and self._may_be_stacked(widest[0], shapes, has_children):
+            return _undecided(_leaves_of(widest[0], shapes), widest[0], None)
         if len(widest) == 1 and proven:
             return _decided("structure", widest[0], shapes)
         leaves = tuple(name for name in shapes if any(name in leaves_of[t.name] for t in widest))
         return _undecided(leaves, *widest, *(() if proven else (None,)))
+
+    def _may_be_stacked(self, transform: LayerTransform, shapes: Shapes, has_children: bool) -> bool:
+        """Return whether a layer that splits axes may as well be a stack of several of another kind."""
+        if not any(axis.split != 1 for leaf in transform.leaves for axis in parse_axes(leaf.axes)):
+            return False
+        leaves = _leaves_of(transform, shapes)
+        if len({shapes[name][:1] for name in leaves}) != 1 or any(len(shapes[name]) < 2 for name in leaves):
+            return False
+        single = {name: shape[1:] if name in leaves else shape for name, shape in shapes.items()}
+        return any(
+            set(_leaves_of(other, single)) >= set(leaves) for other in self._structural(single, has_children)
+        )
 
     def guess(self, group: Group, undecided: Detection) -> Detection:
         """Return what the words of its path suggest; plain parameters if they suggest nothing."""
@@ -184,7 +239,7 @@ class Detector:
         detection = _decided("guess", chosen, shapes, group)
         return undecided if detection.transform is None else detection
 
-    def _fitting(self, shapes: Shapes, has_children: bool) -> list[LayerTransform]:
+    def _structural(self, shapes: Shapes, has_children: bool) -> list[LayerTransform]:
         return [t for t in self.transforms if not t.needs_module and _fits(t, shapes, has_children)]
 
 
@@ -253,6 +308,27 @@ def guess(path: Key, candidates: Iterable[LayerTransform | None]) -> LayerTransf
 
 def _hinted(hint: str, words: list[str], text: str) -> bool:
     return hint in words or (len(hint) > 3 and hint in text)
+
+
+def _has_sizes(transform: LayerTransform, module: ModuleInfo, shapes: Shapes) -> bool:
+    """Tell whether the weights have the sizes that a module's settings state, and not in another order."""
+    stated = {
+        axis: value
+        for axis, name in transform.axis_sizes.items()
+        if type(value := module.settings.get(name)) is int
+    }
+    if len(stated) < 2:
+        return True
+    present = {name: shapes[name] for name in _leaves_of(transform, shapes)}
+    for binding in transform.bindings(present):
+        sizes = {axis: prod(binding[axis]) for axis in stated if axis in binding}
+        if (
+            sizes.keys() == stated.keys()
+            and sizes != stated
+            and sorted(sizes.values()) == sorted(stated.values())
+        ):
+            return False
+    return True
 
 
 def _agrees(transform: LayerTransform, module: ModuleInfo) -> bool:

@@ -16,7 +16,7 @@ from bridge_core.plan import Plan, Step
 from bridge_core.plugins import Registry
 from bridge_core.resolve.evidence import PARAMETER
 from bridge_core.resolve.neutral_layers import neutral_layers
-from bridge_core.resolve.plan_builder import Ordered, Request
+from bridge_core.resolve.request import Ordered, Request
 from bridge_core.resolve.rule_names import check_constant, rule_holds
 from bridge_core.resolve.without_template import WithoutTemplate
 from bridge_core.rules import Permissions

@@ -75,9 +75,9 @@ def group_state(
     renamed = names or {}
     new_names = {**collections.names(state), **{key: name for key, name in renamed.items() if key in state}}
     specs = {name: state.spec(key) for key, name in new_names.items()}
-    layers_of = _LayerPaths(framework, transforms, specs, split_paths)
-    groups: dict[Key, Group] = {}
     modules, layers, recorded = state.metadata.modules, state.metadata.layers, state.metadata.collections
+    layers_of = _LayerPaths(framework, tuple(transforms), specs, split_paths, modules, layers)
+    groups: dict[Key, Group] = {}
     for key, name in new_names.items():
         path, leaf = layers_of.owner(name)
         group = groups.get(path)
@@ -123,16 +123,22 @@ class _LayerPaths:
     """Finds the layer that each key belongs to.
 
     A leaf name may contain nested modules; it counts only where all leaves that its layer needs are present,
-    so that a module which merely has such a name keeps its own leaves.
+    so that a module which merely has such a name keeps its own leaves. A composite layer, whose parts could
+    be layers by themselves, counts only where the module's type, the metadata or the names prove it.
     """
 
     def __init__(
         self,
         framework: Framework,
-        transforms: Iterable[LayerTransform],
+        transforms: tuple[LayerTransform, ...],
         specs: Mapping[Key, TensorSpec],
         split_paths: Collection[Key],
+        modules: Mapping[Key, ModuleInfo],
+        layers: Mapping[Key, LayerInfo],
     ) -> None:
+        self._modules = modules
+        self._layers = layers
+        self._listed = {name for transform in transforms for name in transform.modules}
         self._specs = specs
         self._split_paths = split_paths
         self._complete: dict[tuple[Key, str], bool] = {}
@@ -171,4 +177,22 @@ class _LayerPaths:
                 shapes[leaf.name] = spec.shape
             elif not leaf.optional:
                 return False
+        if transform.is_composite and not self._is_known(path, transform):
+            return False
         return transform.fits(shapes)
+
+    def _is_known(self, path: Key, transform: LayerTransform) -> bool:
+        """Return whether something says that a path holds one composite layer, and not just its parts."""
+        module, info = self._modules.get(path), self._layers.get(path)
+        if module is not None and any(name in self._listed for name in module.types):
+            return any(name in transform.modules for name in module.types)
+        if info is not None and info.kind is not None:
+            return info.kind == transform.kind
+        parts = {leaf_path(path, leaf.name)[:-1] for leaf in transform.leaves} - {path}
+        if any(self._has_own_type(part) for part in parts):
+            return False
+        return transform.identifying_leaves is not None
+
+    def _has_own_type(self, path: Key) -> bool:
+        module = self._modules.get(path)
+        return module is not None and any(name in self._listed for name in module.types)

@@ -7,10 +7,10 @@ layouts that it may have.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from bridge_core.axes import Shape
+from bridge_core.axes import Shape, bind_axes
 from bridge_core.layers import LayerKind, LayerTransform, Leaf
 from bridge_core.plugins import Registry
 from bridge_core.resolve.evidence import PARAMETER, Detection, Detector
@@ -21,6 +21,7 @@ from bridge_core.resolve.interpretations import (
     neutral_interpretation,
     parameter_interpretation,
 )
+from bridge_core.resolve.neutral_records import NeutralRecords
 from bridge_core.state import FlatState, Key, LayerInfo, StateMetadata, leaf_path
 
 if TYPE_CHECKING:
@@ -45,13 +46,18 @@ class NeutralLayer:
     Args:
         group: The leaves at its path, those of the layer and others.
         interpretations: Every way to read it.
-        evidence: The evidence that decided it; ``undecided`` if none did.
-        kind: Its kind; None while undecided.
+        evidence: The evidence that decided it; ``undecided`` or ``unclaimed`` if none did.
+        kind: Its kind; None while undecided or unclaimed.
         leaves: Names of the leaves that belong to the layer.
         candidates: Transforms that remain possible while undecided; None among them is plain parameters.
         transforms: Framework -> transform whose layout the layer had there.
         axis_splits: Axis of the kind -> the sizes into which it is split where the layer comes from.
         rule: Label of the rule that decided it here; empty if none did.
+        unclaimed: Names of the leaves that no evidence explains.
+        origin: Framework whose names and axes undecided and unclaimed leaves have; empty if unknown.
+        misfits: Transforms for the type of its module, which the leaves do not fit.
+        missing: Kind or transform that the metadata names and that no plugin provides.
+        part_of: Composite kind of which the layer may be a part; empty if that is decided.
     """
 
     group: Group
@@ -63,6 +69,11 @@ class NeutralLayer:
     transforms: Mapping[str, str]
     axis_splits: Mapping[str, Shape]
     rule: str = ""
+    unclaimed: tuple[str, ...] = ()
+    origin: str = ""
+    misfits: tuple[LayerTransform, ...] = ()
+    missing: str = ""
+    part_of: str = ""
 
     @property
     def unsupported(self) -> LayerTransform | None:
@@ -88,10 +99,15 @@ def neutral_layers(
         merged_paths: Path -> composite kind, where the layers below are read as one.
         split_paths: Paths of composite layers that are read as the layers they hold.
     """
-    detector = Detector(_neutral_transforms(registry.kinds.values()), "neutral", rules)
+    neutral = {t.name: t for t in _neutral_transforms(registry.kinds.values())}
+    detector = Detector(neutral.values(), "neutral", rules)
+    records = NeutralRecords(state, registry, neutral)
     by_signature: dict[object, tuple[Interpretation, ...]] = {}
     layers = {}
-    for path, group in _groups(state, registry, merged_paths or {}, split_paths).items():
+    groups = _groups(state, records, registry, merged_paths or {}, split_paths)
+    open_paths = [path for path, group in groups.items() if group.info is None]
+    part_of = _composite_parts(groups, open_paths, registry.kinds.values()) if open_paths else {}
+    for path, group in groups.items():
         rule = detector.rule_of(path)
         info = group.info
         if rule is not None and rule.kind is not None:
@@ -99,11 +115,7 @@ def neutral_layers(
         if info is None:
             info = _detected(detector, group)
         decided_here = rule is not None and info is not group.info and info.evidence == "rule"
-        candidates = tuple(
-            None if name == PARAMETER else registry.transforms[name]
-            for name in info.candidates
-            if name == PARAMETER or name in registry.transforms
-        )
+        candidates, misfits, missing = records.named(info)
         signature = (
             tuple((name, spec.shape) for name, spec in group.specs.items()),
             info.kind,
@@ -126,12 +138,21 @@ def neutral_layers(
             info.transforms,
             info.axis_splits,
             rule.label if rule is not None and decided_here else "",
+            info.unclaimed,
+            info.origin,
+            misfits,
+            missing,
+            part_of.get(path, ""),
         )
     return layers
 
 
 def _groups(
-    state: FlatState, registry: Registry, merged_paths: Mapping[Key, str], split_paths: Collection[Key]
+    state: FlatState,
+    records: NeutralRecords,
+    registry: Registry,
+    merged_paths: Mapping[Key, str],
+    split_paths: Collection[Key],
 ) -> dict[Key, Group]:
     infos = {path: info for path, info in state.metadata.layers.items() if path not in split_paths}
     for path in split_paths:
@@ -148,10 +169,35 @@ def _groups(
         group.keys[leaf] = key
         group.specs[leaf] = state.spec(key)
     for group in groups.values():
-        if group.info is not None and not set(group.info.leaves) <= set(group.keys):
-            group.info = None
+        if group.info is not None:
+            group.info = records.fitted(group.info, group.specs)
     note_children(groups)
     return groups
+
+
+def _composite_parts(
+    groups: Mapping[Key, Group], open_paths: Iterable[Key], kinds: Iterable[LayerKind]
+) -> dict[Key, str]:
+    """Return the paths without a record that hold a part of what may be one composite layer."""
+    shapes = {
+        leaf_path(path, name): spec.shape for path in open_paths for name, spec in groups[path].specs.items()
+    }
+    parts: dict[Key, str] = {}
+    for kind in kinds:
+        needed = {
+            role: axes for role, axes in kind.leaves.items() if "." in role and not role.endswith("bias")
+        }
+        if not needed:
+            continue
+        first, *_ = (tuple(role.split(".")) for role in needed)
+        for key in shapes:
+            path = key[: -len(first)]
+            if key[-len(first) :] == first and all(
+                bind_axes(axes, shapes.get(leaf_path(path, role), ())) for role, axes in needed.items()
+            ):
+                for role in needed:
+                    parts.setdefault(leaf_path(path, role)[:-1], kind.name)
+    return parts
 
 
 def _parts(path: Key, info: LayerInfo | None) -> dict[Key, LayerInfo]:
@@ -182,8 +228,17 @@ def _interpretations(
     registry: Registry,
 ) -> tuple[Interpretation, ...]:
     if info.kind is None:
-        undecided = Detection("undecided", candidates=candidates, leaves=info.leaves)
-        return native_interpretations(undecided, registry.kinds, group.specs)
+        native = [c for c in candidates if c is None or c.framework != "neutral"]
+        undecided = Detection("undecided", candidates=tuple(native), leaves=info.leaves)
+        found = list(native_interpretations(undecided, registry.kinds, group.specs)) if native else []
+        for candidate in candidates:
+            if candidate is not None and candidate.framework == "neutral":
+                leaves = [name for name in info.leaves if name in candidate.by_name()]
+                interpretation = neutral_interpretation(
+                    registry.kinds[candidate.kind], group.specs, leaves, {}
+                )
+                found += [interpretation] if interpretation is not None else []
+        return tuple(found) or (parameter_interpretation(group.specs),)
     kind = registry.kinds.get(info.kind)
     if kind is None:
         return (parameter_interpretation(group.specs),)
@@ -204,17 +259,29 @@ def _ruled(kind: str, info: LayerInfo | None, registry: Registry) -> LayerInfo |
         return info
     transforms = (registry.transforms.get(name) for name in info.candidates)
     fitting = next((t for t in transforms if t is not None and t.kind == kind), None)
-    return info if fitting is None else LayerInfo(None, "rule", info.leaves, (fitting.name,), info.transforms)
+    if fitting is None and kind == PARAMETER:
+        return replace(
+            info, kind=PARAMETER, evidence="rule", leaves=(*info.leaves, *info.unclaimed), unclaimed=()
+        )
+    return info if fitting is None else replace(info, evidence="rule", candidates=(fitting.name,))
 
 
 def _detected(detector: Detector, group: Group) -> LayerInfo:
+    """Return what the names and shapes of a layer without a record say, in neutral names."""
     detection = detector.detect(group)
     evidence, transform = detection.evidence, detection.transform
-    if transform is not None:
-        return LayerInfo(transform.kind, evidence, detection.leaves, axis_splits=detection.axis_splits)
-    if detection.candidates:
-        return LayerInfo(None, "undecided", detection.leaves, detection.candidate_names)
-    return LayerInfo(PARAMETER, evidence, tuple(group.keys))
+    if detection.is_parameters:
+        return LayerInfo(PARAMETER, evidence, tuple(group.keys))
+    unclaimed = tuple(name for name in group.keys if name not in detection.leaves)
+    kind = transform.kind if transform is not None else None
+    return LayerInfo(
+        kind,
+        evidence,
+        detection.leaves,
+        detection.candidate_names,
+        axis_splits=detection.axis_splits,
+        unclaimed=unclaimed,
+    )
 
 
 def _neutral_transforms(kinds: Iterable[LayerKind]) -> list[LayerTransform]:
@@ -224,7 +291,7 @@ def _neutral_transforms(kinds: Iterable[LayerKind]) -> list[LayerTransform]:
             f"neutral.{kind.name}",
             kind.name,
             tuple(
-                Leaf(role, role, axes, optional=role.endswith("bias") or role in kind.auxiliary_tensors)
+                Leaf(role, role, axes, optional=_is_optional(kind, role))
                 for role, axes in kind.leaves.items()
             ),
             identifying_leaves=_IDENTIFYING_LEAVES.get(kind.name),
@@ -232,3 +299,11 @@ def _neutral_transforms(kinds: Iterable[LayerKind]) -> list[LayerTransform]:
         )
         for kind in kinds
     ]
+
+
+def _is_optional(kind: LayerKind, role: str) -> bool:
+    return (
+        role.endswith("bias")
+        or role in kind.auxiliary_tensors
+        or (kind.name, role) == ("batch_norm", "scale")
+    )

@@ -6,25 +6,24 @@ With a template and without one, the same things can become of a layer; both way
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from bridge_core.layers import LayerTransform
 from bridge_core.ops import NEGATIVE_ZERO, Drop, Fill, Op, chain_specs
 from bridge_core.plan import Dropped, Mismatch, Plan, PlanProblems, Step
-from bridge_core.plugins import Framework, Registry
+from bridge_core.resolve.crossing import Crossing
 from bridge_core.resolve.evidence import PARAMETER, Detector, guess
 from bridge_core.resolve.interpretations import Role
 from bridge_core.resolve.leaf_matching import Outcome
 from bridge_core.resolve.neutral_layers import NeutralLayer
-from bridge_core.rules import Permissions
-from bridge_core.state import FlatState, Key, LayerInfo, TensorSpec, Ties, join_key, leaf_path
+from bridge_core.resolve.request import Request
+from bridge_core.state import Key, LayerInfo, TensorSpec, Ties, join_key, leaf_path
 
 if TYPE_CHECKING:
-    from bridge_core.resolve.rule_instance import BoundRule
     from bridge_core.rules import Rule
 
-__all__ = ["Filled", "Ordered", "PlanBuilder", "Request", "open_options"]
+__all__ = ["Filled", "PlanBuilder", "open_options"]
 
 
 class Filled(NamedTuple):
@@ -36,59 +35,6 @@ class Filled(NamedTuple):
     evidence: str
     auxiliary: Key | None = None
     rule: str = ""
-
-
-@dataclass(frozen=True)
-class Ordered:
-    """What rules order, whatever the layers are.
-
-    Args:
-        state: The neutral state with everything that rules take.
-        bound_rules: Instances of rules that rearrange tensors.
-        fills: Target, without a collection -> the step that fills it with a constant.
-        absent: Targets, without a collection, that may stay unfilled.
-    """
-
-    state: FlatState
-    bound_rules: tuple[BoundRule, ...] = ()
-    fills: Mapping[Key, Step] = field(default_factory=dict)
-    absent: tuple[Key, ...] = ()
-
-    @property
-    def targets(self) -> frozenset[Key]:
-        """The targets that rules account for, without collections."""
-        moved = (key for bound in self.bound_rules for key in bound.targets)
-        return frozenset((*moved, *self.fills, *self.absent))
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked for.
-
-    Args:
-        state: The neutral state.
-        registry: Kinds, transforms and adapters.
-        framework: The target's adapter.
-        layers: The state's layers by path.
-        permissions: What may be guessed and left out.
-        origin: Neutral key -> key in the original source, which patterns also see.
-        rules: Rules that fix kinds.
-        ordered: What rules order; the state above is without what they take.
-    """
-
-    state: FlatState
-    registry: Registry
-    framework: Framework
-    layers: Mapping[Key, NeutralLayer]
-    permissions: Permissions
-    origin: Mapping[Key, Key]
-    rules: tuple[Rule, ...]
-    ordered: Ordered
-
-    @property
-    def transforms(self) -> tuple[LayerTransform, ...]:
-        """The target framework's transforms."""
-        return self.registry.transforms_of.get(self.framework.name, ())
 
 
 class PlanBuilder:
@@ -110,6 +56,9 @@ class PlanBuilder:
             for leaf in transform.leaves
             for role in leaf.added_leaves
         }
+        self.crossing = Crossing(
+            request.registry, request.framework.name, request.permissions, request.origin
+        )
         self._proven: dict[tuple[int, bool], bool] = {}
         self.owners: dict[Key, Rule] = {}
         self.filled: dict[Key, Filled] = {}
@@ -147,7 +96,13 @@ class PlanBuilder:
         self.allowed_missing += map(target_key, ordered.absent)
 
     def move_leaves(
-        self, layer: NeutralLayer, outcome: Outcome, evidence: str, names: Mapping[str, Key]
+        self,
+        layer: NeutralLayer,
+        outcome: Outcome,
+        evidence: str,
+        names: Mapping[str, Key],
+        *,
+        templated: bool = False,
     ) -> None:
         """Let the leaves that an outcome moves fill their targets.
 
@@ -156,6 +111,7 @@ class PlanBuilder:
             outcome: What becomes of it.
             evidence: The evidence that decided it.
             names: Leaf name in the target -> key.
+            templated: Whether a template has the targets, under these names and in these shapes.
         """
         roles = {use.name: role for role, use in outcome.source.leaves.items()}
         summands = {name for keep in outcome.keeps for name in keep.sources}
@@ -165,10 +121,13 @@ class PlanBuilder:
             targets = tuple(names[name] for name in move.targets)
             kind = outcome.source.kind if roles[move.sources[0]][0] else PARAMETER
             auxiliary = sources[0] if summands.intersection(move.sources) else None
+            found = evidence
+            if kind == PARAMETER:
+                found = self.crossing.evidence(layer, move.sources[0], evidence, templated=templated)
             if len(targets) == 1:
-                self.filled[targets[0]] = Filled(sources, move.ops, kind, evidence, auxiliary, rule)
+                self.filled[targets[0]] = Filled(sources, move.ops, kind, found, auxiliary, rule)
             else:
-                self.shared.append(Step(sources, targets, move.ops, kind, evidence, auxiliary, rule))
+                self.shared.append(Step(sources, targets, move.ops, kind, found, auxiliary, rule))
             self.used.update((source, targets[0]) for source in sources)
 
     def store_summands(self, layer: NeutralLayer, outcome: Outcome, path: Key) -> None:
@@ -218,12 +177,26 @@ class PlanBuilder:
         self.constants.append(Step((), (key,), (fill,), kind, "zero"))
 
     def refuses(self, layer: NeutralLayer) -> bool:
-        """Note a layer that only another framework has, and tell whether it is one."""
+        """Note a layer that cannot go to the framework whatever the template is; return whether it is one."""
+        if layer.missing and layer.origin != self.framework.name:
+            why = (
+                f"no installed plugin provides {layer.missing!r}, which the metadata names; install the one "
+                "that was there when the weights were written"
+            )
+            self.unsupported.update(dict.fromkeys(layer.group.keys.values(), why))
+            return True
         transform = layer.unsupported
         if transform is None or transform.framework == self.framework.name:
             return False
         self.unsupported.update((layer.group.keys[name], transform.unsupported) for name in layer.leaves)
         return True
+
+    def lost_layout(self, layer: NeutralLayer) -> str:
+        """Return that no plugin provides the layout that a layer had here; empty if one does."""
+        name = layer.transforms.get(self.framework.name)
+        if layer.kind is None or name is None or name in self.request.registry.transforms:
+            return ""
+        return f"no installed plugin provides {name!r}, the layout that it had in {self.framework.name}"
 
     def note_info(
         self,
@@ -236,12 +209,17 @@ class PlanBuilder:
         """Note for the target's metadata what a layer is, unless its names and shapes prove it anyway."""
         if outcome.source.kind == PARAMETER and layer.kind is None:
             return
+        unclaimed = tuple(name for name in names if name in layer.unclaimed)
+        target_is_parameters = outcome.target.kind == PARAMETER
+        if target_is_parameters:
+            names = tuple(name for name in names if name not in unclaimed)
         transforms = {
             framework: name
             for framework, name in layer.transforms.items()
             if framework != self.framework.name and not self._is_usual(framework, name)
         }
-        if not transforms and not layer.axis_splits and self._is_proven(layer, outcome):
+        proven = not transforms and not layer.axis_splits and self._is_proven(layer, outcome)
+        if proven and not (target_is_parameters and self.crossing.would_be_refused(layer, names)):
             return
         target = outcome.target
         leaves = tuple(dict.fromkeys(use.name for role, use in target.leaves.items() if role[0]))
@@ -249,7 +227,13 @@ class PlanBuilder:
             transforms[self.framework.name] = target.transform
         axis_splits = {**layer.axis_splits, **target.axis_splits}
         self.infos[path] = LayerInfo(
-            target.kind, evidence, leaves or names, transforms=transforms, axis_splits=axis_splits
+            target.kind,
+            evidence,
+            leaves or names,
+            transforms=transforms,
+            axis_splits=axis_splits,
+            unclaimed=unclaimed,
+            origin=self.framework.name if unclaimed or target_is_parameters else "",
         )
 
     def _is_usual(self, framework: str, name: str) -> bool:
@@ -302,7 +286,12 @@ class PlanBuilder:
             tuple(self.dropped),
             self.ties,
             PlanProblems(
-                tuple(self.missing), unexpected, tuple(self.mismatched), self.ambiguous, self.unsupported
+                tuple(self.missing),
+                unexpected,
+                tuple(self.mismatched),
+                self.ambiguous,
+                self.unsupported,
+                unexplained=self.crossing.refused,
             ),
             tuple(self.allowed_missing),
             metadata,

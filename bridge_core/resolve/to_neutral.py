@@ -18,6 +18,7 @@ from bridge_core.plan import Dropped, Plan, PlanProblems, Step
 from bridge_core.plugins import Registry
 from bridge_core.resolve.evidence import PARAMETER, Detection, Detector
 from bridge_core.resolve.grouping import Group, group_state
+from bridge_core.resolve.leaf_names import LayerNames
 from bridge_core.resolve.rule_names import rule_names
 from bridge_core.state import (
     AuxiliaryTensor,
@@ -142,6 +143,11 @@ class _ToNeutral:
         self.config = config
         self.accept_guesses = accept_guesses
         self.detector = Detector(self.transforms, self.framework.name, rules)
+        self._own_names = [
+            LayerNames(registry, self.framework.name, other)
+            for other in registry.frameworks
+            if other != self.framework.name
+        ]
         self._part_ops: dict[object, tuple[tuple[tuple[Op, ...], Shape], ...]] = {}
         self.steps: list[Step] = []
         self.layers: dict[Key, LayerInfo] = {}
@@ -155,8 +161,10 @@ class _ToNeutral:
         ruled = rule_names(names, specs, self.rules, self.config)
         taken = {*ruled.dropped, *ruled.rearranged}
         rest = self.state.select(lambda key: key not in taken) if taken else self.state
-        for group in group_state(rest, self.framework, self.transforms, ruled.names).values():
-            self._add_layer(group, ruled.renamed)
+        groups = group_state(rest, self.framework, self.transforms, ruled.names)
+        detections = self.detector.detect_all(groups)
+        for path, group in groups.items():
+            self._add_layer(group, self._completed(group, detections[path]), ruled.renamed)
         for key, rule in ruled.rearranged.items():
             self._add_rearranged(key, names[key], rule)
         for key, auxiliary in self.state.metadata.auxiliary_tensors.items():
@@ -190,11 +198,11 @@ class _ToNeutral:
             extra=metadata.extra,
         )
 
-    def _add_layer(self, group: Group, renamed: Mapping[Key, Rule]) -> None:
-        detection = self._detect(group)
+    def _add_layer(self, group: Group, detection: Detection, renamed: Mapping[Key, Rule]) -> None:
         transform = detection.transform
         layer_leaves = transform.by_name() if transform is not None else {}
         roles: list[str] = []
+        parameters: dict[str, str] = {}
         for name, key in group.keys.items():
             leaf = layer_leaves.get(name)
             if leaf is not None and transform is not None:
@@ -205,16 +213,32 @@ class _ToNeutral:
             else:
                 undecided = bool(detection.candidates) and name in detection.leaves
                 kind = "undecided" if undecided else PARAMETER
-                evidence = detection.evidence if undecided or transform is None else "name"
+                evidence = detection.evidence
+                if not undecided:
+                    evidence = parameters[name] = self._parameter_evidence(group, name, detection)
                 step = Step((key,), (leaf_path(group.path, name),), (), kind, evidence)
                 usual = self.collections.default
             applied = (detection.rule if step.evidence == "rule" else None, renamed.get(key))
             label = ", ".join(rule.label for rule in applied if rule is not None)
             self._add(replace(step, rule=label) if label else step, group.collections[name], usual)
-        self.layers[group.path] = self._info(group, detection, tuple(roles))
+        self.layers[group.path] = self._info(group, detection, tuple(roles), parameters)
 
-    def _detect(self, group: Group) -> Detection:
-        detection = self.detector.detect(group)
+    def _parameter_evidence(self, group: Group, name: str, detection: Detection) -> str:
+        """Return what says that a leaf is a plain parameter; ``unclaimed`` if nothing does."""
+        info = group.info
+        if detection.is_parameters:
+            partly = detection.rule is None and info is not None and info.kind == PARAMETER and info.origin
+            return "unclaimed" if partly and info and name not in info.leaves else detection.evidence
+        if info is not None and info.origin and name not in (*info.leaves, *info.unclaimed):
+            return "metadata"
+        if group.module is None or detection.misfits or detection.missing:
+            return "unclaimed"
+        key = leaf_path(group.path, name)
+        is_own = not any(names.why(key, group.specs, group.has_children) for names in self._own_names)
+        return "module" if is_own and name in group.module.parameters else "unclaimed"
+
+    def _completed(self, group: Group, detection: Detection) -> Detection:
+        """Return the detection with a guess where guesses are accepted, or undecided where names collide."""
         if detection.candidates and self.accept_guesses:
             detection = self.detector.guess(group, detection)
         if detection.transform is not None:
@@ -281,17 +305,27 @@ class _ToNeutral:
         self.neutral_keys[source] = step.targets[0]
         self.steps.append(step)
 
-    def _info(self, group: Group, detection: Detection, roles: tuple[str, ...]) -> LayerInfo:
+    def _info(
+        self, group: Group, detection: Detection, roles: tuple[str, ...], parameters: Mapping[str, str]
+    ) -> LayerInfo:
         evidence, transform = detection.evidence, detection.transform
+        unclaimed = tuple(name for name, found in parameters.items() if found == "unclaimed")
+        origin = self.framework.name if parameters or detection.candidates else ""
         transforms = dict(group.info.transforms) if group.info is not None else {}
         if transform is not None:
             transforms[self.framework.name] = transform.name
             return LayerInfo(
-                transform.kind, evidence, roles, transforms=transforms, axis_splits=detection.axis_splits
+                transform.kind, evidence, roles, (), transforms, detection.axis_splits, unclaimed, origin
             )
         if detection.candidates:
-            return LayerInfo(None, evidence, detection.leaves, detection.candidate_names, transforms)
-        return LayerInfo(PARAMETER, evidence, tuple(group.keys), transforms=transforms)
+            names = detection.candidate_names
+            return LayerInfo(None, evidence, detection.leaves, names, transforms, {}, unclaimed, origin)
+        known = {name: found for name, found in parameters.items() if found != "unclaimed"}
+        if known:
+            evidence = next(iter(known.values()))
+            return LayerInfo(PARAMETER, evidence, tuple(known), (), transforms, {}, unclaimed, origin)
+        unfitting = tuple(t.name for t in detection.misfits) or (detection.missing,) * bool(detection.missing)
+        return LayerInfo(None, "unclaimed", (), unfitting, transforms, {}, unclaimed, origin)
 
     def _restore(self, key: Key, spec: TensorSpec) -> None:
         """Give a layer an auxiliary tensor back, which the source's layout cannot hold."""

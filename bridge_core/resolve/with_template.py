@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from bridge_core.layers import LayerTransform
 from bridge_core.ops import Fill, Parallel, RequireEqual, simplify_chain
 from bridge_core.plan import Dropped, Mismatch, Plan, Step
-from bridge_core.resolve.evidence import Detection
+from bridge_core.resolve.evidence import PARAMETER, Detection
 from bridge_core.resolve.grouping import Group, group_state
 from bridge_core.resolve.interpretations import (
     Interpretation,
@@ -22,7 +22,8 @@ from bridge_core.resolve.interpretations import (
 from bridge_core.resolve.leaf_matching import Outcome, match_leaves
 from bridge_core.resolve.neutral_layers import NeutralLayer, neutral_layers
 from bridge_core.resolve.path_matching import PathMatch, match_paths
-from bridge_core.resolve.plan_builder import Filled, PlanBuilder, Request, open_options
+from bridge_core.resolve.plan_builder import Filled, PlanBuilder, open_options
+from bridge_core.resolve.request import Request
 from bridge_core.state import FlatState, Key, TensorSpec, Ties, VariableCollections, join_key
 
 __all__ = ["WithTemplate"]
@@ -146,7 +147,7 @@ class WithTemplate(PlanBuilder):
                 split_paths=source_split,
             )
         groups = group_state(like, self.framework, request.transforms, split_paths=target_split)
-        detections = {path: self.detector.detect(group) for path, group in groups.items()}
+        detections = self.detector.detect_all(groups)
         return _Sides(layers, groups, detections, match_paths(layers, groups))
 
     def _complete_parts(self, composites: Mapping[str, LayerTransform]) -> dict[Key, str]:
@@ -175,8 +176,13 @@ class WithTemplate(PlanBuilder):
         interpretations: tuple[Interpretation, ...],
         signature: object,
     ) -> None:
+        lost = self.lost_layout(layer)
+        if lost and detection.evidence not in ("rule", "module", "metadata"):
+            self.unsupported.update((layer.group.keys[name], lost) for name in layer.leaves)
+            return
         outcomes = self._possible(layer, group, detection, interpretations, signature)
-        if len(outcomes) > 1 and self.request.permissions.accept_guesses:
+        guessed = len(outcomes) > 1 and self.request.permissions.accept_guesses
+        if guessed:
             outcomes = self.guessed(layer, outcomes)
         if len(outcomes) > 1:
             kinds = open_options(outcomes)
@@ -195,9 +201,11 @@ class WithTemplate(PlanBuilder):
             return
         transform = self.request.registry.transforms.get(outcome.target.transform or "")
         evidence = layer.evidence
-        if layer.kind is None and evidence != "rule":
+        if guessed:
+            evidence = "guess"
+        elif layer.kind is None and evidence != "rule":
             evidence = "module" if detection.evidence == "module" else "template"
-        self.move_leaves(layer, outcome, evidence, group.keys)
+        self.move_leaves(layer, outcome, evidence, group.keys, templated=True)
         for source_name, name in outcome.mismatched:
             keys = (layer.group.keys[source_name], group.keys[name])
             self._differing(Mismatch(*keys, layer.group.specs[source_name], group.specs[name]))
@@ -244,7 +252,8 @@ class WithTemplate(PlanBuilder):
             detection: What the group is; strong evidence is not overruled.
             needs_module: Whether to read it in layouts that only a module's type shows, or in the others.
         """
-        if layer.kind is None or detection.evidence in ("rule", "module", "metadata"):
+        decided = detection.evidence in ("rule", "module", "metadata") or detection.misfits
+        if layer.kind is None or layer.kind == PARAMETER or decided:
             return ()
         kind = self.request.registry.kinds[layer.kind]
         shapes = {name: spec.shape for name, spec in group.specs.items()}

@@ -14,10 +14,17 @@ from bridge_core.ops import Fill
 from bridge_core.plan import Plan, Step
 from bridge_core.resolve.evidence import PARAMETER
 from bridge_core.resolve.grouping import key_maker
-from bridge_core.resolve.interpretations import Interpretation, LeafUse, Role, layout_interpretation
+from bridge_core.resolve.interpretations import (
+    Interpretation,
+    LeafUse,
+    Role,
+    layout_interpretation,
+    parameter_interpretation,
+)
 from bridge_core.resolve.leaf_matching import Move, Outcome, pair
 from bridge_core.resolve.neutral_layers import NeutralLayer
-from bridge_core.resolve.plan_builder import PlanBuilder, Request, open_options
+from bridge_core.resolve.plan_builder import PlanBuilder, open_options
+from bridge_core.resolve.request import Request
 from bridge_core.state import Key, TensorSpec, VariableCollections
 
 __all__ = ["WithoutTemplate"]
@@ -39,15 +46,27 @@ class WithoutTemplate(PlanBuilder):
         for layer in self.request.layers.values():
             if self.refuses(layer):
                 continue
-            outcomes = self._possible(layer)
-            guessed = len(outcomes) > 1 and self.request.permissions.accept_guesses
+            outcomes = () if self.lost_layout(layer) else self._possible(layer)
+            keys = [layer.group.keys[name] for name in layer.leaves]
+            if layer.part_of and not self.request.permissions.accept_guesses:
+                self.ambiguous.update(dict.fromkeys(keys, (layer.part_of, layer.kind or PARAMETER)))
+                continue
+            open_layer = len(outcomes) > 1 or (not outcomes and bool(layer.candidates))
+            if open_layer and keys and self.crossing.is_allowed(*keys):
+                self._write(layer, _unchanged(parameter_interpretation(layer.group.specs)), "unclaimed")
+                continue
+            guessed = (len(outcomes) > 1 or bool(layer.part_of)) and self.request.permissions.accept_guesses
             if guessed:
                 outcomes = self.guessed(layer, outcomes)
             if len(outcomes) == 1:
                 self._write(layer, outcomes[0], "guess" if guessed else layer.evidence)
                 continue
-            keys = [layer.group.keys[name] for name in layer.leaves]
-            if outcomes:
+            if layer.candidates and layer.kind is None:
+                kinds = [c.kind if c is not None else PARAMETER for c in layer.candidates]
+                self.ambiguous.update(
+                    dict.fromkeys(keys, open_options(outcomes) or tuple(dict.fromkeys(kinds)))
+                )
+            elif outcomes:
                 self.ambiguous.update(dict.fromkeys(keys, open_options(outcomes)))
             else:
                 self.unsupported.update(dict.fromkeys(keys, self._why_unsupported(layer)))
@@ -90,6 +109,8 @@ class WithoutTemplate(PlanBuilder):
     def _why_unsupported(self, layer: NeutralLayer) -> str:
         """Return why no transform of the framework takes a layer whose kind is known."""
         here = self.framework.name
+        if lost_layout := self.lost_layout(layer):
+            return lost_layout
         transforms = [t for t in self.request.transforms if t.kind == layer.kind]
         if not transforms:
             return f"{here} has no form of {layer.kind}"
@@ -160,18 +181,20 @@ def _possible_outcomes(
 ) -> tuple[Outcome, ...]:
     """Return the outcomes that remain: one if the layer is decided, several or none if it is not.
 
-    An undecided layer goes back to the framework that it came from unchanged.
+    An undecided layer goes back to the framework that it came from unchanged. Otherwise a reading that the
+    framework has no form for leaves it undecided; it does not decide for the others.
     """
     if layer.kind is None and any(c is not None and c.framework == framework for c in layer.candidates):
         return (_unchanged(next(i for i in layer.interpretations if i.kind == PARAMETER)),)
-    outcomes = (
+    outcomes = [
         _unchanged(interpretation)
         if interpretation.kind == PARAMETER
         else _in_usual_layout(interpretation, layer.transforms.get(framework), transforms, kinds)
         for interpretation in layer.interpretations
         if not interpretation.fallback
-    )
-    return tuple(outcome for outcome in outcomes if outcome is not None)
+    ]
+    possible = tuple(outcome for outcome in outcomes if outcome is not None)
+    return possible if layer.kind is not None or len(possible) == len(outcomes) or len(possible) > 1 else ()
 
 
 def _unchanged(source: Interpretation) -> Outcome:

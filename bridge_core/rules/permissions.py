@@ -29,12 +29,14 @@ class Permissions:
         allow_unexpected: Source keys that may be left out.
         allow_mismatched: Target keys that may stay unfilled, and their sources left out, where the shapes
             differ.
+        allow_unclaimed: Source keys that are copied unchanged although no evidence says what they are.
     """
 
     accept_guesses: bool = False
     allow_missing: tuple[Pattern, ...] = ()
     allow_unexpected: tuple[Pattern, ...] = ()
     allow_mismatched: tuple[Pattern, ...] = ()
+    allow_unclaimed: tuple[Pattern, ...] = ()
 
     @classmethod
     def of(
@@ -43,6 +45,7 @@ class Permissions:
         allow_missing: Allowed,
         allow_unexpected: Allowed,
         allow_mismatched: Allowed,
+        allow_unclaimed: Allowed = (),
     ) -> Permissions:
         """Return the permissions that a caller's keywords give.
 
@@ -50,7 +53,11 @@ class Permissions:
             RuleError: A pattern is not well formed.
         """
         return cls(
-            accept_guesses, _patterns(allow_missing), _patterns(allow_unexpected), _patterns(allow_mismatched)
+            accept_guesses,
+            _patterns(allow_missing),
+            _patterns(allow_unexpected),
+            _patterns(allow_mismatched),
+            _patterns(allow_unclaimed),
         )
 
     def may_miss(self, *names: Key) -> bool:
@@ -64,6 +71,10 @@ class Permissions:
     def may_differ(self, *names: Key) -> bool:
         """Return whether a target key, under any of its names, may differ in shape from its source."""
         return _match(self.allow_mismatched, names)
+
+    def may_copy(self, *names: Key) -> bool:
+        """Return whether a source key, under any of its names, may be copied though nothing explains it."""
+        return _match(self.allow_unclaimed, names)
 
 
 def _patterns(value: Allowed) -> tuple[Pattern, ...]:

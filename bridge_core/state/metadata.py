@@ -44,12 +44,16 @@ class LayerInfo:
 
     Args:
         kind: Name of the layer kind; None while undecided.
-        evidence: The rung that decided it: rule, module, template, metadata, structure or guess.
-        leaves: Names of the leaves that belong to the layer; the others at its path are parameters.
+        evidence: The evidence that decided it: rule, module, template, metadata, structure or guess;
+            ``undecided``, or ``unclaimed`` where no layer takes any leaf.
+        leaves: Names of the leaves that belong to the layer, or that are known to be plain parameters.
         candidates: Transforms that remain possible while undecided; the leaves then keep the axes and
-            names of the source.
+            names of the source. Of unclaimed leaves: transforms of the module's type that do not fit.
         transforms: Framework -> transform, where the source did not use the kind's first transform.
-        factors: Axis of the kind -> the sizes into which a framework splits it, e.g. heads.
+        axis_splits: Axis of the kind -> the sizes into which a framework splits it, e.g. heads.
+        unclaimed: Names of the leaves at the path that no evidence explains; they keep the names and axes
+            of their origin.
+        origin: Framework whose names and axes the leaves have that belong to no decided layer.
     """
 
     kind: str | None
@@ -58,6 +62,8 @@ class LayerInfo:
     candidates: tuple[str, ...] = ()
     transforms: Mapping[str, str] = field(default_factory=dict)
     axis_splits: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    unclaimed: tuple[str, ...] = ()
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +148,7 @@ class StateMetadata:
         return {
             leaf_path(path, leaf): (path, leaf)
             for path, info in self.layers.items()
-            for leaf in info.leaves
+            for leaf in (*info.leaves, *info.unclaimed)
             if "." in leaf
         }
 
@@ -176,6 +182,8 @@ def dump_metadata(layout: str | None, metadata: StateMetadata, *, escaped_names:
             "candidates": list(info.candidates),
             "forms": dict(sorted(info.transforms.items())),
             "factors": {axis: list(sizes) for axis, sizes in sorted(info.axis_splits.items())},
+            "unclaimed": list(info.unclaimed),
+            "origin": info.origin,
         }
         head = {name: value for name, value in head.items() if value or name == "kind"}
         group = groups.setdefault(json.dumps(head), {**head, "paths": []})
@@ -224,6 +232,8 @@ def load_metadata(text: str | bytes, *, path: str = "") -> tuple[str | None, Sta
                 candidates=_texts(group.get("candidates", ())),
                 transforms=_mapping(group.get("forms", {})),
                 axis_splits={_text(axis): _sizes(sizes) for axis, sizes in group.get("factors", {}).items()},
+                unclaimed=_texts(group.get("unclaimed", ())),
+                origin=_text(group.get("origin", "")),
             )
             layers.update((_key(name), info) for name in group["paths"])
         metadata = StateMetadata(

@@ -113,6 +113,7 @@ TRANSFORMS = (
             Leaf("bias", "bias", "out", optional=True),
         ),
         modules=("torch.nn.modules.linear.Linear",),
+        axis_sizes={"in": "in_features", "out": "out_features"},
         identifying_leaves=("bias",),
     ),
     LayerTransform(
@@ -120,6 +121,7 @@ TRANSFORMS = (
         kind="embedding",
         leaves=(Leaf("weight", "embedding", "num features"),),
         modules=("torch.nn.modules.sparse.Embedding", "torch.nn.modules.sparse.EmbeddingBag"),
+        axis_sizes={"num": "num_embeddings", "features": "embedding_dim"},
         hints=("embed", "emb", "wte", "wpe", "tok"),
     ),
     LayerTransform(
@@ -130,6 +132,7 @@ TRANSFORMS = (
             Leaf("bias", "bias", "out", optional=True),
         ),
         modules=_CONV,
+        axis_sizes={"in": "in_channels", "out": "out_channels"},
         identifying_leaves=("bias",),
     ),
     LayerTransform(
@@ -142,6 +145,7 @@ TRANSFORMS = (
         modules=_CONV_TRANSPOSE,
         # In a grouped one the second axis counts the outputs of one group: another layout.
         settings={"groups": 1},
+        axis_sizes={"in": "in_channels", "out": "out_channels"},
         identifying_leaves=("bias",),
         hints=_TRANSPOSE_HINTS,
     ),

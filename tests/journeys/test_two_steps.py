@@ -275,7 +275,7 @@ def test_any_model_goes_to_flax_and_back_where_it_is_not_refused(made, seed):
     original = module.state_dict()
     plan = plan_conversion(module, to="flax", check=False)
     if not plan.ok:
-        assert plan.ambiguous
+        assert plan.ambiguous or plan.unexplained
         return
     state = plan.apply(to_state(module))
     assert plan.exact

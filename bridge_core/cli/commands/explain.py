@@ -33,6 +33,7 @@ _OTHER_REASONS = {
     "name": "no layer is involved; the tensor goes as it is",
     "residual": "one side has no place for it; the metadata keeps it, to be restored on the way back",
     "zero": "the target's form has this tensor and the source does not; zeros leave the layer as it is",
+    "unclaimed": "nothing says what it is; it is copied unchanged, as a plain parameter of its module",
     "undecided": "no evidence settles it yet; the neutral form keeps its axes and its candidates",
 }
 _WAYS_OUT = "--like FILE, --model PKG.MOD:FACTORY, --rules FILE, or --accept-guesses"
@@ -120,7 +121,7 @@ def _blocks(plan: Plan, keys: set[Key]) -> Iterator[list[str]]:
                 _row("kind", f"not settled: {' or '.join(options)}"),
                 _row("settle", _WAYS_OUT),
             ]
-    for key, why in plan.unsupported.items():
+    for key, why in {**plan.unsupported, **plan.unexplained}.items():
         if key in keys:
             found = _source(plan, key) if key in plan.specs else _row("target", join_key(key))
             yield [found, _row("refused", why)]

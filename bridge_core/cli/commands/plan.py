@@ -39,5 +39,5 @@ def plan(src: str, as_json: bool, **asked: Any) -> None:
     else:
         say(*made.describe().split("\n"))
         if made.ok:
-            say(exactness(made.exact))
+            say(exactness(made.exact, made.unclaimed))
     made.check()

@@ -1,0 +1,138 @@
+"""Leaf names that belong to layers: what crosses frameworks only where something says what it is.
+
+A tensor called ``weight`` has other axes or another name on the other side, whatever its layer is; one
+called ``cls_token`` is its module's own and the same everywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from bridge_core.layers import LayerTransform, Leaf
+from bridge_core.plugins import Registry
+from bridge_core.state import Key, TensorSpec
+
+__all__ = ["LayerNames"]
+
+_OF_OTHER_LIBRARIES = frozenset({"embeddings", "moving_mean", "moving_variance", "w"})
+"""Leaves of the layers of Haiku and Keras."""
+
+_MARKS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"parametrizations"), "a parametrization that torch works out when it runs"),
+    (re.compile(r"lora|lora_.*|loha_.*|hada_.*|lokr_.*|ia3_.*", re.IGNORECASE), "a low-rank adapter"),
+    (re.compile(r".*_?flat_param(_\d+)?"), "parameters that FSDP flattened and joined"),
+    (re.compile(r".*_orig"), "a pruned layer"),
+    (
+        re.compile(r"qzeros|qscales|g_idx|(nested_)?absmax|quant_map|quant_state|scb", re.I),
+        "a quantised layer",
+    ),
+)
+"""Parts of names that mark tensors which are not a layer's plain weights, and what they come from."""
+
+_LAYER_OF_STACK = re.compile(r"(?<=_l)\d+(_reverse)?$")
+"""What the name of a recurrent stack's tensor ends with."""
+
+_SCALES = re.compile(r"scale|zero|absmax|scb", re.IGNORECASE)
+
+
+class LayerNames:
+    """The leaf names that a conversion between two frameworks does not copy without evidence.
+
+    Args:
+        registry: Where transforms are found.
+        source: Framework whose names the leaves have; empty if unknown, then that of any.
+        target: Framework to convert to.
+    """
+
+    def __init__(self, registry: Registry, source: str, target: str) -> None:
+        of = registry.transforms_of
+        auxiliary = {(k.name, role) for k in registry.kinds.values() for role in k.auxiliary_tensors}
+        self._source, self._target = source, target
+        self._of_source: dict[str, list[LayerTransform]] = {}
+        self._of_target: dict[str, list[LayerTransform]] = {}
+        for name in [source] if source else [name for name in registry.frameworks if name != target]:
+            _add_changed(self._of_source, of.get(name, ()), of.get(target, ()), auxiliary)
+            _add_changed(self._of_target, of.get(target, ()), of.get(name, ()), auxiliary)
+        self._neutral: set[str] = set()
+        if not source:
+            roles = {(kind.name, role) for kind in registry.kinds.values() for role in kind.leaves}
+            self._neutral = {role.rpartition(".")[2] for _, role in roles - auxiliary} - {"bias"}
+
+    def why(self, key: Key, specs: Mapping[str, TensorSpec], has_children: bool = False) -> str:
+        """Return why a tensor is not copied unless something says what it is; empty for a name of its own.
+
+        Args:
+            key: Its key, without a collection.
+            specs: Specs of the leaves at its path, itself included.
+            has_children: Whether there are layers below its path.
+        """
+        for mark, meaning in _MARKS:
+            if any(mark.fullmatch(part) for part in key):
+                return f"the name is that of {meaning}"
+        name = _LAYER_OF_STACK.sub("", key[-1])
+        own = next((spec for leaf, spec in specs.items() if leaf.rpartition(".")[2] == key[-1]), None)
+        rank = len(own.shape) if own is not None else 0
+        if (
+            self._is_a_layers(self._of_source.get(name, ()), specs, has_children)
+            or name in _OF_OTHER_LIBRARIES
+        ):
+            origin = self._source or "another layout"
+            return (
+                f"{name!r} is a layer's tensor in {origin}, with another name or other axes in {self._target}"
+            )
+        if name in self._neutral:
+            return f"{name!r} is a layer's tensor in neutral form"
+        named_as_there = self._is_a_layers(self._of_target.get(name, ()), specs, has_children)
+        if named_as_there and rank < 2 and self._source:
+            return ""  # one axis cannot be turned
+        lowered = name.lower()
+        if named_as_there or "weight" in lowered or "kernel" in lowered:
+            return f"{name!r} is named like a layer's tensor, whose axes differ between frameworks"
+        if _SCALES.search(name) and any(map(_is_code, specs.values())):
+            return "it scales the quantised tensor at the same path"
+        return ""
+
+    def _is_a_layers(
+        self, transforms: Iterable[LayerTransform], specs: Mapping[str, TensorSpec], has_children: bool
+    ) -> bool:
+        """Return whether some layer may have a leaf; some names count only where they are alone."""
+        for transform in transforms:
+            if not transform.only_leaves:
+                return True
+            needed = {leaf.name for leaf in transform.leaves if not leaf.optional}
+            if not has_children and needed <= specs.keys() <= transform.by_name().keys():
+                return True
+        return False
+
+
+def _is_code(spec: TensorSpec) -> bool:
+    return len(spec.shape) > 1 and spec.dtype.itemsize == 1 and spec.dtype.kind != "b"
+
+
+def _add_changed(
+    names: dict[str, list[LayerTransform]],
+    source: Iterable[LayerTransform],
+    target: Iterable[LayerTransform],
+    auxiliary: set[tuple[str, str]],
+) -> None:
+    """Add the names of leaves that some layer has under another name or with other axes in the target.
+
+    A leaf that a layer may lack, in a layer whose other leaves are needed, is one by its name in that layer
+    only: Flax's norms and batch norms both have a ``scale``.
+    """
+    same: dict[str, set[object]] = {}
+    for transform in target:
+        same.setdefault(transform.kind, set()).update(map(_form, transform.leaves))
+    for transform in source:
+        needs_others = any(not leaf.optional for leaf in transform.leaves)
+        for leaf in transform.leaves:
+            name = leaf.parts[-1]
+            changed = _form(leaf) not in same.get(transform.kind, ())
+            declared = not all((transform.kind, role) in auxiliary for role in leaf.roles)
+            if changed and declared and name != "bias" and not (leaf.optional and needs_others):
+                names.setdefault(name, []).append(transform)
+
+
+def _form(leaf: Leaf) -> tuple[object, ...]:
+    return (leaf.name, leaf.role, leaf.axes, leaf.flip)
