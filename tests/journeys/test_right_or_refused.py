@@ -1,7 +1,7 @@
 """Random models by random routes: what comes out is right, or the conversion is refused by name.
 
-A draw that fails is printed with its seed, as few layers as keep the fault, and what became of them. To see it
-again:
+A draw that fails is printed with its seed, as few layers as keep the fault, and what became of them. To run
+it again:
 
     RIGHT_OR_REFUSED_SEED=1234 pytest tests/journeys/test_right_or_refused.py -k "not many" -n 0
 

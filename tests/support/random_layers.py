@@ -1,6 +1,6 @@
 """Random layers with their own truth: what torch, the neutral form and Flax hold, worked out with numpy.
 
-Nothing here uses the bridge. Most sizes are equal on purpose, so that shapes alone tell as little as possible.
+Nothing here uses the bridge. Most sizes are equal on purpose: shapes alone then say as little as possible.
 """
 
 from __future__ import annotations

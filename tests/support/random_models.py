@@ -1,7 +1,7 @@
 """Random models of nested layers, and what each framework holds for them.
 
 A model is a list of placed layers; torch modules, Linen modules, trees and neutral dicts are made from it.
-What a user does to a neutral state (an edit, a rename) is done to the model as well, so that the truth follows.
+What a user does to a neutral state (an edit, a rename) is done to the model as well, so the truth follows.
 """
 
 from __future__ import annotations

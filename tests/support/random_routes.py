@@ -279,10 +279,12 @@ class Route:
         drawn, model = self.draw, self.truth
         if drawn.edit:
             return False
+        known = drawn.source in ("module", "state dict and model", "tree and template")
         if drawn.layout == drawn.to:
             if drawn.step and drawn.guesses:
                 return False  # What was guessed on the way is not asked again.
-            return drawn.step != "dict" or (drawn.like in ("module", "template") and model.is_typed)
+            # A plain dict has lost what was undecided, so only what was known all along must come back.
+            return drawn.step != "dict" or (known and drawn.like in ("module", "template") and model.is_typed)
         if not model.is_typed:
             return False
         # Flax has two layouts for a transposed convolution, which a bare tree does not tell.
@@ -291,11 +293,7 @@ class Route:
             return False
         if drawn.like in ("module", "template"):
             return True
-        return drawn.step != "dict" and drawn.source in (
-            "module",
-            "state dict and model",
-            "tree and template",
-        )
+        return drawn.step != "dict" and known
 
 
 def _named(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
