@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bridge_core import FlatState, Key, MissingDependency, TensorSpec, UsageError
+from bridge_flax import tree_names
 from bridge_flax.layers import COLLECTIONS
 from bridge_flax.templates import Template
 
@@ -33,11 +34,28 @@ class FlaxFramework:
         """Tell from names alone whether a state looks like Flax's."""
         if not names:
             return False
-        if all(len(key) > 1 and key[0] in self.collections for key in names):
-            return True
-        last = [key[-1] for key in names if key]
+        boxed = tree_names.boxes(names)
+        last = [key[-2] if key in boxed else key[-1] for key in names if key]
         ours = sum(name in _OURS for name in last)
-        return ours > sum(name in _NOT_OURS for name in last)
+        not_ours = sum(name in _NOT_OURS for name in last)
+        in_collections = all(len(key) > 1 and key[0] in self.collections for key in names)
+        return ours > not_ours or (in_collections and (ours > 0 or not not_ours))
+
+    def has_collections(self, names: Mapping[Key, TensorSpec]) -> bool:
+        """Return whether the keys of a tree begin with variable collections.
+
+        Raises:
+            KeyConflict: ``params`` is among the first parts, and another first part is not a collection.
+        """
+        return tree_names.has_collections(names)
+
+    def boxes(self, names: Mapping[Key, TensorSpec]) -> Collection[Key]:
+        """Return the keys of arrays in boxes, as ``layer.kernel.value``."""
+        return tree_names.boxes(names)
+
+    def random_state(self, names: Mapping[Key, TensorSpec]) -> Collection[Key]:
+        """Return the names that are NNX's random state."""
+        return tree_names.random_state(names)
 
     def place(self, key: Key, present: Collection[Key]) -> tuple[Key, str] | None:
         """Return the layer that belongs to what Linen's ``WeightNorm`` and ``SpectralNorm`` keep of it.

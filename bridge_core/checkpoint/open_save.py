@@ -7,16 +7,20 @@ old one or the new one, complete, at every moment.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge_core.checkpoint.checkpoint_writer import Saved, write_checkpoint
 from bridge_core.checkpoint.detect_format import open_file
 from bridge_core.checkpoint.write_options import StrPath, WriteOptions, as_path, is_folder
+from bridge_core.errors import UsageError
 from bridge_core.io import SourceFile
 from bridge_core.plugins import Registry, default_registry
 from bridge_core.public import renamed
 from bridge_core.state import FlatState, as_state
 from bridge_core.transfer import Progress
+
+if TYPE_CHECKING:
+    from bridge_core.formats import Format
 
 __all__ = ["open_state", "save_state"]
 
@@ -53,10 +57,19 @@ def open_state(
         place = find_weights(place, format=format, layout=layout, registry=registry)
     used, state = open_file(place, registry, chosen, follow_links=follow_links)
     known = {**state.metadata.provenance, "path": str(place), "format": used.name}
-    return state.replace(
-        layout=layout or state.layout or used.layout or registry.layout_of(state.specs()),
-        metadata=state.metadata.with_(provenance=known),
-    )
+    opened = state.replace(metadata=state.metadata.with_(provenance=known))
+    opened.layout = layout or _layout(state, used, registry)
+    return opened
+
+
+def _layout(state: FlatState, used: Format, registry: Registry) -> str | None:
+    """Return the layout that a file records, or else that which its names, or its format, show."""
+    if used.layout is None:
+        return state.layout or registry.layout_of(state.specs())
+    recorded = state.metadata.layers or state.metadata.tree_form
+    if recorded or state.layout not in (None, used.layout):
+        return state.layout or used.layout
+    return registry.unless_neutral(used.layout, state.specs())
 
 
 @renamed(beside="sidecar_files", stem="base_name")
@@ -65,6 +78,7 @@ def save_state(
     path: StrPath,
     *,
     format: str | None = None,
+    layout: str | None = None,
     max_shard_size: int | str | None = None,
     overwrite: bool = False,
     registry: Registry | None = None,
@@ -89,6 +103,8 @@ def save_state(
         state: A FlatState, or a dict from tuple keys or dotted names to arrays.
         path: Where to; its folder must exist.
         format: Name of the format; None goes by the extension, or else by the state's layout.
+        layout: Whose names and axes these are, for a plain mapping or a state without a layout: the name of
+            a framework, or ``"neutral"``. `open_state` then knows it.
         max_shard_size: Bytes of tensors in a shard, or a text such as ``"5GB"``.
         overwrite: Whether to replace an existing destination.
         registry: The plugins; None for all that are installed.
@@ -104,7 +120,7 @@ def save_state(
         BadInputError: A source is damaged, or the format cannot hold a tensor or a name.
         DestinationExists: The destination exists, and ``overwrite`` is off; or it is a part of the source.
         SystemFailure: Disk, permission or memory.
-        UsageError: Options that make no sense.
+        UsageError: Options that make no sense, or the state is in another layout.
         VerificationError: What was written is not what was to be written.
     """
     options = WriteOptions(
@@ -118,4 +134,18 @@ def save_state(
         sidecar_files=sidecar_files or {},
         base_name=base_name,
     )
-    return write_checkpoint(as_state(state), path, options, registry or default_registry())
+    registry = registry or default_registry()
+    return write_checkpoint(_with_layout(state, layout, registry), path, options, registry)
+
+
+def _with_layout(state: Mapping[Any, Any], layout: str | None, registry: Registry) -> FlatState:
+    if layout is None:
+        return as_state(state)
+    if layout != "neutral":
+        registry.framework(layout)
+    if isinstance(state, FlatState) and state.layout not in (None, layout):
+        raise UsageError(
+            f"the state is in the layout of {state.layout}; layout={layout!r} was given.",
+            hint="Leave the layout out, or convert the state first.",
+        )
+    return as_state(state, layout=layout)

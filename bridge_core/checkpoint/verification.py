@@ -111,7 +111,7 @@ def _compare_values(
     report: Callable[[int, Key], None] | None,
 ) -> None:
     stop = threading.Event()
-    ties = Ties(state.metadata.ties)
+    ties = Ties.aliases(state)
 
     def differs(key: Key) -> bool:
         wanted = checksums.get(key)

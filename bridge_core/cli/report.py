@@ -12,7 +12,7 @@ from bridge_core.state import Key, join_key
 
 if TYPE_CHECKING:
     from bridge_core.conversion import Report
-    from bridge_core.state import FlatState
+    from bridge_core.state import FlatState, RecordedRule
     from bridge_core.transfer import Comparison, Difference
 
 T = TypeVar("T")
@@ -101,6 +101,7 @@ def inspect_lines(path: str, format_name: str, state: FlatState, files: Mapping[
     sections = (
         ("layers known", [f"{kind}: {number}" for kind, number in kinds.items()]),
         ("tied", folded((f"{join_key(k)} = {join_key(v)}" for k, v in known.ties.items()), indent="")),
+        ("still to rearrange", folded((f"{join_key(k)} ({r.label})" for k, r in _pending(state)), indent="")),
         ("kept in the metadata", folded(map(join_key, known.auxiliary_tensors), indent="")),
         ("empty", folded(map(join_key, known.empty), indent="")),
         ("file says", [f"{name}: {_shortened(text)}" for name, text in known.extra.items()]),
@@ -110,6 +111,12 @@ def inspect_lines(path: str, format_name: str, state: FlatState, files: Mapping[
         if texts:
             lines += ["", f"{title}:", *(f"  {text}" for text in texts)]
     return lines
+
+
+def _pending(state: FlatState) -> Iterator[tuple[Key, RecordedRule]]:
+    """Yield the tensors that a rule has still to rearrange, each with the rule."""
+    for rule in state.metadata.rules or ():
+        yield from ((key, rule) for key in rule.pending if key in state)
 
 
 def _tensor_rows(state: FlatState) -> Iterator[tuple[str, ...]]:

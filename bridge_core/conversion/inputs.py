@@ -12,8 +12,8 @@ from typing import Any
 
 from bridge_core.checkpoint import open_state
 from bridge_core.errors import UsageError
-from bridge_core.plugins import Registry
-from bridge_core.state import FlatState, as_state
+from bridge_core.plugins import Framework, Registry
+from bridge_core.state import FlatState, as_state, separator_of, split_name, unflatten_tree
 
 __all__ = ["known_module", "load_factory", "opened", "state_of", "template_of"]
 
@@ -44,6 +44,8 @@ def state_of(
         return as_state(value, layout=layout)
     framework = registry.framework_of(value)
     if framework is not None:
+        if isinstance(value, Mapping):
+            return _mapped_state(value, framework, layout)
         return framework.state(value)
     if isinstance(value, Mapping):
         state = as_state(value, layout=layout)
@@ -52,6 +54,18 @@ def state_of(
         f"the {what} is a {type(value).__name__}; a path, a state, a mapping from keys to arrays, "
         f"or a live object of {' or '.join(registry.frameworks)} was expected."
     )
+
+
+def _mapped_state(value: Mapping[Any, Any], framework: Framework, layout: str | None) -> FlatState:
+    """Return the state of a mapping that a framework accepts; its arrays may yet be of another layout."""
+    if layout not in (None, framework.name):
+        tensors = framework.state(value).tensors()
+        return as_state({key[0] if len(key) == 1 else key: t for key, t in tensors.items()}, layout=layout)
+    if framework.collections and all(isinstance(name, str) for name in value):
+        nested = any(isinstance(child, Mapping) for child in value.values())
+        if not nested and separator_of(value) == "/":
+            value = unflatten_tree({split_name(name, "/"): child for name, child in value.items()})
+    return framework.state(value)
 
 
 @contextlib.contextmanager

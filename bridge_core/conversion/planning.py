@@ -71,12 +71,12 @@ def joined_plan(
         UsageError: The source's layout or the target's framework is unknown.
     """
     permissions = options.permissions
-    rules = oriented(options.rules, state.layout or options.to, options.to)
+    rules = oriented(options.rules, state.layout or options.to, options.to, registry.frameworks)
     config = config_beside(state, template) if rules else None
     if options.to == "neutral":
         guesses = permissions.accept_guesses
         return plan_to_neutral(state, registry, rules=rules, accept_guesses=guesses, config=config)
-    first = plan_to_neutral(state, registry, rules=rules, config=config)
+    first = plan_to_neutral(state, registry, rules=rules, config=config, to=options.to, like=template)
     unmatched = replace(first.problems, unmatched_rules=())
     second = plan_from_neutral(
         replace(first, problems=unmatched).apply(state),

@@ -31,6 +31,7 @@ from bridge_core.state import (
     flat_names,
     is_unicode,
     load_metadata,
+    separator_of,
     split_name,
 )
 
@@ -55,13 +56,18 @@ def open_archive(file: SourceFile) -> FlatState:
     layout, metadata, escaped, dtypes = _sidecar(members, file)
     tensors: dict[Key, Tensor] = {}
     sources: dict[Key, ZipMember] = {}
+    separator = "."
+    if all(member.name != _SIDECAR + _SUFFIX for member in members):
+        separator = separator_of(member.name.removesuffix(_SUFFIX) for member in members)
+    if separator != ".":
+        metadata = metadata.with_(provenance={"separator": separator})
     for member in members:
         name = member.name.removesuffix(_SUFFIX)
         if name == _SIDECAR:
             continue
         if name == member.name:
             raise UnsupportedFeature("is no .npy member.", path=file.name, key=name)
-        key = split_name(name, escaped=escaped)
+        key = split_name(name, separator, escaped=escaped)
         if key in tensors:
             raise KeyConflict("two escaped names stand for this key.", path=file.name, key=key)
         tensors[key] = open_member(file, member._replace(name=name), dtypes.pop(name, None))
@@ -86,7 +92,8 @@ def lay_out(state: FlatState) -> FileImage:
             stored = _UNSIGNED[stored.itemsize]
         head = _npy_header(stored, spec.shape)
         members.append(NewMember(name + _SUFFIX, head, spec.nbytes, key))
-    side = _sidecar_text(state, dtypes, escaped=escaped)
+    by_dots = separator_of(names.values()) == "."
+    side = _sidecar_text(state, dtypes, escaped=escaped, by_dots=by_dots)
     if side:
         data = _npy_header(_UNSIGNED[1], (len(side),)) + side
         members.append(NewMember(_SIDECAR + _SUFFIX, data))
@@ -175,7 +182,7 @@ def _npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     return out.getvalue()
 
 
-def _sidecar_text(state: FlatState, dtypes: Mapping[str, str], *, escaped: bool) -> bytes:
+def _sidecar_text(state: FlatState, dtypes: Mapping[str, str], *, escaped: bool, by_dots: bool) -> bytes:
     """Return what the arrays cannot say; nothing where they say everything."""
     inner = dump_metadata(state.layout, state.metadata, escaped_names=escaped)
     document = {
@@ -185,7 +192,7 @@ def _sidecar_text(state: FlatState, dtypes: Mapping[str, str], *, escaped: bool)
     }
     plain = {"metadata": dump_metadata(None, StateMetadata()), "dtypes": {}, "extra": {}}
     # An archive without members is recognised by this one.
-    if document == plain and len(state):
+    if document == plain and by_dots and len(state):
         return b""
     text = json.dumps(document, separators=(",", ":")).encode()
     if len(text) > _SIDECAR_CAP:

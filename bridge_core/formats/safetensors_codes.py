@@ -6,6 +6,7 @@ from bridge_core.state import DTYPES, MARKER, TensorSpec
 
 __all__ = [
     "CODES",
+    "DOTTED",
     "FRAMEWORKS",
     "HEADER_CAP",
     "METADATA",
@@ -45,6 +46,8 @@ NIBBLES = DTYPES["float4_e2m1fn"]
 """The dtype that is stored two a byte, the first in the low bits."""
 FRAMEWORKS = {"pt": "torch", "flax": "flax"}
 """The usual ``format`` in the metadata -> the layout."""
+DOTTED = frozenset({"pt"})
+"""Marks of files whose names are joined by dots, whatever other characters they hold."""
 SEQUENCE = f"{MARKER}.order"
 """Keeps the state's order of keys, as numbers into the sorted keys; a file sorts its tensors otherwise."""
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from bridge_core.errors import KeyConflict, MalformedFile
-from bridge_core.formats.safetensors_codes import FRAMEWORKS, NIBBLES, SEQUENCE, stored_bytes
+from bridge_core.formats.safetensors_codes import DOTTED, FRAMEWORKS, NIBBLES, SEQUENCE, stored_bytes
 from bridge_core.formats.safetensors_header import read_header
 from bridge_core.io import SourceFile
 from bridge_core.state import (
@@ -27,6 +27,7 @@ from bridge_core.state import (
     join_key,
     load_metadata,
     regions,
+    separator_of,
     split_name,
 )
 
@@ -87,6 +88,7 @@ def _interpret(
     """Turn names into keys, and the strings of the header into layout, ties and extras."""
     extra = dict(strings)
     text = extra.pop(MARKER, None)
+    separator = "."
     sequence = extra.pop(SEQUENCE, None) if text is not None else None
     if text is None:
         layout, metadata, escaped = FRAMEWORKS.get(extra.get("format", "")), StateMetadata(), False
@@ -95,16 +97,19 @@ def _interpret(
             for name, kept in strings.items()
             if name != "format" and kept in tensors and name not in tensors
         }
-        ties = {tuple(name.split(".")): tuple(kept.split(".")) for name, kept in dropped.items()}
-        metadata = metadata.with_(ties=ties)
+        if extra.get("format") not in DOTTED:
+            separator = separator_of(tensors)
+        ties = {split_name(name, separator): split_name(kept, separator) for name, kept in dropped.items()}
+        notes = {"separator": separator} if separator != "." else {}
+        metadata = metadata.with_(ties=ties, provenance=notes)
     else:
         layout, metadata, escaped = load_metadata(text, path=file.name)
-    keyed = dict(zip(_keys(tensors, escaped=escaped), tensors.values(), strict=True))
+    keyed = dict(zip(_keys(tensors, separator, escaped=escaped), tensors.values(), strict=True))
     if len(keyed) != len(tensors):
         raise KeyConflict("two of its escaped names stand for one key.", path=file.name)
     for key, kept_key in _missing_ends(metadata.ties, keyed, file).items():
         keyed[key] = keyed[kept_key]
-        name, kept = (join_key(k, escape=escaped) for k in (key, kept_key))
+        name, kept = (join_key(k, separator, escape=escaped) for k in (key, kept_key))
         if extra.get(name) == kept:
             del extra[name]
     if layout is not None and FRAMEWORKS.get(extra.get("format", "")) == layout:
@@ -114,11 +119,11 @@ def _interpret(
     return layout, metadata.with_(extra=extra), keyed
 
 
-def _keys(names: Iterable[str], *, escaped: bool) -> Iterator[Key]:
+def _keys(names: Iterable[str], separator: str, *, escaped: bool) -> Iterator[Key]:
     """Split names; parts that are equal share one string."""
     parts: dict[str, str] = {}
     for name in names:
-        yield tuple([parts.setdefault(part, part) for part in split_name(name, escaped=escaped)])
+        yield tuple([parts.setdefault(part, part) for part in split_name(name, separator, escaped=escaped)])
 
 
 def _in_sequence(sequence: str, keyed: Iterable[Key], file: SourceFile) -> list[Key]:

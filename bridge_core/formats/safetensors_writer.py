@@ -11,6 +11,7 @@ from bridge_core.errors import KeyConflict, LimitExceeded, UnsupportedFeature
 from bridge_core.formats.file_layout import Extent, FileImage
 from bridge_core.formats.safetensors_codes import (
     CODES,
+    DOTTED,
     FRAMEWORKS,
     HEADER_CAP,
     METADATA,
@@ -29,6 +30,7 @@ from bridge_core.state import (
     flat_names,
     is_unicode,
     join_key,
+    separator_of,
 )
 
 __all__ = ["lay_out"]
@@ -140,8 +142,9 @@ def _header_strings(
         strings["format"] = _MARKS[layout]
     plain = layout in (None, *_MARKS) and FRAMEWORKS.get(strings.get("format", "")) == layout
     written = {name for key, name in names.items() if key not in dropped}
+    by_dots = strings.get("format") in DOTTED or separator_of(written) == "."
     lookalike = any(v in written and k not in written for k, v in metadata.extra.items())
     nothing = dump_metadata(layout, metadata) == dump_metadata(layout, StateMetadata())
-    if not plain or escaped or lookalike or not nothing:
+    if not plain or escaped or lookalike or not by_dots or not nothing:
         strings[MARKER] = dump_metadata(layout, metadata, escaped_names=escaped)
     return dict(sorted(strings.items()))

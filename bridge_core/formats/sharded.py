@@ -31,6 +31,7 @@ from bridge_core.state import (
     flat_names,
     join_key,
     load_metadata,
+    separator_of,
 )
 
 __all__ = ["index_text", "open_sharded", "OpenShard", "partition", "shard_state"]
@@ -188,12 +189,14 @@ def _merge(
 ) -> FlatState:
     escaped = index.marker is not None and index.marker[2]
     separator = names.separator if names else "."
+    states = _split_alike(index, states)
     holders: dict[str, list[tuple[str, Key]]] = {}
     for shard, state in states.items():
+        joined = state.metadata.provenance.get("separator", separator)
         if not escaped:
-            flat_names(state, separator)
+            flat_names(state, joined)
         for key in state:
-            name = join_key(key, separator, escape=escaped)
+            name = join_key(key, joined, escape=escaped)
             holders.setdefault(name, []).append((shard, key))
     _compare(index, holders, states, path)
     tensors: dict[Key, Tensor] = {}
@@ -208,6 +211,8 @@ def _merge(
     if index.marker is not None:
         layout = index.marker[0] or layout
         metadata = index.marker[1].with_(extra=metadata.extra, ties={**metadata.ties, **index.marker[1].ties})
+    if any("separator" in state.metadata.provenance for state in states.values()):
+        metadata = metadata.with_(provenance={"separator": "/"})
     for alias, kept in metadata.ties.items():
         if kept not in tensors:
             raise MalformedFile(
@@ -216,6 +221,23 @@ def _merge(
         tensors.setdefault(alias, tensors[kept])
     _compare_sizes(index.total_size, tensors, metadata.ties, path)
     return FlatState(tensors, layout=layout, metadata=metadata, close=close)
+
+
+def _split_alike(index: _Index, states: Mapping[str, FlatState]) -> Mapping[str, FlatState]:
+    """Return the shards with names that are split as those of the whole set show."""
+    slashed = {
+        shard: {key: "/".join(key) for key in state}
+        for shard, state in states.items()
+        if state.metadata.provenance.get("separator") == "/"
+    }
+    named = (name for names in slashed.values() for name in names.values())
+    if not slashed or (index.marker is None and separator_of((*index.weight_map, *named)) == "/"):
+        return states
+    dotted = dict(states)
+    for shard, names in slashed.items():
+        part = states[shard].rename(names)
+        dotted[shard] = part.replace(metadata=part.metadata.with_(provenance={}))
+    return dotted
 
 
 def _compare(
@@ -323,8 +345,8 @@ def _free(state: FlatState, names: ShardNames) -> set[Key]:
 
 def shard_state(state: FlatState, keys: Iterable[Key]) -> FlatState:
     """Return what one shard's file holds: its tensors and ties, and no more of the bridge's metadata."""
-    part = state.select(keys)
-    return part.replace(metadata=StateMetadata(ties=part.metadata.ties, extra=part.metadata.extra))
+    metadata = StateMetadata(ties=state.metadata.ties, extra=state.metadata.extra)
+    return state.replace(metadata=metadata).select(keys)
 
 
 def index_text(state: FlatState, files: Mapping[Key, str], names: ShardNames) -> bytes:

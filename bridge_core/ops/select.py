@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -188,9 +189,17 @@ class Duplicate(Op):
 
 @dataclass(frozen=True)
 class RequireEqual(Op):
-    """Take one of several tensors that must hold the same values; raises where they differ."""
+    """Take one of several tensors that must hold the same values; raises where they differ.
+
+    Args:
+        count: How many.
+        names: What the error calls them; may be empty.
+        target: What the error calls the tensor that they are to make; may be empty.
+    """
 
     count: int
+    names: tuple[str, ...] = field(default=(), compare=False)
+    target: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         """Check."""
@@ -214,5 +223,20 @@ class RequireEqual(Op):
     def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         first = np.ascontiguousarray(pieces[0]).tobytes()
         if any(np.ascontiguousarray(piece).tobytes() != first for piece in pieces[1:]):
-            raise PlanError("tensors that should be tied hold different values.")
+            which = f": {' and '.join(self.names)}" if self.names else ""
+            raise PlanError(
+                f"tensors that should be tied hold different values{which}.",
+                key=self.target or None,
+                hint="Make them equal in the source, or give a template that does not tie them."
+                if self.names
+                else "",
+            )
         return pieces[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the op as plain data, without the names for errors."""
+        return {"op": "requireequal", "count": self.count}
+
+    def __str__(self) -> str:
+        """Return a short text."""
+        return f"requireequal({self.count})"

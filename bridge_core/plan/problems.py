@@ -83,7 +83,7 @@ class PlanProblems:
                 hint=(
                     "Correct the pattern, which sees the names that the source has before any rule renames "
                     "them; or mark a rule that need not match as optional. A conversion in two steps needs "
-                    "rules that rearrange tensors in both."
+                    "its rules in the first, where the names are those of the source."
                 ),
             )
         if self.unsupported:

@@ -5,19 +5,30 @@ from typing import TYPE_CHECKING
 from bridge_core.public import exports
 
 if TYPE_CHECKING:
-    from bridge_core.plugins.framework import Framework as Framework, Relocating as Relocating
+    from bridge_core.plugins.framework import (
+        Framework as Framework,
+        Relocating as Relocating,
+        TreeNaming as TreeNaming,
+    )
     from bridge_core.plugins.hookspecs import hookimpl as hookimpl
+    from bridge_core.plugins.layout_detection import (
+        composite_layers as composite_layers,
+        undetermined_layout as undetermined_layout,
+    )
     from bridge_core.plugins.library import Checkpoint as Checkpoint, Guidance as Guidance, Library as Library
     from bridge_core.plugins.plugin_errors import plugin_failures as plugin_failures
     from bridge_core.plugins.registry import Registry as Registry, default_registry as default_registry
+    from bridge_core.plugins.tree_names import names_of as names_of, random_state_of as random_state_of
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
-            "framework": "Framework Relocating",
+            "framework": "Framework Relocating TreeNaming",
             "hookspecs": "hookimpl",
             "library": "Checkpoint Guidance Library",
+            "layout_detection": "composite_layers undetermined_layout",
             "plugin_errors": "plugin_failures",
             "registry": "Registry default_registry",
+            "tree_names": "names_of random_state_of",
         },
     )

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from bridge_core.state import FlatState, Key, TensorSpec
 
-__all__ = ["Framework", "Relocating"]
+__all__ = ["Framework", "Relocating", "TreeNaming"]
 
 
 @runtime_checkable
@@ -59,5 +59,34 @@ class Relocating(Protocol):
         Args:
             path: The layer's path.
             leaf: Its leaf name.
+        """
+        ...
+
+
+@runtime_checkable
+class TreeNaming(Protocol):
+    """A framework adapter whose trees may hold more in their names than layers and leaves."""
+
+    def has_collections(self, names: Mapping[Key, TensorSpec]) -> bool:
+        """Return whether the keys of a tree, which does not record it, begin with collections.
+
+        Args:
+            names: Key without box -> spec.
+
+        Raises:
+            KeyConflict: The names allow both readings.
+        """
+        ...
+
+    def boxes(self, names: Mapping[Key, TensorSpec]) -> Collection[Key]:
+        """Return the keys whose last part only names the value in a box, as ``value`` of
+        ``layer.kernel.value``."""
+        ...
+
+    def random_state(self, names: Mapping[Key, TensorSpec]) -> Collection[Key]:
+        """Return the names that hold random state and no weights.
+
+        Args:
+            names: Key without collection and box -> spec.
         """
         ...

@@ -218,9 +218,18 @@ class Registry:
         return None
 
     def layout_of(self, specs: Mapping[Key, TensorSpec]) -> str | None:
-        """Return the one framework whose names these look like; None if none or several claim them."""
+        """Return the one framework whose names these look like.
+
+        None if none or several own them, or if they may be names of the neutral layout as well.
+        """
         owners = [framework.name for framework in self.frameworks.values() if framework.owns(specs)]
-        return owners[0] if len(owners) == 1 else None
+        return self.unless_neutral(owners[0], specs) if len(owners) == 1 else None
+
+    def unless_neutral(self, layout: str, specs: Mapping[Key, TensorSpec]) -> str | None:
+        """Return a framework's layout, or None if layers show that the names may be neutral ones."""
+        from bridge_core.plugins.layout_detection import neutral_keys
+
+        return None if neutral_keys(specs, layout, self) else layout
 
     def _table(self, table: str) -> _Table:
         if table not in self._tables:

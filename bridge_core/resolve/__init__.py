@@ -7,7 +7,9 @@ from bridge_core.public import exports
 if TYPE_CHECKING:
     from bridge_core.resolve.from_neutral import plan_from_neutral as plan_from_neutral
     from bridge_core.resolve.module_evidence import with_model_evidence as with_model_evidence
+    from bridge_core.resolve.printed_names import without_collections as without_collections
     from bridge_core.resolve.rule_checks import rule_problems as rule_problems
+    from bridge_core.resolve.rule_names import check_kind as check_kind
     from bridge_core.resolve.to_neutral import plan_to_neutral as plan_to_neutral
 else:
     __getattr__, __dir__, __all__ = exports(
@@ -15,7 +17,9 @@ else:
         {
             "from_neutral": "plan_from_neutral",
             "module_evidence": "with_model_evidence",
+            "printed_names": "without_collections",
             "rule_checks": "rule_problems",
+            "rule_names": "check_kind",
             "to_neutral": "plan_to_neutral",
         },
     )

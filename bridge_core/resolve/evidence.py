@@ -136,12 +136,23 @@ class Detector:
         return structural
 
     def rule_of(self, *paths: Key) -> Rule | None:
-        """Return the rule that fixes the kind of a layer, by any of the paths that it has or had."""
+        """Return the rule that fixes the kind of a layer, by any of the paths that it has or had.
+
+        Raises:
+            RuleError: Two rules give it two kinds.
+        """
+        found: Rule | None = None
         for number, rule in enumerate(self.rules):
-            if any(rule.source.match(path) is not None for path in paths):
-                self._matched_rules.add(number)
-                return rule
-        return None
+            if not any(rule.source.match(path) is not None for path in paths):
+                continue
+            self._matched_rules.add(number)
+            if found is None:
+                found = rule
+            elif rule.kind != found.kind and not rule.fallback:
+                from bridge_core.resolve.rule_binding import rule_conflict
+
+                raise rule_conflict(rule, found, "match", paths[0])
+        return found
 
     def unmatched_rules(self) -> tuple[Rule, ...]:
         """Return the rules that had to match a layer and did not."""

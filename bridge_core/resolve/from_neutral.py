@@ -6,23 +6,32 @@ plan; `Plan.check` raises them at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bridge_core.errors import UsageError
-from bridge_core.ops import Fill
-from bridge_core.plan import Plan, Step
-from bridge_core.plugins import Registry
+from bridge_core.ops import Fill, Op, Pad, Parallel, Unpad
+from bridge_core.plan import Dropped, Plan, Step
+from bridge_core.plugins import Registry, names_of
 from bridge_core.resolve.evidence import PARAMETER
 from bridge_core.resolve.neutral_layers import neutral_layers
 from bridge_core.resolve.request import Ordered, Request
 from bridge_core.resolve.rule_names import check_constant, rule_holds
 from bridge_core.resolve.without_template import WithoutTemplate
 from bridge_core.rules import Permissions
-from bridge_core.state import FlatState, Key, TensorSpec, VariableCollections
+from bridge_core.state import (
+    FlatState,
+    Key,
+    LayerInfo,
+    StateMetadata,
+    TensorSpec,
+    join_key,
+    module_path,
+)
 
 if TYPE_CHECKING:
+    from bridge_core.resolve.recorded_rules import TowardsFramework
     from bridge_core.resolve.rule_instance import BoundRule
     from bridge_core.rules import Rule
 
@@ -50,7 +59,7 @@ def plan_from_neutral(
         to: Name of the framework.
         like: A state of that framework whose names and shapes the result must have.
         rules: Rules that rearrange tensors or fill targets, and that fix the kinds of what is undecided, as
-            they are read towards this framework.
+            they are read towards this framework. Those that the state records are done without being given.
         permissions: What may be guessed and left out.
         origin: Neutral key -> key in the original source, which the patterns also see.
         config: The checkpoint's config, if one is known.
@@ -61,14 +70,27 @@ def plan_from_neutral(
     """
     if to == "neutral":
         raise UsageError("a neutral state is neutral already.")
-    rules = tuple(rules)
     framework = registry.framework(to)
+    rules = tuple(rules)
+    ways = None
+    if rules or state.metadata.rules:
+        from bridge_core.resolve.recorded_rules import towards
+
+        ways = towards(state, rules, registry, to, like)
+        rules = ways.rules
     targets = None
     if like is not None:
-        collections = VariableCollections.of_state(like, to, framework.collections)
+        collections = names_of(like, framework)
         targets = {name: like.spec(key) for key, name in collections.names(like).items()}
-    bound_rules, unmatched = _bind_rules(state, rules, targets, config)
-    taken = {key for bound in bound_rules for key in bound.sources}
+    bound_rules, unmatched = _bind_rules(state, ways, targets, config)
+    origin = origin or {}
+    refused, left_out = dict[Key, str](), []
+    for key, why in ways.refused.items() if ways is not None else ():
+        if permissions.may_leave_out(key, origin.get(key, key)):
+            left_out.append(Dropped(key, "allowed as unexpected"))
+        else:
+            refused[key] = why
+    taken = {*(key for bound in bound_rules for key in bound.sources), *(ways.refused if ways else ())}
     fills, absent, unused = _fills(rules, targets, config, bound_rules)
     rest = state.select(lambda key: key not in taken) if taken else state
     request = Request(
@@ -77,7 +99,7 @@ def plan_from_neutral(
         framework,
         neutral_layers(rest, registry, rules),
         permissions,
-        origin or {},
+        origin,
         rules,
         Ordered(state, bound_rules, fills, absent),
     )
@@ -87,37 +109,94 @@ def plan_from_neutral(
         plan = WithTemplate(request).resolve(like, collections)
     else:
         plan = WithoutTemplate(request).resolve()
-    return replace(plan, problems=replace(plan.problems, unmatched_rules=(*unmatched, *unused)))
+    return replace(
+        plan,
+        dropped=(*plan.dropped, *left_out),
+        notes=(*plan.notes, *_notes(bound_rules)),
+        metadata=plan.metadata.with_(rules=(), layers=_without_waiting(plan, state.metadata)),
+        problems=replace(
+            plan.problems,
+            unsupported={**plan.problems.unsupported, **refused},
+            unmatched_rules=(*unmatched, *unused),
+        ),
+    )
 
 
 def _bind_rules(
     state: FlatState,
-    rules: Iterable[Rule],
+    ways: TowardsFramework | None,
     targets: Mapping[Key, TensorSpec] | None,
     config: Mapping[str, Any] | None,
 ) -> tuple[tuple[BoundRule, ...], tuple[str, ...]]:
     """Return the instances of rules that rearrange tensors, and the rules that matched nothing.
 
-    If such rules were applied to a neutral state before, it holds their tensors as plain parameters, and they
-    take no others from it.
+    A recorded rule takes the tensors that wait for it. The others take what waits for no rule, and only plain
+    parameters where the metadata shows that rules were applied before they were recorded.
     """
-    if not rules:
+    if ways is None or not ways.rules:
         return (), ()
     from bridge_core.resolve.rule_binding import bind_rule, check_disjoint
 
-    layers = state.metadata.layers.values()
-    ruled_before = any(info.evidence == "rule" and info.kind == PARAMETER for info in layers)
-    sources = _parameters(state) if ruled_before else state.specs()
-    active = [rule for rule in rules if rule.action == "rearrange" and rule_holds(rule, config)]
+    metadata = state.metadata
+    waiting = {key for keys in ways.sources.values() for key in keys} | set(ways.refused)
+    ruled_before = not metadata.rules and any(
+        info.evidence == "rule" and info.kind == PARAMETER for info in metadata.layers.values()
+    )
+    free = _parameters(state) if ruled_before else state.specs()
+    free = {key: spec for key, spec in free.items() if key not in waiting} if waiting else free
     bound_rules: list[BoundRule] = []
     unmatched = []
-    for rule in active:
+    for number, rule in enumerate(ways.rules):
+        if rule.action != "rearrange" or not rule_holds(rule, config):
+            continue
+        pending = ways.sources.get(number)
+        sources = free if pending is None else {key: state.spec(key) for key in pending}
         instances = bind_rule(rule, sources, targets, config)
         bound_rules += instances
-        if not instances and not rule.optional and not _waits(rule, state):
+        if not instances and pending is None and not rule.optional and not _waits(rule, state):
             unmatched.append(rule.full_label)
     check_disjoint(bound_rules)
     return tuple(bound_rules), tuple(unmatched)
+
+
+def _without_waiting(plan: Plan, neutral: StateMetadata) -> Mapping[Key, LayerInfo]:
+    """Return what the target's metadata says of layers.
+
+    A tensor that waited for a rule, and went back to where it came from, was no parameter for sure.
+    """
+    layers = plan.metadata.layers
+    waited = {
+        module_path(key)
+        for record in neutral.rules or ()
+        if record.layouts[0] == plan.target_layout
+        for key in record.pending
+    }
+    if not waited:
+        return layers
+    return {path: i for path, i in layers.items() if path not in waited or i.kind != PARAMETER}
+
+
+def _notes(bound_rules: Iterable[BoundRule]) -> tuple[str, ...]:
+    """Return what a reader should know: calls that say a size which the tensor has already."""
+    notes = {}
+    for bound in bound_rules:
+        calls = [c for c in (*bound.rule.before, *bound.rule.after) if c.name in ("pad", "unpad")]
+        if calls and not any(
+            isinstance(op, Pad | Unpad) and op.source != op.target for op in _flat(bound.ops)
+        ):
+            notes[
+                f"rule {bound.rule.label}: '{calls[0]}' leaves {join_key(bound.sources[0])} as long as it is"
+            ] = 0
+    return tuple(notes)
+
+
+def _flat(ops: Iterable[Op]) -> Iterator[Op]:
+    for op in ops:
+        if isinstance(op, Parallel):
+            for chain in op.chains:
+                yield from _flat(chain)
+        else:
+            yield op
 
 
 def _parameters(state: FlatState) -> dict[Key, TensorSpec]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from bridge_core.errors import KeyConflict
 from bridge_core.layers import LayerTransform
-from bridge_core.plugins import Framework, Relocating
+from bridge_core.plugins import Framework, Relocating, names_of
 from bridge_core.state import (
     FlatState,
     Key,
@@ -20,6 +20,7 @@ from bridge_core.state import (
     ModuleInfo,
     TensorSpec,
     VariableCollections,
+    join_key,
     leaf_path,
     module_path,
 )
@@ -58,6 +59,7 @@ def group_state(
     transforms: Iterable[LayerTransform],
     names: Mapping[Key, Key] | None = None,
     split_paths: Collection[Key] = (),
+    collections: VariableCollections | None = None,
 ) -> dict[Key, Group]:
     """Group a state's keys by layer path, in the state's order.
 
@@ -67,11 +69,13 @@ def group_state(
         transforms: The framework's; they name the leaves that are stored in nested modules.
         names: Key -> name to group it by (without a collection), where a rule renames it.
         split_paths: Paths whose nested modules are layers of their own.
+        collections: The collections and boxes in its keys, if they are known.
 
     Raises:
-        KeyConflict: Two collections hold a leaf of one name at one path.
+        KeyConflict: Two collections hold a leaf of one name at one path, or the keys do not show whether they
+            begin with collections.
     """
-    collections = VariableCollections.of_state(state, framework.name, framework.collections)
+    collections = names_of(state, framework) if collections is None else collections
     renamed = names or {}
     new_names = {**collections.names(state), **{key: name for key, name in renamed.items() if key in state}}
     specs = {name: state.spec(key) for key, name in new_names.items()}
@@ -91,12 +95,26 @@ def group_state(
                 )  # the layer is elsewhere, its leaf is in the module
             group = groups[path] = Group(path, origin=old_path, module=module, info=layers.get(old_path))
         if leaf in group.keys:
-            raise KeyConflict(f"{group.keys[leaf]!r} and {key!r} both stand for one leaf.", key=key)
+            raise _two_for_one(group.keys[leaf], key, name, state)
         group.keys[leaf] = key
         group.specs[leaf] = specs[name]
         group.collections[leaf] = key[0] if collections.present else recorded.get(key, "")
     note_children(groups)
     return groups
+
+
+def _two_for_one(one: Key, other: Key, name: Key, state: FlatState) -> KeyConflict:
+    return KeyConflict(
+        f"the keys {join_key(one)!r} and {join_key(other)!r} both name {join_key(name)!r}; expected was one "
+        "key for each leaf.",
+        path=state.metadata.provenance.get("path"),
+        hint=(
+            f"Leave one of {one[0]!r} and {other[0]!r} out: state = bridge_core.open_state(path), then "
+            f"state.select(lambda key: key[0] != {other[0]!r})."
+            if one[0] != other[0]
+            else "Rename one of them by a rule (rules=, --rules)."
+        ),
+    )
 
 
 def note_children(groups: Mapping[Key, Group]) -> None:

@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from bridge_core.axes import Shape, bind_axes
+from bridge_core.axes import Shape
 from bridge_core.layers import LayerKind, LayerTransform, Leaf
-from bridge_core.plugins import Registry
+from bridge_core.plugins import Registry, composite_layers
 from bridge_core.resolve.evidence import PARAMETER, Detection, Detector
 from bridge_core.resolve.grouping import Group, note_children
 from bridge_core.resolve.interpretations import (
@@ -106,7 +106,7 @@ def neutral_layers(
     layers = {}
     groups = _groups(state, records, registry, merged_paths or {}, split_paths)
     open_paths = [path for path, group in groups.items() if group.info is None]
-    part_of = _composite_parts(groups, open_paths, registry.kinds.values()) if open_paths else {}
+    part_of = _composite_parts(groups, open_paths, registry) if open_paths else {}
     for path, group in groups.items():
         rule = detector.rule_of(path)
         info = group.info
@@ -176,28 +176,15 @@ def _groups(
 
 
 def _composite_parts(
-    groups: Mapping[Key, Group], open_paths: Iterable[Key], kinds: Iterable[LayerKind]
+    groups: Mapping[Key, Group], open_paths: Iterable[Key], registry: Registry
 ) -> dict[Key, str]:
     """Return the paths without a record that hold a part of what may be one composite layer."""
-    shapes = {
-        leaf_path(path, name): spec.shape for path in open_paths for name, spec in groups[path].specs.items()
+    specs = {leaf_path(path, name): spec for path in open_paths for name, spec in groups[path].specs.items()}
+    return {
+        leaf_path(path, role)[:-1]: kind
+        for path, kind in composite_layers(specs, registry).items()
+        for role in registry.kinds[kind].leaves
     }
-    parts: dict[Key, str] = {}
-    for kind in kinds:
-        needed = {
-            role: axes for role, axes in kind.leaves.items() if "." in role and not role.endswith("bias")
-        }
-        if not needed:
-            continue
-        first, *_ = (tuple(role.split(".")) for role in needed)
-        for key in shapes:
-            path = key[: -len(first)]
-            if key[-len(first) :] == first and all(
-                bind_axes(axes, shapes.get(leaf_path(path, role), ())) for role, axes in needed.items()
-            ):
-                for role in needed:
-                    parts.setdefault(leaf_path(path, role)[:-1], kind.name)
-    return parts
 
 
 def _parts(path: Key, info: LayerInfo | None) -> dict[Key, LayerInfo]:

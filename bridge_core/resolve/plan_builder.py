@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from bridge_core.errors import PlanError
 from bridge_core.layers import LayerTransform
-from bridge_core.ops import NEGATIVE_ZERO, Drop, Fill, Op, chain_specs
+from bridge_core.ops import NEGATIVE_ZERO, Drop, Fill, Op, chain_specs, simplify_chain
 from bridge_core.plan import Dropped, Mismatch, Plan, PlanProblems, Step
 from bridge_core.resolve.crossing import Crossing
 from bridge_core.resolve.evidence import PARAMETER, Detector, guess
@@ -18,6 +19,7 @@ from bridge_core.resolve.interpretations import Role
 from bridge_core.resolve.leaf_matching import Outcome
 from bridge_core.resolve.neutral_layers import NeutralLayer
 from bridge_core.resolve.request import Request
+from bridge_core.resolve.tied_sources import equal_or_refused, is_one, turn_between
 from bridge_core.state import Key, LayerInfo, TensorSpec, Ties, join_key, leaf_path
 
 if TYPE_CHECKING:
@@ -76,6 +78,8 @@ class PlanBuilder:
         self.infos: dict[Key, LayerInfo] = {}
         self.unusual_collections: dict[Key, str] = {}
         self.ties: dict[Key, Key] = {}
+        self._untied_ops: dict[Key, tuple[Op, ...]] = {}
+        self._turns: dict[Key, list[tuple[Key, tuple[Op, ...]]]] = {}
         self.notes: list[str] = []
 
     def apply_rules(self, target_key: Callable[[Key], Key]) -> None:
@@ -317,18 +321,42 @@ class PlanBuilder:
         return self.request.origin.get(key, key)
 
     def _without_tied(self) -> tuple[Key, ...]:
-        """Return the unexpected keys; those tied to a key that was moved are dropped instead."""
+        """Return the unexpected keys without those that are one tensor with a key that was moved.
+
+        They are dropped where that is proved, and compared while the target is written where it is only said.
+        """
         moved: dict[Key, Key] = {}
         for key in self.used if self.unexpected else ():
             moved.setdefault(self.source_ties.root(key), key)
         unexpected = []
         for key in self.unexpected:
             tied_to = moved.get(self.source_ties.root(key))
-            if tied_to is None:
-                unexpected.append(key)
-            else:
+            if tied_to is not None and is_one(self.request.state, key, tied_to):
                 self.dropped.append(Dropped(key, f"tied to {join_key(tied_to)}", tied_to))
+            elif tied_to is None or not self._compare(key, tied_to):
+                unexpected.append(key)
         return tuple(unexpected)
+
+    def _compare(self, key: Key, moved: Key) -> bool:
+        """Let a tensor be compared with the one that it is tied to; return False if that is not possible."""
+        state, target = self.request.state, self.used[moved]
+        fill = self.filled.get(target)
+        turn = turn_between(state, self.request.registry, key, moved)
+        if fill is None or fill.sources[:1] != (moved,) or turn is None:
+            return False
+        ops = self._untied_ops.setdefault(target, fill.ops)
+        turns = self._turns.setdefault(target, [])
+        parts = [((moved,), ops)]
+        parts += [((other,), simplify_chain((*t, *ops))) for other, t in (*turns, (key, turn))]
+        sources = (*fill.sources, key)
+        equal = equal_or_refused(parts, target, self._origin)
+        try:
+            chain_specs(tuple(map(state.spec, sources)), equal)
+        except PlanError:
+            return False
+        turns.append((key, turn))
+        self.filled[target] = fill._replace(sources=sources, ops=equal)
+        return True
 
     def _carried_collections(self) -> dict[Key, str]:
         collections = self.request.state.metadata.collections

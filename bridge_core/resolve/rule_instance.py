@@ -21,6 +21,8 @@ __all__ = ["BoundRule", "RuleInstance"]
 Keys = tuple[tuple[Key, ...], ...]
 """The keys of each source pattern."""
 _MOST_SHOWN = 8
+_LARGEST = 1 << 60
+"""Bytes of one tensor; positions in files are numbers of 63 bits."""
 
 
 @dataclass(frozen=True)
@@ -223,8 +225,11 @@ class RuleInstance:
         """Check the results against the target's own shapes.
 
         Raises:
-            RuleError: A target is not there, or of another shape.
+            RuleError: A target is not there, or of another shape, or larger than any file.
         """
+        for key, spec in zip(bound.targets, made, strict=True):
+            if spec.nbytes > _LARGEST:
+                raise self.rule.error(f"it makes {join_key(key)!r} of {spec.nbytes} bytes.")
         if self.targets is None:
             return
         for key, spec in zip(bound.targets, made, strict=True):

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bridge_core.errors import RuleError
+from bridge_core.messages import nearest
 from bridge_core.ops import dtype_holds
 from bridge_core.state import Key, TensorSpec, join_key
 
 if TYPE_CHECKING:
     from bridge_core.rules import Rule
 
-__all__ = ["check_constant", "rule_holds", "rule_names", "Ruled"]
+__all__ = ["check_constant", "check_kind", "rule_holds", "rule_names", "Ruled"]
 
 
 @dataclass
@@ -28,6 +29,7 @@ class Ruled:
         dropped: Key -> the reason.
         rearranged: Key -> the rule that takes it.
         unmatched: Rules that had to match something and did not.
+        notes: What a reader should know about rules that their conditions keep from doing anything.
     """
 
     names: dict[Key, Key] = field(default_factory=dict)
@@ -35,6 +37,7 @@ class Ruled:
     dropped: dict[Key, str] = field(default_factory=dict)
     rearranged: dict[Key, Rule] = field(default_factory=dict)
     unmatched: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def rule_names(
@@ -93,8 +96,34 @@ def rule_names(
     ruled.unmatched = tuple(
         rule.full_label for number, rule in enumerate(active) if number not in matching and not rule.optional
     )
+    ruled.notes = (
+        *(
+            _idle(rule, "its conditions hold for none of the tensors that it matches")
+            for number, rule in enumerate(active)
+            if number in matching and not taken.get(number, (0,))
+        ),
+        *(
+            _idle(rule, f"the config has no entry {entry!r}")
+            for rule in rules
+            if (entry := _lacking(rule, config))
+        ),
+    )
     _check_new(names, ruled)
     return ruled
+
+
+def _idle(rule: Rule, why: str) -> str:
+    return f"rule {rule.full_label} is not used: {why}"
+
+
+def _lacking(rule: Rule, config: Mapping[str, Any] | None) -> str | None:
+    """Return the first entry of the config that a rule's conditions are about and that is not there."""
+    if config is None or not rule.when.config:
+        return None
+    from bridge_core.rules import config_entry
+
+    names = (name for name, _ in rule.when.config)
+    return next((name for name in names if config_entry(config, name.split(".")) is None), None)
 
 
 def _captures(rule: Rule, name: Key) -> Mapping[str, str] | None:
@@ -111,13 +140,31 @@ def rule_holds(rule: Rule, config: Mapping[str, Any] | None) -> bool:
         raise rule.error(err.message) from err
 
 
+def check_kind(rule: Rule, kinds: Iterable[str], framework: str = "") -> None:
+    """Check that there are layers of the kind that a rule names, whether it matches any or not.
+
+    Args:
+        rule: A rule.
+        kinds: The kinds that there are.
+        framework: The framework whose layers the rule is about, for the message.
+
+    Raises:
+        RuleError: There are none.
+    """
+    known = (*kinds, "parameter")
+    if rule.kind is not None and rule.kind not in known:
+        to = f" to {framework}" if framework else ""
+        raise rule.error(f"the kind {rule.kind!r} is not known{to}. {nearest(rule.kind, known)}")
+
+
 def check_constant(rule: Rule, dtype: np.dtype[Any], key: Key) -> None:
     """Check that a dtype holds a rule's constant; floating-point numbers may be rounded.
 
     Raises:
         RuleError: It does not.
     """
-    if rule.value is not None and not dtype_holds(dtype, rule.value):
+    truth = isinstance(rule.value, bool) and dtype != np.bool_
+    if rule.value is not None and (truth or not dtype_holds(dtype, rule.value)):
         raise rule.error(f"{dtype.name} cannot hold {rule.value}.", key)
 
 

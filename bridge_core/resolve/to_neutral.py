@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bridge_core.axes import Binding, Shape
-from bridge_core.errors import KeyConflict, UsageError
+from bridge_core.errors import KeyConflict
 from bridge_core.layers import LayerKind, LayerTransform, Leaf, cut_of, part_shape, to_neutral_ops
 from bridge_core.ops import Fill, Op, Parallel, SplitSum, simplify_chain
 from bridge_core.plan import Dropped, Plan, PlanProblems, Step
-from bridge_core.plugins import Registry
+from bridge_core.plugins import Registry, names_of, random_state_of, undetermined_layout
 from bridge_core.resolve.evidence import PARAMETER, Detection, Detector
 from bridge_core.resolve.grouping import Group, group_state
 from bridge_core.resolve.leaf_names import LayerNames
@@ -25,15 +25,17 @@ from bridge_core.state import (
     FlatState,
     Key,
     LayerInfo,
+    RecordedRule,
     StateMetadata,
     TensorSpec,
-    VariableCollections,
     join_key,
     leaf_path,
     module_path,
+    renamed_metadata,
 )
 
 if TYPE_CHECKING:
+    from bridge_core.resolve.recorded_rules import NeutralRules
     from bridge_core.rules import Rule
 
 __all__ = ["plan_to_neutral"]
@@ -46,6 +48,8 @@ def plan_to_neutral(
     rules: Iterable[Rule] = (),
     accept_guesses: bool = False,
     config: Mapping[str, Any] | None = None,
+    to: str = "neutral",
+    like: FlatState | None = None,
 ) -> Plan:
     """Return the plan from a framework's state, or from a neutral one, to the neutral form.
 
@@ -54,30 +58,38 @@ def plan_to_neutral(
     Args:
         state: The source; its layout names the framework, its metadata may contain module types.
         registry: Where kinds and transforms are found.
-        rules: The rules as they are read here; patterns see keys without a collection. Rules that name the
-            layouts of their sides have renamed the keys of a neutral state before.
+        rules: The rules as they are read here; patterns see keys without a collection, and may begin with
+            one. Those that a neutral state was made with are not done again.
         accept_guesses: Whether names may decide what no evidence does.
         config: The checkpoint's config, if one is known.
+        to: The framework that the neutral form is made for; neutral if it is not known.
+        like: The target's template, if it is known.
 
     Raises:
         UsageError: The layout is unknown.
         RuleError: Two rules match one key, or a rule does not fit.
-        KeyConflict: Two leaves would get one neutral key.
+        KeyConflict: Two leaves would get one neutral key, or the keys do not show whether they begin with
+            variable collections.
     """
     if state.layout is None:
-        raise UsageError(
-            "nothing tells whose names these are.",
-            hint=f"Give the layout: {', '.join([*registry.frameworks, 'neutral'])}.",
-        )
+        raise undetermined_layout(state, registry)
+    rules = tuple(rules)
+    if rules:
+        from bridge_core.resolve.recorded_rules import rules_from, rules_towards
     if state.layout == "neutral":
-        own = [rule for rule in rules if rule.layouts is None and rule.action in ("rename", "drop")]
-        return _plan_renames(state, own, config)
-    return _ToNeutral(state, registry, tuple(rules), accept_guesses, config).plan()
+        return _plan_renames(state, rules_towards(state, rules, registry, to) if rules else None, config)
+    if rules:
+        rules = rules_from(state, rules, registry, config, to, like)
+    return _ToNeutral(state, registry, rules, accept_guesses, config).plan()
 
 
-def _plan_renames(state: FlatState, rules: list[Rule], config: Mapping[str, Any] | None) -> Plan:
+def _plan_renames(state: FlatState, rules: NeutralRules | None, config: Mapping[str, Any] | None) -> Plan:
     """Return the plan of a neutral state, in which rules only rename and drop keys."""
-    ruled = rule_names({key: key for key in state}, state.specs(), rules, config)
+    fresh = rules.fresh if rules is not None else ()
+    ruled = rule_names({key: key for key in state}, state.specs(), fresh, config)
+    for key in rules.waiting if rules is not None else ():
+        for found in (ruled.names, ruled.renamed, ruled.rearranged):
+            found.pop(key, None)
     metadata = state.metadata
     steps = []
     for key in state:
@@ -89,10 +101,16 @@ def _plan_renames(state: FlatState, rules: list[Rule], config: Mapping[str, Any]
         evidence = info.evidence if info else "name"
         label = ruled.renamed[key].label if key in ruled.renamed else ""
         steps.append(Step((key,), (ruled.names.get(key, key),), (), kind, evidence, rule=label))
+    if rules is not None:
+        from bridge_core.resolve.recorded_rules import with_fresh
+
+        metadata = with_fresh(metadata, rules, ruled.rearranged, config)
+        state = state.replace(metadata=metadata)
     if ruled.names or ruled.dropped:
         metadata = state.select(lambda key: key not in ruled.dropped).metadata
     if ruled.names:
-        metadata = _renamed_metadata(metadata, ruled.names)
+        names = {key: ruled.names.get(key, key) for key in state if key not in ruled.dropped}
+        metadata = renamed_metadata(metadata, state.layout, names)
     return Plan(
         "neutral",
         "neutral",
@@ -101,24 +119,8 @@ def _plan_renames(state: FlatState, rules: list[Rule], config: Mapping[str, Any]
         tuple(Dropped(key, reason) for key, reason in ruled.dropped.items()),
         metadata=metadata,
         problems=PlanProblems(unmatched_rules=ruled.unmatched),
+        notes=ruled.notes,
     )
-
-
-def _renamed_metadata(metadata: StateMetadata, names: Mapping[Key, Key]) -> StateMetadata:
-    """Give layers the paths that their leaves have now; a layer whose leaves are separated is forgotten."""
-    layers: dict[Key, LayerInfo] = {}
-    for path, info in metadata.layers.items():
-        new_paths = set()
-        for leaf in info.leaves:
-            key = leaf_path(path, leaf)
-            parts = key[len(path) :]
-            new = names.get(key, key)
-            new_paths.add(new[: -len(parts)] if new[-len(parts) :] == parts else None)
-        new_path = new_paths.pop() if len(new_paths) == 1 else None if new_paths else path
-        if new_path is not None:
-            layers[new_path] = info
-    renamed = metadata.map_keys(lambda key: names.get(key, key))
-    return renamed.with_(layers=layers, empty=metadata.empty)
 
 
 class _ToNeutral:
@@ -136,9 +138,8 @@ class _ToNeutral:
         self.kinds = registry.kinds
         self.framework = registry.framework(state.layout or "")
         self.transforms = registry.transforms_of.get(self.framework.name, ())
-        self.collections = VariableCollections.of_state(
-            state, self.framework.name, self.framework.collections
-        )
+        self.collections = names_of(state, self.framework)
+        self.default_collections = {next(iter(f.collections), "") for f in registry.frameworks.values()}
         self.rules = rules
         self.config = config
         self.accept_guesses = accept_guesses
@@ -154,35 +155,48 @@ class _ToNeutral:
         self.unusual_collections: dict[Key, str] = {}
         self.neutral_keys: dict[Key, Key] = {}
         self.source_keys: dict[Key, Key] = {}
+        self.new_paths: dict[Key, Key] = {}
 
     def plan(self) -> Plan:
         specs = self.state.specs()
         names = self.collections.names(self.state)
         ruled = rule_names(names, specs, self.rules, self.config)
-        taken = {*ruled.dropped, *ruled.rearranged}
+        random = random_state_of(self.state, self.framework, self.collections) - ruled.dropped.keys()
+        taken = {*ruled.dropped, *ruled.rearranged, *random}
         rest = self.state.select(lambda key: key not in taken) if taken else self.state
-        groups = group_state(rest, self.framework, self.transforms, ruled.names)
+        groups = group_state(rest, self.framework, self.transforms, ruled.names, collections=self.collections)
         detections = self.detector.detect_all(groups)
         for path, group in groups.items():
             self._add_layer(group, self._completed(group, detections[path]), ruled.renamed)
         for key, rule in ruled.rearranged.items():
             self._add_rearranged(key, names[key], rule)
-        for key, auxiliary in self.state.metadata.auxiliary_tensors.items():
+        for key, auxiliary in rest.metadata.auxiliary_tensors.items():
             self._restore(key, TensorSpec(auxiliary.shape, auxiliary.array().dtype))
         return Plan(
             self.framework.name,
             "neutral",
             specs,
             tuple(self.steps),
-            tuple(Dropped(key, reason) for key, reason in ruled.dropped.items()),
+            (
+                *(Dropped(key, reason) for key, reason in ruled.dropped.items()),
+                *(Dropped(key, "random state, not weights") for key in self.state if key in random),
+            ),
             problems=PlanProblems(
                 unmatched_rules=(
                     *ruled.unmatched,
                     *(rule.full_label for rule in self.detector.unmatched_rules()),
                 )
             ),
-            metadata=self._metadata(),
+            notes=ruled.notes,
+            metadata=self._metadata().with_(rules=self._recorded(ruled.rearranged, names)),
         )
+
+    def _recorded(self, rearranged: Mapping[Key, Rule], names: Mapping[Key, Key]) -> tuple[RecordedRule, ...]:
+        if not self.rules:
+            return ()
+        from bridge_core.resolve.recorded_rules import recorded_rules
+
+        return recorded_rules(self.rules, rearranged, names, self.framework.name, self.config)
 
     def _metadata(self) -> StateMetadata:
         metadata, neutral = self.state.metadata, self.neutral_keys
@@ -199,6 +213,7 @@ class _ToNeutral:
         )
 
     def _add_layer(self, group: Group, detection: Detection, renamed: Mapping[Key, Rule]) -> None:
+        self.new_paths.setdefault(group.origin, group.path)
         transform = detection.transform
         layer_leaves = transform.by_name() if transform is not None else {}
         roles: list[str] = []
@@ -220,7 +235,10 @@ class _ToNeutral:
                 usual = self.collections.default
             applied = (detection.rule if step.evidence == "rule" else None, renamed.get(key))
             label = ", ".join(rule.label for rule in applied if rule is not None)
-            self._add(replace(step, rule=label) if label else step, group.collections[name], usual)
+            named = renamed[key].targets[0].collection if key in renamed else ""
+            # A module has leaves in several collections, and a path in the default one is that of the module.
+            collection = named if named and named not in self.default_collections else group.collections[name]
+            self._add(replace(step, rule=label) if label else step, collection, usual)
         self.layers[group.path] = self._info(group, detection, tuple(roles), parameters)
 
     def _parameter_evidence(self, group: Group, name: str, detection: Detection) -> str:
@@ -330,6 +348,8 @@ class _ToNeutral:
     def _restore(self, key: Key, spec: TensorSpec) -> None:
         """Give a layer an auxiliary tensor back, which the source's layout cannot hold."""
         name = self._renamed(key)
+        if name == key:
+            name = (*self.new_paths.get(module_path(key), key[:-1]), key[-1])
         if name in self.source_keys:
             return
         path, role = module_path(name), name[-1]

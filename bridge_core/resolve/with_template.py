@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from bridge_core.layers import LayerTransform
-from bridge_core.ops import Fill, Parallel, RequireEqual, simplify_chain
+from bridge_core.ops import Fill, chain_specs
 from bridge_core.plan import Dropped, Mismatch, Plan, Step
 from bridge_core.resolve.evidence import PARAMETER, Detection
 from bridge_core.resolve.grouping import Group, group_state
@@ -24,6 +24,7 @@ from bridge_core.resolve.neutral_layers import NeutralLayer, neutral_layers
 from bridge_core.resolve.path_matching import PathMatch, match_paths
 from bridge_core.resolve.plan_builder import Filled, PlanBuilder, open_options
 from bridge_core.resolve.request import Request
+from bridge_core.resolve.tied_sources import Made, equal_or_refused, made_by
 from bridge_core.state import FlatState, Key, TensorSpec, Ties, VariableCollections, join_key
 
 __all__ = ["WithTemplate"]
@@ -327,6 +328,14 @@ class WithTemplate(PlanBuilder):
             elif tied:
                 self._tie_group(canonical, tied)
 
+    def _same_specs(self, fills: Sequence[Filled], target: Key) -> bool:
+        """Note fills of one tensor that differ in shape or dtype; return whether none does."""
+        specs = self.request.state.specs()
+        made = [chain_specs(tuple(specs[key] for key in fill.sources), fill.ops)[0] for fill in fills]
+        differing = [(fill, spec) for fill, spec in zip(fills, made, strict=True) if spec != made[0]]
+        self.mismatched += [Mismatch(fill.sources[0], target, spec, made[0]) for fill, spec in differing]
+        return not differing
+
     def _tie_group(self, canonical: Key, tied: Sequence[Key]) -> None:
         """Make one tensor of all its keys, from whichever of them the source fills."""
         keys = (canonical, *tied)
@@ -340,29 +349,30 @@ class WithTemplate(PlanBuilder):
         self.allowed_missing = [key for key in self.allowed_missing if key not in keys]
         self.ties.update(dict.fromkeys(tied, canonical))
         distinct: list[Filled] = []
-        source_of: dict[Key, Key] = {}
+        source_of: dict[tuple[Key, Made], Key] = {}
         for fill in fills:
             if len(fill.sources) == 1:
                 (source,) = fill.sources
-                first = source_of.setdefault(self.source_ties.root(source), source)
+                made = made_by(self.request.state.tensor(source), fill.ops)
+                first = source_of.setdefault((self.source_ties.root(source), made), source)
                 if first != source:
                     del self.used[source]
                     self.dropped.append(Dropped(source, f"tied to {join_key(first)}", first))
                     continue
             distinct.append(fill)
         if len(distinct) > 1:
-            self.constants.append(_require_equal(distinct, canonical))
+            if self._same_specs(distinct, canonical):
+                ops = equal_or_refused([(f.sources, f.ops) for f in distinct], canonical, self._origin)
+                sources = tuple(source for fill in distinct for source in fill.sources)
+                first_fill = distinct[0]
+                self.constants.append(
+                    Step(
+                        sources, (canonical,), ops, first_fill.kind, first_fill.evidence, rule=first_fill.rule
+                    )
+                )
             return
         self.filled[canonical] = distinct[0]
         self.used.update(dict.fromkeys(distinct[0].sources, canonical))
-
-
-def _require_equal(fills: Sequence[Filled], target: Key) -> Step:
-    """Return the step that fills a target from several tensors, which must be equal."""
-    counts = tuple(len(fill.sources) for fill in fills)
-    ops = simplify_chain((Parallel(tuple(fill.ops for fill in fills), counts), RequireEqual(len(fills))))
-    sources = tuple(source for fill in fills for source in fill.sources)
-    return Step(sources, (target,), ops, fills[0].kind, fills[0].evidence)
 
 
 def _differing_splits(layer: NeutralLayer, detection: Detection, outcome: Outcome) -> str:

@@ -37,6 +37,7 @@ class WithoutTemplate(PlanBuilder):
         super().__init__(request)
         self._native_key = key_maker(self.framework)
         self._outcomes: dict[int, tuple[Outcome, ...]] = {}
+        self._ruled_collections = self._collections_of_rules()
         self._form = self._tree_form()
         self._collections = VariableCollections(self.framework.collections, self._form == "variables")
 
@@ -73,9 +74,17 @@ class WithoutTemplate(PlanBuilder):
         metadata = self.request.state.metadata
         return self.plan(self._form, metadata.empty if self.framework.name in metadata.tree_form else ())
 
+    def _collections_of_rules(self) -> dict[Key, str]:
+        if not self.request.ordered.bound_rules:
+            return {}
+        from bridge_core.resolve.printed_names import target_collections
+
+        return target_collections(self.request.ordered.bound_rules)
+
     def _ruled_key(self, name: Key) -> Key:
-        # Of a tensor that a rule makes, only the name shows the collection.
-        return self._collections.join(self._collections.of(PARAMETER, name[-1]), name)
+        # Of a tensor that a rule makes, only the rule or the name shows the collection.
+        collection = self._ruled_collections.get(name) or self._collections.of(PARAMETER, name[-1])
+        return self._collections.join(collection, name)
 
     def _write(self, layer: NeutralLayer, outcome: Outcome, evidence: str) -> None:
         path = layer.group.path
@@ -144,7 +153,10 @@ class WithoutTemplate(PlanBuilder):
             return known
         collections = VariableCollections(self.framework.collections)
         ruled = (key for bound in self.request.ordered.bound_rules for key in bound.targets)
-        if any(collections.of(PARAMETER, key[-1]) != collections.default for key in ruled):
+        of_rule = self._ruled_collections
+        if any(
+            (of_rule.get(key) or collections.of(PARAMETER, key[-1])) != collections.default for key in ruled
+        ):
             return "variables"
         for layer in self.request.layers.values():
             for name, key in layer.group.keys.items():

@@ -5,9 +5,17 @@ from typing import TYPE_CHECKING
 from bridge_core.public import exports
 
 if TYPE_CHECKING:
+    from bridge_core.rules.config_sizes import config_entry as config_entry
     from bridge_core.rules.op_calls import Call as Call
+    from bridge_core.rules.overlaps import overlapping as overlapping
     from bridge_core.rules.patterns import Int as Int, Pattern as Pattern, Str as Str
     from bridge_core.rules.permissions import Allowed as Allowed, Permissions as Permissions
+    from bridge_core.rules.records import (
+        identity_of_record as identity_of_record,
+        identity_of_rule as identity_of_rule,
+        read_recorded as read_recorded,
+        recorded as recorded,
+    )
     from bridge_core.rules.rule import Rule as Rule, resolve_sizes as resolve_sizes
     from bridge_core.rules.rule_sets import Rules as Rules, as_rules as as_rules, oriented as oriented
     from bridge_core.rules.toml_file import load_rules as load_rules
@@ -15,9 +23,12 @@ else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
+            "config_sizes": "config_entry",
             "op_calls": "Call",
+            "overlaps": "overlapping",
             "patterns": "Int Pattern Str",
             "permissions": "Allowed Permissions",
+            "records": "identity_of_record identity_of_rule read_recorded recorded",
             "rule": "Rule resolve_sizes",
             "rule_sets": "Rules as_rules oriented",
             "toml_file": "load_rules",

@@ -37,6 +37,8 @@ def list_axes_of(sources: Iterable[Pattern], targets: Iterable[Pattern], index: 
 
 def certainly_meet(first: Pattern, second: Pattern) -> bool:
     """Tell whether one key matches both for certain: equal patterns, or a key and a pattern for it."""
+    if first.collection and second.collection and first.collection != second.collection:
+        return False
     if first.is_literal or second.is_literal:
         literal, other = (first, second) if first.is_literal else (second, first)
         return other.match(tuple(map(str, literal.segments))) is not None

@@ -4,14 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from bridge_core.axes import Equation, Term
+from bridge_core.axes import ELLIPSIS, Equation, Term
 from bridge_core.errors import RuleError
 from bridge_core.messages import nearest
+from bridge_core.rules.conditions import When
 from bridge_core.rules.config_sizes import Size
 from bridge_core.rules.flat_index import FlatIndex
 from bridge_core.rules.op_calls import Call
 
-__all__ = ["check_calls", "check_sizes"]
+__all__ = ["axis_places", "check_calls", "check_conditions", "check_sizes"]
+
+
+def axis_places(term: Term) -> dict[str, int]:
+    """Return the places of a term's axes that are axes of their own."""
+    places = ((str(axis), term.position(str(axis))) for axis in term.axes)
+    return {axis: place for axis, place in places if place is not None}
+
+
+def check_conditions(when: When, term: Term | None, sizes: Mapping[str, Size]) -> None:
+    """Check that conditions are about axes that there are, and can hold.
+
+    Args:
+        when: The conditions.
+        term: The term that they are about; None if there is no equation.
+        sizes: Axis -> its size, as the rule gives it.
+
+    Raises:
+        RuleError: They are not, or cannot.
+    """
+    if term is not None and ELLIPSIS not in term.axes and when.rank not in (None, len(term.axes)):
+        text = " ".join(map(str, term.axes))
+        raise RuleError(f"when.rank is {when.rank}, and '{text}' has {len(term.axes)} axes; it never holds.")
+    places = axis_places(term) if term is not None else {}
+    for axis, size in when.sizes:
+        if axis not in places:
+            raise RuleError(
+                f"when.sizes.{axis}: the first term has no such axis of its own. {nearest(axis, places)}"
+            )
+        known = sizes.get(axis)
+        if known is not None and not known.sign and isinstance(known.left, int) and known.left != size:
+            raise RuleError(f"when.sizes.{axis} is {size}, and sizes.{axis} is {known}; it never holds.")
 
 
 def check_calls(calls: Iterable[Call], terms: tuple[Term, ...] | None) -> None:

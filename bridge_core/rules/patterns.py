@@ -10,7 +10,7 @@ import functools
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from bridge_core.errors import RuleError
 from bridge_core.state import Key
@@ -110,6 +110,12 @@ class Pattern:
     A part may mix literals and captures, as ``layers_{i:int}``. Captures are texts: a number is given back
     as it was written.
 
+    Args:
+        segments: What each part of a key must be.
+        collection: The collection that the pattern was written with, which the segments leave out; empty if
+            it was written without one.
+        elsewhere: Keys, without a collection, that are in other collections, so that they do not match.
+
     >>> Pattern.parse("layers.{i:int}.*").match(("layers", "7", "bias"))
     {'i': '7', '*0': 'bias'}
     >>> Pattern.parse("blocks_{i}.*").fill({"i": "7", "*0": "bias"})
@@ -117,6 +123,8 @@ class Pattern:
     """
 
     segments: tuple[Segment, ...]
+    collection: str = ""
+    elsewhere: frozenset[Key] = field(default=frozenset(), compare=False, repr=False)
 
     @classmethod
     def parse(cls, text: str | Pattern | tuple[Segment, ...]) -> Pattern:
@@ -139,8 +147,22 @@ class Pattern:
             raise RuleError(f"pattern {self}: '**' may stand once.")
 
     def __str__(self) -> str:
-        """Return the dotted form."""
-        return ".".join(_text(segment) for segment in self.segments)
+        """Return the dotted form, as it was written."""
+        return ".".join(_text(segment) for segment in self.as_written.segments)
+
+    @property
+    def as_written(self) -> Pattern:
+        """The pattern with its collection as the first part."""
+        return Pattern((self.collection, *self.segments)) if self.collection else self
+
+    def within(self, collection: str, elsewhere: frozenset[Key]) -> Pattern:
+        """Return the pattern without its first part, which is a collection.
+
+        Args:
+            collection: The collection.
+            elsewhere: Keys, without a collection, that are in other collections.
+        """
+        return Pattern(self.segments[1:], collection, elsewhere)
 
     @property
     def captures(self) -> tuple[str, ...]:
@@ -183,7 +205,7 @@ class Pattern:
                 )
             return Int(segment.name) if isinstance(segment, Str) and segment.name in known else segment
 
-        return Pattern(tuple(map(typed, self.segments)))
+        return replace(self, segments=tuple(map(typed, self.segments)))
 
     @functools.cached_property
     def _names(self) -> tuple[tuple[str, ...], ...]:
@@ -207,6 +229,8 @@ class Pattern:
 
     def match(self, key: Key) -> dict[str, str] | None:
         """Return the captures if the whole key fits, else None."""
+        if self.elsewhere and key in self.elsewhere:
+            return None
         outline = self._outline
         spare = len(key) - outline.least
         if spare < 0 or (spare and not outline.wide):
@@ -277,10 +301,10 @@ def _segment(text: str) -> Segment:
         return AnyN()
     pieces: list[str | Capture] = []
     rest = 0
-    for field in _FIELD.finditer(text):
-        pieces.append(text[rest : field.start()])
-        pieces.append(Int(field[1]) if field[2] == "int" else Str(field[1]))
-        rest = field.end()
+    for found in _FIELD.finditer(text):
+        pieces.append(text[rest : found.start()])
+        pieces.append(Int(found[1]) if found[2] == "int" else Str(found[1]))
+        rest = found.end()
     pieces.append(text[rest:])
     literals = "".join(piece for piece in pieces if isinstance(piece, str))
     if any(character in literals for character in "{}*"):

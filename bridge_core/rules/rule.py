@@ -9,10 +9,9 @@ from typing import Any, Literal, Unpack
 
 from bridge_core.axes import Equation, ListAxes, Term, check_equation
 from bridge_core.errors import RuleError
-from bridge_core.messages import nearest
 from bridge_core.public import renamed
 from bridge_core.rules.captures import check_captures, list_axes_of
-from bridge_core.rules.checks import check_calls, check_sizes
+from bridge_core.rules.checks import axis_places, check_calls, check_conditions, check_sizes
 from bridge_core.rules.conditions import When
 from bridge_core.rules.config_sizes import Size, parse_sizes
 from bridge_core.rules.flat_index import FlatIndex
@@ -215,7 +214,7 @@ class Rule:
             raise self.error(err.message) from err
 
     def _check_fill(self) -> None:
-        if not self.reason:
+        if not self.reason.strip():
             raise RuleError("a reason was expected.")
         if self.value is not None and not isinstance(self.value, int | float):
             raise RuleError(f"the constant is {self.value!r}; a number was expected.")
@@ -229,10 +228,8 @@ class Rule:
         check_calls(self.before, self._terms(0))
         check_calls(self.after, self._terms(1))
         check_sizes(self.sizes, self.equation, (*self.before, *self.after), self.flat_index)
-        for axis, _ in self.when.sizes:
-            if axis not in self._condition_axes:
-                hint = nearest(axis, self._condition_axes)
-                raise RuleError(f"when.sizes.{axis}: the first term has no such axis of its own. {hint}")
+        terms = self._terms(1 if self.when.of_target else 0)
+        check_conditions(self.when, terms[0] if terms is not None else None, self.sizes)
 
     def __str__(self) -> str:
         """Return the rule's patterns and its action, in one line."""
@@ -369,10 +366,7 @@ class Rule:
     def _condition_axes(self) -> dict[str, int]:
         """Where the axes of the term stand that the conditions are about."""
         terms = self._terms(1 if self.when.of_target else 0)
-        if terms is None:
-            return {}
-        places = ((str(axis), terms[0].position(str(axis))) for axis in terms[0].axes)
-        return {axis: place for axis, place in places if place is not None}
+        return axis_places(terms[0]) if terms is not None else {}
 
     def _terms(self, side: int) -> tuple[Term, ...] | None:
         if self.equation is None:

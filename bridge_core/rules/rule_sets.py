@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bridge_core.errors import UsageError
+from bridge_core.messages import nearest
 
 __all__ = ["as_rules", "oriented", "Rules"]
 
@@ -19,13 +20,21 @@ else:
     Rules = Any  # most conversions have no rules, and need not load what rules are
 
 
-def oriented(rules: Iterable[Rule], layout: str, to: str) -> tuple[Rule, ...]:
+def oriented(
+    rules: Iterable[Rule], layout: str, to: str, frameworks: Collection[str] = ()
+) -> tuple[Rule, ...]:
     """Return rules as they are read in a conversion from one layout to another.
 
     Rules without layouts are read from source to target.
 
+    Args:
+        rules: The rules.
+        layout: The layout of the conversion's source.
+        to: That of its target.
+        frameworks: The names that layouts may have; none for any.
+
     Raises:
-        RuleError: A rule is about other frameworks.
+        RuleError: A rule is about other frameworks, or about one that is not known.
     """
     found = []
     for rule in rules:
@@ -33,12 +42,26 @@ def oriented(rules: Iterable[Rule], layout: str, to: str) -> tuple[Rule, ...]:
             found.append(rule)
             continue
         source, target = rule.layouts
+        unknown = [
+            f"its {side} layout {name!r} is not known. {nearest(name, frameworks)}"
+            for side, name in (("source", source), ("target", target))
+            if frameworks and name not in (*frameworks, "neutral")
+        ]
         if layout in (source, "neutral") and to in (target, "neutral"):
             found.append(rule)
         elif layout in (target, "neutral") and to in (source, "neutral"):
             found.append(rule.reversed())
         else:
-            raise rule.error(f"it is between {source} and {target}; the conversion is from {layout} to {to}.")
+            error = rule.error(
+                f"it is between {source} and {target}; the conversion is from {layout} to {to}."
+            )
+            if unknown:
+                error.hint = unknown[0][0].upper() + unknown[0][1:]
+            elif target == "neutral" and layout in (source, "neutral"):
+                error.hint = f"Write target = {to!r} at the top of the rule file (layouts=)."
+            raise error
+        if unknown:
+            raise rule.error(unknown[0])
     return tuple(found)
 
 

@@ -18,7 +18,7 @@ from bridge_core.messages import nearest
 from bridge_core.rules.overlaps import overlapping
 from bridge_core.rules.rule import Rule
 
-__all__ = ["load_rules", "StrPath"]
+__all__ = ["load_rules", "read_table", "StrPath"]
 
 StrPath = str | os.PathLike[str]
 
@@ -64,7 +64,7 @@ def load_rules(path: StrPath) -> tuple[Rule, ...]:
         raise UsageError("the path of the rule file is empty.")
     name = os.fspath(path)
     document, text = _parse(name)
-    layouts = _layouts(document, name)
+    layouts = _layouts(document, text, name)
     tables = document.get("rule", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise RuleError("'rule' is no list of tables; write each rule below a line [[rule]].", path=name)
@@ -78,7 +78,7 @@ def load_rules(path: StrPath) -> tuple[Rule, ...]:
     for line, table in zip(lines, tables, strict=True):
         origin = f"{name}:{line}"
         try:
-            rules.append(_rule(table, layouts, origin))
+            rules.append(read_table(table, layouts, origin))
         except RuleError as err:
             problems.append((line, err.message))
     problems += _overlaps(rules)
@@ -131,16 +131,18 @@ def _header_lines(text: str) -> Iterable[int]:
             depth -= 1
 
 
-def _layouts(document: dict[str, Any], name: str) -> tuple[str, str] | None:
+def _layouts(document: dict[str, Any], text: str, name: str) -> tuple[str, str] | None:
     for key in document:
         if key not in ("source", "target", "rule"):
+            known = ("source", "target", "rule")
             raise RuleError(
-                f"{key!r} at the top of the file is not known. {nearest(key, ('source', 'target', 'rule'))}",
+                f"{_line_of(key, text)}{key!r} at the top of the file is not known. {nearest(key, known)}",
                 path=name,
             )
     for key in ("source", "target"):
         if key in document and not (isinstance(document[key], str) and document[key]):
-            raise RuleError(f"{key} = {document[key]!r}: the name of a framework was expected.", path=name)
+            where, value = _line_of(key, text), _shown(document[key])
+            raise RuleError(f"{where}{key} = {value}: the name of a framework was expected.", path=name)
     source, target = document.get("source"), document.get("target")
     if source is None and target is None:
         return None
@@ -154,6 +156,15 @@ def _layouts(document: dict[str, Any], name: str) -> tuple[str, str] | None:
             path=name,
         )
     return source, target
+
+
+def _line_of(key: str, text: str) -> str:
+    """Return the number of the first line that begins with a key of the document, for a message."""
+    begins = re.compile(rf"[ \t]*\[*[ \t]*[\"']?{re.escape(key)}[\"']?[ \t]*[=.\]]")
+    for number, row in enumerate(text.split("\n"), 1):
+        if begins.match(row):
+            return f"line {number}: "
+    return ""
 
 
 def _text(value: Any) -> bool:
@@ -201,7 +212,17 @@ A rule that has a target and none of these keys copies tensors one to one; it is
 """
 
 
-def _rule(table: dict[str, Any], layouts: tuple[str, str] | None, origin: str) -> Rule:
+def read_table(table: dict[str, Any], layouts: tuple[str, str] | None, origin: str) -> Rule:
+    """Return the rule that a table says.
+
+    Args:
+        table: The keys and values of one rule.
+        layouts: The layouts of its sources and its targets.
+        origin: Where it was written.
+
+    Raises:
+        RuleError: It is not well formed.
+    """
     written = _written_as(table)
     table = {_OLD_KEYS.get(key, key): value for key, value in table.items()}
     for key, value in table.items():

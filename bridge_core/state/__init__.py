@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         leaf_path as leaf_path,
         module_path as module_path,
         natural_order as natural_order,
+        separator_of as separator_of,
         split_name as split_name,
         unflatten_tree as unflatten_tree,
     )
@@ -34,10 +35,12 @@ if TYPE_CHECKING:
         AuxiliaryTensor as AuxiliaryTensor,
         LayerInfo as LayerInfo,
         ModuleInfo as ModuleInfo,
+        RecordedRule as RecordedRule,
         StateMetadata as StateMetadata,
         dump_metadata as dump_metadata,
         load_metadata as load_metadata,
     )
+    from bridge_core.state.metadata_moves import renamed_metadata as renamed_metadata
     from bridge_core.state.regions import Region as Region, full as full, region_shape as region_shape
     from bridge_core.state.tensors import (
         Array as Array,
@@ -60,9 +63,10 @@ else:
             "dtypes": "DTYPES MAX_RANK PACKED cast_is_exact dtype_named is_floating native",
             "flat_state": "FlatState as_state",
             "keys": "Key LeafKey as_key flat_names flatten_tree is_unicode join_key leaf_path module_path "
-            "natural_order split_name unflatten_tree",
-            "metadata": "LayerInfo MARKER ModuleInfo AuxiliaryTensor StateMetadata dump_metadata "
-            "load_metadata",
+            "natural_order separator_of split_name unflatten_tree",
+            "metadata": "LayerInfo MARKER ModuleInfo AuxiliaryTensor RecordedRule StateMetadata "
+            "dump_metadata load_metadata",
+            "metadata_moves": "renamed_metadata",
             "regions": "Region full region_shape",
             "tensors": "Array ArrayTensor FileTensor LazyTensor StridedFileTensor Tensor TensorSpec "
             "as_tensor checked_bools equal_values",

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
-from bridge_core.errors import KeyConflict, UsageError
+from bridge_core.errors import KeyConflict, UsageError, about_tensor
 from bridge_core.state.keys import Key, as_key
 from bridge_core.state.metadata import StateMetadata
 from bridge_core.state.regions import Index
-from bridge_core.state.tensors import Array, Tensor, TensorSpec, as_tensor, read_index
+from bridge_core.state.tensors import Array, Tensor, TensorSpec, as_tensor, is_tensor, read_index
 
 __all__ = ["FlatState", "as_state"]
 
@@ -18,33 +18,38 @@ __all__ = ["FlatState", "as_state"]
 class FlatState(Mapping[Key, Array]):
     """A read-only mapping from keys to tensors whose values are read on access.
 
+    Look-ups take a key, a dotted name, or a tuple with integers: ``state["layers.0.kernel"]``. A part of a
+    key may hold a dot itself; the key that the dots of a name give comes first.
+
     Args:
-        tensors: Key -> `Tensor`, array or numpy scalar. The mapping is copied, values are not.
+        tensors: Key or dotted name -> `Tensor`, array or numpy scalar, or a nested mapping or list of them
+            (see `flatten_mapping`). The mapping is copied, values are not.
         layout: Whose names and axes these are: ``"torch"``, ``"flax"``, ``"neutral"``; None if unknown.
         metadata: What is known beside the tensors.
         close: Called by `close`.
 
     Raises:
+        KeyConflict: Two names are the same key.
         UnsupportedFeature: A value holds no plain numbers.
+        UsageError: A name is neither a string, an integer nor a tuple of them.
     """
 
     def __init__(
         self,
-        tensors: Mapping[Key, Any],
+        tensors: Mapping[Any, Any],
         *,
         layout: str | None = None,
         metadata: StateMetadata | None = None,
         close: Callable[[], None] | None = None,
     ) -> None:
         """Wrap every value."""
-        self._tensors: dict[Key, Tensor] = {as_key(k): as_tensor(v) for k, v in tensors.items()}
-        if len(self._tensors) != len(tensors):
-            raise KeyConflict("two names stand for the same key.")
+        self._tensors, empty = _wrapped(tensors)
         self.layout = layout
-        self.metadata = metadata if metadata is not None else StateMetadata()
+        self.metadata = metadata if metadata is not None else StateMetadata(empty=empty)
         self._close = close
+        self._joined: dict[str, list[Key]] | None = None
 
-    def __getitem__(self, key: Key) -> Array:
+    def __getitem__(self, key: Key | str) -> Array:
         """Read one whole tensor."""
         return self.read(key)
 
@@ -57,116 +62,182 @@ class FlatState(Mapping[Key, Array]):
         return len(self._tensors)
 
     def __contains__(self, key: object) -> bool:
-        """Tell whether a key is there; reads nothing."""
-        return key in self._tensors
+        """Tell whether a key or a dotted name is there; reads nothing."""
+        if type(key) is tuple and all([type(part) is str for part in key]):
+            return key in self._tensors
+        return isinstance(key, str | tuple | list) and self._find(key) is not None
 
     def __repr__(self) -> str:
         """Summarise without reading."""
         return f"<FlatState {self.layout or 'unknown layout'}, {len(self)} tensors, {self.nbytes} bytes>"
 
-    def tensor(self, key: Key) -> Tensor:
-        """Return the lazy tensor itself."""
-        return self._tensors[key]
+    def tensor(self, key: Key | str) -> Tensor:
+        """Return the lazy tensor itself.
+
+        Raises:
+            KeyError: There is none of this name.
+            KeyConflict: The dotted name is that of several keys, whose parts hold dots.
+            UsageError: It is neither a key nor a dotted name.
+        """
+        try:
+            return self._tensors[key]  # type: ignore[index]
+        except (KeyError, TypeError):
+            return self._tensors[self._key(key)]
+
+    def _key(self, name: Any) -> Key:
+        key = self._find(name)
+        if key is None:
+            raise KeyError(name)
+        return key
+
+    def _find(self, name: Any) -> Key | None:
+        """Return the key that a name means; None if there is none."""
+        key = as_key(name)
+        if key in self._tensors:
+            return key
+        if not isinstance(name, str):
+            return None
+        if self._joined is None:
+            self._joined = {}
+            for other in self._tensors:
+                self._joined.setdefault(".".join(other), []).append(other)
+        found = self._joined.get(name, [])
+        if len(found) > 1:
+            raise KeyConflict(
+                f"{name!r} is the name of {len(found)} tensors: {', '.join(map(repr, found))}.",
+                hint="Give the tuple.",
+            )
+        return found[0] if found else None
 
     def tensors(self) -> Mapping[Key, Tensor]:
         """Return all lazy tensors; a copy."""
         return dict(self._tensors)
 
-    def spec(self, key: Key) -> TensorSpec:
+    def spec(self, key: Key | str) -> TensorSpec:
         """Return shape and dtype; reads nothing."""
-        return self._tensors[key].spec
+        return self.tensor(key).spec
 
     def specs(self) -> dict[Key, TensorSpec]:
         """Return every spec; reads nothing."""
         return {key: tensor.spec for key, tensor in self._tensors.items()}
 
-    def read(self, key: Key, index: Index = ...) -> Array:
+    def read(self, key: Key | str, index: Index = ...) -> Array:
         """Read what ``state[key][index]`` would give, without reading the rest.
 
         Args:
             key: Which tensor.
             index: Numbers, slices with any step, one ellipsis.
         """
-        return read_index(self._tensors[key], index)
+        return read_index(self.tensor(key), index)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors, those that share memory or a byte range counted once."""
         return sum(t.spec.nbytes for t in {id(t): t for t in self._tensors.values()}.values())
 
-    def select(self, keys: Iterable[Key] | Callable[[Key], bool]) -> FlatState:
+    def select(self, keys: Iterable[Key | str] | Callable[[Key], bool]) -> FlatState:
         """Return the state with some of the keys, in this state's order.
+
+        The metadata keeps what is known of tensors that are left.
 
         Raises:
             KeyError: A named key is not there.
+            UsageError: Something named is neither a key nor a dotted name.
         """
         if callable(keys):
             chosen = {key for key in self if keys(key)}
         else:
-            chosen = set(keys)
-            for key in chosen:
-                self.tensor(key)
-        metadata = self.metadata.with_(
-            ties={k: v for k, v in self.metadata.ties.items() if k in chosen and v in chosen},
-            collections={k: v for k, v in self.metadata.collections.items() if k in chosen},
-        )
+            chosen = {self._key(name) for name in ([keys] if isinstance(keys, str) else keys)}
+        from bridge_core.state.metadata_moves import restricted_metadata
+
+        metadata = restricted_metadata(self.metadata, self.layout, self._tensors, chosen)
         return self._derive({k: t for k, t in self._tensors.items() if k in chosen}, metadata)
 
-    def rename(self, names: Mapping[Key, Key] | Callable[[Key], Key]) -> FlatState:
+    def rename(self, names: Mapping[Any, Any] | Callable[[Key], Key | str]) -> FlatState:
         """Return the state with keys renamed; a mapping leaves unnamed keys as they are.
 
-        Layer paths in the metadata follow a callable, and stay under a mapping.
+        The metadata follows: what is known of a layer goes where its leaves go together, under their old
+        names, and is forgotten where they are separated.
+
+        Args:
+            names: Key or dotted name -> new one, or a function that is called with every key.
 
         Raises:
             KeyConflict: Two keys get one name.
+            UsageError: A new name is neither a key nor a dotted name.
         """
         if callable(names):
-            mapping = {key: names(key) for key in self}
-            metadata = self.metadata.map_keys(names)
+            mapping = {key: as_key(names(key)) for key in self}
         else:
-            mapping = {key: names.get(key, key) for key in self}
-            metadata = self.metadata.with_(
-                ties={mapping.get(k, k): mapping.get(v, v) for k, v in self.metadata.ties.items()},
-                collections={mapping.get(k, k): v for k, v in self.metadata.collections.items()},
-            )
+            new_names = {self._find(name): as_key(new) for name, new in names.items()}
+            mapping = {key: new_names.get(key, key) for key in self}
         tensors: dict[Key, Tensor] = {}
         for old, new in mapping.items():
             if new in tensors:
                 raise KeyConflict("two tensors would get this name.", key=new)
             tensors[new] = self._tensors[old]
-        return self._derive(tensors, metadata)
+        from bridge_core.state.metadata_moves import renamed_metadata
 
-    def union(self, other: Mapping[Key, Any]) -> FlatState:
-        """Return the tensors of both; layout and metadata are this state's.
+        return self._derive(tensors, renamed_metadata(self.metadata, self.layout, mapping))
+
+    def union(self, other: Mapping[Any, Any]) -> FlatState:
+        """Return the tensors of both, and what is known of them.
+
+        Where both know a layer and do not agree, or one adds a leaf to a layer that only the other knows, the
+        record is forgotten. A plain mapping has the layout of this state.
 
         Raises:
             KeyConflict: A key is in both.
+            UsageError: The states are in different layouts.
         """
         added = as_state(other)
+        if None not in (self.layout, added.layout) and self.layout != added.layout:
+            raise UsageError(
+                f"a state in the layout of {added.layout} cannot be joined to one of {self.layout}.",
+                hint="Convert one of them first, or take both through to_neutral.",
+            )
         for key in added:
             if key in self._tensors:
-                raise KeyConflict("stands in both states.", key=key)
-        ties = {**self.metadata.ties, **added.metadata.ties}
-        collections = {**self.metadata.collections, **added.metadata.collections}
-        return self._derive(
-            {**self._tensors, **added._tensors},
-            self.metadata.with_(ties=ties, collections=collections),
-        )
+                raise KeyConflict("is in both states.", key=key)
+        from bridge_core.state.metadata_moves import joined_metadata
+
+        layout = self.layout or added.layout
+        keys = (self._tensors, added._tensors)
+        metadata = joined_metadata(self.metadata, added.metadata, layout, keys)
+        return self.replace(tensors={**self._tensors, **added._tensors}, layout=layout, metadata=metadata)
 
     def replace(
         self,
         *,
-        tensors: Mapping[Key, Any] | None = None,
+        tensors: Mapping[Any, Any] | None = None,
         layout: str | None = None,
         metadata: StateMetadata | None = None,
     ) -> FlatState:
-        """Return a state that stands on the same open files, with parts replaced."""
-        return FlatState(
+        """Return a state on the same open files, with parts replaced.
+
+        Args:
+            tensors: The new tensors; None for those of this state. What the metadata ties stays tied where
+                both tensors are this state's, or are one tensor.
+            layout: The new layout; None for this state's.
+            metadata: The new metadata; None for this state's.
+        """
+        state = FlatState(
             self._tensors if tensors is None else tensors,
             layout=self.layout if layout is None else layout,
             metadata=self.metadata if metadata is None else metadata,
             close=self._close,
         )
+        if tensors is not None and metadata is None and self.metadata.ties:
+            new, old = state._tensors, self._tensors
+            ties = {
+                key: other
+                for key, other in self.metadata.ties.items()
+                if (key in new and new.get(key) is new.get(other))
+                or (new.get(key) is old.get(key) and new.get(other) is old.get(other))
+            }
+            if len(ties) != len(self.metadata.ties):
+                state.metadata = self.metadata.with_(ties=ties)
+        return state
 
     def _derive(self, tensors: Mapping[Key, Tensor], metadata: StateMetadata) -> FlatState:
         return self.replace(tensors=tensors, metadata=metadata)
@@ -209,22 +280,56 @@ class FlatState(Mapping[Key, Array]):
         self.close()
 
 
-def as_state(value: Mapping[Key, Any], *, layout: str | None = None) -> FlatState:
+def as_state(value: Mapping[Any, Any], *, layout: str | None = None) -> FlatState:
     """Return a FlatState; a plain ``{key: array}`` dict is wrapped.
 
     Args:
-        value: A state, or a mapping from tuple keys (or dotted names) to arrays.
+        value: A state, or a mapping from tuple keys or dotted names to arrays, which may be nested.
         layout: Layout of a plain mapping.
 
     Raises:
-        UsageError: It is no mapping, or a key is neither a name nor a sequence of names.
+        KeyConflict: Two names are the same key.
+        UsageError: It is not a mapping, or a key is neither a name nor a sequence of names.
         UnsupportedFeature: A value holds no plain numbers.
     """
     if isinstance(value, FlatState):
         return value if layout is None or value.layout == layout else value.replace(layout=layout)
     if not isinstance(value, Mapping):
-        raise UsageError(f"a {type(value).__name__} is no state; a mapping from keys to arrays was expected.")
-    for key in value:
-        if not isinstance(key, str | tuple):
-            raise UsageError(f"{key!r} is no key; a tuple of strings, or a dotted name, was expected.")
+        raise UsageError(
+            f"expected a mapping from keys to arrays, got {type(value).__name__}.",
+            hint="Give a FlatState, or a dict from tuple keys or dotted names to arrays.",
+        )
     return FlatState(value, layout=layout)
+
+
+def _wrapped(tensors: Mapping[Any, Any]) -> tuple[dict[Key, Tensor], tuple[Key, ...]]:
+    """Return the tensors by key, and the paths of empty nodes."""
+    if isinstance(tensors, FlatState):
+        return dict(tensors._tensors), ()
+    wrapped: dict[Key, Tensor] = {}
+    sorts: dict[type, str] = {}
+    join = "".join
+    for key, value in tensors.items():
+        kind = type(value)
+        sort = sorts.get(kind)
+        if sort is None:
+            nested = kind in (list, tuple) or isinstance(value, Mapping)
+            sort = sorts[kind] = "nested" if nested else "tensor" if is_tensor(value) else "array"
+        if type(key) is not tuple or sort == "nested":
+            break
+        try:
+            join(key)
+        except TypeError:
+            break
+        wrapped[key] = value if sort == "tensor" else _as_tensor(key, value)
+    else:
+        return wrapped, ()
+    from bridge_core.state.nested_names import flatten_mapping
+
+    leaves, empty = flatten_mapping(tensors)
+    return {key: _as_tensor(key, value) for key, value in leaves.items()}, empty
+
+
+def _as_tensor(key: Key, value: Any) -> Tensor:
+    with about_tensor(key):
+        return as_tensor(value)

@@ -5,11 +5,12 @@ A key is a tuple of parts. Formats with flat names join the parts; trees nest th
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from bridge_core.errors import KeyConflict
+from bridge_core.errors import KeyConflict, UsageError
 
 __all__ = [
     "Key",
@@ -22,6 +23,7 @@ __all__ = [
     "leaf_path",
     "module_path",
     "natural_order",
+    "separator_of",
     "split_name",
     "unflatten_tree",
 ]
@@ -48,13 +50,56 @@ def module_path(key: Key) -> Key:
     return key[:-1]
 
 
-def as_key(name: str | Iterable[str]) -> Key:
-    """Return a key from a dotted name or from parts.
+def as_key(name: str | int | Iterable[str | int]) -> Key:
+    """Return a key from a dotted name or from parts; integers become their decimal strings.
 
     >>> as_key("layers.0.weight")
     ('layers', '0', 'weight')
+    >>> as_key(("layers", 0, "weight"))
+    ('layers', '0', 'weight')
+
+    Raises:
+        UsageError: It is neither, or a part is neither a string nor an integer.
     """
-    return tuple(name.split(".")) if isinstance(name, str) else tuple(name)
+    if isinstance(name, str):
+        return tuple(name.split("."))
+    if isinstance(name, bytes | Mapping) or not isinstance(name, Iterable):
+        return (_part(name, name),)
+    return tuple([part if type(part) is str else _part(part, name) for part in name])
+
+
+def _part(part: object, name: object) -> str:
+    if isinstance(part, str):
+        return str(part)
+    try:
+        if not isinstance(part, bool):
+            return str(operator.index(part))  # type: ignore[arg-type]
+    except TypeError:
+        pass
+    raise UsageError(
+        f"{name!r} is not a key: expected a dotted name or a tuple of strings and integers, "
+        f"got {type(part).__name__}{'' if part is name else ' as a part'}."
+    )
+
+
+def separator_of(names: Iterable[str]) -> str:
+    """Return what joins the parts of a whole set of flat names: a slash, or as a rule a dot.
+
+    Flax's ``flatten_dict(sep="/")`` joins with slashes. A name with dots can hold a slash within a part, and
+    empty parts are not what it writes; so one of either sort, and the names are joined by dots.
+
+    >>> separator_of(["params/Dense_0/kernel", "step"]), separator_of(["a.Dense_0/kernel/scale", "b/c"])
+    ('/', '.')
+    """
+    found = "."
+    for name in names:
+        if "." in name:
+            return "."
+        if "/" in name:
+            if "//" in name or name[0] == "/" or name[-1] == "/":
+                return "."
+            found = "/"
+    return found
 
 
 def join_key(key: Key, separator: str = ".", *, escape: bool = False) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,6 +28,7 @@ __all__ = [
     "MARKER",
     "ModuleInfo",
     "AuxiliaryTensor",
+    "RecordedRule",
     "StateMetadata",
 ]
 
@@ -108,6 +109,23 @@ class AuxiliaryTensor:
         return flat.reshape(self.shape)
 
 
+@dataclass(frozen=True, slots=True)
+class RecordedRule:
+    """A rule that a neutral state was made with, and what it has still to do there.
+
+    Args:
+        text: The rule in the words of a rule file, as JSON; see `bridge_core.rules`.
+        layouts: The layouts that it goes between; the second is empty if the rule does not name any.
+        label: Where it was written, or what it does.
+        pending: Keys of the tensors that it rearranges, unchanged so far.
+    """
+
+    text: str
+    layouts: tuple[str, str]
+    label: str
+    pending: tuple[Key, ...] = ()
+
+
 @renamed(residuals="auxiliary_tensors", forms="tree_form")
 @dataclass(frozen=True)
 class StateMetadata:
@@ -121,6 +139,7 @@ class StateMetadata:
         auxiliary_tensors: Neutral key -> small tensor that this layout has no place for.
         empty: Paths of empty nodes.
         tree_form: Framework -> how the tree was spelt, e.g. ``{"flax": "variables"}``.
+        rules: The rules that a neutral state was made with; None for a file that does not record them.
         extra: Strings that a file carries for its own readers.
         provenance: Where the state comes from, for reports. In memory only.
     """
@@ -134,6 +153,7 @@ class StateMetadata:
     tree_form: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
+    rules: tuple[RecordedRule, ...] | None = ()
 
     def with_(self, **changes: Any) -> StateMetadata:
         """Return a copy with some fields replaced."""
@@ -162,6 +182,21 @@ class StateMetadata:
             collections={rename(k): v for k, v in self.collections.items()},
             auxiliary_tensors={rename(k): v for k, v in self.auxiliary_tensors.items()},
             empty=tuple(rename(k) for k in self.empty),
+            rules=self.rules_renamed(rename),
+        )
+
+    def rules_renamed(self, rename: Callable[[Key], Key]) -> tuple[RecordedRule, ...] | None:
+        """Return the rules with the keys that they have still to rearrange renamed."""
+        if not self.rules:
+            return self.rules
+        return tuple(replace(rule, pending=tuple(map(rename, rule.pending))) for rule in self.rules)
+
+    def rules_restricted(self, keys: Collection[Key]) -> tuple[RecordedRule, ...] | None:
+        """Return the rules with only some of the keys that they have still to rearrange."""
+        if not self.rules:
+            return self.rules
+        return tuple(
+            replace(rule, pending=tuple(key for key in rule.pending if key in keys)) for rule in self.rules
         )
 
 
@@ -202,6 +237,8 @@ def dump_metadata(layout: str | None, metadata: StateMetadata, *, escaped_names:
         "forms": dict(sorted(metadata.tree_form.items())),
     }
     kept = {name: value for name, value in document.items() if value}
+    if metadata.rules or (metadata.rules is not None and layout == "neutral"):
+        kept["rules"] = [_rule_row(rule) for rule in metadata.rules]
     return json.dumps(kept, separators=(",", ":"), ensure_ascii=True)
 
 
@@ -243,6 +280,7 @@ def load_metadata(text: str | bytes, *, path: str = "") -> tuple[str | None, Sta
             auxiliary_tensors={_key(k): _residual(*v) for k, v in document.get("residuals", {}).items()},
             empty=tuple(_key(k) for k in document.get("empty", ())),
             tree_form=_mapping(document.get("forms", {})),
+            rules=_recorded_rules(document),
         )
         layout = document.get("layout")
         return (
@@ -274,6 +312,31 @@ def _residual(dtype: str, shape: list[int], data: str) -> AuxiliaryTensor:
     residual = AuxiliaryTensor(_text(dtype), _sizes(shape), bytes.fromhex(data))
     residual.array()
     return residual
+
+
+def _rule_row(rule: RecordedRule) -> dict[str, Any]:
+    row = {
+        "rule": json.loads(rule.text),
+        "layouts": list(rule.layouts),
+        "label": rule.label,
+        "pending": [_name(key) for key in rule.pending],
+    }
+    return {name: value for name, value in row.items() if value}
+
+
+def _recorded_rules(document: Mapping[str, Any]) -> tuple[RecordedRule, ...] | None:
+    if "rules" not in document and document.get("layout") == "neutral":
+        return None
+    return tuple(map(_recorded_rule, document.get("rules", ())))
+
+
+def _recorded_rule(row: Any) -> RecordedRule:
+    source, target = _texts(row["layouts"])
+    if not isinstance(row["rule"], dict):
+        raise TypeError(f"{row['rule']!r} is not a rule")
+    text = json.dumps(row["rule"], sort_keys=True)
+    pending = tuple(_key(name) for name in _texts(row.get("pending", ())))
+    return RecordedRule(text, (source, target), _text(row.get("label", "")), pending)
 
 
 def _text(value: Any) -> str:

@@ -30,6 +30,7 @@ __all__ = [
     "as_tensor",
     "checked_bools",
     "equal_values",
+    "is_tensor",
     "read_index",
 ]
 
@@ -221,7 +222,7 @@ def as_tensor(value: Any) -> Tensor:
     Raises:
         UnsupportedFeature: It is neither, or an array of objects.
     """
-    if isinstance(value, ArrayTensor | LazyTensor | FileTensor) or _is_tensor(value):
+    if isinstance(value, ArrayTensor | LazyTensor | FileTensor) or is_tensor(value):
         tensor: Tensor = value
         return tensor
     wrapped = ArrayTensor(np.asarray(value))
@@ -249,7 +250,7 @@ def checked_bools(raw: Tensor, *, path: str, key: str | tuple[str, ...]) -> Lazy
     return LazyTensor(TensorSpec(raw.spec.shape, np.dtype(np.bool_)), read)
 
 
-def _is_tensor(value: Any) -> bool:
+def is_tensor(value: Any) -> bool:
     """Ask the protocol once a type: that takes microseconds, and states hold many tensors."""
     kind = type(value)
     known = _KNOWN.get(kind)

@@ -23,10 +23,12 @@ class VariableCollections:
         leaves: Collection -> names of the leaves that are usually in it; the first collection is the default.
             Empty if the framework has no collections.
         present: Whether every key begins with a collection.
+        boxed: Keys with one more part at their end, which names the value in a box around it.
     """
 
     leaves: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     present: bool = False
+    boxed: frozenset[Key] = frozenset()
     default: str = field(init=False)
     """The collection of everything that no other collection names; empty if there are none."""
     _by_leaf: Mapping[str, str] = field(init=False, repr=False, compare=False)
@@ -70,16 +72,19 @@ class VariableCollections:
         return self.default if kind is None else self._by_leaf.get(leaf, self.default)
 
     def strip(self, key: Key) -> Key:
-        """Return a key of the state without its collection."""
-        return key[1:] if self.present else key
+        """Return a key of the state without its collection and its box."""
+        name = key[:-1] if key in self.boxed else key
+        return name[1:] if self.present else name
 
     def names(self, keys: Iterable[Key]) -> dict[Key, Key]:
         """Return the keys of a state, each with the key that `strip` gives."""
+        if self.boxed:
+            return {key: self.strip(key) for key in keys}
         return {key: key[1:] for key in keys} if self.present else {key: key for key in keys}
 
     def split(self, key: Key) -> tuple[str, Key]:
         """Return the collection, empty if keys have none, and the rest of a key."""
-        return (key[0], key[1:]) if self.present else ("", key)
+        return (key[0] if self.present else "", self.strip(key))
 
     def join(self, name: str, key: Key) -> Key:
         """Return a key of the state from a collection, which is ignored if keys have none, and the rest."""

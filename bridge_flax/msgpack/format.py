@@ -13,6 +13,9 @@ from bridge_core.state import DTYPES
 
 __all__ = ["MsgpackFormat"]
 
+_NODES = frozenset((*range(0xC7, 0xCA), *range(0xD4, 0xD9), 0xDE, 0xDF))
+"""First bytes of extension values, which hold arrays, and of large maps."""
+
 
 class MsgpackFormat:
     """Nested maps with arrays as extension values, as ``flax.serialization.to_bytes`` writes them.
@@ -41,7 +44,7 @@ class MsgpackFormat:
     )
 
     def sniff(self, file: SourceFile) -> bool:
-        """Tell whether the file begins with a map whose first name is a string."""
+        """Tell whether the file begins with a map whose first name is a string, or an integer with a node."""
         head = file.read(0, min(file.size, 9))
         if head[:1] == b"\x80":
             return file.size == 1  # an empty map; pickles begin with the same byte
@@ -51,7 +54,10 @@ class MsgpackFormat:
         if not width or (width == 1 and not 0x80 < head[0] < 0x90):
             return False
         name = head[width : width + 1]
-        return not name or 0xA0 <= name[0] < 0xC0 or name[0] in (0xD9, 0xDA, 0xDB)
+        if not name or 0xA0 <= name[0] < 0xC0 or name[0] in (0xD9, 0xDA, 0xDB):
+            return True
+        value = head[width + 1 : width + 2]
+        return name[0] < 0x80 and bool(value) and (0x80 <= value[0] < 0x90 or value[0] in _NODES)
 
     def open(self, file: SourceFile) -> FlatState:
         """Open a file; reads names, shapes and dtypes alone.

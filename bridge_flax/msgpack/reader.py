@@ -162,7 +162,8 @@ class _Scanner:
     @property
     def where(self) -> Key:
         """Key of the entry that is being read."""
-        return (*(node.name for node in self.stack[1:]), self._name)
+        names = tuple(node.name for node in self.stack[1:])
+        return (*names, self._name) if self._name or not names else names
 
     def read_root(self) -> _Node:
         kind, entries = self._cursor.head()
@@ -183,9 +184,14 @@ class _Scanner:
     def _read_entry(self, node: _Node) -> None:
         node.missing -= 1
         self._meter.enter(len(self.stack))
+        self._name = ""
         self._name = name = str(len(node)) if node.kind == "array" else self._read_name()
         if name in node:
-            raise KeyConflict("is named twice in one map.", path=self._file.name)
+            raise KeyConflict(
+                f"two entries of one map are both named {name!r}; an integer counts as its decimal text.",
+                path=self._file.name,
+                hint="Rename one of them, and write the file again.",
+            )
         kind, value = self._cursor.head()
         if kind in ("map", "array"):
             node[name] = child = _Node(kind, int(value), name)
@@ -203,14 +209,33 @@ class _Scanner:
 
     def _read_name(self) -> str:
         kind, length = self._cursor.head()
+        if kind == "int":
+            return str(length)
+        if kind == "ext":
+            return str(self._read_number(int(length)))
         if kind != "str":
-            raise self._bad(f"a map entry is named by a value of type {kind}; a string was expected.")
+            raise self._bad(
+                f"a map entry is named by a value of type {kind}; expected a string or an integer. Write the "
+                "tree again with names of these types."
+            )
         if length > MAX_NAME:
             raise self._bad(f"a name takes {length} bytes; at most {MAX_NAME} are read.")
         try:
             return self._cursor.take(int(length)).decode("utf-8")
         except UnicodeDecodeError as err:
             raise self._bad(f"a name is not UTF-8: {err}.") from None
+
+    def _read_number(self, length: int) -> int:
+        """Read a numpy integer that names an entry."""
+        value = self._read_extension(length)
+        if not isinstance(value, FileTensor) or value.spec.shape or value.spec.dtype.kind not in "iu":
+            raise self._bad(
+                "a map entry is named by an extension value; expected a string or an integer. Write the tree "
+                "again with names of these types."
+            )
+        return int.from_bytes(
+            self._file.read(value.offset, value.spec.nbytes), "little", signed=value.spec.dtype.kind == "i"
+        )
 
     def _read_leaf(self, kind: Kind, value: float) -> Any:
         if kind == "ext":

@@ -20,15 +20,13 @@ from bridge_core import (
 from bridge_core.state import unflatten_tree
 from bridge_core.transfer import load_values
 from bridge_flax.templates import Template
+from bridge_flax.tree_names import boxes, has_collections
 from bridge_flax.trees.arrays import as_leaf, is_spread, tensor_of
 from bridge_flax.trees.module_types import nnx_modules
 from bridge_flax.trees.nnx_split import split
 from bridge_flax.trees.walk import is_empty, rebuild, walk
 
 __all__ = ["build", "flatten", "state_of"]
-
-_COLLECTIONS = frozenset({"batch_stats", "cache", "intermediates", "losses", "perturbations"})
-"""Collections that Linen's own modules and documentation use, beside ``params``."""
 
 
 def state_of(value: Any) -> FlatState:
@@ -43,28 +41,22 @@ def state_of(value: Any) -> FlatState:
     if isinstance(value, nnx.State | nnx.GraphState):
         return flatten(value, form="nnx")
     if isinstance(value, Mapping):
-        return flatten(value, form="variables" if has_collections(value) else "params")
+        return flatten(value, form=None)
     raise UsageError(
         f"a {type(value).__name__} holds no Flax weights.",
         hint="Pass variables, a params tree, an nnx.Module, an nnx.State or a template.",
     )
 
 
-def has_collections(tree: Mapping[Any, Any]) -> bool:
-    """Tell whether the first names of a Linen tree are collections.
-
-    They are if ``params`` is one of them and holds a tree, or if all of them are names of
-    collections that Linen uses.
-    """
-    if isinstance(tree.get("params"), Mapping):
-        return True
-    return bool(tree) and _COLLECTIONS.issuperset(tree)
-
-
-def flatten(tree: Any, *, form: str) -> FlatState:
+def flatten(tree: Any, *, form: str | None) -> FlatState:
     """Flatten anything that `walk` can walk.
 
+    Args:
+        tree: The tree.
+        form: How it is spelt: ``"variables"``, ``"params"`` or ``"nnx"``; None where its names show it.
+
     Raises:
+        KeyConflict: The names do not show whether they begin with collections.
         UnsupportedFeature: Some leaves are no tensors; all of them are named.
     """
     tensors: dict[Key, Tensor] = {}
@@ -87,6 +79,11 @@ def flatten(tree: Any, *, form: str) -> FlatState:
         raise UnsupportedFeature(
             f"{len(bad)} leaves are no tensors: {'; '.join(bad)}", hint="Take them out of the tree first."
         )
+    if form is None:
+        boxed = boxes({key: tensor.spec for key, tensor in tensors.items()})
+        names = [key[:-1] if key in boxed else key for key in tensors]
+        names += [(*key, "") for key in empty]
+        form = "variables" if has_collections(names) else "params"
     metadata = StateMetadata(collections=collections, empty=tuple(empty), tree_form={"flax": form})
     return FlatState(tensors, layout="flax", metadata=metadata)
 

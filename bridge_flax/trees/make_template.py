@@ -16,7 +16,7 @@ from bridge_core.state import ModuleInfo, VariableCollections
 from bridge_flax.layers import COLLECTIONS
 from bridge_flax.templates import Template
 from bridge_flax.trees.arrays import to_abstract
-from bridge_flax.trees.flatten import flatten, has_collections, state_of
+from bridge_flax.trees.flatten import flatten, state_of
 from bridge_flax.trees.module_types import LinenRecorder, nnx_modules
 from bridge_flax.trees.nnx_split import split
 from bridge_flax.trees.walk import is_empty, rebuild, walk
@@ -64,8 +64,8 @@ def _linen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 def _linen_template(recorder: LinenRecorder, tree: Any, *, own: bool = True) -> Template:
     """Return the template of what Linen's ``init`` made; ``own`` tells that nobody could rearrange it."""
-    collections = VariableCollections(COLLECTIONS, own or has_collections(tree))
-    state = flatten(tree, form="variables" if collections.present else "params")
+    state = flatten(tree, form="variables" if own else None)
+    collections = VariableCollections(COLLECTIONS, state.metadata.tree_form["flax"] == "variables")
     modules = recorder.modules(dict.fromkeys(map(collections.strip, state)))
     if not own and any("." in leaf for info in modules.values() for leaf in info.parameters):
         modules = {}  # the modules' paths are not the tree's

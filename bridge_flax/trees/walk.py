@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from flax.core import FrozenDict, meta
 
@@ -30,8 +31,8 @@ def as_part(name: Any, path: Key) -> str:
     """
     if isinstance(name, str):
         return name
-    if isinstance(name, int) and not isinstance(name, bool):
-        return str(name)
+    if isinstance(name, int | np.integer) and not isinstance(name, bool):
+        return str(int(name))
     if isinstance(name, tuple) and name:
         return "/".join(as_part(part, path) for part in name)
     raise KeyConflict(f"{name!r} is no name; a string or an integer was expected.", key=path)

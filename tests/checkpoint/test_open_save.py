@@ -132,14 +132,37 @@ def test_plain_dicts_with_dotted_names_are_states(tmp_path):
         assert list(back) == [("a", "b"), ("c",)]
 
 
+@pytest.mark.parametrize("name", ["a.safetensors", "a.npz", "a.pt", "a.msgpack"])
+@pytest.mark.parametrize("layout", ["torch", "flax", "neutral"])
+def test_the_layout_of_a_plain_mapping_is_known_when_it_is_opened(tmp_path, name, layout):
+    save_state({"a": {"w": np.ones((2, 3), "f4")}}, tmp_path / name, layout=layout)
+    with open_state(tmp_path / name) as back:
+        assert back.layout == layout
+        assert list(back) == [("a", "w")]
+
+
+def test_a_layout_that_is_unknown_or_another_one_is_refused(tmp_path):
+    state = FlatState({"a.w": np.ones(2, "f4")}, layout="torch")
+    with pytest.raises(UsageError, match=r"the state is in the layout of torch; layout='flax' was given"):
+        save_state(state, tmp_path / "a.npz", layout="flax")
+    with pytest.raises(UsageError, match="no framework 'tf'"):
+        save_state(state, tmp_path / "a.npz", layout="tf")
+    assert names(tmp_path) == []
+    save_state(state, tmp_path / "a.npz", layout="torch")
+    save_state(state, tmp_path / "b.npz")
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
 def test_a_key_of_other_things_than_strings_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="is no key"):
-        save({("layers", 0): np.ones(2)}, tmp_path / "a.safetensors")
+    with pytest.raises(UsageError, match="is not a key"):
+        save({("layers", 0.5): np.ones(2)}, tmp_path / "a.safetensors")
 
 
-@pytest.mark.parametrize("value", [5, None, "a.safetensors", [("a", 1)], {1: np.ones(2)}, {None: np.ones(2)}])
+@pytest.mark.parametrize(
+    "value", [5, None, "a.safetensors", [("a", 1)], {0.5: np.ones(2)}, {None: np.ones(2)}]
+)
 def test_what_is_no_state_is_refused(tmp_path, value):
-    with pytest.raises(UsageError, match=r"is no (state|key)"):
+    with pytest.raises(UsageError, match=r"expected a (mapping|dotted name)"):
         save(value, tmp_path / "a.safetensors")
     assert names(tmp_path) == []
 

@@ -529,7 +529,11 @@ BAD = {
     "duplicate name of folders": (b"\x82" + b"\xa1a\x80" * 2, KeyConflict),
     "duplicate name of nothing": (b"\x82" + b"\xa1a\xc0" * 2, KeyConflict),
     "bytes name": (b"\x81\xc4\x01a\xc0", MalformedFile),
-    "number name": (b"\x81\x01\xc0", MalformedFile),
+    "fraction as name": (b"\x81" + msgpack.packb(1.5) + b"\xc0", MalformedFile),
+    "bool as name": (b"\x81\xc3\xc0", MalformedFile),
+    "array as name": (b"\x81" + array() + b"\xc0", MalformedFile),
+    "scalar fraction as name": (b"\x81" + array((), data=b"\0" * 4) + b"\xc0", MalformedFile),
+    "number and text of one name": (b"\x82\x01\xc0\xa11\xc0", KeyConflict),
     "nothing as name": (b"\x81\xc0\xc0", MalformedFile),
     "map as name": (b"\x81\x80\xc0", MalformedFile),
     "name that is no UTF-8": (b"\x81\xa2\xff\xff\xc0", MalformedFile),
@@ -613,6 +617,28 @@ def test_bad_input_gets_its_own_error_class(tmp_path, case):
         read_bytes(tmp_path / "bad", data)
     assert caught.type is expected
     assert "bad" in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [0, 200, -3, 1 << 40, np.int64(7), np.int32(-2), np.uint8(255)], ids=repr)
+def test_integers_name_entries_in_decimal(tmp_path, number):
+    tree = {"layers": {number: {"kernel": np.ones((2, 3), np.float32)}}}
+    state = read_bytes(tmp_path / "x", serialization.msgpack_serialize(tree))
+    assert list(state) == [("layers", str(int(number)), "kernel")]
+
+
+def test_lists_named_by_integers_are_found_and_written_with_texts_that_flax_reads(tmp_path):
+    tree = {i: {"kernel": np.full((2, 2), i, np.float32)} for i in range(12)}
+    (tmp_path / "x").write_bytes(serialization.msgpack_serialize(tree))
+    with open_state(tmp_path / "x") as state:
+        back = serialization.msgpack_restore(write(tmp_path / "y", state))
+    assert {name: leaf["kernel"].tolist() for name, leaf in back.items()} == {
+        str(i): layer["kernel"].tolist() for i, layer in tree.items()
+    }
+
+
+def test_an_error_about_a_name_names_the_map_that_holds_it(tmp_path):
+    with pytest.raises(MalformedFile, match=r"tensor 'a': a map entry is named by a value of type bool"):
+        read_bytes(tmp_path / "x", b"\x81\xa1a\x81\xc3\xc0")
 
 
 def test_the_builders_of_bad_input_make_good_files_when_nothing_is_changed(tmp_path):

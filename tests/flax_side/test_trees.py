@@ -667,7 +667,9 @@ def test_what_is_accepted(toy):
     ("names", "flax"),
     [
         (["params.a.kernel", "batch_stats.a.mean"], True),
-        (["params.a.weight"], True),
+        (["params.a.weight"], False),
+        (["params.weight", "params.bias"], False),
+        (["params.bias", "batch_stats.mean"], True),
         (["a.kernel", "a.bias", "ln.scale"], True),
         (["embed.embedding"], True),
         (["a.kernel", "b.kernel", "ln.weight"], True),

@@ -11,7 +11,7 @@ from support.models import assert_same_state_dict, assert_same_tree, from_neutra
 from torch import nn
 
 import bridge_flax
-from bridge_core import KeyConflict, MismatchError, plan_conversion
+from bridge_core import KeyConflict, MismatchError, Rule, convert, open_state, plan_conversion
 
 
 def norm_model():
@@ -107,7 +107,7 @@ def test_unusual_collections_return_where_they_stood():
 
 def test_one_leaf_name_in_two_collections_is_refused():
     tree = {"params": {"fc": {"table": jnp.ones(2)}}, "cache": {"fc": {"table": jnp.ones(2)}}}
-    with pytest.raises(KeyConflict, match="both stand for one leaf"):
+    with pytest.raises(KeyConflict, match=r"params\.fc\.table. and .cache\.fc\.table. both name .*select"):
         to_neutral(tree, "flax")
 
 
@@ -115,3 +115,45 @@ def test_empty_nodes_return():
     tree = {"params": {"fc": {"kernel": jnp.ones((2, 3))}, "dropout": {}}}
     assert from_neutral(to_neutral(tree, "flax"), "flax")["params"]["dropout"] == {}
     assert from_neutral(to_neutral(tree, "flax"), "flax", like=tree)["params"]["dropout"] == {}
+
+
+@pytest.mark.parametrize(
+    ("rules", "counters"),
+    [
+        ([], {("bn", "num_batches_tracked")}),
+        ([Rule.drop("bn.*", "not needed")], set()),
+        ([Rule.rename("bn.*", "norm.*")], {("norm", "num_batches_tracked")}),
+        (
+            [Rule.rename(f"bn.{n}", f"norm.{n}") for n in ("scale", "bias", "mean", "var")],
+            {("norm", "num_batches_tracked")},
+        ),
+    ],
+)
+@pytest.mark.parametrize("to", ["torch", "neutral"])
+def test_the_counter_goes_where_its_batch_norm_goes(tmp_path, rules, counters, to):
+    convert(norm_model(), tmp_path / "model.msgpack", to="flax")
+    convert(tmp_path / "model.msgpack", tmp_path / "made.npz", to=to, rules=rules)
+    with open_state(tmp_path / "made.npz") as made:
+        assert {key for key in made if key[-1] == "num_batches_tracked"} == counters
+        assert all(made[key] == 41 for key in counters)
+
+
+def test_nothing_is_known_of_a_layer_that_a_rule_takes_out_of_a_neutral_file(tmp_path):
+    convert(norm_model(), tmp_path / "model.safetensors", to="neutral")
+    convert(
+        tmp_path / "model.safetensors", tmp_path / "made.npz", to="neutral", rules=[Rule.drop("bn.*", "no")]
+    )
+    with open_state(tmp_path / "made.npz") as made:
+        assert set(made.metadata.layers) == {("fc",)}
+    convert(
+        tmp_path / "model.safetensors",
+        tmp_path / "less.npz",
+        to="neutral",
+        rules=[Rule.drop("bn.bias", "no")],
+    )
+    with open_state(tmp_path / "less.npz") as made:
+        assert "bias" not in made.metadata.layers["bn",].leaves
+    moved = [Rule.rename("bn.mean", "other.mean")]
+    convert(tmp_path / "model.safetensors", tmp_path / "apart.npz", to="neutral", rules=moved)
+    with open_state(tmp_path / "apart.npz") as made:
+        assert set(made.metadata.layers) == {("fc",)}

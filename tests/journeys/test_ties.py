@@ -19,6 +19,7 @@ from bridge_core import (
     FlatState,
     MismatchError,
     PlanError,
+    StateMetadata,
     convert,
     open_state,
     plan_conversion,
@@ -272,3 +273,108 @@ def test_a_file_that_keeps_a_tied_tensor_twice_ties_what_is_equal(same, tmp_path
         return
     with pytest.raises(MismatchError, match=r"1 unexpected: c\.weight"):
         convert(tmp_path / "w.safetensors", tmp_path / "w.msgpack", to="flax", like=like, model=model)
+
+
+def saved_and_opened(state, path):
+    save_state(state, path)
+    return open_state(path)
+
+
+HOLDERS = {
+    "memory": lambda state, folder: state,
+    "safetensors": lambda state, folder: saved_and_opened(state, folder / "n.safetensors"),
+    "npz": lambda state, folder: saved_and_opened(state, folder / "n.npz"),
+    "msgpack": lambda state, folder: saved_and_opened(state, folder / "n.msgpack"),
+}
+
+
+def flax_without_head(vocabulary):
+    return {"params": {"wte": {"embedding": np.zeros((vocabulary, 4), np.float32)}}}
+
+
+def tied_model(vocabulary):
+    module = nn.ModuleDict(
+        {"wte": nn.Embedding(vocabulary, 4), "lm_head": nn.Linear(4, vocabulary, bias=False)}
+    )
+    randomise(module)
+    module["lm_head"].weight = module["wte"].weight
+    return module
+
+
+@pytest.mark.parametrize("vocabulary", [4, 6])
+@pytest.mark.parametrize("held", HOLDERS)
+def test_a_tie_that_holds_is_used_in_two_steps_as_in_one(tmp_path, held, vocabulary):
+    """In a neutral file both are stored, each turned as its kind has it; they are compared, and are equal."""
+    module = tied_model(vocabulary)
+    weight = module["wte"].weight.detach().numpy()
+    state = HOLDERS[held](to_neutral(module, "torch"), tmp_path)
+    back = from_neutral(state, "torch", like=module)
+    assert_same_state_dict(back, module.state_dict())
+    assert back["lm_head.weight"].data_ptr() == back["wte.weight"].data_ptr()
+    tree = from_neutral(state, "flax", like=flax_without_head(vocabulary))
+    assert_same_bits(np.asarray(tree["params"]["wte"]["embedding"]), weight)
+
+
+def replaced(state, key, value):
+    return state.replace(tensors={**state.tensors(), key: value})
+
+
+def wrapped(state, key, value):
+    tensors = {**state.tensors(), key: value}
+    return FlatState(tensors, layout=state.layout, metadata=state.metadata)
+
+
+@pytest.mark.parametrize("edit", [replaced, wrapped])
+@pytest.mark.parametrize("key", [("lm_head", "kernel"), ("wte", "embedding")])
+@pytest.mark.parametrize("held", HOLDERS)
+def test_an_edited_tensor_is_never_replaced_by_its_ties_other_name(tmp_path, held, key, edit):
+    module = tied_model(4)
+    state = HOLDERS[held](to_neutral(module, "torch"), tmp_path)
+    new = state[key] + 1
+    edited = edit(state, key, new)
+    with pytest.raises(BridgeError, match="lm_head"):
+        from_neutral(edited, "torch", like=module)
+    with pytest.raises(BridgeError, match="lm_head"):
+        from_neutral(edited, "flax", like=flax_without_head(4))
+    with pytest.raises(BridgeError, match=r"lm_head"):
+        convert(edited, tmp_path / "made.pt", to="torch", like=module)
+    assert not (tmp_path / "made.pt").exists()
+    untied = from_neutral(edited, "torch")
+    expected = {("lm_head", "kernel"): "lm_head.weight", ("wte", "embedding"): "wte.weight"}
+    for name, torch_name in expected.items():
+        value = new if name == key else state[name]
+        turned = value.T if name[-1] == "kernel" else value
+        assert_same_bits(untied[torch_name].numpy(), np.ascontiguousarray(turned))
+
+
+def test_tied_tensors_of_two_dtypes_do_not_fit():
+    module = tied_model(6)
+    state = to_neutral(module, "torch")
+    edited = replaced(state, ("lm_head", "kernel"), state["lm_head.kernel"].astype(np.float64))
+    with pytest.raises(MismatchError, match=r"lm_head\.kernel: float64\[6, 4\] does not fit wte\.weight"):
+        from_neutral(edited, "torch", like=module)
+
+
+def test_an_edited_alias_of_a_file_is_written_and_verified(tmp_path):
+    torch.save(tied_model(6).state_dict(), tmp_path / "m.pt")
+    with open_state(tmp_path / "m.pt") as state:
+        new = np.ones((6, 4), np.float32)
+        for edit in (replaced, wrapped):
+            for name in ("a.safetensors", "a.npz", "a.pt", "a.msgpack"):
+                save_state(
+                    edit(state, ("lm_head", "weight"), new), tmp_path / name, verify=True, overwrite=True
+                )
+                with open_state(tmp_path / name) as made:
+                    assert_same_bits(made["lm_head.weight"], new)
+                    assert_same_bits(made["wte.weight"], state["wte.weight"])
+
+
+def test_a_chain_of_ties_of_which_one_no_longer_holds_is_written_and_verified(tmp_path):
+    new = np.ones(3, np.float32)
+    state = FlatState({"a": np.zeros(3, np.float32), "b": new}, layout="torch")
+    tensors = {**state.tensors(), ("c",): state.tensor("b")}
+    chained = StateMetadata(ties={("b",): ("a",), ("c",): ("b",)})
+    save_state(state.replace(tensors=tensors, metadata=chained), tmp_path / "m.safetensors", verify=True)
+    with open_state(tmp_path / "m.safetensors") as made:
+        for name in ("b", "c"):
+            assert_same_bits(made[name], new)

@@ -263,6 +263,17 @@ def test_same_refuses_tensors_that_differ_in_one_bit():
         RequireEqual(2).apply((a, b))
 
 
+def test_same_names_what_differs_and_is_the_same_op_without_the_names():
+    named = RequireEqual(2, ("emb.weight", "head.weight"), "emb.embedding")
+    with pytest.raises(PlanError, match=r"tensor 'emb.embedding'.*values: emb.weight and head.weight"):
+        named.apply((np.zeros(1), np.ones(1)))
+    assert (named, str(named), named.to_json()) == (
+        RequireEqual(2),
+        str(RequireEqual(2)),
+        RequireEqual(2).to_json(),
+    )
+
+
 def test_drop_is_not_exact_and_its_inverse_fills():
     spec = TensorSpec((2,), np.dtype("int64"))
     assert not Drop(3, spec).exact

@@ -346,5 +346,5 @@ def test_a_plain_mapping_is_read_by_its_neutral_names():
 
 
 def test_a_state_without_a_layout_says_what_to_give():
-    with pytest.raises(UsageError, match=r"Give the layout: .*neutral"):
+    with pytest.raises(UsageError, match=r"keys \(a\) match neither flax nor torch\. .*--layout.*neutral"):
         plan_conversion(FlatState({("a",): np.ones(2)}), to="flax")

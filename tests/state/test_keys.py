@@ -14,6 +14,7 @@ from bridge_core.state.keys import (
     leaf_path,
     module_path,
     natural_order,
+    separator_of,
     unflatten_tree,
 )
 from bridge_core.state.metadata import LayerInfo, StateMetadata
@@ -266,3 +267,23 @@ def test_a_key_belongs_to_the_layer_that_names_its_leaf_at_any_depth(key, layer,
 def test_a_key_of_one_part_belongs_to_the_root():
     assert StateMetadata().owner(("scale",)) == ((), "scale")
     assert module_path(("scale",)) == ()
+
+
+@pytest.mark.parametrize(
+    ("names", "separator"),
+    [
+        (["params/Dense_0/kernel", "params/Dense_0/bias"], "/"),
+        (["mlp/~/linear_0/w", "step"], "/"),
+        (["params.Dense_0.kernel", "norm.Dense_0/kernel/scale"], "."),
+        (["Dense_0/kernel/scale", "a.b"], "."),
+        (["weight", "bias"], "."),
+        (["/params/kernel"], "."),
+        (["a/b", "c//d"], "."),
+        (["a/b", "c/"], "."),
+        (["", "a/b"], "/"),
+        ([], "."),
+    ],
+)
+def test_the_separator_is_that_of_all_names(names, separator):
+    assert separator_of(names) == separator
+    assert separator_of(reversed(names)) == separator

@@ -63,7 +63,8 @@ def _files(path: Path, used: Format, state: FlatState) -> Mapping[Key, str]:
         if used.sniff(file) or not is_index(file):
             return dict.fromkeys(state, path.name)
         shards = parse_json(file.read(0, file.size), path=file.name, what="the index").get("weight_map") or {}
-    separator = used.names.separator if used.names else "."
+    usual = used.names.separator if used.names else "."
+    separator = state.metadata.provenance.get("separator", usual)
     files: dict[Key, str] = {}
     ties = Ties(state.metadata.ties)
     for key in state:
@@ -101,6 +102,12 @@ def _document(used: Format, state: FlatState, files: Mapping[Key, str]) -> dict[
                 for key, kept in known.auxiliary_tensors.items()
             },
             "empty": [join_key(path) for path in known.empty],
+            "pending": {
+                join_key(key): {"rule": rule.label, "layouts": list(rule.layouts)}
+                for rule in known.rules or ()
+                for key in rule.pending
+                if key in state
+            },
             "forms": dict(known.tree_form),
             "extra": dict(known.extra),
             "provenance": dict(known.provenance),

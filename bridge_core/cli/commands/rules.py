@@ -90,17 +90,23 @@ def _matched(
     from contextlib import ExitStack
 
     from bridge_core.checkpoint import config_beside, open_state
-    from bridge_core.resolve import rule_problems
+    from bridge_core.plugins import default_registry
+    from bridge_core.resolve import check_kind, rule_problems, without_collections
     from bridge_core.rules import oriented
 
     with ExitStack() as stack:
         given = [None if p is None else stack.enter_context(open_state(p)) for p in (source, like)]
         start, end = (state.layout or "neutral" if state is not None else "neutral" for state in given)
-        directed = oriented(read, start, end)
+        registry = default_registry()
+        directed = oriented(read, start, end, registry.frameworks)
+        for rule in read:
+            check_kind(rule, registry.kinds)
+        turned = directed != read
+        directed = without_collections(directed, given[0], given[1], registry)
         sources, targets = (None if state is None else _specs(state) for state in given)
         before, after = (None if specs is None else set(specs) for specs in (sources, targets))
         paths = None if before is None else _paths(before, directed)
-        if paths is not None and directed != read:
+        if paths is not None and turned:
             paths |= _paths(after or set(), [rule.reversed() for rule in directed])
         unfit = []
         if sources is not None and targets is not None:
@@ -110,13 +116,12 @@ def _matched(
 
 def _specs(state: FlatState) -> dict[Key, TensorSpec]:
     """Return the names that patterns see, keys without a collection, with their specs."""
-    from bridge_core.plugins import default_registry
-    from bridge_core.state import VariableCollections
+    from bridge_core.plugins import default_registry, names_of
 
     framework = default_registry().frameworks.get(state.layout or "")
-    leaves = framework.collections if framework is not None else {}
-    collections = VariableCollections.of_state(state, state.layout or "", leaves)
-    return {name: state.spec(key) for key, name in collections.names(state).items()}
+    if framework is None:
+        return state.specs()
+    return {name: state.spec(key) for key, name in names_of(state, framework).names(state).items()}
 
 
 def _paths(names: set[Key], rules: Iterable[Rule]) -> set[Key]:

@@ -1,0 +1,243 @@
+"""Patterns that begin with a collection, as the names do that ``inspect`` prints: ``params.blocks_0.**``.
+
+Rules see keys without their collection. A pattern whose first part is a collection is read so where it
+matches no key as it is written: then the first part only says which collection the keys are in. A module that
+has the name of a collection is thus addressed by its path, or by its whole printed name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from bridge_core.errors import RuleError
+from bridge_core.plugins import Registry
+from bridge_core.state import FlatState, Key, VariableCollections
+
+if TYPE_CHECKING:
+    from bridge_core.resolve.rule_instance import BoundRule
+    from bridge_core.rules import Pattern, Rule
+
+__all__ = [
+    "NamedSide",
+    "neutral_side",
+    "read_printed",
+    "refuse_unclear_target",
+    "share_default_paths",
+    "side_of",
+    "target_collections",
+    "unseen_side",
+    "without_collections",
+]
+
+
+class NamedSide:
+    """The names of one side of a conversion, and the collections that patterns may write before them.
+
+    Args:
+        collections: The collections of the side's framework, the default first.
+        names: The side's keys, without collections; empty if they are not known.
+        elsewhere: Gives the names that are in other collections than one.
+    """
+
+    def __init__(
+        self,
+        collections: Collection[str],
+        names: Iterable[Key] = (),
+        elsewhere: Callable[[str], Iterable[Key]] = lambda _: (),
+    ) -> None:
+        self.default = next(iter(collections), "")
+        self.collections = frozenset(collections)
+        self.names = names
+        self._elsewhere = elsewhere
+        self._outside: dict[str, frozenset[Key]] = {}
+        self._heads: set[str] | None = None
+
+    def read(self, pattern: Pattern, *, of_paths: bool = False) -> Pattern:
+        """Return a pattern without the collection that it begins with.
+
+        Args:
+            pattern: The pattern.
+            of_paths: Whether it is about the paths of layers, not about keys.
+        """
+        head = pattern.segments[0] if pattern.segments else None
+        if not isinstance(head, str) or head not in self.collections or pattern.collection:
+            return pattern
+        if (len(pattern.segments) == 1 and not of_paths) or self._has(pattern, head, of_paths):
+            return pattern
+        if head not in self._outside:
+            self._outside[head] = frozenset(self._elsewhere(head))
+        return pattern.within(head, self._outside[head])
+
+    def _has(self, pattern: Pattern, head: str, of_paths: bool) -> bool:
+        """Tell whether the side has names that the pattern matches as it is written."""
+        if self._heads is None:
+            self._heads = {name[0] for name in self.names if name}
+        if head not in self._heads:
+            return False
+        own = (name for name in self.names if name and name[0] == head)
+        if of_paths:
+            return any(
+                pattern.match(name[:depth]) is not None for name in own for depth in range(1, len(name) + 1)
+            )
+        return any(pattern.match(name) is not None for name in own)
+
+
+def side_of(state: FlatState, registry: Registry) -> NamedSide:
+    """Return the names of a framework's state."""
+    framework = registry.frameworks.get(state.layout or "")
+    if framework is None or not framework.collections:
+        return NamedSide((), state)
+    collections = VariableCollections.of_state(state, framework.name, framework.collections)
+    names = collections.names(state)
+    recorded = state.metadata.collections
+
+    def elsewhere(wanted: str) -> Iterable[Key]:
+        for key, name in names.items():
+            collection = collections.split(key)[0] or recorded.get(key)
+            if collection is None and wanted != collections.default:
+                collection = collections.of("", name[-1])  # a bare tree does not show it
+            if collection not in (None, wanted):
+                yield name
+
+    return NamedSide(framework.collections, names.values(), elsewhere)
+
+
+def neutral_side(state: FlatState, keys: Iterable[Key], layout: str, registry: Registry) -> NamedSide:
+    """Return the names of a neutral state for rules that write them as a framework does.
+
+    Args:
+        state: The neutral state.
+        keys: Those of its keys that the rules may take.
+        layout: The framework that the rules name.
+        registry: Where the framework is found.
+    """
+    framework = registry.frameworks.get(layout)
+    if framework is None or not framework.collections:
+        return NamedSide((), keys)
+    collections = VariableCollections(framework.collections)
+    metadata = state.metadata
+
+    def elsewhere(wanted: str) -> Iterable[Key]:
+        for key in keys:
+            collection = metadata.collections.get(key)
+            if collection is None:
+                path, leaf = metadata.owner(key)
+                info = metadata.layers.get(path)
+                of_layer = info is not None and leaf in info.leaves
+                collection = collections.of(info.kind if info is not None and of_layer else None, leaf)
+            if collection != wanted:
+                yield key
+
+    return NamedSide(framework.collections, keys, elsewhere)
+
+
+def unseen_side(layout: str, registry: Registry) -> NamedSide:
+    """Return the side of a framework whose names are not known."""
+    framework = registry.frameworks.get(layout)
+    return NamedSide(framework.collections if framework is not None else ())
+
+
+def read_printed(rule: Rule, source: NamedSide, target: NamedSide) -> Rule:
+    """Return a rule whose patterns leave out the collections that they begin with.
+
+    Args:
+        rule: The rule, as it is read in the conversion.
+        source: The names that its sources are about.
+        target: The names that its targets are about.
+    """
+    if not source.collections and not target.collections:
+        return rule
+    of_paths = rule.action == "layer"
+    sources = tuple(source.read(pattern, of_paths=of_paths) for pattern in rule.sources)
+    targets = tuple(target.read(pattern) for pattern in rule.targets)
+    if of_paths:
+        # Layers are known by the names that rules give them, too.
+        sources = tuple(target.read(pattern, of_paths=True) for pattern in sources)
+    if rule.action == "rename":
+        # Names of one framework on both sides of a rule, whichever the other framework is.
+        (old,), (new,) = sources, targets
+        if old.collection:
+            targets = (NamedSide(source.collections, target.names).read(new),)
+        elif new.collection:
+            sources = (NamedSide(target.collections, source.names).read(old),)
+    if (sources, targets) == (rule.sources, rule.targets):
+        return rule
+    return replace(rule, sources=sources, targets=targets)
+
+
+def without_collections(
+    rules: Iterable[Rule], source: FlatState | None, target: FlatState | None, registry: Registry
+) -> tuple[Rule, ...]:
+    """Return rules whose patterns leave out the collections that they begin with.
+
+    Args:
+        rules: The rules, as they are read from the source to the target.
+        source: The source; None if it is not known.
+        target: The target, or its template; None if it is not known.
+        registry: Where frameworks are found.
+    """
+    known = [None if state is None else side_of(state, registry) for state in (source, target)]
+    read, defaults = [], set()
+    for rule in rules:
+        layouts = rule.layouts or ("", "")
+        sides = [side or unseen_side(layout, registry) for side, layout in zip(known, layouts, strict=True)]
+        defaults.add(sides[0].default)
+        read.append(read_printed(rule, *sides))
+    return share_default_paths(read, defaults)
+
+
+def share_default_paths(rules: Sequence[Rule], defaults: Container[str]) -> tuple[Rule, ...]:
+    """Let renames in the default collection also rename what no rule for another collection does.
+
+    A module has its leaves in several collections, and is one layer with all of them.
+
+    Args:
+        rules: Rules that `read_printed` returned.
+        defaults: The default collections of their sources.
+    """
+    others = [p for rule in rules for p in rule.sources if p.collection and p.collection not in defaults]
+    shared = []
+    for rule in rules:
+        pattern = rule.sources[0] if rule.action == "rename" else None
+        if pattern is not None and pattern.elsewhere and pattern.collection in defaults:
+            taken = (name for name in pattern.elsewhere if any(p.match(name) is not None for p in others))
+            rule = replace(rule, sources=(replace(pattern, elsewhere=frozenset(taken)),))
+        shared.append(rule)
+    return tuple(shared)
+
+
+def refuse_unclear_target(rule: Rule, registry: Registry) -> None:
+    """Refuse a rename of which nothing tells whether its target begins with a collection or with a module.
+
+    Args:
+        rule: A rule on the way to the neutral form that names no layouts.
+        registry: Where frameworks are found.
+
+    Raises:
+        RuleError: The target's first part is a collection of a framework that may follow.
+    """
+    if rule.action != "rename" or rule.targets[0].collection or not rule.targets[0].segments:
+        return
+    head = rule.targets[0].segments[0]
+    for framework in registry.frameworks.values():
+        if head in framework.collections:
+            error: RuleError = rule.error(
+                f"{head!r} is a collection in {framework.name}, and a module elsewhere; the neutral form "
+                "does not show which framework follows."
+            )
+            error.hint = "Write source = ... and target = ... at the top of the rule file (layouts=)."
+            raise error
+
+
+def target_collections(bound_rules: Iterable[BoundRule]) -> dict[Key, str]:
+    """Return the collections that rules write before the names of the tensors that they make."""
+    return {
+        name: pattern.collection
+        for bound in bound_rules
+        for pattern in bound.rule.targets
+        if pattern.collection
+        for name in bound.targets
+        if bound.rule.bind(pattern, name) is not None
+    }

@@ -1,0 +1,305 @@
+"""The rules that a neutral state records: which are done, and what the others have still to do there.
+
+A rule that rearranges tensors needs the target's shapes, so that the way to the neutral form only records it
+with the tensors that wait for it. The way out of the neutral form does it, whether the same rules are given
+again or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from bridge_core.plugins import Registry
+from bridge_core.resolve.printed_names import (
+    neutral_side,
+    read_printed,
+    refuse_unclear_target,
+    share_default_paths,
+    side_of,
+    unseen_side,
+)
+from bridge_core.resolve.rule_names import check_kind, rule_holds
+from bridge_core.state import FlatState, Key, RecordedRule, StateMetadata
+
+if TYPE_CHECKING:
+    from bridge_core.rules import Rule
+    from bridge_core.rules.records import RuleIdentity
+
+__all__ = [
+    "NeutralRules",
+    "TowardsFramework",
+    "recorded_rules",
+    "rules_from",
+    "rules_towards",
+    "towards",
+    "with_fresh",
+]
+
+
+def rules_from(
+    state: FlatState,
+    rules: Iterable[Rule],
+    registry: Registry,
+    config: Mapping[str, Any] | None,
+    to: str,
+    like: FlatState | None,
+) -> tuple[Rule, ...]:
+    """Return the rules for a framework's state, without collections in their patterns, that may hold.
+
+    Args:
+        state: The source.
+        rules: The rules as they are read here.
+        registry: Where frameworks are found.
+        config: The checkpoint's config, if one is known.
+        to: The framework of the target; neutral if it is not known.
+        like: The target's template, if it is known.
+
+    Raises:
+        RuleError: A rename may lead to a collection or to a module, or two rules are about the same layers.
+    """
+    source = side_of(state, registry)
+    seen = None if like is None else side_of(like.replace(layout=to), registry)
+    found = []
+    for rule in rules:
+        check_kind(rule, registry.kinds, state.layout or "")
+        layout = to if to != "neutral" or rule.layouts is None else rule.layouts[1]
+        read = read_printed(rule, source, seen or unseen_side(layout, registry))
+        if layout == "neutral":
+            refuse_unclear_target(read, registry)
+        if read.action != "layer" or rule_holds(read, config):
+            found.append(read)
+    _check_layers(found)
+    return share_default_paths(found, {source.default})
+
+
+def _check_layers(rules: Iterable[Rule]) -> None:
+    """Check that no two rules fix the kind of the same layers, however they write the path.
+
+    Raises:
+        RuleError: Two do.
+    """
+    layer_rules = [rule for rule in rules if rule.action == "layer"]
+    if any(pattern.collection for rule in layer_rules for pattern in rule.sources):
+        from bridge_core.resolve.rule_binding import rule_conflict
+        from bridge_core.rules import overlapping
+
+        for first, second in overlapping(layer_rules):
+            path = tuple(map(str, second.source.segments))
+            raise rule_conflict(second, first, "match", path)
+
+
+def recorded_rules(
+    rules: Iterable[Rule],
+    taken: Mapping[Key, Rule],
+    names: Mapping[Key, Key],
+    layout: str,
+    config: Mapping[str, Any] | None,
+) -> tuple[RecordedRule, ...]:
+    """Return what the neutral state records of the rules that it is made with.
+
+    Args:
+        rules: The rules.
+        taken: Source key -> the rule that rearranges it.
+        names: Source key -> neutral key.
+        layout: The layout that the conversion is from.
+        config: The checkpoint's config, if one is known.
+
+    Raises:
+        RuleError: A rule is to rearrange tensors for the neutral form.
+    """
+    rules = tuple(rules)
+    if not rules:
+        return ()
+    from bridge_core.rules import recorded
+
+    pending: dict[int, list[Key]] = {}
+    for key, rule in taken.items():
+        if rule.layouts is not None and rule.layouts[1] == "neutral":
+            error = rule.error("it rearranges tensors, and the neutral form holds them as they are.", key)
+            error.hint = (
+                "Name the framework that the rule leads to: target = ... at the top of the file (layouts=)."
+            )
+            raise error
+        pending.setdefault(id(rule), []).append(names[key])
+    return tuple(
+        recorded(rule, layout, tuple(pending.get(id(rule), ())))
+        for rule in rules
+        if rule.action in ("layer", "fill") or rule_holds(rule, config)
+    )
+
+
+@dataclass(frozen=True)
+class NeutralRules:
+    """The rules that are given for a neutral state, by what is to be done with them.
+
+    Args:
+        fresh: Rules that rename, drop or rearrange tensors here.
+        done: Rules without effect here, which the state is to record.
+        waiting: Keys that no fresh rule but one that drops them may take.
+    """
+
+    fresh: tuple[Rule, ...]
+    done: tuple[Rule, ...] = ()
+    waiting: frozenset[Key] = frozenset()
+
+
+def rules_towards(state: FlatState, rules: Iterable[Rule], registry: Registry, to: str) -> NeutralRules:
+    """Return which of the rules given for a neutral state are done already, and which are not.
+
+    A state of before rules were recorded has been through the rules that name layouts; one that no conversion
+    made has not.
+
+    Args:
+        state: The neutral state.
+        rules: The rules as they are read here.
+        registry: Where frameworks are found.
+        to: The framework of the target, or neutral.
+    """
+    rules = tuple(rules)
+    if not rules:
+        return NeutralRules(())
+    from bridge_core.rules import identity_of_rule
+
+    metadata = state.metadata
+    records = _by_identity(metadata.rules or ())
+    unrecorded = metadata.rules is None and bool(metadata.layers)
+    fresh, done, given = [], [], set()
+    for rule in rules:
+        identity = identity_of_rule(rule)
+        given.add(identity)
+        if identity in records:
+            continue
+        if rule.action in ("layer", "fill"):
+            done.append(rule)
+        elif rule.layouts is not None and identity_of_rule(rule.reversed()) in records:
+            if rule.action != "rearrange":  # what was to be rearranged is still as it was
+                fresh.append(replace(rule, optional=True))
+        elif unrecorded and rule.layouts is not None and rule.action != "rearrange":
+            done.append(rule)
+        elif rule.action != "rearrange" or not unrecorded or to == "neutral":
+            fresh.append(rule)
+    waiting = frozenset(
+        key
+        for identity, record in records.items()
+        if record.layouts[0] == to and identity not in given
+        for key in record.pending
+    )
+    free = [key for key in state if key not in waiting]
+    read, defaults = [], set()
+    for rule in fresh:
+        layout, target = rule.layouts or ("", to)
+        source = neutral_side(state, free, layout, registry)
+        defaults.add(source.default)
+        read.append(read_printed(rule, source, unseen_side(target, registry)))
+    return NeutralRules(share_default_paths(read, defaults), tuple(done), waiting)
+
+
+def _by_identity(records: Iterable[RecordedRule]) -> dict[RuleIdentity, RecordedRule]:
+    """Return the records by what they have in common with their rules; two of one rule become one."""
+    from bridge_core.rules import identity_of_record
+
+    found: dict[RuleIdentity, RecordedRule] = {}
+    for record in records:
+        identity = identity_of_record(record)
+        other = found.get(identity)
+        pending = record.pending if other is None else tuple(dict.fromkeys((*other.pending, *record.pending)))
+        found[identity] = replace(other or record, pending=pending)
+    return found
+
+
+def with_fresh(
+    metadata: StateMetadata, rules: NeutralRules, taken: Mapping[Key, Rule], config: Mapping[str, Any] | None
+) -> StateMetadata:
+    """Return the metadata of a neutral state with the rules that it went through here.
+
+    Args:
+        metadata: The metadata before.
+        rules: The rules.
+        taken: Key -> the fresh rule that is to rearrange it; none other is.
+        config: The checkpoint's config, if one is known.
+    """
+    records = tuple(
+        replace(record, pending=tuple(key for key in record.pending if key not in taken))
+        for record in metadata.rules or ()
+    )
+    added = recorded_rules((*rules.fresh, *rules.done), taken, {k: k for k in taken}, "neutral", config)
+    return metadata.with_(rules=(*records, *added))
+
+
+@dataclass(frozen=True)
+class TowardsFramework:
+    """What rules do on the way from a neutral state to a framework.
+
+    Args:
+        rules: The rules, those that only the state records included.
+        sources: Place of a recorded rule among them -> the keys that wait for it; others may take the rest.
+        refused: Key that waits for a rule that is not done here -> why.
+    """
+
+    rules: tuple[Rule, ...]
+    sources: Mapping[int, tuple[Key, ...]] = field(default_factory=dict)
+    refused: Mapping[Key, str] = field(default_factory=dict)
+
+
+def towards(
+    state: FlatState, given: Iterable[Rule], registry: Registry, to: str, like: FlatState | None
+) -> TowardsFramework:
+    """Return the rules that are to be done on the way to a framework.
+
+    Args:
+        state: The neutral state.
+        given: The rules that are given, as they are read here.
+        registry: Where frameworks are found.
+        to: Name of the framework.
+        like: The target's template, if it is known.
+    """
+    given = tuple(given)
+    records = state.metadata.rules or ()
+    if not given and not records:
+        return TowardsFramework(())
+    from bridge_core.rules import identity_of_rule, read_recorded
+
+    target = unseen_side(to, registry) if like is None else side_of(like.replace(layout=to), registry)
+    by_identity = {identity_of_rule(rule): rule for rule in given}
+    known = _by_identity(records)
+    waiting = {key for record in records for key in record.pending}
+    free = [key for key in state if key not in waiting]
+    rules: list[Rule] = []
+    sources: dict[int, tuple[Key, ...]] = {}
+    refused: dict[Key, str] = {}
+    for identity, record in known.items():
+        source, leads_to = record.layouts
+        pending = tuple(key for key in record.pending if key in state)
+        rule = by_identity.get(identity)
+        if rule is None and source == to:
+            continue  # the tensors are as they were there
+        if rule is None and leads_to in ("", to):
+            rule = read_recorded(record)
+        if rule is None:
+            refused.update(dict.fromkeys(pending, _why(record, "and is not given here")))
+        elif pending or rule.action in ("layer", "fill"):
+            side = neutral_side(state, pending if rule.action == "rearrange" else free, source, registry)
+            read = read_printed(rule, side, target)
+            matched = tuple(k for k in pending if any(read.bind(p, k) is not None for p in read.sources))
+            lost = [key for key in pending if key not in matched]
+            refused.update(dict.fromkeys(lost, _why(record, "and does not match this name")))
+            sources[len(rules)] = matched
+            rules.append(read)
+    for identity, rule in by_identity.items():
+        turned = identity_of_rule(rule.reversed())
+        is_undone = rule.action == "rearrange" and turned in known and known[turned].layouts[0] == to
+        if identity not in known and not is_undone:
+            side = neutral_side(state, free, rule.layouts[0] if rule.layouts else "", registry)
+            rules.append(read_printed(rule, side, target))
+    return TowardsFramework(tuple(rules), sources, refused)
+
+
+def _why(record: RecordedRule, problem: str) -> str:
+    source, target = record.layouts
+    between = f" from {source} to {target}" if target else ""
+    return (
+        f"rule {record.label}{between} has still to rearrange it, {problem}. Pass the rules that the neutral "
+        "form was made with, rules=... (--rules FILE); or drop the tensor by a rule"
+    )

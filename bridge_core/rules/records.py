@@ -1,0 +1,134 @@
+"""Rules as a neutral state records them: in the words of a rule file, as JSON, and read from that again."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+from bridge_core.errors import RuleError
+from bridge_core.rules.conditions import When
+from bridge_core.rules.patterns import Pattern
+from bridge_core.rules.rule import Rule
+from bridge_core.rules.toml_file import read_table
+from bridge_core.state import Key, RecordedRule
+
+__all__ = ["RuleIdentity", "identity_of_record", "identity_of_rule", "read_recorded", "recorded"]
+
+RuleIdentity = tuple[str, tuple[str, str] | None]
+"""The text of a rule, and the layouts that it names."""
+
+
+def recorded(rule: Rule, layout: str, pending: tuple[Key, ...] = ()) -> RecordedRule:
+    """Return what a neutral state records of a rule.
+
+    Args:
+        rule: The rule, as it is read in the conversion.
+        layout: The layout that the conversion is from.
+        pending: The neutral keys that the rule has still to rearrange.
+    """
+    layouts = rule.layouts or (layout, "")
+    return RecordedRule(_text_of(rule), layouts, rule.label, pending)
+
+
+def identity_of_rule(rule: Rule) -> RuleIdentity:
+    """Return what a rule, as it is read in a conversion, has in common with its record."""
+    return _text_of(rule), rule.layouts
+
+
+def identity_of_record(record: RecordedRule) -> RuleIdentity:
+    """Return what a record has in common with its rule."""
+    return record.text, record.layouts if record.layouts[1] else None
+
+
+def read_recorded(record: RecordedRule) -> Rule | None:
+    """Return the rule; None if its text is not one that this ckptbridge reads."""
+    table = json.loads(record.text)
+    layouts = record.layouts if record.layouts[1] else None
+    origin = record.label if record.label.rpartition(":")[2].isdecimal() else ""
+    try:
+        return _read(table, layouts, origin)
+    except RuleError:
+        return None
+
+
+def _text_of(rule: Rule) -> str:
+    plain = replace(
+        rule,
+        sources=tuple(pattern.as_written for pattern in rule.sources),
+        targets=tuple(pattern.as_written for pattern in rule.targets),
+        layouts=None,
+        origin="",
+    )
+    for is_reversed in (False, True):
+        table = _table(plain.reversed() if is_reversed else plain)
+        if is_reversed:
+            table["reversed"] = True
+        try:
+            read = _read(table, None, "")
+            # NaN is not equal to itself.
+            if repr(read.value) == repr(plain.value) and replace(read, value=plain.value) == plain:
+                break
+        except RuleError:
+            continue
+    else:
+        # A name that holds a dot, for example, is not what a rule file can say.
+        table = {"described": str(plain), "ops": list(plain.ops)}
+    return json.dumps(table, sort_keys=True)
+
+
+def _read(table: dict[str, Any], layouts: tuple[str, str] | None, origin: str) -> Rule:
+    words = {name: value for name, value in table.items() if name not in ("reversed", "fallback")}
+    if isinstance(words.get("fill"), str):
+        try:
+            words["fill"] = float(words["fill"])
+        except ValueError as err:
+            raise RuleError(f"fill = {words['fill']!r}: a number was expected.") from err
+    is_reversed = table.get("reversed") is True
+    rule = read_table(words, layouts[::-1] if is_reversed and layouts is not None else layouts, origin)
+    rule = replace(rule, fallback=table.get("fallback") is True)
+    return rule.reversed() if is_reversed else rule
+
+
+def _table(rule: Rule) -> dict[str, Any]:
+    """Return a rule as the table of a rule file; what such a table cannot say is left out."""
+    sources, targets = (_patterns(side) for side in (rule.sources, rule.targets))
+    table: dict[str, Any] = {"source": sources} if sources else {}
+    match rule.action:
+        case "rename":
+            table["rename"] = targets
+        case "layer":
+            table["layer"] = rule.kind
+        case "drop":
+            table["drop"] = rule.reason
+        case "fill":
+            table.update(target=targets, reason=rule.reason)
+        case _:
+            table["target"] = targets
+            table.update({"rearrange": list(rule.ops)} if rule.ops else {})
+            table.update({"sizes": {n: _size(str(s)) for n, s in rule.sizes.items()}} if rule.sizes else {})
+            table.update({"where": str(rule.flat_index)} if rule.flat_index is not None else {})
+    if rule.value is not None:
+        # JSON has neither infinities nor NaN.
+        infinite = isinstance(rule.value, float) and not math.isfinite(rule.value)
+        table["fill"] = repr(float(rule.value)) if infinite else rule.value
+    table.update({"when": _conditions(rule.when)} if rule.when else {})
+    table.update({"optional": True} if rule.optional else {})
+    return {**table, "fallback": True} if rule.fallback else table
+
+
+def _patterns(patterns: tuple[Pattern, ...]) -> str | list[str]:
+    texts = [str(pattern) for pattern in patterns]
+    return texts[0] if len(texts) == 1 else texts
+
+
+def _size(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
+
+
+def _conditions(when: When) -> dict[str, Any]:
+    conditions: dict[str, Any] = {} if when.rank is None else {"rank": when.rank}
+    conditions.update({"sizes": dict(when.sizes)} if when.sizes else {})
+    # Dotted names are the same conditions as nested tables.
+    return {**conditions, "config": dict(when.config)} if when.config else conditions
