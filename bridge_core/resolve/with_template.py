@@ -23,7 +23,7 @@ from bridge_core.resolve.interpretations import (
 from bridge_core.resolve.layer_order import running_order
 from bridge_core.resolve.leaf_matching import Outcome, match_leaves
 from bridge_core.resolve.neutral_layers import NeutralLayer
-from bridge_core.resolve.open_outcomes import guessed, open_options
+from bridge_core.resolve.open_outcomes import guessed, is_order_open, open_options
 from bridge_core.resolve.plan_builder import Filled, PlanBuilder
 from bridge_core.resolve.request import Request
 from bridge_core.resolve.tied_sources import Made, equal_or_refused, made_by
@@ -106,8 +106,18 @@ class WithTemplate(PlanBuilder):
             self.unsupported.update((layer.group.keys[name], lost) for name in layer.leaves)
             return
         outcomes = self._possible(layer, group, detection, interpretations, signature)
-        is_guess = len(outcomes) > 1 and self.request.permissions.accept_guesses
-        if is_guess:
+        recorded = layer.transforms.get(self.framework.name)
+        if len(outcomes) > 1 and recorded is not None:
+            outcomes = tuple(o for o in outcomes if o.target.transform == recorded) or outcomes
+        if len(outcomes) == 1 and is_order_open(layer, outcomes[0], self.request.registry):
+            kinds = (outcomes[0].source.kind, PARAMETER)
+            if not self.request.permissions.accept_guesses:
+                self.ambiguous.update((layer.group.keys[name], kinds) for name in layer.leaves)
+                return
+            is_guess = True
+        else:
+            is_guess = len(outcomes) > 1 and self.request.permissions.accept_guesses
+        if len(outcomes) > 1 and is_guess:
             outcomes = guessed(layer, outcomes, self.request.registry)
         if len(outcomes) > 1:
             kinds = open_options(outcomes)
