@@ -69,6 +69,11 @@ class Layer:
     hidden: bool = False
     linen: Callable[[str], Any] | None = None
 
+    @property
+    def has_no_bias(self) -> bool:
+        """Whether it is a recurrent layer without the biases that Flax's cells have."""
+        return self.kind == "recurrent" and not any(name.startswith("bias") for name in self.torch)
+
 
 class Numbers:
     """Distinct numbers, model-wide, whose sums are exact in float32.

@@ -130,7 +130,7 @@ _PLAIN_NAMES = (
     "relative_position_bias_table",
     "D",
 )
-_MARKED_NAMES = ("gate_weight", "lora_A", "qweight", "w", "kernel_table", "running_mean")
+_MARKED_NAMES = ("gate_weight", "lora_A", "qweight", "w", "kernel_table", "in_weight")
 
 
 def _own(n: Numbers, names: tuple[str, ...], *, marked: bool) -> Layer:

@@ -125,7 +125,7 @@ class Listed:
             self.warned.update(warning["keys"])
 
     def has(self, place: Placed, names: set[str]) -> bool:
-        known = set(place.names())
+        known = {part for name in place.names() for part in (name, name.removeprefix("params."))}
         bare = {re.sub(r"^(params|batch_stats)\.", "", name) for name in names} | names
         prefix = ".".join(place.path)
         return bool(known & bare) or (
@@ -285,12 +285,14 @@ class Route:
                 return False  # What was guessed on the way is not asked again.
             # A plain dict has lost what was undecided, so only what was known all along must come back.
             return drawn.step != "dict" or (known and drawn.like in ("module", "template") and model.is_typed)
-        if not model.is_typed:
+        if not model.is_typed or (drawn.step == "dict" and drawn.layout != "neutral" and not known):
             return False
         # Flax has two layouts for a transposed convolution, which a bare tree does not tell.
         bare = drawn.like == "tree" or (drawn.layout == "flax" and drawn.source != "tree and template")
         if bare and any(place.layer.kind == "conv_transpose" for place in model.places):
             return False
+        if drawn.layout == "flax" and any(place.layer.has_no_bias for place in model.places):
+            return False  # Flax's cells have biases; whether they are zeros is not asked.
         if drawn.like in ("module", "template"):
             return True
         return drawn.step != "dict" and known
