@@ -39,6 +39,8 @@ class FlaxFramework:
         last = [key[-2] if key in boxed else key[-1] for key in names if key]
         ours = sum(name in _OURS for name in last)
         not_ours = sum(name in _NOT_OURS for name in last)
+        if any("parametrizations" in key for key in names):
+            return False  # torch's; a module of its may be called as a collection is
         in_collections = all(len(key) > 1 and key[0] in self.collections for key in names)
         return ours > not_ours or (in_collections and (ours > 0 or not not_ours))
 

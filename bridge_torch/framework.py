@@ -35,6 +35,7 @@ _TORCH_LEAVES = frozenset(
 _FLAX_LEAVES = frozenset({"embedding", "kernel"})
 _FLAX_COLLECTIONS = frozenset({"batch_stats", "params"})
 _EXTRA_STATE = "_extra_state"
+_PARAMETRIZATIONS = "parametrizations"
 
 
 class TorchFramework:
@@ -48,7 +49,7 @@ class TorchFramework:
     def owns(self, names: Mapping[Key, TensorSpec]) -> bool:
         """Tell whether the names are torch's: at least one leaf only torch has, and none of Flax's."""
         leaves = {key[-1] for key in names if key}
-        if any(key[0] in _FLAX_COLLECTIONS for key in names if key):
+        if any(key[0] in _FLAX_COLLECTIONS and _PARAMETRIZATIONS not in key for key in names if key):
             return False
         return bool(leaves & _TORCH_LEAVES) and not leaves & _FLAX_LEAVES
 

@@ -11,7 +11,7 @@ from bridge_core.state import Key, join_key
 
 __all__ = ["join_keeps", "join_steps", "traced"]
 
-_OPEN = ("undecided", "unclaimed")
+_OPEN = ("undecided", "unclaimed", "name")
 """Evidence of tensors that the first plan leaves to the second."""
 
 

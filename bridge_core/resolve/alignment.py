@@ -103,8 +103,9 @@ class Alignment:
         state = self._request.state
         paths: dict[Key, str] = {}
         for kind, transform in composites.items():
-            leaves = [leaf for leaf in transform.leaves if not leaf.optional]
-            first, *rest = (role.split(".") for leaf in leaves for role in leaf.roles)
+            zeros = self._request.registry.kinds[kind].zeros
+            roles = [role for leaf in transform.leaves if not leaf.optional for role in leaf.roles]
+            first, *rest = (role.split(".") for role in roles if role not in zeros)
             tail = tuple(first)
             for key in state:
                 path = key[: -len(tail)]

@@ -136,6 +136,9 @@ class AxisOrder:
     def _other(self, layer: NeutralLayer) -> Framework | None:
         """Return the framework that a layer comes from, if it orders channels otherwise."""
         names = [*layer.transforms, *(c.framework for c in layer.candidates if c is not None)]
+        names = [name for name in names if name != "neutral"] or [layer.origin] * bool(layer.origin)
+        if not names:  # made by hand: it may come from any
+            names = [name for name in self.registry.frameworks if name != self.framework.name]
         here = self.framework
         if here.name in names:
             return None

@@ -46,6 +46,8 @@ class Detection:
         rule: The rule that decided it, if one did.
         misfits: Of an unclaimed group, the transforms for its module's type, which its leaves do not fit.
         missing: Of an unclaimed group, the kind or transform that the metadata names and no plugin provides.
+        doubted: Of an undecided group, whether the order of the axes may be another than names suggest: its
+            module is of an unknown type, or a layer beside it denies the order.
     """
 
     evidence: str
@@ -56,6 +58,7 @@ class Detection:
     rule: Rule | None = None
     misfits: tuple[LayerTransform, ...] = ()
     missing: str = ""
+    doubted: bool = False
 
     @property
     def is_parameters(self) -> bool:
@@ -104,7 +107,7 @@ class Detector:
             for path, detection in detections.items():
                 if proofs.is_void(path):
                     transform = detection.transform
-                    detections[path] = _undecided(detection.leaves, transform, None)
+                    detections[path] = replace(_undecided(detection.leaves, transform, None), doubted=True)
         return detections
 
     def detect(self, group: Group) -> Detection:
@@ -131,9 +134,11 @@ class Detector:
         structural = self._by_signature.get(signature)
         if structural is None:
             structural = self._by_signature[signature] = self.by_structure(shapes, group.has_children)
-        if group.module is not None and structural.transform is not None:
-            return _undecided(structural.leaves, structural.transform, None)
-        return structural
+        if group.module is None:
+            return structural
+        if structural.transform is not None:
+            structural = _undecided(structural.leaves, structural.transform, None)
+        return replace(structural, doubted=True) if structural.candidates else structural
 
     def rule_of(self, *paths: Key) -> Rule | None:
         """Return the rule that fixes the kind of a layer, by any of the paths that it has or had.

@@ -58,6 +58,7 @@ class NeutralLayer:
         misfits: Transforms for the type of its module, which the leaves do not fit.
         missing: Kind or transform that the metadata names and that no plugin provides.
         part_of: Composite kind of which the layer may be a part; empty if that is decided.
+        doubted: Whether, while undecided, its axes may be in another order than its candidates have them.
     """
 
     group: Group
@@ -74,6 +75,7 @@ class NeutralLayer:
     misfits: tuple[LayerTransform, ...] = ()
     missing: str = ""
     part_of: str = ""
+    doubted: bool = False
 
     @property
     def unsupported(self) -> LayerTransform | None:
@@ -143,6 +145,7 @@ def neutral_layers(
             misfits,
             missing,
             part_of.get(path, ""),
+            info.doubted,
         )
     return layers
 

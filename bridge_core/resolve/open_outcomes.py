@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bridge_core.axes import bind_axes
 from bridge_core.plugins import Registry
-from bridge_core.resolve.evidence import PARAMETER, guess
+from bridge_core.resolve.evidence import PARAMETER, Detection, guess
 from bridge_core.resolve.leaf_matching import Outcome
 from bridge_core.resolve.neutral_layers import NeutralLayer
 
@@ -25,19 +25,26 @@ def guessed(layer: NeutralLayer, outcomes: tuple[Outcome, ...], registry: Regist
     return (outcomes[transforms.index(best)],) if best in transforms else outcomes[:1]
 
 
-def is_order_open(layer: NeutralLayer, outcome: Outcome, registry: Registry) -> bool:
+def is_order_open(layer: NeutralLayer, detection: Detection, outcome: Outcome, registry: Registry) -> bool:
     """Return whether a template leaves open in which order a layer's axes are.
 
-    A module of an unknown type, or a sibling that denies the reading, shows that names are not to be trusted:
-    the leaves may be those of a layer with exchanged axes. Two axes of one size look alike then.
+    Where the order is in doubt on either side, two axes of one size look alike.
+
+    Args:
+        layer: The source's layer.
+        detection: What its counterpart in the template is.
+        outcome: What would become of it.
+        registry: Where kinds are found.
     """
-    candidates = [candidate for candidate in layer.candidates if candidate is not None]
-    if layer.kind is not None or layer.evidence == "rule" or len(candidates) != 1:
+    source, target = outcome.source, outcome.target
+    same_layout = target.transform and target.transform in (source.transform, *layer.transforms.values())
+    if source.kind == PARAMETER or same_layout:
         return False
-    if outcome.source.kind == PARAMETER or len(layer.candidates) == 1:
+    is_doubted = layer.doubted and layer.kind is None and layer.evidence != "rule"
+    if not (is_doubted or (detection.doubted and detection.transform is None)):
         return False
-    kind = registry.kinds[outcome.source.kind]
-    for (is_leaf, role), use in outcome.source.leaves.items():
+    kind = registry.kinds[source.kind]
+    for (is_leaf, role), use in source.leaves.items():
         axes = kind.leaves[role].split() if is_leaf else []
         binding = bind_axes(kind.leaves[role], use.shape) if len(axes) > 1 else None
         sizes = [n for name, (n, *_) in (binding or {}).items() if name in axes]

@@ -337,7 +337,16 @@ class _ToNeutral:
             )
         if detection.candidates:
             names = detection.candidate_names
-            return LayerInfo(None, evidence, detection.leaves, names, transforms, {}, unclaimed, origin)
+            return LayerInfo(
+                None,
+                evidence,
+                detection.leaves,
+                names,
+                transforms,
+                unclaimed=unclaimed,
+                origin=origin,
+                doubted=detection.doubted,
+            )
         known = {name: found for name, found in parameters.items() if found != "unclaimed"}
         if known:
             evidence = next(iter(known.values()))

@@ -109,8 +109,8 @@ class WithTemplate(PlanBuilder):
         recorded = layer.transforms.get(self.framework.name)
         if len(outcomes) > 1 and recorded is not None:
             outcomes = tuple(o for o in outcomes if o.target.transform == recorded) or outcomes
-        if len(outcomes) == 1 and is_order_open(layer, outcomes[0], self.request.registry):
-            kinds = (outcomes[0].source.kind, PARAMETER)
+        if len(outcomes) == 1 and is_order_open(layer, detection, outcomes[0], self.request.registry):
+            kinds: tuple[str, ...] = (outcomes[0].source.kind, PARAMETER)
             if not self.request.permissions.accept_guesses:
                 self.ambiguous.update((layer.group.keys[name], kinds) for name in layer.leaves)
                 return

@@ -56,8 +56,8 @@ class WithoutTemplate(PlanBuilder):
             if layer.part_of and not self.request.permissions.accept_guesses:
                 self.ambiguous.update(dict.fromkeys(keys, (layer.part_of, layer.kind or PARAMETER)))
                 continue
-            open_layer = len(outcomes) > 1 or (not outcomes and bool(layer.candidates))
-            if open_layer and keys and self.crossing.is_allowed(*keys):
+            is_open = len(outcomes) != 1 and None in layer.candidates
+            if is_open and keys and self.crossing.is_allowed(*keys):
                 self._write(layer, _unchanged(parameter_interpretation(layer.group.specs)), "unclaimed")
                 continue
             is_guess = (len(outcomes) > 1 or bool(layer.part_of)) and self.request.permissions.accept_guesses

@@ -55,6 +55,7 @@ class LayerInfo:
         unclaimed: Names of the leaves at the path that no evidence explains; they keep the names and axes
             of their origin.
         origin: Framework whose names and axes the leaves have that belong to no decided layer.
+        doubted: Whether an undecided layer may have another order of axes than its candidates.
     """
 
     kind: str | None
@@ -65,6 +66,7 @@ class LayerInfo:
     axis_splits: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     unclaimed: tuple[str, ...] = ()
     origin: str = ""
+    doubted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +221,7 @@ def dump_metadata(layout: str | None, metadata: StateMetadata, *, escaped_names:
             "factors": {axis: list(sizes) for axis, sizes in sorted(info.axis_splits.items())},
             "unclaimed": list(info.unclaimed),
             "origin": info.origin,
+            "doubted": info.doubted,
         }
         head = {name: value for name, value in head.items() if value or name == "kind"}
         group = groups.setdefault(json.dumps(head), {**head, "paths": []})
@@ -271,6 +274,7 @@ def load_metadata(text: str | bytes, *, path: str = "") -> tuple[str | None, Sta
                 axis_splits={_text(axis): _sizes(sizes) for axis, sizes in group.get("factors", {}).items()},
                 unclaimed=_texts(group.get("unclaimed", ())),
                 origin=_text(group.get("origin", "")),
+                doubted=group.get("doubted") is True,
             )
             layers.update((_key(name), info) for name in group["paths"])
         metadata = StateMetadata(

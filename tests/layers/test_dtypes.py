@@ -13,9 +13,6 @@ from torch import nn
 
 from bridge_core.state.dtypes import DTYPES
 
-# The layers stand side by side; none feeds the next one.
-pytestmark = pytest.mark.filterwarnings("ignore::bridge_core.errors.ConversionWarning")
-
 FLOATS = [
     *("float32", "float16", "bfloat16", "float64"),
     *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),

@@ -16,9 +16,6 @@ import bridge_flax
 import bridge_torch
 from bridge_core import AmbiguousLayerError, Rule
 
-# The Flax models flatten as torch does, which a conversion cannot see.
-pytestmark = pytest.mark.filterwarnings("ignore::bridge_core.errors.ConversionWarning")
-
 DATA = Path(__file__).parents[1] / "data" / "facenet"
 FLAX_FILES = ["flax_model.msgpack", pytest.param("model.safetensors", marks=pytest.mark.slow)]
 

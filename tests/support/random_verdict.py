@@ -104,6 +104,8 @@ def _judge_place(route: Route, place: Placed, left: Tree, *, to: str, same: bool
         return ""
     if (layer.hidden or _untold_in_flax(route, layer)) and not _types_seen(route):
         return ""
+    if route.draw.unclaimed and made and (is_listed(listed.unclaimed) or not listed.knows_unclaimed):
+        return ""
     if same or not made or not all(_is_copied(array, layer) for array in made.values()):
         return f"SILENT {name} became {shapes}"
     if not is_listed(listed.unclaimed):
