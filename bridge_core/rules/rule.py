@@ -60,7 +60,7 @@ class Rule:
         RuleError: It is not well formed, or could not be read the other way.
 
     >>> Rule.rename("module.**", "**").source
-    Pattern(segments=('module', AnyN()))
+    Pattern(segments=('module', AnyN()), collection='')
     >>> print(Rule.rearrange("qkv.weight", ["q.kernel", "k.kernel"], "(q k) in -> in q, in k").reversed())
     rule 'q.kernel', 'k.kernel' -> 'qkv.weight'
     """
