@@ -78,7 +78,7 @@ class Crossing:
         size = leading_axis(group.specs.values()) if why else None
         if size is not None:
             why += (
-                f"; the tensors at its path share a first axis of {size}, as layers that are stacked or copies "
-                "on several devices do: take them apart first"
+                f"; the tensors at its path share a first axis of {size}, as stacked layers or copies on "
+                "several devices do: take them apart first"
             )
         return why

@@ -105,7 +105,7 @@ def group_state(
 
 def _two_for_one(one: Key, other: Key, name: Key, state: FlatState) -> KeyConflict:
     return KeyConflict(
-        f"the keys {join_key(one)!r} and {join_key(other)!r} both name {join_key(name)!r}; expected was one "
+        f"the keys {join_key(one)!r} and {join_key(other)!r} both stand for one leaf, {join_key(name)!r}; expected was one "
         "key for each leaf.",
         path=state.metadata.provenance.get("path"),
         hint=(
