@@ -33,6 +33,7 @@ class Crossing:
         self._permissions = permissions
         self._origin = origin
         self._names: dict[str, LayerNames] = {}
+        self._ways_back: dict[str, LayerNames] = {}
 
     def evidence(self, layer: NeutralLayer, name: str, evidence: str, *, templated: bool) -> str:
         """Return the evidence on which a leaf is copied unchanged, and note it if it is refused.
@@ -43,9 +44,9 @@ class Crossing:
             evidence: The evidence for the layer.
             templated: Whether a template has a tensor of this name and shape.
         """
-        if name not in layer.unclaimed:
+        if name in layer.leaves:
             return evidence
-        if layer.origin == self._target:
+        if self._target == layer.origin or self._target in layer.transforms:
             return "name"
         if templated:
             return "template"
@@ -53,11 +54,19 @@ class Crossing:
         why = self._why(layer, name)
         if why and not self.is_allowed(key):
             self.refused[key] = why
-        return "unclaimed"
+        # A live module vouched for what a record leaves out next to a layer: it does for own names only.
+        return "unclaimed" if why or name in layer.unclaimed else evidence
 
     def is_allowed(self, *keys: Key) -> bool:
         """Return whether the caller lets all of some neutral keys be copied, whatever they are."""
         return all(self._permissions.may_copy(key, self._origin.get(key, key)) for key in keys)
+
+    def returns(self, layer: NeutralLayer, names: Iterable[str]) -> bool:
+        """Return whether leaves that no evidence explains would be copied back to where they come from."""
+        if layer.origin not in self._ways_back:
+            self._ways_back[layer.origin] = LayerNames(self._registry, self._target, layer.origin)
+        back, group = self._ways_back[layer.origin], layer.group
+        return not any(back.why(group.keys[name], group.specs, group.has_children) for name in names)
 
     def would_be_refused(self, layer: NeutralLayer, names: Iterable[str]) -> bool:
         """Return whether leaves that are known to be plain parameters would not be copied otherwise."""

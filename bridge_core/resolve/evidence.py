@@ -46,6 +46,7 @@ class Detection:
         rule: The rule that decided it, if one did.
         misfits: Of an unclaimed group, the transforms for its module's type, which its leaves do not fit.
         missing: Of an unclaimed group, the kind or transform that the metadata names and no plugin provides.
+        origin: Of an unclaimed group, the framework that it was copied from unchanged, as its metadata says.
         doubted: Of an undecided group, whether the order of the axes may be another than names suggest: its
             module is of an unknown type, or a layer beside it denies the order.
     """
@@ -58,6 +59,7 @@ class Detection:
     rule: Rule | None = None
     misfits: tuple[LayerTransform, ...] = ()
     missing: str = ""
+    origin: str = ""
     doubted: bool = False
 
     @property
@@ -126,8 +128,12 @@ class Detector:
         detection = None
         if group.module is not None:
             detection = self._by_type(group.module, group, shapes)
-        if detection is None and group.info is not None and group.info.kind is not None:
-            detection = self._by_metadata(group.info, group, shapes)
+        info = group.info
+        if detection is None and info is not None:
+            if info.kind is not None:
+                detection = self._by_metadata(info, group, shapes)
+            elif info.evidence == "unclaimed" and shapes.keys() <= set(info.unclaimed):
+                detection = Detection("unclaimed", origin=info.origin)
         if detection is not None:
             return detection
         signature = (tuple(sorted(shapes.items())), group.has_children)

@@ -215,9 +215,10 @@ class PlanBuilder:
         names: tuple[str, ...],
     ) -> None:
         """Note for the target's metadata what a layer is, unless its names and shapes prove it anyway."""
-        if outcome.source.kind == PARAMETER and layer.kind is None:
-            return
         unclaimed = tuple(name for name in names if name in layer.unclaimed)
+        if outcome.source.kind == PARAMETER and layer.kind is None:
+            self._note_unclaimed(path, layer, unclaimed)
+            return
         target_is_parameters = outcome.target.kind == PARAMETER
         if target_is_parameters:
             names = tuple(name for name in names if name not in unclaimed)
@@ -227,6 +228,7 @@ class PlanBuilder:
             if framework != self.framework.name and not self._is_usual(framework, name)
         }
         proven = not transforms and not layer.axis_splits and self._is_proven(layer, outcome)
+        proven = proven and self._comes_back(layer, unclaimed)
         if proven and not (target_is_parameters and self.crossing.would_be_refused(layer, names)):
             return
         target = outcome.target
@@ -241,8 +243,22 @@ class PlanBuilder:
             transforms=transforms,
             axis_splits=axis_splits,
             unclaimed=unclaimed,
-            origin=self.framework.name if unclaimed or target_is_parameters else "",
+            origin=(layer.origin if unclaimed else "") or self.framework.name * target_is_parameters,
         )
+
+    def _comes_back(self, layer: NeutralLayer, unclaimed: tuple[str, ...]) -> bool:
+        """Return whether the way back knows what to do with leaves without metadata."""
+        crosses = bool(unclaimed) and layer.origin not in ("", self.framework.name)
+        return not crosses or self.crossing.returns(layer, unclaimed)
+
+    def _note_unclaimed(self, path: Key, layer: NeutralLayer, names: tuple[str, ...]) -> None:
+        """Note whose names and axes copied leaves have, where their names would say something else."""
+        if not names or layer.origin in ("", self.framework.name):
+            return
+        shapes = {name: layer.group.specs[name].shape for name in names}
+        detection = self.detector.by_structure(shapes, layer.group.has_children)
+        if detection.evidence != "unclaimed" or not self.crossing.returns(layer, names):
+            self.infos[path] = LayerInfo(None, "unclaimed", (), unclaimed=names, origin=layer.origin)
 
     def _is_usual(self, framework: str, name: str) -> bool:
         transforms = self.request.registry.transforms_of.get(framework, ())

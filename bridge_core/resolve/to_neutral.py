@@ -247,8 +247,6 @@ class _ToNeutral:
         if detection.is_parameters:
             partly = detection.rule is None and info is not None and info.kind == PARAMETER and info.origin
             return "unclaimed" if partly and info and name not in info.leaves else detection.evidence
-        if info is not None and info.origin and name not in (*info.leaves, *info.unclaimed):
-            return "metadata"
         if group.module is None or detection.misfits or detection.missing:
             return "unclaimed"
         key = leaf_path(group.path, name)
@@ -329,7 +327,12 @@ class _ToNeutral:
         evidence, transform = detection.evidence, detection.transform
         unclaimed = tuple(name for name, found in parameters.items() if found == "unclaimed")
         origin = self.framework.name if parameters or detection.candidates else ""
-        transforms = dict(group.info.transforms) if group.info is not None else {}
+        info = group.info
+        transforms = dict(info.transforms) if info is not None else {}
+        if unclaimed and info is not None and info.origin and {*unclaimed} <= {*info.unclaimed}:
+            origin = info.origin
+            if transform is None:
+                transforms[self.framework.name] = PARAMETER
         if transform is not None:
             transforms[self.framework.name] = transform.name
             return LayerInfo(

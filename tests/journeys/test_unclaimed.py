@@ -286,8 +286,26 @@ def test_nothing_unknown_is_stored_as_if_it_were_known(tmp_path):
     with pytest.raises(UnclaimedTensorError, match="gate_weight"):
         bridge_core.convert(tmp_path / "n.npz", tmp_path / "f.npz", to="flax")
     bridge_core.convert(tmp_path / "n.npz", tmp_path / "f.npz", to="flax", allow_unclaimed="mixer.*")
-    with pytest.raises(UnclaimedTensorError, match="gate_weight"):
-        bridge_core.convert(tmp_path / "f.npz", tmp_path / "t.npz", to="torch", layout="flax")
+    with bridge_core.open_state(tmp_path / "f.npz") as state:
+        assert {info.evidence for info in state.metadata.layers.values()} == {"unclaimed"}
+
+
+@pytest.mark.parametrize("step", ["neutral", None])
+def test_what_was_let_through_goes_back_and_within_its_layouts_unasked(step, tmp_path):
+    """The file says where the tensor comes from: as it is there, it is right there."""
+    value = {"mixer.gate_weight": numbers(4, 4), "fc.weight": numbers(4, 4), "fc.bias": numbers(4)}
+    value["fc.kernel_mask"] = numbers(4, 4)
+    bridge_core.convert(value, tmp_path / "f.npz", to="flax", allow_unclaimed="**")
+    source = tmp_path / "f.npz"
+    if step:
+        bridge_core.convert(source, tmp_path / "n.npz", to=step)
+        source = tmp_path / "n.npz"
+    for to in ("flax", "torch"):
+        report = bridge_core.convert(source, tmp_path / f"{to}.npz", to=to)
+        assert not report.unclaimed
+        with bridge_core.open_state(tmp_path / f"{to}.npz") as made:
+            for name in ("mixer.gate_weight", "fc.kernel_mask"):
+                np.testing.assert_array_equal(made[name], value[name].numpy())
 
 
 def test_records_of_the_first_version_do_not_vouch(tmp_path):
@@ -384,3 +402,16 @@ def test_stacked_layers_are_not_read_as_one(shape, bias, tmp_path):
         bridge_core.convert(tree, tmp_path / "t.safetensors", to="torch")
     if isinstance(caught.value, UnclaimedTensorError):
         assert f"first axis of {shape[0]}" in str(caught.value)
+
+
+def test_a_tensor_that_is_added_next_to_a_recorded_layer_is_not_vouched_for():
+    class Net(torch.nn.Linear):
+        def __init__(self):
+            super().__init__(4, 5)
+            self.steps = torch.nn.Parameter(torch.zeros(3))
+
+    state = bridge_torch.to_neutral(model(fc=Net()))
+    tensors = {**state.tensors(), ("fc", "gate_weight"): numbers(4, 4).numpy()}
+    with pytest.raises(UnclaimedTensorError, match=r"fc\.gate_weight"):
+        bridge_flax.from_neutral(state.replace(tensors=tensors))
+    assert set(bridge_flax.from_neutral(state)["fc"]) == {"kernel", "bias", "steps"}
