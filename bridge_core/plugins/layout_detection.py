@@ -171,7 +171,7 @@ def undetermined_layout(state: FlatState, registry: Registry) -> UsageError:
     return UsageError(
         f"cannot determine the layout: the keys ({names}) {matches}.",
         path=path,
-        hint=f"Pass the layout: layout= (--layout) with one of {options}.",
+        hint=f"Give the layout: layout= (--layout) with one of {options}.",
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from bridge_core.messages import listed
 from bridge_core.plugins import Registry
+from bridge_core.resolve.leading_axis import leading_axis
 from bridge_core.resolve.leaf_names import LayerNames
 from bridge_core.resolve.neutral_layers import NeutralLayer
 from bridge_core.rules import Permissions
@@ -74,4 +75,11 @@ class Crossing:
             return f"its module is of a type that is described as {expected}, and holds {found}"
         if layer.origin not in self._names:
             self._names[layer.origin] = LayerNames(self._registry, layer.origin, self._target)
-        return self._names[layer.origin].why(group.keys[name], group.specs, group.has_children)
+        why = self._names[layer.origin].why(group.keys[name], group.specs, group.has_children)
+        size = leading_axis(group.specs.values()) if why else None
+        if size is not None:
+            why += (
+                f"; the tensors at its path share a first axis of {size}, as stacked layers or copies on "
+                "several devices do: take them apart first"
+            )
+        return why

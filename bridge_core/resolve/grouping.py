@@ -105,8 +105,8 @@ def group_state(
 
 def _two_for_one(one: Key, other: Key, name: Key, state: FlatState) -> KeyConflict:
     return KeyConflict(
-        f"the keys {join_key(one)!r} and {join_key(other)!r} both name {join_key(name)!r}; expected was one "
-        "key for each leaf.",
+        f"the keys {join_key(one)!r} and {join_key(other)!r} both stand for one leaf, "
+        f"{join_key(name)!r}; expected was one key for each leaf.",
         path=state.metadata.provenance.get("path"),
         hint=(
             f"Leave one of {one[0]!r} and {other[0]!r} out: state = bridge_core.open_state(path), then "

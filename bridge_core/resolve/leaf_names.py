@@ -118,19 +118,20 @@ def _add_changed(
 ) -> None:
     """Add the names of leaves that some layer has under another name or with other axes in the target.
 
-    A leaf that a layer may lack, in a layer whose other leaves are needed, is one by its name in that layer
-    only: Flax's norms and batch norms both have a ``scale``.
+    A name that counts only alone in one layer does so in others that may lack it: Flax's norms and batch
+    norms both have a ``scale``.
     """
     same: dict[str, set[object]] = {}
     for transform in target:
         same.setdefault(transform.kind, set()).update(map(_form, transform.leaves))
+    source = tuple(source)
+    alone = {leaf.parts[-1] for transform in source if transform.only_leaves for leaf in transform.leaves}
     for transform in source:
-        needs_others = any(not leaf.optional for leaf in transform.leaves)
         for leaf in transform.leaves:
             name = leaf.parts[-1]
             changed = _form(leaf) not in same.get(transform.kind, ())
             declared = not all((transform.kind, role) in auxiliary for role in leaf.roles)
-            if changed and declared and name != "bias" and not (leaf.optional and needs_others):
+            if changed and declared and name != "bias" and not (leaf.optional and name in alone):
                 names.setdefault(name, []).append(transform)
 
 

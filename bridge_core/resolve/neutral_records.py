@@ -34,6 +34,7 @@ class NeutralRecords:
         self._transforms = {**neutral, **registry.transforms}
         self._layers = state.metadata.layers
         self._usual_origin: str | None = None
+        self._whole: set[object] = set()
 
     def fitted(self, info: LayerInfo, specs: Mapping[str, TensorSpec]) -> LayerInfo | None:
         """Return a record as far as it holds for the leaves at its path; None if it does not.
@@ -42,13 +43,33 @@ class NeutralRecords:
             info: The record.
             specs: Leaf name -> spec, of all that is at the path.
         """
+        signature = (
+            info.kind,
+            info.evidence,
+            info.leaves,
+            info.unclaimed,
+            info.origin,
+            tuple(info.axis_splits.items()),
+            tuple((name, spec.shape) for name, spec in specs.items()),
+        )
+        if signature in self._whole:
+            return info
+        fitted = self._fitted(info, specs)
+        if fitted is info:
+            self._whole.add(signature)
+        return fitted
+
+    def _fitted(self, info: LayerInfo, specs: Mapping[str, TensorSpec]) -> LayerInfo | None:
+        is_edited = not (info.origin or specs.keys() >= set(info.leaves))
         info = self._with_origin(info, specs)
+        if is_edited:  # nobody knows the axes of what is there instead
+            info = replace(info, origin="")
         if not {*info.leaves, *info.unclaimed} <= specs.keys():
             leaves = tuple(name for name in info.leaves if name in specs)
             unclaimed = tuple(name for name in info.unclaimed if name in specs)
             info = replace(info, leaves=leaves, unclaimed=unclaimed)
-            if not (info.leaves or info.unclaimed):
-                return None
+            if not info.leaves:
+                return replace(info, kind=None, evidence="unclaimed", candidates=()) if unclaimed else None
         if info.kind is None or info.kind == PARAMETER:
             return info
         kind = self._kinds.get(info.kind)
@@ -84,6 +105,8 @@ class NeutralRecords:
         self, info: LayerInfo
     ) -> tuple[tuple[LayerTransform | None, ...], tuple[LayerTransform, ...], str]:
         """Return a record's candidates, the transforms that do not fit, and what no plugin provides."""
+        if info.kind in self._kinds and not info.candidates:
+            return (), (), ""
         missing = "" if info.kind in (None, PARAMETER) or info.kind in self._kinds else str(info.kind)
         named = [name for name in info.candidates if name != PARAMETER]
         missing = next((name for name in named if name not in self._transforms), missing)

@@ -52,31 +52,31 @@ class WithoutTemplate(PlanBuilder):
             if self.refuses(layer):
                 continue
             outcomes = () if self.lost_layout(layer) else self._possible(layer)
-            keys = [layer.group.keys[name] for name in layer.leaves]
-            if layer.part_of and not self.request.permissions.accept_guesses:
-                self.ambiguous.update(dict.fromkeys(keys, (layer.part_of, layer.kind or PARAMETER)))
-                continue
-            is_open = len(outcomes) != 1 and None in layer.candidates
-            if is_open and keys and self.crossing.is_allowed(*keys):
-                self._write(layer, _unchanged(parameter_interpretation(layer.group.specs)), "unclaimed")
-                continue
-            is_guess = (len(outcomes) > 1 or bool(layer.part_of)) and self.request.permissions.accept_guesses
-            if is_guess:
-                outcomes = guessed(layer, outcomes, self.request.registry)
-            if len(outcomes) == 1:
-                self._write(layer, outcomes[0], "guess" if is_guess else layer.evidence)
-                continue
-            if layer.candidates and layer.kind is None:
-                kinds = [c.kind if c is not None else PARAMETER for c in layer.candidates]
-                self.ambiguous.update(
-                    dict.fromkeys(keys, open_options(outcomes) or tuple(dict.fromkeys(kinds)))
-                )
-            elif outcomes:
-                self.ambiguous.update(dict.fromkeys(keys, open_options(outcomes)))
+            if len(outcomes) == 1 and not layer.part_of:
+                self._write(layer, outcomes[0], layer.evidence)
             else:
-                self.unsupported.update(dict.fromkeys(keys, self._why_unsupported(layer)))
+                self._write_open(layer, outcomes)
         metadata = self.request.state.metadata
         return self.plan(self._form, metadata.empty if self.framework.name in metadata.tree_form else ())
+
+    def _write_open(self, layer: NeutralLayer, outcomes: tuple[Outcome, ...]) -> None:
+        """Write a layer that is not decided, as far as that is allowed; else note why not."""
+        permissions = self.request.permissions
+        keys = [layer.group.keys[name] for name in layer.leaves]
+        if layer.part_of and not permissions.accept_guesses:
+            self.ambiguous.update(dict.fromkeys(keys, (layer.part_of, layer.kind or PARAMETER)))
+        elif None in layer.candidates and keys and self.crossing.is_allowed(*keys):
+            self._write(layer, _unchanged(parameter_interpretation(layer.group.specs)), "unclaimed")
+        elif outcomes and permissions.accept_guesses:
+            (outcome, *_) = guessed(layer, outcomes, self.request.registry)
+            self._write(layer, outcome, "guess")
+        elif layer.kind is None and layer.candidates:
+            kinds = tuple(dict.fromkeys(c.kind if c is not None else PARAMETER for c in layer.candidates))
+            self.ambiguous.update(dict.fromkeys(keys, open_options(outcomes) or kinds))
+        elif outcomes:
+            self.ambiguous.update(dict.fromkeys(keys, open_options(outcomes)))
+        else:
+            self.unsupported.update(dict.fromkeys(keys, self._why_unsupported(layer)))
 
     def _collections_of_rules(self) -> dict[Key, str]:
         if not self.request.ordered.bound_rules:
