@@ -85,8 +85,8 @@ class BridgeError(Exception):
             where += f"tensor {name!r}: "
         if self.plugin is not None:
             where += f"plugin {self.plugin}: "
-        hint = f" {self.hint}" if self.hint else ""
-        return f"{where}{self.message}{hint}"
+        gap = "" if not self.hint or self.hint.startswith("\n") else " "
+        return f"{where}{self.message}{gap}{self.hint or ''}"
 
 
 class about_tensor:

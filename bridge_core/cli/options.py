@@ -112,7 +112,7 @@ evidence_options = _stacked(
         ),
     ),
     click.option(
-        "--accept-guesses", is_flag=True, help="Let names settle which layer it is where nothing else does."
+        "--accept-guesses", is_flag=True, help="Let names decide what a layer is, where nothing else does."
     ),
     *(
         click.option(name, type=a_pattern, multiple=True, metavar="PATTERN", help=f"{text}; repeatable.")
@@ -125,7 +125,8 @@ evidence_options = _stacked(
             ),
             (
                 "--allow-unclaimed",
-                "Source tensors with a layer's name that no evidence explains, to be copied unchanged",
+                "Source tensors with a layer's name that no evidence explains, to be copied unchanged, e.g. "
+                "'mixer.gate_weight'",
             ),
         )
     ),

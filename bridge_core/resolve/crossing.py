@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from bridge_core.messages import listed
 from bridge_core.plugins import Registry
 from bridge_core.resolve.leading_axis import leading_axis
 from bridge_core.resolve.leaf_names import LayerNames
@@ -75,10 +76,10 @@ class Crossing:
     def _why(self, layer: NeutralLayer, name: str) -> str:
         group = layer.group
         if layer.misfits:
-            expected = "; or ".join(
-                f"{t.name} with {', '.join(f'{leaf.name} [{leaf.axes}]' for leaf in t.leaves)}"
-                for t in layer.misfits
-            )
+            first, *others = layer.misfits
+            expected = f"{first.name} with {', '.join(f'{leaf.name} [{leaf.axes}]' for leaf in first.leaves)}"
+            if others:
+                expected += f" (or {listed((other.name for other in others), 3)})"
             found = ", ".join(f"{leaf} {list(spec.shape)}" for leaf, spec in group.specs.items())
             return f"its module is of a type that is described as {expected}, and holds {found}"
         if layer.origin not in self._names:

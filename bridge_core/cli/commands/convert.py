@@ -20,6 +20,7 @@ __all__ = ["convert"]
         "ckptbridge convert model.safetensors out/ --to flax --like flax_model.msgpack --max-shard-size 5GB",
         "ckptbridge convert flax_model.msgpack model.safetensors --to torch --dtype bfloat16",
         "ckptbridge convert model.pt neutral.safetensors --to neutral",
+        "ckptbridge convert model.safetensors model.msgpack --to flax --allow-unclaimed 'mixer.**'",
     ),
 )
 @click.argument("src")
