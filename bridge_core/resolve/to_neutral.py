@@ -18,6 +18,7 @@ from bridge_core.plan import Dropped, Plan, PlanProblems, Step
 from bridge_core.plugins import Registry, names_of, random_state_of, undetermined_layout
 from bridge_core.resolve.evidence import PARAMETER, Detection, Detector
 from bridge_core.resolve.grouping import Group, group_state
+from bridge_core.resolve.layer_info import layer_info, parameter_evidence
 from bridge_core.resolve.leaf_names import LayerNames
 from bridge_core.resolve.rule_names import rule_names
 from bridge_core.state import (
@@ -230,7 +231,7 @@ class _ToNeutral:
                 kind = "undecided" if undecided else PARAMETER
                 evidence = detection.evidence
                 if not undecided:
-                    evidence = parameters[name] = self._parameter_evidence(group, name, detection)
+                    evidence = parameters[name] = parameter_evidence(group, name, detection, self._own_names)
                 step = Step((key,), (leaf_path(group.path, name),), (), kind, evidence)
                 usual = self.collections.default
             applied = (detection.rule if step.evidence == "rule" else None, renamed.get(key))
@@ -239,19 +240,7 @@ class _ToNeutral:
             # A module has leaves in several collections, and a path in the default one is that of the module.
             collection = named if named and named not in self.default_collections else group.collections[name]
             self._add(replace(step, rule=label) if label else step, collection, usual)
-        self.layers[group.path] = self._info(group, detection, tuple(roles), parameters)
-
-    def _parameter_evidence(self, group: Group, name: str, detection: Detection) -> str:
-        """Return what says that a leaf is a plain parameter; ``unclaimed`` if nothing does."""
-        info = group.info
-        if detection.is_parameters:
-            partly = detection.rule is None and info is not None and info.kind == PARAMETER and info.origin
-            return "unclaimed" if partly and info and name not in info.leaves else detection.evidence
-        if group.module is None or detection.misfits or detection.missing:
-            return "unclaimed"
-        key = leaf_path(group.path, name)
-        is_own = not any(names.why(key, group.specs, group.has_children) for names in self._own_names)
-        return "module" if is_own and name in group.module.parameters else "unclaimed"
+        self.layers[group.path] = layer_info(self.framework.name, group, detection, tuple(roles), parameters)
 
     def _completed(self, group: Group, detection: Detection) -> Detection:
         """Return the detection with a guess where guesses are accepted, or undecided where names collide."""
@@ -320,42 +309,6 @@ class _ToNeutral:
                 self.unusual_collections[target] = collection
         self.neutral_keys[source] = step.targets[0]
         self.steps.append(step)
-
-    def _info(
-        self, group: Group, detection: Detection, roles: tuple[str, ...], parameters: Mapping[str, str]
-    ) -> LayerInfo:
-        evidence, transform = detection.evidence, detection.transform
-        unclaimed = tuple(name for name, found in parameters.items() if found == "unclaimed")
-        origin = self.framework.name if parameters or detection.candidates else ""
-        info = group.info
-        transforms = dict(info.transforms) if info is not None else {}
-        if unclaimed and info is not None and info.origin and {*unclaimed} <= {*info.unclaimed}:
-            origin = info.origin
-            if transform is None:
-                transforms[self.framework.name] = PARAMETER
-        if transform is not None:
-            transforms[self.framework.name] = transform.name
-            return LayerInfo(
-                transform.kind, evidence, roles, (), transforms, detection.axis_splits, unclaimed, origin
-            )
-        if detection.candidates:
-            names = detection.candidate_names
-            return LayerInfo(
-                None,
-                evidence,
-                detection.leaves,
-                names,
-                transforms,
-                unclaimed=unclaimed,
-                origin=origin,
-                doubted=detection.doubted,
-            )
-        known = {name: found for name, found in parameters.items() if found != "unclaimed"}
-        if known:
-            evidence = next(iter(known.values()))
-            return LayerInfo(PARAMETER, evidence, tuple(known), (), transforms, {}, unclaimed, origin)
-        unfitting = tuple(t.name for t in detection.misfits) or (detection.missing,) * bool(detection.missing)
-        return LayerInfo(None, "unclaimed", (), unfitting, transforms, {}, unclaimed, origin)
 
     def _restore(self, key: Key, spec: TensorSpec) -> None:
         """Give a layer an auxiliary tensor back, which the source's layout cannot hold."""

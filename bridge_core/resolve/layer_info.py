@@ -1,0 +1,82 @@
+"""What a neutral state records of a layer, and of the tensors at its path that no layer takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from bridge_core.resolve.evidence import PARAMETER, Detection
+from bridge_core.resolve.grouping import Group
+from bridge_core.resolve.leaf_names import LayerNames
+from bridge_core.state import LayerInfo, leaf_path
+
+__all__ = ["layer_info", "parameter_evidence"]
+
+
+def parameter_evidence(group: Group, name: str, detection: Detection, own_names: Iterable[LayerNames]) -> str:
+    """Return what says that a leaf is a plain parameter; ``unclaimed`` if nothing does.
+
+    Args:
+        group: The leaves at its path.
+        name: The leaf, which no layer takes.
+        detection: What the group is.
+        own_names: For each other framework, which names are a layer's.
+    """
+    info = group.info
+    if detection.is_parameters:
+        partly = detection.rule is None and info is not None and info.kind == PARAMETER and info.origin
+        return "unclaimed" if partly and info and name not in info.leaves else detection.evidence
+    if group.module is None or detection.misfits or detection.missing:
+        return "unclaimed"
+    key = leaf_path(group.path, name)
+    is_own = not any(names.why(key, group.specs, group.has_children) for names in own_names)
+    return "module" if is_own and name in group.module.parameters else "unclaimed"
+
+
+def layer_info(
+    framework: str,
+    group: Group,
+    detection: Detection,
+    roles: tuple[str, ...],
+    parameters: Mapping[str, str],
+) -> LayerInfo:
+    """Return the record of a layer.
+
+    Args:
+        framework: The framework it comes from.
+        group: The leaves at its path.
+        detection: What it is.
+        roles: Names of the layer's leaves in neutral form.
+        parameters: The leaves at the path that no layer takes -> what says that they are plain parameters.
+    """
+    evidence, transform = detection.evidence, detection.transform
+    unclaimed = tuple(name for name, found in parameters.items() if found == "unclaimed")
+    origin = framework if parameters or detection.candidates else ""
+    info = group.info
+    transforms = dict(info.transforms) if info is not None else {}
+    if unclaimed and info is not None and info.origin and {*unclaimed} <= {*info.unclaimed}:
+        origin = info.origin
+        if transform is None:
+            transforms[framework] = PARAMETER
+    if transform is not None:
+        transforms[framework] = transform.name
+        return LayerInfo(
+            transform.kind, evidence, roles, (), transforms, detection.axis_splits, unclaimed, origin
+        )
+    if detection.candidates:
+        names = detection.candidate_names
+        return LayerInfo(
+            None,
+            evidence,
+            detection.leaves,
+            names,
+            transforms,
+            unclaimed=unclaimed,
+            origin=origin,
+            doubted=detection.doubted,
+        )
+    known = {name: found for name, found in parameters.items() if found != "unclaimed"}
+    if known:
+        evidence = next(iter(known.values()))
+        return LayerInfo(PARAMETER, evidence, tuple(known), (), transforms, {}, unclaimed, origin)
+    unfitting = tuple(t.name for t in detection.misfits) or (detection.missing,) * bool(detection.missing)
+    return LayerInfo(None, "unclaimed", (), unfitting, transforms, {}, unclaimed, origin)
