@@ -42,7 +42,8 @@ class FlaxFramework:
         if any("parametrizations" in key for key in names):
             return False  # torch's; a module of its may be called as a collection is
         in_collections = all(len(key) > 1 and key[0] in self.collections for key in names)
-        return ours > not_ours or (in_collections and (ours > 0 or not not_ours))
+        foreign = any("weight" in name for name in last)
+        return ours > not_ours or (in_collections and (ours > 0 or not (not_ours or foreign)))
 
     def has_collections(self, names: Mapping[Key, TensorSpec]) -> bool:
         """Return whether the keys of a tree begin with variable collections.

@@ -280,9 +280,9 @@ class Route:
         if drawn.edit:
             return False
         known = drawn.source in ("module", "state dict and model", "tree and template")
+        if drawn.step and drawn.guesses and (not known or drawn.layout == drawn.to):
+            return False  # What was guessed on the way is not asked again.
         if drawn.layout == drawn.to:
-            if drawn.step and drawn.guesses:
-                return False  # What was guessed on the way is not asked again.
             # A plain dict has lost what was undecided, so only what was known all along must come back.
             return drawn.step != "dict" or (known and drawn.like in ("module", "template") and model.is_typed)
         if not model.is_typed or (drawn.step == "dict" and drawn.layout != "neutral" and not known):
