@@ -54,15 +54,22 @@ class Rivals:
         """Return the error that names them all."""
         first, last = (name or "(no prefix)" for name in (self.names[0], self.names[-1]))
         if self.side == "source":
-            way = f'drops the others, e.g. source = "{last}.**" with drop = "{first} is converted"'
+            others = f"{last}.**"
+            way = (
+                f"Leave the others out (allow_unexpected={others!r}, --allow-unexpected {others!r}), or drop "
+                f'them by a rule (--rules FILE): source = "{others}" with drop = "{first} is converted".'
+            )
         else:
-            way = f'gives the source\'s layers one of them, e.g. source = "**" with rename = "{first}.**"'
+            way = (
+                "Choose one by a rule (--rules FILE) that gives the source's layers one of them, e.g. "
+                f'source = "**" with rename = "{first}.**".'
+            )
         texts = (name or "(no prefix)" for name in self.names)
         return MismatchError(
             f"{len(self.names)} prefixes of the {self.side}'s names match equally well "
             f"({count(self.matches, 'layer')} each), and nothing decides between them: "
             f"{listed(texts, _LISTED)}.",
-            hint=f"Choose one by a rule (--rules FILE) that {way}.",
+            hint=way,
         )
 
 
