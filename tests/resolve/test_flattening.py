@@ -90,7 +90,13 @@ def test_heads_side_by_side_take_one_feature_map():
 
 
 GLOBAL_POOLING = {"conv": conv(8, 3), "bn": batch_norm(8), "fc": linear(10, 8)}
-DENSENET = {"stem": conv(8, 3), "grow": conv(8, 8), "bn": batch_norm(32), "fc": linear(10, 32)}
+DENSENET = {
+    "stem": conv(8, 3),
+    "grow1": conv(16, 8),
+    "grow2": conv(8, 24),
+    "norm": batch_norm(32),
+    "top": linear(10, 32),
+}
 INCEPTION = {
     "stem": conv(16, 3),
     "mix.a": conv(24, 16),
