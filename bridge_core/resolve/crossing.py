@@ -65,12 +65,16 @@ class Crossing:
     def _why(self, layer: NeutralLayer, name: str) -> str:
         group = layer.group
         if layer.misfits:
-            expected = "; or ".join(
-                f"{t.name} with {', '.join(f'{leaf.name} [{leaf.axes}]' for leaf in t.leaves)}"
-                for t in layer.misfits
-            )
-            found = ", ".join(f"{leaf} {list(spec.shape)}" for leaf, spec in group.specs.items())
-            return f"its module is of a type that is described as {expected}, and holds {found}"
+            return LayerNames.mark(group.keys[name]) or _misfit(layer)
         if layer.origin not in self._names:
             self._names[layer.origin] = LayerNames(self._registry, layer.origin, self._target)
         return self._names[layer.origin].why(group.keys[name], group.specs, group.has_children)
+
+
+def _misfit(layer: NeutralLayer) -> str:
+    """Return what a layer's module should hold, and what it holds."""
+    usual, *others = layer.misfits
+    leaves = ", ".join(f"{leaf.name} [{leaf.axes}]" for leaf in usual.leaves)
+    more = f" (or as {', '.join(transform.name for transform in others)})" if others else ""
+    found = ", ".join(f"{leaf} {list(spec.shape)}" for leaf, spec in layer.group.specs.items())
+    return f"its module is of a type that is described as {usual.name} with {leaves}{more}, and holds {found}"
