@@ -95,8 +95,8 @@ class LayerNames:
         parts = [part for part in _WITHIN_A_NAME.split(key[-1]) if part]
         if parts and parts[-1] != key[-1] and self._is_named_like_any(parts[-1]):
             return (
-                f"{key[-1]!r} holds {parts[-1]!r}, the name of a layer's tensor; rename it so that its parts are "
-                "joined by dots"
+                f"{key[-1]!r} holds {parts[-1]!r}, the name of a layer's tensor; rename it so that dots join "
+                "its parts"
             )
         name = _LAYER_OF_STACK.sub("", key[-1])
         own = next((spec for leaf, spec in specs.items() if leaf.rpartition(".")[2] == key[-1]), None)
