@@ -145,7 +145,7 @@ PACKED = {
     "QuIP": {"a.Qidxs": codes(8, 1), "a.SU": numbers(8)},
     "HQQ": {"a.W_q": codes(8, 8, dtype="uint8"), "a.scale": numbers(8, 1), "a.zero": numbers(8, 1)},
     "quanto": {"a.weight._data._data": codes(4, 8, dtype="uint8"), "a.weight._scale": numbers(8, 1)},
-    "torch": {"a.scale": numbers(1), "a._packed_params._packed_params": codes(8, 8, dtype="int8")},
+    "torch": {"a._packed_params._packed_params": codes(8, 8, dtype="int8"), "a.scale": numbers(1)},
     "OFT": {"a.oft_blocks": numbers(2, 4, 4)},
     "VeRA": {"vera_A": numbers(2, 8), "a.vera_lambda_b": numbers(8)},
     "DeepSpeed": {"single_partition_of_fp32_groups": numbers(40)},
