@@ -1,12 +1,15 @@
 """Trees as other tools write them: right, or refused with the tensors' names and a way on."""
 
+import jax
 import numpy as np
 import pytest
-from flax import serialization
+from flax import linen, nnx, serialization
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 
 import bridge_core
+import bridge_flax
+import bridge_torch
 from bridge_core import BridgeError
 
 FLOATS = np.random.default_rng(0)
@@ -136,6 +139,86 @@ def test_stacks_and_replicas_of_layers_are_refused(name, sizes, tmp_path):
     tree = {"params": {"blocks": {"mix": LAYERS[name](*sizes)}}}
     with pytest.raises(BridgeError, match=r"blocks\.mix"):
         converted(write(tree, tmp_path / "f.msgpack"), tmp_path)
+
+
+def variables_of(model, inputs):
+    shapes = jax.eval_shape(model.init, jax.random.key(0), inputs)
+    return jax.tree.map(lambda leaf: numbers(*leaf.shape), shapes)
+
+
+def scanned(layer, length):
+    """Return a model that scans over a stack of one layer, and its variables."""
+
+    class Block(linen.Module):
+        @linen.compact
+        def __call__(self, x, _):
+            return layer(name="mix")(x), None
+
+    class Model(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            stack = linen.scan(Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=length)
+            return stack(name="blocks")(x, None)[0]
+
+    inputs = jax.ShapeDtypeStruct((2, 3, 4, 4), "float32")
+    return bridge_flax.template(Model(), inputs), variables_of(Model(), inputs)
+
+
+def attention(name, use_bias=True):
+    return linen.MultiHeadDotProductAttention(2, use_bias=use_bias, name=name)
+
+
+SCANNED = {
+    "dense": lambda name: linen.Dense(4, name=name),
+    "without bias": lambda name: linen.Dense(4, use_bias=False, name=name),
+    "general": lambda name: linen.DenseGeneral((4,), use_bias=False, name=name),
+    "convolution": lambda name: linen.Conv(4, (3, 3), name=name),
+    "attention": attention,
+    "attention without bias": lambda name: attention(name, use_bias=False),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "length"), [*((name, 4) for name in SCANNED), ("dense", 3), ("attention", 2)]
+)
+def test_a_stack_is_not_one_layer_though_its_module_is_known(name, length):
+    template, variables = scanned(SCANNED[name], length)
+    with pytest.raises(BridgeError, match=r"blocks\.mix.*\n"):
+        bridge_torch.from_neutral(bridge_flax.to_neutral(variables, module=template))
+
+
+VMAPPED = {
+    "linear": lambda rngs: nnx.Linear(4, 4, rngs=rngs),
+    "general": lambda rngs: nnx.LinearGeneral(4, (2, 2), rngs=rngs),
+    "general without bias": lambda rngs: nnx.LinearGeneral(4, (2, 2), use_bias=False, rngs=rngs),
+    "embedding": lambda rngs: nnx.Embed(7, 4, rngs=rngs),
+    "batch norm": lambda rngs: nnx.BatchNorm(4, rngs=rngs),
+    "cell": lambda rngs: nnx.LSTMCell(4, 4, rngs=rngs),
+}
+
+
+@pytest.mark.parametrize("name", VMAPPED)
+def test_an_ensemble_is_not_one_layer(name):
+    many = nnx.split_rngs(splits=4)(nnx.vmap(VMAPPED[name], in_axes=0, out_axes=0))
+    model = nnx.Dict(ensemble=many(nnx.Rngs(0)))
+    with pytest.raises(BridgeError, match=r"ensemble\."):
+        bridge_torch.from_neutral(bridge_flax.to_neutral(model))
+
+
+def test_general_layers_that_are_single_convert():
+    class Model(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            x = linen.DenseGeneral((2, 6), use_bias=False, name="split")(x)
+            return linen.DenseGeneral(3, axis=(-2, -1), name="join")(x)
+
+    inputs = jax.ShapeDtypeStruct((2, 4), "float32")
+    template = bridge_flax.template(Model(), inputs)
+    variables = variables_of(Model(), inputs)
+    made = bridge_torch.from_neutral(bridge_flax.to_neutral(variables, module=template))
+    for name, shape in (("split", (4, 12)), ("join", (12, 3))):
+        kernel = np.asarray(variables["params"][name]["kernel"]).reshape(shape)
+        np.testing.assert_array_equal(made[f"{name}.weight"].numpy(), kernel.T)
 
 
 PACKED = {
