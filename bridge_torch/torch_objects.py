@@ -292,7 +292,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _weight_norm(module: torch.nn.Module) -> dict[str, int | None]:
-    """Return along which axis the weight is normalised: None for all of it, nothing if it is not.
+    """Return along which axis the weight is normalised: None if no one axis, nothing if it is plain.
 
     torch's own classes are told by name, since one is private and one deprecated.
     """
@@ -300,7 +300,7 @@ def _weight_norm(module: torch.nn.Module) -> dict[str, int | None]:
         chain: Any = module.parametrizations["weight"]  # type: ignore[index]
         if len(chain) == 1 and _qualified(type(chain[0])).endswith(".parametrizations._WeightNorm"):
             return {"weight_norm": _axis(chain[0].dim, chain.original1.ndim)}
-        return {}
+        return {"weight_norm": None}  # whatever the tensors' names look like
     hooks: list[Any] = list(module._forward_pre_hooks.values())
     for hook in hooks:
         if _qualified(type(hook)) == "torch.nn.utils.weight_norm.WeightNorm" and hook.name == "weight":
@@ -308,13 +308,13 @@ def _weight_norm(module: torch.nn.Module) -> dict[str, int | None]:
     return {}
 
 
-def _spectral_norm(module: torch.nn.Module) -> dict[str, int]:
-    """Return which axis of the weight counts the outputs; nothing if no spectral norm is on it."""
+def _spectral_norm(module: torch.nn.Module) -> dict[str, int | None]:
+    """Return which axis of the weight counts the outputs; None or nothing if no spectral norm is on it."""
     if is_parametrized(module, "weight"):
         chain: Any = module.parametrizations["weight"]  # type: ignore[index]
         if len(chain) == 1 and _qualified(type(chain[0])).endswith(".parametrizations._SpectralNorm"):
             return {"spectral_norm": chain[0].dim}
-        return {}
+        return {"spectral_norm": None}
     hooks: list[Any] = list(module._forward_pre_hooks.values())
     for hook in hooks:
         if _qualified(type(hook)) == "torch.nn.utils.spectral_norm.SpectralNorm" and hook.name == "weight":

@@ -30,6 +30,9 @@ _SCALES = re.compile(
 _LISTED = 40
 """How many names a message lists; they are folded before."""
 
+_LONG = 120
+"""Characters of a reason that is not repeated for each pattern of names."""
+
 
 @dataclass(frozen=True)
 class Rivals:
@@ -54,15 +57,22 @@ class Rivals:
         """Return the error that names them all."""
         first, last = (name or "(no prefix)" for name in (self.names[0], self.names[-1]))
         if self.side == "source":
-            way = f'drops the others, e.g. source = "{last}.**" with drop = "{first} is converted"'
+            others = f"{last}.**"
+            way = (
+                f"Leave the others out (allow_unexpected={others!r}, --allow-unexpected {others!r}), or drop "
+                f'them by a rule (--rules FILE): source = "{others}" with drop = "{first} is converted".'
+            )
         else:
-            way = f'gives the source\'s layers one of them, e.g. source = "**" with rename = "{first}.**"'
+            way = (
+                "Choose one by a rule (--rules FILE) that gives the source's layers one of them, e.g. "
+                f'source = "**" with rename = "{first}.**".'
+            )
         texts = (name or "(no prefix)" for name in self.names)
         return MismatchError(
             f"{len(self.names)} prefixes of the {self.side}'s names match equally well "
             f"({count(self.matches, 'layer')} each), and nothing decides between them: "
             f"{listed(texts, _LISTED)}.",
-            hint=f"Choose one by a rule (--rules FILE) that {way}.",
+            hint=way,
         )
 
 
@@ -223,17 +233,19 @@ class PlanProblems:
 def _lines(reasons: Mapping[str, str]) -> str:
     """Return a line for each pattern of names that have one reason, of many only the first.
 
+    A long reason is given once, after all its names.
     A name cannot add a line of its own: line ends in it are escaped.
     """
     names_of: dict[str, list[str]] = {}
     for name, why in reasons.items():
         shown = name if name.isprintable() else name.encode("unicode_escape").decode()
         names_of.setdefault(why, []).append(shown)
-    lines = [
-        f"\n  {text}{why}" + (f" (x{number})" if number > 1 else "")
-        for why, names in names_of.items()
-        for text, number in fold_names(names)
-    ]
+    lines = []
+    for why, names in names_of.items():
+        folded = list(fold_names(names))
+        if len(why) > _LONG:
+            folded = [(listed((text for text, _ in folded), _LISTED), len(names))]
+        lines += [f"\n  {text}{why}" + (f" (x{number})" if number > 1 else "") for text, number in folded]
     more = f"\n  and {len(lines) - _LISTED} more" if len(lines) > _LISTED else ""
     return "".join(lines[:_LISTED]) + more
 

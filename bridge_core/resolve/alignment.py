@@ -95,8 +95,22 @@ class Alignment:
             )
         groups = group_state(like, self._request.framework, request.transforms, split_paths=target_split)
         detections = self._detector.detect_all(groups)
-        match = match_paths(layers, groups, lambda s, t: _largest(layers[s].group) == _largest(groups[t]))
+        match = self._match(layers, groups)
+        if match.rivals is not None and match.rivals.side == "source":
+            # Of two copies the caller may have said which one is not wanted.
+            wanted = {path: layer for path, layer in layers.items() if not self._may_leave_out(layer)}
+            if 0 < len(wanted) < len(layers):
+                match = self._match(wanted, groups)
         return Sides(layers, groups, detections, match)
+
+    def _match(self, layers: Mapping[Key, NeutralLayer], groups: Mapping[Key, Group]) -> PathMatch:
+        return match_paths(layers, groups, lambda s, t: _largest(layers[s].group) == _largest(groups[t]))
+
+    def _may_leave_out(self, layer: NeutralLayer) -> bool:
+        permissions, origin = self._request.permissions, self._request.origin
+        return bool(permissions.allow_unexpected) and all(
+            permissions.may_leave_out(key, origin.get(key, key)) for key in layer.group.keys.values()
+        )
 
     def _complete_parts(self, composites: Mapping[str, LayerTransform]) -> dict[Key, str]:
         """Return the paths of the source that hold all the parts of a kind that the template has whole."""

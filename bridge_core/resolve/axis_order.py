@@ -193,6 +193,8 @@ class AxisOrder:
         for path in (flat.layer, *flat.norms):
             one = self.moved[path]
             kind = self.registry.kinds[one.outcome.source.kind]
+            if path != flat.layer and kind.auxiliary_tensors:
+                rules.append(None)  # without its layer nothing makes them
             for is_leaf, role in one.outcome.source.leaves:
                 axes = kind.leaves[role].replace("*", "").split() if is_leaf else []
                 axis = flat.axis if path == flat.layer else axes[0] if axes else ""

@@ -76,12 +76,7 @@ class Crossing:
     def _why(self, layer: NeutralLayer, name: str) -> str:
         group = layer.group
         if layer.misfits:
-            first, *others = layer.misfits
-            expected = f"{first.name} with {', '.join(f'{leaf.name} [{leaf.axes}]' for leaf in first.leaves)}"
-            if others:
-                expected += f" (or {listed((other.name for other in others), 3)})"
-            found = ", ".join(f"{leaf} {list(spec.shape)}" for leaf, spec in group.specs.items())
-            return f"its module is of a type that is described as {expected}, and holds {found}"
+            return LayerNames.mark(group.keys[name]) or _misfit(layer)
         if layer.origin not in self._names:
             self._names[layer.origin] = LayerNames(self._registry, layer.origin, self._target)
         why = self._names[layer.origin].why(group.keys[name], group.specs, group.has_children)
@@ -92,3 +87,12 @@ class Crossing:
                 "several devices do: take them apart first"
             )
         return why
+
+
+def _misfit(layer: NeutralLayer) -> str:
+    """Return what a layer's module should hold, and what it holds."""
+    usual, *others = layer.misfits
+    leaves = ", ".join(f"{leaf.name} [{leaf.axes}]" for leaf in usual.leaves)
+    more = f" (or as {listed((transform.name for transform in others), 3)})" if others else ""
+    found = ", ".join(f"{leaf} {list(spec.shape)}" for leaf, spec in layer.group.specs.items())
+    return f"its module is of a type that is described as {usual.name} with {leaves}{more}, and holds {found}"

@@ -194,10 +194,11 @@ class Detector:
             return None
         kinds = {t.kind for t in listed}
         alike = [t for t in self.transforms if t.kind in kinds and t not in listed and not t.needs_module]
-        fitting = [
+        children = group.has_children
+        fitting = [t for t in listed if _describes(t, module, shapes, children)] + [
             t
-            for t in listed + alike
-            if _agrees(t, module) and _fits(t, shapes, group.has_children) and _has_sizes(t, module, shapes)
+            for t in alike
+            if _describes(t, module, shapes, children) and not self._may_be_stacked(t, shapes, children)
         ]
         if not fitting:
             # What a rule takes away, or a file lacks, leaves a rest that nobody described.
@@ -353,6 +354,28 @@ def _has_sizes(transform: LayerTransform, module: ModuleInfo, shapes: Shapes) ->
         ):
             return False
     return True
+
+
+def _describes(transform: LayerTransform, module: ModuleInfo, shapes: Shapes, has_children: bool) -> bool:
+    """Return whether a transform fits a module's settings and its leaves."""
+    return (
+        _agrees(transform, module)
+        and _fits(transform, shapes, has_children)
+        and _has_sizes(transform, module, shapes)
+        and _has_parts(transform, module, shapes)
+    )
+
+
+def _has_parts(transform: LayerTransform, module: ModuleInfo, shapes: Shapes) -> bool:
+    """Return whether axes can be split as a module's settings state: a stack of layers has one more part."""
+    known = _axis_splits(transform, module)
+    if not known:
+        return True
+    bindings = transform.bindings({name: shapes[name] for name in _leaves_of(transform, shapes)})
+    return any(
+        all(known.get(axis, sizes) == sizes for axis, sizes in transform.split_axes(binding).items())
+        for binding in bindings
+    )
 
 
 def _agrees(transform: LayerTransform, module: ModuleInfo) -> bool:

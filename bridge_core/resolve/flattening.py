@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -115,8 +114,7 @@ def flattenings(
     if not {"conv", "dense"} <= {width.role for width in widths.values()}:
         return []
     given = order()
-    # Collections may hold norms apart, so that they say nothing about the order.
-    if is_sorted(path for path in given if widths.get(path, _OTHER).role in ("conv", "dense")):
+    if is_sorted(_without_norms_apart(given, widths)):
         found = _in_no_order(natural_order(given), widths)
     else:
         found = _fed(given, widths)
@@ -126,6 +124,17 @@ def flattenings(
     return sorted(left, key=lambda flat: places[flat.layer])
 
 
+def _without_norms_apart(paths: Sequence[Key], widths: Mapping[Key, Width]) -> list[Key]:
+    """Return the layers with weights and the norms between them; a collection may hold norms apart."""
+    roles = [widths.get(path, _OTHER).role for path in paths]
+    ends = [place for place, role in enumerate(roles) if role in ("conv", "dense")]
+    return [
+        path
+        for path, role in zip(paths[ends[0] : ends[-1] + 1], roles[ends[0] :], strict=False)
+        if role in ("conv", "dense", "norm")
+    ]
+
+
 def _fed(paths: Sequence[Key], widths: Mapping[Key, Width]) -> list[Flattening]:
     """Return the linear layers that come next after a convolution and take a multiple of its channels."""
     found = []
@@ -133,25 +142,41 @@ def _fed(paths: Sequence[Key], widths: Mapping[Key, Width]) -> list[Flattening]:
     channels = 0
     linear_outputs: set[int] = set()
     heads = 0  # inputs of a layer that was found: others right after it may take the same feature map
+    flat_norms = _norms_of_flat_maps(widths)
+    norms: list[Key] = []
     for path in paths:
         width = widths.get(path, _OTHER)
         if width.role == "conv":
-            last, channels = path, width.outputs
+            last, channels, norms = path, width.outputs, []
+        elif path in flat_norms:
+            norms.append(path)
         elif width.role == "norm" and width.outputs > 1:
             # A norm of more channels follows what was joined, as in a DenseNet.
             channels = width.outputs
         elif width.role in ("dense", "other"):
             fits = _is_multiple(width.inputs, channels) and width.inputs not in linear_outputs
             if last is not None and fits and not _joined(last, width.inputs, paths, widths):
-                found.append(Flattening(path, "in", last, channels, width.inputs // channels))
+                seen = tuple(norm for norm in norms if widths[norm].outputs == width.inputs)
+                found.append(Flattening(path, "in", last, channels, width.inputs // channels, seen))
                 heads = width.inputs
             elif width.role == "dense" and width.inputs == heads and heads not in linear_outputs:
-                found.append(replace(found[-1], layer=path))
+                found.append(replace(found[-1], layer=path, norms=()))
             elif width.role == "dense":
                 heads = 0
             linear_outputs.add(width.outputs)
             last = None
     return found
+
+
+def _norms_of_flat_maps(widths: Mapping[Key, Width]) -> set[Key]:
+    """Return the norms of more channels than all convolutions give together, and no linear layer gives."""
+    total = sum(width.outputs for width in widths.values() if width.role == "conv")
+    given = {width.outputs for width in widths.values() if width.role == "dense"}
+    return {
+        path
+        for path, width in widths.items()
+        if width.role == "norm" and width.outputs > total and width.outputs not in given
+    }
 
 
 def _joined(last: Key, inputs: int, paths: Iterable[Key], widths: Mapping[Key, Width]) -> bool:
@@ -219,7 +244,9 @@ def _in_no_order(paths: Sequence[Key], widths: Mapping[Key, Width]) -> list[Flat
     if "other" in roles or roles.count("dense") > len(convs) + _MORE_LINEAR:
         return found
     linear = [path for path in paths if widths[path].role == "dense"]
-    given = {width.outputs // n for width in widths.values() for n in (1, 2) if width.role != "dense"}
+    flat_norms = _norms_of_flat_maps(widths)
+    others = [width for path, width in widths.items() if width.role != "dense" and path not in flat_norms]
+    given = {width.outputs // n for width in others for n in (1, 2)}
     for path in linear:
         if any(flat.layer == path for flat in found):
             continue
@@ -239,7 +266,8 @@ def _in_no_order(paths: Sequence[Key], widths: Mapping[Key, Width]) -> list[Flat
             )
             if beside is not None and not _joined(beside, size, paths, widths):
                 channels = widths[beside].outputs
-                found.append(Flattening(path, "in", beside, channels, size // channels))
+                norms = tuple(norm for norm in paths if norm in flat_norms and widths[norm].outputs == size)
+                found.append(Flattening(path, "in", beside, channels, size // channels, norms))
     for path in linear:
         flat = _made_for(path, paths, widths)
         if flat is not None and not any(other.layer == path for other in found):
@@ -267,9 +295,12 @@ def _made_for(layer: Key, paths: Sequence[Key], widths: Mapping[Key, Width]) -> 
     if not fitting:
         return None
     channels, beside = max(fitting, key=lambda one: _likely(outputs, one[0]))
-    after = paths[paths.index(layer) + 1 :]
-    norms = itertools.takewhile(lambda path: widths[path] == Width("norm", outputs, outputs), after)
-    return Flattening(layer, "out", beside, channels, outputs // channels, tuple(norms))
+    # Where nothing shows the order, a norm of this width may see what the layer makes.
+    shared = {size for width in convs.values() for size in (width.inputs, width.outputs)}
+    norms = [path for path in paths if widths[path] == Width("norm", outputs, outputs)]
+    return Flattening(
+        layer, "out", beside, channels, outputs // channels, () if outputs in shared else tuple(norms)
+    )
 
 
 def _in_one_list(one: Key, other: Key) -> bool:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from bridge_core.resolve.neutral_layers import NeutralLayer
-from bridge_core.state import FlatState, Key
+from bridge_core.state import FlatState, Key, module_path
 
 __all__ = ["is_sorted", "natural_order", "running_order"]
 
@@ -20,7 +20,7 @@ def running_order(
     """Return the paths of layers in the order in which they most likely run.
 
     A source keeps the order in which its model made its layers, unless it was sorted by name on the way, as
-    many tools do. Then the order of a template that knows its modules counts.
+    many tools do. Then the order of a template counts, if it has one.
 
     Args:
         layers: Path -> layer of the source, in its order.
@@ -32,14 +32,21 @@ def running_order(
     wide = (
         path for path, layer in layers.items() if any(len(s.shape) > 1 for s in layer.group.specs.values())
     )
-    if not is_sorted(wide) or like is None or not like.metadata.modules:
+    if not is_sorted(wide) or like is None:
         return ordered
-    modules = list(like.metadata.modules)
+    modules = list(like.metadata.modules) or list(dict.fromkeys(map(module_path, like)))
     if is_sorted(modules):
         return ordered
-    places = {path: place for place, path in enumerate(modules)}
-    last = len(places)
-    return sorted(ordered, key=lambda path: places.get(targets.get(path, path), last))
+    places: dict[Key, int] = {}
+    for place, path in enumerate(modules):
+        for depth in range(len(path), 0, -1):
+            places.setdefault(path[:depth], place)
+
+    def place_of(path: Key) -> int:
+        path = targets.get(path, path)
+        return next((places[path[:n]] for n in range(len(path), 0, -1) if path[:n] in places), len(modules))
+
+    return sorted(ordered, key=place_of)
 
 
 def is_sorted(paths: Iterable[Key]) -> bool:

@@ -18,14 +18,31 @@ __all__ = ["LayerNames"]
 _OF_OTHER_LIBRARIES = frozenset({"embeddings", "moving_mean", "moving_variance", "w"})
 """Leaves of the layers of Haiku and Keras."""
 
+_NORM_OF_HAIKU = frozenset({"scale", "offset"})
+
 _MARKS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"parametrizations"), "a parametrization that torch works out when it runs"),
-    (re.compile(r"lora|lora_.*|loha_.*|hada_.*|lokr_.*|ia3_.*", re.IGNORECASE), "a low-rank adapter"),
-    (re.compile(r".*_?flat_param(_\d+)?"), "parameters that FSDP flattened and joined"),
-    (re.compile(r".*_orig"), "a pruned layer"),
     (
-        re.compile(r"qzeros|qscales|g_idx|(nested_)?absmax|quant_map|quant_state|scb", re.I),
-        "a quantised layer",
+        re.compile(r"parametrizations"),
+        "a parametrization, from which the model works the weight out when it runs; remove it first, which "
+        "leaves the weight",
+    ),
+    (
+        re.compile(r"lora|(lora|loha|hada|lokr|ia3|oft|boft|vera|hra|fourierft|vblora|randlora)_.*", re.I),
+        "an adapter of another layer; merge it into that layer first",
+    ),
+    (
+        re.compile(r".*_?flat_param(_\d+)?|.*fp32(_flat)?_groups"),
+        "parameters that were flattened and joined; save the model's full state first",
+    ),
+    (re.compile(r"shadow_params"), "averages that were kept without the names of layers"),
+    (re.compile(r".*_orig|(weight|bias)_mask"), "a pruned layer; make the pruning permanent first"),
+    (re.compile(r"(.*/)?(mean_ema|var_ema)"), "the statistics of a batch norm of Haiku"),
+    (
+        re.compile(
+            r"qzeros|qscales|g_idx|qidxs|(nested_)?absmax|quant_map|quant_state|scb|_packed_params|_data",
+            re.I,
+        ),
+        "a quantised layer; dequantise it first",
     ),
 )
 """Parts of names that mark tensors which are not a layer's plain weights, and what they come from."""
@@ -34,6 +51,12 @@ _LAYER_OF_STACK = re.compile(r"(?<=_l)\d+(_reverse)?$")
 """What the name of a recurrent stack's tensor ends with."""
 
 _SCALES = re.compile(r"scale|zero|absmax|scb", re.IGNORECASE)
+
+_INDICES = re.compile(r"bias|mask|ind(ex|ices)|ids|pos", re.IGNORECASE)
+"""Integers that a layer of plain weights may hold."""
+
+_WITHIN_A_NAME = re.compile(r":\d+$|->|__|[^\w.-]+")
+"""What separates parts that are joined into one, as in ``params|Dense_0|kernel`` or ``dense/kernel:0``."""
 
 
 class LayerNames:
@@ -67,15 +90,21 @@ class LayerNames:
             specs: Specs of the leaves at its path, itself included.
             has_children: Whether there are layers below its path.
         """
-        for mark, meaning in _MARKS:
-            if any(mark.fullmatch(part) for part in key):
-                return f"the name is that of {meaning}"
+        if marked := self.mark(key):
+            return marked
+        parts = [part for part in _WITHIN_A_NAME.split(key[-1]) if part]
+        if parts and parts[-1] != key[-1] and self._is_named_like_any(parts[-1]):
+            return (
+                f"{key[-1]!r} holds {parts[-1]!r}, the name of a layer's tensor; rename it so that dots join "
+                "its parts"
+            )
         name = _LAYER_OF_STACK.sub("", key[-1])
         own = next((spec for leaf, spec in specs.items() if leaf.rpartition(".")[2] == key[-1]), None)
         rank = len(own.shape) if own is not None else 0
         if (
             self._is_a_layers(self._of_source.get(name, ()), specs, has_children)
             or name in _OF_OTHER_LIBRARIES
+            or (name in self._of_source and name in _NORM_OF_HAIKU and specs.keys() >= _NORM_OF_HAIKU)
         ):
             origin = self._source or "another layout"
             return (
@@ -91,7 +120,23 @@ class LayerNames:
             return f"{name!r} is named like a layer's tensor, whose axes differ between frameworks"
         if _SCALES.search(name) and any(map(_is_code, specs.values())):
             return "it scales the quantised tensor at the same path"
+        has_numbers = any(spec.dtype.kind in "fV" for spec in specs.values())
+        if own is not None and has_numbers and _is_packed(own) and not _INDICES.search(name):
+            return "it holds small integers next to numbers that may scale them, as a quantised layer does"
         return ""
+
+    @staticmethod
+    def mark(key: Key) -> str:
+        """Return what a part of a name shows of its tensor; empty if no part is known."""
+        for mark, meaning in _MARKS:
+            if any(mark.fullmatch(part) for part in key):
+                return f"the name is that of {meaning}"
+        return ""
+
+    def _is_named_like_any(self, name: str) -> bool:
+        """Return whether a name is that of some layer's leaf, or of one with another name there."""
+        named = name in self._of_source or name in self._of_target or name in _OF_OTHER_LIBRARIES
+        return named or "weight" in name.lower() or "kernel" in name.lower()
 
     def _is_a_layers(
         self, transforms: Iterable[LayerTransform], specs: Mapping[str, TensorSpec], has_children: bool
@@ -108,6 +153,10 @@ class LayerNames:
 
 def _is_code(spec: TensorSpec) -> bool:
     return len(spec.shape) > 1 and spec.dtype.itemsize == 1 and spec.dtype.kind != "b"
+
+
+def _is_packed(spec: TensorSpec) -> bool:
+    return len(spec.shape) > 1 and spec.dtype.itemsize < 8 and spec.dtype.kind in "iu"
 
 
 def _add_changed(

@@ -43,7 +43,7 @@ _LINEAR_GENERAL = LayerTransform(
     ),
     # Batch axes come first, and an equation may name a kernel's axes in any order.
     settings={"reordered": False},
-    axis_splits={"out": "features out_features"},
+    axis_splits={"in": "in_features", "out": "features out_features"},
     # Where the bias has one axis a convolution fits as well.
     identifying_leaves=("bias",),
 )

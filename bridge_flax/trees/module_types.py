@@ -77,21 +77,22 @@ class LinenRecorder:
         """Note the module, then go on; the signature is that of a Linen interceptor."""
         module = context.module
         if module.scope is not None:
-            self._note(tuple(module.path), module)
+            self._note(tuple(module.path), module, args)
         return call(*args, **kwargs)
 
     def modules(self, names: Iterable[Key]) -> dict[Key, ModuleInfo]:
         """Describe what ran, given the keys of its variables without their collections."""
         return _describe(self._found, tuple(names))
 
-    def _note(self, path: Key, module: nn.Module) -> None:
+    def _note(self, path: Key, module: nn.Module, args: Any) -> None:
         # Lifted transforms run a stand-in for the module at the same path afterwards.
         if path in self._found:
             return
         fields = {f.name: getattr(module, f.name, None) for f in dataclasses.fields(module)}
         hidden = {name: value for name, value in fields.items() if name not in ("parent", "name")}
         scaling = _scaled_by_linen if isinstance(module, nn.WeightNorm) else None
-        self._found[path] = _Found(_types(module), {**_plain_values(hidden), **_derived(module)}, scaling)
+        settings = {**_plain_values(hidden), **_derived(module), **_inputs(module, args)}
+        self._found[path] = _Found(_types(module), settings, scaling)
 
 
 def _describe(found: Mapping[Key, _Found], keys: tuple[Key, ...]) -> dict[Key, ModuleInfo]:
@@ -158,6 +159,15 @@ def _derived(module: Any) -> dict[str, Any]:
     if isinstance(module, nnx.Einsum):
         return _of_equation(module.einsum_str, module.kernel_shape)
     return {}
+
+
+def _inputs(module: nn.Module, args: Any) -> dict[str, Any]:
+    """Return the sizes of the axes that a general dense layer takes, which none of its options states."""
+    shape = getattr(args[0], "shape", None) if args else None
+    if not isinstance(module, nn.DenseGeneral) or shape is None:
+        return {}
+    axes = module.axis if isinstance(module.axis, Sequence) else (module.axis,)
+    return {"in_features": tuple(shape[axis] for axis in axes)}
 
 
 def _layout(layer: Any) -> str:

@@ -90,7 +90,13 @@ def test_heads_side_by_side_take_one_feature_map():
 
 
 GLOBAL_POOLING = {"conv": conv(8, 3), "bn": batch_norm(8), "fc": linear(10, 8)}
-DENSENET = {"stem": conv(8, 3), "grow": conv(8, 8), "bn": batch_norm(32), "fc": linear(10, 32)}
+DENSENET = {
+    "stem": conv(8, 3),
+    "grow1": conv(16, 8),
+    "grow2": conv(8, 24),
+    "norm": batch_norm(32),
+    "top": linear(10, 32),
+}
 INCEPTION = {
     "stem": conv(16, 3),
     "mix.a": conv(24, 16),
@@ -128,6 +134,41 @@ def test_a_norm_that_sees_the_flattened_axis_leaves_no_rule_of_one_layer():
     assert not found.rule
     assert "by hand" in found.message
     assert ("fc_bn", "running_mean") in found.keys
+
+
+@pytest.mark.parametrize("sort", [False, True], ids=["in order", "sorted"])
+@pytest.mark.parametrize("norm", ["batch norm", "layer norm"])
+def test_a_norm_of_the_flattened_map_is_part_of_it(norm, sort):
+    norms = {"batch norm": batch_norm(64), "layer norm": {"weight": (64,), "bias": (64,)}}
+    found = warned({"conv": conv(4, 3), "bn": norms[norm], "fc": linear(5, 64)}, sort=sort)["fc"]
+    assert {key[0] for key in found.keys} == {"fc", "bn"}
+    # A rule that took the batch norm apart would leave nothing that counts its batches.
+    assert bool(found.rule) == (norm == "layer norm")
+
+
+@pytest.mark.parametrize("sort", [False, True], ids=["in order", "sorted"])
+def test_a_norm_before_the_map_is_made_is_part_of_it(sort):
+    layers = {"fc": linear(72, 5), "bn": batch_norm(72), "up": conv(4, 8)}
+    found = warned(layers, sort=sort)["fc"]
+    assert {key[0] for key in found.keys} == {"fc", "bn"}
+    assert not found.rule
+
+
+def test_a_template_that_is_a_state_dict_shows_the_order():
+    def dense(inputs, outputs):
+        return {"kernel": np.zeros((inputs, outputs)), "bias": np.zeros(outputs)}
+
+    norm = dict.fromkeys(("scale", "bias", "mean", "var"), np.zeros(8))
+    up = {"kernel": np.zeros((3, 3, 8, 16)), "bias": np.zeros(16)}
+    source = {"bn": norm, "fc": dense(5, 72), "up": up}
+    layers = {"fc": linear(72, 5), "bn": batch_norm(8), "up": {"weight": (8, 16, 3, 3), "bias": (16,)}}
+    for sort in (False, True):
+        like = bridge_core.FlatState(
+            {tuple(name.split(".")): array for name, array in state(layers, sort=sort).items()},
+            layout="torch",
+        )
+        plan = bridge_core.plan_conversion(source, to="torch", layout="flax", like=like, check=False)
+        assert [warning.keys[0] for warning in plan.warnings] == [("fc", "kernel")] * (not sort)
 
 
 def test_within_one_layout_and_into_the_neutral_form_nothing_is_said():

@@ -507,7 +507,8 @@ def test_weight_norm_is_told_on_the_layer_with_its_axis(norm, leaves, given, tol
 def test_other_parametrizations_are_no_weight_norm_and_belong_to_their_layer():
     module = nn.utils.parametrizations.spectral_norm(nn.Linear(3, 4))
     info = state_of(nn.Sequential(module)).metadata.modules[("0",)]
-    assert "weight_norm" not in info.settings
+    assert info.settings["weight_norm"] is None
+    assert info.settings["spectral_norm"] == 0
     assert info.parameters == (
         "bias",
         "parametrizations.weight.original",
@@ -515,7 +516,8 @@ def test_other_parametrizations_are_no_weight_norm_and_belong_to_their_layer():
         "parametrizations.weight.0._v",
     )
     twice = nn.utils.parametrizations.spectral_norm(new_norm(nn.Linear(3, 4)))
-    assert "weight_norm" not in state_of(twice).metadata.modules[()].settings
+    settings = state_of(twice).metadata.modules[()].settings
+    assert (settings["weight_norm"], settings["spectral_norm"]) == (None, None)
 
 
 def test_an_option_of_that_name_is_not_taken_for_a_weight_norm():
