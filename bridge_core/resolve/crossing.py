@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from bridge_core.layers import LayerTransform
 from bridge_core.plugins import Registry
+from bridge_core.resolve.evidence import PARAMETER
 from bridge_core.resolve.leaf_names import LayerNames
 from bridge_core.resolve.neutral_layers import NeutralLayer
 from bridge_core.rules import Permissions
@@ -42,13 +44,13 @@ class Crossing:
             evidence: The evidence for the layer.
             templated: Whether a template has a tensor of this name and shape.
         """
-        if name not in layer.unclaimed:
+        if name not in layer.unclaimed and not self._is_new(layer, name, evidence):
             return evidence
         if layer.origin == self._target:
             return "name"
-        if templated:
-            return "template"
         key = layer.group.keys[name]
+        if templated and not self._may_be_turned(layer, name):
+            return "template"
         why = self._why(layer, name)
         if why and not self.is_allowed(key):
             self.refused[key] = why
@@ -62,11 +64,21 @@ class Crossing:
         """Return whether leaves that are known to be plain parameters would not be copied otherwise."""
         return any(self._why(layer, name) for name in names if name in layer.group.specs)
 
+    def _is_new(self, layer: NeutralLayer, name: str, evidence: str) -> bool:
+        """Return whether a leaf came to a layer's path later: a module vouches only for names of its own."""
+        beside = layer.kind not in (None, PARAMETER) and evidence == "module"
+        return beside and name not in layer.leaves and bool(self._why(layer, name))
+
+    def _may_be_turned(self, layer: NeutralLayer, name: str) -> bool:
+        """Return whether a leaf of an undecided layer may have another order of axes under this name."""
+        shape = layer.group.specs[name].shape
+        return layer.doubted and len(set(shape)) < len(shape) and bool(self._why(layer, name))
+
     def _why(self, layer: NeutralLayer, name: str) -> str:
         group = layer.group
         if layer.misfits:
             expected = "; or ".join(
-                f"{t.name} with {', '.join(f'{leaf.name} [{leaf.axes}]' for leaf in t.leaves)}"
+                f"{t.name} with {', '.join(_described(t))}"
                 for t in layer.misfits
             )
             found = ", ".join(f"{leaf} {list(spec.shape)}" for leaf, spec in group.specs.items())
@@ -74,3 +86,8 @@ class Crossing:
         if layer.origin not in self._names:
             self._names[layer.origin] = LayerNames(self._registry, layer.origin, self._target)
         return self._names[layer.origin].why(group.keys[name], group.specs, group.has_children)
+
+
+def _described(transform: LayerTransform) -> list[str]:
+    leaves = [f"{leaf.name} [{leaf.axes}]" for leaf in transform.leaves]
+    return [*leaves, *(f"{name}={value!r}" for name, value in transform.settings.items())]

@@ -187,7 +187,15 @@ class Detector:
         if listed is None:
             return None
         kinds = {t.kind for t in listed}
-        alike = [t for t in self.transforms if t.kind in kinds and t not in listed and not t.needs_module]
+        described = [t for t in listed if _agrees(t, module) and t.has_names(shapes)]
+        alike = [
+            t
+            for t in self.transforms
+            if t.kind in kinds
+            and t not in listed
+            and not t.needs_module
+            and (not t.modules or any(_same_order(t, other) for other in described))
+        ]
         fitting = [
             t
             for t in listed + alike
@@ -347,6 +355,18 @@ def _has_sizes(transform: LayerTransform, module: ModuleInfo, shapes: Shapes) ->
         ):
             return False
     return True
+
+
+def _same_order(one: LayerTransform, other: LayerTransform) -> bool:
+    """Return whether two transforms of a kind have the leaves that they share in one order of axes."""
+    known = other.by_name()
+    return all(
+        [axis.members for axis in parse_axes(leaf.axes) if axis.name != "1"]
+        == [axis.members for axis in parse_axes(known[leaf.name].axes) if axis.name != "1"]
+        and leaf.flip == known[leaf.name].flip
+        for leaf in one.leaves
+        if leaf.name in known
+    )
 
 
 def _agrees(transform: LayerTransform, module: ModuleInfo) -> bool:

@@ -296,4 +296,5 @@ def _is_optional(kind: LayerKind, role: str) -> bool:
         role.endswith("bias")
         or role in kind.auxiliary_tensors
         or (kind.name, role) == ("batch_norm", "scale")
+        or (kind.name.startswith("spectral_norm") and role in ("v", "sigma"))  # frameworks keep one of them
     )

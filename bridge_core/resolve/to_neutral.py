@@ -137,7 +137,7 @@ class _ToNeutral:
         self.state = state
         self.kinds = registry.kinds
         self.framework = registry.framework(state.layout or "")
-        self.transforms = registry.transforms_of.get(self.framework.name, ())
+        self.transforms = registry.checked_transforms_of.get(self.framework.name, ())
         self.collections = names_of(state, self.framework)
         self.default_collections = {next(iter(f.collections), "") for f in registry.frameworks.values()}
         self.rules = rules
