@@ -48,8 +48,8 @@ def _check_role(transform: LayerTransform, leaf: Leaf, part: int, role: str, kin
         _check_name(transform, f"{where}: axis", axis.name, of_kind)
         if axis.spread and not of_kind[axis.name].spread:
             raise PluginError(
-                f"transform {transform.name!r}: {where}: '{axis.spread}{axis.name}' stands for any number of axes; the "
-                f"kind {kind.name!r} has one axis {axis.name!r} in {role!r}."
+                f"transform {transform.name!r}: {where}: '{axis.spread}{axis.name}' means any number of "
+                f"axes; the kind {kind.name!r} has one axis {axis.name!r} in {role!r}."
             )
     for name in leaf.flip:
         _check_name(transform, f"{where}: flipped axis", name, of_kind)
@@ -78,4 +78,3 @@ def _check_name(transform: LayerTransform, what: str, name: str, known: Iterable
             f"transform {transform.name!r} of the kind {transform.kind!r}: {what} {name!r} does not exist. "
             f"{nearest(name, known)}"
         )
-

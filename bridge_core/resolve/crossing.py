@@ -70,17 +70,14 @@ class Crossing:
         return beside and name not in layer.leaves and bool(self._why(layer, name))
 
     def _may_be_turned(self, layer: NeutralLayer, name: str) -> bool:
-        """Return whether a leaf of an undecided layer may have another order of axes under this name."""
+        """Return whether a leaf that got a layer's name later may have another order of axes."""
         shape = layer.group.specs[name].shape
         return layer.doubted and len(set(shape)) < len(shape) and bool(self._why(layer, name))
 
     def _why(self, layer: NeutralLayer, name: str) -> str:
         group = layer.group
         if layer.misfits:
-            expected = "; or ".join(
-                f"{t.name} with {', '.join(_described(t))}"
-                for t in layer.misfits
-            )
+            expected = "; or ".join(f"{t.name} with {', '.join(_described(t))}" for t in layer.misfits)
             found = ", ".join(f"{leaf} {list(spec.shape)}" for leaf, spec in group.specs.items())
             return f"its module is of a type that is described as {expected}, and holds {found}"
         if layer.origin not in self._names:

@@ -226,7 +226,8 @@ class PlanBuilder:
             for framework, name in layer.transforms.items()
             if framework != self.framework.name and not self._is_usual(framework, name)
         }
-        proven = not transforms and not layer.axis_splits and self._is_proven(layer, outcome)
+        is_plain = evidence != "guess" and not transforms and not layer.axis_splits
+        proven = is_plain and self._is_proven(layer, outcome)
         if proven and not (target_is_parameters and self.crossing.would_be_refused(layer, names)):
             return
         target = outcome.target
