@@ -172,6 +172,8 @@ class PlanBuilder:
                 self.dropped.append(Dropped(key, "allowed as unexpected"))
             elif form is not None and name in form.unsupported_leaves:
                 self.unsupported[key] = form.unsupported_leaves[name]
+            elif kind not in (None, PARAMETER) and all(t.kind != kind for t in self.request.transforms):
+                self.unsupported[key] = f"{self.framework.name} has no form of {kind}"
             else:
                 self.unexpected.append(key)
 

@@ -16,6 +16,7 @@ from bridge_core import (
     Leaf,
     PluginError,
     UnclaimedTensorError,
+    UnsupportedLayerError,
     default_registry,
     hookimpl,
 )
@@ -168,3 +169,17 @@ def test_a_hook_that_fails_in_this_process_names_its_plugin():
 
     with pytest.raises(BridgeError, match=r"plugin broken.*nothing to divide by"):
         default_registry().extend(Plugin(), name="broken")
+
+
+@pytest.mark.parametrize("name", ["kernel", "weight"])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_kind_without_a_form_on_the_other_side_is_named_with_a_template_too(name, steps, tmp_path):
+    known = registry(scaled())
+    model = torch.nn.ModuleDict({"mix": Scaled()})
+    like = {"mix": {name: torch.zeros(4, 4).numpy(), "gain": torch.zeros(4).numpy()}}
+    source = model
+    if steps == 2:
+        source = tmp_path / "n.npz"
+        bridge_core.convert(model, source, to="neutral", registry=known)
+    with pytest.raises(UnsupportedLayerError, match=r"mix\.(weight|kernel).*flax has no form of acme"):
+        bridge_core.convert(source, tmp_path / "f.npz", to="flax", like=like, registry=known)
