@@ -74,6 +74,8 @@ def plan_to_neutral(
     """
     if state.layout is None:
         raise undetermined_layout(state, registry)
+    if () in state:
+        raise KeyConflict("a tensor has the empty key (); expected was a name.", hint="Rename the tensor.")
     rules = tuple(rules)
     if rules:
         from bridge_core.resolve.recorded_rules import rules_from, rules_towards

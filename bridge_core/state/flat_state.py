@@ -317,8 +317,6 @@ def _wrapped(tensors: Mapping[Any, Any]) -> tuple[dict[Key, Tensor], tuple[Key, 
             sort = sorts[kind] = "nested" if nested else "tensor" if is_tensor(value) else "array"
         if type(key) is not tuple or sort == "nested":
             break
-        if not key:
-            raise UsageError("() is not a key of a tensor: expected one part at least.")
         try:
             join(key)
         except TypeError:

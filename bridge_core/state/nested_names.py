@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bridge_core.errors import KeyConflict, UsageError
+from bridge_core.errors import KeyConflict
 from bridge_core.state.keys import Key, as_key, join_key, separator_of, split_name
 
 __all__ = ["flatten_mapping"]
@@ -37,8 +37,6 @@ def flatten_mapping(tree: Mapping[Any, Any]) -> tuple[dict[Key, Any], tuple[Key,
     while pending:
         path, node = pending.pop()
         if not _is_node(node):
-            if not path:
-                raise UsageError("() is not a key of a tensor: expected one part at least.")
             leaves[path] = node
             continue
         if path and not len(node):
