@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         part_shape as part_shape,
         to_neutral_ops as to_neutral_ops,
     )
+    from bridge_core.layers.transform_checks import check_transforms as check_transforms
     from bridge_core.layers.transforms import LayerTransform as LayerTransform, Leaf as Leaf
 else:
     __getattr__, __dir__, __all__ = exports(
@@ -20,6 +21,7 @@ else:
         {
             "kinds": "KINDS LayerKind",
             "leaf_ops": "Factors cut_of from_neutral_ops part_shape to_neutral_ops",
+            "transform_checks": "check_transforms",
             "transforms": "LayerTransform Leaf",
         },
     )

@@ -42,6 +42,8 @@ class LayerKind:
 
     def __post_init__(self) -> None:
         """Check that the kind splits no axis, and has the leaves that its options name."""
+        if not isinstance(self.leaves, Mapping) or not all(map(_is_text, self.leaves.values())):
+            raise PluginError(f"kind {self.name!r}: leaves maps names to axes, got {self.leaves!r}.")
         for leaf, axes in self.leaves.items():
             if any(axis.split != 1 or len(axis.members) > 1 for axis in parse_axes(axes)):
                 raise PluginError(f"kind {self.name!r}, leaf {leaf!r}: a kind's axes are whole.")
@@ -53,6 +55,10 @@ class LayerKind:
     def composite(self) -> bool:
         """Whether it holds layers of its own."""
         return any("." in leaf for leaf in self.leaves)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _recurrent(name: str, gates: tuple[str, ...]) -> LayerKind:

@@ -6,7 +6,7 @@ spells the same leaves: other names, another order of axes. Both are data; the o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, cast
@@ -49,6 +49,9 @@ class Leaf:
 
     def __post_init__(self) -> None:
         """Check that the axes hold as many parts as there are roles, and added leaves."""
+        for what in (self.name, self.axes, *self.roles):
+            if not isinstance(what, str):
+                raise PluginError(f"leaf {self.name!r}: name, roles and axes are texts, got {what!r}.")
         groups = [axis.members for axis in parse_axes(self.axes) if len(axis.members) > 1]
         if [len(group) for group in groups] != [len(self.roles)] * (len(self.roles) > 1):
             raise PluginError(f"leaf {self.name!r}: {self.axes!r} does not hold {len(self.roles)} parts.")
@@ -139,6 +142,12 @@ class LayerTransform:
 
     def __post_init__(self) -> None:
         """Check the name, and that no two leaves share a name or a role; index the leaves by both."""
+        if isinstance(self.modules, str) or not all(isinstance(name, str) for name in self.modules):
+            raise PluginError(f"transform {self.name!r}: modules is a tuple of names, got {self.modules!r}.")
+        if not all(isinstance(leaf, Leaf) for leaf in self.leaves):
+            raise PluginError(f"transform {self.name!r}: leaves is a tuple of Leaf, got {self.leaves!r}.")
+        object.__setattr__(self, "modules", tuple(self.modules))
+        object.__setattr__(self, "leaves", tuple(self.leaves))
         if "." not in self.name:
             raise PluginError(f"transform {self.name!r}: a name reads '<framework>.<what>'.")
         names = [leaf.name for leaf in self.leaves]
@@ -162,6 +171,10 @@ class LayerTransform:
         """Native name -> leaf."""
         return cast("Mapping[str, Leaf]", self.__dict__["_by_name"])
 
+    def has_names(self, names: Container[str]) -> bool:
+        """Tell whether every leaf that the layer needs is among some native names."""
+        return all(leaf.optional or leaf.name in names for leaf in self.leaves)
+
     def fits(self, shapes: Mapping[str, Shape]) -> bool:
         """Tell whether leaves of these native names and shapes can be this layer."""
         return bool(self.bindings(shapes))
@@ -169,7 +182,7 @@ class LayerTransform:
     def bindings(self, shapes: Mapping[str, Shape]) -> tuple[Binding, ...]:
         """Return every way to bind the axis names to leaves of these native names and shapes."""
         known = self.by_name()
-        if any(not leaf.optional and leaf.name not in shapes for leaf in self.leaves):
+        if not self.has_names(shapes):
             return ()
         found: list[Binding] = [{}]
         for name, shape in shapes.items():

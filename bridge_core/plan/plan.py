@@ -220,6 +220,8 @@ class Plan:
         """
         ties: dict[Key, Key] = {}
         for key, keeper in self.metadata.ties.items():
+            if key not in tensors or keeper not in tensors:
+                continue
             one, other = tensors[key], tensors[keeper]
             if one is not other and self.target_layout != "neutral" and one.spec == other.spec:
                 if not equal_values(one, other):

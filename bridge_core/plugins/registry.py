@@ -19,6 +19,7 @@ import pluggy
 from bridge_core.errors import PluginConflict, PluginError, UsageError
 from bridge_core.plugins import hookspecs
 from bridge_core.plugins.entry_points import EntryPoint, entry_points
+from bridge_core.plugins.plugin_errors import plugin_failures
 from bridge_core.state import Key, TensorSpec
 
 if TYPE_CHECKING:
@@ -146,6 +147,19 @@ class Registry:
         return result
 
     @functools.cached_property
+    def checked_transforms_of(self) -> Mapping[str, tuple[LayerTransform, ...]]:
+        """The same, once every transform was found to name what its kind has.
+
+        Raises:
+            PluginError: A transform of a plugin that was added in this process does not.
+        """
+        for transform in self.transforms.values():
+            owner = self._table("transforms").owners.get(transform.name)
+            with plugin_failures(owner.name if owner is not None else transform.name):
+                _check((transform,), self.kinds)
+        return self.transforms_of
+
+    @functools.cached_property
     def plugins(self) -> tuple[PluginInfo, ...]:
         """What was loaded, with all that each plugin provides."""
         provided: dict[_Plugin, list[str]] = {plugin: [] for plugin in self._plugins}
@@ -180,8 +194,10 @@ class Registry:
         """
         name = name or getattr(plugin, "__name__", None) or type(plugin).__name__
         added = _registered(plugin, name, distribution, version)
+        with plugin_failures(name, "say what it provides"):
+            values = {table: _values(added, table) for table in _TABLES}
         tables = {
-            table: self._table(table).joined(added, _values(added, table), what)
+            table: self._table(table).joined(added, values[table], what)
             for table, (_, what, _) in _TABLES.items()
         }
         return Registry((*self._plugins, added), self._not_loaded, tables)
@@ -237,6 +253,8 @@ class Registry:
             for plugin in self._plugins:
                 try:
                     values = _values(plugin, table)
+                    if table == "transforms":
+                        _check(values, self.kinds)
                 except Exception as err:  # a plugin's code may raise anything
                     failure = _failure(plugin.name, plugin.distribution, err)
                     made = replace(made, failures=(*made.failures, failure))
@@ -296,6 +314,13 @@ def _values(plugin: _Plugin, table: str) -> tuple[Any, ...]:
         if not isinstance(value, wanted):
             raise PluginError(f"returned {value!r}, which is no {wanted.__name__}.", plugin=plugin.name)
     return values
+
+
+def _check(transforms: Iterable[LayerTransform], kinds: Mapping[str, LayerKind]) -> None:
+    """Check that transforms name what their kinds have."""
+    from bridge_core.layers import check_transforms
+
+    check_transforms(transforms, kinds)
 
 
 @functools.cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from bridge_core.layers import LayerTransform
 from bridge_core.messages import listed
 from bridge_core.plugins import Registry
 from bridge_core.resolve.leading_axis import leading_axis
@@ -47,16 +48,17 @@ class Crossing:
         """
         if name in layer.leaves:
             return evidence
-        if self._target == layer.origin or self._target in layer.transforms:
+        recorded = name in layer.unclaimed
+        if recorded and (self._target == layer.origin or self._target in layer.transforms):
             return "name"
-        if templated:
-            return "template"
         key = layer.group.keys[name]
+        if templated and not self._may_be_turned(layer, name):
+            return "template"
         why = self._why(layer, name)
         if why and not self.is_allowed(key):
             self.refused[key] = why
         # A live module vouched for what a record leaves out next to a layer: it does for own names only.
-        return "unclaimed" if why or name in layer.unclaimed else evidence
+        return "unclaimed" if why or recorded else evidence
 
     def is_allowed(self, *keys: Key) -> bool:
         """Return whether the caller lets all of some neutral keys be copied, whatever they are."""
@@ -73,13 +75,20 @@ class Crossing:
         """Return whether leaves that are known to be plain parameters would not be copied otherwise."""
         return any(self._why(layer, name) for name in names if name in layer.group.specs)
 
+    def _may_be_turned(self, layer: NeutralLayer, name: str) -> bool:
+        """Return whether a leaf that got a layer's name later may have another order of axes."""
+        shape = layer.group.specs[name].shape
+        return layer.doubted and len(set(shape)) < len(shape) and bool(self._why(layer, name))
+
     def _why(self, layer: NeutralLayer, name: str) -> str:
         group = layer.group
         if layer.misfits:
             return LayerNames.mark(group.keys[name]) or _misfit(layer)
-        if layer.origin not in self._names:
-            self._names[layer.origin] = LayerNames(self._registry, layer.origin, self._target)
-        why = self._names[layer.origin].why(group.keys[name], group.specs, group.has_children)
+        # Whose axes a leaf has that came to a recorded layer later, nobody knows.
+        origin = layer.origin if name in (*layer.leaves, *layer.unclaimed) else ""
+        if origin not in self._names:
+            self._names[origin] = LayerNames(self._registry, origin, self._target)
+        why = self._names[origin].why(group.keys[name], group.specs, group.has_children)
         size = leading_axis(group.specs.values()) if why else None
         if size is not None:
             why += (
@@ -92,7 +101,12 @@ class Crossing:
 def _misfit(layer: NeutralLayer) -> str:
     """Return what a layer's module should hold, and what it holds."""
     usual, *others = layer.misfits
-    leaves = ", ".join(f"{leaf.name} [{leaf.axes}]" for leaf in usual.leaves)
+    leaves = ", ".join(_described(usual))
     more = f" (or as {listed((transform.name for transform in others), 3)})" if others else ""
     found = ", ".join(f"{leaf} {list(spec.shape)}" for leaf, spec in layer.group.specs.items())
     return f"its module is of a type that is described as {usual.name} with {leaves}{more}, and holds {found}"
+
+
+def _described(transform: LayerTransform) -> list[str]:
+    leaves = [f"{leaf.name} [{leaf.axes}]" for leaf in transform.leaves]
+    return [*leaves, *(f"{name}={value!r}" for name, value in transform.settings.items())]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from bridge_core.axes import Binding, parse_axes
 from bridge_core.layers import LayerTransform
 from bridge_core.messages import nearest
+from bridge_core.resolve.fitting import agrees, describes, fits, leaves_of, same_order, stated_splits
 from bridge_core.resolve.grouping import Group
 from bridge_core.resolve.sibling_proofs import SiblingProofs
 from bridge_core.state import Key, LayerInfo, ModuleInfo, join_key
@@ -193,22 +194,30 @@ class Detector:
         if listed is None:
             return None
         kinds = {t.kind for t in listed}
-        alike = [t for t in self.transforms if t.kind in kinds and t not in listed and not t.needs_module]
+        described = [t for t in listed if agrees(t, module) and t.has_names(shapes)]
+        alike = [
+            t
+            for t in self.transforms
+            if t.kind in kinds
+            and t not in listed
+            and not t.needs_module
+            and (not t.modules or any(same_order(t, other) for other in described))
+        ]
         children = group.has_children
-        fitting = [t for t in listed if _describes(t, module, shapes, children)] + [
+        fitting = [t for t in listed if describes(t, module, shapes, children)] + [
             t
             for t in alike
-            if _describes(t, module, shapes, children) and not self._may_be_stacked(t, shapes, children)
+            if describes(t, module, shapes, children) and not self._may_be_stacked(t, shapes, children)
         ]
         if not fitting:
             # What a rule takes away, or a file lacks, leaves a rest that nobody described.
             is_whole = shapes.keys() >= set(module.parameters)
             return Detection("unclaimed", misfits=tuple(listed)) if is_whole else None
-        width = max(len(_leaves_of(t, shapes)) for t in fitting)
-        widest = [t for t in fitting if len(_leaves_of(t, shapes)) == width]
+        width = max(len(leaves_of(t, shapes)) for t in fitting)
+        widest = [t for t in fitting if len(leaves_of(t, shapes)) == width]
         rivals = {(t.kind, t.leaves): t for t in widest if t in listed}
         if len(rivals) > 1:  # two plugins describe one type
-            return _undecided(_leaves_of(widest[0], shapes), *rivals.values())
+            return _undecided(leaves_of(widest[0], shapes), *rivals.values())
         return _decided("module", widest[0], shapes, group)
 
     def _by_metadata(self, info: LayerInfo, group: Group, shapes: Shapes) -> Detection | None:
@@ -221,38 +230,37 @@ class Detector:
         of_kind = [
             t for t in self.transforms if t.kind == info.kind and (t.name == recorded or not t.needs_module)
         ]
-        fitting = [t for t in of_kind if _fits(t, shapes, group.has_children)]
+        fitting = [t for t in of_kind if fits(t, shapes, group.has_children)]
         fitting.sort(key=lambda t: t.name != recorded)
         return _decided(evidence, fitting[0], shapes, group) if fitting else None
 
     def by_structure(self, shapes: Shapes, has_children: bool) -> Detection:
         """Return what names and shapes prove."""
         fitting = self._structural(shapes, has_children)
-        leaves_of = {t.name: frozenset(_leaves_of(t, shapes)) for t in fitting}
-        widest = [t for t in fitting if not any(leaves_of[t.name] < leaves_of[o.name] for o in fitting)]
+        taken = {t.name: frozenset(leaves_of(t, shapes)) for t in fitting}
+        widest = [t for t in fitting if not any(taken[t.name] < taken[o.name] for o in fitting)]
         if not widest:
             return Detection("unclaimed")
         proven = any(
-            t.identifying_leaves is not None and set(t.identifying_leaves) <= leaves_of[t.name]
-            for t in widest
+            t.identifying_leaves is not None and set(t.identifying_leaves) <= taken[t.name] for t in widest
         )
         if len(widest) == 1 and proven and self._may_be_stacked(widest[0], shapes, has_children):
-            return _undecided(_leaves_of(widest[0], shapes), widest[0], None)
+            return _undecided(leaves_of(widest[0], shapes), widest[0], None)
         if len(widest) == 1 and proven:
             return _decided("structure", widest[0], shapes)
-        leaves = tuple(name for name in shapes if any(name in leaves_of[t.name] for t in widest))
+        leaves = tuple(name for name in shapes if any(name in taken[t.name] for t in widest))
         return _undecided(leaves, *widest, *(() if proven else (None,)))
 
     def _may_be_stacked(self, transform: LayerTransform, shapes: Shapes, has_children: bool) -> bool:
         """Return whether a layer that splits axes may as well be a stack of several of another kind."""
         if not any(axis.split != 1 for leaf in transform.leaves for axis in parse_axes(leaf.axes)):
             return False
-        leaves = _leaves_of(transform, shapes)
+        leaves = leaves_of(transform, shapes)
         if len({shapes[name][:1] for name in leaves}) != 1 or any(len(shapes[name]) < 2 for name in leaves):
             return False
         single = {name: shape[1:] if name in leaves else shape for name, shape in shapes.items()}
         return any(
-            set(_leaves_of(other, single)) >= set(leaves) for other in self._structural(single, has_children)
+            set(leaves_of(other, single)) >= set(leaves) for other in self._structural(single, has_children)
         )
 
     def guess(self, group: Group, undecided: Detection) -> Detection:
@@ -265,7 +273,7 @@ class Detector:
         return undecided if detection.transform is None else detection
 
     def _structural(self, shapes: Shapes, has_children: bool) -> list[LayerTransform]:
-        return [t for t in self.transforms if not t.needs_module and _fits(t, shapes, has_children)]
+        return [t for t in self.transforms if not t.needs_module and fits(t, shapes, has_children)]
 
 
 def _undecided(leaves: tuple[str, ...], *candidates: LayerTransform | None) -> Detection:
@@ -279,12 +287,12 @@ def _decided(
 
     A layer that no other framework has is undecided too: it is copied unchanged.
     """
-    leaves = _leaves_of(transform, shapes)
+    leaves = leaves_of(transform, shapes)
     if transform.unsupported:
         return _undecided(leaves, transform)
     module = group.module if group is not None else None
     info = group.info if group is not None else None
-    known = _axis_splits(transform, module) if module is not None else dict(info.axis_splits) if info else {}
+    known = stated_splits(transform, module) if module is not None else dict(info.axis_splits) if info else {}
     possible: dict[object, Binding] = {}
     bindings = transform.bindings({name: shapes[name] for name in leaves})
     for binding in bindings:
@@ -300,18 +308,6 @@ def _decided(
         if axis not in split and axis in bindings[0] and sizes and whole % sizes[0] == 0:
             split = {**split, axis: (sizes[0], whole // sizes[0])}
     return Detection(evidence, transform, leaves=leaves, axis_splits=split)
-
-
-def _axis_splits(transform: LayerTransform, module: ModuleInfo) -> Binding:
-    """Return how a module's settings say that axes are split: the sizes, or the number of parts."""
-    splits: Binding = {}
-    for axis, names in transform.axis_splits.items():
-        for name in names.split():
-            value = module.settings.get(name)
-            sizes = value if isinstance(value, tuple) else (value,)
-            if sizes and all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in sizes):
-                splits[axis] = sizes
-    return splits
 
 
 def guess(path: Key, candidates: Iterable[LayerTransform | None]) -> LayerTransform | None:
@@ -335,66 +331,5 @@ def _hinted(hint: str, words: list[str], text: str) -> bool:
     return hint in words or (len(hint) > 3 and hint in text)
 
 
-def _has_sizes(transform: LayerTransform, module: ModuleInfo, shapes: Shapes) -> bool:
-    """Tell whether the weights have the sizes that a module's settings state, and not in another order."""
-    stated = {
-        axis: value
-        for axis, name in transform.axis_sizes.items()
-        if type(value := module.settings.get(name)) is int
-    }
-    if len(stated) < 2:
-        return True
-    present = {name: shapes[name] for name in _leaves_of(transform, shapes)}
-    for binding in transform.bindings(present):
-        sizes = {axis: prod(binding[axis]) for axis in stated if axis in binding}
-        if (
-            sizes.keys() == stated.keys()
-            and sizes != stated
-            and sorted(sizes.values()) == sorted(stated.values())
-        ):
-            return False
-    return True
-
-
-def _describes(transform: LayerTransform, module: ModuleInfo, shapes: Shapes, has_children: bool) -> bool:
-    """Return whether a transform fits a module's settings and its leaves."""
-    return (
-        _agrees(transform, module)
-        and _fits(transform, shapes, has_children)
-        and _has_sizes(transform, module, shapes)
-        and _has_parts(transform, module, shapes)
-    )
-
-
-def _has_parts(transform: LayerTransform, module: ModuleInfo, shapes: Shapes) -> bool:
-    """Return whether axes can be split as a module's settings state: a stack of layers has one more part."""
-    known = _axis_splits(transform, module)
-    if not known:
-        return True
-    bindings = transform.bindings({name: shapes[name] for name in _leaves_of(transform, shapes)})
-    return any(
-        all(known.get(axis, sizes) == sizes for axis, sizes in transform.split_axes(binding).items())
-        for binding in bindings
-    )
-
-
-def _agrees(transform: LayerTransform, module: ModuleInfo) -> bool:
-    return all(
-        module.settings.get(name, value if not value else None) == value
-        for name, value in transform.settings.items()
-    )
-
-
-def _leaves_of(transform: LayerTransform, shapes: Shapes) -> tuple[str, ...]:
-    return tuple(leaf.name for leaf in transform.leaves if leaf.name in shapes)
-
-
 def _widest(transforms: list[LayerTransform], shapes: Shapes) -> LayerTransform:
-    return max(transforms, key=lambda transform: len(_leaves_of(transform, shapes)))
-
-
-def _fits(transform: LayerTransform, shapes: Shapes, has_children: bool) -> bool:
-    present = {name: shapes[name] for name in _leaves_of(transform, shapes)}
-    if not present or (transform.only_leaves and (has_children or len(present) != len(shapes))):
-        return False
-    return transform.fits(present)
+    return max(transforms, key=lambda transform: len(leaves_of(transform, shapes)))

@@ -24,7 +24,7 @@ def with_model_evidence(state: FlatState, model: FlatState, registry: Registry) 
         registry: Where transforms are found.
     """
     framework = registry.framework(state.layout or "")
-    transforms = registry.transforms_of.get(framework.name, ())
+    transforms = registry.checked_transforms_of.get(framework.name, ())
     groups = group_state(state, framework, transforms)
     model_groups = group_state(model, framework, transforms)
     match = match_paths(groups, model_groups)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from bridge_core.axes import Shape
 from bridge_core.layers import LayerKind, LayerTransform, Leaf
+from bridge_core.messages import nearest
 from bridge_core.plugins import Registry, composite_layers
 from bridge_core.resolve.evidence import PARAMETER, Detection, Detector
 from bridge_core.resolve.grouping import Group, note_children
@@ -22,7 +23,7 @@ from bridge_core.resolve.interpretations import (
     parameter_interpretation,
 )
 from bridge_core.resolve.neutral_records import NeutralRecords
-from bridge_core.state import FlatState, Key, LayerInfo, StateMetadata, leaf_path
+from bridge_core.state import FlatState, Key, LayerInfo, StateMetadata, join_key, leaf_path
 
 if TYPE_CHECKING:
     from bridge_core.rules import Rule
@@ -113,6 +114,7 @@ def neutral_layers(
         rule = detector.rule_of(path)
         info = group.info
         if rule is not None and rule.kind is not None:
+            _check_rule(rule, path, info, registry)
             info = _ruled(rule.kind, info, registry)
         if info is None:
             info = _detected(detector, group)
@@ -243,6 +245,23 @@ def _interpretations(
     return tuple(i for i in interpretations if i is not None)
 
 
+def _check_rule(rule: Rule, path: Key, info: LayerInfo | None, registry: Registry) -> None:
+    """Check that a rule names a kind that there is, and does not contradict what was decided before.
+
+    Raises:
+        RuleError: It does.
+    """
+    kinds = (*registry.kinds, PARAMETER)
+    if rule.kind not in kinds:
+        raise rule.error(f"the kind {rule.kind!r} is not known. {nearest(rule.kind or '', kinds)}")
+    if info is not None and info.kind is not None and info.evidence != "rule" and info.kind != rule.kind:
+        raise rule.error(
+            f"{join_key(path)!r} is {info.kind} in the neutral form, by the evidence {info.evidence}. Give "
+            "the rule where the neutral form is made.",
+            path,
+        )
+
+
 def _ruled(kind: str, info: LayerInfo | None, registry: Registry) -> LayerInfo | None:
     """Let a rule decide an undecided layer; for a decided one, rules were asked before."""
     if info is None or info.kind is not None:
@@ -296,4 +315,5 @@ def _is_optional(kind: LayerKind, role: str) -> bool:
         role.endswith("bias")
         or role in kind.auxiliary_tensors
         or (kind.name, role) == ("batch_norm", "scale")
+        or (kind.name.startswith("spectral_norm") and role in ("v", "sigma"))  # frameworks keep one of them
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import prod
 
@@ -72,13 +72,17 @@ class NeutralRecords:
                 return replace(info, kind=None, evidence="unclaimed", candidates=()) if unclaimed else None
         if info.kind is None or info.kind == PARAMETER:
             return info
+        if not info.leaves:
+            return None
         kind = self._kinds.get(info.kind)
         return info if kind is None or _fits(kind, info, specs) else None
 
     def _with_origin(self, info: LayerInfo, specs: Mapping[str, TensorSpec]) -> LayerInfo:
         """Return a record of the first version, or one made by hand, with what it leaves open marked."""
         if info.origin:
-            return info
+            named = (*info.leaves, *info.unclaimed)
+            new = tuple(name for name in specs if name not in named) if info.kind == PARAMETER else ()
+            return replace(info, unclaimed=(*info.unclaimed, *new)) if new else info
         if info.kind == PARAMETER and info.evidence not in _KNOWN_PARAMETERS:
             return LayerInfo(None, "unclaimed", (), unclaimed=tuple(specs), origin=self._origin())
         if info.kind == PARAMETER or info.unclaimed:
@@ -86,7 +90,12 @@ class NeutralRecords:
         others = tuple(name for name in specs if name not in info.leaves)
         if not others and info.kind is not None:
             return info
-        return replace(info, unclaimed=others, origin=self._origin())
+        return replace(info, unclaimed=others, origin="" if self._are_neutral(others) else self._origin())
+
+    def _are_neutral(self, names: Iterable[str]) -> bool:
+        """Return whether leaves are called as in neutral form, so that they may have come later."""
+        roles = {role for kind in self._kinds.values() for role in kind.leaves} - {"bias"}
+        return any(name in roles for name in names)
 
     def _origin(self) -> str:
         """Return the framework that most layers come from; empty if none is recorded."""

@@ -172,6 +172,8 @@ class PlanBuilder:
                 self.dropped.append(Dropped(key, "allowed as unexpected"))
             elif form is not None and name in form.unsupported_leaves:
                 self.unsupported[key] = form.unsupported_leaves[name]
+            elif kind not in (None, PARAMETER) and all(t.kind != kind for t in self.request.transforms):
+                self.unsupported[key] = f"{self.framework.name} has no form of {kind}"
             else:
                 self.unexpected.append(key)
 
@@ -227,7 +229,8 @@ class PlanBuilder:
             for framework, name in layer.transforms.items()
             if framework != self.framework.name and not self._is_usual(framework, name)
         }
-        proven = not transforms and not layer.axis_splits and self._is_proven(layer, outcome)
+        is_plain = evidence != "guess" and not transforms and not layer.axis_splits
+        proven = is_plain and self._is_proven(layer, outcome)
         proven = proven and self._comes_back(layer, unclaimed)
         if proven and not (target_is_parameters and self.crossing.would_be_refused(layer, names)):
             return

@@ -70,4 +70,4 @@ class Request:
     @property
     def transforms(self) -> tuple[LayerTransform, ...]:
         """The target framework's transforms."""
-        return self.registry.transforms_of.get(self.framework.name, ())
+        return self.registry.checked_transforms_of.get(self.framework.name, ())

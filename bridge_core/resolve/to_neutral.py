@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bridge_core.axes import Binding, Shape
+from bridge_core.axes import Shape
 from bridge_core.errors import KeyConflict
-from bridge_core.layers import LayerKind, LayerTransform, Leaf, cut_of, part_shape, to_neutral_ops
+from bridge_core.layers import LayerTransform, Leaf, cut_of
 from bridge_core.ops import Fill, Op, Parallel, SplitSum, simplify_chain
 from bridge_core.plan import Dropped, Plan, PlanProblems, Step
 from bridge_core.plugins import Registry, names_of, random_state_of, undetermined_layout
@@ -20,6 +20,7 @@ from bridge_core.resolve.evidence import PARAMETER, Detection, Detector
 from bridge_core.resolve.grouping import Group, group_state
 from bridge_core.resolve.layer_info import layer_info, parameter_evidence
 from bridge_core.resolve.leaf_names import LayerNames
+from bridge_core.resolve.leaf_parts import part_ops
 from bridge_core.resolve.rule_names import rule_names
 from bridge_core.state import (
     AuxiliaryTensor,
@@ -74,6 +75,8 @@ def plan_to_neutral(
     """
     if state.layout is None:
         raise undetermined_layout(state, registry)
+    if () in state:
+        raise KeyConflict("a tensor has the empty key (); expected was a name.", hint="Rename the tensor.")
     rules = tuple(rules)
     if rules:
         from bridge_core.resolve.recorded_rules import rules_from, rules_towards
@@ -138,7 +141,7 @@ class _ToNeutral:
         self.state = state
         self.kinds = registry.kinds
         self.framework = registry.framework(state.layout or "")
-        self.transforms = registry.transforms_of.get(self.framework.name, ())
+        self.transforms = registry.checked_transforms_of.get(self.framework.name, ())
         self.collections = names_of(state, self.framework)
         self.default_collections = {next(iter(f.collections), "") for f in registry.frameworks.values()}
         self.rules = rules
@@ -240,7 +243,15 @@ class _ToNeutral:
             # A module has leaves in several collections, and a path in the default one is that of the module.
             collection = named if named and named not in self.default_collections else group.collections[name]
             self._add(replace(step, rule=label) if label else step, collection, usual)
-        self.layers[group.path] = layer_info(self.framework.name, group, detection, tuple(roles), parameters)
+        info = layer_info(self.framework.name, group, detection, tuple(roles), parameters)
+        if renamed and any(self._is_new_name(group, name, renamed) for name in info.unclaimed):
+            info = replace(info, doubted=True)
+        self.layers[group.path] = info
+
+    def _is_new_name(self, group: Group, name: str, renamed: Mapping[Key, Rule]) -> bool:
+        """Return whether a rule gave a leaf its name, which then says nothing of its axes."""
+        key = group.keys[name]
+        return key in renamed and leaf_path(group.path, name)[-1] != self.collections.strip(key)[-1]
 
     def _completed(self, group: Group, detection: Detection) -> Detection:
         """Return the detection with a guess where guesses are accepted, or undecided where names collide."""
@@ -263,7 +274,7 @@ class _ToNeutral:
         parts = self._part_ops.get(signature)
         if parts is None:
             split = transform.split_axes(detection.axis_splits)
-            parts = _part_ops(leaf, self.kinds[transform.kind], spec.shape, split)
+            parts = part_ops(leaf, self.kinds[transform.kind], spec.shape, split)
             self._part_ops[signature] = parts
         roles, chains = [*leaf.roles], [ops for ops, _ in parts]
         for part, added_role in enumerate(leaf.added_leaves):
@@ -318,6 +329,8 @@ class _ToNeutral:
         if name in self.source_keys:
             return
         path, role = module_path(name), name[-1]
+        if name == key and not self._has_layer(path):
+            return
         info = self.layers.get(path)
         kind = self.kinds.get(info.kind or "") if info is not None else None
         kind_name = PARAMETER
@@ -326,25 +339,13 @@ class _ToNeutral:
             kind_name = kind.name
         self.steps.append(Step((), (name,), (Fill(0, spec),), kind_name, "metadata", auxiliary=key))
 
+    def _has_layer(self, path: Key) -> bool:
+        """Return whether the layer of an auxiliary tensor is there; others were taken out of the state."""
+        return any(path[:end] in self.layers for end in range(len(path), max(len(path) - 3, 0), -1))
+
     def _renamed(self, name: Key) -> Key:
         for rule in self.rules:
             captures = rule.source.match(name) if rule.rename_to is not None else None
             if captures is not None and rule.rename_to is not None:
                 return rule.rename_to.fill(captures)
         return name
-
-
-def _part_ops(
-    leaf: Leaf, kind: LayerKind, shape: Shape, axis_splits: Binding
-) -> tuple[tuple[tuple[Op, ...], Shape], ...]:
-    """Return, for each role of a leaf, the ops from its part to the neutral leaf, and the neutral shape."""
-    split = tuple(sorted(axis_splits.items()))
-    parts = []
-    for part, role in enumerate(leaf.roles):
-        ops_and_shape = to_neutral_ops(
-            leaf, kind.leaves[role], part_shape(leaf, shape), part=part, axis_splits=split
-        )
-        if ops_and_shape is None:
-            raise AssertionError(f"{leaf} was found to fit {shape}")
-        parts.append(ops_and_shape)
-    return tuple(parts)

@@ -78,8 +78,9 @@ def has_open_axes(info: LayerInfo) -> bool:
 
 
 def opened(info: LayerInfo, names: tuple[str, ...]) -> LayerInfo:
-    """Return a record that knows of leaves only whose axes they have."""
-    return LayerInfo(None, "unclaimed", (), unclaimed=tuple(dict.fromkeys(names)), origin=info.origin)
+    """Return a record that knows of leaves only whose axes they have: new names do not turn them."""
+    unclaimed = tuple(dict.fromkeys(names))
+    return LayerInfo(None, "unclaimed", (), unclaimed=unclaimed, origin=info.origin, doubted=True)
 
 
 def named_leaves(info: LayerInfo) -> tuple[str, ...]:

@@ -55,7 +55,8 @@ class LayerInfo:
         unclaimed: Names of the leaves at the path that no evidence explains; they keep the names and axes
             of their origin.
         origin: Framework whose names and axes the leaves have that belong to no decided layer.
-        doubted: Whether an undecided layer may have another order of axes than its candidates.
+        doubted: Whether an undecided layer may have another order of axes than its candidates, or unclaimed
+            leaves than their names suggest.
     """
 
     kind: str | None

@@ -1,0 +1,33 @@
+"""From a native leaf to the neutral leaves that it holds."""
+
+from __future__ import annotations
+
+from bridge_core.axes import Binding, Shape
+from bridge_core.errors import PluginError
+from bridge_core.layers import LayerKind, Leaf, part_shape, to_neutral_ops
+from bridge_core.ops import Op
+
+__all__ = ["part_ops"]
+
+
+def part_ops(
+    leaf: Leaf, kind: LayerKind, shape: Shape, axis_splits: Binding
+) -> tuple[tuple[tuple[Op, ...], Shape], ...]:
+    """Return, for each role of a leaf, the ops from its part to the neutral leaf, and the neutral shape.
+
+    Raises:
+        PluginError: The leaf fits its own axes, and these do not fit those of the kind.
+    """
+    split = tuple(sorted(axis_splits.items()))
+    parts = []
+    for part, role in enumerate(leaf.roles):
+        ops_and_shape = to_neutral_ops(
+            leaf, kind.leaves[role], part_shape(leaf, shape), part=part, axis_splits=split
+        )
+        if ops_and_shape is None:
+            raise PluginError(
+                f"leaf {leaf.name!r} {list(shape)}: the axes {leaf.axes!r} do not fit {kind.leaves[role]!r}, "
+                f"those of {role!r} in the kind {kind.name!r}."
+            )
+        parts.append(ops_and_shape)
+    return tuple(parts)
