@@ -189,11 +189,10 @@ class Detector:
         kinds = {t.kind for t in listed}
         alike = [t for t in self.transforms if t.kind in kinds and t not in listed and not t.needs_module]
         children = group.has_children
-        fitting = [t for t in listed if _describes(t, module, shapes, children)] + [
-            t
-            for t in alike
-            if _describes(t, module, shapes, children) and not self._may_be_stacked(t, shapes, children)
-        ]
+        fitting = [t for t in listed if _describes(t, module, shapes, children)]
+        if not any(len(_leaves_of(t, shapes)) == len(shapes) for t in fitting):
+            single = [t for t in alike if not self._may_be_stacked(t, shapes, children)]
+            fitting += [t for t in single if _describes(t, module, shapes, children)]
         if not fitting:
             # What a rule takes away, or a file lacks, leaves a rest that nobody described.
             is_whole = shapes.keys() >= set(module.parameters)
