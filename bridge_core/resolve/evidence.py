@@ -204,11 +204,10 @@ class Detector:
             and (not t.modules or any(same_order(t, other) for other in described))
         ]
         children = group.has_children
-        fitting = [t for t in listed if describes(t, module, shapes, children)] + [
-            t
-            for t in alike
-            if describes(t, module, shapes, children) and not self._may_be_stacked(t, shapes, children)
-        ]
+        fitting = [t for t in listed if describes(t, module, shapes, children)]
+        if not any(len(leaves_of(t, shapes)) == len(shapes) for t in fitting):
+            single = [t for t in alike if not self._may_be_stacked(t, shapes, children)]
+            fitting += [t for t in single if describes(t, module, shapes, children)]
         if not fitting:
             # What a rule takes away, or a file lacks, leaves a rest that nobody described.
             is_whole = shapes.keys() >= set(module.parameters)
