@@ -49,7 +49,7 @@ class Crossing:
         if name in layer.leaves:
             return evidence
         recorded = name in layer.unclaimed
-        if recorded and (self._target == layer.origin or self._target in layer.transforms):
+        if recorded and layer.origin and self._target in (layer.origin, *layer.transforms):
             return "name"
         key = layer.group.keys[name]
         if templated and not self._may_be_turned(layer, name):
