@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from bridge_core.layers import LayerTransform
 from bridge_core.messages import listed
@@ -24,16 +24,23 @@ class Crossing:
         target: The framework.
         permissions: What may be copied unasked.
         origin: Neutral key -> key in the original source, which patterns also see.
+        waiting: Keys of tensors that a rule was to move, and that go back to where they come from.
     """
 
     def __init__(
-        self, registry: Registry, target: str, permissions: Permissions, origin: Mapping[Key, Key]
+        self,
+        registry: Registry,
+        target: str,
+        permissions: Permissions,
+        origin: Mapping[Key, Key],
+        waiting: Collection[Key] = (),
     ) -> None:
         self.refused: dict[Key, str] = {}
         self._registry = registry
         self._target = target
         self._permissions = permissions
         self._origin = origin
+        self._waiting = waiting
         self._names: dict[str, LayerNames] = {}
         self._ways_back: dict[str, LayerNames] = {}
 
@@ -46,12 +53,12 @@ class Crossing:
             evidence: The evidence for the layer.
             templated: Whether a template has a tensor of this name and shape.
         """
-        if name in layer.leaves:
+        key = layer.group.keys[name]
+        if name in layer.leaves or key in self._waiting:
             return evidence
         recorded = name in layer.unclaimed
         if recorded and layer.origin and self._target in (layer.origin, *layer.transforms):
             return "name"
-        key = layer.group.keys[name]
         if templated and not self._may_be_turned(layer, name):
             return "template"
         why = self._why(layer, name)

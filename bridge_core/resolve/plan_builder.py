@@ -59,8 +59,9 @@ class PlanBuilder:
             for leaf in transform.leaves
             for role in leaf.added_leaves
         }
+        waiting = {key for rule in request.state.metadata.rules or () for key in rule.pending}
         self.crossing = Crossing(
-            request.registry, request.framework.name, request.permissions, request.origin
+            request.registry, request.framework.name, request.permissions, request.origin, waiting
         )
         self._proven: dict[tuple[int, bool], bool] = {}
         self.owners: dict[Key, Rule] = {}
