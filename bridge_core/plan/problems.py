@@ -160,21 +160,22 @@ class PlanProblems:
             "Give the target's shapes (like=, --like FILE), the module (model= or module=, "
             "--model PKG.MOD:FACTORY) or a rule (rules=, --rules FILE)."
         ]
-        options = ["--like FILE"]
+        permissions = []
         if candidates:
             ways.append("Or accept guesses by name (accept_guesses=True, --accept-guesses).")
-            options.append("--accept-guesses")
+            permissions.append("--accept-guesses")
         if reasons:
             pattern = _pattern(self.unexplained)
             ways.append(
                 f"Or copy them unchanged (allow_unclaimed={pattern!r}, --allow-unclaimed {pattern!r}), if "
                 "the other side has them under these names and with these axes."
             )
-            options.append(f"--allow-unclaimed '{pattern}'")
+            permissions.append(f"--allow-unclaimed '{pattern}'")
+        options = ("--like FILE", " ".join(permissions))
         text, hint = "\n".join(parts), "\n" + " ".join(ways)
         if not candidates:
-            return UnclaimedTensorError(text, reasons=reasons, hint=hint, options=tuple(options))
-        return AmbiguousLayerError(text, candidates=candidates, hint=hint, options=tuple(options))
+            return UnclaimedTensorError(text, reasons=reasons, hint=hint, options=options)
+        return AmbiguousLayerError(text, candidates=candidates, hint=hint, options=options)
 
     def _unsupported_error(self, target_layout: str) -> UnsupportedLayerError:
         reasons = {join_key(key): why for key, why in self.unsupported.items()}

@@ -330,8 +330,9 @@ def test_the_refusal_lists_one_line_for_a_pattern_and_ends_with_commands(tmp_pat
     lines = done.err.splitlines()
     assert sum("gate_weight" in line for line in lines) == 1
     assert sum("h.{0..11}.q.weight" in line for line in lines) == 1
-    assert [line.split()[-1] for line in lines[-3:]] == ["FILE", "--accept-guesses", "'h.**'"]
-    assert all(line.startswith("  ckptbridge convert ") for line in lines[-3:])
+    ways = ["--like FILE", "--accept-guesses --allow-unclaimed 'h.**'"]
+    assert [line.partition("--to flax ")[2] for line in lines[-2:]] == ways
+    assert all(line.startswith("  ckptbridge convert ") for line in lines[-2:])
     done = run(
         *("convert", tmp_path / "t.safetensors", tmp_path / "f.msgpack", "--to", "flax"),
         *("--accept-guesses", "--allow-unclaimed", "h.**", "--json"),
