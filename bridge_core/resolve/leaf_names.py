@@ -52,6 +52,9 @@ _LAYER_OF_STACK = re.compile(r"(?<=_l)\d+(_reverse)?$")
 
 _SCALES = re.compile(r"scale|zero|absmax|scb", re.IGNORECASE)
 
+_OF_CODES = re.compile(r".*(scale|zero|absmax|scb|codebook).*|s|suh|svh", re.IGNORECASE)
+"""Names of what quantised layers keep next to their packed integers."""
+
 _INDICES = re.compile(r"bias|mask|ind(ex|ices)|ids|pos", re.IGNORECASE)
 """Integers that a layer of plain weights may hold."""
 
@@ -120,9 +123,12 @@ class LayerNames:
             return f"{name!r} is named like a layer's tensor, whose axes differ between frameworks"
         if _SCALES.search(name) and any(map(_is_code, specs.values())):
             return "it scales the quantised tensor at the same path"
-        has_numbers = any(spec.dtype.kind in "fV" for spec in specs.values())
-        if own is not None and has_numbers and _is_packed(own) and not _INDICES.search(name):
-            return "it holds small integers next to numbers that may scale them, as a quantised layer does"
+        if own is not None and _is_packed(own) and not _INDICES.search(name):
+            scales = [n for n, spec in specs.items() if _OF_CODES.fullmatch(n) and spec.dtype.kind in "fV"]
+            if scales:
+                return (
+                    f"it holds integers next to {scales[0]!r}, which may scale them as in a quantised layer"
+                )
         return ""
 
     @staticmethod
