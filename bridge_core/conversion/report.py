@@ -54,12 +54,12 @@ class Report:
     guessed: tuple[Key, ...]
     filled: tuple[Key, ...]
     dropped: tuple[Dropped, ...]
-    left_out: tuple[Mapping[str, Any], ...]
-    unfilled: tuple[Key, ...]
-    unclaimed: tuple[Key, ...]
     notes: tuple[str, ...]
     exact: bool
     verified: bool
+    left_out: tuple[Mapping[str, Any], ...] = ()
+    unfilled: tuple[Key, ...] = ()
+    unclaimed: tuple[Key, ...] = ()
     warnings: tuple[PlanWarning, ...] = ()
 
     @classmethod

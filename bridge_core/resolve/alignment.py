@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from bridge_core.layers import LayerTransform
+from bridge_core.resolve.composite_parts import parts_are_linear
 from bridge_core.resolve.evidence import Detection, Detector
 from bridge_core.resolve.grouping import Group, group_state
 from bridge_core.resolve.neutral_layers import NeutralLayer, neutral_layers
@@ -69,7 +70,7 @@ class Alignment:
             if detection.transform is not None and detection.transform.kind in self._composite_kinds
         }
         agreeing = {path for path in of_source if sides.agree(path)}
-        source_split = of_source - agreeing
+        source_split = {path for path in of_source - agreeing if self._falls_apart(sides.layers[path])}
         target_split = of_target - {sides.match.targets[path] for path in agreeing}
         if not source_split and not target_split:
             return sides
@@ -112,15 +113,28 @@ class Alignment:
             permissions.may_leave_out(key, origin.get(key, key)) for key in layer.group.keys.values()
         )
 
+    def _falls_apart(self, layer: NeutralLayer) -> bool:
+        """Return whether the parts of a composite layer are linear layers in neutral form, too."""
+        transforms = map(self._request.registry.transforms.get, layer.transforms.values())
+        return all(
+            parts_are_linear(transform, self._request.registry)
+            for transform in transforms
+            if transform is not None and transform.kind == layer.kind
+        )
+
     def _complete_parts(self, composites: Mapping[str, LayerTransform]) -> dict[Key, str]:
         """Return the paths of the source that hold all the parts of a kind that the template has whole."""
         state = self._request.state
         paths: dict[Key, str] = {}
         for kind, transform in composites.items():
+            if not parts_are_linear(transform, self._request.registry):
+                continue
             zeros = self._request.registry.kinds[kind].zeros
             roles = [role for leaf in transform.leaves if not leaf.optional for role in leaf.roles]
-            first, *rest = (role.split(".") for role in roles if role not in zeros)
-            tail = tuple(first)
+            needed = [role.split(".") for role in roles if role not in zeros]
+            tail, rest = tuple(needed[0] if needed else ()), needed[1:]
+            if not tail:
+                continue
             for key in state:
                 path = key[: -len(tail)]
                 if key[-len(tail) :] == tail and all((*path, *role) in state for role in rest):

@@ -183,3 +183,59 @@ def test_a_kind_without_a_form_on_the_other_side_is_named_with_a_template_too(na
         bridge_core.convert(model, source, to="neutral", registry=known)
     with pytest.raises(UnsupportedLayerError, match=r"mix\.(weight|kernel).*flax has no form of acme"):
         bridge_core.convert(source, tmp_path / "f.npz", to="flax", like=like, registry=known)
+
+
+class MLP(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate, self.up = torch.nn.Linear(4, 4, bias=False), torch.nn.Linear(4, 4, bias=False)
+        with torch.no_grad():
+            for i, weight in enumerate((self.gate.weight, self.up.weight)):
+                weight.copy_(torch.arange(16.0).reshape(4, 4) + i)
+
+
+GATED = [("out in", "out in"), ("in out", "in out"), ("out in", "in out"), ("in out", "out in")]
+
+
+@pytest.mark.parametrize("live", [True, False], ids=["module", "state dict"])
+@pytest.mark.parametrize("identifying", [None, ("gate.weight", "up.weight")], ids=["not proven", "proven"])
+@pytest.mark.parametrize(("of_kind", "axes"), GATED)
+def test_a_composite_kind_does_not_turn_the_parts_of_others(of_kind, axes, identifying, live):
+    """Plain linear layers with the names of its parts are right in Flax, or refused; live ones are right."""
+    kind = LayerKind("gated", {"gate.kernel": of_kind, "up.kernel": of_kind})
+    leaves = (Leaf("gate.weight", "gate.kernel", axes), Leaf("up.weight", "up.kernel", axes))
+    gated = LayerTransform(
+        "torch.gated", "gated", leaves, modules=("acme.Gated",), identifying_leaves=identifying
+    )
+    known = registry(gated, kinds=(kind,))
+    model = torch.nn.ModuleDict({"mlp": MLP()})
+    weights = {name: value.detach().numpy().T for name, value in model.state_dict().items()}
+    tree = {"mlp": {name: {"kernel": weights[f"mlp.{name}.weight"] * 0} for name in ("gate", "up")}}
+    for like in (None, tree):
+        neutral = bridge_core.to_neutral(
+            model if live else model.state_dict(), framework="torch", registry=known
+        )
+        made = attempt(neutral, framework="flax", like=like, registry=known)
+        assert not live or not isinstance(made, str)
+        if isinstance(made, str):
+            assert "mlp.gate" in made
+            continue
+        for name in ("gate", "up"):
+            assert (made["mlp"][name]["kernel"] == weights[f"mlp.{name}.weight"]).all()
+    kernels = {"mlp": {name: {"kernel": weights[f"mlp.{name}.weight"]} for name in ("gate", "up")}}
+    neutral = bridge_core.to_neutral(kernels, framework="flax", registry=known)
+    like = model if live else model.state_dict()
+    made = attempt(neutral, framework="torch", like=like, registry=known)
+    assert not live or not isinstance(made, str)
+    if isinstance(made, str):
+        assert "mlp.gate" in made
+    else:
+        assert all(torch.equal(made[name], value) for name, value in model.state_dict().items())
+
+
+def attempt(neutral, **options):
+    """Return what comes out of a neutral state, or the text of the refusal."""
+    try:
+        return bridge_core.from_neutral(neutral, **options)
+    except BridgeError as error:
+        return str(error)
