@@ -96,8 +96,8 @@ def _in_out(n: Numbers) -> Layer:
     module = InOut(inputs, outputs, bias=bias)
     state = n.fill(module)
     layer = simple("in_out", module, state, {"weight": "kernel", "bias": "bias"}, typed=False)
-    # A square one with a bias passes for a linear layer wherever its type is not seen.
-    return replace(layer, hidden=bias and inputs == outputs, links=(), neutral=None)
+    # A square one passes for a linear layer wherever its type is not seen: by its bias, or with a template.
+    return replace(layer, hidden=inputs == outputs, links=(), neutral=None)
 
 
 def _in_out_subclass(n: Numbers) -> Layer:

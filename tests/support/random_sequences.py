@@ -37,7 +37,7 @@ class Sequence:
         return (found.movedim(1, -1) if self.inputs.ndim > 2 else found).numpy()
 
     def flax_outputs(self, tree: Any) -> np.ndarray:
-        variables = tree if "params" in tree else {"params": tree}
+        variables = tree if tree.keys() & {"params", "batch_stats"} else {"params": tree}
         return np.asarray(self.flax.apply(variables, self.inputs))
 
 

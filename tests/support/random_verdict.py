@@ -63,7 +63,7 @@ def _readings(place: Placed, drawn: Draw) -> list[Tree]:
         return [*layer.flax, *([layer.neutral] if untold and layer.neutral else [])]
     states = [layer.torch] if layout != "flax" or not layer.back else []
     states += list(layer.back) if layout == "flax" else []
-    if layer.kind == "weight_norm":
+    if layer.kind.endswith("weight_norm"):
         # Either spelling will do where nothing says which one the target has.
         states.append({_OTHER_SPELLING.get(name, name): array for name, array in layer.torch.items()})
     readings = [{tuple(name.split(".")): array for name, array in state.items()} for state in states]
