@@ -16,7 +16,7 @@ class PlanWarning:
     """Something about a conversion that only its user can decide.
 
     Args:
-        code: What it is: ``flatten`` (a linear layer beside a flattened feature map), ``norm_axes`` (a norm
+        code: What it is: ``flatten`` (a linear layer next to a flattened feature map), ``norm_axes`` (a norm
             over channels and space), or ``overflow`` (a cast that left the range of its dtype).
         message: What may be wrong and what to do, in one paragraph.
         keys: The tensors: the plan's source keys; for ``overflow`` the keys written.

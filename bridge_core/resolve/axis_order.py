@@ -206,7 +206,7 @@ class AxisOrder:
                 elif is_leaf and (leaf is None or not leaf.is_plain):
                     rules.append(None)  # it means nothing without the leaves that a rule takes away
         main = join_key(collections.strip(self.origin.get(keys[0], keys[0])))
-        feature_map = f"the feature map of {join_key(flat.beside)} ({flat.channels} channels)"
+        feature_map = f"the feature map of {join_key(flat.neighbour)} ({flat.channels} channels)"
         if flat.axis == "in":
             what = f"if {feature_map} is flattened into its {size} inputs"
         else:

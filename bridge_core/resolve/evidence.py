@@ -49,7 +49,7 @@ class Detection:
         missing: Of an unclaimed group, the kind or transform that the metadata names and no plugin provides.
         origin: Of an unclaimed group, the framework that it was copied from unchanged, as its metadata says.
         doubted: Of an undecided group, whether the order of the axes may be another than names suggest: its
-            module is of an unknown type, or a layer beside it denies the order.
+            module is of an unknown type, or a layer next to it denies the order.
     """
 
     evidence: str

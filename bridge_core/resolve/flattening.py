@@ -49,12 +49,12 @@ _OTHER = Width("other")
 
 @dataclass(frozen=True)
 class Flattening:
-    """A linear layer beside a feature map.
+    """A linear layer next to a feature map.
 
     Args:
         layer: Path of the linear layer.
         axis: Its axis that may be a flattened feature map: ``in`` or ``out``.
-        beside: Path of the convolution that gives the feature map, or takes it.
+        neighbour: Path of the convolution that gives the feature map, or takes it.
         channels: Channels of the feature map.
         places: Its places, e.g. height times width.
         norms: Paths of norms that see the same flattened axis.
@@ -62,7 +62,7 @@ class Flattening:
 
     layer: Key
     axis: str
-    beside: Key
+    neighbour: Key
     channels: int
     places: int
     norms: tuple[Key, ...] = ()
@@ -180,7 +180,7 @@ def _norms_of_flat_maps(widths: Mapping[Key, Width]) -> set[Key]:
 
 
 def _joined(last: Key, inputs: int, paths: Iterable[Key], widths: Mapping[Key, Width]) -> bool:
-    """Return whether the branches beside a convolution give so many channels together, as in an Inception."""
+    """Return whether the branches next to a convolution give so many channels together."""
     convs = [path for path in paths if widths.get(path, _OTHER).role == "conv"]
     for depth in range(1, len(last)):
         ends: dict[str, int] = {}
@@ -237,8 +237,8 @@ def _in_no_order(paths: Sequence[Key], widths: Mapping[Key, Width]) -> list[Flat
     Items of one list are in their order, whatever the rest is. Otherwise only a plain convolutional network
     shows it: a linear layer that takes what no other layer gives is fed by a feature map.
     """
-    found = [flat for flat in _fed(paths, widths) if _in_one_list(flat.layer, flat.beside)]
-    found += [flat for flat in _made(paths, widths, found) if _in_one_list(flat.layer, flat.beside)]
+    found = [flat for flat in _fed(paths, widths) if _in_one_list(flat.layer, flat.neighbour)]
+    found += [flat for flat in _made(paths, widths, found) if _in_one_list(flat.layer, flat.neighbour)]
     roles = [widths.get(path, _OTHER).role for path in paths]
     convs = [path for path in paths if widths.get(path, _OTHER).role == "conv"]
     if "other" in roles or roles.count("dense") > len(convs) + _MORE_LINEAR:
@@ -259,15 +259,15 @@ def _in_no_order(paths: Sequence[Key], widths: Mapping[Key, Width]) -> list[Flat
             and not (number > linear.index(path) and _in_one_list(other, path))
         ]
         if size not in given and not any(_made_for(maker, paths, widths) is None for maker in makers):
-            beside = max(
+            neighbour = max(
                 (conv for conv in convs if _is_multiple(size, widths[conv].outputs)),
                 key=lambda conv: _likely(size, widths[conv].outputs),
                 default=None,
             )
-            if beside is not None and not _joined(beside, size, paths, widths):
-                channels = widths[beside].outputs
+            if neighbour is not None and not _joined(neighbour, size, paths, widths):
+                channels = widths[neighbour].outputs
                 norms = tuple(norm for norm in paths if norm in flat_norms and widths[norm].outputs == size)
-                found.append(Flattening(path, "in", beside, channels, size // channels, norms))
+                found.append(Flattening(path, "in", neighbour, channels, size // channels, norms))
     for path in linear:
         flat = _made_for(path, paths, widths)
         if flat is not None and not any(other.layer == path for other in found):
@@ -294,12 +294,12 @@ def _made_for(layer: Key, paths: Sequence[Key], widths: Mapping[Key, Width]) -> 
     ]
     if not fitting:
         return None
-    channels, beside = max(fitting, key=lambda one: _likely(outputs, one[0]))
+    channels, neighbour = max(fitting, key=lambda one: _likely(outputs, one[0]))
     # Where nothing shows the order, a norm of this width may see what the layer makes.
     shared = {size for width in convs.values() for size in (width.inputs, width.outputs)}
     norms = [path for path in paths if widths[path] == Width("norm", outputs, outputs)]
     return Flattening(
-        layer, "out", beside, channels, outputs // channels, () if outputs in shared else tuple(norms)
+        layer, "out", neighbour, channels, outputs // channels, () if outputs in shared else tuple(norms)
     )
 
 

@@ -209,7 +209,7 @@ def share_default_paths(rules: Sequence[Rule], defaults: Container[str]) -> tupl
 
 
 def refuse_unclear_target(rule: Rule, registry: Registry) -> None:
-    """Refuse a rename of which nothing tells whether its target begins with a collection or with a module.
+    """Refuse a rename of which it is unclear whether its target begins with a collection or with a module.
 
     Args:
         rule: A rule on the way to the neutral form that names no layouts.
