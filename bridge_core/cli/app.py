@@ -85,10 +85,11 @@ def _run(call: Callable[[], Any], words: list[str]) -> int:
         return _USAGE
     except BridgeError as err:
         complain(str(err), label="error", as_list=bool(err.options))
-        if err.options:
+        ways = [option for option in err.options if option.split()[0] not in words]
+        if ways:
             command = shlex.join(["ckptbridge", *words])
-            ways = "\n".join(f"  {command} {option}" for option in err.options)
-            complain(f"Most likely to go on:\n{ways}", as_list=True)
+            lines = "\n".join(f"  {command} {option}" for option in ways)
+            complain(f"Most likely to go on:\n{lines}", as_list=True)
         return err.exit_code
     except MemoryError:
         complain("there is not enough memory.", label="error")

@@ -224,7 +224,7 @@ def _unflattened(
     width, channels = widths[layer], widths[conv].inputs
     if not _is_multiple(width.outputs, channels, _FEWEST_PLACES) or width.outputs < width.inputs:
         return None
-    # A grouped convolution shows the channels of one group; and what other layers take is no feature map.
+    # A grouped convolution shows the channels of one group; and what other layers take is not a feature map.
     taken = {w.inputs for path, w in widths.items() if path not in flattened and path not in (layer, *norms)}
     if widths[conv].outputs == width.outputs or width.outputs in taken:
         return None

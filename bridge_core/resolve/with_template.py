@@ -323,4 +323,5 @@ def _differing_splits(layer: NeutralLayer, detection: Detection, outcome: Outcom
 def _identity(detection: Detection) -> object:
     transform = detection.transform.name if detection.transform else None
     candidates = tuple(c.name if c is not None else None for c in detection.candidates)
-    return (detection.evidence, transform, candidates, detection.leaves)
+    misfits = bool(detection.misfits)  # which are not read in other layouts
+    return (detection.evidence, transform, candidates, detection.leaves, misfits)

@@ -341,6 +341,22 @@ def test_the_refusal_lists_one_line_for_a_pattern_and_ends_with_commands(tmp_pat
     assert len(json.loads(done.out)["unclaimed"]) == 24
 
 
+def test_what_was_given_is_not_proposed_again(tmp_path):
+    """A template with as many inputs as outputs leaves open whether a convolution is a transposed one."""
+    from safetensors.torch import save_file
+
+    save_file({"up.weight": numbers(4, 4, 3, 3), "up.bias": numbers(4)}, tmp_path / "t.safetensors")
+    tree = {"up": {"kernel": np.zeros((3, 3, 4, 4), "float32"), "bias": np.zeros(4, "float32")}}
+    bridge_core.save_state(tree, tmp_path / "like.msgpack", layout="flax")
+    arguments = ("plan", tmp_path / "t.safetensors", "--to", "flax", "--like", tmp_path / "like.msgpack")
+    done = run(*arguments)
+    assert done.code == 1
+    assert done.err.splitlines()[-2:] == [
+        "Most likely to go on:",
+        f"  ckptbridge {' '.join(map(str, arguments))} --accept-guesses",
+    ]
+
+
 def test_a_name_cannot_add_a_line_to_the_refusal(tmp_path):
     value = {"a\n  forged.gate_weight": numbers(4, 4)}
     with pytest.raises(UnclaimedTensorError) as caught:
