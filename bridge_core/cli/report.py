@@ -110,6 +110,8 @@ def inspect_lines(path: str, format_name: str, state: FlatState, files: Mapping[
     for title, texts in sections:
         if texts:
             lines += ["", f"{title}:", *(f"  {text}" for text in texts)]
+    if known.notes:
+        lines += ["", *(f"note: {note}" for note in known.notes)]
     return lines
 
 

@@ -54,7 +54,8 @@ def complete_plan(state: FlatState, options: ConversionOptions, registry: Regist
             state = known
     with template_of(like, options.to, registry) as template:
         plan = joined_plan(state, template, options, registry)
-    plan = replace(plan, source_ties=source_ties, notes=(*plan.notes, *options.notes))
+    notes = (*state.metadata.notes, *plan.notes, *options.notes)
+    plan = replace(plan, source_ties=source_ties, notes=notes)
     if options.dtype is not None and plan.ok:
         plan = plan.cast(dtype_named(options.dtype))
     return state, plan

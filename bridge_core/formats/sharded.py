@@ -210,7 +210,9 @@ def _merge(
     metadata = _merged_metadata([state.metadata for state in states.values()])
     if index.marker is not None:
         layout = index.marker[0] or layout
-        metadata = index.marker[1].with_(extra=metadata.extra, ties={**metadata.ties, **index.marker[1].ties})
+        metadata = index.marker[1].with_(
+            extra=metadata.extra, ties={**metadata.ties, **index.marker[1].ties}, notes=metadata.notes
+        )
     if any("separator" in state.metadata.provenance for state in states.values()):
         metadata = metadata.with_(provenance={"separator": "/"})
     for alias, kept in metadata.ties.items():
@@ -302,6 +304,8 @@ def _merged_metadata(parts: list[StateMetadata]) -> StateMetadata:
         empty=tuple(dict.fromkeys(path for part in parts for path in part.empty)),
         tree_form=union("tree_form"),
         extra=union("extra"),
+        providers=union("providers"),
+        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
     )
 
 

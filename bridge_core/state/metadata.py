@@ -145,6 +145,8 @@ class StateMetadata:
         rules: The rules that a neutral state was made with; None for a file that does not record them.
         extra: Strings that a file carries for its own readers.
         provenance: Where the state comes from, for reports. In memory only.
+        providers: Layer kind that a plugin adds -> the distribution that provides it.
+        notes: What a reader of a report should know of how the state was read. In memory only.
     """
 
     layers: Mapping[Key, LayerInfo] = field(default_factory=dict)
@@ -157,6 +159,8 @@ class StateMetadata:
     extra: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
     rules: tuple[RecordedRule, ...] | None = ()
+    providers: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def with_(self, **changes: Any) -> StateMetadata:
         """Return a copy with some fields replaced."""
@@ -239,6 +243,7 @@ def dump_metadata(layout: str | None, metadata: StateMetadata, *, escaped_names:
         },
         "empty": [_name(k) for k in metadata.empty],
         "forms": dict(sorted(metadata.tree_form.items())),
+        "providers": dict(sorted(metadata.providers.items())),
     }
     kept = {name: value for name, value in document.items() if value}
     if metadata.rules or (metadata.rules is not None and layout == "neutral"):
@@ -286,6 +291,7 @@ def load_metadata(text: str | bytes, *, path: str = "") -> tuple[str | None, Sta
             empty=tuple(_key(k) for k in document.get("empty", ())),
             tree_form=_mapping(document.get("forms", {})),
             rules=_recorded_rules(document),
+            providers=_mapping(document.get("providers", {})),
         )
         layout = document.get("layout")
         return (

@@ -173,6 +173,8 @@ def joined_metadata(
         layers=layers.kept(),
         modules=modules.kept(),
         ties={**one.ties, **other.ties},
+        providers={**other.providers, **one.providers},
+        notes=tuple(dict.fromkeys((*one.notes, *other.notes))),
         collections={**one.collections, **other.collections},
         auxiliary_tensors=auxiliary_tensors,
         empty=tuple(path for path in empty if path not in present),

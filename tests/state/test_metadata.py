@@ -183,3 +183,14 @@ def test_renaming_reaches_every_field():
         if field.name not in ("tree_form", "extra", "provenance"):
             assert all(key[0] == "p" for key in value), field.name
     assert renamed.ties == {("p", "a", "b"): ("p", "a", "c")}
+
+
+def test_providers_are_stored_and_joined() -> None:
+    one = StateMetadata(providers={"acme": "acme-layers"}, notes=("read so",))
+    text = dump_metadata("neutral", one)
+    assert load_metadata(text)[1].providers == {"acme": "acme-layers"}
+    assert "read so" not in text
+
+
+def test_plain_metadata_names_no_providers() -> None:
+    assert "providers" not in dump_metadata("neutral", StateMetadata())

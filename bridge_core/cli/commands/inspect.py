@@ -84,6 +84,7 @@ def _document(used: Format, state: FlatState, files: Mapping[Key, str]) -> dict[
         "format": used.name,
         "layout": state.layout,
         "total_bytes": state.nbytes,
+        "notes": list(known.notes),
         "metadata": {
             "layers": {
                 join_key(path): {
