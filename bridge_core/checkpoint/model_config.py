@@ -31,7 +31,7 @@ def config_beside(*states: FlatState | None) -> Mapping[str, Any] | None:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return what a config file holds; ``NaN`` and ``Infinity``, which configs of transformers have, are read.
+    """Return what a config file holds; ``NaN`` and ``Infinity``, which transformers writes, are read.
 
     Raises:
         MalformedFile: It is not a JSON object.

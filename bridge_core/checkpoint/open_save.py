@@ -36,7 +36,8 @@ def open_state(
     """Open weights lazily; use the state as a context manager, or close it.
 
     Args:
-        path: A file of any name, an index, or a folder (see `find_weights`).
+        path: A file of any name, an index, or a folder (see `find_weights`). A file that is a part of a
+            model, such as one shard, is opened with a note that says so.
         format: Name of the format; None to go by content.
         layout: Whose names and axes these are; None to take what the file says, or else the one framework
             whose names they look like.
@@ -51,13 +52,17 @@ def open_state(
     registry = default_registry() if registry is None else registry
     chosen = registry.format(format) if format else None
     place = as_path(path)
-    if is_folder(place):
-        from bridge_core.checkpoint.weight_files import find_weights
+    from bridge_core.checkpoint.folder_weights import choose_weights, named_file
 
-        place = find_weights(place, format=format, layout=layout, registry=registry)
-    used, state = open_file(place, registry, chosen, follow_links=follow_links)
-    known = {**state.metadata.provenance, "path": str(place), "format": used.name}
-    opened = state.replace(metadata=state.metadata.with_(provenance=known))
+    choice = (
+        choose_weights(place, format=format, layout=layout, registry=registry)
+        if is_folder(place)
+        else named_file(place)
+    )
+    used, state = open_file(choice.path, registry, chosen, follow_links=follow_links)
+    known = {**state.metadata.provenance, "path": str(choice.path), "format": used.name}
+    notes = (*choice.notes, *state.metadata.notes)
+    opened = state.replace(metadata=state.metadata.with_(provenance=known, notes=notes))
     opened.layout = layout or _layout(state, used, registry)
     return opened
 

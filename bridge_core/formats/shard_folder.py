@@ -21,13 +21,13 @@ class ShardName(NamedTuple):
 
     head: str
     number: int
-    count: int
+    total: int
     tail: str
 
     @property
     def set_name(self) -> tuple[str, int, str]:
         """What the names of one set have in common."""
-        return (self.head, self.count, self.tail)
+        return (self.head, self.total, self.tail)
 
 
 class ShardFolder(NamedTuple):
@@ -46,7 +46,7 @@ def shard_name(name: str) -> ShardName | None:
     """Return what a file name says, or None for one that names no part.
 
     >>> shard_name("model-00002-of-00003.safetensors")
-    ShardName(head='model-', number=2, count=3, tail='.safetensors')
+    ShardName(head='model-', number=2, total=3, tail='.safetensors')
     """
     match = _NUMBERED.fullmatch(name)
     return ShardName(match[1], int(match[2]), int(match[3]), match[4]) if match else None
@@ -119,7 +119,8 @@ def _other_shards(
 ) -> tuple[list[str], list[str]]:
     """Return the files that are numbered as parts of these sets, and as parts of sets of other sizes."""
     frames = {(head, tail) for head, _, tail in sets}
-    omitted, leftover = [], []
+    omitted: list[str] = []
+    leftover: list[str] = []
     with system_failures(folder, "listing the folder"):
         files = sorted(entry.name for entry in folder.iterdir())
     for name in files:
