@@ -12,7 +12,11 @@ if TYPE_CHECKING:
         read_config as read_config,
     )
     from bridge_core.checkpoint.open_save import open_state as open_state, save_state as save_state
-    from bridge_core.checkpoint.weight_files import is_weights_name as is_weights_name
+    from bridge_core.checkpoint.partial_files import Part as Part, part_of as part_of
+    from bridge_core.checkpoint.weight_files import (
+        find_weights as find_weights,
+        is_weights_name as is_weights_name,
+    )
     from bridge_core.checkpoint.write_options import WriteOptions as WriteOptions
 else:
     __getattr__, __dir__, __all__ = exports(
@@ -22,7 +26,8 @@ else:
             "guided_writing": "guided",
             "model_config": "config_beside read_config",
             "open_save": "open_state save_state",
-            "weight_files": "is_weights_name",
+            "partial_files": "Part part_of",
+            "weight_files": "find_weights is_weights_name",
             "write_options": "WriteOptions",
         },
     )

@@ -21,6 +21,7 @@ __all__ = [
     "class_named",
     "config_of",
     "flax_class_of",
+    "is_known",
     "library",
     "quiet",
     "read_config",
@@ -89,6 +90,19 @@ def config_of(folder: Path) -> Any:
             ) from err
     config._name_or_path = ""  # where it stands says nothing of the model
     return config
+
+
+def is_known(config: Mapping[str, Any]) -> bool:
+    """Tell whether transformers knows a config's model type, or else a class that the config names."""
+    transformers = library()
+    if config["model_type"] in transformers.CONFIG_MAPPING:
+        return True
+    names = config.get("architectures")
+    for name in names if isinstance(names, list) else ():
+        with contextlib.suppress(UsageError):
+            class_named(str(name).removeprefix("Flax"))
+            return True
+    return False
 
 
 def class_named(name: str) -> type[Any]:
