@@ -10,7 +10,6 @@ from bridge_core.conversion.inputs import opened
 from bridge_core.conversion.library_guidance import guidance
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.planning import complete_plan
-from bridge_core.conversion.whole_source import require_whole
 from bridge_core.errors import UsageError
 from bridge_core.plugins import Registry, default_registry
 from bridge_core.rules import Allowed, Permissions, Rules, as_rules
@@ -75,7 +74,6 @@ def verify(
             raise UsageError("nothing tells whose names the result has.")
         like = result if to != "neutral" else None
         options = ConversionOptions(to, like, model, ruled, permissions, layout, follow_links, dtype)
-        require_whole(src, source, options)
         known = guidance(src, source, options, registry)
         if known.duplicate_tied and known.like is not None:
             # The result holds tied tensors separately; that they are tied, only the template shows.

@@ -13,7 +13,6 @@ from bridge_core.conversion.library_guidance import guidance
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.planning import complete_plan
 from bridge_core.conversion.report import Report
-from bridge_core.conversion.whole_source import require_whole
 from bridge_core.plan import Plan
 from bridge_core.plugins import Registry, default_registry
 from bridge_core.rules import Allowed, Permissions, Rules, as_rules
@@ -73,8 +72,7 @@ def plan_conversion(
         accept_guesses, allow_missing, allow_unexpected, allow_mismatched, allow_unclaimed
     )
     options = ConversionOptions(to, like, model, as_rules(rules), permissions, layout, follow_links)
-    with opened(source, registry, layout=layout, follow_links=follow_links) as state:
-        require_whole(source, state, options)
+    with opened(source, registry, layout=layout, follow_links=follow_links, purpose=options) as state:
         known = guidance(source, state, options, registry)
         _, plan = complete_plan(state, options.guided(known), registry)
     return plan.check() if check else plan
@@ -142,8 +140,7 @@ def convert(
     )
     options = ConversionOptions(to, like, model, as_rules(rules), permissions, layout, follow_links, dtype)
     writing = WriteOptions(format, max_shard_size, workers, max_ram, overwrite, verify, progress)
-    with opened(src, registry, layout=layout, follow_links=follow_links) as source:
-        require_whole(src, source, options)
+    with opened(src, registry, layout=layout, follow_links=follow_links, purpose=options) as source:
         known = guidance(src, source, options, registry)
         state, plan = complete_plan(source, options.guided(known), registry)
         result = plan.apply(state)

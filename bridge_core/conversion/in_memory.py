@@ -9,7 +9,6 @@ from typing import Any
 from bridge_core.conversion.inputs import state_of, template_of
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.planning import complete_plan, joined_plan
-from bridge_core.conversion.whole_source import require_whole
 from bridge_core.errors import ConversionWarning, UsageError
 from bridge_core.plugins import Registry, default_registry
 from bridge_core.rules import Allowed, Permissions, Rules, as_rules
@@ -42,14 +41,13 @@ def to_neutral(
         UnsupportedFeature: A tensor is of a dtype or kind that cannot be carried.
     """
     registry = registry or default_registry()
-    state = state_of(value, registry, what="object")
+    permissions = Permissions(accept_guesses)
+    options = ConversionOptions("neutral", model=module, rules=as_rules(rules), permissions=permissions)
+    state = state_of(value, registry, what="object", purpose=options)
     if state.layout is None:
         state = state.replace(layout=framework)
     if state.layout != framework:
         raise UsageError(f"the object is {state.layout}; {framework} was expected.")
-    permissions = Permissions(accept_guesses)
-    options = ConversionOptions("neutral", model=module, rules=as_rules(rules), permissions=permissions)
-    require_whole(value, state, options)
     state, plan = complete_plan(state, options, registry)
     return plan.apply(state)
 

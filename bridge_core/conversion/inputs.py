@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bridge_core.checkpoint import open_state
+from bridge_core.conversion.options import ConversionOptions
+from bridge_core.conversion.whole_source import require_whole
 from bridge_core.errors import UsageError
 from bridge_core.plugins import Framework, Registry
 from bridge_core.state import FlatState, as_state, separator_of, split_name, unflatten_tree
@@ -25,6 +27,7 @@ def state_of(
     layout: str | None = None,
     follow_links: bool = False,
     what: str = "source",
+    purpose: ConversionOptions | None = None,
 ) -> FlatState:
     """Return the state of whatever a caller may hand over.
 
@@ -34,12 +37,17 @@ def state_of(
         layout: The layout, if it is not known from the value.
         follow_links: Whether shards may be symbolic links that lead out of their folder.
         what: What errors call it.
+        purpose: The conversion that it is the source of, which a file with a part of a model is not.
 
     Raises:
         UsageError: It is none of these.
+        ShardError, UnsupportedFeature: It is a file with a part of a model.
     """
     if isinstance(value, str | os.PathLike):
-        return open_state(value, layout=layout, registry=registry, follow_links=follow_links)
+        state = open_state(value, layout=layout, registry=registry, follow_links=follow_links)
+        if purpose is not None:
+            require_whole(state, purpose)
+        return state
     if isinstance(value, FlatState):
         return as_state(value, layout=layout)
     framework = registry.framework_of(value)
@@ -76,13 +84,14 @@ def opened(
     layout: str | None = None,
     follow_links: bool = False,
     what: str = "source",
+    purpose: ConversionOptions | None = None,
 ) -> Iterator[FlatState]:
     """Give the state of a value; a file that was opened here is closed, a caller's state is not.
 
     Raises:
         UsageError: As `state_of`.
     """
-    state = state_of(value, registry, layout=layout, follow_links=follow_links, what=what)
+    state = state_of(value, registry, layout=layout, follow_links=follow_links, what=what, purpose=purpose)
     try:
         yield state
     finally:
