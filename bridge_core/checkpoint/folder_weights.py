@@ -73,10 +73,19 @@ def choose_weights(folder: Path, *, format: str | None, layout: str | None, regi
     part = part_of(folder / chosen)
     if part is not None:
         notes.append(f"{chosen} {part.what}")
-    others = _others(files, chosen, registry)
-    if others:
-        notes.append(f"{chosen} was read; beside it, and not read: {listed(others)}")
+    notes += _passed_over(folder, chosen, _others(files, chosen, registry))
     return Choice(folder / chosen, tuple(notes))
+
+
+def _passed_over(folder: Path, chosen: str, others: list[str]) -> list[str]:
+    changes = [
+        name for name in others if (part := part_of(folder / name)) is not None and part.tensors == "changes"
+    ]
+    rest = [name for name in others if name not in changes]
+    notes = [f"{chosen} was read; beside it, and not read: {listed(rest)}"] if rest else []
+    if changes:
+        notes.append(f"the changes of an adapter beside {chosen} are not in the result: {listed(changes)}")
+    return notes
 
 
 def _index_or_file(folder: Path, index: str, single: str) -> tuple[str, list[str]]:
@@ -85,10 +94,10 @@ def _index_or_file(folder: Path, index: str, single: str) -> tuple[str, list[str
     A tool that saves into the folder of an earlier save leaves either of them behind.
     """
     shards = _shards_of(folder / index)
-    if single in shards:
+    if single in shards or not shards:
         return index, []
     there = [name for name in shards if (folder / name).exists()]
-    if shards and not there:
+    if not there:
         return single, [
             f"{single} was read, and not {index}: none of the {len(shards)} files that it names is there"
         ]
@@ -124,7 +133,7 @@ def _others(files: Iterable[str], chosen: str, registry: Registry) -> list[str]:
         and not name.startswith(".")
         and not is_training_file(name)
         and not (_is_index(chosen) and _family(name) == family)
-        and (name.endswith(suffixes) or (is_unfinished(name) and name.startswith(f"{chosen}.")))
+        and (name.lower().endswith(suffixes) or (is_unfinished(name) and name.startswith(f"{chosen}.")))
     ]
 
 

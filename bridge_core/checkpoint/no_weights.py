@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from bridge_core.errors import BridgeError
 from bridge_core.formats import describe_foreign, is_index
 from bridge_core.io import SourceFile, is_unfinished, unfinished_downloads
 from bridge_core.messages import listed
 
-__all__ = ["what_else"]
+__all__ = ["InPlaceOfWeights", "what_else"]
 
 _SUFFIXES = (".bin", ".ckpt", ".h5", ".msgpack", ".npz", ".onnx", ".pt", ".pth", ".safetensors")
 _MOST = 200
 """Files that are looked at: a folder of very many is a data set, and not a checkpoint."""
 
 
-def what_else(folder: Path) -> str:
-    """Return what stands in the place of weights; empty where nothing does."""
-    found = []
+class InPlaceOfWeights(NamedTuple):
+    """What stands in the place of weights, and what to do; empty where nothing does."""
+
+    what: str
+    way_on: str
+
+
+def what_else(folder: Path) -> InPlaceOfWeights:
+    """Return what stands in the place of the weights that a folder does not have."""
+    entries = sorted(folder.iterdir())[:_MOST]
+    found, way_on = [], ""
+    if folders := [entry.name for entry in entries if entry.is_dir() and _has_weights(entry)]:
+        found.append(f"they are in folders of it, {listed(folders)}")
+        way_on = "Give one of these, if it is a whole model."
     if begun := unfinished_downloads(folder):
-        found.append(f"unfinished downloads ({listed(begun)})")
-    for entry in sorted(folder.iterdir())[:_MOST]:
+        found.append(f"there are unfinished downloads, {listed(begun)}")
+        way_on = "Finish the download."
+    for entry in entries:
         what = _described(entry)
         if what is not None:
             found.append(f"{entry.name} is {what}")
-    return "; ".join(found[:8])
+    return InPlaceOfWeights("; ".join(found[:8]), way_on)
 
 
 def _described(entry: Path) -> str | None:
@@ -34,7 +47,7 @@ def _described(entry: Path) -> str | None:
     if entry.is_symlink() and not entry.exists():
         return "a link that leads nowhere" if entry.suffix in _SUFFIXES else None
     if entry.is_dir():
-        return "a folder" if entry.suffix in _SUFFIXES or _has_weights(entry) else None
+        return "a folder" if entry.suffix in _SUFFIXES else None
     try:
         with SourceFile(entry) as file:
             if file.size == 0:

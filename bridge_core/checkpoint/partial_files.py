@@ -103,12 +103,6 @@ _SETS = (
         counted=True,
     ),
     _Numbered(
-        re.compile(r"(?P<h>.*)model(?P<n>\d+)(?P<t>-mp\d+\.safetensors)", re.IGNORECASE),
-        "a slice of the tensors, for one device",
-        "Convert the checkpoint that the parts were made from.",
-        counted=True,
-    ),
-    _Numbered(
         re.compile(r"mp_rank_(?P<n>\d+(_\d+)?)_(?P<t>(model|optim)_states\.pth?)", re.IGNORECASE),
         "a slice of the tensors, for one device",
         "Merge the ranks with the tools of Megatron or DeepSpeed first, and convert the result.",
@@ -167,6 +161,11 @@ def _first(numbers: str) -> int:
 
 
 _RANKS: tuple[tuple[re.Pattern[str], str, str], ...] = (
+    (
+        re.compile(r".*model\d+-mp([2-9]|\d{2,})\.safetensors", re.IGNORECASE),
+        "a slice of the tensors, for one device",
+        "Convert the checkpoint that the parts were made from.",
+    ),
     (
         re.compile(r"(bf16_|fp16_)?zero_pp_rank_\d+_.*", re.IGNORECASE),
         "what one rank of DeepSpeed's ZeRO holds",

@@ -200,12 +200,17 @@ def _sole_weights(
             path=folder,
             hint="Give the file itself; files that are parts of one model have to be merged first.",
         )
-    wanted = dict.fromkeys(name.shown for name in usual if name.rank[0] == 0)
+    raise _no_weights(folder, usual)
+
+
+def _no_weights(folder: Path, usual: tuple[_Name, ...]) -> MalformedFile:
     found = what_else(folder)
-    raise MalformedFile(
-        f"holds no weights{f': {found}' if found else ''}.",
+    wanted = dict.fromkeys(name.shown for name in usual if name.rank[0] == name.rank[2] == 0)
+    hint = f"Looked for {', '.join(wanted)}, and any one file of weights."
+    return MalformedFile(
+        f"holds no weights{f': {found.what}' if found.what else ''}.",
         path=folder,
-        hint=f"Looked for {', '.join(wanted)}, and any one file of weights.",
+        hint=f"{found.way_on} {hint}".lstrip(),
     )
 
 

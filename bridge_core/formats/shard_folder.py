@@ -74,7 +74,7 @@ def compare_folder(names: Iterable[str], folder: Path, *, index: str) -> ShardFo
     omitted, leftover = _other_shards(names, sets, folder)
     if omitted:
         raise ShardError(
-            f"does not name {listed(omitted)}, which by the name is a part of the same set.",
+            f"does not name {listed(omitted)}, which by its name is a part of the same set.",
             path=index,
             hint="Fetch the index again; or, if the file is not of this set, move it elsewhere.",
         )
@@ -83,7 +83,11 @@ def compare_folder(names: Iterable[str], folder: Path, *, index: str) -> ShardFo
         for (head, count, tail), numbers in sets.items()
         if len(numbers) < count
     )
-    notes = [f"{listed(leftover)}: of a set of another size, not read"] if leftover else []
+    notes = (
+        [f"beside the shards, and not read, are parts of a set of another size: {listed(leftover)}"]
+        if leftover
+        else []
+    )
     notes += [f"the index names {absent}"] if absent else []
     return ShardFolder(tuple(notes), absent)
 
