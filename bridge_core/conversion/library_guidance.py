@@ -83,8 +83,10 @@ def _guidance_of_file(name: str, checkpoint: Checkpoint, registry: Registry) -> 
 
 
 def _stands_for(folder: Path, name: str, registry: Registry) -> bool:
-    from bridge_core.checkpoint import find_weights, is_weights_name
+    from bridge_core.checkpoint import find_weights, is_weights_name, part_of
 
+    if part_of(folder / name) is not None:
+        return False  # the folder's config is that of the whole model
     if is_weights_name(registry.formats.values())(name):
         return True
     try:
