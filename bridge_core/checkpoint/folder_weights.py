@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from bridge_core.checkpoint.choice import Choice, choose_file
 from bridge_core.checkpoint.partial_files import part_of
 from bridge_core.checkpoint.weight_files import find_weights, is_training_file
-from bridge_core.errors import BridgeError, ShardError, TruncatedFile
+from bridge_core.errors import BridgeError, ShardError
 from bridge_core.formats import shard_name
-from bridge_core.io import SourceFile, control_file, is_unfinished, parse_json, system_failures
+from bridge_core.io import SourceFile, is_unfinished, parse_json, system_failures
 from bridge_core.messages import listed
 from bridge_core.plugins import Registry
 
-__all__ = ["Choice", "choose_weights", "named_file"]
+__all__ = ["choose_weights"]
 
 _SUFFIXES_OF_OTHERS = (".ckpt", ".gguf", ".h5", ".keras", ".onnx", ".ot", ".pt", ".pth", ".tflite")
 """Suffixes of weights that no format of the core has first, or that are of other programs."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A file or an index that is read, and what a reader of a report should know of it."""
-
-    path: Path
-    notes: tuple[str, ...] = ()
-
-
-def named_file(path: Path) -> Choice:
-    """Return a file that was given by name.
-
-    Raises:
-        TruncatedFile: It is being downloaded.
-    """
-    _refuse_unfinished(path)
-    part = part_of(path)
-    return Choice(path, (f"{path.name} {part.what}",) if part is not None else ())
 
 
 def choose_weights(folder: Path, *, format: str | None, layout: str | None, registry: Registry) -> Choice:
@@ -69,10 +50,7 @@ def choose_weights(folder: Path, *, format: str | None, layout: str | None, regi
             path=folder,
             hint="Remove the save that is out of date, or give the file itself.",
         )
-    _refuse_unfinished(folder / chosen)
-    part = part_of(folder / chosen)
-    if part is not None:
-        notes.append(f"{chosen} {part.what}")
+    notes += choose_file(folder / chosen).notes
     notes += _passed_over(folder, chosen, _others(files, chosen, registry))
     return Choice(folder / chosen, tuple(notes))
 
@@ -135,16 +113,6 @@ def _others(files: Iterable[str], chosen: str, registry: Registry) -> list[str]:
         and not (_is_index(chosen) and _family(name) == family)
         and (name.lower().endswith(suffixes) or (is_unfinished(name) and name.startswith(f"{chosen}.")))
     ]
-
-
-def _refuse_unfinished(path: Path) -> None:
-    control = control_file(path)
-    if control is not None:
-        raise TruncatedFile(
-            f"the download is not finished: {control.name} is beside it.",
-            path=path,
-            hint=f"Finish the download, or remove {control.name} if it is left from an earlier one.",
-        )
 
 
 def _is_index(name: str) -> bool:

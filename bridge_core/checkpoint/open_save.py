@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bridge_core.checkpoint.checkpoint_writer import Saved, write_checkpoint
+from bridge_core.checkpoint.choice import choose_file
 from bridge_core.checkpoint.detect_format import open_file
 from bridge_core.checkpoint.write_options import StrPath, WriteOptions, as_path, is_folder
 from bridge_core.errors import UsageError
@@ -52,13 +53,12 @@ def open_state(
     registry = default_registry() if registry is None else registry
     chosen = registry.format(format) if format else None
     place = as_path(path)
-    from bridge_core.checkpoint.folder_weights import choose_weights, named_file
+    if is_folder(place):
+        from bridge_core.checkpoint.folder_weights import choose_weights
 
-    choice = (
-        choose_weights(place, format=format, layout=layout, registry=registry)
-        if is_folder(place)
-        else named_file(place)
-    )
+        choice = choose_weights(place, format=format, layout=layout, registry=registry)
+    else:
+        choice = choose_file(place)
     used, state = open_file(choice.path, registry, chosen, follow_links=follow_links)
     known = {**state.metadata.provenance, "path": str(choice.path), "format": used.name}
     notes = (*choice.notes, *state.metadata.notes)

@@ -59,13 +59,12 @@ def _shard(path: Path) -> Part | None:
     )
 
 
-_ADAPTER = re.compile(
-    r"adapter_model\.(safetensors|bin|pt|pth)|adapters\.(safetensors|npz)|pytorch_lora_weights\.(safetensors|bin)"
-)
+_ADAPTERS = ("adapter_model", "adapters", "pytorch_lora_weights")
+"""File names, without the suffix, that PEFT, MLX and diffusers give adapters."""
 
 
 def _adapter(path: Path) -> Part | None:
-    if not _ADAPTER.fullmatch(path.name):
+    if path.stem not in _ADAPTERS or path.suffix == ".json":
         return None
     return Part(
         "is an adapter, which holds changes to the weights of a base model",
@@ -87,7 +86,7 @@ class _Numbered:
         from_zero: Whether only sets count that begin with a part 0: a number may mean something else.
     """
 
-    pattern: re.Pattern[str]
+    pattern: str
     what: str
     way_on: str
     counted: bool = False
@@ -96,33 +95,31 @@ class _Numbered:
 
 _SETS = (
     _Numbered(
-        re.compile(r"consolidated[._-](?P<n>\d+)\.(pth|pt|bin|safetensors)", re.IGNORECASE),
+        r"consolidated[._-](?P<n>\d+)\.(pth|pt|bin|safetensors)",
         "a slice of every tensor",
         "Merge the parts with the model family's own tool first, as transformers' "
         "convert_llama_weights_to_hf.py does for Llama, and convert the folder that it writes.",
         counted=True,
     ),
     _Numbered(
-        re.compile(r"mp_rank_(?P<n>\d+(_\d+)?)_(?P<t>(model|optim)_states\.pth?)", re.IGNORECASE),
+        r"mp_rank_(?P<n>\d+(_\d+)?)_(?P<t>(model|optim)_states\.pth?)",
         "a slice of the tensors, for one device",
         "Merge the ranks with the tools of Megatron or DeepSpeed first, and convert the result.",
         counted=True,
     ),
     _Numbered(
-        re.compile(r"layer_(?P<n>\d+-model_\d+)-model_states\.pth?", re.IGNORECASE),
+        r"layer_(?P<n>\d+-model_\d+)-model_states\.pth?",
         "the tensors of one layer",
         "Merge the layers with the tools of Megatron or DeepSpeed first, and convert the result.",
         counted=True,
     ),
     _Numbered(
-        re.compile(
-            r"(?P<h>|.*[._-])(part|shard|slice|chunk|piece)[._-]?(?P<n>\d+)(?P<t>|\D.*)", re.IGNORECASE
-        ),
+        r"(?P<h>|.*[._-])(part|shard|slice|chunk|piece)[._-]?(?P<n>\d+)(?P<t>|\D.*)",
         "only a part of the tensors",
         f"{_MERGE} If each file is a whole model, give one of them in a folder of its own.",
     ),
     _Numbered(
-        re.compile(r"(?P<h>|.*[._-])(rank|[tpe]p)[._-]?(?P<n>\d+)(?P<t>|\D.*)", re.IGNORECASE),
+        r"(?P<h>|.*[._-])(rank|[tp]p)[._-]?(?P<n>\d+)(?P<t>|\D.*)",
         "what one rank holds of the tensors",
         f"{_MERGE} If each file is a whole model, give one of them in a folder of its own.",
         from_zero=True,
@@ -132,7 +129,7 @@ _SETS = (
 
 def _numbered(path: Path) -> Part | None:
     for kind in _SETS:
-        match = kind.pattern.fullmatch(path.name)
+        match = _match(kind.pattern, path.name)
         if match is None:
             continue
         others = _other_numbers(kind.pattern, match, _beside(path))
@@ -144,36 +141,41 @@ def _numbered(path: Path) -> Part | None:
     return None
 
 
-def _other_numbers(pattern: re.Pattern[str], one: re.Match[str], names: Iterable[str]) -> dict[str, str]:
+def _other_numbers(pattern: str, one: re.Match[str], names: Iterable[str]) -> dict[str, str]:
     """Return number -> name of the files whose names differ from one in the number alone."""
 
     def rest(match: re.Match[str]) -> list[str]:
         return [text for group, text in match.groupdict().items() if group != "n"]
 
-    matches = (match for name in names if (match := pattern.fullmatch(name)) is not None)
+    matches = (match for name in names if (match := _match(pattern, name)) is not None)
     return {
         match["n"]: match.string for match in matches if match["n"] != one["n"] and rest(match) == rest(one)
     }
+
+
+def _match(pattern: str, name: str) -> re.Match[str] | None:
+    """Match a whole name; a name without digits, as most have, needs no pattern to be compiled."""
+    return re.fullmatch(pattern, name, re.IGNORECASE) if any(map(str.isdigit, name)) else None
 
 
 def _first(numbers: str) -> int:
     return int(re.split(r"\D", numbers, maxsplit=1)[0])
 
 
-_RANKS: tuple[tuple[re.Pattern[str], str, str], ...] = (
+_RANKS: tuple[tuple[str, str, str], ...] = (
     (
-        re.compile(r".*model\d+-mp([2-9]|\d{2,})\.safetensors", re.IGNORECASE),
+        r".*model\d+-mp([2-9]|\d{2,})\.safetensors",
         "a slice of the tensors, for one device",
         "Convert the checkpoint that the parts were made from.",
     ),
     (
-        re.compile(r"(bf16_|fp16_)?zero_pp_rank_\d+_.*", re.IGNORECASE),
+        r"(bf16_|fp16_)?zero_pp_rank_\d+_.*",
         "what one rank of DeepSpeed's ZeRO holds",
         "Merge the ranks with zero_to_fp32.py, which DeepSpeed puts next to the checkpoint, and convert the "
         "result.",
     ),
     (
-        re.compile(r"__\d+_\d+\.distcp", re.IGNORECASE),
+        r"__\d+_\d+\.distcp",
         "what one rank of a distributed torch checkpoint (DCP) holds",
         "Turn the folder into one file with torch.distributed.checkpoint.format_utils.dcp_to_torch_save.",
     ),
@@ -183,20 +185,20 @@ _RANKS: tuple[tuple[re.Pattern[str], str, str], ...] = (
 
 def _one_rank(path: Path) -> Part | None:
     for pattern, what, way_on in _RANKS:
-        if pattern.fullmatch(path.name):
+        if _match(pattern, path.name):
             return Part(f"is one part of several, and holds {what}", way_on)
     return None
 
 
-_RANK_FOLDER = re.compile(r"(mp|tp)_rank_\d+(_(pp_rank_)?\d+)*", re.IGNORECASE)
+_RANK_FOLDER = r"(mp|tp)_rank_\d+(_(pp_rank_)?\d+)*"
 
 
 def _ranked_folder(path: Path) -> Part | None:
     """Tell of Megatron's folders, one for each rank, in which all files have the same name."""
     folder = path.absolute().parent
-    if not _RANK_FOLDER.fullmatch(folder.name):
+    if not _match(_RANK_FOLDER, folder.name):
         return None
-    others = [name for name in _beside(folder) if _RANK_FOLDER.fullmatch(name) and name != folder.name]
+    others = [name for name in _beside(folder) if _match(_RANK_FOLDER, name) and name != folder.name]
     if not others:
         return None
     return Part(

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bridge_core.checkpoint.detect_format import claims, open_file
-from bridge_core.checkpoint.no_weights import what_else
 from bridge_core.checkpoint.partial_files import part_of
 from bridge_core.errors import BridgeError, MalformedFile, ShardError, SystemFailure, UsageError
 from bridge_core.formats import Format, shard_name
@@ -158,6 +157,7 @@ def find_weights(
     chosen = min(ranks, key=lambda file: ranks[file])
     rivals = {file: _variant(file, found) for file, value in ranks.items() if value[:-1] == best[:-1]}
     if len(set(rivals.values())) > 1:
+        _refuse_parts(folder, list(rivals))
         raise UsageError(
             f"holds several variants: {', '.join(rivals)}.", path=folder, hint="Give the file itself."
         )
@@ -204,6 +204,8 @@ def _sole_weights(
 
 
 def _no_weights(folder: Path, usual: tuple[_Name, ...]) -> MalformedFile:
+    from bridge_core.checkpoint.no_weights import what_else
+
     found = what_else(folder)
     wanted = dict.fromkeys(name.shown for name in usual if name.rank[0] == name.rank[2] == 0)
     hint = f"Looked for {', '.join(wanted)}, and any one file of weights."

@@ -47,7 +47,7 @@ def plan_conversion(
         model: A live model, or ``"PKG.MOD:FACTORY"``, of the source's framework (its module types are
             evidence) or of the target's (it is the template). For a checkpoint of a model library whose
             adapter is installed: the name of the model class, ``"auto"`` for the one that the folder names
-            (which a source that is a folder need not say), or ``"none"`` to do without.
+            (which a source that is a folder, or its weights, need not say), or ``"none"`` to do without.
         rules: What the caller knows better: rules, or the path of a rule file.
         accept_guesses: Whether names may decide what no evidence does.
         allow_missing: Target keys that may stay unfilled: True, or patterns.

@@ -13,7 +13,7 @@ from bridge_core.messages import listed
 
 __all__ = ["ShardFolder", "ShardName", "check_complete", "compare_folder", "shard_name"]
 
-_NUMBERED = re.compile(r"(.*?)(\d{1,9})[-_]of[-_](\d{1,9})(?!\d)(.*)", re.DOTALL)
+_NUMBERED = r"(?s)(.*?)(\d{1,9})[-_]of[-_](\d{1,9})(?!\d)(.*)"
 
 
 class ShardName(NamedTuple):
@@ -48,7 +48,7 @@ def shard_name(name: str) -> ShardName | None:
     >>> shard_name("model-00002-of-00003.safetensors")
     ShardName(head='model-', number=2, total=3, tail='.safetensors')
     """
-    match = _NUMBERED.fullmatch(name)
+    match = re.fullmatch(_NUMBERED, name) if "of" in name else None
     return ShardName(match[1], int(match[2]), int(match[3]), match[4]) if match else None
 
 

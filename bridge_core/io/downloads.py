@@ -9,8 +9,7 @@ from pathlib import Path
 
 __all__ = ["control_file", "is_unfinished", "unfinished_downloads"]
 
-_SUFFIX = r"\.(incomplete|part|partial|tmp|temp|crdownload|opdownload|download|filepart|aria2|!qB|!ut)"
-_UNFINISHED = re.compile(rf".+{_SUFFIX}(\.\d+)?", re.IGNORECASE)
+_SUFFIXES = "incomplete|part|partial|tmp|temp|crdownload|opdownload|download|filepart|aria2|!qB|!ut"
 _CONTROL_FILES = (".aria2", ".!qB", ".!ut")
 """What stands beside a file, or in its name, that has its full size before its content."""
 _HUB = Path(".cache", "huggingface", "download")
@@ -22,7 +21,7 @@ def is_unfinished(name: str) -> bool:
     >>> is_unfinished("model.safetensors.incomplete"), is_unfinished("model.safetensors")
     (True, False)
     """
-    return _UNFINISHED.fullmatch(name) is not None
+    return re.fullmatch(rf"(?i).+\.({_SUFFIXES})(\.\d+)?", name) is not None
 
 
 def control_file(path: Path) -> Path | None:
