@@ -17,6 +17,7 @@ from bridge_core import (
     ShardError,
     TruncatedFile,
     UnsupportedFeature,
+    UsageError,
     convert,
     open_state,
     plan_conversion,
@@ -167,6 +168,7 @@ CONVERTED = {
         (),
     ),
     "one of several checkpoints": ({"epoch_1.pt": "a", "epoch_2.pt": "b"}, "epoch_1.pt", "a", ()),
+    "one of several epochs": ({"model_ep0.pt": "a", "model_ep1.pt": "b"}, "model_ep0.pt", "a", ()),
     "ranks that are no parts": (
         {"lora_rank8.safetensors": "a", "lora_rank16.safetensors": "b"},
         "lora_rank8.safetensors",
@@ -241,6 +243,18 @@ REFUSED = {
         "pytorch_model_fsdp_rank0.bin",
         ShardError,
         "fsdp_rank1.bin is beside it",
+    ),
+    "ranks with a usual name": (
+        {"model.rank0.safetensors": "a", "model.rank1.safetensors": "b"},
+        "",
+        ShardError,
+        r"parts of one model, and not a whole one: model\.rank\{0\.\.1\}",
+    ),
+    "several variants": (
+        {"model.fp16.safetensors": "a", "model.bf16.safetensors": "b"},
+        "",
+        UsageError,
+        "several variants",
     ),
     "parts by name": (
         {"w.part1.safetensors": "a", "w.part2.safetensors": "b"},
