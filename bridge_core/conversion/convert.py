@@ -64,7 +64,7 @@ def plan_conversion(
     Raises:
         MismatchError: Keys are missing or unexpected, or shapes differ.
         AmbiguousLayerError: No evidence decides what some layers are.
-        BadInputError: A file is damaged or unsafe.
+        BadInputError: A file is damaged or unsafe, or the source is only a part of a model.
         UsageError: The source, ``to`` or ``like`` is not something that can be converted.
     """
     registry = registry or default_registry()
@@ -131,7 +131,7 @@ def convert(
 
     Raises:
         ConversionError: The plan cannot be run, the destination exists, or verification failed.
-        BadInputError: The source is damaged or unsafe.
+        BadInputError: The source is damaged or unsafe, or only a part of a model.
         SystemFailure: Disk, permission or memory.
     """
     registry = registry or default_registry()
