@@ -8,6 +8,7 @@ must be asked for.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -316,14 +317,19 @@ def guess(path: Key, candidates: Iterable[LayerTransform | None]) -> LayerTransf
     wins.
     """
     options = tuple(candidates)
-    words = [word for part in path for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", part)]
-    lowered = [word.lower() for word in words]
+    lowered = [word for part in path for word in _words(part)]
     text = ".".join(path).lower()
     for option in options:
         if option is not None and any(_hinted(h, lowered, text) for h in option.hints):
             return option
     plain = [option for option in options if option is not None and not option.hints]
     return plain[0] if plain else None
+
+
+@functools.lru_cache(maxsize=4096)
+def _words(part: str) -> tuple[str, ...]:
+    """Return the words in a part of a name, which many names share, in lower case."""
+    return tuple(word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", part))
 
 
 def _hinted(hint: str, words: list[str], text: str) -> bool:

@@ -5,7 +5,7 @@ With a template and without one, the same things can become of a layer; both way
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,6 +13,7 @@ from bridge_core.errors import PlanError
 from bridge_core.layers import LayerTransform
 from bridge_core.ops import NEGATIVE_ZERO, Drop, Fill, Op, chain_specs, simplify_chain
 from bridge_core.plan import Dropped, Mismatch, Plan, PlanProblems, Rivals, Step
+from bridge_core.plugins import Registry
 from bridge_core.resolve.axis_order import AxisOrder
 from bridge_core.resolve.crossing import Crossing
 from bridge_core.resolve.evidence import PARAMETER, Detector
@@ -64,6 +65,7 @@ class PlanBuilder:
             request.registry, request.framework.name, request.permissions, request.origin, waiting
         )
         self._proven: dict[tuple[int, bool], bool] = {}
+        self._usual = dict(_usual_transforms(request.registry))
         self.owners: dict[Key, Rule] = {}
         self.filled: dict[Key, Filled] = {}
         self.constants: list[Step] = []
@@ -218,17 +220,17 @@ class PlanBuilder:
         names: tuple[str, ...],
     ) -> None:
         """Note for the target's metadata what a layer is, unless its names and shapes prove it anyway."""
-        unclaimed = tuple(name for name in names if name in layer.unclaimed)
+        unclaimed = tuple(name for name in names if name in layer.unclaimed) if layer.unclaimed else ()
         if outcome.source.kind == PARAMETER and layer.kind is None:
             self._note_unclaimed(path, layer, unclaimed)
             return
         target_is_parameters = outcome.target.kind == PARAMETER
-        if target_is_parameters:
+        if target_is_parameters and unclaimed:
             names = tuple(name for name in names if name not in unclaimed)
         transforms = {
             framework: name
             for framework, name in layer.transforms.items()
-            if framework != self.framework.name and not self._is_usual(framework, name)
+            if framework != self.framework.name and name not in self._usual.get(framework, ())
         }
         is_plain = evidence != "guess" and not transforms and not layer.axis_splits
         proven = is_plain and self._is_proven(layer, outcome)
@@ -263,11 +265,6 @@ class PlanBuilder:
         detection = self.detector.by_structure(shapes, layer.group.has_children)
         if detection.evidence != "unclaimed" or not self.crossing.returns(layer, names):
             self.infos[path] = LayerInfo(None, "unclaimed", (), unclaimed=names, origin=layer.origin)
-
-    def _is_usual(self, framework: str, name: str) -> bool:
-        transforms = self.request.registry.transforms_of.get(framework, ())
-        kind = next((t.kind for t in transforms if t.name == name), None)
-        return name == next((t.name for t in transforms if t.kind == kind and not t.needs_module), None)
 
     def _is_proven(self, layer: NeutralLayer, outcome: Outcome) -> bool:
         key = (id(outcome), layer.group.has_children)
@@ -396,3 +393,13 @@ class PlanBuilder:
             for key, other in self.request.state.metadata.ties.items()
             if key in self.used and other in self.used
         }
+
+
+def _usual_transforms(registry: Registry) -> Iterator[tuple[str, set[str]]]:
+    """Yield each framework with the transforms that names and shapes prove without metadata."""
+    for framework, transforms in registry.transforms_of.items():
+        first: dict[str, str] = {}
+        for transform in transforms:
+            if not transform.needs_module:
+                first.setdefault(transform.kind, transform.name)
+        yield framework, set(first.values())
