@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from bridge_core.axes import Shape
 from bridge_core.errors import KeyConflict
 from bridge_core.layers import LayerTransform
 from bridge_core.plugins import Framework, Relocating, names_of
@@ -51,6 +52,14 @@ class Group:
     has_children: bool = False
     module: ModuleInfo | None = None
     info: LayerInfo | None = None
+    _shapes: tuple[tuple[str, Shape], ...] = ()
+
+    @property
+    def shapes(self) -> tuple[tuple[str, Shape], ...]:
+        """Leaf names and shapes, which many groups of a state have in common; asked once it is complete."""
+        if not self._shapes:
+            self._shapes = tuple([(name, spec.shape) for name, spec in self.specs.items()])
+        return self._shapes
 
 
 def group_state(
