@@ -5,7 +5,8 @@ With a template and without one, the same things can become of a layer; both way
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -65,7 +66,7 @@ class PlanBuilder:
             request.registry, request.framework.name, request.permissions, request.origin, waiting
         )
         self._proven: dict[tuple[int, bool], bool] = {}
-        self._usual = dict(_usual_transforms(request.registry))
+        self._is_usual = functools.cache(functools.partial(_is_usual, request.registry))
         self.owners: dict[Key, Rule] = {}
         self.filled: dict[Key, Filled] = {}
         self.constants: list[Step] = []
@@ -124,14 +125,13 @@ class PlanBuilder:
             templated: Whether a template has the targets, under these names and in these shapes.
         """
         self.axis_order.add(layer, outcome, names)
-        roles = {use.name: role for role, use in outcome.source.leaves.items()}
-        summands = {name for keep in outcome.keeps for name in keep.sources}
+        keys = layer.group.keys
         rule = layer.rule if evidence == "rule" else ""
         for move in outcome.moves:
-            sources = tuple(layer.group.keys[name] for name in move.sources)
-            targets = tuple(names[name] for name in move.targets)
-            kind = outcome.source.kind if roles[move.sources[0]][0] else PARAMETER
-            auxiliary = sources[0] if summands.intersection(move.sources) else None
+            sources = tuple([keys[name] for name in move.sources])
+            targets = tuple([names[name] for name in move.targets])
+            kind = PARAMETER if move.sources[0] in outcome.unchanged else outcome.source.kind
+            auxiliary = None if outcome.summands.isdisjoint(move.sources) else sources[0]
             found = evidence
             if kind == PARAMETER:
                 found = self.crossing.evidence(layer, move.sources[0], evidence, templated=templated)
@@ -139,7 +139,7 @@ class PlanBuilder:
                 self.filled[targets[0]] = Filled(sources, move.ops, kind, found, auxiliary, rule)
             else:
                 self.shared.append(Step(sources, targets, move.ops, kind, found, auxiliary, rule))
-            self.used.update((source, targets[0]) for source in sources)
+            self.used.update(dict.fromkeys(sources, targets[0]))
 
     def store_summands(self, layer: NeutralLayer, outcome: Outcome, path: Key) -> None:
         """Let the metadata store what the target only holds in sums, under the layer's path there."""
@@ -230,7 +230,7 @@ class PlanBuilder:
         transforms = {
             framework: name
             for framework, name in layer.transforms.items()
-            if framework != self.framework.name and name not in self._usual.get(framework, ())
+            if framework != self.framework.name and not self._is_usual(framework, name)
         }
         is_plain = evidence != "guess" and not transforms and not layer.axis_splits
         proven = is_plain and self._is_proven(layer, outcome)
@@ -395,11 +395,8 @@ class PlanBuilder:
         }
 
 
-def _usual_transforms(registry: Registry) -> Iterator[tuple[str, set[str]]]:
-    """Yield each framework with the transforms that names and shapes prove without metadata."""
-    for framework, transforms in registry.transforms_of.items():
-        first: dict[str, str] = {}
-        for transform in transforms:
-            if not transform.needs_module:
-                first.setdefault(transform.kind, transform.name)
-        yield framework, set(first.values())
+def _is_usual(registry: Registry, framework: str, name: str) -> bool:
+    """Return whether a framework has a kind in this layout as a rule."""
+    transforms = registry.transforms_of.get(framework, ())
+    kind = next((t.kind for t in transforms if t.name == name), None)
+    return name == next((t.name for t in transforms if t.kind == kind and not t.needs_module), None)

@@ -190,7 +190,7 @@ class _ToNeutral:
         groups = group_state(rest, self.framework, self.transforms, ruled.names, collections=self.collections)
         detections = self.detector.detect_all(groups)
         for path, group in groups.items():
-            self._add_layer(group, self._completed(group, detections[path]), ruled.renamed)
+            self._add_layer(group, self._guessed(group, detections[path]), ruled.renamed)
         for key, rule in ruled.rearranged.items():
             self._add_rearranged(key, names[key], rule)
         for key, auxiliary in rest.metadata.auxiliary_tensors.items():
@@ -267,6 +267,7 @@ class _ToNeutral:
         return known[1]
 
     def _read(self, group: Group, detection: Detection) -> tuple[tuple[_LeafMove, ...], LayerInfo]:
+        detection = _without_collision(group, detection)
         transform = detection.transform
         layer_leaves = transform.by_name() if transform is not None else {}
         moves: list[_LeafMove] = []
@@ -296,16 +297,10 @@ class _ToNeutral:
         key = group.keys[name]
         return key in renamed and leaf_path(group.path, name)[-1] != self.collections.strip(key)[-1]
 
-    def _completed(self, group: Group, detection: Detection) -> Detection:
-        """Return the detection with a guess where guesses are accepted, or undecided where names collide."""
+    def _guessed(self, group: Group, detection: Detection) -> Detection:
+        """Return the detection with a guess where guesses are accepted."""
         if detection.candidates and self.accept_guesses:
-            detection = self.detector.guess(group, detection)
-        if detection.transform is not None:
-            # A role must not take the name of a parameter that is not the layer's.
-            leaves = detection.transform.by_name()
-            roles = {role for name in detection.leaves for role in leaves[name].roles}
-            if any(name in roles for name in group.keys if name not in detection.leaves):
-                return Detection("undecided", candidates=(detection.transform,), leaves=detection.leaves)
+            return self.detector.guess(group, detection)
         return detection
 
     def _leaf_ops(
@@ -391,3 +386,14 @@ class _ToNeutral:
             if captures is not None and rule.rename_to is not None:
                 return rule.rename_to.fill(captures)
         return name
+
+
+def _without_collision(group: Group, detection: Detection) -> Detection:
+    """Return a detection; undecided where a role takes the name of a parameter that is not the layer's."""
+    if detection.transform is None:
+        return detection
+    leaves = detection.transform.by_name()
+    roles = {role for name in detection.leaves for role in leaves[name].roles}
+    if any(name in roles for name in group.keys if name not in detection.leaves):
+        return Detection("undecided", candidates=(detection.transform,), leaves=detection.leaves)
+    return detection
