@@ -139,7 +139,8 @@ class PlanBuilder:
                 self.filled[targets[0]] = Filled(sources, move.ops, kind, found, auxiliary, rule)
             else:
                 self.shared.append(Step(sources, targets, move.ops, kind, found, auxiliary, rule))
-            self.used.update(dict.fromkeys(sources, targets[0]))
+            for source in sources:
+                self.used[source] = targets[0]
 
     def store_summands(self, layer: NeutralLayer, outcome: Outcome, path: Key) -> None:
         """Let the metadata store what the target only holds in sums, under the layer's path there."""
