@@ -14,11 +14,11 @@ from bridge_core.errors import PlanError
 from bridge_core.layers import LayerTransform
 from bridge_core.ops import NEGATIVE_ZERO, Drop, Fill, Op, chain_specs, simplify_chain
 from bridge_core.plan import Dropped, Mismatch, Plan, PlanProblems, Rivals, Step
-from bridge_core.plugins import Registry
 from bridge_core.resolve.axis_order import AxisOrder
 from bridge_core.resolve.crossing import Crossing
 from bridge_core.resolve.evidence import PARAMETER, Detector
 from bridge_core.resolve.interpretations import Role
+from bridge_core.resolve.layer_info import is_usual
 from bridge_core.resolve.leaf_matching import Outcome
 from bridge_core.resolve.neutral_layers import NeutralLayer
 from bridge_core.resolve.request import Request
@@ -66,7 +66,7 @@ class PlanBuilder:
             request.registry, request.framework.name, request.permissions, request.origin, waiting
         )
         self._proven: dict[tuple[int, bool], bool] = {}
-        self._is_usual = functools.cache(functools.partial(_is_usual, request.registry))
+        self._is_usual = functools.cache(functools.partial(is_usual, request.registry))
         self.owners: dict[Key, Rule] = {}
         self.filled: dict[Key, Filled] = {}
         self.constants: list[Step] = []
@@ -394,10 +394,3 @@ class PlanBuilder:
             for key, other in self.request.state.metadata.ties.items()
             if key in self.used and other in self.used
         }
-
-
-def _is_usual(registry: Registry, framework: str, name: str) -> bool:
-    """Return whether a framework has a kind in this layout as a rule."""
-    transforms = registry.transforms_of.get(framework, ())
-    kind = next((t.kind for t in transforms if t.name == name), None)
-    return name == next((t.name for t in transforms if t.kind == kind and not t.needs_module), None)
