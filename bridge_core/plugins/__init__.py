@@ -16,8 +16,17 @@ if TYPE_CHECKING:
         undetermined_layout as undetermined_layout,
     )
     from bridge_core.plugins.library import Checkpoint as Checkpoint, Guidance as Guidance, Library as Library
-    from bridge_core.plugins.plugin_errors import plugin_failures as plugin_failures
-    from bridge_core.plugins.registry import Registry as Registry, default_registry as default_registry
+    from bridge_core.plugins.plugin_errors import (
+        cause_of as cause_of,
+        is_interrupt as is_interrupt,
+        plugin_failures as plugin_failures,
+    )
+    from bridge_core.plugins.registry import (
+        PluginFailure as PluginFailure,
+        Registry as Registry,
+        default_registry as default_registry,
+        loaded_registry as loaded_registry,
+    )
     from bridge_core.plugins.tree_names import names_of as names_of, random_state_of as random_state_of
 else:
     __getattr__, __dir__, __all__ = exports(
@@ -27,8 +36,8 @@ else:
             "hookspecs": "hookimpl",
             "library": "Checkpoint Guidance Library",
             "layout_detection": "composite_layers undetermined_layout",
-            "plugin_errors": "plugin_failures",
-            "registry": "Registry default_registry",
+            "plugin_errors": "cause_of is_interrupt plugin_failures",
+            "registry": "PluginFailure Registry default_registry loaded_registry",
             "tree_names": "names_of random_state_of",
         },
     )

@@ -147,7 +147,7 @@ def undetermined_layout(state: FlatState, registry: Registry) -> UsageError:
         registry: Where adapters, kinds and transforms are found.
     """
     specs = state.specs()
-    owners = [framework.name for framework in registry.frameworks.values() if framework.owns(specs)]
+    owners = registry.owners_of(specs)
     path = state.metadata.provenance.get("path")
     options = ", ".join(f'"{name}"' for name in [*registry.frameworks, "neutral"])
     usual = owners[0] if len(owners) == 1 else _usual_layout(state, registry)

@@ -1,4 +1,4 @@
-"""Loading plugins into a Registry: isolated, checked, and immutable afterwards.
+"""The registry: everything that plugins provide, found by name, immutable.
 
 A plugin's module is imported when the registry is made, and each of its hooks is called when something of
 its kind is first asked for: opening a file needs no layers, and a plan needs no formats.
@@ -6,20 +6,34 @@ its kind is first asked for: opening a file needs no layers, and a plan needs no
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import importlib
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import pluggy
-
-from bridge_core.errors import PluginConflict, PluginError, UsageError
+from bridge_core.errors import SystemFailure, UsageError
 from bridge_core.plugins import hookspecs
-from bridge_core.plugins.entry_points import EntryPoint, entry_points
-from bridge_core.plugins.plugin_errors import plugin_failures
+from bridge_core.plugins.entry_points import entry_points
+from bridge_core.plugins.loading import (
+    ADDED,
+    BUILTIN,
+    FailureLog,
+    LoadedPlugin,
+    PluginFailure,
+    PluginInfo,
+    import_plugin,
+    load_plugins,
+    names_in_environment,
+    normalised,
+    refuse_unknown,
+    registered,
+)
+from bridge_core.plugins.plugin_errors import is_interrupt, plugin_failures
+from bridge_core.plugins.provided_values import TABLES
+from bridge_core.plugins.table import Conflict, Table, values_of
 from bridge_core.state import Key, TensorSpec
 
 if TYPE_CHECKING:
@@ -28,90 +42,23 @@ if TYPE_CHECKING:
     from bridge_core.plugins.framework import Framework
     from bridge_core.plugins.library import Library
 
-T = TypeVar("T")
-
-__all__ = ["BUILTIN", "PluginFailure", "PluginInfo", "Registry", "default_registry"]
-
-BUILTIN = EntryPoint("bridge_core", "bridge_core.builtin_plugin", "ckptbridge", "")
-"""The plugin inside the core; the torch and Flax adapters come by entry point."""
-
-_TABLES = {
-    "formats": ("bridge_formats", "format", "bridge_core.formats:Format"),
-    "frameworks": ("bridge_frameworks", "framework", "bridge_core.plugins:Framework"),
-    "kinds": ("bridge_layer_kinds", "kind", "bridge_core.layers:LayerKind"),
-    "transforms": ("bridge_layer_transforms", "transform", "bridge_core.layers:LayerTransform"),
-    "libraries": ("bridge_libraries", "library", "bridge_core.plugins:Library"),
-}
-"""Table of the registry -> its hook, what one of its entries is called, and the type of these."""
-
-
-@dataclass(frozen=True)
-class PluginInfo:
-    """One loaded plugin: its name, the distribution it came from, and what it added."""
-
-    name: str
-    distribution: str
-    version: str
-    provides: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class PluginFailure:
-    """A plugin that could not be loaded, and why."""
-
-    name: str
-    distribution: str
-    reason: str
-
-
-@dataclass(frozen=True, eq=False)
-class _Plugin:
-    """A plugin whose hooks are checked, and called when a table is made."""
-
-    name: str
-    distribution: str
-    version: str
-    hooks: Mapping[str, Callable[[], Any]]
-
-
-@dataclass(frozen=True, eq=False)
-class _Table:
-    """What all plugins provide of one kind: name -> value, name -> its plugin, and which hooks failed."""
-
-    values: Mapping[str, Any] = field(default_factory=dict)
-    owners: Mapping[str, _Plugin] = field(default_factory=dict)
-    failures: tuple[PluginFailure, ...] = ()
-
-    def joined(self, plugin: _Plugin, values: Iterable[Any], what: str) -> _Table:
-        """Return the table with what one more plugin provides.
-
-        Raises:
-            PluginConflict: A name is in it already.
-        """
-        merged, owners = dict(self.values), dict(self.owners)
-        for value in values:
-            if value.name in merged:
-                raise PluginConflict(
-                    f"{what} {value.name!r} is provided by {plugin.distribution} and by "
-                    f"{owners[value.name].distribution} already.",
-                    plugin=plugin.name,
-                    hint="Uninstall one of them.",
-                )
-            merged[value.name], owners[value.name] = value, plugin
-        return replace(self, values=MappingProxyType(merged), owners=owners)
+__all__ = ["BUILTIN", "PluginFailure", "PluginInfo", "Registry", "default_registry", "loaded_registry"]
 
 
 @dataclass(frozen=True, eq=False)
 class Registry:
     """Everything that plugins provide; `extend` returns a new one.
 
-    A table is made when it is first asked for. A plugin of `default_registry` whose hook fails is left out
-    of the table with a warning; `failures` lists it.
+    A table is made when it is first asked for. An installed plugin whose hook fails is left out of the table
+    with a warning, and one that fails when it is used is warned of once; `failures` lists both. Where several
+    installed plugins provide one name, none of them is used for it; `conflicts` lists them.
     """
 
-    _plugins: tuple[_Plugin, ...] = ()
+    _plugins: tuple[LoadedPlugin, ...] = ()
     _not_loaded: tuple[PluginFailure, ...] = ()
-    _tables: dict[str, _Table] = field(default_factory=dict, repr=False)
+    _tables: dict[str, Table] = field(default_factory=dict, repr=False)
+    _disabled: tuple[PluginInfo, ...] = ()
+    _log: FailureLog = field(default_factory=FailureLog, repr=False)
 
     @functools.cached_property
     def formats(self) -> Mapping[str, Format]:
@@ -154,28 +101,56 @@ class Registry:
             PluginError: A transform of a plugin that was added in this process does not.
         """
         for transform in self.transforms.values():
-            owner = self._table("transforms").owners.get(transform.name)
+            owner = self.plugin_of("transforms", transform.name)
             with plugin_failures(owner.name if owner is not None else transform.name):
-                _check((transform,), self.kinds)
+                _check((transform,), self)
         return self.transforms_of
 
     @functools.cached_property
     def plugins(self) -> tuple[PluginInfo, ...]:
         """What was loaded, with all that each plugin provides."""
-        provided: dict[_Plugin, list[str]] = {plugin: [] for plugin in self._plugins}
-        for table, (_, what, _) in _TABLES.items():
+        provided: dict[LoadedPlugin, list[str]] = {plugin: [] for plugin in self._plugins}
+        for table, sort in TABLES.items():
             for name, plugin in self._table(table).owners.items():
-                provided[plugin].append(f"{what} {name!r}")
+                provided[plugin].append(f"{sort.what} {name!r}")
         return tuple(
             PluginInfo(plugin.name, plugin.distribution, plugin.version, tuple(names))
             for plugin, names in provided.items()
         )
 
-    @functools.cached_property
+    @property
     def failures(self) -> tuple[PluginFailure, ...]:
-        """What could not be loaded, and which hooks failed."""
-        late = (failure for table in _TABLES for failure in self._table(table).failures)
-        return (*self._not_loaded, *late)
+        """What could not be loaded, which hooks failed, and what failed when it was used."""
+        late = (failure for table in TABLES for failure in self._table(table).failures)
+        return (*self._not_loaded, *late, *self._log.all())
+
+    @functools.cached_property
+    def conflicts(self) -> tuple[Conflict, ...]:
+        """The names that several installed plugins provide."""
+        return tuple(conflict for table in TABLES for conflict in self._table(table).conflicts.values())
+
+    @property
+    def disabled(self) -> tuple[PluginInfo, ...]:
+        """The plugins that are installed and switched off; what they provide is not known."""
+        return self._disabled
+
+    def plugin_of(self, table: str, name: str) -> LoadedPlugin | None:
+        """Return the plugin that provides a name; None if none does, or the table was given as it is.
+
+        Args:
+            table: ``"formats"``, ``"frameworks"``, ``"kinds"``, ``"transforms"`` or ``"libraries"``.
+            name: The name.
+        """
+        return self._table(table).owners.get(name)
+
+    def foreign_plugin(self, table: str, name: str) -> LoadedPlugin | None:
+        """Return the plugin of another distribution than ckptbridge's that provides a name, or None."""
+        plugin = self.plugin_of(table, name)
+        return None if plugin is None or plugin.is_built_in else plugin
+
+    def conflict_of(self, table: str, name: str) -> Conflict | None:
+        """Return the conflict of the plugins that all provide a name, or None."""
+        return self._table(table).conflicts.get(name)
 
     def extend(
         self, plugin: Any, *, name: str | None = None, distribution: str = "(in process)", version: str = ""
@@ -193,53 +168,129 @@ class Registry:
             PluginError: It implements no hook, misspells one, or one fails.
         """
         name = name or getattr(plugin, "__name__", None) or type(plugin).__name__
-        added = _registered(plugin, name, distribution, version)
+        with plugin_failures(name, "be registered"):
+            added = registered(plugin, name, distribution, version)
         with plugin_failures(name, "say what it provides"):
-            values = {table: _values(added, table) for table in _TABLES}
+            values = {table: values_of(added, table) for table in TABLES}
         tables = {
-            table: self._table(table).joined(added, values[table], what)
-            for table, (_, what, _) in _TABLES.items()
+            table: self._table(table).extended(added, values[table], sort.what)
+            for table, sort in TABLES.items()
         }
-        return Registry((*self._plugins, added), self._not_loaded, tables)
+        return Registry((*self._plugins, added), self._not_loaded, tables, self._disabled, self._log)
 
     def with_tables(self, **tables: Mapping[str, Any]) -> Registry:
         """Return a registry with other tables in place of its own, e.g. ``libraries={}``."""
-        unknown = tables.keys() - _TABLES.keys()
+        unknown = tables.keys() - TABLES.keys()
         if unknown:
-            raise UsageError(f"{min(unknown)!r} is not a table of the registry: {', '.join(_TABLES)}.")
-        given = {table: _Table(MappingProxyType(dict(values))) for table, values in tables.items()}
-        return Registry(self._plugins, self._not_loaded, {**self._tables, **given})
+            raise UsageError(f"{min(unknown)!r} is not a table of the registry: {', '.join(TABLES)}.")
+        if "kinds" in tables:
+            self._table("transforms")  # checked against the kinds that they were made for
+        given = {table: Table(MappingProxyType(dict(values))) for table, values in tables.items()}
+        return Registry(self._plugins, self._not_loaded, {**self._tables, **given}, self._disabled, self._log)
 
     def format(self, name: str) -> Format:
         """Return a format by name.
 
         Raises:
-            UsageError: No plugin provides it.
+            UsageError: No plugin provides it, or several do.
         """
-        return _lookup(self.formats, name, "format")
+        found: Format = self._named("formats", name)
+        return found
 
     def framework(self, name: str) -> Framework:
         """Return a framework adapter by name.
 
         Raises:
-            UsageError: No plugin provides it.
+            UsageError: No plugin provides it, or several do.
         """
-        return _lookup(self.frameworks, name, "framework")
+        found: Framework = self._named("frameworks", name)
+        return found
 
     def framework_of(self, value: Any) -> Framework | None:
-        """Return the adapter that accepts a live object, or None."""
+        """Return the adapter that accepts a live object, or None; one that fails does not accept it."""
         for framework in self.frameworks.values():
-            if framework.accepts(value):
+            if self.asks("frameworks", framework, "accepts", value):
                 return framework
         return None
+
+    def owners_of(self, specs: Mapping[Key, TensorSpec]) -> tuple[str, ...]:
+        """Return the frameworks whose names these look like; one that fails owns none."""
+        return tuple(
+            framework.name
+            for framework in self.frameworks.values()
+            if self.asks("frameworks", framework, "owns", specs)
+        )
 
     def layout_of(self, specs: Mapping[Key, TensorSpec]) -> str | None:
         """Return the one framework whose names these look like.
 
         None if none or several own them, or if they may be names of the neutral layout as well.
         """
-        owners = [framework.name for framework in self.frameworks.values() if framework.owns(specs)]
+        owners = self.owners_of(specs)
         return self.unless_neutral(owners[0], specs) if len(owners) == 1 else None
+
+    def asks(
+        self,
+        table: str,
+        value: Any,
+        method: str,
+        about: Any,
+        failed: dict[str, PluginFailure] | None = None,
+    ) -> bool:
+        """Return a value's answer to a question; if the code of another's plugin fails, the answer is no.
+
+        Args:
+            table: The table that the value is in.
+            value: A format or a framework.
+            method: Name of the method that answers: ``"sniff"``.
+            about: What it is asked about.
+            failed: Gets the failure under the value's name; without it the failure is reported, once.
+
+        Raises:
+            SystemFailure: The system failed while it looked.
+        """
+        plugin = self.foreign_plugin(table, value.name)
+        if plugin is None:
+            return bool(getattr(value, method)(about))
+        try:
+            return bool(getattr(value, method)(about))
+        except SystemFailure:
+            raise
+        except BaseException as err:  # a plugin's code may raise anything
+            if is_interrupt(err):
+                raise
+            failure = plugin.failure(f"{value.name}.{method}", err)
+        if failed is None:
+            self.report(failure)
+        else:
+            failed[value.name] = failure
+        return False
+
+    def report(self, failure: PluginFailure) -> None:
+        """Warn of what a plugin did wrong when it was used, unless that was reported before."""
+        self._log.add(failure)
+
+    def failures_of(
+        self, table: str, name: str, doing: str, *, damaged: str | None = None, hint: str = ""
+    ) -> plugin_failures:
+        """Return a context in which failures of what a plugin provides name the plugin and its distribution.
+
+        Args:
+            table: The table that it is in.
+            name: Its name.
+            doing: What it is asked to do: ``"look at a.bin"``.
+            damaged: The file that it reads, if that is the likely cause.
+            hint: What the user can do, before the plugin is done without.
+        """
+        plugin = self.foreign_plugin(table, name)
+        if plugin is None:
+            return plugin_failures(name, doing, damaged=damaged, hint=hint or None)
+        ways = [hint] if hint else []
+        if plugin.way_without:
+            ways.append(f"To do without this plugin, {plugin.way_without}.")
+        return plugin_failures(
+            name, doing, damaged=damaged, origin=plugin.origin, hint=" ".join(ways) or None
+        )
 
     def unless_neutral(self, layout: str, specs: Mapping[Key, TensorSpec]) -> str | None:
         """Return a framework's layout, or None if layers show that the names may be neutral ones."""
@@ -247,102 +298,91 @@ class Registry:
 
         return None if neutral_keys(specs, layout, self) else layout
 
-    def _table(self, table: str) -> _Table:
+    def foreign_failures(
+        self, table: str, name: str, doing: str
+    ) -> contextlib.AbstractContextManager[None, bool | None]:
+        """Return `failures_of` for what another's plugin provides; errors of ckptbridge's own code pass."""
+        if self.foreign_plugin(table, name) is None:
+            return contextlib.nullcontext()
+        return self.failures_of(table, name, doing)
+
+    def _table(self, table: str) -> Table:
         if table not in self._tables:
-            made = _Table()
+            made = Table()
             for plugin in self._plugins:
-                try:
-                    values = _values(plugin, table)
-                    if table == "transforms":
-                        _check(values, self.kinds)
-                except Exception as err:  # a plugin's code may raise anything
-                    failure = _failure(plugin.name, plugin.distribution, err)
-                    made = replace(made, failures=(*made.failures, failure))
-                else:
-                    made = made.joined(plugin, values, _TABLES[table][1])
+                made = self._joined(made, plugin, table)
             self._tables[table] = made
         return self._tables[table]
 
+    def _joined(self, made: Table, plugin: LoadedPlugin, table: str) -> Table:
+        sort = TABLES[table]
+        try:
+            with warnings.catch_warnings():
+                values = values_of(plugin, table)
+            if table == "transforms":
+                _check(values, self)
+        except BaseException as err:  # a plugin's code may raise anything
+            if is_interrupt(err):
+                raise
+            joined = made.without(plugin.failure(sort.hook, err))
+        else:
+            joined = made.joined(plugin, values, sort.what)
+        news: list[object] = [*joined.failures[len(made.failures) :]]
+        news += [conflict for name, conflict in joined.conflicts.items() if name not in made.conflicts]
+        for text in map(str, news):
+            warnings.warn(text, RuntimeWarning, stacklevel=5)
+        return joined
 
-def _lookup(table: Mapping[str, T], name: str, what: str) -> T:
-    try:
-        return table[name]
-    except KeyError:
+    def _named(self, table: str, name: str) -> Any:
+        found = self._table(table)
+        if name in found.values:
+            return found.values[name]
+        what = TABLES[table].what
+        if name in found.conflicts:
+            conflict = found.conflicts[name]
+            raise UsageError(conflict.problem, hint=conflict.way_on or None)
         raise UsageError(
-            f"there is no {what} {name!r}.", hint=f"Installed are: {', '.join(table) or 'none'}."
-        ) from None
+            f"there is no {what} {name!r}.", hint=f"Installed are: {', '.join(found.values) or 'none'}."
+        )
 
 
-def _registered(plugin: Any, name: str, distribution: str, version: str) -> _Plugin:
-    """Check a plugin against the specifications of the hooks, without calling one.
-
-    Raises:
-        PluginError: It implements no hook, or misspells one.
-    """
-    manager = pluggy.PluginManager("ckptbridge")
-    manager.add_hookspecs(hookspecs)
-    try:
-        manager.register(plugin, name)
-        manager.check_pending()
-    except pluggy.PluginValidationError as err:
-        raise PluginError(str(err), plugin=name) from err
-    callers = manager.get_hookcallers(plugin)
-    if not callers:
-        raise PluginError("implements no hook.", plugin=name, hint="Mark one with @hookimpl.")
-    return _Plugin(name, distribution, version, {caller.name: caller for caller in callers})
-
-
-def _values(plugin: _Plugin, table: str) -> tuple[Any, ...]:
-    """Call a plugin's hook; return what it provides for a table.
-
-    Raises:
-        PluginError: It returned something else.
-    """
-    hook, _, type_name = _TABLES[table]
-    if hook not in plugin.hooks:
-        return ()
-    module, _, attribute = type_name.partition(":")
-    wanted: type = getattr(importlib.import_module(module), attribute)
-    results = plugin.hooks[hook]()
-    for result in results:
-        if not isinstance(result, Iterable):
-            raise PluginError(
-                f"returned {result!r}; a list of {wanted.__name__} was expected.", plugin=plugin.name
-            )
-    values = tuple(value for result in results for value in result)
-    for value in values:
-        if not isinstance(value, wanted):
-            raise PluginError(f"returned {value!r}, which is no {wanted.__name__}.", plugin=plugin.name)
-    return values
-
-
-def _check(transforms: Iterable[LayerTransform], kinds: Mapping[str, LayerKind]) -> None:
+def _check(transforms: Iterable[LayerTransform], registry: Registry) -> None:
     """Check that transforms name what their kinds have."""
     from bridge_core.layers import check_transforms
 
-    check_transforms(transforms, kinds)
+    check_transforms(transforms, registry.kinds)
+
+
+def loaded_registry(*, disabled: Iterable[str] = (), added: Iterable[str] = ()) -> Registry:
+    """Return the registry of everything installed, without some plugins and with others.
+
+    A plugin that fails is left out with a warning that names its distribution and the cause; it is in
+    ``failures``. The environment variable ``CKPTBRIDGE_DISABLE_PLUGINS`` lists further names to disable;
+    those of plugins that are not installed have no effect.
+
+    Args:
+        disabled: Plugins to leave out without importing them, each by its name, its module or its
+            distribution; ``"all"`` for all but those of ckptbridge itself.
+        added: Modules that are plugins, ``"package.module"``, in the current folder or on Python's path.
+
+    Raises:
+        UsageError: No plugin has one of the names, or ckptbridge needs it; or there is no such module.
+        PluginConflict: A plugin that is added provides a name that another plugin provides.
+        PluginError: A plugin that is added fails.
+    """
+    disabled, added = tuple(disabled), tuple(added)
+    points = (BUILTIN, *entry_points(hookspecs.ENTRY_POINT_GROUP))
+    refuse_unknown(disabled, points)
+    if added:
+        points = tuple(point for point in points if point.value not in added)
+    loaded = load_plugins(points, normalised(disabled) | names_in_environment())
+    registry = Registry(loaded.plugins, loaded.failures, _disabled=loaded.disabled)
+    for name in added:
+        registry = registry.extend(import_plugin(name), name=name, distribution=ADDED)
+    return registry
 
 
 @functools.cache
 def default_registry() -> Registry:
-    """Return the registry of everything installed.
-
-    A plugin that fails is left out with a warning that names its distribution and the cause; it is in
-    ``failures``. Two plugins that provide one name are an error when that kind of thing is first asked for.
-    """
-    plugins: list[_Plugin] = []
-    failures: list[PluginFailure] = []
-    for point in (BUILTIN, *entry_points(hookspecs.ENTRY_POINT_GROUP)):
-        try:
-            plugins.append(_registered(point.load(), point.name, point.distribution, point.version))
-        except Exception as err:  # a plugin's code may raise anything
-            failures.append(_failure(point.name, point.distribution, err))
-    return Registry(tuple(plugins), tuple(failures))
-
-
-def _failure(name: str, distribution: str, err: Exception) -> PluginFailure:
-    failure = PluginFailure(name, distribution, f"{type(err).__name__}: {err}")
-    warnings.warn(
-        f"plugin {name!r} of {distribution} was left out: {failure.reason}", RuntimeWarning, stacklevel=4
-    )
-    return failure
+    """Return the registry of everything installed; see `loaded_registry` for what is left out."""
+    return loaded_registry()
