@@ -74,8 +74,8 @@ class PluginFailure:
 
     def __str__(self) -> str:
         """Return the line that warns of it."""
-        what = "it" if not self.hook else self.hook if "." in self.hook else f"its {self.hook}"
-        return f"plugin {self.name!r} of {self.origin} was left out, {what} failed: {self.reason}"
+        part = f": {'' if '.' in self.hook else 'its '}{self.hook}" if self.hook else ""
+        return f"plugin {self.name!r} of {self.origin}{part} was left out: {self.reason}"
 
     @property
     def origin(self) -> str:

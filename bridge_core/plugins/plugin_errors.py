@@ -35,7 +35,7 @@ def cause_of(error: BaseException) -> str:
         text = f"{text[:_LONGEST]}..."
     if isinstance(error, SystemExit):
         text = f"{text} (it would have ended the program)"
-    return f"{type(error).__name__}: {text}"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 class plugin_failures:

@@ -19,6 +19,7 @@ from bridge_core.resolve.evidence import PARAMETER, Detector
 from bridge_core.resolve.interpretations import Role
 from bridge_core.resolve.leaf_matching import Outcome
 from bridge_core.resolve.neutral_layers import NeutralLayer
+from bridge_core.resolve.providers import missing_provider
 from bridge_core.resolve.request import Request
 from bridge_core.resolve.tied_sources import equal_or_refused, is_one, turn_between
 from bridge_core.state import Key, LayerInfo, TensorSpec, Ties, join_key, leaf_path
@@ -190,9 +191,8 @@ class PlanBuilder:
     def refuses(self, layer: NeutralLayer) -> bool:
         """Note a layer that cannot go to the framework whatever the template is; return whether it is one."""
         if layer.missing and layer.origin != self.framework.name:
-            why = (
-                f"no installed plugin provides {layer.missing!r}, which the metadata names; install the one "
-                "that was there when the weights were written"
+            why = missing_provider(
+                layer.missing, self.request.state.metadata.providers, self.request.registry
             )
             self.unsupported.update(dict.fromkeys(layer.group.keys.values(), why))
             return True
