@@ -213,7 +213,7 @@ def open_file(
     def open_one(file: SourceFile, expected: Format | None) -> tuple[Format, FlatState]:
         used = chosen or identify(file, registry, expected=expected)
         with _opening(used, file, registry):
-            return used, _opened(used, file)
+            return used, _opened(used, file, registry)
 
     file = SourceFile(path)
     try:
@@ -228,8 +228,15 @@ def open_file(
         raise
 
 
-def _opened(used: Format, file: SourceFile) -> FlatState:
+def _opened(used: Format, file: SourceFile, registry: Registry) -> FlatState:
     state = used.open(file)
     if not isinstance(state, FlatState):
         raise TypeError(f"what it opens is a {type(state).__name__}; a FlatState was expected")
-    return state
+    if registry.foreign_plugin("formats", used.name) is None:
+        return state
+    from bridge_core.plugins import with_guarded_tensors
+
+    return with_guarded_tensors(
+        state,
+        lambda: registry.failures_of("formats", used.name, f"read {file.name}", damaged=file.name),
+    )

@@ -132,7 +132,7 @@ plugin_options = _stacked(
 
 
 def takes_registry(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of plugins; it is called with the ``registry`` of them."""
+    """Give a command the options of plugins; its ``registry`` is that of them, or None without options."""
     return _with_registry(function, ignored=())
 
 
@@ -160,10 +160,12 @@ def _with_registry(function: Callable[..., Any], *, ignored: tuple[type[Warning]
     return plugin_options(call)
 
 
-def _registry(added: tuple[str, ...], disabled: tuple[str, ...]) -> Registry:
-    from bridge_core.plugins import default_registry, loaded_registry
+def _registry(added: tuple[str, ...], disabled: tuple[str, ...]) -> Registry | None:
+    if not (added or disabled):
+        return None
+    from bridge_core.plugins import loaded_registry
 
-    return loaded_registry(disabled=disabled, added=added) if added or disabled else default_registry()
+    return loaded_registry(disabled=disabled, added=added)
 
 
 evidence_options = _stacked(

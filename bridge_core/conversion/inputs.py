@@ -62,11 +62,16 @@ def _live_state(value: Any, framework: Framework, registry: Registry) -> FlatSta
     Raises:
         PluginError: The code of another's adapter fails, or returns something else.
     """
-    with registry.foreign_failures("frameworks", framework.name, f"read a {type(value).__name__}"):
+    doing = f"read a {type(value).__name__}"
+    with registry.foreign_failures("frameworks", framework.name, doing):
         state = framework.state(value)
         if not isinstance(state, FlatState):
             raise TypeError(f"its state is a {type(state).__name__}; a FlatState was expected")
-        return state
+        if registry.foreign_plugin("frameworks", framework.name) is None:
+            return state
+        from bridge_core.plugins import with_guarded_tensors
+
+        return with_guarded_tensors(state, lambda: registry.failures_of("frameworks", framework.name, doing))
 
 
 def _mapped_state(

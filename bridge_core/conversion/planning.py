@@ -71,7 +71,12 @@ def joined_plan(
         RuleError: A rule does not fit.
         UsageError: The source's layout or the target's framework is unknown.
     """
-    plan = _plan_there(state, template, options, registry)
+    doing = "take part in a conversion"
+    with (
+        registry.foreign_failures("frameworks", state.layout or "", doing),
+        registry.foreign_failures("frameworks", options.to, doing),
+    ):
+        plan = _plan_there(state, template, options, registry)
     providers = providers_of(plan.metadata.layers.values(), state.metadata.providers, registry)
     if providers == plan.metadata.providers:
         return plan

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         Relocating as Relocating,
         TreeNaming as TreeNaming,
     )
+    from bridge_core.plugins.guarded_tensors import with_guarded_tensors as with_guarded_tensors
     from bridge_core.plugins.hookspecs import hookimpl as hookimpl
     from bridge_core.plugins.layout_detection import (
         composite_layers as composite_layers,
@@ -33,6 +34,7 @@ else:
         __name__,
         {
             "framework": "Framework Relocating TreeNaming",
+            "guarded_tensors": "with_guarded_tensors",
             "hookspecs": "hookimpl",
             "library": "Checkpoint Guidance Library",
             "layout_detection": "composite_layers undetermined_layout",

@@ -26,7 +26,7 @@ __all__ = ["diff"]
 @click.argument("b")
 @json_option
 @takes_registry
-def diff(a: str, b: str, as_json: bool, registry: Registry) -> int:
+def diff(a: str, b: str, as_json: bool, registry: Registry | None) -> int:
     """Compare A and B as they are: names, shapes, dtypes and values.
 
     They may be of different formats; nothing is renamed or moved. Exit code 0: equal; 1: different.

@@ -41,15 +41,17 @@ def inspect(
     layout: str | None,
     follow_links: bool,
     format_name: str | None,
-    registry: Registry,
+    registry: Registry | None,
 ) -> None:
     """Show the tensors of SRC: names, dtypes, shapes, and what else the file says.
 
     SRC is a file, the index of a sharded set, or a folder. No tensor is read.
     """
     from bridge_core.checkpoint import open_state
+    from bridge_core.plugins import default_registry
 
     with aside():
+        registry = default_registry() if registry is None else registry
         state = open_state(
             src, format=format_name, layout=layout, follow_links=follow_links, registry=registry
         )

@@ -29,14 +29,16 @@ __all__ = ["plugins"]
 )
 @json_option
 @takes_quiet_registry
-def plugins(as_json: bool, registry: Registry) -> None:
+def plugins(as_json: bool, registry: Registry | None) -> None:
     """List the installed plugins: formats, frameworks, layer kinds, transforms and libraries.
 
     Those that failed, that provide what another provides, or that are disabled are listed with the reason.
     """
+    from bridge_core.plugins import default_registry
+
     with aside(), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # failures are listed
-        document = _document(registry)
+        document = _document(default_registry() if registry is None else registry)
     if as_json:
         print_json(document)
     else:

@@ -49,17 +49,19 @@ def rules() -> None:
 )
 @json_option
 @takes_registry
-def check(file: str, source: str | None, like: str | None, as_json: bool, registry: Registry) -> None:
+def check(file: str, source: str | None, like: str | None, as_json: bool, registry: Registry | None) -> None:
     """Check the rules of FILE and show what each does. No tensor is read.
 
     With both --source and --like their shapes are checked, too, as a conversion would check them. A rule that
     is optional, or holds under conditions, may match nothing.
     """
     from bridge_core.errors import RuleError
+    from bridge_core.plugins import default_registry
     from bridge_core.rules import load_rules
 
     try:
         with aside():
+            registry = default_registry() if registry is None else registry
             read = load_rules(file)
             found, unfit = _matched(read, source, like, registry)
         if as_json:
