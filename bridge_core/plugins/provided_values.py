@@ -68,7 +68,9 @@ def check_values(results: Iterable[Any], table: str) -> tuple[Any, ...]:
     value: Any
     for value in values:
         if isinstance(value, type) or not isinstance(value, wanted):
-            raise PluginError(f"returned {_shown(value)}, which is no {wanted.__name__}.")
+            raise PluginError(
+                f"returned {_shown(value)}, which is no {wanted.__name__}{_lacking(value, wanted, table)}."
+            )
         _check_name(value.name, sort.what)
         for method in _METHODS.get(table, ()):
             _need(value, sort.what, method, callable(getattr(value, method)), "a method")
@@ -83,6 +85,15 @@ def check_values(results: Iterable[Any], table: str) -> tuple[Any, ...]:
         twice = next(name for name in names if names.count(name) > 1)
         raise PluginConflict(f"provides the {sort.what} {twice!r} twice.")
     return tuple(values)
+
+
+def _lacking(value: Any, wanted: type[Any], table: str) -> str:
+    """Return what an object of another class lacks to be of a protocol; empty where that is not the cause."""
+    if isinstance(value, type) or not hasattr(value, "name"):
+        return ""
+    names = (*wanted.__annotations__, *_METHODS.get(table, ()))
+    lacking = [name for name in names if not hasattr(value, name)]
+    return f": it lacks {', '.join(lacking)}" if lacking else ""
 
 
 def _check_name(name: Any, what: str) -> None:
