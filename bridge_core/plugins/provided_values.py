@@ -80,6 +80,8 @@ def check_values(results: Iterable[Any], table: str) -> tuple[Any, ...]:
             _check_framework(value)
         elif table == "kinds":
             _check_kind(value)
+        elif table == "transforms":
+            _check_transform(value)
     names = [value.name for value in values]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -144,6 +146,22 @@ def _check_kind(value: Any) -> None:
     good = isinstance(kept, Mapping) and all(isinstance(spec, TensorSpec) for spec in kept.values())
     _need(value, "kind", "auxiliary_tensors", good, "a mapping from leaf names to TensorSpec")
     _need(value, "kind", "zeros", _texts(value.zeros), "a tuple of leaf names")
+
+
+def _check_transform(value: Any) -> None:
+    """Check the types of a transform's options; its leaves are checked where they are made."""
+    for option in ("settings", "axis_sizes", "axis_splits", "unsupported_leaves"):
+        found = getattr(value, option)
+        good = isinstance(found, Mapping) and _texts(tuple(found))
+        _need(value, "transform", option, good, "a mapping from names")
+    for option in ("hints", "independent_axes"):
+        _need(value, "transform", option, _texts(getattr(value, option)), "a tuple of names")
+    leaves, pairs = value.identifying_leaves, value.equal_axes
+    good = leaves is None or _texts(leaves)
+    _need(value, "transform", "identifying_leaves", good, "a tuple of names, or None")
+    good = isinstance(pairs, Collection) and all(_texts(pair) and len(pair) == 2 for pair in pairs)
+    _need(value, "transform", "equal_axes", good, "a tuple of pairs of names")
+    _need(value, "transform", "unsupported", isinstance(value.unsupported, str), "a text")
 
 
 def _need(value: Any, what: str, attribute: str, good: bool, wanted: str) -> None:

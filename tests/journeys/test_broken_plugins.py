@@ -245,6 +245,19 @@ def test_a_framework_whose_code_fails_is_named(tmp_path, body, text):
         bridge_core.from_neutral({("w",): BIAS}, framework="steals", allow_unclaimed=True)
 
 
+def test_a_framework_that_owns_all_names_is_named_where_the_layout_is_asked_for(tmp_path, source):
+    greedy = STEALS.replace("return False", "return True").replace("return type(value) is set", "return True")
+    with installed(install(tmp_path / "site", {"acme": greedy})):
+        refused = run("plan", source, "--to", "flax")
+        assert refused.code == 2
+        assert "match torch and steals" in refused.err
+        assert "To do without steals of acme 2.5, pass --disable-plugin acme" in refused.err
+        assert run("plan", source, "--to", "flax", "--layout", "torch").code == 0
+        assert run("plan", source, "--to", "flax", "--disable-plugin", "acme").code == 0
+        layer = torch.nn.Linear(2, 3)
+        assert np.array_equal(bridge_torch.to_neutral(layer)["bias"], layer.bias.detach().numpy())
+
+
 READS_WRONG = """import numpy as np
 from bridge_core import TensorSpec
 from bridge_core.state import LazyTensor

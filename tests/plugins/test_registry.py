@@ -320,6 +320,10 @@ def a_framework(**attributes):
     return [type("Wrong", (ToyFramework,), attributes)()]
 
 
+def a_transform(kind="linear", **options):
+    return [LayerTransform("torch.wrong", kind, (Leaf("w", "kernel", "out in"),), **options)]
+
+
 WRONG_VALUES = {
     "a class": ("bridge_formats", lambda: [ToyFormat], "which is no Format"),
     "a number as name": ("bridge_formats", lambda: a_format(name=3), "with the name 3"),
@@ -354,6 +358,15 @@ WRONG_VALUES = {
     ),
     "channels": ("bridge_frameworks", lambda: a_framework(channels="middle"), "channels='middle'"),
     "a reserved kind": ("bridge_layer_kinds", lambda: [LayerKind("parameter", {"w": "a"})], "parameter"),
+    "settings": ("bridge_layer_transforms", lambda: a_transform(settings=["a"]), "settings=['a']"),
+    "hints in one text": ("bridge_layer_transforms", lambda: a_transform(hints="abc"), "hints='abc'"),
+    "no pairs": ("bridge_layer_transforms", lambda: a_transform(equal_axes=("in", "out")), "equal_axes"),
+    "leaves in one text": (
+        "bridge_layer_transforms",
+        lambda: a_transform(identifying_leaves="w"),
+        "identifying_leaves='w'",
+    ),
+    "an unknown kind": ("bridge_layer_transforms", lambda: a_transform("linea"), "Did you mean 'linear'?"),
     "wrong zeros": ("bridge_layer_kinds", lambda: [LayerKind("a", {"w": "a"}, zeros="w")], "zeros='w'"),
     "twice": ("bridge_formats", lambda: [ToyFormat(), ToyFormat()], "provides the format 'toy' twice"),
     "an attribute that raises": ("bridge_libraries", lambda: [Attribute()], "ZeroDivisionError"),
@@ -377,8 +390,20 @@ def test_what_is_wrong_is_left_out_with_the_reason_and_the_rest_goes_on(load, wh
     assert text in failures[0].reason
     assert {"z-kind", "linear"} <= set(registry.kinds)
     assert {"safetensors", "npz"} <= set(registry.formats)
-    with pytest.raises(PluginError):
-        Registry().extend(plugin(**{hook: value}), name="bad")
+    if what != "an unknown kind":  # which another plugin may add
+        with pytest.raises(PluginError):
+            Registry().extend(plugin(**{hook: value}), name="bad")
+
+
+def test_a_transform_of_a_kind_in_conflict_names_both(load):
+    transforms = plugin(bridge_layer_transforms=a_transform("same"))
+    registry = load(
+        Point("a", kinds("same"), "dist-a"), Point("b", kinds("same"), "dist-b"), Point("c", transforms)
+    )
+    with pytest.warns(RuntimeWarning, match="neither is used"):
+        assert "same" not in registry.kinds
+    with pytest.warns(RuntimeWarning, match="'torch.wrong': kind 'same' is provided by dist-a 3.1 and by"):
+        assert not registry.transforms
 
 
 def test_a_wrong_transform_takes_the_other_transforms_of_its_plugin_with_it(load):
