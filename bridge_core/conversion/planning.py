@@ -11,8 +11,8 @@ from bridge_core.checkpoint import config_beside
 from bridge_core.conversion.inputs import known_module, template_of
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.plan import Plan
-from bridge_core.plugins import Registry
-from bridge_core.resolve import plan_from_neutral, plan_to_neutral, providers_of
+from bridge_core.plugins import Registry, providers_of
+from bridge_core.resolve import plan_from_neutral, plan_to_neutral
 from bridge_core.rules import oriented
 from bridge_core.state import FlatState, Key, dtype_named
 

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     )
     from bridge_core.plugins.guarded_tensors import with_guarded_tensors as with_guarded_tensors
     from bridge_core.plugins.hookspecs import hookimpl as hookimpl
+    from bridge_core.plugins.kind_providers import (
+        missing_provider as missing_provider,
+        providers_of as providers_of,
+    )
     from bridge_core.plugins.layout_detection import (
         composite_layers as composite_layers,
         undetermined_layout as undetermined_layout,
@@ -36,6 +40,7 @@ else:
             "framework": "Framework Relocating TreeNaming",
             "guarded_tensors": "with_guarded_tensors",
             "hookspecs": "hookimpl",
+            "kind_providers": "missing_provider providers_of",
             "library": "Checkpoint Guidance Library",
             "layout_detection": "composite_layers undetermined_layout",
             "plugin_errors": "cause_of is_interrupt plugin_failures",

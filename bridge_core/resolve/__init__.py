@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from bridge_core.resolve.from_neutral import plan_from_neutral as plan_from_neutral
     from bridge_core.resolve.module_evidence import with_model_evidence as with_model_evidence
     from bridge_core.resolve.printed_names import without_collections as without_collections
-    from bridge_core.resolve.providers import providers_of as providers_of
     from bridge_core.resolve.rule_checks import rule_problems as rule_problems
     from bridge_core.resolve.rule_names import check_kind as check_kind
     from bridge_core.resolve.to_neutral import plan_to_neutral as plan_to_neutral
@@ -19,7 +18,6 @@ else:
             "from_neutral": "plan_from_neutral",
             "module_evidence": "with_model_evidence",
             "printed_names": "without_collections",
-            "providers": "providers_of",
             "rule_checks": "rule_problems",
             "rule_names": "check_kind",
             "to_neutral": "plan_to_neutral",

@@ -13,13 +13,13 @@ from bridge_core.errors import PlanError
 from bridge_core.layers import LayerTransform
 from bridge_core.ops import NEGATIVE_ZERO, Drop, Fill, Op, chain_specs, simplify_chain
 from bridge_core.plan import Dropped, Mismatch, Plan, PlanProblems, Rivals, Step
+from bridge_core.plugins import missing_provider
 from bridge_core.resolve.axis_order import AxisOrder
 from bridge_core.resolve.crossing import Crossing
 from bridge_core.resolve.evidence import PARAMETER, Detector
 from bridge_core.resolve.interpretations import Role
 from bridge_core.resolve.leaf_matching import Outcome
 from bridge_core.resolve.neutral_layers import NeutralLayer
-from bridge_core.resolve.providers import missing_provider
 from bridge_core.resolve.request import Request
 from bridge_core.resolve.tied_sources import equal_or_refused, is_one, turn_between
 from bridge_core.state import Key, LayerInfo, TensorSpec, Ties, join_key, leaf_path

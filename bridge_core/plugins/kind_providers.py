@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from bridge_core.plugins import Registry
+from bridge_core.plugins.registry import Registry
 from bridge_core.state import LayerInfo
 
 __all__ = ["missing_provider", "providers_of"]

@@ -21,8 +21,7 @@ from bridge_core import (
     hookimpl,
     open_state,
 )
-from bridge_core.plugins import loaded_registry
-from bridge_core.resolve import providers_of
+from bridge_core.plugins import loaded_registry, providers_of
 from bridge_core.state import LayerInfo, StateMetadata
 
 KIND = LayerKind("scaled", {"kernel": "in out", "gain": "out"})
