@@ -171,6 +171,7 @@ def test_weights_of_transformers(registry):
     assert np.array_equal(kernel, model.encoder.layer[0].output.dense.weight.detach().numpy().T)
 
 
+@pytest.mark.slow
 def test_folders_of_a_model_library(registry, tmp_path):
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("ckptbridge_transformers")
