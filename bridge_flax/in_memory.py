@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from bridge_core import FlatState, Key, from_neutral as core_from_neutral, to_neutral as core_to_neutral
+from bridge_core import (
+    FlatState,
+    Key,
+    Registry,
+    from_neutral as core_from_neutral,
+    to_neutral as core_to_neutral,
+)
 from bridge_core.rules import Pattern, Rules
 from bridge_flax.framework import load_trees
 from bridge_flax.templates import Template
@@ -19,6 +25,7 @@ def to_neutral(
     module: Any = None,
     rules: Rules = (),
     accept_guesses: bool = False,
+    registry: Registry | None = None,
 ) -> FlatState:
     """Return the neutral state of a Linen tree, an `nnx.Module` or an `nnx.State`; it is not changed.
 
@@ -27,6 +34,7 @@ def to_neutral(
         module: An NNX module, or a `template`, as evidence of layer types.
         rules: What the caller knows better.
         accept_guesses: Whether names may settle what no evidence does; else it stays undecided.
+        registry: Plugins; by default everything installed.
 
     Raises:
         UsageError: The object or the module is not Flax's.
@@ -38,6 +46,7 @@ def to_neutral(
         module=module,
         rules=rules,
         accept_guesses=accept_guesses,
+        registry=registry,
     )
 
 
@@ -51,6 +60,7 @@ def from_neutral(
     allow_unexpected: bool | Iterable[str | Pattern] = False,
     allow_mismatched: bool | Iterable[str | Pattern] = False,
     allow_unclaimed: bool | Iterable[str | Pattern] = False,
+    registry: Registry | None = None,
 ) -> Any:
     """Return a tree from a neutral state.
 
@@ -64,6 +74,7 @@ def from_neutral(
         allow_unexpected: Neutral names that may be left out: True, or patterns.
         allow_mismatched: Names of ``like`` that may stay as they are there where the shapes differ.
         allow_unclaimed: Neutral names that no evidence explains and that are to be copied unchanged.
+        registry: Plugins; by default everything installed.
 
     Raises:
         MismatchError: Names are missing or unexpected, or shapes differ.
@@ -80,6 +91,7 @@ def from_neutral(
         allow_unexpected=allow_unexpected,
         allow_mismatched=allow_mismatched,
         allow_unclaimed=allow_unclaimed,
+        registry=registry,
     )
 
 

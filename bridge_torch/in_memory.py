@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bridge_core import FlatState, Key, from_neutral as core_from_neutral, to_neutral as core_to_neutral
+from bridge_core import (
+    FlatState,
+    Key,
+    Registry,
+    from_neutral as core_from_neutral,
+    to_neutral as core_to_neutral,
+)
 from bridge_core.rules import Pattern, Rules
 
 __all__ = ["from_neutral", "to_neutral"]
@@ -17,6 +23,7 @@ def to_neutral(
     module: Any = None,
     rules: Rules = (),
     accept_guesses: bool = False,
+    registry: Registry | None = None,
 ) -> FlatState:
     """Return the neutral state of an `nn.Module` or a state dict; it is not changed.
 
@@ -25,6 +32,7 @@ def to_neutral(
         module: The module that the state dict belongs to, as evidence.
         rules: What the caller knows better.
         accept_guesses: Whether names may settle what no evidence does; else it stays undecided.
+        registry: Plugins; by default everything installed.
 
     Raises:
         UsageError: The object or the module is not torch's.
@@ -36,6 +44,7 @@ def to_neutral(
         module=module,
         rules=rules,
         accept_guesses=accept_guesses,
+        registry=registry,
     )
 
 
@@ -49,6 +58,7 @@ def from_neutral(
     allow_unexpected: bool | Iterable[str | Pattern] = False,
     allow_mismatched: bool | Iterable[str | Pattern] = False,
     allow_unclaimed: bool | Iterable[str | Pattern] = False,
+    registry: Registry | None = None,
 ) -> Any:
     """Return a state dict from a neutral state.
 
@@ -62,6 +72,7 @@ def from_neutral(
         allow_unexpected: Neutral names that may be left out: True, or patterns.
         allow_mismatched: Names of ``like`` that may stay as they are there where the shapes differ.
         allow_unclaimed: Neutral names that no evidence explains and that are to be copied unchanged.
+        registry: Plugins; by default everything installed.
 
     Raises:
         MismatchError: Names are missing or unexpected, or shapes differ.
@@ -78,4 +89,5 @@ def from_neutral(
         allow_unexpected=allow_unexpected,
         allow_mismatched=allow_mismatched,
         allow_unclaimed=allow_unclaimed,
+        registry=registry,
     )

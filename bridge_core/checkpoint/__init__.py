@@ -6,6 +6,7 @@ from bridge_core.public import exports
 
 if TYPE_CHECKING:
     from bridge_core.checkpoint.checkpoint_writer import Saved as Saved, write_checkpoint as write_checkpoint
+    from bridge_core.checkpoint.detect_format import is_set_of_shards as is_set_of_shards
     from bridge_core.checkpoint.guided_writing import guided as guided
     from bridge_core.checkpoint.model_config import (
         config_beside as config_beside,
@@ -23,6 +24,7 @@ else:
         __name__,
         {
             "checkpoint_writer": "Saved write_checkpoint",
+            "detect_format": "is_set_of_shards",
             "guided_writing": "guided",
             "model_config": "config_beside read_config",
             "open_save": "open_state save_state",

@@ -71,7 +71,7 @@ def _choose(
 ) -> Format:
     if format is not None:
         return registry.format(format)
-    if not folder and (named := by_extension(destination.name, registry.formats.values())):
+    if not folder and (named := by_extension(destination.name, registry)):
         return named
     framework = registry.frameworks.get(state.layout or "")
     return registry.format(framework.default_format if framework else "safetensors")
@@ -144,7 +144,7 @@ class _Writer:
 
         with replacing_file(destination, overwrite=self.options.overwrite, check=check) as temporary:
             with _shown_as(temporary, destination):
-                sums.update(self._fill(self.state, temporary))
+                sums.update(self._fill(self.state, temporary, destination))
             self.meter.finish()
         return Saved((destination,), self.format.name, size, sums, self.overflows)
 
@@ -188,7 +188,7 @@ class _Writer:
                     written.append(name)
                     create_file(temporary / name, data if isinstance(data, bytes) else b"")
                     if isinstance(data, FlatState):
-                        sums.update(self._fill(data, temporary / name))
+                        sums.update(self._fill(data, temporary / name, destination / name))
                 for name, source in sidecar_files.items():
                     copy_file(source, temporary / name)
             self.meter.finish()
@@ -211,10 +211,11 @@ class _Writer:
             yield name, shard_state(self.state, keys)
         yield names.index, index_text(self.state, files, names)
 
-    def _fill(self, state: FlatState, path: Path) -> Mapping[Key, int]:
+    def _fill(self, state: FlatState, path: Path, destination: Path) -> Mapping[Key, int]:
         options = self.options
         target = FileTarget(path, options.budget, self.meter.add, sums=options.verify, pool=self.pool)
-        with system_failures(path, "writing"):
+        plugins = self.registry.foreign_failures("formats", self.format.name, f"write {destination}")
+        with plugins, system_failures(path, "writing"):
             self.format.write(state, target)
         self.overflows.update(target.overflows)
         return target.checksums

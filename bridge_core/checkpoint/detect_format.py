@@ -6,41 +6,67 @@ looks like.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from bridge_core.errors import MalformedFile, TruncatedFile, UsageError
+from bridge_core.errors import BridgeError, MalformedFile, PluginError, TruncatedFile, UsageError
 from bridge_core.formats import Format, describe_foreign, is_index
 from bridge_core.io import SourceFile, system_failures
-from bridge_core.plugins import Registry, plugin_failures
+from bridge_core.plugins import PluginFailure, Registry
 from bridge_core.state import FlatState
 
-__all__ = ["by_extension", "claims", "identify", "open_file"]
+__all__ = ["by_extension", "claims", "identify", "is_set_of_shards", "open_file", "speaks_for"]
 
 
-def identify(file: SourceFile, formats: Iterable[Format], *, expected: Format | None = None) -> Format:
+def identify(file: SourceFile, registry: Registry, *, expected: Format | None = None) -> Format:
     """Return the one format that claims a file by its content.
 
-    A file that none claims is given to the format that is ``expected``, or else that its name speaks for:
-    it knows best what is wrong with the file.
+    Where a format of ckptbridge and one of another plugin claim it, the file is the other's only if that has
+    the longer extension of those that end the file's name. A file that none claims is given to the format
+    that is ``expected``, or else that its name speaks for: it knows best what is wrong with the file.
 
     Raises:
         MalformedFile: None or several claim it.
-        PluginError: A format's own code failed.
+        PluginError: None claims it, and one failed to look at it.
     """
-    formats = tuple(formats)
-    found = [candidate for candidate in formats if claims(candidate, file)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = ", ".join(sorted(candidate.name for candidate in found))
-        raise MalformedFile(
-            f"looks like several formats: {names}.", path=file.name, hint="Say which with --format."
-        )
+    formats = tuple(registry.formats.values())
+    failed: dict[str, PluginFailure] = {}
+    claiming = [candidate for candidate in formats if claims(candidate, file, registry, failed)]
+    if not claiming and file.size and failed and describe_foreign(file) is None:
+        named = expected or by_extension(file.path.name, registry)
+        if named is None or named.name in failed:
+            raise _failed_to_look(file, registry, failed, named)
+    for failure in failed.values():
+        registry.report(failure)
+    return _preferred(claiming, file, registry) if claiming else _speaking_for(file, registry, expected)
+
+
+def _failed_to_look(
+    file: SourceFile, registry: Registry, failed: Mapping[str, PluginFailure], named: Format | None
+) -> PluginError:
+    """Return the error for a file that only a format which failed to look at it may know."""
+    name = named.name if named is not None else next(iter(failed))
+    plugin, failure = registry.foreign_plugin("formats", name), failed[name]
+    without = f"To do without this plugin, {plugin.way_without}." if plugin and plugin.way_without else None
+    return PluginError(
+        f"format {name!r} of {failure.origin} could not look at {file.name}, which no other format claims: "
+        f"{failure.reason.rstrip('.')}.",
+        plugin=failure.name,
+        hint=without,
+    )
+
+
+def _speaking_for(file: SourceFile, registry: Registry, expected: Format | None) -> Format:
+    """Return the format for a file that none claims.
+
+    Raises:
+        BadInputError: None is expected, and the file's name speaks for none.
+    """
     if file.size == 0:
         raise TruncatedFile("is empty.", path=file.name)
     foreign = describe_foreign(file)
-    if foreign is None and (named := expected or by_extension(file.path.name, formats)):
+    if foreign is None and (named := expected or by_extension(file.path.name, registry)):
         return named
     foreign = foreign or describe_foreign(file, containers=True)
     if foreign:
@@ -50,37 +76,119 @@ def identify(file: SourceFile, formats: Iterable[Format], *, expected: Format | 
     raise MalformedFile(
         "is of no known format.",
         path=file.name,
-        hint=f"Installed are: {', '.join(f.name for f in formats) or 'none'}.",
+        hint=f"Installed are: {', '.join(registry.formats) or 'none'}.",
     )
 
 
-def by_extension(name: str, formats: Iterable[Format]) -> Format | None:
-    """Return the one format whose longest extension ends a file name.
+def _preferred(claiming: list[Format], file: SourceFile, registry: Registry) -> Format:
+    """Return which of the formats that claim a file gets it.
+
+    Raises:
+        MalformedFile: Nothing decides between several.
+    """
+    own = [candidate for candidate in claiming if _is_own(candidate, registry)]
+    others = [candidate for candidate in claiming if candidate not in own]
+    least = max((_fit(candidate, file.path.name) for candidate in own), default=0)
+    named = [candidate for candidate in others if _fit(candidate, file.path.name) > least]
+    left = named if len(own) == 1 and named else own or others
+    if len(left) == 1:
+        return left[0]
+    ways = ["Say which with --format."]
+    for candidate in left:
+        plugin = registry.foreign_plugin("formats", candidate.name)
+        if plugin is not None and plugin.way_without:
+            ways.append(f"To do without {candidate.name} of {plugin.origin}, {plugin.way_without}.")
+    names = ", ".join(sorted(candidate.name for candidate in left))
+    raise MalformedFile(f"looks like several formats: {names}.", path=file.name, hint=" ".join(ways))
+
+
+def _is_own(candidate: Format, registry: Registry) -> bool:
+    """Return whether a format is one of ckptbridge's own, or was given without a plugin."""
+    return registry.foreign_plugin("formats", candidate.name) is None
+
+
+def speaks_for(candidate: Format, name: str, registry: Registry) -> bool:
+    """Return whether a format's claim of a file of this name counts whatever other formats claim.
+
+    It does for ckptbridge's own formats, and for another's where its extension ends the name.
+    """
+    return _is_own(candidate, registry) or bool(_fit(candidate, name))
+
+
+def _fit(candidate: Format, name: str) -> int:
+    """Return the length of a format's longest extension that ends a file name; 0 if none does."""
+    fitting = (len(e) for e in candidate.extensions if name.lower().endswith(e.lower()))
+    return max(fitting, default=0)
+
+
+def by_extension(name: str, registry: Registry) -> Format | None:
+    """Return the one format whose longest extension ends a file name; of equally long ones ckptbridge's own.
 
     Raises:
         UsageError: Several formats share it.
     """
-    fits = [
-        (len(extension), candidate)
-        for candidate in formats
-        for extension in candidate.extensions
-        if name.lower().endswith(extension.lower())
-    ]
-    best = [candidate for length, candidate in fits if length == max(length for length, _ in fits)]
+    fits = {candidate.name: _fit(candidate, name) for candidate in registry.formats.values()}
+    longest = max(fits.values(), default=0)
+    if not longest:
+        return None
+    best = [candidate for candidate in registry.formats.values() if fits[candidate.name] == longest]
+    best = [candidate for candidate in best if _is_own(candidate, registry)] or best
     if len(best) > 1:
         names = ", ".join(candidate.name for candidate in best)
         raise UsageError(f"the name {name!r} fits several formats: {names}.", hint="Say which with --format.")
-    return best[0] if best else None
+    return best[0]
 
 
-def claims(candidate: Format, file: SourceFile) -> bool:
-    """Return whether a format claims a file.
+def claims(
+    candidate: Format,
+    file: SourceFile,
+    registry: Registry,
+    failed: dict[str, PluginFailure] | None = None,
+) -> bool:
+    """Return whether a format claims a file; one of another's plugin that fails does not.
 
-    Raises:
-        PluginError: The format's own code failed.
+    Args:
+        candidate: The format.
+        file: The file.
+        registry: Where formats are found.
+        failed: Gets the failure; without it, it is reported.
     """
-    with plugin_failures(candidate.name, f"look at {file.name}"):
-        return bool(candidate.sniff(file))
+    return registry.asks("formats", candidate, "sniff", file, failed)
+
+
+def is_set_of_shards(file: SourceFile, registry: Registry, chosen: Format | None = None) -> bool:
+    """Return whether a file is the index of a sharded set, and not a file of weights itself.
+
+    A format of another plugin than ckptbridge's takes an index only if its extension ends the file's name.
+
+    Args:
+        file: The file.
+        registry: Where formats are found.
+        chosen: The format that the caller gives.
+    """
+    if not is_index(file):
+        return False
+    for candidate in [chosen] if chosen else registry.formats.values():
+        if speaks_for(candidate, file.path.name, registry) and claims(candidate, file, registry):
+            return False
+    return True
+
+
+@contextlib.contextmanager
+def _opening(used: Format, file: SourceFile, registry: Registry) -> Iterator[None]:
+    """Let errors of a format's code name the file, and the plugin unless it is ckptbridge's own."""
+    try:
+        with (
+            registry.failures_of("formats", used.name, f"read {file.name}", damaged=file.name),
+            system_failures(file.name, "reading"),
+        ):
+            yield
+    except BridgeError as err:
+        plugin = registry.foreign_plugin("formats", used.name)
+        if plugin is not None and err.hint is None and not _fit(used, file.path.name):
+            without = f"; if it is no such file, {plugin.way_without}" if plugin.way_without else ""
+            err.hint = f"It was opened as {used.name}, by {plugin.origin}, which claims it{without}."
+        raise
 
 
 def open_file(
@@ -101,20 +209,34 @@ def open_file(
         BadInputError: The file is damaged, unsafe, or of no known format.
         SystemFailure: The system refuses.
     """
-    formats = [chosen] if chosen else list(registry.formats.values())
 
     def open_one(file: SourceFile, expected: Format | None) -> tuple[Format, FlatState]:
-        used = chosen or identify(file, registry.formats.values(), expected=expected)
-        with plugin_failures(used.name, damaged=file.name), system_failures(file.name, "reading"):
-            return used, used.open(file)
+        used = chosen or identify(file, registry, expected=expected)
+        with _opening(used, file, registry):
+            return used, _opened(used, file, registry)
 
     file = SourceFile(path)
     try:
-        if is_index(file) and not any(claims(candidate, file) for candidate in formats):
+        if is_set_of_shards(file, registry, chosen):
             from bridge_core.formats import open_sharded
 
+            formats = [chosen] if chosen else list(registry.formats.values())
             return open_sharded(file, open_one, formats, follow_links=follow_links)
         return open_one(file, None)
     except BaseException:
         file.close()
         raise
+
+
+def _opened(used: Format, file: SourceFile, registry: Registry) -> FlatState:
+    state = used.open(file)
+    if not isinstance(state, FlatState):
+        raise TypeError(f"what it opens is a {type(state).__name__}; a FlatState was expected")
+    if registry.foreign_plugin("formats", used.name) is None:
+        return state
+    from bridge_core.plugins import with_guarded_tensors
+
+    return with_guarded_tensors(
+        state,
+        lambda: registry.failures_of("formats", used.name, f"read {file.name}", damaged=file.name),
+    )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridge_core.checkpoint.detect_format import claims, open_file
+from bridge_core.checkpoint.detect_format import claims, open_file, speaks_for
 from bridge_core.checkpoint.partial_files import part_of
 from bridge_core.errors import BridgeError, MalformedFile, ShardError, SystemFailure, UsageError
 from bridge_core.formats import Format, shard_name
@@ -143,7 +143,7 @@ def find_weights(
                 known = found.get(file)
                 found[file] = name if known is None or name.rank < known.rank else known
     if not found:
-        return folder / _sole_weights(folder, files, formats, usual)
+        return folder / _sole_weights(folder, files, _Contents(formats, registry), usual)
 
     def rank(file: str) -> tuple[int, ...]:
         name = found[file]
@@ -180,13 +180,11 @@ def _layout_of(path: Path, candidate: Format, registry: Registry) -> str | None:
         return None
 
 
-def _sole_weights(
-    folder: Path, files: list[str], formats: tuple[Format, ...], usual: tuple[_Name, ...]
-) -> str:
+def _sole_weights(folder: Path, files: list[str], contents: _Contents, usual: tuple[_Name, ...]) -> str:
     indexes = [name for name in files if name.endswith(".index.json")]
     if len(indexes) == 1:
         return indexes[0]
-    seen = indexes or [name for name in files if _looks_like_weights(folder / name, formats)]
+    seen = indexes or contents.weights(folder, files)
     _refuse_shards(folder, seen)
     for pattern, what, hint in _FOREIGN:
         if any(pattern.fullmatch(name) for name in files):
@@ -237,11 +235,32 @@ def _refuse_parts(folder: Path, seen: list[str]) -> None:
         )
 
 
-def _looks_like_weights(path: Path, formats: tuple[Format, ...]) -> bool:
-    if path.name.startswith(".") or is_training_file(path.name) or is_unfinished(path.name):
-        return False
-    try:
-        with SourceFile(path) as file:
-            return any(claims(candidate, file) for candidate in formats)
-    except (MalformedFile, SystemFailure):
-        return False
+@dataclass(frozen=True)
+class _Contents:
+    """Tells by their content which files are weights of some formats."""
+
+    formats: tuple[Format, ...]
+    registry: Registry
+
+    def weights(self, folder: Path, files: Iterable[str]) -> list[str]:
+        """Return the files that look like weights.
+
+        What another plugin than ckptbridge's claims by content only counts where nothing else looks like it:
+        a format that claims every file would make weights of a README.
+        """
+        claimed = {name: found for name in files if (found := self._claiming(folder / name))}
+        certain = [
+            name
+            for name, found in claimed.items()
+            if any(speaks_for(candidate, name, self.registry) for candidate in found)
+        ]
+        return certain or list(claimed)
+
+    def _claiming(self, path: Path) -> list[Format]:
+        if path.name.startswith(".") or is_training_file(path.name) or is_unfinished(path.name):
+            return []
+        try:
+            with SourceFile(path) as file:
+                return [candidate for candidate in self.formats if claims(candidate, file, self.registry)]
+        except (MalformedFile, SystemFailure):
+            return []

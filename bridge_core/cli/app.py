@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 import click
 
+from bridge_core.cli.options import plugin_options
 from bridge_core.cli.terminal import complain, finish_output
 from bridge_core.errors import BridgeError
 
@@ -91,6 +92,9 @@ def _run(call: Callable[[], Any], words: list[str]) -> int:
             lines = "\n".join(f"  {command} {option}" for option in ways)
             complain(f"Most likely to go on:\n{lines}", as_list=True)
         return err.exit_code
+    except SystemExit as err:  # of code that ckptbridge ran, such as a user's model: it decides no exit code
+        complain(f"code that was run tried to end the program with sys.exit({err.code!r}).", label="error")
+        return _SYSTEM
     except MemoryError:
         complain("there is not enough memory.", label="error")
         return _SYSTEM
@@ -156,7 +160,8 @@ def _shown_warnings() -> Iterator[None]:
     epilog="Run 'ckptbridge COMMAND --help' for a command's options and examples.",
 )
 @click.version_option(package_name="ckptbridge", prog_name="ckptbridge", message="%(prog)s %(version)s")
-def main() -> None:
+@plugin_options
+def main(**_plugins: tuple[str, ...]) -> None:
     """Move model weights between PyTorch and Flax/JAX, exactly.
 
     Exit codes: 0 done; 1 refused (a mismatch, an ambiguity, a difference); 2 usage; 3 bad or unsafe input;

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from bridge_core.cli.terminal import aside
 from bridge_core.errors import BridgeError
+
+if TYPE_CHECKING:
+    from bridge_core.plugins import Registry
 
 __all__ = [
     "a_floating_dtype",
@@ -19,7 +25,10 @@ __all__ = [
     "json_option",
     "layout_option",
     "links_option",
+    "plugin_options",
     "rules_option",
+    "takes_quiet_registry",
+    "takes_registry",
     "target_options",
 ]
 
@@ -99,6 +108,65 @@ dtype_option = click.option(
     metavar="DTYPE",
     help="Cast floating-point tensors, e.g. to bfloat16; may lose precision.",
 )
+
+plugin_options = _stacked(
+    click.option(
+        "--plugin",
+        "plugin_modules",
+        multiple=True,
+        metavar="PKG.MOD",
+        help="Import a module of the current folder, or of Python's path, as a plugin; repeatable. Runs it.",
+    ),
+    click.option(
+        "--disable-plugin",
+        "disabled_plugins",
+        multiple=True,
+        metavar="NAME",
+        help=(
+            "Do without an installed plugin: its name, its module or its distribution, or 'all' for all but "
+            "ckptbridge's own; repeatable. As CKPTBRIDGE_DISABLE_PLUGINS, a list with commas, does."
+        ),
+    ),
+)
+"""Which plugins there are; they stand before the command's name, or after it."""
+
+
+def takes_registry(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of plugins; its ``registry`` is that of them, or None without options."""
+    return _with_registry(function, ignored=())
+
+
+def takes_quiet_registry(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Do as `takes_registry`, without warnings of plugins that fail, for a command that lists them."""
+    return _with_registry(function, ignored=(RuntimeWarning,))
+
+
+def _with_registry(function: Callable[..., Any], *, ignored: tuple[type[Warning], ...]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(
+        *args: Any, plugin_modules: tuple[str, ...], disabled_plugins: tuple[str, ...], **options: Any
+    ) -> Any:
+        context = click.get_current_context()
+        root = context.find_root()
+        if root is not context:
+            plugin_modules = (*root.params.get("plugin_modules", ()), *plugin_modules)
+            disabled_plugins = (*root.params.get("disabled_plugins", ()), *disabled_plugins)
+        with aside(), warnings.catch_warnings():  # a plugin may print while it is imported
+            for category in ignored:
+                warnings.simplefilter("ignore", category)
+            registry = _registry(plugin_modules, disabled_plugins)
+        return function(*args, registry=registry, **options)
+
+    return plugin_options(call)
+
+
+def _registry(added: tuple[str, ...], disabled: tuple[str, ...]) -> Registry | None:
+    if not (added or disabled):
+        return None
+    from bridge_core.plugins import loaded_registry
+
+    return loaded_registry(disabled=disabled, added=added)
+
 
 evidence_options = _stacked(
     rules_option,

@@ -203,7 +203,7 @@ def _difference_text(differences: Sequence[Difference]) -> str:
 
 
 def plugin_lines(document: Mapping[str, Any]) -> list[str]:
-    """Return the list of plugins, and of those that failed."""
+    """Return the list of plugins, and of those that are not used, each with the reason."""
     lines: list[str] = []
     for plugin in document["plugins"]:
         origin = f"{plugin['distribution']} {plugin['version']}".rstrip()
@@ -212,10 +212,30 @@ def plugin_lines(document: Mapping[str, Any]) -> list[str]:
         for what, _, name in (text.partition(" ") for text in plugin["provides"]):
             provided.setdefault(what, []).append(name.strip("'"))
         lines += [f"  {what}: {', '.join(names)}" for what, names in provided.items()]
-    if document["failures"]:
-        lines.append("failed to load:")
-        lines += [f"  {f['name']} ({f['distribution']}): {f['reason']}" for f in document["failures"]]
+    failures = [
+        f"{_origin(failure)}{_hook(failure)}: {failure['reason']}" for failure in document["failures"]
+    ]
+    conflicts = [
+        f"{conflict['what']} {conflict['name']}: {' and '.join(map(_origin, conflict['plugins']))}. "
+        f"{conflict['hint']}".rstrip()
+        for conflict in document["conflicts"]
+    ]
+    for title, texts in (
+        ("failed to load:", failures),
+        ("provided by several plugins, so that none of them is used:", conflicts),
+        ("disabled:", list(map(_origin, document["disabled"]))),
+    ):
+        if texts:
+            lines += [title, *(f"  {text}" for text in texts)]
     return lines
+
+
+def _origin(plugin: Mapping[str, Any]) -> str:
+    return f"{plugin['name']} ({plugin['distribution']} {plugin.get('version', '')}".rstrip() + ")"
+
+
+def _hook(failure: Mapping[str, Any]) -> str:
+    return f", {failure['hook']}" if failure.get("hook") else ""
 
 
 def _shortened(text: str) -> str:

@@ -107,4 +107,5 @@ def from_neutral(
             warnings.warn(warning.message, ConversionWarning, stacklevel=3)
         if template is not None and plan.allowed_missing:
             made = made.union({key: template.tensor(key) for key in plan.allowed_missing})
-        return registry.framework(framework).build(made, like)
+        with registry.foreign_failures("frameworks", framework, f"build {framework} tensors"):
+            return registry.framework(framework).build(made, like)

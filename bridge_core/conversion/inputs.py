@@ -14,7 +14,7 @@ from bridge_core.checkpoint import open_state
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.whole_source import require_whole
 from bridge_core.errors import UsageError
-from bridge_core.plugins import Framework, Registry
+from bridge_core.plugins import Framework, Registry, cause_of, is_interrupt
 from bridge_core.state import FlatState, as_state, separator_of, split_name, unflatten_tree
 
 __all__ = ["known_module", "load_factory", "opened", "state_of", "template_of"]
@@ -53,8 +53,8 @@ def state_of(
     framework = registry.framework_of(value)
     if framework is not None:
         if isinstance(value, Mapping):
-            return _mapped_state(value, framework, layout)
-        return framework.state(value)
+            return _mapped_state(value, framework, layout, registry)
+        return _live_state(value, framework, registry)
     if isinstance(value, Mapping):
         state = as_state(value, layout=layout)
         return state if state.layout else state.replace(layout=registry.layout_of(state.specs()))
@@ -64,16 +64,36 @@ def state_of(
     )
 
 
-def _mapped_state(value: Mapping[Any, Any], framework: Framework, layout: str | None) -> FlatState:
+def _live_state(value: Any, framework: Framework, registry: Registry) -> FlatState:
+    """Return the state that an adapter makes of a live object.
+
+    Raises:
+        PluginError: The code of another's adapter fails, or returns something else.
+    """
+    doing = f"read a {type(value).__name__}"
+    with registry.foreign_failures("frameworks", framework.name, doing):
+        state = framework.state(value)
+        if not isinstance(state, FlatState):
+            raise TypeError(f"its state is a {type(state).__name__}; a FlatState was expected")
+        if registry.foreign_plugin("frameworks", framework.name) is None:
+            return state
+        from bridge_core.plugins import with_guarded_tensors
+
+        return with_guarded_tensors(state, lambda: registry.failures_of("frameworks", framework.name, doing))
+
+
+def _mapped_state(
+    value: Mapping[Any, Any], framework: Framework, layout: str | None, registry: Registry
+) -> FlatState:
     """Return the state of a mapping that a framework accepts; its arrays may yet be of another layout."""
     if layout not in (None, framework.name):
-        tensors = framework.state(value).tensors()
+        tensors = _live_state(value, framework, registry).tensors()
         return as_state({key[0] if len(key) == 1 else key: t for key, t in tensors.items()}, layout=layout)
     if framework.collections and all(isinstance(name, str) for name in value):
         nested = any(isinstance(child, Mapping) for child in value.values())
         if not nested and separator_of(value) == "/":
             value = unflatten_tree({split_name(name, "/"): child for name, child in value.items()})
-    return framework.state(value)
+    return _live_state(value, framework, registry)
 
 
 @contextlib.contextmanager
@@ -149,8 +169,10 @@ def load_factory(name: str) -> Any:
         return factory() if callable(factory) and not _is_module(factory) else factory
     except (ImportError, AttributeError) as err:
         raise UsageError(f"{name!r} cannot be loaded: {err}.") from err
-    except Exception as err:  # the user's own code may raise anything
-        raise UsageError(f"{name!r} failed with {type(err).__name__}: {err}.") from err
+    except BaseException as err:  # the user's own code may raise anything, and may end the program
+        if is_interrupt(err):
+            raise
+        raise UsageError(f"{name!r} failed with {cause_of(err).rstrip('.')}.") from err
     finally:
         if added:
             sys.path.remove(here)

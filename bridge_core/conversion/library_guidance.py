@@ -10,7 +10,7 @@ from bridge_core.conversion.inputs import load_factory
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.errors import BridgeError, PluginError, UsageError
 from bridge_core.io import system_failures
-from bridge_core.plugins import Checkpoint, Guidance, Library, Registry, plugin_failures
+from bridge_core.plugins import Checkpoint, Guidance, Library, Registry
 from bridge_core.state import FlatState
 
 __all__ = ["guidance"]
@@ -99,7 +99,7 @@ def _guide(library: Library, checkpoint: Checkpoint, registry: Registry) -> Guid
     """Ask one library; whatever goes wrong in its code becomes an error that names it."""
     folder, hint = checkpoint.folder, "Use --model none to do without it."
     with (
-        plugin_failures(library.name, f"look at {folder}", hint=hint),
+        registry.failures_of("libraries", library.name, f"look at {folder}", hint=hint),
         system_failures(folder, library.name, foreign=True),
     ):
         known = library.guide(checkpoint)

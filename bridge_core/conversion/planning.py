@@ -11,7 +11,7 @@ from bridge_core.checkpoint import config_beside
 from bridge_core.conversion.inputs import known_module, template_of
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.plan import Plan
-from bridge_core.plugins import Registry
+from bridge_core.plugins import Registry, providers_of
 from bridge_core.resolve import plan_from_neutral, plan_to_neutral
 from bridge_core.rules import oriented
 from bridge_core.state import FlatState, Key, dtype_named
@@ -71,6 +71,21 @@ def joined_plan(
         RuleError: A rule does not fit.
         UsageError: The source's layout or the target's framework is unknown.
     """
+    doing = "take part in a conversion"
+    with (
+        registry.foreign_failures("frameworks", state.layout or "", doing),
+        registry.foreign_failures("frameworks", options.to, doing),
+    ):
+        plan = _plan_there(state, template, options, registry)
+    providers = providers_of(plan.metadata.layers.values(), state.metadata.providers, registry)
+    if providers == plan.metadata.providers:
+        return plan
+    return replace(plan, metadata=plan.metadata.with_(providers=providers))
+
+
+def _plan_there(
+    state: FlatState, template: FlatState | None, options: ConversionOptions, registry: Registry
+) -> Plan:
     permissions = options.permissions
     rules = oriented(options.rules, state.layout or options.to, options.to, registry.frameworks)
     config = config_beside(state, template) if rules else None

@@ -99,7 +99,11 @@ class Format(Protocol):
     """Usual names in a folder; None if it has none."""
 
     def sniff(self, file: SourceFile) -> bool:
-        """Tell from the content whether the file is of this format, damaged or not; never raise for that."""
+        """Tell from the content whether the file is of this format, damaged or not; never raise for that.
+
+        Where a format of ckptbridge and one of another plugin claim a file, the longer of their extensions
+        that ends its name decides, and otherwise ckptbridge's format gets it.
+        """
         ...
 
     def open(self, file: SourceFile) -> FlatState:

@@ -10,25 +10,41 @@ if TYPE_CHECKING:
         Relocating as Relocating,
         TreeNaming as TreeNaming,
     )
+    from bridge_core.plugins.guarded_tensors import with_guarded_tensors as with_guarded_tensors
     from bridge_core.plugins.hookspecs import hookimpl as hookimpl
+    from bridge_core.plugins.kind_providers import (
+        missing_provider as missing_provider,
+        providers_of as providers_of,
+    )
     from bridge_core.plugins.layout_detection import (
         composite_layers as composite_layers,
         undetermined_layout as undetermined_layout,
     )
     from bridge_core.plugins.library import Checkpoint as Checkpoint, Guidance as Guidance, Library as Library
-    from bridge_core.plugins.plugin_errors import plugin_failures as plugin_failures
-    from bridge_core.plugins.registry import Registry as Registry, default_registry as default_registry
+    from bridge_core.plugins.plugin_errors import (
+        cause_of as cause_of,
+        is_interrupt as is_interrupt,
+        plugin_failures as plugin_failures,
+    )
+    from bridge_core.plugins.registry import (
+        PluginFailure as PluginFailure,
+        Registry as Registry,
+        default_registry as default_registry,
+        loaded_registry as loaded_registry,
+    )
     from bridge_core.plugins.tree_names import names_of as names_of, random_state_of as random_state_of
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
             "framework": "Framework Relocating TreeNaming",
+            "guarded_tensors": "with_guarded_tensors",
             "hookspecs": "hookimpl",
+            "kind_providers": "missing_provider providers_of",
             "library": "Checkpoint Guidance Library",
             "layout_detection": "composite_layers undetermined_layout",
-            "plugin_errors": "plugin_failures",
-            "registry": "Registry default_registry",
+            "plugin_errors": "cause_of is_interrupt plugin_failures",
+            "registry": "PluginFailure Registry default_registry loaded_registry",
             "tree_names": "names_of random_state_of",
         },
     )

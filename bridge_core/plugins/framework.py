@@ -28,11 +28,11 @@ class Framework(Protocol):
     """Format of a destination that does not say which."""
 
     def owns(self, names: Mapping[Key, TensorSpec]) -> bool:
-        """Tell from names alone whether a state looks like this framework's."""
+        """Tell from names alone whether a state looks like this framework's; raising means no."""
         ...
 
     def accepts(self, value: Any) -> bool:
-        """Tell whether a live object is this framework's; must not import the framework."""
+        """Tell whether a live object is this framework's; must not import the framework. Raising means no."""
         ...
 
     def state(self, value: Any) -> FlatState:

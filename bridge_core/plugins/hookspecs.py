@@ -1,7 +1,14 @@
 """The hooks: everything a plugin can add. Each docstring holds a whole plugin to copy.
 
 A plugin is a module or object with functions marked by `hookimpl`, named in the entry-point group
-``ckptbridge``. Hooks take nothing and return frozen values.
+``ckptbridge``. Hooks take nothing and return frozen values. The command takes a module that is not installed
+with ``--plugin PKG.MOD``.
+
+A plugin whose import fails, or ends the program, is left out with a warning, and so is what a hook returns if
+one value in it is wrong. A name that ckptbridge itself provides stays ckptbridge's; of a name that several
+other plugins provide none is used until all but one of them are disabled: ``--disable-plugin NAME``, or
+``CKPTBRIDGE_DISABLE_PLUGINS=NAME,...`` in the environment, with the name of a plugin, its module or its
+distribution. ``ckptbridge plugins`` lists what is left out, and why.
 """
 
 # mypy: disable-error-code="empty-body"
@@ -32,6 +39,12 @@ hookimpl = pluggy.HookimplMarker("ckptbridge")
 @hookspec
 def bridge_formats() -> Iterable[Format]:
     '''Return file formats.
+
+    A file is given to the format whose ``sniff`` claims it. Where one of ckptbridge's own formats claims it
+    too, as for a format that is built on zip archives or safetensors files, the longer extension that ends
+    the file's name decides, and ckptbridge's own format where both are equally long or neither fits. Where
+    several others claim it, the user has to choose. So ``sniff`` looks for a marker of its own, and raises
+    nothing. What ``open`` and ``write`` raise that is not a `BridgeError` is reported with the distribution.
 
     A whole plugin, ``ckptbridge_raw.py``, for files that hold one float32 vector::
 

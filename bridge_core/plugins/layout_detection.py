@@ -147,7 +147,7 @@ def undetermined_layout(state: FlatState, registry: Registry) -> UsageError:
         registry: Where adapters, kinds and transforms are found.
     """
     specs = state.specs()
-    owners = [framework.name for framework in registry.frameworks.values() if framework.owns(specs)]
+    owners = registry.owners_of(specs)
     path = state.metadata.provenance.get("path")
     options = ", ".join(f'"{name}"' for name in [*registry.frameworks, "neutral"])
     usual = owners[0] if len(owners) == 1 else _usual_layout(state, registry)
@@ -171,8 +171,19 @@ def undetermined_layout(state: FlatState, registry: Registry) -> UsageError:
     return UsageError(
         f"cannot determine the layout: the keys ({names}) {matches}.",
         path=path,
-        hint=f"Give the layout: layout= (--layout) with one of {options}.",
+        hint=f"Give the layout: layout= (--layout) with one of {options}.{_ways_without(owners, registry)}",
     )
+
+
+def _ways_without(owners: Iterable[str], registry: Registry) -> str:
+    """Return how to do without the frameworks of other plugins that own names which others own as well."""
+    plugins = [registry.foreign_plugin("frameworks", name) for name in owners]
+    ways = [
+        f" To do without {name} of {plugin.origin}, {plugin.way_without}."
+        for name, plugin in zip(owners, plugins, strict=True)
+        if plugin is not None and plugin.way_without
+    ]
+    return "".join(ways) if len(plugins) > 1 else ""
 
 
 def _usual_layout(state: FlatState, registry: Registry) -> str | None:

@@ -14,6 +14,7 @@ from bridge_core.errors import PlanError
 from bridge_core.layers import LayerTransform
 from bridge_core.ops import NEGATIVE_ZERO, Drop, Fill, Op, chain_specs, simplify_chain
 from bridge_core.plan import Dropped, Mismatch, Plan, PlanProblems, Rivals, Step
+from bridge_core.plugins import missing_provider
 from bridge_core.resolve.axis_order import AxisOrder
 from bridge_core.resolve.crossing import Crossing
 from bridge_core.resolve.evidence import PARAMETER, Detector
@@ -193,9 +194,8 @@ class PlanBuilder:
     def refuses(self, layer: NeutralLayer) -> bool:
         """Note a layer that cannot go to the framework whatever the template is; return whether it is one."""
         if layer.missing and layer.origin != self.framework.name:
-            why = (
-                f"no installed plugin provides {layer.missing!r}, which the metadata names; install the one "
-                "that was there when the weights were written"
+            why = missing_provider(
+                layer.missing, self.request.state.metadata.providers, self.request.registry
             )
             self.unsupported.update(dict.fromkeys(layer.group.keys.values(), why))
             return True

@@ -233,6 +233,7 @@ class _ToNeutral:
             empty=metadata.empty,
             tree_form=tree_form,
             extra=metadata.extra,
+            providers=metadata.providers,
         )
 
     def _add_layer(self, group: Group, detection: Detection, renamed: Mapping[Key, Rule]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 import textwrap
 import types
 
 import numpy as np
 import pytest
 import torch
+from support.toy_format import ToyFormat
 
 from bridge_core import (
     BridgeError,
@@ -30,6 +32,7 @@ from bridge_core import (
     save_state,
     to_neutral,
 )
+from bridge_core.layers import KINDS
 from bridge_core.plugins import hookspecs, registry as plugins
 
 HOOKS = [name for name in vars(hookspecs) if name.startswith("bridge_")]
@@ -41,6 +44,24 @@ def plugin(**hooks):
     for name, value in hooks.items():
         setattr(made, name, hookimpl(lambda value=value: value() if callable(value) else value))
     return made
+
+
+class ToyFramework:
+    """A framework with nothing in it."""
+
+    name, collections, default_format = "toyland", {}, "npz"
+
+    def owns(self, names):
+        return False
+
+    def accepts(self, value):
+        return False
+
+    def state(self, value):
+        raise AssertionError
+
+    def build(self, state, like):
+        raise AssertionError
 
 
 def kinds(*names):
@@ -188,7 +209,7 @@ class Point:
         self.distribution, self.version = distribution, "3.1"
 
     def load(self):
-        if isinstance(self._loaded, Exception):
+        if isinstance(self._loaded, BaseException):
             raise self._loaded
         return self._loaded
 
@@ -220,12 +241,14 @@ def asked(registry):
         Point("bad", ImportError("no module named x")),
         Point("bad", SyntaxError("invalid syntax")),
         Point("bad", ZeroDivisionError("division by zero")),
+        Point("bad", SystemExit(0)),
+        Point("bad", GeneratorExit()),
         Point("bad", plugin(bridge_formats=lambda: 1 / 0)),
         Point("bad", plugin(bridge_formatz=[])),
         Point("bad", plugin(bridge_formats=[object()])),
         Point("bad", types.ModuleType("empty")),
     ],
-    ids=["import", "syntax", "on import", "in a hook", "misspelt", "wrong type", "nothing"],
+    ids=["import", "syntax", "on import", "exit", "base", "in a hook", "misspelt", "wrong type", "nothing"],
 )
 def test_a_plugin_that_fails_is_left_out_with_a_warning_and_the_others_stay(load, broken):
     with pytest.warns(RuntimeWarning, match="plugin 'bad' of some-dist"):
@@ -236,11 +259,162 @@ def test_a_plugin_that_fails_is_left_out_with_a_warning_and_the_others_stay(load
     assert failure.reason
 
 
-def test_a_conflict_between_installed_plugins_is_an_error(load):
-    with pytest.raises(PluginConflict, match=r"dist-b.*dist-a"):
-        _ = load(Point("a", kinds("same"), "dist-a"), Point("b", kinds("same"), "dist-b")).kinds
-    with pytest.raises(PluginConflict, match="evil and by ckptbridge"):
-        _ = load(Point("a", kinds("linear"), "evil")).kinds
+def test_of_two_installed_plugins_of_one_name_neither_is_used(load):
+    registry = load(
+        Point("a", kinds("same", "one"), "dist-a"),
+        Point("b", kinds("same", "two"), "dist-b"),
+        Point("c", kinds("same"), "dist-c"),
+    )
+    with pytest.warns(RuntimeWarning, match=r"'same' is provided by dist-a 3\.1 and by dist-b 3\.1"):
+        assert {"one", "two", "linear"} <= set(registry.kinds)
+    assert "same" not in registry.kinds
+    (conflict,) = registry.conflicts
+    assert [plugin.distribution for plugin in conflict.plugins] == ["dist-a", "dist-b", "dist-c"]
+    assert "--disable-plugin dist-c" in str(conflict)
+    with pytest.raises(PluginConflict, match="dist-a"):
+        registry.extend(kinds("same"), name="d")
+
+
+def test_of_a_name_of_its_own_ckptbridges_value_stays(load):
+    registry = load(Point("a", kinds("linear", "mine"), "evil"))
+    with pytest.warns(RuntimeWarning, match="of evil 3.1: its bridge_layer_kinds was left out: .*'linear'"):
+        assert registry.kinds["linear"] is KINDS[0]
+    assert "mine" in registry.kinds
+    (failure,) = registry.failures
+    assert (failure.distribution, failure.hook) == ("evil", "bridge_layer_kinds")
+
+
+@pytest.mark.parametrize("table", ["formats", "frameworks"])
+def test_a_name_in_conflict_is_refused_with_both_and_the_way_on(load, table):
+    hook, value = {
+        "formats": ("bridge_formats", lambda: [ToyFormat()]),
+        "frameworks": ("bridge_frameworks", lambda: [ToyFramework()]),
+    }[table]
+    registry = load(
+        Point("a", plugin(**{hook: value}), "dist-a"), Point("b", plugin(**{hook: value}), "dist-b")
+    )
+    name = "toy" if table == "formats" else "toyland"
+    with pytest.warns(RuntimeWarning, match="neither is used"):
+        assert name not in getattr(registry, table)
+    with pytest.raises(UsageError) as refused:
+        getattr(registry, table.removesuffix("s"))(name)
+    assert "is provided by dist-a 3.1 and by dist-b 3.1, so neither is used" in str(refused.value)
+    assert "--disable-plugin dist-b" in str(refused.value)
+
+
+class Attribute:
+    """A value whose attribute raises."""
+
+    name = "raises"
+
+    @property
+    def guide(self):
+        raise ZeroDivisionError
+
+
+def a_format(**attributes):
+    return [type("Wrong", (ToyFormat,), attributes)()]
+
+
+def a_framework(**attributes):
+    return [type("Wrong", (ToyFramework,), attributes)()]
+
+
+def a_transform(kind="linear", **options):
+    return [LayerTransform("torch.wrong", kind, (Leaf("w", "kernel", "out in"),), **options)]
+
+
+WRONG_VALUES = {
+    "a class": ("bridge_formats", lambda: [ToyFormat], "which is no Format"),
+    "a number as name": ("bridge_formats", lambda: a_format(name=3), "with the name 3"),
+    "a name with a space": ("bridge_formats", lambda: a_format(name="a b"), "without spaces"),
+    "a name with a comma": ("bridge_layer_kinds", lambda: [LayerKind("a,b", {"w": "a"})], "without spaces"),
+    "a name with a line end": ("bridge_formats", lambda: a_format(name="a\x1b[2J"), "control"),
+    "no name": ("bridge_formats", lambda: a_format(name=""), "without spaces"),
+    "extensions in one text": ("bridge_formats", lambda: a_format(extensions=".abc"), "extensions='.abc'"),
+    "an empty extension": ("bridge_formats", lambda: a_format(extensions=("",)), "extensions"),
+    "no dot": ("bridge_formats", lambda: a_format(extensions=("abc",)), "extensions"),
+    "a wrong layout": ("bridge_formats", lambda: a_format(layout=3), "layout=3"),
+    "wrong capabilities": ("bridge_formats", lambda: a_format(capabilities={"lazy": True}), "capabilities"),
+    "dtypes in one text": (
+        "bridge_formats",
+        lambda: a_format(capabilities=dataclasses.replace(ToyFormat.capabilities, dtypes="float32")),
+        "capabilities",
+    ),
+    "wrong names": ("bridge_formats", lambda: a_format(names=("a", "b")), "names"),
+    "a wrong shard": (
+        "bridge_formats",
+        lambda: a_format(names=dataclasses.replace(ToyFormat.names, shard="{nothing}")),
+        "KeyError",
+    ),
+    "no method": ("bridge_formats", lambda: a_format(sniff="yes"), "sniff='yes'; a method"),
+    "missing": ("bridge_frameworks", lambda: [Attribute()], "no Framework: it lacks collections, default"),
+    "neutral": ("bridge_frameworks", lambda: a_framework(name="neutral"), "name='neutral'"),
+    "a dot": ("bridge_frameworks", lambda: a_framework(name="a.b"), "name='a.b'"),
+    "a list of collections": (
+        "bridge_frameworks",
+        lambda: a_framework(collections=["params"]),
+        "collections",
+    ),
+    "channels": ("bridge_frameworks", lambda: a_framework(channels="middle"), "channels='middle'"),
+    "a reserved kind": ("bridge_layer_kinds", lambda: [LayerKind("parameter", {"w": "a"})], "parameter"),
+    "settings": ("bridge_layer_transforms", lambda: a_transform(settings=["a"]), "settings=['a']"),
+    "hints in one text": ("bridge_layer_transforms", lambda: a_transform(hints="abc"), "hints='abc'"),
+    "no pairs": ("bridge_layer_transforms", lambda: a_transform(equal_axes=("in", "out")), "equal_axes"),
+    "leaves in one text": (
+        "bridge_layer_transforms",
+        lambda: a_transform(identifying_leaves="w"),
+        "identifying_leaves='w'",
+    ),
+    "an unknown kind": ("bridge_layer_transforms", lambda: a_transform("linea"), "Did you mean 'linear'?"),
+    "wrong zeros": ("bridge_layer_kinds", lambda: [LayerKind("a", {"w": "a"}, zeros="w")], "zeros='w'"),
+    "twice": ("bridge_formats", lambda: [ToyFormat(), ToyFormat()], "provides the format 'toy' twice"),
+    "an attribute that raises": ("bridge_libraries", lambda: [Attribute()], "ZeroDivisionError"),
+    "a generator that exits": ("bridge_formats", lambda: (sys.exit(0) for _ in "a"), "SystemExit: 0"),
+    "unclosed": ("bridge_formats", lambda: sys.exit("bye"), "SystemExit: bye"),
+    "a base exception": ("bridge_libraries", lambda: throw(GeneratorExit()), "GeneratorExit"),
+}
+
+
+def throw(error):
+    raise error
+
+
+@pytest.mark.parametrize("what", WRONG_VALUES)
+def test_what_is_wrong_is_left_out_with_the_reason_and_the_rest_goes_on(load, what):
+    hook, value, text = WRONG_VALUES[what]
+    registry = load(Point("bad", plugin(**{hook: value}), "some-dist"), Point("z", kinds("z-kind")))
+    with pytest.warns(RuntimeWarning, match=rf"plugin 'bad' of some-dist 3\.1: its {hook} was left out"):
+        failures = registry.failures
+    assert [(failure.hook, failure.version) for failure in failures] == [(hook, "3.1")]
+    assert text in failures[0].reason
+    assert {"z-kind", "linear"} <= set(registry.kinds)
+    assert {"safetensors", "npz"} <= set(registry.formats)
+    if what != "an unknown kind":  # which another plugin may add
+        with pytest.raises(PluginError):
+            Registry().extend(plugin(**{hook: value}), name="bad")
+
+
+def test_a_transform_of_a_kind_in_conflict_names_both(load):
+    transforms = plugin(bridge_layer_transforms=a_transform("same"))
+    registry = load(
+        Point("a", kinds("same"), "dist-a"), Point("b", kinds("same"), "dist-b"), Point("c", transforms)
+    )
+    with pytest.warns(RuntimeWarning, match="neither is used"):
+        assert "same" not in registry.kinds
+    with pytest.warns(RuntimeWarning, match="'torch.wrong': kind 'same' is provided by dist-a 3.1 and by"):
+        assert not registry.transforms
+
+
+def test_a_wrong_transform_takes_the_other_transforms_of_its_plugin_with_it(load):
+    made = [
+        LayerTransform("torch.fine", "linear", (Leaf("w", "kernel", "out in"),)),
+        LayerTransform("torch.wrong", "linear", (Leaf("w", "kernel", "out inn"),)),
+    ]
+    registry = load(Point("bad", plugin(bridge_layer_transforms=made)))
+    with pytest.warns(RuntimeWarning, match="axis 'inn' does not exist"):
+        # A subclass's transform that is left out must not leave its modules to that of the base class.
+        assert not registry.transforms
 
 
 def test_a_hook_is_called_when_something_of_its_kind_is_asked_for_and_once(load):

@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from bridge_core.cli.options import a_size, dtype_option, examples, json_option, target_options
+from bridge_core.cli.options import (
+    a_size,
+    dtype_option,
+    examples,
+    json_option,
+    takes_registry,
+    target_options,
+)
 from bridge_core.cli.report import convert_lines
 from bridge_core.cli.terminal import aside, print_json, say
 
@@ -40,6 +47,7 @@ __all__ = ["convert"]
 @click.option("--no-verify", is_flag=True, help="Do not read DST back and compare it before it appears.")
 @json_option
 @click.option("--quiet", is_flag=True, help="Print errors and warnings alone.")
+@takes_registry
 def convert(src: str, dst: str, no_verify: bool, as_json: bool, quiet: bool, **asked: Any) -> None:
     """Convert SRC to DST.
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from bridge_core.cli.options import examples, json_option
+from bridge_core.cli.options import examples, json_option, takes_registry
 from bridge_core.cli.report import comparison_lines
 from bridge_core.cli.terminal import aside, print_json, say
+
+if TYPE_CHECKING:
+    from bridge_core.plugins import Registry
 
 __all__ = ["diff"]
 
@@ -20,7 +25,8 @@ __all__ = ["diff"]
 @click.argument("a")
 @click.argument("b")
 @json_option
-def diff(a: str, b: str, as_json: bool) -> int:
+@takes_registry
+def diff(a: str, b: str, as_json: bool, registry: Registry | None) -> int:
     """Compare A and B as they are: names, shapes, dtypes and values.
 
     They may be of different formats; nothing is renamed or moved. Exit code 0: equal; 1: different.
@@ -31,8 +37,8 @@ def diff(a: str, b: str, as_json: bool) -> int:
 
     with (
         aside(),
-        open_state(a) as left,
-        open_state(b) as right,
+        open_state(a, registry=registry) as left,
+        open_state(b, registry=registry) as right,
         progress_bar(shown=not as_json) as progress,
     ):
         comparison = compare_states(left, right, progress=progress)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bridge_core.cli.options import examples, target_options
+from bridge_core.cli.options import examples, takes_registry, target_options
 from bridge_core.cli.terminal import aside, say
 from bridge_core.errors import RuleError, UsageError
 from bridge_core.messages import fold_names
@@ -48,6 +48,7 @@ _WAYS_OUT = "--like FILE, --model PKG.MOD:FACTORY, --rules FILE, or --accept-gue
 @click.argument("src")
 @click.argument("key")
 @target_options
+@takes_registry
 def explain(src: str, key: str, **asked: Any) -> None:
     """Show what happens to KEY and which evidence decided it.
 

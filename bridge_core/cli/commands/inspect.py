@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge_core.cli.options import examples, json_option, layout_option, links_option
+from bridge_core.cli.options import examples, json_option, layout_option, links_option, takes_registry
 from bridge_core.cli.report import inspect_lines, tensor_names
 from bridge_core.cli.terminal import aside, print_json, say
 
 if TYPE_CHECKING:
     from bridge_core.formats import Format
+    from bridge_core.plugins import Registry
     from bridge_core.state import FlatState, Key
 
 __all__ = ["inspect"]
@@ -33,7 +34,15 @@ __all__ = ["inspect"]
 @click.option(
     "--format", "format_name", metavar="FORMAT", help="The file's format, where content tells several."
 )
-def inspect(src: str, as_json: bool, layout: str | None, follow_links: bool, format_name: str | None) -> None:
+@takes_registry
+def inspect(
+    src: str,
+    as_json: bool,
+    layout: str | None,
+    follow_links: bool,
+    format_name: str | None,
+    registry: Registry | None,
+) -> None:
     """Show the tensors of SRC: names, dtypes, shapes, and what else the file says.
 
     SRC is a file, the index of a sharded set, or a folder. No tensor is read.
@@ -42,25 +51,29 @@ def inspect(src: str, as_json: bool, layout: str | None, follow_links: bool, for
     from bridge_core.plugins import default_registry
 
     with aside():
-        state = open_state(src, format=format_name, layout=layout, follow_links=follow_links)
+        registry = default_registry() if registry is None else registry
+        state = open_state(
+            src, format=format_name, layout=layout, follow_links=follow_links, registry=registry
+        )
     with state:
         known = state.metadata.provenance
-        path, used = Path(known["path"]), default_registry().format(known["format"])
-        files = _files(path, used, state)
+        path, used = Path(known["path"]), registry.format(known["format"])
+        with aside():
+            files = _files(path, used, state, registry)
         if as_json:
             print_json(_document(used, state, files))
         else:
             say(*inspect_lines(str(path), used.name, state, files))
 
 
-def _files(path: Path, used: Format, state: FlatState) -> Mapping[Key, str]:
+def _files(path: Path, used: Format, state: FlatState, registry: Registry) -> Mapping[Key, str]:
     """Return the name of the file that holds each tensor; a tied key is where its canonical key is."""
-    from bridge_core.formats import is_index
+    from bridge_core.checkpoint import is_set_of_shards
     from bridge_core.io import SourceFile, parse_json
     from bridge_core.state import Ties, join_key
 
     with SourceFile(path) as file:
-        if used.sniff(file) or not is_index(file):
+        if not is_set_of_shards(file, registry):
             return dict.fromkeys(state, path.name)
         shards = parse_json(file.read(0, file.size), path=file.name, what="the index").get("weight_map") or {}
     usual = used.names.separator if used.names else "."

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from bridge_core.cli.options import examples, json_option, target_options
+from bridge_core.cli.options import examples, json_option, takes_registry, target_options
 from bridge_core.cli.report import exactness
 from bridge_core.cli.terminal import aside, print_json, say
 
@@ -24,6 +24,7 @@ __all__ = ["plan"]
 @click.argument("src")
 @target_options
 @json_option
+@takes_registry
 def plan(src: str, as_json: bool, **asked: Any) -> None:
     """Show how SRC would be converted; nothing is written, and no tensor is read.
 

@@ -1,32 +1,52 @@
-"""``ckptbridge plugins``: what is installed, from where, and what failed."""
+"""``ckptbridge plugins``: what is installed, from where, what failed, and what is left out."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge_core.cli.options import examples, json_option
+from bridge_core.cli.options import examples, json_option, takes_quiet_registry
 from bridge_core.cli.report import plugin_lines
 from bridge_core.cli.terminal import aside, print_json, say
+
+if TYPE_CHECKING:
+    from bridge_core.plugins import Registry
 
 __all__ = ["plugins"]
 
 
 @click.command(
-    epilog=examples("ckptbridge plugins", "ckptbridge plugins --json"),
+    epilog=examples(
+        "ckptbridge plugins",
+        "ckptbridge plugins --json",
+        "ckptbridge plugins --plugin my_package.layers",
+        "ckptbridge plugins --disable-plugin ckptbridge-hdf5",
+    ),
 )
 @json_option
-def plugins(as_json: bool) -> None:
-    """List the installed plugins: formats, frameworks, layer kinds and transforms."""
+@takes_quiet_registry
+def plugins(as_json: bool, registry: Registry | None) -> None:
+    """List the installed plugins: formats, frameworks, layer kinds, transforms and libraries.
+
+    Those that failed, that provide what another provides, or that are disabled are listed with the reason.
+    """
     from bridge_core.plugins import default_registry
 
     with aside(), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # failures are listed
-        registry = default_registry()
-    document: dict[str, Any] = {
+        document = _document(default_registry() if registry is None else registry)
+    if as_json:
+        print_json(document)
+    else:
+        say(*plugin_lines(document))
+
+
+def _document(registry: Registry) -> dict[str, Any]:
+    return {
         "plugins": [
             {
                 "name": plugin.name,
@@ -37,18 +57,40 @@ def plugins(as_json: bool) -> None:
             for plugin in registry.plugins
         ],
         "failures": [
-            {"name": failure.name, "distribution": failure.distribution, "reason": failure.reason}
+            {
+                "name": failure.name,
+                "distribution": failure.distribution,
+                "reason": failure.reason,
+                **_filled({"version": failure.version, "hook": failure.hook}),
+            }
             for failure in registry.failures
         ],
+        "conflicts": [
+            {
+                "what": conflict.what,
+                "name": conflict.name,
+                "plugins": [
+                    {"name": plugin.name, "distribution": plugin.distribution, "version": plugin.version}
+                    for plugin in conflict.plugins
+                ],
+                "hint": conflict.way_on,
+            }
+            for conflict in registry.conflicts
+        ],
+        "disabled": [
+            {"name": plugin.name, "distribution": plugin.distribution, "version": plugin.version}
+            for plugin in registry.disabled
+        ],
     }
-    if as_json:
-        print_json(document)
-    else:
-        say(*plugin_lines(document))
+
+
+def _filled(fields: Mapping[str, str]) -> dict[str, str]:
+    """Return the fields that are known."""
+    return {name: text for name, text in fields.items() if text}
 
 
 def _version(distribution: str) -> str:
     try:
         return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
+    except (metadata.PackageNotFoundError, ValueError):  # one that was added has no distribution
         return ""

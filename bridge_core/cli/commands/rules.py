@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge_core.cli.options import examples, json_option
+from bridge_core.cli.options import examples, json_option, takes_registry
 from bridge_core.cli.terminal import aside, print_json, say
 
 if TYPE_CHECKING:
     from bridge_core.errors import RuleError
+    from bridge_core.plugins import Registry
     from bridge_core.rules import Pattern, Rule
     from bridge_core.state import FlatState, Key, TensorSpec
 
@@ -47,19 +48,22 @@ def rules() -> None:
     help="Weights of the target's architecture: every rule must make some of their names.",
 )
 @json_option
-def check(file: str, source: str | None, like: str | None, as_json: bool) -> None:
+@takes_registry
+def check(file: str, source: str | None, like: str | None, as_json: bool, registry: Registry | None) -> None:
     """Check the rules of FILE and show what each does. No tensor is read.
 
     With both --source and --like their shapes are checked, too, as a conversion would check them. A rule that
     is optional, or holds under conditions, may match nothing.
     """
     from bridge_core.errors import RuleError
+    from bridge_core.plugins import default_registry
     from bridge_core.rules import load_rules
 
     try:
         with aside():
+            registry = default_registry() if registry is None else registry
             read = load_rules(file)
-            found, unfit = _matched(read, source, like)
+            found, unfit = _matched(read, source, like, registry)
         if as_json:
             print_json(_document(file, found))
         else:
@@ -84,26 +88,27 @@ class _MatchCounts:
 
 
 def _matched(
-    read: tuple[Rule, ...], source: str | None, like: str | None
+    read: tuple[Rule, ...], source: str | None, like: str | None, registry: Registry
 ) -> tuple[list[_MatchCounts], list[RuleError]]:
     """Count what the rules match, read as the two files lead, and say what does not fit."""
     from contextlib import ExitStack
 
     from bridge_core.checkpoint import config_beside, open_state
-    from bridge_core.plugins import default_registry
     from bridge_core.resolve import check_kind, rule_problems, without_collections
     from bridge_core.rules import oriented
 
     with ExitStack() as stack:
-        given = [None if p is None else stack.enter_context(open_state(p)) for p in (source, like)]
+        given = [
+            None if p is None else stack.enter_context(open_state(p, registry=registry))
+            for p in (source, like)
+        ]
         start, end = (state.layout or "neutral" if state is not None else "neutral" for state in given)
-        registry = default_registry()
         directed = oriented(read, start, end, registry.frameworks)
         for rule in read:
             check_kind(rule, registry.kinds)
         turned = directed != read
         directed = without_collections(directed, given[0], given[1], registry)
-        sources, targets = (None if state is None else _specs(state) for state in given)
+        sources, targets = (None if state is None else _specs(state, registry) for state in given)
         before, after = (None if specs is None else set(specs) for specs in (sources, targets))
         paths = None if before is None else _paths(before, directed)
         if paths is not None and turned:
@@ -114,11 +119,11 @@ def _matched(
         return [_count(rule, before, after, paths) for rule in directed], unfit
 
 
-def _specs(state: FlatState) -> dict[Key, TensorSpec]:
+def _specs(state: FlatState, registry: Registry) -> dict[Key, TensorSpec]:
     """Return the names that patterns see, keys without a collection, with their specs."""
-    from bridge_core.plugins import default_registry, names_of
+    from bridge_core.plugins import names_of
 
-    framework = default_registry().frameworks.get(state.layout or "")
+    framework = registry.frameworks.get(state.layout or "")
     if framework is None:
         return state.specs()
     return {name: state.spec(key) for key, name in names_of(state, framework).names(state).items()}

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from bridge_core.cli.options import dtype_option, evidence_options, examples, json_option
+from bridge_core.cli.options import dtype_option, evidence_options, examples, json_option, takes_registry
 from bridge_core.cli.report import comparison_lines
 from bridge_core.cli.terminal import aside, print_json, say
 
@@ -24,6 +24,7 @@ __all__ = ["verify"]
 @evidence_options
 @dtype_option
 @json_option
+@takes_registry
 def verify(src: str, dst: str, as_json: bool, **asked: Any) -> int:
     """Tell whether DST holds SRC's weights, bit for bit, through the plan.
 

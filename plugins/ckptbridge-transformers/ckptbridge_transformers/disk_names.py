@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from bridge_core import FlatState, Key, TensorSpec, as_key, default_registry
+from bridge_core import FlatState, Key, TensorSpec, as_key
 from bridge_core.state import LazyTensor, ModuleInfo
+from bridge_torch import TorchFramework
 
 __all__ = ["as_on_disk"]
 
@@ -27,7 +28,7 @@ def as_on_disk(model: Any, source: Iterable[Key], *, untied: bool = False) -> Fl
             saved with a prefix or without; the source decides.
         duplicate_tied: Whether the output embedding is a tensor of its own, whatever the model says.
     """
-    state = default_registry().framework("torch").state(model)
+    state = TorchFramework().state(model)
     if untied:
         state = _without_head_ties(state, model)
     names = _names(model, [".".join(key) for key in source])

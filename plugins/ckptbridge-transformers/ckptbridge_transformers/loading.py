@@ -12,6 +12,7 @@ from bridge_core import (
     FlatState,
     Key,
     Plan,
+    Registry,
     Rule,
     UsageError,
     as_state,
@@ -56,6 +57,7 @@ def flax_weights(
     allow_missing: bool = False,
     allow_unexpected: bool = False,
     ignore_mismatched_sizes: bool = False,
+    registry: Registry | None = None,
 ) -> Loaded:
     """Return weights for a Flax model; it is not changed, and needs no weights of its own.
 
@@ -65,23 +67,25 @@ def flax_weights(
         allow_missing: Whether the source may lack some of the model's weights.
         allow_unexpected: Whether it may hold others.
         ignore_mismatched_sizes: Whether weights of another shape are left out.
+        registry: Plugins; by default everything installed.
 
     Raises:
         MismatchError: Names or shapes differ, and that is not allowed.
         AmbiguousLayerError: No evidence settles what some layers are.
         BadInputError: A file is damaged or unsafe.
     """
+    registry = default_registry() if registry is None else registry
     torch_class = torch_class_beside(type(model))
     allowed = _allowed(allow_missing, allow_unexpected, ignore_mismatched_sizes)
-    with _opened(source) as state:
+    with _opened(source, registry) as state:
         rules = _rules(state, "flax", model)
         template = flax_template(model)
         evidence: Any = template if state.layout == "flax" else None
         if state.layout == "torch" and torch_class is not None and not state.metadata.modules:
             evidence = meta_model(torch_class, model.config)
             rules += tuple(made_by_model(state, evidence))
-        plan, left_out = _planned(state, "flax", template, evidence, rules, allowed)
-        tree = default_registry().framework("flax").build(plan.apply(state), None)
+        plan, left_out = _planned(state, "flax", template, evidence, rules, allowed, registry)
+        tree = registry.framework("flax").build(plan.apply(state), None)
     return Loaded(tree, *left_out)
 
 
@@ -92,6 +96,7 @@ def torch_weights(
     allow_missing: bool = False,
     allow_unexpected: bool = False,
     ignore_mismatched_sizes: bool = False,
+    registry: Registry | None = None,
 ) -> Loaded:
     """Return a state dict for a torch model; it is not changed, and may be on the meta device.
 
@@ -101,15 +106,17 @@ def torch_weights(
         allow_missing: Whether the source may lack some of the model's weights.
         allow_unexpected: Whether it may hold others.
         ignore_mismatched_sizes: Whether weights of another shape are left out.
+        registry: Plugins; by default everything installed.
 
     Raises:
         MismatchError: Names or shapes differ, and that is not allowed.
         AmbiguousLayerError: No evidence settles what some layers are.
         BadInputError: A file is damaged or unsafe.
     """
-    torch = default_registry().framework("torch")
+    registry = default_registry() if registry is None else registry
+    torch = registry.framework("torch")
     allowed = _allowed(allow_missing, allow_unexpected, ignore_mismatched_sizes)
-    with _opened(source) as state:
+    with _opened(source, registry) as state:
         rules = _rules(state, "torch", model)
         evidence: Any = None
         if state.layout == "flax":
@@ -121,32 +128,37 @@ def torch_weights(
         elif state.layout == "torch":
             evidence = model
             rules += tuple(made_by_model(state, model))
-        plan, left_out = _planned(state, "torch", model, evidence, rules, allowed)
+        plan, left_out = _planned(state, "torch", model, evidence, rules, allowed, registry)
         weights = torch.build(plan.apply(state), None)
     return Loaded(weights, *left_out)
 
 
 @contextlib.contextmanager
-def _opened(source: Any) -> Iterator[FlatState]:
+def _opened(source: Any, registry: Registry) -> Iterator[FlatState]:
     """Give the state of a source; a file that is opened here is closed."""
     if isinstance(source, str | os.PathLike):
-        with open_state(source) as state:
+        with open_state(source, registry=registry) as state:
             yield state
         return
     if isinstance(source, FlatState):
         yield source
         return
-    yield live_state(source)
+    yield live_state(source, registry=registry)
 
 
-def live_state(source: Any) -> FlatState:
+def live_state(source: Any, *, registry: Registry | None = None) -> FlatState:
     """Return the state of a live object: a model of either framework, a state dict, or a tree.
 
     A state dict may stand inside of what a training program saved.
 
+    Args:
+        source: The object.
+        registry: Plugins; by default everything installed.
+
     Raises:
         UsageError: It is none of these, or a Flax model without weights.
     """
+    registry = default_registry() if registry is None else registry
     if hasattr(source, "params_shape_tree"):
         if not getattr(source, "_is_initialized", True):
             raise UsageError(
@@ -154,15 +166,15 @@ def live_state(source: Any) -> FlatState:
                 hint="Pass its params.",
             )
         source = source.params
-    framework = default_registry().framework_of(source)
+    framework = registry.framework_of(source)
     if framework is None and isinstance(source, Mapping):
         source = unwrapped(source)
-        framework = default_registry().framework_of(source)
+        framework = registry.framework_of(source)
     if framework is not None:
         return framework.state(source)
     if isinstance(source, Mapping):
         state = as_state(source)
-        return state if state.layout else state.replace(layout=default_registry().layout_of(state.specs()))
+        return state if state.layout else state.replace(layout=registry.layout_of(state.specs()))
     raise UsageError(
         f"the source is a {type(source).__name__}; a path, a state dict, a tree or a model was expected."
     )
@@ -189,13 +201,15 @@ def _planned(
     evidence: Any,
     rules: tuple[Rule, ...],
     allowed: Mapping[str, Any],
+    registry: Registry,
 ) -> tuple[Plan, tuple[tuple[Key, ...], tuple[Key, ...], tuple[Mismatch, ...]]]:
     """Return a plan that can be run, and what it leaves out: missing, unexpected, mismatched."""
-    strict = plan_conversion(state, to=to, like=like, model=evidence, rules=rules, check=False)
+    asked = {"to": to, "like": like, "model": evidence, "rules": rules, "registry": registry}
+    strict = plan_conversion(state, **asked, check=False)
     left_out = (strict.missing, strict.unexpected, strict.mismatched)
     if strict.ok:
         return strict, left_out
-    plan = plan_conversion(state, to=to, like=like, model=evidence, rules=rules, **allowed)
+    plan = plan_conversion(state, **asked, **allowed)
     return plan, left_out
 
 

@@ -1,0 +1,185 @@
+"""Checks what a plugin's hook returned: each value is what it has to be, before anything uses it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bridge_core.errors import PluginConflict, PluginError
+
+__all__ = ["TABLES", "TableSort", "check_values"]
+
+
+@dataclass(frozen=True)
+class TableSort:
+    """One sort of thing that plugins provide.
+
+    Args:
+        hook: The hook that returns it.
+        what: What one is called in messages.
+        type_name: ``"module:class"`` of its type or protocol.
+    """
+
+    hook: str
+    what: str
+    type_name: str
+
+
+TABLES = {
+    "formats": TableSort("bridge_formats", "format", "bridge_core.formats:Format"),
+    "frameworks": TableSort("bridge_frameworks", "framework", "bridge_core.plugins:Framework"),
+    "kinds": TableSort("bridge_layer_kinds", "kind", "bridge_core.layers:LayerKind"),
+    "transforms": TableSort("bridge_layer_transforms", "transform", "bridge_core.layers:LayerTransform"),
+    "libraries": TableSort("bridge_libraries", "library", "bridge_core.plugins:Library"),
+}
+"""Table of the registry -> what it holds."""
+
+_METHODS = {
+    "formats": ("sniff", "open", "write"),
+    "frameworks": ("owns", "accepts", "state", "build"),
+    "libraries": ("guide",),
+}
+_OWN_KINDS = ("parameter", "undecided")
+"""What plans and metadata call tensors that belong to no kind."""
+_LONGEST = 200
+"""Characters of a wrong value that are shown."""
+
+
+def check_values(results: Iterable[Any], table: str) -> tuple[Any, ...]:
+    """Return the values in what the implementations of a hook returned.
+
+    Args:
+        results: What each implementation returned.
+        table: The table that the values are for.
+
+    Raises:
+        PluginError: They are something else; code of the plugin may raise anything besides.
+    """
+    sort = TABLES[table]
+    module, _, attribute = sort.type_name.partition(":")
+    wanted: type[Any] = getattr(importlib.import_module(module), attribute)
+    values: list[Any] = []
+    for result in results:
+        if not isinstance(result, Iterable):
+            raise PluginError(f"returned {_shown(result)}; a list of {wanted.__name__} was expected.")
+        values += result
+    value: Any
+    for value in values:
+        if isinstance(value, type) or not isinstance(value, wanted):
+            raise PluginError(
+                f"returned {_shown(value)}, which is no {wanted.__name__}{_lacking(value, wanted, table)}."
+            )
+        _check_name(value.name, sort.what)
+        for method in _METHODS.get(table, ()):
+            _need(value, sort.what, method, callable(getattr(value, method)), "a method")
+        if table == "formats":
+            _check_format(value)
+        elif table == "frameworks":
+            _check_framework(value)
+        elif table == "kinds":
+            _check_kind(value)
+        elif table == "transforms":
+            _check_transform(value)
+    names = [value.name for value in values]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise PluginConflict(f"provides the {sort.what} {twice!r} twice.")
+    return tuple(values)
+
+
+def _lacking(value: Any, wanted: type[Any], table: str) -> str:
+    """Return what an object of another class lacks to be of a protocol; empty where that is not the cause."""
+    if isinstance(value, type) or not hasattr(value, "name"):
+        return ""
+    names = (*wanted.__annotations__, *_METHODS.get(table, ()))
+    lacking = [name for name in names if not hasattr(value, name)]
+    return f": it lacks {', '.join(lacking)}" if lacking else ""
+
+
+def _check_name(name: Any, what: str) -> None:
+    """Check a name: it is written in commands, in lists with commas, and in files."""
+    if not isinstance(name, str):
+        raise PluginError(f"provides a {what} with the name {_shown(name)}; a text was expected.")
+    if not name or not name.isprintable() or any(c.isspace() or c in ",'\"" for c in name):
+        raise PluginError(
+            f"provides a {what} with the name {_shown(name)}; a name without spaces, commas, quotes and "
+            "control characters was expected."
+        )
+
+
+def _check_format(value: Any) -> None:
+    from bridge_core.formats import Capabilities, ShardNames
+
+    extensions, capabilities, names = value.extensions, value.capabilities, value.names
+    good = _texts(extensions) and all(len(e) > 1 and e[0] == "." and "/" not in e for e in extensions)
+    _need(value, "format", "extensions", good, 'a tuple of suffixes such as ".acme"')
+    _need(value, "format", "layout", value.layout is None or _text(value.layout), "a name, or None")
+    good = isinstance(capabilities, Capabilities) and _texts(capabilities.dtypes)
+    _need(value, "format", "capabilities", good, "Capabilities with a set of dtype names")
+    _need(value, "format", "names", names is None or isinstance(names, ShardNames), "ShardNames, or None")
+    if names is not None:
+        texts = (names.single, names.shard, names.index, names.separator)
+        _need(value, "format", "names", all(map(_text, texts)), "ShardNames that holds texts")
+        names.shard.format(index=1, count=1)
+
+
+def _check_framework(value: Any) -> None:
+    name, collections, channels = value.name, value.collections, getattr(value, "channels", None)
+    good = "." not in name and name != "neutral"
+    _need(value, "framework", "name", good, 'a name without dots, and not "neutral"')
+    good = isinstance(collections, Mapping) and all(
+        isinstance(head, str) and _texts(roles) for head, roles in collections.items()
+    )
+    _need(value, "framework", "collections", good, "a mapping from names to tuples of roles")
+    _need(value, "framework", "default_format", _text(value.default_format), "the name of a format")
+    _need(value, "framework", "channels", channels in (None, "first", "last"), '"first" or "last"')
+
+
+def _check_kind(value: Any) -> None:
+    from bridge_core.state import TensorSpec
+
+    _need(value, "kind", "name", value.name not in _OWN_KINDS, "a name that ckptbridge does not use itself")
+    _need(value, "kind", "leaves", _texts(tuple(value.leaves)), "a mapping from names to axes")
+    kept = value.auxiliary_tensors
+    good = isinstance(kept, Mapping) and all(isinstance(spec, TensorSpec) for spec in kept.values())
+    _need(value, "kind", "auxiliary_tensors", good, "a mapping from leaf names to TensorSpec")
+    _need(value, "kind", "zeros", _texts(value.zeros), "a tuple of leaf names")
+
+
+def _check_transform(value: Any) -> None:
+    """Check the types of a transform's options; its leaves are checked where they are made."""
+    for option in ("settings", "axis_sizes", "axis_splits", "unsupported_leaves"):
+        found = getattr(value, option)
+        good = isinstance(found, Mapping) and _texts(tuple(found))
+        _need(value, "transform", option, good, "a mapping from names")
+    for option in ("hints", "independent_axes"):
+        _need(value, "transform", option, _texts(getattr(value, option)), "a tuple of names")
+    leaves, pairs = value.identifying_leaves, value.equal_axes
+    good = leaves is None or _texts(leaves)
+    _need(value, "transform", "identifying_leaves", good, "a tuple of names, or None")
+    good = isinstance(pairs, Collection) and all(_texts(pair) and len(pair) == 2 for pair in pairs)
+    _need(value, "transform", "equal_axes", good, "a tuple of pairs of names")
+    _need(value, "transform", "unsupported", isinstance(value.unsupported, str), "a text")
+
+
+def _need(value: Any, what: str, attribute: str, good: bool, wanted: str) -> None:
+    if not good:
+        found = _shown(getattr(value, attribute))
+        raise PluginError(f"{what} {value.name!r} has {attribute}={found}; {wanted} was expected.")
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _texts(value: Any) -> bool:
+    """Return whether a value is a collection of texts, and not one text."""
+    return isinstance(value, Collection) and not isinstance(value, str) and all(map(_text, value))
+
+
+def _shown(value: Any) -> str:
+    """Return a value as messages show it, on one line and not without an end."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
