@@ -5,6 +5,11 @@ from typing import TYPE_CHECKING
 from bridge_core.public import exports
 
 if TYPE_CHECKING:
+    from bridge_core.plan.causes import (
+        Cause as Cause,
+        causes_of as causes_of,
+        may_show_cause as may_show_cause,
+    )
     from bridge_core.plan.compose import join_keeps as join_keeps, join_steps as join_steps
     from bridge_core.plan.plan import Plan as Plan
     from bridge_core.plan.problems import PlanProblems as PlanProblems, Rivals as Rivals
@@ -14,6 +19,7 @@ else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
+            "causes": "Cause causes_of may_show_cause",
             "compose": "join_keeps join_steps",
             "plan": "Plan",
             "problems": "PlanProblems Rivals",
