@@ -15,8 +15,12 @@ __all__ = ["config_beside"]
 _LARGEST_CONFIG = 16 << 20
 
 
-def config_beside(*states: FlatState | None) -> Mapping[str, Any] | None:
-    """Return the ``config.json`` of the first of the checkpoints whose folder has one.
+def config_beside(*states: FlatState | None, name: str = "config.json") -> Mapping[str, Any] | None:
+    """Return the config of the first of the checkpoints whose folder has one.
+
+    Args:
+        states: The checkpoints.
+        name: The config's name.
 
     Raises:
         MalformedFile: It is not a JSON object.
@@ -27,7 +31,7 @@ def config_beside(*states: FlatState | None) -> Mapping[str, Any] | None:
         where = state.metadata.provenance.get("path") if state is not None else None
         if not where:
             continue
-        path = Path(where).parent / "config.json"
+        path = Path(where).parent / name
         if not path.is_file():
             continue
         with SourceFile(path) as file:

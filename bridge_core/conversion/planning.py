@@ -10,6 +10,7 @@ from dataclasses import replace
 from bridge_core.checkpoint import config_beside
 from bridge_core.conversion.inputs import known_module, template_of
 from bridge_core.conversion.options import ConversionOptions
+from bridge_core.conversion.whole_layers import cast_keeping_scales, with_causes
 from bridge_core.plan import Plan
 from bridge_core.plugins import Registry
 from bridge_core.resolve import plan_from_neutral, plan_to_neutral
@@ -57,7 +58,7 @@ def complete_plan(state: FlatState, options: ConversionOptions, registry: Regist
     notes = (*state.metadata.notes, *plan.notes, *options.notes)
     plan = replace(plan, source_ties=source_ties, notes=notes)
     if options.dtype is not None and plan.ok:
-        plan = plan.cast(dtype_named(options.dtype))
+        plan = cast_keeping_scales(plan, dtype_named(options.dtype))
     return state, plan
 
 
@@ -76,7 +77,8 @@ def joined_plan(
     config = config_beside(state, template) if rules else None
     if options.to == "neutral":
         guesses = permissions.accept_guesses
-        return plan_to_neutral(state, registry, rules=rules, accept_guesses=guesses, config=config)
+        plan = plan_to_neutral(state, registry, rules=rules, accept_guesses=guesses, config=config)
+        return with_causes(plan, state, permissions)
     first = plan_to_neutral(state, registry, rules=rules, config=config, to=options.to, like=template)
     unmatched = replace(first.problems, unmatched_rules=())
     second = plan_from_neutral(
@@ -89,4 +91,4 @@ def joined_plan(
         origin={t: step.sources[0] for step in first.steps if step.sources for t in step.targets},
         config=config,
     )
-    return first.then(second)
+    return with_causes(first.then(second), state, permissions)

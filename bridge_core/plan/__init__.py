@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     )
     from bridge_core.plan.compose import join_keeps as join_keeps, join_steps as join_steps
     from bridge_core.plan.plan import Plan as Plan
-    from bridge_core.plan.problems import PlanProblems as PlanProblems, Rivals as Rivals
+    from bridge_core.plan.problems import PlanProblems as PlanProblems
+    from bridge_core.plan.rivals import Rivals as Rivals
     from bridge_core.plan.step import Dropped as Dropped, Mismatch as Mismatch, Step as Step
     from bridge_core.plan.warning import PlanWarning as PlanWarning
 else:
@@ -22,7 +23,8 @@ else:
             "causes": "Cause causes_of may_show_cause",
             "compose": "join_keeps join_steps",
             "plan": "Plan",
-            "problems": "PlanProblems Rivals",
+            "problems": "PlanProblems",
+            "rivals": "Rivals",
             "step": "Dropped Mismatch Step",
             "warning": "PlanWarning",
         },

@@ -52,7 +52,7 @@ class Cause:
 
     Args:
         code: ``quantised``, ``adapter``, or ``scaled`` for floating-point weights with scales of their own.
-        what: What the source is, e.g. "quantised in blocks of fp8".
+        what: What the source is or holds, e.g. "quantised in blocks of fp8", "an adapter (LoRA)".
         keys: The tensors that show it: scales, zero points, packed codes, the parts of an adapter.
         way: What to do first.
         layers: Text path of each layer that has such tensors.
@@ -68,8 +68,13 @@ class Cause:
 
     @property
     def text(self) -> str:
-        """What the source is, and the tensors that show it."""
-        return f"the source is {self.what}: {listed(map(join_key, self.keys))}"
+        """What the source is or holds, and the tensors that show it."""
+        return f"{self.statement}: {listed(map(join_key, self.keys))}"
+
+    @property
+    def statement(self) -> str:
+        """What the source is or holds."""
+        return f"the source {'is' if self.code == 'quantised' else 'holds'} {self.what}"
 
     def holds(self, key: Key) -> bool:
         """Return whether a tensor is of one of the layers."""
@@ -214,7 +219,7 @@ def _quantised(
         return
     of_weights = tuple(key for leaf, key in leaves.items() if WEIGHT_SCALE_NAME.fullmatch(leaf))
     if of_weights:
-        yield _Layer(path, "scaled", "one whose weights have scales of their own", of_weights)
+        yield _Layer(path, "scaled", "weights with scales of their own", of_weights)
 
 
 @functools.lru_cache(maxsize=1024)
