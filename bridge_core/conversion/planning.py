@@ -17,7 +17,7 @@ from bridge_core.resolve import plan_from_neutral, plan_to_neutral
 from bridge_core.rules import oriented
 from bridge_core.state import FlatState, Key, dtype_named
 
-__all__ = ["complete_plan", "joined_plan"]
+__all__ = ["complete_plan", "joined_plan", "model_is_template"]
 
 
 @contextlib.contextmanager
@@ -46,8 +46,7 @@ def complete_plan(state: FlatState, options: ConversionOptions, registry: Regist
     """
     like, source_ties = options.like, dict[Key, Key]()
     if options.model is not None:
-        framework = registry.framework_of(options.model)
-        if framework is not None and framework.name == options.to != state.layout and like is None:
+        if like is None and model_is_template(options, state, registry):
             like = options.model
         else:
             known = known_module(state, options.model, registry)
@@ -60,6 +59,14 @@ def complete_plan(state: FlatState, options: ConversionOptions, registry: Regist
     if options.dtype is not None and plan.ok:
         plan = cast_keeping_scales(plan, dtype_named(options.dtype))
     return state, plan
+
+
+def model_is_template(options: ConversionOptions, source: FlatState, registry: Registry) -> bool:
+    """Return whether the model is one of the target's framework and not of the source's."""
+    if options.model is None or options.to == source.layout:
+        return False
+    framework = registry.framework_of(options.model)
+    return framework is not None and framework.name == options.to
 
 
 @_gc_paused()

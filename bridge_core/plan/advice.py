@@ -191,7 +191,7 @@ def mismatch_error(
         unexpected=surplus,
         mismatched=differing,
         hint=" ".join(cause_ways(causes))
-        or _sentence("; ".join(_mismatch_ways(lacking, surplus, differing))),
+        or f"To go on: {'; '.join(_mismatch_ways(lacking, surplus, differing))}.",
     )
 
 
@@ -200,17 +200,17 @@ def _mismatch_ways(
 ) -> Iterator[str]:
     """Yield what to do where source and target do not fit, the safest first."""
     if mismatched or (missing and unexpected):
-        yield "a rule (rules=, --rules FILE) says how one becomes the other, also where only a name differs"
+        yield "a rule (--rules FILE) says how one becomes the other (rules=), also where only names differ"
     if missing:
         yield (
-            "allow_missing= (--allow-missing PATTERN) leaves target tensors unfilled, without values from "
-            "the source"
+            "--allow-missing PATTERN leaves target tensors unfilled (allow_missing=), without values of the "
+            "source"
         )
     if mismatched:
-        yield "allow_mismatched= (--allow-mismatched PATTERN) leaves tensors of another shape unfilled"
+        yield "--allow-mismatched PATTERN leaves tensors of another shape unfilled (allow_mismatched=)"
     if unexpected:
         yield (
-            "allow_unexpected= (--allow-unexpected PATTERN) leaves source tensors out, for a target that "
+            "--allow-unexpected PATTERN leaves source tensors out (allow_unexpected=), for a target that "
             "computes the same without them"
         )
 
