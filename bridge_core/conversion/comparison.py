@@ -88,4 +88,10 @@ def verify(
         if model_is_template(options, source, registry):
             options = replace(options, like=None)
         state, plan = complete_plan(source, options, registry)
-        return compare_states(plan.apply(state), result, progress=progress)
+        compared = compare_states(plan.apply(state), result, progress=progress)
+        return replace(
+            compared,
+            unfilled=plan.allowed_missing,
+            left_out=tuple(plan.left_out_json()),
+            notes=plan.notes,
+        )

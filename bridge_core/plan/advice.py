@@ -143,7 +143,8 @@ def unsupported_error(
     rows = (f"{listed(names, LISTED)}: {why}" for why, names in names_of.items())
     way = (
         "Give a template or a model that has a place for them (like=, --like FILE; model=, --model "
-        "PKG.MOD:FACTORY), or drop them by a rule (rules=, --rules FILE) if the target does without."
+        "PKG.MOD:FACTORY). Drop them by a rule (rules=, --rules FILE) only if the model computes the same "
+        "without them."
     )
     return UnsupportedLayerError(
         f"{count(len(reasons), 'tensor')} cannot be carried to {target_layout}. "

@@ -350,7 +350,7 @@ class Plan:
             ("unexpected", map(join_key, self.unexpected)),
             ("mismatched", map(str, self.mismatched)),
             ("ambiguous", [f"{join_key(k)} ({' or '.join(v)})" for k, v in self.ambiguous.items()]),
-            ("left out", map(join_key, self.allowed_missing)),
+            ("left unfilled", map(join_key, self.allowed_missing)),
             (
                 "refused",
                 [f"{join_key(k)} ({why})" for k, why in {**self.unsupported, **self.unexplained}.items()],
