@@ -44,22 +44,31 @@ class Rivals:
         from bridge_core.plan.advice import LISTED, cause_sentences, cause_ways
 
         causes = tuple(causes)
-        first, last = (name or "(no prefix)" for name in (self.names[0], self.names[-1]))
-        if self.side == "source":
-            others = f"{last}.**"
-            way = (
-                f"Leave the others out (allow_unexpected={others!r}, --allow-unexpected {others!r}), or drop "
-                f'them by a rule (--rules FILE): source = "{others}" with drop = "{first} is converted".'
-            )
-        else:
-            way = (
-                "Choose one by a rule (--rules FILE) that gives the source's layers one of them, e.g. "
-                f'source = "**" with rename = "{first}.**".'
-            )
+        way = self._way_of_source() if self.side == "source" else self._way_of_template()
         texts = (name or "(no prefix)" for name in self.names)
         return MismatchError(
             f"{len(self.names)} prefixes of the {self.side}'s names match equally well "
             f"({count(self.matches, 'layer')} each), and nothing decides between them: "
             f"{listed(texts, LISTED)}.{cause_sentences(causes)}",
             hint=" ".join((*cause_ways(causes), way)),
+        )
+
+    def _way_of_source(self) -> str:
+        """Return how to convert one of the source's copies, e.g. the first, or what has no prefix."""
+        chosen = "" if "" in self.names else self.names[0]
+        others = [f"{name}.**" for name in self.names if name != chosen]
+        keyword = repr(others[0] if len(others) == 1 else others)
+        options = " ".join(f"--allow-unexpected {pattern!r}" for pattern in others)
+        what = chosen or "what has no prefix"
+        return (
+            f"Leave the others out, e.g. to convert {what} (allow_unexpected={keyword}, {options}), or drop "
+            f'them by a rule (rules=, --rules FILE): source = "{others[0]}" with drop = "{what} is converted".'
+        )
+
+    def _way_of_template(self) -> str:
+        """Return how to fill one of the template's copies, e.g. the first that has a prefix."""
+        chosen = next(name for name in self.names if name)
+        return (
+            "Choose one by a rule (rules=, --rules FILE) that gives the source's layers one of them, e.g. "
+            f'source = "**" with rename = "{chosen}.**".'
         )
