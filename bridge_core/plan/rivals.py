@@ -62,7 +62,8 @@ class Rivals:
         what = chosen or "what has no prefix"
         return (
             f"Leave the others out, e.g. to convert {what} (allow_unexpected={keyword}, {options}), or drop "
-            f'them by a rule (rules=, --rules FILE): source = "{others[0]}" with drop = "{what} is converted".'
+            f'them by a rule (rules=, --rules FILE): source = "{others[0]}" with '
+            f'drop = "{what} is converted".'
         )
 
     def _way_of_template(self) -> str:
