@@ -58,7 +58,7 @@ def with_causes(plan: Plan, state: FlatState, permissions: Permissions) -> Plan:
         for drop in dropped
         if drop.reason == "allowed as unexpected"
         and not _is_named(drop.key, permissions)
-        and any(_needs(cause, drop.key, moved) for cause in causes)
+        and any(_needs(cause, drop.key, moved) for cause in causes if cause.code != "scaled")
     )
     lost = [drop.key for drop in dropped if drop not in refused]
     warnings = (

@@ -79,7 +79,8 @@ class Cause:
     def holds(self, key: Key) -> bool:
         """Return whether a tensor is of one of the layers."""
         name = _text(key)
-        return any(name[:end] in self.layers for end, c in enumerate(f"{name}.") if c == ".")
+        above = {name[:end] for end, character in enumerate(f"{name}.") if character == "."}
+        return not above.isdisjoint(self.layers) or (above == {name} and "" in self.layers)
 
     def described(self, config: Mapping[str, Any] | None, adapter: Mapping[str, Any] | None) -> Cause:
         """Return it with what the files next to the weights say of it.

@@ -84,6 +84,32 @@ def test_a_rule_that_drops_scales_warns_too():
     assert [warning.code for warning in plan.warnings] == ["quantised"]
 
 
+def test_a_scale_next_to_plain_numbers_is_left_out_with_a_warning():
+    source = {**FP8, "fc.weight": CODES.astype("float32"), "fc.weight_scale": BIAS}
+    del source["fc.weight_scale_inv"]
+    with pytest.raises(MismatchError, match=r"scales of their own: fc\.weight_scale\. Multiply") as refused:
+        plan_conversion(source, to="flax", like=LIKE, layout="torch")
+    assert "allow" not in refused.value.hint
+    plan = plan_conversion(source, to="flax", like=LIKE, layout="torch", allow_unexpected=True)
+    assert [warning.code for warning in plan.warnings] == ["scaled"]
+
+
+def test_a_layer_at_the_root_is_kept_whole_too():
+    source = {"weight": CODES, "bias": BIAS, "weight_scale_inv": np.ones((1, 1), "float32")}
+    with pytest.raises(MismatchError, match="in blocks of fp8"):
+        plan_conversion(source, to="flax", like=LIKE["fc"], layout="torch", allow_unexpected=True)
+
+
+def test_neutral_states_are_kept_whole_too():
+    from bridge_core import as_state
+    from bridge_flax import from_neutral
+    from bridge_torch import to_neutral
+
+    neutral = to_neutral(as_state(FP8, layout="torch"))
+    with pytest.raises(MismatchError, match="in blocks of fp8"):
+        from_neutral(neutral, like=LIKE, allow_unexpected=True)
+
+
 def test_a_layer_that_is_left_out_with_its_scales_needs_no_warning():
     like = {"norm": LIKE["norm"]}
     plan = plan_conversion(FP8, to="flax", like=like, allow_unexpected=True)

@@ -121,3 +121,18 @@ def test_a_matrix_that_its_module_denies_is_not_read_as_the_templates_layer():
     like = {"fc": {"kernel": np.zeros((6, 4), "float32"), "bias": np.zeros(6, "float32")}}
     plan = plan_conversion(model, to="flax", like=like, check=False)
     assert not plan.ok
+
+
+def test_a_module_of_an_unknown_type_is_not_read_as_a_part_of_the_templates_layer():
+    import torch
+
+    class Own(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(5))
+            self.bias = torch.nn.Parameter(torch.ones(5))
+
+    like = {"params": {"l": {"scale": np.ones(5, "f4"), "bias": np.ones(5, "f4")}}}
+    like["batch_stats"] = {"l": {"mean": np.ones(5, "f4"), "var": np.ones(5, "f4")}}
+    plan = plan_conversion(torch.nn.ModuleDict({"l": Own()}), to="flax", like=like, check=False)
+    assert ("l", "weight") in plan.unexpected
