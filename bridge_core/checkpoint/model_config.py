@@ -17,15 +17,19 @@ __all__ = ["config_beside", "read_config"]
 _LARGEST_CONFIG = 16 << 20
 
 
-def config_beside(*states: FlatState | None) -> Mapping[str, Any] | None:
-    """Return the ``config.json`` of the first of the checkpoints whose folder has one.
+def config_beside(*states: FlatState | None, name: str = "config.json") -> Mapping[str, Any] | None:
+    """Return the config of the first of the checkpoints whose folder has one.
+
+    Args:
+        states: The checkpoints.
+        name: The config's name.
 
     The file is read when the first entry is asked for, so that one that is damaged stops only a conversion
     that needs it. Asking for an entry then raises what `read_config` does.
     """
     for state in states:
         where = state.metadata.provenance.get("path") if state is not None else None
-        if where and (path := Path(where).parent / "config.json").is_file():
+        if where and (path := Path(where).parent / name).is_file():
             return _ConfigFile(path)
     return None
 

@@ -172,8 +172,9 @@ def exactness(exact: bool, unclaimed: Iterable[Key] = ()) -> str:
 def comparison_lines(comparison: Comparison, left: str, right: str) -> list[str]:
     """Return a comparison's differences, and one line that sums up."""
     compared = f"{count(comparison.tensors, 'tensor')}, {size_text(comparison.total_bytes)} compared"
+    rest = _not_compared(comparison)
     if comparison.equal:
-        return [f"equal: {compared}"]
+        return [f"equal: {compared}", *rest]
     lines = folded(map(join_key, comparison.only_left), indent="< ")
     lines += folded(map(join_key, comparison.only_right), indent="> ")
     named = ((join_key(difference.key), difference) for difference in comparison.differing)
@@ -186,7 +187,19 @@ def comparison_lines(comparison: Comparison, left: str, right: str) -> list[str]
     ]
     if comparison.differing:
         found.append(f"{len(comparison.differing)} differ")
-    return [*lines, f"different: {', '.join(found)}; {compared}"]
+    return [*lines, f"different: {', '.join(found)}; {compared}", *rest]
+
+
+def _not_compared(comparison: Comparison) -> list[str]:
+    """Return what a plan leaves out on either side, and its notes."""
+    lines: list[str] = []
+    for title, names in (
+        ("left out", [f"{entry['name']} ({entry['reason']})" for entry in comparison.left_out]),
+        ("left unfilled", [join_key(key) for key in comparison.unfilled]),
+    ):
+        if names:
+            lines += [f"{title}:", *folded(names)]
+    return [*lines, *(f"note: {note}" for note in comparison.notes)]
 
 
 def _difference_text(differences: Sequence[Difference]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from bridge_core.conversion.inputs import opened
 from bridge_core.conversion.library_guidance import guidance
 from bridge_core.conversion.options import ConversionOptions
-from bridge_core.conversion.planning import complete_plan
+from bridge_core.conversion.planning import complete_plan, model_is_template
 from bridge_core.errors import UsageError
 from bridge_core.plugins import Registry, default_registry
 from bridge_core.rules import Allowed, Permissions, Rules, as_rules
@@ -39,7 +40,7 @@ def verify(
 
     Args:
         src: The source, as in `convert`.
-        dst: What was written; it is also the template.
+        dst: What was written; it is also the template, unless the model is one of its framework.
         model: As in `plan_conversion`.
         rules: As in `plan_conversion`.
         accept_guesses: As in `plan_conversion`.
@@ -71,12 +72,26 @@ def verify(
     ):
         to = result.layout
         if to is None:
-            raise UsageError("nothing tells whose names the result has.")
+            raise UsageError(
+                "cannot determine the layout of the result (torch, flax or neutral), so it cannot be "
+                "verified.",
+                path=dst if isinstance(dst, str | os.PathLike) else None,
+                hint="Write it with convert, which records the layout where the format has a place for it.",
+            )
         like = result if to != "neutral" else None
         options = ConversionOptions(to, like, model, ruled, permissions, layout, follow_links, dtype)
         known = guidance(src, source, options, registry)
         if known.duplicate_tied and known.like is not None:
             # The result holds tied tensors separately; that they are tied, only the template shows.
             options = replace(options, like=known.like)
-        state, plan = complete_plan(source, options.guided(known), registry)
-        return compare_states(plan.apply(state), result, progress=progress)
+        options = options.guided(known)
+        if model_is_template(options, source, registry):
+            options = replace(options, like=None)
+        state, plan = complete_plan(source, options, registry)
+        compared = compare_states(plan.apply(state), result, progress=progress)
+        return replace(
+            compared,
+            unfilled=plan.allowed_missing,
+            left_out=tuple(plan.left_out_json()),
+            notes=plan.notes,
+        )

@@ -143,7 +143,10 @@ def known_module(state: FlatState, module: Any, registry: Registry) -> FlatState
     """
     described = state_of(module, registry, what="module")
     if described.layout != state.layout:
-        raise UsageError(f"the module is one of {described.layout}; {state.layout} was expected.")
+        raise UsageError(
+            f"the module is one of {described.layout}; {state.layout} was expected.",
+            hint="Give a model of the source's framework, or, without like= (--like), of the target's.",
+        )
     from bridge_core.resolve import with_model_evidence
 
     return with_model_evidence(state, described, registry)

@@ -56,10 +56,11 @@ def guidance(source: Any, state: FlatState, options: ConversionOptions, registry
     if name is None:
         return Guidance()
     raise UsageError(
-        f"no installed model library knows this checkpoint, so that --model {name} says nothing.",
+        f"no installed model library knows this checkpoint, so that model={name!r} (--model {name}) says "
+        "nothing of it.",
         path=source if is_path else None,
-        hint="Name a function that builds the model: --model PKG.MOD:FACTORY. Adapters of libraries are "
-        f"plugins; installed are: {', '.join(registry.libraries) or 'none'}.",
+        hint="Name a function that builds the model: model='PKG.MOD:FACTORY', --model PKG.MOD:FACTORY. "
+        f"Adapters of libraries are plugins; installed are: {', '.join(registry.libraries) or 'none'}.",
     )
 
 
@@ -97,7 +98,7 @@ def _stands_for(folder: Path, name: str, registry: Registry) -> bool:
 
 def _guide(library: Library, checkpoint: Checkpoint, registry: Registry) -> Guidance | None:
     """Ask one library; whatever goes wrong in its code becomes an error that names it."""
-    folder, hint = checkpoint.folder, "Use --model none to do without it."
+    folder, hint = checkpoint.folder, "Use model='none' (--model none) to do without it."
     with (
         registry.failures_of("libraries", library.name, f"look at {folder}", hint=hint),
         system_failures(folder, library.name, foreign=True),

@@ -10,13 +10,14 @@ from dataclasses import replace
 from bridge_core.checkpoint import config_beside
 from bridge_core.conversion.inputs import known_module, template_of
 from bridge_core.conversion.options import ConversionOptions
+from bridge_core.conversion.whole_layers import cast_keeping_scales, with_causes
 from bridge_core.plan import Plan
 from bridge_core.plugins import Registry, providers_of
 from bridge_core.resolve import plan_from_neutral, plan_to_neutral
 from bridge_core.rules import oriented
 from bridge_core.state import FlatState, Key, dtype_named
 
-__all__ = ["complete_plan", "joined_plan"]
+__all__ = ["complete_plan", "joined_plan", "model_is_template"]
 
 
 @contextlib.contextmanager
@@ -45,8 +46,7 @@ def complete_plan(state: FlatState, options: ConversionOptions, registry: Regist
     """
     like, source_ties = options.like, dict[Key, Key]()
     if options.model is not None:
-        framework = registry.framework_of(options.model)
-        if framework is not None and framework.name == options.to != state.layout and like is None:
+        if like is None and model_is_template(options, state, registry):
             like = options.model
         else:
             known = known_module(state, options.model, registry)
@@ -57,8 +57,16 @@ def complete_plan(state: FlatState, options: ConversionOptions, registry: Regist
     notes = (*state.metadata.notes, *plan.notes, *options.notes)
     plan = replace(plan, source_ties=source_ties, notes=notes)
     if options.dtype is not None and plan.ok:
-        plan = plan.cast(dtype_named(options.dtype))
+        plan = cast_keeping_scales(plan, dtype_named(options.dtype))
     return state, plan
+
+
+def model_is_template(options: ConversionOptions, source: FlatState, registry: Registry) -> bool:
+    """Return whether the model is one of the target's framework and not of the source's."""
+    if options.model is None or options.to == source.layout:
+        return False
+    framework = registry.framework_of(options.model)
+    return framework is not None and framework.name == options.to
 
 
 @_gc_paused()
@@ -91,7 +99,8 @@ def _plan_there(
     config = config_beside(state, template) if rules else None
     if options.to == "neutral":
         guesses = permissions.accept_guesses
-        return plan_to_neutral(state, registry, rules=rules, accept_guesses=guesses, config=config)
+        plan = plan_to_neutral(state, registry, rules=rules, accept_guesses=guesses, config=config)
+        return with_causes(plan, state, permissions)
     first = plan_to_neutral(state, registry, rules=rules, config=config, to=options.to, like=template)
     unmatched = replace(first.problems, unmatched_rules=())
     second = plan_from_neutral(
@@ -104,4 +113,4 @@ def _plan_there(
         origin={t: step.sources[0] for step in first.steps if step.sources for t in step.targets},
         config=config,
     )
-    return first.then(second)
+    return with_causes(first.then(second), state, permissions)

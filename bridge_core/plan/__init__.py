@@ -5,18 +5,26 @@ from typing import TYPE_CHECKING
 from bridge_core.public import exports
 
 if TYPE_CHECKING:
+    from bridge_core.plan.causes import (
+        Cause as Cause,
+        causes_of as causes_of,
+        may_show_cause as may_show_cause,
+    )
     from bridge_core.plan.compose import join_keeps as join_keeps, join_steps as join_steps
     from bridge_core.plan.plan import Plan as Plan
-    from bridge_core.plan.problems import PlanProblems as PlanProblems, Rivals as Rivals
+    from bridge_core.plan.problems import PlanProblems as PlanProblems
+    from bridge_core.plan.rivals import Rivals as Rivals
     from bridge_core.plan.step import Dropped as Dropped, Mismatch as Mismatch, Step as Step
     from bridge_core.plan.warning import PlanWarning as PlanWarning
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
+            "causes": "Cause causes_of may_show_cause",
             "compose": "join_keeps join_steps",
             "plan": "Plan",
-            "problems": "PlanProblems Rivals",
+            "problems": "PlanProblems",
+            "rivals": "Rivals",
             "step": "Dropped Mismatch Step",
             "warning": "PlanWarning",
         },

@@ -8,18 +8,18 @@ except the few tiny ones that the target has no place for and that its metadata 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bridge_core.errors import PlanError
 from bridge_core.messages import count, fold_names, listed
-from bridge_core.ops import Cast, Op, Parallel, chain_specs, chain_tensors, simplify_chain
+from bridge_core.ops import chain_specs, chain_tensors
 from bridge_core.plan.compose import join_keeps, join_steps, traced
-from bridge_core.plan.problems import PlanProblems, Rivals, once
-from bridge_core.plan.step import Dropped, Mismatch, Step
+from bridge_core.plan.problems import PlanProblems, once
+from bridge_core.plan.step import Dropped, Mismatch, Step, cast_step
 from bridge_core.plan.warning import PlanWarning
 from bridge_core.public import gathered, renamed
 from bridge_core.state import (
@@ -32,9 +32,12 @@ from bridge_core.state import (
     TensorSpec,
     as_state,
     equal_values,
-    is_floating,
     join_key,
 )
+
+if TYPE_CHECKING:
+    from bridge_core.plan.causes import Cause
+    from bridge_core.plan.rivals import Rivals
 
 __all__ = ["Plan"]
 
@@ -139,6 +142,16 @@ class Plan:
     def rivals(self) -> Rivals | None:
         """Prefixes that match equally well, of which none was chosen."""
         return self.problems.rivals
+
+    @property
+    def derived(self) -> frozenset[Key]:
+        """Source keys of which a layer's weights are made, as of an adapter or a pruned layer."""
+        return self.problems.derived
+
+    @property
+    def causes(self) -> tuple[Cause, ...]:
+        """What the source is, where problems come from its not being plain weights."""
+        return self.problems.causes
 
     @property
     def ok(self) -> bool:
@@ -317,20 +330,15 @@ class Plan:
             specs.update(zip(step.targets, made, strict=True))
         return {**specs, **{key: specs[keeper] for key, keeper in self.ties.items()}}
 
-    def cast(self, dtype: np.dtype[Any]) -> Plan:
-        """Return the plan with every floating-point target cast to a dtype."""
+    def cast(self, dtype: np.dtype[Any], keep: Collection[Key] = ()) -> Plan:
+        """Return the plan with every floating-point target cast to a dtype.
+
+        Args:
+            dtype: The dtype.
+            keep: Source keys whose targets are not cast.
+        """
         specs = self.target_specs()
-
-        def chain(key: Key) -> tuple[Op, ...]:
-            found = specs[key].dtype
-            return (Cast(found.name, dtype.name),) if is_floating(found) and found != dtype else ()
-
-        steps = []
-        for step in self.steps:
-            chains = tuple(chain(key) for key in step.targets)
-            added = chains[0] if len(chains) == 1 else (Parallel(chains),)
-            steps.append(replace(step, ops=simplify_chain((*step.ops, *added))) if chains else step)
-        return replace(self, steps=tuple(steps))
+        return replace(self, steps=tuple(cast_step(step, specs, dtype, keep) for step in self.steps))
 
     def describe(self) -> str:
         """Return the plan as text, names folded."""
@@ -344,7 +352,7 @@ class Plan:
             ("unexpected", map(join_key, self.unexpected)),
             ("mismatched", map(str, self.mismatched)),
             ("ambiguous", [f"{join_key(k)} ({' or '.join(v)})" for k, v in self.ambiguous.items()]),
-            ("left out", map(join_key, self.allowed_missing)),
+            ("left unfilled", map(join_key, self.allowed_missing)),
             (
                 "refused",
                 [f"{join_key(k)} ({why})" for k, why in {**self.unsupported, **self.unexplained}.items()],

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bridge_core.messages import fold_names
-from bridge_core.ops import Fill, Op, inverse_chain
-from bridge_core.public import renamed
-from bridge_core.state import Key, TensorSpec, join_key
+import numpy as np
 
-__all__ = ["Dropped", "Mismatch", "Step"]
+from bridge_core.messages import fold_names
+from bridge_core.ops import Cast, Fill, Op, Parallel, inverse_chain, simplify_chain
+from bridge_core.public import renamed
+from bridge_core.state import Key, TensorSpec, is_floating, join_key
+
+__all__ = ["Dropped", "Mismatch", "Step", "cast_step"]
 
 
 @renamed(residual="auxiliary")
@@ -112,3 +115,26 @@ def _together(keys: tuple[Key, ...]) -> str:
     """Return the keys of one side of a step; three or more that differ in their numbers are folded."""
     names = list(map(join_key, keys))
     return ", ".join(names if len(names) < 3 else (text for text, _ in fold_names(names)))
+
+
+def cast_step(
+    step: Step, specs: Mapping[Key, TensorSpec], dtype: np.dtype[Any], keep: Collection[Key]
+) -> Step:
+    """Return a step with its floating-point targets cast to a dtype.
+
+    Args:
+        step: The step.
+        specs: Target key -> spec as the step makes it.
+        dtype: The dtype.
+        keep: Source keys of steps that are not cast.
+    """
+
+    def chain(key: Key) -> tuple[Op, ...]:
+        found = specs[key].dtype
+        return (Cast(found.name, dtype.name),) if is_floating(found) and found != dtype else ()
+
+    chains = tuple(chain(key) for key in step.targets)
+    if not chains or not any(chains) or not set(keep).isdisjoint(step.sources):
+        return step
+    added = chains[0] if len(chains) == 1 else (Parallel(chains),)
+    return replace(step, ops=simplify_chain((*step.ops, *added)))

@@ -17,7 +17,8 @@ class PlanWarning:
 
     Args:
         code: What it is: ``flatten`` (a linear layer next to a flattened feature map), ``norm_axes`` (a norm
-            over channels and space), or ``overflow`` (a cast that left the range of its dtype).
+            over channels and space), ``overflow`` (a cast that left the range of its dtype), or what the
+            source is, where parts of a layer are left out or copied: ``quantised``, ``adapter``, ``scaled``.
         message: What may be wrong and what to do, in one paragraph.
         keys: The tensors: the plan's source keys; for ``overflow`` the keys written.
         rule: Rules as TOML that mend it; empty if no rule does.

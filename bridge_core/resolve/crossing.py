@@ -36,6 +36,7 @@ class Crossing:
         waiting: Collection[Key] = (),
     ) -> None:
         self.refused: dict[Key, str] = {}
+        self.derived: set[Key] = set()
         self._registry = registry
         self._target = target
         self._permissions = permissions
@@ -64,6 +65,8 @@ class Crossing:
         why = self._why(layer, name)
         if why and not self.is_allowed(key):
             self.refused[key] = why
+            if LayerNames.mark(key):
+                self.derived.add(key)
         # A live module vouched for what a record leaves out next to a layer: it does for own names only.
         return "unclaimed" if why or recorded else evidence
 

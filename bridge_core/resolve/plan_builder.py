@@ -321,6 +321,7 @@ class PlanBuilder:
                 self.unsupported,
                 unexplained=self.crossing.refused,
                 rivals=self.rivals,
+                derived=frozenset(self.crossing.derived),
             ),
             tuple(self.allowed_missing),
             metadata,

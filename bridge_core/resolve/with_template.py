@@ -7,10 +7,10 @@ and they say whether a layer that holds layers, as an attention does, is written
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from bridge_core.layers import LayerTransform
-from bridge_core.ops import Fill, chain_specs
+from bridge_core.ops import Drop, Fill, chain_specs
 from bridge_core.plan import Dropped, Mismatch, Plan, Step
 from bridge_core.resolve.alignment import Alignment
 from bridge_core.resolve.evidence import PARAMETER, Detection
@@ -18,12 +18,12 @@ from bridge_core.resolve.grouping import Group
 from bridge_core.resolve.interpretations import (
     Interpretation,
     native_interpretations,
-    transform_interpretation,
 )
 from bridge_core.resolve.layer_order import running_order
 from bridge_core.resolve.leaf_matching import Outcome, match_leaves
 from bridge_core.resolve.neutral_layers import NeutralLayer
 from bridge_core.resolve.open_outcomes import guessed, is_order_open, open_options
+from bridge_core.resolve.partial_layers import partial_source, partial_target
 from bridge_core.resolve.plan_builder import Filled, PlanBuilder
 from bridge_core.resolve.request import Request
 from bridge_core.resolve.tied_sources import Made, equal_or_refused, made_by
@@ -141,7 +141,9 @@ class WithTemplate(PlanBuilder):
         evidence = layer.evidence
         if is_guess:
             evidence = "guess"
-        elif layer.kind is None and evidence != "rule":
+        elif outcome.source.kind not in (layer.kind, PARAMETER) or (
+            layer.kind is None and evidence != "rule"
+        ):
             evidence = "module" if detection.evidence == "module" else "template"
         self.move_leaves(layer, outcome, evidence, group.keys, templated=True)
         for source_name, name in outcome.mismatched:
@@ -152,7 +154,9 @@ class WithTemplate(PlanBuilder):
                 self.fill_zeros(group.keys[name], group.specs[name], outcome.target.kind, roles)
             else:
                 self._unfilled(group.keys[name], group, name, detection, layer, transform)
-        self.leave_out(layer, outcome.unexpected, group.path, transform)
+        stored = set(self._stored_parts(layer, outcome, group.path))
+        rest = [name for name in outcome.unexpected if name not in stored]
+        self.leave_out(layer, rest, group.path, transform)
         self.store_summands(layer, outcome, group.path)
         self.note_info(group.path, layer, outcome, evidence, tuple(group.keys))
 
@@ -169,40 +173,44 @@ class WithTemplate(PlanBuilder):
         if outcomes is None:
             # A bare params tree holds a batch norm without its statistics, which then looks like a norm.
             if not any(interpretation.kind == layer.kind for interpretation in interpretations):
-                interpretations += self._partial_interpretations(layer, group, detection, needs_module=False)
+                interpretations += self._partial_readings(layer, group, detection, needs_module=False)
             # A library's own linear layer may have a counterpart of the library's own, with other axes.
             layouts = map(self.request.registry.transforms.get, layer.transforms.values())
             if any(layout is not None and layout.needs_module for layout in layouts):
-                interpretations += self._partial_interpretations(layer, group, detection, needs_module=True)
+                interpretations += self._partial_readings(layer, group, detection, needs_module=True)
             auxiliary_tensors = frozenset(role for _, role in self.auxiliary_tensors)
-            outcomes = match_leaves(layer.interpretations, interpretations, auxiliary_tensors)
+            readings = self._source_readings(layer, detection)
+            outcomes = match_leaves(readings, interpretations, auxiliary_tensors)
             self._outcomes[key] = outcomes
         return outcomes
 
-    def _partial_interpretations(
+    def _partial_readings(
         self, layer: NeutralLayer, group: Group, detection: Detection, *, needs_module: bool
     ) -> tuple[Interpretation, ...]:
-        """Read a template as the source's kind, though its names and shapes alone do not suggest that.
-
-        Args:
-            layer: The source's layer.
-            group: The template's leaves, which may be some of the layer's.
-            detection: What the group is; strong evidence is not overruled.
-            needs_module: Whether to read it in layouts that only a module's type shows, or in the others.
-        """
-        decided = detection.evidence in ("rule", "module", "metadata") or detection.misfits
-        if layer.kind is None or layer.kind == PARAMETER or decided:
+        """Return the readings of a template as the source's kind, where its own leaves prove nothing."""
+        kind = self.request.registry.kinds.get(layer.kind or "")
+        if kind is None:
             return ()
-        kind = self.request.registry.kinds[layer.kind]
-        shapes = {name: spec.shape for name, spec in group.specs.items()}
-        interpretations = (
-            transform_interpretation(transform, kind, shapes, {})
-            for transform in self.request.transforms
-            if transform.kind == layer.kind
-            and transform.needs_module == needs_module
-            and shapes.keys() <= transform.by_name().keys()
-        )
-        return tuple(i for i in interpretations if i is not None)
+        transforms = self.request.transforms
+        return partial_target(layer, kind, group, detection, transforms, needs_module=needs_module)
+
+    def _source_readings(self, layer: NeutralLayer, detection: Detection) -> tuple[Interpretation, ...]:
+        """Return the readings of a source, also as a part of what the template is."""
+        readings, registry = layer.interpretations, self.request.registry
+        if detection.transform is None or any(r.kind == detection.transform.kind for r in readings):
+            return readings
+        kind = registry.kinds[detection.transform.kind]
+        return (*readings, *partial_source(layer, kind, registry.transforms_of))
+
+    def _stored_parts(self, layer: NeutralLayer, outcome: Outcome, path: Key) -> Iterator[str]:
+        """Let the metadata store what only the template shows to be an auxiliary tensor; yield the names."""
+        kind = outcome.source.kind
+        for name, (is_role, role) in outcome.unexpected.items():
+            if is_role and kind != layer.kind and (kind, role) in self.auxiliary_tensors:
+                key, spec = layer.group.keys[name], layer.group.specs[name]
+                self.constants.append(Step((key,), (), (Drop(0, spec),), kind, "residual", (*path, role)))
+                self.dropped.append(Dropped(key, "kept in the metadata", kept=True))
+                yield name
 
     def _differing(self, mismatch: Mismatch) -> None:
         """Account for leaves that match and differ in shape: if that is allowed, both are left out."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,10 @@ class Comparison:
         only_left: Keys that only the left state has.
         only_right: Keys that only the right state has.
         differing: Tensors that differ.
+        unfilled: Keys of the template that were allowed to stay unfilled, and were not compared.
+        left_out: Names, reasons and bytes of the source tensors that were not compared, as the plan leaves
+            them out.
+        notes: What else a reader should know.
     """
 
     tensors: int
@@ -62,6 +66,9 @@ class Comparison:
     only_left: tuple[Key, ...]
     only_right: tuple[Key, ...]
     differing: tuple[Difference, ...]
+    unfilled: tuple[Key, ...] = ()
+    left_out: tuple[Mapping[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def equal(self) -> bool:
@@ -77,6 +84,9 @@ class Comparison:
             "only_left": [join_key(key) for key in self.only_left],
             "only_right": [join_key(key) for key in self.only_right],
             "differing": [difference.to_json() for difference in self.differing],
+            "allowed_missing": [join_key(key) for key in self.unfilled],
+            "left_out": [dict(entry) for entry in self.left_out],
+            "notes": list(self.notes),
         }
 
 

@@ -1,5 +1,7 @@
 """Of prefixes that match a template alike, none is chosen."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -110,3 +112,17 @@ def test_the_rule_for_a_template_with_rivals_mends_it():
         bridge_core.plan_conversion(source, **options, allow_missing=True)
     assert 'source = "**" with rename = "s.**"' in caught.value.hint
     bridge_core.plan_conversion(source, **options, allow_missing=True, rules=[Rule.rename("**", "s.**")])
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("a", "b", "c")], ids=str)
+def test_the_way_on_leaves_one_copy_and_converts_it(names):
+    layer = {"fc.weight": np.ones((5, 4), "f4"), "fc.bias": np.ones(5, "f4")}
+    source = {f"{prefix}.{name}": value for prefix in names for name, value in layer.items()}
+    like = {"fc": {"kernel": np.ones((4, 5), "f4"), "bias": np.ones(5, "f4")}}
+    options = {"to": "flax", "layout": "torch", "like": like}
+    with pytest.raises(MismatchError, match="match equally well") as refused:
+        bridge_core.plan_conversion(source, **options)
+    patterns = re.findall(r"--allow-unexpected '([^']*)'", refused.value.hint)
+    assert len(patterns) == len(names) - 1
+    plan = bridge_core.plan_conversion(source, **options, allow_unexpected=patterns)
+    assert {key[0] for step in plan.steps for key in step.sources} == {"a"}

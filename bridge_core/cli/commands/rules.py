@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge_core.cli.options import examples, json_option, takes_registry
+from bridge_core.cli.options import examples, json_option, layout_option, takes_registry
 from bridge_core.cli.terminal import aside, print_json, say
 
 if TYPE_CHECKING:
-    from bridge_core.errors import RuleError
+    from bridge_core.errors import BridgeError, RuleError
+    from bridge_core.plan import Plan
     from bridge_core.plugins import Registry
     from bridge_core.rules import Pattern, Rule
     from bridge_core.state import FlatState, Key, TensorSpec
@@ -47,13 +48,22 @@ def rules() -> None:
     metavar="PATH",
     help="Weights of the target's architecture: every rule must make some of their names.",
 )
+@layout_option
 @json_option
 @takes_registry
-def check(file: str, source: str | None, like: str | None, as_json: bool, registry: Registry | None) -> None:
+def check(
+    file: str,
+    source: str | None,
+    like: str | None,
+    layout: str | None,
+    as_json: bool,
+    registry: Registry | None,
+) -> None:
     """Check the rules of FILE and show what each does. No tensor is read.
 
-    With both --source and --like their shapes are checked, too, as a conversion would check them. A rule that
-    is optional, or holds under conditions, may match nothing.
+    With --source the conversion is planned, with --like as well against its shapes: what it refuses of the
+    rules is refused, and what else it would refuse is counted. A rule that is optional, or holds under
+    conditions, may match nothing.
     """
     from bridge_core.errors import RuleError
     from bridge_core.plugins import default_registry
@@ -63,13 +73,15 @@ def check(file: str, source: str | None, like: str | None, as_json: bool, regist
         with aside():
             registry = default_registry() if registry is None else registry
             read = load_rules(file)
-            found, unfit = _matched(read, source, like, registry)
+            found = _found(read, source, like, layout, registry)
         if as_json:
             print_json(_document(file, found))
         else:
             say(*_lines(found))
-        _refuse_unmatched(file, found, source, like)
-        _refuse_unfit(file, unfit)
+        _refuse_unmatched(file, found.counts, source, like)
+        _refuse_unfit(file, found.unfit)
+        if found.refused is not None:
+            raise found.refused
     except RuleError as err:
         summary, *problems = err.message.split("\n  ")
         if as_json or not problems:
@@ -87,25 +99,40 @@ class _MatchCounts:
     targets: dict[str, int] | None = None
 
 
-def _matched(
-    read: tuple[Rule, ...], source: str | None, like: str | None, registry: Registry
-) -> tuple[list[_MatchCounts], list[RuleError]]:
+@dataclass(frozen=True)
+class _Found:
+    """What was found of rules: what each matches, what does not fit, and what a conversion would refuse."""
+
+    counts: list[_MatchCounts]
+    unfit: list[RuleError]
+    refused: BridgeError | None = None
+    rest: str = ""
+
+
+def _found(
+    read: tuple[Rule, ...], source: str | None, like: str | None, layout: str | None, registry: Registry
+) -> _Found:
     """Count what the rules match, read as the two files lead, and say what does not fit."""
     from contextlib import ExitStack
 
     from bridge_core.checkpoint import config_beside, open_state
+    from bridge_core.conversion import plan_by_rules
+    from bridge_core.errors import BridgeError
     from bridge_core.resolve import check_kind, rule_problems, without_collections
     from bridge_core.rules import oriented
 
     with ExitStack() as stack:
         given = [
-            None if p is None else stack.enter_context(open_state(p, registry=registry))
-            for p in (source, like)
+            None if path is None else stack.enter_context(open_state(path, layout=known, registry=registry))
+            for path, known in ((source, layout), (like, None))
         ]
         start, end = (state.layout or "neutral" if state is not None else "neutral" for state in given)
         directed = oriented(read, start, end, registry.frameworks)
         for rule in read:
             check_kind(rule, registry.kinds)
+            if given[0] is None and rule.layouts is not None and rule.layouts[0] in registry.frameworks:
+                kinds = (transform.kind for transform in registry.transforms_of[rule.layouts[0]])
+                check_kind(rule, kinds, rule.layouts[0])
         turned = directed != read
         directed = without_collections(directed, given[0], given[1], registry)
         sources, targets = (None if state is None else _specs(state, registry) for state in given)
@@ -116,7 +143,27 @@ def _matched(
         unfit = []
         if sources is not None and targets is not None:
             unfit = rule_problems(directed, sources, targets, config_beside(*given))
-        return [_count(rule, before, after, paths) for rule in directed], unfit
+        counts = [_count(rule, before, after, paths) for rule in directed]
+        if given[0] is None or unfit or _unmatched(counts, source, like):
+            return _Found(counts, unfit)
+        try:
+            plan = plan_by_rules(read, given[0], given[1], directed=directed, registry=registry)
+        except BridgeError as err:
+            return _Found(counts, unfit, err)
+        return _Found(counts, unfit, rest=_rest(plan) if plan is not None and like is not None else "")
+
+
+def _rest(plan: Plan) -> str:
+    """Return what else keeps a conversion from being run, counted."""
+    numbers = {
+        "missing": plan.missing,
+        "unexpected": plan.unexpected,
+        "of another shape": plan.mismatched,
+        "ambiguous": plan.ambiguous,
+        "unsupported": plan.unsupported,
+        "unclaimed": plan.unexplained,
+    }
+    return ", ".join(f"{len(keys)} {what}" for what, keys in numbers.items() if keys)
 
 
 def _specs(state: FlatState, registry: Registry) -> dict[Key, TensorSpec]:
@@ -156,10 +203,9 @@ def _counts(patterns: tuple[Pattern, ...], names: set[Key] | None) -> dict[str, 
     return {str(p): sum(p.match(name) is not None for name in names) for p in patterns}
 
 
-def _refuse_unmatched(file: str, found: list[_MatchCounts], source: str | None, like: str | None) -> None:
-    from bridge_core.errors import RuleError
-
-    problems = [
+def _unmatched(found: list[_MatchCounts], source: str | None, like: str | None) -> list[str]:
+    """Return a line for each pattern that had to match something and does not."""
+    return [
         f"\n  {row.rule.origin}: {row.rule}: '{pattern}' matches nothing in {path}."
         for row in found
         if not (row.rule.optional or row.rule.when)
@@ -167,6 +213,12 @@ def _refuse_unmatched(file: str, found: list[_MatchCounts], source: str | None, 
         for pattern, count in (counts or {}).items()
         if count == 0
     ]
+
+
+def _refuse_unmatched(file: str, found: list[_MatchCounts], source: str | None, like: str | None) -> None:
+    from bridge_core.errors import RuleError
+
+    problems = _unmatched(found, source, like)
     if problems:
         what = "1 pattern matches" if len(problems) == 1 else f"{len(problems)} patterns match"
         hint = "Correct the pattern, or write optional = true for the rule."
@@ -182,8 +234,8 @@ def _refuse_unfit(file: str, problems: list[RuleError]) -> None:
         raise RuleError(f"{what} not fit the tensors:{texts}", path=file)
 
 
-def _lines(found: list[_MatchCounts]) -> Iterable[str]:
-    for row in found:
+def _lines(found: _Found) -> Iterable[str]:
+    for row in found.counts:
         rule = row.rule
         index = () if rule.flat_index is None else (str(rule.flat_index),)
         text = "; ".join((str(rule), *rule.ops, *index))
@@ -193,13 +245,15 @@ def _lines(found: list[_MatchCounts]) -> Iterable[str]:
             if counts is not None:
                 notes.append(f"{what} {' + '.join(map(str, counts.values()))}")
         yield f"{rule.origin}: {text}" + (f"  ({', '.join(notes)})" if notes else "")
-    yield "1 rule is well formed" if len(found) == 1 else f"{len(found)} rules are well formed"
+    number = len(found.counts)
+    formed = "1 rule is well formed" if number == 1 else f"{number} rules are well formed"
+    yield f"{formed}; the conversion needs more, see plan: {found.rest}" if found.rest else formed
 
 
-def _document(file: str, found: list[_MatchCounts]) -> dict[str, Any]:
+def _document(file: str, found: _Found) -> dict[str, Any]:
     return {
         "file": file,
-        "layouts": found[0].rule.layouts,
+        "layouts": found.counts[0].rule.layouts,
         "rules": [
             {
                 "origin": row.rule.origin,
@@ -217,6 +271,7 @@ def _document(file: str, found: list[_MatchCounts]) -> dict[str, Any]:
                 "source_matches": row.sources,
                 "target_matches": row.targets,
             }
-            for row in found
+            for row in found.counts
         ],
+        "rest": found.rest,
     }

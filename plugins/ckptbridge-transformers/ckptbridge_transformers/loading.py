@@ -1,4 +1,4 @@
-"""Weights straight into models of transformers: one pass, no random weights, nothing left out unsaid."""
+"""Weights straight into models of transformers: one pass, no random weights, what is left out is listed."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from bridge_core import (
     open_state,
     plan_conversion,
 )
-from bridge_core.plan import Mismatch
+from bridge_core.plan import Mismatch, PlanWarning
+from bridge_core.state import join_key
 from ckptbridge_transformers.buffers import made_by_model
 from ckptbridge_transformers.classes import flax_class_of, torch_class_beside
 from ckptbridge_transformers.families import rules_for
 from ckptbridge_transformers.templates import abstract_flax, flax_template, meta_model
 from ckptbridge_transformers.types import with_flax_types
 
-__all__ = ["flax_weights", "live_state", "Loaded", "torch_weights", "unwrapped"]
+__all__ = ["flax_weights", "left_out_text", "live_state", "Loaded", "torch_weights", "unwrapped"]
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Names under which training programs save the weights beside other things."""
@@ -42,12 +43,44 @@ class Loaded:
         missing: Keys of the model that the source has nothing for.
         unexpected: Keys of the source that the model has no place for.
         mismatched: Pairs that were left out because their shapes differ.
+        left_out: Names, reasons and bytes of the source's other tensors that are not in the weights: what the
+            rules of the model's family leave out, as a table of positions that the other class computes; what
+            the model makes by itself; and what is tied to a tensor that is in them.
+        unclaimed: Keys of the source that were copied unchanged though no evidence says what they are.
+        warnings: What may be right and give other outputs.
     """
 
     weights: Any
     missing: tuple[Key, ...] = ()
     unexpected: tuple[Key, ...] = ()
     mismatched: tuple[Mismatch, ...] = ()
+    left_out: tuple[Mapping[str, Any], ...] = ()
+    unclaimed: tuple[Key, ...] = ()
+    warnings: tuple[PlanWarning, ...] = ()
+
+    @classmethod
+    def of(cls, weights: Any, plan: Plan, strict: Plan) -> Loaded:
+        """Return weights with what their plan says of them.
+
+        Args:
+            weights: What the plan made.
+            plan: The plan that was run.
+            strict: The plan without permissions, which lists what did not fit.
+        """
+        reported = {*strict.unexpected, *(mismatch.source for mismatch in strict.mismatched)}
+        return cls(
+            weights,
+            strict.missing,
+            strict.unexpected,
+            strict.mismatched,
+            tuple(
+                {"name": join_key(drop.key), "reason": drop.reason, "bytes": plan.specs[drop.key].nbytes}
+                for drop in plan.dropped
+                if not drop.kept and drop.key in plan.specs and drop.key not in reported
+            ),
+            plan.unclaimed,
+            plan.warnings,
+        )
 
 
 def flax_weights(
@@ -84,9 +117,9 @@ def flax_weights(
         if state.layout == "torch" and torch_class is not None and not state.metadata.modules:
             evidence = meta_model(torch_class, model.config)
             rules += tuple(made_by_model(state, evidence))
-        plan, left_out = _planned(state, "flax", template, evidence, rules, allowed, registry)
+        plan, strict = _planned(state, "flax", template, evidence, rules, allowed, registry)
         tree = registry.framework("flax").build(plan.apply(state), None)
-    return Loaded(tree, *left_out)
+    return Loaded.of(tree, plan, strict)
 
 
 def torch_weights(
@@ -128,9 +161,14 @@ def torch_weights(
         elif state.layout == "torch":
             evidence = model
             rules += tuple(made_by_model(state, model))
-        plan, left_out = _planned(state, "torch", model, evidence, rules, allowed, registry)
+        plan, strict = _planned(state, "torch", model, evidence, rules, allowed, registry)
         weights = torch.build(plan.apply(state), None)
-    return Loaded(weights, *left_out)
+    return Loaded.of(weights, plan, strict)
+
+
+def left_out_text(loaded: Loaded) -> str:
+    """Return what was left out by name, with the reasons, for a log."""
+    return "; ".join(f"{entry['name']} ({entry['reason']})" for entry in loaded.left_out)
 
 
 @contextlib.contextmanager
@@ -202,15 +240,13 @@ def _planned(
     rules: tuple[Rule, ...],
     allowed: Mapping[str, Any],
     registry: Registry,
-) -> tuple[Plan, tuple[tuple[Key, ...], tuple[Key, ...], tuple[Mismatch, ...]]]:
-    """Return a plan that can be run, and what it leaves out: missing, unexpected, mismatched."""
+) -> tuple[Plan, Plan]:
+    """Return a plan that can be run, and the one without permissions, which lists what does not fit."""
     asked = {"to": to, "like": like, "model": evidence, "rules": rules, "registry": registry}
     strict = plan_conversion(state, **asked, check=False)
-    left_out = (strict.missing, strict.unexpected, strict.mismatched)
     if strict.ok:
-        return strict, left_out
-    plan = plan_conversion(state, **asked, **allowed)
-    return plan, left_out
+        return strict, strict
+    return plan_conversion(state, **asked, **allowed), strict
 
 
 def _allowed(missing: bool, unexpected: bool, mismatched: bool) -> Mapping[str, Any]:

@@ -10,8 +10,11 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertForTokenClassification,
+    BigBirdConfig,
+    BigBirdForMaskedLM,
     FlaxBertForMaskedLM,
     FlaxBertForTokenClassification as FlaxTagger,
+    FlaxBigBirdForMaskedLM,
 )
 
 import ckptbridge_transformers as bridge
@@ -100,3 +103,51 @@ def test_other_sizes_are_refused_or_left_out_and_told():
         back.weights["bert.encoder.layer.0.output.dense.weight"],
         source.bert.encoder.layer[0].output.dense.weight,
     )
+
+
+BLOCKS = {"attention_type": "original_full", "max_position_embeddings": 32, "block_size": 4}
+
+
+def test_what_the_rules_of_a_family_leave_out_is_listed_with_the_reason():
+    torch.manual_seed(0)
+    config = BigBirdConfig(**SIZES | BLOCKS)
+    state = BigBirdForMaskedLM(config).eval().state_dict()
+    state["bert.embeddings.position_ids"] = torch.arange(32)[None]
+    loaded = bridge.flax_weights(state, FlaxBigBirdForMaskedLM(config, _do_init=False))
+    assert (loaded.missing, loaded.unexpected, loaded.mismatched) == ((), (), ())
+    assert (loaded.unclaimed, loaded.warnings) == ((), ())
+    reasons = {entry["name"]: entry["reason"] for entry in loaded.left_out}
+    pooler = {"bert.pooler.weight", "bert.pooler.bias"}
+    assert {*pooler, "bert.embeddings.position_ids"} <= reasons.keys()
+    assert all("the Flax class lacks it" in reasons[name] for name in pooler)
+    assert "the model makes by itself" in reasons["bert.embeddings.position_ids"]
+    rest = {name: reason for name, reason in reasons.items() if name not in pooler}
+    assert all(reason.startswith("tied to") for name, reason in rest.items() if "position_ids" not in name)
+    sizes = {entry["name"]: entry["bytes"] for entry in loaded.left_out}
+    assert sizes["bert.pooler.bias"] == 4 * SIZES["hidden_size"]
+    moved = {name for name in state if name not in reasons}
+    assert len(jax.tree.leaves(loaded.weights)) == len(moved)
+
+
+def test_nothing_is_left_out_where_both_classes_have_it_all(source):
+    loaded = bridge.flax_weights(source, FlaxBertForMaskedLM(source.config, _do_init=False))
+    assert all(entry["reason"].startswith("tied to") for entry in loaded.left_out)
+    back = bridge.torch_weights(loaded.weights, source)
+    assert back.left_out == ()
+
+
+def test_what_does_not_fit_is_not_listed_twice(source):
+    state = {**source.state_dict(), "extra.weight": torch.ones(2, 2)}
+    model = FlaxBertForMaskedLM(source.config, _do_init=False)
+    loaded = bridge.flax_weights(state, model, allow_unexpected=True)
+    assert loaded.unexpected == (("extra", "weight"),)
+    assert "extra.weight" not in {entry["name"] for entry in loaded.left_out}
+
+
+def test_scales_are_not_left_out_with_everything_unexpected(source):
+    name = "bert.encoder.layer.0.output.dense.weight"
+    state = {**source.state_dict(), f"{name}_scale_inv": torch.ones(1, 1)}
+    state[name] = state[name].to(torch.float8_e4m3fn)
+    model = FlaxBertForMaskedLM(source.config, _do_init=False)
+    with pytest.raises(MismatchError, match="quantised in blocks of fp8"):
+        bridge.flax_weights(state, model, allow_missing=True, allow_unexpected=True)

@@ -22,7 +22,7 @@ from bridge_core.state import flatten_tree, unflatten_tree
 from ckptbridge_transformers.classes import library
 from ckptbridge_transformers.compat.errors import UnreadableWeights, as_before
 from ckptbridge_transformers.compat.to_flax import check_any_fits
-from ckptbridge_transformers.loading import Loaded, flax_weights
+from ckptbridge_transformers.loading import Loaded, flax_weights, left_out_text
 from ckptbridge_transformers.templates import abstract_flax, clip_with_old_names
 
 __all__ = ["from_pretrained", "resolved_token", "weights_file"]
@@ -230,6 +230,10 @@ def _report(model: Any, name: str, missing: tuple[Key, ...], loaded: Loaded, *, 
             "another task; for one of this very model it is not.",
             *(len(loaded.unexpected), name, kind, _listed(loaded.unexpected)),
         )
+    if loaded.left_out:
+        logger.info("%s does without %s of %s.", kind, left_out_text(loaded), name)
+    for warning in loaded.warnings:
+        logger.warning("%s", warning.message)
     if loaded.mismatched:
         logger.warning(
             "%d tensors of %s have other shapes than in %s and were left out: %s.",

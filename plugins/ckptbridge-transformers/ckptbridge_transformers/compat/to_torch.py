@@ -12,7 +12,7 @@ from bridge_core import FlatState, MissingDependency, join_key, open_state
 from bridge_core.state import cast_is_exact, dtype_named
 from ckptbridge_transformers.compat.errors import LossyLoad, WrongWeights, as_before
 from ckptbridge_transformers.compat.to_flax import check_any_fits, opened_files
-from ckptbridge_transformers.loading import Loaded, torch_weights
+from ckptbridge_transformers.loading import Loaded, left_out_text, torch_weights
 
 __all__ = ["load_flax_checkpoint_in_pytorch_model", "load_flax_weights_in_pytorch_model"]
 
@@ -176,6 +176,10 @@ def _report(model: Any, missing: tuple[str, ...], loaded: Loaded) -> None:
             "a checkpoint of another task; for one of this very model it is not.",
             *(len(loaded.unexpected), name, ", ".join(sorted(map(join_key, loaded.unexpected)))),
         )
+    if loaded.left_out:
+        logger.info("%s does without %s of the Flax checkpoint.", name, left_out_text(loaded))
+    for warning in loaded.warnings:
+        logger.warning("%s", warning.message)
     if missing:
         logger.warning(
             "%d parameters of %s are not in the Flax checkpoint and keep their initial values: %s. Train the "
