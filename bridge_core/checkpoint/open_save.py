@@ -16,7 +16,7 @@ from bridge_core.errors import UsageError
 from bridge_core.io import SourceFile
 from bridge_core.plugins import Registry, default_registry
 from bridge_core.public import renamed
-from bridge_core.state import FlatState, as_state
+from bridge_core.state import FlatState, as_state, check_fit
 from bridge_core.transfer import Progress
 
 if TYPE_CHECKING:
@@ -56,10 +56,28 @@ def open_state(
 
         place = find_weights(place, format=format, layout=layout, registry=registry)
     used, state = open_file(place, registry, chosen, follow_links=follow_links)
+    _check_metadata(state, registry, str(place))
     known = {**state.metadata.provenance, "path": str(place), "format": used.name}
     opened = state.replace(metadata=state.metadata.with_(provenance=known))
     opened.layout = layout or _layout(state, used, registry)
     return opened
+
+
+def _check_metadata(state: FlatState, registry: Registry, path: str) -> None:
+    """Check that a file's metadata belongs to its tensors, and close the file if not.
+
+    Raises:
+        MalformedFile: It does not.
+    """
+    try:
+        check_fit(state, path)
+        if state.metadata.layers:
+            from bridge_core.plugins import check_recorded_layers
+
+            check_recorded_layers(state, registry, path)
+    except BaseException:
+        state.close()
+        raise
 
 
 def _layout(state: FlatState, used: Format, registry: Registry) -> str | None:

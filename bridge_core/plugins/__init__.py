@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     )
     from bridge_core.plugins.library import Checkpoint as Checkpoint, Guidance as Guidance, Library as Library
     from bridge_core.plugins.plugin_errors import plugin_failures as plugin_failures
+    from bridge_core.plugins.recorded_layers import (
+        check_recorded_layers as check_recorded_layers,
+        held_layers as held_layers,
+    )
     from bridge_core.plugins.registry import Registry as Registry, default_registry as default_registry
     from bridge_core.plugins.tree_names import names_of as names_of, random_state_of as random_state_of
 else:
@@ -28,6 +32,7 @@ else:
             "library": "Checkpoint Guidance Library",
             "layout_detection": "composite_layers undetermined_layout",
             "plugin_errors": "plugin_failures",
+            "recorded_layers": "check_recorded_layers held_layers",
             "registry": "Registry default_registry",
             "tree_names": "names_of random_state_of",
         },
