@@ -1,7 +1,7 @@
 """Whether the layers that metadata records can be those of the tensors beside it, as the layer kinds say.
 
-A record may name leaves that are not there: a part of a state may have been written. Kinds and transforms that
-no plugin provides are left to the conversion, which names what is missing.
+A record may name leaves that are not there: a part of a state may have been written. Kinds and transforms
+that no plugin provides are left to the conversion, which names what is missing.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def _misfits(state: FlatState, registry: Registry) -> Iterator[tuple[Key, str]]:
         recorded = info.transforms.get(state.layout or "", "")
         if (kind, recorded) not in forms:
             forms[kind, recorded] = _forms(kind, recorded, state.layout, registry)
-        present = {leaf: spec for leaf in info.leaves if (spec := specs.get(leaf_path(path, leaf))) is not None}
+        present = {
+            leaf: spec for leaf in info.leaves if (spec := specs.get(leaf_path(path, leaf))) is not None
+        }
         if path and not present and path in specs:
             yield path, f"there is a tensor of that name, {specs[path]}, and no layer"
             continue

@@ -327,4 +327,6 @@ def _recorded_rules(document: Mapping[str, Any]) -> tuple[RecordedRule, ...] | N
 def _recorded_rule(row: Mapping[str, Any]) -> RecordedRule:
     source, target = row["layouts"]
     text = json.dumps(row["rule"], sort_keys=True)
-    return RecordedRule(text, (source, target), row.get("label", ""), tuple(map(_key, row.get("pending", ()))))
+    return RecordedRule(
+        text, (source, target), row.get("label", ""), tuple(map(_key, row.get("pending", ())))
+    )

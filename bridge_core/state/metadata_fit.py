@@ -1,7 +1,7 @@
 """Whether the metadata of a file belongs to the tensors that are read with it.
 
-A record of what is not there is no fault: a part of a state may have been written. What contradicts the tensors
-that are there is one, and so is a tie of which an end is missing.
+Metadata about what is not there is allowed: a part of a state may have been written. What contradicts the
+tensors that are there is not, nor is a tie of which an end is missing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The schema of the text in which files carry metadata: types, names and sizes, before anything is made of it.
+"""The schema of the text in which files carry metadata: its types, names and sizes, all checked first.
 
 What the schema does not name is ignored: a later version may have added it.
 """
