@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bridge_core.plugins.recorded_layers import (
         check_recorded_layers as check_recorded_layers,
         held_layers as held_layers,
+        unnamed_parts as unnamed_parts,
     )
     from bridge_core.plugins.registry import Registry as Registry, default_registry as default_registry
     from bridge_core.plugins.tree_names import names_of as names_of, random_state_of as random_state_of
@@ -32,7 +33,7 @@ else:
             "library": "Checkpoint Guidance Library",
             "layout_detection": "composite_layers undetermined_layout",
             "plugin_errors": "plugin_failures",
-            "recorded_layers": "check_recorded_layers held_layers",
+            "recorded_layers": "check_recorded_layers held_layers unnamed_parts",
             "registry": "Registry default_registry",
             "tree_names": "names_of random_state_of",
         },

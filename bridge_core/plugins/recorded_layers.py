@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bridge_core.axes import Shape
     from bridge_core.plugins.registry import Registry
 
-__all__ = ["check_recorded_layers", "held_layers"]
+__all__ = ["check_recorded_layers", "held_layers", "unnamed_parts"]
 
 Form = Mapping[str, str]
 """Leaf name -> axes, of one layout of a kind."""
@@ -67,11 +67,33 @@ def _misfits(state: FlatState, registry: Registry) -> Iterator[tuple[Key, str]]:
         if path and not present and path in specs:
             yield path, f"there is a tensor of that name, {specs[path]}, and no layer"
             continue
+        unnamed = unnamed_parts(path, info, state, registry)
+        if unnamed:
+            yield path, f"does not name its {listed(unnamed)}"
+            continue
         signature = (id(info), tuple((leaf, spec.shape) for leaf, spec in present.items()))
         if signature not in known:
             known[signature] = _problem(info, present, forms[kind, recorded], registry)
         if known[signature]:
             yield path, known[signature]
+
+
+def unnamed_parts(path: Key, info: LayerInfo, state: FlatState, registry: Registry) -> list[str]:
+    """Return the leaves of a neutral composite layer that are there and that its record does not name.
+
+    Each would be read as a layer of its own, beside the one that it belongs to.
+
+    Args:
+        path: The layer's path.
+        info: Its record.
+        state: The state.
+        registry: Where kinds are found.
+    """
+    kind = registry.kinds.get(info.kind or "")
+    if kind is None or not kind.composite or state.layout != "neutral":
+        return []
+    named = {*info.leaves, *info.unclaimed}
+    return [role for role in kind.leaves if role not in named and leaf_path(path, role) in state]
 
 
 def _specs(state: FlatState, registry: Registry) -> Mapping[Key, TensorSpec]:
