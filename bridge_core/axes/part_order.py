@@ -1,7 +1,7 @@
-"""Groups whose members change their order inside one axis, which a reader may take for parts that are moved.
+"""Groups whose members change their order inside one axis, where parts that are moved may be meant.
 
-In `(a b) i -> i (b a)` the group is a product, so that its entries are interleaved. Who means parts, one after
-another, writes the same text. Only sizes tell the two apart.
+In `(a b) i -> i (b a)` the group is a product, so that its entries are interleaved. Those who mean parts one
+after another write the same text. Only sizes tell the two apart.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ __all__ = ["check_part_order"]
 def check_part_order(equation: Equation, list_axes: ListAxes, sizes: Collection[str]) -> None:
     """Check that no group is on the other side in another order unless sizes show that it is a product.
 
-    A group of two needs both sizes: with one alone any tensor of the right length fits both readings. Of more,
-    one may be left to the tensor.
+    A group of two needs both sizes: with one alone, many tensors fit both readings. Of more, one may be left
+    to the tensor.
 
     Args:
         equation: The equation.
@@ -45,10 +45,10 @@ def _message(equation: Equation, names: tuple[str, ...], turned: tuple[str, ...]
     pieces, joined = (", ".join(f"{name} ..." for name in order) for order in (names, turned))
     return (
         f"'{equation}': {one} becomes {other}, which can be read in two ways. As a product, the axis has "
-        f"{' times '.join(names)} entries, and they are interleaved: state the sizes, sizes = {{ {stated} }}. As "
-        f"parts one after another, it has {' plus '.join(names)} entries, and one rule cannot change their "
-        f"order: split them by a rule in one conversion, '{one} ... -> {pieces}', and join them in the next, "
-        f"'{joined} -> {other} ...'."
+        f"{' times '.join(names)} entries, and they are interleaved: state the sizes, "
+        f"sizes = {{ {stated} }}. As parts one after another, it has {' plus '.join(names)} entries, and one "
+        f"rule cannot change their order: split them by a rule in one conversion, '{one} ... -> {pieces}', and "
+        f"join them in the next, '{joined} -> {other} ...'."
     )
 
 

@@ -19,7 +19,7 @@ from bridge_core.formats import Format, ShardNames
 from bridge_core.io import is_plain_name, replacing_file, replacing_folder, system_failures
 from bridge_core.messages import listed
 from bridge_core.plugins import Registry, held_layers
-from bridge_core.state import FlatState, Key, held_ties, join_key
+from bridge_core.state import FlatState, Key, check_given, held_ties, join_key
 from bridge_core.transfer import FileTarget, Meter, ScratchPool, kernel_for
 
 __all__ = ["Saved", "write_checkpoint"]
@@ -70,10 +70,12 @@ def write_checkpoint(state: FlatState, path: StrPath, options: WriteOptions, reg
 def _with_held_metadata(state: FlatState, registry: Registry) -> FlatState:
     """Return the state without metadata that its tensors contradict, which no reader would accept."""
     metadata = state.metadata
-    if not metadata.ties and not metadata.layers:
+    if not (metadata.ties or metadata.layers or metadata.empty):
         return state
-    held = metadata.with_(ties=held_ties(state), layers=held_layers(state, registry))
-    return state.replace(metadata=held)
+    check_given(metadata)
+    empty = tuple(node for node in metadata.empty if node not in state)
+    layers = held_layers(state, registry)
+    return state.replace(metadata=metadata.with_(ties=held_ties(state), layers=layers, empty=empty))
 
 
 def _choose(

@@ -14,7 +14,7 @@ from bridge_core.plan import Plan
 from bridge_core.plugins import Registry
 from bridge_core.resolve import plan_from_neutral, plan_to_neutral
 from bridge_core.rules import oriented
-from bridge_core.state import FlatState, Key, dtype_named
+from bridge_core.state import FlatState, Key, check_given, dtype_named
 
 __all__ = ["complete_plan", "joined_plan"]
 
@@ -69,8 +69,10 @@ def joined_plan(
 
     Raises:
         RuleError: A rule does not fit.
-        UsageError: The source's layout or the target's framework is unknown.
+        UsageError: The source's layout or the target's framework is unknown, or its metadata is not well
+            formed.
     """
+    check_given(state.metadata)
     permissions = options.permissions
     rules = oriented(options.rules, state.layout or options.to, options.to, registry.frameworks)
     config = config_beside(state, template) if rules else None

@@ -71,7 +71,8 @@ def _misfits(state: FlatState, registry: Registry) -> Iterator[tuple[Key, str]]:
         if unnamed:
             yield path, f"does not name its {listed(unnamed)}"
             continue
-        signature = (id(info), tuple((leaf, spec.shape) for leaf, spec in present.items()))
+        shapes = tuple((leaf, spec.shape) for leaf, spec in present.items())
+        signature = (kind, recorded, info.leaves, tuple(info.axis_splits.items()), shapes)
         if signature not in known:
             known[signature] = _problem(info, present, forms[kind, recorded], registry)
         if known[signature]:

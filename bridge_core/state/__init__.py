@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         load_metadata as load_metadata,
     )
     from bridge_core.state.metadata_fit import check_fit as check_fit, misfit as misfit
+    from bridge_core.state.metadata_given import check_given as check_given
     from bridge_core.state.metadata_moves import renamed_metadata as renamed_metadata
     from bridge_core.state.regions import Region as Region, full as full, region_shape as region_shape
     from bridge_core.state.tensors import (
@@ -68,6 +69,7 @@ else:
             "metadata": "LayerInfo MARKER ModuleInfo AuxiliaryTensor RecordedRule StateMetadata "
             "dump_metadata load_metadata",
             "metadata_fit": "check_fit misfit",
+            "metadata_given": "check_given",
             "metadata_moves": "renamed_metadata",
             "regions": "Region full region_shape",
             "tensors": "Array ArrayTensor FileTensor LazyTensor StridedFileTensor Tensor TensorSpec "

@@ -315,7 +315,7 @@ def _rule_row(rule: RecordedRule) -> dict[str, Any]:
         "label": rule.label,
         "pending": [_name(key) for key in rule.pending],
     }
-    return {name: value for name, value in row.items() if value}
+    return {name: value for name, value in row.items() if value or name == "rule"}
 
 
 def _recorded_rules(document: Mapping[str, Any]) -> tuple[RecordedRule, ...] | None:

@@ -18,7 +18,7 @@ __all__ = ["check_fit", "misfit"]
 
 
 def check_fit(state: FlatState, path: str) -> None:
-    """Check the ties and the empty nodes of a state against its tensors.
+    """Check the ties, the form of the tree and the empty nodes of a state against its tensors.
 
     Args:
         state: The state, as a format opened it.
@@ -45,6 +45,12 @@ def _problems(state: FlatState) -> Iterator[str]:
             f"'ties' lead in a circle from {join_key(root)!r} back to it"
             for root in dict.fromkeys(root for _, root in Ties(ties))
             if root in ties
+        )
+    if state.metadata.tree_form.get(state.layout or "") == "variables":
+        yield from (
+            f"'forms' says that names begin with a collection, and {join_key(key)!r} has one part alone"
+            for key in state
+            if len(key) < 2
         )
     for node in state.metadata.empty:
         if node and node in state:

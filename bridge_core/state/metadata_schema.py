@@ -12,7 +12,7 @@ from typing import Any
 from bridge_core.errors import BridgeError, MalformedFile
 from bridge_core.state.dtypes import MAX_RANK, dtype_named
 
-__all__ = ["STALE", "VERSION", "check_schema"]
+__all__ = ["STALE", "VERSION", "Misfit", "check_auxiliary", "check_layer", "check_rule", "check_schema"]
 
 VERSION = 1
 
@@ -28,7 +28,7 @@ Check = Callable[[Any, str], None]
 """Checks one value; gets the value and its place in the text."""
 
 
-class _Misfit(Exception):
+class Misfit(Exception):
     """A value that the schema does not allow: where it is, what was expected, and what it is."""
 
     def __init__(self, where: str, expected: str, value: object) -> None:
@@ -55,7 +55,7 @@ def check_schema(document: Mapping[str, Any], path: str) -> None:
     try:
         _DOCUMENT(document, "")
         _check_paths(document.get("layers", ()))
-    except _Misfit as err:
+    except Misfit as err:
         raise MalformedFile(f"carries damaged metadata: {err}.", path=path or None, hint=STALE) from None
 
 
@@ -65,34 +65,34 @@ def _check_paths(groups: Iterable[Mapping[str, Any]]) -> None:
     for number, group in enumerate(groups):
         for path in group["paths"]:
             if path in seen:
-                raise _Misfit(f"layers[{number}].paths", "each layer once", path)
+                raise Misfit(f"layers[{number}].paths", "each layer once", path)
             seen.add(path)
 
 
 def _text(value: Any, where: str) -> None:
     if not isinstance(value, str):
-        raise _Misfit(where, "a text", value)
+        raise Misfit(where, "a text", value)
 
 
 def _name(value: Any, where: str) -> None:
     _text(value, where)
     if not value:
-        raise _Misfit(where, "the name of a tensor", value)
+        raise Misfit(where, "the name of a tensor", value)
 
 
 def _boolean(value: Any, where: str) -> None:
     if not isinstance(value, bool):
-        raise _Misfit(where, "true or false", value)
+        raise Misfit(where, "true or false", value)
 
 
 def _size(value: Any, where: str) -> None:
     if type(value) is not int or not 0 <= value <= _LARGEST_SIZE:
-        raise _Misfit(where, "a size", value)
+        raise Misfit(where, "a size", value)
 
 
 def _object(value: Any, where: str) -> None:
     if not isinstance(value, dict):
-        raise _Misfit(where, "an object", value)
+        raise Misfit(where, "an object", value)
 
 
 def _or_null(check: Check) -> Check:
@@ -106,7 +106,7 @@ def _or_null(check: Check) -> Check:
 def _list_of(check: Check, what: str) -> Check:
     def checked(value: Any, where: str) -> None:
         if not isinstance(value, list):
-            raise _Misfit(where, f"a list of {what}", value)
+            raise Misfit(where, f"a list of {what}", value)
         for number, item in enumerate(value):
             check(item, f"{where}[{number}]")
 
@@ -116,7 +116,7 @@ def _list_of(check: Check, what: str) -> Check:
 def _map_of(check: Check, what: str, *, names: Check = _text) -> Check:
     def checked(value: Any, where: str) -> None:
         if not isinstance(value, dict):
-            raise _Misfit(where, f"an object of {what}", value)
+            raise Misfit(where, f"an object of {what}", value)
         for name, item in value.items():
             names(name, f"a name in {where}")
             check(item, f"{where}[{name!r}]")
@@ -129,7 +129,7 @@ def _fields(checks: Mapping[str, Check], *, required: tuple[str, ...] = ()) -> C
         _object(value, where)
         for name in required:
             if name not in value:
-                raise _Misfit(where, f"an object with {name!r}", value)
+                raise Misfit(where, f"an object with {name!r}", value)
         for name, check in checks.items():
             if name in value:
                 check(value[name], f"{where}.{name}" if where else name)
@@ -137,32 +137,32 @@ def _fields(checks: Mapping[str, Check], *, required: tuple[str, ...] = ()) -> C
     return checked
 
 
-def _auxiliary(value: Any, where: str) -> None:
+def check_auxiliary(value: Any, where: str) -> None:
     """Check dtype, shape and bytes of an auxiliary tensor."""
     if not isinstance(value, list) or len(value) != 3:
-        raise _Misfit(where, "[dtype, shape, bytes in hexadecimal]", value)
+        raise Misfit(where, "[dtype, shape, bytes in hexadecimal]", value)
     dtype, shape, data = value
     _text(dtype, f"{where}[0]")
     _SIZES(shape, f"{where}[1]")
     _text(data, f"{where}[2]")
     if len(shape) > MAX_RANK:
-        raise _Misfit(f"{where}[1]", f"at most {MAX_RANK} axes", shape)
+        raise Misfit(f"{where}[1]", f"at most {MAX_RANK} axes", shape)
     try:
         itemsize = dtype_named(dtype).itemsize
     except BridgeError:
-        raise _Misfit(f"{where}[0]", "the name of a dtype", dtype) from None
+        raise Misfit(f"{where}[0]", "the name of a dtype", dtype) from None
     try:
         nbytes = len(bytes.fromhex(data))
     except ValueError:
-        raise _Misfit(f"{where}[2]", "bytes in hexadecimal", data) from None
+        raise Misfit(f"{where}[2]", "bytes in hexadecimal", data) from None
     if nbytes != prod(shape) * itemsize:
-        raise _Misfit(where, f"{prod(shape) * itemsize} bytes for {dtype}{shape}", f"{nbytes} bytes")
+        raise Misfit(where, f"{prod(shape) * itemsize} bytes for {dtype}{shape}", f"{nbytes} bytes")
 
 
 def _layouts(value: Any, where: str) -> None:
     _TEXTS(value, where)
     if len(value) != 2 or not value[0]:
-        raise _Misfit(where, "two layouts", value)
+        raise Misfit(where, "two layouts", value)
 
 
 def _shown(value: object) -> str:
@@ -178,7 +178,7 @@ _TEXTS = _list_of(_text, "texts")
 _SIZES = _list_of(_size, "sizes")
 _NAMED_TEXTS = _map_of(_text, "texts")
 
-_LAYER = _fields(
+check_layer = _fields(
     {
         "kind": _or_null(_text),
         "evidence": _text,
@@ -193,23 +193,25 @@ _LAYER = _fields(
     },
     required=("paths",),
 )
+"""Checks the record of the layers at some paths."""
 
-_RULE = _fields(
+check_rule = _fields(
     {"rule": _object, "layouts": _layouts, "label": _text, "pending": _TEXTS},
     required=("rule", "layouts"),
 )
+"""Checks the record of a rule."""
 
 _DOCUMENT = _fields(
     {
         "layout": _or_null(_text),
         "escaped_names": _boolean,
-        "layers": _list_of(_LAYER, "layers"),
+        "layers": _list_of(check_layer, "layers"),
         "ties": _map_of(_name, "names of tensors", names=_name),
         "collections": _NAMED_TEXTS,
-        "residuals": _map_of(_auxiliary, "auxiliary tensors", names=_name),
+        "residuals": _map_of(check_auxiliary, "auxiliary tensors", names=_name),
         "empty": _TEXTS,
         "forms": _NAMED_TEXTS,
-        "rules": _list_of(_RULE, "rules"),
+        "rules": _list_of(check_rule, "rules"),
         "providers": _NAMED_TEXTS,
     }
 )

@@ -73,6 +73,14 @@ when = { rank = 2, sizes = { dim = 4 } }
 """
 
 
+_PIECES = (
+    "(q k v)", "(v q)", "->", "in", "1", "*", "**", "{i:int}", "{name}", "pad(vocab, 8)", "unpad(in, 2)",
+    "sizes = { in = 0 }", "where = 'i = block*2 + j'", "fallback = true", "fill = 1.5", "target = 'a'",
+    "rename = '{x}'", "drop = 'x'", "layer = 'conv'", "when = { rank = -1 }", "[[rule]]", "é", "\0",
+    "9" * 5000, "[" * 2000, "optional = 3", "", "((", "))", "i", "attn.*",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Source:
     """Tensors by flat name, and the metadata that a file of them carries."""
@@ -136,7 +144,8 @@ class Corpus:
             "bn.weight": (2,), "bn.bias": (2,), "bn.running_mean": (2,), "bn.running_var": (2,),
             "mha.in_proj_weight": (12, 4), "mha.in_proj_bias": (12,), "mha.out_proj.weight": (4, 4),
             "mha.out_proj.bias": (4,), "attn.in_proj_weight": (12, 4), "blocks.0.weight": (2, 3),
-            "blocks.1.weight": (2, 3), "old.gain": (2,), "table": (5, 2), "extra.a": (1,), "wide.weight": (6, 4),
+            "blocks.1.weight": (2, 3), "old.gain": (2,), "table": (5, 2), "extra.a": (1,),
+            "wide.weight": (6, 4),
         }  # fmt: skip
         tensors: dict[Any, Any] = {
             tuple(name.split(".")): as_tensor(random_array(shape, "float32", number))
@@ -396,10 +405,7 @@ def _spoilt(chance: random.Random, text: str) -> str:
 
 def _damaged_rules(chance: random.Random, corpus: Corpus) -> str:
     lines = RULES.strip().split("\n")
-    pieces = ("(q k v)", "(v q)", "->", "in", "1", "*", "**", "{i:int}", "{name}", "pad(vocab, 8)", "unpad(in, 2)",
-              "sizes = { in = 0 }", "where = 'i = block*2 + j'", "fallback = true", "fill = 1.5", "target = 'a'",
-              "rename = '{x}'", "drop = 'x'", "layer = 'conv'", "when = { rank = -1 }", "[[rule]]", "é", "\0",
-              "9" * 5000, "[" * 2000, "optional = 3", "", "((", "))", "i", "attn.*", *corpus.rules_source.tensors)  # fmt: skip
+    pieces = (*_PIECES, *corpus.rules_source.tensors)
     for _ in range(chance.choice((1, 1, 2, 3))):
         at = chance.randrange(len(lines))
         words = lines[at].split(" ")
