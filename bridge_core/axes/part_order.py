@@ -47,8 +47,8 @@ def _message(equation: Equation, names: tuple[str, ...], turned: tuple[str, ...]
         f"'{equation}': {one} becomes {other}, which can be read in two ways. As a product, the axis has "
         f"{' times '.join(names)} entries, and they are interleaved: state the sizes, "
         f"sizes = {{ {stated} }}. As parts one after another, it has {' plus '.join(names)} entries, and one "
-        f"rule cannot change their order: split them by a rule in one conversion, '{one} ... -> {pieces}', and "
-        f"join them in the next, '{joined} -> {other} ...'."
+        f"rule cannot change their order: split them by a rule in one conversion, '{one} ... -> {pieces}', "
+        f"and join them in the next, '{joined} -> {other} ...'."
     )
 
 

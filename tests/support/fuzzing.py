@@ -28,7 +28,7 @@ from bridge_core.plugins import default_registry
 from bridge_core.state import LayerInfo, StateMetadata, as_tensor, dump_metadata
 from support.arrays import random_array
 
-__all__ = ["Corpus", "Draw", "draw", "run"]
+__all__ = ["Corpus", "Draw", "draw", "run", "write_safetensors"]
 
 FORMATS = ("safetensors", "safetensors", "safetensors", "index", "npz", "msgpack")
 TARGETS = ("torch", "flax", "neutral")
@@ -432,7 +432,7 @@ def _written(made: Draw, folder: Path) -> Path:
     """Write a draw's file as a program that does not know what it says would."""
     tensors, text = made.source.tensors, made.text
     if made.kind == "index":
-        _safetensors(folder / "a.safetensors", tensors, None)
+        write_safetensors(folder / "a.safetensors", tensors, None)
         path = folder / "model.safetensors.index.json"
         path.write_text(text, "utf-8", "surrogatepass")
         return path
@@ -452,11 +452,12 @@ def _written(made: Draw, folder: Path) -> Path:
         pack = serialization._msgpack_ext_pack
         path.write_bytes(msgpack.packb(tree, default=pack, strict_types=True))
     else:
-        _safetensors(path, tensors, None if made.kind == "rules" else text)
+        write_safetensors(path, tensors, None if made.kind == "rules" else text)
     return path
 
 
-def _safetensors(path: Path, tensors: dict[str, np.ndarray], text: str | None) -> None:
+def write_safetensors(path: Path, tensors: dict[str, np.ndarray], text: str | None) -> None:
+    """Write a file with any text for the bridge's metadata; None for none."""
     header: dict[str, Any] = {} if text is None else {"__metadata__": {"ckptbridge": text}}
     at = 0
     codes = {"float32": "F32", "int64": "I64"}
