@@ -16,7 +16,7 @@ import time
 import pytest
 from support.fuzzing import Corpus, draw, run
 
-SAMPLE = 60
+SAMPLE = 30
 SECONDS = float(os.environ.get("LYING_FILES_SECONDS", "30"))
 SEED = os.environ.get("LYING_FILES_SEED")
 START = int(os.environ.get("LYING_FILES_START", str(int(time.time() // 86400) * 1_000_000)))
