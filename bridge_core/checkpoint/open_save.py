@@ -16,7 +16,7 @@ from bridge_core.errors import UsageError
 from bridge_core.io import SourceFile
 from bridge_core.plugins import Registry, default_registry
 from bridge_core.public import renamed
-from bridge_core.state import FlatState, as_state, check_fit
+from bridge_core.state import FlatState, as_state
 from bridge_core.transfer import Progress
 
 if TYPE_CHECKING:
@@ -69,9 +69,13 @@ def _check_metadata(state: FlatState, registry: Registry, path: str) -> None:
     Raises:
         MalformedFile: It does not.
     """
+    known = state.metadata
     try:
-        check_fit(state, path)
-        if state.metadata.layers:
+        if known.ties or known.empty or known.tree_form:
+            from bridge_core.state import check_fit
+
+            check_fit(state, path)
+        if known.layers:
             from bridge_core.plugins import check_recorded_layers
 
             check_recorded_layers(state, registry, path)
