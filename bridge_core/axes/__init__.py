@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         bind_axes as bind_axes,
         parse_axes as parse_axes,
     )
+    from bridge_core.axes.part_order import check_part_order as check_part_order
     from bridge_core.axes.rearrangement import (
         Rearrangement as Rearrangement,
         rearrange as rearrange,
@@ -32,6 +33,7 @@ else:
             "equation": "ELLIPSIS Equation ListAxes Term",
             "layout": "Layout layout_ops",
             "leaf_axes": "Axis Binding Shape bind bind_axes parse_axes",
+            "part_order": "check_part_order",
             "rearrangement": "Rearrangement rearrange",
             "structure": "check_equation",
         },

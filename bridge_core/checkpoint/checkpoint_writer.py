@@ -18,8 +18,8 @@ from bridge_core.errors import BridgeError, DestinationExists, UnsupportedFeatur
 from bridge_core.formats import Format, ShardNames
 from bridge_core.io import is_plain_name, replacing_file, replacing_folder, system_failures
 from bridge_core.messages import listed
-from bridge_core.plugins import Registry
-from bridge_core.state import FlatState, Key, join_key
+from bridge_core.plugins import Registry, held_layers
+from bridge_core.state import FlatState, Key, check_given, held_ties, join_key
 from bridge_core.transfer import FileTarget, Meter, ScratchPool, kernel_for
 
 __all__ = ["Saved", "write_checkpoint"]
@@ -55,6 +55,7 @@ def write_checkpoint(state: FlatState, path: StrPath, options: WriteOptions, reg
     folder = options.fills_folder(path)
     if options.duplicate_tied:
         state = state.replace(metadata=state.metadata.with_(ties={}))
+    state = _with_held_metadata(state, registry)
     used = _choose(state, destination, options.format, registry, folder=folder)
     _refuse_contents(state, used)
     if options.sidecar_files:
@@ -64,6 +65,17 @@ def write_checkpoint(state: FlatState, path: StrPath, options: WriteOptions, reg
         return writer.write_folder(destination)
     _refuse_part(state, destination)
     return writer.write_file(destination)
+
+
+def _with_held_metadata(state: FlatState, registry: Registry) -> FlatState:
+    """Return the state without metadata that its tensors contradict, which no reader would accept."""
+    metadata = state.metadata
+    if not (metadata.ties or metadata.layers or metadata.empty):
+        return state
+    check_given(metadata)
+    empty = tuple(node for node in metadata.empty if node not in state)
+    layers = held_layers(state, registry)
+    return state.replace(metadata=metadata.with_(ties=held_ties(state), layers=layers, empty=empty))
 
 
 def _choose(

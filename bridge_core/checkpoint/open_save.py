@@ -60,11 +60,33 @@ def open_state(
     else:
         choice = choose_file(place)
     used, state = open_file(choice.path, registry, chosen, follow_links=follow_links)
+    _check_metadata(state, registry, str(choice.path))
     known = {**state.metadata.provenance, "path": str(choice.path), "format": used.name}
     notes = (*choice.notes, *state.metadata.notes)
     opened = state.replace(metadata=state.metadata.with_(provenance=known, notes=notes))
     opened.layout = layout or _layout(state, used, registry)
     return opened
+
+
+def _check_metadata(state: FlatState, registry: Registry, path: str) -> None:
+    """Check that a file's metadata belongs to its tensors, and close the file if not.
+
+    Raises:
+        MalformedFile: It does not.
+    """
+    known = state.metadata
+    try:
+        if known.ties or known.empty or known.tree_form:
+            from bridge_core.state import check_fit
+
+            check_fit(state, path)
+        if known.layers:
+            from bridge_core.plugins import check_recorded_layers
+
+            check_recorded_layers(state, registry, path)
+    except BaseException:
+        state.close()
+        raise
 
 
 def _layout(state: FlatState, used: Format, registry: Registry) -> str | None:

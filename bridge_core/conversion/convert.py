@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge_core.checkpoint import WriteOptions, guided, write_checkpoint
-from bridge_core.conversion.inputs import opened
+from bridge_core.conversion.inputs import opened, refuse_empty
 from bridge_core.conversion.library_guidance import guidance
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.planning import complete_plan
@@ -64,6 +64,7 @@ def plan_conversion(
     Raises:
         MismatchError: Keys are missing or unexpected, or shapes differ.
         AmbiguousLayerError: No evidence decides what some layers are.
+        ConversionError: The source is a file without a tensor.
         BadInputError: A file is damaged or unsafe, or the source is only a part of a model.
         UsageError: The source, ``to`` or ``like`` is not something that can be converted.
     """
@@ -73,6 +74,7 @@ def plan_conversion(
     )
     options = ConversionOptions(to, like, model, as_rules(rules), permissions, layout, follow_links)
     with opened(source, registry, layout=layout, follow_links=follow_links, purpose=options) as state:
+        refuse_empty(source, state)
         known = guidance(source, state, options, registry)
         _, plan = complete_plan(state, options.guided(known), registry)
     return plan.check() if check else plan
@@ -130,7 +132,8 @@ def convert(
         registry: As in `plan_conversion`.
 
     Raises:
-        ConversionError: The plan cannot be run, the destination exists, or verification failed.
+        ConversionError: The source is a file without a tensor, the plan cannot be run, the destination
+            exists, or verification failed.
         BadInputError: The source is damaged or unsafe, or only a part of a model.
         SystemFailure: Disk, permission or memory.
     """
@@ -141,6 +144,7 @@ def convert(
     options = ConversionOptions(to, like, model, as_rules(rules), permissions, layout, follow_links, dtype)
     writing = WriteOptions(format, max_shard_size, workers, max_ram, overwrite, verify, progress)
     with opened(src, registry, layout=layout, follow_links=follow_links, purpose=options) as source:
+        refuse_empty(src, source)
         known = guidance(src, source, options, registry)
         state, plan = complete_plan(source, options.guided(known), registry)
         result = plan.apply(state)

@@ -13,11 +13,11 @@ from typing import Any
 from bridge_core.checkpoint import open_state
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.whole_source import require_whole
-from bridge_core.errors import UsageError
+from bridge_core.errors import ConversionError, UsageError
 from bridge_core.plugins import Framework, Registry, cause_of, is_interrupt
 from bridge_core.state import FlatState, as_state, separator_of, split_name, unflatten_tree
 
-__all__ = ["known_module", "load_factory", "opened", "state_of", "template_of"]
+__all__ = ["known_module", "load_factory", "opened", "refuse_empty", "state_of", "template_of"]
 
 
 def state_of(
@@ -117,6 +117,21 @@ def opened(
     finally:
         if isinstance(value, str | os.PathLike):
             state.close()
+
+
+def refuse_empty(source: Any, state: FlatState) -> None:
+    """Refuse a file or a folder without a tensor; an empty state of a caller's own is converted.
+
+    Raises:
+        ConversionError: There is no tensor in it.
+    """
+    if isinstance(source, str | os.PathLike) and not state:
+        left_out = "".join(f" {note[:1].upper()}{note[1:]}." for note in state.metadata.notes)
+        raise ConversionError(
+            f"holds no tensor, so that there is nothing to convert.{left_out}",
+            path=state.metadata.provenance.get("path", source),
+            hint="Give the file that holds the weights.",
+        )
 
 
 @contextlib.contextmanager

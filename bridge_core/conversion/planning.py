@@ -15,7 +15,7 @@ from bridge_core.plan import Plan
 from bridge_core.plugins import Registry, providers_of
 from bridge_core.resolve import plan_from_neutral, plan_to_neutral
 from bridge_core.rules import oriented
-from bridge_core.state import FlatState, Key, dtype_named
+from bridge_core.state import FlatState, Key, check_given, dtype_named
 
 __all__ = ["complete_plan", "joined_plan", "model_is_template"]
 
@@ -77,8 +77,10 @@ def joined_plan(
 
     Raises:
         RuleError: A rule does not fit.
-        UsageError: The source's layout or the target's framework is unknown.
+        UsageError: The source's layout or the target's framework is unknown, or its metadata is not well
+            formed.
     """
+    check_given(state.metadata)
     doing = "take part in a conversion"
     with (
         registry.foreign_failures("frameworks", state.layout or "", doing),

@@ -7,16 +7,16 @@ usual names (`ShardNames`) can be sharded; what the bridge knows beside the tens
 from __future__ import annotations
 
 import json
-import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
-from bridge_core.errors import KeyConflict, LimitExceeded, MalformedFile, ShardError, UnsafeFile, UsageError
+from bridge_core.errors import KeyConflict, LimitExceeded, MalformedFile, ShardError, UsageError
 from bridge_core.formats.base import Format, ShardNames
+from bridge_core.formats.index_values import check_shard_name, check_tensor_name, check_text, total_size
 from bridge_core.formats.shard_folder import ShardFolder, check_complete, compare_folder
 from bridge_core.io import SourceFile, open_listed, parse_json
 from bridge_core.messages import listed
@@ -131,12 +131,13 @@ def _read_index(file: SourceFile) -> _Index:
             f"'weight_map' {found}.", path=file.name, hint="Give the weights, or the index of a sharded set."
         )
     for key, shard in weight_map.items():
+        check_tensor_name(key, file.name)
         if not isinstance(shard, str):
             raise MalformedFile(
                 f"'weight_map' gives {shard!r}; a file name was expected.", path=file.name, key=key
             )
     for shard in dict.fromkeys(weight_map.values()):
-        _check_name(shard, file)
+        check_shard_name(shard, file)
     described = document.get("metadata")
     if described is not None and not isinstance(described, dict):
         raise MalformedFile("'metadata' is no object.", path=file.name)
@@ -145,27 +146,9 @@ def _read_index(file: SourceFile) -> _Index:
         raise MalformedFile(f"'metadata.{MARKER}' is no text.", path=file.name)
     return _Index(
         weight_map,
-        _total_size((described or {}).get("total_size"), file.name),
+        total_size((described or {}).get("total_size"), file.name),
         None if marker is None else load_metadata(marker, path=file.name),
     )
-
-
-def _check_name(name: str, file: SourceFile) -> None:
-    if not name or name in (".", "..") or set(name) & set("/\\\0") or PureWindowsPath(name).drive:
-        raise UnsafeFile(
-            f"names the shard {name!r}; only plain file names beside the index are opened.", path=file.name
-        )
-    if name == file.path.name:
-        raise ShardError("lists itself as a shard.", path=file.name)
-
-
-def _total_size(value: Any, path: str) -> int | None:
-    if value is None:
-        return None
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < 0 or value != int(value):
-        raise MalformedFile(f"'total_size' is {value!r}; a number of bytes was expected.", path=path)
-    return int(value)
 
 
 def _open_files(index: _Index, folder: Path, file: SourceFile, follow_links: bool) -> dict[str, SourceFile]:
@@ -367,8 +350,10 @@ def index_text(state: FlatState, files: Mapping[Key, str], names: ShardNames) ->
 
     Raises:
         KeyConflict: Two keys flatten to one name.
+        UnsupportedFeature: A name has no UTF-8 form.
     """
     flat, escaped = flat_names(state, names.separator)
+    check_text(flat.values())
     free = _free(state, names)
     total = sum(state.spec(key).nbytes for key in state if key not in free)
     marker = dump_metadata(state.layout, state.metadata, escaped_names=escaped)

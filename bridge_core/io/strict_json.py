@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -31,7 +32,8 @@ def parse_json(
             Python's own writer makes.
 
     Raises:
-        MalformedFile: Not UTF-8, not JSON, not an object, too deep, or a constant that is not to be read.
+        MalformedFile: Not UTF-8, not JSON, not an object, too deep, a number of very many digits, or a
+            constant that is not to be read.
         KeyConflict: An object holds a name twice.
     """
 
@@ -47,7 +49,7 @@ def parse_json(
 
     def constant(name: str) -> float:
         if not constants:
-            raise ValueError(f"{name} is no JSON number")
+            raise _Constant(f"{name} is not a JSON number")
         return float(name)
 
     try:
@@ -56,8 +58,12 @@ def parse_json(
         document = json.loads(text, object_pairs_hook=no_duplicates, parse_constant=constant)
     except _DuplicateName as err:
         raise KeyConflict(f"{what} names {err.args[0]!r} twice.", path=path) from None
-    except (ValueError, RecursionError) as err:
-        raise MalformedFile(f"{what} is not valid JSON: {err}.", path=path) from err
+    except RecursionError:
+        raise MalformedFile(f"{what} is not valid JSON: it nests too deep.", path=path) from None
+    except ValueError as err:
+        is_named = isinstance(err, json.JSONDecodeError | UnicodeDecodeError | _Constant)
+        problem = str(err) if is_named else f"a number has more than {sys.get_int_max_str_digits()} digits"
+        raise MalformedFile(f"{what} is not valid JSON: {problem}.", path=path) from err
     if not isinstance(document, dict):
         raise MalformedFile(f"{what} is a JSON {type(document).__name__}, not an object.", path=path)
     return document
@@ -65,3 +71,7 @@ def parse_json(
 
 class _DuplicateName(Exception):
     """Carries a duplicate out of the JSON parser."""
+
+
+class _Constant(ValueError):
+    """NaN or Infinity, which Python's parser would read."""

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
         is_interrupt as is_interrupt,
         plugin_failures as plugin_failures,
     )
+    from bridge_core.plugins.recorded_layers import (
+        check_recorded_layers as check_recorded_layers,
+        held_layers as held_layers,
+        unnamed_parts as unnamed_parts,
+    )
     from bridge_core.plugins.registry import (
         PluginFailure as PluginFailure,
         Registry as Registry,
@@ -44,6 +49,7 @@ else:
             "library": "Checkpoint Guidance Library",
             "layout_detection": "composite_layers undetermined_layout",
             "plugin_errors": "cause_of is_interrupt plugin_failures",
+            "recorded_layers": "check_recorded_layers held_layers unnamed_parts",
             "registry": "PluginFailure Registry default_registry loaded_registry",
             "tree_names": "names_of random_state_of",
         },

@@ -331,7 +331,7 @@ def _decided(
     # What this framework does not split itself, its module may know the parts of.
     for axis, sizes in known.items():
         whole = prod(bindings[0].get(axis, ()))
-        if axis not in split and axis in bindings[0] and sizes and whole % sizes[0] == 0:
+        if axis not in split and axis in bindings[0] and sizes and sizes[0] and whole % sizes[0] == 0:
             split = {**split, axis: (sizes[0], whole // sizes[0])}
     return Detection(evidence, transform, leaves=leaves, axis_splits=split)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from bridge_core.axes import Shape
 from bridge_core.layers import LayerKind, LayerTransform, Leaf
 from bridge_core.messages import nearest
-from bridge_core.plugins import Registry, composite_layers
+from bridge_core.plugins import Registry, composite_layers, unnamed_parts
 from bridge_core.resolve.evidence import PARAMETER, Detection, Detector
 from bridge_core.resolve.grouping import Group, note_children
 from bridge_core.resolve.interpretations import (
@@ -148,7 +148,11 @@ def _groups(
     merged_paths: Mapping[Key, str],
     split_paths: Collection[Key],
 ) -> dict[Key, Group]:
-    infos = {path: info for path, info in state.metadata.layers.items() if path not in split_paths}
+    infos = {
+        path: info
+        for path, info in state.metadata.layers.items()
+        if path not in split_paths and not unnamed_parts(path, info, state, registry)
+    }
     for path in split_paths:
         infos.update(_parts(path, state.metadata.layers.get(path)))
     for path, kind in merged_paths.items():

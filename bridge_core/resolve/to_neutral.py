@@ -127,6 +127,16 @@ def _plan_renames(state: FlatState, rules: NeutralRules | None, config: Mapping[
     )
 
 
+def _refuse_nameless(names: Mapping[Key, Key]) -> None:
+    for key, name in names.items():
+        if not name:
+            raise KeyConflict(
+                "nothing is left of its name without the variable collection that names begin with.",
+                key=key,
+                hint="Rename the tensor; or say that names have no collections (tree_form of the metadata).",
+            )
+
+
 class _LeafMove(NamedTuple):
     """What becomes of a leaf, wherever its layer is.
 
@@ -183,6 +193,7 @@ class _ToNeutral:
     def plan(self) -> Plan:
         specs = self.state.specs()
         names = self.collections.names(self.state)
+        _refuse_nameless(names)
         ruled = rule_names(names, specs, self.rules, self.config)
         random = random_state_of(self.state, self.framework, self.collections) - ruled.dropped.keys()
         taken = {*ruled.dropped, *ruled.rearranged, *random}

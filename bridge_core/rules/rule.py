@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Unpack
 
-from bridge_core.axes import Equation, ListAxes, Term, check_equation
+from bridge_core.axes import Equation, ListAxes, Term, check_equation, check_part_order
 from bridge_core.errors import RuleError
 from bridge_core.public import renamed
 from bridge_core.rules.captures import check_captures, list_axes_of
@@ -225,6 +225,8 @@ class Rule:
         check_captures(self.sources, self.targets, self.flat_index, self.equation)
         if self.equation is not None:
             check_equation(self.equation, self.list_axes)
+            bounds = self.flat_index.sizes if self.flat_index is not None else {}
+            check_part_order(self.equation, self.list_axes, {*self.sizes, *bounds})
         check_calls(self.before, self._terms(0))
         check_calls(self.after, self._terms(1))
         check_sizes(self.sizes, self.equation, (*self.before, *self.after), self.flat_index)

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
         dump_metadata as dump_metadata,
         load_metadata as load_metadata,
     )
+    from bridge_core.state.metadata_fit import check_fit as check_fit, misfit as misfit
+    from bridge_core.state.metadata_given import check_given as check_given
     from bridge_core.state.metadata_moves import renamed_metadata as renamed_metadata
     from bridge_core.state.regions import Region as Region, full as full, region_shape as region_shape
     from bridge_core.state.tensors import (
@@ -54,7 +56,7 @@ if TYPE_CHECKING:
         checked_bools as checked_bools,
         equal_values as equal_values,
     )
-    from bridge_core.state.ties import Ties as Ties
+    from bridge_core.state.ties import Ties as Ties, held_ties as held_ties
     from bridge_core.state.variable_collections import VariableCollections as VariableCollections
 else:
     __getattr__, __dir__, __all__ = exports(
@@ -66,11 +68,13 @@ else:
             "natural_order separator_of split_name unflatten_tree",
             "metadata": "LayerInfo MARKER ModuleInfo AuxiliaryTensor RecordedRule StateMetadata "
             "dump_metadata load_metadata",
+            "metadata_fit": "check_fit misfit",
+            "metadata_given": "check_given",
             "metadata_moves": "renamed_metadata",
             "regions": "Region full region_shape",
             "tensors": "Array ArrayTensor FileTensor LazyTensor StridedFileTensor Tensor TensorSpec "
             "as_tensor checked_bools equal_values",
-            "ties": "Ties",
+            "ties": "Ties held_ties",
             "variable_collections": "VariableCollections",
         },
     )

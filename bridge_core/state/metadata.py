@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from bridge_core.errors import BridgeError, MalformedFile
 from bridge_core.io import parse_json
 from bridge_core.public import renamed
 from bridge_core.state.dtypes import dtype_named
 from bridge_core.state.keys import Key, LeafKey, join_key, leaf_path, split_name
+from bridge_core.state.metadata_schema import VERSION, check_schema
 
 __all__ = [
     "dump_metadata",
@@ -34,8 +34,6 @@ __all__ = [
 
 MARKER = "ckptbridge"
 """The name under which formats keep the text of `dump_metadata`."""
-
-_VERSION = 1
 
 
 @renamed(forms="transforms", factors="axis_splits")
@@ -232,7 +230,7 @@ def dump_metadata(layout: str | None, metadata: StateMetadata, *, escaped_names:
         group = groups.setdefault(json.dumps(head), {**head, "paths": []})
         group["paths"].append(_name(path))
     document: dict[str, Any] = {
-        "version": _VERSION,
+        "version": VERSION,
         "layout": layout,
         "escaped_names": escaped_names,
         "layers": list(groups.values()),
@@ -258,71 +256,56 @@ def load_metadata(text: str | bytes, *, path: str = "") -> tuple[str | None, Sta
         The layout, the metadata, and whether flat names are escaped.
 
     Raises:
-        MalformedFile: The text is not ours, or of a version from the future.
+        MalformedFile: The text is not ours, damaged, or of a version from the future.
     """
     document = parse_json(text, path=path, what="the bridge's own metadata")
-    try:
-        version = document.get("version", 0)
-        if version != _VERSION:
-            raise MalformedFile(
-                f"carries metadata of version {version!r}; this ckptbridge reads {_VERSION}.",
-                path=path,
-                hint="Use a newer ckptbridge.",
-            )
-        layers: dict[Key, LayerInfo] = {}
-        for group in document.get("layers", ()):
-            info = LayerInfo(
-                kind=_text(group["kind"]) if group.get("kind") is not None else None,
-                evidence=_text(group.get("evidence", "")),
-                leaves=_texts(group.get("leaves", ())),
-                candidates=_texts(group.get("candidates", ())),
-                transforms=_mapping(group.get("forms", {})),
-                axis_splits={_text(axis): _sizes(sizes) for axis, sizes in group.get("factors", {}).items()},
-                unclaimed=_texts(group.get("unclaimed", ())),
-                origin=_text(group.get("origin", "")),
-                doubted=group.get("doubted") is True,
-            )
-            layers.update((_key(name), info) for name in group["paths"])
-        metadata = StateMetadata(
-            layers=layers,
-            ties={_key(k): _key(v) for k, v in document.get("ties", {}).items()},
-            collections={_key(k): _text(v) for k, v in document.get("collections", {}).items()},
-            auxiliary_tensors={_key(k): _residual(*v) for k, v in document.get("residuals", {}).items()},
-            empty=tuple(_key(k) for k in document.get("empty", ())),
-            tree_form=_mapping(document.get("forms", {})),
-            rules=_recorded_rules(document),
-            providers=_mapping(document.get("providers", {})),
-        )
-        layout = document.get("layout")
-        return (
-            None if layout is None else _text(layout),
-            metadata,
-            bool(document.get("escaped_names")),
-        )
-    except BridgeError:
-        raise
-    except (AttributeError, KeyError, TypeError, ValueError) as err:
-        raise MalformedFile(f"carries damaged metadata: {err}.", path=path) from err
+    check_schema(document, path)
+    layers = {
+        _path(name): info
+        for group in document.get("layers", ())
+        for info in (_layer_info(group),)
+        for name in group["paths"]
+    }
+    metadata = StateMetadata(
+        layers=layers,
+        ties={_key(k): _key(v) for k, v in document.get("ties", {}).items()},
+        collections={_key(k): v for k, v in document.get("collections", {}).items()},
+        auxiliary_tensors={
+            _key(k): AuxiliaryTensor(dtype, tuple(shape), bytes.fromhex(data))
+            for k, (dtype, shape, data) in document.get("residuals", {}).items()
+        },
+        empty=tuple(map(_path, document.get("empty", ()))),
+        tree_form=document.get("forms", {}),
+        rules=_recorded_rules(document),
+        providers=document.get("providers", {}),
+    )
+    return document.get("layout"), metadata, document.get("escaped_names", False)
+
+
+def _layer_info(group: Mapping[str, Any]) -> LayerInfo:
+    return LayerInfo(
+        kind=group.get("kind"),
+        evidence=group.get("evidence", ""),
+        leaves=tuple(group.get("leaves", ())),
+        candidates=tuple(group.get("candidates", ())),
+        transforms=group.get("forms", {}),
+        axis_splits={axis: tuple(sizes) for axis, sizes in group.get("factors", {}).items()},
+        unclaimed=tuple(group.get("unclaimed", ())),
+        origin=group.get("origin", ""),
+        doubted=group.get("doubted", False),
+    )
 
 
 def _name(key: Key) -> str:
     return join_key(key, escape=True)
 
 
+def _path(name: str) -> Key:
+    return () if name == "" else _key(name)
+
+
 def _key(name: str) -> Key:
-    return () if name == "" else split_name(name, escaped=True)
-
-
-def _sizes(values: list[int]) -> tuple[int, ...]:
-    if any(type(n) is not int or n < 0 for n in values):
-        raise ValueError(f"{values!r} are no sizes")
-    return tuple(values)
-
-
-def _residual(dtype: str, shape: list[int], data: str) -> AuxiliaryTensor:
-    residual = AuxiliaryTensor(_text(dtype), _sizes(shape), bytes.fromhex(data))
-    residual.array()
-    return residual
+    return split_name(name, escaped=True)
 
 
 def _rule_row(rule: RecordedRule) -> dict[str, Any]:
@@ -332,7 +315,7 @@ def _rule_row(rule: RecordedRule) -> dict[str, Any]:
         "label": rule.label,
         "pending": [_name(key) for key in rule.pending],
     }
-    return {name: value for name, value in row.items() if value}
+    return {name: value for name, value in row.items() if value or name == "rule"}
 
 
 def _recorded_rules(document: Mapping[str, Any]) -> tuple[RecordedRule, ...] | None:
@@ -341,24 +324,9 @@ def _recorded_rules(document: Mapping[str, Any]) -> tuple[RecordedRule, ...] | N
     return tuple(map(_recorded_rule, document.get("rules", ())))
 
 
-def _recorded_rule(row: Any) -> RecordedRule:
-    source, target = _texts(row["layouts"])
-    if not isinstance(row["rule"], dict):
-        raise TypeError(f"{row['rule']!r} is not a rule")
+def _recorded_rule(row: Mapping[str, Any]) -> RecordedRule:
+    source, target = row["layouts"]
     text = json.dumps(row["rule"], sort_keys=True)
-    pending = tuple(_key(name) for name in _texts(row.get("pending", ())))
-    return RecordedRule(text, (source, target), _text(row.get("label", "")), pending)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no string")
-    return value
-
-
-def _texts(values: Any) -> tuple[str, ...]:
-    return tuple(_text(value) for value in values)
-
-
-def _mapping(values: Any) -> dict[str, str]:
-    return {_text(k): _text(v) for k, v in values.items()}
+    return RecordedRule(
+        text, (source, target), row.get("label", ""), tuple(map(_key, row.get("pending", ())))
+    )

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from bridge_core.state.flat_state import FlatState
 from bridge_core.state.keys import Key
+from bridge_core.state.tensors import TensorSpec
 
-__all__ = ["Ties"]
+__all__ = ["Ties", "held_ties", "may_be_tied"]
 
 
 class Ties:
@@ -67,3 +68,24 @@ class Ties:
                 if key in state and other in state and state.tensor(key) is state.tensor(other)
             }
         )
+
+
+def may_be_tied(one: TensorSpec, other: TensorSpec) -> bool:
+    """Tell whether tensors can hold the same values; their axes may differ, as a layout has them."""
+    return one.dtype == other.dtype and one.size == other.size
+
+
+def held_ties(state: FlatState) -> dict[Key, Key]:
+    """Return the ties of a state that its tensors allow, as a file may record them.
+
+    Both ends of each are named tensors of the state that can hold the same values, and none leads back to
+    itself: in a circle, the key that is listed first is the canonical one.
+    """
+    possible = {
+        key: other
+        for key, other in state.metadata.ties.items()
+        if key != other and all(end in state and any(end) for end in (key, other))
+        if may_be_tied(state.spec(key), state.spec(other))
+    }
+    ties = Ties(possible)
+    return {key: other for key, other in possible.items() if ties.root(key) != key}

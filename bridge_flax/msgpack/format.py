@@ -22,7 +22,7 @@ class MsgpackFormat:
 
     Python and numpy scalars are read as 0-d tensors (int64, uint64 above its range, float64, bool,
     complex128), and written as 0-d arrays. None, strings and byte strings hold no weights: they are left
-    out, and ``metadata.provenance`` names them.
+    out, and ``metadata.notes`` names them.
     """
 
     name = "msgpack"
@@ -46,8 +46,8 @@ class MsgpackFormat:
     def sniff(self, file: SourceFile) -> bool:
         """Tell whether the file begins with a map whose first name is a string, or an integer with a node."""
         head = file.read(0, min(file.size, 9))
-        if head[:1] == b"\x80":
-            return file.size == 1  # an empty map; pickles begin with the same byte
+        if head[:1] == b"\x80":  # an empty map; pickles begin with the same byte
+            return file.size == 1 and file.path.suffix.lower() in ("", *self.extensions)
         if head[4:9] == b"\0\0\0\0{":
             return False  # the header length of a safetensors file
         width = {0xDE: 3, 0xDF: 5}.get(head[0], 1) if head else 0
@@ -67,7 +67,7 @@ class MsgpackFormat:
             MalformedFile: It breaks msgpack's or Flax's rules, or carries damaged metadata.
             KeyConflict: A map names an entry twice.
             LimitExceeded: It claims too many entries, or nests too deep.
-            UnsupportedFeature: A dtype or rank that is not supported.
+            UnsupportedFeature: A dtype or rank that is not supported, or values that are in other files.
         """
         from bridge_flax.msgpack.state import open_state
 

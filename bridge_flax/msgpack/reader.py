@@ -347,7 +347,7 @@ class _Scanner:
             raise UnsupportedFeature(
                 f"has {len(sizes)} axes; at most {MAX_RANK} are supported.", path=self._file.name
             )
-        shape = tuple(self._size("int" if type(n) is int else type(n).__name__, n) for n in sizes)
+        shape = tuple(self._size("int" if type(n) is int else _kind_of(n), n) for n in sizes)
         if not chunks or not all(isinstance(c, FileTensor) and len(c.spec.shape) == 1 for c in chunks):
             raise self._bad("its chunks are not all flat arrays.")
         dtype = chunks[0].spec.dtype
@@ -364,9 +364,28 @@ class _Scanner:
         return FileTensor(source, source.start, spec)
 
     def _numbered(self, value: Any, what: str) -> list[Any]:
-        if isinstance(value, _Node) and all(str(i) in value for i in range(len(value))):
-            return [value[str(i)] for i in range(len(value))]
-        raise self._bad(f"its {what} are no map with the names '0', '1' and so on.")
+        """Return the values of a map that Flax makes of a tuple."""
+        if isinstance(value, _Node) and value.kind == "map":
+            if all(str(i) in value for i in range(len(value))):
+                return [value[str(i)] for i in range(len(value))]
+            found = f"a map with the names {', '.join(map(repr, [*value][:5]))}"
+        else:
+            found = f"a value of type {_kind_of(value)}"
+        raise self._bad(f"its {what!r} is {found}; expected a map with the names '0', '1' and so on.")
 
     def _bad(self, problem: str) -> MalformedFile:
         return MalformedFile(problem, path=self._file.name)
+
+
+def _kind_of(value: Any) -> str:
+    """Return what an error calls a value."""
+    match value:
+        case _Node():
+            return value.kind
+        case FileTensor():
+            return "array" if value.spec.shape else "numpy scalar"
+        case Span():
+            return value.what
+        case None:
+            return "nil"
+    return type(value).__name__

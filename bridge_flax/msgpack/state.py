@@ -18,6 +18,7 @@ from bridge_core import (
     StateMetadata,
     Tensor,
     TensorSpec,
+    UnsupportedFeature,
 )
 from bridge_core.messages import listed
 from bridge_core.state import DTYPES, checked_bools, load_metadata
@@ -25,6 +26,9 @@ from bridge_flax.msgpack.reader import Span, scan
 from bridge_flax.msgpack.wire import MAX_METADATA, ROOT_METADATA
 
 __all__ = ["open_state"]
+
+_PLACEHOLDER = b"PLACEHOLDER://"
+"""What Orbax writes in place of a value; the name of its file follows."""
 
 
 def open_state(file: SourceFile) -> FlatState:
@@ -40,13 +44,33 @@ def open_state(file: SourceFile) -> FlatState:
         if isinstance(leaf, FileTensor):
             tensors[key] = _checked(leaf, file, key)
         elif leaf is None or isinstance(leaf, Span):
+            _refuse_placeholder(leaf, file, key)
             ignored.append(f"{'/'.join(key)} ({leaf.what if leaf else None})")
         else:
             tensors[key] = ArrayTensor(_array(leaf))
             numbers.append(f"{'/'.join(key)} ({type(leaf).__name__})")
-    notes = {"python numbers": listed(numbers), "left out": listed(ignored)}
-    metadata = metadata.with_(empty=empty, provenance={k: v for k, v in notes.items() if v})
+    known = {"python numbers": listed(numbers), "left out": listed(ignored)}
+    metadata = metadata.with_(
+        empty=empty,
+        provenance={name: text for name, text in known.items() if text},
+        notes=(f"left out, since these leaves hold no numbers: {listed(ignored)}",) if ignored else (),
+    )
     return FlatState(tensors, layout=layout or "flax", metadata=metadata, close=file.close)
+
+
+def _refuse_placeholder(leaf: Span | None, file: SourceFile, key: Key) -> None:
+    """Refuse a leaf whose value Orbax keeps in another file of its checkpoint."""
+    if leaf is None or leaf.what != "string" or leaf.nbytes < len(_PLACEHOLDER):
+        return
+    if file.read(leaf.offset, len(_PLACEHOLDER)) == _PLACEHOLDER:
+        raise UnsupportedFeature(
+            "its value is not in this file: it is a part of an Orbax checkpoint, whose other files hold the "
+            "values.",
+            path=file.name,
+            key=key,
+            hint="Restore the checkpoint with Orbax, write the tree with flax.serialization.to_bytes, and "
+            "convert that file.",
+        )
 
 
 def _load(file: SourceFile, carried: tuple[Span, ...]) -> tuple[str | None, StateMetadata]:

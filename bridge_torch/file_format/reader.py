@@ -176,9 +176,8 @@ def _state(
         total += tensor.spec.nbytes
     if total > _MAX_EXPANSION * file.size + _FREE_EXPANSION:
         raise LimitExceeded(f"is {file.size} bytes long and claims {total} bytes of tensors.", path=file.name)
-    recorded = {k: v for k, v in metadata.ties.items() if k in tensors and v in tensors}
     notes = {**metadata.provenance, **weights.provenance()}
-    metadata = metadata.with_(ties={**ties, **recorded}, provenance=notes)
+    metadata = metadata.with_(ties={**ties, **metadata.ties}, provenance=notes)
     return FlatState(tensors, layout=layout, metadata=metadata, close=file.close)
 
 

@@ -24,6 +24,7 @@ from bridge_core import (
     UnsupportedFeature,
     convert,
     open_state,
+    plan_conversion,
 )
 from bridge_core.state.dtypes import DTYPES
 from bridge_core.state.keys import unflatten_tree
@@ -590,6 +591,26 @@ BAD = {
     "chunked shape of bools": (marked(shape=msgpack.packb({"0": True})), MalformedFile),
     "chunked shape negative": (marked(shape=msgpack.packb({"0": -2, "1": -2})), MalformedFile),
     "chunked shape of another size": (marked(shape=msgpack.packb({"0": 3})), MalformedFile),
+    "chunked shape a list": (marked(shape=msgpack.packb([2, 2])), MalformedFile),
+    "chunked shape an array": (marked(shape=array(dtype="int32")), MalformedFile),
+    "chunked shape nothing": (marked(shape=b"\xc0"), MalformedFile),
+    "chunked shape of floats": (marked(shape=msgpack.packb({"0": 4.0})), MalformedFile),
+    "chunked shape of scalars": (
+        marked(shape=serialization.msgpack_serialize({"0": np.int64(4)})),
+        MalformedFile,
+    ),
+    "chunked shape of arrays": (marked(shape=b"\x81\xa10" + array(dtype="int32")), MalformedFile),
+    "chunked shape with more": (marked(shape=msgpack.packb({"0": 4, "a": 1})), MalformedFile),
+    "chunks a list": (marked(chunks=b"\x91" + array()), MalformedFile),
+    "chunks an array": (marked(chunks=array()), MalformedFile),
+    "chunks with more": (
+        marked(shape=msgpack.packb({"0": 2}), chunks=b"\x82\xa10" + array() + b"\xa1a" + array()),
+        MalformedFile,
+    ),
+    "chunks of scalars": (
+        marked(shape=msgpack.packb({"0": 1}), chunks=serialization.msgpack_serialize({"0": np.float32(1)})),
+        MalformedFile,
+    ),
     "chunks of numbers": (marked(chunks=msgpack.packb({"0": 1})), MalformedFile),
     "chunks with axes": (
         marked(chunks=b"\x81\xa10" + array((2, 2), data=b"\0" * 16)),
@@ -811,6 +832,43 @@ def test_files_are_known_by_their_content(tmp_path, data, expected):
     (tmp_path / "x").write_bytes(data)
     with SourceFile(tmp_path / "x") as file:
         assert FORMAT.sniff(file) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("x", True), ("checkpoint", True), ("x.msgpack", True), ("x.MSGPACK", True)]
+    + [(f"x{suffix}", False) for suffix in (".bin", ".pt", ".safetensors", ".npz", ".h5", ".json", ".x")],
+)
+def test_an_empty_map_is_one_only_under_a_name_of_its_own(tmp_path, name, expected):
+    (tmp_path / name).write_bytes(b"\x80")
+    with SourceFile(tmp_path / name) as file:
+        assert FORMAT.sniff(file) is expected
+
+
+def test_a_shape_of_another_type_is_named(tmp_path):
+    for shape, found in ((array(dtype="int32"), "array"), (msgpack.packb([2, 2]), "array"), (b"\xc0", "nil")):
+        with pytest.raises(MalformedFile, match=f"its 'shape' is a value of type {found}; expected a map"):
+            read_bytes(tmp_path / "x", marked(shape=shape))
+    with pytest.raises(MalformedFile, match="its 'shape' is a map with the names '0', '2'; expected a map"):
+        read_bytes(tmp_path / "x", marked(shape=msgpack.packb({"0": 2, "2": 2})))
+
+
+@pytest.mark.parametrize("more", [{}, {"bias": np.ones(2)}, {"bias": None}])
+def test_values_that_orbax_keeps_elsewhere_are_refused(tmp_path, more):
+    tree = {"params": {"fc": {"kernel": "PLACEHOLDER://params.fc.kernel", **more}}}
+    with pytest.raises(UnsupportedFeature, match=r"'params\.fc\.kernel': .*Orbax checkpoint.*to_bytes"):
+        read_bytes(tmp_path / "checkpoint", serialization.msgpack_serialize(tree))
+
+
+def test_other_texts_and_nothing_are_left_out_and_noted(tmp_path):
+    tree = {"a": {"kernel": np.ones(2), "name": "PLACEHOLDER:/x", "none": None, "b": b"PLACEHOLDER://x"}}
+    state = read_bytes(tmp_path / "x.msgpack", serialization.msgpack_serialize(tree))
+    assert list(state) == [("a", "kernel")]
+    (note,) = state.metadata.notes
+    assert note.startswith("left out, since these leaves hold no numbers: ")
+    assert all(text in note for text in ("a/name (string)", "a/none (None)", "a/b (bytes)"))
+    plan = plan_conversion(tmp_path / "x.msgpack", to="flax")
+    assert note in plan.notes
 
 
 def test_closing_the_state_closes_the_file(tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 from bridge_core import FlatState, StateMetadata
 from bridge_core.formats.base import ShardNames
 from bridge_core.formats.sharded import partition
-from bridge_core.state import Ties, as_tensor
+from bridge_core.state import Ties, as_tensor, held_ties
 
 A, B, C, D = ("a",), ("b",), ("c",), ("d",)
 
@@ -62,3 +62,25 @@ def test_shards_of_a_state_whose_ties_form_a_circle():
     state = FlatState({A: one, B: one, C: np.ones(3)}, metadata=StateMetadata(ties={A: B, B: A}))
     names = ShardNames("m.npz", "m-{index:05d}-of-{count:05d}.npz", "m.index.json")
     assert partition(state, 32, names) == [[A, B], [C]]
+
+
+@pytest.mark.parametrize(
+    ("ties", "held"),
+    [
+        ({B: A, C: B}, {B: A, C: B}),
+        ({A: B, B: A}, {B: A}),
+        ({B: C, C: A, A: B}, {C: A, A: B}),
+        ({A: A}, {}),
+        ({B: D, D: A}, {}),
+        ({B: ("gone",), ("gone",): A, C: B}, {C: B}),
+        ({("",): A}, {}),
+    ],
+)
+def test_held_ties_are_those_that_a_file_may_record(ties, held):
+    tensors = {A: np.ones((2, 3)), B: np.ones((3, 2)), C: np.ones(6), D: np.ones(5), ("",): np.ones(6)}
+    assert held_ties(FlatState(tensors, metadata=StateMetadata(ties=ties))) == held
+
+
+def test_tensors_of_two_dtypes_are_not_tied():
+    state = FlatState({A: np.ones(2, np.float32), B: np.ones(2)}, metadata=StateMetadata(ties={B: A}))
+    assert held_ties(state) == {}

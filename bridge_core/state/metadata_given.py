@@ -1,0 +1,107 @@
+"""Metadata that a caller put together: it follows the same schema as that of a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+from bridge_core.errors import UsageError
+from bridge_core.state.metadata import AuxiliaryTensor, LayerInfo, RecordedRule, StateMetadata
+from bridge_core.state.metadata_schema import Misfit, check_auxiliary, check_layer, check_rule
+
+__all__ = ["check_given"]
+
+
+def check_given(metadata: StateMetadata) -> None:
+    """Check that metadata is well formed; equal records of layers are looked at once.
+
+    Args:
+        metadata: The metadata of a state in memory.
+
+    Raises:
+        UsageError: A field holds something else than it is documented to hold.
+    """
+    try:
+        _check_layers(metadata.layers)
+        _check_keys("ties", (*metadata.ties, *metadata.ties.values()))
+        _check_texts("collections", metadata.collections, keys=True)
+        _check_keys("auxiliary_tensors", metadata.auxiliary_tensors)
+        for tensor in metadata.auxiliary_tensors.values():
+            _of_type("auxiliary_tensors", tensor, AuxiliaryTensor)
+            check_auxiliary([tensor.dtype, list(tensor.shape), tensor.data.hex()], "auxiliary_tensors")
+        _check_keys("empty", metadata.empty, root=True)
+        for rule in metadata.rules or ():
+            _check_recorded(rule)
+        _check_texts("tree_form", metadata.tree_form)
+        _check_texts("providers", metadata.providers)
+    except Misfit as err:
+        raise _error(str(err)) from None
+    except (AttributeError, TypeError, ValueError) as err:
+        raise _error(f"a field has a value of another type ({err})") from err
+
+
+def _error(problem: str) -> UsageError:
+    return UsageError(
+        f"the metadata of the state is not well formed: {problem}.",
+        hint="Make it of the types that StateMetadata and LayerInfo document, or leave it out.",
+    )
+
+
+def _check_layers(layers: Mapping[Any, Any]) -> None:
+    seen: set[object] = set()
+    _check_keys("layers", layers, root=True)
+    for info in layers.values():
+        _of_type("layers", info, LayerInfo)
+        signature = (
+            *(info.kind, info.evidence, info.leaves, info.candidates, info.unclaimed, info.origin),
+            tuple(info.transforms.items()),
+            tuple(info.axis_splits.items()),
+        )
+        if signature in seen:
+            continue
+        seen.add(signature)
+        splits = {axis: list(sizes) for axis, sizes in info.axis_splits.items()}
+        document = {
+            "kind": info.kind,
+            "evidence": info.evidence,
+            "forms": dict(info.transforms),
+            "factors": splits,
+            "origin": info.origin,
+            "paths": [],
+            **{name: _listed(name, getattr(info, name)) for name in ("leaves", "candidates", "unclaimed")},
+        }
+        check_layer(document, "a layer's record")
+
+
+def _listed(where: str, names: Any) -> list[Any]:
+    if isinstance(names, str):
+        raise Misfit(f"a layer's {where}", "a tuple of names", names)
+    return list(names)
+
+
+def _check_recorded(rule: Any) -> None:
+    _of_type("rules", rule, RecordedRule)
+    _check_keys("rules", rule.pending)
+    document = {"rule": json.loads(rule.text), "layouts": list(rule.layouts), "label": rule.label}
+    check_rule(document, "a recorded rule")
+
+
+def _check_keys(where: str, keys: Iterable[Any], *, root: bool = False) -> None:
+    join: Callable[[Collection[str]], str] = "".join
+    for key in keys:
+        if type(key) is not tuple or not (key or root):
+            raise Misfit(f"a key of {where}", "a tuple of names", key)
+        join(key)
+
+
+def _check_texts(where: str, texts: Mapping[Any, Any], *, keys: bool = False) -> None:
+    if keys:
+        _check_keys(where, texts)
+    for text in texts.values() if keys else (*texts, *texts.values()):
+        _of_type(where, text, str)
+
+
+def _of_type(where: str, value: Any, expected: type) -> None:
+    if not isinstance(value, expected):
+        raise Misfit(f"a value in {where}", expected.__name__, value)

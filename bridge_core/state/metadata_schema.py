@@ -1,0 +1,217 @@
+"""The schema of the text in which files carry metadata: its types, names and sizes, all checked first.
+
+What the schema does not name is ignored: a later version may have added it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from math import prod
+from typing import Any
+
+from bridge_core.errors import BridgeError, MalformedFile
+from bridge_core.state.dtypes import MAX_RANK, dtype_named
+
+__all__ = ["STALE", "VERSION", "Misfit", "check_auxiliary", "check_layer", "check_rule", "check_schema"]
+
+VERSION = 1
+
+STALE = (
+    "Another program may have edited the file. Convert the file as ckptbridge wrote it, or write the edited "
+    "tensors again without the metadata 'ckptbridge', and pass layout=\"...\" (--layout)."
+)
+"""What to do about metadata that is damaged, or that does not fit the tensors beside it."""
+
+_LARGEST_SIZE = (1 << 63) - 1
+
+Check = Callable[[Any, str], None]
+"""Checks one value; gets the value and its place in the text."""
+
+
+class Misfit(Exception):
+    """A value that the schema does not allow: where it is, what was expected, and what it is."""
+
+    def __init__(self, where: str, expected: str, value: object) -> None:
+        super().__init__(f"{where or 'it'} is {_shown(value)}; expected {expected}")
+
+
+def check_schema(document: Mapping[str, Any], path: str) -> None:
+    """Check the JSON document of a file's metadata whole.
+
+    Args:
+        document: The document.
+        path: The file, for errors.
+
+    Raises:
+        MalformedFile: Its version is from the future, or a value is not what the schema says.
+    """
+    version = document.get("version", 0)
+    if type(version) is not int or version != VERSION:
+        raise MalformedFile(
+            f"carries metadata of version {_shown(version)}; this ckptbridge reads {VERSION}.",
+            path=path or None,
+            hint="Use a newer ckptbridge.",
+        )
+    try:
+        _DOCUMENT(document, "")
+        _check_paths(document.get("layers", ()))
+    except Misfit as err:
+        raise MalformedFile(f"carries damaged metadata: {err}.", path=path or None, hint=STALE) from None
+
+
+def _check_paths(groups: Iterable[Mapping[str, Any]]) -> None:
+    """Check that no layer is described twice."""
+    seen: set[str] = set()
+    for number, group in enumerate(groups):
+        for path in group["paths"]:
+            if path in seen:
+                raise Misfit(f"layers[{number}].paths", "each layer once", path)
+            seen.add(path)
+
+
+def _text(value: Any, where: str) -> None:
+    if not isinstance(value, str):
+        raise Misfit(where, "a text", value)
+
+
+def _name(value: Any, where: str) -> None:
+    _text(value, where)
+    if not value:
+        raise Misfit(where, "the name of a tensor", value)
+
+
+def _boolean(value: Any, where: str) -> None:
+    if not isinstance(value, bool):
+        raise Misfit(where, "true or false", value)
+
+
+def _size(value: Any, where: str) -> None:
+    if type(value) is not int or not 0 <= value <= _LARGEST_SIZE:
+        raise Misfit(where, "a size", value)
+
+
+def _object(value: Any, where: str) -> None:
+    if not isinstance(value, dict):
+        raise Misfit(where, "an object", value)
+
+
+def _or_null(check: Check) -> Check:
+    def checked(value: Any, where: str) -> None:
+        if value is not None:
+            check(value, where)
+
+    return checked
+
+
+def _list_of(check: Check, what: str) -> Check:
+    def checked(value: Any, where: str) -> None:
+        if not isinstance(value, list):
+            raise Misfit(where, f"a list of {what}", value)
+        for number, item in enumerate(value):
+            check(item, f"{where}[{number}]")
+
+    return checked
+
+
+def _map_of(check: Check, what: str, *, names: Check = _text) -> Check:
+    def checked(value: Any, where: str) -> None:
+        if not isinstance(value, dict):
+            raise Misfit(where, f"an object of {what}", value)
+        for name, item in value.items():
+            names(name, f"a name in {where}")
+            check(item, f"{where}[{name!r}]")
+
+    return checked
+
+
+def _fields(checks: Mapping[str, Check], *, required: tuple[str, ...] = ()) -> Check:
+    def checked(value: Any, where: str) -> None:
+        _object(value, where)
+        for name in required:
+            if name not in value:
+                raise Misfit(where, f"an object with {name!r}", value)
+        for name, check in checks.items():
+            if name in value:
+                check(value[name], f"{where}.{name}" if where else name)
+
+    return checked
+
+
+def check_auxiliary(value: Any, where: str) -> None:
+    """Check dtype, shape and bytes of an auxiliary tensor."""
+    if not isinstance(value, list) or len(value) != 3:
+        raise Misfit(where, "[dtype, shape, bytes in hexadecimal]", value)
+    dtype, shape, data = value
+    _text(dtype, f"{where}[0]")
+    _SIZES(shape, f"{where}[1]")
+    _text(data, f"{where}[2]")
+    if len(shape) > MAX_RANK:
+        raise Misfit(f"{where}[1]", f"at most {MAX_RANK} axes", shape)
+    try:
+        itemsize = dtype_named(dtype).itemsize
+    except BridgeError:
+        raise Misfit(f"{where}[0]", "the name of a dtype", dtype) from None
+    try:
+        nbytes = len(bytes.fromhex(data))
+    except ValueError:
+        raise Misfit(f"{where}[2]", "bytes in hexadecimal", data) from None
+    if nbytes != prod(shape) * itemsize:
+        raise Misfit(where, f"{prod(shape) * itemsize} bytes for {dtype}{shape}", f"{nbytes} bytes")
+
+
+def _layouts(value: Any, where: str) -> None:
+    _TEXTS(value, where)
+    if len(value) != 2 or not value[0]:
+        raise Misfit(where, "two layouts", value)
+
+
+def _shown(value: object) -> str:
+    """Return a value for a message, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer with more digits than Python prints
+        return "a number of very many digits"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+_TEXTS = _list_of(_text, "texts")
+_SIZES = _list_of(_size, "sizes")
+_NAMED_TEXTS = _map_of(_text, "texts")
+
+check_layer = _fields(
+    {
+        "kind": _or_null(_text),
+        "evidence": _text,
+        "leaves": _TEXTS,
+        "candidates": _TEXTS,
+        "forms": _NAMED_TEXTS,
+        "factors": _map_of(_SIZES, "sizes"),
+        "unclaimed": _TEXTS,
+        "origin": _text,
+        "doubted": _boolean,
+        "paths": _TEXTS,
+    },
+    required=("paths",),
+)
+"""Checks the record of the layers at some paths."""
+
+check_rule = _fields(
+    {"rule": _object, "layouts": _layouts, "label": _text, "pending": _TEXTS},
+    required=("rule", "layouts"),
+)
+"""Checks the record of a rule."""
+
+_DOCUMENT = _fields(
+    {
+        "layout": _or_null(_text),
+        "escaped_names": _boolean,
+        "layers": _list_of(check_layer, "layers"),
+        "ties": _map_of(_name, "names of tensors", names=_name),
+        "collections": _NAMED_TEXTS,
+        "residuals": _map_of(check_auxiliary, "auxiliary tensors", names=_name),
+        "empty": _TEXTS,
+        "forms": _NAMED_TEXTS,
+        "rules": _list_of(check_rule, "rules"),
+        "providers": _NAMED_TEXTS,
+    }
+)

@@ -1,0 +1,75 @@
+"""Metadata that a caller puts together is refused by name where it is not what is documented."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import bridge_torch
+from bridge_core import FlatState, UsageError, convert, plan_conversion, save_state
+from bridge_core.state import AuxiliaryTensor, LayerInfo, RecordedRule, StateMetadata, check_given
+
+LINEAR = LayerInfo("linear", "module", ("kernel",))
+BAD = {
+    "a key of ties is ()": StateMetadata(ties={(): ("a", "kernel")}),
+    "a key of ties is 'a.kernel'": StateMetadata(ties={("a", "kernel"): "a.kernel"}),
+    "a key of auxiliary_tensors is ()": StateMetadata(
+        auxiliary_tensors={(): AuxiliaryTensor.of(np.zeros(1))}
+    ),
+    "auxiliary_tensors is '1 bytes'": StateMetadata(
+        auxiliary_tensors={("a", "n"): AuxiliaryTensor("int64", (), b"1")}
+    ),
+    "auxiliary_tensors[0] is 'int65'": StateMetadata(
+        auxiliary_tensors={("a", "n"): AuxiliaryTensor("int65", (), b"1")}
+    ),
+    "a value in auxiliary_tensors is 3": StateMetadata(auxiliary_tensors={("a", "n"): 3}),
+    "a value in layers is 'linear'": StateMetadata(layers={("a",): "linear"}),
+    "a key of layers is 'a'": StateMetadata(layers={"a": LINEAR}),
+    "a layer's leaves is 'kernel'": StateMetadata(layers={("a",): LayerInfo("linear", "module", "kernel")}),
+    ".kind is 3": StateMetadata(layers={("a",): LayerInfo(3, "module", ("kernel",))}),
+    ".factors['in'][0] is 'x'": StateMetadata(
+        layers={("a",): LayerInfo("linear", "module", ("kernel",), axis_splits={"in": ("x",)})}
+    ),
+    "a field has a value of another type": StateMetadata(layers=None),
+    "a key of rules is ()": StateMetadata(rules=(RecordedRule("{}", ("torch", ""), "", ((),)),)),
+    "a value in tree_form is 1": StateMetadata(tree_form={"flax": 1}),
+    "a value in collections is 1": StateMetadata(collections={("a", "kernel"): 1}),
+}
+
+
+def state_of(metadata):
+    return FlatState({("a", "kernel"): np.ones((2, 2), np.float32)}, layout="neutral", metadata=metadata)
+
+
+@pytest.mark.parametrize("place", BAD)
+def test_it_is_refused_wherever_it_is_used(tmp_path, place):
+    state = state_of(BAD[place])
+    for use in (
+        lambda: plan_conversion(state, to="torch"),
+        lambda: convert(state, tmp_path / "out.safetensors", to="neutral"),
+        lambda: bridge_torch.from_neutral(state),
+    ):
+        with pytest.raises(UsageError, match="the metadata of the state is not well formed") as refused:
+            use()
+        assert place in str(refused.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_state_whose_records_are_no_records_is_not_saved(tmp_path):
+    with pytest.raises(UsageError, match="not well formed"):
+        save_state(state_of(BAD["a value in layers is 'linear'"]), tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_documented_is_not_refused():
+    check_given(
+        StateMetadata(
+            layers={(): LINEAR, ("a",): LayerInfo(None, "", (), axis_splits={"k": ()})},
+            ties={("a",): ("b",)},
+            collections={("a",): "params"},
+            auxiliary_tensors={("n",): AuxiliaryTensor.of(np.zeros((2, 0)))},
+            empty=((), ("e",)),
+            rules=(RecordedRule('{"source": "a"}', ("torch", "flax"), "x", (("a",),)),),
+        )
+    )
+    check_given(StateMetadata(rules=None))

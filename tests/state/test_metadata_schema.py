@@ -1,0 +1,97 @@
+"""What the text of a file's metadata may say: each misfit is named with its place."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bridge_core import MalformedFile
+from bridge_core.state import load_metadata
+
+LAYER = {"kind": "linear", "evidence": "module", "leaves": ["kernel"], "paths": ["a"]}
+RULE = {"rule": {"source": "a"}, "layouts": ["torch", "flax"], "pending": ["a"]}
+
+
+def text(**fields) -> str:
+    return json.dumps({"version": 1, "layout": "neutral", **fields})
+
+
+def layer(**fields) -> str:
+    return text(layers=[{**LAYER, **fields}])
+
+
+MISFITS = {
+    "escaped_names is 1": text(escaped_names=1),
+    "layers is {}": text(layers={}),
+    "layers[0] is 3": text(layers=[3]),
+    "layers[0].kind is 3": layer(kind=3),
+    "layers[0].leaves is 'kernel'": layer(leaves="kernel"),
+    "layers[0].leaves[1] is None": layer(leaves=["kernel", None]),
+    "layers[0].factors['k'][0] is -1": layer(factors={"k": [-1]}),
+    "layers[0].factors['k'][0] is True": layer(factors={"k": [True]}),
+    "layers[0].factors['k'][1] is 9223372036854775808": layer(factors={"k": [2, 1 << 63]}),
+    "layers[0].factors['k'] is 4": layer(factors={"k": 4}),
+    "layers[0].forms['torch'] is 1": layer(forms={"torch": 1}),
+    "layers[0].doubted is 'yes'": layer(doubted="yes"),
+    "layers[0].origin is None": layer(origin=None),
+    "layers[1].paths is 'a'": text(layers=[LAYER, LAYER]),
+    "layers[0].paths is 'b'": layer(paths=["a", "b", "b"]),
+    "ties is []": text(ties=[]),
+    "ties['a'] is 1": text(ties={"a": 1}),
+    "ties['a'] is ''": text(ties={"a": ""}),
+    "a name in ties is ''": text(ties={"": "a"}),
+    "collections['a'] is None": text(collections={"a": None}),
+    "a name in residuals is ''": text(residuals={"": ["int64", [], "00" * 8]}),
+    "residuals['a'] is ['int64', []]": text(residuals={"a": ["int64", []]}),
+    "residuals['a'][0] is 'int65'": text(residuals={"a": ["int65", [], "00" * 8]}),
+    "residuals['a'][1][0] is -1": text(residuals={"a": ["int64", [-1], ""]}),
+    "residuals['a'][2] is 'xy'": text(residuals={"a": ["int64", [], "xy"]}),
+    "residuals['a'] is '3 bytes'": text(residuals={"a": ["int64", [2], "000000"]}),
+    "residuals['a'][1] is [1, 1": text(residuals={"a": ["bool", [1] * 65, "00"]}),
+    "empty[0] is 1": text(empty=[1]),
+    "forms['flax'] is []": text(forms={"flax": []}),
+    "providers['x'] is 3": text(providers={"x": 3}),
+    "providers is 'x'": text(providers="x"),
+    "rules[0] is 'a'": text(rules=["a"]),
+    "rules[0].rule is 'a'": text(rules=[{**RULE, "rule": "a"}]),
+    "rules[0].layouts is ['torch']": text(rules=[{**RULE, "layouts": ["torch"]}]),
+    "rules[0].pending[0] is 1": text(rules=[{**RULE, "pending": [1]}]),
+    "expected an object with 'paths'": text(layers=[{"kind": None}]),
+    "layout is 3": text(layout=3),
+}
+
+
+@pytest.mark.parametrize("place", MISFITS)
+def test_a_misfit_is_named_with_its_place_and_a_way_on(place):
+    with pytest.raises(MalformedFile) as refused:
+        load_metadata(MISFITS[place], path="some.file")
+    message = str(refused.value)
+    assert message.startswith("some.file: carries damaged metadata: ")
+    assert place in message
+    assert "without the metadata 'ckptbridge'" in message
+
+
+def test_long_values_are_cut_in_messages():
+    with pytest.raises(MalformedFile) as refused:
+        load_metadata(text(ties="x" * 10_000), path="some.file")
+    assert len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize("version", [True, 1.0, "1", None, 10**30])
+def test_another_version_is_refused(version):
+    with pytest.raises(MalformedFile, match="this ckptbridge reads 1"):
+        load_metadata(json.dumps({"version": version}))
+
+
+def test_what_the_schema_does_not_name_is_ignored():
+    plain = load_metadata(text(layers=[LAYER], rules=[RULE]))
+    assert plain == load_metadata(
+        text(layers=[{**LAYER, "later": {"x": [1]}}], rules=[{**RULE, "later": 1}], later=[None])
+    )
+
+
+def test_names_may_be_anything_that_tensors_are_called():
+    _, metadata, _ = load_metadata(text(collections={"": "x"}, ties={"a\\.b": "c"}))
+    assert dict(metadata.collections) == {("",): "x"}
+    assert dict(metadata.ties) == {("a.b",): ("c",)}
