@@ -21,6 +21,7 @@ from bridge_core.resolve.grouping import Group, group_state
 from bridge_core.resolve.layer_info import layer_info, parameter_evidence
 from bridge_core.resolve.leaf_names import LayerNames
 from bridge_core.resolve.leaf_parts import part_ops
+from bridge_core.resolve.neutral_renames import plan_renames
 from bridge_core.resolve.rule_names import rule_names
 from bridge_core.state import (
     AuxiliaryTensor,
@@ -33,11 +34,9 @@ from bridge_core.state import (
     join_key,
     leaf_path,
     module_path,
-    renamed_metadata,
 )
 
 if TYPE_CHECKING:
-    from bridge_core.resolve.recorded_rules import NeutralRules
     from bridge_core.rules import Rule
 
 __all__ = ["plan_to_neutral"]
@@ -81,50 +80,10 @@ def plan_to_neutral(
     if rules:
         from bridge_core.resolve.recorded_rules import rules_from, rules_towards
     if state.layout == "neutral":
-        return _plan_renames(state, rules_towards(state, rules, registry, to) if rules else None, config)
+        return plan_renames(state, rules_towards(state, rules, registry, to) if rules else None, config)
     if rules:
         rules = rules_from(state, rules, registry, config, to, like)
     return _ToNeutral(state, registry, rules, accept_guesses, config).plan()
-
-
-def _plan_renames(state: FlatState, rules: NeutralRules | None, config: Mapping[str, Any] | None) -> Plan:
-    """Return the plan of a neutral state, in which rules only rename and drop keys."""
-    fresh = rules.fresh if rules is not None else ()
-    ruled = rule_names({key: key for key in state}, state.specs(), fresh, config)
-    for key in rules.waiting if rules is not None else ():
-        for found in (ruled.names, ruled.renamed, ruled.rearranged):
-            found.pop(key, None)
-    metadata = state.metadata
-    steps = []
-    for key in state:
-        if key in ruled.dropped:
-            continue
-        path, leaf = metadata.owner(key)
-        info = metadata.layers.get(path)
-        kind = info.kind or "undecided" if info and leaf in info.leaves else PARAMETER
-        evidence = info.evidence if info else "name"
-        label = ruled.renamed[key].label if key in ruled.renamed else ""
-        steps.append(Step((key,), (ruled.names.get(key, key),), (), kind, evidence, rule=label))
-    if rules is not None:
-        from bridge_core.resolve.recorded_rules import with_fresh
-
-        metadata = with_fresh(metadata, rules, ruled.rearranged, config)
-        state = state.replace(metadata=metadata)
-    if ruled.names or ruled.dropped:
-        metadata = state.select(lambda key: key not in ruled.dropped).metadata
-    if ruled.names:
-        names = {key: ruled.names.get(key, key) for key in state if key not in ruled.dropped}
-        metadata = renamed_metadata(metadata, state.layout, names)
-    return Plan(
-        "neutral",
-        "neutral",
-        state.specs(),
-        tuple(steps),
-        tuple(Dropped(key, reason) for key, reason in ruled.dropped.items()),
-        metadata=metadata,
-        problems=PlanProblems(unmatched_rules=ruled.unmatched),
-        notes=ruled.notes,
-    )
 
 
 def _refuse_nameless(names: Mapping[Key, Key]) -> None:
