@@ -9,7 +9,7 @@ from typing import Any
 
 from bridge_core.checkpoint import WriteOptions, guided, write_checkpoint
 from bridge_core.conversion.inputs import opened, refuse_empty
-from bridge_core.conversion.library_guidance import guidance
+from bridge_core.conversion.library_guidance import guidance, with_config_way
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.planning import complete_plan
 from bridge_core.conversion.report import Report
@@ -76,7 +76,9 @@ def plan_conversion(
     with opened(source, registry, layout=layout, follow_links=follow_links, purpose=options) as state:
         refuse_empty(source, state)
         known = guidance(source, state, options, registry)
-        _, plan = complete_plan(state, options.guided(known), registry)
+        options = options.guided(known)
+        _, plan = complete_plan(state, options, registry)
+        plan = with_config_way(plan, source, options, registry)
     return plan.check() if check else plan
 
 
@@ -146,7 +148,9 @@ def convert(
     with opened(src, registry, layout=layout, follow_links=follow_links, purpose=options) as source:
         refuse_empty(src, source)
         known = guidance(src, source, options, registry)
-        state, plan = complete_plan(source, options.guided(known), registry)
+        options = options.guided(known)
+        state, plan = complete_plan(source, options, registry)
+        plan = with_config_way(plan, src, options, registry)
         result = plan.apply(state)
         with guided(writing, known, source, dst, follow_links=follow_links) as writing:
             saved = write_checkpoint(result, dst, writing, registry)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge_core.conversion.inputs import load_factory
 from bridge_core.conversion.options import ConversionOptions
@@ -13,7 +14,12 @@ from bridge_core.io import system_failures
 from bridge_core.plugins import Checkpoint, Guidance, Library, Registry
 from bridge_core.state import FlatState
 
-__all__ = ["guidance"]
+if TYPE_CHECKING:
+    from bridge_core.plan import Plan
+
+__all__ = ["guidance", "with_config_way"]
+
+_CONFIG = "config.json"
 
 
 def guidance(source: Any, state: FlatState, options: ConversionOptions, registry: Registry) -> Guidance:
@@ -23,9 +29,9 @@ def guidance(source: Any, state: FlatState, options: ConversionOptions, registry
     a model class of a library (``"auto"`` for the one that the folder names); ``"none"`` keeps it out. In
     place of a library ``"PKG.MOD:FACTORY"`` makes the model.
 
-    A file that its folder stands for is read as the folder is: one with a usual name of weights, and one
-    that is the only weights there. A config beside another file may be that of other weights. Where the
-    library fails, such a file is converted by what it shows itself, and a note says so.
+    A file with a usual name of weights is read as its folder is. A config beside another file may be that of
+    other weights; see `with_config_way`. Where the library fails, such a file is converted by what it shows
+    itself, and a note says so.
 
     Raises:
         UsageError: A class is named, and no library knows it or the checkpoint; the function fails; or there
@@ -83,17 +89,32 @@ def _guidance_of_file(name: str, checkpoint: Checkpoint, registry: Registry) -> 
         return Guidance(notes=(f"{name} was read without what its folder tells of it: {err}",))
 
 
-def _stands_for(folder: Path, name: str, registry: Registry) -> bool:
-    from bridge_core.checkpoint import find_weights, is_weights_name, part_of
+def with_config_way(plan: Plan, source: Any, options: ConversionOptions, registry: Registry) -> Plan:
+    """Return a plan whose refusal says that a config next to the source would decide.
 
-    if part_of(folder / name) is not None:
-        return False  # the folder's config is that of the whole model
-    if is_weights_name(registry.formats.values())(name):
-        return True
-    try:
-        return find_weights(folder, registry=registry).name == name
-    except BridgeError:  # there are several files, and nothing shows whose config it is
-        return False
+    Args:
+        plan: The plan.
+        source: What the caller gave.
+        options: What the caller asked for.
+        registry: Where libraries are found.
+    """
+    undecided = plan.ambiguous or plan.unexplained
+    if not undecided or options.model is not None or not isinstance(source, str | os.PathLike):
+        return plan
+    if not registry.libraries or Path(source).is_dir() or not (Path(source).parent / _CONFIG).is_file():
+        return plan
+    way = (
+        f"{_CONFIG} is beside {Path(source).name}; if it is this file's, let it say what the layers are "
+        "(model='auto', --model auto)."
+    )
+    return replace(plan, problems=replace(plan.problems, ways=((way, "--model auto"),)))
+
+
+def _stands_for(folder: Path, name: str, registry: Registry) -> bool:
+    """Tell whether a folder's config is that of a file: its name is a usual one of whole weights."""
+    from bridge_core.checkpoint import is_weights_name, part_of
+
+    return part_of(folder / name) is None and is_weights_name(registry.formats.values())(name)
 
 
 def _guide(library: Library, checkpoint: Checkpoint, registry: Registry) -> Guidance | None:

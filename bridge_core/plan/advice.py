@@ -76,6 +76,7 @@ def open_error(
     unexplained: Mapping[Key, str],
     derived: frozenset[Key],
     causes: Sequence[Cause],
+    more_ways: Sequence[tuple[str, str]] = (),
 ) -> BridgeError:
     """Return the error about tensors that nothing explains, one line for a pattern of names.
 
@@ -84,6 +85,7 @@ def open_error(
         unexplained: Source key -> why it is not copied.
         derived: Of these, what a layer's weights are made from, so that a copy of it is of no use.
         causes: What the source is, if it is not plain weights.
+        more_ways: What else would decide, each a sentence and the option of the command.
     """
     candidates = {join_key(key): kinds for key, kinds in ambiguous.items()}
     reasons = {join_key(key): why for key, why in unexplained.items()}
@@ -96,7 +98,7 @@ def open_error(
         lines = _lines({name: f": {why}" for name, why in reasons.items()})
         parts.append(f"{number} with a layer's name, of which nothing says what it is:{lines}")
     parts += [_sentence(cause.text) for cause in causes]
-    ways = [*cause_ways(causes)]
+    ways = [*cause_ways(causes), *(way for way, _ in more_ways)]
     permissions = []
     guessable = [key for key in ambiguous if not any(cause.holds(key) for cause in causes)]
     special = {key for key in unexplained if key in derived or any(cause.holds(key) for cause in causes)}
@@ -119,7 +121,8 @@ def open_error(
             "under these names and with these axes."
         )
         permissions.append(option)
-    options = ("--like FILE",) * (_TARGET in ways) + (" ".join(permissions),) * bool(permissions)
+    options = tuple(option for _, option in more_ways)
+    options += ("--like FILE",) * (_TARGET in ways) + (" ".join(permissions),) * bool(permissions)
     text, hint = "\n".join(parts), "\n" + " ".join(ways)
     if not candidates:
         return UnclaimedTensorError(text, reasons=reasons, hint=hint, options=options)

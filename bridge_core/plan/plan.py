@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bridge_core.errors import PlanError
-from bridge_core.messages import count, fold_names, listed
+from bridge_core.messages import listed
 from bridge_core.ops import chain_specs, chain_tensors
 from bridge_core.plan.compose import join_keeps, join_steps, traced
 from bridge_core.plan.problems import PlanProblems, once
@@ -152,6 +152,11 @@ class Plan:
     def causes(self) -> tuple[Cause, ...]:
         """What the source is, where problems come from its not being plain weights."""
         return self.problems.causes
+
+    @property
+    def ways(self) -> tuple[tuple[str, str], ...]:
+        """What would decide open layers here, each a sentence and the option of the command."""
+        return self.problems.ways
 
     @property
     def ok(self) -> bool:
@@ -342,51 +347,15 @@ class Plan:
 
     def describe(self) -> str:
         """Return the plan as text, names folded."""
-        lines = [f"{self.source_layout} -> {self.target_layout}, {count(len(self.steps), 'step')}"]
-        lines += [f"note: {note}" for note in self.notes]
-        for text, number in fold_names(step.describe() for step in self.steps):
-            lines.append("  " + text.replace("\t", "  ") + (f"  x{number}" if number > 1 else ""))
-        for title, names in (
-            ("dropped", [f"{join_key(d.key)} ({d.reason})" for d in self.dropped]),
-            ("missing", map(join_key, self.missing)),
-            ("unexpected", map(join_key, self.unexpected)),
-            ("mismatched", map(str, self.mismatched)),
-            ("ambiguous", [f"{join_key(k)} ({' or '.join(v)})" for k, v in self.ambiguous.items()]),
-            ("left unfilled", map(join_key, self.allowed_missing)),
-            (
-                "refused",
-                [f"{join_key(k)} ({why})" for k, why in {**self.unsupported, **self.unexplained}.items()],
-            ),
-            ("unclaimed", map(join_key, self.unclaimed)),
-            ("unmatched rule", self.unmatched_rules),
-            ("rival prefix", self.rivals.names if self.rivals else ()),
-        ):
-            lines += [f"{title}: {text}" + (f"  x{n}" if n > 1 else "") for text, n in fold_names(names)]
-        return "\n".join(lines)
+        from bridge_core.plan.description import plan_text
+
+        return plan_text(self)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plain data."""
-        return {
-            "source_layout": self.source_layout,
-            "target_layout": self.target_layout,
-            "steps": [step.to_json() for step in self.steps],
-            "dropped": [{"key": join_key(d.key), "reason": d.reason} for d in self.dropped],
-            "ties": {join_key(k): join_key(v) for k, v in self.ties.items()},
-            "missing": [join_key(k) for k in self.missing],
-            "unexpected": [join_key(k) for k in self.unexpected],
-            "mismatched": [mismatch.to_json() for mismatch in self.mismatched],
-            "ambiguous": {join_key(k): list(v) for k, v in self.ambiguous.items()},
-            "allowed_missing": [join_key(k) for k in self.allowed_missing],
-            "refused": {join_key(k): why for k, why in {**self.unsupported, **self.unexplained}.items()},
-            "idle_rules": list(self.unmatched_rules),
-            "unclaimed": [join_key(k) for k in self.unclaimed],
-            "left_out": self.left_out_json(),
-            "evidence": self.evidence,
-            "rivals": list(self.rivals.names) if self.rivals else [],
-            "notes": list(self.notes),
-            "warnings": [warning.to_json() for warning in self.warnings],
-            "exact": self.exact,
-        }
+        from bridge_core.plan.description import plan_document
+
+        return plan_document(self)
 
 
 def _read(tensor: Tensor) -> Any:

@@ -34,6 +34,7 @@ class PlanProblems:
         rivals: Prefixes that match equally well; None if there are none.
         derived: Of the unexplained, what a layer's weights are made from, as of an adapter or a pruned layer.
         causes: What the source is, where problems come from its not being plain weights.
+        ways: What would decide open layers here, each a sentence and the option of the command.
     """
 
     missing: tuple[Key, ...] = ()
@@ -46,6 +47,7 @@ class PlanProblems:
     rivals: Rivals | None = None
     derived: frozenset[Key] = frozenset()
     causes: tuple[Cause, ...] = ()
+    ways: tuple[tuple[str, str], ...] = ()
 
     def then(self, following: PlanProblems, origin: Mapping[Key, Key]) -> PlanProblems:
         """Return the problems of two plans, one after the other.
@@ -65,6 +67,7 @@ class PlanProblems:
             rivals=self.rivals or following.rivals,
             derived=self.derived | {origin.get(key, key) for key in following.derived},
             causes=once((*self.causes, *following.causes)),
+            ways=once((*self.ways, *following.ways)),
         )
 
     def error(self, target_layout: str) -> BridgeError | None:
@@ -92,7 +95,7 @@ class PlanProblems:
             open_leaves = (self.ambiguous, self.unexplained)
             return mismatch_error(self.missing, self.unexpected, self.mismatched, *open_leaves, self.causes)
         if self.ambiguous or self.unexplained:
-            return open_error(self.ambiguous, self.unexplained, self.derived, self.causes)
+            return open_error(self.ambiguous, self.unexplained, self.derived, self.causes, self.ways)
         return None
 
 

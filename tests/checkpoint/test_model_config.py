@@ -107,7 +107,7 @@ def test_a_size_that_is_no_number_of_elements_is_named(folder, entry):
 def test_an_index_with_a_constant_is_still_refused(folder):
     index = folder / "model.safetensors.index.json"
     index.write_text('{"metadata": {"x": Infinity}, "weight_map": {"a.weight": "w.safetensors"}}')
-    with pytest.raises(MalformedFile, match="Infinity is no JSON number"):
+    with pytest.raises(MalformedFile, match="Infinity is not a JSON number"):
         open_state(index)
 
 

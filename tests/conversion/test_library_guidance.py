@@ -88,17 +88,34 @@ def test_a_file_is_guided_as_its_folder_is(folder, tmp_path):
 
 
 @pytest.mark.parametrize("others", [(), ("b.safetensors",), ("model.safetensors",)])
-def test_a_file_of_another_name_is_guided_only_where_its_folder_stands_for_it(folder, others):
+def test_a_config_beside_a_file_of_another_name_is_not_its_own_unasked(folder, others):
     library, file = Zoo(), folder / "my.safetensors"
     (folder / "model.safetensors").rename(file)
     for name in others:
         (folder / name).write_bytes(file.read_bytes())
-    if others:
-        with pytest.raises(AmbiguousLayerError):
-            planned(file, library)
-        assert not library.asked
-    else:
-        assert {step.evidence for step in planned(file, library).steps} == {"module"}
+    (folder / "config.json").write_text("{}")
+    named = "config.json is beside my.safetensors; .*model='auto'"
+    with pytest.raises(AmbiguousLayerError, match=named) as error:
+        planned(file, library)
+    assert error.value.options[0] == "--model auto"
+    assert not library.asked
+    assert {step.evidence for step in planned(file, library, model="auto").steps} == {"module"}
+
+
+def test_a_config_is_a_way_on_only_where_it_was_not_read(folder, tmp_path):
+    file = folder / "my.safetensors"
+    (folder / "model.safetensors").rename(file)
+    (folder / "config.json").write_text("{}")
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes(file.read_bytes())
+    for source, registry, options in (
+        (file, zoo_registry(Zoo()), {"model": "none"}),
+        (file, zoo_registry(), {}),
+        (alone, zoo_registry(Zoo()), {}),
+    ):
+        with pytest.raises(AmbiguousLayerError) as error:
+            plan_conversion(source, to="flax", registry=registry, **options)
+        assert "is beside" not in str(error.value)
 
 
 def test_where_a_library_fails_a_file_is_read_by_itself_and_a_folder_is_refused(folder):

@@ -1,0 +1,63 @@
+"""A plan as text for readers, and as plain data for programs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bridge_core.messages import count, fold_names
+from bridge_core.state import join_key
+
+if TYPE_CHECKING:
+    from bridge_core.plan.plan import Plan
+
+__all__ = ["plan_document", "plan_text"]
+
+
+def plan_text(plan: Plan) -> str:
+    """Return a plan as text, names folded."""
+    lines = [f"{plan.source_layout} -> {plan.target_layout}, {count(len(plan.steps), 'step')}"]
+    lines += [f"note: {note}" for note in plan.notes]
+    for text, number in fold_names(step.describe() for step in plan.steps):
+        lines.append("  " + text.replace("\t", "  ") + (f"  x{number}" if number > 1 else ""))
+    for title, names in (
+        ("dropped", [f"{join_key(d.key)} ({d.reason})" for d in plan.dropped]),
+        ("missing", map(join_key, plan.missing)),
+        ("unexpected", map(join_key, plan.unexpected)),
+        ("mismatched", map(str, plan.mismatched)),
+        ("ambiguous", [f"{join_key(k)} ({' or '.join(v)})" for k, v in plan.ambiguous.items()]),
+        ("left unfilled", map(join_key, plan.allowed_missing)),
+        (
+            "refused",
+            [f"{join_key(k)} ({why})" for k, why in {**plan.unsupported, **plan.unexplained}.items()],
+        ),
+        ("unclaimed", map(join_key, plan.unclaimed)),
+        ("unmatched rule", plan.unmatched_rules),
+        ("rival prefix", plan.rivals.names if plan.rivals else ()),
+    ):
+        lines += [f"{title}: {text}" + (f"  x{n}" if n > 1 else "") for text, n in fold_names(names)]
+    return "\n".join(lines)
+
+
+def plan_document(plan: Plan) -> dict[str, Any]:
+    """Return a plan as plain data."""
+    return {
+        "source_layout": plan.source_layout,
+        "target_layout": plan.target_layout,
+        "steps": [step.to_json() for step in plan.steps],
+        "dropped": [{"key": join_key(d.key), "reason": d.reason} for d in plan.dropped],
+        "ties": {join_key(k): join_key(v) for k, v in plan.ties.items()},
+        "missing": [join_key(k) for k in plan.missing],
+        "unexpected": [join_key(k) for k in plan.unexpected],
+        "mismatched": [mismatch.to_json() for mismatch in plan.mismatched],
+        "ambiguous": {join_key(k): list(v) for k, v in plan.ambiguous.items()},
+        "allowed_missing": [join_key(k) for k in plan.allowed_missing],
+        "refused": {join_key(k): why for k, why in {**plan.unsupported, **plan.unexplained}.items()},
+        "idle_rules": list(plan.unmatched_rules),
+        "unclaimed": [join_key(k) for k in plan.unclaimed],
+        "left_out": plan.left_out_json(),
+        "evidence": plan.evidence,
+        "rivals": list(plan.rivals.names) if plan.rivals else [],
+        "notes": list(plan.notes),
+        "warnings": [warning.to_json() for warning in plan.warnings],
+        "exact": plan.exact,
+    }
