@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from bridge_core.errors import MalformedFile, TruncatedFile, UsageError
-from bridge_core.formats import Format, describe_foreign, is_index
+from bridge_core.errors import BridgeError, MalformedFile, TruncatedFile, UsageError
+from bridge_core.formats import Format, FormatWithEntries, describe_foreign, is_index
 from bridge_core.io import SourceFile, system_failures
 from bridge_core.plugins import Registry, plugin_failures
-from bridge_core.state import FlatState
+from bridge_core.state import FlatState, select_entry
 
 __all__ = ["by_extension", "claims", "identify", "open_file"]
 
@@ -84,7 +84,12 @@ def claims(candidate: Format, file: SourceFile) -> bool:
 
 
 def open_file(
-    path: Path, registry: Registry, chosen: Format | None = None, *, follow_links: bool = False
+    path: Path,
+    registry: Registry,
+    chosen: Format | None = None,
+    *,
+    follow_links: bool = False,
+    entry: str | None = None,
 ) -> tuple[Format, FlatState]:
     """Open a file or an index.
 
@@ -93,6 +98,8 @@ def open_file(
         registry: Where formats are found.
         chosen: The format, if it is known.
         follow_links: Whether shards may be symbolic links that lead out of their folder.
+        entry: Path of the entry to read, joined by dots; None for what the format takes. That of a sharded
+            set is an entry of all shards together.
 
     Returns:
         The format and the state, whose `close` closes everything.
@@ -100,12 +107,17 @@ def open_file(
     Raises:
         BadInputError: The file is damaged, unsafe, or of no known format.
         SystemFailure: The system refuses.
+        UsageError: There is no such entry.
     """
     formats = [chosen] if chosen else list(registry.formats.values())
 
-    def open_one(file: SourceFile, expected: Format | None) -> tuple[Format, FlatState]:
+    def open_one(
+        file: SourceFile, expected: Format | None, entry: str | None = None
+    ) -> tuple[Format, FlatState]:
         used = chosen or identify(file, registry.formats.values(), expected=expected)
         with plugin_failures(used.name, damaged=file.name), system_failures(file.name, "reading"):
+            if entry is not None and isinstance(used, FormatWithEntries):
+                return used, used.open_entry(file, entry)
             return used, used.open(file)
 
     file = SourceFile(path)
@@ -113,8 +125,22 @@ def open_file(
         if is_index(file) and not any(claims(candidate, file) for candidate in formats):
             from bridge_core.formats import open_sharded
 
-            return open_sharded(file, open_one, formats, follow_links=follow_links)
-        return open_one(file, None)
+            used, state = open_sharded(file, open_one, formats, follow_links=follow_links)
+        else:
+            used, state = open_one(file, None, entry)
+            if isinstance(used, FormatWithEntries):
+                return used, state
     except BaseException:
         file.close()
+        raise
+    return used, state if entry is None else _selected(state, entry, path)
+
+
+def _selected(state: FlatState, entry: str, path: Path) -> FlatState:
+    """Return one entry of a state, which is closed where there is none."""
+    try:
+        return select_entry(state, entry)
+    except BridgeError as err:
+        state.close()
+        err.path = err.path or str(path)
         raise

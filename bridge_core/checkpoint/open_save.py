@@ -32,6 +32,7 @@ def open_state(
     layout: str | None = None,
     registry: Registry | None = None,
     follow_links: bool = False,
+    entry: str | None = None,
 ) -> FlatState:
     """Open weights lazily; use the state as a context manager, or close it.
 
@@ -42,11 +43,13 @@ def open_state(
             whose names they look like.
         registry: The plugins; None for all that are installed.
         follow_links: Whether shards may be symbolic links that lead out of their folder.
+        entry: The entry of the file to read, as ``"model_ema"`` or ``"ckpt.model_ema"``: of a torch file, a
+            collection of a Flax tree, or what names of tensors begin with. None takes the usual one.
 
     Raises:
         BadInputError: The file is damaged, unsafe, or of no known format.
         SystemFailure: The system refuses.
-        UsageError: No plugin provides the format.
+        UsageError: No plugin provides the format, or there is no such entry.
     """
     registry = default_registry() if registry is None else registry
     chosen = registry.format(format) if format else None
@@ -55,7 +58,7 @@ def open_state(
         from bridge_core.checkpoint.weight_files import find_weights
 
         place = find_weights(place, format=format, layout=layout, registry=registry)
-    used, state = open_file(place, registry, chosen, follow_links=follow_links)
+    used, state = open_file(place, registry, chosen, follow_links=follow_links, entry=entry)
     known = {**state.metadata.provenance, "path": str(place), "format": used.name}
     opened = state.replace(metadata=state.metadata.with_(provenance=known))
     opened.layout = layout or _layout(state, used, registry)

@@ -14,6 +14,7 @@ __all__ = [
     "a_pattern",
     "a_size",
     "dtype_option",
+    "entry_option",
     "evidence_options",
     "examples",
     "json_option",
@@ -86,6 +87,11 @@ links_option = click.option(
     is_flag=True,
     help="Let shards and copied files be symbolic links that lead out of their folder.",
 )
+entry_option = click.option(
+    "--entry",
+    metavar="PATH",
+    help="The entry of SRC to read, e.g. model_ema or ckpt.model_ema, in place of the usual one.",
+)
 rules_option = click.option(
     "--rules",
     type=click.Path(),
@@ -132,6 +138,7 @@ evidence_options = _stacked(
     ),
     layout_option,
     links_option,
+    entry_option,
 )
 """What bears on reading the source; the parameters are named as in `bridge_core.plan_conversion`."""
 

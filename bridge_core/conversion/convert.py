@@ -35,6 +35,7 @@ def plan_conversion(
     allow_unclaimed: Allowed = (),
     layout: str | None = None,
     follow_links: bool = False,
+    entry: str | None = None,
     registry: Registry | None = None,
     check: bool = True,
 ) -> Plan:
@@ -58,6 +59,9 @@ def plan_conversion(
             copied unchanged to another framework: True, or patterns. Others are copied unasked.
         layout: The source's layout; None to take the one that it states or that its keys match.
         follow_links: Whether shards of the source may be symbolic links that lead out of their folder.
+        entry: The entry of the source to read, as ``"model_ema"`` or ``"ckpt.model_ema"``: of a torch file, a
+            collection of a Flax tree, or what names of tensors begin with. None takes the usual one, and the
+            plan's notes name the others.
         registry: Plugins; by default everything installed.
         check: Whether to raise for problems; otherwise the plan contains them.
 
@@ -65,14 +69,15 @@ def plan_conversion(
         MismatchError: Keys are missing or unexpected, or shapes differ.
         AmbiguousLayerError: No evidence decides what some layers are.
         BadInputError: A file is damaged or unsafe.
-        UsageError: The source, ``to`` or ``like`` is not something that can be converted.
+        UsageError: The source, ``to`` or ``like`` is not something that can be converted, or there is no such
+            entry.
     """
     registry = registry or default_registry()
     permissions = Permissions.of(
         accept_guesses, allow_missing, allow_unexpected, allow_mismatched, allow_unclaimed
     )
     options = ConversionOptions(to, like, model, as_rules(rules), permissions, layout, follow_links)
-    with opened(source, registry, layout=layout, follow_links=follow_links) as state:
+    with opened(source, registry, layout=layout, follow_links=follow_links, entry=entry) as state:
         known = guidance(source, state, options, registry)
         _, plan = complete_plan(state, options.guided(known), registry)
     return plan.check() if check else plan
@@ -101,6 +106,7 @@ def convert(
     progress: Callable[[Progress], None] | None = None,
     layout: str | None = None,
     follow_links: bool = False,
+    entry: str | None = None,
     registry: Registry | None = None,
 ) -> Report:
     """Convert weights into a file or a folder, in bounded memory.
@@ -127,6 +133,7 @@ def convert(
         progress: Called as bytes are written.
         layout: As in `plan_conversion`.
         follow_links: As in `plan_conversion`.
+        entry: As in `plan_conversion`.
         registry: As in `plan_conversion`.
 
     Raises:
@@ -140,7 +147,7 @@ def convert(
     )
     options = ConversionOptions(to, like, model, as_rules(rules), permissions, layout, follow_links, dtype)
     writing = WriteOptions(format, max_shard_size, workers, max_ram, overwrite, verify, progress)
-    with opened(src, registry, layout=layout, follow_links=follow_links) as source:
+    with opened(src, registry, layout=layout, follow_links=follow_links, entry=entry) as source:
         known = guidance(src, source, options, registry)
         state, plan = complete_plan(source, options.guided(known), registry)
         result = plan.apply(state)

@@ -13,7 +13,16 @@ from typing import Any
 from bridge_core.checkpoint import open_state
 from bridge_core.errors import UsageError
 from bridge_core.plugins import Framework, Registry
-from bridge_core.state import FlatState, as_state, separator_of, split_name, unflatten_tree
+from bridge_core.state import (
+    FlatState,
+    as_state,
+    mapping_entry,
+    read_from_entry,
+    select_entry,
+    separator_of,
+    split_name,
+    unflatten_tree,
+)
 
 __all__ = ["known_module", "load_factory", "opened", "state_of", "template_of"]
 
@@ -24,6 +33,7 @@ def state_of(
     *,
     layout: str | None = None,
     follow_links: bool = False,
+    entry: str | None = None,
     what: str = "source",
 ) -> FlatState:
     """Return the state of whatever a caller may hand over.
@@ -33,13 +43,16 @@ def state_of(
         registry: Where formats and adapters are found.
         layout: The layout, if it is not known from the value.
         follow_links: Whether shards may be symbolic links that lead out of their folder.
+        entry: The entry to take, as for `open_state`; None for all, or a file's usual one.
         what: What errors call it.
 
     Raises:
-        UsageError: It is none of these.
+        UsageError: It is none of these, or has no such entry.
     """
     if isinstance(value, str | os.PathLike):
-        return open_state(value, layout=layout, registry=registry, follow_links=follow_links)
+        return open_state(value, layout=layout, registry=registry, follow_links=follow_links, entry=entry)
+    if entry is not None:
+        return _entry_of(value, registry, entry, layout, what)
     if isinstance(value, FlatState):
         return as_state(value, layout=layout)
     framework = registry.framework_of(value)
@@ -54,6 +67,17 @@ def state_of(
         f"the {what} is a {type(value).__name__}; a path, a state, a mapping from keys to arrays, "
         f"or a live object of {' or '.join(registry.frameworks)} was expected."
     )
+
+
+def _entry_of(value: Any, registry: Registry, entry: str, layout: str | None, what: str) -> FlatState:
+    """Return an entry of a live value: a mapping within a mapping, or what names of tensors begin with."""
+    if isinstance(value, Mapping) and not isinstance(value, FlatState):
+        inner = mapping_entry(value, entry)
+        if inner is not None:
+            others = [str(name) for name in value if name != entry.partition(".")[0]]
+            state = state_of(inner, registry, layout=layout, what=what)
+            return read_from_entry(state, entry, others)
+    return select_entry(state_of(value, registry, layout=layout, what=what), entry)
 
 
 def _mapped_state(value: Mapping[Any, Any], framework: Framework, layout: str | None) -> FlatState:
@@ -75,6 +99,7 @@ def opened(
     *,
     layout: str | None = None,
     follow_links: bool = False,
+    entry: str | None = None,
     what: str = "source",
 ) -> Iterator[FlatState]:
     """Give the state of a value; a file that was opened here is closed, a caller's state is not.
@@ -82,7 +107,7 @@ def opened(
     Raises:
         UsageError: As `state_of`.
     """
-    state = state_of(value, registry, layout=layout, follow_links=follow_links, what=what)
+    state = state_of(value, registry, layout=layout, follow_links=follow_links, entry=entry, what=what)
     try:
         yield state
     finally:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge_core.cli.options import examples, json_option, layout_option, links_option
+from bridge_core.cli.options import entry_option, examples, json_option, layout_option, links_option
 from bridge_core.cli.report import inspect_lines, tensor_names
 from bridge_core.cli.terminal import aside, print_json, say
 
@@ -24,16 +24,25 @@ __all__ = ["inspect"]
         "ckptbridge inspect model.safetensors",
         "ckptbridge inspect folder-of-shards/ --json",
         "ckptbridge inspect weights.bin --format torch",
+        "ckptbridge inspect checkpoint.pt --entry model_ema",
     ),
 )
 @click.argument("src")
 @json_option
 @layout_option
 @links_option
+@entry_option
 @click.option(
     "--format", "format_name", metavar="FORMAT", help="The file's format, where content tells several."
 )
-def inspect(src: str, as_json: bool, layout: str | None, follow_links: bool, format_name: str | None) -> None:
+def inspect(
+    src: str,
+    as_json: bool,
+    layout: str | None,
+    follow_links: bool,
+    entry: str | None,
+    format_name: str | None,
+) -> None:
     """Show the tensors of SRC: names, dtypes, shapes, and what else the file says.
 
     SRC is a file, the index of a sharded set, or a folder. No tensor is read.
@@ -42,7 +51,9 @@ def inspect(src: str, as_json: bool, layout: str | None, follow_links: bool, for
     from bridge_core.plugins import default_registry
 
     with aside():
-        state = open_state(src, format=format_name, layout=layout, follow_links=follow_links)
+        state = open_state(
+            src, format=format_name, layout=layout, follow_links=follow_links, entry=entry
+        )
     with state:
         known = state.metadata.provenance
         path, used = Path(known["path"]), default_registry().format(known["format"])
@@ -66,11 +77,13 @@ def _files(path: Path, used: Format, state: FlatState) -> Mapping[Key, str]:
     usual = used.names.separator if used.names else "."
     separator = state.metadata.provenance.get("separator", usual)
     files: dict[Key, str] = {}
+    entry = state.metadata.provenance.get("entry")
+    above = () if entry is None else tuple(entry.split("."))
     ties = Ties(state.metadata.ties)
     for key in state:
         for holder in (key, ties.root(key)):
             for escape in (False, True):
-                shard = shards.get(join_key(holder, separator, escape=escape))
+                shard = shards.get(join_key((*above, *holder), separator, escape=escape))
                 if shard is not None:
                     files.setdefault(key, shard)
     return files
