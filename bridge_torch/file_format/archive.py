@@ -97,5 +97,5 @@ class Archive:
         return IntegrityError(
             f"record {name!r} does not have the CRC-32 that the archive states.",
             path=self.file.name,
-            hint="The file is damaged; fetch it again.",
+            hint="The file is damaged: download it again, or save it again where it was made.",
         )

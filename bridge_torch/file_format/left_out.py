@@ -10,7 +10,7 @@ from typing import Any
 
 from bridge_core.messages import count, listed
 from bridge_torch.file_format.tensor_holders import foreign_kinds, tensor_count
-from bridge_torch.safe_pickle import TensorRef
+from bridge_torch.safe_pickle import Opaque, TensorRef
 
 __all__ = ["LeftOut", "choices", "is_training_state", "reading_notes", "shown_name"]
 
@@ -38,11 +38,13 @@ class LeftOut:
         path: The names that lead to it, joined by dots.
         value: What it holds.
         is_training: Whether it is the state of an optimizer, a schedule or the like.
+        holds_tensors: Whether it holds tensors, in containers or objects of any kind.
     """
 
     path: str
     value: Any
     is_training: bool = False
+    holds_tensors: bool = False
 
 
 def is_training_state(key: Any, value: Any) -> bool:
@@ -84,6 +86,10 @@ def reading_notes(wrapper: str, left_out: tuple[LeftOut, ...], foreign: tuple[st
     return tuple(notes)
 
 
+def _type_name(value: Any) -> str:
+    return f"an object of {value.kind}" if isinstance(value, Opaque) else f"a {type(value).__name__}"
+
+
 def _described(left_out: tuple[LeftOut, ...], has_foreign: bool) -> list[str]:
     """Return the entries with what a reader has to know; those that may be other weights come first."""
     numbers = choices(left_out)
@@ -99,6 +105,8 @@ def _described(left_out: tuple[LeftOut, ...], has_foreign: bool) -> list[str]:
         elif kinds:
             more = f" and {len(kinds) - _KINDS_SHOWN} more" if len(kinds) > _KINDS_SHOWN else ""
             objects.append(f"{path} ({', '.join(map(shown_name, kinds[:_KINDS_SHOWN]))}{more})")
+        elif left.holds_tensors and not left.is_training:
+            weights.append(f"{path} (tensors in {_type_name(left.value)})")
         else:
             others.append(path)
     return [*weights, *objects, *others]

@@ -21,7 +21,7 @@ from bridge_core.formats import describe_foreign
 from bridge_core.state import DTYPES
 from bridge_torch.file_format.signatures import LEGACY_MAGIC, is_tar
 from bridge_torch.file_format.storages import Bytes
-from bridge_torch.safe_pickle import Limits, Storage, Unpickled, unpickle
+from bridge_torch.safe_pickle import Limits, Storage, Unpickled, unpickle, unsafe_names
 
 __all__ = ["read_legacy", "refuse_other"]
 
@@ -44,6 +44,8 @@ def read_legacy(file: SourceFile, limits: Limits) -> tuple[Unpickled, dict[str, 
     """
     magic = _pickle_at(file, 0, "the first pickle", limits)
     if magic.value != LEGACY_MAGIC:
+        if magic.foreign:
+            raise unsafe_names(magic.foreign, holds_module=magic.holds_module, path=file.name)
         raise MalformedFile(
             "is a pickle, but torch.save did not write it.",
             path=file.name,

@@ -1,27 +1,35 @@
 """Which part of a checkpoint are the weights.
 
 `torch.save` stores any object. Most checkpoints are a state dict, or a dict that holds one under a usual name
-beside an optimizer, counters and options. The choice is fixed, or the caller's, and is reported, never silent.
+beside an optimizer, counters and options. The choice is fixed, or is the caller's, and it is always reported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from bridge_core import BridgeError, MalformedFile, UsageError
+from bridge_core import BridgeError, KeyConflict, LimitExceeded, MalformedFile, UnsupportedFeature
 from bridge_core.messages import listed
-from bridge_core.state import unknown_entry
-from bridge_torch.file_format.left_out import LeftOut, choices, is_training_state, reading_notes, shown_name
-from bridge_torch.file_format.state_dict import StateDict
-from bridge_torch.file_format.tensor_holders import find_holders
-from bridge_torch.safe_pickle import Opaque, TensorRef, Unpickled, UnsupportedTensor, unsafe_names
+from bridge_core.state import is_unicode
+from bridge_torch.file_format.entry_choice import Choice, kind_of
+from bridge_torch.file_format.left_out import LeftOut, is_training_state, reading_notes, shown_name
+from bridge_torch.safe_pickle import (
+    Global,
+    Opaque,
+    Storage,
+    TensorRef,
+    Unpickled,
+    UnsupportedTensor,
+    unsafe_names,
+)
 
-__all__ = ["WRAPPERS", "Weights", "find_weights"]
+__all__ = ["Weights", "find_weights"]
 
-WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "module", "net")
-"""Usual names of the entry that holds the state dict; the first that holds tensors is taken."""
+_MAX_ENTRIES = 5_000_000
+_FREE_REPEATS, _MAX_REPEATS = 10_000, 10
+"""Entries that dicts which stand in several places may show in all, and how often each beyond that."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class Weights:
 def find_weights(pickle: Unpickled, *, path: str, entry: str | None = None) -> Weights:
     """Choose the weights in what a checkpoint holds.
 
-    Entries named as in `WRAPPERS` are followed, one inside the other; below that, nested dicts are joined by
+    Entries of the usual names are followed, one inside the other; below that, nested dicts are joined by
     dots. Optimizers, schedulers and values that are not tensors are left out by name.
 
     Args:
@@ -74,16 +82,16 @@ def find_weights(pickle: Unpickled, *, path: str, entry: str | None = None) -> W
     """
     if not isinstance(pickle.value, dict):
         raise MalformedFile(
-            f"holds {_kind(pickle.value)}; a state dict was expected.",
+            f"holds {kind_of(pickle.value)}; a state dict was expected.",
             path=path,
             hint="Save module.state_dict().",
         )
     try:
-        choice = _Choice(pickle)
+        choice = Choice(pickle)
         if entry is not None:
             choice.enter(entry)
         choice.unwrap()
-        found = StateDict(choice.holders, path)
+        found = _Gather(choice.holders, path)
         found.read(choice.node, ".".join(choice.names))
         found.refuse(holds_module=pickle.holds_module)
     except BridgeError as err:
@@ -93,129 +101,107 @@ def find_weights(pickle: Unpickled, *, path: str, entry: str | None = None) -> W
     return Weights(found.tensors, ".".join(choice.names), left_out, pickle.foreign, entry or "")
 
 
-class _Choice:
-    """The dict that is taken for the state dict, the names that lead to it, and what was passed by."""
+@dataclass
+class _Gather:
+    """The tensors of a state dict, and everything that is wrong with it, which is noted before raising.
 
-    def __init__(self, pickle: Unpickled) -> None:
-        self.pickle = pickle
-        self.node: dict[Any, Any] = pickle.value
-        self.names: tuple[str, ...] = ()
-        self.left_out: list[LeftOut] = []
-        self.holders = find_holders(self.node)
-        if self.node and id(self.node) not in self.holders:
-            if pickle.foreign:
-                raise unsafe_names(pickle.foreign, holds_module=pickle.holds_module)
-            raise MalformedFile(f"holds no tensors; its entries are {listed(map(shown_name, self.node))}.")
+    Args:
+        holders: Identities of the containers and objects that hold tensors.
+        path: The file, for messages.
+    """
 
-    def enter(self, entry: str) -> None:
-        """Go to an entry of the root, or else of the usual state dict."""
-        steps = _steps(self.node, entry)
-        if steps is None:
-            self.unwrap()
-            steps = _steps(self.node, entry)
-        if steps is None:
-            own = [".".join(self.names)] if self.names else []
-            below = self._left_out(self.node)
-            raise unknown_entry(entry, [*own, *choices([*self.left_out, *below])])
-        for name, value in steps:
-            self._take(name, value)
+    holders: frozenset[int]
+    path: str
+    tensors: dict[str, TensorRef] = field(default_factory=dict)
+    left_out: list[LeftOut] = field(default_factory=list)
+    wrong_names: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    foreign: dict[str, list[str]] = field(default_factory=dict)
+    visited: int = 0
+    held: int = 0
+    seen: set[int] = field(default_factory=set)
 
-    def unwrap(self) -> None:
-        """Go down through entries of usual names, to the dict that holds the weights."""
-        while True:
-            name = next((name for name in WRAPPERS if self._holds_weights(self.node.get(name))), None)
-            if name is None:
-                return
-            self._take(name, self.node[name])
+    def read(self, node: dict[Any, Any], where: str) -> None:
+        """Add the tensors of a dict that stands at a path of the file.
 
-    def _holds_weights(self, value: Any) -> bool:
-        return (type(value) is dict or _is_foreign(value)) and id(value) in self.holders
+        Objects beside state dicts are left out; among tensors they would be weights that are not read.
+        """
+        beside = not any(type(value) is TensorRef for value in node.values())
+        self._walk(node, "", f"{where}." if where else "", beside)
 
-    def _take(self, name: str, value: Any) -> None:
-        others = self._left_out(_others(self.node, name))
-        path = ".".join((*self.names, name))
-        if name not in self.node:
-            self.holders |= find_holders(value)
-        if type(value) is not dict or id(value) not in self.holders:
-            raise self._not_weights(path, value, choices(others))
-        self.left_out += others
-        self.node, self.names = value, (*self.names, name)
+    def _walk(self, node: dict[Any, Any], prefix: str, where: str, beside: bool = False) -> None:
+        self._count(node)
+        for key, value in node.items():
+            kind = type(value)
+            label = where + prefix + shown_name(key)
+            if kind is dict:
+                if id(value) not in self.holders or is_training_state(key, value):
+                    self._leave_out(label, key, value)
+                elif not isinstance(key, str):
+                    self.wrong_names.append(label)
+                else:
+                    self._walk(value, f"{prefix}{key}.", where)
+            elif not isinstance(key, str) or not is_unicode(key):
+                self.wrong_names.append(label)
+            elif kind is TensorRef:
+                name = prefix + key
+                if name in self.tensors:
+                    raise KeyConflict("two weights have this name.", path=self.path, key=name)
+                self.tensors[name] = value
+            else:
+                self._other(label, key, value, beside)
 
-    def _not_weights(self, path: str, value: Any, others: Iterable[str]) -> BridgeError:
-        """Return the error for an entry that is not a dict of tensors."""
-        names = listed(others)
-        if _is_foreign(value):
-            error = unsafe_names(
-                [f"{value.kind} in {shown_name(path)}"], holds_module=self.pickle.holds_module
-            )
-            if names:
-                error.hint = f"{error.hint} Or choose another entry with entry= (--entry): {names}."
-            return error
-        found = "a dict without tensors" if type(value) is dict else _kind(value)
-        return UsageError(
-            f"the entry {path!r} is {found}; a dict of tensors was expected.",
-            hint=f"Entries that hold tensors: {names}." if names else None,
+    def _count(self, node: dict[Any, Any]) -> None:
+        self.visited += len(node)
+        if id(node) not in self.seen:
+            self.seen.add(id(node))
+            self.held += len(node)
+        if self.visited > _MAX_ENTRIES:
+            raise LimitExceeded(f"has more than {_MAX_ENTRIES} entries.", path=self.path)
+        if self.visited > _FREE_REPEATS + _MAX_REPEATS * self.held:
+            raise LimitExceeded(f"repeats {self.held} entries into {self.visited} and more.", path=self.path)
+
+    def _other(self, label: str, key: str, value: Any, beside: bool) -> None:
+        """Sort a value that is neither a dict nor a tensor that can be read."""
+        holds = id(value) in self.holders
+        if isinstance(value, UnsupportedTensor):
+            self.unread.append(f"{label} ({value.kind})")
+        elif key.endswith("_extra_state") or is_training_state(key, value):
+            self._leave_out(label, key, value)
+        elif isinstance(value, Opaque | Global) and value.is_foreign and (holds or not beside):
+            name = value.kind if isinstance(value, Opaque) else value.path
+            self.foreign.setdefault(name, []).append(label)
+        elif isinstance(value, Storage):
+            self.unread.append(f"{label} (a storage without a tensor)")
+        elif holds:
+            kind = value.kind if isinstance(value, Opaque) else f"a {type(value).__name__}"
+            self.unread.append(f"{label} (tensors in {kind})")
+        else:
+            self._leave_out(label, key, value)
+
+    def _leave_out(self, label: str, key: Any, value: Any) -> None:
+        self.left_out.append(
+            LeftOut(label, value, is_training_state(key, value), id(value) in self.holders)
         )
 
-    def _left_out(self, entries: Mapping[Any, Any]) -> list[LeftOut]:
-        return [
-            LeftOut(".".join((*self.names, shown_name(key))), value, is_training_state(key, value))
-            for key, value in entries.items()
-        ]
+    def refuse(self, *, holds_module: bool) -> None:
+        """Raise what was noted.
 
-
-def _steps(node: dict[Any, Any], path: str) -> list[tuple[str, Any]] | None:
-    """Return the names and values that lead to the entry of a path; None if there is none.
-
-    Names in a dict may contain dots. Where no entry has the path, the names that begin with it are one.
-    """
-    return _nested_steps(node, path, False) or _nested_steps(node, path, True)
-
-
-def _nested_steps(node: dict[Any, Any], path: str, joined: bool) -> list[tuple[str, Any]] | None:
-    if path in node:
-        return [(path, node[path])]
-    if joined:
-        start = f"{path}."
-        below = {
-            key.removeprefix(start): value
-            for key, value in node.items()
-            if isinstance(key, str) and key.startswith(start)
-        }
-        if below:
-            return [(path, below)]
-    parts = path.split(".")
-    for at in range(len(parts) - 1, 0, -1):
-        name = ".".join(parts[:at])
-        child = node.get(name)
-        deeper = _nested_steps(child, ".".join(parts[at:]), joined) if type(child) is dict else None
-        if deeper is not None:
-            return [(name, child), *deeper]
-    return None
-
-
-def _others(node: dict[Any, Any], name: str) -> dict[Any, Any]:
-    """Return what a dict holds beside an entry; beside names that begin alike, as entries of that kind."""
-    if name in node:
-        return {key: value for key, value in node.items() if key != name}
-    others: dict[Any, Any] = {}
-    groups: dict[str, dict[str, Any]] = {}
-    for key, value in node.items():
-        first, dot, rest = key.partition(".") if isinstance(key, str) else (key, "", "")
-        if not dot:
-            others[key] = value
-        elif not key.startswith(f"{name}."):
-            groups.setdefault(first, {})[rest] = value
-    return {**groups, **others}
-
-
-def _is_foreign(value: Any) -> bool:
-    return type(value) is Opaque and value.is_foreign
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, TensorRef | UnsupportedTensor):
-        return "a single tensor"
-    if isinstance(value, Opaque):
-        return f"an object of {shown_name(value.kind)}"
-    return f"a {type(value).__name__}" if value is not None else "None"
+        Raises:
+            UnsafeFile: Weights are objects of unknown classes.
+            MalformedFile: Names are not strings.
+            UnsupportedFeature: Tensors are of kinds that are not read.
+        """
+        if self.foreign:
+            texts = [f"{name} (in {listed(labels)})" for name, labels in self.foreign.items()]
+            raise unsafe_names(texts, holds_module=holds_module, path=self.path)
+        if self.wrong_names:
+            raise MalformedFile(
+                f"weights are named by strings; found {listed(self.wrong_names)}.", path=self.path
+            )
+        if self.unread:
+            raise UnsupportedFeature(
+                f"holds tensors of kinds that are not read: {listed(self.unread)}.",
+                path=self.path,
+                hint="Save them as plain dense tensors.",
+            )

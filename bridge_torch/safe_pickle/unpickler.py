@@ -84,7 +84,7 @@ def _holds_module(machine: Machine) -> bool:
     return machine.holds_module or any(name.startswith("torch.nn.modules.") for name in machine.foreign)
 
 
-def unsafe_names(names: Iterable[str], *, holds_module: bool) -> UnsafeFile:
+def unsafe_names(names: Iterable[str], *, holds_module: bool, path: str | None = None) -> UnsafeFile:
     """Return the error for a file whose weights cannot be had without code that it names."""
     shown = [name if name.isprintable() else ascii(name) for name in names]
     text = ", ".join(shown[:_NAMES_SHOWN])
@@ -96,7 +96,7 @@ def unsafe_names(names: Iterable[str], *, holds_module: bool) -> UnsafeFile:
             "It holds a whole pickled module, not its weights: load it where you trust it, "
             "and save module.state_dict() instead."
         )
-    return UnsafeFile(f"asks for code that no weights need: {text}.", hint=hint)
+    return UnsafeFile(f"asks for code that no weights need: {text}.", path=path, hint=hint)
 
 
 def _run(machine: Machine) -> Any:

@@ -51,9 +51,7 @@ def inspect(
     from bridge_core.plugins import default_registry
 
     with aside():
-        state = open_state(
-            src, format=format_name, layout=layout, follow_links=follow_links, entry=entry
-        )
+        state = open_state(src, format=format_name, layout=layout, follow_links=follow_links, entry=entry)
     with state:
         known = state.metadata.provenance
         path, used = Path(known["path"]), default_registry().format(known["format"])
