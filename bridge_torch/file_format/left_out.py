@@ -58,7 +58,9 @@ def shown_name(name: Any) -> str:
     """Return a key as messages show it, safe to print."""
     if isinstance(name, str):
         return name if name.isprintable() and name else ascii(name)
-    return str(name) if isinstance(name, int | None) else f"({type(name).__name__})"
+    if isinstance(name, int | None):
+        return str(name)
+    return f"({shown_name(name.kind) if isinstance(name, Opaque) else type(name).__name__})"
 
 
 def choices(left_out: Iterable[LeftOut]) -> dict[str, int]:

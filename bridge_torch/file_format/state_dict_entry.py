@@ -180,9 +180,7 @@ class _Gather:
             self._leave_out(label, key, value)
 
     def _leave_out(self, label: str, key: Any, value: Any) -> None:
-        self.left_out.append(
-            LeftOut(label, value, is_training_state(key, value), id(value) in self.holders)
-        )
+        self.left_out.append(LeftOut(label, value, is_training_state(key, value), id(value) in self.holders))
 
     def refuse(self, *, holds_module: bool) -> None:
         """Raise what was noted.

@@ -20,6 +20,7 @@ from bridge_torch.storage_classes import STORAGE_DTYPES
 __all__ = ["Limits", "Machine"]
 
 _NAME_BYTES = 1024
+_KEY_KINDS: dict[type, str] = {TensorRef: "tensor", UnsupportedTensor: "tensor", Storage: "storage"}
 
 
 @dataclass(frozen=True)
@@ -242,4 +243,4 @@ def _dict_key(key: Any) -> Any:
         return key
     if isinstance(key, int) and abs(key) < 1 << 60:
         return key
-    return Opaque(type(key).__name__, parts=kept_parts([key]))
+    return Opaque(_KEY_KINDS.get(type(key), type(key).__name__), parts=kept_parts([key]))

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from bridge_core import LimitExceeded, MalformedFile, TruncatedFile, UnsafeFile, UnsupportedFeature
 from bridge_torch.safe_pickle.machine import Machine
-from bridge_torch.safe_pickle.values import Global, Opaque
+from bridge_torch.safe_pickle.values import Global, Opaque, kept_parts
 
 __all__ = ["OPERATIONS", "STOP", "refuse_opcode"]
 
@@ -96,7 +96,11 @@ def _new_object_with_names(m: Machine) -> None:
     named_args, args, kind = m.stack.pop(), m.stack.pop(), m.stack.pop()
     if not isinstance(named_args, dict) or not isinstance(args, tuple):
         raise MalformedFile("makes an object of arguments that are not a tuple and a dict.")
-    m.stack += [kind, (*args, named_args) if named_args else args]
+    if named_args:
+        name = kind.path if isinstance(kind, Global) else getattr(kind, "kind", "an object")
+        m.new(Opaque(name, is_foreign=True, parts=kept_parts((kind, args, named_args))))
+        return
+    m.stack += [kind, args]
     m.reduce()
 
 
