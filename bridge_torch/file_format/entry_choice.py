@@ -9,7 +9,7 @@ from bridge_core import BridgeError, MalformedFile, UsageError
 from bridge_core.messages import listed
 from bridge_core.state import unknown_entry
 from bridge_torch.file_format.left_out import LeftOut, choices, is_training_state, shown_name
-from bridge_torch.file_format.tensor_holders import find_holders
+from bridge_torch.file_format.tensor_holders import find_holders, holds_module
 from bridge_torch.safe_pickle import Opaque, TensorRef, Unpickled, UnsupportedTensor, unsafe_names
 
 __all__ = ["WRAPPERS", "Choice", "kind_of"]
@@ -70,9 +70,7 @@ class Choice:
         """Return the error for an entry that is not a dict of tensors."""
         names = listed(others)
         if _is_foreign(value):
-            error = unsafe_names(
-                [f"{value.kind} (in {shown_name(path)})"], holds_module=self.pickle.holds_module
-            )
+            error = unsafe_names([f"{value.kind} (in {shown_name(path)})"], holds_module=holds_module(value))
             if names:
                 error.hint = f"{error.hint} Or choose another entry with entry= (--entry): {names}."
             return error

@@ -15,6 +15,7 @@ from bridge_core.messages import listed
 from bridge_core.state import is_unicode
 from bridge_torch.file_format.entry_choice import Choice, kind_of
 from bridge_torch.file_format.left_out import LeftOut, is_training_state, reading_notes, shown_name
+from bridge_torch.file_format.tensor_holders import holds_module
 from bridge_torch.safe_pickle import (
     Global,
     Opaque,
@@ -93,7 +94,7 @@ def find_weights(pickle: Unpickled, *, path: str, entry: str | None = None) -> W
         choice.unwrap()
         found = _Gather(choice.holders, path)
         found.read(choice.node, ".".join(choice.names))
-        found.refuse(holds_module=pickle.holds_module)
+        found.refuse()
     except BridgeError as err:
         err.path = err.path or path
         raise
@@ -117,6 +118,7 @@ class _Gather:
     wrong_names: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
     foreign: dict[str, list[str]] = field(default_factory=dict)
+    holds_module: bool = False
     visited: int = 0
     held: int = 0
     seen: set[int] = field(default_factory=set)
@@ -171,6 +173,7 @@ class _Gather:
         elif isinstance(value, Opaque | Global) and value.is_foreign and (holds or not beside):
             name = value.kind if isinstance(value, Opaque) else value.path
             self.foreign.setdefault(name, []).append(label)
+            self.holds_module = self.holds_module or holds_module(value)
         elif isinstance(value, Storage):
             self.unread.append(f"{label} (a storage without a tensor)")
         elif holds:
@@ -182,7 +185,7 @@ class _Gather:
     def _leave_out(self, label: str, key: Any, value: Any) -> None:
         self.left_out.append(LeftOut(label, value, is_training_state(key, value), id(value) in self.holders))
 
-    def refuse(self, *, holds_module: bool) -> None:
+    def refuse(self) -> None:
         """Raise what was noted.
 
         Raises:
@@ -192,7 +195,7 @@ class _Gather:
         """
         if self.foreign:
             texts = [f"{name} (in {listed(labels)})" for name, labels in self.foreign.items()]
-            raise unsafe_names(texts, holds_module=holds_module, path=self.path)
+            raise unsafe_names(texts, holds_module=self.holds_module, path=self.path)
         if self.wrong_names:
             raise MalformedFile(
                 f"weights are named by strings; found {listed(self.wrong_names)}.", path=self.path

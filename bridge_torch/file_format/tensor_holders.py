@@ -7,7 +7,7 @@ from typing import Any
 
 from bridge_torch.safe_pickle import Global, Opaque, Storage, TensorRef, UnsupportedTensor, parts_of
 
-__all__ = ["find_holders", "foreign_kinds", "tensor_count"]
+__all__ = ["find_holders", "foreign_kinds", "holds_module", "tensor_count"]
 
 _VALUES = frozenset({TensorRef, UnsupportedTensor, Storage})
 _CONTAINERS = frozenset({dict, list, tuple, Opaque})
@@ -62,6 +62,11 @@ def tensor_count(node: Any) -> int:
 def foreign_kinds(value: Any) -> list[str]:
     """Return the names of unknown classes and functions in a value, each once."""
     return list(dict.fromkeys(_foreign(value)))
+
+
+def holds_module(value: Any) -> bool:
+    """Tell whether a value is, or holds, a pickled `torch.nn.Module`."""
+    return any(kind.startswith("torch.nn.modules.") for kind in foreign_kinds(value))
 
 
 def _foreign(root: Any) -> Iterator[str]:

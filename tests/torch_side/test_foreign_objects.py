@@ -380,6 +380,27 @@ def test_a_module_under_a_usual_name_is_refused_and_other_entries_are_offered(tm
         assert_same(state, W)
 
 
+def test_the_hint_speaks_of_a_module_only_where_one_is_in_the_way(tmp_path):
+    root = {"state_dict": {**W, "q": Plain(data=W["a.bias"])}, "activation": torch.nn.ReLU}
+    with pytest.raises(UnsafeFile) as caught:
+        open_torch(save(root, tmp_path / "a.pt"))
+    assert "module," not in caught.value.hint
+    with pytest.raises(UnsafeFile, match="whole pickled module"):
+        open_torch(save({**W, "net": Plain(inner=torch.nn.Linear(2, 2))}, tmp_path / "a.pt"))
+
+
+def test_a_class_that_old_torch_wrote_with_its_source_is_one_of_the_others(tmp_path):
+    source = b"(X\x06\x00\x00\x00modulecacme.parts\nNet\nX\x06\x00\x00\x00net.pyX\x01\x00\x00\x00xtQ)\x81"
+    weight = dumps({"state_dict": {"w": View(Storage("0", 4))}})[:-1]
+    make_zip(tmp_path / "a.pt", weight + b"X\x03\x00\x00\x00net" + source + b"s.", {"0": FOUR})
+    with open_torch(tmp_path / "a.pt") as state:
+        assert list(state) == [("w",)]
+        assert "net (acme.parts.Net)" in state.metadata.notes[0]
+    make_zip(tmp_path / "b.pt", b"\x80\x02" + source + b".", {"0": FOUR})
+    with pytest.raises(UnsafeFile, match="whole pickled module"):
+        open_torch(tmp_path / "b.pt")
+
+
 def test_known_dicts_as_state_dicts_are_read(tmp_path):
     for kind in (dict, collections.OrderedDict, lambda d: collections.defaultdict(int, d)):
         for protocol in range(1, 6):
