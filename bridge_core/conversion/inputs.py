@@ -74,7 +74,7 @@ def _entry_of(value: Any, registry: Registry, entry: str, layout: str | None, wh
     if isinstance(value, Mapping) and not isinstance(value, FlatState):
         inner = mapping_entry(value, entry)
         if inner is not None:
-            others = [str(name) for name in value if name != entry.partition(".")[0]]
+            others = [str(name) for name in value if not f"{entry}.".startswith(f"{name}.")]
             state = state_of(inner, registry, layout=layout, what=what)
             return read_from_entry(state, entry, others)
     return select_entry(state_of(value, registry, layout=layout, what=what), entry)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -69,6 +68,8 @@ def read_from_entry(state: FlatState, entry: str, left_out: Iterable[str]) -> Fl
 
 def unknown_entry(entry: str, entries: Iterable[str]) -> UsageError:
     """Return the error for an entry that is not there: those that are, and the nearest of them."""
+    import difflib  # only errors need it
+
     names = list(entries)
     near = difflib.get_close_matches(entry, names, n=1)
     there = f"the entries with tensors are: {listed(names)}" if names else "all tensors are at the top"

@@ -100,7 +100,7 @@ class TorchFormat:
         Tied keys that share one tensor object share one storage.
 
         Raises:
-            UnsupportedFeature: torch has no such dtype, or a name is no text; all of them are listed.
+            UnsupportedFeature: torch has no such dtype, or a name is not text; all of them are listed.
             KeyConflict: Two keys join to one name, or a part of a torch name holds a dot.
         """
         from bridge_torch.file_format.writer import lay_out

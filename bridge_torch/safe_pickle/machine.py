@@ -181,9 +181,18 @@ class Machine:
         if isinstance(target, Opaque):
             self._add_parts(target, [state])
         elif isinstance(target, TensorRef):
-            self.stack[-1] = UnsupportedTensor("rebuilt in place")
+            self._replace(target, UnsupportedTensor("rebuilt in place"))
         elif not isinstance(target, dict | UnsupportedTensor | Global):
             raise MalformedFile(f"sets attributes of a {type(target).__name__}.")
+
+    def _replace(self, old: Any, new: Any) -> None:
+        """Put another value in place of the last one, also where the file will refer to it again."""
+        self.stack[-1] = new
+        for index in reversed(self.memo):
+            self.objects += 1
+            if self.memo[index] is old:
+                self.memo[index] = new
+                return
 
     def _add_parts(self, target: Opaque, values: list[Any]) -> None:
         self.objects += len(values)

@@ -24,6 +24,7 @@ from bridge_torch.safe_pickle.unpickler import Limits, unpickle
 
 W = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
 OPTIMIZER = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"params": [0]}]}
+W_VIEW = View(Storage("0", 4))
 FOUR = np.arange(4, dtype="f4").tobytes()
 
 
@@ -413,6 +414,17 @@ def test_a_tensor_with_metadata_that_is_not_read_is_refused(tmp_path):
     flagged = Calls(torch._utils._rebuild_tensor_v2, *view.__reduce__()[1], Calls(unpack))
     make_zip(tmp_path / "a.pt", {"w": flagged, "v": view}, {"0": FOUR})
     with pytest.raises(UnsafeFile, match=r"acme\.parts\.unpack \(in w\)"):
+        open_torch(tmp_path / "a.pt")
+
+
+def test_a_tensor_that_is_changed_after_it_was_made_is_not_read_where_it_stands_again(tmp_path):
+    class Changed:
+        def __reduce__(self):
+            return *View(Storage("0", 4)).__reduce__(), {"scale": 2}
+
+    tensor = Changed()
+    make_zip(tmp_path / "a.pt", {"first": [tensor], "state_dict": {"w": tensor, "v": W_VIEW}}, {"0": FOUR})
+    with pytest.raises(UnsupportedFeature, match=r"state_dict\.w \(rebuilt in place\)"):
         open_torch(tmp_path / "a.pt")
 
 
