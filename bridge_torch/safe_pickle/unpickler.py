@@ -63,12 +63,14 @@ def unpickle(data: bytes, *, path: str, what: str = "the pickle", limits: Limits
         try:
             value = _run(machine)
             _check_depth(value, machine.limits.depth)
-        except (TruncatedFile, LimitExceeded):
+        except TruncatedFile:
             raise
-        except BridgeError as err:
-            if machine.foreign:
-                raise unsafe_names(machine.foreign, holds_module=_holds_module(machine)) from err
-            raise
+        except MalformedFile as err:
+            if not machine.foreign:
+                raise
+            unsafe = unsafe_names(machine.foreign, holds_module=_holds_module(machine))
+            unsafe.message += f" It is damaged, too: {err.message}"
+            raise unsafe from err
         if machine.foreign and not isinstance(value, dict):
             raise unsafe_names(machine.foreign, holds_module=_holds_module(machine))
     except BridgeError as err:
