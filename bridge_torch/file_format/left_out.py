@@ -28,6 +28,7 @@ _TRAINING = frozenset(
     }
 )
 _KINDS_SHOWN = 3
+_NAMES_SHOWN = 40
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def reading_notes(wrapper: str, left_out: tuple[LeftOut, ...], foreign: tuple[st
         verb = "not read" if wrapper else "these were not read"
         notes.append(f"{read}{verb}: {listed(_described(left_out, bool(foreign)))}")
     if foreign:
-        names = listed(map(shown_name, foreign))
+        names = listed(map(shown_name, foreign), _NAMES_SHOWN)
         notes.append(f"the file names code that weights do not need, and none of it was run: {names}")
     return tuple(notes)
 

@@ -229,6 +229,14 @@ def test_a_note_names_each_class_and_says_how_to_choose_other_weights(tmp_path):
         )
 
 
+def test_every_name_of_code_in_a_file_is_told(tmp_path):
+    odd = b"".join(b"X\x02\x00\x00\x00%c%cc%c.lib\nrun\n)R" % (97 + i, 97, 97 + i) for i in range(20))
+    weight = dumps({"state_dict": {"w": View(Storage("0", 4))}})[:-1]
+    make_zip(tmp_path / "a.pt", weight + b"(" + odd + b"u.", {"0": FOUR})
+    with open_torch(tmp_path / "a.pt") as state:
+        assert all(f"{chr(97 + i)}.lib.run" in state.metadata.notes[1] for i in range(20))
+
+
 def test_no_note_where_the_file_holds_the_weights_alone(tmp_path):
     for root in (W, {"state_dict": W}):
         with open_torch(save(root, tmp_path / "a.pt")) as state:
