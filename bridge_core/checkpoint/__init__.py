@@ -7,9 +7,16 @@ from bridge_core.public import exports
 if TYPE_CHECKING:
     from bridge_core.checkpoint.checkpoint_writer import Saved as Saved, write_checkpoint as write_checkpoint
     from bridge_core.checkpoint.guided_writing import guided as guided
-    from bridge_core.checkpoint.model_config import config_beside as config_beside
+    from bridge_core.checkpoint.model_config import (
+        config_beside as config_beside,
+        read_config as read_config,
+    )
     from bridge_core.checkpoint.open_save import open_state as open_state, save_state as save_state
-    from bridge_core.checkpoint.weight_files import is_weights_name as is_weights_name
+    from bridge_core.checkpoint.partial_files import Part as Part, part_of as part_of
+    from bridge_core.checkpoint.weight_files import (
+        find_weights as find_weights,
+        is_weights_name as is_weights_name,
+    )
     from bridge_core.checkpoint.write_options import WriteOptions as WriteOptions
 else:
     __getattr__, __dir__, __all__ = exports(
@@ -17,9 +24,10 @@ else:
         {
             "checkpoint_writer": "Saved write_checkpoint",
             "guided_writing": "guided",
-            "model_config": "config_beside",
+            "model_config": "config_beside read_config",
             "open_save": "open_state save_state",
-            "weight_files": "is_weights_name",
+            "partial_files": "Part part_of",
+            "weight_files": "find_weights is_weights_name",
             "write_options": "WriteOptions",
         },
     )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bridge_core.checkpoint.checkpoint_writer import Saved, write_checkpoint
+from bridge_core.checkpoint.choice import choose_file
 from bridge_core.checkpoint.detect_format import open_file
 from bridge_core.checkpoint.write_options import StrPath, WriteOptions, as_path, is_folder
 from bridge_core.errors import UsageError
@@ -37,7 +38,8 @@ def open_state(
     """Open weights lazily; use the state as a context manager, or close it.
 
     Args:
-        path: A file of any name, an index, or a folder (see `find_weights`).
+        path: A file of any name, an index, or a folder (see `find_weights`). A file that is a part of a
+            model, such as one shard, is opened with a note that says so.
         format: Name of the format; None to go by content.
         layout: Whose names and axes these are; None to take what the file says, or else the one framework
             whose names they look like.
@@ -55,12 +57,15 @@ def open_state(
     chosen = registry.format(format) if format else None
     place = as_path(path)
     if is_folder(place):
-        from bridge_core.checkpoint.weight_files import find_weights
+        from bridge_core.checkpoint.folder_weights import choose_weights
 
-        place = find_weights(place, format=format, layout=layout, registry=registry)
-    used, state = open_file(place, registry, chosen, follow_links=follow_links, entry=entry)
-    known = {**state.metadata.provenance, "path": str(place), "format": used.name}
-    opened = state.replace(metadata=state.metadata.with_(provenance=known))
+        choice = choose_weights(place, format=format, layout=layout, registry=registry)
+    else:
+        choice = choose_file(place)
+    used, state = open_file(choice.path, registry, chosen, follow_links=follow_links, entry=entry)
+    known = {**state.metadata.provenance, "path": str(choice.path), "format": used.name}
+    notes = (*choice.notes, *state.metadata.notes)
+    opened = state.replace(metadata=state.metadata.with_(provenance=known, notes=notes))
     opened.layout = layout or _layout(state, used, registry)
     return opened
 

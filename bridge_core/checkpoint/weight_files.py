@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bridge_core.checkpoint.detect_format import claims, open_file
+from bridge_core.checkpoint.partial_files import part_of
 from bridge_core.errors import BridgeError, MalformedFile, ShardError, SystemFailure, UsageError
-from bridge_core.formats import Format
-from bridge_core.io import SourceFile, system_failures
+from bridge_core.formats import Format, shard_name
+from bridge_core.io import SourceFile, is_unfinished, system_failures
+from bridge_core.messages import listed
 from bridge_core.plugins import Registry, default_registry
 
-__all__ = ["find_weights", "is_weights_name"]
+__all__ = ["find_weights", "is_training_file", "is_weights_name"]
 
 _PREFERRED = ("safetensors", "torch", "msgpack")
 """Formats that a folder is searched for first; the others follow in the order of registration."""
@@ -24,7 +26,9 @@ _STEMS = ("diffusion_pytorch_model", "diffusion_flax_model")
 """Names that other tools use in place of a format's own stem."""
 
 _NOT_WEIGHTS = re.compile(
-    r"training_args\..*|(optimizer|scheduler|scaler|trainer_state|random_states|rng_state).*", re.IGNORECASE
+    r"training_args\..*|(optimizer|scheduler|scaler|trainer_state|random_states|rng_state).*"
+    r"|.*_optim_states\.pth?",
+    re.IGNORECASE,
 )
 _FOREIGN: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (
@@ -39,8 +43,6 @@ _FOREIGN: tuple[tuple[re.Pattern[str], str, str], ...] = (
     ),
 )
 """Files that only folders of other checkpoints hold, what these are, and what to do."""
-
-_NUMBERED = re.compile(r"-(\d+)-of-(\d+)\b")
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,11 @@ def is_weights_name(formats: Iterable[Format]) -> Callable[[str], bool]:
     return lambda name: any(pattern.fullmatch(name) for pattern in patterns())
 
 
+def is_training_file(name: str) -> bool:
+    """Return whether a file is one that a training run keeps beside the weights, by its name."""
+    return _NOT_WEIGHTS.fullmatch(name) is not None
+
+
 def find_weights(
     folder: str | os.PathLike[str],
     *,
@@ -119,7 +126,7 @@ def find_weights(
 
     Raises:
         MalformedFile: There are no weights, or several files of unusual names.
-        ShardError: There are shards without an index.
+        ShardError: There are shards without an index, or parts of another kind.
         SystemFailure: The folder cannot be listed.
         UsageError: There are several variants, and no file without one.
     """
@@ -132,7 +139,7 @@ def find_weights(
     found: dict[str, _Name] = {}
     for file in files:
         for name in usual:
-            if not name.shard and name.pattern.fullmatch(file) and not _NUMBERED.search(file):
+            if not name.shard and name.pattern.fullmatch(file) and shard_name(file) is None:
                 known = found.get(file)
                 found[file] = name if known is None or name.rank < known.rank else known
     if not found:
@@ -150,6 +157,7 @@ def find_weights(
     chosen = min(ranks, key=lambda file: ranks[file])
     rivals = {file: _variant(file, found) for file, value in ranks.items() if value[:-1] == best[:-1]}
     if len(set(rivals.values())) > 1:
+        _refuse_parts(folder, list(rivals))
         raise UsageError(
             f"holds several variants: {', '.join(rivals)}.", path=folder, hint="Give the file itself."
         )
@@ -179,32 +187,58 @@ def _sole_weights(
     if len(indexes) == 1:
         return indexes[0]
     seen = indexes or [name for name in files if _looks_like_weights(folder / name, formats)]
-    shards = [name for name in seen if (match := _NUMBERED.search(name)) and int(match[2]) > 1]
-    if shards:
-        raise ShardError(
-            f"holds shards ({shards[0]}, ...) and no index that lists them.",
-            path=folder,
-            hint="Fetch the index (*.index.json), or give one shard by name to open it alone.",
-        )
+    _refuse_shards(folder, seen)
     for pattern, what, hint in _FOREIGN:
         if any(pattern.fullmatch(name) for name in files):
             raise MalformedFile(f"is {what}, which no installed format reads.", path=folder, hint=hint)
+    _refuse_parts(folder, seen)
     if len(seen) == 1:
         return seen[0]
     if seen:
         raise MalformedFile(
             f"holds several files that may be the weights: {', '.join(seen[:8])}.",
             path=folder,
-            hint="Give the file itself.",
+            hint="Give the file itself; files that are parts of one model have to be merged first.",
         )
-    wanted = dict.fromkeys(name.shown for name in usual if name.rank[0] == 0)
-    raise MalformedFile(
-        "holds no weights.", path=folder, hint=f"Looked for {', '.join(wanted)}, and any one file of weights."
+    raise _no_weights(folder, usual)
+
+
+def _no_weights(folder: Path, usual: tuple[_Name, ...]) -> MalformedFile:
+    from bridge_core.checkpoint.no_weights import what_else
+
+    found = what_else(folder)
+    wanted = dict.fromkeys(name.shown for name in usual if name.rank[0] == name.rank[2] == 0)
+    hint = f"Looked for {', '.join(wanted)}, and any one file of weights."
+    return MalformedFile(
+        f"holds no weights{f': {found.what}' if found.what else ''}.",
+        path=folder,
+        hint=f"{found.way_on} {hint}".lstrip(),
     )
 
 
+def _refuse_shards(folder: Path, seen: list[str]) -> None:
+    shards = [name for name in seen if (shard := shard_name(name)) is not None and shard.total > 1]
+    if shards:
+        raise ShardError(
+            f"holds shards ({shards[0]}, ...) and no index that lists them.",
+            path=folder,
+            hint="Fetch the index (*.index.json); a shard by itself can be inspected by its name.",
+        )
+
+
+def _refuse_parts(folder: Path, seen: list[str]) -> None:
+    parts = {name: part for name in seen if (part := part_of(folder / name)) is not None}
+    slices = [name for name, part in parts.items() if part.tensors != "changes"]
+    if slices:
+        raise ShardError(
+            f"holds parts of one model, and not a whole one: {listed(slices)}.",
+            path=folder,
+            hint=parts[slices[0]].way_on,
+        )
+
+
 def _looks_like_weights(path: Path, formats: tuple[Format, ...]) -> bool:
-    if path.name.startswith(".") or _NOT_WEIGHTS.fullmatch(path.name):
+    if path.name.startswith(".") or is_training_file(path.name) or is_unfinished(path.name):
         return False
     try:
         with SourceFile(path) as file:

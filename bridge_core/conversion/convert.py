@@ -48,7 +48,7 @@ def plan_conversion(
         model: A live model, or ``"PKG.MOD:FACTORY"``, of the source's framework (its module types are
             evidence) or of the target's (it is the template). For a checkpoint of a model library whose
             adapter is installed: the name of the model class, ``"auto"`` for the one that the folder names
-            (which a source that is a folder need not say), or ``"none"`` to do without.
+            (which a source that is a folder, or its weights, need not say), or ``"none"`` to do without.
         rules: What the caller knows better: rules, or the path of a rule file.
         accept_guesses: Whether names may decide what no evidence does.
         allow_missing: Target keys that may stay unfilled: True, or patterns.
@@ -68,7 +68,7 @@ def plan_conversion(
     Raises:
         MismatchError: Keys are missing or unexpected, or shapes differ.
         AmbiguousLayerError: No evidence decides what some layers are.
-        BadInputError: A file is damaged or unsafe.
+        BadInputError: A file is damaged or unsafe, or the source is only a part of a model.
         UsageError: The source, ``to`` or ``like`` is not something that can be converted, or there is no such
             entry.
     """
@@ -77,7 +77,9 @@ def plan_conversion(
         accept_guesses, allow_missing, allow_unexpected, allow_mismatched, allow_unclaimed
     )
     options = ConversionOptions(to, like, model, as_rules(rules), permissions, layout, follow_links)
-    with opened(source, registry, layout=layout, follow_links=follow_links, entry=entry) as state:
+    with opened(
+        source, registry, layout=layout, follow_links=follow_links, entry=entry, purpose=options
+    ) as state:
         known = guidance(source, state, options, registry)
         _, plan = complete_plan(state, options.guided(known), registry)
     return plan.check() if check else plan
@@ -138,7 +140,7 @@ def convert(
 
     Raises:
         ConversionError: The plan cannot be run, the destination exists, or verification failed.
-        BadInputError: The source is damaged or unsafe.
+        BadInputError: The source is damaged or unsafe, or only a part of a model.
         SystemFailure: Disk, permission or memory.
     """
     registry = registry or default_registry()
@@ -147,7 +149,9 @@ def convert(
     )
     options = ConversionOptions(to, like, model, as_rules(rules), permissions, layout, follow_links, dtype)
     writing = WriteOptions(format, max_shard_size, workers, max_ram, overwrite, verify, progress)
-    with opened(src, registry, layout=layout, follow_links=follow_links, entry=entry) as source:
+    with opened(
+        src, registry, layout=layout, follow_links=follow_links, entry=entry, purpose=options
+    ) as source:
         known = guidance(src, source, options, registry)
         state, plan = complete_plan(source, options.guided(known), registry)
         result = plan.apply(state)

@@ -41,13 +41,13 @@ def to_neutral(
         UnsupportedFeature: A tensor is of a dtype or kind that cannot be carried.
     """
     registry = registry or default_registry()
-    state = state_of(value, registry, what="object")
+    permissions = Permissions(accept_guesses)
+    options = ConversionOptions("neutral", model=module, rules=as_rules(rules), permissions=permissions)
+    state = state_of(value, registry, what="object", purpose=options)
     if state.layout is None:
         state = state.replace(layout=framework)
     if state.layout != framework:
         raise UsageError(f"the object is {state.layout}; {framework} was expected.")
-    permissions = Permissions(accept_guesses)
-    options = ConversionOptions("neutral", model=module, rules=as_rules(rules), permissions=permissions)
     state, plan = complete_plan(state, options, registry)
     return plan.apply(state)
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bridge_core.checkpoint import open_state
+from bridge_core.conversion.options import ConversionOptions
+from bridge_core.conversion.whole_source import require_whole
 from bridge_core.errors import UsageError
 from bridge_core.plugins import Framework, Registry
 from bridge_core.state import (
@@ -35,6 +37,7 @@ def state_of(
     follow_links: bool = False,
     entry: str | None = None,
     what: str = "source",
+    purpose: ConversionOptions | None = None,
 ) -> FlatState:
     """Return the state of whatever a caller may hand over.
 
@@ -45,12 +48,17 @@ def state_of(
         follow_links: Whether shards may be symbolic links that lead out of their folder.
         entry: The entry to take, as for `open_state`; None for all, or a file's usual one.
         what: What errors call it.
+        purpose: The conversion that it is the source of, which a file with a part of a model is not.
 
     Raises:
         UsageError: It is none of these, or has no such entry.
+        ShardError, UnsupportedFeature: It is a file with a part of a model.
     """
     if isinstance(value, str | os.PathLike):
-        return open_state(value, layout=layout, registry=registry, follow_links=follow_links, entry=entry)
+        state = open_state(value, layout=layout, registry=registry, follow_links=follow_links, entry=entry)
+        if purpose is not None:
+            require_whole(state, purpose)
+        return state
     if entry is not None:
         return _entry_of(value, registry, entry, layout, what)
     if isinstance(value, FlatState):
@@ -101,13 +109,22 @@ def opened(
     follow_links: bool = False,
     entry: str | None = None,
     what: str = "source",
+    purpose: ConversionOptions | None = None,
 ) -> Iterator[FlatState]:
     """Give the state of a value; a file that was opened here is closed, a caller's state is not.
 
     Raises:
         UsageError: As `state_of`.
     """
-    state = state_of(value, registry, layout=layout, follow_links=follow_links, entry=entry, what=what)
+    state = state_of(
+        value,
+        registry,
+        layout=layout,
+        follow_links=follow_links,
+        entry=entry,
+        what=what,
+        purpose=purpose,
+    )
     try:
         yield state
     finally:

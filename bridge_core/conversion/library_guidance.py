@@ -8,7 +8,7 @@ from typing import Any
 
 from bridge_core.conversion.inputs import load_factory
 from bridge_core.conversion.options import ConversionOptions
-from bridge_core.errors import PluginError, UsageError
+from bridge_core.errors import BridgeError, PluginError, UsageError
 from bridge_core.io import system_failures
 from bridge_core.plugins import Checkpoint, Guidance, Library, Registry, plugin_failures
 from bridge_core.state import FlatState
@@ -22,6 +22,10 @@ def guidance(source: Any, state: FlatState, options: ConversionOptions, registry
     A library is asked where the source is a folder and the caller gives no model, and where the caller names
     a model class of a library (``"auto"`` for the one that the folder names); ``"none"`` keeps it out. In
     place of a library ``"PKG.MOD:FACTORY"`` makes the model.
+
+    A file that its folder stands for is read as the folder is: one with a usual name of weights, and one
+    that is the only weights there. A config beside another file may be that of other weights. Where the
+    library fails, such a file is converted by what it shows itself, and a note says so.
 
     Raises:
         UsageError: A class is named, and no library knows it or the checkpoint; the function fails; or there
@@ -39,13 +43,16 @@ def guidance(source: Any, state: FlatState, options: ConversionOptions, registry
         return Guidance(model=load_factory(name))
     where = state.metadata.provenance.get("path")
     is_path = isinstance(source, str | os.PathLike)
-    if is_path and where is not None and (name is not None or Path(source).is_dir()):
+    if is_path and where is not None:
+        folder = Path(where).absolute().parent
         model = None if name == "auto" else name
-        checkpoint = Checkpoint(Path(where).absolute().parent, state, options.to, model, options.dtype)
-        for library in registry.libraries.values():
-            known = _guide(library, checkpoint, registry)
-            if known is not None:
-                return known
+        checkpoint = Checkpoint(folder, state, options.to, model, options.dtype)
+        if name is not None or Path(source).is_dir():
+            known = _first_guidance(checkpoint, registry)
+        else:
+            known = _guidance_of_file(Path(where).name, checkpoint, registry)
+        if known is not None:
+            return known
     if name is None:
         return Guidance()
     raise UsageError(
@@ -54,6 +61,38 @@ def guidance(source: Any, state: FlatState, options: ConversionOptions, registry
         hint="Name a function that builds the model: --model PKG.MOD:FACTORY. Adapters of libraries are "
         f"plugins; installed are: {', '.join(registry.libraries) or 'none'}.",
     )
+
+
+def _first_guidance(checkpoint: Checkpoint, registry: Registry) -> Guidance | None:
+    """Return what the first library that knows the checkpoint says."""
+    for library in registry.libraries.values():
+        known = _guide(library, checkpoint, registry)
+        if known is not None:
+            return known
+    return None
+
+
+def _guidance_of_file(name: str, checkpoint: Checkpoint, registry: Registry) -> Guidance | None:
+    """Return what the folder of a file tells of it, if the folder stands for the file."""
+    if not registry.libraries or not _stands_for(checkpoint.folder, name, registry):
+        return None
+    try:
+        return _first_guidance(checkpoint, registry)
+    except BridgeError as err:
+        return Guidance(notes=(f"{name} was read without what its folder tells of it: {err}",))
+
+
+def _stands_for(folder: Path, name: str, registry: Registry) -> bool:
+    from bridge_core.checkpoint import find_weights, is_weights_name, part_of
+
+    if part_of(folder / name) is not None:
+        return False  # the folder's config is that of the whole model
+    if is_weights_name(registry.formats.values())(name):
+        return True
+    try:
+        return find_weights(folder, registry=registry).name == name
+    except BridgeError:  # there are several files, and nothing shows whose config it is
+        return False
 
 
 def _guide(library: Library, checkpoint: Checkpoint, registry: Registry) -> Guidance | None:

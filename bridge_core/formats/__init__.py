@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bridge_core.formats.foreign import describe_foreign as describe_foreign, is_index as is_index
     from bridge_core.formats.npz import NpzFormat as NpzFormat
     from bridge_core.formats.safetensors import SafetensorsFormat as SafetensorsFormat
+    from bridge_core.formats.shard_folder import ShardName as ShardName, shard_name as shard_name
     from bridge_core.formats.sharded import (
         index_text as index_text,
         open_sharded as open_sharded,
@@ -39,6 +40,7 @@ else:
             "foreign": "describe_foreign is_index",
             "npz": "NpzFormat",
             "safetensors": "SafetensorsFormat",
+            "shard_folder": "ShardName shard_name",
             "sharded": "index_text open_sharded partition shard_state",
             "zip_archive": "STORED ZipMember read_directory read_member read_members",
             "zip_layout": "NewMember zip_image",

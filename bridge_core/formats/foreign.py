@@ -44,6 +44,8 @@ def describe_foreign(file: SourceFile, *, containers: bool = False) -> str | Non
         containers: Whether archives and pickles, which a format may have claimed, are described as well.
     """
     head = file.read(0, min(512, file.size))
+    if head and not any(head):
+        return _zeros(file)
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         return "a web page (HTML or XML), not weights; the download went wrong, or needs a login"
@@ -53,6 +55,16 @@ def describe_foreign(file: SourceFile, *, containers: bool = False) -> str | Non
         if head[offset:].startswith(magic):
             return what
     return None
+
+
+def _zeros(file: SourceFile) -> str:
+    """Describe a file that begins with zero bytes; all of a small one is read, of a large one some blocks."""
+    block = 1 << 16
+    last = max(file.size - block, 0)
+    places = sorted({last * part // 16 for part in range(17)})
+    if any(any(file.read(place, min(block, file.size - place))) for place in places):
+        return "a file that begins with zero bytes, as an unfinished download may; download it again"
+    return "a file of zero bytes only, as an unfinished download leaves it; download it again"
 
 
 def is_index(file: SourceFile) -> bool:

@@ -8,7 +8,7 @@ import struct
 import threading
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,14 +28,31 @@ from bridge_core.state import (
     regions,
 )
 
-__all__ = ["open_member"]
+__all__ = ["Member", "open_member"]
 
 _MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 10_000
 """numpy's own limit."""
 _USUAL_HEADER = 128
 _NUMBERS = re.compile(r"[<>|=]?[biufc]\d{1,2}")
+_STORED_AS = {"V2": "bfloat16"}
+"""What numpy writes for a dtype of ml_dtypes, where it writes it for that one alone."""
+_LOST = {
+    "V1": "numpy writes V1 for float8, float4 and int4 types alike, so that the type is lost.",
+    "f1": "numpy writes f1 for float8_e5m2, and cannot read it.",
+    "W4": "numpy writes W4 for complex32, and cannot read it.",
+}
+_SAVE_AGAIN = (
+    "Save the arrays again as safetensors, or as .npz with bridge_core.save_state: these record the type."
+)
 _BOOL, _BYTE = DTYPES["bool"], DTYPES["uint8"]
+
+
+class Member(NamedTuple):
+    """An array, and the type that stands for its dtype in the file, where that is another."""
+
+    tensor: Tensor
+    stored_as: str | None
 
 
 @dataclass(frozen=True)
@@ -46,9 +63,10 @@ class _Header:
     fortran: bool
     big_endian: bool
     nbytes: int
+    stored_as: str | None
 
 
-def open_member(file: SourceFile, member: ZipMember, dtype_name: str | None) -> Tensor:
+def open_member(file: SourceFile, member: ZipMember, dtype_name: str | None) -> Member:
     """Open a member.
 
     Args:
@@ -76,8 +94,8 @@ def open_member(file: SourceFile, member: ZipMember, dtype_name: str | None) -> 
             raise where.error(MalformedFile, f"stands as {spec.dtype.name}, and should hold {dtype_name}")
         spec = TensorSpec(spec.shape, dtype)
     if member.method == STORED:
-        return _stored(where, member, header, spec, start)
-    return LazyTensor(spec, _Inflated(where, member, header, spec).read)
+        return Member(_stored(where, member, header, spec, start), header.stored_as)
+    return Member(LazyTensor(spec, _Inflated(where, member, header, spec).read), header.stored_as)
 
 
 @dataclass(frozen=True)
@@ -85,8 +103,8 @@ class _Where:
     file: SourceFile
     name: str
 
-    def error(self, kind: type[Any], message: str) -> Any:
-        return kind(f"{message}.", path=self.file.name, key=self.name)
+    def error(self, kind: type[Any], message: str, hint: str | None = None) -> Any:
+        return kind(f"{message}.", path=self.file.name, key=self.name, hint=hint)
 
 
 def _stored(where: _Where, member: ZipMember, header: _Header, spec: TensorSpec, start: bytes) -> Tensor:
@@ -170,12 +188,14 @@ def _header(start: bytes, member: ZipMember, where: _Where) -> _Header | None:
     if "|O" in text:
         raise where.error(UnsafeFile, "holds pickled Python objects, which can run code; they are never read")
     descr, fortran, shape = _fields(text, where)
-    spec, big_endian = _spec(descr, shape, where)
+    stored, dtype = _dtypes(descr, where)
+    spec = _spec(dtype, shape, where)
     if member.size - end != spec.nbytes:
         raise where.error(
             MalformedFile, f"holds {member.size - end} bytes of data; {spec} takes {spec.nbytes}"
         )
-    return _Header(spec, fortran and len(shape) > 1, big_endian, end)
+    big_endian = descr.startswith(">") and dtype.itemsize > 1
+    return _Header(spec, fortran and len(shape) > 1, big_endian, end, stored)
 
 
 def _fields(text: str, where: _Where) -> tuple[Any, bool, tuple[int, ...]]:
@@ -191,19 +211,28 @@ def _fields(text: str, where: _Where) -> tuple[Any, bool, tuple[int, ...]]:
     return descr, fortran, shape
 
 
-def _spec(descr: Any, shape: tuple[int, ...], where: _Where) -> tuple[TensorSpec, bool]:
-    kind = f"numpy type {descr[:40]!r}" if isinstance(descr, str) else "record type"
+def _dtypes(descr: Any, where: _Where) -> tuple[str | None, np.dtype[Any]]:
+    """Return the type that stands in the file, where it is not that of the elements, and theirs."""
+    if not isinstance(descr, str):
+        raise where.error(UnsupportedFeature, "holds elements of a record type, which are no plain numbers")
+    code = descr.lstrip("<>|=")
+    if len(descr) - len(code) < 2 and code in _STORED_AS:
+        return descr, DTYPES[_STORED_AS[code]]
     try:
-        if not isinstance(descr, str) or not _NUMBERS.fullmatch(descr):
+        if not _NUMBERS.fullmatch(descr):
             raise TypeError
-        stored = np.dtype(descr)
-        dtype = native(stored)
+        return None, native(np.dtype(descr))
     except (TypeError, ValueError, UnsupportedFeature):
         raise where.error(
-            UnsupportedFeature, f"holds elements of a {kind}, which are no plain numbers"
+            UnsupportedFeature,
+            f"holds elements of a numpy type {descr[:40]!r}, which are no plain numbers",
+            f"{_LOST[code]} {_SAVE_AGAIN}" if code in _LOST else None,
         ) from None
+
+
+def _spec(dtype: np.dtype[Any], shape: tuple[int, ...], where: _Where) -> TensorSpec:
     if len(shape) > MAX_RANK:
         raise where.error(UnsupportedFeature, f"has {len(shape)} axes; numpy holds at most {MAX_RANK}")
     if any(n < 0 for n in shape) or regions.size(tuple(n for n in shape if n)) * dtype.itemsize >= 1 << 63:
         raise where.error(MalformedFile, "has an impossible shape")
-    return TensorSpec(shape, dtype), not stored.isnative and stored.itemsize > 1
+    return TensorSpec(shape, dtype)

@@ -19,6 +19,7 @@ from bridge_core.formats.npy import open_member
 from bridge_core.formats.zip_archive import STORED, ZipMember, read_members
 from bridge_core.formats.zip_layout import NewMember, zip_image
 from bridge_core.io import SourceFile, parse_json
+from bridge_core.messages import listed
 from bridge_core.state import (
     DTYPES,
     FlatState,
@@ -56,6 +57,7 @@ def open_archive(file: SourceFile) -> FlatState:
     layout, metadata, escaped, dtypes = _sidecar(members, file)
     tensors: dict[Key, Tensor] = {}
     sources: dict[Key, ZipMember] = {}
+    restored: dict[tuple[str, str], list[str]] = {}
     separator = "."
     if all(member.name != _SIDECAR + _SUFFIX for member in members):
         separator = separator_of(member.name.removesuffix(_SUFFIX) for member in members)
@@ -70,12 +72,20 @@ def open_archive(file: SourceFile) -> FlatState:
         key = split_name(name, separator, escaped=escaped)
         if key in tensors:
             raise KeyConflict("two escaped names stand for this key.", path=file.name, key=key)
-        tensors[key] = open_member(file, member._replace(name=name), dtypes.pop(name, None))
+        tensors[key], stored_as = open_member(file, member._replace(name=name), dtypes.pop(name, None))
         sources[key] = member
+        if stored_as is not None:
+            restored.setdefault((stored_as, tensors[key].spec.dtype.name), []).append(name)
     if dtypes:
         raise MalformedFile(f"names the dtype of {next(iter(dtypes))!r}, which it lacks.", path=file.name)
     _share(tensors, sources, metadata)
+    metadata = metadata.with_(notes=tuple(_restored(*types, names) for types, names in restored.items()))
     return FlatState(tensors, layout=layout, metadata=metadata, close=file.close)
+
+
+def _restored(stored_as: str, dtype: str, names: list[str]) -> str:
+    arrays = "1 array is" if len(names) == 1 else f"{len(names)} arrays are"
+    return f"{arrays} stored as {stored_as}, as numpy writes {dtype}, and read as {dtype}: {listed(names)}"
 
 
 def lay_out(state: FlatState) -> FileImage:
@@ -129,7 +139,7 @@ def _sidecar(
         return None, StateMetadata(), False, {}
     if found.size > _SIDECAR_CAP:
         raise LimitExceeded(f"its metadata takes {found.size} bytes.", path=file.name)
-    text = _bytes_of(open_member(file, found._replace(name=_SIDECAR), None), file)
+    text = _bytes_of(open_member(file, found._replace(name=_SIDECAR), None).tensor, file)
     document = parse_json(text, path=file.name, what="the bridge's own metadata")
     inner = document.get("metadata")
     dtypes, extra = document.get("dtypes", {}), document.get("extra", {})

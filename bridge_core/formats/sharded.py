@@ -17,6 +17,7 @@ from typing import Any
 
 from bridge_core.errors import KeyConflict, LimitExceeded, MalformedFile, ShardError, UnsafeFile, UsageError
 from bridge_core.formats.base import Format, ShardNames
+from bridge_core.formats.shard_folder import ShardFolder, check_complete, compare_folder
 from bridge_core.io import SourceFile, open_listed, parse_json
 from bridge_core.messages import listed
 from bridge_core.state import (
@@ -87,6 +88,7 @@ def open_sharded(
         identities = frozenset(source.identity for source in (file, *sources.values()))
         close = _Shards(tuple(states.values()), identities)
         merged = _merge(index, states, shard_format.names, file.name, close)
+        merged = _with_notes(merged, compare_folder(sources, folder, index=file.name))
         undo.pop_all()
     return shard_format, merged
 
@@ -169,9 +171,7 @@ def _total_size(value: Any, path: str) -> int | None:
 def _open_files(index: _Index, folder: Path, file: SourceFile, follow_links: bool) -> dict[str, SourceFile]:
     """Open every shard, or none."""
     names = dict.fromkeys(index.weight_map.values())
-    missing = [name for name in names if not (folder / name).exists()]
-    if missing:
-        raise ShardError(f"these shards are missing: {listed(missing)}.", path=file.name)
+    check_complete(names, folder, index=file.name)
     sources: dict[str, SourceFile] = {}
     with ExitStack() as undo:
         for name in names:
@@ -182,6 +182,15 @@ def _open_files(index: _Index, folder: Path, file: SourceFile, follow_links: boo
             sources[name] = source
         undo.pop_all()
     return sources
+
+
+def _with_notes(state: FlatState, beside: ShardFolder) -> FlatState:
+    if not beside.notes:
+        return state
+    known = state.metadata
+    part = {"part": beside.absent} if beside.absent else {}
+    notes = (*known.notes, *beside.notes)
+    return state.replace(metadata=known.with_(notes=notes, provenance={**known.provenance, **part}))
 
 
 def _merge(

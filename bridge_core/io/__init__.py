@@ -17,6 +17,11 @@ if TYPE_CHECKING:
         ChecksummedRange as ChecksummedRange,
     )
     from bridge_core.io.crc32 import crc32_combine as crc32_combine
+    from bridge_core.io.downloads import (
+        control_file as control_file,
+        is_unfinished as is_unfinished,
+        unfinished_downloads as unfinished_downloads,
+    )
     from bridge_core.io.source_file import (
         SourceFile as SourceFile,
         is_plain_name as is_plain_name,
@@ -33,6 +38,7 @@ else:
             "byte_source": "ByteSource",
             "checksummed": "ChecksummedBlocks ChecksummedRange",
             "crc32": "crc32_combine",
+            "downloads": "control_file is_unfinished unfinished_downloads",
             "source_file": "SourceFile is_plain_name open_listed",
             "strict_json": "parse_json",
             "syscalls": "allocate start_writeback",

@@ -12,7 +12,12 @@ __all__ = ["parse_json"]
 
 
 def parse_json(
-    text: str | bytes, *, path: str, what: str, shrink: Callable[[dict[str, Any]], Any] | None = None
+    text: str | bytes,
+    *,
+    path: str,
+    what: str,
+    shrink: Callable[[dict[str, Any]], Any] | None = None,
+    constants: bool = False,
 ) -> dict[str, Any]:
     """Parse a JSON object from an untrusted file.
 
@@ -22,9 +27,11 @@ def parse_json(
         what: What the text is, for errors.
         shrink: Called with each object as it is parsed, innermost first; its result stands in the
             object's place, so that a long text needs little memory.
+        constants: Whether ``NaN``, ``Infinity`` and ``-Infinity`` are read, which JSON does not have and
+            Python's own writer makes.
 
     Raises:
-        MalformedFile: Not UTF-8, not JSON, not an object, NaN or Infinity, or too deep.
+        MalformedFile: Not UTF-8, not JSON, not an object, too deep, or a constant that is not to be read.
         KeyConflict: An object holds a name twice.
     """
 
@@ -38,13 +45,15 @@ def parse_json(
                 seen.add(name)
         return result if shrink is None else shrink(result)
 
-    def no_constants(name: str) -> Any:
-        raise ValueError(f"{name} is no JSON number")
+    def constant(name: str) -> float:
+        if not constants:
+            raise ValueError(f"{name} is no JSON number")
+        return float(name)
 
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
-        document = json.loads(text, object_pairs_hook=no_duplicates, parse_constant=no_constants)
+        document = json.loads(text, object_pairs_hook=no_duplicates, parse_constant=constant)
     except _DuplicateName as err:
         raise KeyConflict(f"{what} names {err.args[0]!r} twice.", path=path) from None
     except (ValueError, RecursionError) as err:

@@ -67,9 +67,9 @@ def _shared(first: Iterable[Step], second: Iterable[Step], makers: Mapping[Key, 
     """Return, for each first step that is not simply followed by one step of one tensor, its group."""
     group_of: dict[int, Group] = {}
     for step in second:
-        sources = list({id(makers[key]): makers[key] for key in step.sources}.values())
-        if not sources or (len(step.sources) == 1 and len(sources[0].targets) == 1):
+        if not step.sources or (len(step.sources) == 1 and len(makers[step.sources[0]].targets) == 1):
             continue
+        sources = list({id(makers[key]): makers[key] for key in step.sources}.values())
         found = {id(group_of[id(m)]): group_of[id(m)] for m in sources if id(m) in group_of}
         merged: Group = ([], [])
         for before, after in found.values():
@@ -79,7 +79,7 @@ def _shared(first: Iterable[Step], second: Iterable[Step], makers: Mapping[Key, 
         merged[1].append(step)
         for maker in merged[0]:
             group_of[id(maker)] = merged
-    place = {id(step): i for i, step in enumerate((*first, *second))}
+    place = {id(step): i for i, step in enumerate((*first, *second))} if group_of else {}
     for group in {id(group): group for group in group_of.values()}.values():
         for part in group:
             part.sort(key=lambda step: place[id(step)])
@@ -121,5 +121,9 @@ def _named(
         second.kind,
         first.evidence if as_named else second.evidence,
         second.auxiliary or first.auxiliary,
-        ", ".join(dict.fromkeys(rule for rule in (first.rule, second.rule) if rule)),
+        _together(first.rule, second.rule),
     )
+
+
+def _together(one: str, other: str) -> str:
+    return f"{one}, {other}" if one and other and one != other else one or other

@@ -73,7 +73,7 @@ def gathered(name: str, group: type) -> Callable[[T], T]:
 def _accepting(function: Any, name: str, names: dict[str, str]) -> Any:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if kwargs.keys() & names.keys():
+        if not names.keys().isdisjoint(kwargs):
             for old in kwargs.keys() & names.keys():
                 _warn(f"{name}({old}=)", f"{names[old]}=")
                 kwargs[names[old]] = kwargs.pop(old)

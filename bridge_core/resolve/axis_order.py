@@ -6,6 +6,7 @@ the axes of one, is then the same numbers in another order: its shape fits, its 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -120,15 +121,15 @@ class AxisOrder:
         sizes = {size for key in taken for size in state.spec(key).shape}
         widths = {path: width for path, width in widths.items() if path not in ends}
         found_flat = flattenings(self.order, widths, sizes)
-        names = list(self.origin.values())
+        collections = functools.cache(self._collections)
         result = []
         for flat in found_flat:
             source = self._other(self.moved[flat.layer].layer)
             if source is not None:
-                result.append(self._flatten(flat, source, self._collections(source, names)))
+                result.append(self._flatten(flat, source, collections(source.name)))
         channels = {width.outputs for width in widths.values() if width.role == "conv"}
         for one, source in maps:
-            warning = self._norm(one, source, self._collections(source, names), channels)
+            warning = self._norm(one, source, collections(source.name), channels)
             if warning is not None:
                 result.append(warning)
         return tuple(result)
@@ -148,9 +149,10 @@ class AxisOrder:
                 return found
         return None
 
-    def _collections(self, source: Framework, keys: list[Key]) -> VariableCollections:
-        present = bool(keys) and all(key[0] in source.collections for key in keys)
-        return VariableCollections(source.collections, present)
+    def _collections(self, source: str) -> VariableCollections:
+        known = self.registry.frameworks[source].collections
+        present = bool(self.origin) and all(key[0] in known for key in self.origin.values())
+        return VariableCollections(known, present)
 
     def _leaf(
         self, one: MovedLayer, role: str, source: Framework, collections: VariableCollections

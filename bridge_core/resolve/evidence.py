@@ -8,6 +8,7 @@ must be asked for.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -96,7 +97,9 @@ class Detector:
                 self._by_module.setdefault(module, []).append(transform)
         self._names = {transform.name for transform in self.transforms}
         self._kinds = {transform.kind for transform in self.transforms}
-        self._by_signature: dict[object, Detection] = {}
+        self._structures: dict[object, Detection] = {}
+        self._by_names: dict[object, Detection] = {}
+        self._records: dict[object, Detection | None] = {}
 
     def detect_all(self, groups: Mapping[Key, Group]) -> dict[Key, Detection]:
         """Return what the groups of a state are.
@@ -122,25 +125,21 @@ class Detector:
         Raises:
             RuleError: A rule names a kind that does not fit.
         """
-        shapes = {name: spec.shape for name, spec in group.specs.items()}
-        rule = self.rule_of(group.path, group.origin)
+        rule = self.rule_of(group.path, group.origin) if self.rules else None
         if rule is not None:
-            return self._by_rule(rule, group, shapes)
+            return self._by_rule(rule, group, dict(group.shapes))
         detection = None
         if group.module is not None:
-            detection = self._by_type(group.module, group, shapes)
+            detection = self._by_type(group.module, group, dict(group.shapes))
         info = group.info
         if detection is None and info is not None:
             if info.kind is not None:
-                detection = self._by_metadata(info, group, shapes)
-            elif info.evidence == "unclaimed" and shapes.keys() <= set(info.unclaimed):
+                detection = self._by_metadata(info, group)
+            elif info.evidence == "unclaimed" and group.specs.keys() <= set(info.unclaimed):
                 detection = Detection("unclaimed", origin=info.origin)
         if detection is not None:
             return detection
-        signature = (tuple(sorted(shapes.items())), group.has_children)
-        structural = self._by_signature.get(signature)
-        if structural is None:
-            structural = self._by_signature[signature] = self.by_structure(shapes, group.has_children)
+        structural = self._by_names_and_shapes(group)
         if group.module is None:
             return structural
         if structural.transform is not None:
@@ -219,7 +218,35 @@ class Detector:
             return _undecided(leaves_of(widest[0], shapes), *rivals.values())
         return _decided("module", widest[0], shapes, group)
 
-    def _by_metadata(self, info: LayerInfo, group: Group, shapes: Shapes) -> Detection | None:
+    def _by_names_and_shapes(self, group: Group) -> Detection:
+        signature = (group.shapes, group.has_children)
+        found = self._structures.get(signature)
+        if found is None:
+            # The order of leaves does not matter: the first one counts for all.
+            by_names = (tuple(sorted(group.shapes)), group.has_children)
+            found = self._by_names.get(by_names)
+            if found is None:
+                found = self.by_structure(dict(group.shapes), group.has_children)
+            self._structures[signature] = self._by_names[by_names] = found
+        return found
+
+    def _by_metadata(self, info: LayerInfo, group: Group) -> Detection | None:
+        if group.module is not None:
+            return self._recorded(info, group)
+        signature = (
+            group.shapes,
+            group.has_children,
+            info.kind,
+            info.evidence,
+            info.transforms.get(self.framework),
+            tuple(info.axis_splits.items()),
+        )
+        if signature not in self._records:
+            self._records[signature] = self._recorded(info, group)
+        return self._records[signature]
+
+    def _recorded(self, info: LayerInfo, group: Group) -> Detection | None:
+        shapes = dict(group.shapes)
         evidence = "guess" if info.evidence == "guess" else "metadata"
         if info.kind == PARAMETER:
             return Detection(evidence)
@@ -316,14 +343,19 @@ def guess(path: Key, candidates: Iterable[LayerTransform | None]) -> LayerTransf
     wins.
     """
     options = tuple(candidates)
-    words = [word for part in path for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", part)]
-    lowered = [word.lower() for word in words]
+    lowered = [word for part in path for word in _words(part)]
     text = ".".join(path).lower()
     for option in options:
         if option is not None and any(_hinted(h, lowered, text) for h in option.hints):
             return option
     plain = [option for option in options if option is not None and not option.hints]
     return plain[0] if plain else None
+
+
+@functools.lru_cache(maxsize=4096)
+def _words(part: str) -> tuple[str, ...]:
+    """Return the words in a part of a name, which many names share, in lower case."""
+    return tuple(word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", part))
 
 
 def _hinted(hint: str, words: list[str], text: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -144,6 +145,7 @@ def _fed(paths: Sequence[Key], widths: Mapping[Key, Width]) -> list[Flattening]:
     heads = 0  # inputs of a layer that was found: others right after it may take the same feature map
     flat_norms = _norms_of_flat_maps(widths)
     norms: list[Key] = []
+    branches = _Branches(paths, widths)
     for path in paths:
         width = widths.get(path, _OTHER)
         if width.role == "conv":
@@ -155,7 +157,7 @@ def _fed(paths: Sequence[Key], widths: Mapping[Key, Width]) -> list[Flattening]:
             channels = width.outputs
         elif width.role in ("dense", "other"):
             fits = _is_multiple(width.inputs, channels) and width.inputs not in linear_outputs
-            if last is not None and fits and not _joined(last, width.inputs, paths, widths):
+            if last is not None and fits and not branches.are_joined(last, width.inputs):
                 seen = tuple(norm for norm in norms if widths[norm].outputs == width.inputs)
                 found.append(Flattening(path, "in", last, channels, width.inputs // channels, seen))
                 heads = width.inputs
@@ -179,22 +181,27 @@ def _norms_of_flat_maps(widths: Mapping[Key, Width]) -> set[Key]:
     }
 
 
-def _joined(last: Key, inputs: int, paths: Iterable[Key], widths: Mapping[Key, Width]) -> bool:
-    """Return whether the branches next to a convolution give so many channels together."""
-    convs = [path for path in paths if widths.get(path, _OTHER).role == "conv"]
-    for depth in range(1, len(last)):
-        ends: dict[str, int] = {}
-        for path in convs:
-            if path[:depth] == last[:depth] and len(path) > depth:
-                ends[path[depth]] = widths[path].outputs
-        if len(ends) > 1 and sum(ends.values()) == inputs:
-            return True
-    return False
+class _Branches:
+    """The branches of modules that end in convolutions, and how many channels they give together."""
+
+    def __init__(self, paths: Iterable[Key], widths: Mapping[Key, Width]) -> None:
+        ends: dict[Key, dict[str, int]] = {}
+        for path in paths:
+            width = widths.get(path, _OTHER)
+            if width.role == "conv":
+                for depth in range(1, len(path)):
+                    ends.setdefault(path[:depth], {})[path[depth]] = width.outputs
+        self._channels = {module: sum(last.values()) for module, last in ends.items() if len(last) > 1}
+
+    def are_joined(self, conv: Key, inputs: int) -> bool:
+        """Return whether the branches next to a convolution give so many channels together."""
+        return any(self._channels.get(conv[:depth]) == inputs for depth in range(1, len(conv)))
 
 
 def _made(paths: Sequence[Key], widths: Mapping[Key, Width], fed: Sequence[Flattening]) -> list[Flattening]:
     """Return the linear layers right before a convolution that give a multiple of what it takes."""
     flattened = {flat.layer for flat in fed}
+    takers = _by_size((path for path in widths if path not in flattened), lambda path: widths[path].inputs)
     found = []
     last: Key | None = None
     norms: list[Key] = []
@@ -210,7 +217,7 @@ def _made(paths: Sequence[Key], widths: Mapping[Key, Width], fed: Sequence[Flatt
                 channels = width.outputs
         elif width.role == "conv":
             if last is not None and channels in (0, width.inputs):
-                flat = _unflattened(last, path, widths, flattened, norms)
+                flat = _unflattened(last, path, widths, takers, norms)
                 found += [flat] if flat is not None else []
             last = None
         elif width.role == "other":
@@ -219,14 +226,19 @@ def _made(paths: Sequence[Key], widths: Mapping[Key, Width], fed: Sequence[Flatt
 
 
 def _unflattened(
-    layer: Key, conv: Key, widths: Mapping[Key, Width], flattened: Collection[Key], norms: Iterable[Key]
+    layer: Key,
+    conv: Key,
+    widths: Mapping[Key, Width],
+    takers: Mapping[int, Iterable[Key]],
+    norms: Iterable[Key],
 ) -> Flattening | None:
     width, channels = widths[layer], widths[conv].inputs
     if not _is_multiple(width.outputs, channels, _FEWEST_PLACES) or width.outputs < width.inputs:
         return None
     # A grouped convolution shows the channels of one group; and what other layers take is not a feature map.
-    taken = {w.inputs for path, w in widths.items() if path not in flattened and path not in (layer, *norms)}
-    if widths[conv].outputs == width.outputs or width.outputs in taken:
+    own = {layer, *norms}
+    is_taken = any(path not in own for path in takers.get(width.outputs, ()))
+    if widths[conv].outputs == width.outputs or is_taken:
         return None
     return Flattening(layer, "out", conv, channels, width.outputs // channels, tuple(norms))
 
@@ -239,68 +251,105 @@ def _in_no_order(paths: Sequence[Key], widths: Mapping[Key, Width]) -> list[Flat
     """
     found = [flat for flat in _fed(paths, widths) if _in_one_list(flat.layer, flat.neighbour)]
     found += [flat for flat in _made(paths, widths, found) if _in_one_list(flat.layer, flat.neighbour)]
-    roles = [widths.get(path, _OTHER).role for path in paths]
-    convs = [path for path in paths if widths.get(path, _OTHER).role == "conv"]
-    if "other" in roles or roles.count("dense") > len(convs) + _MORE_LINEAR:
-        return found
-    linear = [path for path in paths if widths[path].role == "dense"]
-    flat_norms = _norms_of_flat_maps(widths)
-    others = [width for path, width in widths.items() if width.role != "dense" and path not in flat_norms]
-    given = {width.outputs // n for width in others for n in (1, 2)}
-    for path in linear:
-        if any(flat.layer == path for flat in found):
-            continue
-        size = widths[path].inputs
-        makers = [
-            other
-            for number, other in enumerate(linear)
-            if widths[other].outputs in (size, 2 * size)
-            and other != path
-            and not (number > linear.index(path) and _in_one_list(other, path))
-        ]
-        if size not in given and not any(_made_for(maker, paths, widths) is None for maker in makers):
-            neighbour = max(
-                (conv for conv in convs if _is_multiple(size, widths[conv].outputs)),
-                key=lambda conv: _likely(size, widths[conv].outputs),
-                default=None,
-            )
-            if neighbour is not None and not _joined(neighbour, size, paths, widths):
-                channels = widths[neighbour].outputs
-                norms = tuple(norm for norm in paths if norm in flat_norms and widths[norm].outputs == size)
-                found.append(Flattening(path, "in", neighbour, channels, size // channels, norms))
-    for path in linear:
-        flat = _made_for(path, paths, widths)
-        if flat is not None and not any(other.layer == path for other in found):
-            size = widths[path].outputs
-            takers = [other for other in linear if widths[other].inputs == size and other != path]
-            known = {other.layer for other in found if other.axis == "in"}
-            from_nowhere = flat.channels >= _FEWEST_UNKNOWN and flat.channels not in given
-            if all(other in known for other in takers) if takers else from_nowhere:
-                found.append(flat)
+    roles = Counter(widths.get(path, _OTHER).role for path in paths)
+    if not roles["other"] and roles["dense"] <= roles["conv"] + _MORE_LINEAR:
+        network = _PlainNetwork(paths, widths)
+        network.add_fed(found)
+        network.add_made(found)
     return found
 
 
-def _made_for(layer: Key, paths: Sequence[Key], widths: Mapping[Key, Width]) -> Flattening | None:
-    """Return what a linear layer makes if it ends in a feature map that some convolution takes."""
-    inputs, outputs = widths[layer].inputs, widths[layer].outputs
-    convs = {path: widths[path] for path in paths if widths[path].role == "conv"}
-    # A layer that takes as many channels as convolutions have widens them for the next one.
-    if outputs <= inputs or any(inputs in (width.inputs, width.outputs) for width in convs.values()):
-        return None
-    fitting = [
-        (width.inputs, path)
-        for path, width in convs.items()
-        if _is_multiple(outputs, width.inputs, _FEWEST_PLACES) and width.outputs != outputs
-    ]
-    if not fitting:
-        return None
-    channels, neighbour = max(fitting, key=lambda one: _likely(outputs, one[0]))
-    # Where nothing shows the order, a norm of this width may see what the layer makes.
-    shared = {size for width in convs.values() for size in (width.inputs, width.outputs)}
-    norms = [path for path in paths if widths[path] == Width("norm", outputs, outputs)]
-    return Flattening(
-        layer, "out", neighbour, channels, outputs // channels, () if outputs in shared else tuple(norms)
-    )
+class _PlainNetwork:
+    """The layers of a plain convolutional network by their sizes."""
+
+    def __init__(self, paths: Sequence[Key], widths: Mapping[Key, Width]) -> None:
+        self._widths = widths
+        self._linear = [path for path in paths if widths[path].role == "dense"]
+        self._number = {path: number for number, path in enumerate(self._linear)}
+        self._takers = _by_size(self._linear, lambda path: widths[path].inputs)
+        self._branches = _Branches(paths, widths)
+        self._convs: dict[Width, Key] = {}  # the first of each width
+        for path in paths:
+            if widths[path].role == "conv":
+                self._convs.setdefault(widths[path], path)
+        self._conv_sizes = {size for width in self._convs for size in (width.inputs, width.outputs)}
+        self._norms = _by_size(
+            (path for path in paths if widths[path].role == "norm"), lambda path: widths[path].outputs
+        )
+        self._flat_norms = _norms_of_flat_maps(widths)
+        others = {w for path, w in widths.items() if w.role != "dense" and path not in self._flat_norms}
+        self._given = {width.outputs // n for width in others for n in (1, 2)}
+        self._maps = {path: self._made_by(path) for path in self._linear}
+        self._makers = _by_size(
+            (path for path in self._linear if self._maps[path] is None), lambda path: widths[path].outputs
+        )
+
+    def add_fed(self, found: list[Flattening]) -> None:
+        """Add the linear layers that take what no other layer gives, but for those that are found."""
+        known = {flat.layer for flat in found}
+        for path in self._linear:
+            size = self._widths[path].inputs
+            if path in known or size in self._given or self._is_given(path, size):
+                continue
+            neighbour = max(
+                (conv for width, conv in self._convs.items() if _is_multiple(size, width.outputs)),
+                key=lambda conv: _likely(size, self._widths[conv].outputs),
+                default=None,
+            )
+            if neighbour is not None and not self._branches.are_joined(neighbour, size):
+                channels = self._widths[neighbour].outputs
+                norms = tuple(norm for norm in self._norms.get(size, ()) if norm in self._flat_norms)
+                found.append(Flattening(path, "in", neighbour, channels, size // channels, norms))
+
+    def _is_given(self, path: Key, size: int) -> bool:
+        """Return whether a linear layer that makes no feature map may give another what it takes."""
+        return any(
+            maker != path and not (self._number[maker] > self._number[path] and _in_one_list(maker, path))
+            for outputs in (size, 2 * size)
+            for maker in self._makers.get(outputs, ())
+        )
+
+    def add_made(self, found: list[Flattening]) -> None:
+        """Add the linear layers whose outputs only a feature map takes, but for those that are found."""
+        known = {flat.layer for flat in found}
+        fed = {flat.layer for flat in found if flat.axis == "in"}
+        others = {size: {*takers} - fed for size, takers in self._takers.items()}
+        for path in self._linear:
+            flat = self._maps[path]
+            if flat is None or path in known:
+                continue
+            size = self._widths[path].outputs
+            if any(taker != path for taker in self._takers.get(size, ())):
+                is_map = others[size] <= {path}
+            else:
+                is_map = flat.channels >= _FEWEST_UNKNOWN and flat.channels not in self._given
+            if is_map:
+                found.append(flat)
+
+    def _made_by(self, layer: Key) -> Flattening | None:
+        """Return what a linear layer makes if it ends in a feature map that some convolution takes."""
+        _, inputs, outputs = self._widths[layer]
+        # A layer that takes as many channels as convolutions have widens them for the next one.
+        if outputs <= inputs or inputs in self._conv_sizes:
+            return None
+        fitting = [
+            (width.inputs, path)
+            for width, path in self._convs.items()
+            if _is_multiple(outputs, width.inputs, _FEWEST_PLACES) and width.outputs != outputs
+        ]
+        if not fitting:
+            return None
+        channels, neighbour = max(fitting, key=lambda one: _likely(outputs, one[0]))
+        # Where nothing shows the order, a norm of this width may see what the layer makes.
+        norms = () if outputs in self._conv_sizes else tuple(self._norms.get(outputs, ()))
+        return Flattening(layer, "out", neighbour, channels, outputs // channels, norms)
+
+
+def _by_size(paths: Iterable[Key], size_of: Callable[[Key], int]) -> dict[int, list[Key]]:
+    paths_of: dict[int, list[Key]] = {}
+    for path in paths:
+        paths_of.setdefault(size_of(path), []).append(path)
+    return paths_of
 
 
 def _in_one_list(one: Key, other: Key) -> bool:

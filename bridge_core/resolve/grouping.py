@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from bridge_core.axes import Shape
 from bridge_core.errors import KeyConflict
 from bridge_core.layers import LayerTransform
 from bridge_core.plugins import Framework, Relocating, names_of
@@ -51,6 +52,14 @@ class Group:
     has_children: bool = False
     module: ModuleInfo | None = None
     info: LayerInfo | None = None
+    _shapes: tuple[tuple[str, Shape], ...] = ()
+
+    @property
+    def shapes(self) -> tuple[tuple[str, Shape], ...]:
+        """Leaf names and shapes, which many groups of a state have in common; asked once it is complete."""
+        if not self._shapes:
+            self._shapes = tuple([(name, spec.shape) for name, spec in self.specs.items()])
+        return self._shapes
 
 
 def group_state(
@@ -78,7 +87,8 @@ def group_state(
     collections = names_of(state, framework) if collections is None else collections
     renamed = names or {}
     new_names = {**collections.names(state), **{key: name for key, name in renamed.items() if key in state}}
-    specs = {name: state.spec(key) for key, name in new_names.items()}
+    specs_of = state.specs()
+    specs = {name: specs_of[key] for key, name in new_names.items()}
     modules, layers, recorded = state.metadata.modules, state.metadata.layers, state.metadata.collections
     layers_of = _LayerPaths(framework, tuple(transforms), specs, split_paths, modules, layers)
     groups: dict[Key, Group] = {}
@@ -119,11 +129,12 @@ def _two_for_one(one: Key, other: Key, name: Key, state: FlatState) -> KeyConfli
 
 def note_children(groups: Mapping[Key, Group]) -> None:
     """Note in every group whether another group is below its path."""
+    above: set[Key] = set()
     for path in groups:
-        for depth in range(len(path)):
-            parent = groups.get(path[:depth])
-            if parent is not None:
-                parent.has_children = True
+        while path and (path := path[:-1]) not in above:
+            above.add(path)
+            if path in groups:
+                groups[path].has_children = True
 
 
 def key_maker(framework: Framework) -> Callable[[Key, str], Key]:
@@ -167,16 +178,18 @@ class _LayerPaths:
                 if len(leaf.parts) > 1:
                     self._nested.setdefault(leaf.parts, []).append(transform)
         self._widths = sorted({len(parts) for parts in self._nested}, reverse=True)
+        self._last_parts = {parts[-2:] for parts in self._nested}
 
     def owner(self, key: Key) -> LeafKey:
         """Return the layer path and the leaf name of a key."""
         relocated = self._relocated(key, self._specs) if self._relocated is not None else None
         if relocated is not None:
             return relocated
-        for width in self._widths:
+        for width in self._widths if key[-2:] in self._last_parts else ():
             path, tail = key[:-width], key[-width:]
-            if any(self._is_complete(path, transform) for transform in self._nested.get(tail, ())):
-                return path, ".".join(tail)
+            for transform in self._nested.get(tail, ()):
+                if self._is_complete(path, transform):
+                    return path, ".".join(tail)
         return key[:-1], key[-1]
 
     def _is_complete(self, path: Key, transform: LayerTransform) -> bool:

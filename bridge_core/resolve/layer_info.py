@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from bridge_core.plugins import Registry
 from bridge_core.resolve.evidence import PARAMETER, Detection
 from bridge_core.resolve.grouping import Group
 from bridge_core.resolve.leaf_names import LayerNames
 from bridge_core.state import LayerInfo, leaf_path
 
-__all__ = ["layer_info", "parameter_evidence"]
+__all__ = ["is_usual", "layer_info", "parameter_evidence"]
 
 
 def parameter_evidence(group: Group, name: str, detection: Detection, own_names: Iterable[LayerNames]) -> str:
@@ -80,3 +81,10 @@ def layer_info(
         return LayerInfo(PARAMETER, evidence, tuple(known), (), transforms, {}, unclaimed, origin)
     unfitting = tuple(t.name for t in detection.misfits) or (detection.missing,) * bool(detection.missing)
     return LayerInfo(None, "unclaimed", (), unfitting, transforms, {}, unclaimed, origin)
+
+
+def is_usual(registry: Registry, framework: str, name: str) -> bool:
+    """Return whether a transform is the one that a framework has for its kind, unless a record says more."""
+    transforms = registry.transforms_of.get(framework, ())
+    kind = next((t.kind for t in transforms if t.name == name), None)
+    return name == next((t.name for t in transforms if t.kind == kind and not t.needs_module), None)

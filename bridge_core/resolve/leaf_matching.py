@@ -6,6 +6,7 @@ chosen between them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -56,6 +57,17 @@ class Outcome:
     missing: Mapping[str, tuple[Role, ...]] = field(default_factory=dict)
     unexpected: Mapping[str, Role] = field(default_factory=dict)
     keeps: tuple[Keep, ...] = ()
+
+    @functools.cached_property
+    def unchanged(self) -> frozenset[str]:
+        """Names of the source's leaves that are copied unchanged, as parameters."""
+        roles = {use.name: role for role, use in self.source.leaves.items()}
+        return frozenset(name for name, (is_leaf, _) in roles.items() if not is_leaf)
+
+    @functools.cached_property
+    def summands(self) -> frozenset[str]:
+        """Names of the source's leaves that the target only holds in sums."""
+        return frozenset(name for keep in self.keeps for name in keep.sources)
 
 
 def match_leaves(

@@ -105,7 +105,7 @@ def neutral_layers(
     neutral = {t.name: t for t in _neutral_transforms(registry.kinds.values())}
     detector = Detector(neutral.values(), "neutral", rules)
     records = NeutralRecords(state, registry, neutral)
-    by_signature: dict[object, tuple[Interpretation, ...]] = {}
+    readings = _Readings(registry)
     layers = {}
     groups = _groups(state, records, registry, merged_paths or {}, split_paths)
     open_paths = [path for path, group in groups.items() if group.info is None]
@@ -120,18 +120,7 @@ def neutral_layers(
             info = _detected(detector, group)
         decided_here = rule is not None and info is not group.info and info.evidence == "rule"
         candidates, misfits, missing = records.named(info)
-        signature = (
-            tuple((name, spec.shape) for name, spec in group.specs.items()),
-            info.kind,
-            info.evidence,
-            info.leaves,
-            info.candidates,
-            tuple(info.transforms.items()),
-            tuple(info.axis_splits.items()),
-        )
-        interpretations = by_signature.get(signature)
-        if interpretations is None:
-            interpretations = by_signature[signature] = _interpretations(group, info, candidates, registry)
+        interpretations = readings.of(group, info, candidates)
         layers[path] = NeutralLayer(
             group,
             interpretations,
@@ -173,9 +162,13 @@ def _groups(
             group = groups[path] = Group(path, info=infos.get(path))
         group.keys[leaf] = key
         group.specs[leaf] = state.spec(key)
+    fitted: dict[object, LayerInfo | None] = {}
     for group in groups.values():
         if group.info is not None:
-            group.info = records.fitted(group.info, group.specs)
+            signature = (id(group.info), group.shapes)
+            if signature not in fitted:
+                fitted[signature] = records.fitted(group.info, group.specs)
+            group.info = fitted[signature]
     note_children(groups)
     return groups
 
@@ -211,6 +204,42 @@ def _merged(path: Key, kind: LayerKind, state: FlatState) -> LayerInfo:
         return info
     leaves = tuple(role for role in kind.leaves if leaf_path(path, role) in state)
     return LayerInfo(kind.name, "template", leaves)
+
+
+class _Readings:
+    """The interpretations of layers; layers that are alike have the very same ones."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._found: dict[object, tuple[Interpretation, ...]] = {}
+        self._of_record: dict[object, tuple[LayerInfo, tuple[Interpretation, ...]]] = {}
+
+    def of(
+        self, group: Group, info: LayerInfo, candidates: tuple[LayerTransform | None, ...]
+    ) -> tuple[Interpretation, ...]:
+        """Return every way to read a layer.
+
+        Args:
+            group: Its leaves.
+            info: Its record, which many layers may share.
+            candidates: What it may be while undecided.
+        """
+        shared = (id(info), group.shapes)
+        known = self._of_record.get(shared)
+        if known is None:
+            signature = (
+                group.shapes,
+                info.kind,
+                info.evidence,
+                info.leaves,
+                info.candidates,
+                tuple(info.transforms.items()),
+                tuple(info.axis_splits.items()),
+            )
+            if signature not in self._found:
+                self._found[signature] = _interpretations(group, info, candidates, self._registry)
+            known = self._of_record[shared] = (info, self._found[signature])
+        return known[1]
 
 
 def _interpretations(

@@ -34,7 +34,6 @@ class NeutralRecords:
         self._transforms = {**neutral, **registry.transforms}
         self._layers = state.metadata.layers
         self._usual_origin: str | None = None
-        self._whole: set[object] = set()
 
     def fitted(self, info: LayerInfo, specs: Mapping[str, TensorSpec]) -> LayerInfo | None:
         """Return a record as far as it holds for the leaves at its path; None if it does not.
@@ -43,23 +42,6 @@ class NeutralRecords:
             info: The record.
             specs: Leaf name -> spec, of all that is at the path.
         """
-        signature = (
-            info.kind,
-            info.evidence,
-            info.leaves,
-            info.unclaimed,
-            info.origin,
-            tuple(info.axis_splits.items()),
-            tuple((name, spec.shape) for name, spec in specs.items()),
-        )
-        if signature in self._whole:
-            return info
-        fitted = self._fitted(info, specs)
-        if fitted is info:
-            self._whole.add(signature)
-        return fitted
-
-    def _fitted(self, info: LayerInfo, specs: Mapping[str, TensorSpec]) -> LayerInfo | None:
         is_edited = not (info.origin or specs.keys() >= set(info.leaves))
         info = self._with_origin(info, specs)
         if is_edited:  # nobody knows the axes of what is there instead

@@ -5,6 +5,7 @@ With a template and without one, the same things can become of a layer; both way
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,6 +18,7 @@ from bridge_core.resolve.axis_order import AxisOrder
 from bridge_core.resolve.crossing import Crossing
 from bridge_core.resolve.evidence import PARAMETER, Detector
 from bridge_core.resolve.interpretations import Role
+from bridge_core.resolve.layer_info import is_usual
 from bridge_core.resolve.leaf_matching import Outcome
 from bridge_core.resolve.neutral_layers import NeutralLayer
 from bridge_core.resolve.request import Request
@@ -64,6 +66,7 @@ class PlanBuilder:
             request.registry, request.framework.name, request.permissions, request.origin, waiting
         )
         self._proven: dict[tuple[int, bool], bool] = {}
+        self._is_usual = functools.cache(functools.partial(is_usual, request.registry))
         self.owners: dict[Key, Rule] = {}
         self.filled: dict[Key, Filled] = {}
         self.constants: list[Step] = []
@@ -122,14 +125,13 @@ class PlanBuilder:
             templated: Whether a template has the targets, under these names and in these shapes.
         """
         self.axis_order.add(layer, outcome, names)
-        roles = {use.name: role for role, use in outcome.source.leaves.items()}
-        summands = {name for keep in outcome.keeps for name in keep.sources}
+        keys = layer.group.keys
         rule = layer.rule if evidence == "rule" else ""
         for move in outcome.moves:
-            sources = tuple(layer.group.keys[name] for name in move.sources)
-            targets = tuple(names[name] for name in move.targets)
-            kind = outcome.source.kind if roles[move.sources[0]][0] else PARAMETER
-            auxiliary = sources[0] if summands.intersection(move.sources) else None
+            sources = tuple([keys[name] for name in move.sources])
+            targets = tuple([names[name] for name in move.targets])
+            kind = PARAMETER if move.sources[0] in outcome.unchanged else outcome.source.kind
+            auxiliary = None if outcome.summands.isdisjoint(move.sources) else sources[0]
             found = evidence
             if kind == PARAMETER:
                 found = self.crossing.evidence(layer, move.sources[0], evidence, templated=templated)
@@ -137,7 +139,8 @@ class PlanBuilder:
                 self.filled[targets[0]] = Filled(sources, move.ops, kind, found, auxiliary, rule)
             else:
                 self.shared.append(Step(sources, targets, move.ops, kind, found, auxiliary, rule))
-            self.used.update((source, targets[0]) for source in sources)
+            for source in sources:
+                self.used[source] = targets[0]
 
     def store_summands(self, layer: NeutralLayer, outcome: Outcome, path: Key) -> None:
         """Let the metadata store what the target only holds in sums, under the layer's path there."""
@@ -218,12 +221,12 @@ class PlanBuilder:
         names: tuple[str, ...],
     ) -> None:
         """Note for the target's metadata what a layer is, unless its names and shapes prove it anyway."""
-        unclaimed = tuple(name for name in names if name in layer.unclaimed)
+        unclaimed = tuple(name for name in names if name in layer.unclaimed) if layer.unclaimed else ()
         if outcome.source.kind == PARAMETER and layer.kind is None:
             self._note_unclaimed(path, layer, unclaimed)
             return
         target_is_parameters = outcome.target.kind == PARAMETER
-        if target_is_parameters:
+        if target_is_parameters and unclaimed:
             names = tuple(name for name in names if name not in unclaimed)
         transforms = {
             framework: name
@@ -263,11 +266,6 @@ class PlanBuilder:
         detection = self.detector.by_structure(shapes, layer.group.has_children)
         if detection.evidence != "unclaimed" or not self.crossing.returns(layer, names):
             self.infos[path] = LayerInfo(None, "unclaimed", (), unclaimed=names, origin=layer.origin)
-
-    def _is_usual(self, framework: str, name: str) -> bool:
-        transforms = self.request.registry.transforms_of.get(framework, ())
-        kind = next((t.kind for t in transforms if t.name == name), None)
-        return name == next((t.name for t in transforms if t.kind == kind and not t.needs_module), None)
 
     def _is_proven(self, layer: NeutralLayer, outcome: Outcome) -> bool:
         key = (id(outcome), layer.group.has_children)

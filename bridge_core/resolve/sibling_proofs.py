@@ -44,6 +44,7 @@ class SiblingProofs:
         self._denied: dict[str, set[Key]] = {}
         self._proven: dict[str, set[Key]] = {}
         self._signatures: dict[object, tuple[str, ...]] = {}
+        self._allowing: dict[object, bool] = {}
         provable = [t for t in transforms if t.identifying_leaves is not None and not t.needs_module]
         for path, group in groups.items():
             detection = detections[path]
@@ -77,30 +78,36 @@ class SiblingProofs:
         return () in denied
 
     def _denies(self, group: Group, transforms: Iterable[LayerTransform]) -> tuple[str, ...]:
-        shapes = {name: spec.shape for name, spec in group.specs.items()}
-        signature = tuple(sorted(shapes.items()))
-        if signature not in self._signatures:
-            self._signatures[signature] = tuple(t.name for t in transforms if _denies(t, shapes))
-        return self._signatures[signature]
+        if group.shapes not in self._signatures:
+            shapes = dict(group.shapes)
+            self._signatures[group.shapes] = tuple(t.name for t in transforms if _denies(t, shapes))
+        return self._signatures[group.shapes]
 
     def _only_allows(self, path: Key) -> bool:
         """Return whether the layer's shapes would also fit its transform with two axes exchanged."""
         transform = self._detections[path].transform
         if transform is None or self._detections[path].evidence != "structure":
             return False
-        shapes = {name: spec.shape for name, spec in self._groups[path].specs.items()}
-        leaves = [leaf for leaf in transform.leaves if leaf.name in shapes]
-        (binding, *_) = transform.bindings({leaf.name: shapes[leaf.name] for leaf in leaves})
-        axes_of = [{axis.name for axis in parse_axes(leaf.axes)} for leaf in leaves]
-        largest = max(leaves, key=lambda leaf: len(shapes[leaf.name]))
-        names = [axis.name for axis in parse_axes(largest.axes)]
-        shared = {name for name in names if sum(name in axes for axes in axes_of) > 1}
-        if len(names) < 2:
-            return False
-        sizes = {name: binding[name] for name in names if name in binding}
-        return not any(
-            all(prod(sizes[name]) not in sizes[other] for other in sizes if other != name) for name in shared
-        )
+        signature = (transform.name, self._groups[path].shapes)
+        if signature not in self._allowing:
+            self._allowing[signature] = _only_allows(transform, dict(self._groups[path].shapes))
+        return self._allowing[signature]
+
+
+def _only_allows(transform: LayerTransform, shapes: Mapping[str, Shape]) -> bool:
+    """Return whether shapes that fit a transform would also fit it with two axes exchanged."""
+    leaves = [leaf for leaf in transform.leaves if leaf.name in shapes]
+    (binding, *_) = transform.bindings({leaf.name: shapes[leaf.name] for leaf in leaves})
+    axes_of = [{axis.name for axis in parse_axes(leaf.axes)} for leaf in leaves]
+    largest = max(leaves, key=lambda leaf: len(shapes[leaf.name]))
+    names = [axis.name for axis in parse_axes(largest.axes)]
+    shared = {name for name in names if sum(name in axes for axes in axes_of) > 1}
+    if len(names) < 2:
+        return False
+    sizes = {name: binding[name] for name in names if name in binding}
+    return not any(
+        all(prod(sizes[name]) not in sizes[other] for other in sizes if other != name) for name in shared
+    )
 
 
 def _denies(transform: LayerTransform, shapes: Mapping[str, Shape]) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bridge_core.axes import Shape
 from bridge_core.errors import KeyConflict
@@ -127,6 +127,24 @@ def _plan_renames(state: FlatState, rules: NeutralRules | None, config: Mapping[
     )
 
 
+class _LeafMove(NamedTuple):
+    """What becomes of a leaf, wherever its layer is.
+
+    Args:
+        roles: Its keys in neutral form, below the layer's path.
+        ops: From the leaf to them.
+        kind: As in a step.
+        evidence: As in a step.
+        collection: The collection that such a leaf is usually in.
+    """
+
+    roles: tuple[Key, ...]
+    ops: tuple[Op, ...]
+    kind: str
+    evidence: str
+    collection: str
+
+
 class _ToNeutral:
     """The plan of one framework's state; `plan` shows the order of the work."""
 
@@ -154,6 +172,7 @@ class _ToNeutral:
             if other != self.framework.name
         ]
         self._part_ops: dict[object, tuple[tuple[tuple[Op, ...], Shape], ...]] = {}
+        self._readings: dict[object, tuple[Detection, tuple[tuple[_LeafMove, ...], LayerInfo]]] = {}
         self.steps: list[Step] = []
         self.layers: dict[Key, LayerInfo] = {}
         self.unusual_collections: dict[Key, str] = {}
@@ -171,7 +190,7 @@ class _ToNeutral:
         groups = group_state(rest, self.framework, self.transforms, ruled.names, collections=self.collections)
         detections = self.detector.detect_all(groups)
         for path, group in groups.items():
-            self._add_layer(group, self._completed(group, detections[path]), ruled.renamed)
+            self._add_layer(group, self._guessed(group, detections[path]), ruled.renamed)
         for key, rule in ruled.rearranged.items():
             self._add_rearranged(key, names[key], rule)
         for key, auxiliary in rest.metadata.auxiliary_tensors.items():
@@ -218,57 +237,76 @@ class _ToNeutral:
 
     def _add_layer(self, group: Group, detection: Detection, renamed: Mapping[Key, Rule]) -> None:
         self.new_paths.setdefault(group.origin, group.path)
+        moves, info = self._reading(group, detection)
+        for (name, key), move in zip(group.keys.items(), moves, strict=True):
+            label = ""
+            if renamed or detection.rule is not None:
+                applied = (detection.rule if move.evidence == "rule" else None, renamed.get(key))
+                label = ", ".join(rule.label for rule in applied if rule is not None)
+            targets = tuple([group.path + role for role in move.roles])
+            named = renamed[key].targets[0].collection if key in renamed else ""
+            # A module has leaves in several collections, and a path in the default one is that of the module.
+            collection = named if named and named not in self.default_collections else group.collections[name]
+            step = Step((key,), targets, move.ops, move.kind, move.evidence, rule=label)
+            self._add(step, collection, move.collection)
+        if renamed and any(self._is_new_name(group, name, renamed) for name in info.unclaimed):
+            info = replace(info, doubted=True)
+        self.layers[group.path] = info
+
+    def _reading(self, group: Group, detection: Detection) -> tuple[tuple[_LeafMove, ...], LayerInfo]:
+        """Return what becomes of the leaves of a group, and its record.
+
+        Groups of which nothing else is known have it in common.
+        """
+        if group.module is not None or group.info is not None or self.state.metadata.auxiliary_tensors:
+            return self._read(group, detection)
+        signature = (id(detection), group.shapes)
+        known = self._readings.get(signature)
+        if known is None:
+            known = self._readings[signature] = (detection, self._read(group, detection))
+        return known[1]
+
+    def _read(self, group: Group, detection: Detection) -> tuple[tuple[_LeafMove, ...], LayerInfo]:
+        detection = _without_collision(group, detection)
         transform = detection.transform
         layer_leaves = transform.by_name() if transform is not None else {}
+        moves: list[_LeafMove] = []
         roles: list[str] = []
         parameters: dict[str, str] = {}
-        for name, key in group.keys.items():
+        for name in group.keys:
             leaf = layer_leaves.get(name)
             if leaf is not None and transform is not None:
-                step = self._leaf_step(group, name, leaf, transform, detection)
-                leaf_roles = [".".join(target[len(group.path) :]) for target in step.targets]
+                leaf_roles, ops = self._leaf_ops(group, name, leaf, transform, detection)
                 roles += leaf_roles
                 usual = self.collections.of(transform.kind, leaf_roles[0])
+                kind, evidence = transform.kind, detection.evidence
             else:
                 undecided = bool(detection.candidates) and name in detection.leaves
                 kind = "undecided" if undecided else PARAMETER
                 evidence = detection.evidence
                 if not undecided:
                     evidence = parameters[name] = parameter_evidence(group, name, detection, self._own_names)
-                step = Step((key,), (leaf_path(group.path, name),), (), kind, evidence)
+                leaf_roles, ops = [name], ()
                 usual = self.collections.default
-            applied = (detection.rule if step.evidence == "rule" else None, renamed.get(key))
-            label = ", ".join(rule.label for rule in applied if rule is not None)
-            named = renamed[key].targets[0].collection if key in renamed else ""
-            # A module has leaves in several collections, and a path in the default one is that of the module.
-            collection = named if named and named not in self.default_collections else group.collections[name]
-            self._add(replace(step, rule=label) if label else step, collection, usual)
-        info = layer_info(self.framework.name, group, detection, tuple(roles), parameters)
-        if renamed and any(self._is_new_name(group, name, renamed) for name in info.unclaimed):
-            info = replace(info, doubted=True)
-        self.layers[group.path] = info
+            targets = tuple(leaf_path((), role) for role in leaf_roles)
+            moves.append(_LeafMove(targets, ops, kind, evidence, usual))
+        return tuple(moves), layer_info(self.framework.name, group, detection, tuple(roles), parameters)
 
     def _is_new_name(self, group: Group, name: str, renamed: Mapping[Key, Rule]) -> bool:
         """Return whether a rule gave a leaf its name, which then says nothing of its axes."""
         key = group.keys[name]
         return key in renamed and leaf_path(group.path, name)[-1] != self.collections.strip(key)[-1]
 
-    def _completed(self, group: Group, detection: Detection) -> Detection:
-        """Return the detection with a guess where guesses are accepted, or undecided where names collide."""
+    def _guessed(self, group: Group, detection: Detection) -> Detection:
+        """Return the detection with a guess where guesses are accepted."""
         if detection.candidates and self.accept_guesses:
-            detection = self.detector.guess(group, detection)
-        if detection.transform is not None:
-            # A role must not take the name of a parameter that is not the layer's.
-            leaves = detection.transform.by_name()
-            roles = {role for name in detection.leaves for role in leaves[name].roles}
-            if any(name in roles for name in group.keys if name not in detection.leaves):
-                return Detection("undecided", candidates=(detection.transform,), leaves=detection.leaves)
+            return self.detector.guess(group, detection)
         return detection
 
-    def _leaf_step(
+    def _leaf_ops(
         self, group: Group, name: str, leaf: Leaf, transform: LayerTransform, detection: Detection
-    ) -> Step:
-        """Return the step from a leaf to its roles, and to those that were added into them and stored."""
+    ) -> tuple[list[str], tuple[Op, ...]]:
+        """Return the roles of a leaf, those that were added into them and stored, and the ops to them."""
         spec = group.specs[name]
         signature = (id(leaf), spec.shape, tuple(detection.axis_splits.items()))
         parts = self._part_ops.get(signature)
@@ -285,8 +323,7 @@ class _ToNeutral:
                 roles.insert(roles.index(leaf.roles[part]) + 1, added_role)
         cut = cut_of(leaf, spec.shape)
         ops = simplify_chain((cut, Parallel(tuple(chains)))) if cut is not None else chains[0]
-        targets = tuple(leaf_path(group.path, role) for role in roles)
-        return Step((group.keys[name],), targets, ops, transform.kind, detection.evidence)
+        return roles, ops
 
     def _stored_summands(
         self, path: Key, roles: tuple[str, ...], spec: TensorSpec
@@ -349,3 +386,14 @@ class _ToNeutral:
             if captures is not None and rule.rename_to is not None:
                 return rule.rename_to.fill(captures)
         return name
+
+
+def _without_collision(group: Group, detection: Detection) -> Detection:
+    """Return a detection; undecided where a role takes the name of a parameter that is not the layer's."""
+    if detection.transform is None:
+        return detection
+    leaves = detection.transform.by_name()
+    roles = {role for name in detection.leaves for role in leaves[name].roles}
+    if any(name in roles for name in group.keys if name not in detection.leaves):
+        return Detection("undecided", candidates=(detection.transform,), leaves=detection.leaves)
+    return detection

@@ -60,6 +60,7 @@ class WithTemplate(PlanBuilder):
         self.axis_order.order = functools.partial(running_order, sides.layers, like, sides.match.targets)
         self.axis_order.collections, self.axis_order.has_template = collections, True
         kinds = self.request.registry.kinds
+        identities: dict[int, object] = {}
         interpretations: dict[object, tuple[Interpretation, ...]] = {}
         reached: set[Key] = set()
         for path, layer in sides.layers.items():
@@ -71,7 +72,9 @@ class WithTemplate(PlanBuilder):
                 continue
             group, detection = sides.groups[target_path], sides.detections[target_path]
             reached.add(target_path)
-            signature = (tuple((n, s.shape) for n, s in group.specs.items()), _identity(detection))
+            if id(detection) not in identities:
+                identities[id(detection)] = _identity(detection)
+            signature = (group.shapes, identities[id(detection)])
             if signature not in interpretations:
                 interpretations[signature] = native_interpretations(detection, kinds, group.specs)
             self._match_layer(layer, group, detection, interpretations[signature], signature)

@@ -39,6 +39,7 @@ class WithoutTemplate(PlanBuilder):
         super().__init__(request)
         self._native_key = key_maker(self.framework)
         self._outcomes: dict[int, tuple[Outcome, ...]] = {}
+        self._auxiliary: dict[str | None, tuple[tuple[str, str, TensorSpec], ...]] = {}
         self._ruled_collections = self._collections_of_rules()
         self._form = self._tree_form()
         self._collections = VariableCollections(self.framework.collections, self._form == "variables")
@@ -171,22 +172,30 @@ class WithoutTemplate(PlanBuilder):
 
     def _collection(self, layer: NeutralLayer, outcome: Outcome, role: Role, usual: str) -> str:
         """Return the collection of a leaf: that which its source was in, if the framework has any."""
-        source = outcome.source.leaves.get(role)
-        if source is None or not self.framework.collections:
-            return usual
-        return self.request.state.metadata.collections.get(layer.group.keys[source.name], usual)
+        known = self.request.state.metadata.collections
+        source = outcome.source.leaves.get(role) if known and self.framework.collections else None
+        return usual if source is None else known.get(layer.group.keys[source.name], usual)
 
     def _restore(self, layer: NeutralLayer, outcome: Outcome) -> None:
         """Add the auxiliary tensors that this framework has and the source lacks."""
-        transform = self.request.registry.transforms.get(outcome.target.transform or "")
-        for leaf in transform.leaves if transform is not None else ():
-            kind, role = outcome.target.kind, leaf.roles[0]
-            spec = self.auxiliary_tensors.get((kind, role))
-            if spec is not None and (True, role) not in outcome.source.leaves:
-                name = self._native_key(layer.group.path, leaf.name)
-                key = self._collections.join(self._collections.of(kind, role), name)
+        kind = outcome.target.kind
+        for name, role, spec in self._auxiliary_leaves(outcome.target.transform):
+            if (True, role) not in outcome.source.leaves:
+                native = self._native_key(layer.group.path, name)
+                key = self._collections.join(self._collections.of(kind, role), native)
                 neutral = (*layer.group.path, role)
                 self.constants.append(Step((), (key,), (Fill(0, spec),), kind, "residual", neutral))
+
+    def _auxiliary_leaves(self, name: str | None) -> tuple[tuple[str, str, TensorSpec], ...]:
+        """Return the auxiliary tensors that a transform has: native name, role and spec."""
+        if name not in self._auxiliary:
+            transform = self.request.registry.transforms.get(name or "")
+            self._auxiliary[name] = tuple(
+                (leaf.name, leaf.roles[0], self.auxiliary_tensors[transform.kind, leaf.roles[0]])
+                for leaf in (transform.leaves if transform is not None else ())
+                if transform is not None and (transform.kind, leaf.roles[0]) in self.auxiliary_tensors
+            )
+        return self._auxiliary[name]
 
 
 def _possible_outcomes(

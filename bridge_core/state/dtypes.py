@@ -6,6 +6,7 @@ bridge handles one kind of object.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import ml_dtypes
@@ -78,6 +79,7 @@ def dtype_named(name: str) -> np.dtype[Any]:
         ) from None
 
 
+@functools.lru_cache(maxsize=256)
 def native(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return the dtype in native byte order, checked to be one the bridge carries.
 

@@ -62,7 +62,7 @@ class TensorSpec:
 
     def __post_init__(self) -> None:
         """Normalise."""
-        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        object.__setattr__(self, "shape", tuple(map(int, self.shape)))
         object.__setattr__(self, "dtype", native(np.dtype(self.dtype)))
 
     @property

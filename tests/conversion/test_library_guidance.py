@@ -18,6 +18,7 @@ from support.toy_library import CONFIG, Net, Raises, Zoo, make_folder, models, w
 
 from bridge_core import (
     AmbiguousLayerError,
+    MalformedFile,
     MismatchError,
     Rule,
     RuleError,
@@ -69,15 +70,47 @@ def test_none_keeps_the_library_out(folder):
     assert not library.asked
 
 
-def test_a_file_is_guided_only_when_asked_for(folder):
-    library, file = Zoo(), folder / "model.safetensors"
-    with pytest.raises(AmbiguousLayerError):
-        planned(file, library)
-    assert not library.asked
+def test_a_file_is_guided_as_its_folder_is(folder, tmp_path):
+    library, file = Zoo(notes=("Net of the zoo",)), folder / "model.safetensors"
+    assert planned(file, library).describe() == planned(folder, library).describe()
+    assert [(asked.folder, asked.model) for asked in library.asked] == [(folder, None), (folder, None)]
     planned(file, library, model="auto")
     assert library.asked[-1].model is None
     planned(file, library, model="Net")
     assert library.asked[-1].model == "Net"
+    with pytest.raises(AmbiguousLayerError):
+        planned(file, library, model="none")
+    registry = zoo_registry(library)
+    assert convert(file, tmp_path / "a.msgpack", to="flax", registry=registry).sidecar_files == ()
+    report = convert(file, f"{tmp_path}/out/", to="flax", registry=registry)
+    assert report.sidecar_files == (tmp_path / "out" / CONFIG,)
+    assert verify(file, tmp_path / "a.msgpack", registry=registry).equal
+
+
+@pytest.mark.parametrize("others", [(), ("b.safetensors",), ("model.safetensors",)])
+def test_a_file_of_another_name_is_guided_only_where_its_folder_stands_for_it(folder, others):
+    library, file = Zoo(), folder / "my.safetensors"
+    (folder / "model.safetensors").rename(file)
+    for name in others:
+        (folder / name).write_bytes(file.read_bytes())
+    if others:
+        with pytest.raises(AmbiguousLayerError):
+            planned(file, library)
+        assert not library.asked
+    else:
+        assert {step.evidence for step in planned(file, library).steps} == {"module"}
+
+
+def test_where_a_library_fails_a_file_is_read_by_itself_and_a_folder_is_refused(folder):
+    (folder / CONFIG).write_text("{")
+    plan = planned(folder / "model.safetensors", Zoo(), accept_guesses=True)
+    (note,) = plan.notes
+    assert "model.safetensors was read without what its folder tells of it" in note
+    assert f"{CONFIG}: is no JSON" in note
+    with pytest.raises(MalformedFile, match=CONFIG):
+        planned(folder, Zoo(), accept_guesses=True)
+    with pytest.raises(MalformedFile, match=CONFIG):
+        planned(folder / "model.safetensors", Zoo(), model="auto")
 
 
 @pytest.mark.parametrize("source", ["mapping", "state"])
@@ -305,7 +338,8 @@ def test_the_command_plans_explains_converts_and_verifies(folder, tmp_path, comm
 
 def test_the_command_takes_a_class_auto_or_none(folder, command):
     file = folder / "model.safetensors"
-    assert command("plan", file, "--to", "flax").code == 1
+    assert command("plan", file, "--to", "flax").code == 0
+    assert command("plan", file, "--to", "flax", "--model", "none").code == 1
     assert command("plan", file, "--to", "flax", "--model", "auto").code == 0
     assert command("plan", file, "--to", "flax", "--model", "Net").code == 0
     assert command("plan", folder, "--to", "flax", "--model", "none").code == 1

@@ -120,8 +120,12 @@ BAD = {
     "strings": (archive([("a.npy", npy(np.array(["x"])))]), UnsupportedFeature),
     "dates": (archive([("a.npy", npy(np.zeros(1, "M8[s]")))]), UnsupportedFeature),
     "long doubles": (archive([("a.npy", npy(np.zeros(1, np.longdouble)))]), UnsupportedFeature),
-    "bfloat16 as numpy saves it": (
-        archive([("a.npy", npy(np.zeros(1, ml_dtypes.bfloat16)))]), UnsupportedFeature
+    "two fields of two bytes": (archive([("a.npy", npy(np.zeros(1, "V2,V2")))]), UnsupportedFeature),
+    "void of four bytes": (archive([("a.npy", npy(np.zeros(1, "V4")))]), UnsupportedFeature),
+    "int4 as numpy saves it": (archive([("a.npy", npy(np.zeros(1, ml_dtypes.int4)))]), UnsupportedFeature),
+    "two signs before the type": (archive([("a.npy", npy(RAW, descr="<<V2"))]), UnsupportedFeature),
+    "bfloat16 with too few bytes": (
+        archive([("a.npy", npy(RAW, descr="<V2", shape=(9,)))]), MalformedFile
     ),
     "float8 as numpy saves it": (
         archive([("a.npy", npy(np.zeros(1, ml_dtypes.float8_e5m2)))]), UnsupportedFeature
@@ -403,6 +407,47 @@ def test_files_of_numpy_are_read_exactly(tmp_path, save):
                     slice(int(rng.integers(0, n + 1)), None, int(rng.integers(1, 4))) for n in array.shape
                 )
                 assert same_bits(state.read(key, index), plain[index])
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_bfloat16_that_numpy_stores_as_void_is_read_bit_for_bit_and_told(tmp_path, save):
+    bfloat16 = np.dtype(ml_dtypes.bfloat16)
+    grid = bit_patterns("bfloat16")
+    grid = grid[: grid.size // 6 * 6].reshape(2, 3, -1)
+    arrays = {
+        "plain": grid,
+        "fortran": np.asfortranarray(grid),
+        "big": grid.astype(bfloat16.newbyteorder(">")),
+        "big_fortran": np.asfortranarray(grid.astype(bfloat16.newbyteorder(">"))),
+        "scalar": np.array(grid[0, 0, 1]),
+        "empty": np.zeros((0, 3), bfloat16),
+        "void": np.frombuffer(grid.tobytes(), "V2").reshape(grid.shape),
+    }
+    save(tmp_path / "x.npz", number=np.ones(2, "f4"), **arrays)
+    with read_state(FORMAT, tmp_path / "x.npz") as state:
+        assert state.spec("number").dtype == np.float32
+        for name, array in arrays.items():
+            plain = grid if array.shape == grid.shape else array
+            assert state.spec(name).dtype == bfloat16
+            assert same_bits(state[name,], plain)
+        told = " ".join(state.metadata.notes)
+    assert "stored as <V2, as numpy writes bfloat16, and read as bfloat16: plain, fortran, scalar, e" in told
+    assert "stored as >V2" in told
+    assert "stored as |V2" in told
+    assert "number" not in told
+
+
+def test_a_type_that_numpy_loses_is_named_with_the_way_on(tmp_path):
+    np.savez(tmp_path / "x.npz", w=np.zeros(3, ml_dtypes.float8_e4m3fn))
+    with pytest.raises(UnsupportedFeature, match=r"tensor 'w'.*V1.*type is lost.*safetensors"):
+        read_state(FORMAT, tmp_path / "x.npz")
+
+
+def test_our_own_archives_say_nothing_of_types(tmp_path):
+    path = write_state(FORMAT, FlatState({("w",): bit_patterns("bfloat16")}), tmp_path / "x.npz")
+    with read_state(FORMAT, path) as state:
+        assert state.metadata.notes == ()
+        assert same_bits(state["w",], bit_patterns("bfloat16"))
 
 
 @pytest.mark.parametrize("beyond", [*range(-2, 3), 100, 200, 257, 300, 1000])

@@ -13,14 +13,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bridge_core import LimitExceeded, MissingDependency, SourceFile, UsageError
-from bridge_core.io import parse_json
+from bridge_core import MissingDependency, UsageError
+from bridge_core.checkpoint import read_config as config_in
 
 __all__ = [
     "CONFIG",
     "class_named",
     "config_of",
     "flax_class_of",
+    "is_known",
     "library",
     "quiet",
     "read_config",
@@ -33,7 +34,6 @@ CONFIG = "config.json"
 _TORCH_NAMES = {"BertForCausalLM": "BertLMHeadModel"}
 """Name of a Flax class without ``Flax`` -> torch's name, where it is another."""
 _FLAX_NAMES = {torch: flax for flax, torch in _TORCH_NAMES.items()}
-_LARGEST_CONFIG = 16 << 20
 
 
 def library() -> ModuleType:
@@ -62,20 +62,12 @@ def read_config(folder: Path) -> Mapping[str, Any] | None:
     """Return a folder's ``config.json`` as it stands, or None if it has none.
 
     Raises:
-        MalformedFile: It is no JSON object.
+        MalformedFile: It is not a JSON object.
         LimitExceeded: It is too large to be one.
         SystemFailure: It cannot be read.
     """
     path = folder / CONFIG
-    if not path.is_file():
-        return None
-    with SourceFile(path) as file:
-        if file.size > _LARGEST_CONFIG:
-            raise LimitExceeded(
-                f"is {file.size} bytes long; a config has {_LARGEST_CONFIG} at most.", path=path
-            )
-        config: Mapping[str, Any] = parse_json(file.read(0, file.size), path=str(path), what="the config")
-    return config
+    return config_in(path) if path.is_file() else None
 
 
 def config_of(folder: Path) -> Any:
@@ -98,6 +90,19 @@ def config_of(folder: Path) -> Any:
             ) from err
     config._name_or_path = ""  # where it stands says nothing of the model
     return config
+
+
+def is_known(config: Mapping[str, Any]) -> bool:
+    """Tell whether transformers knows a config's model type, or else a class that the config names."""
+    transformers = library()
+    if config["model_type"] in transformers.CONFIG_MAPPING:
+        return True
+    names = config.get("architectures")
+    for name in names if isinstance(names, list) else ():
+        with contextlib.suppress(UsageError):
+            class_named(str(name).removeprefix("Flax"))
+            return True
+    return False
 
 
 def class_named(name: str) -> type[Any]:

@@ -13,6 +13,7 @@ from ckptbridge_transformers.classes import (
     class_named,
     config_of,
     flax_class_of,
+    is_known,
     read_config,
     torch_class_of,
     version,
@@ -57,6 +58,15 @@ class Transformers:
                 sidecar_files=sidecar_files,
                 sidecar_contents=_changed(found, checkpoint),
                 max_shard_size=limit,
+            )
+        if checkpoint.model is None and not is_known(found):
+            return Guidance(
+                sidecar_files=sidecar_files,
+                sidecar_contents=_changed(found, checkpoint),
+                notes=(
+                    f"transformers {version()} does not know the model type {found['model_type']!r} of the "
+                    "config, so that names and shapes alone decide",
+                ),
             )
         config = config_of(checkpoint.folder)
         named = (checkpoint.model or "").removeprefix("Flax")

@@ -15,6 +15,7 @@ from bridge_core import (
     LimitExceeded,
     MalformedFile,
     MismatchError,
+    ShardError,
     UsageError,
     convert,
     default_registry,
@@ -273,3 +274,57 @@ def test_a_neutral_folder_leads_to_both_frameworks(folder, tmp_path):
     with open_state(tmp_path / "flax") as one, open_state(tmp_path / "direct") as other:
         assert one.specs() == other.specs()
         assert all(np.array_equal(one[key], other[key]) for key in one)
+
+
+# -- files and configs as they are --------------------------------------------------------------------
+
+
+def test_a_file_beside_its_config_is_read_as_its_folder_is(folder, tmp_path):
+    file = folder / "model.safetensors"
+    plan = plan_conversion(file, to="flax")
+    assert plan.describe() == plan_conversion(folder, to="flax").describe()
+    assert plan.notes[0].startswith("BertForMaskedLM of transformers")
+    assert {step.evidence for step in plan.steps} <= {"module", "structure"}
+    report = convert(file, tmp_path / "a.msgpack", to="flax")
+    assert report.sidecar_files == ()
+    convert(folder, tmp_path / "b.msgpack", to="flax")
+    assert (tmp_path / "a.msgpack").read_bytes() == (tmp_path / "b.msgpack").read_bytes()
+    report = convert(file, f"{tmp_path}/out/", to="flax")
+    assert (tmp_path / "out" / "config.json") in report.sidecar_files
+
+
+def test_a_shard_is_not_held_to_the_config_of_the_whole(folder, tmp_path):
+    convert(folder, f"{tmp_path}/shards/", to="torch", max_shard_size="8KB")
+    shard = min((tmp_path / "shards").glob("model-00001-*"))
+    with pytest.raises(ShardError, match="shard 1 of"):
+        plan_conversion(shard, to="flax")
+    plan = plan_conversion(shard, to="flax", allow_missing=True, accept_guesses=True)
+    assert [note.startswith("model-00001") for note in plan.notes] == [True]
+
+
+@pytest.mark.parametrize("source", ["", "model.safetensors"])
+def test_a_type_that_transformers_does_not_know_is_told_and_needs_no_option(folder, tmp_path, source):
+    edit(
+        folder, model_type="mamba-of-mine", architectures=["MambaOfMine"], time_step_limit=[0.0, float("inf")]
+    )
+    assert "Infinity" in (folder / "config.json").read_text()
+    plan = plan_conversion(folder / source, to="flax", accept_guesses=True)
+    assert ["mamba-of-mine" in note for note in plan.notes] == [True]
+    assert {step.evidence for step in plan.steps} <= {"structure", "guess", "unclaimed"}
+    convert(folder / source, f"{tmp_path}/out/", to="flax", accept_guesses=True)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["time_step_limit"][1] == float("inf")
+    with pytest.raises(UsageError, match="cannot read the config"):
+        plan_conversion(folder / source, to="flax", model="BertForMaskedLM")
+
+
+def test_infinity_in_the_config_of_a_known_type_is_read(folder):
+    edit(folder, some_limit=[0.0, float("inf")])
+    assert plan_conversion(folder, to="flax").notes[0].startswith("BertForMaskedLM")
+
+
+def test_a_pointer_in_place_of_the_config_is_named(folder):
+    (folder / "config.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
+    with pytest.raises(MalformedFile, match=r"config\.json: is a git-lfs pointer.*git lfs pull"):
+        plan_conversion(folder, to="flax")
+    plan = plan_conversion(folder / "model.safetensors", to="flax", accept_guesses=True)
+    assert "is a git-lfs pointer" in plan.notes[0]

@@ -1,0 +1,37 @@
+"""A file that was chosen or given to be read, and what a reader of a report should know of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bridge_core.checkpoint.partial_files import part_of
+from bridge_core.errors import TruncatedFile
+from bridge_core.io import control_file
+
+__all__ = ["Choice", "choose_file"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A file or an index that is read, and what a reader of a report should know of it."""
+
+    path: Path
+    notes: tuple[str, ...] = ()
+
+
+def choose_file(path: Path) -> Choice:
+    """Return a file that was given by name, or found, with a note if it is a part of a model.
+
+    Raises:
+        TruncatedFile: It is being downloaded.
+    """
+    control = control_file(path)
+    if control is not None:
+        raise TruncatedFile(
+            f"the download is not finished: {control.name} is beside it.",
+            path=path,
+            hint=f"Finish the download, or remove {control.name} if it is left from an earlier one.",
+        )
+    part = part_of(path)
+    return Choice(path, (f"{path.name} {part.what}",) if part is not None else ())

@@ -1,0 +1,137 @@
+"""The weights that a folder stands for, and what else in it a reader should know of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path, PurePath
+
+from bridge_core.checkpoint.choice import Choice, choose_file
+from bridge_core.checkpoint.partial_files import part_of
+from bridge_core.checkpoint.weight_files import find_weights, is_training_file
+from bridge_core.errors import BridgeError, ShardError
+from bridge_core.formats import shard_name
+from bridge_core.io import SourceFile, is_unfinished, parse_json, system_failures
+from bridge_core.messages import listed
+from bridge_core.plugins import Registry
+
+__all__ = ["choose_weights"]
+
+_SUFFIXES_OF_OTHERS = (".ckpt", ".gguf", ".h5", ".keras", ".onnx", ".ot", ".pt", ".pth", ".tflite")
+"""Suffixes of weights that no format of the core has first, or that are of other programs."""
+
+
+def choose_weights(folder: Path, *, format: str | None, layout: str | None, registry: Registry) -> Choice:
+    """Return what a folder stands for; where two saves lie in it, none is taken for the newer one.
+
+    Args:
+        folder: The folder.
+        format: Look for this format alone.
+        layout: Prefer files in this layout.
+        registry: The plugins.
+
+    Raises:
+        ShardError: There are two saves of the same format and variant; or only parts of one.
+        TruncatedFile: The file is being downloaded.
+        MalformedFile, SystemFailure, UsageError: As `find_weights`.
+    """
+    chosen = find_weights(folder, format=format, layout=layout, registry=registry).name
+    with system_failures(folder, "listing the folder"):
+        files = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    alike = [name for name in files if name != chosen and _family(name) == _family(chosen)]
+    notes: list[str] = []
+    if _is_index(chosen):
+        singles = [name for name in alike if not _is_index(name) and shard_name(name) is None]
+        if singles:
+            chosen, note = _index_or_file(folder, chosen, singles[0])
+            notes += note
+    elif shards := [name for name in alike if _is_shard(name)]:
+        raise ShardError(
+            f"holds {chosen}, and parts of another save that has no index: {listed(shards)}.",
+            path=folder,
+            hint="Remove the save that is out of date, or give the file itself.",
+        )
+    notes += choose_file(folder / chosen).notes
+    notes += _passed_over(folder, chosen, _others(files, chosen, registry))
+    return Choice(folder / chosen, tuple(notes))
+
+
+def _passed_over(folder: Path, chosen: str, others: list[str]) -> list[str]:
+    changes = [
+        name for name in others if (part := part_of(folder / name)) is not None and part.tensors == "changes"
+    ]
+    rest = [name for name in others if name not in changes]
+    notes = [f"{chosen} was read; beside it, and not read: {listed(rest)}"] if rest else []
+    if changes:
+        notes.append(f"the changes of an adapter beside {chosen} are not in the result: {listed(changes)}")
+    return notes
+
+
+def _index_or_file(folder: Path, index: str, single: str) -> tuple[str, list[str]]:
+    """Choose between an index and a file with the usual name of an unsharded set.
+
+    A tool that saves into the folder of an earlier save leaves either of them behind.
+    """
+    shards = _shards_of(folder / index)
+    if single in shards or not shards:
+        return index, []
+    there = [name for name in shards if (folder / name).exists()]
+    if not there:
+        return single, [
+            f"{single} was read, and not {index}: none of the {len(shards)} files that it names is there"
+        ]
+    raise ShardError(
+        f"holds two saves: {single}, and {index} with {len(there)} of its {len(shards)} files. Nothing shows "
+        "which of them is the model's; transformers reads the single file.",
+        path=folder,
+        hint=f"Remove the save that is out of date, or give the file itself: {folder / single} or "
+        f"{folder / index}.",
+    )
+
+
+def _shards_of(index: Path) -> set[str]:
+    """Return what an index names; nothing where it is damaged, which opening it reports."""
+    try:
+        with SourceFile(index) as file:
+            names = parse_json(file.read(0, file.size), path=file.name, what="the index").get("weight_map")
+    except BridgeError:
+        return set()
+    values = names.values() if isinstance(names, dict) else ()
+    return {name for name in values if isinstance(name, str)}
+
+
+def _others(files: Iterable[str], chosen: str, registry: Registry) -> list[str]:
+    """Return the files beside the chosen ones that may hold weights, too, or a part of them."""
+    formats = registry.formats.values()
+    suffixes = tuple({*_SUFFIXES_OF_OTHERS, *(suffix for f in formats for suffix in f.extensions)})
+    family = _family(chosen)
+    return [
+        name
+        for name in files
+        if name != chosen
+        and not name.startswith(".")
+        and not is_training_file(name)
+        and not (_is_index(chosen) and _family(name) == family)
+        and (name.lower().endswith(suffixes) or (is_unfinished(name) and name.startswith(f"{chosen}.")))
+    ]
+
+
+def _is_index(name: str) -> bool:
+    return name.endswith(".json") and ".index." in name
+
+
+def _is_shard(name: str) -> bool:
+    shard = shard_name(name)
+    return shard is not None and shard.total > 1
+
+
+def _family(name: str) -> frozenset[str]:
+    """Return what a single file, its shards and its index have in common: stem, variant and suffix.
+
+    >>> _family("model.safetensors.index.fp16.json") == _family("model.fp16-00001-of-00002.safetensors")
+    True
+    """
+    if _is_index(name):
+        name = name.removesuffix(".json").replace(".index", "", 1)
+    elif (shard := shard_name(name)) is not None:
+        name = shard.head.rstrip("-_") + shard.tail
+    return frozenset(PurePath(name).name.split("."))

@@ -1,0 +1,50 @@
+"""Refuses a source that is only a part of a model, before anything is planned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bridge_core.checkpoint import Part, part_of
+from bridge_core.conversion.options import ConversionOptions
+from bridge_core.errors import BadInputError, ShardError, UnsupportedFeature
+from bridge_core.state import FlatState
+
+__all__ = ["require_whole"]
+
+
+def require_whole(state: FlatState, options: ConversionOptions) -> None:
+    """Check that a file, or what an index names, is a whole model; a state that is not is closed.
+
+    Shards hold whole tensors, so that one is converted where the caller allows missing ones. Slices of
+    tensors are not; an adapter is converted where it stays in its framework.
+
+    Raises:
+        ShardError: The file is a part of a model, or its index names only a part.
+        UnsupportedFeature: The file is an adapter.
+    """
+    where = state.metadata.provenance["path"]
+    absent = state.metadata.provenance.get("part")
+    part = _few_shards(absent) if absent is not None else part_of(Path(where))
+    if part is None or _is_allowed(part, state, options):
+        return
+    state.close()
+    kind: type[BadInputError] = ShardError
+    way_on = part.way_on
+    if part.tensors == "changes":
+        kind = UnsupportedFeature
+    elif part.tensors == "some":
+        way_on += (
+            " To convert it by itself, say that the others may be missing: allow_missing=True "
+            "(--allow-missing '**')."
+        )
+    raise kind(f"{part.what}.", path=where, hint=way_on)
+
+
+def _is_allowed(part: Part, state: FlatState, options: ConversionOptions) -> bool:
+    if part.tensors == "changes":
+        return options.to == state.layout
+    return part.tensors == "some" and bool(options.permissions.allow_missing)
+
+
+def _few_shards(absent: str) -> Part:
+    return Part(f"names {absent}", "Fetch the index again, and the shards that are missing.", "some")

@@ -1,0 +1,136 @@
+"""Names of shards, such as ``model-00001-of-00003.safetensors``, and what lies beside those of an index."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Container, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from bridge_core.errors import ShardError
+from bridge_core.io import control_file, system_failures, unfinished_downloads
+from bridge_core.messages import listed
+
+__all__ = ["ShardFolder", "ShardName", "check_complete", "compare_folder", "shard_name"]
+
+_NUMBERED = r"(?s)(.*?)(\d{1,9})[-_]of[-_](\d{1,9})(?!\d)(.*)"
+
+
+class ShardName(NamedTuple):
+    """A file name that says which part of how many the file is."""
+
+    head: str
+    number: int
+    total: int
+    tail: str
+
+    @property
+    def set_name(self) -> tuple[str, int, str]:
+        """What the names of one set have in common."""
+        return (self.head, self.total, self.tail)
+
+
+class ShardFolder(NamedTuple):
+    """What is to be said of a folder of shards beside the tensors in them.
+
+    Args:
+        notes: Texts for a report.
+        absent: How many shards there are of those that their names count; empty if there are all.
+    """
+
+    notes: tuple[str, ...]
+    absent: str
+
+
+def shard_name(name: str) -> ShardName | None:
+    """Return what a file name says, or None for one that names no part.
+
+    >>> shard_name("model-00002-of-00003.safetensors")
+    ShardName(head='model-', number=2, total=3, tail='.safetensors')
+    """
+    match = re.fullmatch(_NUMBERED, name) if "of" in name else None
+    return ShardName(match[1], int(match[2]), int(match[3]), match[4]) if match else None
+
+
+def compare_folder(names: Iterable[str], folder: Path, *, index: str) -> ShardFolder:
+    """Compare the shards that an index names with the files that are numbered like them.
+
+    Args:
+        names: The shards that the index names.
+        folder: Where they are.
+        index: The index, for errors.
+
+    Raises:
+        ShardError: A file is numbered as a part of the same set, and the index does not name it.
+        SystemFailure: The folder cannot be listed.
+    """
+    names = set(names)
+    sets: dict[tuple[str, int, str], set[int]] = {}
+    for shard in map(shard_name, names):
+        if shard is not None:
+            sets.setdefault(shard.set_name, set()).add(shard.number)
+    if not sets:
+        return ShardFolder((), "")
+    omitted, leftover = _other_shards(names, sets, folder)
+    if omitted:
+        raise ShardError(
+            f"does not name {listed(omitted)}, which by its name is a part of the same set.",
+            path=index,
+            hint="Fetch the index again; or, if the file is not of this set, move it elsewhere.",
+        )
+    absent = ", ".join(
+        f"{len(numbers)} of the {count} shards that the name '{head}N-of-{count}{tail}' counts"
+        for (head, count, tail), numbers in sets.items()
+        if len(numbers) < count
+    )
+    notes = (
+        [f"beside the shards, and not read, are parts of a set of another size: {listed(leftover)}"]
+        if leftover
+        else []
+    )
+    notes += [f"the index names {absent}"] if absent else []
+    return ShardFolder(tuple(notes), absent)
+
+
+def check_complete(names: Iterable[str], folder: Path, *, index: str) -> None:
+    """Check that every shard is there, and that none is still being downloaded.
+
+    Raises:
+        ShardError: Some are not.
+    """
+    names = tuple(names)
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing:
+        begun = unfinished_downloads(folder, missing)
+        raise ShardError(
+            f"these shards are missing: {listed(missing)}."
+            + (f" Unfinished downloads: {listed(begun)}." if begun else ""),
+            path=index,
+            hint="Finish the download." if begun else None,
+        )
+    for name in names:
+        control = control_file(folder / name)
+        if control is not None:
+            raise ShardError(
+                f"the download of the shard {name!r} is not finished: {control.name} is beside it.",
+                path=index,
+                hint=f"Finish the download, or remove {control.name} if it is left from an earlier one.",
+            )
+
+
+def _other_shards(
+    names: Container[str], sets: Collection[tuple[str, int, str]], folder: Path
+) -> tuple[list[str], list[str]]:
+    """Return the files that are numbered as parts of these sets, and as parts of sets of other sizes."""
+    frames = {(head, tail) for head, _, tail in sets}
+    omitted: list[str] = []
+    leftover: list[str] = []
+    with system_failures(folder, "listing the folder"):
+        files = sorted(entry.name for entry in folder.iterdir())
+    for name in files:
+        shard = shard_name(name)
+        if shard is None or name in names or (shard.head, shard.tail) not in frames:
+            continue
+        if (folder / name).is_file():
+            (omitted if shard.set_name in sets else leftover).append(name)
+    return omitted, leftover
