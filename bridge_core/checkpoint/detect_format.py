@@ -10,11 +10,12 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from bridge_core.checkpoint.metadata_check import check_metadata
 from bridge_core.errors import BridgeError, MalformedFile, PluginError, TruncatedFile, UsageError
-from bridge_core.formats import Format, describe_foreign, is_index
+from bridge_core.formats import Format, FormatWithEntries, describe_foreign, is_index
 from bridge_core.io import SourceFile, system_failures
 from bridge_core.plugins import PluginFailure, Registry
-from bridge_core.state import FlatState
+from bridge_core.state import FlatState, select_entry
 
 __all__ = ["by_extension", "claims", "identify", "is_set_of_shards", "open_file", "speaks_for"]
 
@@ -192,7 +193,12 @@ def _opening(used: Format, file: SourceFile, registry: Registry) -> Iterator[Non
 
 
 def open_file(
-    path: Path, registry: Registry, chosen: Format | None = None, *, follow_links: bool = False
+    path: Path,
+    registry: Registry,
+    chosen: Format | None = None,
+    *,
+    follow_links: bool = False,
+    entry: str | None = None,
 ) -> tuple[Format, FlatState]:
     """Open a file or an index.
 
@@ -201,6 +207,8 @@ def open_file(
         registry: Where formats are found.
         chosen: The format, if it is known.
         follow_links: Whether shards may be symbolic links that lead out of their folder.
+        entry: Path of the entry to read, joined by dots; None for what the format takes. That of a sharded
+            set is an entry of all shards together.
 
     Returns:
         The format and the state, whose `close` closes everything.
@@ -208,12 +216,15 @@ def open_file(
     Raises:
         BadInputError: The file is damaged, unsafe, or of no known format.
         SystemFailure: The system refuses.
+        UsageError: There is no such entry.
     """
 
-    def open_one(file: SourceFile, expected: Format | None) -> tuple[Format, FlatState]:
+    def open_one(
+        file: SourceFile, expected: Format | None, entry: str | None = None
+    ) -> tuple[Format, FlatState]:
         used = chosen or identify(file, registry, expected=expected)
         with _opening(used, file, registry):
-            return used, _opened(used, file, registry)
+            return used, _opened(used, file, registry, entry)
 
     file = SourceFile(path)
     try:
@@ -221,15 +232,29 @@ def open_file(
             from bridge_core.formats import open_sharded
 
             formats = [chosen] if chosen else list(registry.formats.values())
-            return open_sharded(file, open_one, formats, follow_links=follow_links)
-        return open_one(file, None)
+            used, state = open_sharded(file, open_one, formats, follow_links=follow_links)
+            is_selected = entry is None
+        else:
+            used, state = open_one(file, None, entry)
+            is_selected = entry is None or isinstance(used, FormatWithEntries)
     except BaseException:
         file.close()
         raise
+    try:
+        check_metadata(state, registry, str(path))
+        return used, state if is_selected or entry is None else select_entry(state, entry)
+    except BaseException as err:
+        state.close()
+        if isinstance(err, BridgeError):
+            err.path = err.path or str(path)
+        raise
 
 
-def _opened(used: Format, file: SourceFile, registry: Registry) -> FlatState:
-    state = used.open(file)
+def _opened(used: Format, file: SourceFile, registry: Registry, entry: str | None) -> FlatState:
+    if entry is not None and isinstance(used, FormatWithEntries):
+        state = used.open_entry(file, entry)
+    else:
+        state = used.open(file)
     if not isinstance(state, FlatState):
         raise TypeError(f"what it opens is a {type(state).__name__}; a FlatState was expected")
     if registry.foreign_plugin("formats", used.name) is None:

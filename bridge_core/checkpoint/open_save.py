@@ -33,6 +33,7 @@ def open_state(
     layout: str | None = None,
     registry: Registry | None = None,
     follow_links: bool = False,
+    entry: str | None = None,
 ) -> FlatState:
     """Open weights lazily; use the state as a context manager, or close it.
 
@@ -44,11 +45,13 @@ def open_state(
             whose names they look like.
         registry: The plugins; None for all that are installed.
         follow_links: Whether shards may be symbolic links that lead out of their folder.
+        entry: The entry of the file to read, as ``"model_ema"`` or ``"ckpt.model_ema"``: of a torch file, a
+            collection of a Flax tree, or what names of tensors begin with. None takes the usual one.
 
     Raises:
         BadInputError: The file is damaged, unsafe, or of no known format.
         SystemFailure: The system refuses.
-        UsageError: No plugin provides the format.
+        UsageError: No plugin provides the format, or there is no such entry.
     """
     registry = default_registry() if registry is None else registry
     chosen = registry.format(format) if format else None
@@ -59,34 +62,12 @@ def open_state(
         choice = choose_weights(place, format=format, layout=layout, registry=registry)
     else:
         choice = choose_file(place)
-    used, state = open_file(choice.path, registry, chosen, follow_links=follow_links)
-    _check_metadata(state, registry, str(choice.path))
+    used, state = open_file(choice.path, registry, chosen, follow_links=follow_links, entry=entry)
     known = {**state.metadata.provenance, "path": str(choice.path), "format": used.name}
     notes = (*choice.notes, *state.metadata.notes)
     opened = state.replace(metadata=state.metadata.with_(provenance=known, notes=notes))
     opened.layout = layout or _layout(state, used, registry)
     return opened
-
-
-def _check_metadata(state: FlatState, registry: Registry, path: str) -> None:
-    """Check that a file's metadata belongs to its tensors, and close the file if not.
-
-    Raises:
-        MalformedFile: It does not.
-    """
-    known = state.metadata
-    try:
-        if known.ties or known.empty or known.tree_form:
-            from bridge_core.state import check_fit
-
-            check_fit(state, path)
-        if known.layers:
-            from bridge_core.plugins import check_recorded_layers
-
-            check_recorded_layers(state, registry, path)
-    except BaseException:
-        state.close()
-        raise
 
 
 def _layout(state: FlatState, used: Format, registry: Registry) -> str | None:

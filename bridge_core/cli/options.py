@@ -20,6 +20,7 @@ __all__ = [
     "a_pattern",
     "a_size",
     "dtype_option",
+    "entry_option",
     "evidence_options",
     "examples",
     "json_option",
@@ -94,6 +95,11 @@ links_option = click.option(
     "--follow-links",
     is_flag=True,
     help="Let shards and copied files be symbolic links that lead out of their folder.",
+)
+entry_option = click.option(
+    "--entry",
+    metavar="PATH",
+    help="The entry of SRC to read, e.g. model_ema or ckpt.model_ema, in place of the usual one.",
 )
 rules_option = click.option(
     "--rules",
@@ -201,6 +207,7 @@ evidence_options = _stacked(
     ),
     layout_option,
     links_option,
+    entry_option,
 )
 """What bears on reading the source; the parameters are named as in `bridge_core.plan_conversion`."""
 

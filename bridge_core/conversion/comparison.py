@@ -33,6 +33,7 @@ def verify(
     dtype: str | None = None,
     layout: str | None = None,
     follow_links: bool = False,
+    entry: str | None = None,
     registry: Registry | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Comparison:
@@ -51,6 +52,7 @@ def verify(
         dtype: The cast that was asked for, if any.
         layout: As in `plan_conversion`.
         follow_links: As in `plan_conversion`.
+        entry: The entry of the source, as in `plan_conversion`.
         registry: As in `plan_conversion`.
         progress: Called as bytes are compared.
 
@@ -67,7 +69,7 @@ def verify(
     )
     ruled = as_rules(rules)
     with (
-        opened(src, registry, layout=layout, follow_links=follow_links) as source,
+        opened(src, registry, layout=layout, follow_links=follow_links, entry=entry) as source,
         opened(dst, registry, follow_links=follow_links, what="result") as result,
     ):
         to = result.layout

@@ -35,6 +35,7 @@ def plan_conversion(
     allow_unclaimed: Allowed = (),
     layout: str | None = None,
     follow_links: bool = False,
+    entry: str | None = None,
     registry: Registry | None = None,
     check: bool = True,
 ) -> Plan:
@@ -58,6 +59,9 @@ def plan_conversion(
             copied unchanged to another framework: True, or patterns. Others are copied unasked.
         layout: The source's layout; None to take the one that it states or that its keys match.
         follow_links: Whether shards of the source may be symbolic links that lead out of their folder.
+        entry: The entry of the source to read, as ``"model_ema"`` or ``"ckpt.model_ema"``: of a torch file, a
+            collection of a Flax tree, or what names of tensors begin with. None takes the usual one, and the
+            plan's notes name the others.
         registry: Plugins; by default everything installed.
         check: Whether to raise for problems; otherwise the plan contains them.
 
@@ -66,19 +70,21 @@ def plan_conversion(
         AmbiguousLayerError: No evidence decides what some layers are.
         ConversionError: The source is a file without a tensor.
         BadInputError: A file is damaged or unsafe, or the source is only a part of a model.
-        UsageError: The source, ``to`` or ``like`` is not something that can be converted.
+        UsageError: The source, ``to`` or ``like`` is not something that can be converted, or there is no such
+            entry.
     """
     registry = registry or default_registry()
     permissions = Permissions.of(
         accept_guesses, allow_missing, allow_unexpected, allow_mismatched, allow_unclaimed
     )
     options = ConversionOptions(to, like, model, as_rules(rules), permissions, layout, follow_links)
-    with opened(source, registry, layout=layout, follow_links=follow_links, purpose=options) as state:
+    with opened(
+        source, registry, layout=layout, follow_links=follow_links, entry=entry, purpose=options
+    ) as state:
         refuse_empty(source, state)
         known = guidance(source, state, options, registry)
-        options = options.guided(known)
-        _, plan = complete_plan(state, options, registry)
-        plan = with_config_way(plan, source, options, registry)
+        _, plan = complete_plan(state, options.guided(known), registry)
+        plan = with_config_way(plan, source, model, registry)
     return plan.check() if check else plan
 
 
@@ -105,6 +111,7 @@ def convert(
     progress: Callable[[Progress], None] | None = None,
     layout: str | None = None,
     follow_links: bool = False,
+    entry: str | None = None,
     registry: Registry | None = None,
 ) -> Report:
     """Convert weights into a file or a folder, in bounded memory.
@@ -131,6 +138,7 @@ def convert(
         progress: Called as bytes are written.
         layout: As in `plan_conversion`.
         follow_links: As in `plan_conversion`.
+        entry: As in `plan_conversion`.
         registry: As in `plan_conversion`.
 
     Raises:
@@ -145,12 +153,13 @@ def convert(
     )
     options = ConversionOptions(to, like, model, as_rules(rules), permissions, layout, follow_links, dtype)
     writing = WriteOptions(format, max_shard_size, workers, max_ram, overwrite, verify, progress)
-    with opened(src, registry, layout=layout, follow_links=follow_links, purpose=options) as source:
+    with opened(
+        src, registry, layout=layout, follow_links=follow_links, entry=entry, purpose=options
+    ) as source:
         refuse_empty(src, source)
         known = guidance(src, source, options, registry)
-        options = options.guided(known)
-        state, plan = complete_plan(source, options, registry)
-        plan = with_config_way(plan, src, options, registry)
+        state, plan = complete_plan(source, options.guided(known), registry)
+        plan = with_config_way(plan, src, model, registry)
         result = plan.apply(state)
         with guided(writing, known, source, dst, follow_links=follow_links) as writing:
             saved = write_checkpoint(result, dst, writing, registry)

@@ -15,7 +15,16 @@ from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.whole_source import require_whole
 from bridge_core.errors import ConversionError, UsageError
 from bridge_core.plugins import Framework, Registry, cause_of, is_interrupt
-from bridge_core.state import FlatState, as_state, separator_of, split_name, unflatten_tree
+from bridge_core.state import (
+    FlatState,
+    as_state,
+    mapping_entry,
+    read_from_entry,
+    select_entry,
+    separator_of,
+    split_name,
+    unflatten_tree,
+)
 
 __all__ = ["known_module", "load_factory", "opened", "refuse_empty", "state_of", "template_of"]
 
@@ -26,6 +35,7 @@ def state_of(
     *,
     layout: str | None = None,
     follow_links: bool = False,
+    entry: str | None = None,
     what: str = "source",
     purpose: ConversionOptions | None = None,
 ) -> FlatState:
@@ -36,18 +46,21 @@ def state_of(
         registry: Where formats and adapters are found.
         layout: The layout, if it is not known from the value.
         follow_links: Whether shards may be symbolic links that lead out of their folder.
+        entry: The entry to take, as for `open_state`; None for all, or a file's usual one.
         what: What errors call it.
         purpose: The conversion that it is the source of, which a file with a part of a model is not.
 
     Raises:
-        UsageError: It is none of these.
+        UsageError: It is none of these, or has no such entry.
         ShardError, UnsupportedFeature: It is a file with a part of a model.
     """
     if isinstance(value, str | os.PathLike):
-        state = open_state(value, layout=layout, registry=registry, follow_links=follow_links)
+        state = open_state(value, layout=layout, registry=registry, follow_links=follow_links, entry=entry)
         if purpose is not None:
             require_whole(state, purpose)
         return state
+    if entry is not None:
+        return _entry_of(value, registry, entry, layout, what)
     if isinstance(value, FlatState):
         return as_state(value, layout=layout)
     framework = registry.framework_of(value)
@@ -62,6 +75,17 @@ def state_of(
         f"the {what} is a {type(value).__name__}; a path, a state, a mapping from keys to arrays, "
         f"or a live object of {' or '.join(registry.frameworks)} was expected."
     )
+
+
+def _entry_of(value: Any, registry: Registry, entry: str, layout: str | None, what: str) -> FlatState:
+    """Return an entry of a live value: a mapping within a mapping, or what names of tensors begin with."""
+    if isinstance(value, Mapping) and not isinstance(value, FlatState):
+        inner = mapping_entry(value, entry)
+        if inner is not None:
+            others = [str(name) for name in value if not f"{entry}.".startswith(f"{name}.")]
+            state = state_of(inner, registry, layout=layout, what=what)
+            return read_from_entry(state, entry, others)
+    return select_entry(state_of(value, registry, layout=layout, what=what), entry)
 
 
 def _live_state(value: Any, framework: Framework, registry: Registry) -> FlatState:
@@ -103,6 +127,7 @@ def opened(
     *,
     layout: str | None = None,
     follow_links: bool = False,
+    entry: str | None = None,
     what: str = "source",
     purpose: ConversionOptions | None = None,
 ) -> Iterator[FlatState]:
@@ -111,7 +136,15 @@ def opened(
     Raises:
         UsageError: As `state_of`.
     """
-    state = state_of(value, registry, layout=layout, follow_links=follow_links, what=what, purpose=purpose)
+    state = state_of(
+        value,
+        registry,
+        layout=layout,
+        follow_links=follow_links,
+        entry=entry,
+        what=what,
+        purpose=purpose,
+    )
     try:
         yield state
     finally:

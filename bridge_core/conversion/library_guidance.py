@@ -89,17 +89,17 @@ def _guidance_of_file(name: str, checkpoint: Checkpoint, registry: Registry) -> 
         return Guidance(notes=(f"{name} was read without what its folder tells of it: {err}",))
 
 
-def with_config_way(plan: Plan, source: Any, options: ConversionOptions, registry: Registry) -> Plan:
+def with_config_way(plan: Plan, source: Any, model: Any, registry: Registry) -> Plan:
     """Return a plan whose refusal says that a config next to the source would decide.
 
     Args:
         plan: The plan.
         source: What the caller gave.
-        options: What the caller asked for.
+        model: The model that the caller gave; None to go by the folder.
         registry: Where libraries are found.
     """
     undecided = plan.ambiguous or plan.unexplained
-    if not undecided or options.model is not None or not isinstance(source, str | os.PathLike):
+    if not undecided or model is not None or not isinstance(source, str | os.PathLike):
         return plan
     if not registry.libraries or Path(source).is_dir() or not (Path(source).parent / _CONFIG).is_file():
         return plan

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from bridge_core.formats.base import (
         Capabilities as Capabilities,
         Format as Format,
+        FormatWithEntries as FormatWithEntries,
         ShardNames as ShardNames,
         WriteTarget as WriteTarget,
     )
@@ -34,7 +35,7 @@ else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
-            "base": "Capabilities Format ShardNames WriteTarget",
+            "base": "Capabilities Format FormatWithEntries ShardNames WriteTarget",
             "file_layout": "Extent FileImage",
             "foreign": "describe_foreign is_index",
             "npz": "NpzFormat",

@@ -11,7 +11,7 @@ from bridge_core.formats.file_layout import FileImage
 from bridge_core.io import SourceFile
 from bridge_core.state import Array, FlatState, Key
 
-__all__ = ["Capabilities", "Format", "ShardNames", "WriteTarget"]
+__all__ = ["Capabilities", "Format", "FormatWithEntries", "ShardNames", "WriteTarget"]
 
 
 @dataclass(frozen=True)
@@ -112,4 +112,24 @@ class Format(Protocol):
 
     def write(self, state: FlatState, target: WriteTarget) -> None:
         """Write a whole state. Must refuse what it cannot store before writing any byte."""
+        ...
+
+
+@runtime_checkable
+class FormatWithEntries(Format, Protocol):
+    """A format whose files hold more than weights, so that it chooses an entry before it reads them.
+
+    For every other format an entry is what the names of the tensors begin with.
+    """
+
+    def open_entry(self, file: SourceFile, entry: str) -> FlatState:
+        """Open one entry of a file; the names of the tensors are those below it.
+
+        Args:
+            file: As for `open`.
+            entry: Its path in the file, joined by dots.
+
+        Raises:
+            UsageError: There is no such entry.
+        """
         ...

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
         is_floating as is_floating,
         native as native,
     )
+    from bridge_core.state.entries import (
+        mapping_entry as mapping_entry,
+        read_from_entry as read_from_entry,
+        select_entry as select_entry,
+        unknown_entry as unknown_entry,
+    )
     from bridge_core.state.flat_state import FlatState as FlatState, as_state as as_state
     from bridge_core.state.keys import (
         Key as Key,
@@ -63,6 +69,7 @@ else:
         __name__,
         {
             "dtypes": "DTYPES MAX_RANK PACKED cast_is_exact dtype_named is_floating native",
+            "entries": "mapping_entry read_from_entry select_entry unknown_entry",
             "flat_state": "FlatState as_state",
             "keys": "Key LeafKey as_key flat_names flatten_tree is_unicode join_key leaf_path module_path "
             "natural_order separator_of split_name unflatten_tree",

@@ -30,7 +30,7 @@ class Archive:
 
     Args:
         file: The open file.
-        allow_zero_crc: Take a CRC of zero for "not computed".
+        allow_zero_crc: Take a CRC of zero for "not computed" in an archive that has others, too.
 
     Raises:
         BadInputError: As `bridge_core.formats.read_members`.
@@ -52,6 +52,7 @@ class Archive:
             shown = ", ".join(repr(root[:80]) for root in list(roots)[:5]) or "none"
             raise MalformedFile(f"a torch archive has one root folder; found {shown}.", path=file.name)
         (self.root,) = roots
+        self.has_checksums = any(member.crc for member in members)
         self.records = {
             member.name.removeprefix(f"{self.root}/"): member
             for member in members
@@ -88,13 +89,13 @@ class Archive:
         return self.read(record, limit=_MAX_UNPACKED)
 
     def is_checked(self, record: ZipMember) -> bool:
-        """Tell whether the record's CRC counts."""
-        return record.crc != 0 or not self.allow_zero_crc
+        """Tell whether the record's CRC counts: where all are zero, none was computed."""
+        return record.crc != 0 or (self.has_checksums and not self.allow_zero_crc)
 
     def damaged(self, name: str) -> IntegrityError:
         """Return the error for a CRC that differs."""
         return IntegrityError(
             f"record {name!r} does not have the CRC-32 that the archive states.",
             path=self.file.name,
-            hint="The file is damaged; fetch it again.",
+            hint="The file is damaged: download it again, or save it again where it was made.",
         )

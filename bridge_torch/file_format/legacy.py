@@ -6,7 +6,7 @@ says where a storage stands: the positions are found by walking.
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from bridge_core import (
     KeyConflict,
@@ -21,7 +21,7 @@ from bridge_core.formats import describe_foreign
 from bridge_core.state import DTYPES
 from bridge_torch.file_format.signatures import LEGACY_MAGIC, is_tar
 from bridge_torch.file_format.storages import Bytes
-from bridge_torch.safe_pickle import Limits, Storage, Unpickled, unpickle
+from bridge_torch.safe_pickle import Limits, Storage, Unpickled, unpickle, unsafe_names
 
 __all__ = ["read_legacy", "refuse_other"]
 
@@ -29,21 +29,23 @@ _PROTOCOL = 1001
 _FIRST_WINDOW = 64 << 10
 
 
-def read_legacy(file: SourceFile, limits: Limits) -> tuple[Any, dict[str, Bytes]]:
+def read_legacy(file: SourceFile, limits: Limits) -> tuple[Unpickled, dict[str, Bytes]]:
     """Read the pickles of a legacy file, and find its storages.
 
     Returns:
-        The root object, and storage key -> bytes.
+        The pickle of what was saved, and storage key -> bytes.
 
     Raises:
         TruncatedFile: It ends within a pickle or a storage.
-        UnsafeFile: A pickle names code.
+        UnsafeFile: A pickle names code, and holds nothing else.
         MalformedFile: It is a pickle of something else, or damaged.
         KeyConflict: A storage stands twice.
         UnsupportedFeature: A storage has no dtype; torch cannot read such a file either.
     """
     magic = _pickle_at(file, 0, "the first pickle", limits)
     if magic.value != LEGACY_MAGIC:
+        if magic.foreign:
+            raise unsafe_names(magic.foreign, holds_module=magic.holds_module, path=file.name)
         raise MalformedFile(
             "is a pickle, but torch.save did not write it.",
             path=file.name,
@@ -61,7 +63,7 @@ def read_legacy(file: SourceFile, limits: Limits) -> tuple[Any, dict[str, Bytes]
     offset += keys.length
     if not isinstance(keys.value, list) or not all(isinstance(key, str) for key in keys.value):
         raise MalformedFile("has no list of storages where one was expected.", path=file.name)
-    return root.value, _walk(file, offset, keys.value, root.storages)
+    return root, _walk(file, offset, keys.value, root.storages)
 
 
 def _walk(file: SourceFile, offset: int, keys: list[str], storages: dict[str, Storage]) -> dict[str, Bytes]:
@@ -121,15 +123,21 @@ def _pickle_at(file: SourceFile, offset: int, what: str, limits: Limits) -> Unpi
 
 
 def refuse_other(file: SourceFile, head: bytes) -> NoReturn:
-    """Say what a file is that is no torch checkpoint.
+    """Say what a file is that is not a torch checkpoint.
 
     Raises:
-        TruncatedFile: It is empty.
+        TruncatedFile: It is empty, or ends within the first bytes of a pickle.
         UnsafeFile: It is a tar file of torch 0.1.
         MalformedFile: It is anything else.
     """
     if not head:
         raise TruncatedFile("is empty.", path=file.name)
+    if len(head) <= 2 and head[:1] == b"\x80":
+        raise TruncatedFile(
+            f"is {len(head)} {'byte' if len(head) == 1 else 'bytes'} long and ends within its first pickle.",
+            path=file.name,
+            hint="Fetch the file again.",
+        )
     if is_tar(head):
         raise UnsafeFile(
             "is a tar file as torch 0.1 wrote them, which cannot be read without running code.",

@@ -22,13 +22,13 @@ from bridge_core import (
 )
 from bridge_core.formats import STORED
 from bridge_core.io import ChecksummedRange
-from bridge_core.state import DTYPES, checked_bools, load_metadata
+from bridge_core.state import DTYPES, checked_bools, load_metadata, select_entry
 from bridge_torch.file_format.archive import METADATA_RECORD, Archive
 from bridge_torch.file_format.legacy import read_legacy, refuse_other
 from bridge_torch.file_format.signatures import is_legacy, is_zip
 from bridge_torch.file_format.state_dict_entry import Weights, find_weights
 from bridge_torch.file_format.storages import Bytes, make_tensor
-from bridge_torch.safe_pickle import Limits, Storage, unpickle
+from bridge_torch.safe_pickle import Limits, Storage, Unpickled, unpickle
 
 __all__ = ["open_checkpoint"]
 
@@ -38,28 +38,36 @@ _MAX_METADATA = 256 << 20
 _MAX_EXPANSION = 100
 _FREE_EXPANSION = 1 << 30
 
+_NO_CHECKSUMS = "the file carries no checksums, so that damage inside its tensors cannot be detected"
+
 _Find = Callable[[Storage], Bytes]
 
 
-def open_checkpoint(file: SourceFile, *, allow_zero_crc: bool, limits: Limits) -> FlatState:
+def open_checkpoint(
+    file: SourceFile, *, allow_zero_crc: bool, limits: Limits, entry: str | None = None
+) -> FlatState:
     """Open a zip or a legacy file; see `TorchFormat.open`."""
     head = file.read(0, min(file.size, _HEAD))
-    metadata, layout, escaped = StateMetadata(), _LAYOUT, False
+    metadata, layout, escaped, notes = StateMetadata(), _LAYOUT, False, tuple[str, ...]()
     if is_zip(head):
         archive = Archive(file, allow_zero_crc=allow_zero_crc)
-        root = _root(archive, limits)
+        if entry is not None and METADATA_RECORD in archive.records:  # it describes the names of the whole
+            return select_entry(open_checkpoint(file, allow_zero_crc=allow_zero_crc, limits=limits), entry)
+        pickle = _pickle(archive, limits)
         find = _record_finder(archive)
         layout, metadata, escaped = _own_metadata(archive)
+        notes = () if archive.has_checksums else (_NO_CHECKSUMS,)
     elif is_legacy(head):
-        root, found = read_legacy(file, limits)
+        pickle, found = read_legacy(file, limits)
         find = _listed_finder(found)
     else:
         refuse_other(file, head)
-    weights = find_weights(root, path=file.name)
+    weights = find_weights(pickle, path=file.name, entry=entry)
+    metadata = metadata.with_(notes=(*notes, *weights.notes()))
     return _state(file, weights, find, layout, metadata, escaped)
 
 
-def _root(archive: Archive, limits: Limits) -> object:
+def _pickle(archive: Archive, limits: Limits) -> Unpickled:
     file = archive.file
     record = archive.records.get("data.pkl")
     if "constants.pkl" in archive.records:
@@ -77,7 +85,7 @@ def _root(archive: Archive, limits: Limits) -> object:
     unpickled = unpickle(data, path=file.name, what=record.name, limits=limits)
     if unpickled.length != len(data):
         raise MalformedFile(f"{record.name} goes on after its pickle.", path=file.name)
-    return unpickled.value
+    return unpickled
 
 
 def _record_finder(archive: Archive) -> _Find:
@@ -176,8 +184,8 @@ def _state(
         total += tensor.spec.nbytes
     if total > _MAX_EXPANSION * file.size + _FREE_EXPANSION:
         raise LimitExceeded(f"is {file.size} bytes long and claims {total} bytes of tensors.", path=file.name)
-    notes = {**metadata.provenance, **weights.provenance()}
-    metadata = metadata.with_(ties={**ties, **metadata.ties}, provenance=notes)
+    provenance = {**metadata.provenance, **weights.provenance()}
+    metadata = metadata.with_(ties={**ties, **metadata.ties}, provenance=provenance)
     return FlatState(tensors, layout=layout, metadata=metadata, close=file.close)
 
 

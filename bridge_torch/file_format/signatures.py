@@ -7,6 +7,8 @@ __all__ = ["LEGACY_MAGIC", "is_legacy", "is_tar", "is_zip"]
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 """What the first pickle of a legacy file holds."""
 _MAGIC_BYTES = LEGACY_MAGIC.to_bytes(10, "little")
+_MAGIC_TEXT = b"L%dL\n." % LEGACY_MAGIC
+"""The first pickle in the words of protocols 0 and 1."""
 _TAR_MEMBERS = (b"sys_info", b"pickle", b"storages", b"tensors")
 
 
@@ -19,6 +21,8 @@ def is_legacy(head: bytes) -> bool:
     """Tell whether these are the first bytes of a legacy file, or of a bare pickle."""
     if head[4:9] == b"\0\0\0\0{":
         return False  # the header length of a safetensors file
+    if head.startswith(_MAGIC_TEXT):
+        return True
     return _MAGIC_BYTES in head[:32] or (head[:1] == b"\x80" and head[1:2] <= b"\x05" and len(head) > 2)
 
 

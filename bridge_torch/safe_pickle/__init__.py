@@ -6,11 +6,18 @@ from bridge_core.public import exports
 
 if TYPE_CHECKING:
     from bridge_torch.safe_pickle.machine import Limits as Limits
-    from bridge_torch.safe_pickle.unpickler import Unpickled as Unpickled, unpickle as unpickle
+    from bridge_torch.safe_pickle.unpickler import (
+        Unpickled as Unpickled,
+        unpickle as unpickle,
+        unsafe_names as unsafe_names,
+    )
     from bridge_torch.safe_pickle.values import (
+        Global as Global,
+        Opaque as Opaque,
         Storage as Storage,
         TensorRef as TensorRef,
         UnsupportedTensor as UnsupportedTensor,
+        parts_of as parts_of,
     )
     from bridge_torch.safe_pickle.writer import Slot as Slot, write_pickle as write_pickle
 else:
@@ -18,8 +25,8 @@ else:
         __name__,
         {
             "machine": "Limits",
-            "unpickler": "Unpickled unpickle",
-            "values": "Storage TensorRef UnsupportedTensor",
+            "unpickler": "Unpickled unpickle unsafe_names",
+            "values": "Global Opaque Storage TensorRef UnsupportedTensor parts_of",
             "writer": "Slot write_pickle",
         },
     )

@@ -5,22 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bridge_core import BridgeError, KeyConflict, MalformedFile, TruncatedFile, UnsafeFile, UnsupportedFeature
+from bridge_core import KeyConflict, MalformedFile, TruncatedFile, UnsupportedFeature
+from bridge_torch.safe_pickle.calls import call, named
 from bridge_torch.safe_pickle.values import (
     Global,
     Opaque,
     Storage,
     TensorRef,
     UnsupportedTensor,
-    call,
-    is_allowed,
+    kept_parts,
 )
 from bridge_torch.storage_classes import STORAGE_DTYPES
 
 __all__ = ["Limits", "Machine"]
 
 _NAME_BYTES = 1024
-_NAMES_SHOWN = 200
+_KEY_KINDS: dict[type, str] = {TensorRef: "tensor", UnsupportedTensor: "tensor", Storage: "storage"}
 
 
 @dataclass(frozen=True)
@@ -50,26 +50,10 @@ class Machine:
         self.frames: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         self.globals: dict[tuple[str, str], Global] = {}
-        self.unknown: dict[str, None] = {}
+        self.foreign: dict[str, None] = {}
         self.storages: dict[str, Storage] = {}
         self.objects = 0
         self.holds_module = False
-
-    def refuse_unknown(self, cause: BridgeError | None) -> None:
-        """Raise if the file named anything that is not allowed."""
-        if not self.unknown:
-            return
-        shown = [name if name.isprintable() else ascii(name) for name in self.unknown]
-        names = ", ".join(shown[:_NAMES_SHOWN])
-        if len(shown) > _NAMES_SHOWN:
-            names += f" and {len(shown) - _NAMES_SHOWN} more"
-        hint = "Load it where you trust it, and save only the module's state_dict()."
-        if self.holds_module or any(name.startswith("torch.nn.modules.") for name in self.unknown):
-            hint = (
-                "It holds a whole pickled module, not its weights: load it where you trust it, "
-                "and save module.state_dict() instead."
-            )
-        raise UnsafeFile(f"asks for code that no weights need: {names}.", hint=hint) from cause
 
     def take(self, count: int) -> bytes:
         """Return the next bytes."""
@@ -83,19 +67,35 @@ class Machine:
         """Return the next little-endian unsigned number."""
         return int.from_bytes(self.take(count), "little")
 
-    def line(self) -> str:
-        """Return text up to the next line feed."""
+    def line(self) -> bytes:
+        """Return the bytes up to the next line feed."""
+        stop = self.data.find(b"\n", self.position)
+        if stop < 0:
+            raise TruncatedFile("the data ends within a line.")
+        text = self.data[self.position : stop]
+        self.position = stop + 1
+        return text
+
+    def name(self) -> str:
+        """Return a name of a module, class or function, which ends with a line feed."""
         stop = self.data.find(b"\n", self.position, self.position + _NAME_BYTES)
         if stop < 0:
             if len(self.data) < self.position + _NAME_BYTES:
                 raise TruncatedFile("the data ends within a name.")
             raise MalformedFile(f"a name is longer than {_NAME_BYTES} bytes.")
-        text = self.take(stop - self.position)
-        self.position += 1
         try:
-            return text.decode("utf-8")
+            return self.line().decode("utf-8")
         except UnicodeDecodeError:
             raise MalformedFile("a name is not UTF-8.") from None
+
+    def stack_global(self) -> None:
+        """Replace a module's name and a name in it by what stands for them."""
+        name, module = self.stack.pop(), self.stack.pop()
+        if not isinstance(name, str) or not isinstance(module, str):
+            raise MalformedFile("a name of a class or function is not a string.")
+        if max(len(name), len(module)) > _NAME_BYTES:
+            raise MalformedFile(f"a name is longer than {_NAME_BYTES} characters.")
+        self.push(self.global_(module, name))
 
     def push(self, value: Any) -> None:
         """Put a value on the stack."""
@@ -121,13 +121,13 @@ class Machine:
         self.new(items)
 
     def global_(self, module: str, name: str) -> Global:
-        """Return the object that stands for a name; note it if it is not allowed."""
+        """Return the object that stands for a name; note it if it is foreign."""
         found = self.globals.get((module, name))
         if found is None:
             self.objects += 1
-            found = self.globals[module, name] = Global(module, name)
-            if not is_allowed(found):
-                self.unknown[found.path] = None
+            found = self.globals[module, name] = named(module, name)
+            if found.is_foreign:
+                self.foreign[found.path] = None
         return found
 
     def remember(self, index: int) -> None:
@@ -146,8 +146,17 @@ class Machine:
         target = self.stack[-1]
         if isinstance(target, list):
             target.extend(items)
-        elif not isinstance(target, Opaque):
+        elif isinstance(target, Opaque):
+            self._add_parts(target, items)
+        else:
             raise MalformedFile(f"appends to a {type(target).__name__}.")
+
+    def add_items(self, items: list[Any]) -> None:
+        """Add to the set on the stack, of which only what may hold tensors is kept."""
+        target = self.stack[-1]
+        if not isinstance(target, Opaque):
+            raise MalformedFile(f"adds items to a {type(target).__name__}.")
+        self._add_parts(target, items)
 
     def set_items(self, items: list[Any]) -> None:
         """Set items of the dict on the stack."""
@@ -155,6 +164,7 @@ class Machine:
         if len(items) % 2:
             raise MalformedFile("a dict has a key without a value.")
         if isinstance(target, Opaque):
+            self._add_parts(target, items)
             return
         if not isinstance(target, dict):
             raise MalformedFile(f"sets items of a {type(target).__name__}.")
@@ -165,16 +175,31 @@ class Machine:
             target[_dict_key(key)] = value
 
     def build(self) -> None:
-        """Attributes of an object: dropped, for nothing here has any."""
-        self.stack.pop()
+        """Set attributes of an object: dropped, unless they may hold tensors that nothing reads."""
+        state = self.stack.pop()
         target = self.stack[-1]
-        if isinstance(target, TensorRef):
-            self.stack[-1] = UnsupportedTensor("rebuilt in place")
-        elif not isinstance(target, dict | Opaque | UnsupportedTensor | Global):
+        if isinstance(target, Opaque):
+            self._add_parts(target, [state])
+        elif isinstance(target, TensorRef):
+            self._replace(target, UnsupportedTensor("rebuilt in place"))
+        elif not isinstance(target, dict | UnsupportedTensor | Global):
             raise MalformedFile(f"sets attributes of a {type(target).__name__}.")
 
+    def _replace(self, old: Any, new: Any) -> None:
+        """Put another value in place of the last one, also where the file will refer to it again."""
+        self.stack[-1] = new
+        for index in reversed(self.memo):
+            self.objects += 1
+            if self.memo[index] is old:
+                self.memo[index] = new
+                return
+
+    def _add_parts(self, target: Opaque, values: list[Any]) -> None:
+        self.objects += len(values)
+        target.parts.extend(kept_parts(values))
+
     def reduce(self) -> None:
-        """A call; see `pickle_values.call`."""
+        """Replace a function and its arguments by what stands for the result; see `calls.call`."""
         args = self.stack.pop()
         function = self.stack.pop()
         result = call(function, args)
@@ -183,15 +208,16 @@ class Machine:
         self.new(result)
 
     def persistent(self) -> None:
-        """A reference to a storage."""
+        """Replace a persistent id by the storage that it refers to."""
         self.push(self._persistent(self.stack.pop()))
 
     def _persistent(self, identity: Any) -> Any:
         if not isinstance(identity, tuple) or not identity:
-            raise MalformedFile("a persistent id is no tuple.")
+            raise MalformedFile("a persistent id is not a tuple.")
         if identity[0] == "module":
             self.holds_module = True
-            return Opaque("module class")
+            kind = identity[1] if len(identity) > 1 else None
+            return kind if isinstance(kind, Global) else Opaque("module class", is_foreign=True)
         if identity[0] != "storage" or len(identity) not in (5, 6):
             raise MalformedFile("a persistent id is not that of a storage.")
         kind, key, location, numel = identity[1:5]
@@ -226,4 +252,4 @@ def _dict_key(key: Any) -> Any:
         return key
     if isinstance(key, int) and abs(key) < 1 << 60:
         return key
-    return Opaque(type(key).__name__)
+    return Opaque(_KEY_KINDS.get(type(key), type(key).__name__), parts=kept_parts([key]))

@@ -1,18 +1,22 @@
-"""The opcodes that `torch.save` writes (pickle protocol 2, and 3), and why the others are refused."""
+"""The opcodes of pickle protocols 0 to 5, and why the few that are left out are refused."""
 
 from __future__ import annotations
 
+import codecs
 import struct
+import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
-from bridge_core import LimitExceeded, MalformedFile, UnsafeFile, UnsupportedFeature
+from bridge_core import LimitExceeded, MalformedFile, TruncatedFile, UnsafeFile, UnsupportedFeature
 from bridge_torch.safe_pickle.machine import Machine
-from bridge_torch.safe_pickle.values import Global, Opaque, call
+from bridge_torch.safe_pickle.values import Global, Opaque, kept_parts
 
 __all__ = ["OPERATIONS", "STOP", "refuse_opcode"]
 
 _LONG_BYTES = 255
+_LONG_DIGITS = 640
+"""At least as many as an integer of so many bytes has."""
 _MARKS_PER_LEVEL = 4
 """A container that is being filled opens at most these: for itself, a call in it and a storage in that."""
 
@@ -22,34 +26,33 @@ def refuse_opcode(code: int) -> NoReturn:
 
     Raises:
         UnsafeFile: It asks for a registered extension.
-        UnsupportedFeature: It belongs to another protocol.
-        MalformedFile: It does not exist.
+        UnsupportedFeature: It asks for a buffer outside the pickle, or belongs to no protocol up to 5.
     """
     shown = repr(bytes([code]))
     if code in _EXTENSIONS:
         raise UnsafeFile(f"opcode {shown} asks for a registered extension, which no weights need.")
-    if code in _NEWER:
+    if code in _BUFFERS:
         raise UnsupportedFeature(
-            f"opcode {shown} belongs to pickle protocol 4 or 5; 2 and 3 are read.",
+            f"opcode {shown} refers to a buffer that is not in the file.",
             hint="Save it again with torch.save's default pickle_protocol.",
         )
-    if code in _TEXT:
-        raise UnsupportedFeature(
-            f"opcode {shown} belongs to pickle protocol 0; 2 and 3 are read.",
-            hint="Save it again with torch.save's default pickle_protocol.",
-        )
-    raise MalformedFile(f"{shown} is no pickle opcode.")
+    raise UnsupportedFeature(
+        f"{shown} is not an opcode of pickle protocols 0 to 5.",
+        hint="If torch.load cannot read the file either, it is damaged: fetch it again.",
+    )
 
 
 def _protocol(m: Machine) -> None:
     version = m.number(1)
     if version > 5:
         raise MalformedFile(f"names pickle protocol {version}, which does not exist.")
-    if version > 3:
-        raise UnsupportedFeature(
-            f"is of pickle protocol {version}; 2 and 3 are read.",
-            hint="Save it again with torch.save's default pickle_protocol.",
-        )
+
+
+def _frame(m: Machine) -> None:
+    length = m.number(8)
+    missing = m.position + length - len(m.data)
+    if missing > 0:
+        raise TruncatedFile(f"the data ends {missing} bytes before a frame does.")
 
 
 def _mark(m: Machine) -> None:
@@ -74,7 +77,10 @@ def _unicode(m: Machine, length: int) -> None:
 
 
 def _python2_string(m: Machine, length: int) -> None:
-    text = m.take(length)
+    _push_text(m, m.take(length))
+
+
+def _push_text(m: Machine, text: bytes) -> None:
     try:
         m.push(text.decode("utf-8"))
     except UnicodeDecodeError:
@@ -86,22 +92,100 @@ def _skip_bytes(m: Machine, length: int) -> None:
     m.push(Opaque("bytes"))
 
 
-def _new_object(m: Machine) -> None:
-    args, kind = m.stack.pop(), m.stack.pop()
-    m.new(call(kind, args))
+def _new_object_with_names(m: Machine) -> None:
+    named_args, args, kind = m.stack.pop(), m.stack.pop(), m.stack.pop()
+    if not isinstance(named_args, dict) or not isinstance(args, tuple):
+        raise MalformedFile("makes an object of arguments that are not a tuple and a dict.")
+    if named_args:
+        name = kind.path if isinstance(kind, Global) else getattr(kind, "kind", "an object")
+        m.new(Opaque(name, is_foreign=True, parts=kept_parts((kind, args, named_args))))
+        return
+    m.stack += [kind, args]
+    m.reduce()
 
 
 def _instance(m: Machine) -> None:
-    name = m.global_(m.line(), m.line())
-    m.since_mark()
-    m.new(Opaque(name.path))
+    kind = m.global_(m.name(), m.name())
+    m.stack += [kind, tuple(m.since_mark())]
+    m.reduce()
 
 
 def _object(m: Machine) -> None:
     items = m.since_mark()
     if not items or not isinstance(items[0], Global):
-        raise MalformedFile("makes an object of what is no class.")
-    m.new(Opaque(items[0].path))
+        raise MalformedFile("makes an object of what is not a class.")
+    m.stack += [items[0], tuple(items[1:])]
+    m.reduce()
+
+
+def _dict(m: Machine) -> None:
+    items = m.since_mark()
+    m.new({})
+    m.set_items(items)
+
+
+def _line_int(m: Machine) -> None:
+    """Push a number in decimal; 00 and 01 are False and True."""
+    text = m.line()
+    m.push(text == b"01" if text in (b"00", b"01") else _decimal(text))
+
+
+def _line_long(m: Machine) -> None:
+    m.push(_decimal(m.line().removesuffix(b"L")))
+
+
+def _decimal(text: bytes) -> int:
+    if len(text) > _LONG_DIGITS:
+        raise LimitExceeded(f"holds an integer of {len(text)} digits.")
+    try:
+        return int(text)
+    except ValueError:
+        raise MalformedFile(f"{text[:40]!r} is not an integer.") from None
+
+
+def _line_float(m: Machine) -> None:
+    text = m.line()
+    if len(text) > _LONG_DIGITS:
+        raise LimitExceeded(f"holds a number of {len(text)} characters.")
+    try:
+        m.push(float(text))
+    except ValueError:
+        raise MalformedFile(f"{text[:40]!r} is not a number.") from None
+
+
+def _line_string(m: Machine) -> None:
+    """Push a string of Python 2, in quotes and with its escapes."""
+    text = m.line().strip()
+    if len(text) < 2 or text[:1] != text[-1:] or text[:1] not in (b"'", b'"'):
+        raise MalformedFile("a string is not in quotes.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # an escape that does not exist
+            plain, _ = codecs.escape_decode(text[1:-1])
+    except ValueError:
+        raise MalformedFile("a string holds a damaged escape.") from None
+    _push_text(m, plain)
+
+
+def _line_unicode(m: Machine) -> None:
+    try:
+        m.push(m.line().decode("raw-unicode-escape"))
+    except UnicodeDecodeError:
+        raise MalformedFile("a string holds a damaged escape.") from None
+
+
+def _line_persistent(m: Machine) -> NoReturn:
+    raise UnsupportedFeature(
+        f"refers to {m.line()[:80].decode('ascii', 'replace')!r} in the words of pickle protocol 0, which "
+        "torch cannot read either.",
+        hint="Save it again with torch.save's default pickle_protocol.",
+    )
+
+
+def _frozen_set(m: Machine) -> None:
+    items = m.since_mark()
+    m.new(Opaque("builtins.frozenset"))
+    m.add_items(items)
 
 
 def _pop(m: Machine) -> None:
@@ -120,8 +204,7 @@ STOP = ord(".")
 """Ends a pickle."""
 
 _EXTENSIONS = frozenset(b"\x82\x83\x84")
-_NEWER = frozenset(b"\x8c\x8d\x8e\x8f\x90\x91\x92\x93\x94\x95\x96\x97\x98")
-_TEXT = frozenset(b"FILSVPdglp")
+_BUFFERS = frozenset(b"\x97\x98")
 
 _BY_BYTE: dict[bytes, Callable[[Machine], None]] = {
     b"\x80": _protocol,
@@ -158,12 +241,35 @@ _BY_BYTE: dict[bytes, Callable[[Machine], None]] = {
     b"r": lambda m: m.remember(m.number(4)),
     b"h": lambda m: m.recall(m.number(1)),
     b"j": lambda m: m.recall(m.number(4)),
-    b"c": lambda m: m.push(m.global_(m.line(), m.line())),
+    b"c": lambda m: m.push(m.global_(m.name(), m.name())),
     b"i": _instance,
     b"o": _object,
     b"R": lambda m: m.reduce(),
-    b"\x81": _new_object,
+    b"\x81": lambda m: m.reduce(),
     b"b": lambda m: m.build(),
     b"Q": lambda m: m.persistent(),
+    # Protocol 0
+    b"I": _line_int,
+    b"L": _line_long,
+    b"F": _line_float,
+    b"S": _line_string,
+    b"V": _line_unicode,
+    b"P": _line_persistent,
+    b"l": lambda m: m.new(m.since_mark()),
+    b"d": _dict,
+    b"p": lambda m: m.remember(_decimal(m.line())),
+    b"g": lambda m: m.recall(_decimal(m.line())),
+    # Protocols 4 and 5
+    b"\x95": _frame,
+    b"\x94": lambda m: m.remember(len(m.memo)),
+    b"\x93": lambda m: m.stack_global(),
+    b"\x8c": lambda m: _unicode(m, m.number(1)),
+    b"\x8d": lambda m: _unicode(m, m.number(8)),
+    b"\x8e": lambda m: _skip_bytes(m, m.number(8)),
+    b"\x96": lambda m: _skip_bytes(m, m.number(8)),
+    b"\x8f": lambda m: m.new(Opaque("builtins.set")),
+    b"\x90": lambda m: m.add_items(m.since_mark()),
+    b"\x91": _frozen_set,
+    b"\x92": _new_object_with_names,
 }
 OPERATIONS = {code[0]: operation for code, operation in _BY_BYTE.items()}

@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 
@@ -574,6 +575,87 @@ def test_a_crc_of_zero_passes_only_by_option(tmp_path):
     with pytest.raises(IntegrityError):
         open_torch(path)[("w",)]
     assert_same(open_torch(path, allow_zero_crc=True), tensors)
+
+
+def without_checksums(path, *, but=()):
+    """Set every CRC of an archive to zero, as some writers leave them, but those of some records."""
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    at = data.find(b"PK\1\2")
+    for info in entries:
+        names = struct.unpack_from("<3H", data, at + 28)
+        if info.filename.partition("/")[2] not in but:
+            for place in (info.header_offset + 14, at + 16):
+                data[place : place + 4] = bytes(4)
+        at += 46 + sum(names)
+    path.write_bytes(data)
+
+
+NOTE = "the file carries no checksums, so that damage inside its tensors cannot be detected"
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])
+def test_an_archive_without_checksums_is_read_with_a_note(tmp_path, method):
+    tensors = {"a": torch.arange(900.0).reshape(30, 30).t(), "b": torch.ones(3), "none": torch.ones(0)}
+    torch.save(tensors, tmp_path / "a.pt")
+    change_zip(tmp_path / "a.pt", tmp_path / "b.pt", lambda _, content: content, method=method)
+    without_checksums(tmp_path / "b.pt")
+    state = open_torch(tmp_path / "b.pt")
+    assert_same(state, tensors)
+    assert state.metadata.notes == (NOTE,)
+    assert open_torch(tmp_path / "a.pt").metadata.notes == ()
+
+
+def test_torch_without_checksums_is_read_with_a_note(tmp_path):
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(W, tmp_path / "a.pt")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    with open_torch(tmp_path / "a.pt") as state:
+        assert_same(state, W)
+        assert state.metadata.notes == (NOTE,)
+
+
+@pytest.mark.parametrize("but", ["version", "data.pkl", "data/0"])
+def test_a_crc_of_zero_among_others_is_damage(tmp_path, but):
+    torch.save({"a": torch.arange(9.0), "b": torch.ones(2)}, tmp_path / "a.pt")
+    without_checksums(tmp_path / "a.pt", but={but})
+    with pytest.raises(IntegrityError, match="CRC-32"):
+        open_torch(tmp_path / "a.pt")[("b",)]
+    assert_same(
+        open_torch(tmp_path / "a.pt", allow_zero_crc=True), {"a": torch.arange(9.0), "b": torch.ones(2)}
+    )
+
+
+def test_a_record_whose_own_crc_is_zero_has_a_checksum(tmp_path):
+    zero = b"\x9d\x0a\xd9\x6d"
+    assert zlib.crc32(zero) == 0
+    root = {"w": View(Storage("0", 1), shape=(1,)), "none": View(Storage("1", 0), shape=(0,))}
+    make_zip(tmp_path / "a.pt", root, {"0": zero, "1": b""})
+    with open_torch(tmp_path / "a.pt") as state:
+        assert state[("w",)].tobytes() == zero
+        assert state.metadata.notes == ()
+    data = (tmp_path / "a.pt").read_bytes()
+    (tmp_path / "a.pt").write_bytes(data.replace(zero, b"\x9d\x0a\xd9\x6c"))
+    with pytest.raises(IntegrityError):
+        open_torch(tmp_path / "a.pt")[("w",)]
+
+
+def test_checksums_in_the_directory_alone_or_in_the_headers_alone_do_not_agree(tmp_path):
+    make_zip(tmp_path / "a.pt", {"w": View(Storage("0", 4))}, {"0": bytes(range(16))})
+    good = (tmp_path / "a.pt").read_bytes()
+    for mark, place in ((b"PK\3\4", 14), (b"PK\1\2", 16)):
+        data = bytearray(good)
+        at = data.find(mark)
+        while at >= 0:
+            data[at + place : at + place + 4] = bytes(4)
+            at = data.find(mark, at + 4)
+        (tmp_path / "a.pt").write_bytes(data)
+        with pytest.raises(MalformedFile, match="CRC-32 in its own header differs"):
+            open_torch(tmp_path / "a.pt")
 
 
 # ---- size

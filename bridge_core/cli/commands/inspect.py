@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge_core.cli.options import examples, json_option, layout_option, links_option, takes_registry
+from bridge_core.cli.options import (
+    entry_option,
+    examples,
+    json_option,
+    layout_option,
+    links_option,
+    takes_registry,
+)
 from bridge_core.cli.report import inspect_lines, tensor_names
 from bridge_core.cli.terminal import aside, print_json, say
 
@@ -25,12 +32,14 @@ __all__ = ["inspect"]
         "ckptbridge inspect model.safetensors",
         "ckptbridge inspect folder-of-shards/ --json",
         "ckptbridge inspect weights.bin --format torch",
+        "ckptbridge inspect checkpoint.pt --entry model_ema",
     ),
 )
 @click.argument("src")
 @json_option
 @layout_option
 @links_option
+@entry_option
 @click.option(
     "--format", "format_name", metavar="FORMAT", help="The file's format, where content tells several."
 )
@@ -40,6 +49,7 @@ def inspect(
     as_json: bool,
     layout: str | None,
     follow_links: bool,
+    entry: str | None,
     format_name: str | None,
     registry: Registry | None,
 ) -> None:
@@ -53,7 +63,12 @@ def inspect(
     with aside():
         registry = default_registry() if registry is None else registry
         state = open_state(
-            src, format=format_name, layout=layout, follow_links=follow_links, registry=registry
+            src,
+            format=format_name,
+            layout=layout,
+            follow_links=follow_links,
+            entry=entry,
+            registry=registry,
         )
     with state:
         known = state.metadata.provenance
@@ -79,11 +94,13 @@ def _files(path: Path, used: Format, state: FlatState, registry: Registry) -> Ma
     usual = used.names.separator if used.names else "."
     separator = state.metadata.provenance.get("separator", usual)
     files: dict[Key, str] = {}
+    entry = state.metadata.provenance.get("entry")
+    above = () if entry is None else tuple(entry.split("."))
     ties = Ties(state.metadata.ties)
     for key in state:
         for holder in (key, ties.root(key)):
             for escape in (False, True):
-                shard = shards.get(join_key(holder, separator, escape=escape))
+                shard = shards.get(join_key((*above, *holder), separator, escape=escape))
                 if shard is not None:
                     files.setdefault(key, shard)
     return files

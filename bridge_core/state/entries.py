@@ -1,0 +1,93 @@
+"""One entry of a checkpoint: the tensors below a path, under the names that they have there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from bridge_core.errors import UsageError
+from bridge_core.messages import count, listed
+from bridge_core.state.flat_state import FlatState
+from bridge_core.state.keys import Key
+
+__all__ = ["mapping_entry", "read_from_entry", "select_entry", "unknown_entry"]
+
+
+def select_entry(state: FlatState, entry: str) -> FlatState:
+    """Return the tensors of an entry, without its path in their names; the metadata follows.
+
+    >>> state = FlatState({("params", "w"): 1.0, ("ema", "w"): 2.0, ("step",): 3})
+    >>> chosen = select_entry(state, "ema")
+    >>> list(chosen), chosen.metadata.notes
+    ([('w',)], ("the weights were read from the entry 'ema'; not read: params (1 tensor), step (1 tensor)",))
+
+    Args:
+        state: A state.
+        entry: The path, its parts joined by dots.
+
+    Raises:
+        UsageError: No tensor's name begins with the path.
+    """
+    lengths = {key: length for key in state if (length := _length(key, entry))}
+    if not lengths:
+        raise unknown_entry(entry, dict.fromkeys(key[0] for key in state if len(key) > 1))
+    first, length = next(iter(lengths.items()))
+    others = Counter(_beside(key, first[:length]) for key in state if key not in lengths)
+    chosen = state.select(lengths).rename({key: key[length:] for key, length in lengths.items()})
+    left_out = [f"{name} ({count(number, 'tensor')})" for name, number in others.items()]
+    return read_from_entry(chosen, entry, left_out)
+
+
+def mapping_entry(value: Mapping[Any, Any], entry: str) -> Mapping[Any, Any] | None:
+    """Return the mapping at a path of nested mappings; None if there is none.
+
+    >>> mapping_entry({"ckpt": {"model_ema": {"w": 1}}}, "ckpt.model_ema")
+    {'w': 1}
+    """
+    if entry in value:
+        child = value[entry]
+        return child if isinstance(child, Mapping) else None
+    parts = entry.split(".")
+    for at in range(len(parts) - 1, 0, -1):
+        child = value.get(".".join(parts[:at]))
+        found = mapping_entry(child, ".".join(parts[at:])) if isinstance(child, Mapping) else None
+        if found is not None:
+            return found
+    return None
+
+
+def read_from_entry(state: FlatState, entry: str, left_out: Iterable[str]) -> FlatState:
+    """Return the state of an entry, with a note that says so and lists what was not read."""
+    others = listed(left_out)
+    note = f"the weights were read from the entry {entry!r}" + (f"; not read: {others}" if others else "")
+    known = state.metadata
+    provenance = {**known.provenance, "entry": entry}
+    return state.replace(metadata=known.with_(provenance=provenance, notes=(*known.notes, note)))
+
+
+def unknown_entry(entry: str, entries: Iterable[str]) -> UsageError:
+    """Return the error for an entry that is not there: those that are, and the nearest of them."""
+    import difflib  # only errors need it
+
+    names = list(entries)
+    near = difflib.get_close_matches(entry, names, n=1)
+    there = f"the entries with tensors are: {listed(names)}" if names else "all tensors are at the top"
+    return UsageError(
+        f"there is no entry {entry!r}; {there}.", hint=f"Did you mean {near[0]!r}?" if near else None
+    )
+
+
+def _length(key: Key, entry: str) -> int:
+    """Return how many of the first parts of a key are the path; 0 if they are not."""
+    if not key or not entry.startswith(key[0]):
+        return 0
+    return next((n for n in range(1, len(key)) if ".".join(key[:n]) == entry), 0)
+
+
+def _beside(key: Key, chosen: Key) -> str:
+    """Return the shortest path of a key that does not lead to the chosen one."""
+    common = 0
+    while common < min(len(key), len(chosen)) and key[common] == chosen[common]:
+        common += 1
+    return ".".join(key[: common + 1])
