@@ -70,12 +70,19 @@ def write_checkpoint(state: FlatState, path: StrPath, options: WriteOptions, reg
 def _with_held_metadata(state: FlatState, registry: Registry) -> FlatState:
     """Return the state without metadata that its tensors contradict, which no reader would accept."""
     metadata = state.metadata
-    if not (metadata.ties or metadata.layers or metadata.empty):
+    if not (metadata.ties or metadata.layers or metadata.empty or metadata.tree_form):
         return state
     check_given(metadata)
-    empty = tuple(node for node in metadata.empty if node not in state)
-    layers = held_layers(state, registry)
-    return state.replace(metadata=metadata.with_(ties=held_ties(state), layers=layers, empty=empty))
+    tree_form = metadata.tree_form
+    if tree_form.get(state.layout or "") == "variables" and any(len(key) < 2 for key in state):
+        tree_form = {name: form for name, form in tree_form.items() if name != state.layout}
+    held = metadata.with_(
+        ties=held_ties(state),
+        layers=held_layers(state, registry),
+        empty=tuple(node for node in metadata.empty if node not in state),
+        tree_form=tree_form,
+    )
+    return state.replace(metadata=held)
 
 
 def _choose(

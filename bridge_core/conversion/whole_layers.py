@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bridge_core.plan import Cause
     from bridge_core.rules import Permissions
 
-__all__ = ["cast_keeping_scales", "with_causes"]
+__all__ = ["cast_keeping_scales", "settings_beside", "with_causes"]
 
 _LEFT_OUT = "Left out are {}; the result's weights are not those of the model"
 _COPIED = (
@@ -125,7 +125,7 @@ def _explained(
     ]
     if not causes:
         return plan
-    config, adapter = _config(state, "config.json"), _config(state, "adapter_config.json")
+    config, adapter = settings_beside(state, "config.json"), settings_beside(state, "adapter_config.json")
     problems = replace(
         plan.problems,
         unexpected=(*plan.problems.unexpected, *(drop.key for drop in refused)),
@@ -164,9 +164,10 @@ def _warnings(
             yield PlanWarning(cause.code, message, concerned)
 
 
-def _config(state: FlatState, name: str) -> Mapping[str, Any] | None:
+def settings_beside(state: FlatState, name: str) -> Mapping[str, Any] | None:
     """Return a file of settings next to the weights; what is damaged says nothing about a cause."""
+    config = config_beside(state, name=name)
     try:
-        return config_beside(state, name=name)
+        return dict(config) if config is not None else None
     except BridgeError:
         return None

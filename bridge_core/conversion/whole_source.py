@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bridge_core.checkpoint import Part, part_of
 from bridge_core.conversion.options import ConversionOptions
+from bridge_core.conversion.whole_layers import settings_beside
 from bridge_core.errors import BadInputError, ShardError, UnsupportedFeature
 from bridge_core.state import FlatState
 
@@ -27,17 +28,21 @@ def require_whole(state: FlatState, options: ConversionOptions) -> None:
     part = _few_shards(absent) if absent is not None else part_of(Path(where))
     if part is None or _is_allowed(part, state, options):
         return
-    state.close()
     kind: type[BadInputError] = ShardError
-    way_on = part.way_on
+    what, way_on = part.what, part.way_on
     if part.tensors == "changes":
+        from bridge_core.plan import adapter_details
+
         kind = UnsupportedFeature
+        details = adapter_details(settings_beside(state, "adapter_config.json"))
+        what += f" ({details})" if details else ""
     elif part.tensors == "some":
         way_on += (
             " To convert it by itself, say that the others may be missing: allow_missing=True "
             "(--allow-missing '**')."
         )
-    raise kind(f"{part.what}.", path=where, hint=way_on)
+    state.close()
+    raise kind(f"{what}.", path=where, hint=way_on)
 
 
 def _is_allowed(part: Part, state: FlatState, options: ConversionOptions) -> bool:

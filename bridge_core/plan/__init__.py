@@ -7,6 +7,7 @@ from bridge_core.public import exports
 if TYPE_CHECKING:
     from bridge_core.plan.causes import (
         Cause as Cause,
+        adapter_details as adapter_details,
         causes_of as causes_of,
         may_show_cause as may_show_cause,
     )
@@ -20,7 +21,7 @@ else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
-            "causes": "Cause causes_of may_show_cause",
+            "causes": "Cause adapter_details causes_of may_show_cause",
             "compose": "join_keeps join_steps",
             "plan": "Plan",
             "problems": "PlanProblems",

@@ -22,7 +22,7 @@ from bridge_core.plan.weight_forms import (
 )
 from bridge_core.state import Key, TensorSpec, join_key
 
-__all__ = ["Cause", "causes_of", "may_show_cause"]
+__all__ = ["Cause", "adapter_details", "causes_of", "may_show_cause"]
 
 _DEQUANTISE = (
     "dequantise it first, since its weights mean nothing without their scales: load it with the library that "
@@ -92,7 +92,7 @@ class Cause:
         if self.code == "quantised":
             details = _of_quantisation(config)
         else:
-            details = _of_adapter(adapter) if self.code == "adapter" else ""
+            details = adapter_details(adapter) if self.code == "adapter" else ""
         return replace(self, what=f"{self.what} ({details})") if details else self
 
 
@@ -281,7 +281,7 @@ def _of_quantisation(config: Mapping[str, Any] | None) -> str:
     return f"config.json: {', '.join(details)}" if details else ""
 
 
-def _of_adapter(config: Mapping[str, Any] | None) -> str:
+def adapter_details(config: Mapping[str, Any] | None) -> str:
     """Return what an adapter's config says of its kind and its base model."""
     if config is None:
         return ""

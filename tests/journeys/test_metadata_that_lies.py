@@ -157,8 +157,13 @@ def test_a_tree_that_is_said_to_have_collections_has_them(tmp_path):
         layout="flax",
         metadata=StateMetadata(tree_form={"flax": "variables"}),
     )
-    save_state(state, tmp_path / "a.npz")
+    path = tmp_path / "a.npz"
+    path.touch()
+    default_registry().format("npz").write(state, FileTarget(path, Budget(workers=1)))
     with pytest.raises(MalformedFile, match="begin with a collection, and 'kernel' has one part alone"):
-        open_state(tmp_path / "a.npz")
+        open_state(path)
+    save_state(state, tmp_path / "held.npz")
+    with open_state(tmp_path / "held.npz") as held:
+        assert list(held) == [("kernel",)]
     with pytest.raises(Exception, match="nothing is left of its name"):
         plan_conversion(state, to="torch")

@@ -6,7 +6,15 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from bridge_core import MismatchError, UnclaimedTensorError, convert, open_state, plan_conversion, verify
+from bridge_core import (
+    MismatchError,
+    UnclaimedTensorError,
+    UnsupportedFeature,
+    convert,
+    open_state,
+    plan_conversion,
+    verify,
+)
 from bridge_core.state import join_key
 
 CODES = np.arange(64, dtype="float32").reshape(8, 8).astype(ml_dtypes.float8_e4m3fn)
@@ -185,11 +193,12 @@ def test_the_config_says_more_of_it_and_a_damaged_one_nothing(text, said, tmp_pa
 def test_the_adapters_config_names_its_base(tmp_path):
     adapter = {"base_model.model.fc.lora_A.weight": LORA["fc.lora_A"]}
     adapter["base_model.model.fc.lora_B.weight"] = LORA["fc.lora_B"]
-    convert(adapter, tmp_path / "adapter_model.npz", to="torch", layout="torch")
     config = {"peft_type": "LORA", "base_model_name_or_path": "org/base"}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(MismatchError, match=r"an adapter.*LORA of 'org/base'.*[Mm]erge"):
-        plan_conversion(tmp_path / "adapter_model.npz", to="flax", like=LIKE, layout="torch")
+    for name, kind in (("adapter_model.npz", UnsupportedFeature), ("mine.npz", MismatchError)):
+        convert(adapter, tmp_path / name, to="torch", layout="torch")
+        with pytest.raises(kind, match=r"an adapter.*LORA of 'org/base'.*[Mm]erge"):
+            plan_conversion(tmp_path / name, to="flax", like=LIKE, layout="torch")
 
 
 def test_other_tensors_of_a_quantised_source_keep_their_ways_on():
