@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.guides import blocks_of, run_blocks
+from support.strange_plugins import format_source, install, installed
 
 import bridge_core.io.atomic_write as output_module
 from bridge_core import (
@@ -15,13 +17,16 @@ from bridge_core import (
     BridgeError,
     FlatState,
     MismatchError,
+    ShardError,
     UnclaimedTensorError,
+    UnsafeFile,
     VerificationError,
     as_key,
     convert,
     join_key,
     open_state,
     plan_conversion,
+    save_state,
     to_neutral,
 )
 from bridge_core.state import DTYPES, PACKED
@@ -70,7 +75,7 @@ def test_each_sentence_of_the_promise_has_a_test():
     section = PAGE.read_text().split("## ")[1]
     sentences = re.findall(r"^\d+\. (.*)\.$", section, re.MULTILINE)
     names = ["test_" + re.sub(r"[^a-z]+", "_", sentence.lower()).strip("_") for sentence in sentences]
-    assert len(names) >= 17
+    assert len(names) >= 20
     assert [name for name in names if not callable(globals().get(name))] == []
 
 
@@ -293,3 +298,48 @@ def test_the_report_counts_what_the_tensors_rest_on():
     bare = convert(MLP | OWN, "bare.npz", to="flax").to_json()
     assert bare["evidence"] == {"structure": 2, "unclaimed": 3}
     assert sorted(bare["unclaimed"]) == sorted(OWN)
+
+
+@pytest.mark.parametrize("name", ["consolidated.{:02}.pth", "model-0000{}-of-00002.safetensors"])
+def test_a_part_of_a_model_is_not_converted_as_the_whole(name, tmp_path):
+    first, second = (tmp_path / name.format(number) for number in (1, 2))
+    if "consolidated" in name:
+        first, second = (tmp_path / name.format(number) for number in (0, 1))
+    for part in (first, second):
+        save_state(FlatState(MLP, layout="torch"), part)
+    for source in (first, tmp_path):
+        with pytest.raises(ShardError):
+            convert(source, tmp_path / "out.npz", to="flax")
+    assert not (tmp_path / "out.npz").exists()
+
+
+class _Trap:
+    """Makes a folder where it is unpickled."""
+
+    def __init__(self, path):
+        self._path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self._path,)
+
+
+def test_what_a_file_holds_beside_its_weights_is_named_and_never_run(tmp_path):
+    torch = pytest.importorskip("torch")
+    weights = {name: torch.from_numpy(value) for name, value in MLP.items()}
+    torch.save({"state_dict": weights, "odd": _Trap(str(tmp_path / "trap"))}, tmp_path / "m.pt")
+    report = convert(tmp_path / "m.pt", tmp_path / "out.npz", to="flax")
+    assert any("odd" in note for note in report.notes)
+    torch.save({**weights, "odd": _Trap(str(tmp_path / "trap"))}, tmp_path / "among.pt")
+    with pytest.raises(UnsafeFile, match="odd"):
+        convert(tmp_path / "among.pt", tmp_path / "out2.npz", to="flax")
+    assert not (tmp_path / "trap").exists()
+    assert not (tmp_path / "out2.npz").exists()
+
+
+def test_a_plugin_that_fails_takes_nothing_else_with_it(tmp_path):
+    save_state(FlatState(MLP, layout="torch"), tmp_path / "m.safetensors")
+    sources = {"acme-exits": "import sys\nsys.exit(0)", "acme-sniffs": format_source("sniffs", sniff="1 / 0")}
+    with installed(install(tmp_path / "site", sources)), pytest.warns(RuntimeWarning) as warned:
+        convert(tmp_path / "m.safetensors", tmp_path / "out.npz", to="flax")
+    assert_same(values(tmp_path / "out.npz"), {"fc.kernel": MLP["fc.weight"].T, "fc.bias": MLP["fc.bias"]})
+    assert sorted(name for name in sources for w in warned if name in str(w.message)) == sorted(sources)
