@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from support.arrays import assert_same_bits, random_array
+from support.examples import examples
 from support.ops import indices
 
 from bridge_core import ArrayTensor, PlanError, RuleError, TensorSpec
@@ -22,7 +23,7 @@ from bridge_core.ops.split_concat import Concat, Split, Stack, Unstack
 from bridge_core.state.dtypes import DTYPES
 from bridge_core.state.tensors import LazyTensor, read_index
 
-often = settings(max_examples=250, deadline=None)
+often = settings(max_examples=examples(125), deadline=None)
 seeds = st.integers(0, 2**32 - 1)
 
 # Random equations. An axis is a name, "1", "...", ("*", axes), a product, or ("+", axes), a concatenation.

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from support.arrays import assert_same_bits
+from support.examples import examples
 from support.models import assert_same_state_dict, from_neutral, randomise, to_neutral
 from torch import nn
 
@@ -255,7 +256,7 @@ def models(draw, depth=2):
 
 
 @given(models(), st.integers(0, 1000))
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_model_goes_to_neutral_and_back(made, seed):
     module = randomise(made, seed)
     original = module.state_dict()
@@ -269,7 +270,7 @@ def test_any_model_goes_to_neutral_and_back(made, seed):
 
 
 @given(models(), st.integers(0, 1000))
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_model_goes_to_flax_and_back_where_it_is_not_refused(made, seed):
     module = randomise(made, seed)
     original = module.state_dict()

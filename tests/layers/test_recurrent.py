@@ -60,14 +60,15 @@ STACKS = {
 }
 USUAL = {cell.name: cell for cell in CELLS}
 of_cells = pytest.mark.parametrize("cell", CELLS, ids=str)
+QUICK = ("linen-rnn", "nnx-optimized_lstm", "nnx-gru")
 of_fewer_cells = pytest.mark.parametrize(
     "cell",
     [
-        pytest.param(cell, id=str(cell), marks=pytest.mark.slow if cell.name.endswith("-lstm") else ())
+        pytest.param(cell, id=str(cell), marks=() if cell.name in QUICK else pytest.mark.slow)
         for cell in CELLS
     ],
 )
-"""The plain LSTM cells run slowly, and other tests run them."""
+"""One of each kind of cell, in either API; the others run where slow tests are asked for."""
 
 
 def of_stacks(usual):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from support.arrays import assert_same_bits, assert_same_values, random_array
+from support.examples import examples
 from support.ops import (
     FLOATS,
     KINDS,
@@ -42,8 +43,8 @@ from bridge_core.state.dtypes import DTYPES
 from bridge_core.state.metadata import AuxiliaryTensor
 from bridge_core.state.tensors import read_index
 
-quick = settings(max_examples=150, deadline=None)
-each = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=examples(75), deadline=None)
+each = settings(max_examples=examples(30), deadline=None)
 of_each_kind = pytest.mark.parametrize("kind", KINDS)
 seeds = st.integers(0, 2**32 - 1)
 

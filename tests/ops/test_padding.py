@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings, strategies as st
 from support.arrays import assert_same_bits, every_value, random_array
+from support.examples import examples
 from support.ops import SIZES, indices, specs
 
 from bridge_core import ArrayTensor, PlanError, TensorSpec
@@ -19,7 +20,7 @@ from bridge_core.state import regions
 from bridge_core.state.dtypes import DTYPES, is_floating
 from bridge_core.state.tensors import read_index
 
-each = settings(max_examples=80, deadline=None)
+each = settings(max_examples=examples(40), deadline=None)
 seeds = st.integers(0, 2**32 - 1)
 SIGNED_FLOATS = [n for n, dtype in DTYPES.items() if is_floating(dtype) and n != "float8_e8m0fnu"]
 WIDE = ("bfloat16", "float16", "float32", "float64")

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from support.examples import examples
 
 from bridge_core import (
     FlatState,
@@ -58,7 +59,7 @@ def parts(n):
 
 
 @given(region=st.tuples(*map(parts, SHAPE)))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(150))
 def test_a_part_has_the_values_that_indexing_gives(path, region):
     with SourceFile(path) as file:
         found = FileTensor(file, 8, TensorSpec(SHAPE, VALUES.dtype)).read(region)
@@ -111,7 +112,7 @@ shapes = st.lists(st.integers(1, 3000), min_size=2, max_size=3).filter(lambda s:
 
 
 @given(shape=shapes, data=st.data(), block=st.integers(1 << 10, 1 << 24))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(100))
 def test_blocks_cover_a_tensor_once_within_its_memory(path, shape, data, block):
     in_order = data.draw(st.booleans())
     order = tuple(data.draw(st.permutations(range(len(shape)))))
@@ -151,7 +152,7 @@ def test_a_block_beside_strips_alone_may_be_larger_for_longer_reads(path):
 @pytest.mark.parametrize("rows", [700, 9000], ids=["few rows", "many rows"])
 @pytest.mark.parametrize("max_ram", ["1MB", "9MB", "64MB"])
 def test_a_tensor_larger_than_the_memory_is_turned(tmp_path, rows, max_ram):
-    weight = np.random.default_rng(rows).integers(0, 1 << 16, (rows, 20_000_000 // rows), np.uint16)
+    weight = np.random.default_rng(rows).integers(0, 1 << 16, (rows, 6_000_000 // rows), np.uint16)
     tensors = {"a.weight": weight.view(np.float16), "a.bias": np.zeros(rows, np.float16)}
     save_state(FlatState(tensors, layout="torch"), tmp_path / "in.safetensors")
     report = convert(

@@ -126,7 +126,14 @@ def test_folder(case, tmp_path):
     folders.assert_holds(back, folders.kept(case, source), aliases=folders.aliases(source))
 
 
-@pytest.mark.parametrize("case", parameters(case for case in BUILT if case.fast))
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.name, marks=() if case.name == DEFAULT[0] else pytest.mark.slow)
+        for case in BUILT
+        if case.fast
+    ],
+)
 def test_command(case, tmp_path):
     source = harness.build_torch(case)
     there, back = folders.convert(source, tmp_path, by=folders.command)

@@ -93,6 +93,14 @@ def test_the_rules_alone_make_the_names_and_shapes_of_flax(model):
     assert shapes_of(converted(model)) == shapes_of(template(model).tree["params"])
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(m, id=str(m), marks=pytest.mark.slow if m.name in ("unet-xl", "controlnet") else ())
+        for m in MODELS
+    ],
+    indirect=True,
+)
 def test_the_flax_model_computes_what_the_torch_model_does(model):
     assert np.abs(wanted(model)).max() > 0.5
     assert largest_difference(computed(model, converted(model)), wanted(model)) <= TOLERANCE
