@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bridge_core import BridgeError, MalformedFile, UsageError
+from bridge_core import BridgeError, MalformedFile, UnsupportedFeature, UsageError
 from bridge_core.messages import listed
 from bridge_core.state import unknown_entry
 from bridge_torch.file_format.left_out import LeftOut, choices, is_training_state, shown_name
-from bridge_torch.file_format.tensor_holders import find_holders, holds_module
+from bridge_torch.file_format.tensor_holders import array_paths, find_holders, holds_module
 from bridge_torch.safe_pickle import Opaque, TensorRef, Unpickled, UnsupportedTensor, unsafe_names
 
 __all__ = ["WRAPPERS", "Choice", "kind_of"]
@@ -30,6 +30,13 @@ class Choice:
         if self.node and id(self.node) not in self.holders:
             if pickle.foreign:
                 raise unsafe_names(pickle.foreign, holds_module=pickle.holds_module)
+            arrays = array_paths(self.node)
+            if arrays:
+                raise UnsupportedFeature(
+                    f"holds no tensors, but numpy arrays, which are not read: {listed(map(shown_name, arrays))}.",
+                    hint="Load it where you trust it, and save torch.from_numpy(array) of each by torch.save, "
+                    "or the arrays by numpy.savez.",
+                )
             raise MalformedFile(f"holds no tensors; its entries are {listed(map(shown_name, self.node))}.")
 
     def enter(self, entry: str) -> None:
@@ -70,7 +77,7 @@ class Choice:
         """Return the error for an entry that is not a dict of tensors."""
         names = listed(others)
         if _is_foreign(value):
-            error = unsafe_names([f"{value.kind} (in {shown_name(path)})"], holds_module=holds_module(value))
+            error = unsafe_names([f"{value.kind} (in {shown_name(path)})"], holds_module=holds_module([value]))
             if names:
                 error.hint = f"{error.hint} Or choose another entry with entry= (--entry): {names}."
             return error
