@@ -18,6 +18,7 @@ __all__ = ["StrPath", "WriteOptions", "as_path", "is_folder"]
 StrPath = str | os.PathLike[str]
 
 _BASE_NAME = re.compile(r"\w[\w-]*", re.ASCII)
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,16 @@ def as_path(path: StrPath) -> Path:
     """Return a path; an empty one, as an unset variable gives, must not mean the current folder.
 
     Raises:
-        UsageError: It is empty.
+        UsageError: It is empty, or an address of the web or the like.
     """
-    if not os.fspath(path):
+    text = os.fsdecode(os.fspath(path))
+    if not text:
         raise UsageError("the path is empty.", hint="Write '.' for the current folder.")
+    if _ADDRESS.match(text) and not os.path.lexists(text):
+        raise UsageError(
+            f"{text} is an address; a path was expected.",
+            hint="Download what is there, and give the file or the folder.",
+        )
     return Path(path)
 
 

@@ -32,10 +32,11 @@ class Choice:
                 raise unsafe_names(pickle.foreign, holds_module=pickle.holds_module)
             arrays = array_paths(self.node)
             if arrays:
+                names = listed(map(shown_name, arrays))
                 raise UnsupportedFeature(
-                    f"holds no tensors, but numpy arrays, which are not read: {listed(map(shown_name, arrays))}.",
-                    hint="Load it where you trust it, and save torch.from_numpy(array) of each by torch.save, "
-                    "or the arrays by numpy.savez.",
+                    f"holds no tensors, but numpy arrays, which are not read: {names}.",
+                    hint="Load it where you trust it, and save torch.from_numpy(array) of each by "
+                    "torch.save, or the arrays by numpy.savez.",
                 )
             raise MalformedFile(f"holds no tensors; its entries are {listed(map(shown_name, self.node))}.")
 
@@ -77,7 +78,9 @@ class Choice:
         """Return the error for an entry that is not a dict of tensors."""
         names = listed(others)
         if _is_foreign(value):
-            error = unsafe_names([f"{value.kind} (in {shown_name(path)})"], holds_module=holds_module([value]))
+            error = unsafe_names(
+                [f"{value.kind} (in {shown_name(path)})"], holds_module=holds_module([value])
+            )
             if names:
                 error.hint = f"{error.hint} Or choose another entry with entry= (--entry): {names}."
             return error

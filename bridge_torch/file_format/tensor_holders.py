@@ -88,13 +88,13 @@ class TensorCounts:
 
 
 class ForeignKinds:
-    """Names of unknown classes and functions in values, searched as far as a bound for all of them together."""
+    """Names of unknown classes and functions in values, which are searched up to one bound in all."""
 
     def __init__(self) -> None:
         self._left = _MAX_SEARCHED
 
     def of(self, value: Any) -> list[str]:
-        """Return the names in a value, each once; those in what it holds only while the bound is not reached."""
+        """Return the names in a value, each once; beyond the bound, those of the value itself alone."""
         return list(dict.fromkeys(self._names(value)))
 
     def _names(self, root: Any) -> Iterator[str]:
