@@ -118,11 +118,11 @@ def _stands_for(folder: Path, name: str, registry: Registry) -> bool:
 
 
 def _asked(library: Library, checkpoint: Checkpoint, hint: str) -> Guidance | None:
-    """Return what a library says; an error about a damaged config says how to do without it."""
+    """Return what a library says; an error about a file that it reads says how to do without it."""
     try:
         return library.guide(checkpoint)
     except BadInputError as err:
-        if err.hint is None and Path(err.path or "").name == _CONFIG:
+        if err.hint is None:
             err.hint = f"Fetch it again. {hint}"
         raise
 

@@ -49,7 +49,7 @@ def require_entry_path(entry: object) -> None:
     """
     if entry is not None and not isinstance(entry, str):
         raise UsageError(
-            f"entry= is a {type(entry).__name__}; the names that lead to it, joined by dots, were expected.",
+            f"entry= was expected to be the names that lead to it, joined by dots; got {repr(entry)[:80]}.",
             hint='Write entry="model_ema" or entry="ckpt.model_ema".',
         )
 

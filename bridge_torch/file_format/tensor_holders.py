@@ -67,7 +67,10 @@ def array_paths(root: dict[Any, Any]) -> list[str]:
 
 
 class TensorCounts:
-    """How many tensors nested dicts hold; each dict is counted once, however often files refer to it."""
+    """How many tensors nested dicts hold; each is counted once, however often a file refers to it.
+
+    Dicts are told apart by identity, so all that are asked for must live as long as the counts.
+    """
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
