@@ -76,8 +76,8 @@ def _undetermined(first_parts: list[str], tensors: list[Key], modules: Mapping[s
         hint=(
             f"For the parameters only, give entry={_PARAMS!r} (--entry {_PARAMS}) of a file, which is "
             f"bridge_core.open_state(path).select(lambda key: key[0] == {_PARAMS!r}), or tree[{_PARAMS!r}]. "
-            f"If all of them are modules, put the tree under one {_PARAMS!r}, {{{_PARAMS!r}: tree}}; of a file, "
-            f"convert bridge_core.open_state(path).rename(lambda key: ({_PARAMS!r}, *key))."
+            f"If all of them are modules, put the tree under one {_PARAMS!r}, {{{_PARAMS!r}: tree}}; of a "
+            f"file, convert bridge_core.open_state(path).rename(lambda key: ({_PARAMS!r}, *key))."
         ),
     )
 

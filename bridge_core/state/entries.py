@@ -81,13 +81,21 @@ def read_from_entry(state: FlatState, entry: str, left_out: Iterable[str]) -> Fl
     return state.replace(metadata=known.with_(provenance=provenance, notes=(*known.notes, note)))
 
 
-def unknown_entry(entry: str, entries: Iterable[str]) -> UsageError:
-    """Return the error for an entry that is not there: those that are, and the nearest of them."""
+def unknown_entry(
+    entry: str, entries: Iterable[str], *, without: str = "all tensors are at the top"
+) -> UsageError:
+    """Return the error for an entry that is not there: those that are, and the nearest of them.
+
+    Args:
+        entry: The path that was asked for.
+        entries: The paths of those that hold tensors.
+        without: What is said where there are none.
+    """
     import difflib  # only errors need it
 
     names = list(entries)
     near = difflib.get_close_matches(entry[:_LONGEST_SHOWN], names, n=1)
-    there = f"the entries with tensors are: {listed(names)}" if names else "all tensors are at the top"
+    there = f"the entries with tensors are: {listed(names)}" if names else without
     shown = entry if len(entry) <= _LONGEST_SHOWN else f"{entry[:_LONGEST_SHOWN]}..."
     return UsageError(
         f"there is no entry {shown!r}; {there}.", hint=f"Did you mean {near[0]!r}?" if near else None

@@ -49,7 +49,9 @@ class Choice:
         if steps is None:
             own = [".".join(self.names)] if self.names else []
             below = self._left_out(self.node)
-            raise unknown_entry(entry, [*own, *choices([*self.left_out, *below])])
+            has_tensors = any(type(value) is TensorRef for value in self.node.values())
+            without = "all tensors are at the top" if has_tensors else "no entry holds tensors by name"
+            raise unknown_entry(entry, [*own, *choices([*self.left_out, *below])], without=without)
         for name, value in steps:
             self._take(name, value)
 
