@@ -74,10 +74,10 @@ def _undetermined(first_parts: list[str], tensors: list[Key], modules: Mapping[s
         f"{listed(map(repr, first_parts))}. Next to {_PARAMS!r}, {', '.join(reasons)}; expected were "
         "collections, which hold no parameters of layers.",
         hint=(
-            f"For the parameters only, convert tree[{_PARAMS!r}]; if all of them are modules, put the tree "
-            f"under one {_PARAMS!r}, {{{_PARAMS!r}: tree}}. Of a file, convert bridge_core.open_state(path)"
-            f".select(lambda key: key[0] == {_PARAMS!r}) or bridge_core.open_state(path)"
-            f".rename(lambda key: ({_PARAMS!r}, *key))."
+            f"For the parameters only, give entry={_PARAMS!r} (--entry {_PARAMS}) of a file, which is "
+            f"bridge_core.open_state(path).select(lambda key: key[0] == {_PARAMS!r}), or tree[{_PARAMS!r}]. "
+            f"If all of them are modules, put the tree under one {_PARAMS!r}, {{{_PARAMS!r}: tree}}; of a "
+            f"file, convert bridge_core.open_state(path).rename(lambda key: ({_PARAMS!r}, *key))."
         ),
     )
 

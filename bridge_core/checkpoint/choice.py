@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from bridge_core.checkpoint.partial_files import part_of
-from bridge_core.errors import TruncatedFile
+from bridge_core.errors import MalformedFile, TruncatedFile
 from bridge_core.io import control_file
 
 __all__ = ["Choice", "choose_file"]
+
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+_FILE_SUFFIXES = frozenset(
+    {".bin", ".ckpt", ".h5", ".json", ".msgpack", ".npz", ".pt", ".pth", ".safetensors", ".toml"}
+)
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,16 @@ def choose_file(path: Path) -> Choice:
 
     Raises:
         TruncatedFile: It is being downloaded.
+        MalformedFile: It is not there, and is named like a model of the Hugging Face Hub.
     """
+    name = path.as_posix()
+    if _HUB_NAME.fullmatch(name) and path.suffix.lower() not in _FILE_SUFFIXES and not os.path.lexists(path):
+        raise MalformedFile(
+            "there is no such file or folder.",
+            path=path,
+            hint="If it is a model of the Hugging Face Hub, download it first "
+            f"('hf download {name}'), and give the folder.",
+        )
     control = control_file(path)
     if control is not None:
         raise TruncatedFile(

@@ -28,7 +28,7 @@ def what_else(folder: Path) -> InPlaceOfWeights:
     """Return what stands in the place of the weights that a folder does not have."""
     entries = sorted(folder.iterdir())[:_MOST]
     found, way_on = [], ""
-    if folders := [entry.name for entry in entries if entry.is_dir() and _has_weights(entry)]:
+    if folders := _folders_with_weights(entries):
         found.append(f"they are in folders of it, {listed(folders)}")
         way_on = "Give one of these, if it is a whole model."
     if begun := unfinished_downloads(folder):
@@ -55,6 +55,25 @@ def _described(entry: Path) -> str | None:
             return None if is_index(file) else describe_foreign(file)
     except BridgeError:  # what is no regular file, or cannot be read, holds nothing that could be described
         return "a file that cannot be read" if entry.suffix in _SUFFIXES else None
+
+
+def _folders_with_weights(entries: list[Path]) -> list[str]:
+    """Return the folders that hold weights; without any, those in them, as snapshots of a cache are."""
+    folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    own = [folder.name for folder in folders if _has_weights(folder)]
+    return own or [
+        f"{folder.name}/{inner.name}"
+        for folder in folders
+        for inner in _folders_in(folder)
+        if _has_weights(inner)
+    ]
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    try:
+        return [entry for entry in sorted(folder.iterdir())[:_MOST] if entry.is_dir()]
+    except OSError:
+        return []
 
 
 def _has_weights(folder: Path) -> bool:

@@ -17,7 +17,7 @@ from bridge_core.errors import UsageError
 from bridge_core.io import SourceFile
 from bridge_core.plugins import Registry, default_registry
 from bridge_core.public import renamed
-from bridge_core.state import FlatState, as_state
+from bridge_core.state import FlatState, as_state, require_entry_path
 from bridge_core.transfer import Progress
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def open_state(
         SystemFailure: The system refuses.
         UsageError: No plugin provides the format, or there is no such entry.
     """
+    require_entry_path(entry)
     registry = default_registry() if registry is None else registry
     chosen = registry.format(format) if format else None
     place = as_path(path)

@@ -25,6 +25,8 @@ _PREFERRED = ("safetensors", "torch", "msgpack")
 _STEMS = ("diffusion_pytorch_model", "diffusion_flax_model")
 """Names that other tools use in place of a format's own stem."""
 
+_SAFETENSORS, _TORCH_SUFFIXES = ".safetensors", frozenset({".bin", ".pt", ".pth", ".ckpt"})
+
 _NOT_WEIGHTS = re.compile(
     r"training_args\..*|(optimizer|scheduler|scaler|trainer_state|random_states|rng_state).*"
     r"|.*_optim_states\.pth?",
@@ -116,7 +118,7 @@ def find_weights(
 
     Order: what is in the wanted layout; names without a variant before ``model.fp16.*``; safetensors,
     torch, msgpack, others; an index before a single file. Without any usual name, the only file that looks
-    like weights.
+    like weights, or the safetensors one of two of the same name.
 
     Args:
         folder: The folder.
@@ -192,6 +194,8 @@ def _sole_weights(folder: Path, files: list[str], contents: _Contents, usual: tu
     _refuse_parts(folder, seen)
     if len(seen) == 1:
         return seen[0]
+    if (twin := _of_one_save(seen)) is not None:
+        return twin
     if seen:
         raise MalformedFile(
             f"holds several files that may be the weights: {', '.join(seen[:8])}.",
@@ -199,6 +203,25 @@ def _sole_weights(folder: Path, files: list[str], contents: _Contents, usual: tu
             hint="Give the file itself; files that are parts of one model have to be merged first.",
         )
     raise _no_weights(folder, usual)
+
+
+def _of_one_save(files: list[str]) -> str | None:
+    """Return the safetensors file of two that are one save in two formats by their names.
+
+    >>> _of_one_save(["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
+    'open_clip_model.safetensors'
+    >>> _of_one_save(["best.safetensors", "last.pt"])
+    """
+    if len(files) != 2:
+        return None
+    (stem, suffix), (other_stem, other_suffix) = map(os.path.splitext, sorted(files, key=_is_not_safetensors))
+    is_one = stem.replace("pytorch_model", "model") == other_stem.replace("pytorch_model", "model")
+    in_two = suffix.lower() == _SAFETENSORS and other_suffix.lower() in _TORCH_SUFFIXES
+    return stem + suffix if is_one and in_two else None
+
+
+def _is_not_safetensors(name: str) -> bool:
+    return not name.lower().endswith(_SAFETENSORS)
 
 
 def _no_weights(folder: Path, usual: tuple[_Name, ...]) -> MalformedFile:

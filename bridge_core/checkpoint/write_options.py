@@ -18,6 +18,7 @@ __all__ = ["StrPath", "WriteOptions", "as_path", "is_folder"]
 StrPath = str | os.PathLike[str]
 
 _BASE_NAME = re.compile(r"\w[\w-]*", re.ASCII)
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -60,19 +61,26 @@ class WriteOptions:
 
     def fills_folder(self, destination: StrPath) -> bool:
         """Return whether a destination is to be a folder: for shards, by its name, or since it is one."""
-        if self.max_shard_size is not None or os.fspath(destination).endswith(os.sep):
-            return True
-        return is_folder(as_path(destination))
+        path = as_path(destination)
+        return self.max_shard_size is not None or os.fspath(destination).endswith(os.sep) or is_folder(path)
 
 
 def as_path(path: StrPath) -> Path:
     """Return a path; an empty one, as an unset variable gives, must not mean the current folder.
 
     Raises:
-        UsageError: It is empty.
+        UsageError: It is not a path, is empty, or is an address of the web or the like.
     """
-    if not os.fspath(path):
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise UsageError(f"a path was expected, a str or a pathlib.Path; got {repr(path)[:80]}.")
+    if not text:
         raise UsageError("the path is empty.", hint="Write '.' for the current folder.")
+    if _ADDRESS.match(text) and not os.path.lexists(text):
+        raise UsageError(
+            f"{text} is an address; a path was expected.",
+            hint="Only local files are read and written: download the source first, upload the result after.",
+        )
     return Path(path)
 
 

@@ -20,6 +20,7 @@ from bridge_core.state import (
     as_state,
     mapping_entry,
     read_from_entry,
+    require_entry_path,
     select_entry,
     separator_of,
     split_name,
@@ -60,6 +61,7 @@ def state_of(
             require_whole(state, purpose)
         return state
     if entry is not None:
+        require_entry_path(entry)
         return _entry_of(value, registry, entry, layout, what)
     if isinstance(value, FlatState):
         return as_state(value, layout=layout)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge_core.conversion.inputs import load_factory
 from bridge_core.conversion.options import ConversionOptions
-from bridge_core.errors import BridgeError, PluginError, UsageError
+from bridge_core.errors import BadInputError, BridgeError, PluginError, UsageError
 from bridge_core.io import system_failures
 from bridge_core.plugins import Checkpoint, Guidance, Library, Registry
 from bridge_core.state import FlatState
@@ -117,6 +117,16 @@ def _stands_for(folder: Path, name: str, registry: Registry) -> bool:
     return part_of(folder / name) is None and is_weights_name(registry.formats.values())(name)
 
 
+def _asked(library: Library, checkpoint: Checkpoint, hint: str) -> Guidance | None:
+    """Return what a library says; an error about a file that it reads says how to do without it."""
+    try:
+        return library.guide(checkpoint)
+    except BadInputError as err:
+        if err.hint is None:
+            err.hint = f"Fetch it again. {hint}"
+        raise
+
+
 def _guide(library: Library, checkpoint: Checkpoint, registry: Registry) -> Guidance | None:
     """Ask one library; whatever goes wrong in its code becomes an error that names it."""
     folder, hint = checkpoint.folder, "Use model='none' (--model none) to do without it."
@@ -124,7 +134,7 @@ def _guide(library: Library, checkpoint: Checkpoint, registry: Registry) -> Guid
         registry.failures_of("libraries", library.name, f"look at {folder}", hint=hint),
         system_failures(folder, library.name, foreign=True),
     ):
-        known = library.guide(checkpoint)
+        known = _asked(library, checkpoint, hint)
     if known is None:
         return None
     if not isinstance(known, Guidance):

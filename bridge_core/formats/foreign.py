@@ -21,6 +21,11 @@ _FOREIGN: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x28\xb5\x2f\xfd", "a zstd file; decompress it first"),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it first"),
     (0, b"PAR1", "a Parquet file"),
+    (
+        0,
+        b"\x00\x05\x16\x07",
+        "what macOS keeps beside a file (AppleDouble), not weights; give the file without '._' in its name",
+    ),
     (4, b"TFL3", "a TensorFlow Lite model"),
     (0, b"{", "JSON text, not weights"),
 )

@@ -65,7 +65,9 @@ def parse_json(
         problem = str(err) if is_named else f"a number has more than {sys.get_int_max_str_digits()} digits"
         raise MalformedFile(f"{what} is not valid JSON: {problem}.", path=path) from err
     if not isinstance(document, dict):
-        raise MalformedFile(f"{what} is a JSON {type(document).__name__}, not an object.", path=path)
+        kind = {"NoneType": "null", "str": "string", "bool": "truth value"}.get(type(document).__name__)
+        found = kind or ("list" if isinstance(document, list) else "number")
+        raise MalformedFile(f"{what} is a JSON {found}, not an object.", path=path)
     return document
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bridge_core.state.entries import (
         mapping_entry as mapping_entry,
         read_from_entry as read_from_entry,
+        require_entry_path as require_entry_path,
         select_entry as select_entry,
         unknown_entry as unknown_entry,
     )
@@ -69,7 +70,7 @@ else:
         __name__,
         {
             "dtypes": "DTYPES MAX_RANK PACKED cast_is_exact dtype_named is_floating native",
-            "entries": "mapping_entry read_from_entry select_entry unknown_entry",
+            "entries": "mapping_entry read_from_entry require_entry_path select_entry unknown_entry",
             "flat_state": "FlatState as_state",
             "keys": "Key LeafKey as_key flat_names flatten_tree is_unicode join_key leaf_path module_path "
             "natural_order separator_of split_name unflatten_tree",

@@ -11,7 +11,9 @@ from bridge_core.messages import count, listed
 from bridge_core.state.flat_state import FlatState
 from bridge_core.state.keys import Key
 
-__all__ = ["mapping_entry", "read_from_entry", "select_entry", "unknown_entry"]
+__all__ = ["mapping_entry", "read_from_entry", "require_entry_path", "select_entry", "unknown_entry"]
+
+_LONGEST_SHOWN = 200
 
 
 def select_entry(state: FlatState, entry: str) -> FlatState:
@@ -37,6 +39,19 @@ def select_entry(state: FlatState, entry: str) -> FlatState:
     chosen = state.select(lengths).rename({key: key[length:] for key, length in lengths.items()})
     left_out = [f"{name} ({count(number, 'tensor')})" for name, number in others.items()]
     return read_from_entry(chosen, entry, left_out)
+
+
+def require_entry_path(entry: object) -> None:
+    """Refuse what cannot be the path of an entry, before anything is opened.
+
+    Raises:
+        UsageError: It is not a string.
+    """
+    if entry is not None and not isinstance(entry, str):
+        raise UsageError(
+            f"entry= was expected to be the names that lead to it, joined by dots; got {repr(entry)[:80]}.",
+            hint='Write entry="model_ema" or entry="ckpt.model_ema".',
+        )
 
 
 def mapping_entry(value: Mapping[Any, Any], entry: str) -> Mapping[Any, Any] | None:
@@ -66,15 +81,24 @@ def read_from_entry(state: FlatState, entry: str, left_out: Iterable[str]) -> Fl
     return state.replace(metadata=known.with_(provenance=provenance, notes=(*known.notes, note)))
 
 
-def unknown_entry(entry: str, entries: Iterable[str]) -> UsageError:
-    """Return the error for an entry that is not there: those that are, and the nearest of them."""
+def unknown_entry(
+    entry: str, entries: Iterable[str], *, without: str = "all tensors are at the top"
+) -> UsageError:
+    """Return the error for an entry that is not there: those that are, and the nearest of them.
+
+    Args:
+        entry: The path that was asked for.
+        entries: The paths of those that hold tensors.
+        without: What is said where there are none.
+    """
     import difflib  # only errors need it
 
     names = list(entries)
-    near = difflib.get_close_matches(entry, names, n=1)
-    there = f"the entries with tensors are: {listed(names)}" if names else "all tensors are at the top"
+    near = difflib.get_close_matches(entry[:_LONGEST_SHOWN], names, n=1)
+    there = f"the entries with tensors are: {listed(names)}" if names else without
+    shown = entry if len(entry) <= _LONGEST_SHOWN else f"{entry[:_LONGEST_SHOWN]}..."
     return UsageError(
-        f"there is no entry {entry!r}; {there}.", hint=f"Did you mean {near[0]!r}?" if near else None
+        f"there is no entry {shown!r}; {there}.", hint=f"Did you mean {near[0]!r}?" if near else None
     )
 
 

@@ -74,7 +74,7 @@ class Archive:
             )
         data = read_member(self.file, record)
         if self.is_checked(record) and crc32(data) != record.crc:
-            raise self.damaged(record.name)
+            raise self.damaged(record)
         return data
 
     def unpack(self, record: ZipMember) -> bytes:
@@ -92,10 +92,11 @@ class Archive:
         """Tell whether the record's CRC counts: where all are zero, none was computed."""
         return record.crc != 0 or (self.has_checksums and not self.allow_zero_crc)
 
-    def damaged(self, name: str) -> IntegrityError:
+    def damaged(self, record: ZipMember) -> IntegrityError:
         """Return the error for a CRC that differs."""
-        return IntegrityError(
-            f"record {name!r} does not have the CRC-32 that the archive states.",
-            path=self.file.name,
-            hint="The file is damaged: download it again, or save it again where it was made.",
-        )
+        text = f"record {record.name!r} does not have the CRC-32 that the archive states."
+        hint = "The file is damaged: download it again, or save it again where it was made."
+        if record.crc == 0:
+            text += " It states 00000000 for this one, and others for other records."
+            hint = "Download it again. Where its writer left checksums out, save it again with torch."
+        return IntegrityError(text, path=self.file.name, hint=hint)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bridge_core import BridgeError, MalformedFile, UsageError
+from bridge_core import BridgeError, MalformedFile, UnsupportedFeature, UsageError
 from bridge_core.messages import listed
 from bridge_core.state import unknown_entry
 from bridge_torch.file_format.left_out import LeftOut, choices, is_training_state, shown_name
-from bridge_torch.file_format.tensor_holders import find_holders, holds_module
+from bridge_torch.file_format.tensor_holders import array_paths, find_holders, holds_module
 from bridge_torch.safe_pickle import Opaque, TensorRef, Unpickled, UnsupportedTensor, unsafe_names
 
 __all__ = ["WRAPPERS", "Choice", "kind_of"]
@@ -30,6 +30,14 @@ class Choice:
         if self.node and id(self.node) not in self.holders:
             if pickle.foreign:
                 raise unsafe_names(pickle.foreign, holds_module=pickle.holds_module)
+            arrays = array_paths(self.node)
+            if arrays:
+                names = listed(map(shown_name, arrays))
+                raise UnsupportedFeature(
+                    f"holds no tensors, but numpy arrays, which are not read: {names}.",
+                    hint="Load it where you trust it, and save torch.from_numpy(array) of each by "
+                    "torch.save, or the arrays by numpy.savez.",
+                )
             raise MalformedFile(f"holds no tensors; its entries are {listed(map(shown_name, self.node))}.")
 
     def enter(self, entry: str) -> None:
@@ -41,7 +49,9 @@ class Choice:
         if steps is None:
             own = [".".join(self.names)] if self.names else []
             below = self._left_out(self.node)
-            raise unknown_entry(entry, [*own, *choices([*self.left_out, *below])])
+            has_tensors = any(type(value) is TensorRef for value in self.node.values())
+            without = "all tensors are at the top" if has_tensors else "no entry holds tensors by name"
+            raise unknown_entry(entry, [*own, *choices([*self.left_out, *below])], without=without)
         for name, value in steps:
             self._take(name, value)
 
@@ -70,7 +80,9 @@ class Choice:
         """Return the error for an entry that is not a dict of tensors."""
         names = listed(others)
         if _is_foreign(value):
-            error = unsafe_names([f"{value.kind} (in {shown_name(path)})"], holds_module=holds_module(value))
+            error = unsafe_names(
+                [f"{value.kind} (in {shown_name(path)})"], holds_module=holds_module([value])
+            )
             if names:
                 error.hint = f"{error.hint} Or choose another entry with entry= (--entry): {names}."
             return error

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge_core.messages import count, listed
-from bridge_torch.file_format.tensor_holders import foreign_kinds, tensor_count
+from bridge_torch.file_format.tensor_holders import ForeignKinds, TensorCounts
 from bridge_torch.safe_pickle import Opaque, TensorRef
 
 __all__ = ["LeftOut", "choices", "is_training_state", "reading_notes", "shown_name"]
@@ -29,6 +29,7 @@ _TRAINING = frozenset(
 )
 _KINDS_SHOWN = 3
 _NAMES_SHOWN = 40
+_LONGEST_SHOWN = 500
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ def is_training_state(key: Any, value: Any) -> bool:
 def shown_name(name: Any) -> str:
     """Return a key as messages show it, safe to print."""
     if isinstance(name, str):
+        if len(name) > _LONGEST_SHOWN:
+            name = f"{name[:_LONGEST_SHOWN]}..."
         return name if name.isprintable() and name else ascii(name)
     if isinstance(name, int | None):
         return str(name)
@@ -66,7 +69,8 @@ def shown_name(name: Any) -> str:
 
 def choices(left_out: Iterable[LeftOut]) -> dict[str, int]:
     """Return the entries that can be chosen instead, each with the number of its tensors."""
-    counts = {left.path: 0 if left.is_training else tensor_count(left.value) for left in left_out}
+    tensors = TensorCounts()
+    counts = {left.path: 0 if left.is_training else tensors.of(left.value) for left in left_out}
     return {path: number for path, number in counts.items() if number}
 
 
@@ -96,10 +100,11 @@ def _type_name(value: Any) -> str:
 def _described(left_out: tuple[LeftOut, ...], has_foreign: bool) -> list[str]:
     """Return the entries with what a reader has to know; those that may be other weights come first."""
     numbers = choices(left_out)
+    foreign = ForeignKinds()
     weights, objects, others = [], [], []
     for left in left_out:
         path = left.path
-        kinds = foreign_kinds(left.value) if has_foreign else []
+        kinds = foreign.of(left.value) if has_foreign else []
         if path in numbers:
             how = f"entry={json.dumps(path, ensure_ascii=False)}, --entry {shlex.quote(path)}"
             weights.append(f"{path} ({count(numbers[path], 'tensor')}; {how})")

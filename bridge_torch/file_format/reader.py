@@ -118,7 +118,7 @@ def _record_finder(archive: Archive) -> _Find:
         checked = None
         if archive.is_checked(record):
             checked = ChecksummedRange(
-                file, record.offset, record.size, record.crc, lambda _: archive.damaged(record.name)
+                file, record.offset, record.size, record.crc, lambda _: archive.damaged(record)
             )
         return Bytes(file, record.offset, record.size, big_endian, checked=checked)
 

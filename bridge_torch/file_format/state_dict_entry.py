@@ -15,7 +15,7 @@ from bridge_core.messages import listed
 from bridge_core.state import is_unicode
 from bridge_torch.file_format.entry_choice import Choice, kind_of
 from bridge_torch.file_format.left_out import LeftOut, is_training_state, reading_notes, shown_name
-from bridge_torch.file_format.tensor_holders import holds_module
+from bridge_torch.file_format.tensor_holders import holds_module, is_numpy_array
 from bridge_torch.safe_pickle import (
     Global,
     Opaque,
@@ -118,7 +118,7 @@ class _Gather:
     wrong_names: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
     foreign: dict[str, list[str]] = field(default_factory=dict)
-    holds_module: bool = False
+    foreign_values: list[Any] = field(default_factory=list)
     visited: int = 0
     held: int = 0
     seen: set[int] = field(default_factory=set)
@@ -173,7 +173,9 @@ class _Gather:
         elif isinstance(value, Opaque | Global) and value.is_foreign and (holds or not beside):
             name = value.kind if isinstance(value, Opaque) else value.path
             self.foreign.setdefault(name, []).append(label)
-            self.holds_module = self.holds_module or holds_module(value)
+            self.foreign_values.append(value)
+        elif is_numpy_array(value) and not beside and "." in key:  # named like a weight of a layer
+            self.unread.append(f"{label} (a numpy array)")
         elif isinstance(value, Storage):
             self.unread.append(f"{label} (a storage without a tensor)")
         elif holds:
@@ -195,7 +197,7 @@ class _Gather:
         """
         if self.foreign:
             texts = [f"{name} (in {listed(labels)})" for name, labels in self.foreign.items()]
-            raise unsafe_names(texts, holds_module=self.holds_module, path=self.path)
+            raise unsafe_names(texts, holds_module=holds_module(self.foreign_values), path=self.path)
         if self.wrong_names:
             raise MalformedFile(
                 f"weights are named by strings; found {listed(self.wrong_names)}.", path=self.path

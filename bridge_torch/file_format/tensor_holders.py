@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from bridge_torch.safe_pickle import Global, Opaque, Storage, TensorRef, UnsupportedTensor, parts_of
 
-__all__ = ["find_holders", "foreign_kinds", "holds_module", "tensor_count"]
+__all__ = ["ForeignKinds", "TensorCounts", "array_paths", "find_holders", "holds_module", "is_numpy_array"]
 
 _VALUES = frozenset({TensorRef, UnsupportedTensor, Storage})
 _CONTAINERS = frozenset({dict, list, tuple, Opaque})
+_MAX_SEARCHED = 1_000_000
 
 
 def find_holders(root: Any) -> frozenset[int]:
@@ -44,42 +45,80 @@ def find_holders(root: Any) -> frozenset[int]:
     return frozenset(holders)
 
 
-def tensor_count(node: Any) -> int:
-    """Return how many tensors nested dicts hold; values of other kinds are not searched."""
-    counts: dict[int, int] = {}
-
-    def visit(node: dict[Any, Any]) -> int:
-        if id(node) not in counts:
-            counts[id(node)] = 0
-            for child in node.values():
-                kind = type(child)
-                counts[id(node)] += visit(child) if kind is dict else kind in (TensorRef, UnsupportedTensor)
-        return counts[id(node)]
-
-    return visit(node) if type(node) is dict else 0
+def is_numpy_array(value: Any) -> bool:
+    """Tell whether a value is a numpy array, which is not read: its bytes are within the pickle."""
+    return type(value) is Opaque and value.kind == "numpy.ndarray"
 
 
-def foreign_kinds(value: Any) -> list[str]:
-    """Return the names of unknown classes and functions in a value, each once."""
-    return list(dict.fromkeys(_foreign(value)))
-
-
-def holds_module(value: Any) -> bool:
-    """Tell whether a value is, or holds, a pickled `torch.nn.Module`."""
-    return any(kind.startswith("torch.nn.modules.") for kind in foreign_kinds(value))
-
-
-def _foreign(root: Any) -> Iterator[str]:
+def array_paths(root: dict[Any, Any]) -> list[str]:
+    """Return where nested dicts hold numpy arrays under names; each dict is searched once."""
+    paths: list[str] = []
     met = {id(root)}
-    waiting = [root]
+    waiting: list[tuple[str, dict[Any, Any]]] = [("", root)]
     while waiting:
-        node = waiting.pop()
-        kind = type(node)
-        if kind is Opaque and node.is_foreign:
-            yield node.kind
-        elif kind is Global and node.is_foreign:
-            yield node.path
-        for child in parts_of(node) or ():
-            if id(child) not in met and (type(child) in _CONTAINERS or type(child) is Global):
-                met.add(id(child))
-                waiting.append(child)
+        prefix, node = waiting.pop()
+        for key, value in node.items():
+            if isinstance(key, str) and is_numpy_array(value):
+                paths.append(prefix + key)
+            elif isinstance(key, str) and type(value) is dict and id(value) not in met:
+                met.add(id(value))
+                waiting.append((f"{prefix}{key}.", value))
+    return paths
+
+
+class TensorCounts:
+    """How many tensors nested dicts hold; each is counted once, however often a file refers to it.
+
+    Dicts are told apart by identity, so all that are asked for must live as long as the counts.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[int, int] = {}
+
+    def of(self, node: Any) -> int:
+        """Return the number for a dict; values of other kinds are not searched."""
+        if type(node) is not dict:
+            return 0
+        known = self._counts.get(id(node))
+        if known is not None:
+            return known
+        count = 0
+        for child in node.values():
+            kind = type(child)
+            count += self.of(child) if kind is dict else kind in (TensorRef, UnsupportedTensor)
+        self._counts[id(node)] = count
+        return count
+
+
+class ForeignKinds:
+    """Names of unknown classes and functions in values, which are searched up to one bound in all."""
+
+    def __init__(self) -> None:
+        self._left = _MAX_SEARCHED
+
+    def of(self, value: Any) -> list[str]:
+        """Return the names in a value, each once; beyond the bound, those of the value itself alone."""
+        return list(dict.fromkeys(self._names(value)))
+
+    def _names(self, root: Any) -> Iterator[str]:
+        met = {id(root)}
+        waiting = [root]
+        while waiting:
+            node = waiting.pop()
+            kind = type(node)
+            if kind is Opaque and node.is_foreign:
+                yield node.kind
+            elif kind is Global and node.is_foreign:
+                yield node.path
+            if self._left <= 0:
+                return
+            for child in parts_of(node) or ():
+                self._left -= 1
+                if id(child) not in met and (type(child) in _CONTAINERS or type(child) is Global):
+                    met.add(id(child))
+                    waiting.append(child)
+
+
+def holds_module(values: Iterable[Any]) -> bool:
+    """Tell whether one of some values is, or holds, a pickled `torch.nn.Module`."""
+    return any(kind.startswith("torch.nn.modules.") for kind in ForeignKinds().of(list(values)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from bridge_core import LimitExceeded, MalformedFile
+from bridge_core import KeyConflict, LimitExceeded, MalformedFile
 from bridge_torch.safe_pickle.values import (
     Global,
     Opaque,
@@ -21,7 +21,7 @@ from bridge_torch.safe_pickle.values import (
 )
 from bridge_torch.storage_classes import STORAGE_DTYPES
 
-__all__ = ["call", "named"]
+__all__ = ["call", "named", "set_item"]
 
 
 _DTYPE_NAMES = frozenset(
@@ -126,6 +126,31 @@ def call(function: Any, args: Any) -> Any:
         return Opaque(strange.kind, is_foreign=True, parts=kept_parts(args))
 
 
+def set_item(target: dict[Any, Any], key: Any, value: Any) -> None:
+    """Set an item of a dict that a file describes.
+
+    Raises:
+        KeyConflict: The key is there already.
+        MalformedFile: It is a list or a dict.
+    """
+    key = _dict_key(key)
+    if key in target:
+        shown = repr(key[:200]) if isinstance(key, str) else _shown(key)
+        raise KeyConflict(f"a dict holds the key {shown} twice.")
+    target[key] = value
+
+
+def _dict_key(key: Any) -> Any:
+    """Return a key that stands for this one, whose hash cannot recurse or be made to collide."""
+    if isinstance(key, list | dict):
+        raise MalformedFile(f"a dict has a {type(key).__name__} as a key.")
+    if key is None or isinstance(key, str | bool | Global | Opaque):
+        return key
+    if isinstance(key, int) and abs(key) < _PLAIN_KEYS:
+        return key
+    return Opaque(_KEY_KINDS.get(type(key), type(key).__name__), parts=kept_parts([key]))
+
+
 def _not_read(function: Global, args: Any) -> Any:
     """Return what stands for a call of a name that has no meaning here."""
     if function.known_as in _UNREAD:
@@ -136,6 +161,9 @@ def _not_read(function: Global, args: Any) -> Any:
     return Opaque(path, function.is_foreign, kept_parts(args if type(args) is tuple else (args,)))
 
 
+_KEY_KINDS: dict[type, str] = {TensorRef: "tensor", UnsupportedTensor: "tensor", Storage: "storage"}
+_PLAIN_KEYS = 1 << 16
+"""Integers below hash to themselves, and are too few for a dict of them to be made slow."""
 _MAX_AXES = 256
 """More than any tensor has; keeps a file from having one long value checked again and again."""
 
@@ -145,6 +173,10 @@ def _shown(value: Any) -> str:
         return value.path
     if isinstance(value, Opaque | UnsupportedTensor):
         return value.kind
+    if isinstance(value, TensorRef | Storage):
+        return "a tensor" if isinstance(value, TensorRef) else "a storage"
+    if value is None or isinstance(value, int):
+        return ascii(value)[:80]
     return f"a {type(value).__name__}"
 
 
@@ -244,11 +276,11 @@ def _mapping(args: tuple[Any, ...]) -> Any:
     if len(args) == 1 and isinstance(pairs, dict):
         return dict(pairs)
     if len(args) == 1 and isinstance(pairs, list | tuple):
-        result = {}
+        result: dict[Any, Any] = {}
         for pair in pairs:
             if not isinstance(pair, list | tuple) or len(pair) != 2 or not isinstance(pair[0], str | int):
                 raise _bad("a dict", args)
-            result[pair[0]] = pair[1]
+            set_item(result, pair[0], pair[1])
         return result
     raise _bad("a dict", args)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
-from bridge_core import KeyConflict, MalformedFile, TruncatedFile, UnsupportedFeature
-from bridge_torch.safe_pickle.calls import call, named
+from bridge_core import MalformedFile, TruncatedFile, UnsupportedFeature
+from bridge_torch.safe_pickle.calls import call, named, set_item
 from bridge_torch.safe_pickle.values import (
     Global,
     Opaque,
@@ -20,7 +21,7 @@ from bridge_torch.storage_classes import STORAGE_DTYPES
 __all__ = ["Limits", "Machine"]
 
 _NAME_BYTES = 1024
-_KEY_KINDS: dict[type, str] = {TensorRef: "tensor", UnsupportedTensor: "tensor", Storage: "storage"}
+_MEMO_INDEXES = 1 << 32
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Machine:
         self.stack: list[Any] = []
         self.frames: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
+        # Without a secret, a file could choose numbers that collide in the memo.
+        self.salt = int.from_bytes(os.urandom(4), "little")
         self.globals: dict[tuple[str, str], Global] = {}
         self.foreign: dict[str, None] = {}
         self.storages: dict[str, Storage] = {}
@@ -132,14 +135,17 @@ class Machine:
 
     def remember(self, index: int) -> None:
         """Store the last value under a number."""
+        if not 0 <= index < _MEMO_INDEXES:
+            raise MalformedFile(f"stores a value under {index}, which is not a number of 32 bits.")
         self.objects += 1
-        self.memo[index] = self.stack[-1]
+        self.memo[index ^ self.salt] = self.stack[-1]
 
     def recall(self, index: int) -> None:
         """Push the value stored under a number."""
-        if index not in self.memo:
+        index_here = index ^ self.salt
+        if index_here not in self.memo:
             raise MalformedFile(f"refers to value {index}, which was not stored.")
-        self.push(self.memo[index])
+        self.push(self.memo[index_here])
 
     def extend(self, items: list[Any]) -> None:
         """Append to the list on the stack."""
@@ -170,9 +176,7 @@ class Machine:
             raise MalformedFile(f"sets items of a {type(target).__name__}.")
         self.objects += len(items) // 2
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if isinstance(key, str) and key in target:
-                raise KeyConflict(f"a dict holds the key {key[:200]!r} twice.")
-            target[_dict_key(key)] = value
+            set_item(target, key, value)
 
     def build(self) -> None:
         """Set attributes of an object: dropped, unless they may hold tensors that nothing reads."""
@@ -203,8 +207,9 @@ class Machine:
         args = self.stack.pop()
         function = self.stack.pop()
         result = call(function, args)
-        if isinstance(result, dict):
-            self.objects += len(result)
+        for value in (args, result):
+            if isinstance(value, dict | tuple):  # the parts of an object are those of its arguments
+                self.objects += len(value)
         self.new(result)
 
     def persistent(self) -> None:
@@ -242,14 +247,3 @@ class Machine:
 
 def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
-
-
-def _dict_key(key: Any) -> Any:
-    """Return a key that stands for this one, whose hash cannot recurse or be made to collide."""
-    if isinstance(key, list | dict):
-        raise MalformedFile(f"a dict has a {type(key).__name__} as a key.")
-    if key is None or isinstance(key, str | bool | Global | Opaque):
-        return key
-    if isinstance(key, int) and abs(key) < 1 << 60:
-        return key
-    return Opaque(_KEY_KINDS.get(type(key), type(key).__name__), parts=kept_parts([key]))

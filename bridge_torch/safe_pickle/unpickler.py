@@ -18,7 +18,7 @@ from bridge_torch.safe_pickle.values import Opaque, Storage, parts_of
 
 __all__ = ["Limits", "Unpickled", "unpickle", "unsafe_names"]
 
-_NAMES_SHOWN = 200
+_NAMES_SHOWN, _LONGEST_SHOWN = 200, 500
 _NESTED = frozenset({dict, list, tuple})
 
 
@@ -88,11 +88,11 @@ def _holds_module(machine: Machine) -> bool:
 
 def unsafe_names(names: Iterable[str], *, holds_module: bool, path: str | None = None) -> UnsafeFile:
     """Return the error for a file whose weights cannot be had without code that it names."""
-    shown = [name if name.isprintable() else ascii(name) for name in names]
+    shown = [name[:_LONGEST_SHOWN] if name.isprintable() else ascii(name[:_LONGEST_SHOWN]) for name in names]
     text = ", ".join(shown[:_NAMES_SHOWN])
     if len(shown) > _NAMES_SHOWN:
         text += f" and {len(shown) - _NAMES_SHOWN} more"
-    hint = "Load it where you trust it, and save only the module's state_dict()."
+    hint = "Load it where you trust it, and save a plain dict of plain tensors, as module.state_dict() is."
     if holds_module:
         hint = (
             "It holds a whole pickled module, not its weights: load it where you trust it, "

@@ -25,6 +25,7 @@ from bridge_core import (
     UsageError,
     VerificationError,
     as_state,
+    convert,
 )
 from bridge_core.checkpoint.checkpoint_writer import Saved
 from bridge_core.checkpoint.open_save import open_state, save_state
@@ -175,6 +176,33 @@ def test_an_empty_path_does_not_stand_for_the_current_folder(tmp_path, monkeypat
     with pytest.raises(UsageError, match="path is empty"):
         save(small(), "", overwrite=True)
     assert names(tmp_path) == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("path", [b"a.npz", 3, None, ["a.npz"]])
+def test_what_is_not_a_path_is_refused(path):
+    for use in (open_state, lambda path: convert(small(), path, to="neutral")):
+        with pytest.raises(UsageError, match="a path was expected"):
+            use(path)
+
+
+def test_an_address_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for use in (open_state, lambda path: convert(small(), path, to="neutral")):
+        with pytest.raises(UsageError, match="is an address") as caught:
+            use("https://example.org/a.npz")
+        assert "download" in caught.value.hint
+    assert not names(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "openai/whisper-tiny", "some/llama-3.1"])
+def test_the_name_of_a_model_on_a_hub_is_refused_with_the_way_to_download_it(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MalformedFile, match="no such file") as caught:
+        open_state(name)
+    assert f"hf download {name}" in caught.value.hint
+    with pytest.raises(MalformedFile, match="no such file") as caught:
+        open_state(f"{name}.safetensors")
+    assert caught.value.hint is None
 
 
 def test_dtypes_the_format_lacks_are_refused_all_at_once_before_anything_is_made(tmp_path):

@@ -124,8 +124,10 @@ def test_where_a_library_fails_a_file_is_read_by_itself_and_a_folder_is_refused(
     (note,) = plan.notes
     assert "model.safetensors was read without what its folder tells of it" in note
     assert f"{CONFIG}: is no JSON" in note
-    with pytest.raises(MalformedFile, match=CONFIG):
+    with pytest.raises(MalformedFile, match=CONFIG) as caught:
         planned(folder, Zoo(), accept_guesses=True)
+    assert "--model none" in caught.value.hint
+    assert planned(folder, Zoo(), model="none", accept_guesses=True).steps
     with pytest.raises(MalformedFile, match=CONFIG):
         planned(folder / "model.safetensors", Zoo(), model="auto")
 

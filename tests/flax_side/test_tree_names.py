@@ -212,9 +212,10 @@ def test_modules_next_to_params_are_refused_with_both_ways_on(tmp_path, tree):
     ):
         with pytest.raises(KeyConflict, match=suspect) as refused:
             convert()
-        for way_on in ("select", "rename"):
+        for way_on in ("--entry params", "select", "rename"):
             assert way_on in str(refused.value)
     assert not (tmp_path / "t.safetensors").exists()
+    assert bridge_core.plan_conversion(path, to="torch", entry="params").evidence.keys() == {"structure"}
     with bridge_core.open_state(path) as state:
         only = bridge_core.to_neutral(state.select(lambda key: key[0] == "params"), framework="flax")
         every = bridge_core.to_neutral(state.rename(lambda key: ("params", *key)), framework="flax")

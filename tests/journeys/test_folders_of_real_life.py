@@ -57,7 +57,7 @@ def make(folder, files):
         elif len(content) > 1:
             path.write_text(content)
         else:
-            torch = any(suffix in name for suffix in (".bin", ".pt", ".distcp"))
+            torch = any(suffix in name for suffix in (".bin", ".pt", ".ckpt", ".distcp"))
             form = "torch" if torch else "msgpack" if ".msgpack" in name else "safetensors"
             save_state(FlatState(weights(content), layout="torch"), path, format=form)
     return folder
@@ -67,6 +67,22 @@ SET = {ONE: "a", TWO: "b", THREE: "c", INDEX: index(ONE, TWO, THREE)}
 LLAMA = {"consolidated.00.pth": "a", "consolidated.01.pth": "a", "params.json": "{}"}
 
 CONVERTED = {
+    "one save in two formats": (
+        {
+            "open_clip_model.safetensors": "a",
+            "open_clip_pytorch_model.bin": "b",
+            "open_clip_config.json": "{}",
+        },
+        "",
+        "a",
+        ["open_clip_model.safetensors was read; beside it, and not read: open_clip_pytorch_model.bin"],
+    ),
+    "one save in two formats of one name": (
+        {"v1-5.ckpt": "b", "v1-5.safetensors": "a"},
+        "",
+        "a",
+        ["v1-5.safetensors was read; beside it, and not read: v1-5.ckpt"],
+    ),
     "an index and its shards": (SET, "", "abc", ()),
     "the index itself": (SET, INDEX, "abc", ()),
     "a part that is the only one": ({"consolidated.00.pth": "a", "params.json": "{}"}, "", "a", ()),
@@ -267,6 +283,24 @@ REFUSED = {
         "",
         MalformedFile,
         "several files.*epoch_1.pt, epoch_2.pt.*have to be merged first",
+    ),
+    "two formats of two names": (
+        {"best.safetensors": "a", "last.pt": "b"},
+        "",
+        MalformedFile,
+        "several files.*best.safetensors, last.pt",
+    ),
+    "what macOS keeps beside a file": (
+        {"._model.safetensors": b"\0\x05\x16\x07" + bytes(200)},
+        "._model.safetensors",
+        MalformedFile,
+        "AppleDouble.*without '._' in its name",
+    ),
+    "the folder of a cache": (
+        {"snapshots/0/model.safetensors": "a", "blobs/1": "x", "refs/main": "0\n"},
+        "",
+        MalformedFile,
+        "no weights: they are in folders of it, snapshots/0",
     ),
     "an adapter": (
         {"adapter_model.safetensors": "a", "adapter_config.json": "{}"},

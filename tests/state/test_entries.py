@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bridge_core import FlatState, StateMetadata, UsageError, as_state
+from bridge_core import FlatState, StateMetadata, UsageError, as_state, plan_conversion
 from bridge_core.state import LayerInfo, mapping_entry, select_entry, unknown_entry
 
 
@@ -115,3 +115,19 @@ def test_an_entry_of_nested_mappings():
     assert mapping_entry(tree, "a.b") == {"c": {"w": 2}}
     assert mapping_entry(tree, "ckpt.step") is None
     assert mapping_entry(tree, "nothing") is None
+
+
+@pytest.mark.parametrize("entry", [3, b"model", ("a", "b"), ["a"], True])
+@pytest.mark.parametrize("kind", ["file", "mapping"])
+def test_what_is_not_the_path_of_an_entry_is_refused_before_anything_is_read(tmp_path, kind, entry):
+    source = {"a": {"fc.weight": np.ones((3, 4), "f4"), "fc.bias": np.ones(3, "f4")}}
+    if kind == "file":
+        np.savez(tmp_path / "a.npz", **{f"a.{name}": value for name, value in source["a"].items()})
+        source = tmp_path / "a.npz"
+    with pytest.raises(UsageError, match=r"joined by dots; got "):
+        plan_conversion(source, to="flax", entry=entry)
+    assert plan_conversion(source, to="flax", entry="a").evidence == {"structure": 2}
+
+
+def test_a_long_path_is_cut_in_the_refusal():
+    assert len(str(unknown_entry("x" * 100_000, ["model"]))) < 1000

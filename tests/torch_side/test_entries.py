@@ -131,3 +131,15 @@ def test_a_tie_between_entries_does_not_matter(tmp_path):
     with opened(root, tmp_path / "a.pt", "ema") as state:
         assert_same(state, root["ema"])
         assert state.metadata.ties == {}
+
+
+@pytest.mark.parametrize(
+    ("root", "there"),
+    [
+        ({"models": [{"w": torch.ones(2)}]}, "no entry holds tensors by name"),
+        ({"w": torch.ones(2), "models": [{"w": torch.ones(2)}]}, "all tensors are at the top"),
+    ],
+)
+def test_without_entries_the_refusal_says_where_tensors_are(tmp_path, root, there):
+    with pytest.raises(UsageError, match=f"no entry 'models.0'; {there}"):
+        opened(root, tmp_path / "a.pt", "models.0")

@@ -20,7 +20,9 @@ from support.torch_files import Storage, View, assert_same, dumps, make_zip, ope
 
 from bridge_core import BridgeError, LimitExceeded, MalformedFile, UnsafeFile, UnsupportedFeature
 from bridge_torch.file_format.state_dict_entry import find_weights
+from bridge_torch.file_format.tensor_holders import TensorCounts
 from bridge_torch.safe_pickle.unpickler import Limits, unpickle
+from bridge_torch.safe_pickle.values import UnsupportedTensor
 
 W = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
 OPTIMIZER = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"params": [0]}]}
@@ -513,3 +515,46 @@ def test_mutated_pickles_with_foreign_objects_are_read_or_refused():
             changed[generator.randrange(len(changed))] = generator.randrange(256)
         with contextlib.suppress(BridgeError):
             find_weights(unpickle(bytes(changed), path="f"), path="f")
+
+
+@pytest.mark.parametrize("inner", [False, True], ids=["flat", "below an entry"])
+def test_weights_that_are_numpy_arrays_are_refused_by_their_names(tmp_path, inner):
+    arrays = {name: value.numpy() for name, value in W.items()}
+    torch.save({"model": arrays, "epoch": 1} if inner else arrays, tmp_path / "a.pt")
+    with pytest.raises(UnsupportedFeature, match=r"not read: (model\.)?a\.weight") as caught:
+        open_torch(tmp_path / "a.pt")
+    assert "numpy.savez" in caught.value.hint
+
+
+def test_a_numpy_array_among_weights_is_not_left_out_where_it_is_named_like_one(tmp_path):
+    torch.save({**W, "b.weight": np.ones(3)}, tmp_path / "a.pt")
+    with pytest.raises(UnsupportedFeature, match=r"b\.weight \(a numpy array\)"):
+        open_torch(tmp_path / "a.pt")
+    torch.save({**W, "classes": np.ones(3)}, tmp_path / "b.pt")
+    assert_same(open_torch(tmp_path / "b.pt"), W)
+
+
+def test_values_that_many_entries_share_are_searched_up_to_a_bound(tmp_path, monkeypatch):
+    shared = [Plain() for _ in range(30)]
+    torch.save({"state_dict": W, **{f"e{n}": [shared] for n in range(40)}}, tmp_path / "a.pt")
+    assert "e{0..39} (" in open_torch(tmp_path / "a.pt").metadata.notes[0]
+    monkeypatch.setattr("bridge_torch.file_format.tensor_holders._MAX_SEARCHED", 100)
+    note, code = open_torch(tmp_path / "a.pt").metadata.notes
+    assert "e{0..3} (" in note
+    assert "e{4..39} (x36)" in note
+    assert Plain.__name__ in code
+
+
+def test_a_dict_of_tensors_is_counted_once():
+    counts = TensorCounts()
+    tensor = UnsupportedTensor("sparse")
+    shared = {"a": tensor}
+    entries = [{"x": shared, "y": shared, "z": [tensor]}, {"x": shared}]
+    assert counts.of(entries[0]) == 2
+    shared["b"] = tensor
+    assert counts.of(entries[1]) == 1
+
+
+def test_a_long_name_is_cut(tmp_path):
+    torch.save({"state_dict": W, "k" * 100_000: 1}, tmp_path / "a.pt")
+    assert len(open_torch(tmp_path / "a.pt").metadata.notes[0]) < 1000

@@ -427,3 +427,39 @@ def test_mutations_of_a_pickle_give_values_or_bridge_errors():
             changed[generator.randrange(len(changed))] = generator.randrange(256)
         with contextlib.suppress(BridgeError):
             load(bytes(changed))
+
+
+def _text(text):
+    return b"X" + struct.pack("<L", len(text)) + text.encode()
+
+
+def _pairs(*keys):
+    """Return an OrderedDict that is made of pairs of some integers and 1."""
+    inner = b"".join(b"(\x8a\x0c" + key.to_bytes(12, "little") + b"K\x01t" for key in keys)
+    return b"\x80\x02ccollections\nOrderedDict\n(" + inner + b"l\x85R."
+
+
+def test_integers_that_could_be_chosen_to_collide_are_not_keys():
+    large = [(2**61 - 1) * n for n in range(1, 4)]
+    for made in (load(_pairs(*large)), load(pickle.dumps(dict.fromkeys(large)))):
+        assert [(type(key), key.kind) for key in made] == [(Opaque, "int")] * 3
+    assert load(_pairs(3, 65_535)) == {3: 1, 65_535: 1}
+    with pytest.raises(KeyConflict, match="holds the key 3 twice"):
+        load(_pairs(3, 4, 3))
+
+
+@pytest.mark.parametrize("number", [-1, 2**32, 2**61 - 1])
+def test_the_memo_takes_numbers_of_32_bits(number):
+    with pytest.raises(MalformedFile, match="not a number of 32 bits"):
+        load(b"\x80\x02]p%d\n." % number)
+    assert load(b"\x80\x02(]p4294967295\ng4294967295\nl.") == [[], []]
+
+
+@pytest.mark.parametrize("call", [b"ca\nb\n", b"cbuiltins\nset\n"])
+def test_arguments_that_calls_share_count_for_each_of_them(call):
+    shared = b"(" + b"}" * 100 + b"tq\x01"
+    calls = b"(" + (call + b"h\x01R") * 20 + b"l"
+    data = b"\x80\x02}" + _text("a") + shared + b"s" + _text("b") + calls + b"s."
+    assert len(load(data)["b"]) == 20
+    with pytest.raises(LimitExceeded, match="more than 1000 objects"):
+        load(data, objects=1000)
