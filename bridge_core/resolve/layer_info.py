@@ -13,14 +13,17 @@ from bridge_core.state import LayerInfo, leaf_path
 __all__ = ["is_usual", "layer_info", "parameter_evidence"]
 
 
-def parameter_evidence(group: Group, name: str, detection: Detection, own_names: Iterable[LayerNames]) -> str:
+def parameter_evidence(
+    group: Group, name: str, detection: Detection, names_of_layers: Iterable[LayerNames]
+) -> str:
     """Return what says that a leaf is a plain parameter; ``unclaimed`` if nothing does.
 
     Args:
         group: The leaves at its path.
         name: The leaf, which no layer takes.
         detection: What the group is.
-        own_names: For each other framework, which names are a layer's.
+        names_of_layers: Which names are a layer's: on the way to each other framework, and on the way back
+            from neutral form.
     """
     info = group.info
     if detection.is_parameters:
@@ -29,7 +32,7 @@ def parameter_evidence(group: Group, name: str, detection: Detection, own_names:
     if group.module is None or detection.misfits or detection.missing:
         return "unclaimed"
     key = leaf_path(group.path, name)
-    is_own = not any(names.why(key, group.specs, group.has_children) for names in own_names)
+    is_own = not any(names.why(key, group.specs, group.has_children) for names in names_of_layers)
     return "module" if is_own and name in group.module.parameters else "unclaimed"
 
 

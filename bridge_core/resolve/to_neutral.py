@@ -135,10 +135,10 @@ class _ToNeutral:
         self.config = config
         self.accept_guesses = accept_guesses
         self.detector = Detector(self.transforms, self.framework.name, rules)
-        self._own_names = [
-            LayerNames(registry, self.framework.name, other)
-            for other in registry.frameworks
-            if other != self.framework.name
+        here = self.framework.name
+        self._names_of_layers = [
+            LayerNames(registry, "", here),  # what no record names has to find its way back
+            *(LayerNames(registry, here, other) for other in registry.frameworks if other != here),
         ]
         self._part_ops: dict[object, tuple[tuple[tuple[Op, ...], Shape], ...]] = {}
         self._readings: dict[object, tuple[Detection, tuple[tuple[_LeafMove, ...], LayerInfo]]] = {}
@@ -256,7 +256,7 @@ class _ToNeutral:
                 kind = "undecided" if undecided else PARAMETER
                 evidence = detection.evidence
                 if not undecided:
-                    evidence = parameters[name] = parameter_evidence(group, name, detection, self._own_names)
+                    evidence = parameters[name] = parameter_evidence(group, name, detection, self._names_of_layers)
                 leaf_roles, ops = [name], ()
                 usual = self.collections.default
             targets = tuple(leaf_path((), role) for role in leaf_roles)
