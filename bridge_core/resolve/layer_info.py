@@ -13,17 +13,14 @@ from bridge_core.state import LayerInfo, leaf_path
 __all__ = ["is_usual", "layer_info", "parameter_evidence"]
 
 
-def parameter_evidence(
-    group: Group, name: str, detection: Detection, names_of_layers: Iterable[LayerNames]
-) -> str:
+def parameter_evidence(group: Group, name: str, detection: Detection, own_names: Iterable[LayerNames]) -> str:
     """Return what says that a leaf is a plain parameter; ``unclaimed`` if nothing does.
 
     Args:
         group: The leaves at its path.
         name: The leaf, which no layer takes.
         detection: What the group is.
-        names_of_layers: Which names are a layer's: on the way to each other framework, and on the way back
-            from neutral form.
+        own_names: For each other framework, which names are a layer's.
     """
     info = group.info
     if detection.is_parameters:
@@ -32,7 +29,7 @@ def parameter_evidence(
     if group.module is None or detection.misfits or detection.missing:
         return "unclaimed"
     key = leaf_path(group.path, name)
-    is_own = not any(names.why(key, group.specs, group.has_children) for names in names_of_layers)
+    is_own = not any(names.why(key, group.specs, group.has_children) for names in own_names)
     return "module" if is_own and name in group.module.parameters else "unclaimed"
 
 
@@ -42,6 +39,7 @@ def layer_info(
     detection: Detection,
     roles: tuple[str, ...],
     parameters: Mapping[str, str],
+    way_back: LayerNames,
 ) -> LayerInfo:
     """Return the record of a layer.
 
@@ -51,9 +49,17 @@ def layer_info(
         detection: What it is.
         roles: Names of the layer's leaves in neutral form.
         parameters: The leaves at the path that no layer takes -> what says that they are plain parameters.
+        way_back: Which names are a layer's for those that come back to the framework from anywhere.
     """
     evidence, transform = detection.evidence, detection.transform
-    unclaimed = tuple(name for name, found in parameters.items() if found == "unclaimed")
+    beside = transform is not None or bool(detection.candidates)
+
+    def is_named(name: str, found: str) -> bool:
+        # What is known to be its module's own next to a layer needs no record where its name shows that.
+        key = leaf_path(group.path, name)
+        return found == "unclaimed" or (beside and bool(way_back.why(key, group.specs, group.has_children)))
+
+    unclaimed = tuple(name for name, found in parameters.items() if is_named(name, found))
     origin = framework if parameters or detection.candidates else ""
     info = group.info
     transforms = dict(info.transforms) if info is not None else {}

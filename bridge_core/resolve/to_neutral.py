@@ -136,10 +136,8 @@ class _ToNeutral:
         self.accept_guesses = accept_guesses
         self.detector = Detector(self.transforms, self.framework.name, rules)
         here = self.framework.name
-        self._names_of_layers = [
-            LayerNames(registry, "", here),  # what no record names has to find its way back
-            *(LayerNames(registry, here, other) for other in registry.frameworks if other != here),
-        ]
+        self._own_names = [LayerNames(registry, here, name) for name in registry.frameworks if name != here]
+        self._way_back = LayerNames(registry, "", here)
         self._part_ops: dict[object, tuple[tuple[tuple[Op, ...], Shape], ...]] = {}
         self._readings: dict[object, tuple[Detection, tuple[tuple[_LeafMove, ...], LayerInfo]]] = {}
         self.steps: list[Step] = []
@@ -256,12 +254,13 @@ class _ToNeutral:
                 kind = "undecided" if undecided else PARAMETER
                 evidence = detection.evidence
                 if not undecided:
-                    evidence = parameters[name] = parameter_evidence(group, name, detection, self._names_of_layers)
+                    evidence = parameters[name] = parameter_evidence(group, name, detection, self._own_names)
                 leaf_roles, ops = [name], ()
                 usual = self.collections.default
             targets = tuple(leaf_path((), role) for role in leaf_roles)
             moves.append(_LeafMove(targets, ops, kind, evidence, usual))
-        return tuple(moves), layer_info(self.framework.name, group, detection, tuple(roles), parameters)
+        info = layer_info(self.framework.name, group, detection, tuple(roles), parameters, self._way_back)
+        return tuple(moves), info
 
     def _is_new_name(self, group: Group, name: str, renamed: Mapping[Key, Rule]) -> bool:
         """Return whether a rule gave a leaf its name, which then says nothing of its axes."""
