@@ -85,7 +85,7 @@ def plan_conversion(
         known = guidance(source, state, options, registry)
         _, plan = complete_plan(state, options.guided(known), registry)
         if not plan.ok:
-            plan = with_config_way(plan, source, model, registry)
+            plan = with_config_way(plan, source, options, known, registry)
     return plan.check() if check else plan
 
 
@@ -161,7 +161,7 @@ def convert(
         known = guidance(src, source, options, registry)
         state, plan = complete_plan(source, options.guided(known), registry)
         if not plan.ok:
-            plan = with_config_way(plan, src, model, registry)
+            plan = with_config_way(plan, src, options, known, registry)
         result = plan.apply(state)
         with guided(writing, known, source, dst, follow_links=follow_links) as writing:
             saved = write_checkpoint(result, dst, writing, registry)

@@ -89,25 +89,44 @@ def _guidance_of_file(name: str, checkpoint: Checkpoint, registry: Registry) -> 
         return Guidance(notes=(f"{name} was read without what its folder tells of it: {err}",))
 
 
-def with_config_way(plan: Plan, source: Any, model: Any, registry: Registry) -> Plan:
-    """Return a plan whose refusal says that a config next to the source would decide.
+def with_config_way(
+    plan: Plan, source: Any, options: ConversionOptions, known: Guidance, registry: Registry
+) -> Plan:
+    """Return a plan whose refusal says what a config next to the source decides, or would decide.
 
     Args:
         plan: The plan.
         source: What the caller gave.
-        model: The model that the caller gave; None to go by the folder.
+        options: The options as the caller gave them.
+        known: What a library knows of the source.
         registry: Where libraries are found.
     """
-    undecided = plan.ambiguous or plan.unexplained
-    if not undecided or model is not None or not isinstance(source, str | os.PathLike):
+    if not isinstance(source, str | os.PathLike):
         return plan
-    if not registry.libraries or Path(source).is_dir() or not (Path(source).parent / _CONFIG).is_file():
-        return plan
-    way = (
-        f"{_CONFIG} is beside {Path(source).name}; if it is this file's, let it say what the layers are "
-        "(model='auto', --model auto)."
+    path = Path(source)
+    has_config = ((path if path.is_dir() else path.parent) / _CONFIG).is_file()
+    ways: list[tuple[str, str]] = []
+    is_guided = known.like is not None and options.like is None and options.model in (None, "auto")
+    if is_guided and (plan.missing or plan.unexpected or plan.mismatched):
+        ways.append((_way_of_class(_CONFIG if has_config else "the folder", known), "--model none"))
+    is_open = bool(plan.ambiguous or plan.unexplained) and options.model is None and bool(registry.libraries)
+    if is_open and has_config and not path.is_dir():
+        way = (
+            f"{_CONFIG} is beside {path.name}; if it is this file's, let it say what the layers are "
+            "(model='auto', --model auto)."
+        )
+        ways.append((way, "--model auto"))
+    return replace(plan, problems=replace(plan.problems, ways=tuple(ways))) if ways else plan
+
+
+def _way_of_class(where: str, known: Guidance) -> str:
+    """Return where a template comes from that the caller did not give, and how to go without it."""
+    which = f": {known.notes[0]}" if known.notes else ""
+    return (
+        f"The expected names and shapes come from the class that {where} names{which}. If these weights are "
+        "of another class, name it (model='CLASS', --model CLASS), or do without it (model='none', "
+        "--model none)."
     )
-    return replace(plan, problems=replace(plan.problems, ways=((way, "--model auto"),)))
 
 
 def _stands_for(folder: Path, name: str, registry: Registry) -> bool:

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["cast_keeping_scales", "settings_beside", "with_causes"]
 
 _LEFT_OUT = "Left out are {}; the result's weights are not those of the model"
-_COPIED = (
-    "Copied unchanged are {}, and what is next to them gets the target's names and axes; nothing makes the "
-    "model's weights of both there"
-)
+_COPIED = "Copied unchanged are {}; nothing makes the model's weights of them there"
+_GUESSED = "Guessed to be layers of their own are {}; nothing makes the model's weights of them there"
 
 _UNNAMED_WAY = ". They are left out only where a pattern or a rule names them, never by a wildcard"
+
+_WHOLE = {"quantised": "a quantised layer", "adapter": "an adapter"}
 
 _UNNAMED = "\0"
 """A part of a name that only a wildcard matches."""
@@ -33,8 +33,9 @@ _UNNAMED = "\0"
 def with_causes(plan: Plan, state: FlatState, permissions: Permissions) -> Plan:
     """Return a plan that says what its source is, where problems or losses come from that.
 
-    Scales, zero points and the parts of an adapter may be left out next to the weights that need them only
-    where a pattern or a rule names them; then a warning names them. `True` and wildcards do not.
+    The tensors of a quantised layer and the parts of an adapter are copied to another framework only where
+    the caller allows to copy them. They are left out while others are converted that need them only where a
+    pattern or a rule names them; `True` and wildcards do not. Then a warning names them.
 
     Args:
         plan: A plan with its problems.
@@ -46,26 +47,26 @@ def with_causes(plan: Plan, state: FlatState, permissions: Permissions) -> Plan:
     dropped = [drop for drop in plan.left_out if may_show_cause(drop.key)]
     crosses = "neutral" != plan.target_layout != plan.source_layout
     copied = [key for key in plan.unclaimed if may_show_cause(key)] if crosses else []
+    guessed = [key for key in _guessed(plan) if may_show_cause(key)] if crosses else []
     concerned = _concerned(plan)
-    if not (dropped or copied or concerned or plan.rivals):
+    if not (dropped or copied or guessed or concerned or plan.rivals):
         return plan
     causes = causes_of(plan.specs)
     if not causes:
         return plan
     moved = {key for step in plan.steps if step.targets for key in step.sources}
-    refused = tuple(
-        drop
-        for drop in dropped
-        if drop.reason == "allowed as unexpected"
-        and not _is_named(drop.key, permissions)
-        and any(_needs(cause, drop.key, moved) for cause in causes if cause.code != "scaled")
-    )
+    refused = _left_out_unasked(plan, dropped, causes, permissions, moved)
+    unasked = _copied_unasked(plan, copied, causes, permissions)
     lost = [drop.key for drop in dropped if drop not in refused]
+    copied = [key for key in copied if key not in plan.unexplained and key not in unasked]
     warnings = (
-        *_warnings(causes, lost, moved, _LEFT_OUT),
-        *_warnings(causes, [key for key in copied if key not in plan.unexplained], moved, _COPIED),
+        *_warnings(causes, [key for key in lost if _is_loss(key, causes, moved, plan)], _LEFT_OUT),
+        *_warnings(causes, copied, _COPIED),
+        *_warnings(causes, guessed, _GUESSED),
     )
-    plan = _explained(plan, state, causes, refused, concerned)
+    unexplained = {**plan.unexplained, **unasked}
+    plan = replace(plan, problems=replace(plan.problems, unexplained=unexplained)) if unasked else plan
+    plan = _explained(plan, state, causes, refused, concerned | unasked.keys())
     if not warnings:
         return plan
     messages = (warning.message for warning in warnings)
@@ -112,6 +113,50 @@ def _concerned(plan: Plan) -> set[Key]:
     }
 
 
+def _guessed(plan: Plan) -> Iterator[Key]:
+    """Yield the source keys of layers that names alone decided."""
+    return (key for step in plan.steps if step.evidence == "guess" for key in step.sources)
+
+
+def _left_out_unasked(
+    plan: Plan,
+    dropped: Iterable[Dropped],
+    causes: Collection[Cause],
+    permissions: Permissions,
+    moved: Collection[Key],
+) -> tuple[Dropped, ...]:
+    """Return the drops that are not allowed: what is converted needs them, and no pattern names them."""
+    strict = [cause for cause in causes if cause.code != "scaled"]
+    allowed = [
+        drop
+        for drop in dropped
+        if drop.reason == "allowed as unexpected" and _is_loss(drop.key, strict, moved, plan)
+    ]
+    # A pattern for a part of the model of which nothing is converted says enough.
+    narrow = [p for p in permissions.allow_unexpected if allowed and not any(map(p.match, moved))]
+    return tuple(
+        drop
+        for drop in allowed
+        if not (_is_named(drop.key, permissions) or any(p.match(drop.key) for p in narrow))
+    )
+
+
+def _copied_unasked(
+    plan: Plan, copied: Iterable[Key], causes: Collection[Cause], permissions: Permissions
+) -> dict[Key, str]:
+    """Return the copies of tensors with names of their own that are not allowed, with the reason."""
+    parts = {key: cause for cause in causes if cause.code != "scaled" for key in (*cause.keys, *cause.codes)}
+    found = [key for key in copied if key in parts and key not in plan.unexplained]
+    if not found:
+        return {}
+    targets = {key: step.targets for step in plan.steps for key in step.sources}
+    return {
+        key: f"it is one of the tensors of {_WHOLE[parts[key].code]}"
+        for key in found
+        if not permissions.may_copy(key, *targets.get(key, ()))
+    }
+
+
 def _explained(
     plan: Plan, state: FlatState, causes: Iterable[Cause], refused: tuple[Dropped, ...], concerned: set[Key]
 ) -> Plan:
@@ -135,12 +180,17 @@ def _explained(
     return replace(plan, dropped=dropped, problems=problems)
 
 
-def _needs(cause: Cause, key: Key, moved: Collection[Key]) -> bool:
-    """Return whether tensors that are converted mean nothing without a key."""
-    if key not in cause.keys:
-        return False
-    own = set(cause.keys)
-    return any(other not in own and cause.holds(other) for other in moved)
+def _is_loss(key: Key, causes: Iterable[Cause], moved: Collection[Key], plan: Plan) -> bool:
+    """Return whether something that is converted, or stays unfilled, needs a tensor that is left out.
+
+    The base of an adapter may have any path, and so may the target of a layer of which nothing is moved.
+    """
+    for cause in causes:
+        if key in cause.keys:
+            own = set(cause.keys)
+            anywhere = cause.code == "adapter" or bool(plan.allowed_missing)
+            return any(other not in own and (anywhere or cause.holds(other)) for other in moved)
+    return False
 
 
 def _is_named(key: Key, permissions: Permissions) -> bool:
@@ -152,12 +202,11 @@ def _is_named(key: Key, permissions: Permissions) -> bool:
     return not permissions.may_leave_out(blank)
 
 
-def _warnings(
-    causes: Iterable[Cause], keys: Collection[Key], moved: Collection[Key], meaning: str
-) -> Iterator[PlanWarning]:
-    """Yield a warning for each cause that some keys show, next to tensors that need them."""
+def _warnings(causes: Iterable[Cause], keys: Collection[Key], meaning: str) -> Iterator[PlanWarning]:
+    """Yield a warning for each cause that some keys show."""
     for cause in causes:
-        concerned = tuple(key for key in keys if _needs(cause, key, moved))
+        shown = {*cause.keys, *cause.codes}
+        concerned = tuple(key for key in keys if key in shown)
         if concerned:
             names = listed(map(join_key, concerned))
             message = f"{cause.statement}. {meaning.format(names)}. To have them, {cause.way}."

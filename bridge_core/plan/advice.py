@@ -85,7 +85,7 @@ def open_error(
         unexplained: Source key -> why it is not copied.
         derived: Of these, what a layer's weights are made from, so that a copy of it is of no use.
         causes: What the source is, if it is not plain weights.
-        more_ways: What else would decide, each a sentence and the option of the command.
+        more_ways: What else would decide, each as sentences and the option of the command.
     """
     candidates = {join_key(key): kinds for key, kinds in ambiguous.items()}
     reasons = {join_key(key): why for key, why in unexplained.items()}
@@ -164,6 +164,7 @@ def mismatch_error(
     ambiguous: Mapping[Key, tuple[str, ...]],
     unexplained: Mapping[Key, str],
     causes: Sequence[Cause],
+    more_ways: Sequence[tuple[str, str]] = (),
 ) -> MismatchError:
     """Return the error about a source and a target that do not fit.
 
@@ -174,6 +175,7 @@ def mismatch_error(
         ambiguous: Source key -> the interpretations that remain possible.
         unexplained: Source key -> why it is not copied.
         causes: What the source is, if it is not plain weights.
+        more_ways: What else would decide, each as sentences and the option of the command.
     """
     lacking, surplus = tuple(map(join_key, missing)), tuple(map(join_key, unexpected))
     differing = tuple(map(str, mismatched))
@@ -189,13 +191,14 @@ def mismatch_error(
         )
         if names
     ]
+    ways = _mismatch_ways(lacking, surplus, differing)
+    to_go_on = () if causes else (f"To go on: {'; '.join(ways)}.",)
     return MismatchError(
         f"source and target do not fit. {'; '.join(found)}.{cause_sentences(causes)}",
         missing=lacking,
         unexpected=surplus,
         mismatched=differing,
-        hint=" ".join(cause_ways(causes))
-        or f"To go on: {'; '.join(_mismatch_ways(lacking, surplus, differing))}.",
+        hint=" ".join((*cause_ways(causes), *(way for way, _ in more_ways), *to_go_on)),
     )
 
 

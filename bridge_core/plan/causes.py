@@ -108,8 +108,10 @@ def causes_of(specs: Mapping[Key, TensorSpec]) -> tuple[Cause, ...]:
     what_of = {o.path.rpartition(".")[0]: o.what for o in layers_found if o.code == "quantised"}
     found: dict[tuple[str, str], list[_Layer]] = {}
     for layer in layers_found:
-        if layer.code == "scaled" and layer.path in what_of:
+        if layer.code in ("scaled", "beside") and layer.path in what_of:
             layer = replace(layer, code="quantised", what=what_of[layer.path])
+        if layer.code == "beside":
+            continue
         found.setdefault((layer.code, layer.what), []).append(layer)
     adapters = [layer for (code, _), layers in found.items() if code == "adapter" for layer in layers]
     causes = [_cause(code, what, layers) for (code, what), layers in found.items() if code != "adapter"]
@@ -128,7 +130,10 @@ def may_show_cause(key: Key) -> bool:
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer that is not plain, and its tensors."""
+    """A layer that is not plain, and its tensors.
+
+    Its code is that of a cause, or ``beside`` for scales that say something next to a quantised layer only.
+    """
 
     path: str
     code: str
@@ -218,9 +223,10 @@ def _quantised(
         bits = "fp8" if any("float8" in specs[key].dtype.name for key in own) else "integers"
         yield _Layer(path, "quantised", f"quantised as {bits} with scales", of_codes, own)
         return
-    of_weights = tuple(key for leaf, key in leaves.items() if WEIGHT_SCALE_NAME.fullmatch(leaf))
-    if of_weights:
-        yield _Layer(path, "scaled", "weights with scales of their own", of_weights)
+    named = {leaf: m[1] for leaf in leaves if (m := WEIGHT_SCALE_NAME.fullmatch(leaf)) is not None}
+    if named:
+        code = "scaled" if any(of in leaves for of in named.values()) else "beside"
+        yield _Layer(path, code, "weights with scales of their own", tuple(map(leaves.__getitem__, named)))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -260,9 +266,11 @@ def _scales_codes(of: str | None, codes: Mapping[str, Key]) -> bool:
 
 
 def _is_code(leaf: str, spec: TensorSpec) -> bool:
-    """Return whether a tensor holds codes of 8 bits or fewer."""
+    """Return whether a tensor holds codes of 8 bits or fewer, or such that are packed into a weight."""
     dtype = spec.dtype
-    return dtype.itemsize == 1 and dtype.kind != "b" and len(spec.shape) > 1 and not _INDEX.search(leaf)
+    if len(spec.shape) < 2 or dtype.kind == "b" or _INDEX.search(leaf):
+        return False
+    return dtype.itemsize == 1 or (leaf in ("weight", "kernel") and dtype.kind in "iu")
 
 
 def _of_quantisation(config: Mapping[str, Any] | None) -> str:

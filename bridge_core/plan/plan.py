@@ -155,7 +155,7 @@ class Plan:
 
     @property
     def ways(self) -> tuple[tuple[str, str], ...]:
-        """What would decide open layers here, each a sentence and the option of the command."""
+        """What a config here decides or would decide, each as sentences and the option of the command."""
         return self.problems.ways
 
     @property

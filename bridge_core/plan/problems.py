@@ -34,7 +34,7 @@ class PlanProblems:
         rivals: Prefixes that match equally well; None if there are none.
         derived: Of the unexplained, what a layer's weights are made from, as of an adapter or a pruned layer.
         causes: What the source is, where problems come from its not being plain weights.
-        ways: What would decide open layers here, each a sentence and the option of the command.
+        ways: What a config here decides or would decide, each as sentences and the option of the command.
     """
 
     missing: tuple[Key, ...] = ()
@@ -93,7 +93,8 @@ class PlanProblems:
             return unsupported_error(self.unsupported, target_layout, self.causes)
         if self.missing or self.unexpected or self.mismatched:
             open_leaves = (self.ambiguous, self.unexplained)
-            return mismatch_error(self.missing, self.unexpected, self.mismatched, *open_leaves, self.causes)
+            unfitting = (self.missing, self.unexpected, self.mismatched)
+            return mismatch_error(*unfitting, *open_leaves, self.causes, self.ways)
         if self.ambiguous or self.unexplained:
             return open_error(self.ambiguous, self.unexplained, self.derived, self.causes, self.ways)
         return None

@@ -64,17 +64,39 @@ QUANTISED_FORMS = (
         r"_scale",
     ),
     _form("by torchao", r"_?weight_(qdata|scale|zero_point)", r"_?weight_qdata"),
+    _form("by ModelOpt", r"\w+_quantizer\._\w+", r"weight_quantizer\._(double_)?scale"),
+    _form("by MLX", r"scales|biases", r"weight", r"scales", r"biases", integers=True),
+    _form("by gpt-fast", r"scales_and_zeros", r"weight", r"scales_and_zeros", integers=True),
     _form("by HQQ", r"W_q|scale|zero|meta(\.\w+)?|nbits|group_size|axis|shape|packing", r"W_q"),
     _form("by AQLM", r"codes|codebooks|scales", r"codes", r"codebooks", integers=True),
     _form("by EXL2", r"q_(weight|scale|scale_max|groups|group_map|perm|invperm)", r"q_weight", r"q_scale"),
     _form("by EXL3", r"trellis|su|sv|suh|svh|mcg|mul1", r"trellis", r"suh?"),
     _form("by QuIP#", r"Qidxs(_\w+)?|SU|SV|Wscale|codebook_id", r"Qidxs(_\w+)?"),
+    _form("by SpQR", r"dense_weights|row_offsets|col_vals|in_perm", r"dense_weights", r"row_offsets"),
+    _form(
+        "by VPTQ",
+        r"((outlier|res)_)?indices|weight_(scale|bias)|perm",
+        r"indices",
+        r"weight_scale",
+        r"weight_bias",
+        integers=True,
+    ),
     _form("for Marlin kernels", r"B|B_24|B_meta|s|workspace", r"B(_24)?", r"s", integers=True),
     _form("by torch.ao", r"_packed_params(\.\w+)?|scale|zero_point", r"_packed_params(\.\w+)?"),
 )
 """The forms, those that need more names first."""
 
-INNER_NAMES = frozenset({"_data", "_packed_params", "meta", "quant_state"})
+INNER_NAMES = frozenset(
+    {
+        "_data",
+        "_packed_params",
+        "input_quantizer",
+        "meta",
+        "output_quantizer",
+        "quant_state",
+        "weight_quantizer",
+    }
+)
 """Parts of names that are not a layer's: what is below them belongs to the layer above."""
 
 SCALE_NAME = re.compile(
@@ -83,7 +105,7 @@ SCALE_NAME = re.compile(
 """What is next to codes of 8 bits or fewer, of which it names the tensor, or of the one at its path."""
 
 WEIGHT_SCALE_NAME = re.compile(r"(weight|kernel|input|output|activation)_(scales?|zero_points?)")
-"""A scale next to a weight that is stored in floating point."""
+"""Scales of a layer, of which the first two may be next to a weight in floating point."""
 
 ADAPTER_NAMES = tuple(
     (what, re.compile(rf"(^|\.)({names})(\.|$)"))
@@ -91,7 +113,7 @@ ADAPTER_NAMES = tuple(
         ("DoRA", r"lora_magnitude_vector|dora_scale"),
         (
             "LoRA",
-            r"lora_(A|B|E|embedding_A|embedding_B|down|up|mid|bias|ranknum)|(\w+_)?lora(?=\.(up|down|mid|A|B|a|b)\.)",
+            r"lora_([AaBb]\d*|E|embedding_A|embedding_B|down|up|mid|bias|ranknum)|(\w+_)?lora(?=\.(up|down|mid|A|B|a|b)\.)",
         ),
         ("IA3", r"ia3_\w+"),
         ("LoHa", r"hada_\w+"),

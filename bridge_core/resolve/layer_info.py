@@ -39,6 +39,7 @@ def layer_info(
     detection: Detection,
     roles: tuple[str, ...],
     parameters: Mapping[str, str],
+    way_back: LayerNames,
 ) -> LayerInfo:
     """Return the record of a layer.
 
@@ -48,9 +49,17 @@ def layer_info(
         detection: What it is.
         roles: Names of the layer's leaves in neutral form.
         parameters: The leaves at the path that no layer takes -> what says that they are plain parameters.
+        way_back: Which names are a layer's for those that come back to the framework from anywhere.
     """
     evidence, transform = detection.evidence, detection.transform
-    unclaimed = tuple(name for name, found in parameters.items() if found == "unclaimed")
+    beside = transform is not None or bool(detection.candidates)
+
+    def is_named(name: str, found: str) -> bool:
+        # What is known to be its module's own next to a layer needs no record where its name shows that.
+        key = leaf_path(group.path, name)
+        return found == "unclaimed" or (beside and bool(way_back.why(key, group.specs, group.has_children)))
+
+    unclaimed = tuple(name for name, found in parameters.items() if is_named(name, found))
     origin = framework if parameters or detection.candidates else ""
     info = group.info
     transforms = dict(info.transforms) if info is not None else {}

@@ -135,11 +135,9 @@ class _ToNeutral:
         self.config = config
         self.accept_guesses = accept_guesses
         self.detector = Detector(self.transforms, self.framework.name, rules)
-        self._own_names = [
-            LayerNames(registry, self.framework.name, other)
-            for other in registry.frameworks
-            if other != self.framework.name
-        ]
+        here = self.framework.name
+        self._own_names = [LayerNames(registry, here, name) for name in registry.frameworks if name != here]
+        self._way_back = LayerNames(registry, "", here)
         self._part_ops: dict[object, tuple[tuple[tuple[Op, ...], Shape], ...]] = {}
         self._readings: dict[object, tuple[Detection, tuple[tuple[_LeafMove, ...], LayerInfo]]] = {}
         self.steps: list[Step] = []
@@ -261,7 +259,8 @@ class _ToNeutral:
                 usual = self.collections.default
             targets = tuple(leaf_path((), role) for role in leaf_roles)
             moves.append(_LeafMove(targets, ops, kind, evidence, usual))
-        return tuple(moves), layer_info(self.framework.name, group, detection, tuple(roles), parameters)
+        info = layer_info(self.framework.name, group, detection, tuple(roles), parameters, self._way_back)
+        return tuple(moves), info
 
     def _is_new_name(self, group: Group, name: str, renamed: Mapping[Key, Rule]) -> bool:
         """Return whether a rule gave a leaf its name, which then says nothing of its axes."""

@@ -26,6 +26,7 @@ from bridge_core import (
     convert,
     open_state,
     plan_conversion,
+    save_state,
     verify,
 )
 from bridge_core.cli import main
@@ -55,6 +56,21 @@ def test_a_folder_is_guided_without_an_option(folder, monkeypatch):
     monkeypatch.chdir(folder)
     planned(".", library)
     assert library.asked[-1].folder == folder
+
+
+@pytest.mark.parametrize("options", [{}, {"allow_missing": "**"}], ids=repr)
+def test_a_refusal_says_that_the_expected_names_come_from_the_folder(folder, options):
+    state = {**weights("Net"), "more.weight": np.zeros((3, 4)), "more.bias": np.zeros(3)}
+    save_state(state, folder / "model.safetensors", overwrite=True)
+    with pytest.raises(MismatchError, match=r"from the class that the folder names(.|\n)*--model none"):
+        planned(folder, Zoo(), **options)
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(MismatchError, match=r"the class that config\.json names"):
+        planned(folder, Zoo(), model="auto")
+    like = {"wte": {"embedding": np.zeros((6, 4), "float32")}}
+    with pytest.raises(MismatchError) as refused:
+        planned(folder, Zoo(), like=like)
+    assert "names and shapes come from" not in str(refused.value)
 
 
 def test_without_a_library_the_same_folder_is_ambiguous(folder):

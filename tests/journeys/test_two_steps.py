@@ -269,6 +269,19 @@ def test_any_model_goes_to_neutral_and_back(made, seed):
         assert_same_state_dict({name: back[name] for name in original}, original)
 
 
+@pytest.mark.parametrize("name", ["scale", "kernel", "mean"])
+@pytest.mark.parametrize("of_layer", [False, True], ids=["undecided", "decided"])
+def test_an_own_parameter_with_a_neutral_name_beside_a_layer_goes_back(name, of_layer):
+    module = nn.Linear(3, 4) if of_layer else nn.Module()
+    if not of_layer:
+        module.register_parameter("weight", nn.Parameter(torch.zeros(3, 4)))
+    module.register_parameter(name, nn.Parameter(torch.zeros(2, 2)))
+    original = randomise(module).state_dict()
+    neutral = to_neutral(module, "torch")
+    for like in (None, original, module):
+        assert_same_state_dict(from_neutral(neutral, "torch", like=like), original)
+
+
 @given(models(), st.integers(0, 1000))
 @settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_model_goes_to_flax_and_back_where_it_is_not_refused(made, seed):

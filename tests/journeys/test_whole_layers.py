@@ -125,6 +125,54 @@ def test_a_layer_that_is_left_out_with_its_scales_needs_no_warning():
     assert {join_key(drop.key) for drop in plan.left_out} == set(FP8) - set(NORM)
 
 
+AWQ = {
+    "fc.qweight": np.zeros((8, 1), "int32"),
+    "fc.qzeros": np.zeros((1, 1), "int32"),
+    "fc.scales": np.ones((1, 8), "float16"),
+    **NORM,
+}
+PEFT = {
+    f"base_model.model.fc.lora_{part}.weight": np.ones(shape, "float32")
+    for part, shape in (("A", (2, 8)), ("B", (8, 2)))
+}
+
+
+@pytest.mark.parametrize("source", [AWQ, {**PEFT, **NORM}], ids=["awq", "peft"])
+def test_no_wildcard_leaves_out_what_an_unfilled_layer_is_made_of(source):
+    like = {"fc": {"kernel": LIKE["fc"]["kernel"]}, "norm": LIKE["norm"]}
+    options = {"to": "flax", "like": like, "layout": "torch", "allow_missing": "fc.*"}
+    with pytest.raises(MismatchError, match="never by a wildcard"):
+        plan_conversion(source, **options, allow_unexpected=True)
+    names = [name for name in source if name not in NORM]
+    plan = plan_conversion(source, **options, allow_unexpected=names)
+    assert {key for warning in plan.warnings for key in warning.keys} == {drop.key for drop in plan.left_out}
+
+
+def test_a_pattern_for_a_part_that_the_target_lacks_is_enough():
+    source = {**AWQ, "tower.fc.lora_A": LORA["fc.lora_A"], "tower.fc.weight": LORA["fc.weight"]}
+    plan = plan_conversion(
+        source, to="flax", like={"norm": LIKE["norm"]}, layout="torch", allow_unexpected=["fc.*", "tower.**"]
+    )
+    assert len(plan.left_out) == 5
+
+
+def test_codes_with_a_name_of_their_own_do_not_cross_unasked():
+    source = {"fc.W_q": np.zeros((4, 8), "uint8"), "fc.bias": BIAS, "fc.meta.scale": BIAS, **NORM}
+    with pytest.raises(
+        UnclaimedTensorError, match=r"one of the tensors of a quantised layer(.|\n)*HQQ"
+    ) as refused:
+        plan_conversion(source, to="flax", layout="torch")
+    assert "allow" not in refused.value.hint
+    plan = plan_conversion(source, to="flax", layout="torch", allow_unclaimed=["fc.W_q", "fc.meta.scale"])
+    assert [warning.code for warning in plan.warnings] == ["quantised"]
+    assert plan_conversion(source, to="torch", layout="torch").warnings == ()
+
+
+def test_parts_of_an_adapter_that_are_guessed_to_be_layers_are_warned_of():
+    plan = plan_conversion({**PEFT, **NORM}, to="flax", layout="torch", accept_guesses=True)
+    assert [(warning.code, len(warning.keys)) for warning in plan.warnings] == [("adapter", 2)]
+
+
 def test_scales_that_are_copied_to_another_framework_are_warned_of():
     plan = plan_conversion(FP8, to="flax", allow_unclaimed="**.weight_scale_inv", layout="torch")
     (warning,) = plan.warnings

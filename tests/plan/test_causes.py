@@ -93,6 +93,23 @@ FORMS = {
         "fc.q_groups": ("int16", (2,)),
     },
     "EXL3": {"fc.trellis": ("int16", (1, 1, 16)), "fc.suh": ("float16", (16,)), "fc.svh": ("float16", (16,))},
+    "MLX": {
+        "fc.weight": ("uint32", (4, 1)),
+        "fc.scales": ("float16", (4, 1)),
+        "fc.biases": ("float16", (4, 1)),
+    },
+    "ModelOpt": {"fc.weight": ("int8", (4, 8)), "fc.weight_quantizer._scale": ("float32", (4, 1))},
+    "gpt-fast": {"fc.weight": ("int32", (1, 1, 32, 4)), "fc.scales_and_zeros": ("bfloat16", (1, 16, 2))},
+    "SpQR": {
+        "fc.dense_weights": ("int64", (4, 4)),
+        "fc.row_offsets": ("int32", (17,)),
+        "fc.col_vals": ("int32", (5,)),
+    },
+    "VPTQ": {
+        "fc.indices": ("int32", (1, 16, 4)),
+        "fc.weight_scale": ("float16", (8,)),
+        "fc.weight_bias": ("float16", (8,)),
+    },
     "Marlin": {"fc.B": ("int32", (4, 8)), "fc.s": ("float16", (1, 8))},
 }
 
@@ -103,6 +120,7 @@ ADAPTERS = {
         "base_model.model.wte.lora_embedding_A",
     ],
     "LoRA ": ["fc.lora_A", "fc.lora_B"],
+    "LoRA    ": ["fc.lora_a.weight", "fc.lora_b.weight", "fc.lora_A1.weight"],
     "LoRA  ": ["unet.down.0.attn1.processor.to_q_lora.down.weight", "unet.x.to_q.lora.up.weight"],
     "LoRA   ": [
         "lora_unet_down_blocks_0_to_q.lora_down.weight",
@@ -117,6 +135,8 @@ ADAPTERS = {
 }
 
 PLAIN = [
+    {"fc.weight": ("float32", (4, 4)), "fc.input_scale": ("float32", ())},
+    {"weight_scale": ("float32", (4,))},
     {"norm.scale": ("float32", (4,))},
     {"norm.scale": ("float32", (4,)), "norm.bias": ("float32", (4,))},
     {"net.scale": ("float32", (4,)), "net.weight": ("float32", (4, 4)), "net.scales": ("float32", (3,))},
