@@ -10,7 +10,7 @@ if TYPE_CHECKING:
         Relocating as Relocating,
         TreeNaming as TreeNaming,
     )
-    from bridge_core.plugins.guarded_tensors import with_guarded_tensors as with_guarded_tensors
+    from bridge_core.plugins.guarded_tensors import closed_with as closed_with, guarded_state as guarded_state
     from bridge_core.plugins.hookspecs import hookimpl as hookimpl
     from bridge_core.plugins.kind_providers import (
         missing_provider as missing_provider,
@@ -43,7 +43,7 @@ else:
         __name__,
         {
             "framework": "Framework Relocating TreeNaming",
-            "guarded_tensors": "with_guarded_tensors",
+            "guarded_tensors": "closed_with guarded_state",
             "hookspecs": "hookimpl",
             "kind_providers": "missing_provider providers_of",
             "library": "Checkpoint Guidance Library",

@@ -276,5 +276,6 @@ def _names_of(point: EntryPoint) -> frozenset[str]:
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, PluginError):
-        return f"{type(error).__name__}: {error.message}" + (f" {error.hint}" if error.hint else "")
+        text = f"{type(error).__name__}: {error.message} {error.hint or ''}"
+        return " ".join(text.split())
     return cause_of(error)
