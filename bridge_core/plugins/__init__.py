@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bridge_core.plugins.recorded_layers import (
         check_recorded_layers as check_recorded_layers,
         held_layers as held_layers,
+        undecided_problem as undecided_problem,
         unnamed_parts as unnamed_parts,
     )
     from bridge_core.plugins.registry import (
@@ -49,7 +50,7 @@ else:
             "library": "Checkpoint Guidance Library",
             "layout_detection": "composite_layers undetermined_layout",
             "plugin_errors": "cause_of is_interrupt plugin_failures",
-            "recorded_layers": "check_recorded_layers held_layers unnamed_parts",
+            "recorded_layers": "check_recorded_layers held_layers undecided_problem unnamed_parts",
             "registry": "PluginFailure Registry default_registry loaded_registry",
             "tree_names": "names_of random_state_of",
         },
