@@ -190,3 +190,10 @@ def test_guidance_that_is_none_names_the_ways_without_it(tmp_path, source, guida
         for part in (text, "--model none", "--disable-plugin acme"):
             assert part in refused.err
         assert run("plan", tmp_path, "--to", "flax", "--disable-plugin", "acme").code == 0
+
+
+@pytest.mark.parametrize("name", ["", ":", ".x", "x.", "a..b:c"])
+def test_a_plugin_that_cannot_be_a_module_is_a_mistake_of_the_caller(name):
+    refused = run("plugins", "--plugin", name)
+    assert refused.code == 2
+    assert f"--plugin {name!r}: the name of a module was expected" in refused.err
