@@ -14,7 +14,13 @@ from pathlib import Path
 from bridge_core.checkpoint.detect_format import by_extension
 from bridge_core.checkpoint.verification import check_written
 from bridge_core.checkpoint.write_options import StrPath, WriteOptions, as_path
-from bridge_core.errors import BridgeError, DestinationExists, UnsupportedFeature, UsageError
+from bridge_core.errors import (
+    BridgeError,
+    DestinationExists,
+    UnsupportedFeature,
+    UsageError,
+    VerificationError,
+)
 from bridge_core.formats import Format, ShardNames
 from bridge_core.io import is_plain_name, replacing_file, replacing_folder, system_failures
 from bridge_core.messages import listed
@@ -70,9 +76,9 @@ def write_checkpoint(state: FlatState, path: StrPath, options: WriteOptions, reg
 def _with_held_metadata(state: FlatState, registry: Registry) -> FlatState:
     """Return the state without metadata that its tensors contradict, which no reader would accept."""
     metadata = state.metadata
+    check_given(metadata)
     if not (metadata.ties or metadata.layers or metadata.empty or metadata.tree_form):
         return state
-    check_given(metadata)
     tree_form = metadata.tree_form
     if tree_form.get(state.layout or "") == "variables" and any(len(key) < 2 for key in state):
         tree_form = {name: form for name, form in tree_form.items() if name != state.layout}
@@ -143,6 +149,7 @@ class _Writer:
         self.format = used
         self.registry = registry
         self.options = options
+        self._foreign = registry.foreign_plugin("formats", used.name)
         self.meter = Meter(state, options.progress, verify=options.verify)
         self.overflows: dict[Key, int] = {}
 
@@ -236,19 +243,27 @@ class _Writer:
         plugins = self.registry.foreign_failures("formats", self.format.name, f"write {destination}")
         with plugins, system_failures(path, "writing"):
             self.format.write(state, target)
+            if self._foreign is not None and (path.is_symlink() or not path.is_file()):
+                raise TypeError("the file that it was to write is gone, or is not a plain file any more")
         self.overflows.update(target.overflows)
         return target.checksums
 
     def _check(self, path: Path, sums: Mapping[Key, int]) -> None:
-        check_written(
-            path,
-            self.state,
-            self.format,
-            registry=self.registry,
-            checksums=sums if self.options.verify else None,
-            budget=self.options.budget,
-            report=self.meter.verified,
-        )
+        try:
+            check_written(
+                path,
+                self.state,
+                self.format,
+                registry=self.registry,
+                checksums=sums if self.options.verify else None,
+                budget=self.options.budget,
+                report=self.meter.verified,
+            )
+        except VerificationError as err:
+            if self._foreign is not None and self._foreign.way_without:
+                way = self._foreign.way_without
+                err.hint = f"{self._foreign.origin} wrote it; to do without this plugin, {way}."
+            raise
         self.state.check_unchanged()
 
 

@@ -154,7 +154,10 @@ def claims(
         registry: Where formats are found.
         failed: Gets the failure; without it, it is reported.
     """
-    return registry.asks("formats", candidate, "sniff", file, failed)
+    if _is_own(candidate, registry):
+        return registry.asks("formats", candidate, "sniff", file, failed)
+    with file.duplicate() as lent:  # which its code may close
+        return registry.asks("formats", candidate, "sniff", lent, failed)
 
 
 def is_set_of_shards(file: SourceFile, registry: Registry, chosen: Format | None = None) -> bool:
@@ -259,9 +262,10 @@ def _opened(used: Format, file: SourceFile, registry: Registry, entry: str | Non
         raise TypeError(f"what it opens is a {type(state).__name__}; a FlatState was expected")
     if registry.foreign_plugin("formats", used.name) is None:
         return state
-    from bridge_core.plugins import with_guarded_tensors
+    from bridge_core.plugins import closed_with, guarded_state
 
-    return with_guarded_tensors(
-        state,
-        lambda: registry.failures_of("formats", used.name, f"read {file.name}", damaged=file.name),
+    doing = f"read {file.name}"
+    guarded = guarded_state(
+        state, lambda: registry.failures_of("formats", used.name, doing, damaged=file.name)
     )
+    return closed_with(guarded, file, lambda: registry.reported("formats", used.name, "close"))

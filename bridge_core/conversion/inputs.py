@@ -103,9 +103,9 @@ def _live_state(value: Any, framework: Framework, registry: Registry) -> FlatSta
             raise TypeError(f"its state is a {type(state).__name__}; a FlatState was expected")
         if registry.foreign_plugin("frameworks", framework.name) is None:
             return state
-        from bridge_core.plugins import with_guarded_tensors
+        from bridge_core.plugins import guarded_state
 
-        return with_guarded_tensors(state, lambda: registry.failures_of("frameworks", framework.name, doing))
+        return guarded_state(state, lambda: registry.failures_of("frameworks", framework.name, doing))
 
 
 def _mapped_state(

@@ -154,16 +154,24 @@ def _guide(library: Library, checkpoint: Checkpoint, registry: Registry) -> Guid
         system_failures(folder, library.name, foreign=True),
     ):
         known = _asked(library, checkpoint, hint)
-    if known is None:
-        return None
-    if not isinstance(known, Guidance):
-        raise PluginError(f"returned {known!r}; a Guidance or None was expected.", plugin=library.name)
+        if known is not None:
+            _check(known, registry)
+        return known
+
+
+def _check(known: Any, registry: Registry) -> None:
+    """Check what a library returned.
+
+    Raises:
+        PluginError: It is not a guidance, or would write weights.
+    """
     from bridge_core.checkpoint import is_weights_name
 
+    if not isinstance(known, Guidance):
+        raise PluginError(
+            f"returned an object of the type {type(known).__name__}; a Guidance or None was expected."
+        )
     weights = is_weights_name(registry.formats.values())
     for name in known.sidecar_files:
         if weights(name):
-            raise PluginError(
-                f"names {name!r} beside the weights, which is a name of weights.", plugin=library.name
-            )
-    return known
+            raise PluginError(f"names {name!r} beside the weights, which is a name of weights.")

@@ -7,6 +7,7 @@ SIGBUS, and several threads can share it.
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import os
 import stat
@@ -83,6 +84,12 @@ class SourceFile(ByteSource):
         self.identity = (status.st_dev, status.st_ino)
         self._stamp = _stamp(status)
         self._open = True
+
+    def duplicate(self) -> SourceFile:
+        """Return the same open file as an object that can be closed by itself."""
+        duplicate = copy.copy(self)
+        duplicate._fd = os.dup(self.fd)
+        return duplicate
 
     @property
     def fd(self) -> int:

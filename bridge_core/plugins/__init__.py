@@ -10,7 +10,7 @@ if TYPE_CHECKING:
         Relocating as Relocating,
         TreeNaming as TreeNaming,
     )
-    from bridge_core.plugins.guarded_tensors import with_guarded_tensors as with_guarded_tensors
+    from bridge_core.plugins.guarded_tensors import closed_with as closed_with, guarded_state as guarded_state
     from bridge_core.plugins.hookspecs import hookimpl as hookimpl
     from bridge_core.plugins.kind_providers import (
         missing_provider as missing_provider,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bridge_core.plugins.recorded_layers import (
         check_recorded_layers as check_recorded_layers,
         held_layers as held_layers,
+        undecided_problem as undecided_problem,
         unnamed_parts as unnamed_parts,
     )
     from bridge_core.plugins.registry import (
@@ -43,13 +44,13 @@ else:
         __name__,
         {
             "framework": "Framework Relocating TreeNaming",
-            "guarded_tensors": "with_guarded_tensors",
+            "guarded_tensors": "closed_with guarded_state",
             "hookspecs": "hookimpl",
             "kind_providers": "missing_provider providers_of",
             "library": "Checkpoint Guidance Library",
             "layout_detection": "composite_layers undetermined_layout",
             "plugin_errors": "cause_of is_interrupt plugin_failures",
-            "recorded_layers": "check_recorded_layers held_layers unnamed_parts",
+            "recorded_layers": "check_recorded_layers held_layers undecided_problem unnamed_parts",
             "registry": "PluginFailure Registry default_registry loaded_registry",
             "tree_names": "names_of random_state_of",
         },

@@ -1,4 +1,4 @@
-"""Tensors that a plugin's code reads: what it raises names the plugin, and what it returns is checked."""
+"""States that a plugin's code opens: what it raises names the plugin, and what it returns is checked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bridge_core.errors import about_tensor
+from bridge_core.errors import UsageError, about_tensor
+from bridge_core.io import SourceFile
 from bridge_core.state import (
     Array,
     ArrayTensor,
@@ -16,13 +17,16 @@ from bridge_core.state import (
     FlatState,
     Key,
     Region,
+    StateMetadata,
     StridedFileTensor,
     Tensor,
     TensorSpec,
+    check_given,
+    join_key,
     region_shape,
 )
 
-__all__ = ["with_guarded_tensors"]
+__all__ = ["closed_with", "guarded_state"]
 
 Guard = Callable[[], AbstractContextManager[object, bool | None]]
 
@@ -30,20 +34,70 @@ _OWN = (ArrayTensor, FileTensor, StridedFileTensor)
 """Tensors that only code of ckptbridge reads."""
 
 
-def with_guarded_tensors(state: FlatState, guard: Guard) -> FlatState:
+def guarded_state(state: FlatState, guard: Guard) -> FlatState:
     """Return a state that a plugin made, on the same files, whose tensors are read under a guard.
 
     Args:
         state: The state.
         guard: Makes the context in which the plugin's code runs.
+
+    Raises:
+        TypeError: Its layout, its metadata or the spec of a tensor is not what it has to be.
     """
+    if not (state.layout is None or (isinstance(state.layout, str) and state.layout)):
+        raise TypeError(f"its layout is {state.layout!r}; a name, or None, was expected")
+    if not isinstance(state.metadata, StateMetadata):
+        raise TypeError(f"its metadata is a {type(state.metadata).__name__}; StateMetadata was expected")
+    try:
+        check_given(state.metadata)
+    except UsageError as err:
+        raise TypeError(err.message.rstrip(".")) from err
     guarded: dict[int, Tensor] = {}  # tied keys may share one tensor, and stay so
     tensors: dict[Key, Tensor] = {}
     for key, tensor in state.tensors().items():
         if not isinstance(tensor, _OWN) and id(tensor) not in guarded:
-            guarded[id(tensor)] = _GuardedTensor(tensor.spec, tensor, key, guard)
+            guarded[id(tensor)] = _GuardedTensor(_checked_spec(tensor.spec, key), tensor, key, guard)
         tensors[key] = guarded.get(id(tensor), tensor)
     return state.replace(tensors=tensors) if guarded else state
+
+
+def closed_with(state: FlatState, file: SourceFile, guard: Guard) -> FlatState:
+    """Return a state that a plugin opened, which closes the file whatever the plugin's code does.
+
+    Args:
+        state: The state.
+        file: The file that it was opened from.
+        guard: Makes the context in which the plugin's code closes the state.
+    """
+    close = _GuardedClose(state, file, guard)
+    return FlatState(state.tensors(), layout=state.layout, metadata=state.metadata, close=close)
+
+
+def _checked_spec(spec: object, key: Key) -> TensorSpec:
+    if not isinstance(spec, TensorSpec):
+        raise TypeError(f"the spec of {join_key(key)!r} is a {type(spec).__name__}; expected a TensorSpec")
+    if not all(isinstance(size, int | np.integer) and size >= 0 for size in spec.shape):
+        raise TypeError(f"{join_key(key)!r} has the shape {list(spec.shape)}; expected sizes")
+    return spec
+
+
+class _GuardedClose:
+    """Closes what a plugin opened, and the file whatever the plugin's code does."""
+
+    def __init__(self, state: FlatState, file: SourceFile, guard: Guard) -> None:
+        self._state = state
+        self._file = file
+        self._guard = guard
+
+    def __call__(self) -> None:
+        try:
+            with self._guard():
+                self._state.close()
+        finally:
+            self._file.close()
+
+    def check_unchanged(self) -> None:
+        self._state.check_unchanged()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -61,5 +115,6 @@ class _GuardedTensor:
             if not isinstance(values, np.ndarray):
                 raise TypeError(f"expected an array {expected}, got a {type(values).__name__}")
             if values.shape != expected.shape or values.dtype != expected.dtype:
-                raise TypeError(f"expected {expected}, got {values.dtype.name}{list(values.shape)}")
+                order = " in another byte order" if values.dtype.name == expected.dtype.name else ""
+                raise TypeError(f"expected {expected}, got {values.dtype.name}{list(values.shape)}{order}")
             return values

@@ -200,9 +200,15 @@ def import_plugin(name: str) -> Any:
         name: ``"package.module"``, or ``"package.module:attribute"``.
 
     Raises:
-        UsageError: There is no such module.
+        UsageError: There is no such module, or the name cannot be one.
         PluginError: Importing it failed.
     """
+    module = name.partition(":")[0]
+    if not all(module.split(".")):
+        raise UsageError(
+            f"--plugin {name!r}: the name of a module was expected.",
+            hint="Name a module in the current folder or on Python's path: --plugin PKG.MOD.",
+        )
     point = EntryPoint(name, name, ADDED, "")
     here = str(Path.cwd())
     first = here not in sys.path
@@ -213,7 +219,6 @@ def import_plugin(name: str) -> Any:
             return point.load()
     except PluginError as err:
         cause = err.__cause__
-        module = name.partition(":")[0]
         if isinstance(cause, ModuleNotFoundError) and f"{module}.".startswith(f"{cause.name}."):
             raise UsageError(
                 f"--plugin {name}: there is no module {cause.name!r}.",
@@ -276,5 +281,6 @@ def _names_of(point: EntryPoint) -> frozenset[str]:
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, PluginError):
-        return f"{type(error).__name__}: {error.message}" + (f" {error.hint}" if error.hint else "")
+        text = f"{type(error).__name__}: {error.message} {error.hint or ''}"
+        return " ".join(text.split())
     return cause_of(error)

@@ -77,6 +77,8 @@ class plugin_failures:
         traceback: TracebackType | None,
     ) -> None:
         if isinstance(error, PluginError):
+            if self._origin and error.plugin in (None, self._plugin):
+                error.hint = error.hint or self._hint
             error.plugin = error.plugin or self._plugin
         if error is None or isinstance(error, BridgeError) or is_interrupt(error):
             return

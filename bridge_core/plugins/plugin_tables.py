@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bridge_core.errors import PluginError, SystemFailure, UsageError
+from bridge_core.errors import BridgeError, PluginError, SystemFailure, UsageError
 from bridge_core.plugins.loading import FailureLog, LoadedPlugin, PluginFailure, PluginInfo
 from bridge_core.plugins.plugin_errors import is_interrupt, plugin_failures
 from bridge_core.plugins.provided_values import TABLES
@@ -122,6 +122,23 @@ class PluginTables:
         else:
             failed[value.name] = failure
         return False
+
+    @contextlib.contextmanager
+    def reported(self, table: str, name: str, doing: str) -> Iterator[None]:
+        """Let failures of another's plugin, in what nothing depends on any more, be reported and pass.
+
+        Args:
+            table: The table that what it provides is in.
+            name: Its name.
+            doing: The method that runs: ``"close"``.
+        """
+        try:
+            yield
+        except BaseException as err:  # a plugin's code may raise anything
+            plugin = self.foreign_plugin(table, name)
+            if plugin is None or is_interrupt(err) or isinstance(err, BridgeError):
+                raise
+            self.report(plugin.failure(f"{name}.{doing}", err))
 
     def report(self, failure: PluginFailure) -> None:
         """Warn of what a plugin did wrong when it was used, unless that was reported before."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,8 @@ _OWN_KINDS = ("parameter", "undecided")
 """What plans and metadata call tensors that belong to no kind."""
 _LONGEST = 200
 """Characters of a wrong value that are shown."""
+_MOST = 10_000
+"""Values that one hook may return: some code returns them one by one and never ends."""
 
 
 def check_values(results: Iterable[Any], table: str) -> tuple[Any, ...]:
@@ -64,7 +67,9 @@ def check_values(results: Iterable[Any], table: str) -> tuple[Any, ...]:
     for result in results:
         if not isinstance(result, Iterable):
             raise PluginError(f"returned {_shown(result)}; a list of {wanted.__name__} was expected.")
-        values += result
+        values += itertools.islice(result, _MOST + 1)
+        if len(values) > _MOST:
+            raise PluginError(f"returned more than {_MOST} values; a list of {wanted.__name__} was expected.")
     value: Any
     for value in values:
         if isinstance(value, type) or not isinstance(value, wanted):
@@ -99,8 +104,11 @@ def _lacking(value: Any, wanted: type[Any], table: str) -> str:
 
 
 def _check_name(name: Any, what: str) -> None:
-    """Check a name: it is written in commands, in lists with commas, and in files."""
-    if not isinstance(name, str):
+    """Check a name: it is written in commands, in lists with commas, and in files.
+
+    A class of the plugin's own that extends `str` is refused, since it may compare as it likes.
+    """
+    if type(name) is not str:
         raise PluginError(f"provides a {what} with the name {_shown(name)}; a text was expected.")
     if not name or not name.isprintable() or any(c.isspace() or c in ",'\"" for c in name):
         raise PluginError(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bridge_core.axes import Shape
     from bridge_core.plugins.registry import Registry
 
-__all__ = ["check_recorded_layers", "held_layers", "unnamed_parts"]
+__all__ = ["check_recorded_layers", "held_layers", "undecided_problem", "unnamed_parts"]
 
 Form = Mapping[str, str]
 """Leaf name -> axes, of one layout of a kind."""
@@ -37,7 +37,7 @@ def check_recorded_layers(state: FlatState, registry: Registry, path: str) -> No
         MalformedFile: A record contradicts the tensors, or its kind.
     """
     for layer, problem in _misfits(state, registry):
-        where = f"'layers' records {join_key(layer)!r} as {state.metadata.layers[layer].kind}"
+        where = f"'layers' records {join_key(layer)!r} as {state.metadata.layers[layer].kind or 'undecided'}"
         raise misfit(f"{where}, and {problem}", path)
 
 
@@ -50,6 +50,11 @@ def held_layers(state: FlatState, registry: Registry) -> Mapping[Key, LayerInfo]
 
 def _misfits(state: FlatState, registry: Registry) -> Iterator[tuple[Key, str]]:
     """Yield the layers whose records do not fit, each with the reason."""
+    if state.layout == "neutral":
+        for path, info in state.metadata.layers.items():
+            problem = undecided_problem(info, registry)
+            if problem and info.candidates:  # one without them says nothing, which contradicts nothing
+                yield path, problem
     decided = {path: info for path, info in state.metadata.layers.items() if info.kind is not None}
     if not decided or not any(info.kind in registry.kinds for info in decided.values()):
         return
@@ -77,6 +82,32 @@ def _misfits(state: FlatState, registry: Registry) -> Iterator[tuple[Key, str]]:
             known[signature] = _problem(info, present, forms[kind, recorded], registry)
         if known[signature]:
             yield path, known[signature]
+
+
+def undecided_problem(info: LayerInfo, registry: Registry) -> str:
+    """Return why the record of an undecided layer contradicts itself; empty if it does not.
+
+    Without a layer that it may be, it would be copied as if something said that it is a plain parameter.
+
+    Args:
+        info: The record, of a neutral state.
+        registry: Where kinds and transforms are found.
+    """
+    if info.kind is not None or not info.leaves:
+        return ""
+    known: dict[str, None] = {}
+    for name in info.candidates:
+        transform, (framework, _, kind) = registry.transforms.get(name), name.partition(".")
+        if transform is not None:
+            known.update(dict.fromkeys(transform.by_name()))
+        elif framework == "neutral" and kind in registry.kinds:
+            known.update(dict.fromkeys(registry.kinds[kind].leaves))
+        elif name != "parameter":  # no plugin provides it, which the conversion says
+            return ""
+    if not known:
+        return "names no layer that it may be"
+    leaf = next((leaf for leaf in info.leaves if leaf not in known), None)
+    return "" if leaf is None else f"no layer that it may be has a leaf {leaf!r}; they have {listed(known)}"
 
 
 def unnamed_parts(path: Key, info: LayerInfo, state: FlatState, registry: Registry) -> list[str]:

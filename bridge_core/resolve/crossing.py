@@ -15,6 +15,9 @@ from bridge_core.state import Key
 
 __all__ = ["Crossing"]
 
+_MANY = 64
+"""Leaves of one layer from which looking each of them up in a list would take too long."""
+
 
 class Crossing:
     """Decides which leaves that no layer takes may be copied to a framework, and on what evidence.
@@ -44,6 +47,7 @@ class Crossing:
         self._waiting = waiting
         self._names: dict[str, LayerNames] = {}
         self._ways_back: dict[str, LayerNames] = {}
+        self._many: tuple[NeutralLayer, frozenset[str], frozenset[str]] | None = None
 
     def evidence(self, layer: NeutralLayer, name: str, evidence: str, *, templated: bool) -> str:
         """Return the evidence on which a leaf is copied unchanged, and note it if it is refused.
@@ -55,9 +59,10 @@ class Crossing:
             templated: Whether a template has a tensor of this name and shape.
         """
         key = layer.group.keys[name]
-        if name in layer.leaves or key in self._waiting:
+        leaves, unclaimed = self._named(layer)
+        if name in leaves or key in self._waiting:
             return evidence
-        recorded = name in layer.unclaimed
+        recorded = name in unclaimed
         if recorded and layer.origin and self._target in (layer.origin, *layer.transforms):
             return "name"
         if templated and not self._may_be_turned(layer, name):
@@ -90,12 +95,20 @@ class Crossing:
         shape = layer.group.specs[name].shape
         return layer.doubted and len(set(shape)) < len(shape) and bool(self._why(layer, name))
 
+    def _named(self, layer: NeutralLayer) -> tuple[Collection[str], Collection[str]]:
+        """Return the leaves of a layer and its unclaimed ones, as sets where there are many of one layer."""
+        if max(len(layer.leaves), len(layer.unclaimed)) < _MANY:
+            return layer.leaves, layer.unclaimed
+        if self._many is None or self._many[0] is not layer:
+            self._many = (layer, frozenset(layer.leaves), frozenset(layer.unclaimed))
+        return self._many[1:]
+
     def _why(self, layer: NeutralLayer, name: str) -> str:
         group = layer.group
         if layer.misfits:
             return LayerNames.mark(group.keys[name]) or _misfit(layer)
         # Whose axes a leaf has that came to a recorded layer later, nobody knows.
-        origin = layer.origin if name in (*layer.leaves, *layer.unclaimed) else ""
+        origin = layer.origin if any(name in names for names in self._named(layer)) else ""
         if origin not in self._names:
             self._names[origin] = LayerNames(self._registry, origin, self._target)
         why = self._names[origin].why(group.keys[name], group.specs, group.has_children)

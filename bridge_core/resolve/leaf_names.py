@@ -102,7 +102,9 @@ class LayerNames:
                 "its parts"
             )
         name = _LAYER_OF_STACK.sub("", key[-1])
-        own = next((spec for leaf, spec in specs.items() if leaf.rpartition(".")[2] == key[-1]), None)
+        own = specs.get(key[-1])  # a search for each of very many leaves at one path would take too long
+        if own is None:
+            own = next((spec for leaf, spec in specs.items() if leaf.rpartition(".")[2] == key[-1]), None)
         rank = len(own.shape) if own is not None else 0
         if (
             self._is_a_layers(self._of_source.get(name, ()), specs, has_children)

@@ -9,7 +9,7 @@ from math import prod
 
 from bridge_core.axes import bind_axes
 from bridge_core.layers import LayerKind, LayerTransform
-from bridge_core.plugins import Registry
+from bridge_core.plugins import Registry, undecided_problem
 from bridge_core.resolve.evidence import PARAMETER
 from bridge_core.state import FlatState, LayerInfo, TensorSpec
 
@@ -30,6 +30,7 @@ class NeutralRecords:
     """
 
     def __init__(self, state: FlatState, registry: Registry, neutral: Mapping[str, LayerTransform]) -> None:
+        self._registry = registry
         self._kinds = registry.kinds
         self._transforms = {**neutral, **registry.transforms}
         self._layers = state.metadata.layers
@@ -52,7 +53,9 @@ class NeutralRecords:
             info = replace(info, leaves=leaves, unclaimed=unclaimed)
             if not info.leaves:
                 return replace(info, kind=None, evidence="unclaimed", candidates=()) if unclaimed else None
-        if info.kind is None or info.kind == PARAMETER:
+        if info.kind is None:
+            return None if undecided_problem(info, self._registry) else info
+        if info.kind == PARAMETER:
             return info
         if not info.leaves:
             return None

@@ -221,13 +221,14 @@ class PlanBuilder:
         names: tuple[str, ...],
     ) -> None:
         """Note for the target's metadata what a layer is, unless its names and shapes prove it anyway."""
-        unclaimed = tuple(name for name in names if name in layer.unclaimed) if layer.unclaimed else ()
+        recorded = frozenset(layer.unclaimed)
+        unclaimed = tuple(name for name in names if name in recorded)
         if outcome.source.kind == PARAMETER and layer.kind is None:
             self._note_unclaimed(path, layer, unclaimed)
             return
         target_is_parameters = outcome.target.kind == PARAMETER
         if target_is_parameters and unclaimed:
-            names = tuple(name for name in names if name not in unclaimed)
+            names = tuple(name for name in names if name not in recorded)
         transforms = {
             framework: name
             for framework, name in layer.transforms.items()

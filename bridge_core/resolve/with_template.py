@@ -335,4 +335,5 @@ def _identity(detection: Detection) -> object:
     transform = detection.transform.name if detection.transform else None
     candidates = tuple(c.name if c is not None else None for c in detection.candidates)
     misfits = bool(detection.misfits)  # which are not read in other layouts
-    return (detection.evidence, transform, candidates, detection.leaves, misfits)
+    splits = tuple(detection.axis_splits.items())
+    return (detection.evidence, transform, candidates, detection.leaves, splits, misfits)

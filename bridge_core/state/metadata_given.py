@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from bridge_core.errors import UsageError
-from bridge_core.state.metadata import AuxiliaryTensor, LayerInfo, RecordedRule, StateMetadata
+from bridge_core.state.metadata import AuxiliaryTensor, LayerInfo, ModuleInfo, RecordedRule, StateMetadata
 from bridge_core.state.metadata_schema import Misfit, check_auxiliary, check_layer, check_rule
 
 __all__ = ["check_given"]
@@ -24,6 +24,9 @@ def check_given(metadata: StateMetadata) -> None:
     """
     try:
         _check_layers(metadata.layers)
+        _check_keys("modules", metadata.modules, root=True)
+        for module in metadata.modules.values():
+            _of_type("modules", module, ModuleInfo)
         _check_keys("ties", (*metadata.ties, *metadata.ties.values()))
         _check_texts("collections", metadata.collections, keys=True)
         _check_keys("auxiliary_tensors", metadata.auxiliary_tensors)
@@ -34,7 +37,9 @@ def check_given(metadata: StateMetadata) -> None:
         for rule in metadata.rules or ():
             _check_recorded(rule)
         _check_texts("tree_form", metadata.tree_form)
-        _check_texts("providers", metadata.providers)
+        for field in ("providers", "extra", "provenance"):
+            _check_texts(field, getattr(metadata, field))
+        _check_notes(metadata.notes)
     except Misfit as err:
         raise _error(str(err)) from None
     except (AttributeError, TypeError, ValueError) as err:
@@ -100,6 +105,13 @@ def _check_texts(where: str, texts: Mapping[Any, Any], *, keys: bool = False) ->
         _check_keys(where, texts)
     for text in texts.values() if keys else (*texts, *texts.values()):
         _of_type(where, text, str)
+
+
+def _check_notes(notes: Any) -> None:
+    if not isinstance(notes, tuple):
+        raise Misfit("notes", "a tuple of texts", notes)
+    for note in notes:
+        _of_type("notes", note, str)
 
 
 def _of_type(where: str, value: Any, expected: type) -> None:

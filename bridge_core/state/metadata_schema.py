@@ -176,6 +176,14 @@ def _shown(value: object) -> str:
 
 _TEXTS = _list_of(_text, "texts")
 _SIZES = _list_of(_size, "sizes")
+
+
+def _split(value: Any, where: str) -> None:
+    _SIZES(value, where)
+    if len(value) > MAX_RANK:
+        raise Misfit(where, f"at most {MAX_RANK} sizes", value)
+
+
 _NAMED_TEXTS = _map_of(_text, "texts")
 
 check_layer = _fields(
@@ -185,7 +193,7 @@ check_layer = _fields(
         "leaves": _TEXTS,
         "candidates": _TEXTS,
         "forms": _NAMED_TEXTS,
-        "factors": _map_of(_SIZES, "sizes"),
+        "factors": _map_of(_split, "sizes"),
         "unclaimed": _TEXTS,
         "origin": _text,
         "doubted": _boolean,

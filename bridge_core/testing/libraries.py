@@ -98,7 +98,7 @@ class LibraryContract(ABC):
         assert isinstance(self.library, Library)
         assert isinstance(self.library.name, str)
         assert self.library.name
-        assert type(self._registry().libraries.get(self.library.name)) is type(self.library)
+        assert self._registry().libraries.get(self.library.name) is self.library
 
     # Knowing
 

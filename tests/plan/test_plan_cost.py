@@ -6,11 +6,12 @@ import cProfile
 import pstats
 
 import jax
+import numpy as np
 import pytest
 import torch
 from support.models import to_neutral
 
-from bridge_core import plan_conversion
+from bridge_core import FlatState, plan_conversion
 
 
 def spec(*shape, dtype="float32"):
@@ -54,3 +55,29 @@ def test_planning_takes_calls_in_proportion_to_the_keys():
 @pytest.mark.slow
 def test_ten_thousand_keys_are_planned():
     assert calls_for(2500) / calls_for(625) < 5
+
+
+class CountedName(str):
+    """A name of a leaf that counts how often it is compared."""
+
+    compared = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other):
+        CountedName.compared += 1
+        return str.__eq__(self, other)
+
+
+@pytest.mark.parametrize("layout", ["neutral", "torch"])
+def test_leaves_at_one_path_are_looked_up_and_not_searched_for(layout):
+    def comparisons(leaves):
+        values = np.ones((2, 2), np.float32)
+        names = {"neutral": "kernel", "torch": "weight"}
+        tensors = {("fc", names[layout]): values, ("fc", "bias"): values[0]}
+        tensors |= {(CountedName(f"own_{i}"),): values for i in range(leaves)}
+        CountedName.compared = 0
+        plan_conversion(FlatState(tensors, layout=layout), to="flax", allow_unclaimed=True)
+        return CountedName.compared
+
+    comparisons(5)
+    assert comparisons(400) / comparisons(100) < 5

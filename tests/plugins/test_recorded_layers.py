@@ -34,6 +34,16 @@ LIES = {
         state_of({"a.kernel": (2,)}, a=info("linear", "kernel")),
         "its 'kernel' has the axes 'in out'; got float32[2]",
     ),
+    "a leaf that no candidate has": (
+        state_of(
+            {"a.kernel": (2, 2)}, a=LayerInfo(None, "undecided", ("kernel",), ("torch.linear", "parameter"))
+        ),
+        "'a' as undecided, and no layer that it may be has a leaf 'kernel'; they have weight, bias",
+    ),
+    "no layer among the candidates": (
+        state_of({"a.kernel": (2, 2)}, a=LayerInfo(None, "undecided", ("kernel",), ("parameter",))),
+        "'a' as undecided, and names no layer that it may be",
+    ),
     "too few axes": (
         state_of({"a.kernel": (2, 2)}, a=info("conv", "kernel")),
         "its 'kernel' has the axes '+k in out'; got float32[2, 2]",
@@ -103,6 +113,9 @@ TRUE = {
         {"a.in_proj_weight": (12, 4)},
         "torch",
         a=info("attention", "in_proj_weight", axis_splits={"heads": (2, 2)}),
+    ),
+    "candidates of a plugin": state_of(
+        {"a.kernel": (2, 2)}, a=LayerInfo(None, "undecided", ("kernel",), ("zzz.linear", "parameter"))
     ),
     "nothing decided": state_of({"a.x": (2,)}, a=LayerInfo(None, "undecided", ("x",))),
     "plain parameters": state_of({"a.x": (2,)}, a=info("parameter", "x", "y")),

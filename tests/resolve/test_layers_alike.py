@@ -6,8 +6,11 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
-from bridge_core import FlatState, UnclaimedTensorError, plan_conversion
+import bridge_torch
+from bridge_core import FlatState, UnclaimedTensorError, UnsupportedLayerError, plan_conversion
+from bridge_core.state import LayerInfo, StateMetadata
 
 LAYERS = {
     "linear": {"weight": (4, 3), "bias": (4,)},
@@ -129,3 +132,29 @@ def test_copies_of_a_network_have_the_warnings_of_one():
     (one,) = network("a")
     messages = [warning.message for warning in network("c", "b", "a")]
     assert messages == [re.sub(r"\ba\.", f"{name}.", one.message) for name in "cba"]
+
+
+@pytest.mark.parametrize("source_is", ["neutral", "flax"])
+def test_attentions_of_equal_shapes_have_their_own_numbers_of_heads(source_is):
+    def model(*heads):
+        return torch.nn.ModuleDict({f"h{i}": torch.nn.MultiheadAttention(8, n) for i, n in enumerate(heads)})
+
+    neutral = bridge_torch.to_neutral(model(2, 4))
+    source = neutral if source_is == "neutral" else plan_conversion(neutral, to="flax").apply(neutral)
+    plan = plan_conversion(source, to="torch", like=model(2, 4))
+    assert {step.kind for step in plan.steps} == {"attention"}
+    for heads, refused in (((2, 2), {"h1"}), ((4, 4), {"h0"}), ((4, 2), {"h0", "h1"})):
+        with pytest.raises(UnsupportedLayerError) as caught:
+            plan_conversion(source, to="torch", like=model(*heads))
+        assert {key.partition(".")[0] for key in re.findall(r"h\d\.", str(caught.value))} == refused
+
+
+def test_layers_of_equal_shapes_have_their_own_records():
+    neutral = converted(layer("linear", 0) | layer("linear", 1), "neutral")[1]
+    layers = {
+        (f"linear_{number}",): LayerInfo("linear", evidence, ("kernel", "bias"))
+        for number, evidence in enumerate(("module", "metadata"))
+    }
+    state = FlatState(neutral.tensors(), layout="neutral", metadata=StateMetadata(layers=layers))
+    plan = plan_conversion(state, to="torch")
+    assert [step.evidence for step in plan.steps] == ["module", "module", "metadata", "metadata"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bridge_core import FlatState, StateMetadata, TensorSpec
+from bridge_core import FlatState, StateMetadata, TensorSpec, plan_conversion
 from bridge_core.plugins import default_registry
 from bridge_core.resolve.neutral_records import NeutralRecords
 from bridge_core.state import LayerInfo
@@ -82,3 +82,15 @@ def test_what_no_plugin_provides_is_named():
     assert found.named(LayerInfo(None, "undecided", ("w",), ("torch.gone", "parameter")))[2] == "torch.gone"
     candidates, misfits, missing = found.named(LayerInfo(None, "unclaimed", (), ("torch.linear",)))
     assert (candidates, [t.name for t in misfits], missing) == ((), ["torch.linear"], "")
+
+
+@pytest.mark.parametrize("evidence", ["undecided", "unclaimed", "module", ""])
+@pytest.mark.parametrize("candidates", [(), ("parameter",), ("torch.embedding", "parameter")])
+def test_an_undecided_record_of_no_layer_does_not_make_a_kernel_a_plain_parameter(evidence, candidates):
+    info = LayerInfo(None, evidence, ("kernel", "bias"), candidates)
+    kernel = np.arange(4, dtype=np.float32).reshape(2, 2)
+    tensors = {("a", "kernel"): kernel, ("a", "bias"): np.ones(2, np.float32)}
+    state = FlatState(tensors, layout="neutral", metadata=StateMetadata(layers={("a",): info}))
+    plan = plan_conversion(state, to="torch")
+    assert plan.evidence == {"structure": 2}
+    assert np.array_equal(plan.apply(state)["a.weight"], kernel.T)

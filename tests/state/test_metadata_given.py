@@ -33,6 +33,10 @@ BAD = {
     "a field has a value of another type": StateMetadata(layers=None),
     "a key of rules is ()": StateMetadata(rules=(RecordedRule("{}", ("torch", ""), "", ((),)),)),
     "a value in tree_form is 1": StateMetadata(tree_form={"flax": 1}),
+    "a value in modules is 3": StateMetadata(modules={("a",): 3}),
+    "a value in extra is 3": StateMetadata(extra={"a": 3}),
+    "a value in provenance is 3": StateMetadata(provenance={"a": 3}),
+    "notes is 'abc'": StateMetadata(notes="abc"),
     "a value in collections is 1": StateMetadata(collections={("a", "kernel"): 1}),
 }
 
@@ -56,8 +60,13 @@ def test_it_is_refused_wherever_it_is_used(tmp_path, place):
 
 
 def test_a_state_whose_records_are_no_records_is_not_saved(tmp_path):
-    with pytest.raises(UsageError, match="not well formed"):
-        save_state(state_of(BAD["a value in layers is 'linear'"]), tmp_path / "a.safetensors")
+    for place in (
+        "a value in layers is 'linear'",
+        "a value in auxiliary_tensors is 3",
+        "a value in extra is 3",
+    ):
+        with pytest.raises(UsageError, match="not well formed"):
+            save_state(state_of(BAD[place]), tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())
 
 

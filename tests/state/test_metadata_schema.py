@@ -31,6 +31,7 @@ MISFITS = {
     "layers[0].factors['k'][0] is -1": layer(factors={"k": [-1]}),
     "layers[0].factors['k'][0] is True": layer(factors={"k": [True]}),
     "layers[0].factors['k'][1] is 9223372036854775808": layer(factors={"k": [2, 1 << 63]}),
+    "layers[0].factors['k'] is [9223372036854775807": layer(factors={"k": [(1 << 63) - 1] * 500}),
     "layers[0].factors['k'] is 4": layer(factors={"k": 4}),
     "layers[0].forms['torch'] is 1": layer(forms={"torch": 1}),
     "layers[0].doubted is 'yes'": layer(doubted="yes"),

@@ -48,6 +48,6 @@ def bridge_layer_transforms() -> Iterable[LayerTransform]:
 @hookimpl
 def bridge_libraries() -> Iterable[Library]:
     """Return the adapters of transformers and diffusers."""
-    from ckptbridge_transformers.library import Diffusers, Transformers
+    from ckptbridge_transformers.library import LIBRARIES
 
-    return (Transformers(), Diffusers())
+    return LIBRARIES

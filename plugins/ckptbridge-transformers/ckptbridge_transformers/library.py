@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from bridge_core import Checkpoint, Guidance, Rule, UsageError
+from bridge_core import Checkpoint, Guidance, Library, Rule, UsageError
 from ckptbridge_transformers.buffers import made_by_model
 from ckptbridge_transformers.classes import (
     CONFIG,
@@ -24,7 +24,7 @@ from ckptbridge_transformers.families import rules_for
 from ckptbridge_transformers.folders import files_beside
 from ckptbridge_transformers.types import with_flax_types
 
-__all__ = ["Diffusers", "Transformers"]
+__all__ = ["LIBRARIES", "Diffusers", "Transformers"]
 
 _SHARD_SIZE = {"flax": 10 * 10**9, "torch": 5 * 10**9}
 """Bytes from which transformers 4 shards."""
@@ -188,3 +188,7 @@ class _Models:
     def of(self, layout: str | None) -> Any:
         """Return the model in a layout, if it has one."""
         return self._of.get(layout)
+
+
+LIBRARIES: tuple[Library, ...] = (Transformers(), Diffusers())
+"""The adapters that are registered."""
