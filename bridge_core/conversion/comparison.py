@@ -8,12 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from bridge_core.conversion.inputs import opened
-from bridge_core.conversion.library_guidance import guidance
+from bridge_core.conversion.library_guidance import guidance, guidance_of_file
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.planning import complete_plan, model_is_template
 from bridge_core.errors import UsageError
-from bridge_core.plugins import Registry, default_registry
+from bridge_core.plan import Plan
+from bridge_core.plugins import Guidance, Registry, default_registry
 from bridge_core.rules import Allowed, Permissions, Rules, as_rules
+from bridge_core.state import FlatState
 from bridge_core.transfer import Comparison, Progress, compare_states
 
 __all__ = ["verify"]
@@ -82,14 +84,11 @@ def verify(
             )
         like = result if to != "neutral" else None
         options = ConversionOptions(to, like, model, ruled, permissions, layout, follow_links, dtype)
-        known = guidance(src, source, options, registry)
-        if known.duplicate_tied and known.like is not None:
-            # The result holds tied tensors separately; that they are tied, only the template shows.
-            options = replace(options, like=known.like)
-        options = options.guided(known)
-        if model_is_template(options, source, registry):
-            options = replace(options, like=None)
-        state, plan = complete_plan(source, options, registry)
+        state, plan = _planned(source, options, guidance(src, source, options, registry), registry)
+        if not plan.ok:
+            more = guidance_of_file(src, source, options, registry)
+            if more is not None:
+                state, plan = _planned(source, options, more, registry)
         compared = compare_states(plan.apply(state), result, progress=progress)
         return replace(
             compared,
@@ -97,3 +96,16 @@ def verify(
             left_out=tuple(plan.left_out_json()),
             notes=plan.notes,
         )
+
+
+def _planned(
+    source: FlatState, options: ConversionOptions, known: Guidance, registry: Registry
+) -> tuple[FlatState, Plan]:
+    """Return the source with the model as evidence, and the plan to what a result has."""
+    if known.duplicate_tied and known.like is not None:
+        # The result holds tied tensors separately; that they are tied, only the template shows.
+        options = replace(options, like=known.like)
+    options = options.guided(known)
+    if model_is_template(options, source, registry):
+        options = replace(options, like=None)
+    return complete_plan(source, options, registry)

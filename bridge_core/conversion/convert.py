@@ -9,10 +9,11 @@ from typing import Any
 
 from bridge_core.checkpoint import WriteOptions, guided, write_checkpoint
 from bridge_core.conversion.inputs import opened, refuse_empty
-from bridge_core.conversion.library_guidance import guidance, with_config_way
+from bridge_core.conversion.library_guidance import guidance
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.planning import complete_plan
 from bridge_core.conversion.report import Report
+from bridge_core.conversion.second_reading import read_with_config
 from bridge_core.plan import Plan
 from bridge_core.plugins import Registry, default_registry
 from bridge_core.rules import Allowed, Permissions, Rules, as_rules
@@ -83,9 +84,9 @@ def plan_conversion(
     ) as state:
         refuse_empty(source, state)
         known = guidance(source, state, options, registry)
-        _, plan = complete_plan(state, options.guided(known), registry)
+        planned, plan = complete_plan(state, options.guided(known), registry)
         if not plan.ok:
-            plan = with_config_way(plan, source, options, known, registry)
+            _, _, plan = read_with_config(source, state, planned, plan, options, known, registry)
     return plan.check() if check else plan
 
 
@@ -161,7 +162,7 @@ def convert(
         known = guidance(src, source, options, registry)
         state, plan = complete_plan(source, options.guided(known), registry)
         if not plan.ok:
-            plan = with_config_way(plan, src, options, known, registry)
+            known, state, plan = read_with_config(src, source, state, plan, options, known, registry)
         result = plan.apply(state)
         with guided(writing, known, source, dst, follow_links=follow_links) as writing:
             saved = write_checkpoint(result, dst, writing, registry)

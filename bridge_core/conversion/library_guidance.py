@@ -17,9 +17,10 @@ from bridge_core.state import FlatState
 if TYPE_CHECKING:
     from bridge_core.plan import Plan
 
-__all__ = ["guidance", "with_config_way"]
+__all__ = ["guidance", "guidance_of_file", "with_config_way"]
 
 _CONFIG = "config.json"
+_UNREAD = "was read without what its folder tells of it"
 
 
 def guidance(source: Any, state: FlatState, options: ConversionOptions, registry: Registry) -> Guidance:
@@ -29,9 +30,8 @@ def guidance(source: Any, state: FlatState, options: ConversionOptions, registry
     a model class of a library (``"auto"`` for the one that the folder names); ``"none"`` keeps it out. In
     place of a library ``"PKG.MOD:FACTORY"`` makes the model.
 
-    A file with a usual name of weights is read as its folder is. A config beside another file may be that of
-    other weights; see `with_config_way`. Where the library fails, such a file is converted by what it shows
-    itself, and a note says so.
+    A file is read by itself. What its folder tells is asked for only where that leaves something open, since
+    a library takes seconds to import; see `guidance_of_file`.
 
     Raises:
         UsageError: A class is named, and no library knows it or the checkpoint; the function fails; or there
@@ -55,10 +55,8 @@ def guidance(source: Any, state: FlatState, options: ConversionOptions, registry
         checkpoint = Checkpoint(folder, state, options.to, model, options.dtype)
         if name is not None or Path(source).is_dir():
             known = _first_guidance(checkpoint, registry)
-        else:
-            known = _guidance_of_file(Path(where).name, checkpoint, registry)
-        if known is not None:
-            return known
+            if known is not None:
+                return known
     if name is None:
         return Guidance()
     raise UsageError(
@@ -79,14 +77,30 @@ def _first_guidance(checkpoint: Checkpoint, registry: Registry) -> Guidance | No
     return None
 
 
-def _guidance_of_file(name: str, checkpoint: Checkpoint, registry: Registry) -> Guidance | None:
-    """Return what the folder of a file tells of it, if the folder stands for the file."""
-    if not registry.libraries or not _stands_for(checkpoint.folder, name, registry):
+def guidance_of_file(
+    source: Any, state: FlatState, options: ConversionOptions, registry: Registry
+) -> Guidance | None:
+    """Return what the folder of a file tells of it; None if the source is not a file that it stands for.
+
+    That is one with a usual name of weights: a config beside another file may be that of other weights, and
+    `with_config_way` offers it. Where the library fails, a note says so, which the refusal repeats.
+
+    Args:
+        source: What the caller gave.
+        state: Its state.
+        options: What the caller asked for.
+        registry: Where libraries are found.
+    """
+    where = state.metadata.provenance.get("path")
+    if where is None or options.model is not None or not isinstance(source, str | os.PathLike):
+        return None
+    path = Path(where).absolute()
+    if Path(source).is_dir() or not registry.libraries or not _stands_for(path.parent, path.name, registry):
         return None
     try:
-        return _first_guidance(checkpoint, registry)
+        return _first_guidance(Checkpoint(path.parent, state, options.to, None, options.dtype), registry)
     except BridgeError as err:
-        return Guidance(notes=(f"{name} was read without what its folder tells of it: {err}",))
+        return Guidance(notes=(f"{path.name} {_UNREAD}: {err}",))
 
 
 def with_config_way(
@@ -109,6 +123,8 @@ def with_config_way(
     is_guided = known.like is not None and options.like is None and options.model in (None, "auto")
     if is_guided and (plan.missing or plan.unexpected or plan.mismatched):
         ways.append((_way_of_class(_CONFIG if has_config else "the folder", known), "--model none"))
+    if not is_guided and known.like is None:
+        ways += [(note, "") for note in known.notes if _UNREAD in note]
     is_open = bool(plan.ambiguous or plan.unexplained) and options.model is None and bool(registry.libraries)
     if is_open and has_config and not path.is_dir():
         way = (

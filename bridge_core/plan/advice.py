@@ -121,7 +121,7 @@ def open_error(
             "under these names and with these axes."
         )
         permissions.append(option)
-    options = tuple(option for _, option in more_ways)
+    options = tuple(option for _, option in more_ways if option)
     options += ("--like FILE",) * (_TARGET in ways) + (" ".join(permissions),) * bool(permissions)
     text, hint = "\n".join(parts), "\n" + " ".join(ways)
     if not candidates:

@@ -136,16 +136,23 @@ def test_a_config_is_a_way_on_only_where_it_was_not_read(folder, tmp_path):
 
 def test_where_a_library_fails_a_file_is_read_by_itself_and_a_folder_is_refused(folder):
     (folder / CONFIG).write_text("{")
-    plan = planned(folder / "model.safetensors", Zoo(), accept_guesses=True)
-    (note,) = plan.notes
-    assert "model.safetensors was read without what its folder tells of it" in note
-    assert f"{CONFIG}: is no JSON" in note
+    with pytest.raises(AmbiguousLayerError, match="was read without what its folder") as error:
+        planned(folder / "model.safetensors", Zoo())
+    assert f"{CONFIG}: is no JSON" in error.value.hint
+    assert planned(folder / "model.safetensors", Zoo(), accept_guesses=True).ok
     with pytest.raises(MalformedFile, match=CONFIG) as caught:
         planned(folder, Zoo(), accept_guesses=True)
     assert "--model none" in caught.value.hint
     assert planned(folder, Zoo(), model="none", accept_guesses=True).steps
     with pytest.raises(MalformedFile, match=CONFIG):
         planned(folder / "model.safetensors", Zoo(), model="auto")
+
+
+def test_a_file_that_is_clear_by_itself_asks_no_library(folder, tmp_path):
+    library, file = Zoo(), folder / "model.safetensors"
+    assert {step.evidence for step in planned(file, library, accept_guesses=True).steps} == {"guess"}
+    planned(file, library, to="neutral")
+    assert not library.asked
 
 
 @pytest.mark.parametrize("source", ["mapping", "state"])

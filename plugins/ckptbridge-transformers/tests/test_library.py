@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, BertModel, GPT2Config, GPT2LMHeadModel
 
 from bridge_core import (
+    AmbiguousLayerError,
     LimitExceeded,
     MalformedFile,
     MismatchError,
@@ -302,19 +303,18 @@ def test_a_shard_is_not_held_to_the_config_of_the_whole(folder, tmp_path):
     assert [note.startswith("model-00001") for note in plan.notes] == [True]
 
 
-@pytest.mark.parametrize("source", ["", "model.safetensors"])
-def test_a_type_that_transformers_does_not_know_is_told_and_needs_no_option(folder, tmp_path, source):
+def test_a_type_that_transformers_does_not_know_is_told_and_needs_no_option(folder, tmp_path):
     edit(
         folder, model_type="mamba-of-mine", architectures=["MambaOfMine"], time_step_limit=[0.0, float("inf")]
     )
     assert "Infinity" in (folder / "config.json").read_text()
-    plan = plan_conversion(folder / source, to="flax", accept_guesses=True)
+    plan = plan_conversion(folder, to="flax", accept_guesses=True)
     assert ["mamba-of-mine" in note for note in plan.notes] == [True]
     assert {step.evidence for step in plan.steps} <= {"structure", "guess", "unclaimed"}
-    convert(folder / source, f"{tmp_path}/out/", to="flax", accept_guesses=True)
+    convert(folder, f"{tmp_path}/out/", to="flax", accept_guesses=True)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["time_step_limit"][1] == float("inf")
     with pytest.raises(UsageError, match="cannot read the config"):
-        plan_conversion(folder / source, to="flax", model="BertForMaskedLM")
+        plan_conversion(folder, to="flax", model="BertForMaskedLM")
 
 
 def test_infinity_in_the_config_of_a_known_type_is_read(folder):
@@ -326,5 +326,6 @@ def test_a_pointer_in_place_of_the_config_is_named(folder):
     (folder / "config.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
     with pytest.raises(MalformedFile, match=r"config\.json: is a git-lfs pointer.*git lfs pull"):
         plan_conversion(folder, to="flax")
-    plan = plan_conversion(folder / "model.safetensors", to="flax", accept_guesses=True)
-    assert "is a git-lfs pointer" in plan.notes[0]
+    with pytest.raises(AmbiguousLayerError, match="is a git-lfs pointer"):
+        plan_conversion(folder / "model.safetensors", to="flax")
+    assert plan_conversion(folder / "model.safetensors", to="flax", accept_guesses=True).ok
