@@ -182,8 +182,8 @@ evidence_options = _stacked(
         help=(
             "Import and call PKG.MOD:FACTORY; the live module's types are evidence. Runs that code. Or the "
             "name of a class of the checkpoint's model library, if its adapter is installed; 'auto' is the "
-            "one that the folder names, and the default where SRC is a folder, or its weights and not clear by "
-            "themselves; 'none' does without."
+            "one that the folder names, and the default where SRC is a folder, or its weights and not clear "
+            "by themselves; 'none' does without."
         ),
     ),
     click.option(
