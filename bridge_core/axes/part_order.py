@@ -17,7 +17,7 @@ __all__ = ["check_part_order"]
 def check_part_order(equation: Equation, list_axes: ListAxes, sizes: Collection[str]) -> None:
     """Check that no group is on the other side in another order unless sizes show that it is a product.
 
-    A group of two needs both sizes: with one alone, many tensors fit both readings. Of more, one may be left
+    A group of two needs both sizes: with only one, many tensors fit both readings. Of more, one may be left
     to the tensor.
 
     Args:

@@ -18,14 +18,14 @@ _MOST = 200
 
 
 class InPlaceOfWeights(NamedTuple):
-    """What stands in the place of weights, and what to do; empty where nothing does."""
+    """What is there in place of weights, and what to do; empty if nothing is."""
 
     what: str
     way_on: str
 
 
 def what_else(folder: Path) -> InPlaceOfWeights:
-    """Return what stands in the place of the weights that a folder does not have."""
+    """Return what is there in place of the weights that a folder does not have."""
     entries = sorted(folder.iterdir())[:_MOST]
     found, way_on = [], ""
     if folders := _folders_with_weights(entries):

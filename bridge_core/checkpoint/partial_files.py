@@ -142,7 +142,7 @@ def _numbered(path: Path) -> Part | None:
 
 
 def _other_numbers(pattern: str, one: re.Match[str], names: Iterable[str]) -> dict[str, str]:
-    """Return number -> name of the files whose names differ from one in the number alone."""
+    """Return number -> name of the files whose names differ from one only in the number."""
 
     def rest(match: re.Match[str]) -> list[str]:
         return [text for group, text in match.groupdict().items() if group != "n"]

@@ -70,7 +70,7 @@ def _decided(rules: Sequence[Rule], source: FlatState) -> list[Rule]:
 
 
 def _refuse_unmatched(plan: Plan, rules: Sequence[Rule]) -> None:
-    """Refuse rules that match nothing; read backwards, the path of a layer may be that of the target alone.
+    """Refuse rules that match nothing; read backwards, the path of a layer may be only the target's.
 
     Raises:
         RuleError: There are some.

@@ -114,7 +114,7 @@ def _concerned(plan: Plan) -> set[Key]:
 
 
 def _guessed(plan: Plan) -> Iterator[Key]:
-    """Yield the source keys of layers that names alone decided."""
+    """Yield the source keys of layers that only names decided."""
     return (key for step in plan.steps if step.evidence == "guess" for key in step.sources)
 
 

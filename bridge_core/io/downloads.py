@@ -11,7 +11,7 @@ __all__ = ["control_file", "is_unfinished", "unfinished_downloads"]
 
 _SUFFIXES = "incomplete|part|partial|tmp|temp|crdownload|opdownload|download|filepart|aria2|!qB|!ut"
 _CONTROL_FILES = (".aria2", ".!qB", ".!ut")
-"""What stands beside a file, or in its name, that has its full size before its content."""
+"""What is beside a file, or in its name, that has its full size before its content."""
 _HUB = Path(".cache", "huggingface", "download")
 
 

@@ -86,7 +86,7 @@ class Table:
         """Return the table with what one more installed plugin provides.
 
         Of a name that ckptbridge itself provides, its own value stays; of one that two other plugins provide,
-        neither is used, since nothing tells which was meant.
+        neither is used, since nothing shows which was meant.
         """
         merged, owners = dict(self.values), dict(self.owners)
         failures, conflicts = list(self.failures), dict(self.conflicts)

@@ -124,7 +124,7 @@ class _Gather:
     seen: set[int] = field(default_factory=set)
 
     def read(self, node: dict[Any, Any], where: str) -> None:
-        """Add the tensors of a dict that stands at a path of the file.
+        """Add the tensors of a dict at a path of the file.
 
         Objects beside state dicts are left out; among tensors they would be weights that are not read.
         """
