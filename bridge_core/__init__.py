@@ -36,8 +36,13 @@ if TYPE_CHECKING:
         AmbiguousLayerError as AmbiguousLayerError,
         BadInputError as BadInputError,
         BridgeError as BridgeError,
+        BridgeWarning as BridgeWarning,
         ConversionError as ConversionError,
+        ConversionWarning as ConversionWarning,
+        DeprecatedName as DeprecatedName,
         DestinationExists as DestinationExists,
+        DestinationIsFolder as DestinationIsFolder,
+        FileWarning as FileWarning,
         IntegrityError as IntegrityError,
         KeyConflict as KeyConflict,
         LimitExceeded as LimitExceeded,
@@ -45,14 +50,20 @@ if TYPE_CHECKING:
         MalformedFile as MalformedFile,
         MismatchError as MismatchError,
         MissingDependency as MissingDependency,
+        OutOfMemory as OutOfMemory,
+        PermissionDenied as PermissionDenied,
         PlanError as PlanError,
         PluginConflict as PluginConflict,
         PluginError as PluginError,
+        PluginWarning as PluginWarning,
         RuleError as RuleError,
         ShardError as ShardError,
+        SourceIsFolder as SourceIsFolder,
+        SourceNotFound as SourceNotFound,
         SystemFailure as SystemFailure,
         TruncatedFile as TruncatedFile,
         UnclaimedTensorError as UnclaimedTensorError,
+        UnknownKey as UnknownKey,
         UnsafeFile as UnsafeFile,
         UnsupportedFeature as UnsupportedFeature,
         UnsupportedLayerError as UnsupportedLayerError,
@@ -115,10 +126,12 @@ else:
             "checkpoint": "open_state save_state",
             "conversion": "convert from_neutral plan_conversion Report to_neutral verify",
             "errors": (
-                "AmbiguousLayerError BadInputError BridgeError ConversionError DestinationExists "
-                "IntegrityError KeyConflict LimitExceeded LossyCastError MalformedFile "
-                "MismatchError MissingDependency PlanError PluginConflict PluginError RuleError "
-                "ShardError SystemFailure TruncatedFile UnclaimedTensorError UnsafeFile UnsupportedFeature "
+                "AmbiguousLayerError BadInputError BridgeError BridgeWarning ConversionError "
+                "ConversionWarning DeprecatedName DestinationExists DestinationIsFolder FileWarning "
+                "IntegrityError KeyConflict LimitExceeded LossyCastError MalformedFile MismatchError "
+                "MissingDependency OutOfMemory PermissionDenied PlanError PluginConflict PluginError "
+                "PluginWarning RuleError ShardError SourceIsFolder SourceNotFound SystemFailure "
+                "TruncatedFile UnclaimedTensorError UnknownKey UnsafeFile UnsupportedFeature "
                 "UnsupportedLayerError UsageError VerificationError"
             ),
             "formats": "Capabilities FileImage Format WriteTarget",

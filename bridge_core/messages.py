@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-__all__ = ["count", "fold_names", "folded", "listed", "nearest"]
+__all__ = ["count", "fold_names", "folded", "for_command_line", "listed", "nearest"]
+
+_BOTH_WAYS = re.compile(r"""\b[a-z_]+=(?:"[^"]*"|'[^']*'|\[[^\]]*\]|[^\s"'\[(,.]*) \((--[^()]+)\)""")
 
 _FOLDED = re.compile(r"(?<![0-9])[0-9]{1,9}(?![0-9])")
 
@@ -82,3 +84,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if near:
         return f"Did you mean {near[0]!r}?"
     return f"Known are: {', '.join(names)}." if names else "There is none."
+
+
+def for_command_line(text: str) -> str:
+    """Return a message for somebody who typed a command: an option in place of an argument of Python.
+
+    >>> for_command_line('Pass like="model.safetensors" (--like) or accept_guesses=True (--accept-guesses).')
+    'Pass --like or --accept-guesses.'
+    """
+    return _BOTH_WAYS.sub(r"\1", text)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bridge_core.checkpoint.partial_files import part_of
-from bridge_core.errors import MalformedFile, TruncatedFile
+from bridge_core.errors import SourceNotFound, TruncatedFile
 from bridge_core.io import control_file
 
 __all__ = ["Choice", "choose_file"]
@@ -32,11 +32,11 @@ def choose_file(path: Path) -> Choice:
 
     Raises:
         TruncatedFile: It is being downloaded.
-        MalformedFile: It is not there, and is named like a model of the Hugging Face Hub.
+        SourceNotFound: It is not there, and is named like a model of the Hugging Face Hub.
     """
     name = path.as_posix()
     if _HUB_NAME.fullmatch(name) and path.suffix.lower() not in _FILE_SUFFIXES and not os.path.lexists(path):
-        raise MalformedFile(
+        raise SourceNotFound(
             "there is no such file or folder.",
             path=path,
             hint="If it is a model of the Hugging Face Hub, download it first "

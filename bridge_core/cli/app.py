@@ -22,8 +22,9 @@ from typing import Any, NoReturn
 import click
 
 from bridge_core.cli.options import plugin_options
-from bridge_core.cli.terminal import complain, finish_output
-from bridge_core.errors import BridgeError
+from bridge_core.cli.terminal import complain, documents_printed, finish_output, print_json
+from bridge_core.errors import BridgeError, SystemFailure, UsageError
+from bridge_core.messages import for_command_line
 
 __all__ = ["App", "main"]
 
@@ -73,47 +74,80 @@ class App(click.Group):
 
 
 def _run(call: Callable[[], Any], words: list[str]) -> int:
+    answer = _Answer(words)
     try:
         code = call()
         finish_output()
         return code if isinstance(code, int) else 0
     except (click.Abort, KeyboardInterrupt):
-        complain("interrupted; nothing is left half written")
-        return _INTERRUPTED
+        return answer.end(_INTERRUPTED, "CKB-130", "interrupted; nothing is left half written.", label=None)
     except click.ClickException as err:
         with contextlib.suppress(OSError):
             err.show()
+        answer.document({"code": UsageError.code, "message": err.format_message()})
         return _USAGE
     except BridgeError as err:
-        complain(str(err), label="error", as_list=bool(err.options))
-        ways = [option for option in err.options if option.split()[0] not in words]
-        if ways:
-            command = shlex.join(["ckptbridge", *words])
-            lines = "\n".join(f"  {command} {option}" for option in ways)
-            complain(f"Most likely to go on:\n{lines}", as_list=True)
-        return err.exit_code
+        return answer.refusal(err)
     except SystemExit as err:  # of code that ckptbridge ran, such as a user's model: it decides no exit code
-        complain(f"code that was run tried to end the program with sys.exit({err.code!r}).", label="error")
-        return _SYSTEM
+        text = f"code that was run tried to end the program with sys.exit({err.code!r})."
+        return answer.end(_SYSTEM, SystemFailure.code, text)
     except MemoryError:
-        complain("there is not enough memory.", label="error")
-        return _SYSTEM
+        return answer.end(_SYSTEM, SystemFailure.code, "there is not enough memory.")
     except OSError as err:
         where = f"{err.filename}: " if err.filename is not None else ""
-        complain(f"{where}{err.strerror or err}.", label="error")
-        return _SYSTEM
+        return answer.end(_SYSTEM, SystemFailure.code, f"{where}{err.strerror or err}.", path=err.filename)
     except Exception as err:
         with contextlib.suppress(OSError):
             traceback.print_exc()
-        complain(
-            f"{type(err).__name__}: {err}. This is a mistake in ckptbridge or in a plugin; "
-            "please report it with the text above.",
-            label="error",
-        )
-        return _SYSTEM
+        text = f"{type(err).__name__}: {err}. This is a mistake in ckptbridge or in a plugin"
+        return answer.end(_SYSTEM, "CKB-499", text, hint="Please report it with the text above.")
     finally:
         with contextlib.suppress(OSError):
             finish_output()
+
+
+class _Answer:
+    """What a command that failed prints: text on stderr and, under ``--json``, a document on stdout."""
+
+    def __init__(self, words: list[str]) -> None:
+        self._words = words
+        self._before = documents_printed()
+
+    def refusal(self, err: BridgeError) -> int:
+        """Print an error of ours; return its exit code."""
+        complain(for_command_line(str(err)), label="error", as_list=bool(err.options))
+        document = err.to_json(["ckptbridge", *self._words])
+        if document["next"]:
+            lines = "\n".join(f"  {shlex.join(command)}" for command in document["next"])
+            complain(f"Most likely to go on:\n{lines}", as_list=True)
+        if document["hint"]:
+            document["hint"] = for_command_line(document["hint"])
+        document["message"] = for_command_line(document["message"])
+        self.document(document)
+        return err.exit_code
+
+    def end(
+        self,
+        status: int,
+        code: str,
+        text: str,
+        *,
+        label: str | None = "error",
+        path: Any = None,
+        hint: str = "",
+    ) -> int:
+        """Print another end; return ``status``."""
+        complain(f"{text} {hint} [{code}]".replace("  ", " ") if label else text.rstrip("."), label=label)
+        self.document({"code": code, "message": text, "path": path and str(path), "hint": hint or None})
+        return status
+
+    def document(self, fields: dict[str, Any]) -> None:
+        """Print the error as JSON where that was asked for, and no other document was printed."""
+        if "--json" in self._words and documents_printed() == self._before:
+            with contextlib.suppress(OSError):
+                print_json(
+                    {"code": "", "message": "", "keys": [], "path": None, "hint": None, "next": [], **fields}
+                )
 
 
 @contextlib.contextmanager

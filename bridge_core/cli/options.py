@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from bridge_core.cli.terminal import aside
-from bridge_core.errors import BridgeError
+from bridge_core.errors import BridgeError, PluginWarning
 
 if TYPE_CHECKING:
     from bridge_core.plugins import Registry
@@ -144,7 +144,7 @@ def takes_registry(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def takes_quiet_registry(function: Callable[..., Any]) -> Callable[..., Any]:
     """Do as `takes_registry`, without warnings of plugins that fail, for a command that lists them."""
-    return _with_registry(function, ignored=(RuntimeWarning,))
+    return _with_registry(function, ignored=(PluginWarning,))
 
 
 def _with_registry(function: Callable[..., Any], *, ignored: tuple[type[Warning], ...]) -> Callable[..., Any]:

@@ -17,7 +17,18 @@ from typing import Any, TextIO
 
 import click
 
-__all__ = ["aside", "clean", "complain", "finish_output", "is_terminal", "print_json", "say"]
+__all__ = [
+    "aside",
+    "clean",
+    "complain",
+    "documents_printed",
+    "finish_output",
+    "is_terminal",
+    "print_json",
+    "say",
+]
+
+_documents: list[None] = []
 
 _COLOURS = {"error": "red", "warning": "yellow"}
 
@@ -50,8 +61,14 @@ def say(*lines: str) -> None:
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON document on stdout; infinities and NaN, which JSON lacks, become strings."""
+    """Print one JSON document on stdout; infinities and NaN, which JSON cannot say, become strings."""
+    _documents.append(None)
     _print(json.dumps(_plain(document), indent=2, allow_nan=False))
+
+
+def documents_printed() -> int:
+    """Return how many JSON documents this process has printed."""
+    return len(_documents)
 
 
 def complain(text: str, *, label: str | None = None, as_list: bool = False) -> None:

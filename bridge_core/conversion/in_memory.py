@@ -104,7 +104,7 @@ def from_neutral(
         plan = joined_plan(state, template, options, registry)
         made = plan.apply(state)
         for warning in plan.warnings:
-            warnings.warn(warning.message, ConversionWarning, stacklevel=3)
+            warnings.warn(ConversionWarning(warning.message, code=warning.code), stacklevel=3)
         if template is not None and plan.allowed_missing:
             made = made.union({key: template.tensor(key) for key in plan.allowed_missing})
         with registry.foreign_failures("frameworks", framework, f"build {framework} tensors"):

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bridge_core.errors import LimitExceeded, MalformedFile, TruncatedFile, UnsupportedFeature
+from bridge_core.errors import FileWarning, LimitExceeded, MalformedFile, TruncatedFile, UnsupportedFeature
 from bridge_core.formats.foreign import describe_foreign
 from bridge_core.formats.safetensors_codes import CODES, HEADER_CAP, METADATA, NIBBLES, stored_bytes
 from bridge_core.io import SourceFile, parse_json
@@ -132,6 +132,7 @@ def _tighten(document: dict[str, Any], file: SourceFile) -> None:
         warnings.warn(
             f"{file.name}: unknown fields beside dtype, shape and data_offsets were ignored, "
             f"in {len(loose)} tensors, {loose[0]!r} the first.",
+            FileWarning,
             stacklevel=5,
         )
 

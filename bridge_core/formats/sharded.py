@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bridge_core.errors import KeyConflict, LimitExceeded, MalformedFile, ShardError, UsageError
+from bridge_core.errors import FileWarning, KeyConflict, LimitExceeded, MalformedFile, ShardError, UsageError
 from bridge_core.formats.base import Format, ShardNames
 from bridge_core.formats.index_values import check_shard_name, check_tensor_name, check_text, total_size
 from bridge_core.formats.shard_folder import ShardFolder, check_complete, compare_folder
@@ -276,7 +276,7 @@ def _compare_sizes(
     if total_size not in possible:
         warnings.warn(
             f"{path}: 'total_size' is {total_size}, but the shards hold {min(possible)} bytes of tensors.",
-            UserWarning,
+            FileWarning,
             stacklevel=2,
         )
 

@@ -15,7 +15,13 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bridge_core.errors import DestinationExists, SystemFailure, UsageError
+from bridge_core.errors import (
+    BridgeError,
+    DestinationExists,
+    DestinationIsFolder,
+    SystemFailure,
+    UsageError,
+)
 from bridge_core.io.syscalls import EXCHANGE, NO_REPLACE, rename_with
 from bridge_core.io.system_errors import system_failures
 
@@ -345,7 +351,8 @@ def _refuse_existing(final: Path, shown: Path, *, overwrite: bool, folder: bool)
     if final.is_dir() != folder:
         what = "a folder" if final.is_dir() else "no folder"
         wanted = "a folder" if folder else "a file"
-        raise DestinationExists(f"is {what}; {wanted} would be written there.", path=shown)
+        kind = DestinationIsFolder if final.is_dir() else DestinationExists
+        raise kind(f"is {what}; {wanted} would be written there.", path=shown)
     if not folder and not final.is_file():
         raise DestinationExists("is no regular file.", path=shown)
     if not overwrite and (not folder or any(final.iterdir())):
@@ -361,6 +368,8 @@ def _os_errors(destination: Path) -> Iterator[None]:
     with system_failures(destination, "writing"):
         try:
             yield
+        except BridgeError:
+            raise
         except FileExistsError:
             raise _exists(destination) from None
         except FileNotFoundError as err:

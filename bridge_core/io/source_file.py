@@ -17,12 +17,16 @@ from types import TracebackType
 from typing import Any
 
 from bridge_core.errors import (
+    BridgeError,
     IntegrityError,
-    LimitExceeded,
     MalformedFile,
+    OutOfMemory,
+    SourceIsFolder,
+    SourceNotFound,
     SystemFailure,
     TruncatedFile,
     UnsafeFile,
+    UsageError,
 )
 from bridge_core.io.byte_source import ByteSource
 from bridge_core.public import renamed
@@ -48,7 +52,9 @@ class SourceFile(ByteSource):
             file names, and not the user, is opened without.
 
     Raises:
-        MalformedFile: It is a folder, FIFO, socket or device, or does not exist.
+        SourceNotFound: It does not exist; a `MalformedFile` with ``follow`` off.
+        SourceIsFolder: It is a folder.
+        MalformedFile: It is a FIFO, socket or device.
         UnsafeFile: It is a symbolic link, and ``follow`` is off.
         SystemFailure: The system refuses to open it.
     """
@@ -65,15 +71,19 @@ class SourceFile(ByteSource):
             # Opening a device can act on it, so its type is looked at first.
             _refuse_special(real.stat(follow_symlinks=follow), self.name)
             self._fd = os.open(real, _FLAGS)
+        except BridgeError:
+            raise
         except (FileNotFoundError, NotADirectoryError):
-            raise MalformedFile("there is no such file.", path=self.name) from None
+            # A path that a file names is that file's mistake; one that the user names is the user's.
+            kind = SourceNotFound if follow else MalformedFile
+            raise kind("cannot open the source: there is no such file.", path=self.name) from None
         except (OSError, RuntimeError) as err:
-            reason = err.strerror or err if isinstance(err, OSError) else err
-            many = getattr(err, "errno", None) == errno.EMFILE
+            cause = err if isinstance(err, OSError) else OSError(errno.ELOOP, str(err))
+            many = cause.errno == errno.EMFILE
             hint = "Allow more open files, e.g. with 'ulimit -n 8192'." if many else None
-            raise SystemFailure(f"cannot be opened: {reason}.", path=self.name, hint=hint) from err
+            raise SystemFailure.of(cause, "cannot open the file", path=self.name, hint=hint) from err
         except ValueError as err:
-            raise MalformedFile(f"is no file name: {err}.", path=self.name) from err
+            raise UsageError(f"the path is not a valid file name: {err}.", path=self.name) from err
         try:
             status = os.fstat(self._fd)
             _refuse_special(status, self.name)
@@ -144,7 +154,7 @@ class SourceFile(ByteSource):
 
         Raises:
             TruncatedFile: The range leaves the file; checked before any memory is taken.
-            LimitExceeded: There is not enough memory for it.
+            OutOfMemory: There is not enough memory for it.
         """
         if nbytes < 0 or offset < 0 or offset + nbytes > self.size:
             raise TruncatedFile(
@@ -156,7 +166,7 @@ class SourceFile(ByteSource):
             self.read_into(offset, buffer)
             return bytes(buffer)
         except MemoryError as err:
-            raise LimitExceeded(f"{nbytes} bytes do not fit into memory.", path=self.name) from err
+            raise OutOfMemory(f"{nbytes} bytes do not fit into memory.", path=self.name) from err
 
     def prefetch(self, offset: int, nbytes: int) -> None:
         """Announce that a range will be read soon."""
@@ -237,7 +247,7 @@ class SourceFile(ByteSource):
 def _refuse_special(status: os.stat_result, name: str) -> None:
     mode = status.st_mode
     if stat.S_ISDIR(mode):
-        raise MalformedFile("is a folder; a file was expected.", path=name)
+        raise SourceIsFolder("expected a file, got a folder.", path=name)
     if stat.S_ISLNK(mode):
         raise UnsafeFile("is a symbolic link where a plain file was expected.", path=name)
     if not stat.S_ISREG(mode):

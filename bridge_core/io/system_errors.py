@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from types import TracebackType
 
-from bridge_core.errors import LimitExceeded, SystemFailure
+from bridge_core.errors import BridgeError, OutOfMemory, SystemFailure
 
 __all__ = ["system_failures"]
 
 
 class system_failures:
-    """Turns `OSError` into `SystemFailure`, and `MemoryError` into `LimitExceeded`.
+    """Turns `OSError` into `SystemFailure`, and `MemoryError` into `OutOfMemory`.
 
     A class, since entering a generator costs more, and writers enter it for every block.
 
@@ -38,8 +38,10 @@ class system_failures:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if isinstance(error, BridgeError):
+            return
         if isinstance(error, MemoryError):
-            raise LimitExceeded(f"{self._doing} needs more memory than there is.", path=self._path) from error
+            raise OutOfMemory(f"{self._doing} needs more memory than there is.", path=self._path) from error
         if isinstance(error, OSError) and not (self._foreign and error.errno is None):
             path = error.filename if self._foreign and error.filename else self._path
-            raise SystemFailure(f"{self._doing} failed: {error.strerror or error}.", path=path) from error
+            raise SystemFailure.of(error, f"{self._doing} failed", path=path) from error

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
-from bridge_core.errors import PlanError
+from bridge_core.errors import DeprecatedName, PlanError
 from bridge_core.state import Array, Region, TensorSpec, regions
 
 __all__ = ["Arrays", "Op", "InputRegion", "Specs", "only"]
@@ -42,18 +42,18 @@ class Op(ABC):
         for old, new in _OLD_METHODS.items():
             if old in vars(cls):
                 warnings.warn(
-                    f"{cls.__name__}.{old} is deprecated; define {new}.", DeprecationWarning, stacklevel=2
+                    f"{cls.__name__}.{old} is deprecated; define {new}.", DeprecatedName, stacklevel=2
                 )
                 setattr(cls, new, vars(cls)[old])
 
     def pull(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:
         """Return `input_regions`; deprecated."""
-        warnings.warn("Op.pull is deprecated; use input_regions.", DeprecationWarning, stacklevel=2)
+        warnings.warn("Op.pull is deprecated; use input_regions.", DeprecatedName, stacklevel=2)
         return self.input_regions(output, region, specs)
 
     def assemble(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:
         """Return `compute`; deprecated."""
-        warnings.warn("Op.assemble is deprecated; use compute.", DeprecationWarning, stacklevel=2)
+        warnings.warn("Op.assemble is deprecated; use compute.", DeprecatedName, stacklevel=2)
         return self.compute(output, region, pieces, specs)
 
     @property

@@ -13,7 +13,7 @@ from typing import Any
 
 import pluggy
 
-from bridge_core.errors import PluginError, UsageError
+from bridge_core.errors import PluginError, PluginWarning, UsageError
 from bridge_core.plugins import hookspecs
 from bridge_core.plugins.entry_points import EntryPoint
 from bridge_core.plugins.plugin_errors import cause_of, is_interrupt, plugin_failures
@@ -128,7 +128,7 @@ class FailureLog:
         if place not in self._failures:
             self._failures[place] = failure
             # Warned of at the caller of ours: whoever asked does not know the plugin.
-            warnings.warn(str(failure), RuntimeWarning, stacklevel=4)
+            warnings.warn(str(failure), PluginWarning, stacklevel=4)
 
     def all(self) -> tuple[PluginFailure, ...]:
         """Return the failures, in the order in which they came."""
@@ -167,7 +167,7 @@ def load_plugins(points: Iterable[EntryPoint], disabled: Collection[str]) -> Loa
             if is_interrupt(err):
                 raise
             failure = PluginFailure(point.name, point.distribution, _reason(err), point.version)
-            warnings.warn(str(failure), RuntimeWarning, stacklevel=4)
+            warnings.warn(str(failure), PluginWarning, stacklevel=4)
             failures.append(failure)
     return Loaded(tuple(plugins), tuple(failures), tuple(switched_off))
 

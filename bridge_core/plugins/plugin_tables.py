@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bridge_core.errors import BridgeError, PluginError, SystemFailure, UsageError
+from bridge_core.errors import BridgeError, PluginError, PluginWarning, SystemFailure, UsageError
 from bridge_core.plugins.loading import FailureLog, LoadedPlugin, PluginFailure, PluginInfo
 from bridge_core.plugins.plugin_errors import is_interrupt, plugin_failures
 from bridge_core.plugins.provided_values import TABLES
@@ -198,7 +198,7 @@ class PluginTables:
         news: list[object] = [*joined.failures[len(made.failures) :]]
         news += [conflict for name, conflict in joined.conflicts.items() if name not in made.conflicts]
         for text in map(str, news):
-            warnings.warn(text, RuntimeWarning, stacklevel=5)
+            warnings.warn(text, PluginWarning, stacklevel=5)
         return joined
 
     def _named(self, table: str, name: str) -> Any:

@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+from bridge_core.errors import DeprecatedName
+
 __all__ = ["gathered", "renamed"]
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -91,4 +93,4 @@ def _reader(old: str, new: str, name: str) -> Callable[[Any], Any]:
 
 
 def _warn(old: str, new: str, *, stacklevel: int = 3) -> None:
-    warnings.warn(f"{old} is deprecated; use {new}.", DeprecationWarning, stacklevel=stacklevel)
+    warnings.warn(f"{old} is deprecated; use {new}.", DeprecatedName, stacklevel=stacklevel)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
+from bridge_core.errors import DeprecatedName
+
 __all__ = ["exports"]
 
 
@@ -38,7 +40,7 @@ def exports(
         if moved and name in moved:
             module, _, new = moved[name].partition(":")
             warnings.warn(
-                f"{package}.{name} is deprecated; use {module}.{new}.", DeprecationWarning, stacklevel=2
+                f"{package}.{name} is deprecated; use {module}.{new}.", DeprecatedName, stacklevel=2
             )
             return getattr(import_module(module), new)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")

@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from bridge_core.errors import DeprecatedName
+
 __all__ = ["current_action", "with_old_names"]
 
 T = TypeVar("T")
@@ -52,4 +54,4 @@ class _DropOrReason:
 
 
 def _warn(old: str, new: str) -> None:
-    warnings.warn(f"{old} is deprecated; use {new}.", DeprecationWarning, stacklevel=3)
+    warnings.warn(f"{old} is deprecated; use {new}.", DeprecatedName, stacklevel=3)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from bridge_core.errors import UsageError
+from bridge_core.errors import BridgeError, UsageError
 from bridge_core.state.metadata import AuxiliaryTensor, LayerInfo, ModuleInfo, RecordedRule, StateMetadata
 from bridge_core.state.metadata_schema import Misfit, check_auxiliary, check_layer, check_rule
 
@@ -42,6 +42,8 @@ def check_given(metadata: StateMetadata) -> None:
         _check_notes(metadata.notes)
     except Misfit as err:
         raise _error(str(err)) from None
+    except BridgeError:
+        raise
     except (AttributeError, TypeError, ValueError) as err:
         raise _error(f"a field has a value of another type ({err})") from err
 

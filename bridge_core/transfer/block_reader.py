@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from bridge_core.errors import LimitExceeded
+from bridge_core.errors import OutOfMemory
 from bridge_core.ops import OpTensor
 from bridge_core.state import Array, FileTensor, Region, Tensor, regions
 from bridge_core.transfer.block_plan import LARGE, STRIP, BlockPlan
@@ -36,7 +36,7 @@ def read_blocks(
         stop: Once it is set, the work ends with `KeyboardInterrupt`.
 
     Raises:
-        LimitExceeded: A block does not fit into memory.
+        OutOfMemory: A block does not fit into memory.
     """
     for region in plan.blocks if blocks is None else blocks:
         if stop is not None and stop.is_set():
@@ -46,7 +46,7 @@ def read_blocks(
             block = _read_block(plan, region, scratch)
         except MemoryError as err:
             nbytes = regions.size(regions.region_shape(region)) * plan.tensor.spec.dtype.itemsize
-            raise LimitExceeded(
+            raise OutOfMemory(
                 f"a block of {nbytes} bytes does not fit into memory.", hint="Lower --max-ram."
             ) from err
         yield region, block

@@ -62,7 +62,7 @@ def load_values(
     load_one = functools.partial(_load, pool, overflows)
     loaded = dict(zip(jobs, run_jobs(load_one, jobs.values(), threads), strict=True))
     if overflows:
-        warnings.warn(overflow_message(overflows), ConversionWarning, stacklevel=2)
+        warnings.warn(ConversionWarning(overflow_message(overflows), code="overflow"), stacklevel=2)
     tensors: dict[Key, Tensor] = dict(state.tensors())
     for key in wanted:
         tensors[key] = loaded[id(state.tensor(key)) if shared else key]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bridge_core.errors import LimitExceeded
+from bridge_core.errors import OutOfMemory
 from bridge_core.state import Array, regions
 from bridge_core.transfer.transpose import Kernel
 
@@ -90,7 +90,7 @@ class ScratchPool:
         """Give a scratch that nobody else uses within the ``with`` block.
 
         Raises:
-            LimitExceeded: There is not enough memory.
+            OutOfMemory: There is not enough memory.
         """
         try:
             scratch = self._free.pop()
@@ -106,6 +106,6 @@ class ScratchPool:
         try:
             return Scratch(self._capacity, self._kernel)
         except MemoryError as err:
-            raise LimitExceeded(
+            raise OutOfMemory(
                 f"a block of {self._capacity} bytes does not fit into memory.", hint="Lower --max-ram."
             ) from err

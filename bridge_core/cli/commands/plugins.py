@@ -12,6 +12,7 @@ import click
 from bridge_core.cli.options import examples, json_option, takes_quiet_registry
 from bridge_core.cli.report import plugin_lines
 from bridge_core.cli.terminal import aside, print_json, say
+from bridge_core.errors import PluginWarning
 
 if TYPE_CHECKING:
     from bridge_core.plugins import Registry
@@ -37,7 +38,7 @@ def plugins(as_json: bool, registry: Registry | None) -> None:
     from bridge_core.plugins import default_registry
 
     with aside(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # failures are listed
+        warnings.simplefilter("ignore", PluginWarning)  # failures are listed
         document = _document(default_registry() if registry is None else registry)
     if as_json:
         print_json(document)

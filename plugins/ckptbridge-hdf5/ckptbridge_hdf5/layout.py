@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge_core import (
+    BridgeError,
     IntegrityError,
     Key,
     KeyConflict,
@@ -229,6 +230,8 @@ class Index:
             )
         except UnsupportedFeature as err:
             raise UnsupportedFeature(err.message, path=file.name, hint=err.hint) from None
+        except BridgeError:
+            raise
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as err:
             raise MalformedFile(f"its index (/ckptbridge) is damaged: {err!r}.", path=file.name) from err
 
