@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.bare_process import HEARS_CTRL_C
 from support.toy_format import assert_same, descriptors, registry
 
 from bridge_core import (
@@ -39,6 +40,7 @@ REGISTRY = registry()
 HERE = Path(__file__).parents[1]
 
 PRELUDE = f"""
+{HEARS_CTRL_C}
 import os, resource, signal, sys, time
 sys.path.insert(0, {str(HERE)!r})
 import numpy as np
