@@ -106,7 +106,8 @@ _FIELDS = ("message", "path", "key", "plugin", "hint", "errno", "strerror", "fil
 
 
 def _restored(kind: type[BridgeError], args: tuple[Any, ...], fields: dict[str, Any]) -> BridgeError:
-    error = kind.__new__(kind, *args)
+    # The first built-in base of a class need not be the one that gives it its form, as OSError does.
+    error: BridgeError = (OSError if issubclass(kind, OSError) else Exception).__new__(kind, *args)
     error.args = args
     for name, value in fields.items():
         setattr(error, name, value)
