@@ -24,7 +24,6 @@ import click
 from bridge_core.cli.options import plugin_options
 from bridge_core.cli.terminal import complain, documents_printed, finish_output, print_json
 from bridge_core.errors import BridgeError, SystemFailure, UsageError
-from bridge_core.messages import for_command_line
 
 __all__ = ["App", "main"]
 
@@ -115,6 +114,8 @@ class _Answer:
 
     def refusal(self, err: BridgeError) -> int:
         """Print an error of ours; return its exit code."""
+        from bridge_core.messages import for_command_line
+
         complain(for_command_line(str(err)), label="error", as_list=bool(err.options))
         document = err.to_json(["ckptbridge", *self._words])
         if document["next"]:
