@@ -293,7 +293,7 @@ class MalformedFile(BadInputError, ValueError, code="CKB-301"):
     """The bytes break the rules of their format."""
 
 
-class TruncatedFile(MalformedFile, EOFError, code="CKB-302"):
+class TruncatedFile(MalformedFile, code="CKB-302"):
     """The file ends before its own header says so."""
 
 
