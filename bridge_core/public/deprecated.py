@@ -91,6 +91,6 @@ def _reader(old: str, new: str, name: str) -> Callable[[Any], Any]:
 
 
 def _warn(old: str, new: str, *, stacklevel: int = 3) -> None:
-    from bridge_core.errors import DeprecatedName  # every import of the package runs this module
+    from bridge_core.errors import DeprecatedName
 
     warnings.warn(f"{old} is deprecated; use {new}.", DeprecatedName, stacklevel=stacklevel)

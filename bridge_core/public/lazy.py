@@ -36,7 +36,7 @@ def exports(
         if name in inner:
             return import_module(f"{package}.{name}")
         if moved and name in moved:
-            from bridge_core.errors import DeprecatedName  # every import of the package runs this module
+            from bridge_core.errors import DeprecatedName  # importing the package loads no errors
 
             module, _, new = moved[name].partition(":")
             warnings.warn(

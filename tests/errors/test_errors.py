@@ -20,7 +20,7 @@ import pytest
 import bridge_core
 import bridge_core.errors
 from bridge_core import BridgeError
-from bridge_core.errors import about_tensor, failures, refusals
+from bridge_core.errors import about_tensor
 from bridge_core.io import replacing_file
 
 TABLE = {
@@ -44,7 +44,7 @@ TABLE = {
     "UnknownKey": ("CKB-203", 2, (ValueError, KeyError)),
     "BadInputError": ("CKB-300", 3, ()),
     "MalformedFile": ("CKB-301", 3, (ValueError,)),
-    "TruncatedFile": ("CKB-302", 3, (ValueError, EOFError)),
+    "TruncatedFile": ("CKB-302", 3, (ValueError,)),
     "IntegrityError": ("CKB-303", 3, ()),
     "UnsafeFile": ("CKB-304", 3, ()),
     "LimitExceeded": ("CKB-305", 3, ()),
@@ -70,14 +70,6 @@ every_error = pytest.mark.parametrize("name", TABLE)
 every_warning = pytest.mark.parametrize("name", WARNINGS)
 
 
-def errors_of(module):
-    return {
-        name
-        for name, value in vars(module).items()
-        if _is_error(value) and value.__module__.startswith("bridge_")
-    }
-
-
 def _is_error(value):
     return isinstance(value, type) and issubclass(value, BaseException)
 
@@ -93,7 +85,14 @@ def made(name):
         return kind("it is new.", reasons={"a": "why"}, hint="Say.", options=("--allow-unclaimed a",))
     if name == "UnsupportedLayerError":
         return kind("it is foreign.", reasons={"a": "why"}, hint="Drop it.")
-    error = kind("it failed.", path=Path("m.pt"), key=("fc", "weight"), plugin="acme", hint="Go on.")
+    error = kind(
+        "it failed.",
+        path=Path("m.pt"),
+        key=("fc", "weight"),
+        plugin="acme",
+        hint="Go on.",
+        options=("--layout torch",),
+    )
     if isinstance(error, OSError):
         error.errno, error.strerror, error.filename = errno.EIO, "broken", "other.pt"
     return error
@@ -114,7 +113,6 @@ def test_every_class_is_listed():
     assert errors == set(TABLE)
     warned = {name for name in bridge_core.errors.__all__ if issubclass_of(name, Warning)}
     assert warned == set(WARNINGS)
-    assert (errors_of(failures) | errors_of(refusals)) <= errors
     assert errors | warned <= set(bridge_core.__all__)
 
 
@@ -143,7 +141,7 @@ def test_no_other_room_defines_an_error():
 def test_a_class_has_its_own_code_and_the_exit_code_of_its_hundred(name):
     kind = getattr(bridge_core.errors, name)
     code, exit_code, _ = TABLE[name]
-    assert vars(kind)["code"] == code
+    assert kind.code == code
     assert re.fullmatch(r"CKB-\d{3}", kind.code)
     assert kind.exit_code == exit_code == max(1, int(code[4]))
 

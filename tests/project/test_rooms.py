@@ -202,7 +202,7 @@ def test_a_room_opens_with_its_purpose(path):
 
 def test_the_root_of_the_core_holds_nothing_loose():
     files = {path.name for path in (ROOT / "bridge_core").iterdir() if path.is_file()}
-    assert files == {"__init__.py", "__main__.py", "builtin_plugin.py", "messages.py", "py.typed"}
+    assert files == {"__init__.py", "__main__.py", "builtin_plugin.py", "errors.py", "messages.py", "py.typed"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
