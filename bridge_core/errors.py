@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -128,7 +129,7 @@ class BridgeError(Exception):
             command: The words of the command that failed, the program first; each entry of ``next`` adds an
                 option to it.
         """
-        ways = [option.split(" ", 1) for option in self.options] if command else []
+        ways = [shlex.split(option) for option in self.options] if command else []
         return {
             "code": self.code,
             "message": self.statement,

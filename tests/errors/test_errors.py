@@ -270,12 +270,12 @@ def test_what_is_next_is_the_command_with_one_option_more():
     error = bridge_core.AmbiguousLayerError(
         "it may be two.",
         candidates={"a": ()},
-        options=("--like FILE", "--accept-guesses", "--rules a b.toml"),
+        options=("--like FILE", "--accept-guesses", "--rules 'a b.toml' --allow-unclaimed h.**"),
     )
     command = ["ckptbridge", "convert", "my model.pt", "--accept-guesses"]
     assert error.to_json(command)["next"] == [
         [*command, "--like", "FILE"],
-        [*command, "--rules", "a b.toml"],
+        [*command, "--rules", "a b.toml", "--allow-unclaimed", "h.**"],
     ]
     assert error.to_json()["next"] == []
 
