@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from support.errors import refused
 from support.arrays import assert_same_values, every_value, random_array, same_bits
+from support.errors import refused
 
 from bridge_core import PlanError
 from bridge_core.ops.elementwise import Cast

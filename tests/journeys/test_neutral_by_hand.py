@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-
 from support.errors import refused
+
 import bridge_core
 import bridge_flax
 import bridge_torch

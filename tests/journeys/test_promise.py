@@ -172,7 +172,9 @@ def test_what_one_layer_of_a_checkpoint_denies_the_others_of_its_kind_do_not_pro
 
 def test_missing_unexpected_and_misshapen_tensors_are_errors_all_listed_at_once():
     like = {"fc": {"kernel": numbers(4, 5), "bias": numbers(3)}, "head": {"bias": numbers(2)}}
-    with refused(MismatchError, "head.bias", "old.bias", "fc.weight", "float32[4, 3]", "float32[4, 5]") as caught:
+    with refused(
+        MismatchError, "head.bias", "old.bias", "fc.weight", "float32[4, 3]", "float32[4, 5]"
+    ) as caught:
         plan_conversion(MLP | {"old.bias": numbers(7)}, to="flax", like=like)
     assert (caught.value.missing, caught.value.unexpected) == (("head.bias",), ("old.bias",))
     assert [text.startswith("fc.weight") for text in caught.value.mismatched] == [True]

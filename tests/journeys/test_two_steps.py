@@ -11,8 +11,8 @@ import pytest
 import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
-from support.errors import refused
 from support.arrays import assert_same_bits
+from support.errors import refused
 from support.examples import examples
 from support.models import assert_same_state_dict, from_neutral, randomise, to_neutral
 from torch import nn

@@ -5,8 +5,8 @@ import json
 import ml_dtypes
 import numpy as np
 import pytest
-
 from support.errors import refused
+
 from bridge_core import (
     MismatchError,
     UnclaimedTensorError,
