@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -129,6 +128,8 @@ class BridgeError(Exception):
             command: The words of the command that failed, the program first; each entry of ``next`` adds an
                 option to it.
         """
+        import shlex  # errors are imported by every command
+
         ways = [shlex.split(option) for option in self.options] if command else []
         return {
             "code": self.code,
