@@ -125,11 +125,11 @@ def test_the_list_names_them_all_and_why(broken):
     assert result.code == 0
     assert not warned(result.err)
     failed = {failure["distribution"]: failure for failure in document["failures"]}
+    assert failed["broken-exit"].pop("reason").startswith("SystemExit: 0")
     assert failed["broken-exit"] == {
         "name": "broken_exit_plugin",
         "distribution": "broken-exit",
         "version": "2.5",
-        "reason": "SystemExit: 0 (it would have ended the program)",
     }
     assert failed["broken-transform"]["hook"] == "bridge_layer_transforms"
     (conflict,) = document["conflicts"]
