@@ -1,8 +1,8 @@
 """The weights of a checkpoint: which of its entries they are, and what else it holds.
 
 `torch.save` stores any object. Most checkpoints are a state dict, or a dict that holds one under a usual
-name, next to an optimizer, counters and options. The order in which usual names are tried is fixed; the caller
-may choose another entry. Reports name the entry that was read and those that were not.
+name, next to an optimizer, counters and options. The order in which usual names are tried is fixed; the
+caller may choose another entry. Reports name the entry that was read and those that were not.
 """
 
 from __future__ import annotations

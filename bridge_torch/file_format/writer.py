@@ -89,8 +89,8 @@ def _names(state: FlatState) -> tuple[dict[Key, str], bool]:
     odd = [repr(key) for key in state if not key or (plain and any("." in part for part in key))]
     if odd:
         raise KeyConflict(
-            f"{count(len(odd), 'key')} cannot be written ({listed(odd)}): torch joins the parts of a key with "
-            "dots, so a key needs a part, and no part may contain a dot.",
+            f"{count(len(odd), 'key')} cannot be written ({listed(odd)}): torch joins the parts of a key "
+            "with dots, so a key needs a part, and no part may contain a dot.",
             hint='Rename them: pass rules="rules.toml" (--rules). Or write a format with nested names, as '
             "msgpack.",
         )
