@@ -49,7 +49,7 @@ class Archive:
             parts = member.name.removesuffix("/").split("/")
             if ".." in parts or "" in parts or "\\" in member.name:
                 raise UnsafeFile(
-                    f"a record has a name that leads out of the archive: {member.name[:200]!r}.",
+                    f"the name of a record is not a plain relative path: {member.name[:200]!r}.",
                     path=file.name,
                     hint=UNTRUSTED,
                 )

@@ -166,12 +166,15 @@ def _state(
     metadata: StateMetadata,
     escaped: bool,
 ) -> FlatState:
-    foreign = [
-        f"{name} (torch.{ref.dtype})" for name, ref in weights.tensors.items() if ref.dtype not in DTYPES
-    ]
-    if foreign:
+    unread: dict[str, list[str]] = {}
+    for name, ref in weights.tensors.items():
+        if ref.dtype not in DTYPES:
+            unread.setdefault(ref.dtype, []).append(name)
+    if unread:
+        texts = (f"torch.{dtype} ({listed(names)})" for dtype, names in unread.items())
         raise UnsupportedFeature(
-            f"the file has {count(len(foreign), 'tensor')} of a dtype that is not read: {listed(foreign)}.",
+            f"the file has {count(sum(map(len, unread.values())), 'tensor')} of a dtype that is not read: "
+            f"{', '.join(texts)}.",
             path=file.name,
             hint="Cast each with tensor.to(torch.float32), or dequantize it, and save the state dict again.",
         )
@@ -219,7 +222,7 @@ def _state(
 def _check_key(key: str, file: SourceFile) -> None:
     if "/" in key or "\\" in key or "\0" in key or key in ("", ".", ".."):
         raise UnsafeFile(
-            f"a storage has a name that leads out of the archive: {key[:200]!r}.",
+            f"the name of a storage is not a plain file name: {key[:200]!r}.",
             path=file.name,
             hint=UNTRUSTED,
         )

@@ -32,10 +32,15 @@ def lay_out(state: FlatState, dtypes: frozenset[str]) -> FileImage:
         KeyConflict: Two keys join to one name, or a part of a torch name contains a dot.
     """
     specs = state.specs()
-    foreign = [f"{'.'.join(k)} ({s.dtype.name})" for k, s in specs.items() if s.dtype.name not in dtypes]
-    if foreign:
+    missing: dict[str, list[str]] = {}
+    for key, spec in specs.items():
+        if spec.dtype.name not in dtypes:
+            missing.setdefault(spec.dtype.name, []).append(".".join(key))
+    if missing:
+        texts = (f"{dtype} ({listed(names)})" for dtype, names in missing.items())
         raise UnsupportedFeature(
-            f"torch has no dtype for {count(len(foreign), 'tensor')}: {listed(foreign)}.",
+            f"torch does not have the dtype of {count(sum(map(len, missing.values())), 'tensor')}: "
+            f"{', '.join(texts)}.",
             hint='Pass dtype="float32" (--dtype), or write a format that has these dtypes.',
         )
     names, escaped = _names(state)

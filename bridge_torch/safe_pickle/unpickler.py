@@ -20,7 +20,7 @@ from bridge_core import (
     TruncatedFile,
     UnsafeFile,
 )
-from bridge_core.messages import count, listed
+from bridge_core.messages import listed
 from bridge_torch.hints import SAVE_WEIGHTS
 from bridge_torch.safe_pickle.machine import Limits, Machine
 from bridge_torch.safe_pickle.opcodes import OPERATIONS, STOP, refuse_opcode
@@ -136,8 +136,8 @@ def unsafe_names(names: Iterable[str], *, holds_module: bool, path: str | None =
             f"torch.load(path, weights_only=False), and save its weights: {SAVE_WEIGHTS}."
         )
     return UnsafeFile(
-        "the weights cannot be read without running code that the file names "
-        f"({count(len(shown), 'name')}): {listed(shown)}.",
+        "the weights cannot be read without running code that the file names"
+        f"{f' ({len(shown)} names)' if len(shown) > 1 else ''}: {listed(shown)}.",
         path=path,
         hint=hint,
     )
