@@ -46,8 +46,8 @@ class Choice:
             if arrays:
                 names = listed(map(shown_name, arrays))
                 raise UnsupportedFeature(
-                    f"the file holds {count(len(arrays), 'numpy array')}, which are not read, and no "
-                    f"tensors: {names}.",
+                    f"the file holds no tensors, but {count(len(arrays), 'numpy array')}: {names}. Arrays "
+                    "in a pickle are not read.",
                     hint="If you trust the file, load it, and write the arrays with numpy.savez, or "
                     "torch.from_numpy(array) of each with torch.save.",
                 )
@@ -110,7 +110,7 @@ class Choice:
                 [f"{value.kind} (in {shown_name(path)})"], holds_module=holds_module([value])
             )
             if others:
-                error.hint = f"{error.hint} {_other_entries(others)}"
+                error.hint = f"{_other_entries(others)} {error.hint}"
             return error
         kind = "a dict without tensors" if type(value) is dict else kind_of(value)
         return UsageError(

@@ -25,6 +25,7 @@ from bridge_core.io import ChecksummedRange
 from bridge_core.messages import count, listed
 from bridge_core.state import DTYPES, checked_bools, load_metadata, select_entry
 from bridge_torch.file_format.archive import METADATA_RECORD, Archive
+from bridge_torch.file_format.left_out import shown_name
 from bridge_torch.file_format.legacy import read_legacy, refuse_other
 from bridge_torch.file_format.signatures import is_legacy, is_zip
 from bridge_torch.file_format.state_dict_entry import Weights, find_weights
@@ -171,7 +172,7 @@ def _state(
         if ref.dtype not in DTYPES:
             unread.setdefault(ref.dtype, []).append(name)
     if unread:
-        texts = (f"torch.{dtype} ({listed(names)})" for dtype, names in unread.items())
+        texts = (f"torch.{dtype} ({listed(map(shown_name, names))})" for dtype, names in unread.items())
         raise UnsupportedFeature(
             f"the file has {count(sum(map(len, unread.values())), 'tensor')} of a dtype that is not read: "
             f"{', '.join(texts)}.",

@@ -38,7 +38,7 @@ _HINTS: dict[type[BridgeError], str] = {
     TruncatedFile: "Fetch the file again.",
     MalformedFile: f"Fetch the file again. If it does not hold a state dict, save one: {SAVE_WEIGHTS}.",
     KeyConflict: f"Fetch the file again. If it does not hold a state dict, save one: {SAVE_WEIGHTS}.",
-    LimitExceeded: f"No state dict needs as much. Save one: {SAVE_WEIGHTS}.",
+    LimitExceeded: f"No state dict needs this. Save one: {SAVE_WEIGHTS}.",
 }
 _NESTED = frozenset({dict, list, tuple})
 
