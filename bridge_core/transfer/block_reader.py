@@ -18,7 +18,12 @@ from bridge_core.transfer.transpose import copy_into, move_plane
 __all__ = ["read_blocks", "read_whole"]
 
 _FEWEST_BYTES = 256
-"""Bytes that a strip writes side by side at least, or lines of the cache are fetched for little."""
+"""The fewest contiguous bytes that a strip writes: a cache line is fetched for as many of them as possible.
+
+Chosen with ``benchmarks/transpose_kernel.py``, contestant ``from file``.
+"""
+
+_LESS_MEMORY = 'Pass a smaller budget, for example max_ram="64MB" (--max-ram).'
 
 
 def read_blocks(
@@ -30,10 +35,10 @@ def read_blocks(
     """Yield the region and the values of blocks, as C-contiguous arrays that are valid until the next one.
 
     Args:
-        plan: How to read.
-        scratch: Where the arrays are, if possible; nothing else may use it meanwhile.
+        plan: The plan of the tensor.
+        scratch: Memory for the arrays; nothing else may use it until the iterator ends.
         blocks: Which of the plan's blocks; None for all.
-        stop: Once it is set, the work ends with `KeyboardInterrupt`.
+        stop: After it is set, the next block raises `KeyboardInterrupt`; None for never.
 
     Raises:
         OutOfMemory: A block does not fit into memory.
@@ -47,7 +52,7 @@ def read_blocks(
         except MemoryError as err:
             nbytes = regions.size(regions.region_shape(region)) * plan.tensor.spec.dtype.itemsize
             raise OutOfMemory(
-                f"a block of {nbytes} bytes does not fit into memory.", hint="Lower --max-ram."
+                f"the system has no memory for a block of {nbytes} bytes.", hint=_LESS_MEMORY
             ) from err
         yield region, block
 
@@ -62,7 +67,7 @@ def read_whole(plan: BlockPlan, out: Array, scratch: Scratch) -> None:
     else:
         for region in plan.blocks:
             scratch.reset()
-            index: tuple[Any, ...] = (*region, ...)  # the ellipsis keeps an array where no axes are
+            index: tuple[Any, ...] = (*region, ...)  # with the ellipsis, no axes give an array, not a scalar
             copy_into(out[index], _pulled(tensor, region, scratch), scratch.kernel)
 
 
@@ -83,7 +88,7 @@ def _read_block(plan: BlockPlan, region: Region, scratch: Scratch) -> Array:
 
 
 def _fill_in_strips(tensor: Tensor, region: Region, out: Array, scratch: Scratch, order: MemoryOrder) -> None:
-    """Read strips that are contiguous in the source, and move each into place while it is in the cache."""
+    """Read strips that are contiguous in the source, and transpose each while it is in the cache."""
     outer, inner = order.outer, order.inner
     sizes = list(regions.region_shape(region))
     for axis in order.stacked:

@@ -259,7 +259,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
 
 
 def test_huge_metadata_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(npz_module, "_SIDECAR_CAP", 100)
+    monkeypatch.setattr(npz_module, "_LARGEST_METADATA", 100)
     with pytest.raises(LimitExceeded, match="metadata takes"):
         read_all(tmp_path / "x", archive([sidecar({"metadata": EMPTY, "extra": {"x": "y" * 200}})]))
     state = FlatState({("a",): ARRAY}, metadata=StateMetadata(extra={"x": "y" * 200}))
