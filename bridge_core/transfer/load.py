@@ -87,8 +87,8 @@ def overflow_message(overflows: Mapping[Key, int]) -> str:
     names = listed(f"{join_key(key)} ({count(number, 'value')})" for key, number in overflows.items())
     return (
         f"values of {count(len(overflows), 'tensor')} are outside the range of the dtype that they were cast "
-        f"to: {names}. They are now infinite, NaN or other numbers. Cast to a dtype of a wider range: bfloat16"
-        " has that of float32."
+        f"to: {names}. They are now infinite, NaN or other numbers. Cast to a dtype of a wider range: "
+        "bfloat16 has that of float32."
     )
 
 
