@@ -50,6 +50,9 @@ _TABLE_END = bytes.fromhex("57fb808b247547db")
 _SHOWN = 40
 """Characters of a text that a message shows."""
 
+_SHORTEST_TEXT = 8
+"""Bytes; a shorter file may be any file that was cut off."""
+
 
 def describe_foreign(file: SourceFile, *, containers: bool = False, text: bool = False) -> str | None:
     """Return what a file looks like that is not of the expected format, with its article; None if unknown.
@@ -70,7 +73,7 @@ def describe_foreign(file: SourceFile, *, containers: bool = False, text: bool =
     for offset, magic, what in (*_FOREIGN, *(_CONTAINERS if containers else ())):
         if head[offset:].startswith(magic):
             return what
-    return _described_text(head) if text else None
+    return _described_text(head) if text and file.size >= _SHORTEST_TEXT else None
 
 
 def _described_text(head: bytes) -> str | None:
