@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-__all__ = ["count", "fold_names", "folded", "for_command_line", "listed", "nearest"]
+__all__ = ["count", "fold_names", "folded", "for_command_line", "listed", "nearest", "shown"]
 
 _BOTH_WAYS = re.compile(r"""\b[a-z_]+=(?:"[^"]*"|'[^']*'|\[[^\]]*\]|[^\s"'\[(,.]*) \((--[^()]+)\)""")
 
@@ -69,6 +69,19 @@ def count(number: int, what: str) -> str:
     '2 steps'
     """
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """Return a value of a file or a caller for a message, as its `repr`, cut after ``limit`` characters.
+
+    >>> shown([1] * 1000, 20)
+    '[1, 1, 1, 1, 1, 1...'
+    """
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # very deep, or an integer with more digits than Python prints
+        return "a value too large to show"
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

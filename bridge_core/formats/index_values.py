@@ -8,6 +8,7 @@ from typing import Any
 
 from bridge_core.errors import MalformedFile, ShardError, UnsafeFile, UnsupportedFeature
 from bridge_core.io import SourceFile
+from bridge_core.messages import shown
 from bridge_core.state import is_unicode
 
 __all__ = ["check_shard_name", "check_tensor_name", "check_text", "total_size"]
@@ -77,9 +78,8 @@ def total_size(value: Any, path: str) -> int | None:
         return None
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not 0 <= value <= _LARGEST_TOTAL or value != int(value):
-        shown = repr(value) if len(repr(value)) < 40 else f"{repr(value)[:37]}..."
         raise MalformedFile(
-            f"expected a number of bytes as 'total_size' in the index, got {shown}.",
+            f"expected a number of bytes as 'total_size' in the index, got {shown(value, 40)}.",
             path=path,
             hint="Write the set again, or remove 'total_size' from the index: it is only compared.",
         )

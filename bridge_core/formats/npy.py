@@ -15,7 +15,7 @@ import numpy as np
 from bridge_core.errors import IntegrityError, LimitExceeded, MalformedFile, UnsafeFile, UnsupportedFeature
 from bridge_core.formats.zip_archive import STORED, ZipMember, read_member
 from bridge_core.io import ChecksummedRange, SourceFile
-from bridge_core.messages import count, nearest
+from bridge_core.messages import count, nearest, shown
 from bridge_core.state import (
     DTYPES,
     MAX_RANK,
@@ -233,14 +233,14 @@ def _fields(text: str, where: _Where) -> tuple[Any, bool, tuple[int, ...]]:
         raise where.error(
             MalformedFile,
             "expected a dict with 'descr', 'fortran_order' and 'shape' as the .npy header, got "
-            f"{repr(fields)[:80]}",
+            f"{shown(fields)}",
         )
     descr, fortran, shape = fields["descr"], fields["fortran_order"], fields["shape"]
     if type(fortran) is not bool or type(shape) is not tuple or not set(map(type, shape)) <= {int}:
         raise where.error(
             MalformedFile,
             "expected a bool 'fortran_order' and a tuple of integers 'shape' in the .npy header, got "
-            f"{repr(fortran)[:40]} and {repr(shape)[:40]}",
+            f"{shown(fortran)} and {shown(shape)}",
         )
     return descr, fortran, shape
 
@@ -275,6 +275,6 @@ def _spec(dtype: np.dtype[Any], shape: tuple[int, ...], where: _Where) -> Tensor
         )
     if any(n < 0 for n in shape) or regions.size(tuple(n for n in shape if n)) * dtype.itemsize >= 1 << 63:
         raise where.error(
-            MalformedFile, f"the shape {repr(list(shape))[:80]} is not valid: a size is negative or too large"
+            MalformedFile, f"the shape {shown(list(shape))} is not valid: a size is negative or too large"
         )
     return TensorSpec(shape, dtype)

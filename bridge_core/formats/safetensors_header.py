@@ -15,7 +15,7 @@ from bridge_core.errors import FileWarning, LimitExceeded, MalformedFile, Trunca
 from bridge_core.formats.foreign import describe_foreign
 from bridge_core.formats.safetensors_codes import CODES, HEADER_CAP, METADATA, NIBBLES, stored_bytes
 from bridge_core.io import SourceFile, parse_json
-from bridge_core.messages import count, listed, nearest
+from bridge_core.messages import count, listed, nearest, shown
 from bridge_core.state import DTYPES, MAX_RANK, Tensor, TensorSpec, is_unicode, regions
 
 __all__ = ["read_header"]
@@ -128,7 +128,7 @@ def _strings(value: Any, file: SourceFile) -> dict[str, str]:
         return {}
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise MalformedFile(
-            f"expected an object of strings as {METADATA} in the header, got {repr(value)[:80]}.",
+            f"expected an object of strings as {METADATA} in the header, got {shown(value)}.",
             path=file.name,
         )
     return value
@@ -153,7 +153,7 @@ def _loose_entry(name: str, value: Any, file: SourceFile) -> _Entry:
     if entry is None or _depth(value) > _MAX_DEPTH:
         raise MalformedFile(
             "expected {dtype: text, shape: [integers], data_offsets: [begin, end]} in the header, got "
-            f"{repr(value)[:80]}.",
+            f"{shown(value)}.",
             path=file.name,
             key=name,
         )
@@ -188,7 +188,7 @@ def _spec(code: str, shape: tuple[int, ...], name: str, file: SourceFile) -> Ten
     dtype = DTYPES[CODES[code]]
     if any(n < 0 for n in shape) or regions.size(tuple(n for n in shape if n)) * dtype.itemsize >= 1 << 63:
         raise MalformedFile(
-            f"the shape {repr(list(shape))[:80]} is not valid: a size is negative or too large.",
+            f"the shape {shown(list(shape))} is not valid: a size is negative or too large.",
             path=file.name,
             key=name,
         )
@@ -205,7 +205,7 @@ def _check_ranges(entries: Mapping[str, _Entry], file: SourceFile, start: int) -
     for begin, end, name in sorted((begin, end, name) for name, (_, _, begin, end) in entries.items()):
         if not 0 <= begin <= end < 1 << 63:
             raise MalformedFile(
-                f"expected data_offsets [begin, end] with 0 <= begin <= end, got [{begin}, {end}].",
+                f"expected data_offsets [begin, end] with 0 <= begin <= end, got {shown([begin, end])}.",
                 path=file.name,
                 key=name,
             )

@@ -19,7 +19,7 @@ from bridge_core.formats.base import Format, ShardNames
 from bridge_core.formats.index_values import check_shard_name, check_tensor_name, check_text, total_size
 from bridge_core.formats.shard_folder import ShardFolder, check_complete, compare_folder
 from bridge_core.io import SourceFile, open_listed, parse_json
-from bridge_core.messages import count, listed
+from bridge_core.messages import count, listed, shown
 from bridge_core.state import (
     MARKER,
     PACKED,
@@ -126,10 +126,10 @@ def _read_index(file: SourceFile) -> _Index:
     document = parse_json(file.read(0, file.size), path=file.name, what="the index")
     weight_map = document.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        shown = "nothing" if weight_map is None else repr(weight_map)[:40]
+        got = "nothing" if weight_map is None else shown(weight_map)
         raise MalformedFile(
             "this JSON is not the index of a sharded set: expected 'weight_map', an object from tensors to "
-            f"shards, got {shown}.",
+            f"shards, got {got}.",
             path=file.name,
             hint="Give the file of weights, or the index of a sharded set.",
         )
@@ -137,19 +137,19 @@ def _read_index(file: SourceFile) -> _Index:
         check_tensor_name(key, file.name)
         if not isinstance(shard, str):
             raise MalformedFile(
-                f"expected a file name in 'weight_map', got {repr(shard)[:80]}.", path=file.name, key=key
+                f"expected a file name in 'weight_map', got {shown(shard)}.", path=file.name, key=key
             )
     for shard in dict.fromkeys(weight_map.values()):
         check_shard_name(shard, file)
     described = document.get("metadata")
     if described is not None and not isinstance(described, dict):
         raise MalformedFile(
-            f"expected an object as 'metadata' in the index, got {repr(described)[:80]}.", path=file.name
+            f"expected an object as 'metadata' in the index, got {shown(described)}.", path=file.name
         )
     marker = (described or {}).get(MARKER)
     if marker is not None and not isinstance(marker, str):
         raise MalformedFile(
-            f"expected a text as 'metadata.{MARKER}' in the index, got {repr(marker)[:80]}.", path=file.name
+            f"expected a text as 'metadata.{MARKER}' in the index, got {shown(marker)}.", path=file.name
         )
     return _Index(
         weight_map,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bridge_core.errors import UsageError
-from bridge_core.messages import count, listed
+from bridge_core.messages import count, listed, shown
 from bridge_core.state.flat_state import FlatState
 from bridge_core.state.keys import Key
 
@@ -49,7 +49,7 @@ def require_entry_path(entry: object) -> None:
     """
     if entry is not None and not isinstance(entry, str):
         raise UsageError(
-            f"expected entry= to be a path of names joined by dots, got {repr(entry)[:80]}.",
+            f"expected entry= to be a path of names joined by dots, got {shown(entry)}.",
             hint='Pass entry="ckpt.model_ema" (--entry).',
         )
 
@@ -96,9 +96,8 @@ def unknown_entry(
     names = list(entries)
     near = difflib.get_close_matches(entry[:_LONGEST_SHOWN], names, n=1)
     known = f"the entries with tensors are: {listed(names)}" if names else without
-    shown = entry if len(entry) <= _LONGEST_SHOWN else f"{entry[:_LONGEST_SHOWN]}..."
     hint = f"Did you mean {near[0]!r}?" if near else None
-    return UsageError(f"unknown entry {shown!r}: {known}.", hint=hint)
+    return UsageError(f"unknown entry {shown(entry, _LONGEST_SHOWN)}: {known}.", hint=hint)
 
 
 def _length(key: Key, entry: str) -> int:

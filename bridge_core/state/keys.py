@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from bridge_core.errors import KeyConflict, UnknownKey, UsageError
-from bridge_core.messages import count, listed
+from bridge_core.messages import count, listed, shown
 
 __all__ = [
     "Key",
@@ -76,7 +76,7 @@ def _part(part: object, name: object) -> str:
     except TypeError:
         pass
     raise UsageError(
-        f"expected a dotted name or a tuple of strings and integers as a key, got {repr(name)[:80]}"
+        f"expected a dotted name or a tuple of strings and integers as a key, got {shown(name)}"
         f"{'' if part is name else f', with a part of type {type(part).__name__}'}."
     )
 
@@ -249,7 +249,7 @@ def flatten_tree(
         for name, child in node.items():
             if isinstance(name, bool) or not isinstance(name, str | int):
                 raise KeyConflict(
-                    f"expected strings or integers as names in a dict, got {repr(name)[:80]}.",
+                    f"expected strings or integers as names in a dict, got {shown(name)}.",
                     key=prefix or None,
                 )
             part = str(name)

@@ -10,6 +10,7 @@ from math import prod
 from typing import Any
 
 from bridge_core.errors import BridgeError, MalformedFile
+from bridge_core.messages import shown
 from bridge_core.state.dtypes import MAX_RANK, dtype_named
 
 __all__ = ["STALE", "VERSION", "Misfit", "check_auxiliary", "check_layer", "check_rule", "check_schema"]
@@ -38,7 +39,7 @@ class Misfit(Exception):
     """
 
     def __init__(self, where: str, expected: str, value: object) -> None:
-        super().__init__(f"expected {expected} for {where or 'the document'}, got {_shown(value)}")
+        super().__init__(f"expected {expected} for {where or 'the document'}, got {shown(value)}")
 
 
 def check_schema(document: Mapping[str, Any], path: str) -> None:
@@ -54,7 +55,7 @@ def check_schema(document: Mapping[str, Any], path: str) -> None:
     version = document.get("version", 0)
     if type(version) is not int or version != VERSION:
         raise MalformedFile(
-            f"expected metadata of version {VERSION}, got version {_shown(version)}.",
+            f"expected metadata of version {VERSION}, got version {shown(version)}.",
             path=path or None,
             hint="Install a newer ckptbridge: pip install -U ckptbridge",
         )
@@ -169,15 +170,6 @@ def _layouts(value: Any, where: str) -> None:
     _TEXTS(value, where)
     if len(value) != 2 or not value[0]:
         raise Misfit(where, "two layouts", value)
-
-
-def _shown(value: object) -> str:
-    """Return a value for a message, cut where it is long."""
-    try:
-        text = repr(value)
-    except ValueError:  # an integer with more digits than Python prints
-        return "a number of very many digits"
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 _TEXTS = _list_of(_text, "texts")

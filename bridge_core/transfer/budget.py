@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from bridge_core.errors import UsageError
+from bridge_core.messages import shown
 
 __all__ = ["Budget", "parse_size"]
 
@@ -80,11 +81,11 @@ def parse_size(size: int | str) -> int:
     if isinstance(size, str):
         match = _SIZE.fullmatch(size.strip())
         if match is None or (match[3] and not match[2]):
-            raise UsageError(f"expected a number of bytes, got {size[:80]!r}.", hint=_HOW_TO_WRITE)
+            raise UsageError(f"expected a number of bytes, got {shown(size)}.", hint=_HOW_TO_WRITE)
         from decimal import Decimal  # in binary fractions 0.1 GB is not an integer of bytes
 
         unit = match[2].upper()
         size = int(Decimal(match[1]) * (_BINARY[unit] if match[3] else _UNITS[unit]))
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise UsageError(f"expected a size of at least 1 byte, got {repr(size)[:80]}.", hint=_HOW_TO_WRITE)
+        raise UsageError(f"expected a size of at least 1 byte, got {shown(size)}.", hint=_HOW_TO_WRITE)
     return size

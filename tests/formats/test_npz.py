@@ -48,6 +48,10 @@ def npy(array, **header):
     return out.getvalue()
 
 
+def npy_of(header):
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header
+
+
 def archive(members, compression=zipfile.ZIP_STORED, **info):
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", compression) as file:
@@ -151,6 +155,14 @@ BAD = {
     "a header with huge numbers for names": (
         archive([("a.npy", npy(ARRAY).replace(b"'shape'", b"0x" + b"F" * 5))]), MalformedFile
     ),
+    "a number that Python does not print for a name": (
+        archive([("a.npy", npy_of(b"{0x" + b"F" * 8000 + b": 1}"))]), MalformedFile
+    ),
+    "a number that Python does not print in a shape": (
+        archive([("a.npy", npy_of(
+            b"{'descr': '<f4', 'fortran_order': False, 'shape': (0x" + b"F" * 8000 + b",)}"
+        ))]), MalformedFile
+    ),
     "a list for a shape": (archive([("a.npy", npy(RAW, shape=[2]))]), MalformedFile),
     "a boolean in a shape": (archive([("a.npy", npy(RAW, shape=(True, 2)))]), MalformedFile),
     "a negative shape": (archive([("a.npy", npy(RAW, shape=(-2,)))]), MalformedFile),
@@ -210,6 +222,26 @@ def test_a_bad_file_gives_its_error(tmp_path, name):
         read_all(path, content)
     assert type(caught.value) is wanted
     assert str(path) in str(caught.value)
+
+
+def test_what_is_not_an_archive_is_described(tmp_path):
+    with refused(MalformedFile, "text", "'Entry not found'"):
+        read_all(tmp_path / "x", b"Entry not found\n")
+    with refused(MalformedFile, "HTML"):
+        read_all(tmp_path / "x", b"<html><body>Log in</body></html>")
+    with refused(MalformedFile, b"\1\2\3\4"):
+        read_all(tmp_path / "x", bytes(range(1, 100)))
+
+
+def test_an_archive_of_other_files_is_named_by_one_of_them(tmp_path):
+    with refused(UnsupportedFeature, ".npz", "'archive/data.pkl'", hint="Unpack"):
+        read_all(tmp_path / "x", archive([("archive/data.pkl", b"")]))
+
+
+def test_an_unknown_dtype_gets_the_nearest(tmp_path):
+    members = [("a.npy", npy(ARRAY)), sidecar({"metadata": EMPTY, "dtypes": {"a": "bfloat61"}})]
+    with refused(UnsupportedFeature, "'bfloat61'", hint="'bfloat16'", key="a"):
+        read_all(tmp_path / "x", archive(members))
 
 
 def test_the_good_file_that_the_bad_ones_start_from_is_good(tmp_path):

@@ -153,6 +153,24 @@ def test_a_bad_file_gives_its_error(tmp_path, name):
     assert path.read_bytes() == content
 
 
+def test_what_is_not_a_safetensors_file_is_described(tmp_path):
+    for content, what in (
+        ("Entry not found\n", "'Entry not found'"),
+        ("é" * 200, f"'{'é' * 40}...'"),
+        ("\n\n  <!doctype html>", "HTML"),
+        ("version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+    ):
+        with refused(MalformedFile, "safetensors", what):
+            read_all(tmp_path / "x", content.encode())
+    with refused(LimitExceeded, hint="not a safetensors file"):
+        read_all(tmp_path / "x", b"text, \xff and other bytes")
+
+
+def test_an_unknown_dtype_gets_the_nearest(tmp_path):
+    with refused(UnsupportedFeature, "'BF61'", hint="'BF16'", key="a"):
+        read_all(tmp_path / "x", file_of({"a": entry("BF61")}))
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_the_library_refuses_what_is_refused_here(name):
     content, _ = BAD[name]
