@@ -126,10 +126,13 @@ def _read_index(file: SourceFile) -> _Index:
     document = parse_json(file.read(0, file.size), path=file.name, what="the index")
     weight_map = document.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        got = "nothing" if weight_map is None else shown(weight_map)
+        problem = (
+            "'weight_map' is missing"
+            if weight_map is None
+            else f"expected an object from tensors to shards as 'weight_map', got {shown(weight_map)}"
+        )
         raise MalformedFile(
-            "this JSON is not the index of a sharded set: expected 'weight_map', an object from tensors to "
-            f"shards, got {got}.",
+            f"this JSON is not the index of a sharded set: {problem}.",
             path=file.name,
             hint="Give the file of weights, or the index of a sharded set.",
         )
