@@ -1,4 +1,4 @@
-"""What a file format and a framework adapter must offer; hooks return objects of these shapes."""
+"""The interfaces of file formats, which hooks of plugins return."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class Format(Protocol):
 
 @runtime_checkable
 class FormatWithEntries(Format, Protocol):
-    """A format whose files hold more than weights, so that it chooses an entry before it reads them.
+    """A format whose files hold more than weights, so that it chooses an entry to read.
 
     For every other format an entry is a path that the names of the tensors begin with.
     """

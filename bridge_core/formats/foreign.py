@@ -55,7 +55,7 @@ _SHORTEST_TEXT = 8
 
 
 def describe_foreign(file: SourceFile, *, containers: bool = False, text: bool = False) -> str | None:
-    """Return what a file looks like that is not of the expected format, with its article; None if unknown.
+    """Return what a file of another format looks like, as "a web page"; None if unknown.
 
     Args:
         file: The file.
@@ -77,7 +77,7 @@ def describe_foreign(file: SourceFile, *, containers: bool = False, text: bool =
 
 
 def _described_text(head: bytes) -> str | None:
-    """Describe a text in UTF-8; None if the first bytes are not one, or hold control characters."""
+    """Describe a text by its first bytes; None if they are not printable UTF-8."""
     try:
         shown = codecs.getincrementaldecoder("utf-8-sig")().decode(head).strip()
     except UnicodeDecodeError:
@@ -90,7 +90,7 @@ def _described_text(head: bytes) -> str | None:
 
 
 def _zeros(file: SourceFile) -> str:
-    """Describe a file that begins with zero bytes, from all of a small one and some blocks of a large one."""
+    """Describe a file that begins with zero bytes; of a large one only some blocks are read."""
     block = 1 << 16
     last = max(file.size - block, 0)
     places = sorted({last * part // 16 for part in range(17)})

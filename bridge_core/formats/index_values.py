@@ -46,7 +46,7 @@ def check_text(names: Iterable[str]) -> None:
 
 
 def check_shard_name(name: str, file: SourceFile) -> None:
-    """Check that a shard in an index is a plain file name, so that the file is in the folder of the index.
+    """Check that a shard in an index is a plain file name, without a folder.
 
     Raises:
         ShardError: The name is that of the index itself.

@@ -1,4 +1,4 @@
-"""One ``.npy`` member of an archive as a lazy tensor; reading all of it verifies its checksum."""
+"""A ``.npy`` member of an archive as a lazy tensor, verified when all of it was read."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _BOOL, _BYTE = DTYPES["bool"], DTYPES["uint8"]
 
 
 class Member(NamedTuple):
-    """An array, and the type in the file that stands for its dtype; None if the file has the dtype itself."""
+    """An array, and the type in the file if that only stands for the array's dtype."""
 
     tensor: Tensor
     stored_as: str | None

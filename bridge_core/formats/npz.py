@@ -1,4 +1,4 @@
-"""npz, as `numpy.load` reads it: a zip archive of stored ``.npy`` members, each a byte range."""
+"""npz, as `numpy.load` reads it: a zip archive of ``.npy`` members."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def _restored(stored_as: str, dtype: str, names: list[str]) -> str:
 
 
 def lay_out(state: FlatState) -> FileImage:
-    """Return the layout of the complete file, without the tensors' values; see `NpzFormat.write`."""
+    """Return the layout of a file for a state; see `NpzFormat.write`."""
     names, escaped = flat_names(state)
     _check_names(names)
     members: list[NewMember] = []

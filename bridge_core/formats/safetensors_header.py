@@ -1,4 +1,4 @@
-"""The header of a safetensors file: eight bytes of length, then a JSON object that is not trusted.
+"""The header of a safetensors file: eight bytes of length, then an untrusted JSON object.
 
 All that the library's parser checks is checked, and duplicate names, which it accepts, too. A header of a
 million tensors must not take more memory than a few times its own size.

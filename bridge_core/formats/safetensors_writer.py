@@ -42,7 +42,7 @@ _MARKS = {layout: mark for mark, layout in FRAMEWORKS.items()}
 
 
 def lay_out(state: FlatState) -> FileImage:
-    """Return the layout of the complete file, without the tensors' values; see `SafetensorsFormat.write`."""
+    """Return the layout of a file for a state; see `SafetensorsFormat.write`."""
     metadata = state.metadata
     ties = {key: other for key, other in metadata.ties.items() if other in state}
     metadata = metadata.with_(ties=ties)

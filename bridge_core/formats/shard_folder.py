@@ -1,4 +1,4 @@
-"""Names of shards, such as ``model-00001-of-00003.safetensors``, and other files in an index's folder."""
+"""Names of shards, such as ``model-00001-of-00003.safetensors``, and their folder."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def check_complete(names: Iterable[str], folder: Path, *, index: str) -> None:
 def _other_shards(
     names: Container[str], sets: Collection[tuple[str, int, str]], folder: Path
 ) -> tuple[list[str], list[str]]:
-    """Return the files that are numbered as parts of these sets, and as parts of sets of other sizes."""
+    """Return other files of these sets, and files of sets that differ only in their size."""
     frames = {(head, tail) for head, _, tail in sets}
     omitted: list[str] = []
     leftover: list[str] = []

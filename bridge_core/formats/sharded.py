@@ -47,9 +47,10 @@ OpenShard = Callable[[SourceFile, Format | None], tuple[Format, FlatState]]
 def open_sharded(
     file: SourceFile, open_shard: OpenShard, formats: Iterable[Format], *, follow_links: bool = False
 ) -> tuple[Format, FlatState]:
-    """Open an index and all its shards as one state; closes the index, and the shards on an error.
+    """Open an index and all its shards as one state.
 
-    Tensors come in the order of the index, then tied ones that it does not name.
+    The index is closed, and on an error the shards are closed too. Tensors come in the order of the
+    index, then tied ones that it does not name.
 
     Args:
         file: The index.
@@ -232,7 +233,7 @@ def _merge(
 
 
 def _split_alike(index: _Index, states: Mapping[str, FlatState]) -> Mapping[str, FlatState]:
-    """Return the shards with names split alike, by the separator that all names of the set show."""
+    """Return the shards with names split by the separator that all names of the set show."""
     slashed = {
         shard: {key: "/".join(key) for key in state}
         for shard, state in states.items()
@@ -282,7 +283,7 @@ def _compare(
 def _compare_sizes(
     total_size: int | None, tensors: Mapping[Key, Tensor], ties: Mapping[Key, Key], path: str
 ) -> None:
-    """Warn of a wrong total; writers differ in counting ties twice and in packing narrow elements."""
+    """Warn of a wrong total; writers differ in counting ties and packing narrow elements."""
     if total_size is None:
         return
     specs = [(tensor.spec, key in ties) for key, tensor in tensors.items()]
@@ -367,7 +368,7 @@ def _free(state: FlatState, names: ShardNames) -> set[Key]:
 
 
 def shard_state(state: FlatState, keys: Iterable[Key]) -> FlatState:
-    """Return the state of one shard's file: its tensors and ties, without the bridge's other metadata."""
+    """Return the state of one shard's file: its tensors and ties, without other metadata."""
     metadata = StateMetadata(ties=state.metadata.ties, extra=state.metadata.extra)
     return state.replace(metadata=metadata).select(keys)
 

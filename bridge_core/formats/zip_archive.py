@@ -123,7 +123,7 @@ def read_members(
 
 
 def read_directory(file: SourceFile, longer: type[MalformedFile] = MalformedFile) -> tuple[bytes, int, int]:
-    """Return the bytes of an archive's directory, their offset in the file, and the number of entries.
+    """Return an archive's directory, its offset in the file, and the number of entries.
 
     Raises:
         TruncatedFile: The end of the archive is missing.
@@ -205,7 +205,7 @@ def _without_end(tail: bytes, file: SourceFile, longer: type[MalformedFile]) -> 
 
 
 def _entry(raw: bytes, at: int, file: SourceFile, encoding: str) -> tuple[ZipMember, bytes, int, int]:
-    """Return a member with its header's offset, its raw name, its flags, and the offset of the next entry."""
+    """Return a member with its header's offset, raw name, flags, and the next entry's offset."""
     if at + CENTRAL.size > len(raw):
         raise MalformedFile(
             f"the zip directory ends within the entry at its byte {at}.", path=file.name, hint=_FETCH_AGAIN
@@ -257,7 +257,7 @@ def _entry(raw: bytes, at: int, file: SourceFile, encoding: str) -> tuple[ZipMem
 
 
 def _content(entry: ZipMember, raw_name: bytes, flags: int, file: SourceFile) -> int:
-    """Return the offset of a member's bytes, after its own header was compared with the directory."""
+    """Return the offset of a member's bytes; its own header must agree with the directory."""
     begin = entry.offset + LOCAL.size + len(raw_name)
     if begin > file.size:
         raise MalformedFile(

@@ -137,7 +137,7 @@ def cast_is_exact(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
 
 
 def _integer(dtype: np.dtype[Any]) -> tuple[int, bool] | None:
-    """Return the bits of the magnitude and whether there is a sign; None for other dtypes than integers."""
+    """Return the bits of the magnitude and whether there is a sign; None if not an integer."""
     if dtype.kind == "b":
         return 1, False
     if is_floating(dtype) or dtype.kind == "c":

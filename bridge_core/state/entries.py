@@ -55,7 +55,7 @@ def require_entry_path(entry: object) -> None:
 
 
 def mapping_entry(value: Mapping[Any, Any], entry: str) -> Mapping[Any, Any] | None:
-    """Return the mapping at a path of nested mappings; None if the path does not lead to a mapping.
+    """Return the mapping at a path of nested mappings; None if there is none.
 
     >>> mapping_entry({"ckpt": {"model_ema": {"w": 1}}}, "ckpt.model_ema")
     {'w': 1}
@@ -73,7 +73,7 @@ def mapping_entry(value: Mapping[Any, Any], entry: str) -> Mapping[Any, Any] | N
 
 
 def read_from_entry(state: FlatState, entry: str, left_out: Iterable[str]) -> FlatState:
-    """Return the state of an entry, with a note that names the entry and lists what was not read."""
+    """Return the state of an entry, with a note about the entry and what was not read."""
     others = listed(left_out)
     note = f"the weights were read from the entry {entry!r}" + (f"; not read: {others}" if others else "")
     metadata = state.metadata
@@ -84,7 +84,7 @@ def read_from_entry(state: FlatState, entry: str, left_out: Iterable[str]) -> Fl
 def unknown_entry(
     entry: str, entries: Iterable[str], *, without: str = "all tensors are at the top"
 ) -> UsageError:
-    """Return the error for an entry that does not exist; the message lists the entries, the hint the nearest.
+    """Return the error for an unknown entry, with those that exist and the nearest of them.
 
     Args:
         entry: The path that the caller gave.
@@ -101,7 +101,7 @@ def unknown_entry(
 
 
 def _length(key: Key, entry: str) -> int:
-    """Return how many first parts of a key are the entry's path; 0 if the key is not below the entry."""
+    """Return how many parts of a key are the entry's path; 0 if the key is not below it."""
     if not key or not entry.startswith(key[0]):
         return 0
     return next((n for n in range(1, len(key)) if ".".join(key[:n]) == entry), 0)

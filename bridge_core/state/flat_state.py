@@ -272,7 +272,10 @@ class FlatState(Mapping[Key, Array]):
         return self.replace(tensors=tensors, metadata=metadata)
 
     def close(self) -> None:
-        """Close the open files. Arrays that were read stay valid; states derived from this one do not."""
+        """Close the open files.
+
+        Arrays that were read stay valid; lazy tensors, also of states derived from this one, do not.
+        """
         if self._close is not None:
             self._close()
 
@@ -310,7 +313,7 @@ class FlatState(Mapping[Key, Array]):
 
 
 def as_state(value: Mapping[Any, Any], *, layout: str | None = None) -> FlatState:
-    """Return a FlatState; a plain ``{key: array}`` dict is wrapped, and its arrays are not copied.
+    """Return a FlatState; a ``{key: array}`` dict is wrapped, and its arrays are not copied.
 
     Args:
         value: A state, or a mapping from tuple keys or dotted names to arrays, which may be nested.

@@ -86,7 +86,7 @@ _MOST_COMPARED = 500
 
 
 def unknown_key(key: Key, keys: Collection[Key]) -> UnknownKey:
-    """Return the error for a key that is not one of some keys; the hint is the nearest of them.
+    """Return the error for an unknown key, with the nearest of some keys as its hint.
 
     >>> unknown_key(("fc", "wieght"), [("fc", "weight"), ("fc", "bias")]).hint
     "Did you mean 'fc.weight'?"
@@ -301,7 +301,7 @@ def unflatten_tree(leaves: Mapping[Key, Any], empty: Iterable[Key] = ()) -> dict
 
 
 def _conflict(key: Key, below: Key) -> KeyConflict:
-    """Return the error for a tensor whose key is the beginning of another key, or of an empty node's path."""
+    """Return the error for a tensor where another key, or an empty node, needs a dict."""
     name, longer = join_key(key), join_key(below)
     if key == below:
         return KeyConflict(

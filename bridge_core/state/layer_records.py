@@ -1,4 +1,4 @@
-"""Records of layers that meet another record, or a new tensor at their path: joined, opened or forgotten.
+"""Records of layers that meet another record or a new tensor at their path.
 
 Leaves that have the axes of a framework because no kind was decided remain recorded as unclaimed leaves of
 that framework, so that they are not taken for neutral leaves.
@@ -78,7 +78,7 @@ def has_open_axes(info: LayerInfo) -> bool:
 
 
 def opened(info: LayerInfo, names: tuple[str, ...]) -> LayerInfo:
-    """Return a record with only names and origin of leaves: a rename does not change their axes."""
+    """Return a record of unclaimed leaves: their names and origin, without a kind."""
     unclaimed = tuple(dict.fromkeys(names))
     return LayerInfo(None, "unclaimed", (), unclaimed=unclaimed, origin=info.origin, doubted=True)
 

@@ -86,7 +86,7 @@ class ModuleInfo:
 
 @dataclass(frozen=True)
 class AuxiliaryTensor:
-    """A small tensor that a layout has no place for, stored in the metadata to be restored later.
+    """A small tensor that a layout has no place for; the metadata stores it.
 
     Args:
         dtype: Name of the dtype.

@@ -1,4 +1,4 @@
-"""Metadata that follows its tensors: renamed, restricted to some keys, or joined with another state's.
+"""Metadata that follows its tensors: renamed, restricted to some keys, or joined.
 
 Paths of layers do not have the collection that every key of a tree of variables begins with. A record is
 moved only if it still describes the same tensors; otherwise it is forgotten, and later evidence decides.
@@ -250,7 +250,7 @@ def _renamed_layers(
 
 
 def _common_path(path: Key, leaves: Iterable[Key], names: Mapping[Key, Key]) -> Key | None:
-    """Return the path below which all leaves have their old names; None if they are not below one path."""
+    """Return the path below which all leaves have their old names; None if there is none."""
     common: Key | None = None
     for key in leaves:
         tail, new = key[len(path) :], names[key]
@@ -291,7 +291,7 @@ def _has_paths(metadata: StateMetadata) -> bool:
 
 
 def _is_without_collections(metadata: StateMetadata, layout: str | None, keys: Collection[Key]) -> bool:
-    """Return whether the paths of layers are without the first part of the state's keys, by the tree form.
+    """Return whether the paths of layers are without the collections of the state's keys.
 
     If the form is not known, the records show it: their leaves are keys of the state, or are not.
     """

@@ -1,4 +1,4 @@
-"""The schema of the metadata text in files: types, names and sizes, all checked before anything is used.
+"""The schema of the metadata text in files, checked before anything is used.
 
 Fields that the schema does not name are ignored: a later version may have added them.
 """

@@ -63,7 +63,7 @@ def flatten_mapping(tree: Mapping[Any, Any]) -> tuple[dict[Key, Any], tuple[Key,
 
 
 def _is_node(value: Any) -> bool:
-    """Return whether a value holds tensors by names or positions; a list of plain numbers is a tensor."""
+    """Return whether a value holds tensors; a list of plain numbers is a tensor itself."""
     if isinstance(value, Mapping):
         return True
     return type(value) in (list, tuple) and any(

@@ -55,7 +55,7 @@ def size(shape: tuple[int, ...]) -> int:
 
 
 def row_major_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the strides of a contiguous tensor, in elements; as in numpy and torch, a size of 0 counts as 1.
+    """Return the strides of a contiguous tensor, in elements; a size of 0 counts as 1.
 
     >>> row_major_strides((2, 3, 4))
     (12, 4, 1)
@@ -118,7 +118,7 @@ def normalize(index: Index, shape: tuple[int, ...]) -> tuple[Region, tuple[slice
 
 
 def simplify(region: Region) -> Region:
-    """Return the region with stops just after the last element, and step 1 for at most one element."""
+    """Return the region with stops just after the last element, and step 1 for one element."""
     result = []
     for s in region:
         n = len(range(s.start, s.stop, s.step))
@@ -137,7 +137,9 @@ def shift(part: slice, offset: int) -> slice:
 
 
 def block_shape(shape: tuple[int, ...], max_elements: int) -> tuple[int, ...]:
-    """Return the shape of the largest row-major runs of at most ``max_elements`` (at least one) elements.
+    """Return the shape of the largest row-major runs of at most ``max_elements`` elements.
+
+    A run has at least one element.
 
     >>> block_shape((3, 4), 8)
     (2, 4)

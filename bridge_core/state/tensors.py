@@ -114,7 +114,7 @@ class ArrayTensor:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LazyTensor:
-    """A tensor that a function reads: called with a region, it returns an array of that region's shape."""
+    """A tensor that a function reads, which maps a region to an array of its shape."""
 
     spec: TensorSpec
     reader: Callable[[Region], Array]
@@ -231,9 +231,9 @@ def as_tensor(value: Any) -> Tensor:
 
 
 def checked_bools(raw: Tensor, *, path: str, key: str | tuple[str, ...]) -> LazyTensor:
-    """Return a bool tensor on the bytes of a file; reading raises `MalformedFile` for others than 0 and 1.
+    """Return a bool tensor on the bytes of a file.
 
-    numpy's results for other bytes are undefined.
+    Reading raises `MalformedFile` for bytes other than 0 and 1, for which numpy's results are undefined.
 
     Args:
         raw: The bytes, as ``uint8``.
@@ -251,7 +251,7 @@ def checked_bools(raw: Tensor, *, path: str, key: str | tuple[str, ...]) -> Lazy
 
 
 def is_tensor(value: Any) -> bool:
-    """Return whether a value is a `Tensor`; each type is checked once, which takes microseconds."""
+    """Return whether a value is a `Tensor`; each type is checked only once."""
     kind = type(value)
     known = _KNOWN.get(kind)
     if known is None:
@@ -263,7 +263,7 @@ _KNOWN: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
 
 
 def equal_values(one: Tensor, other: Tensor) -> bool:
-    """Return whether two tensors of one spec hold the same bits; reads both, a block at a time."""
+    """Return whether two tensors of one spec hold the same bits; reads blocks of both."""
     spec = one.spec
     for region in regions.blocks(spec.shape, max(1, _SPAN // spec.dtype.itemsize)):
         a, b = (np.ascontiguousarray(t.read(region)).reshape(-1).view(np.uint8) for t in (one, other))
@@ -299,7 +299,7 @@ def _far_runs(shape: tuple[int, ...], region: Region, itemsize: int) -> tuple[in
 
 
 def _strided(flat: Array, shape: tuple[int, ...], steps: tuple[int, ...]) -> Array:
-    """Return a view with steps in bytes; numpy's ``as_strided`` does not support every narrow dtype."""
+    """Return a view with steps in bytes; ``as_strided`` does not support all narrow dtypes."""
     return np.ndarray(shape, flat.dtype, flat.view(np.uint8).data, 0, steps)
 
 

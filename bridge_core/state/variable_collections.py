@@ -1,4 +1,4 @@
-"""Variable collections: the first part of Flax's keys, as in ``("params", "dense", "kernel")``.
+"""Variable collections: the first part of Flax's keys, such as ``params``.
 
 A Linen tree has collections, or is a bare tree of parameters; only all of its keys together show which. torch
 has none. Code that needs a key without its collection uses the `VariableCollections` of the state.
@@ -88,5 +88,5 @@ class VariableCollections:
         return (key[0] if self.present else "", self.strip(key))
 
     def join(self, name: str, key: Key) -> Key:
-        """Return a key of the state from a collection, which is ignored if keys have none, and the rest."""
+        """Return a key from a collection, which is ignored if keys have none, and the rest."""
         return (name, *key) if self.present else key

@@ -1,4 +1,4 @@
-"""How each tensor moves, decided once: the blocks it is cut into, their order, and their places in the file.
+"""How each tensor moves: its blocks, their order, and their places in the file.
 
 A block is a region of the result. The regions of the sources that it needs follow from the ops'
 `input_regions`. If the result's last axis is not contiguous in the source, a tensor larger than one block is
@@ -102,9 +102,10 @@ def plan_blocks(
     elements_per_byte: int = 1,
     may_copy: bool = False,
 ) -> BlockPlan:
-    """Return how a tensor moves in blocks of at most ``max_bytes`` (and at least one element) each.
+    """Return how a tensor moves in blocks of at most ``max_bytes`` each.
 
-    A block that is read in strips may be half as large again if that makes it one run of the target.
+    A block has at least one element. One that is read in strips may be half as large again if that makes it
+    one run of the target.
 
     Args:
         key: The tensor's key.
@@ -154,7 +155,10 @@ def plan_blocks(
 def _largest_block(
     shape: tuple[int, ...], order: MemoryOrder, source: FileTensor | None, max_bytes: int
 ) -> int:
-    """Return the bytes of a block that is not contiguous in its source: twice ``max_bytes`` may be used."""
+    """Return the bytes of a block that is not contiguous in its source.
+
+    Twice ``max_bytes`` of memory may be used.
+    """
     if order.stacked:
         return min(max_bytes, _STACKED_BLOCK)
     if source is None:
@@ -165,7 +169,7 @@ def _largest_block(
 
 
 def _box(shape: tuple[int, ...], inner: int, elements: int, itemsize: int) -> tuple[int, ...]:
-    """Return the shape of blocks that are long both along the last axis and along the source's, ``inner``.
+    """Return the shape of blocks that are long along the last axis and along ``inner``.
 
     Writing a run costs more than reading one, and blocks that are one run of the target cost least.
     """
@@ -186,6 +190,6 @@ def _box(shape: tuple[int, ...], inner: int, elements: int, itemsize: int) -> tu
 
 
 def _is_run(shape: tuple[int, ...], box: tuple[int, ...]) -> bool:
-    """Return whether each box is one run of the tensor: cut along one axis, with sizes of 1 before it."""
+    """Return whether each box is one run: cut along one axis, with sizes of 1 before it."""
     cut_at = next((axis for axis, n in enumerate(box) if n != 1), len(box))
     return box[cut_at + 1 :] == shape[cut_at + 1 :]

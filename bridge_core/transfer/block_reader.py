@@ -32,7 +32,9 @@ def read_blocks(
     blocks: Iterable[Region] | None = None,
     stop: threading.Event | None = None,
 ) -> Iterator[tuple[Region, Array]]:
-    """Yield the region and the values of blocks, as C-contiguous arrays that are valid until the next one.
+    """Yield the region and the values of blocks, as C-contiguous arrays.
+
+    An array is valid until the next one is yielded.
 
     Args:
         plan: The plan of the tensor.
@@ -58,7 +60,7 @@ def read_blocks(
 
 
 def read_whole(plan: BlockPlan, out: Array, scratch: Scratch) -> None:
-    """Fill a C-contiguous array of the tensor's shape and dtype, with one pass over its values."""
+    """Read all values into a C-contiguous array of the tensor's shape and dtype."""
     tensor, everything = plan.tensor, regions.full(plan.tensor.spec.shape)
     if isinstance(tensor, FileTensor):
         tensor.read_into(everything, out)
@@ -88,7 +90,7 @@ def _read_block(plan: BlockPlan, region: Region, scratch: Scratch) -> Array:
 
 
 def _fill_in_strips(tensor: Tensor, region: Region, out: Array, scratch: Scratch, order: MemoryOrder) -> None:
-    """Read strips that are contiguous in the source, and transpose each while it is in the cache."""
+    """Read strips that are contiguous in the source; transpose each while it is in the cache."""
     outer, inner = order.outer, order.inner
     sizes = list(regions.region_shape(region))
     for axis in order.stacked:
@@ -116,7 +118,7 @@ def _fill_in_strips(tensor: Tensor, region: Region, out: Array, scratch: Scratch
 
 
 def _pulled(tensor: Tensor, region: Region, scratch: Scratch, *, spread: bool = False) -> Array:
-    """Return a region's values; those of files in the scratch memory, with spread rows if asked for."""
+    """Return a region's values; those of files are in scratch memory, spread if asked for."""
     if isinstance(tensor, OpTensor):
         specs = tuple(source.spec for source in tensor.inputs)
         pulls = tensor.op.input_regions(tensor.output, region, specs)

@@ -70,7 +70,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", re.IGNORECASE)
 
 
 def parse_size(size: int | str) -> int:
-    """Return a number of bytes from an integer, or a text such as ``"5GB"`` (10^9) or ``"512MiB"`` (2^20).
+    """Return bytes from an integer, or a text such as ``"5GB"`` (10^9) or ``"512MiB"`` (2^20).
 
     Raises:
         UsageError: The argument is not a size, or is less than 1.

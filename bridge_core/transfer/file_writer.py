@@ -173,7 +173,7 @@ class FileTarget:
         return sorted(plans, key=position)
 
     def _jobs(self, plans: list[BlockPlan], size: int) -> list[_Job]:
-        """Return one job for each tensor, or one for each block of a tensor that is most of the file.
+        """Return a job for each tensor, or for each block of a tensor that is most of the file.
 
         Threads work best on tensors of their own; but while one writes most of the file, the others wait.
         """
@@ -249,7 +249,7 @@ class FileTarget:
         return True
 
     def _checksums(self, fd: int, jobs: list[_Job], parts: list[tuple[int, int] | None]) -> dict[Key, int]:
-        """Join and store the tensors' checksums; return those of what the file holds, with their seeds."""
+        """Store the tensors' checksums; return those of the file's bytes, with their seeds."""
         cut = (job.plan for job in jobs if job.last and job.block is not None)
         again = [_Job(plan, None, plan.nbytes) for plan in cut if not plan.contiguous]
         sums = run_jobs(

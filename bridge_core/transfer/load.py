@@ -1,4 +1,4 @@
-"""Loading a state into memory: each value is read once, into a buffer that only its tensor uses.
+"""Loading a state into memory, each value once, into a buffer that only its tensor uses.
 
 The frameworks build their arrays on these buffers without copying again.
 """
@@ -79,7 +79,7 @@ def load_values(
 
 
 def overflow_message(overflows: Mapping[Key, int]) -> str:
-    """Return the text of a warning about values outside the range of the dtype that they were cast to.
+    """Return the text of a warning about values that left the range of a cast's dtype.
 
     Args:
         overflows: Key -> how many such values it has.

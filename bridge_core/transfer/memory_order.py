@@ -33,7 +33,7 @@ class MemoryOrder:
 
 @dataclass(frozen=True)
 class _Axis:
-    """The axis of an input that an axis of the result comes from; None if the input does not have it."""
+    """The axis of an input that an axis of the result comes from; None if there is none."""
 
     outer: int | None
     inner: int | None
@@ -64,14 +64,14 @@ def memory_order_of(tensor: Tensor) -> MemoryOrder | None:
 
 
 def first_source(tensor: Tensor) -> FileTensor | None:
-    """Return the tensor in a file that the first values come from; None if they come from memory."""
+    """Return the file tensor that the first values come from; None if they are in memory."""
     while isinstance(tensor, OpTensor) and tensor.inputs:
         tensor = tensor.inputs[0]
     return tensor if isinstance(tensor, FileTensor) else None
 
 
 def _through(op: Op, axes: list[_Axis], tensor: OpTensor) -> list[_Axis] | None:
-    """Return the axes of the op's first input that some axes of its output come from; None if not known."""
+    """Return the axes of the op's first input that ``axes`` of its output come from."""
     match op:
         case Permute(order):
             return [_moved(axis, lambda a: order[a]) for axis in axes]
@@ -98,7 +98,7 @@ def _moved(axis: _Axis, place: Callable[[int], int]) -> _Axis:
 
 
 def _reshaped(axes: list[_Axis], source: tuple[int, ...], target: tuple[int, ...]) -> list[_Axis] | None:
-    """Follow axes through a reshape; of those that one axis was split into, the first is the outer one."""
+    """Follow axes through a reshape; the first of those of a split axis is the outer one."""
     if 0 in source:
         return None
     outer: dict[int, int] = {}

@@ -15,7 +15,7 @@ __all__ = ["Packer", "little_endian_bytes", "scatter", "scatter_box"]
 
 
 def little_endian_bytes(block: Array) -> memoryview:
-    """Return the little-endian row-major bytes of a contiguous array, as a view if it is little-endian."""
+    """Return the little-endian row-major bytes of a contiguous array, viewed if possible."""
     flat = block.reshape(-1)
     ordered = flat if np.little_endian else flat.astype(flat.dtype.newbyteorder("<"))
     return ordered.view(np.uint8).data
@@ -47,7 +47,7 @@ class Packer:
 
 
 def scatter(fd: int, data: memoryview, position: int, extents: tuple[Extent, ...]) -> None:
-    """Write the bytes [position, position + len(data)) of a tensor to their places by its extents."""
+    """Write the bytes of a tensor from ``position`` on to their places by its extents."""
     stop = position + len(data)
     for extent in extents:
         begin = max(position, extent.start)

@@ -50,7 +50,7 @@ class Scratch:
         return self._bytes(nbytes).view(dtype).reshape(shape)
 
     def spread(self, array: Array) -> Array:
-        """Return the array, or a copy with padded rows, whose columns do not fall into few cache sets."""
+        """Return the array, or a copy with padded rows if columns share few cache sets."""
         row = array.nbytes // max(1, len(array))
         if row % _LINE or row // _LINE % 2 or not array.flags.c_contiguous:
             return array
@@ -67,7 +67,7 @@ class Scratch:
 
 
 class ScratchPool:
-    """Scratch memory for several threads: each borrows a `Scratch` for a job, and later jobs use it again.
+    """Scratch memory for several threads: each borrows a `Scratch` for a job.
 
     Args:
         kernel: Transposes large planes; None for numpy.
@@ -80,7 +80,7 @@ class ScratchPool:
         self._free: list[Scratch] = []
 
     def reserve(self, capacity: int) -> None:
-        """Give each `Scratch` at least so many bytes from now on; none may be borrowed during the call."""
+        """Give each `Scratch` at least so many bytes from now on; none may be borrowed now."""
         if capacity > self._capacity:
             self._capacity = capacity
             self._free.clear()

@@ -31,7 +31,7 @@ _POLL = 0.01
 def run_jobs(
     work: Callable[[J], T], jobs: Iterable[J], threads: int, *, stop: threading.Event | None = None
 ) -> list[T]:
-    """Return the results of ``work`` for each job, in their order; no thread runs any more at the end.
+    """Return the results of ``work`` for each job, in their order; all threads have ended.
 
     The first error or an interrupt ends the rest, and is raised.
 

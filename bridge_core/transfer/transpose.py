@@ -44,12 +44,14 @@ _INTEGERS: dict[int, np.dtype[Any]] = {n: np.dtype(f"uint{8 * n}") for n in (1, 
 
 
 def kernel_for(nbytes: int) -> Kernel | None:
-    """Return the compiled kernel for a job of so many bytes; None if not installed, or for small jobs."""
+    """Return the compiled kernel for so many bytes; None if too few, or not installed."""
     return _opencv() if nbytes >= _WORTH_LOADING else None
 
 
 def copy_into(out: Array, source: Array, kernel: Kernel | None = None) -> None:
-    """Copy an array of any strides into another of the same shape and dtype, whose last axis is contiguous.
+    """Copy an array of any strides into another of the same shape and dtype.
+
+    The last axis of ``out`` is contiguous.
 
     Args:
         out: The array that is written to.
@@ -113,7 +115,7 @@ def _opencv() -> Kernel | None:
 
 
 def _is_gentle(out: Array, source: Array) -> bool:
-    """Return whether the source's cache lines for one row of the target stay in the cache without tiles."""
+    """Return whether the source's lines for a row of the target stay in the cache untiled."""
     near = out.ndim == 2 and out.shape[-1] * _PAD_BYTES <= _NEAR_CACHE
     return near and bool(source.strides[-1] % _PAGE)
 
@@ -139,7 +141,7 @@ def _coalesced(out: Array, source: Array) -> tuple[Array, Array]:
 
 
 def _planes(out: Array, source: Array, fast: int, kernel: Kernel) -> None:
-    """Transpose the planes of the source's contiguous axis and the target's, one after the other."""
+    """Transpose the planes of the source's contiguous axis and the target's in turn."""
     plane = (fast, out.ndim - 1)
     parts: list[Any] = [(slice(None),) if axis in plane else range(n) for axis, n in enumerate(out.shape)]
     index: tuple[Any, ...]
@@ -162,7 +164,7 @@ def _tiles(out: Array, source: Array) -> None:
 
 
 def _in_two_steps(out: Array, source: Array, kernel: Kernel) -> None:
-    """First make the target's last axis contiguous, with the others in the source's order; then reorder them.
+    """Make the target's last axis contiguous, then reorder the other axes.
 
     Both steps move long runs; a single step would move the few elements of a convolution's window at a time.
     """
