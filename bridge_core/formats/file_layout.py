@@ -33,7 +33,7 @@ class FileImage:
         size: Bytes of the complete file.
         segments: ``(offset, bytes)`` of everything that is known beforehand, tensors excluded.
         slots: Key -> extents, together the tensor's little-endian row-major bytes. Keys of the state
-            that are missing here share the slot of another key and are not written again.
+            that have no slot share that of another key and are not written again.
         seeds: Key -> CRC-32 of the bytes that come before the tensor in the same checksum.
         finish: Given the CRC-32 of each slot's key (seed included), returns the last
             ``(offset, bytes)``; None if the format stores no checksum.
