@@ -186,9 +186,9 @@ def _of_equation(equation: str | None, shape: Sequence[int]) -> dict[str, Any]:
     operands, _, result = (equation or "").replace(" ", "").partition("->")
     inputs, _, kernel = operands.partition(",")
     contracted = "".join(axis for axis in inputs if axis.isalpha() and axis not in result)
-    made = kernel.removeprefix(contracted)
-    plain = contracted + made == kernel and made.isalpha() and result.endswith(made)
-    if not (plain and contracted and set(made).isdisjoint(inputs) and len(shape) == len(kernel)):
+    produced = kernel.removeprefix(contracted)
+    plain = contracted + produced == kernel and produced.isalpha() and result.endswith(produced)
+    if not (plain and contracted and set(produced).isdisjoint(inputs) and len(shape) == len(kernel)):
         return {"reordered": True}
     return {"reordered": False, "features": tuple(shape[len(contracted) :])}
 

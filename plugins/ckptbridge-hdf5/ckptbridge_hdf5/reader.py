@@ -74,7 +74,7 @@ def open_file(file: SourceFile, *, is_hdf5: bool) -> FlatState:
     if file.size != guard.file_size:
         problem = (
             f"expected {guard.file_size} bytes, as the guard states, got {file.size} bytes: "
-            f"bytes were appended after byte {guard.file_size}."
+            f"something was appended at byte {guard.file_size}."
         )
     elif structure_digest(_read(file, ranges)) != index.structure:
         problem = (
