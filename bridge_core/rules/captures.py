@@ -174,7 +174,9 @@ def _unused(
     text, what = capture_text(name), "target" if is_source else "source"
     typed = next(t for t in (f"{{{name}:int}}", text) if t in str(pattern) or t == text)
     *before, last = str(others[0]).split(".")
-    hint = f"To keep one {what} for each, write it in the {what}: '{'.'.join([*before, typed, last])}'."
+    hint = (
+        f"To keep one {what} for each {text}, write it in the {what}: '{'.'.join([*before, typed, last])}'."
+    )
     if not name.startswith("*"):
         left, right = equation.left, equation.right
         stacked = tuple(Term((name, *term.axes)) for term in (right if is_source else left))

@@ -87,10 +87,10 @@ def as_rules(value: Rules) -> tuple[Rule, ...]:
     if not isinstance(value, Iterable) or isinstance(value, Mapping | bytes):
         got = type(value).__name__
         raise UsageError(
-            f"rules=: expected the path of a rule file, a Rule or a list of them, got {got}.", hint=hint
+            f"expected rules= to be the path of a rule file, a Rule or a list of them, got {got}.", hint=hint
         )
     rules = tuple(value)
     for number, rule in enumerate(rules):
         if not isinstance(rule, Rule):
-            raise UsageError(f"rules[{number}]: expected a Rule, got {type(rule).__name__}.", hint=hint)
+            raise UsageError(f"expected rules[{number}] to be a Rule, got {type(rule).__name__}.", hint=hint)
     return rules

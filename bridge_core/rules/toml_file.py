@@ -144,7 +144,7 @@ def _parse(name: str) -> tuple[dict[str, Any], str]:
         raise RuleError(
             f"the file is not valid TOML: {err}.",
             path=name,
-            hint='Write texts in quotes, such as source = "layer.weight".',
+            hint='Write texts in quotes, such as source = "old.*".' if "Invalid value" in str(err) else None,
         ) from err
 
 
