@@ -128,7 +128,9 @@ class BridgeError(Exception):
             command: The words of the command that failed, the program first; each entry of ``next`` adds an
                 option to it.
         """
-        ways = [option.split(" ", 1) for option in self.options] if command else []
+        import shlex  # errors are imported by every command
+
+        ways = [shlex.split(option) for option in self.options] if command else []
         return {
             "code": self.code,
             "message": self.statement,
