@@ -102,8 +102,7 @@ def check_flat_index(
                 f"where = '{index}': {name} has no value, because it is neither a capture nor an axis on the "
                 f"{side} side.",
                 hint=f"Write {{{name}:int}} in the {side} pattern, or name {name} as an axis of the {side}s "
-                "in "
-                "the equation.",
+                "in the equation.",
             )
 
 
@@ -139,8 +138,7 @@ def check_captures(
         if len(side) != len(terms):
             raise RuleError(
                 f"expected {count(len(side), 'tensor')} on the {where} side of '{equation}', one for each "
-                f"{what}, "
-                f"got {len(terms)}.",
+                f"{what}, got {len(terms)}.",
                 hint="Separate the axes of different tensors by commas, as in 'q in, k in -> (q k) in'.",
             )
     list_axes = list_axes_of(sources, targets, index)
@@ -161,8 +159,7 @@ def check_captures(
                 if name not in numbers:
                     raise RuleError(
                         f"the capture {capture_text(name)} of '{pattern}' is an axis in '{equation}', but "
-                        "it is not "
-                        "a number.",
+                        "it is not a number.",
                         hint=f"Write {{{name}:int}} in the pattern.",
                     )
 
@@ -197,8 +194,7 @@ def check_same_captures(source: Pattern, target: Pattern) -> None:
             names = ", ".join(map(capture_text, lone))
             raise RuleError(
                 f"'{pattern}' has {names}, and '{other}' has not. Both need the same captures, so that each "
-                "key "
-                "gets a name of its own and the rule can be read in both directions.",
+                "key gets a name of its own and the rule can be read in both directions.",
                 hint=f"Write {names} in '{other}' too, or write a name instead of {names} in '{pattern}'.",
             )
 
@@ -221,8 +217,7 @@ def _check_pairs(sources: tuple[Pattern, ...], targets: tuple[Pattern, ...], ind
     if len(sources) != len(targets):
         raise RuleError(
             f"a rule without an equation copies each source to one target: expected {len(sources)} targets, "
-            "got "
-            f"{len(targets)}.",
+            f"got {len(targets)}.",
             hint="Write an equation that joins or splits them, such as rearrange = 'q in, k in -> (q k) in'.",
         )
     for source, target in zip(sources, targets, strict=True):
@@ -250,8 +245,7 @@ def _check_fixed(
             names = ", ".join(map(capture_text, missing))
             raise RuleError(
                 f"the pattern '{pattern}' has no {names}: expected each capture that is on both sides in "
-                "every "
-                "pattern of the rule.",
+                "every pattern of the rule.",
                 hint=f"Write {names} in '{pattern}' too.",
             )
 

@@ -52,8 +52,7 @@ class FlatIndex:
         if steps[-1] != 1 or any(a % b or a == b for a, b in itertools.pairwise(steps)):
             raise RuleError(
                 f"where = {text!r}: expected factors that are each a multiple of the next smaller one, down "
-                "to 1, "
-                f"got {', '.join(map(str, steps))}.",
+                f"to 1, got {', '.join(map(str, steps))}.",
                 hint="Write as each factor how many values the later parts have together: in "
                 "'i = a*12 + b*6 + c' c has 6 values, and b and c have 12.",
             )
@@ -70,8 +69,7 @@ class FlatIndex:
         if len(names) < 3 or bounds[0] is not None or any(not bound for bound in bounds[1:]):
             raise RuleError(
                 f"where: expected two parts of {self.whole} or more, with a bound for each but the first, "
-                "got "
-                f"{self.parts}."
+                f"got {self.parts}."
             )
 
     def __str__(self) -> str:

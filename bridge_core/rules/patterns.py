@@ -77,8 +77,7 @@ class Mixed:
         if sum(isinstance(piece, Str) for piece in self.pieces) > 1:
             raise RuleError(
                 f"the part {_text(self)!r} of the pattern has two captures of any text, so that a name can "
-                "match "
-                "in several ways: expected at most one.",
+                "match in several ways: expected at most one.",
                 hint="Make one of them a number, such as {i:int}, or write its text.",
             )
         captures = [n for n, piece in enumerate(self.pieces) if not isinstance(piece, str)]

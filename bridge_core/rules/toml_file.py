@@ -190,8 +190,7 @@ def _layouts(document: dict[str, Any], text: str, name: str) -> tuple[str, str] 
     if source == target:
         raise RuleError(
             f"expected two different layouts, got {source!r} for both sides: they decide in which direction "
-            "the "
-            "rules are read.",
+            "the rules are read.",
             path=name,
             hint="Remove the lines source = ... and target = ... to read the rules from source to target.",
         )
@@ -341,8 +340,7 @@ def _overlaps(rules: list[Rule]) -> list[tuple[int, str]]:
         (
             _line(second),
             f"{second} and {first} in line {_line(first)} {verb} the same key. Change one pattern so that "
-            "no key is "
-            "in both, or remove one rule.",
+            "no key is in both, or remove one rule.",
         )
         for first, second, verb in pairs
     ]
