@@ -25,6 +25,9 @@ Specs = tuple[TensorSpec, ...]
 Arrays = tuple[Array, ...]
 
 
+_MOST_ITEMS = 8
+"""How many items of a list the text of an op has."""
+
 _OLD_METHODS = {"pull": "input_regions", "assemble": "compute"}
 
 
@@ -116,8 +119,8 @@ class Op(ABC):
         return data
 
     def __str__(self) -> str:
-        """Return a short text, e.g. ``permute(1, 0)``."""
-        values = ", ".join(str(_plain(getattr(self, f.name))) for f in fields(self))  # type: ignore[arg-type]
+        """Return a short text, e.g. ``permute([1, 0])``; of long lists only the first items."""
+        values = ", ".join(_short(getattr(self, f.name)) for f in fields(self))  # type: ignore[arg-type]
         return f"{type(self).__name__.lower()}({values})"
 
 
@@ -129,6 +132,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return value
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, tuple):
+        more = f", ... ({len(value)} in all)" if len(value) > _MOST_ITEMS else ""
+        return f"[{', '.join(map(_short, value[:_MOST_ITEMS]))}{more}]"
+    return str(value)
 
 
 def only(op: Op, specs: Specs) -> TensorSpec:

@@ -16,6 +16,9 @@ from bridge_core.state import Array, Region, Tensor, TensorSpec
 
 T = TypeVar("T")
 
+_MOST_CHAINS = 8
+"""How many different chains the text of a `Parallel` has."""
+
 __all__ = ["Parallel", "OpTensor", "chain_specs", "chain_tensors", "inverse_chain", "simplify_chain"]
 
 
@@ -86,7 +89,9 @@ class Parallel(Op):
         """Return a short text, in which equal chains that follow each other are one."""
         texts = ["  ".join(map(str, chain)) or "unchanged" for chain in self.chains]
         runs = [(text, len(list(run))) for text, run in itertools.groupby(texts)]
-        return "parallel(" + ", ".join(f"{n} x [{text}]" if n > 1 else f"[{text}]" for text, n in runs) + ")"
+        shown = [f"{n} x [{text}]" if n > 1 else f"[{text}]" for text, n in runs[:_MOST_CHAINS]]
+        more = [f"and {len(runs) - _MOST_CHAINS} more"] if len(runs) > _MOST_CHAINS else []
+        return f"parallel({', '.join([*shown, *more])})"
 
     def made(self) -> tuple[int, ...]:
         """Return how many tensors each chain makes."""

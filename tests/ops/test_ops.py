@@ -257,6 +257,20 @@ def test_an_op_is_plain_data(kind, data):
     assert type(op).__name__.lower() in str(op)
 
 
+def test_the_text_of_an_op_is_short_whatever_it_holds():
+    assert str(Permute((1, 0))) == "permute([1, 0])"
+    assert str(Drop(0, SQUARE)) == "drop(0, float32[2, 3])"
+    assert str(Concat(0, (2,) * 8)) == "concat(0, [2, 2, 2, 2, 2, 2, 2, 2])"
+    assert str(Concat(0, (2,) * 300)) == "concat(0, [2, 2, 2, 2, 2, 2, 2, 2, ... (300 in all)])"
+    assert str(Parallel(((), (Flip((0,)),), (Flip((0,)),)))) == "parallel([unchanged], 2 x [flip([0])])"
+    many = str(Parallel(tuple((Reshape((n,), (1, n)),) for n in range(2, 102))))
+    assert many.endswith("and 92 more)")
+    assert len(many) < 250
+    with refused(PlanError, "300 tensors", "got 299") as caught:
+        Concat(0, (2,) * 300).spec((SQUARE,) * 299)
+    assert len(str(caught.value)) < 120
+
+
 def test_same_refuses_tensors_that_differ_in_one_bit():
     a = np.array([0.0, 1.0], np.float32)
     b = np.array([-0.0, 1.0], np.float32)
