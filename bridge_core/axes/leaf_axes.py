@@ -9,6 +9,7 @@ has size one.
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -82,7 +83,7 @@ def parse_axes(text: str) -> tuple[Axis, ...]:
             )
         axes.append(Axis((name,), spread, 1 if not slash else 0 if split == "+" else int(split)))
     names = [member for axis in axes for member in dict.fromkeys(axis.members) if member != "1"]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = next((name for name, number in Counter(names).items() if number > 1), None)
     if twice is not None:
         raise PluginError(f"axes {text!r}: expected each name once, got {twice!r} twice.")
     if sum(bool(axis.spread) for axis in axes) > 1:

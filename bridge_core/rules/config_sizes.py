@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from bridge_core.messages import nearest
 from bridge_core.rules.patterns import COUNT, NAME
 
 __all__ = ["Size", "config_entry", "parse_sizes"]
+
+_MOST_ENTRIES = 1000
+"""How many entries of a config are compared with a name that it does not have."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,8 @@ def _size_entry(config: Mapping[str, Any] | None, names: Sequence[str]) -> int:
     entry = config_entry(config, names)
     if entry is None:
         parent = config_entry(config, names[:-1])
-        likely = nearest(names[-1], map(str, parent)) if isinstance(parent, Mapping) else ""
+        entries = list(itertools.islice(parent, _MOST_ENTRIES)) if isinstance(parent, Mapping) else []
+        likely = nearest(names[-1], map(str, entries))
         raise RuleError(
             f"the checkpoint's config has no entry {text!r}.",
             hint=likely if likely.startswith("Did") else "Write the name of another entry, or the number.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -64,7 +65,7 @@ class FlatIndex:
         names = (self.whole, *self.names)
         bounds = [bound for _, bound in self.parts]
         if len(set(names)) != len(names):
-            twice = next(name for name in names if names.count(name) > 1)
+            twice = next(name for name, number in Counter(names).items() if number > 1)
             raise RuleError(f"where = '{self}': expected each name once, got {twice!r} twice.")
         if len(names) < 3 or bounds[0] is not None or any(not bound for bound in bounds[1:]):
             raise RuleError(

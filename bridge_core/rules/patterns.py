@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -86,8 +87,8 @@ class Mixed:
             if not between.strip("0123456789"):
                 raise RuleError(
                     f"the part {_text(self)!r} of the pattern can match in several ways: expected a text "
-                    "with more "
-                    f"than digits between {_text(self.pieces[first])} and {_text(self.pieces[second])}.",
+                    f"with more than digits between {_text(self.pieces[first])} and "
+                    f"{_text(self.pieces[second])}.",
                     hint="Write one capture for both, or a separator such as _ between them.",
                 )
 
@@ -142,7 +143,7 @@ class Pattern:
     def __post_init__(self) -> None:
         """Check that each capture, and ``**``, is in the pattern at most once."""
         names = [capture.name for capture in _captures(self.segments)]
-        twice = next((name for name in names if names.count(name) > 1), None)
+        twice = next((name for name, number in Counter(names).items() if number > 1), None)
         if twice is not None:
             raise RuleError(
                 f"the pattern '{self}' has the capture {{{twice}}} twice: expected each capture once.",
