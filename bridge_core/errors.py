@@ -74,12 +74,16 @@ class BridgeError(Exception):
     code: ClassVar[str] = "CKB-001"
     exit_code: ClassVar[int] = 1
     _lists: ClassVar[tuple[str, ...]] = ()
+    _errno: ClassVar[int | None] = None
 
-    def __init_subclass__(cls, *, code: str = "", exit_code: int = 0, lists: tuple[str, ...] = ()) -> None:
+    def __init_subclass__(
+        cls, *, code: str = "", exit_code: int = 0, lists: tuple[str, ...] = (), number: int | None = None
+    ) -> None:
         super().__init_subclass__()
         cls.code = code or cls.code
         cls.exit_code = exit_code or cls.exit_code
         cls._lists = lists or cls._lists
+        cls._errno = number or cls._errno
 
     def __init__(
         self,
@@ -94,23 +98,22 @@ class BridgeError(Exception):
         super().__init__(message)
         self.message, self.hint, self.options = message, hint, options
         self.path, self.key, self.plugin = path, key, plugin
+        for name, value in (("errno", self._errno), ("filename", path)) if isinstance(self, OSError) else ():
+            setattr(self, name, value)
 
     @property
     def keys(self) -> tuple[str, ...]:
         """Names of the tensors that the error is about, joined by dots."""
         if self._lists:
             return tuple(name for field in self._lists for name in getattr(self, field))
-        if self.key is None:
-            return ()
-        return (self.key if isinstance(self.key, str) else ".".join(self.key),)
+        return () if self.key is None else (self.key if isinstance(self.key, str) else ".".join(self.key),)
 
     @property
     def statement(self) -> str:
         """Where and what, without the code and the hint."""
         where = f"{self.path}: " if self.path is not None else ""
         if self.key is not None:
-            name = self.key if isinstance(self.key, str) else ".".join(self.key)
-            where += f"tensor {name!r}: "
+            where += f"tensor {self.key if isinstance(self.key, str) else '.'.join(self.key)!r}: "
         if self.plugin is not None:
             where += f"plugin {self.plugin}: "
         return f"{where}{self.message}"
@@ -158,11 +161,7 @@ def _restored(kind: type[BridgeError], args: tuple[Any, ...], fields: dict[str, 
 
 
 class about_tensor:
-    """Adds a tensor's key to the errors raised within that have none.
-
-    Args:
-        key: The key, or a name.
-    """
+    """Adds a tensor's key, or a name, to the errors raised within that have none."""
 
     def __init__(self, key: tuple[str, ...] | str) -> None:
         self._key = key
@@ -179,7 +178,7 @@ class UsageError(BridgeError, ValueError, code="CKB-200", exit_code=2):
     """The call itself makes no sense: an unknown name, two options that exclude each other."""
 
 
-class SourceNotFound(UsageError, FileNotFoundError, code="CKB-202"):
+class SourceNotFound(UsageError, FileNotFoundError, code="CKB-202", number=errno.ENOENT):
     """The file or folder to read does not exist."""
 
 
@@ -200,7 +199,7 @@ class PlanError(ConversionError, ValueError, code="CKB-101"):
 
 
 class RuleError(ConversionError, ValueError, code="CKB-102"):
-    """A rule is wrong in itself, matches nothing, or claims what another rule claims."""
+    """A rule is wrong, matches nothing, or matches what another rule matches."""
 
 
 class MismatchError(
@@ -268,14 +267,14 @@ class LossyCastError(ConversionError, ValueError, code="CKB-107"):
 
 
 class VerificationError(ConversionError, code="CKB-108"):
-    """What was written is not what the plan says."""
+    """What was written is not what was planned."""
 
 
-class DestinationExists(ConversionError, FileExistsError, code="CKB-109"):
+class DestinationExists(ConversionError, FileExistsError, code="CKB-109", number=errno.EEXIST):
     """The destination is there already, or is the source itself."""
 
 
-class DestinationIsFolder(DestinationExists, IsADirectoryError, code="CKB-110"):
+class DestinationIsFolder(DestinationExists, IsADirectoryError, code="CKB-110", number=errno.EISDIR):
     """The destination is a folder, and one file is to be written."""
 
 
@@ -296,10 +295,10 @@ class MalformedFile(BadInputError, ValueError, code="CKB-301"):
 
 
 class TruncatedFile(MalformedFile, code="CKB-302"):
-    """The file ends before its own header says so."""
+    """The file is shorter than its own header declares."""
 
 
-class SourceIsFolder(MalformedFile, IsADirectoryError, code="CKB-310"):
+class SourceIsFolder(MalformedFile, IsADirectoryError, code="CKB-310", number=errno.EISDIR):
     """A folder was given where one file is to be read."""
 
 
@@ -312,7 +311,7 @@ class UnsafeFile(BadInputError, code="CKB-304"):
 
 
 class LimitExceeded(BadInputError, code="CKB-305"):
-    """The input claims more memory, depth or entries than it can have a reason for."""
+    """The input declares more memory, depth or entries than it can have a reason for."""
 
 
 class OutOfMemory(LimitExceeded, MemoryError, code="CKB-306"):
@@ -353,7 +352,7 @@ class SystemFailure(BridgeError, OSError, code="CKB-400", exit_code=4):
         return failure
 
 
-class PermissionDenied(SystemFailure, PermissionError, code="CKB-401"):
+class PermissionDenied(SystemFailure, PermissionError, code="CKB-401", number=errno.EACCES):
     """The system does not permit reading or writing."""
 
 
@@ -385,7 +384,7 @@ class BridgeWarning(Warning):
 
 
 class ConversionWarning(BridgeWarning, UserWarning, code="conversion"):
-    """What a conversion into live tensors has to tell its user, for want of a report."""
+    """Warnings of a conversion into live tensors, which has no report."""
 
 
 class DeprecatedName(BridgeWarning, DeprecationWarning, code="deprecated"):
