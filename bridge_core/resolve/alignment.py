@@ -108,9 +108,9 @@ class Alignment:
         return match_paths(layers, groups, lambda s, t: _largest(layers[s].group) == _largest(groups[t]))
 
     def _may_leave_out(self, layer: NeutralLayer) -> bool:
-        permissions, origin = self._request.permissions, self._request.origin
+        permissions, names_of = self._request.permissions, self._request.names_of
         return bool(permissions.allow_unexpected) and all(
-            permissions.may_leave_out(key, origin.get(key, key)) for key in layer.group.keys.values()
+            permissions.may_leave_out(*names_of(key)) for key in layer.group.keys.values()
         )
 
     def _falls_apart(self, layer: NeutralLayer) -> bool:

@@ -67,7 +67,8 @@ class AxisOrder:
     Args:
         registry: Where kinds, transforms and adapters are found.
         framework: The target's adapter.
-        origin: Neutral key -> key in the original source.
+        origin: Neutral key -> source key of the conversion, which rules see.
+        shown: Gives the name that a message shows for a neutral key.
         collections: The collections of the target's keys.
         has_template: Whether the target's shapes are known, so that other shapes are refused.
         order: Gives the paths of all layers, in the order in which they run.
@@ -77,6 +78,7 @@ class AxisOrder:
     registry: Registry
     framework: Framework
     origin: Mapping[Key, Key]
+    shown: Callable[[Key], str]
     collections: VariableCollections = field(default_factory=VariableCollections)
     has_template: bool = False
     order: Callable[[], Sequence[Key]] = tuple
@@ -207,7 +209,7 @@ class AxisOrder:
                     rules.append(_rule(leaf, equation, sizes) if leaf and equation else None)
                 elif is_leaf and (leaf is None or not leaf.is_plain):
                     rules.append(None)  # it means nothing without the leaves that a rule takes away
-        main = join_key(collections.strip(self.origin.get(keys[0], keys[0])))
+        main = self.shown(keys[0])
         feature_map = f"the feature map of {join_key(flat.neighbour)} ({flat.channels} channels)"
         if flat.axis == "in":
             what = f"if {feature_map} is flattened into its {size} inputs"
@@ -239,7 +241,7 @@ class AxisOrder:
         keys = [one.key(role) for role in roles]
         leaves = [self._leaf(one, role, source, collections) for role in roles]
         rules = [_rule(leaf, equation, "") if leaf is not None and names else None for leaf in leaves]
-        main = join_key(collections.strip(self.origin.get(keys[0], keys[0])))
+        main = self.shown(keys[0])
         sizes = " x ".join(map(str, shape))
         what = (
             f"{main}: if one of the norm's axes ({sizes}) is the channels, its outputs will differ, since "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 
 from bridge_core.layers import LayerTransform
 from bridge_core.messages import listed
@@ -26,7 +26,7 @@ class Crossing:
         registry: Where transforms are found.
         target: The framework.
         permissions: What may be copied unasked.
-        origin: Neutral key -> key in the original source, which patterns also see.
+        names_of: Gives the names of a neutral key that patterns see.
         waiting: Keys of tensors that a rule was to move, and that go back to where they come from.
     """
 
@@ -35,7 +35,7 @@ class Crossing:
         registry: Registry,
         target: str,
         permissions: Permissions,
-        origin: Mapping[Key, Key],
+        names_of: Callable[[Key], tuple[Key, ...]],
         waiting: Collection[Key] = (),
     ) -> None:
         self.refused: dict[Key, str] = {}
@@ -43,7 +43,7 @@ class Crossing:
         self._registry = registry
         self._target = target
         self._permissions = permissions
-        self._origin = origin
+        self._names_of = names_of
         self._waiting = waiting
         self._names: dict[str, LayerNames] = {}
         self._ways_back: dict[str, LayerNames] = {}
@@ -77,7 +77,7 @@ class Crossing:
 
     def is_allowed(self, *keys: Key) -> bool:
         """Return whether the caller lets all of some neutral keys be copied, whatever they are."""
-        return all(self._permissions.may_copy(key, self._origin.get(key, key)) for key in keys)
+        return all(self._permissions.may_copy(*self._names_of(key)) for key in keys)
 
     def returns(self, layer: NeutralLayer, names: Iterable[str]) -> bool:
         """Return whether leaves that no evidence explains would be copied back to where they come from."""

@@ -61,7 +61,8 @@ def plan_from_neutral(
         rules: Rules that rearrange tensors or fill targets, and that fix the kinds of what is undecided, as
             they are read towards this framework. Those that the state records are done without being given.
         permissions: What may be guessed and left out.
-        origin: Neutral key -> key in the original source, which the patterns also see.
+        origin: Neutral key -> source key of the conversion that this is the second step of; messages show
+            it, and patterns also see it. The state's own `source_names` are shown and seen in the same way.
         config: The checkpoint's config, if one is known.
 
     Raises:
@@ -83,10 +84,10 @@ def plan_from_neutral(
         collections = names_of(like, framework)
         targets = {name: like.spec(key) for key, name in collections.names(like).items()}
     bound_rules, unmatched = _bind_rules(state, ways, targets, config)
-    origin = origin or {}
+    origin, source_names = origin or {}, state.metadata.source_names
     refused, left_out = dict[Key, str](), []
     for key, why in ways.refused.items() if ways is not None else ():
-        if permissions.may_leave_out(key, origin.get(key, key)):
+        if permissions.may_leave_out(key, origin.get(key, key), source_names.get(key, key)):
             left_out.append(Dropped(key, "allowed as unexpected"))
         else:
             refused[key] = why
@@ -111,6 +112,7 @@ def plan_from_neutral(
         plan = WithoutTemplate(request).resolve()
     return replace(
         plan,
+        source_names=source_names,
         dropped=(*plan.dropped, *left_out),
         notes=(*plan.notes, *_notes(bound_rules)),
         metadata=plan.metadata.with_(rules=(), layers=_without_waiting(plan, state.metadata)),

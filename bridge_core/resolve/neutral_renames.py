@@ -53,4 +53,5 @@ def plan_renames(state: FlatState, rules: NeutralRules | None, config: Mapping[s
         metadata=metadata,
         problems=PlanProblems(unmatched_rules=ruled.unmatched),
         notes=ruled.notes,
+        source_names=state.metadata.source_names,
     )

@@ -64,7 +64,7 @@ class PlanBuilder:
         }
         waiting = {key for rule in request.state.metadata.rules or () for key in rule.pending}
         self.crossing = Crossing(
-            request.registry, request.framework.name, request.permissions, request.origin, waiting
+            request.registry, request.framework.name, request.permissions, request.names_of, waiting
         )
         self._proven: dict[tuple[int, bool], bool] = {}
         self._is_usual = functools.cache(functools.partial(is_usual, request.registry))
@@ -87,7 +87,7 @@ class PlanBuilder:
         self._untied_ops: dict[Key, tuple[Op, ...]] = {}
         self._turns: dict[Key, list[tuple[Key, tuple[Op, ...]]]] = {}
         self.notes: list[str] = []
-        self.axis_order = AxisOrder(request.registry, request.framework, request.origin)
+        self.axis_order = AxisOrder(request.registry, request.framework, request.origin, request.shown)
         self.rivals: Rivals | None = None
 
     def apply_rules(self, target_key: Callable[[Key], Key]) -> None:
@@ -173,7 +173,7 @@ class PlanBuilder:
                 drop = Drop(0, layer.group.specs[name])
                 self.constants.append(Step((key,), (), (drop,), kind, "residual", (*path, name)))
                 self.dropped.append(Dropped(key, "kept in the metadata", kept=True))
-            elif self.request.permissions.may_leave_out(key, self._origin(key)):
+            elif self.request.permissions.may_leave_out(*self.request.names_of(key)):
                 self.dropped.append(Dropped(key, "allowed as unexpected"))
             elif form is not None and name in form.unsupported_leaves:
                 self.unsupported[key] = form.unsupported_leaves[name]
@@ -302,6 +302,7 @@ class PlanBuilder:
         metadata = self.request.state.metadata.with_(
             layers=self.infos,
             modules={},
+            source_names={},
             ties={**self._carried_ties(), **self.ties},
             collections=self.unusual_collections if has_collections else self._carried_collections(),
             empty=empty if has_collections else self.request.state.metadata.empty,
@@ -342,11 +343,8 @@ class PlanBuilder:
             if step.evidence != "rule":
                 sources_of.update((key, step.sources) for key in step.targets if key in self.owners)
         for target, sources in sources_of.items():
-            other = f"{join_key(self._origin(sources[0]))!r} becomes" if sources else "a constant fills"
+            other = f"{self.request.shown(sources[0])!r} becomes" if sources else "a constant fills"
             raise self.owners[target].error(f"it makes this tensor, and {other} it by itself.", target)
-
-    def _origin(self, key: Key) -> Key:
-        return self.request.origin.get(key, key)
 
     def _without_tied(self) -> tuple[Key, ...]:
         """Return the unexpected keys without those that are one tensor with a key that was moved.
@@ -377,7 +375,7 @@ class PlanBuilder:
         parts = [((moved,), ops)]
         parts += [((other,), simplify_chain((*t, *ops))) for other, t in (*turns, (key, turn))]
         sources = (*fill.sources, key)
-        equal = equal_or_refused(parts, target, self._origin)
+        equal = equal_or_refused(parts, target, self.request.shown)
         try:
             chain_specs(tuple(map(state.spec, sources)), equal)
         except PlanError:

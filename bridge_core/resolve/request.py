@@ -11,7 +11,7 @@ from bridge_core.plan import Step
 from bridge_core.plugins import Framework, Registry
 from bridge_core.resolve.neutral_layers import NeutralLayer
 from bridge_core.rules import Permissions
-from bridge_core.state import FlatState, Key
+from bridge_core.state import FlatState, Key, join_key
 
 if TYPE_CHECKING:
     from bridge_core.resolve.rule_instance import BoundRule
@@ -53,7 +53,7 @@ class Request:
         framework: The target's adapter.
         layers: The state's layers by path.
         permissions: What may be guessed and left out.
-        origin: Neutral key -> key in the original source, which patterns also see.
+        origin: Neutral key -> source key of the conversion that the plan is the second step of.
         rules: Rules that fix kinds.
         ordered: What rules order; the state above is without what they take.
     """
@@ -66,6 +66,21 @@ class Request:
     origin: Mapping[Key, Key]
     rules: tuple[Rule, ...]
     ordered: Ordered
+
+    def names_of(self, key: Key) -> tuple[Key, ...]:
+        """Return the names of a neutral tensor that patterns see: its own, and those of its sources."""
+        names = (key, self.origin.get(key, key), self.state.metadata.source_names.get(key, key))
+        return tuple(dict.fromkeys(names))
+
+    def shown(self, key: Key) -> str:
+        """Return the name that a message gives a neutral tensor: that of its source comes first."""
+        from bridge_core.plan import name_with_source
+
+        names = self.ordered.state.metadata.source_names
+        given = self.origin.get(key)
+        if given is not None and names.get(key, given) == given:
+            return join_key(given)
+        return name_with_source(key, names)
 
     @property
     def transforms(self) -> tuple[LayerTransform, ...]:

@@ -202,6 +202,7 @@ class _ToNeutral:
             tree_form=tree_form,
             extra=metadata.extra,
             providers=metadata.providers,
+            source_names=self.source_keys,
         )
 
     def _add_layer(self, group: Group, detection: Detection, renamed: Mapping[Key, Rule]) -> None:

@@ -307,7 +307,7 @@ class WithTemplate(PlanBuilder):
             distinct.append(fill)
         if len(distinct) > 1:
             if self._same_specs(distinct, canonical):
-                ops = equal_or_refused([(f.sources, f.ops) for f in distinct], canonical, self._origin)
+                ops = equal_or_refused([(f.sources, f.ops) for f in distinct], canonical, self.request.shown)
                 sources = tuple(source for fill in distinct for source in fill.sources)
                 first_fill = distinct[0]
                 self.constants.append(

@@ -145,6 +145,8 @@ class StateMetadata:
         provenance: Where the state comes from, for reports. In memory only.
         providers: Layer kind that a plugin adds -> the distribution that provides it.
         notes: What a reader of a report should know of how the state was read. In memory only.
+        source_names: Neutral key -> key of the tensor in the object or file that the neutral state was made
+            from; messages name the tensor by it. In memory only.
     """
 
     layers: Mapping[Key, LayerInfo] = field(default_factory=dict)
@@ -159,6 +161,7 @@ class StateMetadata:
     rules: tuple[RecordedRule, ...] | None = ()
     providers: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    source_names: Mapping[Key, Key] = field(default_factory=dict, compare=False)
 
     def with_(self, **changes: Any) -> StateMetadata:
         """Return a copy with some fields replaced."""
@@ -188,6 +191,7 @@ class StateMetadata:
             auxiliary_tensors={rename(k): v for k, v in self.auxiliary_tensors.items()},
             empty=tuple(rename(k) for k in self.empty),
             rules=self.rules_renamed(rename),
+            source_names={rename(k): v for k, v in self.source_names.items()},
         )
 
     def rules_renamed(self, rename: Callable[[Key], Key]) -> tuple[RecordedRule, ...] | None:
