@@ -76,7 +76,7 @@ class Crossing:
         return "unclaimed" if why or recorded else evidence
 
     def is_allowed(self, *keys: Key) -> bool:
-        """Return whether the caller lets all of some neutral keys be copied, whatever they are."""
+        """Return whether the caller allows to copy all of some neutral keys, whatever they are."""
         return all(self._permissions.may_copy(*self._names_of(key)) for key in keys)
 
     def returns(self, layer: NeutralLayer, names: Iterable[str]) -> bool:
@@ -107,7 +107,7 @@ class Crossing:
         group = layer.group
         if layer.misfits:
             return LayerNames.mark(group.keys[name]) or _misfit(layer)
-        # Whose axes a leaf has that came to a recorded layer later, nobody knows.
+        # The origin of a leaf that came to a recorded layer later is not known.
         origin = layer.origin if any(name in names for names in self._named(layer)) else ""
         if origin not in self._names:
             self._names[origin] = LayerNames(self._registry, origin, self._target)
@@ -116,18 +116,18 @@ class Crossing:
         if size is not None:
             why += (
                 f"; the tensors at its path share a first axis of {size}, as stacked layers or copies on "
-                "several devices do: take them apart first"
+                "several devices do: split them first"
             )
         return why
 
 
 def _misfit(layer: NeutralLayer) -> str:
-    """Return what a layer's module should hold, and what it holds."""
+    """Return which leaves were expected for the type of a layer's module, and which it has."""
     usual, *others = layer.misfits
     leaves = ", ".join(_described(usual))
     more = f" (or as {listed((transform.name for transform in others), 3)})" if others else ""
-    found = ", ".join(f"{leaf} {list(spec.shape)}" for leaf, spec in layer.group.specs.items())
-    return f"its module is of a type that is described as {usual.name} with {leaves}{more}, and holds {found}"
+    got = ", ".join(f"{leaf} {list(spec.shape)}" for leaf, spec in layer.group.specs.items())
+    return f"for the type of its module expected {leaves} ({usual.name}){more}, got {got}"
 
 
 def _described(transform: LayerTransform) -> list[str]:

@@ -21,8 +21,8 @@ def plan_renames(state: FlatState, rules: NeutralRules | None, config: Mapping[s
     fresh = rules.fresh if rules is not None else ()
     ruled = rule_names({key: key for key in state}, state.specs(), fresh, config)
     for key in rules.waiting if rules is not None else ():
-        for found in (ruled.names, ruled.renamed, ruled.rearranged):
-            found.pop(key, None)
+        for keys in (ruled.names, ruled.renamed, ruled.rearranged):
+            keys.pop(key, None)
     metadata = state.metadata
     steps = []
     for key in state:

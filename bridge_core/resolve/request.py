@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bridge_core.resolve.rule_instance import BoundRule
     from bridge_core.rules import Rule
 
-__all__ = ["Ordered", "Request"]
+__all__ = ["Ordered", "Request", "shown_names"]
 
 
 @dataclass(frozen=True)
@@ -74,15 +74,28 @@ class Request:
 
     def shown(self, key: Key) -> str:
         """Return the name that a message gives a neutral tensor: that of its source comes first."""
-        from bridge_core.plan import name_with_source
-
-        names = self.ordered.state.metadata.source_names
-        given = self.origin.get(key)
-        if given is not None and names.get(key, given) == given:
-            return join_key(given)
-        return name_with_source(key, names)
+        return shown_names(self.origin, self.ordered.state.metadata.source_names)(key)
 
     @property
     def transforms(self) -> tuple[LayerTransform, ...]:
         """The target framework's transforms."""
         return self.registry.checked_transforms_of.get(self.framework.name, ())
+
+
+def shown_names(origin: Mapping[Key, Key], source_names: Mapping[Key, Key]) -> Callable[[Key], str]:
+    """Return the function that gives the name which a message shows for a neutral key.
+
+    Args:
+        origin: Neutral key -> source key of the conversion that the plan is the second step of.
+        source_names: Neutral key -> key in what the neutral state was made from.
+    """
+
+    def shown(key: Key) -> str:
+        from bridge_core.plan import name_with_source
+
+        given = origin.get(key)
+        if given is not None and source_names.get(key, given) == given:
+            return join_key(given)
+        return name_with_source(key, source_names)
+
+    return shown
