@@ -187,7 +187,9 @@ class Plan:
         if self.source_layout == "neutral":
             from bridge_core.plan.source_names import named_by_source
 
-            raise named_by_source(error, self.problems, self.target_layout, self.source_names)
+            raise named_by_source(
+                error, self.problems, self.target_layout, self.specs.keys(), self.source_names
+            )
         raise error
 
     def source_name(self, key: Key) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,11 @@ def name_with_source(key: Key, source_names: Mapping[Key, Key]) -> str:
 
 
 def named_by_source(
-    error: BridgeError, problems: PlanProblems, target_layout: str, source_names: Mapping[Key, Key]
+    error: BridgeError,
+    problems: PlanProblems,
+    target_layout: str,
+    source: Collection[Key],
+    source_names: Mapping[Key, Key],
 ) -> BridgeError:
     """Return the error of a plan from a neutral state with the source's names in its message.
 
@@ -43,6 +47,7 @@ def named_by_source(
         error: The error of the problems; its message is replaced.
         problems: What the error is about.
         target_layout: The layout that the plan makes.
+        source: The neutral keys; the problems name keys of the target, too.
         source_names: Neutral key -> key in what the state was made from, as far as that is known.
     """
     keys = {
@@ -52,11 +57,14 @@ def named_by_source(
         *problems.unsupported,
         *problems.unexplained,
     }
+    keys = {key for key in keys if key in source}
     if not keys:
         return error
     known = keys & source_names.keys()
 
     def named(key: Key) -> Key:
+        if key not in source:
+            return key
         name = name_with_source(key, source_names)
         return (f"{name} (a neutral name)" if known and key not in source_names else name,)
 
