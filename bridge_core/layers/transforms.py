@@ -126,6 +126,7 @@ class LayerTransform:
         unsupported: Why no other framework has this layer; its leaves are then copied unchanged, to the
             neutral form and back. Empty if others have it.
         unsupported_leaves: Role of the kind -> why this framework has no place for it.
+        misfit_note: What to know of modules of these types that fit no transform; a part of the refusal.
 
     Raises:
         PluginError: The name does not begin with a framework, two leaves share a name or a role, or a field
@@ -148,6 +149,7 @@ class LayerTransform:
     unsupported: str = ""
     unsupported_leaves: Mapping[str, str] = field(default_factory=dict)
     axis_sizes: Mapping[str, str] = field(default_factory=dict)
+    misfit_note: str = ""
 
     def __post_init__(self) -> None:
         """Refuse names without a framework, and leaves that share a name or a role; index the leaves."""

@@ -127,7 +127,8 @@ def _misfit(layer: NeutralLayer) -> str:
     leaves = ", ".join(_described(usual))
     more = f" (or as {listed((transform.name for transform in others), 3)})" if others else ""
     got = ", ".join(f"{leaf} {list(spec.shape)}" for leaf, spec in layer.group.specs.items())
-    return f"for the type of its module expected {leaves} ({usual.name}){more}, got {got}"
+    note = f"{usual.misfit_note}; " if usual.misfit_note else ""
+    return f"{note}for the type of its module expected {leaves} ({usual.name}){more}, got {got}"
 
 
 def _described(transform: LayerTransform) -> list[str]:
