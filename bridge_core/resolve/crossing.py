@@ -125,10 +125,10 @@ def _misfit(layer: NeutralLayer) -> str:
     """Return which leaves were expected for the type of a layer's module, and which it has."""
     usual, *others = layer.misfits
     leaves = ", ".join(_described(usual))
-    more = f" (or as {listed((transform.name for transform in others), 3)})" if others else ""
+    more = f", or {listed((transform.name for transform in others), 3)}" if others else ""
     got = ", ".join(f"{leaf} {list(spec.shape)}" for leaf, spec in layer.group.specs.items())
     note = f"{usual.misfit_note}; " if usual.misfit_note else ""
-    return f"{note}for the type of its module expected {leaves} ({usual.name}){more}, got {got}"
+    return f"{note}expected {leaves} for the type of its module ({usual.name}{more}), got {got}"
 
 
 def _described(transform: LayerTransform) -> list[str]:
