@@ -91,7 +91,9 @@ class Guidance:
             ("notes", _tuple_of(self.notes, str), "a tuple of texts"),
         ):
             if not good:
-                raise PluginError(f"guidance: expected {name} to be {expected}, got {getattr(self, name)!r}.")
+                raise PluginError(
+                    f"guidance: expected {name} to be {expected}, got {name}={getattr(self, name)!r}."
+                )
         for name in self.sidecar_files:
             if not is_plain_name(name):
                 raise PluginError(f"guidance: expected plain file names in sidecar_files, got {name!r}.")

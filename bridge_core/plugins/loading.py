@@ -271,7 +271,10 @@ def refuse_unknown(disabled: Iterable[str], points: Iterable[EntryPoint]) -> Non
         if comparable <= known or comparable <= _EVERY_OTHER:
             continue
         if comparable <= own:
-            raise UsageError(f"the plugin {name!r} is a part of ckptbridge itself and cannot be disabled.")
+            raise UsageError(
+                f"the plugin {name!r} is a part of ckptbridge itself and cannot be disabled.",
+                hint=f'Leave out disabled="{name}" (--disable-plugin {name}).',
+            )
         from bridge_core.messages import nearest
 
         offered = {p.name for p in points if not is_built_in(p)}

@@ -216,7 +216,7 @@ class WithTemplate(PlanBuilder):
         """Account for leaves that match and differ in shape: if that is allowed, both are left out."""
         target = mismatch.target
         if self.request.permissions.may_differ(target, self._collections.strip(target)):
-            reason = f"allowed to differ: expected {mismatch.expected}, got {mismatch.found}"
+            reason = f"allowed to differ: {mismatch.found}, where the target has {mismatch.expected}"
             self.dropped.append(Dropped(mismatch.source, reason))
             if target not in self._differing_targets:  # which each part of a fused tensor does
                 self._differing_targets.add(target)
