@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["composite_layers", "neutral_keys", "undetermined_layout"]
 
 _LISTED = 3
+_UNDETERMINED = "cannot determine the layout"
 
 
 def neutral_keys(specs: Mapping[Key, TensorSpec], framework: str, registry: Registry) -> tuple[Key, ...]:
@@ -156,8 +157,8 @@ def undetermined_layout(state: FlatState, registry: Registry) -> UsageError:
     if neutral:
         names = listed((join_key(key) for key in neutral), _LISTED)
         return UsageError(
-            f"the layout cannot be determined: the keys look like those of {usual}, but {names} and the "
-            "tensors next to them have the names and axes of the neutral layout.",
+            f"{_UNDETERMINED}: the keys look like those of {usual}, but {names} and the tensors next to them "
+            "have the names and axes of the neutral layout.",
             path=path,
             hint=(
                 'Pass layout="neutral" (--layout neutral) if ckptbridge wrote them and another program '
@@ -169,7 +170,7 @@ def undetermined_layout(state: FlatState, registry: Registry) -> UsageError:
         f"match {' and '.join(owners)}" if owners else f"match neither {' nor '.join(registry.frameworks)}"
     )
     return UsageError(
-        f"the layout cannot be determined: the keys ({names}) {matches}.",
+        f"{_UNDETERMINED}: the keys ({names}) {matches}.",
         path=path,
         hint=f"{options}.{_ways_without(owners, registry)}",
     )
