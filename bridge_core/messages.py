@@ -73,12 +73,12 @@ def count(number: int, what: str) -> str:
 
 
 def nearest(name: str, known: Iterable[str], *, listing: str = "") -> str:
-    """Return a hint about an unknown name: the nearest known one, or all; case makes no difference.
+    """Return a hint about an unknown name: the nearest known one, or the first of all; case is ignored.
 
     Args:
         name: The unknown name.
         known: The names that would do.
-        listing: What all names are listed as, such as ``"Installed"``, in addition to the nearest one.
+        listing: What the known names are listed as, such as ``"Installed"``, in addition to the nearest one.
 
     >>> nearest("unpadd", ["pad", "unpad"])
     "Did you mean 'unpad'?"
@@ -93,7 +93,7 @@ def nearest(name: str, known: Iterable[str], *, listing: str = "") -> str:
     question = f"Did you mean {by_case[near[0]]!r}?" if near else ""
     if question and not listing:
         return question
-    rows = f"{listing or 'Known are'}: {', '.join(names)}." if names else "There is none."
+    rows = f"{listing or 'Known are'}: {listed(names)}." if names else "There is none."
     return f"{question} {rows}".strip()
 
 

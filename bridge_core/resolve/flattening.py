@@ -142,9 +142,8 @@ def _fed(paths: Sequence[Key], widths: Mapping[Key, Width]) -> list[Flattening]:
     last: Key | None = None
     channels = 0
     linear_outputs: set[int] = set()
-    shared_inputs = (
-        0  # inputs of a layer that was flattenings: others right after it may take the same feature map
-    )
+    # The inputs of the last layer in the list: others right after it may take the same feature map.
+    shared_inputs = 0
     flat_norms = _norms_of_flat_maps(widths)
     norms: list[Key] = []
     branches = _Branches(paths, widths)

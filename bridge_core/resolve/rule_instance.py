@@ -11,6 +11,7 @@ from typing import Any
 
 from bridge_core.axes import ELLIPSIS, Rearrangement, rearrange
 from bridge_core.errors import BridgeError, PlanError, RuleError
+from bridge_core.messages import nearest
 from bridge_core.ops import Cast, Offset, Op, Pad, Parallel, Unpad, chain_specs, simplify_chain
 from bridge_core.resolve.key_matching import Captures, MatchedKeys, Place, counted, list_lengths
 from bridge_core.rules import Call, Rule, resolve_sizes
@@ -269,7 +270,9 @@ class RuleInstance:
         return {key: self.targets.get(key) for _, key in self._targets(self.sizes)}
 
     def _no_target(self, key: Key) -> RuleError:
-        return self.rule.error(f"the rule makes {join_key(key)!r}, which the target does not have.")
+        error = self.rule.error(f"the rule makes {join_key(key)!r}, which the target does not have.")
+        error.hint = nearest(join_key(key), map(join_key, self.targets or ()))
+        return error
 
     def _targets(self, sizes: Mapping[str, int]) -> Iterator[tuple[int, Key]]:
         """Yield the targets, each with the number of its pattern."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,7 @@ def rule_names(
     specs: Mapping[Key, TensorSpec],
     rules: Sequence[Rule],
     config: Mapping[str, Any] | None,
+    source_names: Mapping[Key, Key] | None = None,
 ) -> Ruled:
     """Apply rules to the names of a source.
 
@@ -53,6 +54,7 @@ def rule_names(
         specs: Key -> spec.
         rules: The rules, in the direction of the conversion.
         config: The checkpoint's config, if one is known.
+        source_names: Of a neutral state, key -> key in what it was made from, for messages.
 
     Raises:
         RuleError: Two rules match one key, or two keys get one name.
@@ -60,6 +62,7 @@ def rule_names(
     ruled = Ruled()
     if not rules:
         return ruled
+    from bridge_core.plan import name_with_source
     from bridge_core.resolve.rule_binding import keys_taken_by, rule_conflict
 
     active = [r for r in rules if r.action in ("rename", "drop", "rearrange") and rule_holds(r, config)]
@@ -82,7 +85,8 @@ def rule_names(
             if owner is not None:
                 if rule.fallback and not owner.fallback:
                     break  # so are all that follow
-                raise rule_conflict(rule, owner, "match", name)
+                shown = name_with_source(key, source_names) if source_names and key in source_names else name
+                raise rule_conflict(rule, owner, "match", shown)
             owner = rule
             if rule.action == "rename":
                 ruled.names[key] = rule.targets[0].fill(captures)
@@ -108,7 +112,7 @@ def rule_names(
             if (entry := _missing_entry(rule, config))
         ),
     )
-    _check_new(names, ruled)
+    _check_new(names, ruled, lambda key: name_with_source(key, source_names or {}))
     return ruled
 
 
@@ -169,7 +173,7 @@ def check_constant(rule: Rule, dtype: np.dtype[Any], key: Key) -> None:
         raise rule.error(f"the target's dtype {dtype.name} cannot hold {rule.value}.", key)
 
 
-def _check_new(names: Mapping[Key, Key], ruled: Ruled) -> None:
+def _check_new(names: Mapping[Key, Key], ruled: Ruled, shown: Callable[[Key], str]) -> None:
     if not ruled.names:
         return
     seen: dict[Key, Key] = {}
@@ -180,6 +184,6 @@ def _check_new(names: Mapping[Key, Key], ruled: Ruled) -> None:
         other = seen.setdefault(new, key)
         if other != key:
             raise RuleError(
-                f"the rules give {join_key(other)!r} and {join_key(key)!r} one name: {join_key(new)!r}.",
+                f"the rules give {shown(other)!r} and {shown(key)!r} one name: {join_key(new)!r}.",
                 hint="Make the patterns disjoint, or give one of the two another name.",
             )

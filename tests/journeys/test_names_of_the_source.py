@@ -12,8 +12,8 @@ from support.errors import refused
 import bridge_core
 import bridge_flax
 import bridge_torch
-from bridge_core import ConversionWarning, FlatState
-from bridge_core.errors import AmbiguousLayerError, MismatchError
+from bridge_core import ConversionWarning, FlatState, Rule
+from bridge_core.errors import AmbiguousLayerError, MismatchError, RuleError
 
 
 class OneLayer(linen.Module):
@@ -146,3 +146,20 @@ def test_nothing_of_it_is_written(tmp_path):
     for name, state in (("a", neutral), ("b", bare)):
         bridge_core.save_state(state, tmp_path / f"{name}.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_a_rule_that_does_not_fit_names_the_tensor_of_the_source():
+    neutral = bridge_torch.to_neutral(torch_model())
+    rule = Rule.rearrange("extra.kernel", "more.kernel", "a b c -> c b a")
+    with refused(RuleError, "'extra.weight (neutral extra.kernel)'"):
+        bridge_flax.from_neutral(neutral, rules=[rule])
+    rules = [Rule.rearrange("extra.kernel", name) for name in ("one.kernel", "two.kernel")]
+    with refused(RuleError, "'extra.weight (neutral extra.kernel)'", "'two.kernel'", hint="disjoint"):
+        bridge_flax.from_neutral(neutral, rules=rules)
+
+
+def test_a_plan_from_a_neutral_state_is_described_with_the_names_of_the_source():
+    neutral = bridge_torch.to_neutral(torch_model())
+    plan = bridge_core.plan_conversion(neutral, to="flax", like=flax_template(), check=False)
+    assert "unexpected: extra.weight (neutral extra.kernel)" in plan.describe()
+    assert plan.to_json()["unexpected"] == ["extra.kernel", "extra.bias"]
