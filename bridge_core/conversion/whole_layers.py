@@ -206,11 +206,13 @@ def _warnings(
     plan: Plan, causes: Iterable[Cause], keys: Collection[Key], meaning: str
 ) -> Iterator[PlanWarning]:
     """Yield a warning for each cause that some keys show."""
+    from bridge_core.plan import name_with_source
+
     for cause in causes:
         shown = {*cause.keys, *cause.codes}
         concerned = tuple(key for key in keys if key in shown)
         if concerned:
-            names = listed(map(plan.source_name, concerned))
+            names = listed(name_with_source(key, plan.source_names) for key in concerned)
             message = f"{cause.statement}. {meaning.format(names)}. To have them, {cause.way}."
             yield PlanWarning(cause.code, message, concerned)
 

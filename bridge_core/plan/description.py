@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from bridge_core.messages import count, fold_names
+from bridge_core.plan.source_names import name_with_source
 from bridge_core.state import join_key
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ __all__ = ["plan_document", "plan_text"]
 
 def plan_text(plan: Plan) -> str:
     """Return a plan as text, names folded."""
-    name = plan.source_name
+    name = functools.partial(name_with_source, source_names=plan.source_names)
     lines = [f"{plan.source_layout} -> {plan.target_layout}, {count(len(plan.steps), 'step')}"]
     lines += [f"note: {note}" for note in plan.notes]
     for text, number in fold_names(step.describe() for step in plan.steps):

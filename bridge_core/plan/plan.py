@@ -187,16 +187,8 @@ class Plan:
         if self.source_layout == "neutral":
             from bridge_core.plan.source_names import named_by_source
 
-            raise named_by_source(
-                error, self.problems, self.target_layout, self.specs.keys(), self.source_names
-            )
+            error = named_by_source(error, self)
         raise error
-
-    def source_name(self, key: Key) -> str:
-        """Return the name that messages give a source key."""
-        from bridge_core.plan.source_names import name_with_source
-
-        return name_with_source(key, self.source_names)
 
     def apply(self, state: Mapping[Key, Any]) -> FlatState:
         """Return the converted state; tensors are read when the result's are.

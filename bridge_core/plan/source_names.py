@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ from bridge_core.state import Key, join_key
 
 if TYPE_CHECKING:
     from bridge_core.errors import BridgeError
-    from bridge_core.plan.problems import PlanProblems
+    from bridge_core.plan.plan import Plan
 
 __all__ = ["named_by_source", "name_with_source"]
 
@@ -31,25 +31,17 @@ def name_with_source(key: Key, source_names: Mapping[Key, Key]) -> str:
     return name if source == key else f"{join_key(source)} (neutral {name})"
 
 
-def named_by_source(
-    error: BridgeError,
-    problems: PlanProblems,
-    target_layout: str,
-    source: Collection[Key],
-    source_names: Mapping[Key, Key],
-) -> BridgeError:
+def named_by_source(error: BridgeError, plan: Plan) -> BridgeError:
     """Return the error of a plan from a neutral state with the source's names in its message.
 
     Its attributes, and the patterns in its hint, remain those of the neutral keys. Where no source is known,
     the message shows that the names are of the neutral form.
 
     Args:
-        error: The error of the problems; its message is replaced.
-        problems: What the error is about.
-        target_layout: The layout that the plan makes.
-        source: The neutral keys; the problems name keys of the target, too.
-        source_names: Neutral key -> key in what the state was made from, as far as that is known.
+        error: The error of the plan's problems; its message is replaced.
+        plan: The plan. Its problems name keys of the target, too, which remain.
     """
+    problems, source, source_names = plan.problems, plan.specs, plan.source_names
     keys = {
         *problems.unexpected,
         *(mismatch.source for mismatch in problems.mismatched),
@@ -76,7 +68,7 @@ def named_by_source(
         unsupported={named(key): why for key, why in problems.unsupported.items()},
         unexplained={named(key): why for key, why in problems.unexplained.items()},
         causes=tuple(replace(cause, keys=tuple(map(named, cause.keys))) for cause in problems.causes),
-    ).error(target_layout)
+    ).error(plan.target_layout)
     if shown is None:
         return error
     message = shown.message

@@ -210,6 +210,8 @@ class PluginTables:
             conflict = provided.conflicts[name]
             raise UsageError(conflict.problem, hint=conflict.way_on or None)
         hint = nearest(name, provided.values, listing="Installed")
+        if (table, name) == ("frameworks", "neutral"):
+            raise UsageError("expected a framework, got 'neutral', the layout between frameworks.", hint=hint)
         raise UsageError(f"unknown {TABLES[table].what} {name!r}.", hint=hint)
 
     def _check_transforms(self, transforms: Collection[LayerTransform]) -> None:
