@@ -198,7 +198,7 @@ def test_nothing_is_left_out_unasked(pair, spell):
         for allowed, why in (
             ({}, "(neutral block.fc.v): a spectral norm of Flax"),
             ({"allow_missing": SIGMA}, "(neutral block.fc.v): a spectral norm of Flax"),
-            ({"allow_unexpected": V}, "kernel/sigma: torch works"),
+            ({"allow_unexpected": V}, "kernel/sigma: torch computes"),
         ):
             with refused(UnsupportedLayerError, why):
                 from_neutral(neutral, "flax", like=like, **allowed)
