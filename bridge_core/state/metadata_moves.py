@@ -74,7 +74,7 @@ def restricted_metadata(
             key: tensor for key, tensor in metadata.auxiliary_tensors.items() if not _is_below(key[:-1], gone)
         },
         empty=empty,
-        source_names={key: name for key, name in metadata.source_names.items() if key in kept},
+        source_names={key: name for key, name in metadata.source_names.items() if key in chosen},
     )
 
 
