@@ -195,12 +195,12 @@ def test_nothing_is_left_out_unasked(pair, spell):
     """And the message says why, and what to do."""
     neutral = to_neutral(converged(pair, spell), "torch")
     for like, _ in sides(pair):
-        for allowed, why in (
-            ({}, "(neutral block.fc.v): a spectral norm of Flax"),
-            ({"allow_missing": SIGMA}, "(neutral block.fc.v): a spectral norm of Flax"),
-            ({"allow_unexpected": V}, "kernel/sigma: torch computes"),
+        for allowed, named in (
+            ({}, ("fc.v): ", "kernel/sigma: ")),
+            ({"allow_missing": SIGMA}, ("fc.v): ", "as unexpected")),
+            ({"allow_unexpected": V}, ("kernel/sigma: ", "as missing")),
         ):
-            with refused(UnsupportedLayerError, why):
+            with refused(UnsupportedLayerError, *named):
                 from_neutral(neutral, "flax", like=like, **allowed)
 
 
