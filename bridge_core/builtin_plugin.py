@@ -1,4 +1,4 @@
-"""The core's own plugin: its formats and layer kinds, registered like anyone's."""
+"""The core's own plugin: its formats and layer kinds, registered like those of any plugin."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ _FOLDED = re.compile(r"(?<![0-9])[0-9]{1,9}(?![0-9])")
 
 
 def fold_names(names: Iterable[str]) -> list[tuple[str, int]]:
-    """Fold names that differ in their numbers alone, for reports.
+    """Fold names that differ only in their numbers, for reports.
 
     Returns:
         ``(folded name, how many it stands for)``, in order of first appearance.
@@ -85,19 +85,29 @@ def shown(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return what to tell about an unknown name: the nearest known one, or all.
+def nearest(name: str, known: Iterable[str], *, listing: str = "") -> str:
+    """Return a hint about an unknown name: the nearest known one, or the first of all; case is ignored.
+
+    Args:
+        name: The unknown name.
+        known: The names that would do.
+        listing: What the known names are listed as, such as ``"Installed"``, in addition to the nearest one.
 
     >>> nearest("unpadd", ["pad", "unpad"])
     "Did you mean 'unpad'?"
+    >>> nearest("jax", ["flax", "torch"], listing="Installed")
+    "Did you mean 'flax'? Installed: flax, torch."
     """
     import difflib  # only errors need it
 
-    names = list(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    if near:
-        return f"Did you mean {near[0]!r}?"
-    return f"Known are: {', '.join(names)}." if names else "There is none."
+    names = list(map(str, known))
+    by_case = {known_name.lower(): known_name for known_name in names}
+    near = difflib.get_close_matches(str(name).lower(), by_case, n=1, cutoff=0.55)
+    question = f"Did you mean {by_case[near[0]]!r}?" if near else ""
+    if question and not listing:
+        return question
+    rows = f"{listing or 'Known are'}: {listed(names)}." if names else "There is none."
+    return f"{question} {rows}".strip()
 
 
 def for_command_line(text: str) -> str:

@@ -75,7 +75,8 @@ def from_neutral(
         rules: What the caller knows better: rules, or the path of a rule file.
         accept_guesses: Whether names may decide what no evidence does.
         allow_missing: Keys of ``like`` that may stay unfilled: True, or patterns.
-        allow_unexpected: Neutral keys that may be left out: True, or patterns.
+        allow_unexpected: Neutral keys that may be left out: True, or patterns, which also match the names in
+            what the neutral state was made from.
         allow_mismatched: Keys of ``like`` that may stay unfilled where the shapes differ: True, or patterns.
         allow_unclaimed: Neutral keys that no evidence explains and whose names are a layer's, which are to be
             copied unchanged: True, or patterns.

@@ -60,9 +60,9 @@ def with_causes(plan: Plan, state: FlatState, permissions: Permissions) -> Plan:
     lost = [drop.key for drop in dropped if drop not in refused]
     copied = [key for key in copied if key not in plan.unexplained and key not in unasked]
     warnings = (
-        *_warnings(causes, [key for key in lost if _is_loss(key, causes, moved, plan)], _LEFT_OUT),
-        *_warnings(causes, copied, _COPIED),
-        *_warnings(causes, guessed, _GUESSED),
+        *_warnings(plan, causes, [key for key in lost if _is_loss(key, causes, moved, plan)], _LEFT_OUT),
+        *_warnings(plan, causes, copied, _COPIED),
+        *_warnings(plan, causes, guessed, _GUESSED),
     )
     unexplained = {**plan.unexplained, **unasked}
     plan = replace(plan, problems=replace(plan.problems, unexplained=unexplained)) if unasked else plan
@@ -153,7 +153,7 @@ def _copied_unasked(
     return {
         key: f"it is one of the tensors of {_WHOLE[parts[key].code]}"
         for key in found
-        if not permissions.may_copy(key, *targets.get(key, ()))
+        if not permissions.may_copy(key, plan.source_names.get(key, key), *targets.get(key, ()))
     }
 
 
@@ -202,13 +202,17 @@ def _is_named(key: Key, permissions: Permissions) -> bool:
     return not permissions.may_leave_out(blank)
 
 
-def _warnings(causes: Iterable[Cause], keys: Collection[Key], meaning: str) -> Iterator[PlanWarning]:
+def _warnings(
+    plan: Plan, causes: Iterable[Cause], keys: Collection[Key], meaning: str
+) -> Iterator[PlanWarning]:
     """Yield a warning for each cause that some keys show."""
+    from bridge_core.plan import name_with_source
+
     for cause in causes:
         shown = {*cause.keys, *cause.codes}
         concerned = tuple(key for key in keys if key in shown)
         if concerned:
-            names = listed(map(join_key, concerned))
+            names = listed(name_with_source(key, plan.source_names) for key in concerned)
             message = f"{cause.statement}. {meaning.format(names)}. To have them, {cause.way}."
             yield PlanWarning(cause.code, message, concerned)
 

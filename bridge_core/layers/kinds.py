@@ -9,6 +9,7 @@ import numpy as np
 
 from bridge_core.axes import parse_axes
 from bridge_core.errors import PluginError
+from bridge_core.messages import nearest
 from bridge_core.public import renamed
 from bridge_core.state import TensorSpec
 
@@ -22,17 +23,18 @@ class LayerKind:
 
     Args:
         name: E.g. ``"conv"``.
-        leaves: Leaf name -> axis names, e.g. ``{"kernel": "+k in out", "bias": "out"}``. ``*k`` stands
-            for any number of axes, ``+k`` for one or more. A name with a dot, as ``query.kernel``, belongs
-            to a linear layer inside: where the other side does not have the whole, the layer falls apart
-            into those.
-        auxiliary_tensors: Leaves that some frameworks have no place for, with the spec of the value (all
-            zeros) that stands in where none was kept.
-        zeros: Leaves that mean nothing where they are all zeros: a target that needs one which the source
-            lacks gets zeros.
+        leaves: Leaf name -> axis names, e.g. ``{"kernel": "+k in out", "bias": "out"}``. ``*k`` means any
+            number of axes, ``+k`` one or more. A name with a dot, as ``query.kernel``, belongs to a linear
+            layer inside the layer: where the other side only has such linear layers, the layer is split
+            into them.
+        auxiliary_tensors: Leaf that some frameworks have no place for -> its spec. Where no value of it is
+            stored, it is filled with zeros.
+        zeros: Leaves that have no effect where they are all zeros: a target that needs one which the source
+            does not have gets zeros.
 
     Raises:
-        PluginError: An axis is named twice in a leaf, or a residual is no leaf.
+        PluginError: An axis is named twice in a leaf or is split, or ``auxiliary_tensors`` or ``zeros`` name
+            what is not a leaf.
     """
 
     name: str
@@ -41,19 +43,26 @@ class LayerKind:
     zeros: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check that the kind splits no axis, and has the leaves that its options name."""
+        """Refuse axes that are split, and options that name leaves which the kind does not have."""
         if not isinstance(self.leaves, Mapping) or not all(map(_is_text, self.leaves.values())):
-            raise PluginError(f"kind {self.name!r}: leaves maps names to axes, got {self.leaves!r}.")
+            raise PluginError(
+                f"kind {self.name!r}: expected leaves to map names to axes, got {self.leaves!r}."
+            )
         for leaf, axes in self.leaves.items():
             if any(axis.split != 1 or len(axis.members) > 1 for axis in parse_axes(axes)):
-                raise PluginError(f"kind {self.name!r}, leaf {leaf!r}: a kind's axes are whole.")
+                raise PluginError(
+                    f"kind {self.name!r}, leaf {leaf!r}: expected axes that are not split, got {axes!r}."
+                )
         for leaf in (*self.auxiliary_tensors, *self.zeros):
             if leaf not in self.leaves:
-                raise PluginError(f"kind {self.name!r}: {leaf!r} is no leaf of it.")
+                raise PluginError(
+                    f"kind {self.name!r}: auxiliary_tensors or zeros name {leaf!r}, which is not a leaf.",
+                    hint=nearest(leaf, self.leaves, listing="Leaves"),
+                )
 
     @property
     def composite(self) -> bool:
-        """Whether it holds layers of its own."""
+        """Whether it holds other layers, with leaves of dotted names."""
         return any("." in leaf for leaf in self.leaves)
 
 
@@ -72,7 +81,7 @@ def _recurrent(name: str, gates: tuple[str, ...]) -> LayerKind:
 
 
 _SPECTRAL = {"bias": "out", "u": "out", "v": "taps", "sigma": ""}
-"""What stands beside the kernel: torch keeps both singular vectors, Flax one and the singular value."""
+"""The leaves other than the kernel: torch stores both singular vectors, Flax one and the singular value."""
 
 KINDS = (
     LayerKind("linear", {"kernel": "in out", "bias": "out"}),

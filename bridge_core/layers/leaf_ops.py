@@ -13,7 +13,7 @@ from bridge_core.ops import Flip, Op, Split, inverse_chain, simplify_chain
 __all__ = ["Factors", "cut_of", "from_neutral_ops", "part_shape", "to_neutral_ops"]
 
 Factors = tuple[tuple[str, Shape], ...]
-"""Axis of a kind -> the sizes into which a framework splits it."""
+"""Axis of a kind -> the sizes into which a framework splits it, e.g. ``("heads", (8, 64))``."""
 
 
 def cut_of(leaf: Leaf, shape: Shape) -> Split | None:
@@ -43,8 +43,8 @@ def to_neutral_ops(
         leaf: The native leaf.
         kind_axes: Axes of the neutral leaf.
         shape: Shape of the native leaf, or of the part.
-        part: Which part.
-        factors: How axes are split here, where the shape alone does not tell.
+        part: Index of the part.
+        axis_splits: How axes are split here, where the shape does not determine it.
 
     Returns:
         None if the shape does not fit the leaf's axes.
@@ -75,12 +75,12 @@ def from_neutral_ops(
         shape: Shape of the neutral leaf.
         rank: Largest native rank in the layer; a leaf with ``*1`` gets as many axes of size one as
             bring it to that rank.
-        part: Which part.
-        factors: How axes of the kind are split, where this framework splits them.
+        part: Index of the part.
+        axis_splits: How axes of the kind are split, where this framework splits them.
 
     Returns:
-        None if the shape does not fit, an axis that the native leaf lacks has not size one, or nothing tells
-        how to split an axis.
+        None if the shape does not fit, an axis that the native leaf does not have is not of size one, or it
+        is not known how to split an axis.
     """
     bound = bind(kind_axes, shape)
     if len(bound) != 1:
@@ -91,12 +91,12 @@ def from_neutral_ops(
     fixed = sum(1 for axis in axes if not axis.spread)
     present: set[str] = set()
     for axis in axes:
-        found = _sizes(axis, sizes, dict(axis_splits), rank - fixed)
-        if found is None:
+        native_sizes = _sizes(axis, sizes, dict(axis_splits), rank - fixed)
+        if native_sizes is None:
             return None
-        native.extend(found)
+        native.extend(native_sizes)
         present.add(axis.name)
-    if any(prod(found) != 1 for name, found in sizes.items() if name not in present):
+    if any(prod(own) != 1 for name, own in sizes.items() if name not in present):
         return None
     forward = to_neutral_ops(leaf, kind_axes, tuple(native), part=part, axis_splits=axis_splits)
     if forward is None or forward[1] != shape:
@@ -146,14 +146,14 @@ def _axis_of(name: str) -> str:
 
 
 def _sizes(axis: Axis, sizes: dict[str, Shape], axis_splits: dict[str, Shape], spare: int) -> Shape | None:
-    """Return the native sizes of an axis of the kind; None where they cannot be told."""
+    """Return the native sizes of an axis of the kind; None where they are not known."""
     if axis.name == "1":
         return (1,) * (max(0, spare) if axis.spread else 1)
-    found = sizes.get(axis.name)
-    if found is None:
+    own_sizes = sizes.get(axis.name)
+    if own_sizes is None:
         return () if axis.spread == "*" else None
     if axis.split == 1:
-        return None if axis.spread == "+" and not found else found
-    split = axis_splits.get(axis.name, found if axis.split == 0 else ())
-    fits = prod(split) == prod(found) and len(split) == (axis.split or len(split))
+        return None if axis.spread == "+" and not own_sizes else own_sizes
+    split = axis_splits.get(axis.name, own_sizes if axis.split == 0 else ())
+    fits = prod(split) == prod(own_sizes) and len(split) == (axis.split or len(split))
     return split if fits else None

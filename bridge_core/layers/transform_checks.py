@@ -1,4 +1,4 @@
-"""Whether transforms name what their kinds have: a misspelled role or axis fits no tensor, or a wrong one."""
+"""Checks that transforms name what their kinds have: a mistyped name fits no tensor, or a wrong one."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def check_transforms(transforms: Iterable[LayerTransform], kinds: Mapping[str, L
         kind = kinds.get(transform.kind)
         if kind is None:
             raise PluginError(
-                f"transform {transform.name!r}: there is no kind {transform.kind!r}. "
-                f"{nearest(transform.kind, kinds)}"
+                f"transform {transform.name!r}: unknown kind {transform.kind!r}.",
+                hint=nearest(transform.kind, kinds, listing="Installed"),
             )
         for leaf in transform.leaves:
             for part, role in enumerate(leaf.roles):
@@ -48,8 +48,8 @@ def _check_role(transform: LayerTransform, leaf: Leaf, part: int, role: str, kin
         _check_name(transform, f"{where}: axis", axis.name, of_kind)
         if axis.spread and not of_kind[axis.name].spread:
             raise PluginError(
-                f"transform {transform.name!r}: {where}: '{axis.spread}{axis.name}' means any number of "
-                f"axes; the kind {kind.name!r} has one axis {axis.name!r} in {role!r}."
+                f"transform {transform.name!r}: {where}: expected the one axis {axis.name!r}, as in {role!r} "
+                f"of the kind {kind.name!r}, got '{axis.spread}{axis.name}', which is any number of axes."
             )
     for name in leaf.flip:
         _check_name(transform, f"{where}: flipped axis", name, of_kind)
@@ -75,6 +75,6 @@ def _check_options(transform: LayerTransform, kind: LayerKind) -> None:
 def _check_name(transform: LayerTransform, what: str, name: str, known: Iterable[str]) -> None:
     if name not in known:
         raise PluginError(
-            f"transform {transform.name!r} of the kind {transform.kind!r}: {what} {name!r} does not exist. "
-            f"{nearest(name, known)}"
+            f"transform {transform.name!r} of the kind {transform.kind!r}: {what} {name!r} does not exist.",
+            hint=nearest(name, known),
         )

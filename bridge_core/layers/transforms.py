@@ -1,7 +1,8 @@
 """Layer kinds and layer transforms: what a layer's weights are, whatever framework they come from.
 
-A `LayerKind` names the axes of each leaf in neutral form. A `LayerTransform` says how one framework
-spells the same leaves: other names, another order of axes. Both are data; the ops follow from the axes.
+A `LayerKind` names the axes of each leaf in neutral form. A `LayerTransform`
+describes the native layout of one framework: other names, another order of axes. Both are data; the ops
+follow from the axes.
 """
 
 from __future__ import annotations
@@ -22,22 +23,22 @@ __all__ = ["LayerTransform", "Leaf"]
 @renamed(absorbs="added_leaves")
 @dataclass(frozen=True)
 class Leaf:
-    """One leaf of a layer in a framework's own spelling.
+    """One leaf of a layer in a framework's native layout.
 
     Args:
-        name: Native name; dots where it stands in nested modules, e.g. ``parametrizations.weight.original0``.
+        name: Native name, with dots in nested modules, e.g. ``parametrizations.weight.original0``.
         role: Name of the leaf in the kind; several for a tensor that holds them one after another.
         axes: Native axes by the names of the kind, as `bridge_core.axes` reads them; ``1`` for an axis of
             size one that the kind does not have. An axis that only the kind has must have size one. Of
             several roles, the axis along which they follow each other is a group with a name for each, e.g.
             ``(heads heads heads) in``.
-        flip: Axes (``k`` for all of ``*k``) that run the other way.
-        optional: Whether the layer may lack it.
-        added_leaves: Roles, one for each of its own, that are added into it where they exist. The parts are
-            kept in the metadata, so that the way back restores them.
+        flip: Axes (``k`` for all of ``*k``) that are stored in reverse order.
+        optional: Whether a layer without this leaf is a layer of the kind, too.
+        added_leaves: Roles, one for each in ``role``, that are summed into this leaf where they exist. The
+            metadata stores the summands, so that the way back restores them.
 
     Raises:
-        PluginError: Roles, parts and what is absorbed are not equally many.
+        PluginError: The numbers of roles, parts and added leaves differ.
     """
 
     name: str
@@ -48,16 +49,22 @@ class Leaf:
     added_leaves: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check that the axes hold as many parts as there are roles, and added leaves."""
+        """Refuse axes that do not hold one part for each role, and other numbers of added leaves."""
         for what in (self.name, self.axes, *self.roles):
             if not isinstance(what, str):
-                raise PluginError(f"leaf {self.name!r}: name, roles and axes are texts, got {what!r}.")
+                raise PluginError(
+                    f"leaf {self.name!r}: expected texts as name, roles and axes, got {what!r}."
+                )
         groups = [axis.members for axis in parse_axes(self.axes) if len(axis.members) > 1]
         if [len(group) for group in groups] != [len(self.roles)] * (len(self.roles) > 1):
-            raise PluginError(f"leaf {self.name!r}: {self.axes!r} does not hold {len(self.roles)} parts.")
+            raise PluginError(
+                f"leaf {self.name!r}: expected axes with {len(self.roles)} parts, one for each role, got "
+                f"{self.axes!r}."
+            )
         if self.added_leaves and len(self.added_leaves) != len(self.roles):
             raise PluginError(
-                f"leaf {self.name!r}: it added_leaves {len(self.added_leaves)} of {len(self.roles)}."
+                f"leaf {self.name!r}: expected {len(self.roles)} added_leaves, one for each role, got "
+                f"{len(self.added_leaves)}."
             )
 
     @property
@@ -80,7 +87,7 @@ class Leaf:
 
     @property
     def cut_axis(self) -> int:
-        """The place of the axis along which several roles stand."""
+        """The index of the axis along which several roles follow each other."""
         return next(i for i, axis in enumerate(parse_axes(self.axes)) if len(axis.members) > 1)
 
 
@@ -95,33 +102,35 @@ class Leaf:
 )
 @dataclass(frozen=True)
 class LayerTransform:
-    """How one framework spells one kind.
+    """The native layout of one kind in one framework.
 
     Args:
-        name: ``"<framework>.<what>"``, e.g. ``"torch.linear"``. The first transform registered for a
-            framework and kind whose axes fit is the one used to write without a template.
+        name: ``"<framework>.<what>"``, e.g. ``"torch.linear"``. Without a template a layer is written by
+            the first registered transform of its framework and kind that has fitting axes.
         kind: Name of the kind.
         leaves: The leaves.
-        modules: Qualified names of module types, subclasses included, whose leaves these are.
+        modules: Qualified names of the module types that have these leaves; subclasses have them, too.
         settings: Options that the module must have, e.g. ``{"transpose_kernel": True}``.
         axis_sizes: Axis of the kind -> the module's setting that states its size. A module whose weights
             have these sizes in another order is not such a layer.
-        identifying_leaves: Native leaf names; where all of them stand together and fit, names and shapes
-            alone prove the kind. None: they never do. Empty: they always do.
-        only_leaves: Fits only where the layer's path holds nothing else, neither leaf nor layer.
-        hints: Words in a path that make this the likely reading: a guess, never evidence.
-        needs_template: Whether only a template can tell where its leaves stand.
+        identifying_leaves: Native leaf names; where all of them are at one path and fit, names and shapes
+            prove the kind. None: they never do. Empty: they always do.
+        only_leaves: Whether it fits only where the layer's path holds nothing else, neither leaf nor layer.
+        hints: Words in a path that suggest this transform: a guess, never evidence.
+        needs_template: Whether only a template shows where its leaves are.
         needs_module: Whether only a live module's type shows it: its leaves look like another's.
-        free: Axes that may differ from leaf to leaf.
-        same: Pairs of axes that have one size.
-        factors: Axis of the kind -> the module's setting that tells into how many equal parts another
-            framework may split it, e.g. heads.
-        refused: Why no other framework can take this; the leaves then go as they are, and no further.
-        lacks: Role of the kind -> why this framework has no place for it.
+        independent_axes: Axes that may differ from leaf to leaf.
+        equal_axes: Pairs of axes that have one size.
+        axis_splits: Axis of the kind -> the module's setting that holds the number of equal parts into which
+            another framework may split it, e.g. heads.
+        unsupported: Why no other framework has this layer; its leaves are then copied unchanged, to the
+            neutral form and back. Empty if others have it.
+        unsupported_leaves: Role of the kind -> why this framework has no place for it.
         misfit_note: What to know of modules of these types that fit no transform; a part of the refusal.
 
     Raises:
-        PluginError: The name has no framework, or two leaves have one name or role.
+        PluginError: The name does not begin with a framework, two leaves share a name or a role, or a field
+            is of another type.
     """
 
     name: str
@@ -143,20 +152,26 @@ class LayerTransform:
     misfit_note: str = ""
 
     def __post_init__(self) -> None:
-        """Check the name, and that no two leaves share a name or a role; index the leaves by both."""
+        """Refuse names without a framework, and leaves that share a name or a role; index the leaves."""
         if isinstance(self.modules, str) or not all(isinstance(name, str) for name in self.modules):
-            raise PluginError(f"transform {self.name!r}: modules is a tuple of names, got {self.modules!r}.")
+            raise PluginError(
+                f"transform {self.name!r}: expected modules to be a tuple of names, got {self.modules!r}."
+            )
         if not all(isinstance(leaf, Leaf) for leaf in self.leaves):
-            raise PluginError(f"transform {self.name!r}: leaves is a tuple of Leaf, got {self.leaves!r}.")
+            raise PluginError(
+                f"transform {self.name!r}: expected leaves to be a tuple of Leaf, got {self.leaves!r}."
+            )
         object.__setattr__(self, "modules", tuple(self.modules))
         object.__setattr__(self, "leaves", tuple(self.leaves))
         if "." not in self.name:
-            raise PluginError(f"transform {self.name!r}: a name reads '<framework>.<what>'.")
+            raise PluginError(f"expected the name of a transform as '<framework>.<what>', got {self.name!r}.")
         names = [leaf.name for leaf in self.leaves]
         roles = [role for leaf in self.leaves for role in (*leaf.roles, *leaf.added_leaves)]
         for what, values in (("name", names), ("role", roles)):
             if len(set(values)) != len(values):
-                raise PluginError(f"transform {self.name!r}: two leaves share a {what}.")
+                raise PluginError(
+                    f"transform {self.name!r}: expected each {what} once, got {', '.join(values)}."
+                )
         object.__setattr__(self, "_by_name", {leaf.name: leaf for leaf in self.leaves})
 
     @property
@@ -174,11 +189,11 @@ class LayerTransform:
         return cast("Mapping[str, Leaf]", self.__dict__["_by_name"])
 
     def has_names(self, names: Container[str]) -> bool:
-        """Tell whether every leaf that the layer needs is among some native names."""
+        """Return whether every leaf that the layer needs is among some native names."""
         return all(leaf.optional or leaf.name in names for leaf in self.leaves)
 
     def fits(self, shapes: Mapping[str, Shape]) -> bool:
-        """Tell whether leaves of these native names and shapes can be this layer."""
+        """Return whether leaves of these native names and shapes can be this layer."""
         return bool(self.bindings(shapes))
 
     def bindings(self, shapes: Mapping[str, Shape]) -> tuple[Binding, ...]:
@@ -186,12 +201,12 @@ class LayerTransform:
         known = self.by_name()
         if not self.has_names(shapes):
             return ()
-        found: list[Binding] = [{}]
+        bindings: list[Binding] = [{}]
         for name, shape in shapes.items():
             ways = bind(known[name].axes, shape)
-            joined = (self._joined(binding, dict(way)) for binding in found for way in ways)
-            found = [binding for binding in joined if binding is not None]
-        return tuple(binding for binding in found if self._holds(binding, shapes))
+            joined = (self._joined(binding, dict(way)) for binding in bindings for way in ways)
+            bindings = [binding for binding in joined if binding is not None]
+        return tuple(binding for binding in bindings if self._holds(binding, shapes))
 
     def _joined(self, one: Binding, other: Binding) -> Binding | None:
         for axis, sizes in other.items():
@@ -200,7 +215,7 @@ class LayerTransform:
         return {**one, **other}
 
     def _holds(self, binding: Binding, shapes: Mapping[str, Shape]) -> bool:
-        """Tell whether equal axes are equal, and an axis that may be split is split somewhere."""
+        """Return whether equal axes are equal, and an axis that may be split is split somewhere."""
         for one, other in self.equal_axes:
             if one in binding and other in binding and prod(binding[one]) != prod(binding[other]):
                 return False

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bridge_core.plan.plan import Plan as Plan
     from bridge_core.plan.problems import PlanProblems as PlanProblems
     from bridge_core.plan.rivals import Rivals as Rivals
+    from bridge_core.plan.source_names import name_with_source as name_with_source
     from bridge_core.plan.step import Dropped as Dropped, Mismatch as Mismatch, Step as Step
     from bridge_core.plan.warning import PlanWarning as PlanWarning
 else:
@@ -26,6 +27,7 @@ else:
             "plan": "Plan",
             "problems": "PlanProblems",
             "rivals": "Rivals",
+            "source_names": "name_with_source",
             "step": "Dropped Mismatch Step",
             "warning": "PlanWarning",
         },

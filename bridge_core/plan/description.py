@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from bridge_core.messages import count, fold_names
+from bridge_core.plan.source_names import name_with_source
 from bridge_core.state import join_key
 
 if TYPE_CHECKING:
@@ -15,22 +17,23 @@ __all__ = ["plan_document", "plan_text"]
 
 def plan_text(plan: Plan) -> str:
     """Return a plan as text, names folded."""
+    name = functools.partial(name_with_source, source_names=plan.source_names)
     lines = [f"{plan.source_layout} -> {plan.target_layout}, {count(len(plan.steps), 'step')}"]
     lines += [f"note: {note}" for note in plan.notes]
     for text, number in fold_names(step.describe() for step in plan.steps):
         lines.append("  " + text.replace("\t", "  ") + (f"  x{number}" if number > 1 else ""))
     for title, names in (
-        ("dropped", [f"{join_key(d.key)} ({d.reason})" for d in plan.dropped]),
+        ("dropped", [f"{name(d.key)} ({d.reason})" for d in plan.dropped]),
         ("missing", map(join_key, plan.missing)),
-        ("unexpected", map(join_key, plan.unexpected)),
+        ("unexpected", map(name, plan.unexpected)),
         ("mismatched", map(str, plan.mismatched)),
-        ("ambiguous", [f"{join_key(k)} ({' or '.join(v)})" for k, v in plan.ambiguous.items()]),
+        ("ambiguous", [f"{name(k)} ({' or '.join(v)})" for k, v in plan.ambiguous.items()]),
         ("left unfilled", map(join_key, plan.allowed_missing)),
         (
             "refused",
-            [f"{join_key(k)} ({why})" for k, why in {**plan.unsupported, **plan.unexplained}.items()],
+            [f"{name(k)} ({why})" for k, why in {**plan.unsupported, **plan.unexplained}.items()],
         ),
-        ("unclaimed", map(join_key, plan.unclaimed)),
+        ("unclaimed", map(name, plan.unclaimed)),
         ("unmatched rule", plan.unmatched_rules),
         ("rival prefix", plan.rivals.names if plan.rivals else ()),
     ):

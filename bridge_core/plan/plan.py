@@ -63,6 +63,8 @@ class Plan:
             in addition to those that take the tensors over.
         source_ties: Source key that a model ties to another -> that other; a state may lack it.
         warnings: What may be right and give other outputs; the notes hold each message, too.
+        source_names: Source key of a neutral state -> key in what that state was made from, as far as it is
+            known; messages name the tensor by it.
     """
 
     source_layout: str
@@ -78,6 +80,7 @@ class Plan:
     keeps: tuple[Step, ...] = ()
     source_ties: Mapping[Key, Key] = field(default_factory=dict)
     warnings: tuple[PlanWarning, ...] = ()
+    source_names: Mapping[Key, Key] = field(default_factory=dict, compare=False)
 
     @property
     def missing(self) -> tuple[Key, ...]:
@@ -179,9 +182,13 @@ class Plan:
             AmbiguousLayerError: No evidence decides what some layers are.
         """
         error = self.problems.error(self.target_layout)
-        if error is not None:
-            raise error
-        return self
+        if error is None:
+            return self
+        if self.source_layout == "neutral":
+            from bridge_core.plan.source_names import named_by_source
+
+            error = named_by_source(error, self)
+        raise error
 
     def apply(self, state: Mapping[Key, Any]) -> FlatState:
         """Return the converted state; tensors are read when the result's are.
@@ -314,6 +321,7 @@ class Plan:
             source_layout=self.source_layout,
             specs=self.specs,
             source_ties=self.source_ties,
+            source_names=self.source_names,
             steps=join_steps(self.steps, following.steps),
             keeps=(*self.keeps, *join_keeps(self.steps, following.keeps)),
             # Parts of one tensor are one tensor again.

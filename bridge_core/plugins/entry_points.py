@@ -90,7 +90,7 @@ def _of_distribution(folder: Path, group: str) -> Iterator[EntryPoint]:
 
 
 def _name_and_version(folder: Path) -> tuple[str, str]:
-    """Return what the distribution calls itself, which its folder's name may spell differently."""
+    """Return the distribution's name and version by its metadata; its folder's name may differ."""
     known = {"Name": "(unknown distribution)", "Version": ""}
     for file_name in ("METADATA", "PKG-INFO"):
         try:

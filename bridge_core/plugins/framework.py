@@ -1,4 +1,4 @@
-"""What a framework adapter must offer."""
+"""The interface of a framework adapter."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Framework(Protocol):
     """An adapter between a framework's live objects and flat states in that framework's layout.
 
     An adapter may have one more attribute, ``channels``: ``"first"`` or ``"last"``, where its feature maps
-    keep their channels. Between two that differ, a conversion warns of linear layers next to flattened
-    feature maps, and of norms over channels and space. Without it nothing is known, and nothing is said.
+    have their channels. Between two that differ, a conversion warns of linear layers next to flattened
+    feature maps, and of norms over channels and space. Without the attribute there are no such warnings.
     """
 
     name: str
@@ -25,19 +25,22 @@ class Framework(Protocol):
     """First parts of keys, e.g. ``{"params": (), "batch_stats": ("mean", "var")}``: collection -> roles that
     are in it; the first is the default. Empty if keys have no collections."""
     default_format: str
-    """Format of a destination that does not say which."""
+    """Name of the format to write where the destination does not determine one."""
 
     def owns(self, names: Mapping[Key, TensorSpec]) -> bool:
-        """Tell from names alone whether a state looks like this framework's; raising means no."""
+        """Return whether a state looks like this framework's, by its names; raising means no."""
         ...
 
     def accepts(self, value: Any) -> bool:
-        """Tell whether a live object is this framework's; must not import the framework. Raising means no."""
+        """Return whether a live object is this framework's, without importing it; raising means no."""
         ...
 
     def state(self, value: Any) -> FlatState:
-        """Return a live object's tensors (shapes alone where it is abstract), with module types in
-        the metadata. The object is not changed and its tensors are not copied where possible."""
+        """Return a live object's tensors, with module types in the metadata.
+
+        Of an abstract object the tensors have specs and no values. The object is not changed, and its tensors
+        are not copied where possible.
+        """
         ...
 
     def build(self, state: FlatState, like: Any) -> Any:
@@ -47,10 +50,10 @@ class Framework(Protocol):
 
 @runtime_checkable
 class Relocating(Protocol):
-    """A framework adapter some of whose leaves stand apart from the layer that they belong to."""
+    """A framework adapter with leaves whose keys are not below the path of the layer they belong to."""
 
     def place(self, key: Key, present: Collection[Key]) -> tuple[Key, str] | None:
-        """Return the layer path and leaf name of such a leaf, or None for one that stands where it belongs.
+        """Return the layer path and leaf name of such a leaf, or None for one that is below its layer's path.
 
         Args:
             key: A key without its collection.
@@ -59,7 +62,7 @@ class Relocating(Protocol):
         ...
 
     def spell(self, path: Key, leaf: str) -> Key | None:
-        """Return the key of a leaf that `place` gave, or None for one that stands where it belongs.
+        """Return the key of a leaf that `place` gave, or None for one that is below its layer's path.
 
         Args:
             path: The layer's path.

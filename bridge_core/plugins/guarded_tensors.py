@@ -45,9 +45,9 @@ def guarded_state(state: FlatState, guard: Guard) -> FlatState:
         TypeError: Its layout, its metadata or the spec of a tensor is not what it has to be.
     """
     if not (state.layout is None or (isinstance(state.layout, str) and state.layout)):
-        raise TypeError(f"its layout is {state.layout!r}; a name, or None, was expected")
+        raise TypeError(f"expected a name or None as its layout, got {state.layout!r}")
     if not isinstance(state.metadata, StateMetadata):
-        raise TypeError(f"its metadata is a {type(state.metadata).__name__}; StateMetadata was expected")
+        raise TypeError(f"expected StateMetadata as its metadata, got {type(state.metadata).__name__}")
     try:
         check_given(state.metadata)
     except UsageError as err:
@@ -75,9 +75,11 @@ def closed_with(state: FlatState, file: SourceFile, guard: Guard) -> FlatState:
 
 def _checked_spec(spec: object, key: Key) -> TensorSpec:
     if not isinstance(spec, TensorSpec):
-        raise TypeError(f"the spec of {join_key(key)!r} is a {type(spec).__name__}; expected a TensorSpec")
+        raise TypeError(f"expected a TensorSpec as the spec of {join_key(key)!r}, got {type(spec).__name__}")
     if not all(isinstance(size, int | np.integer) and size >= 0 for size in spec.shape):
-        raise TypeError(f"{join_key(key)!r} has the shape {list(spec.shape)}; expected sizes")
+        raise TypeError(
+            f"expected integers from zero up as the shape of {join_key(key)!r}, got {list(spec.shape)}"
+        )
     return spec
 
 

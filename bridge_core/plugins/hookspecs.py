@@ -1,4 +1,4 @@
-"""The hooks: everything a plugin can add. Each docstring holds a whole plugin to copy.
+"""The hooks: everything a plugin can add. Each docstring holds a complete plugin to copy.
 
 A plugin is a module or object with functions marked by `hookimpl`, named in the entry-point group
 ``ckptbridge``. Hooks take nothing and return frozen values. The command takes a module that is not installed
@@ -40,13 +40,14 @@ hookimpl = pluggy.HookimplMarker("ckptbridge")
 def bridge_formats() -> Iterable[Format]:
     '''Return file formats.
 
-    A file is given to the format whose ``sniff`` claims it. Where one of ckptbridge's own formats claims it
-    too, as for a format that is built on zip archives or safetensors files, the longer extension that ends
-    the file's name decides, and ckptbridge's own format where both are equally long or neither fits. Where
-    several others claim it, the user has to choose. So ``sniff`` looks for a marker of its own, and raises
-    nothing. What ``open`` and ``write`` raise that is not a `BridgeError` is reported with the distribution.
+    A file is opened by the format whose ``sniff`` returns True for it. Where ``sniff`` of one of ckptbridge's
+    own formats does so too, as for a format that is built on zip archives or safetensors files, the longer
+    extension that ends the file's name decides, and ckptbridge's own format where both are equally long or
+    neither fits. Where several other formats return True, the user has to choose. So ``sniff`` looks for a
+    marker of its own, and raises nothing. An exception of ``open`` or ``write`` that is not a
+    `BridgeError` is reported with the distribution.
 
-    A whole plugin, ``ckptbridge_raw.py``, for files that hold one float32 vector::
+    A complete plugin, ``ckptbridge_raw.py``, for files that hold one float32 vector::
 
         import numpy as np
         from bridge_core import (
@@ -76,7 +77,7 @@ def bridge_formats() -> Iterable[Format]:
 
             def write(self, state, target):
                 if list(state) != [("vector",)]:
-                    raise UnsupportedFeature("raw files hold one tensor, named 'vector'.")
+                    raise UnsupportedFeature("a raw file holds only one tensor, named 'vector'.")
                 with target.path.open("wb") as out:
                     for block in target.blocks(state, ("vector",)):
                         out.write(block.astype("<f4").tobytes())
@@ -96,7 +97,7 @@ def bridge_formats() -> Iterable[Format]:
 def bridge_frameworks() -> Iterable[Framework]:
     '''Return framework adapters.
 
-    A whole plugin, for plain dictionaries of numpy arrays in torch's naming::
+    A complete plugin, for plain dictionaries of numpy arrays in torch's naming::
 
         import numpy as np
         from bridge_core import FlatState, hookimpl
@@ -132,7 +133,7 @@ def bridge_frameworks() -> Iterable[Framework]:
 def bridge_layer_kinds() -> Iterable[LayerKind]:
     """Return layer kinds: the neutral layout of a layer type, axis by axis.
 
-    A whole plugin, for a bilinear layer::
+    A complete plugin, for a bilinear layer::
 
         from bridge_core import LayerKind, hookimpl
 
@@ -148,7 +149,7 @@ def bridge_layer_kinds() -> Iterable[LayerKind]:
 def bridge_layer_transforms() -> Iterable[LayerTransform]:
     """Return layer transforms: how one framework's layer type maps to a kind.
 
-    A whole plugin, for `torch.nn.Bilinear`::
+    A complete plugin, for `torch.nn.Bilinear`::
 
         from bridge_core import Leaf, LayerTransform, hookimpl
 
@@ -170,9 +171,9 @@ def bridge_layer_transforms() -> Iterable[LayerTransform]:
 
 @hookspec
 def bridge_libraries() -> Iterable[Library]:
-    '''Return adapters of model libraries: what the files beside the weights tell.
+    '''Return adapters of model libraries: what the sidecar files show of the weights.
 
-    A whole plugin, for folders whose ``model.txt`` names a factory of the model::
+    A complete plugin, for folders whose ``model.txt`` names a factory of the model::
 
         import importlib
         from bridge_core import Guidance, UsageError, hookimpl
@@ -189,7 +190,7 @@ def bridge_libraries() -> Iterable[Library]:
                 name = checkpoint.model or note.read_text().strip()
                 factory = getattr(importlib.import_module("zoo"), name, None)
                 if factory is None:
-                    raise UsageError(f"the zoo has no model {name!r}.", path=note)
+                    raise UsageError(f"unknown model {name!r} of the zoo.", path=note)
                 return Guidance(model=factory(), sidecar_files=("model.txt",))
 
         @hookimpl

@@ -1,4 +1,4 @@
-"""Which distributions provide the kinds of a state: what the metadata records, and what a refusal says."""
+"""Which distributions provide the kinds of a state, for the metadata and for refusals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bridge_core.state import LayerInfo
 __all__ = ["missing_provider", "providers_of"]
 
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
-"""A name that a package index accepts (PEP 508); a file may claim anything to be one."""
+"""A name that a package index accepts (PEP 508); what a file records may be anything."""
 
 
 def providers_of(
@@ -58,23 +58,23 @@ def missing_provider(name: str, recorded: Mapping[str, str], registry: Registry)
     distributions = set(recorded.values())
     known = recorded.get(name) or (distributions.pop() if len(distributions) == 1 else "")
     if not _DISTRIBUTION.fullmatch(known):
-        return f"{unknown}; install the one that was there when the weights were written"
-    wanted = _normalised(known)
+        return f"{unknown}; install the plugin that was installed when the weights were written"
+    normalised = _normalised(known)
     for failure in registry.failures:
-        if _normalised(failure.distribution) == wanted:
+        if _normalised(failure.distribution) == normalised:
             return f"{unknown}: it comes from {failure.origin}, which was left out: {failure.reason}"
     for plugin in registry.disabled:
-        if _normalised(plugin.distribution) == wanted:
+        if _normalised(plugin.distribution) == normalised:
             return (
                 f"{unknown}: it comes from {known}, which is disabled; do not disable it "
                 "(--disable-plugin, CKPTBRIDGE_DISABLE_PLUGINS)"
             )
     for plugin in registry.plugins:
-        if _normalised(plugin.distribution) == wanted:
+        if _normalised(plugin.distribution) == normalised:
             version = f"{plugin.distribution} {plugin.version}".rstrip()
             return (
                 f"{unknown}: it came from {known}, and the installed {version} does not provide it; install "
-                "the version that was there when the weights were written"
+                "the version that was installed when the weights were written"
             )
     return f"{unknown}: it comes from {known}, which is not installed (pip install {known})"
 

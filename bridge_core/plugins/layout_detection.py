@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["composite_layers", "neutral_keys", "undetermined_layout"]
 
 _LISTED = 3
+_UNDETERMINED = "cannot determine the layout"
 
 
 def neutral_keys(specs: Mapping[Key, TensorSpec], framework: str, registry: Registry) -> tuple[Key, ...]:
@@ -28,7 +29,7 @@ def neutral_keys(specs: Mapping[Key, TensorSpec], framework: str, registry: Regi
 
     Args:
         specs: The state's tensors.
-        framework: The framework whose layout the names look like.
+        framework: The framework that the names look like.
         registry: Where kinds and transforms are found.
     """
     transforms = registry.transforms_of.get(framework, ())
@@ -41,18 +42,18 @@ def neutral_keys(specs: Mapping[Key, TensorSpec], framework: str, registry: Regi
         role: kind for kind in kinds for role in kind.auxiliary_tensors if (role,) not in native_leaves
     }
     differing = [kind for kind in kinds if not any(_is_neutral(t, kind) for t in native[kind.name])]
-    found = [
+    keys = [
         key
         for key in specs
         if key
         and (kind := auxiliary.get(key[-1])) is not None
         and any((*key[:-1], role) in specs for role in kind.leaves.keys() - kind.auxiliary_tensors.keys())
     ]
-    paths = {key[:-1] for key in found}
+    paths = {key[:-1] for key in keys}
     for path, form in _neutral_layers(specs, _neutral_forms(differing, registry)):
         if path not in paths and not _is_native(path, form, native[form.kind], specs):
-            found.append(leaf_path(path, form.leaves[0].name))
-    return tuple(found)
+            keys.append(leaf_path(path, form.leaves[0].name))
+    return tuple(keys)
 
 
 def composite_layers(specs: Mapping[Key, TensorSpec], registry: Registry) -> dict[Key, str]:
@@ -140,7 +141,7 @@ def _shapes(
 
 
 def undetermined_layout(state: FlatState, registry: Registry) -> UsageError:
-    """Return the error for a state whose layout neither its file nor its names determine.
+    """Return the error for a state of which neither the file nor the names determine the layout.
 
     Args:
         state: The state.
@@ -149,19 +150,19 @@ def undetermined_layout(state: FlatState, registry: Registry) -> UsageError:
     specs = state.specs()
     owners = registry.owners_of(specs)
     path = state.metadata.provenance.get("path")
-    options = ", ".join(f'"{name}"' for name in [*registry.frameworks, "neutral"])
+    first, *others = (*owners, *(name for name in registry.frameworks if name not in owners), "neutral")
+    options = f'Pass layout="{first}" (--layout {first}){"".join(f", or {name}" for name in others)}'
     usual = owners[0] if len(owners) == 1 else _usual_layout(state, registry)
     neutral = neutral_keys(specs, usual, registry) if usual else ()
     if neutral:
         names = listed((join_key(key) for key in neutral), _LISTED)
         return UsageError(
-            f"cannot determine the layout: the keys look like those of {usual}, but {names} and the tensors "
-            "next to them have the names and axes of the neutral layout.",
+            f"{_UNDETERMINED}: the keys look like those of {usual}, but {names} and the tensors next to them "
+            "have the names and axes of the neutral layout.",
             path=path,
             hint=(
-                "If ckptbridge wrote the weights as neutral, and another program has stored them again, pass "
-                f'layout="neutral" (--layout neutral); if they are those of a {usual} model, '
-                f'layout="{usual}" (--layout {usual}).'
+                'Pass layout="neutral" (--layout neutral) if ckptbridge wrote them and another program '
+                f'stored them again, layout="{usual}" (--layout {usual}) if a {usual} model has these names.'
             ),
         )
     names = listed(map(join_key, state), _LISTED)
@@ -169,9 +170,9 @@ def undetermined_layout(state: FlatState, registry: Registry) -> UsageError:
         f"match {' and '.join(owners)}" if owners else f"match neither {' nor '.join(registry.frameworks)}"
     )
     return UsageError(
-        f"cannot determine the layout: the keys ({names}) {matches}.",
+        f"{_UNDETERMINED}: the keys ({names}) {matches}.",
         path=path,
-        hint=f"Give the layout: layout= (--layout) with one of {options}.{_ways_without(owners, registry)}",
+        hint=f"{options}.{_ways_without(owners, registry)}",
     )
 
 

@@ -1,7 +1,7 @@
-"""What a model library's adapter must offer: what it knows of the library's checkpoint folders.
+"""The interface of a model library's adapter, which knows the library's checkpoint folders.
 
-A library (Hugging Face's transformers, say) keeps beside the weights what model they belong to. Its adapter
-turns that into what a caller would otherwise have to give: a live model, a template, rules.
+A library (Hugging Face's transformers, say) writes sidecar files that describe the model of the weights. Its
+adapter turns these into what a caller would otherwise have to give: a live model, a template, rules.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Checkpoint:
     """A checkpoint as a library sees it.
 
     Args:
-        folder: Where the weights and the files beside them stand.
-        state: The weights, opened; reading a tensor is possible and seldom needed.
-        to: The layout that they are wanted in: a framework's name, or ``"neutral"``.
+        folder: The folder of the weights and their sidecar files.
+        state: The weights, opened: keys and specs are known, and reading a tensor is possible.
+        to: The layout to convert them to: a framework's name, or ``"neutral"``.
         model: Name of the model class that the caller asks for; None to go by the folder.
         dtype: Name of the dtype that the weights are cast to, if the caller asks for one.
     """
@@ -44,7 +44,7 @@ class Checkpoint:
 @renamed(beside="sidecar_files", changed="sidecar_contents", stem="base_name", untied="duplicate_tied")
 @dataclass(frozen=True)
 class Guidance:
-    """What a library knows of a checkpoint and its target; whatever the caller gives goes first.
+    """What a library knows of a checkpoint and its target; what the caller gives takes precedence.
 
     Args:
         model: A live model of the source's framework, abstract is enough: evidence of layer types.
@@ -57,11 +57,12 @@ class Guidance:
         base_name: First part of the usual file names in a folder, e.g. ``diffusion_pytorch_model``; None for
             the format's own.
         max_shard_size: Bytes above which a folder's weights are sharded, where the caller sets no limit.
-        duplicate_tied: Whether tied tensors are written each in full, since the library reads them apart.
+        duplicate_tied: Whether each of several tied tensors is written in full, for libraries that read
+            them separately.
         notes: What a reader of the report should know.
 
     Raises:
-        PluginError: A field holds something else.
+        PluginError: A field is of another type, or a sidecar file is not named by a plain file name.
     """
 
     model: Any = None
@@ -75,9 +76,9 @@ class Guidance:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check: what a plugin says wrongly must not come out as a fault of the caller's."""
+        """Refuse fields of other types, so that a plugin's mistake is not reported as one of the caller's."""
         size = self.max_shard_size
-        for name, good, wanted in (
+        for name, good, expected in (
             ("rules", self.rules == () or _are_rules(self.rules), "a tuple of rules"),
             ("sidecar_files", _tuple_of(self.sidecar_files, str), "a tuple of file names"),
             (
@@ -90,12 +91,12 @@ class Guidance:
             ("notes", _tuple_of(self.notes, str), "a tuple of texts"),
         ):
             if not good:
-                raise PluginError(f"guidance has {name}={getattr(self, name)!r}; {wanted} was expected.")
+                raise PluginError(
+                    f"guidance: expected {name} to be {expected}, got {name}={getattr(self, name)!r}."
+                )
         for name in self.sidecar_files:
             if not is_plain_name(name):
-                raise PluginError(
-                    f"guidance names {name!r} beside the weights; a plain file name was expected."
-                )
+                raise PluginError(f"guidance: expected plain file names in sidecar_files, got {name!r}.")
 
 
 def _are_rules(value: object) -> bool:
@@ -110,8 +111,8 @@ def _contents(value: object, names: Collection[str]) -> bool:
     )
 
 
-def _tuple_of(value: object, wanted: type) -> bool:
-    return isinstance(value, tuple) and all(isinstance(item, wanted) for item in value)
+def _tuple_of(value: object, kind: type) -> bool:
+    return isinstance(value, tuple) and all(isinstance(item, kind) for item in value)
 
 
 @runtime_checkable
@@ -123,10 +124,11 @@ class Library(Protocol):
     def guide(self, checkpoint: Checkpoint) -> Guidance | None:
         """Return what is known of a checkpoint, or None for one that is not this library's.
 
-        Only what stands in the folder itself is read: no network, and no code from the checkpoint is run.
+        Only files of the folder itself may be read. An adapter uses no network, and runs no code from the
+        checkpoint.
 
         Raises:
             UsageError: The library has no model class of the name that the caller asks for.
-            BadInputError: A file beside the weights is damaged.
+            BadInputError: A sidecar file is damaged.
         """
         ...

@@ -41,8 +41,12 @@ ADDED = "--plugin"
 """The origin of a plugin that the command was told to import."""
 _VARIABLE = "CKPTBRIDGE_DISABLE_PLUGINS"
 _EVERY_OTHER = frozenset({"all", "*"})
-"""Names that stand for every plugin of another distribution than ckptbridge's."""
+"""Names that mean every plugin of another distribution than ckptbridge's."""
+_NAME_A_MODULE = (
+    'Pass a module in the current folder or on Python\'s path: added=["package.module"] (--plugin PKG.MOD).'
+)
 _SEPARATORS = re.compile(r"[-_.]+")
+_HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("bridge_"))
 
 
 @dataclass(frozen=True)
@@ -178,7 +182,7 @@ def registered(plugin: Any, name: str, distribution: str, version: str) -> Loade
     """Check a plugin against the specifications of the hooks, without calling one.
 
     Raises:
-        PluginError: It implements no hook, or misspells one.
+        PluginError: It implements no hook, or has one of an unknown name.
     """
     manager = pluggy.PluginManager("ckptbridge")
     manager.add_hookspecs(hookspecs)
@@ -186,10 +190,18 @@ def registered(plugin: Any, name: str, distribution: str, version: str) -> Loade
         manager.register(plugin, name)
         manager.check_pending()
     except pluggy.PluginValidationError as err:
-        raise PluginError(str(err), plugin=name) from err
+        raise PluginError(
+            f"one of its hooks does not exist, or takes other arguments: {err}",
+            plugin=name,
+            hint=f"The hooks take no arguments. They are: {', '.join(_HOOKS)}.",
+        ) from err
     callers = manager.get_hookcallers(plugin)
     if not callers:
-        raise PluginError("implements no hook.", plugin=name, hint="Mark one with @hookimpl.")
+        raise PluginError(
+            "the plugin implements no hook.",
+            plugin=name,
+            hint=f"Mark a function with @hookimpl. The hooks are: {', '.join(_HOOKS)}.",
+        )
     return LoadedPlugin(name, distribution, version, {caller.name: caller for caller in callers})
 
 
@@ -208,8 +220,8 @@ def import_plugin(name: str) -> Any:
     module = name.partition(":")[0]
     if not all(module.split(".")):
         raise UsageError(
-            f"--plugin {name!r}: the name of a module was expected.",
-            hint="Name a module in the current folder or on Python's path: --plugin PKG.MOD.",
+            f"expected the name of a module as a plugin, got {name!r}.",
+            hint=_NAME_A_MODULE,
         )
     point = EntryPoint(name, name, ADDED, "")
     here = str(Path.cwd())
@@ -223,8 +235,8 @@ def import_plugin(name: str) -> Any:
         cause = err.__cause__
         if isinstance(cause, ModuleNotFoundError) and f"{module}.".startswith(f"{cause.name}."):
             raise UsageError(
-                f"--plugin {name}: there is no module {cause.name!r}.",
-                hint="Name a module in the current folder or on Python's path: --plugin PKG.MOD.",
+                f"there is no module {cause.name!r}, which the plugin {name!r} needs.",
+                hint=_NAME_A_MODULE,
             ) from cause
         raise
     finally:
@@ -234,7 +246,7 @@ def import_plugin(name: str) -> Any:
 
 
 def normalised(names: Iterable[str]) -> frozenset[str]:
-    """Return names as they are compared: case, and which of ``-_.`` separates, make no difference."""
+    """Return names in the form in which they are compared: in lower case, with ``-`` for each of ``-_.``."""
     return frozenset(_SEPARATORS.sub("-", name.strip()).lower() for name in names if name.strip())
 
 
@@ -255,18 +267,21 @@ def refuse_unknown(disabled: Iterable[str], points: Iterable[EntryPoint]) -> Non
     known = {name for point in points if not is_built_in(point) for name in _names_of(point)}
     own = {name for point in points if is_built_in(point) for name in _names_of(point)}
     for name in disabled:
-        wanted = normalised([name])
-        if wanted <= known or wanted <= _EVERY_OTHER:
+        comparable = normalised([name])
+        if comparable <= known or comparable <= _EVERY_OTHER:
             continue
-        if wanted <= own:
-            raise UsageError(f"--disable-plugin {name}: it is a part of ckptbridge itself.")
+        if comparable <= own:
+            raise UsageError(
+                f"the plugin {name!r} is a part of ckptbridge itself and cannot be disabled.",
+                hint=f'Leave out disabled="{name}" (--disable-plugin {name}).',
+            )
         from bridge_core.messages import nearest
 
         offered = {p.name for p in points if not is_built_in(p)}
         offered |= {p.distribution for p in points if not is_built_in(p)}
         raise UsageError(
-            f"--disable-plugin {name}: there is no such plugin. {nearest(name, sorted(offered))}",
-            hint="'ckptbridge plugins' lists them.",
+            f"unknown plugin {name!r}.",
+            hint=nearest(name, sorted(offered), listing="Installed"),
         )
 
 

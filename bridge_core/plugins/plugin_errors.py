@@ -1,4 +1,4 @@
-"""Errors of plugin code, as errors that name the plugin or the file that it was given."""
+"""Turns what plugin code raises into errors that name the plugin, or the file that it was given."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def cause_of(error: BaseException) -> str:
 
 
 class plugin_failures:
-    """Turns whatever plugin code raises, except errors of ours and Ctrl-C, into one that names its cause.
+    """Turns what plugin code raises, except a `BridgeError` and Ctrl-C, into an error that names its cause.
 
     Args:
         plugin: Name of the plugin, or of what it provides.
@@ -86,11 +86,11 @@ class plugin_failures:
         if self._damaged is not None:
             by = f" by {self._origin}" if self._origin else ""
             raise MalformedFile(
-                f"cannot be read as {self._plugin}{by}: {text}",
+                f"the file cannot be read as {self._plugin}{by}: {text}",
                 path=self._damaged,
                 hint=self._hint if self._origin else None,
             ) from error
-        subject = f"{self._origin} " if self._origin else ""
+        subject = self._origin or "the plugin"
         raise PluginError(
-            f"{subject}could not {self._doing}: {text}", plugin=self._plugin, hint=self._hint
+            f"{subject} could not {self._doing}: {text}", plugin=self._plugin, hint=self._hint
         ) from error

@@ -1,4 +1,4 @@
-"""What plugins provide, table by table, with whose it is; and how their code is called.
+"""What plugins provide, table by table, with the plugin that provides it; and how their code is called.
 
 A plugin of another distribution than ckptbridge's may fail in any call. A question that it fails to answer
 is answered with no, and the failure is reported once; any other failure becomes an error that names it.
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from bridge_core.errors import BridgeError, PluginError, PluginWarning, SystemFailure, UsageError
+from bridge_core.messages import nearest
 from bridge_core.plugins.loading import FailureLog, LoadedPlugin, PluginFailure, PluginInfo
 from bridge_core.plugins.plugin_errors import is_interrupt, plugin_failures
 from bridge_core.plugins.provided_values import TABLES
@@ -69,7 +70,7 @@ class PluginTables:
         return self._disabled
 
     def plugin_of(self, table: str, name: str) -> LoadedPlugin | None:
-        """Return the plugin that provides a name; None if none does, or the table was given as it is.
+        """Return the plugin that provides a name; None if none does, or `with_tables` gave the table.
 
         Args:
             table: ``"formats"``, ``"frameworks"``, ``"kinds"``, ``"transforms"`` or ``"libraries"``.
@@ -202,16 +203,16 @@ class PluginTables:
         return joined
 
     def _named(self, table: str, name: str) -> Any:
-        found = self._table(table)
-        if name in found.values:
-            return found.values[name]
-        what = TABLES[table].what
-        if name in found.conflicts:
-            conflict = found.conflicts[name]
+        provided = self._table(table)
+        if name in provided.values:
+            return provided.values[name]
+        if name in provided.conflicts:
+            conflict = provided.conflicts[name]
             raise UsageError(conflict.problem, hint=conflict.way_on or None)
-        raise UsageError(
-            f"there is no {what} {name!r}.", hint=f"Installed are: {', '.join(found.values) or 'none'}."
-        )
+        hint = nearest(name, provided.values, listing="Installed")
+        if (table, name) == ("frameworks", "neutral"):
+            raise UsageError("expected a framework, got 'neutral', the layout between frameworks.", hint=hint)
+        raise UsageError(f"unknown {TABLES[table].what} {name!r}.", hint=hint)
 
     def _check_transforms(self, transforms: Collection[LayerTransform]) -> None:
         """Check that transforms name what their kinds have.

@@ -1,4 +1,4 @@
-"""Checks what a plugin's hook returned: each value is what it has to be, before anything uses it."""
+"""Checks what a plugin's hook returned, before anything uses it."""
 
 from __future__ import annotations
 
@@ -58,23 +58,26 @@ def check_values(results: Iterable[Any], table: str) -> tuple[Any, ...]:
         table: The table that the values are for.
 
     Raises:
-        PluginError: They are something else; code of the plugin may raise anything besides.
+        PluginError: A value is not what the hook has to return; code of the plugin may raise anything else.
     """
     sort = TABLES[table]
     module, _, attribute = sort.type_name.partition(":")
-    wanted: type[Any] = getattr(importlib.import_module(module), attribute)
+    expected: type[Any] = getattr(importlib.import_module(module), attribute)
     values: list[Any] = []
     for result in results:
         if not isinstance(result, Iterable):
-            raise PluginError(f"returned {_shown(result)}; a list of {wanted.__name__} was expected.")
+            raise PluginError(f"{sort.hook}: expected a list of {expected.__name__}, got {_shown(result)}.")
         values += itertools.islice(result, _MOST + 1)
         if len(values) > _MOST:
-            raise PluginError(f"returned more than {_MOST} values; a list of {wanted.__name__} was expected.")
+            raise PluginError(
+                f"{sort.hook}: expected a list of {expected.__name__}, got more than {_MOST} values."
+            )
     value: Any
     for value in values:
-        if isinstance(value, type) or not isinstance(value, wanted):
+        if isinstance(value, type) or not isinstance(value, expected):
             raise PluginError(
-                f"returned {_shown(value)}, which is no {wanted.__name__}{_lacking(value, wanted, table)}."
+                f"{sort.hook}: expected a list of {expected.__name__}, got {_shown(value)} in it"
+                f"{_what_is_missing(value, expected, table)}."
             )
         _check_name(value.name, sort.what)
         for method in _METHODS.get(table, ()):
@@ -90,30 +93,30 @@ def check_values(results: Iterable[Any], table: str) -> tuple[Any, ...]:
     names = [value.name for value in values]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise PluginConflict(f"provides the {sort.what} {twice!r} twice.")
+        raise PluginConflict(f"{sort.hook}: expected each name once, got the {sort.what} {twice!r} twice.")
     return tuple(values)
 
 
-def _lacking(value: Any, wanted: type[Any], table: str) -> str:
-    """Return what an object of another class lacks to be of a protocol; empty where that is not the cause."""
+def _what_is_missing(value: Any, expected: type[Any], table: str) -> str:
+    """Return what an object does not have of its protocol; empty where that is not the cause."""
     if isinstance(value, type) or not hasattr(value, "name"):
         return ""
-    names = (*wanted.__annotations__, *_METHODS.get(table, ()))
-    lacking = [name for name in names if not hasattr(value, name)]
-    return f": it lacks {', '.join(lacking)}" if lacking else ""
+    names = (*expected.__annotations__, *_METHODS.get(table, ()))
+    missing = [name for name in names if not hasattr(value, name)]
+    return f", which does not have {', '.join(missing)}" if missing else ""
 
 
 def _check_name(name: Any, what: str) -> None:
-    """Check a name: it is written in commands, in lists with commas, and in files.
+    """Refuse a name that cannot be written in commands, in lists with commas, and in files.
 
     A class of the plugin's own that extends `str` is refused, since it may compare as it likes.
     """
     if type(name) is not str:
-        raise PluginError(f"provides a {what} with the name {_shown(name)}; a text was expected.")
+        raise PluginError(f"expected a text as the name of a {what}, got {_shown(name)}.")
     if not name or not name.isprintable() or any(c.isspace() or c in ",'\"" for c in name):
         raise PluginError(
-            f"provides a {what} with the name {_shown(name)}; a name without spaces, commas, quotes and "
-            "control characters was expected."
+            f"expected the name of a {what} without spaces, commas, quotes and control characters, got "
+            f"{_shown(name)}."
         )
 
 
@@ -138,7 +141,7 @@ def _check_framework(value: Any) -> None:
     good = "." not in name and name != "neutral"
     _need(value, "framework", "name", good, 'a name without dots, and not "neutral"')
     good = isinstance(collections, Mapping) and all(
-        isinstance(head, str) and _texts(roles) for head, roles in collections.items()
+        isinstance(collection, str) and _texts(roles) for collection, roles in collections.items()
     )
     _need(value, "framework", "collections", good, "a mapping from names to tuples of roles")
     _need(value, "framework", "default_format", _text(value.default_format), "the name of a format")
@@ -150,17 +153,17 @@ def _check_kind(value: Any) -> None:
 
     _need(value, "kind", "name", value.name not in _OWN_KINDS, "a name that ckptbridge does not use itself")
     _need(value, "kind", "leaves", _texts(tuple(value.leaves)), "a mapping from names to axes")
-    kept = value.auxiliary_tensors
-    good = isinstance(kept, Mapping) and all(isinstance(spec, TensorSpec) for spec in kept.values())
+    specs = value.auxiliary_tensors
+    good = isinstance(specs, Mapping) and all(isinstance(spec, TensorSpec) for spec in specs.values())
     _need(value, "kind", "auxiliary_tensors", good, "a mapping from leaf names to TensorSpec")
     _need(value, "kind", "zeros", _texts(value.zeros), "a tuple of leaf names")
 
 
 def _check_transform(value: Any) -> None:
-    """Check the types of a transform's options; its leaves are checked where they are made."""
+    """Refuse options of a transform that are of other types; its leaves are checked where they are made."""
     for option in ("settings", "axis_sizes", "axis_splits", "unsupported_leaves"):
-        found = getattr(value, option)
-        good = isinstance(found, Mapping) and _texts(tuple(found))
+        mapping = getattr(value, option)
+        good = isinstance(mapping, Mapping) and _texts(tuple(mapping))
         _need(value, "transform", option, good, "a mapping from names")
     for option in ("hints", "independent_axes"):
         _need(value, "transform", option, _texts(getattr(value, option)), "a tuple of names")
@@ -172,10 +175,10 @@ def _check_transform(value: Any) -> None:
     _need(value, "transform", "unsupported", isinstance(value.unsupported, str), "a text")
 
 
-def _need(value: Any, what: str, attribute: str, good: bool, wanted: str) -> None:
+def _need(value: Any, what: str, attribute: str, good: bool, expected: str) -> None:
     if not good:
-        found = _shown(getattr(value, attribute))
-        raise PluginError(f"{what} {value.name!r} has {attribute}={found}; {wanted} was expected.")
+        got = _shown(getattr(value, attribute))
+        raise PluginError(f"{what} {value.name!r}: expected {attribute} to be {expected}, got {got}.")
 
 
 def _text(value: Any) -> bool:
@@ -188,6 +191,6 @@ def _texts(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """Return a value as messages show it, on one line and not without an end."""
+    """Return a value as messages show it, on one line and cut where it is long."""
     text = " ".join(repr(value).split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

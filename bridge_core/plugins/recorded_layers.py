@@ -1,4 +1,4 @@
-"""Whether the layers that metadata records can be those of the tensors beside it, as the layer kinds say.
+"""Checks that the layers which metadata records can be those of the tensors, by the layer kinds.
 
 A record may name leaves that are not there: a part of a state may have been written. Kinds and transforms
 that no plugin provides are left to the conversion, which names what is missing.
@@ -38,7 +38,7 @@ def check_recorded_layers(state: FlatState, registry: Registry, path: str) -> No
     """
     for layer, problem in _misfits(state, registry):
         where = f"'layers' records {join_key(layer)!r} as {state.metadata.layers[layer].kind or 'undecided'}"
-        raise misfit(f"{where}, and {problem}", path)
+        raise misfit(f"{where}: {problem}", path)
 
 
 def held_layers(state: FlatState, registry: Registry) -> Mapping[Key, LayerInfo]:
@@ -53,7 +53,7 @@ def _misfits(state: FlatState, registry: Registry) -> Iterator[tuple[Key, str]]:
     if state.layout == "neutral":
         for path, info in state.metadata.layers.items():
             problem = undecided_problem(info, registry)
-            if problem and info.candidates:  # one without them says nothing, which contradicts nothing
+            if problem and info.candidates:  # a record without candidates contradicts nothing
                 yield path, problem
     decided = {path: info for path, info in state.metadata.layers.items() if info.kind is not None}
     if not decided or not any(info.kind in registry.kinds for info in decided.values()):
@@ -70,11 +70,11 @@ def _misfits(state: FlatState, registry: Registry) -> Iterator[tuple[Key, str]]:
             leaf: spec for leaf in info.leaves if (spec := specs.get(leaf_path(path, leaf))) is not None
         }
         if path and not present and path in specs:
-            yield path, f"there is a tensor of that name, {specs[path]}, and no layer"
+            yield path, f"expected a layer, got a tensor of that name, {specs[path]}"
             continue
         unnamed = unnamed_parts(path, info, state, registry)
         if unnamed:
-            yield path, f"does not name its {listed(unnamed)}"
+            yield path, f"the record does not name its {listed(unnamed)}"
             continue
         shapes = tuple((leaf, spec.shape) for leaf, spec in present.items())
         signature = (kind, recorded, info.leaves, tuple(info.axis_splits.items()), shapes)
@@ -87,7 +87,7 @@ def _misfits(state: FlatState, registry: Registry) -> Iterator[tuple[Key, str]]:
 def undecided_problem(info: LayerInfo, registry: Registry) -> str:
     """Return why the record of an undecided layer contradicts itself; empty if it does not.
 
-    Without a layer that it may be, it would be copied as if something said that it is a plain parameter.
+    Without candidates, the layer would be copied as if there were evidence that it is a plain parameter.
 
     Args:
         info: The record, of a neutral state.
@@ -102,10 +102,10 @@ def undecided_problem(info: LayerInfo, registry: Registry) -> str:
             known.update(dict.fromkeys(transform.by_name()))
         elif framework == "neutral" and kind in registry.kinds:
             known.update(dict.fromkeys(registry.kinds[kind].leaves))
-        elif name != "parameter":  # no plugin provides it, which the conversion says
+        elif name != "parameter":  # no plugin provides it: the conversion reports that
             return ""
     if not known:
-        return "names no layer that it may be"
+        return "the record names no layer that it may be"
     leaf = next((leaf for leaf in info.leaves if leaf not in known), None)
     return "" if leaf is None else f"no layer that it may be has a leaf {leaf!r}; they have {listed(known)}"
 
@@ -113,7 +113,7 @@ def undecided_problem(info: LayerInfo, registry: Registry) -> str:
 def unnamed_parts(path: Key, info: LayerInfo, state: FlatState, registry: Registry) -> list[str]:
     """Return the leaves of a neutral composite layer that are there and that its record does not name.
 
-    Each would be read as a layer of its own, beside the one that it belongs to.
+    Each would be read as a layer of its own, in addition to the one that it belongs to.
 
     Args:
         path: The layer's path.
@@ -136,7 +136,7 @@ def _specs(state: FlatState, registry: Registry) -> Mapping[Key, TensorSpec]:
         return specs
     try:
         names = names_of(state, framework).names(state)
-    except BridgeError:  # the conversion says what is unclear about them
+    except BridgeError:  # the conversion reports what is unclear about them
         return {}
     return {name: specs[key] for key, name in names.items()}
 
@@ -164,7 +164,7 @@ def _problem(
     for leaf, ways in bound.items():
         if not ways:
             axes = " or ".join(dict.fromkeys(form[leaf] for form in forms if leaf in form))
-            return f"its {leaf!r} has the axes {axes!r}; got {specs[leaf]}"
+            return f"expected {leaf!r} with the axes {axes!r}, got {specs[leaf]}"
     return _split_problem(info, tuple(bound.values()), registry)
 
 
@@ -183,7 +183,7 @@ def _ways(leaf: str, shape: Shape, forms: Iterable[Form]) -> Iterator[Mapping[st
 def _split_problem(
     info: LayerInfo, bound: tuple[tuple[Mapping[str, Shape], ...], ...], registry: Registry
 ) -> str:
-    """Return which axis is not split as the record says."""
+    """Return which axis is not split as the record requires; empty if none is."""
     from bridge_core.axes import parse_axes
 
     if not info.axis_splits:
@@ -196,5 +196,6 @@ def _split_problem(
         for ways in bound:
             found = [prod(way[axis]) for way in ways if axis in way]
             if found and prod(sizes) not in found:
-                return f"the axis {axis!r} split into {list(sizes)} makes {prod(sizes)}; got {found[0]}"
+                got = f"{list(sizes)}, which makes {prod(sizes)}"
+                return f"expected the axis {axis!r} of size {found[0]}, got {got}"
     return ""

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bridge_core.errors import UsageError
+from bridge_core.messages import nearest
 from bridge_core.plugins import hookspecs
 from bridge_core.plugins.entry_points import entry_points
 from bridge_core.plugins.loading import (
@@ -81,7 +82,7 @@ class Registry(PluginTables):
 
     @functools.cached_property
     def checked_transforms_of(self) -> Mapping[str, tuple[LayerTransform, ...]]:
-        """The same, once every transform was found to name what its kind has.
+        """The same as `transforms_of`, with every transform checked to name what its kind has.
 
         Raises:
             PluginError: A transform of a plugin that was added in this process does not.
@@ -105,12 +106,12 @@ class Registry(PluginTables):
 
         Raises:
             PluginConflict: It provides a name that another plugin provides.
-            PluginError: It implements no hook, misspells one, or one fails.
+            PluginError: It implements no hook, has one of an unknown name, or one fails.
         """
         name = name or getattr(plugin, "__name__", None) or type(plugin).__name__
         with plugin_failures(name, "be registered"):
             added = registered(plugin, name, distribution, version)
-        with plugin_failures(name, "say what it provides"):
+        with plugin_failures(name, "return what it provides"):
             values = {table: values_of(added, table) for table in TABLES}
         tables = {
             table: self._table(table).extended(added, values[table], sort.what)
@@ -122,7 +123,10 @@ class Registry(PluginTables):
         """Return a registry with other tables in place of its own, e.g. ``libraries={}``."""
         unknown = tables.keys() - TABLES.keys()
         if unknown:
-            raise UsageError(f"{min(unknown)!r} is not a table of the registry: {', '.join(TABLES)}.")
+            raise UsageError(
+                f"unknown table {min(unknown)!r} of the registry.",
+                hint=nearest(min(unknown), TABLES, listing="Tables"),
+            )
         if "kinds" in tables:
             self._table("transforms")  # checked against the kinds that they were made for
         given = {table: Table(MappingProxyType(dict(values))) for table, values in tables.items()}
@@ -154,7 +158,7 @@ class Registry(PluginTables):
         return None
 
     def owners_of(self, specs: Mapping[Key, TensorSpec]) -> tuple[str, ...]:
-        """Return the frameworks whose names these look like; one that fails owns none."""
+        """Return the frameworks that these names look like; one that fails owns none."""
         return tuple(
             framework.name
             for framework in self.frameworks.values()
@@ -162,7 +166,7 @@ class Registry(PluginTables):
         )
 
     def layout_of(self, specs: Mapping[Key, TensorSpec]) -> str | None:
-        """Return the one framework whose names these look like.
+        """Return the one framework that these names look like.
 
         None if none or several own them, or if they may be names of the neutral layout as well.
         """

@@ -34,13 +34,13 @@ class Conflict:
 
     @property
     def problem(self) -> str:
-        """What is wrong."""
+        """What is wrong, as a sentence."""
         origins = " and by ".join(plugin.origin for plugin in self.plugins)
         return f"{self.what} {self.name!r} is provided by {origins}, so neither is used."
 
     @property
     def way_on(self) -> str:
-        """What to do."""
+        """What to do, as a sentence; empty if nothing can be done."""
         ways = [plugin.way_without for plugin in self.plugins if plugin.way_without]
         return f"To use one of them, disable the other: {ways[-1]}." if ways else ""
 
@@ -75,7 +75,7 @@ class Table:
             if value.name in merged or others:
                 by = " and by ".join(other.origin for other in others) or "another plugin"
                 raise PluginConflict(
-                    f"{what} {value.name!r} is provided by {plugin.origin} and by {by} already.",
+                    f"{what} {value.name!r} is provided by {plugin.origin}, and already by {by}.",
                     plugin=plugin.name,
                     hint="Uninstall one of them, or disable it: --disable-plugin NAME.",
                 )
@@ -85,8 +85,8 @@ class Table:
     def joined(self, plugin: LoadedPlugin, values: Iterable[Any], what: str) -> Table:
         """Return the table with what one more installed plugin provides.
 
-        Of a name that ckptbridge itself provides, its own value stays; of one that two other plugins provide,
-        neither is used, since nothing shows which was meant.
+        Of a name that ckptbridge itself provides, its own value is used; of one that two other plugins
+        provide, neither is used, since it is not known which was meant.
         """
         merged, owners = dict(self.values), dict(self.owners)
         failures, conflicts = list(self.failures), dict(self.conflicts)
@@ -99,7 +99,9 @@ class Table:
             elif name not in merged:
                 merged[name], owners[name] = value, plugin
             elif owners[name].is_built_in:
-                error = PluginConflict(f"the {what} {name!r} is a part of ckptbridge itself, which stays.")
+                error = PluginConflict(
+                    f"the {what} {name!r} is a part of ckptbridge itself, and cannot be replaced."
+                )
                 failures.append(plugin.failure(hook, error))
             else:
                 conflicts[name] = Conflict(what, name, (owners.pop(name), plugin))

@@ -14,10 +14,10 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 
 def renamed(**names: str) -> Callable[[T], T]:
-    """Return a decorator that keeps old names of arguments and, on a class, of attributes.
+    """Return a decorator under which old names of arguments and, on a class, of attributes still work.
 
     Args:
-        **names: Old name -> new name. Using an old one raises a `DeprecationWarning`.
+        **names: Old name -> new name. Using an old one warns with `DeprecatedName`.
 
     >>> @renamed(heads="collections")
     ... def count(collections): return len(collections)
@@ -40,21 +40,21 @@ def renamed(**names: str) -> Callable[[T], T]:
 
 
 def gathered(name: str, group: type) -> Callable[[T], T]:
-    """Return a decorator of a dataclass that keeps arguments which are fields of one of its values now.
+    """Return a decorator of a dataclass that accepts fields of one of its values as arguments, and warns.
 
-    It goes inside `renamed`.
+    The decorator goes inside `renamed`.
 
     Args:
         name: The field that holds the value.
-        group: Its class, a dataclass. Using one of its fields as an argument raises a `DeprecationWarning`.
+        group: Its class, a dataclass. Using one of its fields as an argument warns with `DeprecatedName`.
     """
     fields = [field.name for field in dataclasses.fields(group)]
 
     def decorate(target: T) -> T:
         changed: Any = target
-        made = changed.__init__
+        constructor = changed.__init__
 
-        @functools.wraps(made)
+        @functools.wraps(constructor)
         def init(self: Any, *args: Any, **kwargs: Any) -> None:
             old = {field: kwargs.pop(field) for field in fields if field in kwargs}
             if old:
@@ -62,7 +62,7 @@ def gathered(name: str, group: type) -> Callable[[T], T]:
                 # One level more than usual: `renamed` wraps the constructor once again.
                 _warn(f"{target.__qualname__}({names}=)", f"{name}={group.__qualname__}(...)", stacklevel=4)
                 kwargs[name] = dataclasses.replace(kwargs.get(name) or group(), **old)
-            made(self, *args, **kwargs)
+            constructor(self, *args, **kwargs)
 
         changed.__init__ = init
         return target

@@ -1,4 +1,4 @@
-"""Packages whose names load their modules on first use (PEP 562)."""
+"""Packages that load the module of a name when the name is first used (PEP 562)."""
 
 from __future__ import annotations
 

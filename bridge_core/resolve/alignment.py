@@ -1,4 +1,4 @@
-"""Which layers of a source belong to which of a template, each as whole as the other side has it."""
+"""Which layers of a source belong to which of a template, composite ones as the other side has them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Sides:
     match: PathMatch
 
     def agree(self, path: Key) -> bool:
-        """Tell whether a layer of the source matches one of its kind."""
+        """Return whether a layer of the source matches one of its kind."""
         target = self.match.targets.get(path)
         transform = self.detections[target].transform if target is not None else None
         return transform is not None and transform.kind == self.layers[path].kind
@@ -49,7 +49,7 @@ class Alignment:
         self._composite_kinds = {name for name, kind in kinds.items() if kind.composite}
 
     def of(self, like: FlatState) -> Sides:
-        """Match the layers of both sides, each as whole as the other side has it.
+        """Match the layers of both sides, composite ones in the form that the other side has.
 
         A composite layer, as an attention, is one layer where both sides have it so. Where one side has its
         parts as layers of their own, the other side's layer is split.
@@ -99,18 +99,18 @@ class Alignment:
         match = self._match(layers, groups)
         if match.rivals is not None and match.rivals.side == "source":
             # Of two copies the caller may have said which one is not wanted.
-            wanted = {path: layer for path, layer in layers.items() if not self._may_leave_out(layer)}
-            if 0 < len(wanted) < len(layers):
-                match = self._match(wanted, groups)
+            converted = {path: layer for path, layer in layers.items() if not self._may_leave_out(layer)}
+            if 0 < len(converted) < len(layers):
+                match = self._match(converted, groups)
         return Sides(layers, groups, detections, match)
 
     def _match(self, layers: Mapping[Key, NeutralLayer], groups: Mapping[Key, Group]) -> PathMatch:
         return match_paths(layers, groups, lambda s, t: _largest(layers[s].group) == _largest(groups[t]))
 
     def _may_leave_out(self, layer: NeutralLayer) -> bool:
-        permissions, origin = self._request.permissions, self._request.origin
+        permissions, names_of = self._request.permissions, self._request.names_of
         return bool(permissions.allow_unexpected) and all(
-            permissions.may_leave_out(key, origin.get(key, key)) for key in layer.group.keys.values()
+            permissions.may_leave_out(*names_of(key)) for key in layer.group.keys.values()
         )
 
     def _falls_apart(self, layer: NeutralLayer) -> bool:
@@ -123,7 +123,7 @@ class Alignment:
         )
 
     def _complete_parts(self, composites: Mapping[str, LayerTransform]) -> dict[Key, str]:
-        """Return the paths of the source that hold all the parts of a kind that the template has whole."""
+        """Return the source's paths with all parts of a composite kind that the template has as one layer."""
         state = self._request.state
         paths: dict[Key, str] = {}
         for kind, transform in composites.items():

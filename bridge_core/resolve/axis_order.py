@@ -1,6 +1,6 @@
 """Warnings where frameworks disagree about the order of axes, and shapes cannot show it.
 
-One framework keeps channels first, another last. A tensor with a flattened feature map for an axis, or with
+One framework has channels first, another last. A tensor with a flattened feature map for an axis, or with
 the axes of one, is then the same numbers in another order: its shape fits, its outputs do not.
 """
 
@@ -62,12 +62,13 @@ class _Leaf(NamedTuple):
 
 @dataclass
 class AxisOrder:
-    """Finds what two frameworks may order otherwise.
+    """Finds the axes that two frameworks may order differently.
 
     Args:
         registry: Where kinds, transforms and adapters are found.
         framework: The target's adapter.
-        origin: Neutral key -> key in the original source.
+        origin: Neutral key -> source key of the conversion, which rules see.
+        shown: Gives the name that a message shows for a neutral key.
         collections: The collections of the target's keys.
         has_template: Whether the target's shapes are known, so that other shapes are refused.
         order: Gives the paths of all layers, in the order in which they run.
@@ -77,6 +78,7 @@ class AxisOrder:
     registry: Registry
     framework: Framework
     origin: Mapping[Key, Key]
+    shown: Callable[[Key], str]
     collections: VariableCollections = field(default_factory=VariableCollections)
     has_template: bool = False
     order: Callable[[], Sequence[Key]] = tuple
@@ -96,15 +98,15 @@ class AxisOrder:
         if not _channels(self.framework):
             return ()
         widths: dict[Key, Width] = {}
-        made: dict[int, Width | None] = {}
+        width_of_reading: dict[int, Width | None] = {}
         crossing: dict[int, Framework | None] = {}
         maps: list[tuple[MovedLayer, Framework]] = []
         other = None
         for path, one in self.moved.items():
             reading = one.outcome.source
-            if id(reading) not in made:
-                made[id(reading)] = width_of(reading, self.registry.kinds)
-            width = made[id(reading)]
+            if id(reading) not in width_of_reading:
+                width_of_reading[id(reading)] = width_of(reading, self.registry.kinds)
+            width = width_of_reading[id(reading)]
             if width is not None:
                 widths[path] = width
             signature = id(one.layer.interpretations)
@@ -135,7 +137,7 @@ class AxisOrder:
         return tuple(result)
 
     def _other(self, layer: NeutralLayer) -> Framework | None:
-        """Return the framework that a layer comes from, if it orders channels otherwise."""
+        """Return the framework that a layer comes from, if it has channels in another place."""
         names = [*layer.transforms, *(c.framework for c in layer.candidates if c is not None)]
         names = [name for name in names if name != "neutral"] or [layer.origin] * bool(layer.origin)
         if not names:  # made by hand: it may come from any
@@ -179,11 +181,11 @@ class AxisOrder:
         target_axes = _axes(registry, transform.name, role)
         if source_axes is None or target_axes is None:
             return None
-        made = join_key(self.collections.strip(one.names[target.name]))
+        target_name = join_key(self.collections.strip(one.names[target.name]))
         named = join_key(collections.strip(origin))
-        if _NO_LITERAL.search(named + made):
+        if _NO_LITERAL.search(named + target_name):
             return None
-        return _Leaf(named, made, source_axes, target_axes)
+        return _Leaf(named, target_name, source_axes, target_axes)
 
     def _flatten(self, flat: Flattening, source: Framework, collections: VariableCollections) -> PlanWarning:
         here = _channels(self.framework)
@@ -207,7 +209,7 @@ class AxisOrder:
                     rules.append(_rule(leaf, equation, sizes) if leaf and equation else None)
                 elif is_leaf and (leaf is None or not leaf.is_plain):
                     rules.append(None)  # it means nothing without the leaves that a rule takes away
-        main = join_key(collections.strip(self.origin.get(keys[0], keys[0])))
+        main = self.shown(keys[0])
         feature_map = f"the feature map of {join_key(flat.neighbour)} ({flat.channels} channels)"
         if flat.axis == "in":
             what = f"if {feature_map} is flattened into its {size} inputs"
@@ -239,17 +241,17 @@ class AxisOrder:
         keys = [one.key(role) for role in roles]
         leaves = [self._leaf(one, role, source, collections) for role in roles]
         rules = [_rule(leaf, equation, "") if leaf is not None and names else None for leaf in leaves]
-        main = join_key(collections.strip(self.origin.get(keys[0], keys[0])))
+        main = self.shown(keys[0])
         sizes = " x ".join(map(str, shape))
         what = (
             f"{main}: if one of the norm's axes ({sizes}) is the channels, its outputs will differ, since "
-            f"{source.name} keeps channels {_channels(source)}, {self.framework.name} {here}"
+            f"{source.name} has channels {_channels(source)}, {self.framework.name} {here}"
         )
         return _warning("norm_axes", what, keys, rules, "move that axis by hand")
 
 
 def _channels(framework: Framework | None) -> str:
-    """Return where a framework's feature maps keep their channels; empty if it does not say."""
+    """Return where a framework's feature maps have their channels; empty if that is not known."""
     return getattr(framework, "channels", "")
 
 
@@ -260,7 +262,7 @@ def _warning(code: str, what: str, keys: Iterable[Key], rules: Sequence[str | No
         return PlanWarning(code, f"{what}. If so, {way}.", tuple(keys))
     first = ", ".join(texts[0].splitlines()[1:])
     more = f"; {len(texts) - 1} more like it for its other tensors" if len(texts) > 1 else ""
-    message = f"{what}. If so, give the rule (--rules FILE) {first}{more}."
+    message = f"{what}. If so, pass rules= (--rules FILE) with {first}{more}."
     return PlanWarning(code, message, tuple(keys), "\n".join(texts))
 
 
@@ -274,7 +276,7 @@ def _axes(registry: Registry, transform: str, role: str) -> str | None:
 
 
 def _equation(leaf: _Leaf, axis: str, turned: tuple[str, str]) -> str | None:
-    """Return the equation in which one axis of a leaf is turned; None if a leaf splits or lacks it."""
+    """Return the equation that turns one axis of a leaf; None if a side splits it or does not have it."""
     sides = []
     for axes, group in zip((leaf.source_axes, leaf.target_axes), turned, strict=True):
         names = [name.lstrip("*+") if name.lstrip("*+") == axis else name for name in axes.split()]

@@ -1,7 +1,7 @@
 """Whether the layers that a composite one holds are linear layers of their own, axis by axis.
 
-An attention holds linear layers, in its own neutral form as in theirs. A kind of a plugin may keep the axes
-of its parts in another order; then they are not linear layers of the framework, though they are called so.
+An attention holds linear layers, in its own neutral form as in theirs. A kind of a plugin may have the axes
+of its parts in another order; then they are not linear layers of the framework, whatever their names.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 
 from bridge_core.layers import LayerTransform
 from bridge_core.messages import listed
@@ -26,7 +26,7 @@ class Crossing:
         registry: Where transforms are found.
         target: The framework.
         permissions: What may be copied unasked.
-        origin: Neutral key -> key in the original source, which patterns also see.
+        names_of: Gives the names of a neutral key that patterns see.
         waiting: Keys of tensors that a rule was to move, and that go back to where they come from.
     """
 
@@ -35,7 +35,7 @@ class Crossing:
         registry: Registry,
         target: str,
         permissions: Permissions,
-        origin: Mapping[Key, Key],
+        names_of: Callable[[Key], tuple[Key, ...]],
         waiting: Collection[Key] = (),
     ) -> None:
         self.refused: dict[Key, str] = {}
@@ -43,7 +43,7 @@ class Crossing:
         self._registry = registry
         self._target = target
         self._permissions = permissions
-        self._origin = origin
+        self._names_of = names_of
         self._waiting = waiting
         self._names: dict[str, LayerNames] = {}
         self._ways_back: dict[str, LayerNames] = {}
@@ -76,8 +76,8 @@ class Crossing:
         return "unclaimed" if why or recorded else evidence
 
     def is_allowed(self, *keys: Key) -> bool:
-        """Return whether the caller lets all of some neutral keys be copied, whatever they are."""
-        return all(self._permissions.may_copy(key, self._origin.get(key, key)) for key in keys)
+        """Return whether the caller allows to copy all of some neutral keys, whatever they are."""
+        return all(self._permissions.may_copy(*self._names_of(key)) for key in keys)
 
     def returns(self, layer: NeutralLayer, names: Iterable[str]) -> bool:
         """Return whether leaves that no evidence explains would be copied back to where they come from."""
@@ -107,7 +107,7 @@ class Crossing:
         group = layer.group
         if layer.misfits:
             return LayerNames.mark(group.keys[name]) or _misfit(layer)
-        # Whose axes a leaf has that came to a recorded layer later, nobody knows.
+        # The origin of a leaf that came to a recorded layer later is not known.
         origin = layer.origin if any(name in names for names in self._named(layer)) else ""
         if origin not in self._names:
             self._names[origin] = LayerNames(self._registry, origin, self._target)
@@ -116,20 +116,19 @@ class Crossing:
         if size is not None:
             why += (
                 f"; the tensors at its path share a first axis of {size}, as stacked layers or copies on "
-                "several devices do: take them apart first"
+                "several devices do: split them first"
             )
         return why
 
 
 def _misfit(layer: NeutralLayer) -> str:
-    """Return what a layer's module should hold, and what it holds."""
+    """Return which leaves were expected for the type of a layer's module, and which it has."""
     usual, *others = layer.misfits
     leaves = ", ".join(_described(usual))
-    more = f" (or as {listed((transform.name for transform in others), 3)})" if others else ""
-    found = ", ".join(f"{leaf} {list(spec.shape)}" for leaf, spec in layer.group.specs.items())
+    more = f", or {listed((transform.name for transform in others), 3)}" if others else ""
+    got = ", ".join(f"{leaf} {list(spec.shape)}" for leaf, spec in layer.group.specs.items())
     note = f"{usual.misfit_note}; " if usual.misfit_note else ""
-    described = f"its module is of a type that is described as {usual.name} with {leaves}{more}"
-    return f"{note}{described}, and holds {found}"
+    return f"{note}expected {leaves} for the type of its module ({usual.name}{more}), got {got}"
 
 
 def _described(transform: LayerTransform) -> list[str]:

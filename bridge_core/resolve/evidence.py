@@ -1,9 +1,9 @@
 """Evidence: what a group of leaves is, from the strongest evidence to the weakest.
 
-Shapes alone often fit several layers, so evidence is asked in a fixed order: an explicit rule, the live
-module's type, stored metadata, and what names and shapes prove by themselves. What none of these decides
-stays undecided, with its candidates; the target's template comes in later, and names alone are a guess that
-must be asked for.
+Shapes often fit several layers, so the kinds of evidence are used in a fixed order: an explicit rule, the
+live module's type, stored metadata, and what names and shapes prove by themselves. A layer that none of these
+decides is undecided, and has candidates; the target's template is used later, and a guess by names must be
+allowed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Detection:
-    """What evidence says a group is.
+    """What a group is by the evidence.
 
     Args:
         evidence: The evidence that decided it; ``undecided`` if several readings remain, ``unclaimed`` if
@@ -48,7 +48,7 @@ class Detection:
         rule: The rule that decided it, if one did.
         misfits: Of an unclaimed group, the transforms for its module's type, which its leaves do not fit.
         missing: Of an unclaimed group, the kind or transform that the metadata names and no plugin provides.
-        origin: Of an unclaimed group, the framework that it was copied from unchanged, as its metadata says.
+        origin: Of an unclaimed group, the framework that it was copied from unchanged, by its metadata.
         doubted: Of an undecided group, whether the order of the axes may be another than names suggest: its
             module is of an unknown type, or a layer next to it denies the order.
     """
@@ -66,7 +66,7 @@ class Detection:
 
     @property
     def is_parameters(self) -> bool:
-        """Whether something says that the leaves are plain parameters."""
+        """Whether there is evidence that the leaves are plain parameters."""
         return self.transform is None and not self.candidates and self.evidence != "unclaimed"
 
     @property
@@ -119,8 +119,8 @@ class Detector:
     def detect(self, group: Group) -> Detection:
         """Return what the group is.
 
-        A live module of a type that no transform names proves that shapes alone are not to be trusted:
-        what they suggest stays undecided.
+        A live module of a type that no transform names shows that shapes are not to be trusted: what they
+        suggest is undecided.
 
         Raises:
             RuleError: A rule names a kind that does not fit.
@@ -152,18 +152,18 @@ class Detector:
         Raises:
             RuleError: Two rules give it two kinds.
         """
-        found: Rule | None = None
+        deciding_rule: Rule | None = None
         for number, rule in enumerate(self.rules):
             if not any(rule.source.match(path) is not None for path in paths):
                 continue
             self._matched_rules.add(number)
-            if found is None:
-                found = rule
-            elif rule.kind != found.kind and not rule.fallback:
+            if deciding_rule is None:
+                deciding_rule = rule
+            elif rule.kind != deciding_rule.kind and not rule.fallback:
                 from bridge_core.resolve.rule_binding import rule_conflict
 
-                raise rule_conflict(rule, found, "match", paths[0])
-        return found
+                raise rule_conflict(rule, deciding_rule, "match", paths[0])
+        return deciding_rule
 
     def unmatched_rules(self) -> tuple[Rule, ...]:
         """Return the rules that had to match a layer and did not."""
@@ -176,19 +176,23 @@ class Detector:
     def _by_rule(self, rule: Rule, group: Group, shapes: Shapes) -> Detection:
         kinds = dict.fromkeys((*(t.kind for t in self.transforms), PARAMETER))
         if rule.kind not in kinds:
-            raise rule.error(
-                f"the kind {rule.kind!r} is not known to {self.framework}. {nearest(rule.kind or '', kinds)}"
-            )
+            error = rule.error(f"unknown kind {rule.kind!r} of layers in {self.framework}.")
+            error.hint = nearest(rule.kind or "", kinds)
+            raise error
         if rule.kind == PARAMETER:
             return Detection("rule", rule=rule)
         fitting = [t for t in self._structural(shapes, group.has_children) if t.kind == rule.kind]
         if not fitting:
             leaves = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-            raise rule.error(f"it does not fit {join_key(group.path)!r}, which holds {leaves}.", group.path)
+            named = f"the layer {join_key(group.path)!r}"
+            raise rule.error(
+                f"expected leaves of the kind {rule.kind!r} in {named}, got {leaves}.",
+                group.path,
+            )
         return replace(_decided("rule", _widest(fitting, shapes), shapes, group), rule=rule)
 
     def _by_type(self, module: ModuleInfo, group: Group, shapes: Shapes) -> Detection | None:
-        """Return what the module's type says; the most derived type that some transform lists decides."""
+        """Return what the module's type shows; the most derived type that some transform lists decides."""
         listed = next((self._by_module[name] for name in module.types if name in self._by_module), None)
         if listed is None:
             return None
@@ -208,9 +212,9 @@ class Detector:
             single = [t for t in alike if not self._may_be_stacked(t, shapes, children)]
             fitting += [t for t in single if describes(t, module, shapes, children)]
         if not fitting:
-            # What a rule takes away, or a file lacks, leaves a rest that nobody described.
-            is_whole = shapes.keys() >= set(module.parameters)
-            return Detection("unclaimed", misfits=tuple(listed)) if is_whole else None
+            # Where a rule takes leaves away, or a file does not have them, no transform describes the others.
+            is_complete = shapes.keys() >= set(module.parameters)
+            return Detection("unclaimed", misfits=tuple(listed)) if is_complete else None
         width = max(len(leaves_of(t, shapes)) for t in fitting)
         widest = [t for t in fitting if len(leaves_of(t, shapes)) == width]
         rivals = {(t.kind, t.leaves): t for t in widest if t in listed}
@@ -220,15 +224,15 @@ class Detector:
 
     def _by_names_and_shapes(self, group: Group) -> Detection:
         signature = (group.shapes, group.has_children)
-        found = self._structures.get(signature)
-        if found is None:
+        detection = self._structures.get(signature)
+        if detection is None:
             # The order of leaves does not matter: the first one counts for all.
             by_names = (tuple(sorted(group.shapes)), group.has_children)
-            found = self._by_names.get(by_names)
-            if found is None:
-                found = self.by_structure(dict(group.shapes), group.has_children)
-            self._structures[signature] = self._by_names[by_names] = found
-        return found
+            detection = self._by_names.get(by_names)
+            if detection is None:
+                detection = self.by_structure(dict(group.shapes), group.has_children)
+            self._structures[signature] = self._by_names[by_names] = detection
+        return detection
 
     def _by_metadata(self, info: LayerInfo, group: Group) -> Detection | None:
         if group.module is not None:
@@ -330,14 +334,14 @@ def _decided(
     (split,) = possible.values()
     # What this framework does not split itself, its module may know the parts of.
     for axis, sizes in known.items():
-        whole = prod(bindings[0].get(axis, ()))
-        if axis not in split and axis in bindings[0] and sizes and sizes[0] and whole % sizes[0] == 0:
-            split = {**split, axis: (sizes[0], whole // sizes[0])}
+        size = prod(bindings[0].get(axis, ()))
+        if axis not in split and axis in bindings[0] and sizes and sizes[0] and size % sizes[0] == 0:
+            split = {**split, axis: (sizes[0], size // sizes[0])}
     return Detection(evidence, transform, leaves=leaves, axis_splits=split)
 
 
 def guess(path: Key, candidates: Iterable[LayerTransform | None]) -> LayerTransform | None:
-    """Choose among candidates by the words of a path; None stands for plain parameters.
+    """Choose among candidates by the words of a path; None means plain parameters.
 
     A candidate with hints is chosen only if one of them is in the path; among the others the first registered
     wins.

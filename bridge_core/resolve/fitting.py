@@ -33,7 +33,7 @@ def agrees(transform: LayerTransform, module: ModuleInfo) -> bool:
 
 
 def _has_sizes(transform: LayerTransform, module: ModuleInfo, shapes: Shapes) -> bool:
-    """Tell whether the weights have the sizes that a module's settings state, and not in another order."""
+    """Return whether the weights have the sizes that a module's settings state, and not in another order."""
     stated = {
         axis: value
         for axis, name in transform.axis_sizes.items()
@@ -66,7 +66,7 @@ def _has_parts(transform: LayerTransform, module: ModuleInfo, shapes: Shapes) ->
 
 
 def stated_splits(transform: LayerTransform, module: ModuleInfo) -> Binding:
-    """Return how a module's settings say that axes are split: the sizes, or the number of parts."""
+    """Return how axes are split by a module's settings: the sizes, or the number of parts."""
     splits: Binding = {}
     for axis, names in transform.axis_splits.items():
         for name in names.split():

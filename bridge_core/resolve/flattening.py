@@ -115,18 +115,18 @@ def flattenings(
     if not {"conv", "dense"} <= {width.role for width in widths.values()}:
         return []
     given = order()
-    if is_sorted(_without_norms_apart(given, widths)):
-        found = _in_no_order(natural_order(given), widths)
+    if is_sorted(_without_other_norms(given, widths)):
+        candidates = _in_no_order(natural_order(given), widths)
     else:
-        found = _fed(given, widths)
-        found += _made(given, widths, found)
+        candidates = _fed(given, widths)
+        candidates += _made(given, widths, candidates)
     places = {path: place for place, path in enumerate(given)}
-    left = [flat for flat in found if flat.channels * flat.places not in ruled_sizes]
+    left = [flat for flat in candidates if flat.channels * flat.places not in ruled_sizes]
     return sorted(left, key=lambda flat: places[flat.layer])
 
 
-def _without_norms_apart(paths: Sequence[Key], widths: Mapping[Key, Width]) -> list[Key]:
-    """Return the layers with weights and the norms between them; a collection may hold norms apart."""
+def _without_other_norms(paths: Sequence[Key], widths: Mapping[Key, Width]) -> list[Key]:
+    """Return the layers with weights and the norms between them; a collection may list norms separately."""
     roles = [widths.get(path, _OTHER).role for path in paths]
     ends = [place for place, role in enumerate(roles) if role in ("conv", "dense")]
     return [
@@ -138,11 +138,12 @@ def _without_norms_apart(paths: Sequence[Key], widths: Mapping[Key, Width]) -> l
 
 def _fed(paths: Sequence[Key], widths: Mapping[Key, Width]) -> list[Flattening]:
     """Return the linear layers that come next after a convolution and take a multiple of its channels."""
-    found = []
+    flattenings = []
     last: Key | None = None
     channels = 0
     linear_outputs: set[int] = set()
-    heads = 0  # inputs of a layer that was found: others right after it may take the same feature map
+    # The inputs of the last layer in the list: others right after it may take the same feature map.
+    shared_inputs = 0
     flat_norms = _norms_of_flat_maps(widths)
     norms: list[Key] = []
     branches = _Branches(paths, widths)
@@ -159,15 +160,19 @@ def _fed(paths: Sequence[Key], widths: Mapping[Key, Width]) -> list[Flattening]:
             fits = _is_multiple(width.inputs, channels) and width.inputs not in linear_outputs
             if last is not None and fits and not branches.are_joined(last, width.inputs):
                 seen = tuple(norm for norm in norms if widths[norm].outputs == width.inputs)
-                found.append(Flattening(path, "in", last, channels, width.inputs // channels, seen))
-                heads = width.inputs
-            elif width.role == "dense" and width.inputs == heads and heads not in linear_outputs:
-                found.append(replace(found[-1], layer=path, norms=()))
+                flattenings.append(Flattening(path, "in", last, channels, width.inputs // channels, seen))
+                shared_inputs = width.inputs
+            elif (
+                width.role == "dense"
+                and width.inputs == shared_inputs
+                and shared_inputs not in linear_outputs
+            ):
+                flattenings.append(replace(flattenings[-1], layer=path, norms=()))
             elif width.role == "dense":
-                heads = 0
+                shared_inputs = 0
             linear_outputs.add(width.outputs)
             last = None
-    return found
+    return flattenings
 
 
 def _norms_of_flat_maps(widths: Mapping[Key, Width]) -> set[Key]:
@@ -202,7 +207,7 @@ def _made(paths: Sequence[Key], widths: Mapping[Key, Width], fed: Sequence[Flatt
     """Return the linear layers right before a convolution that give a multiple of what it takes."""
     flattened = {flat.layer for flat in fed}
     takers = _by_size((path for path in widths if path not in flattened), lambda path: widths[path].inputs)
-    found = []
+    flattenings = []
     last: Key | None = None
     norms: list[Key] = []
     channels = 0
@@ -218,11 +223,11 @@ def _made(paths: Sequence[Key], widths: Mapping[Key, Width], fed: Sequence[Flatt
         elif width.role == "conv":
             if last is not None and channels in (0, width.inputs):
                 flat = _unflattened(last, path, widths, takers, norms)
-                found += [flat] if flat is not None else []
+                flattenings += [flat] if flat is not None else []
             last = None
         elif width.role == "other":
             last = None
-    return found
+    return flattenings
 
 
 def _unflattened(
@@ -249,14 +254,16 @@ def _in_no_order(paths: Sequence[Key], widths: Mapping[Key, Width]) -> list[Flat
     Items of one list are in their order, whatever the rest is. Otherwise only a plain convolutional network
     shows it: a linear layer that takes what no other layer gives is fed by a feature map.
     """
-    found = [flat for flat in _fed(paths, widths) if _in_one_list(flat.layer, flat.neighbour)]
-    found += [flat for flat in _made(paths, widths, found) if _in_one_list(flat.layer, flat.neighbour)]
+    flattenings = [flat for flat in _fed(paths, widths) if _in_one_list(flat.layer, flat.neighbour)]
+    flattenings += [
+        flat for flat in _made(paths, widths, flattenings) if _in_one_list(flat.layer, flat.neighbour)
+    ]
     roles = Counter(widths.get(path, _OTHER).role for path in paths)
     if not roles["other"] and roles["dense"] <= roles["conv"] + _MORE_LINEAR:
         network = _PlainNetwork(paths, widths)
-        network.add_fed(found)
-        network.add_made(found)
-    return found
+        network.add_fed(flattenings)
+        network.add_made(flattenings)
+    return flattenings
 
 
 class _PlainNetwork:

@@ -6,7 +6,7 @@ plan; `Plan.check` raises them at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from bridge_core.plan import Dropped, Plan, Step
 from bridge_core.plugins import Registry, names_of
 from bridge_core.resolve.evidence import PARAMETER
 from bridge_core.resolve.neutral_layers import neutral_layers
-from bridge_core.resolve.request import Ordered, Request
+from bridge_core.resolve.request import Ordered, Request, shown_names
 from bridge_core.resolve.rule_names import check_constant, rule_holds
 from bridge_core.resolve.without_template import WithoutTemplate
 from bridge_core.rules import Permissions
@@ -26,7 +26,6 @@ from bridge_core.state import (
     LayerInfo,
     StateMetadata,
     TensorSpec,
-    join_key,
     module_path,
 )
 
@@ -38,6 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["plan_from_neutral"]
 
 _NOTHING_ALLOWED = Permissions()
+
+_TEMPLATE = 'Pass like="model.safetensors" (--like).'
 
 
 def plan_from_neutral(
@@ -57,19 +58,23 @@ def plan_from_neutral(
         state: The neutral state; a plain one without metadata is read by its names and shapes.
         registry: Where kinds, transforms and adapters are found.
         to: Name of the framework.
-        like: A state of that framework whose names and shapes the result must have.
+        like: The template: the result must have its names and shapes.
         rules: Rules that rearrange tensors or fill targets, and that fix the kinds of what is undecided, as
             they are read towards this framework. Those that the state records are done without being given.
         permissions: What may be guessed and left out.
-        origin: Neutral key -> key in the original source, which the patterns also see.
+        origin: Neutral key -> source key of the conversion that this is the second step of; messages show
+            it, and patterns also see it. The state's own `source_names` are shown and seen in the same way.
         config: The checkpoint's config, if one is known.
 
     Raises:
-        UsageError: There is no such framework.
+        UsageError: The framework is unknown, or ``to`` is neutral.
         RuleError: A rule does not fit the tensors it takes or makes.
     """
     if to == "neutral":
-        raise UsageError("a neutral state is neutral already.")
+        raise UsageError(
+            'to="neutral": the state is neutral already.',
+            hint=f"Pass a framework: {', '.join(registry.frameworks)}.",
+        )
     framework = registry.framework(to)
     rules = tuple(rules)
     ways = None
@@ -82,11 +87,12 @@ def plan_from_neutral(
     if like is not None:
         collections = names_of(like, framework)
         targets = {name: like.spec(key) for key, name in collections.names(like).items()}
-    bound_rules, unmatched = _bind_rules(state, ways, targets, config)
-    origin = origin or {}
+    origin, source_names = origin or {}, state.metadata.source_names
+    shown = shown_names(origin, source_names)
+    bound_rules, unmatched = _bind_rules(state, ways, targets, config, shown)
     refused, left_out = dict[Key, str](), []
     for key, why in ways.refused.items() if ways is not None else ():
-        if permissions.may_leave_out(key, origin.get(key, key)):
+        if permissions.may_leave_out(key, origin.get(key, key), source_names.get(key, key)):
             left_out.append(Dropped(key, "allowed as unexpected"))
         else:
             refused[key] = why
@@ -111,8 +117,9 @@ def plan_from_neutral(
         plan = WithoutTemplate(request).resolve()
     return replace(
         plan,
+        source_names=source_names,
         dropped=(*plan.dropped, *left_out),
-        notes=(*plan.notes, *_notes(bound_rules)),
+        notes=(*plan.notes, *_notes(bound_rules, shown)),
         metadata=plan.metadata.with_(rules=(), layers=_without_waiting(plan, state.metadata)),
         problems=replace(
             plan.problems,
@@ -127,6 +134,7 @@ def _bind_rules(
     ways: TowardsFramework | None,
     targets: Mapping[Key, TensorSpec] | None,
     config: Mapping[str, Any] | None,
+    shown: Callable[[Key], str],
 ) -> tuple[tuple[BoundRule, ...], tuple[str, ...]]:
     """Return the instances of rules that rearrange tensors, and the rules that matched nothing.
 
@@ -151,18 +159,18 @@ def _bind_rules(
             continue
         pending = ways.sources.get(number)
         sources = free if pending is None else {key: state.spec(key) for key in pending}
-        instances = bind_rule(rule, sources, targets, config)
+        instances = bind_rule(rule, sources, targets, config, shown)
         bound_rules += instances
         if not instances and pending is None and not rule.optional and not _waits(rule, state):
             unmatched.append(rule.full_label)
-    check_disjoint(bound_rules)
+    check_disjoint(bound_rules, shown)
     return tuple(bound_rules), tuple(unmatched)
 
 
 def _without_waiting(plan: Plan, neutral: StateMetadata) -> Mapping[Key, LayerInfo]:
-    """Return what the target's metadata says of layers.
+    """Return the records of layers for the target's metadata.
 
-    A tensor that waited for a rule, and went back to where it came from, was no parameter for sure.
+    A tensor that waited for a rule, and went back to where it came from, may not have been a parameter.
     """
     layers = plan.metadata.layers
     waited = {
@@ -176,8 +184,8 @@ def _without_waiting(plan: Plan, neutral: StateMetadata) -> Mapping[Key, LayerIn
     return {path: i for path, i in layers.items() if path not in waited or i.kind != PARAMETER}
 
 
-def _notes(bound_rules: Iterable[BoundRule]) -> tuple[str, ...]:
-    """Return what a reader should know: calls that say a size which the tensor has already."""
+def _notes(bound_rules: Iterable[BoundRule], shown: Callable[[Key], str]) -> tuple[str, ...]:
+    """Return notes about calls that name a size which the tensor has already."""
     notes = {}
     for bound in bound_rules:
         calls = [c for c in (*bound.rule.before, *bound.rule.after) if c.name in ("pad", "unpad")]
@@ -185,7 +193,8 @@ def _notes(bound_rules: Iterable[BoundRule]) -> tuple[str, ...]:
             isinstance(op, Pad | Unpad) and op.source != op.target for op in _flat(bound.ops)
         ):
             notes[
-                f"rule {bound.rule.label}: '{calls[0]}' leaves {join_key(bound.sources[0])} as long as it is"
+                f"rule {bound.rule.label}: '{calls[0]}' does not change the length of "
+                f"{shown(bound.sources[0])}"
             ] = 0
     return tuple(notes)
 
@@ -211,7 +220,7 @@ def _parameters(state: FlatState) -> dict[Key, TensorSpec]:
 
 
 def _waits(rule: Rule, state: FlatState) -> bool:
-    """Tell whether a rule's patterns match tensors, so that only its conditions keep it from taking them."""
+    """Return whether a rule's patterns match tensors that its conditions do not let it take."""
     return bool(rule.when) and any(rule.bind(p, key) is not None for key in state for p in rule.sources)
 
 
@@ -231,7 +240,9 @@ def _fills(
             continue
         if targets is None:
             if rule.value is not None:
-                raise rule.error("the target's shapes are not known; give them (--like FILE, or like=).")
+                error = rule.error("the target's shapes are not known, and a constant needs them.")
+                error.hint = _TEMPLATE
+                raise error
             continue
         matching = [key for key in targets if any(p.match(key) is not None for p in rule.targets)]
         if not matching and not rule.optional:

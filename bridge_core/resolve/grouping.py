@@ -115,14 +115,14 @@ def group_state(
 
 def _two_for_one(one: Key, other: Key, name: Key, state: FlatState) -> KeyConflict:
     return KeyConflict(
-        f"the keys {join_key(one)!r} and {join_key(other)!r} both stand for one leaf, "
-        f"{join_key(name)!r}; expected was one key for each leaf.",
+        f"expected one key for each leaf, got two for {join_key(name)!r}: {join_key(one)!r} and "
+        f"{join_key(other)!r}.",
         path=state.metadata.provenance.get("path"),
         hint=(
-            f"Leave one of {one[0]!r} and {other[0]!r} out: state = bridge_core.open_state(path), then "
-            f"state.select(lambda key: key[0] != {other[0]!r})."
+            f"Leave one of {one[0]!r} and {other[0]!r} out, in Python: "
+            f"bridge_core.open_state(path).select(lambda key: key[0] != {other[0]!r})."
             if one[0] != other[0]
-            else "Rename one of them by a rule (rules=, --rules)."
+            else "Rename one of them by a rule, rules=... (--rules FILE)."
         ),
     )
 
@@ -152,7 +152,7 @@ class _LayerPaths:
     """Finds the layer that each key belongs to.
 
     A leaf name may contain nested modules; it counts only where all leaves that its layer needs are present,
-    so that a module which merely has such a name keeps its own leaves. A composite layer, whose parts could
+    so that a module which merely has such a name has its own leaves. A composite layer, whose parts could
     be layers by themselves, counts only where the module's type, the metadata or the names prove it.
     """
 
@@ -213,7 +213,7 @@ class _LayerPaths:
         return transform.fits(shapes)
 
     def _is_known(self, path: Key, transform: LayerTransform) -> bool:
-        """Return whether something says that a path holds one composite layer, and not just its parts."""
+        """Return whether there is evidence that a path holds one composite layer, and not just its parts."""
         module, info = self._modules.get(path), self._layers.get(path)
         if module is not None and any(name in self._listed for name in module.types):
             return any(name in transform.modules for name in module.types)

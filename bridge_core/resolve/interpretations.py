@@ -51,7 +51,7 @@ class LeafUse:
         cut: The op that cuts the leaf into parts; None if it is one part.
         part: Number of this part.
         added_leaves: Role that is added into this one if the other side has it.
-        whole: Shape of the whole leaf in the group's layout.
+        full_shape: Shape of the leaf with all its parts, in the group's layout.
     """
 
     name: str
@@ -60,7 +60,7 @@ class LeafUse:
     cut: Split | None = None
     part: int = 0
     added_leaves: str | None = None
-    whole: Shape = ()
+    full_shape: Shape = ()
 
 
 @dataclass(frozen=True)

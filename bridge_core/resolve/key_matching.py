@@ -1,4 +1,4 @@
-"""Which keys match the patterns of a rule, by the captures that tell its instances from each other."""
+"""Which keys match the patterns of a rule, by the captures that distinguish its instances."""
 
 from __future__ import annotations
 

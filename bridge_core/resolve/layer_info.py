@@ -14,7 +14,7 @@ __all__ = ["is_usual", "layer_info", "parameter_evidence"]
 
 
 def parameter_evidence(group: Group, name: str, detection: Detection, own_names: Iterable[LayerNames]) -> str:
-    """Return what says that a leaf is a plain parameter; ``unclaimed`` if nothing does.
+    """Return the evidence that a leaf is a plain parameter; ``unclaimed`` if there is none.
 
     Args:
         group: The leaves at its path.
@@ -48,16 +48,18 @@ def layer_info(
         group: The leaves at its path.
         detection: What it is.
         roles: Names of the layer's leaves in neutral form.
-        parameters: The leaves at the path that no layer takes -> what says that they are plain parameters.
+        parameters: Leaf at the path that no layer takes -> the evidence that it is a plain parameter.
         way_back: Which names are a layer's for those that come back to the framework from anywhere.
     """
     evidence, transform = detection.evidence, detection.transform
-    beside = transform is not None or bool(detection.candidates)
+    next_to_layer = transform is not None or bool(detection.candidates)
 
     def is_named(name: str, found: str) -> bool:
         # What is known to be its module's own next to a layer needs no record where its name shows that.
         key = leaf_path(group.path, name)
-        return found == "unclaimed" or (beside and bool(way_back.why(key, group.specs, group.has_children)))
+        return found == "unclaimed" or (
+            next_to_layer and bool(way_back.why(key, group.specs, group.has_children))
+        )
 
     unclaimed = tuple(name for name, found in parameters.items() if is_named(name, found))
     origin = framework if parameters or detection.candidates else ""
@@ -93,7 +95,7 @@ def layer_info(
 
 
 def is_usual(registry: Registry, framework: str, name: str) -> bool:
-    """Return whether a transform is the one that a framework has for its kind, unless a record says more."""
+    """Return whether a transform is what a framework has for its kind where no record names another."""
     transforms = registry.transforms_of.get(framework, ())
     kind = next((t.kind for t in transforms if t.name == name), None)
     return name == next((t.name for t in transforms if t.kind == kind and not t.needs_module), None)

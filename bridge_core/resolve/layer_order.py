@@ -19,8 +19,8 @@ def running_order(
 ) -> list[Key]:
     """Return the paths of layers in the order in which they most likely run.
 
-    A source keeps the order in which its model made its layers, unless it was sorted by name on the way, as
-    many tools do. Then the order of a template counts, if it has one.
+    A source has the order in which its model made its layers, unless a tool sorted it by name, as many do.
+    Then the order of a template counts, if it has one.
 
     Args:
         layers: Path -> layer of the source, in its order.
@@ -28,7 +28,7 @@ def running_order(
         targets: Source path -> path in the template.
     """
     ordered = list(layers)
-    # Collections may hold norms apart, so that they say nothing about the order.
+    # Collections may list norms separately, so that norms do not show the order.
     wide = (
         path for path, layer in layers.items() if any(len(s.shape) > 1 for s in layer.group.specs.values())
     )
@@ -50,7 +50,7 @@ def running_order(
 
 
 def is_sorted(paths: Iterable[Key]) -> bool:
-    """Return whether the order of paths is that of their names, and so says nothing about the model."""
+    """Return whether the order of paths is that of their names, so that it does not show the model's."""
     given = list(paths)
     # A module's own leaves are sorted among its children, so that its path may be anywhere between theirs.
     parents = {path[:depth] for path in given for depth in range(len(path))}

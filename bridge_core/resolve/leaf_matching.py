@@ -47,7 +47,7 @@ class Outcome:
         mismatched: Leaves that match and differ in shape: (source name, target name).
         missing: Target leaves that nothing fills, each with its roles.
         unexpected: Source leaves that the target has no place for, with their roles.
-        keeps: What of the source the target only holds in sums.
+        stored: Roles of the source that the target only holds in sums, for the metadata to store.
     """
 
     source: Interpretation
@@ -56,7 +56,7 @@ class Outcome:
     mismatched: tuple[tuple[str, str], ...] = ()
     missing: Mapping[str, tuple[Role, ...]] = field(default_factory=dict)
     unexpected: Mapping[str, Role] = field(default_factory=dict)
-    keeps: tuple[Keep, ...] = ()
+    stored: tuple[Keep, ...] = ()
 
     @functools.cached_property
     def unchanged(self) -> frozenset[str]:
@@ -67,7 +67,7 @@ class Outcome:
     @functools.cached_property
     def summands(self) -> frozenset[str]:
         """Names of the source's leaves that the target only holds in sums."""
-        return frozenset(name for keep in self.keeps for name in keep.sources)
+        return frozenset(name for keep in self.stored for name in keep.sources)
 
 
 def match_leaves(
@@ -78,7 +78,7 @@ def match_leaves(
     Args:
         source: Interpretations of the source.
         target: Interpretations of the target.
-        auxiliary_tensors: Roles that either side may lack.
+        auxiliary_tensors: Roles that need not be on either side.
     """
     ranked: dict[tuple[int, ...], list[Outcome]] = {}
     for s in source:

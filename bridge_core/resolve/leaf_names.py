@@ -1,4 +1,4 @@
-"""Leaf names that belong to layers: what crosses frameworks only where something says what it is.
+"""Leaf names that belong to layers: such leaves are converted only where there is evidence for what they are.
 
 A tensor called ``weight`` has other axes or another name on the other side, whatever its layer is; one
 called ``cls_token`` is its module's own and the same everywhere.
@@ -34,7 +34,10 @@ _MARKS: tuple[tuple[re.Pattern[str], str], ...] = (
         re.compile(r".*_?flat_param(_\d+)?|.*fp32(_flat)?_groups"),
         "parameters that were flattened and joined; save the model's full state first",
     ),
-    (re.compile(r"shadow_params"), "averages that were kept without the names of layers"),
+    (
+        re.compile(r"shadow_params"),
+        "averages that were stored without the names of layers; save them under those names first",
+    ),
     (re.compile(r".*_orig|(weight|bias)_mask"), "a pruned layer; make the pruning permanent first"),
     (re.compile(r"(.*/)?(mean_ema|var_ema)"), "the statistics of a batch norm of Haiku"),
     (
@@ -53,7 +56,7 @@ _LAYER_OF_STACK = re.compile(r"(?<=_l)\d+(_reverse)?$")
 _SCALES = re.compile(r"scale|zero|absmax|scb", re.IGNORECASE)
 
 _OF_CODES = re.compile(r".*(scale|zero|absmax|scb|codebook).*|s|suh|svh", re.IGNORECASE)
-"""Names of what quantised layers keep next to their packed integers."""
+"""Names of what quantised layers store next to their packed integers."""
 
 _INDICES = re.compile(r"bias|mask|ind(ex|ices)|ids|pos", re.IGNORECASE)
 """Integers that a layer of plain weights may hold."""
@@ -67,7 +70,7 @@ class LayerNames:
 
     Args:
         registry: Where transforms are found.
-        source: Framework whose names the leaves have; empty if unknown, then that of any.
+        source: Framework that the leaves' names are of; empty if unknown: then names of any framework count.
         target: Framework to convert to.
     """
 
@@ -86,7 +89,7 @@ class LayerNames:
             self._neutral = {role.rpartition(".")[2] for _, role in roles - auxiliary} - {"bias"}
 
     def why(self, key: Key, specs: Mapping[str, TensorSpec], has_children: bool = False) -> str:
-        """Return why a tensor is not copied unless something says what it is; empty for a name of its own.
+        """Return why a tensor is not copied without evidence of what it is; empty for a name of its own.
 
         Args:
             key: Its key, without a collection.
@@ -122,7 +125,9 @@ class LayerNames:
             return ""  # one axis cannot be turned
         lowered = name.lower()
         if named_as_there or "weight" in lowered or "kernel" in lowered:
-            return f"{name!r} is named like a layer's tensor, whose axes differ between frameworks"
+            return (
+                f"{name!r} is named like a layer's tensor, and frameworks differ in the axes of such tensors"
+            )
         if _SCALES.search(name) and any(map(_is_code, specs.values())):
             return "it scales the quantised tensor at the same path"
         if own is not None and _is_packed(own) and not _INDICES.search(name):
@@ -149,7 +154,7 @@ class LayerNames:
     def _is_a_layers(
         self, transforms: Iterable[LayerTransform], specs: Mapping[str, TensorSpec], has_children: bool
     ) -> bool:
-        """Return whether some layer may have a leaf; some names count only where they are alone."""
+        """Return whether some layer may have a leaf; some names count only where no other leaf is."""
         for transform in transforms:
             if not transform.only_leaves:
                 return True
@@ -175,20 +180,22 @@ def _add_changed(
 ) -> None:
     """Add the names of leaves that some layer has under another name or with other axes in the target.
 
-    A name that counts only alone in one layer does so in others that may lack it: Flax's norms and batch
-    norms both have a ``scale``.
+    A name that counts only without other leaves in one layer does so in others where it is optional: Flax's
+    norms and batch norms both have a ``scale``.
     """
     same: dict[str, set[object]] = {}
     for transform in target:
         same.setdefault(transform.kind, set()).update(map(_form, transform.leaves))
     source = tuple(source)
-    alone = {leaf.parts[-1] for transform in source if transform.only_leaves for leaf in transform.leaves}
+    only_names = {
+        leaf.parts[-1] for transform in source if transform.only_leaves for leaf in transform.leaves
+    }
     for transform in source:
         for leaf in transform.leaves:
             name = leaf.parts[-1]
             changed = _form(leaf) not in same.get(transform.kind, ())
             declared = not all((transform.kind, role) in auxiliary for role in leaf.roles)
-            if changed and declared and name != "bias" and not (leaf.optional and name in alone):
+            if changed and declared and name != "bias" and not (leaf.optional and name in only_names):
                 names.setdefault(name, []).append(transform)
 
 

@@ -26,8 +26,8 @@ def part_ops(
         )
         if ops_and_shape is None:
             raise PluginError(
-                f"leaf {leaf.name!r} {list(shape)}: the axes {leaf.axes!r} do not fit {kind.leaves[role]!r}, "
-                f"those of {role!r} in the kind {kind.name!r}."
+                f"leaf {leaf.name!r} of shape {list(shape)}: expected axes that fit {kind.leaves[role]!r}, "
+                f"those of {role!r} in the kind {kind.name!r}, got {leaf.axes!r}."
             )
         parts.append(ops_and_shape)
     return tuple(parts)

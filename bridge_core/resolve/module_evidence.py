@@ -16,7 +16,7 @@ def with_model_evidence(state: FlatState, model: FlatState, registry: Registry) 
     """Return the state with a live model's module types and ties as evidence.
 
     The model's names may differ from the state's by one uniform prefix. A tensor that the model ties and
-    the state lacks is added as a tie.
+    the state does not have is added as a tie.
 
     Args:
         state: The weights.
@@ -61,7 +61,7 @@ def with_model_evidence(state: FlatState, model: FlatState, registry: Registry) 
 
 
 def _agree(one: Tensor, other: Tensor) -> bool:
-    """Tell whether two tensors hold the same values, as in a file that stores a tied tensor twice."""
+    """Return whether two tensors hold the same values, as in a file that stores a tied tensor twice."""
     if one.spec != other.spec:
         return False
     try:

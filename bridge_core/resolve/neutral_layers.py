@@ -51,11 +51,11 @@ class NeutralLayer:
         kind: Its kind; None while undecided or unclaimed.
         leaves: Names of the leaves that belong to the layer.
         candidates: Transforms that remain possible while undecided; None among them is plain parameters.
-        transforms: Framework -> transform whose layout the layer had there.
+        transforms: Framework -> transform of the layout that the layer had there.
         axis_splits: Axis of the kind -> the sizes into which it is split where the layer comes from.
         rule: Label of the rule that decided it here; empty if none did.
         unclaimed: Names of the leaves that no evidence explains.
-        origin: Framework whose names and axes undecided and unclaimed leaves have; empty if unknown.
+        origin: Framework that names and axes of undecided and unclaimed leaves are of; empty if unknown.
         misfits: Transforms for the type of its module, which the leaves do not fit.
         missing: Kind or transform that the metadata names and that no plugin provides.
         part_of: Composite kind of which the layer may be a part; empty if that is decided.
@@ -255,15 +255,17 @@ def _interpretations(
     if info.kind is None:
         native = [c for c in candidates if c is None or c.framework != "neutral"]
         undecided = Detection("undecided", candidates=tuple(native), leaves=info.leaves)
-        found = list(native_interpretations(undecided, registry.kinds, group.specs)) if native else []
+        interpretations = (
+            list(native_interpretations(undecided, registry.kinds, group.specs)) if native else []
+        )
         for candidate in candidates:
             if candidate is not None and candidate.framework == "neutral":
                 leaves = [name for name in info.leaves if name in candidate.by_name()]
                 interpretation = neutral_interpretation(
                     registry.kinds[candidate.kind], group.specs, leaves, {}
                 )
-                found += [interpretation] if interpretation is not None else []
-        return tuple(found) or (parameter_interpretation(group.specs),)
+                interpretations += [interpretation] if interpretation is not None else []
+        return tuple(interpretations) or (parameter_interpretation(group.specs),)
     kind = registry.kinds.get(info.kind)
     if kind is None:
         return (parameter_interpretation(group.specs),)
@@ -271,28 +273,31 @@ def _interpretations(
     if info.evidence not in ("rule", "module"):
         transforms = (registry.transforms.get(name) for name in info.transforms.values())
         layouts += [t for t in transforms if t is not None and t.kind == info.kind]
-    interpretations = (
+    readings = (
         neutral_interpretation(kind, group.specs, info.leaves, info.axis_splits, raw=layout)
         for layout in layouts
     )
-    return tuple(i for i in interpretations if i is not None)
+    return tuple(reading for reading in readings if reading is not None)
 
 
 def _check_rule(rule: Rule, path: Key, info: LayerInfo | None, registry: Registry) -> None:
     """Check that a rule names a kind that there is, and does not contradict what was decided before.
 
     Raises:
-        RuleError: It does.
+        RuleError: The kind is unknown, or another kind was decided before.
     """
     kinds = (*registry.kinds, PARAMETER)
     if rule.kind not in kinds:
-        raise rule.error(f"the kind {rule.kind!r} is not known. {nearest(rule.kind or '', kinds)}")
+        error = rule.error(f"unknown kind {rule.kind!r} of layers.")
+        error.hint = nearest(rule.kind or "", kinds)
+        raise error
     if info is not None and info.kind is not None and info.evidence != "rule" and info.kind != rule.kind:
-        raise rule.error(
-            f"{join_key(path)!r} is {info.kind} in the neutral form, by the evidence {info.evidence}. Give "
-            "the rule where the neutral form is made.",
+        error = rule.error(
+            f"the neutral form has {join_key(path)!r} as {info.kind!r}, by the evidence {info.evidence!r}.",
             path,
         )
+        error.hint = "Pass the rule to the step that makes the neutral form."
+        raise error
 
 
 def _ruled(kind: str, info: LayerInfo | None, registry: Registry) -> LayerInfo | None:
@@ -309,7 +314,7 @@ def _ruled(kind: str, info: LayerInfo | None, registry: Registry) -> LayerInfo |
 
 
 def _detected(detector: Detector, group: Group) -> LayerInfo:
-    """Return what the names and shapes of a layer without a record say, in neutral names."""
+    """Return the record of a layer that has none, by names and shapes, in neutral names."""
     detection = detector.detect(group)
     evidence, transform = detection.evidence, detection.transform
     if detection.is_parameters:
@@ -348,5 +353,5 @@ def _is_optional(kind: LayerKind, role: str) -> bool:
         role.endswith("bias")
         or role in kind.auxiliary_tensors
         or (kind.name, role) == ("batch_norm", "scale")
-        or (kind.name.startswith("spectral_norm") and role in ("v", "sigma"))  # frameworks keep one of them
+        or (kind.name.startswith("spectral_norm") and role in ("v", "sigma"))  # frameworks store one of them
     )

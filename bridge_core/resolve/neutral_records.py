@@ -1,4 +1,4 @@
-"""What a neutral state's metadata says of its layers, as far as it fits the tensors that are there."""
+"""The layer records of a neutral state's metadata, as far as they fit the tensors that are there."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class NeutralRecords:
         """
         is_edited = not (info.origin or specs.keys() >= set(info.leaves))
         info = self._with_origin(info, specs)
-        if is_edited:  # nobody knows the axes of what is there instead
+        if is_edited:  # the axes of what is there instead are not known
             info = replace(info, origin="")
         if not {*info.leaves, *info.unclaimed} <= specs.keys():
             leaves = tuple(name for name in info.leaves if name in specs)
@@ -124,9 +124,11 @@ def _fits(kind: LayerKind, info: LayerInfo, specs: Mapping[str, TensorSpec]) -> 
             return False
         if kind.composite:
             continue
-        for axis, found in binding.items():
-            if sizes.setdefault(axis, found) != found:
+        for axis, axis_sizes in binding.items():
+            if sizes.setdefault(axis, axis_sizes) != axis_sizes:
                 return False
     return kind.composite or all(
-        prod(found) == prod(sizes[axis]) for axis, found in info.axis_splits.items() if axis in sizes
+        prod(axis_sizes) == prod(sizes[axis])
+        for axis, axis_sizes in info.axis_splits.items()
+        if axis in sizes
     )

@@ -19,10 +19,11 @@ __all__ = ["plan_renames"]
 def plan_renames(state: FlatState, rules: NeutralRules | None, config: Mapping[str, Any] | None) -> Plan:
     """Return the plan of a neutral state, in which rules only rename and drop keys."""
     fresh = rules.fresh if rules is not None else ()
-    ruled = rule_names({key: key for key in state}, state.specs(), fresh, config)
+    names_of_source = state.metadata.source_names
+    ruled = rule_names({key: key for key in state}, state.specs(), fresh, config, names_of_source)
     for key in rules.waiting if rules is not None else ():
-        for found in (ruled.names, ruled.renamed, ruled.rearranged):
-            found.pop(key, None)
+        for keys in (ruled.names, ruled.renamed, ruled.rearranged):
+            keys.pop(key, None)
     metadata = state.metadata
     steps = []
     for key in state:
@@ -53,4 +54,5 @@ def plan_renames(state: FlatState, rules: NeutralRules | None, config: Mapping[s
         metadata=metadata,
         problems=PlanProblems(unmatched_rules=ruled.unmatched),
         notes=ruled.notes,
+        source_names=names_of_source,
     )

@@ -1,4 +1,4 @@
-"""What remains open about a layer: how to name it, and what the words of its path suggest."""
+"""What remains open about a layer: the options to name, and what the words of its path suggest."""
 
 from __future__ import annotations
 

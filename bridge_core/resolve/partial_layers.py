@@ -1,4 +1,4 @@
-"""Reading a part of a layer as what the other side has whole, where its own leaves prove nothing.
+"""Reads some leaves of a layer as the kind that the other side has, where the leaves prove nothing.
 
 A file without a batch norm's statistics holds what looks like a norm; next to a template that has all of
 it, the leaves that are there are still the batch norm's.
@@ -18,7 +18,7 @@ from bridge_core.resolve.neutral_layers import NeutralLayer
 __all__ = ["partial_source", "partial_target"]
 
 _STRONG = ("rule", "module", "metadata")
-"""Evidence that says what a layer is, whatever the other side has."""
+"""Evidence that decides what a layer is, whatever the other side has."""
 
 
 def partial_target(
@@ -30,7 +30,7 @@ def partial_target(
     *,
     needs_module: bool,
 ) -> tuple[Interpretation, ...]:
-    """Read a template as the source's kind, though its names and shapes alone do not suggest that.
+    """Read a template as the source's kind, though its names and shapes do not suggest that.
 
     Args:
         layer: The source's layer.
@@ -70,7 +70,7 @@ def partial_source(
         return
     shapes = {name: spec.shape for name, spec in layer.group.specs.items()}
     own = set(layer.leaves) if layer.kind is not None else set()
-    # What the metadata keeps of a layer comes back under its neutral name, whatever the layer is taken for.
+    # What the metadata stores of a layer comes back under its neutral name, whatever the layer is taken for.
     named_neutrally = own | (shapes.keys() & kind.auxiliary_tensors.keys())
     neutral = {name for name in named_neutrally if _is_one_axis(kind, name, shapes[name])}
     for transform in transforms.get(layer.origin, ()):

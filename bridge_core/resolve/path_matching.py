@@ -1,4 +1,4 @@
-"""Matching layer paths of a source to those of a target, though lists and prefixes are named otherwise.
+"""Matching layer paths of a source to those of a target, where lists and prefixes have other names.
 
 torch writes ``layers.0``, Linen ``layers_0``, NNX ``("layers", 0)``: a trailing ``_<number>`` counts as a
 part of its own when no exact match exists.
@@ -49,7 +49,7 @@ def match_paths(
     Args:
         source: The source's paths.
         target: The target's paths.
-        fits: Tells of a source path and a target path whether their shapes agree; rivals are asked.
+        fits: Returns whether the shapes at a source path and a target path agree; decides between rivals.
     """
     sources, targets = tuple(source), tuple(target)
     by_name = _unique(targets)

@@ -16,7 +16,7 @@ _NUMBERED = re.compile(r"(.+)_(\d+)")
 
 
 def renamed(path: Key, removed: Key, added: Key) -> Key:
-    """Return the normal form of a path, a prefix exchanged for another; the same if it lacks the prefix."""
+    """Return the normal form of a path, a prefix exchanged for another; unchanged without that prefix."""
     name = normal_form(path)
     if removed:
         if name[: len(removed)] != removed:

@@ -64,7 +64,7 @@ class PlanBuilder:
         }
         waiting = {key for rule in request.state.metadata.rules or () for key in rule.pending}
         self.crossing = Crossing(
-            request.registry, request.framework.name, request.permissions, request.origin, waiting
+            request.registry, request.framework.name, request.permissions, request.names_of, waiting
         )
         self._proven: dict[tuple[int, bool], bool] = {}
         self._is_usual = functools.cache(functools.partial(is_usual, request.registry))
@@ -87,7 +87,7 @@ class PlanBuilder:
         self._untied_ops: dict[Key, tuple[Op, ...]] = {}
         self._turns: dict[Key, list[tuple[Key, tuple[Op, ...]]]] = {}
         self.notes: list[str] = []
-        self.axis_order = AxisOrder(request.registry, request.framework, request.origin)
+        self.axis_order = AxisOrder(request.registry, request.framework, request.origin, request.shown)
         self.rivals: Rivals | None = None
 
     def apply_rules(self, target_key: Callable[[Key], Key]) -> None:
@@ -133,19 +133,19 @@ class PlanBuilder:
             targets = tuple([names[name] for name in move.targets])
             kind = PARAMETER if move.sources[0] in outcome.unchanged else outcome.source.kind
             auxiliary = None if outcome.summands.isdisjoint(move.sources) else sources[0]
-            found = evidence
+            leaf_evidence = evidence
             if kind == PARAMETER:
-                found = self.crossing.evidence(layer, move.sources[0], evidence, templated=templated)
+                leaf_evidence = self.crossing.evidence(layer, move.sources[0], evidence, templated=templated)
             if len(targets) == 1:
-                self.filled[targets[0]] = Filled(sources, move.ops, kind, found, auxiliary, rule)
+                self.filled[targets[0]] = Filled(sources, move.ops, kind, leaf_evidence, auxiliary, rule)
             else:
-                self.shared.append(Step(sources, targets, move.ops, kind, found, auxiliary, rule))
+                self.shared.append(Step(sources, targets, move.ops, kind, leaf_evidence, auxiliary, rule))
             for source in sources:
                 self.used[source] = targets[0]
 
     def store_summands(self, layer: NeutralLayer, outcome: Outcome, path: Key) -> None:
         """Let the metadata store what the target only holds in sums, under the layer's path there."""
-        for keep in outcome.keeps:
+        for keep in outcome.stored:
             sources = tuple(layer.group.keys[name] for name in keep.sources)
             key = leaf_path(path, keep.role)
             self.keeps.append(Step(sources, (), keep.ops, outcome.source.kind, "residual", key))
@@ -172,18 +172,18 @@ class PlanBuilder:
             if kind is not None and (kind, name) in self.auxiliary_tensors:
                 drop = Drop(0, layer.group.specs[name])
                 self.constants.append(Step((key,), (), (drop,), kind, "residual", (*path, name)))
-                self.dropped.append(Dropped(key, "kept in the metadata", kept=True))
-            elif self.request.permissions.may_leave_out(key, self._origin(key)):
+                self.dropped.append(Dropped(key, "stored in the metadata", kept=True))
+            elif self.request.permissions.may_leave_out(*self.request.names_of(key)):
                 self.dropped.append(Dropped(key, "allowed as unexpected"))
             elif form is not None and name in form.unsupported_leaves:
                 self.unsupported[key] = form.unsupported_leaves[name]
             elif kind not in (None, PARAMETER) and all(t.kind != kind for t in self.request.transforms):
-                self.unsupported[key] = f"{self.framework.name} has no form of {kind}"
+                self.unsupported[key] = f"{self.framework.name} has no layer of the kind {kind}"
             else:
                 self.unexpected.append(key)
 
     def fill_zeros(self, key: Key, spec: TensorSpec, kind: str, roles: Iterable[Role]) -> None:
-        """Fill a target that means nothing if it is zero, and that the source lacks.
+        """Fill a target that has no effect if it is zero, and that the source does not have.
 
         What another framework adds to a second tensor gets the zero that changes no sum.
         """
@@ -192,7 +192,7 @@ class PlanBuilder:
         self.constants.append(Step((), (key,), (fill,), kind, "zero"))
 
     def refuses(self, layer: NeutralLayer) -> bool:
-        """Note a layer that cannot go to the framework whatever the template is; return whether it is one."""
+        """Return whether a layer cannot be converted, whatever the template is, and note why."""
         if layer.missing and layer.origin != self.framework.name:
             why = missing_provider(
                 layer.missing, self.request.state.metadata.providers, self.request.registry
@@ -210,7 +210,9 @@ class PlanBuilder:
         name = layer.transforms.get(self.framework.name)
         if layer.kind is None or name is None or name in self.request.registry.transforms:
             return ""
-        return f"no installed plugin provides {name!r}, the layout that it had in {self.framework.name}"
+        return (
+            f"no installed plugin provides {name!r}, the layout that the layer had in {self.framework.name}"
+        )
 
     def note_info(
         self,
@@ -260,7 +262,7 @@ class PlanBuilder:
         return not crosses or self.crossing.returns(layer, unclaimed)
 
     def _note_unclaimed(self, path: Key, layer: NeutralLayer, names: tuple[str, ...]) -> None:
-        """Note whose names and axes copied leaves have, where their names would say something else."""
+        """Record the origin of copied leaves, where their names would suggest another."""
         if not names or layer.origin in ("", self.framework.name):
             return
         shapes = {name: layer.group.specs[name].shape for name in names}
@@ -302,6 +304,7 @@ class PlanBuilder:
         metadata = self.request.state.metadata.with_(
             layers=self.infos,
             modules={},
+            source_names={},
             ties={**self._carried_ties(), **self.ties},
             collections=self.unusual_collections if has_collections else self._carried_collections(),
             empty=empty if has_collections else self.request.state.metadata.empty,
@@ -332,7 +335,7 @@ class PlanBuilder:
         )
 
     def _check_owners(self) -> None:
-        """Check that no layer becomes what a rule makes.
+        """Check that a rule and the automatic match do not fill one target.
 
         Raises:
             RuleError: One does.
@@ -342,11 +345,10 @@ class PlanBuilder:
             if step.evidence != "rule":
                 sources_of.update((key, step.sources) for key in step.targets if key in self.owners)
         for target, sources in sources_of.items():
-            other = f"{join_key(self._origin(sources[0]))!r} becomes" if sources else "a constant fills"
-            raise self.owners[target].error(f"it makes this tensor, and {other} it by itself.", target)
-
-    def _origin(self, key: Key) -> Key:
-        return self.request.origin.get(key, key)
+            other = f"{self.request.shown(sources[0])!r} matches" if sources else "a constant fills"
+            error = self.owners[target].error(f"the rule makes this tensor, and {other} it already.", target)
+            error.hint = "Drop the source tensor by a rule, or remove this rule."
+            raise error
 
     def _without_tied(self) -> tuple[Key, ...]:
         """Return the unexpected keys without those that are one tensor with a key that was moved.
@@ -377,7 +379,7 @@ class PlanBuilder:
         parts = [((moved,), ops)]
         parts += [((other,), simplify_chain((*t, *ops))) for other, t in (*turns, (key, turn))]
         sources = (*fill.sources, key)
-        equal = equal_or_refused(parts, target, self._origin)
+        equal = equal_or_refused(parts, target, self.request.shown)
         try:
             chain_specs(tuple(map(state.spec, sources)), equal)
         except PlanError:

@@ -1,8 +1,8 @@
 """Patterns that begin with a collection, as the names do that ``inspect`` prints: ``params.blocks_0.**``.
 
-Rules see keys without their collection. A pattern whose first part is a collection is read so where it
-matches no key as it is written: then the first part only says which collection the keys are in. A module that
-has the name of a collection is thus addressed by its path, or by its whole printed name.
+Rules see keys without their collection. Where a pattern begins with a collection and matches no key, the
+first part is read as the collection that the keys are in. So a module with the name of a collection is
+addressed by its path, or by its full printed name.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class NamedSide:
         self.names = names
         self._elsewhere = elsewhere
         self._outside: dict[str, frozenset[Key]] = {}
-        self._heads: set[str] | None = None
+        self._first_parts: set[str] | None = None
 
     def read(self, pattern: Pattern, *, of_paths: bool = False) -> Pattern:
         """Return a pattern without the collection that it begins with.
@@ -71,10 +71,10 @@ class NamedSide:
         return pattern.within(head, self._outside[head])
 
     def _has(self, pattern: Pattern, head: str, of_paths: bool) -> bool:
-        """Tell whether the side has names that the pattern matches as it is written."""
-        if self._heads is None:
-            self._heads = {name[0] for name in self.names if name}
-        if head not in self._heads:
+        """Return whether the side has names that the pattern matches with its first part."""
+        if self._first_parts is None:
+            self._first_parts = {name[0] for name in self.names if name}
+        if head not in self._first_parts:
             return False
         own = (name for name in self.names if name and name[0] == head)
         if of_paths:
@@ -93,12 +93,12 @@ def side_of(state: FlatState, registry: Registry) -> NamedSide:
     names = collections.names(state)
     recorded = state.metadata.collections
 
-    def elsewhere(wanted: str) -> Iterable[Key]:
+    def elsewhere(collection_name: str) -> Iterable[Key]:
         for key, name in names.items():
             collection = collections.split(key)[0] or recorded.get(key)
-            if collection is None and wanted != collections.default:
+            if collection is None and collection_name != collections.default:
                 collection = collections.of("", name[-1])  # a bare tree does not show it
-            if collection not in (None, wanted):
+            if collection not in (None, collection_name):
                 yield name
 
     return NamedSide(framework.collections, names.values(), elsewhere)
@@ -119,7 +119,7 @@ def neutral_side(state: FlatState, keys: Iterable[Key], layout: str, registry: R
     collections = VariableCollections(framework.collections)
     metadata = state.metadata
 
-    def elsewhere(wanted: str) -> Iterable[Key]:
+    def elsewhere(collection_name: str) -> Iterable[Key]:
         for key in keys:
             collection = metadata.collections.get(key)
             if collection is None:
@@ -127,14 +127,14 @@ def neutral_side(state: FlatState, keys: Iterable[Key], layout: str, registry: R
                 info = metadata.layers.get(path)
                 of_layer = info is not None and leaf in info.leaves
                 collection = collections.of(info.kind if info is not None and of_layer else None, leaf)
-            if collection != wanted:
+            if collection != collection_name:
                 yield key
 
     return NamedSide(framework.collections, keys, elsewhere)
 
 
 def unseen_side(layout: str, registry: Registry) -> NamedSide:
-    """Return the side of a framework whose names are not known."""
+    """Return a framework's side without names, for a state that is not known."""
     framework = registry.frameworks.get(layout)
     return NamedSide(framework.collections if framework is not None else ())
 
@@ -143,7 +143,7 @@ def read_printed(rule: Rule, source: NamedSide, target: NamedSide) -> Rule:
     """Return a rule whose patterns leave out the collections that they begin with.
 
     Args:
-        rule: The rule, as it is read in the conversion.
+        rule: The rule, in the direction of the conversion.
         source: The names that its sources are about.
         target: The names that its targets are about.
     """
@@ -173,7 +173,7 @@ def without_collections(
     """Return rules whose patterns leave out the collections that they begin with.
 
     Args:
-        rules: The rules, as they are read from the source to the target.
+        rules: The rules, in the direction from the source to the target.
         source: The source; None if it is not known.
         target: The target, or its template; None if it is not known.
         registry: Where frameworks are found.
@@ -224,8 +224,8 @@ def refuse_unclear_target(rule: Rule, registry: Registry) -> None:
     for framework in registry.frameworks.values():
         if head in framework.collections:
             error: RuleError = rule.error(
-                f"{head!r} is a collection in {framework.name}, and a module elsewhere; the neutral form "
-                "does not show which framework follows."
+                f"the target begins with {head!r}, which is a collection in {framework.name} and a module in "
+                "others, and the framework that follows the neutral form is not known."
             )
             error.hint = "Write source = ... and target = ... at the top of the rule file (layouts=)."
             raise error

@@ -50,8 +50,8 @@ def rules_from(
 
     Args:
         state: The source.
-        rules: The rules as they are read here.
-        registry: Where frameworks are found.
+        rules: The rules, in the direction of the conversion.
+        registry: Where frameworks are readable_rules.
         config: The checkpoint's config, if one is known.
         to: The framework of the target; neutral if it is not known.
         like: The target's template, if it is known.
@@ -61,7 +61,7 @@ def rules_from(
     """
     source = side_of(state, registry)
     seen = None if like is None else side_of(like.replace(layout=to), registry)
-    found = []
+    readable_rules = []
     for rule in rules:
         check_kind(rule, registry.kinds, state.layout or "")
         layout = to if to != "neutral" or rule.layouts is None else rule.layouts[1]
@@ -69,9 +69,9 @@ def rules_from(
         if layout == "neutral":
             refuse_unclear_target(read, registry)
         if read.action != "layer" or rule_holds(read, config):
-            found.append(read)
-    _check_layers(found)
-    return share_default_paths(found, {source.default})
+            readable_rules.append(read)
+    _check_layers(readable_rules)
+    return share_default_paths(readable_rules, {source.default})
 
 
 def _check_layers(rules: Iterable[Rule]) -> None:
@@ -117,9 +117,13 @@ def recorded_rules(
     pending: dict[int, list[Key]] = {}
     for key, rule in taken.items():
         if rule.layouts is not None and rule.layouts[1] == "neutral":
-            error = rule.error("it rearranges tensors, and the neutral form holds them as they are.", key)
+            error = rule.error(
+                "the rule rearranges tensors, and its target is the neutral form, which does not.",
+                key,
+            )
             error.hint = (
-                "Name the framework that the rule leads to: target = ... at the top of the file (layouts=)."
+                'Write the framework that the rule leads to at the top of the rule file: target = "flax" '
+                "(layouts=)."
             )
             raise error
         pending.setdefault(id(rule), []).append(names[key])
@@ -153,7 +157,7 @@ def rules_towards(state: FlatState, rules: Iterable[Rule], registry: Registry, t
 
     Args:
         state: The neutral state.
-        rules: The rules as they are read here.
+        rules: The rules, in the direction of the conversion.
         registry: Where frameworks are found.
         to: The framework of the target, or neutral.
     """
@@ -174,7 +178,7 @@ def rules_towards(state: FlatState, rules: Iterable[Rule], registry: Registry, t
         if rule.action in ("layer", "fill"):
             done.append(rule)
         elif rule.layouts is not None and identity_of_rule(rule.reversed()) in records:
-            if rule.action != "rearrange":  # what was to be rearranged is still as it was
+            if rule.action != "rearrange":  # what was to be rearranged is unchanged
                 fresh.append(replace(rule, optional=True))
         elif unrecorded and rule.layouts is not None and rule.action != "rearrange":
             done.append(rule)
@@ -200,13 +204,13 @@ def _by_identity(records: Iterable[RecordedRule]) -> dict[RuleIdentity, Recorded
     """Return the records by what they have in common with their rules; two of one rule become one."""
     from bridge_core.rules import identity_of_record
 
-    found: dict[RuleIdentity, RecordedRule] = {}
+    merged: dict[RuleIdentity, RecordedRule] = {}
     for record in records:
         identity = identity_of_record(record)
-        other = found.get(identity)
+        other = merged.get(identity)
         pending = record.pending if other is None else tuple(dict.fromkeys((*other.pending, *record.pending)))
-        found[identity] = replace(other or record, pending=pending)
-    return found
+        merged[identity] = replace(other or record, pending=pending)
+    return merged
 
 
 def with_fresh(
@@ -250,7 +254,7 @@ def towards(
 
     Args:
         state: The neutral state.
-        given: The rules that are given, as they are read here.
+        given: The rules that are given, in the direction of the conversion.
         registry: Where frameworks are found.
         to: Name of the framework.
         like: The target's template, if it is known.
@@ -274,7 +278,7 @@ def towards(
         pending = tuple(key for key in record.pending if key in state)
         rule = by_identity.get(identity)
         if rule is None and source == to:
-            continue  # the tensors are as they were there
+            continue  # the tensors still have the names and axes of that framework
         if rule is None and leads_to in ("", to):
             rule = read_recorded(record)
         if rule is None:
@@ -300,6 +304,7 @@ def _why(record: RecordedRule, problem: str) -> str:
     source, target = record.layouts
     between = f" from {source} to {target}" if target else ""
     return (
-        f"rule {record.label}{between} has still to rearrange it, {problem}. Pass the rules that the neutral "
-        "form was made with, rules=... (--rules FILE); or drop the tensor by a rule"
+        f"rule {record.label}{between} has not rearranged it yet, {problem}. Pass rules=... (--rules FILE) "
+        "with the "
+        "rules that the neutral form was made with, or drop the tensor by a rule"
     )

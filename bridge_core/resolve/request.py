@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,13 +11,13 @@ from bridge_core.plan import Step
 from bridge_core.plugins import Framework, Registry
 from bridge_core.resolve.neutral_layers import NeutralLayer
 from bridge_core.rules import Permissions
-from bridge_core.state import FlatState, Key
+from bridge_core.state import FlatState, Key, join_key
 
 if TYPE_CHECKING:
     from bridge_core.resolve.rule_instance import BoundRule
     from bridge_core.rules import Rule
 
-__all__ = ["Ordered", "Request"]
+__all__ = ["Ordered", "Request", "shown_names"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Request:
         framework: The target's adapter.
         layers: The state's layers by path.
         permissions: What may be guessed and left out.
-        origin: Neutral key -> key in the original source, which patterns also see.
+        origin: Neutral key -> source key of the conversion that the plan is the second step of.
         rules: Rules that fix kinds.
         ordered: What rules order; the state above is without what they take.
     """
@@ -67,7 +67,35 @@ class Request:
     rules: tuple[Rule, ...]
     ordered: Ordered
 
+    def names_of(self, key: Key) -> tuple[Key, ...]:
+        """Return the names of a neutral tensor that patterns see: its own, and those of its sources."""
+        names = (key, self.origin.get(key, key), self.state.metadata.source_names.get(key, key))
+        return tuple(dict.fromkeys(names))
+
+    def shown(self, key: Key) -> str:
+        """Return the name that a message gives a neutral tensor: that of its source comes first."""
+        return shown_names(self.origin, self.ordered.state.metadata.source_names)(key)
+
     @property
     def transforms(self) -> tuple[LayerTransform, ...]:
         """The target framework's transforms."""
         return self.registry.checked_transforms_of.get(self.framework.name, ())
+
+
+def shown_names(origin: Mapping[Key, Key], source_names: Mapping[Key, Key]) -> Callable[[Key], str]:
+    """Return the function that gives the name which a message shows for a neutral key.
+
+    Args:
+        origin: Neutral key -> source key of the conversion that the plan is the second step of.
+        source_names: Neutral key -> key in what the neutral state was made from.
+    """
+
+    def shown(key: Key) -> str:
+        from bridge_core.plan import name_with_source
+
+        given = origin.get(key)
+        if given is not None and source_names.get(key, given) == given:
+            return join_key(given)
+        return name_with_source(key, source_names)
+
+    return shown

@@ -36,7 +36,7 @@ def find_rivals(
         sources: The source's paths.
         by_name: Name of each target path in normal form -> path.
         chosen: The best match among the prefixes that most paths share.
-        fits: Tells of a source path and a target path whether their shapes agree.
+        fits: Returns whether the shapes at a source path and a target path agree.
     """
     source_of = {normal_form(path): path for path in sources}
     pairs: dict[Key, list[tuple[Key, Key]]] = {}
@@ -45,17 +45,17 @@ def find_rivals(
             target = by_name.get(chosen.added + rest)
             if target is not None:
                 pairs.setdefault(prefix, []).append((path, target))
-    found = _alike(pairs, chosen.removed, chosen.matches, len(by_name), 1, fits)
-    if found is not None:
-        return Rivals(_as_written(found[0], sources), "source", found[1])
+    alike = _alike(pairs, chosen.removed, chosen.matches, len(by_name), 1, fits)
+    if alike is not None:
+        return Rivals(_as_written(alike[0], sources), "source", alike[1])
     pairs = {}
     for name, target in by_name.items():
         for prefix, rest in _cuts(name):
             source = source_of.get(chosen.removed + rest)
             if source is not None:
                 pairs.setdefault(prefix, []).append((source, target))
-    found = _alike(pairs, chosen.added, chosen.matches, len(source_of), 0, fits)
-    return None if found is None else Rivals(_as_written(found[0], by_name.values()), "template", found[1])
+    alike = _alike(pairs, chosen.added, chosen.matches, len(source_of), 0, fits)
+    return None if alike is None else Rivals(_as_written(alike[0], by_name.values()), "template", alike[1])
 
 
 def _cuts(name: Key) -> Iterable[tuple[Key, Key]]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from bridge_core.errors import RuleError
 from bridge_core.resolve.key_matching import Captures, matched_keys
 from bridge_core.resolve.rule_instance import BoundRule, RuleInstance
 from bridge_core.rules import Rule
-from bridge_core.state import Key, TensorSpec
+from bridge_core.state import Key, TensorSpec, join_key
 
 __all__ = ["bind_rule", "check_disjoint", "keys_taken_by", "rule_conflict"]
 
@@ -23,14 +23,16 @@ def bind_rule(
     sources: Mapping[Key, TensorSpec],
     targets: Mapping[Key, TensorSpec] | None,
     config: Mapping[str, Any] | None,
+    shown: Callable[[Key], str] = join_key,
 ) -> tuple[BoundRule, ...]:
     """Return the instances of a rule that rearranges tensors; an optional one needs a target with its keys.
 
     Args:
         rule: The rule, read from source to target.
-        sources: The keys it may take, without a collection head.
+        sources: The keys it may take, without a collection.
         targets: The target's keys, likewise; None if they are not known.
         config: The checkpoint's config, if one is known.
+        shown: Gives the name of a source key in messages.
 
     Raises:
         RuleError: Keys of an instance are missing, or its tensors do not fit.
@@ -40,7 +42,7 @@ def bind_rule(
     if rule.optional and targets is not None and not in_target:
         return ()
     instances = (
-        (RuleInstance(rule, captures, sources, targets, in_target.get(captures, {}), config), keys)
+        (RuleInstance(rule, captures, sources, targets, in_target.get(captures, {}), config, shown), keys)
         for captures, keys in matched.items()
     )
     bound_rules = tuple(bound for one, keys in instances if (bound := one.bind(keys)) is not None)
@@ -57,7 +59,7 @@ def keys_taken_by(
 
     Args:
         rule: The rule, read from source to target.
-        sources: The keys it may take, without a collection head.
+        sources: The keys it may take, without a collection.
         config: The checkpoint's config, if one is known.
     """
     taken: set[Key] = set()
@@ -67,8 +69,12 @@ def keys_taken_by(
     return frozenset(taken)
 
 
-def check_disjoint(bound_rules: Iterable[BoundRule]) -> None:
+def check_disjoint(bound_rules: Iterable[BoundRule], shown: Callable[[Key], str] = join_key) -> None:
     """Check that no two instances of rules take one key, or make one key.
+
+    Args:
+        bound_rules: The instances.
+        shown: Gives the name of a source key in messages.
 
     Raises:
         RuleError: Two do; it names both rules.
@@ -79,16 +85,23 @@ def check_disjoint(bound_rules: Iterable[BoundRule]) -> None:
             for key in getattr(bound, side):
                 other = owner.setdefault(key, bound)
                 if other is not bound:
-                    raise rule_conflict(bound.rule, other.rule, what, key)
+                    name = shown(key) if side == "sources" else join_key(key)
+                    raise rule_conflict(bound.rule, other.rule, what, key if name == join_key(key) else name)
 
 
-def rule_conflict(rule: Rule, other: Rule, what: str, key: Key) -> RuleError:
+def rule_conflict(rule: Rule, other: Rule, what: str, key: Key | str) -> RuleError:
     """Return the error for two rules that match, take or make one tensor."""
-    named = f"{other} ({other.origin})" if other.origin else str(other)
-    who = f"it and {named} both" if rule != other else "two instances of it"
-    error = rule.error(f"{who} {what} this tensor.", key)
-    error.hint = "Make the patterns disjoint, or remove one of the rules."
-    return error
+    if rule == other:
+        text = f"two instances of {rule} {what} this tensor."
+    else:
+        texts = (str(one).removeprefix("rule ") for one in (rule, other))
+        first, second = (
+            f"{text} ({one.origin})" if one.origin else text
+            for text, one in zip(texts, (rule, other), strict=True)
+        )
+        text = f"two rules {what} this tensor: {first} and {second}."
+    hint = "Make the patterns disjoint, or remove one of the rules."
+    return RuleError(text, path=rule.origin or None, key=key, hint=hint)
 
 
 def _check_blocks(rule: Rule, bound_rules: Iterable[BoundRule]) -> None:
@@ -97,7 +110,7 @@ def _check_blocks(rule: Rule, bound_rules: Iterable[BoundRule]) -> None:
     Its parts may be in the names of several tensors, so that no single instance of the rule shows a gap.
 
     Raises:
-        RuleError: It does not.
+        RuleError: The index has a gap, or its last block is not complete.
     """
     index = rule.flat_index
     if index is None:
@@ -119,8 +132,8 @@ def _check_blocks(rule: Rule, bound_rules: Iterable[BoundRule]) -> None:
             shown = ", ".join(itertools.islice(holes, _MOST_SHOWN))
             more = count - len(wholes) - _MOST_SHOWN
             raise rule.error(
-                f"with '{index}', {index.whole} must count from 0 in whole blocks of {block}; "
-                f"{index.whole} = {shown}{f' and {more} more' if more > 0 else ''} "
-                f"{'is' if count - len(wholes) == 1 else 'are'} not there.",
+                f"with '{index}', expected {index.whole} to count from 0 in complete blocks of {block}; "
+                f"{count - len(wholes)} missing: {index.whole} = {shown}"
+                f"{f' and {more} more' if more > 0 else ''}.",
                 wholes[max(wholes)],
             )

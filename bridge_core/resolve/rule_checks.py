@@ -26,7 +26,7 @@ def rule_problems(
 
     Args:
         rules: Rules, read from source to target.
-        sources: The source's names without a collection head, with their specs.
+        sources: The source's names without a collection, with their specs.
         targets: The target's.
         config: The checkpoint's config, if one is known.
     """
@@ -61,7 +61,7 @@ def _bind(
 
 
 def _holds(rule: Rule, config: Mapping[str, Any] | None) -> bool:
-    """Tell whether a rule's conditions hold; one that needs a config which is not there was told before."""
+    """Return whether a rule's conditions hold; that a config is missing is reported elsewhere."""
     try:
         return rule_holds(rule, config)
     except RuleError:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bridge_core.axes import ELLIPSIS, Rearrangement, rearrange
 from bridge_core.errors import BridgeError, PlanError, RuleError
+from bridge_core.messages import nearest
 from bridge_core.ops import Cast, Offset, Op, Pad, Parallel, Unpad, chain_specs, simplify_chain
 from bridge_core.resolve.key_matching import Captures, MatchedKeys, Place, counted, list_lengths
 from bridge_core.rules import Call, Rule, resolve_sizes
@@ -52,6 +53,7 @@ class RuleInstance:
         targets: The target's keys, likewise; None if they are not known.
         in_target: The target's keys that match this instance.
         config: The checkpoint's config, if one is known.
+        shown: Gives the name of a source key in messages.
     """
 
     def __init__(
@@ -62,8 +64,10 @@ class RuleInstance:
         targets: Mapping[Key, TensorSpec] | None,
         in_target: MatchedKeys,
         config: Mapping[str, Any] | None,
+        shown: Callable[[Key], str] = join_key,
     ) -> None:
         self.rule = rule
+        self._shown = shown
         self.captures = dict(captures)
         self.sources = sources
         self.targets = targets
@@ -86,24 +90,28 @@ class RuleInstance:
         if rule.when.of_target and not self._makes_what_is_asked(keys, specs):
             return None
         try:
-            bound, made = self._made(keys, specs, self._wanted())
+            bound, made = self._made(keys, specs, self._target_specs())
             if rule.when.of_target and not rule.applies(made[0].shape, self.config):
                 return None
             self._check(bound, made)
         except (PlanError, RuleError) as err:
-            raise self._named(err, keys[0][0]) from err
+            raise self._named(err, self._shown_key(keys[0][0])) from err
         return bound
 
     def _makes_what_is_asked(self, keys: Keys, specs: tuple[TensorSpec, ...]) -> bool:
-        """Tell whether the conditions on the target hold, if that can be told without knowing it."""
+        """Return whether the conditions on the target hold; True where only the target would show it."""
         try:
             _, made = self._made(keys, specs, None)
         except (PlanError, RuleError):
             return True
         return self.rule.applies(made[0].shape, self.config)
 
-    def _named(self, error: BridgeError, key: Key) -> BridgeError:
-        """Return the error with the rule's name, if it lacks that."""
+    def _shown_key(self, key: Key) -> Key | str:
+        name = self._shown(key)
+        return key if name == join_key(key) else name
+
+    def _named(self, error: BridgeError, key: Key | str) -> BridgeError:
+        """Return the error with the rule's name and the tensor's, if it does not have them."""
         if isinstance(error, RuleError) and (error.path is not None or error.message.startswith("rule ")):
             error.key = error.key or key
             return error
@@ -112,7 +120,7 @@ class RuleInstance:
         return named
 
     def may_hold(self, matched: MatchedKeys) -> bool:
-        """Tell whether the rule's conditions hold, or may hold once the target is known."""
+        """Return whether the rule's conditions hold, or may hold once the target is known."""
         if not self.rule.when.of_target or not self._holds(matched):
             return self._holds(matched)
         try:
@@ -121,7 +129,7 @@ class RuleInstance:
             return True
 
     def _holds(self, matched: MatchedKeys) -> bool:
-        """Tell whether the conditions hold by the sources; what is missing is reported later."""
+        """Return whether the conditions hold by the sources; what is missing is reported later."""
         if self.rule.when.of_target:
             return self._ranks_hold(matched)
         if 0 not in matched:
@@ -130,7 +138,7 @@ class RuleInstance:
         return self.rule.applies(self.sources[first].shape, self.config)
 
     def _ranks_hold(self, matched: MatchedKeys) -> bool:
-        """Tell whether the sources can become targets of the rank that is asked for."""
+        """Return whether the sources can become targets of the rank that is asked for."""
         ranks = {number: len(self.sources[key].shape) for number, g in matched.items() for key in g.values()}
         equation = self.rule.equation
         if equation is None:
@@ -160,20 +168,18 @@ class RuleInstance:
         count = 0
         for number, names in enumerate(list_axes):
             row = matched.get(number, {})
-            lacking = math.prod(self.sizes.get(name, 0) for name in names) - len(row)
-            if lacking > 0:  # a name may hold any number, so nothing is done for each of them
-                count += lacking
+            holes_count = math.prod(self.sizes.get(name, 0) for name in names) - len(row)
+            if holes_count > 0:  # a name may hold any number, so nothing is done for each of them
+                count += holes_count
                 holes = (place for place in self._places(names) if place not in row)
                 shown = itertools.islice(holes, _MOST_SHOWN - min(len(missing), _MOST_SHOWN))
                 missing += [join_key(self._key(number, names, place)) for place in shown]
         if count:
             more = f" and {count - len(missing)} more" if count > len(missing) else ""
-            verb = "is" if count == 1 else "are"
             one = next(key for group in matched.values() for key in group.values())
-            text = (
-                f"it takes this tensor together with others, and {', '.join(missing)}{more} {verb} not there."
-            )
-            raise self.rule.error(text, one)
+            what = "source tensor is" if count == 1 else "source tensors are"
+            text = f"{count} {what} missing that the rule takes with this one: {', '.join(missing)}{more}."
+            raise self.rule.error(text, self._shown_key(one))
         return tuple(
             tuple(matched[number][place] for place in self._places(names))
             for number, names in enumerate(list_axes)
@@ -190,16 +196,16 @@ class RuleInstance:
         self,
         keys: Keys,
         specs: tuple[TensorSpec, ...],
-        wanted: Mapping[Key, TensorSpec | None] | None,
+        target_specs: Mapping[Key, TensorSpec | None] | None,
     ) -> tuple[BoundRule, tuple[TensorSpec, ...]]:
         rule = self.rule
         owners = [number for number, group in enumerate(keys) for _ in group]
-        before = self._calls(rule.before, owners, specs, wanted, 0)
+        before = self._calls(rule.before, owners, specs, target_specs, 0)
         called = tuple(chain_specs((spec,), chain)[0] for spec, chain in zip(specs, before, strict=True))
         sizes = {name: n for name, n in self.sizes.items() if rule.equation and name in self._axes()}
         if rule.equation is not None:
             resized = any(call.name in ("pad", "unpad") for call in rule.after)
-            known = None if wanted is None or resized else wanted.values()
+            known = None if target_specs is None or resized else target_specs.values()
             shapes = None if known is None else [spec.shape if spec is not None else None for spec in known]
             moved = rearrange(rule.equation, called, sizes=sizes, list_axes=rule.list_axes, wanted=shapes)
         else:
@@ -207,9 +213,9 @@ class RuleInstance:
         targets = tuple(self._targets(moved.sizes))
         twice = next((k for k, n in Counter(key for _, key in targets).items() if n > 1), None)
         if twice is not None:
-            raise rule.error("it makes this tensor twice.", twice)
+            raise rule.error("the rule makes this tensor twice.", twice)
         numbers = [number for number, _ in targets]
-        made = {key: wanted.get(key) if wanted else None for _, key in targets}
+        made = {key: target_specs.get(key) if target_specs else None for _, key in targets}
         after = self._calls(rule.after, numbers, moved.specs, made, 1)
         ops = simplify_chain((Parallel(before), *moved.ops, Parallel(after)))
         sources = tuple(key for group in keys for key in group)
@@ -229,17 +235,19 @@ class RuleInstance:
         """
         for key, spec in zip(bound.targets, made, strict=True):
             if spec.nbytes > _LARGEST:
-                raise self.rule.error(f"it makes {join_key(key)!r} of {spec.nbytes} bytes.")
+                raise self.rule.error(
+                    f"the rule makes {join_key(key)!r} of {spec.nbytes} bytes; no file holds it."
+                )
         if self.targets is None:
             return
         for key, spec in zip(bound.targets, made, strict=True):
             known = self.targets.get(key)
             if known is None:
-                raise self._lacking(key)
+                raise self._no_target(key)
             if known.shape != spec.shape:
-                raise self.rule.error(f"it makes {spec} where the target has {known}.", key)
+                raise self.rule.error(f"the target has {known}; the rule makes {spec}.", key)
 
-    def _wanted(self) -> dict[Key, TensorSpec | None] | None:
+    def _target_specs(self) -> dict[Key, TensorSpec | None] | None:
         """Return the target's tensors of this instance in order, and note the lengths of its list axes.
 
         Raises:
@@ -258,11 +266,13 @@ class RuleInstance:
             row = self.in_target.get(number, {})
             if row and math.prod(self.sizes[name] for name in names) > len(row):
                 hole = next(place for place in self._places(names) if place not in row)
-                raise self._lacking(self._target(number, hole))
+                raise self._no_target(self._target(number, hole))
         return {key: self.targets.get(key) for _, key in self._targets(self.sizes)}
 
-    def _lacking(self, key: Key) -> RuleError:
-        return self.rule.error(f"it makes {join_key(key)!r}, which the target does not have.")
+    def _no_target(self, key: Key) -> RuleError:
+        error = self.rule.error(f"the rule makes {join_key(key)!r}, which the target does not have.")
+        error.hint = nearest(join_key(key), map(join_key, self.targets or ()))
+        return error
 
     def _targets(self, sizes: Mapping[str, int]) -> Iterator[tuple[int, Key]]:
         """Yield the targets, each with the number of its pattern."""
@@ -280,16 +290,16 @@ class RuleInstance:
         calls: tuple[Call, ...],
         numbers: list[int],
         specs: tuple[TensorSpec, ...],
-        wanted: Mapping[Key, TensorSpec | None] | None,
+        target_specs: Mapping[Key, TensorSpec | None] | None,
         side: int,
     ) -> tuple[tuple[Op, ...], ...]:
-        """Return the ops that calls stand for, tensor by tensor."""
-        goals = list(wanted.values()) if wanted is not None and side == 1 else [None] * len(specs)
+        """Return the ops of calls, tensor by tensor."""
+        goals = list(target_specs.values()) if target_specs is not None and side == 1 else [None] * len(specs)
         chains = []
         for number, spec, goal in zip(numbers, specs, goals, strict=True):
             chain: list[Op] = []
             for call in calls:
-                op = self._op(call, number, spec, goal, wanted, of_target=side == 1)
+                op = self._op(call, number, spec, goal, target_specs, of_target=side == 1)
                 if op is not None:
                     chain.append(op)
                     (spec,) = op.spec((spec,))
@@ -302,7 +312,7 @@ class RuleInstance:
         number: int,
         spec: TensorSpec,
         goal: TensorSpec | None,
-        wanted: Mapping[Key, TensorSpec | None] | None,
+        target_specs: Mapping[Key, TensorSpec | None] | None,
         *,
         of_target: bool,
     ) -> Op | None:
@@ -321,13 +331,14 @@ class RuleInstance:
         axis %= rank
         before, after = (self.sizes.get(n, n) if isinstance(n, str) else n for n in call.args[1:])
         if before is not None and before != spec.shape[axis]:
-            found = spec.shape[axis]
-            raise self.rule.error(f"'{call}': the axis has {found} elements; {before} were expected.")
-        size = after if after is not None else self._size_of(call, axis, goal, wanted)
+            raise self.rule.error(
+                f"'{call}': expected {before} elements on the axis, got {spec.shape[axis]}."
+            )
+        size = after if after is not None else self._size_of(call, axis, goal, target_specs)
         if call.name == "pad":
             return Pad(axis, spec.shape[axis], int(str(size)))
         if size == 0 and spec.shape[axis]:
-            raise self.rule.error(f"'{call}': nothing of the axis would be left.")
+            raise self.rule.error(f"'{call}': the axis would have no elements left.")
         return Unpad(axis, spec.shape[axis], int(str(size)))
 
     def _size_of(
@@ -335,18 +346,20 @@ class RuleInstance:
         call: Call,
         axis: int,
         goal: TensorSpec | None,
-        wanted: Mapping[Key, TensorSpec | None] | None,
+        target_specs: Mapping[Key, TensorSpec | None] | None,
     ) -> int:
         """Return the size that a call leaves to the target's own shape."""
         if goal is not None and len(goal.shape) > axis:
             return goal.shape[axis]
         equation, name = self.rule.equation, call.args[0]
-        for number, key in self._targets(self.sizes) if wanted is not None else ():
-            spec = wanted.get(key) if wanted is not None else None
+        for number, key in self._targets(self.sizes) if target_specs is not None else ():
+            spec = target_specs.get(key) if target_specs is not None else None
             place = equation.right[number].position(str(name)) if equation is not None else axis
             if spec is not None and place is not None and -len(spec.shape) <= place < len(spec.shape):
                 return spec.shape[place]
-        raise self.rule.error(
-            f"'{call}': nothing tells the size. Write it, as in '{call.name}({name}, 50304)', or give the "
-            "target's shapes (--like FILE, or like=)."
+        error = self.rule.error(f"'{call}': the size is not known.")
+        error.hint = (
+            f"Write the size in the rule, as in '{call.name}({name}, 50304)', or pass "
+            'like="model.safetensors" (--like).'
         )
+        raise error

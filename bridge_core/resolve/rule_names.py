@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -45,14 +45,16 @@ def rule_names(
     specs: Mapping[Key, TensorSpec],
     rules: Sequence[Rule],
     config: Mapping[str, Any] | None,
+    source_names: Mapping[Key, Key] | None = None,
 ) -> Ruled:
     """Apply rules to the names of a source.
 
     Args:
-        names: Key -> its name without a collection head.
+        names: Key -> its name without a collection.
         specs: Key -> spec.
-        rules: The rules, as they are read here.
+        rules: The rules, in the direction of the conversion.
         config: The checkpoint's config, if one is known.
+        source_names: Of a neutral state, key -> key in what it was made from, for messages.
 
     Raises:
         RuleError: Two rules match one key, or two keys get one name.
@@ -60,6 +62,7 @@ def rule_names(
     ruled = Ruled()
     if not rules:
         return ruled
+    from bridge_core.plan import name_with_source
     from bridge_core.resolve.rule_binding import keys_taken_by, rule_conflict
 
     active = [r for r in rules if r.action in ("rename", "drop", "rearrange") and rule_holds(r, config)]
@@ -82,7 +85,8 @@ def rule_names(
             if owner is not None:
                 if rule.fallback and not owner.fallback:
                     break  # so are all that follow
-                raise rule_conflict(rule, owner, "match", name)
+                shown = name_with_source(key, source_names) if source_names and key in source_names else name
+                raise rule_conflict(rule, owner, "match", shown)
             owner = rule
             if rule.action == "rename":
                 ruled.names[key] = rule.targets[0].fill(captures)
@@ -98,26 +102,26 @@ def rule_names(
     )
     ruled.notes = (
         *(
-            _idle(rule, "its conditions hold for none of the tensors that it matches")
+            _unused(rule, "its conditions hold for none of the tensors that it matches")
             for number, rule in enumerate(active)
             if number in matching and not taken.get(number, (0,))
         ),
         *(
-            _idle(rule, f"the config has no entry {entry!r}")
+            _unused(rule, f"the config has no entry {entry!r}")
             for rule in rules
-            if (entry := _lacking(rule, config))
+            if (entry := _missing_entry(rule, config))
         ),
     )
-    _check_new(names, ruled)
+    _check_new(names, ruled, lambda key: name_with_source(key, source_names or {}))
     return ruled
 
 
-def _idle(rule: Rule, why: str) -> str:
+def _unused(rule: Rule, why: str) -> str:
     return f"rule {rule.full_label} is not used: {why}"
 
 
-def _lacking(rule: Rule, config: Mapping[str, Any] | None) -> str | None:
-    """Return the first entry of the config that a rule's conditions are about and that is not there."""
+def _missing_entry(rule: Rule, config: Mapping[str, Any] | None) -> str | None:
+    """Return the first entry of the config that a rule's conditions name and that is not there."""
     if config is None or not rule.when.config:
         return None
     from bridge_core.rules import config_entry
@@ -133,7 +137,7 @@ def _captures(rule: Rule, name: Key) -> Mapping[str, str] | None:
 
 
 def rule_holds(rule: Rule, config: Mapping[str, Any] | None) -> bool:
-    """Tell whether a rule's conditions on the config hold; if not, it is not used, nor unmatched."""
+    """Return whether a rule's conditions on the config hold; if not, it is neither used nor unmatched."""
     try:
         return replace(rule.when, rank=None, sizes=()).holds((), {}, config)
     except RuleError as err:
@@ -149,26 +153,27 @@ def check_kind(rule: Rule, kinds: Iterable[str], framework: str = "") -> None:
         framework: The framework whose layers the rule is about, for the message.
 
     Raises:
-        RuleError: There are none.
+        RuleError: The kind is unknown.
     """
     known = (*kinds, "parameter")
     if rule.kind is not None and rule.kind not in known:
-        to = f" to {framework}" if framework else ""
-        raise rule.error(f"the kind {rule.kind!r} is not known{to}. {nearest(rule.kind, known)}")
+        error = rule.error(f"unknown kind {rule.kind!r} of layers{f' in {framework}' if framework else ''}.")
+        error.hint = nearest(rule.kind, known)
+        raise error
 
 
 def check_constant(rule: Rule, dtype: np.dtype[Any], key: Key) -> None:
     """Check that a dtype holds a rule's constant; floating-point numbers may be rounded.
 
     Raises:
-        RuleError: It does not.
+        RuleError: The dtype does not hold it.
     """
     truth = isinstance(rule.value, bool) and dtype != np.bool_
     if rule.value is not None and (truth or not dtype_holds(dtype, rule.value)):
-        raise rule.error(f"{dtype.name} cannot hold {rule.value}.", key)
+        raise rule.error(f"the target's dtype {dtype.name} cannot hold {rule.value}.", key)
 
 
-def _check_new(names: Mapping[Key, Key], ruled: Ruled) -> None:
+def _check_new(names: Mapping[Key, Key], ruled: Ruled, shown: Callable[[Key], str]) -> None:
     if not ruled.names:
         return
     seen: dict[Key, Key] = {}
@@ -179,6 +184,6 @@ def _check_new(names: Mapping[Key, Key], ruled: Ruled) -> None:
         other = seen.setdefault(new, key)
         if other != key:
             raise RuleError(
-                f"{join_key(other)!r} and {join_key(key)!r} are both named {join_key(new)!r} by the rules.",
-                hint="Make the patterns disjoint.",
+                f"the rules give {shown(other)!r} and {shown(key)!r} one name: {join_key(new)!r}.",
+                hint="Make the patterns disjoint, or give one of the two another name.",
             )

@@ -1,6 +1,6 @@
-"""What the layers of one state say about each other: a reading that one denies, others do not prove.
+"""The layers of one state as evidence about each other: a reading that one denies, others do not prove.
 
-In a file whose layers keep their weights as ``in out``, a bias denies ``out in`` wherever the sizes differ.
+In a file whose layers have their weights as ``in out``, a bias denies ``out in`` wherever the sizes differ.
 A square weight of that file fits both orders, so its fitting proves nothing.
 """
 
@@ -64,7 +64,7 @@ class SiblingProofs:
         return bool(self._denied)
 
     def is_void(self, path: Key) -> bool:
-        """Return whether a layer was decided by names and shapes that another layer keeps from proving it."""
+        """Return whether names and shapes decided a layer, and another layer denies that they prove it."""
         detection = self._detections[path]
         name = detection.transform.name if detection.transform is not None else ""
         if detection.evidence != "structure" or name not in self._denied or not self._only_allows(path):

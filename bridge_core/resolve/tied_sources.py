@@ -45,7 +45,7 @@ def is_one(state: FlatState, key: Key, other: Key) -> bool:
 
 
 def equal_or_refused(
-    sources: Iterable[tuple[tuple[Key, ...], tuple[Op, ...]]], target: Key, name: Callable[[Key], Key]
+    sources: Iterable[tuple[tuple[Key, ...], tuple[Op, ...]]], target: Key, name: Callable[[Key], str]
 ) -> tuple[Op, ...]:
     """Return the ops that make one tensor of several ones, which must hold the same values.
 
@@ -55,7 +55,7 @@ def equal_or_refused(
         name: Gives the name that an error shows for a key.
     """
     parts = tuple(sources)
-    names = tuple(", ".join(join_key(name(key)) for key in keys) for keys, _ in parts)
+    names = tuple(", ".join(name(key) for key in keys) for keys, _ in parts)
     counts = tuple(len(keys) for keys, _ in parts)
     chains = tuple(ops for _, ops in parts)
     return simplify_chain((Parallel(chains, counts), RequireEqual(len(parts), names, join_key(target))))

@@ -1,7 +1,7 @@
 """A framework's state -> neutral: decide what evidence decides, and carry the rest undecided.
 
-This direction never refuses, and guesses only if asked to: an undecided layer keeps the source's names and
-axes, with its candidates in the metadata, so that the target may still decide it.
+This direction never refuses, and guesses only if asked to: an undecided layer has the source's names and axes
+in neutral form, and its candidates in the metadata, so that the target may still decide it.
 """
 
 from __future__ import annotations
@@ -59,15 +59,15 @@ def plan_to_neutral(
     Args:
         state: The source; its layout names the framework, its metadata may contain module types.
         registry: Where kinds and transforms are found.
-        rules: The rules as they are read here; patterns see keys without a collection, and may begin with
-            one. Those that a neutral state was made with are not done again.
+        rules: The rules, in the direction of the conversion; patterns see keys without a collection, and may
+            begin with one. Those that a neutral state was made with are not done again.
         accept_guesses: Whether names may decide what no evidence does.
         config: The checkpoint's config, if one is known.
         to: The framework that the neutral form is made for; neutral if it is not known.
         like: The target's template, if it is known.
 
     Raises:
-        UsageError: The layout is unknown.
+        UsageError: The layout cannot be determined.
         RuleError: Two rules match one key, or a rule does not fit.
         KeyConflict: Two leaves would get one neutral key, or the keys do not show whether they begin with
             variable collections.
@@ -75,7 +75,7 @@ def plan_to_neutral(
     if state.layout is None:
         raise undetermined_layout(state, registry)
     if () in state:
-        raise KeyConflict("a tensor has the empty key (); expected was a name.", hint="Rename the tensor.")
+        raise KeyConflict("expected a name for each tensor, got the empty key ().", hint="Rename the tensor.")
     rules = tuple(rules)
     if rules:
         from bridge_core.resolve.recorded_rules import rules_from, rules_towards
@@ -90,9 +90,12 @@ def _refuse_nameless(names: Mapping[Key, Key]) -> None:
     for key, name in names.items():
         if not name:
             raise KeyConflict(
-                "nothing is left of its name without the variable collection that names begin with.",
+                "the name is only a variable collection, and a tensor in a collection needs a name of its "
+                "own.",
                 key=key,
-                hint="Rename the tensor; or say that names have no collections (tree_form of the metadata).",
+                hint=(
+                    "Rename the tensor, or record in the metadata's tree_form that names have no collections."
+                ),
             )
 
 
@@ -202,6 +205,7 @@ class _ToNeutral:
             tree_form=tree_form,
             extra=metadata.extra,
             providers=metadata.providers,
+            source_names=self.source_keys,
         )
 
     def _add_layer(self, group: Group, detection: Detection, renamed: Mapping[Key, Rule]) -> None:
@@ -263,7 +267,7 @@ class _ToNeutral:
         return tuple(moves), info
 
     def _is_new_name(self, group: Group, name: str, renamed: Mapping[Key, Rule]) -> bool:
-        """Return whether a rule gave a leaf its name, which then says nothing of its axes."""
+        """Return whether a rule gave a leaf its name, which then is not evidence of its axes."""
         key = group.keys[name]
         return key in renamed and leaf_path(group.path, name)[-1] != self.collections.strip(key)[-1]
 
@@ -317,10 +321,11 @@ class _ToNeutral:
         for target in step.targets:
             if target in self.source_keys:
                 raise KeyConflict(
-                    f"{join_key(self.source_keys[target])!r} and {join_key(source)!r} are both "
-                    f"{join_key(target)!r} in neutral form.",
+                    f"the keys {join_key(self.source_keys[target])!r} and {join_key(source)!r} have one "
+                    "name in "
+                    f"neutral form: {join_key(target)!r}.",
                     key=source,
-                    hint="Rename one of them by a rule.",
+                    hint="Rename one of them by a rule, rules=... (--rules FILE).",
                 )
             self.source_keys[target] = source
             if collection and collection != usual:

@@ -1,7 +1,7 @@
 """Neutral -> a framework with a template: match paths, match leaves, fill every key of the template.
 
 The template's names and shapes are evidence too: they may decide a layer that the source leaves undecided,
-and they say whether a layer that holds layers, as an attention does, is written whole or in parts.
+and they show whether a layer that holds layers, as an attention does, is written as one or in parts.
 """
 
 from __future__ import annotations
@@ -209,14 +209,14 @@ class WithTemplate(PlanBuilder):
             if is_role and kind != layer.kind and (kind, role) in self.auxiliary_tensors:
                 key, spec = layer.group.keys[name], layer.group.specs[name]
                 self.constants.append(Step((key,), (), (Drop(0, spec),), kind, "residual", (*path, role)))
-                self.dropped.append(Dropped(key, "kept in the metadata", kept=True))
+                self.dropped.append(Dropped(key, "stored in the metadata", kept=True))
                 yield name
 
     def _differing(self, mismatch: Mismatch) -> None:
         """Account for leaves that match and differ in shape: if that is allowed, both are left out."""
         target = mismatch.target
         if self.request.permissions.may_differ(target, self._collections.strip(target)):
-            reason = f"allowed to differ: {mismatch.found} does not fit {mismatch.expected}"
+            reason = f"allowed to differ: {mismatch.found}, where the target has {mismatch.expected}"
             self.dropped.append(Dropped(mismatch.source, reason))
             if target not in self._differing_targets:  # which each part of a fused tensor does
                 self._differing_targets.add(target)
@@ -307,7 +307,7 @@ class WithTemplate(PlanBuilder):
             distinct.append(fill)
         if len(distinct) > 1:
             if self._same_specs(distinct, canonical):
-                ops = equal_or_refused([(f.sources, f.ops) for f in distinct], canonical, self._origin)
+                ops = equal_or_refused([(f.sources, f.ops) for f in distinct], canonical, self.request.shown)
                 sources = tuple(source for fill in distinct for source in fill.sources)
                 first_fill = distinct[0]
                 self.constants.append(
@@ -321,13 +321,13 @@ class WithTemplate(PlanBuilder):
 
 
 def _differing_splits(layer: NeutralLayer, detection: Detection, outcome: Outcome) -> str:
-    """Return where both sides know into what an axis is split, as into heads, and do not agree."""
+    """Return which axis, as heads, both sides split into other sizes; empty if there is none."""
     target_splits = {**detection.axis_splits, **outcome.target.axis_splits}
     for axis, sizes in layer.axis_splits.items():
         target_sizes = target_splits.get(axis, sizes)
         if outcome.source.kind == layer.kind and target_sizes != sizes:
             texts = [" x ".join(map(str, parts)) for parts in (sizes, target_sizes)]
-            return f"{axis} are {texts[0]} in the source and {texts[1]} in the target"
+            return f"expected {axis} split into {texts[1]} as in the target, got {texts[0]}"
     return ""
 
 

@@ -33,7 +33,7 @@ __all__ = ["WithoutTemplate"]
 
 
 class WithoutTemplate(PlanBuilder):
-    """A plan that keeps the source's paths."""
+    """A plan in which every layer has its source's path."""
 
     def __init__(self, request: Request) -> None:
         super().__init__(request)
@@ -104,7 +104,7 @@ class WithoutTemplate(PlanBuilder):
         self.move_leaves(layer, outcome, evidence, names)
         for name, roles in outcome.missing.items():
             use = outcome.target.leaves[roles[0]]
-            spec = TensorSpec(use.whole, layer.group.specs[layer.leaves[0]].dtype)
+            spec = TensorSpec(use.full_shape, layer.group.specs[layer.leaves[0]].dtype)
             self.fill_zeros(names[name], spec, outcome.target.kind, roles)
         self.leave_out(layer, outcome.unexpected)
         self.store_summands(layer, outcome, path)
@@ -127,7 +127,7 @@ class WithoutTemplate(PlanBuilder):
             return lost_layout
         transforms = [t for t in self.request.transforms if t.kind == layer.kind]
         if not transforms:
-            return f"{here} has no form of {layer.kind}"
+            return f"{here} has no layer of the kind {layer.kind}"
         kind = self.request.registry.kinds[layer.kind or ""]
         shapes = {name: layer.group.specs[name].shape for name in layer.leaves}
         for transform in transforms:
@@ -141,12 +141,12 @@ class WithoutTemplate(PlanBuilder):
             unknown = ", ".join(sorted(split - set(layer.axis_splits)))
             if roles.issuperset(shapes) and unknown:
                 return (
-                    f"{layer.kind}: nothing tells into how many parts {here} splits {unknown}; give the "
-                    "target's shapes (--like FILE, or like=) or the module (--model PKG.MOD:FACTORY, "
-                    "or module=)"
+                    f"{layer.kind}: the number of parts into which {here} splits {unknown} is not known; "
+                    "pass "
+                    'like="model.safetensors" (--like), or model="PKG.MOD:FACTORY" (--model)'
                 )
         leaves = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-        return f"no form of {kind.name} in {here} takes {leaves}"
+        return f"no layer of the kind {kind.name} in {here} has the leaves {leaves}"
 
     def _tree_form(self) -> str:
         """Return whether the target's keys begin with collections; they do if one is not the default."""
@@ -177,7 +177,7 @@ class WithoutTemplate(PlanBuilder):
         return usual if source is None else known.get(layer.group.keys[source.name], usual)
 
     def _restore(self, layer: NeutralLayer, outcome: Outcome) -> None:
-        """Add the auxiliary tensors that this framework has and the source lacks."""
+        """Add the auxiliary tensors that this framework has and the source does not have."""
         kind = outcome.target.kind
         for name, role, spec in self._auxiliary_leaves(outcome.target.transform):
             if (True, role) not in outcome.source.leaves:

@@ -146,6 +146,8 @@ class StateMetadata:
         provenance: Where the state comes from, for reports. Not stored in files.
         providers: Layer kind of a plugin -> the distribution that provides it.
         notes: What a report should mention about how the state was read. Not stored in files.
+        source_names: Neutral key -> key of the tensor in the object or file that the neutral state was made
+            from; messages name the tensor by it. Not stored in files.
     """
 
     layers: Mapping[Key, LayerInfo] = field(default_factory=dict)
@@ -160,6 +162,7 @@ class StateMetadata:
     rules: tuple[RecordedRule, ...] | None = ()
     providers: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    source_names: Mapping[Key, Key] = field(default_factory=dict, compare=False)
 
     def with_(self, **changes: Any) -> StateMetadata:
         """Return a copy with some fields replaced."""
@@ -189,6 +192,7 @@ class StateMetadata:
             auxiliary_tensors={rename(k): v for k, v in self.auxiliary_tensors.items()},
             empty=tuple(rename(k) for k in self.empty),
             rules=self.rules_renamed(rename),
+            source_names={rename(k): v for k, v in self.source_names.items()},
         )
 
     def rules_renamed(self, rename: Callable[[Key], Key]) -> tuple[RecordedRule, ...] | None:

@@ -40,6 +40,7 @@ def check_given(metadata: StateMetadata) -> None:
         for field in ("providers", "extra", "provenance"):
             _check_texts(field, getattr(metadata, field))
         _check_notes(metadata.notes)
+        _check_keys("source_names", (*metadata.source_names, *metadata.source_names.values()))
     except Misfit as err:
         raise _error(str(err)) from None
     except BridgeError:

@@ -74,6 +74,7 @@ def restricted_metadata(
             key: tensor for key, tensor in metadata.auxiliary_tensors.items() if not _is_below(key[:-1], gone)
         },
         empty=empty,
+        source_names={key: name for key, name in metadata.source_names.items() if key in chosen},
     )
 
 
@@ -120,6 +121,7 @@ def renamed_metadata(metadata: StateMetadata, layout: str | None, names: Mapping
         empty=tuple(path for path in new_empty if path is not None and path not in taken),
         tree_form=tree_form,
         rules=metadata.rules_renamed(lambda key: names.get(key, key)),
+        source_names={names.get(key, key): name for key, name in metadata.source_names.items()},
     )
 
 
@@ -180,6 +182,7 @@ def joined_metadata(
         empty=tuple(path for path in empty if path not in present),
         tree_form=tree_form,
         extra={**other.extra, **one.extra},
+        source_names={**one.source_names, **other.source_names},
         rules=(*(one.rules or ()), *other.rules) if other.rules else one.rules,
     )
 

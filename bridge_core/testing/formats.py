@@ -79,35 +79,35 @@ class FormatContract(FormatHarness):
 
     def test_every_bit_pattern_of_every_declared_dtype_survives(self, path: Path) -> None:
         """NaN payloads included."""
-        wanted: dict[Key, Array] = {
+        written: dict[Key, Array] = {
             ("t", name): bit_patterns(name) for name in sorted(self.format.capabilities.dtypes)
         }
-        with self.reopened(self.state_of(wanted), path) as found:
-            self.check_equal(found, wanted)
+        with self.reopened(self.state_of(written), path) as opened:
+            self.check_equal(opened, written)
 
     def test_shapes_without_elements_or_axes_survive(self, path: Path) -> None:
         """Zero-size, 0-d, and up to six axes, in every dtype."""
-        wanted: dict[Key, Array] = {}
+        written: dict[Key, Array] = {}
         for name in sorted(self.format.capabilities.dtypes):
             shapes = [(0,), (3, 0, 2), (0, 0), (2,), (1, 2, 1, 3, 1, 2)]
             shapes += [] if name in PACKED else [(), (1,), (1, 1, 1)]
             for shape in shapes:
                 size = int(np.prod(shape))
-                wanted["t", name, "x".join(map(str, shape)) or "scalar"] = np.resize(
+                written["t", name, "x".join(map(str, shape)) or "scalar"] = np.resize(
                     bit_patterns(name)[::-1], size
                 ).reshape(shape)
-        with self.reopened(self.state_of(wanted), path) as found:
-            self.check_equal(found, wanted)
+        with self.reopened(self.state_of(written), path) as opened:
+            self.check_equal(opened, written)
 
     def test_an_empty_state_survives(self, path: Path) -> None:
-        """No tensor is no error."""
-        with self.reopened(self.state_of({}), path) as found:
-            assert len(found) == 0
+        """A state without tensors is not an error."""
+        with self.reopened(self.state_of({}), path) as opened:
+            assert len(opened) == 0
 
     def test_every_memory_order_is_written_exactly(self, path: Path) -> None:
         """Transposed, negative strides, broadcast, sliced, big-endian, read-only."""
         base = np.resize(bit_patterns(self.some_dtype()), 6 * 4 * 5).reshape(6, 4, 5)
-        wanted: dict[Key, Array] = {
+        written: dict[Key, Array] = {
             ("transposed",): base.transpose(2, 0, 1),
             ("fortran",): np.asfortranarray(base),
             ("reversed",): base[::-1, ::-1, ::-1],
@@ -116,24 +116,24 @@ class FormatContract(FormatHarness):
             ("stride0",): np.broadcast_to(base[0, 0, 0], (4, 6)),
         }
         if base.dtype.isbuiltin == 1:
-            wanted["big", "endian"] = base.astype(base.dtype.newbyteorder(">"))
+            written["big", "endian"] = base.astype(base.dtype.newbyteorder(">"))
         read_only = base.copy()
         read_only.flags.writeable = False
-        wanted["read_only",] = read_only
-        before = {key: array.tobytes() for key, array in wanted.items()}
-        with self.reopened(self.state_of(wanted), path) as found:
-            self.check_equal(found, wanted)
-        assert before == {key: array.tobytes() for key, array in wanted.items()}, "the input was changed"
+        written["read_only",] = read_only
+        before = {key: array.tobytes() for key, array in written.items()}
+        with self.reopened(self.state_of(written), path) as opened:
+            self.check_equal(opened, written)
+        assert before == {key: array.tobytes() for key, array in written.items()}, "the input was changed"
 
     @given(data=st.data())
     @_EXAMPLES
     def test_random_states_survive(self, path: Path, data: st.DataObject) -> None:
         """Any keys, shapes, dtypes and memory orders, and equal states give equal bytes."""
-        wanted = data.draw(flat_states(self.format.capabilities.dtypes, layout=self.format.layout))
-        with self.reopened(wanted, path, workers=2) as found:
-            self.check_equal(found, wanted)
+        written = data.draw(flat_states(self.format.capabilities.dtypes, layout=self.format.layout))
+        with self.reopened(written, path, workers=2) as opened:
+            self.check_equal(opened, written)
         first = path.read_bytes()
-        write_state(self.format, wanted, path, workers=1, max_ram=MB)
+        write_state(self.format, written, path, workers=1, max_ram=MB)
         assert path.read_bytes() == first
 
     @given(data=st.data())
@@ -141,14 +141,14 @@ class FormatContract(FormatHarness):
     def test_a_region_is_a_slice_of_the_whole(self, path: Path, data: st.DataObject) -> None:
         """With steps, empty parts, and every dtype."""
         state = data.draw(flat_states(self.format.capabilities.dtypes, layout=self.format.layout))
-        with self.reopened(state, path) as found:
-            for key in found:
-                shape = found.spec(key).shape
+        with self.reopened(state, path) as opened:
+            for key in opened:
+                shape = opened.spec(key).shape
                 region = data.draw(regions_of(shape))
-                assert same_bits(found.tensor(key).read(region), found[key][region])
+                assert same_bits(opened.tensor(key).read(region), opened[key][region])
                 assert same_bits(
-                    found.read(key, (..., *[slice(None, None, -1)] * len(shape))),
-                    found[key][tuple([slice(None, None, -1)] * len(shape))],
+                    opened.read(key, (..., *[slice(None, None, -1)] * len(shape))),
+                    opened[key][tuple([slice(None, None, -1)] * len(shape))],
                 )
 
     # Laziness
@@ -164,8 +164,8 @@ class FormatContract(FormatHarness):
             content[at + 100] ^= 0xFF
             path.write_bytes(content)
         file = CountingFile(path)
-        with read_state(self.format, path, file=file) as found:
-            assert found.spec(("a", "big")).shape == array.shape
+        with read_state(self.format, path, file=file) as opened:
+            assert opened.spec(("a", "big")).shape == array.shape
             assert file.count < len(content) // 20
 
     def test_a_slice_reads_about_its_own_bytes(self, path: Path) -> None:
@@ -174,10 +174,10 @@ class FormatContract(FormatHarness):
         array = self.big()
         write_state(self.format, self.state_of({("big",): array}), path)
         file = CountingFile(path)
-        with read_state(self.format, path, file=file) as found:
-            opened = file.count
-            assert same_bits(found.read(("big",), slice(500, 510)), array[500:510])
-            assert file.count - opened < array.nbytes // 20
+        with read_state(self.format, path, file=file) as opened:
+            before = file.count
+            assert same_bits(opened.read(("big",), slice(500, 510)), array[500:510])
+            assert file.count - before < array.nbytes // 20
 
     @pytest.mark.parametrize("workers", [1, 2])
     def test_writing_asks_for_bounded_blocks(self, path: Path, workers: int) -> None:
@@ -192,11 +192,11 @@ class FormatContract(FormatHarness):
             return part
 
         state = self.state_of({("big",): LazyTensor(TensorSpec(array.shape, array.dtype), read)})
-        with self.reopened(state, path, max_ram=MB, workers=workers) as found:
+        with self.reopened(state, path, max_ram=MB, workers=workers) as opened:
             assert max(asked) <= MB
-            assert same_bits(found["big",], array)
+            assert same_bits(opened["big",], array)
 
-    # Beside the values
+    # Other than the values
 
     def test_metadata_survives(self, path: Path) -> None:
         """Capability ``metadata``: layers, ties, auxiliary_tensors, collections, empty nodes, forms."""
@@ -225,23 +225,23 @@ class FormatContract(FormatHarness):
                 tree_form={"flax": "variables"},
             ),
         )
-        with self.reopened(state, path) as found:
-            self.check_equal(found, state)
-            assert found.layout == "neutral"
-            assert found.metadata.with_(extra={}, provenance={}) == state.metadata
+        with self.reopened(state, path) as opened:
+            self.check_equal(opened, state)
+            assert opened.layout == "neutral"
+            assert opened.metadata.with_(extra={}, provenance={}) == state.metadata
 
     @pytest.mark.parametrize("layout", ["torch", "flax", "neutral"])
     def test_every_layout_survives(self, path: Path, layout: str) -> None:
-        """A file says whose convention it is in."""
+        """A file records its layout."""
         self.need("metadata")
         state = FlatState({("a", "w"): np.zeros(2, DTYPES[self.some_dtype()])}, layout=layout)
-        with self.reopened(state, path) as found:
-            assert found.layout == layout
+        with self.reopened(state, path) as opened:
+            assert opened.layout == layout
 
     @given(data=st.data())
     @_EXAMPLES
     def test_parts_of_keys_may_hold_any_text(self, path: Path, data: st.DataObject) -> None:
-        """Kept where ``nested`` is declared, and otherwise kept or refused."""
+        """Where ``nested`` is declared they are stored exactly, and otherwise stored exactly or refused."""
         state = data.draw(
             flat_states({self.some_dtype()}, layout=self.format.layout or "neutral", any_text=True)
         )
@@ -251,8 +251,8 @@ class FormatContract(FormatHarness):
             assert not self.format.capabilities.nested
             hypothesis.event("refused")
             return
-        with read_state(self.format, path) as found:
-            self.check_equal(found, state)
+        with read_state(self.format, path) as opened:
+            self.check_equal(opened, state)
 
     def test_dots_in_parts_are_no_separators(self, path: Path) -> None:
         """``("a.b",)`` and ``("a", "b")`` are two keys; a format that cannot hold both refuses."""
@@ -264,13 +264,13 @@ class FormatContract(FormatHarness):
             assert not self.format.capabilities.nested
             assert not path.exists()
             return
-        with read_state(self.format, path) as found:
-            self.check_equal(found, state)
+        with read_state(self.format, path) as opened:
+            self.check_equal(opened, state)
 
     # Refusals and damage
 
     def test_a_dtype_it_lacks_is_refused_before_a_byte_is_written(self, tmp_path: Path) -> None:
-        """All such tensors are refused, whatever stands beside them."""
+        """All such tensors are refused, whatever else the state holds."""
         lacking = sorted(set(DTYPES) - set(self.format.capabilities.dtypes))
         if not lacking:
             pytest.skip(f"{self.format.name} holds every dtype")
@@ -316,7 +316,7 @@ class FormatContract(FormatHarness):
     # Files
 
     def test_sniffing_knows_its_own_files_and_no_others(self, tmp_path: Path, path: Path) -> None:
-        """By content: the file's name says nothing."""
+        """By content: the file's name has no effect."""
         registry = self.registry or builtin_formats()
         odd = tmp_path / "weights"
         for state in (self.sample(), self.state_of({})):
@@ -332,14 +332,14 @@ class FormatContract(FormatHarness):
                 assert not sniffs(self.format, odd), name
 
     def test_an_empty_file_is_refused(self, path: Path) -> None:
-        """Zero bytes are no state without tensors."""
+        """A file of zero bytes is not a state without tensors."""
         assert self.damaged(path, b"") is None
 
     @pytest.mark.parametrize(
         "content", [b"", b"\0", b"{}", b"<html>", b"PK\3\4", bytes(4096), b"\xff" * 4096]
     )
     def test_foreign_content_raises_nothing_else(self, path: Path, content: bytes) -> None:
-        """Whatever stands in the file."""
+        """Whatever the file contains."""
         path.write_bytes(content)
         assert sniffs(self.format, path) in (True, False)
         self.damaged(path, content)
@@ -348,19 +348,19 @@ class FormatContract(FormatHarness):
         """Once: a second close is harmless. A file that failed to open is left to the caller."""
         write_state(self.format, self.sample(), path)
         file = SourceFile(path)
-        found = self.format.open(file)
-        kept: dict[Key, Array] = dict(found)
-        found.close()
-        found.close()
+        opened = self.format.open(file)
+        values: dict[Key, Array] = dict(opened)
+        opened.close()
+        opened.close()
         with pytest.raises(SystemFailure):
             _ = file.fd
-        self.check_equal(FlatState(kept), self.sample())
+        self.check_equal(FlatState(values), self.sample())
 
     def test_reading_from_several_threads_gives_the_same(self, path: Path) -> None:
         """Tensors are shared between workers."""
         state = self.sample()
-        with self.reopened(state, path) as found, ThreadPoolExecutor(4) as pool:
+        with self.reopened(state, path) as opened, ThreadPoolExecutor(4) as pool:
             jobs = [
-                (key, pool.submit(found.read, key)) for key in itertools.islice(itertools.cycle(found), 64)
+                (key, pool.submit(opened.read, key)) for key in itertools.islice(itertools.cycle(opened), 64)
             ]
             assert all(same_bits(job.result(), state[key]) for key, job in jobs)

@@ -1,4 +1,4 @@
-"""The contract of a framework adapter: objects are read as they are, built as they were, never changed."""
+"""The contract of a framework adapter: objects are read exactly, built as they were, never changed."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ class FrameworkContract(ABC):
 
     Attributes:
         framework: The adapter under test.
-        registry: Where it is registered, beside the transforms of its layers; by default everything
-            installed.
+        registry: Where it is registered, with the transforms of its layers; by default everything installed.
     """
 
     framework: Framework
@@ -82,7 +81,7 @@ class FrameworkContract(ABC):
             assert not self.framework.accepts(value), f"{value!r} was accepted"
 
     def test_owns_no_names_of_others(self) -> None:
-        """Names that two frameworks own tell nothing; no names are nobody's."""
+        """Names that two frameworks own determine nothing; a state without names is of no framework."""
         assert not self.framework.owns({})
         for _, state in self._states():
             specs = state.specs()
@@ -147,7 +146,7 @@ class FrameworkContract(ABC):
                     assert same_bits(found[key], state[key])
 
     def test_reading_and_building_change_nothing(self) -> None:
-        """The object keeps its values and what is built has memory of its own."""
+        """The object still has its values, and what is built has memory of its own."""
         for value, state in self._states():
             before = _copies(state)
             built = self.framework.state(self.framework.build(state, value))

@@ -1,4 +1,4 @@
-"""What the contract tests of a format stand on: writing, reading, damaging and comparing."""
+"""What the contract tests of a format use: writing, reading, damaging and comparing."""
 
 from __future__ import annotations
 
@@ -102,12 +102,12 @@ class FormatHarness:
             assert same_bits(found[key], plain), key
 
     def need(self, capability: str) -> None:
-        """Skip a test of what the format does not claim."""
+        """Skip a test of a capability that the format does not declare."""
         if not getattr(self.format.capabilities, capability):
             pytest.skip(f"{self.format.name} does not declare {capability}")
 
     def some_dtype(self) -> str:
-        """Return a declared dtype that fills whole bytes, float32 if there is a choice."""
+        """Return a declared dtype that is not packed, float32 if there is a choice."""
         names: list[str] = sorted(set(self.format.capabilities.dtypes) - set(PACKED))
         return "float32" if "float32" in names else names[0]
 
@@ -130,7 +130,10 @@ class FormatHarness:
         return self.state_of(arrays)
 
     def damaged(self, path: Path, content: bytes) -> FlatState | None:
-        """Read damaged content whole; None where a `BridgeError` came, and no other error may."""
+        """Read all tensors of damaged content; return None where a `BridgeError` was raised.
+
+        Any other error fails the test.
+        """
         path.write_bytes(content)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -143,13 +146,13 @@ class FormatHarness:
 
 
 def builtin_formats() -> Registry:
-    """Return a registry of the core alone."""
+    """Return a registry of only the core."""
     from bridge_core import builtin_plugin
 
     return Registry().extend(builtin_plugin, name="bridge_core", distribution="ckptbridge")
 
 
 def sniffs(format: Format, path: Path) -> bool:
-    """Tell whether a format takes a file for its own."""
+    """Return whether a format takes a file for its own."""
     with SourceFile(path) as file:
         return format.sniff(file)

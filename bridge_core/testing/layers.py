@@ -33,7 +33,7 @@ _PATH: Key = ("block", "layer")
 
 @dataclass(frozen=True)
 class _Layer:
-    """One layer of random shape and values, in the framework's spelling."""
+    """One layer of random shape and values, in the framework's native layout."""
 
     transform: LayerTransform
     kind: LayerKind
@@ -194,7 +194,7 @@ class LayerContract:
     @_EXAMPLES
     @given(st.data())
     def test_a_model_comes_back_bit_for_bit(self, data: st.DataObject) -> None:
-        """With the layer's own shapes as the template, and with every leaf claimed exactly once."""
+        """With the layer's own shapes as the template, and with every leaf matched exactly once."""
         registry = self._registry()
         layer = self._layer(data)
         state = layer.state()
@@ -204,7 +204,9 @@ class LayerContract:
         info = neutral.metadata.layers[_PATH]
         if layer.transform.unsupported:
             assert (info.kind, info.candidates) == (None, (layer.transform.name,))
-            assert set(neutral) == set(state), "what no other framework takes goes as it is"
+            assert set(neutral) == set(state), (
+                "the leaves of a layer that no other framework has are copied unchanged"
+            )
         else:
             assert info.kind == layer.kind.name
             assert {".".join(key[len(_PATH) :]) for key in neutral} <= set(layer.kind.leaves)
@@ -271,7 +273,7 @@ class _Drawn:
 
 
 def _shared_axes(layer: _Layer) -> list[tuple[str, int]]:
-    """Return the leaves and positions of axes that stand in another leaf, too."""
+    """Return the leaves and positions of axes that are in another leaf, too."""
     places: dict[str, list[tuple[str, int]]] = {}
     for name, shape in layer.shapes.items():
         axes = parse_axes(layer.transform.by_name()[name].axes)

@@ -38,7 +38,7 @@ _DAMAGE = (
     b"[" * 100_000,
     b"<html>not found</html>",
 )
-"""Contents that may stand where a config was."""
+"""Contents that a damaged config may have."""
 
 
 class LibraryContract(ABC):
@@ -46,9 +46,9 @@ class LibraryContract(ABC):
 
     Attributes:
         library: The adapter under test.
-        registry: Where it is registered, beside what its models need; by default everything installed.
+        registry: Where it is registered, with what its models need; by default everything installed.
         read: Names of the files that the adapter reads, which are damaged one by one; by default all that it
-            names as beside the weights.
+            names as sidecar files.
     """
 
     library: Library
@@ -103,7 +103,7 @@ class LibraryContract(ABC):
     # Knowing
 
     def test_folders_of_others_are_not_known(self, tmp_path: Path) -> None:
-        """Neither an empty one, nor one of weights alone, nor one of foreign files."""
+        """Neither an empty one, nor one that only holds weights, nor one of foreign files."""
         empty, weights, files = (tmp_path / name for name in ("empty", "weights", "files"))
         empty.mkdir()
         state = FlatState({("fc", "weight"): np.ones((2, 3), np.float32)}, layout="torch")
@@ -147,12 +147,12 @@ class LibraryContract(ABC):
             assert first == second
 
     def _plain(self, known: Guidance) -> dict[str, Any]:
-        found = {field.name: getattr(known, field.name) for field in dataclasses.fields(known)}
+        values = {field.name: getattr(known, field.name) for field in dataclasses.fields(known)}
         for name in ("model", "like"):
-            if found[name] is not None:
-                state = state_of(found[name], self._registry())
-                found[name] = (state.layout, state.specs(), state.metadata.ties, state.metadata.modules)
-        return found
+            if values[name] is not None:
+                state = state_of(values[name], self._registry())
+                values[name] = (state.layout, state.specs(), state.metadata.ties, state.metadata.modules)
+        return values
 
     # Refusing
 
@@ -164,7 +164,7 @@ class LibraryContract(ABC):
                     self.library.guide(dataclasses.replace(checkpoint, model=name))
 
     def test_damaged_files_raise_nothing_raw(self, tmp_path: Path) -> None:
-        """Whatever stands in a file that is read: an answer, or a `BridgeError`."""
+        """Whatever a file that is read contains: an answer, or a `BridgeError`."""
         for checkpoint in self._checkpoints(tmp_path):
             for name in self.read or self._known(checkpoint).sidecar_files:
                 path = checkpoint.folder / name
@@ -196,7 +196,7 @@ class LibraryContract(ABC):
             assert _snapshot(checkpoint.folder) == before
 
     def test_no_network_is_used(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Only what stands in the folder is read."""
+        """Only files of the folder are read."""
         called: list[object] = []
 
         def refuse(_: object, address: object) -> None:
@@ -211,7 +211,7 @@ class LibraryContract(ABC):
     # Converting
 
     def test_folders_are_converted_and_come_back_bit_for_bit(self, tmp_path: Path) -> None:
-        """With no option but the target, and the files beside the weights with them."""
+        """With no option but the target, and with the sidecar files."""
         for number, (folder, to) in enumerate(self._folders(tmp_path / "made")):
             before = _snapshot(folder)
             there, back = tmp_path / f"there-{number}", tmp_path / f"back-{number}"
@@ -236,7 +236,7 @@ class LibraryContract(ABC):
         return report
 
     def test_a_copy_of_a_folder_elsewhere_is_known_as_well(self, tmp_path: Path) -> None:
-        """Nothing hangs on where it stands or what it is called."""
+        """Neither its place nor its name has an effect."""
         for number, (folder, to) in enumerate(self._folders(tmp_path / "made")):
             moved = tmp_path / f"a b.{number}"
             shutil.copytree(folder, moved)

@@ -58,7 +58,7 @@ def bit_patterns(name: str, *, seed: int = 0) -> Array:
 
 
 def same_bits(first: Array, second: Array) -> bool:
-    """Tell whether two arrays are equal in dtype, shape and every bit."""
+    """Return whether two arrays are equal in dtype, shape and every bit."""
     return (
         first.dtype == second.dtype
         and first.shape == second.shape
@@ -71,7 +71,7 @@ def tensor_specs(
 ) -> st.SearchStrategy[TensorSpec]:
     """Shapes up to ``max_rank`` with zero-size axes, over the named dtypes.
 
-    Packed dtypes get a number of elements that fills whole bytes.
+    Packed dtypes get a number of elements that fills their bytes.
     """
 
     def whole(parts: tuple[str, list[int]]) -> TensorSpec:
@@ -140,12 +140,12 @@ def flat_states(
     """States of a few small arrays; no key is the beginning of another."""
 
     def build(entries: dict[Key, Any]) -> FlatState:
-        kept: dict[Key, Any] = {}
+        chosen: dict[Key, Any] = {}
         for key, array in entries.items():
             shorter = {key[:n] for n in range(1, len(key))}
-            if not shorter & kept.keys() and not any(other[: len(key)] == key for other in kept):
-                kept[key] = array
-        return FlatState(kept, layout=layout)
+            if not shorter & chosen.keys() and not any(other[: len(key)] == key for other in chosen):
+                chosen[key] = array
+        return FlatState(chosen, layout=layout)
 
     few = arrays(dtypes, max_rank=4, max_side=4)
     return st.dictionaries(keys(any_text=any_text), few, max_size=max_tensors).map(build)

@@ -196,8 +196,8 @@ def test_nothing_is_left_out_unasked(pair, spell):
     neutral = to_neutral(converged(pair, spell), "torch")
     for like, _ in sides(pair):
         for allowed, named in (
-            ({}, ("fc.v: ", "kernel/sigma: ")),
-            ({"allow_missing": SIGMA}, ("fc.v: ", "as unexpected")),
+            ({}, ("fc.v): ", "kernel/sigma: ")),
+            ({"allow_missing": SIGMA}, ("fc.v): ", "as unexpected")),
             ({"allow_unexpected": V}, ("kernel/sigma: ", "as missing")),
         ):
             with refused(UnsupportedLayerError, *named):

@@ -142,7 +142,7 @@ def test_a_refusal_says_what_to_install():
 )
 def test_what_cannot_be_a_distribution_is_never_shown(providers):
     text = refusal(providers)
-    assert f"{UNKNOWN}; install the one that was there when the weights were written" in text
+    assert f"{UNKNOWN}; install the plugin" in text
     assert "pip install" not in text
     for name in filter(None, providers.values()):
         assert name not in text

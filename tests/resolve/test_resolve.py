@@ -10,6 +10,7 @@ import pytest
 import torch
 from flax import nnx
 from support.arrays import assert_same_bits
+from support.errors import refused
 from support.models import assert_same_state_dict, assert_same_tree, from_neutral, to_neutral
 from torch import nn
 
@@ -276,7 +277,7 @@ def test_a_rule_settles_what_a_neutral_state_left_undecided():
 
 
 def test_a_rule_that_does_not_fit_is_refused():
-    with pytest.raises(RuleError, match=r"does not fit 'x', which holds weight \[3, 4\]"):
+    with refused(RuleError, "'x'", "'conv'", "got weight [3, 4]"):
         to_neutral(state_dict(x__weight=(3, 4)), "torch", rules=[Rule.layer("x", "conv")])
 
 
@@ -292,7 +293,7 @@ def test_rules_rename_and_drop():
 
 def test_two_keys_that_a_rule_brings_to_one_name_are_refused():
     source = state_dict(a__weight=(3, 4), b__weight=(3, 4))
-    with pytest.raises(RuleError, match=r"'a.weight' and 'b.weight' are both named 'c.weight'"):
+    with refused(RuleError, "'a.weight'", "'b.weight'", "'c.weight'", hint="disjoint"):
         to_neutral(source, "torch", rules=[Rule.rename("a.*", "c.*"), Rule.rename("b.*", "c.*")])
 
 
@@ -346,5 +347,5 @@ def test_a_plain_mapping_is_read_by_its_neutral_names():
 
 
 def test_a_state_without_a_layout_says_what_to_give():
-    with pytest.raises(UsageError, match=r"keys \(a\) match neither flax nor torch\. .*--layout.*neutral"):
+    with refused(UsageError, "keys (a)", "flax", "torch", hint=('layout="', "(--layout ", "neutral")):
         plan_conversion(FlatState({("a",): np.ones(2)}), to="flax")

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from support.errors import refused
 
 import bridge_core
 from bridge_core import MismatchError, Rule
@@ -93,7 +94,7 @@ def test_the_error_names_them_and_the_rule_that_it_names_mends_it():
     source |= {f"{name}.fc.bias": np.zeros(5, "f4") for name in ("student", "teacher")}
     like = {"fc": {"kernel": np.zeros((4, 5), "f4"), "bias": np.zeros(5, "f4")}}
     options = {"to": "flax", "layout": "torch", "like": like, "allow_unexpected": True, "allow_missing": True}
-    with pytest.raises(MismatchError, match=r"2 prefixes .*student, teacher") as caught:
+    with refused(MismatchError, "2 prefixes", "student, teacher") as caught:
         bridge_core.plan_conversion(source, **options)
     assert 'source = "teacher.**"' in caught.value.hint
     plan = bridge_core.plan_conversion(source, **options, check=False)
@@ -120,9 +121,9 @@ def test_the_way_on_leaves_one_copy_and_converts_it(names):
     source = {f"{prefix}.{name}": value for prefix in names for name, value in layer.items()}
     like = {"fc": {"kernel": np.ones((4, 5), "f4"), "bias": np.ones(5, "f4")}}
     options = {"to": "flax", "layout": "torch", "like": like}
-    with pytest.raises(MismatchError, match="match equally well") as refused:
+    with refused(MismatchError, ", ".join(names)) as caught:
         bridge_core.plan_conversion(source, **options)
-    patterns = re.findall(r"--allow-unexpected '([^']*)'", refused.value.hint)
+    patterns = re.findall(r"--allow-unexpected '([^']*)'", caught.value.hint)
     assert len(patterns) == len(names) - 1
     plan = bridge_core.plan_conversion(source, **options, allow_unexpected=patterns)
     assert {key[0] for step in plan.steps for key in step.sources} == {"a"}

@@ -214,7 +214,7 @@ def test_a_tensor_under_a_name_that_the_rule_does_not_match_is_refused(callable_
     names = {("emb", "weight"): ("tok", "weight")}
     renamed = neutral().rename((lambda key: names.get(key, key)) if callable_names else names)
     for like in (None, nested({"tok.weight": EMBEDDING, **FLAX_HEAD})):
-        with refused(UnsupportedLayerError, "tok.weight: rule r.toml:4"):
+        with refused(UnsupportedLayerError, "(neutral tok.weight): rule r.toml:4"):
             bridge_flax.from_neutral(renamed, rules=rules, like=like)
 
 
