@@ -92,7 +92,7 @@ def _layout(state: FlatState, used: Format, registry: Registry) -> tuple[str | N
     if recorded or state.layout not in (None, used.layout):
         return state.layout or used.layout, "recorded in the file"
     layout = registry.unless_neutral(used.layout, state.specs())
-    return layout, f"that of files of the format {used.name}" if layout else ""
+    return layout, "the layout of this format" if layout else ""
 
 
 @renamed(beside="sidecar_files", stem="base_name")

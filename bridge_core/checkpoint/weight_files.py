@@ -204,7 +204,7 @@ def _sole_weights(folder: Path, files: list[str], contents: _Contents, usual: tu
         raise MalformedFile(
             f"the folder holds {len(seen)} files that may be the weights: {listed(seen)}.",
             path=folder,
-            hint=f"Give one of the files, such as {folder / seen[0]}. Merge them first if they are parts of one "
+            hint=f"Give one of the files, such as {folder / seen[0]}; merge them first if they belong to one "
             "model.",
         )
     raise _no_weights(folder, usual)

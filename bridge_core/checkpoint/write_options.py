@@ -47,7 +47,8 @@ class WriteOptions:
         _ = self.shard_nbytes, self.budget
         if self.base_name is not None and _BASE_NAME.fullmatch(self.base_name) is None:
             raise UsageError(
-                f"base_name={self.base_name!r} cannot begin a file name: expected letters, digits, '_' or '-'.",
+                f"base_name={self.base_name!r} cannot begin a file name: only letters, digits, '_' and '-' "
+                "can.",
                 hint='Pass a name such as base_name="model".',
             )
 
@@ -62,7 +63,7 @@ class WriteOptions:
         return Budget(self.workers, None if self.max_ram is None else parse_size(self.max_ram))
 
     def fills_folder(self, destination: StrPath) -> bool:
-        """Return whether the destination is a folder: for shards, by its name, or because it exists as one."""
+        """Return whether a destination is a folder: for shards, by its name, or because it exists as one."""
         path = as_path(destination)
         return self.max_shard_size is not None or os.fspath(destination).endswith(os.sep) or is_folder(path)
 

@@ -1,4 +1,4 @@
-"""The calls users make: inputs to plan to result."""
+"""The functions that users call: from inputs to a plan to a result."""
 
 from typing import TYPE_CHECKING
 
@@ -6,6 +6,7 @@ from bridge_core.conversion.convert import convert as convert, plan_conversion a
 from bridge_core.public import exports
 
 if TYPE_CHECKING:
+    from bridge_core.conversion.axis_names import axis_names as axis_names
     from bridge_core.conversion.comparison import verify as verify
     from bridge_core.conversion.in_memory import from_neutral as from_neutral, to_neutral as to_neutral
     from bridge_core.conversion.inputs import state_of as state_of
@@ -15,6 +16,7 @@ else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
+            "axis_names": "axis_names",
             "comparison": "verify",
             "convert": "convert plan_conversion",
             "in_memory": "from_neutral to_neutral",
