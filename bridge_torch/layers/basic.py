@@ -145,6 +145,7 @@ TRANSFORMS = (
         modules=_CONV_TRANSPOSE,
         # In a grouped one the second axis counts the outputs of one group: another layout.
         settings={"groups": 1},
+        misfit_note="with groups > 1 a transposed convolution has no counterpart in another framework",
         axis_sizes={"in": "in_channels", "out": "out_channels"},
         identifying_leaves=("bias",),
         hints=_TRANSPOSE_HINTS,
