@@ -12,7 +12,6 @@ import click
 
 from bridge_core.cli.terminal import aside
 from bridge_core.errors import BridgeError, PluginWarning
-from bridge_core.messages import for_command_line, nearest
 
 if TYPE_CHECKING:
     from bridge_core.plugins import Registry
@@ -57,6 +56,7 @@ def a_pattern(text: str) -> str:
 
 def a_floating_dtype(text: str) -> str:
     """Return the name of a floating-point dtype, if it is one."""
+    from bridge_core.messages import nearest
     from bridge_core.state import DTYPES, is_floating
 
     known = [name for name, dtype in DTYPES.items() if is_floating(dtype)]
@@ -71,6 +71,8 @@ def _read(reader: Callable[[str], T], text: str) -> T:
     try:
         return reader(text)
     except BridgeError as err:
+        from bridge_core.messages import for_command_line
+
         raise click.BadParameter(for_command_line(f"{err.statement} {err.hint or ''}".strip())) from err
 
 
