@@ -129,10 +129,8 @@ def _way_to_hold(names: Iterable[str], used: Format) -> str:
         all(is_floating(DTYPES[name]) for name in names if name in DTYPES)
         and "float32" in used.capabilities.dtypes
     ):
-        return (
-            'Cast them, dtype="float32" (--dtype), or pass another format, format="safetensors" (--format).'
-        )
-    return 'Pass another format, such as format="safetensors" (--format).'
+        return 'Cast them, dtype="float32" (--dtype float32), or pass another format, such as safetensors.'
+    return 'Pass another format, such as format="safetensors" (--format safetensors).'
 
 
 def _refuse_names(options: WriteOptions, registry: Registry) -> None:
@@ -206,7 +204,8 @@ class _Writer:
         if names is None:
             raise UsageError(
                 f"the format {self.format.name} has no usual file names, so it cannot fill a folder.",
-                hint='Give a file name without max_shard_size, or pass format="safetensors" (--format).',
+                hint="Give a file name without max_shard_size= (--max-shard-size), or pass "
+                'format="safetensors" (--format safetensors).',
             )
         if self.options.base_name is not None:
             names = names.with_base_name(self.options.base_name)

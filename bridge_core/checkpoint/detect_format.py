@@ -154,7 +154,7 @@ def by_extension(name: str, registry: Registry) -> Format | None:
         raise UsageError(
             f"the name {name!r} does not determine the format: {len(best)} formats have its extension, "
             f"{names}.",
-            hint=f'Pass the format, such as format="{best[0].name}" (--format).',
+            hint=f'Pass the format, such as format="{best[0].name}" (--format {best[0].name}).',
         )
     return best[0]
 

@@ -11,7 +11,7 @@ from bridge_core.checkpoint.weight_files import find_weights, is_training_file
 from bridge_core.errors import BridgeError, ShardError
 from bridge_core.formats import shard_name
 from bridge_core.io import SourceFile, is_unfinished, parse_json, system_failures
-from bridge_core.messages import listed
+from bridge_core.messages import count, listed
 from bridge_core.plugins import Registry
 
 __all__ = ["choose_weights"]
@@ -46,7 +46,7 @@ def choose_weights(folder: Path, *, format: str | None, layout: str | None, regi
             notes += note
     elif shards := [name for name in alike if _is_shard(name)]:
         raise ShardError(
-            f"the folder holds two saves: {chosen}, and {len(shards)} shards without an index: "
+            f"the folder holds two saves: {chosen}, and {count(len(shards), 'shard')} without an index: "
             f"{listed(shards)}.",
             path=folder,
             hint=f"Remove the save that is out of date, or give the file itself: {folder / chosen}.",

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from bridge_core.errors import BridgeError
 from bridge_core.formats import describe_foreign, is_index
 from bridge_core.io import SourceFile, is_unfinished, unfinished_downloads
-from bridge_core.messages import listed
+from bridge_core.messages import count, listed
 
 __all__ = ["InPlaceOfWeights", "what_else"]
 
@@ -31,7 +31,7 @@ def what_else(folder: Path) -> InPlaceOfWeights:
     if not entries:
         contents.append("it is empty")
     if folders := _folders_with_weights(entries):
-        contents.append(f"the weights are in its folders {listed(folders)}")
+        contents.append(f"the weights are in {count(len(folders), 'folder')} of it, {listed(folders)}")
         way_on = f"Give the folder of one complete model, such as {folder / folders[0]}."
     if begun := unfinished_downloads(folder):
         contents.append(f"the download of {listed(begun)} is not finished")

@@ -14,7 +14,7 @@ from bridge_core.checkpoint.partial_files import part_of
 from bridge_core.errors import BridgeError, MalformedFile, ShardError, SystemFailure, UsageError
 from bridge_core.formats import Format, shard_name
 from bridge_core.io import SourceFile, is_unfinished, system_failures
-from bridge_core.messages import listed
+from bridge_core.messages import count, listed
 from bridge_core.plugins import Registry, default_registry
 
 __all__ = ["find_weights", "is_training_file", "is_weights_name"]
@@ -246,7 +246,7 @@ def _refuse_shards(folder: Path, seen: list[str]) -> None:
     shards = [name for name in seen if (shard := shard_name(name)) is not None and shard.total > 1]
     if shards:
         raise ShardError(
-            f"the folder holds {len(shards)} shards, but not the index that lists them: {listed(shards)}.",
+            f"the folder holds {count(len(shards), 'shard')} without an index: {listed(shards)}.",
             path=folder,
             hint="Download the index (*.index.json) into the folder.",
         )

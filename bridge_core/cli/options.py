@@ -61,9 +61,7 @@ def a_floating_dtype(text: str) -> str:
 
     known = [name for name, dtype in DTYPES.items() if is_floating(dtype)]
     if text not in known:
-        near = nearest(text, known)
-        options = "" if near.startswith("Known") else f" Known are: {', '.join(known)}."
-        raise click.BadParameter(f"expected a floating-point dtype, got {text!r}. {near}{options}")
+        raise click.BadParameter(f"expected a floating-point dtype, got {text!r}. {nearest(text, known)}")
     return text
 
 

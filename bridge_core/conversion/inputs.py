@@ -194,7 +194,7 @@ def template_of(like: Any, framework: str, registry: Registry) -> Iterator[FlatS
             raise UsageError(
                 f"expected a template in the layout {framework!r}, got one in the layout {state.layout!r}.",
                 path=like if isinstance(like, str | os.PathLike) else None,
-                hint=f"Pass weights of a {framework} model as the template, or convert to {state.layout}.",
+                hint=f"Pass weights of a {framework} model as like= (--like), or convert to {state.layout}.",
             )
         yield state.replace(layout=framework)
 
@@ -225,7 +225,7 @@ def load_factory(name: str) -> Any:
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
         raise UsageError(
-            f'model={name!r}: expected "package.module:function".',
+            f'model="{name}" (--model {name}): expected "package.module:function".',
             hint='Write, for example, model="mynet:make_model" (--model mynet:make_model).',
         )
     here = str(Path.cwd())
@@ -239,14 +239,14 @@ def load_factory(name: str) -> Any:
         return factory() if callable(factory) and not _is_module(factory) else factory
     except (ImportError, AttributeError) as err:
         raise UsageError(
-            f"model={name!r} cannot be loaded: {str(err).rstrip('.')}.",
+            f'model="{name}" (--model {name}) cannot be loaded: {str(err).rstrip(".")}.',
             hint=f"Check the name; modules are looked up in {here} and in Python's path.",
         ) from err
     except BaseException as err:  # the user's own code may raise any exception, and may end the program
         if is_interrupt(err):
             raise
         raise UsageError(
-            f"model={name!r}: the function failed with {cause_of(err).rstrip('.')}.",
+            f'model="{name}" (--model {name}): the function failed with {cause_of(err).rstrip(".")}.',
             hint="Correct the function; it is called without arguments and should return a model.",
         ) from err
     finally:

@@ -66,8 +66,8 @@ def guidance(source: Any, state: FlatState, options: ConversionOptions, registry
     if name is None:
         return Guidance()
     raise UsageError(
-        f'model="{name}" cannot be used: no adapter of a model library recognises this checkpoint. Installed '
-        f"adapters: {', '.join(registry.libraries) or 'none'}.",
+        f'model="{name}" (--model {name}) cannot be used: no adapter of a model library recognises this '
+        f"checkpoint. Installed adapters: {', '.join(registry.libraries) or 'none'}.",
         path=source if is_path else None,
         hint='For a model of your own, pass model="package.module:function" (--model PKG.MOD:FACTORY).',
     )

@@ -40,7 +40,7 @@ class ConversionOptions:
         """Check that a neutral target has no template, and that the dtype is known."""
         if self.like is not None and self.to == "neutral":
             raise UsageError(
-                'like= cannot be combined with to="neutral": the neutral layout has no template.',
+                'like= (--like) cannot be combined with to="neutral" (--to neutral), which has no template.',
                 hint="Remove like= (--like), or convert to the template's framework.",
             )
         if self.dtype is not None:

@@ -121,7 +121,9 @@ def open_error(
         lines = _lines({name: f": {why}" for name, why in reasons.items()})
         verb = "has a name" if len(reasons) == 1 else "have names"
         parts.append(f"{number} {verb} that layers use, and it is not known which layer:{lines}")
-    parts += [_sentence(cause.text) for cause in causes]
+    if causes:
+        parts[-1] += "."
+        parts += [_sentence(cause.text) for cause in causes]
     ways = [*cause_ways(causes), *(way for way, _ in more_ways)]
     permissions = []
     guessable = [key for key in ambiguous if not any(cause.holds(key) for cause in causes)]
@@ -141,7 +143,7 @@ def open_error(
     if patterns:
         keyword = repr(patterns[0]) if len(patterns) == 1 else repr(patterns)
         option = " ".join(f"--allow-unclaimed {pattern!r}" for pattern in patterns)
-        them = listed(patterns) if special else "them"
+        them = listed(patterns) if special else "it" if len(copyable) == 1 else "them"
         ways.append(
             f"To copy {them} unchanged, if the target has the same names and axes, pass "
             f"allow_unclaimed={keyword} ({option})."
@@ -260,12 +262,12 @@ def _mismatch_ways(
     permissions = [
         f"{_permission(keyword, names)} to {what}"
         for keyword, names, what in (
-            ("allow_missing", missing, "leave target tensors without values of the source"),
+            ("allow_missing", missing, "leave target tensors unfilled"),
             ("allow_mismatched", mismatched, "leave target tensors of another shape unfilled"),
             (
                 "allow_unexpected",
                 unexpected,
-                "leave out source tensors that the target does not need to compute the same",
+                "leave out source tensors that the target's model does not need",
             ),
         )
         if names

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bridge_core.errors import PlanError
-from bridge_core.messages import listed
+from bridge_core.messages import count, listed
 from bridge_core.ops import chain_specs, chain_tensors
 from bridge_core.plan.compose import join_keeps, join_steps, traced
 from bridge_core.plan.problems import PlanProblems, once
@@ -288,7 +288,7 @@ class Plan:
             lost = [join_key(key) for s in self.steps if not s.exact for key in s.sources]
             lost += [join_key(d.key) for d in self.dropped if not d.kept and d.tied_to is None]
             raise PlanError(
-                f"the plan cannot be inverted: it loses {len(lost)} source tensors, {listed(lost)}.",
+                f"the plan cannot be inverted: it loses {count(len(lost), 'source tensor')}, {listed(lost)}.",
                 hint="Keep the source; its values cannot be restored from the target.",
             )
         if self.keeps:
@@ -301,8 +301,8 @@ class Plan:
         unequal = [key for key, other in ties.items() if self.specs[key] != self.specs[other]]
         if unequal:
             raise PlanError(
-                f"the plan cannot be inverted: it drops {len(unequal)} tied tensors, which differ in their "
-                f"axes from the tensors that they are tied to: {listed(map(join_key, unequal))}."
+                f"the plan cannot be inverted: it drops {count(len(unequal), 'tied tensor')} with other "
+                f"axes than the tensor of the tie: {listed(map(join_key, unequal))}."
             )
         return Plan(
             self.target_layout,

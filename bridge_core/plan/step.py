@@ -107,7 +107,7 @@ class Mismatch:
     def __str__(self) -> str:
         """Return one line."""
         names = f"{join_key(self.target)} from {join_key(self.source)}"
-        return f"{names}, expected {self.expected}, got {self.found}"
+        return f"{names} (expected {self.expected}, got {self.found})"
 
     def to_json(self) -> dict[str, str]:
         """Return the pair as plain data."""

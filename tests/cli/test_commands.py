@@ -153,6 +153,20 @@ class TestInspect:
         save_file({name: np.zeros(2, "f4")}, tmp_path / "m.safetensors")
         assert f"\n{name}  float32" in run("inspect", tmp_path / "m.safetensors").out
 
+    def test_the_reason_for_the_layout_is_shown_or_how_to_give_it(self, source, converted, tmp_path):
+        np.savez(tmp_path / "x.npz", **{"x.thing": np.ones(3)})
+        assert "torch layout (recorded in the file)" in run("inspect", source).out
+        save_file(tensors(), source)
+        assert "torch layout (the only layout that the keys match)" in run("inspect", source).out
+        assert "flax layout (recorded in the file)" in run("inspect", converted).out
+        assert "flax layout (as given)" in run("inspect", source, "--layout", "flax").out
+        assert "--layout torch" in run("inspect", tmp_path / "x.npz").out
+        reason = "the only layout that the keys match"
+        assert f"source layout: torch, {reason}\n" in run("plan", source, "--to", "flax").out
+        assert document(run("plan", source, "--to", "flax", "--json"))["layout_reason"] == reason
+        done = run("convert", source, tmp_path / "o.msgpack", "--to", "flax")
+        assert f"source layout: torch, {reason}\n" in done.out
+
     def test_names_cannot_command_the_terminal(self, tmp_path):
         save_file({"a\x1b[2J\n\u202eb": np.zeros(2, "f4")}, tmp_path / "m.safetensors")
         result = run("inspect", tmp_path / "m.safetensors")

@@ -143,7 +143,7 @@ def test_every_problem_stands_in_one_error():
         MismatchError,
         "1 target tensor has no source: b.",
         "1 source tensor has no target: a.",
-        "d from c, expected float32[3], got float32[2]",
+        "d from c (expected float32[3], got float32[2])",
         "e (linear or embedding)",
         hint=("--rules", "--allow-unexpected a", "--allow-missing b", "--allow-mismatched PATTERN"),
     ):
@@ -184,11 +184,11 @@ def test_the_inverse_restores_everything_bit_for_bit():
 def test_a_plan_that_loses_something_cannot_be_undone_and_says_what():
     lossy = plan({A: spec(2)}, Step((A,), (B,), (Cast("float32", "float16"),)))
     assert not lossy.exact
-    with refused(PlanError, "1 source tensors, a."):
+    with refused(PlanError, "1 source tensor, a."):
         lossy.inverse()
     dropping = plan({A: spec(2), B: spec(2)}, Step((A,), (A,)), dropped=(Dropped(B, "not wanted"),))
     assert not dropping.exact
-    with refused(PlanError, "1 source tensors, b."):
+    with refused(PlanError, "1 source tensor, b."):
         dropping.inverse()
     tied = plan({A: spec(2), B: spec(2)}, Step((A,), (A,)), dropped=(Dropped(B, "tied to a", A),))
     assert tied.exact

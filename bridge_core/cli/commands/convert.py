@@ -51,8 +51,8 @@ __all__ = ["convert"]
 def convert(src: str, dst: str, no_verify: bool, as_json: bool, quiet: bool, **asked: Any) -> None:
     """Convert SRC to DST.
 
-    SRC is a file, the index of a sharded set, or a folder. What was written is read back and compared before
-    DST appears: DST is complete, or does not change.
+    SRC is a file, the index of a sharded set, or a folder. DST appears when it is complete and was read back
+    and compared; until then an existing DST does not change.
     """
     from bridge_core.cli.progress_bar import progress_bar
     from bridge_core.conversion import convert as run
