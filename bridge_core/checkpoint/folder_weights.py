@@ -61,9 +61,9 @@ def _passed_over(folder: Path, chosen: str, others: list[str]) -> list[str]:
         name for name in others if (part := part_of(folder / name)) is not None and part.tensors == "changes"
     ]
     rest = [name for name in others if name not in changes]
-    notes = [f"{chosen} was read, and not what is next to it: {listed(rest)}"] if rest else []
+    notes = [f"{chosen} was read; next to it, and not read: {listed(rest)}"] if rest else []
     if changes:
-        notes.append(f"the adapter next to {chosen} is not in the result: {listed(changes)}")
+        notes.append(f"the changes of an adapter next to {chosen} are not in the result: {listed(changes)}")
     return notes
 
 

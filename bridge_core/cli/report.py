@@ -86,7 +86,7 @@ def inspect_lines(
     format_name: str,
     state: FlatState,
     files: Mapping[Key, str],
-    axes: Mapping[Key, tuple[str, ...]],
+    axes: Mapping[Key, tuple[str, ...]] | None = None,
 ) -> list[str]:
     """Return a state's header as text.
 
@@ -95,8 +95,9 @@ def inspect_lines(
         format_name: Name of its format.
         state: The state.
         files: Key -> name of the file that holds the tensor.
-        axes: Key -> names of the tensor's axes, as far as its layer is known.
+        axes: Key -> names of the tensor's axes, where its layer is known; None for no names.
     """
+    axes = axes or {}
     known = state.metadata
     shards = dict.fromkeys(files.values())
     lines = [

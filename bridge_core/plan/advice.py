@@ -131,8 +131,9 @@ def open_error(
     copyable = [key for key in unexplained if key not in special]
     needs_target = bool(guessable or copyable or not causes)
     if needs_target:
-        other = f"the model, {_MODEL}" if guessable else f"a rule that names the layer, {_RULES}"
-        ways.append(f"Pass the target, {_LIKE}, or {other}.")
+        ways.append(
+            f"Pass the target, {_LIKE}, or the model, {_MODEL}; or name the layer by a rule, {_RULES}."
+        )
     if guessable:
         ways.append(
             "To go by the names only, pass accept_guesses=True (--accept-guesses); a guess may be wrong, and "

@@ -68,7 +68,7 @@ def test_what_differs_is_left_out_and_told_with_both_shapes(net, allowed):
 
 @pytest.mark.parametrize("allowed", [(), False, ["body.*"], ["head"], ["other.**"]])
 def test_nothing_is_left_out_without_permission(net, allowed):
-    with pytest.raises(MismatchError, match=r"2 of another shape.*--allow-mismatched PATTERN") as caught:
+    with pytest.raises(MismatchError, match=r"2 tensors have another shape.*--allow-mismatched PATTERN") as caught:
         plan_conversion(net, to="flax", like=variables(8), allow_mismatched=allowed)
     assert len(caught.value.mismatched) == 2
 
@@ -79,7 +79,7 @@ def test_one_leaf_of_a_layer_may_differ_alone(net):
     plan = plan_conversion(net, to="flax", like=like, allow_mismatched=["head.bias"])
     assert plan.allowed_missing == (("params", "head", "bias"),)
     assert ("params", "head", "kernel") in plan.target_specs()
-    with pytest.raises(MismatchError, match="1 of another shape"):
+    with pytest.raises(MismatchError, match="1 tensor has another shape"):
         plan_conversion(net, to="flax", like=like, allow_mismatched=["head.kernel"])
 
 
@@ -91,10 +91,10 @@ def test_patterns_that_match_nothing_are_no_fault_as_for_the_other_permissions(n
 
 
 def test_other_permissions_do_not_cover_it_and_it_covers_no_other(net):
-    with pytest.raises(MismatchError, match="of another shape"):
+    with pytest.raises(MismatchError, match="another shape"):
         plan_conversion(net, to="flax", like=variables(8), allow_missing=True, allow_unexpected=True)
     lacking = {"params": {"body": variables(6)["params"]["body"]}}
-    with pytest.raises(MismatchError, match="2 unexpected"):
+    with pytest.raises(MismatchError, match="2 source tensors"):
         plan_conversion(net, to="flax", like=lacking, allow_mismatched=True)
     with pytest.raises(MismatchError, match="2 missing"):
         plan_conversion(
@@ -209,5 +209,5 @@ def test_a_fused_tensor_is_told_once(source, like):
     plan = plan_conversion(source, to="torch", like=like, allow_mismatched=True)
     assert sorted(".".join(key) for key in plan.allowed_missing) == sorted(names)
     assert sorted(".".join(dropped.key) for dropped in plan.dropped) == sorted(names)
-    with pytest.raises(MismatchError, match=f"{len(names)} of another shape"):
+    with pytest.raises(MismatchError, match=f"{len(names)} tensors? ha.* another shape"):
         plan_conversion(source, to="torch", like=like)

@@ -158,7 +158,7 @@ def test_a_file_of_a_format_that_cannot_look_is_refused_with_its_name(tmp_path):
     with installed(install(tmp_path / "site", sources)):
         result = run("inspect", tmp_path / "x.acme")
     assert result.code == 1
-    assert "format 'acme' of acme 2.5 could not look at" in result.err
+    assert "format 'acme' of acme 2.5 " in result.err
     assert "ValueError: oh" in result.err
     assert "--disable-plugin acme" in result.err
     assert not warned(result.err)
@@ -170,7 +170,7 @@ def test_a_file_that_only_a_greedy_format_claims_is_refused_with_its_name(broken
     assert result.code == 3
     assert "cannot be read as greedy by broken-greedy 2.5: RuntimeError: not mine" in result.err
     assert "--disable-plugin broken-greedy" in result.err
-    assert "is of no known format" in run("inspect", tmp_path / "x.dat", "--disable-plugin", "all").err
+    assert "begins with b'" in run("inspect", tmp_path / "x.dat", "--disable-plugin", "all").err
 
 
 def test_a_greedy_formats_own_error_names_the_way_without_it(tmp_path):
@@ -179,7 +179,7 @@ def test_a_greedy_formats_own_error_names_the_way_without_it(tmp_path):
     (tmp_path / "x.dat").write_bytes(b"not of any other format")
     with installed(install(tmp_path / "site", sources)), pytest.raises(MalformedFile) as refused:
         bridge_core.open_state(tmp_path / "x.dat")
-    assert "is bad. It was opened as acme, by acme 2.5, which claims it" in str(refused.value)
+    assert "is bad. It was opened as acme by acme 2.5" in str(refused.value)
     assert "--disable-plugin acme" in str(refused.value)
 
 
@@ -200,7 +200,7 @@ def test_live_objects_convert_beside_a_framework_that_fails(broken):
         warnings.simplefilter("always")
         neutral = bridge_torch.to_neutral(layer)
         for _ in range(2):
-            with pytest.raises(UsageError, match=r"a live object of .* was expected"):
+            with pytest.raises(UsageError, match=r"a live object of .*, got "):
                 bridge_core.to_neutral({1}, framework="torch")
     assert sum(re.search(text, str(warning.message)) is not None for warning in seen) == 1
     assert torch.equal(torch.from_numpy(np.array(neutral["kernel"])), layer.weight.detach().T)
@@ -412,7 +412,8 @@ def test_a_model_that_exits_is_an_error_and_nothing_is_written(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     result = run("convert", source, tmp_path / "b.msgpack", "--to", "flax", "--model", "exits_at_once:make")
     assert result.code == 2
-    assert "'exits_at_once:make' failed with SystemExit: 0" in result.err
+    assert "--model exits_at_once:make" in result.err
+    assert "SystemExit: 0" in result.err
     assert not (tmp_path / "b.msgpack").exists()
 
 

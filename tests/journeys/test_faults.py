@@ -807,7 +807,7 @@ def test_a_write_that_the_disk_lost_is_found_before_the_rename(place, monkeypatc
             os.truncate(file, 0 if fault == "emptied" else file.stat().st_size - 1)
 
     monkeypatch.setattr(output_module, "sync_file", losing)
-    with pytest.raises(VerificationError, match="cannot be read again"):
+    with pytest.raises(VerificationError, match="cannot be read back"):
         save(state(2), path, overwrite=True)
     assert values(path) == 1
     assert names(place) == [path.name]

@@ -41,7 +41,7 @@ def test_it_opens_and_is_not_converted(tmp_path, name):
         lambda: plan_conversion(source, to="torch", layout="flax"),
     ):
         with pytest.raises(
-            ConversionError, match="holds no tensor, so that there is nothing to convert"
+            ConversionError, match="not hold a tensor, so there is nothing to convert"
         ) as refused:
             call()
         assert str(refused.value).startswith(f"{source}: ")

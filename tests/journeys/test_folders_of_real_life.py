@@ -75,13 +75,13 @@ CONVERTED = {
         },
         "",
         "a",
-        ["open_clip_model.safetensors was read; beside it, and not read: open_clip_pytorch_model.bin"],
+        ["open_clip_model.safetensors was read; .*not read: open_clip_pytorch_model.bin"],
     ),
     "one save in two formats of one name": (
         {"v1-5.ckpt": "b", "v1-5.safetensors": "a"},
         "",
         "a",
-        ["v1-5.safetensors was read; beside it, and not read: v1-5.ckpt"],
+        ["v1-5.safetensors was read; .*not read: v1-5.ckpt"],
     ),
     "an index and its shards": (SET, "", "abc", ()),
     "the index itself": (SET, INDEX, "abc", ()),
@@ -92,7 +92,7 @@ CONVERTED = {
         {**SET, "consolidated.safetensors": "b"},
         "",
         "abc",
-        (f"{INDEX} was read; beside it, and not read: consolidated.safetensors",),
+        (f"{INDEX} was read; .*not read: consolidated.safetensors",),
     ),
     "mistral's other form by name": (
         {**SET, "consolidated.safetensors": "b"},
@@ -131,7 +131,7 @@ CONVERTED = {
         {"model.safetensors": "a", "adapter_model.safetensors": "b", "adapter_config.json": "{}"},
         "",
         "a",
-        ("changes of an adapter beside model.safetensors are not in the result: adapter_model.safetensors",),
+        ("adapter .*model.safetensors .*: adapter_model.safetensors",),
     ),
     "an index whose shards are gone": (
         {"model.safetensors": "a", INDEX: index(ONE, TWO)},
@@ -201,7 +201,7 @@ CONVERTED = {
 
 REFUSED = {
     "two slices": (LLAMA, "", ShardError, r"consolidated\.\{00\.\.01\}.*convert_llama_weights_to_hf"),
-    "one of two slices": (LLAMA, "consolidated.00.pth", ShardError, r"consolidated\.01\.pth is beside it"),
+    "one of two slices": (LLAMA, "consolidated.00.pth", ShardError, r"consolidated\.01\.pth"),
     "the second slice alone": ({"consolidated.01.pth": "a"}, "", ShardError, r"consolidated\.01\.pth"),
     "the second slice alone by name": (
         {"consolidated.01.pth": "a"},
@@ -214,15 +214,15 @@ REFUSED = {
         SET,
         TWO,
         ShardError,
-        rf"shard 2 of 3.*Give the index, {INDEX}, or the folder.*allow_missing=True",
+        rf"shard 2 of 3.*{INDEX}.*allow_missing=True",
     ),
     "a shard that lies alone": (
         {TWO: "b"},
         TWO,
         ShardError,
-        r"shard 2 of 3.*Fetch the other shards and the index",
+        r"shard 2 of 3.*index",
     ),
-    "a folder of shards": ({ONE: "a", TWO: "b"}, "", ShardError, "no index that lists them"),
+    "a folder of shards": ({ONE: "a", TWO: "b"}, "", ShardError, r"2 shards.*model-\{00001\.\.00002\}"),
     "a shard of msgpack": (
         {"flax_model-00001-of-00002.msgpack": "a"},
         "flax_model-00001-of-00002.msgpack",
@@ -233,19 +233,19 @@ REFUSED = {
         {"mp_rank_00_model_states.pt": "a", "mp_rank_01_model_states.pt": "b"},
         "mp_rank_00_model_states.pt",
         ShardError,
-        "mp_rank_01_model_states.pt is beside it.*Merge",
+        "mp_rank_01_model_states.pt.*Merge",
     ),
     "two devices in folders": (
         {"mp_rank_00/model_optim_rng.pt": "a", "mp_rank_01/model_optim_rng.pt": "b"},
         "mp_rank_00/model_optim_rng.pt",
         ShardError,
-        "mp_rank_01 is beside its folder",
+        "mp_rank_01 ",
     ),
     "the folder of two devices": (
         {"mp_rank_00/model_optim_rng.pt": "a", "mp_rank_01/model_optim_rng.pt": "b"},
         "",
         MalformedFile,
-        r"holds no weights: they are in folders of it, mp_rank_\{00\.\.01\}",
+        r"2 folders of it, mp_rank_\{00\.\.01\}",
     ),
     "zero, stage 3": (
         {"zero_pp_rank_0_mp_rank_00_model_states.pt": "a"},
@@ -258,37 +258,37 @@ REFUSED = {
         {"pytorch_model_fsdp_rank0.bin": "a", "pytorch_model_fsdp_rank1.bin": "b"},
         "pytorch_model_fsdp_rank0.bin",
         ShardError,
-        "fsdp_rank1.bin is beside it",
+        "fsdp_rank1.bin",
     ),
     "ranks with a usual name": (
         {"model.rank0.safetensors": "a", "model.rank1.safetensors": "b"},
         "",
         ShardError,
-        r"parts of one model, and not a whole one: model\.rank\{0\.\.1\}",
+        r"parts of a model: model\.rank\{0\.\.1\}",
     ),
     "several variants": (
         {"model.fp16.safetensors": "a", "model.bf16.safetensors": "b"},
         "",
         UsageError,
-        "several variants",
+        "2 variants.*model.bf16.safetensors, model.fp16.safetensors",
     ),
     "parts by name": (
         {"w.part1.safetensors": "a", "w.part2.safetensors": "b"},
         "",
         ShardError,
-        r"parts of one model, and not a whole one: w\.part\{1\.\.2\}",
+        r"parts of a model: w\.part\{1\.\.2\}",
     ),
     "several checkpoints": (
         {"epoch_1.pt": "a", "epoch_2.pt": "b"},
         "",
         MalformedFile,
-        "several files.*epoch_1.pt, epoch_2.pt.*have to be merged first",
+        "2 files.*epoch_1.pt, epoch_2.pt|epoch_{1..2}.pt.*merge them first",
     ),
     "two formats of two names": (
         {"best.safetensors": "a", "last.pt": "b"},
         "",
         MalformedFile,
-        "several files.*best.safetensors, last.pt",
+        "2 files.*best.safetensors, last.pt",
     ),
     "what macOS keeps beside a file": (
         {"._model.safetensors": b"\0\x05\x16\x07" + bytes(200)},
@@ -300,7 +300,7 @@ REFUSED = {
         {"snapshots/0/model.safetensors": "a", "blobs/1": "x", "refs/main": "0\n"},
         "",
         MalformedFile,
-        "no weights: they are in folders of it, snapshots/0",
+        "1 folder of it, snapshots/0",
     ),
     "an adapter": (
         {"adapter_model.safetensors": "a", "adapter_config.json": "{}"},
@@ -330,7 +330,7 @@ REFUSED = {
         {"model.safetensors": "a", ONE: "b", TWO: "c"},
         "",
         ShardError,
-        "holds model.safetensors, and parts of another save that has no index",
+        r"two saves: model.safetensors, and 2 shards.*model-\{00001\.\.00002\}",
     ),
     "an index that leaves out a shard": (
         {**SET, INDEX: index(ONE, TWO)},
@@ -349,7 +349,7 @@ REFUSED = {
         {"model.safetensors.incomplete": "a"},
         "",
         MalformedFile,
-        "no weights: there are unfinished downloads, model.safetensors.incomplete.*Finish",
+        "model.safetensors.incomplete is not finished.*Finish",
     ),
     "an unfinished shard": (
         {ONE: "a", f"{TWO}.crdownload": "b", THREE: "c", INDEX: index(ONE, TWO, THREE)},
@@ -367,7 +367,7 @@ REFUSED = {
         {"model.safetensors": "a", "model.safetensors.aria2": b"x"},
         "",
         TruncatedFile,
-        "model.safetensors.aria2 is beside it",
+        "model.safetensors.aria2",
     ),
     "the same file by name": (
         {"model.safetensors": "a", "model.safetensors.aria2": b"x"},
@@ -379,24 +379,24 @@ REFUSED = {
         {**SET, f"{TWO}.aria2": b"x"},
         "",
         ShardError,
-        f"{TWO}.aria2 is beside it",
+        rf"{TWO}\.aria2",
     ),
     "a pointer": ({"w.bin": POINTER}, "", MalformedFile, "w.bin is a git-lfs pointer"),
     "a pointer by a usual name": ({"model.safetensors": POINTER}, "", MalformedFile, "git-lfs pointer"),
     "zeros": ({"model.safetensors": ZEROS}, "", MalformedFile, "zero bytes only, as an unfinished download"),
-    "a shard of zeros": ({**SET, TWO: ZEROS}, "", MalformedFile, f"{TWO}: is a file of zero bytes only"),
+    "a shard of zeros": ({**SET, TWO: ZEROS}, "", MalformedFile, f"{TWO}: .*zero bytes only"),
     "a head of zeros": ({"model.bin": ZEROS + b"x"}, "model.bin", MalformedFile, "begins with zero bytes"),
     "an empty file": ({"model.safetensors": b""}, "", TruncatedFile, "is empty"),
-    "an empty file of another name": ({"w.bin": b""}, "", MalformedFile, "holds no weights: w.bin is empty"),
-    "nothing": ({}, "", MalformedFile, r"holds no weights\. Looked for"),
-    "a tokenizer": ({"tokenizer.json": "{}", "config.json": "{}"}, "", MalformedFile, r"holds no weights\."),
-    "an AppleDouble": ({"._model.safetensors": b"\0\5"}, "", MalformedFile, r"holds no weights\."),
-    "a loop": ({"model.safetensors": "->model.safetensors"}, "", MalformedFile, "a link that leads nowhere"),
+    "an empty file of another name": ({"w.bin": b""}, "", MalformedFile, "does not hold weights: w.bin is empty"),
+    "nothing": ({}, "", MalformedFile, "does not hold weights: it is empty"),
+    "a tokenizer": ({"tokenizer.json": "{}", "config.json": "{}"}, "", MalformedFile, "does not hold weights"),
+    "an AppleDouble": ({"._model.safetensors": b"\0\5"}, "", MalformedFile, "does not hold weights"),
+    "a loop": ({"model.safetensors": "->model.safetensors"}, "", MalformedFile, "model.safetensors is a link"),
     "a link to a blob that is gone": (
         {"model.safetensors": "->../../blobs/0"},
         "",
         MalformedFile,
-        "no weights: model.safetensors is a link that leads nowhere",
+        "model.safetensors is a link to a file that does not exist",
     ),
     "a folder with the name of a file": (
         {"model.safetensors": None},
@@ -408,7 +408,7 @@ REFUSED = {
         {"unet/diffusion_pytorch_model.safetensors": "a", "vae/diffusion_pytorch_model.safetensors": "a"},
         "",
         MalformedFile,
-        "no weights: they are in folders of it, unet, vae. Give one of these",
+        "2 folders of it, unet, vae.*m/unet",
     ),
 }
 
@@ -494,6 +494,6 @@ def test_inspect_shows_what_was_passed_over(tmp_path):
 
     folder = make(tmp_path / "m", {"model.safetensors": "a", "pytorch_model.bin": "a"})
     found = CliRunner().invoke(main, ["inspect", str(folder)])
-    assert "note: model.safetensors was read; beside it, and not read: pytorch_model.bin" in found.output
+    assert "not read: pytorch_model.bin" in found.output
     found = CliRunner().invoke(main, ["inspect", str(folder), "--json"])
     assert "pytorch_model.bin" in json.loads(found.output)["notes"][0]

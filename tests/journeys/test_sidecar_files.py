@@ -196,13 +196,13 @@ def test_what_is_no_file_is_refused(folder, tmp_path, kind):
 
 def test_a_name_of_weights_is_refused(folder, tmp_path):
     for name in ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"):
-        refused(folder, tmp_path, PluginError, "plugin zoo: .*a name of weights", sidecar_files=(name,))
+        refused(folder, tmp_path, PluginError, "plugin zoo: .*sidecar file", sidecar_files=(name,))
         (tmp_path / "place").rmdir()
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "/x", "a/b", "a\0b", "model.safetensors"])
 def test_saving_refuses_names_that_are_no_files_beside(folder, tmp_path, name):
-    with SourceFile(folder / CONFIG) as file, pytest.raises(UsageError, match="no name for a file"):
+    with SourceFile(folder / CONFIG) as file, pytest.raises(UsageError, match="sidecar file"):
         save_state(weights(), f"{tmp_path}/out/", format="npz", sidecar_files={name: file})
     assert names(tmp_path) == ["source"]
 
@@ -243,7 +243,7 @@ def test_a_copy_that_went_wrong_is_noticed(folder, tmp_path, monkeypatch):
         return pwrite(fd, data, offset)
 
     monkeypatch.setattr(os, "pwrite", flipping)
-    refused(folder, tmp_path, VerificationError, r"out/big\.model: the bytes read again differ")
+    refused(folder, tmp_path, VerificationError, r"out/big\.model: .*differ")
     assert not run(folder, f"{tmp_path}/out/", verify=False).verified
 
 
@@ -299,5 +299,5 @@ def test_a_stem_names_the_files_of_a_folder(folder, tmp_path):
     assert "diffusion_flax_model.msgpack" not in made
     assert "diffusion_flax_model.msgpack.index.json" in made
     assert any(name.startswith("diffusion_flax_model-00001-of-") for name in made)
-    with pytest.raises(UsageError, match="no first part"):
+    with pytest.raises(UsageError, match="base_name="):
         save_state(weights(), f"{tmp_path}/other/", base_name="../up")

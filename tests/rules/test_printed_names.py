@@ -109,7 +109,7 @@ def test_a_collection_of_a_pattern_says_where_its_tensors_are(tmp_path):
     ]
     assert_holds(converted(path, to="torch", rules=rules), renamed(TORCH, "blocks_0.", "h."))
     with pytest.raises(
-        RuleError, match=r"batch_stats\.pos.*matched nothing|matched nothing.*batch_stats\.pos"
+        RuleError, match=r"1 rule .*batch_stats\.pos"
     ):
         plan_conversion(path, to="torch", rules=Rule.drop("batch_stats.pos", "unused", layouts=THERE))
 
@@ -280,7 +280,7 @@ def test_the_commands_agree(tmp_path, head):
     rules.write_text(FILE.format(head="parms."))
     ran = CliRunner().invoke(main, ["rules", "check", str(rules), "--source", str(path)])
     assert ran.exit_code == 1
-    assert "'parms.pos' matches nothing" in ran.output
+    assert "'parms.pos' matches no name" in ran.output
 
 
 @pytest.mark.parametrize("head", ["", "params."])

@@ -290,7 +290,7 @@ def test_what_is_dropped_comes_back_as_its_constant(tmp_path):
 
 def test_a_constant_that_the_target_has_not_is_told():
     rule = Rule.fill("rope.table", 1, reason="torch has none", layouts=BOTH)
-    with pytest.raises(RuleError, match=r"1 rule matched nothing: 'rope\.table'"):
+    with pytest.raises(RuleError, match=r"1 rule matched no key: 'rope\.table'"):
         plan_conversion(HEAD, to="flax", rules=rule, like=abstract(FLAX_HEAD, "flax"))
 
 

@@ -107,7 +107,7 @@ def test_the_dtype_of_a_cast_stands_in_the_copied_config(folder, tmp_path):
 
 
 def test_a_class_that_is_asked_for_stands_in_the_copied_config(folder, tmp_path):
-    with pytest.raises(MismatchError, match=r"missing: .*pooler.*unexpected: cls"):
+    with pytest.raises(MismatchError, match=r"target .*: pooler.*source .*: cls"):
         convert(folder, f"{tmp_path}/out/", to="torch", model="BertModel")
     report = convert(
         folder,
@@ -174,7 +174,7 @@ def test_a_config_that_is_no_json_or_too_large_is_refused(folder):
         plan_conversion(folder, to="flax")
     with (folder / "config.json").open("wb") as file:
         file.truncate(17 << 20)
-    with pytest.raises(LimitExceeded, match="a config has"):
+    with pytest.raises(LimitExceeded, match=r"config\.json: .* bytes"):
         plan_conversion(folder, to="flax")
 
 
@@ -241,7 +241,7 @@ def test_buffers_that_the_model_makes_are_left_out_with_the_reason(folder, tmp_p
     assert "the model makes by itself" in dropped["position_ids"]
     tensors["bert.embeddings.extra"] = torch.arange(20)[None]
     save_file(tensors, path, metadata={"format": "pt"})
-    with pytest.raises(MismatchError, match=r"1 unexpected: bert\.embeddings\.extra"):
+    with pytest.raises(MismatchError, match=r"1 source tensor .*: bert\.embeddings\.extra"):
         convert(folder, f"{tmp_path}/other/", to="flax")
 
 
@@ -254,7 +254,7 @@ def test_masks_of_old_releases_are_left_out_and_a_bias_of_that_name_is_not(tmp_p
     save_file({**tensors, **old}, path, metadata={"format": "pt"})
     assert {".".join(drop.key) for drop in plan_conversion(tmp_path / "gpt2", to="flax").dropped} >= set(old)
     save_file({**tensors, "transformer.h.0.attention.bias": mask[0, 0, 0]}, path, metadata={"format": "pt"})
-    with pytest.raises(MismatchError, match=r"1 unexpected: transformer\.h\.0\.attention\.bias"):
+    with pytest.raises(MismatchError, match=r"1 source tensor .*: transformer\.h\.0\.attention\.bias"):
         plan_conversion(tmp_path / "gpt2", to="flax")
 
 
@@ -324,7 +324,7 @@ def test_infinity_in_the_config_of_a_known_type_is_read(folder):
 
 def test_a_pointer_in_place_of_the_config_is_named(folder):
     (folder / "config.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
-    with pytest.raises(MalformedFile, match=r"config\.json: is a git-lfs pointer.*git lfs pull"):
+    with pytest.raises(MalformedFile, match=r"config\.json: .*git-lfs pointer.*git lfs pull"):
         plan_conversion(folder, to="flax")
     with pytest.raises(AmbiguousLayerError, match="is a git-lfs pointer"):
         plan_conversion(folder / "model.safetensors", to="flax")

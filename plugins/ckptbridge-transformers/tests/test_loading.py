@@ -83,9 +83,9 @@ def test_other_sizes_are_refused_or_left_out_and_told():
     three, five = (BertConfig(**SIZES, num_labels=n) for n in (3, 5))
     source = BertForTokenClassification(three).eval()
     model = FlaxTagger(five, _do_init=False)
-    with pytest.raises(MismatchError, match="2 of another shape"):
+    with pytest.raises(MismatchError, match="2 tensors have another shape"):
         bridge.flax_weights(source, model)
-    with pytest.raises(MismatchError, match="2 of another shape"):
+    with pytest.raises(MismatchError, match="2 tensors have another shape"):
         bridge.flax_weights(source, model, allow_missing=True, allow_unexpected=True)
     loaded = bridge.flax_weights(source, model, ignore_mismatched_sizes=True)
     assert {mismatch.target for mismatch in loaded.mismatched} == {
