@@ -101,7 +101,7 @@ def inspect_lines(
     known = state.metadata
     shards = dict.fromkeys(files.values())
     lines = [
-        f"{path}: format {format_name}, {_layout_text(state)}",
+        f"{path}: {format_name}, {_layout_text(state)}",
         f"{count(len(state), 'tensor')}, {size_text(state.nbytes)}"
         + (f", {len(shards)} shards" if len(shards) > 1 else ""),
     ]
@@ -140,7 +140,7 @@ def _layout_text(state: FlatState) -> str:
     if state.layout is None:
         return "unknown layout (pass --layout torch, flax or neutral)"
     reason = state.metadata.provenance.get("layout")
-    return f"{state.layout} layout" + (f" ({reason})" if reason else "")
+    return f"{state.layout} layout" + (f", {reason}" if reason else "")
 
 
 def _pending(state: FlatState) -> Iterator[tuple[Key, RecordedRule]]:

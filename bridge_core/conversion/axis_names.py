@@ -71,22 +71,27 @@ def _leaf(key: Key, metadata: StateMetadata, framework: str) -> tuple[str, str, 
 
 
 def _names(notation: str, shape: Shape) -> tuple[str, ...]:
-    """Return a name for each axis of a shape; empty if the notation fits it in no way, or in several.
+    """Return a name for each axis of a shape; empty if the notation does not determine them.
+
+    It does not if it fits in several ways, or if it is one name for any number of axes, as a norm's: the
+    first of these may be that of a stack of layers.
 
     >>> _names("out in +k", (8, 4, 3, 3))
     ('out', 'in', 'k0', 'k1')
     >>> _names("in heads/2", (64, 4, 16))
     ('in', 'heads0', 'heads1')
+    >>> _names("*features", (4, 8))
+    ()
     >>> _names("(q k v) in", (12, 8)), _names("(hidden hidden) in", (12, 8))
     (('(q k v)', 'in'), ('2*hidden', 'in'))
     """
     from bridge_core.axes import bind_axes, parse_axes
 
-    sizes = bind_axes(notation, shape)
-    if sizes is None:
+    sizes, axes = bind_axes(notation, shape), parse_axes(notation)
+    if sizes is None or (len(axes) == 1 < len(shape) and axes[0].spread):
         return ()
     names: list[str] = []
-    for axis in parse_axes(notation):
+    for axis in axes:
         if len(axis.members) > 1:
             is_one = len(set(axis.members)) == 1
             names.append(f"{len(axis.members)}*{axis.name}" if is_one else f"({' '.join(axis.members)})")

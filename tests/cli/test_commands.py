@@ -155,11 +155,11 @@ class TestInspect:
 
     def test_the_reason_for_the_layout_is_shown_or_how_to_give_it(self, source, converted, tmp_path):
         np.savez(tmp_path / "x.npz", **{"x.thing": np.ones(3)})
-        assert "torch layout (recorded in the file)" in run("inspect", source).out
+        assert "safetensors, torch layout, recorded in the file\n" in run("inspect", source).out
         save_file(tensors(), source)
-        assert "torch layout (the only layout that the keys match)" in run("inspect", source).out
-        assert "flax layout (recorded in the file)" in run("inspect", converted).out
-        assert "flax layout (as given)" in run("inspect", source, "--layout", "flax").out
+        assert "torch layout, the only layout that the keys match\n" in run("inspect", source).out
+        assert "flax layout, recorded in the file\n" in run("inspect", converted).out
+        assert "flax layout, as given\n" in run("inspect", source, "--layout", "flax").out
         assert "--layout torch" in run("inspect", tmp_path / "x.npz").out
         reason = "the only layout that the keys match"
         assert f"source layout: torch, {reason}\n" in run("plan", source, "--to", "flax").out

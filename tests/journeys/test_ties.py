@@ -351,7 +351,9 @@ def test_tied_tensors_of_two_dtypes_do_not_fit():
     module = tied_model(6)
     state = to_neutral(module, "torch")
     edited = replaced(state, ("lm_head", "kernel"), state["lm_head.kernel"].astype(np.float64))
-    with pytest.raises(MismatchError, match=r"wte\.weight from lm_head\.kernel \(expected float32.*got float64\[6, 4\]"):
+    with pytest.raises(
+        MismatchError, match=r"wte\.weight from lm_head\.kernel \(expected float32.*got float64\[6, 4\]"
+    ):
         from_neutral(edited, "torch", like=module)
 
 

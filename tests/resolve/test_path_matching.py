@@ -361,9 +361,9 @@ def test_the_wrong_kind_of_object_is_named():
     module = randomise(TorchBody())
     with pytest.raises(UsageError, match=r"expected flax weights.*torch"):
         to_neutral(module, "flax")
-    with pytest.raises(UsageError, match=r"expected a module of torch.*flax"):
+    with pytest.raises(UsageError, match=r"expected torch weights.*flax"):
         to_neutral(from_neutral(to_neutral(module, "torch"), "flax"), "torch")
-    with pytest.raises(UsageError, match="the template is in the layout of torch, not of flax"):
+    with pytest.raises(UsageError, match=r"template.*'flax'.*'torch'"):
         from_neutral(to_neutral(module, "torch"), "flax", like=module)
-    with pytest.raises(UsageError, match="layout of torch"):
+    with pytest.raises(UsageError, match="'torch'"):
         from_neutral(bridge_flax.FlaxFramework().state({}).replace(layout="torch"), "flax")

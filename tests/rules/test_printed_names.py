@@ -108,9 +108,7 @@ def test_a_collection_of_a_pattern_says_where_its_tensors_are(tmp_path):
         Rule.rename("batch_stats.blocks_0.**", "h.**", layouts=THERE),
     ]
     assert_holds(converted(path, to="torch", rules=rules), renamed(TORCH, "blocks_0.", "h."))
-    with pytest.raises(
-        RuleError, match=r"1 rule .*batch_stats\.pos"
-    ):
+    with pytest.raises(RuleError, match=r"1 rule .*batch_stats\.pos"):
         plan_conversion(path, to="torch", rules=Rule.drop("batch_stats.pos", "unused", layouts=THERE))
 
 

@@ -249,7 +249,7 @@ def test_without_rules_it_is_refused(model):
     ):
         bridge_core.plan_conversion(source(model)[1], to="flax")
     with pytest.raises(
-        AmbiguousLayerError, match=r"resnets_0\.conv{1\.\.2}\.kernel.*: conv or conv_transpose"
+        AmbiguousLayerError, match=r"resnets_0\.conv{1\.\.2}\.bias.*: conv, conv_transpose"
     ):
         bridge_core.plan_conversion(converted(model), to="torch")
 
