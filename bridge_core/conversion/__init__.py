@@ -6,22 +6,22 @@ from bridge_core.conversion.convert import convert as convert, plan_conversion a
 from bridge_core.public import exports
 
 if TYPE_CHECKING:
-    from bridge_core.conversion.axis_names import axis_names as axis_names
     from bridge_core.conversion.comparison import verify as verify
     from bridge_core.conversion.in_memory import from_neutral as from_neutral, to_neutral as to_neutral
     from bridge_core.conversion.inputs import state_of as state_of
     from bridge_core.conversion.report import Report as Report
     from bridge_core.conversion.rule_checks import plan_by_rules as plan_by_rules
+    from bridge_core.conversion.tensor_axes import axis_names as axis_names
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
-            "axis_names": "axis_names",
             "comparison": "verify",
             "convert": "convert plan_conversion",
             "in_memory": "from_neutral to_neutral",
             "inputs": "state_of",
             "report": "Report",
             "rule_checks": "plan_by_rules",
+            "tensor_axes": "axis_names",
         },
     )

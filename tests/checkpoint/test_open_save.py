@@ -207,7 +207,7 @@ def test_the_name_of_a_model_on_a_hub_is_refused_with_the_way_to_download_it(tmp
 
 def test_dtypes_the_format_lacks_are_refused_all_at_once_before_anything_is_made(tmp_path):
     state = {"a": np.ones(2), "b": np.ones(2, "f4"), "c": np.zeros(3)}
-    with refused(UnsupportedFeature, "toy", "float64", "2 tensors", "a, c", hint=("--dtype", "--format")):
+    with refused(UnsupportedFeature, "toy", "float64", "2 tensors", "a, c", hint=("--dtype", "safetensors")):
         save(state, tmp_path / "out.toy", progress=lambda _: pytest.fail("wrote"))
     with pytest.raises(UnsupportedFeature):
         save(state, tmp_path / "out/", format="toy")

@@ -235,7 +235,8 @@ def bridge_frameworks():
         ("sys.exit(0)", "acme 2.5 could not read a set: SystemExit"),
         (
             "return {}",
-            "acme 2.5 could not read a set: TypeError: reading a live object should return a FlatState, got dict",
+            "acme 2.5 could not read a set: TypeError: reading a live object "
+            "should return a FlatState, got dict",
         ),
         ("raise KeyError('x')", "acme 2.5 could not read a set: KeyError: 'x'"),
     ],

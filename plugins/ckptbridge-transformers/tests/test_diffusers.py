@@ -248,9 +248,7 @@ def test_without_rules_it_is_refused(model):
         AmbiguousLayerError, match=r"resnets\.0\.conv{1\.\.2}\.weight.*: conv or conv_transpose"
     ):
         bridge_core.plan_conversion(source(model)[1], to="flax")
-    with pytest.raises(
-        AmbiguousLayerError, match=r"resnets_0\.conv{1\.\.2}\.bias.*: conv, conv_transpose"
-    ):
+    with pytest.raises(AmbiguousLayerError, match=r"resnets_0\.conv{1\.\.2}\.bias.*: conv, conv_transpose"):
         bridge_core.plan_conversion(converted(model), to="torch")
 
 
