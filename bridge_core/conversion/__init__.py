@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from bridge_core.conversion.inputs import state_of as state_of
     from bridge_core.conversion.report import Report as Report
     from bridge_core.conversion.rule_checks import plan_by_rules as plan_by_rules
-    from bridge_core.conversion.tensor_axes import axis_names as axis_names
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
@@ -22,6 +21,5 @@ else:
             "inputs": "state_of",
             "report": "Report",
             "rule_checks": "plan_by_rules",
-            "tensor_axes": "axis_names",
         },
     )

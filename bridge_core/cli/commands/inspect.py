@@ -59,8 +59,8 @@ def inspect(
     layers that the file's metadata, or the names and shapes in it, show.
     """
     from bridge_core.checkpoint import open_state
-    from bridge_core.conversion import axis_names
     from bridge_core.plugins import default_registry
+    from bridge_core.resolve import axis_names
 
     with aside():
         registry = default_registry() if registry is None else registry

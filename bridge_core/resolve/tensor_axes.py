@@ -47,7 +47,7 @@ def _neutral(state: FlatState, registry: Registry) -> Iterator[tuple[Key, str]]:
 
 def _native(state: FlatState, registry: Registry) -> Iterator[tuple[Key, str]]:
     """Yield the keys of layers that evidence shows, with their axes in the framework's layout."""
-    from bridge_core.resolve import plan_to_neutral
+    from bridge_core.resolve.to_neutral import plan_to_neutral
 
     layout = state.layout or ""
     with registry.foreign_failures("frameworks", layout, "show the axes of tensors"):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bridge_core import convert, default_registry, open_state
-from bridge_core.conversion import axis_names
+from bridge_core.resolve import axis_names
 from bridge_core.state import join_key
 
 
