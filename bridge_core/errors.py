@@ -146,12 +146,12 @@ class BridgeError(Exception):
         return _restored, (type(self), self.args, {**fields, **self.__dict__})
 
 
-_FIELDS = ("message", "path", "key", "plugin", "hint", "errno", "strerror", "filename")
+_FIELDS = ("args", "message", "path", "key", "plugin", "hint", "errno", "strerror", "filename")
 
 
 def _restored(kind: type[BridgeError], args: tuple[Any, ...], fields: dict[str, Any]) -> BridgeError:
-    error = kind.__new__(kind, *args)
-    error.args = args
+    # Python's look-up may find the __new__ of ValueError, which refuses to make a kind of OSError.
+    error: BridgeError = (OSError if issubclass(kind, OSError) else Exception).__new__(kind, *args)
     for name, value in fields.items():
         setattr(error, name, value)
     return error

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from support.bare_process import HEARS_CTRL_C
 
 FRAMEWORKS = ("torch", "jax", "flax", "tensorflow")
 
@@ -44,7 +45,7 @@ def environment(**changes):
 
 def slowed(phase, mark, *args):
     """Run the command with one function slowed down, which makes the file ``mark`` when it is called."""
-    return [sys.executable, "-c", SLOWED, phase, str(mark), *map(str, args)]
+    return [sys.executable, "-c", HEARS_CTRL_C + SLOWED, phase, str(mark), *map(str, args)]
 
 
 def command(*args):

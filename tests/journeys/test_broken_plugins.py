@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import warnings
@@ -15,11 +14,20 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
+from support.commands import assert_refused
+from support.errors import refused
 from support.strange_plugins import BROKEN, LIBRARY, format_source, install, installed
 
 import bridge_core
 import bridge_torch
-from bridge_core import MalformedFile, PluginError, UsageError, default_registry
+from bridge_core import (
+    MalformedFile,
+    PluginConflict,
+    PluginError,
+    PluginWarning,
+    UsageError,
+    default_registry,
+)
 from bridge_core.cli import main
 from bridge_core.plugins import loaded_registry
 
@@ -55,21 +63,22 @@ def warned(err):
 
 
 FORMATS_AND_IMPORTS = [
-    *(rf"'{name}_plugin' of {name.replace('_', '-')} 2\.5 was left out: " for name in ("broken_import",)),
-    r"'broken_exit_plugin' of broken-exit 2\.5 was left out: SystemExit: 0",
-    r"'broken_exit_text_plugin' of broken-exit-text 2\.5 was left out: SystemExit: no licence",
-    r"'broken_base_plugin' of broken-base 2\.5 was left out: Odd: odd",
-    r"'broken_hook_plugin' of broken-hook 2\.5: its bridge_formats was left out: SystemExit: 0",
-    r"'broken_own_name_plugin' of broken-own-name 2\.5: its bridge_formats was left out: .*'safetensors'",
-    r"'twin' is provided by broken-twin-a 2\.5 and by broken-twin-b 2\.5, so neither is used",
-    r"'broken_sniff_plugin' of broken-sniff 2\.5: sniffs\.sniff was left out: ValueError: ",
+    ("broken_import_plugin", "broken-import", "ImportError", "no cuda here"),
+    ("broken_exit_plugin", "broken-exit", "SystemExit", "0"),
+    ("broken_exit_text_plugin", "broken-exit-text", "SystemExit", "no licence"),
+    ("broken_base_plugin", "broken-base", "Odd", "odd"),
+    ("broken_hook_plugin", "broken-hook", "bridge_formats", "SystemExit"),
+    ("broken_own_name_plugin", "broken-own-name", "bridge_formats", "'safetensors'"),
+    ("'twin'", "broken-twin-a", "broken-twin-b", "--disable-plugin"),
+    ("broken_sniff_plugin", "broken-sniff", "sniffs.sniff", "ValueError"),
 ]
 LAYERS = [
-    r"'broken_list_plugin' of broken-list 2\.5: its bridge_layer_kinds was left out: .*returned 3",
-    r"'broken_transform_plugin' of broken-transform 2\.5: its bridge_layer_transforms .* axis 'inn' does not",
-    r"'broken_values_plugin' of broken-values 2\.5: its bridge_frameworks was left out: .*'not a framework'",
-    r"'broken_framework_plugin' of broken-framework 2\.5: strange\.owns was left out: LookupError: names",
+    ("broken_list_plugin", "broken-list", "bridge_layer_kinds", "3"),
+    ("broken_transform_plugin", "broken-transform", "bridge_layer_transforms", "'inn'"),
+    ("broken_values_plugin", "broken-values", "bridge_frameworks", "'not a framework'"),
+    ("broken_framework_plugin", "broken-framework", "strange.owns", "LookupError", "names"),
 ]
+"""What the warning about each plugin names, besides its version."""
 
 
 @pytest.mark.parametrize(
@@ -96,8 +105,10 @@ def test_every_command_works_and_reports_each_failure_once(broken, source, tmp_p
         assert expected in result.out
     lines = warned(result.err)
     assert len(lines) == len(set(lines))
-    for pattern in [*FORMATS_AND_IMPORTS, *LAYERS]:
-        assert sum(re.search(pattern, line) is not None for line in lines) == 1, (pattern, result.err)
+    assert all(line.endswith(f"[{PluginWarning.code}]") for line in lines)
+    for named in [*FORMATS_AND_IMPORTS, *LAYERS]:
+        telling = [line for line in lines if all(thing in line for thing in (*named, "2.5"))]
+        assert len(telling) == 1, (named, result.err)
     assert len(lines) == len(FORMATS_AND_IMPORTS) + len(LAYERS)
 
 
@@ -114,11 +125,11 @@ def test_the_list_names_them_all_and_why(broken):
     assert result.code == 0
     assert not warned(result.err)
     failed = {failure["distribution"]: failure for failure in document["failures"]}
+    assert failed["broken-exit"].pop("reason").startswith("SystemExit: 0")
     assert failed["broken-exit"] == {
         "name": "broken_exit_plugin",
         "distribution": "broken-exit",
         "version": "2.5",
-        "reason": "SystemExit: 0 (it would have ended the program)",
     }
     assert failed["broken-transform"]["hook"] == "bridge_layer_transforms"
     (conflict,) = document["conflicts"]
@@ -131,13 +142,11 @@ def test_the_list_names_them_all_and_why(broken):
 
 def test_a_name_that_two_provide_can_be_used_once_one_is_disabled(broken, source, tmp_path):
     asked = ("convert", source, tmp_path / "b.twin", "--to", "flax", "--format", "twin")
-    refused = run(*asked)
-    assert refused.code == 2
-    assert "error: format 'twin' is provided by broken-twin-a 2.5 and by broken-twin-b 2.5" in refused.err
-    assert "--disable-plugin broken-twin-b" in refused.err
+    assert_refused(
+        run(*asked), UsageError, "'twin'", "broken-twin-a", "2.5", "--disable-plugin broken-twin-b"
+    )
     used = run(*asked, "--disable-plugin", "broken-twin-b")
-    assert used.code == 1
-    assert "broken-twin-a 2.5 could not write" in used.err
+    assert_refused(used, PluginError, "broken-twin-a", "2.5", "b.twin", "SystemExit")
 
 
 @pytest.mark.parametrize("write", ["sys.exit(0)", "raise KeyError('x')", "raise GeneratorExit"])
@@ -146,9 +155,7 @@ def test_a_format_that_fails_to_write_leaves_nothing_behind(tmp_path, source, wr
     site = install(tmp_path / "site", {"acme": format_source("acme", write=write, open=opened)})
     with installed(site):
         result = run("convert", source, tmp_path / "b.acme", "--to", "flax")
-        assert result.code == 1
-        assert "acme 2.5 could not write" in result.err
-        assert "--disable-plugin acme" in result.err
+        assert_refused(result, PluginError, "acme", "2.5", "b.acme", "--disable-plugin acme")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "site"]
 
 
@@ -157,52 +164,48 @@ def test_a_file_of_a_format_that_cannot_look_is_refused_with_its_name(tmp_path):
     (tmp_path / "x.acme").write_bytes(b"not of any other format")
     with installed(install(tmp_path / "site", sources)):
         result = run("inspect", tmp_path / "x.acme")
-    assert result.code == 1
-    assert "format 'acme' of acme 2.5 " in result.err
-    assert "ValueError: oh" in result.err
-    assert "--disable-plugin acme" in result.err
+    assert_refused(result, PluginError, "'acme'", "2.5", "x.acme", "ValueError: oh", "--disable-plugin acme")
     assert not warned(result.err)
 
 
 def test_a_file_that_only_a_greedy_format_claims_is_refused_with_its_name(broken, tmp_path):
     (tmp_path / "x.dat").write_bytes(b"not of any other format")
-    result = run("inspect", tmp_path / "x.dat")
-    assert result.code == 3
-    assert "cannot be read as greedy by broken-greedy 2.5: RuntimeError: not mine" in result.err
-    assert "--disable-plugin broken-greedy" in result.err
-    assert "begins with b'" in run("inspect", tmp_path / "x.dat", "--disable-plugin", "all").err
+    named = ("x.dat", "greedy", "2.5", "RuntimeError: not mine", "--disable-plugin broken-greedy")
+    assert_refused(run("inspect", tmp_path / "x.dat"), MalformedFile, *named)
+    without = run("inspect", tmp_path / "x.dat", "--disable-plugin", "all")
+    assert_refused(without, MalformedFile, "x.dat", "safetensors", "npz")
+    assert "broken-greedy" not in without.err
 
 
 def test_a_greedy_formats_own_error_names_the_way_without_it(tmp_path):
     opened = "from bridge_core import MalformedFile; raise MalformedFile('is bad.', path=file.name)"
     sources = {"acme": format_source("acme", sniff="return True", open=opened)}
     (tmp_path / "x.dat").write_bytes(b"not of any other format")
-    with installed(install(tmp_path / "site", sources)), pytest.raises(MalformedFile) as refused:
+    named = ("x.dat", "is bad.", "acme", "2.5", "--disable-plugin acme")
+    with installed(install(tmp_path / "site", sources)), refused(MalformedFile, *named):
         bridge_core.open_state(tmp_path / "x.dat")
-    assert "is bad. It was opened as acme by acme 2.5" in str(refused.value)
-    assert "--disable-plugin acme" in str(refused.value)
 
 
 def test_a_library_that_exits_is_named_and_can_be_left_out(broken, tmp_path):
     save_file({"fc.weight": WEIGHT, "fc.bias": BIAS}, tmp_path / "model.safetensors")
-    refused = run("plan", tmp_path, "--to", "flax")
-    assert refused.code == 1
-    assert "broken-library 2.5 could not look at" in refused.err
-    for way in ("--model none", "--disable-plugin broken-library"):
-        assert way in refused.err
+    ways = ("--model none", "--disable-plugin broken-library")
+    assert_refused(
+        run("plan", tmp_path, "--to", "flax"), PluginError, "broken-library", "2.5", "no licence", *ways
+    )
+    for way in ways:
         assert run("plan", tmp_path, "--to", "flax", *way.split()).code == 0
 
 
 def test_live_objects_convert_beside_a_framework_that_fails(broken):
     layer = torch.nn.Linear(2, 3)
-    text = r"broken-framework 2\.5: strange\.accepts was left out: SystemExit"
+    named = ("broken-framework", "2.5", "strange.accepts", "SystemExit")
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         neutral = bridge_torch.to_neutral(layer)
         for _ in range(2):
-            with pytest.raises(UsageError, match=r"a live object of .*, got "):
+            with refused(UsageError, "set", "flax", "torch", "strange"):
                 bridge_core.to_neutral({1}, framework="torch")
-    assert sum(re.search(text, str(warning.message)) is not None for warning in seen) == 1
+    assert sum(all(thing in str(warning.message) for thing in named) for warning in seen) == 1
     assert torch.equal(torch.from_numpy(np.array(neutral["kernel"])), layer.weight.detach().T)
 
 
@@ -230,32 +233,27 @@ def bridge_frameworks():
 
 
 @pytest.mark.parametrize(
-    ("body", "text"),
+    ("body", "named"),
     [
-        ("sys.exit(0)", "acme 2.5 could not read a set: SystemExit"),
-        (
-            "return {}",
-            "acme 2.5 could not read a set: TypeError: reading a live object "
-            "should return a FlatState, got dict",
-        ),
-        ("raise KeyError('x')", "acme 2.5 could not read a set: KeyError: 'x'"),
+        ("sys.exit(0)", ("SystemExit",)),
+        ("return {}", ("TypeError", "dict")),
+        ("raise KeyError('x')", ("KeyError: 'x'",)),
     ],
 )
-def test_a_framework_whose_code_fails_is_named(tmp_path, body, text):
+def test_a_framework_whose_code_fails_is_named(tmp_path, body, named):
     site = install(tmp_path / "site", {"acme": STEALS.replace("BODY", body)})
-    with installed(site), pytest.raises(PluginError, match=re.escape(text)):
+    with installed(site), refused(PluginError, "steals", "acme", "2.5", "set", *named):
         bridge_core.to_neutral({1}, framework="steals")
-    with installed(site), pytest.raises(PluginError, match=r"acme 2\.5 could not build steals tensors"):
+    with installed(site), refused(PluginError, "steals", "acme", "2.5", "SystemExit"):
         bridge_core.from_neutral({("w",): BIAS}, framework="steals", allow_unclaimed=True)
 
 
 def test_a_framework_that_owns_all_names_is_named_where_the_layout_is_asked_for(tmp_path, source):
     greedy = STEALS.replace("return False", "return True").replace("return type(value) is set", "return True")
     with installed(install(tmp_path / "site", {"acme": greedy})):
-        refused = run("plan", source, "--to", "flax")
-        assert refused.code == 2
-        assert "match torch and steals" in refused.err
-        assert "To do without steals of acme 2.5, pass --disable-plugin acme" in refused.err
+        answer = run("plan", source, "--to", "flax")
+        ways = ("--layout", "--disable-plugin acme")
+        assert_refused(answer, UsageError, "a.safetensors", "torch", "steals", "acme", "2.5", *ways)
         assert run("plan", source, "--to", "flax", "--layout", "torch").code == 0
         assert run("plan", source, "--to", "flax", "--disable-plugin", "acme").code == 0
         layer = torch.nn.Linear(2, 3)
@@ -271,31 +269,31 @@ def read(region):
 
 
 @pytest.mark.parametrize(
-    ("read", "text"),
+    ("read", "named"),
     [
-        ("import sys; sys.exit(0)", "SystemExit: 0"),
-        ("raise IndexError('lost')", "IndexError: lost"),
-        ("return np.zeros(2, 'f4')", r"TypeError: expected float32\[3\], got float32\[2\]"),
-        ("return np.zeros(3, 'f8')", r"TypeError: expected float32\[3\], got float64\[3\]"),
-        ("return [0.0, 0.0, 0.0]", "TypeError: expected an array"),
+        ("import sys; sys.exit(0)", ("SystemExit: 0",)),
+        ("raise IndexError('lost')", ("IndexError: lost",)),
+        ("return np.zeros(2, 'f4')", ("float32[3]", "float32[2]")),
+        ("return np.zeros(3, 'f8')", ("float32[3]", "float64[3]")),
+        ("return [0.0, 0.0, 0.0]", ("float32[3]", "list")),
     ],
 )
-def test_a_tensor_that_a_plugin_reads_wrongly_names_it(tmp_path, read, text):
+def test_a_tensor_that_a_plugin_reads_wrongly_names_it(tmp_path, read, named):
     opened = (
         "return FlatState({'w': LazyTensor(TensorSpec((3,), np.dtype('f4')), read)}, layout='neutral', "
         "close=file.close)"
     )
     source = READS_WRONG.replace("READ", read) + format_source("acme", sniff="return True", open=opened)
     (tmp_path / "x.acme").write_bytes(b"0123456789")
+    named = ("x.acme", "acme", "2.5", *named, "--disable-plugin acme")
     with installed(install(tmp_path / "site", {"acme": source})):
-        with bridge_core.open_state(tmp_path / "x.acme") as state, pytest.raises(MalformedFile) as raised:
+        with (
+            bridge_core.open_state(tmp_path / "x.acme") as state,
+            refused(MalformedFile, *named, key=("w",)),
+        ):
             state["w"]
-        assert re.search(
-            rf"x\.acme: tensor 'w': cannot be read as acme by acme 2\.5: {text}", str(raised.value)
-        )
         result = run("convert", tmp_path / "x.acme", tmp_path / "b.npz", "--to", "neutral")
-        assert result.code == 3, result.err
-        assert "Traceback" not in result.err
+        assert_refused(result, MalformedFile, "'w'", *named)
     assert not (tmp_path / "b.npz").exists()
 
 
@@ -326,17 +324,17 @@ def test_a_plugin_of_the_current_folder_is_added_before_or_after_the_command(tmp
 
 
 @pytest.mark.parametrize(
-    ("text", "code", "says"),
+    ("text", "error", "named"),
     [
-        (None, 2, "there is no module 'acme_wrong'"),
-        ("raise ValueError('oh')", 1, "plugin acme_wrong: could not be imported: ValueError: oh."),
-        ("import sys; sys.exit(0)", 1, "could not be imported: SystemExit: 0"),
-        ("import no_such_module_of_its_own", 1, "ModuleNotFoundError"),
-        ("x = 1", 1, "implements no hook"),
-        (format_source("npz"), 1, "format 'npz' is provided by --plugin and by ckptbridge"),
+        (None, UsageError, ("--plugin",)),
+        ("raise ValueError('oh')", PluginError, ("ValueError: oh",)),
+        ("import sys; sys.exit(0)", PluginError, ("SystemExit: 0",)),
+        ("import no_such_module_of_its_own", PluginError, ("'no_such_module_of_its_own'",)),
+        ("x = 1", PluginError, ("@hookimpl",)),
+        (format_source("npz"), PluginConflict, ("'npz'", "--plugin", "ckptbridge")),
     ],
 )
-def test_an_added_plugin_that_fails_is_an_error(tmp_path, monkeypatch, source, text, code, says):
+def test_an_added_plugin_that_fails_is_an_error(tmp_path, monkeypatch, source, text, error, named):
     if text is not None:
         (tmp_path / "acme_wrong.py").write_text(text)
     monkeypatch.chdir(tmp_path)
@@ -345,8 +343,7 @@ def test_an_added_plugin_that_fails_is_an_error(tmp_path, monkeypatch, source, t
         result = run("inspect", source, "--plugin", "acme_wrong")
     finally:
         sys.modules.pop("acme_wrong", None)
-    assert result.code == code
-    assert says in result.err
+    assert_refused(result, error, "acme_wrong", *named)
     assert not result.out
 
 
@@ -368,7 +365,7 @@ def test_a_plugin_is_disabled_by_any_of_its_names_without_importing_it(tmp_path,
 
 @pytest.mark.parametrize("name", ["torch", "bridge_core", "ckptbridge", "bridge-flax"])
 def test_what_ckptbridge_consists_of_cannot_be_disabled(name, monkeypatch):
-    with pytest.raises(UsageError, match="part of ckptbridge itself"):
+    with refused(UsageError, "--disable-plugin", name):
         loaded_registry(disabled=[name])
     monkeypatch.setenv("CKPTBRIDGE_DISABLE_PLUGINS", name)
     assert {"torch", "flax"} <= set(loaded_registry().frameworks)
@@ -377,8 +374,7 @@ def test_what_ckptbridge_consists_of_cannot_be_disabled(name, monkeypatch):
 def test_a_name_that_no_plugin_has_is_refused_with_the_nearest(tmp_path):
     with installed(install(tmp_path / "site", {"acme-dist": LIBRARY})):
         result = run("plugins", "--disable-plugin", "acme-dits")
-    assert result.code == 2
-    assert "Did you mean 'acme-dist'?" in result.err
+    assert_refused(result, UsageError, "acme-dits", "'acme-dist'")
 
 
 def test_a_disabled_plugin_is_listed(tmp_path, source):
@@ -415,9 +411,7 @@ def test_a_model_that_exits_is_an_error_and_nothing_is_written(tmp_path, monkeyp
     (tmp_path / "exits_at_once.py").write_text("import sys\ndef make():\n    sys.exit(0)\n")
     monkeypatch.chdir(tmp_path)
     result = run("convert", source, tmp_path / "b.msgpack", "--to", "flax", "--model", "exits_at_once:make")
-    assert result.code == 2
-    assert "--model exits_at_once:make" in result.err
-    assert "SystemExit: 0" in result.err
+    assert_refused(result, UsageError, "exits_at_once:make", "SystemExit: 0")
     assert not (tmp_path / "b.msgpack").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support.arrays import assert_same_values, every_value, random_array, same_bits
+from support.errors import refused
 
 from bridge_core import PlanError
 from bridge_core.ops.elementwise import Cast
@@ -74,7 +75,7 @@ def test_a_cast_that_changes_values_does_not_claim_to_be_exact(source, target):
 def test_no_cast_warns_or_fails(source):
     for target in DTYPES:
         if DTYPES[source].kind == "c" and DTYPES[target].kind != "c":
-            with pytest.raises(PlanError, match="imaginary"):
+            with refused(PlanError, source, target):
                 Cast(source, target)
         else:
             (made,) = Cast(source, target).apply((random_array((64,), source),))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ import torch
 from click.testing import CliRunner
 from flax import serialization
 from safetensors.numpy import load_file, save_file
+from support.commands import assert_refused
+from support.errors import refused
 
 import bridge_core
 from bridge_core import UsageError, open_state, save_state
@@ -69,13 +73,14 @@ def test_a_torch_file(torch_file):
     assert any("--entry model_ema" in note and "epoch" in note for note in report.notes)
     made, report = as_torch(torch_file, entry="model_ema")
     assert_holds(made, 50)
-    assert any("from the entry 'model_ema'" in note for note in report.to_json()["notes"])
+    assert any("'model_ema'" in note for note in report.to_json()["notes"])
 
 
 def test_a_collection_of_a_flax_tree(flax_file):
     made, report = as_torch(flax_file, entry="ema_params")
     assert_holds(made, 50)
-    assert any("params (2 tensors)" in note and "opt_state (3 tensors)" in note for note in report.notes)
+    (note,) = (note for note in report.notes if "opt_state" in note and "params" in note)
+    assert {"2", "3"} <= set(re.findall(r"\d+", note))
     assert_holds(as_torch(flax_file, entry="params")[0], 0)
     assert_holds(as_torch(flax_file, entry="opt_state.0.mu")[0], 7)
 
@@ -95,8 +100,8 @@ def test_a_sharded_set_is_one_source(tmp_path, flat_file, name):
     assert len(list(folder.glob("*-of-*"))) > 1
     with open_state(folder, entry="ema") as state:
         assert np.array_equal(state["fc.weight"], KERNEL + 50)
-        assert "net (2 tensors)" in state.metadata.notes[-1]
-    with pytest.raises(UsageError, match="'emma'; the entries with tensors are: ema, net"):
+        assert re.search(r"\bnet\b.*\b2\b", state.metadata.notes[-1])
+    with refused(UsageError, "'emma'", "ema", "net"):
         open_state(folder, entry="emma")
 
 
@@ -107,14 +112,14 @@ def test_states_and_mappings(torch_file, flat_file, tmp_path):
         for source, entry in ((loaded, "model_ema"), (state, "ema"), ({"x": loaded}, "x.model_ema")):
             report = bridge_core.convert(source, target, to="torch", entry=entry, overwrite=True)
             assert_holds(load_file(target), 50)
-            assert any(f"from the entry {entry!r}" in note for note in report.notes)
+            assert any(repr(entry) in note for note in report.notes)
     nested = {"params": {"fc": {"kernel": KERNEL.T}}, "ema": {"fc": {"kernel": KERNEL.T + 50}}, "step": 3}
     bridge_core.convert(nested, target, to="torch", layout="flax", entry="ema", overwrite=True)
     assert np.array_equal(load_file(target)["fc.weight"], KERNEL + 50)
     module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Sequential(torch.nn.Linear(3, 2)))
     bridge_core.convert(module, target, to="torch", entry="1.0", overwrite=True)
     assert np.array_equal(load_file(target)["weight"], module[1][0].weight.detach().numpy())
-    with pytest.raises(UsageError, match="there is no entry 'emma'"):
+    with refused(UsageError, "'emma'"):
         bridge_core.convert(
             {"a": {"w": KERNEL}}, target, to="torch", layout="torch", entry="emma", overwrite=True
         )
@@ -131,31 +136,29 @@ def test_plan_and_verify_take_the_entry_of_the_source(torch_file):
 
 def run(*arguments):
     result = CliRunner().invoke(main, list(arguments))
-    return result.exit_code, result.stdout, result.stderr
+    return SimpleNamespace(code=result.exit_code, out=result.stdout, err=result.stderr)
 
 
 def test_every_command_takes_the_entry(torch_file):
     made, source = str(torch_file.parent / "made.safetensors"), str(torch_file)
     chosen = ("--entry", "model_ema")
 
-    code, out, _ = run("convert", source, made, "--to", "flax", *chosen, "--json")
-    assert code == 0
-    assert "from the entry 'model_ema'" in json.loads(out)["notes"][0]
+    done = run("convert", source, made, "--to", "flax", *chosen, "--json")
+    assert done.code == 0
+    assert "'model_ema'" in json.loads(done.out)["notes"][0]
     assert np.array_equal(load_file(made)["fc.kernel"], (KERNEL + 50).T)
-    assert run("verify", source, made, *chosen)[0] == 0
-    assert run("verify", source, made)[0] == 1
+    assert run("verify", source, made, *chosen).code == 0
+    assert run("verify", source, made).code == 1
     for command in (
         ("plan", source, "--to", "flax"),
         ("explain", source, "fc.weight", "--to", "flax"),
         ("inspect", source),
     ):
-        code, out, _ = run(*command, *chosen)
-        assert code == 0
-        assert "fc.weight" in out
-        code, _, said = run(*command, "--entry", "model_emu")
-        assert code == 2
-        assert "Did you mean 'model_ema'?" in said
-    document = json.loads(run("inspect", source, *chosen, "--json")[1])
+        done = run(*command, *chosen)
+        assert done.code == 0
+        assert "fc.weight" in done.out
+        assert_refused(run(*command, "--entry", "model_emu"), UsageError, "'model_emu'", "'model_ema'")
+    document = json.loads(run("inspect", source, *chosen, "--json").out)
     assert document["metadata"]["provenance"]["entry"] == "model_ema"
     assert "--entry model" in document["notes"][0]
 
@@ -163,7 +166,7 @@ def test_every_command_takes_the_entry(torch_file):
 def test_inspect_names_the_shard_of_each_tensor_of_an_entry(tmp_path, flat_file):
     with open_state(flat_file) as state:
         save_state(state, f"{tmp_path}/set/", max_shard_size=30, format="safetensors")
-    tensors = json.loads(run("inspect", f"{tmp_path}/set", "--entry", "ema", "--json")[1])["tensors"]
+    tensors = json.loads(run("inspect", f"{tmp_path}/set", "--entry", "ema", "--json").out)["tensors"]
     index = json.loads((tmp_path / "set/model.safetensors.index.json").read_text())["weight_map"]
     assert {name: t["file"] for name, t in tensors.items()} == {
         name: index[f"ema.{name}"] for name in ("fc.weight", "fc.bias")
@@ -172,7 +175,7 @@ def test_inspect_names_the_shard_of_each_tensor_of_an_entry(tmp_path, flat_file)
 
 def test_nothing_is_written_where_there_is_no_such_entry(torch_file):
     target = torch_file.parent / "none.safetensors"
-    with pytest.raises(UsageError, match="model_emu"):
+    with refused(UsageError, "'model_emu'", "'model_ema'", torch_file):
         bridge_core.convert(torch_file, target, to="flax", entry="model_emu")
     assert not target.exists()
 
@@ -186,4 +189,4 @@ def test_a_file_without_checksums_is_converted_with_a_note(tmp_path):
         torch.serialization.set_crc32_options(before)
     made, report = as_torch(tmp_path / "a.pt")
     assert_holds(made, 0)
-    assert any("no checksums" in note for note in report.notes)
+    assert any("checksum" in note for note in report.notes)

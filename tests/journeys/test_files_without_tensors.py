@@ -7,10 +7,11 @@ import pytest
 import safetensors.numpy
 import torch
 from flax import serialization
+from support.errors import refused
 from support.rule_files import nothing_written
 
 from bridge_core import (
-    BridgeError,
+    BadInputError,
     ConversionError,
     FlatState,
     convert,
@@ -40,19 +41,15 @@ def test_it_opens_and_is_not_converted(tmp_path, name):
         lambda: convert(source, tmp_path / "out.safetensors", to="torch", layout="flax"),
         lambda: plan_conversion(source, to="torch", layout="flax"),
     ):
-        with pytest.raises(
-            ConversionError, match="not hold a tensor, so there is nothing to convert"
-        ) as refused:
+        with refused(ConversionError) as caught:
             call()
-        assert str(refused.value).startswith(f"{source}: ")
+        assert str(caught.value.path) == str(source)
     assert nothing_written(tmp_path, source)
 
 
 def test_what_was_left_out_is_said(tmp_path):
     EMPTY["b.msgpack"](tmp_path / "b.msgpack")
-    with pytest.raises(
-        ConversionError, match=r"Left out, since these leaves hold no numbers: b \(string\)\."
-    ):
+    with refused(ConversionError, "b.msgpack", " b ", "string"):
         convert(tmp_path / "b.msgpack", tmp_path / "out.npz", to="flax")
 
 
@@ -60,9 +57,9 @@ def test_what_was_left_out_is_said(tmp_path):
 def test_one_byte_is_not_an_empty_checkpoint(tmp_path, suffix, capsys):
     source = tmp_path / f"x{suffix}"
     source.write_bytes(b"\x80")
-    with pytest.raises(BridgeError) as refused:
+    with pytest.raises(BadInputError) as caught:
         convert(source, tmp_path / "out.npz", to="flax")
-    assert refused.value.exit_code == 3
+    assert str(caught.value.path) == str(source)
     with pytest.raises(SystemExit) as ended:
         raise SystemExit(main(["convert", str(source), str(tmp_path / "out.npz"), "--to", "flax"]))
     assert ended.value.code == 3

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from support.commands import assert_names
+from support.errors import refused
 
 import bridge_core
 from bridge_core import (
@@ -75,13 +76,13 @@ CONVERTED = {
         },
         "",
         "a",
-        ["open_clip_model.safetensors was read; .*not read: open_clip_pytorch_model.bin"],
+        [("open_clip_model.safetensors", "open_clip_pytorch_model.bin")],
     ),
     "one save in two formats of one name": (
         {"v1-5.ckpt": "b", "v1-5.safetensors": "a"},
         "",
         "a",
-        ["v1-5.safetensors was read; .*not read: v1-5.ckpt"],
+        [("v1-5.safetensors", "v1-5.ckpt")],
     ),
     "an index and its shards": (SET, "", "abc", ()),
     "the index itself": (SET, INDEX, "abc", ()),
@@ -92,7 +93,7 @@ CONVERTED = {
         {**SET, "consolidated.safetensors": "b"},
         "",
         "abc",
-        (f"{INDEX} was read; .*not read: consolidated.safetensors",),
+        [(INDEX, "consolidated.safetensors")],
     ),
     "mistral's other form by name": (
         {**SET, "consolidated.safetensors": "b"},
@@ -114,7 +115,7 @@ CONVERTED = {
         },
         "",
         "a",
-        ("model.safetensors was read; .*not read: flax_model.msgpack, pytorch_model.bin, tf_model.h5$",),
+        [("model.safetensors", "flax_model.msgpack", "pytorch_model.bin", "tf_model.h5")],
     ),
     "shards of another format": (
         {
@@ -125,19 +126,19 @@ CONVERTED = {
         },
         "",
         "a",
-        ("model.safetensors was read; .*not read: pytorch_model-.*bin",),
+        [("model.safetensors", "pytorch_model-")],
     ),
     "an adapter beside the model": (
         {"model.safetensors": "a", "adapter_model.safetensors": "b", "adapter_config.json": "{}"},
         "",
         "a",
-        ("adapter .*model.safetensors .*: adapter_model.safetensors",),
+        [("adapter", "model.safetensors", "adapter_model.safetensors")],
     ),
     "an index whose shards are gone": (
         {"model.safetensors": "a", INDEX: index(ONE, TWO)},
         "",
         "a",
-        (f"model.safetensors was read, and not {INDEX}: none of the 2 files",),
+        [("model.safetensors", INDEX, "2")],
     ),
     "an index that names the single file": (
         {"model.safetensors": "a", INDEX: index("model.safetensors")},
@@ -150,19 +151,19 @@ CONVERTED = {
         {**SET, "model-00002-of-00002.safetensors": "a"},
         "",
         "abc",
-        ("parts of a set of another size: model-00002-of-00002.safetensors",),
+        [("model-00002-of-00002.safetensors",)],
     ),
     "shards of a variant": (
         {**SET, "model.fp16-00002-of-00003.safetensors": "a", "model.safetensors.index.fp16.json": "{}"},
         "",
         "abc",
-        ("not read: model.fp16-00002-of-00003.safetensors",),
+        [("model.fp16-00002-of-00003.safetensors",)],
     ),
     "a second download": (
         {"model.safetensors": "a", "model.safetensors.part": b"x"},
         "",
         "a",
-        ("not read: model.safetensors.part",),
+        [("model.safetensors.part",)],
     ),
     "what other systems leave": (
         {"model.safetensors": "a", "._model.safetensors": b"\0\5", ".DS_Store": b"x", "Thumbs.db": b"x"},
@@ -175,7 +176,7 @@ CONVERTED = {
         {"model.safetensors": "a", "Model.safetensors": "b"},
         "",
         "a",
-        ("not read: Model.safetensors",),
+        [("Model.safetensors",)],
     ),
     "links that lead nowhere": (
         {"model.safetensors": "a", "pytorch_model.bin": "->../blobs/x", "loop": "->loop", "unet": None},
@@ -200,52 +201,67 @@ CONVERTED = {
 }
 
 REFUSED = {
-    "two slices": (LLAMA, "", ShardError, r"consolidated\.\{00\.\.01\}.*convert_llama_weights_to_hf"),
-    "one of two slices": (LLAMA, "consolidated.00.pth", ShardError, r"consolidated\.01\.pth"),
-    "the second slice alone": ({"consolidated.01.pth": "a"}, "", ShardError, r"consolidated\.01\.pth"),
+    "two slices": (LLAMA, "", ShardError, "consolidated.{00..01}", "convert_llama_weights_to_hf"),
+    "one of two slices": (
+        LLAMA,
+        "consolidated.00.pth",
+        ShardError,
+        "consolidated.00.pth",
+        "consolidated.01.pth",
+    ),
+    "the second slice alone": (
+        {"consolidated.01.pth": "a"},
+        "",
+        ShardError,
+        "consolidated.01.pth",
+        "convert_llama_weights_to_hf",
+    ),
     "the second slice alone by name": (
         {"consolidated.01.pth": "a"},
         "consolidated.01.pth",
         ShardError,
-        "one part of several",
+        "consolidated.01.pth",
+        "convert_llama_weights_to_hf",
     ),
     "a slice for one device": ({"model0-mp8.safetensors": "a"}, "", ShardError, "model0-mp8"),
     "a shard": (
         SET,
         TWO,
         ShardError,
-        rf"shard 2 of 3.*{INDEX}.*allow_missing=True",
+        *(TWO, "2 of 3", INDEX, "allow_missing=True"),
     ),
     "a shard that lies alone": (
         {TWO: "b"},
         TWO,
         ShardError,
-        r"shard 2 of 3.*index",
+        *(TWO, "2 of 3", "*.index.json"),
     ),
-    "a folder of shards": ({ONE: "a", TWO: "b"}, "", ShardError, r"2 shards.*model-\{00001\.\.00002\}"),
+    "a folder of shards": ({ONE: "a", TWO: "b"}, "", ShardError, "model-", "index.json"),
     "a shard of msgpack": (
         {"flax_model-00001-of-00002.msgpack": "a"},
         "flax_model-00001-of-00002.msgpack",
         ShardError,
-        "shard 1 of 2",
+        "1 of 2",
     ),
     "two devices": (
         {"mp_rank_00_model_states.pt": "a", "mp_rank_01_model_states.pt": "b"},
         "mp_rank_00_model_states.pt",
         ShardError,
-        "mp_rank_01_model_states.pt.*Merge",
+        "mp_rank_01_model_states.pt",
+        "DeepSpeed",
     ),
     "two devices in folders": (
         {"mp_rank_00/model_optim_rng.pt": "a", "mp_rank_01/model_optim_rng.pt": "b"},
         "mp_rank_00/model_optim_rng.pt",
         ShardError,
-        "mp_rank_01 ",
+        "mp_rank_01",
+        "Megatron",
     ),
     "the folder of two devices": (
         {"mp_rank_00/model_optim_rng.pt": "a", "mp_rank_01/model_optim_rng.pt": "b"},
         "",
         MalformedFile,
-        r"2 folders of it, mp_rank_\{00\.\.01\}",
+        "mp_rank_{00..01}",
     ),
     "zero, stage 3": (
         {"zero_pp_rank_0_mp_rank_00_model_states.pt": "a"},
@@ -264,104 +280,109 @@ REFUSED = {
         {"model.rank0.safetensors": "a", "model.rank1.safetensors": "b"},
         "",
         ShardError,
-        r"parts of a model: model\.rank\{0\.\.1\}",
+        "model.rank{0..1}",
     ),
     "several variants": (
         {"model.fp16.safetensors": "a", "model.bf16.safetensors": "b"},
         "",
         UsageError,
-        "2 variants.*model.bf16.safetensors, model.fp16.safetensors",
+        "model.fp16.safetensors",
+        "model.bf16.safetensors",
     ),
     "parts by name": (
         {"w.part1.safetensors": "a", "w.part2.safetensors": "b"},
         "",
         ShardError,
-        r"parts of a model: w\.part\{1\.\.2\}",
+        "w.part{1..2}",
     ),
     "several checkpoints": (
         {"epoch_1.pt": "a", "epoch_2.pt": "b"},
         "",
         MalformedFile,
-        "2 files.*epoch_1.pt, epoch_2.pt|epoch_{1..2}.pt.*merge them first",
+        "epoch_1.pt",
     ),
     "two formats of two names": (
         {"best.safetensors": "a", "last.pt": "b"},
         "",
         MalformedFile,
-        "2 files.*best.safetensors, last.pt",
+        "best.safetensors",
+        "last.pt",
     ),
     "what macOS keeps beside a file": (
         {"._model.safetensors": b"\0\x05\x16\x07" + bytes(200)},
         "._model.safetensors",
         MalformedFile,
-        "AppleDouble.*without '._' in its name",
+        "AppleDouble",
+        "'._'",
     ),
     "the folder of a cache": (
         {"snapshots/0/model.safetensors": "a", "blobs/1": "x", "refs/main": "0\n"},
         "",
         MalformedFile,
-        "1 folder of it, snapshots/0",
+        "snapshots/0",
     ),
     "an adapter": (
         {"adapter_model.safetensors": "a", "adapter_config.json": "{}"},
         "",
         UnsupportedFeature,
-        "is an adapter.*merge_and_unload",
+        "adapter",
+        "merge_and_unload",
     ),
     "an adapter by name": (
         {"adapter_model.bin": "a"},
         "adapter_model.bin",
         UnsupportedFeature,
-        "is an adapter.*merge_and_unload",
+        "adapter",
+        "merge_and_unload",
     ),
     "two saves": (
         {**SET, "model.safetensors": "a"},
         "",
         ShardError,
-        rf"two saves: model\.safetensors, and {INDEX} with 3 of its 3 files.*give the file itself",
+        *("model.safetensors", INDEX, "3 of"),
     ),
     "two saves, one damaged": (
         {"model.safetensors": "a", ONE: "a", INDEX: index(ONE, TWO)},
         "",
         ShardError,
-        "two saves.*with 1 of its 2 files",
+        *("model.safetensors", INDEX, "1 of", "2"),
     ),
     "a save beside shards": (
         {"model.safetensors": "a", ONE: "b", TWO: "c"},
         "",
         ShardError,
-        r"two saves: model.safetensors, and 2 shards.*model-\{00001\.\.00002\}",
+        *("model.safetensors", "model-{00001..00002}-of-00003.safetensors"),
     ),
     "an index that leaves out a shard": (
         {**SET, INDEX: index(ONE, TWO)},
         "",
         ShardError,
-        f"{INDEX}: does not name {THREE}",
+        *(INDEX, THREE),
     ),
-    "the same by name": ({**SET, INDEX: index(ONE, TWO)}, INDEX, ShardError, f"does not name {THREE}"),
+    "the same by name": ({**SET, INDEX: index(ONE, TWO)}, INDEX, ShardError, INDEX, THREE),
     "an index of too few shards": (
         {ONE: "a", TWO: "b", INDEX: index(ONE, TWO)},
         "",
         ShardError,
-        "names 2 of the 3 shards",
+        *(INDEX, "2", "3", "allow_missing=True"),
     ),
     "an unfinished file": (
         {"model.safetensors.incomplete": "a"},
         "",
         MalformedFile,
-        "model.safetensors.incomplete is not finished.*Finish",
+        "model.safetensors.incomplete",
     ),
     "an unfinished shard": (
         {ONE: "a", f"{TWO}.crdownload": "b", THREE: "c", INDEX: index(ONE, TWO, THREE)},
         "",
         ShardError,
-        f"missing: {TWO}. Unfinished downloads: {TWO}.crdownload",
+        *(INDEX, TWO, f"{TWO}.crdownload"),
     ),
     "an unfinished shard of the hub": (
         {ONE: "a", ".cache/huggingface/download/x.1.incomplete": b"", INDEX: index(ONE, TWO)},
         "",
         ShardError,
-        "Unfinished downloads: .cache/huggingface/download/x.1.incomplete",
+        ".cache/huggingface/download/x.1.incomplete",
     ),
     "a file downloaded in place": (
         {"model.safetensors": "a", "model.safetensors.aria2": b"x"},
@@ -373,57 +394,63 @@ REFUSED = {
         {"model.safetensors": "a", "model.safetensors.aria2": b"x"},
         "model.safetensors",
         TruncatedFile,
-        "not finished",
+        "model.safetensors.aria2",
     ),
     "a shard downloaded in place": (
         {**SET, f"{TWO}.aria2": b"x"},
         "",
         ShardError,
-        rf"{TWO}\.aria2",
+        f"{TWO}.aria2",
     ),
-    "a pointer": ({"w.bin": POINTER}, "", MalformedFile, "w.bin is a git-lfs pointer"),
-    "a pointer by a usual name": ({"model.safetensors": POINTER}, "", MalformedFile, "git-lfs pointer"),
-    "zeros": ({"model.safetensors": ZEROS}, "", MalformedFile, "zero bytes only, as an unfinished download"),
-    "a shard of zeros": ({**SET, TWO: ZEROS}, "", MalformedFile, f"{TWO}: .*zero bytes only"),
-    "a head of zeros": ({"model.bin": ZEROS + b"x"}, "model.bin", MalformedFile, "begins with zero bytes"),
-    "an empty file": ({"model.safetensors": b""}, "", TruncatedFile, "is empty"),
-    "an empty file of another name": (
-        {"w.bin": b""},
+    "a pointer": ({"w.bin": POINTER}, "", MalformedFile, "w.bin", "git lfs pull"),
+    "a pointer by a usual name": (
+        {"model.safetensors": POINTER},
         "",
         MalformedFile,
-        "does not hold weights: w.bin is empty",
+        "model.safetensors",
+        "git lfs pull",
     ),
-    "nothing": ({}, "", MalformedFile, "does not hold weights: it is empty"),
+    "zeros": ({"model.safetensors": ZEROS}, "", MalformedFile, "model.safetensors", "zero bytes"),
+    "a shard of zeros": ({**SET, TWO: ZEROS}, "", MalformedFile, TWO, "zero bytes"),
+    "a head of zeros": ({"model.bin": ZEROS + b"x"}, "model.bin", MalformedFile, "model.bin", "zero bytes"),
+    "an empty file": ({"model.safetensors": b""}, "", TruncatedFile, "model.safetensors", "empty"),
+    "an empty file of another name": ({"w.bin": b""}, "", MalformedFile, "w.bin", "empty"),
+    "nothing": ({}, "", MalformedFile, "model.safetensors", "flax_model.msgpack"),
     "a tokenizer": (
         {"tokenizer.json": "{}", "config.json": "{}"},
         "",
         MalformedFile,
-        "does not hold weights",
+        "model.safetensors",
+        "flax_model.msgpack",
     ),
-    "an AppleDouble": ({"._model.safetensors": b"\0\5"}, "", MalformedFile, "does not hold weights"),
-    "a loop": (
-        {"model.safetensors": "->model.safetensors"},
+    "an AppleDouble": (
+        {"._model.safetensors": b"\0\5"},
         "",
         MalformedFile,
-        "model.safetensors is a link",
+        "model.safetensors",
+        "flax_model.msgpack",
     ),
+    "a loop": ({"model.safetensors": "->model.safetensors"}, "", MalformedFile, "model.safetensors", "link"),
     "a link to a blob that is gone": (
         {"model.safetensors": "->../../blobs/0"},
         "",
         MalformedFile,
-        "model.safetensors is a link to a file that does not exist",
+        "model.safetensors",
+        "link",
     ),
     "a folder with the name of a file": (
         {"model.safetensors": None},
         "",
         MalformedFile,
-        "model.safetensors is a folder",
+        "model.safetensors",
+        "folder",
     ),
     "a pipeline": (
         {"unet/diffusion_pytorch_model.safetensors": "a", "vae/diffusion_pytorch_model.safetensors": "a"},
         "",
         MalformedFile,
-        "2 folders of it, unet, vae.*m/unet",
+        "unet",
+        "vae",
     ),
 }
 
@@ -438,19 +465,17 @@ def test_a_folder_is_read_right_and_what_is_not_read_is_told(case, tmp_path):
     for key, value in wanted.items():
         assert made[key.replace("weight", "kernel")].tobytes() == value.T.tobytes(), key
     assert len(report.notes) == len(notes)
-    for note, pattern in zip(report.notes, notes, strict=True):
-        assert re.search(pattern, note), note
+    for note, named in zip(report.notes, notes, strict=True):
+        assert_names(note, *named)
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_folder_is_refused_in_every_mode_and_nothing_is_written(case, tmp_path):
-    files, source, error, says = REFUSED[case]
+    files, source, error, *named = REFUSED[case]
     place = make(tmp_path / "m", files) / source
     for to, options in (("flax", {}), ("flax", {"accept_guesses": True}), ("neutral", {})):
-        with pytest.raises(error, match=says) as caught:
+        with refused(error, tmp_path / "m", *named):
             convert(place, tmp_path / "out.safetensors", to=to, **options)
-        assert type(caught.value) is error
-        assert str(tmp_path / "m") in str(caught.value)
     assert [entry.name for entry in tmp_path.iterdir()] == ["m"]
 
 
@@ -458,47 +483,46 @@ def test_a_shard_can_be_looked_at_and_is_converted_where_others_may_be_missing(t
     folder = make(tmp_path / "m", SET)
     with open_state(folder / TWO) as state:
         assert set(state) == {("b", "weight"), ("b", "bias")}
-        assert state.metadata.notes == (
-            f"{TWO} is shard 2 of 3, which holds only some of the model's tensors",
-        )
+        (note,) = state.metadata.notes
+        assert_names(note, TWO, "2 of 3")
     report = convert(folder / TWO, tmp_path / "b.safetensors", to="flax", allow_missing=True)
-    assert report.notes == state.metadata.notes
+    assert report.notes == (note,)
     assert load_file(tmp_path / "b.safetensors")["b.kernel"].tobytes() == weights("b")["b.weight"].T.tobytes()
     with open_state(folder / TWO) as state:
         assert plan_conversion(state, to="flax").ok
-    with pytest.raises(ShardError, match="shard 2 of 3"):
+    with refused(ShardError, TWO, "2 of 3"):
         bridge_core.to_neutral(folder / TWO, framework="torch")
 
 
 def test_shards_that_are_absent_may_be_allowed(tmp_path):
     folder = make(tmp_path / "m", {ONE: "a", TWO: "b", INDEX: index(ONE, TWO)})
     plan = plan_conversion(folder, to="flax", allow_missing="c.**")
-    assert plan.notes == (
-        "the index names 2 of the 3 shards that the name 'model-N-of-3.safetensors' counts",
-    )
+    (note,) = plan.notes
+    assert_names(note, "2", "3", "'model-N-of-3.safetensors'")
     like = {
         f"{layer}.{name}": value
         for layer in "abc"
         for name, value in (("kernel", np.ones((3, 4), "f4")), ("bias", np.ones(4, "f4")))
     }
     assert plan_conversion(folder, to="flax", like=like, allow_missing="c.**").ok
-    with pytest.raises(MismatchError, match=r"c\.bias"):
+    with refused(MismatchError) as caught:
         plan_conversion(folder, to="flax", like=like, allow_missing="d.**")
+    assert set(caught.value.keys) == set(caught.value.missing) == {"c.kernel", "c.bias"}
 
 
 @pytest.mark.parametrize("to", ["torch", "flax"])
 def test_no_option_makes_a_model_of_a_slice(tmp_path, to):
     folder = make(tmp_path / "m", LLAMA)
-    with pytest.raises(ShardError, match=r"consolidated\.01"):
+    with refused(ShardError, "consolidated.00.pth", "consolidated.01.pth"):
         plan_conversion(folder / "consolidated.00.pth", to=to, allow_missing=True, accept_guesses=True)
     with open_state(folder / "consolidated.00.pth") as state:
-        assert "holds a slice of every tensor" in state.metadata.notes[0]
+        assert "consolidated.01.pth" in state.metadata.notes[0]
 
 
 def test_an_adapter_goes_from_file_to_file_of_its_framework(tmp_path):
     folder = make(tmp_path / "m", {"adapter_model.bin": "a"})
     report = convert(folder, tmp_path / "a.safetensors", to="torch")
-    assert "is an adapter" in report.notes[0]
+    assert "adapter" in report.notes[0]
     assert load_file(tmp_path / "a.safetensors")["a.weight"].tobytes() == weights("a")["a.weight"].tobytes()
 
 
@@ -509,6 +533,7 @@ def test_inspect_shows_what_was_passed_over(tmp_path):
 
     folder = make(tmp_path / "m", {"model.safetensors": "a", "pytorch_model.bin": "a"})
     found = CliRunner().invoke(main, ["inspect", str(folder)])
-    assert "not read: pytorch_model.bin" in found.output
+    (line,) = (line for line in found.output.splitlines() if line.startswith("note: "))
+    assert_names(line, "model.safetensors", "pytorch_model.bin")
     found = CliRunner().invoke(main, ["inspect", str(folder), "--json"])
     assert "pytorch_model.bin" in json.loads(found.output)["notes"][0]

@@ -7,11 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from support.errors import refused
 
 import bridge_core
 import bridge_flax
 import bridge_torch
-from bridge_core import BridgeError, FlatState, RuleError, UnclaimedTensorError
+from bridge_core import FlatState, KeyConflict, RuleError, UnclaimedTensorError
 
 
 def numbers(*shape):
@@ -69,7 +70,7 @@ def test_a_plain_dict_fits_the_module_that_it_came_from(layer):
 @pytest.mark.parametrize("key", [(), {"a": {(): 1.0}, (): 2.0}])
 def test_an_empty_key_is_refused(key):
     plain = key if isinstance(key, dict) else {key: numbers(4)}
-    with pytest.raises(BridgeError, match="key"):
+    with refused(KeyConflict):
         bridge_torch.from_neutral(plain)
 
 
@@ -87,8 +88,9 @@ def test_statistics_that_come_to_a_norm_are_not_a_torch_modules_own(tmp_path):
     tensors = {("c", "mean"): numbers(4), ("c", "var"): numbers(4)}
     for way in routes(edited(state, tensors), tmp_path):
         for package in (bridge_torch, bridge_flax):
-            with pytest.raises(UnclaimedTensorError, match=r"c\.mean"):
+            with refused(UnclaimedTensorError) as caught:
                 package.from_neutral(way)
+            assert set(caught.value.reasons) == {"c.mean", "c.var"}
 
 
 class Gain(torch.nn.Linear):
@@ -109,8 +111,9 @@ def test_a_module_does_not_vouch_for_leaves_that_came_later(module, leaf, tmp_pa
     state = bridge_torch.to_neutral(model(c=module()))
     assert bridge_flax.from_neutral(state)["c"]["gain"].shape == (4,)
     for way in routes(edited(state, {("c", leaf): numbers(4, 4)}), tmp_path):
-        with pytest.raises(UnclaimedTensorError, match=rf"c\.{leaf}"):
+        with refused(UnclaimedTensorError) as caught:
             bridge_flax.from_neutral(way)
+        assert f"c.{leaf}" in caught.value.reasons
 
 
 @pytest.mark.parametrize(
@@ -123,8 +126,9 @@ def test_a_new_name_does_not_turn_an_undecided_leaf(weight, like, tmp_path):
     renamed = state.rename({("c", "weight"): ("c", "kernel")})
     template = {"c": {"kernel": np.zeros(like, "float32")}}
     for way in routes(renamed, tmp_path):
-        with pytest.raises(UnclaimedTensorError, match=r"c\.kernel"):
+        with refused(UnclaimedTensorError) as caught:
             bridge_flax.from_neutral(way, like=template)
+        assert set(caught.value.reasons) == {"c.kernel"}
 
 
 @pytest.mark.parametrize("ties", [{("c", "kernel"): ("gone",)}, {("gone",): ("c", "kernel")}])
@@ -177,19 +181,19 @@ def test_a_rule_that_gives_a_layers_name_turns_nothing(name, steps, tmp_path):
         first = rules if steps != "second" else ()
         bridge_core.convert(value, tmp_path / "n.npz", to="neutral", rules=first)
         rules, value = rules if steps != "first" else (), tmp_path / "n.npz"
-    with pytest.raises(UnclaimedTensorError, match=r"x\."):
+    with refused(UnclaimedTensorError) as caught:
         bridge_core.convert(value, tmp_path / "o.npz", to=target, rules=rules, like=like)
+    assert [key.partition(".")[0] for key in caught.value.reasons] == ["x"]
     assert not (tmp_path / "o.npz").exists()
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"),
-    [("parameter", "'a' is linear"), ("embedding", "'a' is linear"), ("linaer", "Did you mean 'linear'")],
+    ("kind", "other"), [("parameter", "linear"), ("embedding", "linear"), ("linaer", "'linear'")]
 )
-def test_a_rule_for_a_decided_layer_is_not_passed_over(kind, message, tmp_path):
+def test_a_rule_for_a_decided_layer_is_not_passed_over(kind, other, tmp_path):
     rules = tmp_path / "r.toml"
     rules.write_text(f'source = "torch"\ntarget = "flax"\n[[rule]]\nsource = "a"\nlayer = "{kind}"\n')
     value = {"a.weight": torch.zeros(4, 4), "a.bias": torch.zeros(4)}
     bridge_core.convert(value, tmp_path / "n.npz", to="neutral")
-    with pytest.raises(RuleError, match=message):
+    with refused(RuleError, f"{rules}:3", "'a'", kind, other):
         bridge_core.convert(tmp_path / "n.npz", tmp_path / "o.npz", to="flax", rules=rules)

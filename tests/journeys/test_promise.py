@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.errors import refused
 from support.guides import blocks_of, run_blocks
 from support.strange_plugins import format_source, install, installed
 
@@ -98,9 +99,9 @@ def test_what_is_converted_is_right_or_the_conversion_is_refused(layer, bias, to
     truth = {f"mid.{leaf}": value for leaf, value in ({name: expected} | more).items()}
     like = FlatState(truth, layout="flax") if told == "template" else None
     if layer in ("conv", "transposed") or (told == "nothing" and not more):
-        with pytest.raises(AmbiguousLayerError) as refused:
+        with refused(AmbiguousLayerError) as caught:
             convert(source, "out.npz", to="flax", like=like)
-        assert refused.value.candidates.keys() == source.keys()
+        assert caught.value.candidates.keys() == source.keys()
     else:
         convert(source, "out.npz", to="flax", like=like)
         assert_same(values("out.npz"), truth)
@@ -108,14 +109,14 @@ def test_what_is_converted_is_right_or_the_conversion_is_refused(layer, bias, to
 
 @pytest.mark.parametrize("source", [OPEN, NAMED, OPEN | NAMED], ids=["undecided", "unclaimed", "both"])
 def test_a_refusal_lists_every_tensor_that_it_is_about_and_how_to_go_on(source):
-    with pytest.raises((AmbiguousLayerError, UnclaimedTensorError)) as refused:
+    with pytest.raises((AmbiguousLayerError, UnclaimedTensorError)) as caught:
         plan_conversion(source, to="flax", layout="torch")
     for name in source:
-        assert f"\n  {name}" in str(refused.value)
+        assert f"\n  {name}" in str(caught.value)  # each in a line of its own
     for option in ("--like", "--model", "--rules"):
-        assert option in refused.value.hint
-    assert ("--accept-guesses" in refused.value.hint) == (source is not NAMED)
-    assert ("--allow-unclaimed" in refused.value.hint) == (source is not OPEN)
+        assert option in caught.value.hint
+    assert ("--accept-guesses" in caught.value.hint) == (source is not NAMED)
+    assert ("--allow-unclaimed" in caught.value.hint) == (source is not OPEN)
 
 
 @pytest.mark.parametrize("source", [OPEN, NAMED], ids=["undecided", "unclaimed"])
@@ -146,8 +147,9 @@ def test_a_tensor_with_a_layer_s_name_that_no_evidence_explains_does_not_cross_f
         convert(source, "neutral.npz", to="neutral")
         source = "neutral.npz"
     for guesses in (False, True):
-        with pytest.raises(UnclaimedTensorError, match=re.escape(name)):
+        with refused(UnclaimedTensorError) as caught:
             convert(source, "out.npz", to="flax", accept_guesses=guesses)
+        assert list(caught.value.reasons) == [name]
     report = convert(source, "out.npz", to="flax", allow_unclaimed=name)
     assert [join_key(key) for key in report.unclaimed] == [name]
     np.testing.assert_array_equal(values("out.npz")[name], NAMED[name])
@@ -170,10 +172,12 @@ def test_what_one_layer_of_a_checkpoint_denies_the_others_of_its_kind_do_not_pro
 
 def test_missing_unexpected_and_misshapen_tensors_are_errors_all_listed_at_once():
     like = {"fc": {"kernel": numbers(4, 5), "bias": numbers(3)}, "head": {"bias": numbers(2)}}
-    with pytest.raises(MismatchError) as refused:
+    with refused(
+        MismatchError, "head.bias", "old.bias", "fc.weight", "float32[4, 3]", "float32[4, 5]"
+    ) as caught:
         plan_conversion(MLP | {"old.bias": numbers(7)}, to="flax", like=like)
-    for text in ("head.bias", "old.bias", "fc.kernel from fc.weight", "got float32[4, 3]"):
-        assert text in str(refused.value)
+    assert (caught.value.missing, caught.value.unexpected) == (("head.bias",), ("old.bias",))
+    assert [text.startswith("fc.weight") for text in caught.value.mismatched] == [True]
 
 
 @pytest.mark.parametrize("form", ["msgpack", "npz"])
@@ -199,7 +203,7 @@ def test_what_was_written_is_read_back_and_compared_before_the_destination_appea
             handle.write(b"lost")
 
     monkeypatch.setattr(output_module, "sync_file", losing)
-    with pytest.raises(VerificationError, match="differ"):
+    with refused(VerificationError, "out.safetensors", "fc."):
         convert({"fc.weight": numbers(30, 4), "fc.bias": numbers(30)}, "out.safetensors", to="flax")
     assert not list(tmp_path.iterdir())
 
@@ -265,8 +269,9 @@ def test_metadata_that_no_longer_fits_its_tensors_is_not_believed():
     assert not {as_key("up"), as_key("conv2")} & parted.metadata.layers.keys()
     other = neutral.replace(tensors={**neutral.tensors(), ("up", "kernel"): numbers(2, 2)})
     for state in (parted, other):
-        with pytest.raises(BridgeError, match=r"(up|conv2)\.kernel"):
+        with refused(AmbiguousLayerError) as caught:
             plan_conversion(state, to="flax")
+        assert ("up.kernel" in str(caught.value)) != ("conv2.kernel" in str(caught.value))
 
 
 def test_a_conversion_that_stays_in_one_layout_needs_no_evidence():
@@ -330,7 +335,7 @@ def test_what_a_file_holds_beside_its_weights_is_named_and_never_run(tmp_path):
     report = convert(tmp_path / "m.pt", tmp_path / "out.npz", to="flax")
     assert any("odd" in note for note in report.notes)
     torch.save({**weights, "odd": _Trap(str(tmp_path / "trap"))}, tmp_path / "among.pt")
-    with pytest.raises(UnsafeFile, match="odd"):
+    with refused(UnsafeFile, "among.pt", "odd", "mkdir"):
         convert(tmp_path / "among.pt", tmp_path / "out2.npz", to="flax")
     assert not (tmp_path / "trap").exists()
     assert not (tmp_path / "out2.npz").exists()

@@ -9,13 +9,13 @@ import pytest
 import torch
 from flax import nnx
 from support.arrays import assert_same_bits
+from support.errors import refused
 from support.models import assert_same_state_dict, from_neutral, randomise, to_neutral
 from torch import nn
 
 import bridge_flax
 import bridge_torch
 from bridge_core import (
-    BridgeError,
     FlatState,
     MismatchError,
     PlanError,
@@ -116,8 +116,9 @@ def test_a_checkpoint_without_the_tied_key_is_completed_from_the_module(system):
 def test_a_checkpoint_without_the_tied_key_is_refused_where_nothing_tells_of_the_tie():
     source = randomise(TorchLanguageModel()).state_dict()
     del source["lm_head.weight"]
-    with pytest.raises(MismatchError, match=r"1 target tensor .*: params\.lm_head\.kernel"):
+    with refused(MismatchError) as caught:
         from_neutral(to_neutral(source, "torch"), "flax", like=language_templates()["linen"])
+    assert caught.value.keys == caught.value.missing == ("params.lm_head.kernel",)
 
 
 def test_a_prefixed_checkpoint_without_the_tied_key_is_completed_from_the_module():
@@ -137,7 +138,7 @@ def test_a_template_without_the_tied_key_drops_it_and_says_why():
     (dropped,) = plan.dropped
     assert dropped.key == ("lm_head", "weight")
     assert dropped.tied_to == ("wte", "weight")
-    assert dropped.reason == "tied to wte.weight"
+    assert "wte.weight" in dropped.reason
     assert plan.exact
     tree = from_neutral(to_neutral(module, "torch"), "flax", like=template)
     assert_same_bits(np.asarray(tree["params"]["wte"]["embedding"]), module.wte.weight.detach().numpy())
@@ -152,7 +153,7 @@ def test_an_untied_template_that_is_given_two_different_values_is_refused_when_t
     tree = from_neutral(to_neutral(randomise(TorchLanguageModel()), "torch"), "flax", like=template)
     tree["params"]["lm_head"]["kernel"] = tree["params"]["lm_head"]["kernel"] + 1
     neutral = to_neutral(tree, "flax", module=template)
-    with pytest.raises(Exception, match="tied hold different values"):
+    with refused(PlanError, "wte.", "lm_head."):
         from_neutral(neutral, "torch", like=TorchLanguageModel())
 
 
@@ -203,7 +204,7 @@ def test_a_plan_made_with_a_model_takes_a_state_without_the_tied_tensors():
         assert plan.source_ties == {("head", "weight"): ("wte", "weight")}
         np.testing.assert_array_equal(made["head", "kernel"], values.T)
         assert ("head", "weight") not in state
-    with pytest.raises(PlanError, match="3 differ: wte"):
+    with refused(PlanError, "wte.weight", "head.weight", "other.weight"):
         plan.apply(FlatState({"other.weight": values}, layout="torch"))
 
 
@@ -234,7 +235,7 @@ def test_one_tensor_of_three_names_has_one_value(given):
     tree = {name: leaves[name] for name in given}
     (leaf,) = tree[given[-1]]
     tree[given[-1]] = {leaf: tree[given[-1]][leaf] + 1}
-    with pytest.raises(BridgeError, match="tied hold different values"):
+    with refused(PlanError, f"{given[-1]}."):
         from_torch_like(tree, module)
 
 
@@ -271,8 +272,9 @@ def test_a_file_that_keeps_a_tied_tensor_twice_ties_what_is_equal(same, tmp_path
         with open_state(tmp_path / "w.msgpack") as state:
             assert list(state) == [("a", "embedding")]
         return
-    with pytest.raises(MismatchError, match=r"1 source tensor .*: c\.weight"):
+    with refused(MismatchError) as caught:
         convert(tmp_path / "w.safetensors", tmp_path / "w.msgpack", to="flax", like=like, model=model)
+    assert caught.value.keys == caught.value.unexpected == ("c.weight",)
 
 
 def saved_and_opened(state, path):
@@ -332,11 +334,12 @@ def test_an_edited_tensor_is_never_replaced_by_its_ties_other_name(tmp_path, hel
     state = HOLDERS[held](to_neutral(module, "torch"), tmp_path)
     new = state[key] + 1
     edited = edit(state, key, new)
-    with pytest.raises(BridgeError, match="lm_head"):
+    with refused(PlanError, "lm_head."):
         from_neutral(edited, "torch", like=module)
-    with pytest.raises(BridgeError, match="lm_head"):
+    with pytest.raises((MismatchError, PlanError)) as caught:
         from_neutral(edited, "flax", like=flax_without_head(4))
-    with pytest.raises(BridgeError, match=r"lm_head"):
+    assert "lm_head." in str(caught.value)
+    with refused(PlanError, "lm_head."):
         convert(edited, tmp_path / "made.pt", to="torch", like=module)
     assert not (tmp_path / "made.pt").exists()
     untied = from_neutral(edited, "torch")
@@ -351,9 +354,7 @@ def test_tied_tensors_of_two_dtypes_do_not_fit():
     module = tied_model(6)
     state = to_neutral(module, "torch")
     edited = replaced(state, ("lm_head", "kernel"), state["lm_head.kernel"].astype(np.float64))
-    with pytest.raises(
-        MismatchError, match=r"wte\.weight from lm_head\.kernel \(expected float32.*got float64\[6, 4\]"
-    ):
+    with refused(MismatchError, "lm_head.", "float64[6, 4]", "wte.", "float32[6, 4]"):
         from_neutral(edited, "torch", like=module)
 
 

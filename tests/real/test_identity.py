@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.arrays import assert_same_bits, random_array
+from support.errors import refused
 
 import bridge_core
 from bridge_core import FlatState, MalformedFile, Rule, StateMetadata, convert, open_state, save_state
@@ -218,5 +219,5 @@ def test_a_damaged_order_of_keys_is_refused(damage, tmp_path):
     header["__metadata__"]["ckptbridge.order"] = damage
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + length :])
-    with pytest.raises(MalformedFile, match="order"):
+    with refused(MalformedFile, path, "order"):
         open_state(path)

@@ -15,6 +15,7 @@ import torch
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.torch import load_file
 from support.bare_process import convert_bare, run_bare
+from support.commands import assert_names
 from support.loading import assert_same_tensors, load_flax
 from support.torch_bits import bits_of
 
@@ -203,21 +204,24 @@ def test_the_prefix_of_a_model_with_a_head_is_added_and_removed(config, original
     assert {name.partition(".")[0] for name in caught.value.missing} == {"cls"}
     assert set(caught.value.unexpected) == {POSITIONS, "pooler.dense.weight", "pooler.dense.bias"}
 
-    added, removed = "the prefix 'bert' was added to", "the prefix 'bert' was removed from"
     report = bridge_core.convert(MODEL, tmp_path / "1.msgpack", to="flax", like=flax_headed, **HEADLESS)
-    assert report.notes == (f"{added} the source's names",)
+    (note,) = report.notes
+    assert_names(note, "'bert'", "added")
     assert set(load_flax(tmp_path / "1.msgpack")) == {"bert"}
     report = bridge_core.convert(tmp_path / "1.msgpack", tmp_path / "2.safetensors", to="torch", like=base)
-    assert report.notes == (f"{removed} the source's names",)
+    (note,) = report.notes
+    assert_names(note, "'bert'", "removed")
     assert_same_tensors(load_file(tmp_path / "2.safetensors"), body)
 
     report = bridge_core.convert(MODEL, tmp_path / "3.safetensors", to="torch", like=headed, **HEADLESS)
-    assert report.notes == (f"{added} the source's names",)
+    (note,) = report.notes
+    assert_names(note, "'bert'", "added")
     with bridge_core.open_state(tmp_path / "3.safetensors") as state:
         words = ("bert", "embeddings", "word_embeddings", "weight")
         assert state.metadata.ties == {("cls", "predictions", "decoder", "weight"): words}
         plan = bridge_core.plan_conversion(state, to="flax", like=flax_base)
-    assert plan.notes == (f"{removed} the source's names",)
+    (note,) = plan.notes
+    assert_names(note, "'bert'", "removed")
     assert [(dropped.key, dropped.tied_to) for dropped in plan.dropped] == [
         (("cls", "predictions", "decoder", "weight"), words)
     ]

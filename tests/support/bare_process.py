@@ -1,9 +1,12 @@
-"""Runs the command in a process of its own, which fails if it loads a framework."""
+"""Runs the command in a process of its own, which fails if it loads a framework; and children for Ctrl-C."""
 
 import subprocess
 import sys
 
 FRAMEWORK_LOADED = 99
+
+HEARS_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+"""The first line of a child that gets SIGINT: one started in the background inherits that it is ignored."""
 
 _CODE = f"""
 import sys

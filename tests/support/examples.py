@@ -1,15 +1,20 @@
-"""How many examples a test of a property draws: few in every run, more where they are asked for.
+"""How many examples a test of a property draws, and whether every run draws the same ones.
 
-TIMES_EXAMPLES=20 pytest tests/ops
+HYPOTHESIS_PROFILE=nightly pytest tests/ops   ten times as many
+HYPOTHESIS_PROFILE=ci pytest tests/ops        the same in every run; by default where CI is set
+TIMES_EXAMPLES=20 pytest tests/ops            twenty times as many
 """
 
 from __future__ import annotations
 
 import os
 
-__all__ = ["examples"]
+from hypothesis import settings
 
-TIMES = int(os.environ.get("TIMES_EXAMPLES", "1"))
+__all__ = ["examples", "load_profile"]
+
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
+TIMES = int(os.environ.get("TIMES_EXAMPLES") or {"nightly": 10}.get(PROFILE, 1))
 
 
 def examples(number):
@@ -19,3 +24,20 @@ def examples(number):
         number: How many the default run draws.
     """
     return number * TIMES
+
+
+def load_profile():
+    """Register the profiles ``ci``, ``dev`` and ``nightly``, and load the one that is asked for.
+
+    None has a deadline: a busy machine is not a fault. ``ci`` draws the same examples in every run, so that
+    a change fails for what it changes; the others draw new ones.
+    """
+    for name in ("ci", "dev", "nightly"):
+        settings.register_profile(
+            name,
+            deadline=None,
+            max_examples=examples(100),
+            derandomize=name == "ci",
+            print_blob=name != "dev",
+        )
+    settings.load_profile(PROFILE)
