@@ -106,7 +106,7 @@ class Mismatch:
 
     def __str__(self) -> str:
         """Return one line."""
-        names = f"{join_key(self.target)} from {join_key(self.source)}"
+        names = f"{join_key(self.source)} as {join_key(self.target)}"
         return f"{names} (expected {self.expected}, got {self.found})"
 
     def to_json(self) -> dict[str, str]:

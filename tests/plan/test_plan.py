@@ -143,7 +143,7 @@ def test_every_problem_stands_in_one_error():
         MismatchError,
         "1 target tensor has no source: b.",
         "1 source tensor has no target: a.",
-        "d from c (expected float32[3], got float32[2])",
+        "c as d (expected float32[3], got float32[2])",
         "e (linear or embedding)",
         hint=("--rules", "--allow-unexpected a", "--allow-missing b", "--allow-mismatched PATTERN"),
     ):

@@ -337,7 +337,7 @@ def test_another_shape_is_refused_with_both_shapes():
     with pytest.raises(MismatchError) as refused:
         from_neutral(to_neutral(source, "torch"), "flax", like=like)
     assert len(refused.value.mismatched) == 2
-    assert "params.fc.kernel from fc.kernel (expected float32[4, 5], got float32[4, 3])" in str(refused.value)
+    assert "fc.kernel as params.fc.kernel (expected float32[4, 5], got float32[4, 3])" in str(refused.value)
 
 
 def test_a_plain_mapping_is_read_by_its_neutral_names():
