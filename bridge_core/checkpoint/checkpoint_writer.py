@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,13 +25,13 @@ from bridge_core.formats import Format, ShardNames
 from bridge_core.io import is_plain_name, replacing_file, replacing_folder, system_failures
 from bridge_core.messages import listed, log
 from bridge_core.plugins import Registry, held_layers
-from bridge_core.state import FlatState, Key, check_given, held_ties, join_key
+from bridge_core.state import DTYPES, FlatState, Key, check_given, held_ties, is_floating, join_key
 from bridge_core.transfer import FileTarget, Meter, ScratchPool, kernel_for
 
 __all__ = ["Saved", "write_checkpoint"]
 
 _UNLIMITED = 1 << 62
-"""Bytes of a shard where nobody set a limit."""
+"""Bytes of a shard where the caller sets no limit."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Saved:
     """What `save_state` wrote.
 
     Args:
-        files: All files, the index last.
+        files: Paths of the files of weights, the index last.
         format: Name of their format.
-        total_bytes: Their size in all.
-        checksums: Key -> CRC-32 of the tensor's little-endian row-major bytes, as they were written, where
-            it was taken: not without verification, and not of tensors that the system copied. Tied
-            keys whose values are stored once have one entry.
-        overflows: Key -> how many values left the range of the dtype that they were cast to.
+        total_bytes: Size of these files together, in bytes.
+        checksums: Key -> CRC-32 of the tensor's little-endian row-major bytes, as they were written. Tensors
+            that were copied by the system have none, and without verification no tensor has one. Tied keys
+            whose values are stored once have one entry.
+        overflows: Key -> number of values outside the range of the dtype that they were cast to.
     """
 
     files: tuple[Path, ...]
@@ -75,7 +75,7 @@ def write_checkpoint(state: FlatState, path: StrPath, options: WriteOptions, reg
 
 
 def _with_held_metadata(state: FlatState, registry: Registry) -> FlatState:
-    """Return the state without metadata that its tensors contradict, which no reader would accept."""
+    """Return the state without the metadata that contradicts its tensors, since no reader would accept it."""
     metadata = state.metadata
     check_given(metadata)
     if not (metadata.ties or metadata.layers or metadata.empty or metadata.tree_form):
@@ -104,19 +104,33 @@ def _choose(
 
 
 def _refuse_contents(state: FlatState, used: Format) -> None:
-    """Refuse what no file of the format can hold, all at once and before anything is made."""
+    """Refuse the keys and dtypes that no file of the format can hold, before anything is written."""
     for key in state:
         if not key or not all(isinstance(part, str) for part in key):
-            raise UsageError(f"{key!r} is no key; a tuple of strings was expected.")
+            raise UsageError(
+                f"expected a key, a tuple of one or more strings, got {key!r}.",
+                hint='Write a key as a tuple, such as ("layers", "0", "weight").',
+            )
     dtypes = used.capabilities.dtypes
     wrong = [key for key, spec in state.specs().items() if spec.dtype.name not in dtypes]
     if wrong:
         names = sorted({state.spec(key).dtype.name for key in wrong})
         keys = listed(map(join_key, wrong))
+        have = "tensor has" if len(wrong) == 1 else "tensors have"
         raise UnsupportedFeature(
-            f"{used.name} cannot hold {', '.join(names)}, which {len(wrong)} tensors have: {keys}.",
-            hint="Cast them, or choose another format.",
+            f"the format {used.name} cannot hold {', '.join(names)}, which {len(wrong)} {have}: {keys}.",
+            hint=_way_to_hold(names, used),
         )
+
+
+def _way_to_hold(names: Iterable[str], used: Format) -> str:
+    """Return how to write tensors of dtypes that a format cannot hold."""
+    if (
+        all(is_floating(DTYPES[name]) for name in names if name in DTYPES)
+        and "float32" in used.capabilities.dtypes
+    ):
+        return 'Cast them, dtype="float32" (--dtype float32), or pass another format, such as safetensors.'
+    return 'Pass another format, such as format="safetensors" (--format safetensors).'
 
 
 def _refuse_names(options: WriteOptions, registry: Registry) -> None:
@@ -125,20 +139,25 @@ def _refuse_names(options: WriteOptions, registry: Registry) -> None:
     weights = is_weights_name(registry.formats.values())
     for name in options.sidecar_files:
         if not is_plain_name(name) or weights(name):
-            raise UsageError(f"{name!r} is no name for a file beside the weights.")
+            raise UsageError(
+                f"{name!r} cannot be the name of a sidecar file: expected a file name without folders that "
+                "weights do not usually have.",
+                hint="Give the sidecar file another name, such as 'config.json'.",
+            )
 
 
 def _refuse_part(state: FlatState, destination: Path) -> None:
-    """Refuse to break a set in pieces by writing over one of them."""
+    """Refuse to replace one of the shards that are read, which would break their set."""
     try:
         status = destination.stat()
-    except (OSError, ValueError):  # what is in the way is said where the path is used
+    except (OSError, ValueError):  # the writer reports a path that cannot be used
         return
     if state.is_part((status.st_dev, status.st_ino)):
         raise DestinationExists(
-            "is one of the files that the weights are read from; replacing it would break their set.",
+            "the destination is one of the shards that the source is read from; replacing it would break the "
+            "set.",
             path=destination,
-            hint="Write elsewhere, or replace the whole folder.",
+            hint="Give another destination, or the folder itself to replace all its shards.",
         )
 
 
@@ -184,8 +203,9 @@ class _Writer:
         names = self.format.names
         if names is None:
             raise UsageError(
-                f"format {self.format.name} has no usual file names, so it cannot fill a folder.",
-                hint="Give a file name and no shard size.",
+                f"the format {self.format.name} has no usual file names, so it cannot fill a folder.",
+                hint="Give a file name without max_shard_size= (--max-shard-size), or pass "
+                'format="safetensors" (--format safetensors).',
             )
         if self.options.base_name is not None:
             names = names.with_base_name(self.options.base_name)
@@ -245,7 +265,7 @@ class _Writer:
         with plugins, system_failures(path, "writing"):
             self.format.write(state, target)
             if self._foreign is not None and (path.is_symlink() or not path.is_file()):
-                raise TypeError("the file that it was to write is gone, or is not a plain file any more")
+                raise TypeError("the file that it should write is gone, or is no longer a plain file")
         self.overflows.update(target.overflows)
         return target.checksums
 
@@ -263,14 +283,14 @@ class _Writer:
         except VerificationError as err:
             if self._foreign is not None and self._foreign.way_without:
                 way = self._foreign.way_without
-                err.hint = f"{self._foreign.origin} wrote it; to do without this plugin, {way}."
+                err.hint = f"It was written by {self._foreign.origin}. To do without this plugin, {way}."
             raise
         self.state.check_unchanged()
 
 
 @contextlib.contextmanager
 def _shown_as(temporary: Path, destination: Path) -> Iterator[None]:
-    """Let errors name the destination, not the temporary that is written in its place."""
+    """Let errors name the destination, not the temporary file that is written first."""
     try:
         with system_failures(destination, "writing"):
             yield

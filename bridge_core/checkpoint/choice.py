@@ -1,4 +1,4 @@
-"""A file that was chosen or given to be read, and what a reader of a report should know of it."""
+"""The file to read, and notes about it for the reader of a report."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ _FILE_SUFFIXES = frozenset(
 
 @dataclass(frozen=True)
 class Choice:
-    """A file or an index that is read, and what a reader of a report should know of it."""
+    """The file or index to read, and notes about it for the reader of a report."""
 
     path: Path
     notes: tuple[str, ...] = ()
 
 
 def choose_file(path: Path) -> Choice:
-    """Return a file that was given by name, or found, with a note if it is a part of a model.
+    """Return a file as the choice, with a note if it is only a part of a model.
 
     Raises:
-        TruncatedFile: It is being downloaded.
-        SourceNotFound: It is not there, and is named like a model of the Hugging Face Hub.
+        TruncatedFile: The download of the file is not finished.
+        SourceNotFound: The file does not exist, and its name may be that of a model on the Hugging Face Hub.
     """
     name = path.as_posix()
     if _HUB_NAME.fullmatch(name) and path.suffix.lower() not in _FILE_SUFFIXES and not os.path.lexists(path):
         raise SourceNotFound(
-            "there is no such file or folder.",
+            "the file or folder does not exist.",
             path=path,
-            hint="If it is a model of the Hugging Face Hub, download it first "
-            f"('hf download {name}'), and give the folder.",
+            hint="If it is a model on the Hugging Face Hub, download it first "
+            f"('hf download {name}'), and give the folder that the download prints.",
         )
     control = control_file(path)
     if control is not None:
         raise TruncatedFile(
-            f"the download is not finished: {control.name} is beside it.",
+            f"the download of the file is not finished: {control.name} is next to it.",
             path=path,
             hint=f"Finish the download, or remove {control.name} if it is left from an earlier one.",
         )

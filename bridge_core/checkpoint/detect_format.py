@@ -1,7 +1,6 @@
-"""Finding out what a file is, and opening it as that.
+"""Detects the format of a file by its content, and opens the file.
 
-Formats are told by content, so that any file name works; what no format claims is described as what it
-looks like.
+Any file name works. A file that no format recognises is described by what it looks like.
 """
 
 from __future__ import annotations
@@ -18,90 +17,105 @@ from bridge_core.messages import log
 from bridge_core.plugins import PluginFailure, Registry
 from bridge_core.state import FlatState, select_entry
 
-__all__ = ["by_extension", "claims", "identify", "is_set_of_shards", "open_file", "speaks_for"]
+__all__ = ["by_extension", "identify", "is_set_of_shards", "open_file", "recognises", "speaks_for"]
 
 
 def identify(file: SourceFile, registry: Registry, *, expected: Format | None = None) -> Format:
-    """Return the one format that claims a file by its content.
+    """Return the one format that recognises a file by its content.
 
-    Where a format of ckptbridge and one of another plugin claim it, the file is the other's only if that has
-    the longer extension of those that end the file's name. A file that none claims is given to the format
-    that is ``expected``, or else that its name speaks for: it knows best what is wrong with the file.
+    If a format of ckptbridge and one of another plugin recognise it, the other plugin gets the file only if
+    its extension is the longer one that ends the file's name. A file that no format recognises goes to the
+    format that is ``expected``, or else to that of its extension: that format reports best what is wrong.
+
+    Args:
+        file: The open file.
+        registry: Where formats are found.
+        expected: The format of a file that none recognises; None for that of its extension.
 
     Raises:
-        MalformedFile: None or several claim it.
-        PluginError: None claims it, and one failed to look at it.
+        MalformedFile: No format or several recognise the file.
+        PluginError: No format recognises the file, and one failed to look at it.
     """
     formats = tuple(registry.formats.values())
     failed: dict[str, PluginFailure] = {}
-    claiming = [candidate for candidate in formats if claims(candidate, file, registry, failed)]
-    if not claiming and file.size and failed and describe_foreign(file) is None:
+    recognising = [candidate for candidate in formats if recognises(candidate, file, registry, failed)]
+    if not recognising and file.size and failed and describe_foreign(file) is None:
         named = expected or by_extension(file.path.name, registry)
         if named is None or named.name in failed:
             raise _failed_to_look(file, registry, failed, named)
     for failure in failed.values():
         registry.report(failure)
-    return _preferred(claiming, file, registry) if claiming else _speaking_for(file, registry, expected)
+    return _preferred(recognising, file, registry) if recognising else _speaking_for(file, registry, expected)
 
 
 def _failed_to_look(
     file: SourceFile, registry: Registry, failed: Mapping[str, PluginFailure], named: Format | None
 ) -> PluginError:
-    """Return the error for a file that only a format which failed to look at it may know."""
+    """Return the error for a file that may be of a format which failed to look at it."""
     name = named.name if named is not None else next(iter(failed))
     plugin, failure = registry.foreign_plugin("formats", name), failed[name]
     without = f"To do without this plugin, {plugin.way_without}." if plugin and plugin.way_without else None
     return PluginError(
-        f"format {name!r} of {failure.origin} could not look at {file.name}, which no other format claims: "
-        f"{failure.reason.rstrip('.')}.",
+        f"the format {name!r} of {failure.origin} failed to look at {file.name}, which no other format "
+        f"recognises: {failure.reason.rstrip('.')}.",
         plugin=failure.name,
         hint=without,
     )
 
 
 def _speaking_for(file: SourceFile, registry: Registry, expected: Format | None) -> Format:
-    """Return the format for a file that none claims.
+    """Return the format for a file that no format recognises.
 
     Raises:
-        BadInputError: None is expected, and the file's name speaks for none.
+        BadInputError: No format is expected, and no format has the file's extension.
     """
     if file.size == 0:
-        raise TruncatedFile("is empty.", path=file.name)
+        raise TruncatedFile(
+            "the file is empty (0 bytes).", path=file.name, hint="Download it or write it again."
+        )
     foreign = describe_foreign(file)
     if foreign is None and (named := expected or by_extension(file.path.name, registry)):
         return named
     foreign = foreign or describe_foreign(file, containers=True)
     if foreign:
-        raise MalformedFile(f"is {foreign}.", path=file.name)
+        raise MalformedFile(f"the file is {foreign}.", path=file.name)
     if file.size < 8:
-        raise TruncatedFile(f"is {file.size} bytes long; no file of weights is so short.", path=file.name)
+        raise TruncatedFile(
+            f"the file is {file.size} bytes, which is too short for any format of weights.",
+            path=file.name,
+            hint="Download it or write it again.",
+        )
     raise MalformedFile(
-        "is of no known format.",
+        f"no installed format recognises the file, which begins with {file.read(0, min(16, file.size))!r}.",
         path=file.name,
-        hint=f"Installed are: {', '.join(registry.formats) or 'none'}.",
+        hint=f"Install a plugin for its format. Installed formats: {', '.join(registry.formats) or 'none'}.",
     )
 
 
-def _preferred(claiming: list[Format], file: SourceFile, registry: Registry) -> Format:
-    """Return which of the formats that claim a file gets it.
+def _preferred(recognising: list[Format], file: SourceFile, registry: Registry) -> Format:
+    """Return which of the formats that recognise a file gets it.
 
     Raises:
-        MalformedFile: Nothing decides between several.
+        MalformedFile: Several remain.
     """
-    own = [candidate for candidate in claiming if _is_own(candidate, registry)]
-    others = [candidate for candidate in claiming if candidate not in own]
+    own = [candidate for candidate in recognising if _is_own(candidate, registry)]
+    others = [candidate for candidate in recognising if candidate not in own]
     least = max((_fit(candidate, file.path.name) for candidate in own), default=0)
     named = [candidate for candidate in others if _fit(candidate, file.path.name) > least]
     left = named if len(own) == 1 and named else own or others
     if len(left) == 1:
         return left[0]
-    ways = ["Say which with --format."]
+    names = sorted(candidate.name for candidate in left)
+    ways = [
+        f'Name the format: open_state(path, format="{names[0]}"), or ckptbridge inspect --format {names[0]}.'
+    ]
     for candidate in left:
         plugin = registry.foreign_plugin("formats", candidate.name)
         if plugin is not None and plugin.way_without:
             ways.append(f"To do without {candidate.name} of {plugin.origin}, {plugin.way_without}.")
-    names = ", ".join(sorted(candidate.name for candidate in left))
-    raise MalformedFile(f"looks like several formats: {names}.", path=file.name, hint=" ".join(ways))
+    raise MalformedFile(
+        f"the file may be of {len(names)} formats: {', '.join(names)}.", path=file.name, hint=" ".join(ways)
+    )
 
 
 def _is_own(candidate: Format, registry: Registry) -> bool:
@@ -110,9 +124,9 @@ def _is_own(candidate: Format, registry: Registry) -> bool:
 
 
 def speaks_for(candidate: Format, name: str, registry: Registry) -> bool:
-    """Return whether a format's claim of a file of this name counts whatever other formats claim.
+    """Return whether a format may take a file of this name even if other formats recognise it.
 
-    It does for ckptbridge's own formats, and for another's where its extension ends the name.
+    True for ckptbridge's own formats, and for another plugin's whose extension ends the name.
     """
     return _is_own(candidate, registry) or bool(_fit(candidate, name))
 
@@ -137,27 +151,31 @@ def by_extension(name: str, registry: Registry) -> Format | None:
     best = [candidate for candidate in best if _is_own(candidate, registry)] or best
     if len(best) > 1:
         names = ", ".join(candidate.name for candidate in best)
-        raise UsageError(f"the name {name!r} fits several formats: {names}.", hint="Say which with --format.")
+        raise UsageError(
+            f"the name {name!r} does not determine the format: {len(best)} formats have its extension, "
+            f"{names}.",
+            hint=f'Pass the format, such as format="{best[0].name}" (--format {best[0].name}).',
+        )
     return best[0]
 
 
-def claims(
+def recognises(
     candidate: Format,
     file: SourceFile,
     registry: Registry,
     failed: dict[str, PluginFailure] | None = None,
 ) -> bool:
-    """Return whether a format claims a file; one of another's plugin that fails does not.
+    """Return whether a format recognises a file; one of another plugin that fails does not.
 
     Args:
         candidate: The format.
         file: The file.
         registry: Where formats are found.
-        failed: Gets the failure; without it, it is reported.
+        failed: Gets the failure, by the format's name; None to report it.
     """
     if _is_own(candidate, registry):
         return registry.asks("formats", candidate, "sniff", file, failed)
-    with file.duplicate() as lent:  # which its code may close
+    with file.duplicate() as lent:  # the plugin's code may close it
         return registry.asks("formats", candidate, "sniff", lent, failed)
 
 
@@ -174,7 +192,7 @@ def is_set_of_shards(file: SourceFile, registry: Registry, chosen: Format | None
     if not is_index(file):
         return False
     for candidate in [chosen] if chosen else registry.formats.values():
-        if speaks_for(candidate, file.path.name, registry) and claims(candidate, file, registry):
+        if speaks_for(candidate, file.path.name, registry) and recognises(candidate, file, registry):
             return False
     return True
 
@@ -191,8 +209,8 @@ def _opening(used: Format, file: SourceFile, registry: Registry) -> Iterator[Non
     except BridgeError as err:
         plugin = registry.foreign_plugin("formats", used.name)
         if plugin is not None and err.hint is None and not _fit(used, file.path.name):
-            without = f"; if it is no such file, {plugin.way_without}" if plugin.way_without else ""
-            err.hint = f"It was opened as {used.name}, by {plugin.origin}, which claims it{without}."
+            without = f" If it is another file, {plugin.way_without}." if plugin.way_without else ""
+            err.hint = f"It was opened as {used.name} by {plugin.origin}, which recognises it.{without}"
         raise
 
 
@@ -211,16 +229,16 @@ def open_file(
         registry: Where formats are found.
         chosen: The format, if it is known.
         follow_links: Whether shards may be symbolic links that lead out of their folder.
-        entry: Path of the entry to read, joined by dots; None for what the format takes. That of a sharded
-            set is an entry of all shards together.
+        entry: Path of the entry to read, joined by dots; None for the format's usual one. In a sharded set
+            it is an entry of all shards together.
 
     Returns:
         The format and the state, whose `close` closes everything.
 
     Raises:
         BadInputError: The file is damaged, unsafe, or of no known format.
-        SystemFailure: The system refuses.
-        UsageError: There is no such entry.
+        SystemFailure: The system failed to open or read the file.
+        UsageError: The file has no such entry.
     """
 
     def open_one(
@@ -261,7 +279,7 @@ def _opened(used: Format, file: SourceFile, registry: Registry, entry: str | Non
     else:
         state = used.open(file)
     if not isinstance(state, FlatState):
-        raise TypeError(f"what it opens is a {type(state).__name__}; a FlatState was expected")
+        raise TypeError(f"opening a file should return a FlatState, got {type(state).__name__}")
     if registry.foreign_plugin("formats", used.name) is None:
         return state
     from bridge_core.plugins import closed_with, guarded_state

@@ -1,4 +1,4 @@
-"""The weights that a folder stands for, and what else in it a reader should know of."""
+"""The weights of a folder, and notes about what else is in it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bridge_core.checkpoint.weight_files import find_weights, is_training_file
 from bridge_core.errors import BridgeError, ShardError
 from bridge_core.formats import shard_name
 from bridge_core.io import SourceFile, is_unfinished, parse_json, system_failures
-from bridge_core.messages import listed
+from bridge_core.messages import count, listed
 from bridge_core.plugins import Registry
 
 __all__ = ["choose_weights"]
@@ -21,17 +21,17 @@ _SUFFIXES_OF_OTHERS = (".ckpt", ".gguf", ".h5", ".keras", ".onnx", ".ot", ".pt",
 
 
 def choose_weights(folder: Path, *, format: str | None, layout: str | None, registry: Registry) -> Choice:
-    """Return what a folder stands for; where two saves lie in it, none is taken for the newer one.
+    """Return the file or index of a folder's weights; of two saves in it, none is taken for the newer one.
 
     Args:
         folder: The folder.
-        format: Look for this format alone.
-        layout: Prefer files in this layout.
+        format: Name of the only format to look for; None for all.
+        layout: The layout to prefer; None for no preference.
         registry: The plugins.
 
     Raises:
-        ShardError: There are two saves of the same format and variant; or only parts of one.
-        TruncatedFile: The file is being downloaded.
+        ShardError: The folder has two saves of the same format and variant, or only parts of one.
+        TruncatedFile: The download of the file is not finished.
         MalformedFile, SystemFailure, UsageError: As `find_weights`.
     """
     chosen = find_weights(folder, format=format, layout=layout, registry=registry).name
@@ -46,9 +46,10 @@ def choose_weights(folder: Path, *, format: str | None, layout: str | None, regi
             notes += note
     elif shards := [name for name in alike if _is_shard(name)]:
         raise ShardError(
-            f"holds {chosen}, and parts of another save that has no index: {listed(shards)}.",
+            f"the folder holds two saves: {chosen}, and {count(len(shards), 'shard')} without an index: "
+            f"{listed(shards)}.",
             path=folder,
-            hint="Remove the save that is out of date, or give the file itself.",
+            hint=f"Remove the save that is out of date, or give the file itself: {folder / chosen}.",
         )
     notes += choose_file(folder / chosen).notes
     notes += _passed_over(folder, chosen, _others(files, chosen, registry))
@@ -60,16 +61,16 @@ def _passed_over(folder: Path, chosen: str, others: list[str]) -> list[str]:
         name for name in others if (part := part_of(folder / name)) is not None and part.tensors == "changes"
     ]
     rest = [name for name in others if name not in changes]
-    notes = [f"{chosen} was read; beside it, and not read: {listed(rest)}"] if rest else []
+    notes = [f"{chosen} was read; next to it, and not read: {listed(rest)}"] if rest else []
     if changes:
-        notes.append(f"the changes of an adapter beside {chosen} are not in the result: {listed(changes)}")
+        notes.append(f"the changes of an adapter next to {chosen} are not in the result: {listed(changes)}")
     return notes
 
 
 def _index_or_file(folder: Path, index: str, single: str) -> tuple[str, list[str]]:
-    """Choose between an index and a file with the usual name of an unsharded set.
+    """Choose between an index and a single file with the usual name of the same format.
 
-    A tool that saves into the folder of an earlier save leaves either of them behind.
+    A tool that saves into the folder of an earlier save leaves one of them behind.
     """
     shards = _shards_of(folder / index)
     if single in shards or not shards:
@@ -77,11 +78,11 @@ def _index_or_file(folder: Path, index: str, single: str) -> tuple[str, list[str
     there = [name for name in shards if (folder / name).exists()]
     if not there:
         return single, [
-            f"{single} was read, and not {index}: none of the {len(shards)} files that it names is there"
+            f"{single} was read, and not {index}: none of the {len(shards)} files that the index names exists"
         ]
     raise ShardError(
-        f"holds two saves: {single}, and {index} with {len(there)} of its {len(shards)} files. Nothing shows "
-        "which of them is the model's; transformers reads the single file.",
+        f"the folder holds two saves: {single}, and {index} with {len(there)} of its {len(shards)} files. "
+        "Names do not show which of them is the model's; transformers reads the single file.",
         path=folder,
         hint=f"Remove the save that is out of date, or give the file itself: {folder / single} or "
         f"{folder / index}.",
@@ -89,7 +90,7 @@ def _index_or_file(folder: Path, index: str, single: str) -> tuple[str, list[str
 
 
 def _shards_of(index: Path) -> set[str]:
-    """Return what an index names; nothing where it is damaged, which opening it reports."""
+    """Return the files that an index names; none if it is damaged, which opening it reports."""
     try:
         with SourceFile(index) as file:
             names = parse_json(file.read(0, file.size), path=file.name, what="the index").get("weight_map")
@@ -100,7 +101,7 @@ def _shards_of(index: Path) -> set[str]:
 
 
 def _others(files: Iterable[str], chosen: str, registry: Registry) -> list[str]:
-    """Return the files beside the chosen ones that may hold weights, too, or a part of them."""
+    """Return the other files of a folder that may hold weights or a part of them."""
     formats = registry.formats.values()
     suffixes = tuple({*_SUFFIXES_OF_OTHERS, *(suffix for f in formats for suffix in f.extensions)})
     family = _family(chosen)
@@ -125,7 +126,7 @@ def _is_shard(name: str) -> bool:
 
 
 def _family(name: str) -> frozenset[str]:
-    """Return what a single file, its shards and its index have in common: stem, variant and suffix.
+    """Return the parts of a name that a single file, its shards and its index share.
 
     >>> _family("model.safetensors.index.fp16.json") == _family("model.fp16-00001-of-00002.safetensors")
     True

@@ -1,4 +1,4 @@
-"""The options of writing, completed with what a model library knows of the checkpoint."""
+"""The options of writing, completed with what a model library knows about the checkpoint."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def guided(
     *,
     follow_links: bool,
 ) -> Iterator[WriteOptions]:
-    """Give the options of writing with what a library knows; the sidecar files are open meanwhile.
+    """Give the options of writing with what a library adds; the sidecar files are open meanwhile.
 
     Args:
-        options: What the caller asked for; it goes first.
-        known: What the library knows.
+        options: The caller's options, which go first.
+        known: What the library adds.
         source: The weights; the sidecar files are in their folder.
-        destination: Where to write; only a folder gets sidecar files and a limit of its shards.
+        destination: The destination; only a folder gets sidecar files and a limit of its shards.
         follow_links: Whether the sidecar files may be symbolic links that lead out of their folder.
     """
     options = replace(options, base_name=known.base_name, duplicate_tied=known.duplicate_tied)

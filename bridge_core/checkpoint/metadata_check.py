@@ -1,4 +1,4 @@
-"""What a file says of its tensors is compared with them, once, when it is opened."""
+"""Compares a file's metadata with its tensors, once, when the file is opened."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["check_metadata"]
 
 
 def check_metadata(state: FlatState, registry: Registry, path: str) -> None:
-    """Check that a file's metadata belongs to its tensors.
+    """Check that the ties, layers, empty nodes and tree form in a file's metadata fit its tensors.
 
     Raises:
-        MalformedFile: It does not.
+        MalformedFile: The metadata contradicts the tensors.
     """
     known = state.metadata
     if known.ties or known.empty or known.tree_form:

@@ -18,14 +18,14 @@ _LARGEST_CONFIG = 16 << 20
 
 
 def config_beside(*states: FlatState | None, name: str = "config.json") -> Mapping[str, Any] | None:
-    """Return the config of the first of the checkpoints whose folder has one.
+    """Return the config in the folder of the first checkpoint that has one; None if none has.
+
+    The file is read when its first entry is looked up, so that a damaged config stops only a conversion that
+    needs it. The lookup then raises what `read_config` does.
 
     Args:
-        states: The checkpoints.
-        name: The config's name.
-
-    The file is read when the first entry is asked for, so that one that is damaged stops only a conversion
-    that needs it. Asking for an entry then raises what `read_config` does.
+        states: The checkpoints; None is passed over.
+        name: The config's file name.
     """
     for state in states:
         where = state.metadata.provenance.get("path") if state is not None else None
@@ -35,28 +35,32 @@ def config_beside(*states: FlatState | None, name: str = "config.json") -> Mappi
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return what a config file holds; ``NaN`` and ``Infinity``, which transformers writes, are read.
+    """Return the entries of a config file; ``NaN`` and ``Infinity``, which transformers writes, are read.
 
     Raises:
-        MalformedFile: It is not a JSON object.
-        KeyConflict: An object in it holds a name twice.
-        LimitExceeded: It is too large to be a config.
-        SystemFailure: It cannot be read.
+        MalformedFile: The file is not a JSON object.
+        KeyConflict: An object in the file has a name twice.
+        LimitExceeded: The file is larger than 16 MiB.
+        SystemFailure: The file cannot be read.
     """
     with SourceFile(path) as file:
         if file.size > _LARGEST_CONFIG:
             raise LimitExceeded(
-                f"is {file.size} bytes long; a config has {_LARGEST_CONFIG} at most.", path=path
+                f"the config is {file.size} bytes, and at most {_LARGEST_CONFIG} bytes are read.", path=path
             )
         if file.size == 0:
-            raise MalformedFile("is empty; a config, a JSON object, was expected.", path=path)
+            raise MalformedFile(
+                "expected a config, a JSON object; the file is empty (0 bytes).",
+                path=path,
+                hint="Download it again, or remove it.",
+            )
         if not is_index(file) and (what := describe_foreign(file)):
-            raise MalformedFile(f"is {what}. A config, a JSON object, was expected.", path=path)
+            raise MalformedFile(f"expected a config, a JSON object; the file is {what}.", path=path)
         return parse_json(file.read(0, file.size), path=str(path), what="the config", constants=True)
 
 
 class _ConfigFile(Mapping[str, Any]):
-    """The entries of a config file, which is read when the first of them is asked for."""
+    """The entries of a config file, which is read at the first lookup."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""What is in a folder without weights, for the message that says so."""
+"""Describes what is in a folder without weights, for the error about it."""
 
 from __future__ import annotations
 
@@ -8,44 +8,43 @@ from typing import NamedTuple
 from bridge_core.errors import BridgeError
 from bridge_core.formats import describe_foreign, is_index
 from bridge_core.io import SourceFile, is_unfinished, unfinished_downloads
-from bridge_core.messages import listed
+from bridge_core.messages import count, listed
 
 __all__ = ["InPlaceOfWeights", "what_else"]
 
 _SUFFIXES = (".bin", ".ckpt", ".h5", ".msgpack", ".npz", ".onnx", ".pt", ".pth", ".safetensors")
 _MOST = 200
-"""Files that are looked at: a folder of very many is a data set, and not a checkpoint."""
+"""How many entries are looked at: a folder with many more is a data set, and not a checkpoint."""
 
 
 class InPlaceOfWeights(NamedTuple):
-    """What is there in place of weights, and what to do; empty if nothing is."""
+    """What a folder holds in place of weights, and what to do; both are empty if it holds nothing known."""
 
     what: str
     way_on: str
 
 
 def what_else(folder: Path) -> InPlaceOfWeights:
-    """Return what is there in place of the weights that a folder does not have."""
+    """Return what a folder without weights holds in their place."""
     entries = sorted(folder.iterdir())[:_MOST]
-    found, way_on = [], ""
+    contents, way_on = [], ""
+    if not entries:
+        contents.append("it is empty")
     if folders := _folders_with_weights(entries):
-        found.append(f"they are in folders of it, {listed(folders)}")
-        way_on = "Give one of these, if it is a whole model."
+        contents.append(f"the weights are in {count(len(folders), 'folder')} of it, {listed(folders)}")
+        way_on = f"Give the folder of one complete model, such as {folder / folders[0]}."
     if begun := unfinished_downloads(folder):
-        found.append(f"there are unfinished downloads, {listed(begun)}")
+        contents.append(f"the download of {listed(begun)} is not finished")
         way_on = "Finish the download."
-    for entry in entries:
-        what = _described(entry)
-        if what is not None:
-            found.append(f"{entry.name} is {what}")
-    return InPlaceOfWeights("; ".join(found[:8]), way_on)
+    contents += [f"{entry.name} is {what}" for entry in entries if (what := _described(entry)) is not None]
+    return InPlaceOfWeights("; ".join(contents[:8]), way_on)
 
 
 def _described(entry: Path) -> str | None:
     if entry.name.startswith(".") or is_unfinished(entry.name):
         return None
     if entry.is_symlink() and not entry.exists():
-        return "a link that leads nowhere" if entry.suffix in _SUFFIXES else None
+        return "a link to a file that does not exist" if entry.suffix in _SUFFIXES else None
     if entry.is_dir():
         return "a folder" if entry.suffix in _SUFFIXES else None
     try:
@@ -53,12 +52,12 @@ def _described(entry: Path) -> str | None:
             if file.size == 0:
                 return "empty" if entry.suffix in _SUFFIXES else None
             return None if is_index(file) else describe_foreign(file)
-    except BridgeError:  # what is no regular file, or cannot be read, holds nothing that could be described
+    except BridgeError:  # not a regular file, or not readable
         return "a file that cannot be read" if entry.suffix in _SUFFIXES else None
 
 
 def _folders_with_weights(entries: list[Path]) -> list[str]:
-    """Return the folders that hold weights; without any, those in them, as snapshots of a cache are."""
+    """Return the folders that hold weights, or else such folders in them, as snapshots of a cache are."""
     folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
     own = [folder.name for folder in folders if _has_weights(folder)]
     return own or [

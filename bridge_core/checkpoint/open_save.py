@@ -1,7 +1,7 @@
-"""Opening and saving states by path: any format, single files, folders and sharded sets.
+"""Opens and saves states by path: any format, single files, folders and sharded sets.
 
-Reading finds the format by content and the weights of a folder by their usual names. A destination is the
-old one or the new one, complete, at every moment.
+Reading finds the format by content, and the weights of a folder by their usual names. A destination holds
+either its old or its new content, complete, at every moment.
 """
 
 from __future__ import annotations
@@ -35,23 +35,30 @@ def open_state(
     follow_links: bool = False,
     entry: str | None = None,
 ) -> FlatState:
-    """Open weights lazily; use the state as a context manager, or close it.
+    """Open weights lazily, as a state that reads a tensor when it is asked for.
+
+    The state holds the file open: use it as a context manager, or close it. `metadata.provenance` names the
+    file, its format, and the reason for the layout.
 
     Args:
-        path: A file of any name, an index, or a folder (see `find_weights`). A file that is a part of a
-            model, such as one shard, is opened with a note that says so.
-        format: Name of the format; None to go by content.
-        layout: Whose names and axes these are; None to take what the file says, or else the one framework
-            whose names they look like.
+        path: A file of any name, an index, or a folder (see `find_weights`). A file that is only a part of a
+            model, such as one shard, is opened with a note about that.
+        format: Name of the format; None to detect it by content.
+        layout: ``"neutral"`` or the name of a framework; None for the layout that the file records or its
+            format has, or else that of the only framework that the keys match.
         registry: The plugins; None for all that are installed.
         follow_links: Whether shards may be symbolic links that lead out of their folder.
-        entry: The entry of the file to read, as ``"model_ema"`` or ``"ckpt.model_ema"``: of a torch file, a
-            collection of a Flax tree, or what names of tensors begin with. None takes the usual one.
+        entry: The entry of the file to read, as ``"model_ema"`` or ``"ckpt.model_ema"``: a dict in a torch
+            file, a collection of a Flax tree, or a prefix of keys. None takes the usual one.
+
+    Returns:
+        The state; its `layout` is None if neither the file nor its keys determine it.
 
     Raises:
+        SourceNotFound: The file or folder does not exist.
         BadInputError: The file is damaged, unsafe, or of no known format.
-        SystemFailure: The system refuses.
-        UsageError: No plugin provides the format, or there is no such entry.
+        SystemFailure: The system failed to open or read it.
+        UsageError: No plugin provides the format, or the file has no such entry.
     """
     require_entry_path(entry)
     registry = default_registry() if registry is None else registry
@@ -66,19 +73,26 @@ def open_state(
     used, state = open_file(choice.path, registry, chosen, follow_links=follow_links, entry=entry)
     known = {**state.metadata.provenance, "path": str(choice.path), "format": used.name}
     notes = (*choice.notes, *state.metadata.notes)
+    own_layout, reason = (layout, "as given") if layout else _layout(state, used, registry)
+    if reason:
+        known["layout"] = reason
     opened = state.replace(metadata=state.metadata.with_(provenance=known, notes=notes))
-    opened.layout = layout or _layout(state, used, registry)
+    opened.layout = own_layout
     return opened
 
 
-def _layout(state: FlatState, used: Format, registry: Registry) -> str | None:
-    """Return the layout that a file records, or else that which its names, or its format, show."""
+def _layout(state: FlatState, used: Format, registry: Registry) -> tuple[str | None, str]:
+    """Return the layout that a file records, or else that its format or its keys show; and the reason."""
     if used.layout is None:
-        return state.layout or registry.layout_of(state.specs())
+        if state.layout:
+            return state.layout, "recorded in the file"
+        layout = registry.layout_of(state.specs())
+        return layout, "the only layout that the keys match" if layout else ""
     recorded = state.metadata.layers or state.metadata.tree_form
     if recorded or state.layout not in (None, used.layout):
-        return state.layout or used.layout
-    return registry.unless_neutral(used.layout, state.specs())
+        return state.layout or used.layout, "recorded in the file"
+    layout = registry.unless_neutral(used.layout, state.specs())
+    return layout, "the layout of this format" if layout else ""
 
 
 @renamed(beside="sidecar_files", stem="base_name")
@@ -98,39 +112,39 @@ def save_state(
     sidecar_files: Mapping[str, SourceFile | bytes] | None = None,
     base_name: str | None = None,
 ) -> Saved:
-    """Write a state to a file, or to a folder in Hugging Face's manner.
+    """Write a state to a file, or to a folder laid out as Hugging Face's libraries do.
 
-    A folder is written where ``max_shard_size`` is given, ``path`` ends with a slash, or is a folder
+    A folder is written if ``max_shard_size`` is given, ``path`` ends with a slash, or ``path`` is a folder
     already. Its files get the format's usual names: one file if all fits, else shards and an index. With
     ``overwrite`` an existing folder is replaced as one, so its inode changes: all files with usual names of
-    weights, of any format and variant, are gone afterwards, and everything else in it is carried over.
+    weights, of any format and variant, are gone afterwards, and all its other files stay.
 
     The destination may be the source itself, with ``overwrite``: the source stays readable until it is
     closed. It may not be one file of a sharded set that is read.
 
     Args:
-        state: A FlatState, or a dict from tuple keys or dotted names to arrays.
-        path: Where to; its folder must exist.
-        format: Name of the format; None goes by the extension, or else by the state's layout.
-        layout: Whose names and axes these are, for a plain mapping or a state without a layout: the name of
-            a framework, or ``"neutral"``. `open_state` then knows it.
-        max_shard_size: Bytes of tensors in a shard, or a text such as ``"5GB"``.
+        state: A FlatState, or a dict from tuple keys or dotted names to arrays; it is not changed.
+        path: The destination; its folder must exist.
+        format: Name of the format; None for that of the extension, or else of the state's layout.
+        layout: The layout of a plain mapping, or of a state without one: the name of a framework, or
+            ``"neutral"``. The file records it where the format has a place for it.
+        max_shard_size: Largest bytes of tensors in a shard, or a text such as ``"5GB"`` (10^9) or
+            ``"5GiB"`` (2^30).
         overwrite: Whether to replace an existing destination.
         registry: The plugins; None for all that are installed.
-        workers: Threads; None for the processors at hand, at most four.
-        max_ram: Bytes of buffers in all; None for the default.
+        workers: Number of threads; None for the available processors, at most four.
+        max_ram: Largest bytes of all buffers together, or a text such as ``"512MB"``; None for the default.
         progress: Called with `Progress`, one call at a time, from any thread.
-        verify: Read every tensor again and compare checksums, before the destination is touched.
-        sidecar_files: Name -> file that a folder gets a copy of, or its content; a single file has no place
-            for it.
-        base_name: First part of the names in a folder, in place of the format's own.
+        verify: Whether to read every tensor back and compare checksums before the destination changes.
+        sidecar_files: Name -> file to copy next to the weights, or its content; only for a folder.
+        base_name: First part of the file names in a folder; None for the format's own.
 
     Raises:
         BadInputError: A source is damaged, or the format cannot hold a tensor or a name.
-        DestinationExists: The destination exists, and ``overwrite`` is off; or it is a part of the source.
-        SystemFailure: Disk, permission or memory.
-        UsageError: Options that make no sense, or the state is in another layout.
-        VerificationError: What was written is not what was to be written.
+        DestinationExists: The destination exists and ``overwrite`` is off, or it is a part of the source.
+        SystemFailure: The system failed: disk, permission or memory.
+        UsageError: Options exclude each other or are not valid, or the state is in another layout.
+        VerificationError: What was written differs from the state.
     """
     options = WriteOptions(
         format=format,
@@ -154,7 +168,8 @@ def _with_layout(state: Mapping[Any, Any], layout: str | None, registry: Registr
         registry.framework(layout)
     if isinstance(state, FlatState) and state.layout not in (None, layout):
         raise UsageError(
-            f"the state is in the layout of {state.layout}; layout={layout!r} was given.",
-            hint="Leave the layout out, or convert the state first.",
+            f"expected a state in the layout {layout!r}, as layout= gives it, got one in the layout "
+            f"{state.layout!r}.",
+            hint=f"Omit layout=, or convert the state to {layout!r} first.",
         )
     return as_state(state, layout=layout)

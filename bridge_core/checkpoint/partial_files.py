@@ -1,4 +1,4 @@
-"""Files that hold only a part of a model, told by their names and by the files beside them."""
+"""Files that hold only a part of a model, recognised by their names and by the files next to them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ __all__ = ["Part", "part_of"]
 
 @dataclass(frozen=True)
 class Part:
-    """What a file is a part of.
+    """Why a file holds only a part of a model, and what to do.
 
     Args:
         what: What the file is, as the rest of a sentence about it.
         way_on: What to do, as sentences.
-        tensors: What the part has of the model's tensors: ``"some"``, each whole; ``"slices"``, so that no
-            tensor is right by itself; or ``"changes"``, which mean nothing without the model that they are
-            for.
+        tensors: The part of the model's tensors that it holds: ``"some"``, each complete; ``"slices"`` of
+            tensors, so that no tensor is right by itself; or ``"changes"`` to the weights of a base model.
     """
 
     what: str
@@ -34,10 +33,10 @@ _MERGE = "Merge the parts with the tool that wrote them first, and convert the r
 
 
 def part_of(path: Path) -> Part | None:
-    """Return what a file is a part of, or None for one that is whole as far as names show.
+    """Return which part of a model a file is; None if names do not show that it is only a part.
 
-    A name shows it by itself (``model-00001-of-00003.safetensors``), or together with the names beside it:
-    a ``consolidated.00.pth`` is whole unless there is a ``consolidated.01.pth``.
+    A name shows it by itself (``model-00001-of-00003.safetensors``), or together with the names next to it:
+    a ``consolidated.00.pth`` is complete unless there is a ``consolidated.01.pth``.
     """
     return _shard(path) or _adapter(path) or _one_rank(path) or _numbered(path) or _ranked_folder(path)
 
@@ -47,14 +46,14 @@ def _shard(path: Path) -> Part | None:
     if shard is None or shard.total < 2:
         return None
     indexes = [
-        name for name in _beside(path) if name.startswith(shard.head.rstrip("-_.")) and "index" in name
+        name for name in _names_next_to(path) if name.startswith(shard.head.rstrip("-_.")) and "index" in name
     ]
     index = next((name for name in indexes if name.endswith(".json")), None)
     return Part(
         f"is shard {shard.number} of {shard.total}, which holds only some of the model's tensors",
-        f"Give the index, {index}, or the folder."
+        f"Give the index, {path.with_name(index)}, or the folder."
         if index
-        else "Fetch the other shards and the index (*.index.json), and give the index or their folder.",
+        else "Download the other shards and the index (*.index.json), and give the index or the folder.",
         "some",
     )
 
@@ -76,14 +75,14 @@ def _adapter(path: Path) -> Part | None:
 
 @dataclass(frozen=True)
 class _Numbered:
-    """Names with a number that are parts where a name beside them has another number.
+    """Names with a number that are those of parts if a name next to them has another number.
 
     Args:
         pattern: The name; its group ``n`` is the number.
         what: What each part holds.
         way_on: What to do.
-        counted: Whether a number above zero shows by itself that there is more.
-        from_zero: Whether only sets count that begin with a part 0: a number may mean something else.
+        counted: Whether a number above zero shows by itself that there are more parts.
+        from_zero: Whether the parts count only if there is a part 0: a number may mean something else.
     """
 
     pattern: str
@@ -116,12 +115,12 @@ _SETS = (
     _Numbered(
         r"(?P<h>|.*[._-])(part|shard|slice|chunk|piece)[._-]?(?P<n>\d+)(?P<t>|\D.*)",
         "only a part of the tensors",
-        f"{_MERGE} If each file is a whole model, give one of them in a folder of its own.",
+        f"{_MERGE} If each file is a complete model, move the one to convert to a folder of its own.",
     ),
     _Numbered(
         r"(?P<h>|.*[._-])(rank|[tp]p)[._-]?(?P<n>\d+)(?P<t>|\D.*)",
         "what one rank holds of the tensors",
-        f"{_MERGE} If each file is a whole model, give one of them in a folder of its own.",
+        f"{_MERGE} If each file is a complete model, move the one to convert to a folder of its own.",
         from_zero=True,
     ),
 )
@@ -132,17 +131,17 @@ def _numbered(path: Path) -> Part | None:
         match = _match(kind.pattern, path.name)
         if match is None:
             continue
-        others = _other_numbers(kind.pattern, match, _beside(path))
+        others = _other_numbers(kind.pattern, match, _names_next_to(path))
         starts = {_first(other) for other in (match["n"], *others)}
         if (kind.from_zero and 0 not in starts) or not (others or (kind.counted and starts != {0})):
             return None
-        beside = f"; {min(others.values())} is beside it" if others else ""
-        return Part(f"is one part of several, and holds {kind.what}{beside}", kind.way_on)
+        other = f"; {min(others.values())} is next to it" if others else ""
+        return Part(f"is one part of several, and holds {kind.what}{other}", kind.way_on)
     return None
 
 
 def _other_numbers(pattern: str, one: re.Match[str], names: Iterable[str]) -> dict[str, str]:
-    """Return number -> name of the files whose names differ from one only in the number."""
+    """Return number -> file name, of the names that differ from one only in the number."""
 
     def rest(match: re.Match[str]) -> list[str]:
         return [text for group, text in match.groupdict().items() if group != "n"]
@@ -154,7 +153,7 @@ def _other_numbers(pattern: str, one: re.Match[str], names: Iterable[str]) -> di
 
 
 def _match(pattern: str, name: str) -> re.Match[str] | None:
-    """Match a whole name; a name without digits, as most have, needs no pattern to be compiled."""
+    """Match a complete name; for a name without digits, as most are, no pattern is compiled."""
     return re.fullmatch(pattern, name, re.IGNORECASE) if any(map(str.isdigit, name)) else None
 
 
@@ -180,7 +179,7 @@ _RANKS: tuple[tuple[str, str, str], ...] = (
         "Turn the folder into one file with torch.distributed.checkpoint.format_utils.dcp_to_torch_save.",
     ),
 )
-"""Names that say by themselves that there is more, what each file holds, and what to do."""
+"""Names that show by themselves that there are more parts, what each file holds, and what to do."""
 
 
 def _one_rank(path: Path) -> Part | None:
@@ -194,21 +193,21 @@ _RANK_FOLDER = r"(mp|tp)_rank_\d+(_(pp_rank_)?\d+)*"
 
 
 def _ranked_folder(path: Path) -> Part | None:
-    """Tell of Megatron's folders, one for each rank, in which all files have the same name."""
+    """Return the part for a file in one of Megatron's folders: one for each rank, with equal file names."""
     folder = path.absolute().parent
     if not _match(_RANK_FOLDER, folder.name):
         return None
-    others = [name for name in _beside(folder) if _match(_RANK_FOLDER, name) and name != folder.name]
+    others = [name for name in _names_next_to(folder) if _match(_RANK_FOLDER, name) and name != folder.name]
     if not others:
         return None
     return Part(
-        f"is one part of several, and holds a slice of the tensors, for one device; {min(others)} is beside "
+        f"is one part of several, and holds a slice of the tensors, for one device; {min(others)} is next to "
         "its folder",
         "Merge the ranks with the tools of Megatron first, and convert the result.",
     )
 
 
-def _beside(path: Path) -> list[str]:
+def _names_next_to(path: Path) -> list[str]:
     try:
         return sorted(entry.name for entry in path.absolute().parent.iterdir())
     except OSError:  # the file may be readable where its folder cannot be listed

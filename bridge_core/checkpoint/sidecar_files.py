@@ -1,4 +1,4 @@
-"""Files that a folder keeps next to its weights, such as a config: copied, and compared with the copies."""
+"""Copies sidecar files, such as a config next to the weights, and compares the copies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BLOCK = 1 << 20
 
 
 def create_file(path: Path, data: bytes) -> None:
-    """Write a file that is not there yet."""
+    """Write a new file; the destination must not exist."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         write_all(fd, data, 0)
@@ -23,7 +23,7 @@ def create_file(path: Path, data: bytes) -> None:
 
 
 def copy_file(source: SourceFile | bytes, path: Path) -> None:
-    """Copy a file in blocks, or write a content.
+    """Copy a file in blocks of 1 MiB, or write the content that is given in its place.
 
     Raises:
         SystemFailure: Writing failed.
@@ -42,14 +42,18 @@ def copy_file(source: SourceFile | bytes, path: Path) -> None:
 
 
 def check_copy(source: SourceFile | bytes, path: Path, *, read_again: bool) -> None:
-    """Check that a source did not change while it was copied, and perhaps every byte of the copy.
+    """Check that a source did not change while it was copied, and with ``read_again`` the bytes of the copy.
 
     Raises:
-        VerificationError: The copy differs.
+        VerificationError: The copy's bytes differ from the source's.
         IntegrityError: The source changed.
     """
     if read_again and not _same_bytes(source, path):
-        raise VerificationError("the bytes read again differ from the source's.", path=path)
+        raise VerificationError(
+            "the copy's bytes, read back, differ from the source's.",
+            path=path,
+            hint="Convert again; if it happens again, check the disk.",
+        )
     if isinstance(source, SourceFile):
         source.check_unchanged()
 

@@ -1,4 +1,4 @@
-"""Reading a written checkpoint back, and comparing it with what was to be written."""
+"""Reads a written checkpoint back, and compares it with the state that was written."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from pathlib import Path
 from bridge_core.checkpoint.detect_format import open_file
 from bridge_core.errors import BridgeError, ConversionError, LimitExceeded, SystemFailure, VerificationError
 from bridge_core.formats import Format
-from bridge_core.messages import listed
+from bridge_core.messages import count, listed
 from bridge_core.plugins import Registry, default_registry
 from bridge_core.state import FlatState, Key, Tensor, Ties, join_key
 from bridge_core.transfer import Budget, Scratch, little_endian_bytes, plan_blocks, read_blocks, run_jobs
 
 __all__ = ["check_written", "checksum"]
 
+_AGAIN = "Convert again; if it happens again, check the disk and the memory."
+
 
 def checksum(tensor: Tensor, budget: Budget, stop: threading.Event | None = None) -> int:
     """Return the CRC-32 of a tensor's little-endian row-major bytes, read block by block.
 
     Args:
-        tensor: What to read.
-        budget: How large a block may be.
-        stop: Once it is set, the work ends with `KeyboardInterrupt`.
+        tensor: The tensor.
+        budget: The limit of a block's size.
+        stop: Event that ends the work with `KeyboardInterrupt`; None for none.
     """
     crc = 0
     plan = plan_blocks((), tensor, budget.block, in_order=True)
@@ -43,20 +45,20 @@ def check_written(
     budget: Budget | None = None,
     report: Callable[[int, Key], None] | None = None,
 ) -> None:
-    """Open what was written, and prove that it holds the state.
+    """Open what was written, and check that it holds the state.
 
     Args:
         path: The file or index.
-        state: What was to be written.
+        state: The state that was written.
         used: Its format.
         registry: The plugins; None for all that are installed.
-        checksums: CRC-32 of tensors as they were written; None compares names, shapes, dtypes and ties
-            alone. Tensors that have none here are read from the state again.
-        budget: Threads and memory.
-        report: Called with (bytes, key) from any worker as values are compared.
+        checksums: Key -> CRC-32 of the tensor as it was written; a tensor without one is read from the state
+            again. None compares only keys, shapes, dtypes and ties.
+        budget: Threads and memory; None for the defaults.
+        report: Called with (bytes, key) from any thread as values are compared.
 
     Raises:
-        VerificationError: It cannot be opened again, or holds something else.
+        VerificationError: The file cannot be opened again, or differs from the state.
         SystemFailure: The system failed to read.
     """
     registry = default_registry() if registry is None else registry
@@ -71,24 +73,25 @@ def check_written(
     except (ConversionError, SystemFailure, LimitExceeded):
         raise
     except BridgeError as err:
-        raise VerificationError(f"what was written cannot be read again: {err.message}", path=path) from err
+        text = f"the written file cannot be read back: {err.message}"
+        raise VerificationError(text, path=path, hint=_AGAIN) from err
 
 
 def _compare_specs(written: FlatState, state: FlatState, path: Path) -> None:
-    wanted, found = state.specs(), written.specs()
-    problems = []
-    for what, keys in (
-        ("lacks", wanted.keys() - found.keys()),
-        ("has unasked", found.keys() - wanted.keys()),
-        (
-            "has with another shape or dtype",
-            {k for k in wanted.keys() & found.keys() if wanted[k] != found[k]},
-        ),
-    ):
-        if keys:
-            problems.append(f"{what} {listed(map(join_key, sorted(keys)))}")
+    expected, actual = state.specs(), written.specs()
+    both = expected.keys() & actual.keys()
+    problems = [
+        f"{count(len(keys), 'tensor')} {what}: {listed(map(join_key, sorted(keys)))}"
+        for keys, what in (
+            (expected.keys() - actual.keys(), "missing"),
+            (actual.keys() - expected.keys(), "not in the state"),
+            ({key for key in both if expected[key] != actual[key]}, "of another shape or dtype"),
+        )
+        if keys
+    ]
     if problems:
-        raise VerificationError(f"the file as written {'; '.join(problems)}.", path=path)
+        text = f"the written file differs from the state: {'; '.join(problems)}."
+        raise VerificationError(text, path=path, hint=_AGAIN)
 
 
 def _compare_ties(written: FlatState, state: FlatState, path: Path) -> None:
@@ -99,7 +102,9 @@ def _compare_ties(written: FlatState, state: FlatState, path: Path) -> None:
         if key in state and other in state and ties.root(key) != ties.root(other)
     ]
     if lost:
-        raise VerificationError(f"the file as written does not tie {listed(map(join_key, lost))}.", path=path)
+        names = listed(map(join_key, lost))
+        text = f"the written file does not record {count(len(lost), 'tied key')}: {names}."
+        raise VerificationError(text, path=path, hint=_AGAIN)
 
 
 def _compare_values(
@@ -114,17 +119,19 @@ def _compare_values(
     ties = Ties.aliases(state)
 
     def differs(key: Key) -> bool:
-        wanted = checksums.get(key)
-        if wanted is None:
-            wanted = checksums.get(ties.root(key))
-        if wanted is None:
-            wanted = checksum(state.tensor(key), budget, stop)
-        found = checksum(written.tensor(key), budget, stop)
+        expected = checksums.get(key)
+        if expected is None:
+            expected = checksums.get(ties.root(key))
+        if expected is None:
+            expected = checksum(state.tensor(key), budget, stop)
+        actual = checksum(written.tensor(key), budget, stop)
         if report is not None:
             report(state.spec(key).nbytes, key)
-        return found != wanted
+        return actual != expected
 
-    found = run_jobs(differs, state, budget.threads, stop=stop)
-    wrong = [key for key, bad in zip(state, found, strict=True) if bad]
+    answers = run_jobs(differs, state, budget.threads, stop=stop)
+    wrong = [key for key, is_wrong in zip(state, answers, strict=True) if is_wrong]
     if wrong:
-        raise VerificationError(f"the values read again differ in {listed(map(join_key, wrong))}.", path=path)
+        names = listed(map(join_key, wrong))
+        text = f"the values read back differ in {count(len(wrong), 'tensor')}: {names}."
+        raise VerificationError(text, path=path, hint=_AGAIN)

@@ -1,4 +1,4 @@
-"""Finding which files of a folder are its weights, by the usual names of every registered format."""
+"""Finds the files of a folder that hold its weights, by the usual names of every registered format."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridge_core.checkpoint.detect_format import claims, open_file, speaks_for
+from bridge_core.checkpoint.detect_format import open_file, recognises, speaks_for
 from bridge_core.checkpoint.partial_files import part_of
 from bridge_core.errors import BridgeError, MalformedFile, ShardError, SystemFailure, UsageError
 from bridge_core.formats import Format, shard_name
 from bridge_core.io import SourceFile, is_unfinished, system_failures
-from bridge_core.messages import listed
+from bridge_core.messages import count, listed
 from bridge_core.plugins import Registry, default_registry
 
 __all__ = ["find_weights", "is_training_file", "is_weights_name"]
@@ -23,7 +23,7 @@ _PREFERRED = ("safetensors", "torch", "msgpack")
 """Formats that a folder is searched for first; the others follow in the order of registration."""
 
 _STEMS = ("diffusion_pytorch_model", "diffusion_flax_model")
-"""Names that other tools use in place of a format's own stem."""
+"""First parts of file names that other tools use in place of a format's own."""
 
 _SAFETENSORS, _TORCH_SUFFIXES = ".safetensors", frozenset({".bin", ".pt", ".pth", ".ckpt"})
 
@@ -44,7 +44,7 @@ _FOREIGN: tuple[tuple[re.Pattern[str], str, str], ...] = (
         "Restore it with Orbax, and save it with flax.serialization.to_bytes.",
     ),
 )
-"""Files that only folders of other checkpoints hold, what these are, and what to do."""
+"""Files that are only in folders of other checkpoints, what these are, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def is_weights_name(formats: Iterable[Format]) -> Callable[[str], bool]:
 
 
 def is_training_file(name: str) -> bool:
-    """Return whether a file is one that a training run keeps beside the weights, by its name."""
+    """Return whether a file has the name of one that a training run writes next to the weights."""
     return _NOT_WEIGHTS.fullmatch(name) is not None
 
 
@@ -116,21 +116,21 @@ def find_weights(
 ) -> Path:
     """Return the file or index that holds a folder's weights.
 
-    Order: what is in the wanted layout; names without a variant before ``model.fp16.*``; safetensors,
-    torch, msgpack, others; an index before a single file. Without any usual name, the only file that looks
-    like weights, or the safetensors one of two of the same name.
+    Files with usual names are taken in this order: those in the wanted layout; names without a variant before
+    ``model.fp16.*``; safetensors, torch, msgpack, others; an index before a single file. Without a usual
+    name, it is the only file that looks like weights, or the safetensors one of two with the same name.
 
     Args:
         folder: The folder.
-        format: Look for this format alone.
-        layout: Prefer files in this layout.
+        format: Name of the only format to look for; None for all.
+        layout: The layout to prefer; None for no preference.
         registry: The plugins; None for all that are installed.
 
     Raises:
-        MalformedFile: There are no weights, or several files of unusual names.
-        ShardError: There are shards without an index, or parts of another kind.
+        MalformedFile: The folder has no weights, or several files without a usual name.
+        ShardError: The folder has shards without an index, or other parts of a model.
         SystemFailure: The folder cannot be listed.
-        UsageError: There are several variants, and no file without one.
+        UsageError: The folder has several variants, and no file without one.
     """
     registry = default_registry() if registry is None else registry
     formats = (registry.format(format),) if format else tuple(registry.formats.values())
@@ -138,36 +138,38 @@ def find_weights(
     folder = Path(folder)
     with system_failures(folder, "listing the folder"):
         files = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
-    found: dict[str, _Name] = {}
+    name_of: dict[str, _Name] = {}
     for file in files:
         for name in usual:
             if not name.shard and name.pattern.fullmatch(file) and shard_name(file) is None:
-                known = found.get(file)
-                found[file] = name if known is None or name.rank < known.rank else known
-    if not found:
+                known = name_of.get(file)
+                name_of[file] = name if known is None or name.rank < known.rank else known
+    if not name_of:
         return folder / _sole_weights(folder, files, _Contents(formats, registry), usual)
 
     def rank(file: str) -> tuple[int, ...]:
-        name = found[file]
-        if layout is None or len(found) == 1:
+        name = name_of[file]
+        if layout is None or len(name_of) == 1:
             return name.rank
         stated = _layout_of(folder / file, name.format, registry)
         return (0 if stated == layout else 1 if stated is None else 2, *name.rank)
 
-    ranks = {file: rank(file) for file in found}
+    ranks = {file: rank(file) for file in name_of}
     best = min(ranks.values())
     chosen = min(ranks, key=lambda file: ranks[file])
-    rivals = {file: _variant(file, found) for file, value in ranks.items() if value[:-1] == best[:-1]}
+    rivals = {file: _variant(file, name_of) for file, value in ranks.items() if value[:-1] == best[:-1]}
     if len(set(rivals.values())) > 1:
         _refuse_parts(folder, list(rivals))
         raise UsageError(
-            f"holds several variants: {', '.join(rivals)}.", path=folder, hint="Give the file itself."
+            f"the folder holds {len(rivals)} variants of the weights: {listed(rivals)}.",
+            path=folder,
+            hint=f"Give one of the files, such as {folder / chosen}.",
         )
     return folder / chosen
 
 
-def _variant(file: str, found: Mapping[str, _Name]) -> str | None:
-    match = found[file].pattern.fullmatch(file)
+def _variant(file: str, name_of: Mapping[str, _Name]) -> str | None:
+    match = name_of[file].pattern.fullmatch(file)
     return match[1] if match and match.re.groups else None
 
 
@@ -178,7 +180,7 @@ def _layout_of(path: Path, candidate: Format, registry: Registry) -> str | None:
     try:
         with open_file(path, registry, candidate)[1] as state:
             return state.layout
-    except BridgeError:  # reported if it gets chosen
+    except BridgeError:  # opening the file reports it, if the file is chosen
         return None
 
 
@@ -190,7 +192,9 @@ def _sole_weights(folder: Path, files: list[str], contents: _Contents, usual: tu
     _refuse_shards(folder, seen)
     for pattern, what, hint in _FOREIGN:
         if any(pattern.fullmatch(name) for name in files):
-            raise MalformedFile(f"is {what}, which no installed format reads.", path=folder, hint=hint)
+            raise MalformedFile(
+                f"the folder is {what}, which no installed format reads.", path=folder, hint=hint
+            )
     _refuse_parts(folder, seen)
     if len(seen) == 1:
         return seen[0]
@@ -198,9 +202,10 @@ def _sole_weights(folder: Path, files: list[str], contents: _Contents, usual: tu
         return twin
     if seen:
         raise MalformedFile(
-            f"holds several files that may be the weights: {', '.join(seen[:8])}.",
+            f"the folder holds {len(seen)} files that may be the weights: {listed(seen)}.",
             path=folder,
-            hint="Give the file itself; files that are parts of one model have to be merged first.",
+            hint=f"Give one of the files, such as {folder / seen[0]}; merge them first if they belong to one "
+            "model.",
         )
     raise _no_weights(folder, usual)
 
@@ -227,13 +232,13 @@ def _is_not_safetensors(name: str) -> bool:
 def _no_weights(folder: Path, usual: tuple[_Name, ...]) -> MalformedFile:
     from bridge_core.checkpoint.no_weights import what_else
 
-    found = what_else(folder)
-    wanted = dict.fromkeys(name.shown for name in usual if name.rank[0] == name.rank[2] == 0)
-    hint = f"Looked for {', '.join(wanted)}, and any one file of weights."
+    other = what_else(folder)
+    names = [name.shown for name in usual if name.rank[0] == name.rank[2] == 0 and ".json" not in name.shown]
     return MalformedFile(
-        f"holds no weights{f': {found.what}' if found.what else ''}.",
+        f"the folder does not hold weights{f': {other.what}' if other.what else ''}. Expected a file with a "
+        f"usual name ({listed(dict.fromkeys(names))}), its index, or one other file of weights.",
         path=folder,
-        hint=f"{found.way_on} {hint}".lstrip(),
+        hint=other.way_on or "Give the file of weights itself, or the folder that holds it.",
     )
 
 
@@ -241,9 +246,9 @@ def _refuse_shards(folder: Path, seen: list[str]) -> None:
     shards = [name for name in seen if (shard := shard_name(name)) is not None and shard.total > 1]
     if shards:
         raise ShardError(
-            f"holds shards ({shards[0]}, ...) and no index that lists them.",
+            f"the folder holds {count(len(shards), 'shard')} without an index: {listed(shards)}.",
             path=folder,
-            hint="Fetch the index (*.index.json); a shard by itself can be inspected by its name.",
+            hint="Download the index (*.index.json) into the folder.",
         )
 
 
@@ -252,7 +257,7 @@ def _refuse_parts(folder: Path, seen: list[str]) -> None:
     slices = [name for name, part in parts.items() if part.tensors != "changes"]
     if slices:
         raise ShardError(
-            f"holds parts of one model, and not a whole one: {listed(slices)}.",
+            f"the folder holds only parts of a model: {listed(slices)}.",
             path=folder,
             hint=parts[slices[0]].way_on,
         )
@@ -260,7 +265,7 @@ def _refuse_parts(folder: Path, seen: list[str]) -> None:
 
 @dataclass(frozen=True)
 class _Contents:
-    """Tells by their content which files are weights of some formats."""
+    """Finds files of weights by their content, in some formats."""
 
     formats: tuple[Format, ...]
     registry: Registry
@@ -268,22 +273,22 @@ class _Contents:
     def weights(self, folder: Path, files: Iterable[str]) -> list[str]:
         """Return the files that look like weights.
 
-        What another plugin than ckptbridge's claims by content only counts where nothing else looks like it:
-        a format that claims every file would make weights of a README.
+        A file that only another plugin's format recognises, and not by its extension, counts only if there is
+        no other: such a format may recognise every file, even a README.
         """
-        claimed = {name: found for name in files if (found := self._claiming(folder / name))}
+        formats_of = {name: matching for name in files if (matching := self._recognising(folder / name))}
         certain = [
             name
-            for name, found in claimed.items()
-            if any(speaks_for(candidate, name, self.registry) for candidate in found)
+            for name, matching in formats_of.items()
+            if any(speaks_for(candidate, name, self.registry) for candidate in matching)
         ]
-        return certain or list(claimed)
+        return certain or list(formats_of)
 
-    def _claiming(self, path: Path) -> list[Format]:
+    def _recognising(self, path: Path) -> list[Format]:
         if path.name.startswith(".") or is_training_file(path.name) or is_unfinished(path.name):
             return []
         try:
             with SourceFile(path) as file:
-                return [candidate for candidate in self.formats if claims(candidate, file, self.registry)]
+                return [candidate for candidate in self.formats if recognises(candidate, file, self.registry)]
         except (MalformedFile, SystemFailure):
             return []

@@ -1,4 +1,4 @@
-"""How a checkpoint is to be written."""
+"""The options of writing a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.ASCII | re.IGNORECASE)
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """How a checkpoint is to be written; see `bridge_core.save_state` for each field.
+    """The options of writing a checkpoint; see `bridge_core.save_state` for each field.
 
     Raises:
-        UsageError: A size, a count or a name means nothing.
+        UsageError: A size or a number of threads is not valid, or the base name has other characters than
+            letters, digits, '_' and '-'.
     """
 
     format: str | None = None
@@ -39,19 +40,21 @@ class WriteOptions:
     sidecar_files: Mapping[str, SourceFile | bytes] = field(default_factory=dict)
     base_name: str | None = None
     duplicate_tied: bool = False
-    """Whether tied tensors are written each in full."""
+    """Whether each of several tied tensors is written in full."""
 
     def __post_init__(self) -> None:
-        """Read the sizes, and check the name."""
+        """Check the sizes, the number of threads and the base name."""
         _ = self.shard_nbytes, self.budget
         if self.base_name is not None and _BASE_NAME.fullmatch(self.base_name) is None:
             raise UsageError(
-                f"{self.base_name!r} is no first part of a file name; letters, digits, '_' and '-' make one."
+                f"base_name={self.base_name!r} cannot begin a file name: only letters, digits, '_' and '-' "
+                "can.",
+                hint='Pass a name such as base_name="model".',
             )
 
     @functools.cached_property
     def shard_nbytes(self) -> int | None:
-        """Bytes of tensors in a shard; None if the caller sets no limit."""
+        """Largest bytes of tensors in a shard; None if the caller sets no limit."""
         return None if self.max_shard_size is None else parse_size(self.max_shard_size)
 
     @functools.cached_property
@@ -60,32 +63,32 @@ class WriteOptions:
         return Budget(self.workers, None if self.max_ram is None else parse_size(self.max_ram))
 
     def fills_folder(self, destination: StrPath) -> bool:
-        """Return whether a destination is to be a folder: for shards, by its name, or since it is one."""
+        """Return whether a destination is a folder: for shards, by its name, or because it exists as one."""
         path = as_path(destination)
         return self.max_shard_size is not None or os.fspath(destination).endswith(os.sep) or is_folder(path)
 
 
 def as_path(path: StrPath) -> Path:
-    """Return a path; an empty one, as an unset variable gives, must not mean the current folder.
+    """Return a path; an empty one, as an unset shell variable gives, is refused.
 
     Raises:
-        UsageError: It is not a path, is empty, or is an address of the web or the like.
+        UsageError: The value is not a path, is empty, or is an address such as ``https://...``.
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str):
-        raise UsageError(f"a path was expected, a str or a pathlib.Path; got {repr(path)[:80]}.")
+        raise UsageError(f"expected a path, a str or a pathlib.Path, got {repr(path)[:80]}.")
     if not text:
         raise UsageError("the path is empty.", hint="Write '.' for the current folder.")
     if _ADDRESS.match(text) and not os.path.lexists(text):
         raise UsageError(
-            f"{text} is an address; a path was expected.",
-            hint="Only local files are read and written: download the source first, upload the result after.",
+            f"expected the path of a local file or folder, got the address {text}.",
+            hint="Download the source first, or write to a local path and upload the result.",
         )
     return Path(path)
 
 
 def is_folder(path: Path) -> bool:
-    """Return whether a folder is there; what is in the way is said where the path is used."""
+    """Return whether a path is a folder; the code that uses the path reports one that cannot be read."""
     try:
         return path.is_dir()
     except OSError:

@@ -1,4 +1,4 @@
-"""Options that several commands share, with checks that come before anything is opened."""
+"""Options that several commands share; their values are checked before a file is opened."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ T = TypeVar("T")
 
 
 def a_size(text: str) -> int:
-    """Read bytes, or a text such as ``5GB``."""
+    """Return the bytes that a number, or a text such as ``5GB``, means."""
     from bridge_core.transfer import parse_size
 
     return _read(parse_size, text)
 
 
 def a_pattern(text: str) -> str:
-    """Check a pattern over keys."""
+    """Return a pattern of keys, if it is well formed."""
     from bridge_core.rules import Pattern
 
     _read(Pattern.parse, text)
@@ -55,12 +55,13 @@ def a_pattern(text: str) -> str:
 
 
 def a_floating_dtype(text: str) -> str:
-    """Check the name of a floating-point dtype."""
+    """Return the name of a floating-point dtype, if it is one."""
+    from bridge_core.messages import nearest
     from bridge_core.state import DTYPES, is_floating
 
     known = [name for name, dtype in DTYPES.items() if is_floating(dtype)]
     if text not in known:
-        raise click.BadParameter(f"{text!r} is no floating-point dtype. Known are: {', '.join(known)}.")
+        raise click.BadParameter(f"expected a floating-point dtype, got {text!r}. {nearest(text, known)}")
     return text
 
 
@@ -68,7 +69,9 @@ def _read(reader: Callable[[str], T], text: str) -> T:
     try:
         return reader(text)
     except BridgeError as err:
-        raise click.BadParameter(str(err)) from err
+        from bridge_core.messages import for_command_line
+
+        raise click.BadParameter(for_command_line(f"{err.statement} {err.hint or ''}".strip())) from err
 
 
 def examples(*lines: str) -> str:
@@ -86,22 +89,23 @@ def _stacked(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON document on stdout, and nothing else there."
+    "--json", "as_json", is_flag=True, help="Print one JSON document on stdout, and no other text there."
 )
 layout_option = click.option(
     "--layout",
     metavar="LAYOUT",
-    help="Whose names and axes the source has (torch, flax, neutral), where the file does not tell.",
+    help="Layout of SRC: torch, flax or neutral. Needed where the file does not record it and its names do "
+    "not show it.",
 )
 links_option = click.option(
     "--follow-links",
     is_flag=True,
-    help="Let shards and copied files be symbolic links that lead out of their folder.",
+    help="Follow symbolic links of shards and copied files that lead out of their folder.",
 )
 entry_option = click.option(
     "--entry",
     metavar="PATH",
-    help="The entry of SRC to read, e.g. model_ema or ckpt.model_ema, in place of the usual one.",
+    help="Entry of SRC to read, e.g. model_ema or ckpt.model_ema, in place of the usual one.",
 )
 rules_option = click.option(
     "--rules",
@@ -114,7 +118,7 @@ dtype_option = click.option(
     "--dtype",
     type=a_floating_dtype,
     metavar="DTYPE",
-    help="Cast floating-point tensors, e.g. to bfloat16; may lose precision.",
+    help="Cast floating-point tensors to DTYPE, e.g. bfloat16; the cast may lose precision.",
 )
 
 verbose_option = click.option(
@@ -126,7 +130,8 @@ plugin_options = _stacked(
         "plugin_modules",
         multiple=True,
         metavar="PKG.MOD",
-        help="Import a module of the current folder, or of Python's path, as a plugin; repeatable. Runs it.",
+        help="Import a module of the current folder, or of Python's path, as a plugin; this runs its code. "
+        "Repeatable.",
     ),
     click.option(
         "--disable-plugin",
@@ -134,21 +139,22 @@ plugin_options = _stacked(
         multiple=True,
         metavar="NAME",
         help=(
-            "Do without an installed plugin: its name, its module or its distribution, or 'all' for all but "
-            "ckptbridge's own; repeatable. As CKPTBRIDGE_DISABLE_PLUGINS, a list with commas, does."
+            "Leave out an installed plugin, by its name, module or distribution; 'all' leaves out all but "
+            "ckptbridge's own. Repeatable. The variable CKPTBRIDGE_DISABLE_PLUGINS, a list with commas, does "
+            "the same."
         ),
     ),
 )
-"""Which plugins there are; they stand before the command's name, or after it."""
+"""Options that add and leave out plugins; they may come before or after the command's name."""
 
 
 def takes_registry(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of plugins; its ``registry`` is that of them, or None without options."""
+    """Give a command the options of plugins, as its ``registry``; None if no such option is given."""
     return _with_registry(function, ignored=())
 
 
 def takes_quiet_registry(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Do as `takes_registry`, without warnings of plugins that fail, for a command that lists them."""
+    """Give a command its ``registry``, without warnings of plugins that fail, since it lists them."""
     return _with_registry(function, ignored=(PluginWarning,))
 
 
@@ -194,14 +200,16 @@ evidence_options = _stacked(
         "--model",
         metavar="PKG.MOD:FACTORY|CLASS|auto|none",
         help=(
-            "Import and call PKG.MOD:FACTORY; the live module's types are evidence. Runs that code. Or the "
-            "name of a class of the checkpoint's model library, if its adapter is installed; 'auto' is the "
-            "one that the folder names, and the default where SRC is a folder, or its weights and not clear "
-            "by themselves; 'none' does without."
+            "Import PKG.MOD and call FACTORY, a function that returns the model; its module types are "
+            "evidence. This runs that code. Or the name of a class of the checkpoint's model library, if its "
+            "adapter is installed: 'auto' is the class that the folder's config names, which is the default "
+            "for a folder, and for a file that is not clear by its names; 'none' uses no library."
         ),
     ),
     click.option(
-        "--accept-guesses", is_flag=True, help="Let names decide what a layer is, where nothing else does."
+        "--accept-guesses",
+        is_flag=True,
+        help="Let names decide what a layer is, where no evidence does. A guess may be wrong.",
     ),
     *(
         click.option(name, type=a_pattern, multiple=True, metavar="PATTERN", help=f"{text}; repeatable.")
@@ -210,11 +218,11 @@ evidence_options = _stacked(
             ("--allow-unexpected", "Source tensors that may be left out"),
             (
                 "--allow-mismatched",
-                "Target tensors that may stay unfilled if their shapes differ from the source's",
+                "Target tensors that may stay unfilled if the source's shapes differ",
             ),
             (
                 "--allow-unclaimed",
-                "Source tensors with a layer's name that no evidence explains, to be copied unchanged, e.g. "
+                "Source tensors with a layer's name that no evidence explains, to copy unchanged, e.g. "
                 "'mixer.gate_weight'",
             ),
         )
@@ -223,15 +231,15 @@ evidence_options = _stacked(
     links_option,
     entry_option,
 )
-"""What bears on reading the source; the parameters are named as in `bridge_core.plan_conversion`."""
+"""Options about the source; the parameters have the names of those of `bridge_core.plan_conversion`."""
 
 target_options = _stacked(
-    click.option("--to", required=True, metavar="torch|flax|neutral", help="The layout to convert to."),
+    click.option("--to", required=True, metavar="torch|flax|neutral", help="Layout to convert to."),
     click.option(
         "--like",
         metavar="PATH",
-        help="Weights of the target's architecture; their names and shapes are the template.",
+        help="Weights of the target's model; their names and shapes are the template.",
     ),
     evidence_options,
 )
-"""What decides a plan."""
+"""Options that decide a plan."""

@@ -1,4 +1,4 @@
-"""The progress bar: bytes, rate and remaining time, on stderr and only where a person reads it."""
+"""The progress bar: bytes, rate and remaining time, on stderr and only on a terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def progress_bar(*, shown: bool = True) -> Iterator[Callable[[Progress], None] |
     """Give a function to report progress to; None where no bar is shown.
 
     Args:
-        shown: Whether a bar is wanted at all.
+        shown: Whether the command may show a bar.
     """
     if not shown or not is_terminal(sys.stderr):
         yield None

@@ -1,4 +1,4 @@
-"""What the commands print, as lines of plain text: folded names, aligned columns, nothing cut off."""
+"""The text that the commands print: folded names and aligned columns; names are never shortened."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ __all__ = [
 
 _DIGITS = re.compile(r"[0-9]+")
 _WIDEST = 72
-"""Columns are aligned up to this width; longer texts push the rest of their line."""
+"""Largest width of an aligned column; a longer text moves the rest of its line."""
 _LONGEST_VALUE = 200
-"""Characters of a text from the file that are shown; names of tensors are never cut."""
+"""Characters of a text from the file that are shown; names of tensors are never shortened."""
 
 
 def size_text(nbytes: int) -> str:
-    """Return bytes for people, in powers of ten as the options take them.
+    """Return a number of bytes with a unit, in powers of ten as the options read them.
 
     >>> size_text(90868376)
     '90.9 MB'
@@ -49,7 +49,7 @@ def size_text(nbytes: int) -> str:
 
 
 def tensor_names(keys: Iterable[Key]) -> dict[Key, str]:
-    """Return the keys' flat names, escaped only where two would be one."""
+    """Return key -> flat name, escaped only if two names would be equal otherwise."""
     names = {key: join_key(key) for key in keys}
     if len(set(names.values())) == len(names):
         return names
@@ -64,12 +64,12 @@ def table(rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def folded(names: Iterable[str], *, indent: str = "  ") -> list[str]:
-    """Return one line for each run of names that differ in numbers alone."""
+    """Return one line for each set of names that differ only in numbers."""
     return [f"{indent}{name}" + (f"  x{number}" if number > 1 else "") for name, number in fold_names(names)]
 
 
 def runs(named: Iterable[tuple[str, T]], alike: Callable[[T], Hashable]) -> Iterator[tuple[str, list[T]]]:
-    """Yield ``(folded name, what goes with it)`` for names that differ in numbers alone and are alike."""
+    """Yield ``(folded name, values)`` for names that differ only in numbers and whose values are alike."""
     groups: dict[tuple[str, Hashable], list[tuple[str, T]]] = {}
     for name, value in named:
         groups.setdefault((_DIGITS.sub("0", name), alike(value)), []).append((name, value))
@@ -81,31 +81,51 @@ def runs(named: Iterable[tuple[str, T]], alike: Callable[[T], Hashable]) -> Iter
             yield from ((name, [value]) for name, value in group)
 
 
-def inspect_lines(path: str, format_name: str, state: FlatState, files: Mapping[Key, str]) -> list[str]:
-    """Return a state's header as text."""
+def inspect_lines(
+    path: str,
+    format_name: str,
+    state: FlatState,
+    files: Mapping[Key, str],
+    axes: Mapping[Key, tuple[str, ...]] | None = None,
+) -> list[str]:
+    """Return a state's header as text.
+
+    Args:
+        path: The file, the index or the folder.
+        format_name: Name of its format.
+        state: The state.
+        files: Key -> name of the file that holds the tensor.
+        axes: Key -> names of the tensor's axes, where its layer is known; None for no names.
+    """
+    axes = axes or {}
     known = state.metadata
     shards = dict.fromkeys(files.values())
     lines = [
-        f"{path}: {format_name}, {state.layout or 'unknown'} layout",
+        f"{path}: {format_name}, {_layout_text(state)}",
         f"{count(len(state), 'tensor')}, {size_text(state.nbytes)}"
         + (f", {len(shards)} shards" if len(shards) > 1 else ""),
     ]
     if state:
-        head = ("name", "dtype", "shape", "bytes", "")
-        lines += ["", *table([head, *_tensor_rows(state)])]
+        head = ("name", "dtype", "shape", "axes", "bytes", "")
+        rows = [head, *_tensor_rows(state, axes)]
+        shown = [column for column in range(len(head)) if column != 3 or axes]
+        lines += ["", *table([row[column] for column in shown] for row in rows)]
     kinds = Counter(
         info.kind
         or ("unclaimed" if info.evidence == "unclaimed" else f"undecided ({' or '.join(info.candidates)})")
         for info in known.layers.values()
     )
     sections = (
-        ("layers known", [f"{kind}: {number}" for kind, number in kinds.items()]),
+        ("recorded layers", [f"{kind}: {number}" for kind, number in kinds.items()]),
         ("tied", folded((f"{join_key(k)} = {join_key(v)}" for k, v in known.ties.items()), indent="")),
-        ("still to rearrange", folded((f"{join_key(k)} ({r.label})" for k, r in _pending(state)), indent="")),
-        ("kept in the metadata", folded(map(join_key, known.auxiliary_tensors), indent="")),
+        (
+            "to be rearranged by a rule",
+            folded((f"{join_key(k)} ({r.label})" for k, r in _pending(state)), indent=""),
+        ),
+        ("stored in the metadata", folded(map(join_key, known.auxiliary_tensors), indent="")),
         ("empty", folded(map(join_key, known.empty), indent="")),
-        ("file says", [f"{name}: {_shortened(text)}" for name, text in known.extra.items()]),
-        ("read", [f"{name}: {_shortened(text)}" for name, text in known.provenance.items()]),
+        ("text in the file", [f"{name}: {_shortened(text)}" for name, text in known.extra.items()]),
+        ("opened", [f"{name}: {_shortened(text)}" for name, text in known.provenance.items()]),
     )
     for title, texts in sections:
         if texts:
@@ -115,18 +135,28 @@ def inspect_lines(path: str, format_name: str, state: FlatState, files: Mapping[
     return lines
 
 
+def _layout_text(state: FlatState) -> str:
+    """Return the layout with the reason for it, or how to give it."""
+    if state.layout is None:
+        return "unknown layout (pass --layout torch, flax or neutral)"
+    reason = state.metadata.provenance.get("layout")
+    return f"{state.layout} layout" + (f", {reason}" if reason else "")
+
+
 def _pending(state: FlatState) -> Iterator[tuple[Key, RecordedRule]]:
-    """Yield the tensors that a rule has still to rearrange, each with the rule."""
+    """Yield the tensors that a recorded rule will rearrange when the target is known, each with the rule."""
     for rule in state.metadata.rules or ():
         yield from ((key, rule) for key in rule.pending if key in state)
 
 
-def _tensor_rows(state: FlatState) -> Iterator[tuple[str, ...]]:
-    named = ((name, state.spec(key)) for key, name in tensor_names(state).items())
-    for name, specs in runs(named, lambda spec: spec):
-        spec, number = specs[0], len(specs)
+def _tensor_rows(state: FlatState, axes: Mapping[Key, tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
+    named = ((name, (state.spec(key), axes.get(key))) for key, name in tensor_names(state).items())
+    for name, alike in runs(named, lambda spec_and_axes: spec_and_axes):
+        (spec, axis_names), number = alike[0], len(alike)
         shape = f"[{', '.join(map(str, spec.shape))}]"
-        yield name, spec.dtype.name, shape, str(spec.nbytes * number), f"x{number}" if number > 1 else ""
+        names = "" if axis_names is None else f"[{', '.join(axis_names)}]"
+        times = f"x{number}" if number > 1 else ""
+        yield name, spec.dtype.name, shape, names, str(spec.nbytes * number), times
 
 
 def convert_lines(report: Report, seconds: float) -> list[str]:
@@ -141,10 +171,12 @@ def convert_lines(report: Report, seconds: float) -> list[str]:
     if len(report.files) > 1:
         lines += folded(map(str, report.files))
     if report.sidecar_files:
-        lines.append(f"copied beside: {', '.join(path.name for path in report.sidecar_files)}")
+        lines.append(f"sidecar files: {', '.join(path.name for path in report.sidecar_files)}")
+    if report.layout_reason:
+        lines.append(f"source layout: {report.source_layout}, {report.layout_reason}")
     if report.evidence:
-        rungs = (f"{name} {number}" for name, number in report.evidence.items())
-        lines.append(f"evidence: {', '.join(rungs)}")
+        counts = (f"{name} {number}" for name, number in report.evidence.items())
+        lines.append(f"evidence: {', '.join(counts)}")
     for title, names in (
         ("guessed", [join_key(key) for key in report.guessed]),
         ("filled with constants", [join_key(key) for key in report.filled]),
@@ -160,7 +192,7 @@ def convert_lines(report: Report, seconds: float) -> list[str]:
 
 
 def exactness(exact: bool, unclaimed: Iterable[Key] = ()) -> str:
-    """Return the line about whether anything is lost, and which tensors no evidence explains."""
+    """Return the line about whether values are lost, and which tensors no evidence explains."""
     names = list(map(join_key, unclaimed))
     copied = f"{count(len(names), 'leaf')} copied as plain parameters: {listed(names)}" if names else ""
     copied = copied.replace(" leafs ", " leaves ", 1)
@@ -170,7 +202,7 @@ def exactness(exact: bool, unclaimed: Iterable[Key] = ()) -> str:
 
 
 def comparison_lines(comparison: Comparison, left: str, right: str) -> list[str]:
-    """Return a comparison's differences, and one line that sums up."""
+    """Return a comparison's differences, and a line with the totals."""
     compared = f"{count(comparison.tensors, 'tensor')}, {size_text(comparison.total_bytes)} compared"
     rest = _not_compared(comparison)
     if comparison.equal:
@@ -178,20 +210,20 @@ def comparison_lines(comparison: Comparison, left: str, right: str) -> list[str]
     lines = folded(map(join_key, comparison.only_left), indent="< ")
     lines += folded(map(join_key, comparison.only_right), indent="> ")
     named = ((join_key(difference.key), difference) for difference in comparison.differing)
-    for name, found_here in runs(named, lambda d: (d.left, d.right, d.elements is None)):
-        lines.append(f"! {name}: {_difference_text(found_here)}")
-    found = [
+    for name, differences in runs(named, lambda d: (d.left, d.right, d.elements is None)):
+        lines.append(f"! {name}: {_difference_text(differences, left, right)}")
+    totals = [
         f"{len(keys)} only in {where}"
         for keys, where in ((comparison.only_left, left), (comparison.only_right, right))
         if keys
     ]
     if comparison.differing:
-        found.append(f"{len(comparison.differing)} differ")
-    return [*lines, f"different: {', '.join(found)}; {compared}", *rest]
+        totals.append(f"{len(comparison.differing)} differ")
+    return [*lines, f"different: {', '.join(totals)}; {compared}", *rest]
 
 
 def _not_compared(comparison: Comparison) -> list[str]:
-    """Return what a plan leaves out on either side, and its notes."""
+    """Return the tensors that a plan leaves out on either side, and its notes."""
     lines: list[str] = []
     for title, names in (
         ("left out", [f"{entry['name']} ({entry['reason']})" for entry in comparison.left_out]),
@@ -202,13 +234,13 @@ def _not_compared(comparison: Comparison) -> list[str]:
     return [*lines, *(f"note: {note}" for note in comparison.notes)]
 
 
-def _difference_text(differences: Sequence[Difference]) -> str:
+def _difference_text(differences: Sequence[Difference], left: str, right: str) -> str:
     first, number = differences[0], len(differences)
     times = f"  x{number}" if number > 1 else ""
     if first.elements is None:
         if first.left == first.right:
-            return f"the {first.left} values kept in the metadata differ{times}"
-        return f"{first.left} against {first.right}{times}"
+            return f"the {first.left} values stored in the metadata differ{times}"
+        return f"{first.left} in {left}, {first.right} in {right}{times}"
     elements = sum(d.elements or 0 for d in differences)
     gaps = [d.largest for d in differences if d.largest is not None]
     largest = f", by at most {max(gaps):.6g}" if gaps else ""
@@ -216,7 +248,7 @@ def _difference_text(differences: Sequence[Difference]) -> str:
 
 
 def plugin_lines(document: Mapping[str, Any]) -> list[str]:
-    """Return the list of plugins, and of those that are not used, each with the reason."""
+    """Return the list of plugins, and of those that are not used with the reason for each."""
     lines: list[str] = []
     for plugin in document["plugins"]:
         origin = f"{plugin['distribution']} {plugin['version']}".rstrip()
@@ -235,7 +267,7 @@ def plugin_lines(document: Mapping[str, Any]) -> list[str]:
     ]
     for title, texts in (
         ("failed to load:", failures),
-        ("provided by several plugins, so that none of them is used:", conflicts),
+        ("provided by several plugins, so none of them is used:", conflicts),
         ("disabled:", list(map(_origin, document["disabled"]))),
     ):
         if texts:

@@ -1,4 +1,4 @@
-"""The calls users make: inputs to plan to result."""
+"""The functions that users call: from inputs to a plan to a result."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Whether a destination holds a source's weights, bit for bit, through the plan."""
+"""Checks that a destination holds what a plan makes of a source, bit for bit."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from bridge_core.conversion.library_guidance import guidance, guidance_of_file
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.planning import complete_plan, model_is_template
 from bridge_core.errors import UsageError
+from bridge_core.messages import listed
 from bridge_core.plan import Plan
 from bridge_core.plugins import Guidance, Registry, default_registry
 from bridge_core.rules import Allowed, Permissions, Rules, as_rules
-from bridge_core.state import FlatState
+from bridge_core.state import FlatState, join_key
 from bridge_core.transfer import Comparison, Progress, compare_states
 
 __all__ = ["verify"]
@@ -43,7 +44,8 @@ def verify(
 
     Args:
         src: The source, as in `convert`.
-        dst: What was written; it is also the template, unless the model is one of its framework.
+        dst: The destination of an earlier conversion; it is the template as well, unless the model is one of
+            its framework.
         model: As in `plan_conversion`.
         rules: As in `plan_conversion`.
         accept_guesses: As in `plan_conversion`.
@@ -51,7 +53,7 @@ def verify(
         allow_unexpected: As in `plan_conversion`.
         allow_mismatched: As in `plan_conversion`.
         allow_unclaimed: As in `plan_conversion`.
-        dtype: The cast that was asked for, if any.
+        dtype: The dtype that the destination was cast to; None for no cast.
         layout: As in `plan_conversion`.
         follow_links: As in `plan_conversion`.
         entry: The entry of the source, as in `plan_conversion`.
@@ -62,7 +64,8 @@ def verify(
         The differences; none means that the destination holds the source's weights.
 
     Raises:
-        ConversionError: The two do not fit, so that there is nothing to compare.
+        UsageError: The layout of the source or of the destination cannot be determined.
+        ConversionError: The source does not match the destination, so nothing can be compared.
         BadInputError: A file is damaged or unsafe.
     """
     registry = registry or default_registry()
@@ -76,12 +79,7 @@ def verify(
     ):
         to = result.layout
         if to is None:
-            raise UsageError(
-                "cannot determine the layout of the result (torch, flax or neutral), so it cannot be "
-                "verified.",
-                path=dst if isinstance(dst, str | os.PathLike) else None,
-                hint="Write it with convert, which records the layout where the format has a place for it.",
-            )
+            raise _unknown_layout(dst, result, registry)
         like = result if to != "neutral" else None
         options = ConversionOptions(to, like, model, ruled, permissions, layout, follow_links, dtype)
         state, plan = _planned(source, options, guidance(src, source, options, registry), registry)
@@ -98,10 +96,32 @@ def verify(
         )
 
 
+def _unknown_layout(dst: Any, result: FlatState, registry: Registry) -> UsageError:
+    """Return the error for a destination in an unknown layout."""
+    names = [*registry.frameworks, "neutral"]
+    keys = listed(map(join_key, result), 3)
+    text = (
+        f"the layout of the result ({', '.join(names[:-1])} or {names[-1]}) cannot be determined: the file "
+        "does "
+        f"not record it, and its keys ({keys}) do not show it."
+    )
+    is_path = isinstance(dst, str | os.PathLike)
+    opened_with = f'open_state("{os.fspath(dst)}", layout="{names[0]}")' if is_path else "layout="
+    return UsageError(
+        text,
+        path=dst if is_path else None,
+        hint=(
+            "Convert the source again and compare the two files with ckptbridge diff; or, in Python, give "
+            "the "
+            f"layout: verify(src, {opened_with})."
+        ),
+    )
+
+
 def _planned(
     source: FlatState, options: ConversionOptions, known: Guidance, registry: Registry
 ) -> tuple[FlatState, Plan]:
-    """Return the source with the model as evidence, and the plan to what a result has."""
+    """Return the source with the model as evidence, and the plan to the result's keys and shapes."""
     if known.duplicate_tied and known.like is not None:
         # The result holds tied tensors separately; that they are tied, only the template shows.
         options = replace(options, like=known.like)

@@ -1,4 +1,4 @@
-"""The conversions that users call: plan and convert, from any source to any destination."""
+"""Plans and runs conversions, from any source to any destination."""
 
 from __future__ import annotations
 
@@ -40,39 +40,45 @@ def plan_conversion(
     registry: Registry | None = None,
     check: bool = True,
 ) -> Plan:
-    """Return the plan of a conversion; only headers are read, and tied values that are stored twice.
+    """Return the plan of a conversion, which can be printed, checked and applied.
+
+    Only headers are read, and the values of tied tensors that are stored twice.
 
     Args:
-        source: A path, a state, a mapping from keys to arrays, or a live object.
-        to: ``"neutral"`` or the name of a framework.
-        like: The target's template: a path, a state or a live object (abstract is enough).
+        source: A path, a state, a mapping from keys to arrays, or a live object; it is not changed.
+        to: The target's layout: ``"neutral"`` or the name of a framework.
+        like: The target's template: a path, a state or a live object, of which only keys, shapes and dtypes
+            are used. None for no template.
         model: A live model, or ``"PKG.MOD:FACTORY"``, of the source's framework (its module types are
-            evidence) or of the target's (it is the template). For a checkpoint of a model library whose
-            adapter is installed: the name of the model class, ``"auto"`` for the one that the folder names
-            (which a source that is a folder, or its weights, need not say), or ``"none"`` to do without.
-        rules: What the caller knows better: rules, or the path of a rule file.
-        accept_guesses: Whether names may decide what no evidence does.
+            evidence) or of the target's (it is the template). For a checkpoint of a model library with an
+            installed adapter: the name of the model class, ``"auto"`` for the class that the folder names,
+            or ``"none"`` not to ask the library. None means ``"auto"`` for a folder, and for a file of it
+            that is not clear by itself.
+        rules: Rules, or the path of a rule file; they go before all other evidence.
+        accept_guesses: Whether names may decide what a layer is, where no evidence does.
         allow_missing: Target keys that may stay unfilled: True, or patterns.
         allow_unexpected: Source keys that may be left out: True, or patterns.
         allow_mismatched: Target keys that may stay unfilled, and their sources left out, where the shapes
             differ: True, or patterns.
-        allow_unclaimed: Source keys that no evidence explains and whose names are a layer's, which are to be
-            copied unchanged to another framework: True, or patterns. Others are copied unasked.
-        layout: The source's layout; None to take the one that it states or that its keys match.
+        allow_unclaimed: Source keys with a layer's name that no evidence explains, to be copied unchanged to
+            another framework: True, or patterns. Keys with other names are copied in any case.
+        layout: The source's layout; None for the one that it records or that its keys match.
         follow_links: Whether shards of the source may be symbolic links that lead out of their folder.
-        entry: The entry of the source to read, as ``"model_ema"`` or ``"ckpt.model_ema"``: of a torch file, a
-            collection of a Flax tree, or what names of tensors begin with. None takes the usual one, and the
-            plan's notes name the others.
-        registry: Plugins; by default everything installed.
-        check: Whether to raise for problems; otherwise the plan contains them.
+        entry: The entry of the source to read, as ``"model_ema"`` or ``"ckpt.model_ema"``: a dict in a torch
+            file, a collection of a Flax tree, or a prefix of keys. None takes the usual one, and the plan's
+            notes name the others.
+        registry: The plugins; None for all that are installed.
+        check: Whether to raise an error for problems; otherwise the plan contains them.
 
     Raises:
         MismatchError: Keys are missing or unexpected, or shapes differ.
         AmbiguousLayerError: No evidence decides what some layers are.
-        ConversionError: The source is a file without a tensor.
+        UnclaimedTensorError: Tensors with a layer's name belong to no layer that is known.
+        UnsupportedLayerError: The target has no place for some layers.
+        ConversionError: The source is a file that holds no tensor.
         BadInputError: A file is damaged or unsafe, or the source is only a part of a model.
-        UsageError: The source, ``to`` or ``like`` is not something that can be converted, or there is no such
-            entry.
+        UsageError: The source, ``to`` or ``like`` cannot be converted, a layout cannot be determined, or
+            the source has no such entry.
     """
     registry = registry or default_registry()
     permissions = Permissions.of(
@@ -118,11 +124,13 @@ def convert(
 ) -> Report:
     """Convert weights into a file or a folder, in bounded memory.
 
+    The destination appears when it is complete, or not at all.
+
     Args:
-        src: A path, a state, a mapping from keys to arrays, or a live object.
+        src: A path, a state, a mapping from keys to arrays, or a live object; it is not changed.
         dst: A file, or a folder for sharded sets.
-        to: ``"neutral"`` or the name of a framework.
-        format: Name of the format; None goes by the destination's suffix, or by the target.
+        to: The target's layout: ``"neutral"`` or the name of a framework.
+        format: Name of the destination's format; None for that of its suffix, or else of the target.
         like: As in `plan_conversion`.
         model: As in `plan_conversion`.
         rules: As in `plan_conversion`.
@@ -131,10 +139,11 @@ def convert(
         allow_unexpected: As in `plan_conversion`.
         allow_mismatched: As in `plan_conversion`.
         allow_unclaimed: As in `plan_conversion`.
-        dtype: Name of a dtype to cast floating-point tensors to; the cast may lose precision.
-        max_shard_size: Bytes, or a text such as ``"5GB"``, above which a set is sharded.
-        workers: Threads.
-        max_ram: Bytes of buffers in all, or a text such as ``"512MB"``.
+        dtype: Name of a dtype to cast floating-point tensors to; the cast may lose precision. None for none.
+        max_shard_size: Largest bytes of tensors in a shard, or a text such as ``"5GB"`` (10^9) or ``"5GiB"``
+            (2^30); None for one file.
+        workers: Number of threads; None for the available processors, at most four.
+        max_ram: Largest bytes of all buffers together, or a text such as ``"512MB"``; None for the default.
         overwrite: Whether an existing destination may be replaced.
         verify: Whether to read everything back and compare it before the destination appears.
         progress: Called as bytes are written.
@@ -143,11 +152,15 @@ def convert(
         entry: As in `plan_conversion`.
         registry: As in `plan_conversion`.
 
+    Returns:
+        What was written, and what the plan did.
+
     Raises:
-        ConversionError: The source is a file without a tensor, the plan cannot be run, the destination
+        ConversionError: The source is a file that holds no tensor, the plan cannot be run, the destination
             exists, or verification failed.
         BadInputError: The source is damaged or unsafe, or only a part of a model.
-        SystemFailure: Disk, permission or memory.
+        SystemFailure: The system failed: disk, permission or memory.
+        UsageError: As in `plan_conversion`.
     """
     registry = registry or default_registry()
     permissions = Permissions.of(

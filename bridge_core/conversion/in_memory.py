@@ -1,4 +1,4 @@
-"""Live objects to the neutral form and back: what the packages of the frameworks wrap."""
+"""Live objects to the neutral layout and back; the packages of the frameworks wrap these functions."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def to_neutral(
     """Return the neutral state of a live object, or of a flat state in the framework's layout.
 
     Args:
-        value: The object; it is not changed, and its values are read when the result's are.
-        framework: Whose object it is.
+        value: The object; it is not changed. Its values are read when those of the result are.
+        framework: Name of the framework of the object.
         module: A live module of the same framework, whose types are evidence.
-        rules: What the caller knows better: rules, or the path of a rule file.
-        accept_guesses: Whether names may decide what no evidence does.
-        registry: Plugins; by default everything installed.
+        rules: Rules, or the path of a rule file; they go before all other evidence.
+        accept_guesses: Whether names may decide what a layer is, where no evidence does.
+        registry: The plugins; None for all that are installed.
 
     Raises:
-        UsageError: The object or the module is not the framework's.
-        UnsupportedFeature: A tensor is of a dtype or kind that cannot be carried.
+        UsageError: The object or the module is of another framework.
+        UnsupportedFeature: A tensor has a dtype or is of a kind that cannot be converted.
     """
     registry = registry or default_registry()
     permissions = Permissions(accept_guesses)
@@ -47,7 +47,12 @@ def to_neutral(
     if state.layout is None:
         state = state.replace(layout=framework)
     if state.layout != framework:
-        raise UsageError(f"the object is {state.layout}; {framework} was expected.")
+        raise UsageError(
+            f"expected {framework} weights, got an object that holds {state.layout} weights.",
+            hint=f"Use bridge_{state.layout}.to_neutral."
+            if state.layout in ("torch", "flax")
+            else f"Pass {framework} weights.",
+        )
     state, plan = complete_plan(state, options, registry)
     return plan.apply(state)
 
@@ -67,34 +72,36 @@ def from_neutral(
 ) -> Any:
     """Return live tensors of a framework from a neutral state.
 
+    A `ConversionWarning` is issued for each warning that a report would list.
+
     Args:
-        neutral: A neutral state, or a plain mapping in neutral names and axes.
-        framework: Whose tensors to make.
-        like: The structure to fill; it is not changed. What `allow_missing` leaves unfilled keeps the
-            values it has there.
-        rules: What the caller knows better: rules, or the path of a rule file.
-        accept_guesses: Whether names may decide what no evidence does.
+        neutral: A neutral state, or a plain mapping with neutral names and axes; it is not changed.
+        framework: Name of the framework of the result.
+        like: The structure of the result; it is not changed. Keys that `allow_missing` leaves unfilled get
+            the values of ``like``.
+        rules: Rules, or the path of a rule file; they go before all other evidence.
+        accept_guesses: Whether names may decide what a layer is, where no evidence does.
         allow_missing: Keys of ``like`` that may stay unfilled: True, or patterns.
         allow_unexpected: Neutral keys that may be left out: True, or patterns, which also match the names in
             what the neutral state was made from.
         allow_mismatched: Keys of ``like`` that may stay unfilled where the shapes differ: True, or patterns.
-        allow_unclaimed: Neutral keys that no evidence explains and whose names are a layer's, which are to be
-            copied unchanged: True, or patterns.
-        registry: Plugins; by default everything installed.
-
-    Warns with a `ConversionWarning` of what a report would list as warnings.
+        allow_unclaimed: Neutral keys with a layer's name that no evidence explains, to be copied unchanged:
+            True, or patterns.
+        registry: The plugins; None for all that are installed.
 
     Raises:
         MismatchError: Keys are missing or unexpected, or shapes differ.
         AmbiguousLayerError: No evidence decides what some layers are.
-        UsageError: The state is not neutral, or ``like`` is not the framework's.
+        UnclaimedTensorError: Tensors with a layer's name belong to no layer that is known.
+        UnsupportedLayerError: The framework has no place for some layers.
+        UsageError: The state is not neutral, or ``like`` is of another framework.
     """
     registry = registry or default_registry()
     state = as_state(neutral)
     if state.layout not in (None, "neutral"):
         raise UsageError(
-            f"the state is in the layout of {state.layout}; a neutral one was expected.",
-            hint="Take it through to_neutral first.",
+            f"expected a neutral state, got one in the layout {state.layout!r}.",
+            hint="Convert it with to_neutral first.",
         )
     state = state.replace(layout="neutral")
     permissions = Permissions.of(
@@ -103,10 +110,11 @@ def from_neutral(
     options = ConversionOptions(framework, like, rules=as_rules(rules), permissions=permissions)
     with template_of(like, framework, registry) as template:
         plan = joined_plan(state, template, options, registry)
-        made = plan.apply(state)
+        result_state = plan.apply(state)
         for warning in plan.warnings:
             warnings.warn(ConversionWarning(warning.message, code=warning.code), stacklevel=3)
         if template is not None and plan.allowed_missing:
-            made = made.union({key: template.tensor(key) for key in plan.allowed_missing})
+            unfilled = {key: template.tensor(key) for key in plan.allowed_missing}
+            result_state = result_state.union(unfilled)
         with registry.foreign_failures("frameworks", framework, f"build {framework} tensors"):
-            return registry.framework(framework).build(made, like)
+            return registry.framework(framework).build(result_state, like)

@@ -1,4 +1,4 @@
-"""From what a caller hands over to a state: a path, a state, a plain mapping or a live object."""
+"""Makes a state of a path, a state, a plain mapping or a live object."""
 
 from __future__ import annotations
 
@@ -40,20 +40,21 @@ def state_of(
     what: str = "source",
     purpose: ConversionOptions | None = None,
 ) -> FlatState:
-    """Return the state of whatever a caller may hand over.
+    """Return the state of a path, a state, a mapping or a live object.
 
     Args:
         value: A path, a FlatState, a mapping from keys to arrays, or a framework's live object.
         registry: Where formats and adapters are found.
-        layout: The layout, if it is not known from the value.
+        layout: The layout; None for the one that the value has.
         follow_links: Whether shards may be symbolic links that lead out of their folder.
-        entry: The entry to take, as for `open_state`; None for all, or a file's usual one.
-        what: What errors call it.
-        purpose: The conversion that it is the source of, which a file with a part of a model is not.
+        entry: The entry to take, as for `open_state`; None for all of a live value, or a file's usual one.
+        what: The word for the value in errors.
+        purpose: The conversion that the value is the source of; a file with a part of a model is refused.
+            None for another purpose.
 
     Raises:
-        UsageError: It is none of these, or has no such entry.
-        ShardError, UnsupportedFeature: It is a file with a part of a model.
+        UsageError: The value is of another type, or has no such entry.
+        ShardError, UnsupportedFeature: The value is a file with a part of a model.
     """
     if isinstance(value, str | os.PathLike):
         state = open_state(value, layout=layout, registry=registry, follow_links=follow_links, entry=entry)
@@ -72,15 +73,24 @@ def state_of(
         return _live_state(value, framework, registry)
     if isinstance(value, Mapping):
         state = as_state(value, layout=layout)
-        return state if state.layout else state.replace(layout=registry.layout_of(state.specs()))
+        return state if state.layout else _with_matching_layout(state, registry)
     raise UsageError(
-        f"the {what} is a {type(value).__name__}; a path, a state, a mapping from keys to arrays, "
-        f"or a live object of {' or '.join(registry.frameworks)} was expected."
+        f"expected the {what} to be a path, a state, a mapping from keys to arrays, or a live object of "
+        f"{' or '.join(registry.frameworks)}, got {type(value).__name__}."
     )
 
 
+def _with_matching_layout(state: FlatState, registry: Registry) -> FlatState:
+    """Return a state in the only layout that its keys match; without a layout if there is not one."""
+    layout = registry.layout_of(state.specs())
+    if layout is None:
+        return state
+    provenance = {**state.metadata.provenance, "layout": "the only layout that the keys match"}
+    return state.replace(layout=layout, metadata=state.metadata.with_(provenance=provenance))
+
+
 def _entry_of(value: Any, registry: Registry, entry: str, layout: str | None, what: str) -> FlatState:
-    """Return an entry of a live value: a mapping within a mapping, or what names of tensors begin with."""
+    """Return an entry of a live value: a mapping within a mapping, or the keys with a prefix."""
     if isinstance(value, Mapping) and not isinstance(value, FlatState):
         inner = mapping_entry(value, entry)
         if inner is not None:
@@ -94,13 +104,13 @@ def _live_state(value: Any, framework: Framework, registry: Registry) -> FlatSta
     """Return the state that an adapter makes of a live object.
 
     Raises:
-        PluginError: The code of another's adapter fails, or returns something else.
+        PluginError: Another plugin's adapter fails, or does not return a FlatState.
     """
     doing = f"read a {type(value).__name__}"
     with registry.foreign_failures("frameworks", framework.name, doing):
         state = framework.state(value)
         if not isinstance(state, FlatState):
-            raise TypeError(f"its state is a {type(state).__name__}; a FlatState was expected")
+            raise TypeError(f"reading a live object should return a FlatState, got {type(state).__name__}")
         if registry.foreign_plugin("frameworks", framework.name) is None:
             return state
         from bridge_core.plugins import guarded_state
@@ -111,7 +121,7 @@ def _live_state(value: Any, framework: Framework, registry: Registry) -> FlatSta
 def _mapped_state(
     value: Mapping[Any, Any], framework: Framework, layout: str | None, registry: Registry
 ) -> FlatState:
-    """Return the state of a mapping that a framework accepts; its arrays may yet be of another layout."""
+    """Return the state of a mapping that a framework accepts; ``layout`` may be another one."""
     if layout not in (None, framework.name):
         tensors = _live_state(value, framework, registry).tensors()
         return as_state({key[0] if len(key) == 1 else key: t for key, t in tensors.items()}, layout=layout)
@@ -133,7 +143,7 @@ def opened(
     what: str = "source",
     purpose: ConversionOptions | None = None,
 ) -> Iterator[FlatState]:
-    """Give the state of a value; a file that was opened here is closed, a caller's state is not.
+    """Give the state of a value; a file that this function opens is closed, a caller's state is not.
 
     Raises:
         UsageError: As `state_of`.
@@ -155,15 +165,15 @@ def opened(
 
 
 def refuse_empty(source: Any, state: FlatState) -> None:
-    """Refuse a file or a folder without a tensor; an empty state of a caller's own is converted.
+    """Refuse a file or a folder without a tensor; an empty state in memory is converted.
 
     Raises:
-        ConversionError: There is no tensor in it.
+        ConversionError: The file or folder holds no tensor.
     """
     if isinstance(source, str | os.PathLike) and not state:
         left_out = "".join(f" {note[:1].upper()}{note[1:]}." for note in state.metadata.notes)
         raise ConversionError(
-            f"holds no tensor, so that there is nothing to convert.{left_out}",
+            f"the file does not hold a tensor, so there is nothing to convert.{left_out}",
             path=state.metadata.provenance.get("path", source),
             hint="Give the file that holds the weights.",
         )
@@ -171,17 +181,21 @@ def refuse_empty(source: Any, state: FlatState) -> None:
 
 @contextlib.contextmanager
 def template_of(like: Any, framework: str, registry: Registry) -> Iterator[FlatState | None]:
-    """Give the state of a template in a framework's layout; None for none.
+    """Give the state of a template in a framework's layout; None if there is no template.
 
     Raises:
-        UsageError: It is not a template, or another framework's.
+        UsageError: The template is not a path, a state or a live object, or is of another framework.
     """
     if like is None:
         yield None
         return
     with opened(like, registry, what="template") as state:
         if state.layout not in (None, framework):
-            raise UsageError(f"the template is in the layout of {state.layout}, not of {framework}.")
+            raise UsageError(
+                f"expected a template in the layout {framework!r}, got one in the layout {state.layout!r}.",
+                path=like if isinstance(like, str | os.PathLike) else None,
+                hint=f"Pass weights of a {framework} model as like= (--like), or convert to {state.layout}.",
+            )
         yield state.replace(layout=framework)
 
 
@@ -189,13 +203,13 @@ def known_module(state: FlatState, module: Any, registry: Registry) -> FlatState
     """Return the state with a live module of its own framework as evidence.
 
     Raises:
-        UsageError: It is not a live object, or another framework's.
+        UsageError: The module is not a live object, or is of another framework.
     """
     described = state_of(module, registry, what="module")
     if described.layout != state.layout:
         raise UsageError(
-            f"the module is one of {described.layout}; {state.layout} was expected.",
-            hint="Give a model of the source's framework, or, without like= (--like), of the target's.",
+            f"expected a module of {state.layout}, the source's framework, got one of {described.layout}.",
+            hint=f"Pass a model of {state.layout}, or one of the target's framework without like= (--like).",
         )
     from bridge_core.resolve import with_model_evidence
 
@@ -203,14 +217,17 @@ def known_module(state: FlatState, module: Any, registry: Registry) -> FlatState
 
 
 def load_factory(name: str) -> Any:
-    """Import and call ``PKG.MOD:FACTORY``; a factory that cannot be called is the model itself.
+    """Import and call ``PKG.MOD:FACTORY``; a name that is a model already is returned uncalled.
 
     Raises:
-        UsageError: The module or the name is not there, or the factory fails.
+        UsageError: The name has another form, cannot be imported, or its function fails.
     """
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
-        raise UsageError(f"{name!r} reads not as PKG.MOD:FACTORY.")
+        raise UsageError(
+            f'model="{name}" (--model {name}): expected "package.module:function".',
+            hint='Write, for example, model="mynet:make_model" (--model mynet:make_model).',
+        )
     here = str(Path.cwd())
     added = here not in sys.path
     if added:
@@ -221,16 +238,22 @@ def load_factory(name: str) -> Any:
             factory = getattr(factory, part)
         return factory() if callable(factory) and not _is_module(factory) else factory
     except (ImportError, AttributeError) as err:
-        raise UsageError(f"{name!r} cannot be loaded: {err}.") from err
-    except BaseException as err:  # the user's own code may raise anything, and may end the program
+        raise UsageError(
+            f'model="{name}" (--model {name}) cannot be loaded: {str(err).rstrip(".")}.',
+            hint=f"Check the name; modules are looked up in {here} and in Python's path.",
+        ) from err
+    except BaseException as err:  # the user's own code may raise any exception, and may end the program
         if is_interrupt(err):
             raise
-        raise UsageError(f"{name!r} failed with {cause_of(err).rstrip('.')}.") from err
+        raise UsageError(
+            f'model="{name}" (--model {name}): the function failed with {cause_of(err).rstrip(".")}.',
+            hint="Correct the function; it is called without arguments and should return a model.",
+        ) from err
     finally:
         if added:
             sys.path.remove(here)
 
 
 def _is_module(value: Any) -> bool:
-    """Return whether a callable is a model already: an instance, not a function or a class."""
+    """Return whether a callable is a model already: neither a function nor a class."""
     return not isinstance(value, type) and not hasattr(value, "__code__") and not hasattr(value, "__func__")

@@ -1,4 +1,4 @@
-"""Completes the options of a conversion with what an installed model library knows of a checkpoint."""
+"""Completes the options of a conversion with what an installed model library knows about a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,25 +20,31 @@ if TYPE_CHECKING:
 __all__ = ["guidance", "guidance_of_file", "with_config_way"]
 
 _CONFIG = "config.json"
-_UNREAD = "was read without what its folder tells of it"
+_UNREAD = "was read without its folder's config"
 
 
 def guidance(source: Any, state: FlatState, options: ConversionOptions, registry: Registry) -> Guidance:
-    """Return what is known of a checkpoint in addition to the options; nothing may be.
+    """Return what a model library, or a model function, adds to the options; it may be empty.
 
-    A library is asked where the source is a folder and the caller gives no model, and where the caller names
-    a model class of a library (``"auto"`` for the one that the folder names); ``"none"`` keeps it out. In
-    place of a library ``"PKG.MOD:FACTORY"`` makes the model.
+    A library is asked if the source is a folder and the caller gives no model, and if the caller names a
+    model class of a library (``"auto"`` for the class that the folder names). With ``"none"`` no library is
+    asked, and ``"PKG.MOD:FACTORY"`` makes the model without a library.
 
-    A file is read by itself. What its folder tells is asked for only where that leaves something open, since
-    a library takes seconds to import; see `guidance_of_file`.
+    A file is planned without its folder first; only if something remains open is the folder read as well,
+    since a library takes seconds to import. See `guidance_of_file`.
+
+    Args:
+        source: The caller's source.
+        state: The state of the source.
+        options: The caller's options.
+        registry: Where libraries are found.
 
     Raises:
-        UsageError: A class is named, and no library knows it or the checkpoint; the function fails; or there
-            is no such framework.
+        UsageError: A class is named, and no library recognises it or the checkpoint; the function fails; or
+            the framework is unknown.
         BadInputError: A file next to the weights is damaged.
         SystemFailure: The system failed while a library read such a file.
-        PluginError: A library's own code failed, or returned something else.
+        PluginError: A library's own code failed, or returned another type.
     """
     if options.to != "neutral":
         registry.framework(options.to)
@@ -60,16 +66,15 @@ def guidance(source: Any, state: FlatState, options: ConversionOptions, registry
     if name is None:
         return Guidance()
     raise UsageError(
-        f"no installed model library knows this checkpoint, so that model={name!r} (--model {name}) says "
-        "nothing of it.",
+        f'model="{name}" (--model {name}) cannot be used: no adapter of a model library recognises this '
+        f"checkpoint. Installed adapters: {', '.join(registry.libraries) or 'none'}.",
         path=source if is_path else None,
-        hint="Name a function that builds the model: model='PKG.MOD:FACTORY', --model PKG.MOD:FACTORY. "
-        f"Adapters of libraries are plugins; installed are: {', '.join(registry.libraries) or 'none'}.",
+        hint='For a model of your own, pass model="package.module:function" (--model PKG.MOD:FACTORY).',
     )
 
 
 def _first_guidance(checkpoint: Checkpoint, registry: Registry) -> Guidance | None:
-    """Return what the first library that knows the checkpoint says."""
+    """Return the guidance of the first library that recognises the checkpoint; None if none does."""
     for library in registry.libraries.values():
         known = _guide(library, checkpoint, registry)
         if known is not None:
@@ -80,15 +85,15 @@ def _first_guidance(checkpoint: Checkpoint, registry: Registry) -> Guidance | No
 def guidance_of_file(
     source: Any, state: FlatState, options: ConversionOptions, registry: Registry
 ) -> Guidance | None:
-    """Return what the folder of a file tells of it; None if the source is not a file that it stands for.
+    """Return the guidance from the folder of a file; None if the folder's config may be of other weights.
 
-    That is one with a usual name of weights: a config beside another file may be that of other weights, and
-    `with_config_way` offers it. Where the library fails, a note says so, which the refusal repeats.
+    It is taken for a file with a usual name of weights. For another file `with_config_way` offers it. If the
+    library fails, the guidance is a note about that, which the refusal repeats.
 
     Args:
-        source: What the caller gave.
+        source: The caller's source.
         state: Its state.
-        options: What the caller asked for.
+        options: The caller's options.
         registry: Where libraries are found.
     """
     where = state.metadata.provenance.get("path")
@@ -106,13 +111,13 @@ def guidance_of_file(
 def with_config_way(
     plan: Plan, source: Any, options: ConversionOptions, known: Guidance, registry: Registry
 ) -> Plan:
-    """Return a plan whose refusal says what a config next to the source decides, or would decide.
+    """Return a plan whose refusal contains what a config next to the source decides, or would decide.
 
     Args:
         plan: The plan.
-        source: What the caller gave.
-        options: The options as the caller gave them.
-        known: What a library knows of the source.
+        source: The caller's source.
+        options: The caller's options.
+        known: What a library adds for the source.
         registry: Where libraries are found.
     """
     if not isinstance(source, str | os.PathLike):
@@ -127,44 +132,40 @@ def with_config_way(
         ways += [(note, "") for note in known.notes if _UNREAD in note]
     is_open = bool(plan.ambiguous or plan.unexplained) and options.model is None and bool(registry.libraries)
     if is_open and has_config and not path.is_dir():
-        way = (
-            f"{_CONFIG} is beside {path.name}; if it is this file's, let it say what the layers are "
-            "(model='auto', --model auto)."
-        )
+        way = f'If {_CONFIG} next to {path.name} is that of the same model, pass model="auto" (--model auto).'
         ways.append((way, "--model auto"))
     return replace(plan, problems=replace(plan.problems, ways=tuple(ways))) if ways else plan
 
 
 def _way_of_class(where: str, known: Guidance) -> str:
-    """Return where a template comes from that the caller did not give, and how to go without it."""
+    """Return where the template of a library comes from, and how to choose another or none."""
     which = f": {known.notes[0]}" if known.notes else ""
     return (
-        f"The expected names and shapes come from the class that {where} names{which}. If these weights are "
-        "of another class, name it (model='CLASS', --model CLASS), or do without it (model='none', "
-        "--model none)."
+        f"The expected names and shapes are those of the class that {where} names{which}. If these weights "
+        'are of another class, pass model="CLASS" (--model CLASS), or model="none" (--model none) for none.'
     )
 
 
 def _stands_for(folder: Path, name: str, registry: Registry) -> bool:
-    """Tell whether a folder's config is that of a file: its name is a usual one of whole weights."""
+    """Return whether a folder's config is that of a file: the name is a usual one of complete weights."""
     from bridge_core.checkpoint import is_weights_name, part_of
 
     return part_of(folder / name) is None and is_weights_name(registry.formats.values())(name)
 
 
 def _asked(library: Library, checkpoint: Checkpoint, hint: str) -> Guidance | None:
-    """Return what a library says; an error about a file that it reads says how to do without it."""
+    """Return a library's guidance; an error about a file that it reads gets a hint how to do without it."""
     try:
         return library.guide(checkpoint)
     except BadInputError as err:
         if err.hint is None:
-            err.hint = f"Fetch it again. {hint}"
+            err.hint = f"Download it again. {hint}"
         raise
 
 
 def _guide(library: Library, checkpoint: Checkpoint, registry: Registry) -> Guidance | None:
-    """Ask one library; whatever goes wrong in its code becomes an error that names it."""
-    folder, hint = checkpoint.folder, "Use model='none' (--model none) to do without it."
+    """Return one library's guidance; a failure of its code becomes an error that names the library."""
+    folder, hint = checkpoint.folder, 'Pass model="none" (--model none) to do without it.'
     with (
         registry.failures_of("libraries", library.name, f"look at {folder}", hint=hint),
         system_failures(folder, library.name, foreign=True),
@@ -176,18 +177,18 @@ def _guide(library: Library, checkpoint: Checkpoint, registry: Registry) -> Guid
 
 
 def _check(known: Any, registry: Registry) -> None:
-    """Check what a library returned.
+    """Check that a library returned a guidance whose sidecar files are not weights.
 
     Raises:
-        PluginError: It is not a guidance, or would write weights.
+        PluginError: It is of another type, or names a sidecar file as weights are named.
     """
     from bridge_core.checkpoint import is_weights_name
 
     if not isinstance(known, Guidance):
-        raise PluginError(
-            f"returned an object of the type {type(known).__name__}; a Guidance or None was expected."
-        )
+        raise PluginError(f"the library should return a Guidance or None, got {type(known).__name__}.")
     weights = is_weights_name(registry.formats.values())
     for name in known.sidecar_files:
         if weights(name):
-            raise PluginError(f"names {name!r} beside the weights, which is a name of weights.")
+            raise PluginError(
+                f"the library lists the sidecar file {name!r}, but only files of weights have such names."
+            )

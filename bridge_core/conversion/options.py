@@ -1,4 +1,4 @@
-"""What the caller of a conversion asked for."""
+"""The options of a conversion."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["ConversionOptions"]
 
 @dataclass(frozen=True)
 class ConversionOptions:
-    """What decides a plan; see `bridge_core.plan_conversion` for each field, and `convert` for the dtype.
+    """The options of a conversion; see `bridge_core.plan_conversion` for each field, `convert` for the dtype.
 
     Raises:
         UnsupportedFeature: The dtype is unknown.
-        UsageError: A neutral target is to have a template.
+        UsageError: A template is given for a neutral target.
     """
 
     to: str
@@ -34,17 +34,20 @@ class ConversionOptions:
     follow_links: bool = False
     dtype: str | None = None
     notes: tuple[str, ...] = ()
-    """What a model library adds for the reader of a report."""
+    """Notes that a model library adds for the reader of a report."""
 
     def __post_init__(self) -> None:
-        """Check that the target may have a template, and the name of the dtype."""
+        """Check that a neutral target has no template, and that the dtype is known."""
         if self.like is not None and self.to == "neutral":
-            raise UsageError("like= describes tensors of a framework; a neutral target has no template.")
+            raise UsageError(
+                'like= (--like) cannot be combined with to="neutral" (--to neutral), which has no template.',
+                hint="Remove like= (--like), or convert to the template's framework.",
+            )
         if self.dtype is not None:
             dtype_named(self.dtype)
 
     def guided(self, known: Guidance) -> ConversionOptions:
-        """Return this with what a library knows, wherever the caller gives nothing."""
+        """Return the options with what a library adds, wherever the caller gives no value."""
         return replace(
             self,
             model=known.model if self.model is None or isinstance(self.model, str) else self.model,

@@ -1,4 +1,4 @@
-"""Makes the plan of a conversion: both plans, to the neutral form and from it, joined."""
+"""Makes the plan of a conversion: one to the neutral layout and one from it, joined."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = ["complete_plan", "joined_plan", "model_is_template"]
 
 @contextlib.contextmanager
 def _gc_paused() -> Iterator[None]:
-    """Let many small objects be made without looking through all of them again and again.
+    """Pause the garbage collector, which would look through the many small objects of a plan repeatedly.
 
-    Planning makes no circles. With 100,000 keys the search for them takes a third of its time, and a share
-    that grows with the number of keys.
+    Planning makes no reference cycles. With 100,000 keys the search for them takes a third of the time, and
+    its share grows with the number of keys.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -42,8 +42,8 @@ def complete_plan(state: FlatState, options: ConversionOptions, registry: Regist
     """Return the source with the model as evidence, and the plan with its problems, cast included.
 
     Raises:
-        RuleError: A rule does not fit.
-        UsageError: The options make no sense for this source.
+        RuleError: A rule does not fit the source or the template.
+        UsageError: The options cannot be combined with this source.
     """
     like, source_ties = options.like, dict[Key, Key]()
     if options.model is not None:
@@ -57,7 +57,8 @@ def complete_plan(state: FlatState, options: ConversionOptions, registry: Regist
         plan = joined_plan(state, template, options, registry)
     log("conversion", "planned %s -> %s, steps by evidence: %s", state.layout, options.to, plan.evidence)
     notes = (*state.metadata.notes, *plan.notes, *options.notes)
-    plan = replace(plan, source_ties=source_ties, notes=notes)
+    reason = state.metadata.provenance.get("layout", "")
+    plan = replace(plan, source_ties=source_ties, notes=notes, layout_reason=reason)
     if options.dtype is not None and plan.ok:
         plan = cast_keeping_scales(plan, dtype_named(options.dtype))
     return state, plan
@@ -75,12 +76,12 @@ def model_is_template(options: ConversionOptions, source: FlatState, registry: R
 def joined_plan(
     state: FlatState, template: FlatState | None, options: ConversionOptions, registry: Registry
 ) -> Plan:
-    """Return the plan from a state to what a template has, or to what is decided without one.
+    """Return the plan from a state to the keys and shapes of a template, or to a usual form without one.
 
     Raises:
-        RuleError: A rule does not fit.
-        UsageError: The source's layout or the target's framework is unknown, or its metadata is not well
-            formed.
+        RuleError: A rule does not fit the state or the template.
+        UsageError: The source's layout or the target's framework is unknown, or the metadata that the caller
+            gave is not valid.
     """
     check_given(state.metadata)
     doing = "take part in a conversion"

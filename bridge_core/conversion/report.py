@@ -1,4 +1,4 @@
-"""What a conversion did."""
+"""The report of a conversion."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ class Report:
     """What a conversion did.
 
     Args:
-        files: Where the weights were written.
-        sidecar_files: Files that a model library keeps next to its weights, and that were copied.
-        format: In which format.
-        source_layout: From which layout.
-        target_layout: To which.
-        tensors: How many tensors were written.
-        total_bytes: How many bytes these tensors are; tied ones count once.
-        evidence: Rung of evidence -> how many layers' leaves it decided.
+        files: Paths of the files of weights, the index last.
+        sidecar_files: Paths of the files, such as a config, that were copied next to the weights.
+        format: Name of the format of the files.
+        source_layout: Layout of the source.
+        target_layout: Layout of the target.
+        tensors: Number of tensors that were written.
+        total_bytes: Bytes of these tensors; tied ones count once.
+        evidence: Kind of evidence -> number of target tensors that it decided.
         guessed: Target tensors whose kind was guessed.
         filled: Target tensors made from constants, because the source has none.
-        dropped: Source tensors left out.
+        dropped: Source tensors that were left out, each with its reason.
         left_out: Names, reasons and bytes of the source tensors whose values the target does not have.
         unfilled: Target tensors of the template that were allowed to stay unfilled.
-        unclaimed: Source tensors that were copied unchanged though no evidence says what they are.
+        unclaimed: Source tensors that were copied unchanged although no evidence shows what they are.
         notes: What else a reader should know.
         exact: Whether the source can be restored bit for bit.
         verified: Whether everything was read back and compared.
-        warnings: What may be right and give other outputs, and casts that left the range of their dtype; the
-            notes hold each message, too.
+        warnings: What may be right and give other outputs, and casts with values outside the range of their
+            dtype; the notes contain each message as well.
+        layout_reason: Why the source was read in its layout; empty if that is not known.
     """
 
     files: tuple[Path, ...]
@@ -61,6 +62,7 @@ class Report:
     unfilled: tuple[Key, ...] = ()
     unclaimed: tuple[Key, ...] = ()
     warnings: tuple[PlanWarning, ...] = ()
+    layout_reason: str = ""
 
     @classmethod
     def of(cls, plan: Plan, saved: Saved, sidecar_files: tuple[Path, ...], *, verified: bool) -> Report:
@@ -86,6 +88,7 @@ class Report:
             exact=plan.exact,
             verified=verified,
             warnings=(*plan.warnings, *overflow),
+            layout_reason=plan.layout_reason,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -96,6 +99,7 @@ class Report:
             "format": self.format,
             "source_layout": self.source_layout,
             "target_layout": self.target_layout,
+            **({"layout_reason": self.layout_reason} if self.layout_reason else {}),
             "tensors": self.tensors,
             "total_bytes": self.total_bytes,
             "evidence": dict(self.evidence),
@@ -113,7 +117,7 @@ class Report:
 
 
 def _overflow(saved: Saved) -> tuple[PlanWarning, ...]:
-    """Return the warning about values that left the range of the dtype they were cast to, if any did."""
+    """Return the warning about values outside the range of the dtype they were cast to, if there are any."""
     if not saved.overflows:
         return ()
     message = overflow_message(saved.overflows)

@@ -25,19 +25,19 @@ def plan_by_rules(
     directed: Sequence[Rule] = (),
     registry: Registry | None = None,
 ) -> Plan | None:
-    """Return the plan of a conversion by rules, with what keeps it from being run.
-
-    None if nothing says where the rules lead.
+    """Return the plan of a conversion by rules, with its problems; None if the target is not known.
 
     Args:
         rules: The rules, all from one file.
         source: The source.
-        like: The target's template; None if it is not known yet, which may then decide what rules leave open.
-        directed: The rules as they are read from the source to the target.
+        like: The target's template; None if it is not known yet. Rules that need its shapes are not tried
+            then.
+        directed: The rules in the direction from the source to the target.
         registry: The plugins; None for all that are installed.
 
     Raises:
-        RuleError: A rule does not fit, matches nothing, or gives names that the template does not have.
+        RuleError: A rule does not fit the source or the template, or matches no key.
+        MismatchError: A rule renames a tensor to a name that the template does not have.
         KeyConflict: Rules give two tensors one name.
     """
     to = _target(rules, source, like)
@@ -52,7 +52,7 @@ def plan_by_rules(
 
 
 def _target(rules: Sequence[Rule], source: FlatState, like: FlatState | None) -> str | None:
-    """Return the layout to convert to; None if nothing says which."""
+    """Return the layout to convert to; None if neither the files nor the rules show it."""
     if source.layout is None:
         return None
     if like is not None:
@@ -64,16 +64,16 @@ def _target(rules: Sequence[Rule], source: FlatState, like: FlatState | None) ->
 
 
 def _decided(rules: Sequence[Rule], source: FlatState) -> list[Rule]:
-    """Return the rules that need neither the target's shapes nor a config that is not there."""
+    """Return the rules that need neither the target's shapes nor a config that does not exist."""
     has_config = config_beside(source) is not None
     return [rule for rule in rules if rule.action != "fill" and (has_config or not rule.when.config)]
 
 
 def _refuse_unmatched(plan: Plan, rules: Sequence[Rule]) -> None:
-    """Refuse rules that match nothing; read backwards, the path of a layer may be only the target's.
+    """Refuse rules that match no key; a layer rule of the other direction may match only the target.
 
     Raises:
-        RuleError: There are some.
+        RuleError: A rule that had to match a key matches none.
     """
     backwards = {
         rule.full_label
@@ -81,16 +81,16 @@ def _refuse_unmatched(plan: Plan, rules: Sequence[Rule]) -> None:
         if rule.action == "layer" and rule.layouts is not None and rule.layouts[0] != plan.source_layout
     }
     unmatched = tuple(label for label in plan.unmatched_rules if label not in backwards)
-    error = PlanProblems(unmatched_rules=unmatched).error(plan.target_layout)
+    error = PlanProblems(unmatched_rules=unmatched).error(plan.target_layout, plan.specs)
     if error is not None:
         raise error
 
 
 def _refuse_renamed(plan: Plan, rules: Sequence[Rule]) -> None:
-    """Refuse renames that give a tensor a name for which the template has no place.
+    """Refuse renames to names that the template does not have.
 
     Raises:
-        MismatchError: There are some.
+        MismatchError: A tensor is renamed to such a name.
     """
     renames = [rule for rule in rules if rule.action == "rename" and not (rule.optional or rule.when)]
 

@@ -1,4 +1,4 @@
-"""Plans a file again with what its folder tells of it, where the file by itself leaves something open."""
+"""Plans a file again with its folder's config, if the file by itself leaves something open."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def read_with_config(
     known: Guidance,
     registry: Registry,
 ) -> tuple[Guidance, FlatState, Plan]:
-    """Return what is known, the state as evidence, and the plan: again, if the folder tells more of the file.
+    """Return the guidance, the state as evidence, and the plan: new ones if the folder's config adds to them.
 
     Args:
-        source: What the caller gave.
+        source: The caller's source.
         state: Its state.
         planned: The state as evidence of the first plan.
         plan: The first plan, which cannot be run.
-        options: What the caller asked for.
-        known: What the first plan was made with.
+        options: The caller's options.
+        known: The guidance that the first plan was made with.
         registry: Where libraries are found.
 
     Raises:
-        RuleError: A rule does not fit.
-        UsageError: The options make no sense for this source.
+        RuleError: A rule does not fit the source or the template.
+        UsageError: The options cannot be combined with this source.
     """
     more = guidance_of_file(source, state, options, registry)
     if more is not None:

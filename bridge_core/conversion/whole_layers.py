@@ -1,4 +1,4 @@
-"""Keeps quantised layers and adapters whole: what says so in refusals, warnings and casts."""
+"""Refuses conversions of only a part of a quantised layer or an adapter, and warns of allowed ones."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ if TYPE_CHECKING:
 
 __all__ = ["cast_keeping_scales", "settings_beside", "with_causes"]
 
-_LEFT_OUT = "Left out are {}; the result's weights are not those of the model"
-_COPIED = "Copied unchanged are {}; nothing makes the model's weights of them there"
-_GUESSED = "Guessed to be layers of their own are {}; nothing makes the model's weights of them there"
+_LEFT_OUT = "Since these tensors are left out, the result's weights are not those of the model: {}"
+_NOT_COMPUTED = "the target does not compute the model's weights from them"
+_COPIED = f"These tensors are copied unchanged, and {_NOT_COMPUTED}: {{}}"
+_GUESSED = f"These tensors are guessed to be layers, and {_NOT_COMPUTED}: {{}}"
 
 _UNNAMED_WAY = ". They are left out only where a pattern or a rule names them, never by a wildcard"
 
-_WHOLE = {"quantised": "a quantised layer", "adapter": "an adapter"}
+_PARTS_OF = {"quantised": "a quantised layer", "adapter": "an adapter"}
 
 _UNNAMED = "\0"
 """A part of a name that only a wildcard matches."""
 
 
 def with_causes(plan: Plan, state: FlatState, permissions: Permissions) -> Plan:
-    """Return a plan that says what its source is, where problems or losses come from that.
+    """Return a plan that names quantised layers and adapters, where problems or losses come from them.
 
-    The tensors of a quantised layer and the parts of an adapter are copied to another framework only where
-    the caller allows to copy them. They are left out while others are converted that need them only where a
-    pattern or a rule names them; `True` and wildcards do not. Then a warning names them.
+    The tensors of a quantised layer and the parts of an adapter are copied to another framework only if the
+    caller allows that. While other tensors that need them are converted, they are left out only if a pattern
+    or a rule names them; `True` and wildcards do not. A warning names what is copied or left out.
 
     Args:
         plan: A plan with its problems.
@@ -74,9 +75,9 @@ def with_causes(plan: Plan, state: FlatState, permissions: Permissions) -> Plan:
 
 
 def cast_keeping_scales(plan: Plan, dtype: Any) -> Plan:
-    """Return a plan with its floating-point targets cast, but for codes and scales of quantised layers.
+    """Return a plan with its floating-point targets cast, except codes and scales of quantised layers.
 
-    A cast of codes would give numbers that no scale fits, and one of scales would lose their precision.
+    Cast codes would no longer fit their scales, and cast scales would lose precision.
 
     Args:
         plan: A plan that can be run.
@@ -97,8 +98,8 @@ def cast_keeping_scales(plan: Plan, dtype: Any) -> Plan:
         return plan.cast(dtype)
     whats = ", ".join(cause.what for cause in causes)
     note = f"not cast, since the source is {whats}: {listed(map(join_key, sorted(keep)))}"
-    made = plan.cast(dtype, keep)
-    return replace(made, notes=(*made.notes, note))
+    cast_plan = plan.cast(dtype, keep)
+    return replace(cast_plan, notes=(*cast_plan.notes, note))
 
 
 def _concerned(plan: Plan) -> set[Key]:
@@ -125,14 +126,14 @@ def _left_out_unasked(
     permissions: Permissions,
     moved: Collection[Key],
 ) -> tuple[Dropped, ...]:
-    """Return the drops that are not allowed: what is converted needs them, and no pattern names them."""
+    """Return the drops that are not allowed: converted tensors need them, and no pattern names them."""
     strict = [cause for cause in causes if cause.code != "scaled"]
     allowed = [
         drop
         for drop in dropped
         if drop.reason == "allowed as unexpected" and _is_loss(drop.key, strict, moved, plan)
     ]
-    # A pattern for a part of the model of which nothing is converted says enough.
+    # A pattern for a part of the model that is not converted at all is specific enough.
     narrow = [p for p in permissions.allow_unexpected if allowed and not any(map(p.match, moved))]
     return tuple(
         drop
@@ -144,15 +145,15 @@ def _left_out_unasked(
 def _copied_unasked(
     plan: Plan, copied: Iterable[Key], causes: Collection[Cause], permissions: Permissions
 ) -> dict[Key, str]:
-    """Return the copies of tensors with names of their own that are not allowed, with the reason."""
+    """Return the copies of parts of quantised layers and adapters that are not allowed, with the reason."""
     parts = {key: cause for cause in causes if cause.code != "scaled" for key in (*cause.keys, *cause.codes)}
-    found = [key for key in copied if key in parts and key not in plan.unexplained]
-    if not found:
+    special_keys = [key for key in copied if key in parts and key not in plan.unexplained]
+    if not special_keys:
         return {}
     targets = {key: step.targets for step in plan.steps for key in step.sources}
     return {
-        key: f"it is one of the tensors of {_WHOLE[parts[key].code]}"
-        for key in found
+        key: f"it is one of the tensors of {_PARTS_OF[parts[key].code]}"
+        for key in special_keys
         if not permissions.may_copy(key, plan.source_names.get(key, key), *targets.get(key, ()))
     }
 
@@ -161,10 +162,10 @@ def _explained(
     plan: Plan, state: FlatState, causes: Iterable[Cause], refused: tuple[Dropped, ...], concerned: set[Key]
 ) -> Plan:
     """Return the plan with the causes of its problems, and with drops that are refused among them."""
-    kept = {drop.key for drop in refused}
-    concerned |= kept
+    refused_keys = {drop.key for drop in refused}
+    concerned |= refused_keys
     causes = [
-        replace(cause, way=cause.way + _UNNAMED_WAY) if kept.intersection(cause.keys) else cause
+        replace(cause, way=cause.way + _UNNAMED_WAY) if refused_keys.intersection(cause.keys) else cause
         for cause in causes
         if plan.rivals or not concerned.isdisjoint((*cause.keys, *cause.codes))
     ]
@@ -181,7 +182,7 @@ def _explained(
 
 
 def _is_loss(key: Key, causes: Iterable[Cause], moved: Collection[Key], plan: Plan) -> bool:
-    """Return whether something that is converted, or stays unfilled, needs a tensor that is left out.
+    """Return whether a tensor that is converted, or stays unfilled, needs one that is left out.
 
     The base of an adapter may have any path, and so may the target of a layer of which nothing is moved.
     """
@@ -194,7 +195,7 @@ def _is_loss(key: Key, causes: Iterable[Cause], moved: Collection[Key], plan: Pl
 
 
 def _is_named(key: Key, permissions: Permissions) -> bool:
-    """Return whether a pattern that allows to leave a tensor out names what is special about it."""
+    """Return whether a pattern that allows to leave a tensor out names the part that marks it as special."""
     from bridge_core.plan import may_show_cause
 
     special = [part for part in key if may_show_cause((part,))]
@@ -218,7 +219,7 @@ def _warnings(
 
 
 def settings_beside(state: FlatState, name: str) -> Mapping[str, Any] | None:
-    """Return a file of settings next to the weights; what is damaged says nothing about a cause."""
+    """Return a config next to the weights; None if there is none, or it is damaged."""
     config = config_beside(state, name=name)
     try:
         return dict(config) if config is not None else None

@@ -14,13 +14,13 @@ __all__ = ["require_whole"]
 
 
 def require_whole(state: FlatState, options: ConversionOptions) -> None:
-    """Check that a file, or what an index names, is a whole model; a state that is not is closed.
+    """Check that a file, or what an index names, is a complete model; a state that is refused is closed.
 
-    Shards hold whole tensors, so that one is converted where the caller allows missing ones. Slices of
-    tensors are not; an adapter is converted where it stays in its framework.
+    A shard holds complete tensors, so it is converted if the caller allows missing ones. A file with slices
+    of tensors is not; an adapter is converted if it stays in its framework.
 
     Raises:
-        ShardError: The file is a part of a model, or its index names only a part.
+        ShardError: The file is a part of a model, or the index names files that do not exist.
         UnsupportedFeature: The file is an adapter.
     """
     where = state.metadata.provenance["path"]
@@ -38,11 +38,11 @@ def require_whole(state: FlatState, options: ConversionOptions) -> None:
         what += f" ({details})" if details else ""
     elif part.tensors == "some":
         way_on += (
-            " To convert it by itself, say that the others may be missing: allow_missing=True "
+            " To convert it by itself, allow the other tensors to be missing: allow_missing=True "
             "(--allow-missing '**')."
         )
     state.close()
-    raise kind(f"{what}.", path=where, hint=way_on)
+    raise kind(f"the {'index' if absent is not None else 'file'} {what}.", path=where, hint=way_on)
 
 
 def _is_allowed(part: Part, state: FlatState, options: ConversionOptions) -> bool:
@@ -52,4 +52,4 @@ def _is_allowed(part: Part, state: FlatState, options: ConversionOptions) -> boo
 
 
 def _few_shards(absent: str) -> Part:
-    return Part(f"names {absent}", "Fetch the index again, and the shards that are missing.", "some")
+    return Part(f"names {absent}", "Download the index again, and the shards that are missing.", "some")

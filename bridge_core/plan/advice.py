@@ -1,10 +1,11 @@
-"""The refusals of a plan: what keeps it from being run, why, and what to do, the safest way first.
+"""The refusals of a plan: why it cannot be run, and what to do, the safest way first.
 
-A way on that would give wrong weights where it is followed is not offered.
+No way is offered that would give wrong weights.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from bridge_core.errors import (
@@ -18,7 +19,7 @@ from bridge_core.errors import (
 from bridge_core.messages import count, fold_names, listed
 from bridge_core.plan.causes import Cause
 from bridge_core.plan.step import Mismatch
-from bridge_core.state import Key, join_key
+from bridge_core.state import Key, TensorSpec, join_key
 
 __all__ = [
     "LISTED",
@@ -30,28 +31,33 @@ __all__ = [
     "unsupported_error",
 ]
 
-LISTED = 40
-"""How many names a message lists; they are folded before."""
+LISTED = 8
+"""How many folded names a message lists."""
 
 _LONG = 120
-"""Characters of a reason that is not repeated for each pattern of names."""
+"""Characters of a reason that is given once, and not repeated for each folded name."""
 
 _FEW = 4
-"""How many tensors a hint allows one by one, where no pattern matches them and no others."""
+"""How many tensors a hint names one by one."""
 
-_TARGET = (
-    "Give the target's shapes (like=, --like FILE), the module (model= or module=, "
-    "--model PKG.MOD:FACTORY) or a rule (rules=, --rules FILE)."
-)
+_LIKE = 'like="model.safetensors" (--like FILE)'
+_MODEL = 'model="package.module:function" (--model PKG.MOD:FACTORY)'
+_RULES = 'rules="rules.toml" (--rules FILE)'
+
+_QUOTED = re.compile(r"'([^']+)'")
+_PLAIN = re.compile(r"[\w.-]+")
+"""Names that are patterns of themselves, and that a shell takes unchanged."""
+_COMPARED = 2000
+"""Names among which the closest one is looked for; a comparison takes some 20 microseconds."""
 
 
 def cause_sentences(causes: Iterable[Cause]) -> str:
-    """Return what the source is, to go after a sentence; empty if nothing is known."""
+    """Return a sentence for each cause, with a space before it; empty if there are none."""
     return "".join(f" {_sentence(cause.text)}" for cause in causes)
 
 
 def cause_ways(causes: Iterable[Cause]) -> Iterator[str]:
-    """Yield what to do first, each once."""
+    """Yield what to do about each cause, as sentences without repetitions."""
     yield from dict.fromkeys(_sentence(cause.way) for cause in causes)
 
 
@@ -59,16 +65,31 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def unmatched_rules_error(rules: Sequence[str]) -> RuleError:
-    """Return the error about rules that had to match something and did not."""
+def unmatched_rules_error(rules: Sequence[str], source_keys: Iterable[Key] = ()) -> RuleError:
+    """Return the error about rules that had to match something and did not.
+
+    Args:
+        rules: Each rule as text, with its place in the file.
+        source_keys: The keys that the patterns were matched against.
+    """
+    match = _QUOTED.search(rules[0]) if len(rules) == 1 else None
+    closest = _closest(match[1], source_keys) if match is not None else ""
     return RuleError(
-        f"{count(len(rules), 'rule')} matched nothing: {listed(rules, LISTED)}.",
+        f"{count(len(rules), 'rule')} matched no key: {listed(rules, LISTED)}."
+        + (f" The closest source key is {closest!r}." if closest else ""),
         hint=(
-            "Correct the pattern, which sees the names that the source has before any rule renames "
-            "them; or mark a rule that need not match as optional. A conversion in two steps needs "
-            "its rules in the first, where the names are those of the source."
+            "Correct the pattern, which is matched against the original source keys, before any rule renames "
+            "them; or set optional = true in the rule if it may match nothing."
         ),
     )
+
+
+def _closest(pattern: str, keys: Iterable[Key]) -> str:
+    """Return the folded key that is most like a pattern; empty if none is."""
+    import difflib  # only errors need it
+
+    names = [text for text, _ in fold_names(map(join_key, keys))]
+    return next(iter(difflib.get_close_matches(pattern, names[:_COMPARED], n=1)), "")
 
 
 def open_error(
@@ -77,62 +98,86 @@ def open_error(
     derived: frozenset[Key],
     causes: Sequence[Cause],
     more_ways: Sequence[tuple[str, str]] = (),
+    specs: Mapping[Key, TensorSpec] | None = None,
 ) -> BridgeError:
-    """Return the error about tensors that nothing explains, one line for a pattern of names.
+    """Return the error about tensors whose layer is not known, one line for each folded name.
 
     Args:
         ambiguous: Source key -> the interpretations that remain possible.
         unexplained: Source key -> why it is not copied.
-        derived: Of these, what a layer's weights are made from, so that a copy of it is of no use.
+        derived: Of these, the tensors that a layer's weights are computed from, so that a copy is of no use.
         causes: What the source is, if it is not plain weights.
         more_ways: What else would decide, each as sentences and the option of the command.
+        specs: Source key -> spec; None if they are not known.
     """
     candidates = {join_key(key): kinds for key, kinds in ambiguous.items()}
     reasons = {join_key(key): why for key, why in unexplained.items()}
     parts = []
     if candidates:
-        lines = _lines({name: f" ({' or '.join(kinds)})" for name, kinds in candidates.items()})
-        parts.append(f"{count(len(candidates), 'tensor')} can be read in more than one way:{lines}")
+        lines = _lines({join_key(key): _choices(key, kinds, specs or {}) for key, kinds in ambiguous.items()})
+        parts.append(f"cannot determine the layer of {count(len(candidates), 'tensor')}:{lines}")
     if reasons:
         number = count(len(reasons), "tensor")
         lines = _lines({name: f": {why}" for name, why in reasons.items()})
-        parts.append(f"{number} with a layer's name, of which nothing says what it is:{lines}")
-    parts += [_sentence(cause.text) for cause in causes]
+        verb = "has a name" if len(reasons) == 1 else "have names"
+        parts.append(f"{number} {verb} that layers use, and it is not known which layer:{lines}")
+    if causes:
+        parts[-1] += "."
+        parts += [_sentence(cause.text) for cause in causes]
     ways = [*cause_ways(causes), *(way for way, _ in more_ways)]
     permissions = []
     guessable = [key for key in ambiguous if not any(cause.holds(key) for cause in causes)]
     special = {key for key in unexplained if key in derived or any(cause.holds(key) for cause in causes)}
     copyable = [key for key in unexplained if key not in special]
-    if guessable or copyable or not causes:
-        ways.append(_TARGET)
+    needs_target = bool(guessable or copyable or not causes)
+    if needs_target:
+        ways.append(
+            f"Pass the target, {_LIKE}, or the model, {_MODEL}; or name the layer by a rule, {_RULES}."
+        )
     if guessable:
         ways.append(
-            "Or accept guesses by name (accept_guesses=True, --accept-guesses), which may be wrong and are "
-            "listed in the report."
+            "To go by the names only, pass accept_guesses=True (--accept-guesses); a guess may be wrong, and "
+            "the report lists each."
         )
         permissions.append("--accept-guesses")
     patterns = _patterns(copyable, special)
     if patterns:
-        keyword = repr(patterns[0] if len(patterns) == 1 else patterns)
+        keyword = repr(patterns[0]) if len(patterns) == 1 else repr(patterns)
         option = " ".join(f"--allow-unclaimed {pattern!r}" for pattern in patterns)
-        them = listed(patterns) if special else "them"
+        them = listed(patterns) if special else "it" if len(copyable) == 1 else "them"
         ways.append(
-            f"Or copy {them} unchanged (allow_unclaimed={keyword}, {option}), if the other side has them "
-            "under these names and with these axes."
+            f"To copy {them} unchanged, if the target has the same names and axes, pass "
+            f"allow_unclaimed={keyword} ({option})."
         )
         permissions.append(option)
     options = tuple(option for _, option in more_ways if option)
-    options += ("--like FILE",) * (_TARGET in ways) + (" ".join(permissions),) * bool(permissions)
+    options += ("--like FILE",) * needs_target + (" ".join(permissions),) * bool(permissions)
     text, hint = "\n".join(parts), "\n" + " ".join(ways)
     if not candidates:
         return UnclaimedTensorError(text, reasons=reasons, hint=hint, options=options)
     return AmbiguousLayerError(text, candidates=candidates, hint=hint, options=options)
 
 
+def _choices(key: Key, kinds: Iterable[str], specs: Mapping[Key, TensorSpec]) -> str:
+    """Return a tensor's shape, if it is known, and what it may be."""
+    shape = f", {specs[key]}" if key in specs else ""
+    return f"{shape}: {_either(kinds)}"
+
+
+def _either(kinds: Iterable[str]) -> str:
+    """Return interpretations as a choice.
+
+    >>> _either(("linear", "norm", "parameter"))
+    'linear, norm or plain parameter'
+    """
+    *rest, last = ("plain parameter" if kind == "parameter" else kind for kind in kinds)
+    return f"{', '.join(rest)} or {last}" if rest else last
+
+
 def unsupported_error(
     unsupported: Mapping[Key, str], target_layout: str, causes: Sequence[Cause]
 ) -> UnsupportedLayerError:
-    """Return the error about tensors that the target has no form for.
+    """Return the error about tensors that the target has no place for.
 
     Args:
         unsupported: Source key -> why.
@@ -143,15 +188,15 @@ def unsupported_error(
     names_of: dict[str, list[str]] = {}
     for name, why in reasons.items():
         names_of.setdefault(why, []).append(name)
-    rows = (f"{listed(names, LISTED)}: {why}" for why, names in names_of.items())
+    rows = [f"{listed(names, LISTED)}: {why}" for why, names in names_of.items()]
+    more = f"; and {len(rows) - LISTED} more reasons" if len(rows) > LISTED else ""
     way = (
-        "Give a template or a model that has a place for them (like=, --like FILE; model=, --model "
-        "PKG.MOD:FACTORY). Drop them by a rule (rules=, --rules FILE) only if the model computes the same "
-        "without them."
+        f"Pass a target that has a place for them, {_LIKE} or {_MODEL}. Drop them by a rule, {_RULES}, only "
+        "if the model computes the same without them."
     )
     return UnsupportedLayerError(
-        f"{count(len(reasons), 'tensor')} cannot be carried to {target_layout}. "
-        f"{'; '.join(rows)}.{cause_sentences(causes)}",
+        f"{count(len(reasons), 'tensor')} cannot be converted to {target_layout}. "
+        f"{'; '.join(rows[:LISTED])}{more}.{cause_sentences(causes)}",
         reasons=reasons,
         hint=" ".join(cause_ways(causes)) or way,
     )
@@ -166,7 +211,7 @@ def mismatch_error(
     causes: Sequence[Cause],
     more_ways: Sequence[tuple[str, str]] = (),
 ) -> MismatchError:
-    """Return the error about a source and a target that do not fit.
+    """Return the error about a source whose tensors do not match the target's.
 
     Args:
         missing: Target keys that no source fills.
@@ -177,56 +222,81 @@ def mismatch_error(
         causes: What the source is, if it is not plain weights.
         more_ways: What else would decide, each as sentences and the option of the command.
     """
-    lacking, surplus = tuple(map(join_key, missing)), tuple(map(join_key, unexpected))
+    unfilled, surplus = tuple(map(join_key, missing)), tuple(map(join_key, unexpected))
     differing = tuple(map(str, mismatched))
-    readings = [f"{join_key(key)} ({' or '.join(kinds)})" for key, kinds in ambiguous.items()]
-    found = [
-        f"{len(names)} {what}: {listed(names, LISTED)}"
-        for names, what in (
-            (lacking, "missing"),
-            (surplus, "unexpected"),
-            (differing, "of another shape"),
-            (readings, "ambiguous"),
-            (tuple(map(join_key, unexplained)), "not known"),
+    readings = [f"{join_key(key)} ({_either(kinds)})" for key, kinds in ambiguous.items()]
+    sentences = [
+        f"{len(names)} {one if len(names) == 1 else many}: {listed(names, LISTED)}."
+        for names, one, many in (
+            (unfilled, "target tensor has no source", "target tensors have no source"),
+            (surplus, "source tensor has no target", "source tensors have no target"),
+            (differing, "tensor has another shape", "tensors have another shape"),
+            (readings, "tensor may be of several layers", "tensors may be of several layers"),
+            (
+                tuple(map(join_key, unexplained)),
+                "tensor has a layer's name, but its layer is not known",
+                "tensors have a layer's name, but their layers are not known",
+            ),
         )
         if names
     ]
-    ways = _mismatch_ways(lacking, surplus, differing)
-    to_go_on = () if causes else (f"To go on: {'; '.join(ways)}.",)
+    ways = () if causes else _mismatch_ways(unfilled, surplus, differing)
     return MismatchError(
-        f"source and target do not fit. {'; '.join(found)}.{cause_sentences(causes)}",
-        missing=lacking,
+        f"the source does not match the target. {' '.join(sentences)}{cause_sentences(causes)}",
+        missing=unfilled,
         unexpected=surplus,
         mismatched=differing,
-        hint=" ".join((*cause_ways(causes), *(way for way, _ in more_ways), *to_go_on)),
+        hint=" ".join((*cause_ways(causes), *(way for way, _ in more_ways), *ways)),
     )
 
 
 def _mismatch_ways(
     missing: Sequence[str], unexpected: Sequence[str], mismatched: Sequence[str]
 ) -> Iterator[str]:
-    """Yield what to do where source and target do not fit, the safest first."""
-    if mismatched or (missing and unexpected):
-        yield "a rule (--rules FILE) says how one becomes the other (rules=), also where only names differ"
-    if missing:
-        yield (
-            "--allow-missing PATTERN leaves target tensors unfilled (allow_missing=), without values of the "
-            "source"
-        )
+    """Yield what to do where source and target do not match, the safest first."""
     if mismatched:
-        yield "--allow-mismatched PATTERN leaves tensors of another shape unfilled (allow_mismatched=)"
-    if unexpected:
-        yield (
-            "--allow-unexpected PATTERN leaves source tensors out (allow_unexpected=), for a target that "
-            "computes the same without them"
+        yield f"If an axis was split, joined or moved, write a rule that rearranges the tensor, {_RULES}."
+    elif missing and unexpected:
+        before, after = _layer_of(unexpected), _layer_of(missing)
+        renamed = f"{before} became {after}" if before and after else "layers were renamed"
+        yield f"If {renamed}, write a rename rule, {_RULES}."
+    permissions = [
+        f"{_permission(keyword, names)} to {what}"
+        for keyword, names, what in (
+            ("allow_missing", missing, "leave target tensors unfilled"),
+            ("allow_mismatched", mismatched, "leave target tensors of another shape unfilled"),
+            (
+                "allow_unexpected",
+                unexpected,
+                "leave out source tensors that the target's model does not need",
+            ),
         )
+        if names
+    ]
+    if permissions:
+        is_second = mismatched or (missing and unexpected)
+        yield f"{'Or pass' if is_second else 'Pass'} {', or '.join(permissions)}."
+
+
+def _permission(keyword: str, names: Sequence[str]) -> str:
+    """Return an argument that permits some tensors, and its option; a pattern stands for more than a few."""
+    are_few = len(names) <= _FEW and keyword != "allow_mismatched" and all(map(_PLAIN.fullmatch, names))
+    patterns = list(names) if are_few else ["PATTERN"]
+    option = f"--{keyword.replace('_', '-')}"
+    return f"{keyword}={patterns!r} ({' '.join(f'{option} {pattern}' for pattern in patterns)})"
+
+
+def _layer_of(names: Iterable[str]) -> str:
+    """Return the name of the layer that some tensors belong to; empty if they are of several."""
+    paths = {name.rpartition(".")[0] for name in names}
+    return next(iter(paths)).rpartition(".")[2] if len(paths) == 1 else ""
 
 
 def _lines(reasons: Mapping[str, str]) -> str:
-    """Return a line for each pattern of names that have one reason, of many only the first.
+    """Return a line for each folded name with its reason; of many only the first, and how many more.
 
-    A long reason is given once, after all its names.
-    A name cannot add a line of its own: line ends in it are escaped.
+    A long reason is given once, after all its names. Line ends in a name are escaped, so that a name cannot
+    add a line of its own.
     """
     names_of: dict[str, list[str]] = {}
     for name, why in reasons.items():
@@ -243,7 +313,7 @@ def _lines(reasons: Mapping[str, str]) -> str:
 
 
 def _patterns(keys: Sequence[Key], others: Collection[Key]) -> list[str]:
-    """Return a pattern that matches some keys and not the others, or their names if they are few."""
+    """Return a pattern that matches some keys and none of the others; or the names, if they are few."""
     if len(keys) < 2:
         return [join_key(key) for key in keys]
     shared = keys[0][:-1]

@@ -1,6 +1,6 @@
-"""Why tensors of a source are not a layer's plain weights, and what to do: quantised layers, adapters.
+"""Quantised layers and adapters in a source, recognised by names and dtypes, and what to do about them.
 
-Their values mean nothing without each other, so that leaving some out is never the way on.
+Their tensors mean nothing without each other, so no refusal advises to leave some of them out.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MERGE = (
     "merge it into its base model first, since neither is the fine-tuned model without the other: load both "
     "with the library that trained it (PEFT: merge_and_unload), save the merged model, and convert the result"
 )
-_MULTIPLY = "multiply them into the weights first, or give a target that has them, too"
+_MULTIPLY = "multiply them into the weights first, or pass a target that has them as well"
 
 _ANY_ADAPTER = re.compile("|".join(expression.pattern for _, expression in ADAPTER_NAMES))
 _ANY_LEAF = re.compile(
@@ -83,7 +83,7 @@ class Cause:
         return not above.isdisjoint(self.layers) or (above == {name} and "" in self.layers)
 
     def described(self, config: Mapping[str, Any] | None, adapter: Mapping[str, Any] | None) -> Cause:
-        """Return it with what the files next to the weights say of it.
+        """Return it with details from the configs next to the weights.
 
         Args:
             config: The model's config, if there is one.
@@ -97,24 +97,24 @@ class Cause:
 
 
 def causes_of(specs: Mapping[Key, TensorSpec]) -> tuple[Cause, ...]:
-    """Return what names and dtypes show; nothing where all tensors may be plain weights.
+    """Return the causes that names and dtypes show; none where all tensors may be plain weights.
 
     Args:
         specs: The source's specs, in any layout.
     """
     names = {_text(key): key for key in specs}
-    layers_found = tuple(_layers(names, specs))
+    special_layers = tuple(_layers(names, specs))
     # What belongs to a weight may be below its name, and what belongs to its inputs next to it.
-    what_of = {o.path.rpartition(".")[0]: o.what for o in layers_found if o.code == "quantised"}
-    found: dict[tuple[str, str], list[_Layer]] = {}
-    for layer in layers_found:
+    what_of = {o.path.rpartition(".")[0]: o.what for o in special_layers if o.code == "quantised"}
+    layers_of: dict[tuple[str, str], list[_Layer]] = {}
+    for layer in special_layers:
         if layer.code in ("scaled", "beside") and layer.path in what_of:
             layer = replace(layer, code="quantised", what=what_of[layer.path])
         if layer.code == "beside":
             continue
-        found.setdefault((layer.code, layer.what), []).append(layer)
-    adapters = [layer for (code, _), layers in found.items() if code == "adapter" for layer in layers]
-    causes = [_cause(code, what, layers) for (code, what), layers in found.items() if code != "adapter"]
+        layers_of.setdefault((layer.code, layer.what), []).append(layer)
+    adapters = [layer for (code, _), layers in layers_of.items() if code == "adapter" for layer in layers]
+    causes = [_cause(code, what, layers) for (code, what), layers in layers_of.items() if code != "adapter"]
     if adapters:
         kinds = ", ".join(dict.fromkeys(layer.what for layer in adapters))
         causes.append(_cause("adapter", f"an adapter ({kinds})", adapters))
@@ -122,7 +122,7 @@ def causes_of(specs: Mapping[Key, TensorSpec]) -> tuple[Cause, ...]:
 
 
 def may_show_cause(key: Key) -> bool:
-    """Return whether a tensor's name is one of those by which a cause is found; quick, and often in vain."""
+    """Return whether a tensor's name may be that of a cause; a quick test, true for many plain weights."""
     name = _text(key)
     leaf = _split(name)[1]
     return leaf == "alpha" or bool(_ANY_LEAF.fullmatch(leaf) or _ANY_ADAPTER.search(name))
@@ -132,7 +132,7 @@ def may_show_cause(key: Key) -> bool:
 class _Layer:
     """A layer that is not plain, and its tensors.
 
-    Its code is that of a cause, or ``beside`` for scales that say something next to a quantised layer only.
+    Its code is that of a cause, or ``beside`` for scales that are a sign only next to a quantised layer.
     """
 
     path: str
@@ -188,9 +188,9 @@ def _layers(names: Mapping[str, Key], specs: Mapping[Key, TensorSpec]) -> Iterat
 def _of_adapter_layer(name: str, key: Key, children: Mapping[str, Mapping[str, Key]]) -> Iterator[_Layer]:
     """Yield what a name of an adapter's tensor shows; kohya's `alpha` goes with it."""
     for kind, expression in ADAPTER_NAMES if _ANY_ADAPTER.search(name) else ():
-        found = expression.search(name)
-        if found is not None:
-            path = name[: found.start()]
+        match = expression.search(name)
+        if match is not None:
+            path = name[: match.start()]
             alpha = children.get(path, {}).get("alpha")
             yield _Layer(path, "adapter", kind, (key,) if alpha is None else (key, alpha))
             return
@@ -243,7 +243,7 @@ def _named_forms(names: frozenset[str]) -> tuple[tuple[QuantisedForm, frozenset[
 def _of_packing(leaves: Mapping[str, Key], specs: Mapping[Key, TensorSpec]) -> str:
     """Return which of the two libraries that share names packed a layer, and with how many bits.
 
-    GPTQ packs the inputs of an output into integers, AWQ outputs of an input; both keep a packed zero point
+    GPTQ packs the inputs of an output into integers, AWQ outputs of an input; both store a packed zero point
     for each scale.
     """
     shapes = [specs[leaves[name]].shape for name in ("qweight", "qzeros", "scales") if name in leaves]
@@ -259,7 +259,7 @@ def _of_packing(leaves: Mapping[str, Key], specs: Mapping[Key, TensorSpec]) -> s
 
 
 def _scales_codes(of: str | None, codes: Mapping[str, Key]) -> bool:
-    """Return whether a scale's name says that it belongs to one of the codes next to it."""
+    """Return whether a scale belongs to one of the codes next to it, by its name."""
     if of is None or WEIGHT_SCALE_NAME.fullmatch(f"{of}_scale"):
         return bool(codes)
     return of in codes
@@ -274,7 +274,7 @@ def _is_code(leaf: str, spec: TensorSpec) -> bool:
 
 
 def _of_quantisation(config: Mapping[str, Any] | None) -> str:
-    """Return what a model's config says of its quantisation, as far as it is what it should be."""
+    """Return the quantisation in a model's config as text; values of other types are ignored."""
     settings = config.get("quantization_config") if config is not None else None
     if not isinstance(settings, Mapping):
         return ""
@@ -290,7 +290,7 @@ def _of_quantisation(config: Mapping[str, Any] | None) -> str:
 
 
 def adapter_details(config: Mapping[str, Any] | None) -> str:
-    """Return what an adapter's config says of its kind and its base model."""
+    """Return the kind and the base model in an adapter's config as text; empty if it has neither."""
     if config is None:
         return ""
     kind, base = config.get("peft_type"), config.get("base_model_name_or_path")

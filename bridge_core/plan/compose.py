@@ -18,8 +18,8 @@ _OPEN = ("undecided", "unclaimed", "name")
 def join_steps(first: Sequence[Step], second: Sequence[Step]) -> tuple[Step, ...]:
     """Return steps that do what the first and then the second do, with op chains simplified.
 
-    Steps that share a key between them become one step, so one that cuts a tensor and several that join the
-    parts with others end as one step over all of their tensors.
+    Steps that share a key between them become one step: where one splits a tensor and several join its parts
+    with others, the result is one step over all of their tensors.
     """
     makers = {key: step for step in first for key in step.targets}
     shared = _shared(first, second, makers)
@@ -39,7 +39,7 @@ def join_steps(first: Sequence[Step], second: Sequence[Step]) -> tuple[Step, ...
 
 
 def join_keeps(first: Sequence[Step], second: Sequence[Step]) -> tuple[Step, ...]:
-    """Return what the second plan keeps, in terms of the first plan's sources."""
+    """Return the second plan's steps that store values in the metadata, with the first plan's sources."""
     makers = {key: step for step in first for key in step.targets}
     joined = []
     for step in second:
@@ -56,8 +56,8 @@ def traced(dropped: Dropped, origin: Mapping[Key, Key]) -> Dropped:
     key = origin.get(dropped.key, dropped.key)
     if dropped.tied_to is None:
         return replace(dropped, key=key)
-    keeper = origin.get(dropped.tied_to, dropped.tied_to)
-    return Dropped(key, f"tied to {join_key(keeper)}", keeper)
+    canonical_key = origin.get(dropped.tied_to, dropped.tied_to)
+    return Dropped(key, f"tied to {join_key(canonical_key)}", canonical_key)
 
 
 Group = tuple[list[Step], list[Step]]
@@ -70,9 +70,9 @@ def _shared(first: Iterable[Step], second: Iterable[Step], makers: Mapping[Key, 
         if not step.sources or (len(step.sources) == 1 and len(makers[step.sources[0]].targets) == 1):
             continue
         sources = list({id(makers[key]): makers[key] for key in step.sources}.values())
-        found = {id(group_of[id(m)]): group_of[id(m)] for m in sources if id(m) in group_of}
+        groups = {id(group_of[id(m)]): group_of[id(m)] for m in sources if id(m) in group_of}
         merged: Group = ([], [])
-        for before, after in found.values():
+        for before, after in groups.values():
             merged[0].extend(before)
             merged[1].extend(after)
         merged[0].extend(maker for maker in sources if id(maker) not in group_of)
@@ -94,11 +94,11 @@ def _single(first: Step, second: Step) -> Step:
 
 
 def _several(first: list[Step], second: list[Step]) -> Step:
-    made = [key for step in first for key in step.targets]
-    wanted = [key for step in second for key in step.sources]
-    places = {key: i for i, key in enumerate(made)}
-    indices = tuple(places[key] for key in wanted)
-    chosen: Op = Reorder(indices) if len(indices) == len(made) else Select(indices, len(made))
+    neutral_keys = [key for step in first for key in step.targets]
+    places = {key: i for i, key in enumerate(neutral_keys)}
+    indices = tuple(places[key] for step in second for key in step.sources)
+    are_all = len(indices) == len(neutral_keys)
+    chosen: Op = Reorder(indices) if are_all else Select(indices, len(neutral_keys))
     ops = (
         Parallel(tuple(s.ops for s in first), tuple(len(s.sources) for s in first)),
         chosen,
@@ -112,7 +112,7 @@ def _several(first: list[Step], second: list[Step]) -> Step:
 def _named(
     first: Step, second: Step, sources: tuple[Key, ...], targets: tuple[Key, ...], ops: tuple[Op, ...]
 ) -> Step:
-    # A parameter was known for one before, unless the target's template had to settle it.
+    # The first plan knew a parameter as one, unless the target's template had to decide.
     as_named = second.kind == "parameter" and second.evidence != "rule" and first.evidence not in _OPEN
     return Step(
         sources,

@@ -19,6 +19,8 @@ def plan_text(plan: Plan) -> str:
     """Return a plan as text, names folded."""
     name = functools.partial(name_with_source, source_names=plan.source_names)
     lines = [f"{plan.source_layout} -> {plan.target_layout}, {count(len(plan.steps), 'step')}"]
+    if plan.layout_reason:
+        lines.append(f"source layout: {plan.source_layout}, {plan.layout_reason}")
     lines += [f"note: {note}" for note in plan.notes]
     for text, number in fold_names(step.describe() for step in plan.steps):
         lines.append("  " + text.replace("\t", "  ") + (f"  x{number}" if number > 1 else ""))
@@ -46,6 +48,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
     return {
         "source_layout": plan.source_layout,
         "target_layout": plan.target_layout,
+        **({"layout_reason": plan.layout_reason} if plan.layout_reason else {}),
         "steps": [step.to_json() for step in plan.steps],
         "dropped": [{"key": join_key(d.key), "reason": d.reason} for d in plan.dropped],
         "ties": {join_key(k): join_key(v) for k, v in plan.ties.items()},

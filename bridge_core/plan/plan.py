@@ -2,7 +2,7 @@
 
 A plan is a list of steps ``(source keys, op chain, target keys)``. It can be printed, saved, inverted,
 joined with the next plan, and applied to a state, which gives a lazy state: applying reads no tensors,
-except the few tiny ones that the target has no place for and that its metadata keeps.
+except the few small ones that the target has no place for and that its metadata stores.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bridge_core.errors import PlanError
-from bridge_core.messages import listed
+from bridge_core.messages import count, listed
 from bridge_core.ops import chain_specs, chain_tensors
 from bridge_core.plan.compose import join_keeps, join_steps, traced
 from bridge_core.plan.problems import PlanProblems, once
@@ -49,20 +49,21 @@ class Plan:
     """A conversion as data.
 
     Args:
-        source_layout: Layout of the states it takes.
-        target_layout: Layout of the states it makes.
+        source_layout: Layout of the source: ``torch``, ``flax`` or ``neutral``.
+        target_layout: Layout of the target.
         specs: Source key -> spec.
         steps: The moves. Every source key is in one step or in ``dropped``; every target key in one step.
         dropped: Source keys left out, each with its reason.
-        ties: Target key -> target key whose tensor it is.
-        problems: What keeps it from being run.
-        allowed_missing: Target keys left out by permission.
-        metadata: What the target state knows.
+        ties: Target key -> the target key whose tensor it shares.
+        problems: Why it cannot be run; none if it can.
+        allowed_missing: Target keys that stay unfilled by permission.
+        metadata: The metadata of the target.
         notes: What a reader should know, e.g. a prefix that was removed.
-        keeps: What the target's metadata keeps of tensors that go into others: steps without targets,
-            in addition to those that take the tensors over.
-        source_ties: Source key that a model ties to another -> that other; a state may lack it.
-        warnings: What may be right and give other outputs; the notes hold each message, too.
+        keeps: Values of source tensors that go into others, which the target's metadata stores in addition:
+            steps without targets.
+        source_ties: Source key that a model ties to another -> that other; a state may have only the other.
+        warnings: What may be right and give other outputs; the notes contain each message as well.
+        layout_reason: Why the source is read in its layout; empty if that is not known.
         source_names: Source key of a neutral state -> key in what that state was made from, as far as it is
             known; messages name the tensor by it.
     """
@@ -80,6 +81,7 @@ class Plan:
     keeps: tuple[Step, ...] = ()
     source_ties: Mapping[Key, Key] = field(default_factory=dict)
     warnings: tuple[PlanWarning, ...] = ()
+    layout_reason: str = ""
     source_names: Mapping[Key, Key] = field(default_factory=dict, compare=False)
 
     @property
@@ -104,7 +106,7 @@ class Plan:
 
     @property
     def unsupported(self) -> Mapping[Key, str]:
-        """Source key -> why the target has no form for it."""
+        """Source key -> why the target has no place for it."""
         return self.problems.unsupported
 
     @property
@@ -114,7 +116,7 @@ class Plan:
 
     @property
     def unexplained(self) -> Mapping[Key, str]:
-        """Source key -> why it is not copied, where no evidence says what it is."""
+        """Source key -> why it is not copied, where no evidence shows what it is."""
         return self.problems.unexplained
 
     @property
@@ -125,12 +127,12 @@ class Plan:
 
     @property
     def evidence(self) -> dict[str, int]:
-        """Kind of evidence -> how many target tensors rest on it."""
+        """Kind of evidence -> how many target tensors it decided."""
         return dict(Counter(step.evidence for step in self.steps for _ in step.targets))
 
     @property
     def left_out(self) -> tuple[Dropped, ...]:
-        """Source keys whose values the target does not have, tied and stored ones apart."""
+        """Source keys whose values neither the target nor its metadata has."""
         return tuple(d for d in self.dropped if not d.kept and d.tied_to is None)
 
     def left_out_json(self) -> list[dict[str, Any]]:
@@ -148,17 +150,17 @@ class Plan:
 
     @property
     def derived(self) -> frozenset[Key]:
-        """Source keys of which a layer's weights are made, as of an adapter or a pruned layer."""
+        """Source keys that a layer's weights are computed from, as of an adapter or a pruned layer."""
         return self.problems.derived
 
     @property
     def causes(self) -> tuple[Cause, ...]:
-        """What the source is, where problems come from its not being plain weights."""
+        """What the source is, where it is not plain weights and problems come from that."""
         return self.problems.causes
 
     @property
     def ways(self) -> tuple[tuple[str, str], ...]:
-        """What a config here decides or would decide, each as sentences and the option of the command."""
+        """What else decides or would decide, each as sentences and the option of the command."""
         return self.problems.ways
 
     @property
@@ -176,12 +178,13 @@ class Plan:
         """Return the plan if it can be run.
 
         Raises:
-            RuleError: Rules matched nothing.
-            UnsupportedLayerError: The target has no form for some layers.
+            RuleError: Rules that had to match a key matched none.
+            UnsupportedLayerError: The target has no place for some layers.
             MismatchError: Keys are missing or unexpected, or shapes differ.
             AmbiguousLayerError: No evidence decides what some layers are.
+            UnclaimedTensorError: Tensors with a layer's name belong to no layer that is known.
         """
-        error = self.problems.error(self.target_layout)
+        error = self.problems.error(self.target_layout, self.specs)
         if error is None:
             return self
         if self.source_layout == "neutral":
@@ -193,44 +196,46 @@ class Plan:
     def apply(self, state: Mapping[Key, Any]) -> FlatState:
         """Return the converted state; tensors are read when the result's are.
 
-        Read at once are only those that the metadata is to keep, and those that are tied if their values
-        agree.
+        Only tensors that the metadata is to store, and those whose ties depend on equal values, are read at
+        once.
+
+        Args:
+            state: A state with the keys, shapes and dtypes that the plan was made for; it is not changed.
 
         Raises:
-            RuleError, UnsupportedLayerError, MismatchError, AmbiguousLayerError: As `check`.
-            PlanError: The state is not one that this plan was made for.
+            ConversionError: The plan cannot be run; the classes are those of `check`.
+            PlanError: The state has other keys, shapes or dtypes than the plan was made for.
         """
         self.check()
         source = self._with_tied(as_state(state))
         self._check_state(source)
         auxiliary_tensors: dict[Key, AuxiliaryTensor] = {}
-        made: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
+        outputs_of: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
         tensors: dict[Key, Tensor] = {}
         for step in self.steps:
             inputs = tuple(source.tensor(key) for key in step.sources)
-            kept = (
-                source.metadata.auxiliary_tensors.get(step.auxiliary) if step.auxiliary is not None else None
-            )
+            known = source.metadata.auxiliary_tensors
+            stored = known.get(step.auxiliary) if step.auxiliary is not None else None
             if step.auxiliary is not None and not step.targets:
                 if inputs:
                     auxiliary_tensors[step.auxiliary] = AuxiliaryTensor.of(_read(inputs[0]))
-                elif kept is not None:
-                    auxiliary_tensors[step.auxiliary] = kept
+                elif stored is not None:
+                    auxiliary_tensors[step.auxiliary] = stored
                 continue
-            if kept is not None and not step.sources:
-                outputs = chain_tensors((_as_tensor(kept),), step.ops[1:])
+            if stored is not None and not step.sources:
+                outputs = chain_tensors((_as_tensor(stored),), step.ops[1:])
             else:
                 identity = (*map(id, inputs), step.ops)
-                if not inputs or identity not in made:
-                    made[identity] = chain_tensors(inputs, step.ops)
-                outputs = made[identity]
+                if not inputs or identity not in outputs_of:
+                    outputs_of[identity] = chain_tensors(inputs, step.ops)
+                outputs = outputs_of[identity]
             tensors.update(zip(step.targets, outputs, strict=True))
         for step in self.keeps:
             (part,) = chain_tensors(tuple(source.tensor(key) for key in step.sources), step.ops)
             if step.auxiliary is not None:
                 auxiliary_tensors[step.auxiliary] = AuxiliaryTensor.of(_read(part))
-        for key, keeper in self.ties.items():
-            tensors[key] = tensors[keeper]
+        for key, canonical_key in self.ties.items():
+            tensors[key] = tensors[canonical_key]
         metadata = self.metadata.with_(
             ties=self._held_ties(tensors),
             auxiliary_tensors={**self.metadata.auxiliary_tensors, **auxiliary_tensors},
@@ -239,29 +244,29 @@ class Plan:
         return source.replace(tensors=tensors, layout=self.target_layout, metadata=metadata)
 
     def _held_ties(self, tensors: dict[Key, Tensor]) -> dict[Key, Key]:
-        """Make declared ties real where both tensors hold the same values, and forget those that do not.
+        """Let declared ties share a tensor where their values are equal, and remove the other ties.
 
-        In neutral form tied tensors may differ in their axes; there a tie is only remembered.
+        In the neutral layout tied tensors may differ in their axes; there a tie is only recorded.
         """
         ties: dict[Key, Key] = {}
-        for key, keeper in self.metadata.ties.items():
-            if key not in tensors or keeper not in tensors:
+        for key, canonical_key in self.metadata.ties.items():
+            if key not in tensors or canonical_key not in tensors:
                 continue
-            one, other = tensors[key], tensors[keeper]
+            one, other = tensors[key], tensors[canonical_key]
             if one is not other and self.target_layout != "neutral" and one.spec == other.spec:
                 if not equal_values(one, other):
                     continue
                 tensors[key] = other
-            ties[key] = keeper
+            ties[key] = canonical_key
         return ties
 
     def _with_tied(self, source: FlatState) -> FlatState:
-        """Add the tensors that the source has under other names alone."""
-        lacking = {key: keeper for key, keeper in self.source_ties.items() if key not in source}
-        if not lacking or any(keeper not in source for keeper in lacking.values()):
+        """Add the tensors that the source has only under the names that they are tied to."""
+        absent = {key: other for key, other in self.source_ties.items() if key not in source}
+        if not absent or any(other not in source for other in absent.values()):
             return source
-        added = {key: source.tensor(keeper) for key, keeper in lacking.items()}
-        metadata = source.metadata.with_(ties={**source.metadata.ties, **lacking})
+        added = {key: source.tensor(other) for key, other in absent.items()}
+        metadata = source.metadata.with_(ties={**source.metadata.ties, **absent})
         return source.replace(tensors={**source.tensors(), **added}, metadata=metadata)
 
     def _check_state(self, source: FlatState) -> None:
@@ -273,29 +278,39 @@ class Plan:
         wrong += [join_key(key) for key in source if key not in self.specs]
         if wrong:
             raise PlanError(
-                f"the plan was made for another state; tensors that differ ({len(wrong)}): {listed(wrong)}."
+                f"the plan was made for a state with other keys, shapes or dtypes; {len(wrong)} differ: "
+                f"{listed(wrong)}.",
+                hint="Apply the plan to the state it was made for, or plan the conversion of this state.",
             )
 
     def inverse(self) -> Plan:
         """Return the plan from the target back to the source.
 
         Raises:
-            PlanError: This plan lets something go that the target does not keep.
+            PlanError: The target does not have all that the source has, or has it only in its metadata; or
+                this plan drops ties whose tensors differ in their axes.
         """
         self.check()
         if not self.exact:
             lost = [join_key(key) for s in self.steps if not s.exact for key in s.sources]
             lost += [join_key(d.key) for d in self.dropped if not d.kept and d.tied_to is None]
-            raise PlanError(f"the plan cannot be undone; it loses {listed(lost)}.")
+            raise PlanError(
+                f"the plan cannot be inverted: it loses {count(len(lost), 'source tensor')}, {listed(lost)}.",
+                hint="Keep the source; its values cannot be restored from the target.",
+            )
         if self.keeps:
             raise PlanError(
-                "the plan cannot be undone by itself: what it keeps stands in the metadata of its target.",
-                hint="Plan the way back from the target.",
+                "the plan cannot be inverted by itself: some values are only in the metadata of its target.",
+                hint="Make the plan of the way back from the target: plan_conversion(target, to=...).",
             )
         specs = self.target_specs()
         ties = {d.key: d.tied_to for d in self.dropped if d.tied_to is not None}
-        if any(self.specs[key] != self.specs[keeper] for key, keeper in ties.items()):
-            raise PlanError("the plan cannot be undone; it drops ties that differ in their axes.")
+        unequal = [key for key, other in ties.items() if self.specs[key] != self.specs[other]]
+        if unequal:
+            raise PlanError(
+                f"the plan cannot be inverted: it drops {count(len(unequal), 'tied tensor')} with other "
+                f"axes than the tensor of the tie: {listed(map(join_key, unequal))}."
+            )
         return Plan(
             self.target_layout,
             self.source_layout,
@@ -309,12 +324,21 @@ class Plan:
         """Return one plan that does what this and the following do, with op chains simplified.
 
         Raises:
-            PlanError: This plan ties its targets, or the following one was not made for what this gives.
+            PlanError: This plan ties its targets, or the following one was made for another state.
         """
         if self.ties:
-            raise PlanError("a plan that ties its targets cannot be followed by another.")
-        if set(following.specs) != {key for step in self.steps for key in step.targets}:
-            raise PlanError("the following plan was made for another state.")
+            raise PlanError(
+                f"the plan ties {len(self.ties)} of its targets, so it cannot be joined with another plan.",
+                hint="Apply this plan, and make the next one from its result.",
+            )
+        targets = {key for step in self.steps for key in step.targets}
+        if set(following.specs) != targets:
+            differing = sorted(map(join_key, targets.symmetric_difference(following.specs)))
+            raise PlanError(
+                f"the following plan was made for another state: {len(differing)} keys are in only one of "
+                f"them, {listed(differing)}.",
+                hint="Make the following plan from the result of this one.",
+            )
         origin = {t: step.sources[0] for step in self.steps if step.sources for t in step.targets}
         return replace(
             following,
@@ -322,6 +346,7 @@ class Plan:
             specs=self.specs,
             source_ties=self.source_ties,
             source_names=self.source_names,
+            layout_reason=self.layout_reason,
             steps=join_steps(self.steps, following.steps),
             keeps=(*self.keeps, *join_keeps(self.steps, following.keeps)),
             # Parts of one tensor are one tensor again.
@@ -332,16 +357,16 @@ class Plan:
         )
 
     def target_specs(self) -> dict[Key, TensorSpec]:
-        """Return the specs of what the plan makes, ties included.
+        """Return target key -> spec of the plan's result, ties included.
 
         Raises:
-            PlanError: An op does not fit.
+            PlanError: An op does not fit the tensors that it gets.
         """
         specs: dict[Key, TensorSpec] = {}
         for step in self.steps:
-            made = chain_specs(tuple(self.specs[key] for key in step.sources), step.ops)
-            specs.update(zip(step.targets, made, strict=True))
-        return {**specs, **{key: specs[keeper] for key, keeper in self.ties.items()}}
+            results = chain_specs(tuple(self.specs[key] for key in step.sources), step.ops)
+            specs.update(zip(step.targets, results, strict=True))
+        return {**specs, **{key: specs[other] for key, other in self.ties.items()}}
 
     def cast(self, dtype: np.dtype[Any], keep: Collection[Key] = ()) -> Plan:
         """Return the plan with every floating-point target cast to a dtype.
@@ -370,5 +395,5 @@ def _read(tensor: Tensor) -> Any:
     return tensor.read(tuple(slice(0, n, 1) for n in tensor.spec.shape))
 
 
-def _as_tensor(residual: AuxiliaryTensor) -> Tensor:
-    return ArrayTensor(residual.array())
+def _as_tensor(auxiliary: AuxiliaryTensor) -> Tensor:
+    return ArrayTensor(auxiliary.array())

@@ -1,4 +1,4 @@
-"""What keeps a plan from being run, gathered before any of it is an error; `advice` words the errors."""
+"""Why a plan cannot be run, gathered before any of it is an error; `advice` words the errors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from bridge_core.plan.step import Mismatch
-from bridge_core.state import Key
+from bridge_core.state import Key, TensorSpec
 
 if TYPE_CHECKING:
     from bridge_core.errors import BridgeError
@@ -21,20 +21,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class PlanProblems:
-    """What keeps a plan from being run.
+    """Why a plan cannot be run; without any problem it can.
 
     Args:
         missing: Target keys that no source fills.
         unexpected: Source keys that no target takes.
         mismatched: Pairs whose shapes differ.
         ambiguous: Source key -> the interpretations that remain possible.
-        unsupported: Source key -> why the target has no form for it.
-        unmatched_rules: Rules that had to match something and did not.
-        unexplained: Source key -> why it is not copied, where no evidence says what it is.
+        unsupported: Source key -> why the target has no place for it.
+        unmatched_rules: Rules that had to match a key and did not, as text.
+        unexplained: Source key -> why it is not copied, where no evidence shows what it is.
         rivals: Prefixes that match equally well; None if there are none.
-        derived: Of the unexplained, what a layer's weights are made from, as of an adapter or a pruned layer.
-        causes: What the source is, where problems come from its not being plain weights.
-        ways: What a config here decides or would decide, each as sentences and the option of the command.
+        derived: Of the unexplained, the tensors that a layer's weights are computed from, as of an adapter or
+            a pruned layer.
+        causes: What the source is, where it is not plain weights and problems come from that.
+        ways: What else decides or would decide, such as a config: each as sentences and the option of the
+            command.
     """
 
     missing: tuple[Key, ...] = ()
@@ -70,11 +72,12 @@ class PlanProblems:
             ways=once((*self.ways, *following.ways)),
         )
 
-    def error(self, target_layout: str) -> BridgeError | None:
+    def error(self, target_layout: str, specs: Mapping[Key, TensorSpec] | None = None) -> BridgeError | None:
         """Return the error that names all problems of one kind; None if there are none.
 
         Args:
-            target_layout: The layout that the plan makes.
+            target_layout: The layout of the plan's target.
+            specs: Source key -> spec, for shapes and the nearest names in the message.
         """
         if self == _NOTHING:
             return None
@@ -86,7 +89,7 @@ class PlanProblems:
         )
 
         if self.unmatched_rules:
-            return unmatched_rules_error(self.unmatched_rules)
+            return unmatched_rules_error(self.unmatched_rules, specs or ())
         if self.rivals is not None:
             return self.rivals.error(self.causes)
         if self.unsupported:
@@ -96,7 +99,7 @@ class PlanProblems:
             unfitting = (self.missing, self.unexpected, self.mismatched)
             return mismatch_error(*unfitting, *open_leaves, self.causes, self.ways)
         if self.ambiguous or self.unexplained:
-            return open_error(self.ambiguous, self.unexplained, self.derived, self.causes, self.ways)
+            return open_error(self.ambiguous, self.unexplained, self.derived, self.causes, self.ways, specs)
         return None
 
 

@@ -1,4 +1,4 @@
-"""Prefixes that match equally well, of which a conversion chooses none by itself."""
+"""Prefixes that match equally well, of which a conversion chooses none unasked."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["Rivals"]
 
 @dataclass(frozen=True)
 class Rivals:
-    """Prefixes of which each would let the paths of source and template match, to other layers.
+    """Several prefixes of names, each of which would let the source match the template, in other layers.
 
     Args:
-        prefixes: The prefixes, without collections; the empty one stands for names without a prefix.
-        side: Whose names have them: ``source`` or ``template``.
-        matches: How many layers the best of them match.
+        prefixes: The prefixes, without collections; the empty one is that of names without a prefix.
+        side: Which names have the prefixes: those of the ``source`` or of the ``template``.
+        matches: How many layers each of them matches, at most.
     """
 
     prefixes: tuple[Key, ...]
@@ -48,28 +48,27 @@ class Rivals:
         texts = (name or "(no prefix)" for name in self.names)
         return MismatchError(
             f"{len(self.names)} prefixes of the {self.side}'s names match equally well "
-            f"({count(self.matches, 'layer')} each), and nothing decides between them: "
+            f"({count(self.matches, 'layer')} each), and no evidence decides between them: "
             f"{listed(texts, LISTED)}.{cause_sentences(causes)}",
             hint=" ".join((*cause_ways(causes), way)),
         )
 
     def _way_of_source(self) -> str:
-        """Return how to convert one of the source's copies, e.g. the first, or what has no prefix."""
+        """Return how to convert one of the source's copies: that without a prefix, or else the first."""
         chosen = "" if "" in self.names else self.names[0]
         others = [f"{name}.**" for name in self.names if name != chosen]
         keyword = repr(others[0] if len(others) == 1 else others)
         options = " ".join(f"--allow-unexpected {pattern!r}" for pattern in others)
-        what = chosen or "what has no prefix"
+        what = chosen or "the tensors without a prefix"
         return (
-            f"Leave the others out, e.g. to convert {what} (allow_unexpected={keyword}, {options}), or drop "
-            f'them by a rule (rules=, --rules FILE): source = "{others[0]}" with '
-            f'drop = "{what} is converted".'
+            f"To convert {what}, leave out the others: allow_unexpected={keyword} ({options}). Or drop them "
+            f'by a rule, rules="rules.toml" (--rules FILE): source = "{others[0]}", drop = "not used".'
         )
 
     def _way_of_template(self) -> str:
-        """Return how to fill one of the template's copies, e.g. the first that has a prefix."""
+        """Return how to fill one of the template's copies: the first that has a prefix."""
         chosen = next(name for name in self.names if name)
         return (
-            "Choose one by a rule (rules=, --rules FILE) that gives the source's layers one of them, e.g. "
-            f'source = "**" with rename = "{chosen}.**".'
+            f"To fill {chosen}, write a rule that gives the source's layers this prefix, "
+            f'rules="rules.toml" (--rules FILE): source = "**", rename = "{chosen}.**".'
         )

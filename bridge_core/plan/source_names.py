@@ -68,7 +68,7 @@ def named_by_source(error: BridgeError, plan: Plan) -> BridgeError:
         unsupported={named(key): why for key, why in problems.unsupported.items()},
         unexplained={named(key): why for key, why in problems.unexplained.items()},
         causes=tuple(replace(cause, keys=tuple(map(named, cause.keys))) for cause in problems.causes),
-    ).error(plan.target_layout)
+    ).error(plan.target_layout, {named(key): spec for key, spec in source.items()})
     if shown is None:
         return error
     message = shown.message

@@ -1,4 +1,4 @@
-"""What a plan is made of: steps, keys that are left out, and pairs that do not fit."""
+"""The parts of a plan: steps, keys that are left out, and pairs of tensors whose shapes differ."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Step:
     """One move of a plan.
 
     Args:
-        sources: Keys it takes.
-        targets: Keys it makes.
-        ops: What happens between.
+        sources: Source keys that it reads.
+        targets: Target keys that it gives values to.
+        ops: The ops from the sources to the targets, in order; none for a copy.
         kind: The layer kind, ``parameter``, or ``undecided``.
-        evidence: What decided that: rule, module, template, metadata, structure, guess; ``name`` for
-            leaves that go as they are.
+        evidence: What decided the kind: rule, module, template, metadata, structure, guess; ``name`` for
+            leaves that are copied unchanged.
         auxiliary: For a tensor that one side has no place for, or that is part of a sum there: the
-            neutral key under which the metadata keeps it.
-        rule: Origin of the rule that made it; empty if none did.
+            neutral key under which the metadata stores it.
+        rule: Where the rule that made the step is, ``file:line``; empty if no rule did.
     """
 
     sources: tuple[Key, ...]
@@ -56,7 +56,7 @@ class Step:
         targets = _together(self.targets) or "(metadata)"
         ops = "  ".join(f"fill({op.value})" if isinstance(op, Fill) else str(op) for op in self.ops)
         evidence = f"{self.evidence} {self.rule}" if self.rule else self.evidence
-        return f"{sources} -> {targets}\t[{self.kind}, {evidence}] {ops or 'as it is'}"
+        return f"{sources} -> {targets}\t[{self.kind}, {evidence}] {ops or 'unchanged'}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the step as plain data."""
@@ -77,9 +77,9 @@ class Dropped:
 
     Args:
         key: The source key.
-        reason: One phrase.
+        reason: The reason, as one phrase.
         tied_to: The source key whose values it shares, if that is the reason.
-        kept: Whether the target's metadata keeps the values.
+        kept: Whether the target's metadata stores the values.
     """
 
     key: Key
@@ -90,7 +90,14 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Mismatch:
-    """A source and a target tensor that belong together and do not fit."""
+    """A source tensor and the target tensor that it should fill, whose shapes differ.
+
+    Args:
+        source: The source key.
+        target: The target key.
+        found: What the source's tensor is in the target's axes.
+        expected: What the target has.
+    """
 
     source: Key
     target: Key
@@ -99,7 +106,8 @@ class Mismatch:
 
     def __str__(self) -> str:
         """Return one line."""
-        return f"{join_key(self.source)}: {self.found} does not fit {join_key(self.target)}: {self.expected}"
+        names = f"{join_key(self.source)} as {join_key(self.target)}"
+        return f"{names} (expected {self.expected}, got {self.found})"
 
     def to_json(self) -> dict[str, str]:
         """Return the pair as plain data."""
@@ -124,14 +132,14 @@ def cast_step(
 
     Args:
         step: The step.
-        specs: Target key -> spec as the step makes it.
+        specs: Target key -> spec, before the cast.
         dtype: The dtype.
         keep: Source keys of steps that are not cast.
     """
 
     def chain(key: Key) -> tuple[Op, ...]:
-        found = specs[key].dtype
-        return (Cast(found.name, dtype.name),) if is_floating(found) and found != dtype else ()
+        current = specs[key].dtype
+        return (Cast(current.name, dtype.name),) if is_floating(current) and current != dtype else ()
 
     chains = tuple(chain(key) for key in step.targets)
     if not chains or not any(chains) or not set(keep).isdisjoint(step.sources):

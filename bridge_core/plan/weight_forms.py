@@ -1,7 +1,7 @@
 """Names of tensors that are not a layer's plain weights: of quantised layers, and of adapters.
 
 Each form is recognised by a set of names at one layer, never by one word that a layer may have itself:
-a norm's ``scale``, a ``logit_scale`` or an ``alpha`` says nothing.
+a norm's ``scale``, a ``logit_scale`` or an ``alpha`` is not a sign of one.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from bridge_core.resolve.printed_names import without_collections as without_collections
     from bridge_core.resolve.rule_checks import rule_problems as rule_problems
     from bridge_core.resolve.rule_names import check_kind as check_kind
+    from bridge_core.resolve.tensor_axes import axis_names as axis_names
     from bridge_core.resolve.to_neutral import plan_to_neutral as plan_to_neutral
 else:
     __getattr__, __dir__, __all__ = exports(
@@ -20,6 +21,7 @@ else:
             "printed_names": "without_collections",
             "rule_checks": "rule_problems",
             "rule_names": "check_kind",
+            "tensor_axes": "axis_names",
             "to_neutral": "plan_to_neutral",
         },
     )

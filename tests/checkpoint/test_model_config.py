@@ -45,11 +45,11 @@ def when(**config):
 
 
 DAMAGED = {
-    "{": "not valid JSON",
-    "[1]": "is a JSON list",
-    "": "is empty",
-    POINTER: "is a git-lfs pointer.*A config, a JSON object, was expected",
-    "<html>": "is a web page",
+    "{": "JSON",
+    "[1]": "list",
+    "": "empty",
+    POINTER: "git-lfs pointer",
+    "<html>": "web page",
     "\0" * 600: "zero bytes only",
 }
 
@@ -60,9 +60,9 @@ def test_a_damaged_config_stops_only_who_asks_for_it(folder, text):
     assert planned(folder).ok
     assert planned(folder, Rule.rename("a.**", "b.**")).ok
     assert planned(folder / "model.safetensors", Rule.layer("a", "linear")).ok
-    with pytest.raises(MalformedFile, match=rf"config\.json.*{DAMAGED[text]}"):
+    with refused(MalformedFile, "config.json", DAMAGED[text]):
         planned(folder, when(model_type="x"))
-    with pytest.raises(MalformedFile, match=r"config\.json"):
+    with refused(MalformedFile, "config.json"):
         planned(
             folder, Rule.rearrange("a.weight", "a.kernel", "(h d) in -> in h d", sizes={"h": "config.heads"})
         )
@@ -70,12 +70,12 @@ def test_a_damaged_config_stops_only_who_asks_for_it(folder, text):
 
 def test_a_name_twice_and_too_large_a_config_are_refused_when_asked_for(folder):
     (folder / "config.json").write_text('{"a": 1, "a": 2}')
-    with pytest.raises(KeyConflict, match=r"config\.json"):
+    with refused(KeyConflict, "config.json", "'a'"):
         planned(folder, when(a=1))
     with (folder / "config.json").open("wb") as file:
         file.truncate(17 << 20)
     assert planned(folder).ok
-    with pytest.raises(LimitExceeded, match="a config has"):
+    with refused(LimitExceeded, "config.json", f"{17 << 20} bytes", f"{16 << 20} bytes"):
         planned(folder, when(a=1))
 
 
@@ -108,7 +108,7 @@ def test_a_size_that_is_no_number_of_elements_is_named(folder, entry):
 def test_an_index_with_a_constant_is_still_refused(folder):
     index = folder / "model.safetensors.index.json"
     index.write_text('{"metadata": {"x": Infinity}, "weight_map": {"a.weight": "w.safetensors"}}')
-    with pytest.raises(MalformedFile, match="Infinity is not a JSON number"):
+    with refused(MalformedFile, index, "Infinity"):
         open_state(index)
 
 

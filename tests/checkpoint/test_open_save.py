@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.errors import refused
 from support.toy_format import MAGIC, ToyFormat, ToyFramework, assert_same, descriptors, registry
 
 from bridge_core import (
@@ -17,6 +18,7 @@ from bridge_core import (
     MalformedFile,
     PluginError,
     ShardError,
+    SourceNotFound,
     StateMetadata,
     SystemFailure,
     Tensor,
@@ -76,7 +78,7 @@ def test_sizes_are_read(text, wanted):
 
 @pytest.mark.parametrize("text", ["", "GB", "5XB", "-1", "1e9", "5iB", "0", 0, -3, True, 1.5, "0.1B"])
 def test_what_is_no_size_is_refused(text):
-    with pytest.raises(UsageError, match="size"):
+    with refused(UsageError):
         parse_size(text)
 
 
@@ -120,9 +122,9 @@ def test_without_an_extension_the_layouts_framework_decides(tmp_path):
 
 
 def test_an_unknown_format_is_a_usage_error(tmp_path):
-    with pytest.raises(UsageError, match="no format 'gold'"):
+    with refused(UsageError, "'gold'", "format"):
         save(small(), tmp_path / "a", format="gold")
-    with pytest.raises(UsageError, match="no format 'gold'"):
+    with refused(UsageError, "'gold'", "format"):
         load(tmp_path / "a", format="gold")
     assert names(tmp_path) == []
 
@@ -144,9 +146,9 @@ def test_the_layout_of_a_plain_mapping_is_known_when_it_is_opened(tmp_path, name
 
 def test_a_layout_that_is_unknown_or_another_one_is_refused(tmp_path):
     state = FlatState({"a.w": np.ones(2, "f4")}, layout="torch")
-    with pytest.raises(UsageError, match=r"the state is in the layout of torch; layout='flax' was given"):
+    with refused(UsageError, "'torch'", "'flax'", "layout="):
         save_state(state, tmp_path / "a.npz", layout="flax")
-    with pytest.raises(UsageError, match="no framework 'tf'"):
+    with refused(UsageError, "'tf'", "framework"):
         save_state(state, tmp_path / "a.npz", layout="tf")
     assert names(tmp_path) == []
     save_state(state, tmp_path / "a.npz", layout="torch")
@@ -155,7 +157,7 @@ def test_a_layout_that_is_unknown_or_another_one_is_refused(tmp_path):
 
 
 def test_a_key_of_other_things_than_strings_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="is not a key"):
+    with refused(UsageError, "('layers', 0.5)"):
         save({("layers", 0.5): np.ones(2)}, tmp_path / "a.safetensors")
 
 
@@ -163,7 +165,7 @@ def test_a_key_of_other_things_than_strings_is_refused(tmp_path):
     "value", [5, None, "a.safetensors", [("a", 1)], {0.5: np.ones(2)}, {None: np.ones(2)}]
 )
 def test_what_is_no_state_is_refused(tmp_path, value):
-    with pytest.raises(UsageError, match=r"expected a (mapping|dotted name)"):
+    with pytest.raises(UsageError, match="expected"):
         save(value, tmp_path / "a.safetensors")
     assert names(tmp_path) == []
 
@@ -171,9 +173,9 @@ def test_what_is_no_state_is_refused(tmp_path, value):
 def test_an_empty_path_does_not_stand_for_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save(small(), "model.safetensors")
-    with pytest.raises(UsageError, match="path is empty"):
+    with refused(UsageError, "path is empty", hint="'.'"):
         load("")
-    with pytest.raises(UsageError, match="path is empty"):
+    with refused(UsageError, "path is empty", hint="'.'"):
         save(small(), "", overwrite=True)
     assert names(tmp_path) == ["model.safetensors"]
 
@@ -181,33 +183,31 @@ def test_an_empty_path_does_not_stand_for_the_current_folder(tmp_path, monkeypat
 @pytest.mark.parametrize("path", [b"a.npz", 3, None, ["a.npz"]])
 def test_what_is_not_a_path_is_refused(path):
     for use in (open_state, lambda path: convert(small(), path, to="neutral")):
-        with pytest.raises(UsageError, match="a path was expected"):
+        with refused(UsageError, "pathlib.Path", repr(path)):
             use(path)
 
 
 def test_an_address_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for use in (open_state, lambda path: convert(small(), path, to="neutral")):
-        with pytest.raises(UsageError, match="is an address") as caught:
+        with refused(UsageError, "https://example.org/a.npz", hint=("Download", "upload")):
             use("https://example.org/a.npz")
-        assert "download" in caught.value.hint
     assert not names(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "openai/whisper-tiny", "some/llama-3.1"])
 def test_the_name_of_a_model_on_a_hub_is_refused_with_the_way_to_download_it(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(MalformedFile, match="no such file") as caught:
+    with refused(SourceNotFound, name, hint=f"hf download {name}"):
         open_state(name)
-    assert f"hf download {name}" in caught.value.hint
-    with pytest.raises(MalformedFile, match="no such file") as caught:
+    with refused(SourceNotFound, f"{name}.safetensors") as caught:
         open_state(f"{name}.safetensors")
-    assert caught.value.hint is None
+    assert "hf download" not in (caught.value.hint or "")
 
 
 def test_dtypes_the_format_lacks_are_refused_all_at_once_before_anything_is_made(tmp_path):
     state = {"a": np.ones(2), "b": np.ones(2, "f4"), "c": np.zeros(3)}
-    with pytest.raises(UnsupportedFeature, match=r"float64, which 2 tensors have: a, c"):
+    with refused(UnsupportedFeature, "toy", "float64", "2 tensors", "a, c", hint=("--dtype", "safetensors")):
         save(state, tmp_path / "out.toy", progress=lambda _: pytest.fail("wrote"))
     with pytest.raises(UnsupportedFeature):
         save(state, tmp_path / "out/", format="toy")
@@ -226,7 +226,7 @@ def test_an_existing_file_is_replaced_only_when_asked(tmp_path):
     path = tmp_path / "a.safetensors"
     path.write_text("precious")
     path.chmod(0o640)
-    with pytest.raises(DestinationExists, match="--overwrite"):
+    with refused(DestinationExists, path, hint="--overwrite"):
         save(small(), path)
     assert path.read_text() == "precious"
     save(small(), path, overwrite=True)
@@ -274,7 +274,7 @@ def test_the_longest_names_work(tmp_path):
 
 def test_a_fifo_as_destination_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(DestinationExists, match="no regular file"):
+    with refused(DestinationExists, tmp_path / "pipe"):
         save(small(), tmp_path / "pipe", overwrite=True)
 
 
@@ -319,7 +319,7 @@ def test_a_format_without_usual_names_cannot_fill_a_folder(tmp_path):
         def sniff(self, file):
             return False
 
-    with pytest.raises(UsageError, match="no usual file names"):
+    with refused(UsageError, "nameless", "usual file names", hint="max_shard_size"):
         save_state(
             small(), tmp_path / "f", max_shard_size=8, format="nameless", registry=registry(Nameless())
         )
@@ -371,12 +371,12 @@ def test_what_cannot_be_kept_in_a_replaced_folder_stops_it(tmp_path):
     folder = tmp_path / "f"
     folder.mkdir()
     os.mkfifo(folder / "pipe")
-    with pytest.raises(DestinationExists, match="'pipe'"):
+    with refused(DestinationExists, "'pipe'"):
         save(small(), folder, overwrite=True)
     assert names(folder) == ["pipe"]
     (folder / "pipe").unlink()
     (folder / "model.safetensors").mkdir()
-    with pytest.raises(DestinationExists, match="would be lost"):
+    with refused(DestinationExists, "model.safetensors"):
         save(small(), folder, overwrite=True)
     assert names(folder) == ["model.safetensors"]
     assert names(tmp_path) == ["f"]
@@ -384,7 +384,7 @@ def test_what_cannot_be_kept_in_a_replaced_folder_stops_it(tmp_path):
 
 def test_a_file_where_a_folder_is_to_be_is_refused(tmp_path):
     (tmp_path / "f").write_text("x")
-    with pytest.raises(DestinationExists, match="is no folder"):
+    with refused(DestinationExists, tmp_path / "f", "folder"):
         save(small(), tmp_path / "f", max_shard_size=32, overwrite=True)
     assert (tmp_path / "f").read_text() == "x"
 
@@ -405,7 +405,7 @@ def test_one_file_of_a_source_in_several_is_never_replaced(tmp_path, part):
     save(small(), tmp_path / "set", max_shard_size=32)
     (tmp_path / "set" / "link").symlink_to("model-00001-of-00003.safetensors")
     before = {path.name: path.read_bytes() for path in (tmp_path / "set").iterdir()}
-    with load(tmp_path / "set") as source, pytest.raises(DestinationExists, match="one of the files"):
+    with load(tmp_path / "set") as source, refused(DestinationExists, tmp_path / "set" / part, "shards"):
         save(source, tmp_path / "set" / part, overwrite=True, format="safetensors")
     assert {path.name: path.read_bytes() for path in (tmp_path / "set").iterdir()} == before
 
@@ -459,7 +459,7 @@ def test_the_index_lists_exactly_the_names_that_stand_in_the_shards(tmp_path, fo
 
 def test_two_keys_that_flatten_to_one_name_are_refused(tmp_path):
     state = {("a", "b.c"): np.ones(4), ("a.b", "c"): np.ones(4)}
-    with pytest.raises(KeyConflict, match="both flatten"):
+    with refused(KeyConflict, "a.b.c"):
         save(state, tmp_path / "f", max_shard_size=40)
     assert names(tmp_path) == []
 
@@ -564,14 +564,18 @@ def test_a_wanted_layout_or_format_goes_first(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("files", "error", "says"),
+    ("files", "error", "named"),
     [
-        ([], MalformedFile, "Looked for model.safetensors.index.json, model.safetensors"),
-        (["a.toy", "b.safetensors"], MalformedFile, "several files.*a.toy, b.safetensors"),
-        (["model-00001-of-00002.safetensors"], ShardError, "no index"),
-        (["__0_0.distcp"], MalformedFile, "is a distributed torch checkpoint"),
-        (["manifest.ocdbt", "_METADATA"], MalformedFile, "is an Orbax checkpoint"),
-        (["model.fp16.safetensors", "model.bf16.safetensors"], UsageError, "several variants"),
+        ([], MalformedFile, ["does not hold weights", "model.safetensors", "toy_model.toy"]),
+        (["a.toy", "b.safetensors"], MalformedFile, ["2 files", "a.toy, b.safetensors"]),
+        (["model-00001-of-00002.safetensors"], ShardError, ["model-00001-of-00002", "*.index.json"]),
+        (["__0_0.distcp"], MalformedFile, ["distributed torch checkpoint", "dcp_to_torch_save"]),
+        (["manifest.ocdbt", "_METADATA"], MalformedFile, ["Orbax", "flax.serialization"]),
+        (
+            ["model.fp16.safetensors", "model.bf16.safetensors"],
+            UsageError,
+            ["2 variants", "model.bf16.safetensors, model.fp16.safetensors"],
+        ),
         (
             [
                 "model.fp16.safetensors",
@@ -579,15 +583,22 @@ def test_a_wanted_layout_or_format_goes_first(tmp_path):
                 "model-00001-of-00001.safetensors",
             ],
             UsageError,
-            "several variants",
+            ["2 variants", "model.fp16.safetensors", "model.safetensors.index.bf16.json"],
         ),
     ],
 )
-def test_a_folder_that_leaves_a_doubt_is_an_error(tmp_path, files, error, says):
+def test_a_folder_that_leaves_a_doubt_is_an_error(tmp_path, files, error, named):
     put(tmp_path, *files)
     (tmp_path / "notes.txt").write_text("text")
-    with pytest.raises(error, match=says):
+    with refused(error, tmp_path, *named):
         load(tmp_path)
+
+
+def test_an_empty_folder_is_called_empty_before_any_name_is_listed(tmp_path):
+    with refused(MalformedFile, tmp_path) as caught:
+        load(tmp_path)
+    text = caught.value.message
+    assert text.index("does not hold weights: it is empty") < text.index("model.safetensors")
 
 
 # --- what a file is
@@ -607,8 +618,8 @@ def test_a_folder_that_leaves_a_doubt_is_an_error(tmp_path, files, error, says):
         (b"\x80\2}q\0." + bytes(10), "pickle"),
         (bytes(257) + b"ustar" + bytes(300), "tar"),
         (bytes(40) + bytes.fromhex("57fb808b247547db"), "TensorFlow"),
-        (b"just some text that is long enough", "no known format"),
-        (b'["a", "list"]' + b" " * 20, "no known format"),
+        (b"just some text that is long enough", "b'just some text t'"),
+        (b'["a", "list"]' + b" " * 20, """b'["a", "list"]"""),
         (b'{"weight_map": []}', "weight_map"),
         (b'{"architectures": ["X"]}', "'weight_map' is missing"),
     ],
@@ -616,32 +627,41 @@ def test_a_folder_that_leaves_a_doubt_is_an_error(tmp_path, files, error, says):
 @pytest.mark.parametrize("name", ["file", "model.toy"])
 def test_what_is_no_weights_is_told_apart(tmp_path, content, says, name):
     (tmp_path / name).write_bytes(content)
-    if name == "model.toy" and says in ("zip", "pickle", "tar", "no known format"):
+    if name == "model.toy" and (says in ("zip", "pickle", "tar") or says.startswith("b'")):
         says = "is no toy"  # its own format says what is wrong
-    with pytest.raises(MalformedFile, match=says) as caught:
+    with refused(MalformedFile, tmp_path / name, says):
         load(tmp_path / name)
-    assert str(tmp_path / name) in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "says"),
-    [("file", b"", "is empty"), ("a.toy", b"", "is empty"), ("file", b"1234567", "7 bytes")],
+    ("name", "content", "size"),
+    [("file", b"", "0 bytes"), ("a.toy", b"", "0 bytes"), ("file", b"1234567", "7 bytes")],
 )
-def test_files_too_short_for_anything_are_truncated(tmp_path, name, content, says):
+def test_files_too_short_for_anything_are_truncated(tmp_path, name, content, size):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(TruncatedFile, match=says):
+    with refused(TruncatedFile, tmp_path / name, size):
         load(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["pipe", "/dev/zero", "missing", "file/inside", "nul\0name", "socket"])
-def test_what_is_no_file_is_refused_without_blocking(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("pipe", MalformedFile),
+        ("/dev/zero", MalformedFile),
+        ("missing", SourceNotFound),
+        ("file/inside", SourceNotFound),
+        ("nul\0name", UsageError),
+        ("socket", MalformedFile),
+    ],
+)
+def test_what_is_no_file_is_refused_without_blocking(tmp_path, name, error):
     import socket
 
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "file").write_text("")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "socket"))
-        with pytest.raises(MalformedFile):
+        with refused(error):
             load(name if name.startswith("/") else f"{tmp_path}/{name}")
 
 
@@ -670,7 +690,7 @@ class Throws(ToyFormat):
 def test_a_file_that_two_formats_claim_needs_the_option(tmp_path):
     save(small(), tmp_path / "a.toy")
     two = registry(Claims())
-    with pytest.raises(MalformedFile, match=r"claims, toy.*--format"):
+    with refused(MalformedFile, tmp_path / "a.toy", "claims, toy", hint=("format=", "--format")):
         open_state(tmp_path / "a.toy", registry=two)
     with open_state(tmp_path / "a.toy", registry=two, format="toy") as back:
         assert_same(back, small())
@@ -713,7 +733,7 @@ def test_reading_from_a_closed_state_is_a_clear_error(tmp_path):
     with load(tmp_path / "f") as state:
         assert descriptors() == before + 3
     assert descriptors() == before
-    with pytest.raises(SystemFailure, match="closed"):
+    with refused(SystemFailure, "closed"):
         state[("layers", "0", "weight")]
 
 
@@ -755,18 +775,18 @@ def tied_pair():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda s: s.select(list(s)[1:]), "lacks a"),
-        (lambda s: s.union({"z": np.ones(1, "f4")}), "has unasked z"),
-        (lambda s: FlatState({k: v.astype("f2") for k, v in s.items()}), "another shape or dtype a, b"),
-        (lambda s: FlatState({k: v.reshape(2, 2) for k, v in s.items()}), "another shape or dtype a, b"),
-        (without_ties, "does not tie b"),
+        (lambda s: s.select(list(s)[1:]), "1 tensor missing: a"),
+        (lambda s: s.union({"z": np.ones(1, "f4")}), "1 tensor not in the state: z"),
+        (lambda s: FlatState({k: v.astype("f2") for k, v in s.items()}), "another shape or dtype: a, b"),
+        (lambda s: FlatState({k: v.reshape(2, 2) for k, v in s.items()}), "another shape or dtype: a, b"),
+        (without_ties, "1 tied key: b"),
     ],
 )
 @pytest.mark.parametrize("path", ["out.wrong", "out/"])
 def test_a_file_that_holds_something_else_is_never_put_in_place(tmp_path, change, says, path):
     wrong = registry(Wrong(change))
     (tmp_path / "out").mkdir()
-    with pytest.raises(VerificationError, match=says) as caught:
+    with refused(VerificationError, says) as caught:
         save_state(tied_pair(), f"{tmp_path}/{path}", registry=wrong, format="wrong")
     assert ".ckptbridge-" not in str(caught.value)
     assert names(tmp_path) == ["out"]
@@ -789,7 +809,7 @@ class Flips(ToyFormat):
 @pytest.mark.parametrize("options", [{}, {"max_shard_size": 32}])
 def test_verify_finds_one_changed_byte(tmp_path, options):
     flips = registry(Flips())
-    with pytest.raises(VerificationError, match="differ in layers"):
+    with refused(VerificationError, "layers."):
         save_state(small(), tmp_path / "a", registry=flips, format="flips", verify=True, **options)
     assert names(tmp_path) == []
     save_state(small(), tmp_path / "a", registry=flips, format="flips", **options)
@@ -804,7 +824,7 @@ class Unreadable(Flips):
 
 
 def test_a_file_that_cannot_be_read_again_is_never_put_in_place(tmp_path):
-    with pytest.raises(VerificationError, match="cannot be read again"):
+    with refused(VerificationError, tmp_path / "a.unreadable", "read back"):
         save_state(small(), tmp_path / "a.unreadable", registry=registry(Unreadable()))
     assert names(tmp_path) == []
 

@@ -97,6 +97,7 @@ class TestInspect:
             "shape": [4, 6],
             "bytes": 96,
             "file": "model.safetensors",
+            "axes": ["out", "in"],
         }
         assert len(found["tensors"]) == 6
 
@@ -137,7 +138,7 @@ class TestInspect:
     def test_text_folds_names_and_sums_bytes(self, source):
         text = run("inspect", source).out
         rows = [line.split() for line in text.splitlines()]
-        assert ["layers.{0..2}.fc.weight", "float32", "[4,", "6]", "288", "x3"] in rows
+        assert ["layers.{0..2}.fc.weight", "float32", "[4,", "6]", "[out,", "in]", "288", "x3"] in rows
         assert "6 tensors, 336 bytes" in text
         assert "  author: me" in text
 
@@ -151,6 +152,20 @@ class TestInspect:
         name = ".".join(["a_rather_long_part_of_a_name"] * 12)
         save_file({name: np.zeros(2, "f4")}, tmp_path / "m.safetensors")
         assert f"\n{name}  float32" in run("inspect", tmp_path / "m.safetensors").out
+
+    def test_the_reason_for_the_layout_is_shown_or_how_to_give_it(self, source, converted, tmp_path):
+        np.savez(tmp_path / "x.npz", **{"x.thing": np.ones(3)})
+        assert "safetensors, torch layout, recorded in the file\n" in run("inspect", source).out
+        save_file(tensors(), source)
+        assert "torch layout, the only layout that the keys match\n" in run("inspect", source).out
+        assert "flax layout, recorded in the file\n" in run("inspect", converted).out
+        assert "flax layout, as given\n" in run("inspect", source, "--layout", "flax").out
+        assert "--layout torch" in run("inspect", tmp_path / "x.npz").out
+        reason = "the only layout that the keys match"
+        assert f"source layout: torch, {reason}\n" in run("plan", source, "--to", "flax").out
+        assert document(run("plan", source, "--to", "flax", "--json"))["layout_reason"] == reason
+        done = run("convert", source, tmp_path / "o.msgpack", "--to", "flax")
+        assert f"source layout: torch, {reason}\n" in done.out
 
     def test_names_cannot_command_the_terminal(self, tmp_path):
         save_file({"a\x1b[2J\n\u202eb": np.zeros(2, "f4")}, tmp_path / "m.safetensors")
@@ -349,7 +364,7 @@ class TestDiff:
             "< layers.0.fc.bias",
             "> new",
             "! layers.{0..1}.fc.weight: 48 elements of float32[4, 6] differ, by at most 2  x2",
-            "! layers.1.fc.bias: float32[4] against float32[5]",
+            "! layers.1.fc.bias: float32[4] in A, float32[5] in B",
         ]
 
     def test_json_stays_json_where_values_are_not_finite(self, tmp_path):
@@ -393,7 +408,7 @@ class TestExplain:
 
     def test_candidates_where_it_is_not_settled(self, undecided):
         out = run("explain", undecided, "tok_embeddings.weight", "--to", "flax").out
-        assert "not settled: linear or embedding" in out
+        assert "not decided: linear or embedding" in out
         assert "--accept-guesses" in out
         neutral = run("explain", undecided, "tok_embeddings.weight", "--to", "neutral").out
         assert "options  torch.linear or torch.embedding" in neutral
@@ -403,10 +418,10 @@ class TestExplain:
         asked = (tmp_path / "other.safetensors", "**", "--to", "flax", "--like", converted)
         out = run("explain", *asked).out
         assert "extra\nproblem  the target has no place for it" in out
-        assert "layers.2.fc.kernel\nproblem  nothing in the source fills it" in out
+        assert "layers.2.fc.kernel\nproblem  no source tensor fills it" in out
         out = run("explain", *asked, "--allow-unexpected", "extra", "--allow-missing", "layers.2.**").out
         assert "dropped  allowed as unexpected" in out
-        assert "left out nothing fills it, which was allowed" in out
+        assert "left out no source tensor fills it, which is allowed" in out
 
     def test_an_unknown_key_suggests_near_ones(self, source):
         result = run("explain", source, "layers.1.fc.wieght", "--to", "flax")
@@ -462,9 +477,17 @@ class TestErrors:
         assert run().code == 2
         assert run("bogus").code == 2
 
-    @pytest.mark.parametrize("content", [b"", b"garbage" * 9, b"<!doctype html>", None])
+    @pytest.mark.parametrize(
+        ("content", "code", "name"),
+        [
+            (b"", 3, "CKB-302"),
+            (b"garbage" * 9, 3, "CKB-30"),
+            (b"<!doctype html>", 3, "CKB-301"),
+            (None, 2, "CKB-202"),
+        ],
+    )
     @pytest.mark.parametrize("command", ["inspect", "plan", "convert", "verify", "diff", "explain"])
-    def test_bad_input_is_3(self, tmp_path, content, command, source):
+    def test_bad_input_is_3_and_a_missing_source_2(self, tmp_path, content, code, name, command, source):
         bad = tmp_path / "bad.safetensors"
         if content is not None:
             bad.write_bytes(content)
@@ -477,24 +500,33 @@ class TestErrors:
         to = ["--to", "flax"] if command in ("plan", "convert", "explain") else []
         as_json = [] if command == "explain" else ["--json"]
         result = run(command, bad, *others.get(command, []), *to, *as_json)
-        assert result.code == 3
-        assert result.out == ""
+        assert result.code == code
         assert result.err.startswith(f"error: {bad}: ")
+        assert f"[{name}" in result.err
         assert result.err.count("\n") == 1
+        if as_json:
+            found = document(result)
+            assert (found["code"].startswith(name), found["path"]) == (True, str(bad))
+        else:
+            assert result.out == ""
 
     def test_a_missing_folder_is_4(self, source, tmp_path):
         result = run("convert", source, tmp_path / "no" / "out.msgpack", "--to", "flax", "--json")
-        assert (result.code, result.out) == (4, "")
+        assert (result.code, document(result)["code"]) == (4, "CKB-400")
 
     @pytest.mark.parametrize(
         ("raised", "code", "text"),
         [
-            (MemoryError(), 4, "error: there is not enough memory."),
+            (MemoryError(), 4, "memory"),
             (OSError(5, "Input/output error", "file"), 4, "error: file: Input/output error."),
-            (KeyboardInterrupt(), 130, "interrupted; nothing is left half written"),
-            (bridge_core.UnsafeFile("is bad.", path="p", hint="Go."), 3, "error: p: is bad. Go."),
-            (bridge_core.LossyCastError("line one\n  line two"), 1, "error: line one line two"),
-            (ZeroDivisionError("oops"), 4, "error: ZeroDivisionError: oops. This is a mistake in ckptbridge"),
+            (KeyboardInterrupt(), 130, "interrupted"),
+            (
+                bridge_core.UnsafeFile("it is bad.", path="p", hint="Go."),
+                3,
+                "error: p: it is bad. Go. [CKB-304]",
+            ),
+            (bridge_core.LossyCastError("line one\n  line two"), 1, "error: line one line two [CKB-107]"),
+            (ZeroDivisionError("oops"), 4, "error: ZeroDivisionError: oops. "),
         ],
     )
     def test_each_class_has_its_code(self, source, monkeypatch, raised, code, text):
@@ -503,13 +535,13 @@ class TestErrors:
 
         monkeypatch.setattr("bridge_core.conversion.plan_conversion", fail)
         result = run("plan", source, "--to", "flax", "--json")
-        assert (result.code, result.out) == (code, "")
+        assert (result.code, document(result)["code"][:4]) == (code, "CKB-")
         assert text in result.err.splitlines()[-1]
         assert ("Traceback" in result.err) == isinstance(raised, ZeroDivisionError)
 
     def test_error_text_cannot_command_the_terminal(self, tmp_path):
         result = run("inspect", tmp_path / "a\x1b[31mb\nc")
-        assert result.code == 3
+        assert result.code == 2
         assert "\x1b" not in result.err
         assert result.err.count("\n") == 1
 

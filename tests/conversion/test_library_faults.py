@@ -5,16 +5,17 @@ from __future__ import annotations
 import errno
 
 import pytest
+from support.errors import refused
 from support.toy_library import Raises, Zoo, make_folder, plugin, zoo_registry
 
 from bridge_core import (
     Guidance,
-    LimitExceeded,
     MalformedFile,
+    OutOfMemory,
+    PermissionDenied,
     PluginConflict,
     PluginError,
     Rule,
-    SystemFailure,
     plan_conversion,
 )
 
@@ -29,26 +30,29 @@ def planned(source, library, **options):
 
 
 @pytest.mark.parametrize(
-    ("raised", "wanted", "says"),
+    ("raised", "wanted", "named"),
     [
-        (ZeroDivisionError("oh"), PluginError, r"plugin zoo: .*ZeroDivisionError: oh.*--model none"),
-        (KeyError("x"), PluginError, r"plugin zoo: .*KeyError"),
-        (RecursionError(), PluginError, r"plugin zoo: .*RecursionError"),
-        (OSError("no such config"), PluginError, r"plugin zoo: .*OSError: no such config"),
+        (ZeroDivisionError("oh"), PluginError, ["plugin zoo: ", "ZeroDivisionError: oh", "--model none"]),
+        (KeyError("x"), PluginError, ["plugin zoo: ", "KeyError"]),
+        (RecursionError(), PluginError, ["plugin zoo: ", "RecursionError"]),
+        (OSError("no such config"), PluginError, ["plugin zoo: ", "OSError: no such config"]),
         (
-            PermissionError(errno.EACCES, "Permission denied", "a.json"),
-            SystemFailure,
-            r"a.json: zoo .*denied",
+            PermissionError(errno.EACCES, "not allowed", "a.json"),
+            PermissionDenied,
+            ["a.json: zoo", "not allowed"],
         ),
-        (MemoryError(), LimitExceeded, "zoo needs more memory"),
-        (MalformedFile("is damaged.", path="b.json"), MalformedFile, "b.json: is damaged"),
-        (PluginError("is broken."), PluginError, "plugin zoo: is broken"),
+        (MemoryError(), OutOfMemory, ["zoo", "memory"]),
+        (
+            MalformedFile("the file is damaged.", path="b.json"),
+            MalformedFile,
+            ["b.json: the file is damaged"],
+        ),
+        (PluginError("the plugin is broken."), PluginError, ["plugin zoo: the plugin is broken"]),
     ],
 )
-def test_what_a_library_raises_is_an_error_that_names_it(folder, raised, wanted, says):
-    with pytest.raises(wanted, match=says) as caught:
+def test_what_a_library_raises_is_an_error_that_names_it(folder, raised, wanted, named):
+    with refused(wanted, *named):
         planned(folder, Raises(raised))
-    assert type(caught.value) is wanted
     planned(folder, Raises(raised), model="none", accept_guesses=True)
 
 
@@ -58,7 +62,7 @@ def test_what_is_no_guidance_is_refused(folder, wrong):
         def guide(self, checkpoint):
             return wrong
 
-    with pytest.raises(PluginError, match=r"plugin zoo: returned .*a Guidance or None was expected"):
+    with refused(PluginError, "plugin zoo: ", "Guidance or None", type(wrong).__name__):
         planned(folder, Wrong())
 
 
@@ -93,7 +97,7 @@ def test_guidance_of_other_types_is_refused(folder, field, value):
 def test_two_libraries_of_one_name_are_a_conflict():
     registry = zoo_registry(Zoo())
     assert registry.plugins[-1].provides == ("library 'zoo'",)
-    with pytest.raises(PluginConflict, match="library 'zoo' is provided by other and by tests already"):
+    with refused(PluginConflict, "library 'zoo'", "other", "tests"):
         registry.extend(plugin(Zoo()), name="again", distribution="other")
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.numpy import load_file
+from support.errors import refused
 from support.toy_library import CONFIG, Net, Raises, Zoo, make_folder, models, weights, zoo_registry
 
 from bridge_core import (
@@ -62,15 +63,15 @@ def test_a_folder_is_guided_without_an_option(folder, monkeypatch):
 def test_a_refusal_says_that_the_expected_names_come_from_the_folder(folder, options):
     state = {**weights("Net"), "more.weight": np.zeros((3, 4)), "more.bias": np.zeros(3)}
     save_state(state, folder / "model.safetensors", overwrite=True)
-    with pytest.raises(MismatchError, match=r"from the class that the folder names(.|\n)*--model none"):
+    with refused(MismatchError, hint=("the class that the folder names", "--model CLASS", "--model none")):
         planned(folder, Zoo(), **options)
     (folder / "config.json").write_text("{}")
-    with pytest.raises(MismatchError, match=r"the class that config\.json names"):
+    with refused(MismatchError, hint="the class that config.json names"):
         planned(folder, Zoo(), model="auto")
     like = {"wte": {"embedding": np.zeros((6, 4), "float32")}}
-    with pytest.raises(MismatchError) as refused:
+    with pytest.raises(MismatchError) as caught:
         planned(folder, Zoo(), like=like)
-    assert "names and shapes come from" not in str(refused.value)
+    assert "--model" not in str(caught.value)
 
 
 def test_without_a_library_the_same_folder_is_ambiguous(folder):
@@ -110,8 +111,8 @@ def test_a_config_beside_a_file_of_another_name_is_not_its_own_unasked(folder, o
     for name in others:
         (folder / name).write_bytes(file.read_bytes())
     (folder / "config.json").write_text("{}")
-    named = "config.json is beside my.safetensors; .*model='auto'"
-    with pytest.raises(AmbiguousLayerError, match=named) as error:
+    ways = ("config.json next to my.safetensors", 'model="auto" (--model auto)')
+    with refused(AmbiguousLayerError, hint=ways) as error:
         planned(file, library)
     assert error.value.options[0] == "--model auto"
     assert not library.asked
@@ -131,20 +132,18 @@ def test_a_config_is_a_way_on_only_where_it_was_not_read(folder, tmp_path):
     ):
         with pytest.raises(AmbiguousLayerError) as error:
             plan_conversion(source, to="flax", registry=registry, **options)
-        assert "is beside" not in str(error.value)
+        assert "config.json" not in str(error.value)
 
 
 def test_where_a_library_fails_a_file_is_read_by_itself_and_a_folder_is_refused(folder):
     (folder / CONFIG).write_text("{")
-    with pytest.raises(AmbiguousLayerError, match="was read without what its folder") as error:
+    with refused(AmbiguousLayerError, hint=("model.safetensors was read without", f"{CONFIG}: ")):
         planned(folder / "model.safetensors", Zoo())
-    assert f"{CONFIG}: is no JSON" in error.value.hint
     assert planned(folder / "model.safetensors", Zoo(), accept_guesses=True).ok
-    with pytest.raises(MalformedFile, match=CONFIG) as caught:
+    with refused(MalformedFile, CONFIG, hint="--model none"):
         planned(folder, Zoo(), accept_guesses=True)
-    assert "--model none" in caught.value.hint
     assert planned(folder, Zoo(), model="none", accept_guesses=True).steps
-    with pytest.raises(MalformedFile, match=CONFIG):
+    with refused(MalformedFile, CONFIG):
         planned(folder / "model.safetensors", Zoo(), model="auto")
 
 
@@ -162,7 +161,7 @@ def test_what_is_no_path_is_not_guided(folder, source):
         given = state if source == "state" else dict(state.items())
         with pytest.raises(AmbiguousLayerError):
             planned(given, library)
-        with pytest.raises(UsageError, match="says nothing"):
+        with refused(UsageError, 'model="auto"'):
             planned(given, library, model="auto")
     assert not library.asked
 
@@ -170,20 +169,19 @@ def test_what_is_no_path_is_not_guided(folder, source):
 def test_a_class_is_named_against_the_folder(tmp_path):
     folder, library = make_folder(tmp_path / "source", "Tied"), Zoo()
     assert len(planned(folder, library).target_specs()) == 2
-    with pytest.raises(MismatchError, match="1 missing"):
+    with refused(MismatchError, "params.head.kernel") as caught:
         planned(folder, library, model="Net")
+    assert len(caught.value.missing) == 1
 
 
 def test_a_class_that_nobody_knows_is_refused(folder, tmp_path):
-    with pytest.raises(UsageError, match=r"no class 'Nat'.*It has Net, Tied"):
+    with refused(UsageError, "'Nat'", "Net, Tied"):
         planned(folder, Zoo(), model="Nat")
     other = make_folder(tmp_path / "other", config=False)
     for name in ("Net", "auto"):
-        with pytest.raises(
-            UsageError, match=rf"knows this checkpoint.*--model {name}.*PKG\.MOD:FACTORY.*installed are: zoo"
-        ):
+        with refused(UsageError, f'model="{name}"', "adapters: zoo", hint="PKG.MOD:FACTORY"):
             planned(other, Zoo(), model=name)
-    with pytest.raises(UsageError, match="installed are: none"):
+    with refused(UsageError, 'model="Net"', "adapters: none"):
         plan_conversion(other, to="flax", model="Net", registry=zoo_registry())
 
 
@@ -224,7 +222,7 @@ def test_the_callers_model_keeps_the_library_out(folder, monkeypatch):
 
 def test_the_callers_template_goes_first(folder):
     like = {"wte": {"embedding": np.ones((6, 4))}, "proj": {"kernel": np.ones((4, 4))}}
-    with pytest.raises(MismatchError, match="unexpected"):
+    with refused(MismatchError, "head", hint="--allow-unexpected"):
         planned(folder, Zoo(), like=like)
     plan = planned(folder, Zoo(), like=like, allow_unexpected=["head.**"])
     assert set(plan.target_specs()) == {("wte", "embedding"), ("proj", "kernel")}
@@ -253,7 +251,7 @@ def test_the_callers_rule_for_a_name_goes_before_the_librarys(folder):
     own = planned(folder, theirs, rules=[Rule.rename("head.**", "top.**")])
     assert not own.dropped
     assert {step.targets[0][0] for step in own.steps} == {"wte", "proj", "top"}
-    with pytest.raises(RuleError, match=r"both match"):
+    with refused(RuleError, "'head.**'", "'head.*'"):
         planned(folder, theirs, rules=[Rule.rename("head.**", "top.**"), Rule.drop("head.*", "twice")])
 
 
@@ -290,7 +288,7 @@ def test_the_librarys_shard_size_holds_for_folders_where_the_caller_gives_none(f
     file = convert(folder, tmp_path / "a.msgpack", to="flax", registry=registry)
     assert file.files == (tmp_path / "a.msgpack",)
     assert (tmp_path / "a.msgpack").is_file()
-    with pytest.raises(UsageError, match="no size above zero"):
+    with refused(UsageError, "0"):
         convert(folder, f"{tmp_path}/none/", to="flax", max_shard_size=0, registry=registry)
 
 
@@ -318,7 +316,7 @@ def test_verifying_uses_what_the_library_knows(folder, tmp_path, monkeypatch):
     registry = zoo_registry(Zoo())
     convert(folder, tmp_path / "a.msgpack", to="flax", registry=registry)
     assert verify(folder, tmp_path / "a.msgpack", registry=registry).equal
-    with pytest.raises(UsageError, match="no class 'Nat'"):
+    with refused(UsageError, "'Nat'"):
         verify(folder, tmp_path / "a.msgpack", model="Nat", registry=registry)
     monkeypatch.setitem(sys.modules, "made_up", types.SimpleNamespace(make=lambda: models("Net")["torch"]))
     assert verify(folder, tmp_path / "a.msgpack", model="made_up:make", registry=zoo_registry()).equal
@@ -368,10 +366,10 @@ def test_the_command_plans_explains_converts_and_verifies(folder, tmp_path, comm
     assert plan.code == 0
     assert json.loads(plan.out)["notes"] == ["Net of the zoo"]
     assert "note: Net of the zoo" in command("plan", folder, "--to", "flax").out
-    assert "the live module's type says so" in command("explain", folder, "wte.weight", "--to", "flax").out
+    assert "why      module: " in command("explain", folder, "wte.weight", "--to", "flax").out
     made = command("convert", folder, f"{tmp_path}/out/", "--to", "flax")
     assert made.code == 0
-    assert f"copied beside: {CONFIG}\n" in made.out
+    assert f"sidecar files: {CONFIG}\n" in made.out
     assert "note: Net of the zoo\n" in made.out
     assert command("verify", folder, tmp_path / "out").code == 0
     again = command("convert", folder, f"{tmp_path}/out/", "--to", "flax", "--overwrite", "--json")
@@ -387,7 +385,7 @@ def test_the_command_takes_a_class_auto_or_none(folder, command):
     assert command("plan", folder, "--to", "flax", "--model", "none").code == 1
     unknown = command("plan", folder, "--to", "flax", "--model", "Nat")
     assert unknown.code == 2
-    assert "no class 'Nat'" in unknown.err
+    assert "'Nat'" in unknown.err
 
 
 def test_the_command_names_a_library_that_fails(folder, command):

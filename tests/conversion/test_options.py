@@ -1,17 +1,17 @@
 """Options of a conversion: checked when they are made, completed by what a library knows."""
 
-import pytest
+from support.errors import refused
 
 from bridge_core import Guidance, Rule, UnsupportedFeature, UsageError, plan_conversion
 from bridge_core.conversion.options import ConversionOptions
 
 
 def test_an_unknown_dtype_and_a_template_for_neutral_are_refused_at_once():
-    with pytest.raises(UnsupportedFeature, match="float99"):
+    with refused(UnsupportedFeature, "float99"):
         ConversionOptions("flax", dtype="float99")
-    with pytest.raises(UsageError, match="like="):
+    with refused(UsageError, "like=", 'to="neutral"', hint="--like"):
         ConversionOptions("neutral", like=object())
-    with pytest.raises(UsageError, match="like="):
+    with refused(UsageError, "like=", 'to="neutral"', hint="--like"):
         plan_conversion("not there", to="neutral", like="either")
 
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from support.errors import refused
 
 from bridge_core import AmbiguousLayerError, MismatchError, Plan, RuleError, TensorSpec, UnsupportedLayerError
 from bridge_core.plan import Mismatch, PlanProblems
@@ -71,3 +72,37 @@ def test_problems_as_arguments_of_a_plan_still_work_and_warn():
         assert dataclasses.replace(plan, missing=()).problems == PlanProblems(ambiguous={B: ("x",)})
     with pytest.warns(DeprecationWarning, match="refused=|unsupported="):
         assert Plan("torch", "flax", {}, (), refused={B: "why"}).unsupported == {B: "why"}
+
+
+def test_an_open_layer_is_named_with_its_shape_and_what_it_may_be():
+    problems = PlanProblems(ambiguous={B: ("linear", "embedding", "parameter")})
+    with refused(
+        AmbiguousLayerError,
+        "1 tensor",
+        "b, float32[2]: linear, embedding or plain parameter",
+        hint=("--like FILE", "--model PKG.MOD:FACTORY", "--accept-guesses"),
+    ):
+        raise problems.error("flax", {B: SPEC})
+
+
+def test_of_many_open_layers_the_first_are_listed():
+    ambiguous = {(f"x{chr(97 + i)}", "weight"): ("linear", "norm") for i in range(20)}
+    with refused(AmbiguousLayerError, "20 tensors", "xa.weight", "xh.weight", "and 12 more") as caught:
+        raise PlanProblems(ambiguous=ambiguous).error("flax")
+    assert "xi.weight" not in str(caught.value)
+    assert len(caught.value.candidates) == 20
+
+
+def test_a_rule_that_matches_no_key_is_answered_with_the_closest():
+    problems = PlanProblems(unmatched_rules=("r.toml:3: 'fc.wieght' -> 'l.weight'",))
+    specs = {("fc", "weight"): SPEC, ("other", "bias"): SPEC}
+    with refused(RuleError, "r.toml:3", "'fc.wieght'", "'fc.weight'", hint="optional = true"):
+        raise problems.error("flax", specs)
+
+
+def test_a_layer_that_may_have_been_renamed_is_named():
+    problems = PlanProblems(
+        missing=(("params", "head", "kernel"),), unexpected=(("fc", "weight"), ("fc", "bias"))
+    )
+    with refused(MismatchError, "1 target tensor", "2 source tensors", hint="If fc became head"):
+        raise problems.error("flax")

@@ -111,7 +111,7 @@ def test_the_rule_for_a_template_with_rivals_mends_it():
     options = {"to": "flax", "layout": "torch", "like": {"s": {"fc": layer}, "t": {"fc": layer}}}
     with pytest.raises(MismatchError) as caught:
         bridge_core.plan_conversion(source, **options, allow_missing=True)
-    assert 'source = "**" with rename = "s.**"' in caught.value.hint
+    assert 'source = "**", rename = "s.**"' in caught.value.hint
     bridge_core.plan_conversion(source, **options, allow_missing=True, rules=[Rule.rename("**", "s.**")])
 
 

@@ -154,7 +154,7 @@ def test_plan_lists_rules_that_never_fired_and_is_refused(files):
     assert f"unmatched rule: {files.rules}:22: 'gone.{{i:int}}.w' -> 'stack.w'" in result.out
     assert f"unmatched rule: {files.rules}:27: 'also.gone': drop (unused)" in result.out
     assert "maybe.gone" not in result.out
-    assert "error: 2 rules matched nothing" in result.err
+    assert "error: 2 rules matched no key" in result.err
     assert "optional" in result.err
     found = run("plan", files.source, "--to", "flax", "--rules", files.rules, "--json")
     assert found.code == 1
@@ -172,7 +172,7 @@ def test_plan_lists_rules_that_never_fired_and_is_refused(files):
     [
         (
             "h.1.qkv.weight",
-            ["why      rule: a rule says so (evidence 1 of 6", "rule     {rules}:{rearrange}"],
+            ["why      rule: a rule decides it (evidence 1 of 6", "rule     {rules}:{rearrange}"],
         ),
         ("h.k.kernel", ["target   h.k.kernel  float32[3, 4, 2]", "rule     {rules}:{rearrange}"]),
         ("net.head.weight", ["why      structure: ", "rule     {rules}:{rename}"]),
@@ -199,7 +199,7 @@ def test_a_mismatch_names_rules_as_a_way_out(files):
     like = saved(TARGET, "flax", files.folder / "like.msgpack")
     result = run("plan", files.source, "--to", "flax", "--like", like)
     assert result.code == 1
-    assert "a rule (--rules FILE) says" in result.err
+    assert "--rules FILE" in result.err
 
 
 @pytest.mark.parametrize("command", ["plan", "convert", "verify", "explain"])

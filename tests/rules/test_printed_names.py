@@ -279,7 +279,7 @@ def test_the_commands_agree(tmp_path, head):
     rules.write_text(FILE.format(head="parms."))
     ran = CliRunner().invoke(main, ["rules", "check", str(rules), "--source", str(path)])
     assert ran.exit_code == 1
-    assert "'parms.pos' matches nothing" in ran.output
+    assert "'parms.pos' matches no name" in ran.output
 
 
 @pytest.mark.parametrize("head", ["", "params."])

@@ -305,7 +305,7 @@ def test_inspect_shows_what_is_still_to_do(tmp_path):
     source, path = saved(SOURCE, "torch", tmp_path / "a.safetensors"), tmp_path / "n.safetensors"
     convert(source, path, to="neutral", rules=PAD)
     text = CliRunner().invoke(main, ["inspect", str(path)]).output
-    assert "still to rearrange:\n  emb.weight (r.toml:4)" in text
+    assert "to be rearranged by a rule:\n  emb.weight (r.toml:4)" in text
     document = json.loads(CliRunner().invoke(main, ["inspect", str(path), "--json"]).output)
     assert document["metadata"]["pending"] == {
         "emb.weight": {"rule": "r.toml:4", "layouts": ["torch", "flax"]}

@@ -558,15 +558,15 @@ def test_a_layer_is_found_by_the_name_that_a_rename_gives_it_in_the_target(write
             "g.{i:int}.w",
             "r.toml:3: rule 'model.g.{i:int}.w' -> 'blocks.w': 'model.g.{i:int}.w'",
         ),
-        ("blocks.w", "blocks.x", "'blocks.x' matches nothing in flax.msgpack"),
-        ("model.head.**", "net.**", "'net.**' matches nothing in torch.safetensors"),
+        ("blocks.w", "blocks.x", "'blocks.x' matches no name in flax.msgpack"),
+        ("model.head.**", "net.**", "'net.**' matches no name in torch.safetensors"),
         (
             '"head"',
             '"tail"',
-            "r.toml:10: rule 'tail': layer linear: 'tail' matches nothing in torch.safetensors",
+            "r.toml:10: rule 'tail': layer linear: 'tail' matches no name in torch.safetensors",
         ),
-        ("mask", "bias", "'model.h.{i:int}.bias' matches nothing in torch.safetensors"),
-        ("rope.scale", "rope.shift", "'rope.shift' matches nothing in flax.msgpack"),
+        ("mask", "bias", "'model.h.{i:int}.bias' matches no name in torch.safetensors"),
+        ("rope.scale", "rope.shift", "'rope.shift' matches no name in flax.msgpack"),
     ],
 )
 def test_a_rule_that_matches_nothing_is_refused(write, weights, old, new, problem):
@@ -575,7 +575,7 @@ def test_a_rule_that_matches_nothing_is_refused(write, weights, old, new, proble
     result = check(write(STACKED.replace(old, new)), *files)
     assert result.exit_code == 1
     assert problem in result.stdout
-    assert "matches nothing" in result.stderr or "match nothing" in result.stderr
+    assert "matches no name" in result.stderr or "match no name" in result.stderr
     optional = STACKED.replace(old, new).replace("[[rule]]", "[[rule]]\noptional = true")
     assert check(write(optional), *files).exit_code == 0
 

@@ -1,4 +1,4 @@
-"""``ckptbridge convert``: from one layout and format to another, verified."""
+"""``ckptbridge convert``: converts weights to another layout and format, and verifies them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["convert"]
 @click.argument("src")
 @click.argument("dst")
 @target_options
-@click.option("--format", "format", metavar="FORMAT", help="Format of DST; by default by its extension.")
+@click.option("--format", "format", metavar="FORMAT", help="Format of DST; by default that of its extension.")
 @dtype_option
 @click.option(
     "--max-shard-size",
@@ -41,18 +41,18 @@ __all__ = ["convert"]
     metavar="SIZE",
     help="Write a folder of shards of at most this size, e.g. 5GB, and an index.",
 )
-@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Threads.")
-@click.option("--max-ram", type=a_size, metavar="SIZE", help="Memory for buffers in all, e.g. 512MB.")
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Number of threads.")
+@click.option("--max-ram", type=a_size, metavar="SIZE", help="Memory for all buffers together, e.g. 512MB.")
 @click.option("--overwrite", is_flag=True, help="Replace DST if it exists.")
-@click.option("--no-verify", is_flag=True, help="Do not read DST back and compare it before it appears.")
+@click.option("--no-verify", is_flag=True, help="Do not read back and compare what was written.")
 @json_option
-@click.option("--quiet", is_flag=True, help="Print errors and warnings alone.")
+@click.option("--quiet", is_flag=True, help="Print only errors and warnings.")
 @takes_registry
 def convert(src: str, dst: str, no_verify: bool, as_json: bool, quiet: bool, **asked: Any) -> None:
     """Convert SRC to DST.
 
-    SRC is a file, the index of a sharded set, or a folder. DST appears at the end and whole, or not at
-    all; what was written is read back and compared first.
+    SRC is a file, the index of a sharded set, or a folder. DST appears when it is complete and was read back
+    and compared; until then an existing DST does not change.
     """
     from bridge_core.cli.progress_bar import progress_bar
     from bridge_core.conversion import convert as run

@@ -1,4 +1,4 @@
-"""``ckptbridge diff``: are two files the same, name by name and bit by bit?"""
+"""``ckptbridge diff``: compares two files, name by name and bit by bit."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ __all__ = ["diff"]
 @json_option
 @takes_registry
 def diff(a: str, b: str, as_json: bool, registry: Registry | None) -> int:
-    """Compare A and B as they are: names, shapes, dtypes and values.
+    """Compare the names, shapes, dtypes and values of A and B, without a conversion.
 
-    They may be of different formats; nothing is renamed or moved. Exit code 0: equal; 1: different.
+    A and B may be of different formats. To compare different layouts, use 'ckptbridge verify'. Exit code 0:
+    equal; 1: different.
     """
     from bridge_core.checkpoint import open_state
     from bridge_core.cli.progress_bar import progress_bar

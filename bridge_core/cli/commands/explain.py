@@ -1,4 +1,4 @@
-"""``ckptbridge explain``: one tensor's way through a plan, in words."""
+"""``ckptbridge explain``: shows what a plan does with a tensor, and why."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from bridge_core.state import Key, TensorSpec, join_key
 __all__ = ["explain", "explanations"]
 
 _EVIDENCE = {
-    "rule": "a rule says so",
-    "module": "the live module's type says so",
-    "template": "the names and shapes of the target's template leave no other reading",
-    "metadata": "the file's own metadata says so",
-    "structure": "the names and shapes in the source prove it by themselves",
-    "guess": "nothing proves it; it was guessed from names, as --accept-guesses allows",
+    "rule": "a rule decides it",
+    "module": "the type of the live module shows it",
+    "template": "the names and shapes of the target's template allow only this layer",
+    "metadata": "the file's metadata records it",
+    "structure": "the names and shapes in the source prove it",
+    "guess": "no evidence proves it; it is guessed from names, as --accept-guesses allows",
 }
 """The order of evidence, the strongest first."""
 
 _OTHER_REASONS = {
-    "name": "no layer is involved; the tensor goes as it is",
-    "residual": "one side has no place for it; the metadata keeps it, to be restored on the way back",
-    "zero": "the target's form has this tensor and the source does not; zeros leave the layer as it is",
-    "unclaimed": "nothing says what it is; it is copied unchanged, as a plain parameter of its module",
-    "undecided": "no evidence settles it yet; the neutral form keeps its axes and its candidates",
+    "name": "the tensor belongs to no layer; it is copied unchanged",
+    "residual": "one layout has no place for it; the metadata stores it, to restore it on the way back",
+    "zero": "the target has this tensor and the source does not; zeros do not change what the layer computes",
+    "unclaimed": "no evidence shows what it is; it is copied unchanged, as a plain parameter of its module",
+    "undecided": "no evidence decides it yet; the neutral layout stores its native axes and what it may be",
 }
 _WAYS_OUT = "--like FILE, --model PKG.MOD:FACTORY, --rules FILE, or --accept-guesses"
 
@@ -50,26 +50,26 @@ _WAYS_OUT = "--like FILE, --model PKG.MOD:FACTORY, --rules FILE, or --accept-gue
 @target_options
 @takes_registry
 def explain(src: str, key: str, **asked: Any) -> None:
-    """Show what happens to KEY and which evidence decided it.
+    """Show what happens to KEY, and which evidence decided it.
 
-    KEY is the name of a source or target tensor, or a pattern: * stands for one part of a name, ** for
-    any number of parts.
+    KEY is the name of a source or target tensor, or a pattern: * matches one part of a name, ** any number
+    of parts.
     """
     from bridge_core.conversion import plan_conversion
 
     with aside():
-        made = plan_conversion(src, check=False, **asked)
-    for number, block in enumerate(explanations(made, key)):
+        plan = plan_conversion(src, check=False, **asked)
+    for number, block in enumerate(explanations(plan, key)):
         say(*([""] if number else []), *block)
 
 
 def explanations(plan: Plan, wanted: str) -> list[list[str]]:
-    """Return a block of lines for each thing that happens to the tensors of a name or a pattern.
+    """Return a block of lines for each step or problem of the tensors with a name or of a pattern.
 
-    Blocks that differ in their numbers alone are folded into one.
+    Blocks that differ only in their numbers are folded into one.
 
     Raises:
-        UsageError: Nothing in the plan has this name or fits this pattern.
+        UsageError: No tensor of the plan has this name or matches this pattern.
     """
     keys = _find(plan, wanted)
     blocks = ["\n".join(block) for block in _blocks(plan, keys)]
@@ -90,19 +90,21 @@ def _find(plan: Plan, wanted: str) -> set[Key]:
             *plan.allowed_missing,
         )
     )
-    found = {key for key in known if wanted in (join_key(key), join_key(key, escape=True))}
-    if not found and ("*" in wanted or "{" in wanted):
+    matching_keys = {key for key in known if wanted in (join_key(key), join_key(key, escape=True))}
+    is_pattern = "*" in wanted or "{" in wanted
+    if not matching_keys and is_pattern:
         try:
             pattern = Pattern.parse(wanted)
         except RuleError as err:
-            raise UsageError(f"{wanted!r} is no pattern: {err}") from err
-        found = {key for key in known if pattern.match(key) is not None}
-    if not found:
+            raise UsageError(f"{wanted!r} is not a pattern: {err.message}", hint=err.hint) from err
+        matching_keys = {key for key in known if pattern.match(key) is not None}
+    if not matching_keys:
         names = list(dict.fromkeys(map(join_key, known)))
         near = difflib.get_close_matches(wanted, names, n=5, cutoff=0.6)
-        hint = f"Did you mean {' or '.join(near)}?" if near else "'ckptbridge plan' lists them all."
-        raise UsageError(f"no tensor of the source or the target is named {wanted!r}.", hint=hint)
-    return found
+        hint = f"Did you mean {' or '.join(near)}?" if near else "'ckptbridge plan' lists all names."
+        text = f"matches {wanted!r}" if is_pattern else f"is named {wanted!r}"
+        raise UsageError(f"no tensor of the source or the target {text}.", hint=hint)
+    return matching_keys
 
 
 def _blocks(plan: Plan, keys: set[Key]) -> Iterator[list[str]]:
@@ -112,43 +114,45 @@ def _blocks(plan: Plan, keys: set[Key]) -> Iterator[list[str]]:
     for dropped in plan.dropped:
         if dropped.key in keys and not dropped.kept:
             yield [_source(plan, dropped.key), _row("dropped", dropped.reason)]
-    for key, keeper in plan.ties.items():
+    for key, other in plan.ties.items():
         if key in keys:
-            yield [_row("target", join_key(key)), _row("tied", f"shares the tensor of {join_key(keeper)}")]
+            yield [_row("target", join_key(key)), _row("tied", f"shares the tensor of {join_key(other)}")]
     for key, options in plan.ambiguous.items():
         if key in keys:
             yield [
                 _source(plan, key),
-                _row("kind", f"not settled: {' or '.join(options)}"),
-                _row("settle", _WAYS_OUT),
+                _row("kind", f"not decided: {' or '.join(options)}"),
+                _row("decide", _WAYS_OUT),
             ]
     for key, why in {**plan.unsupported, **plan.unexplained}.items():
         if key in keys:
-            found = _source(plan, key) if key in plan.specs else _row("target", join_key(key))
-            yield [found, _row("refused", why)]
+            row = _source(plan, key) if key in plan.specs else _row("target", join_key(key))
+            yield [row, _row("refused", why)]
     for mismatch in plan.mismatched:
         if mismatch.source in keys or mismatch.target in keys:
             yield [
                 _row("source", f"{join_key(mismatch.source)}  {mismatch.found}"),
                 _row("target", f"{join_key(mismatch.target)}  {mismatch.expected}"),
-                _row("problem", "the shapes do not fit"),
+                _row("problem", "the shapes differ"),
             ]
     yield from _lone(plan.unexpected, keys, "source", "problem", "the target has no place for it")
-    yield from _lone(plan.missing, keys, "target", "problem", "nothing in the source fills it")
-    yield from _lone(plan.allowed_missing, keys, "target", "left out", "nothing fills it, which was allowed")
+    yield from _lone(plan.missing, keys, "target", "problem", "no source tensor fills it")
+    yield from _lone(
+        plan.allowed_missing, keys, "target", "left out", "no source tensor fills it, which is allowed"
+    )
 
 
-def _lone(found: Iterable[Key], keys: set[Key], side: str, what: str, why: str) -> Iterator[list[str]]:
-    for key in found:
+def _lone(unpaired: Iterable[Key], keys: set[Key], side: str, what: str, why: str) -> Iterator[list[str]]:
+    for key in unpaired:
         if key in keys:
             yield [_row(side, join_key(key)), _row(what, why)]
 
 
 def _step_block(plan: Plan, step: Step) -> list[str]:
     specs = tuple(plan.specs[key] for key in step.sources)
-    made = chain_specs(specs, step.ops)
+    results = chain_specs(specs, step.ops)
     lines = [_source(plan, key) for key in step.sources] or [_row("source", "(none)")]
-    lines += [_row("target", f"{join_key(k)}  {s}") for k, s in zip(step.targets, made, strict=False)]
+    lines += [_row("target", f"{join_key(k)}  {s}") for k, s in zip(step.targets, results, strict=False)]
     if not step.targets:
         lines.append(_row("target", "(metadata)"))
     lines.append(_row("kind", step.kind))
@@ -179,10 +183,10 @@ def _candidates(plan: Plan, step: Step) -> tuple[str, ...]:
 
 def _op_lines(specs: tuple[TensorSpec, ...], ops: tuple[Op, ...]) -> Iterator[str]:
     for op in ops:
-        made = op.spec(specs)
+        results = op.spec(specs)
         before = ", ".join(map(str, specs)) or "nothing"
-        yield f"{op}: {before} -> {', '.join(map(str, made)) or 'nothing'}"
-        specs = made
+        yield f"{op}: {before} -> {', '.join(map(str, results)) or 'nothing'}"
+        specs = results
 
 
 def _source(plan: Plan, key: Key) -> str:

@@ -1,4 +1,4 @@
-"""``ckptbridge inspect``: what is in a file, from its header only."""
+"""``ckptbridge inspect``: shows what a file contains, from its header only."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ __all__ = ["inspect"]
 @links_option
 @entry_option
 @click.option(
-    "--format", "format_name", metavar="FORMAT", help="The file's format, where content tells several."
+    "--format", "format_name", metavar="FORMAT", help="Format of SRC, if several recognise it by its content."
 )
 @takes_registry
 def inspect(
@@ -53,12 +53,14 @@ def inspect(
     format_name: str | None,
     registry: Registry | None,
 ) -> None:
-    """Show the tensors of SRC: names, dtypes, shapes, and what else the file says.
+    """Show the tensors of SRC: names, dtypes, shapes and axes, and the file's metadata.
 
-    SRC is a file, the index of a sharded set, or a folder. No tensor is read.
+    SRC is a file, the index of a sharded set, or a folder. No tensor is read. The names of axes are shown for
+    layers that the file's metadata, or the names and shapes in it, show.
     """
     from bridge_core.checkpoint import open_state
     from bridge_core.plugins import default_registry
+    from bridge_core.resolve import axis_names
 
     with aside():
         registry = default_registry() if registry is None else registry
@@ -75,10 +77,11 @@ def inspect(
         path, used = Path(known["path"]), registry.format(known["format"])
         with aside():
             files = _files(path, used, state, registry)
+            axes = axis_names(state, registry)
         if as_json:
-            print_json(_document(used, state, files))
+            print_json(_document(used, state, files, axes))
         else:
-            say(*inspect_lines(str(path), used.name, state, files))
+            say(*inspect_lines(str(path), used.name, state, files, axes))
 
 
 def _files(path: Path, used: Format, state: FlatState, registry: Registry) -> Mapping[Key, str]:
@@ -106,7 +109,9 @@ def _files(path: Path, used: Format, state: FlatState, registry: Registry) -> Ma
     return files
 
 
-def _document(used: Format, state: FlatState, files: Mapping[Key, str]) -> dict[str, Any]:
+def _document(
+    used: Format, state: FlatState, files: Mapping[Key, str], axes: Mapping[Key, tuple[str, ...]]
+) -> dict[str, Any]:
     from bridge_core.state import join_key
 
     known = state.metadata
@@ -126,11 +131,11 @@ def _document(used: Format, state: FlatState, files: Mapping[Key, str]) -> dict[
                 }
                 for path, info in known.layers.items()
             },
-            "ties": {join_key(key): join_key(kept) for key, kept in known.ties.items()},
+            "ties": {join_key(key): join_key(other) for key, other in known.ties.items()},
             "collections": {join_key(key): name for key, name in known.collections.items()},
             "residuals": {
-                join_key(key): {"dtype": kept.dtype, "shape": list(kept.shape)}
-                for key, kept in known.auxiliary_tensors.items()
+                join_key(key): {"dtype": tensor.dtype, "shape": list(tensor.shape)}
+                for key, tensor in known.auxiliary_tensors.items()
             },
             "empty": [join_key(path) for path in known.empty],
             "pending": {
@@ -149,6 +154,7 @@ def _document(used: Format, state: FlatState, files: Mapping[Key, str]) -> dict[
                 "shape": list(state.spec(key).shape),
                 "bytes": state.spec(key).nbytes,
                 "file": files.get(key),
+                **({"axes": list(axes[key])} if key in axes else {}),
             }
             for key, name in tensor_names(state).items()
         },

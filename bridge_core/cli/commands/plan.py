@@ -1,4 +1,4 @@
-"""``ckptbridge plan``: what a conversion would do."""
+"""``ckptbridge plan``: shows what a conversion would do."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ __all__ = ["plan"]
 def plan(src: str, as_json: bool, **asked: Any) -> None:
     """Show how SRC would be converted; nothing is written, and no tensor is read.
 
-    A plan that cannot be run is shown with its problems, and the exit code is 1. Each step tells the
-    evidence that decided it, and the rule if one did; rules that matched nothing are listed.
+    A plan that cannot be run is shown with its problems, and the exit code is 1. Each step shows the
+    evidence that decided it, and the rule if one did; rules that matched no name are listed.
     """
     from bridge_core.conversion import plan_conversion
 
     with aside():
-        made = plan_conversion(src, check=False, **asked)
+        planned = plan_conversion(src, check=False, **asked)
     if as_json:
-        print_json(made.to_json())
+        print_json(planned.to_json())
     else:
-        say(*made.describe().split("\n"))
-        if made.ok:
-            say(exactness(made.exact, made.unclaimed))
-    made.check()
+        say(*planned.describe().split("\n"))
+        if planned.ok:
+            say(exactness(planned.exact, planned.unclaimed))
+    planned.check()

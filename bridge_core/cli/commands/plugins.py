@@ -1,4 +1,4 @@
-"""``ckptbridge plugins``: what is installed, from where, what failed, and what is left out."""
+"""``ckptbridge plugins``: lists the plugins that are installed, failed, in conflict or disabled."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["plugins"]
 def plugins(as_json: bool, registry: Registry | None) -> None:
     """List the installed plugins: formats, frameworks, layer kinds, transforms and libraries.
 
-    Those that failed, that provide what another provides, or that are disabled are listed with the reason.
+    Plugins that failed, that provide the same as another, or that are disabled are listed with the reason.
     """
     from bridge_core.plugins import default_registry
 

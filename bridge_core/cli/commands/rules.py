@@ -1,4 +1,4 @@
-"""``ckptbridge rules``: checking a rule file alone, or against the names it is for."""
+"""``ckptbridge rules``: checks a rule file, and whether its rules match the names of weights."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ __all__ = ["rules"]
     ),
 )
 def rules() -> None:
-    """Work with rule files, as --rules takes them."""
+    """Check rule files, which --rules reads."""
 
 
 @rules.command(
-    short_help="Check a rule file, alone or against names.",
+    short_help="Check a rule file, and whether it matches weights.",
     epilog=examples(
         "ckptbridge rules check rules.toml",
         "ckptbridge rules check rules.toml --source model.safetensors",
@@ -41,12 +41,12 @@ def rules() -> None:
 )
 @click.argument("file")
 @click.option(
-    "--source", metavar="SRC", help="Weights to convert: every rule must match some of their names."
+    "--source", metavar="SRC", help="Weights to convert: every rule must match at least one of their names."
 )
 @click.option(
     "--like",
     metavar="PATH",
-    help="Weights of the target's architecture: every rule must make some of their names.",
+    help="Weights of the target's model: every rule must give at least one of their names.",
 )
 @layout_option
 @json_option
@@ -61,9 +61,9 @@ def check(
 ) -> None:
     """Check the rules of FILE and show what each does. No tensor is read.
 
-    With --source the conversion is planned, with --like as well against its shapes: what it refuses of the
-    rules is refused, and what else it would refuse is counted. A rule that is optional, or holds under
-    conditions, may match nothing.
+    With --source the conversion is planned, and with --like to the names and shapes of the template: problems
+    of the rules are refused, and other problems of the conversion are counted. A rule that is optional or has
+    conditions may match no name.
     """
     from bridge_core.errors import RuleError
     from bridge_core.plugins import default_registry
@@ -73,15 +73,15 @@ def check(
         with aside():
             registry = default_registry() if registry is None else registry
             read = load_rules(file)
-            found = _found(read, source, like, layout, registry)
+            result = _checked(read, source, like, layout, registry)
         if as_json:
-            print_json(_document(file, found))
+            print_json(_document(file, result))
         else:
-            say(*_lines(found))
-        _refuse_unmatched(file, found.counts, source, like)
-        _refuse_unfit(file, found.unfit)
-        if found.refused is not None:
-            raise found.refused
+            say(*_lines(result))
+        _refuse_unmatched(file, result.counts, source, like)
+        _refuse_unfit(file, result.unfit)
+        if result.refused is not None:
+            raise result.refused
     except RuleError as err:
         summary, *problems = err.message.split("\n  ")
         if as_json or not problems:
@@ -92,7 +92,7 @@ def check(
 
 @dataclass(frozen=True)
 class _MatchCounts:
-    """A rule, and how many names each of its patterns fits; None where nothing was to be compared."""
+    """A rule, and how many names each of its patterns matches; None without names to match."""
 
     rule: Rule
     sources: dict[str, int] | None = None
@@ -100,8 +100,8 @@ class _MatchCounts:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What was found of rules: what each matches, what does not fit, and what a conversion would refuse."""
+class _Result:
+    """The result of a check: matches of each rule, rules that do not fit, and what a conversion refuses."""
 
     counts: list[_MatchCounts]
     unfit: list[RuleError]
@@ -109,10 +109,10 @@ class _Found:
     rest: str = ""
 
 
-def _found(
+def _checked(
     read: tuple[Rule, ...], source: str | None, like: str | None, layout: str | None, registry: Registry
-) -> _Found:
-    """Count what the rules match, read as the two files lead, and say what does not fit."""
+) -> _Result:
+    """Return what the rules match in the direction of the two files, and what does not fit."""
     from contextlib import ExitStack
 
     from bridge_core.checkpoint import config_beside, open_state
@@ -145,16 +145,16 @@ def _found(
             unfit = rule_problems(directed, sources, targets, config_beside(*given))
         counts = [_count(rule, before, after, paths) for rule in directed]
         if given[0] is None or unfit or _unmatched(counts, source, like):
-            return _Found(counts, unfit)
+            return _Result(counts, unfit)
         try:
             plan = plan_by_rules(read, given[0], given[1], directed=directed, registry=registry)
         except BridgeError as err:
-            return _Found(counts, unfit, err)
-        return _Found(counts, unfit, rest=_rest(plan) if plan is not None and like is not None else "")
+            return _Result(counts, unfit, err)
+        return _Result(counts, unfit, rest=_rest(plan) if plan is not None and like is not None else "")
 
 
 def _rest(plan: Plan) -> str:
-    """Return what else keeps a conversion from being run, counted."""
+    """Return how many other problems of each kind the conversion has."""
     numbers = {
         "missing": plan.missing,
         "unexpected": plan.unexpected,
@@ -177,15 +177,15 @@ def _specs(state: FlatState, registry: Registry) -> dict[Key, TensorSpec]:
 
 
 def _paths(names: set[Key], rules: Iterable[Rule]) -> set[Key]:
-    """Return the paths of layers, by the names that the rules give, and by those that stand there."""
+    """Return the paths of layers, by the names in the file and by the names that the rules give."""
     renames = [rule for rule in rules if rule.action == "rename"]
-    made = {
+    new_names = {
         rule.targets[0].fill(captures)
         for name in names
         for rule in renames
         if (captures := rule.source.match(name)) is not None
     }
-    return {name[:depth] for name in names | made for depth in range(len(name))}
+    return {name[:depth] for name in names | new_names for depth in range(len(name))}
 
 
 def _count(
@@ -193,8 +193,9 @@ def _count(
 ) -> _MatchCounts:
     if rule.action == "layer":
         return _MatchCounts(rule, _counts(rule.sources, paths))
-    made = rule.action == "rearrange" or (rule.action == "fill" and rule.value is not None)
-    return _MatchCounts(rule, _counts(rule.sources, before), _counts(rule.targets, after) if made else None)
+    has_targets = rule.action == "rearrange" or (rule.action == "fill" and rule.value is not None)
+    targets = _counts(rule.targets, after) if has_targets else None
+    return _MatchCounts(rule, _counts(rule.sources, before), targets)
 
 
 def _counts(patterns: tuple[Pattern, ...], names: set[Key] | None) -> dict[str, int] | None:
@@ -203,11 +204,11 @@ def _counts(patterns: tuple[Pattern, ...], names: set[Key] | None) -> dict[str, 
     return {str(p): sum(p.match(name) is not None for name in names) for p in patterns}
 
 
-def _unmatched(found: list[_MatchCounts], source: str | None, like: str | None) -> list[str]:
-    """Return a line for each pattern that had to match something and does not."""
+def _unmatched(rows: list[_MatchCounts], source: str | None, like: str | None) -> list[str]:
+    """Return a line for each pattern that had to match a name and matches none."""
     return [
-        f"\n  {row.rule.origin}: {row.rule}: '{pattern}' matches nothing in {path}."
-        for row in found
+        f"\n  {row.rule.origin}: {row.rule}: '{pattern}' matches no name in {path}."
+        for row in rows
         if not (row.rule.optional or row.rule.when)
         for counts, path in ((row.sources, source), (row.targets, like))
         for pattern, count in (counts or {}).items()
@@ -215,14 +216,14 @@ def _unmatched(found: list[_MatchCounts], source: str | None, like: str | None) 
     ]
 
 
-def _refuse_unmatched(file: str, found: list[_MatchCounts], source: str | None, like: str | None) -> None:
+def _refuse_unmatched(file: str, rows: list[_MatchCounts], source: str | None, like: str | None) -> None:
     from bridge_core.errors import RuleError
 
-    problems = _unmatched(found, source, like)
+    problems = _unmatched(rows, source, like)
     if problems:
         what = "1 pattern matches" if len(problems) == 1 else f"{len(problems)} patterns match"
-        hint = "Correct the pattern, or write optional = true for the rule."
-        raise RuleError(f"{what} nothing:{''.join(problems)}", path=file, hint=hint)
+        hint = "Correct the pattern, or set optional = true in the rule if it may match no name."
+        raise RuleError(f"{what} no name:{''.join(problems)}", path=file, hint=hint)
 
 
 def _refuse_unfit(file: str, problems: list[RuleError]) -> None:
@@ -234,8 +235,8 @@ def _refuse_unfit(file: str, problems: list[RuleError]) -> None:
         raise RuleError(f"{what} not fit the tensors:{texts}", path=file)
 
 
-def _lines(found: _Found) -> Iterable[str]:
-    for row in found.counts:
+def _lines(result: _Result) -> Iterable[str]:
+    for row in result.counts:
         rule = row.rule
         index = () if rule.flat_index is None else (str(rule.flat_index),)
         text = "; ".join((str(rule), *rule.ops, *index))
@@ -245,15 +246,16 @@ def _lines(found: _Found) -> Iterable[str]:
             if counts is not None:
                 notes.append(f"{what} {' + '.join(map(str, counts.values()))}")
         yield f"{rule.origin}: {text}" + (f"  ({', '.join(notes)})" if notes else "")
-    number = len(found.counts)
+    number = len(result.counts)
     formed = "1 rule is well formed" if number == 1 else f"{number} rules are well formed"
-    yield f"{formed}; the conversion needs more, see plan: {found.rest}" if found.rest else formed
+    more = f"; the conversion has other problems, which 'ckptbridge plan' lists: {result.rest}"
+    yield formed + more * bool(result.rest)
 
 
-def _document(file: str, found: _Found) -> dict[str, Any]:
+def _document(file: str, result: _Result) -> dict[str, Any]:
     return {
         "file": file,
-        "layouts": found.counts[0].rule.layouts,
+        "layouts": result.counts[0].rule.layouts,
         "rules": [
             {
                 "origin": row.rule.origin,
@@ -271,7 +273,7 @@ def _document(file: str, found: _Found) -> dict[str, Any]:
                 "source_matches": row.sources,
                 "target_matches": row.targets,
             }
-            for row in found.counts
+            for row in result.counts
         ],
-        "rest": found.rest,
+        "rest": result.rest,
     }

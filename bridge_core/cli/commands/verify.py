@@ -1,4 +1,4 @@
-"""``ckptbridge verify``: does a file hold another's weights, through the plan?"""
+"""``ckptbridge verify``: checks that a file holds what a plan makes of another."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["verify"]
 @json_option
 @takes_registry
 def verify(src: str, dst: str, as_json: bool, **asked: Any) -> int:
-    """Tell whether DST holds SRC's weights, bit for bit, through the plan.
+    """Check that DST holds the weights of SRC, converted, bit for bit.
 
     Give the options that DST was converted with. Exit code 0: equal; 1: different.
     """
