@@ -53,7 +53,7 @@ VAGUE = frozenset({"found", "made", "kept", "wanted"})
 """Names that are allowed for three lines at most."""
 
 SUBJECTLESS = re.compile(
-    r"(is|are|was|has|have|had|holds?|does|do|did|needs?|cannot|can|could|must|may|should|would|will|contains?|"
+    r"(is|are|was|has|have|had|holds?|does|do|did|needs?|can|could|must|may|should|would|will|contains?|"
     r"begins?|starts?|ends?|takes?|gives?|names?|asks?|makes?|wants?|reads?|uses?|lists?|comes?|goes|points?|"
     r"refers?|repeats?|declares?|shares?|lies|leads?|expects?|matches|fits?|overlaps?|exceeds?|belongs?|it|they|"
     r"differs?|seems?|stores?|writes?|leaves?|lacks?|not|no longer)\b(?!=)"

@@ -105,7 +105,8 @@ class BridgeError(Exception):
     def keys(self) -> tuple[str, ...]:
         """Names of the tensors that the error is about, joined by dots."""
         if self._lists:
-            return tuple(name for field in self._lists for name in getattr(self, field))
+            # The name of a mismatched tensor is followed by both shapes.
+            return tuple(name.split(": ", 1)[0] for field in self._lists for name in getattr(self, field))
         return () if self.key is None else (self.key if isinstance(self.key, str) else ".".join(self.key),)
 
     @property
@@ -210,7 +211,7 @@ class MismatchError(
     Attributes:
         missing: Names of target tensors that have no source.
         unexpected: Names of source tensors that have no target.
-        mismatched: Names of tensors with different shapes on both sides.
+        mismatched: Tensors with different shapes: name, a colon, and both shapes.
     """
 
     def __init__(

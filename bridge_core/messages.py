@@ -106,8 +106,11 @@ def nearest(name: str, known: Iterable[str], *, listing: str = "") -> str:
     question = f"Did you mean {by_case[near[0]]!r}?" if near else ""
     if question and not listing:
         return question
-    rows = f"{listing or 'Known are'}: {listed(names)}." if names else "There is none."
-    return f"{question} {rows}".strip()
+    if not names:
+        return f"{question} There is none.".strip()
+    # Not folded: numbers in names of dtypes, ops and formats are not places in a row.
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f"{question} {listing or 'Known are'}: {', '.join(names[:8])}{more}.".strip()
 
 
 def for_command_line(text: str) -> str:

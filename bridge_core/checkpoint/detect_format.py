@@ -76,9 +76,10 @@ def _speaking_for(file: SourceFile, registry: Registry, expected: Format | None)
     foreign = describe_foreign(file)
     if foreign is None and (named := expected or by_extension(file.path.name, registry)):
         return named
-    foreign = foreign or describe_foreign(file, containers=True)
+    foreign = foreign or describe_foreign(file, containers=True, text=True)
+    installed = f"Installed formats: {', '.join(registry.formats) or 'none'}."
     if foreign:
-        raise MalformedFile(f"the file is {foreign}.", path=file.name)
+        raise MalformedFile(f"the file is {foreign}.", path=file.name, hint=installed)
     if file.size < 8:
         raise TruncatedFile(
             f"the file is {file.size} bytes, which is too short for any format of weights.",
@@ -88,7 +89,7 @@ def _speaking_for(file: SourceFile, registry: Registry, expected: Format | None)
     raise MalformedFile(
         f"no installed format recognises the file, which begins with {file.read(0, min(16, file.size))!r}.",
         path=file.name,
-        hint=f"Install a plugin for its format. Installed formats: {', '.join(registry.formats) or 'none'}.",
+        hint=f"Install a plugin for its format. {installed}",
     )
 
 

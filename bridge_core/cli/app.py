@@ -30,11 +30,11 @@ __all__ = ["App", "main"]
 _USAGE, _SYSTEM, _INTERRUPTED = 2, 4, 130
 
 _COMMANDS = {
-    "inspect": "Show what stands in a file, from its header alone.",
+    "inspect": "Show what is in a file, from its header only.",
     "plan": "Show what a conversion would do.",
     "convert": "Convert, and verify what was written.",
-    "verify": "Tell whether a file holds another's weights, through the plan.",
-    "diff": "Compare names, shapes, dtypes and values as they are.",
+    "verify": "Check that a file holds another's weights, through the plan.",
+    "diff": "Compare names, shapes, dtypes and values of two files.",
     "explain": "Show what happens to one tensor, and why.",
     "rules": "Check a rule file.",
     "plugins": "List what is installed, and what failed to load.",

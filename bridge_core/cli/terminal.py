@@ -50,7 +50,7 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 
 def aside() -> contextlib.AbstractContextManager[Any]:
-    """Send to stderr what a user's own model or a plugin prints: stdout is for the answer alone."""
+    """Send to stderr what a user's own model or a plugin prints: stdout is only for the answer."""
     return contextlib.redirect_stdout(sys.stderr)
 
 
@@ -91,7 +91,7 @@ def complain(text: str, *, label: str | None = None, as_list: bool = False) -> N
         text = text.removeprefix(head)
         if head and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
             head = click.style(f"{label}:", fg=_COLOURS.get(label or ""), bold=True) + " "
-    with contextlib.suppress(OSError, ValueError):  # there is nobody left to tell
+    with contextlib.suppress(OSError, ValueError):  # nobody is left to read it
         if stream is not None:
             print(_encodable(head + text, stream), file=stream, flush=True)
 

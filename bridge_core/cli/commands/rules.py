@@ -10,6 +10,7 @@ import click
 
 from bridge_core.cli.options import examples, json_option, layout_option, takes_registry
 from bridge_core.cli.terminal import aside, print_json, say
+from bridge_core.messages import for_command_line
 
 if TYPE_CHECKING:
     from bridge_core.errors import BridgeError, RuleError
@@ -86,7 +87,7 @@ def check(
         summary, *problems = err.message.split("\n  ")
         if as_json or not problems:
             raise
-        say(*problems)
+        say(*map(for_command_line, problems))
         raise RuleError(f"{summary.rstrip(':')}.", path=err.path, hint=err.hint) from err
 
 
