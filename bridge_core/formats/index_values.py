@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import PureWindowsPath
 from typing import Any
 
 from bridge_core.errors import MalformedFile, ShardError, UnsafeFile, UnsupportedFeature
-from bridge_core.io import SourceFile
+from bridge_core.io import SourceFile, is_plain_name
 from bridge_core.state import is_unicode
 
 __all__ = ["check_shard_name", "check_tensor_name", "check_text", "total_size"]
@@ -48,13 +47,7 @@ def check_shard_name(name: str, file: SourceFile) -> None:
         ShardError: It names itself.
         UnsafeFile: It names something else.
     """
-    if (
-        name in ("", ".", "..")
-        or not is_unicode(name)
-        or len(name.encode()) > _LONGEST_NAME
-        or set(name) & set("/\\\0")
-        or PureWindowsPath(name).drive
-    ):
+    if not is_plain_name(name) or not is_unicode(name) or len(name.encode()) > _LONGEST_NAME:
         raise UnsafeFile(
             f"names the shard {name[:_LONGEST_NAME]!r}; only plain file names beside the index are opened.",
             path=file.name,

@@ -32,8 +32,9 @@ from bridge_core import (
 )
 from bridge_core.checkpoint import checkpoint_writer as writing_module
 from bridge_core.checkpoint.open_save import open_state, save_state
-from bridge_core.io import atomic_write as output_module
-from bridge_core.io.atomic_write import TEMP_MARK, write_all
+from bridge_core.io import atomic_write as output_module, syscalls, temporaries
+from bridge_core.io.atomic_write import write_all
+from bridge_core.io.temporaries import TEMP_MARK
 
 REGISTRY = registry()
 HERE = Path(__file__).parents[1]
@@ -308,7 +309,7 @@ def test_interrupted_calls_are_made_again(place, inject, options, fault):
 
 @BOTH
 def test_short_writes_and_reads_are_carried_on(place, monkeypatch, options):
-    pwrite, preadv, counts = os.pwrite, os.preadv, {"w": 0, "r": 0}
+    pwrite, preadv, counts = syscalls.pwrite, syscalls.preadv, {"w": 0, "r": 0}
 
     def short_write(fd, data, offset):
         counts["w"] += 1
@@ -318,8 +319,8 @@ def test_short_writes_and_reads_are_carried_on(place, monkeypatch, options):
         counts["r"] += 1
         return preadv(fd, [buffers[0][:777]], offset)
 
-    monkeypatch.setattr(os, "pwrite", short_write)
-    monkeypatch.setattr(os, "preadv", short_read)
+    monkeypatch.setattr(syscalls, "pwrite", short_write)
+    monkeypatch.setattr(syscalls, "preadv", short_read)
     path = target(place, options)
     save(state(2), path, verify=True, **options)
     assert values(path) == 2
@@ -327,7 +328,7 @@ def test_short_writes_and_reads_are_carried_on(place, monkeypatch, options):
 
 
 def test_a_write_without_progress_is_no_endless_loop(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "pwrite", lambda *_: 0)
+    monkeypatch.setattr(syscalls, "pwrite", lambda *_: 0)
     with (tmp_path / "x").open("wb") as file, pytest.raises(OSError, match="no progress"):
         write_all(file.fileno(), b"abc", 0)
 
@@ -584,15 +585,15 @@ def interrupt(*_args, **_options):
 
 
 PHASES = {
-    "create": lambda patch: patch.setattr(output_module, "_lock", interrupt),
+    "create": lambda patch: patch.setattr(temporaries, "_lock", interrupt),
     "read": None,
-    "write": lambda patch: patch.setattr(os, "pwrite", interrupt),
+    "write": lambda patch: patch.setattr(syscalls, "pwrite", interrupt),
     "sync": lambda patch: patch.setattr(os, "fsync", interrupt),
     "check": lambda patch: patch.setattr(writing_module, "check_written", interrupt),
     "rename": lambda patch: (
         patch.setattr(os, "replace", interrupt),
         patch.setattr(os, "rename", interrupt),
-        patch.setattr(output_module, "rename_with", interrupt),
+        patch.setattr(syscalls, "_rename_with", interrupt),
     ),
     "progress": None,
 }
@@ -655,8 +656,8 @@ def test_a_folder_that_cannot_be_synced_is_reported_and_the_new_content_is_named
             raise OSError(errno.EIO, "broken")
         return sync(folder)
 
-    sync = output_module._sync_folder
-    monkeypatch.setattr(output_module, "_sync_folder", fail)
+    sync = output_module.sync_folder
+    monkeypatch.setattr(output_module, "sync_folder", fail)
     with pytest.raises(SystemFailure, match=r"is in place, but.*broken"):
         save(state(2), path, **options)
     assert names(place) == [path.name]
@@ -670,7 +671,7 @@ def test_a_destination_that_is_full_in_a_copy_by_the_kernel_is_named(place, monk
     def full(*_args):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(os, "copy_file_range", full)
+    monkeypatch.setattr(syscalls, "copy_range", full)
     with (
         open_state(place / "a.safetensors", registry=REGISTRY) as source,
         pytest.raises(SystemFailure, match="writing failed") as caught,
