@@ -1,8 +1,8 @@
 """Temporary neighbours of a destination: made, locked while their writer lives, and removed.
 
-A temporary's name repeats the destination's, so the next writer to the same destination finds and removes what a
-killed process left behind. A living writer is known from its lock; where there are no locks, from the age of
-what it wrote last.
+A temporary's name repeats the destination's, so the next writer to the same destination finds and removes
+what a killed process left behind. A living writer is known from its lock; where there are no locks, from the
+age of what it wrote last.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from bridge_core.io import syscalls
 
 __all__ = [
     "ABANDONED_SECONDS",
-    "create_folder",
     "neighbour",
     "OLD",
     "remove",
@@ -67,11 +66,6 @@ def temporary(final: Path, create: Callable[[Path], None]) -> Iterator[Path]:
             remove(path)
         if lock is not None and lock != _NO_LOCK:
             os.close(lock)
-
-
-def create_folder(path: Path, mode: int | None = None) -> None:
-    """Create a folder; without a mode, with the permissions that the umask leaves."""
-    path.mkdir(mode=0o777 if mode is None else mode)
 
 
 def neighbour(final: Path, kind: str = "") -> Path:

@@ -32,7 +32,7 @@ from bridge_core import (
 )
 from bridge_core.checkpoint import checkpoint_writer as writing_module
 from bridge_core.checkpoint.open_save import open_state, save_state
-from bridge_core.io import atomic_write as output_module, syscalls, temporaries
+from bridge_core.io import atomic_write as output_module, syscalls, temporaries as temporaries_module
 from bridge_core.io.atomic_write import write_all
 from bridge_core.io.temporaries import TEMP_MARK
 
@@ -585,7 +585,7 @@ def interrupt(*_args, **_options):
 
 
 PHASES = {
-    "create": lambda patch: patch.setattr(temporaries, "_lock", interrupt),
+    "create": lambda patch: patch.setattr(temporaries_module, "_lock", interrupt),
     "read": None,
     "write": lambda patch: patch.setattr(syscalls, "pwrite", interrupt),
     "sync": lambda patch: patch.setattr(os, "fsync", interrupt),
