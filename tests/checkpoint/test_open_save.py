@@ -274,7 +274,7 @@ def test_the_longest_names_work(tmp_path):
 
 def test_a_fifo_as_destination_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(DestinationExists, match="no regular file"):
+    with pytest.raises(DestinationExists, match="FIFO"):
         save(small(), tmp_path / "pipe", overwrite=True)
 
 
@@ -376,7 +376,7 @@ def test_what_cannot_be_kept_in_a_replaced_folder_stops_it(tmp_path):
     assert names(folder) == ["pipe"]
     (folder / "pipe").unlink()
     (folder / "model.safetensors").mkdir()
-    with pytest.raises(DestinationExists, match="would be lost"):
+    with pytest.raises(DestinationExists, match=r"'model\.safetensors'"):
         save(small(), folder, overwrite=True)
     assert names(folder) == ["model.safetensors"]
     assert names(tmp_path) == ["f"]
@@ -384,7 +384,7 @@ def test_what_cannot_be_kept_in_a_replaced_folder_stops_it(tmp_path):
 
 def test_a_file_where_a_folder_is_to_be_is_refused(tmp_path):
     (tmp_path / "f").write_text("x")
-    with pytest.raises(DestinationExists, match="is no folder"):
+    with pytest.raises(DestinationExists, match=r"f: .*folder"):
         save(small(), tmp_path / "f", max_shard_size=32, overwrite=True)
     assert (tmp_path / "f").read_text() == "x"
 

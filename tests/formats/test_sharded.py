@@ -19,6 +19,7 @@ from bridge_core import (
     as_state,
 )
 from bridge_core.checkpoint.open_save import open_state, save_state
+from bridge_core.errors import SourceIsFolder
 from bridge_core.formats import sharded
 
 REGISTRY = registry()
@@ -146,7 +147,7 @@ def test_a_dangling_link_is_a_missing_shard(folder):
 def test_a_shard_that_is_no_file_is_refused_without_blocking(folder, kind):
     (folder / TWO).unlink()
     (folder / TWO).mkdir() if kind == "folder" else os.mkfifo(folder / TWO)
-    refused(folder, MalformedFile, "is a folder|no regular file")
+    refused(folder, *((SourceIsFolder, "a folder") if kind == "folder" else (MalformedFile, "FIFO")))
 
 
 def test_tensors_that_a_shard_lacks_are_all_named(folder):
@@ -326,7 +327,7 @@ def test_a_shard_that_changes_is_noticed(folder):
     with load(folder) as state:
         state.check_unchanged()
         write(folder / TWO, "c")
-        with pytest.raises(IntegrityError, match=f"{TWO}: changed"):
+        with pytest.raises(IntegrityError, match=TWO):
             state.check_unchanged()
 
 

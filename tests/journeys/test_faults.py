@@ -19,11 +19,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import absent_syscalls
 from support.toy_format import assert_same, descriptors, registry
 
 from bridge_core import (
     DestinationExists,
     IntegrityError,
+    SourceFile,
     SystemFailure,
     Tensor,
     TruncatedFile,
@@ -42,6 +44,9 @@ HERE = Path(__file__).parents[1]
 PRELUDE = f"""
 import os, resource, signal, sys, time
 sys.path.insert(0, {str(HERE)!r})
+from support import absent_syscalls
+if {absent_syscalls.removed()}:
+    absent_syscalls.remove(*absent_syscalls.GROUPS)
 import numpy as np
 from bridge_core import BridgeError, TensorSpec
 from bridge_core import open_state, save_state
@@ -100,6 +105,8 @@ def needs(tool, *probe):
 @pytest.fixture
 def inject(tmp_path_factory):
     """Run a body while system calls fail, and prove from strace's log that they did."""
+    if absent_syscalls.removed():
+        pytest.skip("other calls are made where these are missing")
     strace = needs("strace", "-qq", "-e", "trace=none", "true")
     log = tmp_path_factory.mktemp("strace") / "log"
 
@@ -140,6 +147,7 @@ def values(path):
 
 FOLDER = {"max_shard_size": 400_000}
 BOTH = pytest.mark.parametrize("options", [{}, FOLDER], ids=["file", "folder"])
+HARD_LINKS = pytest.mark.skipif(not hasattr(os, "link"), reason="there are no hard links")
 OVER_OR_NEW = pytest.mark.parametrize(
     "exists", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["over the old", "new"]
 )
@@ -184,8 +192,11 @@ def test_killed_while_writing_the_old_one_stands_and_the_next_run_cleans_up(plac
     {call(2, path, options, ", overwrite=True, progress=die")}
     """
     run(body, rc=-signal.SIGKILL)
-    assert len(temporaries(place)) == 1
+    (left,) = temporaries(place)
     assert values(path) == 1
+    if absent_syscalls.removed():  # without locks, only its age shows that its writer is dead
+        for file in (*(place / left).glob("*"), place / left):
+            os.utime(file, (0, 0))
     save(state(3), path, overwrite=True, **options)
     assert names(place) == [path.name]
     assert values(path) == 3
@@ -374,7 +385,7 @@ def test_a_limit_on_file_sizes_is_reported_and_left_clean(place, options):
 @pytest.mark.parametrize(
     ("options", "rc", "says"),
     [
-        ("workers=1", 3, "LimitExceeded.*does not fit into memory"),
+        ("workers=1", 3, "OutOfMemory"),
         ("workers=1, max_ram='6MB', verify=True", 0, ""),
     ],
     ids=["default", "smaller buffers"],
@@ -435,7 +446,7 @@ def write_to_read_only(place, options, how):
         prefix = (setpriv, "--reuid=65534", "--regid=65534", "--clear-groups")
         if subprocess.run([*prefix, "ls", place], capture_output=True, check=False).returncode:
             pytest.skip("another user cannot reach temporary folders")
-        says = "SystemFailure.*Permission denied"
+        says = "PermissionDenied.*Permission denied"
     else:
         unshare = needs("unshare", "-m", "true")
         mount = f'mount --bind {place} {place} && mount -o remount,bind,ro {place} || exit 77; exec "$@"'
@@ -510,7 +521,7 @@ def test_a_source_truncated_under_a_reader_is_an_error_and_no_signal(tmp_path):
     [
         ({}, "itself"),
         ({}, "a symbolic link"),
-        ({}, "a hard link"),
+        pytest.param({}, "a hard link", marks=HARD_LINKS),
         (FOLDER, "itself"),
         (FOLDER, "a symbolic link"),
     ],
@@ -552,6 +563,7 @@ def test_a_symbolic_link_stays_and_its_target_is_replaced(place):
     assert names(place / "sub") == ["new", "real.safetensors"]
 
 
+@HARD_LINKS
 def test_another_hard_link_keeps_the_old_content(place):
     save(state(1), place / "a.safetensors")
     os.link(place / "a.safetensors", place / "b.safetensors")
@@ -664,6 +676,7 @@ def test_a_folder_that_cannot_be_synced_is_reported_and_the_new_content_is_named
     assert values(path) == 2
 
 
+@pytest.mark.skipif(not SourceFile.can_copy, reason="the system cannot copy between files")
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_destination_that_is_full_in_a_copy_by_the_kernel_is_named(place, monkeypatch, code):
     save(state(1), place / "a.safetensors")
