@@ -2,4 +2,8 @@
 
 import os
 
+from support.missing import skip_what_needs_missing_packages
+
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+skip_what_needs_missing_packages()

@@ -17,7 +17,7 @@ def carry_over(old: Path, new: Path, keep: Callable[[Path], bool], shown: Path) 
     """Give a new folder the entries of the old one that ``keep`` selects, files as hard links where possible.
 
     Args:
-        old: The folder that is to be replaced; it stays as it is.
+        old: The folder that is to be replaced; it is not changed.
         new: The folder that is to replace it.
         keep: Returns for each entry of the old folder whether it is carried over.
         shown: What errors call the old folder.
@@ -63,7 +63,7 @@ def _carry_entry(entry: Path, target: Path, device: int, shown: Path) -> None:
 
 def _cannot_carry(entry: Path, what: str, shown: Path) -> DestinationExists:
     return DestinationExists(
-        f"cannot replace the folder: its entry {entry.name!r} is {what}, which cannot be carried over.",
+        f"the entry {entry.name!r} of the folder is {what}, which cannot be carried over.",
         path=shown,
         hint="Move it away, or write to another folder.",
     )

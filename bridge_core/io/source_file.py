@@ -117,7 +117,7 @@ class SourceFile(ByteSource):
         """
         if not self._open:
             raise SystemFailure(
-                "cannot read: the file was closed.",
+                "the file was closed, and cannot be read any more.",
                 path=self.name,
                 hint="Read inside the 'with' block of open_state, or call close() later.",
             )
