@@ -7,3 +7,5 @@ from support.missing import skip_what_needs_missing_packages
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 skip_what_needs_missing_packages()
+
+collect_ignore = ["support"]  # no tests, and no doctests

@@ -2,8 +2,8 @@
 
 Archives state one CRC-32 for each tensor, and tensors are read in parts, out of order and by several threads.
 So a CRC-32 is stored for every run of bytes that was read, and the CRC-32s of adjacent runs are joined into
-that of both. Once only one run is left, the range is verified or damaged. Other digests cannot be joined; files
-with such digests have one for each block.
+that of both. Once only one run is left, the range is verified or damaged. Other digests cannot be joined:
+files with such digests have one for each block.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tests that import a package that is not installed are skipped, each module or test with the package's name."""
+"""Tests that import a package that is not installed are skipped, with the name of the package."""
 
 import importlib.abc
 import sys
@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 OPTIONAL = frozenset(
-    "cv2 diffusers flax h5py jax jsonschema matplotlib msgpack optax orbax safetensors sentence_transformers "
-    "torch transformers".split()
+    (
+        *("cv2", "diffusers", "flax", "h5py", "jax", "jsonschema", "matplotlib", "msgpack", "optax", "orbax"),
+        *("safetensors", "sentence_transformers", "torch", "transformers"),
+    )
 )
 """Packages that the core does without."""
 
@@ -19,16 +21,21 @@ class _Skips(importlib.abc.MetaPathFinder):
     """Asked last, for what no other finder has: skips what a test's own code imports."""
 
     def find_spec(self, name, path=None, target=None):
-        if name in OPTIONAL and _importer().startswith(_TESTS):
+        if name in OPTIONAL and _is_for_a_test():
             pytest.skip(f"{name} is not installed", allow_module_level=True)
 
 
-def _importer():
-    """Return the file of the code that runs the import."""
+def _is_for_a_test():
+    """Return whether a test imports the package, itself or by another one such as ``safetensors.torch``."""
     frame = sys._getframe(2)
-    while frame and ("importlib" in frame.f_code.co_filename or frame.f_code.co_filename == __file__):
+    while frame:
+        file = frame.f_code.co_filename
+        if file.startswith(_TESTS) and file != __file__:
+            return True
+        if file != __file__ and "importlib" not in file and not OPTIONAL & set(Path(file).parts):
+            return False
         frame = frame.f_back
-    return frame.f_code.co_filename if frame else ""
+    return False
 
 
 def skip_what_needs_missing_packages():
