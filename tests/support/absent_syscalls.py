@@ -52,6 +52,8 @@ def remove(*groups):
             _without(back, os, name)
         if group == "folders":
             _replaced(back, shutil, "_use_fd_functions", False)
+        elif group == "affinity" and hasattr(os, "process_cpu_count"):
+            _replaced(back, os, "process_cpu_count", os.cpu_count)  # which asks for the affinity
         elif group == "locks":
             _hidden(back, "fcntl")
             _replaced(back, shutil, "_use_fd_functions", False)
