@@ -32,7 +32,7 @@ WORDS = {
     "stands": (r"\b(stands?|stood|standing)\b(?! for| in for)", "is, is stored, appears, comes before"),
     "tells": (r"\btells?\b", "shows, determines; cannot determine X"),
     "is no": (r"(?<!there )\b(is|are|was|were) no (?!longer\b|more\b|less\b|fewer\b|need\b)", "is not a"),
-    "kept": (r"\b(kept|keeps|keeper)\b", "stored, preserved; canonical key"),
+    "kept": (r"\b(kept|keeper|keeps(?! \w+ing\b))\b", "stored, preserved; canonical key"),
     "whole": (r"\b(wholly|whole(?! numbers?\b))\b", "entire, complete, or nothing"),
     "whose names": (r"\bwhose (names|axes|layout)\b", "the layout"),
     "beside": (r"\bbeside\b", "next to, in addition to, sidecar file"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable
 
-__all__ = ["count", "fold_names", "folded", "for_command_line", "listed", "nearest"]
+__all__ = ["count", "fold_names", "folded", "for_command_line", "listed", "log", "nearest"]
 
 _BOTH_WAYS = re.compile(r"""\b[a-z_]+=(?:"[^"]*"|'[^']*'|\[[^\]]*\]|[^\s"'\[(,.]*) \((--[^()]+)\)""")
 
@@ -93,3 +94,19 @@ def for_command_line(text: str) -> str:
     'Pass --like or --accept-guesses.'
     """
     return _BOTH_WAYS.sub(r"\1", text)
+
+
+def log(room: str, message: str, *args: object, level: int = 20) -> None:
+    """Log under ``ckptbridge.<room>``.
+
+    Importing `logging` takes longer than some commands; a program that listens has imported it.
+
+    Args:
+        room: The room that logs.
+        message: A text with ``%s`` for each of ``args``, which are formatted only if somebody listens.
+        args: The values.
+        level: As in `logging`: 20 is INFO, 10 is DEBUG.
+    """
+    logging = sys.modules.get("logging")
+    if logging is not None:
+        logging.getLogger(f"ckptbridge.{room}").log(level, message, *args, stacklevel=2)

@@ -1,4 +1,4 @@
-"""The torch adapter as the core sees it; torch itself is imported when a live object comes by."""
+"""The adapter of torch for the core; torch itself is imported only for a live object."""
 
 from __future__ import annotations
 
@@ -47,22 +47,22 @@ class TorchFramework:
     channels = "first"
 
     def owns(self, names: Mapping[Key, TensorSpec]) -> bool:
-        """Tell whether the names are torch's: at least one leaf only torch has, and none of Flax's."""
+        """Return whether the names are torch's: at least one leaf that only torch has, and none of Flax's."""
         leaves = {key[-1] for key in names if key}
         if any(key[0] in _FLAX_COLLECTIONS and _PARAMETRIZATIONS not in key for key in names if key):
             return False
         return bool(leaves & _TORCH_LEAVES) and not leaves & _FLAX_LEAVES
 
     def place(self, key: Key, present: Collection[Key]) -> tuple[Key, str] | None:
-        """Return the path and the leaf name of one layer in a recurrent stack."""
+        """Return the path and the leaf name of one layer in a recurrent stack; None for any other key."""
         return place_in_stack(key, present)
 
     def spell(self, path: Key, leaf: str) -> Key | None:
-        """Return the key of a leaf of one layer in a recurrent stack: what `place` takes apart."""
+        """Return the key of a leaf of one layer in a recurrent stack, the inverse of `place`; else None."""
         return spell_in_stack(path, leaf)
 
     def accepts(self, value: Any) -> bool:
-        """Tell whether the value is a module or a state dict of torch; imports nothing."""
+        """Return whether the value is a module or a state dict of torch; imports nothing."""
         torch = sys.modules.get("torch")
         module, tensor = getattr(getattr(torch, "nn", None), "Module", None), getattr(torch, "Tensor", None)
         if module is None or tensor is None:
@@ -77,36 +77,36 @@ class TorchFramework:
         return bool(tensors) and all(tensors)
 
     def state(self, value: Any) -> FlatState:
-        """Return the tensors of a module or a state dict; CPU tensors are views, nothing is copied.
+        """Return the tensors of a module or a state dict; CPU tensors are read-only views, not copies.
 
-        The state sees later changes of the object, and cannot be used to make any.
+        Later changes of the object show in the state.
 
         Args:
             value: An `nn.Module` or a mapping from names to tensors. Tensors on another device are
                 copied when they are read; those on the meta device have a spec and no values.
 
         Raises:
-            UnsupportedFeature: A tensor is sparse, quantised, uninitialised or of a dtype that the
-                bridge does not carry.
-            MissingDependency: torch is not installed.
-            UsageError: The value is neither, or holds something that is no tensor.
+            UnsupportedFeature: A tensor is sparse, quantised, uninitialised or of a dtype that is not
+                supported.
+            MissingDependency: torch cannot be imported.
+            UsageError: The value is neither, or has a value that is not a tensor.
         """
         state: FlatState = _live().read_state(value)
         return state
 
     def build(self, state: FlatState, like: Any) -> Any:
-        """Return a state dict of new CPU tensors, with their values read once.
+        """Return a state dict of new CPU tensors; each value is read once.
 
         Args:
             state: A state in torch's layout.
-            like: A module or a state dict, whose order of names is taken; None for the state's own.
+            like: A module or a state dict, whose order of names the result has; None for the state's own.
                 It is not changed.
 
         Raises:
             KeyConflict: Two keys join to one name.
-            MissingDependency: torch is not installed.
-            UnsupportedFeature: torch lacks a dtype.
-            UsageError: ``like`` is neither.
+            MissingDependency: torch cannot be imported.
+            UnsupportedFeature: torch has no such dtype.
+            UsageError: ``like`` is neither a module nor a state dict.
         """
         return _live().build_state_dict(state, like)
 
@@ -116,7 +116,8 @@ def _live() -> ModuleType:
         from bridge_torch import torch_objects as modules
     except ImportError as err:
         raise MissingDependency(
-            "live modules and state dicts need torch.", hint='pip install "ckptbridge[torch]"'
+            f"modules and state dicts in memory need torch, which cannot be imported: {err}.",
+            hint='Install it: pip install "ckptbridge[torch]".',
         ) from err
     return modules
 

@@ -1,4 +1,4 @@
-"""Modules and state dicts to the neutral form, and back."""
+"""Conversion of modules and state dicts to the neutral form, and back."""
 
 from __future__ import annotations
 
@@ -28,15 +28,17 @@ def to_neutral(
     """Return the neutral state of an `nn.Module` or a state dict; it is not changed.
 
     Args:
-        module_or_state_dict: The weights. Values are read when the result's are.
-        module: The module that the state dict belongs to, as evidence.
-        rules: What the caller knows better.
-        accept_guesses: Whether names may settle what no evidence does; else it stays undecided.
-        registry: Plugins; by default everything installed.
+        module_or_state_dict: The weights. Their values are read when those of the result are.
+        module: The `nn.Module` that the state dict belongs to, whose types are evidence; None for none.
+        rules: Rules, or the path of a rule file.
+        accept_guesses: Whether names may decide a layer that no evidence decides; by default it stays
+            undecided.
+        registry: Plugins; None for all that are installed.
 
     Raises:
         UsageError: The object or the module is not torch's.
-        UnsupportedFeature: A tensor is of a dtype or kind that cannot be carried.
+        UnsupportedFeature: A tensor is of a dtype or kind that cannot be converted.
+        RuleError: A rule does not match the tensors.
     """
     return core_to_neutral(
         module_or_state_dict,
@@ -60,23 +62,29 @@ def from_neutral(
     allow_unclaimed: bool | Iterable[str | Pattern] = False,
     registry: Registry | None = None,
 ) -> Any:
-    """Return a state dict from a neutral state.
+    """Return a state dict of new CPU tensors from a neutral state.
 
     Args:
         neutral: A neutral state, or a plain mapping in neutral names and axes.
-        like: A Module (the meta device is enough) or a state dict, whose names, shapes and order the
-            result has; None writes what is decided.
-        rules: What the caller knows better.
-        accept_guesses: Whether names may settle what no evidence does.
-        allow_missing: Names of ``like`` that may stay as they are there: True, or patterns.
-        allow_unexpected: Neutral names that may be left out: True, or patterns.
-        allow_mismatched: Names of ``like`` that may stay as they are there where the shapes differ.
-        allow_unclaimed: Neutral names that no evidence explains and that are to be copied unchanged.
-        registry: Plugins; by default everything installed.
+        like: An `nn.Module` (it may be on the meta device) or a state dict: the result has the same names,
+            shapes and order. None for the names and order of the neutral state.
+        rules: Rules, or the path of a rule file.
+        accept_guesses: Whether names may decide a layer that no evidence decides.
+        allow_missing: Names of ``like`` whose values there are used if the neutral state has none: True for
+            all, or patterns.
+        allow_unexpected: Neutral names that may be left out: True for all, or patterns.
+        allow_mismatched: Names of ``like`` whose values there are used if the shapes differ: True for all,
+            or patterns.
+        allow_unclaimed: Neutral names of tensors that belong to no layer and are to be copied unchanged: True
+            for all, or patterns.
+        registry: Plugins; None for all that are installed.
 
     Raises:
         MismatchError: Names are missing or unexpected, or shapes differ.
-        AmbiguousLayerError: No evidence settles what some layers are.
+        AmbiguousLayerError: No evidence decides what some layers are.
+        UnclaimedTensorError: Tensors with names of layers belong to no layer.
+        UnsupportedLayerError: torch has no such layer.
+        RuleError: A rule does not match the tensors.
         UsageError: The state is not neutral, or ``like`` is not torch's.
     """
     return core_from_neutral(

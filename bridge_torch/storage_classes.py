@@ -1,4 +1,4 @@
-"""torch's storage classes, and the dtypes that they hold."""
+"""torch's storage classes and their dtypes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TYPED_STORAGES = {
     "complex128": "ComplexDoubleStorage",
     "complex64": "ComplexFloatStorage",
 }
-"""Dtypes that torch keeps in a storage class of their own."""
+"""Dtype -> the storage class that torch has for it."""
 
 UNTYPED = frozenset(
     [
@@ -26,7 +26,7 @@ UNTYPED = frozenset(
         *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
     ]
 )
-"""Dtypes that torch keeps as bytes, with the dtype beside them."""
+"""Dtypes without a storage class: torch stores bytes, and the dtype with the tensor."""
 
 STORAGE_DTYPES = {
     **{name: dtype for dtype, name in TYPED_STORAGES.items()},

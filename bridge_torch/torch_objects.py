@@ -1,7 +1,7 @@
-"""Live objects of torch: the one file that imports it.
+"""Live objects of torch; no other file of the package imports torch.
 
-Reading gives numpy views of the tensors' own memory, and tells what the modules are. Writing gives
-tensors in memory of their own. Floats that numpy lacks cross as integers of the same width.
+Reading returns numpy views of the tensors' memory, and the types of the modules. Writing returns tensors in
+new memory. Floats that numpy does not have are exchanged as integers of the same width.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from bridge_core import (
     UsageError,
     as_key,
 )
+from bridge_core.messages import count, listed
 from bridge_core.state import Array, LazyTensor, ModuleInfo, Region, dtype_named, flat_names
 from bridge_core.transfer import LoadedTensor, load_values
 
@@ -52,24 +53,25 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _PARAMETRIZATIONS = "parametrizations"
 _EXTRA_STATE = "_extra_state"
 _DERIVED = ("training", "weight_norm", "spectral_norm")
-"""Names that are no options of a module: a flag, and what is worked out here."""
+"""Attributes that are not settings of a module: a flag, and names that this file computes itself."""
 
 
 def read_state(value: Any) -> FlatState:
     """Return the tensors of a module or a state dict, with its ties and, of a module, its types.
 
     Raises:
-        UnsupportedFeature: Some tensors cannot be carried; all of them are named.
-        UsageError: The value is neither, or holds something that is no tensor.
+        UnsupportedFeature: Some tensors cannot be converted.
+        UsageError: The value is neither, or has a value that is not a tensor.
     """
     entries = _entries(value)
     ignored = [name for name, child in entries.items() if _is_foreign_extra(name, child)]
-    found = {as_key(n): child for n, child in entries.items() if not _is_foreign_extra(n, child)}
-    _check(found)
+    children = {as_key(n): child for n, child in entries.items() if not _is_foreign_extra(n, child)}
+    problems = {key: problem for key, child in children.items() if (problem := _problem(child))}
+    _refuse(problems, "expected a dense tensor of a supported dtype")
     tensors: dict[Key, Tensor] = {}
     ties: dict[Key, Key] = {}
     first: dict[tuple[Any, ...], Key] = {}
-    for key, child in found.items():
+    for key, child in children.items():
         owner = first.setdefault(_memory(child), key)
         if owner != key:
             ties[key] = owner
@@ -83,26 +85,26 @@ def read_state(value: Any) -> FlatState:
 
 
 def build_state_dict(state: FlatState, like: Any) -> OrderedDict[str, torch.Tensor]:
-    """Return new CPU tensors under the state's names; tied keys get one tensor.
+    """Return new CPU tensors under the state's names; tied keys share one tensor.
 
     Args:
         state: A state in torch's layout.
-        like: Module or state dict that gives the order; None for the state's own.
+        like: Module or state dict whose order of names the result has; None for the state's own.
 
     Raises:
         KeyConflict: Two keys join to one name.
-        UnsupportedFeature: torch lacks some dtypes; all the tensors are named.
-        UsageError: ``like`` is neither.
+        UnsupportedFeature: torch does not have the dtypes of some tensors.
+        UsageError: ``like`` is neither a module nor a state dict.
     """
     template = None if like is None else _entries(like)
     flat_names(state)  # raises for two keys that join to one name
     keys = {".".join(key): key for key in state}
     problems = {
-        key: f"torch has no dtype {spec.dtype.name}"
+        key: (spec.dtype.name, "Cast it before this call, for example to float32 or int8.")
         for key, spec in state.specs().items()
         if spec.dtype.name not in _DTYPES
     }
-    _refuse(problems, "Cast these tensors first.")
+    _refuse(problems, f"expected a dtype that torch {torch.__version__} has")
     order = dict.fromkeys([*(name for name in template or () if name in keys), *keys])
     loaded = load_values(state, shared=True)
     built: dict[int, torch.Tensor] = {}
@@ -119,70 +121,88 @@ def build_state_dict(state: FlatState, like: Any) -> OrderedDict[str, torch.Tens
 
 
 def _entries(value: Any) -> Mapping[str, Any]:
-    """Return what a state dict of the value holds: its own tensors, gradients and all."""
+    """Return the names and values of a state dict; of a module, its own tensors, with their gradients."""
     if isinstance(value, torch.nn.Module):
         entries: Mapping[str, Any] = value.state_dict(keep_vars=True)
         return entries
     if isinstance(value, Mapping):
         for name, child in value.items():
             if not isinstance(name, str):
-                raise UsageError(f"a state dict has names that are strings; found {name!r}.")
-            if not isinstance(child, torch.Tensor) and not _is_foreign_extra(name, child):
                 raise UsageError(
-                    f"a state dict holds tensors; found {_qualified(type(child))}.",
+                    f"expected strings as the keys of a state dict, got {name!r} ({_type_name(name)}).",
+                    hint="Pass model.state_dict().",
+                )
+            if not isinstance(child, torch.Tensor) and not _is_foreign_extra(name, child):
+                inner = f"checkpoint[{name if isinstance(child, Mapping) else 'state_dict'!r}]"
+                raise UsageError(
+                    f"expected a torch.Tensor as the value in a state dict, got {_type_name(child)}.",
                     key=name,
-                    hint="Pass the inner state dict, e.g. checkpoint['state_dict'].",
+                    hint=f"Pass only the state dict: model.state_dict(), or of a checkpoint {inner}.",
                 )
         return value
-    raise UsageError(f"expected a torch.nn.Module or a state dict; found {_qualified(type(value))}.")
+    raise UsageError(
+        f"expected a torch.nn.Module or a state dict, got {_type_name(value)}.",
+        hint="Pass the module, or model.state_dict().",
+    )
 
 
 def _is_foreign_extra(name: str, child: Any) -> bool:
     return name.rpartition(".")[2] == _EXTRA_STATE and not isinstance(child, torch.Tensor)
 
 
-def _check(found: Mapping[Key, Any]) -> None:
-    problems: dict[Key, str] = {}
-    for key, child in found.items():
-        problem = _problem(child)
-        if problem:
-            problems[key] = problem
-    _refuse(problems, "Turn these into plain dense tensors first.")
-
-
-def _problem(child: Any) -> str | None:
+def _problem(child: Any) -> tuple[str, str] | None:
+    """Return what a tensor is that cannot be converted, and what to do about it; None for all others."""
     if not isinstance(child, torch.Tensor):
-        return f"is a {_qualified(type(child))}, not a tensor"
+        return _type_name(child), "Leave it out, or replace it by a tensor."
     if is_lazy(child):
-        return "is not initialised yet: run the module once"
+        return "an uninitialised parameter", "Run the module once on an example input."
     if type(child).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
-        return f"is a {_qualified(type(child))}, not a plain tensor"
+        return (
+            f"{_type_name(child)}, a subclass of torch.Tensor",
+            "Convert it to a plain tensor, as tensor.full_tensor() or tensor.dequantize() does.",
+        )
     if child.is_quantized:
-        return "is quantised"
+        return "a quantised tensor", "Pass tensor.dequantize() in its place."
     if child.layout is not torch.strided:
-        return f"has the layout {child.layout}, not torch.strided"
+        return f"the layout {child.layout}", "Pass tensor.to_dense() in its place."
     if child.dtype not in _NAMES:
-        return f"has the dtype {child.dtype}, which is not supported"
+        supported = torch.complex64 if child.is_complex() else torch.float32
+        return f"{child.dtype}", f"Pass tensor.to({supported}) in its place."
     return None
 
 
-def _refuse(problems: Mapping[Key, str], hint: str) -> None:
+def _refuse(problems: Mapping[Key, tuple[str, str]], expected: str) -> None:
+    """Raise the error for tensors that cannot be converted, if there are any.
+
+    Args:
+        problems: Key -> what it is in place of what was expected, and what to do.
+        expected: What was expected, as the beginning of a sentence.
+    """
+    if not problems:
+        return
+    hint = " ".join([*dict.fromkeys(way for _, way in problems.values())][:2])
     if len(problems) == 1:
-        ((key, problem),) = problems.items()
-        raise UnsupportedFeature(f"{problem}.", key=key, hint=hint)
-    if problems:
-        listed = "; ".join(f"{'.'.join(key)!r}: {problem}" for key, problem in problems.items())
-        raise UnsupportedFeature(f"{len(problems)} tensors cannot be carried: {listed}.", hint=hint)
+        ((key, (got, _)),) = problems.items()
+        raise UnsupportedFeature(f"{expected}, got {got}.", key=key, hint=hint)
+    names: dict[str, list[str]] = {}
+    for key, (got, _) in problems.items():
+        names.setdefault(got, []).append(".".join(key))
+    texts = [f"{got} ({listed(keys)})" for got, keys in names.items()]
+    raise UnsupportedFeature(
+        f"{count(len(problems), 'tensor')} cannot be converted: {expected}, got {'; '.join(texts[:8])}"
+        f"{f' and {len(texts) - 8} more' if len(texts) > 8 else ''}.",
+        hint=hint,
+    )
 
 
 def _memory(child: torch.Tensor) -> tuple[Any, ...]:
-    """Return what is equal for tensors that are the same elements of the same memory.
+    """Return a value that is equal for tensors that are the same elements of the same memory.
 
-    Addresses tell, also where two storages stand on one array; tensors without bytes have no address,
-    and only their storages can be compared.
+    Addresses are compared, since two storages may share one array. A tensor without bytes has no address, so
+    its storage is compared.
     """
-    placed = child.numel() > 0 and child.device.type != "meta"
-    where = child.data_ptr() if placed else (id(child.untyped_storage()), child.storage_offset())
+    has_address = child.numel() > 0 and child.device.type != "meta"
+    where = child.data_ptr() if has_address else (id(child.untyped_storage()), child.storage_offset())
     return (
         where,
         child.device,
@@ -207,16 +227,17 @@ def _wrap(key: Key, child: torch.Tensor) -> Tensor:
 def _without_values(key: Key) -> Callable[[Region], NoReturn]:
     def read(region: Region) -> NoReturn:
         raise UsageError(
-            "is on the meta device and has no values.",
+            "the tensor is on the meta device and has no values.",
             key=key,
-            hint="Such a module serves as a template; load its weights before converting them.",
+            hint="Load the weights into the module first. Without values, pass it only as a template or a "
+            "model: like= (--like), model= (--model).",
         )
 
     return read
 
 
 def _to_numpy(tensor: torch.Tensor) -> Array:
-    """Return a read-only array, on the tensor's own memory where that is possible."""
+    """Return a read-only array; a view of the tensor's memory where that is possible, else a copy."""
     name = _NAMES[tensor.dtype]
     tensor = tensor.cpu().resolve_conj().resolve_neg()
     array: Array
@@ -229,7 +250,7 @@ def _to_numpy(tensor: torch.Tensor) -> Array:
 
 
 def _to_torch(tensor: Tensor) -> torch.Tensor:
-    """Return a tensor on the array's own memory."""
+    """Return a tensor that shares the memory of the loaded array."""
     if not isinstance(tensor, LoadedTensor):
         raise AssertionError(f"{tensor!r} was not loaded")
     array, name = tensor.array, tensor.spec.dtype.name
@@ -240,27 +261,27 @@ def _to_torch(tensor: Tensor) -> torch.Tensor:
 
 
 def _modules(root: torch.nn.Module, keys: Iterable[Key]) -> dict[Key, ModuleInfo]:
-    """Return what is known of every module; those inside a parametrized layer belong to it."""
-    found: dict[Key, torch.nn.Module] = {}
+    """Return type, settings and leaves of each module; modules inside a parametrized layer belong to it."""
+    modules: dict[Key, torch.nn.Module] = {}
     for name, module in root.named_modules(remove_duplicate=False):
         path = as_key(name) if name else ()
-        if _layer_path(path, found) == path:
-            found[path] = module
-    leaves: dict[Key, list[str]] = {path: [] for path in found}
+        if _layer_path(path, modules) == path:
+            modules[path] = module
+    leaves: dict[Key, list[str]] = {path: [] for path in modules}
     for key in keys:
-        path = _layer_path(key[:-1], found)
+        path = _layer_path(key[:-1], modules)
         if path in leaves:
             leaves[path].append(".".join(key[len(path) :]))
     return {
         path: ModuleInfo(_types(module), _settings(module), tuple(leaves[path]))
-        for path, module in found.items()
+        for path, module in modules.items()
     }
 
 
-def _layer_path(path: Key, found: Mapping[Key, torch.nn.Module]) -> Key:
-    """Cut a path that leads into the parametrizations of a layer back to the layer."""
+def _layer_path(path: Key, modules: Mapping[Key, torch.nn.Module]) -> Key:
+    """Return the path of the layer for a path into its parametrizations; any other path unchanged."""
     for at, part in enumerate(path):
-        if part == _PARAMETRIZATIONS and path[:at] in found and is_parametrized(found[path[:at]]):
+        if part == _PARAMETRIZATIONS and path[:at] in modules and is_parametrized(modules[path[:at]]):
             return path[:at]
     return path
 
@@ -272,6 +293,10 @@ def _types(module: torch.nn.Module) -> tuple[str, ...]:
 
 def _qualified(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _type_name(value: Any) -> str:
+    return _qualified(type(value)).removeprefix("builtins.")
 
 
 def _settings(module: torch.nn.Module) -> dict[str, Any]:
@@ -292,15 +317,15 @@ def _is_plain(value: Any) -> bool:
 
 
 def _weight_norm(module: torch.nn.Module) -> dict[str, int | None]:
-    """Return along which axis the weight is normalised: None if no one axis, nothing if it is plain.
+    """Return the axis along which the weight is normalised: None for all axes, no item without a weight norm.
 
-    torch's own classes are told by name, since one is private and one deprecated.
+    torch's classes are compared by name, since one is private and one deprecated.
     """
     if is_parametrized(module, "weight"):
         chain: Any = module.parametrizations["weight"]  # type: ignore[index]
         if len(chain) == 1 and _qualified(type(chain[0])).endswith(".parametrizations._WeightNorm"):
             return {"weight_norm": _axis(chain[0].dim, chain.original1.ndim)}
-        return {"weight_norm": None}  # whatever the tensors' names look like
+        return {"weight_norm": None}  # the parametrization is another, although its tensors have such names
     hooks: list[Any] = list(module._forward_pre_hooks.values())
     for hook in hooks:
         if _qualified(type(hook)) == "torch.nn.utils.weight_norm.WeightNorm" and hook.name == "weight":
@@ -309,7 +334,7 @@ def _weight_norm(module: torch.nn.Module) -> dict[str, int | None]:
 
 
 def _spectral_norm(module: torch.nn.Module) -> dict[str, int | None]:
-    """Return which axis of the weight counts the outputs; None or nothing if no spectral norm is on it."""
+    """Return the axis of the outputs in a weight with spectral norm; None for other parametrizations."""
     if is_parametrized(module, "weight"):
         chain: Any = module.parametrizations["weight"]  # type: ignore[index]
         if len(chain) == 1 and _qualified(type(chain[0])).endswith(".parametrizations._SpectralNorm"):
@@ -323,6 +348,6 @@ def _spectral_norm(module: torch.nn.Module) -> dict[str, int | None]:
 
 
 def _axis(dim: int, rank: int) -> int | None:
-    if dim == -1:  # how torch writes "all axes"
+    if dim == -1:  # means all axes
         return None
     return dim % rank

@@ -23,7 +23,7 @@ from bridge_core.errors import (
 )
 from bridge_core.formats import Format, ShardNames
 from bridge_core.io import is_plain_name, replacing_file, replacing_folder, system_failures
-from bridge_core.messages import listed
+from bridge_core.messages import listed, log
 from bridge_core.plugins import Registry, held_layers
 from bridge_core.state import FlatState, Key, check_given, held_ties, join_key
 from bridge_core.transfer import FileTarget, Meter, ScratchPool, kernel_for
@@ -67,6 +67,7 @@ def write_checkpoint(state: FlatState, path: StrPath, options: WriteOptions, reg
     if options.sidecar_files:
         _refuse_names(options, registry)
     writer = _Writer(state, used, registry, options)
+    log("checkpoint", "writing %s as %s: %d bytes", destination, used.name, state.nbytes)
     if folder:
         return writer.write_folder(destination)
     _refuse_part(state, destination)

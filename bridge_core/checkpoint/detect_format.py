@@ -14,6 +14,7 @@ from bridge_core.checkpoint.metadata_check import check_metadata
 from bridge_core.errors import BridgeError, MalformedFile, PluginError, TruncatedFile, UsageError
 from bridge_core.formats import Format, FormatWithEntries, describe_foreign, is_index
 from bridge_core.io import SourceFile, system_failures
+from bridge_core.messages import log
 from bridge_core.plugins import PluginFailure, Registry
 from bridge_core.state import FlatState, select_entry
 
@@ -245,6 +246,7 @@ def open_file(
         raise
     try:
         check_metadata(state, registry, str(path))
+        log("checkpoint", "opened %s: %s, layout %s, %d tensors", path, used.name, state.layout, len(state))
         return used, state if is_selected or entry is None else select_entry(state, entry)
     except BaseException as err:
         state.close()

@@ -21,10 +21,9 @@ from typing import Any, NoReturn
 
 import click
 
-from bridge_core.cli.options import plugin_options
+from bridge_core.cli.options import plugin_options, verbose_option
 from bridge_core.cli.terminal import complain, documents_printed, finish_output, print_json
 from bridge_core.errors import BridgeError, SystemFailure, UsageError
-from bridge_core.messages import for_command_line
 
 __all__ = ["App", "main"]
 
@@ -115,6 +114,8 @@ class _Answer:
 
     def refusal(self, err: BridgeError) -> int:
         """Print an error of ours; return its exit code."""
+        from bridge_core.messages import for_command_line
+
         complain(for_command_line(str(err)), label="error", as_list=bool(err.options))
         document = err.to_json(["ckptbridge", *self._words])
         if document["next"]:
@@ -196,7 +197,8 @@ def _shown_warnings() -> Iterator[None]:
 )
 @click.version_option(package_name="ckptbridge", prog_name="ckptbridge", message="%(prog)s %(version)s")
 @plugin_options
-def main(**_plugins: tuple[str, ...]) -> None:
+@verbose_option
+def main(**_options: object) -> None:
     """Move model weights between PyTorch and Flax/JAX, exactly.
 
     Exit codes: 0 done; 1 refused (a mismatch, an ambiguity, a difference); 2 usage; 3 bad or unsafe input;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,6 +32,7 @@ __all__ = [
     "takes_quiet_registry",
     "takes_registry",
     "target_options",
+    "verbose_option",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -115,6 +117,9 @@ dtype_option = click.option(
     help="Cast floating-point tensors, e.g. to bfloat16; may lose precision.",
 )
 
+verbose_option = click.option(
+    "-v", "--verbose", count=True, help="Show on stderr what happens: each stage; -vv shows more."
+)
 plugin_options = _stacked(
     click.option(
         "--plugin",
@@ -150,10 +155,19 @@ def takes_quiet_registry(function: Callable[..., Any]) -> Callable[..., Any]:
 def _with_registry(function: Callable[..., Any], *, ignored: tuple[type[Warning], ...]) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(
-        *args: Any, plugin_modules: tuple[str, ...], disabled_plugins: tuple[str, ...], **options: Any
+        *args: Any,
+        plugin_modules: tuple[str, ...],
+        disabled_plugins: tuple[str, ...],
+        verbose: int,
+        **options: Any,
     ) -> Any:
         context = click.get_current_context()
         root = context.find_root()
+        verbose = max(verbose, root.params.get("verbose", 0))
+        if verbose or "bridge_core.cli.verbosity" in sys.modules:
+            from bridge_core.cli.verbosity import show_log
+
+            show_log(verbose)
         if root is not context:
             plugin_modules = (*root.params.get("plugin_modules", ()), *plugin_modules)
             disabled_plugins = (*root.params.get("disabled_plugins", ()), *disabled_plugins)
@@ -163,7 +177,7 @@ def _with_registry(function: Callable[..., Any], *, ignored: tuple[type[Warning]
             registry = _registry(plugin_modules, disabled_plugins)
         return function(*args, registry=registry, **options)
 
-    return plugin_options(call)
+    return plugin_options(verbose_option(call))
 
 
 def _registry(added: tuple[str, ...], disabled: tuple[str, ...]) -> Registry | None:

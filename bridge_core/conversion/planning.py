@@ -11,6 +11,7 @@ from bridge_core.checkpoint import config_beside
 from bridge_core.conversion.inputs import known_module, template_of
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.whole_layers import cast_keeping_scales, with_causes
+from bridge_core.messages import log
 from bridge_core.plan import Plan
 from bridge_core.plugins import Registry, providers_of
 from bridge_core.resolve import plan_from_neutral, plan_to_neutral
@@ -54,6 +55,7 @@ def complete_plan(state: FlatState, options: ConversionOptions, registry: Regist
             state = known
     with template_of(like, options.to, registry) as template:
         plan = joined_plan(state, template, options, registry)
+    log("conversion", "planned %s -> %s, steps by evidence: %s", state.layout, options.to, plan.evidence)
     notes = (*state.metadata.notes, *plan.notes, *options.notes)
     plan = replace(plan, source_ties=source_ties, notes=notes)
     if options.dtype is not None and plan.ok:

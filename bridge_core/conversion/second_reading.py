@@ -7,6 +7,7 @@ from typing import Any
 from bridge_core.conversion.library_guidance import guidance_of_file, with_config_way
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.planning import complete_plan
+from bridge_core.messages import log
 from bridge_core.plan import Plan
 from bridge_core.plugins import Guidance, Registry
 from bridge_core.state import FlatState
@@ -40,6 +41,7 @@ def read_with_config(
     """
     more = guidance_of_file(source, state, options, registry)
     if more is not None:
+        log("conversion", "planning again with the config of the source's folder")
         known = more
         planned, plan = complete_plan(state, options.guided(more), registry)
     return known, planned, plan if plan.ok else with_config_way(plan, source, options, known, registry)

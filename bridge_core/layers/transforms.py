@@ -118,6 +118,7 @@ class LayerTransform:
             framework may split it, e.g. heads.
         refused: Why no other framework can take this; the leaves then go as they are, and no further.
         lacks: Role of the kind -> why this framework has no place for it.
+        misfit_note: What to know of modules of these types that fit no transform; a part of the refusal.
 
     Raises:
         PluginError: The name has no framework, or two leaves have one name or role.
@@ -139,6 +140,7 @@ class LayerTransform:
     unsupported: str = ""
     unsupported_leaves: Mapping[str, str] = field(default_factory=dict)
     axis_sizes: Mapping[str, str] = field(default_factory=dict)
+    misfit_note: str = ""
 
     def __post_init__(self) -> None:
         """Check the name, and that no two leaves share a name or a role; index the leaves by both."""

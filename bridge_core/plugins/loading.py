@@ -14,6 +14,7 @@ from typing import Any
 import pluggy
 
 from bridge_core.errors import PluginError, PluginWarning, UsageError
+from bridge_core.messages import log
 from bridge_core.plugins import hookspecs
 from bridge_core.plugins.entry_points import EntryPoint
 from bridge_core.plugins.plugin_errors import cause_of, is_interrupt, plugin_failures
@@ -163,6 +164,7 @@ def load_plugins(points: Iterable[EntryPoint], disabled: Collection[str]) -> Loa
             with warnings.catch_warnings():
                 loaded = point.load()
             plugins.append(registered(loaded, point.name, point.distribution, point.version))
+            log("plugins", "loaded %s of %s %s", point.name, point.distribution, point.version, level=10)
         except BaseException as err:  # a plugin's code may raise anything
             if is_interrupt(err):
                 raise

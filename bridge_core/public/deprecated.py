@@ -8,8 +8,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from bridge_core.errors import DeprecatedName
-
 __all__ = ["gathered", "renamed"]
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -93,4 +91,6 @@ def _reader(old: str, new: str, name: str) -> Callable[[Any], Any]:
 
 
 def _warn(old: str, new: str, *, stacklevel: int = 3) -> None:
+    from bridge_core.errors import DeprecatedName
+
     warnings.warn(f"{old} is deprecated; use {new}.", DeprecatedName, stacklevel=stacklevel)

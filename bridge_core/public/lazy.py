@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
-from bridge_core.errors import DeprecatedName
-
 __all__ = ["exports"]
 
 
@@ -38,6 +36,8 @@ def exports(
         if name in inner:
             return import_module(f"{package}.{name}")
         if moved and name in moved:
+            from bridge_core.errors import DeprecatedName  # importing the package loads no errors
+
             module, _, new = moved[name].partition(":")
             warnings.warn(
                 f"{package}.{name} is deprecated; use {module}.{new}.", DeprecatedName, stacklevel=2

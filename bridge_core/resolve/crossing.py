@@ -127,7 +127,9 @@ def _misfit(layer: NeutralLayer) -> str:
     leaves = ", ".join(_described(usual))
     more = f" (or as {listed((transform.name for transform in others), 3)})" if others else ""
     found = ", ".join(f"{leaf} {list(spec.shape)}" for leaf, spec in layer.group.specs.items())
-    return f"its module is of a type that is described as {usual.name} with {leaves}{more}, and holds {found}"
+    note = f"{usual.misfit_note}; " if usual.misfit_note else ""
+    described = f"its module is of a type that is described as {usual.name} with {leaves}{more}"
+    return f"{note}{described}, and holds {found}"
 
 
 def _described(transform: LayerTransform) -> list[str]:

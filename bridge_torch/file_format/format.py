@@ -1,4 +1,4 @@
-"""torch checkpoints as a `Format`: read and written by numpy alone, torch is never imported."""
+"""torch checkpoints as a `Format`, read and written without torch."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class TorchFormat:
     """``torch.save`` files: zip archives and legacy files in, zip archives out.
 
     Args:
-        allow_zero_crc: Take any CRC of zero for "not computed"; otherwise only where all of a file are zero.
-        limits: What a file's pickle may claim.
+        allow_zero_crc: Treat any CRC-32 of zero as "not computed"; by default only where all are zero.
+        limits: Bounds of a file's pickle; None for those of `Limits`.
     """
 
     name = "torch"
@@ -48,42 +48,44 @@ class TorchFormat:
         self._limits = limits
 
     def sniff(self, file: SourceFile) -> bool:
-        """Tell whether the file is a torch zip archive, a legacy file, or a bare pickle."""
+        """Return whether the file is a torch zip archive, a legacy file, a tar file or a bare pickle."""
         head = file.read(0, min(file.size, _SNIFFED))
         if not is_zip(head):
             return is_legacy(head) or is_tar(head[:_HEAD])
         return _PICKLE in head or _PICKLE in _directory(file)
 
     def open(self, file: SourceFile) -> FlatState:
-        """Open a checkpoint; only its directory and pickle are read, and no code of it is run.
+        """Return the state of a checkpoint; only its directory and pickle are read, and no code of it is run.
 
-        The state dict is found in the usual wrappers. Names split at dots. Keys that are the same view of
-        one storage share one tensor object and stand in ``metadata.ties``. Pickles of protocols 0 to 5 are
-        read. What else the file holds is left out and named in ``metadata.notes``, objects of any class
-        among it. An archive whose CRCs are all zero has none.
+        The state dict is the root, or the first entry with one of the usual names that holds tensors. Names
+        split at dots. Keys that are the same view of one storage share one tensor object and are in
+        ``metadata.ties``. Pickles of protocols 0 to 5 are read. All else in the file is left out and named in
+        ``metadata.notes``, objects of any class included. The file stays open until the state is closed.
 
         Raises:
-            UnsafeFile: The weights are objects of unknown classes, or records lead outside its root.
-            MalformedFile: It is damaged, or not a torch checkpoint.
+            UnsafeFile: The weights are objects of unknown classes, or names of records lead out of the
+                archive.
+            MalformedFile: The file is damaged, or not a torch checkpoint.
             TruncatedFile: It ends early.
-            IntegrityError: A CRC differs; for tensors, when they are read whole.
-            LimitExceeded: It claims more than any checkpoint needs.
-            UnsupportedFeature: Sparse or quantised tensors, foreign dtypes, TorchScript, unknown opcodes.
-            KeyConflict: A record or a name stands twice.
+            IntegrityError: A CRC-32 differs; for tensors, when all of one is read.
+            LimitExceeded: It takes more memory, depth or entries than any checkpoint needs.
+            UnsupportedFeature: It has sparse or quantised tensors, dtypes that are not read, TorchScript or
+                unknown opcodes.
+            KeyConflict: Two records, or two weights, have one name.
         """
         return self._open(file, None)
 
     def open_entry(self, file: SourceFile, entry: str) -> FlatState:
-        """Open an entry of a checkpoint in place of the usual one, which may be below it.
+        """Return the state of one entry of a checkpoint, or of the usual entry below it.
 
         Args:
             file: The open file.
-            entry: Its names joined by dots, from the root or from the usual state dict on; also what names
-                of tensors begin with.
+            entry: The names that lead to it, joined by dots, from the root or else from the usual state
+                dict; or the first parts that names of tensors share.
 
         Raises:
-            UsageError: There is no such entry, or it does not hold tensors by name.
-            BadInputError: As `open`.
+            UsageError: There is no such entry, or it is not a dict of tensors.
+            BadInputError: As for `open`.
         """
         return self._open(file, entry)
 
@@ -100,8 +102,8 @@ class TorchFormat:
         Tied keys that share one tensor object share one storage.
 
         Raises:
-            UnsupportedFeature: torch has no such dtype, or a name is not text; all of them are listed.
-            KeyConflict: Two keys join to one name, or a part of a torch name holds a dot.
+            UnsupportedFeature: torch has no such dtype, or a name is not valid Unicode.
+            KeyConflict: Two keys join to one name, or a part of a torch name contains a dot.
         """
         from bridge_torch.file_format.writer import lay_out
 
@@ -109,7 +111,7 @@ class TorchFormat:
 
 
 def _directory(file: SourceFile) -> bytes:
-    """Return the directory of a zip file, or the end of a file that is damaged."""
+    """Return the directory of a zip file; of a damaged one, its last 64 KiB."""
     from bridge_core.formats import read_directory
 
     try:

@@ -1,4 +1,4 @@
-"""What a checkpoint holds that is not read, and how reports name it."""
+"""The entries of a checkpoint that are not read, and how reports name them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LeftOut:
 
     Args:
         path: The names that lead to it, joined by dots.
-        value: What it holds.
+        value: Its value, as plain data.
         is_training: Whether it is the state of an optimizer, a schedule or the like.
         holds_tensors: Whether it holds tensors, in containers or objects of any kind.
     """
@@ -50,14 +50,14 @@ class LeftOut:
 
 
 def is_training_state(key: Any, value: Any) -> bool:
-    """Tell whether an entry is the state of an optimizer, a schedule or the like, by name or by content."""
+    """Return whether an entry is the state of an optimizer, a schedule or the like, by name or content."""
     if isinstance(value, dict) and "state" in value and "param_groups" in value:
         return True
     return isinstance(key, str) and (key in _TRAINING or key.startswith("optim"))
 
 
 def shown_name(name: Any) -> str:
-    """Return a key as messages show it, safe to print."""
+    """Return a key as messages show it: printable, and at most 500 characters."""
     if isinstance(name, str):
         if len(name) > _LONGEST_SHOWN:
             name = f"{name[:_LONGEST_SHOWN]}..."
@@ -68,19 +68,19 @@ def shown_name(name: Any) -> str:
 
 
 def choices(left_out: Iterable[LeftOut]) -> dict[str, int]:
-    """Return the entries that can be chosen instead, each with the number of its tensors."""
+    """Return the paths of the entries that ``entry=`` can choose, each with the number of its tensors."""
     tensors = TensorCounts()
     counts = {left.path: 0 if left.is_training else tensors.of(left.value) for left in left_out}
     return {path: number for path, number in counts.items() if number}
 
 
 def reading_notes(wrapper: str, left_out: tuple[LeftOut, ...], foreign: tuple[str, ...]) -> tuple[str, ...]:
-    """Return what a report says of the entries of a file: which was read, and which were not.
+    """Return the notes of a report on the entries of a file: which was read, and which were not.
 
     Args:
         wrapper: Path of the entry that was read; empty for the root.
         left_out: The others.
-        foreign: Names in the file that only its own code could give a meaning.
+        foreign: Classes and functions in the file that are not known to be harmless.
     """
     notes = []
     if left_out:
@@ -98,7 +98,7 @@ def _type_name(value: Any) -> str:
 
 
 def _described(left_out: tuple[LeftOut, ...], has_foreign: bool) -> list[str]:
-    """Return the entries with what a reader has to know; those that may be other weights come first."""
+    """Return the entries, each with what it holds; those that may be other weights come first."""
     numbers = choices(left_out)
     foreign = ForeignKinds()
     weights, objects, others = [], [], []

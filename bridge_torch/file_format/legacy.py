@@ -1,11 +1,12 @@
-"""torch's file format before 1.6, and everything else that is found under a torch name.
+"""torch's file format before 1.6, and the refusal of files that torch did not write.
 
-A legacy file is five pickles one after the other, then the storages, each behind its length. Nothing in it
-says where a storage stands: the positions are found by walking.
+A legacy file is five pickles one after the other, then the storages, each after its number of elements. The
+file has no table of offsets: they follow from the sizes of the storages before.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NoReturn
 
 from bridge_core import (
@@ -18,10 +19,18 @@ from bridge_core import (
     UnsupportedFeature,
 )
 from bridge_core.formats import describe_foreign
+from bridge_core.messages import count
 from bridge_core.state import DTYPES
-from bridge_torch.file_format.signatures import LEGACY_MAGIC, is_tar
+from bridge_torch.file_format.signatures import LEGACY_MAGIC, appearance, is_tar
 from bridge_torch.file_format.storages import Bytes
-from bridge_torch.safe_pickle import Limits, Storage, Unpickled, unpickle, unsafe_names
+from bridge_torch.hints import FETCH_AGAIN, SAVE_WEIGHTS
+from bridge_torch.safe_pickle import (
+    Limits,
+    Storage,
+    Unpickled,
+    unpickle,
+    unsafe_names,
+)
 
 __all__ = ["read_legacy", "refuse_other"]
 
@@ -30,16 +39,16 @@ _FIRST_WINDOW = 64 << 10
 
 
 def read_legacy(file: SourceFile, limits: Limits) -> tuple[Unpickled, dict[str, Bytes]]:
-    """Read the pickles of a legacy file, and find its storages.
+    """Return what a legacy file holds, and where its storages are.
 
     Returns:
         The pickle of what was saved, and storage key -> bytes.
 
     Raises:
-        TruncatedFile: It ends within a pickle or a storage.
-        UnsafeFile: A pickle names code, and holds nothing else.
-        MalformedFile: It is a pickle of something else, or damaged.
-        KeyConflict: A storage stands twice.
+        TruncatedFile: The file ends within a pickle or a storage.
+        UnsafeFile: The root of a pickle is not a dict, and its values need code that it names.
+        MalformedFile: The file is a pickle of something else, or damaged.
+        KeyConflict: One storage is listed twice.
         UnsupportedFeature: A storage has no dtype; torch cannot read such a file either.
     """
     magic = _pickle_at(file, 0, "the first pickle", limits)
@@ -47,14 +56,19 @@ def read_legacy(file: SourceFile, limits: Limits) -> tuple[Unpickled, dict[str, 
         if magic.foreign:
             raise unsafe_names(magic.foreign, holds_module=magic.holds_module, path=file.name)
         raise MalformedFile(
-            "is a pickle, but torch.save did not write it.",
+            "the file is not a torch checkpoint, but a pickle that torch.save did not write.",
             path=file.name,
-            hint="Load it where it was made and save its weights with torch.save.",
+            hint=f"Load it where it was made, and save its weights: {SAVE_WEIGHTS}.",
         )
     offset = magic.length
     protocol = _pickle_at(file, offset, "the format version", limits)
     if protocol.value != _PROTOCOL:
-        raise UnsupportedFeature(f"is a legacy file of another version than {_PROTOCOL}.", path=file.name)
+        version = protocol.value if isinstance(protocol.value, int) else type(protocol.value).__name__
+        raise UnsupportedFeature(
+            f"the legacy file has an unknown version: expected {_PROTOCOL}, got {version}.",
+            path=file.name,
+            hint="Load it with torch.load and save it again with torch.save.",
+        )
     offset += protocol.length
     offset += _pickle_at(file, offset, "the system description", limits).length
     root = _pickle_at(file, offset, "the object", limits)
@@ -62,51 +76,70 @@ def read_legacy(file: SourceFile, limits: Limits) -> tuple[Unpickled, dict[str, 
     keys = _pickle_at(file, offset, "the list of storages", limits)
     offset += keys.length
     if not isinstance(keys.value, list) or not all(isinstance(key, str) for key in keys.value):
-        raise MalformedFile("has no list of storages where one was expected.", path=file.name)
+        raise MalformedFile(
+            "the list of storages is damaged: expected a list of strings after the object.",
+            path=file.name,
+            hint=FETCH_AGAIN,
+        )
     return root, _walk(file, offset, keys.value, root.storages)
 
 
 def _walk(file: SourceFile, offset: int, keys: list[str], storages: dict[str, Storage]) -> dict[str, Bytes]:
     if len(set(keys)) != len(keys):
-        raise KeyConflict("lists a storage twice.", path=file.name)
+        twice = next(key for key, number in Counter(keys).items() if number > 1)
+        raise KeyConflict(f"storage {twice[:80]!r} is listed twice.", path=file.name, hint=FETCH_AGAIN)
     unlisted = [key for key in storages if key not in set(keys)]
     if unlisted:
         raise MalformedFile(
-            f"does not hold storage {unlisted[0][:80]!r}, which a tensor needs.", path=file.name
+            f"storage {unlisted[0][:80]!r}, which a tensor needs, is not in the file.",
+            path=file.name,
+            hint=FETCH_AGAIN,
         )
-    found: dict[str, Bytes] = {}
+    ranges: dict[str, Bytes] = {}
     for key in keys:
         storage = storages.get(key)
         if storage is None:
-            raise MalformedFile(f"holds storage {key[:80]!r}, which no tensor needs.", path=file.name)
+            raise MalformedFile(
+                f"storage {key[:80]!r} is in the file, but no tensor uses it.",
+                path=file.name,
+                hint=FETCH_AGAIN,
+            )
         if storage.dtype not in DTYPES:
             raise UnsupportedFeature(
-                f"storage {key[:80]!r} is of type {storage.dtype}, which a legacy file cannot tell apart.",
+                f"storage {key[:80]!r} has no dtype in this legacy file (its storage class is "
+                f"{storage.dtype}), so its tensors cannot be read.",
                 path=file.name,
-                hint="Save it in torch's zip format.",
+                hint="Save them again with torch.save, without _use_new_zipfile_serialization=False.",
             )
         numel = int.from_bytes(file.read(offset, 8), "little")
         if numel != storage.numel:
             raise MalformedFile(
-                f"storage {key[:80]!r} has {numel} elements; its tensors expect {storage.numel}.",
+                f"storage {key[:80]!r} at byte {offset}: expected {storage.numel} elements, got {numel}.",
                 path=file.name,
+                hint=FETCH_AGAIN,
             )
         nbytes = numel * DTYPES[storage.dtype].itemsize
         offset += 8
         if offset + nbytes > file.size:
             raise TruncatedFile(
-                f"is {file.size} bytes long; storage {key[:80]!r} reaches through byte {offset + nbytes}.",
+                f"the file is cut off: storage {key[:80]!r} ends at byte {offset + nbytes}, and the file is "
+                f"{file.size} bytes.",
                 path=file.name,
+                hint="Fetch the file again.",
             )
-        found[key] = Bytes(file, offset, nbytes)
+        ranges[key] = Bytes(file, offset, nbytes)
         offset += nbytes
     if offset != file.size:
-        raise MalformedFile(f"has {file.size - offset} bytes after its last storage.", path=file.name)
-    return found
+        raise MalformedFile(
+            f"the file goes on after its last storage: expected {offset} bytes, got {file.size} bytes.",
+            path=file.name,
+            hint=FETCH_AGAIN,
+        )
+    return ranges
 
 
 def _pickle_at(file: SourceFile, offset: int, what: str, limits: Limits) -> Unpickled:
-    """Read one of several pickles; its length shows only by reading it."""
+    """Return the pickle at an offset; how long it is shows only when it is read."""
     window = _FIRST_WINDOW
     while True:
         length = min(window, file.size - offset)
@@ -117,13 +150,17 @@ def _pickle_at(file: SourceFile, offset: int, what: str, limits: Limits) -> Unpi
                 raise
             if length > limits.pickle_bytes:
                 raise LimitExceeded(
-                    f"{what} is longer than {limits.pickle_bytes} bytes.", path=file.name
+                    f"{what} is longer than the limit of {limits.pickle_bytes} bytes.", path=file.name
                 ) from None
         window *= 8
 
 
 def refuse_other(file: SourceFile, head: bytes) -> NoReturn:
-    """Say what a file is that is not a torch checkpoint.
+    """Raise the error for a file that is not a torch checkpoint.
+
+    Args:
+        file: The open file.
+        head: Its first 512 bytes.
 
     Raises:
         TruncatedFile: It is empty, or ends within the first bytes of a pickle.
@@ -131,19 +168,24 @@ def refuse_other(file: SourceFile, head: bytes) -> NoReturn:
         MalformedFile: It is anything else.
     """
     if not head:
-        raise TruncatedFile("is empty.", path=file.name)
+        raise TruncatedFile("the file is empty (0 bytes).", path=file.name, hint="Fetch the file again.")
     if len(head) <= 2 and head[:1] == b"\x80":
         raise TruncatedFile(
-            f"is {len(head)} {'byte' if len(head) == 1 else 'bytes'} long and ends within its first pickle.",
+            f"the file is cut off after {count(len(head), 'byte')}, within its first pickle.",
             path=file.name,
             hint="Fetch the file again.",
         )
     if is_tar(head):
         raise UnsafeFile(
-            "is a tar file as torch 0.1 wrote them, which cannot be read without running code.",
+            "the file is a tar archive of torch 0.1, which cannot be read without running its code.",
             path=file.name,
-            hint="Load it with an old torch where you trust it, and save it again.",
+            hint=f"If you trust it, load it with torch.load and save it again: {SAVE_WEIGHTS}.",
         )
     if foreign := describe_foreign(file):
-        raise MalformedFile(f"is not a torch checkpoint, but {foreign}.", path=file.name)
-    raise MalformedFile(f"is not a torch checkpoint; it begins with {head[:16]!r}.", path=file.name)
+        raise MalformedFile(f"the file is not a torch checkpoint, but {foreign}.", path=file.name)
+    raise MalformedFile(
+        "the file is not a torch checkpoint: expected a zip archive or a pickle that torch.save wrote, got "
+        f"{appearance(head)}.",
+        path=file.name,
+        hint=f"Load the model where it was made, and save its weights: {SAVE_WEIGHTS}.",
+    )

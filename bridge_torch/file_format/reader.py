@@ -1,4 +1,4 @@
-"""Opening a torch checkpoint: its container, its pickle, and a lazy tensor for every weight."""
+"""Opening a torch checkpoint: its container, its pickle, and a lazy tensor for each weight."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ from bridge_core import (
 )
 from bridge_core.formats import STORED
 from bridge_core.io import ChecksummedRange
+from bridge_core.messages import count, listed
 from bridge_core.state import DTYPES, checked_bools, load_metadata, select_entry
 from bridge_torch.file_format.archive import METADATA_RECORD, Archive
+from bridge_torch.file_format.left_out import shown_name
 from bridge_torch.file_format.legacy import read_legacy, refuse_other
 from bridge_torch.file_format.signatures import is_legacy, is_zip
 from bridge_torch.file_format.state_dict_entry import Weights, find_weights
 from bridge_torch.file_format.storages import Bytes, make_tensor
+from bridge_torch.hints import FETCH_AGAIN, SAVE_WEIGHTS, UNTRUSTED
 from bridge_torch.safe_pickle import Limits, Storage, Unpickled, unpickle
 
 __all__ = ["open_checkpoint"]
@@ -38,7 +41,7 @@ _MAX_METADATA = 256 << 20
 _MAX_EXPANSION = 100
 _FREE_EXPANSION = 1 << 30
 
-_NO_CHECKSUMS = "the file carries no checksums, so that damage inside its tensors cannot be detected"
+_NO_CHECKSUMS = "the file has no checksums, so damage inside its tensors cannot be detected"
 
 _Find = Callable[[Storage], Bytes]
 
@@ -46,20 +49,20 @@ _Find = Callable[[Storage], Bytes]
 def open_checkpoint(
     file: SourceFile, *, allow_zero_crc: bool, limits: Limits, entry: str | None = None
 ) -> FlatState:
-    """Open a zip or a legacy file; see `TorchFormat.open`."""
+    """Return the state of a zip or a legacy file; see `TorchFormat.open`."""
     head = file.read(0, min(file.size, _HEAD))
     metadata, layout, escaped, notes = StateMetadata(), _LAYOUT, False, tuple[str, ...]()
     if is_zip(head):
         archive = Archive(file, allow_zero_crc=allow_zero_crc)
-        if entry is not None and METADATA_RECORD in archive.records:  # it describes the names of the whole
+        if entry is not None and METADATA_RECORD in archive.records:  # the record has names from the root
             return select_entry(open_checkpoint(file, allow_zero_crc=allow_zero_crc, limits=limits), entry)
         pickle = _pickle(archive, limits)
         find = _record_finder(archive)
         layout, metadata, escaped = _own_metadata(archive)
         notes = () if archive.has_checksums else (_NO_CHECKSUMS,)
     elif is_legacy(head):
-        pickle, found = read_legacy(file, limits)
-        find = _listed_finder(found)
+        pickle, ranges = read_legacy(file, limits)
+        find = _listed_finder(ranges)
     else:
         refuse_other(file, head)
     weights = find_weights(pickle, path=file.name, entry=entry)
@@ -72,45 +75,59 @@ def _pickle(archive: Archive, limits: Limits) -> Unpickled:
     record = archive.records.get("data.pkl")
     if "constants.pkl" in archive.records:
         raise UnsupportedFeature(
-            "is a TorchScript archive, which holds code beside weights.",
+            "the file is a TorchScript archive, which is not read: it contains code next to the weights.",
             path=file.name,
-            hint="Load it with torch.jit.load and save module.state_dict().",
+            hint=f'Save its weights: model = torch.jit.load("{file.path.name}"); {SAVE_WEIGHTS}.',
         )
     if record is None:
         raise MalformedFile(
-            f"is a zip file without {archive.root}/data.pkl, so torch.save did not write it.",
+            f"the file is not a torch checkpoint, but another zip archive: it has no record "
+            f"{f'{archive.root}/data.pkl'!r}.",
             path=file.name,
+            hint="Give the file that torch.save wrote. If it is inside this archive, unpack it first.",
         )
     data = archive.read(record, limit=limits.pickle_bytes)
     unpickled = unpickle(data, path=file.name, what=record.name, limits=limits)
     if unpickled.length != len(data):
-        raise MalformedFile(f"{record.name} goes on after its pickle.", path=file.name)
+        raise MalformedFile(
+            f"record {record.name!r} goes on after its pickle: expected {unpickled.length} bytes, got "
+            f"{len(data)} bytes.",
+            path=file.name,
+            hint=FETCH_AGAIN,
+        )
     return unpickled
 
 
 def _record_finder(archive: Archive) -> _Find:
-    """Return what finds a storage's bytes in an archive."""
+    """Return the function that finds a storage's bytes in an archive."""
     file = archive.file
     big_endian = False
     order = archive.records.get("byteorder")
     if order is not None:
         text = archive.read(order, limit=16)
         if text not in (b"little", b"big"):
-            raise MalformedFile(f"has the byte order {text!r}; little or big was expected.", path=file.name)
+            raise MalformedFile(
+                f"record {order.name!r} is damaged: expected b'little' or b'big', got {text!r}.",
+                path=file.name,
+                hint=FETCH_AGAIN,
+            )
         big_endian = text == b"big"
 
     def find(storage: Storage) -> Bytes:
         record = archive.records.get(f"data/{storage.key}")
         if record is None:
             raise MalformedFile(
-                f"needs record {f'data/{storage.key[:80]}'!r}, which is not there.", path=file.name
+                f"record {f'data/{storage.key[:80]}'!r}, which a tensor needs, is not in the archive.",
+                path=file.name,
+                hint=FETCH_AGAIN,
             )
         expected = storage.numel * _itemsize(storage)
         if record.size != expected:
             raise MalformedFile(
-                f"record {record.name!r} has {record.size} bytes; {storage.numel} x {storage.dtype} "
-                f"take {expected}.",
+                f"record {record.name!r}: expected {expected} bytes ({storage.numel} elements of "
+                f"{storage.dtype}), got {record.size} bytes.",
                 path=file.name,
+                hint=FETCH_AGAIN,
             )
         if record.method != STORED:
             data = archive.unpack(record)
@@ -125,8 +142,8 @@ def _record_finder(archive: Archive) -> _Find:
     return find
 
 
-def _listed_finder(found: dict[str, Bytes]) -> _Find:
-    return lambda storage: found[storage.key]
+def _listed_finder(ranges: dict[str, Bytes]) -> _Find:
+    return lambda storage: ranges[storage.key]
 
 
 def _itemsize(storage: Storage) -> int:
@@ -150,11 +167,18 @@ def _state(
     metadata: StateMetadata,
     escaped: bool,
 ) -> FlatState:
-    foreign = [
-        f"{name} (torch.{ref.dtype})" for name, ref in weights.tensors.items() if ref.dtype not in DTYPES
-    ]
-    if foreign:
-        raise UnsupportedFeature(f"holds dtypes that are not read: {', '.join(foreign)}.", path=file.name)
+    unread: dict[str, list[str]] = {}
+    for name, ref in weights.tensors.items():
+        if ref.dtype not in DTYPES:
+            unread.setdefault(ref.dtype, []).append(name)
+    if unread:
+        texts = (f"torch.{dtype} ({listed(map(shown_name, names))})" for dtype, names in unread.items())
+        raise UnsupportedFeature(
+            f"the file has {count(sum(map(len, unread.values())), 'tensor')} of a dtype that is not read: "
+            f"{', '.join(texts)}.",
+            path=file.name,
+            hint="Cast each with tensor.to(torch.float32), or dequantize it, and save the state dict again.",
+        )
     sources: dict[str, Bytes] = {}
     views: dict[tuple[object, ...], tuple[Key, Tensor]] = {}
     tensors: dict[Key, Tensor] = {}
@@ -164,7 +188,9 @@ def _state(
         key = split_name(name, escaped=True) if escaped else as_key(name)
         _check_key(ref.storage.key, file)
         if key in tensors:
-            raise KeyConflict("two weights have this name.", path=file.name, key=key)
+            raise KeyConflict(
+                "two weights have this name.", path=file.name, key=key, hint="Rename one and save again."
+            )
         source = sources.get(ref.storage.key)
         if source is None:
             source = sources[ref.storage.key] = find(ref.storage)
@@ -183,7 +209,12 @@ def _state(
         tensors[key] = tensor
         total += tensor.spec.nbytes
     if total > _MAX_EXPANSION * file.size + _FREE_EXPANSION:
-        raise LimitExceeded(f"is {file.size} bytes long and claims {total} bytes of tensors.", path=file.name)
+        raise LimitExceeded(
+            f"the file of {file.size} bytes expands to {total} bytes of tensors, more than "
+            f"{_MAX_EXPANSION} times its size and {_FREE_EXPANSION >> 30} GiB.",
+            path=file.name,
+            hint="If expanded tensors are meant, save tensor.contiguous() of each.",
+        )
     provenance = {**metadata.provenance, **weights.provenance()}
     metadata = metadata.with_(ties={**ties, **metadata.ties}, provenance=provenance)
     return FlatState(tensors, layout=layout, metadata=metadata, close=file.close)
@@ -191,4 +222,8 @@ def _state(
 
 def _check_key(key: str, file: SourceFile) -> None:
     if "/" in key or "\\" in key or "\0" in key or key in ("", ".", ".."):
-        raise UnsafeFile(f"has a storage that leads elsewhere: {key[:200]!r}.", path=file.name)
+        raise UnsafeFile(
+            f"the name of a storage is not a plain file name: {key[:200]!r}.",
+            path=file.name,
+            hint=UNTRUSTED,
+        )

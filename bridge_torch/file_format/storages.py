@@ -1,8 +1,8 @@
-"""From the views that a pickle describes to tensors that read their bytes on demand.
+"""Tensors that read their bytes on demand, made of the views that a pickle describes.
 
-Every number of a view is checked against its storage before a tensor is made of it. Reading a tensor whole,
-in whatever pieces, proves the CRC of its record, with what the record holds beside it; reading a part of it
-proves nothing.
+Every number of a view is checked against its storage before a tensor is made of it. Once all of a tensor has
+been read, in pieces of any size, the CRC-32 of its complete record is compared, including those bytes of the
+record that are not the tensor's. Reading only a part of a tensor compares nothing.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ from bridge_core import (
 )
 from bridge_core.io import ChecksummedRange
 from bridge_core.state import DTYPES, MAX_RANK, Array, LazyTensor, Region, StridedFileTensor, regions
+from bridge_torch.hints import FETCH_AGAIN
 from bridge_torch.safe_pickle import TensorRef
 
 __all__ = ["Bytes", "make_tensor"]
 
 _FREE_EXPANSION = 64 << 20
 _MAX_EXPANSION = 1000
+_CAST = "Cast it with tensor.to(torch.float32), and save the state dict again."
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +42,11 @@ class Bytes:
 
     Args:
         file: The open file.
-        offset: Where they stand.
-        nbytes: How many.
-        big_endian: Their byte order.
-        unpacked: The bytes themselves, if not readable in place.
-        checked: What proves them, if anything.
+        offset: Byte of the file at which they start.
+        nbytes: Number of bytes.
+        big_endian: Whether the values are big-endian.
+        unpacked: The bytes themselves, if they cannot be read in place.
+        checked: The range of the file with its CRC-32; None if it has none.
     """
 
     file: SourceFile
@@ -55,21 +57,21 @@ class Bytes:
     checked: ChecksummedRange | None = None
 
     def tensor(self, offset: int, spec: TensorSpec) -> FileTensor:
-        """Return values that stand in the file, from ``offset`` within these bytes."""
+        """Return a tensor of the file that starts ``offset`` bytes into this storage."""
         return FileTensor(self.checked or self.file, self.offset + offset, spec, self.big_endian)
 
 
 def make_tensor(ref: TensorRef, source: Bytes) -> Tensor:
-    """Return the tensor that a view describes.
+    """Return the tensor that a view describes; no value is read.
 
     Raises:
         MalformedFile: The view leaves its storage, or has a negative stride or size.
         LimitExceeded: It repeats its storage into more memory than any weight needs.
-        UnsupportedFeature: The bridge cannot carry its dtype or rank.
+        UnsupportedFeature: Its dtype is not read, or it has too many axes.
     """
     dtype = DTYPES.get(ref.dtype)
     if dtype is None:
-        raise UnsupportedFeature(f"dtype torch.{ref.dtype} is not read.")
+        raise UnsupportedFeature(f"the dtype torch.{ref.dtype} is not read.", hint=_CAST)
     count = source.nbytes // dtype.itemsize
     _check_view(ref, count, dtype.itemsize)
     strides = regions.row_major_strides(ref.shape)
@@ -90,7 +92,7 @@ def make_tensor(ref: TensorRef, source: Bytes) -> Tensor:
 
 
 def _reach(ref: TensorRef) -> int:
-    """Return how many elements a view has from its first one on, without gaps; 0 where it has gaps."""
+    """Return how many elements a view covers from its first one on, without gaps; 0 where it has gaps."""
     reach = 1
     for step, n in sorted(zip(ref.strides, ref.shape, strict=True)):
         if n > 1:
@@ -101,7 +103,7 @@ def _reach(ref: TensorRef) -> int:
 
 
 def _with_rest(tensor: Tensor, checked: ChecksummedRange) -> Tensor:
-    """Return a part of a record; once as many values of it were read as it has, so is the rest."""
+    """Return the tensor; once as many values were read as it has, the CRC-32 of its record is compared."""
     lock = threading.Lock()
     left = tensor.spec.size
 
@@ -119,26 +121,39 @@ def _with_rest(tensor: Tensor, checked: ChecksummedRange) -> Tensor:
 
 def _check_view(ref: TensorRef, count: int, itemsize: int) -> None:
     if len(ref.shape) != len(ref.strides):
-        raise MalformedFile(f"has {len(ref.shape)} axes and {len(ref.strides)} strides.")
+        raise MalformedFile(
+            f"the view is damaged: expected as many strides as axes, got {len(ref.strides)} strides for "
+            f"{len(ref.shape)} axes.",
+            hint=FETCH_AGAIN,
+        )
     if len(ref.shape) > MAX_RANK:
-        raise UnsupportedFeature(f"has {len(ref.shape)} axes; at most {MAX_RANK} are read.")
+        raise UnsupportedFeature(
+            f"the tensor has {len(ref.shape)} axes; at most {MAX_RANK} are read.",
+            hint="Reshape it and save the state dict again.",
+        )
     if any(n < 0 for n in ref.shape) or any(step < 0 for step in ref.strides) or ref.offset < 0:
         raise MalformedFile(
-            f"has a negative number: shape {list(ref.shape)}, strides {list(ref.strides)}, "
-            f"offset {ref.offset}."
+            f"the view has a negative number: shape {list(ref.shape)}, strides {list(ref.strides)}, "
+            f"offset {ref.offset}.",
+            hint=FETCH_AGAIN,
         )
     if math.prod(n or 1 for n in ref.shape) * itemsize >= 1 << 63:
-        raise LimitExceeded(f"has the shape {list(ref.shape)}, which no machine can hold.")
+        raise LimitExceeded(
+            f"the shape {list(ref.shape)} needs more bytes than a machine can address.", hint=FETCH_AGAIN
+        )
     if 0 in ref.shape:
         return
     last = ref.offset + sum((n - 1) * step for n, step in zip(ref.shape, ref.strides, strict=True))
     if last >= count:
-        raise MalformedFile(f"needs element {last} of a storage that has {count}.")
+        raise MalformedFile(
+            f"the view leaves its storage: it needs element {last}, and the storage has {count} elements.",
+            hint=FETCH_AGAIN,
+        )
     nbytes = math.prod(ref.shape) * itemsize
     if nbytes > _FREE_EXPANSION and nbytes > _MAX_EXPANSION * count * itemsize:
         raise LimitExceeded(
-            f"repeats a storage of {count * itemsize} bytes into {nbytes} bytes.",
-            hint="Save tensor.contiguous() if that is meant.",
+            f"the view repeats a storage of {count * itemsize} bytes into {nbytes} bytes.",
+            hint="If that is meant, save tensor.contiguous() instead.",
         )
 
 
@@ -158,7 +173,11 @@ def _with_flags(tensor: Tensor, ref: TensorRef) -> Tensor:
     if not ref.conj and not ref.neg:
         return tensor
     if ref.conj and tensor.spec.dtype.kind != "c":
-        raise MalformedFile(f"is marked as a conjugate, but is {tensor.spec.dtype.name}.")
+        raise MalformedFile(
+            "the view is marked as a complex conjugate: expected a complex dtype, got "
+            f"{tensor.spec.dtype.name}.",
+            hint=FETCH_AGAIN,
+        )
 
     def read(region: Region) -> Array:
         values = tensor.read(region)

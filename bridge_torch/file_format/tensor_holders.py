@@ -46,12 +46,12 @@ def find_holders(root: Any) -> frozenset[int]:
 
 
 def is_numpy_array(value: Any) -> bool:
-    """Tell whether a value is a numpy array, which is not read: its bytes are within the pickle."""
+    """Return whether a value is a numpy array, which is not read: its bytes are within the pickle."""
     return type(value) is Opaque and value.kind == "numpy.ndarray"
 
 
 def array_paths(root: dict[Any, Any]) -> list[str]:
-    """Return where nested dicts hold numpy arrays under names; each dict is searched once."""
+    """Return the dotted names of numpy arrays in nested dicts; each dict is searched once."""
     paths: list[str] = []
     met = {id(root)}
     waiting: list[tuple[str, dict[Any, Any]]] = [("", root)]
@@ -67,9 +67,9 @@ def array_paths(root: dict[Any, Any]) -> list[str]:
 
 
 class TensorCounts:
-    """How many tensors nested dicts hold; each is counted once, however often a file refers to it.
+    """The number of tensors in nested dicts; each dict is counted once, however often a file refers to it.
 
-    Dicts are told apart by identity, so all that are asked for must live as long as the counts.
+    Dicts are compared by identity, so those that are counted must live as long as the counts.
     """
 
     def __init__(self) -> None:
@@ -91,13 +91,13 @@ class TensorCounts:
 
 
 class ForeignKinds:
-    """Names of unknown classes and functions in values, which are searched up to one bound in all."""
+    """The unknown classes and functions in values; at most 1,000,000 parts are searched in all."""
 
     def __init__(self) -> None:
         self._left = _MAX_SEARCHED
 
     def of(self, value: Any) -> list[str]:
-        """Return the names in a value, each once; beyond the bound, those of the value itself alone."""
+        """Return the names in a value, each once; beyond the bound, only those of the value itself."""
         return list(dict.fromkeys(self._names(value)))
 
     def _names(self, root: Any) -> Iterator[str]:
@@ -120,5 +120,5 @@ class ForeignKinds:
 
 
 def holds_module(values: Iterable[Any]) -> bool:
-    """Tell whether one of some values is, or holds, a pickled `torch.nn.Module`."""
+    """Return whether one of some values is, or holds, a pickled `torch.nn.Module`."""
     return any(kind.startswith("torch.nn.modules.") for kind in ForeignKinds().of(list(values)))

@@ -6,7 +6,7 @@ from bridge_torch.layers.recurrent import place_in_stack, spell_in_stack
 __all__ = ["KINDS", "place_in_stack", "spell_in_stack", "TRANSFORMS"]
 
 KINDS = (*basic.KINDS, *attention.KINDS, *recurrent.KINDS)
-"""What torch alone has."""
+"""Layer kinds that only torch has."""
 
 TRANSFORMS = (*basic.TRANSFORMS, *attention.TRANSFORMS, *recurrent.TRANSFORMS)
 """Every transform of torch; of two for one kind, the first is what is written without a template."""

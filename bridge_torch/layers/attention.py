@@ -1,4 +1,4 @@
-"""torch's attention as data: query, key and value in one tensor, one after the other, or in three."""
+"""torch's attention as data: query, key and value one after the other in one tensor, or in three tensors."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ KINDS = (
         },
     ),
 )
-"""What torch alone has: it has a neutral form and goes back to torch, and nowhere else."""
+"""Layer kinds that only torch has: they have a neutral form, and can only be converted back to torch."""
 
 
 def _attention(
     name: str, kind: str, *, fused: bool, extra: tuple[Leaf, ...] = (), unsupported: str = ""
 ) -> LayerTransform:
-    """Return one spelling of attention: the three input projections in one tensor, or in three."""
+    """Return one native layout of attention: the three input projections in one tensor, or in three."""
     kernels: tuple[Leaf, ...]
     if fused:
         roles = tuple(f"{part}.kernel" for part in _HEADS)

@@ -1,8 +1,8 @@
-"""The layers of torch as data: how each of its module types spells a layer kind.
+"""The layers of torch as data: the native layout of each layer kind in torch's module types.
 
-Nothing here needs torch. What the shapes of two readings cannot tell apart is written so that both
-readings fit, or that none is certain; a module's type, a template or a rule then settles it. The usual
-reading of such shapes carries no hints: it is the guess where no path speaks for another.
+No module of this package imports torch. Where two transforms match the same names and shapes, these prove
+either both or neither, so that a module's type, a template or a rule decides. The most usual one of them has
+no hints: it is the guess for a path that contains no hint of another.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _BATCH_NORM = (
 _TRANSPOSE_HINTS = ("transpose", "deconv", "upconv", "convt")
 
 KINDS = (LayerKind("weight_norm_transpose_in", {"g": "in", "v": "+k in out", "bias": "out"}),)
-"""What torch alone has. The first axis of a transposed convolution is the input, so that is the one along
-which it keeps magnitudes by default."""
+"""Layer kinds that only torch has. The first axis of a transposed convolution is the input, so its weight
+norm has one magnitude for each input by default."""
 
 _NO_SIGMA = (
-    "torch works the singular value out when it runs and does not keep it. Allow the key as missing; Flax "
+    "torch computes the singular value when it runs, and does not store it. Allow the key as missing: Flax "
     "does not read it, and writes it when it runs with update_stats=True"
 )
 
@@ -42,12 +42,12 @@ def _weight_norm(
     certain: bool = True,
     hints: tuple[str, ...] = (),
 ) -> tuple[LayerTransform, LayerTransform]:
-    """Return both spellings of a weight norm: the old function's, and that of the parametrizations.
+    """Return both native layouts of a weight norm: the old function's, and that of the parametrizations.
 
-    A bias must stand by before names and shapes are certain: without one, the two channel axes of a
-    convolution and of a transposed one look alike, and so do a linear layer and an embedding.
+    Names and shapes prove a layer only with its bias: without it, the two channel axes of a convolution and
+    of a transposed one look alike, and so do a linear layer and an embedding.
     """
-    spellings = (
+    leaf_names = (
         ("", "weight_g", "weight_v"),
         ("_parametrized", "parametrizations.weight.original0", "parametrizations.weight.original1"),
     )
@@ -65,7 +65,7 @@ def _weight_norm(
             identifying_leaves=(g_name, v_name, "bias") if certain else None,
             hints=hints,
         )
-        for suffix, g_name, v_name in spellings
+        for suffix, g_name, v_name in leaf_names
     )
     return first, second
 
@@ -73,8 +73,8 @@ def _weight_norm(
 def _spectral_norm(
     kind: str, kernel: str, *, modules: tuple[str, ...], dim: int, flip: tuple[str, ...] = ()
 ) -> tuple[LayerTransform, LayerTransform]:
-    """Return both spellings of a spectral norm; as with weight norms, the bias proves which axis is which."""
-    spellings = (
+    """Return both native layouts of a spectral norm; as with weight norms, the bias proves the axes."""
+    leaf_names = (
         ("", "weight_orig", "weight_u", "weight_v"),
         (
             "_parametrized",
@@ -99,7 +99,7 @@ def _spectral_norm(
             hints=_TRANSPOSE_HINTS if modules == _CONV_TRANSPOSE else (),
             unsupported_leaves={"sigma": _NO_SIGMA},
         )
-        for end, weight, u, v in spellings
+        for end, weight, u, v in leaf_names
     )
     return first, second
 
@@ -143,8 +143,9 @@ TRANSFORMS = (
             Leaf("bias", "bias", "out", optional=True),
         ),
         modules=_CONV_TRANSPOSE,
-        # In a grouped one the second axis counts the outputs of one group: another layout.
+        # In a grouped one the second axis has the outputs of one group: another layout.
         settings={"groups": 1},
+        misfit_note="with groups > 1 a transposed convolution has no counterpart in another framework",
         axis_sizes={"in": "in_channels", "out": "out_channels"},
         identifying_leaves=("bias",),
         hints=_TRANSPOSE_HINTS,
@@ -239,4 +240,4 @@ TRANSFORMS = (
         hints=("prelu", "act", "activation"),
     ),
 )
-"""Every transform of torch; of two for one kind, the first is what is written without a template."""
+"""The transforms of these layers; of two for one kind, the first is written without a template."""

@@ -1,9 +1,9 @@
-"""torch's recurrent layers as data: all gates of a side in one tensor.
+"""torch's recurrent layers as data: all input gates in one tensor, and all hidden gates in another.
 
-torch writes the gates one after the other along the first axis: the input, forget, cell and output gate of
-an LSTM; the reset, update and new gate of a GRU. A recurrent stack keeps its layers side by side, told apart
-by how their names end (``weight_ih_l0``, ``weight_ih_l1_reverse``); the adapter gives each of them a path of
-its own. The tensors of a single cell have no such ending.
+The gates are one after the other along the first axis: the input, forget, cell and output gate of an LSTM;
+the reset, update and new gate of a GRU. All layers of a recurrent stack are in one module; the names of their
+tensors end in the number and the direction of the layer (``weight_ih_l0``, ``weight_ih_l1_reverse``), and the
+adapter gives each layer a path of its own. The tensors of a single cell have no such ending.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _GATES = {"lstm": ("i", "f", "g", "o"), "gru": ("r", "z", "n"), "rnn": ("",)}
 _NAMES = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
 
 _INPUTS = {"ih": ("i", "in"), "hh": ("h", "state")}
-"""How torch names a side of the gates -> how the kind does, and the axis that the side takes in."""
+"""torch's name for the input or hidden gates -> the first letter in the kind's, and their input axis."""
 
 _STACK_LEAF = re.compile(r"((?:weight|bias)_(?:ih|hh|hr)_l)((?:0|[1-9]\d*)(?:_reverse)?)")
-"""A leaf of one layer in a stack, and the layer: its number, then its direction."""
+"""The name of a leaf in a stack without its layer, and the layer: its number, then its direction."""
 
 
 KINDS = (
@@ -39,14 +39,14 @@ KINDS = (
         },
     ),
 )
-"""What torch alone has: it has a neutral form and goes back to torch, and nowhere else."""
+"""Layer kinds that only torch has: they have a neutral form, and can only be converted back to torch."""
 
 
 def _recurrent(kind: str, *, stack: bool, projected: bool = False, unsupported: str = "") -> LayerTransform:
-    """Return one layer of a stack, or a cell.
+    """Return the transform of one layer of a stack, or of a cell.
 
-    Without a projection the state is the output of the hidden units, and as wide as they are many. So the
-    numbers of rows and columns tell how many gates there are: of the three kinds only one fits.
+    Without a projection the state has as many elements as there are hidden units. So the numbers of rows and
+    columns determine the number of gates, and only one of the three kinds matches.
     """
     end = "_l" if stack else ""
     module = f"torch.nn.modules.rnn.{_NAMES[kind]}{'' if stack else 'Cell'}"
@@ -81,7 +81,7 @@ TRANSFORMS = (
     *(_recurrent(kind, stack=stack) for kind in _GATES for stack in (True, False)),
     _recurrent("lstm", stack=True, projected=True, unsupported=_NO_PROJECTION),
 )
-"""A stack comes before the cell of its kind: it is what is written where a path ends in a number."""
+"""A stack comes before the cell of its kind: it is written where a path ends in a number."""
 
 
 def place_in_stack(key: Key, present: Collection[Key]) -> tuple[Key, str] | None:
@@ -90,19 +90,19 @@ def place_in_stack(key: Key, present: Collection[Key]) -> tuple[Key, str] | None
     >>> place_in_stack(("weight_ih_l1",), {("weight_ih_l1",), ("weight_hh_l1",)})
     (('1',), 'weight_ih_l')
     """
-    found = _STACK_LEAF.fullmatch(key[-1]) if key else None
-    if found is None:
+    match = _STACK_LEAF.fullmatch(key[-1]) if key else None
+    if match is None:
         return None
-    stack, (leaf, layer) = key[:-1], found.groups()
+    stack, (leaf, layer) = key[:-1], match.groups()
     if any((*stack, f"{needed}_l{layer}") not in present for needed in ("weight_ih", "weight_hh")):
         return None
     return (*stack, layer), leaf
 
 
 def spell_in_stack(path: Key, leaf: str) -> Key | None:
-    """Return the key of what `place_in_stack` took apart; None for any other leaf.
+    """Return the key of a leaf of a layer in a recurrent stack, the inverse of `place_in_stack`.
 
-    At a path that numbers no layer there is no stack: what stands there is a cell.
+    None for any other leaf. A path that does not end in the number of a layer is that of a cell.
 
     >>> spell_in_stack(("lstm", "1_reverse"), "weight_ih_l")
     ('lstm', 'weight_ih_l1_reverse')

@@ -1,8 +1,7 @@
-"""What the names in a torch pickle stand for, as plain data.
+"""The meaning of the classes and functions that a torch pickle names, as plain data.
 
-A checkpoint's pickle names classes and functions. None of them is ever imported or called here: the few
-that describe tensors and dicts give those, and every other name gives an `Opaque`, which is foreign unless
-the name is known to be harmless.
+None of them is imported or called. The few that describe tensors and dicts give those; every other name gives
+an `Opaque`, which is foreign unless the name is in a list of harmless ones.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from bridge_torch.safe_pickle.values import (
 )
 from bridge_torch.storage_classes import STORAGE_DTYPES
 
-__all__ = ["call", "named", "set_item"]
+__all__ = ["call", "described", "named", "set_item"]
 
 
 _DTYPE_NAMES = frozenset(
@@ -56,7 +55,7 @@ _DICT_TYPES = frozenset(
         "lightning.fabric.utilities.data.AttributeDict",
     }
 )
-"""Dicts that hold what is set in them, under the names that it is set to."""
+"""Classes whose objects are read as dicts, since they store each item under its own key."""
 
 _HARMLESS = frozenset(
     [
@@ -79,15 +78,15 @@ _HARMLESS = frozenset(
 
 _MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg", "torch.tensor": "torch._tensor"}
 _PYTHON_2 = {"long": "int", "unicode": "str", "xrange": "range"}
-"""Names of builtins that protocols 0 to 2 write for those of Python 3."""
+"""Builtins of Python 2, which protocols 0 to 2 may name -> those of Python 3."""
 
 
 def named(module: str, name: str) -> Global:
-    """Return what stands for a name in a file."""
-    here = _MODULES.get(module, module)
-    if here.startswith("numpy._core."):
-        here = "numpy.core." + here.removeprefix("numpy._core.")
-    path = f"{here}.{_PYTHON_2.get(name, name) if here == 'builtins' else name}"
+    """Return the `Global` of a name in a file."""
+    current = _MODULES.get(module, module)
+    if current.startswith("numpy._core."):
+        current = "numpy.core." + current.removeprefix("numpy._core.")
+    path = f"{current}.{_PYTHON_2.get(name, name) if current == 'builtins' else name}"
     is_known = (
         (module in _STORAGE_MODULES and name in STORAGE_DTYPES)
         or (module == "torch" and name in _DTYPE_NAMES)
@@ -97,53 +96,53 @@ def named(module: str, name: str) -> Global:
 
 
 def call(function: Any, args: Any) -> Any:
-    """Return what a call would give, as plain data; nothing is called.
+    """Return the result of a call in a pickle, as plain data; nothing is called.
 
     Args:
-        function: What is called; all but names of `_CALLS` give an `Opaque`.
+        function: The function or class; the result is an `Opaque` unless `_CALLS` has its name.
         args: Its arguments, a tuple unless the file is damaged.
 
     Raises:
-        MalformedFile: The arguments do not fit, and none of them is an object that is not read.
-        LimitExceeded: The call asks for memory.
+        MalformedFile: The arguments are not those of the function, and none of them is an `Opaque`.
+        LimitExceeded: The call allocates memory.
     """
     kind = type(function)
     if kind is Opaque or kind is UnsupportedTensor:
         return Opaque(function.kind, is_foreign=True, parts=kept_parts((function, args)))
     if kind is not Global:
-        raise MalformedFile(f"calls {_shown(function)}, which is not a function.")
+        raise MalformedFile(f"a call: expected the name of a class or function, got {described(function)}.")
     handler = _CALLS.get(function.known_as)
     if handler is None:
         return _not_read(function, args)
     if type(args) is not tuple:
-        raise MalformedFile(f"calls {function.path} with {_shown(args)} in place of arguments.")
+        raise MalformedFile(f"the arguments of {function.path}: expected a tuple, got {described(args)}.")
     try:
         return handler(args)
     except MalformedFile:
-        strange = next((arg for arg in args if type(arg) is Opaque), None)
-        if strange is None:
+        unread = next((arg for arg in args if type(arg) is Opaque), None)
+        if unread is None:
             raise
-        return Opaque(strange.kind, is_foreign=True, parts=kept_parts(args))
+        return Opaque(unread.kind, is_foreign=True, parts=kept_parts(args))
 
 
 def set_item(target: dict[Any, Any], key: Any, value: Any) -> None:
     """Set an item of a dict that a file describes.
 
     Raises:
-        KeyConflict: The key is there already.
-        MalformedFile: It is a list or a dict.
+        KeyConflict: The dict has the key.
+        MalformedFile: The key is a list or a dict.
     """
     key = _dict_key(key)
     if key in target:
-        shown = repr(key[:200]) if isinstance(key, str) else _shown(key)
-        raise KeyConflict(f"a dict holds the key {shown} twice.")
+        shown = repr(key[:200]) if isinstance(key, str) else described(key)
+        raise KeyConflict(f"a dict has the key {shown} twice.")
     target[key] = value
 
 
 def _dict_key(key: Any) -> Any:
-    """Return a key that stands for this one, whose hash cannot recurse or be made to collide."""
+    """Return the key, or in its place an object whose hash cannot recurse or be made to collide."""
     if isinstance(key, list | dict):
-        raise MalformedFile(f"a dict has a {type(key).__name__} as a key.")
+        raise MalformedFile(f"a dict has {described(key)} as a key; expected a value with a hash.")
     if key is None or isinstance(key, str | bool | Global | Opaque):
         return key
     if isinstance(key, int) and abs(key) < _PLAIN_KEYS:
@@ -152,7 +151,7 @@ def _dict_key(key: Any) -> Any:
 
 
 def _not_read(function: Global, args: Any) -> Any:
-    """Return what stands for a call of a name that has no meaning here."""
+    """Return the value for a call of a name that `_CALLS` does not have."""
     if function.known_as in _UNREAD:
         return UnsupportedTensor(_UNREAD[function.known_as])
     if function.known_as in _TENSOR_TYPES:
@@ -165,14 +164,18 @@ _KEY_KINDS: dict[type, str] = {TensorRef: "tensor", UnsupportedTensor: "tensor",
 _PLAIN_KEYS = 1 << 16
 """Integers below hash to themselves, and are too few for a dict of them to be made slow."""
 _MAX_AXES = 256
-"""More than any tensor has; keeps a file from having one long value checked again and again."""
+"""More than any tensor has; without it, a file could have one long value checked again and again."""
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, Global):
-        return value.path
-    if isinstance(value, Opaque | UnsupportedTensor):
-        return value.kind
+def described(value: Any) -> str:
+    """Return what a value of a pickle is, for messages: its dotted name, its number, or its type.
+
+    >>> described(None), described([]), described(Global("posix", "system"))
+    ('None', 'a list', 'posix.system')
+    """
+    if isinstance(value, Global | Opaque | UnsupportedTensor):
+        name = (value.path if isinstance(value, Global) else value.kind)[:200]
+        return name if name.isprintable() else ascii(name)
     if isinstance(value, TensorRef | Storage):
         return "a tensor" if isinstance(value, TensorRef) else "a storage"
     if value is None or isinstance(value, int):
@@ -181,8 +184,8 @@ def _shown(value: Any) -> str:
 
 
 def _bad(what: str, args: tuple[Any, ...]) -> MalformedFile:
-    shown = ", ".join(_shown(value) for value in args[:9])
-    return MalformedFile(f"{what} has arguments that do not fit: ({shown}).")
+    shown = ", ".join(described(value) for value in args[:9])
+    return MalformedFile(f"{what} has arguments of wrong number or type: ({shown}).")
 
 
 def _is_count(value: Any) -> bool:
@@ -260,7 +263,7 @@ def _from_type(args: tuple[Any, ...]) -> Any:
 
 
 def _instance(args: tuple[Any, ...]) -> Any:
-    """Return an object that is made of its class, which comes first, without a call of the class."""
+    """Return an object of the class that is the first argument; the class is not called."""
     if not args or not isinstance(args[0], Global):
         raise _bad("an object", args)
     kind, rest = args[0], args[1:]
@@ -297,7 +300,9 @@ def _size(args: tuple[Any, ...]) -> Any:
 
 def _bytes(args: tuple[Any, ...]) -> Any:
     if args and _is_count(args[0]):
-        raise LimitExceeded("asks for an empty buffer of memory, which no weights need.")
+        raise LimitExceeded(
+            f"the pickle allocates a buffer of {described(args[0])} bytes, which no weights need."
+        )
     return Opaque("bytes")
 
 
@@ -326,5 +331,5 @@ _UNREAD = {
     "torch._utils._rebuild_nested_tensor": "nested",
     "torch._utils._rebuild_meta_tensor_no_storage": "on the meta device, without values",
     "torch._utils._rebuild_wrapper_subclass": "a tensor subclass without values",
-    "torch._utils._rebuild_device_tensor_from_numpy": "kept as a numpy array",
+    "torch._utils._rebuild_device_tensor_from_numpy": "stored as a numpy array",
 }

@@ -1,4 +1,4 @@
-"""The stack machine below a pickle: its values, marks and memo, with nothing that runs code."""
+"""The stack machine of pickles: its values, marks and memo. It runs no code of a file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge_core import MalformedFile, TruncatedFile, UnsupportedFeature
-from bridge_torch.safe_pickle.calls import call, named, set_item
+from bridge_core.messages import count
+from bridge_torch.safe_pickle.calls import call, described, named, set_item
 from bridge_torch.safe_pickle.values import (
     Global,
     Opaque,
@@ -26,12 +27,12 @@ _MEMO_INDEXES = 1 << 32
 
 @dataclass(frozen=True)
 class Limits:
-    """What a pickle may claim.
+    """Bounds on a pickle.
 
     Args:
-        pickle_bytes: Length of one pickle.
-        objects: Containers and remembered values.
-        depth: Containers in containers.
+        pickle_bytes: The most bytes of one pickle.
+        objects: The most containers, items of dicts and values in the memo together.
+        depth: The most containers within containers.
     """
 
     pickle_bytes: int = 256 << 20
@@ -40,7 +41,12 @@ class Limits:
 
 
 class Machine:
-    """The stack machine of a pickle."""
+    """The stack machine of one pickle.
+
+    Args:
+        data: The bytes that begin with the pickle.
+        limits: Bounds.
+    """
 
     def __init__(self, data: bytes, limits: Limits) -> None:
         self.data = data
@@ -59,10 +65,10 @@ class Machine:
         self.holds_module = False
 
     def take(self, count: int) -> bytes:
-        """Return the next bytes."""
+        """Return the next ``count`` bytes; `TruncatedFile` if there are fewer."""
         begin, end = self.position, self.position + count
         if end > len(self.data):
-            raise TruncatedFile(f"the data ends {end - len(self.data)} bytes before a value does.")
+            raise TruncatedFile(f"the data is cut off: a value needs {end - len(self.data)} more bytes.")
         self.position = end
         return self.data[begin:end]
 
@@ -74,7 +80,7 @@ class Machine:
         """Return the bytes up to the next line feed."""
         stop = self.data.find(b"\n", self.position)
         if stop < 0:
-            raise TruncatedFile("the data ends within a line.")
+            raise TruncatedFile("the data is cut off within a line.")
         text = self.data[self.position : stop]
         self.position = stop + 1
         return text
@@ -84,20 +90,23 @@ class Machine:
         stop = self.data.find(b"\n", self.position, self.position + _NAME_BYTES)
         if stop < 0:
             if len(self.data) < self.position + _NAME_BYTES:
-                raise TruncatedFile("the data ends within a name.")
-            raise MalformedFile(f"a name is longer than {_NAME_BYTES} bytes.")
+                raise TruncatedFile("the data is cut off within a name.")
+            raise MalformedFile(f"the name of a class or function is longer than {_NAME_BYTES} bytes.")
         try:
             return self.line().decode("utf-8")
         except UnicodeDecodeError:
-            raise MalformedFile("a name is not UTF-8.") from None
+            raise MalformedFile("the name of a class or function is not valid UTF-8.") from None
 
     def stack_global(self) -> None:
-        """Replace a module's name and a name in it by what stands for them."""
+        """Replace a module's name and a name in it by their `Global`."""
         name, module = self.stack.pop(), self.stack.pop()
         if not isinstance(name, str) or not isinstance(module, str):
-            raise MalformedFile("a name of a class or function is not a string.")
+            raise MalformedFile(
+                "the name of a class or function: expected two strings, got "
+                f"{described(module)} and {described(name)}."
+            )
         if max(len(name), len(module)) > _NAME_BYTES:
-            raise MalformedFile(f"a name is longer than {_NAME_BYTES} characters.")
+            raise MalformedFile(f"the name of a class or function is longer than {_NAME_BYTES} characters.")
         self.push(self.global_(module, name))
 
     def push(self, value: Any) -> None:
@@ -110,7 +119,7 @@ class Machine:
         self.stack.append(value)
 
     def since_mark(self) -> list[Any]:
-        """Return what was put on the stack since the last mark, which is removed."""
+        """Remove the last mark and return the values that were pushed since."""
         items = self.stack
         self.stack = self.frames.pop()
         return items
@@ -124,27 +133,27 @@ class Machine:
         self.new(items)
 
     def global_(self, module: str, name: str) -> Global:
-        """Return the object that stands for a name; note it if it is foreign."""
-        found = self.globals.get((module, name))
-        if found is None:
+        """Return the `Global` of a name; note it if it is foreign."""
+        value = self.globals.get((module, name))
+        if value is None:
             self.objects += 1
-            found = self.globals[module, name] = named(module, name)
-            if found.is_foreign:
-                self.foreign[found.path] = None
-        return found
+            value = self.globals[module, name] = named(module, name)
+            if value.is_foreign:
+                self.foreign[value.path] = None
+        return value
 
     def remember(self, index: int) -> None:
-        """Store the last value under a number."""
+        """Store the last value in the memo under a number."""
         if not 0 <= index < _MEMO_INDEXES:
-            raise MalformedFile(f"stores a value under {index}, which is not a number of 32 bits.")
+            raise MalformedFile(f"the memo is given index {index}; expected one of 32 bits.")
         self.objects += 1
         self.memo[index ^ self.salt] = self.stack[-1]
 
     def recall(self, index: int) -> None:
-        """Push the value stored under a number."""
+        """Push the value that the memo has under a number."""
         index_here = index ^ self.salt
         if index_here not in self.memo:
-            raise MalformedFile(f"refers to value {index}, which was not stored.")
+            raise MalformedFile(f"the memo has no value {index}, but the pickle refers to it.")
         self.push(self.memo[index_here])
 
     def extend(self, items: list[Any]) -> None:
@@ -155,13 +164,13 @@ class Machine:
         elif isinstance(target, Opaque):
             self._add_parts(target, items)
         else:
-            raise MalformedFile(f"appends to a {type(target).__name__}.")
+            raise MalformedFile(f"items are appended: expected a list, got {described(target)}.")
 
     def add_items(self, items: list[Any]) -> None:
-        """Add to the set on the stack, of which only what may hold tensors is kept."""
+        """Add to the set on the stack, of which only values that may hold tensors are stored."""
         target = self.stack[-1]
         if not isinstance(target, Opaque):
-            raise MalformedFile(f"adds items to a {type(target).__name__}.")
+            raise MalformedFile(f"items are added: expected a set, got {described(target)}.")
         self._add_parts(target, items)
 
     def set_items(self, items: list[Any]) -> None:
@@ -173,13 +182,13 @@ class Machine:
             self._add_parts(target, items)
             return
         if not isinstance(target, dict):
-            raise MalformedFile(f"sets items of a {type(target).__name__}.")
+            raise MalformedFile(f"items are set: expected a dict, got {described(target)}.")
         self.objects += len(items) // 2
         for key, value in zip(items[::2], items[1::2], strict=True):
             set_item(target, key, value)
 
     def build(self) -> None:
-        """Set attributes of an object: dropped, unless they may hold tensors that nothing reads."""
+        """Set attributes of an object, of which only values that may hold tensors are stored."""
         state = self.stack.pop()
         target = self.stack[-1]
         if isinstance(target, Opaque):
@@ -187,10 +196,10 @@ class Machine:
         elif isinstance(target, TensorRef):
             self._replace(target, UnsupportedTensor("rebuilt in place"))
         elif not isinstance(target, dict | UnsupportedTensor | Global):
-            raise MalformedFile(f"sets attributes of a {type(target).__name__}.")
+            raise MalformedFile(f"attributes are set: expected an object, got {described(target)}.")
 
     def _replace(self, old: Any, new: Any) -> None:
-        """Put another value in place of the last one, also where the file will refer to it again."""
+        """Put another value in place of the last one, on the stack and in the memo."""
         self.stack[-1] = new
         for index in reversed(self.memo):
             self.objects += 1
@@ -203,7 +212,7 @@ class Machine:
         target.parts.extend(kept_parts(values))
 
     def reduce(self) -> None:
-        """Replace a function and its arguments by what stands for the result; see `calls.call`."""
+        """Replace a function and its arguments by the result as plain data; see `calls.call`."""
         args = self.stack.pop()
         function = self.stack.pop()
         result = call(function, args)
@@ -218,29 +227,36 @@ class Machine:
 
     def _persistent(self, identity: Any) -> Any:
         if not isinstance(identity, tuple) or not identity:
-            raise MalformedFile("a persistent id is not a tuple.")
+            raise MalformedFile(f"a persistent id: expected a tuple, got {described(identity)}.")
         if identity[0] == "module":
             self.holds_module = True
             kind = identity[1] if len(identity) > 1 else None
             return kind if isinstance(kind, Global) else Opaque("module class", is_foreign=True)
         if identity[0] != "storage" or len(identity) not in (5, 6):
-            raise MalformedFile("a persistent id is not that of a storage.")
+            raise MalformedFile(
+                "a persistent id: expected one of a storage, with 5 or 6 parts, got one with "
+                f"{count(len(identity), 'part')} that begins with {described(identity[0])}."
+            )
         kind, key, location, numel = identity[1:5]
         if not isinstance(kind, Global) or kind.name not in STORAGE_DTYPES:
-            raise MalformedFile("a storage has no known type.")
+            raise MalformedFile(f"a storage has an unknown class: {described(kind)}.")
         if not isinstance(key, str) or not isinstance(location, str) or not _is_size(numel):
-            raise MalformedFile("a storage has no key, no place or no size.")
+            raise MalformedFile(
+                "a storage: expected a key (a string), a device (a string) and a number of elements, got "
+                f"{described(key)}, {described(location)} and {described(numel)}."
+            )
         dtype = STORAGE_DTYPES[kind.name]
         storage = self.storages.setdefault(key, Storage(key, dtype, numel))
         if (storage.dtype, storage.numel) != (dtype, numel):
             raise MalformedFile(
-                f"storage {key[:80]!r} is {storage.numel} x {storage.dtype} at first and "
-                f"{numel} x {dtype} later."
+                f"storage {key[:80]!r} has {storage.numel} elements of {storage.dtype} at first, and "
+                f"{numel} elements of {dtype} later."
             )
         if len(identity) == 6 and identity[5] is not None:
             raise UnsupportedFeature(
-                "has storages that are views of others, as torch before 0.4 wrote them.",
-                hint="Load and save it again with a newer torch.",
+                f"storage {key[:80]!r} is not read: it is a view of another storage, as in files of torch "
+                "before 0.4.",
+                hint="Load the file with torch.load and save it again with torch.save.",
             )
         return storage
 

@@ -1,4 +1,4 @@
-"""The opcodes of pickle protocols 0 to 5, and why the few that are left out are refused."""
+"""The opcodes of pickle protocols 0 to 5, and the refusal of those that are not read."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from bridge_core import LimitExceeded, MalformedFile, TruncatedFile, UnsafeFile, UnsupportedFeature
+from bridge_torch.hints import FETCH_AGAIN, SAVE_WEIGHTS
+from bridge_torch.safe_pickle.calls import described
 from bridge_torch.safe_pickle.machine import Machine
 from bridge_torch.safe_pickle.values import Global, Opaque, kept_parts
 
@@ -16,9 +18,10 @@ __all__ = ["OPERATIONS", "STOP", "refuse_opcode"]
 
 _LONG_BYTES = 255
 _LONG_DIGITS = 640
-"""At least as many as an integer of so many bytes has."""
+"""At least as many decimal digits as an integer of `_LONG_BYTES` bytes has."""
+_DEFAULT_PROTOCOL = "Save it again with torch.save, without the argument pickle_protocol."
 _MARKS_PER_LEVEL = 4
-"""A container that is being filled opens at most these: for itself, a call in it and a storage in that."""
+"""The most marks a container needs while it is filled: its own, a call's in it and a storage's in that."""
 
 
 def refuse_opcode(code: int) -> NoReturn:
@@ -30,42 +33,45 @@ def refuse_opcode(code: int) -> NoReturn:
     """
     shown = repr(bytes([code]))
     if code in _EXTENSIONS:
-        raise UnsafeFile(f"opcode {shown} asks for a registered extension, which no weights need.")
+        raise UnsafeFile(
+            f"opcode {shown} calls a registered extension, which no weights need.",
+            hint=f"Do not load the file unless you trust it; save a state dict instead: {SAVE_WEIGHTS}.",
+        )
     if code in _BUFFERS:
         raise UnsupportedFeature(
-            f"opcode {shown} refers to a buffer that is not in the file.",
-            hint="Save it again with torch.save's default pickle_protocol.",
+            f"opcode {shown} needs a buffer that is not in the file.",
+            hint=_DEFAULT_PROTOCOL,
         )
     raise UnsupportedFeature(
         f"{shown} is not an opcode of pickle protocols 0 to 5.",
-        hint="If torch.load cannot read the file either, it is damaged: fetch it again.",
+        hint=FETCH_AGAIN,
     )
 
 
 def _protocol(m: Machine) -> None:
     version = m.number(1)
     if version > 5:
-        raise MalformedFile(f"names pickle protocol {version}, which does not exist.")
+        raise MalformedFile(f"the pickle has an unknown protocol: expected 0 to 5, got {version}.")
 
 
 def _frame(m: Machine) -> None:
     length = m.number(8)
     missing = m.position + length - len(m.data)
     if missing > 0:
-        raise TruncatedFile(f"the data ends {missing} bytes before a frame does.")
+        raise TruncatedFile(f"the data is cut off: a frame needs {missing} more bytes.")
 
 
 def _mark(m: Machine) -> None:
     m.objects += 1
     if len(m.frames) >= _MARKS_PER_LEVEL * m.limits.depth:
-        raise LimitExceeded(f"has more than {len(m.frames)} marks open.")
+        raise LimitExceeded(f"the pickle opens more than {len(m.frames)} marks at once.")
     m.frames.append(m.stack)
     m.stack = []
 
 
 def _long(m: Machine, length: int) -> None:
     if length > _LONG_BYTES:
-        raise LimitExceeded(f"holds an integer of {length} bytes.")
+        raise LimitExceeded(f"an integer has {length} bytes; at most {_LONG_BYTES} are read.")
     m.push(int.from_bytes(m.take(length), "little", signed=True))
 
 
@@ -73,7 +79,7 @@ def _unicode(m: Machine, length: int) -> None:
     try:
         m.push(m.take(length).decode("utf-8", "surrogatepass"))
     except UnicodeDecodeError:
-        raise MalformedFile("a string is not UTF-8.") from None
+        raise MalformedFile("a string is not valid UTF-8.") from None
 
 
 def _python2_string(m: Machine, length: int) -> None:
@@ -95,7 +101,10 @@ def _skip_bytes(m: Machine, length: int) -> None:
 def _new_object_with_names(m: Machine) -> None:
     named_args, args, kind = m.stack.pop(), m.stack.pop(), m.stack.pop()
     if not isinstance(named_args, dict) or not isinstance(args, tuple):
-        raise MalformedFile("makes an object of arguments that are not a tuple and a dict.")
+        raise MalformedFile(
+            f"the arguments of {described(kind)}: expected a tuple and a dict, got {described(args)} and "
+            f"{described(named_args)}."
+        )
     if named_args:
         name = kind.path if isinstance(kind, Global) else getattr(kind, "kind", "an object")
         m.new(Opaque(name, is_foreign=True, parts=kept_parts((kind, args, named_args))))
@@ -113,7 +122,10 @@ def _instance(m: Machine) -> None:
 def _object(m: Machine) -> None:
     items = m.since_mark()
     if not items or not isinstance(items[0], Global):
-        raise MalformedFile("makes an object of what is not a class.")
+        raise MalformedFile(
+            "an object is created: expected the name of its class, got "
+            f"{described(items[0]) if items else 'nothing'}."
+        )
     m.stack += [items[0], tuple(items[1:])]
     m.reduce()
 
@@ -125,7 +137,7 @@ def _dict(m: Machine) -> None:
 
 
 def _line_int(m: Machine) -> None:
-    """Push a number in decimal; 00 and 01 are False and True."""
+    """Push an integer that is written in decimal; 00 and 01 are False and True."""
     text = m.line()
     m.push(text == b"01" if text in (b"00", b"01") else _decimal(text))
 
@@ -136,34 +148,34 @@ def _line_long(m: Machine) -> None:
 
 def _decimal(text: bytes) -> int:
     if len(text) > _LONG_DIGITS:
-        raise LimitExceeded(f"holds an integer of {len(text)} digits.")
+        raise LimitExceeded(f"an integer has {len(text)} digits; at most {_LONG_DIGITS} are read.")
     try:
         return int(text)
     except ValueError:
-        raise MalformedFile(f"{text[:40]!r} is not an integer.") from None
+        raise MalformedFile(f"expected an integer, got {text[:40]!r}.") from None
 
 
 def _line_float(m: Machine) -> None:
     text = m.line()
     if len(text) > _LONG_DIGITS:
-        raise LimitExceeded(f"holds a number of {len(text)} characters.")
+        raise LimitExceeded(f"a number has {len(text)} characters; at most {_LONG_DIGITS} are read.")
     try:
         m.push(float(text))
     except ValueError:
-        raise MalformedFile(f"{text[:40]!r} is not a number.") from None
+        raise MalformedFile(f"expected a number, got {text[:40]!r}.") from None
 
 
 def _line_string(m: Machine) -> None:
-    """Push a string of Python 2, in quotes and with its escapes."""
+    """Push a string of Python 2, which has quotes and may have escapes."""
     text = m.line().strip()
     if len(text) < 2 or text[:1] != text[-1:] or text[:1] not in (b"'", b'"'):
-        raise MalformedFile("a string is not in quotes.")
+        raise MalformedFile(f"expected a string in quotes, got {text[:40]!r}.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # an escape that does not exist
             plain, _ = codecs.escape_decode(text[1:-1])
     except ValueError:
-        raise MalformedFile("a string holds a damaged escape.") from None
+        raise MalformedFile("a string has an invalid escape.") from None
     _push_text(m, plain)
 
 
@@ -171,14 +183,14 @@ def _line_unicode(m: Machine) -> None:
     try:
         m.push(m.line().decode("raw-unicode-escape"))
     except UnicodeDecodeError:
-        raise MalformedFile("a string holds a damaged escape.") from None
+        raise MalformedFile("a string has an invalid escape.") from None
 
 
 def _line_persistent(m: Machine) -> NoReturn:
+    name = m.line()[:80].decode("ascii", "replace")
     raise UnsupportedFeature(
-        f"refers to {m.line()[:80].decode('ascii', 'replace')!r} in the words of pickle protocol 0, which "
-        "torch cannot read either.",
-        hint="Save it again with torch.save's default pickle_protocol.",
+        f"the pickle refers to the storage {name!r} as protocol 0 does, which torch cannot read either.",
+        hint=_DEFAULT_PROTOCOL,
     )
 
 
@@ -201,7 +213,7 @@ def _set_item(m: Machine) -> None:
 
 
 STOP = ord(".")
-"""Ends a pickle."""
+"""The opcode that ends a pickle."""
 
 _EXTENSIONS = frozenset(b"\x82\x83\x84")
 _BUFFERS = frozenset(b"\x97\x98")

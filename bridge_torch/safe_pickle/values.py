@@ -1,4 +1,4 @@
-"""What a torch pickle holds, as plain data: tensors, storages, and objects that are not read."""
+"""The values of a torch pickle as plain data: tensors, storages, and objects that are not read."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Global:
     """A name of a class or function; never resolved.
 
     Args:
-        module: Its module, as the file writes it.
-        name: Its name there.
-        known_as: The dotted name under which its meaning is known.
-        is_foreign: Whether no list of this package knows it.
+        module: Its module, as in the file.
+        name: Its name in that module.
+        known_as: The dotted name in current versions of Python, torch and numpy.
+        is_foreign: Whether it is in none of the lists of harmless names.
     """
 
     module: str
@@ -35,7 +35,7 @@ class Global:
 
     @property
     def path(self) -> str:
-        """The dotted name, as the file writes it."""
+        """The dotted name, as in the file."""
         return f"{self.module}.{self.name}"
 
 
@@ -46,7 +46,7 @@ class Opaque:
     Args:
         kind: Dotted name of its class, or of the function that would make it.
         is_foreign: Whether that name is not known to be harmless.
-        parts: The tensors and containers among what the object is made of; nothing else of it is kept.
+        parts: The tensors and containers that the object is made of; its other values are dropped.
     """
 
     kind: str
@@ -60,8 +60,8 @@ class Storage:
 
     Args:
         key: Its name in the file.
-        dtype: torch's name of the element type; ``"untyped"`` counts bytes.
-        numel: Number of elements.
+        dtype: torch's name of the element type; ``"untyped"`` for bytes.
+        numel: Number of elements; of an untyped storage, bytes.
     """
 
     key: str
@@ -71,14 +71,14 @@ class Storage:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TensorRef:
-    """A view into a storage, unchecked: the numbers are as the file has them.
+    """A view into a storage; its numbers are those of the file and may be wrong.
 
     Args:
-        storage: What it views.
+        storage: The storage.
         dtype: torch's name of the dtype.
-        offset: First element.
+        offset: Index of the first element.
         shape: Sizes of the axes.
-        strides: In elements.
+        strides: Steps along the axes, in elements.
         conj: The values are the complex conjugates of what is stored.
         neg: The values are the negatives of what is stored.
     """
@@ -99,16 +99,16 @@ class UnsupportedTensor:
     kind: str
 
 
-_KEPT = frozenset({dict, list, tuple, Opaque, Storage, TensorRef, UnsupportedTensor})
+_HOLDERS = frozenset({dict, list, tuple, Opaque, Storage, TensorRef, UnsupportedTensor})
 
 
 def kept_parts(values: Iterable[Any]) -> list[Any]:
-    """Return those of some values that are, or may come to hold, tensors."""
-    return [value for value in values if type(value) in _KEPT]
+    """Return the values that are tensors or may hold some."""
+    return [value for value in values if type(value) in _HOLDERS]
 
 
 def parts_of(value: Any) -> Iterable[Any] | None:
-    """Return what a container holds, and an object is made of; None for other values."""
+    """Return the values in a container, or the parts of an object; None for other values."""
     kind = type(value)
     if kind is dict:
         objects = [key for key in value if type(key) is Opaque]

@@ -1,6 +1,6 @@
 """The pickle of a torch state dict, written opcode by opcode.
 
-Only what `torch.load(weights_only=True)` reads is used: protocol 2, an OrderedDict of rebuilt tensors.
+The pickle has only what `torch.load(weights_only=True)` reads: protocol 2, an OrderedDict of rebuilt tensors.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _BATCH = 1000
 
 @dataclass(frozen=True)
 class Slot:
-    """How one key stands in the file.
+    """How one key is stored in the file.
 
     Args:
         name: Its dotted name.
-        spec: Shape and dtype.
+        spec: Shape and dtype of its tensor.
         storage: Name of the storage record.
-        owner: The key whose tensor the record holds; another one for a tie.
+        owner: The key whose tensor the record holds; for a tied key, the canonical key.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Slot:
 
 
 def write_pickle(slots: Mapping[Key, Slot]) -> bytes:
-    """Return the pickle of a state dict."""
+    """Return the pickle of a state dict, whose tensors are contiguous."""
     emit = _Emitter()
     emit.out += b"\x80\x02"
     emit.ordered_dict()
@@ -57,7 +57,7 @@ class _Emitter:
         self.memo: dict[bytes, int] = {}
 
     def once(self, code: bytes) -> None:
-        """Write a value, or refer to the first time it was written."""
+        """Write a value the first time, and a reference to it later."""
         index = self.memo.get(code)
         if index is None:
             index = self.memo[code] = len(self.memo)
@@ -73,7 +73,7 @@ class _Emitter:
         self.out += b"X" + struct.pack("<L", len(raw)) + raw
 
     def word(self, text: str) -> None:
-        """Write a string that occurs often."""
+        """Write a string that occurs often, by `once`."""
         self.once(b"X" + struct.pack("<L", len(text)) + text.encode("ascii"))
 
     def number(self, value: int) -> None:

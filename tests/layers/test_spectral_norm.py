@@ -197,7 +197,7 @@ def test_nothing_is_left_out_unasked(pair, spell):
         for allowed, why in (
             ({}, r"fc\.v: a spectral norm of Flax"),
             ({"allow_missing": SIGMA}, r"fc\.v: a spectral norm of Flax"),
-            ({"allow_unexpected": V}, r"kernel/sigma: torch works"),
+            ({"allow_unexpected": V}, r"kernel/sigma: torch computes"),
         ):
             with pytest.raises(BridgeError, match=why):
                 from_neutral(neutral, "flax", like=like, **allowed)

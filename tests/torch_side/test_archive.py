@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.errors import refused
 from support.torch_files import (
     DTYPES,
     LEGACY_DTYPES,
@@ -157,7 +158,7 @@ def test_tied_weights_share_one_tensor(tmp_path, zipped):
 
 def test_parameters_subclass_state_and_metadata_attributes_are_understood(tmp_path):
     parameter = torch.nn.Parameter(torch.randn(3))
-    parameter.note = "kept by torch, not a weight"
+    parameter.note = "an attribute of torch, not a weight"
     module = torch.nn.BatchNorm1d(3)
     torch.save(OrderedDict(module.state_dict(keep_vars=True), own=parameter), tmp_path / "a.pt")
     expected = {**module.state_dict(), "own": parameter}
@@ -281,7 +282,7 @@ def test_dicts_without_a_usual_name_are_joined_by_dots(tmp_path):
 
 def test_names_that_meet_after_joining_are_refused(tmp_path):
     torch.save({"a": {"b": torch.ones(1)}, "a.b": torch.ones(2)}, tmp_path / "a.pt")
-    with pytest.raises(KeyConflict, match=r"a\.b"):
+    with refused(KeyConflict, "a.b", key="a.b"):
         open_torch(tmp_path / "a.pt")
 
 
@@ -293,19 +294,20 @@ def test_an_empty_state_dict_is_an_empty_state(tmp_path):
 @pytest.mark.parametrize(
     ("root", "text"),
     [
-        ([torch.ones(1)], "holds a list"),
-        (torch.ones(1), "single tensor"),
-        (None, "holds None"),
-        ({"epoch": 3}, "no tensors"),
-        ({3: torch.ones(1)}, "found 3"),
-        ({"w": torch.ones(1), ("a", "b"): torch.ones(1)}, "found"),
-        ({"w": {7: torch.ones(1)}}, "found w.7"),
+        ([torch.ones(1)], "got a list"),
+        (torch.ones(1), "got a single tensor"),
+        (None, "got None"),
+        ({"epoch": 3}, "(epoch)"),
+        ({3: torch.ones(1)}, ": 3."),
+        ({"w": torch.ones(1), ("a", "b"): torch.ones(1)}, ": (tuple)."),
+        ({"w": {7: torch.ones(1)}}, ": w.7."),
     ],
 )
 def test_a_root_that_is_no_state_dict_is_refused(tmp_path, root, text):
     torch.save(root, tmp_path / "a.pt")
-    with pytest.raises(MalformedFile, match=text):
-        open_torch(tmp_path / "a.pt")
+    path = tmp_path / "a.pt"
+    with refused(MalformedFile, path, text, hint="torch.save(model.state_dict(), "):
+        open_torch(path)
 
 
 UNREAD = {
@@ -322,7 +324,7 @@ UNREAD = {
 @pytest.mark.parametrize("name", list(UNREAD))
 def test_tensors_of_other_kinds_are_refused_by_name(tmp_path, name):
     torch.save({"w": torch.ones(1), "odd": UNREAD[name]()}, tmp_path / "a.pt")
-    with pytest.raises(UnsupportedFeature, match="odd"):
+    with refused(UnsupportedFeature, "odd"):
         open_torch(tmp_path / "a.pt")
 
 
@@ -450,7 +452,7 @@ def test_a_plain_state_dict_carries_no_metadata(tmp_path):
 
 def test_neutral_keys_with_dots_in_a_part_survive(tmp_path):
     state = as_state({("a.b", "c"): np.ones(1), ("a", "b", "c"): np.zeros(1)}, layout="neutral")
-    with pytest.raises(KeyConflict):
+    with refused(KeyConflict, "a.b"):
         write_torch(state, tmp_path / "a.pt")
     state = as_state({("a.b", "c"): np.ones(1), ("a", "d\\"): np.zeros(1)}, layout="neutral")
     assert set(open_torch(write_torch(state, tmp_path / "b.pt"))) == set(state)
@@ -458,13 +460,13 @@ def test_neutral_keys_with_dots_in_a_part_survive(tmp_path):
 
 @pytest.mark.parametrize("key", [("a.b", "c"), ("a", "."), ()])
 def test_keys_that_are_no_torch_names_are_refused(tmp_path, key):
-    with pytest.raises(KeyConflict, match="do not fit"):
+    with refused(KeyConflict, repr(key), hint=("rules=", "--rules")):
         write_torch({key: np.ones(1), ("w",): np.ones(1)}, tmp_path / "a.pt")
     assert (tmp_path / "a.pt").stat().st_size == 0
 
 
 def test_torch_keys_that_join_to_one_name_are_refused(tmp_path):
-    with pytest.raises(KeyConflict, match="flatten"):
+    with refused(KeyConflict, "a.b"):
         write_torch({("a.b",): np.ones(1), ("a", "b"): np.ones(1)}, tmp_path / "a.pt")
     assert (tmp_path / "a.pt").stat().st_size == 0
 
@@ -480,15 +482,15 @@ def test_dtypes_that_torch_lacks_are_all_listed_before_a_byte_is_written(tmp_pat
         "float6_e2m3fn",
     ]
     state = {("ok",): np.ones(2), **{("l", name): np.zeros(2, dtype_named(name)) for name in names}}
-    with pytest.raises(UnsupportedFeature) as caught:
+    listed = [f"{name} (l.{name})" for name in names]
+    with refused(UnsupportedFeature, "7 tensors", *listed, hint=("dtype=", "--dtype")) as caught:
         write_torch(state, tmp_path / "a.pt")
-    assert all(f"l.{name} ({name})" in str(caught.value) for name in names)
     assert "ok" not in caught.value.message
     assert (tmp_path / "a.pt").stat().st_size == 0
 
 
 def test_a_name_with_a_lone_surrogate_is_refused(tmp_path):
-    with pytest.raises(UnsupportedFeature, match="no text"):
+    with refused(UnsupportedFeature, "ud800"):
         write_torch({("a\ud800",): np.ones(1)}, tmp_path / "a.pt")
 
 
@@ -529,11 +531,11 @@ def test_a_flipped_byte_is_found_when_its_tensor_is_read_whole(tmp_path):
             damaged[where + 1] ^= 4
             path.write_bytes(damaged)
             state = open_torch(path)
-            with pytest.raises(IntegrityError, match="CRC"):
+            with refused(IntegrityError, path, "CRC-32", "data/"):
                 state[(name,)]
             for other in tensors.keys() - {name}:
                 state[(other,)]
-            with pytest.raises(IntegrityError):
+            with refused(IntegrityError, path, "CRC-32"):
                 write_torch(open_torch(path), tmp_path / "out.pt")
         path.write_bytes(data)
         assert_same(open_torch(path), tensors)
@@ -548,7 +550,7 @@ def test_blocks_read_one_after_the_other_prove_the_crc_at_the_end(tmp_path):
     for start in range(0, 90, 10):
         state.read(("w",), slice(start, start + 10))
     state.read(("w",), slice(5, 25))
-    with pytest.raises(IntegrityError):
+    with refused(IntegrityError, "a.pt", "CRC-32"):
         state.read(("w",), slice(90, 100))
 
 
@@ -558,7 +560,7 @@ def test_one_view_of_a_shared_record_read_whole_proves_the_record(tmp_path):
     data = bytearray((tmp_path / "a.pt").read_bytes())
     data[data.find(bits(base)) + 399] ^= 1
     (tmp_path / "a.pt").write_bytes(data)
-    with pytest.raises(IntegrityError):
+    with refused(IntegrityError, "a.pt", "CRC-32"):
         open_torch(tmp_path / "a.pt")[("low",)]
 
 
@@ -572,7 +574,7 @@ def test_a_crc_of_zero_passes_only_by_option(tmp_path):
     data[info.header_offset + 14 : info.header_offset + 18] = bytes(4)
     data[entry + 16 : entry + 20] = bytes(4)
     path.write_bytes(data)
-    with pytest.raises(IntegrityError):
+    with refused(IntegrityError, "a.pt", "CRC-32"):
         open_torch(path)[("w",)]
     assert_same(open_torch(path, allow_zero_crc=True), tensors)
 
@@ -592,7 +594,7 @@ def without_checksums(path, *, but=()):
     path.write_bytes(data)
 
 
-NOTE = "the file carries no checksums, so that damage inside its tensors cannot be detected"
+NOTE = "the file has no checksums, so damage inside its tensors cannot be detected"
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])
@@ -623,9 +625,8 @@ def test_torch_without_checksums_is_read_with_a_note(tmp_path):
 def test_a_crc_of_zero_among_others_is_damage(tmp_path, but):
     torch.save({"a": torch.arange(9.0), "b": torch.ones(2)}, tmp_path / "a.pt")
     without_checksums(tmp_path / "a.pt", but={but})
-    with pytest.raises(IntegrityError, match=r"CRC-32 .* 00000000 for this one") as caught:
+    with refused(IntegrityError, "CRC-32", "00000000", hint="torch.save"):
         open_torch(tmp_path / "a.pt")[("b",)]
-    assert "save it again with torch" in caught.value.hint
     assert_same(
         open_torch(tmp_path / "a.pt", allow_zero_crc=True), {"a": torch.arange(9.0), "b": torch.ones(2)}
     )
@@ -641,7 +642,7 @@ def test_a_record_whose_own_crc_is_zero_has_a_checksum(tmp_path):
         assert state.metadata.notes == ()
     data = (tmp_path / "a.pt").read_bytes()
     (tmp_path / "a.pt").write_bytes(data.replace(zero, b"\x9d\x0a\xd9\x6c"))
-    with pytest.raises(IntegrityError):
+    with refused(IntegrityError, "a.pt", "CRC-32"):
         open_torch(tmp_path / "a.pt")[("w",)]
 
 
@@ -655,7 +656,7 @@ def test_checksums_in_the_directory_alone_or_in_the_headers_alone_do_not_agree(t
             data[at + place : at + place + 4] = bytes(4)
             at = data.find(mark, at + 4)
         (tmp_path / "a.pt").write_bytes(data)
-        with pytest.raises(MalformedFile, match="CRC-32 in its own header differs"):
+        with refused(MalformedFile, "CRC-32"):
             open_torch(tmp_path / "a.pt")
 
 

@@ -15,6 +15,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from support import errors
 from support.torch_files import (
     Storage,
     View,
@@ -41,6 +42,7 @@ from bridge_core import (
 from bridge_torch.file_format import archive as archive_module
 from bridge_torch.file_format.format import TorchFormat
 
+SAVE = 'torch.save(model.state_dict(), "weights.pt")'
 FOUR = np.arange(4, dtype="f4").tobytes()
 GOOD = {"w": View(Storage("0", 4))}
 
@@ -51,12 +53,10 @@ def read_all(path, **options):
             state[key]
 
 
-def refused(path, kind, text=None, **options):
-    """Opening (or reading everything) raises exactly this class, and says which file."""
-    with pytest.raises(kind, match=text) as caught:
-        read_all(path, **options)
-    assert type(caught.value) is kind
-    assert str(path) in str(caught.value)
+def refused(path, kind, *named, hint=(), key=None):
+    """Opening the file (or reading all of it) raises exactly this class, and names the file."""
+    with errors.refused(kind, path, *named, hint=hint, key=key) as caught:
+        read_all(path)
     return caught.value
 
 
@@ -80,19 +80,28 @@ def sniffs(path):
         ),
         (b"\n <!DOCTYPE html><html></html>", MalformedFile, "HTML", False),
         (b"<html>", MalformedFile, "HTML", False),
-        (b"\x89HDF\r\n\x1a\n", MalformedFile, "not a torch checkpoint", False),
-        (b"P", MalformedFile, "not a torch checkpoint", False),
-        (b"PK\x03\x04", TruncatedFile, "directory", False),
-        (pickle.dumps({"w": [1.0]}, 2), MalformedFile, "torch.save did not write", True),
-        (pickle.dumps({"w": [1.0]}, 4), MalformedFile, "torch.save did not write", True),
-        (b"\x80", TruncatedFile, "1 byte long", False),
-        (b"\x80\x02", TruncatedFile, "2 bytes long", False),
-        (b"\x80\x02\x8a", TruncatedFile, "ends", True),
-        (b"PK", MalformedFile, "not a torch checkpoint", False),
+        (b"\x89HDF\r\n\x1a\n", MalformedFile, "HDF5", False),
+        (b"P", MalformedFile, "'P'", False),
+        (b"PK\x03\x04", TruncatedFile, "", False),
+        (pickle.dumps({"w": [1.0]}, 2), MalformedFile, "pickle", True),
+        (pickle.dumps({"w": [1.0]}, 4), MalformedFile, "pickle", True),
+        (b"\x80", TruncatedFile, "1 byte", False),
+        (b"\x80\x02", TruncatedFile, "2 bytes", False),
+        (b"\x80\x02\x8a", TruncatedFile, "the first pickle, at byte 2", True),
+        (b"PK", MalformedFile, "'PK'", False),
+        (b"hello world, not weights\n" * 9, MalformedFile, "'hello world, not weights'", False),
+        (" ключ".encode() * 9, MalformedFile, "'ключ ключ", False),
+        (b"\n \n", MalformedFile, "text", False),
+        (b"\x01\xff\x00" * 9, MalformedFile, "01 ff 00", False),
+        (b"caf\xe9", MalformedFile, "63 61 66 e9", False),
+        (b"tjgg\x03\0\0\0", MalformedFile, "GGML", False),
+        (b"3000000 300\n</s> \x01", MalformedFile, "word2vec", False),
+        (b"\xba\x16\x4f\x2f\x0c\0\0\0", MalformedFile, "fastText", False),
     ],
     ids=[
         *("empty", "lfs", "html", "html2", "hdf5", "byte", "zip", "pickle", "pickle4"),
         *("first byte", "two bytes", "three bytes", "two of a zip"),
+        *("text", "long text", "blank", "bytes", "latin 1", "ggml", "word2vec", "fasttext"),
     ],
 )
 def test_what_is_no_checkpoint_is_named(tmp_path, content, kind, text, sniffed):
@@ -107,26 +116,26 @@ def test_the_tar_format_of_old_torch_is_unsafe(tmp_path):
     with tarfile.open(path, "w") as tar:
         tar.addfile(tarfile.TarInfo("storages"), io.BytesIO())
     assert sniffs(path)
-    refused(path, UnsafeFile, "tar file")
+    refused(path, UnsafeFile, "tar", "torch 0.1", hint=SAVE)
 
 
 def test_torchscript_is_not_supported(tmp_path):
     path = tmp_path / "a.pt"
     make_zip(path, {"w": View(Storage("0", 4))}, {"0": FOUR}, more=[("constants.pkl", dumps(()))])
     assert sniffs(path)
-    refused(path, UnsupportedFeature, "TorchScript")
+    refused(path, UnsupportedFeature, "TorchScript", hint=('torch.jit.load("a.pt")', SAVE))
 
 
 def test_npz_is_not_taken_for_a_checkpoint(tmp_path):
     np.savez(tmp_path / "a.npz", w=np.ones(3))
     assert not sniffs(tmp_path / "a.npz")
-    refused(tmp_path / "a.npz", MalformedFile, r"data\.pkl")
+    refused(tmp_path / "a.npz", MalformedFile, "a.npz", "data.pkl")
 
 
 def test_a_bare_pickle_with_code_is_unsafe(tmp_path):
     path = tmp_path / "a.pt"
     path.write_bytes(pickle.dumps({"w": os.system}, 2))
-    refused(path, UnsafeFile, "system")
+    refused(path, UnsafeFile, "posix.system", hint="Do not load")
 
 
 def test_dicts_that_repeat_each_other_beyond_measure_are_refused(tmp_path):
@@ -134,7 +143,7 @@ def test_dicts_that_repeat_each_other_beyond_measure_are_refused(tmp_path):
     for _ in range(30):
         root = {f"k{i}": root for i in range(10)}
     make_zip(tmp_path / "a.pt", root, {"0": FOUR})
-    refused(tmp_path / "a.pt", LimitExceeded, "repeats 301 entries")
+    refused(tmp_path / "a.pt", LimitExceeded, "301 entries")
 
 
 # ---- the zip container
@@ -147,18 +156,16 @@ def test_an_archive_with_code_is_unsafe_and_runs_nothing(tmp_path):
         b"\x80\x02cos\nsystem\n(X" + struct.pack("<L", len(command)) + command + b"tRctorch.jit\nload\n\x86."
     )
     make_zip(path, data)
-    error = refused(path, UnsafeFile, r"os\.system, torch\.jit\.load")
-    assert "state_dict" in error.hint
+    refused(path, UnsafeFile, "os.system, torch.jit.load", hint=("Do not load", "os.system", SAVE))
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_whole_module_is_unsafe(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "a.pt")
-    error = refused(tmp_path / "a.pt", UnsafeFile, r"torch\.nn\.modules\.linear\.Linear")
-    assert "module.state_dict()" in error.hint
+    hint = ("pickled module", "weights_only=False", SAVE)
+    refused(tmp_path / "a.pt", UnsafeFile, "torch.nn.modules.linear.Linear", hint=hint)
     torch.save(torch.nn.Linear(2, 2), tmp_path / "b.pt", _use_new_zipfile_serialization=False)
-    error = refused(tmp_path / "b.pt", UnsafeFile, r"torch\.nn\.modules\.linear\.Linear")
-    assert "module.state_dict()" in error.hint
+    refused(tmp_path / "b.pt", UnsafeFile, "torch.nn.modules.linear.Linear", hint=hint)
 
 
 def test_a_truncated_archive_is_truncated_wherever_it_was_cut(tmp_path):
@@ -167,7 +174,7 @@ def test_a_truncated_archive_is_truncated_wherever_it_was_cut(tmp_path):
     cut = tmp_path / "b.pt"
     for length in (30, 200, len(data) // 2, len(data) - 500, len(data) - 23, len(data) - 1):
         cut.write_bytes(data[:length])
-        refused(cut, TruncatedFile, "cut off")
+        refused(cut, TruncatedFile)
         assert sniffs(cut) or length == 30
 
 
@@ -184,7 +191,7 @@ def test_bytes_in_front_or_behind_are_refused(tmp_path):
 @pytest.mark.parametrize("name", ["data.pkl", "data/0"])
 def test_a_record_that_stands_twice_is_a_conflict(tmp_path, name):
     make_zip(tmp_path / "a.pt", GOOD, {"0": FOUR}, more=[(name, b"other")])
-    refused(tmp_path / "a.pt", KeyConflict, f"archive/{name}.*two members")
+    refused(tmp_path / "a.pt", KeyConflict, f"archive/{name}")
 
 
 def test_two_roots_or_none_are_malformed(tmp_path):
@@ -193,20 +200,20 @@ def test_two_roots_or_none_are_malformed(tmp_path):
     with zipfile.ZipFile(tmp_path / "b.pt", "w") as archive:
         archive.writestr("one/data.pkl", dumps(GOOD))
         archive.writestr("two/data.pkl", dumps(GOOD))
-    refused(tmp_path / "b.pt", MalformedFile, "one root folder; found 'one', 'two'")
+    refused(tmp_path / "b.pt", MalformedFile, "'one'", "'two'")
     make_zip(tmp_path / "c.pt", GOOD, {"0": FOUR}, name="")
     refused(tmp_path / "c.pt", MalformedFile)
     with zipfile.ZipFile(tmp_path / "d.pt", "w"):
         pass
-    refused(tmp_path / "d.pt", MalformedFile, "found none")
+    refused(tmp_path / "d.pt", MalformedFile, "0")
 
 
 @pytest.mark.parametrize("name", ["../../x", "a/../../x", "/x", "a//b", "a\\b", "..\\x"])
 def test_records_and_storages_that_lead_elsewhere_are_unsafe(tmp_path, name):
     make_zip(tmp_path / "a.pt", GOOD, {"0": FOUR, name: FOUR})
-    refused(tmp_path / "a.pt", UnsafeFile, "elsewhere")
+    refused(tmp_path / "a.pt", UnsafeFile, repr(f"archive/data/{name}"), hint="torch.save")
     make_zip(tmp_path / "b.pt", {"w": View(Storage(name, 4))}, {"0": FOUR})
-    refused(tmp_path / "b.pt", UnsafeFile, "elsewhere")
+    refused(tmp_path / "b.pt", UnsafeFile, repr(name), hint="torch.save")
 
 
 def test_a_missing_record_is_malformed(tmp_path):
@@ -223,35 +230,35 @@ def test_a_boolean_other_than_0_and_1_is_malformed(tmp_path, strides, byteorder)
     with open_torch(tmp_path / "a.pt") as state:
         assert state["w",].tolist() == [True, {0: True, 1: True, 2: False}[strides[0]]]
     make_zip(tmp_path / "b.pt", root, {"0": b"\2\2\2\2"}, more=[("byteorder", byteorder)])
-    assert refused(tmp_path / "b.pt", MalformedFile, "byte 2").key == ("w",)
+    refused(tmp_path / "b.pt", MalformedFile, "byte 2", key=("w",))
 
 
 @pytest.mark.parametrize("content", [FOUR[:-1], FOUR + b"x", FOUR[:-4], b"", FOUR * 2])
 def test_a_record_of_another_length_is_malformed(tmp_path, content):
     make_zip(tmp_path / "a.pt", GOOD, {"0": content})
-    refused(tmp_path / "a.pt", MalformedFile, "take 16")
+    refused(tmp_path / "a.pt", MalformedFile, "data/0", "16 bytes", f"{len(content)} bytes")
 
 
 def test_an_unknown_byte_order_is_malformed(tmp_path):
     make_zip(tmp_path / "a.pt", GOOD, {"0": FOUR}, more=[("byteorder", b"middle")])
-    refused(tmp_path / "a.pt", MalformedFile, "byte order")
+    refused(tmp_path / "a.pt", MalformedFile, "byteorder", "middle")
 
 
 def test_bytes_behind_the_pickle_are_malformed(tmp_path):
     make_zip(tmp_path / "a.pt", dumps(GOOD) + b"N.", {"0": FOUR})
-    refused(tmp_path / "a.pt", MalformedFile, "goes on")
+    refused(tmp_path / "a.pt", MalformedFile, "data.pkl", len(dumps(GOOD)), len(dumps(GOOD)) + 2)
 
 
 def test_a_damaged_crc_of_the_pickle_is_found_on_opening(tmp_path):
     make_zip(tmp_path / "a.pt", {**GOOD, "note": "aaaa"}, {"0": FOUR})
     data = (tmp_path / "a.pt").read_bytes()
     (tmp_path / "a.pt").write_bytes(data.replace(b"aaaa", b"aaab"))
-    refused(tmp_path / "a.pt", IntegrityError, r"data\.pkl")
+    refused(tmp_path / "a.pt", IntegrityError, "data.pkl")
 
 
 def test_an_encrypted_or_otherwise_compressed_record_is_not_supported(tmp_path):
     make_zip(tmp_path / "a.pt", GOOD, {"0": FOUR}, method=zipfile.ZIP_LZMA)
-    refused(tmp_path / "a.pt", UnsupportedFeature, "method 14")
+    refused(tmp_path / "a.pt", UnsupportedFeature, "14")
     make_zip(tmp_path / "a.pt", GOOD, {"0": FOUR})
     data = bytearray((tmp_path / "a.pt").read_bytes())
     data[data.find(b"PK\x01\x02") + 8] |= 1
@@ -263,7 +270,7 @@ def test_compressed_records_beyond_the_limit_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(archive_module, "_MAX_UNPACKED", 1000)
     root = {"a": View(Storage("0", 200), shape=(200,)), "b": View(Storage("1", 200), shape=(200,))}
     make_zip(tmp_path / "a.pt", root, {"0": bytes(800), "1": bytes(800)}, method=zipfile.ZIP_DEFLATED)
-    refused(tmp_path / "a.pt", LimitExceeded, "compressed")
+    refused(tmp_path / "a.pt", LimitExceeded, "compressed", hint="torch.save")
 
 
 def test_a_compressed_record_that_is_longer_than_it_says_is_malformed(tmp_path):
@@ -274,7 +281,7 @@ def test_a_compressed_record_that_is_longer_than_it_says_is_malformed(tmp_path):
         assert struct.unpack_from("<L", bomb, at)[0] == size
         struct.pack_into("<L", bomb, at, size - 1)
     (tmp_path / "a.pt").write_bytes(bomb)
-    refused(tmp_path / "a.pt", MalformedFile, "unpack")
+    refused(tmp_path / "a.pt", MalformedFile, "data.pkl")
 
 
 def test_headers_that_disagree_are_malformed(tmp_path):
@@ -292,7 +299,7 @@ def test_headers_that_disagree_are_malformed(tmp_path):
         damaged = bytearray(data)
         damaged[at] ^= 1
         (tmp_path / "a.pt").write_bytes(damaged)
-        refused(tmp_path / "a.pt", MalformedFile, f"data/0.*the {text} in its own header differs")
+        refused(tmp_path / "a.pt", MalformedFile, "data/0", text)
 
 
 def test_records_on_the_same_bytes_are_malformed(tmp_path):
@@ -301,7 +308,7 @@ def test_records_on_the_same_bytes_are_malformed(tmp_path):
     entries = [i for i in range(len(data)) if data[i : i + 4] == b"PK\x01\x02"]
     data[entries[2] + 42 : entries[2] + 46] = data[entries[1] + 42 : entries[1] + 46]
     (tmp_path / "a.pt").write_bytes(data)
-    refused(tmp_path / "a.pt", MalformedFile, "data/1.*the name in its own header differs")
+    refused(tmp_path / "a.pt", MalformedFile, "data/1", "name")
 
 
 # ---- checksums of what is read in pieces
@@ -322,7 +329,7 @@ VIEWS = {
 
 @pytest.mark.parametrize("byteorder", ["little", "big"])
 @pytest.mark.parametrize("view", VIEWS)
-def test_a_view_read_in_any_order_proves_its_whole_record(tmp_path, view, byteorder):
+def test_a_view_read_in_any_order_proves_its_record(tmp_path, view, byteorder):
     generator = random.Random(view)
     torch.save({"w": VIEWS[view]}, tmp_path / "a.pt")
 
@@ -340,13 +347,13 @@ def test_a_view_read_in_any_order_proves_its_whole_record(tmp_path, view, byteor
         (tmp_path / "b.pt").write_bytes(content)
         generator.shuffle(indices)
         with open_torch(tmp_path / "b.pt") as state:
-            found = False
+            is_refused = False
             for index in indices:
                 try:
                     state.read(("w",), index)
                 except IntegrityError:
-                    found = True
-            assert found == damaged
+                    is_refused = True
+            assert is_refused == damaged
 
 
 @pytest.mark.parametrize("view", ["whole", "turned", "a slice", "every second"])
@@ -368,27 +375,26 @@ def test_a_part_of_a_view_proves_nothing(tmp_path, view):
     [
         (View(Storage("0", 4), 1, (4,), (1,)), MalformedFile, "element 4"),
         (View(Storage("0", 4), 0, (2, 2), (3, 1)), MalformedFile, "element 4"),
-        (View(Storage("0", 4), 0, (2**40,), (2**40,)), MalformedFile, "element"),
-        (View(Storage("0", 4), 3, (4,), (-1,)), MalformedFile, "negative"),
-        (View(Storage("0", 4), 0, (-1,), (1,)), MalformedFile, "negative"),
-        (View(Storage("0", 4), -1, (1,), (1,)), MalformedFile, "negative"),
-        (View(Storage("0", 4), 0, (4,), ()), MalformedFile, "axes"),
+        (View(Storage("0", 4), 0, (2**40,), (2**40,)), MalformedFile, f"element {(2**40 - 1) * 2**40}"),
+        (View(Storage("0", 4), 3, (4,), (-1,)), MalformedFile, "strides [-1]"),
+        (View(Storage("0", 4), 0, (-1,), (1,)), MalformedFile, "shape [-1]"),
+        (View(Storage("0", 4), -1, (1,), (1,)), MalformedFile, "offset -1"),
+        (View(Storage("0", 4), 0, (4,), ()), MalformedFile, "0 strides for 1 axes"),
         (View(Storage("0", 4), 0, (1,) * 70, (1,) * 70), UnsupportedFeature, "70 axes"),
-        (View(Storage("0", 4), 0, (2**40, 4), (0, 1)), LimitExceeded, "repeats"),
-        (View(Storage("0", 4), 0, (2**62, 2**62), (0, 0)), LimitExceeded, "no machine"),
-        (View(Storage("0", 4), 0, (0, 2**62, 2**62), (0, 0, 0)), LimitExceeded, "no machine"),
+        (View(Storage("0", 4), 0, (2**40, 4), (0, 1)), LimitExceeded, f"16 bytes into {2**44} bytes"),
+        (View(Storage("0", 4), 0, (2**62, 2**62), (0, 0)), LimitExceeded, f"[{2**62}, {2**62}]"),
+        (View(Storage("0", 4), 0, (0, 2**62, 2**62), (0, 0, 0)), LimitExceeded, f"[0, {2**62}, {2**62}]"),
     ],
 )
 def test_a_view_that_its_storage_cannot_fill_is_refused(tmp_path, view, kind, text):
     make_zip(tmp_path / "a.pt", {"layer.w": view}, {"0": FOUR})
-    error = refused(tmp_path / "a.pt", kind, text)
-    assert error.key == "layer.w"
+    refused(tmp_path / "a.pt", kind, text, key="layer.w")
 
 
 def test_many_small_expansions_together_are_refused(tmp_path):
     distinct = {f"w{n}": View(Storage("0", 4), 0, ((1 << 24) - n,), (0,)) for n in range(40)}
     make_zip(tmp_path / "a.pt", distinct, {"0": FOUR})
-    refused(tmp_path / "a.pt", LimitExceeded, "claims")
+    refused(tmp_path / "a.pt", LimitExceeded, "2684351440 bytes", hint="tensor.contiguous()")
 
 
 def test_dicts_that_repeat_each_other_are_bounded(tmp_path, monkeypatch):
@@ -399,7 +405,7 @@ def test_dicts_that_repeat_each_other_are_bounded(tmp_path, monkeypatch):
     for _ in range(60):
         node = {"a": node, "b": node}
     make_zip(tmp_path / "a.pt", node, {"0": FOUR})
-    refused(tmp_path / "a.pt", LimitExceeded, "entries")
+    refused(tmp_path / "a.pt", LimitExceeded, "10000 entries")
 
 
 # ---- legacy files
@@ -441,21 +447,21 @@ def test_the_hand_made_legacy_file_is_good(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "kind", "text"),
     [
-        ({"version": pickle.dumps(1002, 2)}, UnsupportedFeature, "version"),
-        ({"magic": pickle.dumps(5, 2)}, MalformedFile, "torch.save did not write"),
+        ({"version": pickle.dumps(1002, 2)}, UnsupportedFeature, "expected 1001, got 1002"),
+        ({"magic": pickle.dumps(5, 2)}, MalformedFile, "pickle"),
         ({"keys": pickle.dumps("0", 2)}, MalformedFile, "list of storages"),
         ({"keys": pickle.dumps([0], 2)}, MalformedFile, "list of storages"),
-        ({"keys": pickle.dumps([], 2)}, MalformedFile, "does not hold"),
-        ({"keys": pickle.dumps(["0", "1"], 2)}, MalformedFile, "no tensor needs"),
-        ({"keys": pickle.dumps(["0", "0"], 2)}, KeyConflict, "twice"),
-        ({"data": struct.pack("<q", 5) + FOUR}, MalformedFile, "5 elements"),
-        ({"data": struct.pack("<q", -1) + FOUR}, MalformedFile, "elements"),
-        ({"data": struct.pack("<q", 4) + FOUR[:-1]}, TruncatedFile, "reaches"),
-        ({"data": b"\0\0"}, TruncatedFile, "were expected"),
-        ({"data": struct.pack("<q", 4) + FOUR + b"x"}, MalformedFile, "1 bytes after"),
-        ({"object": b"\x80\x02cos\nsystem\n."}, UnsafeFile, r"os\.system"),
-        ({"system": b"\x80\x02cos\nsystem\n."}, UnsafeFile, r"os\.system"),
-        ({"object": pickle.dumps({}, 4)}, MalformedFile, "no tensor needs"),
+        ({"keys": pickle.dumps([], 2)}, MalformedFile, "storage '0'"),
+        ({"keys": pickle.dumps(["0", "1"], 2)}, MalformedFile, "storage '1'"),
+        ({"keys": pickle.dumps(["0", "0"], 2)}, KeyConflict, "storage '0'"),
+        ({"data": struct.pack("<q", 5) + FOUR}, MalformedFile, "expected 4 elements, got 5"),
+        ({"data": struct.pack("<q", -1) + FOUR}, MalformedFile, f"got {2**64 - 1}"),
+        ({"data": struct.pack("<q", 4) + FOUR[:-1]}, TruncatedFile, "storage '0'"),
+        ({"data": b"\0\0"}, TruncatedFile, ""),
+        ({"data": struct.pack("<q", 4) + FOUR + b"x"}, MalformedFile, "expected 251 bytes, got 252 bytes"),
+        ({"object": b"\x80\x02cos\nsystem\n."}, UnsafeFile, "os.system"),
+        ({"system": b"\x80\x02cos\nsystem\n."}, UnsafeFile, "os.system"),
+        ({"object": pickle.dumps({}, 4)}, MalformedFile, "storage '0'"),
         ({"object": dumps({"w": View(Storage("0", 4))}, 0)}, UnsupportedFeature, "protocol 0"),
     ],
 )
@@ -475,7 +481,7 @@ def test_fp8_in_a_legacy_file_is_not_supported(tmp_path):
     torch.save(
         {"w": torch.ones(2).to(torch.float8_e5m2)}, tmp_path / "a.pt", _use_new_zipfile_serialization=False
     )
-    refused(tmp_path / "a.pt", UnsupportedFeature, "untyped")
+    refused(tmp_path / "a.pt", UnsupportedFeature, "untyped", hint="_use_new_zipfile_serialization=False")
 
 
 def test_a_pickle_longer_than_one_window_is_read(tmp_path):
@@ -489,7 +495,7 @@ def test_a_pickle_longer_than_one_window_is_read(tmp_path):
 
 
 def check_fuzzed(path):
-    """The file opens and reads, or says what is wrong with it; nothing else."""
+    """The file opens and reads, or is refused with an error of the bridge; nothing else."""
     sniffs(path)
     try:
         read_all(path)

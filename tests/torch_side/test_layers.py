@@ -1,4 +1,4 @@
-"""The layer transforms of torch: which shapes each reads, and what only a module can settle."""
+"""The layer transforms of torch: which shapes each matches, and what only a module can decide."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def reading(shapes: dict[str, tuple[int, ...]]) -> set[str]:
 
 
 def certain(shapes: dict[str, tuple[int, ...]]) -> set[str]:
-    """Return those of them that names and shapes alone make certain."""
+    """Return those of them that names and shapes prove."""
     return {
         name
         for name in reading(shapes)
@@ -45,9 +45,9 @@ def certain(shapes: dict[str, tuple[int, ...]]) -> set[str]:
 
 
 def from_module(module: nn.Module) -> list[str]:
-    """Return the transforms that a live module's type, options and leaves together point to.
+    """Return the transforms that match a live module's type, options and leaves.
 
-    A type opens every spelling of its kinds, as a norm's opens the old names gamma and beta.
+    A type matches every native layout of its kinds, as a norm's matches the old names gamma and beta.
     """
     state = TorchFramework().state(module)
     info = state.metadata.modules[()]

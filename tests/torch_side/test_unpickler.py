@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.errors import refused
 from support.torch_files import Storage, View, dumps
 
 from bridge_core import (
@@ -126,7 +127,7 @@ def test_a_call_in_a_reduce_is_refused_and_not_executed(tmp_path):
 
     for protocol in range(6):
         evil = Evil(os.system, f"touch {tmp_path}/ran")
-        with pytest.raises(UnsafeFile, match=r"posix\.system|os\.system"):
+        with refused(UnsafeFile, "posix.system", hint="posix.system"):
             load(pickle.dumps(evil, protocol))
         unpickled = unpickle(pickle.dumps({"w": evil}, protocol), path="f.pt")
         assert unpickled.foreign == ("posix.system",)
@@ -168,26 +169,33 @@ def test_all_unknown_names_are_listed():
         b"\x80\x02(cos\nsystem\nca.b\nC\ncshutil\nrmtree\ncos\nsystem\nca.b\nC\nccollections\nOrderedDict\nl"
     )
     data = data[:-1] + b"t."
-    with pytest.raises(UnsafeFile) as caught:
+    with refused(UnsafeFile, hint=("Do not load", "os.system")) as caught:
         load(data)
-    message = str(caught.value)
+    message = caught.value.message
     assert all(message.count(name) == 1 for name in ("os.system", "a.b.C", "shutil.rmtree"))
     assert "OrderedDict" not in message
 
 
+def test_of_many_names_those_that_run_commands_come_first():
+    names = b"".join(b"cacme.%c%c\nC\n" % (97 + i, 97 + i) for i in range(20))
+    with refused(UnsafeFile, "21 names", "os.system, acme.aa.C", "13 more", hint="os.system"):
+        load(b"\x80\x02(" + names + b"cos\nsystem\nt.")
+
+
 def test_unknown_names_win_over_damage_behind_them():
-    with pytest.raises(UnsafeFile, match=r"os\.system\. It is damaged, too: refers to value 9"):
+    with refused(UnsafeFile, "os.system", "value 9"):
         load(b"\x80\x02cos\nsystem\nh\x09.")
 
 
 def test_a_terminal_escape_in_a_name_is_shown_escaped():
-    with pytest.raises(UnsafeFile) as caught:
-        load(b"\x80\x02ca\nb\x1b[2J\n.")
-    assert "\x1b" not in str(caught.value)
+    for rest in (b".", b"N\x85R.", b"\x85Q.", b"X\x01\0\0\x000X\x01\0\0\x00cK\x01tQ."):
+        with refused(UnsafeFile, "x1b") as caught:
+            load(b"\x80\x02(X\x07\0\0\0storageca\nb\x1b[2J\n" + rest)
+        assert "\x1b" not in str(caught.value)
 
 
 def test_a_whole_module_is_refused_with_the_way_out():
-    with pytest.raises(UnsafeFile, match=r"save module\.state_dict\(\)"):
+    with refused(UnsafeFile, "ReLU", hint=("pickled module", "torch.save(model.state_dict(), ")):
         load(pickle.dumps(torch.nn.ReLU(), 2))
 
 
@@ -205,12 +213,12 @@ def test_values_nested_too_deep_are_refused(opening, closing, depth):
     data = nested(opening, closing, depth)
     if opening == b")":
         data = b"\x80\x02)" + b"\x85" * depth + b"."
-    with pytest.raises(LimitExceeded, match="deep"):
+    with refused(LimitExceeded, "200"):
         load(data)
 
 
 def test_a_million_marks_are_refused():
-    with pytest.raises(LimitExceeded, match="marks open"):
+    with refused(LimitExceeded, "800 marks"):
         load(b"\x80\x02" + b"(" * 1_000_000 + b".")
 
 
@@ -225,7 +233,7 @@ def test_a_million_marks_are_refused():
     ids=repr,
 )
 def test_values_that_hold_themselves_are_refused(data):
-    with pytest.raises(LimitExceeded, match="itself"):
+    with refused(LimitExceeded, "itself"):
         load(data)
 
 
@@ -262,9 +270,9 @@ def test_lengths_are_checked_before_memory_is_taken():
 
 
 def test_objects_and_length_are_bounded():
-    with pytest.raises(LimitExceeded, match="objects"):
+    with refused(LimitExceeded, "100 objects"):
         load(b"\x80\x02" + b"]" * 101 + b".", objects=100)
-    with pytest.raises(LimitExceeded, match="longer"):
+    with refused(LimitExceeded, "100 bytes"):
         load(b"\x80\x02" + b"N0" * 101 + b"N.", pickle_bytes=100)
 
 
@@ -292,18 +300,18 @@ def test_an_object_made_with_named_arguments_is_not_read():
 
 @pytest.mark.parametrize("code", [b"\xff", b"\x99", b"\x00"])
 def test_an_opcode_of_no_protocol_is_not_supported(code):
-    with pytest.raises(UnsupportedFeature, match="not an opcode"):
+    with refused(UnsupportedFeature, repr(code)):
         load(b"\x80\x02" + code + b".")
 
 
 @pytest.mark.parametrize("code", [b"\x97", b"\x97\x98"])
 def test_buffers_outside_the_pickle_are_not_supported(code):
-    with pytest.raises(UnsupportedFeature, match="buffer"):
+    with refused(UnsupportedFeature, "buffer", hint="pickle_protocol"):
         load(b"\x80\x05" + code + b".")
 
 
 def test_a_storage_in_the_words_of_protocol_0_is_not_supported():
-    with pytest.raises(UnsupportedFeature, match="torch cannot read either"):
+    with refused(UnsupportedFeature, "protocol 0", hint="pickle_protocol"):
         load(dumps({"w": View(Storage("0", 4))}, 0))
 
 
@@ -349,9 +357,26 @@ def test_a_storage_in_the_words_of_protocol_0_is_not_supported():
     ids=lambda data: repr(data[2:20]),
 )
 def test_a_damaged_pickle_is_malformed(data):
-    with pytest.raises(MalformedFile) as caught:
+    with refused(MalformedFile, "byte", hint="torch.save(model.state_dict(), "):
         load(data)
-    assert not isinstance(caught.value, TruncatedFile)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected", "got"),
+    [
+        (b"\x80\x02(]o.", "class", "a list"),
+        (b"\x80\x02(o.", "class", "nothing"),
+        (b"\x80\x02]NR.", "class or function", "a list"),
+        (b"\x80\x02ccollections\nOrderedDict\nNR.", "collections.OrderedDict", "None"),
+        (b"\x80\x02N]a.", "list", "None"),
+        (b"\x80\x02]NNs.", "dict", "a list"),
+        (b"\x80\x02X\x01\0\0\0aQ.", "tuple", "a str"),
+        (b"\x80\x02(X\x07\0\0\0storageNNNNtQ.", "class", "None"),
+    ],
+)
+def test_a_damaged_pickle_names_what_was_expected_and_got(data, expected, got):
+    with refused(MalformedFile, expected, got, hint="torch.save(model.state_dict(), "):
+        load(data)
 
 
 def storage(**changes):
@@ -391,12 +416,12 @@ def test_every_prefix_of_a_pickle_is_truncated():
 
 
 def test_a_key_given_twice_is_a_conflict():
-    with pytest.raises(KeyConflict, match="'a' twice"):
+    with refused(KeyConflict, "'a'"):
         load(b"\x80\x02}(X\x01\x00\x00\x00aNX\x01\x00\x00\x00aNu.")
 
 
 def test_errors_name_the_file_and_the_place():
-    with pytest.raises(UnsupportedFeature, match=r"f\.pt: the pickle, byte 3: ") as caught:
+    with refused(UnsupportedFeature, "f.pt", "the pickle", "byte 3") as caught:
         load(b"\x80\x02N\xff.")
     assert caught.value.path == "f.pt"
 
@@ -444,13 +469,13 @@ def test_integers_that_could_be_chosen_to_collide_are_not_keys():
     for made in (load(_pairs(*large)), load(pickle.dumps(dict.fromkeys(large)))):
         assert [(type(key), key.kind) for key in made] == [(Opaque, "int")] * 3
     assert load(_pairs(3, 65_535)) == {3: 1, 65_535: 1}
-    with pytest.raises(KeyConflict, match="holds the key 3 twice"):
+    with refused(KeyConflict, "the key 3"):
         load(_pairs(3, 4, 3))
 
 
 @pytest.mark.parametrize("number", [-1, 2**32, 2**61 - 1])
 def test_the_memo_takes_numbers_of_32_bits(number):
-    with pytest.raises(MalformedFile, match="not a number of 32 bits"):
+    with refused(MalformedFile, number, "32 bits"):
         load(b"\x80\x02]p%d\n." % number)
     assert load(b"\x80\x02(]p4294967295\ng4294967295\nl.") == [[], []]
 
@@ -461,5 +486,5 @@ def test_arguments_that_calls_share_count_for_each_of_them(call):
     calls = b"(" + (call + b"h\x01R") * 20 + b"l"
     data = b"\x80\x02}" + _text("a") + shared + b"s" + _text("b") + calls + b"s."
     assert len(load(data)["b"]) == 20
-    with pytest.raises(LimitExceeded, match="more than 1000 objects"):
+    with refused(LimitExceeded, "1000 objects"):
         load(data, objects=1000)

@@ -27,7 +27,7 @@ random:
 - **outputs, bits**: torch -> Flax, with all outputs, hidden states and attentions equal to 1e-5 (absolute,
   float32); Flax -> torch, with every tensor of the state dict equal bit for bit. Conversions are strict: a
   missing or unexpected tensor fails. Position tables that the Flax class computes keep their values; counted
-  batches of batch norms are compared in folders alone, since a bare Flax tree has no place for them.
+  batches of batch norms are compared in folders only, since a bare Flax tree has no place for them.
 - **bfloat16**: there and back in bfloat16, bit for bit.
 - **base and head**: between the base model and the one with a head, in both directions and both frameworks:
   what only one side has is named, and nothing else.
@@ -66,10 +66,10 @@ def main(report: Path) -> None:
         reason = case.no_flax or case.skip_outputs
         if reason:
             notes.append(f"- `{case.name}`: {reason}")
-            marks[0] = "cannot be built" if case.no_flax else f"{marks[0]}, bits alone"
+            marks[0] = "cannot be built" if case.no_flax else f"{marks[0]}, bits only"
         print(f"| {case.name} | {case.flax} | {' | '.join(marks)} |")
     if notes:
-        print("\nWhere the library's own code keeps outputs from being compared:\n")
+        print("\nWhere the library's own code prevents comparing outputs:\n")
         print("\n".join(notes))
 
 

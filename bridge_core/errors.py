@@ -1,0 +1,400 @@
+"""Every error and warning that the bridge raises on purpose.
+
+A caller needs one ``except BridgeError``; the command maps each class to an exit code. Each class has a
+stable code, listed in ``docs/errors.md``, and is also the built-in class that fits it, so that
+``except FileNotFoundError`` works. What an error is about is in its attributes: programs parse no messages.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+__all__ = [
+    "about_tensor",
+    "AmbiguousLayerError",
+    "BadInputError",
+    "BridgeError",
+    "BridgeWarning",
+    "ConversionError",
+    "ConversionWarning",
+    "DeprecatedName",
+    "DestinationExists",
+    "DestinationIsFolder",
+    "FileWarning",
+    "IntegrityError",
+    "KeyConflict",
+    "LimitExceeded",
+    "LossyCastError",
+    "MalformedFile",
+    "MismatchError",
+    "MissingDependency",
+    "OutOfMemory",
+    "PermissionDenied",
+    "PlanError",
+    "PluginConflict",
+    "PluginError",
+    "PluginWarning",
+    "RuleError",
+    "ShardError",
+    "SourceIsFolder",
+    "SourceNotFound",
+    "SystemFailure",
+    "TruncatedFile",
+    "UnclaimedTensorError",
+    "UnknownKey",
+    "UnsafeFile",
+    "UnsupportedFeature",
+    "UnsupportedLayerError",
+    "UsageError",
+    "VerificationError",
+]
+
+
+class BridgeError(Exception):
+    """Base of every error raised on purpose.
+
+    Args:
+        message: What failed, what was expected and what was got, as a sentence that needs no prefix.
+        path: The file or folder it is about.
+        key: The tensor it is about, as a tuple key or a flat name.
+        plugin: The plugin it is about.
+        hint: What the user can do, as an imperative; shown after the message. It names arguments of Python
+            with the option of the command in brackets, ``like="a.safetensors" (--like)``; the command shows
+            the option only.
+        options: Options of the command that are most likely to go on, the safest first.
+
+    Attributes:
+        code: The stable code of the class, such as ``"CKB-109"``.
+        exit_code: What the command returns.
+    """
+
+    code: ClassVar[str] = "CKB-001"
+    exit_code: ClassVar[int] = 1
+    _lists: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, *, code: str = "", exit_code: int = 0, lists: tuple[str, ...] = ()) -> None:
+        super().__init_subclass__()
+        cls.code = code or cls.code
+        cls.exit_code = exit_code or cls.exit_code
+        cls._lists = lists or cls._lists
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        key: tuple[str, ...] | str | None = None,
+        plugin: str | None = None,
+        hint: str | None = None,
+        options: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message, self.hint, self.options = message, hint, options
+        self.path, self.key, self.plugin = path, key, plugin
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names of the tensors that the error is about, joined by dots."""
+        if self._lists:
+            return tuple(name for field in self._lists for name in getattr(self, field))
+        if self.key is None:
+            return ()
+        return (self.key if isinstance(self.key, str) else ".".join(self.key),)
+
+    @property
+    def statement(self) -> str:
+        """Where and what, without the code and the hint."""
+        where = f"{self.path}: " if self.path is not None else ""
+        if self.key is not None:
+            name = self.key if isinstance(self.key, str) else ".".join(self.key)
+            where += f"tensor {name!r}: "
+        if self.plugin is not None:
+            where += f"plugin {self.plugin}: "
+        return f"{where}{self.message}"
+
+    def __str__(self) -> str:
+        """Return one paragraph: where, what, what to do, and the code."""
+        if self.hint and not self.hint.startswith("\n"):
+            return f"{self.statement} {self.hint} [{self.code}]"
+        return f"{self.statement} [{self.code}]{self.hint or ''}"
+
+    def to_json(self, command: Sequence[str] = ()) -> dict[str, Any]:
+        """Return the error as a JSON object; ``docs/schemas/error.json`` describes it.
+
+        Args:
+            command: The words of the command that failed, the program first; each entry of ``next`` adds an
+                option to it.
+        """
+        import shlex  # errors are imported by every command
+
+        ways = [shlex.split(option) for option in self.options] if command else []
+        return {
+            "code": self.code,
+            "message": self.statement,
+            "keys": list(self.keys),
+            "path": None if self.path is None else os.fspath(self.path),
+            "hint": self.hint.strip() if self.hint else None,
+            "next": [[*command, *words] for words in ways if words[0] not in command],
+        }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default forgets arguments by keyword; some built-in classes hold these outside __dict__.
+        fields = {name: getattr(self, name) for name in _FIELDS if hasattr(self, name)}
+        return _restored, (type(self), self.args, {**fields, **self.__dict__})
+
+
+_FIELDS = ("message", "path", "key", "plugin", "hint", "errno", "strerror", "filename")
+
+
+def _restored(kind: type[BridgeError], args: tuple[Any, ...], fields: dict[str, Any]) -> BridgeError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    for name, value in fields.items():
+        setattr(error, name, value)
+    return error
+
+
+class about_tensor:
+    """Adds a tensor's key to the errors raised within that have none.
+
+    Args:
+        key: The key, or a name.
+    """
+
+    def __init__(self, key: tuple[str, ...] | str) -> None:
+        self._key = key
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, BridgeError) and error.key is None:
+            error.key = self._key
+
+
+class UsageError(BridgeError, ValueError, code="CKB-200", exit_code=2):
+    """The call itself makes no sense: an unknown name, two options that exclude each other."""
+
+
+class SourceNotFound(UsageError, FileNotFoundError, code="CKB-202"):
+    """The file or folder to read does not exist."""
+
+
+class UnknownKey(UsageError, KeyError, code="CKB-203"):
+    """A state holds no tensor of that name."""
+
+
+class MissingDependency(UsageError, ImportError, code="CKB-201"):  # type: ignore[misc] # two kinds of path
+    """An optional package is needed and not installed."""
+
+
+class ConversionError(BridgeError, code="CKB-100"):
+    """The conversion was refused, because going on could give wrong weights."""
+
+
+class PlanError(ConversionError, ValueError, code="CKB-101"):
+    """A plan, or a chain of ops in it, is inconsistent in itself."""
+
+
+class RuleError(ConversionError, ValueError, code="CKB-102"):
+    """A rule is wrong in itself, matches nothing, or claims what another rule claims."""
+
+
+class MismatchError(
+    ConversionError, ValueError, code="CKB-103", lists=("missing", "unexpected", "mismatched")
+):
+    """Source and target do not match: missing or unexpected keys, or other shapes.
+
+    Attributes:
+        missing: Names of target tensors that have no source.
+        unexpected: Names of source tensors that have no target.
+        mismatched: Names of tensors with different shapes on both sides.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        missing: tuple[str, ...] = (),
+        unexpected: tuple[str, ...] = (),
+        mismatched: tuple[str, ...] = (),
+        **more: Any,
+    ) -> None:
+        super().__init__(message, **more)
+        self.missing, self.unexpected, self.mismatched = missing, unexpected, mismatched
+
+
+class AmbiguousLayerError(ConversionError, ValueError, code="CKB-104", lists=("candidates",)):
+    """No evidence decides what kind some layers are.
+
+    Attributes:
+        candidates: For each key, the readings that remain possible.
+    """
+
+    def __init__(self, message: str, *, candidates: dict[str, tuple[str, ...]], **more: Any) -> None:
+        super().__init__(message, **more)
+        self.candidates = candidates
+
+
+class UnclaimedTensorError(ConversionError, ValueError, code="CKB-105", lists=("reasons",)):
+    """Tensors with names of layers that no evidence explains, which are not copied to another framework.
+
+    Attributes:
+        reasons: For each key, why it is not copied.
+    """
+
+    def __init__(self, message: str, *, reasons: dict[str, str], **more: Any) -> None:
+        super().__init__(message, **more)
+        self.reasons = reasons
+
+
+class UnsupportedLayerError(ConversionError, ValueError, code="CKB-106", lists=("reasons",)):
+    """Layers that the target framework has no form for, or that no other framework takes.
+
+    Attributes:
+        reasons: For each key, why.
+    """
+
+    def __init__(self, message: str, *, reasons: dict[str, str], **more: Any) -> None:
+        super().__init__(message, **more)
+        self.reasons = reasons
+
+
+class LossyCastError(ConversionError, ValueError, code="CKB-107"):
+    """Values would change, and nobody asked for that."""
+
+
+class VerificationError(ConversionError, code="CKB-108"):
+    """What was written is not what the plan says."""
+
+
+class DestinationExists(ConversionError, FileExistsError, code="CKB-109"):
+    """The destination is there already, or is the source itself."""
+
+
+class DestinationIsFolder(DestinationExists, IsADirectoryError, code="CKB-110"):
+    """The destination is a folder, and one file is to be written."""
+
+
+class PluginError(ConversionError, RuntimeError, code="CKB-111"):
+    """A plugin broke its contract."""
+
+
+class PluginConflict(PluginError, code="CKB-112"):
+    """Two plugins provide the same name."""
+
+
+class BadInputError(BridgeError, code="CKB-300", exit_code=3):
+    """The input is damaged, unsafe or beyond what is supported."""
+
+
+class MalformedFile(BadInputError, ValueError, code="CKB-301"):
+    """The bytes break the rules of their format."""
+
+
+class TruncatedFile(MalformedFile, code="CKB-302"):
+    """The file ends before its own header says so."""
+
+
+class SourceIsFolder(MalformedFile, IsADirectoryError, code="CKB-310"):
+    """A folder was given where one file is to be read."""
+
+
+class IntegrityError(BadInputError, code="CKB-303"):
+    """A checksum differs, or the file changed while it was read."""
+
+
+class UnsafeFile(BadInputError, code="CKB-304"):
+    """The file asks for something no weights need: code, or files elsewhere."""
+
+
+class LimitExceeded(BadInputError, code="CKB-305"):
+    """The input claims more memory, depth or entries than it can have a reason for."""
+
+
+class OutOfMemory(LimitExceeded, MemoryError, code="CKB-306"):
+    """The system gave no memory for what the input asks for."""
+
+
+class UnsupportedFeature(BadInputError, code="CKB-307"):
+    """A dtype, protocol or kind that is valid elsewhere and not supported here."""
+
+
+class KeyConflict(BadInputError, ValueError, code="CKB-308"):
+    """Two tensors share one name, or a name is reserved."""
+
+
+class ShardError(BadInputError, ValueError, code="CKB-309"):
+    """An index and its shards disagree."""
+
+
+class SystemFailure(BridgeError, OSError, code="CKB-400", exit_code=4):
+    """The machine failed: disk, permission or memory. `errno` is the system's number, if there is one."""
+
+    @classmethod
+    def of(
+        cls, error: OSError, what: str, *, path: str | os.PathLike[str] | None = None, hint: str | None = None
+    ) -> SystemFailure:
+        """Return the error for one of the system; `PermissionDenied` where that is its cause.
+
+        Args:
+            error: What the system raised.
+            what: What failed, as a subject and a verb: ``"opening the file failed"``.
+            path: The file or folder.
+            hint: What the user can do.
+        """
+        denied = error.errno in (errno.EACCES, errno.EPERM)
+        kind = PermissionDenied if denied and cls is SystemFailure else cls
+        failure = kind(f"{what}: {error.strerror or error}.", path=path, hint=hint)
+        failure.errno, failure.strerror, failure.filename = error.errno, error.strerror, error.filename
+        return failure
+
+
+class PermissionDenied(SystemFailure, PermissionError, code="CKB-401"):
+    """The system does not permit reading or writing."""
+
+
+class BridgeWarning(Warning):
+    """Base of every warning issued on purpose.
+
+    Args:
+        message: What happened, and what it means for the user.
+        code: A stable word for the cause, such as ``"overflow"``; by default that of the class.
+    """
+
+    code: str = "warning"
+
+    def __init_subclass__(cls, *, code: str | None = None) -> None:
+        super().__init_subclass__()
+        cls.code = code or cls.code
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.code
+
+    def __str__(self) -> str:
+        """Return the text with its code."""
+        return f"{self.message} [{self.code}]"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message,), {"code": self.code}
+
+
+class ConversionWarning(BridgeWarning, UserWarning, code="conversion"):
+    """What a conversion into live tensors has to tell its user, for want of a report."""
+
+
+class DeprecatedName(BridgeWarning, DeprecationWarning, code="deprecated"):
+    """A name that will go away was used."""
+
+
+class FileWarning(BridgeWarning, UserWarning, code="file"):
+    """A file was read, and something in it deserves a look."""
+
+
+class PluginWarning(BridgeWarning, RuntimeWarning, code="plugin"):
+    """A plugin failed and is left out."""
