@@ -206,7 +206,7 @@ def test_a_sync_goes_through_the_disks_cache_where_there_is_a_way(tmp_path, monk
         def fcntl(_fd, number):
             calls.append(number)
             if not works:
-                raise OSError(errno.ENOTSUP, "not supported")
+                raise OSError(errno.ENOTSUP, "the call is not supported")
 
     monkeypatch.setattr(syscalls, "fcntl", Fcntl)
     monkeypatch.setattr(syscalls, "_FULL_SYNC", 51)
