@@ -38,6 +38,9 @@ from bridge_core.io import atomic_write as output_module, syscalls, temporaries 
 from bridge_core.io.atomic_write import write_all
 from bridge_core.io.temporaries import TEMP_MARK
 
+if os.name == "nt":
+    pytest.skip("the faults are injected by means of POSIX", allow_module_level=True)
+
 REGISTRY = registry()
 HERE = Path(__file__).parents[1]
 
@@ -147,6 +150,9 @@ def values(path):
 
 FOLDER = {"max_shard_size": 400_000}
 BOTH = pytest.mark.parametrize("options", [{}, FOLDER], ids=["file", "folder"])
+LIMITED_MEMORY = pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="the system limits no address space"
+)
 HARD_LINKS = pytest.mark.skipif(not hasattr(os, "link"), reason="there are no hard links")
 OVER_OR_NEW = pytest.mark.parametrize(
     "exists", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["over the old", "new"]
@@ -382,6 +388,7 @@ def test_a_limit_on_file_sizes_is_reported_and_left_clean(place, options):
     assert values(path) == 1
 
 
+@LIMITED_MEMORY
 @pytest.mark.parametrize(
     ("options", "rc", "says"),
     [
@@ -407,6 +414,7 @@ def test_too_little_memory_is_a_limit_and_smaller_buffers_help(place, options, r
             assert_same(back, {("w",): np.full((4096, 4096), 7, "f4")})
 
 
+@LIMITED_MEMORY
 def test_too_little_memory_for_threads_is_a_limit(place):
     path = place / "a.safetensors"
     body = f"""

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.abc
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,13 @@ OPTIONAL = frozenset(
     (
         *("cv2", "diffusers", "flax", "h5py", "jax", "jsonschema", "matplotlib", "msgpack", "optax", "orbax"),
         *("safetensors", "sentence_transformers", "torch", "transformers"),
-        *("ckptbridge_hdf5", "ckptbridge_transformers"),
+        *("ckptbridge_hdf5", "ckptbridge_transformers", "fcntl", "resource", "termios"),
     )
 )
-"""Packages that the core does without."""
+"""Packages and modules of some systems that the core does without."""
+
+_OF_SOME_SYSTEMS = frozenset(("AF_UNIX", "link", "mkfifo", "mkfifoat", "symlink", "SIGKILL", "pthread_kill"))
+"""Names of standard modules that tests use where the system has them."""
 
 _TESTS = str(Path(__file__).parents[1])
 
@@ -47,7 +51,7 @@ def skip_what_needs_missing_packages():
 
 @contextlib.contextmanager
 def skipped_if_missing():
-    """Skip a test in which the bridge itself asks for an optional package that is not installed."""
+    """Skip a test in which something asks for an optional package, or for a call of another system."""
     try:
         yield
     except Exception as err:
@@ -55,5 +59,8 @@ def skipped_if_missing():
         while cause is not None:
             if isinstance(cause, ModuleNotFoundError) and cause.name in OPTIONAL:
                 pytest.skip(f"{cause.name} is not installed")
+            is_name = isinstance(cause, AttributeError) and isinstance(cause.obj, types.ModuleType)
+            if is_name and cause.name in _OF_SOME_SYSTEMS:
+                pytest.skip(f"this system has no {cause.obj.__name__}.{cause.name}")
             cause = cause.__cause__ or cause.__context__
         raise
