@@ -246,14 +246,16 @@ def rename_new(first: Path, second: Path) -> None:
         return
     try:
         second.hardlink_to(first)
-    except FileExistsError:
-        raise
-    except (OSError, NotImplementedError) as err:
-        if isinstance(err, OSError) and err.errno not in (*UNSUPPORTED, errno.EPERM, errno.EMLINK):
+    except NotImplementedError:  # an OSError as well, from Python 3.13 on
+        pass
+    except OSError as err:
+        if err.errno not in (*UNSUPPORTED, errno.EPERM, errno.EMLINK):
             raise
-        if second.exists():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(second)) from None
-        first.replace(second)
+    else:
+        return
+    if second.exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(second))
+    first.replace(second)
 
 
 # --- forcing to the disk

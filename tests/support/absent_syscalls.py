@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import pathlib
 import shutil
 import signal
 import sys
@@ -50,6 +51,8 @@ def remove(*groups):
     for group in groups:
         for name in OF_OS.get(group, ()):
             _without(back, os, name)
+        if group == "hard links" and hasattr(pathlib, "UnsupportedOperation"):
+            _replaced(back, Path, "hardlink_to", _no_link)  # decided when pathlib was imported
         if group == "folders":
             _replaced(back, shutil, "_use_fd_functions", False)
         elif group == "affinity" and hasattr(os, "process_cpu_count"):
@@ -101,6 +104,10 @@ def like_windows():
 def removed():
     """Return whether this process was started without any of the names."""
     return sys.modules.get("fcntl", ...) is None
+
+
+def _no_link(_self, _target):
+    raise pathlib.UnsupportedOperation("os.link() is unsupported on this system")
 
 
 _open = os.open
