@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterable
 
-__all__ = ["count", "fold_names", "folded", "for_command_line", "listed", "log", "nearest"]
+__all__ = ["count", "fold_names", "folded", "for_command_line", "listed", "log", "nearest", "shown"]
 
 _BOTH_WAYS = re.compile(r"""\b[a-z_]+=(?:"[^"]*"|'[^']*'|\[[^\]]*\]|[^\s"'\[(,.]*) \((--[^()]+)\)""")
 
@@ -70,6 +70,19 @@ def count(number: int, what: str) -> str:
     '2 steps'
     """
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """Return a value of a file or a caller for a message, as its `repr`, cut after ``limit`` characters.
+
+    >>> shown([1] * 1000, 20)
+    '[1, 1, 1, 1, 1, 1...'
+    """
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # very deep, or an integer with more digits than Python prints
+        return "a value too large to show"
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

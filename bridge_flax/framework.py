@@ -32,7 +32,7 @@ class FlaxFramework:
     channels: str = "last"
 
     def owns(self, names: Mapping[Key, TensorSpec]) -> bool:
-        """Tell from names alone whether a state looks like Flax's."""
+        """Return whether the names of a state look like Flax's."""
         if not names:
             return False
         boxed = tree_names.boxes(names)
@@ -40,7 +40,7 @@ class FlaxFramework:
         ours = sum(name in _OURS for name in last)
         not_ours = sum(name in _NOT_OURS for name in last)
         if any("parametrizations" in key for key in names):
-            return False  # torch's; a module of its may be called as a collection is
+            return False  # torch's; one of its modules may be named like a collection
         in_collections = all(len(key) > 1 and key[0] in self.collections for key in names)
         foreign = any("weight" in name for name in last)
         return ours > not_ours or (in_collections and (ours > 0 or not (not_ours or foreign)))
@@ -62,10 +62,10 @@ class FlaxFramework:
         return tree_names.random_state(names)
 
     def place(self, key: Key, present: Collection[Key]) -> tuple[Key, str] | None:
-        """Return the layer that belongs to what Linen's ``WeightNorm`` and ``SpectralNorm`` keep of it.
+        """Return the layer that a tensor of Linen's ``WeightNorm`` or ``SpectralNorm`` belongs to.
 
-        The wrapper keeps it as ``<layer>/<leaf>/scale`` below itself; the layer stands beside the wrapper,
-        inside it, or further up.
+        The wrapper stores the tensor as ``<layer>/<leaf>/scale`` under its own path. The layer is next to
+        the wrapper, inside it, or further up.
         """
         *layer, leaf, last = key[-1].split("/") if "/" in key[-1] else ("", "", "")
         if last not in _OF_WRAPPERS or not layer:
@@ -77,15 +77,15 @@ class FlaxFramework:
         return None
 
     def spell(self, path: Key, leaf: str) -> Key | None:
-        """Return None: where a wrapper keeps what belongs to a layer, only a template tells."""
+        """Return None: only a template shows where a wrapper stores the tensors of a layer."""
         return None
 
     def accepts(self, value: Any) -> bool:
-        """Tell whether a live object is Flax's; imports nothing.
+        """Return whether a live object is Flax's; imports nothing.
 
-        A mapping must hold at least one array and nothing but arrays of numpy and JAX, their specs,
-        plain numbers and None. One without any nesting whose names hold dots is a flat state dict,
-        not a tree.
+        A mapping must hold at least one array, and only arrays of numpy and JAX, their specs, plain
+        numbers and None. A mapping without nesting and with dots in its names is a flat state dict, not
+        a tree.
         """
         if isinstance(value, Template):
             return True
@@ -96,22 +96,23 @@ class FlaxFramework:
         return isinstance(value, Mapping) and _is_tree(value)
 
     def state(self, value: Any) -> FlatState:
-        """Return a live object's tensors, shapes alone where it is abstract.
+        """Return a live object's tensors; of an abstract object, tensors with a spec and no values.
 
-        Linen: keys are the tree's own, collections included where the tree has them; boxes such
-        as `flax.linen.Partitioned` are opened. NNX: integers in paths become decimal strings; random
-        state (`nnx.RngState`) is no weight and left out. Typed PRNG keys elsewhere give their
-        ``uint32`` data.
+        Linen: keys are the tree's own, with its collections if it has them; boxes such as
+        `flax.linen.Partitioned` are opened. NNX: integers in paths become decimal strings; random state
+        (`nnx.RngState`) is not weights and is left out. Other typed PRNG keys give their ``uint32`` data.
 
         Raises:
-            UsageError: The object is not Flax's, holds no values any more, or is a bare Linen module.
-            UnsupportedFeature: A leaf is no tensor.
+            UsageError: The object is not Flax's, its values were deleted, or it is a bare Linen module.
+            UnsupportedFeature: A leaf is not an array.
             KeyConflict: Two leaves have one name.
         """
         if _is_linen(value):
             raise UsageError(
-                f"the Linen module {type(value).__name__} shows its layers only when it is called.",
-                hint="Give bridge_flax.template(module, *args), with arguments as for module.init.",
+                f"expected weights or a template, got the Linen module {type(value).__name__}, whose layers "
+                "exist only when it is called.",
+                hint="Pass the variables that module.init returned, or for like= and model= "
+                "bridge_flax.template(module, *args), with the arguments of module.init.",
             )
         state: FlatState = load_trees().state_of(value)
         return state
@@ -122,10 +123,10 @@ class FlaxFramework:
         Args:
             state: In Flax's layout, with exactly the keys of ``like``.
             like: A Linen tree, an NNX module or state, a template, or None for plain nested dicts.
-                Random state of an NNX object is kept; where it is abstract, seed 0 stands in.
+                The random state of an NNX object is preserved; an abstract one is made from seed 0.
 
         Raises:
-            MismatchError: Keys or shapes differ; it lists all of them.
+            MismatchError: Keys or shapes differ; its attributes list all of them.
         """
         return load_trees().build(state, like)
 
@@ -177,10 +178,10 @@ def _is_tree(tree: Mapping[Any, Any]) -> bool:
 
 def _leaves(node: Any, depth: int) -> Iterator[Any]:
     if depth > 256:
-        raise UsageError("a tree this deep is no parameter tree.")
+        raise UsageError("the tree is deeper than 256 levels, so it is not a parameter tree.")
     if isinstance(node, Mapping):
         if depth == 0 and any(isinstance(name, tuple) for name in node):
-            raise UsageError("a mapping from tuples is flat, not a tree.")
+            raise UsageError("the mapping has tuples as names, so it is flat and not a tree.")
         for child in node.values():
             yield from _leaves(child, depth + 1)
     elif isinstance(node, list | tuple):
@@ -191,7 +192,7 @@ def _leaves(node: Any, depth: int) -> Iterator[Any]:
 
 
 def _leaf_kind(leaf: Any) -> int | None:
-    """Return 1 for an array, 0 for what may stand beside arrays, None for anything foreign."""
+    """Return 1 for an array, 0 for what a tree may hold in addition to arrays, None for anything else."""
     if isinstance(leaf, np.ndarray | np.generic):
         return 1
     if leaf is None or isinstance(leaf, bool | int | float | complex):

@@ -33,7 +33,8 @@ def to_neutral(
         variables_or_nnx: The weights. Values are read when the result's are.
         module: An NNX module, or a `template`, as evidence of layer types.
         rules: What the caller knows better.
-        accept_guesses: Whether names may settle what no evidence does; else it stays undecided.
+        accept_guesses: Whether names may decide the layers that no evidence decides; else they stay
+            undecided.
         registry: Plugins; by default everything installed.
 
     Raises:
@@ -69,16 +70,19 @@ def from_neutral(
         like: A Linen tree, an NNX module or state (abstract is enough), or a template; the result is of
             the same kind and structure. None gives nested dicts.
         rules: What the caller knows better.
-        accept_guesses: Whether names may settle what no evidence does.
-        allow_missing: Names of ``like`` that may stay as they are there: True, or patterns.
-        allow_unexpected: Neutral names that may be left out: True, or patterns.
-        allow_mismatched: Names of ``like`` that may stay as they are there where the shapes differ.
-        allow_unclaimed: Neutral names that no evidence explains and that are to be copied unchanged.
+        accept_guesses: Whether names may decide the layers that no evidence decides.
+        allow_missing: Names of ``like`` that may stay without a source, with the values that ``like`` has:
+            True for all, or patterns.
+        allow_unexpected: Neutral names that may be left out: True for all, or patterns.
+        allow_mismatched: Names of ``like`` that may have another shape than their source, and then stay
+            unchanged: True for all, or patterns.
+        allow_unclaimed: Neutral names that no evidence explains and that are copied unchanged: True for
+            all, or patterns.
         registry: Plugins; by default everything installed.
 
     Raises:
         MismatchError: Names are missing or unexpected, or shapes differ.
-        AmbiguousLayerError: No evidence settles what some layers are.
+        AmbiguousLayerError: No evidence decides the kind of some layers.
         UsageError: The state is not neutral, or ``like`` is not Flax's.
     """
     return core_from_neutral(
@@ -100,18 +104,19 @@ def template(module: Any | Callable[..., Any], *args: Any, **kwargs: Any) -> Tem
 
     Args:
         module: A `flax.linen.Module`; an `nnx.Module`, concrete or abstract; a class or function that
-            returns an `nnx.Module`; or a function that returns what a Linen module's ``init`` made, or its
-            ``params`` alone.
+            returns an `nnx.Module`; or a function that returns what a Linen module's ``init`` returned, or
+            only its ``params``.
         *args: For Linen, what ``init`` takes after the random keys: arrays or `jax.ShapeDtypeStruct`.
             For a class or function, its own arguments.
-        **kwargs: Likewise. For Linen ``rngs`` and ``method`` mean what they mean to ``init``; for a
-            class or function a required ``rngs`` that is left out is made here.
+        **kwargs: Likewise. For Linen ``rngs`` and ``method`` mean what they mean to ``init``; a class or
+            function that requires ``rngs`` gets ``nnx.Rngs(0)`` if it is not passed.
 
     Raises:
-        UsageError: ``module`` is none of these, or takes no arguments and got some.
+        UsageError: ``module`` is none of these, or an NNX module that is built already and arguments were
+            passed.
 
     ``template(model, jax.ShapeDtypeStruct((1, 28, 28, 1), "float32"))`` serves as ``like=`` and as
     ``module=`` of the conversions.
     """
-    made: Template = load_trees().make_template(module, *args, **kwargs)
-    return made
+    result: Template = load_trees().make_template(module, *args, **kwargs)
+    return result

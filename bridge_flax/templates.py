@@ -1,7 +1,7 @@
 """Template: what a Flax model's weights look like, without the weights.
 
-It stands apart from the files that import JAX, so that an object can be recognised as a template in
-a process that never loads JAX.
+This module does not import JAX, so that an object can be recognised as a template in a process that never
+loads JAX.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class Template:
 
     Args:
         kind: Which of Flax's two module systems the model uses.
-        state: Specs alone, with the modules' types in its metadata.
-        tree: What is filled in to build the result: for Linen the abstract variables that ``init``
-            would return, for NNX a graph definition and an abstract state.
+        state: Tensors with a spec and no values; its metadata has the modules' types.
+        tree: What is filled to build the result: for Linen the abstract variables that ``init`` would
+            return, for NNX a graph definition and an abstract state.
     """
 
     kind: Literal["linen", "nnx"]

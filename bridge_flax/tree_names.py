@@ -1,6 +1,6 @@
 """What the names of a Flax tree mean: variable collections, boxes around values, and random state.
 
-All of it is found from names, shapes and dtypes; nothing here imports JAX.
+All of it is determined from names, shapes and dtypes; this module does not import JAX.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ def _undetermined(first_parts: list[str], tensors: list[Key], modules: Mapping[s
     reasons = [f"{name!r} holds {join_key(key)}" for name, key in [*modules.items()][:4]]
     reasons += [f"{key[0]!r} is a tensor" for key in tensors[:4] if key]
     return KeyConflict(
-        "cannot determine whether the first parts of the keys are modules or variable collections: "
-        f"{listed(map(repr, first_parts))}. Next to {_PARAMS!r}, {', '.join(reasons)}; expected were "
-        "collections, which hold no parameters of layers.",
+        "the first parts of the keys may be modules or variable collections: "
+        f"{listed(map(repr, first_parts))}. Next to {_PARAMS!r}, expected only collections that hold no "
+        f"parameters of layers, got: {', '.join(reasons)}.",
         hint=(
-            f"For the parameters only, give entry={_PARAMS!r} (--entry {_PARAMS}) of a file, which is "
-            f"bridge_core.open_state(path).select(lambda key: key[0] == {_PARAMS!r}), or tree[{_PARAMS!r}]. "
-            f"If all of them are modules, put the tree under one {_PARAMS!r}, {{{_PARAMS!r}: tree}}; of a "
-            f"file, convert bridge_core.open_state(path).rename(lambda key: ({_PARAMS!r}, *key))."
+            f"To convert only the parameters, pass entry={_PARAMS!r} (--entry {_PARAMS}) for a file, "
+            f"open_state(path).select(lambda key: key[0] == {_PARAMS!r}) for a state, or tree[{_PARAMS!r}]. "
+            f"If all of them are modules, pass {{{_PARAMS!r}: tree}}, or for a file "
+            f"bridge_core.open_state(path).rename(lambda key: ({_PARAMS!r}, *key))."
         ),
     )
 
@@ -87,7 +87,8 @@ def boxes(specs: Mapping[Key, TensorSpec]) -> frozenset[Key]:
 
     A tree has boxes if a matrix of a layer is in one, or if every leaf is in one and some are leaves of
     layers. In such a tree each ``value`` that has no neighbours and is not a scalar is in a box; a scalar is
-    if all leaves are, or if it is a leaf of a layer. In a tree without boxes ``value`` is a parameter.
+    in a box if all leaves are, or if it is a leaf of a layer. In a tree without boxes ``value`` is a
+    parameter.
     """
     candidates = {key for key in specs if len(key) > 1 and key[-1] in _BOXED_VALUES}
     if not candidates:

@@ -1,8 +1,8 @@
 """From a solved equation to ops.
 
-Every left tensor is cut into pieces, the pieces are brought into the order of the right side, and every
-right tensor is joined by the inverse of what would cut it. So an equation and its inverse come to chains that
-undo each other. Whatever does nothing is left out.
+Every left tensor is cut into pieces, the pieces are put in the order of the right side, and every right
+tensor is joined by the inverse of the ops that would cut it. So the chains of an equation and of its inverse
+undo each other. Ops without an effect are left out.
 """
 
 from __future__ import annotations
@@ -63,21 +63,21 @@ def compiled(
     right = [cutter.tensor(structure.right[term], list_axes.right[term], place) for term, place in outputs]
     makes = [piece for _, pieces in left for piece in pieces]
     takes = [piece for _, pieces in right for piece in pieces]
-    found, wanted = [cutter.identity(p) for p in makes], [cutter.identity(p) for p in takes]
+    left_ids, right_ids = [cutter.identity(p) for p in makes], [cutter.identity(p) for p in takes]
     position: dict[Identity, int] = {}
     between: dict[Identity, Layout] = {}
-    for identity, piece in zip(wanted, takes, strict=True):
+    for identity, piece in zip(right_ids, takes, strict=True):
         position.setdefault(identity, len(position))
         between.setdefault(identity, piece.layout)
-    grouped = sorted(range(len(found)), key=lambda i: position[found[i]])
-    spread = sorted(range(len(wanted)), key=lambda i: position[wanted[i]])
+    grouped = sorted(range(len(left_ids)), key=lambda i: position[left_ids[i]])
+    spread = sorted(range(len(right_ids)), key=lambda i: position[right_ids[i]])
 
     cuts = []
     for chain, pieces in left:
         moved = [cutter.moved(p.layout, between[cutter.identity(p)]) for p in pieces]
         cuts.append(simplify_chain((*chain, *_lanes(moved))))
     ties, copies = [], []
-    tied, copied = _by_position(found, position), _by_position(wanted, position)
+    tied, copied = _by_position(left_ids, position), _by_position(right_ids, position)
     for identity, at in position.items():
         ties.append((RequireEqual(len(tied[at])),) if len(tied[at]) > 1 else ())
         moved = [cutter.moved(between[identity], takes[i].layout) for i in copied[at]]
@@ -109,7 +109,7 @@ def _lanes(chains: Sequence[Chain], counts: Sequence[int] = ()) -> Chain:
 
 
 class _Cutter:
-    """Cuts tensors into pieces: splits concatenations, and unstacks what is a list axis on either side."""
+    """Cuts tensors into pieces: splits concatenations, and unstacks the list axes of either side."""
 
     def __init__(self, structure: Structure, solver: Solver) -> None:
         self.solver = solver
@@ -140,14 +140,14 @@ class _Cutter:
             return self._split(axes, gone, place)
         layout: Layout = tuple(next(layouts(axes)))
         names = gone.union(*layout)
-        apart = [name for name in self.listed[names] if name not in gone]
-        if not apart:
+        listed = [name for name in self.listed[names] if name not in gone]
+        if not listed:
             return (), [_Piece(layout, names, place)]
-        opened = _opened(axes, lambda factor: factor in apart)
-        axis = opened.index((apart[0],))
+        opened = _opened(axes, lambda factor: factor in listed)
+        axis = opened.index((listed[0],))
         rest = (*opened[:axis], *opened[axis + 1 :])
-        count = self.solver.sizes[apart[0]]
-        inner = [self._cut(rest, gone | {apart[0]}, (*place, (apart[0], i))) for i in range(count)]
+        count = self.solver.sizes[listed[0]]
+        inner = [self._cut(rest, gone | {listed[0]}, (*place, (listed[0], i))) for i in range(count)]
         return self._after(axes, opened, Unstack(axis, count), inner)
 
     def _split(self, axes: Axes, gone: frozenset[str], place: Place) -> tuple[Chain, list[_Piece]]:
@@ -171,13 +171,13 @@ class _Cutter:
         return self.moves[source, target]
 
 
-def _opened(axes: Axes, apart: Callable[[str | Parts], bool]) -> Axes:
-    """Give the factors that are set apart an axis of their own."""
+def _opened(axes: Axes, is_separate: Callable[[str | Parts], bool]) -> Axes:
+    """Return the axes with an axis of its own for each factor that is to be separate."""
     opened: list[Factors] = []
     for factors in axes:
         start = len(opened)
         for factor in factors:
-            if len(opened) == start or apart(factor) or apart(opened[-1][-1]):
+            if len(opened) == start or is_separate(factor) or is_separate(opened[-1][-1]):
                 opened.append((factor,))
             else:
                 opened[-1] = (*opened[-1], factor)
@@ -187,7 +187,7 @@ def _opened(axes: Axes, apart: Callable[[str | Parts], bool]) -> Axes:
 
 
 def _members(factors: Factors) -> tuple[Factors, ...]:
-    """Return the parts of an axis, those of its parts among them."""
+    """Return the parts of an axis; a part that has parts itself is replaced by them."""
     if len(factors) == 1 and isinstance(factors[0], Parts):
         return tuple(member for part in factors[0].members for member in _members(part))
     return (factors,)

@@ -1,7 +1,7 @@
 """How an equation is written: ``(q k v) in -> q in, k in, v in``, read into plain data.
 
-Nobody should have to write permutation literals. The notation is that of einops, with several terms a side
-and groups that concatenate; what a text means is settled in `structure`.
+The notation is that of einops, with several terms a side and groups that concatenate; `structure` decides
+what a text means.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ class Term:
         return tuple(_names(self.axes))
 
     def position(self, name: str) -> int | None:
-        """Return where an axis of that name stands by itself; from the end, negative, if behind ``...``."""
+        """Return the index of an axis, negative if it comes after ``...``.
+
+        None if the term has no such axis, or only as a part of a group.
+        """
         if name not in self.axes or name in (ONE, ELLIPSIS):
             return None
         at = self.axes.index(name)
@@ -64,7 +67,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Equation:
-    """Terms on two sides, one for each tensor or list of tensors; good both ways.
+    """Terms on two sides, one for each tensor or list of tensors; it can be read in both directions.
 
     >>> equation = Equation.parse("(q k v) in -> in q, in k, in v")
     >>> print(equation.inverse())
@@ -81,7 +84,7 @@ class Equation:
         """Read an equation.
 
         Raises:
-            RuleError: It is not well formed; the message names the column.
+            RuleError: The text is not an equation; the message names the column, counted from 1.
         """
         return _Parser(text).equation()
 
@@ -108,7 +111,7 @@ class ListAxes(NamedTuple):
 
     @classmethod
     def none(cls, equation: Equation) -> ListAxes:
-        """Return that every term is one tensor."""
+        """Return the value for an equation in which every term is one tensor."""
         return cls(((),) * len(equation.left), ((),) * len(equation.right))
 
     def inverse(self) -> ListAxes:
@@ -130,26 +133,35 @@ class _Parser:
     def __init__(self, text: str) -> None:
         self.text = text
         if len(text) > _LONGEST:
-            raise RuleError(f"the equation is {len(text)} characters long; {_LONGEST} are the most.")
+            raise RuleError(
+                f"the equation is too long: expected at most {_LONGEST} characters, got {len(text)}."
+            )
         self.tokens = list(self._read())
         self.at = 0
 
     def _read(self) -> Iterator[tuple[str, int]]:
         position = 0
         while True:
-            found = _TOKEN.match(self.text, position)
-            if found is None:
+            match = _TOKEN.match(self.text, position)
+            if match is None:
                 start = len(self.text) - len(self.text[position:].lstrip(string.whitespace))
                 wrong = re.match(r"\d+\w*|.", self.text[start:])
-                self.fail(start, f"{wrong[0] if wrong else ''!r} is no axis: expected a name, 1 or ...")
-            if found["end"] is not None:
+                self.fail(
+                    start,
+                    f"expected an axis (a name, 1 or ...), got {wrong[0] if wrong else ''!r}",
+                    "Separate axes by spaces, tensors by commas and the two sides by ->.",
+                )
+            if match["end"] is not None:
                 yield "", len(self.text)
                 return
-            yield found["name"] or found["mark"], found.end() - len(found["name"] or found["mark"])
-            position = found.end()
+            yield match["name"] or match["mark"], match.end() - len(match["name"] or match["mark"])
+            position = match.end()
 
-    def fail(self, position: int, problem: str) -> NoReturn:
-        raise RuleError(f"'{self.text}', column {position + 1}: {problem}.")
+    def fail(self, position: int, problem: str, hint: str | None = None) -> NoReturn:
+        start = max(0, position - 100)
+        excerpt = self.text[start : position + 100]
+        shown = f"{'...' if start else ''}{excerpt}{'...' if len(self.text) > position + 100 else ''}"
+        raise RuleError(f"'{shown}', column {position + 1}: {problem}.", hint=hint)
 
     @property
     def token(self) -> str:
@@ -162,15 +174,16 @@ class _Parser:
     def equation(self) -> Equation:
         left = self.side()
         if self.token != "->":
-            self.fail(self.position, f"{self.found()} where '->' was expected")
+            self.fail(
+                self.position,
+                f"expected '->', got {repr(self.token) if self.token else 'the end'}",
+                "Write the sources' axes, -> and the targets' axes, as in 'out in -> in out'.",
+            )
         self.at += 1
         right = self.side()
         if self.token:
-            self.fail(self.position, f"{self.found()} where the end was expected")
+            self.fail(self.position, f"expected the end, got {self.token!r}", "Write one -> only.")
         return Equation(left, right)
-
-    def found(self) -> str:
-        return f"{self.token!r} stands" if self.token else "it ends"
 
     def side(self) -> tuple[Term, ...]:
         terms = [self.term()]
@@ -179,17 +192,21 @@ class _Parser:
             self.at += 1
             terms.append(self.term())
         if len(terms) > 1 and any(not term.axes for term in terms):
-            self.fail(start, "a term beside a comma has no axes")
+            self.fail(
+                start,
+                "expected axes before and after each comma, got none",
+                "Remove the comma, or name the axes.",
+            )
         return tuple(terms)
 
     def term(self) -> Term:
         axes: list[Member] = []
         while self.token not in ("", ",", "->", ")"):
             if self.token == ELLIPSIS and ELLIPSIS in axes:
-                self.fail(self.position, "'...' stands twice in one term")
+                self.fail(self.position, "expected '...' once for each tensor, got it twice")
             axes.append(self.member(0))
         if self.token == ")":
-            self.fail(self.position, "')' closes no group")
+            self.fail(self.position, "expected '(' before this ')', got none")
         return Term(tuple(axes))
 
     def member(self, depth: int) -> Member:
@@ -197,16 +214,18 @@ class _Parser:
         self.at += 1
         if token != "(":
             if token == ELLIPSIS and depth:
-                self.fail(start, "'...' may not stand in a group")
+                self.fail(
+                    start, "expected an axis name in the group, got '...'", "Write ... outside of groups."
+                )
             return token
         if depth == _DEEPEST:
-            self.fail(start, f"groups are nested more than {_DEEPEST} deep")
+            self.fail(start, f"expected at most {_DEEPEST} groups inside each other, got more")
         members: list[Member] = []
         while self.token != ")":
             if self.token in ("", ",", "->"):
-                self.fail(start, "the group is not closed")
+                self.fail(start, "expected ')' to close this group, got none")
             members.append(self.member(depth + 1))
         self.at += 1
         if not members:
-            self.fail(start, "the group is empty; write 1 for an axis of size one")
+            self.fail(start, "expected axes in the group, got none", "Write 1 for an axis of size one.")
         return Group(tuple(members))

@@ -1,6 +1,6 @@
 """From one layout of a tensor to another: which axes are split, permuted and joined.
 
-This is the one place that writes permutations. Equations and the leaves of layers both end here.
+All permutations are made here, both for equations and for the leaves of layers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def layout_ops(source: Layout, target: Layout, sizes: Mapping[str, int]) -> tupl
     Args:
         source: The tensor's axes. Every name occurs once.
         target: The axes of the result, of the same names.
-        sizes: Name -> its size.
+        sizes: Axis name -> its size.
 
     >>> print(*layout_ops((("out",), ("in",)), (("in",), ("out",)), {"in": 2, "out": 3}))
     permute([1, 0])
@@ -40,7 +40,7 @@ def layout_ops(source: Layout, target: Layout, sizes: Mapping[str, int]) -> tupl
 
 
 def _chain(source: Layout, target: Layout, sizes: Mapping[str, int]) -> tuple[Op, ...]:
-    """Open both layouts up into the longest runs of names that they share, and permute these."""
+    """Return a chain that permutes the longest runs of names that both layouts share."""
     follows = {pair for run in target for pair in itertools.pairwise(run)}
     units: list[tuple[str, ...]] = []
     for run in source:
@@ -66,6 +66,6 @@ def _shape(layout: Sequence[tuple[str, ...]], sizes: Mapping[str, int]) -> tuple
 
 
 def _numbered(layout: Layout) -> Layout:
-    """Give axes of size one a name each, which has no size."""
+    """Return the layout with a name, which has no size, for each axis of size one."""
     ones = itertools.count()
     return tuple(run or (f"1#{next(ones)}",) for run in layout)

@@ -1,13 +1,15 @@
-"""The axis names of leaves: read, checked, and bound to the sizes of real shapes.
+"""The axis names of leaves: parsed, checked, and bound to the sizes of real shapes.
 
-``in out`` names two axes. ``*k`` stands for any number of axes and ``+k`` for one or more, in the framework
-as in the kind. ``heads/2`` are two axes of the framework that are one of the kind, ``out/+`` one or more.
-``(q k v)`` is one axis of the framework, made of equal parts that go to different leaves. ``1`` has size one.
+``in out`` names two axes. ``*k`` is any number of axes and ``+k`` one or more, both in the framework's tensor
+and in the kind's. ``heads/2`` is two axes of the framework that are one axis of the kind, ``out/+`` is one or
+more of them. ``(q k v)`` is one axis of the framework, made of equal parts that go to different leaves. ``1``
+has size one.
 """
 
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,7 +19,7 @@ __all__ = ["Axis", "Binding", "Shape", "bind", "bind_axes", "parse_axes"]
 
 Shape = tuple[int, ...]
 Binding = dict[str, Shape]
-"""Axis name -> the sizes that it stands for."""
+"""Axis name -> the sizes of its axes."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,9 @@ class Axis:
     """One name among the axes of a leaf.
 
     Args:
-        members: Its name; the names of its parts where they go to different leaves.
-        spread: ``*`` or ``+`` for a variable number of axes.
-        split: How many axes of the framework it is: 1, a number, or 0 for one or more.
+        members: Its name; or the names of its parts if they go to different leaves.
+        spread: ``*`` or ``+`` for a variable number of axes, or empty.
+        split: How many axes of the framework it is; 0 for one or more.
     """
 
     members: tuple[str, ...]
@@ -41,23 +43,23 @@ class Axis:
 
     @property
     def fixed(self) -> int:
-        """How many axes it takes at least."""
+        """The lowest number of axes that it can be."""
         if self.spread:
             return int(self.spread == "+")
         return max(1, self.split)
 
     @property
     def variable(self) -> bool:
-        """Whether it may take more."""
+        """Whether it can be more axes than `fixed`."""
         return bool(self.spread) or self.split == 0
 
 
 @functools.lru_cache(maxsize=4096)
 def parse_axes(text: str) -> tuple[Axis, ...]:
-    """Read axis names.
+    """Parse axis names.
 
     Raises:
-        PluginError: They are not well formed.
+        PluginError: The text is not in the notation, or names an axis twice.
 
     >>> parse_axes("in heads/2")
     (Axis(members=('in',), spread='', split=1), Axis(members=('heads',), spread='', split=2))
@@ -68,37 +70,48 @@ def parse_axes(text: str) -> tuple[Axis, ...]:
         if token == "(":
             members = tuple(iter(lambda: next(tokens, ")"), ")"))
             if len(members) < 2 or not all(member.isidentifier() for member in members):
-                raise PluginError(f"axes {text!r}: a group holds two names or more.")
+                got = " ".join(members) or "nothing"
+                raise PluginError(f"axes {text!r}: expected two names or more in a group, got {got}.")
             axes.append(Axis(members))
             continue
         spread = token[0] if token[0] in "*+" else ""
         name, slash, split = token[len(spread) :].partition("/")
         fits_split = not slash or split == "+" or (split.isdecimal() and int(split) > 1)
         if not fits_split or (slash and spread) or not (name.isidentifier() or (name == "1" and not slash)):
-            raise PluginError(f"axes {text!r}: {token!r} is no axis.")
+            raise PluginError(
+                f"axes {text!r}: expected an axis (name, *name, +name, name/2, name/+ or 1), got {token!r}."
+            )
         axes.append(Axis((name,), spread, 1 if not slash else 0 if split == "+" else int(split)))
     names = [member for axis in axes for member in dict.fromkeys(axis.members) if member != "1"]
-    if len(set(names)) != len(names):
-        raise PluginError(f"an axis is named twice in {text!r}.")
+    twice = next((name for name, number in Counter(names).items() if number > 1), None)
+    if twice is not None:
+        raise PluginError(f"axes {text!r}: expected each name once, got {twice!r} twice.")
     if sum(bool(axis.spread) for axis in axes) > 1:
-        raise PluginError(f"axes {text!r} hold more than one '*' or '+'.")
+        raise PluginError(f"axes {text!r}: expected at most one '*' or '+', got more.")
     return tuple(axes)
 
 
 @functools.lru_cache(maxsize=65536)
 def bind(text: str, shape: Shape) -> tuple[tuple[tuple[str, Shape], ...], ...]:
-    """Return every way to bind axis names to a shape, each as pairs of a name and its sizes."""
+    """Return every way to bind axis names to a shape, each as pairs of a name and its sizes.
+
+    Raises:
+        PluginError: As `parse_axes`.
+    """
     axes = parse_axes(text)
-    found = []
+    bindings = []
     for widths in _widths(axes, len(shape)):
         bound = _bound(axes, widths, shape)
         if bound is not None:
-            found.append(tuple(bound.items()))
-    return tuple(found)
+            bindings.append(tuple(bound.items()))
+    return tuple(bindings)
 
 
 def bind_axes(axes: str, shape: Shape) -> Binding | None:
-    """Return the sizes that each axis name stands for, or None if the shape does not fit or fits in two ways.
+    """Return the sizes of each axis name, or None if the shape does not fit the names, or fits in two ways.
+
+    Raises:
+        PluginError: As `parse_axes`.
 
     >>> bind_axes("out in +k", (8, 4, 3, 3))
     {'out': (8,), 'in': (4,), 'k': (3, 3)}
@@ -107,8 +120,8 @@ def bind_axes(axes: str, shape: Shape) -> Binding | None:
     >>> bind_axes("(q k v) in", (12, 8))
     {'q': (4,), 'k': (4,), 'v': (4,), 'in': (8,)}
     """
-    found = bind(axes, shape)
-    return dict(found[0]) if len(found) == 1 else None
+    bindings = bind(axes, shape)
+    return dict(bindings[0]) if len(bindings) == 1 else None
 
 
 def _widths(axes: tuple[Axis, ...], rank: int) -> Iterator[tuple[int, ...]]:

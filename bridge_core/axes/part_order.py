@@ -1,7 +1,7 @@
-"""Groups whose members change their order inside one axis, where parts that are moved may be meant.
+"""Groups whose members change their order inside one axis, which may be meant as parts that are moved.
 
-In `(a b) i -> i (b a)` the group is a product, so that its entries are interleaved. Those who mean parts one
-after another write the same text. Only sizes tell the two apart.
+In `(a b) i -> i (b a)` the group is a product, so that its entries are interleaved. Users who mean two parts
+that change places write the same text. Only stated sizes show which of the two is meant.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ __all__ = ["check_part_order"]
 
 
 def check_part_order(equation: Equation, list_axes: ListAxes, sizes: Collection[str]) -> None:
-    """Check that no group is on the other side in another order unless sizes show that it is a product.
+    """Check that a group that changes its order has stated sizes, which show that it is a product.
 
-    A group of two needs both sizes: with only one, many tensors fit both readings. Of more, one may be left
-    to the tensor.
+    A group of two needs both sizes: with only one, many tensors fit both readings. In a longer group one size
+    may be left to the shapes.
 
     Args:
         equation: The equation.
@@ -26,7 +26,7 @@ def check_part_order(equation: Equation, list_axes: ListAxes, sizes: Collection[
         sizes: Names of the axes whose sizes are stated.
 
     Raises:
-        RuleError: Sizes are missing.
+        RuleError: A group changes its order, and sizes are missing.
     """
     left, right = (tuple(_groups(side)) for side in (equation.left, equation.right))
     terms = (*equation.left, *equation.right)
@@ -36,19 +36,18 @@ def check_part_order(equation: Equation, list_axes: ListAxes, sizes: Collection[
         turned = next((other for other in right if other != names and sorted(other) == sorted(names)), None)
         unknown = [name for name in names if name not in known]
         if turned is not None and len(unknown) > (len(names) > 2):
-            raise RuleError(_message(equation, names, turned))
+            raise _ambiguous(equation, names, turned)
 
 
-def _message(equation: Equation, names: tuple[str, ...], turned: tuple[str, ...]) -> str:
+def _ambiguous(equation: Equation, names: tuple[str, ...], turned: tuple[str, ...]) -> RuleError:
     one, other = (f"({' '.join(order)})" for order in (names, turned))
     stated = ", ".join(f"{name} = ..." for name in names)
     pieces, joined = (", ".join(f"{name} ..." for name in order) for order in (names, turned))
-    return (
-        f"'{equation}': {one} becomes {other}, which can be read in two ways. As a product, the axis has "
-        f"{' times '.join(names)} entries, and they are interleaved: state the sizes, "
-        f"sizes = {{ {stated} }}. As parts one after another, it has {' plus '.join(names)} entries, and one "
-        f"rule cannot change their order: split them by a rule in one conversion, '{one} ... -> {pieces}', "
-        f"and join them in the next, '{joined} -> {other} ...'."
+    return RuleError(
+        f"'{equation}': {one} becomes {other}, which has two meanings: a product of {' times '.join(names)} "
+        f"interleaved entries, or parts one after another, {' plus '.join(names)} entries.",
+        hint=f"For a product, add sizes = {{ {stated} }} to the rule. For parts, use two conversions: split "
+        f"them with '{one} ... -> {pieces}', then join them with '{joined} -> {other} ...'.",
     )
 
 

@@ -1,4 +1,4 @@
-"""From an equation and the tensors of its left side to the ops that it stands for."""
+"""From an equation and the tensors of its left side to the ops that make those of its right side."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from bridge_core.axes.leaf_axes import Shape
 from bridge_core.axes.sizes import Axis, Solver
 from bridge_core.axes.structure import Axes, Structure, layouts, structure_of
 from bridge_core.errors import PlanError, RuleError
+from bridge_core.messages import count, nearest
 from bridge_core.ops import Op, chain_specs
 from bridge_core.state import TensorSpec
 
@@ -25,12 +26,12 @@ _MOST_TENSORS = 1_000_000
 
 @dataclass(frozen=True)
 class Rearrangement:
-    """What an equation comes to for given tensors.
+    """The ops of an equation for given tensors.
 
     Args:
         ops: The chain. It takes the left tensors and makes the right ones, each side term by term and
             row-major over a term's list axes.
-        specs: What it makes.
+        specs: The specs of the right tensors.
         sizes: The size of every axis name, list axes included.
     """
 
@@ -47,19 +48,19 @@ def rearrange(
     list_axes: ListAxes | None = None,
     wanted: Sequence[Shape | None] | None = None,
 ) -> Rearrangement:
-    """Return the ops that an equation stands for.
+    """Return the ops of an equation for given tensors.
 
     Args:
         equation: The equation.
         specs: The left tensors: term by term, and row-major over a term's list axes.
         sizes: Sizes of axes. Those of the left side's list axes must be among them.
         list_axes: The list axes of every term; none if not given.
-        wanted: The shapes that the right tensors must have, as far as they are known. They also settle sizes
-            that nothing else does.
+        wanted: The shapes that the right tensors must have; None where they are not known. They also
+            determine sizes that are not known from the left tensors and from ``sizes``.
 
     Raises:
-        RuleError: The equation makes no sense, the tensors do not fit it, a size is not settled, or the
-            result is not what is wanted. The text does not say which rule it is.
+        RuleError: The equation is inconsistent, the left tensors do not fit it, a size cannot be determined,
+            or a right tensor has not the shape that it must have. The message does not name the rule.
 
     >>> import numpy as np
     >>> made = rearrange(Equation.parse("out in -> in out"), [TensorSpec((3, 4), np.dtype("float32"))])
@@ -97,12 +98,12 @@ def _rearranged(
     ops = compiled(
         structure, solver, [(t.index, t.place) for t in inputs], [(t.index, t.place) for t in outputs]
     )
-    made = _made(specs, ops)
-    for tensor, spec, shape in zip(outputs, made, wanted or (None,) * len(outputs), strict=True):
+    results = _result_specs(specs, ops)
+    for tensor, spec, shape in zip(outputs, results, wanted or (None,) * len(outputs), strict=True):
         if shape is not None and shape != spec.shape:
-            raise RuleError(f"{tensor} makes the shape {list(spec.shape)}; the target has {list(shape)}.")
+            raise _other_shape(tensor, spec.shape, shape)
     named = {name: n for name, n in solver.sizes.items() if not name.startswith(ELLIPSIS)}
-    return Rearrangement(ops, made, MappingProxyType(named))
+    return Rearrangement(ops, results, MappingProxyType(named))
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,27 @@ class _Tensor:
         return f"'{self.term}'" + "".join(f", {name} = {i}" for name, i in self.place)
 
 
+def _other_shape(tensor: _Tensor, shape: Shape, expected: Shape) -> RuleError:
+    """Return the error for a result of another shape, with the order of axes that has the expected one."""
+    axis_of = dict(zip(shape, tensor.term.axes, strict=False))
+    hint = None
+    if len(axis_of) == len(tensor.term.axes) and sorted(shape) == sorted(expected):
+        hint = f"Write '{' '.join(str(axis_of[n]) for n in expected)}' in place of '{tensor.term}'."
+    return RuleError(
+        f"{tensor}: expected the target's shape {list(expected)}, got {list(shape)} from the equation.",
+        hint=hint,
+    )
+
+
 def _check_sizes(equation: Equation, list_axes: ListAxes, given: tuple[tuple[str, int], ...]) -> None:
     known = equation.axes.union(*list_axes.left, *list_axes.right)
     for name, n in given:
         if name not in known:
-            raise RuleError(f"a size is given for {name!r}, and '{equation}' has no such axis.")
+            raise RuleError(
+                f"sizes.{name}: '{equation}' has no axis {name!r}.", hint=nearest(name, sorted(known))
+            )
         if n < 0:
-            raise RuleError(f"the size {n} of axis {name!r} is negative.")
+            raise RuleError(f"sizes.{name}: expected a size of 0 or more, got {n}.")
 
 
 def _tensors(
@@ -135,11 +150,13 @@ def _tensors(
         return None
     empty = next((name for name in listed if not sizes[name]), None)
     if empty is not None:
-        raise RuleError(f"there are no tensors along {empty!r}.")
+        raise RuleError(
+            f"expected one tensor or more along the list axis {empty!r}, got none: its size is 0."
+        )
     for term, own in zip(terms, list_axes, strict=True):
-        count = math.prod(sizes[name] for name in own)
-        if count > _MOST_TENSORS:
-            raise RuleError(f"'{term}' stands for {count} tensors; {_MOST_TENSORS} are the most.")
+        number = math.prod(sizes[name] for name in own)
+        if number > _MOST_TENSORS:
+            raise RuleError(f"expected at most {_MOST_TENSORS} tensors for '{term}', got {number}.")
     return [
         _Tensor(index, term, tuple(zip(own, place, strict=True)))
         for index, (term, own) in enumerate(zip(terms, list_axes, strict=True))
@@ -153,16 +170,21 @@ def _inputs(
     inputs = _tensors(equation.left, list_axes.left, sizes)
     if inputs is None:
         unknown = next(name for own in list_axes.left for name in own if name not in sizes)
-        raise RuleError(f"nothing tells how many tensors there are along {unknown!r}.")
+        raise RuleError(
+            f"the number of tensors along the list axis {unknown!r} cannot be determined.",
+            hint=f"Add its size to the rule, such as sizes = {{ {unknown} = 12 }}.",
+        )
     if len(inputs) != len(specs):
-        raise RuleError(f"'{equation}' takes {len(inputs)} tensors; there are {len(specs)}.")
+        raise RuleError(
+            f"the left side of '{equation}' takes {count(len(inputs), 'tensor')}, got {len(specs)}."
+        )
     return inputs
 
 
 def _without_ellipsis(
     structure: Structure, equation: Equation, inputs: list[_Tensor], specs: tuple[TensorSpec, ...]
 ) -> Structure:
-    """Name the axes that `...` stands for, after checking the rank of every tensor."""
+    """Return the structure with names for the axes of `...`, after checking the rank of every tensor."""
     spare: int | None = None
     for tensor, spec in zip(inputs, specs, strict=True):
         rank, named = len(spec.shape), len(tensor.term.axes)
@@ -171,8 +193,8 @@ def _without_ellipsis(
             named += spare - 1
         if rank != named or (spare or 0) < 0:
             least = " or more" if ELLIPSIS in tensor.term.axes else ""
-            found = len(tensor.term.axes) - 1 if least and (spare or 0) < 0 else named
-            raise RuleError(f"{tensor} has {found}{least} axes; the tensor {spec} has {rank}.")
+            expected = len(tensor.term.axes) - 1 if least and (spare or 0) < 0 else named
+            raise RuleError(f"{tensor}: expected a tensor of rank {expected}{least}, got {spec}.")
 
     def expanded(axes: Axes) -> Axes:
         names = [[(f"{ELLIPSIS}{i}",) for i in range(spare or 0)] if a == (ELLIPSIS,) else [a] for a in axes]
@@ -196,15 +218,21 @@ def _wanted_axes(
     outputs: list[_Tensor], terms: tuple[Axes, ...], wanted: tuple[Shape | None, ...]
 ) -> Iterator[Axis]:
     if len(outputs) != len(wanted):
-        raise RuleError(f"{len(outputs)} tensors are made; the target has {len(wanted)}.")
+        raise RuleError(
+            f"the rule's targets are {count(len(wanted), 'tensor')}, but the right side of the equation "
+            f"makes {len(outputs)}."
+        )
     for tensor, shape in zip(outputs, wanted, strict=True):
         if shape is None:
             continue
         axes = terms[tensor.index]
         if len(axes) != len(shape):
-            raise RuleError(f"{tensor} makes {len(axes)} axes; the target has {len(shape)}: {list(shape)}.")
+            raise RuleError(
+                f"{tensor}: expected {len(shape)} axes for the target's shape {list(shape)}, got {len(axes)} "
+                "in the equation."
+            )
         for factors, n in zip(axes, shape, strict=True):
-            yield Axis(factors, n, f"{tensor} (target {list(shape)})", wanted=True)
+            yield Axis(factors, n, f"{tensor} (the target's shape {list(shape)})", wanted=True)
 
 
 def _names(structure: Structure) -> list[str]:
@@ -214,7 +242,7 @@ def _names(structure: Structure) -> list[str]:
     return list(dict.fromkeys((*names, *listed)))
 
 
-def _made(specs: tuple[TensorSpec, ...], ops: tuple[Op, ...]) -> tuple[TensorSpec, ...]:
+def _result_specs(specs: tuple[TensorSpec, ...], ops: tuple[Op, ...]) -> tuple[TensorSpec, ...]:
     try:
         return chain_specs(specs, ops)
     except PlanError as error:
@@ -222,5 +250,6 @@ def _made(specs: tuple[TensorSpec, ...], ops: tuple[Op, ...]) -> tuple[TensorSpe
         if len(dtypes) == 1:
             raise
         raise RuleError(
-            f"tensors of different dtypes ({', '.join(dtypes)}) cannot become one.", hint="Cast them first."
+            f"expected tensors of one dtype, got {', '.join(dtypes)}.",
+            hint=f"Add a cast before the equation, such as 'cast({dtypes[0]}, {dtypes[-1]})'.",
         ) from error

@@ -1,4 +1,4 @@
-"""Which size every axis name has: from shapes, from what a rule gives, and from what a target wants."""
+"""The size of every axis name, from the shapes, a rule's own sizes, and the target's shapes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ class Axis:
     """One axis of a known size.
 
     Args:
-        factors: What it is made of.
+        factors: The names and concatenations whose product it is.
         size: Its size.
         where: The tensor, for messages.
-        wanted: Whether a target wants the size; then it only settles what nothing else does.
+        wanted: Whether the size is that of a target; then only sizes that are not known otherwise follow
+            from it.
     """
 
     factors: Factors
@@ -29,19 +30,19 @@ class Axis:
 
 
 class Solver:
-    """Sizes of axis names, as far as they are known.
+    """Finds the sizes of axis names.
 
     Args:
-        given: Sizes that are known from the start.
+        given: Sizes that the rule states, by axis name.
     """
 
     def __init__(self, given: Mapping[str, int]) -> None:
         self.sizes = dict(given)
-        self._origin = dict.fromkeys(given, "the sizes that are given")
+        self._origin = dict.fromkeys(given, "sizes")
         self._axes: list[Axis] = []
 
     def size(self, factors: Factors) -> int | None:
-        """Return the size of an axis, or None if it is not settled."""
+        """Return the size of an axis, or None if it is not known."""
         total = 1
         for factor in factors:
             n = self._factor(factor)
@@ -51,30 +52,31 @@ class Solver:
         return total
 
     def shape(self, axes: Axes) -> tuple[int, ...]:
-        """Return the shape of a tensor whose axes are settled."""
+        """Return the shape of a tensor, all of whose sizes are known."""
         return tuple(self.size(factors) or 0 for factors in axes)
 
     def learn(self, axes: Iterable[Axis]) -> None:
-        """Settle what axes tell, together with those learnt before.
+        """Determine the sizes that follow from axes, together with those learnt before.
 
         Raises:
             RuleError: Sizes contradict each other, or do not divide or add up.
         """
         self._axes.extend(axes)
-        while any([self._settle(axis.factors, axis.size, axis) for axis in self._axes]):
+        while any([self._solve(axis.factors, axis.size, axis) for axis in self._axes]):
             pass
 
     def finish(self, names: Iterable[str]) -> None:
-        """Settle every name; equal parts are assumed only where nothing is known of any part.
+        """Determine the size of every name; parts are taken as equal only if no part's size is known.
 
         Raises:
-            RuleError: As `learn`; or a size is not settled.
+            RuleError: As `learn`; or a size does not follow from what is known.
         """
         while unknown := [name for name in names if name not in self.sizes]:
-            if not any(self._settle(axis.factors, axis.size, axis, equal=True) for axis in self._axes):
+            if not any(self._solve(axis.factors, axis.size, axis, equal=True) for axis in self._axes):
                 raise RuleError(
-                    f"the size of axis {unknown[0]!r} is not settled by the shapes.",
-                    hint=f"Give it, e.g. `sizes = {{ {unknown[0]} = 12 }}`.",
+                    f"the size of axis {unknown[0]!r} cannot be determined from the shapes.",
+                    hint=f"Add it to the rule, such as sizes = {{ {unknown[0]} = 12 }}, or pass "
+                    'like="target.safetensors" (--like).',
                 )
             self.learn(())
 
@@ -84,8 +86,8 @@ class Solver:
         members = [self.size(member) for member in factor.members]
         return None if None in members else sum(n for n in members if n is not None)
 
-    def _settle(self, factors: Factors, total: int, axis: Axis, *, equal: bool = False) -> bool:
-        """Settle what the size of a product tells about its factors; return whether that was anything."""
+    def _solve(self, factors: Factors, total: int, axis: Axis, *, equal: bool = False) -> bool:
+        """Determine a factor's size from the size of the product; return whether one was determined."""
         known = [n for n in map(self._factor, factors) if n is not None]
         product = 1
         for n in known:
@@ -99,41 +101,41 @@ class Solver:
         if product == 0 or total % product:
             if product == 0 == total:
                 return False
-            raise RuleError(
-                f"'{text_of(factors)}' of {axis.where} has size {total}, which {self._texts(factors)} "
-                f"{'do' if len(known) > 1 else 'does'} not divide."
-            )
+            raise self._error(factors, axis, f"a multiple of size {product} ({self._texts(factors)})", total)
         factor = next(f for f in factors if self._factor(f) is None)
         if isinstance(factor, Parts):
-            return self._settle_parts(factor, total // product, axis, equal=equal)
+            return self._solve_parts(factor, total // product, axis, equal=equal)
         self.sizes[factor] = total // product
         self._origin[factor] = axis.where
         return True
 
-    def _settle_parts(self, parts: Parts, total: int, axis: Axis, *, equal: bool) -> bool:
+    def _solve_parts(self, parts: Parts, total: int, axis: Axis, *, equal: bool) -> bool:
         known = [n for n in map(self.size, parts.members) if n is not None]
         unknown = [member for member in parts.members if self.size(member) is None]
         if len(unknown) == 1:
             if sum(known) > total:
-                raise RuleError(
-                    f"'{text_of((parts,))}' of {axis.where} has size {total}; "
-                    f"{self._texts(parts.members)} alone add up to {sum(known)}."
-                )
-            return self._settle(unknown[0], total - sum(known), axis, equal=equal)
+                known_parts = self._texts(parts.members)
+                raise self._error((parts,), axis, f"size {sum(known)} or more (with {known_parts})", total)
+            return self._solve(unknown[0], total - sum(known), axis, equal=equal)
         shared = self._shared(unknown)
         if shared is not None:
-            return self._settle_shared(*shared, parts, total, sum(known), axis)
+            return self._solve_shared(*shared, parts, total, sum(known), axis)
         if known or not equal:
             return False
         if total % len(unknown):
-            raise RuleError(
-                f"'{text_of((parts,))}' of {axis.where} has size {total}: not {len(unknown)} equal parts.",
-                hint=f"Give the sizes, e.g. `sizes = {{ {text_of(unknown[0])} = 12 }}`.",
-            )
-        return any([self._settle(member, total // len(unknown), axis, equal=True) for member in unknown])
+            expected = f"a multiple of {len(unknown)}, for {len(unknown)} equal parts"
+            error = self._error((parts,), axis, expected, total)
+            names = [member[0] for member in unknown if len(member) == 1 and isinstance(member[0], str)]
+            if names:
+                error.hint = f"Add the parts' sizes to the rule, such as sizes = {{ {names[0]} = 12 }}."
+            raise error
+        return any([self._solve(member, total // len(unknown), axis, equal=True) for member in unknown])
 
     def _shared(self, members: Iterable[Factors]) -> tuple[str, int] | None:
-        """Return the name that alone is not known of any member, and how often it goes into their sum."""
+        """Return the one name whose size is not known in any member, and its factor in the members' sum.
+
+        None if there is no such name, or more than one.
+        """
         names, count = set(), 0
         for member in members:
             unknown = [factor for factor in member if self._factor(factor) is None]
@@ -143,29 +145,31 @@ class Solver:
             count += self.size(tuple(f for f in member if f != unknown[0])) or 0
         return (names.pop(), count) if len(names) == 1 else None
 
-    def _settle_shared(self, name: str, count: int, parts: Parts, total: int, known: int, axis: Axis) -> bool:
+    def _solve_shared(self, name: str, count: int, parts: Parts, total: int, known: int, axis: Axis) -> bool:
         if count == 0 and known == total:
             return False
         if count == 0 or known > total or (total - known) % count:
             rest = f" + {known}" if known else ""
-            raise RuleError(
-                f"'{text_of((parts,))}' of {axis.where} has size {total}; its parts add up to "
-                f"{count} * {name}{rest}."
-            )
+            raise self._error((parts,), axis, f"size {count} * {name}{rest}, the sum of its parts", total)
         self.sizes[name] = (total - known) // count
         self._origin[name] = axis.where
         return True
 
-    def _refuse(self, factors: Factors, found: int, expected: int, axis: Axis) -> None:
+    def _refuse(self, factors: Factors, computed: int, size: int, axis: Axis) -> None:
         if len(factors) == 1 and isinstance(factors[0], str):
             name = factors[0]
             raise RuleError(
-                f"the axis {name!r} is {found} in {self._origin[name]} and {expected} in {axis.where}."
+                f"the axis {name!r} has two sizes: {computed} in {self._origin[name]}, and {size} in "
+                f"{axis.where}."
             )
-        whole = f"'{text_of(factors)}' of {axis.where} has size {expected}"
         if len(factors) == 1 and isinstance(factors[0], Parts):
-            raise RuleError(f"{whole}, but {self._texts(factors[0].members)} add up to {found}.")
-        raise RuleError(f"{whole}, but {self._texts(factors) or 'it'} makes {found}.")
+            sum_of = f"the sum of {self._texts(factors[0].members)}"
+            raise self._error(factors, axis, f"size {computed}, {sum_of}", size)
+        product = f", the product of {self._texts(factors)}" if factors else ""
+        raise self._error(factors, axis, f"size {computed}{product}", size)
+
+    def _error(self, factors: Factors, axis: Axis, expected: str, size: int) -> RuleError:
+        return RuleError(f"'{text_of(factors)}' in {axis.where}: expected {expected}, got {size}.")
 
     def _texts(self, members: tuple[str | Parts, ...] | tuple[Factors, ...]) -> str:
         """Return the members whose sizes are known, with these sizes."""

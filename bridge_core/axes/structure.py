@@ -1,9 +1,9 @@
 """What an equation means, before any shape is known.
 
-Every group is a product or a concatenation, by where its members stand on the other side. Concatenations
-cut a term into *pieces*: tensors whose axes are products alone. A piece is known by the set of its axis
-names, list axes included; the pieces of both sides must be the same. Where several terms of one side have the
-same piece, they hold the same values.
+A group is a product if its members are in one term of the other side, and a concatenation if they are in
+different terms. Concatenations cut a term into *pieces*: tensors with products as their only axes. A piece is
+identified by the set of its axis names, list axes included; the pieces of both sides must be the same. If
+several terms of one side have the same piece, they hold the same values.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from bridge_core.axes.equation import ELLIPSIS, ONE, Equation, Group, ListAxes, Member, Term
 from bridge_core.axes.layout import Layout
 from bridge_core.errors import RuleError
+from bridge_core.messages import count, nearest
 
 __all__ = ["Axes", "Factors", "Parts", "Structure", "check_equation", "layouts", "structure_of"]
 
@@ -45,15 +46,15 @@ class Structure:
 
 
 def check_equation(equation: Equation, list_axes: ListAxes | None = None) -> None:
-    """Check whatever can be checked without shapes.
+    """Check an equation as far as that needs no shapes.
 
     Args:
         equation: The equation.
         list_axes: The axes along which each term is a list of tensors; None if every term is one tensor.
 
     Raises:
-        RuleError: An axis stands on one side only or twice in one term, a group mixes a product and a
-            concatenation, the terms of one side cannot be made of those of the other, or a list axis is
+        RuleError: An axis is only on one side or twice in one term, a group mixes a product and a
+            concatenation, the terms of one side cannot be made from those of the other, or a list axis is
             not used.
     """
     structure_of(equation, list_axes or ListAxes.none(equation))
@@ -75,8 +76,9 @@ def structure_of(equation: Equation, list_axes: ListAxes) -> Structure:
         for piece, term in own.items():
             if piece not in others:
                 raise RuleError(
-                    f"'{equation}': '{term}' on the {side.name} side has the axes {_listed(piece)} together, "
-                    "and no term of the other side has exactly these."
+                    f"'{equation}': '{term}' on the {side.name} side is a tensor with the axes "
+                    f"{_listed(piece)}, but no tensor on the other side has exactly these axes.",
+                    hint="Name the same axes on both sides, and separate tensors by commas.",
                 )
     return structure
 
@@ -102,7 +104,9 @@ def _count(factors: Factors) -> int:
         if isinstance(factor, Parts):
             count *= sum(_count(member) for member in factor.members)
             if count > _MOST_PIECES:
-                raise RuleError(f"the concatenations of one term make more than {_MOST_PIECES} pieces.")
+                raise RuleError(
+                    f"expected at most {_MOST_PIECES} pieces from the concatenations of one tensor, got more."
+                )
     return count
 
 
@@ -119,23 +123,26 @@ class _Side:
         ]
 
     def axes(self, other: _Side) -> tuple[Axes, ...]:
-        """Return the axes of every term, groups told apart."""
-        found = tuple(tuple(_factors(member, other) for member in term.axes) for term in self.terms)
-        for axes in found:
+        """Return the axes of every term, each group read as a product or as a concatenation."""
+        term_axes = tuple(tuple(_factors(member, other) for member in term.axes) for term in self.terms)
+        for axes in term_axes:
             _count(tuple(itertools.chain.from_iterable(axes)))
-        return found
+        return term_axes
 
     def pieces(self, axes: tuple[Axes, ...]) -> dict[frozenset[str], Term]:
         """Return the pieces, each with the first term that has it."""
-        found: dict[frozenset[str], Term] = {}
+        first_terms: dict[frozenset[str], Term] = {}
         for term, own, along in zip(self.terms, axes, self.list_axes, strict=True):
             for layout in layouts(own):
                 names = [name for run in layout for name in run]
                 twice = next((name for name in names if names.count(name) > 1), None)
                 if twice is not None:
-                    raise RuleError(f"the axis {twice!r} stands twice in '{term}'.")
-                found.setdefault(frozenset((*names, *along)), term)
-        return found
+                    raise RuleError(
+                        f"'{term}': expected each axis once in a tensor, got {twice!r} twice.",
+                        hint="Give each axis a name of its own, also where sizes are equal.",
+                    )
+                first_terms.setdefault(frozenset((*names, *along)), term)
+        return first_terms
 
     def has(self, names: frozenset[str]) -> bool:
         return any(names <= term for term in self.together)
@@ -153,21 +160,22 @@ def _factors(member: Member, other: _Side) -> Factors:
     for factors in members:
         _count(factors)
     sets = [[frozenset(names) for names in _products(factors)] for factors in members]
-    joined = apart = ""
+    joined = separate = ""
     for (i, ones), (j, others) in itertools.combinations(enumerate(sets), 2):
         pair = f"{member.members[i]} and {member.members[j]}"
         for one, another in itertools.product(ones, others):
             if other.has(one | another):
                 joined = joined or pair
             else:
-                apart = apart or pair
-    if not apart:
+                separate = separate or pair
+    if not separate:
         return tuple(factor for factors in members for factor in factors)
     if not joined:
         return (Parts(tuple(members)),)
     raise RuleError(
-        f"the group '{member}' mixes a product and a concatenation: on the {other.name} side {joined} "
-        f"stand in one term, {apart} do not. Put what belongs together in a group of its own."
+        f"the group '{member}' mixes a product and a concatenation: on the {other.name} side {joined} are in "
+        f"one tensor, but {separate} are not.",
+        hint="Put the axes of one tensor in an inner group, as in '((q d) (k d)) in'.",
     )
 
 
@@ -178,14 +186,15 @@ def _check_names(equation: Equation, list_axes: ListAxes) -> None:
     for side, terms, own in sides:
         if len(own) != len(terms):
             raise RuleError(
-                f"'{equation}' has {len(terms)} terms on the {side} side; {len(own)} were expected, "
-                "one for each pattern."
+                f"'{equation}': expected {count(len(own), 'tensor')} on the {side} side, one for each "
+                f"pattern, got {len(terms)}."
             )
         for term, axes in zip(terms, own, strict=True):
             twice = sorted(set(axes) & set(term.names)) or [axis for axis in axes if axes.count(axis) > 1]
             if twice:
                 raise RuleError(
-                    f"'{term}' is a list of tensors along {twice[0]!r}, so {twice[0]!r} is none of its axes."
+                    f"'{term}' is one tensor for each {twice[0]}, so {twice[0]!r} cannot be one of its axes.",
+                    hint=f"Remove {twice[0]} from '{term}'.",
                 )
         dots = {ELLIPSIS} if any(ELLIPSIS in term.axes for term in terms) else set()
         names.append({name for term in terms for name in term.names} | dots)
@@ -198,14 +207,20 @@ def _check_names(equation: Equation, list_axes: ListAxes) -> None:
         if unused:
             axis = min(unused)
             raise RuleError(
-                f"'{equation}': the {side} side is a list of tensors along {axis!r}, and nothing on the "
-                f"other side uses it. Name {axis} there as the axis that the tensors are stacked along."
+                f"'{equation}': the {side} side is one tensor for each {axis}, but the other side has no "
+                f"axis {axis!r}.",
+                hint=f"Write {axis} there, as the axis that the tensors are stacked along.",
             )
         lonely = names[here] - names[there] - listed[there]
         if lonely:
             axis = min(lonely)
-            advice = "" if axis == ELLIPSIS else " Write 1 for an axis of size one."
-            raise RuleError(f"'{equation}': {axis!r} stands on the {side} side only.{advice}")
+            likely = nearest(axis, sorted(names[there] - names[here]))
+            hint = "Write it on both sides."
+            if likely.startswith("Did"):
+                hint = likely
+            elif axis != ELLIPSIS:
+                hint = "Write it on both sides, or write 1 for an axis of size one."
+            raise RuleError(f"'{equation}': the axis {axis!r} is only on the {side} side.", hint=hint)
 
 
 def _listed(piece: frozenset[str]) -> str:

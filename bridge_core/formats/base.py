@@ -1,4 +1,4 @@
-"""What a file format and a framework adapter must offer; hooks return objects of these shapes."""
+"""The interfaces of file formats, which hooks of plugins return."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["Capabilities", "Format", "FormatWithEntries", "ShardNames", "WriteTa
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a format can do; the contract tests hold it to its word.
+    """What a format can do; `FormatContract` tests each of these.
 
     Args:
-        lazy: Opening reads headers alone.
-        sliceable: Reading a region reads about that region alone.
+        lazy: Opening a file reads only headers.
+        sliceable: Reading a region reads little more than the bytes of that region.
         streaming_write: Writing needs memory for a block, not for a tensor.
-        dtypes: Names of the dtypes it stores bit for bit.
-        metadata: It keeps the bridge's metadata through a write and a read.
-        nested: It keeps tuple keys whose parts hold any character.
+        dtypes: Names of the dtypes that are stored bit for bit.
+        metadata: The bridge's metadata survives a write and a read.
+        nested: Tuple keys whose parts hold any character survive a write and a read.
     """
 
     lazy: bool
@@ -45,7 +45,7 @@ class ShardNames:
         index: Name of the index file.
         separator: What joins keys in the index.
         ties: How a file holds tied tensors that are one `Tensor` in the state: ``"copied"``, each in
-            full; ``"shared"``, each by name and the values once; ``"dropped"``, the kept one alone.
+            full; ``"shared"``, each by name and the values once; ``"dropped"``, only the canonical one.
     """
 
     single: str
@@ -93,43 +93,54 @@ class Format(Protocol):
     extensions: tuple[str, ...]
     """Suffixes of new files, the usual one first."""
     layout: str | None
-    """The layout its files are in when they do not say so; None if they always do."""
+    """The layout of files that do not record theirs; None if every file records it."""
     capabilities: Capabilities
     names: ShardNames | None
     """Usual names in a folder; None if it has none."""
 
     def sniff(self, file: SourceFile) -> bool:
-        """Tell from the content whether the file is of this format, damaged or not; never raise for that.
+        """Return whether the content is of this format, damaged or not; damage raises nothing.
 
-        Where a format of ckptbridge and one of another plugin claim a file, the longer of their extensions
-        that ends its name decides, and otherwise ckptbridge's format gets it.
+        Where this is true of a format of ckptbridge and of one of another plugin, the format with the longer
+        extension that ends the file's name opens it, and otherwise ckptbridge's format.
         """
         ...
 
     def open(self, file: SourceFile) -> FlatState:
-        """Open a file. The state's `close` must close ``file``; on an error the caller does."""
+        """Open a file as a lazy state; the state's `close` must close ``file``.
+
+        Args:
+            file: The file. If this method raises, the caller closes it.
+
+        Raises:
+            BadInputError: The file is damaged, unsafe, or holds what is not supported.
+        """
         ...
 
     def write(self, state: FlatState, target: WriteTarget) -> None:
-        """Write a whole state. Must refuse what it cannot store before writing any byte."""
+        """Write all tensors and the metadata of a state to the temporary file of ``target``.
+
+        Raises:
+            BridgeError: The format cannot store the state; no byte was written.
+        """
         ...
 
 
 @runtime_checkable
 class FormatWithEntries(Format, Protocol):
-    """A format whose files hold more than weights, so that it chooses an entry before it reads them.
+    """A format whose files hold more than weights, so that it chooses an entry to read.
 
-    For every other format an entry is what the names of the tensors begin with.
+    For every other format an entry is a path that the names of the tensors begin with.
     """
 
     def open_entry(self, file: SourceFile, entry: str) -> FlatState:
-        """Open one entry of a file; the names of the tensors are those below it.
+        """Open one entry of a file; the names of the tensors are those below the entry.
 
         Args:
             file: As for `open`.
-            entry: Its path in the file, joined by dots.
+            entry: Path of the entry in the file, joined by dots.
 
         Raises:
-            UsageError: There is no such entry.
+            UsageError: The file does not have this entry.
         """
         ...

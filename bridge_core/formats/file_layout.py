@@ -12,12 +12,12 @@ __all__ = ["Extent", "FileImage"]
 
 @dataclass(frozen=True)
 class Extent:
-    """Where a run of a tensor's row-major bytes stands in a file.
+    """Where a run of a tensor's row-major bytes is stored in a file.
 
     Args:
-        start: First byte within the tensor.
-        nbytes: Length of the run.
-        offset: Position in the file.
+        start: First byte of the run within the tensor.
+        nbytes: Bytes of the run.
+        offset: First byte of the run in the file.
     """
 
     start: int
@@ -30,14 +30,14 @@ class FileImage:
     """A file laid out before any tensor is read: headers, and places for the tensors' bytes.
 
     Args:
-        size: Bytes of the whole file.
-        segments: ``(offset, bytes)`` of everything that is no tensor and known beforehand.
+        size: Bytes of the complete file.
+        segments: ``(offset, bytes)`` of everything that is known beforehand, tensors excluded.
         slots: Key -> extents, together the tensor's little-endian row-major bytes. Keys of the state
-            that are missing here share the slot of another key and are not written again.
-        seeds: Key -> CRC-32 of bytes that stand before the tensor in the same checksum.
+            that have no slot share that of another key and are not written again.
+        seeds: Key -> CRC-32 of the bytes that come before the tensor in the same checksum.
         finish: Given the CRC-32 of each slot's key (seed included), returns the last
-            ``(offset, bytes)``; None where the format keeps no checksum.
-        pack: Elements a byte for keys whose dtype the format packs; they are written packed.
+            ``(offset, bytes)``; None if the format stores no checksum.
+        pack: Key -> elements per byte, for keys whose dtype the format packs; they are written packed.
     """
 
     size: int

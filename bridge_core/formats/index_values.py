@@ -7,6 +7,7 @@ from typing import Any
 
 from bridge_core.errors import MalformedFile, ShardError, UnsafeFile, UnsupportedFeature
 from bridge_core.io import SourceFile, is_plain_name
+from bridge_core.messages import shown
 from bridge_core.state import is_unicode
 
 __all__ = ["check_shard_name", "check_tensor_name", "check_text", "total_size"]
@@ -17,20 +18,23 @@ _LONGEST_NAME = 255
 
 
 def check_tensor_name(name: str, path: str) -> None:
-    """Check that an index names a tensor by a text that has a UTF-8 form.
+    """Check that the name of a tensor in an index can be encoded as UTF-8.
 
     Raises:
-        MalformedFile: It does not.
+        MalformedFile: The name holds a lone surrogate.
     """
     if not is_unicode(name):
-        raise MalformedFile(f"'weight_map' has the name {name!r}, which holds a lone surrogate.", path=path)
+        raise MalformedFile(
+            f"the name {name!r} in 'weight_map' holds a lone surrogate, which is not valid Unicode.",
+            path=path,
+        )
 
 
 def check_text(names: Iterable[str]) -> None:
-    """Check that an index can hold names of tensors.
+    """Check that the names of tensors can be written to an index, which is UTF-8.
 
     Raises:
-        UnsupportedFeature: One has no UTF-8 form.
+        UnsupportedFeature: A name holds a lone surrogate.
     """
     for name in names:
         if not is_unicode(name):
@@ -41,35 +45,35 @@ def check_text(names: Iterable[str]) -> None:
 
 
 def check_shard_name(name: str, file: SourceFile) -> None:
-    """Check that an index names a plain file beside it as a shard.
+    """Check that a shard in an index is a plain file name, without a folder.
 
     Raises:
-        ShardError: It names itself.
-        UnsafeFile: It names something else.
+        ShardError: The name is that of the index itself.
+        UnsafeFile: The name is a path, empty, or longer than a file name may be.
     """
     if not is_plain_name(name) or not is_unicode(name) or len(name.encode()) > _LONGEST_NAME:
         raise UnsafeFile(
-            f"names the shard {name[:_LONGEST_NAME]!r}; only plain file names beside the index are opened.",
+            f"the index names the shard {name[:_LONGEST_NAME]!r}; expected a plain file name: shards are "
+            "opened only in the folder of the index.",
             path=file.name,
         )
     if name == file.path.name:
-        raise ShardError("lists itself as a shard.", path=file.name)
+        raise ShardError("the index lists itself as a shard.", path=file.name)
 
 
 def total_size(value: Any, path: str) -> int | None:
-    """Return the number of bytes that an index states; None if it states none.
+    """Return the bytes of all tensors that an index states; None if it states nothing.
 
     Raises:
-        MalformedFile: It is not a number of bytes.
+        MalformedFile: The value is not a non-negative number of bytes.
     """
     if value is None:
         return None
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not 0 <= value <= _LARGEST_TOTAL or value != int(value):
-        shown = repr(value) if len(repr(value)) < 40 else f"{repr(value)[:37]}..."
         raise MalformedFile(
-            f"'total_size' is {shown}; a number of bytes was expected.",
+            f"expected a number of bytes as 'total_size' in the index, got {shown(value, 40)}.",
             path=path,
-            hint="Write the set again, or take 'total_size' out of the index: nothing is read by it.",
+            hint="Write the set again, or remove 'total_size' from the index: it is only compared.",
         )
     return int(value)

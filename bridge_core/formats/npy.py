@@ -1,4 +1,4 @@
-"""One ``.npy`` member of an archive as a lazy tensor; reading all of it proves its checksum."""
+"""A ``.npy`` member of an archive as a lazy tensor, verified when all of it was read."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 from bridge_core.errors import IntegrityError, LimitExceeded, MalformedFile, UnsafeFile, UnsupportedFeature
 from bridge_core.formats.zip_archive import STORED, ZipMember, read_member
 from bridge_core.io import ChecksummedRange, SourceFile
+from bridge_core.messages import count, nearest, shown
 from bridge_core.state import (
     DTYPES,
     MAX_RANK,
@@ -36,20 +37,22 @@ _MAX_HEADER = 10_000
 _USUAL_HEADER = 128
 _NUMBERS = re.compile(r"[<>|=]?[biufc]\d{1,2}")
 _STORED_AS = {"V2": "bfloat16"}
-"""What numpy writes for a dtype of ml_dtypes, where it writes it for that one alone."""
+"""Types that numpy writes for only one dtype of ml_dtypes."""
 _LOST = {
-    "V1": "numpy writes V1 for float8, float4 and int4 types alike, so that the type is lost.",
+    "V1": "numpy writes V1 for every float8, float4 and int4 type, so the type is lost.",
     "f1": "numpy writes f1 for float8_e5m2, and cannot read it.",
     "W4": "numpy writes W4 for complex32, and cannot read it.",
 }
+"""Types that numpy writes for dtypes that cannot be known from them."""
 _SAVE_AGAIN = (
     "Save the arrays again as safetensors, or as .npz with bridge_core.save_state: these record the type."
 )
+_DAMAGED = "The file is damaged: fetch or write it again."
 _BOOL, _BYTE = DTYPES["bool"], DTYPES["uint8"]
 
 
 class Member(NamedTuple):
-    """An array, and the type that stands for its dtype in the file, where that is another."""
+    """An array, and the type in the file if that only stands for the array's dtype."""
 
     tensor: Tensor
     stored_as: str | None
@@ -57,7 +60,7 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True)
 class _Header:
-    """What a ``.npy`` header says, and the bytes it takes."""
+    """The content of a ``.npy`` header, and its size in bytes."""
 
     spec: TensorSpec
     fortran: bool
@@ -71,11 +74,11 @@ def open_member(file: SourceFile, member: ZipMember, dtype_name: str | None) -> 
 
     Args:
         file: The archive.
-        member: Where it is, under the tensor's name.
-        dtype_name: Its dtype, where numpy has none and unsigned integers stand for it.
+        member: The member, under the tensor's name.
+        dtype_name: The dtype of ml_dtypes that the file stores as unsigned integers; None for numpy's dtypes.
 
     Raises:
-        BadInputError: It is damaged, or holds what is not supported.
+        BadInputError: The member is damaged, or holds what is not supported.
     """
     where = _Where(file, member.name)
     start = read_member(file, member, _USUAL_HEADER)
@@ -84,14 +87,23 @@ def open_member(file: SourceFile, member: ZipMember, dtype_name: str | None) -> 
         start = read_member(file, member, _MAX_HEADER + 12)
         header = _header(start, member, where)
     if header is None:
-        raise where.error(MalformedFile, "ends within its .npy header")
+        raise where.error(MalformedFile, f"the .npy header is cut off: the member is {_bytes(member.size)}")
     spec = header.spec
     if dtype_name is not None:
         if dtype_name not in DTYPES:
-            raise where.error(UnsupportedFeature, f"has the dtype {dtype_name!r}, which is not known")
+            raise where.error(
+                UnsupportedFeature,
+                f"the metadata declares the unknown dtype {dtype_name[:80]!r}",
+                nearest(dtype_name[:80], DTYPES),
+            )
         dtype = DTYPES[dtype_name]
         if spec.dtype.kind != "u" or spec.dtype.itemsize != dtype.itemsize:
-            raise where.error(MalformedFile, f"stands as {spec.dtype.name}, and should hold {dtype_name}")
+            raise where.error(
+                MalformedFile,
+                f"the array is stored as {spec.dtype.name} ({_bytes(spec.dtype.itemsize)} per element), but "
+                f"the metadata declares {dtype_name} ({_bytes(dtype.itemsize)})",
+                _DAMAGED,
+            )
         spec = TensorSpec(spec.shape, dtype)
     if member.method == STORED:
         return Member(_stored(where, member, header, spec, start), header.stored_as)
@@ -107,8 +119,12 @@ class _Where:
         return kind(f"{message}.", path=self.file.name, key=self.name, hint=hint)
 
 
+def _bytes(number: int) -> str:
+    return count(number, "byte")
+
+
 def _stored(where: _Where, member: ZipMember, header: _Header, spec: TensorSpec, start: bytes) -> Tensor:
-    """Return an array that is read in place, from the first bytes of its member."""
+    """Return an array that is read in place; ``start`` is the first bytes of its member."""
     checked = ChecksummedRange(
         where.file, member.offset, member.size, member.crc, lambda crc: _damaged(crc, member, where)
     )
@@ -128,7 +144,7 @@ def _stored(where: _Where, member: ZipMember, header: _Header, spec: TensorSpec,
 
 
 class _Inflated:
-    """Inflates a compressed array at its first use, and keeps it."""
+    """A compressed array: inflated at its first use, and then held in memory."""
 
     def __init__(self, where: _Where, member: ZipMember, header: _Header, spec: TensorSpec) -> None:
         self._where = where
@@ -159,40 +175,50 @@ class _Inflated:
 
 def _damaged(crc: int, member: ZipMember, where: _Where) -> IntegrityError:
     error: IntegrityError = where.error(
-        IntegrityError, f"has the checksum {crc:08x}, and the archive says {member.crc:08x}: it is damaged"
+        IntegrityError, f"expected the CRC-32 {member.crc:08x} of the archive, got {crc:08x}", _DAMAGED
     )
     return error
 
 
 def _typed(raw: Array, dtype: np.dtype[Any], where: _Where) -> Array:
     if dtype == _BOOL and raw.size and raw.max() > 1:
-        raise where.error(MalformedFile, f"holds the byte {raw.max()}, and a bool is 0 or 1")
+        raise where.error(MalformedFile, f"expected 0 or 1 in a bool array, got the byte {raw.max()}")
     return raw.view(dtype)
 
 
 def _header(start: bytes, member: ZipMember, where: _Where) -> _Header | None:
-    """Read a header; None where it is longer than the bytes given."""
+    """Read a header; None if it is longer than ``start``."""
     if len(start) < 12 or not start.startswith(_MAGIC):
-        raise where.error(MalformedFile, "is no .npy array: its first bytes are wrong")
+        raise where.error(
+            MalformedFile, f"expected a .npy array, which begins with {_MAGIC!r}, got {start[:6]!r}"
+        )
     version = (start[6], start[7])
     if version not in ((1, 0), (2, 0), (3, 0)):
-        raise where.error(UnsupportedFeature, f"is in version {version[0]}.{version[1]} of the .npy format")
+        raise where.error(
+            UnsupportedFeature, f"expected version 1.0, 2.0 or 3.0 of .npy, got {version[0]}.{version[1]}"
+        )
     code, begin = ("<H", 10) if version == (1, 0) else ("<I", 12)
     (length,) = struct.unpack_from(code, start, 8)
     if length > _MAX_HEADER:
-        raise where.error(LimitExceeded, f"has a .npy header of {length} bytes, above {_MAX_HEADER}")
+        raise where.error(
+            LimitExceeded, f"expected a .npy header of at most {_MAX_HEADER} bytes, got {length}"
+        )
     end = begin + length
     if end > len(start):
         return None
     text = start[begin:end].decode("utf-8" if version == (3, 0) else "latin-1", "replace")
     if "|O" in text:
-        raise where.error(UnsafeFile, "holds pickled Python objects, which can run code; they are never read")
+        raise where.error(
+            UnsafeFile,
+            "the array holds pickled Python objects, which can run code and are never read",
+            "Convert the array to a numeric dtype where it was made, and save it again.",
+        )
     descr, fortran, shape = _fields(text, where)
     stored, dtype = _dtypes(descr, where)
     spec = _spec(dtype, shape, where)
     if member.size - end != spec.nbytes:
         raise where.error(
-            MalformedFile, f"holds {member.size - end} bytes of data; {spec} takes {spec.nbytes}"
+            MalformedFile, f"expected {_bytes(spec.nbytes)} of data for {spec}, got {member.size - end}"
         )
     big_endian = descr.startswith(">") and dtype.itemsize > 1
     return _Header(spec, fortran and len(shape) > 1, big_endian, end, stored)
@@ -202,19 +228,31 @@ def _fields(text: str, where: _Where) -> tuple[Any, bool, tuple[int, ...]]:
     try:
         fields = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as err:
-        raise where.error(MalformedFile, f"has a .npy header that is no literal ({err})") from err
+        raise where.error(MalformedFile, f"the .npy header is not a Python literal: {err}") from err
     if not isinstance(fields, dict) or set(fields) != {"descr", "fortran_order", "shape"}:
-        raise where.error(MalformedFile, "has a .npy header without descr, fortran_order and shape alone")
+        raise where.error(
+            MalformedFile,
+            "expected a dict with 'descr', 'fortran_order' and 'shape' as the .npy header, got "
+            f"{shown(fields)}",
+        )
     descr, fortran, shape = fields["descr"], fields["fortran_order"], fields["shape"]
     if type(fortran) is not bool or type(shape) is not tuple or not set(map(type, shape)) <= {int}:
-        raise where.error(MalformedFile, "has a .npy header with values of a wrong type")
+        raise where.error(
+            MalformedFile,
+            "expected a bool 'fortran_order' and a tuple of integers 'shape' in the .npy header, got "
+            f"{shown(fortran)} and {shown(shape)}",
+        )
     return descr, fortran, shape
 
 
 def _dtypes(descr: Any, where: _Where) -> tuple[str | None, np.dtype[Any]]:
-    """Return the type that stands in the file, where it is not that of the elements, and theirs."""
+    """Return the type in the file if it only stands for that of the elements, and theirs."""
     if not isinstance(descr, str):
-        raise where.error(UnsupportedFeature, "holds elements of a record type, which are no plain numbers")
+        raise where.error(
+            UnsupportedFeature,
+            "expected numbers, got elements of a record type",
+            "Save each field as an array of its own.",
+        )
     code = descr.lstrip("<>|=")
     if len(descr) - len(code) < 2 and code in _STORED_AS:
         return descr, DTYPES[_STORED_AS[code]]
@@ -225,14 +263,18 @@ def _dtypes(descr: Any, where: _Where) -> tuple[str | None, np.dtype[Any]]:
     except (TypeError, ValueError, UnsupportedFeature):
         raise where.error(
             UnsupportedFeature,
-            f"holds elements of a numpy type {descr[:40]!r}, which are no plain numbers",
+            f"expected numbers, got elements of the numpy type {descr[:40]!r}",
             f"{_LOST[code]} {_SAVE_AGAIN}" if code in _LOST else None,
         ) from None
 
 
 def _spec(dtype: np.dtype[Any], shape: tuple[int, ...], where: _Where) -> TensorSpec:
     if len(shape) > MAX_RANK:
-        raise where.error(UnsupportedFeature, f"has {len(shape)} axes; numpy holds at most {MAX_RANK}")
+        raise where.error(
+            UnsupportedFeature, f"expected at most {MAX_RANK} axes, as in numpy, got {len(shape)}"
+        )
     if any(n < 0 for n in shape) or regions.size(tuple(n for n in shape if n)) * dtype.itemsize >= 1 << 63:
-        raise where.error(MalformedFile, "has an impossible shape")
+        raise where.error(
+            MalformedFile, f"the shape {shown(list(shape))} is not valid: a size is negative or too large"
+        )
     return TensorSpec(shape, dtype)

@@ -1,4 +1,4 @@
-"""npz, as `numpy.load` reads it: a zip archive of stored ``.npy`` members, each a byte range."""
+"""npz, as `numpy.load` reads it: a zip archive of ``.npy`` members."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class NpzFormat:
     names: ShardNames | None = None
 
     def sniff(self, file: SourceFile) -> bool:
-        """Tell whether the first member of a zip archive is a ``.npy`` file."""
+        """Return whether the file is a zip archive whose first member is a ``.npy`` file."""
         if file.size < 30:
             return False
         head = file.read(0, 30)
@@ -31,7 +31,7 @@ class NpzFormat:
         return file.read(30, length).endswith(b".npy")
 
     def open(self, file: SourceFile) -> FlatState:
-        """Open lazily; compressed members are read whole at their first use, under a limit.
+        """Open lazily; a compressed member is inflated completely at its first use, under a limit.
 
         Raises:
             BadInputError: The file is damaged, or holds what is not supported.
@@ -41,11 +41,11 @@ class NpzFormat:
         return open_archive(file)
 
     def write(self, state: FlatState, target: WriteTarget) -> None:
-        """Write all members stored, each aligned for mapping.
+        """Write all members uncompressed, each aligned to 64 bytes for mapping.
 
         Raises:
-            KeyConflict: Two names would be one, or a name is reserved.
-            UnsupportedFeature: A name that no archive can hold.
+            KeyConflict: Two keys have one flat name, or a name is reserved.
+            UnsupportedFeature: A name cannot be stored in a zip archive.
             LimitExceeded: The metadata would be larger than readers accept.
         """
         from bridge_core.formats.npz_archive import lay_out

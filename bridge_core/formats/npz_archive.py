@@ -1,7 +1,7 @@
-"""What is in an npz archive: arrays, and what arrays cannot say.
+"""The content of an npz archive: arrays, and one member of metadata.
 
-Element types that numpy lacks stand as unsigned integers of the same width; their names, the layout and
-the bridge's metadata travel in one more member, so that files of ours come back exactly.
+Dtypes that numpy does not have are stored as unsigned integers of the same width. Their names, the layout and
+the bridge's metadata are in one more member, so that files of the bridge are restored exactly.
 """
 
 from __future__ import annotations
@@ -38,46 +38,57 @@ from bridge_core.state import (
 
 __all__ = ["lay_out", "open_archive"]
 
-_SIDECAR = "__ckptbridge__"
-_SIDECAR_CAP = 100_000_000
+_METADATA_MEMBER = "__ckptbridge__"
+_LARGEST_METADATA = 100_000_000
+"""Bytes."""
 _SUFFIX = ".npy"
 _UNSIGNED = {1: DTYPES["uint8"], 2: DTYPES["uint16"]}
 
 _MAX_INFLATED = 4 << 30
+"""Bytes of all compressed members together."""
 _MAX_RATIO = 200
+"""Bytes of all compressed members for each byte of the file, unless they are `_SMALL`."""
 _SMALL = 256 << 20
 _DEFLATE_LIMIT = 1032
-"""No deflated stream grows by more than this factor."""
+"""A deflated stream cannot grow by more than this factor."""
 
 
 def open_archive(file: SourceFile) -> FlatState:
     """Open an archive lazily; see `NpzFormat.open`."""
     members = read_members(file)
     _check_inflated(members, file)
-    layout, metadata, escaped, dtypes = _sidecar(members, file)
+    layout, metadata, escaped, dtypes = _own_metadata(members, file)
     tensors: dict[Key, Tensor] = {}
     sources: dict[Key, ZipMember] = {}
     restored: dict[tuple[str, str], list[str]] = {}
     separator = "."
-    if all(member.name != _SIDECAR + _SUFFIX for member in members):
+    if all(member.name != _METADATA_MEMBER + _SUFFIX for member in members):
         separator = separator_of(member.name.removesuffix(_SUFFIX) for member in members)
     if separator != ".":
         metadata = metadata.with_(provenance={"separator": separator})
     for member in members:
         name = member.name.removesuffix(_SUFFIX)
-        if name == _SIDECAR:
+        if name == _METADATA_MEMBER:
             continue
         if name == member.name:
-            raise UnsupportedFeature("is no .npy member.", path=file.name, key=name)
+            raise UnsupportedFeature(
+                f"expected an .npz archive, which holds only .npy members, got a zip archive with {name!r}.",
+                path=file.name,
+                hint="Unpack the archive, and give the file of weights in it.",
+            )
         key = split_name(name, separator, escaped=escaped)
         if key in tensors:
-            raise KeyConflict("two escaped names stand for this key.", path=file.name, key=key)
+            raise KeyConflict("two escaped names in the archive give this key.", path=file.name, key=key)
         tensors[key], stored_as = open_member(file, member._replace(name=name), dtypes.pop(name, None))
         sources[key] = member
         if stored_as is not None:
             restored.setdefault((stored_as, tensors[key].spec.dtype.name), []).append(name)
     if dtypes:
-        raise MalformedFile(f"names the dtype of {next(iter(dtypes))!r}, which it lacks.", path=file.name)
+        raise MalformedFile(
+            f"the metadata declares a dtype for {listed(dtypes)}, but the archive does not have "
+            f"{'this member' if len(dtypes) == 1 else 'these members'}.",
+            path=file.name,
+        )
     _share(tensors, sources, metadata)
     metadata = metadata.with_(notes=tuple(_restored(*types, names) for types, names in restored.items()))
     return FlatState(tensors, layout=layout, metadata=metadata, close=file.close)
@@ -89,7 +100,7 @@ def _restored(stored_as: str, dtype: str, names: list[str]) -> str:
 
 
 def lay_out(state: FlatState) -> FileImage:
-    """Return the whole file but for the tensors' values; see `NpzFormat.write`."""
+    """Return the layout of a file for a state; see `NpzFormat.write`."""
     names, escaped = flat_names(state)
     _check_names(names)
     members: list[NewMember] = []
@@ -103,10 +114,10 @@ def lay_out(state: FlatState) -> FileImage:
         head = _npy_header(stored, spec.shape)
         members.append(NewMember(name + _SUFFIX, head, spec.nbytes, key))
     by_dots = separator_of(names.values()) == "."
-    side = _sidecar_text(state, dtypes, escaped=escaped, by_dots=by_dots)
-    if side:
-        data = _npy_header(_UNSIGNED[1], (len(side),)) + side
-        members.append(NewMember(_SIDECAR + _SUFFIX, data))
+    text = _metadata_text(state, dtypes, escaped=escaped, by_dots=by_dots)
+    if text:
+        data = _npy_header(_UNSIGNED[1], (len(text),)) + text
+        members.append(NewMember(_METADATA_MEMBER + _SUFFIX, data))
     return zip_image(members)
 
 
@@ -118,33 +129,42 @@ def _check_inflated(members: list[ZipMember], file: SourceFile) -> None:
         total += member.size
         if member.size > member.stored * _DEFLATE_LIMIT + 64:
             raise LimitExceeded(
-                f"claims {member.size} bytes, more than its {member.stored} compressed ones can hold.",
+                f"the member declares {member.size} bytes, more than its {member.stored} compressed bytes "
+                "can hold.",
                 path=file.name,
                 key=member.name,
             )
     if total > _MAX_INFLATED or total > max(_SMALL, file.size * _MAX_RATIO):
         raise LimitExceeded(
-            f"its compressed members claim {total} bytes, {total // file.size} times the file.",
+            f"the compressed members declare {total} bytes, {total // file.size} times the size of the file.",
             path=file.name,
-            hint="Save it with numpy.savez, uncompressed, if that is right.",
+            hint="If the file is right, save it uncompressed, with numpy.savez.",
         )
 
 
-def _sidecar(
+def _own_metadata(
     members: list[ZipMember], file: SourceFile
 ) -> tuple[str | None, StateMetadata, bool, dict[str, str]]:
     """Return layout, metadata, whether names are escaped, and name -> dtype."""
-    found = next((m for m in members if m.name == _SIDECAR + _SUFFIX), None)
-    if found is None:
+    member = next((m for m in members if m.name == _METADATA_MEMBER + _SUFFIX), None)
+    if member is None:
         return None, StateMetadata(), False, {}
-    if found.size > _SIDECAR_CAP:
-        raise LimitExceeded(f"its metadata takes {found.size} bytes.", path=file.name)
-    text = _bytes_of(open_member(file, found._replace(name=_SIDECAR), None).tensor, file)
+    if member.size > _LARGEST_METADATA:
+        raise LimitExceeded(
+            f"expected metadata of at most {_LARGEST_METADATA} bytes, got {member.size} bytes.",
+            path=file.name,
+        )
+    text = _bytes_of(open_member(file, member._replace(name=_METADATA_MEMBER), None).tensor, file)
     document = parse_json(text, path=file.name, what="the bridge's own metadata")
     inner = document.get("metadata")
     dtypes, extra = document.get("dtypes", {}), document.get("extra", {})
     if not isinstance(inner, str) or not _is_texts(dtypes) or not _is_texts(extra):
-        raise MalformedFile("carries damaged metadata.", path=file.name)
+        raise MalformedFile(
+            f"the metadata in the member {_METADATA_MEMBER + _SUFFIX!r} is damaged: expected a text "
+            "'metadata', and objects of texts 'dtypes' and 'extra'.",
+            path=file.name,
+            hint="Fetch or write the file again.",
+        )
     layout, metadata, escaped = load_metadata(inner, path=file.name)
     return layout, metadata.with_(extra=extra), escaped, dict(dtypes)
 
@@ -152,7 +172,7 @@ def _sidecar(
 def _bytes_of(tensor: Tensor, file: SourceFile) -> bytes:
     spec = tensor.spec
     if spec.dtype != _UNSIGNED[1] or len(spec.shape) != 1:
-        raise MalformedFile(f"its metadata is {spec}; bytes were expected.", path=file.name)
+        raise MalformedFile(f"expected the metadata as uint8 with one axis, got {spec}.", path=file.name)
     return tensor.read((slice(0, spec.size, 1),)).tobytes()
 
 
@@ -174,13 +194,15 @@ def _share(tensors: dict[Key, Tensor], sources: Mapping[Key, ZipMember], metadat
 def _check_names(names: Mapping[Key, str]) -> None:
     for key, name in names.items():
         if not key:
-            raise KeyConflict("a tensor has an empty key; npz needs a name.")
-        if name == _SIDECAR:
-            raise KeyConflict("the name is reserved for the bridge.", key=name, hint="Rename it.")
+            raise KeyConflict("a tensor has the empty key (); npz needs a name.", hint="Rename the tensor.")
+        if name == _METADATA_MEMBER:
+            raise KeyConflict(
+                "this name is reserved for the bridge's metadata.", key=name, hint="Rename the tensor."
+            )
         if "\0" in name or not is_unicode(name):
             raise UnsupportedFeature(
-                f"the name {name!r} holds a NUL or a lone surrogate, which no archive can.",
-                hint="Rename it.",
+                f"the name {name!r} holds a NUL or a lone surrogate, which a zip archive cannot store.",
+                hint="Rename the tensor.",
             )
 
 
@@ -192,8 +214,8 @@ def _npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     return out.getvalue()
 
 
-def _sidecar_text(state: FlatState, dtypes: Mapping[str, str], *, escaped: bool, by_dots: bool) -> bytes:
-    """Return what the arrays cannot say; nothing where they say everything."""
+def _metadata_text(state: FlatState, dtypes: Mapping[str, str], *, escaped: bool, by_dots: bool) -> bytes:
+    """Return what the arrays cannot express, as JSON; empty if they express everything."""
     inner = dump_metadata(state.layout, state.metadata, escaped_names=escaped)
     document = {
         "metadata": inner,
@@ -201,13 +223,14 @@ def _sidecar_text(state: FlatState, dtypes: Mapping[str, str], *, escaped: bool,
         "extra": dict(sorted(state.metadata.extra.items())),
     }
     plain = {"metadata": dump_metadata(None, StateMetadata()), "dtypes": {}, "extra": {}}
-    # An archive without members is recognised by this one.
+    # An archive without arrays is recognised as npz by its metadata member.
     if document == plain and by_dots and len(state):
         return b""
     text = json.dumps(document, separators=(",", ":")).encode()
-    if len(text) > _SIDECAR_CAP:
+    if len(text) > _LARGEST_METADATA:
         raise LimitExceeded(
-            f"the metadata would take {len(text)} bytes; readers accept {_SIDECAR_CAP}.",
-            hint="Write shards with --max-shard-size.",
+            f"expected metadata of at most {_LARGEST_METADATA} bytes, which is what readers accept, got "
+            f"{len(text)}.",
+            hint="Save parts of the state, state.select(...), as files of their own.",
         )
     return text

@@ -1,8 +1,8 @@
 """safetensors, read by byte ranges and written header-first, without the library.
 
 The library has no streaming writer, corrupts arrays that are not C-contiguous, accepts duplicate names
-and reads whole tensors for a slice; hence a reader and a writer of our own. Files are byte for byte those
-of the library while a state carries nothing that the library could not.
+and reads complete tensors for a slice; hence this reader and this writer. Files are byte for byte those
+of the library unless a state holds something that the library cannot store.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["SafetensorsFormat"]
 
 
 class SafetensorsFormat:
-    """``.safetensors``: flat names, one byte range a tensor."""
+    """``.safetensors``: flat names, and one byte range for each tensor."""
 
     name = "safetensors"
     extensions: tuple[str, ...] = (".safetensors",)
@@ -32,7 +32,7 @@ class SafetensorsFormat:
     )
 
     def sniff(self, file: SourceFile) -> bool:
-        """Tell whether a JSON object stands behind an eight-byte length."""
+        """Return whether the file begins with eight bytes of length and then a JSON object."""
         if file.size < 10:
             return False
         head = file.read(0, 10)
@@ -49,11 +49,11 @@ class SafetensorsFormat:
         return open_file(file)
 
     def write(self, state: FlatState, target: WriteTarget) -> None:
-        """Write header-first.
+        """Write the header, then the tensors.
 
         Raises:
-            KeyConflict: Two names would be one, or a name is reserved.
-            UnsupportedFeature: A dtype or a name that safetensors cannot hold.
+            KeyConflict: Two keys have one flat name, or a name is reserved.
+            UnsupportedFeature: A dtype or a name cannot be stored in safetensors.
             LimitExceeded: The header would be larger than readers accept.
         """
         from bridge_core.formats.safetensors_writer import lay_out

@@ -37,19 +37,19 @@ CODES = {
     "I64": "int64",
     "U64": "uint64",
 }
-"""Code -> dtype, in the library's order: tensors of later codes stand first in a file."""
+"""Code -> dtype, in the library's order: tensors of later codes come first in a file."""
 
 HEADER_CAP = 100_000_000
 """Bytes; readers refuse a longer header."""
 METADATA = "__metadata__"
 NIBBLES = DTYPES["float4_e2m1fn"]
-"""The dtype that is stored two a byte, the first in the low bits."""
+"""The dtype of which two elements are stored in a byte, the first in the low bits."""
 FRAMEWORKS = {"pt": "torch", "flax": "flax"}
 """The usual ``format`` in the metadata -> the layout."""
 DOTTED = frozenset({"pt"})
-"""Marks of files whose names are joined by dots, whatever other characters they hold."""
+"""Values of ``format`` that mean names joined by dots, whatever other characters the names hold."""
 SEQUENCE = f"{MARKER}.order"
-"""Keeps the state's order of keys, as numbers into the sorted keys; a file sorts its tensors otherwise."""
+"""Metadata with the state's order of keys, as numbers into the sorted keys; files order tensors by dtype."""
 
 
 def stored_bytes(spec: TensorSpec) -> int:

@@ -93,24 +93,24 @@ def _interpret(
     if text is None:
         layout, metadata, escaped = FRAMEWORKS.get(extra.get("format", "")), StateMetadata(), False
         dropped = {
-            name: kept
-            for name, kept in strings.items()
-            if name != "format" and kept in tensors and name not in tensors
+            name: canonical
+            for name, canonical in strings.items()
+            if name != "format" and canonical in tensors and name not in tensors
         }
         if extra.get("format") not in DOTTED:
             separator = separator_of(tensors)
-        ties = {split_name(name, separator): split_name(kept, separator) for name, kept in dropped.items()}
+        ties = {split_name(name, separator): split_name(other, separator) for name, other in dropped.items()}
         notes = {"separator": separator} if separator != "." else {}
         metadata = metadata.with_(ties=ties, provenance=notes)
     else:
         layout, metadata, escaped = load_metadata(text, path=file.name)
     keyed = dict(zip(_keys(tensors, separator, escaped=escaped), tensors.values(), strict=True))
     if len(keyed) != len(tensors):
-        raise KeyConflict("two of its escaped names stand for one key.", path=file.name)
-    for key, kept_key in _missing_ends(metadata.ties, keyed, file).items():
-        keyed[key] = keyed[kept_key]
-        name, kept = (join_key(k, separator, escape=escaped) for k in (key, kept_key))
-        if extra.get(name) == kept:
+        raise KeyConflict("two escaped names in the header give one key.", path=file.name)
+    for key, canonical in _missing_ends(metadata.ties, keyed, file).items():
+        keyed[key] = keyed[canonical]
+        name, stored_name = (join_key(k, separator, escape=escaped) for k in (key, canonical))
+        if extra.get(name) == stored_name:
             del extra[name]
     if layout is not None and FRAMEWORKS.get(extra.get("format", "")) == layout:
         del extra["format"]
@@ -133,15 +133,21 @@ def _in_sequence(sequence: str, keyed: Iterable[Key], file: SourceFile) -> list[
     except ValueError:
         numbers = []
     if sorted(numbers) != list(range(len(keys))):
-        raise MalformedFile("does not name every tensor once in their order.", path=file.name)
+        raise MalformedFile(
+            f"expected each number from 0 to {len(keys) - 1} once in {SEQUENCE!r}, the order of the tensors.",
+            path=file.name,
+            hint="Another program may have edited the file: write it again without its metadata.",
+        )
     return [keys[number] for number in numbers]
 
 
 def _missing_ends(ties: Mapping[Key, Key], present: Mapping[Key, Tensor], file: SourceFile) -> dict[Key, Key]:
-    """Return, for each tied key that the file lacks, the key that it holds."""
-    lacking = {key: other for key, other in ties.items() if key not in present}
-    ends = Ties(lacking)
-    for key in lacking:
-        if ends.root(key) not in present:
-            raise MalformedFile("is tied to a tensor that the file lacks.", path=file.name, key=key)
+    """Return the canonical key of each tied key that is not stored in the file."""
+    dropped = {key: other for key, other in ties.items() if key not in present}
+    ends = Ties(dropped)
+    for key in dropped:
+        if (end := ends.root(key)) not in present:
+            raise MalformedFile(
+                f"the tensor is tied to {join_key(end)!r}, which is not in the file.", path=file.name, key=key
+            )
     return dict(ends)

@@ -19,6 +19,7 @@ from bridge_core.formats.safetensors_codes import (
     SEQUENCE,
     stored_bytes,
 )
+from bridge_core.messages import count, listed
 from bridge_core.state import (
     DTYPES,
     MARKER,
@@ -41,9 +42,9 @@ _MARKS = {layout: mark for mark, layout in FRAMEWORKS.items()}
 
 
 def lay_out(state: FlatState) -> FileImage:
-    """Return the whole file but for the tensors' values; see `SafetensorsFormat.write`."""
+    """Return the layout of a file for a state; see `SafetensorsFormat.write`."""
     metadata = state.metadata
-    ties = {key: kept for key, kept in metadata.ties.items() if kept in state}
+    ties = {key: other for key, other in metadata.ties.items() if other in state}
     metadata = metadata.with_(ties=ties)
     names, escaped = flat_names(state)
     _check_names(names, metadata)
@@ -75,8 +76,8 @@ def lay_out(state: FlatState) -> FileImage:
     text += b" " * (-len(text) % 8)
     if len(text) > HEADER_CAP:
         raise LimitExceeded(
-            f"the header would take {len(text)} bytes; readers accept {HEADER_CAP}.",
-            hint="Write shards with --max-shard-size.",
+            f"expected a header of at most {HEADER_CAP} bytes, as readers accept, got {len(text)}.",
+            hint='Write shards with max_shard_size="5GB" (--max-shard-size).',
         )
     start = 8 + len(text)
     return FileImage(
@@ -90,22 +91,30 @@ def lay_out(state: FlatState) -> FileImage:
 def _check_names(names: Mapping[Key, str], metadata: StateMetadata) -> None:
     for key, name in names.items():
         if not key:
-            raise KeyConflict("a tensor has an empty key; safetensors needs a name.")
+            raise KeyConflict(
+                "a tensor has the empty key (); safetensors needs a name.", hint="Rename the tensor."
+            )
         if name == METADATA:
-            raise KeyConflict("the name is reserved in safetensors files.", key=name, hint="Rename it.")
+            raise KeyConflict(
+                "this name is reserved in safetensors files.", key=name, hint="Rename the tensor."
+            )
         _check_text(name, "the name of a tensor")
     for reserved in (MARKER, SEQUENCE):
         if reserved in metadata.extra:
-            raise KeyConflict(f"the metadata name {reserved!r} is reserved.", hint="Rename it.")
+            raise KeyConflict(
+                f"the name {reserved!r} in metadata.extra is reserved for the bridge's metadata.",
+                hint="Rename or remove it.",
+            )
     for name, text in metadata.extra.items():
-        _check_text(name, "a metadata name")
-        _check_text(text, f"the metadata {name!r}")
+        _check_text(name, "a name in metadata.extra")
+        _check_text(text, f"metadata.extra[{name!r}]")
 
 
 def _check_text(text: str, what: str) -> None:
     if not is_unicode(text):
         raise UnsupportedFeature(
-            f"{what} holds a lone surrogate, {text!r}, which has no UTF-8 form.", hint="Rename it."
+            f"{what}, {text!r}, holds a lone surrogate, which cannot be stored as UTF-8.",
+            hint="Change the text.",
         )
 
 
@@ -115,15 +124,15 @@ def _check_dtypes(state: FlatState) -> None:
         if spec.dtype not in _CODE_OF:
             wrong.append(f"{join_key(key)} ({spec.dtype.name})")
         elif spec.dtype == NIBBLES and spec.size % 2:
-            wrong.append(f"{join_key(key)} ({spec}, which does not fill whole bytes)")
+            wrong.append(f"{join_key(key)} ({spec}, an odd number of half bytes)")
     if wrong:
         _refuse_dtypes(wrong)
 
 
 def _refuse_dtypes(wrong: list[str]) -> NoReturn:
     raise UnsupportedFeature(
-        f"safetensors cannot hold {len(wrong)} of the tensors: {', '.join(wrong)}.",
-        hint="Cast them, or write another format, such as npz.",
+        f"safetensors cannot store {count(len(wrong), 'tensor')}: {listed(wrong)}.",
+        hint='Cast them, or write another format, such as format="npz" (--format).',
     )
 
 
@@ -136,8 +145,8 @@ def _header_strings(
     escaped: bool,
 ) -> dict[str, str]:
     strings = dict(metadata.extra)
-    for key, kept in dropped.items():
-        strings.setdefault(names[key], names[kept])
+    for key, canonical in dropped.items():
+        strings.setdefault(names[key], names[canonical])
     if layout in _MARKS:
         strings["format"] = _MARKS[layout]
     plain = layout in (None, *_MARKS) and FRAMEWORKS.get(strings.get("format", "")) == layout

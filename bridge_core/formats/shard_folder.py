@@ -1,4 +1,4 @@
-"""Names of shards, such as ``model-00001-of-00003.safetensors``, and what lies beside those of an index."""
+"""Names of shards, such as ``model-00001-of-00003.safetensors``, and their folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from bridge_core.errors import ShardError
 from bridge_core.io import control_file, system_failures, unfinished_downloads
-from bridge_core.messages import listed
+from bridge_core.messages import count, listed
 
 __all__ = ["ShardFolder", "ShardName", "check_complete", "compare_folder", "shard_name"]
 
@@ -17,7 +17,7 @@ _NUMBERED = r"(?s)(.*?)(\d{1,9})[-_]of[-_](\d{1,9})(?!\d)(.*)"
 
 
 class ShardName(NamedTuple):
-    """A file name that says which part of how many the file is."""
+    """A file name that numbers a shard and counts all shards of its set."""
 
     head: str
     number: int
@@ -26,16 +26,16 @@ class ShardName(NamedTuple):
 
     @property
     def set_name(self) -> tuple[str, int, str]:
-        """What the names of one set have in common."""
+        """The parts that the names of one set have in common."""
         return (self.head, self.total, self.tail)
 
 
 class ShardFolder(NamedTuple):
-    """What is to be said of a folder of shards beside the tensors in them.
+    """What a report should mention about a folder of shards.
 
     Args:
         notes: Texts for a report.
-        absent: How many shards there are of those that their names count; empty if there are all.
+        absent: How many shards there are of those that their names count; empty if none is missing.
     """
 
     notes: tuple[str, ...]
@@ -43,7 +43,7 @@ class ShardFolder(NamedTuple):
 
 
 def shard_name(name: str) -> ShardName | None:
-    """Return what a file name says, or None for one that names no part.
+    """Return the parts of a shard's file name; None for other file names.
 
     >>> shard_name("model-00002-of-00003.safetensors")
     ShardName(head='model-', number=2, total=3, tail='.safetensors')
@@ -56,12 +56,12 @@ def compare_folder(names: Iterable[str], folder: Path, *, index: str) -> ShardFo
     """Compare the shards that an index names with the files that are numbered like them.
 
     Args:
-        names: The shards that the index names.
-        folder: Where they are.
+        names: File names of the shards that the index names.
+        folder: The folder of the index.
         index: The index, for errors.
 
     Raises:
-        ShardError: A file is numbered as a part of the same set, and the index does not name it.
+        ShardError: A file is numbered as a shard of the same set, and the index does not name it.
         SystemFailure: The folder cannot be listed.
     """
     names = set(names)
@@ -74,17 +74,18 @@ def compare_folder(names: Iterable[str], folder: Path, *, index: str) -> ShardFo
     omitted, leftover = _other_shards(names, sets, folder)
     if omitted:
         raise ShardError(
-            f"does not name {listed(omitted)}, which by its name is a part of the same set.",
+            f"the index does not name {count(len(omitted), 'file')} that {'are' if omitted[1:] else 'is'} "
+            f"numbered as a shard of the same set: {listed(omitted)}.",
             path=index,
-            hint="Fetch the index again; or, if the file is not of this set, move it elsewhere.",
+            hint="Fetch the index again, or move files of another set to another folder.",
         )
     absent = ", ".join(
-        f"{len(numbers)} of the {count} shards that the name '{head}N-of-{count}{tail}' counts"
-        for (head, count, tail), numbers in sets.items()
-        if len(numbers) < count
+        f"{len(numbers)} of the {total} shards that the name '{head}N-of-{total}{tail}' counts"
+        for (head, total, tail), numbers in sets.items()
+        if len(numbers) < total
     )
     notes = (
-        [f"beside the shards, and not read, are parts of a set of another size: {listed(leftover)}"]
+        [f"shards of a set of another size are in the same folder, and were not read: {listed(leftover)}"]
         if leftover
         else []
     )
@@ -93,35 +94,41 @@ def compare_folder(names: Iterable[str], folder: Path, *, index: str) -> ShardFo
 
 
 def check_complete(names: Iterable[str], folder: Path, *, index: str) -> None:
-    """Check that every shard is there, and that none is still being downloaded.
+    """Check that every shard exists, and that none is still being downloaded.
+
+    Args:
+        names: File names of the shards.
+        folder: The folder of the index.
+        index: The index, for errors.
 
     Raises:
-        ShardError: Some are not.
+        ShardError: A shard is missing, or its download is not finished.
     """
     names = tuple(names)
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
         begun = unfinished_downloads(folder, missing)
         raise ShardError(
-            f"these shards are missing: {listed(missing)}."
+            f"{len(missing)} of {count(len(names), 'shard')} of the index "
+            f"{'is' if len(missing) == 1 else 'are'} missing: {listed(missing)}."
             + (f" Unfinished downloads: {listed(begun)}." if begun else ""),
             path=index,
-            hint="Finish the download." if begun else None,
+            hint="Finish the download." if begun else "Fetch the missing files into the folder of the index.",
         )
     for name in names:
         control = control_file(folder / name)
         if control is not None:
             raise ShardError(
-                f"the download of the shard {name!r} is not finished: {control.name} is beside it.",
+                f"the download of the shard {name!r} is not finished: {control.name} is next to it.",
                 path=index,
-                hint=f"Finish the download, or remove {control.name} if it is left from an earlier one.",
+                hint=f"Finish the download, or delete {control.name} if it is left from an earlier one.",
             )
 
 
 def _other_shards(
     names: Container[str], sets: Collection[tuple[str, int, str]], folder: Path
 ) -> tuple[list[str], list[str]]:
-    """Return the files that are numbered as parts of these sets, and as parts of sets of other sizes."""
+    """Return other files of these sets, and files of sets that differ only in their size."""
     frames = {(head, tail) for head, _, tail in sets}
     omitted: list[str] = []
     leftover: list[str] = []

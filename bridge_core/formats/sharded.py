@@ -1,7 +1,7 @@
-"""Sharded sets: several files of one format, and the JSON index that says which tensor is in which.
+"""Sharded sets: several files of one format, and a JSON index that maps tensors to files.
 
-The index is untrusted: it names files, and nothing but plain files beside it is opened. Any format with
-usual names (`ShardNames`) can be sharded; what the bridge knows beside the tensors stands in the index.
+The index is untrusted: it names files, and only plain files in its own folder are opened. Any format with
+usual names (`ShardNames`) can be sharded; the bridge's metadata is stored in the index.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bridge_core.formats.base import Format, ShardNames
 from bridge_core.formats.index_values import check_shard_name, check_tensor_name, check_text, total_size
 from bridge_core.formats.shard_folder import ShardFolder, check_complete, compare_folder
 from bridge_core.io import SourceFile, open_listed, parse_json
-from bridge_core.messages import listed
+from bridge_core.messages import count, listed, shown
 from bridge_core.state import (
     MARKER,
     PACKED,
@@ -38,36 +38,38 @@ from bridge_core.state import (
 __all__ = ["index_text", "open_sharded", "OpenShard", "partition", "shard_state"]
 
 _LARGEST_INDEX = 100 << 20
+"""Bytes."""
 
 OpenShard = Callable[[SourceFile, Format | None], tuple[Format, FlatState]]
-"""Opens a file, as the format given or else as the one its content shows."""
+"""Opens a file: as the given format, or as the format of its content if None is given."""
 
 
 def open_sharded(
     file: SourceFile, open_shard: OpenShard, formats: Iterable[Format], *, follow_links: bool = False
 ) -> tuple[Format, FlatState]:
-    """Open an index and all its shards as one state; closes the index, and the shards on an error.
+    """Open an index and all its shards as one state.
 
-    Tensors come in the order of the index, then tied ones that it does not name.
+    The index is closed, and on an error the shards are closed too. Tensors come in the order of the
+    index, then tied ones that it does not name.
 
     Args:
         file: The index.
         open_shard: Opens one shard.
-        formats: Those whose usual index names are known.
+        formats: Formats whose usual index names are recognised.
         follow_links: Whether shards may be symbolic links that lead anywhere. Links within the folder,
-            and those of a Hugging Face cache from ``snapshots`` into ``blobs``, are followed always.
+            and those of a Hugging Face cache from ``snapshots`` into ``blobs``, are always followed.
 
     Raises:
-        KeyConflict: A tensor stands in two shards.
-        LimitExceeded: The index is larger than any index has a reason to be.
+        KeyConflict: A tensor is in two shards.
+        LimitExceeded: The index is larger than 100 MiB.
         MalformedFile: The index breaks the rules, or a shard those of its format.
         ShardError: The index and its shards disagree.
-        UnsafeFile: The index names something other than a plain file beside it.
+        UnsafeFile: The index names something other than a plain file in its folder.
     """
     with file:
         index = _read_index(file)
     folder = file.path.parent
-    claimed = next((f for f in formats if f.names and file.path.name == f.names.index), None)
+    by_name = next((f for f in formats if f.names and file.path.name == f.names.index), None)
     sources = _open_files(index, folder, file, follow_links)
     states: dict[str, FlatState] = {}
     with ExitStack() as undo:
@@ -75,14 +77,15 @@ def open_sharded(
             undo.callback(source.close)
         shard_format: Format | None = None
         for name, source in sources.items():
-            found, state = open_shard(source, claimed or shard_format)
+            used, state = open_shard(source, by_name or shard_format)
             undo.callback(state.close)
-            expected = claimed or shard_format or found
-            if found.name != expected.name:
+            expected = by_name or shard_format or used
+            if used.name != expected.name:
                 raise ShardError(
-                    f"shard {name!r} is of format {found.name}; {expected.name} was expected.", path=file.name
+                    f"expected the format {expected.name} of the shard {name!r}, got {used.name}.",
+                    path=file.name,
                 )
-            shard_format = found
+            shard_format = used
             states[name] = state
         assert shard_format is not None
         identities = frozenset(source.identity for source in (file, *sources.values()))
@@ -102,7 +105,7 @@ class _Index:
 
 @dataclass(frozen=True)
 class _Shards:
-    """Closes and checks all shards; what a merged state has for its ``close``."""
+    """The ``close`` of a merged state: closes all shards, and checks that they are unchanged."""
 
     states: tuple[FlatState, ...]
     identities: frozenset[tuple[int, int]]
@@ -119,31 +122,39 @@ class _Shards:
 def _read_index(file: SourceFile) -> _Index:
     if file.size > _LARGEST_INDEX:
         raise LimitExceeded(
-            f"is {file.size} bytes long; an index has at most {_LARGEST_INDEX}.", path=file.name
+            f"expected an index of at most {_LARGEST_INDEX} bytes, got {file.size}.", path=file.name
         )
     document = parse_json(file.read(0, file.size), path=file.name, what="the index")
     weight_map = document.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        found = (
-            "is missing" if weight_map is None else "names no tensor" if weight_map == {} else "is no object"
+        problem = (
+            "'weight_map' is missing"
+            if weight_map is None
+            else f"expected an object from tensors to shards as 'weight_map', got {shown(weight_map)}"
         )
         raise MalformedFile(
-            f"'weight_map' {found}.", path=file.name, hint="Give the weights, or the index of a sharded set."
+            f"this JSON is not the index of a sharded set: {problem}.",
+            path=file.name,
+            hint="Give the file of weights, or the index of a sharded set.",
         )
     for key, shard in weight_map.items():
         check_tensor_name(key, file.name)
         if not isinstance(shard, str):
             raise MalformedFile(
-                f"'weight_map' gives {shard!r}; a file name was expected.", path=file.name, key=key
+                f"expected a file name in 'weight_map', got {shown(shard)}.", path=file.name, key=key
             )
     for shard in dict.fromkeys(weight_map.values()):
         check_shard_name(shard, file)
     described = document.get("metadata")
     if described is not None and not isinstance(described, dict):
-        raise MalformedFile("'metadata' is no object.", path=file.name)
+        raise MalformedFile(
+            f"expected an object as 'metadata' in the index, got {shown(described)}.", path=file.name
+        )
     marker = (described or {}).get(MARKER)
     if marker is not None and not isinstance(marker, str):
-        raise MalformedFile(f"'metadata.{MARKER}' is no text.", path=file.name)
+        raise MalformedFile(
+            f"expected a text as 'metadata.{MARKER}' in the index, got {shown(marker)}.", path=file.name
+        )
     return _Index(
         weight_map,
         total_size((described or {}).get("total_size"), file.name),
@@ -152,7 +163,7 @@ def _read_index(file: SourceFile) -> _Index:
 
 
 def _open_files(index: _Index, folder: Path, file: SourceFile, follow_links: bool) -> dict[str, SourceFile]:
-    """Open every shard, or none."""
+    """Open all shards; on an error none stays open."""
     names = dict.fromkeys(index.weight_map.values())
     check_complete(names, folder, index=file.name)
     sources: dict[str, SourceFile] = {}
@@ -161,19 +172,19 @@ def _open_files(index: _Index, folder: Path, file: SourceFile, follow_links: boo
             source = open_listed(folder / name, follow_links=follow_links)
             undo.callback(source.close)
             if source.identity == file.identity:
-                raise ShardError(f"lists itself as the shard {name!r}.", path=file.name)
+                raise ShardError(f"the index lists itself as the shard {name!r}.", path=file.name)
             sources[name] = source
         undo.pop_all()
     return sources
 
 
-def _with_notes(state: FlatState, beside: ShardFolder) -> FlatState:
-    if not beside.notes:
+def _with_notes(state: FlatState, folder: ShardFolder) -> FlatState:
+    if not folder.notes:
         return state
-    known = state.metadata
-    part = {"part": beside.absent} if beside.absent else {}
-    notes = (*known.notes, *beside.notes)
-    return state.replace(metadata=known.with_(notes=notes, provenance={**known.provenance, **part}))
+    metadata = state.metadata
+    part = {"part": folder.absent} if folder.absent else {}
+    notes = (*metadata.notes, *folder.notes)
+    return state.replace(metadata=metadata.with_(notes=notes, provenance={**metadata.provenance, **part}))
 
 
 def _merge(
@@ -197,7 +208,9 @@ def _merge(
         tensors[key] = states[shard].tensor(key)
     layouts = {state.layout for state in states.values() if state.layout is not None}
     if len(layouts) > 1:
-        raise ShardError(f"the shards are in different layouts: {', '.join(sorted(layouts))}.", path=path)
+        raise ShardError(
+            f"expected one layout in all shards, got {' and '.join(sorted(layouts))}.", path=path
+        )
     layout = next(iter(layouts), None)
     metadata = _merged_metadata([state.metadata for state in states.values()])
     if index.marker is not None:
@@ -207,18 +220,20 @@ def _merge(
         )
     if any("separator" in state.metadata.provenance for state in states.values()):
         metadata = metadata.with_(provenance={"separator": "/"})
-    for alias, kept in metadata.ties.items():
-        if kept not in tensors:
+    for key, canonical in metadata.ties.items():
+        if canonical not in tensors:
             raise MalformedFile(
-                f"ties {'.'.join(alias)!r} to {'.'.join(kept)!r}, which no shard has.", path=path
+                f"the tensor is tied to {join_key(canonical)!r}, which is not in any shard.",
+                path=path,
+                key=key,
             )
-        tensors.setdefault(alias, tensors[kept])
+        tensors.setdefault(key, tensors[canonical])
     _compare_sizes(index.total_size, tensors, metadata.ties, path)
     return FlatState(tensors, layout=layout, metadata=metadata, close=close)
 
 
 def _split_alike(index: _Index, states: Mapping[str, FlatState]) -> Mapping[str, FlatState]:
-    """Return the shards with names that are split as those of the whole set show."""
+    """Return the shards with names split by the separator that all names of the set show."""
     slashed = {
         shard: {key: "/".join(key) for key in state}
         for shard, state in states.items()
@@ -243,11 +258,14 @@ def _compare(
     for name, places in holders.items():
         if len(places) > 1:
             where = ", ".join(shard for shard, _ in places)
-            raise KeyConflict(f"stands in several shards: {where}.", path=path, key=name)
+            raise KeyConflict(f"the tensor is in {len(places)} shards: {where}.", path=path, key=name)
     absent = [n for n, shard in index.weight_map.items() if n not in holders or holders[n][0][0] != shard]
     if absent:
         raise ShardError(
-            f"{len(absent)} tensors are not in the shards that the index names: {listed(absent)}.", path=path
+            f"the index assigns {count(len(absent), 'tensor')} to shards that do not hold "
+            f"{'them' if absent[1:] else 'it'}: {listed(absent)}.",
+            path=path,
+            hint="Fetch the index and its shards again, from one revision.",
         )
     extra = [
         name
@@ -256,14 +274,16 @@ def _compare(
     ]
     if extra:
         raise ShardError(
-            f"the shards hold {len(extra)} tensors that the index does not name: {listed(extra)}.", path=path
+            f"the shards hold {count(len(extra), 'tensor')} that the index does not name: {listed(extra)}.",
+            path=path,
+            hint="Fetch the index and its shards again, from one revision.",
         )
 
 
 def _compare_sizes(
     total_size: int | None, tensors: Mapping[Key, Tensor], ties: Mapping[Key, Key], path: str
 ) -> None:
-    """Warn of a wrong total; writers differ in whether ties count twice and narrow elements are packed."""
+    """Warn of a wrong total; writers differ in counting ties and packing narrow elements."""
     if total_size is None:
         return
     specs = [(tensor.spec, key in ties) for key, tensor in tensors.items()]
@@ -275,7 +295,7 @@ def _compare_sizes(
     }  # fmt: skip
     if total_size not in possible:
         warnings.warn(
-            f"{path}: 'total_size' is {total_size}, but the shards hold {min(possible)} bytes of tensors.",
+            f"{path}: 'total_size' is {total_size} bytes, but the tensors in the shards are {min(possible)}.",
             FileWarning,
             stacklevel=2,
         )
@@ -307,11 +327,19 @@ def partition(state: FlatState, limit: int, names: ShardNames) -> list[list[Key]
     A tensor larger than the limit gets a shard of its own; tied keys go where the canonical key goes. There
     is at least one shard, and none is empty unless there are no keys.
 
+    Args:
+        state: The state; only its specs and ties are used.
+        limit: Bytes of the tensors in a shard.
+        names: Names of the format, which determine how tied tensors count.
+
     Raises:
-        UsageError: The limit is no positive number.
+        UsageError: The limit is less than 1.
     """
     if limit < 1:
-        raise UsageError(f"shards of {limit} bytes can hold nothing.")
+        raise UsageError(
+            f"expected a shard size of at least 1 byte, got {limit}.",
+            hint='Pass max_shard_size="5GB" (--max-shard-size).',
+        )
     ties = Ties.within(state.metadata.ties, state)
     canonical = {key: ties.root(key) for key in state}
     free = _free(state, names)
@@ -319,20 +347,20 @@ def partition(state: FlatState, limit: int, names: ShardNames) -> list[list[Key]
     for key, root in canonical.items():
         sizes[root] = sizes.get(root, 0) + (0 if key in free else state.spec(key).nbytes)
     place: dict[Key, int] = {}
-    used = count = 0
+    used = last = 0
     for key in (key for key, root in canonical.items() if root == key):
         if used and used + sizes[key] > limit:
-            count, used = count + 1, 0
-        place[key] = count
+            last, used = last + 1, 0
+        place[key] = last
         used += sizes[key]
-    shards: list[list[Key]] = [[] for _ in range(count + 1)]
+    shards: list[list[Key]] = [[] for _ in range(last + 1)]
     for key, root in canonical.items():
         shards[place[root]].append(key)
     return shards
 
 
 def _free(state: FlatState, names: ShardNames) -> set[Key]:
-    """Return the tied keys whose values a file of this format does not hold a second time."""
+    """Return the tied keys whose values a file of this format does not store a second time."""
     if names.ties == "copied":
         return set()
     ties = Ties.within(state.metadata.ties, state)
@@ -340,23 +368,28 @@ def _free(state: FlatState, names: ShardNames) -> set[Key]:
 
 
 def shard_state(state: FlatState, keys: Iterable[Key]) -> FlatState:
-    """Return what one shard's file holds: its tensors and ties, and no more of the bridge's metadata."""
+    """Return the state of one shard's file: its tensors and ties, without other metadata."""
     metadata = StateMetadata(ties=state.metadata.ties, extra=state.metadata.extra)
     return state.replace(metadata=metadata).select(keys)
 
 
 def index_text(state: FlatState, files: Mapping[Key, str], names: ShardNames) -> bytes:
-    """Return the index of a state whose tensors stand in these files.
+    """Return the index of a state as UTF-8 text.
+
+    Args:
+        state: The state.
+        files: Key -> file name of its shard.
+        names: Names of the format of the shards.
 
     Raises:
         KeyConflict: Two keys flatten to one name.
-        UnsupportedFeature: A name has no UTF-8 form.
+        UnsupportedFeature: A name cannot be encoded as UTF-8.
     """
     flat, escaped = flat_names(state, names.separator)
     check_text(flat.values())
     free = _free(state, names)
     total = sum(state.spec(key).nbytes for key in state if key not in free)
     marker = dump_metadata(state.layout, state.metadata, escaped_names=escaped)
-    listed = {flat[key]: files[key] for key in state if names.ties != "dropped" or key not in free}
-    document = {"metadata": {"total_size": total, MARKER: marker}, "weight_map": listed}
+    weight_map = {flat[key]: files[key] for key in state if names.ties != "dropped" or key not in free}
+    document = {"metadata": {"total_size": total, MARKER: marker}, "weight_map": weight_map}
     return json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n"

@@ -1,7 +1,7 @@
 """Zip archives as byte ranges: their records, and a strict reader of them.
 
-`zipfile` wants a file object, believes the central directory alone and cannot say at which byte a member's
-content starts. Readers of weights need just that, and need the two places that describe a member to agree.
+`zipfile` needs a file object, trusts only the central directory and does not give the byte at which a
+member's content begins. Readers of weights need that byte, and need both headers of a member to agree.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from bridge_core.errors import KeyConflict, LimitExceeded, MalformedFile, TruncatedFile, UnsupportedFeature
+from bridge_core.formats.foreign import describe_foreign
 from bridge_core.io import SourceFile
+from bridge_core.messages import count
 
 __all__ = [
     "CENTRAL",
@@ -41,10 +43,11 @@ _MAX_COMMENT = 0xFFFF
 _MAX_DIRECTORY = 256 << 20
 _MAX_MEMBERS = 2_000_000
 FULL16, FULL32 = 0xFFFF, 0xFFFFFFFF
-"""Stand for numbers that are elsewhere, in zip64 records."""
+"""Placeholders for numbers that are in zip64 records."""
 _FULL = (FULL16, FULL16, FULL32, FULL32)
 _CHUNK = 1 << 20
 _FIRST_CHUNK = 10_000
+_FETCH_AGAIN = "The file is damaged or was cut off: fetch it again."
 
 _ENCRYPTED, _STREAMED, UTF8 = 0x1, 0x8, 0x800
 
@@ -57,8 +60,8 @@ class ZipMember(NamedTuple):
         method: 0 stored, 8 deflated.
         crc: CRC-32 of its content.
         size: Bytes of its content.
-        stored: Bytes in the archive.
-        offset: Where these begin in the file.
+        stored: Bytes that the content takes in the archive.
+        offset: First byte of the content in the file.
     """
 
     name: str
@@ -77,7 +80,7 @@ def read_members(
     Args:
         file: The archive.
         encoding: Encoding of names that are not marked as UTF-8.
-        longer: Error for bytes behind the end of the archive.
+        longer: Class of the error for bytes after the end of the archive.
 
     Raises:
         TruncatedFile: The end of the archive is missing.
@@ -87,11 +90,11 @@ def read_members(
             disks.
         LimitExceeded: The directory is larger than any archive of weights needs.
     """
-    raw, start, count = read_directory(file, longer)
+    raw, start, entries = read_directory(file, longer)
     members: dict[str, ZipMember] = {}
     places: list[tuple[int, int]] = []
     position = 0
-    for _ in range(count):
+    for _ in range(entries):
         entry, raw_name, flags, position = _entry(raw, position, file, encoding)
         if entry.name in members:
             raise KeyConflict("two members of the archive have this name.", path=file.name, key=entry.name)
@@ -100,25 +103,31 @@ def read_members(
         places.append((entry.offset, offset + entry.stored))
     if position != len(raw):
         raise MalformedFile(
-            f"its zip directory holds {len(raw) - position} bytes more than its {count} entries.",
+            f"expected {position} bytes in the zip directory of {entries} entries, got {len(raw)}.",
             path=file.name,
         )
     end = 0
     for begin, stop in sorted(places):
         if begin < end:
-            raise MalformedFile("two members of the archive overlap.", path=file.name)
+            raise MalformedFile(
+                f"two members of the zip archive overlap at byte {begin}.", path=file.name, hint=_FETCH_AGAIN
+            )
         end = stop
     if end > start:
-        raise MalformedFile("a member reaches into the archive's directory.", path=file.name)
+        raise MalformedFile(
+            f"a member ends at byte {end}, after the zip directory begins at byte {start}.",
+            path=file.name,
+            hint=_FETCH_AGAIN,
+        )
     return list(members.values())
 
 
 def read_directory(file: SourceFile, longer: type[MalformedFile] = MalformedFile) -> tuple[bytes, int, int]:
-    """Return the bytes of an archive's directory, where they begin, and the number of its entries.
+    """Return an archive's directory, its offset in the file, and the number of entries.
 
     Raises:
         TruncatedFile: The end of the archive is missing.
-        MalformedFile: The directory is not where the archive says.
+        MalformedFile: The directory is not at the offset that the archive's end gives.
         UnsupportedFeature: The archive spans several disks.
         LimitExceeded: The directory is larger than any archive of weights needs.
     """
@@ -133,89 +142,133 @@ def read_directory(file: SourceFile, longer: type[MalformedFile] = MalformedFile
             if at + END.size + comment == len(tail):
                 break
         at += 3
-    here, count, size, start = narrow
+    here, entries, size, start = narrow
     end = file.size - len(tail) + at
     disks = disk or first_disk
     if end >= LOCATOR.size:
         mark, disk64, offset, _ = LOCATOR.unpack(file.read(end - LOCATOR.size, LOCATOR.size))
         if mark == b"PK\6\7":
             if offset + END64.size > end - LOCATOR.size:
-                raise MalformedFile("its zip64 record is outside the archive.", path=file.name)
+                raise MalformedFile(
+                    f"expected the zip64 record before byte {end - LOCATOR.size}, got byte {offset}.",
+                    path=file.name,
+                    hint=_FETCH_AGAIN,
+                )
             mark, _, _, _, disk, first_disk, *wide = END64.unpack(file.read(offset, END64.size))
             known = zip(narrow, wide, _FULL, strict=True)
             if mark != b"PK\6\6" or any(old not in (new, full) for old, new, full in known):
-                raise MalformedFile("its zip64 record is damaged.", path=file.name)
-            here, count, size, start = wide
+                raise MalformedFile(
+                    f"the zip64 record at byte {offset} is damaged.", path=file.name, hint=_FETCH_AGAIN
+                )
+            here, entries, size, start = wide
             end = offset
             disks = disk or first_disk or disk64
-    if disks or here != count:
-        raise UnsupportedFeature("is one part of an archive over several disks.", path=file.name)
-    if start + size != end or count * CENTRAL.size > size:
+    if disks or here != entries:
+        raise UnsupportedFeature(
+            "the file is one part of a zip archive that was split.",
+            path=file.name,
+            hint="Join the parts to one archive: zip -s 0 parts.zip --out joined.zip",
+        )
+    if start + size != end or entries * CENTRAL.size > size:
         raise MalformedFile(
-            f"its zip directory of {count} entries should be in bytes {start} to {start + size}, "
-            f"and the record behind it starts at {end}.",
+            f"expected the zip directory of {entries} entries to end at byte {end}, got bytes {start} to "
+            f"{start + size}.",
+            path=file.name,
+            hint=_FETCH_AGAIN,
+        )
+    if entries > _MAX_MEMBERS or size > _MAX_DIRECTORY:
+        raise LimitExceeded(
+            f"expected at most {_MAX_MEMBERS} entries and {_MAX_DIRECTORY} bytes in the zip directory, got "
+            f"{entries} entries and {size} bytes.",
             path=file.name,
         )
-    if count > _MAX_MEMBERS or size > _MAX_DIRECTORY:
-        raise LimitExceeded(f"its zip directory has {count} entries, {size} bytes.", path=file.name)
-    return file.read(start, size), start, count
+    return file.read(start, size), start, entries
 
 
 def _without_end(tail: bytes, file: SourceFile, longer: type[MalformedFile]) -> MalformedFile:
     at = tail.rfind(b"PK\5\6")
     rest = len(tail) - at - END.size
     if at >= 0 and rest >= 0 and END.unpack_from(tail, at)[-1] < rest:
-        return longer("holds more bytes behind its end-of-archive record.", path=file.name)
-    if file.size >= 4 and file.read(0, 4) not in (b"PK\3\4", b"PK\5\6"):
-        return MalformedFile("is not a zip archive.", path=file.name)
+        end = file.size - rest + END.unpack_from(tail, at)[-1]
+        return longer(
+            f"the zip archive ends at byte {end}, but {count(file.size - end, 'byte')} more are in the file.",
+            path=file.name,
+        )
+    if file.size >= 4 and (head := file.read(0, 4)) not in (b"PK\3\4", b"PK\5\6"):
+        what = describe_foreign(file, text=True) or f"a file that begins with {head!r}"
+        return MalformedFile(f"expected a zip archive, got {what}.", path=file.name)
     return TruncatedFile(
-        "is a zip archive without its directory, which is at the end.",
+        f"the zip archive has no directory at its end, byte {file.size}.",
         path=file.name,
-        hint="The file was cut off; fetch it again.",
+        hint=_FETCH_AGAIN,
     )
 
 
 def _entry(raw: bytes, at: int, file: SourceFile, encoding: str) -> tuple[ZipMember, bytes, int, int]:
-    """Return a member with its header's offset, its raw name, its flags, and where the next entry is."""
+    """Return a member with its header's offset, raw name, flags, and the next entry's offset."""
     if at + CENTRAL.size > len(raw):
-        raise MalformedFile("its zip directory ends within an entry.", path=file.name)
+        raise MalformedFile(
+            f"the zip directory ends within the entry at its byte {at}.", path=file.name, hint=_FETCH_AGAIN
+        )
     fields = CENTRAL.unpack_from(raw, at)
     mark, _, _, flags, method, _, _, crc, stored, size, *lengths, disk, _, _, header = fields
     name_length, extra_length, comment_length = lengths
     extra = at + CENTRAL.size + name_length
     stop = extra + extra_length + comment_length
     if mark != b"PK\1\2" or stop > len(raw):
-        raise MalformedFile("its zip directory holds a damaged entry.", path=file.name)
+        raise MalformedFile(
+            f"the entry at byte {at} of the zip directory is damaged.", path=file.name, hint=_FETCH_AGAIN
+        )
     raw_name = raw[at + CENTRAL.size : extra]
     name = _text(raw_name, "utf-8" if flags & UTF8 else encoding, file)
     if FULL32 in (size, stored, header):
         wide = iter(_zip64(raw[extra : extra + extra_length]))
         size, stored, header = (next(wide, -1) if n == FULL32 else n for n in (size, stored, header))
         if min(size, stored, header) < 0:
-            raise MalformedFile("lacks its zip64 sizes.", path=file.name, key=name)
+            raise MalformedFile(
+                "the zip64 sizes of the member are missing.", path=file.name, key=name, hint=_FETCH_AGAIN
+            )
     if flags & _ENCRYPTED:
-        raise UnsupportedFeature("is encrypted.", path=file.name, key=name)
+        raise UnsupportedFeature(
+            "the member is encrypted.", path=file.name, key=name, hint="Write the archive without a password."
+        )
     if method not in (STORED, _DEFLATED):
         raise UnsupportedFeature(
-            f"is compressed by method {method}; 0 (stored) and 8 (deflate) are read.",
+            f"expected compression method 0 (stored) or 8 (deflate), got {method}.",
             path=file.name,
             key=name,
+            hint="Write the archive again, uncompressed.",
         )
     if disk not in (0, FULL16):
-        raise UnsupportedFeature("is on another disk of the archive.", path=file.name, key=name)
+        raise UnsupportedFeature(
+            f"the member is in part {disk} of a zip archive that was split.",
+            path=file.name,
+            key=name,
+            hint="Join the parts to one archive.",
+        )
     if method == STORED and size != stored:
-        raise MalformedFile(f"is stored, but takes {stored} bytes for {size}.", path=file.name, key=name)
+        raise MalformedFile(
+            f"expected {size} bytes of the uncompressed member, got {stored}.",
+            path=file.name,
+            key=name,
+            hint=_FETCH_AGAIN,
+        )
     return ZipMember(name, method, crc, size, stored, header), raw_name, flags, stop
 
 
 def _content(entry: ZipMember, raw_name: bytes, flags: int, file: SourceFile) -> int:
-    """Return where a member's bytes begin, once its own header agrees with the directory."""
+    """Return the offset of a member's bytes; its own header must agree with the directory."""
     begin = entry.offset + LOCAL.size + len(raw_name)
     if begin > file.size:
-        raise MalformedFile("its header is behind the end of the file.", path=file.name, key=entry.name)
+        raise MalformedFile(
+            f"the header of the member is at byte {entry.offset}, but the file is only {file.size} bytes.",
+            path=file.name,
+            key=entry.name,
+            hint=_FETCH_AGAIN,
+        )
     raw = file.read(entry.offset, begin - entry.offset)
     mark, _, own_flags, method, _, _, crc, stored, size, name_length, extra_length = LOCAL.unpack_from(raw)
-    # A streamed member has its checksum and sizes behind its bytes, a large one in its extra field.
+    # A streamed member has its checksum and sizes after its bytes, a large one in its extra field.
     absent = 0 if own_flags & _STREAMED else FULL32
     for what, same in (
         ("signature", mark == b"PK\3\4"),
@@ -227,23 +280,29 @@ def _content(entry: ZipMember, raw_name: bytes, flags: int, file: SourceFile) ->
     ):
         if not same:
             raise MalformedFile(
-                f"the {what} in its own header differs from the {what} in the archive's directory.",
+                f"the {what} in the member's own header differs from the {what} in the zip directory.",
                 path=file.name,
                 key=entry.name,
+                hint=_FETCH_AGAIN,
             )
     offset: int = begin + extra_length
     if offset + entry.stored > file.size:
-        raise TruncatedFile("reaches past the end of the file.", path=file.name, key=entry.name)
+        raise TruncatedFile(
+            f"the member ends at byte {offset + entry.stored}, but the file is only {file.size} bytes.",
+            path=file.name,
+            key=entry.name,
+            hint=_FETCH_AGAIN,
+        )
     return offset
 
 
 def _text(raw: bytes, encoding: str, file: SourceFile) -> str:
     if b"\0" in raw:
-        raise MalformedFile(f"the name {raw!r} of a member holds a NUL.", path=file.name)
+        raise MalformedFile(f"the name {raw[:200]!r} of a member holds a NUL.", path=file.name)
     try:
         return raw.decode(encoding)
     except UnicodeDecodeError:
-        raise MalformedFile(f"the name {raw!r} of a member is not UTF-8.", path=file.name) from None
+        raise MalformedFile(f"the name {raw[:200]!r} of a member is not UTF-8.", path=file.name) from None
 
 
 def _zip64(extra: bytes) -> Iterable[int]:
@@ -258,10 +317,15 @@ def _zip64(extra: bytes) -> Iterable[int]:
 
 
 def read_member(file: SourceFile, member: ZipMember, nbytes: int | None = None) -> bytes:
-    """Return the first bytes of a member's content, or all of it; its CRC-32 is not compared.
+    """Return the first bytes of a member's content, or all of it; the CRC-32 is not compared.
+
+    Args:
+        file: The archive.
+        member: The member.
+        nbytes: How many bytes at most; None for all.
 
     Raises:
-        MalformedFile: It cannot be decompressed, or not to the size that it claims.
+        MalformedFile: The content cannot be inflated, or not to the size that the member declares.
     """
     size = member.size if nbytes is None else min(nbytes, member.size)
     if member.method == STORED:
@@ -282,9 +346,15 @@ def read_member(file: SourceFile, member: ZipMember, nbytes: int | None = None) 
             have += len(part)
             parts.append(part)
     except zlib.error as err:
-        raise MalformedFile(f"cannot be unpacked: {err}.", path=file.name, key=member.name) from err
-    if nbytes is None and (have != size or not stream.eof):
         raise MalformedFile(
-            f"does not unpack to the {size} bytes that it claims.", path=file.name, key=member.name
+            f"inflating the member failed: {err}.", path=file.name, key=member.name, hint=_FETCH_AGAIN
+        ) from err
+    if nbytes is None and (have != size or not stream.eof):
+        shown = f"more than {size}" if have >= size else str(have)
+        raise MalformedFile(
+            f"expected {size} bytes from inflating the member, got {shown}.",
+            path=file.name,
+            key=member.name,
+            hint=_FETCH_AGAIN,
         )
     return b"".join(parts)[:size]

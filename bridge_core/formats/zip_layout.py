@@ -30,8 +30,8 @@ class NewMember:
     Args:
         name: Its name.
         head: Bytes at its start.
-        nbytes: Bytes of its tensor, which follow.
-        key: The tensor; None where ``head`` is all.
+        nbytes: Bytes of its tensor, which follow ``head``.
+        key: The tensor; None if the member has no bytes after ``head``.
     """
 
     name: str
@@ -43,15 +43,15 @@ class NewMember:
 def zip_image(members: Iterable[NewMember], *, padding_id: int = 0xD935, padding: bytes = b"\0") -> FileImage:
     """Return the layout of an archive.
 
-    Every member's content starts at a multiple of 64, so that it can be mapped.
+    Every member's content begins at a multiple of 64 bytes, so that it can be mapped.
 
     Args:
-        members: What it holds, in the order of the file.
+        members: The members, in the order of the file.
         padding_id: Identifier of the extra field before a member's content.
         padding: The byte that fills this field.
 
     Raises:
-        UnsupportedFeature: A name is too long for an archive.
+        UnsupportedFeature: A name is longer than 65535 bytes.
     """
     placed: list[_Placed] = []
     segments: list[tuple[int, bytes]] = []
@@ -84,7 +84,7 @@ def zip_image(members: Iterable[NewMember], *, padding_id: int = 0xD935, padding
 
 @dataclass(frozen=True)
 class _Placed:
-    """A member with its encoded name, the CRC-32 of its head, and where its header starts."""
+    """A member with its encoded name, the CRC-32 of its head, and the offset of its header."""
 
     member: NewMember
     name: bytes
@@ -104,8 +104,9 @@ def _name(member: NewMember) -> bytes:
     raw = member.name.encode()
     if len(raw) > FULL16:
         raise UnsupportedFeature(
-            f"a zip archive holds names of at most {FULL16} bytes; this one has {len(raw)}.",
-            key=member.key or member.name[:100],
+            f"expected a name of at most {FULL16} bytes, as zip archives store, got {len(raw)}.",
+            key=member.name[:100],
+            hint="Shorten the name.",
         )
     return raw
 
@@ -138,7 +139,7 @@ def _local(entry: _Placed, padding_id: int, padding: bytes) -> bytes:
 
 
 def _closing(placed: list[_Placed], start: int, checksums: Mapping[Key, int]) -> bytes:
-    """Return the directory and what ends the archive."""
+    """Return the directory and the records that end the archive."""
     parts: list[bytes] = []
     for entry in placed:
         key, name, size, header = entry.member.key, entry.name, entry.size, entry.header

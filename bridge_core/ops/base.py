@@ -1,9 +1,10 @@
 """What every op is: invertible, computable on specs, on arrays and region by region.
 
-An op takes a tuple of tensors to a tuple of tensors. `spec` tells shapes and dtypes without data, `apply`
-moves whole arrays, `inverse` undoes it. `input_regions` says which regions of the inputs a region of one
-output needs, and `compute` makes that region from them: from these two follow chunked execution and reading
-only a slice. For every op and region, `compute` of `input_regions` equals the same slice of ``apply``.
+An op makes a tuple of tensors from a tuple of tensors. `spec` returns the shapes and dtypes of the outputs
+without reading data, `apply` makes complete arrays, and `inverse` returns the op that undoes it.
+`input_regions` returns which regions of the inputs a region of one output needs, and `compute` makes that
+region from them: these two allow execution in blocks, and reading only a slice. For every op and region,
+`compute` of `input_regions` equals the same slice of ``apply``.
 """
 
 from __future__ import annotations
@@ -15,29 +16,33 @@ from dataclasses import fields
 from typing import Any, NamedTuple
 
 from bridge_core.errors import DeprecatedName, PlanError
+from bridge_core.messages import count
 from bridge_core.state import Array, Region, TensorSpec, regions
 
-__all__ = ["Arrays", "Op", "InputRegion", "Specs", "only"]
+__all__ = ["Arrays", "Op", "InputRegion", "Specs", "check_alike", "check_count", "only"]
 
 Specs = tuple[TensorSpec, ...]
 Arrays = tuple[Array, ...]
 
 
+_MOST_ITEMS = 8
+"""How many items of a list the text of an op has."""
+
 _OLD_METHODS = {"pull": "input_regions", "assemble": "compute"}
 
 
 class InputRegion(NamedTuple):
-    """A region of one input."""
+    """A region of one input: the input's index, and one slice for each of its axes."""
 
     input: int
     region: Region
 
 
 class Op(ABC):
-    """One move. Subclasses are frozen dataclasses whose fields are plain data."""
+    """One operation on tensors. Subclasses are frozen dataclasses whose fields are plain data."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Let ops that define the methods under their old names work on."""
+        """Accept the methods of a subclass under their old names."""
         super().__init_subclass__(**kwargs)
         for old, new in _OLD_METHODS.items():
             if old in vars(cls):
@@ -62,15 +67,15 @@ class Op(ABC):
         return True
 
     def outputs(self, inputs: int) -> int:
-        """Return how many tensors it makes of so many; as many, if it says nothing else."""
+        """Return how many tensors the op makes from ``inputs`` tensors; by default as many."""
         return inputs
 
     @abstractmethod
     def spec(self, specs: Specs) -> Specs:
-        """Return the outputs' specs.
+        """Return the specs of the outputs.
 
         Raises:
-            PlanError: The op does not fit these inputs.
+            PlanError: The number, the shapes or the dtypes of the inputs are not what the op takes.
         """
 
     @abstractmethod
@@ -83,13 +88,20 @@ class Op(ABC):
 
     @abstractmethod
     def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:
-        """Make a region of an output from what `input_regions` named, in its order."""
+        """Return a region of an output; it may be a view of ``pieces``.
+
+        Args:
+            output: Index of the output.
+            region: The region of that output.
+            pieces: The values of the regions that `input_regions` returned, in that order.
+            specs: The specs of all inputs.
+        """
 
     def apply(self, arrays: Sequence[Array]) -> Arrays:
-        """Move whole arrays.
+        """Return the complete outputs for complete inputs; the outputs may be views of the inputs.
 
         Raises:
-            PlanError: The op does not fit these inputs.
+            PlanError: As `spec`; or values would be lost that the op must preserve.
         """
         specs = tuple(TensorSpec(array.shape, array.dtype) for array in arrays)
         results = []
@@ -107,8 +119,8 @@ class Op(ABC):
         return data
 
     def __str__(self) -> str:
-        """Return a short text, e.g. ``permute(1, 0)``."""
-        values = ", ".join(str(_plain(getattr(self, f.name))) for f in fields(self))  # type: ignore[arg-type]
+        """Return a short text, e.g. ``permute([1, 0])``; of long lists only the first items."""
+        values = ", ".join(_short(getattr(self, f.name)) for f in fields(self))  # type: ignore[arg-type]
         return f"{type(self).__name__.lower()}({values})"
 
 
@@ -122,8 +134,42 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _short(value: Any) -> str:
+    if isinstance(value, tuple):
+        more = f", ... ({len(value)} in all)" if len(value) > _MOST_ITEMS else ""
+        return f"[{', '.join(map(_short, value[:_MOST_ITEMS]))}{more}]"
+    return str(value)
+
+
 def only(op: Op, specs: Specs) -> TensorSpec:
-    """Return the single spec that a one-to-one op takes."""
-    if len(specs) != 1:
-        raise PlanError(f"{op} takes one tensor, not {len(specs)}.")
+    """Return the single spec that a one-to-one op takes.
+
+    Raises:
+        PlanError: There is none, or more than one.
+    """
+    check_count(op, specs, 1)
     return specs[0]
+
+
+def check_count(op: Op, specs: Sequence[object], expected: int) -> None:
+    """Check how many tensors an op takes.
+
+    Raises:
+        PlanError: There are more or fewer.
+    """
+    if len(specs) != expected:
+        raise PlanError(f"{op} takes {count(expected, 'tensor')}, got {len(specs)}.")
+
+
+def check_alike(op: Op, specs: Specs) -> None:
+    """Check that all tensors have one shape and one dtype.
+
+    Raises:
+        PlanError: One differs from the first.
+    """
+    for number, spec in enumerate(specs, 1):
+        if spec != specs[0]:
+            raise PlanError(
+                f"{op} takes tensors of one shape and dtype: expected {specs[0]}, as the first one, got "
+                f"{spec} as tensor {number} of {len(specs)}."
+            )

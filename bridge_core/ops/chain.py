@@ -1,4 +1,4 @@
-"""Chains of ops: lazily over tensors, backwards, and in their shortest form."""
+"""Chains of ops: applied to lazy tensors, inverted, and simplified."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from bridge_core.errors import PlanError
-from bridge_core.ops.base import Arrays, InputRegion, Op, Specs
+from bridge_core.ops.base import Arrays, InputRegion, Op, Specs, check_count
 from bridge_core.ops.elementwise import Cast
 from bridge_core.ops.select import Reorder, RequireEqual, Select
 from bridge_core.ops.shape import Flip, Permute, Reshape
 from bridge_core.state import Array, Region, Tensor, TensorSpec
 
 T = TypeVar("T")
+
+_MOST_CHAINS = 8
+"""How many different chains the text of a `Parallel` has."""
 
 __all__ = ["Parallel", "OpTensor", "chain_specs", "chain_tensors", "inverse_chain", "simplify_chain"]
 
@@ -25,16 +28,19 @@ class Parallel(Op):
 
     Args:
         chains: The chains.
-        counts: How many tensors each takes, in order; one each where nothing is said.
+        counts: How many tensors each chain takes, in order; empty if each takes one.
+
+    Raises:
+        PlanError: The number of counts is not that of the chains.
     """
 
     chains: tuple[tuple[Op, ...], ...]
     counts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check that there is a count for each chain; counts that are all 1 become empty."""
         if self.counts and len(self.counts) != len(self.chains):
-            raise PlanError(f"{len(self.chains)} chains have {len(self.counts)} counts of tensors.")
+            raise PlanError(f"parallel takes {len(self.chains)} counts, one a chain, got {len(self.counts)}.")
         if self.counts == (1,) * len(self.chains):
             object.__setattr__(self, "counts", ())
 
@@ -70,8 +76,7 @@ class Parallel(Op):
             PlanError: There are more or fewer items than the chains take.
         """
         counts = self._taken()
-        if len(items) != sum(counts):
-            raise PlanError(f"{self} takes {sum(counts)} tensors, not {len(items)}.")
+        check_count(self, items, sum(counts))
         at = 0
         for count, chain in zip(counts, self.chains, strict=True):
             yield tuple(items[at : at + count]), chain
@@ -81,29 +86,32 @@ class Parallel(Op):
         return self.counts or (1,) * len(self.chains)
 
     def __str__(self) -> str:
-        """Return a short text: equal chains side by side are told once."""
-        texts = ["  ".join(map(str, chain)) or "as it is" for chain in self.chains]
+        """Return a short text, in which equal chains that follow each other are one."""
+        texts = ["  ".join(map(str, chain)) or "unchanged" for chain in self.chains]
         runs = [(text, len(list(run))) for text, run in itertools.groupby(texts)]
-        return "parallel(" + ", ".join(f"{n} x [{text}]" if n > 1 else f"[{text}]" for text, n in runs) + ")"
+        shown = [f"{n} x [{text}]" if n > 1 else f"[{text}]" for text, n in runs[:_MOST_CHAINS]]
+        more = [f"and {len(runs) - _MOST_CHAINS} more"] if len(runs) > _MOST_CHAINS else []
+        return f"parallel({', '.join([*shown, *more])})"
 
     def made(self) -> tuple[int, ...]:
         """Return how many tensors each chain makes."""
-        made = []
+        counts = []
         for count, chain in zip(self._taken(), self.chains, strict=True):
             for op in chain:
                 count = op.outputs(count)
-            made.append(count)
-        return tuple(made)
+            counts.append(count)
+        return tuple(counts)
 
     def _lane_of(self, output: int) -> tuple[int, int, int]:
         """Return the lane of an output, the lane's first input, and the output's place in the lane."""
         first = 0
-        for lane, (taken, made) in enumerate(zip(self._taken(), self.made(), strict=True)):
-            if output < made:
-                return lane, first, output
-            first += taken
-            output -= made
-        raise PlanError(f"{self} has no output {output}.")
+        local = output
+        for lane, (inputs, outputs) in enumerate(zip(self._taken(), self.made(), strict=True)):
+            if local < outputs:
+                return lane, first, local
+            first += inputs
+            local -= outputs
+        raise PlanError(f"{self} makes {sum(self.made())} tensors: it has no output {output}.")
 
 
 def _chain_pulls(chain: tuple[Op, ...], specs: Specs, output: int, region: Region) -> list[InputRegion]:
@@ -136,7 +144,7 @@ def _chain_assemble(
 
 @dataclass(frozen=True, eq=False, slots=True)
 class OpTensor:
-    """One output of an op over lazy inputs; reading a region pulls what it needs."""
+    """One output of an op over lazy inputs; reading a region reads only the input regions that it needs."""
 
     op: Op
     inputs: tuple[Tensor, ...]
@@ -144,7 +152,7 @@ class OpTensor:
     spec: TensorSpec
 
     def read(self, region: Region) -> Array:
-        """Pull and compute."""
+        """Read the input regions, and return the region that the op computes from them."""
         specs = tuple(tensor.spec for tensor in self.inputs)
         pulls = self.op.input_regions(self.output, region, specs)
         pieces = tuple(self.inputs[p.input].read(p.region) for p in pulls)
@@ -155,7 +163,7 @@ def chain_specs(specs: Specs, chain: Sequence[Op]) -> Specs:
     """Return the specs after a chain.
 
     Raises:
-        PlanError: An op does not fit.
+        PlanError: An op does not take the tensors that it gets.
     """
     for op in chain:
         specs = op.spec(specs)
@@ -166,7 +174,7 @@ def chain_tensors(tensors: Sequence[Tensor], chain: Sequence[Op]) -> tuple[Tenso
     """Return lazy tensors after a chain; an empty chain returns the same objects.
 
     Raises:
-        PlanError: An op does not fit.
+        PlanError: An op does not take the tensors that it gets.
     """
     current = tuple(tensors)
     for op in chain:
@@ -189,7 +197,7 @@ def inverse_chain(chain: Sequence[Op]) -> tuple[Op, ...]:
 def simplify_chain(chain: Sequence[Op]) -> tuple[Op, ...]:
     """Return a shorter chain with the same result, in a canonical order.
 
-    Flips move before permutes, neighbours of one type merge, and what does nothing goes.
+    Flips move before permutes, neighbours of one type are merged, and ops without an effect are removed.
 
     >>> [str(op) for op in simplify_chain((Permute((1, 0)), Flip((0,)), Flip((0,)), Permute((1, 0))))]
     []
@@ -246,7 +254,7 @@ def _push(done: list[Op], op: Op) -> None:
 
 
 def _fed(first: tuple[tuple[Op, ...], ...], second: Parallel) -> tuple[tuple[Op, ...], ...]:
-    """Put one-to-one chains in front of the chains that take their tensors."""
+    """Return the second op's chains, each after the one-to-one chains that make its tensors."""
     return tuple(
         simplify_chain((*run[0], *chain) if len(run) == 1 else (Parallel(run), *chain))
         for run, chain in second.runs(first)
@@ -254,11 +262,11 @@ def _fed(first: tuple[tuple[Op, ...], ...], second: Parallel) -> tuple[tuple[Op,
 
 
 def _followed(first: Parallel, second: tuple[tuple[Op, ...], ...]) -> tuple[tuple[Op, ...], ...]:
-    """Put one-to-one chains behind the chains that make their tensors."""
+    """Return the first op's chains, each followed by the one-to-one chains that take its tensors."""
     chains = []
     at = 0
-    for chain, made in zip(first.chains, first.made(), strict=True):
-        run = second[at : at + made]
-        at += made
-        chains.append(simplify_chain((*chain, *run[0]) if made == 1 else (*chain, Parallel(run))))
+    for chain, outputs in zip(first.chains, first.made(), strict=True):
+        run = second[at : at + outputs]
+        at += outputs
+        chains.append(simplify_chain((*chain, *run[0]) if outputs == 1 else (*chain, Parallel(run))))
     return tuple(chains)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,15 +22,18 @@ class Offset(Op):
 
     Args:
         value: The constant; it is rounded to the tensor's dtype.
-        rounding: Whether values may be rounded. Where they may not, a value is refused that subtracting the
-            constant would not give back bit for bit.
+        rounding: Whether values may be rounded. If not, `compute` raises for a value that subtracting the
+            constant would not restore bit for bit.
+
+    Raises:
+        PlanError: The constant is not finite.
     """
 
     value: float
     rounding: bool = False
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check that the constant is finite."""
         check_finite(self, self.value)
 
     @property
@@ -40,7 +44,7 @@ class Offset(Op):
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
         spec = only(self, specs)
         if not is_floating(spec.dtype):
-            raise PlanError(f"{self} takes floating-point numbers, not {spec}.")
+            raise PlanError(f"{self} takes a tensor of a floating-point dtype, got {spec}.")
         for value in (self.value, -self.value):  # the way back needs the other one
             constant_of(self, value, spec.dtype)
         return (spec,)
@@ -61,41 +65,55 @@ class Offset(Op):
                 lost = np.isfinite(given) & ~np.isfinite(moved)
                 if lost.any():
                     raise PlanError(
-                        f"adding {self.value} leaves the range of {dtype.name}.",
-                        hint="Cast to a wider dtype first.",
+                        f"adding {self.value} to {dtype.name} values exceeds the range of {dtype.name}.",
+                        hint=_wider(dtype),
                     )
                 return moved
             back: Array = np.asarray(moved - constant, dtype)
         if not np.array_equal(element_bytes(back), element_bytes(given)):
             raise PlanError(
-                f"adding {self.value} in {dtype.name} rounds: subtracting it does not give every value back.",
-                hint="Cast to a wider dtype first, or allow rounding: offset(number, rounding).",
+                f"adding {self.value} to {dtype.name} values rounds some of them, so that subtracting it "
+                "would not restore them.",
+                hint=f"{_wider(dtype)[:-1]}, or allow rounding: offset({self.value}, rounding).",
             )
         return moved
 
 
+def _wider(dtype: np.dtype[Any]) -> str:
+    wider = "float32" if dtype.itemsize < 4 else "float64"
+    return f"Cast to a wider dtype first: cast({dtype.name}, {wider})."
+
+
 @dataclass(frozen=True)
 class Cast(Op):
-    """Change the dtype, by names; exact where every value survives."""
+    """Change the dtype; exact if the target's dtype holds every value of the source's.
+
+    Args:
+        source: Name of the dtype before.
+        target: Name of the dtype afterwards.
+
+    Raises:
+        PlanError: The source is complex, and the target is not.
+    """
 
     source: str
     target: str
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check that no imaginary part is lost."""
         source, target = dtype_named(self.source), dtype_named(self.target)
         if source.kind == "c" and target.kind != "c":
-            raise PlanError(f"{self} would drop imaginary parts.")
+            raise PlanError(f"{self} would lose imaginary parts.", hint="Cast to complex64 or complex128.")
 
     @property
     def exact(self) -> bool:
-        """Whether every value of the source dtype survives."""
+        """Whether the target's dtype holds every value of the source's."""
         return cast_is_exact(dtype_named(self.source), dtype_named(self.target))
 
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
         spec = only(self, specs)
         if spec.dtype.name != self.source:
-            raise PlanError(f"{self} does not fit {spec}.")
+            raise PlanError(f"{self} takes a tensor of the dtype {self.source}, got {spec}.")
         return (TensorSpec(spec.shape, dtype_named(self.target)),)
 
     def inverse(self) -> Cast:  # noqa: D102
@@ -106,7 +124,7 @@ class Cast(Op):
 
     def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         source, target = pieces[0].dtype, dtype_named(self.target)
-        # Casts between two of ml_dtypes' types are not all there; float32 holds every value of both.
+        # ml_dtypes has not every cast between two of its dtypes; float32 holds every value of both.
         foreign = source.isbuiltin != 1 and target.isbuiltin != 1
         wide = is_floating(target) and target.itemsize == 1 and source.itemsize == 8
         with np.errstate(over="ignore", invalid="ignore"):

@@ -1,4 +1,4 @@
-"""Counting the values that leave the range of the dtype they are cast to."""
+"""Counting the values that are out of range for the dtype that they are cast to."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ _counting = threading.local()
 
 
 class OverflowCount:
-    """Counts, while it is entered, what casts of this thread push out of their target's range.
+    """A context manager that counts the values that casts of this thread put out of the target's range.
 
     Attributes:
-        values: How many values were finite before a cast and are not after it, or did not fit an integer.
+        values: How many values were finite before a cast and are not after it, or were out of the range of
+            an integer dtype.
     """
 
     def __init__(self) -> None:
@@ -43,10 +44,10 @@ class OverflowCount:
 
 
 def count_overflow(before: Array, after: Array) -> None:
-    """Add to the thread's count the values that a cast has pushed out of range.
+    """Add to the thread's `OverflowCount` the values that are out of range after a cast.
 
-    The cost is two passes over the values before the cast, and only where somebody counts and the dtype is
-    narrower.
+    Without an entered `OverflowCount`, and for a target that holds every value, nothing is read; else the
+    cost is two passes over the values before the cast.
 
     Args:
         before: The values.
@@ -77,9 +78,10 @@ def count_overflow(before: Array, after: Array) -> None:
 
 @functools.cache
 def _limits(source: str, target: str) -> tuple[float, float, bool] | None:
-    """Return the lowest and highest value that surely stay in range, and whether they become integers.
+    """Return the lowest and highest value that stay in range, and whether the target has integers.
 
-    None if every value stays in range.
+    Returns:
+        ``(lowest, highest, whether the target has integers)``; None if every value stays in range.
     """
     one, other = dtype_named(source), dtype_named(target)
     if other.kind == "b" or cast_is_exact(one, other):
@@ -92,7 +94,7 @@ def _limits(source: str, target: str) -> tuple[float, float, bool] | None:
     bounds = ml_dtypes.iinfo(other)  # type: ignore[no-untyped-call]
     low, high = int(bounds.min), int(bounds.max)
     if is_floating(one):
-        # The highest 64-bit integers are no floating-point numbers; the next one below is.
+        # float64 does not hold the highest 64-bit integers; the next number below them is the limit.
         return low, high if other.itemsize < 8 else math.nextafter(float(high), 0), True
     if one.kind != "b":
         held = ml_dtypes.iinfo(one)  # type: ignore[no-untyped-call]

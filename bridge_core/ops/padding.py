@@ -1,7 +1,6 @@
-"""Ops that add constants: pad an axis and cut the padding off again, and shift values.
+"""Ops that pad an axis with a constant, and cut such a padding off again.
 
-They are apart from the other ops because each of them can meet values that could not be restored; then it
-refuses while the values go through, since nothing about them can be known from shapes.
+Cutting off raises while values are read: whether they are the constant is not known from shapes.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import numpy as np
 
 from bridge_core.errors import PlanError
 from bridge_core.ops.base import Arrays, InputRegion, Op, Specs, only
-from bridge_core.ops.constants import check_finite, constant_of, element_bytes
+from bridge_core.ops.constants import check_finite, constant_of, element_bytes, first_difference
 from bridge_core.state import Array, Region, TensorSpec, regions
 
 __all__ = ["Pad", "Unpad"]
@@ -21,7 +20,7 @@ __all__ = ["Pad", "Unpad"]
 
 @dataclass(frozen=True)
 class _Resize(Op):
-    """Give an axis another size, by a constant at its end."""
+    """Change the size of an axis at its end."""
 
     axis: int
     source: int
@@ -44,12 +43,18 @@ class Pad(_Resize):
         source: Its size before.
         target: Its size afterwards, as long or longer.
         value: The constant; it is rounded to the tensor's dtype.
+
+    Raises:
+        PlanError: A size is negative, the target is shorter, or the constant is not finite.
     """
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check the sizes and the constant."""
         if not 0 <= self.source <= self.target:
-            raise PlanError(f"{self} does not lengthen the axis from {self.source} to {self.target}.")
+            raise PlanError(
+                f"{self} takes sizes with 0 <= before <= after, got {self.source} before and {self.target} "
+                "after."
+            )
         check_finite(self, self.value)
 
     def inverse(self) -> Unpad:  # noqa: D102
@@ -73,23 +78,29 @@ class Pad(_Resize):
 
 @dataclass(frozen=True)
 class Unpad(_Resize):
-    """Cut off the end of an axis, which must hold a constant, bit for bit.
+    """Cut off the end of an axis, which must hold only a constant, bit for bit.
 
-    Values that are not the constant could not be restored, so the op does not count as exact, and refuses
-    them. Whoever reads the last element along the axis also reads and checks the padding beside it; so
-    reading everything, in whatever parts, checks everything.
+    Other values could not be restored, so the op is not exact, and `compute` raises for them. A region with
+    the last element along the axis also reads and checks the padding after it; so reading all regions, in any
+    parts, checks the entire padding.
 
     Args:
         axis: The axis.
         source: Its size before.
         target: Its size afterwards, as long or shorter.
         value: The constant; it is rounded to the tensor's dtype.
+
+    Raises:
+        PlanError: A size is negative, the target is longer, or the constant is not finite.
     """
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check the sizes and the constant."""
         if not 0 <= self.target <= self.source:
-            raise PlanError(f"{self} does not shorten the axis from {self.source} to {self.target}.")
+            raise PlanError(
+                f"{self} takes sizes with 0 <= after <= before, got {self.source} before and {self.target} "
+                "after."
+            )
         check_finite(self, self.value)
 
     @property
@@ -108,17 +119,20 @@ class Unpad(_Resize):
 
     def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         dtype = specs[0].dtype
+        constant = constant_of(self, self.value, dtype)
         for padding in pieces[1:]:
-            if not _all_equal(padding, constant_of(self, self.value, dtype), dtype):
+            if not _all_equal(padding, constant, dtype):
+                cut = _replaced(region, self.axis, slice(self.target, self.source, 1))
+                index, _, value = first_difference(padding.astype(dtype, copy=False), constant, cut)
                 raise PlanError(
-                    f"axis {self.axis} cannot be shortened from {self.source} to {self.target}: what would "
-                    f"be cut off is not {self.value} throughout.",
-                    hint="Keep the padding, or drop the rule that removes it.",
+                    f"axis {self.axis} cannot be cut from size {self.source} to {self.target}: expected only "
+                    f"{self.value} in what is cut off, got {value} at {index}.",
+                    hint="Write a larger size in the rule's pad or unpad, or remove the call from the rule.",
                 )
         return pieces[0]
 
     def _ends(self, region: Region) -> bool:
-        """Tell whether the region takes the last element that is kept, where there is a padding."""
+        """Return whether there is a padding, and the region has the last element before it."""
         taken = _taken(region[self.axis])
         if self.source == self.target:
             return False
@@ -127,12 +141,12 @@ class Unpad(_Resize):
 
 def _resized(op: Op, spec: TensorSpec, axis: int, source: int, target: int) -> TensorSpec:
     if not 0 <= axis < len(spec.shape) or spec.shape[axis] != source:
-        raise PlanError(f"{op} does not fit {spec}: axis {axis} of size {source} was expected.")
+        raise PlanError(f"{op} takes a tensor whose axis {axis} has size {source}, got {spec}.")
     return TensorSpec((*spec.shape[:axis], target, *spec.shape[axis + 1 :]), spec.dtype)
 
 
 def _all_equal(array: Array, constant: Array, dtype: np.dtype[Any]) -> bool:
-    """Tell whether every element has the constant's bits."""
+    """Return whether every element has the constant's bits."""
     return bool((element_bytes(array.astype(dtype, copy=False)) == element_bytes(constant)).all())
 
 

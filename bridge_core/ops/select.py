@@ -1,4 +1,4 @@
-"""Ops about values and their number: cast, fill and drop, copy and same."""
+"""Ops about which tensors there are: reorder, select, fill, drop, duplicate, and require to be equal."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from bridge_core.errors import PlanError
-from bridge_core.ops.base import Arrays, InputRegion, Op, Specs, only
-from bridge_core.ops.constants import negative_zeros
+from bridge_core.ops.base import Arrays, InputRegion, Op, Specs, check_alike, check_count, only
+from bridge_core.ops.constants import first_difference, negative_zeros
 from bridge_core.state import Array, Region, TensorSpec, region_shape, regions
 
 __all__ = ["Duplicate", "Drop", "Fill", "Reorder", "Select", "RequireEqual", "InsertZeros"]
@@ -17,18 +17,22 @@ __all__ = ["Duplicate", "Drop", "Fill", "Reorder", "Select", "RequireEqual", "In
 
 @dataclass(frozen=True)
 class Reorder(Op):
-    """Reorder the tensors of a tuple: output ``i`` is input ``indices[i]``."""
+    """Reorder the tensors of a tuple: output ``i`` is input ``indices[i]``.
+
+    Raises:
+        PlanError: The indices are not a permutation.
+    """
 
     indices: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check that the indices are a permutation."""
         if sorted(self.indices) != list(range(len(self.indices))):
-            raise PlanError(f"{self} is no permutation.")
+            last = len(self.indices) - 1
+            raise PlanError(f"reorder takes each index from 0 to {last} once, got {list(self.indices)}.")
 
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
-        if len(specs) != len(self.indices):
-            raise PlanError(f"{self} takes {len(self.indices)} tensors, not {len(specs)}.")
+        check_count(self, specs, len(self.indices))
         return tuple(specs[i] for i in self.indices)
 
     def inverse(self) -> Reorder:  # noqa: D102
@@ -43,26 +47,30 @@ class Reorder(Op):
 
 @dataclass(frozen=True)
 class Select(Op):
-    """Take some of several tensors, in an order, and leave the others."""
+    """Take some of several tensors, and leave out the others.
+
+    Args:
+        indices: Index of each tensor to take, in the order of the outputs.
+        count: How many tensors there are.
+    """
 
     indices: tuple[int, ...]
     count: int
 
     @property
     def exact(self) -> bool:
-        """Whether none is left."""
+        """Whether no tensor is left out."""
         return len(set(self.indices)) == self.count
 
     def outputs(self, inputs: int) -> int:  # noqa: D102
         return len(self.indices)
 
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
-        if len(specs) != self.count:
-            raise PlanError(f"{self} does not fit {len(specs)} tensors.")
+        check_count(self, specs, self.count)
         return tuple(specs[i] for i in self.indices)
 
     def inverse(self) -> Op:  # noqa: D102
-        raise PlanError(f"{self} cannot be undone.")
+        raise PlanError(f"{self} has no inverse: the tensors that it leaves out cannot be restored.")
 
     def input_regions(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:  # noqa: D102
         return (InputRegion(self.indices[output], region),)
@@ -73,25 +81,27 @@ class Select(Op):
 
 @dataclass(frozen=True)
 class InsertZeros(Op):
-    """Put zeros of the first tensor's shape and dtype where a tensor of a row is missing.
+    """Add tensors of zeros, with the first tensor's shape and dtype, where tensors are missing.
 
     Args:
-        present: For each tensor of the row, whether it is given.
+        present: For each output, whether it is an input; the others are made of zeros.
+
+    Raises:
+        PlanError: No output is an input.
     """
 
     present: tuple[bool, ...]
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check that one tensor is present."""
         if not any(self.present):
-            raise PlanError(f"{self} takes one tensor or more.")
+            raise PlanError(f"{self} takes one present tensor or more, got none.")
 
     def outputs(self, inputs: int) -> int:  # noqa: D102
         return len(self.present)
 
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
-        if len(specs) != sum(self.present):
-            raise PlanError(f"{self} does not fit {len(specs)} tensors.")
+        check_count(self, specs, sum(self.present))
         given = iter(specs)
         return tuple(next(given) if there else specs[0] for there in self.present)
 
@@ -107,14 +117,13 @@ class InsertZeros(Op):
 
 @dataclass(frozen=True)
 class Fill(Op):
-    """Make one tensor of a constant, from nothing."""
+    """Make one tensor that is filled with a constant, without an input."""
 
     value: float
     tensor: TensorSpec
 
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
-        if specs:
-            raise PlanError(f"{self} takes no tensor.")
+        check_count(self, specs, 0)
         return (self.tensor,)
 
     def outputs(self, inputs: int) -> int:  # noqa: D102
@@ -132,7 +141,7 @@ class Fill(Op):
 
 @dataclass(frozen=True)
 class Drop(Op):
-    """Let one tensor go. The inverse fills a constant, so it is not exact."""
+    """Leave out one tensor. The inverse fills a constant, so the op is not exact."""
 
     value: float
     tensor: TensorSpec
@@ -144,7 +153,7 @@ class Drop(Op):
 
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
         if only(self, specs) != self.tensor:
-            raise PlanError(f"{self} does not fit {specs[0]}.")
+            raise PlanError(f"drop takes a tensor {self.tensor}, got {specs[0]}.")
         return ()
 
     def outputs(self, inputs: int) -> int:  # noqa: D102
@@ -162,14 +171,21 @@ class Drop(Op):
 
 @dataclass(frozen=True)
 class Duplicate(Op):
-    """Give the same tensor to several targets."""
+    """Give the same tensor to several targets.
+
+    Args:
+        count: How many.
+
+    Raises:
+        PlanError: The count is less than 1.
+    """
 
     count: int
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check that the op can be undone."""
         if self.count < 1:
-            raise PlanError(f"{self} cannot be undone; there must be one tensor or more.")
+            raise PlanError(f"duplicate takes a count of 1 or more, got {self.count}.")
 
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
         return (only(self, specs),) * self.count
@@ -189,12 +205,15 @@ class Duplicate(Op):
 
 @dataclass(frozen=True)
 class RequireEqual(Op):
-    """Take one of several tensors that must hold the same values; raises where they differ.
+    """Take one of several tensors that must hold the same values; `compute` raises where they differ.
 
     Args:
         count: How many.
-        names: What the error calls them; may be empty.
-        target: What the error calls the tensor that they are to make; may be empty.
+        names: Their names for the error; may be empty.
+        target: The name of the tensor that they make, for the error; may be empty.
+
+    Raises:
+        PlanError: The count is less than 1.
     """
 
     count: int
@@ -202,13 +221,13 @@ class RequireEqual(Op):
     target: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check that the op can be undone."""
         if self.count < 1:
-            raise PlanError(f"{self} cannot be undone; there must be one tensor or more.")
+            raise PlanError(f"{self} takes a count of 1 or more, got {self.count}.")
 
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
-        if len(specs) != self.count or any(spec != specs[0] for spec in specs):
-            raise PlanError(f"{self} does not fit {', '.join(map(str, specs))}.")
+        check_count(self, specs, self.count)
+        check_alike(self, specs)
         return (specs[0],)
 
     def outputs(self, inputs: int) -> int:  # noqa: D102
@@ -222,15 +241,23 @@ class RequireEqual(Op):
 
     def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         first = np.ascontiguousarray(pieces[0]).tobytes()
-        if any(np.ascontiguousarray(piece).tobytes() != first for piece in pieces[1:]):
-            which = f": {' and '.join(self.names)}" if self.names else ""
-            raise PlanError(
-                f"tensors that should be tied hold different values{which}.",
-                key=self.target or None,
-                hint="Make them equal in the source, or give a template that does not tie them."
-                if self.names
-                else "",
-            )
+        for number, piece in enumerate(pieces[1:], 1):
+            if np.ascontiguousarray(piece).tobytes() != first:
+                one, other = (
+                    (self.names[0], self.names[number])
+                    if self.names
+                    else (f"tensor 1 of {self.count}", f"tensor {number + 1} of {self.count}")
+                )
+                index, value, other_value = first_difference(piece, pieces[0], region)
+                raise PlanError(
+                    f"{one} and {other} must hold the same values to become one tensor, but differ at "
+                    f"{index}: {value} and {other_value}.",
+                    key=self.target or None,
+                    hint='Make them equal in the source, or pass like="model.safetensors" (--like) with a '
+                    "target that does not tie them."
+                    if self.names
+                    else "Make them equal in the source, or write a rule for each.",
+                )
         return pieces[0]
 
     def to_json(self) -> dict[str, Any]:

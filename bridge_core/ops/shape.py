@@ -1,4 +1,4 @@
-"""Moves of elements within one tensor: permute, flip, reshape."""
+"""Ops that move elements within one tensor: permute, flip, reshape."""
 
 from __future__ import annotations
 
@@ -15,19 +15,25 @@ __all__ = ["Flip", "Permute", "Reshape", "axis_groups"]
 
 @dataclass(frozen=True)
 class Permute(Op):
-    """Reorder axes: output axis ``i`` is input axis ``axes[i]``."""
+    """Reorder axes: output axis ``i`` is input axis ``axes[i]``.
+
+    Raises:
+        PlanError: The axes are not a permutation.
+    """
 
     axes: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check that the axes are a permutation."""
         if sorted(self.axes) != list(range(len(self.axes))):
-            raise PlanError(f"{self} is no permutation.")
+            raise PlanError(
+                f"permute takes each axis from 0 to {len(self.axes) - 1} once, got {list(self.axes)}."
+            )
 
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
         spec = only(self, specs)
         if len(spec.shape) != len(self.axes):
-            raise PlanError(f"{self} does not fit {spec}.")
+            raise PlanError(f"{self} takes a tensor of rank {len(self.axes)}, got {spec}.")
         return (TensorSpec(tuple(spec.shape[a] for a in self.axes), spec.dtype),)
 
     def inverse(self) -> Permute:  # noqa: D102
@@ -43,25 +49,26 @@ class Permute(Op):
 
 @dataclass(frozen=True)
 class Flip(Op):
-    """Reverse the named axes."""
+    """Reverse the order of the elements along axes, given by their indices."""
 
     axes: tuple[int, ...]
 
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
         spec = only(self, specs)
-        if any(not 0 <= a < len(spec.shape) for a in self.axes):
-            raise PlanError(f"{self} does not fit {spec}.")
+        absent = [axis for axis in self.axes if not 0 <= axis < len(spec.shape)]
+        if absent:
+            raise PlanError(f"{self} takes a tensor that has axis {absent[0]}, got {spec}.")
         return (spec,)
 
     def inverse(self) -> Flip:  # noqa: D102
         return self
 
     def input_regions(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:  # noqa: D102
-        whole = regions.simplify(region)
+        ascending = regions.simplify(region)
         shape = specs[0].shape
-        parts = list(whole)
+        parts = list(ascending)
         for axis in self.axes:
-            part = whole[axis]
+            part = ascending[axis]
             if part.start < part.stop:
                 parts[axis] = slice(shape[axis] - part.stop, shape[axis] - part.start, part.step)
         return (InputRegion(0, tuple(parts)),)
@@ -76,20 +83,31 @@ class Flip(Op):
 
 @dataclass(frozen=True)
 class Reshape(Op):
-    """Give the same row-major elements another shape."""
+    """Give the same elements, in row-major order, another shape.
+
+    Args:
+        source: The shape before.
+        target: The shape afterwards, with as many elements.
+
+    Raises:
+        PlanError: The numbers of elements differ.
+    """
 
     source: tuple[int, ...]
     target: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """Check."""
-        if regions.size(self.source) != regions.size(self.target):
-            raise PlanError(f"{self} changes the number of elements.")
+        """Check that the number of elements stays the same."""
+        before, after = regions.size(self.source), regions.size(self.target)
+        if before != after:
+            raise PlanError(
+                f"{self} takes shapes with equally many elements, got {before} and {after} elements."
+            )
 
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
         spec = only(self, specs)
         if spec.shape != self.source:
-            raise PlanError(f"{self} does not fit {spec}.")
+            raise PlanError(f"{self} takes a tensor of shape {list(self.source)}, got {spec}.")
         return (TensorSpec(self.target, spec.dtype),)
 
     def inverse(self) -> Reshape:  # noqa: D102
@@ -116,29 +134,35 @@ class Reshape(Op):
             return result.reshape(self.target)[region]
         axis = 0
         for source, target in axis_groups(self.source, self.target):
-            shape, wanted = self.source[source], region[target]
+            shape, part = self.source[source], region[target]
             width = len(shape)
             if self.target[target] == shape:
                 axis += width
                 continue
-            lead, rows = _rows(shape, self.target[target], wanted)
+            lead, rows = _rows(shape, self.target[target], part)
             before, after = result.shape[:axis], result.shape[axis + width :]
             flat = result.reshape((*before, regions.size(result.shape[axis : axis + width]), *after))
             offset = rows.start * regions.size(shape[lead + 1 :])
-            picked = regions.region_shape(wanted)
-            first, last = _span(self.target[target], wanted)
+            picked = regions.region_shape(part)
+            first, last = _span(self.target[target], part)
             if last - first == regions.size(picked):
                 flat = flat[(slice(None),) * axis + (slice(first - offset, last - offset),)]
             else:
-                index = _flat_index(self.target[target], wanted) - offset
+                index = _flat_index(self.target[target], part) - offset
                 flat = np.take(flat, index.reshape(-1), axis=axis)
             result = flat.reshape((*before, *picked, *after))
-            axis += len(wanted)
+            axis += len(part)
         return result
 
 
 def axis_groups(source: tuple[int, ...], target: tuple[int, ...]) -> list[tuple[slice, slice]]:
-    """Cut both shapes into the shortest runs of axes with equal products; no size is zero."""
+    """Cut both shapes into the shortest runs of axes with equal products.
+
+    Both have the same number of elements, and no size is zero.
+
+    >>> axis_groups((2, 12), (2, 3, 4))
+    [(slice(0, 1, None), slice(0, 1, None)), (slice(1, 2, None), slice(1, 3, None))]
+    """
     groups: list[tuple[slice, slice]] = []
     i = j = 0
     while i < len(source) or j < len(target):
@@ -158,9 +182,9 @@ def axis_groups(source: tuple[int, ...], target: tuple[int, ...]) -> list[tuple[
 
 
 def _rows(source: tuple[int, ...], target: tuple[int, ...], wanted: Region) -> tuple[int, slice]:
-    """Return the axis of the source group to cut, and the part of it that holds every wanted element.
+    """Return the axis of a source group to cut, and the part of it that has all elements of a target region.
 
-    Axes before the returned one have size one; a group without axes stands for one element.
+    Axes before the returned one have size one; a group without axes has one element.
     """
     lead = next((i for i, n in enumerate(source) if n > 1), max(0, len(source) - 1))
     if any(s.start >= s.stop for s in wanted) or not source:
@@ -171,7 +195,7 @@ def _rows(source: tuple[int, ...], target: tuple[int, ...], wanted: Region) -> t
 
 
 def _span(shape: tuple[int, ...], wanted: Region) -> tuple[int, int]:
-    """Return the first flat position of a region, and one past the last."""
+    """Return the first row-major index of a region, and one past the last."""
     if any(s.start >= s.stop for s in wanted):
         return 0, 0
     strides = regions.row_major_strides(shape)

@@ -1,4 +1,4 @@
-"""Moves between one tensor and several: split and concatenate, unstack and stack."""
+"""Ops between one tensor and several: split and concatenate, unstack and stack."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bridge_core.errors import PlanError
-from bridge_core.ops.base import Arrays, InputRegion, Op, Specs, only
+from bridge_core.ops.base import Arrays, InputRegion, Op, Specs, check_alike, check_count, only
 from bridge_core.state import Array, Region, TensorSpec, regions
 
 __all__ = ["Concat", "Split", "Stack", "Unstack"]
@@ -15,20 +15,30 @@ __all__ = ["Concat", "Split", "Stack", "Unstack"]
 
 @dataclass(frozen=True)
 class Split(Op):
-    """Cut one tensor along an axis into parts of the given sizes."""
+    """Split one tensor along an axis into parts.
+
+    Args:
+        axis: Index of the axis.
+        sizes: The size of each part along the axis.
+
+    Raises:
+        PlanError: There are no sizes, or one is negative.
+    """
 
     axis: int
     sizes: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check that there are sizes, and none is negative."""
         if not self.sizes or any(n < 0 for n in self.sizes):
-            raise PlanError(f"{self} needs sizes of one or more parts, none of them negative.")
+            raise PlanError(f"split takes one size or more, each 0 or more, got {list(self.sizes)}.")
 
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
         spec = only(self, specs)
         if not 0 <= self.axis < len(spec.shape) or spec.shape[self.axis] != sum(self.sizes):
-            raise PlanError(f"{self} does not fit {spec}: the sizes add up to {sum(self.sizes)}.")
+            raise PlanError(
+                f"{self} takes a tensor whose axis {self.axis} has size {sum(self.sizes)}, got {spec}."
+            )
         return tuple(
             TensorSpec((*spec.shape[: self.axis], n, *spec.shape[self.axis + 1 :]), spec.dtype)
             for n in self.sizes
@@ -50,24 +60,34 @@ class Split(Op):
 
 @dataclass(frozen=True)
 class Concat(Op):
-    """Join tensors along an axis; their sizes there are part of the op, so that it can be undone."""
+    """Concatenate tensors along an axis; their sizes are part of the op, so that it can be undone.
+
+    Args:
+        axis: Index of the axis.
+        sizes: The size of each tensor along the axis.
+
+    Raises:
+        PlanError: There are no sizes, or one is negative.
+    """
 
     axis: int
     sizes: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check that there are sizes, and none is negative."""
         if not self.sizes or any(n < 0 for n in self.sizes):
-            raise PlanError(f"{self} needs sizes of one or more parts, none of them negative.")
+            raise PlanError(f"concat takes one size or more, each 0 or more, got {list(self.sizes)}.")
 
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
-        if len(specs) != len(self.sizes) or not specs:
-            raise PlanError(f"{self} takes {len(self.sizes)} tensors, not {len(specs)}.")
+        check_count(self, specs, len(self.sizes))
         first = specs[0]
-        for spec, n in zip(specs, self.sizes, strict=True):
-            wanted = (*first.shape[: self.axis], n, *first.shape[self.axis + 1 :])
-            if not 0 <= self.axis < len(first.shape) or spec != TensorSpec(wanted, first.dtype):
-                raise PlanError(f"{self} does not fit {', '.join(map(str, specs))}.")
+        if not 0 <= self.axis < len(first.shape):
+            raise PlanError(f"{self} takes tensors that have axis {self.axis}, got {first}.")
+        for number, (spec, n) in enumerate(zip(specs, self.sizes, strict=True), 1):
+            shape = (*first.shape[: self.axis], n, *first.shape[self.axis + 1 :])
+            expected = TensorSpec(shape, first.dtype)
+            if spec != expected:
+                raise PlanError(f"{self} takes {expected} as tensor {number} of {len(specs)}, got {spec}.")
         joined = (*first.shape[: self.axis], sum(self.sizes), *first.shape[self.axis + 1 :])
         return (TensorSpec(joined, first.dtype),)
 
@@ -94,7 +114,7 @@ class Concat(Op):
 
 
 def _overlap(part: slice, offset: int, n: int) -> slice | None:
-    """Return the part's elements within [offset, offset + n), counted from offset."""
+    """Return the part's elements within [offset, offset + n), counted from ``offset``."""
     start = part.start
     if start < offset:
         start += -((start - offset) // part.step) * part.step
@@ -104,22 +124,30 @@ def _overlap(part: slice, offset: int, n: int) -> slice | None:
 
 @dataclass(frozen=True)
 class Stack(Op):
-    """Join ``count`` tensors of one shape along a new axis."""
+    """Stack tensors of one shape along a new axis.
+
+    Args:
+        axis: Index of the new axis in the result.
+        count: How many tensors.
+
+    Raises:
+        PlanError: The count is less than 1.
+    """
 
     axis: int
     count: int
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check that the op can be undone."""
         if self.count < 1:
-            raise PlanError(f"{self} cannot be undone; there must be one tensor or more.")
+            raise PlanError(f"stack takes a count of 1 or more, got {self.count}.")
 
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
-        if len(specs) != self.count or not specs:
-            raise PlanError(f"{self} takes {self.count} tensors, not {len(specs)}.")
+        check_count(self, specs, self.count)
+        check_alike(self, specs)
         first = specs[0]
-        if any(spec != first for spec in specs) or not 0 <= self.axis <= len(first.shape):
-            raise PlanError(f"{self} does not fit {', '.join(map(str, specs))}.")
+        if not 0 <= self.axis <= len(first.shape):
+            raise PlanError(f"{self} takes tensors of rank {self.axis} or more, got {first}.")
         shape = (*first.shape[: self.axis], self.count, *first.shape[self.axis :])
         return (TensorSpec(shape, first.dtype),)
 
@@ -144,20 +172,30 @@ class Stack(Op):
 
 @dataclass(frozen=True)
 class Unstack(Op):
-    """Cut one tensor along an axis into tensors without that axis."""
+    """Split one tensor along an axis into tensors without that axis.
+
+    Args:
+        axis: Index of the axis.
+        count: Its size, which is how many tensors there are afterwards.
+
+    Raises:
+        PlanError: The count is less than 1.
+    """
 
     axis: int
     count: int
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check that the op can be undone."""
         if self.count < 1:
-            raise PlanError(f"{self} cannot be undone; there must be one tensor or more.")
+            raise PlanError(f"unstack takes a count of 1 or more, got {self.count}.")
 
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
         spec = only(self, specs)
         if not 0 <= self.axis < len(spec.shape) or spec.shape[self.axis] != self.count:
-            raise PlanError(f"{self} does not fit {spec}.")
+            raise PlanError(
+                f"{self} takes a tensor whose axis {self.axis} has size {self.count}, got {spec}."
+            )
         shape = (*spec.shape[: self.axis], *spec.shape[self.axis + 1 :])
         return (TensorSpec(shape, spec.dtype),) * self.count
 

@@ -1,4 +1,4 @@
-"""Adding tensors up, and taking a sum apart again with what was kept of its parts."""
+"""Adding tensors up, and splitting a sum again with the parts that the metadata stores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bridge_core.errors import PlanError
-from bridge_core.ops.base import Arrays, InputRegion, Op, Specs, only
+from bridge_core.ops.base import Arrays, InputRegion, Op, Specs, check_alike, check_count, only
 from bridge_core.ops.constants import negative_zeros
 from bridge_core.state import Array, AuxiliaryTensor, Region, is_floating
 
@@ -18,27 +18,35 @@ __all__ = ["Sum", "SplitSum"]
 
 @dataclass(frozen=True)
 class Sum(Op):
-    """Add tensors of one shape and dtype, in their dtype. Nothing tells the parts from the sum alone."""
+    """Add tensors of one shape and dtype, in their dtype.
+
+    Args:
+        count: How many.
+
+    Raises:
+        PlanError: The count is less than 2.
+    """
 
     count: int
 
     def __post_init__(self) -> None:
-        """Check."""
+        """Check that there is something to add."""
         if self.count < 2:
-            raise PlanError(f"{self} takes two tensors or more.")
+            raise PlanError(f"{self} takes a count of 2 or more, got {self.count}.")
 
     @property
     def exact(self) -> bool:
-        """False: many parts have one sum."""
+        """False: the parts cannot be computed from their sum."""
         return False
 
     def outputs(self, inputs: int) -> int:  # noqa: D102
         return 1
 
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
-        alike = len(specs) == self.count and all(spec == specs[0] for spec in specs)
-        if not alike or not is_floating(specs[0].dtype):
-            raise PlanError(f"{self} does not fit {', '.join(map(str, specs))}.")
+        check_count(self, specs, self.count)
+        check_alike(self, specs)
+        if not is_floating(specs[0].dtype):
+            raise PlanError(f"{self} takes tensors of a floating-point dtype, got {specs[0]}.")
         return (specs[0],)
 
     def inverse(self) -> SplitSum:  # noqa: D102
@@ -53,11 +61,14 @@ class Sum(Op):
 
 @dataclass(frozen=True)
 class SplitSum(Op):
-    """Take a sum apart: each element into what was kept, where that still adds up; else it is all the first.
+    """Split a sum into its parts.
+
+    An element is restored from the stored parts where these still add up to it. Else the first part gets the
+    entire element, and the others get -0.0, which changes no sum.
 
     Args:
         count: How many parts.
-        kept: The parts as they were; empty where nothing was kept.
+        kept: The parts from before the sum, which the metadata stores; empty if it stores none.
     """
 
     count: int
@@ -69,7 +80,11 @@ class SplitSum(Op):
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
         spec = only(self, specs)
         if self.kept and any((r.shape, r.dtype) != (spec.shape, spec.dtype.name) for r in self.kept):
-            raise PlanError(f"the parts that were kept do not fit {spec}.")
+            first = self.kept[0]
+            raise PlanError(
+                f"{self} takes stored parts of the sum's shape and dtype: expected {spec}, got "
+                f"{first.dtype}{list(first.shape)}."
+            )
         return (spec,) * self.count
 
     def inverse(self) -> Sum:  # noqa: D102
@@ -80,13 +95,13 @@ class SplitSum(Op):
 
     def compute(self, output: int, region: Region, pieces: Arrays, specs: Specs) -> Array:  # noqa: D102
         total = pieces[0]
-        alone = total if output == 0 else negative_zeros(total.shape, total.dtype)
+        default = total if output == 0 else negative_zeros(total.shape, total.dtype)
         if not self.kept:
-            return alone
+            return default
         parts = tuple(part.array()[region] for part in self.kept)
         bits = np.dtype(f"u{total.dtype.itemsize}")
         unchanged = np.asarray(_added(parts), order="C").view(bits) == np.asarray(total, order="C").view(bits)
-        chosen: Array = np.where(unchanged, parts[output], alone)
+        chosen: Array = np.where(unchanged, parts[output], default)
         return chosen
 
     def to_json(self) -> dict[str, Any]:
@@ -95,7 +110,7 @@ class SplitSum(Op):
 
     def __str__(self) -> str:
         """Return a short text, without the values."""
-        return f"splitsum({self.count}{', kept' if self.kept else ''})"
+        return f"splitsum({self.count}{', with stored parts' if self.kept else ''})"
 
 
 def _added(parts: Arrays) -> Array:

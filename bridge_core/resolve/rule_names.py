@@ -137,7 +137,7 @@ def rule_holds(rule: Rule, config: Mapping[str, Any] | None) -> bool:
     try:
         return replace(rule.when, rank=None, sizes=()).holds((), {}, config)
     except RuleError as err:
-        raise rule.error(err.message) from err
+        raise rule.error(err.message, hint=err.hint) from err
 
 
 def check_kind(rule: Rule, kinds: Iterable[str], framework: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Rules as data: what the user knows better."""
+"""Rules as data: what a user states about names, layers and axes."""
 
 from typing import TYPE_CHECKING
 

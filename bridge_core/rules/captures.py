@@ -1,19 +1,28 @@
 """What the captures of a rule's patterns are: shared by both sides, or list axes.
 
-A capture of both sides is fixed: it distinguishes the instances of the rule. A capture of one side alone is
-a list axis: its pattern matches a list of tensors, and the other side has the capture as an axis.
+A capture of both sides is fixed: it distinguishes the instances of the rule. A capture of only one side is a
+list axis: its pattern matches a list of tensors, and the other side has the capture as an axis.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bridge_core.axes import Equation, ListAxes
+from bridge_core.axes import Equation, ListAxes, Term
 from bridge_core.errors import RuleError
+from bridge_core.messages import count
 from bridge_core.rules.flat_index import FlatIndex
 from bridge_core.rules.patterns import Pattern
 
-__all__ = ["certainly_meet", "check_captures", "check_flat_index", "expanded", "list_axes_of"]
+__all__ = [
+    "capture_text",
+    "certainly_meet",
+    "check_captures",
+    "check_flat_index",
+    "check_same_captures",
+    "expanded",
+    "list_axes_of",
+]
 
 
 def expanded(pattern: Pattern, index: FlatIndex | None) -> tuple[str, ...]:
@@ -36,7 +45,7 @@ def list_axes_of(sources: Iterable[Pattern], targets: Iterable[Pattern], index: 
 
 
 def certainly_meet(first: Pattern, second: Pattern) -> bool:
-    """Tell whether one key matches both for certain: equal patterns, or a key and a pattern for it."""
+    """Return whether some key surely matches both: equal patterns, or a key and a pattern that matches it."""
     if first.collection and second.collection and first.collection != second.collection:
         return False
     if first.is_literal or second.is_literal:
@@ -51,34 +60,49 @@ def check_flat_index(
     targets: tuple[Pattern, ...],
     equation: Equation | None,
 ) -> None:
-    """Check that one side has the whole, and the other its parts.
+    """Check that one side has the computed number, and the other the parts that it is computed from.
 
     Raises:
-        RuleError: It does not.
+        RuleError: The number is a capture of both sides or of neither, a part is not known on the other side,
+            or one of them is not a number.
     """
     holders = [side for side in (sources, targets) if any(index.whole in p.captures for p in side)]
     if len(holders) != 1:
-        where = "both sides have it" if holders else "neither side has it"
-        raise RuleError(f"where = '{index}': {index.whole} must be a capture of one side; {where}.")
+        number, parts = f"{{{index.whole}:int}}", ", ".join(f"{{{name}:int}}" for name in index.names)
+        raise RuleError(
+            f"where = '{index}': expected {index.whole} as a capture of one side, got it on "
+            f"{'both sides' if holders else 'neither side'}.",
+            hint=f"Write {number} in the patterns of one side only, and {parts} or axes of these names on "
+            "the other.",
+        )
     others = targets if holders[0] is sources else sources
     for pattern in holders[0]:
         if index.whole in pattern.captures and index.whole not in pattern.numbers:
-            raise RuleError(f"where = '{index}': write {{{index.whole}:int}} in '{pattern}'.")
+            raise RuleError(
+                f"where = '{index}': the capture {{{index.whole}}} of '{pattern}' is not a number.",
+                hint=f"Write {{{index.whole}:int}} there.",
+            )
         for name in index.names:
             if name in pattern.captures:
                 raise RuleError(
-                    f"where = '{index}': {name} and {index.whole} are both captures in '{pattern}'."
+                    f"where = '{index}': '{pattern}' has both {name} and {index.whole} as captures.",
+                    hint=f"Write {name} only on the other side.",
                 )
     terms = () if equation is None else equation.left if others is sources else equation.right
     axes = {name for term in terms for name in term.names}
     for name in index.names:
         numbers = {name in pattern.numbers for pattern in others if name in pattern.captures}
         if False in numbers:
-            raise RuleError(f"where = '{index}': write {{{name}:int}}; {name} is a number.")
-        if not numbers and name not in axes:
             raise RuleError(
-                f"where = '{index}': nothing binds {name}; it is neither a capture nor an axis of the side "
-                f"without {index.whole}."
+                f"where = '{index}': the capture {{{name}}} is not a number.", hint=f"Write {{{name}:int}}."
+            )
+        if not numbers and name not in axes:
+            side = "source" if others is sources else "target"
+            raise RuleError(
+                f"where = '{index}': {name} has no value, because it is neither a capture nor an axis on the "
+                f"{side} side.",
+                hint=f"Write {{{name}:int}} in the {side} pattern, or name {name} as an axis of the {side}s "
+                "in the equation.",
             )
 
 
@@ -88,52 +112,91 @@ def check_captures(
     index: FlatIndex | None,
     equation: Equation | None,
 ) -> None:
-    """Check that every capture is bound, whichever way the rule is read, and keys map one to one.
+    """Check that every capture has a value in both directions, and that keys map one to one.
 
     Raises:
-        RuleError: A capture is not bound, or two keys would be one.
+        RuleError: A capture has no value, or two keys would be one.
     """
     for what, side in (("sources", sources), ("targets", targets)):
         for n, first in enumerate(side):
             for second in side[n + 1 :]:
                 if certainly_meet(first, second):
-                    raise RuleError(f"its {what} '{first}' and '{second}' match the same key.")
+                    raise RuleError(
+                        f"the {what} '{first}' and '{second}' match the same key: expected different keys.",
+                        hint="Change one pattern so that no key matches both, or remove it.",
+                    )
     _check_types((*sources, *targets))
     if index is not None:
         check_flat_index(index, sources, targets, equation)
     if equation is None:
         _check_pairs(sources, targets, index)
         return
-    for what, side, terms in (
-        ("sources", sources, equation.left),
-        ("targets", targets, equation.right),
+    for what, where, side, terms in (
+        ("source", "left", sources, equation.left),
+        ("target", "right", targets, equation.right),
     ):
         if len(side) != len(terms):
             raise RuleError(
-                f"{what} and terms do not pair up: {len(side)} against {len(terms)} in '{equation}'."
+                f"expected {count(len(side), 'tensor')} on the {where} side of '{equation}', one for each "
+                f"{what}, got {len(terms)}.",
+                hint="Separate the axes of different tensors by commas, as in 'q in, k in -> (q k) in'.",
             )
     list_axes = list_axes_of(sources, targets, index)
     _check_fixed(sources, targets, index, list_axes)
     numbers = {name for pattern in (*sources, *targets) for name in pattern.numbers}
     numbers.update(index.names if index is not None else ())
-    for side, names, terms, where in (
-        (sources, list_axes.left, equation.right, "right"),
-        (targets, list_axes.right, equation.left, "left"),
+    for side, names, terms in (
+        (sources, list_axes.left, equation.right),
+        (targets, list_axes.right, equation.left),
     ):
         axes = {name for term in terms for name in term.names}
         for pattern, free in zip(side, names, strict=True):
             for name in free:
                 if name not in axes:
-                    raise RuleError(
-                        f"nothing binds {_shown(name)} of '{pattern}': the other side has no such capture, "
-                        f"and '{equation}' has no such axis on the {where}. To stack over it, name it there "
-                        "as an axis; to keep one tensor for each, write it in the pattern of the other side."
+                    raise _unused(
+                        name, pattern, equation, targets if side is sources else sources, side is sources
                     )
                 if name not in numbers:
                     raise RuleError(
-                        f"{_shown(name)} of '{pattern}' is an axis of '{equation}', so it must be a number: "
-                        f"write {{{name}:int}}."
+                        f"the capture {capture_text(name)} of '{pattern}' is an axis in '{equation}', but "
+                        "it is not a number.",
+                        hint=f"Write {{{name}:int}} in the pattern.",
                     )
+
+
+def _unused(
+    name: str, pattern: Pattern, equation: Equation, others: tuple[Pattern, ...], is_source: bool
+) -> RuleError:
+    """Return the error for a capture that the other side has neither as a capture nor as an axis."""
+    text, what = capture_text(name), "target" if is_source else "source"
+    typed = next(t for t in (f"{{{name}:int}}", text) if t in str(pattern) or t == text)
+    *before, last = str(others[0]).split(".")
+    hint = (
+        f"To keep one {what} for each {text}, write it in the {what}: '{'.'.join([*before, typed, last])}'."
+    )
+    if not name.startswith("*"):
+        left, right = equation.left, equation.right
+        stacked = tuple(Term((name, *term.axes)) for term in (right if is_source else left))
+        shown = Equation(left, stacked) if is_source else Equation(stacked, right)
+        hint = f"To stack over it, name it as an axis: '{shown}'. {hint}"
+    return RuleError(f"the capture {text} of '{pattern}' is not used on the {what} side.", hint=hint)
+
+
+def check_same_captures(source: Pattern, target: Pattern) -> None:
+    """Check that both patterns of a rename have the same captures.
+
+    Raises:
+        RuleError: Only one of them has a capture.
+    """
+    for pattern, other in ((source, target), (target, source)):
+        lone = [name for name in pattern.captures if name not in other.captures]
+        if lone:
+            names = ", ".join(map(capture_text, lone))
+            raise RuleError(
+                f"'{pattern}' has {names}, and '{other}' has not. Both need the same captures, so that each "
+                "key gets a name of its own and the rule can be read in both directions.",
+                hint=f"Write {names} in '{other}' too, or write a name instead of {names} in '{pattern}'.",
+            )
 
 
 def _check_types(patterns: tuple[Pattern, ...]) -> None:
@@ -145,24 +208,26 @@ def _check_types(patterns: tuple[Pattern, ...]) -> None:
             if known != number:
                 typed, untyped = (pattern, other) if number else (other, pattern)
                 raise RuleError(
-                    f"{{{name}}} is a number in '{typed}' and any text in '{untyped}'; "
-                    f"write {{{name}:int}} in both."
+                    f"the capture {{{name}}} is a number in '{typed}' and any text in '{untyped}'.",
+                    hint=f"Write {{{name}:int}} in both.",
                 )
 
 
 def _check_pairs(sources: tuple[Pattern, ...], targets: tuple[Pattern, ...], index: FlatIndex | None) -> None:
     if len(sources) != len(targets):
         raise RuleError(
-            f"sources and targets do not pair up: {len(sources)} against {len(targets)}; without an equation "
-            "tensors go one to one."
+            f"a rule without an equation copies each source to one target: expected {len(sources)} targets, "
+            f"got {len(targets)}.",
+            hint="Write an equation that joins or splits them, such as rearrange = 'q in, k in -> (q k) in'.",
         )
     for source, target in zip(sources, targets, strict=True):
         lone = set(expanded(source, index)) ^ set(expanded(target, index))
         if lone:
-            names = ", ".join(map(_shown, sorted(lone)))
+            names = ", ".join(map(capture_text, sorted(lone)))
             raise RuleError(
-                f"only one of '{source}' and '{target}' has {names}; to stack over it, write an equation "
-                "that has it as an axis."
+                f"'{source}' and '{target}' do not have the same captures: only one has {names}.",
+                hint="Write the capture in both patterns, or stack over it with an equation, such as "
+                "rearrange = 'out in -> i out in'.",
             )
 
 
@@ -175,13 +240,16 @@ def _check_fixed(
     patterns = [*zip(sources, list_axes.left, strict=True), *zip(targets, list_axes.right, strict=True)]
     fixed = {name for pattern, free in patterns for name in expanded(pattern, index) if name not in free}
     for pattern, _ in patterns:
-        lacking = sorted(fixed - set(expanded(pattern, index)))
-        if lacking:
+        missing = sorted(fixed - set(expanded(pattern, index)))
+        if missing:
+            names = ", ".join(map(capture_text, missing))
             raise RuleError(
-                f"nothing binds {', '.join(map(_shown, lacking))} for '{pattern}'; every pattern of the rule "
-                "must have the captures that both sides have."
+                f"the pattern '{pattern}' has no {names}: expected each capture that is on both sides in "
+                "every pattern of the rule.",
+                hint=f"Write {names} in '{pattern}' too.",
             )
 
 
-def _shown(name: str) -> str:
-    return name if name.startswith("*") else f"{{{name}}}"
+def capture_text(name: str) -> str:
+    """Return how a pattern writes a capture, without its type: ``{i}`` or ``*``."""
+    return name.rstrip("0123456789") if name.startswith("*") else f"{{{name}}}"

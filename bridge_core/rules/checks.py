@@ -1,8 +1,9 @@
-"""Checks of a rule's calls and sizes against its equation."""
+"""Checks of a rule: its calls, sizes and conditions against its equation, its reason and its constant."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from bridge_core.axes import ELLIPSIS, Equation, Term
 from bridge_core.errors import RuleError
@@ -12,17 +13,17 @@ from bridge_core.rules.config_sizes import Size
 from bridge_core.rules.flat_index import FlatIndex
 from bridge_core.rules.op_calls import Call
 
-__all__ = ["axis_places", "check_calls", "check_conditions", "check_sizes"]
+__all__ = ["axis_places", "check_calls", "check_conditions", "check_fill", "check_sizes"]
 
 
 def axis_places(term: Term) -> dict[str, int]:
-    """Return the places of a term's axes that are axes of their own."""
+    """Return the index of each of a term's axes that is not in a group."""
     places = ((str(axis), term.position(str(axis))) for axis in term.axes)
     return {axis: place for axis, place in places if place is not None}
 
 
 def check_conditions(when: When, term: Term | None, sizes: Mapping[str, Size]) -> None:
-    """Check that conditions are about axes that there are, and can hold.
+    """Check that conditions name axes of the term, and that they can hold.
 
     Args:
         when: The conditions.
@@ -30,55 +31,96 @@ def check_conditions(when: When, term: Term | None, sizes: Mapping[str, Size]) -
         sizes: Axis -> its size, as the rule gives it.
 
     Raises:
-        RuleError: They are not, or cannot.
+        RuleError: A condition names another axis, or contradicts the equation or the sizes.
     """
     if term is not None and ELLIPSIS not in term.axes and when.rank not in (None, len(term.axes)):
         text = " ".join(map(str, term.axes))
-        raise RuleError(f"when.rank is {when.rank}, and '{text}' has {len(term.axes)} axes; it never holds.")
+        raise RuleError(
+            f"when.rank is {when.rank}, but '{text}' has rank {len(term.axes)}, so that the condition never "
+            "holds.",
+            hint="Remove when.rank, or change the equation.",
+        )
     places = axis_places(term) if term is not None else {}
     for axis, size in when.sizes:
         if axis not in places:
             raise RuleError(
-                f"when.sizes.{axis}: the first term has no such axis of its own. {nearest(axis, places)}"
+                f"when.sizes.{axis}: the first tensor of the equation has no axis {axis!r} outside of "
+                "groups.",
+                hint=nearest(axis, places),
             )
         known = sizes.get(axis)
         if known is not None and not known.sign and isinstance(known.left, int) and known.left != size:
-            raise RuleError(f"when.sizes.{axis} is {size}, and sizes.{axis} is {known}; it never holds.")
+            raise RuleError(
+                f"when.sizes.{axis} is {size}, but sizes.{axis} is {known}, so that the condition never "
+                "holds.",
+                hint="Write the same number in both, or remove one.",
+            )
 
 
 def check_calls(calls: Iterable[Call], terms: tuple[Term, ...] | None) -> None:
-    """Check that the terms next to calls have the axes that the calls name; None for no equation.
+    """Check that the axes that calls name are axes of their tensors.
+
+    Args:
+        calls: The calls of one side.
+        terms: The terms of that side; None if there is no equation.
 
     Raises:
-        RuleError: One does not.
+        RuleError: No term has the axis outside of groups, or there is no equation.
     """
     for call in calls:
         if call.name not in ("pad", "unpad") or isinstance(call.args[0], int):
             continue
         if terms is None:
-            raise RuleError(f"'{call}' names an axis, but there is no equation; give the index of the axis.")
+            by_index = replace(call, args=(0, *call.args[1:]))
+            raise RuleError(
+                f"'{call}' names the axis {call.args[0]!r}, but the rule has no equation that names axes.",
+                hint=f"Write the index of the axis instead, such as '{by_index}'.",
+            )
         known = dict.fromkeys(
             name for term in terms for name in term.names if term.position(name) is not None
         )
         if call.args[0] not in known:
-            hint = nearest(str(call.args[0]), known)
-            raise RuleError(f"'{call}': no term next to it has this axis of its own. {hint}")
+            raise RuleError(
+                f"'{call}': no tensor on this side of the equation has an axis {call.args[0]!r} outside of "
+                "groups.",
+                hint=nearest(str(call.args[0]), known),
+            )
+
+
+def check_fill(action: str, reason: str, value: object) -> None:
+    """Check the reason and the constant of a rule that drops or fills keys.
+
+    Raises:
+        RuleError: The reason is empty, or the constant is not a number.
+    """
+    if not reason.strip():
+        example = 'drop = "the model makes it"' if action == "drop" else 'reason = "constant"'
+        raise RuleError("the reason is empty: expected a text.", hint=f"Write why, such as {example}.")
+    if value is not None and not isinstance(value, int | float):
+        raise RuleError(f"fill: expected a number, got {value!r}.")
 
 
 def check_sizes(
     sizes: Mapping[str, Size], equation: Equation | None, calls: Iterable[Call], index: FlatIndex | None
 ) -> None:
-    """Check that every size is of something, and that what the calls ask for is there.
+    """Check that every size is that of an axis or of a call, and that the calls' sizes are stated.
 
     Raises:
-        RuleError: One is not.
+        RuleError: A size is not used, is stated twice, or is missing.
     """
     needed = {name for call in calls for name in call.size_names}
     known = needed | (equation.axes if equation is not None else frozenset())
     for name in sizes:
         if name not in known:
-            raise RuleError(f"sizes.{name}: there is no axis of this name. {nearest(name, sorted(known))}")
+            raise RuleError(
+                f"sizes.{name}: the rule has no axis {name!r}.", hint=nearest(name, sorted(known))
+            )
         if index is not None and name in index.sizes:
-            raise RuleError(f"sizes.{name}: '{index}' gives this size already; leave it out.")
+            raise RuleError(
+                f"sizes.{name} repeats a size that where = '{index}' states.", hint=f"Remove sizes.{name}."
+            )
     for name in sorted(needed - set(sizes)):
-        raise RuleError(f"the size {name!r} is not known; write sizes = {{ {name} = ... }}.")
+        raise RuleError(
+            f"a call uses the size {name!r}, but the rule does not state it.",
+            hint=f"Add it to the rule, such as sizes = {{ {name} = 12 }}.",
+        )

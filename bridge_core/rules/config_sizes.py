@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bridge_core.errors import RuleError
+from bridge_core.messages import nearest
 from bridge_core.rules.patterns import COUNT, NAME
 
 __all__ = ["Size", "config_entry", "parse_sizes"]
+
+_MOST_ENTRIES = 1000
+"""How many entries of a config are compared with a name that it does not have."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,10 @@ class Size:
 
     @classmethod
     def parse(cls, value: int | str) -> Size:
-        """Read a number, ``config.NAME``, or two of them with one ``*`` or ``/`` between.
+        """Parse a number, ``config.NAME``, or two of them with one ``*`` or ``/`` between.
 
         Raises:
-            RuleError: It is none of these.
+            RuleError: The value is not of this form.
         """
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             return cls(value)
@@ -46,8 +51,8 @@ class Size:
             if len(known) == len(operands) <= 2 and any(isinstance(operand, tuple) for operand in known):
                 return cls(known[0], pieces[1], known[1]) if pieces[1:] else cls(known[0])
         raise RuleError(
-            f"the size {value!r} is neither a number nor of the form 'config.n_head' or "
-            "'config.hidden_size / config.n_head'."
+            "expected a size: a number, 'config.n_head' or 'config.hidden_size / config.n_head', got "
+            f"{value!r}."
         )
 
     def __str__(self) -> str:
@@ -56,31 +61,35 @@ class Size:
         return f"{texts[0]} {self.sign} {texts[1]}" if self.sign else texts[0]
 
     def value(self, config: Mapping[str, Any] | None) -> int:
-        """Return the number.
+        """Return the size.
+
+        Args:
+            config: The checkpoint's config; None if there is none.
 
         Raises:
-            RuleError: The config lacks an entry, or does not divide.
+            RuleError: The config is needed and there is none, it has no such entry, the entry is not a size,
+                or the quotient is not a whole number.
         """
-        left, right = (s if isinstance(s, int) else _whole_entry(config, s) for s in (self.left, self.right))
+        left, right = (s if isinstance(s, int) else _size_entry(config, s) for s in (self.left, self.right))
         if self.sign != "/":
             return left * right
         if right == 0 or left % right:
-            raise RuleError(f"{self} is {left} / {right}, which is no whole number.")
+            raise RuleError(f"expected a whole number, got {self} = {left} / {right}.")
         return left // right
 
 
 def parse_sizes(sizes: Mapping[str, int | str]) -> dict[str, Size]:
-    """Read the size of each axis.
+    """Parse the size of each axis.
 
     Raises:
-        RuleError: One is not well formed; the message names its axis.
+        RuleError: A size is not of the form that `Size.parse` reads; the message names its axis.
     """
     parsed = {}
     for name, size in sizes.items():
         try:
             parsed[name] = Size.parse(size)
         except RuleError as err:
-            raise RuleError(f"sizes.{name}: {err.message}") from err
+            raise RuleError(f"sizes.{name}: {err.message}", hint=err.hint) from err
     return parsed
 
 
@@ -92,22 +101,35 @@ def _operand(text: str) -> int | tuple[str, ...] | None:
 
 
 def config_entry(config: Mapping[str, Any], names: Sequence[str]) -> Any:
-    """Return the entry, or None where there is none."""
-    found: Any = config
+    """Return the entry of a nested config, or None if there is none."""
+    entry: Any = config
     for name in names:
-        if not isinstance(found, Mapping) or name not in found:
+        if not isinstance(entry, Mapping) or name not in entry:
             return None
-        found = found[name]
-    return found
+        entry = entry[name]
+    return entry
 
 
-def _whole_entry(config: Mapping[str, Any] | None, names: Sequence[str]) -> int:
+def _size_entry(config: Mapping[str, Any] | None, names: Sequence[str]) -> int:
     text = ".".join(names)
     if config is None:
-        raise RuleError(f"the size config.{text} is asked for, and no config of the checkpoint is known.")
-    found = config_entry(config, names)
-    if found is None:
-        raise RuleError(f"the config has no entry {text!r}; a size is asked for there.")
-    if isinstance(found, bool) or not isinstance(found, int) or found < 0:
-        raise RuleError(f"the config's entry {text!r} is {found!r}; a size was expected.")
-    return found
+        raise RuleError(
+            f"config.{text} has no value: the checkpoint has no config.json.",
+            hint="Put the model's config.json next to the source file, or write the number.",
+        )
+    entry = config_entry(config, names)
+    if entry is None:
+        parent = config_entry(config, names[:-1])
+        entries = list(itertools.islice(parent, _MOST_ENTRIES)) if isinstance(parent, Mapping) else []
+        likely = nearest(names[-1], map(str, entries))
+        raise RuleError(
+            f"the checkpoint's config has no entry {text!r}.",
+            hint=likely if likely.startswith("Did") else "Write the name of another entry, or the number.",
+        )
+    if isinstance(entry, bool) or not isinstance(entry, int) or entry < 0:
+        raise RuleError(
+            f"the entry {text!r} of the checkpoint's config is not a size: expected a whole number, got "
+            f"{entry!r}.",
+            hint="Write the number in the rule instead.",
+        )
+    return entry

@@ -17,14 +17,14 @@ _CONSTRUCTORS = {"move": "rearrange", "leave_out": "drop", "constant": "fill"}
 
 
 def current_action(action: str) -> str:
-    """Return today's name of an action."""
+    """Return the current name of an action; an old name also issues a `DeprecatedName` warning."""
     if action in _ACTIONS:
         _warn(f"the action {action!r}", repr(_ACTIONS[action]))
     return _ACTIONS.get(action, action)
 
 
 def with_old_names(rule: type[T]) -> type[T]:
-    """Keep the old names of the constructors of `Rule`, and ``drop`` of one rule, which was its reason."""
+    """Add the old names of the constructors of `Rule`, and ``drop`` of an instance, which was its reason."""
     for old, new in _CONSTRUCTORS.items():
         setattr(rule, old, classmethod(_constructor(old, new)))
     setattr(rule, "drop", _DropOrReason(vars(rule)["drop"]))  # noqa: B010 (mypy: the type has a method)
@@ -41,7 +41,7 @@ def _constructor(old: str, new: str) -> Callable[..., Any]:
 
 
 class _DropOrReason:
-    """``Rule.drop`` is the constructor; ``drop`` of one rule is its reason, under an old name."""
+    """``Rule.drop`` is the constructor; ``drop`` of an instance is its reason, under an old name."""
 
     def __init__(self, constructor: Any) -> None:
         self.constructor = constructor
@@ -49,7 +49,7 @@ class _DropOrReason:
     def __get__(self, rule: Any, owner: type[Any]) -> Any:
         if rule is None:
             return self.constructor.__get__(None, owner)
-        _warn("drop of a rule", "its reason where its action is 'drop'")
+        _warn("the attribute drop of a rule", "reason, if action is 'drop'")
         return rule.reason if rule.action == "drop" else None
 
 

@@ -23,6 +23,11 @@ _CALLS = {
     "offset": "offset(number) or offset(number, rounding)",
     "cast": "cast(from, to)",
 }
+_HINTS = {
+    "pad": "Write the axis by name or index, and sizes as whole numbers or names from sizes.",
+    "unpad": "Write the axis by name or index, and sizes as whole numbers or names from sizes.",
+    "offset": "Write a finite number that is not 0; the second argument can only be: rounding.",
+}
 _CALL = re.compile(r"\s*(\w+)\s*\(([^()]*)\)\s*")
 _INDEX = re.compile(r"-?(?:0|[1-9][0-9]{0,8})")
 
@@ -34,7 +39,7 @@ class Call:
     Args:
         name: ``pad``, ``unpad``, ``offset`` or ``cast``.
         args: ``pad`` and ``unpad``: the axis (its name, or its index), the size before and the size after;
-            a size is a number, a name from the rule's sizes, or None for what shapes tell.
+            a size is a number, a name from the rule's sizes, or None to take it from the shapes.
             ``offset``: the number, and whether rounding is allowed. ``cast``: both dtypes.
 
     >>> str(Call.parse("pad(vocab, 50257, 50304)").inverse())
@@ -46,28 +51,37 @@ class Call:
 
     @classmethod
     def parse(cls, text: str) -> Call:
-        """Read one call.
+        """Parse one call.
 
         Raises:
-            RuleError: It is none, or not of its form.
+            RuleError: The text is not a call, the op is unknown, or the arguments are not those of the op.
         """
-        found = _CALL.fullmatch(text)
-        if found is None:
+        match = _CALL.fullmatch(text)
+        if match is None:
             raise RuleError(
-                f"{text!r} is neither an equation ('out in -> in out') nor a call "
-                f"({', '.join(_CALLS)}), e.g. 'pad(vocab, 50304)'."
+                "expected an equation such as 'out in -> in out', or a call such as 'pad(vocab, 50304)', got "
+                f"{text!r}.",
+                hint="Write -> between the axes of the sources and those of the targets.",
             )
-        name, inner = found[1], found[2].strip()
+        name, inner = match[1], match[2].strip()
         if name not in _CALLS:
-            raise RuleError(f"the op {name!r} is not known. {nearest(name, _CALLS)}")
+            likely = nearest(name, _CALLS)
+            if not likely.startswith("Did"):
+                likely += " To move axes, write an equation such as 'out in -> in out'."
+            raise RuleError(f"unknown op {name!r}.", hint=likely)
         args = [arg.strip() for arg in inner.split(",")] if inner else []
         read = {"pad": _padding, "unpad": _padding, "offset": _offset, "cast": _cast}[name](args)
         if read is None:
-            raise RuleError(f"{text.strip()!r} is not well formed; {_CALLS[name]} was expected.")
+            raise RuleError(f"expected {_CALLS[name]}, got {text.strip()!r}.", hint=_HINTS.get(name))
         if name in ("pad", "unpad"):
             first, second = read[1:] if name == "pad" else read[:0:-1]
             if isinstance(first, int) and isinstance(second, int) and first > second:
-                raise RuleError(f"{text.strip()!r} leads the wrong way, from {read[1]} to {read[2]}.")
+                change = "a longer" if name == "pad" else "a shorter"
+                other = cls("unpad" if name == "pad" else "pad", read)
+                raise RuleError(
+                    f"{name} gives an axis {change} size, got {text.strip()!r} from {read[1]} to {read[2]}.",
+                    hint=f"Write '{other}'.",
+                )
         return cls(name, read)
 
     def __str__(self) -> str:
@@ -93,16 +107,18 @@ class Call:
 
     @property
     def size_names(self) -> tuple[str, ...]:
-        """The names of sizes that it needs."""
+        """The names in the rule's sizes that it uses."""
         sizes = self.args[1:] if self.name in ("pad", "unpad") else ()
         return tuple(size for size in sizes if isinstance(size, str))
 
 
 def parse_ops(texts: Iterable[str]) -> tuple[Equation | None, tuple[Call, ...], tuple[Call, ...]]:
-    """Read one equation at most, the calls before it, and those after it.
+    """Return the equation, or None if there is none, the calls before it, and those after it.
+
+    Without an equation all calls are those before it.
 
     Raises:
-        RuleError: One is not well formed, or there are two equations.
+        RuleError: A text is neither an equation nor a call, or there are two equations.
     """
     equation: Equation | None = None
     before: list[Call] = []
@@ -111,7 +127,10 @@ def parse_ops(texts: Iterable[str]) -> tuple[Equation | None, tuple[Call, ...], 
         if "->" not in text:
             (before if equation is None else after).append(Call.parse(text))
         elif equation is not None:
-            raise RuleError(f"there are two equations, '{equation}' and '{text}'; one is the most.")
+            raise RuleError(
+                f"expected at most one equation in a rule, got two: '{equation}' and '{text}'.",
+                hint="Write one equation that does both.",
+            )
         else:
             equation = Equation.parse(text)
     return equation, tuple(before), tuple(after)
@@ -149,5 +168,5 @@ def _cast(args: Sequence[str]) -> tuple[Argument, ...] | None:
         return None
     for name in args:
         if name not in DTYPES:
-            raise RuleError(f"the dtype {name!r} is not known. {nearest(name, DTYPES)}")
+            raise RuleError(f"unknown dtype {name!r}.", hint=nearest(name, DTYPES))
     return tuple(args)

@@ -18,11 +18,12 @@ class Options(TypedDict, total=False):
     """What every rule takes by keyword.
 
     Args:
-        when: Conditions, all of which must hold: ``{"config": {"model_type": "gpt2"}}``; of the first source
-            tensor of a rule that rearranges tensors also ``{"rank": 2}`` and ``{"sizes": {"in": 768}}``.
-        optional: Whether it may match nothing.
-        layouts: The layouts of the sources and of the targets, e.g. ``("torch", "flax")``.
-        origin: Where it was written.
+        when: Conditions, all of which must hold: ``{"config": {"model_type": "gpt2"}}``; of a rule that
+            rearranges tensors also ``{"rank": 2}`` and ``{"sizes": {"in": 768}}``, of its first source.
+        optional: Whether the rule may match nothing; false by default.
+        layouts: The layouts of the sources and of the targets, e.g. ``("torch", "flax")``; by default the
+            rule is read from sources to targets in every conversion.
+        origin: The file and line of the rule, for messages.
     """
 
     when: Mapping[str, Any]
@@ -41,10 +42,10 @@ class Common(TypedDict):
 
 
 def common_fields(options: Options) -> Common:
-    """Read the options.
+    """Return the options as fields of a rule.
 
     Raises:
-        RuleError: A condition is not well formed.
+        RuleError: A condition is unknown, or has a value of a wrong type.
     """
     return {
         "when": When.parse(options.get("when") or {}),
@@ -56,8 +57,9 @@ def common_fields(options: Options) -> Common:
 
 @contextlib.contextmanager
 def naming(about: str, options: Options) -> Iterator[None]:
-    """Add the rule to the error if one of its texts cannot be read."""
+    """Add the rule, and where it was written, to an error about one of its texts."""
     try:
         yield
     except RuleError as err:
-        raise RuleError(f"rule {about}: {err.message}", path=options.get("origin") or None) from err
+        path = options.get("origin") or None
+        raise RuleError(f"rule {about}: {err.message}", path=path, hint=err.hint) from err

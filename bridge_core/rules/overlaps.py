@@ -1,4 +1,4 @@
-"""Rules that take the same keys for certain, whatever the keys are."""
+"""Rules that surely match the same keys, in every checkpoint."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ __all__ = ["overlapping"]
 
 
 def overlapping(rules: Iterable[Rule]) -> tuple[tuple[Rule, Rule], ...]:
-    """Return the pairs of rules that would take one key for certain, whatever the keys are.
+    """Return the pairs of rules that surely match the same key, in every checkpoint that has it.
 
-    These are rules with equal patterns, and rules for one key that another's pattern matches. Rules whose
-    conditions differ may exclude each other, and rules of layers are about paths, not keys.
+    These are rules with equal patterns, and rules for one key that another rule's pattern matches. Pairs with
+    different conditions are left out, since these may exclude each other; so are pairs of a rule of layers
+    and one of keys, since layers are matched by paths.
     """
     known = tuple(rules)
     alike: dict[tuple[object, ...], list[int]] = {}
@@ -36,8 +37,8 @@ def overlapping(rules: Iterable[Rule]) -> tuple[tuple[Rule, Rule], ...]:
         for key, other in keys
         if pattern.match(key) is not None
     )
-    found = ((known[first], known[second]) for first, second in sorted(pairs) if first != second)
-    return tuple((first, second) for first, second in found if _are_rivals(first, second))
+    meeting = ((known[first], known[second]) for first, second in sorted(pairs) if first != second)
+    return tuple((first, second) for first, second in meeting if _are_rivals(first, second))
 
 
 def _are_rivals(first: Rule, second: Rule) -> bool:

@@ -1,7 +1,7 @@
-"""Patterns over keys: they match part by part, bind captures, and are filled with them again.
+"""Patterns over keys: they match a key part by part, capture values, and make a key from captured values.
 
-A pattern is never a regular expression: a key that it matches can be built again from what it captured,
-and a key that it builds gives back the same captures. Rules that are good both ways rest on this.
+A pattern is never a regular expression: a key that it matches can be made again from what it captured, and
+matching a key that it made gives the same captures. So rules can be read in both directions.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -63,35 +64,37 @@ Captures = Mapping[str, str]
 class Mixed:
     """Pattern segment: one part made of literals and captures, as ``layers_{i:int}``.
 
-    Every part has at most one reading: two captures never touch, one of them at most is a `Str`, and what
-    stands between two holds more than digits.
+    A part matches in at most one way: two captures never follow each other, at most one of them is a `Str`,
+    and the text between two has more than digits.
 
     Raises:
-        RuleError: A part could be read in several ways.
+        RuleError: A part could match in several ways.
     """
 
     pieces: tuple[str | Capture, ...]
 
     def __post_init__(self) -> None:
-        """Check that there is one reading."""
+        """Check that a part matches in at most one way."""
         if sum(isinstance(piece, Str) for piece in self.pieces) > 1:
             raise RuleError(
-                f"pattern segment {_text(self)!r} has two captures of any text, so a name could be read in "
-                "several ways; make one of them an {i:int}, or split the name at dots."
+                f"the part {_text(self)!r} of the pattern has two captures of any text, so that a name can "
+                "match in several ways: expected at most one.",
+                hint="Make one of them a number, such as {i:int}, or write its text.",
             )
         captures = [n for n, piece in enumerate(self.pieces) if not isinstance(piece, str)]
         for first, second in itertools.pairwise(captures):
             between = "".join(str(piece) for piece in self.pieces[first + 1 : second])
             if not between.strip("0123456789"):
                 raise RuleError(
-                    f"pattern segment {_text(self)!r}: {_text(self.pieces[first])} and "
-                    f"{_text(self.pieces[second])} need something other than digits between them, or a name "
-                    "could be read in several ways."
+                    f"the part {_text(self)!r} of the pattern can match in several ways: expected a text "
+                    f"with more than digits between {_text(self.pieces[first])} and "
+                    f"{_text(self.pieces[second])}.",
+                    hint="Write one capture for both, or a separator such as _ between them.",
                 )
 
     @functools.cached_property
     def expression(self) -> re.Pattern[str]:
-        """The expression that reads one part; its groups are the captures in order."""
+        """The regular expression of the part; its groups are the captures in order."""
         texts = {Int: "([0-9]+)", Str: "(.+?)"}
         return re.compile(
             "".join(re.escape(p) if isinstance(p, str) else texts[type(p)] for p in self.pieces), re.DOTALL
@@ -107,8 +110,7 @@ _FIELD = re.compile(r"\{(\w+)(?::(int|str))?\}")
 class Pattern:
     """A pattern over keys: literals, ``{i:int}``, ``{name}``, ``*`` and ``**``.
 
-    A part may mix literals and captures, as ``layers_{i:int}``. Captures are texts: a number is given back
-    as it was written.
+    A part may mix literals and captures, as ``layers_{i:int}``. Captured values are texts, numbers too.
 
     Args:
         segments: What each part of a key must be.
@@ -128,10 +130,10 @@ class Pattern:
 
     @classmethod
     def parse(cls, text: str | Pattern | tuple[Segment, ...]) -> Pattern:
-        """Read a dotted pattern.
+        """Parse a dotted pattern; a `Pattern` is returned unchanged.
 
         Raises:
-            RuleError: A segment is not well formed.
+            RuleError: A part is not a valid pattern, or a capture is named twice.
         """
         if isinstance(text, Pattern):
             return text
@@ -139,12 +141,20 @@ class Pattern:
         return cls(tuple(_segment(part) if isinstance(part, str) else part for part in parts))
 
     def __post_init__(self) -> None:
-        """Check that captures are named once and ``**`` stands once."""
+        """Check that each capture, and ``**``, is in the pattern at most once."""
         names = [capture.name for capture in _captures(self.segments)]
-        if len(names) != len(set(names)):
-            raise RuleError(f"pattern {self}: a capture is named twice.")
-        if sum(isinstance(s, AnyN) for s in self.segments) > 1:
-            raise RuleError(f"pattern {self}: '**' may stand once.")
+        twice = next((name for name, number in Counter(names).items() if number > 1), None)
+        if twice is not None:
+            raise RuleError(
+                f"the pattern '{self}' has the capture {{{twice}}} twice: expected each capture once.",
+                hint="Give one of them another name.",
+            )
+        wide = sum(isinstance(s, AnyN) for s in self.segments)
+        if wide > 1:
+            raise RuleError(
+                f"the pattern '{self}' has '**' {wide} times: expected it at most once.",
+                hint="Write * for a single part.",
+            )
 
     def __str__(self) -> str:
         """Return the dotted form, as it was written."""
@@ -156,7 +166,7 @@ class Pattern:
         return Pattern((self.collection, *self.segments)) if self.collection else self
 
     def within(self, collection: str, elsewhere: frozenset[Key]) -> Pattern:
-        """Return the pattern without its first part, which is a collection.
+        """Return the pattern without its first part, which is the name of a collection.
 
         Args:
             collection: The collection.
@@ -166,7 +176,7 @@ class Pattern:
 
     @property
     def captures(self) -> tuple[str, ...]:
-        """The names that a match binds; wildcards are numbered ``*0``, ``*1`` and ``**``."""
+        """The names of a match's values; those of wildcards are ``*0``, ``*1`` and ``**``."""
         return tuple(name for names in self._names for name in names)
 
     @functools.cached_property
@@ -176,7 +186,7 @@ class Pattern:
 
     @functools.cached_property
     def is_literal(self) -> bool:
-        """Whether it matches one key alone."""
+        """Whether the pattern matches only one key."""
         return all(isinstance(segment, str) for segment in self.segments)
 
     @functools.cached_property
@@ -209,7 +219,7 @@ class Pattern:
 
     @functools.cached_property
     def _names(self) -> tuple[tuple[str, ...], ...]:
-        """The names that each segment binds."""
+        """The names of each segment's captures."""
         return tuple(_names(self.segments))
 
     @functools.cached_property
@@ -228,7 +238,7 @@ class Pattern:
         )
 
     def match(self, key: Key) -> dict[str, str] | None:
-        """Return the captures if the whole key fits, else None."""
+        """Return the captured values, or None if the key does not match entirely."""
         if self.elsewhere and key in self.elsewhere:
             return None
         outline = self._outline
@@ -238,33 +248,36 @@ class Pattern:
         for place, text in outline.literals:
             if key[place] != text:
                 return None
-        found: dict[str, str] = {}
+        captures: dict[str, str] = {}
         for place, segment, names in outline.others:
             if isinstance(segment, AnyN):
-                found["**"] = "\0".join(key[place : place + spare])
+                captures["**"] = "\0".join(key[place : place + spare])
                 continue
             part = key[place]
             if isinstance(segment, Mixed):
                 groups = segment.expression.fullmatch(part)
                 if groups is None:
                     return None
-                found.update(zip(names, groups.groups(), strict=True))
+                captures.update(zip(names, groups.groups(), strict=True))
             elif isinstance(segment, Int) and not (part.isascii() and part.isdecimal()):
                 return None
             else:
-                found[names[0]] = part
-        return found
+                captures[names[0]] = part
+        return captures
 
     def fill(self, captures: Captures) -> Key:
-        """Build the key that the captures stand for.
+        """Return the key that has these captured values.
 
         Raises:
-            RuleError: A capture of this pattern is not bound.
+            RuleError: A capture of this pattern has no value.
         """
         parts: list[str] = []
         for segment, names in zip(self.segments, self._names, strict=True):
             if any(name not in captures for name in names):
-                raise RuleError(f"pattern {self}: nothing binds {_text(segment)}.")
+                raise RuleError(
+                    f"the pattern '{self}' makes no key: {_text(segment)} has no value.",
+                    hint=f"Write {_text(segment)} in the pattern of the other side too.",
+                )
             if isinstance(segment, str):
                 parts.append(segment)
             elif isinstance(segment, AnyN):
@@ -279,13 +292,13 @@ class Pattern:
 
 @dataclass(frozen=True)
 class _Outline:
-    """What `Pattern.match` goes by, so that most keys are refused after one look.
+    """The tests of `Pattern.match`, ordered so that most keys fail the first one.
 
     Args:
-        least: The least number of parts of a key that fits.
+        least: The lowest number of parts of a key that matches.
         wide: Whether a key may have more.
-        literals: Place in a key, counted from the end after ``**``, and the literal there.
-        others: Place, segment, and the names that it binds.
+        literals: Index of a part of the key, negative after ``**``, and the literal there.
+        others: Index, segment, and the names of its captures.
     """
 
     least: int
@@ -309,7 +322,11 @@ def _segment(text: str) -> Segment:
     literals = "".join(piece for piece in pieces if isinstance(piece, str))
     if any(character in literals for character in "{}*"):
         raise RuleError(
-            f"pattern segment {text!r}: expected a name, '*', '**', '{{name}}' or '{{name:int}}'."
+            f"the part {text!r} of the pattern is not valid: expected a name, '*', '**', '{{name}}' or "
+            "'{name:int}'.",
+            hint="Write a capture to match within a part, such as layer_{i:int}."
+            if "*" in literals
+            else "Write {i:int} for a number, and {name} for any text.",
         )
     pieces = [piece for piece in pieces if piece != ""]
     if not any(isinstance(piece, Int | Str) for piece in pieces):
@@ -342,7 +359,7 @@ def _captures(segments: Iterable[Segment]) -> Iterator[Capture]:
 
 
 def _names(segments: Iterable[Segment]) -> Iterator[tuple[str, ...]]:
-    """Yield the names that each segment binds."""
+    """Yield the names of each segment's captures."""
     count = 0
     for segment in segments:
         if isinstance(segment, AnyN):

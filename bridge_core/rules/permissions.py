@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from bridge_core.rules.patterns import Pattern
 
     Allowed = bool | Iterable[str | Pattern]
-    """What callers may hand over: True for every key, patterns, or the text of one."""
+    """What callers may pass: True for every key, patterns, or the text of one."""
 else:
-    Allowed = Any  # most conversions have no patterns, and need not load what they are
+    Allowed = Any  # most conversions have no patterns, and need not import their module
 
 __all__ = ["Allowed", "Permissions"]
 
@@ -24,12 +24,12 @@ class Permissions:
     """What a conversion may guess and leave out; nothing, unless its caller allows it.
 
     Args:
-        accept_guesses: Whether names may decide what no evidence does.
+        accept_guesses: Whether names may decide what no other evidence decides.
         allow_missing: Target keys that may stay unfilled.
         allow_unexpected: Source keys that may be left out.
         allow_mismatched: Target keys that may stay unfilled, and their sources left out, where the shapes
             differ.
-        allow_unclaimed: Source keys that are copied unchanged although no evidence says what they are.
+        allow_unclaimed: Source keys that are copied unchanged although no evidence shows what they are.
     """
 
     accept_guesses: bool = False
@@ -50,7 +50,7 @@ class Permissions:
         """Return the permissions that a caller's keywords give.
 
         Raises:
-            RuleError: A pattern is not well formed.
+            RuleError: A pattern is not valid.
         """
         return cls(
             accept_guesses,

@@ -1,4 +1,4 @@
-"""Rules as a neutral state records them: in the words of a rule file, as JSON, and read from that again."""
+"""Rules as a neutral state records them: as JSON with the keys of a rule file, written and read."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from bridge_core.state import Key, RecordedRule
 __all__ = ["RuleIdentity", "identity_of_record", "identity_of_rule", "read_recorded", "recorded"]
 
 RuleIdentity = tuple[str, tuple[str, str] | None]
-"""The text of a rule, and the layouts that it names."""
+"""The text of a rule, and its layouts if it has some."""
 
 
 def recorded(rule: Rule, layout: str, pending: tuple[Key, ...] = ()) -> RecordedRule:
     """Return what a neutral state records of a rule.
 
     Args:
-        rule: The rule, as it is read in the conversion.
-        layout: The layout that the conversion is from.
-        pending: The neutral keys that the rule has still to rearrange.
+        rule: The rule, in the direction of the conversion.
+        layout: The layout of the conversion's source.
+        pending: The neutral keys that the rule still has to rearrange.
     """
     layouts = rule.layouts or (layout, "")
     return RecordedRule(_text_of(rule), layouts, rule.label, pending)
 
 
 def identity_of_rule(rule: Rule) -> RuleIdentity:
-    """Return what a rule, as it is read in a conversion, has in common with its record."""
+    """Return what a rule, in the direction of a conversion, has in common with its record."""
     return _text_of(rule), rule.layouts
 
 
@@ -43,7 +43,7 @@ def identity_of_record(record: RecordedRule) -> RuleIdentity:
 
 
 def read_recorded(record: RecordedRule) -> Rule | None:
-    """Return the rule; None if its text is not one that this ckptbridge reads."""
+    """Return the rule; None if this version of ckptbridge cannot read its text."""
     table = json.loads(record.text)
     layouts = record.layouts if record.layouts[1] else None
     origin = record.label if record.label.rpartition(":")[2].isdecimal() else ""
@@ -67,13 +67,16 @@ def _text_of(rule: Rule) -> str:
             table["reversed"] = True
         try:
             read = _read(table, None, "")
-            # NaN is not equal to itself.
-            if repr(read.value) == repr(plain.value) and replace(read, value=plain.value) == plain:
+            # NaN is not equal to itself, so that values are compared by their text.
+            zero = None if plain.value is None else 0
+            if repr(read.value) == repr(plain.value) and replace(read, value=zero) == replace(
+                plain, value=zero
+            ):
                 break
         except RuleError:
             continue
     else:
-        # A name that holds a dot, for example, is not what a rule file can say.
+        # A rule file cannot hold every rule: not one for a name with a dot, for example.
         table = {"described": str(plain), "ops": list(plain.ops)}
     return json.dumps(table, sort_keys=True)
 
@@ -84,7 +87,7 @@ def _read(table: dict[str, Any], layouts: tuple[str, str] | None, origin: str) -
         try:
             words["fill"] = float(words["fill"])
         except ValueError as err:
-            raise RuleError(f"fill = {words['fill']!r}: a number was expected.") from err
+            raise RuleError(f"fill: expected a number, got {words['fill']!r}.") from err
     is_reversed = table.get("reversed") is True
     rule = read_table(words, layouts[::-1] if is_reversed and layouts is not None else layouts, origin)
     rule = replace(rule, fallback=table.get("fallback") is True)
@@ -92,7 +95,7 @@ def _read(table: dict[str, Any], layouts: tuple[str, str] | None, origin: str) -
 
 
 def _table(rule: Rule) -> dict[str, Any]:
-    """Return a rule as the table of a rule file; what such a table cannot say is left out."""
+    """Return a rule as the table of a rule file; what such a table cannot hold is left out."""
     sources, targets = (_patterns(side) for side in (rule.sources, rule.targets))
     table: dict[str, Any] = {"source": sources} if sources else {}
     match rule.action:

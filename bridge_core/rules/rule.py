@@ -1,4 +1,4 @@
-"""One rule: its constructors and checks. It is checked when it is made, and running never changes it."""
+"""One rule: its constructors and checks. It is checked when it is made, and is immutable."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any, Literal, Unpack
 
 from bridge_core.axes import Equation, ListAxes, Term, check_equation, check_part_order
 from bridge_core.errors import RuleError
+from bridge_core.messages import count
 from bridge_core.public import renamed
-from bridge_core.rules.captures import check_captures, list_axes_of
-from bridge_core.rules.checks import axis_places, check_calls, check_conditions, check_sizes
+from bridge_core.rules.captures import check_captures, check_same_captures, list_axes_of
+from bridge_core.rules.checks import axis_places, check_calls, check_conditions, check_fill, check_sizes
 from bridge_core.rules.conditions import When
 from bridge_core.rules.config_sizes import Size, parse_sizes
 from bridge_core.rules.flat_index import FlatIndex
@@ -38,26 +39,25 @@ class Rule:
     """One rule; make it with `rename`, `rearrange`, `layer`, `drop` or `fill`.
 
     Args:
-        action: What it does, which is the name of its constructor and of its key in a rule file.
+        action: What it does: the name of its constructor, and of its key in a rule file.
         sources: Patterns over keys of the source; over layer paths for ``layer``.
-        targets: Patterns that give the keys of the target.
+        targets: Patterns that make the keys of the target.
         kind: Kind of the layers at the matching paths.
-        reason: Why keys are dropped, or made of nothing.
-        value: Constant that fills dropped keys when the rule is read the other way, or that fills the
-            targets; None leaves them missing.
+        reason: Why keys are dropped, or filled.
+        value: Constant that fills the targets, or dropped keys in the other direction; None for no constant.
         before: Element-wise calls on the sources' tensors. Without an equation all calls are here.
         equation: How axes are rearranged; None for tensors that are copied one to one.
         after: Element-wise calls on the targets' tensors.
         sizes: Axis -> its size.
-        flat_index: A capture that is computed from others.
-        when: Conditions under which it holds.
-        optional: Whether it may match nothing.
-        fallback: Whether other rules that match the same key go first.
-        layouts: The layouts of the sources and of the targets; None if the caller knows.
-        origin: Where it was written, e.g. ``rules.toml:12``.
+        flat_index: A capture that is computed from others; None if there is none.
+        when: Conditions under which the rule is used.
+        optional: Whether the rule may match nothing.
+        fallback: Whether other rules that match the same key are used before this one.
+        layouts: The layouts of the sources and of the targets; None to read it from source to target always.
+        origin: Where it was written, e.g. ``rules.toml:12``; empty if not in a file.
 
     Raises:
-        RuleError: It is not well formed, or could not be read the other way.
+        RuleError: The rule is inconsistent, or could not be read in the other direction.
 
     >>> Rule.rename("module.**", "**").source
     Pattern(segments=('module', AnyN()), collection='')
@@ -87,7 +87,7 @@ class Rule:
         """Return a rule that renames keys.
 
         Raises:
-            RuleError: A pattern is not well formed, or only one side has a capture.
+            RuleError: A pattern is not valid, or only one of them has a capture.
         """
         with naming(f"'{source}' -> '{target}'", options):
             old, new = Pattern.parse(source), Pattern.parse(target)
@@ -97,10 +97,10 @@ class Rule:
 
     @classmethod
     def layer(cls, path: str | Pattern, kind: str, **options: Unpack[Options]) -> Rule:
-        """Return a rule that fixes the kind of layers.
+        """Return a rule that states the kind of layers.
 
         Raises:
-            RuleError: The pattern is not well formed.
+            RuleError: The pattern is not valid.
         """
         with naming(f"'{path}'", options):
             pattern, common = Pattern.parse(path), common_fields(options)
@@ -110,10 +110,10 @@ class Rule:
     def drop(
         cls, source: str | Pattern, reason: str, *, fill: float | None = None, **options: Unpack[Options]
     ) -> Rule:
-        """Return a rule that drops keys; read the other way, they are filled with ``fill`` or stay missing.
+        """Return a rule that drops keys; in the other direction they get ``fill``, or stay missing if None.
 
         Raises:
-            RuleError: The pattern is not well formed, or there is no reason.
+            RuleError: The pattern is not valid, the reason is empty, or ``fill`` is not a number.
         """
         with naming(f"'{source}'", options):
             pattern, common = Pattern.parse(source), common_fields(options)
@@ -121,10 +121,10 @@ class Rule:
 
     @classmethod
     def fill(cls, target: str | Pattern, value: float, *, reason: str, **options: Unpack[Options]) -> Rule:
-        """Return a rule that fills targets with a constant; read the other way, they are dropped.
+        """Return a rule that fills targets with a constant; in the other direction it drops them.
 
         Raises:
-            RuleError: The pattern is not well formed, or there is no reason.
+            RuleError: The pattern is not valid, the reason is empty, or the constant is not a number.
         """
         with naming(f"'{target}'", options):
             pattern, common = Pattern.parse(target), common_fields(options)
@@ -141,7 +141,7 @@ class Rule:
         where: str = "",
         **options: Unpack[Options],
     ) -> Rule:
-        """Return a rule that makes target tensors of source tensors.
+        """Return a rule that makes target tensors from source tensors.
 
         Args:
             sources: Patterns over keys, one for each term on the left of the equation.
@@ -154,7 +154,7 @@ class Rule:
             **options: See `Options`.
 
         Raises:
-            RuleError: It is not well formed, or could not be read the other way.
+            RuleError: A pattern, an op, a size or ``where`` is not valid, or they contradict each other.
 
         >>> rule = Rule.rearrange("h.{i:int}.w", "blocks.w", "out in -> i in out")
         >>> rule.list_axes.left, rule.list_axes.right
@@ -195,33 +195,29 @@ class Rule:
         try:
             if self.layouts is not None and self.layouts[0] == self.layouts[1]:
                 raise RuleError(
-                    f"both layouts are {self.layouts[0]}, so its direction is not known; leave the layouts "
-                    "out to read it from source to target."
+                    f"expected two different layouts, got {self.layouts[0]!r} for both: they decide in which "
+                    "direction the rule is read.",
+                    hint="Leave out layouts= to read it from source to target.",
                 )
             if self.action == "rearrange":
                 self._check_rearrange()
                 return
             if self.when.rank is not None or self.when.sizes:
-                raise RuleError("only a rule that rearranges tensors can have conditions on rank and sizes.")
+                text = f"a rule with {self.action!r} cannot have the conditions when.rank and when.sizes."
+                raise RuleError(text, hint="Use when.config, or remove the condition.")
             if self.action == "rename":
-                lone = set(self.source.captures) ^ set(self.targets[0].captures)
-                if lone:
-                    names = ", ".join(sorted(lone))
-                    raise RuleError(f"it cannot be read in both directions: only one side has {names}.")
+                check_same_captures(self.source, self.targets[0])
             elif self.action in ("drop", "fill"):
-                self._check_fill()
+                check_fill(self.action, self.reason, self.value)
         except RuleError as err:
-            raise self.error(err.message) from err
-
-    def _check_fill(self) -> None:
-        if not self.reason.strip():
-            raise RuleError("a reason was expected.")
-        if self.value is not None and not isinstance(self.value, int | float):
-            raise RuleError(f"the constant is {self.value!r}; a number was expected.")
+            raise self.error(err.message, hint=err.hint) from err
 
     def _check_rearrange(self) -> None:
         if not self.sources or not self.targets:
-            raise RuleError("it needs a source and a target.")
+            raise RuleError(
+                f"expected one source and one target or more, got {count(len(self.sources), 'source')} and "
+                f"{count(len(self.targets), 'target')}."
+            )
         check_captures(self.sources, self.targets, self.flat_index, self.equation)
         if self.equation is not None:
             check_equation(self.equation, self.list_axes)
@@ -251,34 +247,34 @@ class Rule:
         """The first source pattern.
 
         Raises:
-            RuleError: It has none.
+            RuleError: The rule has no source, since it fills its targets.
         """
         if not self.sources:
-            raise self.error("it has no source.")
+            raise self.error("the rule has no source pattern.")
         return self.sources[0]
 
     @property
     def rename_to(self) -> Pattern | None:
-        """The pattern that gives the new key; None for rules that do not rename."""
+        """The pattern that makes the new key; None for rules that do not rename."""
         return self.targets[0] if self.action == "rename" else None
 
     @property
     def ops(self) -> tuple[str, ...]:
-        """The calls and the equation as they are written."""
+        """The texts of the calls and the equation, in their order."""
         equation = () if self.equation is None else (self.equation,)
         return tuple(map(str, (*self.before, *equation, *self.after)))
 
     @functools.cached_property
     def list_axes(self) -> ListAxes:
-        """The list axes of every pattern: captures that the other side holds as axes."""
+        """The list axes of every pattern: captures that the other side has as axes."""
         return list_axes_of(self.sources, self.targets, self.flat_index)
 
-    def error(self, text: str, key: Key | str | None = None) -> RuleError:
-        """Return an error that names the rule and where it was written."""
-        return RuleError(f"{self}: {text}", path=self.origin or None, key=key)
+    def error(self, text: str, key: Key | str | None = None, *, hint: str | None = None) -> RuleError:
+        """Return an error that names the rule, where it was written, and the tensor ``key``."""
+        return RuleError(f"{self}: {text}", path=self.origin or None, key=key, hint=hint)
 
     def reversed(self) -> Rule:
-        """Return the same rule read the other way; a rule of layers is good both ways as it is."""
+        """Return the same rule for the other direction; a rule of layers is returned unchanged."""
         if self.action == "layer":
             return self
         turned: dict[Action, Action] = {"drop": "fill", "fill": "drop"}
@@ -297,51 +293,52 @@ class Rule:
         )
 
     def bind(self, pattern: Pattern, key: Key) -> dict[str, str] | None:
-        """Return the captures of a key, with the parts of a number in its place; None if it does not fit.
+        """Return the captured values of a key, a flat index as its parts; None if the key does not match.
 
         Raises:
-            RuleError: A capture that is an axis, or made of others, has leading zeros.
+            RuleError: A capture that is an axis or a flat index has leading zeros.
         """
-        found = pattern.match(key)
-        if found is None:
+        captures = pattern.match(key)
+        if captures is None:
             return None
-        if self.flat_index is not None and self.flat_index.whole in found:
+        if self.flat_index is not None and self.flat_index.whole in captures:
             try:
-                found = {**found, **self.flat_index.split(found[self.flat_index.whole])}
+                captures.update(self.flat_index.split(captures[self.flat_index.whole]))
             except RuleError as err:
-                raise self.error(err.message, key) from err
-            del found[self.flat_index.whole]
+                raise self.error(err.message, key, hint=err.hint) from err
+            del captures[self.flat_index.whole]
         for axes in (*self.list_axes.left, *self.list_axes.right):
             for name in axes:
-                if name in found and not COUNT.fullmatch(found[name]):
+                if name in captures and not COUNT.fullmatch(captures[name]):
                     raise self.error(
-                        f"{name} is {found[name]!r}; a number without leading zeros was expected.", key
+                        f"expected a number without leading zeros for {{{name}}}, got {captures[name]!r}.",
+                        key,
                     )
-        return found
+        return captures
 
     def build(self, pattern: Pattern, captures: Mapping[str, str]) -> Key:
-        """Return the key that captures stand for; the inverse of `bind`.
+        """Return the key that has these captured values; the inverse of `bind`.
 
         Raises:
-            RuleError: A capture is missing, or a part of a number is not below its bound.
+            RuleError: A capture has no value, or a part of a flat index is not below its bound.
         """
         if self.flat_index is None or self.flat_index.whole not in pattern.captures:
             return pattern.fill(captures)
         try:
             return pattern.fill({**captures, self.flat_index.whole: self.flat_index.join(captures)})
         except RuleError as err:
-            raise self.error(err.message) from err
+            raise self.error(err.message, hint=err.hint) from err
 
     def axis_of(self, call: Call, number: int, *, of_target: bool | None = None) -> int | None:
         """Return the axis of a ``pad`` or ``unpad`` in the tensors of one pattern.
 
         Args:
             call: One of ``before`` or ``after``.
-            number: Number of the pattern among the sources, or the targets.
-            of_target: Whether it is about the targets; None to go by where the call stands.
+            number: Index of the pattern among the sources, or the targets.
+            of_target: Whether the pattern is a target; by default it is if the call is in ``after``.
 
         Returns:
-            Its index; None if those tensors lack the axis and are left as they are.
+            The index of the axis; None if those tensors do not have the axis, and stay unchanged.
         """
         axis = call.args[0]
         if isinstance(axis, int):
@@ -350,23 +347,23 @@ class Rule:
         return terms[number].position(str(axis)) if terms is not None else None
 
     def applies(self, shape: Sequence[int] = (), config: Mapping[str, Any] | None = None) -> bool:
-        """Tell whether its conditions hold.
+        """Return whether its conditions hold.
 
         Args:
             shape: Shape of the first source tensor; of the first target tensor if ``when.of_target``.
-            config: The checkpoint's config; None if none is known.
+            config: The checkpoint's config; None if there is none.
 
         Raises:
-            RuleError: It goes by the config, and none is known.
+            RuleError: A condition is about the config, and there is none.
         """
         try:
             return self.when.holds(shape, self._condition_axes, config)
         except RuleError as err:
-            raise self.error(err.message) from err
+            raise self.error(err.message, hint=err.hint) from err
 
     @functools.cached_property
     def _condition_axes(self) -> dict[str, int]:
-        """Where the axes of the term stand that the conditions are about."""
+        """The index of each axis in the term that the conditions are about."""
         terms = self._terms(1 if self.when.of_target else 0)
         return axis_places(terms[0]) if terms is not None else {}
 
@@ -381,15 +378,19 @@ def _listed(value: Patterns) -> tuple[str | Pattern, ...]:
 
 
 def resolve_sizes(rule: Rule, config: Mapping[str, Any] | None = None) -> dict[str, int]:
-    """Return the sizes that a rule gives, those that its ``where`` bounds included.
+    """Return the sizes that a rule states, including the bounds in its ``where``.
+
+    Args:
+        rule: The rule.
+        config: The checkpoint's config; None if there is none.
 
     Raises:
-        RuleError: A size stands in the config, which is not known or lacks it.
+        RuleError: A size is an entry of the config, and there is no config or no such entry.
     """
     sizes = dict(rule.flat_index.sizes) if rule.flat_index is not None else {}
     for name, size in rule.sizes.items():
         try:
             sizes[name] = size.value(config)
         except RuleError as err:
-            raise rule.error(f"sizes.{name}: {err.message}") from err
+            raise rule.error(f"sizes.{name}: {err.message}", hint=err.hint) from err
     return sizes

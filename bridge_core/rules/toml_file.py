@@ -1,7 +1,7 @@
-"""Rule files: the rules of `Rule` as TOML, each with its line.
+"""Rule files: TOML with a table for each `Rule`, whose line is known.
 
-A file is checked completely when it is loaded: all wrong rules are reported at once. tomllib gives no line
-numbers, so the headers are found in the text itself.
+A file is checked completely when it is loaded: all wrong rules are reported at once. tomllib returns no line
+numbers, so the headers of the tables are searched in the text.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from bridge_core.errors import LimitExceeded, RuleError, UsageError
+from bridge_core.errors import LimitExceeded, RuleError, SourceNotFound, UsageError
 from bridge_core.io import SourceFile
 from bridge_core.messages import nearest
 from bridge_core.rules.overlaps import overlapping
@@ -26,6 +26,9 @@ _LARGEST = 4_000_000
 
 _LONGEST_LINE = 100_000
 """Characters; tomllib takes time that grows with the square of a dotted key's length."""
+
+_MOST_PROBLEMS = 20
+"""How many wrong rules an error lists."""
 
 _NEUTRAL = "neutral"
 
@@ -42,7 +45,7 @@ _TOKENS = re.compile(
     """,
     re.VERBOSE | re.DOTALL | re.MULTILINE,
 )
-"""What distinguishes a header from the same text inside a string, a comment or an array."""
+"""Distinguishes a header from the same text in a string, a comment or an array."""
 
 
 def load_rules(path: StrPath) -> tuple[Rule, ...]:
@@ -53,26 +56,41 @@ def load_rules(path: StrPath) -> tuple[Rule, ...]:
             the rules' sources and targets; with only ``source`` the targets are neutral.
 
     Raises:
-        RuleError: The file is not TOML, or rules are not well formed; the message has one line for each,
+        RuleError: The file is not TOML, or rules are wrong; the message has one line for each wrong rule,
             with file and line.
-        LimitExceeded: The file, or a line of it, is too long to be one of rules.
-        MalformedFile: There is no such file.
-        SystemFailure: The system refuses.
+        LimitExceeded: The file has more than 4 MB, or a line more than 100,000 characters.
+        SourceNotFound: The file does not exist.
+        MalformedFile: The path is a folder or a device.
+        SystemFailure: The file cannot be read.
         UsageError: The path is empty.
     """
     if not os.fspath(path):
-        raise UsageError("the path of the rule file is empty.")
+        raise UsageError(
+            "the path of the rule file is empty.", hint='Pass rules="rules.toml" (--rules), or no rules.'
+        )
     name = os.fspath(path)
     document, text = _parse(name)
     layouts = _layouts(document, text, name)
     tables = document.get("rule", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise RuleError("'rule' is no list of tables; write each rule below a line [[rule]].", path=name)
+        raise RuleError(
+            f"{_line_of('rule', text)}expected each rule below a line [[rule]], got another value of 'rule'.",
+            path=name,
+            hint="Write [[rule]], with two brackets.",
+        )
     if not tables:
-        raise RuleError("holds no rules; write each below a line [[rule]].", path=name)
+        raise RuleError(
+            "the rule file has no rules.",
+            path=name,
+            hint='Write each rule below a line [[rule]], such as source = "old.*" and rename = "new.*".',
+        )
     lines = list(_header_lines(text))
     if len(lines) != len(tables):
-        raise RuleError("write each rule below a line [[rule]] of its own.", path=name)
+        raise RuleError(
+            "the rules are not tables of their own, so that their lines are not known.",
+            path=name,
+            hint="Write each rule below a line [[rule]].",
+        )
     rules: list[Rule] = []
     problems: list[tuple[int, str]] = []
     for line, table in zip(lines, tables, strict=True):
@@ -80,20 +98,27 @@ def load_rules(path: StrPath) -> tuple[Rule, ...]:
         try:
             rules.append(read_table(table, layouts, origin))
         except RuleError as err:
-            problems.append((line, err.message))
+            problems.append((line, f"{err.message} {err.hint}" if err.hint else err.message))
     problems += _overlaps(rules)
     if problems:
         what = "1 rule is wrong" if len(problems) == 1 else f"{len(problems)} rules are wrong"
-        listed = (f"\n  {name}:{line}: {problem}" for line, problem in sorted(problems))
-        raise RuleError(f"{what}:{''.join(listed)}", path=name)
+        texts = [f"\n  {name}:{line}: {problem}" for line, problem in sorted(problems)[:_MOST_PROBLEMS]]
+        if len(problems) > _MOST_PROBLEMS:
+            texts.append(f"\n  and {len(problems) - _MOST_PROBLEMS} more")
+        raise RuleError(f"{what}:{''.join(texts)}", path=name)
     return tuple(rules)
 
 
 def _parse(name: str) -> tuple[dict[str, Any], str]:
-    with SourceFile(name) as file:
+    try:
+        file = SourceFile(name)
+    except SourceNotFound:
+        raise SourceNotFound("the rule file does not exist.", path=name) from None
+    with file:
         if file.size > _LARGEST:
             raise LimitExceeded(
-                f"is {file.size} bytes; a rule file of at most {_LARGEST} bytes was expected.", path=name
+                f"the file is too large for a rule file: expected at most {_LARGEST} bytes, got {file.size}.",
+                path=name,
             )
         data = file.read(0, file.size)
     try:
@@ -101,20 +126,26 @@ def _parse(name: str) -> tuple[dict[str, Any], str]:
     except UnicodeDecodeError as err:
         line = data.count(b"\n", 0, err.start) + 1
         raise RuleError(
-            f"is no UTF-8 text: byte {err.start}, in line {line}, is {data[err.start]:#04x}.", path=name
+            f"the file is not UTF-8 text: {data[err.start]:#04x} at byte {err.start}, in line {line}.",
+            path=name,
+            hint="Save it as UTF-8.",
         ) from err
     for number, row in enumerate(text.split("\n"), 1):
         if len(row) > _LONGEST_LINE:
             raise LimitExceeded(
-                f"line {number} is {len(row)} characters long; at most {_LONGEST_LINE} were expected.",
+                f"line {number} is too long: expected at most {_LONGEST_LINE} characters, got {len(row)}.",
                 path=name,
             )
     try:
         return tomllib.loads(text), text
     except RecursionError as err:
-        raise RuleError("is nested too deep.", path=name) from err
+        raise RuleError("the TOML has too many arrays or tables inside each other.", path=name) from err
     except ValueError as err:
-        raise RuleError(f"is no TOML: {err}.", path=name) from err
+        raise RuleError(
+            f"the file is not valid TOML: {err}.",
+            path=name,
+            hint='Write texts in quotes, such as source = "old.*".' if "Invalid value" in str(err) else None,
+        ) from err
 
 
 def _header_lines(text: str) -> Iterable[int]:
@@ -134,32 +165,40 @@ def _header_lines(text: str) -> Iterable[int]:
 def _layouts(document: dict[str, Any], text: str, name: str) -> tuple[str, str] | None:
     for key in document:
         if key not in ("source", "target", "rule"):
-            known = ("source", "target", "rule")
+            hint = nearest(key, ("source", "target", "rule"))
+            if key in _TYPES or key in _OLD_KEYS:
+                hint = "Write it below a line [[rule]]."
             raise RuleError(
-                f"{_line_of(key, text)}{key!r} at the top of the file is not known. {nearest(key, known)}",
-                path=name,
+                f"{_line_of(key, text)}unknown key {key!r} at the top of the file.", path=name, hint=hint
             )
     for key in ("source", "target"):
         if key in document and not (isinstance(document[key], str) and document[key]):
             where, value = _line_of(key, text), _shown(document[key])
-            raise RuleError(f"{where}{key} = {value}: the name of a framework was expected.", path=name)
+            raise RuleError(
+                f"{where}{key}: expected the name of a framework, such as 'torch', got {value}.", path=name
+            )
     source, target = document.get("source"), document.get("target")
     if source is None and target is None:
         return None
     if source is None:
-        raise RuleError(f"target = {target!r} needs a source = ... beside it.", path=name)
+        raise RuleError(
+            f"{_line_of('target', text)}the file has a target layout and no source layout.",
+            path=name,
+            hint=f'Write a line such as source = "{"flax" if target == "torch" else "torch"}" above it.',
+        )
     target = target or _NEUTRAL
     if source == target:
         raise RuleError(
-            f"both sides are {source}, so nothing tells which way to read the rules; leave source and target "
-            "out to read them as they stand.",
+            f"expected two different layouts, got {source!r} for both sides: they decide in which direction "
+            "the rules are read.",
             path=name,
+            hint="Remove the lines source = ... and target = ... to read the rules from source to target.",
         )
     return source, target
 
 
 def _line_of(key: str, text: str) -> str:
-    """Return the number of the first line that begins with a key of the document, for a message."""
+    """Return ``"line N: "`` for the first line that begins with a key of the document, or an empty text."""
     begins = re.compile(rf"[ \t]*\[*[ \t]*[\"']?{re.escape(key)}[\"']?[ \t]*[=.\]]")
     for number, row in enumerate(text.split("\n"), 1):
         if begins.match(row):
@@ -195,7 +234,7 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 _OLD_KEYS = {"ops": "rearrange", "kind": "layer"}
-"""Keys that rule files may have for ever -> what they are called today."""
+"""Old key, which rule files may have for ever -> its current name."""
 
 _COMMON = ("when", "optional")
 
@@ -206,42 +245,52 @@ _ACTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "fill": (("target", "fill", "reason"), ()),
     "rearrange": (("source", "target"), ("rearrange", "sizes", "where")),
 }
-"""What a rule does, by the first of these keys that it has -> the keys that it needs, and may have.
+"""Action: the first of these keys that a rule has -> the keys that it must have, and those that it may have.
 
-A rule that has a target and none of these keys copies tensors one to one; it is a ``rearrange`` without ops.
+A rule with a target and none of these keys copies tensors one to one; it is a ``rearrange`` without ops.
 """
+
+_EXAMPLES = {
+    "source": 'source = "old.weight"',
+    "target": 'target = "new.weight"',
+    "reason": 'reason = "the source does not have it"',
+}
+"""What to write where one of these keys is missing."""
 
 
 def read_table(table: dict[str, Any], layouts: tuple[str, str] | None, origin: str) -> Rule:
-    """Return the rule that a table says.
+    """Return the rule of a table.
 
     Args:
         table: The keys and values of one rule.
-        layouts: The layouts of its sources and its targets.
-        origin: Where it was written.
+        layouts: The layouts of its sources and its targets; None if the file names none.
+        origin: Where it was written, as file and line.
 
     Raises:
-        RuleError: It is not well formed.
+        RuleError: A key is unknown or missing, keys cannot be combined, or a value is wrong.
     """
     written = _written_as(table)
     table = {_OLD_KEYS.get(key, key): value for key, value in table.items()}
     for key, value in table.items():
         if key not in _TYPES:
-            raise RuleError(f"{key!r} is not known. {nearest(key, _TYPES)}")
+            raise RuleError(f"unknown key {key!r} in the rule.", hint=nearest(key, _TYPES))
         fits, expected = _TYPES[key]
         if not fits(value):
-            raise RuleError(f"{written[key]} = {_shown(value)}: {expected} was expected.")
+            raise RuleError(f"{written[key]}: expected {expected}, got {_shown(value)}.")
     action = next((key for key in _ACTIONS if key in table), "rearrange" if "target" in table else None)
     if action is None:
-        raise RuleError(f"the rule has no action. Add one of: {', '.join(_ACTIONS)}.")
+        raise RuleError("the rule has no action.", hint=f"Add one of: {', '.join(_ACTIONS)}.")
     needed, allowed = _ACTIONS[action]
     named = written.get(action, "target")
     for key in needed:
         if key not in table:
-            raise RuleError(f"a rule with {named!r} needs {key!r}.")
+            raise RuleError(f"a rule with {named!r} must have {key!r} too.", hint=f"Add {_EXAMPLES[key]}.")
     for key in table:
         if key not in (*needed, *allowed, *_COMMON):
-            raise RuleError(f"{written[key]!r} cannot be combined with {named!r}; write a rule of its own.")
+            raise RuleError(
+                f"{written[key]!r} cannot be combined with {named!r} in one rule.",
+                hint=f"Remove {written[key]!r}, or write it in another [[rule]].",
+            )
     common: dict[str, Any] = {name: table[name] for name in _COMMON if name in table}
     common.update(layouts=layouts, origin=origin)
     if action == "rearrange":
@@ -249,7 +298,10 @@ def read_table(table: dict[str, Any], layouts: tuple[str, str] | None, origin: s
         return Rule.rearrange(table["source"], table["target"], table.get("rearrange", ()), **more, **common)
     for key in ("source", "target"):
         if key in needed and not isinstance(table[key], str):
-            raise RuleError(f"{key} = {_shown(table[key])}: one pattern was expected with {named!r}.")
+            raise RuleError(
+                f"{key}: expected one pattern in a rule with {named!r}, got {_shown(table[key])}.",
+                hint="Write a [[rule]] for each pattern.",
+            )
     if action == "rename":
         return Rule.rename(table["source"], table["rename"], **common)
     if action == "layer":
@@ -260,40 +312,44 @@ def read_table(table: dict[str, Any], layouts: tuple[str, str] | None, origin: s
 
 
 def _written_as(table: Iterable[str]) -> dict[str, str]:
-    """Return today's name of every key of a table -> the key as it is written.
+    """Return the current name of every key of a table -> the key in the table.
 
     Raises:
-        RuleError: One key is there under both names.
+        RuleError: The table has a key under both its names.
     """
     written: dict[str, str] = {}
     for key in table:
         other = written.setdefault(_OLD_KEYS.get(key, key), key)
         if other != key:
             new = _OLD_KEYS.get(key, key)
-            raise RuleError(f"{other!r} and {key!r} mean the same; write only {new!r}.")
+            raise RuleError(f"the keys {other!r} and {key!r} have one meaning.", hint=f"Write only {new!r}.")
     return written
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _overlaps(rules: list[Rule]) -> list[tuple[int, str]]:
-    """Return the line and the problem of every rule that takes, or makes, the keys of an earlier one."""
-    found = [(a, b, "takes the keys") for a, b in overlapping(rules)]
+    """Return the line and the problem of every rule that matches, or makes, keys of an earlier rule."""
+    pairs = [(a, b, "match") for a, b in overlapping(rules)]
     forward = {turned: rule for rule in rules if (turned := _reversed_maker(rule)) is not None}
-    found += [(forward[a], forward[b], "makes the keys") for a, b in overlapping(forward)]
+    pairs += [(forward[a], forward[b], "make") for a, b in overlapping(forward)]
     return [
-        (_line(second), f"{second} {what} that {first} of line {_line(first)} {what.split()[0]}.")
-        for first, second, what in found
+        (
+            _line(second),
+            f"{second} and {first} in line {_line(first)} {verb} the same key. Change one pattern so that "
+            "no key is in both, or remove one rule.",
+        )
+        for first, second, verb in pairs
     ]
 
 
 def _reversed_maker(rule: Rule) -> Rule | None:
-    """Return the rule read the other way, if nothing else may make its targets.
+    """Return the rule in the other direction, if no other rule may make its targets.
 
-    Two renames, or two optional rules, may lead from two names to one.
+    None for renames and optional rules: two of them may make one key from two.
     """
     return rule.reversed() if rule.action in ("rearrange", "fill") and not rule.optional else None
 

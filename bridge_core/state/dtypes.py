@@ -1,6 +1,6 @@
-"""The element types the bridge can carry, by the names the frameworks share.
+"""The dtypes that the bridge supports, by the names that the frameworks share.
 
-numpy lacks the narrow floats; ml_dtypes adds them as ordinary numpy dtypes, so everything else in the
+numpy does not have the narrow floats; ml_dtypes adds them as ordinary numpy dtypes, so everything else in the
 bridge handles one kind of object.
 """
 
@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from bridge_core.errors import UnsupportedFeature
+from bridge_core.messages import nearest
 
 __all__ = ["DTYPES", "MAX_RANK", "PACKED", "cast_is_exact", "dtype_named", "is_floating", "native"]
 
@@ -55,48 +56,47 @@ DTYPES: dict[str, np.dtype[Any]] = {
     **{name: np.dtype(name) for name in _NUMPY},
     **{name: np.dtype(getattr(ml_dtypes, name)) for name in _ML_DTYPES if hasattr(ml_dtypes, name)},
 }
-"""Name -> numpy dtype, native byte order. One element takes ``itemsize`` bytes in memory always."""
+"""Name -> numpy dtype, native byte order. In memory one element always takes ``itemsize`` bytes."""
 
 PACKED: dict[str, int] = {"float4_e2m1fn": 2, "int4": 2, "uint4": 2, "int2": 4, "uint2": 4}
-"""Elements a byte where a *format* packs them; in memory each takes one byte."""
+"""Dtype -> elements per byte in formats that pack it; in memory each element takes one byte."""
 
 
 MAX_RANK = 64 if int(np.__version__.partition(".")[0]) >= 2 else 32
-"""Axes that numpy can hold."""
+"""The largest number of axes of an array in numpy."""
 
 
 def dtype_named(name: str) -> np.dtype[Any]:
-    """Return the dtype of that name.
+    """Return the numpy dtype of a name in `DTYPES`.
 
     Raises:
-        UnsupportedFeature: The bridge does not know the name.
+        UnsupportedFeature: The name is not in `DTYPES`.
     """
     try:
         return DTYPES[name]
     except KeyError:
-        raise UnsupportedFeature(
-            f"dtype {name!r} is not supported.", hint=f"Known are: {', '.join(DTYPES)}."
-        ) from None
+        shown = name[:80]
+        raise UnsupportedFeature(f"unknown dtype {shown!r}.", hint=nearest(shown, DTYPES)) from None
 
 
 @functools.lru_cache(maxsize=256)
 def native(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the dtype in native byte order, checked to be one the bridge carries.
+    """Return the dtype in native byte order.
 
     Raises:
-        UnsupportedFeature: Objects, strings, dates and records are no tensors.
+        UnsupportedFeature: The dtype is not in `DTYPES`, as those of objects, strings, dates and records.
     """
-    found = DTYPES.get(dtype.name)
-    if found is None:
+    supported = DTYPES.get(dtype.name)
+    if supported is None:
         raise UnsupportedFeature(
-            f"numpy dtype {dtype.str!r} holds no plain numbers.",
-            hint="Convert the array to a numeric dtype first.",
+            f"expected an array of numbers or booleans, got numpy's dtype {str(dtype)[:80]!r}.",
+            hint='Convert the array first, for example array.astype("float32").',
         )
-    return found
+    return supported
 
 
 def is_floating(dtype: np.dtype[Any]) -> bool:
-    """Tell whether the dtype is a real floating-point type, narrow ones included."""
+    """Return whether the dtype is a real floating-point type, narrow ones included."""
     return dtype.kind == "f" or (dtype.kind == "V" and "float" in dtype.name)
 
 
@@ -107,7 +107,7 @@ def _format(dtype: np.dtype[Any]) -> tuple[int, int, int, bool]:
 
 
 def cast_is_exact(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
-    """Tell whether every value of ``source`` survives a cast to ``target`` and back.
+    """Return whether every value of ``source`` survives a cast to ``target`` and back.
 
     >>> cast_is_exact(dtype_named("bfloat16"), dtype_named("float32"))
     True
@@ -124,7 +124,7 @@ def cast_is_exact(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
         fits = mantissa <= wide_mantissa and top <= wide_top and bottom >= wide_bottom
         return fits and (wide_zero or not zero)
     if source.kind == "c" or target.kind == "c":
-        # A real number could not come back: imaginary parts would have to go.
+        # A cast from complex to real loses the imaginary part.
         return source.kind == target.kind and source.itemsize < target.itemsize
     integer, wide = _integer(source), _integer(target)
     if integer is None:
@@ -137,7 +137,7 @@ def cast_is_exact(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
 
 
 def _integer(dtype: np.dtype[Any]) -> tuple[int, bool] | None:
-    """Return the bits of the magnitude and whether there is a sign; None if it is no integer."""
+    """Return the bits of the magnitude and whether there is a sign; None if not an integer."""
     if dtype.kind == "b":
         return 1, False
     if is_floating(dtype) or dtype.kind == "c":

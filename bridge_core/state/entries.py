@@ -1,4 +1,4 @@
-"""One entry of a checkpoint: the tensors below a path, under the names that they have there."""
+"""One entry of a checkpoint: the tensors below a path, under their names below it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bridge_core.errors import UsageError
-from bridge_core.messages import count, listed
+from bridge_core.messages import count, listed, shown
 from bridge_core.state.flat_state import FlatState
 from bridge_core.state.keys import Key
 
@@ -17,7 +17,7 @@ _LONGEST_SHOWN = 200
 
 
 def select_entry(state: FlatState, entry: str) -> FlatState:
-    """Return the tensors of an entry, without its path in their names; the metadata follows.
+    """Return the tensors of an entry, without its path in their names, and their metadata.
 
     >>> state = FlatState({("params", "w"): 1.0, ("ema", "w"): 2.0, ("step",): 3})
     >>> chosen = select_entry(state, "ema")
@@ -35,22 +35,22 @@ def select_entry(state: FlatState, entry: str) -> FlatState:
     if not lengths:
         raise unknown_entry(entry, dict.fromkeys(key[0] for key in state if len(key) > 1))
     first, length = next(iter(lengths.items()))
-    others = Counter(_beside(key, first[:length]) for key in state if key not in lengths)
+    others = Counter(_branch(key, first[:length]) for key in state if key not in lengths)
     chosen = state.select(lengths).rename({key: key[length:] for key, length in lengths.items()})
     left_out = [f"{name} ({count(number, 'tensor')})" for name, number in others.items()]
     return read_from_entry(chosen, entry, left_out)
 
 
 def require_entry_path(entry: object) -> None:
-    """Refuse what cannot be the path of an entry, before anything is opened.
+    """Check the argument ``entry=`` before a file is opened.
 
     Raises:
-        UsageError: It is not a string.
+        UsageError: The value is neither None nor a string.
     """
     if entry is not None and not isinstance(entry, str):
         raise UsageError(
-            f"entry= was expected to be the names that lead to it, joined by dots; got {repr(entry)[:80]}.",
-            hint='Write entry="model_ema" or entry="ckpt.model_ema".',
+            f"expected entry= to be a path of names joined by dots, got {shown(entry)}.",
+            hint='Pass entry="ckpt.model_ema" (--entry).',
         )
 
 
@@ -66,51 +66,49 @@ def mapping_entry(value: Mapping[Any, Any], entry: str) -> Mapping[Any, Any] | N
     parts = entry.split(".")
     for at in range(len(parts) - 1, 0, -1):
         child = value.get(".".join(parts[:at]))
-        found = mapping_entry(child, ".".join(parts[at:])) if isinstance(child, Mapping) else None
-        if found is not None:
-            return found
+        inner = mapping_entry(child, ".".join(parts[at:])) if isinstance(child, Mapping) else None
+        if inner is not None:
+            return inner
     return None
 
 
 def read_from_entry(state: FlatState, entry: str, left_out: Iterable[str]) -> FlatState:
-    """Return the state of an entry, with a note that says so and lists what was not read."""
+    """Return the state of an entry, with a note about the entry and what was not read."""
     others = listed(left_out)
     note = f"the weights were read from the entry {entry!r}" + (f"; not read: {others}" if others else "")
-    known = state.metadata
-    provenance = {**known.provenance, "entry": entry}
-    return state.replace(metadata=known.with_(provenance=provenance, notes=(*known.notes, note)))
+    metadata = state.metadata
+    provenance = {**metadata.provenance, "entry": entry}
+    return state.replace(metadata=metadata.with_(provenance=provenance, notes=(*metadata.notes, note)))
 
 
 def unknown_entry(
     entry: str, entries: Iterable[str], *, without: str = "all tensors are at the top"
 ) -> UsageError:
-    """Return the error for an entry that is not there: those that are, and the nearest of them.
+    """Return the error for an unknown entry, with those that exist and the nearest of them.
 
     Args:
-        entry: The path that was asked for.
-        entries: The paths of those that hold tensors.
-        without: What is said where there are none.
+        entry: The path that the caller gave.
+        entries: The paths of the entries that hold tensors.
+        without: What the message has in place of the list if there are no entries.
     """
     import difflib  # only errors need it
 
     names = list(entries)
     near = difflib.get_close_matches(entry[:_LONGEST_SHOWN], names, n=1)
-    there = f"the entries with tensors are: {listed(names)}" if names else without
-    shown = entry if len(entry) <= _LONGEST_SHOWN else f"{entry[:_LONGEST_SHOWN]}..."
-    return UsageError(
-        f"there is no entry {shown!r}; {there}.", hint=f"Did you mean {near[0]!r}?" if near else None
-    )
+    known = f"the entries with tensors are: {listed(names)}" if names else without
+    hint = f"Did you mean {near[0]!r}?" if near else None
+    return UsageError(f"unknown entry {shown(entry, _LONGEST_SHOWN)}: {known}.", hint=hint)
 
 
 def _length(key: Key, entry: str) -> int:
-    """Return how many of the first parts of a key are the path; 0 if they are not."""
+    """Return how many parts of a key are the entry's path; 0 if the key is not below it."""
     if not key or not entry.startswith(key[0]):
         return 0
     return next((n for n in range(1, len(key)) if ".".join(key[:n]) == entry), 0)
 
 
-def _beside(key: Key, chosen: Key) -> str:
-    """Return the shortest path of a key that does not lead to the chosen one."""
+def _branch(key: Key, chosen: Key) -> str:
+    """Return the shortest path above a key that is not a path above the chosen one."""
     common = 0
     while common < min(len(key), len(chosen)) and key[common] == chosen[common]:
         common += 1

@@ -1,4 +1,4 @@
-"""FlatState: the flat ``{tuple key: array}`` form that everything else passes around, lazily."""
+"""FlatState: a checkpoint as a flat, lazy mapping from tuple keys to arrays."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from bridge_core.errors import KeyConflict, UsageError, about_tensor
-from bridge_core.state.keys import Key, as_key
+from bridge_core.state.keys import Key, as_key, join_key, unknown_key
 from bridge_core.state.metadata import StateMetadata
 from bridge_core.state.regions import Index
 from bridge_core.state.tensors import Array, Tensor, TensorSpec, as_tensor, is_tensor, read_index
@@ -24,13 +24,13 @@ class FlatState(Mapping[Key, Array]):
     Args:
         tensors: Key or dotted name -> `Tensor`, array or numpy scalar, or a nested mapping or list of them
             (see `flatten_mapping`). The mapping is copied, values are not.
-        layout: Whose names and axes these are: ``"torch"``, ``"flax"``, ``"neutral"``; None if unknown.
-        metadata: What is known beside the tensors.
-        close: Called by `close`.
+        layout: The layout of names and axes: ``"torch"``, ``"flax"``, ``"neutral"``; None if unknown.
+        metadata: What is known in addition to the tensors; None for nothing.
+        close: Called by `close`; None if no file is open.
 
     Raises:
         KeyConflict: Two names are the same key.
-        UnsupportedFeature: A value holds no plain numbers.
+        UnsupportedFeature: A value is not an array of numbers or booleans.
         UsageError: A name is neither a string, an integer nor a tuple of them.
     """
 
@@ -50,8 +50,20 @@ class FlatState(Mapping[Key, Array]):
         self._joined: dict[str, list[Key]] | None = None
 
     def __getitem__(self, key: Key | str) -> Array:
-        """Read one whole tensor."""
+        """Read one complete tensor.
+
+        Raises:
+            UnknownKey: The state does not have the key. It is also a `KeyError`.
+            KeyConflict: The dotted name is that of several keys, whose parts hold dots.
+            UsageError: The argument is neither a key nor a dotted name.
+        """
         return self.read(key)
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        """Read one complete tensor; return the default if the state does not have the key."""
+        # Mapping.get makes an UnknownKey first, which looks for the nearest key.
+        known = self._find(key)
+        return default if known is None else self.read(known)
 
     def __iter__(self) -> Iterator[Key]:
         """Iterate over the keys, in the order of the source."""
@@ -62,7 +74,7 @@ class FlatState(Mapping[Key, Array]):
         return len(self._tensors)
 
     def __contains__(self, key: object) -> bool:
-        """Tell whether a key or a dotted name is there; reads nothing."""
+        """Return whether the state has a key or a dotted name; reads nothing."""
         if type(key) is tuple and all([type(part) is str for part in key]):
             return key in self._tensors
         return isinstance(key, str | tuple | list) and self._find(key) is not None
@@ -75,9 +87,9 @@ class FlatState(Mapping[Key, Array]):
         """Return the lazy tensor itself.
 
         Raises:
-            KeyError: There is none of this name.
+            UnknownKey: The state does not have the key. It is also a `KeyError`.
             KeyConflict: The dotted name is that of several keys, whose parts hold dots.
-            UsageError: It is neither a key nor a dotted name.
+            UsageError: The argument is neither a key nor a dotted name.
         """
         try:
             return self._tensors[key]  # type: ignore[index]
@@ -87,11 +99,11 @@ class FlatState(Mapping[Key, Array]):
     def _key(self, name: Any) -> Key:
         key = self._find(name)
         if key is None:
-            raise KeyError(name)
+            raise unknown_key(as_key(name), self._tensors)
         return key
 
     def _find(self, name: Any) -> Key | None:
-        """Return the key that a name means; None if there is none."""
+        """Return the key that a name means; None if the state does not have it."""
         key = as_key(name)
         if key in self._tensors:
             return key
@@ -101,13 +113,14 @@ class FlatState(Mapping[Key, Array]):
             self._joined = {}
             for other in self._tensors:
                 self._joined.setdefault(".".join(other), []).append(other)
-        found = self._joined.get(name, [])
-        if len(found) > 1:
+        matching_keys = self._joined.get(name, [])
+        if len(matching_keys) > 1:
             raise KeyConflict(
-                f"{name!r} is the name of {len(found)} tensors: {', '.join(map(repr, found))}.",
-                hint="Give the tuple.",
+                f"the dotted name {name!r} is that of {len(matching_keys)} keys: "
+                f"{', '.join(map(repr, matching_keys[:8]))}.",
+                hint=f"Give the tuple, for example {matching_keys[0]!r}.",
             )
-        return found[0] if found else None
+        return matching_keys[0] if matching_keys else None
 
     def tensors(self) -> Mapping[Key, Tensor]:
         """Return all lazy tensors; a copy."""
@@ -125,24 +138,29 @@ class FlatState(Mapping[Key, Array]):
         """Read what ``state[key][index]`` would give, without reading the rest.
 
         Args:
-            key: Which tensor.
-            index: Numbers, slices with any step, one ellipsis.
+            key: A key or a dotted name.
+            index: Integers, slices with any step, and at most one ellipsis, as in numpy.
+
+        Raises:
+            UnknownKey: The state does not have the key. It is also a `KeyError`.
+            IndexError: The index does not fit the shape.
         """
         return read_index(self.tensor(key), index)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors, those that share memory or a byte range counted once."""
+        """Bytes of all tensors in memory; keys that share one `Tensor` are counted once."""
         return sum(t.spec.nbytes for t in {id(t): t for t in self._tensors.values()}.values())
 
     def select(self, keys: Iterable[Key | str] | Callable[[Key], bool]) -> FlatState:
-        """Return the state with some of the keys, in this state's order.
+        """Return the state with some of the keys, in this state's order, and their metadata.
 
-        The metadata keeps what is known of tensors that are left.
+        Args:
+            keys: Keys or dotted names, or a function that is called with every key.
 
         Raises:
-            KeyError: A named key is not there.
-            UsageError: Something named is neither a key nor a dotted name.
+            UnknownKey: The state does not have one of the keys. It is also a `KeyError`.
+            UsageError: An item is neither a key nor a dotted name.
         """
         if callable(keys):
             chosen = {key for key in self if keys(key)}
@@ -154,13 +172,14 @@ class FlatState(Mapping[Key, Array]):
         return self._derive({k: t for k, t in self._tensors.items() if k in chosen}, metadata)
 
     def rename(self, names: Mapping[Any, Any] | Callable[[Key], Key | str]) -> FlatState:
-        """Return the state with keys renamed; a mapping leaves unnamed keys as they are.
+        """Return the state with keys renamed; keys that a mapping does not name stay unchanged.
 
-        The metadata follows: what is known of a layer goes where its leaves go together, under their old
-        names, and is forgotten where they are separated.
+        The metadata follows: a layer's record moves with its leaves if they stay together under their old
+        names, and is forgotten if they are separated.
 
         Args:
-            names: Key or dotted name -> new one, or a function that is called with every key.
+            names: Key or dotted name -> new one, or a function that is called with every key. Names that the
+                state does not have are ignored.
 
         Raises:
             KeyConflict: Two keys get one name.
@@ -174,17 +193,23 @@ class FlatState(Mapping[Key, Array]):
         tensors: dict[Key, Tensor] = {}
         for old, new in mapping.items():
             if new in tensors:
-                raise KeyConflict("two tensors would get this name.", key=new)
+                first = next(key for key, name in mapping.items() if name == new)
+                raise KeyConflict(
+                    f"both {join_key(first)!r} and {join_key(old)!r} would be renamed to this key.", key=new
+                )
             tensors[new] = self._tensors[old]
         from bridge_core.state.metadata_moves import renamed_metadata
 
         return self._derive(tensors, renamed_metadata(self.metadata, self.layout, mapping))
 
     def union(self, other: Mapping[Any, Any]) -> FlatState:
-        """Return the tensors of both, and what is known of them.
+        """Return a state with the tensors and the metadata of both.
 
-        Where both know a layer and do not agree, or one adds a leaf to a layer that only the other knows, the
-        record is forgotten. A plain mapping has the layout of this state.
+        The record of a layer is forgotten if both states have one and they differ, or if one state adds a
+        leaf to a layer that only the other has a record of.
+
+        Args:
+            other: A state, or a plain mapping, which is taken to be in the layout of this state.
 
         Raises:
             KeyConflict: A key is in both.
@@ -193,12 +218,16 @@ class FlatState(Mapping[Key, Array]):
         added = as_state(other)
         if None not in (self.layout, added.layout) and self.layout != added.layout:
             raise UsageError(
-                f"a state in the layout of {added.layout} cannot be joined to one of {self.layout}.",
-                hint="Convert one of them first, or take both through to_neutral.",
+                f"expected the other state in the layout {self.layout!r}, got {added.layout!r}.",
+                hint="Convert one of them first, or pass both through to_neutral.",
             )
         for key in added:
             if key in self._tensors:
-                raise KeyConflict("is in both states.", key=key)
+                raise KeyConflict(
+                    "both states have this key.",
+                    key=key,
+                    hint="Rename it in one of them, state.rename(...), or leave it out, state.select(...).",
+                )
         from bridge_core.state.metadata_moves import joined_metadata
 
         layout = self.layout or added.layout
@@ -216,8 +245,8 @@ class FlatState(Mapping[Key, Array]):
         """Return a state on the same open files, with parts replaced.
 
         Args:
-            tensors: The new tensors; None for those of this state. What the metadata ties stays tied where
-                both tensors are this state's, or are one tensor.
+            tensors: The new tensors; None for those of this state. Ties of the metadata remain if both
+                tensors are this state's, or are one tensor.
             layout: The new layout; None for this state's.
             metadata: The new metadata; None for this state's.
         """
@@ -243,12 +272,15 @@ class FlatState(Mapping[Key, Array]):
         return self.replace(tensors=tensors, metadata=metadata)
 
     def close(self) -> None:
-        """Close the files below. Arrays already read stay good; states derived from this one do not."""
+        """Close the open files.
+
+        Arrays that were read stay valid; lazy tensors, also of states derived from this one, do not.
+        """
         if self._close is not None:
             self._close()
 
     def is_part(self, identity: tuple[int, int]) -> bool:
-        """Tell whether a file is one of several that make up the set that is open.
+        """Return whether a file is one of those of an open sharded set.
 
         Args:
             identity: Device and inode.
@@ -256,10 +288,10 @@ class FlatState(Mapping[Key, Array]):
         return identity in getattr(self._close, "identities", ())
 
     def check_unchanged(self) -> None:
-        """Prove that the files below are still those that were opened.
+        """Check that the open files are still those that were opened.
 
         Raises:
-            IntegrityError: One was written to, truncated or replaced meanwhile.
+            IntegrityError: A file was written to, truncated or replaced since it was opened.
         """
         for owner in (self._close, getattr(self._close, "__self__", None)):
             check = getattr(owner, "check_unchanged", None)
@@ -281,23 +313,23 @@ class FlatState(Mapping[Key, Array]):
 
 
 def as_state(value: Mapping[Any, Any], *, layout: str | None = None) -> FlatState:
-    """Return a FlatState; a plain ``{key: array}`` dict is wrapped.
+    """Return a FlatState; a ``{key: array}`` dict is wrapped, and its arrays are not copied.
 
     Args:
         value: A state, or a mapping from tuple keys or dotted names to arrays, which may be nested.
-        layout: Layout of a plain mapping.
+        layout: The layout of the result; None for that of a state, and for an unknown one of a mapping.
 
     Raises:
         KeyConflict: Two names are the same key.
-        UsageError: It is not a mapping, or a key is neither a name nor a sequence of names.
-        UnsupportedFeature: A value holds no plain numbers.
+        UsageError: The value is not a mapping, or a key is neither a name nor a sequence of names.
+        UnsupportedFeature: A value is not an array of numbers or booleans.
     """
     if isinstance(value, FlatState):
         return value if layout is None or value.layout == layout else value.replace(layout=layout)
     if not isinstance(value, Mapping):
         raise UsageError(
-            f"expected a mapping from keys to arrays, got {type(value).__name__}.",
-            hint="Give a FlatState, or a dict from tuple keys or dotted names to arrays.",
+            f"expected a FlatState or a mapping from keys to arrays, got {type(value).__name__}.",
+            hint='Pass a dict such as {"layers.0.weight": array}.',
         )
     return FlatState(value, layout=layout)
 

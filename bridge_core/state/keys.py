@@ -1,16 +1,14 @@
-"""Keys name tensors; this module is all that the bridge knows about names.
-
-A key is a tuple of parts. Formats with flat names join the parts; trees nest them.
-"""
+"""Keys, the names of tensors: tuples of parts, which flat formats join and trees nest."""
 
 from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from bridge_core.errors import KeyConflict, UsageError
+from bridge_core.errors import KeyConflict, UnknownKey, UsageError
+from bridge_core.messages import count, listed, shown
 
 __all__ = [
     "Key",
@@ -26,6 +24,7 @@ __all__ = [
     "separator_of",
     "split_name",
     "unflatten_tree",
+    "unknown_key",
 ]
 
 Key = tuple[str, ...]
@@ -46,7 +45,7 @@ def leaf_path(layer: Key, leaf: str) -> Key:
 
 
 def module_path(key: Key) -> Key:
-    """Return the path of the module that holds a tensor, whatever layer the tensor is a leaf of."""
+    """Return the path of the module that holds a tensor: the key without its last part."""
     return key[:-1]
 
 
@@ -59,7 +58,7 @@ def as_key(name: str | int | Iterable[str | int]) -> Key:
     ('layers', '0', 'weight')
 
     Raises:
-        UsageError: It is neither, or a part is neither a string nor an integer.
+        UsageError: The argument is neither a string nor an iterable of strings and integers.
     """
     if isinstance(name, str):
         return tuple(name.split("."))
@@ -77,33 +76,65 @@ def _part(part: object, name: object) -> str:
     except TypeError:
         pass
     raise UsageError(
-        f"{name!r} is not a key: expected a dotted name or a tuple of strings and integers, "
-        f"got {type(part).__name__}{'' if part is name else ' as a part'}."
+        f"expected a dotted name or a tuple of strings and integers as a key, got {shown(name)}"
+        f"{'' if part is name else f', with a part of type {type(part).__name__}'}."
+    )
+
+
+_MOST_COMPARED = 500
+"""Keys that are compared letter by letter with an unknown one: some 10 ms."""
+
+
+def unknown_key(key: Key, keys: Collection[Key]) -> UnknownKey:
+    """Return the error for an unknown key, with the nearest of some keys as its hint.
+
+    >>> unknown_key(("fc", "wieght"), [("fc", "weight"), ("fc", "bias")]).hint
+    "Did you mean 'fc.weight'?"
+    """
+    import difflib  # only errors need these
+    import heapq
+
+    parts = set(key)
+    candidates = heapq.nlargest(_MOST_COMPARED, keys, key=lambda other: len(parts.intersection(other)))
+    names = [join_key(candidate)[:200] for candidate in candidates]
+    near = difflib.get_close_matches(join_key(key)[:200], names, n=1)
+    hint: str | None = "List the keys with list(state)."
+    if near:
+        hint = f"Did you mean {near[0]!r}?"
+    elif len(keys) <= _MOST_COMPARED:
+        hint = f"The keys are: {listed(map(join_key, keys))}." if keys else None
+    return UnknownKey(
+        f"the state of {count(len(keys), 'tensor')} does not have this key.", key=key, hint=hint
     )
 
 
 def separator_of(names: Iterable[str]) -> str:
-    """Return what joins the parts of a whole set of flat names: a slash, or as a rule a dot.
+    """Return the separator of a complete set of flat names: a slash, or usually a dot.
 
     Flax's ``flatten_dict(sep="/")`` joins with slashes. A name with dots can hold a slash within a part, and
-    empty parts are not what it writes; so one of either sort, and the names are joined by dots.
+    Flax writes no empty parts; so names are joined by dots if one of them has a dot or an empty part.
 
     >>> separator_of(["params/Dense_0/kernel", "step"]), separator_of(["a.Dense_0/kernel/scale", "b/c"])
     ('/', '.')
     """
-    found = "."
+    separator = "."
     for name in names:
         if "." in name:
             return "."
         if "/" in name:
             if "//" in name or name[0] == "/" or name[-1] == "/":
                 return "."
-            found = "/"
-    return found
+            separator = "/"
+    return separator
 
 
 def join_key(key: Key, separator: str = ".", *, escape: bool = False) -> str:
     r"""Join a key into a flat name.
+
+    Args:
+        key: The key.
+        separator: What joins the parts.
+        escape: Whether separators and backslashes within a part get a backslash in front.
 
     >>> join_key(("a", "b.c"), escape=True)
     'a.b\\.c'
@@ -154,7 +185,7 @@ def flat_names(keys: Iterable[Key], separator: str = ".") -> tuple[dict[Key, str
             raise KeyConflict(
                 f"the keys {owners[name]!r} and {key!r} both flatten to {name!r}.",
                 key=key,
-                hint="Rename one of them, or write a format that keeps nested names.",
+                hint='Rename one of them, or write nested names with format="msgpack" (--format).',
             )
         owners[name] = key
     if not any(separator in part for key in keys for part in key):
@@ -163,7 +194,7 @@ def flat_names(keys: Iterable[Key], separator: str = ".") -> tuple[dict[Key, str
 
 
 def is_unicode(text: str) -> bool:
-    r"""Return whether a text has a UTF-8 form, so that it holds no lone surrogate.
+    r"""Return whether a text can be encoded as UTF-8; one with a lone surrogate cannot.
 
     >>> is_unicode("\ud800")
     False
@@ -175,11 +206,11 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-_DIGITS = re.compile(r"(\d{1,4000})")  # Python refuses to read longer numbers
+_DIGITS = re.compile(r"(\d{1,4000})")  # int() refuses texts of more than 4300 digits
 
 
 def natural_order(key: Key) -> tuple[tuple[tuple[int, int, str], ...], ...]:
-    """Sort key that puts ``layers.2`` before ``layers.10``.
+    """Return a sort key that puts ``layers.2`` before ``layers.10``.
 
     >>> sorted([("l", "10"), ("l", "2")], key=natural_order)
     [('l', '2'), ('l', '10')]
@@ -201,7 +232,7 @@ def flatten_tree(
 
     Args:
         tree: Nested mappings; integer names become strings.
-        is_leaf: Says which mappings are leaves; by default none is.
+        is_leaf: Returns whether a mapping is a leaf; None if no mapping is.
 
     Raises:
         KeyConflict: A name is not a string or an integer, or two names are equal as strings.
@@ -217,10 +248,15 @@ def flatten_tree(
         seen: set[str] = set()
         for name, child in node.items():
             if isinstance(name, bool) or not isinstance(name, str | int):
-                raise KeyConflict(f"{name!r} is no name; a string was expected.", key=prefix)
+                raise KeyConflict(
+                    f"expected strings or integers as names in a dict, got {shown(name)}.",
+                    key=prefix or None,
+                )
             part = str(name)
             if part in seen:
-                raise KeyConflict(f"two children are both named {part!r}.", key=prefix)
+                raise KeyConflict(
+                    f"a dict has the name {part!r} twice, as a string and as an integer.", key=prefix or None
+                )
             seen.add(part)
             if isinstance(child, Mapping) and not (is_leaf and is_leaf(child)):
                 nested.append(((*prefix, part), child))
@@ -236,27 +272,43 @@ def unflatten_tree(leaves: Mapping[Key, Any], empty: Iterable[Key] = ()) -> dict
     """Nest ``{key: leaf}`` again; the inverse of `flatten_tree`.
 
     Raises:
-        KeyConflict: One key is a prefix of another.
+        KeyConflict: One key is the beginning of another, or is empty.
     """
     root: dict[str, Any] = {}
     nodes: dict[Key, dict[str, Any]] = {(): root}
 
-    def node_at(path: Key) -> dict[str, Any]:
-        found = nodes.get(path)
-        if found is None:
-            parent = node_at(path[:-1])
+    def node_at(path: Key, below: Key) -> dict[str, Any]:
+        node = nodes.get(path)
+        if node is None:
+            parent = node_at(path[:-1], below)
             if path[-1] in parent:
-                raise KeyConflict("a tensor stands where others need a folder.", key=path)
-            found = parent[path[-1]] = nodes[path] = {}
-        return found
+                raise _conflict(path, below)
+            node = parent[path[-1]] = nodes[path] = {}
+        return node
 
     for key, leaf in leaves.items():
         if not key:
-            raise KeyConflict("a tensor has an empty key.", key=key)
-        node = node_at(key[:-1])
+            raise KeyConflict(
+                "a tensor has the empty key (); a tree needs a name.", hint="Rename the tensor."
+            )
+        node = node_at(key[:-1], key)
         if key[-1] in node:
-            raise KeyConflict("a tensor stands where others need a folder.", key=key)
+            raise _conflict(key, next(k for k in leaves if len(k) > len(key) and k[: len(key)] == key))
         node[key[-1]] = leaf
     for path in empty:
-        node_at(path)
+        node_at(path, path)
     return root
+
+
+def _conflict(key: Key, below: Key) -> KeyConflict:
+    """Return the error for a tensor where another key, or an empty node, needs a dict."""
+    name, longer = join_key(key), join_key(below)
+    if key == below:
+        return KeyConflict(
+            "the key is that of a tensor and of an empty dict.", key=key, hint="Rename the tensor."
+        )
+    return KeyConflict(
+        f"the key conflicts with {longer!r}: {name!r} is a tensor, and {longer!r} needs it to be a dict.",
+        key=key,
+        hint="Rename one of them: this format stores nested dicts.",
+    )

@@ -1,7 +1,7 @@
-"""Records of layers of which two meet, or to whose path tensors come: joined, opened or forgotten.
+"""Records of layers that meet another record or a new tensor at their path.
 
-Leaves that have the axes of a framework, since no kind was decided, stay known as unclaimed ones of it:
-nobody must take them for neutral leaves.
+Leaves that have the axes of a framework because no kind was decided remain recorded as unclaimed leaves of
+that framework, so that they are not taken for neutral leaves.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _CERTAINTY = ("rule", "module", "template", "metadata", "structure", "name", "gu
 
 
 class Records(dict[Key, T | None]):
-    """Records by path; a path that gets records which cannot be joined has None."""
+    """Path -> record; None at a path whose records cannot be joined."""
 
     def __init__(self, join: Callable[[T, T], T | None]) -> None:
         super().__init__()
         self._join = join
 
     def add(self, path: Key | None, record: T | None) -> None:
-        """Add a record; nothing without a path."""
+        """Add a record; a path of None adds nothing."""
         if path is None:
             return
         if path in self:
@@ -36,13 +36,13 @@ class Records(dict[Key, T | None]):
             record = self._join(known, record) if known is not None and record is not None else None
         self[path] = record
 
-    def kept(self) -> dict[Key, T]:
+    def remaining(self) -> dict[Key, T]:
         """Return the records that are not forgotten."""
         return {path: record for path, record in self.items() if record is not None}
 
 
 def open_record(records: Records[LayerInfo], path: Key, key: Key, is_neutral: bool) -> None:
-    """Note that a leaf came to a path whose record does not know it."""
+    """Update the record of a path that gets a leaf which the record does not name."""
     info = records.get(path)
     if info is not None:
         name = ".".join(key[len(path) :])
@@ -51,7 +51,7 @@ def open_record(records: Records[LayerInfo], path: Key, key: Key, is_neutral: bo
 
 
 def agreed_info(one: LayerInfo, other: LayerInfo) -> LayerInfo | None:
-    """Return two records of one layer as one, with the weaker evidence; None if they differ."""
+    """Join two records of one layer, with the weaker evidence; None if they differ."""
     leaves = tuple(dict.fromkeys((*one.leaves, *other.leaves)))
     unclaimed = tuple(
         name for name in dict.fromkeys((*one.unclaimed, *other.unclaimed)) if name not in leaves
@@ -64,7 +64,7 @@ def agreed_info(one: LayerInfo, other: LayerInfo) -> LayerInfo | None:
 
 
 def joined_info(one: LayerInfo, other: LayerInfo) -> LayerInfo | None:
-    """Return two records of a neutral layer as one; those that differ leave only open leaves."""
+    """Join two records of a neutral layer; if they differ, the result has only open leaves."""
     agreed = agreed_info(one, other)
     if agreed is not None or not (has_open_axes(one) or has_open_axes(other)):
         return agreed
@@ -73,18 +73,18 @@ def joined_info(one: LayerInfo, other: LayerInfo) -> LayerInfo | None:
 
 
 def has_open_axes(info: LayerInfo) -> bool:
-    """Tell whether leaves of a record have the axes of the framework that they come from."""
+    """Return whether leaves of a record have the axes of the framework that they come from."""
     return info.kind in (None, "parameter") or bool(info.unclaimed)
 
 
 def opened(info: LayerInfo, names: tuple[str, ...]) -> LayerInfo:
-    """Return a record that knows of leaves only whose axes they have: new names do not turn them."""
+    """Return a record of unclaimed leaves: their names and origin, without a kind."""
     unclaimed = tuple(dict.fromkeys(names))
     return LayerInfo(None, "unclaimed", (), unclaimed=unclaimed, origin=info.origin, doubted=True)
 
 
 def named_leaves(info: LayerInfo) -> tuple[str, ...]:
-    """Return the names of all leaves that a record knows, unclaimed ones included."""
+    """Return the names of all leaves in a record, unclaimed ones included."""
     return (*info.leaves, *info.unclaimed) if info.unclaimed else info.leaves
 
 

@@ -1,8 +1,8 @@
-"""What a state knows beside its tensors, and how that survives in a file.
+"""The metadata of a state, and its text in a file.
 
-Everything needed to go on later stands here as plain data: which layers were recognised, what is still
-undecided, which tensors are tied, what a target had no place for. `dump` and `load` turn it into one
-JSON text that every format can keep somewhere.
+All that a later conversion needs is plain data: which layers were recognised, what is still undecided, which
+tensors are tied, and what a target had no place for. `dump_metadata` and `load_metadata` convert it to and
+from one JSON text, which every format can store.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 MARKER = "ckptbridge"
-"""The name under which formats keep the text of `dump_metadata`."""
+"""The name under which formats store the text of `dump_metadata`."""
 
 
 @renamed(forms="transforms", factors="axis_splits")
@@ -43,18 +43,19 @@ class LayerInfo:
 
     Args:
         kind: Name of the layer kind; None while undecided.
-        evidence: The evidence that decided it: rule, module, template, metadata, structure or guess;
-            ``undecided``, or ``unclaimed`` where no layer takes any leaf.
+        evidence: The evidence that decided the kind: rule, module, template, metadata, structure or guess;
+            ``undecided``, or ``unclaimed`` if no layer takes any leaf.
         leaves: Names of the leaves that belong to the layer, or that are known to be plain parameters.
-        candidates: Transforms that remain possible while undecided; the leaves then keep the axes and
+        candidates: Transforms that remain possible while undecided; the leaves then have the axes and
             names of the source. Of unclaimed leaves: transforms of the module's type that do not fit.
-        transforms: Framework -> transform, where the source did not use the kind's first transform.
-        axis_splits: Axis of the kind -> the sizes into which a framework splits it, e.g. heads.
-        unclaimed: Names of the leaves at the path that no evidence explains; they keep the names and axes
+        transforms: Framework -> transform, if the source did not use the kind's first transform.
+        axis_splits: Axis of the kind -> the sizes into which a framework splits it, e.g.
+            ``(num_heads, head_dim)``.
+        unclaimed: Names of the leaves at the path that no evidence explains; they have the names and axes
             of their origin.
-        origin: Framework whose names and axes the leaves have that belong to no decided layer.
+        origin: The framework that gave names and axes to the leaves that belong to no decided layer.
         doubted: Whether an undecided layer may have another order of axes than its candidates, or unclaimed
-            leaves than their names suggest.
+            leaves another order than their names suggest.
     """
 
     kind: str | None
@@ -85,12 +86,12 @@ class ModuleInfo:
 
 @dataclass(frozen=True)
 class AuxiliaryTensor:
-    """A small tensor that a layout has no place for, kept to be restored on the way back.
+    """A small tensor that a layout has no place for; the metadata stores it.
 
     Args:
         dtype: Name of the dtype.
-        shape: Its shape.
-        data: Its row-major little-endian bytes.
+        shape: The shape.
+        data: The row-major little-endian bytes.
     """
 
     dtype: str
@@ -99,12 +100,12 @@ class AuxiliaryTensor:
 
     @classmethod
     def of(cls, array: np.ndarray[Any, Any]) -> AuxiliaryTensor:
-        """Keep an array."""
+        """Return an auxiliary tensor with a copy of an array's values."""
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
         return cls(array.dtype.name, tuple(array.shape), little.tobytes())
 
     def array(self) -> np.ndarray[Any, np.dtype[Any]]:
-        """Return the array again."""
+        """Return the values as a new array of native byte order."""
         dtype = dtype_named(self.dtype)
         flat = np.frombuffer(self.data, dtype.newbyteorder("<")).astype(dtype)
         return flat.reshape(self.shape)
@@ -112,13 +113,13 @@ class AuxiliaryTensor:
 
 @dataclass(frozen=True, slots=True)
 class RecordedRule:
-    """A rule that a neutral state was made with, and what it has still to do there.
+    """A rule that a neutral state was made with, and what it still has to rearrange.
 
     Args:
-        text: The rule in the words of a rule file, as JSON; see `bridge_core.rules`.
-        layouts: The layouts that it goes between; the second is empty if the rule does not name any.
-        label: Where it was written, or what it does.
-        pending: Keys of the tensors that it rearranges, unchanged so far.
+        text: The rule as in a rule file, as JSON; see `bridge_core.rules`.
+        layouts: The layouts of the two sides; the second is empty if the rule does not name it.
+        label: The place where the rule was written, or its action.
+        pending: Keys of the tensors that the rule rearranges, unchanged so far.
     """
 
     text: str
@@ -130,21 +131,21 @@ class RecordedRule:
 @renamed(residuals="auxiliary_tensors", forms="tree_form")
 @dataclass(frozen=True)
 class StateMetadata:
-    """Everything a state knows beside its tensors.
+    """All that is known of a state in addition to its tensors.
 
     Args:
-        layers: Layer path (in the state's own names) -> what is known of it.
-        modules: Layer path -> live module type. In memory only.
+        layers: Layer path (in the state's own names) -> record of the layer.
+        modules: Layer path -> live module type. Not stored in files.
         ties: Key -> key whose values it shares.
-        collections: Key -> Flax collection or NNX variable type, where it is not the role's usual one.
+        collections: Key -> Flax collection or NNX variable type, if it is not the role's usual one.
         auxiliary_tensors: Neutral key -> small tensor that this layout has no place for.
         empty: Paths of empty nodes.
-        tree_form: Framework -> how the tree was spelt, e.g. ``{"flax": "variables"}``.
+        tree_form: Framework -> ``"variables"`` if keys begin with a collection, or another form of the tree.
         rules: The rules that a neutral state was made with; None for a file that does not record them.
-        extra: Strings that a file carries for its own readers.
-        provenance: Where the state comes from, for reports. In memory only.
-        providers: Layer kind that a plugin adds -> the distribution that provides it.
-        notes: What a reader of a report should know of how the state was read. In memory only.
+        extra: Texts of a file for other readers.
+        provenance: Where the state comes from, for reports. Not stored in files.
+        providers: Layer kind of a plugin -> the distribution that provides it.
+        notes: What a report should mention about how the state was read. Not stored in files.
     """
 
     layers: Mapping[Key, LayerInfo] = field(default_factory=dict)
@@ -165,7 +166,7 @@ class StateMetadata:
         return replace(self, **changes)
 
     def owner(self, key: Key) -> LeafKey:
-        """Return the layer that a key belongs to, which may have nested modules, and its leaf name there."""
+        """Return the path of the layer that a key belongs to, and the name of the leaf there."""
         return self._nested.get(key) or (key[:-1], key[-1])
 
     @functools.cached_property
@@ -191,13 +192,13 @@ class StateMetadata:
         )
 
     def rules_renamed(self, rename: Callable[[Key], Key]) -> tuple[RecordedRule, ...] | None:
-        """Return the rules with the keys that they have still to rearrange renamed."""
+        """Return the rules with their pending keys renamed."""
         if not self.rules:
             return self.rules
         return tuple(replace(rule, pending=tuple(map(rename, rule.pending))) for rule in self.rules)
 
     def rules_restricted(self, keys: Collection[Key]) -> tuple[RecordedRule, ...] | None:
-        """Return the rules with only some of the keys that they have still to rearrange."""
+        """Return the rules with only those of their pending keys that are in ``keys``."""
         if not self.rules:
             return self.rules
         return tuple(
@@ -209,8 +210,8 @@ def dump_metadata(layout: str | None, metadata: StateMetadata, *, escaped_names:
     """Return the JSON text that `load_metadata` reads; equal metadata gives equal text.
 
     Args:
-        layout: The state's layout.
-        metadata: What to keep; fields that live in memory only, and ``extra``, are left out.
+        layout: The state's layout; None if unknown.
+        metadata: The metadata; ``modules``, ``provenance``, ``notes`` and ``extra`` are left out.
         escaped_names: Whether the file's flat names are escaped (see `flat_names`).
     """
     groups: dict[str, dict[str, Any]] = {}
@@ -243,20 +244,24 @@ def dump_metadata(layout: str | None, metadata: StateMetadata, *, escaped_names:
         "forms": dict(sorted(metadata.tree_form.items())),
         "providers": dict(sorted(metadata.providers.items())),
     }
-    kept = {name: value for name, value in document.items() if value}
+    document = {name: value for name, value in document.items() if value}
     if metadata.rules or (metadata.rules is not None and layout == "neutral"):
-        kept["rules"] = [_rule_row(rule) for rule in metadata.rules]
-    return json.dumps(kept, separators=(",", ":"), ensure_ascii=True)
+        document["rules"] = [_rule_row(rule) for rule in metadata.rules]
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=True)
 
 
 def load_metadata(text: str | bytes, *, path: str = "") -> tuple[str | None, StateMetadata, bool]:
-    """Read what `dump_metadata` wrote.
+    """Read the text that `dump_metadata` wrote.
+
+    Args:
+        text: The JSON text.
+        path: The file, for errors.
 
     Returns:
         The layout, the metadata, and whether flat names are escaped.
 
     Raises:
-        MalformedFile: The text is not ours, damaged, or of a version from the future.
+        MalformedFile: The text does not follow the schema, or is of a newer version.
     """
     document = parse_json(text, path=path, what="the bridge's own metadata")
     check_schema(document, path)

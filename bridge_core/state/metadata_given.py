@@ -1,4 +1,4 @@
-"""Metadata that a caller put together: it follows the same schema as that of a file."""
+"""Checking metadata that a caller made, by the schema of that in files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["check_given"]
 
 
 def check_given(metadata: StateMetadata) -> None:
-    """Check that metadata is well formed; equal records of layers are looked at once.
+    """Check the types and values of all fields; equal records of layers are checked once.
 
     Args:
         metadata: The metadata of a state in memory.
 
     Raises:
-        UsageError: A field holds something else than it is documented to hold.
+        UsageError: A field holds a value that `StateMetadata` does not document.
     """
     try:
         _check_layers(metadata.layers)
@@ -45,13 +45,13 @@ def check_given(metadata: StateMetadata) -> None:
     except BridgeError:
         raise
     except (AttributeError, TypeError, ValueError) as err:
-        raise _error(f"a field has a value of another type ({err})") from err
+        raise _error(f"a field has a value of the wrong type: {err}") from err
 
 
 def _error(problem: str) -> UsageError:
     return UsageError(
-        f"the metadata of the state is not well formed: {problem}.",
-        hint="Make it of the types that StateMetadata and LayerInfo document, or leave it out.",
+        f"the metadata of the state is not valid: {problem}.",
+        hint="Use the types that StateMetadata and LayerInfo document, or remove the metadata.",
     )
 
 

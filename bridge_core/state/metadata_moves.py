@@ -1,7 +1,7 @@
-"""Metadata that follows its tensors: renamed, restricted to some keys, or joined with another state's.
+"""Metadata that follows its tensors: renamed, restricted to some keys, or joined.
 
-Paths of layers lack the collection that every key of a tree of variables begins with. A record is moved only
-where it still describes the same tensors; otherwise it is forgotten, and later evidence decides the layer.
+Paths of layers do not have the collection that every key of a tree of variables begins with. A record is
+moved only if it still describes the same tensors; otherwise it is forgotten, and later evidence decides.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ __all__ = ["joined_metadata", "renamed_metadata", "restricted_metadata"]
 
 
 def restricted_metadata(
-    metadata: StateMetadata, layout: str | None, keys: Collection[Key], kept: Collection[Key]
+    metadata: StateMetadata, layout: str | None, keys: Collection[Key], chosen: Collection[Key]
 ) -> StateMetadata:
-    """Return the metadata of a state that keeps some of its keys.
+    """Return the metadata of a state that is restricted to some of its keys.
 
-    A layer that loses some leaves keeps its record, with the leaves that are left; nothing stays of a layer
-    or module that loses all. Keys that were tied to a key that goes are tied to each other.
+    The record of a layer that loses some leaves names the others; that of a layer or module that loses all is
+    removed. Keys that were tied to a removed key are tied to each other.
 
     Args:
         metadata: The state's metadata.
         layout: The state's layout.
-        keys: Its keys.
-        kept: Those that are kept; a set or a mapping.
+        keys: All keys of the state.
+        chosen: The keys that remain; a set or a mapping.
     """
-    collections = {key: name for key, name in metadata.collections.items() if key in kept}
+    collections = {key: name for key, name in metadata.collections.items() if key in chosen}
     metadata = metadata.with_(
-        ties=_restricted_ties(metadata.ties, kept),
+        ties=_restricted_ties(metadata.ties, chosen),
         collections=collections,
-        rules=metadata.rules_restricted(kept),
+        rules=metadata.rules_restricted(chosen),
     )
-    dropped = {key for key in keys if key not in kept}
+    dropped = {key for key in keys if key not in chosen}
     if not dropped:
         return metadata
-    remaining: Collection[Key] = kept
+    remaining: Collection[Key] = chosen
     gone = _ancestors(dropped) - _ancestors(remaining)
     empty = tuple(path for path in metadata.empty if not _is_below(path, gone))
-    if _lacks_collections(metadata, layout, keys):
+    if _is_without_collections(metadata, layout, keys):
         dropped, remaining = {key[1:] for key in dropped}, {key[1:] for key in remaining}
         gone = _ancestors(dropped) - _ancestors(remaining)
     layers: dict[Key, LayerInfo] = {}
@@ -80,8 +80,8 @@ def restricted_metadata(
 def renamed_metadata(metadata: StateMetadata, layout: str | None, names: Mapping[Key, Key]) -> StateMetadata:
     """Return the metadata of a state whose keys are renamed.
 
-    A layer's record moves where all its leaves move together and keep their names. It is forgotten where
-    they do not, and where a tensor that is not one of them comes to the layer's path.
+    A layer's record moves if all its leaves move together under their old names. It is forgotten if they do
+    not, or if another tensor gets a name at the layer's path.
 
     Args:
         metadata: The state's metadata.
@@ -91,7 +91,7 @@ def renamed_metadata(metadata: StateMetadata, layout: str | None, names: Mapping
     if all(old == new for old, new in names.items()):
         return metadata
     paths, tree_form = names, metadata.tree_form
-    if _lacks_collections(metadata, layout, names):
+    if _is_without_collections(metadata, layout, names):
         if all(new[:1] == old[:1] for old, new in names.items()):
             paths = {old[1:]: new[1:] for old, new in names.items()}
         else:
@@ -113,7 +113,7 @@ def renamed_metadata(metadata: StateMetadata, layout: str | None, names: Mapping
     return replace(
         metadata,
         layers=_renamed_layers(metadata.layers, paths, changed, follow, _is_neutral(layout)),
-        modules=modules.kept(),
+        modules=modules.remaining(),
         ties={names.get(key, key): names.get(other, other) for key, other in metadata.ties.items()},
         collections={names.get(key, key): name for key, name in metadata.collections.items()},
         auxiliary_tensors=auxiliary_tensors,
@@ -131,19 +131,19 @@ def joined_metadata(
 ) -> StateMetadata:
     """Return the metadata of a state made of two, which share no key.
 
-    Where both know a layer and agree, its leaves are joined. Where they disagree, or one adds a leaf to a
-    layer of which only the other knows, the record is forgotten.
+    If both have a record of a layer and the records agree, its leaves are joined. If they differ, or one
+    state adds a leaf to a layer that only the other has a record of, the record is forgotten.
 
     Args:
-        one: The first state's; its strings and its tree form come first.
-        other: The second state's.
-        layout: Their layout.
-        keys: The keys of both.
+        one: The first state's metadata; its texts and its tree form come first.
+        other: The second state's metadata.
+        layout: The layout of both.
+        keys: The keys of each.
     """
     parts = []
     for metadata, own in ((one, keys[0]), (other, keys[1])):
-        lacks = _lacks_collections(metadata, layout, own)
-        parts.append({key[1:] for key in own} if lacks else own)
+        is_without = _is_without_collections(metadata, layout, own)
+        parts.append({key[1:] for key in own} if is_without else own)
     is_neutral = _is_neutral(layout)
     layers = Records[LayerInfo](joined_info if is_neutral else agreed_info)
     modules = Records[ModuleInfo](_same_module)
@@ -170,8 +170,8 @@ def joined_metadata(
     empty = dict.fromkeys((*one.empty, *other.empty))
     return replace(
         one,
-        layers=layers.kept(),
-        modules=modules.kept(),
+        layers=layers.remaining(),
+        modules=modules.remaining(),
         ties={**one.ties, **other.ties},
         providers={**other.providers, **one.providers},
         notes=tuple(dict.fromkeys((*one.notes, *other.notes))),
@@ -185,7 +185,7 @@ def joined_metadata(
 
 
 class _Moves:
-    """Where the paths above some keys are, after the keys were renamed."""
+    """The new places of the paths above some keys that were renamed."""
 
     def __init__(self, names: Mapping[Key, Key]) -> None:
         direct = Records[Key](_same)
@@ -202,9 +202,9 @@ class _Moves:
         self._paths = {**above, **direct}
 
     def follow(self, path: Key) -> Key | None:
-        """Return the new path; None if what was at it is no longer together.
+        """Return the new path; None if the tensors at the path are no longer together.
 
-        A path without keys goes where the nearest path above it goes.
+        A path without keys moves with the nearest path above it.
         """
         for depth in range(len(path), 0, -1):
             if path[:depth] in self._paths:
@@ -238,7 +238,7 @@ def _renamed_layers(
                 new = paths[key]
                 records.add(new[:-1], opened(info, new[-1:]))
                 own.add(new)
-    old_parents, new_parents = _leaf_parents(layers), _leaf_parents(records.kept())
+    old_parents, new_parents = _leaf_parents(layers), _leaf_parents(records.remaining())
     for old, new in changed.items():
         path_there = new_parents.get(new[:-1])
         if path_there is None or new in own:
@@ -246,19 +246,19 @@ def _renamed_layers(
         came_along = old[-1:] == new[-1:] and old_parents.get(old[:-1]) in origins.get(path_there, ())
         if not came_along:
             open_record(records, path_there, new, is_neutral)
-    return records.kept()
+    return records.remaining()
 
 
 def _common_path(path: Key, leaves: Iterable[Key], names: Mapping[Key, Key]) -> Key | None:
-    """Return the path below which all leaves are under their old names; None if there is none."""
-    found: Key | None = None
+    """Return the path below which all leaves have their old names; None if there is none."""
+    common: Key | None = None
     for key in leaves:
         tail, new = key[len(path) :], names[key]
         above = new[: len(new) - len(tail)]
-        if len(new) < len(tail) or new[len(above) :] != tail or (found is not None and found != above):
+        if len(new) < len(tail) or new[len(above) :] != tail or (common is not None and common != above):
             return None
-        found = above
-    return found
+        common = above
+    return common
 
 
 def _leaf_parents(layers: Mapping[Key, LayerInfo]) -> dict[Key, Key]:
@@ -290,10 +290,10 @@ def _has_paths(metadata: StateMetadata) -> bool:
     return any(not named_leaves(info) for info in metadata.layers.values())
 
 
-def _lacks_collections(metadata: StateMetadata, layout: str | None, keys: Collection[Key]) -> bool:
-    """Tell whether the paths of layers lack the first part of the state's keys, as the tree form says.
+def _is_without_collections(metadata: StateMetadata, layout: str | None, keys: Collection[Key]) -> bool:
+    """Return whether the paths of layers are without the collections of the state's keys.
 
-    Where the form is not known, the records show it: their leaves are keys of the state, or are not.
+    If the form is not known, the records show it: their leaves are keys of the state, or are not.
     """
     form = metadata.tree_form.get(layout or "")
     if form is not None or layout is None or not metadata.layers:
@@ -312,31 +312,31 @@ def _lacks_collections(metadata: StateMetadata, layout: str | None, keys: Collec
 
 def _ancestors(keys: Iterable[Key]) -> set[Key]:
     """Return all paths above some keys."""
-    found: set[Key] = set()
+    ancestors: set[Key] = set()
     for key in keys:
         path = key[:-1]
-        while path not in found:
-            found.add(path)
+        while path not in ancestors:
+            ancestors.add(path)
             path = path[:-1]
-    return found
+    return ancestors
 
 
 def _is_below(path: Key, gone: Collection[Key]) -> bool:
     return bool(gone) and any(path[:depth] in gone for depth in range(len(path) + 1))
 
 
-def _restricted_ties(ties: Mapping[Key, Key], kept: Collection[Key]) -> dict[Key, Key]:
-    restricted = {key: other for key, other in ties.items() if key in kept and other in kept}
+def _restricted_ties(ties: Mapping[Key, Key], chosen: Collection[Key]) -> dict[Key, Key]:
+    restricted = {key: other for key, other in ties.items() if key in chosen and other in chosen}
     if len(restricted) == len(ties):
         return restricted
     canonical: dict[Key, Key] = {}
     for key in ties:
-        if key in kept and key not in restricted:
+        if key in chosen and key not in restricted:
             passed, end = {key}, ties[key]
-            while end not in kept and end in ties and end not in passed:
+            while end not in chosen and end in ties and end not in passed:
                 passed.add(end)
                 end = ties[end]
-            first = end if end in kept else canonical.setdefault(end, key)
+            first = end if end in chosen else canonical.setdefault(end, key)
             if first != key:
                 restricted[key] = first
     return restricted

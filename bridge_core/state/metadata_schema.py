@@ -1,6 +1,6 @@
-"""The schema of the text in which files carry metadata: its types, names and sizes, all checked first.
+"""The schema of the metadata text in files, checked before anything is used.
 
-What the schema does not name is ignored: a later version may have added it.
+Fields that the schema does not name are ignored: a later version may have added them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from math import prod
 from typing import Any
 
 from bridge_core.errors import BridgeError, MalformedFile
+from bridge_core.messages import shown
 from bridge_core.state.dtypes import MAX_RANK, dtype_named
 
 __all__ = ["STALE", "VERSION", "Misfit", "check_auxiliary", "check_layer", "check_rule", "check_schema"]
@@ -17,46 +18,52 @@ __all__ = ["STALE", "VERSION", "Misfit", "check_auxiliary", "check_layer", "chec
 VERSION = 1
 
 STALE = (
-    "Another program may have edited the file. Convert the file as ckptbridge wrote it, or write the edited "
-    "tensors again without the metadata 'ckptbridge', and pass layout=\"...\" (--layout)."
+    "Another program may have edited the file. Convert the unedited file, or write the edited tensors again "
+    "without the metadata 'ckptbridge', and pass layout=\"...\" (--layout)."
 )
-"""What to do about metadata that is damaged, or that does not fit the tensors beside it."""
+"""The hint about metadata that is damaged, or that does not match the tensors of its file."""
 
 _LARGEST_SIZE = (1 << 63) - 1
 
 Check = Callable[[Any, str], None]
-"""Checks one value; gets the value and its place in the text."""
+"""Checks one value: called with the value and its place in the text, raises `Misfit`."""
 
 
 class Misfit(Exception):
-    """A value that the schema does not allow: where it is, what was expected, and what it is."""
+    """A value that the schema does not allow.
+
+    Args:
+        where: The place of the value; empty for the complete document.
+        expected: What was expected, with its article.
+        value: The value.
+    """
 
     def __init__(self, where: str, expected: str, value: object) -> None:
-        super().__init__(f"{where or 'it'} is {_shown(value)}; expected {expected}")
+        super().__init__(f"expected {expected} for {where or 'the document'}, got {shown(value)}")
 
 
 def check_schema(document: Mapping[str, Any], path: str) -> None:
-    """Check the JSON document of a file's metadata whole.
+    """Check all of the JSON document of a file's metadata.
 
     Args:
         document: The document.
-        path: The file, for errors.
+        path: The file, for errors; empty if unknown.
 
     Raises:
-        MalformedFile: Its version is from the future, or a value is not what the schema says.
+        MalformedFile: The version is not 1, or a value does not follow the schema.
     """
     version = document.get("version", 0)
     if type(version) is not int or version != VERSION:
         raise MalformedFile(
-            f"carries metadata of version {_shown(version)}; this ckptbridge reads {VERSION}.",
+            f"expected metadata of version {VERSION}, got version {shown(version)}.",
             path=path or None,
-            hint="Use a newer ckptbridge.",
+            hint="Install a newer ckptbridge: pip install -U ckptbridge",
         )
     try:
         _DOCUMENT(document, "")
         _check_paths(document.get("layers", ()))
     except Misfit as err:
-        raise MalformedFile(f"carries damaged metadata: {err}.", path=path or None, hint=STALE) from None
+        raise MalformedFile(f"the metadata is damaged: {err}.", path=path or None, hint=STALE) from None
 
 
 def _check_paths(groups: Iterable[Mapping[str, Any]]) -> None:
@@ -156,22 +163,13 @@ def check_auxiliary(value: Any, where: str) -> None:
     except ValueError:
         raise Misfit(f"{where}[2]", "bytes in hexadecimal", data) from None
     if nbytes != prod(shape) * itemsize:
-        raise Misfit(where, f"{prod(shape) * itemsize} bytes for {dtype}{shape}", f"{nbytes} bytes")
+        raise Misfit(where, f"{prod(shape) * itemsize} bytes ({dtype}{shape})", nbytes)
 
 
 def _layouts(value: Any, where: str) -> None:
     _TEXTS(value, where)
     if len(value) != 2 or not value[0]:
         raise Misfit(where, "two layouts", value)
-
-
-def _shown(value: object) -> str:
-    """Return a value for a message, cut where it is long."""
-    try:
-        text = repr(value)
-    except ValueError:  # an integer with more digits than Python prints
-        return "a number of very many digits"
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 _TEXTS = _list_of(_text, "texts")

@@ -1,4 +1,4 @@
-"""Keys of a plain mapping, whatever names its tensors: dotted names, tuples, nested mappings, lists."""
+"""Keys of a plain mapping with dotted names, tuples, nested mappings or lists."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["flatten_mapping"]
 def flatten_mapping(tree: Mapping[Any, Any]) -> tuple[dict[Key, Any], tuple[Key, ...]]:
     """Return ``{key: leaf}`` and the paths of empty nodes.
 
-    A string is a dotted name wherever it is, and a part of a tuple is one part. If all names are strings
-    that are joined with slashes (see `separator_of`), they are split there. Of a list or tuple that holds
-    tensors or mappings, the positions are names; one of plain numbers is a tensor.
+    A string is a dotted name at any depth, and an item of a tuple is one part of a key. If all names are
+    strings that are joined with slashes (see `separator_of`), they are split at these. The positions in a
+    list or tuple of tensors or mappings are names; a list of plain numbers is a tensor.
 
     >>> flatten_mapping({"encoder.layers": [{"weight": 1}, {"weight": 2}], ("a", "b.c"): 3})[0]
     {('encoder', 'layers', '0', 'weight'): 1, ('encoder', 'layers', '1', 'weight'): 2, ('a', 'b.c'): 3}
@@ -63,7 +63,7 @@ def flatten_mapping(tree: Mapping[Any, Any]) -> tuple[dict[Key, Any], tuple[Key,
 
 
 def _is_node(value: Any) -> bool:
-    """Tell whether a value holds tensors by names or positions; a list of plain numbers is a tensor."""
+    """Return whether a value holds tensors; a list of plain numbers is a tensor itself."""
     if isinstance(value, Mapping):
         return True
     return type(value) in (list, tuple) and any(

@@ -1,7 +1,7 @@
-"""Regions: which part of a tensor is meant, always as one concrete slice an axis.
+"""Regions: parts of tensors, as one concrete slice for each axis.
 
-Everything below the public API works on regions of full rank with ``0 <= start <= stop`` and
-``step >= 1``; the freedom of Python's indexing is resolved once, here.
+All code below the public API works on regions of full rank with ``0 <= start <= stop`` and ``step >= 1``;
+`normalize` turns Python's basic indices into these.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Index = Part | tuple[Part, ...]
 
 
 def full(shape: tuple[int, ...]) -> Region:
-    """Return the region that is the whole tensor."""
+    """Return the region of a complete tensor."""
     return tuple(slice(0, n, 1) for n in shape)
 
 
@@ -55,7 +55,7 @@ def size(shape: tuple[int, ...]) -> int:
 
 
 def row_major_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the strides of a contiguous tensor, in elements; as in numpy and torch, a size of 0 counts as 1.
+    """Return the strides of a contiguous tensor, in elements; a size of 0 counts as 1.
 
     >>> row_major_strides((2, 3, 4))
     (12, 4, 1)
@@ -69,29 +69,31 @@ def row_major_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def normalize(index: Index, shape: tuple[int, ...]) -> tuple[Region, tuple[slice | int, ...]]:
-    """Resolve a basic index into a region, and what to apply to what the region gave.
+    """Resolve a basic index into a region, and an index to apply to the values of the region.
 
-    Reading the region and then indexing the result with the second value equals indexing the whole
-    tensor: it reverses axes with a negative step and drops axes indexed by a number.
+    Reading the region and then indexing the result with the second value equals indexing the complete
+    tensor: the second value reverses axes with a negative step and drops axes indexed by a number.
 
     Raises:
-        IndexError: As numpy does, for too many indices or one out of bounds.
+        IndexError: As in numpy, there are too many indices, or one is out of bounds.
 
     >>> normalize((-1, slice(None, None, -2)), (3, 5))
     ((slice(2, 3, 1), slice(0, 5, 2)), (0, slice(None, None, -1)))
     """
     parts = index if isinstance(index, tuple) else (index,)
-    given = sum(part is not Ellipsis for part in parts)
-    if given > len(shape) or len(parts) - given > 1:
-        raise IndexError(f"index {index!r} has too many parts for shape {shape}")
-    if len(parts) == given:
+    indexed = sum(part is not Ellipsis for part in parts)
+    if indexed > len(shape) or len(parts) - indexed > 1:
+        raise IndexError(
+            f"expected at most {len(shape)} indices and one ellipsis for shape {list(shape)}, got {index!r}"
+        )
+    if len(parts) == indexed:
         parts = (*parts, Ellipsis)
     at = next(i for i, part in enumerate(parts) if part is Ellipsis)
-    padding = (slice(None),) * (len(shape) - given)
-    whole = (*parts[:at], *padding, *parts[at + 1 :])
+    padding = (slice(None),) * (len(shape) - indexed)
+    full_index = (*parts[:at], *padding, *parts[at + 1 :])
     region: list[slice] = []
     after: list[slice | int] = []
-    for axis, (part, n) in enumerate(zip(whole, shape, strict=True)):
+    for axis, (part, n) in enumerate(zip(full_index, shape, strict=True)):
         if isinstance(part, slice):
             picked = range(*part.indices(n))
             if len(picked) == 0:
@@ -116,7 +118,7 @@ def normalize(index: Index, shape: tuple[int, ...]) -> tuple[Region, tuple[slice
 
 
 def simplify(region: Region) -> Region:
-    """Return the region with stops just past the last element, and step 1 where one or none is taken."""
+    """Return the region with stops just after the last element, and step 1 for one element."""
     result = []
     for s in region:
         n = len(range(s.start, s.stop, s.step))
@@ -135,7 +137,9 @@ def shift(part: slice, offset: int) -> slice:
 
 
 def block_shape(shape: tuple[int, ...], max_elements: int) -> tuple[int, ...]:
-    """Return the shape of the largest row-major runs of at most ``max_elements`` (at least one) elements.
+    """Return the shape of the largest row-major runs of at most ``max_elements`` elements.
+
+    A run has at least one element.
 
     >>> block_shape((3, 4), 8)
     (2, 4)

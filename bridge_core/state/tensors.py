@@ -1,7 +1,7 @@
-"""Tensors that know their shape and dtype, and read their values only when asked.
+"""Lazy tensors: shape and dtype are known, values are read on request.
 
-`Tensor` is the one protocol; the classes here cover arrays in memory, byte ranges of a file, strided
-views into such a range, and anything a plugin can read by region.
+`Tensor` is the protocol; the classes are for arrays in memory, byte ranges of a file, strided views into such
+a range, and values that a function reads by region.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ __all__ = [
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _SPAN = 4 << 20
-"""Bytes that are read at once where only part of them is wanted."""
+"""Bytes that are read at once if only a part of them is needed."""
 _MOST_SPAN = 16 << 20
 _LONG_RUN = 4 << 10
-"""Bytes from which on a run is read by itself."""
+"""Bytes from which on a run is read by itself; measured with ``benchmarks/memory.py``."""
 _LONG_GAP = 16 << 10
-"""Bytes between runs from which on it takes longer to read over them than to begin anew."""
+"""Bytes between runs from which on reading over them takes longer than another read; see `_LONG_RUN`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +51,17 @@ class TensorSpec:
 
     Args:
         shape: Sizes of the axes.
-        dtype: A numpy dtype, ml_dtypes' included; kept in native byte order.
+        dtype: A numpy dtype, those of ml_dtypes included; converted to native byte order.
 
     Raises:
-        UnsupportedFeature: The dtype holds no plain numbers.
+        UnsupportedFeature: The dtype is not in `DTYPES`.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
     def __post_init__(self) -> None:
-        """Normalise."""
+        """Turn the shape into a tuple of integers, and the dtype into one of native byte order."""
         object.__setattr__(self, "shape", tuple(map(int, self.shape)))
         object.__setattr__(self, "dtype", native(np.dtype(self.dtype)))
 
@@ -72,7 +72,7 @@ class TensorSpec:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory."""
+        """Number of bytes in memory."""
         return self.size * self.dtype.itemsize
 
     def __str__(self) -> str:
@@ -90,13 +90,13 @@ class Tensor(Protocol):
         ...
 
     def read(self, region: Region) -> Array:
-        """Return the region's values: native byte order, not to be written to by the caller."""
+        """Return the region's values in native byte order; the caller must not write to them."""
         ...
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ArrayTensor:
-    """An array in memory; any strides and either byte order."""
+    """An array in memory, of any strides and either byte order; it is viewed, not copied."""
 
     array: Array
 
@@ -107,14 +107,14 @@ class ArrayTensor:
 
     def read(self, region: Region) -> Array:
         """Return a view, or a copy where the byte order differs."""
-        index: tuple[Any, ...] = (*region, ...)  # the ellipsis keeps an array where no axes are
+        index: tuple[Any, ...] = (*region, ...)  # with the ellipsis, no axes give an array, not a scalar
         part: Array = self.array[index]
         return part if part.dtype.isnative else part.astype(part.dtype.newbyteorder("="))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LazyTensor:
-    """A tensor that some function reads; the function must honour the region."""
+    """A tensor that a function reads, which maps a region to an array of its shape."""
 
     spec: TensorSpec
     reader: Callable[[Region], Array]
@@ -129,10 +129,10 @@ class FileTensor:
     """A row-major tensor whose bytes are one range of a file or another byte source.
 
     Args:
-        file: What its bytes are read from.
-        offset: Where its first byte is.
+        file: The file or other byte source.
+        offset: First byte of the tensor in it.
         spec: Shape and dtype.
-        big_endian: The byte order in the file.
+        big_endian: Whether the bytes in the file are in big-endian order.
     """
 
     file: ByteSource
@@ -141,7 +141,7 @@ class FileTensor:
     big_endian: bool = False
 
     def read(self, region: Region) -> Array:
-        """Read the region, and no more than a few MiB around it."""
+        """Read the region, and at most a few MiB around it, into a new array."""
         out = np.empty(regions.region_shape(region), self.spec.dtype)
         self.read_into(region, out)
         return out
@@ -162,8 +162,8 @@ class FileTensor:
         start = self.offset + first * itemsize
         if last - first + 1 == out.size and out.flags.c_contiguous:
             self.file.read_into(start, _as_bytes(out))
-        elif (apart := _far_runs(shape, region, itemsize)) is not None and out.flags.c_contiguous:
-            self.file.read_runs(start, *apart, _as_bytes(out))
+        elif (runs := _far_runs(shape, region, itemsize)) is not None and out.flags.c_contiguous:
+            self.file.read_runs(start, *runs, _as_bytes(out))
         elif span <= max(_SPAN, out.nbytes * 2) and span <= _MOST_SPAN:
             buffer = np.empty(last - first + 1, self.spec.dtype)
             self.file.read_into(start, _as_bytes(buffer))
@@ -189,7 +189,7 @@ class StridedFileTensor:
         base: One-dimensional storage.
         start: First element.
         shape: Shape of the view.
-        strides: In elements, not negative; zero repeats.
+        strides: In elements, not negative; zero repeats an element.
     """
 
     base: FileTensor
@@ -203,7 +203,7 @@ class StridedFileTensor:
         return TensorSpec(self.shape, self.base.spec.dtype)
 
     def read(self, region: Region) -> Array:
-        """Read the span that the region touches, and gather from it."""
+        """Read the span of the region, and copy the region from it."""
         shape = regions.region_shape(region)
         dtype = self.base.spec.dtype
         if 0 in shape:
@@ -220,7 +220,7 @@ def as_tensor(value: Any) -> Tensor:
     """Return the value as a `Tensor`; arrays and numpy scalars are wrapped, never copied.
 
     Raises:
-        UnsupportedFeature: It is neither, or an array of objects.
+        UnsupportedFeature: The value is not a tensor, nor an array of numbers or booleans.
     """
     if isinstance(value, ArrayTensor | LazyTensor | FileTensor) or is_tensor(value):
         tensor: Tensor = value
@@ -231,27 +231,27 @@ def as_tensor(value: Any) -> Tensor:
 
 
 def checked_bools(raw: Tensor, *, path: str, key: str | tuple[str, ...]) -> LazyTensor:
-    """Return booleans over the bytes that a file has for them; numpy is undefined for others than 0 and 1.
+    """Return a bool tensor on the bytes of a file.
+
+    Reading raises `MalformedFile` for bytes other than 0 and 1, for which numpy's results are undefined.
 
     Args:
         raw: The bytes, as ``uint8``.
         path: The file, for the error.
         key: The tensor, for the error.
-
-    Reading raises `MalformedFile` where a byte is neither 0 nor 1.
     """
 
     def read(region: Region) -> Array:
         values = raw.read(region)
         if values.size and (most := values.max()) > 1:
-            raise MalformedFile(f"holds the byte {most}, and a boolean is 0 or 1.", path=path, key=key)
+            raise MalformedFile(f"expected 0 or 1 in a bool tensor, got the byte {most}.", path=path, key=key)
         return values.view(np.bool_)
 
     return LazyTensor(TensorSpec(raw.spec.shape, np.dtype(np.bool_)), read)
 
 
 def is_tensor(value: Any) -> bool:
-    """Ask the protocol once a type: that takes microseconds, and states hold many tensors."""
+    """Return whether a value is a `Tensor`; each type is checked only once."""
     kind = type(value)
     known = _KNOWN.get(kind)
     if known is None:
@@ -263,7 +263,7 @@ _KNOWN: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
 
 
 def equal_values(one: Tensor, other: Tensor) -> bool:
-    """Tell whether two tensors of one spec hold the same bits; reads both, a block at a time."""
+    """Return whether two tensors of one spec hold the same bits; reads blocks of both."""
     spec = one.spec
     for region in regions.blocks(spec.shape, max(1, _SPAN // spec.dtype.itemsize)):
         a, b = (np.ascontiguousarray(t.read(region)).reshape(-1).view(np.uint8) for t in (one, other))
@@ -273,24 +273,24 @@ def equal_values(one: Tensor, other: Tensor) -> bool:
 
 
 def read_index(tensor: Tensor, index: Index) -> Array:
-    """Read what numpy's basic indexing would give."""
+    """Return what numpy's basic indexing would give, reading only the region that is needed."""
     region, after = regions.normalize(index, tensor.spec.shape)
     result: Array = tensor.read(region)[after]
     return result
 
 
 def _far_runs(shape: tuple[int, ...], region: Region, itemsize: int) -> tuple[int, int] | None:
-    """Return (bytes from one to the next, bytes of each) of evenly spaced runs that are best read one by one.
+    """Return (stride, length) in bytes of evenly spaced runs that are best read one by one.
 
-    None if the region is not made up of such runs.
+    None if the region does not consist of such runs.
     """
     axis = next((i for i, s in enumerate(region) if s.stop - s.start > 1), len(shape))
-    inner, whole = 1, True
+    inner, complete = 1, True
     for s, n in zip(reversed(region[axis + 1 :]), reversed(shape[axis + 1 :]), strict=True):
-        if s.step > 1 or not (whole or s.stop - s.start == 1):
+        if s.step > 1 or not (complete or s.stop - s.start == 1):
             return None
         inner *= s.stop - s.start
-        whole = whole and s.stop - s.start == n
+        complete = complete and s.stop - s.start == n
     if axis == len(shape):
         return None
     stride = region[axis].step * regions.size(shape[axis + 1 :]) * itemsize
@@ -299,7 +299,7 @@ def _far_runs(shape: tuple[int, ...], region: Region, itemsize: int) -> tuple[in
 
 
 def _strided(flat: Array, shape: tuple[int, ...], steps: tuple[int, ...]) -> Array:
-    """Return a view with steps in bytes; numpy's ``as_strided`` does not know every narrow dtype."""
+    """Return a view with steps in bytes; ``as_strided`` does not support all narrow dtypes."""
     return np.ndarray(shape, flat.dtype, flat.view(np.uint8).data, 0, steps)
 
 

@@ -1,7 +1,7 @@
 """Ties: keys that share one tensor, so that the files of many formats store it once.
 
-`StateMetadata.ties` maps a tied key to a key whose values it has, which may be tied itself, and files from
-elsewhere may even tie keys in a circle. `Ties` follows every chain once.
+`StateMetadata.ties` maps a tied key to a key whose values it has. That key may be tied itself, and files of
+other programs may tie keys in a circle. `Ties` follows every chain once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Ties:
     """
 
     def __init__(self, ties: Mapping[Key, Key]) -> None:
-        """Follow every chain to its end."""
+        """Find the canonical key of every tied key."""
         self._roots: dict[Key, Key] = {}
         for first in ties:
             path: dict[Key, None] = {}
@@ -71,15 +71,15 @@ class Ties:
 
 
 def may_be_tied(one: TensorSpec, other: TensorSpec) -> bool:
-    """Tell whether tensors can hold the same values; their axes may differ, as a layout has them."""
+    """Return whether tensors can hold the same values; the order of their axes may differ."""
     return one.dtype == other.dtype and one.size == other.size
 
 
 def held_ties(state: FlatState) -> dict[Key, Key]:
-    """Return the ties of a state that its tensors allow, as a file may record them.
+    """Return the ties of a state that match its tensors, as a file may record them.
 
-    Both ends of each are named tensors of the state that can hold the same values, and none leads back to
-    itself: in a circle, the key that is listed first is the canonical one.
+    Both ends of each tie are tensors of the state that can hold the same values. There are no circles: the
+    key of a circle that is listed first is the canonical one.
     """
     possible = {
         key: other

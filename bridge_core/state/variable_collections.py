@@ -1,7 +1,7 @@
-"""Variable collections: the first part of Flax's keys, as in ``("params", "dense", "kernel")``.
+"""Variable collections: the first part of Flax's keys, such as ``params``.
 
-A Linen tree has them or is a bare tree of parameters, and only all of its keys show which; torch has none.
-Whoever reads a key without its collection asks the one value that is made for the state.
+A Linen tree has collections, or is a bare tree of parameters; only all of its keys together show which. torch
+has none. Code that needs a key without its collection uses the `VariableCollections` of the state.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ class VariableCollections:
         leaves: Collection -> names of the leaves that are usually in it; the first collection is the default.
             Empty if the framework has no collections.
         present: Whether every key begins with a collection.
-        boxed: Keys with one more part at their end, which names the value in a box around it.
+        boxed: Keys with one more part at the end, which names the value in its box (``nnx.Variable`` or
+            ``flax.linen.Partitioned``).
     """
 
     leaves: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     present: bool = False
     boxed: frozenset[Key] = frozenset()
     default: str = field(init=False)
-    """The collection of everything that no other collection names; empty if there are none."""
+    """The collection of all leaves that no other collection names; empty if there are no collections."""
     _by_leaf: Mapping[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Find the default, and each leaf's first collection."""
+        """Set the default, and each leaf's first collection."""
         object.__setattr__(self, "default", next(iter(self.leaves), ""))
         by_leaf: dict[str, str] = {}
         for name, leaves in self.leaves.items():
@@ -46,12 +47,12 @@ class VariableCollections:
     def of_state(
         cls, state: FlatState, framework: str, leaves: Mapping[str, tuple[str, ...]]
     ) -> VariableCollections:
-        """Return the collections of a state: as its metadata says, and otherwise as its keys show.
+        """Return the collections of a state, by its metadata or else by its keys.
 
         Args:
             state: The state.
-            framework: Name of the framework whose layout the state has.
-            leaves: The framework's collections.
+            framework: The framework of the state's layout.
+            leaves: The framework's collections, as for the class.
         """
         if not leaves:
             return cls()
@@ -87,5 +88,5 @@ class VariableCollections:
         return (key[0] if self.present else "", self.strip(key))
 
     def join(self, name: str, key: Key) -> Key:
-        """Return a key of the state from a collection, which is ignored if keys have none, and the rest."""
+        """Return a key from a collection, which is ignored if keys have none, and the rest."""
         return (name, *key) if self.present else key

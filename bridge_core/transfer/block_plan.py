@@ -1,8 +1,8 @@
-"""How each tensor moves, decided once: the blocks it is cut into, their order, and where they go.
+"""How each tensor moves: its blocks, their order, and their places in the file.
 
-A block is a region of the result. What it needs of the sources follows from the ops' `input_regions`. If the
-result's last axis is not contiguous in the source, a tensor larger than one block is cut along both axes, so
-that both reads and writes are long contiguous runs.
+A block is a region of the result. The regions of the sources that it needs follow from the ops'
+`input_regions`. If the result's last axis is not contiguous in the source, a tensor larger than one block is
+cut along both axes, so that both reads and writes are long contiguous runs.
 """
 
 from __future__ import annotations
@@ -17,10 +17,16 @@ from bridge_core.transfer.memory_order import MemoryOrder, first_source, memory_
 __all__ = ["COPY_BLOCK", "LARGE", "STRIP", "BlockPlan", "plan_blocks"]
 
 COPY_BLOCK = 1 << 20
-"""Bytes that pass through at once where nothing is moved: they stay in the cache from reading to writing."""
+"""Bytes that are copied at once without ops: they stay in the cache from reading to writing.
+
+Chosen with ``benchmarks/file_to_file.py``.
+"""
 
 STRIP = 1 << 20
-"""Bytes that are read at once and then transposed while they are in the cache."""
+"""Bytes that are read at once and then transposed while they are in the cache.
+
+Chosen with ``benchmarks/transpose_kernel.py``, contestant ``from file``.
+"""
 
 LARGE = 2 * STRIP
 """Bytes of a block from which on it is read in strips if its memory order differs from the source's."""
@@ -28,17 +34,22 @@ LARGE = 2 * STRIP
 _STRIPS = 4 * STRIP
 """Bytes of strips that are in memory in addition to a block."""
 
+# The next three were chosen with benchmarks/memory.py: one tensor that is larger than the memory budget.
+
 _SHORT_RUN = 1536
-"""Bytes that are read at once at least, so that a block can be one run of the target."""
+"""The fewest bytes of a read, so that a block can be one run of the target."""
 
 _GOOD_RUN = 4 << 10
 """Bytes of a read from which on longer ones gain little."""
 
 _WRITE_COST = 4
-"""How much longer than reading a run it takes to write one."""
+"""Time to write a run, as a multiple of the time to read one."""
 
 _STACKED_BLOCK = 16 << 20
-"""Larger blocks over many sources gain nothing: each source is read by itself."""
+"""Bytes of the largest block over many sources: each source is read by itself, so larger blocks gain nothing.
+
+Chosen with ``benchmarks/stacking.py``.
+"""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -46,17 +57,17 @@ class BlockPlan:
     """How one tensor moves from its source to its destination.
 
     Args:
-        key: Its key.
+        key: The tensor's key.
         tensor: The tensor.
         nbytes: Bytes of its values.
-        source: The tensor in a file that its first values come from, if there is one.
-        block_shape: Shape of its blocks; those at the ends are smaller.
+        source: The tensor in a file that the first values come from; None if they come from memory.
+        block_shape: Shape of the blocks; those at the ends are smaller.
         contiguous: Whether the blocks follow each other in row-major order, each one run of the tensor.
-        memory_order: How its axes lie in its source; None if the last one is contiguous there, if that is not
-            known, or if the tensor is small.
+        memory_order: The order of the axes in the source; None if the last axis is contiguous there, if the
+            order is not known, or if the tensor is small.
         scratch_nbytes: Bytes of scratch memory that reading a block takes.
-        extents: Where its bytes go in the file that is written.
-        crc_seed: CRC-32 of the bytes that precede it in the same checksum.
+        extents: The places of the tensor's bytes in the file that is written.
+        crc_seed: CRC-32 of the bytes that precede the tensor in the same checksum.
         elements_per_byte: How many elements are packed into a byte.
         can_copy: Whether the system may be able to copy its bytes from file to file.
     """
@@ -91,9 +102,10 @@ def plan_blocks(
     elements_per_byte: int = 1,
     may_copy: bool = False,
 ) -> BlockPlan:
-    """Return how a tensor moves in blocks of at most ``max_bytes`` (and at least one element) each.
+    """Return how a tensor moves in blocks of at most ``max_bytes`` each.
 
-    Where a block is read in strips, it may be half as large again if that makes it one run of the target.
+    A block has at least one element. One that is read in strips may be half as large again if that makes it
+    one run of the target.
 
     Args:
         key: The tensor's key.
@@ -143,7 +155,10 @@ def plan_blocks(
 def _largest_block(
     shape: tuple[int, ...], order: MemoryOrder, source: FileTensor | None, max_bytes: int
 ) -> int:
-    """Return the bytes of a block that is not contiguous in its source; two of ``max_bytes`` have room."""
+    """Return the bytes of a block that is not contiguous in its source.
+
+    Twice ``max_bytes`` of memory may be used.
+    """
     if order.stacked:
         return min(max_bytes, _STACKED_BLOCK)
     if source is None:
@@ -154,7 +169,7 @@ def _largest_block(
 
 
 def _box(shape: tuple[int, ...], inner: int, elements: int, itemsize: int) -> tuple[int, ...]:
-    """Return the shape of blocks that are long both along the last axis and along the source's, ``inner``.
+    """Return the shape of blocks that are long along the last axis and along ``inner``.
 
     Writing a run costs more than reading one, and blocks that are one run of the target cost least.
     """
@@ -175,6 +190,6 @@ def _box(shape: tuple[int, ...], inner: int, elements: int, itemsize: int) -> tu
 
 
 def _is_run(shape: tuple[int, ...], box: tuple[int, ...]) -> bool:
-    """Return whether each box is one run of the tensor: it is cut along one axis, and single before that."""
+    """Return whether each box is one run: cut along one axis, with sizes of 1 before it."""
     cut_at = next((axis for axis, n in enumerate(box) if n != 1), len(box))
     return box[cut_at + 1 :] == shape[cut_at + 1 :]

@@ -18,7 +18,12 @@ from bridge_core.transfer.transpose import copy_into, move_plane
 __all__ = ["read_blocks", "read_whole"]
 
 _FEWEST_BYTES = 256
-"""Bytes that a strip writes side by side at least, or lines of the cache are fetched for little."""
+"""The fewest contiguous bytes that a strip writes: a cache line is fetched for as many of them as possible.
+
+Chosen with ``benchmarks/transpose_kernel.py``, contestant ``from file``.
+"""
+
+_LESS_MEMORY = 'Pass a smaller budget, for example max_ram="64MB" (--max-ram).'
 
 
 def read_blocks(
@@ -27,13 +32,15 @@ def read_blocks(
     blocks: Iterable[Region] | None = None,
     stop: threading.Event | None = None,
 ) -> Iterator[tuple[Region, Array]]:
-    """Yield the region and the values of blocks, as C-contiguous arrays that are valid until the next one.
+    """Yield the region and the values of blocks, as C-contiguous arrays.
+
+    An array is valid until the next one is yielded.
 
     Args:
-        plan: How to read.
-        scratch: Where the arrays are, if possible; nothing else may use it meanwhile.
+        plan: The plan of the tensor.
+        scratch: Memory for the arrays; nothing else may use it until the iterator ends.
         blocks: Which of the plan's blocks; None for all.
-        stop: Once it is set, the work ends with `KeyboardInterrupt`.
+        stop: After it is set, the next block raises `KeyboardInterrupt`; None for never.
 
     Raises:
         OutOfMemory: A block does not fit into memory.
@@ -47,13 +54,13 @@ def read_blocks(
         except MemoryError as err:
             nbytes = regions.size(regions.region_shape(region)) * plan.tensor.spec.dtype.itemsize
             raise OutOfMemory(
-                f"a block of {nbytes} bytes does not fit into memory.", hint="Lower --max-ram."
+                f"the system has no memory for a block of {nbytes} bytes.", hint=_LESS_MEMORY
             ) from err
         yield region, block
 
 
 def read_whole(plan: BlockPlan, out: Array, scratch: Scratch) -> None:
-    """Fill a C-contiguous array of the tensor's shape and dtype, with one pass over its values."""
+    """Read all values into a C-contiguous array of the tensor's shape and dtype."""
     tensor, everything = plan.tensor, regions.full(plan.tensor.spec.shape)
     if isinstance(tensor, FileTensor):
         tensor.read_into(everything, out)
@@ -62,7 +69,7 @@ def read_whole(plan: BlockPlan, out: Array, scratch: Scratch) -> None:
     else:
         for region in plan.blocks:
             scratch.reset()
-            index: tuple[Any, ...] = (*region, ...)  # the ellipsis keeps an array where no axes are
+            index: tuple[Any, ...] = (*region, ...)  # with the ellipsis, no axes give an array, not a scalar
             copy_into(out[index], _pulled(tensor, region, scratch), scratch.kernel)
 
 
@@ -83,7 +90,7 @@ def _read_block(plan: BlockPlan, region: Region, scratch: Scratch) -> Array:
 
 
 def _fill_in_strips(tensor: Tensor, region: Region, out: Array, scratch: Scratch, order: MemoryOrder) -> None:
-    """Read strips that are contiguous in the source, and move each into place while it is in the cache."""
+    """Read strips that are contiguous in the source; transpose each while it is in the cache."""
     outer, inner = order.outer, order.inner
     sizes = list(regions.region_shape(region))
     for axis in order.stacked:
@@ -111,7 +118,7 @@ def _fill_in_strips(tensor: Tensor, region: Region, out: Array, scratch: Scratch
 
 
 def _pulled(tensor: Tensor, region: Region, scratch: Scratch, *, spread: bool = False) -> Array:
-    """Return a region's values; those of files in the scratch memory, with spread rows if asked for."""
+    """Return a region's values; those of files are in scratch memory, spread if asked for."""
     if isinstance(tensor, OpTensor):
         specs = tuple(source.spec for source in tensor.inputs)
         pulls = tensor.op.input_regions(tensor.output, region, specs)

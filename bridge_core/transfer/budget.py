@@ -7,15 +7,20 @@ from dataclasses import dataclass
 
 from bridge_core.errors import UsageError
 from bridge_core.io import processors
+from bridge_core.messages import shown
 
 __all__ = ["Budget", "parse_size"]
 
 _DEFAULT_MAX_RAM = 256 << 20
+"""Bytes; chosen with ``benchmarks/file_to_file.py`` and ``benchmarks/memory.py``."""
 
 _SMALLEST_BLOCK = 64 << 10
+"""Bytes."""
 
 _COPIES = 2
-"""Blocks in memory at once in a thread: as read and as transformed."""
+"""Blocks that a thread has in memory at once: the values as read, and the result."""
+
+_HOW_TO_WRITE = 'Write an integer, "500MB" (10^6 bytes) or "512MiB" (2^20 bytes).'
 
 
 @dataclass(frozen=True)
@@ -23,22 +28,27 @@ class Budget:
     """How many threads and how much memory a run may use.
 
     Args:
-        workers: Threads; None takes the processors that this process may use, at most four.
-        max_ram: Bytes of buffers in all, None for the default.
+        workers: Threads; None for one per processor that this process may use, at most four.
+        max_ram: Bytes of all buffers together; None for 256 MiB.
 
     Raises:
-        UsageError: Fewer than one thread, or less than 1 MB.
+        UsageError: ``workers`` is less than 1, or ``max_ram`` less than 1 MB.
     """
 
     workers: int | None = None
     max_ram: int | None = None
 
     def __post_init__(self) -> None:
-        """Check both limits."""
+        """Compare both values with the least that is allowed."""
         if self.workers is not None and self.workers < 1:
-            raise UsageError(f"{self.workers} workers can do no work; give at least 1.")
+            raise UsageError(
+                f"expected at least 1 worker, got {self.workers}.", hint="Pass workers=1 (--workers)."
+            )
         if self.max_ram is not None and self.max_ram < 1_000_000:
-            raise UsageError(f"a memory budget of {self.max_ram} bytes is too small; give at least 1 MB.")
+            raise UsageError(
+                f"expected a memory budget of at least 1 MB, got {self.max_ram} bytes.",
+                hint='Pass max_ram="256MB" (--max-ram).',
+            )
 
     @property
     def threads(self) -> int:
@@ -60,10 +70,10 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", re.IGNORECASE)
 
 
 def parse_size(size: int | str) -> int:
-    """Return bytes for a number, or for a text such as ``"5GB"`` (10^9) or ``"512MiB"`` (2^20).
+    """Return bytes from an integer, or a text such as ``"5GB"`` (10^9) or ``"512MiB"`` (2^20).
 
     Raises:
-        UsageError: It is not a size, or not above zero.
+        UsageError: The argument is not a size, or is less than 1.
 
     >>> parse_size("1.5KiB")
     1536
@@ -71,11 +81,11 @@ def parse_size(size: int | str) -> int:
     if isinstance(size, str):
         match = _SIZE.fullmatch(size.strip())
         if match is None or (match[3] and not match[2]):
-            raise UsageError(f"{size!r} is no size.", hint="Write bytes, or e.g. 500MB, 5GB or 512MiB.")
-        from decimal import Decimal  # 0.1 GB is no whole number of bytes in binary fractions
+            raise UsageError(f"expected a number of bytes, got {shown(size)}.", hint=_HOW_TO_WRITE)
+        from decimal import Decimal  # in binary fractions 0.1 GB is not an integer of bytes
 
         unit = match[2].upper()
         size = int(Decimal(match[1]) * (_BINARY[unit] if match[3] else _UNITS[unit]))
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise UsageError(f"{size!r} is no size above zero.", hint="Write bytes, or e.g. 500MB or 5GB.")
+        raise UsageError(f"expected a size of at least 1 byte, got {shown(size)}.", hint=_HOW_TO_WRITE)
     return size

@@ -22,10 +22,10 @@ class Difference:
 
     Args:
         key: The tensor.
-        left: Its spec on the left.
-        right: Its spec on the right.
-        elements: How many elements differ; None where the specs do.
-        largest: Largest absolute difference, where numbers can be compared.
+        left: The tensor's dtype and shape in the left state, e.g. ``"float32[4, 3]"``.
+        right: The same of the right state.
+        elements: How many elements differ; None if the specs differ.
+        largest: Largest absolute difference of two values, infinite for NaN; None if the specs differ.
     """
 
     key: Key
@@ -56,9 +56,9 @@ class Comparison:
         only_right: Keys that only the right state has.
         differing: Tensors that differ.
         unfilled: Keys of the template that were allowed to stay unfilled, and were not compared.
-        left_out: Names, reasons and bytes of the source tensors that were not compared, as the plan leaves
-            them out.
-        notes: What else a reader should know.
+        left_out: Names, reasons and bytes of the source tensors that the plan leaves out, and that were not
+            compared.
+        notes: What else a report should mention.
     """
 
     tensors: int
@@ -98,7 +98,7 @@ def compare_states(
     Args:
         left: One state.
         right: The other.
-        progress: Called as bytes are compared.
+        progress: Called after each tensor.
     """
     shared = [key for key in left if key in right]
     total = sum(left.spec(key).nbytes for key in shared if left.spec(key) == right.spec(key))

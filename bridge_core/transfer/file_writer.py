@@ -1,8 +1,8 @@
 """Writing lazy tensors to a file, with bounded memory, several threads and progress.
 
-A format lays a file out (`FileImage`), and `FileTarget` fills the places. One `BlockPlan` for each tensor is
-made first. Threads take complete tensors, in the order of their sources; one that outweighs the rest is given
-to them in blocks.
+A format lays a file out (`FileImage`), and `FileTarget` writes the tensors to their places. First, each
+tensor gets a `BlockPlan`. Threads take complete tensors, in the order of their sources; a tensor that is most
+of the file is divided among them in blocks.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from bridge_core.transfer.thread_pool import run_jobs
 __all__ = ["FileTarget"]
 
 _KERNEL_BLOCK = 64 << 20
+"""Bytes that the system copies at once, between two looks at interrupts and reports of progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +45,12 @@ class _Job:
     """A tensor to write, or one block of it.
 
     Args:
-        plan: The tensor.
+        plan: The plan of the tensor.
         block: The block; None for all of them.
         nbytes: Bytes to write.
-        start: Where they begin in the tensor, if its blocks are contiguous.
-        ahead: The tensor that a later job begins with, to be read ahead; None if there is none.
-        last: Whether no job of the tensor is begun after this one.
+        start: First of these bytes in the tensor, if its blocks are contiguous.
+        ahead: A tensor of a later job, to be read ahead; None if no later job begins a tensor.
+        last: Whether this is the tensor's last job in order.
     """
 
     plan: BlockPlan
@@ -66,9 +67,9 @@ class FileTarget:
     Args:
         path: The temporary file.
         budget: Threads and memory.
-        report: Called with (bytes, key) from any thread as work gets done.
-        sums: Whether ``checksums`` are wanted; for a format that stores checksums they are taken anyway.
-        pool: Memory that several targets use one after the other.
+        report: Called with (bytes, key) from any thread after each write; None for no reports.
+        sums: Whether to fill ``checksums``; a format that stores checksums needs them in any case.
+        pool: Scratch memory that several targets use one after the other; None for an own one.
     """
 
     def __init__(
@@ -88,10 +89,10 @@ class FileTarget:
         self._pool = pool or ScratchPool()
         self._write_lock = threading.Lock()
         self.checksums: dict[Key, int] = {}
-        """CRC-32 of the little-endian row-major bytes of the tensors written, except those that the system
-        copied: theirs is the source's."""
+        """CRC-32 of the little-endian row-major bytes of each tensor, except those that the system copied:
+        their checksum is that of the source."""
         self.overflows: dict[Key, int] = {}
-        """How many values of a tensor left the range of the dtype that they were cast to."""
+        """Key -> how many values are outside the range of the dtype that they were cast to."""
 
     @property
     def path(self) -> Path:
@@ -103,7 +104,7 @@ class FileTarget:
 
         Raises:
             SystemFailure: A write failed.
-            LimitExceeded: A block did not fit into memory.
+            OutOfMemory: The system has no memory for a block.
         """
         plans = self._plans(state, image)
         summed = self._sums or image.finish is not None
@@ -180,9 +181,9 @@ class FileTarget:
         return sorted(plans, key=position)
 
     def _jobs(self, plans: list[BlockPlan], size: int) -> list[_Job]:
-        """Return what there is to do: one job for a tensor, or one for each block if it is most of the file.
+        """Return a job for each tensor, or for each block of a tensor that is most of the file.
 
-        Threads do best with tensors of their own; but one that outweighs the rest would leave them idle.
+        Threads work best on tensors of their own; but while one writes most of the file, the others wait.
         """
         jobs: list[_Job] = []
         threads = self._budget.threads
@@ -204,8 +205,8 @@ class FileTarget:
         """Do one job.
 
         Returns:
-            CRC-32 of the values, and of the bytes written; None if they are not wanted, were copied by the
-            system, or are one of several blocks that are not contiguous.
+            CRC-32 of the values, and of the bytes written; None if checksums are not needed, the system
+            copied the bytes, or the job is one of several blocks that are not contiguous.
         """
         plan = job.plan
         with about_tensor(plan.key), self._pool.borrowed() as scratch:
@@ -238,7 +239,7 @@ class FileTarget:
             return crc, crc if packer is None else packed_crc
 
     def _copied(self, fd: int, plan: BlockPlan) -> bool:
-        """Let the system copy the bytes, if it can; their checksum is then the source's."""
+        """Return whether the system copied the bytes; if so, their checksum is that of the source."""
         stored = plan.source
         if stored is None or not plan.can_copy:
             return False
@@ -256,7 +257,7 @@ class FileTarget:
         return True
 
     def _checksums(self, fd: int, jobs: list[_Job], parts: list[tuple[int, int] | None]) -> dict[Key, int]:
-        """Join and store the tensors' checksums; return those of what the file holds, with their seeds."""
+        """Store the tensors' checksums; return those of the file's bytes, with their seeds."""
         cut = (job.plan for job in jobs if job.last and job.block is not None)
         again = [_Job(plan, None, plan.nbytes) for plan in cut if not plan.contiguous]
         sums = run_jobs(

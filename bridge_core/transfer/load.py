@@ -1,4 +1,4 @@
-"""Loading a state into memory: each value is read once, into a buffer that belongs to its tensor alone.
+"""Loading a state into memory, each value once, into a buffer that only its tensor uses.
 
 The frameworks build their arrays on these buffers without copying again.
 """
@@ -26,8 +26,9 @@ from bridge_core.transfer.transpose import kernel_for
 __all__ = ["LoadedTensor", "load_values", "overflow_message"]
 
 _BLOCK, _SCRATCH = 16 << 20, 24 << 20
+"""Bytes of a block, and of the scratch memory of a thread; chosen with ``benchmarks/load.py``."""
 _ALIGNMENT = 64
-"""What XLA requires of a host buffer that it takes over without a copy."""
+"""The alignment in bytes that XLA requires of a host buffer that it uses without a copy."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -45,16 +46,24 @@ def load_values(
     """Return the state with values in memory.
 
     Args:
-        state: Where to read.
+        state: The state to read; it stays unchanged and lazy.
         keys: Which tensors; the others stay lazy. None for all.
-        shared: Whether keys that share a tensor share the array; else each gets its own.
-        workers: Threads; None takes the processors that this process may use, at most four.
+        shared: Whether keys that share a tensor share the array; if not, each gets an array of its own.
+        workers: Threads; None for one per processor that this process may use, at most four.
 
-    Warns with a `ConversionWarning` where a cast leaves the range of its dtype.
+    Returns:
+        A state of new, writable arrays. It is on the same open files.
+
+    Raises:
+        UnknownKey: The state does not have one of the keys.
+        UsageError: ``workers`` is less than 1.
+
+    Warns:
+        ConversionWarning: Values are outside the range of the dtype that they are cast to.
     """
-    wanted = list(state) if keys is None else list(keys)
+    selected = list(state) if keys is None else list(keys)
     jobs: dict[object, tuple[Key, Tensor]] = {}
-    for key in wanted:
+    for key in selected:
         jobs.setdefault(id(state.tensor(key)) if shared else key, (key, state.tensor(key)))
     threads = Budget(workers).threads
     pool = ScratchPool(kernel_for(sum(tensor.spec.nbytes for _, tensor in jobs.values())), _SCRATCH)
@@ -64,21 +73,22 @@ def load_values(
     if overflows:
         warnings.warn(ConversionWarning(overflow_message(overflows), code="overflow"), stacklevel=2)
     tensors: dict[Key, Tensor] = dict(state.tensors())
-    for key in wanted:
+    for key in selected:
         tensors[key] = loaded[id(state.tensor(key)) if shared else key]
     return state.replace(tensors=tensors)
 
 
 def overflow_message(overflows: Mapping[Key, int]) -> str:
-    """Return what to tell about values that left the range of the dtype that they were cast to.
+    """Return the text of a warning about values that left the range of a cast's dtype.
 
     Args:
-        overflows: Key -> how many values did.
+        overflows: Key -> how many such values it has.
     """
     names = listed(f"{join_key(key)} ({count(number, 'value')})" for key, number in overflows.items())
     return (
-        f"a cast left the range of its dtype in {count(len(overflows), 'tensor')}: {names}. These values are "
-        "now infinite, NaN or other numbers. Cast to a dtype of a wider range: bfloat16 has that of float32."
+        f"values of {count(len(overflows), 'tensor')} are outside the range of the dtype that they were cast "
+        f"to: {names}. They are now infinite, NaN or other numbers. Cast to a dtype of a wider range: "
+        "bfloat16 has that of float32."
     )
 
 

@@ -1,7 +1,7 @@
 """Memory order: which axis of a result is contiguous in its source file.
 
-A chain of ops may permute, cut, stack and reshape axes. Reading in a good order needs to know three things of
-them: along which axis of the result the source's elements are adjacent, along which one its rows follow each
+A chain of ops may permute, cut, stack and reshape axes. To read in a good order, three things must be known:
+along which axis of the result the source's elements are adjacent, along which axis its rows follow each
 other, and along which axes each step is another source.
 """
 
@@ -18,7 +18,7 @@ __all__ = ["MemoryOrder", "first_source", "memory_order_of"]
 
 @dataclass(frozen=True)
 class MemoryOrder:
-    """How a result's axes lie in its source.
+    """The order of a result's axes in its source.
 
     Args:
         inner: The axis along which the source's elements are adjacent.
@@ -33,7 +33,7 @@ class MemoryOrder:
 
 @dataclass(frozen=True)
 class _Axis:
-    """Where an axis of the result is in one of the inputs; None where the input does not have it."""
+    """The axis of an input that an axis of the result comes from; None if there is none."""
 
     outer: int | None
     inner: int | None
@@ -44,7 +44,7 @@ _STACKED = _Axis(None, None, stacked=True)
 
 
 def memory_order_of(tensor: Tensor) -> MemoryOrder | None:
-    """Return how a tensor lies in its source, or None if that is not known."""
+    """Return the memory order of a tensor in its source; None if it is not known."""
     axes = [_Axis(i, i) for i in range(len(tensor.spec.shape))]
     while isinstance(tensor, OpTensor):
         if not tensor.inputs:
@@ -54,7 +54,7 @@ def memory_order_of(tensor: Tensor) -> MemoryOrder | None:
             return None
         axes, tensor = input_axes, tensor.inputs[0]
     last = len(tensor.spec.shape) - 1
-    # An axis that was unstacked is gone from the result; the next one then is the outermost.
+    # The result does not have an axis that was unstacked; then the next one is the outermost.
     first = min((axis.outer for axis in axes if axis.outer is not None), default=0)
     inner = [i for i, axis in enumerate(axes) if axis.inner == last]
     outer = [i for i, axis in enumerate(axes) if axis.outer == first]
@@ -64,14 +64,14 @@ def memory_order_of(tensor: Tensor) -> MemoryOrder | None:
 
 
 def first_source(tensor: Tensor) -> FileTensor | None:
-    """Return the tensor in a file that the first values come from; None if there is none."""
+    """Return the file tensor that the first values come from; None if they are in memory."""
     while isinstance(tensor, OpTensor) and tensor.inputs:
         tensor = tensor.inputs[0]
     return tensor if isinstance(tensor, FileTensor) else None
 
 
 def _through(op: Op, axes: list[_Axis], tensor: OpTensor) -> list[_Axis] | None:
-    """Return where the axes are in the op's first input."""
+    """Return the axes of the op's first input that ``axes`` of its output come from."""
     match op:
         case Permute(order):
             return [_moved(axis, lambda a: order[a]) for axis in axes]
@@ -98,7 +98,7 @@ def _moved(axis: _Axis, place: Callable[[int], int]) -> _Axis:
 
 
 def _reshaped(axes: list[_Axis], source: tuple[int, ...], target: tuple[int, ...]) -> list[_Axis] | None:
-    """Follow axes through a reshape; of those that one axis was split into, the first is the outer one."""
+    """Follow axes through a reshape; the first of those of a split axis is the outer one."""
     if 0 in source:
         return None
     outer: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""Reports to the caller while bytes move."""
+"""Progress reports to the caller while bytes are written, verified or compared."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Progress:
     """A report to the caller's ``progress`` function.
 
     Args:
-        done: Bytes so far; where everything is read again, those count too.
-        total: Bytes in all.
-        key: The tensor that was just worked on.
+        done: Bytes so far; those that verification reads again count too.
+        total: Bytes of all tensors; twice that with verification.
+        key: The tensor of the last bytes.
         phase: ``"writing"``, ``"verifying"`` or ``"comparing"``.
     """
 
@@ -59,7 +59,7 @@ class Meter:
         self._count(nbytes, key, self._total, "verifying")
 
     def finish(self) -> None:
-        """Report everything as written, where packing wrote less."""
+        """Report all bytes as written, if packing wrote fewer."""
         if self._done < self._to_write:
             self.add(self._to_write - self._done, self._last)
 

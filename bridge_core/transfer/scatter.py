@@ -1,4 +1,4 @@
-"""Writing the bytes of a block to the places that a file has for them."""
+"""Writing the bytes of a block to their places in a file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Packer", "little_endian_bytes", "scatter", "scatter_box"]
 
 
 def little_endian_bytes(block: Array) -> memoryview:
-    """Return the little-endian row-major bytes of a contiguous array."""
+    """Return the little-endian row-major bytes of a contiguous array, viewed if possible."""
     flat = block.reshape(-1)
     ordered = flat if np.little_endian else flat.astype(flat.dtype.newbyteorder("<"))
     return ordered.view(np.uint8).data
@@ -25,7 +25,7 @@ class Packer:
     """Packs narrow elements of consecutive blocks into bytes, the first into the lowest bits.
 
     Args:
-        per_byte: Elements of a byte.
+        per_byte: Elements per byte.
     """
 
     def __init__(self, per_byte: int) -> None:
@@ -33,7 +33,7 @@ class Packer:
         self._rest = np.empty(0, np.uint8)
 
     def pack(self, elements: memoryview) -> memoryview:
-        """Return the bytes that are complete with these elements, of which each takes a byte."""
+        """Return the packed bytes that these elements complete; each element is given as a byte."""
         bits = 8 // self._per_byte
         mask = np.uint8((1 << bits) - 1)
         narrow = np.concatenate([self._rest, np.frombuffer(elements, np.uint8) & mask])
@@ -47,7 +47,7 @@ class Packer:
 
 
 def scatter(fd: int, data: memoryview, position: int, extents: tuple[Extent, ...]) -> None:
-    """Write bytes [position, position + len) of a tensor to wherever its extents place them."""
+    """Write the bytes of a tensor from ``position`` on to their places by its extents."""
     stop = position + len(data)
     for extent in extents:
         begin = max(position, extent.start)

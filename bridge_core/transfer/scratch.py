@@ -1,4 +1,4 @@
-"""Scratch memory that one block after the other uses."""
+"""Scratch memory that is used again for each block."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Scratch:
     """Memory for one block at a time.
 
     Args:
-        capacity: Bytes; what does not fit gets memory of its own. Pages that no block touches cost nothing.
-        kernel: What transposes large planes on the way; numpy if there is none.
+        capacity: Bytes; an array that does not fit gets memory of its own. Untouched pages cost nothing.
+        kernel: Transposes large planes; None for numpy.
     """
 
     def __init__(self, capacity: int = 0, kernel: Kernel | None = None) -> None:
@@ -32,12 +32,12 @@ class Scratch:
         self._used = 0
 
     def reset(self) -> None:
-        """Forget the arrays given out; they must not be used any more."""
+        """Take back all arrays; they must not be used any more."""
         self._used = 0
 
     @contextlib.contextmanager
     def returned(self) -> Iterator[None]:
-        """Take back, at the end of the ``with`` block, what was given out within it."""
+        """Take back, at the end of the ``with`` block, the arrays that were taken within it."""
         used = self._used
         try:
             yield
@@ -50,7 +50,7 @@ class Scratch:
         return self._bytes(nbytes).view(dtype).reshape(shape)
 
     def spread(self, array: Array) -> Array:
-        """Return the array, or a copy with padded rows, whose columns do not fall into few cache sets."""
+        """Return the array, or a copy with padded rows if columns share few cache sets."""
         row = array.nbytes // max(1, len(array))
         if row % _LINE or row // _LINE % 2 or not array.flags.c_contiguous:
             return array
@@ -67,11 +67,11 @@ class Scratch:
 
 
 class ScratchPool:
-    """Scratch memory for several threads: each borrows one for a job, and the next job uses it again.
+    """Scratch memory for several threads: each borrows a `Scratch` for a job.
 
     Args:
-        kernel: What transposes large planes on the way; numpy if there is none.
-        capacity: Bytes of each.
+        kernel: Transposes large planes; None for numpy.
+        capacity: Bytes of each `Scratch`.
     """
 
     def __init__(self, kernel: Kernel | None = None, capacity: int = 0) -> None:
@@ -80,17 +80,17 @@ class ScratchPool:
         self._free: list[Scratch] = []
 
     def reserve(self, capacity: int) -> None:
-        """Let each have at least so many bytes from now on; none may be borrowed meanwhile."""
+        """Give each `Scratch` at least so many bytes from now on; none may be borrowed now."""
         if capacity > self._capacity:
             self._capacity = capacity
             self._free.clear()
 
     @contextlib.contextmanager
     def borrowed(self) -> Iterator[Scratch]:
-        """Give a scratch that nobody else uses within the ``with`` block.
+        """Return a `Scratch` that no other thread uses within the ``with`` block.
 
         Raises:
-            OutOfMemory: There is not enough memory.
+            OutOfMemory: The system has no memory for it.
         """
         try:
             scratch = self._free.pop()
@@ -107,5 +107,6 @@ class ScratchPool:
             return Scratch(self._capacity, self._kernel)
         except MemoryError as err:
             raise OutOfMemory(
-                f"a block of {self._capacity} bytes does not fit into memory.", hint="Lower --max-ram."
+                f"the system has no memory for a block of {self._capacity} bytes.",
+                hint='Pass a smaller budget, for example max_ram="64MB" (--max-ram).',
             ) from err

@@ -23,25 +23,26 @@ J = TypeVar("J")
 T = TypeVar("T")
 
 _PAUSE = 0.2
-"""Seconds; an interrupt that arrives just before a wait begins is seen only after it."""
+"""Seconds; an interrupt that arrives just before a wait begins is handled only after it."""
 _POLL = 0.01
+"""Seconds between two looks at the threads after an error."""
 
 
 def run_jobs(
     work: Callable[[J], T], jobs: Iterable[J], threads: int, *, stop: threading.Event | None = None
 ) -> list[T]:
-    """Return what ``work`` returns for each job, in their order; no thread is left when this returns.
+    """Return the results of ``work`` for each job, in their order; all threads have ended.
 
     The first error or an interrupt ends the rest, and is raised.
 
     Args:
-        work: Called from the threads.
-        jobs: What to call it with, taken in this order.
-        threads: How many threads at most.
-        stop: Set on an error or an interrupt, for work that checks it now and then.
+        work: A function of one job, called from the threads.
+        jobs: The jobs, begun in this order.
+        threads: The largest number of threads.
+        stop: Set on an error or an interrupt, for work that checks it now and then; None if none does.
 
     Raises:
-        LimitExceeded: The system does not start more threads.
+        LimitExceeded: The system starts no more threads.
 
     >>> run_jobs(abs, [1, -2, 3], 2)
     [1, 2, 3]
@@ -74,7 +75,7 @@ def run_jobs(
             done.release()
 
     try:
-        running = []
+        running: list[_thread.LockType] = []
         for _ in range(threads):
             done = threading.Lock()
             done.acquire()
@@ -82,7 +83,10 @@ def run_jobs(
                 # One step, where threading.Thread takes many and an interrupt can strike between them.
                 _thread.start_new_thread(run, (done,))
             except RuntimeError as err:
-                raise LimitExceeded("no memory for a thread.", hint="Lower --workers.") from err
+                raise LimitExceeded(
+                    f"starting thread {len(running) + 1} of {threads} failed: {err}.",
+                    hint="Pass workers=1 (--workers).",
+                ) from err
             running.append(done)
         for done in running:
             while not done.acquire(timeout=_PAUSE):

@@ -1,11 +1,13 @@
-"""Copying between arrays whose axes run in different orders, at the speed that the caches allow.
+"""Copying between arrays of different memory order, at the speed that the caches allow.
 
-numpy walks one of the two arrays across its contiguous axis. Where a stride is a power of two, as model
-widths are, the lines it touches fall into the same few cache sets. Here a tile that fits the cache is first
-copied in the source's memory order into a padded buffer, and from there in the target's.
+numpy walks one of the two arrays across its contiguous axis. If a stride is a power of two, as model widths
+are, the cache lines of this walk fall into the same few cache sets. This module copies a tile that fits the
+cache in the source's memory order into a padded buffer, and from there in the target's.
 
-Where OpenCV is installed (``ckptbridge[fast]``), its transpose moves the planes of large jobs: it exchanges
+If OpenCV is installed (``ckptbridge[fast]``), its transpose moves the planes of large jobs: it exchanges
 elements in the processor's vector registers. The result is the same, byte for byte.
+
+The constants were chosen with ``benchmarks/transpose_kernel.py``.
 """
 
 from __future__ import annotations
@@ -22,10 +24,10 @@ from bridge_core.state import Array
 __all__ = ["Kernel", "copy_into", "kernel_for", "move_plane"]
 
 Kernel = Callable[[Array, Array], None]
-"""Copies a matrix whose source runs down the columns: ``(out, source)``, both of unsigned integers."""
+"""Copies a matrix whose source is column-major: ``(out, source)``, both of unsigned integers."""
 
 _WORTH_LOADING = 256 << 20
-"""Bytes of a job from which on a compiled kernel saves more time than importing it costs."""
+"""Bytes of a job from which on a compiled kernel saves more time than its import costs."""
 
 _TILE_BYTES = 1024
 """Bytes of a tile's side along the source's contiguous axis."""
@@ -37,22 +39,24 @@ _SMALL = 1 << 16
 _PAGE = 4096
 _NEAR_CACHE = 128 << 10
 _WIDE = 32
-"""Shortest axis, in elements, along which tiles are worth their while."""
+"""Elements of the shortest axis along which tiles are faster than numpy."""
 _INTEGERS: dict[int, np.dtype[Any]] = {n: np.dtype(f"uint{8 * n}") for n in (1, 2, 4, 8)}
 
 
 def kernel_for(nbytes: int) -> Kernel | None:
-    """Return the compiled kernel for a job of so many bytes; None if there is none, or the job is small."""
+    """Return the compiled kernel for so many bytes; None if too few, or not installed."""
     return _opencv() if nbytes >= _WORTH_LOADING else None
 
 
 def copy_into(out: Array, source: Array, kernel: Kernel | None = None) -> None:
-    """Copy an array of any strides into another of the same shape and dtype, whose last axis is contiguous.
+    """Copy an array of any strides into another of the same shape and dtype.
+
+    The last axis of ``out`` is contiguous.
 
     Args:
-        out: Where to.
-        source: Where from.
-        kernel: What moves large planes; this module's own tiles if there is none.
+        out: The array that is written to.
+        source: The array that is read; it may share no memory with ``out``.
+        kernel: Moves large planes; None for this module's own tiles.
 
     >>> a = np.arange(6).reshape(2, 3)
     >>> b = np.empty((3, 2), a.dtype)
@@ -81,7 +85,7 @@ def copy_into(out: Array, source: Array, kernel: Kernel | None = None) -> None:
 
 
 def move_plane(out: Array, source: Array, kernel: Kernel | None = None) -> None:
-    """Copy a matrix whose source runs down the columns and is in the cache already."""
+    """Copy a matrix whose source is column-major and already in the cache."""
     integers = _INTEGERS.get(out.dtype.itemsize)
     if integers is None:
         np.copyto(out, source)
@@ -98,7 +102,7 @@ def _opencv() -> Kernel | None:
     names = {1: np.uint8, 2: np.uint16, 4: np.int32, 8: np.float64}
 
     def transpose(out: Array, source: Array) -> None:
-        """Move tile by tile, each small enough for the cache."""
+        """Transpose tile by tile, each small enough for the cache."""
         rows, columns = out.shape
         dtype = names[out.itemsize]
         target, turned = out.view(dtype), source.view(dtype).T
@@ -111,13 +115,13 @@ def _opencv() -> Kernel | None:
 
 
 def _is_gentle(out: Array, source: Array) -> bool:
-    """Return whether the lines that one row of the target touches in the source stay in the cache anyway."""
+    """Return whether the source's lines for a row of the target stay in the cache untiled."""
     near = out.ndim == 2 and out.shape[-1] * _PAD_BYTES <= _NEAR_CACHE
     return near and bool(source.strides[-1] % _PAGE)
 
 
 def _coalesced(out: Array, source: Array) -> tuple[Array, Array]:
-    """Merge neighbouring axes that both arrays walk as one, and drop axes of size one."""
+    """Merge neighbouring axes that are contiguous in both arrays, and drop axes of size 1."""
     shape: list[int] = []
     strides: list[tuple[int, int]] = []
     for n, *steps in zip(source.shape, out.strides, source.strides, strict=True):
@@ -137,7 +141,7 @@ def _coalesced(out: Array, source: Array) -> tuple[Array, Array]:
 
 
 def _planes(out: Array, source: Array, fast: int, kernel: Kernel) -> None:
-    """Transpose the planes of the source's contiguous axis and the target's, one after the other."""
+    """Transpose the planes of the source's contiguous axis and the target's in turn."""
     plane = (fast, out.ndim - 1)
     parts: list[Any] = [(slice(None),) if axis in plane else range(n) for axis, n in enumerate(out.shape)]
     index: tuple[Any, ...]
@@ -146,7 +150,7 @@ def _planes(out: Array, source: Array, fast: int, kernel: Kernel) -> None:
 
 
 def _tiles(out: Array, source: Array) -> None:
-    """Copy a matrix whose source runs down the columns."""
+    """Copy a matrix whose source is column-major."""
     rows, columns = out.shape
     width = max(8, _TILE_BYTES // out.itemsize)
     pad = _PAD_BYTES // out.itemsize
@@ -160,9 +164,9 @@ def _tiles(out: Array, source: Array) -> None:
 
 
 def _in_two_steps(out: Array, source: Array, kernel: Kernel) -> None:
-    """First bring the target's last axis inside, keeping the others in the source's order; then reorder them.
+    """Make the target's last axis contiguous, then reorder the other axes.
 
-    Both steps move long runs, where one step would move the few elements of a kernel's window.
+    Both steps move long runs; a single step would move the few elements of a convolution's window at a time.
     """
     last = out.ndim - 1
     order = sorted(range(last), key=lambda axis: -abs(source.strides[axis]))

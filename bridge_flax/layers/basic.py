@@ -1,8 +1,8 @@
-"""How Flax spells each layer kind. Linen and NNX use the same leaf names and axes.
+"""Flax's native layout of each layer kind. Linen and NNX use the same leaf names and axes.
 
-Flax keeps kernels with the input axis before the output axis and spatial axes first, which is also
-the neutral layout. ``transpose_kernel=True`` is the exception: it stores what PyTorch stores, so the
-spatial axes run against the neutral direction and the last two axes change places.
+Flax stores kernels with the input axis before the output axis and spatial axes first, which is also the
+neutral layout. ``transpose_kernel=True`` is the exception: it stores what PyTorch stores, so the spatial
+axes are reversed against the neutral layout and the last two axes change places.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ __all__ = ["TRANSFORMS"]
 
 _BIAS = Leaf("bias", "bias", "out", optional=True)
 _NO_V = (
-    "a spectral norm of Flax keeps the vector u alone and works out the other when it runs. Allow the key "
-    "as unexpected; the way back needs it allowed as missing and some training steps in torch"
+    "Flax's spectral norm stores only the vector u and computes v when it runs. Allow the key as unexpected; "
+    "for the way back allow it as missing, and run some training steps in torch"
 )
 
 
 def _weight_norm(
     kind: str, kernel: str, wraps: str, linen: tuple[str, ...]
 ) -> tuple[LayerTransform, LayerTransform]:
-    """Return NNX's and Linen's weight norm of one sort of layer; names alone do not tell which sort it is."""
+    """Return NNX's and Linen's weight norm of one sort of layer; names do not show which sort it is."""
     bias = Leaf("layer_instance.bias", "bias", "out", optional=True)
     return (
         LayerTransform(
@@ -39,7 +39,7 @@ def _weight_norm(
             modules=tuple(f"flax.linen.linear.{name}" for name in linen),
             settings={"transpose_kernel": False} if wraps == "conv_transpose" else {},
             identifying_leaves=("kernel/scale",),
-            # Linen keeps the scale below the wrapper, whose name only a template tells.
+            # Linen stores the scale under the wrapper's path, which only a template shows.
             needs_template=True,
         ),
     )
@@ -77,7 +77,7 @@ def _spectral_norm(kind: str, kernel: str) -> tuple[LayerTransform, LayerTransfo
             modules=tuple(f"flax.linen.linear.{name}" for name in linen),
             settings={"transpose_kernel": False},
             identifying_leaves=("kernel", "kernel/u"),
-            # As with weight norms, only a template tells the wrapper's name.
+            # As with weight norms, only a template shows the wrapper's path.
             needs_template=True,
             unsupported_leaves={"v": _NO_V},
         ),
@@ -176,4 +176,4 @@ TRANSFORMS: tuple[LayerTransform, ...] = (
         identifying_leaves=(),
     ),
 )
-"""Every transform of Flax; where two share a kind, the usual one stands first."""
+"""Every transform of Flax; where two share a kind, the usual one comes first."""

@@ -1,8 +1,8 @@
 """Flax's recurrent cells as data.
 
 Linen's cells hold one small dense layer for each gate and side; some of NNX's hold all gates of a side in
-one. Where the two sides of a gate are summed, Flax keeps one bias and other frameworks two: the values of
-both are added into the one.
+one. Where the two sides of a gate are summed, Flax has one bias and other frameworks have two: their values
+are added.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _NNX = "flax.nnx.nn.recurrent"
 _LSTM, _GRU = ("i", "f", "g", "o"), ("r", "z", "n")
 
 _NO_STATE_BIAS = (
-    "nnx.GRUCell has no bias on the state's side of the new gate, and the reset gate scales that side alone, "
-    "so no other bias can stand in for it. Use Linen's GRUCell, or allow the key as unexpected if it is zero"
+    "nnx.GRUCell has no bias on the state's side of the new gate, and the reset gate scales only that side, "
+    "so no other bias can replace it. Use Linen's GRUCell, or allow the key as unexpected if it is zero"
 )
 
 
@@ -51,10 +51,10 @@ def _fused(side: str, gates: tuple[str, ...]) -> Leaf:
     return Leaf(f"dense_{side}.kernel", roles, f"{axis} ({' '.join(['hidden'] * len(gates))})")
 
 
-def _fused_bias(side: str, gates: tuple[str, ...], absorbed: tuple[str, ...]) -> Leaf:
+def _fused_bias(side: str, gates: tuple[str, ...], added: tuple[str, ...]) -> Leaf:
     """Return the biases of one side of every gate in one tensor, with what is added to each."""
     roles = tuple(f"{side}{gate}.bias" for gate in gates)
-    return Leaf(f"dense_{side}.bias", roles, f"({' '.join(['hidden'] * len(gates))})", added_leaves=absorbed)
+    return Leaf(f"dense_{side}.bias", roles, f"({' '.join(['hidden'] * len(gates))})", added_leaves=added)
 
 
 def _cell(

@@ -1,8 +1,8 @@
 """Flax's msgpack checkpoints, read lazily and written streamed, without flax.
 
-Files are byte for byte those of ``flax.serialization.msgpack_serialize`` while a state carries nothing but
-its tensors. What the bridge knows beside them travels as one more entry inside a chunked leaf, where Flax
-looks at ``shape`` and ``chunks`` alone: Flax restores the same tree either way.
+Files are byte for byte those of ``flax.serialization.msgpack_serialize`` if a state has only tensors and no
+metadata. The metadata is stored as one more entry of a chunked leaf, where Flax reads only ``shape`` and
+``chunks``: Flax restores the same tree either way.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class MsgpackFormat:
     )
 
     def sniff(self, file: SourceFile) -> bool:
-        """Tell whether the file begins with a map whose first name is a string, or an integer with a node."""
+        """Return whether the file begins with a map that names a string, or an integer with a node."""
         head = file.read(0, min(file.size, 9))
         if head[:1] == b"\x80":  # an empty map; pickles begin with the same byte
             return file.size == 1 and file.path.suffix.lower() in ("", *self.extensions)
@@ -60,14 +60,14 @@ class MsgpackFormat:
         return name[0] < 0x80 and bool(value) and (0x80 <= value[0] < 0x90 or value[0] in _NODES)
 
     def open(self, file: SourceFile) -> FlatState:
-        """Open a file; reads names, shapes and dtypes alone.
+        """Open a file lazily; only names, shapes and dtypes are read.
 
         Raises:
-            TruncatedFile: It ends too early.
-            MalformedFile: It breaks msgpack's or Flax's rules, or carries damaged metadata.
-            KeyConflict: A map names an entry twice.
-            LimitExceeded: It claims too many entries, or nests too deep.
-            UnsupportedFeature: A dtype or rank that is not supported, or values that are in other files.
+            TruncatedFile: The file ends too early.
+            MalformedFile: The file breaks msgpack's or Flax's rules, or its metadata is damaged.
+            KeyConflict: Two entries of a map have the same name.
+            LimitExceeded: The file declares too many entries, or nests too deep.
+            UnsupportedFeature: A dtype or rank is not supported, or values are in other files.
         """
         from bridge_flax.msgpack.state import open_state
 
@@ -80,9 +80,9 @@ class MsgpackFormat:
         in a tree of arrays and is not written.
 
         Raises:
-            KeyConflict: A tensor stands where others need a folder, or a name is reserved.
-            UnsupportedFeature: A name, dtype or rank that the format lacks.
-            LimitExceeded: The tree, or the metadata, is larger than what is read back.
+            KeyConflict: A key is both a tensor and the beginning of another key, or a name is reserved.
+            UnsupportedFeature: The format cannot store a name, dtype or rank.
+            LimitExceeded: The tree, or the metadata, is larger than the reader accepts.
         """
         from bridge_flax.msgpack.writer import lay_out
 

@@ -1,4 +1,4 @@
-"""Indexing a Flax msgpack file: the tree of names with a lazy tensor at each leaf, without reading values.
+"""The index of a Flax msgpack file: the tree of names with a lazy tensor at each leaf; no value is read.
 
 Flax packs arrays as extension values whose payload is a msgpack triple of its own: shape, dtype name,
 bytes. A leaf above a size limit is a map of flat chunks instead. Both become tensors over byte ranges.
@@ -33,16 +33,19 @@ _NDARRAY, _COMPLEX, _SCALAR = 1, 2, 3
 _MAX_DTYPE_NAME = 64
 _LONGEST_HEAD = 64
 _MAX_NBYTES = (1 << 63) - 1
+_NO_MAP = "expected a map of names at the top of the file, got a single {}."
+_BAD_NAME = "expected a string or an integer as the name of a map entry, got a value of {}."
+_RENAME = "Rename the entry, and write the tree again."
 
 
 @dataclass(frozen=True)
 class Span:
-    """A leaf that is no tensor, left where it stands.
+    """The place in the file of a leaf that is not a tensor.
 
     Args:
         what: ``"string"`` or ``"bytes"``.
-        offset: Where its bytes begin.
-        nbytes: How many they are.
+        offset: Its first byte in the file.
+        nbytes: Its length in bytes.
     """
 
     what: str
@@ -97,10 +100,7 @@ class ChunkSource(ByteSource):
 
 
 class _Node(dict[str, Any]):
-    """A map or array that is being read.
-
-    Its values are nodes, tensors, spans, plain Python numbers and None.
-    """
+    """A map or array that is being read; its values are nodes, tensors, spans, Python numbers and None."""
 
     def __init__(self, kind: Kind, entries: int, name: str) -> None:
         super().__init__()
@@ -115,14 +115,14 @@ def scan(file: SourceFile) -> tuple[dict[Key, Any], tuple[Key, ...], tuple[Span,
 
     Returns:
         Leaves by key in the order of the file (tensors, spans, numbers, None), the empty nodes, and the
-        bridge's own metadata texts that stood inside chunked leaves.
+        metadata texts of ckptbridge that chunked leaves contain.
 
     Raises:
-        TruncatedFile: It ends too early.
-        MalformedFile: It breaks msgpack's or Flax's rules.
-        KeyConflict: A map names an entry twice.
-        LimitExceeded: It claims too many entries or nests too deep.
-        UnsupportedFeature: A dtype or rank that is not supported.
+        TruncatedFile: The file ends too early.
+        MalformedFile: The file breaks msgpack's or Flax's rules.
+        KeyConflict: Two entries of a map have the same name.
+        LimitExceeded: The file declares too many entries or nests too deep.
+        UnsupportedFeature: A dtype or rank is not supported.
     """
     scanner = _Scanner(file)
     try:
@@ -168,7 +168,7 @@ class _Scanner:
     def read_root(self) -> _Node:
         kind, entries = self._cursor.head()
         if kind != "map":
-            raise self._bad(f"holds a single {kind}; a map of names was expected.")
+            raise self._bad(_NO_MAP.format(kind))
         root = _Node("map", int(entries), "")
         self.stack.append(root)
         while self.stack:
@@ -178,7 +178,9 @@ class _Scanner:
             else:
                 self._close(node)
         if self._cursor.left:
-            raise self._bad(f"goes on for {self._cursor.left} bytes after the tree.")
+            raise self._bad(
+                f"the tree ends at byte {self._cursor.position}, but {self._cursor.left} more bytes follow."
+            )
         return root
 
     def _read_entry(self, node: _Node) -> None:
@@ -188,7 +190,7 @@ class _Scanner:
         self._name = name = str(len(node)) if node.kind == "array" else self._read_name()
         if name in node:
             raise KeyConflict(
-                f"two entries of one map are both named {name!r}; an integer counts as its decimal text.",
+                f"two entries of one map are named {name!r}; an integer counts as its decimal text.",
                 path=self._file.name,
                 hint="Rename one of them, and write the file again.",
             )
@@ -204,7 +206,7 @@ class _Scanner:
         self.stack.pop()
         if CHUNKED in node:
             if not self.stack:
-                raise self._bad("holds a single array; a map of names was expected.")
+                raise self._bad(_NO_MAP.format("array"))
             self.stack[-1][node.name] = self._join(node)
 
     def _read_name(self) -> str:
@@ -214,25 +216,22 @@ class _Scanner:
         if kind == "ext":
             return str(self._read_number(int(length)))
         if kind != "str":
-            raise self._bad(
-                f"a map entry is named by a value of type {kind}; expected a string or an integer. Write the "
-                "tree again with names of these types."
-            )
+            raise self._bad(_BAD_NAME.format(f"type {kind}"), hint=_RENAME)
         if length > MAX_NAME:
-            raise self._bad(f"a name takes {length} bytes; at most {MAX_NAME} are read.")
+            raise self._bad(
+                f"expected at most {MAX_NAME} bytes as the name of a map entry, got {length} bytes at byte "
+                f"{self._cursor.position}."
+            )
         try:
             return self._cursor.take(int(length)).decode("utf-8")
         except UnicodeDecodeError as err:
-            raise self._bad(f"a name is not UTF-8: {err}.") from None
+            raise self._bad(f"the name of a map entry is not valid UTF-8: {err}.") from None
 
     def _read_number(self, length: int) -> int:
         """Read a numpy integer that names an entry."""
         value = self._read_extension(length)
         if not isinstance(value, FileTensor) or value.spec.shape or value.spec.dtype.kind not in "iu":
-            raise self._bad(
-                "a map entry is named by an extension value; expected a string or an integer. Write the tree "
-                "again with names of these types."
-            )
+            raise self._bad(_BAD_NAME.format("an extension type"), hint=_RENAME)
         return int.from_bytes(
             self._file.read(value.offset, value.spec.nbytes), "little", signed=value.spec.dtype.kind == "i"
         )
@@ -256,10 +255,13 @@ class _Scanner:
             return self._read_array(end)
         if code == _COMPLEX:
             return self._read_complex(end)
-        raise self._bad(f"has extension type {code}; Flax writes 1 (array), 2 (complex) and 3 (scalar).")
+        raise self._bad(
+            f"expected extension type 1 (array), 2 (complex) or 3 (scalar), got {code} before byte "
+            f"{self._cursor.position}."
+        )
 
     def _read_array(self, end: int) -> FileTensor:
-        """Read an array; those of layers that repeat begin with the same bytes and are known by them."""
+        """Read an array; arrays of repeated layers begin with the same bytes and are parsed only once."""
         begin = self._cursor.position
         peeked = self._cursor.peek(min(end - begin, _LONGEST_HEAD))
         head, spec = self._heads.get(end - begin, (None, None))
@@ -275,30 +277,28 @@ class _Scanner:
         self._expect("array", 3, end)
         kind, rank = self._cursor.head()
         if kind != "array":
-            raise self._bad(f"has a shape of type {kind}; an array was expected.")
+            raise self._bad(f"expected an array as the shape, got a value of type {kind}.")
         if rank > MAX_RANK:
-            raise UnsupportedFeature(
-                f"has {rank} axes; at most {MAX_RANK} are supported.", path=self._file.name
-            )
+            raise self._too_many_axes(int(rank))
         shape = tuple(self._size(*self._cursor.head()) for _ in range(int(rank)))
         kind, length = self._cursor.head()
         if kind not in ("str", "bin"):
-            raise self._bad(f"has a dtype of type {kind}; a name was expected.")
+            raise self._bad(f"expected a string as the dtype, got a value of type {kind}.")
         spec = self._spec(shape, int(length), end)
         kind, nbytes = self._cursor.head()
         if kind not in ("str", "bin"):
-            raise self._bad(f"has values of type {kind}; bytes were expected.")
+            raise self._bad(f"expected bytes as the values, got a value of type {kind}.")
         offset = self._cursor.position
         if offset + nbytes != end:
-            raise self._bad(f"its values end at byte {offset + int(nbytes)}, its payload at byte {end}.")
+            raise self._bad(f"the values end at byte {offset + int(nbytes)}, but their array at byte {end}.")
         if nbytes != spec.nbytes:
-            raise self._bad(f"is {spec}, which takes {spec.nbytes} bytes; {nbytes} are there.")
+            raise self._bad(f"expected {spec.nbytes} bytes of values for {spec}, got {nbytes} bytes.")
         self._cursor.skip(int(nbytes))
         return FileTensor(self._file, offset, spec)
 
     def _spec(self, shape: tuple[int, ...], length: int, end: int) -> TensorSpec:
         if self._cursor.position + length > end:
-            raise self._bad("its dtype name leaves its payload.")
+            raise self._bad(f"the dtype's name of {length} bytes goes beyond its array's end at byte {end}.")
         name = self._cursor.take(min(length, _MAX_DTYPE_NAME + 1))
         spec = TensorSpec(shape, dtype_named(name.decode("utf-8", "replace")))
         self._check_size(spec)
@@ -308,18 +308,19 @@ class _Scanner:
         self._expect("array", 2, end)
         parts = [self._cursor.head(), self._cursor.head()]
         if any(kind not in ("float", "int") for kind, _ in parts) or self._cursor.position != end:
-            raise self._bad("its complex number is no pair of numbers.")
+            kinds = " and ".join(kind for kind, _ in parts)
+            raise self._bad(f"expected two numbers as a complex value, got values of type {kinds}.")
         return complex(*(value for _, value in parts))
 
-    def _expect(self, wanted: Kind, entries: int, end: int) -> None:
-        found = self._cursor.head() if self._cursor.position < end else ("nothing", 0)
-        if found != (wanted, entries):
-            raise self._bad(f"its payload is no {wanted} of {entries} values.")
+    def _expect(self, kind: Kind, entries: int, end: int) -> None:
+        got, length = self._cursor.head() if self._cursor.position < end else ("nothing", 0)
+        if (got, length) != (kind, entries):
+            raise self._bad(f"expected an {kind} of {entries} values in the extension value, got {got}.")
 
     def _size(self, kind: str, value: float) -> int:
         if kind != "int" or value < 0:
-            found = value if kind == "int" else f"a value of type {kind}"
-            raise self._bad(f"has a shape with {found} in it; sizes were expected.")
+            got = value if kind == "int" else f"a value of type {kind}"
+            raise self._bad(f"expected sizes of axes in the shape, got {got}.")
         return int(value)
 
     def _check_size(self, spec: TensorSpec) -> None:
@@ -327,58 +328,63 @@ class _Scanner:
         for n in spec.shape:
             extent *= n or 1
         if extent > _MAX_NBYTES:
-            raise self._bad(f"has the shape {spec.shape}, which no machine can address.")
+            raise self._bad(f"the shape {spec} is larger than any machine can address.")
 
     def _join(self, node: _Node) -> FileTensor:
         """Turn a map of chunks into one tensor."""
         carried = node.pop(MARKER, None)
         if carried is not None:
             if not isinstance(carried, Span) or carried.what != "string":
-                raise self._bad(f"its entry {MARKER!r} is no string.")
+                raise self._bad(f"expected a string in the entry {MARKER!r}, got {_kind_of(carried)}.")
             self.carried.append(carried)
         if node[CHUNKED] is not True or set(node) != {CHUNKED, "shape", "chunks"}:
             raise self._bad(
-                f"is marked as chunked and has {len(node)} entries: {', '.join([*node][:5])!r}; expected "
-                f"were {CHUNKED!r}: true, 'shape' and 'chunks'."
+                f"expected the entries {CHUNKED!r} (true), 'shape' and 'chunks' in a chunked array, got "
+                f"{len(node)} entries: {', '.join(map(repr, [*node][:5]))}."
             )
         sizes = self._numbered(node["shape"], "shape")
         chunks = self._numbered(node["chunks"], "chunks")
         if len(sizes) > MAX_RANK:
-            raise UnsupportedFeature(
-                f"has {len(sizes)} axes; at most {MAX_RANK} are supported.", path=self._file.name
-            )
+            raise self._too_many_axes(len(sizes))
         shape = tuple(self._size("int" if type(n) is int else _kind_of(n), n) for n in sizes)
         if not chunks or not all(isinstance(c, FileTensor) and len(c.spec.shape) == 1 for c in chunks):
-            raise self._bad("its chunks are not all flat arrays.")
+            kinds = ", ".join(map(_kind_of, chunks[:5])) or "none"
+            raise self._bad(f"expected arrays of one axis as chunks, got {len(chunks)}: {kinds}.")
         dtype = chunks[0].spec.dtype
         spec = TensorSpec(shape, dtype)
         self._check_size(spec)
-        if any(chunk.spec.dtype != dtype for chunk in chunks):
-            raise self._bad("its chunks differ in dtype.")
+        for index, chunk in enumerate(chunks):
+            if chunk.spec.dtype != dtype:
+                raise self._bad(f"expected {dtype.name} in every chunk, got {chunk.spec} in chunk {index}.")
         held = sum(chunk.spec.size for chunk in chunks)
         if held != spec.size:
-            raise self._bad(f"has the shape {shape} of {spec.size} elements; its chunks hold {held}.")
+            raise self._bad(f"expected {spec.size} elements for {spec}, got {held} in the chunks.")
         if len(chunks) == 1:
             return FileTensor(self._file, chunks[0].offset, spec)
         source = ChunkSource(self._file, chunks)
         return FileTensor(source, source.start, spec)
 
     def _numbered(self, value: Any, what: str) -> list[Any]:
-        """Return the values of a map that Flax makes of a tuple."""
+        """Return the values of a map that Flax writes for a tuple."""
         if isinstance(value, _Node) and value.kind == "map":
             if all(str(i) in value for i in range(len(value))):
                 return [value[str(i)] for i in range(len(value))]
-            found = f"a map with the names {', '.join(map(repr, [*value][:5]))}"
+            got = f"the names {', '.join(map(repr, [*value][:5]))}"
         else:
-            found = f"a value of type {_kind_of(value)}"
-        raise self._bad(f"its {what!r} is {found}; expected a map with the names '0', '1' and so on.")
+            got = f"a value of type {_kind_of(value)}"
+        raise self._bad(f"expected a map with the names '0', '1' and so on as {what!r}, got {got}.")
 
-    def _bad(self, problem: str) -> MalformedFile:
-        return MalformedFile(problem, path=self._file.name)
+    def _bad(self, problem: str, *, hint: str | None = None) -> MalformedFile:
+        return MalformedFile(problem, path=self._file.name, hint=hint)
+
+    def _too_many_axes(self, rank: int) -> UnsupportedFeature:
+        return UnsupportedFeature(
+            f"the array has {rank} axes; at most {MAX_RANK} are supported.", path=self._file.name
+        )
 
 
 def _kind_of(value: Any) -> str:
-    """Return what an error calls a value."""
+    """Return the word for a value in an error."""
     match value:
         case _Node():
             return value.kind

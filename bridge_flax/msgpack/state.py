@@ -1,4 +1,4 @@
-"""From the leaves of a msgpack file to a state."""
+"""A state from the leaves of a msgpack file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PLACEHOLDER = b"PLACEHOLDER://"
 
 
 def open_state(file: SourceFile) -> FlatState:
-    """Open a file lazily; see `MsgpackFormat.open`."""
+    """Open a file lazily; `MsgpackFormat.open` documents it."""
     leaves, empty, carried = scan(file)
     if isinstance(leaves.get((ROOT_METADATA,)), Span):
         carried = (*carried, leaves.pop((ROOT_METADATA,)))
@@ -59,13 +59,13 @@ def open_state(file: SourceFile) -> FlatState:
 
 
 def _refuse_placeholder(leaf: Span | None, file: SourceFile, key: Key) -> None:
-    """Refuse a leaf whose value Orbax keeps in another file of its checkpoint."""
+    """Refuse a leaf whose value Orbax stores in another file of its checkpoint."""
     if leaf is None or leaf.what != "string" or leaf.nbytes < len(_PLACEHOLDER):
         return
     if file.read(leaf.offset, len(_PLACEHOLDER)) == _PLACEHOLDER:
         raise UnsupportedFeature(
-            "its value is not in this file: it is a part of an Orbax checkpoint, whose other files hold the "
-            "values.",
+            "the value is not in this file: the file is part of an Orbax checkpoint, and the values are in "
+            "other files of it.",
             path=file.name,
             key=key,
             hint="Restore the checkpoint with Orbax, write the tree with flax.serialization.to_bytes, and "
@@ -77,11 +77,17 @@ def _load(file: SourceFile, carried: tuple[Span, ...]) -> tuple[str | None, Stat
     if not carried:
         return None, StateMetadata()
     if len(carried) > 1:
-        raise MalformedFile(f"carries the bridge's metadata {len(carried)} times.", path=file.name)
+        places = ", ".join(str(span.offset) for span in carried[:8])
+        raise MalformedFile(
+            f"expected the metadata of ckptbridge once, got it {len(carried)} times, at bytes {places}.",
+            path=file.name,
+        )
     (span,) = carried
     if span.nbytes > MAX_METADATA:
         raise LimitExceeded(
-            f"carries {span.nbytes} bytes of metadata; at most {MAX_METADATA} are read.", path=file.name
+            f"the metadata of ckptbridge at byte {span.offset} is {span.nbytes} bytes; at most "
+            f"{MAX_METADATA} bytes are read.",
+            path=file.name,
         )
     layout, metadata, _ = load_metadata(file.read(span.offset, span.nbytes), path=file.name)
     return layout, metadata

@@ -1,8 +1,8 @@
 """The msgpack wire format itself: decoding from a file by position, and encoding heads.
 
-Decoders of the msgpack library want the whole value in memory. The cursor here reads a small window at
-a time and steps over tensor bytes by their length, so that indexing costs what the names cost. The
-encoders give heads without the bytes that follow, so that tensors can be streamed behind them.
+Decoders of the msgpack library need an entire value in memory. `Cursor` reads a small window at a time and
+skips tensor bytes by their length, so that indexing costs only what the names cost. The encoders return
+heads without the bytes that follow, so that tensors can be streamed after them.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ __all__ = [
 ]
 
 CHUNKED = "__msgpack_chunked_array__"
-"""Flax's mark of a map that stands for one array cut into flat chunks."""
+"""Flax's mark of a map that represents one array cut into flat chunks."""
 ROOT_METADATA = "__ckptbridge__"
-"""Entry of the root that holds the bridge's metadata where no tensor can carry it."""
+"""Entry of the root that holds the metadata of ckptbridge in a file without tensors."""
 MAX_METADATA = 64 << 20
-"""Bytes of the bridge's own metadata in a file."""
+"""Most bytes of ckptbridge's metadata in a file."""
 MAX_RANK = 32
-"""Axes that every supported numpy can hold."""
+"""Most axes of an array; every supported numpy has as many."""
 MAX_DEPTH = 500
-"""Nested maps; a model has a few dozen."""
+"""Most levels of nested maps; a model has a few dozen."""
 MAX_NAME = 1 << 16
-"""Bytes of one name in a tree."""
+"""Most bytes of one name in a tree."""
 _CHUNK_DEPTH = 2  # a chunked leaf is a map of maps
 _MAX_ENTRIES = 1 << 22
 _MAX_PARTS = 1 << 26
@@ -78,14 +78,14 @@ _HEADS: dict[int, tuple[Kind, struct.Struct]] = {
 
 
 class Cursor:
-    """A position in a msgpack file; decodes one head at a time and never reads ahead far.
+    """A position in a msgpack file; it decodes one head at a time and reads ahead at most 256 KiB.
 
     Args:
         file: The open file.
     """
 
     def __init__(self, file: SourceFile) -> None:
-        """Stand at the start of the file."""
+        """Begin at the start of the file."""
         self._file = file
         self._base = 0
         self._data = b""
@@ -94,12 +94,12 @@ class Cursor:
 
     @property
     def position(self) -> int:
-        """Offset in the file of the next byte."""
+        """Offset of the next byte in the file."""
         return self._base + self._at
 
     @property
     def left(self) -> int:
-        """Bytes between here and the end of the file."""
+        """Bytes between the position and the end of the file."""
         return self._file.size - self._base - self._at
 
     def take(self, nbytes: int) -> bytes:
@@ -122,9 +122,9 @@ class Cursor:
         Raises:
             TruncatedFile: The file ends first.
         """
-        found = self.take(nbytes)
+        data = self.take(nbytes)
         self._at -= nbytes
-        return found
+        return data
 
     def skip(self, nbytes: int) -> None:
         """Step over bytes without reading them.
@@ -136,16 +136,17 @@ class Cursor:
         self._at += nbytes
 
     def require(self, nbytes: int) -> None:
-        """Check that so many bytes are left.
+        """Check that at least this many bytes are left.
 
         Raises:
             TruncatedFile: The file ends first.
         """
         if nbytes > self.left:
             raise TruncatedFile(
-                f"ends too early: a value at byte {self.position} needs {nbytes} bytes, "
-                f"{self.left} are left.",
+                f"the file is truncated: the value at byte {self.position} needs {nbytes} bytes, but only "
+                f"{self.left} bytes are left.",
                 path=self._file.name,
+                hint="Copy or download the file again.",
             )
 
     def head(self) -> tuple[Kind, int | float]:
@@ -158,8 +159,8 @@ class Cursor:
 
         Raises:
             TruncatedFile: The file ends first.
-            MalformedFile: The byte starts no value.
-            LimitExceeded: More entries are claimed than any checkpoint has.
+            MalformedFile: No value starts with this byte.
+            LimitExceeded: A map or array declares more entries than any checkpoint has.
         """
         if self._at >= len(self._data):
             self._load(1)
@@ -186,7 +187,8 @@ class Cursor:
             return "nil", 0
         if byte == 0xC1:
             raise MalformedFile(
-                f"byte {self.position - 1} is 0xc1, which starts no msgpack value.", path=self._file.name
+                f"expected a msgpack value at byte {self.position - 1}, got 0xc1, which starts none.",
+                path=self._file.name,
             )
         if byte in (0xC2, 0xC3):
             return "bool", byte & 1
@@ -195,7 +197,8 @@ class Cursor:
     def _container(self, kind: Kind, entries: int) -> tuple[Kind, int]:
         if entries > _MAX_ENTRIES:
             raise LimitExceeded(
-                f"claims {entries} entries at byte {self.position}; at most {_MAX_ENTRIES} are read.",
+                f"the {kind} before byte {self.position} declares {entries} entries; at most {_MAX_ENTRIES} "
+                "are read.",
                 path=self._file.name,
             )
         self.require(entries * 2 if kind == "map" else entries)
@@ -212,14 +215,14 @@ class Cursor:
 
 
 class Meter:
-    """Counts what a tree costs in memory, the same for reading and for writing.
+    """Counts the entries of a tree and the parts of their keys, with the same limits for reading and writing.
 
     Args:
         path: The file, for errors.
     """
 
     def __init__(self, path: str) -> None:
-        """Start at nothing."""
+        """Start with no entries."""
         self._path = path
         self._entries = 0
         self._parts = 0
@@ -233,10 +236,10 @@ class Meter:
         self._entries += 1
         self._parts += depth
         if depth > MAX_DEPTH + _CHUNK_DEPTH:
-            raise LimitExceeded(f"nests deeper than {MAX_DEPTH} levels.", path=self._path)
+            raise LimitExceeded(f"the tree is deeper than {MAX_DEPTH} levels.", path=self._path)
         if self._entries > _MAX_ENTRIES or self._parts > _MAX_PARTS:
             raise LimitExceeded(
-                f"has more than {_MAX_ENTRIES} entries, or more than {_MAX_PARTS} parts in its keys.",
+                f"the tree has more than {_MAX_ENTRIES} entries, or its keys more than {_MAX_PARTS} parts.",
                 path=self._path,
             )
 
@@ -264,7 +267,7 @@ def ext_head(code: int, nbytes: int) -> bytes:
 
 
 def text(value: str) -> bytes:
-    """Return a whole string.
+    """Return a complete string: its head and its UTF-8 bytes.
 
     Raises:
         UnicodeEncodeError: It holds a lone surrogate.

@@ -1,7 +1,7 @@
-"""Laying out a Flax msgpack file before any tensor is read.
+"""The layout of a Flax msgpack file, computed before any tensor is read.
 
-Every length follows from names, shapes and dtypes, so the heads are made first and the tensors stream
-into the places between them. The bytes are those that Flax itself would write.
+Every length follows from names, shapes and dtypes, so the heads are computed first and the tensors are
+streamed to the places between them. The bytes are those that Flax itself would write.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from bridge_core import (
     StateMetadata,
     TensorSpec,
     UnsupportedFeature,
+    join_key,
 )
 from bridge_core.formats import Extent
+from bridge_core.messages import listed
 from bridge_core.state import MARKER, dump_metadata, is_unicode, unflatten_tree
 from bridge_flax.msgpack.wire import (
     CHUNKED,
@@ -40,22 +42,22 @@ from bridge_flax.msgpack.wire import (
 __all__ = ["MAX_CHUNK_SIZE", "lay_out"]
 
 MAX_CHUNK_SIZE = 1 << 30
-"""Bytes of the largest leaf that is written whole, and of a chunk; Flax's own number."""
+"""Bytes of the largest leaf that is written as one array, and of a chunk; Flax's own number."""
 
 _NDARRAY = 1
 
 
 def lay_out(state: FlatState, dtypes: frozenset[str]) -> FileImage:
-    """Return the whole file but for the tensors' values.
+    """Return the complete file except the tensors' values.
 
     Args:
         state: What to write.
         dtypes: Names of the dtypes that are allowed.
 
     Raises:
-        KeyConflict: A tensor stands where others need a folder, or a name is reserved.
-        UnsupportedFeature: A name, dtype or rank that the format lacks.
-        LimitExceeded: The tree, or the metadata, is larger than what is read back.
+        KeyConflict: A key is both a tensor and the beginning of another key, or a name is reserved.
+        UnsupportedFeature: The format cannot store a name, dtype or rank.
+        LimitExceeded: The tree, or the metadata, is larger than the reader accepts.
     """
     specs = state.specs()
     empty = state.metadata.empty
@@ -160,13 +162,14 @@ class _Layout:
 
 
 def _carried(state: FlatState) -> str | None:
-    """Return the metadata as text, or None where the tree itself says it all."""
-    kept = state.metadata.with_(empty=())
-    carried = dump_metadata(state.layout, kept)
+    """Return the metadata as text, or None where the tree itself shows all of it."""
+    carried = dump_metadata(state.layout, state.metadata.with_(empty=()))
     if carried in (dump_metadata(None, StateMetadata()), dump_metadata("flax", StateMetadata())):
         return None
     if len(carried) > MAX_METADATA:
-        raise LimitExceeded(f"its metadata takes {len(carried)} bytes; at most {MAX_METADATA} are stored.")
+        raise LimitExceeded(
+            f"the metadata of ckptbridge is {len(carried)} bytes; at most {MAX_METADATA} bytes are stored."
+        )
     return carried
 
 
@@ -178,20 +181,30 @@ def _check_key(key: Key) -> None:
             hint="Rename the tensor.",
         )
     if len(key) > MAX_DEPTH:
-        raise LimitExceeded(f"nests {len(key)} levels deep; at most {MAX_DEPTH} are supported.", key=key)
+        raise LimitExceeded(
+            f"the key has {len(key)} parts; msgpack files support at most {MAX_DEPTH}.",
+            key=(*key[:8], "..."),
+            hint="Rename the tensor.",
+        )
     for part in key:
         if not is_unicode(part):
             raise UnsupportedFeature(
-                f"the name {part!r} holds a lone surrogate, which no UTF-8 text can hold.",
+                f"the name {part[:80]!r} contains a lone surrogate, which UTF-8 cannot encode.",
                 hint="Rename the tensor.",
             )
         if (length := len(part.encode())) > MAX_NAME:
-            raise UnsupportedFeature(f"a name takes {length} bytes; at most {MAX_NAME} are supported.")
+            raise UnsupportedFeature(
+                f"the name {part[:40]!r}... is {length} bytes; at most {MAX_NAME} bytes are supported.",
+                hint="Rename the tensor.",
+            )
 
 
 def _check_specs(specs: dict[Key, TensorSpec], dtypes: frozenset[str]) -> None:
     wrong = {key: spec for key, spec in specs.items() if spec.dtype.name not in dtypes}
     wrong |= {key: spec for key, spec in specs.items() if len(spec.shape) > MAX_RANK}
     if wrong:
-        listed = ", ".join(f"{'.'.join(key)!r} ({spec})" for key, spec in wrong.items())
-        raise UnsupportedFeature(f"msgpack files cannot hold these dtypes or ranks: {listed}.")
+        names = listed(f"{join_key(key)} ({spec})" for key, spec in wrong.items())
+        raise UnsupportedFeature(
+            f"msgpack files cannot store the dtype or the number of axes of {len(wrong)} tensors: {names}. "
+            f"At most {MAX_RANK} axes are supported."
+        )

@@ -1,4 +1,4 @@
-"""Live Flax objects to flat states and back. JAX and Flax are imported in this package alone."""
+"""Live Flax objects to flat states and back. Only this package imports JAX and Flax."""
 
 from bridge_flax.trees.flatten import build, state_of
 from bridge_flax.trees.make_template import make_template

@@ -1,6 +1,6 @@
 """One leaf at a time: JAX arrays to tensors that are read on demand, and tensors to JAX arrays.
 
-A value crosses bit for bit or not at all. What JAX cannot hold (64-bit numbers while ``jax_enable_x64``
+A value is preserved bit for bit, or refused. What JAX cannot hold (64-bit numbers while ``jax_enable_x64``
 is off, 6-bit floats) stays a numpy array.
 """
 
@@ -21,16 +21,16 @@ __all__ = ["StandIn", "as_leaf", "first_key", "is_key_array", "is_spread", "tens
 
 
 class StandIn(np.ndarray[Any, np.dtype[Any]]):
-    """Stands for a shape and a dtype where only an array is taken for one; its values mean nothing."""
+    """A shape and a dtype as an array, for code that takes only arrays; its values mean nothing."""
 
     @classmethod
     def of(cls, shape: tuple[int, ...], dtype: np.dtype[Any]) -> StandIn:
-        """Make one; it takes the memory of one element."""
+        """Return a read-only array of this shape that uses the memory of one element."""
         return np.broadcast_to(np.zeros((), dtype), shape).view(cls)
 
 
 def is_key_array(leaf: Any) -> bool:
-    """Tell whether a leaf is a typed PRNG key, concrete or abstract."""
+    """Return whether a leaf is a typed PRNG key, concrete or abstract."""
     dtype = getattr(leaf, "dtype", None)
     return dtype is not None and bool(jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key))
 
@@ -38,13 +38,17 @@ def is_key_array(leaf: Any) -> bool:
 def tensor_of(key: Key, leaf: Any) -> Tensor:
     """Wrap a leaf; values are not copied, and abstract leaves raise only when they are read.
 
+    Args:
+        key: Path of the leaf in the user's tree, for errors.
+        leaf: What is there.
+
     Raises:
-        UnsupportedFeature: It is no tensor.
-        UsageError: It is traced by a JAX transformation, or was deleted by one.
+        UnsupportedFeature: It is not an array, or of a dtype that is not supported.
+        UsageError: It is traced by a JAX transformation, was deleted by one, or is partly on other hosts.
     """
     if isinstance(leaf, jax.core.Tracer):
         raise UsageError(
-            "is being traced by a JAX transformation and has no value.",
+            "the leaf is traced by a JAX transformation and has no value.",
             key=key,
             hint="Convert outside of jit, grad and vmap.",
         )
@@ -58,17 +62,21 @@ def tensor_of(key: Key, leaf: Any) -> Tensor:
         return as_tensor(leaf)
     if isinstance(leaf, jax.ShapeDtypeStruct | jax.core.ShapedArray):
         return _abstract(key, TensorSpec(leaf.shape, np.dtype(leaf.dtype)))
-    raise UnsupportedFeature(f"is a {type(leaf).__name__}, not an array.", key=key)
+    raise UnsupportedFeature(f"expected an array, got {type(leaf).__name__}.", key=key)
 
 
 def _array_tensor(key: Key, array: jax.Array) -> Tensor:
     if array.is_deleted():
-        raise UsageError("was deleted, as donated arrays are.", key=key, hint="Convert before donating.")
+        raise UsageError(
+            "the array was deleted; JAX deletes donated arrays.",
+            key=key,
+            hint="Convert it before the call that donates it.",
+        )
     if not array.is_fully_addressable:
         raise UsageError(
-            "lies partly on other hosts.",
+            "the array is partly on devices of other hosts.",
             key=key,
-            hint="Gather it first, e.g. with jax.experimental.multihost_utils.process_allgather.",
+            hint="Gather it first: jax.experimental.multihost_utils.process_allgather(tree, tiled=True).",
         )
     devices = array.devices()
     if len(devices) == 1 and next(iter(devices)).platform == "cpu":
@@ -80,26 +88,26 @@ def _array_tensor(key: Key, array: jax.Array) -> Tensor:
 
 
 def _gather(array: jax.Array, region: Region) -> Array:
-    """Read a region from the shards it touches; only what is wanted leaves the devices."""
+    """Read a region from the shards it touches; only the region's elements leave the devices."""
     out = np.empty(tuple(len(range(s.start, s.stop, s.step)) for s in region), array.dtype)
     for shard in array.addressable_shards:
         if shard.replica_id:
             continue
         pairs = [
-            _overlap(wanted, range(n)[held])
-            for wanted, held, n in zip(region, shard.index, array.shape, strict=True)
+            _overlap(asked, range(n)[held])
+            for asked, held, n in zip(region, shard.index, array.shape, strict=True)
         ]
         out[tuple(into for into, _ in pairs)] = np.asarray(shard.data[tuple(taken for _, taken in pairs)])
     return out
 
 
-def _overlap(wanted: slice, held: range) -> tuple[slice, slice]:
-    """Return where the wanted part of a shard's axis goes, and where it stands in the shard."""
-    first, last = (-((wanted.start - edge) // wanted.step) for edge in (held.start, held.stop))
-    count = len(range(wanted.start, wanted.stop, wanted.step))
+def _overlap(asked: slice, held: range) -> tuple[slice, slice]:
+    """Return where one axis of a shard's part of a region is: in the result, and in the shard."""
+    first, last = (-((asked.start - edge) // asked.step) for edge in (held.start, held.stop))
+    count = len(range(asked.start, asked.stop, asked.step))
     first, last = max(first, 0), max(first, 0, min(last, count))
-    start = wanted.start + first * wanted.step - held.start
-    return slice(first, last), slice(start, start + (last - first) * wanted.step, wanted.step)
+    start = asked.start + first * asked.step - held.start
+    return slice(first, last), slice(start, start + (last - first) * asked.step, asked.step)
 
 
 def _key_tensor(key: Key, leaf: Any) -> Tensor:
@@ -112,16 +120,16 @@ def _key_tensor(key: Key, leaf: Any) -> Tensor:
 def _abstract(key: Key, spec: TensorSpec) -> Tensor:
     def reader(region: Region) -> NoReturn:
         raise UsageError(
-            f"has no values, only a shape and a dtype ({spec}).",
+            f"the leaf has no values, only a shape and a dtype: {spec}.",
             key=key,
-            hint="Pass the object that holds the weights, not a template of it.",
+            hint="Pass the object that holds the weights, not a template or an abstract state.",
         )
 
     return LazyTensor(spec, reader)
 
 
 def to_abstract(leaf: Any) -> Any:
-    """Return the shape and dtype of an array leaf; other leaves are returned as they are."""
+    """Return the shape and dtype of an array leaf; other leaves are returned unchanged."""
     if isinstance(leaf, jax.Array | np.ndarray | np.generic):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
     return leaf
@@ -154,7 +162,7 @@ def as_leaf(state: FlatState, key: Key, like: Any) -> Any:
 
 
 def is_spread(like: Any) -> bool:
-    """Tell whether a leaf lies on several devices, so that this host reads its own parts alone."""
+    """Return whether a leaf is on several devices, so that this host reads only its own parts."""
     sharding = _sharding(like)
     return sharding is not None and len(sharding.device_set) > 1
 
@@ -194,10 +202,10 @@ def _wrap_key(data: Array, like: Any) -> jax.Array:
 
 
 def _key_impl(leaf: Any) -> Any:
-    """Return the algorithm of a typed PRNG key, which JAX tells of abstract ones only while tracing."""
-    found: list[Any] = []
-    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), leaf)
-    return found[0]
+    """Return the algorithm of a typed PRNG key; JAX shows that of an abstract key only while tracing."""
+    algorithms: list[Any] = []
+    jax.eval_shape(lambda key: algorithms.append(jax.random.key_impl(key)), leaf)
+    return algorithms[0]
 
 
 def first_key(like: Any) -> jax.Array:

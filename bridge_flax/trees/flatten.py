@@ -1,4 +1,4 @@
-"""Whole objects: a Linen tree or an NNX module as a flat state, and the way back."""
+"""A Linen tree, an NNX module or an NNX state as a flat state, and the way back."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from bridge_core import (
     UsageError,
     join_key,
 )
+from bridge_core.messages import listed
 from bridge_core.state import unflatten_tree
 from bridge_core.transfer import load_values
 from bridge_flax.templates import Template
@@ -30,7 +31,10 @@ __all__ = ["build", "flatten", "state_of"]
 
 
 def state_of(value: Any) -> FlatState:
-    """Return the tensors of a Linen tree, an NNX module or state, or a template; see the adapter."""
+    """Return the tensors of a Linen tree, an NNX module or state, or a template.
+
+    `bridge_flax.framework.FlaxFramework.state` documents it.
+    """
     if isinstance(value, Template):
         return value.state
     if isinstance(value, nnx.Pytree):
@@ -43,8 +47,8 @@ def state_of(value: Any) -> FlatState:
     if isinstance(value, Mapping):
         return flatten(value, form=None)
     raise UsageError(
-        f"a {type(value).__name__} holds no Flax weights.",
-        hint="Pass variables, a params tree, an nnx.Module, an nnx.State or a template.",
+        f"expected Flax weights, got {type(value).__name__}.",
+        hint="Pass a dict of variables or params, an nnx.Module, an nnx.State, or a bridge_flax.template.",
     )
 
 
@@ -53,11 +57,14 @@ def flatten(tree: Any, *, form: str | None) -> FlatState:
 
     Args:
         tree: The tree.
-        form: How it is spelt: ``"variables"``, ``"params"`` or ``"nnx"``; None where its names show it.
+        form: What the keys begin with: ``"variables"`` (collections), ``"params"`` or ``"nnx"`` (modules);
+            None to determine it from the names.
 
     Raises:
-        KeyConflict: The names do not show whether they begin with collections.
-        UnsupportedFeature: Some leaves are no tensors; all of them are named.
+        KeyConflict: Two entries have one name, or the names do not show whether they begin with
+            collections.
+        UnsupportedFeature: Some leaves are not arrays, or of unsupported dtypes; the first are listed.
+        LimitExceeded: The tree is too deep.
     """
     tensors: dict[Key, Tensor] = {}
     collections: dict[Key, str] = {}
@@ -71,13 +78,14 @@ def flatten(tree: Any, *, form: str | None) -> FlatState:
         try:
             tensors[key] = tensor_of(key, leaf)
         except UnsupportedFeature as err:
-            bad.append(f"{join_key(key)}: {err.message}")
+            bad.append(f"{join_key(key)} ({err.message.rstrip('.')})")
             continue
         if variable is not None and variable.var_type is not nnx.Param:
             collections[key] = variable.var_type.__name__
     if bad:
         raise UnsupportedFeature(
-            f"{len(bad)} leaves are no tensors: {'; '.join(bad)}", hint="Take them out of the tree first."
+            f"the tree holds {len(bad)} values that cannot be converted: {listed(bad)}.",
+            hint="Remove them from the tree first.",
         )
     if form is None:
         boxed = boxes({key: tensor.spec for key, tensor in tensors.items()})
@@ -89,7 +97,10 @@ def flatten(tree: Any, *, form: str | None) -> FlatState:
 
 
 def build(state: FlatState, like: Any) -> Any:
-    """Return live tensors in the structure of ``like``; see the adapter."""
+    """Return live tensors in the structure of ``like``.
+
+    `bridge_flax.framework.FlaxFramework.build` documents it.
+    """
     if like is None:
         loaded = load_values(state)
         leaves = {key: as_leaf(loaded, key, None) for key in loaded}
@@ -106,23 +117,23 @@ def build(state: FlatState, like: Any) -> Any:
 
 
 def _fill(state: FlatState, like: Any) -> Any:
-    wanted = {key: tensor_of(key, leaf).spec for key, leaf, _ in walk(like) if not is_empty(leaf)}
-    missing = tuple(join_key(key) for key in wanted if key not in state)
-    unexpected = tuple(join_key(key) for key in state if key not in wanted)
+    specs = {key: tensor_of(key, leaf).spec for key, leaf, _ in walk(like) if not is_empty(leaf)}
+    missing = tuple(join_key(key) for key in specs if key not in state)
+    unexpected = tuple(join_key(key) for key in state if key not in specs)
     mismatched = tuple(
-        f"{join_key(key)}: {state.spec(key)} for {spec}"
-        for key, spec in wanted.items()
+        f"{join_key(key)}: expected {spec}, got {state.spec(key)}"
+        for key, spec in specs.items()
         if key in state and state.spec(key).shape != spec.shape
     )
     if missing or unexpected or mismatched:
         lists = {"missing": missing, "unexpected": unexpected, "of another shape": mismatched}
-        text = "; ".join(f"{what}: {', '.join(names)}" for what, names in lists.items() if names)
+        text = "; ".join(f"{len(names)} {what}: {listed(names)}" for what, names in lists.items() if names)
         raise MismatchError(
-            f"the state does not fit the structure it is to fill. {text}.",
+            f"the state does not match the tree to fill. {text}.",
             missing=missing,
             unexpected=unexpected,
             mismatched=mismatched,
         )
-    whole = [key for key, leaf, _ in walk(like) if not is_empty(leaf) and not is_spread(leaf)]
-    loaded = load_values(state, whole)
+    on_one_device = [key for key, leaf, _ in walk(like) if not is_empty(leaf) and not is_spread(leaf)]
+    loaded = load_values(state, on_one_device)
     return rebuild(like, lambda key, leaf: as_leaf(loaded, key, leaf))

@@ -1,4 +1,4 @@
-"""Making templates: a model is run on shapes alone, and what it would create is noted."""
+"""Making templates: a model is run on shapes without values, and what it would create is recorded."""
 
 from __future__ import annotations
 
@@ -30,17 +30,22 @@ def make_template(module: Any, *args: Any, **kwargs: Any) -> Template:
         return _linen(module, args, kwargs)
     if isinstance(module, nnx.Pytree):
         if args or kwargs:
+            name = type(module).__name__
             raise UsageError(
-                f"a {type(module).__name__} that is built already takes no arguments.",
-                hint="Pass its class to have it built from arguments, without weights.",
+                f"the {name} is built already, so template() takes no arguments for it; got "
+                f"{len(args) + len(kwargs)}.",
+                hint=f"Pass only the {name}, or the class and its arguments: template({name}, ...).",
             )
         return _nnx(module)
     if inspect.isclass(module) and issubclass(module, nn.Module):
-        raise UsageError(f"{module.__name__} is a Linen class.", hint="Pass an instance of it.")
+        raise UsageError(
+            f"expected an instance of a Linen module, got the class {module.__name__}.",
+            hint=f"Pass template({module.__name__}(...), *args), with the arguments of its init.",
+        )
     if callable(module):
         return _function(module, args, kwargs)
     raise UsageError(
-        f"a {type(module).__name__} is no Flax module.",
+        f"expected a Flax module, got {type(module).__name__}.",
         hint="Pass a linen.Module, an nnx.Module, or a function that returns an nnx.Module or variables.",
     )
 
@@ -63,7 +68,13 @@ def _linen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 
 def _linen_template(recorder: LinenRecorder, tree: Any, *, own: bool = True) -> Template:
-    """Return the template of what Linen's ``init`` made; ``own`` tells that nobody could rearrange it."""
+    """Return the template of a tree that Linen's ``init`` returned.
+
+    Args:
+        recorder: The modules that ran.
+        tree: The abstract variables.
+        own: Whether the tree comes from ``init`` directly, so that no other code can have rearranged it.
+    """
     state = flatten(tree, form="variables" if own else None)
     collections = VariableCollections(COLLECTIONS, state.metadata.tree_form["flax"] == "variables")
     modules = recorder.modules(dict.fromkeys(map(collections.strip, state)))
@@ -85,6 +96,7 @@ def _function(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
     streams, numbers = nnx.split((given, named))
     makes_rngs = "rngs" not in kwargs and _requires_rngs(factory, len(args))
     recorder = LinenRecorder()
+    name = getattr(factory, "__name__", type(factory).__name__)
     noted: list[Any] = []
 
     def make(numbers: Any) -> Any:
@@ -93,25 +105,26 @@ def _function(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
         if makes_rngs:
             options["rngs"] = nnx.Rngs(0)
         with nn.intercept_methods(recorder):
-            made = factory(*(given.get(i, value) for i, value in enumerate(args)), **options)
-        if isinstance(made, Mapping):
-            return made
-        if not isinstance(made, nnx.Pytree):
+            model = factory(*(given.get(i, value) for i, value in enumerate(args)), **options)
+        if isinstance(model, Mapping):
+            return model
+        if not isinstance(model, nnx.Pytree):
             raise UsageError(
-                f"the function returned a {type(made).__name__}; an nnx.Module, or a tree of variables, was "
-                "expected."
+                f"expected an nnx.Module or a dict of variables from the function {name}, got "
+                f"{type(model).__name__}.",
+                hint=f"Let {name} return the module, or what the module's init returns.",
             )
-        graphdef, state = split(made, tracing=True)
+        graphdef, state = split(model, tracing=True)
         keys = tuple(key for key, leaf, _ in walk(state) if not is_empty(leaf))
-        noted.extend((graphdef, nnx_modules(made, keys)))
+        noted.extend((graphdef, nnx_modules(model, keys)))
         return state
 
     try:
         abstract = jax.eval_shape(make, numbers)
     except flax.errors.TraceContextError as err:
         raise UsageError(
-            f"the function uses random streams that were made outside of it: {err}",
-            hint="Let it take `rngs` as an argument.",
+            f"the function {name} uses random streams (nnx.Rngs) that were made outside of it.",
+            hint=f"Give {name} a parameter rngs, and pass the streams to template() as rngs=.",
         ) from err
     if not noted:
         return _linen_template(recorder, abstract, own=False)

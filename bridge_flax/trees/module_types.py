@@ -1,4 +1,4 @@
-"""What the modules are: the evidence that settles how their weights must be read."""
+"""The types and settings of modules: the evidence that determines how their weights are read."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["LinenRecorder", "nnx_modules"]
 
 
 _WRAPPED = "layer_instance"
-"""The attribute under which NNX's wrappers keep the layer."""
+"""The attribute in which NNX's wrappers store the layer."""
 
 
 @dataclasses.dataclass(frozen=True)
-class _Found:
+class _Record:
     types: tuple[str, ...]
     settings: Mapping[str, Any]
     scaling: Callable[[Key, str], Iterable[Key]] | None
@@ -30,7 +30,7 @@ class _Found:
 
 def nnx_modules(module: Any, keys: tuple[Key, ...]) -> dict[Key, ModuleInfo]:
     """Describe an NNX module and every module in it; a shared one under its first path."""
-    found: dict[Key, _Found] = {}
+    records: dict[Key, _Record] = {}
     for raw, node in nnx.iter_graph(module):
         if isinstance(node, nnx.Module):
             path: Key = ()
@@ -38,8 +38,8 @@ def nnx_modules(module: Any, keys: tuple[Key, ...]) -> dict[Key, ModuleInfo]:
                 path = (*path, as_part(name, path))
             scaling = _scaled_by_nnx if isinstance(node, nnx.WeightNorm) else None
             values = {name: value for name, value in vars(node).items() if not name.startswith("_")}
-            found[path] = _Found(_types(node), {**_plain_values(values), **_derived(node)}, scaling)
-    infos = _describe(found, keys)
+            records[path] = _Record(_types(node), {**_plain_values(values), **_derived(node)}, scaling)
+    infos = _describe(records, keys)
     return {path: _absorbed(path, info, infos) for path, info in infos.items()}
 
 
@@ -63,7 +63,7 @@ def _absorbed(path: Key, info: ModuleInfo, infos: Mapping[Key, ModuleInfo]) -> M
 
 
 def _direct(info: ModuleInfo | None) -> bool:
-    """Tell whether a module is a weight norm right around the layer with the weight."""
+    """Return whether a module is a weight norm directly around the layer with the weight."""
     return info is not None and "scales.kernel" in info.settings.get("weight_norm", ())
 
 
@@ -71,7 +71,7 @@ class LinenRecorder:
     """Notes every module that runs while it intercepts methods."""
 
     def __init__(self) -> None:
-        self._found: dict[Key, _Found] = {}
+        self._records: dict[Key, _Record] = {}
 
     def __call__(self, call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         """Note the module, then go on; the signature is that of a Linen interceptor."""
@@ -82,31 +82,31 @@ class LinenRecorder:
 
     def modules(self, names: Iterable[Key]) -> dict[Key, ModuleInfo]:
         """Describe what ran, given the keys of its variables without their collections."""
-        return _describe(self._found, tuple(names))
+        return _describe(self._records, tuple(names))
 
     def _note(self, path: Key, module: nn.Module, args: Any) -> None:
-        # Lifted transforms run a stand-in for the module at the same path afterwards.
-        if path in self._found:
+        # Lifted transforms run a substitute of the module at the same path afterwards.
+        if path in self._records:
             return
         fields = {f.name: getattr(module, f.name, None) for f in dataclasses.fields(module)}
         hidden = {name: value for name, value in fields.items() if name not in ("parent", "name")}
         scaling = _scaled_by_linen if isinstance(module, nn.WeightNorm) else None
         settings = {**_plain_values(hidden), **_derived(module), **_inputs(module, args)}
-        self._found[path] = _Found(_types(module), settings, scaling)
+        self._records[path] = _Record(_types(module), settings, scaling)
 
 
-def _describe(found: Mapping[Key, _Found], keys: tuple[Key, ...]) -> dict[Key, ModuleInfo]:
-    own: dict[Key, list[str]] = {path: [] for path in found}
+def _describe(records: Mapping[Key, _Record], keys: tuple[Key, ...]) -> dict[Key, ModuleInfo]:
+    own: dict[Key, list[str]] = {path: [] for path in records}
     scales: dict[Key, dict[str, Key]] = {}
     scaled: dict[Key, dict[str, Key]] = {}
     known = frozenset(keys)
     for key in keys:
-        path = next((key[:i] for i in range(len(key) - 1, -1, -1) if key[:i] in found), None)
+        path = next((key[:i] for i in range(len(key) - 1, -1, -1) if key[:i] in records), None)
         if path is None:
             continue
         leaf = ".".join(key[len(path) :])
         own[path].append(leaf)
-        scaling = found[path].scaling
+        scaling = records[path].scaling
         weight = next((k for k in scaling(path, leaf) if k in known), None) if scaling else None
         if weight is not None:
             scales.setdefault(path, {})[leaf] = weight
@@ -121,7 +121,7 @@ def _describe(found: Mapping[Key, _Found], keys: tuple[Key, ...]) -> dict[Key, M
             },
             parameters=tuple(own[path]),
         )
-        for path, info in found.items()
+        for path, info in records.items()
     }
 
 
@@ -141,10 +141,10 @@ def _scaled_by_nnx(path: Key, leaf: str) -> Iterable[Key]:
 
 
 def _derived(module: Any) -> dict[str, Any]:
-    """Return what a module's options mean for its kernel, where no option says so by itself.
+    """Return what follows from a module's options for its kernel, where no single option shows it.
 
-    ``reordered`` tells of a dense layer whether its kernel has other axes than those that go in, and then
-    those that come out.
+    ``reordered`` of a dense layer: whether its kernel's axes are anything else than the input axes
+    followed by the output axes.
     """
     if isinstance(module, nnx.SpectralNorm | nnx.WeightNorm):
         return {"wraps": _layout(module.layer_instance)}
@@ -171,24 +171,24 @@ def _inputs(module: nn.Module, args: Any) -> dict[str, Any]:
 
 
 def _layout(layer: Any) -> str:
-    """Tell how a wrapped layer's kernel is laid out; a linear one is a convolution without taps."""
+    """Return how a wrapped layer's kernel is laid out; a linear one is a convolution without taps."""
     if isinstance(layer, nnx.ConvTranspose):
         return "conv_transpose_kernel" if layer.transpose_kernel else "conv_transpose"
     return "conv" if isinstance(layer, nnx.Linear | nnx.Conv) else type(layer).__name__
 
 
 def _of_equation(equation: str | None, shape: Sequence[int]) -> dict[str, Any]:
-    """Tell how the axes of an equation's kernel stand to those of its input and output.
+    """Return whether the axes of an equation's kernel are reordered, and its output sizes if not.
 
-    First must come those that it contracts, in the input's order, then the last ones of the output. What
-    nobody knows before the call counts as reordered.
+    In a kernel that is not reordered the contracted axes come first, in the input's order, then the last
+    axes of the output. What is unknown before the call counts as reordered.
     """
     operands, _, result = (equation or "").replace(" ", "").partition("->")
     inputs, _, kernel = operands.partition(",")
     contracted = "".join(axis for axis in inputs if axis.isalpha() and axis not in result)
-    made = kernel.removeprefix(contracted)
-    plain = contracted + made == kernel and made.isalpha() and result.endswith(made)
-    if not (plain and contracted and set(made).isdisjoint(inputs) and len(shape) == len(kernel)):
+    produced = kernel.removeprefix(contracted)
+    plain = contracted + produced == kernel and produced.isalpha() and result.endswith(produced)
+    if not (plain and contracted and set(produced).isdisjoint(inputs) and len(shape) == len(kernel)):
         return {"reordered": True}
     return {"reordered": False, "features": tuple(shape[len(contracted) :])}
 

@@ -1,7 +1,8 @@
 """Splitting NNX modules into structure and state without losing arrays.
 
 While NNX traces, and in what `nnx.eval_shape` returns, an array that is in no Variable may count as a
-constant of the structure: it then appears in no state. Those arrays are found here and declared.
+constant of the structure: it then appears in no state. This module finds those arrays and declares them as
+data.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ def split(module: Any, *, tracing: bool = False) -> tuple[Any, Any]:
     for node, name, value, key in list(_lost(module, state)):
         if is_key_array(value) or not isinstance(node, nnx.Pytree | dict | list):
             raise UsageError(
-                f"nnx.eval_shape took {join_key(key)} for a constant, not for an array.",
-                hint="Set it with nnx.data(...), or keep it in a Variable.",
+                f"NNX treats {join_key(key)} as a constant of the structure, so the state does not hold it.",
+                hint="Assign it as nnx.data(array), or store it in an nnx.Variable.",
             )
         array = value if tracing else StandIn.of(value.shape, np.dtype(value.dtype))
         if isinstance(node, nnx.Pytree):

@@ -1,6 +1,6 @@
-"""The shapes that Flax gives to trees of weights, walked in one way and rebuilt in the same way.
+"""Walking and rebuilding the containers in which Flax stores weights.
 
-`walk` and `rebuild` agree on the key of every leaf, so what one reads the other can replace.
+`walk` and `rebuild` use the same key for every leaf, so what one reads the other can replace.
 """
 
 from __future__ import annotations
@@ -26,8 +26,12 @@ _DEEPEST = 256
 def as_part(name: Any, path: Key) -> str:
     """Return one part of a key: integers in decimal, tuples (NNX has them) joined by a slash.
 
+    Args:
+        name: A name in the tree.
+        path: Where in the tree it is, for errors.
+
     Raises:
-        KeyConflict: The name is nothing that a key can hold.
+        KeyConflict: The name is not a string, an integer, or a tuple of these.
     """
     if isinstance(name, str):
         return name
@@ -35,11 +39,15 @@ def as_part(name: Any, path: Key) -> str:
         return str(int(name))
     if isinstance(name, tuple) and name:
         return "/".join(as_part(part, path) for part in name)
-    raise KeyConflict(f"{name!r} is no name; a string or an integer was expected.", key=path)
+    raise KeyConflict(
+        f"expected a string or an integer as the name of an entry, got {name!r}.",
+        key=path or None,
+        hint="Rename the entry.",
+    )
 
 
 def is_empty(leaf: Any) -> bool:
-    """Tell whether what `walk` found at a path is an empty node: None, or a container of nothing."""
+    """Return whether a leaf of `walk` is an empty node: None, or a container without entries."""
     return leaf is None or (isinstance(leaf, Mapping | list | tuple) and not len(leaf))
 
 
@@ -50,10 +58,12 @@ def walk(node: Any, path: Key = (), variable: Any = None) -> Iterator[tuple[Key,
 
     Raises:
         KeyConflict: Two children have one name.
-        LimitExceeded: The tree is deeper than any model, or holds itself.
+        LimitExceeded: The tree is deeper than 256 levels, or contains itself.
     """
     if len(path) > _DEEPEST:
-        raise LimitExceeded(f"the tree is deeper than {_DEEPEST} levels.", key=path[:8])
+        raise LimitExceeded(
+            f"the tree is deeper than {_DEEPEST} levels; it may contain itself.", key=path[:8]
+        )
     if isinstance(node, nnx.Variable):
         if not isinstance(node, nnx.RngState):
             yield from walk(_value(node), path, node)
@@ -75,8 +85,8 @@ def rebuild(node: Any, leaf_at: Callable[[Key, Any], Any], path: Key = (), *, ab
     Args:
         node: What `walk` can walk.
         leaf_at: Gives the new leaf for a key and the old leaf.
-        path: Where the node stands.
-        abstract: Whether the new leaves are shapes alone; random state then stays as it is.
+        path: Where the node is in the tree.
+        abstract: Whether the new leaves are shapes without values; random state then stays unchanged.
     """
     if node is None:
         return None
@@ -103,7 +113,7 @@ def _value(variable: Any) -> Any:
 
 
 def _unbox(box: Any) -> Any:
-    # `unbox` of a Partitioned would apply its sharding; here only the value is wanted.
+    # `unbox` of a Partitioned would also apply its sharding.
     return box.value if isinstance(box, meta.Partitioned) else box.unbox()
 
 
@@ -128,7 +138,11 @@ def _children(node: Any, path: Key) -> list[tuple[str, Any]] | None:
     seen: set[str] = set()
     for part, _ in children:
         if part in seen:
-            raise KeyConflict(f"two children are both named {part!r}.", key=path)
+            raise KeyConflict(
+                f"two entries are named {part!r}; an integer counts as its decimal text.",
+                key=path or None,
+                hint="Rename one of them.",
+            )
         seen.add(part)
     return children
 

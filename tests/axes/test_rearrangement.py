@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from support.arrays import assert_same_bits, random_array
+from support.errors import refused
 from support.examples import examples
 from support.ops import indices
 
@@ -260,7 +261,7 @@ def test_what_the_target_wants_settles_sizes_or_they_are_refused(case, seed):
             case.equation, specs_of(inputs), sizes=given_sizes, list_axes=case.list_axes, wanted=wanted
         )
     except RuleError as error:
-        if "not settled" in str(error) or "+" in repr(case):  # equal parts may be no right guess
+        if "sizes = {" in (error.hint or "") or "+" in repr(case):  # equal parts may be no right guess
             return
         raise
     assert [spec.shape for spec in made.specs] == wanted
@@ -547,10 +548,10 @@ def test_a_slice_of_a_stack_reads_one_layer_only():
 
 def test_tied_tensors_that_differ_are_refused_when_they_are_read():
     ops = ops_of("v d, d v -> v d", (2, 2), (2, 2))
-    with pytest.raises(PlanError, match="different values"):
+    with refused(PlanError, "tensor 1 of 2", "tensor 2 of 2", "[0, 1]", "1.0 and 2.0"):
         run(ops, (numbers(2, 2), numbers(2, 2)))
     both = ops_of("v d, v d -> v d, v d", (2, 2), (2, 2))
-    with pytest.raises(PlanError, match="different values"):
+    with refused(PlanError, "tensor 1 of 2", "tensor 2 of 2", "[0, 0]", "0.0 and 1.0"):
         run(both, (numbers(2, 2), numbers(2, 2) + 1))
 
 
@@ -571,173 +572,190 @@ def test_parts_of_an_equation():
 
 
 @pytest.mark.parametrize(
-    ("equation_text", "column", "message"),
+    ("equation_text", "column", "named", "hint"),
     [
-        ("", 1, "it ends where '->' was expected"),
-        ("a b", 4, "it ends where '->' was expected"),
-        ("a -> b -> c", 8, "'->' stands where the end"),
-        ("a b = c", 5, "'=' is no axis"),
-        ("a 2 -> a 2", 3, "'2' is no axis"),
-        ("a 12 -> a", 3, "'12' is no axis"),
-        ("a 1b -> a", 3, "'1b' is no axis"),
-        ("a - b", 3, "'-' is no axis"),
-        ("a é -> a", 3, "'é' is no axis"),
-        ("(a b -> a b", 1, "the group is not closed"),
-        ("a (b, c) -> a", 3, "the group is not closed"),
-        ("a b) -> a b", 4, "')' closes no group"),
-        ("a () -> a", 3, "the group is empty; write 1"),
-        ("a, -> a", 2, "beside a comma has no axes"),
-        ("a,, b -> a", 2, "beside a comma has no axes"),
-        ("... a ... -> ... a", 7, "'...' stands twice"),
-        ("a (... b) -> a ... b", 4, "'...' may not stand in a group"),
-        ("(" * 30 + "a" + ")" * 30 + " -> a", 21, "nested more than 20 deep"),
+        ("", 1, ("'->'", "the end"), "'out in -> in out'"),
+        ("a b", 4, ("'->'", "the end"), "'out in -> in out'"),
+        ("a -> b -> c", 8, ("the end", "got '->'"), "one ->"),
+        ("a b = c", 5, ("got '='",), "->"),
+        ("a 2 -> a 2", 3, ("got '2'",), "spaces"),
+        ("a 12 -> a", 3, ("got '12'",), "spaces"),
+        ("a 1b -> a", 3, ("got '1b'",), "spaces"),
+        ("a - b", 3, ("got '-'",), "->"),
+        ("a é -> a", 3, ("got 'é'",), ""),
+        ("(a b -> a b", 1, ("')'",), ""),
+        ("a (b, c) -> a", 3, ("')'",), ""),
+        ("a b) -> a b", 4, ("'('", "')'"), ""),
+        ("a () -> a", 3, ("in the group",), "Write 1"),
+        ("a, -> a", 2, ("comma",), "comma"),
+        ("a,, b -> a", 2, ("comma",), "comma"),
+        ("... a ... -> ... a", 7, ("'...'", "twice"), ""),
+        ("a (... b) -> a ... b", 4, ("'...'", "group"), "outside"),
+        ("(" * 30 + "a" + ")" * 30 + " -> a", 21, ("at most 20",), ""),
     ],
 )
-def test_what_is_no_equation_is_refused_with_its_column(equation_text, column, message):
-    with pytest.raises(RuleError) as caught:
+def test_what_is_no_equation_is_refused_with_its_column(equation_text, column, named, hint):
+    with refused(RuleError, f"'{equation_text}', column {column}: ", *named, hint=hint):
         Equation.parse(equation_text)
-    assert f"column {column}: " in str(caught.value)
-    assert message in str(caught.value)
 
 
-def test_an_equation_of_any_length_is_refused():
-    with pytest.raises(RuleError, match="characters long"):
+def test_an_equation_of_any_length_is_refused_in_few_words():
+    with refused(RuleError, "10000", "20004"):
         Equation.parse("a " * 10_000 + "-> a")
+    with refused(RuleError, "column 6001: ", "got '='") as caught:
+        Equation.parse("ab " * 2000 + "= a" + " b" * 1000)
+    assert len(str(caught.value)) < 600
 
 
 # Checks without shapes.
 
 
 @pytest.mark.parametrize(
-    ("equation_text", "lists", "message"),
+    ("equation_text", "lists", "named", "hint"),
     [
-        ("a b -> a", None, "'b' stands on the left side only. Write 1"),
-        ("a -> a b", None, "'b' stands on the right side only. Write 1"),
-        ("... a -> a", None, "'...' stands on the left side only."),
-        ("a a -> a", None, "'a' stands twice in 'a a'"),
-        ("(a (b c) a) -> a b, a c", None, "'a' stands twice in"),
-        ("a (b (c a)) -> (a b), c a", None, "twice"),
-        ("a b, c d -> a c, b d", None, "'a b' on the left side has the axes a, b together"),
-        ("(a b) c -> a c, b", None, "together, and no term of the other side has exactly these"),
-        ("... a, b -> a, b ...", None, "together, and no term"),
-        ("(q k v) in -> (q k) in, v in", None, "on the right side q and k stand in one term, q and v do not"),
-        ("q in, (v k) in -> (q k v) in", None, "on the left side k and v stand in one term, q and k do not"),
-        ("a -> a", ((("i",),), ((),)), "list of tensors along 'i', and nothing on the other side uses it"),
-        ("a -> a", (((),), (("i",),)), "the right side is a list of tensors along 'i'"),
-        ("i a -> i a", ((("i",),), ((),)), "'i' is none of its axes"),
-        ("a -> i a", ((("i", "i"),), ((),)), "'i' is none of its axes"),
-        ("a -> a", (((), ()), ((),)), "has 1 terms on the left side; 2 were expected"),
-        ("a -> a", (((),), ()), "has 1 terms on the right side; 0 were expected"),
-        ("(q k) in -> q in, k in", (((),), (("i",), ())), "along 'i'"),
-        ("a, b -> i a, b", ((("i",), ("i",)), ((), ())), "'b' on the left side has the axes b, i together"),
+        ("a b -> a", None, ("'b'", "left side"), "write 1"),
+        ("a -> a b", None, ("'b'", "right side"), "write 1"),
+        ("width in -> with in", None, ("'width'", "left side"), "Did you mean 'with'?"),
+        ("... a -> a", None, ("'...'", "left side"), "both sides"),
+        ("a a -> a", None, ("'a a'", "'a' twice"), "name of its own"),
+        ("(a (b c) a) -> a b, a c", None, ("'a' twice",), ""),
+        ("a (b (c a)) -> (a b), c a", None, ("'a' twice",), ""),
+        ("a b, c d -> a c, b d", None, ("'a b' on the left side", "axes a, b"), "commas"),
+        ("(a b) c -> a c, b", None, ("'(a b) c' on the left side",), "commas"),
+        ("... a, b -> a, b ...", None, ("'... a' on the left side", "axes ..., a"), ""),
+        (
+            "(q k v) in -> (q k) in, v in",
+            None,
+            ("'(q k v)'", "on the right side q and k are", "q and v are not"),
+            "'((q d) (k d)) in'",
+        ),
+        (
+            "q in, (v k) in -> (q k v) in",
+            None,
+            ("'(q k v)'", "on the left side k and v are", "q and k are not"),
+            "inner group",
+        ),
+        ("a -> a", ((("i",),), ((),)), ("left side", "each i,", "axis 'i'"), "Write i there"),
+        ("a -> a", (((),), (("i",),)), ("right side", "each i,", "axis 'i'"), "Write i there"),
+        ("i a -> i a", ((("i",),), ((),)), ("'i a'", "each i,"), "Remove i"),
+        ("a -> i a", ((("i", "i"),), ((),)), ("'a'", "each i,"), "Remove i"),
+        ("a -> a", (((), ()), ((),)), ("2 tensors on the left side", "got 1"), ""),
+        ("a -> a", (((),), ()), ("0 tensors on the right side", "got 1"), ""),
+        ("(q k) in -> q in, k in", (((),), (("i",), ())), ("right side", "axis 'i'"), ""),
+        ("a, b -> i a, b", ((("i",), ("i",)), ((), ())), ("'b' on the left side", "axes b, i,"), ""),
         (
             " ".join(f"(a{i} b{i})" for i in range(9))
             + " -> "
             + ", ".join(" ".join(f"{x}{i}" for i in range(9)) for x in "ab"),
             None,
-            "more than 256 pieces",
+            ("256 pieces",),
+            "",
         ),
     ],
 )
-def test_equations_that_make_no_sense_are_refused_without_shapes(equation_text, lists, message):
+def test_equations_that_make_no_sense_are_refused_without_shapes(equation_text, lists, named, hint):
     equation = Equation.parse(equation_text)
     lists = ListAxes(*lists) if lists else None
-    with pytest.raises(RuleError) as caught:
+    with refused(RuleError, *named, hint=hint):
         check_equation(equation, lists)
-    assert message in str(caught.value)
     with pytest.raises(RuleError):
         rearrange(equation, [TensorSpec((1,), F32)], list_axes=lists)
 
 
 # Checks of shapes.
 
+MADE_OF = ("12", "h = 3", "d = 5", "15")
+
 
 @pytest.mark.parametrize(
-    ("equation_text", "shapes", "options", "message"),
+    ("equation_text", "shapes", "options", "named", "hint"),
     [
-        ("a b -> b a", [(2, 3, 4)], {}, "'a b' has 2 axes; the tensor float32[2, 3, 4] has 3"),
-        ("a b ... -> b a ...", [(2,)], {}, "'a b ...' has 2 or more axes; the tensor float32[2] has 1"),
-        ("... a, ... b -> a ..., b ...", [(2, 3), (2, 3, 4)], {}, "the tensor float32[2, 3, 4] has 3"),
-        (
-            "(h d) -> h d",
-            [(12,)],
-            {},
-            "axis 'h' is not settled by the shapes. Give it, e.g. `sizes = { h = 12 }`",
-        ),
-        ("(h d) -> h d", [(12,)], {"sizes": {"h": 5}}, "has size 12, which h = 5 does not divide"),
-        ("(h d) -> h d", [(12,)], {"sizes": {"h": 0}}, "has size 12, which h = 0 does not divide"),
-        ("(h d) -> h d", [(12,)], {"sizes": {"h": 3, "d": 5}}, "has size 12, but h = 3, d = 5 makes 15"),
-        ("(h d) -> h d", [(0,)], {"sizes": {"h": 0}}, "axis 'd' is not settled"),
-        ("(h d e) -> h d e", [(12,)], {"sizes": {"h": 5, "d": 1}}, "h = 5, d = 1 do not divide"),
-        ("(q k v) -> q, k, v", [(10,)], {}, "not 3 equal parts. Give the sizes, e.g. `sizes = { q = 12 }`"),
-        ("(q k v) -> q, k, v", [(9,)], {"sizes": {"q": 3}}, "axis 'k' is not settled"),
+        ("a b -> b a", [(2, 3, 4)], {}, ("'a b'", "rank 2,", "float32[2, 3, 4]"), ""),
+        ("a b ... -> b a ...", [(2,)], {}, ("'a b ...'", "rank 2 or more", "float32[2]"), ""),
+        ("... a, ... b -> a ..., b ...", [(2, 3), (2, 3, 4)], {}, ("rank 2 or", "float32[2, 3, 4]"), ""),
+        ("(h d) -> h d", [(12,)], {}, ("'h'", "shapes"), ("sizes = { h = 12 }", "--like")),
+        ("(h d) -> h d", [(12,)], {"sizes": {"h": 5}}, ("multiple of size 5", "h = 5", "got 12"), ""),
+        ("(h d) -> h d", [(12,)], {"sizes": {"h": 0}}, ("multiple of size 0", "h = 0", "got 12"), ""),
+        ("(h d) -> h d", [(12,)], {"sizes": {"h": 3, "d": 5}}, MADE_OF, ""),
+        ("(h d) -> h d", [(0,)], {"sizes": {"h": 0}}, ("'d'", "shapes"), "sizes = { d = 12 }"),
+        ("(h d e) -> h d e", [(12,)], {"sizes": {"h": 5, "d": 1}}, ("h = 5, d = 1", "got 12"), ""),
+        ("(q k v) -> q, k, v", [(10,)], {}, ("3 equal parts", "got 10"), "sizes = { q = 12 }"),
+        ("(q k v) -> q, k, v", [(9,)], {"sizes": {"q": 3}}, ("'k'", "shapes"), "sizes = { k = 12 }"),
         (
             "(q k v) -> q, k, v",
             [(9,)],
             {"sizes": {"q": 6, "k": 4}},
-            "has size 9; q = 6, k = 4 alone add up to 10",
+            ("size 10 or more", "q = 6, k = 4", "got 9"),
+            "",
         ),
         (
             "(q k v) -> q, k, v",
             [(9,)],
             {"sizes": {"q": 4, "k": 2, "v": 2}},
-            "'(q k v)' of '(q k v)' (float32[9]) has size 9, but q = 4, k = 2, v = 2 add up to 8",
+            ("'(q k v)' in '(q k v)' (float32[9])", "size 8", "sum of q = 4, k = 2, v = 2", "got 9"),
+            "",
         ),
-        ("(h (q k)) -> (h q), (h k)", [(10,)], {"sizes": {"h": 4}}, "which h = 4 does not divide"),
+        ("(h (q k)) -> (h q), (h k)", [(10,)], {"sizes": {"h": 4}}, ("h = 4", "got 10"), ""),
         (
             "v d, v d -> v d",
             [(2, 3), (2, 4)],
             {},
-            "'d' is 3 in 'v d' (float32[2, 3]) and 4 in 'v d' (float32[2, 4])",
+            ("'d'", "3 in 'v d' (float32[2, 3])", "4 in 'v d' (float32[2, 4])"),
+            "",
         ),
-        ("a -> a", [(3,)], {"sizes": {"a": 4}}, "the axis 'a' is 4 in the sizes that are given and 3 in"),
-        ("a -> a", [(3,)], {"sizes": {"b": 4}}, "a size is given for 'b', and 'a -> a' has no such axis"),
-        ("a -> a", [(3,)], {"sizes": {"a": -3}}, "the size -3 of axis 'a' is negative"),
-        ("1 a -> a", [(2, 3)], {}, "'1' of '1 a' (float32[2, 3]) has size 2, but it makes 1"),
-        ("a, b -> a, b", [(2,)], {}, "takes 2 tensors; there are 1"),
-        ("a -> i a", [(2,)], {"list_axes": LIST_I}, "how many tensors there are along 'i'"),
-        ("a -> i a", [(2,)], {"list_axes": LIST_I, "sizes": {"i": 0}}, "there are no tensors along 'i'"),
-        ("a -> i a", [(2,)], {"list_axes": LIST_I, "sizes": {"i": 2}}, "takes 2 tensors; there are 1"),
+        ("a -> a", [(3,)], {"sizes": {"a": 4}}, ("'a'", "4 in sizes", "3 in 'a' (float32[3])"), ""),
+        ("a -> a", [(3,)], {"sizes": {"b": 4}}, ("sizes.b", "'a -> a'"), "Known are: a."),
+        ("a -> a", [(3,)], {"sizes": {"a": -3}}, ("sizes.a", "-3"), ""),
+        ("1 a -> a", [(2, 3)], {}, ("'1' in '1 a' (float32[2, 3])", "size 1", "got 2"), ""),
+        ("a, b -> a, b", [(2,)], {}, ("'a, b -> a, b'", "2 tensors", "got 1"), ""),
+        ("a -> i a", [(2,)], {"list_axes": LIST_I}, ("list axis 'i'",), "sizes = { i = 12 }"),
+        ("a -> i a", [(2,)], {"list_axes": LIST_I, "sizes": {"i": 0}}, ("list axis 'i'", "got none"), ""),
+        ("a -> i a", [(2,)], {"list_axes": LIST_I, "sizes": {"i": 2}}, ("2 tensors", "got 1"), ""),
         (
             "a -> i a",
             [(2,), (3,)],
             {"list_axes": LIST_I, "sizes": {"i": 2}},
-            "'a' is 2 in 'a', i = 0 (float32[2]) and 3 in 'a', i = 1 (float32[3])",
+            ("'a'", "2 in 'a', i = 0 (float32[2])", "3 in 'a', i = 1 (float32[3])"),
+            "",
         ),
         (
             "i a -> a",
             [(4, 2)],
             {"list_axes": LIST_I[::-1], "sizes": {"i": 3}},
-            "'i' is 3 in the sizes that are given and 4",
+            ("'i'", "3 in sizes", "4 in"),
+            "",
         ),
-        ("i a -> a", [(0, 2)], {"list_axes": LIST_I[::-1]}, "there are no tensors along 'i'"),
-        ("a b -> b a", [(2, 3)], {"wanted": [(2, 3)]}, "'b a' makes the shape [3, 2]; the target has [2, 3]"),
-        ("a b -> b a", [(2, 3)], {"wanted": [(3, 2, 1)]}, "'b a' makes 2 axes; the target has 3: [3, 2, 1]"),
-        ("a b -> b a", [(2, 3)], {"wanted": [None, None]}, "1 tensors are made; the target has 2"),
-        ("(q k) -> q, k", [(9,)], {"wanted": [(4,), (4,)]}, "has size 9, but q = 4, k = 4 add up to 8"),
-        ("(h d) -> h d", [(12,)], {"wanted": [(3, 5)]}, "has size 12, but h = 3, d = 5 makes 15"),
+        ("i a -> a", [(0, 2)], {"list_axes": LIST_I[::-1]}, ("list axis 'i'", "got none"), ""),
+        ("a b -> b a", [(2, 3)], {"wanted": [(2, 3)]}, ("'b a'", "[2, 3], got [3, 2]"), "Write 'a b'"),
+        ("a b -> b a", [(2, 3)], {"wanted": [(3, 3)]}, ("'b a'", "[3, 3], got [3, 2]"), ""),
+        ("a b -> b a", [(2, 3)], {"wanted": [(3, 2, 1)]}, ("'b a'", "3 axes", "[3, 2, 1]", "got 2"), ""),
+        ("a b -> b a", [(2, 3)], {"wanted": [None, None]}, ("2 tensors", "makes 1"), ""),
+        ("(q k) -> q, k", [(9,)], {"wanted": [(4,), (4,)]}, ("sum of q = 4, k = 4", "8", "got 9"), ""),
+        ("(h d) -> h d", [(12,)], {"wanted": [(3, 5)]}, MADE_OF, ""),
         (
             "i a -> a",
             [(2, 3)],
             {"list_axes": LIST_I[::-1], "wanted": [None, (4,)]},
-            "'a', i = 1 makes the shape [3]",
+            ("'a', i = 1", "[4], got [3]"),
+            "",
         ),
     ],
 )
-def test_tensors_that_do_not_fit_are_refused(equation_text, shapes, options, message):
+def test_tensors_that_do_not_fit_are_refused(equation_text, shapes, options, named, hint):
     options = {
         **options,
         **({"list_axes": ListAxes(*options["list_axes"])} if "list_axes" in options else {}),
     }
-    with pytest.raises(RuleError) as caught:
+    with refused(RuleError, *named, hint=hint) as caught:
         rearrange(Equation.parse(equation_text), [TensorSpec(shape, F32) for shape in shapes], **options)
-    assert message in str(caught.value)
+    if "wanted" in options and not hint:
+        assert caught.value.hint is None
 
 
 def test_tensors_of_different_dtypes_cannot_become_one():
     specs = [TensorSpec((2,), F32), TensorSpec((2,), DTYPES["bfloat16"])]
     for equation_text in ("a, b -> (a b)", "a, a -> a"):
-        with pytest.raises(RuleError, match=r"different dtypes \(bfloat16, float32\)"):
+        with refused(RuleError, "bfloat16, float32", hint="cast(bfloat16, float32)"):
             rearrange(Equation.parse(equation_text), specs)
     assert rearrange(Equation.parse("a, b -> b, a"), specs).specs == (specs[1], specs[0])
 
@@ -777,15 +795,14 @@ def test_a_name_that_every_part_shares_is_solved_from_their_sum(heads, rows, d):
 
 
 @pytest.mark.parametrize(
-    ("heads", "rows", "message"),
+    ("heads", "rows", "named"),
     [
-        ((4, 1, 1), 13, "has size 13; its parts add up to 6 * d."),
-        ((0, 0, 0), 12, "has size 12; its parts add up to 0 * d."),
-        ((0, 0, 0), 0, "axis 'd' is not settled"),
+        ((4, 1, 1), 13, ("size 6 * d", "got 13")),
+        ((0, 0, 0), 12, ("size 0 * d", "got 12")),
+        ((0, 0, 0), 0, ("axis 'd'", "shapes")),
     ],
 )
-def test_a_sum_that_no_shared_name_explains_is_refused(heads, rows, message):
+def test_a_sum_that_no_shared_name_explains_is_refused(heads, rows, named):
     sizes = dict(zip(("hq", "hk", "hv"), heads, strict=True))
-    with pytest.raises(RuleError) as caught:
+    with refused(RuleError, *named):
         rearrange(Equation.parse(GROUPED), [TensorSpec((rows, 3), F32)], sizes=sizes)
-    assert message in str(caught.value)

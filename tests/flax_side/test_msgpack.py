@@ -11,6 +11,7 @@ import msgpack
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from support.errors import refused
 
 from bridge_core import (
     BridgeError,
@@ -497,7 +498,7 @@ def test_a_boolean_other_than_0_and_1_is_malformed(tmp_path, in_chunks):
         assert state["n0",].tolist() == [True, False, True]
     with (
         read_bytes(tmp_path / "b.msgpack", data(2)) as state,
-        pytest.raises(MalformedFile, match=r"b\.msgpack.*'n0'.*byte 2"),
+        refused(MalformedFile, "b.msgpack", "'n0'", "byte 2"),
     ):
         state["n0",]
 
@@ -634,10 +635,8 @@ BAD = {
 @pytest.mark.parametrize("case", BAD, ids=str)
 def test_bad_input_gets_its_own_error_class(tmp_path, case):
     data, expected = BAD[case]
-    with pytest.raises(expected) as caught:
+    with refused(expected, str(tmp_path / "bad")):
         read_bytes(tmp_path / "bad", data)
-    assert caught.type is expected
-    assert "bad" in str(caught.value)
 
 
 @pytest.mark.parametrize("number", [0, 200, -3, 1 << 40, np.int64(7), np.int32(-2), np.uint8(255)], ids=repr)
@@ -658,7 +657,7 @@ def test_lists_named_by_integers_are_found_and_written_with_texts_that_flax_read
 
 
 def test_an_error_about_a_name_names_the_map_that_holds_it(tmp_path):
-    with pytest.raises(MalformedFile, match=r"tensor 'a': a map entry is named by a value of type bool"):
+    with refused(MalformedFile, "'a'", "bool", hint="Rename", key=("a",)):
         read_bytes(tmp_path / "x", b"\x81\xa1a\x81\xc3\xc0")
 
 
@@ -669,22 +668,21 @@ def test_the_builders_of_bad_input_make_good_files_when_nothing_is_changed(tmp_p
 
 
 def test_an_error_names_the_tensor(tmp_path):
-    with pytest.raises(MalformedFile) as caught:
+    with refused(MalformedFile, "-1", key=("a", "n1")):
         read_bytes(tmp_path / "x", b"\x81\xa1a" + root(array(), array((-1,))))
-    assert caught.value.key == ("a", "n1")
 
 
 def test_metadata_above_the_limit_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr("bridge_flax.msgpack.state.MAX_METADATA", 10)
-    with pytest.raises(LimitExceeded):
+    with refused(LimitExceeded, "10 bytes"):
         read_bytes(tmp_path / "x", marked(ckptbridge=TEXT))
 
 
 def test_too_many_entries_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(msgpack_wire, "_MAX_ENTRIES", 100)
-    with pytest.raises(LimitExceeded):
+    with refused(LimitExceeded, "100 entries"):
         read_bytes(tmp_path / "x", root(*[root(*[b"\xc0"] * 20)] * 20))
-    with pytest.raises(LimitExceeded):
+    with refused(LimitExceeded, "100 entries"):
         write(tmp_path / "y", FlatState({(str(i),): np.zeros(1) for i in range(101)}))
 
 
@@ -742,7 +740,7 @@ def test_damaged_files_give_tensors_or_an_error_of_ours(tmp_path, monkeypatch):
 def test_a_map_that_cannot_fit_is_refused_before_its_entries_are_read(tmp_path, monkeypatch):
     names = b"".join(msgpack.packb(str(i)) + b"\xc0" for i in range(50_000))
     reads = count_reads(monkeypatch)
-    with pytest.raises(TruncatedFile):
+    with refused(TruncatedFile, f"{2 << 20} bytes", f"{len(names)} bytes"):
         read_bytes(tmp_path / "x", b"\xdf" + (1 << 20).to_bytes(4, "big") + names)
     assert sum(reads) < 64 << 10
 
@@ -750,7 +748,7 @@ def test_a_map_that_cannot_fit_is_refused_before_its_entries_are_read(tmp_path, 
 def test_every_truncation_is_called_one(tmp_path):
     good = write(tmp_path / "x", FlatState({("a", "b"): np.arange(3), ("c",): np.array(1.0)}))
     for length in range(len(good)):
-        with pytest.raises(TruncatedFile):
+        with refused(TruncatedFile):
             read_bytes(tmp_path / "y", good[:length])
 
 
@@ -785,20 +783,22 @@ def test_every_truncation_is_called_one(tmp_path):
     ],
 )
 def test_what_cannot_be_stored_is_refused_before_a_byte_is_written(tmp_path, state, error):
-    with pytest.raises(error):
+    with refused(error):
         write(tmp_path / "x", FlatState(state))
     assert (tmp_path / "x").read_bytes() == b""
 
 
 def test_reserved_names_are_refused_for_empty_nodes_too(tmp_path):
     state = FlatState({}, metadata=StateMetadata(empty=(("a", "__msgpack_chunked_array__"),)))
-    with pytest.raises(KeyConflict):
+    with refused(
+        KeyConflict, "__msgpack_chunked_array__", hint="Rename", key=("a", "__msgpack_chunked_array__")
+    ):
         write(tmp_path / "x", state)
 
 
 def test_metadata_above_the_limit_is_not_written(tmp_path, monkeypatch):
     monkeypatch.setattr(msgpack_writer, "MAX_METADATA", 10)
-    with pytest.raises(LimitExceeded):
+    with refused(LimitExceeded, "10 bytes"):
         write(tmp_path / "x", FlatState(STATE, layout="neutral"))
 
 
@@ -846,17 +846,17 @@ def test_an_empty_map_is_one_only_under_a_name_of_its_own(tmp_path, name, expect
 
 
 def test_a_shape_of_another_type_is_named(tmp_path):
-    for shape, found in ((array(dtype="int32"), "array"), (msgpack.packb([2, 2]), "array"), (b"\xc0", "nil")):
-        with pytest.raises(MalformedFile, match=f"its 'shape' is a value of type {found}; expected a map"):
+    for shape, kind in ((array(dtype="int32"), "array"), (msgpack.packb([2, 2]), "array"), (b"\xc0", "nil")):
+        with refused(MalformedFile, "'shape'", f"got a value of type {kind}"):
             read_bytes(tmp_path / "x", marked(shape=shape))
-    with pytest.raises(MalformedFile, match="its 'shape' is a map with the names '0', '2'; expected a map"):
+    with refused(MalformedFile, "'shape'", "'0', '2'"):
         read_bytes(tmp_path / "x", marked(shape=msgpack.packb({"0": 2, "2": 2})))
 
 
 @pytest.mark.parametrize("more", [{}, {"bias": np.ones(2)}, {"bias": None}])
 def test_values_that_orbax_keeps_elsewhere_are_refused(tmp_path, more):
     tree = {"params": {"fc": {"kernel": "PLACEHOLDER://params.fc.kernel", **more}}}
-    with pytest.raises(UnsupportedFeature, match=r"'params\.fc\.kernel': .*Orbax checkpoint.*to_bytes"):
+    with refused(UnsupportedFeature, "Orbax", hint="to_bytes", key=("params", "fc", "kernel")):
         read_bytes(tmp_path / "checkpoint", serialization.msgpack_serialize(tree))
 
 

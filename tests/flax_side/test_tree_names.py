@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from support.errors import refused
 
 import bridge_core
 import bridge_flax
@@ -144,7 +145,7 @@ def test_random_state_of_files_is_left_out_and_reported_as_that_of_live_objects_
     assert not [name for name in made if "rngs" in name]
     assert {dropped.reason for dropped in report.dropped} == {"random state, not weights"}
     assert len(report.dropped) == 2
-    with pytest.raises(MismatchError, match="rngs"):
+    with refused(MismatchError, "rngs"):
         bridge_core.convert(
             tmp_path / "torch.safetensors", tmp_path / "y.msgpack", to="flax", like=tmp_path / "x.msgpack"
         )
@@ -210,10 +211,8 @@ def test_modules_next_to_params_are_refused_with_both_ways_on(tmp_path, tree):
         lambda: bridge_core.convert(path, tmp_path / "t.safetensors", to="torch"),
         lambda: bridge_flax.to_neutral(tree),
     ):
-        with pytest.raises(KeyConflict, match=suspect) as refused:
+        with refused(KeyConflict, f"'{suspect}'", hint=("--entry params", "select", "rename")):
             convert()
-        for way_on in ("--entry params", "select", "rename"):
-            assert way_on in str(refused.value)
     assert not (tmp_path / "t.safetensors").exists()
     assert bridge_core.plan_conversion(path, to="torch", entry="params").evidence.keys() == {"structure"}
     with bridge_core.open_state(path) as state:
@@ -226,7 +225,7 @@ def test_modules_next_to_params_are_refused_with_both_ways_on(tmp_path, tree):
 def test_two_keys_for_one_leaf_are_refused_with_a_way_on(tmp_path):
     norm = {"scale": VECTOR, "bias": VECTOR, "mean": VECTOR}
     path = write({"params": {"bn": norm}, "batch_stats": {"bn": {"mean": VECTOR}}}, tmp_path / "x.msgpack")
-    with pytest.raises(KeyConflict, match=r"x\.msgpack.*batch_stats\.bn\.mean.*params\.bn\.mean.*select"):
+    with refused(KeyConflict, "x.msgpack", "batch_stats.bn.mean", "params.bn.mean", hint="select"):
         bridge_core.convert(path, tmp_path / "t.safetensors", to="torch")
 
 

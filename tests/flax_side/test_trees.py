@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from flax import nnx
 from flax.core import FrozenDict, freeze
+from support.errors import refused
 
 import bridge_flax
 from bridge_core import (
-    BridgeError,
     FlatState,
     KeyConflict,
     LimitExceeded,
@@ -172,7 +172,7 @@ def test_keys_are_the_tree_and_empty_nodes_are_kept():
 def test_abstract_leaves_have_specs_and_raise_when_read():
     state = FLAX.state({"a": {"kernel": jax.ShapeDtypeStruct((2, 3), jnp.bfloat16)}})
     assert str(state.spec(("a", "kernel"))) == "bfloat16[2, 3]"
-    with pytest.raises(BridgeError, match=r"'a\.kernel': has no values"):
+    with refused(UsageError, "bfloat16[2, 3]", key=("a", "kernel")):
         state["a", "kernel"]
 
 
@@ -201,12 +201,12 @@ def test_typed_random_keys_travel_as_their_data():
 
 
 def test_all_leaves_that_are_no_tensors_are_named():
-    with pytest.raises(UnsupportedFeature, match=r"2 leaves .*a\.x: is a str.*a\.y"):
+    with refused(UnsupportedFeature, "2 values", "a.x (expected an array, got str)", "a.y", "'|O'"):
         FLAX.state({"a": {"x": "text", "y": np.array([object()]), "z": np.ones(1)}})
 
 
 def test_names_that_collide_as_strings_are_refused():
-    with pytest.raises(KeyConflict, match="both named '1'"):
+    with refused(KeyConflict, "'1'", hint="Rename", key=("a",)):
         FLAX.state({"a": {1: np.ones(1), "1": np.ones(1)}})
 
 
@@ -214,16 +214,16 @@ def test_a_tree_that_holds_itself_is_refused():
     tree = {"a": np.ones(1)}
     tree["self"] = tree
     assert not FLAX.accepts(tree)
-    with pytest.raises(LimitExceeded):
+    with refused(LimitExceeded, "256 levels", key=("self",) * 8):
         FLAX.state(tree)
 
 
 def test_traced_and_deleted_arrays_are_refused():
-    with pytest.raises(UsageError, match="outside of jit"):
+    with refused(UsageError, hint="outside of jit", key=("a",)):
         jax.jit(lambda tree: FLAX.state(tree))({"a": jnp.ones(2)})
     array = jnp.ones(2)
     array.delete()
-    with pytest.raises(UsageError, match="deleted"):
+    with refused(UsageError, "deleted", key=("a",)):
         FLAX.state({"a": array})
 
 
@@ -313,11 +313,12 @@ for spec in [("x", "y"), (None, "y"), ("y",), ()]:
 def test_a_mismatch_lists_everything_at_once():
     like = {"a": np.ones(2), "b": {"c": np.ones(3)}, "d": np.ones(1)}
     state = FlatState({("a",): np.ones(2), ("b", "c"): np.ones((3, 1)), ("x",): np.ones(1)})
-    with pytest.raises(MismatchError) as caught:
+    with refused(MismatchError, "1 missing: d", "1 unexpected: x", "1 of another shape: b.c") as caught:
         FLAX.build(state, like)
     assert caught.value.missing == ("d",)
     assert caught.value.unexpected == ("x",)
-    assert caught.value.mismatched == ("b.c: float64[3, 1] for float64[3]",)
+    (mismatched,) = caught.value.mismatched
+    assert all(text in mismatched for text in ("b.c", "expected float64[3]", "got float64[3, 1]"))
 
 
 # NNX
@@ -511,8 +512,11 @@ def test_a_function_that_rearranges_what_models_made_tells_names_alone():
 
 
 def test_a_function_that_returns_something_else_is_refused():
-    with pytest.raises(UsageError, match=r"returned a list; an nnx\.Module, or a tree of variables"):
-        template(lambda: [jnp.ones(2)])
+    def make_model():
+        return [jnp.ones(2)]
+
+    with refused(UsageError, "make_model", "nnx.Module", "got list"):
+        template(make_model)
 
 
 def test_linen_boxes_stay_in_the_tree_of_a_template():
@@ -541,7 +545,7 @@ def test_every_way_to_an_nnx_template(make, toy):
     assert made.kind == "nnx"
     assert made.state.specs() == real.specs()
     assert made.state.metadata == real.metadata
-    with pytest.raises(BridgeError, match="has no values"):
+    with refused(UsageError, key=("raw",)):
         made.state["raw",]
     values = filled(made.state)
     built, again = FLAX.build(values, made), FLAX.build(values, made)
@@ -574,7 +578,7 @@ def test_bare_arrays_are_never_lost(make):
     like = make()
     state = FLAX.state(like)
     assert state.spec(("inner", "bare")) == FLAX.state(Bare(rngs=nnx.Rngs(0))).spec(("inner", "bare"))
-    with pytest.raises(BridgeError, match="has no values"):
+    with refused(UsageError, key=("inner", "bare")):
         state["inner", "bare"]
     assert same_bits(FLAX.build(filled(state), like).inner.bare, filled(state)["inner", "bare"])
 
@@ -584,7 +588,7 @@ def test_an_array_that_cannot_be_saved_from_being_lost_is_named():
         def __init__(self):
             self.hidden = (jnp.ones(2),)
 
-    with pytest.raises(UsageError, match=r"took hidden\.0 for a constant"):
+    with refused(UsageError, "hidden.0", hint="nnx.data"):
         template(Hidden)
 
 
@@ -609,18 +613,19 @@ def test_templates_make_no_weights():
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("call", "named", "hint"),
     [
-        (lambda: template(nn.Dense, 3), "Pass an instance"),
-        (lambda: template(3), "no Flax module"),
-        (lambda: template(lambda: 3), "returned a int"),
-        (lambda: template(Toy(rngs=nnx.Rngs(0)), 3), "takes no arguments"),
-        (lambda: (lambda r: template(lambda: Toy(rngs=r)))(nnx.Rngs(0)), "made outside"),
-        (lambda: FLAX.state(nn.Dense(3)), r"Give bridge_flax\.template"),
+        (lambda: template(nn.Dense, 3), ["class Dense"], "template(Dense(...)"),
+        (lambda: template(3), ["got int"], "linen.Module"),
+        (lambda: template(lambda: 3), ["<lambda>", "nnx.Module", "got int"], "<lambda>"),
+        (lambda: template(Toy(rngs=nnx.Rngs(0)), 3), ["Toy", "got 1"], "template(Toy, ...)"),
+        (lambda: (lambda r: template(lambda: Toy(rngs=r)))(nnx.Rngs(0)), ["<lambda>", "nnx.Rngs"], "rngs="),
+        (lambda: FLAX.state(nn.Dense(3)), ["Linen module Dense"], "bridge_flax.template(module"),
+        (lambda: FLAX.state(3), ["got int"], "nnx.Module"),
     ],
 )
-def test_what_has_no_template_is_refused_clearly(call, message):
-    with pytest.raises(UsageError, match=message):
+def test_what_has_no_template_is_refused_clearly(call, named, hint):
+    with refused(UsageError, *named, hint=hint):
         call()
 
 
@@ -698,7 +703,7 @@ def test_recognition_imports_no_framework():
 def test_a_missing_flax_is_told_with_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "bridge_flax.trees", None)
     monkeypatch.delattr(bridge_flax, "trees", raising=False)
-    with pytest.raises(MissingDependency, match=r"ckptbridge\[flax\]"):
+    with refused(MissingDependency, hint="ckptbridge[flax]"):
         FLAX.state({"a": np.ones(1)})
 
 

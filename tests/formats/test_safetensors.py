@@ -15,6 +15,7 @@ import safetensors
 import safetensors.numpy
 import safetensors.torch
 import torch
+from support.errors import refused
 
 from bridge_core import FlatState, SourceFile, StateMetadata, TensorSpec
 from bridge_core.errors import (
@@ -152,6 +153,24 @@ def test_a_bad_file_gives_its_error(tmp_path, name):
     assert path.read_bytes() == content
 
 
+def test_what_is_not_a_safetensors_file_is_described(tmp_path):
+    for content, what in (
+        ("Entry not found\n", "'Entry not found'"),
+        ("é" * 200, f"'{'é' * 40}...'"),
+        ("\n\n  <!doctype html>", "HTML"),
+        ("version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+    ):
+        with refused(MalformedFile, "safetensors", what):
+            read_all(tmp_path / "x", content.encode())
+    with refused(LimitExceeded, hint="not a safetensors file"):
+        read_all(tmp_path / "x", b"text, \xff and other bytes")
+
+
+def test_an_unknown_dtype_gets_the_nearest(tmp_path):
+    with refused(UnsupportedFeature, "'BF61'", hint="'BF16'", key="a"):
+        read_all(tmp_path / "x", file_of({"a": entry("BF61")}))
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_the_library_refuses_what_is_refused_here(name):
     content, _ = BAD[name]
@@ -164,7 +183,7 @@ def test_the_library_refuses_what_is_refused_here(name):
 
 def test_an_unknown_field_of_a_tensor_warns(tmp_path):
     content = file_of({"a": entry(color="red"), "b": entry(offsets=(8, 16))}, bytes(16))
-    with pytest.warns(UserWarning, match=r"unknown fields .* in 1 tensors, 'a' the first"):
+    with pytest.warns(UserWarning, match="1 tensor: a"):
         found = read_all(tmp_path / "x", content)
     assert set(found) == {("a",), ("b",)}
 
@@ -182,7 +201,7 @@ def test_a_good_odd_file_is_read(tmp_path):
 
 def test_a_header_of_many_names_with_one_twice_is_refused_in_linear_time(tmp_path):
     names = ",".join(f'"{i}":0' for i in range(100_000))
-    with pytest.raises(KeyConflict, match="99999"):
+    with refused(KeyConflict, "99999"):
         read_all(tmp_path / "x", file_of("{" + names + ',"99999":0}', b""))
 
 
@@ -381,7 +400,7 @@ def test_a_region_of_four_bit_floats_unpacks_little(tmp_path, monkeypatch):
 
 
 def test_an_odd_number_of_four_bit_floats_is_refused(tmp_path):
-    with pytest.raises(UnsupportedFeature, match="odd"):
+    with refused(UnsupportedFeature, "odd (float4_e2m1fn[3]", hint="--format"):
         write_state(FORMAT, {("odd",): np.zeros(3, ml_dtypes.float4_e2m1fn)}, tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
@@ -395,7 +414,7 @@ def test_all_tensors_of_a_dtype_it_lacks_are_listed(tmp_path):
         ("b", "c"): np.zeros(2, ml_dtypes.int4),
         ("ok",): np.zeros(2),
     }
-    with pytest.raises(UnsupportedFeature, match=r"2 of the tensors: a \(complex128\), b\.c \(int4\)"):
+    with refused(UnsupportedFeature, "2 tensors: a (complex128), b.c (int4)", hint="--format"):
         write_state(FORMAT, state, tmp_path / "x")
     assert not any(tmp_path.iterdir())
 
@@ -429,7 +448,7 @@ def test_a_header_above_the_cap_is_not_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(safetensors_writer, "HEADER_CAP", 100)
     state = {("a" * 20, str(i)): np.zeros(2) for i in range(10)}
-    with pytest.raises(LimitExceeded, match="max-shard-size"):
+    with refused(LimitExceeded, "100 bytes", hint="--max-shard-size"):
         write_state(FORMAT, state, tmp_path / "x")
     assert not any(tmp_path.iterdir())
 
@@ -529,7 +548,7 @@ def test_a_hole_in_a_bool_is_found_only_where_it_is_read(tmp_path):
     path.write_bytes(file_of({"a": entry("BOOL", (4,), (0, 4))}, b"\0\1\0\2"))
     with read_state(FORMAT, path) as state:
         assert state.read(("a",), slice(0, 3)).tolist() == [False, True, False]
-        with pytest.raises(MalformedFile, match="byte 2"):
+        with refused(MalformedFile, "byte 2", key="a"):
             state["a",]
 
 
@@ -547,6 +566,6 @@ def test_a_failing_source_leaves_nothing_behind(tmp_path):
         raise MalformedFile("the source is broken.")
 
     state = {("w",): LazyTensor(TensorSpec((4,), np.dtype("f4")), fail)}
-    with pytest.raises(MalformedFile, match="tensor 'w': the source is broken"):
+    with refused(MalformedFile, "the source is broken", key=("w",)):
         write_state(FORMAT, state, tmp_path / "x")
     assert not any(tmp_path.iterdir())

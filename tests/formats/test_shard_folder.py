@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support.errors import refused
 
 from bridge_core import ShardError
 from bridge_core.formats.shard_folder import ShardName, check_complete, compare_folder, shard_name
@@ -38,7 +39,7 @@ def test_a_name_says_which_part_of_how_many(name, read):
 
 def test_a_shard_of_the_same_set_must_be_named(tmp_path):
     put(tmp_path, *names(1, 2, 3))
-    with pytest.raises(ShardError, match=r"the\.index: does not name model-00003-of-00003\.safetensors"):
+    with refused(ShardError, "the.index", "model-00003-of-00003.safetensors"):
         compare_folder(names(1, 2), tmp_path, index="the.index")
     assert compare_folder(names(1, 2, 3), tmp_path, index="the.index") == ((), "")
 
@@ -63,10 +64,9 @@ def test_a_set_of_another_size_and_absent_shards_are_told(tmp_path):
     put(tmp_path, *names(1, 2), *names(1, total=2))
     notes, absent = compare_folder(names(1, 2), tmp_path, index="i")
     assert absent == "2 of the 3 shards that the name 'model-N-of-3.safetensors' counts"
-    assert notes == (
-        f"beside the shards, and not read, are parts of a set of another size: {names(1, total=2)[0]}",
-        f"the index names {absent}",
-    )
+    unread, incomplete = notes
+    assert names(1, total=2)[0] in unread
+    assert absent in incomplete
 
 
 def test_shards_counted_from_zero_are_complete(tmp_path):
@@ -100,9 +100,9 @@ def test_unfinished_downloads_are_found_where_tools_keep_them(tmp_path):
     assert unfinished_downloads(folder) == sorted([*blobs, *kept, "a.bin.part", "b.bin.abc.incomplete"])
     assert unfinished_downloads(folder, ["a.bin", "c.bin"]) == sorted([*blobs, *kept, "a.bin.part"])
     assert unfinished_downloads(tmp_path / "nothing") == []
-    with pytest.raises(ShardError, match=r"missing: a\.bin\. Unfinished downloads: .*a\.bin\.part"):
+    with refused(ShardError, "1 of 2", "missing: a.bin.", "a.bin.part", hint="Finish"):
         check_complete(["a.bin", "c.bin"], folder, index="i")
     put(folder, "c.bin.aria2")
     assert control_file(folder / "c.bin") == folder / "c.bin.aria2"
-    with pytest.raises(ShardError, match=r"'c\.bin' is not finished: c\.bin\.aria2"):
+    with refused(ShardError, "'c.bin'", "c.bin.aria2", hint="c.bin.aria2"):
         check_complete(["c.bin"], folder, index="i")

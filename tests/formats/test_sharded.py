@@ -1,11 +1,11 @@
 import json
 import os
-import re
 import shutil
 import warnings
 
 import numpy as np
 import pytest
+from support.errors import refused
 from support.toy_format import assert_same, descriptors, registry
 
 from bridge_core import (
@@ -14,12 +14,12 @@ from bridge_core import (
     LimitExceeded,
     MalformedFile,
     ShardError,
+    SourceIsFolder,
     TruncatedFile,
     UnsafeFile,
     as_state,
 )
 from bridge_core.checkpoint.open_save import open_state, save_state
-from bridge_core.errors import SourceIsFolder
 from bridge_core.formats import sharded
 
 REGISTRY = registry()
@@ -52,13 +52,11 @@ def index(folder, weight_map, **metadata):
     (folder / INDEX).write_text(json.dumps(document))
 
 
-def refused(folder, error, says, **options):
-    """Opening fails with this very class, says so, and leaves no descriptor open."""
+def refused_set(folder, error, *named, key=None, **options):
+    """Opening fails with this very class, names these things, and leaves no descriptor open."""
     before = descriptors()
-    with pytest.raises(error, match=says) as caught:
+    with refused(error, folder, *named, key=key):
         load(folder / INDEX, **options)
-    assert type(caught.value) is error
-    assert str(folder) in str(caught.value)
     assert descriptors() == before
 
 
@@ -76,7 +74,7 @@ def test_a_sound_set_opens_in_the_order_of_its_index(folder):
 def test_shards_are_plain_names_beside_the_index(folder, name):
     write(folder.parent / "x.safetensors", "a")
     index(folder, {"a": ONE, "b": ONE, "c": name})
-    refused(folder, UnsafeFile, re.escape(repr(name)))
+    refused_set(folder, UnsafeFile, repr(name))
 
 
 @pytest.mark.parametrize("target", ["../outside.safetensors", "{root}/outside.safetensors", "hop"])
@@ -85,7 +83,7 @@ def test_a_linked_shard_that_leads_out_needs_the_option(folder, target):
     shutil.move(folder / TWO, outside)
     (folder / "hop").symlink_to(outside)
     (folder / TWO).symlink_to(target.format(root=folder.parent))
-    refused(folder, UnsafeFile, "leads out of its folder")
+    refused_set(folder, UnsafeFile, TWO)
     with load(folder, follow_links=True) as state:
         assert state[("c",)].tolist() == [0, 0, 0, 0]
 
@@ -110,7 +108,7 @@ def cache(folder, blobs):
 
 def test_a_hugging_face_cache_opens_without_the_option(folder):
     snapshot = cache(folder, folder.parent / "models--x-blobs")
-    refused(snapshot, UnsafeFile, "leads out")
+    refused_set(snapshot, UnsafeFile, "leads out")
     shutil.move(folder.parent / "models--x-blobs", folder.parent / "models--x" / "blobs")
     for link in snapshot.iterdir():
         number = link.readlink().name
@@ -128,80 +126,80 @@ def test_a_cache_whose_blobs_lead_elsewhere_is_no_cache(folder):
         number = link.readlink().name
         link.unlink()
         link.symlink_to(f"../../blobs/{number}")
-    refused(snapshot, UnsafeFile, "leads out")
+    refused_set(snapshot, UnsafeFile, "leads out")
 
 
 def test_missing_shards_are_all_named(folder):
     (folder / TWO).unlink()
     (folder / ONE).unlink()
-    refused(folder, ShardError, "missing: model-.*1.*2.*safetensors")
+    refused_set(folder, ShardError, "2 of 2 shards", "model-{00001..00002}-of-00002.safetensors")
 
 
 def test_a_dangling_link_is_a_missing_shard(folder):
     (folder / TWO).unlink()
     (folder / TWO).symlink_to("nothing")
-    refused(folder, ShardError, "missing")
+    refused_set(folder, ShardError, "1 of 2 shards", TWO)
 
 
 @pytest.mark.parametrize("kind", ["folder", "fifo"])
 def test_a_shard_that_is_no_file_is_refused_without_blocking(folder, kind):
     (folder / TWO).unlink()
     (folder / TWO).mkdir() if kind == "folder" else os.mkfifo(folder / TWO)
-    refused(folder, *((SourceIsFolder, "a folder") if kind == "folder" else (MalformedFile, "FIFO")))
+    refused_set(folder, SourceIsFolder if kind == "folder" else MalformedFile, TWO)
 
 
 def test_tensors_that_a_shard_lacks_are_all_named(folder):
     index(folder, {"a": ONE, "b": ONE, "c": TWO, "x.1": TWO, "x.2": ONE})
-    refused(folder, ShardError, r"2 tensors are not in the shards.*x\.\{1..2\}")
+    refused_set(folder, ShardError, "2 tensors", "x.{1..2}")
 
 
 def test_a_tensor_that_stands_in_another_shard_than_the_index_says_is_an_error(folder):
     index(folder, {"a": ONE, "b": TWO, "c": TWO})
-    refused(folder, ShardError, "not in the shards.*: b")
+    refused_set(folder, ShardError, "1 tensor", ": b.")
 
 
 def test_a_tensor_in_two_shards_is_a_conflict(folder):
     write(folder / TWO, "b", "c")
-    refused(folder, KeyConflict, "'b': stands in several shards: model-00001.*, model-00002")
+    refused_set(folder, KeyConflict, "2 shards", ONE, TWO, key="b")
 
 
 def test_one_file_under_two_names_is_a_conflict(folder):
     (folder / TWO).unlink()
     os.link(folder / ONE, folder / TWO)
     index(folder, {"a": ONE, "b": TWO})
-    refused(folder, KeyConflict, "stands in several shards")
+    refused_set(folder, KeyConflict, "2 shards", ONE, TWO)
 
 
 def test_tensors_that_the_index_does_not_name_are_an_error(folder):
     write(folder / TWO, "c", "d")
-    refused(folder, ShardError, "1 tensors that the index does not name: d")
+    refused_set(folder, ShardError, "1 tensor", ": d.")
 
 
 @pytest.mark.parametrize(
-    ("text", "error", "says"),
+    ("text", "error", "named"),
     [
-        ("{}", MalformedFile, "'weight_map' is missing"),
-        ('{"weight_map": null}', MalformedFile, "is missing"),
-        ('{"weight_map": []}', MalformedFile, "is no object"),
-        ('{"weight_map": "x"}', MalformedFile, "is no object"),
-        ('{"weight_map": {}}', MalformedFile, "names no tensor"),
-        ('{"weight_map": {"a": 1}}', MalformedFile, "a file name was expected"),
-        ('{"weight_map": {"a": null}}', MalformedFile, "a file name was expected"),
-        ('{"weight_map": {"a": ["x"]}}', MalformedFile, "a file name was expected"),
-        ('{"weight_map": {"a": "x", "a": "y"}}', KeyConflict, "'a' twice"),
-        ('{"weight_map": {"a": "x"}, "metadata": 1}', MalformedFile, "'metadata' is no object"),
-        ('{"weight_map": {"a": "x"}, "metadata": {"ckptbridge": 1}}', MalformedFile, "is no text"),
-        ('{"weight_map": {"a": "x"}, "metadata": {"ckptbridge": "{"}}', MalformedFile, "not valid JSON"),
-        ('{"weight_map": {"a": "x"}', MalformedFile, "not valid JSON"),
-        ('{"weight_map": {"a": "x"}}' + "]", MalformedFile, "not valid JSON"),
-        ('{"a":' * 10000, MalformedFile, "not valid JSON"),
-        ('{"weight_map": "\udcff"}', MalformedFile, "not valid JSON"),
-        ("\ufeff{}", MalformedFile, "not valid JSON"),
+        ("{}", MalformedFile, "'weight_map'"),
+        ('{"weight_map": null}', MalformedFile, "'weight_map'"),
+        ('{"weight_map": []}', MalformedFile, "got []"),
+        ('{"weight_map": "x"}', MalformedFile, "got 'x'"),
+        ('{"weight_map": {}}', MalformedFile, "got {}"),
+        ('{"weight_map": {"a": 1}}', MalformedFile, "got 1"),
+        ('{"weight_map": {"a": null}}', MalformedFile, "got None"),
+        ('{"weight_map": {"a": ["x"]}}', MalformedFile, "got ['x']"),
+        ('{"weight_map": {"a": "x", "a": "y"}}', KeyConflict, "'a'"),
+        ('{"weight_map": {"a": "x"}, "metadata": 1}', MalformedFile, "'metadata'"),
+        ('{"weight_map": {"a": "x"}, "metadata": {"ckptbridge": 1}}', MalformedFile, "'metadata.ckptbridge'"),
+        ('{"weight_map": {"a": "x"}, "metadata": {"ckptbridge": "{"}}', MalformedFile, "JSON"),
+        ('{"weight_map": {"a": "x"}', MalformedFile, "JSON"),
+        ('{"weight_map": {"a": "x"}}' + "]", MalformedFile, "JSON"),
+        ('{"a":' * 10000, MalformedFile, "JSON"),
+        ('{"weight_map": "\udcff"}', MalformedFile, "JSON"),
+        ("\ufeff{}", MalformedFile, "JSON"),
     ],
 )
-def test_a_malformed_index_is_refused(folder, text, error, says):
+def test_a_malformed_index_is_refused(folder, text, error, named):
     (folder / INDEX).write_bytes(text.encode(errors="surrogateescape"))
-    refused(folder, error, says)
+    refused_set(folder, error, named)
 
 
 @pytest.mark.parametrize(
@@ -209,12 +207,13 @@ def test_a_malformed_index_is_refused(folder, text, error, says):
 )
 def test_a_total_that_is_no_number_of_bytes_is_refused(folder, size):
     (folder / INDEX).write_text(f'{{"weight_map": {{"a": "{ONE}"}}, "metadata": {{"total_size": {size}}}}}')
-    refused(folder, MalformedFile, "total_size|not valid JSON")
+    is_json = size not in ("NaN", "Infinity", "9" * 5000)
+    refused_set(folder, MalformedFile, "'total_size'" if is_json else "JSON")
 
 
 def test_a_wrong_total_is_only_worth_a_warning(folder):
     index(folder, {"a": ONE, "b": ONE, "c": TWO}, total_size=49)
-    with pytest.warns(UserWarning, match="49, but the shards hold 48"), load(folder) as state:
+    with pytest.warns(UserWarning, match=r"49 bytes.* 48\."), load(folder) as state:
         assert len(state) == 3
     index(folder, {"a": ONE, "b": ONE, "c": TWO}, total_size=48)
     with warnings.catch_warnings():
@@ -225,13 +224,13 @@ def test_a_wrong_total_is_only_worth_a_warning(folder):
 @pytest.mark.parametrize("which", [ONE, TWO])
 def test_a_shard_of_another_format_is_an_error(folder, which):
     write(folder / which, *(["a", "b"] if which == ONE else ["c"]), format="toy")
-    refused(folder, ShardError, f"{which}' is of format toy; safetensors was expected")
+    refused_set(folder, ShardError, which, "safetensors", "got toy")
 
 
 def test_shards_of_two_formats_are_an_error_under_any_name(folder):
     write(folder / TWO, "c", format="toy")
     shutil.move(folder / INDEX, folder / "any.json")
-    with pytest.raises(ShardError, match="format toy; safetensors"):
+    with refused(ShardError, TWO, "safetensors", "got toy"):
         load(folder / "any.json")
 
 
@@ -240,52 +239,52 @@ def test_shards_in_two_layouts_are_an_error(folder):
     save_state(state, folder / TWO, registry=REGISTRY, overwrite=True)
     state = as_state({"a": np.ones(4), "b": np.ones(4)}, layout="torch")
     save_state(state, folder / ONE, registry=REGISTRY, overwrite=True)
-    refused(folder, ShardError, "different layouts: flax, torch")
+    refused_set(folder, ShardError, "flax", "torch")
 
 
 def test_a_shard_that_is_a_git_lfs_pointer_is_named(folder):
     (folder / TWO).write_text("version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(MalformedFile, match=f"{TWO}: is a git-lfs pointer"):
+    with refused(MalformedFile, TWO, "git-lfs", "git lfs pull"):
         load(folder)
 
 
 def test_a_truncated_shard_is_truncated(folder):
     os.truncate(folder / TWO, (folder / TWO).stat().st_size - 1)
-    with pytest.raises(TruncatedFile, match=TWO):
+    with refused(TruncatedFile, TWO):
         load(folder)
 
 
 def test_an_empty_shard_is_truncated(folder):
     os.truncate(folder / TWO, 0)
-    with pytest.raises(TruncatedFile, match=f"{TWO}: is empty"):
+    with refused(TruncatedFile, TWO, "empty"):
         load(folder)
 
 
 def test_an_index_that_lists_itself_is_an_error(folder):
     index(folder, {"a": ONE, "b": ONE, "c": INDEX})
-    refused(folder, ShardError, "lists itself")
+    refused_set(folder, ShardError, INDEX, "itself")
     (folder / TWO).unlink()
     os.link(folder / INDEX, folder / TWO)
     index(folder, {"a": ONE, "b": ONE, "c": TWO})
-    refused(folder, ShardError, "lists itself")
+    refused_set(folder, ShardError, TWO, "itself")
 
 
 def test_an_index_as_a_shard_of_another_index_is_an_error(folder):
     shutil.copy(folder / INDEX, folder / "other.json")
     index(folder, {"a": ONE, "b": ONE, "c": "other.json"})
-    with pytest.raises(MalformedFile, match=r"other\.json: is JSON text"):
+    with refused(MalformedFile, "other.json", "JSON"):
         load(folder)
 
 
 def test_an_oversized_index_is_not_read(folder, monkeypatch):
     monkeypatch.setattr(sharded, "_LARGEST_INDEX", 10)
-    refused(folder, LimitExceeded, "at most 10")
+    refused_set(folder, LimitExceeded, "10 bytes")
 
 
 def test_a_tie_to_nothing_is_refused(folder):
     marker = json.dumps({"version": 1, "ties": {"x": "y"}})
     index(folder, {"a": ONE, "b": ONE, "c": TWO}, ckptbridge=marker)
-    refused(folder, MalformedFile, "ties 'x' to 'y'")
+    refused_set(folder, MalformedFile, "'y'", key=("x",))
 
 
 def test_aliases_that_save_model_dropped_are_no_extra_tensors(tmp_path):
@@ -327,7 +326,7 @@ def test_a_shard_that_changes_is_noticed(folder):
     with load(folder) as state:
         state.check_unchanged()
         write(folder / TWO, "c")
-        with pytest.raises(IntegrityError, match=TWO):
+        with refused(IntegrityError, TWO):
             state.check_unchanged()
 
 

@@ -6,7 +6,7 @@ import io
 import struct
 import zipfile
 
-import pytest
+from support.errors import refused
 
 from bridge_core import SourceFile
 from bridge_core.errors import LimitExceeded, MalformedFile, TruncatedFile, UnsupportedFeature
@@ -67,7 +67,7 @@ def test_a_streamed_member_may_lack_its_checksum_and_have_no_other(tmp_path):
     crc = zipfile.ZipFile(io.BytesIO(streamed(0))).getinfo("a").CRC
     for own in (0, crc):
         assert [m.crc for m in read(tmp_path / "x", streamed(own))] == [crc]
-    with pytest.raises(MalformedFile, match="'a': the CRC-32 in its own header differs"):
+    with refused(MalformedFile, "CRC-32", key="a"):
         read(tmp_path / "x", streamed(crc ^ 1))
 
 
@@ -78,22 +78,21 @@ def test_names_without_a_mark_are_in_the_encoding_that_is_given(tmp_path):
         struct.pack_into("<H", data, at, 0)
     assert [m.name for m in read(tmp_path / "x", data, encoding="utf-8")] == ["é"]
     assert [m.name for m in read(tmp_path / "x", data)] == ["é".encode().decode("cp437")]
-    with pytest.raises(MalformedFile, match="not UTF-8"):
+    with refused(MalformedFile, "UTF-8", b"\xff\xfe"):
         read(tmp_path / "x", data.replace("é".encode(), b"\xff\xfe"), encoding="utf-8")
 
 
 def test_bytes_behind_the_end_give_the_error_that_is_asked_for(tmp_path):
     data = written(tmp_path / "x", ("a", b"content")) + b"x"
     for kind in (MalformedFile, TruncatedFile):
-        with pytest.raises(MalformedFile, match="holds more bytes") as caught:
+        with refused(kind, f"byte {len(data) - 1}", "1 byte"):
             read(tmp_path / "x", data, longer=kind)
-        assert type(caught.value) is kind
 
 
 def test_a_method_that_is_not_read_is_refused_at_once(tmp_path):
     with zipfile.ZipFile(tmp_path / "x", "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr("a", b"content")
-    with pytest.raises(UnsupportedFeature, match="'a': is compressed by method 14"):
+    with refused(UnsupportedFeature, 14, key="a"):
         read(tmp_path / "x", (tmp_path / "x").read_bytes())
 
 
@@ -103,12 +102,12 @@ def test_a_count_that_differs_from_the_one_of_zip64_is_malformed(tmp_path, monke
     assert b"PK\6\6" in data
     assert len(read(tmp_path / "x", data)) == 2
     struct.pack_into("<HH", data, len(data) - 14, 5, 5)
-    with pytest.raises(MalformedFile, match="zip64 record"):
+    with refused(MalformedFile, "zip64"):
         read(tmp_path / "x", data)
 
 
 def test_too_many_members_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("bridge_core.formats.zip_archive._MAX_MEMBERS", 2)
     read(tmp_path / "x", written(tmp_path / "x", ("a", b""), ("b", b"")))
-    with pytest.raises(LimitExceeded, match="3 entries"):
+    with refused(LimitExceeded, "3 entries"):
         read(tmp_path / "x", written(tmp_path / "x", ("a", b""), ("b", b""), ("c", b"")))

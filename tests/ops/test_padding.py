@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings, strategies as st
 from support.arrays import assert_same_bits, every_value, random_array
+from support.errors import refused
 from support.examples import examples
 from support.ops import SIZES, indices, specs
 
@@ -132,15 +133,15 @@ def test_no_padding_of_other_bits_gets_through_whatever_the_blocks(drawn, data):
     (turned,) = turn.spec((cut,))
     chain = (op, turn, Reshape(turned.shape, (turned.size,)))
     elements = data.draw(st.integers(1, 5))
-    for array, refused in ((padded, False), (spoilt, True)):
+    for array, is_refused in ((padded, False), (spoilt, True)):
         (lazy,) = chain_tensors((ArrayTensor(array),), chain)
 
         def read_all(lazy=lazy):
             for block in regions.blocks(lazy.spec.shape, elements):
                 lazy.read(block)
 
-        if refused:
-            with pytest.raises(PlanError, match=rf"axis {op.axis} cannot be shortened"):
+        if is_refused:
+            with refused(PlanError, f"axis {op.axis}", op.source, op.target, hint="unpad"):
                 read_all()
         else:
             read_all()
@@ -153,19 +154,19 @@ def test_the_padding_is_checked_where_the_last_element_is_read_and_only_there():
     assert lazy.read((slice(0, 2, 1), slice(0, 1, 1))).shape == (2, 1)
     assert lazy.read((slice(0, 1, 1), slice(0, 2, 1))).shape == (1, 2)
     assert lazy.read((slice(0, 2, 1), slice(0, 2, 2))).shape == (2, 1)
-    with pytest.raises(PlanError, match="not 0 throughout"):
+    with refused(PlanError, "axis 1", "size 4 to 2", "only 0", "got 1.0 at [1, 3]"):
         lazy.read((slice(1, 2, 1), slice(1, 2, 1)))
 
 
 def test_an_axis_that_is_nothing_but_padding_is_checked():
     assert Unpad(0, 3, 0).apply((np.zeros((3, 2), np.float32),))[0].shape == (0, 2)
-    with pytest.raises(PlanError, match="drop the rule"):
+    with refused(PlanError, "got 1.0 at [0, 0]", hint=("pad", "rule")):
         Unpad(0, 3, 0).apply((np.ones((3, 2), np.float32),))
 
 
 def test_a_negative_zero_is_no_zero():
     array = np.array([1, -0.0], np.float32)
-    with pytest.raises(PlanError, match="shortened from 2 to 1"):
+    with refused(PlanError, "size 2 to 1", "only 0", "got -0.0 at [1]"):
         Unpad(0, 2, 1).apply((array,))
     assert_same_bits(Unpad(0, 2, 1, -0.0).apply((array,))[0], array[:1])
 
@@ -203,7 +204,7 @@ def test_an_offset_gives_every_value_back_that_it_accepts(name, value):
     (moved,) = op.apply((kept,))
     assert_same_bits(op.inverse().apply((moved,))[0], kept)
     for one in lost[:: max(1, lost.size // 50)]:
-        with pytest.raises(PlanError, match=r"Cast to a wider dtype first, or allow rounding"):
+        with refused(PlanError, name, hint=(f"cast({name}, ", f"offset({value}, rounding)")):
             op.apply((np.array([1, one], lost.dtype),))
 
 
@@ -237,26 +238,26 @@ def test_special_values_pass_where_their_bits_survive(name):
     array = np.array([np.inf, -np.inf, np.nan], dtype)
     (moved,) = Offset(1).apply((array,))
     assert_same_bits(moved, array)
-    with pytest.raises(PlanError, match="rounds"):
+    with refused(PlanError, name, hint="rounding"):
         Offset(1).apply((np.array([-0.0], dtype),))
 
 
 def test_a_signalling_nan_is_refused():
     array = np.array([0x7F800001], np.uint32).view(np.float32)
-    with pytest.raises(PlanError, match="rounds"):
+    with refused(PlanError, "float32", hint="rounding"):
         Offset(1).apply((array,))
 
 
 def test_an_offset_with_rounding_is_not_exact_and_takes_what_the_other_refuses():
     array = np.array([1e-8], np.float32)
-    with pytest.raises(PlanError, match="float32 rounds"):
+    with refused(PlanError, "adding 1 ", "float32", hint=("cast(float32, float64)", "offset(1, rounding)")):
         Offset(1).apply((array,))
     op = Offset(1, rounding=True)
     assert not op.exact
     assert op.apply((array,))[0].tolist() == [1]
     assert op.inverse().apply(op.apply((array,)))[0].tolist() == [0]
     assert simplify_chain((op, op.inverse())) == (op, op.inverse())
-    with pytest.raises(PlanError, match="leaves the range of float16"):
+    with refused(PlanError, "adding 60000 ", "range of float16", hint="cast(float16, float32)"):
         Offset(60000, rounding=True).apply((np.array([60000], np.float16),))
 
 
@@ -265,52 +266,52 @@ WHOLE = TensorSpec((3,), np.dtype("int8"))
 
 
 @pytest.mark.parametrize(
-    ("op", "spec", "message"),
+    ("op", "spec", "named"),
     [
-        (Pad(0, 2, 4), VECTOR, "axis 0 of size 2 was expected"),
-        (Pad(1, 3, 4), VECTOR, "does not fit"),
-        (Pad(-1, 3, 4), VECTOR, "does not fit"),
-        (Unpad(0, 4, 2), VECTOR, "does not fit"),
-        (Pad(0, 3, 4, 0.5), WHOLE, "int8 cannot hold 0.5"),
-        (Pad(0, 3, 4, 128), WHOLE, "int8 cannot hold 128"),
-        (Unpad(0, 3, 1, -129), WHOLE, "int8 cannot hold -129"),
-        (Pad(0, 3, 4, 2), TensorSpec((3,), np.dtype(bool)), "bool cannot hold 2"),
-        (Pad(0, 3, 4, 1e6), TensorSpec((3,), np.dtype("float16")), "float16 cannot hold"),
-        (Pad(0, 3, 4, 0), TensorSpec((3,), DTYPES["float8_e8m0fnu"]), "float8_e8m0fnu cannot hold 0"),
-        (Pad(0, 3, 4, 7), TensorSpec((3,), DTYPES["float4_e2m1fn"]), "float4_e2m1fn cannot hold 7"),
-        (Pad(0, 3, 4, 8), TensorSpec((3,), DTYPES["int4"]), "int4 cannot hold 8"),
-        (Pad(0, 3, 4, 1e39), TensorSpec((3,), np.dtype("complex64")), "complex64 cannot hold"),
-        (Offset(1), WHOLE, "takes floating-point numbers"),
-        (Offset(1), TensorSpec((3,), np.dtype("complex64")), "takes floating-point numbers"),
-        (Offset(1), TensorSpec((3,), DTYPES["float8_e8m0fnu"]), "float8_e8m0fnu cannot hold -1"),
-        (Offset(1e39), VECTOR, "float32 cannot hold"),
+        (Pad(0, 2, 4), VECTOR, ("axis 0", "size 2", "float32[3]")),
+        (Pad(1, 3, 4), VECTOR, ("axis 1", "size 3", "float32[3]")),
+        (Pad(-1, 3, 4), VECTOR, ("axis -1", "float32[3]")),
+        (Unpad(0, 4, 2), VECTOR, ("axis 0", "size 4", "float32[3]")),
+        (Pad(0, 3, 4, 0.5), WHOLE, ("int8", "0.5:")),
+        (Pad(0, 3, 4, 128), WHOLE, ("int8", "128:")),
+        (Unpad(0, 3, 1, -129), WHOLE, ("int8", "-129:")),
+        (Pad(0, 3, 4, 2), TensorSpec((3,), np.dtype(bool)), ("bool", "2:")),
+        (Pad(0, 3, 4, 1e6), TensorSpec((3,), np.dtype("float16")), ("float16", "1000000.0:")),
+        (Pad(0, 3, 4, 0), TensorSpec((3,), DTYPES["float8_e8m0fnu"]), ("float8_e8m0fnu", "0:")),
+        (Pad(0, 3, 4, 7), TensorSpec((3,), DTYPES["float4_e2m1fn"]), ("float4_e2m1fn", "7:")),
+        (Pad(0, 3, 4, 8), TensorSpec((3,), DTYPES["int4"]), ("int4", "8:")),
+        (Pad(0, 3, 4, 1e39), TensorSpec((3,), np.dtype("complex64")), ("complex64", "1e+39:")),
+        (Offset(1), WHOLE, ("offset(1, False)", "floating-point", "int8[3]")),
+        (Offset(1), TensorSpec((3,), np.dtype("complex64")), ("floating-point", "complex64[3]")),
+        (Offset(1), TensorSpec((3,), DTYPES["float8_e8m0fnu"]), ("float8_e8m0fnu", "-1:")),
+        (Offset(1e39), VECTOR, ("float32", "1e+39:")),
     ],
     ids=str,
 )
-def test_an_op_refuses_what_it_does_not_fit(op, spec, message):
-    with pytest.raises(PlanError, match=message):
+def test_an_op_refuses_tensors_that_it_does_not_take_and_says_which_it_takes(op, spec, named):
+    with refused(PlanError, *named):
         op.spec((spec,))
-    with pytest.raises(PlanError, match=message):
+    with refused(PlanError, *named):
         op.apply((random_array(spec.shape, spec.dtype),))
-    with pytest.raises(PlanError, match="takes one tensor"):
+    with refused(PlanError, "1 tensor", "got 2"):
         op.spec((spec, spec))
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("make", "named"),
     [
-        lambda: Pad(0, 3, 2),
-        lambda: Pad(0, -1, 2),
-        lambda: Pad(0, 1, 2, float("nan")),
-        lambda: Unpad(0, 2, 3),
-        lambda: Unpad(0, 2, -1),
-        lambda: Unpad(0, 2, 1, float("inf")),
-        lambda: Offset(float("nan")),
-        lambda: Offset(float("inf")),
+        (lambda: Pad(0, 3, 2), ("3 before", "2 after")),
+        (lambda: Pad(0, -1, 2), ("-1 before", "2 after")),
+        (lambda: Pad(0, 1, 2, float("nan")), ("pad", "got nan")),
+        (lambda: Unpad(0, 2, 3), ("2 before", "3 after")),
+        (lambda: Unpad(0, 2, -1), ("2 before", "-1 after")),
+        (lambda: Unpad(0, 2, 1, float("inf")), ("unpad", "got inf")),
+        (lambda: Offset(float("nan")), ("offset", "got nan")),
+        (lambda: Offset(float("inf")), ("offset", "got inf")),
     ],
 )
-def test_an_op_that_makes_no_sense_cannot_be_made(make):
-    with pytest.raises(PlanError):
+def test_an_op_that_makes_no_sense_cannot_be_made(make, named):
+    with refused(PlanError, *named):
         make()
 
 

@@ -208,21 +208,20 @@ def test_help_names_the_option(command):
 
 
 @pytest.mark.parametrize(
-    ("text", "code", "message"),
+    ("text", "named"),
     [
-        (b"[[rule]]\nsource = 'a'\n", 1, ":1: the rule has no action"),
-        (b"[[rule]]\nsource = 'a'\ntarget = 'b'\nrearrange = 'x y -> y z'\n", 1, ":1: rule 'a' -> 'b': "),
-        (b"[[rule]\n", 1, "is no TOML"),
-        (b"", 1, "holds no rules"),
-        (b"\xff\xfe", 1, "is no UTF-8 text"),
+        (b"[[rule]]\nsource = 'a'\n", (":1: ", "action")),
+        (b"[[rule]]\nsource = 'a'\ntarget = 'b'\nrearrange = 'x y -> y z'\n", (":1: rule 'a' -> 'b': ",)),
+        (b"[[rule]\n", ("TOML",)),
+        (b"", ("no rules",)),
+        (b"\xff\xfe", ("UTF-8",)),
         (
             b"source = 'torch'\ntarget = 'keras'\n[[rule]]\nsource = 'a.**'\nrename = '**'\n",
-            1,
-            "is between",
+            ("torch and keras", "torch to flax"),
         ),
     ],
 )
-def test_a_rule_file_that_is_wrong_is_refused_by_every_command(files, text, code, message):
+def test_a_rule_file_that_is_wrong_is_refused_by_every_command(files, text, named):
     files.rules.write_bytes(text)
     for asked in (
         ("plan", files.source, "--to", "flax"),
@@ -230,16 +229,16 @@ def test_a_rule_file_that_is_wrong_is_refused_by_every_command(files, text, code
         ("convert", files.source, files.there, "--to", "flax"),
     ):
         result = run(*asked, "--rules", files.rules)
-        assert (result.code, result.out) == (code, "")
+        assert (result.code, result.out) == (1, "")
         assert result.err.startswith("error: ")
-        assert str(files.rules) in result.err
-        assert message in result.err
+        assert [thing for thing in (str(files.rules), *named) if thing not in result.err] == [], result.err
+        assert "[CKB-102]" in result.err
     assert nothing_written(files.folder, files.rules, files.source)
 
 
 def test_a_rule_file_that_is_not_there(files):
     result = run("plan", files.source, "--to", "flax", "--rules", files.folder / "none.toml")
-    assert result.code == 3
+    assert result.code == 2
     assert "none.toml" in result.err
 
 
@@ -259,4 +258,4 @@ def test_a_problem_of_a_rule_names_file_and_line(files):
     saved(broken, "torch", files.folder / "holed.safetensors")
     result = run("plan", files.folder / "holed.safetensors", "--to", "flax", "--rules", files.rules)
     assert result.code == 1
-    assert "h.1.qkv.weight is not there" in result.err
+    assert "h.1.qkv.weight" in result.err

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from support.arrays import random_array
+from support.errors import refused
 from support.rule_files import abstract, nothing_written, saved
 
 from bridge_core import Rule, RuleError, convert, plan_conversion
@@ -36,78 +37,73 @@ def written(text):
 REFUSED = {
     "a condition on a rank that the equation denies": (
         '[[rule]]\nsource = "emb.weight"\ntarget = "e.e"\nrearrange = "a b -> b a"\nwhen.rank = 3\n',
-        "r.toml:1: rule 'emb.weight' -> 'e.e': when.rank is 3, and 'a b' has 2 axes; it never holds.",
+        ("r.toml:1: rule 'emb.weight' -> 'e.e': ", "when.rank is 3", "'a b'", "rank 2"),
     ),
     "a condition on a size that the sizes deny": (
         '[[rule]]\nsource = "emb.weight"\ntarget = "e.e"\nrearrange = "a b -> b a"\nsizes.a = 10\n'
         "when.sizes.a = 11\n",
-        "when.sizes.a is 11, and sizes.a is 10; it never holds.",
+        ("r.toml:1: ", "when.sizes.a is 11", "sizes.a is 10"),
     ),
     "a blank reason": (
         '[[rule]]\nsource = "fc.bias"\ndrop = "  "\n',
-        "r.toml:1: rule 'fc.bias': drop (  ): a reason",
+        ("r.toml:1: rule 'fc.bias': drop ( ): ", "reason", 'drop = "'),
     ),
     "a misspelt kind that matches nothing": (
         f'{LAYER}[[rule]]\nsource = "x"\nlayer = "embeding"\noptional = true\n',
-        "r.toml:4: rule 'x': layer embeding: the kind 'embeding' is not known to torch. Did you mean 'embed",
+        ("r.toml:4: rule 'x': layer embeding: ", "'embeding'", "torch", "Did you mean 'embed"),
     ),
     "a layer under a condition that cannot be checked": (
         f"{LAYER}when.config.model_type = 'x'\n",
-        "r.toml:1: rule 'emb': layer embedding: it holds where config.model_type = 'x', and no config",
+        ("r.toml:1: rule 'emb': layer embedding: ", "when.config.model_type = 'x'", "no config.json"),
     ),
     "more bytes than a file has": (
         '[[rule]]\nsource = "emb.weight"\ntarget = "e.e"\nrearrange = "pad(0, 10, 999999999999999999)"\n',
-        "r.toml:1: tensor 'emb.weight': rule 'emb.weight' -> 'e.e': it makes 'e.e' of 15999999999999999984",
+        ("r.toml:1: tensor 'emb.weight': rule 'emb.weight' -> 'e.e': ", "15999999999999999984"),
     ),
     "an unknown key at the top": (
         f"# a\nnote = 'x'\n{LAYER}",
-        "r.toml: line 2: 'note' at the top of the file",
+        ("r.toml: line 2: ", "'note' at the top"),
     ),
     "an unknown table": (
         f"{LAYER}[meta]\na = 1\n",
-        "r.toml: line 4: 'meta' at the top of the file is not known.",
+        ("r.toml: line 4: ", "'meta' at the top"),
     ),
     "a layout that is no text": (
         f"source = 3\n{LAYER}",
-        "r.toml: line 1: source = 3: the name of a framework",
+        ("r.toml: line 1: source: ", "framework", "got 3"),
     ),
     "a misspelt layout": (
         f"source = 'torhc'\ntarget = 'flax'\n{LAYER}",
-        "is between torhc and flax; the conversion is from torch to flax. Its source layout 'torhc' is not "
-        "known. Did you mean 'torch'?",
+        ("torhc and flax", "torch to flax", "source layout 'torhc'", "Did you mean 'torch'?"),
     ),
     "rules to the neutral form": (
         f"source = 'torch'\n{LAYER}",
-        "between torch and neutral; the conversion is from torch to flax. Write target = 'flax' at the top",
+        ("torch and neutral", "torch to flax", "target = 'flax' at the top"),
     ),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_rule_that_is_half_understood_is_refused_with_its_place(source, tmp_path, name):
-    text, problem = REFUSED[name]
-    with pytest.raises(RuleError) as error:
+    text, named = REFUSED[name]
+    with refused(RuleError, *named):
         convert(source, "out.safetensors", to="flax", rules=written(text))
-    assert problem in str(error.value)
     assert nothing_written(tmp_path, source, tmp_path / "r.toml")
 
 
 @pytest.mark.parametrize(
-    ("head", "problem"),
+    ("head", "layout", "nearest"),
     [
-        ("source = 'torch'\ntarget = 'flx'\n", "its target layout 'flx' is not known. Did you mean 'flax'?"),
-        (
-            "source = 'torhc'\ntarget = 'torch'\n",
-            "its source layout 'torhc' is not known. Did you mean 'torch'?",
-        ),
+        ("source = 'torch'\ntarget = 'flx'\n", "target layout 'flx'", "Did you mean 'flax'?"),
+        ("source = 'torhc'\ntarget = 'torch'\n", "source layout 'torhc'", "Did you mean 'torch'?"),
     ],
 )
-def test_a_misspelt_layout_is_refused_on_the_way_to_neutral_too(source, head, problem):
-    with pytest.raises(RuleError) as error:
+def test_a_misspelt_layout_is_refused_on_the_way_to_neutral_too(source, head, layout, nearest):
+    with refused(RuleError, layout, hint=nearest):
         convert(source, "n.safetensors", to="neutral", rules=written(head + LAYER))
-    assert problem in str(error.value)
     ran = CliRunner().invoke(main, ["rules", "check", "r.toml"])
-    assert problem in ran.output
+    assert layout in ran.output
+    assert nearest in ran.output
     assert ran.exit_code == 1
 
 
@@ -115,7 +111,8 @@ def test_the_command_alone_knows_the_kinds(source):
     ran = CliRunner().invoke(
         main, ["rules", "check", written('[[rule]]\nsource = "emb"\nlayer = "embeding"\n')]
     )
-    assert "the kind 'embeding' is not known. Did you mean 'embedding'?" in ran.output
+    assert "kind 'embeding'" in ran.output
+    assert "Did you mean 'embedding'?" in ran.output
     assert ran.exit_code == 1
 
 
@@ -160,7 +157,7 @@ def test_a_pad_that_lengthens_nothing_is_noted(source, call, noted):
 
 def test_two_rules_that_give_a_layer_two_kinds_are_a_conflict(source):
     rules = [Rule.layer("e{rest}", "embedding"), Rule.layer("{rest}b", "linear")]
-    with pytest.raises(RuleError, match=r"tensor 'emb'.*both match"):
+    with refused(RuleError, "'emb'", "'e{rest}'", "'{rest}b'"):
         plan_conversion(source, to="flax", rules=rules)
     rules[1] = Rule.layer("{rest}b", "embedding")
     assert plan_conversion(source, to="flax", rules=rules).ok
@@ -177,5 +174,5 @@ def test_true_fills_truth_values_only(source):
     like = abstract({**target, "mask": np.ones(3, bool)}, "flax")
     assert plan_conversion(source, to="flax", rules=rules, like=like).ok
     like = abstract({**target, "mask": np.ones(3, "f4")}, "flax")
-    with pytest.raises(RuleError, match="float32 cannot hold True"):
+    with refused(RuleError, "mask", "float32", "True"):
         plan_conversion(source, to="flax", rules=rules, like=like)

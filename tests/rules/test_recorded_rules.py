@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from support.arrays import random_array
+from support.errors import refused
 from support.rule_files import abstract, assert_holds, plan_and_apply, saved, state_of
 
 import bridge_flax
@@ -213,7 +214,7 @@ def test_a_tensor_under_a_name_that_the_rule_does_not_match_is_refused(callable_
     names = {("emb", "weight"): ("tok", "weight")}
     renamed = neutral().rename((lambda key: names.get(key, key)) if callable_names else names)
     for like in (None, nested({"tok.weight": EMBEDDING, **FLAX_HEAD})):
-        with pytest.raises(UnsupportedLayerError, match=r"tok\.weight: rule r\.toml:4.*still to rearrange"):
+        with refused(UnsupportedLayerError, "tok.weight: rule r.toml:4"):
             bridge_flax.from_neutral(renamed, rules=rules, like=like)
 
 
@@ -237,16 +238,13 @@ def test_a_rule_towards_another_framework_is_not_done():
     (record,) = state.metadata.rules
     record = dataclasses.replace(record, layouts=("torch", "keras"), label="k.toml:3")
     state = state.replace(metadata=state.metadata.with_(rules=(record,)))
-    with pytest.raises(
-        UnsupportedLayerError, match=r"emb\.weight: rule k\.toml:3 from torch to keras"
-    ) as error:
+    with refused(UnsupportedLayerError, "emb.weight: rule k.toml:3", "torch to keras", hint="--rules"):
         bridge_flax.from_neutral(state)
-    assert "--rules FILE" in str(error.value)
 
 
 def test_a_rule_that_is_to_rearrange_for_the_neutral_form_is_refused(tmp_path):
     rule = Rule.rearrange("emb.weight", "emb.embedding", "pad(0, 10, 16)", layouts=("torch", "neutral"))
-    with pytest.raises(RuleError, match="the neutral form holds them as they are"):
+    with refused(RuleError, "'emb.weight' -> 'emb.embedding'", "neutral"):
         neutral(rule)
 
 
@@ -264,11 +262,11 @@ MISSPELT = [
 def test_a_rule_that_matches_nothing_is_refused_in_every_step(rule, tmp_path):
     source = saved(SOURCE, "torch", tmp_path / "source.safetensors")
     for to in ("flax", "neutral"):
-        with pytest.raises(RuleError, match="matched nothing"):
+        with refused(RuleError, "1 rule", str(rule).removeprefix("rule ")):
             plan_conversion(source, to=to, rules=[rule, PAD])
     for first in (PAD, ()):
         convert(source, tmp_path / "neutral.safetensors", to="neutral", rules=first, overwrite=True)
-        with pytest.raises(RuleError, match="matched nothing"):
+        with refused(RuleError, "1 rule", str(rule).removeprefix("rule ")):
             plan_conversion(tmp_path / "neutral.safetensors", to="flax", rules=[rule, PAD])
 
 
@@ -353,7 +351,7 @@ def test_a_rule_that_no_file_can_say_is_recorded_by_its_label(tmp_path):
     rule = Rule.rearrange(Pattern(("a.b", "w")), "c.w", "x y -> y x", origin="r.py:1")
     state = FlatState({("a.b", "w"): EMBEDDING}, layout="torch")
     made = bridge_torch.to_neutral(state, rules=rule)
-    with pytest.raises(UnsupportedLayerError, match=r"r\.py:1"):
+    with refused(UnsupportedLayerError, "r.py:1"):
         bridge_flax.from_neutral(made)
     assert_holds(state_of(flat(bridge_flax.from_neutral(made, rules=rule)), "flax"), {"c.w": EMBEDDING.T})
 
@@ -382,5 +380,5 @@ def test_a_record_of_the_future_is_refused_where_it_has_something_to_do():
     record = RecordedRule('{"source": "emb.weight", "twist": 3}', BOTH, "r.toml:4", (("emb", "weight"),))
     state = neutral(())
     state = state.replace(metadata=state.metadata.with_(rules=(record,)))
-    with pytest.raises(UnsupportedLayerError, match=r"emb\.weight: rule r\.toml:4"):
+    with refused(UnsupportedLayerError, "emb.weight: rule r.toml:4"):
         bridge_flax.from_neutral(state)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given, strategies as st
+from support.errors import refused
 
 from bridge_core import Rule, RuleError, as_key
 from bridge_core.rules.conditions import When
@@ -93,7 +94,7 @@ def test_a_rename_reads_numbers_on_both_sides():
 
 
 def test_both_sides_of_one_framework_are_refused():
-    with pytest.raises(RuleError, match="both layouts are torch"):
+    with refused(RuleError, "'a' -> 'b'", "'torch' for both", hint="layouts="):
         Rule.rename("a", "b", layouts=("torch", "torch"))
 
 
@@ -140,97 +141,115 @@ def test_keys_are_bound_and_built_with_the_parts_of_a_number():
 
 @pytest.mark.parametrize("rule", [BLOCKS, STACK])
 def test_a_capture_that_is_counted_has_no_leading_zeros(rule):
-    with pytest.raises(RuleError, match=r"tensor 'h\.07\.w'.*'07'.*without leading zeros"):
+    with refused(RuleError, "i", "leading zeros", "got '07'", key=("h", "07", "w")):
         rule.bind(rule.source, as_key("h.07.w"))
 
 
 def test_a_part_beyond_its_bound_builds_no_key():
-    with pytest.raises(RuleError, match=r"j is 6; .* below 6"):
+    with refused(RuleError, "'i = block*6 + j'", "j below 6, got 6"):
         BLOCKS.build(BLOCKS.source, {"block": "0", "j": "6"})
 
 
 @pytest.mark.parametrize(
-    ("make", "problem"),
+    ("make", "named", "hint"),
     [
         (
             lambda: Rule.rearrange("a", "b.{j:int}", "o -> o"),
-            r"nothing binds \{j\} of 'b\.\{j:int\}'.*on the left",
+            ("capture {j}", "'b.{j:int}'", "source side"),
+            ("'j o -> o'", "'{j:int}.a'"),
         ),
         (
-            lambda: Rule.rearrange("a.{j:int}", "b", "o -> o"),
-            r"nothing binds \{j\} of 'a\.\{j:int\}'.*on the right",
+            lambda: Rule.rearrange("h.{j:int}.w", "b.w", "o -> o"),
+            ("capture {j}", "'h.{j:int}.w'", "target side"),
+            ("'o -> j o'", "'b.{j:int}.w'"),
         ),
-        (lambda: Rule.rearrange("a.**", "b", "o -> o"), r"nothing binds \*\* of 'a\.\*\*'"),
-        (lambda: Rule.rearrange("a.{i}", "b", "o -> i o"), r"must be a number: write \{i:int\}"),
+        (lambda: Rule.rearrange("a.**", "b.c", "o -> o"), ("**", "'a.**'", "target side"), "'b.**.c'"),
+        (lambda: Rule.rearrange("a.{i}", "b", "o -> i o"), ("{i}", "'a.{i}'", "number"), "{i:int}"),
         (
             lambda: Rule.rearrange("a.{i:int}", "b.{i}"),
-            r"\{i\} is a number in 'a\.\{i:int\}' and any text in",
+            ("{i}", "number in 'a.{i:int}'", "any text in 'b.{i}'"),
+            "{i:int}",
         ),
-        (lambda: Rule.rearrange("a.{i:int}", "b.{j:int}"), r"only one of .* has \{i\}, \{j\}; to stack"),
-        (lambda: Rule.rearrange("a.*", "b"), r"only one of .* has \*0; to stack"),
+        (
+            lambda: Rule.rearrange("a.{i:int}", "b.{j:int}"),
+            ("'a.{i:int}'", "'b.{j:int}'", "{i}, {j}"),
+            ("both patterns", "equation"),
+        ),
+        (lambda: Rule.rearrange("a.*", "b"), ("'a.*'", "'b'", "has *."), "both patterns"),
         (
             lambda: Rule.rearrange(["a.{i:int}", "c"], "b.{i:int}", "x, y -> (x y)"),
-            r"nothing binds \{i\} for 'c'; every pattern",
+            ("'c'", "{i}"),
+            "{i} in 'c'",
         ),
-        (lambda: Rule.rearrange("a", ["b", "b"], "o -> o, o"), "its targets 'b' and 'b' match the same key"),
+        (lambda: Rule.rearrange("a", ["b", "b"], "o -> o, o"), ("targets 'b' and 'b'",), "pattern"),
         (
             lambda: Rule.rearrange("a.{i:int}", ["b.*.{i:int}", "b.{w}.{j:int}"]),
-            "its targets .* match the same key",
+            ("targets 'b.*.{i:int}' and 'b.{w}.{j:int}'",),
+            "pattern",
         ),
-        (lambda: Rule.rearrange(["a.b", "a.*"], ["c", "d"]), "its sources .* match the same key"),
-        (lambda: Rule.rearrange(["a", "b"], "c"), "sources and targets do not pair up: 2 against 1"),
+        (lambda: Rule.rearrange(["a.b", "a.*"], ["c", "d"]), ("sources 'a.b' and 'a.*'",), "pattern"),
+        (lambda: Rule.rearrange(["a", "b"], "c"), ("2 targets", "got 1"), "equation"),
         (
             lambda: Rule.rearrange(["a", "b"], "c", "x -> x"),
-            "sources and terms do not pair up: 2 against 1 in 'x -> x'",
+            ("2 tensors on the left side of 'x -> x'", "got 1"),
+            "commas",
         ),
-        (lambda: Rule.rearrange("a", "c", "x -> x, x"), "targets and terms do not pair up: 1 against 2 in"),
-        (lambda: Rule.rearrange([], "c"), "needs a source and a target"),
-        (lambda: Rule.rename("a.*", "b"), "both directions: only one side has \\*0"),
-        (lambda: Rule.drop("a", ""), "a reason was expected"),
-        (lambda: Rule.fill("a", "1", reason="x"), "'1'; a number was expected"),
+        (
+            lambda: Rule.rearrange("a", "c", "x -> x, x"),
+            ("1 tensor on the right side of 'x -> x, x'", "got 2"),
+            "commas",
+        ),
+        (lambda: Rule.rearrange([], "c"), ("0 sources and 1 target",), ""),
+        (lambda: Rule.rename("a.*", "b"), ("'a.*' has *,", "'b'"), ("* in 'b'", "in 'a.*'")),
+        (lambda: Rule.rename("a", "b.{i}.{j}"), ("'b.{i}.{j}' has {i}, {j},",), "{i}, {j} in 'a'"),
+        (lambda: Rule.drop("a", ""), ("reason",), 'drop = "'),
+        (lambda: Rule.fill("a", 1, reason=" "), ("reason",), 'reason = "'),
+        (lambda: Rule.fill("a", "1", reason="x"), ("fill: ", "number", "got '1'"), ""),
     ],
 )
-def test_captures_that_do_not_bind_are_refused(make, problem):
-    with pytest.raises(RuleError, match=rf"^rule '.*{problem}|^rule .*{problem}"):
+def test_captures_that_have_no_value_are_refused(make, named, hint):
+    with refused(RuleError, *named, hint=hint) as caught:
         make()
+    assert str(caught.value).startswith("rule ")
 
 
 # -- ops --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("ops", "problem"),
+    ("ops", "named", "hint"),
     [
-        ("padd(x, 3)", "op 'padd' is not known. Did you mean 'pad'"),
-        ("frobnicate(x)", "op 'frobnicate' is not known. Known are: pad, unpad, offset, cast"),
-        ("x y", "neither an equation"),
-        ("pad(x", "neither an equation"),
-        ("pad()", r"pad\(axis\), pad\(axis, size\)"),
-        ("pad(x, 1, 2, 3)", "not well formed"),
-        ("pad(x, -1)", "not well formed"),
-        ("pad(x, 1.5)", "not well formed"),
-        ("pad(2x, 3)", "not well formed"),
-        ("pad(0, 12, 10)", "leads the wrong way, from 12 to 10"),
-        ("unpad(0, 10, 12)", "leads the wrong way, from 10 to 12"),
-        ("offset()", r"offset\(number\)"),
-        ("offset(x)", "not well formed"),
-        ("offset(nan)", "not well formed"),
-        ("offset(0)", "not well formed"),
-        ("offset(1, round)", "not well formed"),
-        ("cast(float16)", r"cast\(from, to\) was expected"),
-        ("cast(float16, flaot32)", "dtype 'flaot32' is not known. Did you mean 'float32'"),
-        ("pad(x, 3)", "names an axis, but there is no equation"),
-        (["pad(z, 3)", "x y -> y x"], "no term next to it has this axis of its own. Known are: x, y"),
-        (["pad(x, 3)", "(x y) -> x y"], "no term next to it has this axis of its own. There is none"),
-        (["x y -> y x", "x y -> y x"], "there are two equations"),
-        ("x y -> x", "'y' stands on the left side only"),
-        ("x ? -> x", "column 3"),
-        (["pad(x, size)", "x y -> y x"], "the size 'size' is not known"),
+        ("padd(x, 3)", ("op 'padd'",), "Did you mean 'pad'?"),
+        ("frobnicate(x)", ("op 'frobnicate'",), ("pad, unpad, offset, cast", "'out in -> in out'")),
+        ("x y", ("'out in -> in out'", "'pad(vocab, 50304)'", "got 'x y'"), "->"),
+        ("pad(x", ("got 'pad(x'",), ""),
+        ("pad()", ("pad(axis), pad(axis, size)", "got 'pad()'"), "name or index"),
+        ("pad(x, 1, 2, 3)", ("pad(axis, from, to)", "got 'pad(x, 1, 2, 3)'"), "name or index"),
+        ("pad(x, -1)", ("pad(axis, size)", "got 'pad(x, -1)'"), "whole numbers"),
+        ("pad(x, 1.5)", ("pad(axis, size)", "got 'pad(x, 1.5)'"), "whole numbers"),
+        ("pad(2x, 3)", ("pad(axis, size)", "got 'pad(2x, 3)'"), "name or index"),
+        ("pad(0, 12, 10)", ("'pad(0, 12, 10)'", "from 12 to 10"), "'unpad(0, 12, 10)'"),
+        ("unpad(0, 10, 12)", ("'unpad(0, 10, 12)'", "from 10 to 12"), "'pad(0, 10, 12)'"),
+        ("offset()", ("offset(number)", "got 'offset()'"), "rounding"),
+        ("offset(x)", ("offset(number)", "got 'offset(x)'"), "finite"),
+        ("offset(nan)", ("offset(number)", "got 'offset(nan)'"), "finite"),
+        ("offset(0)", ("offset(number)", "got 'offset(0)'"), "not 0"),
+        ("offset(1, round)", ("offset(number, rounding)", "got 'offset(1, round)'"), "rounding"),
+        ("cast(float16)", ("cast(from, to)", "got 'cast(float16)'"), ""),
+        ("cast(float16, flaot32)", ("dtype 'flaot32'",), "Did you mean 'float32'?"),
+        ("pad(x, 3)", ("'pad(x, 3)'", "axis 'x'", "no equation"), "'pad(0, 3)'"),
+        (["pad(z, 3)", "x y -> y x"], ("'pad(z, 3)'", "axis 'z'"), "Known are: x, y."),
+        (["pad(x, 3)", "(x y) -> x y"], ("'pad(x, 3)'", "axis 'x'", "groups"), "There is none."),
+        (["x y -> y x", "a b -> b a"], ("one equation", "'x y -> y x' and 'a b -> b a'"), ""),
+        ("x y -> x", ("'y'", "left side"), "1"),
+        ("x ? -> x", ("column 3", "'?'"), ""),
+        (["pad(x, size)", "x y -> y x"], ("'size'",), "sizes = { size = 12 }"),
     ],
 )
-def test_ops_that_are_not_well_formed_are_refused(ops, problem):
-    with pytest.raises(RuleError, match=f"^rule 'a' -> 'b': .*{problem}"):
+def test_ops_that_are_not_well_formed_are_refused(ops, named, hint):
+    with refused(RuleError, *named, hint=hint) as caught:
         Rule.rearrange("a", "b", ops)
+    assert str(caught.value).startswith("rule 'a' -> 'b': ")
 
 
 @pytest.mark.parametrize(
@@ -299,42 +318,48 @@ def test_splitting_a_number_and_joining_it_are_inverse(bounds, number):
 
 
 @pytest.mark.parametrize(
-    ("where", "problem"),
+    ("where", "named", "hint"),
     [
-        ("i", "not of the form"),
-        ("i = j", "not of the form"),
-        ("i = block*j", "not of the form"),
-        ("i = block*0 + j", "not of the form"),
-        ("i = block*6 - j", "not of the form"),
-        ("i = block*6 + 2", "not of the form"),
-        ("2 = block*6 + j", "not of the form"),
-        ("i = block*6 + j*2", "do not nest"),
-        ("i = a*12 + b*5 + c", "do not nest"),
-        ("i = block + j", "do not nest"),
-        ("i = block*6 + block", "occurs twice"),
-        ("i = i*6 + j", "occurs twice"),
-        ("k = block*6 + j", "k must be a capture of one side; neither side has it"),
-        ("i = block*6 + z", "nothing binds z"),
-        ("i = other*6 + j", "nothing binds other"),
+        ("i", ("'i = block*6 + j'", "got 'i'"), "integer factors"),
+        ("i = j", ("got 'i = j'",), "integer factors"),
+        ("i = block*j", ("got 'i = block*j'",), "integer factors"),
+        ("i = block*0 + j", ("got 'i = block*0 + j'",), "integer factors"),
+        ("i = block*6 - j", ("got 'i = block*6 - j'",), "added up"),
+        ("i = block*6 + 2", ("got 'i = block*6 + 2'",), "integer factors"),
+        ("2 = block*6 + j", ("got '2 = block*6 + j'",), "capture"),
+        ("i = block*6 + j*2", ("'i = block*6 + j*2'", "got 6, 2"), "'i = a*12 + b*6 + c'"),
+        ("i = a*12 + b*5 + c", ("multiple", "got 12, 5, 1"), "'i = a*12 + b*6 + c'"),
+        ("i = block + j", ("multiple", "got 1, 1"), "'i = a*12 + b*6 + c'"),
+        ("i = block*6 + block", ("'block' twice",), ""),
+        ("i = i*6 + j", ("'i' twice",), ""),
+        ("k = block*6 + j", ("k as a capture", "neither side"), ("{k:int}", "{block:int}, {j:int}")),
+        ("i = block*6 + z", ("z has no value", "target side"), "{z:int} in the target pattern"),
+        ("i = other*6 + j", ("other has no value", "target side"), "{other:int} in the target pattern"),
     ],
 )
-def test_numbers_that_are_not_made_of_others_are_refused(where, problem):
-    with pytest.raises(RuleError, match=f"^rule 'h.*where = .*{problem}"):
+def test_numbers_that_are_not_made_of_others_are_refused(where, named, hint):
+    with refused(RuleError, "where", *named, hint=hint) as caught:
         Rule.rearrange("h.{i:int}.w", "b_{j:int}.w", "out in -> block in out", where=where)
+    assert str(caught.value).startswith("rule 'h.{i:int}.w' -> 'b_{j:int}.w': ")
 
 
 @pytest.mark.parametrize(
-    ("source", "target", "problem"),
+    ("source", "target", "named", "hint"),
     [
-        ("h.{i:int}", "b.{i:int}", "both sides have it"),
-        ("h.{i}", "b.{a:int}.{b:int}", r"write \{i:int\}"),
-        ("h.{i:int}", "b.{a}.{b:int}", r"write \{a:int\}"),
-        ("h.{i:int}.{a:int}", "b.{a:int}.{b:int}", "a and i are both captures in"),
+        ("h.{i:int}", "b.{i:int}", ("i as a capture", "both sides"), ("{i:int}", "{a:int}, {b:int}")),
+        ("h.{i}", "b.{a:int}.{b:int}", ("{i}", "'h.{i}'", "not a number"), "{i:int}"),
+        ("h.{i:int}", "b.{a}.{b:int}", ("{a}", "not a number"), "{a:int}"),
+        ("h.{i:int}.{a:int}", "b.{a:int}.{b:int}", ("a and i", "'h.{i:int}.{a:int}'"), "other side"),
     ],
 )
-def test_a_number_made_of_others_stands_on_one_side(source, target, problem):
-    with pytest.raises(RuleError, match=problem):
+def test_a_number_made_of_others_is_on_one_side(source, target, named, hint):
+    with refused(RuleError, "where = 'i = a*2 + b'", *named, hint=hint):
         Rule.rearrange(source, target, where="i = a*2 + b")
+
+
+def test_a_part_without_a_value_builds_no_number():
+    with refused(RuleError, "'i = block*6 + j'", "j has no value", hint="{j:int}"):
+        BLOCKS.build(BLOCKS.source, {"block": "0"})
 
 
 # -- sizes ------------------------------------------------------------------------------------------
@@ -360,22 +385,24 @@ def test_sizes_come_from_numbers_and_the_config(size, value):
 
 
 @pytest.mark.parametrize(
-    ("size", "config", "problem"),
+    ("size", "config", "named", "hint"),
     [
-        ("config.head", CONFIG, r"sizes\.h: the config has no entry 'head'"),
-        ("config.text.size", CONFIG, "no entry 'text.size'"),
-        ("config.heads.size", CONFIG, "no entry 'heads.size'"),
-        ("config.heads", None, r"config\.heads is asked for, and no config"),
-        ("config.name", CONFIG, "entry 'name' is 'x'; a size was expected"),
-        ("config.flag", CONFIG, "entry 'flag' is True"),
-        ("config.hidden / 5", CONFIG, "12 / 5, which is no whole number"),
-        ("config.hidden / 0", CONFIG, "12 / 0, which is no whole number"),
+        ("config.head", CONFIG, ("'head'",), "Did you mean 'heads'?"),
+        ("config.text.layer", CONFIG, ("'text.layer'",), "Did you mean 'layers'?"),
+        ("config.text.size", CONFIG, ("'text.size'",), "another entry"),
+        ("config.heads.size", CONFIG, ("'heads.size'",), "another entry"),
+        ("config.heads", None, ("config.heads", "no config.json"), ("config.json", "number")),
+        ("config.name", CONFIG, ("'name'", "got 'x'"), "number"),
+        ("config.flag", CONFIG, ("'flag'", "got True"), "number"),
+        ("config.hidden / 5", CONFIG, ("whole number", "config.hidden / 5 = 12 / 5"), ""),
+        ("config.hidden / 0", CONFIG, ("whole number", "config.hidden / 0 = 12 / 0"), ""),
     ],
 )
-def test_sizes_that_the_config_does_not_tell_are_refused(size, config, problem):
+def test_sizes_that_the_config_does_not_have_are_refused(size, config, named, hint):
     rule = Rule.rearrange("a", "b", "(h d) -> h d", sizes={"h": size}, origin="r.toml:4")
-    with pytest.raises(RuleError, match=rf"^r\.toml:4: rule 'a' -> 'b': .*{problem}"):
+    with refused(RuleError, *named, hint=hint) as caught:
         resolve_sizes(rule, config)
+    assert str(caught.value).startswith("r.toml:4: rule 'a' -> 'b': sizes.h: ")
 
 
 @pytest.mark.parametrize(
@@ -383,14 +410,14 @@ def test_sizes_that_the_config_does_not_tell_are_refused(size, config, problem):
     [-1, True, 1.5, None, "heads", "config", "config.", "4", "config.a / config.b / config.c", "4 / 2"],
 )
 def test_what_is_no_size_is_refused(size):
-    with pytest.raises(RuleError, match=r"sizes\.h: the size .* is neither"):
+    with refused(RuleError, "sizes.h: ", "'config.n_head'", f"got {size!r}"):
         Rule.rearrange("a", "b", "(h d) -> h d", sizes={"h": size})
 
 
 def test_sizes_are_of_axes():
-    with pytest.raises(RuleError, match=r"sizes\.hed: .* Did you mean 'head'"):
+    with refused(RuleError, "sizes.hed: ", hint="Did you mean 'head'?"):
         Rule.rearrange("a", "b", "(head d) -> head d", sizes={"hed": 4})
-    with pytest.raises(RuleError, match="gives this size already"):
+    with refused(RuleError, "sizes.j", "where = 'i = a*2 + j'", hint="Remove sizes.j"):
         Rule.rearrange("h.{i:int}", "b", "o -> a j o", where="i = a*2 + j", sizes={"j": 2})
     assert resolve_sizes(BLOCKS) == {"j": 6}
     named = Rule.rearrange("a", "b", ["pad(v, full)", "v d -> d v"], sizes={"full": "config.hidden"})
@@ -436,32 +463,35 @@ def test_a_condition_behind_an_ellipsis_counts_from_the_end():
 
 
 @pytest.mark.parametrize(
-    ("when", "problem"),
+    ("when", "named", "hint"),
     [
-        ({"rnak": 2}, "no condition 'rnak'. Did you mean 'rank'"),
-        ({"rank": "2"}, "when.rank is '2'; a number"),
-        ({"rank": True}, "when.rank is True; a number"),
-        ({"sizes": 3}, "when.sizes is 3; names"),
-        ({"sizes": {"in": "3"}}, "when.sizes.in is '3'; a number"),
-        ({"sizes": {"inn": 3}}, r"when\.sizes\.inn: .* Did you mean 'in'"),
-        ({"config": {"a": [1]}}, r"when\.config\.a is \[1\]"),
+        ({"rnak": 2}, ("when.rnak",), "Did you mean 'rank'?"),
+        ({"rank": "2"}, ("when.rank: ", "got '2'"), ""),
+        ({"rank": True}, ("when.rank: ", "got True"), ""),
+        ({"sizes": 3}, ("when.sizes: ", "{ in = 768 }", "got 3"), ""),
+        ({"sizes": {"in": "3"}}, ("when.sizes.in: ", "got '3'"), ""),
+        ({"sizes": {"inn": 3}}, ("when.sizes.inn: ",), "Did you mean 'in'?"),
+        ({"config": 3}, ("when.config: ", "model_type", "got 3"), ""),
+        ({"config": {"a": [1]}}, ("when.config.a: ", "got [1]"), ""),
     ],
 )
-def test_conditions_that_are_not_known_are_refused(when, problem):
-    with pytest.raises(RuleError, match=f"^rule 'a' -> 'b': .*{problem}"):
+def test_conditions_that_are_not_known_are_refused(when, named, hint):
+    with refused(RuleError, *named, hint=hint) as caught:
         Rule.rearrange("a", "b", "out in -> in out", when=when)
+    assert str(caught.value).startswith("rule 'a' -> 'b': ")
 
 
 def test_only_moves_go_by_shapes():
-    with pytest.raises(RuleError, match="only a rule that rearranges tensors"):
+    with refused(RuleError, "'rename'", "when.rank", hint="when.config"):
         Rule.rename("a", "b", when={"rank": 2})
     assert not Rule.rename("a", "b", when={"config": {"x": 1}}).applies(config={"x": 2})
 
 
 def test_a_condition_on_an_unknown_config_is_refused():
     rule = Rule.rename("a", "b", when={"config": {"x": 1}}, origin="r.toml:2")
-    with pytest.raises(RuleError, match=r"^r\.toml:2: rule 'a' -> 'b': .*config\.x = 1, and no config"):
+    with refused(RuleError, "when.config.x = 1", "no config.json", hint="config.json") as caught:
         rule.applies()
+    assert str(caught.value).startswith("r.toml:2: rule 'a' -> 'b': ")
 
 
 # -- several rules ----------------------------------------------------------------------------------
@@ -531,7 +561,7 @@ def test_an_error_of_a_rule_names_the_tensor_too():
     error = SPLIT.error("does not fit.", ("h", "1", "qkv"))
     assert str(error).startswith("r.toml:3: tensor 'h.1.qkv': rule 'h.{i:int}.qkv' -> 'b.{i:int}.q', ")
     assert error.key == ("h", "1", "qkv")
-    with pytest.raises(RuleError, match="it has no source"):
+    with refused(RuleError, "'a': fill with 1", "no source"):
         _ = Rule.fill("a", 1, reason="x").source
 
 
@@ -576,5 +606,5 @@ def test_the_old_names_of_what_a_rule_holds_warn_and_work():
         assert BLOCKS.radix is BLOCKS.flat_index
     with pytest.warns(DeprecationWarning, match=r"Rule\.lists is deprecated; use list_axes"):
         assert BLOCKS.lists is BLOCKS.list_axes
-    with pytest.warns(DeprecationWarning, match="drop of a rule is deprecated"):
+    with pytest.warns(DeprecationWarning, match="drop of a rule is deprecated; use reason"):
         assert (gone("a").drop, STACK.drop) == ("not wanted", None)

@@ -13,10 +13,12 @@ import pytest
 import safetensors.numpy
 from click.testing import CliRunner
 from hypothesis import given, strategies as st
+from support.errors import refused
 
-from bridge_core import LimitExceeded, MalformedFile, Rule, RuleError, SystemFailure, UsageError
+from bridge_core import LimitExceeded, Rule, RuleError, UsageError
 from bridge_core.cli import main
 from bridge_core.cli.options import rules_option
+from bridge_core.errors import PermissionDenied, SourceIsFolder, SourceNotFound
 from bridge_core.rules import toml_file
 from bridge_core.rules.rule_sets import as_rules
 from bridge_core.rules.toml_file import load_rules
@@ -68,13 +70,13 @@ def write(tmp_path, monkeypatch):
     return write
 
 
-def refused(write, text):
-    """Return the message of the error that a file is refused with."""
+def error_of(write, text):
+    """Return the error that a file is refused with."""
     path = write(text)
     with pytest.raises(RuleError) as caught:
         load_rules(path)
     assert caught.value.path == path
-    return caught.value.message
+    return caught.value
 
 
 # -- what is read -----------------------------------------------------------------------------------
@@ -137,17 +139,18 @@ def test_old_keys_mean_what_their_new_names_mean(write, old, new):
 
 
 @pytest.mark.parametrize(
-    ("body", "problem"),
+    ("body", "old", "new"),
     [
-        (
-            "target = 'b'\nops = 'x -> x'\nrearrange = 'x -> x'",
-            "'ops' and 'rearrange' mean the same; write only 'rearrange'.",
-        ),
-        ("layer = 'linear'\nkind = 'linear'", "'layer' and 'kind' mean the same; write only 'layer'."),
+        ("target = 'b'\nops = 'x -> x'\nrearrange = 'x -> x'", "ops", "rearrange"),
+        ("layer = 'linear'\nkind = 'linear'", "kind", "layer"),
     ],
 )
-def test_a_rule_with_a_key_under_both_names_is_refused(write, body, problem):
-    assert refused(write, f"\n[[rule]]\nsource = 'a'\n{body}\n") == f"1 rule is wrong:\n  r.toml:2: {problem}"
+def test_a_rule_with_a_key_under_both_names_is_refused(write, body, old, new):
+    summary, line = error_of(write, f"\n[[rule]]\nsource = 'a'\n{body}\n").message.split("\n")
+    assert summary == "1 rule is wrong:"
+    assert line.startswith("  r.toml:2: ")
+    assert f"{old!r}" in line
+    assert line.endswith(f"Write only {new!r}.")
 
 
 def test_a_file_may_have_a_byte_order_mark_and_the_line_ends_of_windows(write):
@@ -164,18 +167,18 @@ def test_rules_are_given_as_a_path_or_as_rules(write, path_type):
 
 
 @pytest.mark.parametrize(
-    ("value", "problem"),
+    ("value", "named"),
     [
-        (3, "rules= is a int"),
-        (None, "rules= is a NoneType"),
-        (b"r.toml", "rules= is a bytes"),
-        ({"a": "b"}, "rules= is a dict"),
-        ([Rule.rename("a", "b"), "r.toml"], "rules= has a str at place 1"),
-        ("", "the path of the rule file is empty"),
+        (3, ("rules=", "got int")),
+        (None, ("rules=", "got NoneType")),
+        (b"r.toml", ("rules=", "got bytes")),
+        ({"a": "b"}, ("rules=", "got dict")),
+        ([Rule.rename("a", "b"), "r.toml"], ("rules[1]", "got str")),
+        ("", ("path", "empty")),
     ],
 )
-def test_what_are_no_rules_is_refused(value, problem):
-    with pytest.raises(UsageError, match=problem):
+def test_what_are_no_rules_is_refused(value, named):
+    with refused(UsageError, *named, hint='rules="rules.toml" (--rules)'):
         as_rules(value)
 
 
@@ -231,96 +234,105 @@ def test_every_rule_has_its_line(gaps):
 
 
 def test_rules_in_one_line_are_refused(write):
-    assert "a line [[rule]]" in refused(write, "rule = [{ source = 'a', rename = 'b' }]")
+    assert "a line [[rule]]" in error_of(write, "rule = [{ source = 'a', rename = 'b' }]").hint
 
 
 # -- what is wrong with a rule ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("body", "problem"),
+    ("body", "named"),
     [
-        ("sorce = 'a'", "'sorce' is not known. Did you mean 'source'?"),
-        ("", "the rule has no action. Add one of: rename, layer, drop, fill, rearrange."),
-        ("source = 'a'", "the rule has no action"),
-        ("target = 'a'", "a rule with 'target' needs 'source'"),
-        ("rename = 'a'", "a rule with 'rename' needs 'source'"),
-        ("source = 'a'\nrearrange = 'x -> x'", "a rule with 'rearrange' needs 'target'"),
-        ("target = 'a'\nops = 'x -> x'", "a rule with 'ops' needs 'source'"),
-        ("target = 'a'\nfill = 1", "a rule with 'fill' needs 'reason'"),
-        ("source = 'a'\nfill = 1", "a rule with 'fill' needs 'target'"),
-        ("source = 'a'\nrename = 'b'\ntarget = 'c'", "'target' cannot be combined with 'rename'"),
-        ("source = 'a'\nrename = 'b'\nops = 'x -> x'", "'ops' cannot be combined with 'rename'"),
-        ("source = 'a'\ndrop = 'b'\nkind = 'linear'", "'drop' cannot be combined with 'kind'"),
-        ("source = 'a'\ntarget = 'b'\nreason = 'c'", "'reason' cannot be combined with 'target'"),
-        ("source = 3\nrename = 'b'", "source = 3: a pattern, or a list of patterns was expected"),
-        ("source = []\ntarget = 'b'", "source = []: a pattern"),
-        ("source = ['a', 1]\ntarget = 'b'", "source = ['a', 1]: a pattern"),
-        (
-            "source = ['a', 'c']\nrename = 'b'",
-            "source = ['a', 'c']: one pattern was expected with 'rename'",
-        ),
-        ("target = ['a']\nfill = 1\nreason = 'x'", "target = ['a']: one pattern was expected with 'fill'"),
-        ("source = 'a'\ntarget = 'b'\nops = 3", "ops = 3: an equation or a call"),
-        ("source = 'a'\ntarget = 'b'\nrearrange = []", "rearrange = []: an equation or a call"),
-        ("source = 'a'\ntarget = 'b'\nsizes = 3", "sizes = 3: a table such as"),
-        ("source = 'a'\ntarget = 'b'\nwhere = 3", "where = 3: a text such as"),
-        ("source = 'a'\nrename = 'b'\nwhen = 'x'", "when = 'x': a table such as"),
-        ("source = 'a'\nrename = 'b'\noptional = 1", "optional = 1: true or false was expected"),
-        ("source = 'a'\nkind = 3", "kind = 3: the name of a layer kind"),
-        ("source = 'a'\nlayer = 3", "layer = 3: the name of a layer kind"),
-        ("source = 'a'\ndrop = true", "drop = True: a reason was expected"),
-        ("source = 'a'\ndrop = ''", "rule 'a': drop (): a reason was expected"),
-        ("source = 'a'\ndrop = 'x'\nfill = '1'", "fill = '1': a number was expected"),
-        ("source = 'a'\nrename = 2024-01-01", "rename = datetime.date(2024, 1, 1): a pattern was expected"),
-        ("source = 'a.{'\nrename = 'b'", "rule 'a.{' -> 'b': pattern segment '{'"),
-        (
-            "source = 'a.{i:int}'\nrename = 'b'",
-            "rule 'a.{i:int}' -> 'b': it cannot be read in both directions",
-        ),
-        ("source = 'a'\ntarget = ['b', 'b']\nops = 'x -> x, x'", "match the same key"),
-        ("source = 'a'\ntarget = 'b'\nops = 'padd(x)'", "the op 'padd' is not known. Did you mean 'pad'?"),
-        ("source = 'a'\ntarget = 'b'\nops = 'x y -> x'", "'y' stands on the left side only"),
-        ("source = 'a'\ntarget = 'b.{i:int}'\nops = 'x -> x'", "nothing binds {i}"),
-        ("source = 'a'\ntarget = 'b'\nops = 'x -> x'\nsizes.x = 1.5", "sizes.x: the size 1.5 is neither"),
-        ("source = 'a'\ntarget = 'b'\nwhere = 'i = j'", "where = 'i = j' is not of the form"),
-        ("source = 'a'\nrename = 'b'\nwhen.rnk = 1", "when has no condition 'rnk'. Did you mean 'rank'?"),
+        ("sorce = 'a'", ("'sorce'", "Did you mean 'source'?")),
+        ("", ("action", "rename, layer, drop, fill, rearrange")),
+        ("source = 'a'", ("action", "rename, layer, drop, fill, rearrange")),
+        ("target = 'a'", ("'target'", "'source'", 'source = "')),
+        ("rename = 'a'", ("'rename'", "'source'", 'source = "')),
+        ("source = 'a'\nrearrange = 'x -> x'", ("'rearrange'", "'target'", 'target = "')),
+        ("target = 'a'\nops = 'x -> x'", ("'ops'", "'source'", 'source = "')),
+        ("target = 'a'\nfill = 1", ("'fill'", "'reason'", 'reason = "')),
+        ("source = 'a'\nfill = 1", ("'fill'", "'target'", 'target = "')),
+        ("source = 'a'\nrename = 'b'\ntarget = 'c'", ("'target'", "'rename'", "Remove 'target'", "[[rule]]")),
+        ("source = 'a'\nrename = 'b'\nops = 'x -> x'", ("'ops'", "'rename'", "Remove 'ops'", "[[rule]]")),
+        ("source = 'a'\ndrop = 'b'\nkind = 'linear'", ("'drop'", "'kind'", "Remove 'drop'", "[[rule]]")),
+        ("source = 'a'\ntarget = 'b'\nreason = 'c'", ("'reason'", "'target'", "Remove 'reason'")),
+        ("source = 3\nrename = 'b'", ("source: ", "pattern", "got 3.")),
+        ("source = []\ntarget = 'b'", ("source: ", "pattern", "got [].")),
+        ("source = ['a', 1]\ntarget = 'b'", ("source: ", "pattern", "got ['a', 1].")),
+        ("source = ['a', 'c']\nrename = 'b'", ("source: ", "'rename'", "got ['a', 'c'].", "[[rule]]")),
+        ("target = ['a']\nfill = 1\nreason = 'x'", ("target: ", "'fill'", "got ['a'].", "[[rule]]")),
+        ("source = 'a'\ntarget = 'b'\nops = 3", ("ops: ", "equation", "got 3.")),
+        ("source = 'a'\ntarget = 'b'\nrearrange = []", ("rearrange: ", "equation", "got [].")),
+        ("source = 'a'\ntarget = 'b'\nsizes = 3", ("sizes: ", "{ h = 12 }", "got 3.")),
+        ("source = 'a'\ntarget = 'b'\nwhere = 3", ("where: ", "'i = block*6 + j'", "got 3.")),
+        ("source = 'a'\nrename = 'b'\nwhen = 'x'", ("when: ", "{ rank = 2 }", "got 'x'.")),
+        ("source = 'a'\nrename = 'b'\noptional = 1", ("optional: ", "true or false", "got 1.")),
+        ("source = 'a'\nkind = 3", ("kind: ", "layer kind", "got 3.")),
+        ("source = 'a'\nlayer = 3", ("layer: ", "layer kind", "got 3.")),
+        ("source = 'a'\ndrop = true", ("drop: ", "reason", "got true.")),
+        ("source = 'a'\ndrop = ''", ("rule 'a': drop (): ", "reason", 'drop = "')),
+        ("source = 'a'\ndrop = 'x'\nfill = '1'", ("fill: ", "number", "got '1'.")),
+        ("source = 'a'\nrename = 2024-01-01", ("rename: ", "pattern", "got datetime.date(2024, 1, 1).")),
+        ("source = 'a.{'\nrename = 'b'", ("rule 'a.{' -> 'b': ", "'{'", "{i:int}")),
+        ("source = 'a*'\nrename = 'b'", ("rule 'a*' -> 'b': ", "'a*'", "layer_{i:int}")),
+        ("source = 'a.{i:int}'\nrename = 'b'", ("rule 'a.{i:int}' -> 'b': ", "{i} in 'b'")),
+        ("source = 'a'\ntarget = ['b', 'b']\nops = 'x -> x, x'", ("'b' and 'b'", "key")),
+        ("source = 'a'\ntarget = 'b'\nops = 'padd(x)'", ("op 'padd'", "Did you mean 'pad'?")),
+        ("source = 'a'\ntarget = 'b'\nops = 'x y -> x'", ("'y'", "left side", "1")),
+        ("source = 'a'\ntarget = 'b.{i:int}'\nops = 'x -> x'", ("{i}", "'b.{i:int}'", "'i x -> x'")),
+        ("source = 'a'\ntarget = 'b'\nops = 'x -> x'\nsizes.x = 1.5", ("sizes.x: ", "got 1.5")),
+        ("source = 'a'\ntarget = 'b'\nwhere = 'i = j'", ("where: ", "got 'i = j'")),
+        ("source = 'a'\nrename = 'b'\nwhen.rnk = 1", ("when.rnk", "Did you mean 'rank'?")),
     ],
 )
-def test_a_rule_that_is_wrong_is_named_with_its_line(write, body, problem):
+def test_a_rule_that_is_wrong_is_named_with_its_line(write, body, named):
     text = f"{RULE.format('first')}\n[[rule]]\n{body}\n"
-    summary, line = refused(write, text).split("\n")
+    summary, line = error_of(write, text).message.split("\n")
     assert summary == "1 rule is wrong:"
     assert line.startswith("  r.toml:5: ")
-    assert problem in line
+    assert [thing for thing in named if thing not in line] == [], line
 
 
 def test_all_wrong_rules_are_told_at_once_one_line_each(write):
     text = "[[rule]]\nsorce = 'a'\n" + RULE.format("fine") + "[[rule]]\nsource = 'a'\nrename = '{x}'\n"
-    summary, *lines = refused(write, text).split("\n")
+    summary, *lines = error_of(write, text).message.split("\n")
     assert summary == "2 rules are wrong:"
     assert [line.split()[0] for line in lines] == ["r.toml:1:", "r.toml:6:"]
 
 
+def test_of_many_wrong_rules_the_first_are_listed_and_the_others_counted(write):
+    summary, *lines = error_of(write, "[[rule]]\nsorce = 'a'\n" * 50).message.split("\n")
+    assert summary == "50 rules are wrong:"
+    assert [line.split()[0] for line in lines[:-1]] == [f"r.toml:{n}:" for n in range(1, 41, 2)]
+    assert lines[-1] == "  and 30 more"
+
+
 @pytest.mark.parametrize(
-    ("first", "second", "problem"),
+    ("first", "second", "named"),
     [
         (
             "source = 'a.{i:int}'\ndrop = 'x'",
             "source = 'a.{n:int}'\ndrop = 'y'",
-            "rule 'a.{n:int}': drop (y) takes the keys that rule 'a.{i:int}': drop (x) of line 1 takes.",
+            ("rule 'a.{n:int}': drop (y)", "rule 'a.{i:int}': drop (x)", "match"),
         ),
-        ("source = 'a.*'\ndrop = 'x'", "source = 'a.b'\ntarget = 'c'", "takes the keys"),
-        ("source = 'a'\ntarget = 'c'", "source = 'b'\ntarget = 'c'", "makes the keys"),
-        ("source = 'a'\ntarget = 'c'", "target = 'c'\nfill = 1\nreason = 'x'", "makes the keys"),
-        ("source = 'a'\nkind = 'linear'", "source = 'a'\nkind = 'embedding'", "takes the keys"),
+        ("source = 'a.*'\ndrop = 'x'", "source = 'a.b'\ntarget = 'c'", ("'a.*'", "'a.b' -> 'c'", "match")),
+        ("source = 'a'\ntarget = 'c'", "source = 'b'\ntarget = 'c'", ("'a' -> 'c'", "'b' -> 'c'", "make")),
+        (
+            "source = 'a'\ntarget = 'c'",
+            "target = 'c'\nfill = 1\nreason = 'x'",
+            ("'a' -> 'c'", "'c': fill with 1", "make"),
+        ),
+        (
+            "source = 'a'\nkind = 'linear'",
+            "source = 'a'\nkind = 'embedding'",
+            ("linear", "embedding", "match"),
+        ),
     ],
 )
-def test_two_rules_for_one_key_are_refused(write, first, second, problem):
-    message = refused(write, f"[[rule]]\n{first}\n[[rule]]\n{second}\n")
+def test_two_rules_for_one_key_are_refused(write, first, second, named):
+    message = error_of(write, f"[[rule]]\n{first}\n[[rule]]\n{second}\n").message
     assert message.startswith("1 rule is wrong:\n  r.toml:4: rule '")
-    assert problem in message
-    assert "of line 1" in message
+    assert [thing for thing in (*named, "line 1", "pattern") if thing not in message] == [], message
 
 
 @pytest.mark.parametrize(
@@ -340,44 +352,48 @@ def test_two_rules_that_may_stand_beside_each_other(write, first, second):
 
 
 @pytest.mark.parametrize(
-    ("text", "problem"),
+    ("text", "named", "hint"),
     [
-        ("[[rule]]\nsource = \n", "is no TOML: Invalid value (at line 2, column 10)"),
-        ("[[rule]]\nsource = 'a'\nsource = 'b'\n", "is no TOML: Cannot overwrite a value (at line 3"),
-        ("x = " + "[" * 5000, "is nested too deep"),
-        ("x = " + "1" * 5000, "is no TOML"),
-        (b"# \n\xff", "is no UTF-8 text: byte 3, in line 2, is 0xff"),
-        ("", "holds no rules"),
-        ("[rule]\nsource = 'a'\n", "'rule' is no list of tables"),
-        ("rule = ['a']\n", "'rule' is no list of tables"),
-        ("sorce = 'torch'\n", "'sorce' at the top of the file is not known. Did you mean 'source'?"),
-        ("source = 3\n", "source = 3: the name of a framework"),
-        ("source = ''\n", "source = '': the name of a framework"),
-        ("target = 'flax'\n", "target = 'flax' needs a source"),
-        ("source = 'flax'\ntarget = 'flax'\n", "both sides are flax"),
-        ("source = 'neutral'\n", "both sides are neutral"),
+        ("[[rule]]\nsource = \n", ("TOML", "line 2, column 10"), "in quotes"),
+        ("[[rule]]\nsource = 'a'\nsource = 'b'\n", ("TOML", "overwrite", "line 3"), ""),
+        ("x = " + "[" * 5000, ("TOML",), ""),
+        ("x = " + "1" * 5000, ("TOML",), ""),
+        (b"# \n\xff", ("UTF-8", "0xff at byte 3", "line 2"), "UTF-8"),
+        ("", ("no rules",), "[[rule]]"),
+        ("[rule]\nsource = 'a'\n", ("line 1: ", "[[rule]]", "'rule'"), "two brackets"),
+        ("rule = ['a']\n", ("line 1: ", "[[rule]]", "'rule'"), "two brackets"),
+        ("sorce = 'torch'\n", ("line 1: ", "'sorce'"), "Did you mean 'source'?"),
+        ("\nrename = 'b'\n", ("line 2: ", "'rename'"), "below a line [[rule]]"),
+        ("source = 3\n", ("line 1: source: ", "framework", "got 3"), ""),
+        ("source = ''\n", ("line 1: source: ", "framework", "got ''"), ""),
+        ("target = 'flax'\n", ("line 1: ", "target", "source"), 'source = "torch"'),
+        ("target = 'torch'\n", ("line 1: ", "target", "source"), 'source = "flax"'),
+        ("source = 'flax'\ntarget = 'flax'\n", ("'flax' for both",), ("source", "target")),
+        ("source = 'neutral'\n", ("'neutral' for both",), "source"),
     ],
 )
-def test_a_file_that_holds_no_rules_is_refused(write, text, problem):
-    assert problem in refused(write, text)
+def test_a_file_that_holds_no_rules_is_refused(write, text, named, hint):
+    path = write(text)
+    with refused(RuleError, "r.toml: ", *named, hint=hint):
+        load_rules(path)
 
 
 def test_a_file_that_is_too_large_is_refused_before_it_is_read(write, tmp_path):
     path = write("")
     os.truncate(path, 4_000_001)
-    with pytest.raises(LimitExceeded, match="4000001 bytes"):
+    with refused(LimitExceeded, "4000000 bytes", "got 4000001"):
         load_rules(path)
 
 
 def test_a_line_that_is_too_long_is_refused(write):
-    with pytest.raises(LimitExceeded, match="line 2 is 100001 characters long"):
+    with refused(LimitExceeded, "line 2", "100000", "got 100001"):
         load_rules(write("\n" + "a" * 100_001))
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(MalformedFile, match=r"none\.toml: there is no such file"):
+    with refused(SourceNotFound, "none.toml: ", "rule file"):
         load_rules(tmp_path / "none.toml")
-    with pytest.raises(MalformedFile):
+    with refused(SourceIsFolder, tmp_path):
         load_rules(tmp_path)
 
 
@@ -388,7 +404,7 @@ def test_a_file_that_may_not_be_read_is_refused(write, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(SystemFailure, match="Permission denied"):
+    with refused(PermissionDenied, "r.toml", "Permission denied"):
         load_rules(path)
 
 
@@ -451,11 +467,11 @@ def test_the_command_tells_of_all_that_is_wrong(write):
     assert result.exit_code == 1
     lines = result.stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["r.toml:1:", "r.toml:3:"]
-    assert result.stderr == "error: r.toml: 2 rules are wrong.\n"
+    assert result.stderr == "error: r.toml: 2 rules are wrong. [CKB-102]\n"
 
 
-def test_a_file_that_is_not_there_is_bad_input(tmp_path):
-    assert check(str(tmp_path / "none.toml")).exit_code == 3
+def test_a_file_that_is_not_there_is_a_mistake_in_the_call(tmp_path):
+    assert check(str(tmp_path / "none.toml")).exit_code == 2
     assert check().exit_code == 2
 
 
@@ -469,9 +485,9 @@ def test_the_command_counts_the_names_on_both_sides(write, weights):
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ("out in -> i in out", "out in -> i out in", "r.toml:3: tensor 'model.h.0.w'.*the target has"),
-        ("out in -> i in out", "(h out) in -> i in h out", "r.toml:3: .*4 axes"),
-        ("model.h.{i:int}.mask", "model.*.{j:int}.w", "r.toml:13: .*both match this tensor"),
+        ("out in -> i in out", "out in -> i out in", r"r.toml:3: tensor 'model.h.0.w'.*\[2, 3, 2\], got"),
+        ("out in -> i in out", "(h out) in -> i in h out", "r.toml:3: .*got 4"),
+        ("model.h.{i:int}.mask", "model.*.{j:int}.w", "r.toml:13: .*match"),
     ],
 )
 def test_the_command_refuses_rules_that_the_shapes_or_each_other_rule_out(write, weights, old, new, problem):
@@ -480,7 +496,7 @@ def test_the_command_refuses_rules_that_the_shapes_or_each_other_rule_out(write,
     )
     assert result.exit_code == 1
     assert re.search(problem, result.stdout), result.stdout
-    assert "error: r.toml: 1 rule does not fit the tensors." in result.stderr
+    assert "error: r.toml: 1 rule" in result.stderr
 
 
 def test_the_command_refuses_rules_that_meet_on_the_way_back(write, tmp_path, monkeypatch):
@@ -503,7 +519,8 @@ target = "n_{i:int}.bias"
 """
     result = check(write(text), "--source", "torch.safetensors", "--like", "flax.msgpack")
     assert result.exit_code == 1
-    assert "both match this tensor" in result.stdout
+    assert "'a.{name}.weight'" in result.stdout
+    assert "'b.{i:int}.weight'" in result.stdout
     assert "n_1.bias" in result.stdout
 
 
@@ -571,7 +588,8 @@ def test_a_rule_under_conditions_may_match_nothing(write, weights):
 def test_weights_of_other_frameworks_are_refused(write, weights):
     result = check(write(STACKED), "--source", "torch.safetensors", "--like", "torch.safetensors")
     assert result.exit_code == 1
-    assert "between torch and flax; the conversion is from torch to torch" in result.stderr
+    assert "torch and flax" in result.stderr
+    assert "torch to torch" in result.stderr
 
 
 def test_the_command_prints_one_document(write, weights):

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 from support.arrays import assert_same_bits, random_array
+from support.errors import refused
 from support.rule_files import abstract, assert_holds, nothing_written, plan_and_apply, saved
 
 from bridge_core import (
@@ -79,8 +80,9 @@ def test_what_the_rule_leaves_open_the_template_tells(ops, tmp_path):
     there = saved({"wte.embedding": target}, "flax", tmp_path / "there.safetensors")
     like = abstract({"wte.weight": W}, "torch")
     assert_holds(plan_and_apply(there, to="torch", rules=rule, like=like), {"wte.weight": W})
-    with pytest.raises(RuleError, match=r"nothing tells the size.*--like FILE"):
+    with pytest.raises(RuleError, match="size") as error:
         plan_conversion(there, to="torch", rules=rule)
+    assert "--like" in str(error.value)
 
 
 @pytest.mark.parametrize("value", [1.0, -0.0, np.nan])
@@ -91,7 +93,9 @@ def test_padding_that_holds_anything_is_refused_and_no_file_is_left(place, value
     there[place] = value
     given = saved({"wte.embedding": there}, "flax", tmp_path / "there.safetensors")
     for options in ({}, {"verify": False}, {"workers": 1}):
-        with pytest.raises(PlanError, match="would be cut off is not 0"):
+        with refused(
+            PlanError, "axis 0", "size 16 to 10", "only 0", f"got {value} at {list(place)}", hint="pad"
+        ):
             convert(given, tmp_path / "again.safetensors", to="torch", rules=rule, **options)
         assert nothing_written(tmp_path, given)
 
@@ -133,7 +137,9 @@ HALF = {name: (array + np.float32(2**-9)).astype(BF16) for name, array in SCALES
 def test_an_offset_that_rounds_is_refused_and_no_file_is_left(tmp_path):
     rule = move("h.{i:int}.ln.weight", "h.{i:int}.ln.scale", "offset(1)")
     source = saved(HALF, "torch", tmp_path / "source.safetensors")
-    with pytest.raises(PlanError, match=r"adding 1\.0 in bfloat16 rounds"):
+    with refused(
+        PlanError, "adding 1.0 ", "bfloat16", hint=("cast(bfloat16, float32)", "offset(1.0, rounding)")
+    ):
         convert(source, tmp_path / "there.safetensors", to="flax", rules=rule)
     assert nothing_written(tmp_path, source)
 
@@ -192,7 +198,7 @@ def test_tensors_that_must_be_equal_and_are_not_leave_no_file(change, tmp_path):
     other = one.copy()
     other[5, 3] = change
     source = saved({"wte.weight": one, "lm.weight": other}, "torch", tmp_path / "source.safetensors")
-    with pytest.raises(PlanError, match="tied hold different values"):
+    with refused(PlanError, "[5, 3]", f"0.0 and {change}", hint="source"):
         convert(source, tmp_path / "there.safetensors", to="flax", rules=rule)
     assert nothing_written(tmp_path, source)
 
@@ -250,7 +256,7 @@ def test_constants_through_a_neutral_file(tmp_path):
 
 
 def test_constants_need_the_shapes_of_the_target():
-    with pytest.raises(RuleError, match=r"h\.\{i:int\}\.rope\.scale.*shapes are not known.*--like FILE"):
+    with refused(RuleError, "h.{i:int}.rope.scale", "--like"):
         plan_conversion(HEAD, to="flax", rules=ROPE)
 
 
@@ -290,7 +296,7 @@ def test_what_is_dropped_comes_back_as_its_constant(tmp_path):
 
 def test_a_constant_that_the_target_has_not_is_told():
     rule = Rule.fill("rope.table", 1, reason="torch has none", layouts=BOTH)
-    with pytest.raises(RuleError, match=r"1 rule matched nothing: 'rope\.table'"):
+    with refused(RuleError, "1 rule", "'rope.table'"):
         plan_conversion(HEAD, to="flax", rules=rule, like=abstract(FLAX_HEAD, "flax"))
 
 
@@ -318,9 +324,8 @@ def filling(dtype, value, folder):
     ],
 )
 def test_a_constant_that_the_dtype_cannot_hold_is_refused(dtype, value, tmp_path):
-    with pytest.raises(RuleError, match=rf"rope\.table.*{dtype} cannot hold") as error:
+    with refused(RuleError, "'rope.table'", dtype, value, key=("rope", "table")):
         filling(dtype, value, tmp_path)
-    assert error.value.key == ("rope", "table")
     assert nothing_written(tmp_path)
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from support.errors import refused
 
 from bridge_core import LimitExceeded
 from bridge_core.transfer.thread_pool import run_jobs
@@ -44,7 +45,7 @@ def test_a_system_without_threads_is_a_limit(monkeypatch):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(_thread, "start_new_thread", refuse)
-    with pytest.raises(LimitExceeded, match="thread"):
+    with refused(LimitExceeded, "thread 1 of 1", hint="--workers"):
         run_jobs(abs, [1], 1)
 
 

@@ -1,6 +1,6 @@
-"""Why an HDF5 file is refused: looked up by libhdf5 in a child process, because libhdf5 may not survive it.
+"""The reason why an HDF5 file is refused; libhdf5 finds it in a child process, which it may crash.
 
-Only files that are refused anyway come here, so opening a good file pays nothing for it.
+Only files that are refused anyway are examined, so opening a good file costs nothing more.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _DAMAGE: dict[str, type[BridgeError]] = {"truncated": TruncatedFile, "unreadable
 
 
 def refusal(file: SourceFile, known: BridgeError | None) -> BridgeError:
-    """Return the error that says why a file is not opened.
+    """Return the error with the reason why a file is not opened.
 
     Args:
         file: A file with an HDF5 signature.
-        known: What is wrong already; it stands unless the file is dangerous as well.
+        known: The error that is known already, if any; it is returned unless the file is dangerous too.
     """
     verdict, text = _scan(file)
     if verdict in _DANGERS:
@@ -51,15 +51,15 @@ def refusal(file: SourceFile, known: BridgeError | None) -> BridgeError:
         return _DAMAGE[verdict](text, path=file.name)
     if verdict == "ours":
         return IntegrityError(
-            "holds ckptbridge data, but its guard (bytes 0 to 511) is damaged or was not copied.",
+            "the file has data of ckptbridge, but its guard (bytes 0 to 511) is damaged or was not copied.",
             path=file.name,
-            hint="Write it again with ckptbridge; other HDF5 tools do not keep its checksums.",
+            hint="Write the file again with ckptbridge; other HDF5 tools do not preserve its checksums.",
         )
     return UnsupportedFeature(
-        "is an HDF5 file that ckptbridge did not write; layouts of other programs, such as Keras, "
-        "are not read.",
+        "expected an HDF5 file that ckptbridge wrote, got one of another program; the layouts of other "
+        "programs, such as Keras, are not read.",
         path=file.name,
-        hint="Save the weights as safetensors there, and convert that file.",
+        hint="Save the weights as safetensors in that program, and convert the new file.",
     )
 
 
@@ -77,11 +77,11 @@ def _scan(file: SourceFile) -> tuple[str, str]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return "limit", f"kept libhdf5 busy for more than {_SECONDS} seconds."
+        return "limit", f"libhdf5 did not finish reading the file's structure in {_SECONDS} seconds."
     except OSError as err:
-        return "unreadable", f"could not be examined: {err}."
+        return "unreadable", f"the process that examines the file could not be started: {err}."
     try:
         verdict, text = json.loads(child.stdout)
         return str(verdict), str(text)
     except (ValueError, RecursionError):
-        return "unreadable", f"makes libhdf5 fail (exit status {child.returncode})."
+        return "unreadable", f"the file is damaged: libhdf5 crashed on it (exit status {child.returncode})."

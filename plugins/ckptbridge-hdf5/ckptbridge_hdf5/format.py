@@ -1,4 +1,4 @@
-"""The format itself: what ckptbridge calls to recognise, open and write our HDF5 files."""
+"""The format itself: what ckptbridge calls to recognise, open and write its HDF5 files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 class Hdf5Format:
-    """HDF5 files in our own layout: one contiguous dataset a tensor, an index, and SHA-256 of everything."""
+    """HDF5 files of ckptbridge: one contiguous dataset a tensor, an index, and SHA-256 of everything."""
 
     name = "hdf5"
     extensions: tuple[str, ...] = (".h5", ".hdf5")
@@ -30,7 +30,7 @@ class Hdf5Format:
     )
 
     def sniff(self, file: SourceFile) -> bool:
-        """Tell whether an HDF5 signature stands where HDF5 allows one."""
+        """Return whether the file has an HDF5 signature at one of the offsets that HDF5 allows."""
         offset = 0
         while offset + len(_SIGNATURE) <= file.size:
             if file.read(offset, len(_SIGNATURE)) == _SIGNATURE:
@@ -39,14 +39,15 @@ class Hdf5Format:
         return False
 
     def open(self, file: SourceFile) -> FlatState:
-        """Open a file of ours; values are read and proven block by block when asked for.
+        """Open a file lazily; values are read and verified in blocks of 256 KiB when they are asked for.
 
         Raises:
-            UnsafeFile: It points to other files or wants foreign filters.
-            UnsupportedFeature: It is another program's HDF5 file.
+            UnsafeFile: The file refers to other files, or needs filters from outside of HDF5.
+            UnsupportedFeature: Another program wrote the file, or a newer version of this plugin.
             IntegrityError: A checksum differs.
-            LimitExceeded: It claims more than it can hold.
-            MalformedFile: It is no HDF5 file, or contradicts itself.
+            TruncatedFile: The file ends too early.
+            LimitExceeded: The file declares more data than it can hold.
+            MalformedFile: The file is not an HDF5 file, or contradicts itself.
         """
         from ckptbridge_hdf5.reader import open_file
 
@@ -56,9 +57,10 @@ class Hdf5Format:
         """Write a state: the structure first, then each tensor block by block, then index and guard.
 
         Raises:
-            UnsupportedFeature: A name is no valid Unicode, or a tensor has too many axes.
+            UnsupportedFeature: A name is not valid Unicode, or a tensor has more than 32 axes.
             LimitExceeded: There are too many tensors for one index.
-            SystemFailure: A write failed.
+            SystemFailure: Writing failed.
+            MissingDependency: h5py cannot be imported.
         """
         from ckptbridge_hdf5.writer import write_file
 

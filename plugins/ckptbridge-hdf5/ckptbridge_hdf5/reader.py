@@ -1,4 +1,4 @@
-"""Opening our HDF5 files: the guard and the index prove everything before a value is read."""
+"""Opening HDF5 files that ckptbridge wrote: guard and index are verified before a value is read."""
 
 from __future__ import annotations
 
@@ -21,17 +21,26 @@ from bridge_core import (
 from bridge_core.io import ChecksummedBlocks
 from bridge_core.state import Array, LazyTensor, Region, load_metadata
 from ckptbridge_hdf5.examine import refusal
-from ckptbridge_hdf5.layout import BLOCK, Entry, Guard, Index, gaps, structure_digest
+from ckptbridge_hdf5.layout import (
+    BLOCK,
+    COPY_AGAIN,
+    Entry,
+    Guard,
+    Index,
+    dataset_path,
+    gaps,
+    structure_digest,
+)
 
 __all__ = ["open_file"]
 
 _SIGNATURE_SIZE = 8
 _STRUCTURE_BASE, _STRUCTURE_EACH = 64 << 10, 4 << 10
-"""Most bytes of HDF5 structure that a file of ours can have, and more for each tensor."""
+"""Most bytes of HDF5 structure in a file of ckptbridge: for the file, and for each tensor in addition."""
 
 
 def open_file(file: SourceFile, *, is_hdf5: bool) -> FlatState:
-    """Open a file lazily; see `Hdf5Format.open`.
+    """Open a file lazily; `Hdf5Format.open` documents the errors.
 
     Args:
         file: The file.
@@ -40,8 +49,16 @@ def open_file(file: SourceFile, *, is_hdf5: bool) -> FlatState:
     guard = Guard.read(file)
     if guard is None:
         if not is_hdf5:
-            kind = TruncatedFile if file.size < _SIGNATURE_SIZE else MalformedFile
-            raise kind("holds no HDF5 signature.", path=file.name)
+            if file.size < _SIGNATURE_SIZE:
+                raise TruncatedFile(
+                    f"the file is {file.size} bytes, and an HDF5 signature is {_SIGNATURE_SIZE} bytes.",
+                    path=file.name,
+                    hint=COPY_AGAIN,
+                )
+            start = file.read(0, _SIGNATURE_SIZE)
+            raise MalformedFile(
+                f"expected an HDF5 signature, got a file that begins with {start!r}.", path=file.name
+            )
         raise refusal(file, None)
     index = Index.decode(guard.read_index(file), file)
     ranges = list(gaps(guard, index.entries, file.name))
@@ -49,21 +66,27 @@ def open_file(file: SourceFile, *, is_hdf5: bool) -> FlatState:
     total = sum(stop - start for start, stop in ranges)
     if total > limit:
         raise LimitExceeded(
-            f"has {total} bytes of structure for {len(index.entries)} tensors; {limit} is the most.",
+            f"the HDF5 structure is {total} bytes for {len(index.entries)} tensors; at most {limit} bytes "
+            "are read.",
             path=file.name,
         )
-    if file.size != guard.file_size or structure_digest(_read(file, ranges)) != index.structure:
-        raise refusal(
-            file,
-            IntegrityError(
-                "its HDF5 structure differs from its SHA-256: it is damaged or was edited.",
-                path=file.name,
-                hint="Write it again with ckptbridge.",
-            ),
+    problem = None
+    if file.size != guard.file_size:
+        problem = (
+            f"expected {guard.file_size} bytes, as the guard states, got {file.size} bytes: "
+            f"something was appended at byte {guard.file_size}."
         )
+    elif structure_digest(_read(file, ranges)) != index.structure:
+        problem = (
+            "the HDF5 structure (every byte outside of the guard, the index and the values) differs from "
+            "its SHA-256: the file is damaged or was edited."
+        )
+    if problem is not None:
+        hint = "Copy the file again, or write it again with ckptbridge."
+        raise refusal(file, IntegrityError(problem, path=file.name, hint=hint))
     layout, metadata, _ = load_metadata(index.metadata, path=file.name)
     owners = {number: key for key, number in reversed(list(index.keys.items()))}
-    tensors = {number: _tensor(file, index.entries[number], key) for number, key in owners.items()}
+    tensors = {number: _tensor(file, index.entries[number], number, key) for number, key in owners.items()}
     return FlatState(
         {key: tensors[number] for key, number in index.keys.items()},
         layout=layout,
@@ -72,14 +95,16 @@ def open_file(file: SourceFile, *, is_hdf5: bool) -> FlatState:
     )
 
 
-def _tensor(file: SourceFile, entry: Entry, key: Key) -> Tensor:
+def _tensor(file: SourceFile, entry: Entry, number: int, key: Key) -> Tensor:
     def check(block: int, data: memoryview) -> None:
         if hashlib.sha256(data).digest() != entry.digest(block):
-            start = block * BLOCK
+            start = entry.offset + block * BLOCK
             raise IntegrityError(
-                f"bytes {start} to {start + len(data)} of its values differ from their SHA-256.",
+                f"the values in dataset {dataset_path(number)}, bytes {start} to {start + len(data) - 1} of "
+                "the file, differ from their SHA-256: the file is damaged.",
                 path=file.name,
                 key=key,
+                hint=COPY_AGAIN,
             )
 
     checked = ChecksummedBlocks(file, entry.offset, entry.spec.nbytes, BLOCK, check)
@@ -89,8 +114,14 @@ def _tensor(file: SourceFile, entry: Entry, key: Key) -> Tensor:
 
     def read_bool(region: Region) -> Array:
         values = stored.read(region)
-        if (values.view(np.uint8) > 1).any():
-            raise MalformedFile("holds a bool that is neither 0 nor 1.", path=file.name, key=key)
+        largest = values.view(np.uint8).max(initial=0)
+        if largest > 1:
+            raise MalformedFile(
+                f"expected 0 or 1 for every bool in dataset {dataset_path(number)}, at byte {entry.offset} "
+                f"of the file, got {largest}.",
+                path=file.name,
+                key=key,
+            )
         return values
 
     return LazyTensor(entry.spec, read_bool)

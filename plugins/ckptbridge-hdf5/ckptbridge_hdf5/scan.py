@@ -1,6 +1,6 @@
 """Walks an HDF5 file on standard input and prints ``[verdict, text]``. A script, run in a process of its own.
 
-It reads structure alone, no values and no values of attributes, and follows no link out of the file.
+It reads only structure, no values and no values of attributes, and follows no link out of the file.
 """
 
 from __future__ import annotations
@@ -73,11 +73,11 @@ class Scan:
                 self._follow(group, name, inner)
                 continue
             if kind != h5l.TYPE_HARD:
-                raise Found("unsafe", f"{inner} is a link to another file.")
+                raise Found("unsafe", f"{inner} is a link to another file; a checkpoint needs none.")
             info = h5o.get_info(group, name)
             if info.type == h5o.TYPE_GROUP:
                 if info.addr in open_groups:
-                    raise Found("malformed", f"{inner} is a hard link to a group that it stands in: a cycle.")
+                    raise Found("malformed", f"{inner} is a hard link to a group that contains it: a cycle.")
                 if info.addr not in done:
                     open_groups.add(info.addr)
                     child = h5g.open(group, name)
@@ -94,14 +94,14 @@ class Scan:
         def note(name: bytes, info: Any) -> None:
             links.append((bytes(name), int(info.type)))
             if len(links) + self._links > _MAX_LINKS:
-                raise Found("limit", f"has more than {_MAX_LINKS} links.")
+                raise Found("limit", f"the file has more than {_MAX_LINKS} links.")
 
         group.links.iterate(note, info=True)
         self._links += len(links)
         return iter(links)
 
     def _follow(self, group: Any, name: bytes, shown: str) -> None:
-        """Walk a soft link by hand, as far as it stays in this file."""
+        """Follow a soft link step by step, as far as it stays in this file."""
         parts, hops = [name], 0
         while parts:
             part = parts.pop()
@@ -119,7 +119,7 @@ class Scan:
                 group = self._root if value.startswith(b"/") else group
                 parts += reversed(value.split(b"/"))
             elif kind != h5l.TYPE_HARD:
-                raise Found("unsafe", f"{shown} leads to another file.")
+                raise Found("unsafe", f"{shown} is a soft link to another file; a checkpoint needs none.")
             elif parts:
                 if h5o.get_info(group, part).type != h5o.TYPE_GROUP:
                     return
@@ -129,34 +129,34 @@ class Scan:
         settings = dataset.get_create_plist()
         layout = settings.get_layout()
         if layout == h5d.VIRTUAL:
-            raise Found("unsafe", f"{path} is a virtual dataset: its values stand in other files.")
+            raise Found("unsafe", f"{path} is a virtual dataset: its values are in other files.")
         if settings.get_external_count():
-            raise Found("unsafe", f"{path} keeps its values in another file (external storage).")
+            raise Found("unsafe", f"{path} stores its values in another file (external storage).")
         for number in range(settings.get_nfilters()):
             code = settings.get_filter(number)[0]
             if code not in _FILTERS:
-                raise Found("unsafe", f"{path} wants filter {code}, which is code from outside HDF5.")
+                raise Found("unsafe", f"{path} needs filter {code}, which is code from outside of HDF5.")
         self._attributes(dataset, path)
         kind = dataset.get_type()
         if _has_vlen(kind):
-            self._note("unsupported", f"{path} holds values of variable length.")
+            self._note("unsupported", f"{path} has values of variable length, which are not read.")
             return
         shape = dataset.get_space().shape
         elements = math.prod(shape) if shape is not None else 0
-        claimed, stored = elements * kind.get_size(), dataset.get_storage_size()
-        if layout == h5d.COMPACT or claimed == 0:
+        declared, stored = elements * kind.get_size(), dataset.get_storage_size()
+        if layout == h5d.COMPACT or declared == 0:
             return
-        if claimed > self._size and (stored == 0 or not settings.get_nfilters()):
-            raise Found("limit", f"{path} claims {claimed} bytes; the whole file has {self._size}.")
-        if claimed > _BOMB_BYTES and claimed > stored * _BOMB_RATIO:
-            raise Found("limit", f"{path} would grow from {stored} to {claimed} bytes.")
+        if declared > self._size and (stored == 0 or not settings.get_nfilters()):
+            raise Found("limit", f"{path} declares {declared} bytes, but the file is {self._size} bytes.")
+        if declared > _BOMB_BYTES and declared > stored * _BOMB_RATIO:
+            raise Found("limit", f"{path} would grow from {stored} bytes to {declared} bytes when read.")
         if stored == 0:
-            self._note("holed", f"{path} claims {claimed} bytes of values and stores none.")
+            self._note("holed", f"{path} declares {declared} bytes of values and stores none.")
 
     def _attributes(self, item: Any, path: str) -> None:
         for number in range(h5a.get_num_attrs(item)):
             if _has_vlen(h5a.open(item, index=number).get_type()):
-                self._note("unsupported", f"{path} has an attribute of variable length.")
+                self._note("unsupported", f"{path} has an attribute of variable length, which is not read.")
 
     def _note(self, verdict: str, text: str) -> None:
         if self._minor is None:
@@ -187,11 +187,11 @@ def scan(file: Any, size: int) -> tuple[str, str]:
     except Found as found:
         return found.args[0], found.args[1]
     except MemoryError:
-        return "limit", f"makes libhdf5 take more than {_MEMORY} bytes."
+        return "limit", f"libhdf5 needs more than {_MEMORY} bytes of memory for the file's structure."
     except Exception as err:
         text = " ".join(str(err).split())[:500]
         verdict = "truncated" if "truncated file" in text else "unreadable"
-        return verdict, f"is damaged; libhdf5 says: {text}."
+        return verdict, f"the file is damaged: libhdf5 reports: {text}."
 
 
 if __name__ == "__main__":

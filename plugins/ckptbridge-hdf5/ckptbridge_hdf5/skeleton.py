@@ -1,7 +1,8 @@
 """The HDF5 structure of a new file, made by libhdf5 in memory.
 
-libhdf5 only decides where everything stands; it sees no tensor data and no disk. So a full disk cannot fail
-inside it, tensors stream past it, and the structure's bytes are known before the first one is written.
+libhdf5 only decides the place of everything; it sees no tensor data and no disk. So a full disk cannot fail
+inside of it, tensors are streamed without it, and the bytes of the structure are known before the first one
+is written.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ class Skeleton(io.RawIOBase):
 
     Attributes:
         size: Bytes of the file, tensors included.
-        offsets: Where each tensor stands; 0 for one without elements.
-        index_offset: Where the index stands.
+        offsets: First byte of each tensor in the file; 0 for one without elements.
+        index_offset: First byte of the index in the file.
     """
 
     def __init__(self) -> None:
@@ -64,20 +65,20 @@ class Skeleton(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move the position."""
+        """Move the position, and return it."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
         self._position = base + offset
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer; what was never written reads as zeros."""
+        """Fill the buffer, and return its length; bytes that were never written are zeros."""
         view = memoryview(buffer).cast("B")
         view[:] = self.content(self._position, self._position + len(view))
         self._position += len(view)
         return len(view)
 
     def write(self, data: Any) -> int:
-        """Keep the bytes."""
+        """Store the bytes at the position, and return how many they are."""
         view = memoryview(data).cast("B")
         stop = self._position + len(view)
         for page, inside, outside in _pieces(self._position, stop):
@@ -87,13 +88,13 @@ class Skeleton(io.RawIOBase):
         return len(view)
 
     def truncate(self, size: int | None = None) -> int:
-        """Set the size."""
+        """Set the size, by default to the position, and return it."""
         self.size = self._position if size is None else size
         return self.size
 
 
 def _pieces(start: int, stop: int) -> Iterator[tuple[int, slice, slice]]:
-    """Cut a range at pages: page, slice of the page, slice of the range."""
+    """Yield the parts of a range, cut at pages: page, slice of the page, slice of the range."""
     position = start
     while position < stop:
         page, skip = divmod(position, _PAGE)
@@ -111,13 +112,14 @@ def build(specs: Sequence[TensorSpec], index_size: Callable[[tuple[int, ...]], i
 
     Raises:
         UnsupportedFeature: HDF5 cannot hold such tensors.
-        MissingDependency: h5py is not usable.
+        MissingDependency: h5py cannot be imported.
     """
     try:
         import h5py
     except ImportError as err:
         raise MissingDependency(
-            f"h5py cannot be imported: {err}.", hint="pip install --force-reinstall h5py"
+            f"writing HDF5 files needs h5py, and importing it failed: {err}.",
+            hint="Run: pip install --force-reinstall h5py",
         ) from err
     skeleton = Skeleton()
     try:
@@ -139,7 +141,9 @@ def build(specs: Sequence[TensorSpec], index_size: Callable[[tuple[int, ...]], i
             skeleton.index_offset = _place(h5py, index, np.dtype("uint8"))
             del datasets, group, index
     except (OSError, OverflowError, RuntimeError, TypeError, ValueError) as err:
-        raise UnsupportedFeature(f"HDF5 cannot hold these tensors: {err}.") from err
+        raise UnsupportedFeature(
+            f"HDF5 cannot store these {len(specs)} tensors: libhdf5 reports: {err}."
+        ) from err
     return skeleton
 
 
@@ -154,7 +158,7 @@ def _create(h5py: Any, group: Any, name: str, kind: Any, shape: tuple[int, ...])
 
 
 def _place(h5py: Any, dataset: Any, dtype: np.dtype[Any]) -> int:
-    """Write one zero, which makes libhdf5 reserve the whole dataset, and return where it stands."""
+    """Write one zero, which makes libhdf5 reserve the complete dataset, and return its first byte."""
     space = dataset.get_space()
     rank = space.get_simple_extent_ndims()
     if rank:

@@ -1,4 +1,4 @@
-"""Writing our HDF5 files: the structure first, then each tensor, then index and guard."""
+"""Writing the HDF5 files of ckptbridge: the structure first, then each tensor, then index and guard."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bridge_core import FlatState, Key, SystemFailure, UnsupportedFeature, WriteTarget
-from bridge_core.io import open_to_write, write_all
+from bridge_core import FlatState, Key, UnsupportedFeature, WriteTarget
+from bridge_core.io import open_to_write, system_failures, write_all
 from bridge_core.state import Array, Ties, dump_metadata, is_unicode
 from ckptbridge_hdf5.layout import BLOCK, MAX_RANK, Entry, Guard, Index, gaps, structure_digest
 from ckptbridge_hdf5.skeleton import build
@@ -21,12 +21,16 @@ __all__ = ["write_file"]
 
 
 def write_file(state: FlatState, target: WriteTarget) -> None:
-    """Write a state; see `Hdf5Format.write`."""
+    """Write a state; `Hdf5Format.write` documents the errors."""
     keys, owners = _numbered(state)
     specs = [state.spec(key) for key in owners]
     for key, spec in zip(owners, specs, strict=True):
         if len(spec.shape) > MAX_RANK:
-            raise UnsupportedFeature(f"has {len(spec.shape)} axes; HDF5 allows {MAX_RANK}.", key=key)
+            raise UnsupportedFeature(
+                f"the tensor has {len(spec.shape)} axes; HDF5 allows at most {MAX_RANK}.",
+                key=key,
+                hint="Reshape the tensor first.",
+            )
     entries = Entry.blank(specs)
     metadata = dump_metadata(state.layout, state.metadata)
     index = Index((), keys, hashlib.sha256().digest(), metadata, state.metadata.extra)
@@ -59,7 +63,11 @@ def _numbered(state: FlatState) -> tuple[dict[Key, int], list[Key]]:
     ties = Ties(state.metadata.ties)
     for key, tensor in state.tensors().items():
         if not is_unicode("".join(key)):
-            raise UnsupportedFeature(f"the name {key!r} is no valid Unicode.", hint="Rename the tensor.")
+            raise UnsupportedFeature(
+                "the name contains a lone surrogate, which UTF-8 cannot encode.",
+                key=key,
+                hint="Rename the tensor.",
+            )
         number = shared.setdefault((ties.root(key), id(tensor)), len(owners))
         if number == len(owners):
             owners.append(key)
@@ -68,7 +76,7 @@ def _numbered(state: FlatState) -> tuple[dict[Key, int], list[Key]]:
 
 
 def _write(blocks: Iterable[Array], offset: int, put: Callable[[memoryview, int], None]) -> bytes:
-    """Write a tensor's blocks one after the other, and return the SHA-256 of each run of `BLOCK` bytes."""
+    """Write a tensor's blocks one after another, and return the SHA-256 of each run of `BLOCK` bytes."""
     digests, digest, room = bytearray(), hashlib.sha256(), BLOCK
     for block in blocks:
         little = block.astype(block.dtype.newbyteorder("<"), copy=False)
@@ -88,23 +96,17 @@ def _write(blocks: Iterable[Array], offset: int, put: Callable[[memoryview, int]
 
 @contextlib.contextmanager
 def _writer(path: Path, size: int) -> Iterator[Callable[[bytes | memoryview, int], None]]:
-    """Give a function that writes bytes at an offset of the target."""
-
-    @contextlib.contextmanager
-    def failures() -> Iterator[None]:
-        try:
-            yield
-        except OSError as err:
-            raise SystemFailure(f"writing failed: {err.strerror or err}.", path=path) from err
+    """Yield a function that writes bytes at an offset of the target."""
+    failures = system_failures(path, "writing")
 
     def put(data: bytes | memoryview, offset: int) -> None:
-        with failures():
+        with failures:
             write_all(fd, data, offset)
 
-    with failures():
+    with failures:
         fd = open_to_write(path)
     try:
-        with failures():
+        with failures:
             os.ftruncate(fd, size)
         yield put
     finally:

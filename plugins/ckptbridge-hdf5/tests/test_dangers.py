@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 from h5py import h5d, h5p, h5s, h5t
+from support.errors import refused
 
 from bridge_core import (
     IntegrityError,
@@ -132,15 +133,15 @@ DANGERS = [
     (soft_link_to_itself, MalformedFile, "cycle"),
     (hard_link_cycle, MalformedFile, "cycle"),
     (hard_link_to_the_root, MalformedFile, "cycle"),
-    (bomb_shape_contiguous, LimitExceeded, "claims 4398046511104 bytes"),
-    (bomb_shape_chunked, LimitExceeded, "claims 4398046511104 bytes"),
+    (bomb_shape_contiguous, LimitExceeded, "4398046511104 bytes"),
+    (bomb_shape_chunked, LimitExceeded, "4398046511104 bytes"),
     (gzip_bomb, LimitExceeded, "would grow"),
     (unknown_filter, UnsafeFile, "filter 32099"),
     (vlen_attribute, UnsupportedFeature, "attribute of variable length"),
     (vlen_attribute_of_a_dataset, UnsupportedFeature, "attribute of variable length"),
     (vlen_values, UnsupportedFeature, "values of variable length"),
     (nothing_stored, IntegrityError, "stores none"),
-    (keras_like, UnsupportedFeature, "did not write"),
+    (keras_like, UnsupportedFeature, "Keras"),
 ]
 
 
@@ -168,10 +169,8 @@ def test_a_foreign_file_is_refused_with_its_danger_named(
     with h5py.File(path, "w", libver=libver) as file:
         build(file, path)
     monkeypatch.setattr("ckptbridge_hdf5.examine._SECONDS", 20)
-    with pytest.raises(error, match=text) as caught:
+    with refused(error, str(path), text):
         load(path)
-    assert type(caught.value) is error
-    assert str(path) in str(caught.value)
 
 
 def test_many_groups_in_each_other_are_walked_without_recursion(tmp_path, load):
@@ -192,7 +191,7 @@ def test_a_truncated_foreign_file(tmp_path, load, keep):
         file["a"] = np.arange(100_000)
     data = path.read_bytes()
     path.write_bytes(data[: int(keep if keep > 1 else len(data) * keep)])
-    with pytest.raises(TruncatedFile, match="truncated file"):
+    with refused(TruncatedFile, "libhdf5", "truncated file"):
         load(path)
 
 
@@ -225,9 +224,8 @@ def test_a_file_of_ours_that_was_edited_is_refused(save, load, edit, error):
     path = save({("a",): np.arange(5.0), ("b",): np.arange(7)})
     with h5py.File(path, "r+") as file:
         edit(file)
-    with pytest.raises(error) as caught:
+    with refused(error, str(path)):
         load(path)
-    assert type(caught.value) is error
 
 
 def test_a_value_edited_by_another_tool_is_refused_when_read(save, load):
@@ -235,7 +233,7 @@ def test_a_value_edited_by_another_tool_is_refused_when_read(save, load):
     with h5py.File(path, "r+") as file:
         edit_values(file)
     state = load(path)
-    with pytest.raises(IntegrityError, match="'a'"):
+    with refused(IntegrityError, "/t/000000", key=("a",)):
         state[("a",)]
     assert state[("b",)].tolist() == list(range(7))
 
@@ -246,17 +244,17 @@ def test_a_copy_without_the_guard_is_refused(tmp_path, save, load):
     with h5py.File(path) as file, h5py.File(copy, "w") as other:
         for name in file:
             file.copy(name, other)
-    with pytest.raises(IntegrityError, match="guard"):
+    with refused(IntegrityError, "guard", "bytes 0 to 511", hint="ckptbridge"):
         load(copy)
 
 
 @pytest.mark.parametrize(
     ("script", "error", "text"),
     [
-        ("kill -SEGV $$", MalformedFile, "makes libhdf5 fail"),
-        ("echo nonsense", MalformedFile, "makes libhdf5 fail"),
-        ("exec sleep 60", LimitExceeded, "busy"),
-        (None, MalformedFile, "could not be examined"),
+        ("kill -SEGV $$", MalformedFile, "exit status -11"),
+        ("echo nonsense", MalformedFile, "exit status 0"),
+        ("exec sleep 60", LimitExceeded, "1 seconds"),
+        (None, MalformedFile, "No such file"),
     ],
 )
 def test_a_crash_or_hang_of_libhdf5_stays_in_the_child(tmp_path, load, monkeypatch, script, error, text):
@@ -269,5 +267,5 @@ def test_a_crash_or_hang_of_libhdf5_stays_in_the_child(tmp_path, load, monkeypat
         python.chmod(0o700)
     monkeypatch.setattr(sys, "executable", os.fspath(python))
     monkeypatch.setattr("ckptbridge_hdf5.examine._SECONDS", 1)
-    with pytest.raises(error, match=text):
+    with refused(error, str(path), text):
         load(path)

@@ -11,6 +11,7 @@ import h5py
 import ml_dtypes
 import numpy as np
 import pytest
+from support.errors import refused
 
 from bridge_core import (
     FlatState,
@@ -217,12 +218,15 @@ def test_writing_takes_memory_for_blocks_not_for_tensors(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "tensors",
-    [{("ok",): np.zeros(2), ("\ud800",): np.zeros(2)}, {("a",): np.zeros((1,) * 33)}],
+    ("tensors", "named", "key"),
+    [
+        ({("ok",): np.zeros(2), ("\ud800",): np.zeros(2)}, "surrogate", ("\ud800",)),
+        ({("a",): np.zeros((1,) * 33)}, "33 axes", ("a",)),
+    ],
     ids=["lone surrogate", "33 axes"],
 )
-def test_what_cannot_be_stored_is_refused_before_any_byte(save, tmp_path, tensors):
-    with pytest.raises(UnsupportedFeature):
+def test_what_cannot_be_stored_is_refused_before_any_byte(save, tmp_path, tensors, named, key):
+    with refused(UnsupportedFeature, named, key=key):
         save(tensors)
     assert (tmp_path / "model.h5").read_bytes() == b""
 
@@ -233,13 +237,14 @@ def test_a_full_disk_is_a_failure_of_the_system(save, monkeypatch, call):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(call, full)
-    with pytest.raises(SystemFailure, match="No space left"):
+    with refused(SystemFailure, "No space left", "model.h5") as caught:
         save({("a",): np.zeros(3)})
+    assert caught.value.errno == errno.ENOSPC
 
 
 def test_a_tensor_with_too_many_blocks_is_refused_before_any_byte(save, tmp_path):
     huge = LazyTensor(TensorSpec((1 << 60,), np.dtype("u1")), lambda region: np.zeros(1, "u1"))
-    with pytest.raises(LimitExceeded):
+    with refused(LimitExceeded, hint="--max-shard-size"):
         save({("a",): huge})
     assert (tmp_path / "model.h5").read_bytes() == b""
 

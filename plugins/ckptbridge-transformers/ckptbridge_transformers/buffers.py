@@ -1,7 +1,7 @@
 """Tensors of old checkpoints that a model makes by itself: masks, positions, frequencies.
 
-Releases of transformers differ in which buffers they save. What the model works out anyway, and does not
-save any more, is no weight; it is left out with the reason, not reported as unexpected.
+Releases of transformers differ in which buffers they save. A buffer that the model computes anyway, and does
+not save any more, is not a weight; it is left out with the reason, not reported as unexpected.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ _OF_OLD_RELEASES = {
     re.compile(r"(^|\.)(attn|attention)\.bias$"): (4,),  # a mask, where a bias would have one axis
     re.compile(r"(^|\.)(attn|attention)\.masked_bias$"): (0,),
 }
-"""Buffers that old releases saved, and whose names today's models have no more -> how many axes they have."""
+"""Names of buffers that old releases saved and current models do not have -> numbers of axes."""
 
 
 def made_by_model(state: FlatState, model: Any) -> Iterator[Rule]:
-    """Yield a rule for each key that a torch model makes by itself.
+    """Yield a rule that drops each key that a torch model makes by itself.
 
     Args:
         state: A checkpoint in torch's layout.
-        model: A torch model of transformers; its values are not looked at.
+        model: A torch model of transformers; its values are not read.
     """
-    kept = set(model.state_dict())
-    made = {name for name, _ in model.named_buffers() if name not in kept}
+    saved = set(model.state_dict())
+    unsaved_buffers = {name for name, _ in model.named_buffers() if name not in saved}
     ignored = [re.compile(text) for text in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()]
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     for key, spec in state.specs().items():
         name = ".".join(key)
         short = name.removeprefix(prefix)
-        if kept.intersection((name, short, prefix + name)):
+        if saved.intersection((name, short, prefix + name)):
             continue
         old = any(len(spec.shape) in ranks and n.search(name) for n, ranks in _OF_OLD_RELEASES.items())
-        if old or made.intersection((name, short, prefix + name)):
+        if old or unsaved_buffers.intersection((name, short, prefix + name)):
             yield _left_out(key, "a buffer that the model makes by itself")
         elif any(pattern.search(name) for pattern in ignored):
             yield _left_out(key, f"{type(model).__name__} of transformers ignores it")

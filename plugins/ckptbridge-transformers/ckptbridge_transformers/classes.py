@@ -1,7 +1,6 @@
-"""Which model classes a checkpoint folder means: its config, and the torch and Flax classes that it names.
+"""The config of a checkpoint folder, and the torch and Flax model classes that it names.
 
-The only file of the plugin that imports transformers, together with `templates`. No code of a checkpoint
-is ever run, and nothing is fetched.
+No code of a checkpoint is ever run, and nothing is fetched.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ __all__ = [
 ]
 
 CONFIG = "config.json"
+_WITHOUT = 'pass model="none" (--model none) to do without the model\'s class'
 _TORCH_NAMES = {"BertForCausalLM": "BertLMHeadModel"}
 """Name of a Flax class without ``Flax`` -> torch's name, where it is another."""
 _FLAX_NAMES = {torch: flax for flax, torch in _TORCH_NAMES.items()}
@@ -40,14 +40,14 @@ def library() -> ModuleType:
     """Import transformers.
 
     Raises:
-        MissingDependency: It is not there, or broken.
+        MissingDependency: Importing it failed.
     """
     try:
         import transformers
     except ImportError as err:
         raise MissingDependency(
-            f"checkpoints of transformers need it, and importing it failed: {err}.",
-            hint="Run `pip install transformers`, or do without the model's classes: --model none.",
+            f"this checkpoint needs the package transformers, and importing it failed: {err}.",
+            hint=f"Run `pip install transformers`, or {_WITHOUT}.",
         ) from err
     module: ModuleType = transformers
     return module
@@ -59,12 +59,12 @@ def version() -> str:
 
 
 def read_config(folder: Path) -> Mapping[str, Any] | None:
-    """Return a folder's ``config.json`` as it stands, or None if it has none.
+    """Return the content of a folder's ``config.json``, or None if there is no such file.
 
     Raises:
-        MalformedFile: It is not a JSON object.
-        LimitExceeded: It is too large to be one.
-        SystemFailure: It cannot be read.
+        MalformedFile: The file is not a JSON object.
+        LimitExceeded: The file is larger than any config.
+        SystemFailure: The file cannot be read.
     """
     path = folder / CONFIG
     return config_in(path) if path.is_file() else None
@@ -74,7 +74,7 @@ def config_of(folder: Path) -> Any:
     """Return a folder's config as an object of transformers.
 
     Raises:
-        UsageError: This version of transformers does not know it.
+        UsageError: This version of transformers cannot read it.
     """
     transformers = library()
     with quiet():
@@ -86,90 +86,105 @@ def config_of(folder: Path) -> Any:
             raise UsageError(
                 f"transformers {version()} cannot read the config: {_first_line(err)}.",
                 path=folder / CONFIG,
-                hint="Correct it, or do without the model's classes: --model none.",
+                hint=f"Correct the config, or {_WITHOUT}.",
             ) from err
-    config._name_or_path = ""  # where it stands says nothing of the model
+    config._name_or_path = ""  # the folder's path must not become part of what is written
     return config
 
 
 def is_known(config: Mapping[str, Any]) -> bool:
-    """Tell whether transformers knows a config's model type, or else a class that the config names."""
-    transformers = library()
-    if config["model_type"] in transformers.CONFIG_MAPPING:
+    """Return whether transformers knows a config's model type, or else a class that the config names."""
+    if config["model_type"] in library().CONFIG_MAPPING:
         return True
     names = config.get("architectures")
-    for name in names if isinstance(names, list) else ():
-        with contextlib.suppress(UsageError):
-            class_named(str(name).removeprefix("Flax"))
-            return True
-    return False
+    return isinstance(names, list) and any(_torch_class(str(name)) for name in names)
 
 
-def class_named(name: str) -> type[Any]:
+def class_named(name: str, *, path: Path | None = None) -> type[Any]:
     """Return a torch model class by its name.
+
+    Args:
+        name: The name, with or without ``Flax`` in front.
+        path: The config that names the class in ``architectures``; None if the caller names it.
 
     Raises:
         UsageError: transformers has no such class.
     """
-    transformers = library()
-    name = _TORCH_NAMES.get(name, name)
-    found = getattr(transformers, name, None) if name.isidentifier() else None
-    if not inspect.isclass(found) or not issubclass(found, transformers.PreTrainedModel):
-        raise UsageError(
-            f"transformers {version()} has no torch model class {name!r}.",
-            hint="Name one such as BertModel, or do without the model's classes: --model none.",
+    model_class = _torch_class(name)
+    if model_class is None:
+        import difflib
+
+        close = difflib.get_close_matches(name, dir(library()))
+        near = next((other for other in close if _torch_class(other)), "BertModel")
+        what = (
+            f"model={name!r}" if path is None else f"the config field 'architectures' names {name!r}, which"
         )
-    return found
+        raise UsageError(
+            f"{what} is not a model class of transformers {version()}.",
+            path=path,
+            hint=f'Pass a class such as model="{near}" (--model {near}), or {_WITHOUT}.',
+        )
+    return model_class
 
 
-def torch_class_of(config: Any) -> type[Any]:
-    """Return the class that a config names, or else the bare model of its type.
+def torch_class_of(config: Any, folder: Path) -> type[Any]:
+    """Return the class that a folder's config names, or else the bare model of its type.
 
     Raises:
-        UsageError: It names a class that transformers lacks, or its type has no model.
+        UsageError: transformers has no class of that name, or no model for the type.
     """
     names = getattr(config, "architectures", None) or ()
     if names:
-        return class_named(str(names[0]).removeprefix("Flax"))
+        return class_named(str(names[0]), path=folder / CONFIG)
     bare: Any = library().AutoModel._model_mapping.get(type(config), None)
-    found = bare[0] if isinstance(bare, list | tuple) else bare
-    if found is None:
+    model_class: type[Any] | None = bare[0] if isinstance(bare, list | tuple) else bare
+    if model_class is None:
         raise UsageError(
-            f"the config names no architecture, and transformers {version()} has no model for its type "
-            f"{config.model_type!r}.",
-            hint="Name the class: --model CLASS.",
+            f"the config has no field 'architectures', and transformers {version()} has no bare model for "
+            f"its model_type {config.model_type!r}.",
+            path=folder / CONFIG,
+            hint='Pass the class of the weights, such as model="BertModel" (--model BertModel).',
         )
-    known: type[Any] = found
-    return known
+    return model_class
+
+
+def _torch_class(name: str) -> type[Any] | None:
+    """Return the torch model class of a name, which may begin with ``Flax``; None if there is none."""
+    transformers = library()
+    name = name.removeprefix("Flax")
+    name = _TORCH_NAMES.get(name, name)
+    value = getattr(transformers, name, None) if name.isidentifier() else None
+    is_model = inspect.isclass(value) and issubclass(value, transformers.PreTrainedModel)
+    return value if is_model else None
 
 
 def flax_class_of(torch_class: type[Any]) -> type[Any] | None:
-    """Return the Flax class beside a torch class; None where this version of transformers has none."""
+    """Return the Flax class of the same model; None if this version of transformers has none."""
     transformers = library()
     base = getattr(transformers, "FlaxPreTrainedModel", None)
     name = _FLAX_NAMES.get(torch_class.__name__, torch_class.__name__)
-    found = getattr(transformers, f"Flax{name}", None)
-    if not inspect.isclass(base) or not inspect.isclass(found):
+    flax_class = getattr(transformers, f"Flax{name}", None)
+    if not inspect.isclass(base) or not inspect.isclass(flax_class):
         return None
     try:
-        return found if issubclass(found, base) else None
-    except ImportError:  # a stand-in for a class whose framework is not installed
+        return flax_class if issubclass(flax_class, base) else None
+    except ImportError:  # transformers' dummy of a class that needs a framework which is not installed
         return None
 
 
 def torch_class_beside(flax_class: type[Any]) -> type[Any] | None:
-    """Return the torch class beside a Flax class, or None; a subclass goes by the class that it extends."""
+    """Return the torch class of the same model, or None; a subclass counts as the class that it extends."""
     for base in flax_class.__mro__:
-        if base.__name__ == "FlaxPreTrainedModel":  # torch's base class of all models is none itself
+        if base.__name__ == "FlaxPreTrainedModel":  # torch's base class of all models is not a model
             break
-        with contextlib.suppress(UsageError):
-            return class_named(base.__name__.removeprefix("Flax"))
+        if model_class := _torch_class(base.__name__):
+            return model_class
     return None
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' log messages back; what matters is told in errors and notes."""
+    """Suppress transformers' log messages; errors and notes contain what matters."""
     from transformers.utils import logging
 
     level = logging.get_verbosity()

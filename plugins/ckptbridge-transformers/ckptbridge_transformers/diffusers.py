@@ -1,7 +1,7 @@
-"""The names of diffusers' models: torch's against those of its Flax models, as rules.
+"""Rules between the names of diffusers' torch models and those of its Flax models.
 
-diffusers has removed its Flax models, so its checkpoints of that time have no other way back. The rules are
-data, in the rule files beside this module. LoRA weights have names of their own, and are not covered.
+diffusers has removed its Flax models, so its Flax checkpoints have no other way back. The rules are data, in
+the rule files next to this module. LoRA weights have other names, and are not covered.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _CLASSES = ("AutoencoderKL", "ControlNetModel", "UNet2DConditionModel")
 def diffusers_rules(*, deprecated_attention: bool = False) -> tuple[Rule, ...]:
     """Return the rules for diffusers' UNet2DConditionModel, AutoencoderKL and ControlNetModel.
 
-    They are good both ways and need no template. Layers may stand below a prefix such as ``unet.`` or
-    ``vae.``; what they do not name is left to other evidence.
+    The rules work in both directions and need no template. Layers may have a prefix such as ``unet.`` or
+    ``vae.``; other evidence decides the layers that no rule names.
 
     Args:
         deprecated_attention: Which names torch has for the attention of a VAE on the way from Flax:
@@ -43,11 +43,11 @@ def diffusers_rules(*, deprecated_attention: bool = False) -> tuple[Rule, ...]:
     read = list(deprecated)
     if deprecated_attention:
         written, read = read, written
-    # A rule without layouts is read as it stands on either way, and finds such names in torch alone.
+    # A rule without layouts is not inverted on the way back, and its names appear only in torch.
     return (*shared, *written, *(replace(rule, layouts=None) for rule in read))
 
 
 def is_diffusers(config: Mapping[str, Any]) -> bool:
-    """Tell whether a ``config.json`` is that of a model, of either framework, that the rules are about."""
+    """Return whether a ``config.json`` is that of a model that the rules cover, of either framework."""
     name = config.get("_class_name")
     return isinstance(name, str) and name.removeprefix("Flax") in _CLASSES

@@ -16,7 +16,7 @@ from bridge_torch import TorchFramework
 __all__ = ["as_on_disk"]
 
 _SHARED_BIAS = ("decoder", "bias")
-"""A bias that transformers 4 always shares with the head around it, and 5 only with tied embeddings."""
+"""A bias that transformers 4 always shares with the head around it, and 5 only if embeddings are tied."""
 
 
 def as_on_disk(model: Any, source: Iterable[Key], *, untied: bool = False) -> FlatState:
@@ -24,9 +24,9 @@ def as_on_disk(model: Any, source: Iterable[Key], *, untied: bool = False) -> Fl
 
     Args:
         model: A torch model on the meta device.
-        source: Names of the checkpoint that it is to describe, or that its weights come from. Some models are
-            saved with a prefix or without; the source decides.
-        duplicate_tied: Whether the output embedding is a tensor of its own, whatever the model says.
+        source: Names of the checkpoint that the state is to describe, or that its weights come from. Some
+            models are saved with a prefix or without; the source decides.
+        untied: Whether the output embedding is a tensor of its own, also if the model ties it.
     """
     state = TorchFramework().state(model)
     if untied:
@@ -42,10 +42,9 @@ def _names(model: Any, source: list[str]) -> Mapping[str, tuple[tuple[int, ...],
         from transformers.core_model_loading import PrefixChange, revert_weight_conversion
     except ImportError:  # transformers 4
         return None
-    found = get_model_conversion_mapping(model, add_legacy=False)
     used = [
         change
-        for change in found
+        for change in get_model_conversion_mapping(model, add_legacy=False)
         if not isinstance(change, PrefixChange)
         or any(change.rename_source_key(name)[1] is not None for name in source)
     ]
@@ -54,10 +53,10 @@ def _names(model: Any, source: list[str]) -> Mapping[str, tuple[tuple[int, ...],
     before = getattr(model, "_weight_conversions", None)
     model._weight_conversions = used
     try:
-        made = revert_weight_conversion(model, tensors) if used else tensors
+        on_disk = revert_weight_conversion(model, tensors) if used else tensors
     finally:
         model._weight_conversions = before
-    return {name: (tuple(tensor.shape), known.get(id(tensor))) for name, tensor in made.items()}
+    return {name: (tuple(tensor.shape), known.get(id(tensor))) for name, tensor in on_disk.items()}
 
 
 def _renamed(state: FlatState, names: Mapping[str, tuple[tuple[int, ...], str | None]]) -> FlatState:
@@ -72,30 +71,32 @@ def _renamed(state: FlatState, names: Mapping[str, tuple[tuple[int, ...], str | 
             dtype = next(iter(state.specs().values())).dtype
             tensors[key] = LazyTensor(TensorSpec(shape, dtype), _without_values)
     ties = {
-        new[key]: new[keeper] for key, keeper in state.metadata.ties.items() if key in new and keeper in new
+        new[key]: new[canonical]
+        for key, canonical in state.metadata.ties.items()
+        if key in new and canonical in new
     }
-    for key, keeper in _shared_biases(tensors, ties):
-        ties[key], tensors[key] = keeper, tensors[keeper]  # one tensor, as every tie
+    for key, canonical in _shared_biases(tensors, ties):
+        ties[key], tensors[key] = canonical, tensors[canonical]  # tied keys share one tensor
     modules = {path: info for path, info in _moved(state.metadata.modules, new)}
     return state.replace(tensors=tensors, metadata=state.metadata.with_(ties=ties, modules=modules))
 
 
 def _without_head_ties(state: FlatState, model: Any) -> FlatState:
-    """Return the state with a head of its own: T5's config says in transformers 5 that it is always tied."""
+    """Return the state with an untied head: in transformers 5 T5's config always declares it tied."""
     head = model.get_output_embeddings()
     heads = {as_key(name) for name, module in model.named_modules() if module is head}
     tied = {key for key in state.metadata.ties if key[:-1] in heads and key[-1] == "weight"}
-    apart = {key: LazyTensor(state.spec(key), _without_values) for key in tied}
-    ties = {key: keeper for key, keeper in state.metadata.ties.items() if key not in tied}
-    return state.replace(tensors={**state.tensors(), **apart}, metadata=state.metadata.with_(ties=ties))
+    untied = {key: LazyTensor(state.spec(key), _without_values) for key in tied}
+    ties = {key: canonical for key, canonical in state.metadata.ties.items() if key not in tied}
+    return state.replace(tensors={**state.tensors(), **untied}, metadata=state.metadata.with_(ties=ties))
 
 
 def _shared_biases(keys: Iterable[Key], ties: Mapping[Key, Key]) -> Iterator[tuple[Key, Key]]:
     known = set(keys)
     for key in known:
-        keeper = (*key[:-2], key[-1])
-        if key[-2:] == _SHARED_BIAS and keeper in known and key not in ties and keeper not in ties:
-            yield key, keeper
+        canonical = (*key[:-2], key[-1])
+        if key[-2:] == _SHARED_BIAS and canonical in known and key not in ties and canonical not in ties:
+            yield key, canonical
 
 
 def _moved(modules: Mapping[Key, ModuleInfo], new: Mapping[Key, Key]) -> Iterator[tuple[Key, ModuleInfo]]:
@@ -108,4 +109,4 @@ def _moved(modules: Mapping[Key, ModuleInfo], new: Mapping[Key, Key]) -> Iterato
 
 
 def _without_values(region: Any) -> Any:
-    raise AssertionError(f"a tensor on the meta device was read: {region}")
+    raise AssertionError(f"a tensor on the meta device has no values, and region {region} was read")

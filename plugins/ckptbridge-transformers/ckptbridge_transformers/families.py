@@ -1,4 +1,4 @@
-"""What differs by model family beside layer types: names that only one side has, as rules by model type."""
+"""What differs by model family except layer types: names that only one side has, as rules by model type."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ LAYOUTS = ("torch", "flax")
 
 
 def _computed(names: str) -> Rule:
-    """Return a rule for a table of positions that torch keeps and Flax works out."""
+    """Return a rule for a table of positions that torch stores and Flax computes."""
     return Rule.drop(names, "the Flax class computes this table", layouts=LAYOUTS, optional=True)
 
 
 def _unused(names: str) -> Rule:
     """Return a rule for weights that the torch class has and never uses."""
     return Rule.drop(
-        names, "the torch class does not use it, the Flax class lacks it", layouts=LAYOUTS, optional=True
+        names,
+        "the torch class does not use it, and the Flax class does not have it",
+        layouts=LAYOUTS,
+        optional=True,
     )
 
 
@@ -35,11 +38,11 @@ CLASSES: dict[str, tuple[Rule, ...]] = {
     name: (_unused("**.pooler.*"),)
     for name in ("BigBirdForMaskedLM", "BigBirdForTokenClassification", "BigBirdForCausalLM")
 }
-"""What one class alone needs."""
+"""Rules that only one class needs."""
 
 
 def _basic_blocks(config: Any) -> tuple[Rule, ...]:
-    """ResNet's bottlenecks have one name on both sides; its basic blocks do not."""
+    """Return rules for ResNet's basic blocks; its bottlenecks have the same names on both sides."""
     if config.layer_type != "basic":
         return ()
     block = "**.stages.{s:int}.layers.{n:int}.layer"
@@ -49,10 +52,10 @@ def _basic_blocks(config: Any) -> tuple[Rule, ...]:
 
 
 def _mask_embedding(config: Any) -> tuple[Rule, ...]:
-    """torch's Wav2Vec2 has a vector for masked frames if training masks any; the Flax class always has it."""
+    """Return a rule for the vector of masked frames, which Flax's Wav2Vec2 has even if none are masked."""
     if config.mask_time_prob > 0 or config.mask_feature_prob > 0:
         return ()
-    reason = "the config masks nothing, so torch keeps no vector for it"
+    reason = "the config masks nothing, so torch has no vector for it"
     return (Rule.fill("**.masked_spec_embed", 0.0, reason=reason, layouts=LAYOUTS, optional=True),)
 
 
@@ -60,14 +63,14 @@ BY_CONFIG: dict[str, Callable[[Any], tuple[Rule, ...]]] = {
     "resnet": _basic_blocks,
     "wav2vec2": _mask_embedding,
 }
-"""What depends on the config's options."""
+"""Rules that depend on the config's options."""
 
 
 def rules_for(config: Any, architecture: str | None = None) -> tuple[Rule, ...]:
-    """Return the rules of a model's family, good in both directions.
+    """Return the rules of a model's family, for both directions.
 
     Args:
-        config: The model's config. Models inside of it count, too.
+        config: The model's config; the rules of the models inside of it are included.
         architecture: Name of the class that the weights are for, with or without ``Flax`` in front; by
             default the first of the config's ``architectures``.
     """

@@ -1,4 +1,4 @@
-"""Which files of a checkpoint folder belong to the model beside its weights."""
+"""The sidecar files of a checkpoint folder: what belongs to the model in addition to its weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OF_TRAINING = frozenset(
 def files_beside(folder: Path) -> tuple[str, ...]:
     """Return the names of a folder's config, tokenizer, processor, licence and model card, sorted.
 
-    Code, weights and their indexes, and what a training run leaves are not among them.
+    Code, weights, their indexes and the files of a training run are excluded.
     """
     return tuple(sorted(entry.name for entry in folder.iterdir() if _belongs(entry.name) and entry.is_file()))
 

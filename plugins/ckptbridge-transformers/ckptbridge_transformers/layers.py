@@ -1,6 +1,6 @@
-"""The library's own layers as data: how its torch and Flax classes spell what the bridge knows.
+"""The library's own layers as data: how its torch and Flax classes store each layer kind.
 
-Nothing here needs transformers: modules are recognised by their qualified names.
+This module does not import transformers: modules are recognised by their qualified names.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KINDS: tuple[LayerKind, ...] = (
 
 
 def _weight_norm_taps(name: str, g: str, v: str, module: str, settings: Mapping[str, int]) -> LayerTransform:
-    """Return one spelling of a convolution that is normalised tap by tap; every side keeps torch's axes."""
+    """Return one native layout of a convolution that is normalised tap by tap; all have torch's axes."""
     return LayerTransform(
         name,
         kind="weight_norm_taps",

@@ -1,4 +1,4 @@
-"""The adapter of transformers: what a checkpoint folder tells about the weights in it."""
+"""The adapters of transformers and diffusers: what a checkpoint folder shows about the weights in it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from ckptbridge_transformers.types import with_flax_types
 __all__ = ["LIBRARIES", "Diffusers", "Transformers"]
 
 _SHARD_SIZE = {"flax": 10 * 10**9, "torch": 5 * 10**9}
-"""Bytes from which transformers 4 shards."""
+"""Bytes above which transformers 4 shards, by framework."""
 
 
 _SAID_TO_BE_TIED = frozenset({"longt5", "mt5", "t5", "umt5"})
-"""Model types whose head transformers 5 ties whatever the file says, until it has seen the weights."""
+"""Model types whose head transformers 5 ties without regard to the file, until it has read the weights."""
 
 _STEMS = {"flax": "diffusion_flax_model", "torch": "diffusion_pytorch_model"}
 
@@ -45,33 +45,35 @@ class Transformers:
         """Return the models, rules and files of a checkpoint, or None for one of another library.
 
         Raises:
-            UsageError: transformers knows no such class, or not the config.
+            UsageError: transformers has no such class, or cannot read the config.
             MissingDependency: transformers, or a framework that is needed, is not installed.
         """
-        found = read_config(checkpoint.folder)
-        if found is None or not isinstance(found.get("model_type"), str):
+        stored = read_config(checkpoint.folder)
+        if stored is None or not isinstance(stored.get("model_type"), str):
             return None
         sidecar_files = files_beside(checkpoint.folder)
         limit = _SHARD_SIZE.get(checkpoint.to)
         if checkpoint.to == checkpoint.state.layout and checkpoint.model is None:
             return Guidance(
                 sidecar_files=sidecar_files,
-                sidecar_contents=_changed(found, checkpoint),
+                sidecar_contents=_changed(stored, checkpoint),
                 max_shard_size=limit,
             )
-        if checkpoint.model is None and not is_known(found):
+        if checkpoint.model is None and not is_known(stored):
             return Guidance(
                 sidecar_files=sidecar_files,
-                sidecar_contents=_changed(found, checkpoint),
+                sidecar_contents=_changed(stored, checkpoint),
                 notes=(
-                    f"transformers {version()} does not know the model type {found['model_type']!r} of the "
-                    "config, so that names and shapes alone decide",
+                    f"transformers {version()} does not know the config's model_type "
+                    f"{stored['model_type']!r}, so that only names and shapes decide",
                 ),
             )
         config = config_of(checkpoint.folder)
-        named = (checkpoint.model or "").removeprefix("Flax")
-        torch_class = class_named(named) if named else torch_class_of(config)
-        untied = _is_untied(found, config)
+        if checkpoint.model:
+            torch_class = class_named(checkpoint.model)
+        else:
+            torch_class = torch_class_of(config, checkpoint.folder)
+        untied = _is_untied(stored, config)
         crossing = checkpoint.state.layout != checkpoint.to
         models = _Models(checkpoint, config, torch_class, untied and config.model_type in _SAID_TO_BE_TIED)
         return Guidance(
@@ -79,7 +81,7 @@ class Transformers:
             like=models.of(checkpoint.to),
             rules=(*(rules_for(config, torch_class.__name__) if crossing else ()), *models.left_out),
             sidecar_files=sidecar_files,
-            sidecar_contents=_changed(found, checkpoint, torch_class.__name__),
+            sidecar_contents=_changed(stored, checkpoint, torch_class.__name__),
             max_shard_size=limit,
             duplicate_tied=checkpoint.to == "torch" and untied,
             notes=(f"{torch_class.__name__} of transformers {version()}", *models.notes),
@@ -95,59 +97,60 @@ class Diffusers:
         """Return the rules and file names of a checkpoint, or None for one of another library.
 
         Raises:
-            UsageError: A model class is named; diffusers' models are known by their names alone.
+            UsageError: The caller names a model class; the config names the class of a diffusers model.
         """
-        found = read_config(checkpoint.folder)
-        if found is None or not is_diffusers(found):
+        stored = read_config(checkpoint.folder)
+        if stored is None or not is_diffusers(stored):
             return None
         if checkpoint.model is not None:
             raise UsageError(
-                f"diffusers' models go by their names; {checkpoint.model!r} says nothing.",
+                f"model={checkpoint.model!r} cannot be used for a diffusers model: the config field "
+                f"'_class_name' names its class, {stored['_class_name']}.",
                 path=checkpoint.folder,
-                hint="Leave --model out.",
+                hint="Remove model= (--model).",
             )
         crossing = {checkpoint.state.layout, checkpoint.to} != {checkpoint.to}
         return Guidance(
             rules=diffusers_rules() if crossing else (),
             sidecar_files=files_beside(checkpoint.folder),
-            sidecar_contents=_with_class(found, checkpoint.to),
+            sidecar_contents=_with_class(stored, checkpoint.to),
             base_name=_STEMS.get(checkpoint.to),
             max_shard_size=_SHARD_SIZE.get(checkpoint.to),
-            notes=(f"{found['_class_name']} of diffusers",),
+            notes=(f"{stored['_class_name']} of diffusers",),
         )
 
 
 def _changed(
-    found: Mapping[str, Any], checkpoint: Checkpoint, model_class: str | None = None
+    stored: Mapping[str, Any], checkpoint: Checkpoint, model_class: str | None = None
 ) -> Mapping[str, bytes]:
-    """Return the config as it is after a cast, or with the class that was asked for."""
-    config = dict(found)
+    """Return the config with the dtype and the class that the caller asks for; nothing if unchanged."""
+    config = dict(stored)
     if checkpoint.dtype is not None:
         # Both are read: transformers 4 writes the first name, 5 the second.
-        config.update({name: checkpoint.dtype for name in ("torch_dtype", "dtype") if name in found})
-        if "dtype" not in found:
+        config.update({name: checkpoint.dtype for name in ("torch_dtype", "dtype") if name in stored})
+        if "dtype" not in stored:
             config["torch_dtype"] = checkpoint.dtype
     if checkpoint.model is not None and model_class is not None:
         config["architectures"] = [model_class]
-    return {} if config == found else {CONFIG: _as_json(config)}
+    return {} if config == stored else {CONFIG: _as_json(config)}
 
 
-def _with_class(found: Mapping[str, Any], to: str) -> Mapping[str, bytes]:
+def _with_class(stored: Mapping[str, Any], to: str) -> Mapping[str, bytes]:
     """Return diffusers' config with the name that the class has in a framework."""
-    name = found["_class_name"].removeprefix("Flax")
-    config = {**found, "_class_name": f"Flax{name}" if to == "flax" else name}
-    return {} if config == found else {CONFIG: _as_json(config)}
+    name = stored["_class_name"].removeprefix("Flax")
+    config = {**stored, "_class_name": f"Flax{name}" if to == "flax" else name}
+    return {} if config == stored else {CONFIG: _as_json(config)}
 
 
 def _as_json(config: Mapping[str, Any]) -> bytes:
     return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _is_untied(found: Mapping[str, Any], config: Any) -> bool:
-    """Tell whether input and output embeddings differ, by what stands in the config's file."""
-    stated = found.get("tie_word_embeddings")
+def _is_untied(stored: Mapping[str, Any], config: Any) -> bool:
+    """Return whether input and output embeddings differ, according to the config's file."""
+    stated = stored.get("tie_word_embeddings")
     if stated is None:
-        return found["model_type"] == "mt5" or getattr(config, "tie_word_embeddings", True) is False
+        return stored["model_type"] == "mt5" or getattr(config, "tie_word_embeddings", True) is False
     return stated is False
 
 
@@ -182,7 +185,7 @@ class _Models:
         try:
             return flax_template(abstract_flax(flax_class, config))
         except UsageError as err:
-            self.notes += (f"without Flax's names and shapes: {err.message}",)
+            self.notes += (f"Flax's names and shapes are not used: {err.message}",)
             return None
 
     def of(self, layout: str | None) -> Any:

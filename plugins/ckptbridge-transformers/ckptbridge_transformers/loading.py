@@ -1,4 +1,4 @@
-"""Weights straight into models of transformers: one pass, no random weights, what is left out is listed."""
+"""Loading weights for models of transformers: one pass, no random weights, and a list of what is left out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from ckptbridge_transformers.types import with_flax_types
 __all__ = ["flax_weights", "left_out_text", "live_state", "Loaded", "torch_weights", "unwrapped"]
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
-"""Names under which training programs save the weights beside other things."""
+"""Names under which training programs save the weights in addition to other things."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ class Loaded:
 
     Args:
         weights: For Flax nested dicts of JAX arrays, as ``model.params``; for torch a state dict.
-        missing: Keys of the model that the source has nothing for.
-        unexpected: Keys of the source that the model has no place for.
+        missing: Keys of the model that have no source.
+        unexpected: Keys of the source that have no place in the model.
         mismatched: Pairs that were left out because their shapes differ.
         left_out: Names, reasons and bytes of the source's other tensors that are not in the weights: what the
             rules of the model's family leave out, as a table of positions that the other class computes; what
             the model makes by itself; and what is tied to a tensor that is in them.
-        unclaimed: Keys of the source that were copied unchanged though no evidence says what they are.
-        warnings: What may be right and give other outputs.
+        unclaimed: Keys of the source that no evidence explains and that were copied unchanged.
+        warnings: What may be right and still give other outputs.
     """
 
     weights: Any
@@ -60,10 +60,10 @@ class Loaded:
 
     @classmethod
     def of(cls, weights: Any, plan: Plan, strict: Plan) -> Loaded:
-        """Return weights with what their plan says of them.
+        """Return weights with the lists of their plan.
 
         Args:
-            weights: What the plan made.
+            weights: The plan's result.
             plan: The plan that was run.
             strict: The plan without permissions, which lists what did not fit.
         """
@@ -92,19 +92,20 @@ def flax_weights(
     ignore_mismatched_sizes: bool = False,
     registry: Registry | None = None,
 ) -> Loaded:
-    """Return weights for a Flax model; it is not changed, and needs no weights of its own.
+    """Return weights for a Flax model, which is not changed and needs no weights.
 
     Args:
         source: A file, an index or a folder; a FlatState; a torch model or state dict; a Flax tree.
         model: A `FlaxPreTrainedModel`, e.g. one made with ``_do_init=False``.
-        allow_missing: Whether the source may lack some of the model's weights.
-        allow_unexpected: Whether it may hold others.
+        allow_missing: Whether weights of the model may be missing from the source.
+        allow_unexpected: Whether the source may hold other weights, which are left out.
         ignore_mismatched_sizes: Whether weights of another shape are left out.
         registry: Plugins; by default everything installed.
 
     Raises:
         MismatchError: Names or shapes differ, and that is not allowed.
-        AmbiguousLayerError: No evidence settles what some layers are.
+        AmbiguousLayerError: No evidence decides the kind of some layers.
+        SourceNotFound: The file or folder does not exist.
         BadInputError: A file is damaged or unsafe.
     """
     registry = default_registry() if registry is None else registry
@@ -131,19 +132,20 @@ def torch_weights(
     ignore_mismatched_sizes: bool = False,
     registry: Registry | None = None,
 ) -> Loaded:
-    """Return a state dict for a torch model; it is not changed, and may be on the meta device.
+    """Return a state dict for a torch model, which is not changed and may be on the meta device.
 
     Args:
         source: A file, an index or a folder; a FlatState; a Flax model or tree; a torch state dict.
         model: A `PreTrainedModel`.
-        allow_missing: Whether the source may lack some of the model's weights.
-        allow_unexpected: Whether it may hold others.
+        allow_missing: Whether weights of the model may be missing from the source.
+        allow_unexpected: Whether the source may hold other weights, which are left out.
         ignore_mismatched_sizes: Whether weights of another shape are left out.
         registry: Plugins; by default everything installed.
 
     Raises:
         MismatchError: Names or shapes differ, and that is not allowed.
-        AmbiguousLayerError: No evidence settles what some layers are.
+        AmbiguousLayerError: No evidence decides the kind of some layers.
+        SourceNotFound: The file or folder does not exist.
         BadInputError: A file is damaged or unsafe.
     """
     registry = default_registry() if registry is None else registry
@@ -173,7 +175,7 @@ def left_out_text(loaded: Loaded) -> str:
 
 @contextlib.contextmanager
 def _opened(source: Any, registry: Registry) -> Iterator[FlatState]:
-    """Give the state of a source; a file that is opened here is closed."""
+    """Yield the state of a source; a file is closed afterwards."""
     if isinstance(source, str | os.PathLike):
         with open_state(source, registry=registry) as state:
             yield state
@@ -187,21 +189,21 @@ def _opened(source: Any, registry: Registry) -> Iterator[FlatState]:
 def live_state(source: Any, *, registry: Registry | None = None) -> FlatState:
     """Return the state of a live object: a model of either framework, a state dict, or a tree.
 
-    A state dict may stand inside of what a training program saved.
+    A state dict may be inside of what a training program saved, such as ``{"state_dict": ...}``.
 
     Args:
         source: The object.
         registry: Plugins; by default everything installed.
 
     Raises:
-        UsageError: It is none of these, or a Flax model without weights.
+        UsageError: The object is none of these, or a Flax model without weights.
     """
     registry = default_registry() if registry is None else registry
     if hasattr(source, "params_shape_tree"):
         if not getattr(source, "_is_initialized", True):
             raise UsageError(
-                f"the {type(source).__name__} has no weights: it was made with _do_init=False.",
-                hint="Pass its params.",
+                f"the {type(source).__name__} holds no weights: it was made with _do_init=False.",
+                hint="Pass its params in place of the model.",
             )
         source = source.params
     framework = registry.framework_of(source)
@@ -214,7 +216,7 @@ def live_state(source: Any, *, registry: Registry | None = None) -> FlatState:
         state = as_state(source)
         return state if state.layout else state.replace(layout=registry.layout_of(state.specs()))
     raise UsageError(
-        f"the source is a {type(source).__name__}; a path, a state dict, a tree or a model was expected."
+        f"expected a path, a state dict, a tree or a model as the source, got {type(source).__name__}."
     )
 
 
@@ -228,7 +230,7 @@ def unwrapped(saved: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _rules(state: FlatState, to: str, model: Any) -> tuple[Rule, ...]:
-    """Return the rules of the model's family; they lead from one framework to the other."""
+    """Return the rules of the model's family; none if the state is in the model's layout already."""
     return () if state.layout == to else rules_for(model.config, type(model).__name__)
 
 

@@ -1,4 +1,4 @@
-"""Models without weights: what their classes would create, with the type of every layer."""
+"""Models without weights: the names and shapes that their classes would create, and every layer's type."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["abstract_flax", "flax_template", "meta_model"]
 
 _NEW_NAMES = {"a_min": "min", "a_max": "max"}
 _TEMPLATES: weakref.WeakKeyDictionary[Any, bridge_flax.Template] = weakref.WeakKeyDictionary()
-"""Templates of the models made here, which came of the same trace."""
+"""The templates of models that `abstract_flax` made, from the same trace."""
 
 
 def meta_model(torch_class: type[Any], config: Any) -> Any:
     """Return a torch model on the meta device: names, shapes, ties and layer types, and no values.
 
     Raises:
-        UsageError: The class does not take this config.
+        UsageError: The class cannot be built from this config.
     """
     import torch
 
@@ -41,26 +41,26 @@ def abstract_flax(flax_class: type[Any], config: Any, **options: Any) -> Any:
     Args:
         flax_class: A subclass of `FlaxPreTrainedModel`.
         config: Its config.
-        **options: What else its constructor takes, e.g. ``input_shape``.
+        **options: Other arguments of its constructor, e.g. ``input_shape``.
 
     Raises:
-        UsageError: The class does not take this config.
+        UsageError: The class cannot be built from this config.
     """
     import jax
 
-    made: list[Any] = []
+    models: list[Any] = []
 
     def build() -> Any:
         # The classes of two models in one refuse `_do_init=False`; traced, the weights are never computed.
-        made.append(flax_class(config, **options))
-        return made[-1].params
+        models.append(flax_class(config, **options))
+        return models[-1].params
 
     with quiet(), clip_with_old_names():
         try:
             template = bridge_flax.template(build)
         except Exception as err:  # each class checks its config in its own way
             raise _not_built(flax_class, err) from err
-    model = made[-1]
+    model = models[-1]
     model._is_initialized = False
     del model._params
     model.key = jax.random.PRNGKey(options.get("seed", 0))
@@ -87,16 +87,16 @@ def flax_template(model: Any) -> bridge_flax.Template:
 def _not_built(model_class: type[Any], err: Exception) -> UsageError:
     text = str(err).strip().split("\n")[0].rstrip(".")
     return UsageError(
-        f"{model_class.__name__} cannot be built: {type(err).__name__}: {text}.",
-        hint="Correct the config, or do without the model's classes: --model none.",
+        f"the class {model_class.__name__} cannot be built from the config: {type(err).__name__}: {text}.",
+        hint='Correct the config, or pass model="none" (--model none) to do without the model\'s class.',
     )
 
 
 @contextlib.contextmanager
 def clip_with_old_names() -> Iterator[None]:
-    """Let `jax.numpy.clip` take ``a_min`` and ``a_max``, which T5 in transformers 4 still gives it.
+    """Let `jax.numpy.clip` take ``a_min`` and ``a_max``, which T5 in transformers 4 still passes.
 
-    JAX has removed these names of ``min`` and ``max``; without them the model cannot even be traced.
+    JAX has removed these names of ``min`` and ``max``; without them the model cannot be traced.
     """
     import jax.numpy as jnp
 

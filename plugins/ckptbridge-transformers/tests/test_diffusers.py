@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from flax.traverse_util import flatten_dict
 from safetensors.torch import save_file
 from support.diffusion_models import MODELS
+from support.errors import refused
 from support.loading import assert_same_trees, largest_difference, load_flax, load_torch
 from support.models import TOLERANCE, as_variables, assert_same_state_dict, assert_same_tree, randomise
 
@@ -152,7 +153,7 @@ def test_a_folder_needs_no_option(model, tmp_path):
     assert sharded.files[-1].name == f"{TORCH_FILE}.index.json"
     with bridge_core.open_state(tmp_path / "torch") as state:
         assert set(state.specs()) >= (set() if model.deprecated else set(map(as_key, state_dict)))
-    with pytest.raises(UsageError, match="Leave --model out"):
+    with refused(UsageError, "model='AutoencoderKL'", "'_class_name'", hint="--model"):
         bridge_core.plan_conversion(folder, to="flax", model="AutoencoderKL")
 
 
@@ -230,7 +231,7 @@ def test_deprecated_names_are_written_when_asked_for():
 
 def test_both_names_of_one_tensor_are_refused():
     both = {**source(BY_NAME["vae-deprecated"])[1], **source(BY_NAME["vae"])[1]}
-    with pytest.raises(RuleError, match=r"'encoder\.mid_block\.attentions\.0\.\w+\.\w+' and .* both named"):
+    with refused(RuleError, "'encoder.mid_block.attentions.0."):
         to_flax(both, diffusers_rules())
 
 
@@ -244,19 +245,15 @@ def test_a_unet_has_no_deprecated_names():
 
 
 def test_without_rules_it_is_refused(model):
-    with pytest.raises(
-        AmbiguousLayerError, match=r"resnets\.0\.conv{1\.\.2}\.weight \(conv or conv_transpose"
-    ):
+    with refused(AmbiguousLayerError, "resnets.0.conv{1..2}.weight", "conv_transpose"):
         bridge_core.plan_conversion(source(model)[1], to="flax")
-    with pytest.raises(
-        AmbiguousLayerError, match=r"resnets_0\.conv{1\.\.2}\.kernel \(conv or conv_transpose"
-    ):
+    with refused(AmbiguousLayerError, "resnets_0.conv{1..2}.kernel", "conv_transpose"):
         bridge_core.plan_conversion(converted(model), to="torch")
 
 
 def test_the_vae_needs_rules_even_with_a_template():
     model = BY_NAME["vae"]
-    with pytest.raises(MismatchError, match="query"):
+    with refused(MismatchError, "query"):
         to_flax(source(model)[1], (), like=template(model))
 
 
@@ -355,7 +352,7 @@ def test_projections_of_another_kind_get_another_name():
 
 
 def test_a_kind_that_does_not_fit_is_refused():
-    with pytest.raises(RuleError, match="it does not fit 'conv_in'"):
+    with refused(RuleError, "'conv_in'", "conv_transpose"):
         to_flax(source(BY_NAME["unet"])[1], with_kind("**.conv_in", "conv_transpose"))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.errors import refused
 from transformers import BertConfig, BertForMaskedLM, BertModel, GPT2Config, GPT2LMHeadModel
 
 from bridge_core import (
@@ -107,7 +108,7 @@ def test_the_dtype_of_a_cast_stands_in_the_copied_config(folder, tmp_path):
 
 
 def test_a_class_that_is_asked_for_stands_in_the_copied_config(folder, tmp_path):
-    with pytest.raises(MismatchError, match=r"missing: .*pooler.*unexpected: cls"):
+    with refused(MismatchError, "pooler", "cls"):
         convert(folder, f"{tmp_path}/out/", to="torch", model="BertModel")
     report = convert(
         folder,
@@ -140,23 +141,30 @@ def test_without_architectures_the_bare_model_is_meant(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("entries", "message"),
+    ("entries", "named"),
     [
-        ({"architectures": ["NoSuchModel"]}, r"no torch model class 'NoSuchModel'"),
-        ({"architectures": ["os.system"]}, r"no torch model class 'os\.system'"),
-        ({"architectures": ["BertConfig"]}, r"no torch model class 'BertConfig'"),
-        ({"architectures": ["AutoModel"]}, r"no torch model class 'AutoModel'"),
-        ({"model_type": "no-such-type"}, r"cannot read the config.*no-such-type"),
-        ({"hidden_size": 15}, r"BertForMaskedLM cannot be built.*15"),
-        ({"num_hidden_layers": "two"}, r"cannot be built|cannot read"),
+        ({"architectures": ["NoSuchModel"]}, ["config.json", "'architectures'", "'NoSuchModel'"]),
+        ({"architectures": ["os.system"]}, ["config.json", "'architectures'", "'os.system'"]),
+        ({"architectures": ["BertConfig"]}, ["config.json", "'architectures'", "'BertConfig'"]),
+        ({"architectures": ["AutoModel"]}, ["config.json", "'architectures'", "'AutoModel'"]),
+        ({"model_type": "no-such-type"}, ["config.json", "no-such-type"]),
+        ({"hidden_size": 15}, ["BertForMaskedLM", "15"]),
+        ({"num_hidden_layers": "two"}, ["'str'"]),
     ],
     ids=str,
 )
-def test_a_config_that_means_no_model_is_refused(folder, entries, message):
+def test_a_config_that_means_no_model_is_refused(folder, entries, named):
     edit(folder, **entries)
-    with pytest.raises(UsageError, match=message) as caught:
+    with refused(UsageError, *named, hint=('model="none"', "--model none")):
         plan_conversion(folder, to="flax")
-    assert "--model none" in str(caught.value)
+
+
+def test_a_class_that_transformers_does_not_have_is_refused_with_the_nearest(folder):
+    edit(folder, architectures=["BertForMaskedML"])
+    with refused(UsageError, "'BertForMaskedML'", hint="--model BertForMaskedLM"):
+        plan_conversion(folder, to="flax")
+    with refused(UsageError, "model='FlaxBertModle'", hint="--model FlaxBertModel"):
+        plan_conversion(folder, to="flax", model="FlaxBertModle")
 
 
 def test_remote_code_is_never_run(folder):
@@ -164,17 +172,17 @@ def test_remote_code_is_never_run(folder):
     edit(folder, auto_map={"AutoConfig": "evil.Config", "AutoModel": "evil.Model"})
     assert plan_conversion(folder, to="flax").ok
     edit(folder, model_type="evil")
-    with pytest.raises(UsageError, match="cannot read the config"):
+    with refused(UsageError, "config.json", "custom code"):
         plan_conversion(folder, to="flax")
 
 
 def test_a_config_that_is_no_json_or_too_large_is_refused(folder):
     (folder / "config.json").write_text("{")
-    with pytest.raises(MalformedFile, match=r"config\.json"):
+    with refused(MalformedFile, "config.json"):
         plan_conversion(folder, to="flax")
     with (folder / "config.json").open("wb") as file:
         file.truncate(17 << 20)
-    with pytest.raises(LimitExceeded, match="a config has"):
+    with refused(LimitExceeded, "config.json", f"{17 << 20} bytes"):
         plan_conversion(folder, to="flax")
 
 
@@ -241,8 +249,9 @@ def test_buffers_that_the_model_makes_are_left_out_with_the_reason(folder, tmp_p
     assert "the model makes by itself" in dropped["position_ids"]
     tensors["bert.embeddings.extra"] = torch.arange(20)[None]
     save_file(tensors, path, metadata={"format": "pt"})
-    with pytest.raises(MismatchError, match=r"1 unexpected: bert\.embeddings\.extra"):
+    with refused(MismatchError, "bert.embeddings.extra") as caught:
         convert(folder, f"{tmp_path}/other/", to="flax")
+    assert caught.value.unexpected == ("bert.embeddings.extra",)
 
 
 def test_masks_of_old_releases_are_left_out_and_a_bias_of_that_name_is_not(tmp_path):
@@ -254,8 +263,9 @@ def test_masks_of_old_releases_are_left_out_and_a_bias_of_that_name_is_not(tmp_p
     save_file({**tensors, **old}, path, metadata={"format": "pt"})
     assert {".".join(drop.key) for drop in plan_conversion(tmp_path / "gpt2", to="flax").dropped} >= set(old)
     save_file({**tensors, "transformer.h.0.attention.bias": mask[0, 0, 0]}, path, metadata={"format": "pt"})
-    with pytest.raises(MismatchError, match=r"1 unexpected: transformer\.h\.0\.attention\.bias"):
+    with refused(MismatchError, "transformer.h.0.attention.bias") as caught:
         plan_conversion(tmp_path / "gpt2", to="flax")
+    assert caught.value.unexpected == ("transformer.h.0.attention.bias",)
 
 
 def test_an_untied_head_keeps_its_own_values(tmp_path):
@@ -297,7 +307,7 @@ def test_a_file_beside_its_config_is_read_as_its_folder_is(folder, tmp_path):
 def test_a_shard_is_not_held_to_the_config_of_the_whole(folder, tmp_path):
     convert(folder, f"{tmp_path}/shards/", to="torch", max_shard_size="8KB")
     shard = min((tmp_path / "shards").glob("model-00001-*"))
-    with pytest.raises(ShardError, match="shard 1 of"):
+    with refused(ShardError, "shard 1 of"):
         plan_conversion(shard, to="flax")
     plan = plan_conversion(shard, to="flax", allow_missing=True, accept_guesses=True)
     assert [note.startswith("model-00001") for note in plan.notes] == [True]
@@ -313,7 +323,7 @@ def test_a_type_that_transformers_does_not_know_is_told_and_needs_no_option(fold
     assert {step.evidence for step in plan.steps} <= {"structure", "guess", "unclaimed"}
     convert(folder, f"{tmp_path}/out/", to="flax", accept_guesses=True)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["time_step_limit"][1] == float("inf")
-    with pytest.raises(UsageError, match="cannot read the config"):
+    with refused(UsageError, "config.json", "mamba-of-mine"):
         plan_conversion(folder, to="flax", model="BertForMaskedLM")
 
 
@@ -324,8 +334,8 @@ def test_infinity_in_the_config_of_a_known_type_is_read(folder):
 
 def test_a_pointer_in_place_of_the_config_is_named(folder):
     (folder / "config.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
-    with pytest.raises(MalformedFile, match=r"config\.json: is a git-lfs pointer.*git lfs pull"):
+    with refused(MalformedFile, "config.json", "git lfs pull"):
         plan_conversion(folder, to="flax")
-    with pytest.raises(AmbiguousLayerError, match="is a git-lfs pointer"):
+    with refused(AmbiguousLayerError, "config.json", "git lfs pull"):
         plan_conversion(folder / "model.safetensors", to="flax")
     assert plan_conversion(folder / "model.safetensors", to="flax", accept_guesses=True).ok

@@ -1,8 +1,9 @@
-"""The old conversion functions of transformers 4, with their signatures, on top of the bridge.
+"""The old conversion functions of transformers 4, with their signatures, implemented with ckptbridge.
 
-Each takes and returns what the function of its name in ``transformers.modeling_flax_pytorch_utils`` does.
-`install` puts them in place there, together with loading and saving, so that existing programs need no
-change. Where the old ones gave wrong weights these give right ones or refuse.
+Each has the arguments and the result of the function of its name in
+``transformers.modeling_flax_pytorch_utils``. `install` puts them in place there, together with loading and
+saving, so that existing programs need no change. Where the old functions gave wrong weights, these give
+right ones or refuse.
 
 Errors are `BridgeError`, and at the same time the built-in class that callers of the old functions catch:
 `WrongWeights` and `LossyLoad` are `ValueError`, `UnreadableWeights` is an `OSError`.

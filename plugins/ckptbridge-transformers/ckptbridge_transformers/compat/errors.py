@@ -1,34 +1,34 @@
-"""Errors that callers of the old functions catch, and that are the bridge's own at the same time."""
+"""Errors of ckptbridge that are also the built-in errors that callers of the old functions catch."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 
-from bridge_core import BadInputError, LossyCastError, MismatchError, SystemFailure
+from bridge_core import BadInputError, LossyCastError, MismatchError, SourceNotFound, SystemFailure
 
 __all__ = ["as_before", "LossyLoad", "UnreadableWeights", "WrongWeights"]
 
 
 class WrongWeights(MismatchError, ValueError):
-    """The weights are not the model's: names or shapes differ."""
+    """The weights do not match the model: names or shapes differ."""
 
 
 class LossyLoad(LossyCastError, ValueError):
-    """The model's parameters are narrower than the weights, so that values would change."""
+    """The dtypes of the model's parameters cannot hold the values of the weights exactly."""
 
 
 class UnreadableWeights(BadInputError, OSError):
-    """A file is not there, damaged, unsafe, or of no known format; the cause says which."""
+    """A file is missing, damaged, unsafe or of an unknown format; ``__cause__`` is the specific error."""
 
 
 @contextlib.contextmanager
 def as_before() -> Iterator[None]:
-    """Raise the bridge's errors as those that callers of the old functions expect.
+    """Raise the errors of ckptbridge as those that callers of the old functions expect.
 
     Raises:
         WrongWeights: For a `MismatchError`.
-        UnreadableWeights: For a `BadInputError` or a `SystemFailure`.
+        UnreadableWeights: For a `SourceNotFound`, a `BadInputError` or a `SystemFailure`.
     """
     try:
         yield
@@ -42,7 +42,10 @@ def as_before() -> Iterator[None]:
             mismatched=err.mismatched,
             hint=err.hint,
         ) from err
-    except (BadInputError, SystemFailure) as err:
-        raise UnreadableWeights(
+    except (BadInputError, SourceNotFound, SystemFailure) as err:
+        unreadable = UnreadableWeights(
             err.message, path=err.path, key=err.key, plugin=err.plugin, hint=err.hint
-        ) from err
+        )
+        if isinstance(err, OSError):
+            unreadable.errno = err.errno
+        raise unreadable from err

@@ -1,6 +1,6 @@
-"""Putting the functions in place in transformers 4.57, and taking them out again.
+"""Installing the functions in transformers 4.57, and removing them again.
 
-Nothing is replaced that does not look as it does in the releases that this was made for.
+A function is replaced only if it has the arguments that it has in the releases of transformers 4.57.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _lock = threading.Lock()
 
 
 class Installation:
-    """What `install` changed. As a context manager it takes the changes back at the end."""
+    """What `install` changed; as a context manager it reverts the changes at the end."""
 
     current: Installation | None = None
 
@@ -62,7 +62,7 @@ class Installation:
         return Installation.current is self
 
     def uninstall(self) -> None:
-        """Put back what was there; a second time does nothing."""
+        """Restore the original functions; a second call has no effect."""
         with _lock:
             if self.active:
                 for owner, name, old in self._old:
@@ -79,18 +79,18 @@ class Installation:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Take the changes back."""
+        """Revert the changes."""
         self.uninstall()
 
 
 def install() -> Installation:
-    """Put the functions of this package, and loading and saving by them, in place in transformers 4.57.
+    """Install the functions of this package, and loading and saving with them, in transformers 4.57.
 
     Afterwards ``from_pretrained`` and ``save_pretrained`` of every Flax class, and ``from_flax=True`` of
-    every torch class, go by the bridge. A second call changes nothing and returns the same object.
+    every torch class, use ckptbridge. A second call changes nothing and returns the same object.
 
     Raises:
-        UsageError: This is not transformers 4.57, or not as it was released.
+        UsageError: The installed transformers is not 4.57, or differs from its release.
         MissingDependency: torch, JAX or Flax is not installed.
     """
     with _lock:
@@ -101,7 +101,7 @@ def install() -> Installation:
 
 @contextlib.contextmanager
 def installed() -> Iterator[Installation]:
-    """Put the functions in place for a while; what was installed before stays so."""
+    """Install the functions for a ``with`` block; functions that were installed before stay installed."""
     before = Installation.current
     installation = install()
     try:
@@ -114,23 +114,24 @@ def installed() -> Iterator[Installation]:
 def _checked_changes() -> list[tuple[Any, str, Any]]:
     if version().split(".")[:2] != ["4", "57"]:
         raise UsageError(
-            f"transformers {version()} is installed; the old functions can be put in place in 4.57 alone.",
+            f"install() expected transformers 4.57, got transformers {version()}.",
             hint='Run `pip install "transformers==4.57.6"`, or use ckptbridge_transformers.flax_weights and '
-            "torch_weights, which need no installation.",
+            "torch_weights, which work without install().",
         )
     try:
         changes = _changes()
     except ImportError as err:
         raise MissingDependency(
-            f"the Flax side of transformers cannot be imported: {err}.",
+            f"install() needs the Flax classes of transformers, and importing them failed: {err}.",
             hint='Run: pip install "ckptbridge-transformers[flax]"',
         ) from err
     odd = [f"{_name(owner)}.{name}" for owner, name, new in changes if not _alike(owner, name, new)]
     if odd:
         raise UsageError(
-            f"transformers {version()} is not as it was released; these are missing, or take other "
-            f"arguments: {', '.join(odd)}.",
-            hint="Install transformers 4.57.6 afresh, and call install() before others change it.",
+            f"transformers {version()} differs from its release: {len(odd)} functions are missing or have "
+            f"other arguments: {', '.join(odd)}.",
+            hint='Run `pip install --force-reinstall "transformers==4.57.6"`, and call install() before '
+            "other code changes transformers.",
         )
     return changes
 
@@ -155,7 +156,7 @@ def _changes() -> list[tuple[Any, str, Any]]:
 
 
 def _plainly(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function of its own, so that what others hang on to the method does not reach ours."""
+    """Return a new function, so that attributes that others set on the method are not set on ours."""
 
     @functools.wraps(function)
     def method(*args: Any, **kwargs: Any) -> Any:
@@ -165,7 +166,7 @@ def _plainly(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _alike(owner: Any, name: str, new: Any) -> bool:
-    """Tell whether what is to be replaced takes the same arguments."""
+    """Return whether the function to replace has the same arguments as the new one."""
     old = inspect.getattr_static(owner, name, None)
     return old is not None and _arguments(old) == _arguments(new)
 
@@ -185,7 +186,7 @@ def _load_from_flax(cls: type[Any], model: Any, checkpoint_files: list[str]) -> 
 
 
 def _with_flax_shards(resolve: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function that finds a torch model's files, with the index of Flax's shards among them."""
+    """Return the function that finds a torch model's files, extended by the index of Flax's shards."""
 
     @functools.wraps(resolve)
     def resolved(*args: Any, **kwargs: Any) -> Any:

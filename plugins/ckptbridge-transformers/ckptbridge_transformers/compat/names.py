@@ -1,4 +1,4 @@
-"""One tensor at a time: the name and the axes that Flax has for a tensor of torch, told from names alone."""
+"""One tensor at a time: Flax's name and axes of a tensor of torch, determined only from names."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def rename_key_and_reshape_tensor(
 ) -> tuple[Key, Any]:
     """Return the key and the array that Flax has for one tensor of torch.
 
-    One tensor and a list of names do not tell everything: a transposed convolution is read as a plain
-    one. `convert_pytorch_state_dict_to_flax` goes by the layers' types instead.
+    One tensor and a list of names are not always enough: a transposed convolution is read as a plain one.
+    `convert_pytorch_state_dict_to_flax` uses the layers' types instead.
 
     Args:
-        pt_tuple_key: The torch name, cut at its dots.
-        pt_tensor: The array; a kernel comes back as a view with its axes moved.
-        random_flax_state_dict: The keys of the Flax model; values are not looked at.
-        model_prefix: The base model's name, which the Flax model's keys may have in front.
+        pt_tuple_key: The torch name, split at its dots.
+        pt_tensor: The array; a kernel is returned as a view with its axes moved.
+        random_flax_state_dict: The keys of the Flax model; values are not read.
+        model_prefix: The base model's name, which may be the first part of the Flax model's keys.
     """
     *before, leaf = pt_tuple_key
     path = tuple(before)

@@ -1,7 +1,7 @@
 """``FlaxPreTrainedModel.from_pretrained`` without random weights and without a second copy.
 
-What is taken over is how it is called, where it looks for files, and what it returns. `install` puts
-`from_pretrained` in place.
+The arguments, the places where files are looked for, and the result are those of the original. `install`
+replaces the original by this function.
 """
 
 from __future__ import annotations
@@ -50,34 +50,35 @@ def from_pretrained(
 ) -> Any:
     """Return a Flax model with a checkpoint's weights, or with ``_do_init=False`` the model and its params.
 
-    Whose layout the weights are in is told by the files; ``from_pt`` says which files to look for. Weights
-    keep their dtype. What the checkpoint lacks is initialised, alone; with ``_do_init=False`` it is left out.
+    The files show the layout of the weights; ``from_pt`` only chooses which files are looked for. The dtype
+    of the weights is preserved. Parameters that are missing from the checkpoint, and no others, are
+    initialised; with ``_do_init=False`` they are left out.
 
     Args:
         cls: The model class.
         pretrained_model_name_or_path: A folder, a file of weights, or a model's name on the Hub.
-        dtype: Of the computation; weights keep theirs.
+        dtype: The dtype of the computation; that of the weights is preserved.
         *model_args: For the model's constructor.
-        config: A config, or where to read one; by default beside the weights.
-        cache_dir: As `transformers.utils.cached_file` takes it, like the arguments for fetching below.
+        config: A config, or where to read one; None for the config next to the weights.
+        cache_dir: For `transformers.utils.cached_file`, like the arguments for fetching below.
         ignore_mismatched_sizes: Whether weights of other shapes are left out.
         force_download: For fetching.
         local_files_only: For fetching.
         token: For fetching.
         revision: For fetching.
         **kwargs: ``from_pt``, ``_do_init``, ``subfolder``, ``proxies`` and the like; options of the config;
-            the rest goes to the model's constructor.
+            the rest is passed to the model's constructor.
 
     Raises:
-        WrongWeights: Shapes differ and that is not allowed, or nothing belongs to the model.
+        WrongWeights: Shapes differ and that is not allowed, or no tensor belongs to the model.
         UnreadableWeights: There is no file of weights, or it is damaged or unsafe.
-        AmbiguousLayerError: No evidence settles what some layers are.
+        AmbiguousLayerError: No evidence decides the kind of some layers.
     """
     from_pt, do_init = kwargs.pop("from_pt", False), kwargs.pop("_do_init", True)
     pipeline, auto = kwargs.pop("_from_pipeline", None), kwargs.pop("_from_auto", False)
     kwargs.pop("adapter_kwargs", None)
     if kwargs.pop("trust_remote_code", None) is True:
-        logger.warning("trust_remote_code=True has an effect on Auto classes alone; it is ignored here.")
+        logger.warning("trust_remote_code=True has an effect only on Auto classes, and is ignored.")
     fetching = {
         "cache_dir": cache_dir,
         "force_download": force_download,
@@ -115,7 +116,7 @@ def from_pretrained(
 
 
 def resolved_token(token: Any, kwargs: dict[str, Any]) -> Any:
-    """Take the deprecated ``use_auth_token`` for ``token``.
+    """Return ``token``, or else the deprecated ``use_auth_token``, which is removed from ``kwargs``.
 
     Raises:
         ValueError: Both are given.
@@ -125,12 +126,12 @@ def resolved_token(token: Any, kwargs: dict[str, Any]) -> Any:
         return token
     warnings.warn("`use_auth_token` is deprecated; use `token`.", FutureWarning, stacklevel=3)
     if token is not None:
-        raise ValueError("`token` and its old name `use_auth_token` are both given; give `token` alone.")
+        raise ValueError("`token` and its old name `use_auth_token` are both given. Pass only `token`.")
     return old
 
 
 def weights_file(name: str, kinds: Iterable[tuple[str, str]], fetching: Mapping[str, Any]) -> str:
-    """Return the local path of a checkpoint's file or index; what is not here yet is fetched.
+    """Return the local path of a checkpoint's file or index; files that are not local are fetched.
 
     Args:
         name: A folder, a file, an address, or a model's name on the Hub.
@@ -141,26 +142,29 @@ def weights_file(name: str, kinds: Iterable[tuple[str, str]], fetching: Mapping[
         UnreadableWeights: There is no such file.
     """
     utils = library().utils
-    if os.path.isfile(name):  # noqa: PTH113 - a name on the Hub is no path
+    if os.path.isfile(name):  # noqa: PTH113 - a name on the Hub is not a path
         return name
     if utils.is_remote_url(name):
         return str(utils.download_url(name))
     quietly = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries")}
     looked: list[str] = []
     for single, index in kinds:
-        for wanted in (single, index):
-            found = utils.cached_file(name, wanted, **fetching, **quietly)
-            looked.append(wanted)
-            if found is None:
+        for file in (single, index):
+            local = utils.cached_file(name, file, **fetching, **quietly)
+            looked.append(file)
+            if local is None:
                 continue
-            if wanted == index and not os.path.isdir(name):  # noqa: PTH112
-                utils.hub.get_checkpoint_shard_files(name, found, **fetching)
-            return str(found)
+            if file == index and not os.path.isdir(name):  # noqa: PTH112
+                utils.hub.get_checkpoint_shard_files(name, local, **fetching)
+            return str(local)
     folder = Path(name, fetching["subfolder"])
-    there = [file for file in (*_FLAX, *_TORCH) if (folder / file).is_file()]
-    wish = "from_pt=True" if there and there[0] in _TORCH else "from_pt=False"
-    hint = f"It holds {there[0]}: pass {wish}." if there else "Give the folder of a checkpoint."
-    raise UnreadableWeights(f"holds none of {', '.join(looked)}.", path=folder, hint=hint)
+    others = [file for file in (*_FLAX, *_TORCH) if (folder / file).is_file()]
+    option = "from_pt=True" if others and others[0] in _TORCH else "from_pt=False"
+    raise UnreadableWeights(
+        f"the folder has none of the files of weights that were looked for: {', '.join(looked)}.",
+        path=folder,
+        hint=f"Pass {option} to load its {others[0]}." if others else "Pass the folder of a checkpoint.",
+    )
 
 
 def _empty(cls: type[Any], config: Any, model_args: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -195,20 +199,20 @@ def _loaded(
 def _layout(state: FlatState, path: str) -> str:
     if state.metadata.extra.get("format") in ("pt", "flax", None) and state.layout in ("torch", "flax"):
         return state.layout
-    found = state.metadata.extra.get("format") or "nobody can tell which framework"
+    framework = state.metadata.extra.get("format") or "a framework that cannot be determined"
     raise UnreadableWeights(
-        f"holds weights of {found}; those of PyTorch or Flax were expected.",
+        f"expected weights of PyTorch or Flax, got those of {framework}.",
         path=path,
         hint="Save the model again with save_pretrained.",
     )
 
 
 def _initial(model: Any, keys: tuple[Key, ...]) -> dict[Key, Any]:
-    """Return initial values for some parameters; the compiler drops what makes the others."""
+    """Return initial values for some parameters; the compiler removes the computation of the others."""
 
     def some(rng: Any) -> dict[Key, Any]:
-        made = flatten_tree(model.init_weights(rng, model.input_shape))[0]
-        return {key: made[key] for key in keys}
+        initial = flatten_tree(model.init_weights(rng, model.input_shape))[0]
+        return {key: initial[key] for key in keys}
 
     with clip_with_old_names():
         values: dict[Key, Any] = jax.jit(some)(model.key)
@@ -219,19 +223,19 @@ def _take_generation_config(model: Any, name: str, options: dict[str, Any]) -> N
     try:
         model.generation_config = library().GenerationConfig.from_pretrained(name, **options)
     except OSError:
-        logger.info("%s has no generation config; one made of the model's config is used.", name)
+        logger.info("%s has no generation config; one is made from the model's config.", name)
 
 
 def _report(model: Any, name: str, missing: tuple[Key, ...], loaded: Loaded, *, do_init: bool) -> None:
     kind = type(model).__name__
     if loaded.unexpected:
         logger.warning(
-            "%d tensors of %s have no place in %s and were left out: %s. That is right for a checkpoint of "
-            "another task; for one of this very model it is not.",
+            "%d tensors of %s have no place in %s and were left out: %s. This is expected for a checkpoint "
+            "of another task, and not for a checkpoint of exactly this model.",
             *(len(loaded.unexpected), name, kind, _listed(loaded.unexpected)),
         )
     if loaded.left_out:
-        logger.info("%s does without %s of %s.", kind, left_out_text(loaded), name)
+        logger.info("%s does not use %s of %s.", kind, left_out_text(loaded), name)
     for warning in loaded.warnings:
         logger.warning("%s", warning.message)
     if loaded.mismatched:

@@ -1,4 +1,4 @@
-"""``FlaxPreTrainedModel.save_pretrained``: whole, sharded in either format, with nothing stale beside it."""
+"""``FlaxPreTrainedModel.save_pretrained``: one file or shards, in either format, and no stale files."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def save_pretrained(
 ) -> None:
     """Save a Flax model with its config, so that `from_pretrained` finds it.
 
-    Weights of Flax that stood in the folder are replaced whole, in either format; those of PyTorch stay,
-    unless they have the very names that are written.
+    All weights of Flax in the folder are replaced, in either format; those of PyTorch stay, unless they have
+    the names that are written.
 
     Args:
         self: The model.
-        save_directory: The folder; it is made.
-        params: The weights; by default the model's own.
+        save_directory: The folder; it is created if it does not exist.
+        params: The weights; None for the model's own.
         push_to_hub: Whether to upload the folder, with ``kwargs`` for `PushToHubMixin.push_to_hub`.
         max_shard_size: Bytes, or a text such as ``"5GB"``, above which the weights are sharded.
         token: For uploading.
@@ -46,14 +46,16 @@ def save_pretrained(
         **kwargs: ``repo_id``, ``commit_message`` and others for uploading.
 
     Raises:
-        UsageError: A file stands where the folder is to be.
-        SystemFailure: Disk or permission; the old weights are still there.
+        UsageError: There is a file at the path of the folder.
+        UnreadableWeights: The system failed to write; the old weights are unchanged.
     """
     token = resolved_token(token, kwargs)
     kwargs |= {} if token is None else {"token": token}
     folder = Path(save_directory).absolute()
     if folder.is_file():
-        raise UsageError("is a file; a folder was expected.", path=folder, hint="Give another folder.")
+        raise UsageError(
+            "expected a folder to save the model in, got a file.", path=folder, hint="Pass another folder."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     if push_to_hub:
         message = kwargs.pop("commit_message", None)
@@ -83,9 +85,10 @@ def _save_configs(model: Any, folder: Path) -> None:
 
 
 def _save_weights(params: Any, folder: Path, format: str, limit: int | str) -> None:
-    """Write everything beside the folder's files first, and then change over.
+    """Write all files to a temporary folder first, and then move them into place.
 
-    An index goes first and comes last, so that at no moment one stands over shards that are not its own.
+    The old index is removed first and the new one is moved last, so that there is never an index with shards
+    of another save.
     """
     state = default_registry().framework("flax").state(params)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as name:
@@ -105,19 +108,18 @@ def _save_weights(params: Any, folder: Path, format: str, limit: int | str) -> N
 def _flax_files(folder: Path, format: str) -> list[str]:
     """Return the files of weights that a save in this format supersedes."""
     names = sorted(file.name for file in folder.iterdir() if file.is_file())
-    found = [name for name in names if _FAMILIES["msgpack"].fullmatch(name)]
+    msgpack = [name for name in names if _FAMILIES["msgpack"].fullmatch(name)]
     safe = [name for name in names if _FAMILIES["safetensors"].fullmatch(name)]
     if format == "safetensors":
-        return found + safe
+        return msgpack + safe
     heads = [name for name in safe if name in ("model.safetensors", "model.safetensors.index.json")]
-    if heads and all(_is_flax(folder / name) for name in heads):
-        found += safe
-    return found
+    is_flax = bool(heads) and all(_is_flax(folder / name) for name in heads)
+    return msgpack + safe if is_flax else msgpack
 
 
 def _is_flax(path: Path) -> bool:
     try:
         with open_state(path) as state:
             return state.layout == "flax"
-    except BridgeError:  # what cannot be read is not ours to remove
+    except BridgeError:  # a file that cannot be read may be anything, and is not removed
         return False

@@ -1,4 +1,4 @@
-"""From torch's checkpoints to trees of a Flax model, as the old functions did it."""
+"""Torch's checkpoints as trees of a Flax model, with the interface of the old functions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from bridge_core import FlatState, Key, as_key, default_registry, join_key, open_state
+from bridge_core.messages import listed
 from bridge_core.state import flatten_tree
 from ckptbridge_transformers.compat.errors import WrongWeights, as_before
 from ckptbridge_transformers.compat.names import rename_key_and_reshape_tensor
@@ -37,18 +38,19 @@ def load_pytorch_checkpoint_in_flax_state_dict(
         pytorch_checkpoint_path: A file of any format, the index of a sharded set, or with ``is_sharded`` the
             list of all shards.
         is_sharded: Whether the path is such a list; an index may be given either way.
-        allow_missing_keys: Without effect, as ever: what the checkpoint lacks is not in the result.
+        allow_missing_keys: Has no effect, as in transformers: parameters that are missing from the
+            checkpoint are not in the result.
 
     Raises:
         WrongWeights: A tensor has another shape than in the model, or none belongs to the model.
-        UnreadableWeights: A file is damaged or unsafe.
-        AmbiguousLayerError: No evidence settles what some layers are.
+        UnreadableWeights: A file is missing, damaged or unsafe.
+        AmbiguousLayerError: No evidence decides the kind of some layers.
     """
     if isinstance(pytorch_checkpoint_path, str | os.PathLike):
         return convert_pytorch_sharded_state_dict_to_flax([pytorch_checkpoint_path], flax_model)
     if not is_sharded:
         raise WrongWeights(
-            "a list of files is a sharded checkpoint, and is_sharded is False.",
+            "expected one path for is_sharded=False, got a list of files.",
             hint="Pass is_sharded=True, or one path.",
         )
     return convert_pytorch_sharded_state_dict_to_flax(pytorch_checkpoint_path, flax_model)
@@ -79,7 +81,7 @@ def convert_pytorch_state_dict_to_flax(pt_state_dict: Mapping[str, Any], flax_mo
 
     Raises:
         WrongWeights, AmbiguousLayerError: As there.
-        UsageError: It holds something that is no tensor.
+        UsageError: A value of the state dict is not a tensor.
     """
     with as_before():
         return _converted(_state_of(pt_state_dict), flax_model)
@@ -87,34 +89,38 @@ def convert_pytorch_state_dict_to_flax(pt_state_dict: Mapping[str, Any], flax_mo
 
 @contextlib.contextmanager
 def opened_files(paths: Iterable[StrPath]) -> Iterator[FlatState]:
-    """Give the one state that several files make up; they are closed afterwards."""
+    """Yield the joint state of several files, which are closed afterwards."""
     with contextlib.ExitStack() as files:
         states = [files.enter_context(open_state(path)) for path in paths]
         if not states:
-            raise WrongWeights("the list of files is empty.", hint="Give all shards of the checkpoint.")
-        whole = states[0]
+            raise WrongWeights("the list of files is empty.", hint="Pass all shards of the checkpoint.")
+        joint = states[0]
         for state in states[1:]:
-            whole = whole.union(state)
-        # A shard with nothing but biases does not show whose it is; the others do.
+            joint = joint.union(state)
+        # The layout of a shard with only biases cannot be determined; the other shards show it.
         layouts = {state.layout for state in states if state.layout is not None}
         if len(layouts) > 1:
-            raise WrongWeights(f"the files are in different layouts: {', '.join(sorted(layouts))}.")
-        yield whole.replace(layout=next(iter(layouts), "torch"))
+            raise WrongWeights(
+                f"expected files in one layout, got {len(layouts)} layouts: {', '.join(sorted(layouts))}.",
+                hint="Pass the shards of one checkpoint only.",
+            )
+        yield joint.replace(layout=next(iter(layouts), "torch"))
 
 
 def check_any_fits(loaded: Loaded, state: FlatState, model: Any) -> None:
-    """Refuse a checkpoint that has nothing for a model: it is another model's.
+    """Refuse the checkpoint of another model.
 
     Raises:
-        WrongWeights: So it is.
+        WrongWeights: No tensor of the checkpoint belongs to the model.
     """
     if loaded.weights or not len(state):
         return
-    names = ", ".join(join_key(key) for key in list(state)[:4])
+    names = tuple(join_key(key) for key in state)
     raise WrongWeights(
-        f"none of the {len(state)} tensors belongs to {type(model).__name__}; the first are {names}.",
-        unexpected=tuple(join_key(key) for key in state),
-        hint="Give the model's own checkpoint, or rename its tensors first.",
+        f"expected weights of {type(model).__name__}, got {len(names)} tensors of which none belongs to it: "
+        f"{listed(names)}.",
+        unexpected=names,
+        hint="Pass a checkpoint of this model, or rename its tensors first.",
     )
 
 
@@ -133,7 +139,7 @@ def _converted(state: FlatState, flax_model: Any) -> dict[str, Any]:
 
 
 def _with_unexpected(loaded: Loaded, state: FlatState, flax_model: Any) -> dict[str, Any]:
-    """Return the tree with what has no place in the model, in Flax's names, so that callers can warn."""
+    """Return the tree with the tensors that have no place in the model, so that callers can warn of them."""
     tree: dict[str, Any] = loaded.weights
     if not loaded.unexpected:
         return tree

@@ -1,4 +1,4 @@
-"""From Flax's weights into torch models, as the old functions did it: the model itself is filled."""
+"""Flax's weights for torch models, with the interface of the old functions: the model itself is filled."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from bridge_core import FlatState, MissingDependency, join_key, open_state
+from bridge_core.messages import listed
 from bridge_core.state import cast_is_exact, dtype_named
+from ckptbridge_transformers.classes import version
 from ckptbridge_transformers.compat.errors import LossyLoad, WrongWeights, as_before
 from ckptbridge_transformers.compat.to_flax import check_any_fits, opened_files
 from ckptbridge_transformers.loading import Loaded, left_out_text, torch_weights
@@ -32,9 +34,9 @@ def load_flax_checkpoint_in_pytorch_model(
 
     Raises:
         WrongWeights: A tensor has another shape than in the model, or none belongs to the model.
-        LossyLoad: The model's parameters are too narrow for the values.
-        UnreadableWeights: A file is damaged or unsafe.
-        AmbiguousLayerError: No evidence settles what some layers are.
+        LossyLoad: The dtypes of the model's parameters cannot hold the values exactly.
+        UnreadableWeights: A file is missing, damaged or unsafe.
+        AmbiguousLayerError: No evidence decides the kind of some layers.
     """
     with as_before():
         if isinstance(flax_checkpoint_path, str | os.PathLike):
@@ -47,9 +49,10 @@ def load_flax_checkpoint_in_pytorch_model(
 def load_flax_weights_in_pytorch_model(pt_model: Any, flax_state: Mapping[str, Any]) -> Any:
     """Fill a torch model with the weights of a Flax model, and return it.
 
-    A parameter with values keeps its memory, its dtype and its ties, and takes the weights over where its
-    dtype holds their values exactly. One on the meta device gets memory and the weights' own dtype.
-    Parameters that the weights lack stay as they are; on the meta device they are initialised.
+    The weights are copied into the memory of parameters that have values, if their dtype holds the values
+    exactly; dtype and ties do not change. A parameter on the meta device gets memory and the dtype of the
+    weights. Parameters that are missing from the weights stay unchanged; on the meta device they are
+    initialised.
 
     Args:
         pt_model: A `PreTrainedModel`, in memory or on the meta device.
@@ -67,7 +70,10 @@ def _filled(model: Any, source: FlatState | Mapping[str, Any]) -> Any:
     if isinstance(source, FlatState):
         check_any_fits(loaded, source, model)
     elif not loaded.weights:
-        raise WrongWeights(f"none of the tensors belongs to {type(model).__name__}.")
+        raise WrongWeights(
+            f"expected weights of {type(model).__name__}, got a tree of which no tensor belongs to it.",
+            hint="Pass the params of this model.",
+        )
     places = _Places(model)
     missing = tuple(places.without(loaded.weights))
     _refuse_lossy(places, loaded)
@@ -78,7 +84,7 @@ def _filled(model: Any, source: FlatState | Mapping[str, Any]) -> Any:
 
 
 class _Places:
-    """The parameters and saved buffers of a model: where each stands, under all of its names."""
+    """The parameters and saved buffers of a model, with the module and attribute of each of their names."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -91,7 +97,7 @@ class _Places:
                 self.owners[f"{path}.{leaf}" if path else leaf] = (module, leaf)
 
     def without(self, weights: Mapping[str, Any]) -> Iterator[str]:
-        """Yield the names that get no weights, nor share those of a name that does, nor may lack them."""
+        """Yield the names that need weights and get none, neither themselves nor through a tied name."""
         filled = {id(self.tensors[name]) for name in weights}
         patterns = getattr(self.model, "_keys_to_ignore_on_load_missing", None) or ()
         for name, tensor in self.tensors.items():
@@ -99,30 +105,31 @@ class _Places:
                 yield name
 
     def distinct(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Return the names without those of a tensor that is named already."""
+        """Return one name for each tensor."""
         first: dict[int, str] = {}
         for name in names:
             first.setdefault(id(self.tensors[name]), name)
         return tuple(first.values())
 
     def fill(self, weights: Mapping[str, Any]) -> None:
-        """Give every named tensor its weights; what was one tensor stays one."""
+        """Give every named tensor its weights; tied names still share one tensor afterwards."""
         import torch
 
-        made: dict[int, Any] = {}
+        replacements: dict[int, Any] = {}
         with torch.no_grad():
             for name, value in weights.items():
                 old = self.tensors[name]
                 if not old.is_meta:
                     old.copy_(value)
                     continue
-                if id(old) not in made:
-                    keep = isinstance(old, torch.nn.Parameter)
-                    made[id(old)] = torch.nn.Parameter(value, old.requires_grad) if keep else value
+                if id(old) not in replacements:
+                    is_parameter = isinstance(old, torch.nn.Parameter)
+                    new = torch.nn.Parameter(value, old.requires_grad) if is_parameter else value
+                    replacements[id(old)] = new
             for name, old in self.tensors.items():
-                if id(old) in made:
+                if id(old) in replacements:
                     module, leaf = self.owners[name]
-                    setattr(module, leaf, made[id(old)])
+                    setattr(module, leaf, replacements[id(old)])
 
 
 def _refuse_lossy(places: _Places, loaded: Loaded) -> None:
@@ -132,11 +139,11 @@ def _refuse_lossy(places: _Places, loaded: Loaded) -> None:
         if not places.tensors[name].is_meta and not _holds(places.tensors[name].dtype, value.dtype)
     }
     if narrow:
-        listed = "; ".join(f"{name}: {new} into {old}" for name, (new, old) in list(narrow.items())[:8])
+        pairs = listed(f"{name} ({new} into {old})" for name, (new, old) in narrow.items())
         raise LossyLoad(
-            f"{len(narrow)} parameters of {type(places.model).__name__} are too narrow for their weights: "
-            f"{listed}.",
-            hint="Widen the model first, e.g. model.float(), and narrow it again if that is wanted.",
+            f"{len(narrow)} parameters of {type(places.model).__name__} cannot hold their weights exactly: "
+            f"{pairs}.",
+            hint="Call model.float() first, and cast the model afterwards if you need the narrow dtype.",
         )
 
 
@@ -149,7 +156,7 @@ def _initialise(model: Any, names: list[str]) -> None:
     """Give parameters on the meta device memory and the model's own initial values.
 
     Raises:
-        MissingDependency: transformers' own steps for this, which are private to it, are gone.
+        MissingDependency: This version of transformers does not have the private methods for it.
     """
     if not names:
         return
@@ -157,9 +164,9 @@ def _initialise(model: Any, names: list[str]) -> None:
         move, initialise = model._move_missing_keys_from_meta_to_cpu, model._initialize_missing_keys
     except AttributeError as err:
         raise MissingDependency(
-            f"{type(model).__name__} is on the meta device, the weights lack {len(names)} of its parameters, "
-            "and this version of transformers has no way to initialise them that is known here.",
-            hint="Give a model in memory.",
+            f"{len(names)} parameters of {type(model).__name__} are on the meta device and have no weights: "
+            f"{listed(names)}. transformers {version()} has no known method to initialise them.",
+            hint="Pass a model in memory, not on the meta device.",
         ) from err
     for module in model.modules():
         module._is_hf_initialized = False  # on the meta device nothing is, whatever its constructor noted
@@ -172,12 +179,12 @@ def _report(model: Any, missing: tuple[str, ...], loaded: Loaded) -> None:
     name = type(model).__name__
     if loaded.unexpected:
         logger.warning(
-            "%d tensors of the Flax checkpoint have no place in %s and were left out: %s. That is right for "
-            "a checkpoint of another task; for one of this very model it is not.",
+            "%d tensors of the Flax checkpoint have no place in %s and were left out: %s. This is expected "
+            "for a checkpoint of another task, and not for a checkpoint of exactly this model.",
             *(len(loaded.unexpected), name, ", ".join(sorted(map(join_key, loaded.unexpected)))),
         )
     if loaded.left_out:
-        logger.info("%s does without %s of the Flax checkpoint.", name, left_out_text(loaded))
+        logger.info("%s does not use %s of the Flax checkpoint.", name, left_out_text(loaded))
     for warning in loaded.warnings:
         logger.warning("%s", warning.message)
     if missing:
