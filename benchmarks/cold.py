@@ -25,7 +25,8 @@ def drop(paths: Iterable[Path]) -> float:
     for file in files:
         with _opened(file) as fd:
             os.fsync(fd)
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     left = _cached(files)
     if left > 0.02:
         with contextlib.suppress(OSError):
@@ -36,7 +37,12 @@ def drop(paths: Iterable[Path]) -> float:
 
 
 def _cached(files: Iterable[Path]) -> float:
-    """Sample pages without waiting for the disk: those that can be read at once are cached."""
+    """Sample pages without waiting for the disk: those that can be read at once are cached.
+
+    Where the system cannot say, as on macOS and Windows, all are taken for cached.
+    """
+    if not hasattr(os, "RWF_NOWAIT"):
+        return 1.0
     hits = tries = 0
     buffer = bytearray(1)
     for file in files:

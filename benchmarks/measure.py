@@ -185,6 +185,8 @@ def as_json(results: Mapping[str, Sequence[Run]]) -> dict[str, list[dict[str, An
 
 def machine(work: Path | None = None) -> dict[str, object]:
     """Return what a reader needs to judge a figure."""
+    from bridge_core.io import processors
+
     versions = {}
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -192,14 +194,20 @@ def machine(work: Path | None = None) -> dict[str, object]:
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "processor": _field("/proc/cpuinfo", "model name") or platform.machine(),
-        "processors": len(os.sched_getaffinity(0)),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "processors": processors(),
+        "memory_bytes": _memory_bytes(),
         "system": f"{platform.system()} {platform.release()}",
         "file_system": _file_system(work) if work else None,
-        "load_before": os.getloadavg()[0],
+        "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),
         "packages": versions,
     }
+
+
+def _memory_bytes() -> int | None:
+    if not hasattr(os, "sysconf"):  # Windows
+        return None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _field(path: str, name: str) -> str | None:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from bridge_core.errors import VerificationError
-from bridge_core.io import SourceFile, system_failures, write_all
+from bridge_core.io import SourceFile, create_file as new_file, open_to_write, system_failures, write_all
 
 __all__ = ["check_copy", "copy_file", "create_file"]
 
@@ -15,7 +15,7 @@ _BLOCK = 1 << 20
 
 def create_file(path: Path, data: bytes) -> None:
     """Write a new file; the destination must not exist."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    fd = new_file(path)
     try:
         write_all(fd, data, 0)
     finally:
@@ -32,7 +32,7 @@ def copy_file(source: SourceFile | bytes, path: Path) -> None:
         create_file(path, source)
         return
     create_file(path, b"")
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    fd = open_to_write(path)
     try:
         with system_failures(path, "writing"):
             for start in range(0, source.size, _BLOCK):

@@ -65,7 +65,8 @@ class WriteOptions:
     def fills_folder(self, destination: StrPath) -> bool:
         """Return whether a destination is a folder: for shards, by its name, or because it exists as one."""
         path = as_path(destination)
-        return self.max_shard_size is not None or os.fspath(destination).endswith(os.sep) or is_folder(path)
+        ends_as_folder = os.fspath(destination).endswith((os.sep, os.altsep or os.sep))
+        return self.max_shard_size is not None or ends_as_folder or is_folder(path)
 
 
 def as_path(path: StrPath) -> Path:

@@ -156,8 +156,9 @@ def _clean_ends() -> Iterator[None]:
     """Let a batch system's SIGTERM, and a closed terminal, clean up as Ctrl-C does."""
     previous: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is signal.SIG_DFL:
+        for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):  # no system has all of them
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
                 previous[number] = signal.signal(number, _interrupt)
     try:
         yield

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import PureWindowsPath
 from typing import Any
 
 from bridge_core.errors import MalformedFile, ShardError, UnsafeFile, UnsupportedFeature
-from bridge_core.io import SourceFile
+from bridge_core.io import SourceFile, is_plain_name
 from bridge_core.messages import shown
 from bridge_core.state import is_unicode
 
@@ -52,13 +51,7 @@ def check_shard_name(name: str, file: SourceFile) -> None:
         ShardError: The name is that of the index itself.
         UnsafeFile: The name is a path, empty, or longer than a file name may be.
     """
-    if (
-        name in ("", ".", "..")
-        or not is_unicode(name)
-        or len(name.encode()) > _LONGEST_NAME
-        or set(name) & set("/\\\0")
-        or PureWindowsPath(name).drive
-    ):
+    if not is_plain_name(name) or not is_unicode(name) or len(name.encode()) > _LONGEST_NAME:
         raise UnsafeFile(
             f"the index names the shard {name[:_LONGEST_NAME]!r}; expected a plain file name: shards are "
             "opened only in the folder of the index.",

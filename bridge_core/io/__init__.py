@@ -1,4 +1,4 @@
-"""Bytes of files, safely: read by position, check, replace whole."""
+"""Bytes of files, safely: read by position, check, replace in one step."""
 
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,14 @@ if TYPE_CHECKING:
         open_listed as open_listed,
     )
     from bridge_core.io.strict_json import parse_json as parse_json
-    from bridge_core.io.syscalls import allocate as allocate, start_writeback as start_writeback
+    from bridge_core.io.syscalls import (
+        allocate as allocate,
+        create_file as create_file,
+        limit_process as limit_process,
+        open_to_write as open_to_write,
+        processors as processors,
+        start_writeback as start_writeback,
+    )
     from bridge_core.io.system_errors import system_failures as system_failures
 else:
     __getattr__, __dir__, __all__ = exports(
@@ -41,7 +48,7 @@ else:
             "downloads": "control_file is_unfinished unfinished_downloads",
             "source_file": "SourceFile is_plain_name open_listed",
             "strict_json": "parse_json",
-            "syscalls": "allocate start_writeback",
+            "syscalls": "allocate create_file limit_process open_to_write processors start_writeback",
             "system_errors": "system_failures",
         },
         moved={

@@ -1,7 +1,7 @@
 """The protocol of everything that tensors read their bytes from.
 
-A tensor that lies in a file knows an offset and asks a `ByteSource` for bytes. So the same tensor class reads
-plain files, ranges that are checked while they are read, and values that a file holds in several pieces.
+A tensor in a file knows its offset and asks a `ByteSource` for bytes. So the same tensor class reads plain
+files, ranges that are checked while they are read, and values that a file holds in several pieces.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ __all__ = ["ByteSource"]
 class ByteSource(Protocol):
     """Bytes that are read by position, from several threads at once.
 
-    A class that inherits from this protocol has to define ``name``, ``size``, ``identity`` and `read_into`;
-    the other methods work on top of that and are overridden where a source can do better.
+    A class that inherits from this protocol must define ``name``, ``size``, ``identity`` and `read_into`; the
+    other methods call `read_into`, and a source that can do better overrides them.
     """
 
     name: str
@@ -44,12 +44,27 @@ class ByteSource(Protocol):
 
         Args:
             ranges: Pairs of an offset and a writable contiguous buffer.
+
+        Raises:
+            TruncatedFile: The source ends first.
+            SystemFailure: The system reports a read error.
         """
         for offset, buffer in ranges:
             self.read_into(offset, buffer)
 
     def read_runs(self, offset: int, stride: int, nbytes: int, buffer: Any) -> None:
-        """Fill a writable contiguous buffer with runs of ``nbytes`` that begin ``stride`` bytes apart."""
+        """Fill a writable contiguous buffer with runs of bytes from regular distances.
+
+        Args:
+            offset: The byte where the first run begins.
+            stride: Bytes from the beginning of a run to that of the next.
+            nbytes: Bytes of each run.
+            buffer: Filled completely; its size is a multiple of ``nbytes``.
+
+        Raises:
+            TruncatedFile: The source ends first.
+            SystemFailure: The system reports a read error.
+        """
         view = memoryview(buffer).cast("B")
         starts = range(0, len(view), nbytes)
         self.read_ranges(
@@ -57,12 +72,12 @@ class ByteSource(Protocol):
         )
 
     def prefetch(self, offset: int, nbytes: int) -> None:
-        """Announce that a range will be read soon."""
+        """Announce that a range will be read soon; by default nothing happens."""
 
     def copy_to(self, fd: int, offset: int, nbytes: int, position: int) -> bool:
         """Copy a range into the file ``fd`` at ``position`` without passing it through this process.
 
         Returns:
-            Whether that is possible; if not, nothing was copied.
+            Whether the system can; if not, as by default, nothing was copied.
         """
         return False

@@ -1,9 +1,9 @@
-"""Ranges with checksums that are compared by the reading that is done anyway, in whatever order that is.
+"""Ranges whose checksums are compared while they are read, in any order, without reading a byte twice.
 
-Archives state one CRC-32 for a whole tensor, and tensors are read in strips and boxes, out of order and by
-several threads. So for every run of bytes that was read a CRC-32 is stored, and those of adjacent runs are
-joined: that of both follows from those of each. Once one run is left, the range is verified or damaged, and
-no byte was read twice for it. Other digests cannot be joined; files that have them have one for each block.
+Archives state one CRC-32 for each tensor, and tensors are read in parts, out of order and by several threads.
+So a CRC-32 is stored for every run of bytes that was read, and the CRC-32s of adjacent runs are joined into
+that of both. Once only one run is left, the range is verified or damaged. Other digests cannot be joined:
+files with such digests have one for each block.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _MOST_RUNS = 1 << 16
 
 
 class _Checksummed(ByteSource):
-    """A range of another source that is checked as it is read; offsets are those of that source.
+    """A range of another source that is checked while it is read; offsets are those of that source.
 
     Args:
-        source: Where the range is read from.
-        offset: Where it begins.
-        nbytes: Its length.
+        source: What the range is read from.
+        offset: The byte where the range begins.
+        nbytes: Bytes of the range.
     """
 
     def __init__(self, source: ByteSource, offset: int, nbytes: int) -> None:
@@ -56,15 +56,16 @@ class ChecksummedRange(_Checksummed):
 
     The read that brings the last missing byte compares the checksums, whatever was read before, by which
     thread and how often. Until then nothing is verified: reading a part of the range checks nothing. Bytes
-    that are read again are not summed again. A range that is read in very many pieces far apart is checked at
-    once, by one read from front to back. Safe to use from several threads.
+    that are read again are not summed again. A range of which more than 65536 separate pieces were read is
+    checked at once, by one read from front to back. Safe to use from several threads.
 
     Args:
-        source: Where the range is read from.
-        offset: Where it begins.
-        nbytes: Its length.
+        source: What the range is read from.
+        offset: The byte where the range begins.
+        nbytes: Bytes of the range.
         expected: The CRC-32 that the file states.
-        damaged: Makes the error for another CRC-32, which it is given.
+        damaged: Called with the CRC-32 that was computed, if it is not the expected one; returns the error to
+            raise.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class ChecksummedRange(_Checksummed):
         """Fill a writable contiguous buffer from ``offset`` of the source, within the range.
 
         Raises:
-            IntegrityError: All of the range was read now, and its CRC-32 is another.
+            IntegrityError: The last missing byte was read, and the CRC-32 is not the expected one.
             TruncatedFile: The file ends first.
             SystemFailure: The system reports a read error.
         """
@@ -102,7 +103,7 @@ class ChecksummedRange(_Checksummed):
         """Add bytes of the range that were read from ``offset`` of the source.
 
         Raises:
-            IntegrityError: They were the last, and the CRC-32 is another.
+            IntegrityError: They were the last missing ones, and the CRC-32 is not the expected one.
         """
         with self._lock:
             if not self._verified:
@@ -114,7 +115,7 @@ class ChecksummedRange(_Checksummed):
         """Check the range now; reads only what has not been read yet.
 
         Raises:
-            IntegrityError: Its CRC-32 is another.
+            IntegrityError: The CRC-32 is not the expected one.
             TruncatedFile: The file ends first.
             SystemFailure: The system reports a read error.
         """
@@ -135,9 +136,9 @@ class ChecksummedRange(_Checksummed):
                 part = buffer[: min(_CHUNK, end - at)]
                 self._source.read_into(self._offset + at, part)
                 self._runs.add(at, part)
-        found = self._runs.sums[0] if self._nbytes else 0
-        if found != self._expected:
-            raise self._damaged(found)
+        crc = self._runs.sums[0] if self._nbytes else 0
+        if crc != self._expected:
+            raise self._damaged(crc)
         self._verified = True
         self._runs = _Runs()
 
@@ -146,14 +147,14 @@ class ChecksummedRange(_Checksummed):
 class ChecksummedBlocks(_Checksummed):
     """A range in blocks with one digest each; no byte is returned before its block was checked.
 
-    A block is read completely and checked when a part of it is first asked for, and not again. Safe to use
-    from several threads; two that ask for a new block at once may both check it.
+    When a part of a block is first read, the entire block is read and checked, and not again. Safe to use
+    from several threads; two that read a new block at the same time may both check it.
 
     Args:
-        source: Where the range is read from.
-        offset: Where it begins.
-        nbytes: Its length.
-        block: Length of a block; the last may be shorter.
+        source: What the range is read from.
+        offset: The byte where the range begins.
+        nbytes: Bytes of the range.
+        block: Bytes of a block; the last may be shorter.
         check: Called with a block's number and bytes; raises `IntegrityError` if they are damaged.
     """
 
@@ -186,12 +187,12 @@ class ChecksummedBlocks(_Checksummed):
             if self._verified[number]:
                 self._source.read_into(offset, part)
             else:
-                whole = part if len(part) == length else memoryview(bytearray(length))
-                self._source.read_into(offset - skip, whole)
-                self._check(number, whole)
+                block = part if len(part) == length else memoryview(bytearray(length))
+                self._source.read_into(offset - skip, block)
+                self._check(number, block)
                 self._verified[number] = True
-                if whole is not part:
-                    part[:] = whole[skip : skip + len(part)]
+                if block is not part:
+                    part[:] = block[skip : skip + len(part)]
             offset += len(part)
             view = view[len(part) :]
 
@@ -205,19 +206,19 @@ class _Runs:
         self.sums = array("I")
 
     def covers(self, nbytes: int) -> bool:
-        """Return whether they are one run of this length."""
+        """Return whether the runs are one run of this length."""
         return len(self.starts) == 1 and self.stops[0] - self.starts[0] == nbytes
 
     def gaps(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Yield the parts of a range that are in no run."""
-        place = bisect_right(self.stops, start)
+        number = bisect_right(self.stops, start)
         while start < stop:
-            inside = place < len(self.starts)
-            begin, end = (self.starts[place], self.stops[place]) if inside else (stop, stop)
+            is_run = number < len(self.starts)
+            begin, end = (self.starts[number], self.stops[number]) if is_run else (stop, stop)
             if start < begin:
                 yield start, min(begin, stop)
             start = end
-            place += 1
+            number += 1
 
     def add(self, start: int, data: memoryview) -> None:
         """Add bytes that are in no run yet, and join the runs that then touch."""

@@ -8,21 +8,25 @@ __all__ = ["crc32_combine"]
 
 
 def crc32_combine(first: int, second: int, length: int) -> int:
-    """Return the CRC-32 of two pieces that follow each other, from the CRC-32 of each.
+    """Return the CRC-32 of two consecutive pieces, from the CRC-32 of each.
 
-    As `crc32_combine` of zlib, by Mark Adler, in its form since version 1.2.12: the first checksum is
+    The method of `crc32_combine` in zlib since version 1.2.12, by Mark Adler: the first checksum is
     multiplied by x^(8 * length) modulo the CRC's polynomial, over GF(2).
 
     Args:
         first: CRC-32 of the first piece.
         second: CRC-32 of the second.
-        length: Bytes of the second.
+        length: Bytes of the second piece.
+
+    >>> import zlib
+    >>> crc32_combine(zlib.crc32(b"check"), zlib.crc32(b"point"), 5) == zlib.crc32(b"checkpoint")
+    True
     """
     return _times(_shift(length), first) ^ second if first else second
 
 
 _POLYNOMIAL = 0xEDB88320
-"""Of CRC-32, with the coefficient of x^31 in the lowest bit, as in all numbers here."""
+"""The polynomial of CRC-32; the lowest bit of it, and of every other value, is the coefficient of x^31."""
 _ONE, _X_TO_8 = 1 << 31, 1 << 23
 
 

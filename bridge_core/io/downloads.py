@@ -1,4 +1,4 @@
-"""Files that unfinished downloads leave, told by their names."""
+"""Files that unfinished downloads leave behind, recognised by their names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["control_file", "is_unfinished", "unfinished_downloads"]
 
 _SUFFIXES = "incomplete|part|partial|tmp|temp|crdownload|opdownload|download|filepart|aria2|!qB|!ut"
 _CONTROL_FILES = (".aria2", ".!qB", ".!ut")
-"""What is beside a file, or in its name, that has its full size before its content."""
+"""Suffixes of the file next to a download that has its full size before its content."""
 _HUB = Path(".cache", "huggingface", "download")
 
 
@@ -25,40 +25,40 @@ def is_unfinished(name: str) -> bool:
 
 
 def control_file(path: Path) -> Path | None:
-    """Return the control file beside a file that is downloaded in place, whose size says nothing; or None."""
-    beside = (path.with_name(path.name + suffix) for suffix in _CONTROL_FILES)
-    return next((file for file in beside if os.path.lexists(file)), None)
+    """Return the control file of a file that is being downloaded in place; None if there is none.
+
+    Such a file may have its full size before its content is complete.
+    """
+    control_files = (path.with_name(path.name + suffix) for suffix in _CONTROL_FILES)
+    return next((file for file in control_files if os.path.lexists(file)), None)
 
 
 def unfinished_downloads(folder: Path, names: Iterable[str] | None = None) -> list[str]:
-    """Return the unfinished downloads of a folder, with those that Hugging Face's tools keep elsewhere.
+    """Return the unfinished downloads of a folder, also those that Hugging Face's tools store elsewhere.
 
     Args:
         folder: The folder.
-        names: The files that are looked for; None for any. Hugging Face's tools do not keep the names, so
-            that their files count always.
+        names: Only downloads of files with these names; None for all. Hugging Face's tools give their
+            unfinished files other names, so those are always returned.
 
     Returns:
-        Paths from the folder, sorted.
+        Paths relative to the folder, sorted.
     """
-    wanted = None if names is None else tuple(names)
-    found = [
-        name
-        for name in _names(folder)
-        if is_unfinished(name) and (wanted is None or any(name.startswith(f"{file}.") for file in wanted))
-    ]
-    for place in (_HUB, *_blobs(folder)):
-        found += [str(place / name) for name in _names(folder / place) if name.endswith(".incomplete")]
-    return sorted(found)
+    beginnings = ("",) if names is None else tuple(f"{name}." for name in names)
+    downloads = [name for name in _names(folder) if is_unfinished(name) and name.startswith(beginnings)]
+    for hub_folder in (_HUB, *_blobs(folder)):
+        hub_names = _names(folder / hub_folder)
+        downloads += [str(hub_folder / name) for name in hub_names if name.endswith(".incomplete")]
+    return sorted(downloads)
 
 
 def _blobs(folder: Path) -> tuple[Path, ...]:
-    """Return where a cache of Hugging Face keeps the files of a snapshot."""
+    """Return the folder of the files of a snapshot, if the folder is one in a cache of Hugging Face."""
     return (Path("..", "..", "blobs"),) if folder.absolute().parent.name == "snapshots" else ()
 
 
 def _names(folder: Path) -> list[str]:
     try:
         return [entry.name for entry in folder.iterdir()]
-    except OSError:  # what is asked for only completes a message
+    except OSError:  # the names only complete a message
         return []

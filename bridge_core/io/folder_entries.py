@@ -1,4 +1,4 @@
-"""What a folder keeps when it is replaced: its entries, carried over into the new one."""
+"""The entries of a folder that is replaced, carried over into the new folder."""
 
 from __future__ import annotations
 
@@ -14,23 +14,37 @@ __all__ = ["carry_over"]
 
 
 def carry_over(old: Path, new: Path, keep: Callable[[Path], bool], shown: Path) -> None:
-    """Give the new folder the entries of the old one that are to be kept."""
+    """Give a new folder the entries of the old one that ``keep`` selects, files as hard links where possible.
+
+    Args:
+        old: The folder that is to be replaced; it is not changed.
+        new: The folder that is to replace it.
+        keep: Returns for each entry of the old folder whether it is carried over.
+        shown: What errors call the old folder.
+
+    Raises:
+        DestinationExists: The new folder has an entry of that name already, or an entry is a mount point, a
+            FIFO, a socket or a device.
+        OSError: The system refuses.
+    """
     device = old.stat().st_dev
     for entry in old.iterdir():
         target = new / entry.name
         if not keep(entry):
             continue
         if os.path.lexists(target):
-            raise DestinationExists(f"holds {entry.name!r}, which would be lost.", path=shown)
+            raise DestinationExists(
+                f"the folder has an entry {entry.name!r} that the new weights would replace.",
+                path=shown,
+                hint="Move it away, or write to another folder.",
+            )
         _carry_entry(entry, target, device, shown)
 
 
 def _carry_entry(entry: Path, target: Path, device: int, shown: Path) -> None:
     status = entry.lstat()
     if status.st_dev != device:
-        raise DestinationExists(
-            f"holds {entry.name!r}, which is mounted there and cannot be kept.", path=shown
-        )
+        raise _cannot_carry(entry, "a mount point", shown)
     if stat.S_ISDIR(status.st_mode):
         target.mkdir(mode=0o700)
         for child in entry.iterdir():
@@ -41,9 +55,15 @@ def _carry_entry(entry: Path, target: Path, device: int, shown: Path) -> None:
     elif stat.S_ISREG(status.st_mode):
         try:
             target.hardlink_to(entry)
-        except OSError:
+        except (OSError, NotImplementedError):
             shutil.copy2(entry, target)
     else:
-        raise DestinationExists(
-            f"holds {entry.name!r}, which is neither file nor folder and cannot be kept.", path=shown
-        )
+        raise _cannot_carry(entry, "a FIFO, socket or device", shown)
+
+
+def _cannot_carry(entry: Path, what: str, shown: Path) -> DestinationExists:
+    return DestinationExists(
+        f"the entry {entry.name!r} of the folder is {what}, which cannot be carried over.",
+        path=shown,
+        hint="Move it away, or write to another folder.",
+    )

@@ -1,15 +1,15 @@
 """Opening input files safely: one descriptor, regular files only, and a check that nothing changed.
 
-A `SourceFile` reads by position (`pread`), so that a file truncated under a reader is an error and never a
+A `SourceFile` reads by position (`preadv`), so that a file truncated while it is read is an error and never a
 SIGBUS, and several threads can share it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -28,17 +28,21 @@ from bridge_core.errors import (
     UnsafeFile,
     UsageError,
 )
+from bridge_core.io import syscalls
 from bridge_core.io.byte_source import ByteSource
 from bridge_core.public import renamed
 
 __all__ = ["is_plain_name", "open_listed", "SourceFile"]
 
 _MAX_READ = 1 << 30
-_NO_COPY = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM)
+_NO_COPY = (*syscalls.UNSUPPORTED, errno.EXDEV, errno.EBADF, errno.EPERM)
 """Errors of systems that cannot copy between two files."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors that come from the destination of a copy."""
-_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+_DEVICES = re.compile(
+    r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\u00b9\u00b2\u00b3]) *(?:\..*)?", re.I | re.S
+)
+"""Names that are devices in every folder of Windows, whatever their suffix."""
 
 
 @renamed(expect="prefetch")
@@ -57,11 +61,12 @@ class SourceFile(ByteSource):
         MalformedFile: It is a FIFO, socket or device.
         UnsafeFile: It is a symbolic link, and ``follow`` is off.
         SystemFailure: The system refuses to open it.
+        UsageError: The path is not a valid file name.
     """
 
     identity: tuple[int, int]
     """Device and inode."""
-    can_copy = True
+    can_copy = syscalls.CAN_COPY_RANGES
 
     def __init__(self, path: str | os.PathLike[str], *, name: str | None = None, follow: bool = True) -> None:
         self.name = name or str(path)
@@ -70,17 +75,19 @@ class SourceFile(ByteSource):
             real = self.path.resolve(strict=True) if follow else self.path
             # Opening a device can act on it, so its type is looked at first.
             _refuse_special(real.stat(follow_symlinks=follow), self.name)
-            self._fd = os.open(real, _FLAGS)
+            self._fd = syscalls.open_source(real)
         except BridgeError:
             raise
         except (FileNotFoundError, NotADirectoryError):
             # A path that a file names is that file's mistake; one that the user names is the user's.
             kind = SourceNotFound if follow else MalformedFile
-            raise kind("cannot open the source: there is no such file.", path=self.name) from None
+            raise kind(
+                "cannot open the source: the file does not exist.", path=self.name, hint="Check the path."
+            ) from None
         except (OSError, RuntimeError) as err:
             cause = err if isinstance(err, OSError) else OSError(errno.ELOOP, str(err))
             many = cause.errno == errno.EMFILE
-            hint = "Allow more open files, e.g. with 'ulimit -n 8192'." if many else None
+            hint = "Allow more open files, for example with 'ulimit -n 8192'." if many else None
             raise SystemFailure.of(cause, "cannot open the file", path=self.name, hint=hint) from err
         except ValueError as err:
             raise UsageError(f"the path is not a valid file name: {err}.", path=self.name) from err
@@ -103,9 +110,17 @@ class SourceFile(ByteSource):
 
     @property
     def fd(self) -> int:
-        """The descriptor, for copies inside the kernel."""
+        """The descriptor, for copies inside the kernel and for other processes.
+
+        Raises:
+            SystemFailure: The file was closed.
+        """
         if not self._open:
-            raise SystemFailure("the file was closed; keep its state open while reading.", path=self.name)
+            raise SystemFailure(
+                "the file was closed, and cannot be read any more.",
+                path=self.name,
+                hint="Read inside the 'with' block of open_state, or call close() later.",
+            )
         return self._fd
 
     def read_into(self, offset: int, buffer: Any) -> None:
@@ -119,59 +134,53 @@ class SourceFile(ByteSource):
         done = 0
         while done < len(view):
             try:
-                got = os.preadv(self.fd, [view[done : done + _MAX_READ]], offset + done)
+                got = syscalls.preadv(self.fd, [view[done : done + _MAX_READ]], offset + done)
             except OSError as err:
-                raise SystemFailure(
-                    f"reading at byte {offset + done} failed: {err}.", path=self.name
-                ) from err
+                raise self._failure("reading", err, offset + done) from err
             if got == 0:
-                raise TruncatedFile(
-                    f"ends at byte {offset + done}; data was expected through byte {offset + len(view)}.",
-                    path=self.name,
-                )
+                raise self._truncated(offset + len(view), offset + done)
             done += got
 
     @renamed(pitch="stride")
     def read_runs(self, offset: int, stride: int, nbytes: int, buffer: Any) -> None:
-        """Fill a writable contiguous buffer with runs of ``nbytes`` that begin ``stride`` bytes apart.
+        """Fill a writable contiguous buffer with runs of ``nbytes``, one every ``stride`` bytes.
 
         Raises:
             TruncatedFile: The file ends first.
             SystemFailure: The system reports a read error.
         """
         view = memoryview(buffer).cast("B")
-        fd, pread = self.fd, os.preadv
+        fd, pread = self.fd, syscalls.preadv
         try:
             for at in range(0, len(view), nbytes):
                 if pread(fd, (view[at : at + nbytes],), offset) != nbytes:
                     self.read_into(offset, view[at : at + nbytes])
                 offset += stride
         except OSError as err:
-            raise SystemFailure(f"reading at byte {offset} failed: {err}.", path=self.name) from err
+            raise self._failure("reading", err, offset) from err
 
     def read(self, offset: int, nbytes: int) -> bytes:
         """Return exactly ``nbytes`` bytes from ``offset``.
 
         Raises:
-            TruncatedFile: The range leaves the file; checked before any memory is taken.
+            TruncatedFile: The range is not inside the file; checked before any memory is taken.
             OutOfMemory: There is not enough memory for it.
+            SystemFailure: The system reports a read error.
         """
         if nbytes < 0 or offset < 0 or offset + nbytes > self.size:
-            raise TruncatedFile(
-                f"is {self.size} bytes long; bytes {offset} through {offset + nbytes} were expected.",
-                path=self.name,
-            )
+            raise self._truncated(offset + nbytes, self.size)
         try:
             buffer = bytearray(nbytes)
             self.read_into(offset, buffer)
             return bytes(buffer)
         except MemoryError as err:
-            raise OutOfMemory(f"{nbytes} bytes do not fit into memory.", path=self.name) from err
+            raise OutOfMemory(
+                f"reading {nbytes} bytes at once needs more memory than there is.", path=self.name
+            ) from err
 
     def prefetch(self, offset: int, nbytes: int) -> None:
         """Announce that a range will be read soon."""
-        with contextlib.suppress(OSError):
-            os.posix_fadvise(self.fd, offset, nbytes, os.POSIX_FADV_WILLNEED)
+        syscalls.prefetch(self.fd, offset, nbytes)
 
     def copy_to(self, fd: int, offset: int, nbytes: int, position: int) -> bool:
         """Copy a range into another file without passing it through this process.
@@ -184,23 +193,20 @@ class SourceFile(ByteSource):
             SystemFailure: The system reports an error.
             OSError: The other file cannot grow further.
         """
+        if not syscalls.CAN_COPY_RANGES:
+            return False
         done = 0
         while done < nbytes:
             try:
-                got = os.copy_file_range(self.fd, fd, nbytes - done, offset + done, position + done)
+                got = syscalls.copy_range(self.fd, fd, nbytes - done, offset + done, position + done)
             except OSError as err:
                 if done == 0 and err.errno in _NO_COPY:
                     return False
                 if err.errno in _FULL:
                     raise
-                raise SystemFailure(
-                    f"copying from byte {offset + done} failed: {err}.", path=self.name
-                ) from err
+                raise self._failure("copying", err, offset + done) from err
             if got == 0:
-                raise TruncatedFile(
-                    f"ends at byte {offset + done}; data was expected through byte {offset + nbytes}.",
-                    path=self.name,
-                )
+                raise self._truncated(offset + nbytes, offset + done)
             done += got
         return True
 
@@ -216,13 +222,27 @@ class SourceFile(ByteSource):
         except OSError:
             changed = True
         if changed:
-            raise IntegrityError("changed while it was read.", path=self.name, hint="Start again.")
+            raise IntegrityError(
+                "the file was written to, replaced or removed while it was read.",
+                path=self.name,
+                hint="Run the conversion again when nothing else writes to it.",
+            )
 
     def close(self) -> None:
         """Close the descriptor; further reads fail."""
         if self._open:
             self._open = False
             os.close(self._fd)
+
+    def _failure(self, doing: str, err: OSError, position: int) -> SystemFailure:
+        return SystemFailure.of(err, f"{doing} at byte {position} failed", path=self.name)
+
+    def _truncated(self, expected: int, got: int) -> TruncatedFile:
+        return TruncatedFile(
+            f"expected data up to byte {expected}, but the file ends at byte {got}.",
+            path=self.name,
+            hint="Copy or download the file again.",
+        )
 
     def __enter__(self) -> SourceFile:
         """Return itself."""
@@ -249,9 +269,9 @@ def _refuse_special(status: os.stat_result, name: str) -> None:
     if stat.S_ISDIR(mode):
         raise SourceIsFolder("expected a file, got a folder.", path=name)
     if stat.S_ISLNK(mode):
-        raise UnsafeFile("is a symbolic link where a plain file was expected.", path=name)
+        raise UnsafeFile("expected a regular file, got a symbolic link.", path=name)
     if not stat.S_ISREG(mode):
-        raise MalformedFile("is no regular file (a FIFO, socket or device).", path=name)
+        raise MalformedFile("expected a regular file, got a FIFO, socket or device.", path=name)
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
@@ -259,23 +279,37 @@ def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
 
 
 def is_plain_name(name: str) -> bool:
-    """Return whether a text names a file in the same folder, and nothing elsewhere."""
-    return bool(name) and name not in (".", "..") and Path(name).name == name and "\0" not in name
+    """Return whether a text names a file in the same folder, and nothing elsewhere, on every system.
+
+    Windows reads a backslash as a separator and a colon as a drive or an alternate stream, drops dots and
+    spaces at the end, and takes some names for devices; such names are refused on every system.
+
+    >>> [is_plain_name(name) for name in ("model.safetensors", "../model", "C:model", "nul.txt", "model.")]
+    [True, False, False, False, False]
+    """
+    return (
+        bool(name)
+        and not set(name) & set("/\\:\0")
+        and name[-1] not in ". "
+        and _DEVICES.fullmatch(name) is None
+    )
 
 
 def open_listed(path: Path, *, follow_links: bool = False) -> SourceFile:
     """Open a file that another file or a plugin names, and not the user.
 
-    A symbolic link may lead anywhere within its folder, and from a snapshot of Hugging Face's cache to the
+    A symbolic link may lead to any file of its folder, and from a snapshot of Hugging Face's cache to the
     blobs of the same model.
 
     Args:
         path: The file.
-        follow_links: Whether a link may lead anywhere.
+        follow_links: Whether a link may lead to any other folder as well.
 
     Raises:
-        UnsafeFile: It is a link that leads elsewhere.
-        BadInputError, SystemFailure: As `SourceFile`.
+        UnsafeFile: It is a link to another folder.
+        MalformedFile: It does not exist, is a special file, or is a link whose target does not exist.
+        SourceIsFolder: It is a folder.
+        SystemFailure: The system refuses to open it.
     """
     target = _link_target(path, follow_links) if path.is_symlink() else path
     return SourceFile(target, name=str(path), follow=False)
@@ -286,15 +320,15 @@ def _link_target(link: Path, follow_links: bool) -> Path:
         target = link.resolve()
         folder = link.parent.resolve()
     except (OSError, RuntimeError) as err:  # links in a circle
-        raise MalformedFile("is a symbolic link that leads nowhere.", path=link) from err
+        raise MalformedFile("the symbolic link leads to itself.", path=link) from err
     allowed = [folder]
     for parent in folder.parents:
         if parent.name == "snapshots":
             allowed.append(parent.parent / "blobs")
-    if not follow_links and not any(target.is_relative_to(place) for place in allowed):
+    if not follow_links and not any(target.is_relative_to(parent) for parent in allowed):
         raise UnsafeFile(
-            f"is a symbolic link that leads out of its folder, to {target}.",
+            f"the symbolic link leads out of its folder, to {target}.",
             path=link,
-            hint="Open with follow_links=True (--follow-links) if you trust it.",
+            hint="Pass follow_links=True (--follow-links) if you trust it.",
         )
     return target

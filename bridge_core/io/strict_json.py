@@ -26,15 +26,18 @@ def parse_json(
         text: The text, or its UTF-8 bytes.
         path: The file, for errors.
         what: What the text is, for errors.
-        shrink: Called with each object as it is parsed, innermost first; its result stands in the
-            object's place, so that a long text needs little memory.
+        shrink: Called with each object when it is parsed, innermost first; its result replaces the object,
+            so that a long text needs little memory.
         constants: Whether ``NaN``, ``Infinity`` and ``-Infinity`` are read, which JSON does not have and
             Python's own writer makes.
 
+    Returns:
+        The object, or what ``shrink`` makes of it if that is a dict, too.
+
     Raises:
-        MalformedFile: Not UTF-8, not JSON, not an object, too deep, a number of very many digits, or a
-            constant that is not to be read.
-        KeyConflict: An object holds a name twice.
+        MalformedFile: The text is not UTF-8, not JSON, not an object or nested too deeply, or has a number of
+            very many digits or a constant that is not to be read.
+        KeyConflict: An object has a name twice.
     """
 
     def no_duplicates(pairs: list[tuple[str, Any]]) -> Any:
@@ -57,17 +60,17 @@ def parse_json(
             text = text.decode("utf-8")
         document = json.loads(text, object_pairs_hook=no_duplicates, parse_constant=constant)
     except _DuplicateName as err:
-        raise KeyConflict(f"{what} names {err.args[0]!r} twice.", path=path) from None
+        raise KeyConflict(f"{what} has the name {err.args[0]!r} twice in one object.", path=path) from None
     except RecursionError:
-        raise MalformedFile(f"{what} is not valid JSON: it nests too deep.", path=path) from None
+        raise MalformedFile(f"{what} is not valid JSON: it is nested too deeply.", path=path) from None
     except ValueError as err:
         is_named = isinstance(err, json.JSONDecodeError | UnicodeDecodeError | _Constant)
         problem = str(err) if is_named else f"a number has more than {sys.get_int_max_str_digits()} digits"
         raise MalformedFile(f"{what} is not valid JSON: {problem}.", path=path) from err
     if not isinstance(document, dict):
         kind = {"NoneType": "null", "str": "string", "bool": "truth value"}.get(type(document).__name__)
-        found = kind or ("list" if isinstance(document, list) else "number")
-        raise MalformedFile(f"{what} is a JSON {found}, not an object.", path=path)
+        kind = kind or ("list" if isinstance(document, list) else "number")
+        raise MalformedFile(f"{what} is a JSON {kind}, not an object.", path=path)
     return document
 
 

@@ -1,4 +1,4 @@
-"""Errors of the system, as errors that name the file and what was being done."""
+"""Turns errors of the system into errors that name the file and what was being done."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ class system_failures:
     Args:
         path: The file or folder that errors name.
         doing: What was being done, or by whom: ``"writing"``.
-        foreign: Whether the code of another library runs: its `OSError` without a number is an error of
-            the library's own, which passes, and one with a file name is about that file.
+        foreign: Whether the code of another library runs. Its `OSError` without a number is the library's own
+            and passes unchanged; one with a file name is reported for that file.
+
+    Raises:
+        SystemFailure: For `OSError`; `PermissionDenied` where permission is missing.
+        OutOfMemory: For `MemoryError`.
     """
 
     __slots__ = ("_doing", "_foreign", "_path")

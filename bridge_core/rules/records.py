@@ -67,8 +67,11 @@ def _text_of(rule: Rule) -> str:
             table["reversed"] = True
         try:
             read = _read(table, None, "")
-            # NaN is not equal to itself.
-            if repr(read.value) == repr(plain.value) and replace(read, value=plain.value) == plain:
+            # NaN is not equal to itself, so that values are compared by their text.
+            zero = None if plain.value is None else 0
+            if repr(read.value) == repr(plain.value) and replace(read, value=zero) == replace(
+                plain, value=zero
+            ):
                 break
         except RuleError:
             continue

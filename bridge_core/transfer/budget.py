@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 
 from bridge_core.errors import UsageError
+from bridge_core.io import processors
 from bridge_core.messages import shown
 
 __all__ = ["Budget", "parse_size"]
@@ -53,7 +53,7 @@ class Budget:
     @property
     def threads(self) -> int:
         """Number of threads."""
-        return self.workers or max(1, min(4, len(os.sched_getaffinity(0))))
+        return self.workers or max(1, min(4, processors()))
 
     @property
     def block(self) -> int:

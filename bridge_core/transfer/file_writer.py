@@ -16,7 +16,15 @@ from pathlib import Path
 
 from bridge_core.errors import about_tensor
 from bridge_core.formats import FileImage
-from bridge_core.io import allocate, crc32_combine, read_all, start_writeback, system_failures, write_all
+from bridge_core.io import (
+    allocate,
+    crc32_combine,
+    open_to_write,
+    read_all,
+    start_writeback,
+    system_failures,
+    write_all,
+)
 from bridge_core.ops import OverflowCount
 from bridge_core.state import Array, FlatState, Key, Region, regions
 from bridge_core.transfer.block_plan import COPY_BLOCK, BlockPlan, plan_blocks
@@ -101,7 +109,7 @@ class FileTarget:
         plans = self._plans(state, image)
         summed = self._sums or image.finish is not None
         self._pool.reserve(max((plan.scratch_nbytes for plan in plans), default=0))
-        fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        fd = open_to_write(self._path)
         try:
             with system_failures(self._path, "writing"):
                 allocate(fd, image.size)

@@ -279,7 +279,7 @@ class TestConvert:
         out = run("explain", tmp_path / "bn.safetensors", "**.num_batches_tracked", "--to", "flax").out
         assert "target   (metadata)\n" in out
         assert "why      residual: " in out
-        assert "dropped:\n  layers.{0..1}.bn.num_batches_tracked (kept in the metadata)  x2\n" in result.out
+        assert "dropped:\n  layers.{0..1}.bn.num_batches_tracked (stored in the metadata)  x2\n" in result.out
 
     def test_shards_dtype_and_format(self, source, tmp_path):
         result = run(

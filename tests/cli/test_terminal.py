@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -169,6 +168,8 @@ def test_output_that_the_encoding_lacks_is_escaped(tmp_path):
 
 def on_terminal(args, **changes):
     """Run with stderr on a terminal of 80 columns; return the exit code, stdout and the screen's bytes."""
+    import pty  # Windows has none
+
     main_end, other_end = pty.openpty()
     with subprocess.Popen(
         args, stdout=subprocess.PIPE, stderr=other_end, env=environment(COLUMNS="80", **changes)

@@ -56,7 +56,7 @@ def checked_range(data=DATA, stated=DATA):
     file = Counted(data)
 
     def damaged(crc):
-        return IntegrityError(f"is {crc:08x}")
+        return IntegrityError(f"the CRC-32 is {crc:08x}")
 
     return file, ChecksummedRange(file, BEFORE, len(data), zlib.crc32(stated), damaged)
 
@@ -307,7 +307,7 @@ def save_torch(tensors, path):
 
 
 def save_strided(tensors, path):
-    """Turned, every second row of a larger storage, and beside each other in one."""
+    """Turned, every second row of a larger storage, and next to each other in one."""
     saved = {}
     for number, (name, array) in enumerate(tensors.items()):
         tensor = torch.from_numpy(array)

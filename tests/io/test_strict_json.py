@@ -10,8 +10,8 @@ from bridge_core.io import parse_json
 REFUSED = {
     '{"a": ' + "9" * 5000 + "}": "a number has more than 4300 digits",
     '{"a": -' + "9" * 4301 + "}": "a number has more than 4300 digits",
-    '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}": "it nests too deep",
-    '{"a": ' * 100_000: "it nests too deep",
+    '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}": "nested too deeply",
+    '{"a": ' * 100_000: "nested too deeply",
     '{"a": NaN}': "NaN is not a JSON number",
     '{"a": -Infinity}': "-Infinity is not a JSON number",
     '{"a": 01}': "Expecting ',' delimiter: line 1 column 8",

@@ -4,7 +4,8 @@ import errno
 
 import pytest
 
-from bridge_core import LimitExceeded, SystemFailure, UsageError
+from bridge_core import SystemFailure, UsageError
+from bridge_core.errors import OutOfMemory
 from bridge_core.io import system_failures
 
 FULL = OSError(errno.ENOSPC, "No space left on device", "/elsewhere")
@@ -23,7 +24,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device", "/elsewhere")
         ),
         (OSError("odd"), False, SystemFailure, "a.bin: writing failed: odd."),
         (OSError("odd"), True, OSError, "odd"),
-        (MemoryError(), False, LimitExceeded, "a.bin: writing needs more memory than there is."),
+        (MemoryError(), False, OutOfMemory, "a.bin: writing needs more memory than there is."),
         (UsageError("no."), False, UsageError, "no."),
         (KeyError("k"), True, KeyError, "'k'"),
         (KeyboardInterrupt(), False, KeyboardInterrupt, ""),

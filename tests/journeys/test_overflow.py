@@ -48,6 +48,7 @@ def test_nothing_is_said_where_everything_fits(source, tmp_path):
 
 
 def test_the_cast_of_a_rule_is_said_in_a_report_and_of_live_tensors(source, tmp_path):
+    pytest.importorskip("torch")
     rules = [Rule.rearrange("big.weight", "big.weight", ["cast(float32, float16)"])]
     assert convert(source, tmp_path / "out.safetensors", rules=rules).warnings[0].keys == (("big", "weight"),)
     neutral = bridge_core.as_state({"big.weight": source["big.weight"]}, layout="neutral")

@@ -29,6 +29,7 @@ from bridge_core import (
     open_state,
     save_state,
 )
+from bridge_core.io import syscalls
 
 BIG = os.urandom(3 << 20) + b"end"
 
@@ -217,7 +218,7 @@ def test_saving_refuses_names_that_are_no_files_beside(folder, tmp_path, name):
 @pytest.mark.parametrize("exists", [False, True], ids=["new", "over the old"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_a_copy_that_fails_leaves_nothing_behind(folder, tmp_path, monkeypatch, exists, code):
-    place, pwrite, failed = tmp_path / "place", os.pwrite, []
+    place, pwrite, failed = tmp_path / "place", syscalls.pwrite, []
     (place / "out").mkdir(parents=True) if exists else place.mkdir()
     if exists:
         (place / "out" / CONFIG).write_text("old")
@@ -228,7 +229,7 @@ def test_a_copy_that_fails_leaves_nothing_behind(folder, tmp_path, monkeypatch, 
             raise OSError(code, os.strerror(code))
         return pwrite(fd, data, offset)
 
-    monkeypatch.setattr(os, "pwrite", failing)
+    monkeypatch.setattr(syscalls, "pwrite", failing)
     with refused(SystemFailure, os.strerror(code)) as caught:
         run(folder, f"{place}/out/", overwrite=exists)
     assert caught.value.errno == code
@@ -240,14 +241,14 @@ def test_a_copy_that_fails_leaves_nothing_behind(folder, tmp_path, monkeypatch, 
 
 
 def test_a_copy_that_went_wrong_is_noticed(folder, tmp_path, monkeypatch):
-    pwrite = os.pwrite
+    pwrite = syscalls.pwrite
 
     def flipping(fd, data, offset):
         if bytes(data[:8]) == BIG[2 << 20 :][:8]:
             data = bytes((data[0] ^ 1,)) + bytes(data[1:])
         return pwrite(fd, data, offset)
 
-    monkeypatch.setattr(os, "pwrite", flipping)
+    monkeypatch.setattr(syscalls, "pwrite", flipping)
     assert_refused(folder, tmp_path, VerificationError, "out/big.model")
     assert not run(folder, f"{tmp_path}/out/", verify=False).verified
 

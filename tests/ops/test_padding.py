@@ -127,7 +127,7 @@ def test_no_padding_of_other_bits_gets_through_whatever_the_blocks(drawn, data):
         for axis, n in enumerate(padded.shape)
     )
     spoilt = padded.copy()
-    spoilt[(*place, None)].view(np.uint8)[..., -1] ^= 1
+    spoilt[(*place, None)].view(np.uint8)[..., -1] ^= np.uint8(1)
     turn = Permute(tuple(data.draw(st.permutations(range(padded.ndim)))))
     (cut,) = op.spec((TensorSpec(padded.shape, padded.dtype),))
     (turned,) = turn.spec((cut,))

@@ -133,4 +133,5 @@ def assert_same(got, wanted):
 
 def descriptors():
     """Count the open files of this process."""
-    return len(list(Path("/proc/self/fd").iterdir()))
+    folders = [folder for folder in (Path("/proc/self/fd"), Path("/dev/fd")) if folder.is_dir()]
+    return len(list(folders[0].iterdir())) if folders else 0  # Windows shows no process its files

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import math
-import resource
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import h5py
 from h5py import h5a, h5d, h5g, h5l, h5o, h5t, h5z
+
+from bridge_core.io import limit_process
 
 _MAX_LINKS = 1_000_000
 _MAX_SOFT_HOPS = 16
@@ -178,14 +179,6 @@ def _has_vlen(kind: Any) -> bool:
     return False
 
 
-def _limit() -> None:
-    limits = [(resource.RLIMIT_AS, _MEMORY), (resource.RLIMIT_CPU, _CPU_SECONDS), (resource.RLIMIT_CORE, 0)]
-    for what, most in limits:
-        hard = resource.getrlimit(what)[1]
-        if hard == resource.RLIM_INFINITY or hard > most:
-            resource.setrlimit(what, (most, hard))
-
-
 def scan(file: Any, size: int) -> tuple[str, str]:
     """Return the verdict on a file and its text."""
     try:
@@ -202,6 +195,6 @@ def scan(file: Any, size: int) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    _limit()
+    limit_process(_MEMORY, _CPU_SECONDS)
     stream = sys.stdin.buffer
     print(json.dumps(scan(stream, stream.seek(0, 2))))

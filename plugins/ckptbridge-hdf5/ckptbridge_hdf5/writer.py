@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from bridge_core import FlatState, Key, UnsupportedFeature, WriteTarget
-from bridge_core.io import system_failures, write_all
+from bridge_core.io import open_to_write, system_failures, write_all
 from bridge_core.state import Array, Ties, dump_metadata, is_unicode
 from ckptbridge_hdf5.layout import BLOCK, MAX_RANK, Entry, Guard, Index, gaps, structure_digest
 from ckptbridge_hdf5.skeleton import build
@@ -104,7 +104,7 @@ def _writer(path: Path, size: int) -> Iterator[Callable[[bytes | memoryview, int
             write_all(fd, data, offset)
 
     with failures:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        fd = open_to_write(path)
     try:
         with failures:
             os.ftruncate(fd, size)

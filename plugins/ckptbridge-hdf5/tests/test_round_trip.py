@@ -231,7 +231,7 @@ def test_what_cannot_be_stored_is_refused_before_any_byte(save, tmp_path, tensor
     assert (tmp_path / "model.h5").read_bytes() == b""
 
 
-@pytest.mark.parametrize("call", ["os.open", "os.ftruncate", "os.pwrite"])
+@pytest.mark.parametrize("call", ["os.open", "os.ftruncate", "bridge_core.io.syscalls.pwrite"])
 def test_a_full_disk_is_a_failure_of_the_system(save, monkeypatch, call):
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
