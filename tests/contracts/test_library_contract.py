@@ -234,5 +234,5 @@ def test_values_that_come_back_changed_are_noticed(tmp_path, monkeypatch):
         return report
 
     monkeypatch.setattr(contracts, "convert", wrong)
-    with pytest.raises(AssertionError, match=r"\.(weight|bias)\b.*changed"):
+    with pytest.raises(AssertionError, match=r"\.(weight|bias)\b"):
         ZooContract().test_folders_are_converted_and_come_back_bit_for_bit(tmp_path)

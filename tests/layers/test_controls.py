@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+from support.errors import OutputsDiffer
 from support.models import (
     LinenModel,
     TorchModel,
@@ -159,7 +160,7 @@ def assert_noticed(found, wanted, differs):
     if not differs:
         assert_same_output(found, wanted)
         return
-    with pytest.raises(AssertionError, match="outputs differ"):
+    with pytest.raises(OutputsDiffer):
         assert_same_output(found, wanted)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from flax import nnx
 from support.converting import abstract, random_nnx, run, spec
+from support.errors import OutputsDiffer
 from support.loading import assert_same_tensors
 from support.models import (
     assert_same_output,
@@ -248,7 +249,7 @@ def test_two_attentions_exchanged_are_noticed():
     layer.self_attn, layer.multihead_attn = layer.multihead_attn, layer.self_attn
     like = abstract(lambda rngs: NnxNet("decoder", rngs))
     made = from_neutral(to_neutral(module, "torch"), "flax", like=like)
-    with pytest.raises(AssertionError, match="outputs differ"):
+    with pytest.raises(OutputsDiffer):
         assert_same_output(run(made, None, *inputs("decoder")), wanted)
 
 

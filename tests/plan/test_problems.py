@@ -63,7 +63,7 @@ def test_a_plan_shows_its_problems_under_their_names():
 
 def test_problems_as_arguments_of_a_plan_still_work_and_warn():
     with pytest.warns(
-        DeprecationWarning, match=r"Plan\(missing=, ambiguous=\).*problems=PlanProblems"
+        DeprecationWarning, match=r"\bmissing=.*\bambiguous=.*\bproblems=PlanProblems\b"
     ) as seen:
         plan = Plan("torch", "flax", {}, (), missing=(A,), ambiguous={B: ("x",)})
     assert seen[0].filename == __file__

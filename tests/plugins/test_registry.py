@@ -260,7 +260,7 @@ def asked(registry):
     ids=["import", "syntax", "on import", "exit", "base", "in a hook", "misspelt", "wrong type", "nothing"],
 )
 def test_a_plugin_that_fails_is_left_out_with_a_warning_and_the_others_stay(load, broken):
-    with pytest.warns(RuntimeWarning, match="plugin 'bad' of some-dist"):
+    with pytest.warns(RuntimeWarning, match=r"'bad'.*\bsome-dist\b"):
         registry = asked(load(Point("a", kinds("a-kind")), broken, Point("z", kinds("z-kind"))))
     (failure,) = registry.failures
     assert {"a-kind", "z-kind", "linear"} <= set(registry.kinds)
@@ -274,7 +274,7 @@ def test_of_two_installed_plugins_of_one_name_neither_is_used(load):
         Point("b", kinds("same", "two"), "dist-b"),
         Point("c", kinds("same"), "dist-c"),
     )
-    with pytest.warns(RuntimeWarning, match=r"'same' is provided by dist-a 3\.1 and by dist-b 3\.1"):
+    with pytest.warns(RuntimeWarning, match=r"'same'.*\bdist-a 3\.1\b.*\bdist-b 3\.1\b"):
         assert {"one", "two", "linear"} <= set(registry.kinds)
     assert "same" not in registry.kinds
     (conflict,) = registry.conflicts
@@ -286,7 +286,7 @@ def test_of_two_installed_plugins_of_one_name_neither_is_used(load):
 
 def test_of_a_name_of_its_own_ckptbridges_value_stays(load):
     registry = load(Point("a", kinds("linear", "mine"), "evil"))
-    with pytest.warns(RuntimeWarning, match=r"of evil 3\.1: its bridge_layer_kinds .*'linear'"):
+    with pytest.warns(RuntimeWarning, match=r"\bevil 3\.1\b.*\bbridge_layer_kinds\b.*'linear'"):
         assert registry.kinds["linear"] is KINDS[0]
     assert "mine" in registry.kinds
     (failure,) = registry.failures
@@ -303,7 +303,7 @@ def test_a_name_in_conflict_is_refused_with_both_and_the_way_on(load, table):
         Point("a", plugin(**{hook: value}), "dist-a"), Point("b", plugin(**{hook: value}), "dist-b")
     )
     name = "toy" if table == "formats" else "toyland"
-    with pytest.warns(RuntimeWarning, match="neither is used"):
+    with pytest.warns(RuntimeWarning, match=rf"'{name}'.*\bdist-a\b.*\bdist-b\b"):
         assert name not in getattr(registry, table)
     with refused(UsageError, name, "dist-a 3.1", "dist-b 3.1", hint="--disable-plugin dist-b"):
         getattr(registry, table.removesuffix("s"))(name)
@@ -403,7 +403,7 @@ def throw(error):
 def test_what_is_wrong_is_left_out_with_the_reason_and_the_rest_goes_on(load, what):
     hook, value, text = WRONG_VALUES[what]
     registry = load(Point("bad", plugin(**{hook: value}), "some-dist"), Point("z", kinds("z-kind")))
-    with pytest.warns(RuntimeWarning, match=rf"plugin 'bad' of some-dist 3\.1: its {hook} "):
+    with pytest.warns(RuntimeWarning, match=rf"'bad'.*\bsome-dist 3\.1\b.*\b{hook}\b"):
         failures = registry.failures
     assert [(failure.hook, failure.version) for failure in failures] == [(hook, "3.1")]
     assert text in failures[0].reason
@@ -419,9 +419,9 @@ def test_a_transform_of_a_kind_in_conflict_names_both(load):
     registry = load(
         Point("a", kinds("same"), "dist-a"), Point("b", kinds("same"), "dist-b"), Point("c", transforms)
     )
-    with pytest.warns(RuntimeWarning, match="neither is used"):
+    with pytest.warns(RuntimeWarning, match=r"'same'.*\bdist-a\b.*\bdist-b\b"):
         assert "same" not in registry.kinds
-    with pytest.warns(RuntimeWarning, match="'torch.wrong': kind 'same' is provided by dist-a 3.1 and by"):
+    with pytest.warns(RuntimeWarning, match=r"'torch\.wrong'.*'same'.*\bdist-a 3\.1\b.*\bdist-b 3\.1\b"):
         assert not registry.transforms
 
 

@@ -586,9 +586,7 @@ def test_what_a_rule_says_in_one_line():
     ],
 )
 def test_the_old_name_of_a_constructor_warns_and_works(old, arguments, options, new):
-    with pytest.warns(
-        DeprecationWarning, match=rf"Rule\.{old} is deprecated; use Rule\.{new.__name__}\."
-    ) as seen:
+    with pytest.warns(DeprecationWarning, match=rf"\bRule\.{old}\b.*\bRule\.{new.__name__}\b") as seen:
         rule = getattr(Rule, old)(*arguments, **options)
     assert rule == new(*arguments, **options)
     assert rule.action == new.__name__
@@ -597,14 +595,14 @@ def test_the_old_name_of_a_constructor_warns_and_works(old, arguments, options, 
 
 @pytest.mark.parametrize(("old", "rule"), [("move", STACK), ("constant", Rule.fill("a", 1, reason="x"))])
 def test_the_old_name_of_an_action_warns_and_works(old, rule):
-    with pytest.warns(DeprecationWarning, match=f"the action '{old}' is deprecated; use '{rule.action}'"):
+    with pytest.warns(DeprecationWarning, match=f"'{old}'.*'{rule.action}'"):
         assert replace(rule, action=old) == rule
 
 
 def test_the_old_names_of_what_a_rule_holds_warn_and_work():
-    with pytest.warns(DeprecationWarning, match=r"Rule\.radix is deprecated; use flat_index"):
+    with pytest.warns(DeprecationWarning, match=r"\bRule\.radix\b.*\bflat_index\b"):
         assert BLOCKS.radix is BLOCKS.flat_index
-    with pytest.warns(DeprecationWarning, match=r"Rule\.lists is deprecated; use list_axes"):
+    with pytest.warns(DeprecationWarning, match=r"\bRule\.lists\b.*\blist_axes\b"):
         assert BLOCKS.lists is BLOCKS.list_axes
-    with pytest.warns(DeprecationWarning, match="drop of a rule is deprecated; use reason"):
+    with pytest.warns(DeprecationWarning, match=r"\bdrop\b.*\breason\b"):
         assert (gone("a").drop, STACK.drop) == ("not wanted", None)

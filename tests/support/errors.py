@@ -11,6 +11,10 @@ import pytest
 from bridge_core.errors import BridgeError
 
 
+class OutputsDiffer(AssertionError):
+    """Two models, or two forms of one, give different outputs."""
+
+
 @contextlib.contextmanager
 def refused(
     kind: type[BridgeError], *named: object, hint: str | tuple[str, ...] = (), key: object = None

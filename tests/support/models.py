@@ -19,6 +19,7 @@ import bridge_flax
 import bridge_torch
 from bridge_core import FlatState, Registry
 from support.arrays import assert_same_bits
+from support.errors import OutputsDiffer
 
 TOLERANCE = 1e-5
 
@@ -141,7 +142,8 @@ def assert_same_output(found: np.ndarray, wanted: np.ndarray) -> None:
     assert found.shape == wanted.shape
     assert np.isfinite(wanted).all()
     worst = float(np.max(np.abs(found - wanted)))
-    assert worst <= TOLERANCE, f"outputs differ by {worst}"
+    if not worst <= TOLERANCE:
+        raise OutputsDiffer(f"by {worst}")
 
 
 # -- converting -------------------------------------------------------------------------------------

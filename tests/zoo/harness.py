@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
+from support.errors import OutputsDiffer
 from zoo.case import Case
 
 import bridge_flax
@@ -197,7 +198,8 @@ def assert_same_outputs(found: Mapping[str, np.ndarray], wanted: Mapping[str, np
         gap = float(np.abs(found[name].astype(np.float64) - wanted[name]).max(initial=0))
         if not gap <= tolerance:
             wrong[name] = gap
-    assert not wrong, f"outputs differ: {wrong}"
+    if wrong:
+        raise OutputsDiffer(wrong)
 
 
 def made(name: str, config: Any) -> bool:

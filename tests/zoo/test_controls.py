@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support.errors import OutputsDiffer
 from zoo import harness, heads, text, vision
 
 import bridge_core
@@ -63,7 +64,7 @@ def test_a_swapped_transform_changes_outputs(case, name, leaves):
     right = convert(source, model, default_registry())
     harness.assert_same_outputs(harness.run_flax(case, model, right), wanted, case.tolerance)
     wrong = convert(source, model, swapped(name, leaves))
-    with pytest.raises(AssertionError, match="outputs differ"):
+    with pytest.raises(OutputsDiffer):
         harness.assert_same_outputs(harness.run_flax(case, model, wrong), wanted, case.tolerance)
 
 
@@ -85,7 +86,7 @@ def test_one_transposed_kernel_changes_outputs():
     params = harness.to_flax(source, model)
     attention = params["h"]["1"]["attn"]["c_proj"]
     attention["kernel"] = attention["kernel"].T
-    with pytest.raises(AssertionError, match="outputs differ"):
+    with pytest.raises(OutputsDiffer):
         harness.assert_same_outputs(
             harness.run_flax(case, model, params), harness.run_torch(case, source), case.tolerance
         )

@@ -46,5 +46,5 @@ def test_every_old_function_has_a_row_and_its_old_arguments():
 def test_every_public_name_is_there():
     for name in ckptbridge_transformers.__all__:
         assert getattr(ckptbridge_transformers, name).__doc__
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+    with pytest.raises(AttributeError, match="'nothing'"):
         ckptbridge_transformers.nothing  # noqa: B018 - the access is the test
