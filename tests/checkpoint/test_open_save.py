@@ -626,8 +626,8 @@ def test_an_empty_folder_is_called_empty_before_any_name_is_listed(tmp_path):
         (b"\x80\2}q\0." + bytes(10), "pickle"),
         (bytes(257) + b"ustar" + bytes(300), "tar"),
         (bytes(40) + bytes.fromhex("57fb808b247547db"), "TensorFlow"),
-        (b"just some text that is long enough", "b'just some text t'"),
-        (b'["a", "list"]' + b" " * 20, """b'["a", "list"]"""),
+        (b"just some text that is long enough", "'just some text that is long enough'"),
+        (b'["a", "list"]' + b" " * 20, '["a", "list"]'),
         (b'{"weight_map": []}', "weight_map"),
         (b'{"architectures": ["X"]}', "'weight_map' is missing"),
     ],
@@ -635,7 +635,7 @@ def test_an_empty_folder_is_called_empty_before_any_name_is_listed(tmp_path):
 @pytest.mark.parametrize("name", ["file", "model.toy"])
 def test_what_is_no_weights_is_told_apart(tmp_path, content, says, name):
     (tmp_path / name).write_bytes(content)
-    if name == "model.toy" and (says in ("zip", "pickle", "tar") or says.startswith("b'")):
+    if name == "model.toy" and (says in ("zip", "pickle", "tar") or content[:1] in (b"j", b"[")):
         says = "is no toy"  # its own format says what is wrong
     with refused(MalformedFile, tmp_path / name, says):
         load(tmp_path / name)

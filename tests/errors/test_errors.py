@@ -132,7 +132,7 @@ def test_no_other_room_defines_an_error():
     while kinds:
         kind = kinds.pop()
         kinds += kind.__subclasses__()
-        if kind.__module__.startswith(("bridge_core.", "bridge_torch", "bridge_flax", "ckptbridge_")):
+        if kind.__module__.startswith(("bridge_core.", "bridge_torch", "bridge_flax")):
             known.add(kind.__name__)
     assert known == set(TABLE)
 

@@ -506,7 +506,7 @@ def _inspect(path: Path) -> None:
         with _quiet(), open_state(path) as state:
             used = default_registry().format(state.metadata.provenance["format"])
             inspect_lines(str(path), used.name, state, {})
-            json.dumps(_document(used, state, {}))
+            json.dumps(_document(used, state, {}, {}))
     except BridgeError as err:
         str(err)
 

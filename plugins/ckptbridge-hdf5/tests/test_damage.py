@@ -162,7 +162,7 @@ def test_a_hole_where_values_stood_is_an_error_not_zeros(save, load):
 def test_too_short_for_anything(tmp_path, load, content):
     path = tmp_path / "model.h5"
     path.write_bytes(content)
-    with refused(TruncatedFile, f"byte {len(content)}"):
+    with refused(TruncatedFile, path, str(len(content))):
         load(path)
 
 

@@ -247,7 +247,7 @@ def test_a_unet_has_no_deprecated_names():
 def test_without_rules_it_is_refused(model):
     with refused(AmbiguousLayerError, "resnets.0.conv{1..2}.weight", "conv_transpose"):
         bridge_core.plan_conversion(source(model)[1], to="flax")
-    with refused(AmbiguousLayerError, "resnets_0.conv{1..2}.kernel", "conv_transpose"):
+    with refused(AmbiguousLayerError, "resnets_0.conv{1..2}.bias", "conv_transpose"):
         bridge_core.plan_conversion(converted(model), to="torch")
 
 
