@@ -108,7 +108,7 @@ def kernel_last(weight):
 
 def assert_same(result, expected):
     assert result.shape == expected.shape
-    np.testing.assert_allclose(result, expected, atol=1e-5)
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS, ids=lambda t: t.name)

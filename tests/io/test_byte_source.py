@@ -82,7 +82,7 @@ def test_its_name_size_and_identity_are_known(source):
     assert isinstance(source.name, str)
     assert source.size >= BEFORE + len(DATA)
     assert {source.identity: source.name}[source.identity] == source.name
-    assert source.can_copy is (isinstance(source, SourceFile) and syscalls.copy_range is not None)
+    assert source.can_copy is (isinstance(source, SourceFile) and syscalls.CAN_COPY_RANGES)
 
 
 @pytest.mark.parametrize(
