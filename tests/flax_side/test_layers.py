@@ -24,6 +24,13 @@ FLAX = FlaxFramework()
 BY_NAME = {transform.name: transform for transform in TRANSFORMS}
 KIND = {kind.name: kind for kind in KINDS}
 RNG = np.random.default_rng(0)
+START = RNG.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def the_same_numbers():
+    """A test's numbers do not depend on the tests before it."""
+    RNG.bit_generator.state = START
 
 
 def to_native(transform, neutral):

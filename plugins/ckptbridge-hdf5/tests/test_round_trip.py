@@ -31,6 +31,13 @@ from ckptbridge_hdf5 import Hdf5Format
 from ckptbridge_hdf5.layout import BLOCK
 
 RNG = np.random.default_rng(0)
+START = RNG.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def the_same_numbers():
+    """A test's numbers do not depend on the tests before it."""
+    RNG.bit_generator.state = START
 
 
 def random(dtype, shape):
