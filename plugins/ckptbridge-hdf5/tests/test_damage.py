@@ -157,12 +157,18 @@ def test_a_hole_where_values_stood_is_an_error_not_zeros(save, load):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\x89HDF", b"ckptbridge-hdf5\n", b"ckptbridge-hdf5\n" + bytes(400)]
+    ("content", "size"),
+    [
+        (b"", "0 bytes"),
+        (b"\x89HDF", "4 bytes"),
+        (b"ckptbridge-hdf5\n", "byte 16"),
+        (b"ckptbridge-hdf5\n" + bytes(400), "byte 416"),
+    ],
 )
-def test_too_short_for_anything(tmp_path, load, content):
+def test_too_short_for_anything(tmp_path, load, content, size):
     path = tmp_path / "model.h5"
     path.write_bytes(content)
-    with refused(TruncatedFile, path, str(len(content))):
+    with refused(TruncatedFile, path, size):
         load(path)
 
 
