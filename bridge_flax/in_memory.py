@@ -27,7 +27,9 @@ def to_neutral(
     accept_guesses: bool = False,
     registry: Registry | None = None,
 ) -> FlatState:
-    """Return the neutral state of a Linen tree, an `nnx.Module` or an `nnx.State`; it is not changed.
+    """Return the neutral state of a Linen tree, an `nnx.Module` or an `nnx.State`.
+
+    The object is not changed.
 
     Args:
         variables_or_nnx: The weights. Values are read when the result's are.
