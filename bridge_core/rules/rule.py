@@ -36,7 +36,7 @@ _ALWAYS = When()
 @renamed(radix="flat_index", lists="list_axes")
 @dataclass(frozen=True)
 class Rule:
-    """One rule, made by `rename`, `rearrange`, `layer`, `drop` or `fill` (keywords: `Options`).
+    """One rule; made by `rename`, `rearrange`, `layer`, `drop`, `fill` (keywords: `Options`).
 
     Args:
         action: What it does: the name of its constructor, and of its key in a rule file.
