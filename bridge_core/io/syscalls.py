@@ -349,7 +349,7 @@ def lock_path(path: Path, *, exclusive: bool) -> int | None:
 def processors() -> int:
     """Return how many processors this process may use.
 
-    Where the system does not tell, it is the number of the machine's processors.
+    If the system has no such limit to ask for, it is the number of the machine's processors.
     """
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -143,7 +143,7 @@ def _shapes(
 
 
 def undetermined_layout(state: FlatState, registry: Registry) -> UsageError:
-    """Return the error for a state whose layout neither file nor names determine.
+    """Return the error for a state of undetermined layout.
 
     Args:
         state: The state.

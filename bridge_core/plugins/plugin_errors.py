@@ -44,7 +44,7 @@ def cause_of(error: BaseException) -> str:
 class plugin_failures:
     """Turns what plugin code raises into an error that names its cause.
 
-    A `BridgeError` and Ctrl-C stay as they are.
+    A `BridgeError` and Ctrl-C are raised unchanged.
 
     Args:
         plugin: Name of the plugin, or of what it provides.
