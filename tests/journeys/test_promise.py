@@ -129,7 +129,7 @@ def test_a_refused_conversion_leaves_nothing_behind(source, tmp_path):
     assert (tmp_path / "kept.npz").read_bytes() == b"as before"
 
 
-def test_nothing_is_guessed_unless_you_allow_it_and_every_guess_is_listed():
+def test_nothing_is_guessed_unasked_and_every_guess_is_listed():
     with pytest.raises(AmbiguousLayerError):
         convert(MLP | OPEN, "out.npz", to="flax")
     report = convert(MLP | OPEN, "out.npz", to="flax", accept_guesses=True)
@@ -139,7 +139,7 @@ def test_nothing_is_guessed_unless_you_allow_it_and_every_guess_is_listed():
 
 @pytest.mark.parametrize("name", NAMED)
 @pytest.mark.parametrize("route", ["one step", "neutral file"])
-def test_a_tensor_with_a_layer_s_name_that_no_evidence_explains_does_not_cross_frameworks_unless_you_allow_it(
+def test_a_tensor_with_a_layer_s_name_that_no_evidence_explains_does_not_cross_frameworks_unasked(
     name, route
 ):
     source = MLP | {name: NAMED[name]}
@@ -162,7 +162,7 @@ def test_a_tensor_with_a_name_of_its_own_is_copied_unchanged_and_listed():
 
 
 @pytest.mark.parametrize("sizes", [(8, 24), (8, 9)])
-def test_what_one_layer_of_a_checkpoint_contradicts_the_others_of_its_kind_do_not_prove(sizes):
+def test_what_one_layer_of_a_checkpoint_denies_the_others_of_its_kind_do_not_prove(sizes):
     square = {"h.c_proj.weight": numbers(8, 8), "h.c_proj.bias": numbers(8)}
     assert plan_conversion(square, to="flax").evidence == {"structure": 2}
     turned = {"h.c_attn.weight": numbers(*sizes), "h.c_attn.bias": numbers(sizes[1])}
@@ -260,7 +260,7 @@ def test_what_you_have_edited_is_what_is_written(edited, to):
     assert (head < 0).all() == (edited == "head.weight")
 
 
-def test_metadata_that_no_longer_fits_its_tensors_is_ignored():
+def test_metadata_that_no_longer_fits_its_tensors_is_not_believed():
     neutral = to_neutral(
         SQUARE | {"up.weight": numbers(3, 5, 2, 2), "up.bias": numbers(5)}, framework="torch"
     )
@@ -294,7 +294,7 @@ def test_where_right_weights_may_give_other_outputs_there_is_a_warning():
     assert set(report.notes) >= {warning.message for warning in report.warnings}
 
 
-def test_the_report_counts_the_tensors_by_their_evidence():
+def test_the_report_counts_what_the_tensors_rest_on():
     like = {"fc": {"kernel": numbers(4, 3), "bias": numbers(3)}, "head": {"kernel": numbers(4, 3)}}
     like |= {"norm": {"scale": numbers(4)}} | {name: value for name, value in OWN.items() if "." not in name}
     report = convert(MLP | OPEN | OWN, "out.npz", to="flax", like=like, allow_unexpected="mixer.*")
@@ -306,7 +306,7 @@ def test_the_report_counts_the_tensors_by_their_evidence():
 
 
 @pytest.mark.parametrize("name", ["consolidated.{:02}.pth", "model-0000{}-of-00002.safetensors"])
-def test_a_part_of_a_model_is_not_converted_as_if_it_were_complete(name, tmp_path):
+def test_a_part_of_a_model_is_not_converted_as_the_whole(name, tmp_path):
     first, second = (tmp_path / name.format(number) for number in (1, 2))
     if "consolidated" in name:
         first, second = (tmp_path / name.format(number) for number in (0, 1))
@@ -328,7 +328,7 @@ class _Trap:
         return os.mkdir, (self._path,)
 
 
-def test_what_a_file_holds_in_addition_to_its_weights_is_named_and_never_run(tmp_path):
+def test_what_a_file_holds_beside_its_weights_is_named_and_never_run(tmp_path):
     torch = pytest.importorskip("torch")
     weights = {name: torch.from_numpy(value) for name, value in MLP.items()}
     torch.save({"state_dict": weights, "odd": _Trap(str(tmp_path / "trap"))}, tmp_path / "m.pt")
