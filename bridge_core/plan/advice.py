@@ -259,6 +259,8 @@ def _mismatch_ways(
     elif missing and unexpected:
         before, after = _layer_of(unexpected), _layer_of(missing)
         renamed = f"{before} became {after}" if before and after else "layers were renamed"
+        if before and before == after:
+            renamed = f"tensors of {before} were renamed"
         yield f"If {renamed}, write a rename rule, {_RULES}."
     permissions = [
         f"{_permission(keyword, names)} to {what}"
