@@ -341,13 +341,15 @@ class SystemFailure(BridgeError, OSError, code="CKB-400", exit_code=4):
         """Return the error for one of the system; `PermissionDenied` where that is its cause.
 
         Args:
-            error: What the system raised.
+            error: What the system raised; an error of ours is returned as it is.
             what: What failed, as a subject and a verb: ``"opening the file failed"``.
             path: The file or folder.
             hint: What the user can do.
         """
-        denied = error.errno in (errno.EACCES, errno.EPERM)
-        kind = PermissionDenied if denied and cls is SystemFailure else cls
+        if isinstance(error, SystemFailure):  # it says already what failed
+            return error
+        denied = cls is SystemFailure and error.errno in (errno.EACCES, errno.EPERM)
+        kind = PermissionDenied if denied else cls
         failure = kind(f"{what}: {error.strerror or error}.", path=path, hint=hint)
         failure.errno, failure.strerror, failure.filename = error.errno, error.strerror, error.filename
         return failure

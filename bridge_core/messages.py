@@ -8,7 +8,9 @@ from collections.abc import Iterable
 
 __all__ = ["count", "fold_names", "folded", "for_command_line", "listed", "log", "nearest", "shown"]
 
-_BOTH_WAYS = re.compile(r"""\b[a-z_]+=(?:"[^"]*"|'[^']*'|\[[^\]]*\]|[^\s"'\[(,.]*) \((--[^()]+)\)""")
+_BOTH_WAYS = re.compile(r"""\b[a-z_]+=(?:"([^"]*)"|'[^']*'|\[[^\]]*\]|[^\s"'\[(,.]*) \((--[^()]+)\)""")
+
+_IN_BRACKETS = re.compile(r" \([a-z_]+=\)")
 
 _FOLDED = re.compile(r"(?<![0-9])[0-9]{1,9}(?![0-9])")
 
@@ -116,10 +118,20 @@ def nearest(name: str, known: Iterable[str], *, listing: str = "") -> str:
 def for_command_line(text: str) -> str:
     """Return a message for somebody who typed a command: an option in place of an argument of Python.
 
-    >>> for_command_line('Pass like="model.safetensors" (--like) or accept_guesses=True (--accept-guesses).')
-    'Pass --like or --accept-guesses.'
+    An option without a value of its own gets a value that the argument has in double quotes. An argument in
+    brackets after what it means in a file is left out.
+
+    >>> for_command_line('Pass dtype="float32" (--dtype) or accept_guesses=True (--accept-guesses).')
+    'Pass --dtype float32 or --accept-guesses.'
+    >>> for_command_line('Correct the top of the rule file (layouts=).')
+    'Correct the top of the rule file.'
     """
-    return _BOTH_WAYS.sub(r"\1", text)
+    return _IN_BRACKETS.sub("", _BOTH_WAYS.sub(_option, text))
+
+
+def _option(match: re.Match[str]) -> str:
+    value, option = match[1], match[2]
+    return f"{option} {value}" if value and " " not in option else option
 
 
 def log(room: str, message: str, *args: object, level: int = 20) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from bridge_core.conversion.inputs import state_of, template_of
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.planning import complete_plan, joined_plan
 from bridge_core.errors import ConversionWarning, UsageError
-from bridge_core.plugins import Registry, default_registry
+from bridge_core.plugins import Registry, given_registry
 from bridge_core.rules import Allowed, Permissions, Rules, as_rules
 from bridge_core.state import FlatState, Key, as_state
 
@@ -40,8 +42,9 @@ def to_neutral(
         UsageError: The object or the module is of another framework.
         UnsupportedFeature: A tensor has a dtype or is of a kind that cannot be converted.
     """
-    registry = registry or default_registry()
-    permissions = Permissions(accept_guesses)
+    registry = given_registry(registry)
+    registry.framework(framework)
+    permissions = Permissions.of(accept_guesses)
     options = ConversionOptions("neutral", model=module, rules=as_rules(rules), permissions=permissions)
     state = state_of(value, registry, what="object", purpose=options)
     if state.layout is None:
@@ -96,12 +99,17 @@ def from_neutral(
         UnsupportedLayerError: The framework has no place for some layers.
         UsageError: The state is not neutral, or ``like`` is of another framework.
     """
-    registry = registry or default_registry()
+    registry = given_registry(registry)
     state = as_state(neutral)
     if state.layout not in (None, "neutral"):
         raise UsageError(
             f"expected a neutral state, got one in the layout {state.layout!r}.",
             hint="Convert it with to_neutral first.",
+        )
+    if isinstance(like, str | os.PathLike):
+        raise UsageError(
+            f"expected like= to be a live object of {framework}, got the path {os.fspath(like)!r}.",
+            hint="Load it with the framework first, or use bridge_core.convert, whose like= may be a path.",
         )
     state = state.replace(layout="neutral")
     permissions = Permissions.of(
@@ -110,6 +118,7 @@ def from_neutral(
     options = ConversionOptions(framework, like, rules=as_rules(rules), permissions=permissions)
     with template_of(like, framework, registry) as template:
         plan = joined_plan(state, template, options, registry)
+        plan = replace(plan, problems=replace(plan.problems, in_memory=True))
         result_state = plan.apply(state)
         for warning in plan.warnings:
             warnings.warn(ConversionWarning(warning.message, code=warning.code), stacklevel=3)

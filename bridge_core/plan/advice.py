@@ -42,6 +42,7 @@ _FEW = 4
 
 _LIKE = 'like="model.safetensors" (--like FILE)'
 _MODEL = 'model="package.module:function" (--model PKG.MOD:FACTORY)'
+_LIVE = "like=model"
 _RULES = 'rules="rules.toml" (--rules FILE)'
 
 _QUOTED = re.compile(r"'([^']+)'")
@@ -99,6 +100,8 @@ def open_error(
     causes: Sequence[Cause],
     more_ways: Sequence[tuple[str, str]] = (),
     specs: Mapping[Key, TensorSpec] | None = None,
+    *,
+    in_memory: bool = False,
 ) -> BridgeError:
     """Return the error about tensors whose layer is not known, one line for each folded name.
 
@@ -109,6 +112,7 @@ def open_error(
         causes: What the source is, if it is not plain weights.
         more_ways: What else would decide, each as sentences and the option of the command.
         specs: Source key -> spec; None if they are not known.
+        in_memory: Whether the caller is `from_neutral`, whose template is a live object.
     """
     candidates = {join_key(key): kinds for key, kinds in ambiguous.items()}
     reasons = {join_key(key): why for key, why in unexplained.items()}
@@ -131,8 +135,11 @@ def open_error(
     copyable = [key for key in unexplained if key not in special]
     needs_target = bool(guessable or copyable or not causes)
     if needs_target:
+        rule = f"name the layer by a rule, {_RULES}"
         ways.append(
-            f"Pass the target, {_LIKE}, or the model, {_MODEL}; or name the layer by a rule, {_RULES}."
+            f"Pass the target, {_LIVE}, or pass the source's model to to_neutral, module=model; or {rule}."
+            if in_memory
+            else f"Pass the target, {_LIKE}, or the model, {_MODEL}; or {rule}."
         )
     if guessable:
         ways.append(
@@ -175,7 +182,7 @@ def _either(kinds: Iterable[str]) -> str:
 
 
 def unsupported_error(
-    unsupported: Mapping[Key, str], target_layout: str, causes: Sequence[Cause]
+    unsupported: Mapping[Key, str], target_layout: str, causes: Sequence[Cause], *, in_memory: bool = False
 ) -> UnsupportedLayerError:
     """Return the error about tensors that the target has no place for.
 
@@ -183,6 +190,7 @@ def unsupported_error(
         unsupported: Source key -> why.
         target_layout: The layout that the plan makes.
         causes: What the source is, if it is not plain weights.
+        in_memory: Whether the caller is `from_neutral`, whose template is a live object.
     """
     reasons = {join_key(key): why for key, why in unsupported.items()}
     names_of: dict[str, list[str]] = {}
@@ -191,8 +199,8 @@ def unsupported_error(
     rows = [f"{listed(names, LISTED)}: {why}" for why, names in names_of.items()]
     more = f"; and {len(rows) - LISTED} more reasons" if len(rows) > LISTED else ""
     way = (
-        f"Pass a target that has a place for them, {_LIKE} or {_MODEL}. Drop them by a rule, {_RULES}, only "
-        "if the model computes the same without them."
+        f"Pass a target that has a place for them, {_LIVE if in_memory else f'{_LIKE} or {_MODEL}'}. "
+        f"Drop them by a rule, {_RULES}, only if the model computes the same without them."
     )
     return UnsupportedLayerError(
         f"{count(len(reasons), 'tensor')} cannot be converted to {target_layout}. "
@@ -223,48 +231,63 @@ def mismatch_error(
         more_ways: What else would decide, each as sentences and the option of the command.
     """
     unfilled, surplus = tuple(map(join_key, missing)), tuple(map(join_key, unexpected))
-    differing = tuple(map(str, mismatched))
+    mismatched = tuple(mismatched)
     readings = [f"{join_key(key)} ({_either(kinds)})" for key, kinds in ambiguous.items()]
     sentences = [
-        f"{len(names)} {one if len(names) == 1 else many}: {listed(names, LISTED)}."
-        for names, one, many in (
-            (unfilled, "target tensor has no source", "target tensors have no source"),
-            (surplus, "source tensor has no target", "source tensors have no target"),
-            (differing, "tensor has another shape", "tensors have another shape"),
-            (readings, "tensor may be of several layers", "tensors may be of several layers"),
+        f"{len(names)} {one if len(names) == 1 else many}: {text or listed(names, LISTED)}."
+        for names, one, many, text in (
+            (unfilled, "target tensor has no source", "target tensors have no source", ""),
+            (surplus, "source tensor has no target", "source tensors have no target", ""),
+            (mismatched, "tensor has another shape", "tensors have another shape", _differing(mismatched)),
+            (readings, "tensor may be of several layers", "tensors may be of several layers", ""),
             (
                 tuple(map(join_key, unexplained)),
                 "tensor has a layer's name, but its layer is not known",
                 "tensors have a layer's name, but their layers are not known",
+                "",
             ),
         )
         if names
     ]
-    ways = () if causes else _mismatch_ways(unfilled, surplus, differing)
+    ways = () if causes else _mismatch_ways(unfilled, surplus, bool(mismatched))
     return MismatchError(
         f"the source does not match the target. {' '.join(sentences)}{cause_sentences(causes)}",
         missing=unfilled,
         unexpected=surplus,
-        mismatched=differing,
+        mismatched=tuple(map(str, mismatched)),
         hint=" ".join((*cause_ways(causes), *(way for way, _ in more_ways), *ways)),
     )
 
 
-def _mismatch_ways(
-    missing: Sequence[str], unexpected: Sequence[str], mismatched: Sequence[str]
-) -> Iterator[str]:
+def _differing(mismatched: Iterable[Mismatch]) -> str:
+    """Return pairs of keys with their shapes; only keys are folded: shapes and dtypes have numbers too."""
+    names_of: dict[tuple[TensorSpec, TensorSpec], list[str]] = {}
+    for pair in mismatched:
+        names = names_of.setdefault((pair.expected, pair.found), [])
+        names.append(f"{join_key(pair.source)} as {join_key(pair.target)}")
+    rows = [
+        f"{listed(names, LISTED)} (expected {expected}, got {found})"
+        for (expected, found), names in names_of.items()
+    ]
+    more = f" and {len(rows) - LISTED} more shapes" if len(rows) > LISTED else ""
+    return f"{', '.join(rows[:LISTED])}{more}"
+
+
+def _mismatch_ways(missing: Sequence[str], unexpected: Sequence[str], mismatched: bool) -> Iterator[str]:
     """Yield what to do where source and target do not match, the safest first."""
     if mismatched:
         yield f"If an axis was split, joined or moved, write a rule that rearranges the tensor, {_RULES}."
     elif missing and unexpected:
         before, after = _layer_of(unexpected), _layer_of(missing)
-        renamed = f"{before} became {after}" if before and after else "layers were renamed"
+        renamed = (
+            f"{before} became {after}" if before and after and before != after else "layers were renamed"
+        )
         yield f"If {renamed}, write a rename rule, {_RULES}."
     permissions = [
         f"{_permission(keyword, names)} to {what}"
         for keyword, names, what in (
             ("allow_missing", missing, "leave target tensors unfilled"),
-            ("allow_mismatched", mismatched, "leave target tensors of another shape unfilled"),
+            ("allow_mismatched", ["PATTERN"] * mismatched, "leave target tensors of another shape unfilled"),
             (
                 "allow_unexpected",
                 unexpected,
@@ -280,7 +303,7 @@ def _mismatch_ways(
 
 def _permission(keyword: str, names: Sequence[str]) -> str:
     """Return an argument that permits some tensors, and its option; a pattern stands for more than a few."""
-    are_few = len(names) <= _FEW and keyword != "allow_mismatched" and all(map(_PLAIN.fullmatch, names))
+    are_few = len(names) <= _FEW and all(map(_PLAIN.fullmatch, names))
     patterns = list(names) if are_few else ["PATTERN"]
     option = f"--{keyword.replace('_', '-')}"
     return f"{keyword}={patterns!r} ({' '.join(f'{option} {pattern}' for pattern in patterns)})"
