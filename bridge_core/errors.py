@@ -167,8 +167,7 @@ class about_tensor:
     def __init__(self, key: tuple[str, ...] | str) -> None:
         self._key = key
 
-    def __enter__(self) -> None:
-        pass
+    def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, BridgeError) and error.key is None:
@@ -348,8 +347,9 @@ class SystemFailure(BridgeError, OSError, code="CKB-400", exit_code=4):
         """
         if isinstance(error, SystemFailure):  # it says already what failed
             return error
-        denied = cls is SystemFailure and error.errno in (errno.EACCES, errno.EPERM)
-        kind = PermissionDenied if denied else cls
+        kind = (
+            PermissionDenied if cls is SystemFailure and error.errno in (errno.EACCES, errno.EPERM) else cls
+        )
         failure = kind(f"{what}: {error.strerror or error}.", path=path, hint=hint)
         failure.errno, failure.strerror, failure.filename = error.errno, error.strerror, error.filename
         return failure
