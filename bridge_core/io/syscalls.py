@@ -140,8 +140,8 @@ def _seek_and_write(fd: int, data: Any, offset: int) -> int:
 def preadv(fd: int, buffers: Sequence[Any], offset: int) -> int:
     """Read from an offset into buffers; return the number of bytes, 0 at the end of the file.
 
-    Where the system cannot (Windows), the position of the file is set and one read follows, under a lock of the
-    file: threads that read one file take turns, and only the first buffer is filled.
+    Where the system cannot (Windows), the position of the file is set and one read follows, under a lock of
+    the file: threads that read one file take turns, and only the first buffer is filled.
     """
     # Looked up in `os` at each call, where tests and tools put faults.
     return os.preadv(fd, buffers, offset) if _HAS_POSITIONS else _seek_and_read(fd, buffers, offset)
@@ -153,7 +153,7 @@ def pwrite(fd: int, data: Any, offset: int) -> int:
 
 
 CAN_COPY_RANGES = hasattr(os, "copy_file_range")
-"""Whether the kernel copies between two files; if not (macOS, Windows), the bytes pass through this process."""
+"""Whether the kernel copies between two files; if not (macOS, Windows), this process reads and writes."""
 
 
 def copy_range(source: int, target: int, nbytes: int, offset: int, position: int) -> int:

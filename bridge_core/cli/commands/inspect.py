@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -110,7 +111,10 @@ def _files(path: Path, used: Format, state: FlatState, registry: Registry) -> Ma
 
 
 def _document(
-    used: Format, state: FlatState, files: Mapping[Key, str], axes: Mapping[Key, tuple[str, ...]]
+    used: Format,
+    state: FlatState,
+    files: Mapping[Key, str],
+    axes: Mapping[Key, tuple[str, ...]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     from bridge_core.state import join_key
 
