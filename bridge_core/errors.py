@@ -347,9 +347,8 @@ class SystemFailure(BridgeError, OSError, code="CKB-400", exit_code=4):
         """
         if isinstance(error, SystemFailure):  # it says already what failed
             return error
-        kind = (
-            PermissionDenied if cls is SystemFailure and error.errno in (errno.EACCES, errno.EPERM) else cls
-        )
+        denied = cls is SystemFailure and error.errno in (errno.EACCES, errno.EPERM)
+        kind = PermissionDenied if denied else cls
         failure = kind(f"{what}: {error.strerror or error}.", path=path, hint=hint)
         failure.errno, failure.strerror, failure.filename = error.errno, error.strerror, error.filename
         return failure
@@ -375,8 +374,7 @@ class BridgeWarning(Warning):
 
     def __init__(self, message: str, *, code: str | None = None) -> None:
         super().__init__(message)
-        self.message = message
-        self.code = code or self.code
+        self.message, self.code = message, code or self.code
 
     def __str__(self) -> str:
         """Return the text with its code."""

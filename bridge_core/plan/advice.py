@@ -232,13 +232,14 @@ def mismatch_error(
     """
     unfilled, surplus = tuple(map(join_key, missing)), tuple(map(join_key, unexpected))
     mismatched = tuple(mismatched)
+    differing = tuple(map(str, mismatched))
     readings = [f"{join_key(key)} ({_either(kinds)})" for key, kinds in ambiguous.items()]
     sentences = [
         f"{len(names)} {one if len(names) == 1 else many}: {text or listed(names, LISTED)}."
         for names, one, many, text in (
             (unfilled, "target tensor has no source", "target tensors have no source", ""),
             (surplus, "source tensor has no target", "source tensors have no target", ""),
-            (mismatched, "tensor has another shape", "tensors have another shape", _differing(mismatched)),
+            (differing, "tensor has another shape", "tensors have another shape", _differing(mismatched)),
             (readings, "tensor may be of several layers", "tensors may be of several layers", ""),
             (
                 tuple(map(join_key, unexplained)),
@@ -254,7 +255,7 @@ def mismatch_error(
         f"the source does not match the target. {' '.join(sentences)}{cause_sentences(causes)}",
         missing=unfilled,
         unexpected=surplus,
-        mismatched=tuple(map(str, mismatched)),
+        mismatched=differing,
         hint=" ".join((*cause_ways(causes), *(way for way, _ in more_ways), *ways)),
     )
 

@@ -280,7 +280,7 @@ class Plan:
         wrong += [join_key(key) for key in source if key not in self.specs]
         if wrong:
             raise PlanError(
-                f"the plan is for other keys, shapes or dtypes: {count(len(wrong), 'tensor')}, {listed(wrong)}.",
+                f"the plan has other keys, shapes or dtypes: {count(len(wrong), 'tensor')}, {listed(wrong)}.",
                 hint="Apply the plan to the state it was made for, or plan the conversion of this state.",
             )
 
