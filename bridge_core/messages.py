@@ -6,9 +6,19 @@ import re
 import sys
 from collections.abc import Iterable
 
-__all__ = ["count", "fold_names", "folded", "for_command_line", "listed", "log", "nearest", "shown"]
+__all__ = [
+    "count",
+    "fold_names",
+    "folded",
+    "for_command_line",
+    "for_memory",
+    "listed",
+    "log",
+    "nearest",
+    "shown",
+]
 
-_BOTH_WAYS = re.compile(r"""\b[a-z_]+=(?:"([^"]*)"|'[^']*'|\[[^\]]*\]|[^\s"'\[(,.]*) \((--[^()]+)\)""")
+_BOTH_WAYS = re.compile(r"""\b([a-z_]+)=(?:"([^"]*)"|'[^']*'|\[[^\]]*\]|[^\s"'\[(,.]*) \((--[^()]+)\)""")
 
 _IN_BRACKETS = re.compile(r" \([a-z_]+=\)")
 
@@ -130,8 +140,27 @@ def for_command_line(text: str) -> str:
 
 
 def _option(match: re.Match[str]) -> str:
-    value, option = match[1], match[2]
+    _, value, option = match.groups()
     return f"{option} {value}" if value and " " not in option else option
+
+
+_MEMORY = {"like": "like=model", "model": "module=model of to_neutral"}
+
+
+def for_memory(text: str) -> str:
+    """Return a message for a caller of `to_neutral` or `from_neutral`, which take live objects and no paths.
+
+    >>> for_memory('Pass like="model.safetensors" (--like) or accept_guesses=True (--accept-guesses).')
+    'Pass like=model or accept_guesses=True.'
+    """
+    return _BOTH_WAYS.sub(_argument, text)
+
+
+def _argument(match: re.Match[str]) -> str:
+    name, value, option = match.groups()
+    if name in _MEMORY and value is not None:
+        return _MEMORY[name]
+    return match[0].removesuffix(f" ({option})")
 
 
 def log(room: str, message: str, *args: object, level: int = 20) -> None:

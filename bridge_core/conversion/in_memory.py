@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bridge_core.conversion.inputs import state_of, template_of
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.planning import complete_plan, joined_plan
-from bridge_core.errors import ConversionWarning, UsageError
+from bridge_core.errors import BridgeError, ConversionWarning, UsageError
+from bridge_core.messages import for_memory
 from bridge_core.plugins import Registry, given_registry
 from bridge_core.rules import Allowed, Permissions, Rules, as_rules
 from bridge_core.state import FlatState, Key, as_state
@@ -56,8 +57,21 @@ def to_neutral(
             if state.layout in ("torch", "flax")
             else f"Pass {framework} weights.",
         )
-    state, plan = complete_plan(state, options, registry)
-    return plan.apply(state)
+    with _named_in_memory():
+        state, plan = complete_plan(state, options, registry)
+        return plan.apply(state)
+
+
+@contextlib.contextmanager
+def _named_in_memory() -> Iterator[None]:
+    """Let errors name the arguments of this module's functions, which are fewer than those of `convert`."""
+    try:
+        yield
+    except BridgeError as err:
+        err.message = for_memory(err.message)
+        err.args = (err.message, *err.args[1:])
+        err.hint = err.hint and for_memory(err.hint)
+        raise
 
 
 def from_neutral(
@@ -116,9 +130,8 @@ def from_neutral(
         accept_guesses, allow_missing, allow_unexpected, allow_mismatched, allow_unclaimed
     )
     options = ConversionOptions(framework, like, rules=as_rules(rules), permissions=permissions)
-    with template_of(like, framework, registry) as template:
+    with _named_in_memory(), template_of(like, framework, registry) as template:
         plan = joined_plan(state, template, options, registry)
-        plan = replace(plan, problems=replace(plan.problems, in_memory=True))
         result_state = plan.apply(state)
         for warning in plan.warnings:
             warnings.warn(ConversionWarning(warning.message, code=warning.code), stacklevel=3)

@@ -42,7 +42,6 @@ _FEW = 4
 
 _LIKE = 'like="model.safetensors" (--like FILE)'
 _MODEL = 'model="package.module:function" (--model PKG.MOD:FACTORY)'
-_LIVE = "like=model"
 _RULES = 'rules="rules.toml" (--rules FILE)'
 
 _QUOTED = re.compile(r"'([^']+)'")
@@ -100,8 +99,6 @@ def open_error(
     causes: Sequence[Cause],
     more_ways: Sequence[tuple[str, str]] = (),
     specs: Mapping[Key, TensorSpec] | None = None,
-    *,
-    in_memory: bool = False,
 ) -> BridgeError:
     """Return the error about tensors whose layer is not known, one line for each folded name.
 
@@ -112,7 +109,6 @@ def open_error(
         causes: What the source is, if it is not plain weights.
         more_ways: What else would decide, each as sentences and the option of the command.
         specs: Source key -> spec; None if they are not known.
-        in_memory: Whether the caller is `from_neutral`, whose template is a live object.
     """
     candidates = {join_key(key): kinds for key, kinds in ambiguous.items()}
     reasons = {join_key(key): why for key, why in unexplained.items()}
@@ -135,11 +131,8 @@ def open_error(
     copyable = [key for key in unexplained if key not in special]
     needs_target = bool(guessable or copyable or not causes)
     if needs_target:
-        rule = f"name the layer by a rule, {_RULES}"
         ways.append(
-            f"Pass the target, {_LIVE}, or pass the source's model to to_neutral, module=model; or {rule}."
-            if in_memory
-            else f"Pass the target, {_LIKE}, or the model, {_MODEL}; or {rule}."
+            f"Pass the target, {_LIKE}, or the model, {_MODEL}; or name the layer by a rule, {_RULES}."
         )
     if guessable:
         ways.append(
@@ -182,7 +175,7 @@ def _either(kinds: Iterable[str]) -> str:
 
 
 def unsupported_error(
-    unsupported: Mapping[Key, str], target_layout: str, causes: Sequence[Cause], *, in_memory: bool = False
+    unsupported: Mapping[Key, str], target_layout: str, causes: Sequence[Cause]
 ) -> UnsupportedLayerError:
     """Return the error about tensors that the target has no place for.
 
@@ -190,7 +183,6 @@ def unsupported_error(
         unsupported: Source key -> why.
         target_layout: The layout that the plan makes.
         causes: What the source is, if it is not plain weights.
-        in_memory: Whether the caller is `from_neutral`, whose template is a live object.
     """
     reasons = {join_key(key): why for key, why in unsupported.items()}
     names_of: dict[str, list[str]] = {}
@@ -199,7 +191,7 @@ def unsupported_error(
     rows = [f"{listed(names, LISTED)}: {why}" for why, names in names_of.items()]
     more = f"; and {len(rows) - LISTED} more reasons" if len(rows) > LISTED else ""
     way = (
-        f"Pass a target that has a place for them, {_LIVE if in_memory else f'{_LIKE} or {_MODEL}'}. "
+        f"Pass a target that has a place for them, {_LIKE} or {_MODEL}. "
         f"Drop them by a rule, {_RULES}, only if the model computes the same without them."
     )
     return UnsupportedLayerError(

@@ -37,7 +37,6 @@ class PlanProblems:
         causes: What the source is, where it is not plain weights and problems come from that.
         ways: What else decides or would decide, such as a config: each as sentences and the option of the
             command.
-        in_memory: Whether the caller is `from_neutral`, so that hints name its arguments.
     """
 
     missing: tuple[Key, ...] = ()
@@ -51,7 +50,6 @@ class PlanProblems:
     derived: frozenset[Key] = frozenset()
     causes: tuple[Cause, ...] = ()
     ways: tuple[tuple[str, str], ...] = ()
-    in_memory: bool = field(default=False, compare=False)
 
     def then(self, following: PlanProblems, origin: Mapping[Key, Key]) -> PlanProblems:
         """Return the problems of two plans, one after the other.
@@ -95,14 +93,14 @@ class PlanProblems:
         if self.rivals is not None:
             return self.rivals.error(self.causes)
         if self.unsupported:
-            return unsupported_error(self.unsupported, target_layout, self.causes, in_memory=self.in_memory)
+            return unsupported_error(self.unsupported, target_layout, self.causes)
         if self.missing or self.unexpected or self.mismatched:
             open_leaves = (self.ambiguous, self.unexplained)
             unfitting = (self.missing, self.unexpected, self.mismatched)
             return mismatch_error(*unfitting, *open_leaves, self.causes, self.ways)
         if self.ambiguous or self.unexplained:
             leaves = (self.ambiguous, self.unexplained, self.derived)
-            return open_error(*leaves, self.causes, self.ways, specs, in_memory=self.in_memory)
+            return open_error(*leaves, self.causes, self.ways, specs)
         return None
 
 
