@@ -1,4 +1,4 @@
-"""What becomes of twenty public architectures as bare files: right, refused, or guessed wrongly.
+"""How twenty public architectures convert as bare files: right, refused, or guessed wrongly.
 
     python benchmarks/architectures.py            # prints the table
     python benchmarks/architectures.py --write    # writes it into docs/architectures.md
@@ -54,7 +54,7 @@ BACK: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def judge(architecture: Architecture, *, loader: bool = True) -> dict[str, Any]:
-    """Return what becomes of one architecture, as plain data.
+    """Return how one architecture converts, as plain data.
 
     Args:
         architecture: Which.

@@ -239,7 +239,7 @@ class AmbiguousLayerError(ConversionError, ValueError, code="CKB-104", lists=("c
 
 
 class UnclaimedTensorError(ConversionError, ValueError, code="CKB-105", lists=("reasons",)):
-    """Tensors with names of layers that no evidence explains, which are not copied to another framework.
+    """Tensors with names of layers that no evidence explains; they are not copied.
 
     Attributes:
         reasons: For each key, why it is not copied.
@@ -331,7 +331,7 @@ class ShardError(BadInputError, ValueError, code="CKB-309"):
 
 
 class SystemFailure(BridgeError, OSError, code="CKB-400", exit_code=4):
-    """The machine failed: disk, permission or memory. `errno` is the system's number, if there is one."""
+    """The machine failed: disk, permission or memory. `errno` is the system's number."""
 
     @classmethod
     def of(

@@ -96,7 +96,9 @@ class FlaxFramework:
         return isinstance(value, Mapping) and _is_tree(value)
 
     def state(self, value: Any) -> FlatState:
-        """Return a live object's tensors; of an abstract object, tensors with a spec and no values.
+        """Return a live object's tensors.
+
+        Of an abstract object, the tensors have specs and no values.
 
         Linen: keys are the tree's own, with its collections if it has them; boxes such as
         `flax.linen.Partitioned` are opened. NNX: integers in paths become decimal strings; random state

@@ -27,19 +27,22 @@ def to_neutral(
     accept_guesses: bool = False,
     registry: Registry | None = None,
 ) -> FlatState:
-    """Return the neutral state of a Linen tree, an `nnx.Module` or an `nnx.State`; it is not changed.
+    """Return the neutral state of a Linen tree, an `nnx.Module` or an `nnx.State`.
+
+    The object is not changed.
 
     Args:
-        variables_or_nnx: The weights. Values are read when the result's are.
+        variables_or_nnx: The weights. Values are read when those of the result are.
         module: An NNX module, or a `template`, as evidence of layer types.
-        rules: What the caller knows better.
-        accept_guesses: Whether names may decide the layers that no evidence decides; else they stay
-            undecided.
-        registry: Plugins; by default everything installed.
+        rules: Rules, or the path of a rule file.
+        accept_guesses: Whether names may decide the layers that no evidence decides; by default they
+            stay undecided.
+        registry: Plugins; None for all that are installed.
 
     Raises:
         UsageError: The object or the module is not Flax's.
-        UnsupportedFeature: A tensor is of a dtype or kind that cannot be carried.
+        UnsupportedFeature: A tensor is of a dtype or kind that cannot be converted.
+        RuleError: A rule does not match the tensors.
     """
     return core_to_neutral(
         variables_or_nnx,
@@ -63,13 +66,13 @@ def from_neutral(
     allow_unclaimed: bool | Iterable[str | Pattern] = False,
     registry: Registry | None = None,
 ) -> Any:
-    """Return a tree from a neutral state.
+    """Return a tree of new JAX arrays from a neutral state.
 
     Args:
         neutral: A neutral state, or a plain mapping in neutral names and axes.
         like: A Linen tree, an NNX module or state (abstract is enough), or a template; the result is of
             the same kind and structure. None gives nested dicts.
-        rules: What the caller knows better.
+        rules: Rules, or the path of a rule file.
         accept_guesses: Whether names may decide the layers that no evidence decides.
         allow_missing: Names of ``like`` that may stay without a source, with the values that ``like`` has:
             True for all, or patterns.
@@ -78,11 +81,14 @@ def from_neutral(
             unchanged: True for all, or patterns.
         allow_unclaimed: Neutral names that no evidence explains and that are copied unchanged: True for
             all, or patterns.
-        registry: Plugins; by default everything installed.
+        registry: Plugins; None for all that are installed.
 
     Raises:
         MismatchError: Names are missing or unexpected, or shapes differ.
-        AmbiguousLayerError: No evidence decides the kind of some layers.
+        AmbiguousLayerError: No evidence decides what some layers are.
+        UnclaimedTensorError: Tensors with names of layers belong to no layer.
+        UnsupportedLayerError: Flax has no such layer.
+        RuleError: A rule does not match the tensors.
         UsageError: The state is not neutral, or ``like`` is not Flax's.
     """
     return core_from_neutral(

@@ -47,18 +47,21 @@ class TorchFramework:
     channels = "first"
 
     def owns(self, names: Mapping[Key, TensorSpec]) -> bool:
-        """Return whether the names are torch's: at least one leaf that only torch has, and none of Flax's."""
+        """Return whether the names are torch's.
+
+        They are if at least one leaf name is only torch's, and none is only Flax's.
+        """
         leaves = {key[-1] for key in names if key}
         if any(key[0] in _FLAX_COLLECTIONS and _PARAMETRIZATIONS not in key for key in names if key):
             return False
         return bool(leaves & _TORCH_LEAVES) and not leaves & _FLAX_LEAVES
 
     def place(self, key: Key, present: Collection[Key]) -> tuple[Key, str] | None:
-        """Return the path and the leaf name of one layer in a recurrent stack; None for any other key."""
+        """Return the path and leaf name of one layer in a recurrent stack, else None."""
         return place_in_stack(key, present)
 
     def spell(self, path: Key, leaf: str) -> Key | None:
-        """Return the key of a leaf of one layer in a recurrent stack, the inverse of `place`; else None."""
+        """Return the key of a leaf in a recurrent stack, the inverse of `place`; else None."""
         return spell_in_stack(path, leaf)
 
     def accepts(self, value: Any) -> bool:
@@ -77,7 +80,9 @@ class TorchFramework:
         return bool(tensors) and all(tensors)
 
     def state(self, value: Any) -> FlatState:
-        """Return the tensors of a module or a state dict; CPU tensors are read-only views, not copies.
+        """Return the tensors of a module or a state dict.
+
+        CPU tensors are read-only views, not copies.
 
         Later changes of the object show in the state.
 

@@ -67,7 +67,9 @@ class Term:
 
 @dataclass(frozen=True)
 class Equation:
-    """Terms on two sides, one for each tensor or list of tensors; it can be read in both directions.
+    """Terms on two sides, one for each tensor or list of tensors.
+
+    An equation can be read in both directions.
 
     >>> equation = Equation.parse("(q k v) in -> in q, in k, in v")
     >>> print(equation.inverse())
@@ -104,7 +106,7 @@ class Equation:
 
 
 class ListAxes(NamedTuple):
-    """For every term of both sides, the axes along which it is a list of tensors, outermost first."""
+    """For every term, the axes along which it is a list of tensors, outermost first."""
 
     left: tuple[tuple[str, ...], ...]
     right: tuple[tuple[str, ...], ...]

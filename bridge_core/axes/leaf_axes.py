@@ -108,7 +108,9 @@ def bind(text: str, shape: Shape) -> tuple[tuple[tuple[str, Shape], ...], ...]:
 
 
 def bind_axes(axes: str, shape: Shape) -> Binding | None:
-    """Return the sizes of each axis name, or None if the shape does not fit the names, or fits in two ways.
+    """Return the size of each axis name, or None.
+
+    None if the shape does not fit the names, or fits in two ways.
 
     Raises:
         PluginError: As `parse_axes`.

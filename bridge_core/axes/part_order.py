@@ -15,7 +15,9 @@ __all__ = ["check_part_order"]
 
 
 def check_part_order(equation: Equation, list_axes: ListAxes, sizes: Collection[str]) -> None:
-    """Check that a group that changes its order has stated sizes, which show that it is a product.
+    """Check that a group whose order changes has stated sizes.
+
+    The sizes show that it is a product.
 
     A group of two needs both sizes: with only one, many tensors fit both readings. In a longer group one size
     may be left to the shapes.

@@ -25,7 +25,9 @@ def guided(
     *,
     follow_links: bool,
 ) -> Iterator[WriteOptions]:
-    """Give the options of writing with what a library adds; the sidecar files are open meanwhile.
+    """Yield the options of writing with what a library adds.
+
+    The sidecar files are open inside the block.
 
     Args:
         options: The caller's options, which go first.

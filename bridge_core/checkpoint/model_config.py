@@ -35,7 +35,9 @@ def config_beside(*states: FlatState | None, name: str = "config.json") -> Mappi
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return the entries of a config file; ``NaN`` and ``Infinity``, which transformers writes, are read.
+    """Return the entries of a config file.
+
+    ``NaN`` and ``Infinity``, which transformers writes, are read.
 
     Raises:
         MalformedFile: The file is not a JSON object.

@@ -135,7 +135,7 @@ def save_state(
         overwrite: Whether to replace an existing destination.
         registry: The plugins; None for all that are installed.
         workers: Number of threads; None for the available processors, at most four.
-        max_ram: Largest bytes of all buffers together, or a text such as ``"512MB"``; None for the default.
+        max_ram: Largest bytes of all buffers together, or a text such as ``"512MB"``; None for 256 MiB.
         progress: Called with `Progress`, one call at a time, from any thread.
         verify: Whether to read every tensor back and compare checksums before the destination changes.
         sidecar_files: Name -> file to copy next to the weights, or its content; only for a folder.

@@ -33,7 +33,7 @@ _MERGE = "Merge the parts with the tool that wrote them first, and convert the r
 
 
 def part_of(path: Path) -> Part | None:
-    """Return which part of a model a file is; None if names do not show that it is only a part.
+    """Return which part of a model a file is, or None if names show no part.
 
     A name shows it by itself (``model-00001-of-00003.safetensors``), or together with the names next to it:
     a ``consolidated.00.pth`` is complete unless there is a ``consolidated.01.pth``.

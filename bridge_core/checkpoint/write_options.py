@@ -75,7 +75,10 @@ class WriteOptions:
         return Budget(self.workers, None if self.max_ram is None else parse_size(self.max_ram))
 
     def fills_folder(self, destination: StrPath) -> bool:
-        """Return whether a destination is a folder: for shards, by its name, or because it exists as one."""
+        """Return whether a destination is a folder.
+
+        It is one for shards, by its name, or because it exists as one.
+        """
         path = as_path(destination)
         ends_as_folder = os.fspath(destination).endswith((os.sep, os.altsep or os.sep))
         return self.max_shard_size is not None or ends_as_folder or is_folder(path)

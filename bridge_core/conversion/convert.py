@@ -75,8 +75,10 @@ def plan_conversion(
         AmbiguousLayerError: No evidence decides what some layers are.
         UnclaimedTensorError: Tensors with a layer's name belong to no layer that is known.
         UnsupportedLayerError: The target has no place for some layers.
+        RuleError: A rule is wrong, or matches no key.
         ConversionError: The source is a file that holds no tensor.
         BadInputError: A file is damaged or unsafe, or the source is only a part of a model.
+        SourceNotFound: The source, ``like`` or the rule file does not exist.
         UsageError: The source, ``to`` or ``like`` cannot be converted, a layout cannot be determined, or
             the source has no such entry.
     """
@@ -143,7 +145,7 @@ def convert(
         max_shard_size: Largest bytes of tensors in a shard, or a text such as ``"5GB"`` (10^9) or ``"5GiB"``
             (2^30); None for one file.
         workers: Number of threads; None for the available processors, at most four.
-        max_ram: Largest bytes of all buffers together, or a text such as ``"512MB"``; None for the default.
+        max_ram: Largest bytes of all buffers together, or a text such as ``"512MB"``; None for 256 MiB.
         overwrite: Whether an existing destination may be replaced.
         verify: Whether to read everything back and compare it before the destination appears.
         progress: Called as bytes are written.

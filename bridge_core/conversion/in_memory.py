@@ -40,6 +40,7 @@ def to_neutral(
         registry: The plugins; None for all that are installed.
 
     Raises:
+        RuleError: A rule is wrong, or matches no key.
         UsageError: The object or the module is of another framework.
         UnsupportedFeature: A tensor has a dtype or is of a kind that cannot be converted.
     """
@@ -111,6 +112,7 @@ def from_neutral(
         AmbiguousLayerError: No evidence decides what some layers are.
         UnclaimedTensorError: Tensors with a layer's name belong to no layer that is known.
         UnsupportedLayerError: The framework has no place for some layers.
+        RuleError: A rule is wrong, or matches no key.
         UsageError: The state is not neutral, or ``like`` is of another framework.
     """
     registry = given_registry(registry)

@@ -25,7 +25,9 @@ def plan_by_rules(
     directed: Sequence[Rule] = (),
     registry: Registry | None = None,
 ) -> Plan | None:
-    """Return the plan of a conversion by rules, with its problems; None if the target is not known.
+    """Return the plan of a conversion by rules, with its problems.
+
+    None if the target is not known.
 
     Args:
         rules: The rules, all from one file.

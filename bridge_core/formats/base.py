@@ -76,11 +76,21 @@ class WriteTarget(Protocol):
         ...
 
     def fill(self, state: FlatState, image: FileImage) -> None:
-        """Write a laid-out file: the fast way, with bounded memory, several workers and progress."""
+        """Write a laid-out file: the fast way, with bounded memory, several workers and progress.
+
+        Args:
+            state: The tensors to write.
+            image: The bytes around the tensors, and the place of each tensor.
+        """
         ...
 
     def blocks(self, state: FlatState, key: Key) -> Iterator[Array]:
-        """Yield a tensor's values in row-major order, flat, a bounded block at a time."""
+        """Yield a tensor's values in row-major order, flat, a bounded block at a time.
+
+        Args:
+            state: The state that holds the tensor.
+            key: The tensor's key.
+        """
         ...
 
 
@@ -103,6 +113,9 @@ class Format(Protocol):
 
         Where this is true of a format of ckptbridge and of one of another plugin, the format with the longer
         extension that ends the file's name opens it, and otherwise ckptbridge's format.
+
+        Args:
+            file: The open file. It stays open.
         """
         ...
 
@@ -119,6 +132,10 @@ class Format(Protocol):
 
     def write(self, state: FlatState, target: WriteTarget) -> None:
         """Write all tensors and the metadata of a state to the temporary file of ``target``.
+
+        Args:
+            state: The tensors, which are read a block at a time, and the metadata.
+            target: The file to write, and how to write it with bounded memory.
 
         Raises:
             BridgeError: The format cannot store the state; no byte was written.

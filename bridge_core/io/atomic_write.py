@@ -35,7 +35,7 @@ _ATTEMPTS = 10
 def replacing_file(
     destination: Path, *, overwrite: bool, check: Callable[[Path], None] | None = None
 ) -> Iterator[Path]:
-    """Yield a temporary file that becomes ``destination`` when the block ends without an error.
+    """Yield a temporary file that becomes ``destination`` if the block raises nothing.
 
     A destination that is a symbolic link is replaced at its target, so the link stays; other hard links to
     the old file keep the old content. A reader that has the old file open goes on reading the old content;
@@ -85,7 +85,7 @@ def replacing_folder(
     check: Callable[[Path], None] | None = None,
     keep: Callable[[Path], bool] | None = None,
 ) -> Iterator[Path]:
-    """Yield a temporary folder that becomes ``destination`` when the block ends without an error.
+    """Yield a temporary folder that becomes ``destination`` if the block raises nothing.
 
     An existing folder is exchanged with the new one in one step, where the system can, and then removed, so
     that no stale shard remains. The entries that ``keep`` selects are carried over first, as hard links where

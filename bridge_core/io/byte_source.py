@@ -75,7 +75,7 @@ class ByteSource(Protocol):
         """Announce that a range will be read soon; by default nothing happens."""
 
     def copy_to(self, fd: int, offset: int, nbytes: int, position: int) -> bool:
-        """Copy a range into the file ``fd`` at ``position`` without passing it through this process.
+        """Copy a range into the file ``fd`` at ``position`` without a buffer of this process.
 
         Returns:
             Whether the system can; if not, as by default, nothing was copied.

@@ -145,7 +145,9 @@ class ChecksummedRange(_Checksummed):
 
 @renamed(expect="prefetch", file="source")
 class ChecksummedBlocks(_Checksummed):
-    """A range in blocks with one digest each; no byte is returned before its block was checked.
+    """A range in blocks with one digest each.
+
+    No byte is returned before its block was checked.
 
     When a part of a block is first read, the entire block is read and checked, and not again. Safe to use
     from several threads; two that read a new block at the same time may both check it.

@@ -25,7 +25,7 @@ def is_unfinished(name: str) -> bool:
 
 
 def control_file(path: Path) -> Path | None:
-    """Return the control file of a file that is being downloaded in place; None if there is none.
+    """Return the control file of a file that is being downloaded in place, or None.
 
     Such a file may have its full size before its content is complete.
     """
@@ -34,7 +34,9 @@ def control_file(path: Path) -> Path | None:
 
 
 def unfinished_downloads(folder: Path, names: Iterable[str] | None = None) -> list[str]:
-    """Return the unfinished downloads of a folder, also those that Hugging Face's tools store elsewhere.
+    """Return the unfinished downloads of a folder.
+
+    Those that Hugging Face's tools store elsewhere are included.
 
     Args:
         folder: The folder.

@@ -298,7 +298,7 @@ def nearest_file(path: Path) -> str:
 
 
 def is_plain_name(name: str) -> bool:
-    """Return whether a text names a file in the same folder, and nothing elsewhere, on every system.
+    """Return whether a text names a file in the same folder on every system.
 
     Windows reads a backslash as a separator and a colon as a drive or an alternate stream, drops dots and
     spaces at the end, and takes some names for devices; such names are refused on every system.

@@ -186,7 +186,7 @@ def _function(name: str) -> Any:
 
 
 def allocate(fd: int, size: int) -> None:
-    """Give an empty file its size and its blocks, so that a full disk shows before any work is done.
+    """Allocate the blocks of an empty file, so that a full disk shows before any work.
 
     Without ``fallocate`` (macOS, Windows) the file gets its size only; a full disk shows while it is written.
 
@@ -205,7 +205,9 @@ def allocate(fd: int, size: int) -> None:
 
 
 def start_writeback(fd: int, offset: int, nbytes: int) -> None:
-    """Ask the system to begin writing a range to the disk; waits for nothing, promises nothing.
+    """Ask the system to begin writing a range to the disk.
+
+    The call does not wait, and the system may ignore it.
 
     Without ``sync_file_range`` (macOS, Windows) nothing happens: the final sync has more to do.
     """
@@ -345,7 +347,10 @@ def lock_path(path: Path, *, exclusive: bool) -> int | None:
 
 
 def processors() -> int:
-    """Return how many processors this process may use; where that is unknown, how many the machine has."""
+    """Return how many processors this process may use.
+
+    If the system has no such limit to ask for, it is the number of the machine's processors.
+    """
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     count: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)

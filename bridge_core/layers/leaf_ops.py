@@ -37,7 +37,9 @@ def part_shape(leaf: Leaf, shape: Shape) -> Shape:
 def to_neutral_ops(
     leaf: Leaf, kind_axes: str, shape: Shape, *, part: int = 0, axis_splits: Factors = ()
 ) -> tuple[tuple[Op, ...], Shape] | None:
-    """Return the ops from a native leaf, or one part of it, to the neutral leaf, and the neutral shape.
+    """Return the ops from a native leaf to the neutral one, and the neutral shape.
+
+    The native leaf may be one part of several.
 
     Args:
         leaf: The native leaf.
@@ -67,7 +69,9 @@ def to_neutral_ops(
 def from_neutral_ops(
     leaf: Leaf, kind_axes: str, shape: Shape, rank: int, *, part: int = 0, axis_splits: Factors = ()
 ) -> tuple[tuple[Op, ...], Shape] | None:
-    """Return the ops from a neutral leaf to the native one, or to one part of it, and that shape.
+    """Return the ops from a neutral leaf to the native one, and the native shape.
+
+    The native leaf may be one part of several.
 
     Args:
         leaf: The native leaf.

@@ -144,7 +144,10 @@ def _chain_assemble(
 
 @dataclass(frozen=True, eq=False, slots=True)
 class OpTensor:
-    """One output of an op over lazy inputs; reading a region reads only the input regions that it needs."""
+    """One output of an op over lazy inputs.
+
+    Reading a region reads only the input regions that it needs.
+    """
 
     op: Op
     inputs: tuple[Tensor, ...]

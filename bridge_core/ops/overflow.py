@@ -18,7 +18,9 @@ _counting = threading.local()
 
 
 class OverflowCount:
-    """A context manager that counts the values that casts of this thread put out of the target's range.
+    """A context manager that counts values that casts move out of the target's range.
+
+    Only casts of this thread are counted.
 
     Attributes:
         values: How many values were finite before a cast and are not after it, or were out of the range of

@@ -81,7 +81,9 @@ class Select(Op):
 
 @dataclass(frozen=True)
 class InsertZeros(Op):
-    """Add tensors of zeros, with the first tensor's shape and dtype, where tensors are missing.
+    """Insert tensors of zeros where tensors are missing.
+
+    The zeros have the first tensor's shape and dtype.
 
     Args:
         present: For each output, whether it is an input; the others are made of zeros.
@@ -205,7 +207,9 @@ class Duplicate(Op):
 
 @dataclass(frozen=True)
 class RequireEqual(Op):
-    """Take one of several tensors that must hold the same values; `compute` raises where they differ.
+    """Take one of several tensors that must hold the same values.
+
+    `compute` raises where they differ.
 
     Args:
         count: How many.

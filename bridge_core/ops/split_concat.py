@@ -60,7 +60,9 @@ class Split(Op):
 
 @dataclass(frozen=True)
 class Concat(Op):
-    """Concatenate tensors along an axis; their sizes are part of the op, so that it can be undone.
+    """Concatenate tensors along an axis.
+
+    The sizes of the tensors are part of the op, so that it can be undone.
 
     Args:
         axis: Index of the axis.

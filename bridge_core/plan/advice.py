@@ -272,9 +272,9 @@ def _mismatch_ways(missing: Sequence[str], unexpected: Sequence[str], mismatched
         yield f"If an axis was split, joined or moved, write a rule that rearranges the tensor, {_RULES}."
     elif missing and unexpected:
         before, after = _layer_of(unexpected), _layer_of(missing)
-        renamed = (
-            f"{before} became {after}" if before and after and before != after else "layers were renamed"
-        )
+        renamed = f"{before} became {after}" if before and after else "layers were renamed"
+        if before and before == after:
+            renamed = f"tensors of {before} were renamed"
         yield f"If {renamed}, write a rename rule, {_RULES}."
     permissions = [
         f"{_permission(keyword, names)} to {what}"

@@ -97,7 +97,9 @@ class Cause:
 
 
 def causes_of(specs: Mapping[Key, TensorSpec]) -> tuple[Cause, ...]:
-    """Return the causes that names and dtypes show; none where all tensors may be plain weights.
+    """Return the causes that names and dtypes show.
+
+    There are none where all tensors may be plain weights.
 
     Args:
         specs: The source's specs, in any layout.
@@ -122,7 +124,10 @@ def causes_of(specs: Mapping[Key, TensorSpec]) -> tuple[Cause, ...]:
 
 
 def may_show_cause(key: Key) -> bool:
-    """Return whether a tensor's name may be that of a cause; a quick test, true for many plain weights."""
+    """Return whether a tensor's name may be that of a cause.
+
+    This is a quick test, which is true for many plain weights.
+    """
     name = _text(key)
     leaf = _split(name)[1]
     return leaf == "alpha" or bool(_ANY_LEAF.fullmatch(leaf) or _ANY_ADAPTER.search(name))
@@ -290,7 +295,7 @@ def _of_quantisation(config: Mapping[str, Any] | None) -> str:
 
 
 def adapter_details(config: Mapping[str, Any] | None) -> str:
-    """Return the kind and the base model in an adapter's config as text; empty if it has neither."""
+    """Return an adapter's kind and base model, from its config, as text; may be empty."""
     if config is None:
         return ""
     kind, base = config.get("peft_type"), config.get("base_model_name_or_path")

@@ -39,7 +39,10 @@ def join_steps(first: Sequence[Step], second: Sequence[Step]) -> tuple[Step, ...
 
 
 def join_keeps(first: Sequence[Step], second: Sequence[Step]) -> tuple[Step, ...]:
-    """Return the second plan's steps that store values in the metadata, with the first plan's sources."""
+    """Return the second plan's steps that store values in the metadata.
+
+    Their sources are those of the first plan.
+    """
     makers = {key: step for step in first for key in step.targets}
     joined = []
     for step in second:

@@ -121,7 +121,7 @@ class Plan:
 
     @property
     def unclaimed(self) -> tuple[Key, ...]:
-        """Source keys that no evidence explains, whether they are copied under their own names or refused."""
+        """Source keys that no evidence explains, copied under their own names or refused."""
         copied = (key for step in self.steps if step.evidence == "unclaimed" for key in step.sources)
         return once((*copied, *self.unexplained))
 
@@ -150,7 +150,7 @@ class Plan:
 
     @property
     def derived(self) -> frozenset[Key]:
-        """Source keys that a layer's weights are computed from, as of an adapter or a pruned layer."""
+        """Source keys from which a layer's weights are computed (adapters, pruned layers)."""
         return self.problems.derived
 
     @property

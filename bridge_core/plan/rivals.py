@@ -18,7 +18,9 @@ __all__ = ["Rivals"]
 
 @dataclass(frozen=True)
 class Rivals:
-    """Several prefixes of names, each of which would let the source match the template, in other layers.
+    """Several prefixes of names that would let the source match the template.
+
+    Each of them would match other layers.
 
     Args:
         prefixes: The prefixes, without collections; the empty one is that of names without a prefix.

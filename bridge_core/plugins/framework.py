@@ -12,7 +12,7 @@ __all__ = ["Framework", "Relocating", "TreeNaming"]
 
 @runtime_checkable
 class Framework(Protocol):
-    """An adapter between a framework's live objects and flat states in that framework's layout.
+    """An adapter between a framework's live objects and flat states in its layout.
 
     An adapter may have one more attribute, ``channels``: ``"first"`` or ``"last"``, where its feature maps
     have their channels. Between two that differ, a conversion warns of linear layers next to flattened
@@ -28,11 +28,19 @@ class Framework(Protocol):
     """Name of the format to write where the destination does not determine one."""
 
     def owns(self, names: Mapping[Key, TensorSpec]) -> bool:
-        """Return whether a state looks like this framework's, by its names; raising means no."""
+        """Return whether a state looks like this framework's, by its names; raising means no.
+
+        Args:
+            names: Key -> spec of every tensor, collections included.
+        """
         ...
 
     def accepts(self, value: Any) -> bool:
-        """Return whether a live object is this framework's, without importing it; raising means no."""
+        """Return whether a live object is this framework's; raising means no.
+
+        Args:
+            value: Any object. The framework is not imported: it is in `sys.modules` if the object is its own.
+        """
         ...
 
     def state(self, value: Any) -> FlatState:
@@ -40,20 +48,30 @@ class Framework(Protocol):
 
         Of an abstract object the tensors have specs and no values. The object is not changed, and its tensors
         are not copied where possible.
+
+        Args:
+            value: An object that `accepts` returned True for.
         """
         ...
 
     def build(self, state: FlatState, like: Any) -> Any:
-        """Return live tensors in the structure of ``like`` (None: the framework's plain tree)."""
+        """Return live tensors in the structure of ``like``, which is not changed.
+
+        Args:
+            state: Tensors in this framework's layout; each value is read once.
+            like: A live or abstract object of this framework; None for the framework's plain tree.
+        """
         ...
 
 
 @runtime_checkable
 class Relocating(Protocol):
-    """A framework adapter with leaves whose keys are not below the path of the layer they belong to."""
+    """A framework adapter with leaves whose keys are not below their layer's path."""
 
     def place(self, key: Key, present: Collection[Key]) -> tuple[Key, str] | None:
-        """Return the layer path and leaf name of such a leaf, or None for one that is below its layer's path.
+        """Return the layer path and leaf name of such a leaf.
+
+        None for a leaf that is below its layer's path.
 
         Args:
             key: A key without its collection.
@@ -62,7 +80,9 @@ class Relocating(Protocol):
         ...
 
     def spell(self, path: Key, leaf: str) -> Key | None:
-        """Return the key of a leaf that `place` gave, or None for one that is below its layer's path.
+        """Return the key of a leaf that `place` returned.
+
+        None for a leaf that is below its layer's path.
 
         Args:
             path: The layer's path.

@@ -35,7 +35,7 @@ _OWN = (ArrayTensor, FileTensor, StridedFileTensor)
 
 
 def guarded_state(state: FlatState, guard: Guard) -> FlatState:
-    """Return a state that a plugin made, on the same files, whose tensors are read under a guard.
+    """Return a plugin's state, on the same files, whose tensors are read under a guard.
 
     Args:
         state: The state.
@@ -62,7 +62,7 @@ def guarded_state(state: FlatState, guard: Guard) -> FlatState:
 
 
 def closed_with(state: FlatState, file: SourceFile, guard: Guard) -> FlatState:
-    """Return a state that a plugin opened, which closes the file whatever the plugin's code does.
+    """Return a plugin's state that closes the file whatever the plugin's code does.
 
     Args:
         state: The state.

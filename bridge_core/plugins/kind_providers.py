@@ -17,7 +17,9 @@ _DISTRIBUTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 def providers_of(
     layers: Iterable[LayerInfo], recorded: Mapping[str, str], registry: Registry
 ) -> dict[str, str]:
-    """Return, for the kinds that layers have or may have, the distributions other than ckptbridge's own.
+    """Return the distributions that provide the kinds of layers.
+
+    The kinds are those that layers have or may have; ckptbridge's own distribution is left out.
 
     Args:
         layers: What is known of each layer.

@@ -57,7 +57,9 @@ def neutral_keys(specs: Mapping[Key, TensorSpec], framework: str, registry: Regi
 
 
 def composite_layers(specs: Mapping[Key, TensorSpec], registry: Registry) -> dict[Key, str]:
-    """Return the paths that hold all leaves which a composite kind needs, in neutral form, and the kinds.
+    """Return the paths that hold all leaves of a composite kind, with the kinds.
+
+    Leaves are compared in neutral form.
 
     Args:
         specs: Tensors in neutral names and axes.
@@ -141,7 +143,7 @@ def _shapes(
 
 
 def undetermined_layout(state: FlatState, registry: Registry) -> UsageError:
-    """Return the error for a state of which neither the file nor the names determine the layout.
+    """Return the error for a state of undetermined layout.
 
     Args:
         state: The state.

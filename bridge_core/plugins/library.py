@@ -44,7 +44,9 @@ class Checkpoint:
 @renamed(beside="sidecar_files", changed="sidecar_contents", stem="base_name", untied="duplicate_tied")
 @dataclass(frozen=True)
 class Guidance:
-    """What a library knows of a checkpoint and its target; what the caller gives takes precedence.
+    """What a library knows of a checkpoint and its target.
+
+    What the caller gives takes precedence.
 
     Args:
         model: A live model of the source's framework, abstract is enough: evidence of layer types.
@@ -126,6 +128,9 @@ class Library(Protocol):
 
         Only files of the folder itself may be read. An adapter uses no network, and runs no code from the
         checkpoint.
+
+        Args:
+            checkpoint: The folder, its state, and the class that the caller names.
 
         Raises:
             UsageError: The library has no model class of the name that the caller asks for.

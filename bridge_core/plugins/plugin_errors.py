@@ -13,7 +13,10 @@ _LONGEST = 300
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Return whether a user's Ctrl-C was raised, which is not a failure of the code that it struck."""
+    """Return whether a user's Ctrl-C was raised.
+
+    It is not a failure of the code that it interrupted.
+    """
     return isinstance(error, KeyboardInterrupt)
 
 
@@ -39,7 +42,9 @@ def cause_of(error: BaseException) -> str:
 
 
 class plugin_failures:
-    """Turns what plugin code raises, except a `BridgeError` and Ctrl-C, into an error that names its cause.
+    """Turns what plugin code raises into an error that names its cause.
+
+    A `BridgeError` and Ctrl-C are raised unchanged.
 
     Args:
         plugin: Name of the plugin, or of what it provides.

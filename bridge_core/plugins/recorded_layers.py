@@ -42,7 +42,10 @@ def check_recorded_layers(state: FlatState, registry: Registry, path: str) -> No
 
 
 def held_layers(state: FlatState, registry: Registry) -> Mapping[Key, LayerInfo]:
-    """Return the records of layers without those that contradict the tensors, which may have been edited."""
+    """Return the records of layers without those that contradict the tensors.
+
+    The tensors may have been edited.
+    """
     layers = state.metadata.layers
     gone = {layer for layer, _ in _misfits(state, registry)}
     return {layer: info for layer, info in layers.items() if layer not in gone} if gone else layers
@@ -111,7 +114,7 @@ def undecided_problem(info: LayerInfo, registry: Registry) -> str:
 
 
 def unnamed_parts(path: Key, info: LayerInfo, state: FlatState, registry: Registry) -> list[str]:
-    """Return the leaves of a neutral composite layer that are there and that its record does not name.
+    """Return the leaves of a neutral composite layer that its record does not name.
 
     Each would be read as a layer of its own, in addition to the one that it belongs to.
 

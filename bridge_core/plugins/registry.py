@@ -180,7 +180,10 @@ class Registry(PluginTables):
             )
 
     def framework_of(self, value: Any) -> Framework | None:
-        """Return the adapter that accepts a live object, or None; one that fails does not accept it."""
+        """Return the adapter that accepts a live object, or None.
+
+        An adapter that fails does not accept it.
+        """
         for framework in self.frameworks.values():
             if self.asks("frameworks", framework, "accepts", value):
                 return framework

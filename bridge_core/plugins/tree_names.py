@@ -40,7 +40,9 @@ def names_of(state: FlatState, framework: Framework) -> VariableCollections:
 
 
 def random_state_of(state: FlatState, framework: Framework, names: VariableCollections) -> frozenset[Key]:
-    """Return the keys of a state that hold random state and no weights, as live objects leave it out.
+    """Return the keys of a state that hold random state and no weights.
+
+    States of live objects do not contain these keys either.
 
     Args:
         state: In the framework's layout.

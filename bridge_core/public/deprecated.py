@@ -14,7 +14,7 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 
 def renamed(**names: str) -> Callable[[T], T]:
-    """Return a decorator under which old names of arguments and, on a class, of attributes still work.
+    """Return a decorator with which old names of arguments and attributes still work.
 
     Args:
         **names: Old name -> new name. Using an old one warns with `DeprecatedName`.
@@ -40,7 +40,9 @@ def renamed(**names: str) -> Callable[[T], T]:
 
 
 def gathered(name: str, group: type) -> Callable[[T], T]:
-    """Return a decorator of a dataclass that accepts fields of one of its values as arguments, and warns.
+    """Return a decorator of a dataclass whose arguments were gathered in one value.
+
+    Fields of that value are still accepted as arguments, with a warning.
 
     The decorator goes inside `renamed`.
 

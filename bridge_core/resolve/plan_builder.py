@@ -44,7 +44,7 @@ class Filled(NamedTuple):
 
 
 class PlanBuilder:
-    """Collects what becomes of every layer; `plan` makes a plan of it."""
+    """Collects how every layer is converted; `plan` makes a plan of it."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -120,7 +120,7 @@ class PlanBuilder:
 
         Args:
             layer: The source's layer.
-            outcome: What becomes of it.
+            outcome: How it is converted.
             evidence: The evidence that decided it.
             names: Leaf name in the target -> key.
             templated: Whether a template has the targets, under these names and in these shapes.

@@ -145,7 +145,9 @@ def rule_holds(rule: Rule, config: Mapping[str, Any] | None) -> bool:
 
 
 def check_kind(rule: Rule, kinds: Iterable[str], framework: str = "") -> None:
-    """Check that there are layers of the kind that a rule names, whether it matches any or not.
+    """Check that there is a kind of the name that a rule gives.
+
+    This is checked even if the rule matches no layer.
 
     Args:
         rule: A rule.

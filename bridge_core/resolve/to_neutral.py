@@ -100,7 +100,7 @@ def _refuse_nameless(names: Mapping[Key, Key]) -> None:
 
 
 class _LeafMove(NamedTuple):
-    """What becomes of a leaf, wherever its layer is.
+    """How a leaf is converted, wherever its layer is.
 
     Args:
         roles: Its keys in neutral form, below the layer's path.
@@ -227,7 +227,7 @@ class _ToNeutral:
         self.layers[group.path] = info
 
     def _reading(self, group: Group, detection: Detection) -> tuple[tuple[_LeafMove, ...], LayerInfo]:
-        """Return what becomes of the leaves of a group, and its record.
+        """Return how the leaves of a group are converted, and its record.
 
         Groups of which nothing else is known have it in common.
         """

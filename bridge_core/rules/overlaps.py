@@ -13,7 +13,7 @@ __all__ = ["overlapping"]
 
 
 def overlapping(rules: Iterable[Rule]) -> tuple[tuple[Rule, Rule], ...]:
-    """Return the pairs of rules that surely match the same key, in every checkpoint that has it.
+    """Return the pairs of rules that certainly match the same key.
 
     These are rules with equal patterns, and rules for one key that another rule's pattern matches. Pairs with
     different conditions are left out, since these may exclude each other; so are pairs of a rule of layers

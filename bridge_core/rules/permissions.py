@@ -74,11 +74,11 @@ class Permissions:
         return _match(self.allow_unexpected, names)
 
     def may_differ(self, *names: Key) -> bool:
-        """Return whether a target key, under any of its names, may differ in shape from its source."""
+        """Return whether a target key, by any of its names, may have another shape."""
         return _match(self.allow_mismatched, names)
 
     def may_copy(self, *names: Key) -> bool:
-        """Return whether a source key, under any of its names, may be copied though nothing explains it."""
+        """Return whether a source key, by any of its names, may be copied unexplained."""
         return _match(self.allow_unclaimed, names)
 
 

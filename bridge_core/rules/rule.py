@@ -36,7 +36,7 @@ _ALWAYS = When()
 @renamed(radix="flat_index", lists="list_axes")
 @dataclass(frozen=True)
 class Rule:
-    """One rule; make it with `rename`, `rearrange`, `layer`, `drop` or `fill`.
+    """One rule; made by `rename`, `rearrange`, `layer`, `drop`, `fill` (keywords: `Options`).
 
     Args:
         action: What it does: the name of its constructor, and of its key in a rule file.
@@ -293,7 +293,9 @@ class Rule:
         )
 
     def bind(self, pattern: Pattern, key: Key) -> dict[str, str] | None:
-        """Return the captured values of a key, a flat index as its parts; None if the key does not match.
+        """Return the captured values of a key, or None if the key does not match.
+
+        A flat index is returned as its parts.
 
         Raises:
             RuleError: A capture that is an axis or a flat index has leading zeros.

@@ -60,7 +60,7 @@ class FlatState(Mapping[Key, Array]):
         return self.read(key)
 
     def get(self, key: Any, default: Any = None) -> Any:
-        """Read one complete tensor; return the default if the state does not have the key."""
+        """Read the tensor of a key or dotted name; return the default if there is none."""
         # Mapping.get makes an UnknownKey first, which looks for the nearest key.
         known = self._find(key)
         return default if known is None else self.read(known)
@@ -84,7 +84,10 @@ class FlatState(Mapping[Key, Array]):
         return f"<FlatState {self.layout or 'unknown layout'}, {len(self)} tensors, {self.nbytes} bytes>"
 
     def tensor(self, key: Key | str) -> Tensor:
-        """Return the lazy tensor itself.
+        """Return the lazy tensor itself; reads nothing.
+
+        Args:
+            key: A key or a dotted name.
 
         Raises:
             UnknownKey: The state does not have the key. It is also a `KeyError`.
@@ -127,7 +130,7 @@ class FlatState(Mapping[Key, Array]):
         return dict(self._tensors)
 
     def spec(self, key: Key | str) -> TensorSpec:
-        """Return shape and dtype; reads nothing."""
+        """Return shape and dtype of a key or dotted name, as `tensor` finds it; reads nothing."""
         return self.tensor(key).spec
 
     def specs(self) -> dict[Key, TensorSpec]:

@@ -149,6 +149,11 @@ def join_key(key: Key, separator: str = ".", *, escape: bool = False) -> str:
 def split_name(name: str, separator: str = ".", *, escaped: bool = False) -> Key:
     r"""Split a flat name into a key; the inverse of `join_key`.
 
+    Args:
+        name: The flat name.
+        separator: What joins the parts.
+        escaped: Whether a backslash takes the next character literally.
+
     >>> split_name("a.b\\.c", escaped=True)
     ('a', 'b.c')
     """

@@ -199,7 +199,10 @@ class FormatContract(FormatHarness):
     # Other than the values
 
     def test_metadata_survives(self, path: Path) -> None:
-        """Capability ``metadata``: layers, ties, auxiliary_tensors, collections, empty nodes, forms."""
+        """Capability ``metadata``: all of a state's metadata survives.
+
+        Layers, ties, auxiliary tensors, collections, empty nodes and forms are compared.
+        """
         self.need("metadata")
         dtype = DTYPES[self.some_dtype()]
         shared = as_tensor(np.zeros((2, 3), dtype))
@@ -241,7 +244,10 @@ class FormatContract(FormatHarness):
     @given(data=st.data())
     @_EXAMPLES
     def test_parts_of_keys_may_hold_any_text(self, path: Path, data: st.DataObject) -> None:
-        """Where ``nested`` is declared they are stored exactly, and otherwise stored exactly or refused."""
+        """A format stores any key exactly, or refuses it.
+
+        A format that declares ``nested`` must store it.
+        """
         state = data.draw(
             flat_states({self.some_dtype()}, layout=self.format.layout or "neutral", any_text=True)
         )

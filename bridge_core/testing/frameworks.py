@@ -81,7 +81,10 @@ class FrameworkContract(ABC):
             assert not self.framework.accepts(value), f"{value!r} was accepted"
 
     def test_owns_no_names_of_others(self) -> None:
-        """Names that two frameworks own determine nothing; a state without names is of no framework."""
+        """A framework does not own the names of another, or of an empty state.
+
+        Names that two frameworks own determine nothing.
+        """
         assert not self.framework.owns({})
         for _, state in self._states():
             specs = state.specs()

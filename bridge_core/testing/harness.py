@@ -32,7 +32,15 @@ def write_state(
     max_ram: int | None = None,
     workers: int | None = None,
 ) -> Path:
-    """Write a state as the bridge does, replacing what is there, and return the path."""
+    """Write a state as the bridge does, replacing what is there, and return the path.
+
+    Args:
+        format: The format to write.
+        state: Key -> array or lazy tensor.
+        path: The destination.
+        max_ram: Bytes of all buffers together; None for the default.
+        workers: Number of threads; None for the default.
+    """
     with replacing_file(path, overwrite=True) as temporary:
         format.write(as_state(state), FileTarget(temporary, Budget(workers, max_ram)))
     return path

@@ -117,7 +117,10 @@ class LibraryContract(ABC):
                 assert self.library.guide(Checkpoint(folder, state, to)) is None, f"{folder.name} is known"
 
     def test_what_is_known_can_be_used(self, tmp_path: Path) -> None:
-        """Models and templates are of the frameworks that they are for; a neutral target has no template."""
+        """Models and templates belong to the frameworks that they are for.
+
+        A neutral target has no template.
+        """
         registry = self._registry()
         for checkpoint in self._checkpoints(tmp_path):
             known = self._known(checkpoint)

@@ -37,8 +37,14 @@ _SPECIAL = {
 
 
 def bit_patterns(name: str, *, seed: int = 0) -> Array:
-    """Return every bit pattern of a narrow dtype, or many of a wide one: NaNs with payloads, both zeros,
-    infinities, the smallest and random ones. The number of elements is even.
+    """Return every bit pattern of a narrow dtype, or many of a wide one.
+
+    NaNs with payloads, both zeros, infinities, the smallest and random ones are among them. The number of
+    elements is even.
+
+    Args:
+        name: The dtype's name.
+        seed: Seed of the random ones.
 
     >>> bit_patterns("bfloat16").size
     65536

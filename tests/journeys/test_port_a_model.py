@@ -120,8 +120,11 @@ def cases():
             {"shared.weight": shared},
             {"encoder.embedding": shared, "decoder.head.kernel": shared.T},
         ),
-        "what the source lacks; its shape comes from --like": ({}, {"logit_scale": np.ones(2, np.float32)}),
-        "what the target lacks; fill = 0.0 would make it again on the way back": (
+        "a tensor that the source does not have; its shape comes from --like": (
+            {},
+            {"logit_scale": np.ones(2, np.float32)},
+        ),
+        "a tensor that the target does not have; fill = 0.0 would create it again on the way back": (
             {"mask": numbers(2, 2)},
             {},
         ),

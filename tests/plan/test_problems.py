@@ -106,3 +106,10 @@ def test_a_layer_that_may_have_been_renamed_is_named():
     )
     with refused(MismatchError, "1 target tensor", "2 source tensors", hint="If fc became head"):
         raise problems.error("flax")
+
+
+def test_a_mismatch_inside_one_layer_does_not_say_that_the_layer_became_itself():
+    problems = PlanProblems(missing=(("fc", "embedding"),), unexpected=(("fc", "weight"),))
+    with refused(MismatchError, "fc.embedding", "fc.weight", hint="tensors of fc were renamed") as caught:
+        raise problems.error("flax")
+    assert "became" not in caught.value.hint

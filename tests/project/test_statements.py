@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 from support.errors import refused
 
 import bridge_core
-from bridge_core import AmbiguousLayerError, ConversionError
+from bridge_core import AmbiguousLayerError, ConversionError, MismatchError
+from bridge_core.cli import main
 
 
 def bare(tmp_path, **layers):
@@ -79,3 +84,64 @@ def test_the_order_of_evidence_a_rule_decides_before_the_model(tmp_path):
     assert bridge_core.plan_conversion(path, to="flax", accept_guesses=True).evidence == {"guess": 1}
     with refused(AmbiguousLayerError, "a.weight"):
         bridge_core.plan_conversion(path, to="flax")
+
+
+def test_a_template_decides_what_is_open_and_may_not_contradict_the_source():
+    weight, bias = np.ones((4, 4), "f4"), np.ones(4, "f4")
+    kernel, embedding = {"a": {"kernel": weight}}, {"a": {"embedding": weight, "bias": bias}}
+    assert bridge_core.plan_conversion({"a.weight": weight}, to="flax", like=kernel).evidence == {
+        "template": 1
+    }
+    with refused(MismatchError, "a.weight", "a.embedding"):
+        bridge_core.plan_conversion({"a.weight": weight, "a.bias": bias}, to="flax", like=embedding)
+    model = torch.nn.ModuleDict({"a": torch.nn.Embedding(4, 4)})
+    with refused(MismatchError, "a.weight", "a.kernel"):
+        bridge_core.plan_conversion({"a.weight": weight}, to="flax", model=model, like=kernel)
+
+
+def test_a_file_that_ckptbridge_wrote_records_what_decided(tmp_path):
+    neutral = tmp_path / "neutral.safetensors"
+    model = torch.nn.ModuleDict({"a": torch.nn.Embedding(3, 4)})
+    bridge_core.convert(model, neutral, to="neutral")
+    assert bridge_core.plan_conversion(neutral, to="flax").evidence == {"module": 1}
+
+
+def test_patterns_allow_what_else_is_refused():
+    weight, bias = np.ones((3, 4), "f4"), np.ones(3, "f4")
+    dense = {"a.weight": weight, "a.bias": bias}
+    like = {"a": {"kernel": weight.T, "bias": bias}, "b": {"bias": bias}}
+    plan = bridge_core.plan_conversion(dense, to="flax", like=like, allow_missing="b.*")
+    assert {".".join(key) for key in plan.allowed_missing} == {"b.bias"}
+    more = {**dense, "c.bias": bias}
+    plan = bridge_core.plan_conversion(more, to="flax", like={"a": like["a"]}, allow_unexpected="c.*")
+    assert ("c", "bias") not in {source for step in plan.steps for source in step.sources if step.targets}
+    gate = {**dense, "a.gate_weight": weight}
+    plan = bridge_core.plan_conversion(gate, to="flax", allow_unclaimed="**.gate_weight")
+    assert plan.unclaimed == (("a", "gate_weight"),)
+
+
+def test_a_file_is_converted_without_torch_or_jax(tmp_path):
+    source = bare(tmp_path, up=torch.nn.Linear(3, 4))
+    code = (
+        "import sys, bridge_core; "
+        f"bridge_core.convert({str(source)!r}, {str(tmp_path / 'out.msgpack')!r}, to='flax'); "
+        "print(*{'torch', 'jax', 'flax', 'safetensors'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+EXITS = {
+    ("inspect", "model.safetensors"): 0,
+    ("convert", "model.safetensors", "model.safetensors", "--to", "flax"): 1,
+    ("inspect", "no.safetensors"): 2,
+    ("inspect", "cut.safetensors"): 3,
+}
+
+
+@pytest.mark.parametrize("words", EXITS, ids=" ".join)
+def test_exit_codes(tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    save_file({"a.weight": np.ones((3, 4), "f4")}, "model.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:-4])
+    assert CliRunner().invoke(main, list(words)).exit_code == EXITS[words]

@@ -132,7 +132,9 @@ def torch_weights(
     ignore_mismatched_sizes: bool = False,
     registry: Registry | None = None,
 ) -> Loaded:
-    """Return a state dict for a torch model, which is not changed and may be on the meta device.
+    """Return a state dict for a torch model.
+
+    The model is not changed, and may be on the meta device.
 
     Args:
         source: A file, an index or a folder; a FlatState; a Flax model or tree; a torch state dict.

@@ -21,7 +21,9 @@ _TEMPLATES: weakref.WeakKeyDictionary[Any, bridge_flax.Template] = weakref.WeakK
 
 
 def meta_model(torch_class: type[Any], config: Any) -> Any:
-    """Return a torch model on the meta device: names, shapes, ties and layer types, and no values.
+    """Return a torch model on the meta device.
+
+    It has names, shapes, ties and layer types, and no values.
 
     Raises:
         UsageError: The class cannot be built from this config.

@@ -19,7 +19,10 @@ class LossyLoad(LossyCastError, ValueError):
 
 
 class UnreadableWeights(BadInputError, OSError):
-    """A file is missing, damaged, unsafe or of an unknown format; ``__cause__`` is the specific error."""
+    """A file is missing, damaged, unsafe or of an unknown format.
+
+    ``__cause__`` is the specific error.
+    """
 
 
 @contextlib.contextmanager

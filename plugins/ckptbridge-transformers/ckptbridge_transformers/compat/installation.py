@@ -84,7 +84,9 @@ class Installation:
 
 
 def install() -> Installation:
-    """Install the functions of this package, and loading and saving with them, in transformers 4.57.
+    """Install the functions of this package in transformers 4.57.
+
+    Its loading and saving then use them.
 
     Afterwards ``from_pretrained`` and ``save_pretrained`` of every Flax class, and ``from_flax=True`` of
     every torch class, use ckptbridge. A second call changes nothing and returns the same object.
@@ -101,7 +103,10 @@ def install() -> Installation:
 
 @contextlib.contextmanager
 def installed() -> Iterator[Installation]:
-    """Install the functions for a ``with`` block; functions that were installed before stay installed."""
+    """Install the functions for a ``with`` block.
+
+    Functions that were installed before stay installed.
+    """
     before = Installation.current
     installation = install()
     try:

@@ -31,7 +31,9 @@ def load_pytorch_checkpoint_in_flax_state_dict(
     is_sharded: bool,
     allow_missing_keys: bool = False,
 ) -> dict[str, Any]:
-    """Return the tree of a Flax model from a checkpoint of torch, tensors that do not belong to it included.
+    """Return a Flax model's tree from a checkpoint of torch.
+
+    Tensors that do not belong to the model are included.
 
     Args:
         flax_model: The model, with weights or made with ``_do_init=False``; it is not changed.
@@ -59,7 +61,7 @@ def load_pytorch_checkpoint_in_flax_state_dict(
 def convert_pytorch_sharded_state_dict_to_flax(
     shard_filenames: Iterable[StrPath], flax_model: Any
 ) -> dict[str, Any]:
-    """Return the tree of a Flax model from all files of a sharded checkpoint of torch, opened together.
+    """Return a Flax model's tree from all files of a sharded torch checkpoint.
 
     Args:
         shard_filenames: All shards: safetensors, or torch's own files.
