@@ -167,8 +167,7 @@ class about_tensor:
     def __init__(self, key: tuple[str, ...] | str) -> None:
         self._key = key
 
-    def __enter__(self) -> None:
-        pass
+    def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, BridgeError) and error.key is None:
@@ -341,13 +340,15 @@ class SystemFailure(BridgeError, OSError, code="CKB-400", exit_code=4):
         """Return the error for one of the system; `PermissionDenied` where that is its cause.
 
         Args:
-            error: What the system raised.
+            error: What the system raised; an error of ours is returned as it is.
             what: What failed, as a subject and a verb: ``"opening the file failed"``.
             path: The file or folder.
             hint: What the user can do.
         """
-        denied = error.errno in (errno.EACCES, errno.EPERM)
-        kind = PermissionDenied if denied and cls is SystemFailure else cls
+        if isinstance(error, SystemFailure):  # it says already what failed
+            return error
+        denied = cls is SystemFailure and error.errno in (errno.EACCES, errno.EPERM)
+        kind = PermissionDenied if denied else cls
         failure = kind(f"{what}: {error.strerror or error}.", path=path, hint=hint)
         failure.errno, failure.strerror, failure.filename = error.errno, error.strerror, error.filename
         return failure
@@ -373,8 +374,7 @@ class BridgeWarning(Warning):
 
     def __init__(self, message: str, *, code: str | None = None) -> None:
         super().__init__(message)
-        self.message = message
-        self.code = code or self.code
+        self.message, self.code = message, code or self.code
 
     def __str__(self) -> str:
         """Return the text with its code."""

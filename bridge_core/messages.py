@@ -6,9 +6,21 @@ import re
 import sys
 from collections.abc import Iterable
 
-__all__ = ["count", "fold_names", "folded", "for_command_line", "listed", "log", "nearest", "shown"]
+__all__ = [
+    "count",
+    "fold_names",
+    "folded",
+    "for_command_line",
+    "for_memory",
+    "listed",
+    "log",
+    "nearest",
+    "shown",
+]
 
-_BOTH_WAYS = re.compile(r"""\b[a-z_]+=(?:"[^"]*"|'[^']*'|\[[^\]]*\]|[^\s"'\[(,.]*) \((--[^()]+)\)""")
+_BOTH_WAYS = re.compile(r"""\b([a-z_]+)=(?:"([^"]*)"|'[^']*'|\[[^\]]*\]|[^\s"'\[(,.]*) \((--[^()]+)\)""")
+
+_IN_BRACKETS = re.compile(r" \([a-z_]+=\)")
 
 _FOLDED = re.compile(r"(?<![0-9])[0-9]{1,9}(?![0-9])")
 
@@ -116,10 +128,39 @@ def nearest(name: str, known: Iterable[str], *, listing: str = "") -> str:
 def for_command_line(text: str) -> str:
     """Return a message for somebody who typed a command: an option in place of an argument of Python.
 
-    >>> for_command_line('Pass like="model.safetensors" (--like) or accept_guesses=True (--accept-guesses).')
-    'Pass --like or --accept-guesses.'
+    An option without a value of its own gets a value that the argument has in double quotes. An argument in
+    brackets after what it means in a file is left out.
+
+    >>> for_command_line('Pass dtype="float32" (--dtype) or accept_guesses=True (--accept-guesses).')
+    'Pass --dtype float32 or --accept-guesses.'
+    >>> for_command_line('Correct the top of the rule file (layouts=).')
+    'Correct the top of the rule file.'
     """
-    return _BOTH_WAYS.sub(r"\1", text)
+    return _IN_BRACKETS.sub("", _BOTH_WAYS.sub(_option, text))
+
+
+def _option(match: re.Match[str]) -> str:
+    _, value, option = match.groups()
+    return f"{option} {value}" if value and " " not in option else option
+
+
+_MEMORY = {"like": "like=model", "model": "module=model of to_neutral"}
+
+
+def for_memory(text: str) -> str:
+    """Return a message for a caller of `to_neutral` or `from_neutral`, which take live objects and no paths.
+
+    >>> for_memory('Pass like="model.safetensors" (--like) or accept_guesses=True (--accept-guesses).')
+    'Pass like=model or accept_guesses=True.'
+    """
+    return _BOTH_WAYS.sub(_argument, text)
+
+
+def _argument(match: re.Match[str]) -> str:
+    name, value, option = match.groups()
+    if name in _MEMORY and value is not None:
+        return _MEMORY[name]
+    return match[0].removesuffix(f" ({option})")
 
 
 def log(room: str, message: str, *args: object, level: int = 20) -> None:

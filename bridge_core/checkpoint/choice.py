@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bridge_core.checkpoint.partial_files import part_of
 from bridge_core.errors import SourceNotFound, TruncatedFile
-from bridge_core.io import control_file
+from bridge_core.io import control_file, nearest_file
 
 __all__ = ["Choice", "choose_file"]
 
@@ -39,7 +39,8 @@ def choose_file(path: Path) -> Choice:
         raise SourceNotFound(
             "the file or folder does not exist.",
             path=path,
-            hint="If it is a model on the Hugging Face Hub, download it first "
+            hint=nearest_file(path)
+            or "If it is a model on the Hugging Face Hub, download it first "
             f"('hf download {name}'), and give the folder that the download prints.",
         )
     control = control_file(path)

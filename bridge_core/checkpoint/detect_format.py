@@ -77,7 +77,9 @@ def _speaking_for(file: SourceFile, registry: Registry, expected: Format | None)
     if foreign is None and (named := expected or by_extension(file.path.name, registry)):
         return named
     foreign = foreign or describe_foreign(file, containers=True, text=True)
+    left_out = ", ".join(plugin.name for plugin in registry.disabled)
     installed = f"Installed formats: {', '.join(registry.formats) or 'none'}."
+    installed += f" Plugins that were left out: {left_out}." * bool(left_out)
     if foreign:
         raise MalformedFile(f"the file is {foreign}.", path=file.name, hint=installed)
     if file.size < 8:

@@ -15,7 +15,7 @@ from bridge_core.checkpoint.detect_format import open_file
 from bridge_core.checkpoint.write_options import StrPath, WriteOptions, as_path, is_folder
 from bridge_core.errors import UsageError
 from bridge_core.io import SourceFile
-from bridge_core.plugins import Registry, default_registry
+from bridge_core.plugins import Registry, given_registry
 from bridge_core.public import renamed
 from bridge_core.state import FlatState, as_state, require_entry_path
 from bridge_core.transfer import Progress
@@ -61,8 +61,10 @@ def open_state(
         UsageError: No plugin provides the format, or the file has no such entry.
     """
     require_entry_path(entry)
-    registry = default_registry() if registry is None else registry
+    registry = given_registry(registry)
     chosen = registry.format(format) if format else None
+    if layout is not None:
+        registry.require_layout(layout, "layout")
     place = as_path(path)
     if is_folder(place):
         from bridge_core.checkpoint.folder_weights import choose_weights
@@ -157,7 +159,7 @@ def save_state(
         sidecar_files=sidecar_files or {},
         base_name=base_name,
     )
-    registry = registry or default_registry()
+    registry = given_registry(registry)
     return write_checkpoint(_with_layout(state, layout, registry), path, options, registry)
 
 

@@ -11,7 +11,7 @@ from bridge_core.checkpoint.detect_format import open_file
 from bridge_core.errors import BridgeError, ConversionError, LimitExceeded, SystemFailure, VerificationError
 from bridge_core.formats import Format
 from bridge_core.messages import count, listed
-from bridge_core.plugins import Registry, default_registry
+from bridge_core.plugins import Registry, given_registry
 from bridge_core.state import FlatState, Key, Tensor, Ties, join_key
 from bridge_core.transfer import Budget, Scratch, little_endian_bytes, plan_blocks, read_blocks, run_jobs
 
@@ -61,7 +61,7 @@ def check_written(
         VerificationError: The file cannot be opened again, or differs from the state.
         SystemFailure: The system failed to read.
     """
-    registry = default_registry() if registry is None else registry
+    registry = given_registry(registry)
     budget = budget or Budget()
     try:
         with open_file(path, registry, used)[1] as written:

@@ -15,7 +15,7 @@ from bridge_core.errors import BridgeError, MalformedFile, ShardError, SystemFai
 from bridge_core.formats import Format, shard_name
 from bridge_core.io import SourceFile, is_unfinished, system_failures
 from bridge_core.messages import count, listed
-from bridge_core.plugins import Registry, default_registry
+from bridge_core.plugins import Registry, given_registry
 
 __all__ = ["find_weights", "is_training_file", "is_weights_name"]
 
@@ -132,7 +132,7 @@ def find_weights(
         SystemFailure: The folder cannot be listed.
         UsageError: The folder has several variants, and no file without one.
     """
-    registry = default_registry() if registry is None else registry
+    registry = given_registry(registry)
     formats = (registry.format(format),) if format else tuple(registry.formats.values())
     usual = tuple(_names(formats))
     folder = Path(folder)

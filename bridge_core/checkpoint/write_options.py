@@ -11,6 +11,8 @@ from pathlib import Path
 
 from bridge_core.errors import UsageError
 from bridge_core.io import SourceFile
+from bridge_core.messages import shown
+from bridge_core.public import require_bool
 from bridge_core.transfer import Budget, Progress, parse_size
 
 __all__ = ["StrPath", "WriteOptions", "as_path", "is_folder"]
@@ -26,8 +28,8 @@ class WriteOptions:
     """The options of writing a checkpoint; see `bridge_core.save_state` for each field.
 
     Raises:
-        UsageError: A size or a number of threads is not valid, or the base name has other characters than
-            letters, digits, '_' and '-'.
+        UsageError: A value is of another type, a size or a number of threads is not valid, or the base name
+            has other characters than letters, digits, '_' and '-'.
     """
 
     format: str | None = None
@@ -43,9 +45,19 @@ class WriteOptions:
     """Whether each of several tied tensors is written in full."""
 
     def __post_init__(self) -> None:
-        """Check the sizes, the number of threads and the base name."""
+        """Check the types, the sizes, the number of threads and the base name."""
         _ = self.shard_nbytes, self.budget
-        if self.base_name is not None and _BASE_NAME.fullmatch(self.base_name) is None:
+        require_bool("overwrite", self.overwrite)
+        require_bool("verify", self.verify)
+        for argument, value, expected, is_one in (
+            ("progress", self.progress, "a function", self.progress is None or callable(self.progress)),
+            ("sidecar_files", self.sidecar_files, "a dict of names", isinstance(self.sidecar_files, Mapping)),
+        ):
+            if not is_one:
+                raise UsageError(f"expected {argument}= to be {expected}, got {shown(value)}.")
+        if self.base_name is not None and (
+            not isinstance(self.base_name, str) or _BASE_NAME.fullmatch(self.base_name) is None
+        ):
             raise UsageError(
                 f"base_name={self.base_name!r} cannot begin a file name: only letters, digits, '_' and '-' "
                 "can.",
@@ -80,7 +92,7 @@ def as_path(path: StrPath) -> Path:
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(text, str):
-        raise UsageError(f"expected a path, a str or a pathlib.Path, got {repr(path)[:80]}.")
+        raise UsageError(f"expected a path, a str or a pathlib.Path, got {shown(path)}.")
     if not text:
         raise UsageError("the path is empty.", hint="Write '.' for the current folder.")
     if _ADDRESS.match(text) and not os.path.lexists(text):

@@ -23,7 +23,7 @@ import click
 
 from bridge_core.cli.options import plugin_options, verbose_option
 from bridge_core.cli.terminal import complain, documents_printed, finish_output, print_json
-from bridge_core.errors import BridgeError, SystemFailure, UsageError
+from bridge_core.errors import BridgeError, RuleError, SystemFailure, UsageError
 
 __all__ = ["App", "main"]
 
@@ -83,7 +83,9 @@ def _run(call: Callable[[], Any], words: list[str]) -> int:
     except click.ClickException as err:
         with contextlib.suppress(OSError):
             err.show()
-        answer.document({"code": UsageError.code, "message": err.format_message()})
+        only_help = isinstance(err, click.exceptions.NoArgsIsHelpError)  # its message is the help
+        text = "Missing command." if only_help else err.format_message()
+        answer.document({"code": UsageError.code, "message": text})
         return _USAGE
     except BridgeError as err:
         return answer.refusal(err)
@@ -116,7 +118,9 @@ class _Answer:
         """Print an error of ours; return its exit code."""
         from bridge_core.messages import for_command_line
 
-        complain(for_command_line(str(err)), label="error", as_list=bool(err.options))
+        complain(
+            for_command_line(str(err)), label="error", as_list=bool(err.options) or isinstance(err, RuleError)
+        )
         document = err.to_json(["ckptbridge", *self._words])
         if document["next"]:
             lines = "\n".join(f"  {shlex.join(command)}" for command in document["next"])

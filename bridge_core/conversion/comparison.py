@@ -14,7 +14,7 @@ from bridge_core.conversion.planning import complete_plan, model_is_template
 from bridge_core.errors import UsageError
 from bridge_core.messages import listed
 from bridge_core.plan import Plan
-from bridge_core.plugins import Guidance, Registry, default_registry
+from bridge_core.plugins import Guidance, Registry, given_registry
 from bridge_core.rules import Allowed, Permissions, Rules, as_rules
 from bridge_core.state import FlatState, join_key
 from bridge_core.transfer import Comparison, Progress, compare_states
@@ -68,7 +68,7 @@ def verify(
         ConversionError: The source does not match the destination, so nothing can be compared.
         BadInputError: A file is damaged or unsafe.
     """
-    registry = registry or default_registry()
+    registry = given_registry(registry)
     permissions = Permissions.of(
         accept_guesses, allow_missing, allow_unexpected, allow_mismatched, allow_unclaimed
     )

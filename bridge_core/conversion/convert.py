@@ -15,7 +15,7 @@ from bridge_core.conversion.planning import complete_plan
 from bridge_core.conversion.report import Report
 from bridge_core.conversion.second_reading import read_with_config
 from bridge_core.plan import Plan
-from bridge_core.plugins import Registry, default_registry
+from bridge_core.plugins import Registry, given_registry
 from bridge_core.rules import Allowed, Permissions, Rules, as_rules
 from bridge_core.transfer import Progress
 
@@ -82,7 +82,7 @@ def plan_conversion(
         UsageError: The source, ``to`` or ``like`` cannot be converted, a layout cannot be determined, or
             the source has no such entry.
     """
-    registry = registry or default_registry()
+    registry = given_registry(registry)
     permissions = Permissions.of(
         accept_guesses, allow_missing, allow_unexpected, allow_mismatched, allow_unclaimed
     )
@@ -164,7 +164,7 @@ def convert(
         SystemFailure: The system failed: disk, permission or memory.
         UsageError: As in `plan_conversion`.
     """
-    registry = registry or default_registry()
+    registry = given_registry(registry)
     permissions = Permissions.of(
         accept_guesses, allow_missing, allow_unexpected, allow_mismatched, allow_unclaimed
     )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bridge_core.conversion.inputs import state_of, template_of
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.planning import complete_plan, joined_plan
-from bridge_core.errors import ConversionWarning, UsageError
-from bridge_core.plugins import Registry, default_registry
+from bridge_core.errors import BridgeError, ConversionWarning, UsageError
+from bridge_core.messages import for_memory
+from bridge_core.plugins import Registry, given_registry
 from bridge_core.rules import Allowed, Permissions, Rules, as_rules
 from bridge_core.state import FlatState, Key, as_state
 
@@ -41,8 +44,9 @@ def to_neutral(
         UsageError: The object or the module is of another framework.
         UnsupportedFeature: A tensor has a dtype or is of a kind that cannot be converted.
     """
-    registry = registry or default_registry()
-    permissions = Permissions(accept_guesses)
+    registry = given_registry(registry)
+    registry.framework(framework)
+    permissions = Permissions.of(accept_guesses)
     options = ConversionOptions("neutral", model=module, rules=as_rules(rules), permissions=permissions)
     state = state_of(value, registry, what="object", purpose=options)
     if state.layout is None:
@@ -54,8 +58,21 @@ def to_neutral(
             if state.layout in ("torch", "flax")
             else f"Pass {framework} weights.",
         )
-    state, plan = complete_plan(state, options, registry)
-    return plan.apply(state)
+    with _named_in_memory():
+        state, plan = complete_plan(state, options, registry)
+        return plan.apply(state)
+
+
+@contextlib.contextmanager
+def _named_in_memory() -> Iterator[None]:
+    """Let errors name the arguments of this module's functions, which are fewer than those of `convert`."""
+    try:
+        yield
+    except BridgeError as err:
+        err.message = for_memory(err.message)
+        err.args = (err.message, *err.args[1:])
+        err.hint = err.hint and for_memory(err.hint)
+        raise
 
 
 def from_neutral(
@@ -98,19 +115,24 @@ def from_neutral(
         RuleError: A rule is wrong, or matches no key.
         UsageError: The state is not neutral, or ``like`` is of another framework.
     """
-    registry = registry or default_registry()
+    registry = given_registry(registry)
     state = as_state(neutral)
     if state.layout not in (None, "neutral"):
         raise UsageError(
             f"expected a neutral state, got one in the layout {state.layout!r}.",
             hint="Convert it with to_neutral first.",
         )
+    if isinstance(like, str | os.PathLike):
+        raise UsageError(
+            f"expected like= to be a live object of {framework}, got the path {os.fspath(like)!r}.",
+            hint="Load it with the framework first, or use bridge_core.convert, whose like= may be a path.",
+        )
     state = state.replace(layout="neutral")
     permissions = Permissions.of(
         accept_guesses, allow_missing, allow_unexpected, allow_mismatched, allow_unclaimed
     )
     options = ConversionOptions(framework, like, rules=as_rules(rules), permissions=permissions)
-    with template_of(like, framework, registry) as template:
+    with _named_in_memory(), template_of(like, framework, registry) as template:
         plan = joined_plan(state, template, options, registry)
         result_state = plan.apply(state)
         for warning in plan.warnings:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
-import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from bridge_core.checkpoint import open_state
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.whole_source import require_whole
 from bridge_core.errors import ConversionError, UsageError
-from bridge_core.plugins import Framework, Registry, cause_of, is_interrupt
+from bridge_core.plugins import Framework, Registry
 from bridge_core.state import (
     FlatState,
     as_state,
@@ -27,7 +24,7 @@ from bridge_core.state import (
     unflatten_tree,
 )
 
-__all__ = ["known_module", "load_factory", "opened", "refuse_empty", "state_of", "template_of"]
+__all__ = ["known_module", "opened", "refuse_empty", "state_of", "template_of"]
 
 
 def state_of(
@@ -56,6 +53,8 @@ def state_of(
         UsageError: The value is of another type, or has no such entry.
         ShardError, UnsupportedFeature: The value is a file with a part of a model.
     """
+    if layout is not None:
+        registry.require_layout(layout, "layout")
     if isinstance(value, str | os.PathLike):
         state = open_state(value, layout=layout, registry=registry, follow_links=follow_links, entry=entry)
         if purpose is not None:
@@ -76,8 +75,12 @@ def state_of(
         return state if state.layout else _with_matching_layout(state, registry)
     raise UsageError(
         f"expected the {what} to be a path, a state, a mapping from keys to arrays, or a live object of "
-        f"{' or '.join(registry.frameworks)}, got {type(value).__name__}."
+        f"{' or '.join(registry.frameworks)}, got {_sort_of(value)}."
     )
+
+
+def _sort_of(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
 def _with_matching_layout(state: FlatState, registry: Registry) -> FlatState:
@@ -196,64 +199,37 @@ def template_of(like: Any, framework: str, registry: Registry) -> Iterator[FlatS
                 path=like if isinstance(like, str | os.PathLike) else None,
                 hint=f"Pass weights of a {framework} model as like= (--like), or convert to {state.layout}.",
             )
+        if not state:
+            raise UsageError(
+                "the template holds no tensor.",
+                path=like if isinstance(like, str | os.PathLike) else None,
+                hint=f"Pass weights of a {framework} model as like= (--like).",
+            )
         yield state.replace(layout=framework)
 
 
-def known_module(state: FlatState, module: Any, registry: Registry) -> FlatState:
+def known_module(
+    state: FlatState, module: Any, registry: Registry, *, may_be_target: bool = False
+) -> FlatState:
     """Return the state with a live module of its own framework as evidence.
+
+    Args:
+        state: The source.
+        module: The caller's model.
+        registry: Where adapters are found.
+        may_be_target: Whether a model of the target's framework would be its template.
 
     Raises:
         UsageError: The module is not a live object, or is of another framework.
     """
-    described = state_of(module, registry, what="module")
+    described = state_of(module, registry, what="model")
     if described.layout != state.layout:
+        other = " or, without like= (--like), of the target's framework" * may_be_target
         raise UsageError(
-            f"expected a module of {state.layout}, the source's framework, got one of {described.layout}.",
-            hint=f"Pass a model of {state.layout}, or one of the target's framework without like= (--like).",
+            f"expected a model of {state.layout}, the source's framework, got "
+            f"{f'one of {described.layout}' if described.layout else _sort_of(module)}.",
+            hint=f"Pass a model of {state.layout}{other}.",
         )
     from bridge_core.resolve import with_model_evidence
 
     return with_model_evidence(state, described, registry)
-
-
-def load_factory(name: str) -> Any:
-    """Import and call ``PKG.MOD:FACTORY``; a name that is a model already is returned uncalled.
-
-    Raises:
-        UsageError: The name has another form, cannot be imported, or its function fails.
-    """
-    module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute:
-        raise UsageError(
-            f'model="{name}" (--model {name}): expected "package.module:function".',
-            hint='Write, for example, model="mynet:make_model" (--model mynet:make_model).',
-        )
-    here = str(Path.cwd())
-    added = here not in sys.path
-    if added:
-        sys.path.insert(0, here)
-    try:
-        factory: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            factory = getattr(factory, part)
-        return factory() if callable(factory) and not _is_module(factory) else factory
-    except (ImportError, AttributeError) as err:
-        raise UsageError(
-            f'model="{name}" (--model {name}) cannot be loaded: {str(err).rstrip(".")}.',
-            hint=f"Check the name; modules are looked up in {here} and in Python's path.",
-        ) from err
-    except BaseException as err:  # the user's own code may raise any exception, and may end the program
-        if is_interrupt(err):
-            raise
-        raise UsageError(
-            f'model="{name}" (--model {name}): the function failed with {cause_of(err).rstrip(".")}.',
-            hint="Correct the function; it is called without arguments and should return a model.",
-        ) from err
-    finally:
-        if added:
-            sys.path.remove(here)
-
-
-def _is_module(value: Any) -> bool:
-    """Return whether a callable is a model already: neither a function nor a class."""
-    return not isinstance(value, type) and not hasattr(value, "__code__") and not hasattr(value, "__func__")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridge_core.conversion.inputs import load_factory
+from bridge_core.conversion.model_factory import load_factory
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.errors import BadInputError, BridgeError, PluginError, UsageError
 from bridge_core.io import system_failures
@@ -46,8 +46,7 @@ def guidance(source: Any, state: FlatState, options: ConversionOptions, registry
         SystemFailure: The system failed while a library read such a file.
         PluginError: A library's own code failed, or returned another type.
     """
-    if options.to != "neutral":
-        registry.framework(options.to)
+    registry.require_layout(options.to, "to")
     name = options.model
     if not (name is None or isinstance(name, str)) or name == "none":
         return Guidance()
@@ -158,8 +157,8 @@ def _asked(library: Library, checkpoint: Checkpoint, hint: str) -> Guidance | No
     try:
         return library.guide(checkpoint)
     except BadInputError as err:
-        if err.hint is None:
-            err.hint = f"Download it again. {hint}"
+        if hint not in (err.hint or ""):
+            err.hint = f"{err.hint or 'Download it again.'} {hint}"
         raise
 
 

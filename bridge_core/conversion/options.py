@@ -6,14 +6,16 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from bridge_core.errors import UsageError
+from bridge_core.messages import nearest, shown
 from bridge_core.plugins import Guidance
+from bridge_core.public import require_bool
 from bridge_core.rules import Permissions
-from bridge_core.state import dtype_named
+from bridge_core.state import DTYPES, is_floating
 
 if TYPE_CHECKING:
     from bridge_core.rules import Rule
 
-__all__ = ["ConversionOptions"]
+__all__ = ["ConversionOptions", "floating_dtype"]
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,8 @@ class ConversionOptions:
     """The options of a conversion; see `bridge_core.plan_conversion` for each field, `convert` for the dtype.
 
     Raises:
-        UnsupportedFeature: The dtype is unknown.
-        UsageError: A template is given for a neutral target.
+        UsageError: The dtype is not the name of a floating-point dtype, or a template is given for a neutral
+            target.
     """
 
     to: str
@@ -37,14 +39,15 @@ class ConversionOptions:
     """Notes that a model library adds for the reader of a report."""
 
     def __post_init__(self) -> None:
-        """Check that a neutral target has no template, and that the dtype is known."""
+        """Check that a neutral target has no template, and that the dtype is a floating-point one."""
+        require_bool("follow_links", self.follow_links)
         if self.like is not None and self.to == "neutral":
             raise UsageError(
                 'like= (--like) cannot be combined with to="neutral" (--to neutral), which has no template.',
                 hint="Remove like= (--like), or convert to the template's framework.",
             )
         if self.dtype is not None:
-            dtype_named(self.dtype)
+            floating_dtype(self.dtype)
 
     def guided(self, known: Guidance) -> ConversionOptions:
         """Return the options with what a library adds, wherever the caller gives no value."""
@@ -55,3 +58,19 @@ class ConversionOptions:
             rules=(*self.rules, *(replace(rule, fallback=True) for rule in known.rules)),
             notes=known.notes,
         )
+
+
+def floating_dtype(name: str) -> str:
+    """Return the name of a floating-point dtype.
+
+    Raises:
+        UsageError: It is not the name of one.
+    """
+    known = [dtype_name for dtype_name, dtype in DTYPES.items() if is_floating(dtype)]
+    if not isinstance(name, str) or name not in known:
+        near = name if isinstance(name, str) else str(getattr(name, "__name__", name)).rpartition(".")[2]
+        raise UsageError(
+            f"expected the name of a floating-point dtype as dtype= (--dtype), got {shown(name)}.",
+            hint=nearest(near, known),
+        )
+    return name

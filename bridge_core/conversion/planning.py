@@ -50,7 +50,8 @@ def complete_plan(state: FlatState, options: ConversionOptions, registry: Regist
         if like is None and model_is_template(options, state, registry):
             like = options.model
         else:
-            known = known_module(state, options.model, registry)
+            may_be_target = options.to not in (state.layout, "neutral") and like is None
+            known = known_module(state, options.model, registry, may_be_target=may_be_target)
             source_ties = {key: known.metadata.ties[key] for key in known if key not in state}
             state = known
     with template_of(like, options.to, registry) as template:

@@ -102,4 +102,7 @@ def _refuse_renamed(plan: Plan, rules: Sequence[Rule]) -> None:
     unexpected = tuple(key for key in plan.unexpected if is_renamed(key))
     error = PlanProblems(plan.missing if unexpected else (), unexpected).error(plan.target_layout)
     if error is not None:
+        error.hint = (
+            "Correct the name that the rule gives, or pass the weights of another model, like= (--like)."
+        )
         raise error

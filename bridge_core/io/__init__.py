@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bridge_core.io.source_file import (
         SourceFile as SourceFile,
         is_plain_name as is_plain_name,
+        nearest_file as nearest_file,
         open_listed as open_listed,
     )
     from bridge_core.io.strict_json import parse_json as parse_json
@@ -46,7 +47,7 @@ else:
             "checksummed": "ChecksummedBlocks ChecksummedRange",
             "crc32": "crc32_combine",
             "downloads": "control_file is_unfinished unfinished_downloads",
-            "source_file": "SourceFile is_plain_name open_listed",
+            "source_file": "SourceFile is_plain_name nearest_file open_listed",
             "strict_json": "parse_json",
             "syscalls": "allocate create_file limit_process open_to_write processors start_writeback",
             "system_errors": "system_failures",

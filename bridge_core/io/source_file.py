@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import itertools
 import os
 import re
 import stat
@@ -32,13 +33,15 @@ from bridge_core.io import syscalls
 from bridge_core.io.byte_source import ByteSource
 from bridge_core.public import renamed
 
-__all__ = ["is_plain_name", "open_listed", "SourceFile"]
+__all__ = ["is_plain_name", "nearest_file", "open_listed", "SourceFile"]
 
 _MAX_READ = 1 << 30
 _NO_COPY = (*syscalls.UNSUPPORTED, errno.EXDEV, errno.EBADF, errno.EPERM)
 """Errors of systems that cannot copy between two files."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors that come from the destination of a copy."""
+_COMPARED = 1000
+"""Files of a folder that a missing one is compared with."""
 _DEVICES = re.compile(
     r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\u00b9\u00b2\u00b3]) *(?:\..*)?", re.I | re.S
 )
@@ -81,8 +84,11 @@ class SourceFile(ByteSource):
         except (FileNotFoundError, NotADirectoryError):
             # A path that a file names is that file's mistake; one that the user names is the user's.
             kind = SourceNotFound if follow else MalformedFile
+            what = "file that the symbolic link leads to" if self.path.is_symlink() else "file"
             raise kind(
-                "cannot open the source: the file does not exist.", path=self.name, hint="Check the path."
+                f"cannot open the source: the {what} does not exist.",
+                path=self.name,
+                hint=nearest_file(self.path) or "Check the path.",
             ) from None
         except (OSError, RuntimeError) as err:
             cause = err if isinstance(err, OSError) else OSError(errno.ELOOP, str(err))
@@ -276,6 +282,19 @@ def _refuse_special(status: os.stat_result, name: str) -> None:
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def nearest_file(path: Path) -> str:
+    """Return a hint that names the file of a folder that is most like a path; empty if none is."""
+    import difflib  # only errors need it
+
+    try:
+        names = [entry.name for entry in itertools.islice(os.scandir(path.absolute().parent), _COMPARED)]
+        names = [name for name in names if name != path.name]
+    except (OSError, ValueError):
+        return ""
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.82)
+    return f"Did you mean {near[0]!r}?" if near else ""
 
 
 def is_plain_name(name: str) -> bool:

@@ -66,7 +66,8 @@ def parse_json(
     except ValueError as err:
         is_named = isinstance(err, json.JSONDecodeError | UnicodeDecodeError | _Constant)
         problem = str(err) if is_named else f"a number has more than {sys.get_int_max_str_digits()} digits"
-        raise MalformedFile(f"{what} is not valid JSON: {problem}.", path=path) from err
+        hint = "The file is damaged: fetch it again."
+        raise MalformedFile(f"{what} is not valid JSON: {problem}.", path=path, hint=hint) from err
     if not isinstance(document, dict):
         kind = {"NoneType": "null", "str": "string", "bool": "truth value"}.get(type(document).__name__)
         kind = kind or ("list" if isinstance(document, list) else "number")

@@ -191,8 +191,8 @@ def unsupported_error(
     rows = [f"{listed(names, LISTED)}: {why}" for why, names in names_of.items()]
     more = f"; and {len(rows) - LISTED} more reasons" if len(rows) > LISTED else ""
     way = (
-        f"Pass a target that has a place for them, {_LIKE} or {_MODEL}. Drop them by a rule, {_RULES}, only "
-        "if the model computes the same without them."
+        f"Pass a target that has a place for them, {_LIKE} or {_MODEL}. "
+        f"Drop them by a rule, {_RULES}, only if the model computes the same without them."
     )
     return UnsupportedLayerError(
         f"{count(len(reasons), 'tensor')} cannot be converted to {target_layout}. "
@@ -223,24 +223,26 @@ def mismatch_error(
         more_ways: What else would decide, each as sentences and the option of the command.
     """
     unfilled, surplus = tuple(map(join_key, missing)), tuple(map(join_key, unexpected))
+    mismatched = tuple(mismatched)
     differing = tuple(map(str, mismatched))
     readings = [f"{join_key(key)} ({_either(kinds)})" for key, kinds in ambiguous.items()]
     sentences = [
-        f"{len(names)} {one if len(names) == 1 else many}: {listed(names, LISTED)}."
-        for names, one, many in (
-            (unfilled, "target tensor has no source", "target tensors have no source"),
-            (surplus, "source tensor has no target", "source tensors have no target"),
-            (differing, "tensor has another shape", "tensors have another shape"),
-            (readings, "tensor may be of several layers", "tensors may be of several layers"),
+        f"{len(names)} {one if len(names) == 1 else many}: {text or listed(names, LISTED)}."
+        for names, one, many, text in (
+            (unfilled, "target tensor has no source", "target tensors have no source", ""),
+            (surplus, "source tensor has no target", "source tensors have no target", ""),
+            (differing, "tensor has another shape", "tensors have another shape", _differing(mismatched)),
+            (readings, "tensor may be of several layers", "tensors may be of several layers", ""),
             (
                 tuple(map(join_key, unexplained)),
                 "tensor has a layer's name, but its layer is not known",
                 "tensors have a layer's name, but their layers are not known",
+                "",
             ),
         )
         if names
     ]
-    ways = () if causes else _mismatch_ways(unfilled, surplus, differing)
+    ways = () if causes else _mismatch_ways(unfilled, surplus, bool(mismatched))
     return MismatchError(
         f"the source does not match the target. {' '.join(sentences)}{cause_sentences(causes)}",
         missing=unfilled,
@@ -250,9 +252,21 @@ def mismatch_error(
     )
 
 
-def _mismatch_ways(
-    missing: Sequence[str], unexpected: Sequence[str], mismatched: Sequence[str]
-) -> Iterator[str]:
+def _differing(mismatched: Iterable[Mismatch]) -> str:
+    """Return pairs of keys with their shapes; only keys are folded: shapes and dtypes have numbers too."""
+    names_of: dict[tuple[TensorSpec, TensorSpec], list[str]] = {}
+    for pair in mismatched:
+        names = names_of.setdefault((pair.expected, pair.found), [])
+        names.append(f"{join_key(pair.source)} as {join_key(pair.target)}")
+    rows = [
+        f"{listed(names, LISTED)} (expected {expected}, got {found})"
+        for (expected, found), names in names_of.items()
+    ]
+    more = f" and {len(rows) - LISTED} more shapes" if len(rows) > LISTED else ""
+    return f"{', '.join(rows[:LISTED])}{more}"
+
+
+def _mismatch_ways(missing: Sequence[str], unexpected: Sequence[str], mismatched: bool) -> Iterator[str]:
     """Yield what to do where source and target do not match, the safest first."""
     if mismatched:
         yield f"If an axis was split, joined or moved, write a rule that rearranges the tensor, {_RULES}."
@@ -266,7 +280,7 @@ def _mismatch_ways(
         f"{_permission(keyword, names)} to {what}"
         for keyword, names, what in (
             ("allow_missing", missing, "leave target tensors unfilled"),
-            ("allow_mismatched", mismatched, "leave target tensors of another shape unfilled"),
+            ("allow_mismatched", ["PATTERN"] * mismatched, "leave target tensors of another shape unfilled"),
             (
                 "allow_unexpected",
                 unexpected,
@@ -282,7 +296,7 @@ def _mismatch_ways(
 
 def _permission(keyword: str, names: Sequence[str]) -> str:
     """Return an argument that permits some tensors, and its option; a pattern stands for more than a few."""
-    are_few = len(names) <= _FEW and keyword != "allow_mismatched" and all(map(_PLAIN.fullmatch, names))
+    are_few = len(names) <= _FEW and all(map(_PLAIN.fullmatch, names))
     patterns = list(names) if are_few else ["PATTERN"]
     option = f"--{keyword.replace('_', '-')}"
     return f"{keyword}={patterns!r} ({' '.join(f'{option} {pattern}' for pattern in patterns)})"

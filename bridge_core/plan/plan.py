@@ -191,6 +191,8 @@ class Plan:
             from bridge_core.plan.source_names import named_by_source
 
             error = named_by_source(error, self)
+        if not self.problems.unmatched_rules:  # those errors are about the rule file
+            error.path = self.metadata.provenance.get("path")
         raise error
 
     def apply(self, state: Mapping[Key, Any]) -> FlatState:
@@ -278,8 +280,7 @@ class Plan:
         wrong += [join_key(key) for key in source if key not in self.specs]
         if wrong:
             raise PlanError(
-                f"the plan was made for a state with other keys, shapes or dtypes; {len(wrong)} differ: "
-                f"{listed(wrong)}.",
+                f"the plan has other keys, shapes or dtypes: {count(len(wrong), 'tensor')}, {listed(wrong)}.",
                 hint="Apply the plan to the state it was made for, or plan the conversion of this state.",
             )
 

@@ -99,7 +99,8 @@ class PlanProblems:
             unfitting = (self.missing, self.unexpected, self.mismatched)
             return mismatch_error(*unfitting, *open_leaves, self.causes, self.ways)
         if self.ambiguous or self.unexplained:
-            return open_error(self.ambiguous, self.unexplained, self.derived, self.causes, self.ways, specs)
+            leaves = (self.ambiguous, self.unexplained, self.derived)
+            return open_error(*leaves, self.causes, self.ways, specs)
         return None
 
 

@@ -105,9 +105,10 @@ class Mismatch:
     expected: TensorSpec
 
     def __str__(self) -> str:
-        """Return one line."""
-        names = f"{join_key(self.source)} as {join_key(self.target)}"
-        return f"{names} (expected {self.expected}, got {self.found})"
+        """Return the source's key, a colon, and both shapes."""
+        return (
+            f"{join_key(self.source)}: expected {self.expected} for {join_key(self.target)}, got {self.found}"
+        )
 
     def to_json(self) -> dict[str, str]:
         """Return the pair as plain data."""

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         PluginFailure as PluginFailure,
         Registry as Registry,
         default_registry as default_registry,
+        given_registry as given_registry,
         loaded_registry as loaded_registry,
     )
     from bridge_core.plugins.tree_names import names_of as names_of, random_state_of as random_state_of
@@ -51,7 +52,7 @@ else:
             "layout_detection": "composite_layers undetermined_layout",
             "plugin_errors": "cause_of is_interrupt plugin_failures",
             "recorded_layers": "check_recorded_layers held_layers undecided_problem unnamed_parts",
-            "registry": "PluginFailure Registry default_registry loaded_registry",
+            "registry": "PluginFailure Registry default_registry given_registry loaded_registry",
             "tree_names": "names_of random_state_of",
         },
     )

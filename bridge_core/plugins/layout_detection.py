@@ -172,7 +172,7 @@ def undetermined_layout(state: FlatState, registry: Registry) -> UsageError:
         f"match {' and '.join(owners)}" if owners else f"match neither {' nor '.join(registry.frameworks)}"
     )
     return UsageError(
-        f"{_UNDETERMINED}: the keys ({names}) {matches}.",
+        f"{_UNDETERMINED}: {f'the keys ({names}) {matches}' if names else 'there is no tensor'}.",
         path=path,
         hint=f"{options}.{_ways_without(owners, registry)}",
     )

@@ -235,7 +235,7 @@ def import_plugin(name: str) -> Any:
         cause = err.__cause__
         if isinstance(cause, ModuleNotFoundError) and f"{module}.".startswith(f"{cause.name}."):
             raise UsageError(
-                f"there is no module {cause.name!r}, which the plugin {name!r} needs.",
+                f"cannot import the plugin {name!r}: there is no module {cause.name!r}.",
                 hint=_NAME_A_MODULE,
             ) from cause
         raise

@@ -204,6 +204,12 @@ class PluginTables:
 
     def _named(self, table: str, name: str) -> Any:
         provided = self._table(table)
+        if not isinstance(name, str):
+            got = repr(name)[:80]
+            raise UsageError(
+                f"expected the name of a {TABLES[table].what}, got {got}.",
+                hint=nearest("", provided.values, listing="Installed"),
+            )
         if name in provided.values:
             return provided.values[name]
         if name in provided.conflicts:

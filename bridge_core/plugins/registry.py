@@ -40,7 +40,15 @@ if TYPE_CHECKING:
     from bridge_core.plugins.framework import Framework
     from bridge_core.plugins.library import Library
 
-__all__ = ["BUILTIN", "PluginFailure", "PluginInfo", "Registry", "default_registry", "loaded_registry"]
+__all__ = [
+    "BUILTIN",
+    "PluginFailure",
+    "PluginInfo",
+    "Registry",
+    "default_registry",
+    "given_registry",
+    "loaded_registry",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +158,27 @@ class Registry(PluginTables):
         found: Framework = self._named("frameworks", name)
         return found
 
+    def require_layout(self, name: str, argument: str) -> None:
+        """Refuse what is neither ``"neutral"`` nor the name of a framework.
+
+        Args:
+            name: The name.
+            argument: The argument of Python that has it; the option of the command has the same name.
+
+        Raises:
+            UsageError: It is not the name of a layout, or several plugins provide the framework.
+        """
+        provided = self._table("frameworks")
+        if isinstance(name, str) and (name == "neutral" or name in provided.conflicts):
+            if name != "neutral":
+                self.framework(name)
+            return
+        if not isinstance(name, str) or name not in provided.values:
+            raise UsageError(
+                f"unknown layout {repr(name)[:80]} for {argument}= (--{argument}).",
+                hint=nearest(str(name), (*provided.values, "neutral"), listing="Layouts"),
+            )
+
     def framework_of(self, value: Any) -> Framework | None:
         """Return the adapter that accepts a live object, or None.
 
@@ -216,3 +245,19 @@ def loaded_registry(*, disabled: Iterable[str] = (), added: Iterable[str] = ()) 
 def default_registry() -> Registry:
     """Return the registry of everything installed; see `loaded_registry` for what is left out."""
     return loaded_registry()
+
+
+def given_registry(registry: Registry | None) -> Registry:
+    """Return the registry that a caller passed, or that of everything installed.
+
+    Raises:
+        UsageError: The value is not a registry.
+    """
+    if registry is None:
+        return default_registry()
+    if not isinstance(registry, Registry):
+        raise UsageError(
+            f"expected registry= to be a Registry, got {type(registry).__name__}.",
+            hint="Pass registry=bridge_core.default_registry(), or leave it out.",
+        )
+    return registry

@@ -43,6 +43,8 @@ def exports(
                 f"{package}.{name} is deprecated; use {module}.{new}.", DeprecatedName, stacklevel=2
             )
             return getattr(import_module(module), new)
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        raise AttributeError(
+            f"module {package!r} has no attribute {name!r}", name=name, obj=import_module(package)
+        )
 
     return load, lambda: sorted({*namespace, *home_of, *inner}), sorted(home_of, key=str.lower)

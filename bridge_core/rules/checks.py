@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from bridge_core.axes import ELLIPSIS, Equation, Term
 from bridge_core.errors import RuleError
-from bridge_core.messages import nearest
+from bridge_core.messages import nearest, shown
 from bridge_core.rules.conditions import When
 from bridge_core.rules.config_sizes import Size
 from bridge_core.rules.flat_index import FlatIndex
@@ -93,9 +93,12 @@ def check_fill(action: str, reason: str, value: object) -> None:
     Raises:
         RuleError: The reason is empty, or the constant is not a number.
     """
-    if not reason.strip():
+    if not isinstance(reason, str) or not reason.strip():
         example = 'drop = "the model makes it"' if action == "drop" else 'reason = "constant"'
-        raise RuleError("the reason is empty: expected a text.", hint=f"Write why, such as {example}.")
+        raise RuleError(
+            f"expected a reason that is not empty, got {shown(reason)}.",
+            hint=f"Write why, such as {example}.",
+        )
     if value is not None and not isinstance(value, int | float):
         raise RuleError(f"fill: expected a number, got {value!r}.")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bridge_core.axes import Equation
 from bridge_core.errors import RuleError
-from bridge_core.messages import nearest
+from bridge_core.messages import nearest, shown
 from bridge_core.rules.patterns import COUNT, NAME
 from bridge_core.state import DTYPES
 
@@ -124,6 +124,8 @@ def parse_ops(texts: Iterable[str]) -> tuple[Equation | None, tuple[Call, ...], 
     before: list[Call] = []
     after: list[Call] = []
     for text in texts:
+        if not isinstance(text, str):
+            raise RuleError(f"expected an equation or the call of an op, got {shown(text)}.")
         if "->" not in text:
             (before if equation is None else after).append(Call.parse(text))
         elif equation is not None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from bridge_core.errors import RuleError
+from bridge_core.messages import shown
 from bridge_core.state import Key
 
 __all__ = [
@@ -133,10 +134,12 @@ class Pattern:
         """Parse a dotted pattern; a `Pattern` is returned unchanged.
 
         Raises:
-            RuleError: A part is not a valid pattern, or a capture is named twice.
+            RuleError: It is not a text, a part is not a valid pattern, or a capture is named twice.
         """
         if isinstance(text, Pattern):
             return text
+        if not isinstance(text, str | tuple):
+            raise RuleError(f"expected a pattern of keys, such as 'fc.*', got {shown(text)}.")
         parts = tuple(text.split(".")) if isinstance(text, str) else text
         return cls(tuple(_segment(part) if isinstance(part, str) else part for part in parts))
 

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bridge_core.errors import UsageError
+from bridge_core.messages import shown
+from bridge_core.public import require_bool
 from bridge_core.state import Key
 
 if TYPE_CHECKING:
@@ -42,22 +45,24 @@ class Permissions:
     def of(
         cls,
         accept_guesses: bool,
-        allow_missing: Allowed,
-        allow_unexpected: Allowed,
-        allow_mismatched: Allowed,
+        allow_missing: Allowed = (),
+        allow_unexpected: Allowed = (),
+        allow_mismatched: Allowed = (),
         allow_unclaimed: Allowed = (),
     ) -> Permissions:
         """Return the permissions that a caller's keywords give.
 
         Raises:
             RuleError: A pattern is not valid.
+            UsageError: A value is of another type.
         """
+        require_bool("accept_guesses", accept_guesses)
         return cls(
             accept_guesses,
-            _patterns(allow_missing),
-            _patterns(allow_unexpected),
-            _patterns(allow_mismatched),
-            _patterns(allow_unclaimed),
+            _patterns("allow_missing", allow_missing),
+            _patterns("allow_unexpected", allow_unexpected),
+            _patterns("allow_mismatched", allow_mismatched),
+            _patterns("allow_unclaimed", allow_unclaimed),
         )
 
     def may_miss(self, *names: Key) -> bool:
@@ -77,14 +82,23 @@ class Permissions:
         return _match(self.allow_unclaimed, names)
 
 
-def _patterns(value: Allowed) -> tuple[Pattern, ...]:
+def _patterns(argument: str, value: Allowed) -> tuple[Pattern, ...]:
     if value is False or value == ():
         return ()
     from bridge_core.rules.patterns import Pattern
 
     if value is True:
         return (Pattern.parse("**"),)
-    return tuple(Pattern.parse(pattern) for pattern in ([value] if isinstance(value, str) else value))
+    patterns = [value] if isinstance(value, str | Pattern) else value
+    if isinstance(patterns, Iterable) and not isinstance(patterns, bytes):
+        patterns = list(patterns)
+        if all(isinstance(pattern, str | tuple | Pattern) for pattern in patterns):
+            return tuple(map(Pattern.parse, patterns))
+    option = f"--{argument.replace('_', '-')}"
+    raise UsageError(
+        f"expected {argument}= ({option}) to be True, a pattern or a list of patterns, got {shown(value)}.",
+        hint=f'Pass {argument}="head.*" ({option} PATTERN).',
+    )
 
 
 def _match(patterns: Iterable[Pattern], names: Iterable[Key]) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 from bridge_core.errors import LimitExceeded, RuleError, SourceNotFound, UsageError
 from bridge_core.io import SourceFile
-from bridge_core.messages import nearest
+from bridge_core.messages import nearest, shown
 from bridge_core.rules.overlaps import overlapping
 from bridge_core.rules.rule import Rule
 
@@ -62,8 +62,10 @@ def load_rules(path: StrPath) -> tuple[Rule, ...]:
         SourceNotFound: The file does not exist.
         MalformedFile: The path is a folder or a device.
         SystemFailure: The file cannot be read.
-        UsageError: The path is empty.
+        UsageError: The value is not a path, or is empty.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(f"expected the path of a rule file, got {shown(path)}.")
     if not os.fspath(path):
         raise UsageError(
             "the path of the rule file is empty.", hint='Pass rules="rules.toml" (--rules), or no rules.'
@@ -112,8 +114,8 @@ def load_rules(path: StrPath) -> tuple[Rule, ...]:
 def _parse(name: str) -> tuple[dict[str, Any], str]:
     try:
         file = SourceFile(name)
-    except SourceNotFound:
-        raise SourceNotFound("the rule file does not exist.", path=name) from None
+    except SourceNotFound as err:
+        raise SourceNotFound("the rule file does not exist.", path=name, hint=err.hint) from None
     with file:
         if file.size > _LARGEST:
             raise LimitExceeded(

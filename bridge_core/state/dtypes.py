@@ -74,8 +74,8 @@ def dtype_named(name: str) -> np.dtype[Any]:
     """
     try:
         return DTYPES[name]
-    except KeyError:
-        shown = name[:80]
+    except (KeyError, TypeError):
+        shown = str(name)[:80]
         raise UnsupportedFeature(f"unknown dtype {shown!r}.", hint=nearest(shown, DTYPES)) from None
 
 

@@ -329,11 +329,6 @@ def as_state(value: Mapping[Any, Any], *, layout: str | None = None) -> FlatStat
     """
     if isinstance(value, FlatState):
         return value if layout is None or value.layout == layout else value.replace(layout=layout)
-    if not isinstance(value, Mapping):
-        raise UsageError(
-            f"expected a FlatState or a mapping from keys to arrays, got {type(value).__name__}.",
-            hint='Pass a dict such as {"layers.0.weight": array}.',
-        )
     return FlatState(value, layout=layout)
 
 
@@ -341,6 +336,11 @@ def _wrapped(tensors: Mapping[Any, Any]) -> tuple[dict[Key, Tensor], tuple[Key, 
     """Return the tensors by key, and the paths of empty nodes."""
     if isinstance(tensors, FlatState):
         return dict(tensors._tensors), ()
+    if not isinstance(tensors, Mapping):
+        raise UsageError(
+            f"expected a FlatState or a mapping from keys to arrays, got {type(tensors).__name__}.",
+            hint='Pass a dict such as {"layers.0.weight": array}.',
+        )
     wrapped: dict[Key, Tensor] = {}
     sorts: dict[type, str] = {}
     join = "".join

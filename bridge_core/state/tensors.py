@@ -13,10 +13,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from bridge_core.errors import MalformedFile
+from bridge_core.errors import MalformedFile, UnsupportedFeature
 from bridge_core.io import ByteSource
 from bridge_core.state import regions
-from bridge_core.state.dtypes import native
+from bridge_core.state.dtypes import dtype_named, native
 from bridge_core.state.regions import Index, Region
 
 __all__ = [
@@ -63,7 +63,11 @@ class TensorSpec:
     def __post_init__(self) -> None:
         """Turn the shape into a tuple of integers, and the dtype into one of native byte order."""
         object.__setattr__(self, "shape", tuple(map(int, self.shape)))
-        object.__setattr__(self, "dtype", native(np.dtype(self.dtype)))
+        try:
+            dtype = np.dtype(self.dtype)
+        except TypeError:  # numpy does not know all names of ml_dtypes
+            dtype = dtype_named(str(self.dtype))
+        object.__setattr__(self, "dtype", native(dtype))
 
     @property
     def size(self) -> int:
@@ -225,7 +229,14 @@ def as_tensor(value: Any) -> Tensor:
     if isinstance(value, ArrayTensor | LazyTensor | FileTensor) or is_tensor(value):
         tensor: Tensor = value
         return tensor
-    wrapped = ArrayTensor(np.asarray(value))
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as err:  # of the object's own conversion, as of torch's
+        raise UnsupportedFeature(
+            f"expected an array, got a {type(value).__name__} that numpy cannot read: {err}.",
+            hint="Convert live tensors with to_neutral of bridge_torch or bridge_flax.",
+        ) from err
+    wrapped = ArrayTensor(array)
     wrapped.spec  # noqa: B018 - raises for a dtype that holds no numbers
     return wrapped
 

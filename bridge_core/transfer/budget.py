@@ -32,7 +32,7 @@ class Budget:
         max_ram: Bytes of all buffers together; None for 256 MiB.
 
     Raises:
-        UsageError: ``workers`` is less than 1, or ``max_ram`` less than 1 MB.
+        UsageError: ``workers`` is not an integer or less than 1, or ``max_ram`` less than 1 MB.
     """
 
     workers: int | None = None
@@ -40,9 +40,12 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Compare both values with the least that is allowed."""
-        if self.workers is not None and self.workers < 1:
+        if self.workers is not None and (
+            not isinstance(self.workers, int) or isinstance(self.workers, bool) or self.workers < 1
+        ):
             raise UsageError(
-                f"expected at least 1 worker, got {self.workers}.", hint="Pass workers=1 (--workers)."
+                f"expected at least 1 thread as workers= (--workers), got {shown(self.workers)}.",
+                hint="Pass workers=1 (--workers 1).",
             )
         if self.max_ram is not None and self.max_ram < 1_000_000:
             raise UsageError(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bridge_core.state import Array, FlatState, Key, Tensor, join_key, regions
+from bridge_core.state import Array, FlatState, Key, Tensor, as_state, join_key, regions
 from bridge_core.transfer.progress import Progress
 
 __all__ = ["Comparison", "Difference", "compare_states"]
@@ -99,7 +99,11 @@ def compare_states(
         left: One state.
         right: The other.
         progress: Called after each tensor.
+
+    Raises:
+        UsageError: A value is not a state.
     """
+    left, right = as_state(left), as_state(right)
     shared = [key for key in left if key in right]
     total = sum(left.spec(key).nbytes for key in shared if left.spec(key) == right.spec(key))
     differing: list[Difference] = []

@@ -15,7 +15,7 @@ import numpy as np
 from bridge_core.errors import ConversionWarning, about_tensor
 from bridge_core.messages import count, listed
 from bridge_core.ops import OverflowCount
-from bridge_core.state import Array, ArrayTensor, FlatState, Key, Tensor, TensorSpec, join_key
+from bridge_core.state import Array, ArrayTensor, FlatState, Key, Tensor, TensorSpec, as_state, join_key
 from bridge_core.transfer.block_plan import plan_blocks
 from bridge_core.transfer.block_reader import read_whole
 from bridge_core.transfer.budget import Budget
@@ -56,11 +56,12 @@ def load_values(
 
     Raises:
         UnknownKey: The state does not have one of the keys.
-        UsageError: ``workers`` is less than 1.
+        UsageError: ``workers`` is less than 1, or the value is not a state.
 
     Warns:
         ConversionWarning: Values are outside the range of the dtype that they are cast to.
     """
+    state = as_state(state)
     selected = list(state) if keys is None else list(keys)
     jobs: dict[object, tuple[Key, Tensor]] = {}
     for key in selected:

@@ -17,7 +17,7 @@ from bridge_core import (
     UsageError,
     join_key,
 )
-from bridge_core.messages import listed
+from bridge_core.messages import count, listed
 from bridge_core.state import unflatten_tree
 from bridge_core.transfer import load_values
 from bridge_flax.templates import Template
@@ -84,7 +84,8 @@ def flatten(tree: Any, *, form: str | None) -> FlatState:
             collections[key] = variable.var_type.__name__
     if bad:
         raise UnsupportedFeature(
-            f"the tree holds {len(bad)} values that cannot be converted: {listed(bad)}.",
+            f"the tree holds {count(len(bad), 'value')} that cannot be converted: {', '.join(bad[:8])}"
+            + (f" and {len(bad) - 8} more." if len(bad) > 8 else "."),
             hint="Remove them from the tree first.",
         )
     if form is None:

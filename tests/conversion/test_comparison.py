@@ -86,7 +86,7 @@ def test_a_model_of_either_framework(sources, tmp_path, source, to, target, name
     model = MODELS[name]() if live else f"{__name__}:{MODELS[name].__name__}"
     source, target = sources / source, tmp_path / target
     if to == "torch" and source.suffix == ".pt" and name != "torch":
-        with refused(UsageError, "flax", "torch", hint="like= (--like)"):
+        with refused(UsageError, "flax", "torch", hint="model of torch"):
             verify(source, source, model=model)
         return
     convert(source, target, to=to, model=model)

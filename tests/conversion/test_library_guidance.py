@@ -353,7 +353,7 @@ def command(monkeypatch):
     def run(*args, library=None):
         registry = zoo_registry(library or Zoo(notes=("Net of the zoo",)))
         monkeypatch.setattr(
-            importlib.import_module("bridge_core.conversion.convert"), "default_registry", lambda: registry
+            importlib.import_module("bridge_core.conversion.convert"), "given_registry", lambda _: registry
         )
         result = CliRunner().invoke(main, [str(arg) for arg in args])
         return SimpleNamespace(code=result.exit_code, out=result.stdout, err=result.stderr)

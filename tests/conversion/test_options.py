@@ -2,12 +2,12 @@
 
 from support.errors import refused
 
-from bridge_core import Guidance, Rule, UnsupportedFeature, UsageError, plan_conversion
+from bridge_core import Guidance, Rule, UsageError, plan_conversion
 from bridge_core.conversion.options import ConversionOptions
 
 
 def test_an_unknown_dtype_and_a_template_for_neutral_are_refused_at_once():
-    with refused(UnsupportedFeature, "float99"):
+    with refused(UsageError, "float99", hint="float"):
         ConversionOptions("flax", dtype="float99")
     with refused(UsageError, "like=", 'to="neutral"', hint="--like"):
         ConversionOptions("neutral", like=object())

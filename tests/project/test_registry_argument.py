@@ -89,7 +89,7 @@ def registry(monkeypatch):
         if name.startswith(("bridge_", "ckptbridge_")) and "default_registry" in vars(module):
             monkeypatch.setattr(module, "default_registry", refuse)
             patched += 1
-    assert patched > 6
+    assert patched > 3
     return made
 
 

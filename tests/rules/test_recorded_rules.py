@@ -238,7 +238,7 @@ def test_a_rule_towards_another_framework_is_not_done():
     (record,) = state.metadata.rules
     record = dataclasses.replace(record, layouts=("torch", "keras"), label="k.toml:3")
     state = state.replace(metadata=state.metadata.with_(rules=(record,)))
-    with refused(UnsupportedLayerError, "emb.weight: rule k.toml:3", "torch to keras", hint="--rules"):
+    with refused(UnsupportedLayerError, "emb.weight: rule k.toml:3", "torch to keras", hint="rules="):
         bridge_flax.from_neutral(state)
 
 

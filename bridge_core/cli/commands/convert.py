@@ -33,7 +33,13 @@ __all__ = ["convert"]
 @click.argument("src")
 @click.argument("dst")
 @target_options
-@click.option("--format", "format", metavar="FORMAT", help="Format of DST; by default that of its extension.")
+@click.option(
+    "--format",
+    "format",
+    metavar="FORMAT",
+    help="Format of DST, as 'ckptbridge plugins' lists them; by default that of its extension, or else the "
+    "usual one of the layout.",
+)
 @dtype_option
 @click.option(
     "--max-shard-size",

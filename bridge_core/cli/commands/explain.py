@@ -10,7 +10,7 @@ import click
 
 from bridge_core.cli.options import examples, takes_registry, target_options
 from bridge_core.cli.terminal import aside, say
-from bridge_core.errors import RuleError, UsageError
+from bridge_core.errors import RuleError, UnknownKey, UsageError
 from bridge_core.messages import fold_names
 from bridge_core.ops import Op, chain_specs
 from bridge_core.plan import Plan, Step
@@ -69,7 +69,8 @@ def explanations(plan: Plan, wanted: str) -> list[list[str]]:
     Blocks that differ only in their numbers are folded into one.
 
     Raises:
-        UsageError: No tensor of the plan has this name or matches this pattern.
+        UnknownKey: No tensor of the plan has this name.
+        UsageError: No tensor matches this pattern, or it is not valid.
     """
     keys = _find(plan, wanted)
     blocks = ["\n".join(block) for block in _blocks(plan, keys)]
@@ -102,8 +103,14 @@ def _find(plan: Plan, wanted: str) -> set[Key]:
         names = list(dict.fromkeys(map(join_key, known)))
         near = difflib.get_close_matches(wanted, names, n=5, cutoff=0.6)
         hint = f"Did you mean {' or '.join(near)}?" if near else "'ckptbridge plan' lists all names."
-        text = f"matches {wanted!r}" if is_pattern else f"is named {wanted!r}"
-        raise UsageError(f"no tensor of the source or the target {text}.", hint=hint)
+        path = plan.metadata.provenance.get("path")
+        if is_pattern:
+            if "*" in wanted:
+                hint = f"* matches one part of a name, and ** any number of parts. {hint}"
+            raise UsageError(
+                f"no tensor of the source or the target matches {wanted!r}.", path=path, hint=hint
+            )
+        raise UnknownKey("neither the source nor the target has this key.", path=path, key=wanted, hint=hint)
     return matching_keys
 
 
