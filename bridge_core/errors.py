@@ -340,12 +340,12 @@ class SystemFailure(BridgeError, OSError, code="CKB-400", exit_code=4):
         """Return the error for one of the system; `PermissionDenied` where that is its cause.
 
         Args:
-            error: What the system raised; an error of ours is returned as it is.
+            error: What the system raised; an error of ours is returned unchanged.
             what: What failed, as a subject and a verb: ``"opening the file failed"``.
             path: The file or folder.
             hint: What the user can do.
         """
-        if isinstance(error, SystemFailure):  # it says already what failed
+        if isinstance(error, SystemFailure):  # its text names what failed
             return error
         denied = cls is SystemFailure and error.errno in (errno.EACCES, errno.EPERM)
         kind = PermissionDenied if denied else cls

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -170,10 +169,10 @@ def _with_registry(function: Callable[..., Any], *, ignored: tuple[type[Warning]
         context = click.get_current_context()
         root = context.find_root()
         verbose = max(verbose, root.params.get("verbose", 0))
-        if verbose or "bridge_core.cli.verbosity" in sys.modules:
+        if verbose:
             from bridge_core.cli.verbosity import show_log
 
-            show_log(verbose)
+            context.call_on_close(show_log(verbose))
         if root is not context:
             plugin_modules = (*root.params.get("plugin_modules", ()), *plugin_modules)
             disabled_plugins = (*root.params.get("disabled_plugins", ()), *disabled_plugins)

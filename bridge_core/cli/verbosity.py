@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from bridge_core.cli.terminal import complain
 
 __all__ = ["show_log"]
 
 
-def show_log(verbosity: int) -> None:
-    """Show what is logged under ``ckptbridge``; replaces what an earlier call set.
+def show_log(verbosity: int) -> Callable[[], None]:
+    """Show what is logged under ``ckptbridge``.
 
     Args:
-        verbosity: 0 nothing, 1 each stage (INFO), 2 or more everything (DEBUG).
+        verbosity: 1 for each stage (INFO), 2 or more for everything (DEBUG).
+
+    Returns:
+        What ends it, for a process that runs more than one command.
     """
-    logger = logging.getLogger("ckptbridge")
-    for handler in [handler for handler in logger.handlers if isinstance(handler, _Lines)]:
+    logger, handler = logging.getLogger("ckptbridge"), _Lines()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO if verbosity == 1 else logging.DEBUG)
+
+    def end() -> None:
         logger.removeHandler(handler)
-    if verbosity > 0:
-        logger.addHandler(_Lines())
-        logger.setLevel(logging.INFO if verbosity == 1 else logging.DEBUG)
+        logger.setLevel(level)
+
+    return end
 
 
 class _Lines(logging.Handler):
-    """Prints each record as one line, escaped as everything that may come from a file."""
+    """Prints each record as one line, escaped like every text that may come from a file."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        complain(f"{record.getMessage()}", label=record.name)
+        complain(record.getMessage(), label=record.name)

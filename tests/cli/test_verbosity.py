@@ -41,6 +41,7 @@ def test_the_command_shows_it_when_asked_and_only_then(source, tmp_path):
     assert shown[2] == []
     before = CliRunner().invoke(main, ["-v", "inspect", str(source)])
     assert before.stderr.startswith("ckptbridge.checkpoint: ")
+    assert logging.getLogger("ckptbridge").handlers == []
 
 
 def test_nothing_is_printed_and_logging_is_not_imported_for_it(source, tmp_path):
