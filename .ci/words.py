@@ -26,7 +26,7 @@ SHIPPED = (
     "plugins/ckptbridge-hdf5/ckptbridge_hdf5",
     "plugins/ckptbridge-transformers/ckptbridge_transformers",
 )
-DOCUMENTS = ("README.md", "docs", ".github", "benchmarks/README.md", "plugins/*/README.md")
+DOCUMENTS = ("README.md", "CHANGELOG.md", "docs", ".github", "benchmarks/README.md", "plugins/*/README.md")
 
 WORDS = {
     "stands": (r"\b(stands?|stood|standing)\b(?! for| in for)", "is, is stored, appears, comes before"),

@@ -285,7 +285,7 @@ def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
 
 
 def nearest_file(path: Path) -> str:
-    """Return a hint that names the file of a folder that is most like a path, or an empty text."""
+    """Return a hint that names the most similar file of the folder, or an empty text."""
     import difflib  # only errors need it
 
     try:
