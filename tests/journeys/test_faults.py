@@ -459,7 +459,7 @@ def write_to_read_only(place, options, how):
         setpriv = needs("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "true")
         place.chmod(0o555)
         prefix = (setpriv, "--reuid=65534", "--regid=65534", "--clear-groups")
-        for probe in (("ls", place), (sys.executable, "-c", "")):
+        for probe in (("ls", place), (sys.executable, "-c", "import numpy")):
             if subprocess.run([*prefix, *probe], capture_output=True, check=False).returncode:
                 pytest.skip("another user cannot reach temporary folders, or this Python")
         says = "PermissionDenied.*Permission denied"
