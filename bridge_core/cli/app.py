@@ -100,7 +100,7 @@ def _run(call: Callable[[], Any], words: list[str]) -> int:
     except Exception as err:
         with contextlib.suppress(OSError):
             traceback.print_exc()
-        text = f"{type(err).__name__}: {err}. This is a mistake in ckptbridge or in a plugin"
+        text = f"{type(err).__name__}: {err}. This is a mistake in ckptbridge or in a plugin."
         return answer.end(_SYSTEM, "CKB-499", text, hint="Please report it with the text above.")
     finally:
         with contextlib.suppress(OSError):
@@ -142,7 +142,8 @@ class _Answer:
         hint: str = "",
     ) -> int:
         """Print another end; return ``status``."""
-        complain(f"{text} {hint} [{code}]".replace("  ", " ") if label else text.rstrip("."), label=label)
+        sentences = [text, hint] if hint else [text]
+        complain(" ".join([*sentences, f"[{code}]"]) if label else text.rstrip("."), label=label)
         self.document({"code": code, "message": text, "path": path and str(path), "hint": hint or None})
         return status
 
