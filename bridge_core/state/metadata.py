@@ -19,6 +19,7 @@ from bridge_core.io import parse_json
 from bridge_core.public import renamed
 from bridge_core.state.dtypes import dtype_named
 from bridge_core.state.keys import Key, LeafKey, join_key, leaf_path, split_name
+from bridge_core.state.left_out import LeftOut
 from bridge_core.state.metadata_schema import VERSION, check_schema
 
 __all__ = [
@@ -148,6 +149,7 @@ class StateMetadata:
         notes: What a report should mention about how the state was read. Not stored in files.
         source_names: Neutral key -> key of the tensor in the object or file that the neutral state was made
             from; messages name the tensor by it. Not stored in files.
+        left_out: What the object or file holds besides the weights that were read. Not stored in files.
     """
 
     layers: Mapping[Key, LayerInfo] = field(default_factory=dict)
@@ -163,6 +165,7 @@ class StateMetadata:
     providers: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     source_names: Mapping[Key, Key] = field(default_factory=dict, compare=False)
+    left_out: tuple[LeftOut, ...] = field(default=(), compare=False)
 
     def with_(self, **changes: Any) -> StateMetadata:
         """Return a copy with some fields replaced."""
