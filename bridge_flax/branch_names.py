@@ -6,6 +6,7 @@ import re
 
 __all__ = [
     "PARAMS",
+    "SLOTS",
     "WEIGHTS",
     "is_metrics",
     "is_optimizer",
@@ -22,40 +23,18 @@ PARAMS = "params"
 WEIGHTS = ("params", "model", "target", "variables", "weights", "model_params", "network", "net", "module")
 """Usual names of the branch with the weights; the first of several that may be it is."""
 
+SLOTS = frozenset({"mu", "nu", "m", "v", "trace", "momentum", "velocity", "exp_avg", "exp_avg_sq"})
+"""Usual names of an optimizer's values for each weight."""
+
 _OPTIMIZER = re.compile(
     r"(?:^|_)(?:opt|optim|optimizer|optimiser|optax|tx)_(?:state|states|vars|variables)(?:_|$)"
 )
 _MAYBE_OPTIMIZER = re.compile(r"(?:^|_)(?:opt|optim|optims|optimizer|optimizers|optimiser|solver)(?:_|$)")
 _COPIES = frozenset(
-    {
-        "params",
-        "ema",
-        "avg",
-        "average",
-        "averaged",
-        "polyak",
-        "swa",
-        "shadow",
-        "target",
-        "old",
-        "teacher",
-        "slow",
-    }
+    {"params", "ema", "avg", "average", "averaged", "polyak", "swa", "shadow", "target", "old", "teacher"}
 )
 _COUNTERS = frozenset(
-    {
-        "step",
-        "steps",
-        "epoch",
-        "epochs",
-        "iteration",
-        "iterations",
-        "iter",
-        "iters",
-        "count",
-        "counter",
-        "version",
-    }
+    {"step", "steps", "epoch", "epochs", "iteration", "iterations", "iter", "count", "counter", "version"}
 )
 _RANDOM = frozenset({"rng", "rngs", "key", "keys", "prng", "prngs", "seed", "seeds"})
 _SCALING = frozenset({"dynamic_scale", "loss_scale", "loss_scaler", "grad_scaler"})

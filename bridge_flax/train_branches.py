@@ -10,6 +10,7 @@ from bridge_core.messages import listed
 from bridge_core.plugins import WeightsChoice
 from bridge_flax.branch_names import (
     PARAMS,
+    SLOTS,
     is_metrics,
     is_optimizer,
     is_scaling,
@@ -26,9 +27,6 @@ __all__ = ["read_branches", "several_states", "unclear_weights"]
 _OPTIMIZER = "optimizer state"
 _COPY = "another copy of the weights"
 _PART = "a copy of some of the weights"
-
-_SLOTS = frozenset({"mu", "nu", "m", "v", "trace", "momentum", "velocity", "exp_avg", "exp_avg_sq"})
-"""Usual names of an optimizer's values for each weight."""
 
 
 @dataclass(slots=True)
@@ -196,7 +194,7 @@ def _reason(level: Tree, branch: str, known: _Known) -> str:
     if above == {()}:
         return (_COPY if len(shapes) >= known.parameters else _PART) if known.training or may_be else ""
     if len(shapes) < known.parameters or not (
-        known.training or may_be or _SLOTS & {p[-1] for p in above if p}
+        known.training or may_be or SLOTS & {p[-1] for p in above if p}
     ):
         return ""
     return _COPY if may_be or len(above) == 1 else _OPTIMIZER

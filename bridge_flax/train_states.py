@@ -13,7 +13,15 @@ from bridge_core import ConversionError, Key, TensorSpec
 from bridge_core.messages import listed
 from bridge_core.plugins import WeightsChoice
 from bridge_flax.branch_names import PARAMS, WEIGHTS, is_optimizer, may_be_counter, may_be_optimizer
-from bridge_flax.branch_trees import FACTORED, Tree, is_factored, is_optimizer_of, is_random, is_step
+from bridge_flax.branch_trees import (
+    FACTORED,
+    Tree,
+    has_slots_of,
+    is_factored,
+    is_optimizer_of,
+    is_random,
+    is_step,
+)
 from bridge_flax.train_branches import read_branches, several_states, unclear_weights
 from bridge_flax.tree_names import is_collection, is_parameter
 
@@ -116,6 +124,11 @@ def _weights_branch(tree: Tree, states: Collection[str], empty: Collection[Key])
         and not (is_collection(name) or is_random(tree, name))
         and (shapes := tree.shapes(name))
     }
+    certain += [
+        name
+        for name in others
+        if is_factored(tree, name) or any(has_slots_of(c, tree.shapes(name)) for c in candidates.values())
+    ]
     named = [name for name in WEIGHTS if name in candidates]
     if not certain and not others:
         counted = any(is_step(tree, name) for name in tree.tensors)
@@ -128,12 +141,12 @@ def _weights_branch(tree: Tree, states: Collection[str], empty: Collection[Key])
     named = [name for name in named if not mirrored or name in mirrored]
     if named and (certain or mirrored or not any(map(is_parameter, tree.branches[others[0]]))):
         return named[0]
-    if len(mirrored) == 1 and not _is_module(tree, mirrored[0], (*certain, *others)):
-        return mirrored[0]
-    if states or not (certain or mirrored):
+    if states or not certain:
         return ""
+    if len(mirrored) == 1 and not _is_module(tree, mirrored[0], certain):
+        return mirrored[0]
     if candidates:
-        raise unclear_weights(tree, [*candidates], certain or others)
+        raise unclear_weights(tree, [*candidates], certain)
     if tree.path or not any(is_parameter(key) for name in certain for key in tree.branches[name]):
         return ""
     raise ConversionError(
