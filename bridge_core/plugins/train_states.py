@@ -36,7 +36,7 @@ def weights_of(state: FlatState, framework: Framework | None, entry: str = "") -
     keys = names.keys_by_name
     # A box's own part stays last.
     new = {keys[name]: (*to, *keys[name][len(name) :]) for name, to in choice.names.items()}
-    left_out = _measured(choice.left_out, names, choice.copies)
+    left_out = _measured(choice.left_out, names, choice.copies, state.metadata.provenance.get("entry"))
     empty = tuple(path for path in state.metadata.empty if not _is_below(path, choice.left_out))
     whole = state.replace(metadata=state.metadata.with_(empty=empty))
     chosen = whole.select(new).rename(new)
@@ -101,8 +101,18 @@ def _choice(state: FlatState, framework: Framework, entry: str) -> tuple[Weights
         raise
 
 
-def _measured(reasons: Mapping[Key, str], specs: SpecsByName, copies: frozenset[Key]) -> tuple[LeftOut, ...]:
-    """Return branches with the number and the bytes of their tensors; a tensor counts in the deepest."""
+def _measured(
+    reasons: Mapping[Key, str], specs: SpecsByName, copies: frozenset[Key], entry: str | None = None
+) -> tuple[LeftOut, ...]:
+    """Return branches with the number and the bytes of their tensors; a tensor counts in the deepest.
+
+    Args:
+        reasons: Path of each branch -> what it is.
+        specs: The specs of all tensors.
+        copies: The branches that hold other weights.
+        entry: The entry that the paths are below; None for the root.
+    """
+    start = f"{entry}." if entry else ""
     sizes = dict.fromkeys(reasons, (0, 0))
     depths = sorted({len(path) for path in reasons}, reverse=True)
     for name, spec in specs.items():
@@ -111,7 +121,7 @@ def _measured(reasons: Mapping[Key, str], specs: SpecsByName, copies: frozenset[
             number, nbytes = sizes[path]
             sizes[path] = number + 1, nbytes + spec.nbytes
     return tuple(
-        LeftOut(join_key(path), reason, sizes[path][1], sizes[path][0], path in copies)
+        LeftOut(start + join_key(path), reason, sizes[path][1], sizes[path][0], path in copies)
         for path, reason in reasons.items()
     )
 

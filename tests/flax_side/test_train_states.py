@@ -262,14 +262,14 @@ def test_an_entry_is_read_when_it_is_asked_for(tmp_path):
         for given in (source, tree, open_state(source)):
             made, report = to_torch(given, tmp_path, entry=entry)
             assert_net(made, seed)
-            assert not left_out(report)
+            assert given is tree or {"step", "rng"} < set(left_out(report))
     with open_state(source, entry="opt_state") as state:
         assert ("0", "nu", "fc", "kernel") in state
     wrapped = write({"state": tree}, tmp_path / "w.msgpack")
     assert_net(to_torch(wrapped, tmp_path, entry="state.ema_params")[0], 40)
     made, report = to_torch(wrapped, tmp_path, entry="state")
     assert_net(made)
-    assert left_out(report)["opt_state"] == "optimizer state"
+    assert left_out(report)["state.opt_state"] == "optimizer state"
 
 
 @pytest.mark.parametrize("own", [False, True])
@@ -355,9 +355,8 @@ TRANSFORMS = {
 
 
 def live(name="adam", **more):
-    params = jax.tree.map(jax.numpy.asarray, net())
-    state = State.create(apply_fn=lambda: None, params=params, tx=TRANSFORMS[name], **more)
-    return state.apply_gradients(grads=params).replace(params=params)
+    params = net()
+    return State.create(apply_fn=lambda: None, params=params, tx=TRANSFORMS[name], **more)
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
@@ -396,7 +395,6 @@ def test_a_live_train_state_is_filled_and_keeps_the_rest():
     for field in ("step", "opt_state", "ema_params", "dropout_rng", "dynamic_scale"):
         old, new = jax.tree.leaves(getattr(state, field)), jax.tree.leaves(getattr(made, field))
         assert all(one is other for one, other in zip(old, new, strict=True))
-    assert made.apply_gradients(grads=made.params).step == state.step + 1
 
 
 def test_an_entry_of_a_live_train_state(tmp_path):
