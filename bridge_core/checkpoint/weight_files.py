@@ -41,7 +41,7 @@ _FOREIGN: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (
         re.compile(r"_METADATA|_CHECKPOINT_METADATA|manifest\.ocdbt"),
         "an Orbax checkpoint",
-        "Restore it with Orbax, and save it with flax.serialization.to_bytes.",
+        'Install the format with: pip install "ckptbridge-orbax"',
     ),
 )
 """Files that are only in folders of other checkpoints, what these are, and what to do."""
