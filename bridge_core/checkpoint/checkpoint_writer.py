@@ -79,7 +79,7 @@ def _with_held_metadata(state: FlatState, registry: Registry) -> FlatState:
 def chosen_format(
     path: StrPath, options: WriteOptions, registry: Registry, *, layout: str | None
 ) -> Format | FolderFormat:
-    """Return the format to write: the one given, that of the extension, or the usual one of the layout.
+    """Return the format to write: as given, of the extension, or the usual one of the layout.
 
     Args:
         path: The destination.

@@ -114,9 +114,9 @@ class FolderFormat(Protocol):
     capabilities: Capabilities
 
     def sniff_folder(self, folder: SourceFolder) -> bool:
-        """Return whether a folder is a checkpoint of this format, damaged or not; damage raises nothing.
+        """Return whether a folder is a checkpoint of this format, damaged or not.
 
-        It looks for markers of the format's own in the folder, and in the folders directly in it.
+        Damage raises nothing. It looks for markers of the format's own in the folder, and in the folders directly in it.
         """
         ...
 
@@ -152,7 +152,7 @@ class FolderFormat(Protocol):
     def write_folder(
         self, state: FlatState, target: FolderTarget, *, step: int | None = None, item: str | None = None
     ) -> None:
-        """Write all tensors and the metadata of a state to the temporary folder of ``target``.
+        """Write all tensors and the metadata of a state to the folder of ``target``.
 
         Args:
             state: The tensors, which are read a box at a time, and the metadata.

@@ -77,7 +77,7 @@ class FolderWriter:
 
     @property
     def overflows(self) -> dict[Key, int]:
-        """Key -> how many values are outside the range of the dtype that they were cast to; a copy."""
+        """Key -> how many values are outside the range of the dtype they were cast to."""
         overflows = dict(self._overflows)
         for file in self._files:
             overflows.update(file.overflows)

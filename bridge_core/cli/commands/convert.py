@@ -28,7 +28,7 @@ __all__ = ["convert"]
         "ckptbridge convert flax_model.msgpack model.safetensors --to torch --dtype bfloat16",
         "ckptbridge convert model.pt neutral.safetensors --to neutral",
         "ckptbridge convert checkpoints/ model.safetensors --to torch --step 1000 --entry params",
-        "ckptbridge convert model.safetensors checkpoints/ --to flax --format orbax --to-step 0 --to-item params",
+        "ckptbridge convert model.safetensors checkpoints/ --to flax --format orbax --to-step 0",
         "ckptbridge convert model.safetensors model.msgpack --to flax --allow-unclaimed 'mixer.**'",
     ),
 )
