@@ -87,7 +87,7 @@ class FolderFormatContract(ValuesContract):
         assert set(self.format.capabilities.dtypes) <= set(DTYPES)
 
     def test_sniffing_knows_its_own_folders_and_no_others(self, tmp_path: Path, path: Path) -> None:
-        """By content: the folder's name has no effect. A folder of files is not one, nor an empty one."""
+        """By content, whatever its name. A folder of files is not one, nor an empty one."""
         for state in (self.sample(), self.state_of({})):
             assert self.format.sniff_folder(SourceFolder(self.write(state, tmp_path / "any name")))
         other = tmp_path / "files"
