@@ -158,8 +158,7 @@ class FolderFormat(Protocol):
         Args:
             state: The tensors, which are read a box at a time, and the metadata.
             target: The folder to write, and how to write it with bounded memory.
-            step: Number of the step that the folder will be, where a step holds a file that says so; None if
-                it is not a step.
+            step: Number of the step that the folder will be; None if it will not be a step.
             item: Name of the item to write in a step; None to write the item itself into the folder.
 
         Raises:
