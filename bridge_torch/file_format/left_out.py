@@ -88,17 +88,19 @@ def measured(left_out: Iterable[LeftOut], most: int) -> tuple[state.LeftOut, ...
     rows = []
     for left in entries:
         tensors, nbytes = sizes.of(left.value)
-        reason = _reason(left, left.path in numbers)
+        reason = _reason(left, left.path in numbers, tensors)
         rows.append(state.LeftOut(left.path, reason, min(nbytes, most), tensors, left.path in numbers))
     return tuple(rows)
 
 
-def _reason(left: LeftOut, is_choice: bool) -> str:
+def _reason(left: LeftOut, is_choice: bool, tensors: int) -> str:
     if left.is_training:
         return "optimizer state" if _is_optimizer(left) else "state of the training"
     if is_choice:
         return "other tensors"
-    return "a tensor" if type(left.value) is TensorRef else "not a dict of tensors"
+    if type(left.value) is TensorRef:
+        return "a tensor"
+    return f"tensors in {_type_name(left.value)}" if tensors else "no tensors"
 
 
 def _is_optimizer(left: LeftOut) -> bool:
