@@ -1,4 +1,4 @@
-"""What the name of a branch of a train state says: an optimizer, a copy of the weights, a counter, a key."""
+"""What a branch of a train state may be by its name: an optimizer, a copy of the weights, a counter."""
 
 from __future__ import annotations
 

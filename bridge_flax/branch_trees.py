@@ -98,7 +98,7 @@ def has_slots_of(weights: Shapes, branch: Shapes) -> bool:
 
 
 def depths(weights: Shapes, branch: Shapes) -> Iterator[int | None]:
-    """Yield for each array of a branch how many parts stand before the path of a weight; None if it has none.
+    """Yield for each array of a branch how many parts come before the path of a weight; None if it has none.
 
     The name of a slot may follow the path.
     """

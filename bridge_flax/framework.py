@@ -27,7 +27,7 @@ _OF_WRAPPERS = frozenset({"scale", "sigma", "u"})
 
 
 class FlaxFramework:
-    """Linen variables and parameter trees, NNX modules and states, train states, and templates of models."""
+    """Linen variables and parameters, NNX modules and states, train states, and templates."""
 
     name: str = "flax"
     collections: Mapping[str, tuple[str, ...]] = COLLECTIONS

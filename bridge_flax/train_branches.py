@@ -203,18 +203,18 @@ def _reason(level: Tree, branch: str, known: _Known) -> str:
 def _reason_of_tensor(level: Tree, key: Key, known: _Known) -> str:
     """Return what a tensor next to the branches is; an empty text if that is not known."""
     spec, name = level.specs[key], key[-1]
-    whole = spec.dtype.kind in "iub"
+    integer = spec.dtype.kind in "iub"
     if not spec.shape:
-        if whole or may_be_counter(name):
+        if integer or may_be_counter(name):
             return "counter"
         return "value of the training" if known.optimizer or is_metrics(name) else ""
     if may_be_random(name) and is_key(spec):
         return "random key" if len(spec.shape) == 1 else "random keys"
-    return "counter" if whole and len(spec.shape) == 1 and may_be_counter(name) else ""
+    return "counter" if integer and len(spec.shape) == 1 and may_be_counter(name) else ""
 
 
 def _may_be_model(level: Tree, branch: str, known: _Known) -> bool:
-    """Return whether a branch holds parameters of layers, so that it is no collection of the weights' own."""
+    """Return whether a branch holds parameters of layers, so that it may be another model."""
     rest = level.rest(branch)
     if _holds_collections(level, branch):
         return False
@@ -226,9 +226,9 @@ def _may_be_model(level: Tree, branch: str, known: _Known) -> bool:
 
 
 def _of_copy(choice: WeightsChoice, levels: list[Tree], weights: Key, entry: str) -> WeightsChoice | None:
-    """Return the choice of another copy of the weights, with the collections that it lacks.
+    """Return the choice of another copy of the weights, with the collections that it does not have.
 
-    None if the entry is no such copy, or nothing is to be added to it.
+    None if the entry is not such a copy, or nothing is to be added to it.
     """
     chosen = next((path for path in choice.copies if join_key(path) == entry), None)
     others = {name: new for name, new in choice.names.items() if new[0] != PARAMS}

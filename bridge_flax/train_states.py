@@ -38,8 +38,8 @@ def choose_weights(
     Args:
         specs: Key without box -> spec.
         empty: Paths of empty nodes.
-        entry: Dotted path of another copy of the weights to take, with the collections that it lacks; None is
-            returned if there is no such copy, or nothing to add to it.
+        entry: Dotted path of another copy of the weights to take, with the collections that it does not have;
+            None is returned if there is no such copy, or nothing to add to it.
 
     Raises:
         KeyConflict: The names do not show which branch holds the weights, or what another branch is.
@@ -66,6 +66,11 @@ def _may_be(specs: Mapping[Key, TensorSpec], empty: Collection[Key]) -> bool:
 
 def _located(specs: Mapping[Key, TensorSpec], empty: Collection[Key]) -> tuple[list[Tree], str]:
     """Return the trees from the root to the one that holds the weights, and the name of their branch."""
+    hints = frozenset(
+        part
+        for part in {part for name in (*specs, *empty) for part in name[: 2 * _DEEPEST]}
+        if part == FACTORED or is_optimizer(part) or may_be_counter(part)
+    )
     levels: list[Tree] = []
     names: Iterable[Key] = specs
     path: Key = ()
@@ -74,7 +79,7 @@ def _located(specs: Mapping[Key, TensorSpec], empty: Collection[Key]) -> tuple[l
         levels.append(tree)
         if tree.branches.get(PARAMS):
             return levels, PARAMS
-        states = [name for name in tree.branches if _is_state(tree, name, empty, _DEEPEST - depth)]
+        states = [name for name in tree.branches if _is_state(tree, name, empty, _DEEPEST - depth, hints)]
         weights = _weights_branch(tree, states, empty)
         if weights:
             return levels, weights
@@ -86,9 +91,21 @@ def _located(specs: Mapping[Key, TensorSpec], empty: Collection[Key]) -> tuple[l
     return [], ""
 
 
-def _is_state(tree: Tree, branch: str, empty: Collection[Key], deeper: int) -> bool:
-    """Return whether a branch holds a train state, at its top or further down."""
-    if not deeper or is_collection(branch) or not tree.branches[branch]:
+def _is_state(tree: Tree, branch: str, empty: Collection[Key], deeper: int, hints: frozenset[str]) -> bool:
+    """Return whether a branch holds a train state, at its top or further down.
+
+    Args:
+        tree: The tree.
+        branch: The branch.
+        empty: Paths of empty nodes.
+        deeper: How many levels further down to look.
+        hints: Parts of names without one of which there is no train state.
+    """
+    if not deeper or is_collection(branch):
+        return False
+    start = len(tree.path) + 1
+    below_hints = (name[start:] for name in (*tree.branches[branch], *empty))
+    if all(map(hints.isdisjoint, below_hints)) or not tree.branches[branch]:
         return False
     below = Tree.of(tree.specs, tree.branches[branch], empty, tree.at(branch))
     if any(below.branches.get(name) for name in WEIGHTS) and (
@@ -96,7 +113,7 @@ def _is_state(tree: Tree, branch: str, empty: Collection[Key], deeper: int) -> b
         or any(is_step(below, name) for name in below.tensors)
     ):
         return True
-    return any(_is_state(below, name, empty, deeper - 1) for name in below.branches if name != PARAMS)
+    return any(_is_state(below, name, empty, deeper - 1, hints) for name in below.branches if name != PARAMS)
 
 
 def _weights_branch(tree: Tree, states: Collection[str], empty: Collection[Key]) -> str:

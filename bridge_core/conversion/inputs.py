@@ -80,12 +80,12 @@ def state_of(
             hint="Remove step=, or pass the path of the checkpoint.",
         )
     if entry is None:
-        return _weights(_whole(value, registry, layout, what), registry)
+        return _weights(_everything(value, registry, layout, what), registry)
     require_entry_path(entry)
     return _weights(_entry_of(value, registry, entry, layout, what), registry)
 
 
-def _whole(value: Any, registry: Registry, layout: str | None, what: str) -> FlatState:
+def _everything(value: Any, registry: Registry, layout: str | None, what: str) -> FlatState:
     """Return the state of a value in memory, with everything that it holds."""
     if isinstance(value, FlatState):
         return as_state(value, layout=layout)
@@ -113,21 +113,26 @@ def _weights(state: FlatState, registry: Registry, entry: str = "") -> FlatState
 
 
 def _completed(
-    state: FlatState, whole: Callable[[], FlatState], entry: str, registry: Registry, *, is_file: bool = False
+    state: FlatState,
+    open_all: Callable[[], FlatState],
+    entry: str,
+    registry: Registry,
+    *,
+    is_file: bool = False,
 ) -> FlatState:
     """Return an entry with the collections next to it, if it is another copy of a model's weights.
 
     Args:
         state: The tensors of the entry.
-        whole: Gives all that the entry was taken from.
+        open_all: Gives all that the entry was taken from.
         entry: The entry.
         registry: Where adapters are found.
-        is_file: Whether ``whole`` opens a file: of the two states the one that is not returned is closed.
+        is_file: Whether ``open_all`` opens a file: of the two states the one that is not returned is closed.
     """
     if not isinstance(registry.frameworks.get(state.layout or ""), TrainStates):
         return state
     try:
-        others = whole()
+        others = open_all()
     except BridgeError:
         return state
     try:
@@ -158,10 +163,10 @@ def _entry_of(value: Any, registry: Registry, entry: str, layout: str | None, wh
         inner = mapping_entry(value, entry)
         if inner is not None:
             others = [str(name) for name in value if not f"{entry}.".startswith(f"{name}.")]
-            state = read_from_entry(_whole(inner, registry, layout, what), entry, others)
-            return _completed(state, lambda: _whole(value, registry, layout, what), entry, registry)
-    whole = _whole(value, registry, layout, what)
-    return _completed(select_entry(whole, entry), lambda: whole, entry, registry)
+            state = read_from_entry(_everything(inner, registry, layout, what), entry, others)
+            return _completed(state, lambda: _everything(value, registry, layout, what), entry, registry)
+    complete = _everything(value, registry, layout, what)
+    return _completed(select_entry(complete, entry), lambda: complete, entry, registry)
 
 
 def _live_state(value: Any, framework: Framework, registry: Registry) -> FlatState:

@@ -139,7 +139,7 @@ class Plan:
         return tuple(d for d in self.dropped if not d.kept and d.tied_to is None)
 
     def left_out_json(self) -> list[dict[str, Any]]:
-        """Return what is left out as plain data: names, reasons and bytes, of branches and of tensors."""
+        """Return what is left out, branches and tensors, as plain data."""
         from bridge_core.plan.description import left_out_rows
 
         return left_out_rows(self)

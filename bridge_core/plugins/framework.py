@@ -151,7 +151,7 @@ class WeightsChoice:
 
 @runtime_checkable
 class TrainStates(Protocol):
-    """A framework adapter that knows the trees in which training programs keep their whole state."""
+    """A framework adapter that knows the trees in which training programs keep their state."""
 
     def choose_weights(
         self, names: Mapping[Key, TensorSpec], empty: Collection[Key] = (), entry: str = ""

@@ -13,7 +13,7 @@ __all__ = ["branches_of", "weights_of"]
 
 
 def weights_of(state: FlatState, framework: Framework | None, entry: str = "") -> FlatState:
-    """Return a state with only its weights, under the names that a conversion sees; else the state itself.
+    """Return a state with only its weights, under the names that a conversion sees.
 
     What is left out is in ``metadata.left_out``, and a note names it. Without a framework that knows train
     states, or if the state is none, nothing is left out.
@@ -22,7 +22,7 @@ def weights_of(state: FlatState, framework: Framework | None, entry: str = "") -
         state: In the framework's layout.
         framework: The framework's adapter; None if there is none.
         entry: Path of another copy of the weights, which is read in their place with the collections that it
-            lacks. The state is returned unchanged where there is nothing to add to it.
+            does not have. The state is returned unchanged where there is nothing to add to it.
 
     Raises:
         KeyConflict: The names do not show which branch holds the weights, or what another branch is.
@@ -65,7 +65,9 @@ def weights_of(state: FlatState, framework: Framework | None, entry: str = "") -
 
 
 def branches_of(state: FlatState, framework: Framework | None) -> tuple[LeftOut, ...]:
-    """Return the branches of a train state, those with weights without a reason; none for another state.
+    """Return the branches of a train state; none for another state.
+
+    Those with weights have no reason.
 
     Args:
         state: In the framework's layout.
@@ -86,7 +88,7 @@ def branches_of(state: FlatState, framework: Framework | None) -> tuple[LeftOut,
 
 
 def _choice(state: FlatState, framework: Framework, entry: str) -> tuple[WeightsChoice | None, SpecsByName]:
-    """Return what the adapter says of a state, and the state's specs by the names that it was asked with."""
+    """Return what the adapter makes of a state, and the state's specs by the names that it was asked with."""
     recorded = state.metadata.tree_form.get(framework.name) in ("variables", "params")
     if recorded or not isinstance(framework, TrainStates):
         return None, SpecsByName(state, {})

@@ -1,4 +1,4 @@
-"""Values that a model computes while it runs, and keeps in a collection of its own, on the way elsewhere."""
+"""Values that a model computes while it runs, and stores in a collection of its own, on the way elsewhere."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def flatten(tree: Any, *, form: str | None) -> FlatState:
         KeyConflict: Two entries have one name, or the names do not show whether they begin with
             collections.
         UnsupportedFeature: Some leaves are not arrays, or of unsupported dtypes; the first are listed. In a
-            train state, those that are no weights are passed over.
+            train state, those that are not weights are passed over.
         LimitExceeded: The tree is too deep.
     """
     tensors: dict[Key, Tensor] = {}
@@ -131,7 +131,7 @@ def build(state: FlatState, like: Any, weights: Collection[Key] | None = None) -
     Args:
         state: The tensors.
         like: The structure.
-        weights: The keys of ``like`` that are filled, where the others stay as they are; None for all.
+        weights: The keys of ``like`` that are filled, where the others stay unchanged; None for all.
     """
     if like is None:
         loaded = load_values(state)
