@@ -8,6 +8,7 @@ __all__ = [
     "PARAMS",
     "SLOTS",
     "WEIGHTS",
+    "is_gradients",
     "is_metrics",
     "is_optimizer",
     "is_scaling",
@@ -38,6 +39,7 @@ _COUNTERS = frozenset(
 )
 _RANDOM = frozenset({"rng", "rngs", "key", "keys", "prng", "prngs", "seed", "seeds"})
 _SCALING = frozenset({"dynamic_scale", "loss_scale", "loss_scaler", "grad_scaler"})
+_GRADIENTS = frozenset({"grad", "grads", "gradient", "gradients"})
 _METRICS = frozenset({"metric", "metrics"})
 
 
@@ -68,6 +70,11 @@ def may_be_counter(name: str) -> bool:
 def may_be_random(name: str) -> bool:
     """Return whether a name may be that of random keys."""
     return not _RANDOM.isdisjoint(_words(name))
+
+
+def is_gradients(name: str) -> bool:
+    """Return whether a name is that of gradients."""
+    return not _GRADIENTS.isdisjoint(_words(name))
 
 
 def is_scaling(name: str) -> bool:

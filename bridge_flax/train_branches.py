@@ -11,6 +11,7 @@ from bridge_core.plugins import WeightsChoice
 from bridge_flax.branch_names import (
     PARAMS,
     SLOTS,
+    is_gradients,
     is_metrics,
     is_optimizer,
     is_scaling,
@@ -182,6 +183,9 @@ def _reason(level: Tree, branch: str, known: _Known) -> str:
             return "metrics"
         if not shapes and may_be_counter(branch):
             return "counters"
+        numbers = (level.specs[name].dtype.kind for name in level.branches[branch] if level.specs[name].shape)
+        if known.optimizer and all(kind in "iub" for kind in numbers):
+            return "values of the training"
     if not shapes:
         return "scale of the loss" if is_scaling(branch) else ""
     found = {
@@ -189,6 +193,8 @@ def _reason(level: Tree, branch: str, known: _Known) -> str:
     }
     if len(found) < len(shapes):
         return ""
+    if is_gradients(branch):
+        return "gradients"
     above = {name[:at] for name, at in found.items()}
     may_be = may_be_copy(branch)
     if above == {()}:

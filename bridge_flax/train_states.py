@@ -45,7 +45,7 @@ def choose_weights(
         KeyConflict: The names do not show which branch holds the weights, or what another branch is.
         ConversionError: There are no weights, only the state of an optimizer.
     """
-    if not _may_be(specs, empty):
+    if () in specs or not _may_be(specs, empty):
         return None
     levels, weights = _located(specs, empty)
     if not weights:

@@ -44,7 +44,7 @@ def left_out_note(left_out: Iterable[LeftOut]) -> str:
     >>> left_out_note([LeftOut("opt_state", "optimizer state", 1200, 4), LeftOut("step", "counter", 4, 1)])
     'left out: opt_state (optimizer state, 4 tensors, 1.2 kB), step (counter, 4 bytes)'
     """
-    ordered = sorted(left_out, key=lambda left: not left.is_choice)
+    ordered = sorted(left_out, key=lambda left: (not left.is_choice, -left.nbytes))
     texts = [_text(left) for left in ordered[:_SHOWN]]
     more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
     return f"left out: {', '.join(texts)}{more}"
