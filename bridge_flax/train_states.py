@@ -142,9 +142,7 @@ def _weights_branch(tree: Tree, states: Collection[str], empty: Collection[Key])
         and (shapes := tree.shapes(name))
     }
     certain += [
-        name
-        for name in others
-        if is_factored(tree, name) or any(has_slots_of(c, tree.shapes(name)) for c in candidates.values())
+        name for name in others if any(has_slots_of(c, tree.shapes(name)) for c in candidates.values())
     ]
     named = [name for name in WEIGHTS if name in candidates]
     if not certain and not others:

@@ -205,6 +205,11 @@ TREES: dict[str, tuple[Any, bool, dict[str, str]]] = {
         False,
         {"optimizer.state": "optimizer state", "version": "counter"},
     ),
+    "an optimizer by the names of its slots": (
+        {"generator": net(), "optimizer": OPTIMIZER},
+        False,
+        {"optimizer": "optimizer state"},
+    ),
     "names of big_vision": (
         {
             "params": net(),
@@ -327,6 +332,7 @@ def test_another_copy_of_the_weights_keeps_the_statistics(tmp_path, own):
             },
             "gen",
         ),
+        ({"fc": net()["fc"], "opt_state": {"mu": {"fc": net()["fc"]}}}, "opt_state"),
         ({"a": net(), "b": {"x": {"kernel": numbers(2, 2)}}, "opt_state": {"count": STEP}}, "opt_state"),
         ({"state": {"params": net(), "step": STEP, "opt_state": OPTIMIZER}, "other": net()["fc"]}, "other"),
     ],
@@ -480,6 +486,12 @@ def test_a_train_state_stays_in_flax_as_its_variables(tmp_path):
     for to in ("flax", "neutral"):
         report = bridge_core.convert(source, tmp_path / "made.msgpack", to=to, overwrite=True)
         assert set(left_out(report)) == {"opt_state", "step"}
+    empty = {"params": {"fc": net()["fc"], "drop": {}}, "opt_state": {"0": {}, "1": {}}, "step": STEP}
+    write(empty, tmp_path / "empty.msgpack")
+    bridge_core.convert(tmp_path / "empty.msgpack", tmp_path / "made.msgpack", to="flax", overwrite=True)
+    tree = serialization.msgpack_restore((tmp_path / "made.msgpack").read_bytes())
+    assert {name for name in tree if not name.startswith("__")} == {"params"}
+    assert tree["params"]["drop"] == {}
     bridge_core.convert(source, tmp_path / "made.msgpack", to="flax", overwrite=True)
     tree = serialization.msgpack_restore((tmp_path / "made.msgpack").read_bytes())
     np.testing.assert_array_equal(tree["params"]["fc"]["kernel"], net()["fc"]["kernel"])
@@ -494,6 +506,7 @@ def test_a_train_state_stays_in_flax_as_its_variables(tmp_path):
         {"fc": net()["fc"], "optimizer": net()},
         {"encoder": net(), "momentum": {"encoder": net()}},
         {"model": net(), "target": net(1)},
+        {"model": net(), "opt": net(1)},
         {"state": {"params": net()}},
         {"model": net(), "ema": net(1)},
         {"fc": net()["fc"], "count": STEP},
