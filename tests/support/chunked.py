@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections import Counter
 
@@ -56,6 +57,12 @@ class ChunkedSource:
     def chunks(self):
         """How many chunks there are."""
         return len(list(self._places(tuple(slice(0, n, 1) for n in self.values.shape))))
+
+    @property
+    def chunk_nbytes(self):
+        """Bytes of the largest chunk."""
+        sizes = zip(self.values.shape, self.chunk, strict=True)
+        return self.values.itemsize * math.prod(min(n, c) for n, c in sizes)
 
     @property
     def largest_read(self):

@@ -12,7 +12,7 @@ from support.examples import examples
 
 from bridge_core import FileImage, FlatState, compare_states, load_values
 from bridge_core.formats import Extent
-from bridge_core.ops.chain import chain_tensors
+from bridge_core.ops.chain import OpTensor, chain_tensors
 from bridge_core.ops.elementwise import Cast
 from bridge_core.ops.shape import Flip, Permute, Reshape
 from bridge_core.ops.split_concat import Concat, Split, Stack, Unstack
@@ -209,6 +209,13 @@ def chains(draw):
     return sources, tensors, arrays
 
 
+def reshaped(tensor):
+    """Whether there is a reshape among the ops of a tensor."""
+    return isinstance(tensor, OpTensor) and (
+        isinstance(tensor.op, Reshape) or any(map(reshaped, tensor.inputs))
+    )
+
+
 @given(case=chains(), block=st.sampled_from([64, 1 << 10, 8 << 10, 1 << 20]), workers=st.integers(1, 2))
 @settings(deadline=None, max_examples=examples(80))
 def test_values_are_right_and_chunks_are_decoded_rarely(tmp_path_factory, case, block, workers):
@@ -223,13 +230,13 @@ def test_values_are_right_and_chunks_are_decoded_rarely(tmp_path_factory, case, 
             return block
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("transfer.test_chunks.Budget" if False else f"{__name__}.Budget", Small)
+        patch.setattr(f"{__name__}.Budget", Small)
         check_all(path, tensors, expected, workers=workers)
     for source in sources:
-        print(sorted(Counter_of(source).items()), block, source.chunk, source.values.shape)
-
-
-def Counter_of(source):
-    from collections import Counter
-
-    return Counter(source.decoded.values())
+        decodes = sum(source.decoded.values()) / source.chunks
+        if reshaped(next(iter(tensors.values()))):
+            # The chunks of a merged axis may exceed a block together; a reshape reads whole rows.
+            assert decodes <= 2 + 8 * source.values.nbytes / block
+            continue
+        assert source.largest_read <= max(block, 4 * source.chunk_nbytes)
+        assert decodes <= 2
