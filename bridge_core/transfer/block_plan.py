@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bridge_core.formats import Extent
-from bridge_core.state import FileTensor, Key, Region, Tensor, regions
+from bridge_core.state import FileTensor, Key, Region, Tensor, TensorSpec, regions
 from bridge_core.transfer.chunk_blocks import ChunkBlocks, chunk_blocks, largest_chunk
-from bridge_core.transfer.chunk_grid import chunked_sources
+from bridge_core.transfer.chunk_grid import chunked_sources, copies
 from bridge_core.transfer.memory_order import MemoryOrder, first_source, memory_order_of
 
 __all__ = ["COPY_BLOCK", "LARGE", "STRIP", "BlockPlan", "plan_blocks", "plan_boxes"]
@@ -75,6 +75,7 @@ class BlockPlan:
         can_copy: Whether the system may be able to copy its bytes from file to file.
         chunks: How it is cut by the chunks of its sources; None if they have none, or the cut is given.
         kept_nbytes: Bytes of whole chunks of sources that are kept while the blocks are read.
+        band_shape: Shape of runs of blocks that are read as one; empty to read each block by itself.
     """
 
     key: Key
@@ -91,6 +92,7 @@ class BlockPlan:
     can_copy: bool
     chunks: ChunkBlocks | None = None
     kept_nbytes: int = 0
+    band_shape: tuple[int, ...] = ()
 
     @property
     def blocks(self) -> Iterator[Region]:
@@ -186,13 +188,15 @@ def plan_blocks(
     )
 
 
-def plan_boxes(key: Key, tensor: Tensor, shape: tuple[int, ...]) -> BlockPlan:
+def plan_boxes(key: Key, tensor: Tensor, shape: tuple[int, ...], max_bytes: int = 0) -> BlockPlan:
     """Return how a tensor moves in boxes of a given shape.
 
     Args:
         key: The tensor's key.
         tensor: The tensor.
         shape: Shape of the boxes; those at the ends are smaller.
+        max_bytes: Bytes that may be read at once to decode chunks of sources fewer times; twice as much
+            memory may be used.
     """
     spec, source = tensor.spec, first_source(tensor)
     box = tuple(min(n, most) for n, most in zip(spec.shape, shape, strict=True))
@@ -201,6 +205,7 @@ def plan_boxes(key: Key, tensor: Tensor, shape: tuple[int, ...]) -> BlockPlan:
     sources = () if as_stored else chunked_sources(tensor)
     strips = box_nbytes >= LARGE and source is not None and not as_stored and not sources
     order = memory_order_of(tensor) if strips else None
+    band = _band(spec, box, max_bytes // 2 if copies(tensor) else max_bytes) if sources else ()
     return BlockPlan(
         key,
         tensor,
@@ -209,13 +214,23 @@ def plan_boxes(key: Key, tensor: Tensor, shape: tuple[int, ...]) -> BlockPlan:
         box,
         _is_run(spec.shape, box),
         None if order is None or order.inner == len(box) - 1 else order,
-        box_nbytes + (0 if as_stored else _STRIPS),
+        max(box_nbytes + (0 if as_stored else _STRIPS), regions.size(band) * spec.dtype.itemsize),
         (),
         0,
         1,
         can_copy=False,
-        kept_nbytes=max(box_nbytes, largest_chunk(sources)) if sources else 0,
+        kept_nbytes=max(box_nbytes, max_bytes, largest_chunk(sources)) if sources else 0,
+        band_shape=band,
     )
+
+
+def _band(spec: TensorSpec, box: tuple[int, ...], max_bytes: int) -> tuple[int, ...]:
+    """Return the shape of the longest run of boxes, each a run of the tensor; empty if boxes are none."""
+    if not spec.shape or not _is_run(spec.shape, box):
+        return ()
+    axis = next((a for a, n in enumerate(box) if n != 1), len(box) - 1)
+    count = max(1, max_bytes // max(1, regions.size(box) * spec.dtype.itemsize))
+    return (*box[:axis], min(spec.shape[axis], box[axis] * count), *box[axis + 1 :])
 
 
 def _largest_block(

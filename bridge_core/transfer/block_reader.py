@@ -47,6 +47,9 @@ def read_blocks(
         OutOfMemory: A block does not fit into memory.
     """
     scratch.chunks.limit = plan.kept_nbytes
+    banded = blocks is None and plan.band_shape
+    if banded:
+        blocks = regions.boxes(plan.tensor.spec.shape, plan.band_shape)
     for region in plan.blocks if blocks is None else blocks:
         if stop is not None and stop.is_set():
             raise KeyboardInterrupt
@@ -58,7 +61,14 @@ def read_blocks(
             raise OutOfMemory(
                 f"the system has no memory for a block of {nbytes} bytes.", hint=_LESS_MEMORY
             ) from err
-        yield region, block
+        yield from _boxes_of(plan, region, block) if banded else ((region, block),)
+
+
+def _boxes_of(plan: BlockPlan, band: Region, values: Array) -> Iterator[tuple[Region, Array]]:
+    """Yield the boxes of a band, and their values."""
+    for box in regions.boxes(values.shape, plan.block_shape):
+        place = tuple(regions.shift(part, whole.start) for part, whole in zip(box, band, strict=True))
+        yield place, values[box]
 
 
 def read_whole(plan: BlockPlan, out: Array, scratch: Scratch) -> None:

@@ -32,6 +32,7 @@ __all__ = [
     "chunk_regions",
     "chunk_shape_of",
     "chunked_sources",
+    "copies",
     "read_nbytes",
     "whole_chunks",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import zlib
 
 import numpy as np
@@ -17,9 +18,10 @@ from bridge_core.ops.elementwise import Cast
 from bridge_core.ops.shape import Flip, Permute, Reshape
 from bridge_core.ops.split_concat import Concat, Split, Stack, Unstack
 from bridge_core.state.tensors import ArrayTensor
-from bridge_core.transfer import block_plan, load
 from bridge_core.transfer.budget import Budget
+from bridge_core.transfer.chunk_jobs import Allowance
 from bridge_core.transfer.file_writer import FileTarget
+from bridge_core.transfer.folder_writer import FolderWriter
 
 MB = 1 << 20
 
@@ -91,9 +93,7 @@ def test_layers_stacked_in_a_source_are_unstacked_from_chunks_decoded_once(tmp_p
     if turned:
         layers = tuple(chain_tensors((layer,), TURN)[0] for layer in layers)
     tensors = {("layer", str(i)): layer for i, layer in enumerate(layers)}
-    expected = {
-        ("layer", str(i)): layer.T if turned else layer for i, layer in enumerate(numbers(LAYERS))
-    }
+    expected = {("layer", str(i)): layer.T if turned else layer for i, layer in enumerate(numbers(LAYERS))}
     check_all(tmp_path / "out", tensors, expected, max_ram=MB)
     assert set(source.decoded.values()) == {1}
     source.decoded.clear()
@@ -129,6 +129,48 @@ def test_blocks_in_order_follow_the_rows_of_chunks(tmp_path):
     blocks = list(FileTarget(tmp_path / "x", Budget(1, MB)).blocks(FlatState({("w",): tensor}), ("w",)))
     np.testing.assert_array_equal(np.concatenate(blocks), source.values.reshape(-1))
     assert max(source.decoded.values()) == 2
+
+
+def test_chunks_that_exceed_a_share_wait_for_each_other():
+    large = Allowance(10, 2)
+    order = []
+
+    def use(nbytes):
+        with large.taken(nbytes):
+            order.append(nbytes)
+
+    with large.taken(11), large.taken(9), large.taken(10):  # those within a share need not ask
+        waiting = threading.Thread(target=use, args=(12,))
+        waiting.start()
+        waiting.join(0.05)
+        assert not order
+    waiting.join(60)
+    with large.taken(1000):  # one alone may be larger than everything
+        use(5)
+        stop = threading.Event()
+        stop.set()
+        with pytest.raises(KeyboardInterrupt), large.taken(11, stop):
+            pass
+    assert order == [12, 5]
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["as stored", "transposed"])
+def test_boxes_of_a_folder_are_read_from_chunks_decoded_as_rarely_as_memory_allows(tmp_path, turned):
+    source = ChunkedSource(numbers((1600, 1300)), (1600, 325))
+    tensor = chain_tensors((source.tensor,), TURN if turned else ())[0]
+    values = source.values.T if turned else source.values
+    writer = FolderWriter(tmp_path, Budget(1, 2 * MB))
+    boxes = list(
+        (region, block.copy())
+        for region, block in writer.boxes(FlatState({("w",): tensor}), ("w",), (100, values.shape[1]))
+    )
+    for region, block in boxes:
+        assert block.shape == (min(100, values.shape[0] - region[0].start), values.shape[1])
+        np.testing.assert_array_equal(block, values[region])
+    assert sum(len(block) for _, block in boxes) == len(values)
+    assert writer.checksums["w",] == zlib.crc32(np.ascontiguousarray(values))
+    # Of four megabytes, one is read at once; in the order of the chunks' own rows, each is decoded once.
+    assert max(source.decoded.values()) <= (2 if turned else 6)
 
 
 def test_differences_of_chunked_tensors_are_counted_and_reported_in_order():
@@ -179,9 +221,7 @@ def chains(draw):
         elif kind == "flip" and shape:
             chain = (Flip((axis,)),)
         elif kind == "merge" and axis + 1 < len(shape):
-            chain = (
-                Reshape(shape, (*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])),
-            )
+            chain = (Reshape(shape, (*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])),)
         elif kind == "divide" and shape and shape[axis] % 2 == 0:
             chain = (Reshape(shape, (*shape[:axis], 2, shape[axis] // 2, *shape[axis + 1 :])),)
         elif kind == "unstack" and shape and len(tensors) == 1:
