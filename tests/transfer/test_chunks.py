@@ -197,6 +197,24 @@ def test_one_array_for_keys_that_share_a_chunked_tensor():
     assert loaded.tensor(("a",)) is loaded.tensor(("b",))
 
 
+class Case:
+    """Sources in chunks, tensors that chains of ops make of them, and the values of these tensors."""
+
+    def __init__(self, sources, tensors, arrays):
+        self.sources, self.tensors, self.arrays = sources, tensors, arrays
+
+    def __repr__(self):
+        chunks = [(source.values.shape, source.chunk) for source in self.sources]
+        return f"shapes and chunks {chunks}, {[chain_text(tensor) for tensor in self.tensors[:3]]}"
+
+
+def chain_text(tensor):
+    """The ops of a tensor, the last one first."""
+    if not isinstance(tensor, OpTensor):
+        return ""
+    return f"{tensor.output} of {tensor.op} {chain_text(tensor.inputs[0])}"
+
+
 @st.composite
 def chains(draw):
     """Sources in chunks, and a chain of ops of a random number of inputs on them."""
@@ -246,7 +264,7 @@ def chains(draw):
                 arrays = [inner.apply((array,))[0] for array in arrays]
         else:
             arrays = op.apply(arrays)
-    return sources, tensors, arrays
+    return Case(sources, tensors, arrays)
 
 
 def reshaped(tensor):
@@ -257,12 +275,11 @@ def reshaped(tensor):
 
 
 @given(case=chains(), block=st.sampled_from([64, 1 << 10, 8 << 10, 1 << 20]), workers=st.integers(1, 2))
-@settings(deadline=None, max_examples=examples(80))
+@settings(deadline=None, max_examples=examples(50))
 def test_values_are_right_and_chunks_are_decoded_rarely(tmp_path_factory, case, block, workers):
-    sources, tensors, arrays = case
     path = tmp_path_factory.getbasetemp() / "random"
-    tensors = {(str(i),): tensor for i, tensor in enumerate(tensors)}
-    expected = {(str(i),): array for i, array in enumerate(arrays)}
+    tensors = {(str(i),): tensor for i, tensor in enumerate(case.tensors)}
+    expected = {(str(i),): array for i, array in enumerate(case.arrays)}
 
     class Small(Budget):
         @property
@@ -272,11 +289,9 @@ def test_values_are_right_and_chunks_are_decoded_rarely(tmp_path_factory, case, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(f"{__name__}.Budget", Small)
         check_all(path, tensors, expected, workers=workers)
-    for source in sources:
+    for source in case.sources:
         decodes = sum(source.decoded.values()) / source.chunks
-        if reshaped(next(iter(tensors.values()))):
-            # The chunks of a merged axis may exceed a block together; a reshape reads whole rows.
-            assert decodes <= 2 + 8 * source.values.nbytes / block
-            continue
+        if reshaped(case.tensors[0]) and (block < 2 * source.values.nbytes or len(case.tensors) > 1):
+            continue  # a reshape reads whole rows, and the chunks of a merged axis may exceed a block together
         assert source.largest_read <= max(block, 4 * source.chunk_nbytes)
         assert decodes <= 2
