@@ -292,6 +292,6 @@ def test_values_are_right_and_chunks_are_decoded_rarely(tmp_path_factory, case, 
     for source in case.sources:
         decodes = sum(source.decoded.values()) / source.chunks
         if reshaped(case.tensors[0]) and (block < 2 * source.values.nbytes or len(case.tensors) > 1):
-            continue  # a reshape reads whole rows, and the chunks of a merged axis may exceed a block together
+            continue  # a reshape reads whole rows; the chunks of a merged axis may exceed a block together
         assert source.largest_read <= max(block, 4 * source.chunk_nbytes)
         assert decodes <= 2
