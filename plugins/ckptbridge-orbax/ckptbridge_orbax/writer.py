@@ -19,12 +19,13 @@ from ckptbridge_orbax.zarr_spec import array_metadata, array_spec, write_context
 
 __all__ = ["write_folder"]
 
-_SMALLEST_TRANSACTION = 8 << 20
-_USUAL_TRANSACTION = 16 << 20
-"""Bytes of values that a transaction holds in memory until it is committed; each commit makes a new file."""
+_DEFAULT_ITEM = "default"
+
+_TRANSACTION = 8 << 20
+"""Bytes of values that a transaction holds in memory until it is committed, unless there are many in all."""
 
 _MOST_TRANSACTIONS = 256
-"""How many transactions a checkpoint needs if the memory allows larger ones."""
+"""How many transactions a checkpoint needs if the memory allows larger ones: each makes a file or two."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,20 @@ class _Array:
 def write_folder(
     state: FlatState, target: FolderTarget, *, step: int | None = None, item: str | None = None
 ) -> None:
-    """Write a state; `OrbaxFormat.write_folder` documents the errors."""
+    """Write a state; `OrbaxFormat.write_folder` documents the errors.
+
+    A step without a named item gets the item that Orbax makes if the user names none.
+    """
+    if item is None and step is not None:
+        item = _DEFAULT_ITEM
     if item is not None:
         check_item(item)
     check_state(state)
     tree = tree_text(state)
+    most = target.block_nbytes // 2  # a box, a transaction, and what it becomes are in memory at once
     total = sum(spec.nbytes for spec in state.specs().values())
-    transaction = _transaction_nbytes(total, target.block_nbytes)
-    arrays = _arrays(state, min(target.block_nbytes, transaction))
+    transaction = max(_TRANSACTION, min(total // _MOST_TRANSACTIONS, most))
+    arrays = _arrays(state, min(most, transaction))
     if arrays:
         folder = target.path if item is None else target.path / item
         database = _Database(state, target, os.fspath(folder), transaction)
@@ -62,12 +69,6 @@ def write_folder(
     prefix = "" if item is None else f"{item}/"
     _write_file(target, f"{prefix}_METADATA", tree)
     _write_file(target, "_CHECKPOINT_METADATA", checkpoint_text(item))
-
-
-def _transaction_nbytes(total: int, block_nbytes: int) -> int:
-    """Return how many bytes a transaction holds: more if there are many, since each one makes a file."""
-    wanted = max(_USUAL_TRANSACTION, total // _MOST_TRANSACTIONS)
-    return max(_SMALLEST_TRANSACTION, min(wanted, block_nbytes))
 
 
 def _arrays(state: FlatState, box_nbytes: int) -> list[_Array]:
