@@ -44,7 +44,7 @@ class SourceFolder:
 
     @property
     def files(self) -> frozenset[str]:
-        """Names of the regular files directly in the folder, links to files included; special files are not."""
+        """Names of the regular files directly in the folder, and of links to such files."""
         self._list()
         return self._files or frozenset()
 
@@ -89,10 +89,11 @@ class SourceFolder:
         path = self.path.joinpath(*parts)
         if not self.follow_links:
             try:
-                target, root = path.resolve(), self._root.resolve()
+                target = path.resolve()
+                allowed = _within(self._root.resolve())
             except (OSError, RuntimeError) as err:  # links in a circle
                 raise MalformedFile("the symbolic link leads to itself.", path=path) from err
-            if not target.is_relative_to(root):
+            if not any(target.is_relative_to(folder) for folder in allowed):
                 raise UnsafeFile(
                     f"the symbolic link leads out of the checkpoint, to {target}.",
                     path=path,
@@ -146,6 +147,12 @@ class SourceFolder:
             UnsafeFile: As in `place`.
         """
         return SourceFolder(self.place(name), follow_links=self.follow_links, root=self._root)
+
+
+def _within(root: Path) -> list[Path]:
+    """Return the folders that links may lead to: the root, and for Hugging Face's cache the model's blobs."""
+    snapshots = [parent for parent in root.parents if parent.name == "snapshots"]
+    return [root, *(parent.parent / "blobs" for parent in snapshots)]
 
 
 def _is_inside(part: str) -> bool:
