@@ -12,7 +12,10 @@ from bridge_core.io import system_failures
 
 __all__ = ["tensorstore_to_write", "write_failures"]
 
-_NUMBER = re.compile(r"\[OS error (\d+):? ")
+_NUMBER = re.compile(r"os_error_code='(\d+)'|\[OS error (\d+)")
+
+_RAISED = (ValueError, RuntimeError, LookupError)
+"""What tensorstore raises for a status."""
 
 
 def tensorstore_to_write() -> Any:
@@ -47,10 +50,11 @@ class write_failures(system_failures):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, traceback)
-        if isinstance(error, Exception) and not isinstance(error, BridgeError):
-            number = _NUMBER.search(str(error))
-            if number is not None:
-                cause = OSError(int(number[1]), os.strerror(int(number[1])))
+        if isinstance(error, _RAISED) and not isinstance(error, BridgeError):
+            text = " ".join(str(error).split())
+            if (match := _NUMBER.search(text)) is not None:
+                number = int(match[1] or match[2])
+                cause = OSError(number, os.strerror(number))
             else:
-                cause = OSError(" ".join(str(error).split())[:300] or type(error).__name__)
+                cause = OSError(text[:300].rstrip(".") or type(error).__name__)
             raise SystemFailure.of(cause, "writing failed", path=self._path) from error

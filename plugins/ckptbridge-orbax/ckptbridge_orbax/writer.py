@@ -116,8 +116,7 @@ class _Database:
         transaction = _Transaction(self._tensorstore, self._folder)
         try:
             for array in arrays:
-                with about_tensor(array.key):
-                    self._write_array(array, transaction)
+                self._write_array(array, transaction)
             transaction.commit()
         except BaseException:
             transaction.abort()
@@ -139,7 +138,7 @@ class _Database:
 
     def _open(self, array: _Array, transaction: _Transaction, *, exists: bool) -> Any:
         spec = array_spec(self._folder, array_name(array.key), array.metadata, exists=exists)
-        with write_failures(self._folder):
+        with about_tensor(array.key), write_failures(self._folder):
             return self._tensorstore.open(
                 spec,
                 create=not exists,
