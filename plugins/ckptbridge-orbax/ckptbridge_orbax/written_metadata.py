@@ -14,6 +14,7 @@ __all__ = ["NODES", "checkpoint_text", "tree_text"]
 NODES = "orbax.nodes"
 """The name in ``metadata.extra`` of a JSON object: path -> what Orbax stored there, if not a dictionary."""
 
+_SEQUENCE_NODE = "Sequence"
 _SEQUENCE, _DICT = 1, 2
 _EMPTY = ("Dict", "List", "Tuple", "None", "NamedTuple")
 _HANDLER = "orbax.checkpoint._src.handlers.standard_checkpoint_handler.StandardCheckpointHandler"
@@ -29,13 +30,16 @@ def tree_text(state: FlatState) -> bytes:
         KeyConflict: A name in ``metadata.extra`` is reserved.
         UnsupportedFeature: A text in ``metadata.extra`` is not valid Unicode.
     """
-    nodes = _nodes(state.metadata)
-    sequences = _sequences(state, nodes)
-    tree = {}
-    for key in state:
-        tree[_path_text(key)] = _entry(key, sequences, "np.ndarray")
+    nodes = _recorded_nodes(state.metadata)
+    children = _children(state)
+    sequences = frozenset(
+        path
+        for path, names in children.items()
+        if nodes.get(join_key(path, escape=True)) == _SEQUENCE_NODE and names == _numbers(len(names))
+    )
+    tree = {_path_text(key): _entry(key, sequences, "np.ndarray") for key in state}
     for path in state.metadata.empty:
-        if path:
+        if path and path not in children:
             kind = nodes.get(join_key(path, escape=True))
             tree[_path_text(path)] = _entry(path, sequences, kind if kind in _EMPTY else "Dict")
     return _json(
@@ -86,31 +90,24 @@ def _entry(key: Key, sequences: frozenset[Key], value_type: str) -> dict[str, An
     return {"key_metadata": parts, "value_metadata": value}
 
 
-def _nodes(metadata: StateMetadata) -> dict[str, str]:
-    """Return the kinds of nodes that a reader recorded; nothing if the record cannot be read."""
+def _recorded_nodes(metadata: StateMetadata) -> dict[str, str]:
+    """Return what a reader recorded about nodes; nothing if the record is damaged."""
     try:
         nodes = json.loads(metadata.extra.get(NODES, "{}"))
     except (ValueError, RecursionError):
         return {}
-    return (
-        {path: kind for path, kind in nodes.items() if isinstance(kind, str)} if type(nodes) is dict else {}
-    )
+    if not isinstance(nodes, dict):
+        return {}
+    return {path: kind for path, kind in nodes.items() if isinstance(kind, str)}
 
 
-def _sequences(state: FlatState, nodes: Mapping[str, str]) -> frozenset[Key]:
-    """Return the paths of sequences: recorded ones that still have the names of a sequence."""
-    recorded = {path for path, kind in nodes.items() if kind == "Sequence"}
-    if not recorded:
-        return frozenset()
+def _children(state: FlatState) -> dict[Key, set[str]]:
+    """Return the names in each node that is not empty."""
     children: dict[Key, set[str]] = {}
     for key in (*state, *state.metadata.empty):
         for depth, part in enumerate(key):
             children.setdefault(key[:depth], set()).add(part)
-    return frozenset(
-        path
-        for path, names in children.items()
-        if join_key(path, escape=True) in recorded and names == _numbers(len(names))
-    )
+    return children
 
 
 def _numbers(count: int) -> set[str]:
