@@ -106,8 +106,8 @@ def _sizes(n: int) -> list[int]:
 def _at_most(n: int, most: int) -> int:
     """Return the size of the largest chunks of at most ``most`` that end where slices end, if there are any.
 
-    >>> _at_most(4096, 5000), _at_most(4096, 300), _at_most(100, 13), _at_most(2 * 101, 13)
-    (4096, 256, 5, 13)
+    >>> _at_most(4096, 5000), _at_most(4096, 300), _at_most(100, 13), _at_most(2 * 101, 13), _at_most(3, 2)
+    (4096, 256, 5, 13, 1)
     """
     if n <= most:
         return n
@@ -115,7 +115,8 @@ def _at_most(n: int, most: int) -> int:
     for parts in (2, 4, 8):
         if parts <= even and n // parts <= most:
             return n // parts
-    size = next(_divisors(n // even, most), None) if even > 1 else None
+    divides = even > 1 or n < _PARTS**2
+    size = next(_divisors(n // even, most), None) if divides else None
     return -(-n // -(-n // most)) if size is None else size
 
 

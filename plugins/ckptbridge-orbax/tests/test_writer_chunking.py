@@ -4,9 +4,9 @@ import itertools
 from math import prod
 
 import pytest
+from hypothesis import given, strategies as st
+
 from ckptbridge_orbax.chunking import LARGEST_BOX, SMALLEST_CHUNK, cut
-from hypothesis import given
-from hypothesis import strategies as st
 
 SIZES = st.one_of(st.integers(1, 40), st.sampled_from([64, 100, 768, 4096, 50257, 128256, 30522, 2 * 10007]))
 SHAPES = st.lists(SIZES, max_size=4).map(tuple)
