@@ -181,15 +181,16 @@ def _tensors(
     filled = [join_key(keys[name]) for name, stored in arrays.items() if stored.missing]
     if filled:
         tree.notes.append(
-            f"{count(len(filled), 'tensor')} with parts that are not stored, which are read as the fill value: "
-            f"{listed(filled)}"
+            "parts that are not stored are read as the fill value, as the version of Orbax that wrote them "
+            f"does, in {count(len(filled), 'tensor')}: {listed(filled)}"
         )
-    return {
-        key: _tensor(store, arrays[name], key, files.path)
-        if name is not None
-        else aggregate.state.tensor(key)
-        for key, name in tree.names.items()
-    }
+    tensors: dict[Key, Tensor] = {}
+    for key, name in tree.names.items():
+        if name is not None:
+            tensors[key] = _tensor(store, arrays[name], key, files.path)
+        elif aggregate is not None:
+            tensors[key] = aggregate.state.tensor(key)
+    return tensors
 
 
 def _check_parts(stored: StoredArray, store: ArrayStore, key: Key, path: str) -> None:
