@@ -245,7 +245,7 @@ def _nothing(
         return _unfinished(folder, unfinished[0])
     what = listed(f"{one.name} ({one.what})" for one in items) or "nothing"
     return MalformedFile(
-        "the folder holds no tree of Orbax: expected a file _METADATA, manifest.ocdbt or checkpoint in it, or "
-        f"in the folders in it, got {what}.",
+        "the folder is not a checkpoint of Orbax: expected a file _METADATA, manifest.ocdbt or "
+        f"checkpoint in it, or in the folders in it, got {what}.",
         path=folder.name,
     )

@@ -55,11 +55,10 @@ def open_item(folder: SourceFolder) -> FlatState:
         use_ocdbt = metadata.use_ocdbt if metadata else None
         store = ArrayStore(files, use_ocdbt, fill_missing=metadata is None or not metadata.stores_fill)
         tree = _tree(metadata, aggregate, store, files.path)
-        close = _Item(files, aggregate, store)
+        tensors = _tensors(tree, aggregate, store, files)
         layout, described = _metadata(metadata, tree, files.path)
-        return FlatState(
-            _tensors(tree, aggregate, store, files), layout=layout or "flax", metadata=described, close=close
-        )
+        close = _Item(files, aggregate, store)
+        return FlatState(tensors, layout=layout or "flax", metadata=described, close=close)
     except BaseException:
         _Item(files, aggregate, store)()
         raise

@@ -116,8 +116,8 @@ def read_tree_metadata(folder: SourceFolder) -> TreeMetadata:
         other = leaves.setdefault(leaf.name, leaf)
         if other is not leaf:
             raise KeyConflict(
-                f"Orbax stores the tensor and {list(other.key)} under one name, {leaf.name!r}, so that one of "
-                "them was lost.",
+                f"{list(other.key)} has the same name in Orbax's files, {leaf.name!r}, so that one of the two "
+                "was lost.",
                 path=path,
                 key=str(list(key)),
                 hint="Save the tree again, with names that do not contain dots.",
