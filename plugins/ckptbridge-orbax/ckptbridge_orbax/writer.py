@@ -46,7 +46,7 @@ class _Array:
 
 
 def write_folder(
-    state: FlatState, target: FolderTarget, *, step: int | None = None, item: str | None = None
+    state: FlatState, target: FolderTarget, step: int | None = None, item: str | None = None
 ) -> None:
     """Write a state; `OrbaxFormat.write_folder` documents the errors.
 

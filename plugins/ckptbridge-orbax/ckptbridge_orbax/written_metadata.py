@@ -8,11 +8,9 @@ from typing import Any
 
 from bridge_core import FlatState, Key, KeyConflict, StateMetadata, UnsupportedFeature, join_key
 from bridge_core.state import MARKER, dump_metadata, is_unicode
+from ckptbridge_orbax.tree_metadata import NODES
 
-__all__ = ["NODES", "checkpoint_text", "tree_text"]
-
-NODES = "orbax.nodes"
-"""The name in ``metadata.extra`` of a JSON object: path -> what Orbax stored there, if not a dictionary."""
+__all__ = ["checkpoint_text", "tree_text"]
 
 _SEQUENCE_NODE = "Sequence"
 _SEQUENCE, _DICT = 1, 2

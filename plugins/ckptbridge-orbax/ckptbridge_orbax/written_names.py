@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from bridge_core import FlatState, Key, KeyConflict, LimitExceeded, UnsupportedFeature, UsageError, join_key
 from bridge_core.messages import count, listed, shown
 from bridge_core.state import is_unicode, unflatten_tree
-from ckptbridge_orbax.zarr_spec import MAX_RANK, STORED_DTYPES
+from ckptbridge_orbax.zarr_metadata import MAX_RANK, STORED_DTYPES
 
 __all__ = ["array_name", "check_item", "check_state"]
 

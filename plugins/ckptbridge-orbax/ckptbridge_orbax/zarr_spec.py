@@ -5,15 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from bridge_core import TensorSpec
-from bridge_core.state import DTYPES
 
-__all__ = ["MAX_RANK", "STORED_DTYPES", "array_metadata", "array_spec", "write_context"]
-
-MAX_RANK = 32
-"""The largest number of axes in tensorstore."""
-
-STORED_DTYPES = frozenset(DTYPES) - {"float8_e4m3", "float6_e2m3fn", "float6_e3m2fn", "uint2", "uint4"}
-"""Names of the dtypes that tensorstore has."""
+__all__ = ["array_metadata", "array_spec", "write_context"]
 
 _BY_NAME = ("bfloat16", "float8", "float4", "int4", "int2")
 """The dtypes that zarr does not have, and that tensorstore stores under their names."""

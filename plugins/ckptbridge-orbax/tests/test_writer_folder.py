@@ -24,9 +24,9 @@ from bridge_core import (
 )
 from bridge_core.state import DTYPES, load_metadata
 from bridge_core.transfer import Budget, FolderWriter
+from ckptbridge_orbax.tree_metadata import NODES
 from ckptbridge_orbax.writer import write_folder
-from ckptbridge_orbax.written_metadata import NODES
-from ckptbridge_orbax.zarr_spec import STORED_DTYPES
+from ckptbridge_orbax.zarr_metadata import STORED_DTYPES
 
 RNG = np.random.default_rng(0)
 
