@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bridge_core import FlatState, Key, TensorSpec
+from bridge_core import FlatState, Key, TensorSpec, UnsupportedFeature
 from bridge_core.errors import about_tensor
 from bridge_core.formats import FolderTarget
 from bridge_core.io import open_to_write, processors, system_failures, write_all
+from bridge_core.state import is_unicode
 from ckptbridge_orbax.chunking import cut
 from ckptbridge_orbax.write_failures import tensorstore_to_write, write_failures
 from ckptbridge_orbax.written_metadata import checkpoint_text, tree_text
@@ -111,6 +112,12 @@ class _Database:
         with system_failures(folder, "writing"):
             folder.mkdir(exist_ok=True)
             self._resolved = folder.resolve(strict=True).as_posix()  # tensorstore refuses ".." in a path
+        if not is_unicode(self._resolved):
+            raise UnsupportedFeature(
+                "the path is not valid UTF-8; tensorstore, which writes the arrays, needs one that is.",
+                path=folder,
+                hint="Write to another folder.",
+            )
         self._transaction_nbytes = transaction_nbytes
         self._tensorstore = tensorstore_to_write()
         self._context = self._tensorstore.Context(write_context(min(4, processors())))
