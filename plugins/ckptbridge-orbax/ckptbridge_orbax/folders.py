@@ -31,9 +31,13 @@ _MOST_LOOKED_AT = 1000
 def is_checkpoint(folder: SourceFolder) -> bool:
     """Return whether a folder is an item, a step or a root of steps; damage raises nothing."""
     with contextlib.suppress(BridgeError):
-        return _has_marker(folder) or any(
-            _has_marker(child) or (_step_number(name) is not None and _has_items(child))
-            for name, child in _children(folder, _MOST_LOOKED_AT)
+        return (
+            _has_marker(folder)
+            or any(_TEMPORARY in name for name in folder.folders)
+            or any(
+                _has_marker(child) or (_step_number(name) is not None and _has_items(child))
+                for name, child in _children(folder, _MOST_LOOKED_AT)
+            )
         )
     return False
 

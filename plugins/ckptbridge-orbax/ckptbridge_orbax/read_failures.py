@@ -73,12 +73,14 @@ class read_failures(system_failures):
     ) -> None:
         super().__exit__(kind, error, traceback)
         if isinstance(error, Exception) and not isinstance(error, BridgeError):
-            raise self._error(str(error)) from error
+            raise self._error(error) from error
 
-    def _error(self, message: str) -> BridgeError:
+    def _error(self, error: Exception) -> BridgeError:
+        message = str(error)
         code = _CODE.match(message)
         text = " ".join(_SPEC.sub("", message[code.end() :] if code else message).split())[:400]
-        name = code[1] if code else ""
+        # The code of an invalid argument is not in the text.
+        name = code[1] if code else "INVALID_ARGUMENT" if isinstance(error, ValueError) else ""
         number = _OS_ERROR.search(message)
         if number is not None and name != "NOT_FOUND":
             cause = OSError(int(number[1]), os.strerror(int(number[1])))

@@ -112,12 +112,17 @@ def read_tree_metadata(folder: SourceFolder) -> TreeMetadata:
             if kind != "Dict":
                 nodes[key] = kind
             continue
-        leaf = Leaf(key, check_name(".".join(key), key, path), kind, value.get("skip_deserialize") is True)
+        skip = value.get("skip_deserialize", False)
+        if not isinstance(skip, bool):
+            raise MalformedFile(
+                f"expected true or false as 'skip_deserialize', got {shown(skip)}.", path=path, key=key
+            )
+        leaf = Leaf(key, check_name(".".join(key), key, path), kind, skip)
         other = leaves.setdefault(leaf.name, leaf)
         if other is not leaf:
             raise KeyConflict(
-                f"{list(other.key)} has the same name in Orbax's files, {leaf.name!r}, so that one of the two "
-                "was lost.",
+                f"{list(other.key)} has the same name in Orbax's files, {leaf.name!r}, so that one of the "
+                "two was lost.",
                 path=path,
                 key=str(list(key)),
                 hint="Save the tree again, with names that do not contain dots.",
