@@ -23,6 +23,9 @@ __all__ = ["write_folder"]
 
 _DEFAULT_ITEM = "default"
 
+_COMMITTED = "commit_success.txt"
+"""The file without which Orbax takes a folder in a bucket for one that is not complete."""
+
 _TRANSACTION = 8 << 20
 """Bytes of values that a transaction holds in memory until it is committed, unless there are many in all."""
 
@@ -68,9 +71,11 @@ def write_folder(
         folder = target.path if item is None else target.path / item
         database = _Database(state, target, folder, transaction)
         target.run(database.write, _jobs(arrays, transaction))
-    prefix = "" if item is None else f"{item}/"
-    _write_file(target, f"{prefix}_METADATA", tree)
+    prefixes = [""] if item is None else [f"{item}/", ""]
+    _write_file(target, f"{prefixes[0]}_METADATA", tree)
     _write_file(target, "_CHECKPOINT_METADATA", checkpoint_text(item))
+    for prefix in prefixes:
+        _write_file(target, prefix + _COMMITTED, b"Checkpoint commit was successful")
 
 
 def _arrays(state: FlatState, box_nbytes: int) -> list[_Array]:

@@ -94,6 +94,7 @@ def test_small_arrays_share_a_few_files(save):
     assert sorted(path.name for path in folder.iterdir()) == [
         "_CHECKPOINT_METADATA",
         "_METADATA",
+        "commit_success.txt",
         "d",
         "manifest.ocdbt",
     ]
@@ -184,7 +185,12 @@ def test_ties_and_lists_survive_the_way_through_the_core(tmp_path, monkeypatch):
 
 def test_an_item_is_a_folder_in_the_step(save):
     folder = save({"a": np.arange(3)}, step=7, item="params")
-    assert sorted(path.name for path in folder.iterdir()) == ["_CHECKPOINT_METADATA", "params"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "_CHECKPOINT_METADATA",
+        "commit_success.txt",
+        "params",
+    ]
+    assert (folder / "params" / "commit_success.txt").exists()
     assert list(json.loads((folder / "_CHECKPOINT_METADATA").read_text())["item_handlers"]) == ["params"]
     assert same(stored(folder / "params", "a").read().result(), np.arange(3))
 
@@ -195,7 +201,11 @@ def test_a_step_without_a_named_item_has_the_default_one(save):
 
 def test_a_state_without_tensors_needs_no_database(save):
     folder = save({}, empty=(("e",),))
-    assert sorted(path.name for path in folder.iterdir()) == ["_CHECKPOINT_METADATA", "_METADATA"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "_CHECKPOINT_METADATA",
+        "_METADATA",
+        "commit_success.txt",
+    ]
     assert tree_of(folder)["use_ocdbt"] is False
 
 
