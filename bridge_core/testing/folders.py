@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -153,9 +153,12 @@ class FolderFormatContract(ValuesContract):
         """Nothing but a `BridgeError` is raised, and no tensor has other values."""
         sample = self.sample()
         whole = self.write(sample, path).rename(path.with_name("whole"))
-        for damage in _damages(whole):
+        for name, size in _damages(whole):
             shutil.copytree(whole, path)
-            damage(path)
+            if size is None:
+                (path / name).unlink()
+            else:
+                os.truncate(path / name, size)
             self._check_damaged(path, sample)
             shutil.rmtree(path)
 
@@ -212,10 +215,10 @@ def _files(path: Path) -> list[Path]:
     return sorted(file for file in path.rglob("*") if file.is_file())
 
 
-def _damages(path: Path) -> Iterator[Callable[[Path], object]]:
-    """Yield functions that damage a copy of the folder: a file is missing, or cut off."""
+def _damages(path: Path) -> Iterator[tuple[Path, int | None]]:
+    """Yield the name of a file, and the size to which it is cut off; None if it is to be missing."""
     for file in _files(path):
         name, size = file.relative_to(path), file.stat().st_size
-        yield lambda folder, name=name: (folder / name).unlink()
+        yield name, None
         for cut in sorted({0, 1, size // 2, size - 1} & set(range(size))):
-            yield lambda folder, name=name, cut=cut: os.truncate(folder / name, cut)
+            yield name, cut
