@@ -79,7 +79,14 @@ def write_folder_checkpoint(
     ):
         block = options.budget.block
         pool = ScratchPool(kernel_for(state.nbytes), 2 * block)
-        writer = FolderWriter(temporary, options.budget, meter.add, sums=options.verify, pool=pool)
+        writer = FolderWriter(
+            temporary,
+            options.budget,
+            meter.add,
+            sums=options.verify,
+            pool=pool,
+            replaces=SourceFolder(final) if options.item and final.is_dir() else None,
+        )
         doing = f"write {final}"
         with registry.foreign_failures("formats", used.name, doing), system_failures(temporary, "writing"):
             used.write_folder(state, writer, step=options.step, item=options.item)

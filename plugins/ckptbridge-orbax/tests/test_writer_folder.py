@@ -195,6 +195,24 @@ def test_an_item_is_a_folder_in_the_step(save):
     assert same(stored(folder / "params", "a").read().result(), np.arange(3))
 
 
+def test_a_step_remembers_the_items_that_stay(tmp_path):
+    registry = default_registry().extend(ckptbridge_orbax, name="orbax")
+    options = {"format": "orbax", "registry": registry, "step": 7}
+    step = tmp_path / "run" / "7"
+    save_state({"a": np.arange(3)}, tmp_path / "run", item="params", **options)
+    document = json.loads((step / "_CHECKPOINT_METADATA").read_text())
+    known = {**document["item_handlers"], "meta": "json", "gone": "json"}
+    document = {**document, "item_handlers": known, "metrics": {"loss": 1.5}, "commit_timestamp_nsecs": 1}
+    (step / "_CHECKPOINT_METADATA").write_text(json.dumps(document))
+    (step / "meta").mkdir()
+    save_state({"b": np.arange(4)}, tmp_path / "run", item="state", overwrite=True, **options)
+    written = json.loads((step / "_CHECKPOINT_METADATA").read_text())
+    assert list(written["item_handlers"]) == ["params", "meta", "state"]
+    assert written["item_handlers"]["meta"] == "json"
+    assert (written["metrics"], written["commit_timestamp_nsecs"]) == ({"loss": 1.5}, 1)
+    assert np.array_equal(open_state(tmp_path / "run", entry="params", registry=registry)["a"], np.arange(3))
+
+
 def test_a_step_without_a_named_item_has_the_default_one(save):
     assert same(stored(save({"a": np.arange(3)}, step=0) / "default", "a").read().result(), np.arange(3))
 
