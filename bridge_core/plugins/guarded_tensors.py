@@ -59,7 +59,8 @@ def guarded_state(state: FlatState, guard: Guard) -> FlatState:
             spec = _checked_spec(tensor.spec, key)
             guarded[id(tensor)] = _GuardedTensor(spec, tensor, key, guard, _checked_chunk(tensor, spec, key))
         tensors[key] = guarded.get(id(tensor), tensor)
-    return state.replace(tensors=tensors) if guarded else state
+    # Without the metadata, ties would be left out whose tensors are stored one by one.
+    return state.replace(tensors=tensors, metadata=state.metadata) if guarded else state
 
 
 def closed_with(state: FlatState, file: SourceFile, guard: Guard) -> FlatState:
