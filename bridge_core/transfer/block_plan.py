@@ -74,7 +74,7 @@ class BlockPlan:
         elements_per_byte: How many elements are packed into a byte.
         can_copy: Whether the system may be able to copy its bytes from file to file.
         chunks: How it is cut by the chunks of its sources; None if they have none, or the cut is given.
-        kept_nbytes: Bytes of whole chunks of sources that are kept while the blocks are read.
+        held_nbytes: Bytes of complete chunks of sources that are held while the blocks are read.
         band_shape: Shape of runs of blocks that are read as one; empty to read each block by itself.
     """
 
@@ -91,7 +91,7 @@ class BlockPlan:
     elements_per_byte: int
     can_copy: bool
     chunks: ChunkBlocks | None = None
-    kept_nbytes: int = 0
+    held_nbytes: int = 0
     band_shape: tuple[int, ...] = ()
 
     @property
@@ -155,7 +155,7 @@ def plan_blocks(
             elements_per_byte,
             can_copy=False,
             chunks=chunks,
-            kept_nbytes=chunks.kept_nbytes,
+            held_nbytes=chunks.held_nbytes,
         )
     large = nbytes > max_bytes or nbytes >= LARGE
     order = memory_order_of(tensor) if large and not as_stored else None
@@ -219,7 +219,7 @@ def plan_boxes(key: Key, tensor: Tensor, shape: tuple[int, ...], max_bytes: int 
         0,
         1,
         can_copy=False,
-        kept_nbytes=max(box_nbytes, max_bytes, largest_chunk(sources)) if sources else 0,
+        held_nbytes=max(box_nbytes, max_bytes, largest_chunk(sources)) if sources else 0,
         band_shape=band,
     )
 

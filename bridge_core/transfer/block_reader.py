@@ -46,7 +46,7 @@ def read_blocks(
     Raises:
         OutOfMemory: A block does not fit into memory.
     """
-    scratch.chunks.limit = plan.kept_nbytes
+    scratch.chunks.limit = plan.held_nbytes
     banded = blocks is None and plan.band_shape
     if banded:
         blocks = regions.boxes(plan.tensor.spec.shape, plan.band_shape)
@@ -84,7 +84,7 @@ def read_whole(plan: BlockPlan, out: Array, scratch: Scratch) -> None:
 
 def read_into(plan: BlockPlan, blocks: Iterable[Region], out: Array, scratch: Scratch) -> None:
     """Read blocks into their places in an array of the tensor's shape and dtype."""
-    scratch.chunks.limit = plan.kept_nbytes
+    scratch.chunks.limit = plan.held_nbytes
     for region in blocks:
         scratch.reset()
         index: tuple[Any, ...] = (*region, ...)  # with the ellipsis, no axes give an array, not a scalar
@@ -92,7 +92,7 @@ def read_into(plan: BlockPlan, blocks: Iterable[Region], out: Array, scratch: Sc
 
 
 def read_region(tensor: Tensor, region: Region, scratch: Scratch) -> Array:
-    """Return a region's values, valid until the scratch memory is reset; chunks are kept for the next one."""
+    """Return a region's values, valid until the scratch memory is reset; chunks are held for the next one."""
     return _pulled(tensor, region, scratch)
 
 

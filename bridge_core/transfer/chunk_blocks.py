@@ -1,6 +1,6 @@
-"""Blocks of a result over sources with chunks: unions of whole chunks, or parts of one.
+"""Blocks of a result over sources with chunks: unions of complete chunks, or parts of one.
 
-If a chunk exceeds a block, its blocks follow each other, and the chunk is kept between them.
+If a chunk exceeds a block, its blocks follow each other, and the chunk is held between them.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from bridge_core.transfer.chunk_grid import (
 
 __all__ = ["ChunkBlocks", "chunk_blocks", "largest_chunk"]
 
-_MOST_KEPT = 4
-"""How many chunks may be kept together although they exceed a block."""
+_MOST_HELD = 4
+"""How many chunks may be held together although they exceed a block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,13 @@ class ChunkBlocks:
         sources: The sources that have chunks.
         cuts: Where each axis is cut.
         block_shape: Shape of the largest block; parts between two cuts that are larger are cut again.
-        kept_nbytes: Bytes of whole chunks that are kept while the blocks are read.
+        held_nbytes: Bytes of complete chunks that are held while the blocks are read.
     """
 
     sources: tuple[Tensor, ...]
     cuts: Cuts
     block_shape: tuple[int, ...]
-    kept_nbytes: int
+    held_nbytes: int
 
     def largest_part(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the largest part between cuts."""
@@ -102,8 +102,8 @@ def chunk_blocks(tensor: Tensor, max_bytes: int, *, in_order: bool = False) -> C
     if _cost(tensor, cell) > max_bytes and regions.size(cell_shape) > elements:
         box = regions.block_shape(cell_shape, elements)
     whole = sum(part.nbytes for part in chunk_regions(tensor, cell))
-    kept = whole if whole <= _MOST_KEPT * largest else largest
-    return ChunkBlocks(sources, cuts, box, max(max_bytes, kept))
+    held = whole if whole <= _MOST_HELD * largest else largest
+    return ChunkBlocks(sources, cuts, box, max(max_bytes, held))
 
 
 def largest_chunk(sources: tuple[Tensor, ...]) -> int:
@@ -143,13 +143,13 @@ def _grown(tensor: Tensor, cuts: Cuts, max_bytes: int) -> Cuts:
 
 def _joined(cuts: tuple[int, ...], size: int, most: int) -> tuple[int, ...]:
     """Return the fewest of some cuts between which no part exceeds ``most`` without need."""
-    kept: list[int] = []
+    places: list[int] = []
     start = 0
     for at, following in itertools.pairwise((*cuts, size)):
         if following - start > most:
-            kept.append(at)
+            places.append(at)
             start = at
-    return tuple(kept)
+    return tuple(places)
 
 
 def _longest(shape: tuple[int, ...], cuts: Cuts) -> Region:

@@ -1,7 +1,7 @@
-"""Chunks: where a result may be cut so that each part needs whole chunks of its sources.
+"""Chunks: where a result may be cut so that each part needs complete chunks of its sources.
 
-A source with chunks decodes every chunk that a region touches, whole. The boundaries of its chunks are
-followed through the ops to the result; where an op mixes axes, only those stay that bound whole chunks.
+A source with chunks decodes every chunk that a region touches, completely. The boundaries of its chunks are
+followed through the ops to the result; where an op mixes axes, only those stay that bound complete chunks.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
     "chunked_sources",
     "copies",
     "read_nbytes",
-    "whole_chunks",
+    "complete_chunks",
 ]
 
 Cuts = tuple[tuple[int, ...], ...]
@@ -48,7 +48,7 @@ _VIEWS = (Flip, Permute, Split, Unstack)
 
 
 class ChunkRegion(NamedTuple):
-    """A region of a source that a region of a result needs, in whole chunks."""
+    """A region of a source that a region of a result needs, in complete chunks."""
 
     source: Tensor
     region: Region
@@ -67,7 +67,7 @@ def chunk_shape_of(tensor: Tensor) -> tuple[int, ...]:
 
 def chunked_sources(tensor: Tensor) -> tuple[Tensor, ...]:
     """Return the sources that have chunks, each once."""
-    found: dict[int, Tensor] = {}
+    sources: dict[int, Tensor] = {}
     seen: set[int] = set()
     waiting = [tensor]
     while waiting:
@@ -77,12 +77,12 @@ def chunked_sources(tensor: Tensor) -> tuple[Tensor, ...]:
                 seen.add(id(tensor))
                 waiting.extend(reversed(tensor.inputs))
         elif not isinstance(tensor, FileTensor) and chunk_shape_of(tensor):
-            found[id(tensor)] = tensor
-    return tuple(found.values())
+            sources[id(tensor)] = tensor
+    return tuple(sources.values())
 
 
-def whole_chunks(tensor: Tensor, region: Region) -> Region:
-    """Return a region of a source, made larger to whole chunks."""
+def complete_chunks(tensor: Tensor, region: Region) -> Region:
+    """Return a region of a source, made larger to complete chunks."""
     chunk = chunk_shape_of(tensor)
     if not chunk or 0 in regions.region_shape(region):
         return region
@@ -93,13 +93,13 @@ def whole_chunks(tensor: Tensor, region: Region) -> Region:
 
 
 def chunk_regions(tensor: Tensor, region: Region) -> Iterator[ChunkRegion]:
-    """Yield what a region of a result needs of each source, in whole chunks."""
+    """Yield what a region of a result needs of each source, in complete chunks."""
     if isinstance(tensor, OpTensor):
         specs = tuple(source.spec for source in tensor.inputs)
         for pull in tensor.op.input_regions(tensor.output, region, specs):
             yield from chunk_regions(tensor.inputs[pull.input], pull.region)
     else:
-        yield ChunkRegion(tensor, whole_chunks(tensor, region))
+        yield ChunkRegion(tensor, complete_chunks(tensor, region))
 
 
 def read_nbytes(tensor: Tensor, region: Region) -> int:
@@ -121,7 +121,7 @@ def copies(tensor: Tensor) -> bool:
 
 
 def chunk_cuts(tensor: Tensor) -> Cuts:
-    """Return where a result may be cut so that each part needs whole chunks; the finest such cuts."""
+    """Return where a result may be cut so that each part needs complete chunks; the finest such cuts."""
     shape = tensor.spec.shape
     if isinstance(tensor, OpTensor):
         return _through(tensor.op, tensor.output, [chunk_cuts(t) for t in tensor.inputs], tensor)
@@ -194,11 +194,11 @@ def _reshaped(cuts: Cuts, source: tuple[int, ...], target: tuple[int, ...]) -> C
             result[after] = cuts[before]
             continue
         outer = next((a for a in range(before.start, before.stop) if source[a] > 1), None)
-        wanted = next((a for a in range(after.start, after.stop) if target[a] > 1), None)
-        if outer is not None and wanted is not None:
+        first = next((a for a in range(after.start, after.stop) if target[a] > 1), None)
+        if outer is not None and first is not None:
             inner, step = (
                 regions.size(source[outer + 1 : before.stop]),
-                regions.size(target[wanted + 1 : after.stop]),
+                regions.size(target[first + 1 : after.stop]),
             )
-            result[wanted] = tuple(at * inner // step for at in cuts[outer] if at * inner % step == 0)
+            result[first] = tuple(at * inner // step for at in cuts[outer] if at * inner % step == 0)
     return tuple(result)

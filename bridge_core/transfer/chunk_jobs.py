@@ -49,11 +49,11 @@ def jobs_by_chunks(
         divided: Whether a tensor is divided among threads although it shares no source.
     """
     uses = Counter(id(source) for plan in plans for source in _sources(plan))
-    found: dict[object, dict[int, list[Region]]] = {}
+    by_chunk: dict[object, dict[int, list[Region]]] = {}
     for number, plan in enumerate(plans):
         shared = {id(source) for source in _sources(plan) if uses[id(source)] > 1}
         if plan.chunks is None or not plan.nbytes or not (shared or divided(plan)):
-            found[number] = {number: []}
+            by_chunk[number] = {number: []}
             continue
         for cell, blocks in plan.chunks.groups(plan.tensor.spec.shape):
             needed = [
@@ -62,8 +62,8 @@ def jobs_by_chunks(
                 if id(source) in shared or not shared
             ]
             key = tuple(sorted(set(needed)))
-            found.setdefault(key, {}).setdefault(number, []).extend(blocks)
-    return _joined(plans, found, divided)
+            by_chunk.setdefault(key, {}).setdefault(number, []).extend(blocks)
+    return _joined(plans, by_chunk, divided)
 
 
 def _sources(plan: BlockPlan) -> tuple[object, ...]:
@@ -72,12 +72,12 @@ def _sources(plan: BlockPlan) -> tuple[object, ...]:
 
 def _joined(
     plans: Sequence[BlockPlan],
-    found: dict[object, dict[int, list[Region]]],
+    by_chunk: dict[object, dict[int, list[Region]]],
     divided: Callable[[BlockPlan], bool],
 ) -> list[list[Part]]:
     """Return the jobs; those of a single tensor become one, unless it is to be divided."""
     joined: dict[object, dict[int, list[Region]]] = {}
-    for key, blocks in found.items():
+    for key, blocks in by_chunk.items():
         first = next(iter(blocks))
         alone = len(blocks) == 1 and not divided(plans[first])
         parts = joined.setdefault(first if alone else key, {})

@@ -135,7 +135,7 @@ class FileTarget:
             def work(job: _Job) -> list[_Sum]:
                 if job.ahead is not None and (source := job.ahead.source) is not None:
                     source.file.prefetch(source.offset, source.spec.nbytes)
-                kept = max(part.plan.kept_nbytes for part in job.parts)
+                kept = max(part.plan.held_nbytes for part in job.parts)
                 sums: list[_Sum] = []
                 with large.taken(kept, self._stop), self._pool.borrowed() as scratch:
                     for part in job.parts:

@@ -123,7 +123,7 @@ def _load_chunked(
     stop = threading.Event()
 
     def work(parts: list[Part]) -> None:
-        kept = max(part.plan.kept_nbytes for part in parts)
+        kept = max(part.plan.held_nbytes for part in parts)
         with large.taken(kept, stop), pool.borrowed() as scratch:
             for part in parts:
                 key = part.plan.key

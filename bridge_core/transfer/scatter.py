@@ -73,7 +73,7 @@ def scatter_box(
 ) -> None:
     """Write a block that is several runs of the tensor; nobody else may write to the tensor meanwhile.
 
-    Short runs near each other are put into what is already in the file, which is read and written as a whole.
+    Short runs near each other are put into what the file has there, which is read and written in one piece.
     """
     if block.size == 0:
         return

@@ -11,7 +11,7 @@ from bridge_core.state.tensors import LazyTensor, TensorSpec
 
 
 class ChunkedSource:
-    """An array that is read as a chunked file is: every chunk that a region touches, whole.
+    """An array that is read as a chunked file is: every chunk that a region touches, completely.
 
     Args:
         values: The array.

@@ -1,4 +1,4 @@
-"""Sources in chunks that are decoded whole: each is decoded as few times as possible, in bounded memory."""
+"""Sources in chunks that are decoded completely: each as few times as possible, in bounded memory."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_chunks_that_exceed_a_share_wait_for_each_other():
         waiting.join(0.05)
         assert not order
     waiting.join(60)
-    with large.taken(1000):  # one alone may be larger than everything
+    with large.taken(1000):  # a single one may be larger than everything
         use(5)
         stop = threading.Event()
         stop.set()
@@ -292,6 +292,6 @@ def test_values_are_right_and_chunks_are_decoded_rarely(tmp_path_factory, case, 
     for source in case.sources:
         decodes = sum(source.decoded.values()) / source.chunks
         if reshaped(case.tensors[0]) and (block < 2 * source.values.nbytes or len(case.tensors) > 1):
-            continue  # a reshape reads whole rows; the chunks of a merged axis may exceed a block together
+            continue  # a reshape reads complete rows; the chunks of a merged axis may exceed a block together
         assert source.largest_read <= max(block, 4 * source.chunk_nbytes)
         assert decodes <= 2
