@@ -66,10 +66,11 @@ def state_of(
         if purpose is not None:
             require_whole(state, purpose)
         try:
-            if entry is not None:
-                state = _completed(
-                    state, lambda: open_all(layout=state.layout), entry, registry, is_file=True
-                )
+            inner = state.metadata.provenance.get("entry")
+            if entry is not None and inner:
+                item = state.metadata.provenance.get("item") or None
+                rest = functools.partial(open_all, layout=state.layout, entry=item)
+                state = _completed(state, rest, inner, registry, is_file=True)
             return _weights(state, registry)
         except BaseException:
             state.close()
