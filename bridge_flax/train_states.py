@@ -27,6 +27,7 @@ from bridge_flax.tree_names import is_collection, is_parameter
 
 __all__ = ["choose_weights"]
 
+_ADAM = {"count", "mu", "nu"}
 _DEEPEST = 4
 
 
@@ -45,12 +46,31 @@ def choose_weights(
         KeyConflict: The names do not show which branch holds the weights, or what another branch is.
         ConversionError: There are no weights, only the state of an optimizer.
     """
-    if () in specs or not _may_be(specs, empty):
+    if () in specs:
+        return None
+    if _is_optimizer_alone(specs):
+        raise ConversionError(
+            "the tree holds no weights: all of it is the state of an optimizer (mu, nu, count).",
+            hint="Pass the parameters that the optimizer updates, or a train state with both.",
+        )
+    if not _may_be(specs, empty):
         return None
     levels, weights = _located(specs, empty)
     if not weights:
         return None
     return read_branches(levels, weights, entry)
+
+
+def _is_optimizer_alone(specs: Mapping[Key, TensorSpec]) -> bool:
+    """Return whether a tree is what optax's Adam stores, below positions in tuples or at the top."""
+    first = {name[0] for name in specs if name}
+    if not all(part.isdigit() or part in _ADAM for part in first):
+        return False
+    slots: dict[str, set[Key]] = {}
+    for name in specs:
+        start = next((at for at, part in enumerate(name) if not part.isdigit()), len(name) - 1)
+        slots.setdefault(name[start], set()).add(name[start + 1 :])
+    return slots.keys() == _ADAM and slots["mu"] == slots["nu"] and any(map(is_parameter, slots["mu"]))
 
 
 def _may_be(specs: Mapping[Key, TensorSpec], empty: Collection[Key]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bridge_core.errors import BridgeError
+from bridge_core.errors import BridgeError, ConversionError
 from bridge_core.plugins.framework import Framework, TrainStates, TreeNaming, WeightsChoice
 from bridge_core.plugins.tree_names import SpecsByName, specs_without_boxes
 from bridge_core.state import FlatState, Key, LeftOut, join_key, left_out_note
@@ -30,7 +30,12 @@ def weights_of(state: FlatState, framework: Framework | None, entry: str = "") -
     """
     if framework is None:
         return state
-    choice, names = _choice(state, framework, entry)
+    try:
+        choice, names = _choice(state, framework, entry)
+    except ConversionError:
+        if state.metadata.provenance.get("entry"):  # asked for, whatever it is
+            return state
+        raise
     if choice is None:
         return state
     keys = names.keys_by_name

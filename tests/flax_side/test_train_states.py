@@ -474,6 +474,11 @@ def test_the_state_of_an_optimizer_alone_is_refused(tmp_path):
     source = write({"opt_state": OPTIMIZER, "step": STEP}, tmp_path / "x.msgpack")
     with refused(ConversionError, "'opt_state'", "x.msgpack"):
         to_torch(source, tmp_path)
+    assert "0.nu.bn.bias" in to_torch(source, tmp_path, entry="opt_state")[0]
+    for tree in (OPTIMIZER, OPTIMIZER["0"], [OPTIMIZER["0"]]):
+        source = write(tree, tmp_path / "x.msgpack")
+        with refused(ConversionError, "x.msgpack", "mu", hint="parameters"):
+            to_torch(source, tmp_path)
 
 
 def test_a_file_of_a_train_state_is_a_template(tmp_path):
@@ -517,6 +522,8 @@ def test_a_train_state_stays_in_flax_as_its_variables(tmp_path):
         {"fc": net()["fc"], "count": STEP},
         {"params": net(), "cache": {"index": np.ones(3, "i4")}},
         {"params": {"opt_state": net(), "step": numbers(3)}},
+        {"mu": net()["fc"], "nu": net()["fc"]},
+        {"0": {"count": net()["fc"], "mu": net()["fc"]}},
         {},
     ],
 )
