@@ -5,7 +5,6 @@ A process of its own, since the number of devices is set before JAX starts.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -114,14 +113,12 @@ def pytree(item: Item) -> Any:
         from flax import nnx
 
         state = nnx.state(nnx_model())
-        pure = filled(nnx.to_pure_dict(state), item.salt) if item.tree == "nnx_pure" else None
-        return pure if pure is not None else filled(state, item.salt)
+        return filled(nnx.to_pure_dict(state) if item.tree == "nnx_pure" else state, item.salt)
     return live(TREES[item.tree], item.salt)
 
 
 def _handler(case: Case) -> Any:
     import orbax.checkpoint as ocp
-    from orbax.checkpoint import metadata
 
     options = dict(case.options)
     extra = {"use_compression": options["use_compression"]} if "use_compression" in options else {}
@@ -129,7 +126,6 @@ def _handler(case: Case) -> Any:
         from orbax.checkpoint._src.metadata import pytree_metadata_options as rich
 
         extra["pytree_metadata_options"] = rich.PyTreeMetadataOptions(support_rich_types=True)
-    del metadata
     return ocp.PyTreeCheckpointHandler(use_ocdbt=case.ocdbt, use_zarr3=case.zarr3, **extra)
 
 
@@ -199,12 +195,10 @@ def main(folder: str, devices: str, *names: str) -> None:
     failed = {}
     for case in cases().values():
         if case.devices == int(devices) and (not names or case.name in names):
-            with contextlib.ExitStack() as stack:
-                stack.callback(lambda: None)
-                try:
-                    save(Path(folder) / case.name, case)
-                except Exception as err:
-                    failed[case.name] = f"{type(err).__name__}: {err}"[:500]
+            try:
+                save(Path(folder) / case.name, case)
+            except Exception as err:
+                failed[case.name] = f"{type(err).__name__}: {err}"[:500]
     print(json.dumps(failed))
 
 

@@ -1,10 +1,11 @@
 """Makes `orbax-0.4.8`: checkpoints as orbax-checkpoint of late 2023 wrote them.
 
-    python -m venv old && old/bin/pip install orbax-checkpoint==0.4.8 jax==0.4.28 jaxlib==0.4.28 flax==0.8.5 "numpy<2"
+    python -m venv old
+    old/bin/pip install orbax-checkpoint==0.4.8 jax==0.4.28 jaxlib==0.4.28 flax==0.8.5 "numpy<2"
     PYTHONPATH=tests old/bin/python plugins/ckptbridge-orbax/tests/data/make_old_checkpoints.py
 
-Run with these versions, tensorstore 0.1.86, ml_dtypes 0.5.4 and Python 3.11. The values follow from their names
-(`support.orbax_values`), so that tests compute them again. Writing twice gives other bytes: names in `d` are random.
+Run with these versions, tensorstore 0.1.86, ml_dtypes 0.5.4 and Python 3.11. The values follow from their
+names (`support.orbax_values`), so that tests compute them again. Files in `d` have random names.
 """
 
 from __future__ import annotations
