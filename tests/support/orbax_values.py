@@ -206,7 +206,24 @@ PARAMS = {"params": _MODEL}
 OPTIMIZER = {"count": Spec((), "int32"), "mu": _MODEL}
 TINY = {"w": Spec((3, 2), "bfloat16"), "b": Spec((2,))}
 
+MAXTEXT = {
+    "params": {
+        "params": {
+            "token_embedder": {"embedding": Spec((16, 8), "bfloat16")},
+            "decoder": {
+                "layers": {
+                    "mlp": {"wi_0": {"kernel": Spec((8, 2, 12))}, "wo": {"kernel": Spec((12, 2, 8))}},
+                    "self_attention": {"query": {"kernel": Spec((8, 2, 4, 2))}},
+                },
+                "decoder_norm": {"scale": Spec((8,))},
+            },
+        }
+    }
+}
+"""Names as in MaxText, with two layers stacked along the second axis."""
+
 TREES: dict[str, Any] = {
+    "maxtext": MAXTEXT,
     "kinds": KINDS,
     "structure": STRUCTURE,
     "strings": STRINGS,
