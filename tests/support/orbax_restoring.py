@@ -246,7 +246,7 @@ def tunix_before(path: Path, wanted: Flat, job: dict[str, Any]) -> str:
 
 
 def maxtext(path: Path, wanted: Flat, job: dict[str, Any]) -> str:
-    """Restore as MaxText's `load_params_from_path` did: the item's folder, only its params, zarr3 asked for."""
+    """Restore as MaxText's `load_params_from_path` did: an item's folder, only params, zarr3 asked for."""
     import orbax.checkpoint as ocp
 
     params = _abstract(nested(wanted)["params"], spread=True)

@@ -20,7 +20,7 @@ def stored():
 
 @pytest.fixture(scope="session")
 def in_orbax(tmp_path_factory):
-    """Runs a module of `tests/support` that uses Orbax, in a process of its own; returns the JSON it prints."""
+    """Runs a module of `tests/support` that uses Orbax, in a process; returns the JSON that it prints."""
 
     def in_orbax(module, *arguments):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_TESTS), *sys.path])}
