@@ -66,12 +66,7 @@ def test_a_missing_chunk_is_not_zeros(stored, tmp_path, capsys, array):
 def test_a_missing_chunk_of_several(stored, tmp_path):
     path = copy(stored / NEW / "pytree-files-zarr3-sharded", tmp_path / "item")
     (path / "rows/c/2/0").unlink()
-    with open_state(path) as state:
-        with pytest.raises(BadInputError, match="rows"):
-            state[("rows",)]
-        wanted = expected(TREES["sharded"])
-        assert_same_bits(state[("columns",)], wanted["columns",])
-        assert_same_bits(state.read(("rows",), slice(0, 4)), wanted["rows",][:4])
+    assert "rows" in str(refusal(path))
 
 
 @pytest.mark.parametrize("array", ["dense.kernel", "empty"])
@@ -129,6 +124,7 @@ def test_no_flipped_byte_of_a_database_comes_through(stored, tmp_path, name):
     assert refused > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [FILES, f"{NEW}/pytree-files-zarr3-sharded"])
 def test_flipped_bytes_of_chunk_files(stored, tmp_path, name):
     """zarr's own files have no checksum of the values, so that a flip may be read as another value.
@@ -193,7 +189,7 @@ def test_an_item_that_did_not_finish_is_not_read(stored, tmp_path):
     step = copy(stored / NEW / "manager-ocdbt-zarr2/5", tmp_path / "5")
     (step / "params").rename(step / "params.orbax-checkpoint-tmp")
     (step / "optimizer_state").rename(step / "optimizer_state.orbax-checkpoint-tmp-7")
-    assert "params.orbax-checkpoint-tmp" in str(refusal(step))
+    assert ".orbax-checkpoint-tmp" in str(refusal(step))
 
 
 def test_marks_of_completion_are_not_needed(stored, tmp_path):
@@ -314,18 +310,22 @@ def with_leaf(**changes):
         with_leaf(key_metadata=[{"key": "w", "key_type": True}]),
         with_leaf(value_metadata=None),
         with_leaf(value_metadata={}),
-        with_leaf(value_metadata__value_type="jax.Tensor"),
         with_leaf(value_metadata__value_type=["np.ndarray"]),
         with_leaf(value_metadata__skip_deserialize="no"),
         with_leaf(value_metadata__skip_deserialize=True),
         with_leaf(key_metadata=[{"key": "w", "key_type": 2}, {"key": "deeper", "key_type": 2}]),
     ],
-    ids=range(13),
+    ids=range(12),
 )
 def test_a_leaf_that_is_wrong(tmp_path, capsys, document):
     path = make_item(tmp_path / "item", metadata=document)
     refusal(path)
     command_refuses(path, capsys)
+
+
+def test_a_word_for_an_array_that_is_not_known_yet(tmp_path):
+    path = make_item(tmp_path / "item", metadata=with_leaf(value_metadata__value_type="jax.Tensor"))
+    assert_same_bits(read_all(path)["w",], GOOD)
 
 
 def test_metadata_of_a_gigabyte_is_not_read(tmp_path, capsys):

@@ -49,7 +49,7 @@ COPIED = {
 }
 """What is read from Orbax's own checkpoints, and written again."""
 
-SAMPLE = ("names", "sharded", "manager", "tunix", "maxtext", "train state")
+SAMPLE = ("names", "sharded", "manager", "maxtext's version 1")
 
 
 def written(folder, stored, names):
