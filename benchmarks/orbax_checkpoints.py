@@ -248,7 +248,9 @@ def main() -> None:
             "slices": parts,
             "criteria": found,
         }
-    measure.finish(arguments, facts, {"baseline": "read, cp", "idle_peak_bytes": idle, "sizes": sizes})
+    measure.finish(
+        arguments, facts, {"baseline": "read, cp", "cold": False, "idle_peak_bytes": idle, "sizes": sizes}
+    )
 
 
 if __name__ == "__main__":
