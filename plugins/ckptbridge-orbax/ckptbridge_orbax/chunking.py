@@ -11,8 +11,11 @@ from math import prod
 
 __all__ = ["LARGEST_BOX", "SMALLEST_CHUNK", "cut"]
 
-SMALLEST_CHUNK = 256 << 10
-"""Bytes; an array is not cut into smaller chunks unless the memory demands it."""
+SMALLEST_CHUNK = 128 << 10
+"""Bytes; an array is not cut into smaller chunks unless the memory demands it.
+
+Chunks of 64 KiB take half as much time again to read.
+"""
 
 LARGEST_BOX = 64 << 20
 """Bytes of the largest box, however much memory there is."""
@@ -42,7 +45,7 @@ def cut(shape: Shape, itemsize: int, max_nbytes: int) -> tuple[Shape, Shape]:
     >>> cut((1024, 4096), 4, 1 << 22)
     ((128, 512), (256, 4096))
     >>> cut((32, 1024, 4096), 2, 1 << 20)
-    ((1, 128, 1024), (1, 128, 4096))
+    ((1, 128, 512), (1, 128, 4096))
     >>> cut((50, 3), 4, 1 << 22)
     ((50, 3), (50, 3))
     """

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from bridge_core import FlatState, Key, TensorSpec
+from bridge_core import FlatState, Key, TensorSpec, UnsupportedFeature
 from bridge_core.errors import about_tensor
 from bridge_core.formats import FolderTarget
 from bridge_core.io import open_to_write, processors, system_failures, write_all
+from bridge_core.state import is_unicode
 from ckptbridge_orbax.chunking import cut
 from ckptbridge_orbax.write_failures import tensorstore_to_write, write_failures
 from ckptbridge_orbax.written_metadata import checkpoint_text, tree_text
@@ -64,7 +66,7 @@ def write_folder(
     arrays = _arrays(state, min(most, transaction))
     if arrays:
         folder = target.path if item is None else target.path / item
-        database = _Database(state, target, os.fspath(folder), transaction)
+        database = _Database(state, target, folder, transaction)
         target.run(database.write, _jobs(arrays, transaction))
     prefix = "" if item is None else f"{item}/"
     _write_file(target, f"{prefix}_METADATA", tree)
@@ -99,14 +101,23 @@ class _Database:
     Args:
         state: The state that is written.
         target: Where it is written to.
-        folder: Path of the folder with the database.
+        folder: The folder with the database.
         transaction_nbytes: Bytes of the values after which a transaction is committed.
     """
 
-    def __init__(self, state: FlatState, target: FolderTarget, folder: str, transaction_nbytes: int) -> None:
+    def __init__(self, state: FlatState, target: FolderTarget, folder: Path, transaction_nbytes: int) -> None:
         self._state = state
         self._target = target
         self._folder = folder
+        with system_failures(folder, "writing"):
+            folder.mkdir(exist_ok=True)
+            self._resolved = folder.resolve(strict=True).as_posix()  # tensorstore refuses ".." in a path
+        if not is_unicode(self._resolved):
+            raise UnsupportedFeature(
+                "the path is not valid UTF-8; tensorstore, which writes the arrays, needs one that is.",
+                path=folder,
+                hint="Write to another folder.",
+            )
         self._transaction_nbytes = transaction_nbytes
         self._tensorstore = tensorstore_to_write()
         self._context = self._tensorstore.Context(write_context(min(4, processors())))
@@ -137,7 +148,7 @@ class _Database:
                 transaction.commit()
 
     def _open(self, array: _Array, transaction: _Transaction, *, exists: bool) -> Any:
-        spec = array_spec(self._folder, array_name(array.key), array.metadata, exists=exists)
+        spec = array_spec(self._resolved, array_name(array.key), array.metadata, exists=exists)
         with about_tensor(array.key), write_failures(self._folder):
             return self._tensorstore.open(
                 spec,
@@ -155,10 +166,10 @@ class _Transaction:
 
     Args:
         tensorstore: The library.
-        folder: Path of the folder, for errors.
+        folder: The folder, for errors.
     """
 
-    def __init__(self, tensorstore: Any, folder: str) -> None:
+    def __init__(self, tensorstore: Any, folder: Path) -> None:
         self._tensorstore = tensorstore
         self._folder = folder
         self.number = 0

@@ -66,7 +66,7 @@ def array_spec(folder: str, name: str, metadata: dict[str, Any], *, exists: bool
     """Return what tensorstore opens to write an array.
 
     Args:
-        folder: Path of the folder with the database.
+        folder: Absolute path of the folder with the database, its parts joined by slashes.
         name: Name of the array.
         metadata: The metadata of zarr.
         exists: Whether an earlier transaction stored the metadata, which are then not read again.

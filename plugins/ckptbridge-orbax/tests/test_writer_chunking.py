@@ -59,10 +59,13 @@ def test_chunks_end_where_halves_quarters_and_eighths_end(shape, itemsize, power
         ((64, 1 << 24), 4),
         ((1 << 24,), 1),
         ((8, 4096, 1024), 4),
+        ((8, 2048, 1024), 4),
+        ((2048, 2048), 2),
+        ((768, 3072), 4),
         ((1, 1, 8192, 2048), 2),
     ],
 )
-@pytest.mark.parametrize("most", [1 << 22, 1 << 23, 1 << 26])
+@pytest.mark.parametrize("most", [1 << 23, 1 << 24, 1 << 26])
 def test_an_eighth_of_a_large_array_reads_little_more_than_its_bytes(shape, itemsize, most):
     chunk, _ = cut(shape, itemsize, most)
     for axis in sorted(range(len(shape)), key=lambda axis: -shape[axis])[:2]:

@@ -13,6 +13,7 @@ import pytest
 import tensorstore
 from support.errors import refused
 
+import ckptbridge_orbax
 from bridge_core import (
     FlatState,
     KeyConflict,
@@ -21,6 +22,9 @@ from bridge_core import (
     SystemFailure,
     UnsupportedFeature,
     UsageError,
+    default_registry,
+    open_state,
+    save_state,
 )
 from bridge_core.state import DTYPES, load_metadata
 from bridge_core.transfer import Budget, FolderWriter
@@ -160,6 +164,22 @@ def test_metadata_is_stored_where_the_tree_does_not_show_it(save):
 def test_another_layout_is_stored(save, layout):
     custom = tree_of(save({"a": np.zeros(1)}, layout=layout))["custom_metadata"]
     assert custom is None if layout is None else load_metadata(custom["ckptbridge"])[0] == layout
+
+
+def test_ties_and_lists_survive_the_way_through_the_core(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    registry = default_registry().extend(ckptbridge_orbax, name="orbax")
+    array = np.ones(2, np.float32)
+    metadata = StateMetadata(ties={("b", "1"): ("b", "0")}, extra={NODES: '{"b": "Sequence"}'})
+    state = FlatState({("b", "0"): array, ("b", "1"): array}, layout="flax", metadata=metadata)
+    trees = []
+    for name in ("sub/../first", "second"):
+        save_state(state, name, format="orbax", registry=registry, verify=True)
+        state = open_state(name, registry=registry)
+        assert state.metadata.ties == metadata.ties
+        trees.append(tree_of(tmp_path / name))
+    assert trees[0] == trees[1]
 
 
 def test_an_item_is_a_folder_in_the_step(save):
