@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import fcntl
+import importlib.util
 import json
 import os
 import subprocess
@@ -19,8 +19,11 @@ def stored():
 
 
 @pytest.fixture(scope="session")
-def in_orbax(tmp_path_factory):
+def in_orbax():
     """Runs a module of `tests/support` that uses Orbax, in a process; returns the JSON that it prints."""
+    for package in ("jax", "orbax"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
 
     def in_orbax(module, *arguments):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_TESTS), *sys.path])}
@@ -33,17 +36,31 @@ def in_orbax(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def matrix(tmp_path_factory, in_orbax):
-    """The folder of all of `orbax_values.cases`, saved once for all processes of a test run."""
-    own = tmp_path_factory.getbasetemp()
-    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "saved-by-orbax"
-    folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        done = folder / "done"
-        if not done.exists():
-            for devices in (1, 4):
-                failed = in_orbax("orbax_saving", folder, devices)
-                assert not failed, failed
-            done.touch()
-    return folder
+def once(tmp_path_factory):
+    """Fills a folder once for all processes of a test run: takes its name and a function of its path."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def once(name, fill):
+        own = tmp_path_factory.getbasetemp()
+        folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
+        folder.mkdir(exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (folder / "filled").exists():
+                fill(folder)
+                (folder / "filled").touch()
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def matrix(once, in_orbax):
+    """The folder of all of `orbax_values.cases`."""
+
+    def fill(folder):
+        for devices in (1, 4):
+            failed = in_orbax("orbax_saving", folder, devices)
+            assert not failed, failed
+
+    return once("saved-by-orbax", fill)

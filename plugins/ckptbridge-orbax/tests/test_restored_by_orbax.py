@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 
 import numpy as np
 import pytest
@@ -84,18 +82,14 @@ def test_orbax_restores_what_was_written(tmp_path, stored, in_orbax):
 
 
 @pytest.fixture(scope="session")
-def results(tmp_path_factory, stored, in_orbax):
-    """What is wrong with each job, all restored in one process for all processes of a test run."""
-    own = tmp_path_factory.getbasetemp()
-    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "restored-by-orbax"
-    folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        found = folder / "results.json"
-        if not found.exists():
-            jobs = written(folder, stored, {**JOBS, **COPIED})
-            found.write_text(json.dumps(restored(folder, jobs, in_orbax)))
-    return json.loads(found.read_text())
+def results(once, stored, in_orbax):
+    """What is wrong with each job, all restored in one process."""
+
+    def fill(folder):
+        jobs = written(folder, stored, {**JOBS, **COPIED})
+        (folder / "results.json").write_text(json.dumps(restored(folder, jobs, in_orbax)))
+
+    return json.loads((once("restored-by-orbax", fill) / "results.json").read_text())
 
 
 @pytest.mark.slow
