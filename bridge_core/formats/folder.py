@@ -64,6 +64,11 @@ class FolderTarget(Protocol):
         """Bytes of the largest array that one thread should hold at once."""
         ...
 
+    @property
+    def replaces(self) -> SourceFolder | None:
+        """The folder that is replaced, whose other items stay; None if nothing stays."""
+        ...
+
     def file(self, name: str) -> WriteTarget:
         """Create a file in the folder, to be written like a file of a single-file format.
 

@@ -15,13 +15,16 @@ from bridge_core.io import open_to_write, processors, system_failures, write_all
 from bridge_core.state import is_unicode
 from ckptbridge_orbax.chunking import cut
 from ckptbridge_orbax.write_failures import tensorstore_to_write, write_failures
-from ckptbridge_orbax.written_metadata import checkpoint_text, tree_text
+from ckptbridge_orbax.written_metadata import CHECKPOINT, checkpoint_text, tree_text
 from ckptbridge_orbax.written_names import array_name, check_item, check_state
 from ckptbridge_orbax.zarr_spec import array_metadata, array_spec, write_context
 
 __all__ = ["write_folder"]
 
 _DEFAULT_ITEM = "default"
+
+_COMMITTED = "commit_success.txt"
+"""The file without which Orbax takes a folder in a bucket for one that is not complete."""
 
 _TRANSACTION = 8 << 20
 """Bytes of values that a transaction holds in memory until it is committed, unless there are many in all."""
@@ -60,6 +63,7 @@ def write_folder(
         check_item(item)
     check_state(state)
     tree = tree_text(state)
+    checkpoint = checkpoint_text(item, target.replaces)
     most = target.block_nbytes // 2  # a box, a transaction, and what it becomes are in memory at once
     total = sum(spec.nbytes for spec in state.specs().values())
     transaction = max(_TRANSACTION, min(total // _MOST_TRANSACTIONS, most))
@@ -68,9 +72,11 @@ def write_folder(
         folder = target.path if item is None else target.path / item
         database = _Database(state, target, folder, transaction)
         target.run(database.write, _jobs(arrays, transaction))
-    prefix = "" if item is None else f"{item}/"
-    _write_file(target, f"{prefix}_METADATA", tree)
-    _write_file(target, "_CHECKPOINT_METADATA", checkpoint_text(item))
+    prefixes = [""] if item is None else [f"{item}/", ""]
+    _write_file(target, f"{prefixes[0]}_METADATA", tree)
+    _write_file(target, CHECKPOINT, checkpoint)
+    for prefix in prefixes:
+        _write_file(target, prefix + _COMMITTED, b"Checkpoint commit was successful")
 
 
 def _arrays(state: FlatState, box_nbytes: int) -> list[_Array]:

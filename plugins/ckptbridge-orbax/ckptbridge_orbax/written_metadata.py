@@ -7,10 +7,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bridge_core import FlatState, Key, KeyConflict, StateMetadata, UnsupportedFeature, join_key
+from bridge_core.io import SourceFolder, parse_json
 from bridge_core.state import MARKER, dump_metadata, is_unicode
 from ckptbridge_orbax.tree_metadata import NODES
 
-__all__ = ["checkpoint_text", "tree_text"]
+__all__ = ["CHECKPOINT", "checkpoint_text", "tree_text"]
+
+CHECKPOINT = "_CHECKPOINT_METADATA"
+_MAX_NBYTES = 16 << 20
 
 _SEQUENCE_NODE = "Sequence"
 _SEQUENCE, _DICT = 1, 2
@@ -52,22 +56,38 @@ def tree_text(state: FlatState) -> bytes:
     )
 
 
-def checkpoint_text(item: str | None) -> bytes:
-    """Return the content of ``_CHECKPOINT_METADATA``; it has no times, so that it depends on nothing else.
+def checkpoint_text(item: str | None, replaced: SourceFolder | None = None) -> bytes:
+    """Return the content of ``_CHECKPOINT_METADATA``.
+
+    It has no times of its own, so that it depends on nothing else.
 
     Args:
         item: Name of the item in the folder; None if the folder is the item.
+        replaced: The step that is replaced, whose other items stay; None if there is none.
+
+    Raises:
+        MalformedFile: The file of the step that is replaced is damaged.
     """
-    return _json(
-        {
-            "item_handlers": _HANDLER if item is None else {item: _HANDLER},
-            "metrics": {},
-            "performance_metrics": {},
-            "init_timestamp_nsecs": None,
-            "commit_timestamp_nsecs": None,
-            "custom_metadata": {},
+    document = {
+        "item_handlers": _HANDLER if item is None else {item: _HANDLER},
+        "metrics": {},
+        "performance_metrics": {},
+        "init_timestamp_nsecs": None,
+        "commit_timestamp_nsecs": None,
+        "custom_metadata": {},
+    }
+    if item is not None and replaced is not None and CHECKPOINT in replaced.files:
+        known = parse_json(
+            replaced.read(CHECKPOINT, _MAX_NBYTES), path=str(replaced.path / CHECKPOINT), what="the step"
+        )
+        document |= {name: value for name, value in known.items() if name in document}
+        handlers = known.get("item_handlers")
+        others = handlers if isinstance(handlers, dict) else {}
+        document["item_handlers"] = {
+            **{name: handler for name, handler in others.items() if name in replaced.folders},
+            item: _HANDLER,
         }
-    )
+    return _json(document)
 
 
 def _json(document: Mapping[str, Any]) -> bytes:

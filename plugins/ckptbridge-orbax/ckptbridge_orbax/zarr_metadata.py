@@ -277,7 +277,10 @@ class _Checks:
         """Return our name of a dtype: numpy's code, or a name that tensorstore adds to zarr's."""
         match = _ZARR2_DTYPE.fullmatch(name) if isinstance(name, str) else None
         if match is None:
-            return self.dtype(name if name not in _NUMBERS.values() else None)
+            own_name = isinstance(name, str) and name in DTYPES and DTYPES[name].isbuiltin != 1
+            if not own_name:
+                raise self.unsupported(f"the dtype {shown(name)} is not supported.")
+            return self.dtype(name)
         bits = "" if match[1] == "b" else str(8 * int(match[2]))
         numpy_name = _NUMBERS[match[1]] + bits
         if (match[1] == "b" and match[2] != "1") or (name[0] == "|" and match[2] != "1"):

@@ -94,6 +94,7 @@ def test_small_arrays_share_a_few_files(save):
     assert sorted(path.name for path in folder.iterdir()) == [
         "_CHECKPOINT_METADATA",
         "_METADATA",
+        "commit_success.txt",
         "d",
         "manifest.ocdbt",
     ]
@@ -184,9 +185,32 @@ def test_ties_and_lists_survive_the_way_through_the_core(tmp_path, monkeypatch):
 
 def test_an_item_is_a_folder_in_the_step(save):
     folder = save({"a": np.arange(3)}, step=7, item="params")
-    assert sorted(path.name for path in folder.iterdir()) == ["_CHECKPOINT_METADATA", "params"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "_CHECKPOINT_METADATA",
+        "commit_success.txt",
+        "params",
+    ]
+    assert (folder / "params" / "commit_success.txt").exists()
     assert list(json.loads((folder / "_CHECKPOINT_METADATA").read_text())["item_handlers"]) == ["params"]
     assert same(stored(folder / "params", "a").read().result(), np.arange(3))
+
+
+def test_a_step_remembers_the_items_that_stay(tmp_path):
+    registry = default_registry().extend(ckptbridge_orbax, name="orbax")
+    options = {"format": "orbax", "registry": registry, "step": 7}
+    step = tmp_path / "run" / "7"
+    save_state({"a": np.arange(3)}, tmp_path / "run", item="params", **options)
+    document = json.loads((step / "_CHECKPOINT_METADATA").read_text())
+    known = {**document["item_handlers"], "meta": "json", "gone": "json"}
+    document = {**document, "item_handlers": known, "metrics": {"loss": 1.5}, "commit_timestamp_nsecs": 1}
+    (step / "_CHECKPOINT_METADATA").write_text(json.dumps(document))
+    (step / "meta").mkdir()
+    save_state({"b": np.arange(4)}, tmp_path / "run", item="state", overwrite=True, **options)
+    written = json.loads((step / "_CHECKPOINT_METADATA").read_text())
+    assert list(written["item_handlers"]) == ["params", "meta", "state"]
+    assert written["item_handlers"]["meta"] == "json"
+    assert (written["metrics"], written["commit_timestamp_nsecs"]) == ({"loss": 1.5}, 1)
+    assert np.array_equal(open_state(tmp_path / "run", entry="params", registry=registry)["a"], np.arange(3))
 
 
 def test_a_step_without_a_named_item_has_the_default_one(save):
@@ -195,7 +219,11 @@ def test_a_step_without_a_named_item_has_the_default_one(save):
 
 def test_a_state_without_tensors_needs_no_database(save):
     folder = save({}, empty=(("e",),))
-    assert sorted(path.name for path in folder.iterdir()) == ["_CHECKPOINT_METADATA", "_METADATA"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "_CHECKPOINT_METADATA",
+        "_METADATA",
+        "commit_success.txt",
+    ]
     assert tree_of(folder)["use_ocdbt"] is False
 
 
