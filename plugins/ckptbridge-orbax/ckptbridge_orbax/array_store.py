@@ -113,7 +113,7 @@ class ArrayStore:
         memory = _memory()
         arrays: dict[str, StoredArray] = {}
         parsed: dict[tuple[bytes, str], ZarrArray] = {}  # the layers of a model have equal descriptions
-        wanted = []
+        places: list[tuple[str, str, int]] = []
         for name, key in keys.items():
             kinds = self._names[name]
             if len(kinds) > 1:
@@ -121,14 +121,15 @@ class ArrayStore:
                     "the array has descriptions of zarr 2 and of zarr 3.", path=self._files.path, key=key
                 )
             ((description, sources),) = kinds.items()
-            wanted += [(name, description, source) for source in sources]
-        for start in range(0, len(wanted), _IN_FLIGHT):
-            batch = wanted[start : start + _IN_FLIGHT]
+            places += [(name, description, source) for source in sources]
+        for start in range(0, len(places), _IN_FLIGHT):
+            batch = places[start : start + _IN_FLIGHT]
             for (name, description, source), text in zip(batch, self._texts(batch, keys), strict=True):
                 driver, path = METADATA_NAMES[description], self._files.path
                 array = parsed.get((text, driver))
                 if array is None:
                     array = parse_array(text, driver, path=path, key=keys[name], memory=memory)
+                    self._require_dtype(array, keys[name])
                     parsed[text, driver] = array
                 before = arrays.get(name)
                 if before is not None and before.array.metadata != array.metadata:
@@ -194,6 +195,18 @@ class ArrayStore:
             else:
                 self._open.move_to_end(name)
             return opened, self._context
+
+    def _require_dtype(self, array: ZarrArray, key: Key) -> None:
+        name = array.spec.dtype.name
+        try:
+            tensorstore_to_read().dtype(name)
+        except (TypeError, ValueError):
+            raise UnsupportedFeature(
+                f"the installed version of tensorstore does not have the dtype {name!r}.",
+                path=self._files.path,
+                key=key,
+                hint="Run: pip install --upgrade tensorstore",
+            ) from None
 
     def _open_array(self, stored: StoredArray, source: int) -> Any:
         array = stored.array
@@ -302,16 +315,16 @@ def _databases(files: ItemFiles, use_ocdbt: bool | None) -> tuple[str, ...]:
     if MANIFEST in files:
         return ("",)
     processes = [name for name in files.top_folders if name.startswith(PROCESS)]
-    found = tuple(name for name in processes if f"{name}/{MANIFEST}" in files)
-    if found:
-        lost = [name for name in processes if name not in found]
+    complete = tuple(name for name in processes if f"{name}/{MANIFEST}" in files)
+    if complete:
+        lost = [name for name in processes if name not in complete]
         if lost:
             raise MalformedFile(
                 f"the file {MANIFEST} is missing in {listed(lost)}.",
                 path=files.path,
                 hint="Copy or download the checkpoint again.",
             )
-        return found
+        return complete
     if use_ocdbt or (files.has_folder("d") and not any(f"d/{name}" in files for name in METADATA_NAMES)):
         # An OCDBT without a manifest opens as an empty one.
         raise MalformedFile(

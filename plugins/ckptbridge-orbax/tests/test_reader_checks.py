@@ -246,6 +246,23 @@ def test_a_description_that_is_too_large_is_not_read(tmp_path):
         OrbaxFormat().open_folder(SourceFolder(tmp_path))
 
 
+def test_a_dtype_that_the_installed_tensorstore_does_not_have(tmp_path, monkeypatch):
+    import tensorstore as ts
+
+    write_item(tmp_path, {("w",): np.ones(2, np.float32)})
+
+    class Older:
+        def __getattr__(self, name):
+            return getattr(ts, name)
+
+        def dtype(self, name):
+            raise TypeError(f"No TensorStore data type with name {name}")
+
+    monkeypatch.setattr("ckptbridge_orbax.array_store.tensorstore_to_read", Older)
+    with refused(UnsupportedFeature, "float32", hint="tensorstore", key=("w",)):
+        OrbaxFormat().open_folder(SourceFolder(tmp_path))
+
+
 # Errors of tensorstore
 
 
