@@ -21,13 +21,13 @@ from bridge_core import Key, MalformedFile, SystemFailure, UnsupportedFeature
 from bridge_core.io import processors
 from bridge_core.messages import listed
 from bridge_core.state import Array, Region, is_unicode, region_shape
+from ckptbridge_orbax.database_guard import MANIFEST, check_database
 from ckptbridge_orbax.item_files import ItemFiles
 from ckptbridge_orbax.read_failures import read_failures, tensorstore_to_read
 from ckptbridge_orbax.zarr_metadata import METADATA_NAMES, ZarrArray, parse_array
 
 __all__ = ["ArrayStore", "StoredArray"]
 
-MANIFEST = "manifest.ocdbt"
 PROCESS = "ocdbt.process_"
 """What the names of the processes' databases begin with."""
 _OPEN_ARRAYS = 512
@@ -251,7 +251,8 @@ class ArrayStore:
         return ts.KvStore.open(self._kvstore(source), context=self._resources()).result()
 
     def _list(self) -> None:
-        for source, _ in enumerate(self._databases):
+        for source, folder in enumerate(self._databases):
+            check_database(self._files, folder, _memory())
             with read_failures(self._files.path):
                 names = [bytes(name) for name in self._database(source).list().result()]
             self._enter(sorted(name.decode("utf-8", "surrogateescape") for name in names), source)
