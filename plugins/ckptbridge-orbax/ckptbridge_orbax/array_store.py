@@ -21,13 +21,13 @@ from bridge_core import Key, MalformedFile, SystemFailure, UnsupportedFeature
 from bridge_core.io import processors
 from bridge_core.messages import listed
 from bridge_core.state import Array, Region, is_unicode, region_shape
+from ckptbridge_orbax.database_guard import MANIFEST, check_database
 from ckptbridge_orbax.item_files import ItemFiles
 from ckptbridge_orbax.read_failures import read_failures, tensorstore_to_read
 from ckptbridge_orbax.zarr_metadata import METADATA_NAMES, ZarrArray, parse_array
 
 __all__ = ["ArrayStore", "StoredArray"]
 
-MANIFEST = "manifest.ocdbt"
 PROCESS = "ocdbt.process_"
 """What the names of the processes' databases begin with."""
 _OPEN_ARRAYS = 512
@@ -113,7 +113,7 @@ class ArrayStore:
         memory = _memory()
         arrays: dict[str, StoredArray] = {}
         parsed: dict[tuple[bytes, str], ZarrArray] = {}  # the layers of a model have equal descriptions
-        wanted = []
+        places: list[tuple[str, str, int]] = []
         for name, key in keys.items():
             kinds = self._names[name]
             if len(kinds) > 1:
@@ -121,14 +121,15 @@ class ArrayStore:
                     "the array has descriptions of zarr 2 and of zarr 3.", path=self._files.path, key=key
                 )
             ((description, sources),) = kinds.items()
-            wanted += [(name, description, source) for source in sources]
-        for start in range(0, len(wanted), _IN_FLIGHT):
-            batch = wanted[start : start + _IN_FLIGHT]
+            places += [(name, description, source) for source in sources]
+        for start in range(0, len(places), _IN_FLIGHT):
+            batch = places[start : start + _IN_FLIGHT]
             for (name, description, source), text in zip(batch, self._texts(batch, keys), strict=True):
                 driver, path = METADATA_NAMES[description], self._files.path
                 array = parsed.get((text, driver))
                 if array is None:
                     array = parse_array(text, driver, path=path, key=keys[name], memory=memory)
+                    self._require_dtype(array, keys[name])
                     parsed[text, driver] = array
                 before = arrays.get(name)
                 if before is not None and before.array.metadata != array.metadata:
@@ -195,6 +196,18 @@ class ArrayStore:
                 self._open.move_to_end(name)
             return opened, self._context
 
+    def _require_dtype(self, array: ZarrArray, key: Key) -> None:
+        name = array.spec.dtype.name
+        try:
+            tensorstore_to_read().dtype(name)
+        except (TypeError, ValueError):
+            raise UnsupportedFeature(
+                f"the installed version of tensorstore does not have the dtype {name!r}.",
+                path=self._files.path,
+                key=key,
+                hint="Run: pip install --upgrade tensorstore",
+            ) from None
+
     def _open_array(self, stored: StoredArray, source: int) -> Any:
         array = stored.array
         prefix = f"{stored.name}/" if stored.name else ""  # names are prefixes: "w" is also that of "w2"
@@ -238,7 +251,8 @@ class ArrayStore:
         return ts.KvStore.open(self._kvstore(source), context=self._resources()).result()
 
     def _list(self) -> None:
-        for source, _ in enumerate(self._databases):
+        for source, folder in enumerate(self._databases):
+            check_database(self._files, folder, _memory())
             with read_failures(self._files.path):
                 names = [bytes(name) for name in self._database(source).list().result()]
             self._enter(sorted(name.decode("utf-8", "surrogateescape") for name in names), source)
@@ -302,16 +316,16 @@ def _databases(files: ItemFiles, use_ocdbt: bool | None) -> tuple[str, ...]:
     if MANIFEST in files:
         return ("",)
     processes = [name for name in files.top_folders if name.startswith(PROCESS)]
-    found = tuple(name for name in processes if f"{name}/{MANIFEST}" in files)
-    if found:
-        lost = [name for name in processes if name not in found]
+    complete = tuple(name for name in processes if f"{name}/{MANIFEST}" in files)
+    if complete:
+        lost = [name for name in processes if name not in complete]
         if lost:
             raise MalformedFile(
                 f"the file {MANIFEST} is missing in {listed(lost)}.",
                 path=files.path,
                 hint="Copy or download the checkpoint again.",
             )
-        return found
+        return complete
     if use_ocdbt or (files.has_folder("d") and not any(f"d/{name}" in files for name in METADATA_NAMES)):
         # An OCDBT without a manifest opens as an empty one.
         raise MalformedFile(

@@ -162,6 +162,7 @@ def test_more_arrays_than_stay_open(tmp_path, load, monkeypatch):
     for _ in range(2):
         for number in range(6):
             same(state[f"w{number}"], VALUES + np.float32(number))
+    assert len(state._close.store._open) == 2
 
 
 def test_a_bool_that_is_neither_0_nor_1(tmp_path, load):
