@@ -5,7 +5,7 @@
 The source is saved by Orbax on four CPU devices, every tensor in four shards along its first axis, in one
 OCDBT database. Each run is a fresh process, all in turn, and every one syncs what it wrote to the disk.
 
-- ``read, cp``: tensorstore reads every array whole and drops it; then ``cp`` copies what a conversion writes.
+- ``read, cp``: tensorstore reads each array at once and drops it; ``cp`` copies what a conversion writes.
 - ``write``: tensorstore writes the arrays of a safetensors file as Orbax does: zarr, zstd, one OCDBT
   database.
 - ``script``: `orbax_script.py`.
@@ -119,7 +119,7 @@ class Contest:
 
     def contestants(self) -> dict[str, Callable[[], measure.Run]]:
         """Return all, both baselines first."""
-        made: dict[str, Callable[[], measure.Run]] = {"read, cp": self._read, "write": self._write}
+        runners: dict[str, Callable[[], measure.Run]] = {"read, cp": self._read, "write": self._write}
         for name, source, options in (
             ("Orbax to torch", self._orbax, _TO_TORCH),
             ("Orbax to Flax", self._orbax, _TO_FLAX),
@@ -127,9 +127,11 @@ class Contest:
             ("Flax to Orbax", self._flax, {**_TO_FLAX, "format": "orbax"}),
         ):
             for verify in (False, True):
-                made[name + ", verified" * verify] = self._converting(source, {**options, "verify": verify})
-        made["script"] = self._script
-        return made
+                runners[name + ", verified" * verify] = self._converting(
+                    source, {**options, "verify": verify}
+                )
+        runners["script"] = self._script
+        return runners
 
     def clear(self) -> None:
         """Make every run start from the same state."""
@@ -169,7 +171,7 @@ def slices(work: Path, size: str) -> list[dict[str, Any]]:
     source = work / "orbax-slice.safetensors"
     measure.remove(source)
     save_state(state, source)
-    found = []
+    costs = []
     for name, axis in (("ckptbridge", 0), ("ckptbridge", 1), ("Orbax", 0), ("Orbax", 1)):
         folder = work / "orbax-slice"
         measure.remove(folder)
@@ -179,27 +181,27 @@ def slices(work: Path, size: str) -> list[dict[str, Any]]:
             save_state(state, folder, format="orbax")
         output = measure.run(measure.python(_SLICE.format(src=str(folder), axis=axis))).output
         read, nbytes = map(int, output.split())
-        found.append({"writer": name, "axis": axis, "read": read, "bytes": nbytes, "ratio": read / nbytes})
+        costs.append({"writer": name, "axis": axis, "read": read, "bytes": nbytes, "ratio": read / nbytes})
         measure.remove(folder)
     measure.remove(source)
-    return found
+    return costs
 
 
 def criteria(results: Mapping[str, Sequence[measure.Run]], max_ram: int) -> list[dict[str, Any]]:
     """Return what the figures should be at most, and what they are."""
     seconds = {name: measure.median(r.seconds for r in runs) for name, runs in results.items()}
     peaks = {name: measure.median(r.peak_bytes for r in runs) for name, runs in results.items()}
-    made = []
+    figures = []
     for name in seconds:
         if name in ("read, cp", "write", "script"):
             continue
         baseline = "write" if "to Orbax" in name else "read, cp"
-        made.append((f"{name}: time / {baseline}", seconds[name] / seconds[baseline], 1.3))
-        made.append((f"{name}: peak MB", peaks[name] / 1e6, (max_ram + 150e6) / 1e6))
+        figures.append((f"{name}: time / {baseline}", seconds[name] / seconds[baseline], 1.3))
+        figures.append((f"{name}: peak MB", peaks[name] / 1e6, (max_ram + 150e6) / 1e6))
         if name.startswith("Orbax to torch"):
-            made.append((f"{name}: time / script", seconds[name] / seconds["script"], 1 / 3))
-            made.append((f"{name}: peak / script", peaks[name] / peaks["script"], 1 / 4))
-    return [{"what": what, "value": value, "at_most": limit} for what, value, limit in made]
+            figures.append((f"{name}: time / script", seconds[name] / seconds["script"], 1 / 3))
+            figures.append((f"{name}: peak / script", peaks[name] / peaks["script"], 1 / 4))
+    return [{"what": what, "value": value, "at_most": limit} for what, value, limit in figures]
 
 
 def main() -> None:
@@ -222,9 +224,9 @@ def main() -> None:
         print(f"\n{size}: {contest.nbytes / 1e6:.0f} MB of bfloat16, page cache warm")
         print(f"memory is above an interpreter with numpy ({idle / 1e6:.0f} MB)")
         print(measure.run_table(results, "read, cp", contest.nbytes, idle))
-        found = [*criteria(results, parse_size(arguments.max_ram))]
+        figures = [*criteria(results, parse_size(arguments.max_ram))]
         parts = slices(work, size)
-        found += [
+        figures += [
             {
                 "what": f"slice of axis {part['axis']}, written by {part['writer']}: read / its bytes",
                 "value": part["ratio"],
@@ -239,14 +241,14 @@ def main() -> None:
                 f"{c['at_most']:.2f}",
                 "" if c["value"] <= c["at_most"] else "over",
             )
-            for c in found
+            for c in figures
         ]
         print(measure.text_table(("", "measured", "at most", ""), rows))
         sizes[size] = {
             "bytes": contest.nbytes,
             "runs": measure.as_json(results),
             "slices": parts,
-            "criteria": found,
+            "criteria": figures,
         }
     measure.finish(
         arguments, facts, {"baseline": "read, cp", "cold": False, "idle_peak_bytes": idle, "sizes": sizes}

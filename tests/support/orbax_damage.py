@@ -90,7 +90,7 @@ def outcome(path: Path, **options: Any) -> dict[tuple[str, ...], bytes] | BadInp
     except BadInputError as err:
         error = err
     assert str(path) in str(error), str(error)
-    # The core says so of any other exception of a plugin, whose own words are missing then.
+    # These are the core's words for any other exception of a plugin.
     assert "the file cannot be read as" not in str(error), str(error)
     return error
 

@@ -25,12 +25,12 @@ def flat(tree: Any) -> Flat:
     """Return the leaves of any pytree by path; typed PRNG keys as their data."""
     import jax
 
-    found = {}
+    leaves = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         parts = [str(getattr(p, "key", getattr(p, "name", getattr(p, "idx", None)))) for p in path]
         is_key = hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        found[tuple(parts)] = jax.random.key_data(leaf) if is_key else leaf
-    return found
+        leaves[tuple(parts)] = jax.random.key_data(leaf) if is_key else leaf
+    return leaves
 
 
 def compared(tree: Any, wanted: Flat) -> str:

@@ -67,13 +67,13 @@ def leaves(tree: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
 
 def expected(tree: Any, salt: str = "") -> dict[tuple[str, ...], np.ndarray]:
     """Return the tensors of a tree, by path: Python numbers are 0-d, None and strings are not tensors."""
-    found = {}
+    tensors = {}
     for path, leaf in leaves(tree).items():
         if isinstance(leaf, Spec):
-            found[path] = values(salt + "/".join(path), leaf)
+            tensors[path] = values(salt + "/".join(path), leaf)
         elif isinstance(leaf, (bool, int, float, complex)):
-            found[path] = np.array(leaf)
-    return found
+            tensors[path] = np.array(leaf)
+    return tensors
 
 
 def b(shape: tuple[int, ...], dtype: str) -> Spec:
@@ -303,18 +303,18 @@ def _steps() -> tuple[Item, ...]:
 
 def cases() -> dict[str, Case]:
     """Return every checkpoint of the matrix, by name."""
-    made = []
+    matrix = []
     for layout, ocdbt, zarr3 in _layouts():
         how: dict[str, Any] = {"ocdbt": ocdbt, "zarr3": zarr3}
         for tree in ("kinds", "strings", "train", "nnx", "nnx_pure"):
-            made.append(Case(f"pytree-{layout}-{tree}", "pytree", (Item(tree),), **how))
+            matrix.append(Case(f"pytree-{layout}-{tree}", "pytree", (Item(tree),), **how))
         if not zarr3:  # StandardCheckpointer has no such option
             for tree in ("kinds", "structure", "train", "nnx"):
-                made.append(Case(f"standard-{layout}-{tree}", "standard", (Item(tree),), **how))
-        made.append(Case(f"manager-{layout}", "manager", _steps(), **how))
-        made.append(Case(f"v1-{layout}", "v1", (Item("strings"),), **how))
-        made.append(Case(f"pytree-{layout}-sharded", "pytree", (Item("sharded"),), devices=4, **how))
-        made.append(
+                matrix.append(Case(f"standard-{layout}-{tree}", "standard", (Item(tree),), **how))
+        matrix.append(Case(f"manager-{layout}", "manager", _steps(), **how))
+        matrix.append(Case(f"v1-{layout}", "v1", (Item("strings"),), **how))
+        matrix.append(Case(f"pytree-{layout}-sharded", "pytree", (Item("sharded"),), devices=4, **how))
+        matrix.append(
             Case(
                 f"manager-{layout}-sharded",
                 "manager",
@@ -324,10 +324,10 @@ def cases() -> dict[str, Case]:
             )
         )
         small = (("chunk_byte_size", 64),)
-        made.append(
+        matrix.append(
             Case(f"pytree-{layout}-subchunks", "pytree", (Item("sharded"),), devices=4, options=small, **how)
         )
-    made += [
+    matrix += [
         Case("standard-sharded", "standard", (Item("sharded"),), devices=4),
         Case(
             "checkpointables", "checkpointables", tuple(Item(e, f"{e}:", None, e) for e in ("params", "tiny"))
@@ -343,20 +343,20 @@ def cases() -> dict[str, Case]:
         ),
         Case("small-files", "pytree", (Item("kinds"),), options=(("ocdbt_target_data_file_size", 512),)),
     ]
-    return {case.name: case for case in made}
+    return {case.name: case for case in matrix}
 
 
 def old_cases() -> dict[str, tuple[Item, ...]]:
     """Return what the folders of `orbax-0.4.8` hold, by name."""
     whole = ("files", "files_no_metadata", "ocdbt", "ocdbt_no_metadata", "aggregate", "aggregate_no_metadata")
-    made: dict[str, tuple[Item, ...]] = {name: (Item("old"),) for name in whole}
-    made |= {name: (Item("old_mixed"),) for name in ("mixed", "mixed_no_metadata")}
-    made |= {name: (Item("sharded"),) for name in ("sharded_files", "sharded_ocdbt")}
+    folders: dict[str, tuple[Item, ...]] = {name: (Item("old"),) for name in whole}
+    folders |= {name: (Item("old_mixed"),) for name in ("mixed", "mixed_no_metadata")}
+    folders |= {name: (Item("sharded"),) for name in ("sharded_files", "sharded_ocdbt")}
     entries = (("params", "params"), ("state", "optimizer"))
-    made["manager"] = tuple(Item(t, f"{step}:", step, e) for step in (3, 20) for e, t in entries)
-    made["single"] = tuple(Item("params", f"{step}:", step, "default") for step in (3, 20))
-    made["flax"] = tuple(Item("train", f"{step}:", step) for step in (3, 20))
-    return made
+    folders["manager"] = tuple(Item(t, f"{step}:", step, e) for step in (3, 20) for e, t in entries)
+    folders["single"] = tuple(Item("params", f"{step}:", step, "default") for step in (3, 20))
+    folders["flax"] = tuple(Item("train", f"{step}:", step) for step in (3, 20))
+    return folders
 
 
 SAMPLE = (

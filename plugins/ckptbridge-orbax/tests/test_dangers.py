@@ -1,4 +1,4 @@
-"""Hostile checkpoints: nothing outside is read, no process is aborted, and no claim is believed unchecked."""
+"""Hostile checkpoints: nothing outside is read, no process is aborted, and every size is checked first."""
 
 from __future__ import annotations
 

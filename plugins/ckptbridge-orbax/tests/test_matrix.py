@@ -60,13 +60,13 @@ def test_the_latest_step_by_number_is_read(stored, path, latest):
     entry = "params" if "manager" in path else None
     with open_state(stored / path, entry=entry) as state:
         assert state.metadata.provenance["step"] == str(latest)
-        wanted = next(
+        latest_tensors = next(
             item.expected()
             for made in (old_cases(), {name: case.items for name, case in cases().items()})
             for item in made.get(path.partition("/")[2], ())
             if item.step == latest and item.entry in (entry, "default", None)
         )
-        for key, array in wanted.items():
+        for key, array in latest_tensors.items():
             assert_same_bits(state[key], array, "/".join(key))
 
 
