@@ -76,6 +76,15 @@ def test_every_region(tmp_path, load, layout, ocdbt):
     assert state.read("a.w", (slice(None, None, -2), 3)).tolist() == VALUES[::-2, 3].tolist()
 
 
+@pytest.mark.parametrize("most", [1, 100, 200])
+def test_a_large_region_is_read_piece_by_piece(tmp_path, load, monkeypatch, most):
+    monkeypatch.setattr("ckptbridge_orbax.array_store._IN_MEMORY", most)
+    state = load(write_item(tmp_path / "item", {("w",): VALUES}, **LAYOUTS["zarr3 shards"]))
+    same(state["w"], VALUES)
+    region = (slice(1, 7, 2), slice(2, 10, 3))
+    same(state.tensor("w").read(region), np.ascontiguousarray(VALUES[region]))
+
+
 def test_the_chunk_shape_is_what_is_decoded_as_one(tmp_path, load):
     for name, options in LAYOUTS.items():
         state = load(write_item(tmp_path / name, {("w",): VALUES}, **options))
