@@ -292,6 +292,16 @@ def test_a_tree_without_tensors(tmp_path, load):
     assert state.metadata.empty == (("a",),)
 
 
+@pytest.mark.parametrize("use_ocdbt", [True, False, None])
+def test_a_tree_of_texts_has_no_database(tmp_path, load, use_ocdbt):
+    others = {("a",): leaf("None", skip=True), ("s",): leaf("string")}
+    state = load(write_item(tmp_path / "item", {}, others=others, fields={"use_ocdbt": use_ocdbt}))
+    assert not len(state)
+    others = {**others, ("w",): leaf("jax.Array")}
+    with pytest.raises(MalformedFile):
+        load(write_item(tmp_path / "item", {}, others=others, fields={"use_ocdbt": use_ocdbt}))
+
+
 def test_an_array_without_a_tree(tmp_path, load):
     folder = tmp_path / "item"
     folder.mkdir()
