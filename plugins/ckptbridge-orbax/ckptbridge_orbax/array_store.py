@@ -155,13 +155,13 @@ class ArrayStore:
         if not stored.places:
             # tensorstore would read all chunks of a region before it has decoded the first ones.
             for inner, outer in pieces(region, array.chunk_shape, spec.dtype.itemsize, _IN_MEMORY):
-                self._read_into(stored, stored.sources[0], inner, out[(*outer, ...)], key)
+                self._read_into(stored, stored.sources[0], inner, _view(out, outer), key)
             return out
         for index, inner, outer in crossings(region, array.stored_shape):
             place = stored.places.get(index)
             if place is None:
                 raise _missing_part(stored, index, self._files.path, key)
-            self._read_into(stored, place, inner, out[(*outer, ...)], key)
+            self._read_into(stored, place, inner, _view(out, outer), key)
         return out
 
     def close(self) -> None:
@@ -337,6 +337,12 @@ def _databases(files: ItemFiles, use_ocdbt: bool | None) -> tuple[str, ...]:
             hint="Copy or download the checkpoint again.",
         )
     return ()
+
+
+def _view(array: Array, region: Region) -> Array:
+    index: tuple[Any, ...] = (*region, ...)  # with the ellipsis, no axes give an array, not a scalar
+    view: Array = array[index]
+    return view
 
 
 def _missing_part(stored: StoredArray, index: tuple[int, ...], path: str, key: Key) -> MalformedFile:
