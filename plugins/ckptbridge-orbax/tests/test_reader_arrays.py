@@ -150,16 +150,16 @@ def test_only_the_chunks_of_a_region_are_read_from_a_shard(tmp_path, load):
 
 
 def test_many_threads_read_at_once(tmp_path, load):
-    tree = {("l", number): VALUES + number for number in range(20)}
+    tree = {("l", number): VALUES + number for number in range(8)}
     state = load(write_item(tmp_path / "item", tree, chunks=(3, 4)))
     failed = []
 
     def work(first):
-        for number in (*range(first, 20), *range(first)):
+        for number in (*range(first, 8), *range(first)):
             if not np.array_equal(state[("l", str(number))], VALUES + number):
                 failed.append(number)
 
-    threads = [threading.Thread(target=work, args=(5 * index,)) for index in range(4)]
+    threads = [threading.Thread(target=work, args=(2 * index,)) for index in range(4)]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert not failed
