@@ -170,10 +170,11 @@ def _described(state: FlatState, contents: FolderContents, item: FolderItem) -> 
     if contents.step is not None:
         provenance["step"] = str(contents.step)
         if len(contents.steps) > 1:
-            others = [str(step) for step in contents.steps if step != contents.step]
+            others = [str(step) for step in reversed(contents.steps) if step != contents.step]
+            more = f" and {len(others) - 8} more" if len(others) > 8 else ""
             notes.append(
-                f"step {contents.step} was read, of {count(len(contents.steps), 'step')}; "
-                f"not read: {listed(others)}"
+                f"step {contents.step} was read, of {count(len(contents.steps), 'step')}; not read: "
+                f"{', '.join(others[:8])}{more}"
             )
     if item.name:
         provenance["item"] = item.name

@@ -79,7 +79,14 @@ def write_folder_checkpoint(
     ):
         block = options.budget.block
         pool = ScratchPool(kernel_for(state.nbytes), 2 * block)
-        writer = FolderWriter(temporary, options.budget, meter.add, sums=options.verify, pool=pool)
+        writer = FolderWriter(
+            temporary,
+            options.budget,
+            meter.add,
+            sums=options.verify,
+            pool=pool,
+            replaces=SourceFolder(final) if options.item and final.is_dir() else None,
+        )
         doing = f"write {final}"
         with registry.foreign_failures("formats", used.name, doing), system_failures(temporary, "writing"):
             used.write_folder(state, writer, step=options.step, item=options.item)
@@ -125,8 +132,8 @@ def _refuse_more(final: Path, used: FolderFormat, options: WriteOptions, registr
             path=final,
             hint="Pass to_step= (--to-step) to write one step of it, or give the name of a new folder.",
         )
-    others = [item.name for item in contents.items if item.name and item.name != options.item]
-    if others and options.item is None:
+    others = [item.name for item in contents.items if item.name]
+    if len(others) > 1 and options.item is None:
         raise DestinationExists(
             f"the destination holds {count(len(others), 'item')}, which would be lost: {', '.join(others)}.",
             path=final,

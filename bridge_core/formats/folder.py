@@ -64,6 +64,11 @@ class FolderTarget(Protocol):
         """Bytes of the largest array that one thread should hold at once."""
         ...
 
+    @property
+    def replaces(self) -> SourceFolder | None:
+        """The folder that is replaced, whose other items stay; None if nothing stays."""
+        ...
+
     def file(self, name: str) -> WriteTarget:
         """Create a file in the folder, to be written like a file of a single-file format.
 
@@ -73,7 +78,7 @@ class FolderTarget(Protocol):
         ...
 
     def boxes(self, state: FlatState, key: Key, shape: tuple[int, ...]) -> Iterator[tuple[Region, Array]]:
-        """Yield a tensor's values box by box, with bounded memory, in row-major order of the boxes.
+        """Yield a tensor's values box by box, in row-major order of the boxes.
 
         An array is C-contiguous and valid until the next one is yielded. Boxes of different tensors may be
         read by several threads at once; those of one tensor by one thread.
@@ -116,7 +121,8 @@ class FolderFormat(Protocol):
     def sniff_folder(self, folder: SourceFolder) -> bool:
         """Return whether a folder is a checkpoint of this format, damaged or not.
 
-        Damage raises nothing. It looks for markers of the format's own in the folder, and in the folders directly in it.
+        Damage raises nothing. It looks for markers of the format's own in the folder, and in the folders
+        directly in it.
         """
         ...
 
@@ -157,8 +163,7 @@ class FolderFormat(Protocol):
         Args:
             state: The tensors, which are read a box at a time, and the metadata.
             target: The folder to write, and how to write it with bounded memory.
-            step: Number of the step that the folder will be, where a step holds a file that says so; None if
-                it is not a step.
+            step: Number of the step that the folder will be; None if it will not be a step.
             item: Name of the item to write in a step; None to write the item itself into the folder.
 
         Raises:

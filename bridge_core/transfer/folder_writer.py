@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bridge_core.errors import about_tensor
-from bridge_core.io import create_file
+from bridge_core.io import SourceFolder, create_file
 from bridge_core.ops import OverflowCount
 from bridge_core.state import Array, FlatState, Key, Region
 from bridge_core.transfer.block_plan import plan_boxes
@@ -35,6 +35,7 @@ class FolderWriter:
         report: Called with (bytes, key) from any thread after each write; None for no reports.
         sums: Whether to fill ``checksums``.
         pool: Scratch memory; None for an own one.
+        replaces: The folder that is replaced, whose other items stay; None if there is none.
     """
 
     def __init__(
@@ -45,8 +46,10 @@ class FolderWriter:
         *,
         sums: bool = True,
         pool: ScratchPool | None = None,
+        replaces: SourceFolder | None = None,
     ) -> None:
         self._path = path
+        self._replaces = replaces
         self._sums = sums
         self._budget = budget
         self._report = report or (lambda _bytes, _key: None)
@@ -66,6 +69,11 @@ class FolderWriter:
     def block_nbytes(self) -> int:
         """Bytes of the largest array that one thread should hold at once."""
         return self._budget.block
+
+    @property
+    def replaces(self) -> SourceFolder | None:
+        """The folder that is replaced, whose other items stay; None if nothing stays."""
+        return self._replaces
 
     @property
     def checksums(self) -> dict[Key, int]:
@@ -110,7 +118,7 @@ class FolderWriter:
             OutOfMemory: A box does not fit into memory.
             KeyboardInterrupt: Another job failed, or the user interrupted.
         """
-        plan = plan_boxes(key, state.tensor(key), shape)
+        plan = plan_boxes(key, state.tensor(key), shape, self._budget.block)
         summed = self._sums and plan.contiguous
         crc = overflowing = 0
         with about_tensor(key), self._pool.borrowed() as scratch:

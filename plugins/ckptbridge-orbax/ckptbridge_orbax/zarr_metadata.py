@@ -17,7 +17,7 @@ from bridge_core.io import parse_json
 from bridge_core.messages import nearest, shown
 from bridge_core.state import DTYPES
 
-__all__ = ["METADATA_NAMES", "STORED_DTYPES", "ZarrArray", "parse_array"]
+__all__ = ["MAX_RANK", "METADATA_NAMES", "STORED_DTYPES", "ZarrArray", "parse_array"]
 
 METADATA_NAMES = {".zarray": "zarr", "zarr.json": "zarr3"}
 """Names of the descriptions, and tensorstore's names of the formats."""
