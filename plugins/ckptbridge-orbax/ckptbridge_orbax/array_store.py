@@ -6,7 +6,6 @@ never merged, one for each process; or each is in a folder of its own.
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import threading
@@ -21,6 +20,7 @@ from bridge_core import Key, MalformedFile, SystemFailure, UnsupportedFeature
 from bridge_core.io import processors
 from bridge_core.messages import listed
 from bridge_core.state import Array, Region, is_unicode, region_shape
+from ckptbridge_orbax.chunk_pieces import crossings, pieces
 from ckptbridge_orbax.database_guard import MANIFEST, check_database
 from ckptbridge_orbax.item_files import ItemFiles
 from ckptbridge_orbax.read_failures import read_failures, tensorstore_to_read
@@ -34,6 +34,8 @@ _OPEN_ARRAYS = 512
 """Most arrays that stay open; each needs some KiB."""
 _IN_FLIGHT = 1000
 """Descriptions that are read at once."""
+_IN_MEMORY = 32 << 20
+"""Bytes of the chunks that are read at once, in addition to the result."""
 _NODE_CACHE = 32 << 20
 """Bytes of a database's nodes in memory."""
 _MOST_DESCRIPTION = 1 << 20
@@ -149,16 +151,17 @@ class ArrayStore:
             out = np.empty(region_shape(region), spec.dtype)
         if not out.size:
             return out
+        array = stored.array
         if not stored.places:
-            self._read_into(stored, stored.sources[0], region, out, key)
+            # tensorstore would read all chunks of a region before it has decoded the first ones.
+            for inner, outer in pieces(region, array.chunk_shape, spec.dtype.itemsize, _IN_MEMORY):
+                self._read_into(stored, stored.sources[0], inner, _view(out, outer), key)
             return out
-        for index, inner, outer in _crossings(stored.array, region):
+        for index, inner, outer in crossings(region, array.stored_shape):
             place = stored.places.get(index)
             if place is None:
                 raise _missing_part(stored, index, self._files.path, key)
-            part = np.empty(region_shape(inner), spec.dtype)
-            self._read_into(stored, place, inner, part, key)
-            out[outer] = part
+            self._read_into(stored, place, inner, _view(out, outer), key)
         return out
 
     def close(self) -> None:
@@ -336,26 +339,10 @@ def _databases(files: ItemFiles, use_ocdbt: bool | None) -> tuple[str, ...]:
     return ()
 
 
-def _crossings(array: ZarrArray, region: Region) -> Iterable[tuple[tuple[int, ...], Region, Region]]:
-    """Yield the parts that a region touches: index, region of the part, and where it is in the result."""
-    axes = []
-    for s, step in zip(region, array.stored_shape, strict=True):
-        picked = range(s.start, s.stop, s.step)
-        crossings = []
-        at = 0
-        while at < len(picked):
-            index = picked[at] // step
-            end = len(range(s.start, min(s.stop, (index + 1) * step), s.step))
-            inner = slice(picked[at], picked[end - 1] + 1, s.step)
-            crossings.append((index, inner, slice(at, end, 1)))
-            at = end
-        axes.append(crossings)
-    for combination in itertools.product(*axes):
-        yield (
-            tuple(index for index, _, _ in combination),
-            tuple(inner for _, inner, _ in combination),
-            tuple(outer for _, _, outer in combination),
-        )
+def _view(array: Array, region: Region) -> Array:
+    index: tuple[Any, ...] = (*region, ...)  # with the ellipsis, no axes give an array, not a scalar
+    view: Array = array[index]
+    return view
 
 
 def _missing_part(stored: StoredArray, index: tuple[int, ...], path: str, key: Key) -> MalformedFile:

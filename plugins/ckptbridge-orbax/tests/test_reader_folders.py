@@ -184,6 +184,22 @@ def test_many_steps_are_listed_without_opening_a_file(made, monkeypatch):
     assert contents(root).steps == tuple(range(60))
 
 
+def test_a_link_to_the_latest_step_is_not_a_step(made):
+    root = made("checkpoint_5/_METADATA", "checkpoint_20/_METADATA")
+    (root / "latest").symlink_to(root / "checkpoint_20")
+    assert contents(root).steps == (5, 20)
+
+
+def test_a_link_out_of_the_folder_does_not_hide_what_it_is(made, tmp_path):
+    root = made("z/_METADATA")
+    (root / "a").symlink_to(tmp_path)
+    assert sniffed(root)
+
+
+def test_an_item_may_be_named_as_the_data_of_a_database(made):
+    assert tensor_items(made("d/_METADATA")) == ["d"]
+
+
 def test_a_link_to_a_step_elsewhere_is_refused(made, tmp_path):
     root = made("1/a/_METADATA")
     (tmp_path / "elsewhere/a").mkdir(parents=True)
