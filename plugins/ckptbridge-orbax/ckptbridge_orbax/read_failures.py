@@ -80,7 +80,9 @@ class read_failures(system_failures):
         code = _CODE.match(message)
         text = " ".join(_SPEC.sub("", message[code.end() :] if code else message).split())[:400]
         # The code of an invalid argument is not in the text.
-        name = code[1] if code else "INVALID_ARGUMENT" if isinstance(error, ValueError) else ""
+        name = (
+            code[1] if code else "INVALID_ARGUMENT" if isinstance(error, ValueError | OverflowError) else ""
+        )
         number = _OS_ERROR.search(message)
         if number is not None and name != "NOT_FOUND":
             cause = OSError(int(number[1]), os.strerror(int(number[1])))
