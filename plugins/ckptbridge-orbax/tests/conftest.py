@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.orbax_damage import command_refuses
 
 _TESTS = Path(__file__).parents[3] / "tests"
 
@@ -33,6 +34,12 @@ def in_orbax():
         return json.loads(done.stdout.splitlines()[-1])
 
     return in_orbax
+
+
+@pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["", "command"])
+def command(request, capsys):
+    """Checks that the command refuses a checkpoint, too; only in the slow ring."""
+    return (lambda path: command_refuses(path, capsys)) if request.param else (lambda path: None)
 
 
 @pytest.fixture(scope="session")

@@ -96,12 +96,12 @@ def test_a_missing_data_file_is_refused_or_not_needed(stored, tmp_path, capsys, 
 
 
 @pytest.mark.parametrize("length", [0, 1, 12, 60, -1])
-def test_a_truncated_manifest(stored, tmp_path, capsys, length):
+def test_a_truncated_manifest(stored, tmp_path, command, length):
     path = copy(stored / OCDBT, tmp_path / "item")
     data = (path / "manifest.ocdbt").read_bytes()
     (path / "manifest.ocdbt").write_bytes(data[:length])
     assert "manifest.ocdbt" in str(refusal(path))
-    command_refuses(path, capsys)
+    command(path)
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(40, marks=pytest.mark.slow)])
@@ -148,12 +148,12 @@ def test_flipped_bytes_of_chunk_files(stored, tmp_path, name):
 
 
 @pytest.mark.parametrize("length", [0, 3, 20])
-def test_a_truncated_chunk(stored, tmp_path, capsys, length):
+def test_a_truncated_chunk(stored, tmp_path, command, length):
     path = copy(stored / FILES, tmp_path / "item")
     data = (path / "dense.kernel/0.0").read_bytes()
     (path / "dense.kernel/0.0").write_bytes(data[:length])
     assert "kernel" in str(refusal(path))
-    command_refuses(path, capsys)
+    command(path)
 
 
 # What did not finish
@@ -161,11 +161,11 @@ def test_a_truncated_chunk(stored, tmp_path, capsys, length):
 
 @pytest.mark.parametrize("name", ["good.orbax-checkpoint-tmp", "good.orbax-checkpoint-tmp-123"])
 @pytest.mark.parametrize("source", [OCDBT, FILES, f"{NEW}/manager-ocdbt-zarr2/5", f"{NEW}/v1-ocdbt-zarr3"])
-def test_a_folder_of_a_temporary_name_is_refused(stored, tmp_path, capsys, source, name):
+def test_a_folder_of_a_temporary_name_is_refused(stored, tmp_path, command, source, name):
     path = copy(stored / source, tmp_path / name)
     error = refusal(path, entry="params" if "manager" in source else None)
     assert isinstance(error, MalformedFile)
-    command_refuses(path, capsys)
+    command(path)
 
 
 def test_steps_that_did_not_finish_are_not_read(stored, tmp_path):
@@ -282,10 +282,10 @@ DEEP = b'{"tree_metadata": ' + b"[" * 100_000
     ],
     ids=lambda content: content[:24].decode("latin-1"),
 )
-def test_metadata_that_is_not_metadata(tmp_path, capsys, content):
+def test_metadata_that_is_not_metadata(tmp_path, command, content):
     path = make_item(tmp_path / "item", metadata=content)
     assert "_METADATA" in str(refusal(path))
-    command_refuses(path, capsys)
+    command(path)
 
 
 def with_leaf(**changes):
@@ -318,10 +318,10 @@ def with_leaf(**changes):
     ],
     ids=range(12),
 )
-def test_a_leaf_that_is_wrong(tmp_path, capsys, document):
+def test_a_leaf_that_is_wrong(tmp_path, command, document):
     path = make_item(tmp_path / "item", metadata=document)
     refusal(path)
-    command_refuses(path, capsys)
+    command(path)
 
 
 def test_a_word_for_an_array_that_is_not_known_yet(tmp_path):
@@ -347,11 +347,11 @@ def test_a_manifest_of_a_gigabyte_is_not_read(stored, tmp_path):
 
 
 @pytest.mark.parametrize("cut", [0, 10, 200, -2])
-def test_truncated_metadata(stored, tmp_path, capsys, cut):
+def test_truncated_metadata(stored, tmp_path, command, cut):
     path = copy(stored / OCDBT, tmp_path / "item")
     (path / "_METADATA").write_bytes((path / "_METADATA").read_bytes()[:cut])
     assert "_METADATA" in str(refusal(path))
-    command_refuses(path, capsys)
+    command(path)
 
 
 def test_names_that_collide_are_refused(tmp_path, capsys):
@@ -373,11 +373,11 @@ def test_one_path_twice_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["aggregate", "aggregate_no_metadata", "mixed", "files_no_metadata"])
 @pytest.mark.parametrize("length", [0, 1, 40, -3])
-def test_a_truncated_msgpack_file(stored, tmp_path, capsys, name, length):
+def test_a_truncated_msgpack_file(stored, tmp_path, command, name, length):
     path = copy(stored / "orbax-0.4.8" / name, tmp_path / "item")
     (path / "checkpoint").write_bytes((path / "checkpoint").read_bytes()[:length])
     refusal(path)
-    command_refuses(path, capsys)
+    command(path)
 
 
 @pytest.mark.parametrize("name", ["aggregate", "mixed"])

@@ -32,11 +32,11 @@ OUTSIDE = [
 
 
 @pytest.mark.parametrize("names", OUTSIDE, ids=map(repr, OUTSIDE))
-def test_a_name_that_leads_out_is_refused(tmp_path, capsys, names):
+def test_a_name_that_leads_out_is_refused(tmp_path, command, names):
     make_item(tmp_path / "outside")
     path = make_item(tmp_path / "item", metadata=tree(("v",), ("w",), names))
     assert isinstance(refusal(path), UnsafeFile)
-    command_refuses(path, capsys)
+    command(path)
 
 
 def test_an_absolute_name_is_refused(tmp_path, capsys):
@@ -153,12 +153,12 @@ BLOSC = {"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1}
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_description_that_is_wrong(tmp_path, capsys, zarray, kind):
+def test_a_description_that_is_wrong(tmp_path, command, zarray, kind):
     path = make_item(tmp_path / "item", zarray=zarray)
     error = refusal(path)
     assert isinstance(error, kind), type(error)
     assert "w" in str(error).replace(str(path.parent), "")
-    command_refuses(path, capsys)
+    command(path)
 
 
 ZARR3 = {
@@ -246,10 +246,10 @@ def test_a_description_of_zarr3_that_is_wrong(tmp_path, changes):
     [b"", b"{", b"[]", b"\xff", b'{"zarr_format": 2}', b"[" * 100_000, json.dumps(ZARRAY).encode() + b"}"],
     ids=lambda content: content[:12].decode("latin-1"),
 )
-def test_a_description_that_is_not_one(tmp_path, capsys, content):
+def test_a_description_that_is_not_one(tmp_path, command, content):
     path = make_item(tmp_path / "item", zarray=content or b" ")
     refusal(path)
-    command_refuses(path, capsys)
+    command(path)
 
 
 def test_a_description_of_a_gigabyte_is_not_read(tmp_path):
