@@ -311,3 +311,17 @@ def test_an_array_without_a_tree(tmp_path, load):
     assert list(state) == [("a", "2", "w"), ("a", "10", "w")]
     assert any("_METADATA" in note for note in state.metadata.notes)
     same(state["a.2.w"], VALUES)
+
+
+@pytest.mark.parametrize("ocdbt", [True, False], ids=["database", "files"])
+def test_a_snapshot_of_hugging_faces_cache(tmp_path, load, ocdbt):
+    blobs, snapshot = tmp_path / "model/blobs", tmp_path / "model/snapshots/abc"
+    blobs.mkdir(parents=True)
+    write_item(snapshot / "item", {("w",): VALUES}, ocdbt=ocdbt)
+    files = [path for path in snapshot.rglob("*") if path.is_file()]
+    for number, path in enumerate(files):
+        path.rename(blobs / str(number))
+        path.symlink_to(blobs / str(number))
+    state = load(snapshot / "item")
+    same(state["w"], VALUES)
+    state.check_unchanged()
