@@ -7,7 +7,6 @@ never merged, one for each process; or each is in a folder of its own.
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -17,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from bridge_core import Key, MalformedFile, SystemFailure, UnsupportedFeature
-from bridge_core.io import processors
+from bridge_core.io import machine_memory, processors
 from bridge_core.messages import listed
 from bridge_core.state import Array, Region, is_unicode, region_shape
 from ckptbridge_orbax.chunk_pieces import crossings, pieces
 from ckptbridge_orbax.database_guard import MANIFEST, check_database
 from ckptbridge_orbax.item_files import ItemFiles
-from ckptbridge_orbax.read_failures import read_failures, tensorstore_to_read
+from ckptbridge_orbax.read_failures import read_failures
+from ckptbridge_orbax.tensorstore_module import load_tensorstore
 from ckptbridge_orbax.zarr_metadata import METADATA_NAMES, ZarrArray, parse_array
 
 __all__ = ["ArrayStore", "StoredArray"]
@@ -112,7 +112,7 @@ class ArrayStore:
         Raises:
             BadInputError: As `parse_array`, or two databases describe an array differently.
         """
-        memory = _memory()
+        memory = machine_memory()
         arrays: dict[str, StoredArray] = {}
         parsed: dict[tuple[bytes, str], ZarrArray] = {}  # the layers of a model have equal descriptions
         places: list[tuple[str, str, int]] = []
@@ -171,7 +171,7 @@ class ArrayStore:
             self._context = None
 
     def _read_into(self, stored: StoredArray, source: int, region: Region, out: Array, key: Key) -> None:
-        ts = tensorstore_to_read()
+        ts = load_tensorstore()
         opened, context = self._opened(stored, source, key)
         with read_failures(self._files.path, key):
             # tensorstore ends the process if it cannot allocate a result; numpy raises an error.
@@ -202,7 +202,7 @@ class ArrayStore:
     def _require_dtype(self, array: ZarrArray, key: Key) -> None:
         name = array.spec.dtype.name
         try:
-            tensorstore_to_read().dtype(name)
+            load_tensorstore().dtype(name)
         except (TypeError, ValueError):
             raise UnsupportedFeature(
                 f"the installed version of tensorstore does not have the dtype {name!r}.",
@@ -225,7 +225,7 @@ class ArrayStore:
             "recheck_cached_data": False,
             "fill_missing_data_reads": self.fill_missing and array.has_fill,
         }
-        opened = tensorstore_to_read().open(spec, open=True, read=True, context=self._resources()).result()
+        opened = load_tensorstore().open(spec, open=True, read=True, context=self._resources()).result()
         if opened.dtype.numpy_dtype != array.spec.dtype or tuple(opened.shape) != array.spec.shape:
             raise ValueError(f"FAILED_PRECONDITION: tensorstore reads it as {opened.dtype.name}")
         return opened
@@ -234,7 +234,7 @@ class ArrayStore:
         """Return tensorstore's context: no cache of values, and few threads."""
         if self._context is None:
             threads = max(1, min(4, processors()))
-            self._context = tensorstore_to_read().Context(
+            self._context = load_tensorstore().Context(
                 {
                     "cache_pool": {"total_bytes_limit": 0},
                     "cache_pool#ocdbt": {"total_bytes_limit": _NODE_CACHE},
@@ -250,12 +250,12 @@ class ArrayStore:
         return {"driver": "ocdbt", "base": base, "cache_pool": "cache_pool#ocdbt"}
 
     def _database(self, source: int) -> Any:
-        ts = tensorstore_to_read()
+        ts = load_tensorstore()
         return ts.KvStore.open(self._kvstore(source), context=self._resources()).result()
 
     def _list(self) -> None:
         for source, folder in enumerate(self._databases):
-            check_database(self._files, folder, _memory())
+            check_database(self._files, folder, machine_memory())
             with read_failures(self._files.path):
                 names = [bytes(name) for name in self._database(source).list().result()]
             self._enter(sorted(name.decode("utf-8", "surrogateescape") for name in names), source)
@@ -349,11 +349,3 @@ def _missing_part(stored: StoredArray, index: tuple[int, ...], path: str, key: K
     return MalformedFile(
         f"the part {stored.array.part_name(index)!r} of the array is not stored.", path=path, key=key
     )
-
-
-def _memory() -> int:
-    """Return the bytes of the machine's memory; a large number where the system does not say."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 1 << 50

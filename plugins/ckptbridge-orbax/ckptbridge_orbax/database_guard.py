@@ -15,7 +15,8 @@ from typing import Any
 
 from bridge_core import LimitExceeded
 from ckptbridge_orbax.item_files import ItemFiles
-from ckptbridge_orbax.read_failures import read_failures, tensorstore_to_read
+from ckptbridge_orbax.read_failures import read_failures
+from ckptbridge_orbax.tensorstore_module import load_tensorstore
 
 __all__ = ["MANIFEST", "check_database"]
 
@@ -55,7 +56,7 @@ def check_database(files: ItemFiles, folder: str, memory: int) -> None:
 
 def _largest_index(place: str, files: ItemFiles) -> int:
     """Return the bytes of the compressed index, or more."""
-    ts = tensorstore_to_read()
+    ts = load_tensorstore()
     with read_failures(files.path):
         base = ts.KvStore.open({"driver": "file", "path": place}).result()
         manifest: dict[str, Any] = ts.ocdbt.dump(base).result()

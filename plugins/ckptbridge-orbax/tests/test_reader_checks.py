@@ -259,7 +259,7 @@ def test_a_dtype_that_the_installed_tensorstore_does_not_have(tmp_path, monkeypa
         def dtype(self, name):
             raise TypeError(f"No TensorStore data type with name {name}")
 
-    monkeypatch.setattr("ckptbridge_orbax.array_store.tensorstore_to_read", Older)
+    monkeypatch.setattr("ckptbridge_orbax.array_store.load_tensorstore", Older)
     with refused(UnsupportedFeature, "float32", hint="tensorstore", key=("w",)):
         OrbaxFormat().open_folder(SourceFolder(tmp_path))
 

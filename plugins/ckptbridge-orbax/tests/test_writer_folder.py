@@ -13,7 +13,6 @@ import pytest
 import tensorstore
 from support.errors import refused
 
-import ckptbridge_orbax
 from bridge_core import (
     FlatState,
     KeyConflict,
@@ -170,7 +169,7 @@ def test_another_layout_is_stored(save, layout):
 def test_ties_and_lists_survive_the_way_through_the_core(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sub").mkdir()
-    registry = default_registry().extend(ckptbridge_orbax, name="orbax")
+    registry = default_registry()
     array = np.ones(2, np.float32)
     metadata = StateMetadata(ties={("b", "1"): ("b", "0")}, extra={NODES: '{"b": "Sequence"}'})
     state = FlatState({("b", "0"): array, ("b", "1"): array}, layout="flax", metadata=metadata)
@@ -196,7 +195,7 @@ def test_an_item_is_a_folder_in_the_step(save):
 
 
 def test_a_step_remembers_the_items_that_stay(tmp_path):
-    registry = default_registry().extend(ckptbridge_orbax, name="orbax")
+    registry = default_registry()
     options = {"format": "orbax", "registry": registry, "step": 7}
     step = tmp_path / "run" / "7"
     save_state({"a": np.arange(3)}, tmp_path / "run", item="params", **options)
