@@ -22,7 +22,7 @@ from bridge_core.io import system_failures
 __all__ = ["read_failures", "tensorstore_to_read"]
 
 _CODE = re.compile(r"([A-Z_]{4,24}): ")
-_OS_ERROR = re.compile(r"\[OS error (\d+)")
+_OS_ERROR = re.compile(r"\[(?:OS error |os_error_code=')(\d+)")
 _SPEC = re.compile(r" ?\[(?:tensorstore_spec|source locations)=.*", re.DOTALL)
 _TOO_SHORT = re.compile(
     r"[Tt]runcated|not valid for value of size|does not match actual length|minimum length"
@@ -80,7 +80,9 @@ class read_failures(system_failures):
         code = _CODE.match(message)
         text = " ".join(_SPEC.sub("", message[code.end() :] if code else message).split())[:400]
         # The code of an invalid argument is not in the text.
-        name = code[1] if code else "INVALID_ARGUMENT" if isinstance(error, ValueError) else ""
+        name = (
+            code[1] if code else "INVALID_ARGUMENT" if isinstance(error, ValueError | OverflowError) else ""
+        )
         number = _OS_ERROR.search(message)
         if number is not None and name != "NOT_FOUND":
             cause = OSError(int(number[1]), os.strerror(int(number[1])))

@@ -282,6 +282,8 @@ def test_a_dtype_that_the_installed_tensorstore_does_not_have(tmp_path, monkeypa
             PermissionDenied,
         ),
         (ValueError("UNKNOWN: Failed to read: x [OS error 5: Input/output error EIO]"), SystemFailure),
+        (ValueError("UNKNOWN: Failed to read: x [os_error_code='5']"), SystemFailure),
+        (OverflowError("int too big to convert"), IntegrityError),
         (RuntimeError("INTERNAL: something"), SystemFailure),
         (OSError(5, "Input/output error"), SystemFailure),
     ],
