@@ -7,17 +7,10 @@ import re
 from typing import Any
 
 from bridge_core import MissingDependency
-from bridge_core.io import return_freed_memory
 
 __all__ = ["load_tensorstore", "os_error_of"]
 
 _NUMBER = re.compile(r"os_error_code='(\d+)'|\[OS error (\d+)")
-
-_FREED = 1 << 20
-"""Bytes of a decoded chunk from which on its memory goes back to the system when it is freed.
-
-Chosen with ``benchmarks/orbax_checkpoints.py``: without it, the peak is some 150 MB higher.
-"""
 
 
 @functools.cache
@@ -34,7 +27,6 @@ def load_tensorstore() -> Any:
             f"Orbax checkpoints need tensorstore, and importing it failed: {err}.",
             hint="Run: pip install --force-reinstall tensorstore",
         ) from err
-    return_freed_memory(_FREED)
     return tensorstore
 
 

@@ -282,6 +282,8 @@ def test_a_dtype_that_the_installed_tensorstore_does_not_have(tmp_path, monkeypa
             PermissionDenied,
         ),
         (ValueError("UNKNOWN: Failed to read: x [OS error 5: Input/output error EIO]"), SystemFailure),
+        (ValueError("UNKNOWN: Failed to read: x [os_error_code='5']"), SystemFailure),
+        (OverflowError("int too big to convert"), IntegrityError),
         (RuntimeError("INTERNAL: something"), SystemFailure),
         (OSError(5, "Input/output error"), SystemFailure),
     ],
@@ -327,7 +329,7 @@ def test_an_index_that_needs_too_much_memory(tmp_path, monkeypatch):
         file.unlink()
     bomb(tmp_path, 600)
     assert sum(file.stat().st_size for file in (tmp_path / "d").iterdir()) < 32 << 10
-    monkeypatch.setattr("ckptbridge_orbax.array_store._memory", lambda: 1 << 30)
+    monkeypatch.setattr("ckptbridge_orbax.array_store.machine_memory", lambda: 1 << 30)
     with refused(LimitExceeded, 1 << 29):
         OrbaxFormat().open_folder(SourceFolder(tmp_path))
 
@@ -341,7 +343,7 @@ def test_the_child_reads_an_index_that_is_not_large(tmp_path):
 def test_an_index_that_may_need_much_memory_and_does_not(tmp_path, monkeypatch):
     write_item(tmp_path, {("w",): np.ones(2, np.float32)})
     tried = []
-    monkeypatch.setattr("ckptbridge_orbax.array_store._memory", lambda: 1 << 20)
+    monkeypatch.setattr("ckptbridge_orbax.array_store.machine_memory", lambda: 1 << 20)
     monkeypatch.setattr(
         "ckptbridge_orbax.database_guard._try_in_child", lambda place, path, memory: tried.append(place)
     )

@@ -74,8 +74,8 @@ def test_items_of_a_step(made):
         "key/jax_random_key/_METADATA",
         "assets/tokenizer.model",
     )
-    found = contents(root)
-    assert {item.name: item.what for item in found.items} == {
+    listed = contents(root)
+    assert {item.name: item.what for item in listed.items} == {
         "assets": "other files",
         "key": "a key of random numbers",
         "metadata": "JSON",
@@ -83,7 +83,7 @@ def test_items_of_a_step(made):
         "train_state": "a tree of arrays",
     }
     assert tensor_items(root) == ["params", "train_state"]
-    assert found.item == "params"
+    assert listed.item == "params"
 
 
 @pytest.mark.parametrize(
