@@ -23,7 +23,7 @@ __all__ = ["convert"]
 _FREED = 1 << 20
 """Bytes of an array from which on its memory goes back to the system when it is freed.
 
-Chosen with ``benchmarks/orbax_checkpoints.py``: without it, libraries that decode chunks leave some 150 MB behind.
+Chosen with ``benchmarks/orbax_checkpoints.py``: without it, decoded chunks leave some 150 MB behind.
 """
 
 

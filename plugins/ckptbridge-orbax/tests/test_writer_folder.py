@@ -13,6 +13,7 @@ import pytest
 import tensorstore
 from support.errors import refused
 
+import ckptbridge_orbax
 from bridge_core import (
     FlatState,
     KeyConflict,
