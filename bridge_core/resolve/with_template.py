@@ -90,7 +90,7 @@ class WithTemplate(PlanBuilder):
         order = {key: i for i, key in enumerate(like)}
         self.filled = dict(sorted(self.filled.items(), key=lambda item: order[item[0]]))
         self.shared.sort(key=lambda step: min(order[key] for key in step.targets))
-        return self.plan(form, like.metadata.empty)
+        return self.plan(form, like.metadata.empty, like.metadata.separator(self.framework.name))
 
     def _note_prefix(self, prefix: Key, what: str) -> None:
         if prefix:
