@@ -10,14 +10,15 @@ from bridge_core.layers import LayerTransform
 from bridge_core.plan import Step
 from bridge_core.plugins import Framework, Registry
 from bridge_core.resolve.neutral_layers import NeutralLayer
+from bridge_core.resolve.written_names import Spellings, own_name
 from bridge_core.rules import Permissions
-from bridge_core.state import FlatState, Key, join_key
+from bridge_core.state import FlatState, Key, StateMetadata, join_key
 
 if TYPE_CHECKING:
     from bridge_core.resolve.rule_instance import BoundRule
     from bridge_core.rules import Rule
 
-__all__ = ["Ordered", "Request", "shown_names"]
+__all__ = ["Ordered", "Request", "names_of_tensor", "shown_names"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Request:
         origin: Neutral key -> source key of the conversion that the plan is the second step of.
         rules: Rules that fix kinds.
         ordered: What rules order; the state above is without what they take.
+        spellings: Gives the names that a user may write for a source key.
     """
 
     state: FlatState
@@ -66,11 +68,11 @@ class Request:
     origin: Mapping[Key, Key]
     rules: tuple[Rule, ...]
     ordered: Ordered
+    spellings: Spellings = own_name
 
     def names_of(self, key: Key) -> tuple[Key, ...]:
         """Return the names of a neutral tensor that patterns see: its own, and those of its sources."""
-        names = (key, self.origin.get(key, key), self.state.metadata.source_names.get(key, key))
-        return tuple(dict.fromkeys(names))
+        return names_of_tensor(key, self.origin, self.ordered.state.metadata, self.spellings)
 
     def shown(self, key: Key) -> str:
         """Return the name that a message gives a neutral tensor: that of its source comes first."""
@@ -80,6 +82,24 @@ class Request:
     def transforms(self) -> tuple[LayerTransform, ...]:
         """The target framework's transforms."""
         return self.registry.checked_transforms_of.get(self.framework.name, ())
+
+
+def names_of_tensor(
+    key: Key, origin: Mapping[Key, Key], metadata: StateMetadata, spellings: Spellings
+) -> tuple[Key, ...]:
+    """Return the names of a neutral tensor that patterns see: its own, and those of its sources.
+
+    Args:
+        key: Its key.
+        origin: Neutral key -> source key of the conversion that the plan is the second step of.
+        metadata: The metadata of the neutral state.
+        spellings: Gives the names that a user may write for a source key.
+    """
+    source, box = metadata.source_names.get(key, key), metadata.boxes.get(key)
+    names = [key, source, *(spellings(origin[key]) if key in origin else ())]
+    if box is not None:
+        names += [(*key, box), source[:-1] if source[-1:] == (box,) else source]
+    return tuple(dict.fromkeys(names))
 
 
 def shown_names(origin: Mapping[Key, Key], source_names: Mapping[Key, Key]) -> Callable[[Key], str]:
