@@ -189,9 +189,9 @@ def _tensor_rows(state: FlatState, axes: Mapping[Key, tuple[str, ...]]) -> Itera
     for name, alike in runs(named, lambda spec_and_axes: spec_and_axes):
         (spec, axis_names), number = alike[0], len(alike)
         shape = f"[{', '.join(map(str, spec.shape))}]"
-        names = "" if axis_names is None else f"[{', '.join(axis_names)}]"
+        axes_text = "" if axis_names is None else f"[{', '.join(axis_names)}]"
         times = f"x{number}" if number > 1 else ""
-        yield name, spec.dtype.name, shape, names, str(spec.nbytes * number), times
+        yield name, spec.dtype.name, shape, axes_text, str(spec.nbytes * number), times
 
 
 def convert_lines(report: Report, seconds: float) -> list[str]:

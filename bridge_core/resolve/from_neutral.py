@@ -16,10 +16,10 @@ from bridge_core.plan import Dropped, Plan, Step
 from bridge_core.plugins import Registry, names_of
 from bridge_core.resolve.evidence import PARAMETER
 from bridge_core.resolve.neutral_layers import neutral_layers
-from bridge_core.resolve.request import Ordered, Request, names_of_tensor, shown_names
+from bridge_core.resolve.request import Ordered, Request, shown_names
 from bridge_core.resolve.rule_names import check_constant, rule_holds
 from bridge_core.resolve.without_template import WithoutTemplate
-from bridge_core.resolve.written_names import Spellings, own_name
+from bridge_core.resolve.written_names import Spellings, names_of_tensor, own_name
 from bridge_core.rules import Permissions
 from bridge_core.state import (
     FlatState,

@@ -10,15 +10,15 @@ from bridge_core.layers import LayerTransform
 from bridge_core.plan import Step
 from bridge_core.plugins import Framework, Registry
 from bridge_core.resolve.neutral_layers import NeutralLayer
-from bridge_core.resolve.written_names import Spellings, own_name
+from bridge_core.resolve.written_names import Spellings, names_of_tensor, own_name
 from bridge_core.rules import Permissions
-from bridge_core.state import FlatState, Key, StateMetadata, join_key
+from bridge_core.state import FlatState, Key, join_key
 
 if TYPE_CHECKING:
     from bridge_core.resolve.rule_instance import BoundRule
     from bridge_core.rules import Rule
 
-__all__ = ["Ordered", "Request", "names_of_tensor", "shown_names"]
+__all__ = ["Ordered", "Request", "shown_names"]
 
 
 @dataclass(frozen=True)
@@ -82,24 +82,6 @@ class Request:
     def transforms(self) -> tuple[LayerTransform, ...]:
         """The target framework's transforms."""
         return self.registry.checked_transforms_of.get(self.framework.name, ())
-
-
-def names_of_tensor(
-    key: Key, origin: Mapping[Key, Key], metadata: StateMetadata, spellings: Spellings
-) -> tuple[Key, ...]:
-    """Return the names of a neutral tensor that patterns see: its own, and those of its sources.
-
-    Args:
-        key: Its key.
-        origin: Neutral key -> source key of the conversion that the plan is the second step of.
-        metadata: The metadata of the neutral state.
-        spellings: Gives the names that a user may write for a source key.
-    """
-    source, box = metadata.source_names.get(key, key), metadata.boxes.get(key)
-    names = [key, source, *(spellings(origin[key]) if key in origin else ())]
-    if box is not None:
-        names += [(*key, box), source[:-1] if source[-1:] == (box,) else source]
-    return tuple(dict.fromkeys(names))
 
 
 def shown_names(origin: Mapping[Key, Key], source_names: Mapping[Key, Key]) -> Callable[[Key], str]:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from bridge_core.errors import BridgeError
 from bridge_core.plugins import Registry, TreeNaming, names_of
 from bridge_core.rules import Permissions
-from bridge_core.state import FlatState, Key, TensorSpec, VariableCollections, join_key
+from bridge_core.state import FlatState, Key, StateMetadata, TensorSpec, VariableCollections, join_key
 
 if TYPE_CHECKING:
     from bridge_core.plan import Plan
     from bridge_core.rules import Pattern
 
-__all__ = ["Spellings", "keys_named", "own_name", "permitted_names", "spellings_in_plan"]
+__all__ = ["Spellings", "keys_named", "names_of_tensor", "own_name", "permitted_names", "spellings_in_plan"]
 
 Spellings = Callable[[Key], tuple[Key, ...]]
 """Gives the names that a user may write for a key, the key itself first."""
@@ -27,6 +27,24 @@ Spellings = Callable[[Key], tuple[Key, ...]]
 def own_name(key: Key) -> tuple[Key, ...]:
     """Return the only name of a key whose collection and box are not known."""
     return (key,)
+
+
+def names_of_tensor(
+    key: Key, origin: Mapping[Key, Key], metadata: StateMetadata, spellings: Spellings
+) -> tuple[Key, ...]:
+    """Return the names of a neutral tensor that patterns see: its own, and those of its sources.
+
+    Args:
+        key: Its key.
+        origin: Neutral key -> source key of the conversion that the plan is the second step of.
+        metadata: The metadata of the neutral state.
+        spellings: Gives the names that a user may write for a source key.
+    """
+    source, box = metadata.source_names.get(key, key), metadata.boxes.get(key)
+    names = [key, source, *(spellings(origin[key]) if key in origin else ())]
+    if box is not None:
+        names += [(*key, box), source[:-1] if source[-1:] == (box,) else source]
+    return tuple(dict.fromkeys(names))
 
 
 def permitted_names(
@@ -49,7 +67,10 @@ def permitted_names(
     collections = _collections(source, registry)
     if permissions.has_slashes:
         of_target = _collections(template, registry) if template is not None else VariableCollections()
-        sources = _spelled(source, collections)
+        if source.layout == "neutral":
+            sources = [n for key in source for n in names_of_tensor(key, {}, source.metadata, own_name)]
+        else:
+            sources = _spelled(source, collections)
         targets = _spelled(template if template is not None else (), of_target)
         permissions = replace(
             permissions,

@@ -192,9 +192,9 @@ class Pattern:
 
     @functools.cached_property
     def slashed(self) -> Pattern | None:
-        """The pattern with its parts split at slashes; None if no part has one."""
+        """The pattern with its parts split at slashes; None if no part has one, or it was read already."""
         text = str(self)
-        if "/" not in text or self.collection or any("." in s for s in self.segments if isinstance(s, str)):
+        if self.written or self.collection or "/" not in text or text.count(".") >= len(self.segments):
             return None
         return self.read_as(Pattern.parse(text.replace("/", ".")).segments)
 
