@@ -121,4 +121,4 @@ def _plan_there(
         config=config,
         spellings=spellings,
     )
-    return with_causes(first.then(second), state, permissions)
+    return with_causes(first.then(second), state, permissions, spellings)
