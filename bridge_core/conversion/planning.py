@@ -107,7 +107,9 @@ def _plan_there(
         guesses = permissions.accept_guesses
         plan = plan_to_neutral(state, registry, rules=rules, accept_guesses=guesses, config=config)
         return with_causes(plan, state, permissions)
-    permissions, spellings = permitted_names(permissions, state, template, registry)
+    named = {}
+    if permissions.has_patterns:
+        permissions, named["spellings"] = permitted_names(permissions, state, template, registry)
     first = plan_to_neutral(state, registry, rules=rules, config=config, to=options.to, like=template)
     unmatched = replace(first.problems, unmatched_rules=())
     second = plan_from_neutral(
@@ -119,6 +121,6 @@ def _plan_there(
         permissions=permissions,
         origin={t: step.sources[0] for step in first.steps if step.sources for t in step.targets},
         config=config,
-        spellings=spellings,
+        **named,
     )
-    return with_causes(first.then(second), state, permissions, spellings)
+    return with_causes(first.then(second), state, permissions, **named)

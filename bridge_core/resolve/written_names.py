@@ -50,7 +50,7 @@ def names_of_tensor(
 def permitted_names(
     permissions: Permissions, source: FlatState, template: FlatState | None, registry: Registry
 ) -> tuple[Permissions, Spellings]:
-    """Return permissions whose patterns are split at slashes where names show that, and the source's names.
+    """Return permissions with patterns split at slashes as names show, and the source's names.
 
     Args:
         permissions: What the caller allows.
@@ -62,8 +62,6 @@ def permitted_names(
         RuleError: A pattern matches names with its slashes, and others where it is split at them.
         KeyConflict: The names do not show whether they begin with collections.
     """
-    if not permissions.has_patterns:
-        return permissions, own_name
     collections = _collections(source, registry)
     if permissions.has_slashes:
         of_target = _collections(template, registry) if template is not None else VariableCollections()

@@ -133,7 +133,7 @@ class Pattern:
 
     @classmethod
     def parse(cls, text: str | Pattern | tuple[Segment, ...]) -> Pattern:
-        """Parse a dotted pattern, or one with slashes that is not a dotted one; a `Pattern` is returned.
+        """Parse a dotted pattern, or one with slashes if it is not dotted; return a `Pattern`.
 
         Raises:
             RuleError: It is not a text, a part is not a valid pattern, or a capture is named twice.
@@ -172,7 +172,7 @@ class Pattern:
 
     @property
     def as_written(self) -> Pattern:
-        """The pattern with its collection as the first part, and all else that it was written with."""
+        """The pattern as it was written, with its collection as the first part."""
         if self.written:
             return Pattern(self.written)
         return Pattern((self.collection, *self.segments)) if self.collection else self
@@ -187,12 +187,12 @@ class Pattern:
         return replace(self, segments=self.segments[1:], collection=collection, elsewhere=elsewhere)
 
     def read_as(self, segments: tuple[Segment, ...]) -> Pattern:
-        """Return the pattern with other segments, which still shows those that it was written with."""
+        """Return the pattern with other segments; it still shows those it was written with."""
         return replace(self, segments=segments, written=self.written or self.as_written.segments)
 
     @functools.cached_property
     def slashed(self) -> Pattern | None:
-        """The pattern with its parts split at slashes; None if no part has one, or it was read already."""
+        """The pattern with parts split at slashes; None without one, or where it was read."""
         text = str(self)
         if self.written or self.collection or "/" not in text or text.count(".") >= len(self.segments):
             return None

@@ -78,7 +78,7 @@ class VariableCollections:
         return name[1:] if self.present else name
 
     def spellings(self, key: Key) -> tuple[Key, ...]:
-        """Return the names that a user may write for a key: with and without its collection and its box.
+        """Return the names that a user may write for a key: without collection or box, or with.
 
         >>> VariableCollections(present=True, boxed=frozenset([("params", "w", "value")])).spellings(
         ...     ("params", "w", "value")
