@@ -59,7 +59,7 @@ def tensor_names(keys: Iterable[Key]) -> dict[Key, str]:
 
 
 def in_natural_order(state: FlatState) -> list[Key]:
-    """Return the keys as they are shown: in the file's order, but numbers ascend where that is alphabetical.
+    """Return the keys in the order to show them: the file's, or natural order if that is alphabetical.
 
     Files without an order of their own list names alphabetically, the names of each dtype together, so that
     `layers.10` comes before `layers.2`.

@@ -212,7 +212,7 @@ class _ToNeutral:
         )
 
     def _separators(self) -> dict[str, str]:
-        """Return the separators of the frameworks whose names are those of trees."""
+        """Return what joins the names of frameworks that have trees."""
         metadata, here = self.state.metadata, self.framework.name
         separators = {name: text for name, text in metadata.separators.items() if name not in ("", here)}
         if self.framework.collections and metadata.separator(here) != ".":
