@@ -5,8 +5,15 @@ from typing import TYPE_CHECKING
 from bridge_core.public import exports
 
 if TYPE_CHECKING:
-    from bridge_core.checkpoint.checkpoint_writer import Saved as Saved, write_checkpoint as write_checkpoint
+    from bridge_core.checkpoint.checkpoint_writer import (
+        chosen_format as chosen_format,
+        write_checkpoint as write_checkpoint,
+    )
     from bridge_core.checkpoint.detect_format import is_set_of_shards as is_set_of_shards
+    from bridge_core.checkpoint.folder_checkpoint import (
+        contents_of as contents_of,
+        folder_format as folder_format,
+    )
     from bridge_core.checkpoint.guided_writing import guided as guided
     from bridge_core.checkpoint.model_config import (
         config_beside as config_beside,
@@ -14,6 +21,7 @@ if TYPE_CHECKING:
     )
     from bridge_core.checkpoint.open_save import open_state as open_state, save_state as save_state
     from bridge_core.checkpoint.partial_files import Part as Part, part_of as part_of
+    from bridge_core.checkpoint.saved import Saved as Saved
     from bridge_core.checkpoint.weight_files import (
         find_weights as find_weights,
         is_weights_name as is_weights_name,
@@ -23,12 +31,14 @@ else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
-            "checkpoint_writer": "Saved write_checkpoint",
+            "checkpoint_writer": "chosen_format write_checkpoint",
             "detect_format": "is_set_of_shards",
+            "folder_checkpoint": "contents_of folder_format",
             "guided_writing": "guided",
             "model_config": "config_beside read_config",
             "open_save": "open_state save_state",
             "partial_files": "Part part_of",
+            "saved": "Saved",
             "weight_files": "find_weights is_weights_name",
             "write_options": "WriteOptions",
         },

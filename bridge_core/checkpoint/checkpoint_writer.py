@@ -8,10 +8,10 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from bridge_core.checkpoint.detect_format import by_extension
+from bridge_core.checkpoint.saved import Saved
 from bridge_core.checkpoint.verification import check_written
 from bridge_core.checkpoint.write_options import StrPath, WriteOptions, as_path
 from bridge_core.errors import (
@@ -21,54 +21,38 @@ from bridge_core.errors import (
     UsageError,
     VerificationError,
 )
-from bridge_core.formats import Format, ShardNames
+from bridge_core.formats import FolderFormat, Format, ShardNames
 from bridge_core.io import is_plain_name, replacing_file, replacing_folder, system_failures
 from bridge_core.messages import listed, log
 from bridge_core.plugins import Registry, held_layers
 from bridge_core.state import DTYPES, FlatState, Key, check_given, held_ties, is_floating, join_key
 from bridge_core.transfer import FileTarget, Meter, ScratchPool, kernel_for
 
-__all__ = ["Saved", "write_checkpoint"]
+__all__ = ["chosen_format", "write_checkpoint"]
 
 _UNLIMITED = 1 << 62
 """Bytes of a shard where the caller sets no limit."""
 
 
-@dataclass(frozen=True)
-class Saved:
-    """What `save_state` wrote.
-
-    Args:
-        files: Paths of the files of weights, the index last.
-        format: Name of their format.
-        total_bytes: Size of these files together, in bytes.
-        checksums: Key -> CRC-32 of the tensor's little-endian row-major bytes, as they were written. Tensors
-            that were copied by the system have none, and without verification no tensor has one. Tied keys
-            whose values are stored once have one entry.
-        overflows: Key -> number of values outside the range of the dtype that they were cast to.
-    """
-
-    files: tuple[Path, ...]
-    format: str
-    total_bytes: int
-    checksums: Mapping[Key, int]
-    overflows: Mapping[Key, int] = field(default_factory=dict)
-
-
 def write_checkpoint(state: FlatState, path: StrPath, options: WriteOptions, registry: Registry) -> Saved:
     """Write a state to a file or a folder; errors as in `save_state`."""
     destination = as_path(path)
-    folder = options.fills_folder(path)
     if options.duplicate_tied:
         state = state.replace(metadata=state.metadata.with_(ties={}))
     state = _with_held_metadata(state, registry)
-    used = _choose(state, destination, options.format, registry, folder=folder)
+    used = chosen_format(path, options, registry, layout=state.layout)
     _refuse_contents(state, used)
+    if isinstance(used, FolderFormat):
+        from bridge_core.checkpoint.folder_writing import write_folder_checkpoint
+
+        log("checkpoint", "writing %s as %s: %d bytes", destination, used.name, state.nbytes)
+        return write_folder_checkpoint(state, destination, used, options, registry)
+    _refuse_places(options, used)
     if options.sidecar_files:
         _refuse_names(options, registry)
     writer = _Writer(state, used, registry, options)
     log("checkpoint", "writing %s as %s: %d bytes", destination, used.name, state.nbytes)
-    if folder:
+    if options.fills_folder(path):
         return writer.write_folder(destination)
     _refuse_part(state, destination)
     return writer.write_file(destination)
@@ -92,18 +76,41 @@ def _with_held_metadata(state: FlatState, registry: Registry) -> FlatState:
     return state.replace(metadata=held)
 
 
-def _choose(
-    state: FlatState, destination: Path, format: str | None, registry: Registry, *, folder: bool
-) -> Format:
-    if format is not None:
-        return registry.format(format)
-    if not folder and (named := by_extension(destination.name, registry)):
+def chosen_format(
+    path: StrPath, options: WriteOptions, registry: Registry, *, layout: str | None
+) -> Format | FolderFormat:
+    """Return the format to write: as given, of the extension, or the usual one of the layout.
+
+    Args:
+        path: The destination.
+        options: The options of writing.
+        registry: Where formats are found.
+        layout: The layout of the state.
+    """
+    if options.format is not None:
+        return registry.any_format(options.format)
+    name = as_path(path).name
+    for candidate in registry.folder_formats.values():
+        if name.lower().endswith(candidate.extensions):
+            return candidate
+    if not options.fills_folder(path) and (named := by_extension(name, registry)):
         return named
-    framework = registry.frameworks.get(state.layout or "")
+    framework = registry.frameworks.get(layout or "")
     return registry.format(framework.default_format if framework else "safetensors")
 
 
-def _refuse_contents(state: FlatState, used: Format) -> None:
+def _refuse_places(options: WriteOptions, used: Format) -> None:
+    """Refuse a step and an item where the format has neither."""
+    for value, argument in ((options.step, "to_step= (--to-step)"), (options.item, "to_item= (--to-item)")):
+        if value is not None:
+            raise UsageError(
+                f"{argument} does not apply to the format {used.name}, which has no steps and items.",
+                hint='Remove it, or pass a format whose checkpoints are folders, such as format="orbax" '
+                "(--format orbax).",
+            )
+
+
+def _refuse_contents(state: FlatState, used: Format | FolderFormat) -> None:
     """Refuse the keys and dtypes that no file of the format can hold, before anything is written."""
     for key in state:
         if not key or not all(isinstance(part, str) for part in key):
@@ -123,7 +130,7 @@ def _refuse_contents(state: FlatState, used: Format) -> None:
         )
 
 
-def _way_to_hold(names: Iterable[str], used: Format) -> str:
+def _way_to_hold(names: Iterable[str], used: Format | FolderFormat) -> str:
     """Return how to write tensors of dtypes that a format cannot hold."""
     if (
         all(is_floating(DTYPES[name]) for name in names if name in DTYPES)

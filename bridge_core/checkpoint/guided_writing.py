@@ -24,6 +24,7 @@ def guided(
     destination: str | os.PathLike[str],
     *,
     follow_links: bool,
+    of_files: bool = True,
 ) -> Iterator[WriteOptions]:
     """Yield the options of writing with what a library adds.
 
@@ -35,9 +36,10 @@ def guided(
         source: The weights; the sidecar files are in their folder.
         destination: The destination; only a folder gets sidecar files and a limit of its shards.
         follow_links: Whether the sidecar files may be symbolic links that lead out of their folder.
+        of_files: Whether the format writes files; a folder of another format gets nothing else.
     """
     options = replace(options, base_name=known.base_name, duplicate_tied=known.duplicate_tied)
-    if not options.fills_folder(destination):
+    if not of_files or not options.fills_folder(destination):
         yield options
         return
     limit = known.max_shard_size if options.max_shard_size is None else options.max_shard_size

@@ -7,12 +7,15 @@ either its old or its new content, complete, at every moment.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridge_core.checkpoint.checkpoint_writer import Saved, write_checkpoint
-from bridge_core.checkpoint.choice import choose_file
+from bridge_core.checkpoint.checkpoint_writer import write_checkpoint
+from bridge_core.checkpoint.choice import Choice, choose_file
 from bridge_core.checkpoint.detect_format import open_file
-from bridge_core.checkpoint.write_options import StrPath, WriteOptions, as_path, is_folder
+from bridge_core.checkpoint.folder_checkpoint import folder_format, open_checkpoint
+from bridge_core.checkpoint.saved import Saved
+from bridge_core.checkpoint.write_options import StrPath, WriteOptions, as_path, is_folder, require_step
 from bridge_core.errors import UsageError
 from bridge_core.io import SourceFile
 from bridge_core.plugins import Registry, given_registry
@@ -21,7 +24,7 @@ from bridge_core.state import FlatState, as_state, require_entry_path
 from bridge_core.transfer import Progress
 
 if TYPE_CHECKING:
-    from bridge_core.formats import Format
+    from bridge_core.formats import FolderFormat, Format
 
 __all__ = ["open_state", "save_state"]
 
@@ -34,6 +37,7 @@ def open_state(
     registry: Registry | None = None,
     follow_links: bool = False,
     entry: str | None = None,
+    step: int | None = None,
 ) -> FlatState:
     """Open weights lazily, as a state that reads a tensor when it is asked for.
 
@@ -41,15 +45,18 @@ def open_state(
     file, its format, and the reason for the layout.
 
     Args:
-        path: A file of any name, an index, or a folder (see `find_weights`). A file that is only a part of a
-            model, such as one shard, is opened with a note about that.
+        path: A file of any name, an index, or a folder: of files (see `find_weights`), or a checkpoint of a
+            format whose checkpoints are folders. A file that is only a part of a model, such as one shard, is
+            opened with a note about that.
         format: Name of the format; None to detect it by content.
         layout: ``"neutral"`` or the name of a framework; None for the layout that the file records or its
             format has, or else that of the only framework that the keys match.
         registry: The plugins; None for all that are installed.
         follow_links: Whether shards may be symbolic links that lead out of their folder.
         entry: The entry of the file to read, as ``"model_ema"`` or ``"ckpt.model_ema"``: a dict in a torch
-            file, a collection of a Flax tree, or a prefix of keys. None takes the usual one.
+            file, a collection of a Flax tree, an item of an Orbax checkpoint, or a prefix of keys. None takes
+            the usual one.
+        step: The step of a checkpoint that has steps; None for the latest one that is complete.
 
     Returns:
         The state; its `layout` is None if neither the file nor its keys determine it.
@@ -58,21 +65,31 @@ def open_state(
         SourceNotFound: The file or folder does not exist.
         BadInputError: The file is damaged, unsafe, or of no known format.
         SystemFailure: The system failed to open or read it.
-        UsageError: No plugin provides the format, or the file has no such entry.
+        UsageError: No plugin provides the format, or the file has no such entry or step.
     """
     require_entry_path(entry)
+    require_step(step)
     registry = given_registry(registry)
-    chosen = registry.format(format) if format else None
+    chosen = registry.any_format(format) if format else None
     if layout is not None:
         registry.require_layout(layout, "layout")
     place = as_path(path)
-    if is_folder(place):
-        from bridge_core.checkpoint.folder_weights import choose_weights
-
-        choice = choose_weights(place, format=format, layout=layout, registry=registry)
+    used: Format | FolderFormat
+    if of_folders := folder_format(place, registry, chosen) if is_folder(place) else None:
+        used, choice = of_folders, Choice(place)
+        state = open_checkpoint(
+            place, of_folders, registry, step=step, entry=entry, follow_links=follow_links
+        )
     else:
-        choice = choose_file(place)
-    used, state = open_file(choice.path, registry, chosen, follow_links=follow_links, entry=entry)
+        _refuse_step(step, place)
+        if is_folder(place):
+            from bridge_core.checkpoint.folder_weights import choose_weights
+
+            choice = choose_weights(place, format=format, layout=layout, registry=registry)
+        else:
+            choice = choose_file(place)
+        of_files = registry.format(format) if format else None
+        used, state = open_file(choice.path, registry, of_files, follow_links=follow_links, entry=entry)
     known = {**state.metadata.provenance, "path": str(choice.path), "format": used.name}
     notes = (*choice.notes, *state.metadata.notes)
     own_layout, reason = (layout, "as given") if layout else _layout(state, used, registry)
@@ -83,7 +100,16 @@ def open_state(
     return opened
 
 
-def _layout(state: FlatState, used: Format, registry: Registry) -> tuple[str | None, str]:
+def _refuse_step(step: int | None, path: Path) -> None:
+    if step is not None:
+        raise UsageError(
+            f"the source has no steps, so it has no step {step}.",
+            path=path,
+            hint="Remove step= (--step), or give the folder that holds the steps.",
+        )
+
+
+def _layout(state: FlatState, used: Format | FolderFormat, registry: Registry) -> tuple[str | None, str]:
     """Return the layout that a file records, or else that its format or its keys show; and the reason."""
     if used.layout is None:
         if state.layout:
@@ -113,6 +139,8 @@ def save_state(
     verify: bool = False,
     sidecar_files: Mapping[str, SourceFile | bytes] | None = None,
     base_name: str | None = None,
+    step: int | None = None,
+    item: str | None = None,
 ) -> Saved:
     """Write a state to a file, or to a folder laid out as Hugging Face's libraries do.
 
@@ -140,6 +168,9 @@ def save_state(
         verify: Whether to read every tensor back and compare checksums before the destination changes.
         sidecar_files: Name -> file to copy next to the weights, or its content; only for a folder.
         base_name: First part of the file names in a folder; None for the format's own.
+        step: Number of the step to write, in a format whose checkpoints have steps; ``path`` is then the
+            folder that holds the steps. None to write ``path`` itself.
+        item: Name of the item to write, in a format whose checkpoints have items, as ``"params"``.
 
     Raises:
         BadInputError: A source is damaged, or the format cannot hold a tensor or a name.
@@ -158,6 +189,8 @@ def save_state(
         progress=progress,
         sidecar_files=sidecar_files or {},
         base_name=base_name,
+        step=step,
+        item=item,
     )
     registry = given_registry(registry)
     return write_checkpoint(_with_layout(state, layout, registry), path, options, registry)

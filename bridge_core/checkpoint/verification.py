@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bridge_core.checkpoint.detect_format import open_file
 from bridge_core.errors import BridgeError, ConversionError, LimitExceeded, SystemFailure, VerificationError
-from bridge_core.formats import Format
+from bridge_core.formats import FolderFormat, Format
 from bridge_core.messages import count, listed
 from bridge_core.plugins import Registry, given_registry
 from bridge_core.state import FlatState, Key, Tensor, Ties, join_key
@@ -38,12 +38,13 @@ def checksum(tensor: Tensor, budget: Budget, stop: threading.Event | None = None
 def check_written(
     path: Path,
     state: FlatState,
-    used: Format,
+    used: Format | FolderFormat,
     *,
     registry: Registry | None = None,
     checksums: Mapping[Key, int] | None = None,
     budget: Budget | None = None,
     report: Callable[[int, Key], None] | None = None,
+    open_written: Callable[[], FlatState] | None = None,
 ) -> None:
     """Open what was written, and check that it holds the state.
 
@@ -56,6 +57,7 @@ def check_written(
             again. None compares only keys, shapes, dtypes and ties.
         budget: Threads and memory; None for the defaults.
         report: Called with (bytes, key) from any thread as values are compared.
+        open_written: Opens what was written; None to open it as a file.
 
     Raises:
         VerificationError: The file cannot be opened again, or differs from the state.
@@ -64,7 +66,7 @@ def check_written(
     registry = given_registry(registry)
     budget = budget or Budget()
     try:
-        with open_file(path, registry, used)[1] as written:
+        with _opened(path, used, registry, open_written) as written:
             _compare_specs(written, state, path)
             if used.capabilities.metadata:
                 _compare_ties(written, state, path)
@@ -75,6 +77,17 @@ def check_written(
     except BridgeError as err:
         text = f"the written file cannot be read back: {err.message}"
         raise VerificationError(text, path=path, hint=_AGAIN) from err
+
+
+def _opened(
+    path: Path,
+    used: Format | FolderFormat,
+    registry: Registry,
+    open_written: Callable[[], FlatState] | None,
+) -> FlatState:
+    if open_written is not None:
+        return open_written()
+    return open_file(path, registry, registry.format(used.name))[1]
 
 
 def _compare_specs(written: FlatState, state: FlatState, path: Path) -> None:

@@ -41,7 +41,8 @@ _FOREIGN: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (
         re.compile(r"_METADATA|_CHECKPOINT_METADATA|manifest\.ocdbt"),
         "an Orbax checkpoint",
-        "Restore it with Orbax, and save it with flax.serialization.to_bytes.",
+        "Run: pip install ckptbridge-orbax. Or restore it with Orbax, and save it with "
+        "flax.serialization.to_bytes.",
     ),
 )
 """Files that are only in folders of other checkpoints, what these are, and what to do."""

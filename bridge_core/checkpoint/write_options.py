@@ -15,7 +15,7 @@ from bridge_core.messages import shown
 from bridge_core.public import require_bool
 from bridge_core.transfer import Budget, Progress, parse_size
 
-__all__ = ["StrPath", "WriteOptions", "as_path", "is_folder"]
+__all__ = ["StrPath", "WriteOptions", "as_path", "is_folder", "require_step"]
 
 StrPath = str | os.PathLike[str]
 
@@ -43,12 +43,19 @@ class WriteOptions:
     base_name: str | None = None
     duplicate_tied: bool = False
     """Whether each of several tied tensors is written in full."""
+    step: int | None = None
+    """Number of the step to write, in a format whose checkpoints have steps."""
+    item: str | None = None
+    """Name of the item to write, in a format whose checkpoints have items."""
 
     def __post_init__(self) -> None:
         """Check the types, the sizes, the number of threads and the base name."""
         _ = self.shard_nbytes, self.budget
         require_bool("overwrite", self.overwrite)
         require_bool("verify", self.verify)
+        require_step(self.step, "to_step")
+        if self.item is not None and not isinstance(self.item, str):
+            raise UsageError(f"expected to_item= to be the name of an item, got {shown(self.item)}.")
         for argument, value, expected, is_one in (
             ("progress", self.progress, "a function", self.progress is None or callable(self.progress)),
             ("sidecar_files", self.sidecar_files, "a dict of names", isinstance(self.sidecar_files, Mapping)),
@@ -109,3 +116,20 @@ def is_folder(path: Path) -> bool:
         return path.is_dir()
     except OSError:
         return False
+
+
+def require_step(step: object, argument: str = "step") -> None:
+    """Check the argument that gives a step.
+
+    Args:
+        step: Its value.
+        argument: Its name; the option of the command has the same name, with hyphens.
+
+    Raises:
+        UsageError: It is neither None nor an integer from zero up.
+    """
+    if step is not None and (not isinstance(step, int) or isinstance(step, bool) or step < 0):
+        raise UsageError(
+            f"expected {argument}= to be the number of a step, got {shown(step)}.",
+            hint=f"Pass {argument}=1000 (--{argument.replace('_', '-')} 1000).",
+        )

@@ -28,6 +28,7 @@ __all__ = [
     "links_option",
     "plugin_options",
     "rules_option",
+    "step_option",
     "takes_quiet_registry",
     "takes_registry",
     "target_options",
@@ -104,7 +105,14 @@ links_option = click.option(
 entry_option = click.option(
     "--entry",
     metavar="PATH",
-    help="Entry of SRC to read, e.g. model_ema or ckpt.model_ema, in place of the usual one.",
+    help="Entry of SRC to read, e.g. model_ema, ckpt.model_ema, or an item of an Orbax checkpoint, in place "
+    "of the usual one.",
+)
+step_option = click.option(
+    "--step",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Step of SRC to read, where it has steps; by default the latest that is complete.",
 )
 rules_option = click.option(
     "--rules",
@@ -229,6 +237,7 @@ evidence_options = _stacked(
     layout_option,
     links_option,
     entry_option,
+    step_option,
 )
 """Options about the source; the parameters have the names of those of `bridge_core.plan_conversion`."""
 

@@ -37,6 +37,7 @@ def verify(
     layout: str | None = None,
     follow_links: bool = False,
     entry: str | None = None,
+    step: int | None = None,
     registry: Registry | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Comparison:
@@ -57,6 +58,7 @@ def verify(
         layout: As in `plan_conversion`.
         follow_links: As in `plan_conversion`.
         entry: The entry of the source, as in `plan_conversion`.
+        step: The step of the source, as in `plan_conversion`.
         registry: As in `plan_conversion`.
         progress: Called as bytes are compared.
 
@@ -74,7 +76,7 @@ def verify(
     )
     ruled = as_rules(rules)
     with (
-        opened(src, registry, layout=layout, follow_links=follow_links, entry=entry) as source,
+        opened(src, registry, layout=layout, follow_links=follow_links, entry=entry, step=step) as source,
         opened(dst, registry, follow_links=follow_links, what="result") as result,
     ):
         to = result.layout

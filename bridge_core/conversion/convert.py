@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bridge_core.checkpoint import WriteOptions, guided, write_checkpoint
+from bridge_core.checkpoint import WriteOptions, chosen_format, guided, write_checkpoint
 from bridge_core.conversion.inputs import opened, refuse_empty
 from bridge_core.conversion.library_guidance import guidance
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.planning import complete_plan
 from bridge_core.conversion.report import Report
 from bridge_core.conversion.second_reading import read_with_config
+from bridge_core.formats import FolderFormat
 from bridge_core.plan import Plan
 from bridge_core.plugins import Registry, given_registry
 from bridge_core.rules import Allowed, Permissions, Rules, as_rules
@@ -37,6 +38,7 @@ def plan_conversion(
     layout: str | None = None,
     follow_links: bool = False,
     entry: str | None = None,
+    step: int | None = None,
     registry: Registry | None = None,
     check: bool = True,
 ) -> Plan:
@@ -65,8 +67,9 @@ def plan_conversion(
         layout: The source's layout; None for the one that it records or that its keys match.
         follow_links: Whether shards of the source may be symbolic links that lead out of their folder.
         entry: The entry of the source to read, as ``"model_ema"`` or ``"ckpt.model_ema"``: a dict in a torch
-            file, a collection of a Flax tree, or a prefix of keys. None takes the usual one, and the plan's
-            notes name the others.
+            file, a collection of a Flax tree, an item of an Orbax checkpoint, or a prefix of keys. None takes
+            the usual one, and the plan's notes name the others.
+        step: The step of a checkpoint that has steps; None for the latest one that is complete.
         registry: The plugins; None for all that are installed.
         check: Whether to raise an error for problems; otherwise the plan contains them.
 
@@ -88,7 +91,7 @@ def plan_conversion(
     )
     options = ConversionOptions(to, like, model, as_rules(rules), permissions, layout, follow_links)
     with opened(
-        source, registry, layout=layout, follow_links=follow_links, entry=entry, purpose=options
+        source, registry, layout=layout, follow_links=follow_links, entry=entry, step=step, purpose=options
     ) as state:
         refuse_empty(source, state)
         known = guidance(source, state, options, registry)
@@ -122,6 +125,9 @@ def convert(
     layout: str | None = None,
     follow_links: bool = False,
     entry: str | None = None,
+    step: int | None = None,
+    to_step: int | None = None,
+    to_item: str | None = None,
     registry: Registry | None = None,
 ) -> Report:
     """Convert weights into a file or a folder, in bounded memory.
@@ -152,6 +158,10 @@ def convert(
         layout: As in `plan_conversion`.
         follow_links: As in `plan_conversion`.
         entry: As in `plan_conversion`.
+        step: As in `plan_conversion`.
+        to_step: Number of the step to write, in a format whose checkpoints have steps; ``dst`` is then the
+            folder that holds the steps. None to write ``dst`` itself.
+        to_item: Name of the item to write, in a format whose checkpoints have items, as ``"params"``.
         registry: As in `plan_conversion`.
 
     Returns:
@@ -169,9 +179,11 @@ def convert(
         accept_guesses, allow_missing, allow_unexpected, allow_mismatched, allow_unclaimed
     )
     options = ConversionOptions(to, like, model, as_rules(rules), permissions, layout, follow_links, dtype)
-    writing = WriteOptions(format, max_shard_size, workers, max_ram, overwrite, verify, progress)
+    writing = WriteOptions(
+        format, max_shard_size, workers, max_ram, overwrite, verify, progress, step=to_step, item=to_item
+    )
     with opened(
-        src, registry, layout=layout, follow_links=follow_links, entry=entry, purpose=options
+        src, registry, layout=layout, follow_links=follow_links, entry=entry, step=step, purpose=options
     ) as source:
         refuse_empty(src, source)
         known = guidance(src, source, options, registry)
@@ -179,7 +191,9 @@ def convert(
         if not plan.ok:
             known, state, plan = read_with_config(src, source, state, plan, options, known, registry)
         result = plan.apply(state)
-        with guided(writing, known, source, dst, follow_links=follow_links) as writing:
+        used = chosen_format(dst, writing, registry, layout=result.layout)
+        of_files = not isinstance(used, FolderFormat)
+        with guided(writing, known, source, dst, follow_links=follow_links, of_files=of_files) as writing:
             saved = write_checkpoint(result, dst, writing, registry)
     sidecar_files = tuple(Path(dst) / name for name in writing.sidecar_files)
     return Report.of(plan, saved, sidecar_files, verified=verify)

@@ -34,6 +34,7 @@ def state_of(
     layout: str | None = None,
     follow_links: bool = False,
     entry: str | None = None,
+    step: int | None = None,
     what: str = "source",
     purpose: ConversionOptions | None = None,
 ) -> FlatState:
@@ -45,6 +46,7 @@ def state_of(
         layout: The layout; None for the one that the value has.
         follow_links: Whether shards may be symbolic links that lead out of their folder.
         entry: The entry to take, as for `open_state`; None for all of a live value, or a file's usual one.
+        step: The step to take, as for `open_state`; only a path has steps.
         what: The word for the value in errors.
         purpose: The conversion that the value is the source of; a file with a part of a model is refused.
             None for another purpose.
@@ -56,10 +58,17 @@ def state_of(
     if layout is not None:
         registry.require_layout(layout, "layout")
     if isinstance(value, str | os.PathLike):
-        state = open_state(value, layout=layout, registry=registry, follow_links=follow_links, entry=entry)
+        state = open_state(
+            value, layout=layout, registry=registry, follow_links=follow_links, entry=entry, step=step
+        )
         if purpose is not None:
             require_whole(state, purpose)
         return state
+    if step is not None:
+        raise UsageError(
+            f"step={step} (--step) applies to checkpoints with steps, and the {what} is a {_sort_of(value)}.",
+            hint="Remove step=, or pass the path of the checkpoint.",
+        )
     if entry is not None:
         require_entry_path(entry)
         return _entry_of(value, registry, entry, layout, what)
@@ -143,6 +152,7 @@ def opened(
     layout: str | None = None,
     follow_links: bool = False,
     entry: str | None = None,
+    step: int | None = None,
     what: str = "source",
     purpose: ConversionOptions | None = None,
 ) -> Iterator[FlatState]:
@@ -157,6 +167,7 @@ def opened(
         layout=layout,
         follow_links=follow_links,
         entry=entry,
+        step=step,
         what=what,
         purpose=purpose,
     )

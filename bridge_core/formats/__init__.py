@@ -13,6 +13,12 @@ if TYPE_CHECKING:
         WriteTarget as WriteTarget,
     )
     from bridge_core.formats.file_layout import Extent as Extent, FileImage as FileImage
+    from bridge_core.formats.folder import (
+        FolderContents as FolderContents,
+        FolderFormat as FolderFormat,
+        FolderItem as FolderItem,
+        FolderTarget as FolderTarget,
+    )
     from bridge_core.formats.foreign import describe_foreign as describe_foreign, is_index as is_index
     from bridge_core.formats.npz import NpzFormat as NpzFormat
     from bridge_core.formats.safetensors import SafetensorsFormat as SafetensorsFormat
@@ -37,6 +43,7 @@ else:
         {
             "base": "Capabilities Format FormatWithEntries ShardNames WriteTarget",
             "file_layout": "Extent FileImage",
+            "folder": "FolderContents FolderFormat FolderItem FolderTarget",
             "foreign": "describe_foreign is_index",
             "npz": "NpzFormat",
             "safetensors": "SafetensorsFormat",

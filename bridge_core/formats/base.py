@@ -25,6 +25,7 @@ class Capabilities:
         dtypes: Names of the dtypes that are stored bit for bit.
         metadata: The bridge's metadata survives a write and a read.
         nested: Tuple keys whose parts hold any character survive a write and a read.
+        needs_path: Opening needs a local path, since a library opens it by name.
     """
 
     lazy: bool
@@ -33,6 +34,7 @@ class Capabilities:
     dtypes: frozenset[str]
     metadata: bool = True
     nested: bool = False
+    needs_path: bool = False
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         nearest_file as nearest_file,
         open_listed as open_listed,
     )
+    from bridge_core.io.source_folder import SourceFolder as SourceFolder
     from bridge_core.io.strict_json import parse_json as parse_json
     from bridge_core.io.syscalls import (
         allocate as allocate,
@@ -48,6 +49,7 @@ else:
             "crc32": "crc32_combine",
             "downloads": "control_file is_unfinished unfinished_downloads",
             "source_file": "SourceFile is_plain_name nearest_file open_listed",
+            "source_folder": "SourceFolder",
             "strict_json": "parse_json",
             "syscalls": "allocate create_file limit_process open_to_write processors start_writeback",
             "system_errors": "system_failures",

@@ -58,7 +58,8 @@ def guarded_state(state: FlatState, guard: Guard) -> FlatState:
         if not isinstance(tensor, _OWN) and id(tensor) not in guarded:
             guarded[id(tensor)] = _GuardedTensor(_checked_spec(tensor.spec, key), tensor, key, guard)
         tensors[key] = guarded.get(id(tensor), tensor)
-    return state.replace(tensors=tensors) if guarded else state
+    # Without the metadata, ties would be left out whose tensors are stored one by one.
+    return state.replace(tensors=tensors, metadata=state.metadata) if guarded else state
 
 
 def closed_with(state: FlatState, file: SourceFile, guard: Guard) -> FlatState:

@@ -90,6 +90,70 @@ def bridge_formats() -> Iterable[Format]:
 
         [project.entry-points.ckptbridge]
         raw = "ckptbridge_raw"
+
+    A format whose checkpoints are folders has the methods of `bridge_core.formats.FolderFormat` in place of
+    ``sniff``, ``open`` and ``write``; both sorts share their names. A complete plugin, for folders with one
+    ``.npy`` file for each tensor::
+
+        import json
+        import numpy as np
+        from bridge_core import Capabilities, FileTensor, FlatState, TensorSpec, hookimpl
+        from bridge_core.errors import MalformedFile, UnsupportedFeature
+        from bridge_core.formats import FolderContents, FolderItem
+        from bridge_core.io import parse_json
+
+        class RawFolders:
+            """One file of bytes for each tensor, and a list of them."""
+
+            name = "rawfolder"
+            extensions = (".rawfolder",)
+            layout = "neutral"
+            capabilities = Capabilities(
+                lazy=True, sliceable=True, streaming_write=True,
+                dtypes=frozenset({"float32", "int32"}), metadata=False, nested=True,
+            )
+
+            def sniff_folder(self, folder):
+                return "tensors.json" in folder.files
+
+            def contents(self, folder, step=None):
+                return FolderContents(items=(FolderItem("", "tensors"),), item="")
+
+            def open_folder(self, folder, *, step=None, item=None):
+                text = folder.read("tensors.json", 10_000_000)
+                entries = parse_json(text, path=folder.name, what="tensors.json")
+                tensors, files = {}, []
+                try:
+                    for number, (key, dtype, shape) in enumerate(entries["tensors"]):
+                        if dtype not in self.capabilities.dtypes:
+                            raise UnsupportedFeature(f"{dtype!r} is not a dtype of this format.")
+                        spec = TensorSpec(shape, np.dtype(dtype))
+                        files.append(folder.open(f"{number}.bin"))
+                        if files[-1].size != spec.nbytes:
+                            raise MalformedFile(f"expected {spec.nbytes} bytes.", path=files[-1].name)
+                        tensors[tuple(key)] = FileTensor(files[-1], 0, spec)
+                except (KeyError, TypeError, ValueError) as err:
+                    raise MalformedFile("tensors.json is damaged.", path=folder.name) from err
+                return FlatState(
+                    tensors, layout="neutral", close=lambda: [file.close() for file in files]
+                )
+
+            def write_folder(self, state, target, *, step=None, item=None):
+                for key, spec in state.specs().items():
+                    if spec.dtype.name not in self.capabilities.dtypes:
+                        raise UnsupportedFeature(f"the format has no {spec.dtype.name}.", key=key)
+                entries = [[key, s.dtype.name, s.shape] for key, s in state.specs().items()]
+                for number, key in enumerate(state):
+                    file = target.file(f"{number}.bin")
+                    with file.path.open("wb") as out:
+                        for block in file.blocks(state, key):
+                            out.write(block.astype(block.dtype.newbyteorder("<")).tobytes())
+                with target.file("tensors.json").path.open("w") as out:
+                    json.dump({"tensors": entries}, out)
+
+        @hookimpl
+        def bridge_formats():
+            return [RawFolders()]
     '''
 
 

@@ -42,6 +42,7 @@ _METHODS = {
     "frameworks": ("owns", "accepts", "state", "build"),
     "libraries": ("guide",),
 }
+_FOLDER_METHODS = ("sniff_folder", "contents", "open_folder", "write_folder")
 _OWN_KINDS = ("parameter", "undecided")
 """What plans and metadata call tensors that belong to no kind."""
 _LONGEST = 200
@@ -74,13 +75,15 @@ def check_values(results: Iterable[Any], table: str) -> tuple[Any, ...]:
             )
     value: Any
     for value in values:
-        if isinstance(value, type) or not isinstance(value, expected):
+        of_folders = table == "formats" and hasattr(value, "open_folder")
+        interface = _folder_format() if of_folders else expected
+        if isinstance(value, type) or not isinstance(value, interface):
             raise PluginError(
                 f"{sort.hook}: expected a list of {expected.__name__}, got {_shown(value)} in it"
-                f"{_what_is_missing(value, expected, table)}."
+                f"{_what_is_missing(value, interface, table)}."
             )
         _check_name(value.name, sort.what)
-        for method in _METHODS.get(table, ()):
+        for method in _FOLDER_METHODS if of_folders else _METHODS.get(table, ()):
             _need(value, sort.what, method, callable(getattr(value, method)), "a method")
         if table == "formats":
             _check_format(value)
@@ -97,11 +100,18 @@ def check_values(results: Iterable[Any], table: str) -> tuple[Any, ...]:
     return tuple(values)
 
 
+def _folder_format() -> type[Any]:
+    from bridge_core.formats import FolderFormat
+
+    return FolderFormat
+
+
 def _what_is_missing(value: Any, expected: type[Any], table: str) -> str:
     """Return what an object does not have of its protocol; empty where that is not the cause."""
     if isinstance(value, type) or not hasattr(value, "name"):
         return ""
-    names = (*expected.__annotations__, *_METHODS.get(table, ()))
+    methods = _FOLDER_METHODS if hasattr(value, "open_folder") else _METHODS.get(table, ())
+    names = (*expected.__annotations__, *methods)
     missing = [name for name in names if not hasattr(value, name)]
     return f", which does not have {', '.join(missing)}" if missing else ""
 
@@ -123,7 +133,8 @@ def _check_name(name: Any, what: str) -> None:
 def _check_format(value: Any) -> None:
     from bridge_core.formats import Capabilities, ShardNames
 
-    extensions, capabilities, names = value.extensions, value.capabilities, value.names
+    extensions, capabilities = value.extensions, value.capabilities
+    names = getattr(value, "names", None)  # a format of folders has none
     good = _texts(extensions) and all(len(e) > 1 and e[0] == "." and "/" not in e for e in extensions)
     _need(value, "format", "extensions", good, 'a tuple of suffixes such as ".acme"')
     _need(value, "format", "layout", value.layout is None or _text(value.layout), "a name, or None")

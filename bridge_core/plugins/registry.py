@@ -35,7 +35,7 @@ from bridge_core.plugins.table import Table, values_of
 from bridge_core.state import Key, TensorSpec
 
 if TYPE_CHECKING:
-    from bridge_core.formats import Format
+    from bridge_core.formats import FolderFormat, Format
     from bridge_core.layers import LayerKind, LayerTransform
     from bridge_core.plugins.framework import Framework
     from bridge_core.plugins.library import Library
@@ -58,7 +58,14 @@ class Registry(PluginTables):
     @functools.cached_property
     def formats(self) -> Mapping[str, Format]:
         """Name -> file format, in the order of registration."""
-        return self._table("formats").values
+        values = self._table("formats").values
+        return MappingProxyType({name: value for name, value in values.items() if hasattr(value, "open")})
+
+    @functools.cached_property
+    def folder_formats(self) -> Mapping[str, FolderFormat]:
+        """Name -> format whose checkpoints are folders, in the order of registration."""
+        values = self._table("formats").values
+        return MappingProxyType({name: value for name, value in values.items() if _is_of_folders(value)})
 
     @functools.cached_property
     def frameworks(self) -> Mapping[str, Framework]:
@@ -141,13 +148,27 @@ class Registry(PluginTables):
         return Registry(self._plugins, self._not_loaded, {**self._tables, **given}, self._disabled, self._log)
 
     def format(self, name: str) -> Format:
-        """Return a format by name.
+        """Return a file format by name.
+
+        Raises:
+            UsageError: No plugin provides it, several do, or its checkpoints are folders.
+        """
+        file_format = self.any_format(name)
+        if not hasattr(file_format, "open"):
+            raise UsageError(
+                f"expected a format of single files, got {name!r}, whose checkpoints are folders.",
+                hint=nearest("", self.formats, listing="Formats of files"),
+            )
+        return file_format  # type: ignore[return-value]
+
+    def any_format(self, name: str) -> Format | FolderFormat:
+        """Return a format of files or of folders by name.
 
         Raises:
             UsageError: No plugin provides it, or several do.
         """
-        found: Format = self._named("formats", name)
-        return found
+        either: Format | FolderFormat = self._named("formats", name)
+        return either
 
     def framework(self, name: str) -> Framework:
         """Return a framework adapter by name.
@@ -210,6 +231,10 @@ class Registry(PluginTables):
         from bridge_core.plugins.layout_detection import neutral_keys
 
         return None if neutral_keys(specs, layout, self) else layout
+
+
+def _is_of_folders(value: Any) -> bool:
+    return hasattr(value, "open_folder")
 
 
 def loaded_registry(*, disabled: Iterable[str] = (), added: Iterable[str] = ()) -> Registry:

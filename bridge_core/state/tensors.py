@@ -118,10 +118,18 @@ class ArrayTensor:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LazyTensor:
-    """A tensor that a function reads, which maps a region to an array of its shape."""
+    """A tensor that a function reads.
+
+    Args:
+        spec: Shape and dtype.
+        reader: Maps a region to an array of the region's shape.
+        chunk_shape: Shape of the chunks that are read and decoded as one, from the tensor's origin on; empty
+            if every region costs as much as its own bytes.
+    """
 
     spec: TensorSpec
     reader: Callable[[Region], Array]
+    chunk_shape: tuple[int, ...] = ()
 
     def read(self, region: Region) -> Array:
         """Call the reader."""

@@ -18,14 +18,17 @@ except ImportError as err:
     ) from err
 
 pytest.register_assert_rewrite(
+    "bridge_core.testing.folders",
     "bridge_core.testing.formats",
     "bridge_core.testing.frameworks",
     "bridge_core.testing.harness",
     "bridge_core.testing.layers",
     "bridge_core.testing.libraries",
+    "bridge_core.testing.values",
 )
 
-from bridge_core.testing.formats import FormatContract  # noqa: E402 - assertions are rewritten on import
+from bridge_core.testing.folders import FolderFormatContract  # noqa: E402 - assertions are rewritten on import
+from bridge_core.testing.formats import FormatContract  # noqa: E402 - as above
 from bridge_core.testing.frameworks import FrameworkContract  # noqa: E402 - as above
 from bridge_core.testing.harness import read_state, write_state  # noqa: E402 - as above
 from bridge_core.testing.layers import LayerContract  # noqa: E402 - as above
@@ -44,6 +47,7 @@ __all__ = [
     "arrays",
     "bit_patterns",
     "flat_states",
+    "FolderFormatContract",
     "FormatContract",
     "FrameworkContract",
     "keys",

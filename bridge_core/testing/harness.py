@@ -92,9 +92,21 @@ class FormatHarness:
     @contextmanager
     def reopened(self, state: Mapping[Key, Any], path: Path, **budget: Any) -> Iterator[FlatState]:
         """Write a state and read it again."""
-        write_state(self.format, state, path, **budget)
-        with read_state(self.format, path) as found:
+        self.write(state, path, **budget)
+        with self.read(path) as found:
             yield found
+
+    def write(self, state: Mapping[Key, Any], path: Path, **budget: Any) -> Path:
+        """Write a state as the bridge does, replacing what is there, and return the path."""
+        return write_state(self.format, state, path, **budget)
+
+    def read(self, path: Path) -> FlatState:
+        """Open what was written, as the bridge does."""
+        return read_state(self.format, path)
+
+    def content(self, path: Path) -> object:
+        """Return what has to be equal if two equal states were written."""
+        return path.read_bytes()
 
     def state_of(self, tensors: Mapping[Key, Any], **fields: Any) -> FlatState:
         """Return a state in a layout that the format can hold."""

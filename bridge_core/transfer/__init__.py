@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         compare_states as compare_states,
     )
     from bridge_core.transfer.file_writer import FileTarget as FileTarget
+    from bridge_core.transfer.folder_writer import FolderWriter as FolderWriter
     from bridge_core.transfer.load import (
         LoadedTensor as LoadedTensor,
         load_values as load_values,
@@ -33,6 +34,7 @@ else:
             "budget": "Budget parse_size",
             "compare": "Comparison Difference compare_states",
             "file_writer": "FileTarget",
+            "folder_writer": "FolderWriter",
             "load": "LoadedTensor load_values overflow_message",
             "progress": "Meter Progress",
             "scatter": "little_endian_bytes",

@@ -14,7 +14,7 @@ from bridge_core.formats import Extent
 from bridge_core.state import FileTensor, Key, Region, Tensor, regions
 from bridge_core.transfer.memory_order import MemoryOrder, first_source, memory_order_of
 
-__all__ = ["COPY_BLOCK", "LARGE", "STRIP", "BlockPlan", "plan_blocks"]
+__all__ = ["COPY_BLOCK", "LARGE", "STRIP", "BlockPlan", "plan_blocks", "plan_boxes"]
 
 COPY_BLOCK = 1 << 20
 """Bytes that are copied at once without ops: they stay in the cache from reading to writing.
@@ -149,6 +149,35 @@ def plan_blocks(
         crc_seed,
         elements_per_byte,
         may_copy and as_stored and elements_per_byte == 1 and source is not None and source.file.can_copy,
+    )
+
+
+def plan_boxes(key: Key, tensor: Tensor, shape: tuple[int, ...]) -> BlockPlan:
+    """Return how a tensor moves in boxes of a given shape.
+
+    Args:
+        key: The tensor's key.
+        tensor: The tensor.
+        shape: Shape of the boxes; those at the ends are smaller.
+    """
+    spec, source = tensor.spec, first_source(tensor)
+    box = tuple(min(n, most) for n, most in zip(spec.shape, shape, strict=True))
+    box_nbytes = regions.size(box) * spec.dtype.itemsize
+    as_stored = source is not None and tensor is source and not source.big_endian
+    order = memory_order_of(tensor) if box_nbytes >= LARGE and source is not None and not as_stored else None
+    return BlockPlan(
+        key,
+        tensor,
+        spec.nbytes,
+        source,
+        box,
+        _is_run(spec.shape, box),
+        None if order is None or order.inner == len(box) - 1 else order,
+        box_nbytes + (0 if as_stored else _STRIPS),
+        (),
+        0,
+        1,
+        can_copy=False,
     )
 
 

@@ -7,7 +7,7 @@ metadata. The metadata is stored as one more entry of a chunked leaf, where Flax
 
 from __future__ import annotations
 
-from bridge_core import Capabilities, FlatState, SourceFile, WriteTarget
+from bridge_core import Capabilities, FlatState, Key, SourceFile, WriteTarget
 from bridge_core.formats import ShardNames
 from bridge_core.state import DTYPES
 
@@ -72,6 +72,23 @@ class MsgpackFormat:
         from bridge_flax.msgpack.state import open_state
 
         return open_state(file)
+
+    def open_with_texts(self, file: SourceFile) -> tuple[FlatState, dict[Key, str]]:
+        """Open a file that is a part of a checkpoint, and read the strings in it.
+
+        Orbax writes a string where the value is in another file; `open` refuses such a file.
+
+        Returns:
+            The state as `open` gives it, without its strings; and path -> string, for those of at most
+            64 KiB.
+
+        Raises:
+            MalformedFile: As in `open`, or a string is not UTF-8.
+            BadInputError: As in `open`.
+        """
+        from bridge_flax.msgpack.state import open_with_texts
+
+        return open_with_texts(file)
 
     def write(self, state: FlatState, target: WriteTarget) -> None:
         """Write a state as nested maps, in the order of its keys.

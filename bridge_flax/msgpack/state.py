@@ -25,15 +25,46 @@ from bridge_core.state import DTYPES, checked_bools, load_metadata
 from bridge_flax.msgpack.reader import Span, scan
 from bridge_flax.msgpack.wire import MAX_METADATA, ROOT_METADATA
 
-__all__ = ["open_state"]
+__all__ = ["open_state", "open_with_texts"]
 
 _PLACEHOLDER = b"PLACEHOLDER://"
 """What Orbax writes in place of a value; the name of its file follows."""
+_MAX_TEXT = 64 << 10
+"""Most bytes of a string that is read as a text."""
 
 
 def open_state(file: SourceFile) -> FlatState:
     """Open a file lazily; `MsgpackFormat.open` documents it."""
     leaves, empty, carried = scan(file)
+    for key, leaf in leaves.items():
+        _refuse_placeholder(leaf, file, key)
+    return _state(file, leaves, empty, carried)
+
+
+def open_with_texts(file: SourceFile) -> tuple[FlatState, dict[Key, str]]:
+    """Open a file lazily, and read its strings; `MsgpackFormat.open_with_texts` documents it."""
+    leaves, empty, carried = scan(file)
+    texts = {
+        key: text
+        for key, leaf in leaves.items()
+        if key != (ROOT_METADATA,) and (text := _text(leaf, file, key)) is not None
+    }
+    rest = {key: leaf for key, leaf in leaves.items() if key not in texts}
+    return _state(file, rest, empty, carried), texts
+
+
+def _text(leaf: object, file: SourceFile, key: Key) -> str | None:
+    if not isinstance(leaf, Span) or leaf.what != "string" or leaf.nbytes > _MAX_TEXT:
+        return None
+    try:
+        return file.read(leaf.offset, leaf.nbytes).decode("utf-8")
+    except UnicodeDecodeError as err:
+        raise MalformedFile(f"a string is not valid UTF-8: {err}.", path=file.name, key=key) from None
+
+
+def _state(
+    file: SourceFile, leaves: dict[Key, Any], empty: tuple[Key, ...], carried: tuple[Span, ...]
+) -> FlatState:
     if isinstance(leaves.get((ROOT_METADATA,)), Span):
         carried = (*carried, leaves.pop((ROOT_METADATA,)))
     layout, metadata = _load(file, carried)
@@ -44,7 +75,6 @@ def open_state(file: SourceFile) -> FlatState:
         if isinstance(leaf, FileTensor):
             tensors[key] = _checked(leaf, file, key)
         elif leaf is None or isinstance(leaf, Span):
-            _refuse_placeholder(leaf, file, key)
             ignored.append(f"{'/'.join(key)} ({leaf.what if leaf else None})")
         else:
             tensors[key] = ArrayTensor(_array(leaf))
@@ -58,9 +88,9 @@ def open_state(file: SourceFile) -> FlatState:
     return FlatState(tensors, layout=layout or "flax", metadata=metadata, close=file.close)
 
 
-def _refuse_placeholder(leaf: Span | None, file: SourceFile, key: Key) -> None:
+def _refuse_placeholder(leaf: object, file: SourceFile, key: Key) -> None:
     """Refuse a leaf whose value Orbax stores in another file of its checkpoint."""
-    if leaf is None or leaf.what != "string" or leaf.nbytes < len(_PLACEHOLDER):
+    if not isinstance(leaf, Span) or leaf.what != "string" or leaf.nbytes < len(_PLACEHOLDER):
         return
     if file.read(leaf.offset, len(_PLACEHOLDER)) == _PLACEHOLDER:
         raise UnsupportedFeature(

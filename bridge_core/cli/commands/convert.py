@@ -27,6 +27,8 @@ __all__ = ["convert"]
         "ckptbridge convert model.safetensors out/ --to flax --like flax_model.msgpack --max-shard-size 5GB",
         "ckptbridge convert flax_model.msgpack model.safetensors --to torch --dtype bfloat16",
         "ckptbridge convert model.pt neutral.safetensors --to neutral",
+        "ckptbridge convert checkpoints/ model.safetensors --to torch --step 1000 --entry params",
+        "ckptbridge convert model.safetensors checkpoints/ --to flax --format orbax --to-step 0",
         "ckptbridge convert model.safetensors model.msgpack --to flax --allow-unclaimed 'mixer.**'",
     ),
 )
@@ -46,6 +48,15 @@ __all__ = ["convert"]
     type=a_size,
     metavar="SIZE",
     help="Write a folder of shards of at most this size, e.g. 5GB, and an index.",
+)
+@click.option(
+    "--to-step",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Write step N of DST, where the format has steps, as orbax has.",
+)
+@click.option(
+    "--to-item", metavar="NAME", help="Write the item NAME, where the format has items, e.g. params."
 )
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Number of threads.")
 @click.option("--max-ram", type=a_size, metavar="SIZE", help="Memory for all buffers together, e.g. 512MB.")

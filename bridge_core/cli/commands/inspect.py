@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bridge_core.cli.folder_contents import contents_json, contents_lines
 from bridge_core.cli.options import (
     entry_option,
     examples,
     json_option,
     layout_option,
     links_option,
+    step_option,
     takes_registry,
 )
 from bridge_core.cli.report import in_natural_order, inspect_lines, tensor_names
 from bridge_core.cli.terminal import aside, print_json, say
 
 if TYPE_CHECKING:
-    from bridge_core.formats import Format
+    from bridge_core.formats import FolderContents, FolderFormat, Format
     from bridge_core.plugins import Registry
     from bridge_core.resolve import TreeNames
     from bridge_core.state import FlatState, Key
@@ -35,6 +37,7 @@ __all__ = ["inspect"]
         "ckptbridge inspect folder-of-shards/ --json",
         "ckptbridge inspect weights.bin --format torch",
         "ckptbridge inspect checkpoint.pt --entry model_ema",
+        "ckptbridge inspect checkpoints/ --step 1000",
     ),
 )
 @click.argument("src")
@@ -42,6 +45,7 @@ __all__ = ["inspect"]
 @layout_option
 @links_option
 @entry_option
+@step_option
 @click.option(
     "--format", "format_name", metavar="FORMAT", help="Format of SRC, if several recognise it by its content."
 )
@@ -52,6 +56,7 @@ def inspect(
     layout: str | None,
     follow_links: bool,
     entry: str | None,
+    step: int | None,
     format_name: str | None,
     registry: Registry | None,
 ) -> None:
@@ -72,27 +77,47 @@ def inspect(
             layout=layout,
             follow_links=follow_links,
             entry=entry,
+            step=step,
             registry=registry,
         )
     with state:
         known = state.metadata.provenance
-        path, used = Path(known["path"]), registry.format(known["format"])
+        path, used = Path(known["path"]), registry.any_format(known["format"])
         with aside():
+            contents = _contents(path, used, step, registry, follow_links=follow_links)
             files = _files(path, used, state, registry)
             axes = axis_names(state, registry)
             names = tree_names(state, registry)
         if as_json:
-            print_json(_document(used, state, files, axes, names))
+            print_json({**_document(used, state, files, axes, names), **contents_json(contents)})
         else:
-            say(*inspect_lines(str(path), used.name, state, files, axes, names))
+            lines = inspect_lines(str(path), used.name, state, files, axes, names)
+            say(*lines, *contents_lines(contents))
 
 
-def _files(path: Path, used: Format, state: FlatState, registry: Registry) -> Mapping[Key, str]:
+def _contents(
+    path: Path, used: Format | FolderFormat, step: int | None, registry: Registry, *, follow_links: bool
+) -> FolderContents | None:
+    """Return the steps and items of a folder checkpoint; None for files."""
+    from bridge_core.checkpoint import contents_of
+    from bridge_core.formats import FolderFormat
+
+    if not isinstance(used, FolderFormat):
+        return None
+    return contents_of(path, registry, used, step=step, follow_links=follow_links)
+
+
+def _files(
+    path: Path, used: Format | FolderFormat, state: FlatState, registry: Registry
+) -> Mapping[Key, str]:
     """Return the name of the file that holds each tensor; a tied key is where its canonical key is."""
     from bridge_core.checkpoint import is_set_of_shards
+    from bridge_core.formats import FolderFormat
     from bridge_core.io import SourceFile, parse_json
     from bridge_core.state import Ties, join_key
 
+    if isinstance(used, FolderFormat):
+        return dict.fromkeys(state, path.name)
     with SourceFile(path) as file:
         if not is_set_of_shards(file, registry):
             return dict.fromkeys(state, path.name)
@@ -113,7 +138,7 @@ def _files(path: Path, used: Format, state: FlatState, registry: Registry) -> Ma
 
 
 def _document(
-    used: Format,
+    used: Format | FolderFormat,
     state: FlatState,
     files: Mapping[Key, str],
     axes: Mapping[Key, tuple[str, ...]] = MappingProxyType({}),

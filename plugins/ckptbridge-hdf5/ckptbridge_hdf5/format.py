@@ -27,6 +27,7 @@ class Hdf5Format:
         dtypes=frozenset(DTYPES),
         metadata=True,
         nested=True,
+        needs_path=True,
     )
 
     def sniff(self, file: SourceFile) -> bool:

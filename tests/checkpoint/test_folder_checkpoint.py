@@ -1,0 +1,255 @@
+"""Checkpoints that are folders: steps, items, entries, and writing without loss."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from support.errors import refused
+from support.folder_format import StepFolders
+from support.schemas import check_document
+
+from bridge_core import convert, default_registry, open_state, save_state
+from bridge_core.cli import main
+from bridge_core.errors import (
+    DestinationExists,
+    MalformedFile,
+    SourceNotFound,
+    SystemFailure,
+    UnsafeFile,
+    UsageError,
+    VerificationError,
+)
+from bridge_core.io import SourceFolder
+from bridge_core.plugins import hookimpl
+
+
+class PluginOf:
+    def __init__(self, value):
+        self._value = value
+        self.__name__ = "folders"
+
+    @hookimpl
+    def bridge_formats(self):
+        return [self._value]
+
+
+def run(*args):
+    result = CliRunner().invoke(main, [str(arg) for arg in args])
+    assert result.exit_code == 0, result.stderr
+    return result
+
+
+REGISTRY = default_registry().extend(PluginOf(StepFolders()))
+
+
+def numbers(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def save(path, seed=0, **options):
+    tensors = {("fc", "kernel"): numbers(3, 2, seed=seed), ("ema", "kernel"): numbers(2, seed=seed + 1)}
+    return save_state(tensors, path, format="stepfolder", layout="neutral", registry=REGISTRY, **options)
+
+
+def opened(path, **options):
+    with open_state(path, registry=REGISTRY, **options) as state:
+        return {".".join(key): state[key] for key in state}, state.metadata
+
+
+def test_a_root_of_steps_is_read_at_its_latest_step(tmp_path):
+    for seed, step in enumerate((3, 20, 100)):
+        save(tmp_path / "run", seed, step=step)
+    values, metadata = opened(tmp_path / "run")
+    assert np.array_equal(values["fc.kernel"], numbers(3, 2, seed=2))
+    assert metadata.provenance["step"] == "100"
+    assert "20, 3" in " ".join(metadata.notes)
+    values, _ = opened(tmp_path / "run", step=20)
+    assert np.array_equal(values["fc.kernel"], numbers(3, 2, seed=1))
+    values, _ = opened(tmp_path / "run" / "3")
+    assert np.array_equal(values["fc.kernel"], numbers(3, 2))
+    with refused(UsageError, "4"):
+        opened(tmp_path / "run", step=4)
+
+
+def test_an_entry_is_an_item_or_a_path_in_one(tmp_path):
+    save(tmp_path / "run", 0, step=1, item="params")
+    save(tmp_path / "run", 5, step=1, item="opt", overwrite=True)
+    values, metadata = opened(tmp_path / "run")
+    assert metadata.provenance["item"] == "params"
+    assert "opt" in " ".join(metadata.notes)
+    assert np.array_equal(opened(tmp_path / "run", entry="opt")[0]["fc.kernel"], numbers(3, 2, seed=5))
+    assert list(opened(tmp_path / "run", entry="opt.fc")[0]) == ["kernel"]
+    assert list(opened(tmp_path / "run", entry="ema")[0]) == ["kernel"]
+    with refused(UsageError, "opt", "params", "fc"):
+        opened(tmp_path / "run", entry="absent")
+    assert np.array_equal(values["fc.kernel"], numbers(3, 2))
+
+
+def test_items_whose_names_do_not_show_the_weights_have_to_be_chosen(tmp_path):
+    save(tmp_path / "run", item="one")
+    save(tmp_path / "run", item="two", overwrite=True)
+    with refused(UsageError, "one, two", hint="entry="):
+        opened(tmp_path / "run")
+
+
+def test_a_step_of_what_has_no_steps_is_refused(tmp_path):
+    save(tmp_path / "item")
+    np.savez(tmp_path / "a.npz", x=np.zeros(2))
+    for path in (tmp_path / "item", tmp_path / "a.npz"):
+        with refused(UsageError, "step"):
+            opened(path, step=1)
+    for step in (-1, "3", True):
+        with refused(UsageError, "step"):
+            opened(tmp_path / "item", step=step)
+    with refused(UsageError, "step"):
+        convert({"a": np.zeros(2)}, tmp_path / "x.npz", to="neutral", layout="neutral", step=1)
+
+
+def test_steps_and_items_do_not_apply_to_files(tmp_path):
+    for options, name in (({"to_step": 1}, "to_step"), ({"to_item": "params"}, "to_item")):
+        with refused(UsageError, name):
+            convert(
+                {"fc.kernel": np.zeros((2, 2))}, tmp_path / "x.npz", to="neutral", layout="neutral", **options
+            )
+    assert not list(tmp_path.iterdir())
+    with refused(UsageError, "max_shard_size"):
+        save(tmp_path / "run", max_shard_size="1MB")
+
+
+def test_weights_of_a_usual_name_are_read_and_not_the_steps_next_to_them(tmp_path):
+    save(tmp_path / "run", step=1)
+    save_state(
+        {("x", "weight"): np.ones((2, 2), np.float32)}, tmp_path / "run" / "model.safetensors", layout="torch"
+    )
+    assert list(opened(tmp_path / "run")[0]) == ["x.weight"]
+    assert "fc.kernel" in opened(tmp_path / "run", format="stepfolder")[0]
+
+
+@pytest.mark.parametrize("item", [None, "params"])
+def test_overwriting_loses_no_other_step_or_item(tmp_path, item):
+    save(tmp_path / "run", 0, step=1, item=item)
+    with refused(DestinationExists, "run", hint="overwrite"):
+        save(tmp_path / "run", 1, step=1, item=item)
+    save(tmp_path / "run", 1, step=2, item=item)
+    with refused(DestinationExists, "2 steps", hint="to_step"):
+        save(tmp_path / "run", 2, overwrite=True)
+    save(tmp_path / "run", 2, step=1, item=item, overwrite=True)
+    assert np.array_equal(opened(tmp_path / "run", step=1)[0]["fc.kernel"], numbers(3, 2, seed=2))
+    assert np.array_equal(opened(tmp_path / "run", step=2)[0]["fc.kernel"], numbers(3, 2, seed=1))
+    if item is not None:
+        save(tmp_path / "run", 3, step=1, item="other", overwrite=True)
+        assert np.array_equal(opened(tmp_path / "run", step=1)[0]["fc.kernel"], numbers(3, 2, seed=2))
+        with refused(DestinationExists, "other, params", hint="to_item"):
+            save(tmp_path / "run", 4, step=1, overwrite=True)
+
+
+def test_a_folder_that_is_not_a_checkpoint_is_not_replaced(tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("years of work")
+    with refused(DestinationExists, "home", hint="new folder"):
+        save(tmp_path / "home", overwrite=True)
+    assert (tmp_path / "home" / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path):
+    class Failing(StepFolders):
+        def write_folder(self, state, target, *, step=None, item=None):
+            super().write_folder(state, target, step=step, item=item)
+            raise OSError(28, "No space left on device")
+
+    registry = default_registry().extend(PluginOf(Failing()))
+    with refused(SystemFailure, "run"):
+        save_state(
+            {("a",): np.zeros(2, np.float32)},
+            tmp_path / "run",
+            format="stepfolder",
+            layout="neutral",
+            step=1,
+            registry=registry,
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_written_is_compared(tmp_path):
+    class Wrong(StepFolders):
+        def write_folder(self, state, target, *, step=None, item=None):
+            super().write_folder(state, target, step=step, item=item)
+            file = target.path / "0.bin"
+            file.write_bytes(bytes(file.stat().st_size))
+
+    registry = default_registry().extend(PluginOf(Wrong()))
+    source = {"fc.kernel": numbers(2, 2)}
+    with refused(VerificationError, "fc.kernel"):
+        convert(
+            source, tmp_path / "a", to="neutral", layout="neutral", format="stepfolder", registry=registry
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_source_may_be_the_destination(tmp_path):
+    save(tmp_path / "run", 3)
+    with open_state(tmp_path / "run", registry=REGISTRY) as state:
+        save_state(state, tmp_path / "run", format="stepfolder", overwrite=True, registry=REGISTRY)
+    assert np.array_equal(opened(tmp_path / "run")[0]["fc.kernel"], numbers(3, 2, seed=3))
+
+
+def test_names_in_a_folder_do_not_lead_out_of_it(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "secret").write_text("s")
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "secret")
+    (tmp_path / "in" / "plain").write_text("p")
+    folder = SourceFolder(tmp_path / "in")
+    assert folder.read("plain", 10) == b"p"
+    for name in ("../secret", "link", "/etc/passwd", "a//b", ".", "x\0", ""):
+        with refused(UnsafeFile):
+            folder.open(name)
+    with refused(SourceNotFound, "absent"):
+        folder.open("absent")
+    assert SourceFolder(tmp_path / "in", follow_links=True).read("link", 10) == b"s"
+
+
+def test_the_command_lists_steps_and_items(tmp_path, monkeypatch):
+    save(tmp_path / "run", 0, step=5, item="params")
+    save(tmp_path / "run", 1, step=12, item="params")
+    plugin = tmp_path / "stepfolder_plugin.py"
+    plugin.write_text(
+        "from bridge_core import hookimpl\nfrom support.folder_format import StepFolders\n\n\n"
+        "@hookimpl\ndef bridge_formats():\n    return [StepFolders()]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    asked = ("--plugin", "stepfolder_plugin")
+    seen = run("inspect", tmp_path / "run", "--step", "5", *asked)
+    assert "5, 12" in seen.stdout
+    document = json.loads(run("inspect", tmp_path / "run", "--json", *asked).stdout)
+    check_document("inspect", document)
+    assert (document["steps"], document["step"]) == ([5, 12], 12)
+    assert document["items"] == [{"name": "params", "what": "tensors", "has_tensors": True}]
+    ran = run(
+        "convert",
+        tmp_path / "run",
+        tmp_path / "out",
+        "--to",
+        "neutral",
+        "--step",
+        "5",
+        "--format",
+        "stepfolder",
+        "--to-step",
+        "1",
+        "--to-item",
+        "weights",
+        "--json",
+        *asked,
+    )
+    assert json.loads(ran.stdout)["files"] == [str(tmp_path / "out" / "1")]
+    assert np.array_equal(opened(tmp_path / "out", entry="weights")[0]["fc.kernel"], numbers(3, 2))
+
+
+def test_a_format_of_folders_does_not_read_files(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.zeros(2))
+    with refused(UsageError, "stepfolder"):
+        opened(tmp_path / "a.npz", format="stepfolder")
+    (tmp_path / "empty").mkdir()
+    with refused(MalformedFile, "empty"):
+        opened(tmp_path / "empty", format="stepfolder")
