@@ -15,9 +15,10 @@ from support.rule_files import saved
 
 import bridge_flax
 import bridge_torch
-from bridge_core import Rule, convert, open_state, plan_conversion
+from bridge_core import FlatState, Rule, convert, open_state, plan_conversion, save_state
 from bridge_core.cli import main
 from bridge_core.errors import MismatchError, UnclaimedTensorError
+from bridge_core.plugins import default_registry
 
 serialization = pytest.importorskip("flax.serialization")
 traverse_util = pytest.importorskip("flax.traverse_util")
@@ -83,6 +84,14 @@ def flat(separator):
     return write
 
 
+def orbax(tree, path):
+    """Write an Orbax folder."""
+    if "orbax" not in default_registry().folder_formats:
+        pytest.skip("ckptbridge-orbax is not installed")
+    tensors = {("params", *key[1:]): x for key, x in traverse_util.flatten_dict(tree).items()}
+    save_state(FlatState(tensors, layout="flax"), path, format="orbax")
+
+
 @dataclasses.dataclass(frozen=True)
 class Form:
     """A way to store a tree: the suffix, the writer, and what the tree has in addition."""
@@ -124,6 +133,8 @@ FORMS = {
     "nested boxes": Form(".msgpack", nested, boxed, box="value"),
     "dotted boxes, bare": Form(".safetensors", flat("."), boxed, collection=False, box="value"),
     "slashed boxes": Form(".npz", flat("/"), boxed, box="value"),
+    "orbax": Form("", orbax),
+    "orbax boxes": Form("", orbax, boxed, box="value"),
     "some boxes": Form(".safetensors", flat("/"), half_boxed, box="value", boxes_all=False),
 }
 NAMES = [".".join(key) for key in traverse_util.flatten_dict(TREE)]
@@ -287,7 +298,9 @@ def test_an_entry_is_named_by_either_separator(form, path):
 def test_inspect_shows_separators_and_boxes(form, path):
     document, text = json.loads(run("inspect", path, "--json")), run("inspect", path)
     joined = (
-        "/" if form.write not in (nested, FORMS["dotted"].write, FORMS["dotted boxes, bare"].write) else "."
+        "/"
+        if form.write not in (nested, orbax, FORMS["dotted"].write, FORMS["dotted boxes, bare"].write)
+        else "."
     )
     if joined == "." and not form.box:
         assert "names" not in document
