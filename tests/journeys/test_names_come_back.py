@@ -96,7 +96,7 @@ def trees(draw):
     return tensors, suffix, draw(st.sampled_from(["/", "."]))
 
 
-@settings(max_examples=examples(12))
+@settings(max_examples=examples(8))
 @given(
     trees(),
     st.sampled_from(["torch", "neutral", "flax"]),
