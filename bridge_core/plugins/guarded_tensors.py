@@ -56,7 +56,8 @@ def guarded_state(state: FlatState, guard: Guard) -> FlatState:
     tensors: dict[Key, Tensor] = {}
     for key, tensor in state.tensors().items():
         if not isinstance(tensor, _OWN) and id(tensor) not in guarded:
-            guarded[id(tensor)] = _GuardedTensor(_checked_spec(tensor.spec, key), tensor, key, guard)
+            spec = _checked_spec(tensor.spec, key)
+            guarded[id(tensor)] = _GuardedTensor(spec, tensor, key, guard, _checked_chunk(tensor, spec, key))
         tensors[key] = guarded.get(id(tensor), tensor)
     # Without the metadata, ties would be left out whose tensors are stored one by one.
     return state.replace(tensors=tensors, metadata=state.metadata) if guarded else state
@@ -84,6 +85,19 @@ def _checked_spec(spec: object, key: Key) -> TensorSpec:
     return spec
 
 
+def _checked_chunk(tensor: Tensor, spec: TensorSpec, key: Key) -> tuple[int, ...]:
+    chunk = getattr(tensor, "chunk_shape", ())
+    if isinstance(chunk, tuple) and not chunk:
+        return ()
+    sizes = isinstance(chunk, tuple) and all(isinstance(n, int | np.integer) and n > 0 for n in chunk)
+    if not sizes or len(chunk) != len(spec.shape):
+        raise TypeError(
+            f"expected an integer from one up for each of the {len(spec.shape)} axes as the chunk shape of "
+            f"{join_key(key)!r}, got {chunk!r}"
+        )
+    return tuple(map(int, chunk))
+
+
 class _GuardedClose:
     """Closes what a plugin opened, and the file whatever the plugin's code does."""
 
@@ -109,6 +123,7 @@ class _GuardedTensor:
     tensor: Tensor
     key: Key
     guard: Guard
+    chunk_shape: tuple[int, ...] = ()
 
     def read(self, region: Region) -> Array:
         """Return the region's values."""

@@ -266,7 +266,8 @@ def checked_bools(raw: Tensor, *, path: str, key: str | tuple[str, ...]) -> Lazy
             raise MalformedFile(f"expected 0 or 1 in a bool tensor, got the byte {most}.", path=path, key=key)
         return values.view(np.bool_)
 
-    return LazyTensor(TensorSpec(raw.spec.shape, np.dtype(np.bool_)), read)
+    chunk_shape = getattr(raw, "chunk_shape", ())
+    return LazyTensor(TensorSpec(raw.spec.shape, np.dtype(np.bool_)), read, chunk_shape)
 
 
 def is_tensor(value: Any) -> bool:

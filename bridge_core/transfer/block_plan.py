@@ -2,7 +2,8 @@
 
 A block is a region of the result. The regions of the sources that it needs follow from the ops'
 `input_regions`. If the result's last axis is not contiguous in the source, a tensor larger than one block is
-cut along both axes, so that both reads and writes are long contiguous runs.
+cut along both axes, so that both reads and writes are long contiguous runs. If sources have chunks, a block
+is a union of them (`chunk_blocks`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bridge_core.formats import Extent
-from bridge_core.state import FileTensor, Key, Region, Tensor, regions
+from bridge_core.state import FileTensor, Key, Region, Tensor, TensorSpec, regions
+from bridge_core.transfer.chunk_blocks import ChunkBlocks, chunk_blocks, largest_chunk
+from bridge_core.transfer.chunk_grid import chunked_sources, copies
 from bridge_core.transfer.memory_order import MemoryOrder, first_source, memory_order_of
 
 __all__ = ["COPY_BLOCK", "LARGE", "STRIP", "BlockPlan", "plan_blocks", "plan_boxes"]
@@ -70,6 +73,9 @@ class BlockPlan:
         crc_seed: CRC-32 of the bytes that precede the tensor in the same checksum.
         elements_per_byte: How many elements are packed into a byte.
         can_copy: Whether the system may be able to copy its bytes from file to file.
+        chunks: How it is cut by the chunks of its sources; None if they have none, or the cut is given.
+        held_nbytes: Bytes of complete chunks of sources that are held while the blocks are read.
+        band_shape: Shape of runs of blocks that are read as one; empty to read each block by itself.
     """
 
     key: Key
@@ -84,10 +90,18 @@ class BlockPlan:
     crc_seed: int
     elements_per_byte: int
     can_copy: bool
+    chunks: ChunkBlocks | None = None
+    held_nbytes: int = 0
+    band_shape: tuple[int, ...] = ()
 
     @property
     def blocks(self) -> Iterator[Region]:
         """The blocks, in the order in which they are to be moved."""
+        if self.chunks is not None:
+            shape = self.tensor.spec.shape
+            if self.contiguous:
+                return self.chunks.in_order(shape)
+            return (block for _, blocks in self.chunks.groups(shape) for block in blocks)
         return regions.boxes(self.tensor.spec.shape, self.block_shape)
 
 
@@ -121,11 +135,33 @@ def plan_blocks(
     shape, itemsize, nbytes = spec.shape, spec.dtype.itemsize, spec.nbytes
     source = first_source(tensor)
     as_stored = source is not None and tensor is source and not source.big_endian
+    in_order = in_order or elements_per_byte > 1
+    chunks = None if as_stored else chunk_blocks(tensor, max_bytes, in_order=in_order)
+    if chunks is not None:
+        box, cell = chunks.block_shape, chunks.largest_part(shape)
+        contiguous = in_order or (_is_run(shape, cell) and _is_run(cell, box))
+        block_nbytes = regions.size(box) * itemsize
+        return BlockPlan(
+            key,
+            tensor,
+            nbytes,
+            source,
+            box,
+            contiguous,
+            None,
+            block_nbytes,
+            extents,
+            crc_seed,
+            elements_per_byte,
+            can_copy=False,
+            chunks=chunks,
+            held_nbytes=chunks.held_nbytes,
+        )
     large = nbytes > max_bytes or nbytes >= LARGE
     order = memory_order_of(tensor) if large and not as_stored else None
     if order is not None and order.inner == len(shape) - 1:
         order = None
-    cut_across = order if nbytes > max_bytes and not in_order and elements_per_byte == 1 else None
+    cut_across = order if nbytes > max_bytes and not in_order else None
     block = min(COPY_BLOCK, max_bytes) if as_stored else max_bytes
     if cut_across is not None:
         block = _largest_block(shape, cut_across, source, max_bytes)
@@ -152,19 +188,24 @@ def plan_blocks(
     )
 
 
-def plan_boxes(key: Key, tensor: Tensor, shape: tuple[int, ...]) -> BlockPlan:
+def plan_boxes(key: Key, tensor: Tensor, shape: tuple[int, ...], max_bytes: int = 0) -> BlockPlan:
     """Return how a tensor moves in boxes of a given shape.
 
     Args:
         key: The tensor's key.
         tensor: The tensor.
         shape: Shape of the boxes; those at the ends are smaller.
+        max_bytes: Bytes that may be read at once to decode chunks of sources fewer times; twice as much
+            memory may be used.
     """
     spec, source = tensor.spec, first_source(tensor)
     box = tuple(min(n, most) for n, most in zip(spec.shape, shape, strict=True))
     box_nbytes = regions.size(box) * spec.dtype.itemsize
     as_stored = source is not None and tensor is source and not source.big_endian
-    order = memory_order_of(tensor) if box_nbytes >= LARGE and source is not None and not as_stored else None
+    sources = () if as_stored else chunked_sources(tensor)
+    strips = box_nbytes >= LARGE and source is not None and not as_stored and not sources
+    order = memory_order_of(tensor) if strips else None
+    band = _band(spec, box, max_bytes // 2 if copies(tensor) else max_bytes) if sources else ()
     return BlockPlan(
         key,
         tensor,
@@ -173,12 +214,23 @@ def plan_boxes(key: Key, tensor: Tensor, shape: tuple[int, ...]) -> BlockPlan:
         box,
         _is_run(spec.shape, box),
         None if order is None or order.inner == len(box) - 1 else order,
-        box_nbytes + (0 if as_stored else _STRIPS),
+        max(box_nbytes + (0 if as_stored else _STRIPS), regions.size(band) * spec.dtype.itemsize),
         (),
         0,
         1,
         can_copy=False,
+        held_nbytes=max(box_nbytes, max_bytes, largest_chunk(sources)) if sources else 0,
+        band_shape=band,
     )
+
+
+def _band(spec: TensorSpec, box: tuple[int, ...], max_bytes: int) -> tuple[int, ...]:
+    """Return the shape of the longest run of boxes, each a run of the tensor; empty if boxes are none."""
+    if not spec.shape or not _is_run(spec.shape, box):
+        return ()
+    axis = next((a for a, n in enumerate(box) if n != 1), len(box) - 1)
+    count = max(1, max_bytes // max(1, regions.size(box) * spec.dtype.itemsize))
+    return (*box[:axis], min(spec.shape[axis], box[axis] * count), *box[axis + 1 :])
 
 
 def _largest_block(

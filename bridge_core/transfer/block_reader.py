@@ -11,11 +11,12 @@ from bridge_core.errors import OutOfMemory
 from bridge_core.ops import OpTensor
 from bridge_core.state import Array, FileTensor, Region, Tensor, regions
 from bridge_core.transfer.block_plan import LARGE, STRIP, BlockPlan
+from bridge_core.transfer.chunk_grid import chunk_shape_of
 from bridge_core.transfer.memory_order import MemoryOrder
 from bridge_core.transfer.scratch import Scratch
 from bridge_core.transfer.transpose import copy_into, move_plane
 
-__all__ = ["read_blocks", "read_whole"]
+__all__ = ["read_blocks", "read_into", "read_region", "read_whole"]
 
 _FEWEST_BYTES = 256
 """The fewest contiguous bytes that a strip writes: a cache line is fetched for as many of them as possible.
@@ -45,6 +46,10 @@ def read_blocks(
     Raises:
         OutOfMemory: A block does not fit into memory.
     """
+    scratch.chunks.limit = plan.held_nbytes
+    banded = blocks is None and plan.band_shape
+    if banded:
+        blocks = regions.boxes(plan.tensor.spec.shape, plan.band_shape)
     for region in plan.blocks if blocks is None else blocks:
         if stop is not None and stop.is_set():
             raise KeyboardInterrupt
@@ -56,7 +61,14 @@ def read_blocks(
             raise OutOfMemory(
                 f"the system has no memory for a block of {nbytes} bytes.", hint=_LESS_MEMORY
             ) from err
-        yield region, block
+        yield from _boxes_of(plan, region, block) if banded else ((region, block),)
+
+
+def _boxes_of(plan: BlockPlan, band: Region, values: Array) -> Iterator[tuple[Region, Array]]:
+    """Yield the boxes of a band, and their values."""
+    for box in regions.boxes(values.shape, plan.block_shape):
+        place = tuple(regions.shift(part, whole.start) for part, whole in zip(box, band, strict=True))
+        yield place, values[box]
 
 
 def read_whole(plan: BlockPlan, out: Array, scratch: Scratch) -> None:
@@ -67,10 +79,21 @@ def read_whole(plan: BlockPlan, out: Array, scratch: Scratch) -> None:
     elif plan.memory_order is not None and plan.nbytes >= LARGE:
         _fill_in_strips(tensor, everything, out, scratch, plan.memory_order)
     else:
-        for region in plan.blocks:
-            scratch.reset()
-            index: tuple[Any, ...] = (*region, ...)  # with the ellipsis, no axes give an array, not a scalar
-            copy_into(out[index], _pulled(tensor, region, scratch), scratch.kernel)
+        read_into(plan, plan.blocks, out, scratch)
+
+
+def read_into(plan: BlockPlan, blocks: Iterable[Region], out: Array, scratch: Scratch) -> None:
+    """Read blocks into their places in an array of the tensor's shape and dtype."""
+    scratch.chunks.limit = plan.held_nbytes
+    for region in blocks:
+        scratch.reset()
+        index: tuple[Any, ...] = (*region, ...)  # with the ellipsis, no axes give an array, not a scalar
+        copy_into(out[index], _pulled(plan.tensor, region, scratch), scratch.kernel)
+
+
+def read_region(tensor: Tensor, region: Region, scratch: Scratch) -> Array:
+    """Return a region's values, valid until the scratch memory is reset; chunks are held for the next one."""
+    return _pulled(tensor, region, scratch)
 
 
 def _read_block(plan: BlockPlan, region: Region, scratch: Scratch) -> Array:
@@ -128,4 +151,6 @@ def _pulled(tensor: Tensor, region: Region, scratch: Scratch, *, spread: bool = 
         out = scratch.take(regions.region_shape(region), tensor.spec.dtype)
         tensor.read_into(region, out)
         return scratch.spread(out) if spread else out
+    if chunk_shape_of(tensor):
+        return scratch.chunks.read(tensor, region)
     return tensor.read(region)

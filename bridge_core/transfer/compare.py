@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from bridge_core.ops import OpTensor, RequireEqual
 from bridge_core.state import Array, FlatState, Key, Tensor, as_state, join_key, regions
+from bridge_core.transfer.block_plan import BlockPlan, plan_blocks
+from bridge_core.transfer.block_reader import read_region
+from bridge_core.transfer.chunk_grid import chunked_sources
+from bridge_core.transfer.chunk_jobs import jobs_by_chunks
 from bridge_core.transfer.progress import Progress
+from bridge_core.transfer.scratch import Scratch
 
 __all__ = ["Comparison", "Difference", "compare_states"]
 
@@ -105,20 +112,21 @@ def compare_states(
     """
     left, right = as_state(left), as_state(right)
     shared = [key for key in left if key in right]
-    total = sum(left.spec(key).nbytes for key in shared if left.spec(key) == right.spec(key))
-    differing: list[Difference] = []
+    pairs = {key: (left.tensor(key), right.tensor(key)) for key in shared}
+    total = sum(a.spec.nbytes for a, b in pairs.values() if a.spec == b.spec)
+    alike = {key: pair for key, pair in pairs.items() if pair[0].spec == pair[1].spec}
+    gaps: dict[Key, _Gap] = {}
     done = 0
-    for key in shared:
-        a, b = left.tensor(key), right.tensor(key)
-        if a.spec != b.spec:
-            differing.append(Difference(key, str(a.spec), str(b.spec)))
-            continue
-        elements, largest = _difference(a, b)
-        if elements:
-            differing.append(Difference(key, str(a.spec), str(b.spec), elements, largest))
-        done += a.spec.nbytes
+    for key, gap in _gaps(alike):
+        gaps[key] = gap
+        done += left.spec(key).nbytes
         if progress is not None:
             progress(Progress(done, total, key, "comparing"))
+    differing = [
+        Difference(key, str(a.spec), str(b.spec), *gaps.get(key, ()))
+        for key, (a, b) in pairs.items()
+        if key not in gaps or gaps[key].elements
+    ]
     ours, theirs = left.metadata.auxiliary_tensors, right.metadata.auxiliary_tensors
     for key in ours:
         if key in theirs and ours[key] != theirs[key]:
@@ -133,21 +141,55 @@ def compare_states(
     )
 
 
-def _difference(a: Tensor, b: Tensor) -> tuple[int, float | None]:
-    spec = a.spec
-    count = 0
+class _Gap(NamedTuple):
+    """How many elements differ, and by how much at most; None if none does."""
+
+    elements: int = 0
     largest: float | None = None
-    for region in regions.blocks(spec.shape, max(1, _BLOCK // spec.dtype.itemsize)):
-        x = np.ascontiguousarray(a.read(region)).reshape(-1)
-        y = np.ascontiguousarray(b.read(region)).reshape(-1)
+
+    def with_values(self, x: Array, y: Array) -> _Gap:
+        """Return the gap with two more flat arrays compared."""
         if x.tobytes() == y.tobytes():
-            continue
-        width = spec.dtype.itemsize
+            return self
+        width = x.dtype.itemsize
         unequal = (x.view(np.uint8).reshape(-1, width) != y.view(np.uint8).reshape(-1, width)).any(axis=1)
-        count += int(unequal.sum())
-        gap = _largest(x[unequal], y[unequal])
-        largest = gap if largest is None else max(largest, gap)
-    return count, largest
+        largest = _largest(x[unequal], y[unequal])
+        return _Gap(
+            self.elements + int(unequal.sum()),
+            largest if self.largest is None else max(self.largest, largest),
+        )
+
+
+def _gaps(pairs: dict[Key, tuple[Tensor, Tensor]]) -> Iterator[tuple[Key, _Gap]]:
+    """Compare pairs of tensors of one spec; those that need the same chunks of a source are compared last."""
+    chunked: list[BlockPlan] = []
+    for key, (a, b) in pairs.items():
+        if chunked_sources(a) or chunked_sources(b):
+            both = OpTensor(RequireEqual(2), (a, b), 0, a.spec)  # cut by the chunks of both; it is not read
+            chunked.append(plan_blocks(key, both, _BLOCK))
+            continue
+        gap = _Gap()
+        for region in regions.blocks(a.spec.shape, max(1, _BLOCK // a.spec.dtype.itemsize)):
+            gap = gap.with_values(_flat(a.read(region)), _flat(b.read(region)))
+        yield key, gap
+    jobs = jobs_by_chunks(chunked)
+    waiting = Counter(part.plan.key for parts in jobs for part in parts)
+    gaps: dict[Key, _Gap] = {}
+    for parts in jobs:
+        scratch = Scratch()
+        for part in parts:
+            key, (a, b) = part.plan.key, pairs[part.plan.key]
+            scratch.chunks.limit = part.plan.held_nbytes
+            for region in part.regions:
+                x, y = (_flat(read_region(tensor, region, scratch)) for tensor in (a, b))
+                gaps[key] = gaps.get(key, _Gap()).with_values(x, y)
+            waiting[key] -= 1
+            if not waiting[key]:
+                yield key, gaps.pop(key, _Gap())
+
+
+def _flat(values: Array) -> Array:
+    return np.ascontiguousarray(values).reshape(-1)
 
 
 def _largest(x: Array, y: Array) -> float:

@@ -2,11 +2,13 @@
 
 A format lays a file out (`FileImage`), and `FileTarget` writes the tensors to their places. First, each
 tensor gets a `BlockPlan`. Threads take complete tensors, in the order of their sources; a tensor that is most
-of the file is divided among them in blocks.
+of the file is divided among them in blocks. Tensors that need the same chunks of a source are written
+together.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import zlib
@@ -30,6 +32,7 @@ from bridge_core.state import Array, FlatState, Key, Region, regions
 from bridge_core.transfer.block_plan import COPY_BLOCK, BlockPlan, plan_blocks
 from bridge_core.transfer.block_reader import read_blocks
 from bridge_core.transfer.budget import Budget
+from bridge_core.transfer.chunk_jobs import Allowance, Part, jobs_by_chunks
 from bridge_core.transfer.scatter import Packer, little_endian_bytes, scatter, scatter_box
 from bridge_core.transfer.scratch import Scratch, ScratchPool
 from bridge_core.transfer.thread_pool import run_jobs
@@ -42,23 +45,36 @@ _KERNEL_BLOCK = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A tensor to write, or one block of it.
+    """Tensors to write, or some of their blocks.
+
+    Args:
+        parts: The blocks of each tensor.
+        ahead: A tensor of a later job, to be read ahead; None if no later job begins a tensor.
+        ends: Tensors of which this is the last job in order.
+    """
+
+    parts: tuple[Part, ...]
+    ahead: BlockPlan | None = None
+    ends: tuple[BlockPlan, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Sum:
+    """The checksum of a run of a tensor.
 
     Args:
         plan: The plan of the tensor.
-        block: The block; None for all of them.
-        nbytes: Bytes to write.
-        start: First of these bytes in the tensor, if its blocks are contiguous.
-        ahead: A tensor of a later job, to be read ahead; None if no later job begins a tensor.
-        last: Whether this is the tensor's last job in order.
+        start: First byte of the run.
+        nbytes: Bytes of the run.
+        crc: CRC-32 of its values.
+        packed: CRC-32 of the bytes written.
     """
 
     plan: BlockPlan
-    block: Region | None
+    start: int
     nbytes: int
-    start: int = 0
-    ahead: BlockPlan | None = None
-    last: bool = True
+    crc: int
+    packed: int
 
 
 class FileTarget:
@@ -116,19 +132,24 @@ class FileTarget:
                 for offset, data in image.segments:
                     write_all(fd, data, offset)
 
-            def work(job: _Job) -> tuple[int, int] | None:
+            def work(job: _Job) -> list[_Sum]:
                 if job.ahead is not None and (source := job.ahead.source) is not None:
                     source.file.prefetch(source.offset, source.spec.nbytes)
-                with OverflowCount() as overflow:
-                    crcs = self._write(fd, job, summed=summed)
-                self._note_overflow(job.plan.key, overflow)
-                for extent in job.plan.extents if job.last else ():
+                kept = max(part.plan.held_nbytes for part in job.parts)
+                sums: list[_Sum] = []
+                with large.taken(kept, self._stop), self._pool.borrowed() as scratch:
+                    for part in job.parts:
+                        with OverflowCount() as overflow:
+                            sums.extend(self._write(fd, part, scratch, summed=summed))
+                        self._note_overflow(part.plan.key, overflow)
+                for extent in (extent for plan in job.ends for extent in plan.extents):
                     start_writeback(fd, extent.offset, extent.nbytes)
-                return crcs
+                return sums
 
             jobs = self._jobs(plans, image.size)
-            parts = run_jobs(work, jobs, self._budget.threads, stop=self._stop)
-            seeded = self._checksums(fd, jobs, parts) if summed else {}
+            large = Allowance(self._budget.block, self._budget.threads)
+            sums = run_jobs(work, jobs, self._budget.threads, stop=self._stop)
+            seeded = self._checksums(fd, jobs, list(itertools.chain(*sums))) if summed else {}
             if image.finish is not None:
                 with system_failures(self._path, "writing"):
                     for offset, data in image.finish(seeded):
@@ -185,58 +206,69 @@ class FileTarget:
 
         Threads work best on tensors of their own; but while one writes most of the file, the others wait.
         """
-        jobs: list[_Job] = []
         threads = self._budget.threads
-        for number, plan in enumerate(plans):
-            ahead = plans[number + threads] if number + threads < len(plans) else None
+
+        def divided(plan: BlockPlan) -> bool:
             is_most = plan.nbytes * threads > size and plan.elements_per_byte == 1
-            if not is_most or plan.can_copy or plan.block_shape == plan.tensor.spec.shape:
-                jobs.append(_Job(plan, None, plan.nbytes, ahead=ahead))
+            return is_most and not plan.can_copy and plan.block_shape != plan.tensor.spec.shape
+
+        jobs: list[_Job] = []
+        for number, plan in enumerate(plans):
+            if plan.chunks is not None:
                 continue
-            start = 0
-            for region in plan.blocks:
-                nbytes = regions.size(regions.region_shape(region)) * plan.tensor.spec.dtype.itemsize
-                last = start + nbytes == plan.nbytes
-                jobs.append(_Job(plan, region, nbytes, start, None if start else ahead, last))
-                start += nbytes
+            ahead = plans[number + threads] if number + threads < len(plans) else None
+            parts = [Part(plan, (block,)) for block in plan.blocks] if divided(plan) else [Part(plan)]
+            for count, part in enumerate(parts, 1):
+                jobs.append(
+                    _Job((part,), ahead if count == 1 else None, (plan,) if count == len(parts) else ())
+                )
+        chunked = jobs_by_chunks([plan for plan in plans if plan.chunks is not None], divided)
+        last = {part.plan.key: number for number, parts in enumerate(chunked) for part in parts}
+        for number, parts in enumerate(chunked):
+            ends: tuple[BlockPlan, ...] = tuple(part.plan for part in parts if last[part.plan.key] == number)
+            jobs.append(_Job(tuple(parts), None, ends))
         return jobs
 
-    def _write(self, fd: int, job: _Job, *, summed: bool) -> tuple[int, int] | None:
-        """Do one job.
+    def _write(self, fd: int, part: Part, scratch: Scratch, *, summed: bool) -> Iterator[_Sum]:
+        """Write blocks of a tensor.
 
-        Returns:
-            CRC-32 of the values, and of the bytes written; None if checksums are not needed, the system
-            copied the bytes, or the job is one of several blocks that are not contiguous.
+        Yields:
+            The checksums of the runs that they are; none if checksums are not needed, the system copied the
+            bytes, or they are some of several blocks that are not contiguous.
         """
-        plan = job.plan
-        with about_tensor(plan.key), self._pool.borrowed() as scratch:
+        plan = part.plan
+        with about_tensor(plan.key):
             if self._copied(fd, plan):
-                return None
+                return
             packer = Packer(plan.elements_per_byte) if plan.elements_per_byte > 1 else None
-            crc, packed_crc, position = 0, 0, job.start
-            blocks = plan.blocks if job.block is None else (job.block,)
-            for region, block in read_blocks(plan, scratch, blocks, self._stop):
+            crc = packed_crc = start = position = 0
+            for region, block in read_blocks(plan, scratch, part.blocks, self._stop):
                 if not plan.contiguous:
                     with system_failures(self._path, "writing"), self._write_lock:
                         scatter_box(fd, block, plan.tensor.spec.shape, region, plan.extents)
                     self._report(block.nbytes, plan.key)
                     continue
+                if part.blocks is not None and (begin := _first_byte(plan, region)) != position:
+                    if position > start and summed:
+                        yield _Sum(plan, start, position - start, crc, crc)
+                    crc, start, position = 0, begin, begin
                 data = little_endian_bytes(block)
                 for at in range(0, len(data), COPY_BLOCK):
-                    part = data[at : at + COPY_BLOCK]  # summed and written while it is in the cache
-                    crc = zlib.crc32(part, crc) if summed else 0
+                    piece = data[at : at + COPY_BLOCK]  # summed and written while it is in the cache
+                    crc = zlib.crc32(piece, crc) if summed else 0
                     if packer is not None:
-                        part = packer.pack(part)
-                        packed_crc = zlib.crc32(part, packed_crc)
+                        piece = packer.pack(piece)
+                        packed_crc = zlib.crc32(piece, packed_crc)
                     with system_failures(self._path, "writing"), self._write_lock:
-                        scatter(fd, part, position, plan.extents)
-                    position += len(part)
-                    self._report(len(part), plan.key)
-            if not summed or not (plan.contiguous or job.block is None):
-                return None
+                        scatter(fd, piece, position, plan.extents)
+                    position += len(piece)
+                    self._report(len(piece), plan.key)
+            if not summed or not (plan.contiguous or part.blocks is None):
+                return
             if not plan.contiguous:
                 crc = self._sum_written(fd, plan)
-            return crc, crc if packer is None else packed_crc
+            nbytes = plan.nbytes if part.blocks is None else position - start
+            yield _Sum(plan, start, nbytes, crc, crc if packer is None else packed_crc)
 
     def _copied(self, fd: int, plan: BlockPlan) -> bool:
         """Return whether the system copied the bytes; if so, their checksum is that of the source."""
@@ -256,20 +288,26 @@ class FileTarget:
                 self._report(nbytes, plan.key)
         return True
 
-    def _checksums(self, fd: int, jobs: list[_Job], parts: list[tuple[int, int] | None]) -> dict[Key, int]:
+    def _checksums(self, fd: int, jobs: list[_Job], sums: list[_Sum]) -> dict[Key, int]:
         """Store the tensors' checksums; return those of the file's bytes, with their seeds."""
-        cut = (job.plan for job in jobs if job.last and job.block is not None)
-        again = [_Job(plan, None, plan.nbytes) for plan in cut if not plan.contiguous]
-        sums = run_jobs(
-            lambda job: self._sum_written(fd, job.plan), again, self._budget.threads, stop=self._stop
+        again = [
+            plan
+            for job in jobs
+            for plan in job.ends
+            if not plan.contiguous and any(p.plan is plan and p.blocks is not None for p in job.parts)
+        ]
+        crcs = run_jobs(
+            lambda plan: self._sum_written(fd, plan), again, self._budget.threads, stop=self._stop
         )
+        sums = [*sums, *(_Sum(plan, 0, plan.nbytes, crc, crc) for plan, crc in zip(again, crcs, strict=True))]
+        crcs_of: dict[Key, int] = {}
         seeded: dict[Key, int] = {}
-        for job, part in zip((*jobs, *again), (*parts, *((crc, crc) for crc in sums)), strict=True):
-            if part is not None:
-                key, nbytes = job.plan.key, job.nbytes
-                self.checksums[key] = crc32_combine(self.checksums[key] if job.start else 0, part[0], nbytes)
-                before = seeded[key] if job.start else job.plan.crc_seed
-                seeded[key] = crc32_combine(before, part[1], nbytes // job.plan.elements_per_byte)
+        for run in sorted(sums, key=lambda run: run.start):
+            key = run.plan.key
+            crcs_of[key] = crc32_combine(crcs_of.get(key, 0), run.crc, run.nbytes)
+            before = seeded.get(key, run.plan.crc_seed)
+            seeded[key] = crc32_combine(before, run.packed, run.nbytes // run.plan.elements_per_byte)
+        self.checksums.update(crcs_of)
         return seeded
 
     def _sum_written(self, fd: int, plan: BlockPlan) -> int:
@@ -283,3 +321,10 @@ class FileTarget:
                     read_all(fd, part, extent.offset + start)
                 crc = zlib.crc32(part, crc)
         return crc
+
+
+def _first_byte(plan: BlockPlan, region: Region) -> int:
+    """Return the place of a block's first byte in the tensor."""
+    strides = regions.row_major_strides(plan.tensor.spec.shape)
+    first: int = sum(part.start * stride for part, stride in zip(region, strides, strict=True))
+    return first * plan.tensor.spec.dtype.itemsize

@@ -118,7 +118,7 @@ class FolderWriter:
             OutOfMemory: A box does not fit into memory.
             KeyboardInterrupt: Another job failed, or the user interrupted.
         """
-        plan = plan_boxes(key, state.tensor(key), shape)
+        plan = plan_boxes(key, state.tensor(key), shape, self._budget.block)
         summed = self._sums and plan.contiguous
         crc = overflowing = 0
         with about_tensor(key), self._pool.borrowed() as scratch:

@@ -6,6 +6,7 @@ The frameworks build their arrays on these buffers without copying again.
 from __future__ import annotations
 
 import functools
+import threading
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,8 +18,10 @@ from bridge_core.messages import count, listed
 from bridge_core.ops import OverflowCount
 from bridge_core.state import Array, ArrayTensor, FlatState, Key, Tensor, TensorSpec, as_state, join_key
 from bridge_core.transfer.block_plan import plan_blocks
-from bridge_core.transfer.block_reader import read_whole
+from bridge_core.transfer.block_reader import read_into, read_whole
 from bridge_core.transfer.budget import Budget
+from bridge_core.transfer.chunk_grid import chunked_sources
+from bridge_core.transfer.chunk_jobs import Allowance, Part, jobs_by_chunks
 from bridge_core.transfer.scratch import ScratchPool
 from bridge_core.transfer.thread_pool import run_jobs
 from bridge_core.transfer.transpose import kernel_for
@@ -69,8 +72,14 @@ def load_values(
     threads = Budget(workers).threads
     pool = ScratchPool(kernel_for(sum(tensor.spec.nbytes for _, tensor in jobs.values())), _SCRATCH)
     overflows: dict[Key, int] = {}
+    chunked = {name for name, (_, tensor) in jobs.items() if chunked_sources(tensor)}
+    whole = [name for name in jobs if name not in chunked]
     load_one = functools.partial(_load, pool, overflows)
-    loaded = dict(zip(jobs, run_jobs(load_one, jobs.values(), threads), strict=True))
+    loaded = dict(zip(whole, run_jobs(load_one, (jobs[name] for name in whole), threads), strict=True))
+    if chunked:
+        names = [name for name in jobs if name in chunked]
+        given = [jobs[name] for name in names]
+        loaded |= zip(names, _load_chunked(pool, overflows, given, threads), strict=True)
     if overflows:
         warnings.warn(ConversionWarning(overflow_message(overflows), code="overflow"), stacklevel=2)
     tensors: dict[Key, Tensor] = dict(state.tensors())
@@ -101,6 +110,31 @@ def _load(pool: ScratchPool, overflows: dict[Key, int], job: tuple[Key, Tensor])
     if overflow.values:
         overflows[key] = overflow.values
     return LoadedTensor(out)
+
+
+def _load_chunked(
+    pool: ScratchPool, overflows: dict[Key, int], tensors: list[tuple[Key, Tensor]], threads: int
+) -> list[LoadedTensor]:
+    """Load tensors whose sources have chunks: those that need the same chunks together."""
+    plans = [plan_blocks(key, tensor, _BLOCK) for key, tensor in tensors]
+    arrays = {id(plan): aligned(plan.tensor.spec) for plan in plans}
+    large = Allowance(_BLOCK, threads)
+    counted = threading.Lock()
+    stop = threading.Event()
+
+    def work(parts: list[Part]) -> None:
+        kept = max(part.plan.held_nbytes for part in parts)
+        with large.taken(kept, stop), pool.borrowed() as scratch:
+            for part in parts:
+                key = part.plan.key
+                with about_tensor(key), OverflowCount() as overflow:
+                    read_into(part.plan, part.regions, arrays[id(part.plan)], scratch)
+                if overflow.values:
+                    with counted:
+                        overflows[key] = overflows.get(key, 0) + overflow.values
+
+    run_jobs(work, jobs_by_chunks(plans), threads, stop=stop)
+    return [LoadedTensor(arrays[id(plan)]) for plan in plans]
 
 
 def aligned(spec: TensorSpec) -> Array:

@@ -8,10 +8,16 @@ from collections.abc import Iterator
 import numpy as np
 
 from bridge_core.formats import Extent
-from bridge_core.io import write_all
+from bridge_core.io import read_all, write_all
 from bridge_core.state import Array, Region, regions
 
 __all__ = ["Packer", "little_endian_bytes", "scatter", "scatter_box"]
+
+_SHORT_STRIDE = 4 << 10
+"""Bytes between the starts of two runs below which reading and writing all of them takes less time."""
+_MERGED = 4 << 20
+"""Bytes that are read, changed and written at once."""
+_INTEGERS = {1: "u1", 2: "u2", 4: "u4", 8: "u8"}
 
 
 def little_endian_bytes(block: Array) -> memoryview:
@@ -48,23 +54,71 @@ class Packer:
 
 def scatter(fd: int, data: memoryview, position: int, extents: tuple[Extent, ...]) -> None:
     """Write the bytes of a tensor from ``position`` on to their places by its extents."""
+    for offset, part in _placed(data, position, extents):
+        write_all(fd, part, offset)
+
+
+def _placed(data: memoryview, position: int, extents: tuple[Extent, ...]) -> Iterator[tuple[int, memoryview]]:
+    """Yield the parts of a tensor's bytes from ``position`` on, each with its place in the file."""
     stop = position + len(data)
     for extent in extents:
         begin = max(position, extent.start)
         end = min(stop, extent.start + extent.nbytes)
         if begin < end:
-            write_all(fd, data[begin - position : end - position], extent.offset + begin - extent.start)
+            yield extent.offset + begin - extent.start, data[begin - position : end - position]
 
 
 def scatter_box(
     fd: int, block: Array, shape: tuple[int, ...], region: Region, extents: tuple[Extent, ...]
 ) -> None:
-    """Write a block that is several runs of the tensor."""
+    """Write a block that is several runs of the tensor; nobody else may write to the tensor meanwhile.
+
+    Short runs near each other are put into what the file has there, which is read and written in one piece.
+    """
+    if block.size == 0:
+        return
     data, item = little_endian_bytes(block), block.itemsize
+    spread = _spread(shape, region)
+    runs = list(itertools.islice(_runs(shape, region), 2))
+    if len(runs) == 2 and spread * item < _SHORT_STRIDE * (block.size // runs[0][1]):
+        values = np.frombuffer(data, _INTEGERS.get(item, f"V{item}")).reshape(block.shape)
+        _merge_box(fd, values, shape, region, extents)
+        return
     done = 0
     for start, length in _runs(shape, region):
         scatter(fd, data[done : done + length * item], start * item, extents)
         done += length * item
+
+
+def _merge_box(
+    fd: int, values: Array, shape: tuple[int, ...], region: Region, extents: tuple[Extent, ...]
+) -> None:
+    """Read the span of a box from the file, a few rows at a time; put the values in, and write it."""
+    item = values.itemsize
+    strides = regions.row_major_strides(shape)
+    axis = next((a for a, n in enumerate(values.shape) if n > 1), 0)
+    whole = _spread(shape, (*region[:axis], slice(0, 1, 1), *region[axis + 1 :]))
+    rows = max(1, _MERGED // (strides[axis] * item))
+    steps = tuple(n * item for n in strides)
+    for begin in range(0, values.shape[axis], rows):
+        part = values[(slice(None),) * axis + (slice(begin, begin + rows),)]
+        if whole * item > _MERGED and part.size > 1 and axis + 1 < values.ndim:
+            row = slice(region[axis].start + begin, region[axis].start + begin + 1, 1)
+            _merge_box(fd, part, shape, (*region[:axis], row, *region[axis + 1 :]), extents)
+            continue
+        first = sum(p.start * n for p, n in zip(region, strides, strict=True)) + begin * strides[axis]
+        span = bytearray(((part.shape[axis] - 1) * strides[axis] + whole) * item)
+        for offset, placed in _placed(memoryview(span), first * item, extents):
+            read_all(fd, placed, offset)
+        np.ndarray(part.shape, part.dtype, span, 0, steps)[...] = part
+        scatter(fd, memoryview(span), first * item, extents)
+
+
+def _spread(shape: tuple[int, ...], region: Region) -> int:
+    """Return the elements from the first one of a region to its last."""
+    strides = regions.row_major_strides(shape)
+    between: int = sum((p.stop - 1 - p.start) * n for p, n in zip(region, strides, strict=True))
+    return 1 + between
 
 
 def _runs(shape: tuple[int, ...], region: Region) -> Iterator[tuple[int, int]]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from bridge_core.errors import OutOfMemory
 from bridge_core.state import Array, regions
+from bridge_core.transfer.chunk_cache import ChunkCache
 from bridge_core.transfer.transpose import Kernel
 
 __all__ = ["Scratch", "ScratchPool"]
@@ -28,6 +29,8 @@ class Scratch:
 
     def __init__(self, capacity: int = 0, kernel: Kernel | None = None) -> None:
         self.kernel = kernel
+        self.chunks = ChunkCache()
+        """What was decoded last, until the end of the job."""
         self._memory = np.empty(capacity, np.uint8)
         self._used = 0
 
@@ -100,6 +103,7 @@ class ScratchPool:
             yield scratch
         finally:
             scratch.reset()
+            scratch.chunks.clear()
             self._free.append(scratch)
 
     def _new(self) -> Scratch:
