@@ -36,6 +36,8 @@ def check_given(metadata: StateMetadata) -> None:
         _check_keys("ties", (*metadata.ties, *metadata.ties.values()))
         _check_texts("collections", metadata.collections, keys=True)
         _check_texts("boxes", metadata.boxes, keys=True)
+        if "" in metadata.boxes.values():
+            raise Misfit("a value in boxes", "the name of a box", "")
         _check_texts("separators", metadata.separators)
         for separator in metadata.separators.values():
             check_separator(separator, "separators")
