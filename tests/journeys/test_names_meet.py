@@ -180,6 +180,10 @@ def test_errors_have_the_printed_name(form, path):
     with refused(UnclaimedTensorError, odd) as caught:
         plan_conversion(path, to="torch", layout="flax")
     assert list(caught.value.reasons) == [odd]
+    ending = ("--to", "torch", "--layout", "flax", "--json")
+    error = json.loads(run("convert", path, path.with_name("x.safetensors"), *ending, code=1))
+    assert error["keys"] == [odd]
+    assert any(odd in text for command in error["next"] for text in command)
     like = saved(TORCH, "torch", path.with_name("t.safetensors"))
     with refused(MismatchError, *extra) as caught:
         plan_conversion(path, to="torch", layout="flax", like=like)
