@@ -17,7 +17,7 @@ import bridge_flax
 import bridge_torch
 from bridge_core import FlatState, Rule, convert, open_state, plan_conversion, save_state
 from bridge_core.cli import main
-from bridge_core.errors import MismatchError, UnclaimedTensorError
+from bridge_core.errors import MismatchError, RuleError, UnclaimedTensorError
 from bridge_core.plugins import default_registry
 
 serialization = pytest.importorskip("flax.serialization")
@@ -341,3 +341,18 @@ def test_names_of_haiku(stored, tmp_path, monkeypatch):
         plan = plan_conversion(path, to="torch", layout="flax", rules=[rule, Rule.drop(bias, "unused")])
         assert set(plan.target_specs()) == {("linear_0", "weight")}
         assert plan_conversion(path, to="torch", layout="flax", allow_unclaimed=[spelling, bias]).ok
+
+
+def test_a_pattern_with_two_meanings_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "f.msgpack"
+    nested({"a/pos": array(3, 4), "a": {"pos": array(3, 4)}, "fc": LAYER}, path)
+    drop = Rule.drop("a/pos", "unused", layouts=("flax", "torch"))
+    for options in ({"rules": drop}, {"allow_unexpected": "a/pos"}):
+        with refused(RuleError, "'a/pos'", "'a.pos'", hint="dot"):
+            plan_conversion(path, to="torch", **options)
+    drop = Rule.drop("a.pos", "unused", layouts=("flax", "torch"))
+    plan = plan_conversion(path, to="torch", rules=drop)
+    assert [dropped.key for dropped in plan.dropped] == [("a", "pos")]
+    for name in ("a/pos", "a.pos"):
+        assert f"source   {name}  float32" in run("explain", path, name, "--to", "torch")
