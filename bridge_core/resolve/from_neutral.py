@@ -19,6 +19,7 @@ from bridge_core.resolve.neutral_layers import neutral_layers
 from bridge_core.resolve.request import Ordered, Request, shown_names
 from bridge_core.resolve.rule_names import check_constant, rule_holds
 from bridge_core.resolve.without_template import WithoutTemplate
+from bridge_core.resolve.written_names import Spellings, names_of_tensor, own_name
 from bridge_core.rules import Permissions
 from bridge_core.state import (
     FlatState,
@@ -51,6 +52,7 @@ def plan_from_neutral(
     permissions: Permissions = _NOTHING_ALLOWED,
     origin: Mapping[Key, Key] | None = None,
     config: Mapping[str, Any] | None = None,
+    spellings: Spellings = own_name,
 ) -> Plan:
     """Return the plan from a neutral state to a framework's, problems included.
 
@@ -65,6 +67,7 @@ def plan_from_neutral(
         origin: Neutral key -> source key of the conversion that this is the second step of; messages show
             it, and patterns also see it. The state's own `source_names` are shown and seen in the same way.
         config: The checkpoint's config, if one is known.
+        spellings: Gives the names that patterns see of a source key in ``origin``.
 
     Raises:
         UsageError: The framework is unknown, or ``to`` is neutral.
@@ -92,7 +95,7 @@ def plan_from_neutral(
     bound_rules, unmatched = _bind_rules(state, ways, targets, config, shown)
     refused, left_out = dict[Key, str](), []
     for key, why in ways.refused.items() if ways is not None else ():
-        if permissions.may_leave_out(key, origin.get(key, key), source_names.get(key, key)):
+        if permissions.may_leave_out(*names_of_tensor(key, origin, state.metadata, spellings)):
             left_out.append(Dropped(key, "allowed as unexpected"))
         else:
             refused[key] = why
@@ -108,6 +111,7 @@ def plan_from_neutral(
         origin,
         rules,
         Ordered(state, bound_rules, fills, absent),
+        spellings,
     )
     if like is not None:
         from bridge_core.resolve.with_template import WithTemplate

@@ -19,12 +19,13 @@ from bridge_core.cli.options import (
     step_option,
     takes_registry,
 )
-from bridge_core.cli.report import inspect_lines, tensor_names
+from bridge_core.cli.report import in_natural_order, inspect_lines, tensor_names
 from bridge_core.cli.terminal import aside, print_json, say
 
 if TYPE_CHECKING:
     from bridge_core.formats import FolderContents, FolderFormat, Format
     from bridge_core.plugins import Registry
+    from bridge_core.resolve import TreeNames
     from bridge_core.state import FlatState, Key
 
 __all__ = ["inspect"]
@@ -66,7 +67,7 @@ def inspect(
     """
     from bridge_core.checkpoint import open_state
     from bridge_core.plugins import default_registry
-    from bridge_core.resolve import axis_names
+    from bridge_core.resolve import axis_names, tree_names
 
     with aside():
         registry = default_registry() if registry is None else registry
@@ -86,10 +87,12 @@ def inspect(
             contents = _contents(path, used, step, registry, follow_links=follow_links)
             files = _files(path, used, state, registry)
             axes = axis_names(state, registry)
+            names = tree_names(state, registry)
         if as_json:
-            print_json({**_document(used, state, files, axes), **contents_json(contents)})
+            print_json({**_document(used, state, files, axes, names), **contents_json(contents)})
         else:
-            say(*inspect_lines(str(path), used.name, state, files, axes), *contents_lines(contents))
+            lines = inspect_lines(str(path), used.name, state, files, axes, names)
+            say(*lines, *contents_lines(contents))
 
 
 def _contents(
@@ -139,6 +142,7 @@ def _document(
     state: FlatState,
     files: Mapping[Key, str],
     axes: Mapping[Key, tuple[str, ...]] = MappingProxyType({}),
+    names: TreeNames | None = None,
 ) -> dict[str, Any]:
     from bridge_core.state import join_key
 
@@ -148,6 +152,7 @@ def _document(
         "layout": state.layout,
         "total_bytes": state.nbytes,
         "notes": list(known.notes),
+        **({"names": names.to_json()} if names else {}),
         "metadata": {
             "layers": {
                 join_key(path): {
@@ -173,6 +178,8 @@ def _document(
                 if key in state
             },
             "forms": dict(known.tree_form),
+            **({"separators": dict(known.separators)} if known.separators else {}),
+            **({"boxes": {join_key(key): box for key, box in known.boxes.items()}} if known.boxes else {}),
             "extra": dict(known.extra),
             "provenance": dict(known.provenance),
         },
@@ -184,6 +191,6 @@ def _document(
                 "file": files.get(key),
                 **({"axes": list(axes[key])} if key in axes else {}),
             }
-            for key, name in tensor_names(state).items()
+            for key, name in tensor_names(in_natural_order(state)).items()
         },
     }
