@@ -24,6 +24,7 @@ SHIPPED = (
     "bridge_torch",
     "bridge_flax",
     "plugins/ckptbridge-hdf5/ckptbridge_hdf5",
+    "plugins/ckptbridge-orbax/ckptbridge_orbax",
     "plugins/ckptbridge-transformers/ckptbridge_transformers",
 )
 DOCUMENTS = ("README.md", "CHANGELOG.md", "docs", ".github", "benchmarks/README.md", "plugins/*/README.md")

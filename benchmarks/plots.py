@@ -262,6 +262,7 @@ _DRAWN = {
     "load": _load,
     "memory": _memory,
     "stacking": _stacking,
+    "orbax_checkpoints": _file_to_file,
     "plan_time": _plan_time,
     "transpose_kernel": _transpose_kernel,
     "import_time": _import_time,

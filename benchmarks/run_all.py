@@ -32,6 +32,7 @@ def plan(*, quick: bool) -> list[tuple[str, str, list[str]]]:
             ("memory", "memory.py", ["--sizes", "50MB", "100MB", "200MB"]),
             ("stacking", "stacking.py", ["--layers", "2", "4", "8", "--repeats", "1"]),
             ("load", "load.py", ["--sizes", "100MB", "--repeats", "1"]),
+            ("orbax", "orbax_checkpoints.py", ["--sizes", "64MB", "--repeats", "1"]),
             ("transpose-kernel", "transpose_kernel.py", ["--size", "8MB", "--repeats", "1"]),
             ("plan-time", "plan_time.py", ["--keys", "100", "1000", "10000", "--repeats", "1"]),
             ("import-time", "import_time.py", ["--repeats", "5"]),
@@ -62,6 +63,7 @@ def plan(*, quick: bool) -> list[tuple[str, str, list[str]]]:
                 ["--sizes", "2GB", "--repeats", "3", "--cold", "--only", *main, *one],
             ),
             ("load", "load.py", ["--sizes", "2GB", "--repeats", "3"]),
+            ("orbax", "orbax_checkpoints.py", []),
             ("from-pretrained", "from_pretrained.py", []),
             ("memory", "memory.py", []),
             ("stacking", "stacking.py", []),
@@ -69,6 +71,7 @@ def plan(*, quick: bool) -> list[tuple[str, str, list[str]]]:
         ]
     needs = {
         "load.py": ("torch", "jax", "flax"),
+        "orbax_checkpoints.py": ("jax", "flax", "orbax", "tensorstore", "ckptbridge_orbax", "safetensors"),
         "from_pretrained.py": ("torch", "jax", "flax", "transformers", "ckptbridge_transformers"),
     }
     return [job for job in jobs if _has(*needs.get(job[1], ()))]

@@ -8,10 +8,11 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bridge_core.messages import count, fold_names, listed, size_text
-from bridge_core.state import Key, join_key
+from bridge_core.state import Key, join_key, natural_order
 
 if TYPE_CHECKING:
     from bridge_core.conversion import Report
+    from bridge_core.resolve import TreeNames
     from bridge_core.state import FlatState, RecordedRule
     from bridge_core.transfer import Comparison, Difference
 
@@ -21,6 +22,7 @@ __all__ = [
     "comparison_lines",
     "convert_lines",
     "exactness",
+    "in_natural_order",
     "inspect_lines",
     "plugin_lines",
     "size_text",
@@ -40,6 +42,24 @@ def tensor_names(keys: Iterable[Key]) -> dict[Key, str]:
     if len(set(names.values())) == len(names):
         return names
     return {key: join_key(key, escape=True) for key in names}
+
+
+def in_natural_order(state: FlatState) -> list[Key]:
+    """Return the keys in the order to show them: the file's, or natural order if that is alphabetical.
+
+    Files without an order of their own list names alphabetically, the names of each dtype together, so that
+    `layers.10` comes before `layers.2`.
+
+    Args:
+        state: The state of a file.
+    """
+    separator = state.metadata.provenance.get("separator", ".")
+    names: dict[str, list[str]] = {}
+    for key in state:
+        names.setdefault(state.spec(key).dtype.name, []).append(join_key(key, separator))
+    if any(of_dtype != sorted(of_dtype) for of_dtype in names.values()):
+        return list(state)
+    return sorted(state, key=natural_order)
 
 
 def table(rows: Iterable[Sequence[str]]) -> list[str]:
@@ -73,6 +93,7 @@ def inspect_lines(
     state: FlatState,
     files: Mapping[Key, str],
     axes: Mapping[Key, tuple[str, ...]] | None = None,
+    names: TreeNames | None = None,
 ) -> list[str]:
     """Return a state's header as text.
 
@@ -82,6 +103,7 @@ def inspect_lines(
         state: The state.
         files: Key -> name of the file that holds the tensor.
         axes: Key -> names of the tensor's axes, where its layer is known; None for no names.
+        names: How the file's names differ from the printed ones; None if they do not.
     """
     axes = axes or {}
     known = state.metadata
@@ -90,6 +112,7 @@ def inspect_lines(
         f"{path}: {format_name}, {_layout_text(state)}",
         f"{count(len(state), 'tensor')}, {size_text(state.nbytes)}"
         + (f", {len(shards)} shards" if len(shards) > 1 else ""),
+        *([f"names: {names}"] if names else []),
     ]
     if state:
         head = ("name", "dtype", "shape", "axes", "bytes", "")
@@ -108,6 +131,7 @@ def inspect_lines(
             "to be rearranged by a rule",
             folded((f"{join_key(k)} ({r.label})" for k, r in _pending(state)), indent=""),
         ),
+        ("recorded names", list(_recorded_names(state))),
         ("stored in the metadata", folded(map(join_key, known.auxiliary_tensors), indent="")),
         ("empty", folded(map(join_key, known.empty), indent="")),
         ("text in the file", [f"{name}: {_shortened(text)}" for name, text in known.extra.items()]),
@@ -129,6 +153,16 @@ def _layout_text(state: FlatState) -> str:
     return f"{state.layout} layout" + (f", {reason}" if reason else "")
 
 
+def _recorded_names(state: FlatState) -> Iterator[str]:
+    """Yield what the metadata records of the names in other layouts."""
+    known = state.metadata
+    for layout, separator in known.separators.items():
+        if layout not in ("", state.layout):
+            yield f"{layout}: joined by {separator!r} in flat files"
+    for box, number in Counter(known.boxes.values()).items():
+        yield f"{count(number, 'value')} in boxes named {box!r}"
+
+
 def _pending(state: FlatState) -> Iterator[tuple[Key, RecordedRule]]:
     """Yield the tensors that a recorded rule will rearrange when the target is known, each with the rule."""
     for rule in state.metadata.rules or ():
@@ -136,13 +170,14 @@ def _pending(state: FlatState) -> Iterator[tuple[Key, RecordedRule]]:
 
 
 def _tensor_rows(state: FlatState, axes: Mapping[Key, tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
-    named = ((name, (state.spec(key), axes.get(key))) for key, name in tensor_names(state).items())
+    names = tensor_names(in_natural_order(state))
+    named = ((name, (state.spec(key), axes.get(key))) for key, name in names.items())
     for name, alike in runs(named, lambda spec_and_axes: spec_and_axes):
         (spec, axis_names), number = alike[0], len(alike)
         shape = f"[{', '.join(map(str, spec.shape))}]"
-        names = "" if axis_names is None else f"[{', '.join(axis_names)}]"
+        axes_text = "" if axis_names is None else f"[{', '.join(axis_names)}]"
         times = f"x{number}" if number > 1 else ""
-        yield name, spec.dtype.name, shape, names, str(spec.nbytes * number), times
+        yield name, spec.dtype.name, shape, axes_text, str(spec.nbytes * number), times
 
 
 def convert_lines(report: Report, seconds: float) -> list[str]:

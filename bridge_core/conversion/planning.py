@@ -14,7 +14,7 @@ from bridge_core.conversion.whole_layers import cast_keeping_scales, with_causes
 from bridge_core.messages import log
 from bridge_core.plan import Plan
 from bridge_core.plugins import Registry, providers_of
-from bridge_core.resolve import plan_from_neutral, plan_to_neutral
+from bridge_core.resolve import permitted_names, plan_from_neutral, plan_to_neutral
 from bridge_core.rules import oriented
 from bridge_core.state import FlatState, Key, check_given, dtype_named
 
@@ -109,6 +109,9 @@ def _plan_there(
         guesses = permissions.accept_guesses
         plan = plan_to_neutral(state, registry, rules=rules, accept_guesses=guesses, config=config)
         return with_causes(plan, state, permissions)
+    named = {}
+    if permissions.has_patterns:
+        permissions, named["spellings"] = permitted_names(permissions, state, template, registry)
     first = plan_to_neutral(state, registry, rules=rules, config=config, to=options.to, like=template)
     unmatched = replace(first.problems, unmatched_rules=())
     second = plan_from_neutral(
@@ -120,5 +123,6 @@ def _plan_there(
         permissions=permissions,
         origin={t: step.sources[0] for step in first.steps if step.sources for t in step.targets},
         config=config,
+        **named,
     )
-    return with_causes(first.then(second), state, permissions)
+    return with_causes(first.then(second), state, permissions, **named)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,12 @@ _UNNAMED = "\0"
 """A part of a name that only a wildcard matches."""
 
 
-def with_causes(plan: Plan, state: FlatState, permissions: Permissions) -> Plan:
+def with_causes(
+    plan: Plan,
+    state: FlatState,
+    permissions: Permissions,
+    spellings: Callable[[Key], tuple[Key, ...]] = lambda key: (key,),
+) -> Plan:
     """Return a plan that names quantised layers and adapters, where problems or losses come from them.
 
     The tensors of a quantised layer and the parts of an adapter are copied to another framework only if the
@@ -42,6 +47,7 @@ def with_causes(plan: Plan, state: FlatState, permissions: Permissions) -> Plan:
         plan: A plan with its problems.
         state: Its source.
         permissions: What the caller allows.
+        spellings: Gives the names that a caller may write for a source key.
     """
     from bridge_core.plan import causes_of, may_show_cause
 
@@ -56,8 +62,8 @@ def with_causes(plan: Plan, state: FlatState, permissions: Permissions) -> Plan:
     if not causes:
         return plan
     moved = {key for step in plan.steps if step.targets for key in step.sources}
-    refused = _left_out_unasked(plan, dropped, causes, permissions, moved)
-    unasked = _copied_unasked(plan, copied, causes, permissions)
+    refused = _left_out_unasked(plan, dropped, causes, permissions, moved, spellings)
+    unasked = _copied_unasked(plan, copied, causes, permissions, spellings)
     lost = [drop.key for drop in dropped if drop not in refused]
     copied = [key for key in copied if key not in plan.unexplained and key not in unasked]
     warnings = (
@@ -125,6 +131,7 @@ def _left_out_unasked(
     causes: Collection[Cause],
     permissions: Permissions,
     moved: Collection[Key],
+    spellings: Callable[[Key], tuple[Key, ...]],
 ) -> tuple[Dropped, ...]:
     """Return the drops that are not allowed: converted tensors need them, and no pattern names them."""
     strict = [cause for cause in causes if cause.code != "scaled"]
@@ -134,16 +141,24 @@ def _left_out_unasked(
         if drop.reason == "allowed as unexpected" and _is_loss(drop.key, strict, moved, plan)
     ]
     # A pattern for a part of the model that is not converted at all is specific enough.
-    narrow = [p for p in permissions.allow_unexpected if allowed and not any(map(p.match, moved))]
+    names = {name for key in moved for name in spellings(key)} if allowed else ()
+    narrow = [p for p in permissions.allow_unexpected if allowed and not any(map(p.match, names))]
     return tuple(
         drop
         for drop in allowed
-        if not (_is_named(drop.key, permissions) or any(p.match(drop.key) for p in narrow))
+        if not (
+            _is_named(spellings(drop.key), permissions)
+            or any(p.match(name) for p in narrow for name in spellings(drop.key))
+        )
     )
 
 
 def _copied_unasked(
-    plan: Plan, copied: Iterable[Key], causes: Collection[Cause], permissions: Permissions
+    plan: Plan,
+    copied: Iterable[Key],
+    causes: Collection[Cause],
+    permissions: Permissions,
+    spellings: Callable[[Key], tuple[Key, ...]],
 ) -> dict[Key, str]:
     """Return the copies of parts of quantised layers and adapters that are not allowed, with the reason."""
     parts = {key: cause for cause in causes if cause.code != "scaled" for key in (*cause.keys, *cause.codes)}
@@ -154,7 +169,7 @@ def _copied_unasked(
     return {
         key: f"it is one of the tensors of {_PARTS_OF[parts[key].code]}"
         for key in special_keys
-        if not permissions.may_copy(key, plan.source_names.get(key, key), *targets.get(key, ()))
+        if not permissions.may_copy(*spellings(key), plan.source_names.get(key, key), *targets.get(key, ()))
     }
 
 
@@ -194,13 +209,12 @@ def _is_loss(key: Key, causes: Iterable[Cause], moved: Collection[Key], plan: Pl
     return False
 
 
-def _is_named(key: Key, permissions: Permissions) -> bool:
+def _is_named(names: Iterable[Key], permissions: Permissions) -> bool:
     """Return whether a pattern that allows to leave a tensor out names the part that marks it as special."""
     from bridge_core.plan import may_show_cause
 
-    special = [part for part in key if may_show_cause((part,))]
-    blank = tuple(_UNNAMED if part in special else part for part in key)
-    return not permissions.may_leave_out(blank)
+    blank = (tuple(_UNNAMED if may_show_cause((part,)) else part for part in name) for name in names)
+    return not permissions.may_leave_out(*blank)
 
 
 def _warnings(

@@ -48,6 +48,7 @@ class ShardNames:
         separator: What joins keys in the index.
         ties: How a file holds tied tensors that are one `Tensor` in the state: ``"copied"``, each in
             full; ``"shared"``, each by name and the values once; ``"dropped"``, only the canonical one.
+        recorded_separator: Whether keys are joined by the separator that the state's metadata records.
     """
 
     single: str
@@ -55,6 +56,11 @@ class ShardNames:
     index: str
     separator: str = "."
     ties: str = "copied"
+    recorded_separator: bool = False
+
+    def separator_in(self, state: FlatState) -> str:
+        """Return what joins the keys of a state in the index."""
+        return state.metadata.separator(state.layout) if self.recorded_separator else self.separator
 
     def with_base_name(self, base_name: str) -> ShardNames:
         """Return the same names with another first part.

@@ -61,9 +61,10 @@ def open_archive(file: SourceFile) -> FlatState:
     tensors: dict[Key, Tensor] = {}
     sources: dict[Key, ZipMember] = {}
     restored: dict[tuple[str, str], list[str]] = {}
-    separator = "."
+    separator = metadata.separator(layout)
     if all(member.name != _METADATA_MEMBER + _SUFFIX for member in members):
         separator = separator_of(member.name.removesuffix(_SUFFIX) for member in members)
+        metadata = metadata.with_(separators={"": separator} if separator != "." else {})
     if separator != ".":
         metadata = metadata.with_(provenance={"separator": separator})
     for member in members:
@@ -101,7 +102,8 @@ def _restored(stored_as: str, dtype: str, names: list[str]) -> str:
 
 def lay_out(state: FlatState) -> FileImage:
     """Return the layout of a file for a state; see `NpzFormat.write`."""
-    names, escaped = flat_names(state)
+    separator = state.metadata.separator(state.layout)
+    names, escaped = flat_names(state, separator)
     _check_names(names)
     members: list[NewMember] = []
     dtypes: dict[str, str] = {}
@@ -113,8 +115,8 @@ def lay_out(state: FlatState) -> FileImage:
             stored = _UNSIGNED[stored.itemsize]
         head = _npy_header(stored, spec.shape)
         members.append(NewMember(name + _SUFFIX, head, spec.nbytes, key))
-    by_dots = separator_of(names.values()) == "."
-    text = _metadata_text(state, dtypes, escaped=escaped, by_dots=by_dots)
+    shown = separator_of(names.values()) == separator
+    text = _metadata_text(state, dtypes, escaped=escaped, shown=shown)
     if text:
         data = _npy_header(_UNSIGNED[1], (len(text),)) + text
         members.append(NewMember(_METADATA_MEMBER + _SUFFIX, data))
@@ -214,9 +216,12 @@ def _npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     return out.getvalue()
 
 
-def _metadata_text(state: FlatState, dtypes: Mapping[str, str], *, escaped: bool, by_dots: bool) -> bytes:
+def _metadata_text(state: FlatState, dtypes: Mapping[str, str], *, escaped: bool, shown: bool) -> bytes:
     """Return what the arrays cannot express, as JSON; empty if they express everything."""
-    inner = dump_metadata(state.layout, state.metadata, escaped_names=escaped)
+    metadata, layout = state.metadata, state.layout
+    if shown and layout is None:  # the names show it
+        metadata = metadata.without_own_separator(layout)
+    inner = dump_metadata(layout, metadata, escaped_names=escaped)
     document = {
         "metadata": inner,
         "dtypes": dict(dtypes),
@@ -224,7 +229,7 @@ def _metadata_text(state: FlatState, dtypes: Mapping[str, str], *, escaped: bool
     }
     plain = {"metadata": dump_metadata(None, StateMetadata()), "dtypes": {}, "extra": {}}
     # An archive without arrays is recognised as npz by its metadata member.
-    if document == plain and by_dots and len(state):
+    if document == plain and shown and len(state):
         return b""
     text = json.dumps(document, separators=(",", ":")).encode()
     if len(text) > _LARGEST_METADATA:

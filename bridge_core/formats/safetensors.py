@@ -29,6 +29,7 @@ class SafetensorsFormat:
         "model-{index:05d}-of-{count:05d}.safetensors",
         "model.safetensors.index.json",
         ties="dropped",
+        recorded_separator=True,
     )
 
     def sniff(self, file: SourceFile) -> bool:

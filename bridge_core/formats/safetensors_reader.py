@@ -100,10 +100,13 @@ def _interpret(
         if extra.get("format") not in DOTTED:
             separator = separator_of(tensors)
         ties = {split_name(name, separator): split_name(other, separator) for name, other in dropped.items()}
-        notes = {"separator": separator} if separator != "." else {}
-        metadata = metadata.with_(ties=ties, provenance=notes)
+        own = {"": separator} if separator != "." else {}
+        metadata = metadata.with_(ties=ties, separators=own)
     else:
         layout, metadata, escaped = load_metadata(text, path=file.name)
+        separator = metadata.separator(layout)
+    if separator != ".":
+        metadata = metadata.with_(provenance={"separator": separator})
     keyed = dict(zip(_keys(tensors, separator, escaped=escaped), tensors.values(), strict=True))
     if len(keyed) != len(tensors):
         raise KeyConflict("two escaped names in the header give one key.", path=file.name)

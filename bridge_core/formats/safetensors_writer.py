@@ -46,13 +46,14 @@ def lay_out(state: FlatState) -> FileImage:
     metadata = state.metadata
     ties = {key: other for key, other in metadata.ties.items() if other in state}
     metadata = metadata.with_(ties=ties)
-    names, escaped = flat_names(state)
+    separator = metadata.separator(state.layout)
+    names, escaped = flat_names(state, separator)
     _check_names(names, metadata)
     _check_dtypes(state)
     dropped = dict(Ties.aliases(state))
 
     header: dict[str, Any] = {}
-    strings = _header_strings(state.layout, metadata, names, dropped, escaped=escaped)
+    strings = _header_strings(state.layout, metadata, names, dropped, separator, escaped=escaped)
     specs = {key: state.spec(key) for key in state if key not in dropped}
     ordered = sorted(specs, key=lambda key: (_ORDER[specs[key].dtype], names[key]))
     if MARKER in strings and list(state) != ordered:
@@ -141,6 +142,7 @@ def _header_strings(
     metadata: StateMetadata,
     names: Mapping[Key, str],
     dropped: Mapping[Key, Key],
+    separator: str,
     *,
     escaped: bool,
 ) -> dict[str, str]:
@@ -151,9 +153,10 @@ def _header_strings(
         strings["format"] = _MARKS[layout]
     plain = layout in (None, *_MARKS) and FRAMEWORKS.get(strings.get("format", "")) == layout
     written = {name for key, name in names.items() if key not in dropped}
-    by_dots = strings.get("format") in DOTTED or separator_of(written) == "."
+    shown = "." if strings.get("format") in DOTTED else separator_of(written)
     lookalike = any(v in written and k not in written for k, v in metadata.extra.items())
-    nothing = dump_metadata(layout, metadata) == dump_metadata(layout, StateMetadata())
-    if not plain or escaped or lookalike or not by_dots or not nothing:
+    bare = metadata.without_own_separator(layout)
+    nothing = dump_metadata(layout, bare) == dump_metadata(layout, StateMetadata())
+    if not plain or escaped or lookalike or shown != separator or not nothing:
         strings[MARKER] = dump_metadata(layout, metadata, escaped_names=escaped)
     return dict(sorted(strings.items()))

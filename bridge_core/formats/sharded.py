@@ -240,12 +240,13 @@ def _split_alike(index: _Index, states: Mapping[str, FlatState]) -> Mapping[str,
         if state.metadata.provenance.get("separator") == "/"
     }
     named = (name for names in slashed.values() for name in names.values())
-    if not slashed or (index.marker is None and separator_of((*index.weight_map, *named)) == "/"):
+    recorded = None if index.marker is None else index.marker[1].separator(index.marker[0])
+    if not slashed or (recorded or separator_of((*index.weight_map, *named))) == "/":
         return states
     dotted = dict(states)
     for shard, names in slashed.items():
         part = states[shard].rename(names)
-        dotted[shard] = part.replace(metadata=part.metadata.with_(provenance={}))
+        dotted[shard] = part.replace(metadata=part.metadata.with_(provenance={}, separators={}))
     return dotted
 
 
@@ -312,6 +313,8 @@ def _merged_metadata(parts: list[StateMetadata]) -> StateMetadata:
         layers=union("layers"),
         ties=union("ties"),
         collections=union("collections"),
+        boxes=union("boxes"),
+        separators=union("separators"),
         auxiliary_tensors=union("auxiliary_tensors"),
         empty=tuple(dict.fromkeys(path for part in parts for path in part.empty)),
         tree_form=union("tree_form"),
@@ -369,7 +372,9 @@ def _free(state: FlatState, names: ShardNames) -> set[Key]:
 
 def shard_state(state: FlatState, keys: Iterable[Key]) -> FlatState:
     """Return the state of one shard's file: its tensors and ties, without other metadata."""
-    metadata = StateMetadata(ties=state.metadata.ties, extra=state.metadata.extra)
+    known = state.metadata
+    own = {"": "/"} if known.separator(state.layout) == "/" else {}
+    metadata = StateMetadata(ties=known.ties, extra=known.extra, separators=own)
     return state.replace(metadata=metadata).select(keys)
 
 
@@ -385,7 +390,7 @@ def index_text(state: FlatState, files: Mapping[Key, str], names: ShardNames) ->
         KeyConflict: Two keys flatten to one name.
         UnsupportedFeature: A name cannot be encoded as UTF-8.
     """
-    flat, escaped = flat_names(state, names.separator)
+    flat, escaped = flat_names(state, names.separator_in(state))
     check_text(flat.values())
     free = _free(state, names)
     total = sum(state.spec(key).nbytes for key in state if key not in free)

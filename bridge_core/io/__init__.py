@@ -34,8 +34,10 @@ if TYPE_CHECKING:
         allocate as allocate,
         create_file as create_file,
         limit_process as limit_process,
+        machine_memory as machine_memory,
         open_to_write as open_to_write,
         processors as processors,
+        return_freed_memory as return_freed_memory,
         start_writeback as start_writeback,
     )
     from bridge_core.io.system_errors import system_failures as system_failures
@@ -51,7 +53,8 @@ else:
             "source_file": "SourceFile is_plain_name nearest_file open_listed",
             "source_folder": "SourceFolder",
             "strict_json": "parse_json",
-            "syscalls": "allocate create_file limit_process open_to_write processors start_writeback",
+            "syscalls": "allocate create_file limit_process machine_memory open_to_write processors "
+            "return_freed_memory start_writeback",
             "system_errors": "system_failures",
         },
         moved={

@@ -345,6 +345,9 @@ def lock_path(path: Path, *, exclusive: bool) -> int | None:
 
 # --- the machine
 
+_MMAP_THRESHOLD = -3
+"""The number of this parameter of glibc's ``mallopt``."""
+
 
 def processors() -> int:
     """Return how many processors this process may use.
@@ -377,3 +380,21 @@ def limit_process(memory: int, seconds: int) -> None:
         if hard == resource.RLIM_INFINITY or hard > most:
             with contextlib.suppress(ValueError, OSError):
                 resource.setrlimit(what, (most, hard))
+
+
+def machine_memory() -> int:
+    """Return the bytes of the machine's memory; 2^50 where the system cannot be asked."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 50
+
+
+def return_freed_memory(nbytes: int) -> None:
+    """Let glibc give freed memory of at least so many bytes back to the system at once.
+
+    By itself glibc keeps freed memory of up to 32 MiB. Other C libraries stay as they are.
+    """
+    call = _function("mallopt")
+    if call is not None and _function("gnu_get_libc_version") is not None:
+        call(_MMAP_THRESHOLD, ctypes.c_int(nbytes))

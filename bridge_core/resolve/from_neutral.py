@@ -20,6 +20,7 @@ from bridge_core.resolve.passing_values import passing_values
 from bridge_core.resolve.request import Ordered, Request, shown_names
 from bridge_core.resolve.rule_names import check_constant, rule_holds
 from bridge_core.resolve.without_template import WithoutTemplate
+from bridge_core.resolve.written_names import Spellings, names_of_tensor, own_name
 from bridge_core.rules import Permissions
 from bridge_core.state import (
     FlatState,
@@ -52,6 +53,7 @@ def plan_from_neutral(
     permissions: Permissions = _NOTHING_ALLOWED,
     origin: Mapping[Key, Key] | None = None,
     config: Mapping[str, Any] | None = None,
+    spellings: Spellings = own_name,
 ) -> Plan:
     """Return the plan from a neutral state to a framework's, problems included.
 
@@ -66,6 +68,7 @@ def plan_from_neutral(
         origin: Neutral key -> source key of the conversion that this is the second step of; messages show
             it, and patterns also see it. The state's own `source_names` are shown and seen in the same way.
         config: The checkpoint's config, if one is known.
+        spellings: Gives the names that patterns see of a source key in ``origin``.
 
     Raises:
         UsageError: The framework is unknown, or ``to`` is neutral.
@@ -82,7 +85,15 @@ def plan_from_neutral(
     if passing:
         rest = state.select(lambda key: key not in passing)
         plan = plan_from_neutral(
-            rest, registry, to, like=like, rules=rules, permissions=permissions, origin=origin, config=config
+            rest,
+            registry,
+            to,
+            like=like,
+            rules=rules,
+            permissions=permissions,
+            origin=origin,
+            config=config,
+            spellings=spellings,
         )
         dropped = (Dropped(key, why) for key, why in passing.items())
         return replace(plan, specs=state.specs(), dropped=(*plan.dropped, *dropped))
@@ -101,7 +112,7 @@ def plan_from_neutral(
     bound_rules, unmatched = _bind_rules(state, ways, targets, config, shown)
     refused, left_out = dict[Key, str](), []
     for key, why in ways.refused.items() if ways is not None else ():
-        if permissions.may_leave_out(key, origin.get(key, key), source_names.get(key, key)):
+        if permissions.may_leave_out(*names_of_tensor(key, origin, state.metadata, spellings)):
             left_out.append(Dropped(key, "allowed as unexpected"))
         else:
             refused[key] = why
@@ -117,6 +128,7 @@ def plan_from_neutral(
         origin,
         rules,
         Ordered(state, bound_rules, fills, absent),
+        spellings,
     )
     if like is not None:
         from bridge_core.resolve.with_template import WithTemplate

@@ -16,6 +16,7 @@ from bridge_core.ops import NEGATIVE_ZERO, Drop, Fill, Op, chain_specs, simplify
 from bridge_core.plan import Dropped, Mismatch, Plan, PlanProblems, Rivals, Step
 from bridge_core.plugins import missing_provider
 from bridge_core.resolve.axis_order import AxisOrder
+from bridge_core.resolve.carried_names import carried_boxes, carried_separators
 from bridge_core.resolve.crossing import Crossing
 from bridge_core.resolve.evidence import PARAMETER, Detector
 from bridge_core.resolve.interpretations import Role
@@ -286,8 +287,8 @@ class PlanBuilder:
             self._proven[key] = not detection.candidates and proven == outcome.target.transform
         return self._proven[key]
 
-    def plan(self, form: str, empty: tuple[Key, ...]) -> Plan:
-        """Return the plan of everything gathered."""
+    def plan(self, form: str, empty: tuple[Key, ...], separator: str = "") -> Plan:
+        """Return the plan of everything gathered; the separator is that of a template."""
         unexpected = self._without_tied()
         ordered = self.request.ordered
         warnings = self.axis_order.warnings(ordered.state, (bound.sources for bound in ordered.bound_rules))
@@ -296,19 +297,19 @@ class PlanBuilder:
             Step(f.sources, (target,), f.ops, f.kind, f.evidence, f.auxiliary, f.rule)
             for target, f in self.filled.items()
         ]
-        tree_form = dict(self.request.state.metadata.tree_form)
-        if form:
-            tree_form[self.framework.name] = form
         # A framework without collections has no empty nodes either: its metadata stores both for a way back.
         has_collections = bool(self.framework.collections)
-        metadata = self.request.state.metadata.with_(
+        known = self.request.state.metadata
+        metadata = known.with_(
             layers=self.infos,
             modules={},
             source_names={},
             ties={**self._carried_ties(), **self.ties},
-            collections=self.unusual_collections if has_collections else self._carried_collections(),
-            empty=empty if has_collections else self.request.state.metadata.empty,
-            tree_form=tree_form,
+            collections=self.unusual_collections if has_collections else self._carried(known.collections),
+            boxes={} if has_collections else carried_boxes(self.used, known.boxes),
+            separators=carried_separators(known, self.framework.name, separator),
+            empty=empty if has_collections else known.empty,
+            tree_form={**known.tree_form, **({self.framework.name: form} if form else {})},
         )
         return Plan(
             "neutral",
@@ -388,9 +389,8 @@ class PlanBuilder:
         self.filled[target] = fill._replace(sources=sources, ops=equal)
         return True
 
-    def _carried_collections(self) -> dict[Key, str]:
-        collections = self.request.state.metadata.collections
-        return {self.used[key]: name for key, name in collections.items() if key in self.used}
+    def _carried(self, names: Mapping[Key, str]) -> dict[Key, str]:
+        return {self.used[key]: name for key, name in names.items() if key in self.used}
 
     def _carried_ties(self) -> dict[Key, Key]:
         return {

@@ -1,7 +1,8 @@
-"""Patterns that begin with a collection, as the names do that ``inspect`` prints: ``params.blocks_0.**``.
+"""Patterns that are written as ``inspect`` prints names, or as a file has them: ``params.blocks_0.**``.
 
-Rules see keys without their collection. Where a pattern begins with a collection and matches no key, the
-first part is read as the collection that the keys are in. So a module with the name of a collection is
+Rules see keys without their collection and their box. A pattern that matches no key is read in the other
+ways in which its names may be written: its parts split at slashes, its last part as the box of the values,
+and its first part as the collection that the keys are in. So a module with the name of a collection is
 addressed by its path, or by its full printed name.
 """
 
@@ -12,12 +13,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bridge_core.errors import RuleError
-from bridge_core.plugins import Registry
+from bridge_core.plugins import Registry, names_of
+from bridge_core.rules import Any1, Pattern
 from bridge_core.state import FlatState, Key, VariableCollections
 
 if TYPE_CHECKING:
     from bridge_core.resolve.rule_instance import BoundRule
-    from bridge_core.rules import Pattern, Rule
+    from bridge_core.rules import Rule
 
 __all__ = [
     "NamedSide",
@@ -28,6 +30,7 @@ __all__ = [
     "side_of",
     "target_collections",
     "unseen_side",
+    "unslashed",
     "without_collections",
 ]
 
@@ -39,6 +42,7 @@ class NamedSide:
         collections: The collections of the side's framework, the default first.
         names: The side's keys, without collections; empty if they are not known.
         elsewhere: Gives the names that are in other collections than one.
+        boxes: The last parts of keys that only name the values in boxes.
     """
 
     def __init__(
@@ -46,21 +50,29 @@ class NamedSide:
         collections: Collection[str],
         names: Iterable[Key] = (),
         elsewhere: Callable[[str], Iterable[Key]] = lambda _: (),
+        boxes: Iterable[str] = (),
     ) -> None:
         self.default = next(iter(collections), "")
         self.collections = frozenset(collections)
         self.names = names
+        self.boxes = frozenset(boxes)
         self._elsewhere = elsewhere
         self._outside: dict[str, frozenset[Key]] = {}
         self._first_parts: set[str] | None = None
 
     def read(self, pattern: Pattern, *, of_paths: bool = False) -> Pattern:
-        """Return a pattern without the collection that it begins with.
+        """Return a pattern without the collection that it begins with, its box and its slashes.
 
         Args:
             pattern: The pattern.
             of_paths: Whether it is about the paths of layers, not about keys.
+
+        Raises:
+            RuleError: The pattern matches names with its slashes, and others where it is split at them.
         """
+        pattern = self._unslashed(pattern, of_paths)
+        if self.boxes and not of_paths:
+            pattern = self._unboxed(pattern)
         head = pattern.segments[0] if pattern.segments else None
         if not isinstance(head, str) or head not in self.collections or pattern.collection:
             return pattern
@@ -69,6 +81,39 @@ class NamedSide:
         if head not in self._outside:
             self._outside[head] = frozenset(self._elsewhere(head))
         return pattern.within(head, self._outside[head])
+
+    def _unslashed(self, pattern: Pattern, of_paths: bool) -> Pattern:
+        split = pattern.slashed
+        if split is None:
+            return pattern
+        if not self.names:
+            return split if split.segments[0] in self.collections else pattern
+        return unslashed(
+            pattern, lambda one: self._matches(one, of_paths) or self._matches(self._opened(one), of_paths)
+        )
+
+    def _unboxed(self, pattern: Pattern) -> Pattern:
+        """Return a pattern without its last part if that matches the box of values, and no name."""
+        opened = self._opened(pattern)
+        return opened if not self._matches(pattern) and self._matches(opened) else pattern
+
+    def _opened(self, pattern: Pattern) -> Pattern:
+        """Return a pattern without its last part if that may match a box."""
+        last = pattern.segments[-1:]
+        may_be_box = len(pattern.segments) > 1 and (last == (Any1(),) or self.boxes.issuperset(last))
+        return pattern.read_as(pattern.segments[:-1]) if self.boxes and may_be_box else pattern
+
+    def _matches(self, pattern: Pattern, of_paths: bool = False) -> bool:
+        """Return whether a pattern matches a name of the side, which it may begin with a collection."""
+        readings = [pattern]
+        if pattern.segments and pattern.segments[0] in self.collections:
+            readings.append(pattern.read_as(pattern.segments[1:]))
+        return any(
+            one.match(name[:depth]) is not None
+            for one in readings
+            for name in self.names
+            for depth in range(1 if of_paths else len(name), len(name) + 1)
+        )
 
     def _has(self, pattern: Pattern, head: str, of_paths: bool) -> bool:
         """Return whether the side has names that the pattern matches with its first part."""
@@ -84,12 +129,35 @@ class NamedSide:
         return any(pattern.match(name) is not None for name in own)
 
 
+def unslashed(pattern: Pattern, is_of: Callable[[Pattern], bool]) -> Pattern:
+    """Return a pattern with its parts split at slashes, if only so it matches a name.
+
+    Args:
+        pattern: The pattern.
+        is_of: Whether a pattern matches a name.
+
+    Raises:
+        RuleError: It matches a name both ways.
+    """
+    split = pattern.slashed
+    if split is None or not is_of(split):
+        return pattern
+    if is_of(pattern):
+        dotted = ".".join(map(str, Pattern(split.segments).segments))
+        raise RuleError(
+            f"the pattern '{pattern}' has two meanings: names with a part that holds slashes, and "
+            f"'{dotted}', names of several parts.",
+            hint="Write a dot between parts, and * for a part that holds slashes.",
+        )
+    return split
+
+
 def side_of(state: FlatState, registry: Registry) -> NamedSide:
     """Return the names of a framework's state."""
     framework = registry.frameworks.get(state.layout or "")
     if framework is None or not framework.collections:
         return NamedSide((), state)
-    collections = VariableCollections.of_state(state, framework.name, framework.collections)
+    collections = names_of(state, framework)
     names = collections.names(state)
     recorded = state.metadata.collections
 
@@ -101,7 +169,8 @@ def side_of(state: FlatState, registry: Registry) -> NamedSide:
             if collection not in (None, collection_name):
                 yield name
 
-    return NamedSide(framework.collections, names.values(), elsewhere)
+    boxes = {key[-1] for key in collections.boxed}
+    return NamedSide(framework.collections, names.values(), elsewhere, boxes)
 
 
 def neutral_side(state: FlatState, keys: Iterable[Key], layout: str, registry: Registry) -> NamedSide:
@@ -130,7 +199,7 @@ def neutral_side(state: FlatState, keys: Iterable[Key], layout: str, registry: R
             if collection != collection_name:
                 yield key
 
-    return NamedSide(framework.collections, keys, elsewhere)
+    return NamedSide(framework.collections, keys, elsewhere, set(metadata.boxes.values()))
 
 
 def unseen_side(layout: str, registry: Registry) -> NamedSide:
@@ -147,8 +216,6 @@ def read_printed(rule: Rule, source: NamedSide, target: NamedSide) -> Rule:
         source: The names that its sources are about.
         target: The names that its targets are about.
     """
-    if not source.collections and not target.collections:
-        return rule
     of_paths = rule.action == "layer"
     sources = tuple(source.read(pattern, of_paths=of_paths) for pattern in rule.sources)
     targets = tuple(target.read(pattern) for pattern in rule.targets)
@@ -156,6 +223,7 @@ def read_printed(rule: Rule, source: NamedSide, target: NamedSide) -> Rule:
         # Layers are known by the names that rules give them, too.
         sources = tuple(target.read(pattern, of_paths=True) for pattern in sources)
     if rule.action == "rename":
+        targets = (_written_alike(rule, sources[0], targets[0]),)
         # Names of one framework on both sides of a rule, whichever the other framework is.
         (old,), (new,) = sources, targets
         if old.collection:
@@ -165,6 +233,20 @@ def read_printed(rule: Rule, source: NamedSide, target: NamedSide) -> Rule:
     if (sources, targets) == (rule.sources, rule.targets):
         return rule
     return replace(rule, sources=sources, targets=targets)
+
+
+def _written_alike(rule: Rule, source: Pattern, target: Pattern) -> Pattern:
+    """Return the target of a rename read as its source is, where both are written in one way."""
+    old, new = rule.source, rule.targets[0]
+    if target is not new or not source.written:
+        return target
+    split = new.slashed
+    if old.slashed is not None and split is not None:
+        old, target = old.slashed, split
+    is_boxed = len(target.segments) > 1 and source.segments[-1:] != old.segments[-1:]
+    if is_boxed and target.segments[-1:] == old.segments[-1:]:
+        target = target.read_as(target.segments[:-1])
+    return target
 
 
 def without_collections(

@@ -10,6 +10,7 @@ from bridge_core.layers import LayerTransform
 from bridge_core.plan import Step
 from bridge_core.plugins import Framework, Registry
 from bridge_core.resolve.neutral_layers import NeutralLayer
+from bridge_core.resolve.written_names import Spellings, names_of_tensor, own_name
 from bridge_core.rules import Permissions
 from bridge_core.state import FlatState, Key, join_key
 
@@ -56,6 +57,7 @@ class Request:
         origin: Neutral key -> source key of the conversion that the plan is the second step of.
         rules: Rules that fix kinds.
         ordered: What rules order; the state above is without what they take.
+        spellings: Gives the names that a user may write for a source key.
     """
 
     state: FlatState
@@ -66,11 +68,11 @@ class Request:
     origin: Mapping[Key, Key]
     rules: tuple[Rule, ...]
     ordered: Ordered
+    spellings: Spellings = own_name
 
     def names_of(self, key: Key) -> tuple[Key, ...]:
         """Return the names of a neutral tensor that patterns see: its own, and those of its sources."""
-        names = (key, self.origin.get(key, key), self.state.metadata.source_names.get(key, key))
-        return tuple(dict.fromkeys(names))
+        return names_of_tensor(key, self.origin, self.ordered.state.metadata, self.spellings)
 
     def shown(self, key: Key) -> str:
         """Return the name that a message gives a neutral tensor: that of its source comes first."""

@@ -146,6 +146,7 @@ class _ToNeutral:
         self.steps: list[Step] = []
         self.layers: dict[Key, LayerInfo] = {}
         self.unusual_collections: dict[Key, str] = {}
+        self.boxes: dict[Key, str] = {}
         self.neutral_keys: dict[Key, Key] = {}
         self.source_keys: dict[Key, Key] = {}
         self.new_paths: dict[Key, Key] = {}
@@ -201,6 +202,8 @@ class _ToNeutral:
             layers=self.layers,
             ties={neutral[k]: neutral[v] for k, v in metadata.ties.items() if k in neutral and v in neutral},
             collections=self.unusual_collections,
+            boxes=self.boxes,
+            separators=self._separators(),
             empty=metadata.empty,
             tree_form=tree_form,
             extra=metadata.extra,
@@ -216,6 +219,14 @@ class _ToNeutral:
             if first
             else self.source_keys
         )
+
+    def _separators(self) -> dict[str, str]:
+        """Return what joins the names of frameworks that have trees."""
+        metadata, here = self.state.metadata, self.framework.name
+        separators = {name: text for name, text in metadata.separators.items() if name not in ("", here)}
+        if self.framework.collections and metadata.separator(here) != ".":
+            separators[here] = metadata.separator(here)
+        return separators
 
     def _add_layer(self, group: Group, detection: Detection, renamed: Mapping[Key, Rule]) -> None:
         self.new_paths.setdefault(group.origin, group.path)
@@ -327,6 +338,7 @@ class _ToNeutral:
 
     def _add(self, step: Step, collection: str, usual: str) -> None:
         (source,) = step.sources
+        box = source[-1] if source in self.collections.boxed else self.state.metadata.boxes.get(source)
         for target in step.targets:
             if target in self.source_keys:
                 raise KeyConflict(
@@ -339,6 +351,8 @@ class _ToNeutral:
             self.source_keys[target] = source
             if collection and collection != usual:
                 self.unusual_collections[target] = collection
+            if box:
+                self.boxes[target] = box
         self.neutral_keys[source] = step.targets[0]
         self.steps.append(step)
 

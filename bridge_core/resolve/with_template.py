@@ -90,7 +90,7 @@ class WithTemplate(PlanBuilder):
         order = {key: i for i, key in enumerate(like)}
         self.filled = dict(sorted(self.filled.items(), key=lambda item: order[item[0]]))
         self.shared.sort(key=lambda step: min(order[key] for key in step.targets))
-        return self.plan(form, like.metadata.empty)
+        return self.plan(form, like.metadata.empty, like.metadata.separator(self.framework.name))
 
     def _note_prefix(self, prefix: Key, what: str) -> None:
         if prefix:
@@ -215,7 +215,7 @@ class WithTemplate(PlanBuilder):
     def _differing(self, mismatch: Mismatch) -> None:
         """Account for leaves that match and differ in shape: if that is allowed, both are left out."""
         target = mismatch.target
-        if self.request.permissions.may_differ(target, self._collections.strip(target)):
+        if self.request.permissions.may_differ(*self._collections.spellings(target)):
             reason = f"allowed to differ: {mismatch.found}, where the target has {mismatch.expected}"
             self.dropped.append(Dropped(mismatch.source, reason))
             if target not in self._differing_targets:  # which each part of a fused tensor does
@@ -244,7 +244,7 @@ class WithTemplate(PlanBuilder):
             neutral = (*group.path, role)
             fill = Fill(0, TensorSpec(auxiliary.shape, auxiliary.dtype))
             self.constants.append(Step((), (key,), (fill,), kind, "residual", neutral))
-        elif self.request.permissions.may_miss(key, self._collections.strip(key)):
+        elif self.request.permissions.may_miss(*self._collections.spellings(key)):
             self.allowed_missing.append(key)
         elif unsupported:
             self.unsupported[key] = unsupported

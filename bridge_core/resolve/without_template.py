@@ -13,6 +13,7 @@ from bridge_core.axes import parse_axes
 from bridge_core.layers import LayerKind, LayerTransform
 from bridge_core.ops import Fill
 from bridge_core.plan import Plan, Step
+from bridge_core.resolve.carried_names import box_of
 from bridge_core.resolve.evidence import PARAMETER
 from bridge_core.resolve.grouping import key_maker
 from bridge_core.resolve.interpretations import (
@@ -41,6 +42,7 @@ class WithoutTemplate(PlanBuilder):
         self._outcomes: dict[int, tuple[Outcome, ...]] = {}
         self._auxiliary: dict[str | None, tuple[tuple[str, str, TensorSpec], ...]] = {}
         self._ruled_collections = self._collections_of_rules()
+        self._boxes = request.state.metadata.boxes if self.framework.collections else {}
         self._form = self._tree_form()
         self._collections = VariableCollections(self.framework.collections, self._form == "variables")
 
@@ -98,6 +100,7 @@ class WithoutTemplate(PlanBuilder):
             usual = self._collections.of(outcome.target.kind if role[0] else None, role[1])
             collection = self._collection(layer, outcome, role, usual)
             key = self._collections.join(collection, self._native_key(path, use.name))
+            key += box_of(layer, outcome, role, self._boxes)
             names[use.name] = key
             if collection != usual and not self._collections.present:
                 self.unusual_collections[key] = collection
@@ -183,6 +186,7 @@ class WithoutTemplate(PlanBuilder):
             if (True, role) not in outcome.source.leaves:
                 native = self._native_key(layer.group.path, name)
                 key = self._collections.join(self._collections.of(kind, role), native)
+                key += box_of(layer, outcome, (True, role), self._boxes)
                 neutral = (*layer.group.path, role)
                 self.constants.append(Step((), (key,), (Fill(0, spec),), kind, "residual", neutral))
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from bridge_core.rules.config_sizes import config_entry as config_entry
     from bridge_core.rules.op_calls import Call as Call
     from bridge_core.rules.overlaps import overlapping as overlapping
-    from bridge_core.rules.patterns import Int as Int, Pattern as Pattern, Str as Str
+    from bridge_core.rules.patterns import Any1 as Any1, Int as Int, Pattern as Pattern, Str as Str
     from bridge_core.rules.permissions import Allowed as Allowed, Permissions as Permissions
     from bridge_core.rules.records import (
         identity_of_record as identity_of_record,
@@ -26,7 +26,7 @@ else:
             "config_sizes": "config_entry",
             "op_calls": "Call",
             "overlaps": "overlapping",
-            "patterns": "Int Pattern Str",
+            "patterns": "Any1 Int Pattern Str",
             "permissions": "Allowed Permissions",
             "records": "identity_of_record identity_of_rule read_recorded recorded",
             "rule": "Rule resolve_sizes",

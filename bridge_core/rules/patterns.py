@@ -118,6 +118,7 @@ class Pattern:
         collection: The collection that the pattern was written with, which the segments leave out; empty if
             it was written without one.
         elsewhere: Keys, without a collection, that are in other collections, so that they do not match.
+        written: The segments as they were written, where those that match are others.
 
     >>> Pattern.parse("layers.{i:int}.*").match(("layers", "7", "bias"))
     {'i': '7', '*0': 'bias'}
@@ -128,10 +129,11 @@ class Pattern:
     segments: tuple[Segment, ...]
     collection: str = ""
     elsewhere: frozenset[Key] = field(default=frozenset(), compare=False, repr=False)
+    written: tuple[Segment, ...] = field(default=(), compare=False, repr=False)
 
     @classmethod
     def parse(cls, text: str | Pattern | tuple[Segment, ...]) -> Pattern:
-        """Parse a dotted pattern; a `Pattern` is returned unchanged.
+        """Parse a dotted pattern, or one with slashes if it is not dotted; return a `Pattern`.
 
         Raises:
             RuleError: It is not a text, a part is not a valid pattern, or a capture is named twice.
@@ -141,7 +143,12 @@ class Pattern:
         if not isinstance(text, str | tuple):
             raise RuleError(f"expected a pattern of keys, such as 'fc.*', got {shown(text)}.")
         parts = tuple(text.split(".")) if isinstance(text, str) else text
-        return cls(tuple(_segment(part) if isinstance(part, str) else part for part in parts))
+        try:
+            return cls(tuple(_segment(part) if isinstance(part, str) else part for part in parts))
+        except RuleError:
+            if isinstance(text, str) and "/" in text:
+                return cls.parse(text.replace("/", "."))
+            raise
 
     def __post_init__(self) -> None:
         """Check that each capture, and ``**``, is in the pattern at most once."""
@@ -165,7 +172,9 @@ class Pattern:
 
     @property
     def as_written(self) -> Pattern:
-        """The pattern with its collection as the first part."""
+        """The pattern as it was written, with its collection as the first part."""
+        if self.written:
+            return Pattern(self.written)
         return Pattern((self.collection, *self.segments)) if self.collection else self
 
     def within(self, collection: str, elsewhere: frozenset[Key]) -> Pattern:
@@ -175,7 +184,19 @@ class Pattern:
             collection: The collection.
             elsewhere: Keys, without a collection, that are in other collections.
         """
-        return Pattern(self.segments[1:], collection, elsewhere)
+        return replace(self, segments=self.segments[1:], collection=collection, elsewhere=elsewhere)
+
+    def read_as(self, segments: tuple[Segment, ...]) -> Pattern:
+        """Return the pattern with other segments; it still shows those it was written with."""
+        return replace(self, segments=segments, written=self.written or self.as_written.segments)
+
+    @functools.cached_property
+    def slashed(self) -> Pattern | None:
+        """The pattern with parts split at slashes; None without one, or where it was read."""
+        text = str(self)
+        if self.written or self.collection or "/" not in text or text.count(".") >= len(self.segments):
+            return None
+        return self.read_as(Pattern.parse(text.replace("/", ".")).segments)
 
     @property
     def captures(self) -> tuple[str, ...]:

@@ -65,6 +65,25 @@ class Permissions:
             _patterns("allow_unclaimed", allow_unclaimed),
         )
 
+    @property
+    def has_patterns(self) -> bool:
+        """Whether a pattern names some keys, and not others."""
+        return any(str(pattern) != "**" for pattern in self._patterns)
+
+    @property
+    def has_slashes(self) -> bool:
+        """Whether a pattern may be that of a name whose parts are joined by slashes."""
+        return any(pattern.slashed is not None for pattern in self._patterns)
+
+    @property
+    def _patterns(self) -> tuple[Pattern, ...]:
+        return (
+            *self.allow_missing,
+            *self.allow_unexpected,
+            *self.allow_mismatched,
+            *self.allow_unclaimed,
+        )
+
     def may_miss(self, *names: Key) -> bool:
         """Return whether a target key, under any of its names, may stay unfilled."""
         return _match(self.allow_missing, names)

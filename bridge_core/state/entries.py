@@ -27,12 +27,14 @@ def select_entry(state: FlatState, entry: str) -> FlatState:
 
     Args:
         state: A state.
-        entry: The path, its parts joined by dots.
+        entry: The path, its parts joined by dots, or by slashes.
 
     Raises:
         UsageError: No tensor's name begins with the path.
     """
     lengths = {key: length for key in state if (length := _length(key, entry))}
+    if not lengths and "/" in entry:
+        return select_entry(state, entry.replace("/", "."))
     if not lengths:
         raise unknown_entry(entry, dict.fromkeys(key[0] for key in state if len(key) > 1))
     first, length = next(iter(lengths.items()))

@@ -19,7 +19,8 @@ class FlatState(Mapping[Key, Array]):
     """A read-only mapping from keys to tensors whose values are read on access.
 
     Look-ups take a key, a dotted name, or a tuple with integers: ``state["layers.0.kernel"]``. A part of a
-    key may hold a dot itself; the key that the dots of a name give comes first.
+    key may hold a dot itself; the key that the dots of a name give comes first. A name that is not a dotted
+    one may have slashes in place of dots.
 
     Args:
         tensors: Key or dotted name -> `Tensor`, array or numpy scalar, or a nested mapping or list of them
@@ -123,6 +124,9 @@ class FlatState(Mapping[Key, Array]):
                 f"{', '.join(map(repr, matching_keys[:8]))}.",
                 hint=f"Give the tuple, for example {matching_keys[0]!r}.",
             )
+        if not matching_keys and "/" in name:
+            split = as_key(name.replace("/", "."))
+            return split if split in self._tensors else None
         return matching_keys[0] if matching_keys else None
 
     def tensors(self) -> Mapping[Key, Tensor]:

@@ -150,6 +150,10 @@ class StateMetadata:
         source_names: Neutral key -> key of the tensor in the object or file that the neutral state was made
             from; messages name the tensor by it. Not stored in files.
         left_out: What the object or file holds besides the weights that were read. Not stored in files.
+        separators: Framework -> what joins the parts of its names in flat files, where that is not a dot;
+            the empty name is for the layout of the state itself, where that was not known.
+        boxes: Key -> last part of the framework's key that only names the array in a box, such as
+            ``value``; for keys that do not have that part themselves.
     """
 
     layers: Mapping[Key, LayerInfo] = field(default_factory=dict)
@@ -166,6 +170,8 @@ class StateMetadata:
     notes: tuple[str, ...] = ()
     source_names: Mapping[Key, Key] = field(default_factory=dict, compare=False)
     left_out: tuple[LeftOut, ...] = field(default=(), compare=False)
+    separators: Mapping[str, str] = field(default_factory=dict)
+    boxes: Mapping[Key, str] = field(default_factory=dict)
 
     def with_(self, **changes: Any) -> StateMetadata:
         """Return a copy with some fields replaced."""
@@ -196,7 +202,17 @@ class StateMetadata:
             empty=tuple(rename(k) for k in self.empty),
             rules=self.rules_renamed(rename),
             source_names={rename(k): v for k, v in self.source_names.items()},
+            boxes={rename(k): v for k, v in self.boxes.items()},
         )
+
+    def separator(self, layout: str | None) -> str:
+        """Return what joins the parts of names in a flat file of a state in some layout."""
+        return self.separators.get(layout or "") or self.separators.get("", ".")
+
+    def without_own_separator(self, layout: str | None) -> StateMetadata:
+        """Return a copy with only the separators of other layouts."""
+        others = {name: text for name, text in self.separators.items() if name not in ("", layout)}
+        return self if others == self.separators else self.with_(separators=others)
 
     def rules_renamed(self, rename: Callable[[Key], Key]) -> tuple[RecordedRule, ...] | None:
         """Return the rules with their pending keys renamed."""
@@ -250,6 +266,8 @@ def dump_metadata(layout: str | None, metadata: StateMetadata, *, escaped_names:
         "empty": [_name(k) for k in metadata.empty],
         "forms": dict(sorted(metadata.tree_form.items())),
         "providers": dict(sorted(metadata.providers.items())),
+        "separators": dict(sorted(metadata.separators.items())),
+        "boxes": _grouped(metadata.boxes),
     }
     document = {name: value for name, value in document.items() if value}
     if metadata.rules or (metadata.rules is not None and layout == "neutral"):
@@ -290,6 +308,8 @@ def load_metadata(text: str | bytes, *, path: str = "") -> tuple[str | None, Sta
         tree_form=document.get("forms", {}),
         rules=_recorded_rules(document),
         providers=document.get("providers", {}),
+        separators=document.get("separators", {}),
+        boxes={_key(name): box for box, names in document.get("boxes", {}).items() for name in names},
     )
     return document.get("layout"), metadata, document.get("escaped_names", False)
 
@@ -306,6 +326,13 @@ def _layer_info(group: Mapping[str, Any]) -> LayerInfo:
         origin=group.get("origin", ""),
         doubted=group.get("doubted", False),
     )
+
+
+def _grouped(boxes: Mapping[Key, str]) -> dict[str, list[str]]:
+    grouped: dict[str, list[str]] = {}
+    for key, box in boxes.items():
+        grouped.setdefault(box, []).append(_name(key))
+    return grouped
 
 
 def _name(key: Key) -> str:

@@ -8,7 +8,13 @@ from typing import Any
 
 from bridge_core.errors import BridgeError, UsageError
 from bridge_core.state.metadata import AuxiliaryTensor, LayerInfo, ModuleInfo, RecordedRule, StateMetadata
-from bridge_core.state.metadata_schema import Misfit, check_auxiliary, check_layer, check_rule
+from bridge_core.state.metadata_schema import (
+    Misfit,
+    check_auxiliary,
+    check_layer,
+    check_rule,
+    check_separator,
+)
 
 __all__ = ["check_given"]
 
@@ -29,6 +35,12 @@ def check_given(metadata: StateMetadata) -> None:
             _of_type("modules", module, ModuleInfo)
         _check_keys("ties", (*metadata.ties, *metadata.ties.values()))
         _check_texts("collections", metadata.collections, keys=True)
+        _check_texts("boxes", metadata.boxes, keys=True)
+        if "" in metadata.boxes.values():
+            raise Misfit("a value in boxes", "the name of a box", "")
+        _check_texts("separators", metadata.separators)
+        for separator in metadata.separators.values():
+            check_separator(separator, "separators")
         _check_keys("auxiliary_tensors", metadata.auxiliary_tensors)
         for tensor in metadata.auxiliary_tensors.values():
             _of_type("auxiliary_tensors", tensor, AuxiliaryTensor)

@@ -42,6 +42,7 @@ def restricted_metadata(
     metadata = metadata.with_(
         ties=_restricted_ties(metadata.ties, chosen),
         collections=collections,
+        boxes={key: box for key, box in metadata.boxes.items() if key in chosen},
         rules=metadata.rules_restricted(chosen),
     )
     dropped = {key for key in keys if key not in chosen}
@@ -117,6 +118,7 @@ def renamed_metadata(metadata: StateMetadata, layout: str | None, names: Mapping
         modules=modules.remaining(),
         ties={names.get(key, key): names.get(other, other) for key, other in metadata.ties.items()},
         collections={names.get(key, key): name for key, name in metadata.collections.items()},
+        boxes={names.get(key, key): box for key, box in metadata.boxes.items()},
         auxiliary_tensors=auxiliary_tensors,
         empty=tuple(path for path in new_empty if path is not None and path not in taken),
         tree_form=tree_form,
@@ -178,6 +180,8 @@ def joined_metadata(
         providers={**other.providers, **one.providers},
         notes=tuple(dict.fromkeys((*one.notes, *other.notes))),
         collections={**one.collections, **other.collections},
+        boxes={**one.boxes, **other.boxes},
+        separators={**other.separators, **one.separators},
         auxiliary_tensors=auxiliary_tensors,
         empty=tuple(path for path in empty if path not in present),
         tree_form=tree_form,

@@ -13,7 +13,16 @@ from bridge_core.errors import BridgeError, MalformedFile
 from bridge_core.messages import shown
 from bridge_core.state.dtypes import MAX_RANK, dtype_named
 
-__all__ = ["STALE", "VERSION", "Misfit", "check_auxiliary", "check_layer", "check_rule", "check_schema"]
+__all__ = [
+    "STALE",
+    "VERSION",
+    "Misfit",
+    "check_auxiliary",
+    "check_layer",
+    "check_rule",
+    "check_schema",
+    "check_separator",
+]
 
 VERSION = 1
 
@@ -85,6 +94,12 @@ def _name(value: Any, where: str) -> None:
     _text(value, where)
     if not value:
         raise Misfit(where, "the name of a tensor", value)
+
+
+def check_separator(value: Any, where: str) -> None:
+    """Check what joins the parts of names in a flat file."""
+    if value not in (".", "/"):
+        raise Misfit(where, "'.' or '/'", value)
 
 
 def _boolean(value: Any, where: str) -> None:
@@ -219,5 +234,7 @@ _DOCUMENT = _fields(
         "forms": _NAMED_TEXTS,
         "rules": _list_of(check_rule, "rules"),
         "providers": _NAMED_TEXTS,
+        "separators": _map_of(check_separator, "separators"),
+        "boxes": _map_of(_list_of(_name, "names of tensors"), "lists", names=_name),
     }
 )

@@ -77,6 +77,17 @@ class VariableCollections:
         name = key[:-1] if key in self.boxed else key
         return name[1:] if self.present else name
 
+    def spellings(self, key: Key) -> tuple[Key, ...]:
+        """Return the names that a user may write for a key: without collection or box, or with.
+
+        >>> VariableCollections(present=True, boxed=frozenset([("params", "w", "value")])).spellings(
+        ...     ("params", "w", "value")
+        ... )
+        (('params', 'w', 'value'), ('params', 'w'), ('w', 'value'), ('w',))
+        """
+        names = (key, key[:-1]) if key in self.boxed else (key,)
+        return (*names, *(name[1:] for name in names)) if self.present else names
+
     def names(self, keys: Iterable[Key]) -> dict[Key, Key]:
         """Return the keys of a state, each with the key that `strip` gives."""
         if self.boxed:

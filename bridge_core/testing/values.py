@@ -161,6 +161,8 @@ class ValuesContract(FormatHarness):
                 },
                 ties={("head", "weight"): ("emb", "weight")},
                 collections={("layers", "0", "bias"): "batch_stats"},
+                boxes={("layers", "0", "bias"): "value"},
+                separators={"flax": "/"},
                 auxiliary_tensors={("bn", "count"): AuxiliaryTensor.of(np.array(7, np.int64))},
                 empty=(("nothing", "here"),),
                 tree_form={"flax": "variables"},

@@ -98,8 +98,7 @@ def _refuse_placeholder(leaf: object, file: SourceFile, key: Key) -> None:
             "other files of it.",
             path=file.name,
             key=key,
-            hint="Restore the checkpoint with Orbax, write the tree with flax.serialization.to_bytes, and "
-            "convert that file.",
+            hint="Give the folder of the file. If no format reads it, run: pip install ckptbridge-orbax",
         )
 
 

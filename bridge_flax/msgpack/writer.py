@@ -163,9 +163,11 @@ class _Layout:
 
 def _carried(state: FlatState) -> str | None:
     """Return the metadata as text, or None where the tree itself shows all of it."""
-    carried = dump_metadata(state.layout, state.metadata.with_(empty=()))
+    metadata = state.metadata.with_(empty=())
+    carried = dump_metadata(state.layout, metadata.without_own_separator(state.layout))
     if carried in (dump_metadata(None, StateMetadata()), dump_metadata("flax", StateMetadata())):
         return None
+    carried = dump_metadata(state.layout, metadata)
     if len(carried) > MAX_METADATA:
         raise LimitExceeded(
             f"the metadata of ckptbridge is {len(carried)} bytes; at most {MAX_METADATA} bytes are stored."

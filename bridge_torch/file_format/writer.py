@@ -59,7 +59,8 @@ def lay_out(state: FlatState, dtypes: frozenset[str]) -> FileImage:
         storage = numbers.setdefault(owner, str(len(numbers)))
         slots[key] = Slot(names[key], spec, storage, owner)
     text = dump_metadata(state.layout, state.metadata, escaped_names=escaped)
-    plain = state.layout in (None, _LAYOUT) and text == dump_metadata(state.layout, StateMetadata())
+    bare = dump_metadata(state.layout, state.metadata.without_own_separator(state.layout))
+    plain = state.layout in (None, _LAYOUT) and bare == dump_metadata(state.layout, StateMetadata())
     return _archive(slots, None if plain else text)
 
 

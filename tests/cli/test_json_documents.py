@@ -150,3 +150,15 @@ def test_the_list_of_codes_is_complete():
 def _is_error(name):
     value = getattr(bridge_core, name)
     return isinstance(value, type) and issubclass(value, bridge_core.BridgeError)
+
+
+def test_names_with_slashes_and_boxes(tmp_path):
+    tensors = {"params/fc/kernel/value": np.ones((3, 4), "f4"), "params/fc/bias/value": np.ones(4, "f4")}
+    np.savez(tmp_path / "a.npz", **tensors)
+    run("convert", tmp_path / "a.npz", tmp_path / "t.safetensors", "--to", "torch")
+    source, made = (run("inspect", tmp_path / name) for name in ("a.npz", "t.safetensors"))
+    for document in (source, made):
+        check_document("inspect", document)
+    assert source["names"] == {"separator": "/", "boxes": ["value"], "boxed": 2}
+    assert made["metadata"]["separators"] == {"flax": "/"}
+    assert made["metadata"]["boxes"] == {"fc.weight": "value", "fc.bias": "value"}

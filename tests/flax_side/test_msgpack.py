@@ -856,8 +856,32 @@ def test_a_shape_of_another_type_is_named(tmp_path):
 @pytest.mark.parametrize("more", [{}, {"bias": np.ones(2)}, {"bias": None}])
 def test_values_that_orbax_keeps_elsewhere_are_refused(tmp_path, more):
     tree = {"params": {"fc": {"kernel": "PLACEHOLDER://params.fc.kernel", **more}}}
-    with refused(UnsupportedFeature, "Orbax", hint="to_bytes", key=("params", "fc", "kernel")):
+    with refused(
+        UnsupportedFeature, "Orbax", hint=("folder", "ckptbridge-orbax"), key=("params", "fc", "kernel")
+    ):
         read_bytes(tmp_path / "checkpoint", serialization.msgpack_serialize(tree))
+
+
+def test_texts_are_read_where_they_are_asked_for(tmp_path):
+    tree = {
+        "a": {"w": "PLACEHOLDER://a.w", "t": "é", "b": b"x", "n": None},
+        "v": np.ones(2),
+        "z": "z" * (1 << 17),
+    }
+    (tmp_path / "checkpoint").write_bytes(serialization.msgpack_serialize(tree))
+    state, texts = MsgpackFormat().open_with_texts(SourceFile(tmp_path / "checkpoint"))
+    assert texts == {("a", "w"): "PLACEHOLDER://a.w", ("a", "t"): "é"}
+    assert list(state) == [("v",)]
+    np.testing.assert_array_equal(state["v"], np.ones(2))
+    (note,) = state.metadata.notes
+    assert all(text in note for text in ("a/b (bytes)", "a/n (None)", "z (string)"))
+    state.close()
+
+
+def test_a_text_that_is_not_unicode(tmp_path):
+    (tmp_path / "checkpoint").write_bytes(b"\x82\xa1a\xa2\xff\xfe\xa1b\x01")
+    with SourceFile(tmp_path / "checkpoint") as file, refused(MalformedFile, "UTF-8", key=("a",)):
+        MsgpackFormat().open_with_texts(file)
 
 
 def test_other_texts_and_nothing_are_left_out_and_noted(tmp_path):

@@ -116,6 +116,7 @@ def test_every_use_of_the_one_module_has_another_way():
         "ctypes.CDLL",
         "os.O_DIRECTORY",
         "os.sched_getaffinity",
+        "os.sysconf",
         "os.fsync",
         "os.preadv",
         "os.pwrite",

@@ -36,6 +36,8 @@ metadata = st.builds(
     layers=st.dictionaries(keys | st.just(()), infos, max_size=4),
     ties=st.dictionaries(keys, keys, max_size=3),
     collections=st.dictionaries(keys, texts, max_size=3),
+    boxes=st.dictionaries(keys, st.sampled_from(["value", "raw_value", "é.x"]), max_size=3),
+    separators=st.dictionaries(texts, st.sampled_from([".", "/"]), max_size=2),
     auxiliary_tensors=st.dictionaries(keys, auxiliary_tensors, max_size=3),
     empty=st.lists(keys, max_size=3, unique=True).map(tuple),
     tree_form=st.dictionaries(texts, texts, max_size=2),

@@ -39,6 +39,9 @@ BAD = {
     "a value in provenance, got 3": StateMetadata(provenance={"a": 3}),
     "notes, got 'abc'": StateMetadata(notes="abc"),
     "a value in collections, got 1": StateMetadata(collections={("a", "kernel"): 1}),
+    "a value in boxes, got 1": StateMetadata(boxes={("a", "kernel"): 1}),
+    "a value in boxes, got ''": StateMetadata(boxes={("a", "kernel"): ""}),
+    "separators, got '|'": StateMetadata(separators={"flax": "|"}),
 }
 
 
@@ -76,6 +79,8 @@ def test_what_is_documented_is_not_refused():
             layers={(): LINEAR, ("a",): LayerInfo(None, "", (), axis_splits={"k": ()})},
             ties={("a",): ("b",)},
             collections={("a",): "params"},
+            boxes={("a",): "value"},
+            separators={"flax": "/", "": "."},
             auxiliary_tensors={("n",): AuxiliaryTensor.of(np.zeros((2, 0)))},
             empty=((), ("e",)),
             rules=(RecordedRule('{"source": "a"}', ("torch", "flax"), "x", (("a",),)),),

@@ -12,7 +12,15 @@ OPTIONAL = frozenset(
     (
         *("cv2", "diffusers", "flax", "h5py", "jax", "jsonschema", "matplotlib", "msgpack", "optax", "orbax"),
         *("safetensors", "sentence_transformers", "torch", "transformers"),
-        *("ckptbridge_hdf5", "ckptbridge_transformers", "fcntl", "resource", "termios"),
+        *(
+            "ckptbridge_hdf5",
+            "ckptbridge_orbax",
+            "ckptbridge_transformers",
+            "tensorstore",
+            "fcntl",
+            "resource",
+            "termios",
+        ),
     )
 )
 """Packages and modules of some systems that the core does without."""

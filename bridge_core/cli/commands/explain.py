@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,8 +14,10 @@ from bridge_core.errors import RuleError, UnknownKey, UsageError
 from bridge_core.messages import fold_names
 from bridge_core.ops import Op, chain_specs
 from bridge_core.plan import Plan, Step
-from bridge_core.rules import Pattern
 from bridge_core.state import Key, TensorSpec, join_key
+
+if TYPE_CHECKING:
+    from bridge_core.plugins import Registry
 
 __all__ = ["explain", "explanations"]
 
@@ -52,21 +54,27 @@ _WAYS_OUT = "--like FILE, --model PKG.MOD:FACTORY, --rules FILE, or --accept-gue
 def explain(src: str, key: str, **asked: Any) -> None:
     """Show what happens to KEY, and which evidence decided it.
 
-    KEY is the name of a source or target tensor, or a pattern: * matches one part of a name, ** any number
-    of parts.
+    KEY is the name of a source or target tensor, as inspect prints it or as the file has it, or a pattern:
+    * matches one part of a name, ** any number of parts.
     """
     from bridge_core.conversion import plan_conversion
 
     with aside():
         plan = plan_conversion(src, check=False, **asked)
-    for number, block in enumerate(explanations(plan, key)):
+        blocks = explanations(plan, key, asked.get("registry"))
+    for number, block in enumerate(blocks):
         say(*([""] if number else []), *block)
 
 
-def explanations(plan: Plan, wanted: str) -> list[list[str]]:
+def explanations(plan: Plan, wanted: str, registry: Registry | None = None) -> list[list[str]]:
     """Return a block of lines for each step or problem of the tensors with a name or of a pattern.
 
     Blocks that differ only in their numbers are folded into one.
+
+    Args:
+        plan: The plan, with its problems.
+        wanted: The name, as `inspect` prints it or as a file has it, or a pattern.
+        registry: The plugins; None for all that are installed.
 
     Raises:
         UnknownKey: No tensor of the plan has this name.
@@ -77,11 +85,11 @@ def explanations(plan: Plan, wanted: str) -> list[list[str]]:
             return [[_row("source", wanted), _row("left out", branch.reason)]]
     entry = plan.metadata.provenance.get("entry")
     try:
-        keys = _find(plan, wanted)
+        keys = _find(plan, wanted, registry)
     except UnknownKey:
         if not entry or not wanted.startswith(f"{entry}."):
             raise
-        keys = _find(plan, wanted.removeprefix(f"{entry}."))  # the name in the file
+        keys = _find(plan, wanted.removeprefix(f"{entry}."), registry)  # the name in the file
     blocks = ["\n".join(block) for block in _blocks(plan, keys)]
     folded = []
     for text, count in fold_names(blocks) if len(blocks) > 1 else [(text, 1) for text in blocks]:
@@ -90,7 +98,10 @@ def explanations(plan: Plan, wanted: str) -> list[list[str]]:
     return folded
 
 
-def _find(plan: Plan, wanted: str) -> set[Key]:
+def _find(plan: Plan, wanted: str, registry: Registry | None) -> set[Key]:
+    from bridge_core.plugins import given_registry
+    from bridge_core.resolve import keys_named, spellings_in_plan
+
     known = dict.fromkeys(
         (
             *plan.specs,
@@ -100,17 +111,14 @@ def _find(plan: Plan, wanted: str) -> set[Key]:
             *plan.allowed_missing,
         )
     )
-    matching_keys = {key for key in known if wanted in (join_key(key), join_key(key, escape=True))}
     is_pattern = "*" in wanted or "{" in wanted
-    if not matching_keys and is_pattern:
-        try:
-            pattern = Pattern.parse(wanted)
-        except RuleError as err:
-            raise UsageError(f"{wanted!r} is not a pattern: {err.message}", hint=err.hint) from err
-        matching_keys = {key for key in known if pattern.match(key) is not None}
+    try:
+        matching_keys = keys_named(wanted, known, spellings_in_plan(plan, given_registry(registry)))
+    except RuleError as err:
+        raise UsageError(f"{wanted!r} is not a pattern: {err.message}", hint=err.hint) from err
     if not matching_keys:
         names = list(dict.fromkeys(map(join_key, known)))
-        near = difflib.get_close_matches(wanted, names, n=5, cutoff=0.6)
+        near = difflib.get_close_matches(wanted.replace("/", "."), names, n=5, cutoff=0.6)
         hint = f"Did you mean {' or '.join(near)}?" if near else "'ckptbridge plan' lists all names."
         path = plan.metadata.provenance.get("path")
         if is_pattern:

@@ -25,12 +25,13 @@ from bridge_core.cli.options import (
     step_option,
     takes_registry,
 )
-from bridge_core.cli.report import inspect_lines, tensor_names
+from bridge_core.cli.report import in_natural_order, inspect_lines, tensor_names
 from bridge_core.cli.terminal import aside, print_json, say
 
 if TYPE_CHECKING:
     from bridge_core.formats import FolderContents, FolderFormat, Format
     from bridge_core.plugins import Registry
+    from bridge_core.resolve import TreeNames
     from bridge_core.state import FlatState, Key
 
 __all__ = ["inspect"]
@@ -72,6 +73,7 @@ def inspect(
     """
     from bridge_core.checkpoint import open_state
     from bridge_core.plugins import default_registry
+    from bridge_core.resolve import tree_names
 
     with aside():
         registry = default_registry() if registry is None else registry
@@ -92,11 +94,12 @@ def inspect(
             files = _files(path, used, state, registry)
             branches = branches_of_state(state, registry)
             axes = axes_of_weights(state, registry)
+            names = tree_names(state, registry)
         if as_json:
-            document = _document(used, state, files, axes)
+            document = _document(used, state, files, axes, names)
             print_json({**document, **contents_json(contents), **branches_json(branches)})
         else:
-            lines = inspect_lines(str(path), used.name, state, files, axes)
+            lines = inspect_lines(str(path), used.name, state, files, axes, names)
             say(*lines, *branches_lines(branches), *contents_lines(contents))
 
 
@@ -147,6 +150,7 @@ def _document(
     state: FlatState,
     files: Mapping[Key, str],
     axes: Mapping[Key, tuple[str, ...]] = MappingProxyType({}),
+    names: TreeNames | None = None,
 ) -> dict[str, Any]:
     from bridge_core.state import join_key
 
@@ -156,6 +160,7 @@ def _document(
         "layout": state.layout,
         "total_bytes": state.nbytes,
         "notes": list(known.notes),
+        **({"names": names.to_json()} if names else {}),
         "metadata": {
             "layers": {
                 join_key(path): {
@@ -181,6 +186,8 @@ def _document(
                 if key in state
             },
             "forms": dict(known.tree_form),
+            **({"separators": dict(known.separators)} if known.separators else {}),
+            **({"boxes": {join_key(key): box for key, box in known.boxes.items()}} if known.boxes else {}),
             "extra": dict(known.extra),
             "provenance": dict(known.provenance),
         },
@@ -192,6 +199,6 @@ def _document(
                 "file": files.get(key),
                 **({"axes": list(axes[key])} if key in axes else {}),
             }
-            for key, name in tensor_names(state).items()
+            for key, name in tensor_names(in_natural_order(state)).items()
         },
     }

@@ -6,9 +6,7 @@ never merged, one for each process; or each is in a folder of its own.
 
 from __future__ import annotations
 
-import itertools
 import math
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -18,22 +16,26 @@ from typing import Any
 import numpy as np
 
 from bridge_core import Key, MalformedFile, SystemFailure, UnsupportedFeature
-from bridge_core.io import processors
+from bridge_core.io import machine_memory, processors
 from bridge_core.messages import listed
 from bridge_core.state import Array, Region, is_unicode, region_shape
+from ckptbridge_orbax.chunk_pieces import crossings, pieces
+from ckptbridge_orbax.database_guard import MANIFEST, check_database
 from ckptbridge_orbax.item_files import ItemFiles
-from ckptbridge_orbax.read_failures import read_failures, tensorstore_to_read
+from ckptbridge_orbax.read_failures import read_failures
+from ckptbridge_orbax.tensorstore_module import load_tensorstore
 from ckptbridge_orbax.zarr_metadata import METADATA_NAMES, ZarrArray, parse_array
 
 __all__ = ["ArrayStore", "StoredArray"]
 
-MANIFEST = "manifest.ocdbt"
 PROCESS = "ocdbt.process_"
 """What the names of the processes' databases begin with."""
 _OPEN_ARRAYS = 512
 """Most arrays that stay open; each needs some KiB."""
 _IN_FLIGHT = 1000
 """Descriptions that are read at once."""
+_IN_MEMORY = 8 << 20
+"""Bytes of the chunks that one read decodes at once; 32 MiB took as long, and three times the memory."""
 _NODE_CACHE = 32 << 20
 """Bytes of a database's nodes in memory."""
 _MOST_DESCRIPTION = 1 << 20
@@ -110,10 +112,10 @@ class ArrayStore:
         Raises:
             BadInputError: As `parse_array`, or two databases describe an array differently.
         """
-        memory = _memory()
+        memory = machine_memory()
         arrays: dict[str, StoredArray] = {}
         parsed: dict[tuple[bytes, str], ZarrArray] = {}  # the layers of a model have equal descriptions
-        wanted = []
+        places: list[tuple[str, str, int]] = []
         for name, key in keys.items():
             kinds = self._names[name]
             if len(kinds) > 1:
@@ -121,14 +123,15 @@ class ArrayStore:
                     "the array has descriptions of zarr 2 and of zarr 3.", path=self._files.path, key=key
                 )
             ((description, sources),) = kinds.items()
-            wanted += [(name, description, source) for source in sources]
-        for start in range(0, len(wanted), _IN_FLIGHT):
-            batch = wanted[start : start + _IN_FLIGHT]
+            places += [(name, description, source) for source in sources]
+        for start in range(0, len(places), _IN_FLIGHT):
+            batch = places[start : start + _IN_FLIGHT]
             for (name, description, source), text in zip(batch, self._texts(batch, keys), strict=True):
                 driver, path = METADATA_NAMES[description], self._files.path
                 array = parsed.get((text, driver))
                 if array is None:
                     array = parse_array(text, driver, path=path, key=keys[name], memory=memory)
+                    self._require_dtype(array, keys[name])
                     parsed[text, driver] = array
                 before = arrays.get(name)
                 if before is not None and before.array.metadata != array.metadata:
@@ -148,16 +151,17 @@ class ArrayStore:
             out = np.empty(region_shape(region), spec.dtype)
         if not out.size:
             return out
+        array = stored.array
         if not stored.places:
-            self._read_into(stored, stored.sources[0], region, out, key)
+            # tensorstore would read all chunks of a region before it has decoded the first ones.
+            for inner, outer in pieces(region, array.chunk_shape, spec.dtype.itemsize, _IN_MEMORY):
+                self._read_into(stored, stored.sources[0], inner, _view(out, outer), key)
             return out
-        for index, inner, outer in _crossings(stored.array, region):
+        for index, inner, outer in crossings(region, array.stored_shape):
             place = stored.places.get(index)
             if place is None:
                 raise _missing_part(stored, index, self._files.path, key)
-            part = np.empty(region_shape(inner), spec.dtype)
-            self._read_into(stored, place, inner, part, key)
-            out[outer] = part
+            self._read_into(stored, place, inner, _view(out, outer), key)
         return out
 
     def close(self) -> None:
@@ -167,7 +171,7 @@ class ArrayStore:
             self._context = None
 
     def _read_into(self, stored: StoredArray, source: int, region: Region, out: Array, key: Key) -> None:
-        ts = tensorstore_to_read()
+        ts = load_tensorstore()
         opened, context = self._opened(stored, source, key)
         with read_failures(self._files.path, key):
             # tensorstore ends the process if it cannot allocate a result; numpy raises an error.
@@ -195,6 +199,18 @@ class ArrayStore:
                 self._open.move_to_end(name)
             return opened, self._context
 
+    def _require_dtype(self, array: ZarrArray, key: Key) -> None:
+        name = array.spec.dtype.name
+        try:
+            load_tensorstore().dtype(name)
+        except (TypeError, ValueError):
+            raise UnsupportedFeature(
+                f"the installed version of tensorstore does not have the dtype {name!r}.",
+                path=self._files.path,
+                key=key,
+                hint="Run: pip install --upgrade tensorstore",
+            ) from None
+
     def _open_array(self, stored: StoredArray, source: int) -> Any:
         array = stored.array
         prefix = f"{stored.name}/" if stored.name else ""  # names are prefixes: "w" is also that of "w2"
@@ -209,7 +225,7 @@ class ArrayStore:
             "recheck_cached_data": False,
             "fill_missing_data_reads": self.fill_missing and array.has_fill,
         }
-        opened = tensorstore_to_read().open(spec, open=True, read=True, context=self._resources()).result()
+        opened = load_tensorstore().open(spec, open=True, read=True, context=self._resources()).result()
         if opened.dtype.numpy_dtype != array.spec.dtype or tuple(opened.shape) != array.spec.shape:
             raise ValueError(f"FAILED_PRECONDITION: tensorstore reads it as {opened.dtype.name}")
         return opened
@@ -218,7 +234,7 @@ class ArrayStore:
         """Return tensorstore's context: no cache of values, and few threads."""
         if self._context is None:
             threads = max(1, min(4, processors()))
-            self._context = tensorstore_to_read().Context(
+            self._context = load_tensorstore().Context(
                 {
                     "cache_pool": {"total_bytes_limit": 0},
                     "cache_pool#ocdbt": {"total_bytes_limit": _NODE_CACHE},
@@ -234,11 +250,12 @@ class ArrayStore:
         return {"driver": "ocdbt", "base": base, "cache_pool": "cache_pool#ocdbt"}
 
     def _database(self, source: int) -> Any:
-        ts = tensorstore_to_read()
+        ts = load_tensorstore()
         return ts.KvStore.open(self._kvstore(source), context=self._resources()).result()
 
     def _list(self) -> None:
-        for source, _ in enumerate(self._databases):
+        for source, folder in enumerate(self._databases):
+            check_database(self._files, folder, machine_memory())
             with read_failures(self._files.path):
                 names = [bytes(name) for name in self._database(source).list().result()]
             self._enter(sorted(name.decode("utf-8", "surrogateescape") for name in names), source)
@@ -302,16 +319,16 @@ def _databases(files: ItemFiles, use_ocdbt: bool | None) -> tuple[str, ...]:
     if MANIFEST in files:
         return ("",)
     processes = [name for name in files.top_folders if name.startswith(PROCESS)]
-    found = tuple(name for name in processes if f"{name}/{MANIFEST}" in files)
-    if found:
-        lost = [name for name in processes if name not in found]
+    complete = tuple(name for name in processes if f"{name}/{MANIFEST}" in files)
+    if complete:
+        lost = [name for name in processes if name not in complete]
         if lost:
             raise MalformedFile(
                 f"the file {MANIFEST} is missing in {listed(lost)}.",
                 path=files.path,
                 hint="Copy or download the checkpoint again.",
             )
-        return found
+        return complete
     if use_ocdbt or (files.has_folder("d") and not any(f"d/{name}" in files for name in METADATA_NAMES)):
         # An OCDBT without a manifest opens as an empty one.
         raise MalformedFile(
@@ -322,37 +339,13 @@ def _databases(files: ItemFiles, use_ocdbt: bool | None) -> tuple[str, ...]:
     return ()
 
 
-def _crossings(array: ZarrArray, region: Region) -> Iterable[tuple[tuple[int, ...], Region, Region]]:
-    """Yield the parts that a region touches: index, region of the part, and where it is in the result."""
-    axes = []
-    for s, step in zip(region, array.stored_shape, strict=True):
-        picked = range(s.start, s.stop, s.step)
-        crossings = []
-        at = 0
-        while at < len(picked):
-            index = picked[at] // step
-            end = len(range(s.start, min(s.stop, (index + 1) * step), s.step))
-            inner = slice(picked[at], picked[end - 1] + 1, s.step)
-            crossings.append((index, inner, slice(at, end, 1)))
-            at = end
-        axes.append(crossings)
-    for combination in itertools.product(*axes):
-        yield (
-            tuple(index for index, _, _ in combination),
-            tuple(inner for _, inner, _ in combination),
-            tuple(outer for _, _, outer in combination),
-        )
+def _view(array: Array, region: Region) -> Array:
+    index: tuple[Any, ...] = (*region, ...)  # with the ellipsis, no axes give an array, not a scalar
+    view: Array = array[index]
+    return view
 
 
 def _missing_part(stored: StoredArray, index: tuple[int, ...], path: str, key: Key) -> MalformedFile:
     return MalformedFile(
         f"the part {stored.array.part_name(index)!r} of the array is not stored.", path=path, key=key
     )
-
-
-def _memory() -> int:
-    """Return the bytes of the machine's memory; a large number where the system does not say."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 1 << 50

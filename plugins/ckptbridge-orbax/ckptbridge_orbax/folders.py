@@ -31,14 +31,13 @@ _MOST_LOOKED_AT = 1000
 def is_checkpoint(folder: SourceFolder) -> bool:
     """Return whether a folder is an item, a step or a root of steps; damage raises nothing."""
     with contextlib.suppress(BridgeError):
-        return (
-            _has_marker(folder)
-            or any(_TEMPORARY in name for name in folder.folders)
-            or any(
-                _has_marker(child) or (_step_number(name) is not None and _has_items(child))
-                for name, child in _children(folder, _MOST_LOOKED_AT)
-            )
-        )
+        if _has_marker(folder) or any(_TEMPORARY in name for name in folder.folders):
+            return True
+        for name in _child_names(folder)[:_MOST_LOOKED_AT]:
+            with contextlib.suppress(BridgeError):
+                child = folder.folder(name)
+                if _has_marker(child) or (_step_number(name) is not None and _has_items(child)):
+                    return True
     return False
 
 
@@ -124,7 +123,7 @@ def _steps(folder: SourceFolder) -> tuple[dict[int, str], tuple[str, ...]]:
             _STEP_FILE not in child.files and _kind(child) is not None
         )
         if number is None:
-            if is_item:
+            if is_item and not child.path.is_symlink():  # a link may be the name of the latest step
                 return {}, ()
             continue
         if not is_item and _STEP_FILE not in child.files and not _has_items(child):
@@ -151,7 +150,7 @@ def _items(folder: SourceFolder) -> tuple[tuple[FolderItem, ...], tuple[str, ...
     if kind is not None:
         return (FolderItem("", kind),), ()
     items = []
-    for name, child in sorted(_children(folder), key=lambda pair: pair[0]):
+    for name, child in _children(folder):
         kind = _kind(child)
         items.append(FolderItem(name, kind or _what_else(child), has_tensors=kind is not None))
     return tuple(items), tuple(sorted(name for name in folder.folders if _TEMPORARY in name))
@@ -207,10 +206,15 @@ def _is_msgpack_map(folder: SourceFolder) -> bool:
 
 
 def _children(folder: SourceFolder, most: int | None = None) -> Iterator[tuple[str, SourceFolder]]:
-    """Yield the folders in a folder that are finished; those of the database are none of them."""
-    for name in sorted(folder.folders)[:most]:
-        if _TEMPORARY not in name and name != "d" and not name.startswith((_PROCESS, ".")):
-            yield name, folder.folder(name)
+    for name in _child_names(folder)[:most]:
+        yield name, folder.folder(name)
+
+
+def _child_names(folder: SourceFolder) -> list[str]:
+    """Return the names of the folders in a folder that are finished, sorted; not those of databases."""
+    return sorted(
+        name for name in folder.folders if _TEMPORARY not in name and not name.startswith((_PROCESS, "."))
+    )
 
 
 def _step_number(name: str) -> int | None:

@@ -26,7 +26,7 @@ class OrbaxFormat:
         streaming_write=True,
         dtypes=STORED_DTYPES,
         metadata=True,
-        nested=True,
+        nested=False,  # names that are not those of folders cannot be stored
         needs_path=True,
     )
 

@@ -5,46 +5,28 @@ from __future__ import annotations
 import os
 import re
 from types import TracebackType
-from typing import Any
 
 from bridge_core import (
     BridgeError,
     IntegrityError,
     Key,
     MalformedFile,
-    MissingDependency,
     SystemFailure,
     TruncatedFile,
     UnsupportedFeature,
 )
 from bridge_core.io import system_failures
+from ckptbridge_orbax.tensorstore_module import os_error_of
 
-__all__ = ["read_failures", "tensorstore_to_read"]
+__all__ = ["read_failures"]
 
 _CODE = re.compile(r"([A-Z_]{4,24}): ")
-_OS_ERROR = re.compile(r"\[OS error (\d+)")
 _SPEC = re.compile(r" ?\[(?:tensorstore_spec|source locations)=.*", re.DOTALL)
 _TOO_SHORT = re.compile(
     r"[Tt]runcated|not valid for value of size|does not match actual length|minimum length"
 )
 _DAMAGED = ("DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "NOT_FOUND", "OUT_OF_RANGE")
 _FETCH = "Copy or download the checkpoint again."
-
-
-def tensorstore_to_read() -> Any:
-    """Return the module tensorstore.
-
-    Raises:
-        MissingDependency: It cannot be imported.
-    """
-    try:
-        import tensorstore
-    except ImportError as err:
-        raise MissingDependency(
-            f"reading Orbax checkpoints needs tensorstore, and importing it failed: {err}.",
-            hint="Run: pip install --force-reinstall tensorstore",
-        ) from err
-    return tensorstore
 
 
 class read_failures(system_failures):
@@ -80,10 +62,11 @@ class read_failures(system_failures):
         code = _CODE.match(message)
         text = " ".join(_SPEC.sub("", message[code.end() :] if code else message).split())[:400]
         # The code of an invalid argument is not in the text.
-        name = code[1] if code else "INVALID_ARGUMENT" if isinstance(error, ValueError) else ""
-        number = _OS_ERROR.search(message)
-        if number is not None and name != "NOT_FOUND":
-            cause = OSError(int(number[1]), os.strerror(int(number[1])))
+        name = (
+            code[1] if code else "INVALID_ARGUMENT" if isinstance(error, ValueError | OverflowError) else ""
+        )
+        cause = os_error_of(message)
+        if cause is not None and name != "NOT_FOUND":
             return SystemFailure.of(cause, "reading failed", path=self._path)
         kind: type[BridgeError] = SystemFailure
         problem = f"reading failed: {text}."

@@ -14,6 +14,7 @@ from bridge_core.state import Array, LazyTensor, Region, is_unicode, load_metada
 from ckptbridge_orbax.aggregate import Aggregate
 from ckptbridge_orbax.array_names import check_name
 from ckptbridge_orbax.array_store import ArrayStore, StoredArray
+from ckptbridge_orbax.database_guard import MANIFEST
 from ckptbridge_orbax.folders import AGGREGATE
 from ckptbridge_orbax.item_files import ItemFiles
 from ckptbridge_orbax.tree_metadata import METADATA, TreeMetadata, read_tree_metadata
@@ -52,8 +53,9 @@ def open_item(folder: SourceFolder) -> FlatState:
     aggregate = Aggregate.open(folder) if AGGREGATE in files else None
     store = None
     try:
-        use_ocdbt = metadata.use_ocdbt if metadata else None
-        store = ArrayStore(files, use_ocdbt, fill_missing=metadata is None or not metadata.stores_fill)
+        store = ArrayStore(
+            files, _use_ocdbt(metadata, files), fill_missing=metadata is None or not metadata.stores_fill
+        )
         tree = _tree(metadata, aggregate, store, files.path)
         tensors = _tensors(tree, aggregate, store, files)
         layout, described = _metadata(metadata, tree, files.path)
@@ -83,6 +85,14 @@ class _Item:
         self.files.check_unchanged()
         if self.aggregate is not None:
             self.aggregate.state.check_unchanged()
+
+
+def _use_ocdbt(metadata: TreeMetadata | None, files: ItemFiles) -> bool | None:
+    """Return whether there must be a database; a tree without arrays has none, whatever it declares."""
+    if metadata is None:
+        return None
+    has_arrays = any(not leaf.in_aggregate and leaf.value_type != "string" for leaf in metadata.leaves)
+    return metadata.use_ocdbt if has_arrays or MANIFEST in files else False
 
 
 def _tree(metadata: TreeMetadata | None, aggregate: Aggregate | None, store: ArrayStore, path: str) -> _Tree:

@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 from types import TracebackType
-from typing import Any
 
-from bridge_core import BridgeError, MissingDependency, SystemFailure
+from bridge_core import BridgeError, SystemFailure
 from bridge_core.io import system_failures
+from ckptbridge_orbax.tensorstore_module import os_error_of
 
-__all__ = ["tensorstore_to_write", "write_failures"]
-
-_NUMBER = re.compile(r"os_error_code='(\d+)'|\[OS error (\d+)")
+__all__ = ["write_failures"]
 
 _RAISED = (ValueError, RuntimeError, LookupError)
 """What tensorstore raises for a status."""
-
-
-def tensorstore_to_write() -> Any:
-    """Return the module tensorstore.
-
-    Raises:
-        MissingDependency: It cannot be imported.
-    """
-    try:
-        import tensorstore
-    except ImportError as err:
-        raise MissingDependency(
-            f"writing Orbax checkpoints needs tensorstore, and importing it failed: {err}.",
-            hint="Run: pip install --force-reinstall tensorstore",
-        ) from err
-    return tensorstore
 
 
 class write_failures(system_failures):
@@ -52,9 +33,5 @@ class write_failures(system_failures):
         super().__exit__(kind, error, traceback)
         if isinstance(error, _RAISED) and not isinstance(error, BridgeError):
             text = " ".join(str(error).split())
-            if (match := _NUMBER.search(text)) is not None:
-                number = int(match[1] or match[2])
-                cause = OSError(number, os.strerror(number))
-            else:
-                cause = OSError(text[:300].rstrip(".") or type(error).__name__)
+            cause = os_error_of(text) or OSError(text[:300].rstrip(".") or type(error).__name__)
             raise SystemFailure.of(cause, "writing failed", path=self._path) from error

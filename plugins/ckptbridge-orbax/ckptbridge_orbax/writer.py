@@ -14,7 +14,8 @@ from bridge_core.formats import FolderTarget
 from bridge_core.io import open_to_write, processors, system_failures, write_all
 from bridge_core.state import is_unicode
 from ckptbridge_orbax.chunking import cut
-from ckptbridge_orbax.write_failures import tensorstore_to_write, write_failures
+from ckptbridge_orbax.tensorstore_module import load_tensorstore
+from ckptbridge_orbax.write_failures import write_failures
 from ckptbridge_orbax.written_metadata import CHECKPOINT, checkpoint_text, tree_text
 from ckptbridge_orbax.written_names import array_name, check_item, check_state
 from ckptbridge_orbax.zarr_spec import array_metadata, array_spec, write_context
@@ -125,7 +126,7 @@ class _Database:
                 hint="Write to another folder.",
             )
         self._transaction_nbytes = transaction_nbytes
-        self._tensorstore = tensorstore_to_write()
+        self._tensorstore = load_tensorstore()
         self._context = self._tensorstore.Context(write_context(min(4, processors())))
 
     def write(self, arrays: Iterable[_Array]) -> None:

@@ -146,9 +146,10 @@ def _custom_metadata(state: FlatState) -> dict[str, str]:
                 f"metadata.extra contains {text[:80]!r} with a lone surrogate, which UTF-8 cannot encode.",
                 hint="Change the text.",
             )
-    carried = dump_metadata(state.layout, state.metadata.with_(empty=()))
+    known, layout = state.metadata.with_(empty=()), state.layout
+    bare = dump_metadata(layout, known.without_own_separator(layout))
     nothing = (dump_metadata(None, StateMetadata()), dump_metadata("flax", StateMetadata()))
-    return texts if carried in nothing else {**texts, MARKER: carried}
+    return texts if bare in nothing else {**texts, MARKER: dump_metadata(layout, known)}
 
 
 def _flat(texts: Mapping[str, str]) -> Iterable[str]:

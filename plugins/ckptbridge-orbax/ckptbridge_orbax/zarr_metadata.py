@@ -23,7 +23,7 @@ METADATA_NAMES = {".zarray": "zarr", "zarr.json": "zarr3"}
 """Names of the descriptions, and tensorstore's names of the formats."""
 
 STORED_DTYPES = frozenset(DTYPES) - {"float8_e4m3", "float6_e2m3fn", "float6_e3m2fn", "uint2", "uint4"}
-"""Names of the dtypes that tensorstore has."""
+"""Names of the dtypes that tensorstore has; versions before 0.1.84 do not have the last ones."""
 
 MAX_RANK = 32
 """The largest number of axes in tensorstore."""

@@ -25,6 +25,7 @@ from bridge_core import (
 )
 from bridge_core.io import SourceFolder
 from ckptbridge_orbax import OrbaxFormat
+from ckptbridge_orbax.database_guard import _try_in_child
 from ckptbridge_orbax.item_files import ItemFiles
 from ckptbridge_orbax.read_failures import read_failures
 from ckptbridge_orbax.zarr_metadata import parse_array
@@ -185,20 +186,20 @@ def test_an_array_that_is_far_larger_than_its_files(tmp_path):
 
 def test_a_claim_that_aborts_tensorstore_is_refused_and_the_process_goes_on(tmp_path):
     write_item(tmp_path, {("w",): np.ones((4, 6), np.float32)}, ocdbt=False)
-    for shape in ([1 << 41, 1], [1 << 20, 1 << 21]):
-        description = {**json.loads((tmp_path / "w/.zarray").read_text()), "shape": shape, "chunks": shape}
-        (tmp_path / "w/.zarray").write_text(json.dumps(description))
-        code = (
-            "import sys, pathlib\n"
-            "from bridge_core import BadInputError\n"
-            "from bridge_core.io import SourceFolder\n"
-            "from ckptbridge_orbax import OrbaxFormat\n"
-            "try: OrbaxFormat().open_folder(SourceFolder(pathlib.Path(sys.argv[1])))['w'][:1]\n"
-            "except BadInputError as err: print(err.code)\n"
-        )
-        command = [sys.executable, "-c", code, str(tmp_path)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        assert (done.returncode, done.stdout.strip()) == (0, LimitExceeded.code), done.stderr
+    shape = [1 << 20, 1 << 21]
+    description = {**json.loads((tmp_path / "w/.zarray").read_text()), "shape": shape, "chunks": shape}
+    (tmp_path / "w/.zarray").write_text(json.dumps(description))
+    code = (
+        "import sys, pathlib\n"
+        "from bridge_core import BadInputError\n"
+        "from bridge_core.io import SourceFolder\n"
+        "from ckptbridge_orbax import OrbaxFormat\n"
+        "try: OrbaxFormat().open_folder(SourceFolder(pathlib.Path(sys.argv[1])))['w'][:1]\n"
+        "except BadInputError as err: print(err.code)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.strip()) == (0, LimitExceeded.code), done.stderr
 
 
 # The files of an item
@@ -246,6 +247,23 @@ def test_a_description_that_is_too_large_is_not_read(tmp_path):
         OrbaxFormat().open_folder(SourceFolder(tmp_path))
 
 
+def test_a_dtype_that_the_installed_tensorstore_does_not_have(tmp_path, monkeypatch):
+    import tensorstore as ts
+
+    write_item(tmp_path, {("w",): np.ones(2, np.float32)})
+
+    class Older:
+        def __getattr__(self, name):
+            return getattr(ts, name)
+
+        def dtype(self, name):
+            raise TypeError(f"No TensorStore data type with name {name}")
+
+    monkeypatch.setattr("ckptbridge_orbax.array_store.load_tensorstore", Older)
+    with refused(UnsupportedFeature, "float32", hint="tensorstore", key=("w",)):
+        OrbaxFormat().open_folder(SourceFolder(tmp_path))
+
+
 # Errors of tensorstore
 
 
@@ -264,6 +282,8 @@ def test_a_description_that_is_too_large_is_not_read(tmp_path):
             PermissionDenied,
         ),
         (ValueError("UNKNOWN: Failed to read: x [OS error 5: Input/output error EIO]"), SystemFailure),
+        (ValueError("UNKNOWN: Failed to read: x [os_error_code='5']"), SystemFailure),
+        (OverflowError("int too big to convert"), IntegrityError),
         (RuntimeError("INTERNAL: something"), SystemFailure),
         (OSError(5, "Input/output error"), SystemFailure),
     ],
@@ -280,3 +300,52 @@ def test_errors_of_tensorstore(error, kind):
 def test_an_error_of_ours_is_not_changed():
     with refused(LimitExceeded, "mine"), read_failures("item"):
         raise LimitExceeded("mine")
+
+
+# The index of a database
+
+
+def bomb(folder, megabytes):
+    """Write a database whose index is small, and large once it is unpacked."""
+    import tensorstore as ts
+
+    base = {"driver": "file", "path": f"{folder}/"}
+    config = {
+        "max_inline_value_bytes": 1 << 20,
+        "max_decoded_node_bytes": (1 << 31) - 1,
+        "compression": {"id": "zstd", "level": 1},
+    }
+    database = ts.KvStore.open({"driver": "ocdbt", "base": base, "config": config}).result()
+    with ts.Transaction(atomic=True) as transaction:
+        store = database.with_transaction(transaction)
+        for number in range(megabytes):
+            store[f"w{number}/0"] = b"\0" * (1 << 20)
+
+
+@pytest.mark.slow
+def test_an_index_that_needs_too_much_memory(tmp_path, monkeypatch):
+    write_item(tmp_path, {("w",): np.ones(2, np.float32)})
+    for file in ((tmp_path / "manifest.ocdbt"), *(tmp_path / "d").iterdir()):
+        file.unlink()
+    bomb(tmp_path, 600)
+    assert sum(file.stat().st_size for file in (tmp_path / "d").iterdir()) < 32 << 10
+    monkeypatch.setattr("ckptbridge_orbax.array_store.machine_memory", lambda: 1 << 30)
+    with refused(LimitExceeded, 1 << 29):
+        OrbaxFormat().open_folder(SourceFolder(tmp_path))
+
+
+@pytest.mark.slow
+def test_the_child_reads_an_index_that_is_not_large(tmp_path):
+    write_item(tmp_path, {("w",): np.ones(2, np.float32)})
+    _try_in_child(f"{tmp_path}/", str(tmp_path), 1 << 30)
+
+
+def test_an_index_that_may_need_much_memory_and_does_not(tmp_path, monkeypatch):
+    write_item(tmp_path, {("w",): np.ones(2, np.float32)})
+    tried = []
+    monkeypatch.setattr("ckptbridge_orbax.array_store.machine_memory", lambda: 1 << 20)
+    monkeypatch.setattr(
+        "ckptbridge_orbax.database_guard._try_in_child", lambda place, path, memory: tried.append(place)
+    )
+    assert list(OrbaxFormat().open_folder(SourceFolder(tmp_path))) == [("w",)]
+    assert tried == [f"{tmp_path}/"]

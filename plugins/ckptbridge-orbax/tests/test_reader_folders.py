@@ -74,8 +74,8 @@ def test_items_of_a_step(made):
         "key/jax_random_key/_METADATA",
         "assets/tokenizer.model",
     )
-    found = contents(root)
-    assert {item.name: item.what for item in found.items} == {
+    listed = contents(root)
+    assert {item.name: item.what for item in listed.items} == {
         "assets": "other files",
         "key": "a key of random numbers",
         "metadata": "JSON",
@@ -83,7 +83,7 @@ def test_items_of_a_step(made):
         "train_state": "a tree of arrays",
     }
     assert tensor_items(root) == ["params", "train_state"]
-    assert found.item == "params"
+    assert listed.item == "params"
 
 
 @pytest.mark.parametrize(
@@ -182,6 +182,22 @@ def test_many_steps_are_listed_without_opening_a_file(made, monkeypatch):
 
     monkeypatch.setattr(SourceFolder, "open", read)
     assert contents(root).steps == tuple(range(60))
+
+
+def test_a_link_to_the_latest_step_is_not_a_step(made):
+    root = made("checkpoint_5/_METADATA", "checkpoint_20/_METADATA")
+    (root / "latest").symlink_to(root / "checkpoint_20")
+    assert contents(root).steps == (5, 20)
+
+
+def test_a_link_out_of_the_folder_does_not_hide_what_it_is(made, tmp_path):
+    root = made("z/_METADATA")
+    (root / "a").symlink_to(tmp_path)
+    assert sniffed(root)
+
+
+def test_an_item_may_be_named_as_the_data_of_a_database(made):
+    assert tensor_items(made("d/_METADATA")) == ["d"]
 
 
 def test_a_link_to_a_step_elsewhere_is_refused(made, tmp_path):

@@ -10,10 +10,9 @@ import pytest
 from support.errors import refused
 from support.orbax_arrays import leaf, tree_text, write_array, write_item
 
-from bridge_core import KeyConflict, LimitExceeded, MalformedFile, SourceFile, StateMetadata, UnsafeFile
+from bridge_core import KeyConflict, LimitExceeded, MalformedFile, StateMetadata, UnsafeFile
 from bridge_core.io import SourceFolder
 from bridge_core.state import dump_metadata
-from bridge_flax.msgpack import MsgpackFormat
 from ckptbridge_orbax import OrbaxFormat
 
 pytest.importorskip("tensorstore")
@@ -207,12 +206,3 @@ def test_specifications_of_t5x_are_only_signs_of_an_array(tmp_path, load):
     (folder / "checkpoint").write_bytes(packed({"version": 3, "optimizer": optimizer}))
     with refused(MalformedFile, "lost"):
         load(folder)
-
-
-def test_strings_of_a_msgpack_file(tmp_path):
-    (tmp_path / "f").write_bytes(packed({"a": ONE, "t": {"x": "hé", "n": None}, "long": "z" * (1 << 17)}))
-    state, texts = MsgpackFormat().open_with_texts(SourceFile(tmp_path / "f"))
-    assert texts == {("t", "x"): "hé"}
-    assert list(state) == [("a",)]
-    assert "t/n (None), long (string)" in state.metadata.notes[0]
-    state.close()

@@ -167,10 +167,17 @@ def test_another_layout_is_stored(save, layout):
     assert custom is None if layout is None else load_metadata(custom["ckptbridge"])[0] == layout
 
 
+def with_orbax():
+    """Return the registry with the plugin, installed or not."""
+    registry = default_registry()
+    installed = "orbax" in registry.folder_formats
+    return registry if installed else registry.extend(ckptbridge_orbax, name="orbax")
+
+
 def test_ties_and_lists_survive_the_way_through_the_core(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sub").mkdir()
-    registry = default_registry().extend(ckptbridge_orbax, name="orbax")
+    registry = with_orbax()
     array = np.ones(2, np.float32)
     metadata = StateMetadata(ties={("b", "1"): ("b", "0")}, extra={NODES: '{"b": "Sequence"}'})
     state = FlatState({("b", "0"): array, ("b", "1"): array}, layout="flax", metadata=metadata)
@@ -196,7 +203,7 @@ def test_an_item_is_a_folder_in_the_step(save):
 
 
 def test_a_step_remembers_the_items_that_stay(tmp_path):
-    registry = default_registry().extend(ckptbridge_orbax, name="orbax")
+    registry = with_orbax()
     options = {"format": "orbax", "registry": registry, "step": 7}
     step = tmp_path / "run" / "7"
     save_state({"a": np.arange(3)}, tmp_path / "run", item="params", **options)
