@@ -16,6 +16,7 @@ __all__ = [
     "log",
     "nearest",
     "shown",
+    "size_text",
 ]
 
 _BOTH_WAYS = re.compile(r"""\b([a-z_]+)=(?:"([^"]*)"|'[^']*'|\[[^\]]*\]|[^\s"'\[(,.]*) \((--[^()]+)\)""")
@@ -82,6 +83,20 @@ def count(number: int, what: str) -> str:
     '2 steps'
     """
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def size_text(nbytes: int) -> str:
+    """Return a number of bytes with a unit, in powers of ten as the options read them.
+
+    >>> size_text(90868376)
+    '90.9 MB'
+    """
+    value = float(nbytes)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if value < 999.95:
+            return f"{nbytes} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
 
 
 def shown(value: object, limit: int = 80) -> str:

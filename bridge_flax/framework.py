@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from bridge_core import FlatState, Key, MissingDependency, TensorSpec, UsageErro
 from bridge_flax import tree_names
 from bridge_flax.layers import COLLECTIONS
 from bridge_flax.templates import Template
+
+if TYPE_CHECKING:
+    from bridge_core.plugins import WeightsChoice
 
 __all__ = ["FlaxFramework", "load_trees"]
 
@@ -24,12 +27,13 @@ _OF_WRAPPERS = frozenset({"scale", "sigma", "u"})
 
 
 class FlaxFramework:
-    """Linen variables and parameter trees, NNX modules and states, and templates of both."""
+    """Linen variables and parameters, NNX modules and states, train states, and templates."""
 
     name: str = "flax"
     collections: Mapping[str, tuple[str, ...]] = COLLECTIONS
     default_format: str = "msgpack"
     channels: str = "last"
+    passing_collections: Collection[str] = tree_names.PASSING
 
     def owns(self, names: Mapping[Key, TensorSpec]) -> bool:
         """Return whether the names of a state look like Flax's."""
@@ -56,6 +60,19 @@ class FlaxFramework:
     def boxes(self, names: Mapping[Key, TensorSpec]) -> Collection[Key]:
         """Return the keys of arrays in boxes, as ``layer.kernel.value``."""
         return tree_names.boxes(names)
+
+    def choose_weights(
+        self, names: Mapping[Key, TensorSpec], empty: Collection[Key] = (), entry: str = ""
+    ) -> WeightsChoice | None:
+        """Return which tensors of a train state are weights; None if the tree is none.
+
+        Raises:
+            KeyConflict: The names do not show which branch holds the weights, or what another branch is.
+            ConversionError: There are no weights, only the state of an optimizer.
+        """
+        from bridge_flax.train_states import choose_weights
+
+        return choose_weights(names, empty, entry)
 
     def random_state(self, names: Mapping[Key, TensorSpec]) -> Collection[Key]:
         """Return the names that are NNX's random state."""
@@ -91,7 +108,7 @@ class FlaxFramework:
             return True
         if isinstance(value, FlatState):
             return False
-        if _is_nnx(value) or _is_linen(value):
+        if _is_nnx(value) or _is_linen(value) or _is_struct(value) or _is_optax(value):
             return True
         return isinstance(value, Mapping) and _is_tree(value)
 
@@ -116,6 +133,11 @@ class FlaxFramework:
                 hint="Pass the variables that module.init returned, or for like= and model= "
                 "bridge_flax.template(module, *args), with the arguments of module.init.",
             )
+        if _is_optax(value):
+            raise UsageError(
+                "expected weights, got the state of an optax optimizer, which holds none.",
+                hint="Pass the parameters that the optimizer updates, or a train state with both.",
+            )
         state: FlatState = load_trees().state_of(value)
         return state
 
@@ -125,12 +147,24 @@ class FlaxFramework:
         Args:
             state: In Flax's layout, with exactly the keys of ``like``.
             like: A Linen tree, an NNX module or state, a template, or None for plain nested dicts.
-                The random state of an NNX object is preserved; an abstract one is made from seed 0.
+                The random state of an NNX object is preserved; an abstract one is made from seed 0. Of a
+                train state the weights are replaced, and all else is preserved.
 
         Raises:
             MismatchError: Keys or shapes differ; its attributes list all of them.
         """
-        return load_trees().build(state, like)
+        from bridge_core.plugins import weights_of
+
+        trees = load_trees()
+        if like is None or isinstance(like, Template):
+            return trees.build(state, like)
+        whole = trees.state_of(like)
+        weights = weights_of(whole, self)
+        if weights is whole:
+            return trees.build(state, like)
+        names = weights.metadata.source_names
+        keys = frozenset(names.get(key, key) for key in weights)
+        return trees.build(state.rename(names), like, keys)
 
 
 def load_trees() -> ModuleType:
@@ -160,6 +194,16 @@ def _is_linen(value: Any) -> bool:
         base.__module__.startswith("flax.linen.") and base.__name__ == "Module"
         for base in type(value).__mro__
     )
+
+
+def _is_struct(value: Any) -> bool:
+    return getattr(type(value), "_flax_dataclass", False) is True
+
+
+def _is_optax(value: Any) -> bool:
+    if not isinstance(value, tuple):
+        return False
+    return any(type(part).__module__.partition(".")[0] == "optax" for part in (value, *value))
 
 
 def _is_tree(tree: Mapping[Any, Any]) -> bool:

@@ -29,7 +29,9 @@ def to_neutral(
 ) -> FlatState:
     """Return the neutral state of a Linen tree, an `nnx.Module` or an `nnx.State`.
 
-    The object is not changed.
+    The object is not changed. Of a train state (a `flax.training` `TrainState`, a dict with the state of an
+    optimizer, an `nnx.ModelAndOptimizer`) it is that of the weights; ``metadata.left_out`` of the result
+    lists the rest.
 
     Args:
         variables_or_nnx: The weights. Values are read when those of the result are.
@@ -70,8 +72,9 @@ def from_neutral(
 
     Args:
         neutral: A neutral state, or a plain mapping in neutral names and axes.
-        like: A Linen tree, an NNX module or state (abstract is enough), or a template; the result is of
-            the same kind and structure. None gives nested dicts.
+        like: A Linen tree, an NNX module or state (abstract is enough), a train state, or a template; the
+            result is of the same kind and structure. Of a train state the weights are replaced, and the rest
+            stays unchanged. None gives nested dicts.
         rules: Rules, or the path of a rule file.
         accept_guesses: Whether names may decide the layers that no evidence decides.
         allow_missing: Names of ``like`` that may stay without a source, with the values that ``like`` has:

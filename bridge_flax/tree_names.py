@@ -11,7 +11,7 @@ from bridge_core import Key, KeyConflict, TensorSpec, join_key
 from bridge_core.messages import listed
 from bridge_flax.layers import COLLECTIONS, TRANSFORMS
 
-__all__ = ["boxes", "has_collections", "random_state"]
+__all__ = ["PASSING", "boxes", "has_collections", "is_collection", "is_parameter", "random_state"]
 
 _PARAMS = next(iter(COLLECTIONS))
 
@@ -23,6 +23,9 @@ _NOT_LEARNT = frozenset({"batch_stats", "cache"})
 
 _ANYTHING = frozenset({"intermediates", "losses", "perturbations"})
 """Collections that Linen documents, and whose leaves a model names as it likes."""
+
+PASSING = _ANYTHING | {"cache", "Cache", "Intermediate", "Perturbation"}
+"""Collections of Linen, and variable types of NNX, whose values a model computes while it runs."""
 
 _PARAMETERS = _OF_MODULES | {"scale", "bias", "negative_slope"}
 
@@ -52,7 +55,7 @@ def has_collections(names: Iterable[Key]) -> bool:
             tensors.append(key)
             continue
         first_parts[key[0]] = None
-        if key[0] != _PARAMS and key[0] not in modules and _is_parameter(key):
+        if key[0] != _PARAMS and key[0] not in modules and is_parameter(key):
             modules[key[0]] = key
     if _PARAMS not in first_parts:
         known = _NOT_LEARNT | _ANYTHING
@@ -62,7 +65,13 @@ def has_collections(names: Iterable[Key]) -> bool:
     return True
 
 
-def _is_parameter(key: Key) -> bool:
+def is_collection(name: str) -> bool:
+    """Return whether a first part is the name of a collection of Linen's own other than the parameters."""
+    return name in _NOT_LEARNT or name in _ANYTHING
+
+
+def is_parameter(key: Key) -> bool:
+    """Return whether a key that may begin with a collection is a leaf that only layers have."""
     return key[-1] in (_OF_MODULES if key[0] in _ANYTHING else _PARAMETERS)
 
 

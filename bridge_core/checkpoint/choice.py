@@ -10,6 +10,7 @@ from pathlib import Path
 from bridge_core.checkpoint.partial_files import part_of
 from bridge_core.errors import SourceNotFound, TruncatedFile
 from bridge_core.io import control_file, nearest_file
+from bridge_core.state import LeftOut
 
 __all__ = ["Choice", "choose_file"]
 
@@ -21,10 +22,11 @@ _FILE_SUFFIXES = frozenset(
 
 @dataclass(frozen=True)
 class Choice:
-    """The file or index to read, and notes about it for the reader of a report."""
+    """The file or index to read, and for the reader of a report notes about it and what is not read."""
 
     path: Path
     notes: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def choose_file(path: Path) -> Choice:

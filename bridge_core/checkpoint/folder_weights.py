@@ -13,6 +13,7 @@ from bridge_core.formats import shard_name
 from bridge_core.io import SourceFile, is_unfinished, parse_json, system_failures
 from bridge_core.messages import count, listed
 from bridge_core.plugins import Registry
+from bridge_core.state import LeftOut
 
 __all__ = ["choose_weights"]
 
@@ -53,7 +54,18 @@ def choose_weights(folder: Path, *, format: str | None, layout: str | None, regi
         )
     notes += choose_file(folder / chosen).notes
     notes += _passed_over(folder, chosen, _others(files, chosen, registry))
-    return Choice(folder / chosen, tuple(notes))
+    return Choice(folder / chosen, tuple(notes), _training_files(folder, files))
+
+
+def _training_files(folder: Path, files: Iterable[str]) -> tuple[LeftOut, ...]:
+    """Return the files that a training run writes next to the weights, with their sizes."""
+    left_out = []
+    for name in filter(is_training_file, files):
+        with system_failures(folder / name, "reading the size of the file"):
+            size = (folder / name).lstat().st_size
+        reason = "optimizer state" if name.startswith("optimizer") else "state of the training"
+        left_out.append(LeftOut(name, f"{reason}, a file next to the weights", size))
+    return tuple(left_out)
 
 
 def _passed_over(folder: Path, chosen: str, others: list[str]) -> list[str]:

@@ -95,7 +95,9 @@ def open_state(
     own_layout, reason = (layout, "as given") if layout else _layout(state, used, registry)
     if reason:
         known["layout"] = reason
-    opened = state.replace(metadata=state.metadata.with_(provenance=known, notes=notes))
+    left_out = (*choice.left_out, *state.metadata.left_out)
+    metadata = state.metadata.with_(provenance=known, notes=notes, left_out=left_out)
+    opened = state.replace(metadata=metadata)
     opened.layout = own_layout
     return opened
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bridge_core.messages import count, fold_names, listed
+from bridge_core.messages import count, fold_names, listed, size_text
 from bridge_core.state import Key, join_key, natural_order
 
 if TYPE_CHECKING:
@@ -34,20 +34,6 @@ _WIDEST = 72
 """Largest width of an aligned column; a longer text moves the rest of its line."""
 _LONGEST_VALUE = 200
 """Characters of a text from the file that are shown; names of tensors are never shortened."""
-
-
-def size_text(nbytes: int) -> str:
-    """Return a number of bytes with a unit, in powers of ten as the options read them.
-
-    >>> size_text(90868376)
-    '90.9 MB'
-    """
-    value = float(nbytes)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if value < 999.95:
-            return f"{nbytes} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
 
 
 def tensor_names(keys: Iterable[Key]) -> dict[Key, str]:

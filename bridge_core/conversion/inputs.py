@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from bridge_core.checkpoint import open_state
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.whole_source import require_whole
-from bridge_core.errors import ConversionError, UsageError
-from bridge_core.plugins import Framework, Registry
+from bridge_core.errors import BridgeError, ConversionError, UsageError
+from bridge_core.plugins import Framework, Registry, TrainStates, weights_of
 from bridge_core.state import (
     FlatState,
     as_state,
@@ -58,20 +59,35 @@ def state_of(
     if layout is not None:
         registry.require_layout(layout, "layout")
     if isinstance(value, str | os.PathLike):
-        state = open_state(
-            value, layout=layout, registry=registry, follow_links=follow_links, entry=entry, step=step
+        open_all = functools.partial(
+            open_state, value, registry=registry, follow_links=follow_links, step=step
         )
+        state = open_all(layout=layout, entry=entry)
         if purpose is not None:
             require_whole(state, purpose)
-        return state
+        try:
+            inner = state.metadata.provenance.get("entry")
+            if entry is not None and inner:
+                item = state.metadata.provenance.get("item") or None
+                rest = functools.partial(open_all, layout=state.layout, entry=item)
+                state = _completed(state, rest, inner, registry, is_file=True)
+            return _weights(state, registry)
+        except BaseException:
+            state.close()
+            raise
     if step is not None:
         raise UsageError(
             f"step={step} (--step) applies to checkpoints with steps, and the {what} is a {_sort_of(value)}.",
             hint="Remove step=, or pass the path of the checkpoint.",
         )
-    if entry is not None:
-        require_entry_path(entry)
-        return _entry_of(value, registry, entry, layout, what)
+    if entry is None:
+        return _weights(_everything(value, registry, layout, what), registry)
+    require_entry_path(entry)
+    return _weights(_entry_of(value, registry, entry, layout, what), registry)
+
+
+def _everything(value: Any, registry: Registry, layout: str | None, what: str) -> FlatState:
+    """Return the state of a value in memory, with everything that it holds."""
     if isinstance(value, FlatState):
         return as_state(value, layout=layout)
     framework = registry.framework_of(value)
@@ -86,6 +102,47 @@ def state_of(
         f"expected the {what} to be a path, a state, a mapping from keys to arrays, or a live object of "
         f"{' or '.join(registry.frameworks)}, got {_sort_of(value)}."
     )
+
+
+def _weights(state: FlatState, registry: Registry, entry: str = "") -> FlatState:
+    """Return the weights of a train state, under the names that a conversion sees; else the state itself."""
+    framework = registry.frameworks.get(state.layout or "")
+    if not isinstance(framework, TrainStates):
+        return state
+    with registry.foreign_failures("frameworks", framework.name, "find the weights of a tree"):
+        return weights_of(state, framework, entry)
+
+
+def _completed(
+    state: FlatState,
+    open_all: Callable[[], FlatState],
+    entry: str,
+    registry: Registry,
+    *,
+    is_file: bool = False,
+) -> FlatState:
+    """Return an entry with the collections next to it, if it is another copy of a model's weights.
+
+    Args:
+        state: The tensors of the entry.
+        open_all: Gives all that the entry was taken from.
+        entry: The entry.
+        registry: Where adapters are found.
+        is_file: Whether ``open_all`` opens a file: of the two states the one that is not returned is closed.
+    """
+    if not isinstance(registry.frameworks.get(state.layout or ""), TrainStates):
+        return state
+    try:
+        others = open_all()
+    except BridgeError:
+        return state
+    try:
+        found = _weights(others, registry, entry)
+    except BridgeError:
+        found = others
+    if is_file:
+        (others if found is others else state).close()
+    return state if found is others else found
 
 
 def _sort_of(value: Any) -> str:
@@ -107,9 +164,10 @@ def _entry_of(value: Any, registry: Registry, entry: str, layout: str | None, wh
         inner = mapping_entry(value, entry)
         if inner is not None:
             others = [str(name) for name in value if not f"{entry}.".startswith(f"{name}.")]
-            state = state_of(inner, registry, layout=layout, what=what)
-            return read_from_entry(state, entry, others)
-    return select_entry(state_of(value, registry, layout=layout, what=what), entry)
+            state = read_from_entry(_everything(inner, registry, layout, what), entry, others)
+            return _completed(state, lambda: _everything(value, registry, layout, what), entry, registry)
+    complete = _everything(value, registry, layout, what)
+    return _completed(select_entry(complete, entry), lambda: complete, entry, registry)
 
 
 def _live_state(value: Any, framework: Framework, registry: Registry) -> FlatState:

@@ -60,6 +60,8 @@ def complete_plan(state: FlatState, options: ConversionOptions, registry: Regist
     notes = (*state.metadata.notes, *plan.notes, *options.notes)
     reason = state.metadata.provenance.get("layout", "")
     plan = replace(plan, source_ties=source_ties, notes=notes, layout_reason=reason)
+    if state.layout != "neutral":  # a neutral state remembers what it was made from
+        plan = replace(plan, branches=state.metadata.left_out)
     if options.dtype is not None and plan.ok:
         plan = cast_keeping_scales(plan, dtype_named(options.dtype))
     return state, plan

@@ -12,7 +12,7 @@ from bridge_core.state import join_key
 if TYPE_CHECKING:
     from bridge_core.plan.plan import Plan
 
-__all__ = ["plan_document", "plan_text"]
+__all__ = ["left_out_rows", "plan_document", "plan_text"]
 
 
 def plan_text(plan: Plan) -> str:
@@ -41,6 +41,16 @@ def plan_text(plan: Plan) -> str:
     ):
         lines += [f"{title}: {text}" + (f"  x{n}" if n > 1 else "") for text, n in fold_names(names)]
     return "\n".join(lines)
+
+
+def left_out_rows(plan: Plan) -> list[dict[str, Any]]:
+    """Return what a plan leaves out as plain data: branches of the source first, then tensors."""
+    tensors = [
+        {"name": join_key(d.key), "reason": d.reason, "bytes": plan.specs[d.key].nbytes}
+        for d in plan.left_out
+        if d.key in plan.specs
+    ]
+    return [*(branch.to_json() for branch in plan.branches), *tensors]
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:

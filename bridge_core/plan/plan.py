@@ -27,6 +27,7 @@ from bridge_core.state import (
     AuxiliaryTensor,
     FlatState,
     Key,
+    LeftOut,
     StateMetadata,
     Tensor,
     TensorSpec,
@@ -66,6 +67,7 @@ class Plan:
         layout_reason: Why the source is read in its layout; empty if that is not known.
         source_names: Source key of a neutral state -> key in what that state was made from, as far as
             known; messages name the tensor by it.
+        branches: What the source's file or object holds besides the weights.
     """
 
     source_layout: str
@@ -83,6 +85,7 @@ class Plan:
     warnings: tuple[PlanWarning, ...] = ()
     layout_reason: str = ""
     source_names: Mapping[Key, Key] = field(default_factory=dict, compare=False)
+    branches: tuple[LeftOut, ...] = ()
 
     @property
     def missing(self) -> tuple[Key, ...]:
@@ -136,12 +139,10 @@ class Plan:
         return tuple(d for d in self.dropped if not d.kept and d.tied_to is None)
 
     def left_out_json(self) -> list[dict[str, Any]]:
-        """Return what is left out as plain data: names, reasons and bytes."""
-        return [
-            {"name": join_key(d.key), "reason": d.reason, "bytes": self.specs[d.key].nbytes}
-            for d in self.left_out
-            if d.key in self.specs
-        ]
+        """Return what is left out, branches and tensors, as plain data."""
+        from bridge_core.plan.description import left_out_rows
+
+        return left_out_rows(self)
 
     @property
     def rivals(self) -> Rivals | None:
@@ -225,7 +226,7 @@ class Plan:
                     auxiliary_tensors[step.auxiliary] = stored
                 continue
             if stored is not None and not step.sources:
-                outputs = chain_tensors((_as_tensor(stored),), step.ops[1:])
+                outputs = chain_tensors((ArrayTensor(stored.array()),), step.ops[1:])
             else:
                 identity = (*map(id, inputs), step.ops)
                 if not inputs or identity not in outputs_of:
@@ -242,6 +243,7 @@ class Plan:
             ties=self._held_ties(tensors),
             auxiliary_tensors={**self.metadata.auxiliary_tensors, **auxiliary_tensors},
             provenance=source.metadata.provenance,
+            left_out=source.metadata.left_out,
         )
         return source.replace(tensors=tensors, layout=self.target_layout, metadata=metadata)
 
@@ -394,7 +396,3 @@ class Plan:
 
 def _read(tensor: Tensor) -> Any:
     return tensor.read(tuple(slice(0, n, 1) for n in tensor.spec.shape))
-
-
-def _as_tensor(auxiliary: AuxiliaryTensor) -> Tensor:
-    return ArrayTensor(auxiliary.array())

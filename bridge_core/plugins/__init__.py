@@ -7,8 +7,11 @@ from bridge_core.public import exports
 if TYPE_CHECKING:
     from bridge_core.plugins.framework import (
         Framework as Framework,
+        PassingValues as PassingValues,
         Relocating as Relocating,
+        TrainStates as TrainStates,
         TreeNaming as TreeNaming,
+        WeightsChoice as WeightsChoice,
     )
     from bridge_core.plugins.guarded_tensors import closed_with as closed_with, guarded_state as guarded_state
     from bridge_core.plugins.hookspecs import hookimpl as hookimpl
@@ -39,12 +42,13 @@ if TYPE_CHECKING:
         given_registry as given_registry,
         loaded_registry as loaded_registry,
     )
+    from bridge_core.plugins.train_states import branches_of as branches_of, weights_of as weights_of
     from bridge_core.plugins.tree_names import names_of as names_of, random_state_of as random_state_of
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
-            "framework": "Framework Relocating TreeNaming",
+            "framework": "Framework PassingValues Relocating TrainStates TreeNaming WeightsChoice",
             "guarded_tensors": "closed_with guarded_state",
             "hookspecs": "hookimpl",
             "kind_providers": "missing_provider providers_of",
@@ -53,6 +57,7 @@ else:
             "plugin_errors": "cause_of is_interrupt plugin_failures",
             "recorded_layers": "check_recorded_layers held_layers undecided_problem unnamed_parts",
             "registry": "PluginFailure Registry default_registry given_registry loaded_registry",
+            "train_states": "branches_of weights_of",
             "tree_names": "names_of random_state_of",
         },
     )

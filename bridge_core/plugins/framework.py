@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from bridge_core.state import FlatState, Key, TensorSpec
 
-__all__ = ["Framework", "Relocating", "TreeNaming"]
+__all__ = ["Framework", "PassingValues", "Relocating", "TrainStates", "TreeNaming", "WeightsChoice"]
 
 
 @runtime_checkable
@@ -116,5 +117,55 @@ class TreeNaming(Protocol):
 
         Args:
             names: Key without collection and box -> spec.
+        """
+        ...
+
+
+@runtime_checkable
+class PassingValues(Protocol):
+    """A framework adapter with collections of values that a model computes while it runs."""
+
+    passing_collections: Collection[str]
+    """Names of the collections; a framework without collections gets none of their values."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsChoice:
+    """Which tensors of a tree that holds more than a model's weights are the weights.
+
+    Args:
+        names: Name of each weight in the tree -> its name in the conversion.
+        left_out: Path of a branch without weights -> what it is, for people; every name that is not in
+            ``names`` is below one of them.
+        wrapper: Path of the branch that the weights were below, without its name in theirs; empty for none.
+        collections: Whether the new names begin with a collection.
+        copies: Paths in ``left_out`` that hold other weights of the same model.
+    """
+
+    names: Mapping[Key, Key]
+    left_out: Mapping[Key, str]
+    wrapper: Key = ()
+    collections: bool = True
+    copies: frozenset[Key] = field(default=frozenset())
+
+
+@runtime_checkable
+class TrainStates(Protocol):
+    """A framework adapter that knows the trees in which training programs keep their state."""
+
+    def choose_weights(
+        self, names: Mapping[Key, TensorSpec], empty: Collection[Key] = (), entry: str = ""
+    ) -> WeightsChoice | None:
+        """Return which tensors of a tree are weights; None if the tree is not a train state.
+
+        Args:
+            names: Key without box -> spec.
+            empty: Paths of empty nodes.
+            entry: Dotted path of another copy of the weights, to be taken in their place; empty for the
+                usual weights. None is returned where there is no such copy, or it is complete by itself.
+
+        Raises:
+            KeyConflict: The names do not show which branch holds the weights, or what another branch is.
+            ConversionError: There are no weights, only the state of an optimizer.
         """
         ...

@@ -208,7 +208,16 @@ class _ToNeutral:
             tree_form=tree_form,
             extra=metadata.extra,
             providers=metadata.providers,
-            source_names=self.source_keys,
+            source_names=self._names_in_source(),
+        )
+
+    def _names_in_source(self) -> dict[Key, Key]:
+        """Return neutral key -> key in the file or object, where a train state's weights have other names."""
+        first = self.state.metadata.source_names
+        return (
+            {key: first.get(source, source) for key, source in self.source_keys.items()}
+            if first
+            else self.source_keys
         )
 
     def _separators(self) -> dict[str, str]:

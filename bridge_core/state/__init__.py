@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         split_name as split_name,
         unflatten_tree as unflatten_tree,
     )
+    from bridge_core.state.left_out import LeftOut as LeftOut, left_out_note as left_out_note
     from bridge_core.state.metadata import (
         MARKER as MARKER,
         AuxiliaryTensor as AuxiliaryTensor,
@@ -74,6 +75,7 @@ else:
             "flat_state": "FlatState as_state",
             "keys": "Key LeafKey as_key flat_names flatten_tree is_unicode join_key leaf_path module_path "
             "natural_order separator_of split_name unflatten_tree",
+            "left_out": "LeftOut left_out_note",
             "metadata": "LayerInfo MARKER ModuleInfo AuxiliaryTensor RecordedRule StateMetadata "
             "dump_metadata load_metadata",
             "metadata_fit": "check_fit misfit",

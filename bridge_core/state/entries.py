@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from bridge_core.errors import UsageError
 from bridge_core.messages import count, listed, shown
 from bridge_core.state.flat_state import FlatState
 from bridge_core.state.keys import Key
+from bridge_core.state.left_out import LeftOut
 
 __all__ = ["mapping_entry", "read_from_entry", "require_entry_path", "select_entry", "unknown_entry"]
 
@@ -37,10 +38,19 @@ def select_entry(state: FlatState, entry: str) -> FlatState:
     if not lengths:
         raise unknown_entry(entry, dict.fromkeys(key[0] for key in state if len(key) > 1))
     first, length = next(iter(lengths.items()))
-    others = Counter(_branch(key, first[:length]) for key in state if key not in lengths)
+    others: dict[str, LeftOut] = {}
+    for key in state:
+        if key not in lengths:
+            name = _branch(key, first[:length])
+            known = others.get(name, LeftOut(name, "not in the entry that was chosen"))
+            others[name] = replace(
+                known, tensors=known.tensors + 1, nbytes=known.nbytes + state.spec(key).nbytes
+            )
     chosen = state.select(lengths).rename({key: key[length:] for key, length in lengths.items()})
-    left_out = [f"{name} ({count(number, 'tensor')})" for name, number in others.items()]
-    return read_from_entry(chosen, entry, left_out)
+    names = [f"{name} ({count(left.tensors, 'tensor')})" for name, left in others.items()]
+    above = chosen.metadata
+    metadata = above.with_(left_out=(*above.left_out, *others.values()))
+    return read_from_entry(chosen.replace(metadata=metadata), entry, names)
 
 
 def require_entry_path(entry: object) -> None:

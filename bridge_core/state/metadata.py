@@ -19,6 +19,7 @@ from bridge_core.io import parse_json
 from bridge_core.public import renamed
 from bridge_core.state.dtypes import dtype_named
 from bridge_core.state.keys import Key, LeafKey, join_key, leaf_path, split_name
+from bridge_core.state.left_out import LeftOut
 from bridge_core.state.metadata_schema import VERSION, check_schema
 
 __all__ = [
@@ -152,6 +153,7 @@ class StateMetadata:
             the empty name is for the layout of the state itself, where that was not known.
         boxes: Key -> last part of the framework's key that only names the array in a box, such as
             ``value``; for keys that do not have that part themselves.
+        left_out: What the object or file holds besides the weights that were read. Not stored in files.
     """
 
     layers: Mapping[Key, LayerInfo] = field(default_factory=dict)
@@ -169,6 +171,7 @@ class StateMetadata:
     source_names: Mapping[Key, Key] = field(default_factory=dict, compare=False)
     separators: Mapping[str, str] = field(default_factory=dict)
     boxes: Mapping[Key, str] = field(default_factory=dict)
+    left_out: tuple[LeftOut, ...] = field(default=(), compare=False)
 
     def with_(self, **changes: Any) -> StateMetadata:
         """Return a copy with some fields replaced."""

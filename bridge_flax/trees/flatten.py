@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from flax import nnx
 
 from bridge_core import (
+    BridgeError,
     FlatState,
     Key,
     MismatchError,
     StateMetadata,
     Tensor,
+    TensorSpec,
     UnsupportedFeature,
     UsageError,
     join_key,
@@ -21,11 +23,12 @@ from bridge_core.messages import count, listed
 from bridge_core.state import unflatten_tree
 from bridge_core.transfer import load_values
 from bridge_flax.templates import Template
+from bridge_flax.train_states import choose_weights
 from bridge_flax.tree_names import boxes, has_collections
 from bridge_flax.trees.arrays import as_leaf, is_spread, tensor_of
 from bridge_flax.trees.module_types import nnx_modules
 from bridge_flax.trees.nnx_split import split
-from bridge_flax.trees.walk import is_empty, rebuild, walk
+from bridge_flax.trees.walk import is_empty, is_struct, rebuild, walk
 
 __all__ = ["build", "flatten", "state_of"]
 
@@ -37,6 +40,11 @@ def state_of(value: Any) -> FlatState:
     """
     if isinstance(value, Template):
         return value.state
+    if isinstance(value, nnx.Optimizer) and not hasattr(value, "model"):
+        raise UsageError(
+            f"expected weights, got the optimizer {type(value).__name__}, which holds none.",
+            hint="Pass the model that it updates.",
+        )
     if isinstance(value, nnx.Pytree):
         _, state = split(value)
         flat = flatten(state, form="nnx")
@@ -44,11 +52,12 @@ def state_of(value: Any) -> FlatState:
         return flat.replace(metadata=flat.metadata.with_(modules=modules))
     if isinstance(value, nnx.State | nnx.GraphState):
         return flatten(value, form="nnx")
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) or is_struct(value):
         return flatten(value, form=None)
     raise UsageError(
         f"expected Flax weights, got {type(value).__name__}.",
-        hint="Pass a dict of variables or params, an nnx.Module, an nnx.State, or a bridge_flax.template.",
+        hint="Pass a dict of variables or params, a train state, an nnx.Module, an nnx.State, or a "
+        "bridge_flax.template.",
     )
 
 
@@ -63,13 +72,14 @@ def flatten(tree: Any, *, form: str | None) -> FlatState:
     Raises:
         KeyConflict: Two entries have one name, or the names do not show whether they begin with
             collections.
-        UnsupportedFeature: Some leaves are not arrays, or of unsupported dtypes; the first are listed.
+        UnsupportedFeature: Some leaves are not arrays, or of unsupported dtypes; the first are listed. In a
+            train state, those that are not weights are passed over.
         LimitExceeded: The tree is too deep.
     """
     tensors: dict[Key, Tensor] = {}
     collections: dict[Key, str] = {}
     empty: list[Key] = []
-    bad: list[str] = []
+    bad: dict[Key, str] = {}
     for key, leaf, variable in walk(tree):
         if is_empty(leaf):
             if key:
@@ -78,29 +88,50 @@ def flatten(tree: Any, *, form: str | None) -> FlatState:
         try:
             tensors[key] = tensor_of(key, leaf)
         except UnsupportedFeature as err:
-            bad.append(f"{join_key(key)} ({err.message.rstrip('.')})")
+            bad[key] = f"{join_key(key)} ({err.message.rstrip('.')})"
             continue
         if variable is not None and variable.var_type is not nnx.Param:
             collections[key] = variable.var_type.__name__
-    if bad:
+    specs = {key: tensor.spec for key, tensor in tensors.items()}
+    boxed = boxes(specs) if form is None else frozenset[Key]()
+    names = {key[:-1] if key in boxed else key: spec for key, spec in specs.items()}
+    left_out = _left_out(names, (*empty, *bad)) if form in (None, "nnx") else None
+    texts = [text for key, text in bad.items() if not left_out or not _is_below(key, left_out)]
+    if texts:
         raise UnsupportedFeature(
-            f"the tree holds {count(len(bad), 'value')} that cannot be converted: {', '.join(bad[:8])}"
-            + (f" and {len(bad) - 8} more." if len(bad) > 8 else "."),
+            f"the tree holds {count(len(texts), 'value')} that cannot be converted: {', '.join(texts[:8])}"
+            + (f" and {len(texts) - 8} more." if len(texts) > 8 else "."),
             hint="Remove them from the tree first.",
         )
-    if form is None:
-        boxed = boxes({key: tensor.spec for key, tensor in tensors.items()})
-        names = [key[:-1] if key in boxed else key for key in tensors]
-        names += [(*key, "") for key in empty]
-        form = "variables" if has_collections(names) else "params"
-    metadata = StateMetadata(collections=collections, empty=tuple(empty), tree_form={"flax": form})
+    if form is None and left_out is None:
+        form = "variables" if has_collections([*names, *((*key, "") for key in empty)]) else "params"
+    tree_form = {"flax": form} if form else {}
+    metadata = StateMetadata(collections=collections, empty=tuple(empty), tree_form=tree_form)
     return FlatState(tensors, layout="flax", metadata=metadata)
 
 
-def build(state: FlatState, like: Any) -> Any:
+def _left_out(names: Mapping[Key, TensorSpec], empty: Collection[Key]) -> Collection[Key] | None:
+    """Return the paths in a train state that hold no weights, none if unclear; None for another tree."""
+    try:
+        choice = choose_weights(names, empty)
+    except BridgeError:  # raised again where the weights are chosen; an entry may be wanted
+        return ()
+    return None if choice is None else choice.left_out
+
+
+def _is_below(key: Key, paths: Collection[Key]) -> bool:
+    return any(key[:depth] in paths for depth in range(1, len(key) + 1))
+
+
+def build(state: FlatState, like: Any, weights: Collection[Key] | None = None) -> Any:
     """Return live tensors in the structure of ``like``.
 
     `bridge_flax.framework.FlaxFramework.build` documents it.
+
+    Args:
+        state: The tensors.
+        like: The structure.
+        weights: The keys of ``like`` that are filled, where the others stay unchanged; None for all.
     """
     if like is None:
         loaded = load_values(state)
@@ -113,12 +144,17 @@ def build(state: FlatState, like: Any) -> Any:
         return nnx.merge(graphdef, _fill(state, abstract))
     if isinstance(like, nnx.Pytree):
         graphdef, old = split(like)
-        return nnx.merge(graphdef, _fill(state, old))
-    return _fill(state, like)
+        return nnx.merge(graphdef, _fill(state, old, weights))
+    return _fill(state, like, weights)
 
 
-def _fill(state: FlatState, like: Any) -> Any:
-    specs = {key: tensor_of(key, leaf).spec for key, leaf, _ in walk(like) if not is_empty(leaf)}
+def _fill(state: FlatState, like: Any, weights: Collection[Key] | None = None) -> Any:
+    leaves = [
+        (key, leaf)
+        for key, leaf, _ in walk(like)
+        if not is_empty(leaf) and (weights is None or key in weights)
+    ]
+    specs = {key: tensor_of(key, leaf).spec for key, leaf in leaves}
     missing = tuple(join_key(key) for key in specs if key not in state)
     unexpected = tuple(join_key(key) for key in state if key not in specs)
     mismatched = tuple(
@@ -135,6 +171,5 @@ def _fill(state: FlatState, like: Any) -> Any:
             unexpected=unexpected,
             mismatched=mismatched,
         )
-    on_one_device = [key for key, leaf, _ in walk(like) if not is_empty(leaf) and not is_spread(leaf)]
-    loaded = load_values(state, on_one_device)
-    return rebuild(like, lambda key, leaf: as_leaf(loaded, key, leaf))
+    loaded = load_values(state, [key for key, leaf in leaves if not is_spread(leaf)])
+    return rebuild(like, lambda key, leaf: as_leaf(loaded, key, leaf) if key in specs else leaf)

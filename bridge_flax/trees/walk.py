@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -18,7 +19,7 @@ from flax.core import FrozenDict, meta
 from bridge_core import Key, KeyConflict, LimitExceeded
 from bridge_flax.trees.arrays import first_key, is_key_array
 
-__all__ = ["as_part", "is_empty", "rebuild", "walk"]
+__all__ = ["as_part", "is_empty", "is_struct", "rebuild", "walk"]
 
 _DEEPEST = 256
 
@@ -107,6 +108,15 @@ def rebuild(node: Any, leaf_at: Callable[[Key, Any], Any], path: Key = (), *, ab
     return _contain(node, new)
 
 
+def is_struct(node: Any) -> bool:
+    """Return whether a node is an instance of a `flax.struct` dataclass, such as a train state."""
+    return getattr(type(node), "_flax_dataclass", False) is True
+
+
+def _fields(node: Any) -> list[str]:
+    return [f.name for f in dataclasses.fields(node) if f.metadata.get("pytree_node", True)]
+
+
 def _value(variable: Any) -> Any:
     value = variable.get_raw_value()
     return value[...] if isinstance(value, jax.Ref) else value
@@ -133,6 +143,8 @@ def _children(node: Any, path: Key) -> list[tuple[str, Any]] | None:
         children = list(zip(node._fields, node, strict=True))
     elif isinstance(node, list | tuple):
         children = [(str(i), child) for i, child in enumerate(node)]
+    elif is_struct(node):
+        children = [(name, getattr(node, name)) for name in _fields(node)]
     else:
         return None
     seen: set[str] = set()
@@ -157,6 +169,8 @@ def _contain(node: Any, children: list[Any]) -> Any:
         if isinstance(node, FrozenDict):
             return FrozenDict(items)
         return OrderedDict(items) if isinstance(node, OrderedDict) else dict(items)
+    if is_struct(node):
+        return dataclasses.replace(node, **dict(zip(_fields(node), children, strict=True)))
     if isinstance(node, tuple) and hasattr(node, "_fields"):
         return type(node)(*children)
     return list(children) if isinstance(node, list) else tuple(children)

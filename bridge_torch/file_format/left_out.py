@@ -8,11 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from bridge_core import state
 from bridge_core.messages import count, listed
-from bridge_torch.file_format.tensor_holders import ForeignKinds, TensorCounts
+from bridge_torch.file_format.tensor_holders import ForeignKinds, TensorCounts, TensorSizes
 from bridge_torch.safe_pickle import Opaque, TensorRef
 
-__all__ = ["LeftOut", "choices", "is_training_state", "reading_notes", "shown_name"]
+__all__ = ["LeftOut", "choices", "is_training_state", "measured", "reading_notes", "shown_name"]
 
 _TRAINING = frozenset(
     {
@@ -72,6 +73,40 @@ def choices(left_out: Iterable[LeftOut]) -> dict[str, int]:
     tensors = TensorCounts()
     counts = {left.path: 0 if left.is_training else tensors.of(left.value) for left in left_out}
     return {path: number for path, number in counts.items() if number}
+
+
+def measured(left_out: Iterable[LeftOut], most: int) -> tuple[state.LeftOut, ...]:
+    """Return the entries with what each is, and the number and bytes of its tensors.
+
+    Args:
+        left_out: The entries that are not read.
+        most: Bytes of the file, which its tensors cannot exceed.
+    """
+    entries = tuple(left_out)
+    numbers = choices(entries)
+    sizes = TensorSizes()
+    rows = []
+    for left in entries:
+        tensors, nbytes = sizes.of(left.value)
+        reason = _reason(left, left.path in numbers, tensors)
+        rows.append(state.LeftOut(left.path, reason, min(nbytes, most), tensors, left.path in numbers))
+    return tuple(rows)
+
+
+def _reason(left: LeftOut, is_choice: bool, tensors: int) -> str:
+    if left.is_training:
+        return "optimizer state" if _is_optimizer(left) else "state of the training"
+    if is_choice:
+        return "other tensors"
+    if type(left.value) is TensorRef:
+        return "a tensor"
+    return f"tensors in {_type_name(left.value)}" if tensors else "no tensors"
+
+
+def _is_optimizer(left: LeftOut) -> bool:
+    last = left.path.rpartition(".")[2]
+    value = left.value
+    return last.startswith("optim") or (isinstance(value, dict) and "param_groups" in value)
 
 
 def reading_notes(wrapper: str, left_out: tuple[LeftOut, ...], foreign: tuple[str, ...]) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from bridge_core.io import ChecksummedRange
 from bridge_core.messages import count, listed
 from bridge_core.state import DTYPES, checked_bools, load_metadata, select_entry
 from bridge_torch.file_format.archive import METADATA_RECORD, Archive
-from bridge_torch.file_format.left_out import shown_name
+from bridge_torch.file_format.left_out import measured, shown_name
 from bridge_torch.file_format.legacy import read_legacy, refuse_other
 from bridge_torch.file_format.signatures import is_legacy, is_zip
 from bridge_torch.file_format.state_dict_entry import Weights, find_weights
@@ -216,7 +216,8 @@ def _state(
             hint="If expanded tensors are meant, save tensor.contiguous() of each.",
         )
     provenance = {**metadata.provenance, **weights.provenance()}
-    metadata = metadata.with_(ties={**ties, **metadata.ties}, provenance=provenance)
+    left_out = measured(weights.left_out, file.size)
+    metadata = metadata.with_(ties={**ties, **metadata.ties}, provenance=provenance, left_out=left_out)
     return FlatState(tensors, layout=layout, metadata=metadata, close=file.close)
 
 

@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from bridge_core.state import DTYPES
 from bridge_torch.safe_pickle import Global, Opaque, Storage, TensorRef, UnsupportedTensor, parts_of
 
-__all__ = ["ForeignKinds", "TensorCounts", "array_paths", "find_holders", "holds_module", "is_numpy_array"]
+__all__ = [
+    "ForeignKinds",
+    "TensorCounts",
+    "TensorSizes",
+    "array_paths",
+    "find_holders",
+    "holds_module",
+    "is_numpy_array",
+]
 
 _VALUES = frozenset({TensorRef, UnsupportedTensor, Storage})
 _CONTAINERS = frozenset({dict, list, tuple, Opaque})
@@ -88,6 +97,34 @@ class TensorCounts:
             count += self.of(child) if kind is dict else kind in (TensorRef, UnsupportedTensor)
         self._counts[id(node)] = count
         return count
+
+
+class TensorSizes:
+    """The number and the stored bytes of tensors in values; at most 1,000,000 parts are searched in all."""
+
+    def __init__(self) -> None:
+        self._left = _MAX_SEARCHED
+
+    def of(self, root: Any) -> tuple[int, int]:
+        """Return the number of tensors in a value, and the bytes of their storages, each counted once."""
+        number, storages = 0, dict[str, int]()
+        met = {id(root)}
+        waiting = [root]
+        while waiting and self._left > 0:
+            node = waiting.pop()
+            self._left -= 1
+            if type(node) is TensorRef:
+                number += 1
+                itemsize = DTYPES[node.dtype].itemsize if node.dtype in DTYPES else 1
+                storages[node.storage.key] = node.storage.numel * itemsize
+            elif type(node) is UnsupportedTensor:
+                number += 1
+            else:
+                for part in parts_of(node) or ():
+                    if id(part) not in met:
+                        met.add(id(part))
+                        waiting.append(part)
+        return number, sum(storages.values())
 
 
 class ForeignKinds:

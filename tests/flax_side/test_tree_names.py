@@ -197,11 +197,9 @@ def test_first_parts_are_collections_where_they_hold_no_parameters_of_layers(nam
         {"params": {"a": DENSE}, "cache": {"b": DENSE}},
         {"params": {"a": DENSE}, "fc": {"b": {"scale": VECTOR, "bias": VECTOR}}},
         {"params": {"a": {"kernel": {"value": KERNEL}}}, "fc": {"b": {"kernel": {"value": KERNEL}}}},
-        {"params": {"a": DENSE}, "ema_params": {"a": DENSE}},
         {"params": {"a": DENSE}, "batch_stats": {"a": DENSE}},
         {"params": {"a": DENSE}, "intermediates": {"a": {"kernel": KERNEL}}},
-        {"step": np.int32(3), "params": {"a": DENSE}},
-        {"step": np.int32(3), "params": {"a": DENSE}, "opt_state": {"0": {"mu": {"a": DENSE}}}},
+        {"logit_scale": np.float32(3), "params": {"a": DENSE}},
     ],
 )
 def test_modules_next_to_params_are_refused_with_both_ways_on(tmp_path, tree):

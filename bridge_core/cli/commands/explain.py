@@ -80,7 +80,16 @@ def explanations(plan: Plan, wanted: str, registry: Registry | None = None) -> l
         UnknownKey: No tensor of the plan has this name.
         UsageError: No tensor matches this pattern, or it is not valid.
     """
-    keys = _find(plan, wanted, registry)
+    for branch in plan.branches:
+        if f"{wanted}.".startswith(f"{branch.name}."):
+            return [[_row("source", wanted), _row("left out", branch.reason)]]
+    entry = plan.metadata.provenance.get("entry")
+    try:
+        keys = _find(plan, wanted, registry)
+    except UnknownKey:
+        if not entry or not wanted.startswith(f"{entry}."):
+            raise
+        keys = _find(plan, wanted.removeprefix(f"{entry}."), registry)  # the name in the file
     blocks = ["\n".join(block) for block in _blocks(plan, keys)]
     folded = []
     for text, count in fold_names(blocks) if len(blocks) > 1 else [(text, 1) for text in blocks]:

@@ -9,6 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bridge_core.cli.branches import (
+    axes_of_weights,
+    branches_json,
+    branches_lines,
+    branches_of_state,
+)
 from bridge_core.cli.folder_contents import contents_json, contents_lines
 from bridge_core.cli.options import (
     entry_option,
@@ -67,7 +73,7 @@ def inspect(
     """
     from bridge_core.checkpoint import open_state
     from bridge_core.plugins import default_registry
-    from bridge_core.resolve import axis_names, tree_names
+    from bridge_core.resolve import tree_names
 
     with aside():
         registry = default_registry() if registry is None else registry
@@ -86,13 +92,15 @@ def inspect(
         with aside():
             contents = _contents(path, used, step, registry, follow_links=follow_links)
             files = _files(path, used, state, registry)
-            axes = axis_names(state, registry)
+            branches = branches_of_state(state, registry)
+            axes = axes_of_weights(state, registry)
             names = tree_names(state, registry)
         if as_json:
-            print_json({**_document(used, state, files, axes, names), **contents_json(contents)})
+            document = _document(used, state, files, axes, names)
+            print_json({**document, **contents_json(contents), **branches_json(branches)})
         else:
             lines = inspect_lines(str(path), used.name, state, files, axes, names)
-            say(*lines, *contents_lines(contents))
+            say(*lines, *branches_lines(branches), *contents_lines(contents))
 
 
 def _contents(

@@ -116,15 +116,15 @@ def _checked(
     """Return what the rules match in the direction of the two files, and what does not fit."""
     from contextlib import ExitStack
 
-    from bridge_core.checkpoint import config_beside, open_state
-    from bridge_core.conversion import plan_by_rules
+    from bridge_core.checkpoint import config_beside
+    from bridge_core.conversion import plan_by_rules, state_of
     from bridge_core.errors import BridgeError
     from bridge_core.resolve import check_kind, rule_problems, without_collections
     from bridge_core.rules import oriented
 
     with ExitStack() as stack:
         given = [
-            None if path is None else stack.enter_context(open_state(path, layout=known, registry=registry))
+            None if path is None else stack.enter_context(state_of(path, registry, layout=known))
             for path, known in ((source, layout), (like, None))
         ]
         start, end = (state.layout or "neutral" if state is not None else "neutral" for state in given)
