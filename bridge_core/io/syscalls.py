@@ -393,7 +393,7 @@ def machine_memory() -> int:
 def return_freed_memory(nbytes: int) -> None:
     """Let glibc give freed memory of at least so many bytes back to the system at once.
 
-    By itself glibc keeps freed memory of up to 32 MiB. Other C libraries stay as they are.
+    By itself glibc holds freed memory of up to 32 MiB. Nothing changes where the C library is another one.
     """
     call = _function("mallopt")
     if call is not None and _function("gnu_get_libc_version") is not None:

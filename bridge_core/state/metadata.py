@@ -149,11 +149,11 @@ class StateMetadata:
         notes: What a report should mention about how the state was read. Not stored in files.
         source_names: Neutral key -> key of the tensor in the object or file that the neutral state was made
             from; messages name the tensor by it. Not stored in files.
-        left_out: What the object or file holds besides the weights that were read. Not stored in files.
         separators: Framework -> what joins the parts of its names in flat files, where that is not a dot;
             the empty name is for the layout of the state itself, where that was not known.
         boxes: Key -> last part of the framework's key that only names the array in a box, such as
             ``value``; for keys that do not have that part themselves.
+        left_out: What the object or file holds besides the weights that were read. Not stored in files.
     """
 
     layers: Mapping[Key, LayerInfo] = field(default_factory=dict)
@@ -169,9 +169,9 @@ class StateMetadata:
     providers: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     source_names: Mapping[Key, Key] = field(default_factory=dict, compare=False)
-    left_out: tuple[LeftOut, ...] = field(default=(), compare=False)
     separators: Mapping[str, str] = field(default_factory=dict)
     boxes: Mapping[Key, str] = field(default_factory=dict)
+    left_out: tuple[LeftOut, ...] = field(default=(), compare=False)
 
     def with_(self, **changes: Any) -> StateMetadata:
         """Return a copy with some fields replaced."""
