@@ -33,7 +33,6 @@ class FlaxFramework:
     collections: Mapping[str, tuple[str, ...]] = COLLECTIONS
     default_format: str = "msgpack"
     channels: str = "last"
-    passing_collections: Collection[str] = tree_names.PASSING
 
     def owns(self, names: Mapping[Key, TensorSpec]) -> bool:
         """Return whether the names of a state look like Flax's."""

@@ -11,7 +11,7 @@ from bridge_core import Key, KeyConflict, TensorSpec, join_key
 from bridge_core.messages import listed
 from bridge_flax.layers import COLLECTIONS, TRANSFORMS
 
-__all__ = ["PASSING", "boxes", "has_collections", "is_collection", "is_parameter", "random_state"]
+__all__ = ["boxes", "has_collections", "is_collection", "is_parameter", "random_state"]
 
 _PARAMS = next(iter(COLLECTIONS))
 
@@ -23,9 +23,6 @@ _NOT_LEARNT = frozenset({"batch_stats", "cache"})
 
 _ANYTHING = frozenset({"intermediates", "losses", "perturbations"})
 """Collections that Linen documents, and whose leaves a model names as it likes."""
-
-PASSING = _ANYTHING | {"cache", "Cache", "Intermediate", "Perturbation"}
-"""Collections of Linen, and variable types of NNX, whose values a model computes while it runs."""
 
 _PARAMETERS = _OF_MODULES | {"scale", "bias", "negative_slope"}
 

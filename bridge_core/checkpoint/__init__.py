@@ -5,10 +5,7 @@ from typing import TYPE_CHECKING
 from bridge_core.public import exports
 
 if TYPE_CHECKING:
-    from bridge_core.checkpoint.checkpoint_writer import (
-        chosen_format as chosen_format,
-        write_checkpoint as write_checkpoint,
-    )
+    from bridge_core.checkpoint.checkpoint_writer import write_checkpoint as write_checkpoint
     from bridge_core.checkpoint.detect_format import is_set_of_shards as is_set_of_shards
     from bridge_core.checkpoint.folder_checkpoint import (
         contents_of as contents_of,
@@ -31,7 +28,7 @@ else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
-            "checkpoint_writer": "chosen_format write_checkpoint",
+            "checkpoint_writer": "write_checkpoint",
             "detect_format": "is_set_of_shards",
             "folder_checkpoint": "contents_of folder_format",
             "guided_writing": "guided",

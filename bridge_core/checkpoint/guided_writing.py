@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from bridge_core.checkpoint.checkpoint_writer import chosen_format
 from bridge_core.checkpoint.write_options import WriteOptions
+from bridge_core.formats import FolderFormat
 from bridge_core.io import SourceFile, open_listed
-from bridge_core.plugins import Guidance
+from bridge_core.plugins import Guidance, Registry
 from bridge_core.state import FlatState
 
 __all__ = ["guided"]
@@ -22,9 +24,10 @@ def guided(
     known: Guidance,
     source: FlatState,
     destination: str | os.PathLike[str],
+    registry: Registry,
     *,
+    layout: str | None,
     follow_links: bool,
-    of_files: bool = True,
 ) -> Iterator[WriteOptions]:
     """Yield the options of writing with what a library adds.
 
@@ -34,12 +37,14 @@ def guided(
         options: The caller's options, which go first.
         known: What the library adds.
         source: The weights; the sidecar files are in their folder.
-        destination: The destination; only a folder gets sidecar files and a limit of its shards.
+        destination: The destination; only a folder of files gets sidecar files and a limit of its shards.
+        registry: Where formats are found.
+        layout: The layout of what is written.
         follow_links: Whether the sidecar files may be symbolic links that lead out of their folder.
-        of_files: Whether the format writes files; a folder of another format gets nothing else.
     """
     options = replace(options, base_name=known.base_name, duplicate_tied=known.duplicate_tied)
-    if not of_files or not options.fills_folder(destination):
+    used = chosen_format(destination, options, registry, layout=layout)
+    if isinstance(used, FolderFormat) or not options.fills_folder(destination):
         yield options
         return
     limit = known.max_shard_size if options.max_shard_size is None else options.max_shard_size

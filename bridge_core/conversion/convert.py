@@ -7,14 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bridge_core.checkpoint import WriteOptions, chosen_format, guided, write_checkpoint
+from bridge_core.checkpoint import WriteOptions, guided, write_checkpoint
 from bridge_core.conversion.inputs import opened, refuse_empty
 from bridge_core.conversion.library_guidance import guidance
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.planning import complete_plan
 from bridge_core.conversion.report import Report
 from bridge_core.conversion.second_reading import read_with_config
-from bridge_core.formats import FolderFormat
 from bridge_core.plan import Plan
 from bridge_core.plugins import Registry, given_registry
 from bridge_core.rules import Allowed, Permissions, Rules, as_rules
@@ -191,9 +190,9 @@ def convert(
         if not plan.ok:
             known, state, plan = read_with_config(src, source, state, plan, options, known, registry)
         result = plan.apply(state)
-        used = chosen_format(dst, writing, registry, layout=result.layout)
-        of_files = not isinstance(used, FolderFormat)
-        with guided(writing, known, source, dst, follow_links=follow_links, of_files=of_files) as writing:
+        with guided(
+            writing, known, source, dst, registry, layout=result.layout, follow_links=follow_links
+        ) as writing:
             saved = write_checkpoint(result, dst, writing, registry)
     sidecar_files = tuple(Path(dst) / name for name in writing.sidecar_files)
     return Report.of(plan, saved, sidecar_files, verified=verify)

@@ -7,7 +7,6 @@ from bridge_core.public import exports
 if TYPE_CHECKING:
     from bridge_core.plugins.framework import (
         Framework as Framework,
-        PassingValues as PassingValues,
         Relocating as Relocating,
         TrainStates as TrainStates,
         TreeNaming as TreeNaming,
@@ -48,7 +47,7 @@ else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
-            "framework": "Framework PassingValues Relocating TrainStates TreeNaming WeightsChoice",
+            "framework": "Framework Relocating TrainStates TreeNaming WeightsChoice",
             "guarded_tensors": "closed_with guarded_state",
             "hookspecs": "hookimpl",
             "kind_providers": "missing_provider providers_of",

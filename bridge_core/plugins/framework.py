@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from bridge_core.state import FlatState, Key, TensorSpec
 
-__all__ = ["Framework", "PassingValues", "Relocating", "TrainStates", "TreeNaming", "WeightsChoice"]
+__all__ = ["Framework", "Relocating", "TrainStates", "TreeNaming", "WeightsChoice"]
 
 
 @runtime_checkable
@@ -119,14 +119,6 @@ class TreeNaming(Protocol):
             names: Key without collection and box -> spec.
         """
         ...
-
-
-@runtime_checkable
-class PassingValues(Protocol):
-    """A framework adapter with collections of values that a model computes while it runs."""
-
-    passing_collections: Collection[str]
-    """Names of the collections; a framework without collections gets none of their values."""
 
 
 @dataclass(frozen=True, slots=True)

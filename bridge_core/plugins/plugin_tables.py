@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -202,20 +202,22 @@ class PluginTables:
             warnings.warn(text, PluginWarning, stacklevel=5)
         return joined
 
-    def _named(self, table: str, name: str) -> Any:
+    def _named(self, table: str, name: str, listed: Iterable[str] | None = None) -> Any:
+        """Return a value by name; an error lists the names that would do, by default all of the table."""
         provided = self._table(table)
+        names = provided.values if listed is None else listed
         if not isinstance(name, str):
             got = repr(name)[:80]
             raise UsageError(
                 f"expected the name of a {TABLES[table].what}, got {got}.",
-                hint=nearest("", provided.values, listing="Installed"),
+                hint=nearest("", names, listing="Installed"),
             )
         if name in provided.values:
             return provided.values[name]
         if name in provided.conflicts:
             conflict = provided.conflicts[name]
             raise UsageError(conflict.problem, hint=conflict.way_on or None)
-        hint = nearest(name, provided.values, listing="Installed")
+        hint = nearest(name, names, listing="Installed")
         if (table, name) == ("frameworks", "neutral"):
             raise UsageError("expected a framework, got 'neutral', the layout between frameworks.", hint=hint)
         raise UsageError(f"unknown {TABLES[table].what} {name!r}.", hint=hint)

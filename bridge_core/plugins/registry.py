@@ -153,13 +153,13 @@ class Registry(PluginTables):
         Raises:
             UsageError: No plugin provides it, several do, or its checkpoints are folders.
         """
-        file_format = self.any_format(name)
-        if not hasattr(file_format, "open"):
+        if isinstance(name, str) and name in self.folder_formats and name not in self.formats:
             raise UsageError(
                 f"expected a format of single files, got {name!r}, whose checkpoints are folders.",
                 hint=nearest("", self.formats, listing="Formats of files"),
             )
-        return file_format  # type: ignore[return-value]
+        file_format: Format = self._named("formats", name, self.formats)
+        return file_format
 
     def any_format(self, name: str) -> Format | FolderFormat:
         """Return a format of files or of folders by name.

@@ -16,7 +16,6 @@ from bridge_core.plan import Dropped, Plan, Step
 from bridge_core.plugins import Registry, names_of
 from bridge_core.resolve.evidence import PARAMETER
 from bridge_core.resolve.neutral_layers import neutral_layers
-from bridge_core.resolve.passing_values import passing_values
 from bridge_core.resolve.request import Ordered, Request, shown_names
 from bridge_core.resolve.rule_names import check_constant, rule_holds
 from bridge_core.resolve.without_template import WithoutTemplate
@@ -81,22 +80,6 @@ def plan_from_neutral(
         )
     framework = registry.framework(to)
     rules = tuple(rules)
-    passing = passing_values(state, registry, framework, like, rules)
-    if passing:
-        rest = state.select(lambda key: key not in passing)
-        plan = plan_from_neutral(
-            rest,
-            registry,
-            to,
-            like=like,
-            rules=rules,
-            permissions=permissions,
-            origin=origin,
-            config=config,
-            spellings=spellings,
-        )
-        dropped = (Dropped(key, why) for key, why in passing.items())
-        return replace(plan, specs=state.specs(), dropped=(*plan.dropped, *dropped))
     ways = None
     if rules or state.metadata.rules:
         from bridge_core.resolve.recorded_rules import towards

@@ -14,8 +14,13 @@ from dataclasses import dataclass
 from bridge_core.formats import Extent
 from bridge_core.state import FileTensor, Key, Region, Tensor, TensorSpec, regions
 from bridge_core.transfer.chunk_blocks import ChunkBlocks, chunk_blocks, largest_chunk
-from bridge_core.transfer.chunk_grid import chunked_sources, copies
-from bridge_core.transfer.memory_order import MemoryOrder, first_source, memory_order_of
+from bridge_core.transfer.chunk_grid import copies
+from bridge_core.transfer.memory_order import (
+    MemoryOrder,
+    chunked_sources,
+    first_source,
+    memory_order_of,
+)
 
 __all__ = ["COPY_BLOCK", "LARGE", "STRIP", "BlockPlan", "plan_blocks", "plan_boxes"]
 
@@ -136,7 +141,9 @@ def plan_blocks(
     source = first_source(tensor)
     as_stored = source is not None and tensor is source and not source.big_endian
     in_order = in_order or elements_per_byte > 1
-    chunks = None if as_stored else chunk_blocks(tensor, max_bytes, in_order=in_order)
+    chunks = None
+    if not as_stored and chunked_sources(tensor):
+        chunks = chunk_blocks(tensor, max_bytes, in_order=in_order)
     if chunks is not None:
         box, cell = chunks.block_shape, chunks.largest_part(shape)
         contiguous = in_order or (_is_run(shape, cell) and _is_run(cell, box))

@@ -11,8 +11,7 @@ from bridge_core.errors import OutOfMemory
 from bridge_core.ops import OpTensor
 from bridge_core.state import Array, FileTensor, Region, Tensor, regions
 from bridge_core.transfer.block_plan import LARGE, STRIP, BlockPlan
-from bridge_core.transfer.chunk_grid import chunk_shape_of
-from bridge_core.transfer.memory_order import MemoryOrder
+from bridge_core.transfer.memory_order import MemoryOrder, chunk_shape_of
 from bridge_core.transfer.scratch import Scratch
 from bridge_core.transfer.transpose import copy_into, move_plane
 

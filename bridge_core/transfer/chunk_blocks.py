@@ -15,11 +15,10 @@ from bridge_core.transfer.chunk_grid import (
     Cuts,
     chunk_cuts,
     chunk_regions,
-    chunk_shape_of,
-    chunked_sources,
     copies,
     read_nbytes,
 )
+from bridge_core.transfer.memory_order import chunk_shape_of, chunked_sources
 
 __all__ = ["ChunkBlocks", "chunk_blocks", "largest_chunk"]
 

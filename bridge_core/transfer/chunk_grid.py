@@ -23,15 +23,14 @@ from bridge_core.ops import (
     Unstack,
     axis_groups,
 )
-from bridge_core.state import FileTensor, Region, Tensor, regions
+from bridge_core.state import Region, Tensor, regions
+from bridge_core.transfer.memory_order import chunk_shape_of
 
 __all__ = [
     "ChunkRegion",
     "Cuts",
     "chunk_cuts",
     "chunk_regions",
-    "chunk_shape_of",
-    "chunked_sources",
     "copies",
     "read_nbytes",
     "complete_chunks",
@@ -57,28 +56,6 @@ class ChunkRegion(NamedTuple):
     def nbytes(self) -> int:
         """Bytes of the region."""
         return regions.size(regions.region_shape(self.region)) * self.source.spec.dtype.itemsize
-
-
-def chunk_shape_of(tensor: Tensor) -> tuple[int, ...]:
-    """Return the shape of a source's chunks; empty if it has none."""
-    chunk: tuple[int, ...] = getattr(tensor, "chunk_shape", ())
-    return chunk if len(chunk) == len(tensor.spec.shape) and 0 not in tensor.spec.shape else ()
-
-
-def chunked_sources(tensor: Tensor) -> tuple[Tensor, ...]:
-    """Return the sources that have chunks, each once."""
-    sources: dict[int, Tensor] = {}
-    seen: set[int] = set()
-    waiting = [tensor]
-    while waiting:
-        tensor = waiting.pop()
-        if isinstance(tensor, OpTensor):
-            if id(tensor) not in seen:
-                seen.add(id(tensor))
-                waiting.extend(reversed(tensor.inputs))
-        elif not isinstance(tensor, FileTensor) and chunk_shape_of(tensor):
-            sources[id(tensor)] = tensor
-    return tuple(sources.values())
 
 
 def complete_chunks(tensor: Tensor, region: Region) -> Region:

@@ -13,8 +13,8 @@ from bridge_core.ops import OpTensor, RequireEqual
 from bridge_core.state import Array, FlatState, Key, Tensor, as_state, join_key, regions
 from bridge_core.transfer.block_plan import BlockPlan, plan_blocks
 from bridge_core.transfer.block_reader import read_region
-from bridge_core.transfer.chunk_grid import chunked_sources
 from bridge_core.transfer.chunk_jobs import jobs_by_chunks
+from bridge_core.transfer.memory_order import chunked_sources
 from bridge_core.transfer.progress import Progress
 from bridge_core.transfer.scratch import Scratch
 

@@ -135,9 +135,13 @@ class FileTarget:
             def work(job: _Job) -> list[_Sum]:
                 if job.ahead is not None and (source := job.ahead.source) is not None:
                     source.file.prefetch(source.offset, source.spec.nbytes)
-                kept = max(part.plan.held_nbytes for part in job.parts)
+                held_nbytes = max(part.plan.held_nbytes for part in job.parts)
                 sums: list[_Sum] = []
-                with large.taken(kept, self._stop), self._pool.borrowed() as scratch:
+                with (
+                    about_tensor(job.parts[0].plan.key),
+                    large.taken(held_nbytes, self._stop),
+                    self._pool.borrowed() as scratch,
+                ):
                     for part in job.parts:
                         with OverflowCount() as overflow:
                             sums.extend(self._write(fd, part, scratch, summed=summed))

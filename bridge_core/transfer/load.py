@@ -20,8 +20,8 @@ from bridge_core.state import Array, ArrayTensor, FlatState, Key, Tensor, Tensor
 from bridge_core.transfer.block_plan import plan_blocks
 from bridge_core.transfer.block_reader import read_into, read_whole
 from bridge_core.transfer.budget import Budget
-from bridge_core.transfer.chunk_grid import chunked_sources
 from bridge_core.transfer.chunk_jobs import Allowance, Part, jobs_by_chunks
+from bridge_core.transfer.memory_order import chunked_sources
 from bridge_core.transfer.scratch import ScratchPool
 from bridge_core.transfer.thread_pool import run_jobs
 from bridge_core.transfer.transpose import kernel_for

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from bridge_core.ops import Concat, Flip, Op, OpTensor, Permute, Reshape, Split, Stack, Unstack, axis_groups
 from bridge_core.state import FileTensor, Tensor
 
-__all__ = ["MemoryOrder", "first_source", "memory_order_of"]
+__all__ = ["chunk_shape_of", "chunked_sources", "MemoryOrder", "first_source", "memory_order_of"]
 
 
 @dataclass(frozen=True)
@@ -117,3 +117,25 @@ def _reshaped(axes: list[_Axis], source: tuple[int, ...], target: tuple[int, ...
         )
         for axis in axes
     ]
+
+
+def chunk_shape_of(tensor: Tensor) -> tuple[int, ...]:
+    """Return the shape of a source's chunks; empty if it has none."""
+    chunk: tuple[int, ...] = getattr(tensor, "chunk_shape", ())
+    return chunk if len(chunk) == len(tensor.spec.shape) and 0 not in tensor.spec.shape else ()
+
+
+def chunked_sources(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Return the sources that have chunks, each once."""
+    sources: dict[int, Tensor] = {}
+    seen: set[int] = set()
+    waiting = [tensor]
+    while waiting:
+        tensor = waiting.pop()
+        if isinstance(tensor, OpTensor):
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                waiting.extend(reversed(tensor.inputs))
+        elif not isinstance(tensor, FileTensor) and chunk_shape_of(tensor):
+            sources[id(tensor)] = tensor
+    return tuple(sources.values())

@@ -574,30 +574,6 @@ def test_weights_are_never_lost_and_moments_never_chosen(model, slots, data):
         assert any(key[:depth] in choice.left_out for depth in range(1, len(key) + 1))
 
 
-def test_values_of_a_running_model_stay_in_flax(tmp_path):
-    cache = {"attn": {"cached_key": numbers(2, 3), "cache_index": np.int32(1)}}
-    tree = {
-        "params": net(),
-        "batch_stats": stats(),
-        "cache": cache,
-        "intermediates": {"fc": {"out": numbers(2)}},
-    }
-    names = {"cache.attn.cached_key", "cache.attn.cache_index", "intermediates.fc.out"}
-    made, report = to_torch(write(tree, tmp_path / "x.msgpack"), tmp_path)
-    assert_net(made, with_stats=True)
-    assert set(left_out(report)) == names
-    neutral = bridge_flax.to_neutral(tree)
-    assert set(bridge_torch.from_neutral(neutral)) == set(made)
-    back = traverse_util.flatten_dict(bridge_flax.from_neutral(neutral), sep=".")
-    assert names < set(back)
-    torch = pytest.importorskip("torch")
-    like = torch.nn.ModuleDict({"fc": torch.nn.Linear(3, 4), "bn": torch.nn.BatchNorm1d(4)})
-    assert set(bridge_torch.from_neutral(neutral, like=like)) == set(made)
-    like.register_buffer("cached_key", torch.zeros(2, 3))
-    with refused(bridge_core.MismatchError, "cached_key"):
-        bridge_torch.from_neutral(neutral, like=like)
-
-
 WORDS_OF_TREES = [
     "params",
     "opt_state",
