@@ -20,12 +20,6 @@ from bridge_core.cli.terminal import aside, print_json, say
 
 __all__ = ["convert"]
 
-_FREED = 1 << 20
-"""Bytes of an array from which on its memory goes back to the system when it is freed.
-
-Chosen with ``benchmarks/orbax_checkpoints.py``: without it, decoded chunks leave some 150 MB behind.
-"""
-
 
 @click.command(
     epilog=examples(
@@ -79,9 +73,7 @@ def convert(src: str, dst: str, no_verify: bool, as_json: bool, quiet: bool, **a
     """
     from bridge_core.cli.progress_bar import progress_bar
     from bridge_core.conversion import convert as run
-    from bridge_core.io import return_freed_memory
 
-    return_freed_memory(_FREED)
     begun = time.monotonic()
     shown = not (as_json or quiet)
     with aside(), progress_bar(shown=shown) as progress:
