@@ -53,6 +53,7 @@ def write_checkpoint(state: FlatState, path: StrPath, options: WriteOptions, reg
     writer = _Writer(state, used, registry, options)
     log("checkpoint", "writing %s as %s: %d bytes", destination, used.name, state.nbytes)
     if options.fills_folder(path):
+        _refuse_other_checkpoint(destination, options, registry)
         return writer.write_folder(destination)
     _refuse_part(state, destination)
     return writer.write_file(destination)
@@ -108,6 +109,20 @@ def _refuse_places(options: WriteOptions, used: Format) -> None:
                 hint='Remove it, or pass a format whose checkpoints are folders, such as format="orbax" '
                 "(--format orbax).",
             )
+
+
+def _refuse_other_checkpoint(folder: Path, options: WriteOptions, registry: Registry) -> None:
+    """Refuse to add files of weights to a folder checkpoint: they would be read in its place."""
+    from bridge_core.checkpoint.folder_checkpoint import own_checkpoint
+
+    if folder.is_dir() and (other := own_checkpoint(folder, registry)):
+        way = f'pass format="{other.name}" (--format {other.name})' if options.format is None else ""
+        raise DestinationExists(
+            f"the destination is a checkpoint of the format {other.name}, and files of weights in it would be "
+            "read in its place.",
+            path=folder,
+            hint="Give the name of a file or of a new folder" + (f", or {way}." if way else "."),
+        )
 
 
 def _refuse_contents(state: FlatState, used: Format | FolderFormat) -> None:

@@ -14,7 +14,7 @@ from bridge_core.messages import count, listed, log
 from bridge_core.plugins import Registry
 from bridge_core.state import FlatState, select_entry, unknown_entry
 
-__all__ = ["contents_of", "folder_format", "open_checkpoint"]
+__all__ = ["contents_of", "folder_format", "naming_checkpoint", "open_checkpoint", "own_checkpoint"]
 
 
 def folder_format(
@@ -59,6 +59,52 @@ def _has_usual_weights(path: Path, registry: Registry) -> bool:
 
     usual = is_weights_name(registry.formats.values())
     return any(usual(name) for name in SourceFolder(path).files)
+
+
+def own_checkpoint(path: Path, registry: Registry) -> FolderFormat | None:
+    """Return the format of a folder that is a checkpoint itself, and not a folder with checkpoints in it.
+
+    A checkpoint in a folder has a name with the suffix of its format, and an item has any other name.
+    """
+    used = folder_format(path, registry)
+    if used is None:
+        return None
+    try:
+        contents = contents_of(path, registry, used, step=None, follow_links=False)
+    except BridgeError:  # damaged, or not finished: it is one all the same
+        return used
+    suffixes = tuple(used.extensions)
+    items = [item for item in contents.items if not item.name.lower().endswith(suffixes)]
+    return used if contents.steps or items else None
+
+
+@contextlib.contextmanager
+def naming_checkpoint(path: Path, registry: Registry) -> Iterator[None]:
+    """Let errors about a file or folder that is a part of a folder checkpoint say which folder to give."""
+    try:
+        yield
+    except MalformedFile as err:
+        around = _checkpoint_around(path, registry)
+        if around is not None:
+            folder, used = around
+            way = f"If it is a part of the {used.name} checkpoint {folder}, give that folder."
+            err.hint = f"{err.hint} {way}" if err.hint else way
+        raise
+
+
+def _checkpoint_around(path: Path, registry: Registry) -> tuple[Path, FolderFormat] | None:
+    """Return the item that a file or folder is in, at most three folders up, or the step right above."""
+    for depth, folder in enumerate(list(path.absolute().parents)[:3]):
+        with contextlib.suppress(BridgeError):
+            used = folder_format(folder, registry)
+            if used is None:
+                continue
+            contents = contents_of(folder, registry, used, step=None, follow_links=False)
+            is_item = contents.item == ""
+            is_step = depth == 0 and contents.item is not None and not contents.steps
+            if is_item or is_step:
+                return folder, used
+    return None
 
 
 def contents_of(
@@ -194,7 +240,7 @@ def _inner_entry(state: FlatState, entry: str, contents: FolderContents) -> Flat
         if not items:
             raise
         entries = dict.fromkeys(key[0] for key in state if len(key) > 1)
-        raise unknown_entry(entry, [*items, *entries]) from err
+        raise unknown_entry(entry, dict.fromkeys([*items, *entries])) from err
 
 
 @contextlib.contextmanager

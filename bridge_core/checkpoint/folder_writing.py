@@ -40,6 +40,8 @@ def write_folder_checkpoint(
     """
     _refuse_options(used, options)
     final = destination if options.step is None else destination / str(options.step)
+    if options.step is not None:
+        _refuse_place_of_step(destination, options.step, used, registry)
     _refuse_more(final, used, options, registry)
     meter = Meter(state, options.progress, verify=options.verify)
     sums: dict[Key, int] = {}
@@ -113,10 +115,46 @@ def _refuse_options(used: FolderFormat, options: WriteOptions) -> None:
         )
 
 
+def _holds_something(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _refuse_place_of_step(root: Path, step: int, used: FolderFormat, registry: Registry) -> None:
+    """Refuse a step where it could not be read: in an item, or next to a folder of the same step."""
+    if not _holds_something(root) or not registry.asks("formats", used, "sniff_folder", SourceFolder(root)):
+        return
+    try:
+        contents = contents_of(root, registry, used, step=None, follow_links=False)
+    except BridgeError:  # what is there cannot be read, or is not finished: a new step can
+        return
+    if not contents.steps:
+        raise DestinationExists(
+            "the destination is itself a checkpoint without steps, so no step can be added to it.",
+            path=root,
+            hint="Give the folder that holds the steps, or the name of a new one.",
+        )
+    if step in contents.steps and not (root / str(step)).exists():
+        raise DestinationExists(
+            f"the destination holds step {step} under another name, and two folders cannot be one step.",
+            path=root,
+            hint="Pass another number, to_step= (--to-step), or give the name of a new folder.",
+        )
+
+
 def _refuse_more(final: Path, used: FolderFormat, options: WriteOptions, registry: Registry) -> None:
     """Refuse to replace a folder that holds more than the item that is written."""
-    if not options.overwrite or not final.is_dir() or not any(final.iterdir()):
+    if not _holds_something(final):
         return
+    if not options.overwrite:
+        if options.item is None:
+            return  # the writer refuses it
+        there = (final / options.item).exists()
+        does, way = ("would be replaced in", "replace") if there else ("would be added to", "add")
+        raise DestinationExists(
+            f"the destination exists; the item {options.item!r} {does} it.",
+            path=final,
+            hint=f"Pass overwrite=True (--overwrite) to {way} it; the other items stay.",
+        )
     if not registry.asks("formats", used, "sniff_folder", SourceFolder(final)):
         raise DestinationExists(
             f"the destination is a folder, and not a checkpoint of the format {used.name}, so it is not "
@@ -131,6 +169,12 @@ def _refuse_more(final: Path, used: FolderFormat, options: WriteOptions, registr
             "replaced.",
             path=final,
             hint="Pass to_step= (--to-step) to write one step of it, or give the name of a new folder.",
+        )
+    if any(item.name == options.item and not item.has_tensors for item in contents.items):
+        raise DestinationExists(
+            f"the item {options.item!r} of the destination holds no tensors, so it is not replaced.",
+            path=final,
+            hint="Pass another name, such as to_item=\"params\" (--to-item params).",
         )
     others = [item.name for item in contents.items if item.name]
     if len(others) > 1 and options.item is None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bridge_core.checkpoint.checkpoint_writer import write_checkpoint
 from bridge_core.checkpoint.choice import Choice, choose_file
 from bridge_core.checkpoint.detect_format import open_file
-from bridge_core.checkpoint.folder_checkpoint import folder_format, open_checkpoint
+from bridge_core.checkpoint.folder_checkpoint import folder_format, naming_checkpoint, open_checkpoint
 from bridge_core.checkpoint.saved import Saved
 from bridge_core.checkpoint.write_options import StrPath, WriteOptions, as_path, is_folder, require_step
 from bridge_core.errors import UsageError
@@ -82,14 +82,15 @@ def open_state(
         )
     else:
         _refuse_step(step, place)
-        if is_folder(place):
-            from bridge_core.checkpoint.folder_weights import choose_weights
-
-            choice = choose_weights(place, format=format, layout=layout, registry=registry)
-        else:
-            choice = choose_file(place)
         of_files = registry.format(format) if format else None
-        used, state = open_file(choice.path, registry, of_files, follow_links=follow_links, entry=entry)
+        with naming_checkpoint(place, registry):
+            if is_folder(place):
+                from bridge_core.checkpoint.folder_weights import choose_weights
+
+                choice = choose_weights(place, format=format, layout=layout, registry=registry)
+            else:
+                choice = choose_file(place)
+            used, state = open_file(choice.path, registry, of_files, follow_links=follow_links, entry=entry)
     known = {**state.metadata.provenance, "path": str(choice.path), "format": used.name}
     notes = (*choice.notes, *state.metadata.notes)
     own_layout, reason = (layout, "as given") if layout else _layout(state, used, registry)
@@ -107,7 +108,7 @@ def _refuse_step(step: int | None, path: Path) -> None:
         raise UsageError(
             f"the source has no steps, so it has no step {step}.",
             path=path,
-            hint="Remove step= (--step), or give the folder that holds the steps.",
+            hint="Remove step= (--step), or give the folder that holds the steps, or the file of one step.",
         )
 
 

@@ -48,6 +48,9 @@ _FOREIGN: tuple[tuple[re.Pattern[str], str, str], ...] = (
 """Files that are only in folders of other checkpoints, what these are, and what to do."""
 
 
+_MOST_INNER = 200
+
+
 @dataclass(frozen=True)
 class _Name:
     """A usual name, as a pattern; better ranks are lower."""
@@ -191,11 +194,7 @@ def _sole_weights(folder: Path, files: list[str], contents: _Contents, usual: tu
         return indexes[0]
     seen = indexes or contents.weights(folder, files)
     _refuse_shards(folder, seen)
-    for pattern, what, hint in _FOREIGN:
-        if any(pattern.fullmatch(name) for name in files):
-            raise MalformedFile(
-                f"the folder is {what}, which no installed format reads.", path=folder, hint=hint
-            )
+    _refuse_foreign(folder, files, folder)
     _refuse_parts(folder, seen)
     if len(seen) == 1:
         return seen[0]
@@ -208,7 +207,23 @@ def _sole_weights(folder: Path, files: list[str], contents: _Contents, usual: tu
             hint=f"Give one of the files, such as {folder / seen[0]}; merge them first if they belong to one "
             "model.",
         )
+    for inner in _inner_folders(folder):
+        _refuse_foreign(folder, os.listdir(inner), inner)
     raise _no_weights(folder, usual)
+
+
+def _refuse_foreign(folder: Path, files: Iterable[str], holding: Path) -> None:
+    """Refuse a folder by what is in it, or in a folder in it, as the steps of a training run are."""
+    for pattern, what, hint in _FOREIGN:
+        if any(pattern.fullmatch(name) for name in files):
+            where = "the folder is" if holding == folder else f"the folder {holding.name} in it is"
+            raise MalformedFile(f"{where} {what}, which no installed format reads.", path=folder, hint=hint)
+
+
+def _inner_folders(folder: Path) -> list[Path]:
+    """Return some of the folders in a folder; none that cannot be listed, and no links."""
+    inner = [entry for entry in sorted(folder.iterdir())[:_MOST_INNER] if not entry.is_symlink()]
+    return [entry for entry in inner if entry.is_dir() and os.access(entry, os.R_OK | os.X_OK)]
 
 
 def _of_one_save(files: list[str]) -> str | None:

@@ -152,6 +152,63 @@ def test_a_folder_that_is_not_a_checkpoint_is_not_replaced(tmp_path):
     assert (tmp_path / "home" / "thesis.txt").read_text() == "years of work"
 
 
+def test_a_step_is_not_written_where_it_could_not_be_read(tmp_path):
+    save(tmp_path / "one")
+    with refused(DestinationExists, "one", "steps"):
+        save(tmp_path / "one", step=4)
+    assert not (tmp_path / "one" / "4").exists()
+
+
+def test_an_item_without_tensors_is_not_replaced(tmp_path):
+    save(tmp_path / "run", step=1, item="params")
+    other = tmp_path / "run" / "1" / "assets"
+    other.mkdir()
+    (other / "norms.json").write_text("{}")
+    with refused(DestinationExists, "assets", "no tensors", hint="--to-item"):
+        save(tmp_path / "run", step=1, item="assets", overwrite=True)
+    assert (other / "norms.json").exists()
+
+
+@pytest.mark.parametrize("item, does", [("ema", "added"), ("params", "replaced")])
+def test_writing_an_item_of_a_step_says_what_happens_to_the_step(tmp_path, item, does):
+    save(tmp_path / "run", step=1, item="params")
+    with refused(DestinationExists, item, does, hint="the other items stay"):
+        save(tmp_path / "run", step=1, item=item)
+    save(tmp_path / "run", step=1, item=item, overwrite=True)
+
+
+@pytest.mark.parametrize("place", ["run", "run/1"])
+def test_files_of_weights_are_not_put_into_a_checkpoint(tmp_path, place):
+    save(tmp_path / "run", step=1, item="params")
+    with refused(DestinationExists, "stepfolder", hint="--format stepfolder"):
+        save_state(
+            {("w",): numbers(2)}, tmp_path / place, layout="neutral", registry=REGISTRY, overwrite=True
+        )
+    save_state(
+        {("w",): numbers(2)}, tmp_path / place / "w.safetensors", layout="neutral", registry=REGISTRY
+    )
+
+
+def test_files_of_weights_may_lie_next_to_a_checkpoint(tmp_path):
+    save(tmp_path / f"a{StepFolders.extensions[0]}")
+    save_state({("w",): numbers(2)}, tmp_path, layout="neutral", registry=REGISTRY, overwrite=True)
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_a_part_of_a_checkpoint_says_which_folder_to_give(tmp_path):
+    save(tmp_path / "run", step=1, item="params")
+    item = tmp_path / "run" / "1" / "params"
+    (item / "deep").mkdir()
+    (item / "deep" / "part").write_bytes(b"no weights at all")
+    for place in (item / "deep" / "part", item / "deep", next(f for f in item.iterdir() if f.is_file())):
+        with refused(MalformedFile, hint=f"{item},"), open_state(place, registry=REGISTRY):
+            pass
+    (tmp_path / "noise").write_bytes(b"no weights at all")
+    with pytest.raises(MalformedFile) as caught, open_state(tmp_path / "noise", registry=REGISTRY):
+        pass
+    assert "give that folder" not in str(caught.value.hint)
+
+
 def test_a_write_that_fails_leaves_nothing_behind(tmp_path):
     class Failing(StepFolders):
         def write_folder(self, state, target, *, step=None, item=None):

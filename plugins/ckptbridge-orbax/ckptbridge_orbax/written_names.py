@@ -13,6 +13,8 @@ __all__ = ["array_name", "check_item", "check_state"]
 
 _MAX_PARTS = 128
 _MAX_NAME = 4096
+_RESERVED_FOR_ORBAX = ("_", ".", "ocdbt.", "manifest.ocdbt")
+"""Beginnings of names that Orbax uses itself for what is not an item."""
 _RESERVED = (".zarray", ".zattrs", ".zgroup", "zarr.json")
 
 
@@ -57,10 +59,12 @@ def check_item(item: str) -> None:
         UsageError: It is not the plain name of a folder.
     """
     plain = item not in ("", ".", "..") and not set(item) & set('/\\\0:*?"<>|') and is_unicode(item)
-    if not plain or item.startswith("_") or len(item.encode()) > 128 or "orbax-checkpoint-tmp" in item:
+    reserved = item.startswith(_RESERVED_FOR_ORBAX) or "orbax-checkpoint-tmp" in item
+    if not plain or reserved or len(item.encode()) > 128:
+        why = "Orbax uses such names itself" if plain and reserved else "it is the name of a folder"
         raise UsageError(
-            f"expected the plain name of a folder as item= (--item), got {shown(item)}.",
-            hint='Pass a name such as item="params" (--item).',
+            f"{shown(item)} cannot be the name of an item: {why}.",
+            hint='Pass a name such as to_item="params" (--to-item params).',
         )
 
 

@@ -15,6 +15,7 @@ from support.errors import refused
 
 import ckptbridge_orbax
 from bridge_core import (
+    DestinationExists,
     FlatState,
     KeyConflict,
     LimitExceeded,
@@ -220,6 +221,15 @@ def test_a_step_remembers_the_items_that_stay(tmp_path):
     assert np.array_equal(open_state(tmp_path / "run", entry="params", registry=registry)["a"], np.arange(3))
 
 
+def test_a_step_is_not_written_next_to_a_folder_of_the_same_step(tmp_path):
+    options = {"format": "orbax", "layout": "flax", "registry": with_orbax(), "step": 3}
+    save_state({("a",): ONE}, tmp_path / "run", **options)
+    (tmp_path / "run" / "3").rename(tmp_path / "run" / "checkpoint_3")
+    with refused(DestinationExists, "run", "step 3", hint="--to-step"):
+        save_state({("a",): ONE}, tmp_path / "run", **options)
+    assert [entry.name for entry in (tmp_path / "run").iterdir()] == ["checkpoint_3"]
+
+
 def test_a_step_without_a_named_item_has_the_default_one(save):
     assert same(stored(save({"a": np.arange(3)}, step=0) / "default", "a").read().result(), np.arange(3))
 
@@ -269,9 +279,9 @@ def test_what_cannot_be_stored_is_refused_before_anything_is_written(save, tmp_p
     assert list((tmp_path / "written").iterdir()) == []
 
 
-@pytest.mark.parametrize("item", ["", ".", "..", "a/b", "a\\b", "_METADATA", "a\0", "x.orbax-checkpoint-tmp"])
+@pytest.mark.parametrize("item", ["", ".", "..", "a/b", "a\\b", "_METADATA", "a\0", "x.orbax-checkpoint-tmp", ".x", "ocdbt.process_0"])
 def test_an_item_that_is_not_a_folder_name_is_refused(save, tmp_path, item):
-    with refused(UsageError, hint="item="):
+    with refused(UsageError, hint="--to-item"):
         save({"a": ONE}, item=item)
     assert list((tmp_path / "written").iterdir()) == []
 
