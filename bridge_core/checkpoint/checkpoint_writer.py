@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from bridge_core.checkpoint.detect_format import by_extension
@@ -30,6 +30,9 @@ from bridge_core.transfer import FileTarget, Meter, ScratchPool, kernel_for
 
 __all__ = ["chosen_format", "write_checkpoint"]
 
+_OF_PLUGINS = {".orbax": "orbax", ".h5": "hdf5", ".hdf5": "hdf5"}
+"""Suffixes that are of one format, which may not be installed."""
+
 _UNLIMITED = 1 << 62
 """Bytes of a shard where the caller sets no limit."""
 
@@ -41,7 +44,7 @@ def write_checkpoint(state: FlatState, path: StrPath, options: WriteOptions, reg
         state = state.replace(metadata=state.metadata.with_(ties={}))
     state = _with_held_metadata(state, registry)
     used = chosen_format(path, options, registry, layout=state.layout)
-    _refuse_contents(state, used)
+    _refuse_contents(state, used, registry)
     if isinstance(used, FolderFormat):
         from bridge_core.checkpoint.folder_writing import write_folder_checkpoint
 
@@ -96,6 +99,9 @@ def chosen_format(
             return candidate
     if not options.fills_folder(path) and (named := by_extension(name, registry)):
         return named
+    for suffix, missing in _OF_PLUGINS.items():
+        if name.lower().endswith(suffix) and missing not in (*registry.formats, *registry.folder_formats):
+            return registry.any_format(missing)  # says what to install
     framework = registry.frameworks.get(layout or "")
     return registry.format(framework.default_format if framework else "safetensors")
 
@@ -118,14 +124,14 @@ def _refuse_other_checkpoint(folder: Path, options: WriteOptions, registry: Regi
     if folder.is_dir() and (other := own_checkpoint(folder, registry)):
         way = f'pass format="{other.name}" (--format {other.name})' if options.format is None else ""
         raise DestinationExists(
-            f"the destination is a checkpoint of the format {other.name}, and files of weights in it would be "
-            "read in its place.",
+            f"the destination is a checkpoint of the format {other.name}, and files of weights in it would "
+            "be read in its place.",
             path=folder,
             hint="Give the name of a file or of a new folder" + (f", or {way}." if way else "."),
         )
 
 
-def _refuse_contents(state: FlatState, used: Format | FolderFormat) -> None:
+def _refuse_contents(state: FlatState, used: Format | FolderFormat, registry: Registry) -> None:
     """Refuse the keys and dtypes that no file of the format can hold, before anything is written."""
     for key in state:
         if not key or not all(isinstance(part, str) for part in key):
@@ -141,18 +147,23 @@ def _refuse_contents(state: FlatState, used: Format | FolderFormat) -> None:
         have = "tensor has" if len(wrong) == 1 else "tensors have"
         raise UnsupportedFeature(
             f"the format {used.name} cannot hold {', '.join(names)}, which {len(wrong)} {have}: {keys}.",
-            hint=_way_to_hold(names, used),
+            hint=_way_to_hold(names, used, registry),
         )
 
 
-def _way_to_hold(names: Iterable[str], used: Format | FolderFormat) -> str:
+def _way_to_hold(names: Collection[str], used: Format | FolderFormat, registry: Registry) -> str:
     """Return how to write tensors of dtypes that a format cannot hold."""
+    able = [other.name for other in registry.formats.values() if other.capabilities.dtypes >= {*names}]
+    other = able[0] if able else None
     if (
         all(is_floating(DTYPES[name]) for name in names if name in DTYPES)
         and "float32" in used.capabilities.dtypes
     ):
-        return 'Cast them, dtype="float32" (--dtype float32), or pass another format, such as safetensors.'
-    return 'Pass another format, such as format="safetensors" (--format safetensors).'
+        more = f", or pass another format, such as {other}" if other else ""
+        return f'Cast them, dtype="float32" (--dtype float32){more}.'
+    return (
+        f'Pass another format, such as format="{other}" (--format {other}).' if other else "Leave them out."
+    )
 
 
 def _refuse_names(options: WriteOptions, registry: Registry) -> None:

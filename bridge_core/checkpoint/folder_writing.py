@@ -174,7 +174,7 @@ def _refuse_more(final: Path, used: FolderFormat, options: WriteOptions, registr
         raise DestinationExists(
             f"the item {options.item!r} of the destination holds no tensors, so it is not replaced.",
             path=final,
-            hint="Pass another name, such as to_item=\"params\" (--to-item params).",
+            hint='Pass another name, such as to_item="params" (--to-item params).',
         )
     others = [item.name for item in contents.items if item.name]
     if len(others) > 1 and options.item is None:

@@ -208,7 +208,7 @@ def _sole_weights(folder: Path, files: list[str], contents: _Contents, usual: tu
             "model.",
         )
     for inner in _inner_folders(folder):
-        _refuse_foreign(folder, os.listdir(inner), inner)
+        _refuse_foreign(folder, [entry.name for entry in inner.iterdir()], inner)
     raise _no_weights(folder, usual)
 
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PluginTables"]
 
+_PACKAGES = {"hdf5": "ckptbridge-hdf5", "orbax": "ckptbridge-orbax"}
+"""Formats of ckptbridge's own plugins, which are installed by themselves."""
+
 
 @dataclass(frozen=True, eq=False)
 class PluginTables:
@@ -220,6 +223,8 @@ class PluginTables:
         hint = nearest(name, names, listing="Installed")
         if (table, name) == ("frameworks", "neutral"):
             raise UsageError("expected a framework, got 'neutral', the layout between frameworks.", hint=hint)
+        if table == "formats" and name in _PACKAGES:
+            hint = f"Run: pip install {_PACKAGES[name]}. Installed: {', '.join(names)}."
         raise UsageError(f"unknown {TABLES[table].what} {name!r}.", hint=hint)
 
     def _check_transforms(self, transforms: Collection[LayerTransform]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 
+import ml_dtypes
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -17,11 +18,12 @@ from bridge_core.errors import (
     SourceNotFound,
     SystemFailure,
     UnsafeFile,
+    UnsupportedFeature,
     UsageError,
     VerificationError,
 )
 from bridge_core.io import SourceFolder
-from bridge_core.plugins import hookimpl
+from bridge_core.plugins import hookimpl, loaded_registry
 
 
 class PluginOf:
@@ -169,7 +171,7 @@ def test_an_item_without_tensors_is_not_replaced(tmp_path):
     assert (other / "norms.json").exists()
 
 
-@pytest.mark.parametrize("item, does", [("ema", "added"), ("params", "replaced")])
+@pytest.mark.parametrize(("item", "does"), [("ema", "added"), ("params", "replaced")])
 def test_writing_an_item_of_a_step_says_what_happens_to_the_step(tmp_path, item, does):
     save(tmp_path / "run", step=1, item="params")
     with refused(DestinationExists, item, does, hint="the other items stay"):
@@ -184,9 +186,7 @@ def test_files_of_weights_are_not_put_into_a_checkpoint(tmp_path, place):
         save_state(
             {("w",): numbers(2)}, tmp_path / place, layout="neutral", registry=REGISTRY, overwrite=True
         )
-    save_state(
-        {("w",): numbers(2)}, tmp_path / place / "w.safetensors", layout="neutral", registry=REGISTRY
-    )
+    save_state({("w",): numbers(2)}, tmp_path / place / "w.safetensors", layout="neutral", registry=REGISTRY)
 
 
 def test_files_of_weights_may_lie_next_to_a_checkpoint(tmp_path):
@@ -310,3 +310,32 @@ def test_a_format_of_folders_does_not_read_files(tmp_path):
     (tmp_path / "empty").mkdir()
     with refused(MalformedFile, "empty"):
         opened(tmp_path / "empty", format="stepfolder")
+
+
+@pytest.mark.parametrize(("name", "package"), [("x.orbax", "ckptbridge-orbax"), ("x.h5", "ckptbridge-hdf5")])
+@pytest.mark.parametrize("by", ["name", "format"])
+def test_a_format_that_is_not_installed_says_what_to_install(tmp_path, name, package, by):
+    without = loaded_registry(disabled=["all"])
+    place, format = (tmp_path / name, None) if by == "name" else (tmp_path / "x", package[11:])
+    with refused(UsageError, package[11:], hint=f"pip install {package}"):
+        save_state({("w",): numbers(2)}, place, format=format, layout="flax", registry=without)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["run", "run/3", "run/3/params"])
+def test_a_checkpoint_of_orbax_that_no_format_reads_says_what_to_install(tmp_path, place):
+    (tmp_path / "run" / "3" / "params").mkdir(parents=True)
+    for folder in ("run/3", "run/3/params"):
+        (tmp_path / folder / "_CHECKPOINT_METADATA").write_text("{}")
+    with (
+        refused(MalformedFile, "Orbax", hint="pip install ckptbridge-orbax"),
+        open_state(tmp_path / place, registry=loaded_registry(disabled=["all"])),
+    ):
+        pass
+
+
+def test_a_dtype_that_a_format_cannot_hold_has_a_format_that_can(tmp_path):
+    four_bits = np.arange(4).astype(ml_dtypes.int4)
+    with refused(UnsupportedFeature, "int4", hint="--format npz"):
+        save_state({("w",): four_bits}, tmp_path / "w.safetensors", layout="flax")
+    save_state({("w",): four_bits}, tmp_path / "w.npz", layout="flax")

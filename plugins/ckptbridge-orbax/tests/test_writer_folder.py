@@ -279,7 +279,10 @@ def test_what_cannot_be_stored_is_refused_before_anything_is_written(save, tmp_p
     assert list((tmp_path / "written").iterdir()) == []
 
 
-@pytest.mark.parametrize("item", ["", ".", "..", "a/b", "a\\b", "_METADATA", "a\0", "x.orbax-checkpoint-tmp", ".x", "ocdbt.process_0"])
+@pytest.mark.parametrize(
+    "item",
+    ["", ".", "..", "a/b", "a\\b", "_METADATA", "a\0", "x.orbax-checkpoint-tmp", ".x", "ocdbt.process_0"],
+)
 def test_an_item_that_is_not_a_folder_name_is_refused(save, tmp_path, item):
     with refused(UsageError, hint="--to-item"):
         save({"a": ONE}, item=item)
