@@ -101,7 +101,7 @@ def chosen_format(
         return named
     for suffix, missing in _OF_PLUGINS.items():
         if name.lower().endswith(suffix) and missing not in (*registry.formats, *registry.folder_formats):
-            return registry.any_format(missing)  # says what to install
+            return registry.any_format(missing)  # the error names the package to install
     framework = registry.frameworks.get(layout or "")
     return registry.format(framework.default_format if framework else "safetensors")
 

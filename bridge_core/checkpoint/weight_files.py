@@ -194,7 +194,7 @@ def _sole_weights(folder: Path, files: list[str], contents: _Contents, usual: tu
         return indexes[0]
     seen = indexes or contents.weights(folder, files)
     _refuse_shards(folder, seen)
-    _refuse_foreign(folder, files, folder)
+    _refuse_foreign(folder, files, folder, contents.registry)
     _refuse_parts(folder, seen)
     if len(seen) == 1:
         return seen[0]
@@ -208,16 +208,19 @@ def _sole_weights(folder: Path, files: list[str], contents: _Contents, usual: tu
             "model.",
         )
     for inner in _inner_folders(folder):
-        _refuse_foreign(folder, [entry.name for entry in inner.iterdir()], inner)
+        _refuse_foreign(folder, [entry.name for entry in inner.iterdir()], inner, contents.registry)
     raise _no_weights(folder, usual)
 
 
-def _refuse_foreign(folder: Path, files: Iterable[str], holding: Path) -> None:
+def _refuse_foreign(folder: Path, files: Iterable[str], holding: Path, registry: Registry) -> None:
     """Refuse a folder by what is in it, or in a folder in it, as the steps of a training run are."""
     for pattern, what, hint in _FOREIGN:
         if any(pattern.fullmatch(name) for name in files):
             where = "the folder is" if holding == folder else f"the folder {holding.name} in it is"
-            raise MalformedFile(f"{where} {what}, which no installed format reads.", path=folder, hint=hint)
+            why = "which no installed format reads"
+            if "Orbax" in what and "orbax" in registry.folder_formats:
+                why, hint = "and not a file of the wanted format", "Remove format= (--format)."
+            raise MalformedFile(f"{where} {what}, {why}.", path=folder, hint=hint)
 
 
 def _inner_folders(folder: Path) -> list[Path]:

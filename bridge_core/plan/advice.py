@@ -72,11 +72,12 @@ def unmatched_rules_error(rules: Sequence[str], source_keys: Iterable[Key] = ())
         rules: Each rule as text, with its place in the file.
         source_keys: The keys that the patterns were matched against.
     """
-    match = _QUOTED.search(rules[0]) if len(rules) == 1 else None
+    match = _QUOTED.search(rules[0])
     closest = _closest(match[1], source_keys) if match is not None else ""
+    which = "The closest source key" if len(rules) == 1 else "The source key closest to the first pattern"
     return RuleError(
         f"{count(len(rules), 'rule')} matched no key: {listed(rules, LISTED)}."
-        + (f" The closest source key is {closest!r}." if closest else ""),
+        + (f" {which} is {closest!r}." if closest else ""),
         hint=(
             "Correct the pattern, which is matched against the original source keys, before any rule renames "
             "them; or set optional = true in the rule if it may match nothing."

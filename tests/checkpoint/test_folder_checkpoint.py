@@ -339,3 +339,12 @@ def test_a_dtype_that_a_format_cannot_hold_has_a_format_that_can(tmp_path):
     with refused(UnsupportedFeature, "int4", hint="--format npz"):
         save_state({("w",): four_bits}, tmp_path / "w.safetensors", layout="flax")
     save_state({("w",): four_bits}, tmp_path / "w.npz", layout="flax")
+
+
+def test_a_format_of_files_does_not_read_an_installed_format_of_folders(tmp_path):
+    pytest.importorskip("ckptbridge_orbax")
+    (tmp_path / "run" / "3").mkdir(parents=True)
+    (tmp_path / "run" / "3" / "_METADATA").write_text("{}")
+    for place in (tmp_path / "run", tmp_path / "run" / "3"):
+        with refused(MalformedFile, "Orbax", hint="Remove"), open_state(place, format="npz"):
+            pass

@@ -17,7 +17,7 @@ from ckptbridge_orbax.chunking import cut
 from ckptbridge_orbax.tensorstore_module import load_tensorstore
 from ckptbridge_orbax.write_failures import write_failures
 from ckptbridge_orbax.written_metadata import CHECKPOINT, checkpoint_text, tree_text
-from ckptbridge_orbax.written_names import array_name, check_item, check_state
+from ckptbridge_orbax.written_names import array_name, check_item, check_state, check_step
 from ckptbridge_orbax.zarr_spec import array_metadata, array_spec, write_context
 
 __all__ = ["write_folder"]
@@ -62,6 +62,7 @@ def write_folder(
         item = _DEFAULT_ITEM
     if item is not None:
         check_item(item)
+    check_step(step)
     check_state(state)
     tree = tree_text(state)
     checkpoint = checkpoint_text(item, target.replaces)

@@ -9,8 +9,9 @@ from bridge_core.messages import count, listed, shown
 from bridge_core.state import is_unicode, unflatten_tree
 from ckptbridge_orbax.zarr_metadata import MAX_RANK, STORED_DTYPES
 
-__all__ = ["array_name", "check_item", "check_state"]
+__all__ = ["array_name", "check_item", "check_state", "check_step"]
 
+_END_OF_STEPS = 10**18
 _MAX_PARTS = 128
 _MAX_NAME = 4096
 _RESERVED_FOR_ORBAX = ("_", ".", "ocdbt.", "manifest.ocdbt")
@@ -65,6 +66,19 @@ def check_item(item: str) -> None:
         raise UsageError(
             f"{shown(item)} cannot be the name of an item: {why}.",
             hint='Pass a name such as to_item="params" (--to-item params).',
+        )
+
+
+def check_step(step: int | None) -> None:
+    """Check the number of a step, which is the name of its folder.
+
+    Raises:
+        UsageError: It is so large that the step would not be read.
+    """
+    if step is not None and step >= _END_OF_STEPS:
+        raise UsageError(
+            f"expected a step below 10^18, got {shown(str(step))}.",
+            hint="Pass a smaller number as to_step= (--to-step).",
         )
 
 

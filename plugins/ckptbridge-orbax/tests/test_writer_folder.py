@@ -289,6 +289,12 @@ def test_an_item_that_is_not_a_folder_name_is_refused(save, tmp_path, item):
     assert list((tmp_path / "written").iterdir()) == []
 
 
+def test_a_step_that_could_not_be_read_is_refused(save, tmp_path):
+    with refused(UsageError, hint="--to-step"):
+        save({"a": ONE}, step=10**18)
+    assert list((tmp_path / "written").iterdir()) == []
+
+
 def test_a_write_that_fails_is_an_error_with_the_number_of_the_system(save, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     tensors = {f"w{i}": RNG.random((1024, 512)) for i in range(4)}
