@@ -14,7 +14,14 @@ from bridge_core.messages import count, listed, log
 from bridge_core.plugins import Registry
 from bridge_core.state import FlatState, select_entry, unknown_entry
 
-__all__ = ["contents_of", "folder_format", "naming_checkpoint", "open_checkpoint", "own_checkpoint"]
+__all__ = [
+    "contents_of",
+    "folder_format",
+    "naming_checkpoint",
+    "notes_of_others",
+    "open_checkpoint",
+    "own_checkpoint",
+]
 
 
 def folder_format(
@@ -52,6 +59,16 @@ def folder_format(
             hint=f'Pass the format, such as format="{names[0]}" (--format {names[0]}).',
         )
     return recognising[0]
+
+
+def notes_of_others(path: Path, registry: Registry) -> tuple[str, ...]:
+    """Return a note for each format whose checkpoint a folder of files also is, or holds."""
+    return tuple(
+        f'the folder also holds a checkpoint of the format {name}, which was not read; format="{name}" '
+        f"(--format {name}) reads it"
+        for name, candidate in registry.folder_formats.items()
+        if registry.asks("formats", candidate, "sniff_folder", SourceFolder(path))
+    )
 
 
 def _has_usual_weights(path: Path, registry: Registry) -> bool:

@@ -7,13 +7,19 @@ either its old or its new content, complete, at every moment.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridge_core.checkpoint.checkpoint_writer import write_checkpoint
 from bridge_core.checkpoint.choice import Choice, choose_file
 from bridge_core.checkpoint.detect_format import open_file
-from bridge_core.checkpoint.folder_checkpoint import folder_format, naming_checkpoint, open_checkpoint
+from bridge_core.checkpoint.folder_checkpoint import (
+    folder_format,
+    naming_checkpoint,
+    notes_of_others,
+    open_checkpoint,
+)
 from bridge_core.checkpoint.saved import Saved
 from bridge_core.checkpoint.write_options import StrPath, WriteOptions, as_path, is_folder, require_step
 from bridge_core.errors import UsageError
@@ -88,6 +94,8 @@ def open_state(
                 from bridge_core.checkpoint.folder_weights import choose_weights
 
                 choice = choose_weights(place, format=format, layout=layout, registry=registry)
+                others = () if format else notes_of_others(place, registry)
+                choice = replace(choice, notes=(*choice.notes, *others))
             else:
                 choice = choose_file(place)
             used, state = open_file(choice.path, registry, of_files, follow_links=follow_links, entry=entry)

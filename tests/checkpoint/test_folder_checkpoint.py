@@ -124,7 +124,9 @@ def test_weights_of_a_usual_name_are_read_and_not_the_steps_next_to_them(tmp_pat
     save_state(
         {("x", "weight"): np.ones((2, 2), np.float32)}, tmp_path / "run" / "model.safetensors", layout="torch"
     )
-    assert list(opened(tmp_path / "run")[0]) == ["x.weight"]
+    values, metadata = opened(tmp_path / "run")
+    assert list(values) == ["x.weight"]
+    assert "--format stepfolder" in " ".join(metadata.notes)
     assert "fc.kernel" in opened(tmp_path / "run", format="stepfolder")[0]
 
 
