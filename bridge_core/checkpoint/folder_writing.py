@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,13 +70,18 @@ def write_folder_checkpoint(
             state.check_unchanged()
             size = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file())
 
+    def stays(entry: Path) -> bool:
+        if options.item is None or entry.name == options.item:
+            return False
+        return entry.is_dir() or not os.path.lexists(temporary / entry.name)
+
     with (
         _root_of_steps(destination, options),
         replacing_folder(
             final,
             overwrite=options.overwrite,
             check=check,
-            keep=lambda entry: bool(options.item) and entry.is_dir() and entry.name != options.item,
+            keep=stays,
         ) as temporary,
         _shown_as(temporary, final),
     ):
@@ -169,6 +175,12 @@ def _refuse_more(final: Path, used: FolderFormat, options: WriteOptions, registr
             "replaced.",
             path=final,
             hint="Pass to_step= (--to-step) to write one step of it, or give the name of a new folder.",
+        )
+    if options.item is not None and contents.item == "":
+        raise DestinationExists(
+            f"the destination is itself an item, so the item {options.item!r} cannot be added to it.",
+            path=final,
+            hint="Give the folder of the step, or the name of a new folder.",
         )
     if any(item.name == options.item and not item.has_tensors for item in contents.items):
         raise DestinationExists(

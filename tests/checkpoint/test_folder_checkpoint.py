@@ -163,6 +163,22 @@ def test_a_step_is_not_written_where_it_could_not_be_read(tmp_path):
     assert not (tmp_path / "one" / "4").exists()
 
 
+def test_an_item_is_not_written_into_an_item(tmp_path):
+    save(tmp_path / "one")
+    before = sorted(tmp_path.rglob("*"))
+    with refused(DestinationExists, "one", "params"):
+        save(tmp_path / "one", item="params", overwrite=True)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_other_files_of_a_step_stay_when_an_item_is_replaced(tmp_path):
+    save(tmp_path / "run", step=1, item="params")
+    notes = tmp_path / "run" / "1" / "notes.txt"
+    notes.write_text("mine")
+    save(tmp_path / "run", 1, step=1, item="params", overwrite=True)
+    assert notes.read_text() == "mine"
+
+
 def test_an_item_without_tensors_is_not_replaced(tmp_path):
     save(tmp_path / "run", step=1, item="params")
     other = tmp_path / "run" / "1" / "assets"
