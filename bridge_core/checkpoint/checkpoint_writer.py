@@ -13,7 +13,7 @@ from pathlib import Path
 from bridge_core.checkpoint.detect_format import by_extension
 from bridge_core.checkpoint.saved import Saved
 from bridge_core.checkpoint.verification import check_written
-from bridge_core.checkpoint.write_options import StrPath, WriteOptions, as_path
+from bridge_core.checkpoint.write_options import StrPath, WriteOptions, as_path, is_folder
 from bridge_core.errors import (
     BridgeError,
     DestinationExists,
@@ -121,7 +121,7 @@ def _refuse_other_checkpoint(folder: Path, options: WriteOptions, registry: Regi
     """Refuse to add files of weights to a folder checkpoint: they would be read in its place."""
     from bridge_core.checkpoint.folder_checkpoint import own_checkpoint
 
-    if folder.is_dir() and (other := own_checkpoint(folder, registry)):
+    if is_folder(folder) and (other := own_checkpoint(folder, registry)):
         way = f'pass format="{other.name}" (--format {other.name})' if options.format is None else ""
         raise DestinationExists(
             f"the destination is a checkpoint of the format {other.name}, and files of weights in it would "

@@ -122,7 +122,8 @@ def _refuse_options(used: FolderFormat, options: WriteOptions) -> None:
 
 
 def _holds_something(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())
+    with system_failures(folder, "writing"):
+        return folder.is_dir() and any(folder.iterdir())
 
 
 def _refuse_place_of_step(root: Path, step: int, used: FolderFormat, registry: Registry) -> None:

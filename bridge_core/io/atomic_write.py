@@ -125,6 +125,10 @@ def replacing_folder(
         with _os_errors(destination):
             if mode is not None:
                 temporary.chmod(mode)
+            if keep is not None and final.is_dir():
+                from bridge_core.io.folder_entries import refuse_new_entries
+
+                refuse_new_entries(final, temporary, keep, destination)
             _put_folder(temporary, final, overwrite=overwrite)
         _sync_parent(final, destination)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bridge_core.errors import DestinationExists
 
-__all__ = ["carry_over"]
+__all__ = ["carry_over", "refuse_new_entries"]
 
 
 def carry_over(old: Path, new: Path, keep: Callable[[Path], bool], shown: Path) -> None:
@@ -39,6 +39,22 @@ def carry_over(old: Path, new: Path, keep: Callable[[Path], bool], shown: Path) 
                 hint="Move it away, or write to another folder.",
             )
         _carry_entry(entry, target, device, shown)
+
+
+def refuse_new_entries(old: Path, new: Path, keep: Callable[[Path], bool], shown: Path) -> None:
+    """Refuse to replace a folder that got an entry to keep after `carry_over`, which would be lost.
+
+    Raises:
+        DestinationExists: Another writer added an entry.
+        OSError: The system refuses.
+    """
+    added = [entry.name for entry in old.iterdir() if not os.path.lexists(new / entry.name) and keep(entry)]
+    if added:
+        raise DestinationExists(
+            f"another writer added {added[0]!r} to the folder in the meantime, so it is not replaced.",
+            path=shown,
+            hint="Write again.",
+        )
 
 
 def _carry_entry(entry: Path, target: Path, device: int, shown: Path) -> None:

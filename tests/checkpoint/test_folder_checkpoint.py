@@ -366,3 +366,16 @@ def test_a_format_of_files_does_not_read_an_installed_format_of_folders(tmp_path
     for place in (tmp_path / "run", tmp_path / "run" / "3"):
         with refused(MalformedFile, "Orbax", hint="Remove"), open_state(place, format="npz"):
             pass
+
+
+def test_an_item_that_another_writer_adds_meanwhile_is_not_lost(tmp_path):
+    save(tmp_path / "run", step=1, item="params")
+
+    def other_writer(progress):
+        if progress.phase == "verifying" and not (tmp_path / "run" / "1" / "ema").exists():
+            save(tmp_path / "run", step=1, item="ema", overwrite=True)
+
+    with refused(DestinationExists, "ema", hint="again"):
+        save(tmp_path / "run", 1, step=1, item="params", overwrite=True, verify=True, progress=other_writer)
+    save(tmp_path / "run", 1, step=1, item="params", overwrite=True)
+    assert {entry.name for entry in (tmp_path / "run" / "1").iterdir()} >= {"ema", "params"}
