@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from bridge_core import Key, TensorSpec
-from bridge_flax.branch_names import SLOTS, may_be_counter, may_be_random
+from bridge_flax.branch_names import SLOTS, may_be_counter, may_be_random, may_be_step
 
 __all__ = [
     "FACTORED",
     "Shapes",
     "Tree",
     "depths",
+    "has_slots",
     "has_slots_of",
     "is_factored",
     "is_key",
@@ -78,10 +79,23 @@ def is_factored(tree: Tree, branch: str) -> bool:
     return any(FACTORED in name[len(tree.path) + 1 : -1] for name in tree.branches[branch])
 
 
+def has_slots(tree: Tree, branch: str) -> bool:
+    """Return whether a branch has what modules have not: slots, or a counter of an optimizer."""
+    return any(
+        not SLOTS.isdisjoint(rest)
+        or FACTORED in rest
+        or (may_be_counter(name[-1]) and _is_whole(tree.specs[name]))
+        for name, rest in tree.rest(branch).items()
+    )
+
+
+def _is_whole(spec: TensorSpec) -> bool:
+    return not spec.shape and spec.dtype.kind in "iu"
+
+
 def is_step(tree: Tree, name: Key) -> bool:
-    """Return whether a tensor of a tree is a counter, by its name and dtype."""
-    spec = tree.specs[name]
-    return not spec.shape and spec.dtype.kind in "iu" and may_be_counter(name[-1])
+    """Return whether a tensor of a tree is the number of steps of a training program."""
+    return _is_whole(tree.specs[name]) and may_be_step(name[-1])
 
 
 def is_optimizer_of(weights: Shapes, branch: Shapes) -> bool:

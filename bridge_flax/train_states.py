@@ -12,7 +12,14 @@ from collections.abc import Collection, Iterable, Mapping
 from bridge_core import ConversionError, Key, TensorSpec
 from bridge_core.messages import listed
 from bridge_core.plugins import WeightsChoice
-from bridge_flax.branch_names import PARAMS, WEIGHTS, is_optimizer, may_be_counter, may_be_optimizer
+from bridge_flax.branch_names import (
+    PARAMS,
+    WEIGHTS,
+    is_optimizer,
+    may_be_copy,
+    may_be_counter,
+    may_be_optimizer,
+)
 from bridge_flax.branch_trees import (
     FACTORED,
     Tree,
@@ -25,7 +32,10 @@ from bridge_flax.branch_trees import (
 from bridge_flax.train_branches import read_branches, several_states, unclear_weights
 from bridge_flax.tree_names import is_collection, is_parameter
 
-__all__ = ["choose_weights"]
+__all__ = ["choose_weights", "holds_training"]
+
+_OF_OPTIMIZERS = frozenset({"OptState", "OptArray", "OptVariable"})
+"""Classes of variables of an `nnx.Optimizer`."""
 
 _ADAM = {"count", "mu", "nu"}
 _DEEPEST = 4
@@ -59,6 +69,19 @@ def choose_weights(
     if not weights:
         return None
     return read_branches(levels, weights, entry)
+
+
+def holds_training(names: Iterable[Key], types: Mapping[Key, str]) -> bool:
+    """Return whether modules, not only their variables, may belong to a training program.
+
+    Args:
+        names: The names of all variables.
+        types: Name -> class of the variable, if that is not `nnx.Param`.
+    """
+    parts = {part for name in names for part in name[:_DEEPEST]}
+    return any(kind in _OF_OPTIMIZERS for kind in types.values()) or any(
+        is_optimizer(part) or may_be_optimizer(part) for part in parts
+    )
 
 
 def _is_optimizer_alone(specs: Mapping[Key, TensorSpec]) -> bool:
@@ -167,7 +190,8 @@ def _weights_branch(tree: Tree, states: Collection[str], empty: Collection[Key])
     named = [name for name in WEIGHTS if name in candidates]
     if not certain and not others:
         counted = any(is_step(tree, name) for name in tree.tensors)
-        return named[0] if counted and len(candidates) == 1 and named else ""
+        alone = named and all(name == named[0] or may_be_copy(name) for name in candidates)
+        return named[0] if counted and alone else ""
     mirrored = [
         name
         for name, shapes in candidates.items()
@@ -175,6 +199,8 @@ def _weights_branch(tree: Tree, states: Collection[str], empty: Collection[Key])
     ]
     named = [name for name in named if not mirrored or name in mirrored]
     if named and (certain or mirrored or not any(map(is_parameter, tree.branches[others[0]]))):
+        if certain and _is_module(tree, named[0], certain):
+            raise unclear_weights(tree, [*candidates], certain)
         return named[0]
     if states or not certain:
         return ""

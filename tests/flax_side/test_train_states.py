@@ -179,6 +179,16 @@ TREES: dict[str, tuple[Any, bool, dict[str, str]]] = {
         True,
         {"opt_state": "optimizer state", "step": "counter"},
     ),
+    "slots next to the weights": (
+        {"params": net(), "mu": net(1), "momentum": net(2), "step": STEP},
+        False,
+        {"mu": "optimizer state", "momentum": "optimizer state", "step": "counter"},
+    ),
+    "model, a copy and step": (
+        {"model": net(), "slow_model": net(1), "step": STEP},
+        False,
+        {"slow_model": "another copy of the weights", "step": "counter"},
+    ),
     "model and step": ({"model": net(), "step": STEP}, False, {"step": "counter"}),
     "the branch that the optimizer mirrors": (
         {"generator": net(), "opt_state": OPTIMIZER},
@@ -341,6 +351,24 @@ def test_another_copy_of_the_weights_keeps_the_statistics(tmp_path, own):
         ({"fc": net()["fc"], "opt_state": {"mu": {"fc": net()["fc"]}}}, "opt_state"),
         ({"a": net(), "b": {"x": {"kernel": numbers(2, 2)}}, "opt_state": {"count": STEP}}, "opt_state"),
         ({"state": {"params": net(), "step": STEP, "opt_state": OPTIMIZER}, "other": net()["fc"]}, "other"),
+        ({"params": net(), "opt_state": OPTIMIZER, "critic": net(1)}, "critic"),
+        ({"params": net(), "step": STEP, "projector": {"fc": net(1)["fc"]}}, "projector"),
+        ({"params": net(), "opt_state": OPTIMIZER, "parts": {"a": net(1), "b": net(2)}}, "parts"),
+        ({"g": {"params": net(), "opt_state": OPTIMIZER}, "d": {"params": net(1)}}, "d"),
+        ({"online": net(), "target": net(1), "opt_state": OPTIMIZER}, "online"),
+        ({"model": net(), "solver": {"net": net(1)}, "step": STEP}, "solver"),
+        (
+            {"model": net(), "head": net(1), "opt_state": {"mu": {"model": net(2), "head": net(3)}}},
+            "head",
+        ),
+        (
+            {
+                "params": {"a": net()},
+                "logit_scale": np.float32(1),
+                "opt_state": {"mu": {"params": {"a": net(1)}, "logit_scale": np.float32(2)}},
+            },
+            "logit_scale",
+        ),
     ],
 )
 def test_a_second_model_is_refused_by_name(tmp_path, tree, named):
@@ -467,6 +495,20 @@ def test_nnx_optimizers(tmp_path):
         bridge_flax.to_neutral(nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param))
 
 
+def test_modules_without_an_optimizer_are_all_weights():
+    class Counted(nnx.Module):
+        def __init__(self, *names):
+            self.step = nnx.Variable(STEP)
+            for name in names:
+                setattr(self, name, Net(nnx.Rngs(0)))
+
+    for names in (("model",), ("model", "ema")):
+        for given in (Counted(*names), nnx.state(Counted(*names))):
+            neutral = bridge_flax.to_neutral(given)
+            assert {(name, "fc", "kernel") for name in names} <= set(neutral)
+            assert not neutral.metadata.left_out
+
+
 def test_the_state_of_an_optimizer_alone_is_refused(tmp_path):
     state = live()
     with refused(UsageError, "optax", hint="parameters"):
@@ -520,6 +562,11 @@ def test_a_train_state_stays_in_flax_as_its_variables(tmp_path):
         {"state": {"params": net()}},
         {"model": net(), "ema": net(1)},
         {"fc": net()["fc"], "count": STEP},
+        {"net": net(), "count": STEP},
+        {"model": net(), "solver": {"net": net(1)}},
+        {"encoder_q": net(), "encoder_k": net(1), "step": STEP},
+        {"params": net(), "momentum": net(1)},
+        {"params": net(), "params_2": net(1)},
         {"params": net(), "cache": {"index": np.ones(3, "i4")}},
         {"params": {"opt_state": net(), "step": numbers(3)}},
         {"mu": net()["fc"], "nu": net()["fc"]},
