@@ -103,6 +103,9 @@ def _may_be(specs: Mapping[Key, TensorSpec], empty: Collection[Key]) -> bool:
         return len(first) > 1
     if any(len(name) == 1 and may_be_counter(name[0]) for name in specs):
         return True
+    counted = {(*name[:-1], PARAMS) for name in specs if len(name) <= _DEEPEST and may_be_counter(name[-1])}
+    if counted and any(name[:depth] in counted for name in specs for depth in range(2, _DEEPEST + 1)):
+        return True
     parts = {part for name in (*specs, *empty) for part in name[:_DEEPEST]}
     return any(part == FACTORED or is_optimizer(part) or may_be_optimizer(part) for part in parts)
 

@@ -68,7 +68,7 @@ def permitted_names(
         if source.layout == "neutral":
             sources = [n for key in source for n in names_of_tensor(key, {}, source.metadata, own_name)]
         else:
-            sources = _spelled(source, collections)
+            sources = [*_spelled(source, collections), *source.metadata.source_names.values()]
         targets = _spelled(template if template is not None else (), of_target)
         permissions = replace(
             permissions,

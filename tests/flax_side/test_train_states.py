@@ -164,6 +164,11 @@ TREES: dict[str, tuple[Any, bool, dict[str, str]]] = {
         True,
         {"state.opt_state": "optimizer state", "state.step": "counter", "epoch": "counter"},
     ),
+    "a wrapper without an optimizer": (
+        {"state": {"step": STEP, "params": net()}},
+        False,
+        {"state.step": "counter"},
+    ),
     "two wrappers": (
         {"checkpoint": {"train_state": {"params": net(), "opt_state": OPTIMIZER}}, "rng": RNG},
         False,
