@@ -14,7 +14,6 @@ __all__ = [
     "Tree",
     "depths",
     "has_slots",
-    "has_slots_of",
     "is_factored",
     "is_key",
     "is_optimizer_of",
@@ -102,13 +101,6 @@ def is_optimizer_of(weights: Shapes, branch: Shapes) -> bool:
     """Return whether at least half of a branch's arrays have names and shapes of weights, further down."""
     found = [*depths(weights, branch)]
     return bool(found) and sum(depth is not None and depth > 0 for depth in found) * 2 >= len(found)
-
-
-def has_slots_of(weights: Shapes, branch: Shapes) -> bool:
-    """Return whether a branch holds all weights again below the usual name of an optimizer's slot."""
-    below = [name[:at] for name, at in zip(branch, depths(weights, branch), strict=True) if at]
-    slots = [path for path in dict.fromkeys(below) if path[-1] in SLOTS]
-    return bool(slots) and all(below.count(path) >= len(weights) for path in slots)
 
 
 def depths(weights: Shapes, branch: Shapes) -> Iterator[int | None]:

@@ -23,7 +23,7 @@ from bridge_flax.branch_names import (
 from bridge_flax.branch_trees import (
     FACTORED,
     Tree,
-    has_slots_of,
+    has_slots,
     is_factored,
     is_optimizer_of,
     is_random,
@@ -188,7 +188,9 @@ def _weights_branch(tree: Tree, states: Collection[str], empty: Collection[Key])
         and (shapes := tree.shapes(name))
     }
     certain += [
-        name for name in others if any(has_slots_of(c, tree.shapes(name)) for c in candidates.values())
+        name
+        for name in others
+        if has_slots(tree, name) and any(is_optimizer_of(c, tree.shapes(name)) for c in candidates.values())
     ]
     named = [name for name in WEIGHTS if name in candidates]
     if not certain and not others:

@@ -225,6 +225,14 @@ TREES: dict[str, tuple[Any, bool, dict[str, str]]] = {
         False,
         {"optimizer": "optimizer state"},
     ),
+    "an optimizer of some of the weights": (
+        {
+            "generator": net(),
+            "opt": {"inner_state": {"0": {"count": STEP, "mu": {"fc": {"kernel": numbers(3, 4)}}}}},
+        },
+        False,
+        {"opt": "optimizer state"},
+    ),
     "names of big_vision": (
         {
             "params": net(),
