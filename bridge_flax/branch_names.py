@@ -25,7 +25,8 @@ PARAMS = "params"
 WEIGHTS = ("params", "model", "target", "variables", "weights", "model_params", "network", "net", "module")
 """Usual names of the branch with the weights; the first of several that may be it is."""
 
-SLOTS = frozenset({"mu", "nu", "m", "v", "trace", "momentum", "velocity", "exp_avg", "exp_avg_sq"})
+_MOMENTS = {"mu", "nu", "m", "v", "trace", "momentum", "velocity", "exp_avg", "exp_avg_sq"}
+SLOTS = frozenset(_MOMENTS | {"sum_of_squares", "accumulator", "acc_grads", "grad_sum"})
 """Usual names of an optimizer's values for each weight."""
 
 _OPTIMIZER = re.compile(

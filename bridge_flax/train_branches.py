@@ -202,8 +202,8 @@ def _reason(level: Tree, branch: str, known: _Known) -> str:
             return "metrics"
         if not shapes and may_be_counter(branch):
             return "counters"
-        numbers = (level.specs[name].dtype.kind for name in level.branches[branch] if level.specs[name].shape)
-        if known.optimizer and all(kind in "iub" for kind in numbers):
+        arrays = (spec for name in level.branches[branch] if (spec := level.specs[name]).shape)
+        if known.optimizer and all(spec.dtype.kind in "iub" and len(spec.shape) == 1 for spec in arrays):
             return "values of the training"
     if not shapes:
         return "scale of the loss" if is_scaling(branch) else ""

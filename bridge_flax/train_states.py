@@ -190,7 +190,11 @@ def _weights_branch(tree: Tree, states: Collection[str], empty: Collection[Key])
     certain += [
         name
         for name in others
-        if has_slots(tree, name) and any(is_optimizer_of(c, tree.shapes(name)) for c in candidates.values())
+        if has_slots(tree, name)
+        and (
+            {part for key in tree.branches[name] for part in key} >= _ADAM
+            or any(is_optimizer_of(shapes, tree.shapes(name)) for shapes in candidates.values())
+        )
     ]
     named = [name for name in WEIGHTS if name in candidates]
     if not certain and not others:

@@ -233,6 +233,11 @@ TREES: dict[str, tuple[Any, bool, dict[str, str]]] = {
         False,
         {"opt": "optimizer state"},
     ),
+    "Adagrad": (
+        {"generator": net(), "opt": {"0": {"sum_of_squares": net(1)}}},
+        False,
+        {"opt": "optimizer state"},
+    ),
     "names of big_vision": (
         {
             "params": net(),
@@ -369,6 +374,7 @@ def test_another_copy_of_the_weights_keeps_the_statistics(tmp_path, own):
         ({"params": net(), "opt_state": OPTIMIZER, "parts": {"a": net(1), "b": net(2)}}, "parts"),
         ({"g": {"params": net(), "opt_state": OPTIMIZER}, "d": {"params": net(1)}}, "d"),
         ({"online": net(), "target": net(1), "opt_state": OPTIMIZER}, "online"),
+        ({"a": {"x": {"kernel": numbers(2, 2)}}, "opt": OPTIMIZER}, "opt"),
         ({"model": net(), "solver": {"net": net(1)}, "step": STEP}, "solver"),
         (
             {"model": net(), "head": net(1), "opt_state": {"mu": {"model": net(2), "head": net(3)}}},
@@ -506,6 +512,14 @@ def test_nnx_optimizers(tmp_path):
     assert made.step[...] == both.step[...]
     with refused(UsageError, "Optimizer", hint="model"):
         bridge_flax.to_neutral(nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param))
+
+
+def test_integers_of_a_matrix_are_not_left_out():
+    tree = {"params": net(), "opt_state": OPTIMIZER, "aqt": {"fc": {"q": np.ones((3, 4), "i1")}}}
+    flat = {key: np.asarray(leaf) for key, leaf in traverse_util.flatten_dict(tree).items()}
+    choice = choose_weights({key: TensorSpec(leaf.shape, leaf.dtype) for key, leaf in flat.items()})
+    assert choice is not None
+    assert ("aqt", "fc", "q") in choice.names
 
 
 def test_modules_without_an_optimizer_are_all_weights():
