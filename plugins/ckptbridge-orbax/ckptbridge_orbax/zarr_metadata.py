@@ -17,10 +17,7 @@ from bridge_core.io import parse_json
 from bridge_core.messages import nearest, shown
 from bridge_core.state import DTYPES
 
-__all__ = ["MAX_RANK", "METADATA_NAMES", "STORED_DTYPES", "ZarrArray", "parse_array"]
-
-METADATA_NAMES = {".zarray": "zarr", "zarr.json": "zarr3"}
-"""Names of the descriptions, and tensorstore's names of the formats."""
+__all__ = ["MAX_RANK", "STORED_DTYPES", "ZarrArray", "parse_array"]
 
 STORED_DTYPES = frozenset(DTYPES) - {"float8_e4m3", "float6_e2m3fn", "float6_e3m2fn", "uint2", "uint4"}
 """Names of the dtypes that tensorstore has; versions before 0.1.84 do not have the last ones."""

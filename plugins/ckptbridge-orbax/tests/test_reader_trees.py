@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,26 +10,11 @@ from support.errors import refused
 from support.orbax_arrays import leaf, tree_text, write_array, write_item
 
 from bridge_core import KeyConflict, LimitExceeded, MalformedFile, StateMetadata, UnsafeFile
-from bridge_core.io import SourceFolder
 from bridge_core.state import dump_metadata
-from ckptbridge_orbax import OrbaxFormat
 
 pytest.importorskip("tensorstore")
 
 ONE, TWO = np.ones((2, 3), np.float32), np.full(4, 2, np.int32)
-
-
-@pytest.fixture
-def load():
-    opened = []
-
-    def load(folder):
-        opened.append(OrbaxFormat().open_folder(SourceFolder(Path(folder))))
-        return opened[-1]
-
-    yield load
-    for state in opened:
-        state.close()
 
 
 def packed(tree):
