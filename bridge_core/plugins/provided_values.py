@@ -101,7 +101,7 @@ def check_values(results: Iterable[Any], table: str) -> tuple[Any, ...]:
 
 
 def is_of_folders(value: object) -> bool:
-    """Return whether a format's checkpoints are folders; for a quick look, before its interface is checked."""
+    """Return whether a format's checkpoints are folders, before its interface is checked."""
     return hasattr(value, "open_folder")
 
 
