@@ -36,7 +36,7 @@ class ItemFiles:
     def __init__(self, folder: SourceFolder) -> None:
         self.folder = folder
         self.path = folder.name
-        self.root = str(folder.path.resolve())
+        self.root = folder.path.resolve().as_posix()
         """The path that tensorstore opens."""
         self._stamps: dict[str, Stamp] = {}
         self._folders: set[str] = set()
