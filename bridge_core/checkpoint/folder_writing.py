@@ -93,6 +93,7 @@ def write_folder_checkpoint(
             used.write_folder(state, writer, step=options.step, item=options.item)
         sums.update(writer.checksums)
         overflows.update(writer.overflows)
+        del writer, pool  # their memory is not needed while the folder is checked
         meter.finish()
     return Saved((final,), used.name, size, sums, overflows)
 
