@@ -9,7 +9,7 @@ import pytest
 from support.errors import refused
 from support.orbax_arrays import leaf, tree_text, write_array, write_item
 
-from bridge_core import KeyConflict, LimitExceeded, MalformedFile, StateMetadata, UnsafeFile
+from bridge_core import IntegrityError, KeyConflict, LimitExceeded, MalformedFile, StateMetadata, UnsafeFile
 from bridge_core.state import dump_metadata
 
 pytest.importorskip("tensorstore")
@@ -147,7 +147,7 @@ def test_values_inside_the_msgpack_file_and_beside_it(tmp_path, load, with_metad
     assert any("text (string)" in note for note in state.metadata.notes)
     assert any("nothing (None)" in note for note in state.metadata.notes)
     (folder / "checkpoint").write_bytes(packed({**content, "n": 8}))
-    with pytest.raises(Exception, match="checkpoint"):
+    with refused(IntegrityError, "checkpoint"):
         state.check_unchanged()
 
 
