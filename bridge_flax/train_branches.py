@@ -207,14 +207,14 @@ def _reason(level: Tree, branch: str, known: _Known) -> str:
             return "values of the training"
     if not shapes:
         return "scale of the loss" if is_scaling(branch) else ""
-    found = {
+    depth_of = {
         name: at for name, at in zip(shapes, depths(known.shapes, shapes), strict=True) if at is not None
     }
-    if len(found) < len(shapes):
+    if len(depth_of) < len(shapes):
         return ""
     if is_gradients(branch):
         return "gradients"
-    above = {name[:at] for name, at in found.items()}
+    above = {name[:at] for name, at in depth_of.items()}
     if branch in SLOTS:
         return _OPTIMIZER if known.training else ""
     if SLOTS & {path[-1] for path in above if path}:
@@ -281,7 +281,7 @@ def _of_copy(choice: WeightsChoice, levels: list[Tree], weights: Key, entry: str
 
 
 def _unknown_branches(weights: Key, unknown: dict[Key, Key]) -> KeyConflict:
-    found = [
+    unknown_texts = [
         f"{join_key(path)!r} is a tensor" if path == key else f"{join_key(path)!r} holds {join_key(key)}"
         for path, key in [*unknown.items()][:4]
     ]
@@ -289,7 +289,7 @@ def _unknown_branches(weights: Key, unknown: dict[Key, Key]) -> KeyConflict:
     return KeyConflict(
         f"the tree is a train state with weights in {join_key(weights)!r}, and what else it holds is not all "
         "known: expected the state of an optimizer, copies of the weights, counters, random keys, and "
-        f"collections that hold no parameters of layers, got: {', '.join(found)}.",
+        f"collections that hold no parameters of layers, got: {', '.join(unknown_texts)}.",
         hint=_choose(branches),
     )
 

@@ -144,12 +144,7 @@ class NamedSide:
         readings = [pattern]
         if pattern.segments and pattern.segments[0] in self.collections:
             readings.append(pattern.read_as(pattern.segments[1:]))
-        return any(
-            one.match(name[:depth]) is not None
-            for one in readings
-            for name in self.names
-            for depth in range(1 if of_paths else len(name), len(name) + 1)
-        )
+        return any(_matches_any(one, self.names, of_paths) for one in readings)
 
     def _has(self, pattern: Pattern, head: str, of_paths: bool) -> bool:
         """Return whether the side has names that the pattern matches with its first part."""
@@ -158,11 +153,16 @@ class NamedSide:
         if head not in self._first_parts:
             return False
         own = (name for name in self.names if name and name[0] == head)
-        if of_paths:
-            return any(
-                pattern.match(name[:depth]) is not None for name in own for depth in range(1, len(name) + 1)
-            )
-        return any(pattern.match(name) is not None for name in own)
+        return _matches_any(pattern, own, of_paths)
+
+
+def _matches_any(pattern: Pattern, names: Iterable[Key], of_paths: bool) -> bool:
+    """Return whether a pattern matches a name, or the path of a layer above one."""
+    return any(
+        pattern.match(name[:depth]) is not None
+        for name in names
+        for depth in range(1 if of_paths else len(name), len(name) + 1)
+    )
 
 
 def unslashed(pattern: Pattern, is_of: Callable[[Pattern], bool]) -> Pattern:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import settings, strategies as st
 from support.errors import refused
+from support.examples import examples
 
 import bridge_core
 import bridge_flax
@@ -621,7 +622,7 @@ SHAPES = st.sampled_from([(), (2,), (4,), (3, 4), (2, 3, 4)])
 MODELS = st.dictionaries(st.tuples(NAMES, NAMES, LEAVES), SHAPES, min_size=1, max_size=8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @hypothesis.given(
     model=MODELS, slots=st.lists(st.sampled_from(["mu", "nu", "trace"]), unique=True), data=st.data()
 )
@@ -664,7 +665,7 @@ WORDS_OF_TREES = [
 KEYS = st.lists(st.sampled_from(WORDS_OF_TREES), max_size=5).map(tuple)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @hypothesis.given(
     st.dictionaries(KEYS, st.tuples(SHAPES, st.sampled_from([FLOAT, INT, WORDS])), max_size=10),
     st.lists(KEYS),

@@ -7,22 +7,15 @@ from collections.abc import Iterable
 from bridge_core import FlatState, Key, KeyConflict, LimitExceeded, UnsupportedFeature, UsageError, join_key
 from bridge_core.messages import count, listed, shown
 from bridge_core.state import is_unicode, unflatten_tree
+from ckptbridge_orbax.array_names import array_name
+from ckptbridge_orbax.file_names import ARRAY_FILES, TEMPORARY
 from ckptbridge_orbax.zarr_metadata import MAX_RANK, STORED_DTYPES
 
-__all__ = ["array_name", "check_item", "check_state"]
+__all__ = ["check_item", "check_state"]
 
 _MAX_PARTS = 128
 _MAX_NAME = 4096
-_RESERVED = (".zarray", ".zattrs", ".zgroup", "zarr.json")
-
-
-def array_name(key: Key) -> str:
-    """Return the name of a tensor's array, as Orbax makes it.
-
-    >>> array_name(("transformer/layer_0/attn", "w"))
-    'transformer/layer_0/attn.w'
-    """
-    return ".".join(key)
+_RESERVED = (*ARRAY_FILES, ".zattrs", ".zgroup")
 
 
 def check_state(state: FlatState) -> None:
@@ -57,10 +50,10 @@ def check_item(item: str) -> None:
         UsageError: It is not the plain name of a folder.
     """
     plain = item not in ("", ".", "..") and not set(item) & set('/\\\0:*?"<>|') and is_unicode(item)
-    if not plain or item.startswith("_") or len(item.encode()) > 128 or "orbax-checkpoint-tmp" in item:
+    if not plain or item.startswith("_") or len(item.encode()) > 128 or TEMPORARY.strip(".") in item:
         raise UsageError(
-            f"expected the plain name of a folder as item= (--item), got {shown(item)}.",
-            hint='Pass a name such as item="params" (--item).',
+            f"expected the plain name of a folder as the item, got {shown(item)}.",
+            hint='Pass a name such as to_item="params" (--to-item params).',
         )
 
 
