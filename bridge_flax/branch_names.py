@@ -16,6 +16,7 @@ __all__ = [
     "may_be_counter",
     "may_be_optimizer",
     "may_be_random",
+    "may_be_step",
 ]
 
 PARAMS = "params"
@@ -24,19 +25,35 @@ PARAMS = "params"
 WEIGHTS = ("params", "model", "target", "variables", "weights", "model_params", "network", "net", "module")
 """Usual names of the branch with the weights; the first of several that may be it is."""
 
-SLOTS = frozenset({"mu", "nu", "m", "v", "trace", "momentum", "velocity", "exp_avg", "exp_avg_sq"})
+_MOMENTS = {"mu", "nu", "m", "v", "trace", "momentum", "velocity", "exp_avg", "exp_avg_sq"}
+SLOTS = frozenset(_MOMENTS | {"sum_of_squares", "accumulator", "acc_grads", "grad_sum"})
 """Usual names of an optimizer's values for each weight."""
 
 _OPTIMIZER = re.compile(
     r"(?:^|_)(?:opt|optim|optimizer|optimiser|optax|tx)_(?:state|states|vars|variables)(?:_|$)"
 )
 _MAYBE_OPTIMIZER = re.compile(r"(?:^|_)(?:opt|optim|optims|optimizer|optimizers|optimiser|solver)(?:_|$)")
+_AVERAGES = {"ema", "avg", "average", "averaged", "averages", "mean", "moving", "polyak", "smoothed", "swa"}
+_EARLIER = {"best", "init", "initial", "old", "prev", "previous"}
 _COPIES = frozenset(
-    {"params", "ema", "avg", "average", "averaged", "polyak", "swa", "shadow", "target", "old", "teacher"}
+    _AVERAGES
+    | _EARLIER
+    | {
+        "anchor",
+        "backup",
+        "copy",
+        "frozen",
+        "momentum",
+        "ref",
+        "reference",
+        "shadow",
+        "slow",
+        "target",
+        "teacher",
+    }
 )
-_COUNTERS = frozenset(
-    {"step", "steps", "epoch", "epochs", "iteration", "iterations", "iter", "count", "counter", "version"}
-)
+_STEPS = frozenset({"step", "steps", "epoch", "epochs", "iteration", "iterations", "iter"})
+_COUNTERS = _STEPS | {"count", "counter", "version"}
 _RANDOM = frozenset({"rng", "rngs", "key", "keys", "prng", "prngs", "seed", "seeds"})
 _SCALING = frozenset({"dynamic_scale", "loss_scale", "loss_scaler", "grad_scaler"})
 _GRADIENTS = frozenset({"grad", "grads", "gradient", "gradients"})
@@ -65,6 +82,11 @@ def may_be_copy(name: str) -> bool:
 def may_be_counter(name: str) -> bool:
     """Return whether a name may be that of a counter."""
     return not _COUNTERS.isdisjoint(_words(name))
+
+
+def may_be_step(name: str) -> bool:
+    """Return whether a name may be that of the number of steps that a training program has done."""
+    return not _STEPS.isdisjoint(_words(name))
 
 
 def may_be_random(name: str) -> bool:

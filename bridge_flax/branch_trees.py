@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from bridge_core import Key, TensorSpec
-from bridge_flax.branch_names import SLOTS, may_be_counter, may_be_random
+from bridge_flax.branch_names import SLOTS, may_be_counter, may_be_random, may_be_step
 
 __all__ = [
     "FACTORED",
     "Shapes",
     "Tree",
     "depths",
-    "has_slots_of",
+    "has_slots",
     "is_factored",
     "is_key",
     "is_optimizer_of",
@@ -78,23 +78,29 @@ def is_factored(tree: Tree, branch: str) -> bool:
     return any(FACTORED in name[len(tree.path) + 1 : -1] for name in tree.branches[branch])
 
 
+def has_slots(tree: Tree, branch: str) -> bool:
+    """Return whether a branch has what modules have not: slots, or a counter of an optimizer."""
+    return any(
+        not SLOTS.isdisjoint(rest)
+        or FACTORED in rest
+        or (may_be_counter(name[-1]) and _is_whole(tree.specs[name]))
+        for name, rest in tree.rest(branch).items()
+    )
+
+
+def _is_whole(spec: TensorSpec) -> bool:
+    return not spec.shape and spec.dtype.kind in "iu"
+
+
 def is_step(tree: Tree, name: Key) -> bool:
-    """Return whether a tensor of a tree is a counter, by its name and dtype."""
-    spec = tree.specs[name]
-    return not spec.shape and spec.dtype.kind in "iu" and may_be_counter(name[-1])
+    """Return whether a tensor of a tree is the number of steps of a training program."""
+    return _is_whole(tree.specs[name]) and may_be_step(name[-1])
 
 
 def is_optimizer_of(weights: Shapes, branch: Shapes) -> bool:
     """Return whether at least half of a branch's arrays have names and shapes of weights, further down."""
     found = [*depths(weights, branch)]
     return bool(found) and sum(depth is not None and depth > 0 for depth in found) * 2 >= len(found)
-
-
-def has_slots_of(weights: Shapes, branch: Shapes) -> bool:
-    """Return whether a branch holds all weights again below the usual name of an optimizer's slot."""
-    below = [name[:at] for name, at in zip(branch, depths(weights, branch), strict=True) if at]
-    slots = [path for path in dict.fromkeys(below) if path[-1] in SLOTS]
-    return bool(slots) and all(below.count(path) >= len(weights) for path in slots)
 
 
 def depths(weights: Shapes, branch: Shapes) -> Iterator[int | None]:

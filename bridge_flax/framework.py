@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge_core import FlatState, Key, MissingDependency, TensorSpec, UsageError
+from bridge_core import FlatState, Key, MissingDependency, StateMetadata, TensorSpec, UsageError
 from bridge_flax import tree_names
 from bridge_flax.layers import COLLECTIONS
 from bridge_flax.templates import Template
@@ -61,7 +61,7 @@ class FlaxFramework:
         return tree_names.boxes(names)
 
     def choose_weights(
-        self, names: Mapping[Key, TensorSpec], empty: Collection[Key] = (), entry: str = ""
+        self, names: Mapping[Key, TensorSpec], metadata: StateMetadata, entry: str = ""
     ) -> WeightsChoice | None:
         """Return which tensors of a train state are weights; None if the tree is none.
 
@@ -69,9 +69,11 @@ class FlaxFramework:
             KeyConflict: The names do not show which branch holds the weights, or what another branch is.
             ConversionError: There are no weights, only the state of an optimizer.
         """
-        from bridge_flax.train_states import choose_weights
+        from bridge_flax.train_states import choose_weights, holds_training
 
-        return choose_weights(names, empty, entry)
+        if metadata.tree_form.get(self.name) == "nnx" and not holds_training(names, metadata.collections):
+            return None
+        return choose_weights(names, metadata.empty, entry)
 
     def random_state(self, names: Mapping[Key, TensorSpec]) -> Collection[Key]:
         """Return the names that are NNX's random state."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bridge_core import Key, KeyConflict, join_key
 from bridge_core.messages import listed
@@ -20,7 +20,16 @@ from bridge_flax.branch_names import (
     may_be_optimizer,
     may_be_random,
 )
-from bridge_flax.branch_trees import Tree, depths, is_factored, is_key, is_optimizer_of, is_random, is_step
+from bridge_flax.branch_trees import (
+    Tree,
+    depths,
+    has_slots,
+    is_factored,
+    is_key,
+    is_optimizer_of,
+    is_random,
+    is_step,
+)
 from bridge_flax.tree_names import is_collection, is_parameter
 
 __all__ = ["read_branches", "several_states", "unclear_weights"]
@@ -40,6 +49,7 @@ class _Known:
         leaves: Last parts of the weights that are matrices.
         optimizer: Whether there is the state of an optimizer.
         training: Whether there is one, or a counter.
+        updated: Last parts of the scalars that the optimizer has slots for.
     """
 
     shapes: dict[Key, tuple[int, ...]]
@@ -47,6 +57,7 @@ class _Known:
     leaves: frozenset[str]
     optimizer: bool = False
     training: bool = False
+    updated: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -84,6 +95,13 @@ def read_branches(levels: list[Tree], weights: str, entry: str) -> WeightsChoice
         if _is_optimizer(level, name, known):
             reasons[level.at(name)] = _OPTIMIZER
     known.optimizer = bool(reasons)
+    known.updated = frozenset(
+        name[-1]
+        for level, branch in others
+        if level.at(branch) in reasons
+        for name in level.branches[branch]
+        if name[-2] in SLOTS and not level.specs[name].shape
+    )
     known.training = known.optimizer or any(is_step(level, key) for level in levels for key in level.tensors)
     inner = _has_collections(tree, weights) and (weights != PARAMS or known.training)
     if inner:
@@ -144,7 +162,7 @@ def _with_inner(known: _Known, tree: Tree, weights: str) -> _Known:
     """Return what is known where the branch of the weights holds collections itself."""
     shapes = {path[1:]: shape for path, shape in tree.shapes(weights).items()}
     number = sum(path[0] == PARAMS for path in tree.shapes(weights))
-    return _Known({**known.shapes, **shapes}, number, known.leaves, known.optimizer, known.training)
+    return replace(known, shapes={**known.shapes, **shapes}, parameters=number)
 
 
 def _has_collections(tree: Tree, weights: str) -> bool:
@@ -165,8 +183,9 @@ def _is_optimizer(level: Tree, branch: str, known: _Known) -> bool:
         return True
     if not may_be_optimizer(branch) and not is_factored(level, branch):
         return False
-    names = level.branches[branch]
-    return is_optimizer_of(known.shapes, level.shapes(branch)) or not any(map(is_parameter, names))
+    if not any(map(is_parameter, level.branches[branch])):
+        return True
+    return has_slots(level, branch) and is_optimizer_of(known.shapes, level.shapes(branch))
 
 
 def _reason(level: Tree, branch: str, known: _Known) -> str:
@@ -183,27 +202,28 @@ def _reason(level: Tree, branch: str, known: _Known) -> str:
             return "metrics"
         if not shapes and may_be_counter(branch):
             return "counters"
-        numbers = (level.specs[name].dtype.kind for name in level.branches[branch] if level.specs[name].shape)
-        if known.optimizer and all(kind in "iub" for kind in numbers):
+        arrays = (spec for name in level.branches[branch] if (spec := level.specs[name]).shape)
+        if known.optimizer and all(spec.dtype.kind in "iub" and len(spec.shape) == 1 for spec in arrays):
             return "values of the training"
     if not shapes:
         return "scale of the loss" if is_scaling(branch) else ""
-    found = {
+    depth_of = {
         name: at for name, at in zip(shapes, depths(known.shapes, shapes), strict=True) if at is not None
     }
-    if len(found) < len(shapes):
+    if len(depth_of) < len(shapes):
         return ""
     if is_gradients(branch):
         return "gradients"
-    above = {name[:at] for name, at in found.items()}
-    may_be = may_be_copy(branch)
-    if above == {()}:
-        return (_COPY if len(shapes) >= known.parameters else _PART) if known.training or may_be else ""
-    if len(shapes) < known.parameters or not (
-        known.training or may_be or SLOTS & {p[-1] for p in above if p}
-    ):
+    above = {name[:at] for name, at in depth_of.items()}
+    if branch in SLOTS:
+        return _OPTIMIZER if known.training else ""
+    if SLOTS & {path[-1] for path in above if path}:
+        return _OPTIMIZER if len(shapes) >= known.parameters else ""
+    if not may_be_copy(branch):
         return ""
-    return _COPY if may_be or len(above) == 1 else _OPTIMIZER
+    if len(shapes) >= known.parameters:
+        return _COPY
+    return _PART if above == {()} else ""
 
 
 def _reason_of_tensor(level: Tree, key: Key, known: _Known) -> str:
@@ -213,7 +233,9 @@ def _reason_of_tensor(level: Tree, key: Key, known: _Known) -> str:
     if not spec.shape:
         if integer or may_be_counter(name):
             return "counter"
-        return "value of the training" if known.optimizer or is_metrics(name) else ""
+        if is_metrics(name):
+            return "value of the training"
+        return "value of the training" if known.optimizer and name not in known.updated else ""
     if may_be_random(name) and is_key(spec):
         return "random key" if len(spec.shape) == 1 else "random keys"
     return "counter" if integer and len(spec.shape) == 1 and may_be_counter(name) else ""
@@ -259,7 +281,7 @@ def _of_copy(choice: WeightsChoice, levels: list[Tree], weights: Key, entry: str
 
 
 def _unknown_branches(weights: Key, unknown: dict[Key, Key]) -> KeyConflict:
-    found = [
+    unknown_texts = [
         f"{join_key(path)!r} is a tensor" if path == key else f"{join_key(path)!r} holds {join_key(key)}"
         for path, key in [*unknown.items()][:4]
     ]
@@ -267,7 +289,7 @@ def _unknown_branches(weights: Key, unknown: dict[Key, Key]) -> KeyConflict:
     return KeyConflict(
         f"the tree is a train state with weights in {join_key(weights)!r}, and what else it holds is not all "
         "known: expected the state of an optimizer, copies of the weights, counters, random keys, and "
-        f"collections that hold no parameters of layers, got: {', '.join(found)}.",
+        f"collections that hold no parameters of layers, got: {', '.join(unknown_texts)}.",
         hint=_choose(branches),
     )
 

@@ -12,11 +12,18 @@ from collections.abc import Collection, Iterable, Mapping
 from bridge_core import ConversionError, Key, TensorSpec
 from bridge_core.messages import listed
 from bridge_core.plugins import WeightsChoice
-from bridge_flax.branch_names import PARAMS, WEIGHTS, is_optimizer, may_be_counter, may_be_optimizer
+from bridge_flax.branch_names import (
+    PARAMS,
+    WEIGHTS,
+    is_optimizer,
+    may_be_copy,
+    may_be_counter,
+    may_be_optimizer,
+)
 from bridge_flax.branch_trees import (
     FACTORED,
     Tree,
-    has_slots_of,
+    has_slots,
     is_factored,
     is_optimizer_of,
     is_random,
@@ -25,7 +32,10 @@ from bridge_flax.branch_trees import (
 from bridge_flax.train_branches import read_branches, several_states, unclear_weights
 from bridge_flax.tree_names import is_collection, is_parameter
 
-__all__ = ["choose_weights"]
+__all__ = ["choose_weights", "holds_training"]
+
+_OF_OPTIMIZERS = frozenset({"OptState", "OptArray", "OptVariable"})
+"""Classes of variables of an `nnx.Optimizer`."""
 
 _ADAM = {"count", "mu", "nu"}
 _DEEPEST = 4
@@ -61,6 +71,19 @@ def choose_weights(
     return read_branches(levels, weights, entry)
 
 
+def holds_training(names: Iterable[Key], types: Mapping[Key, str]) -> bool:
+    """Return whether modules, not only their variables, may belong to a training program.
+
+    Args:
+        names: The names of all variables.
+        types: Name -> class of the variable, if that is not `nnx.Param`.
+    """
+    parts = {part for name in names for part in name[:_DEEPEST]}
+    return any(kind in _OF_OPTIMIZERS for kind in types.values()) or any(
+        is_optimizer(part) or may_be_optimizer(part) for part in parts
+    )
+
+
 def _is_optimizer_alone(specs: Mapping[Key, TensorSpec]) -> bool:
     """Return whether a tree is what optax's Adam stores, below positions in tuples or at the top."""
     first = {name[0] for name in specs if name}
@@ -79,6 +102,9 @@ def _may_be(specs: Mapping[Key, TensorSpec], empty: Collection[Key]) -> bool:
     if PARAMS in first:
         return len(first) > 1
     if any(len(name) == 1 and may_be_counter(name[0]) for name in specs):
+        return True
+    counted = {(*name[:-1], PARAMS) for name in specs if len(name) <= _DEEPEST and may_be_counter(name[-1])}
+    if counted and any(name[:depth] in counted for name in specs for depth in range(2, _DEEPEST + 1)):
         return True
     parts = {part for name in (*specs, *empty) for part in name[:_DEEPEST]}
     return any(part == FACTORED or is_optimizer(part) or may_be_optimizer(part) for part in parts)
@@ -162,12 +188,19 @@ def _weights_branch(tree: Tree, states: Collection[str], empty: Collection[Key])
         and (shapes := tree.shapes(name))
     }
     certain += [
-        name for name in others if any(has_slots_of(c, tree.shapes(name)) for c in candidates.values())
+        name
+        for name in others
+        if has_slots(tree, name)
+        and (
+            {part for key in tree.branches[name] for part in key} >= _ADAM
+            or any(is_optimizer_of(shapes, tree.shapes(name)) for shapes in candidates.values())
+        )
     ]
     named = [name for name in WEIGHTS if name in candidates]
     if not certain and not others:
         counted = any(is_step(tree, name) for name in tree.tensors)
-        return named[0] if counted and len(candidates) == 1 and named else ""
+        alone = named and all(name == named[0] or may_be_copy(name) for name in candidates)
+        return named[0] if counted and alone else ""
     mirrored = [
         name
         for name, shapes in candidates.items()
@@ -175,6 +208,8 @@ def _weights_branch(tree: Tree, states: Collection[str], empty: Collection[Key])
     ]
     named = [name for name in named if not mirrored or name in mirrored]
     if named and (certain or mirrored or not any(map(is_parameter, tree.branches[others[0]]))):
+        if certain and _is_module(tree, named[0], certain):
+            raise unclear_weights(tree, [*candidates], certain)
         return named[0]
     if states or not certain:
         return ""

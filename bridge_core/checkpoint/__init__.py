@@ -7,10 +7,7 @@ from bridge_core.public import exports
 if TYPE_CHECKING:
     from bridge_core.checkpoint.checkpoint_writer import write_checkpoint as write_checkpoint
     from bridge_core.checkpoint.detect_format import is_set_of_shards as is_set_of_shards
-    from bridge_core.checkpoint.folder_checkpoint import (
-        contents_of as contents_of,
-        folder_format as folder_format,
-    )
+    from bridge_core.checkpoint.folder_checkpoint import contents_of as contents_of
     from bridge_core.checkpoint.guided_writing import guided as guided
     from bridge_core.checkpoint.model_config import (
         config_beside as config_beside,
@@ -30,7 +27,7 @@ else:
         {
             "checkpoint_writer": "write_checkpoint",
             "detect_format": "is_set_of_shards",
-            "folder_checkpoint": "contents_of folder_format",
+            "folder_checkpoint": "contents_of",
             "guided_writing": "guided",
             "model_config": "config_beside read_config",
             "open_save": "open_state save_state",

@@ -5,17 +5,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+from bridge_core.checkpoint.destination_errors import shown_as
 from bridge_core.checkpoint.detect_format import by_extension
 from bridge_core.checkpoint.saved import Saved
 from bridge_core.checkpoint.verification import check_written
 from bridge_core.checkpoint.write_options import StrPath, WriteOptions, as_path, is_folder
 from bridge_core.errors import (
-    BridgeError,
     DestinationExists,
     UnsupportedFeature,
     UsageError,
@@ -217,12 +216,12 @@ class _Writer:
 
         def check(temporary: Path) -> None:
             nonlocal size
-            with _shown_as(temporary, destination):
+            with shown_as(temporary, destination):
                 self._check(temporary, sums)
                 size = temporary.stat().st_size
 
         with replacing_file(destination, overwrite=self.options.overwrite, check=check) as temporary:
-            with _shown_as(temporary, destination):
+            with shown_as(temporary, destination):
                 sums.update(self._fill(self.state, temporary, destination))
             self.meter.finish()
         return Saved((destination,), self.format.name, size, sums, self.overflows)
@@ -250,7 +249,7 @@ class _Writer:
 
         def check(temporary: Path) -> None:
             nonlocal total
-            with _shown_as(temporary, destination):
+            with shown_as(temporary, destination):
                 self._check(temporary / written[-1], sums)
                 for name, source in sidecar_files.items():
                     check_copy(source, temporary / name, read_again=self.options.verify)
@@ -263,7 +262,7 @@ class _Writer:
             check=check,
             keep=lambda entry: entry.is_dir() or not (weights(entry.name) or entry.name in sidecar_files),
         ) as temporary:
-            with _shown_as(temporary, destination):
+            with shown_as(temporary, destination):
                 for name, data in self._parts(groups, names):
                     written.append(name)
                     create_file(temporary / name, data if isinstance(data, bytes) else b"")
@@ -319,15 +318,3 @@ class _Writer:
                 err.hint = f"It was written by {self._foreign.origin}. To do without this plugin, {way}."
             raise
         self.state.check_unchanged()
-
-
-@contextlib.contextmanager
-def _shown_as(temporary: Path, destination: Path) -> Iterator[None]:
-    """Let errors name the destination, not the temporary file that is written first."""
-    try:
-        with system_failures(destination, "writing"):
-            yield
-    except BridgeError as err:
-        if err.path is not None and Path(err.path).is_relative_to(temporary):
-            err.path = destination / Path(err.path).relative_to(temporary)
-        raise

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from bridge_core.checkpoint.destination_errors import shown_as
 from bridge_core.checkpoint.folder_checkpoint import contents_of
 from bridge_core.checkpoint.saved import Saved
 from bridge_core.checkpoint.verification import check_written
@@ -56,7 +57,7 @@ def write_folder_checkpoint(
             with registry.failures_of("formats", used.name, f"read {final}", damaged=str(final)):
                 return used.open_folder(SourceFolder(temporary), item=options.item or None)
 
-        with _shown_as(temporary, final):
+        with shown_as(temporary, final):
             check_written(
                 temporary,
                 state,
@@ -83,7 +84,7 @@ def write_folder_checkpoint(
             check=check,
             keep=stays,
         ) as temporary,
-        _shown_as(temporary, final),
+        shown_as(temporary, final),
     ):
         block = options.budget.block
         pool = ScratchPool(kernel_for(state.nbytes), 2 * block)
@@ -100,6 +101,7 @@ def write_folder_checkpoint(
             used.write_folder(state, writer, step=options.step, item=options.item)
         sums.update(writer.checksums)
         overflows.update(writer.overflows)
+        del writer, pool  # their memory is not needed while the folder is checked
         meter.finish()
     return Saved((final,), used.name, size, sums, overflows)
 
@@ -219,16 +221,4 @@ def _root_of_steps(destination: Path, options: WriteOptions) -> Iterator[None]:
     except BaseException:
         with contextlib.suppress(OSError):
             destination.rmdir()
-        raise
-
-
-@contextlib.contextmanager
-def _shown_as(temporary: Path, destination: Path) -> Iterator[None]:
-    """Let errors name the destination, not the temporary folder that is written first."""
-    try:
-        with system_failures(destination, "writing"):
-            yield
-    except BridgeError as err:
-        if err.path is not None and Path(err.path).is_relative_to(temporary):
-            err.path = destination / Path(err.path).relative_to(temporary)
         raise

@@ -81,7 +81,8 @@ def open_state(
         registry.require_layout(layout, "layout")
     place = as_path(path)
     used: Format | FolderFormat
-    if of_folders := folder_format(place, registry, chosen) if is_folder(place) else None:
+    of_folders = folder_format(place, registry, chosen) if is_folder(place) else None
+    if of_folders is not None:
         used, choice = of_folders, Choice(place)
         state = open_checkpoint(
             place, of_folders, registry, step=step, entry=entry, follow_links=follow_links

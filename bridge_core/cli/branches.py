@@ -36,7 +36,7 @@ def axes_of_weights(state: FlatState, registry: Registry) -> Mapping[Key, tuple[
 
 
 def branches_json(branches: tuple[LeftOut, ...]) -> dict[str, Any]:
-    """Return the key of the JSON document about branches; none for a state that is no train state."""
+    """Return the key of the JSON document about branches; nothing unless the state is a train state."""
     if not branches:
         return {}
     rows = [
@@ -53,7 +53,7 @@ def branches_json(branches: tuple[LeftOut, ...]) -> dict[str, Any]:
 
 
 def branches_lines(branches: tuple[LeftOut, ...]) -> list[str]:
-    """Return lines about branches; none for a state that is no train state."""
+    """Return lines about branches; none unless the state is a train state."""
     if not branches:
         return []
     weights = [

@@ -6,8 +6,8 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
-from bridge_core.cli.report import size_text
 from bridge_core.cli.terminal import is_terminal
+from bridge_core.messages import size_text
 from bridge_core.transfer import Progress
 
 __all__ = ["progress_bar"]

@@ -25,7 +25,6 @@ __all__ = [
     "in_natural_order",
     "inspect_lines",
     "plugin_lines",
-    "size_text",
     "tensor_names",
 ]
 

@@ -137,12 +137,12 @@ def _completed(
     except BridgeError:
         return state
     try:
-        found = _weights(others, registry, entry)
+        completed = _weights(others, registry, entry)
     except BridgeError:
-        found = others
+        completed = others
     if is_file:
-        (others if found is others else state).close()
-    return state if found is others else found
+        (others if completed is others else state).close()
+    return state if completed is others else completed
 
 
 def _sort_of(value: Any) -> str:

@@ -106,8 +106,8 @@ class FolderTarget(Protocol):
 class FolderFormat(Protocol):
     """A format whose checkpoints are folders.
 
-    A checkpoint may be one tree, several items (as weights and an optimiser's state), or steps of a training
-    run, each with items.
+    A checkpoint may be one tree, several items (as weights and the state of an optimizer), or steps of a
+    training run, each with items.
     """
 
     name: str

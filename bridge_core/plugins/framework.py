@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from bridge_core.state import FlatState, Key, TensorSpec
+from bridge_core.state import FlatState, Key, StateMetadata, TensorSpec
 
 __all__ = ["Framework", "Relocating", "TrainStates", "TreeNaming", "WeightsChoice"]
 
@@ -146,13 +146,13 @@ class TrainStates(Protocol):
     """A framework adapter that knows the trees in which training programs keep their state."""
 
     def choose_weights(
-        self, names: Mapping[Key, TensorSpec], empty: Collection[Key] = (), entry: str = ""
+        self, names: Mapping[Key, TensorSpec], metadata: StateMetadata, entry: str = ""
     ) -> WeightsChoice | None:
         """Return which tensors of a tree are weights; None if the tree is not a train state.
 
         Args:
             names: Key without box -> spec.
-            empty: Paths of empty nodes.
+            metadata: The tree's metadata.
             entry: Dotted path of another copy of the weights, to be taken in their place; empty for the
                 usual weights. None is returned where there is no such copy, or it is complete by itself.
 

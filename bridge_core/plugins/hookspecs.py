@@ -23,7 +23,7 @@ import pluggy
 if TYPE_CHECKING:  # a plugin that imports `hookimpl` needs none of these yet
     from collections.abc import Iterable
 
-    from bridge_core.formats import Format
+    from bridge_core.formats import FolderFormat, Format
     from bridge_core.layers import LayerKind, LayerTransform
     from bridge_core.plugins.framework import Framework
     from bridge_core.plugins.library import Library
@@ -37,8 +37,8 @@ hookimpl = pluggy.HookimplMarker("ckptbridge")
 
 
 @hookspec
-def bridge_formats() -> Iterable[Format]:
-    '''Return file formats.
+def bridge_formats() -> Iterable[Format | FolderFormat]:
+    '''Return formats of files, and formats whose checkpoints are folders.
 
     A file is opened by the format whose ``sniff`` returns True for it. Where ``sniff`` of one of ckptbridge's
     own formats does so too, as for a format that is built on zip archives or safetensors files, the longer
@@ -92,8 +92,8 @@ def bridge_formats() -> Iterable[Format]:
         raw = "ckptbridge_raw"
 
     A format whose checkpoints are folders has the methods of `bridge_core.formats.FolderFormat` in place of
-    ``sniff``, ``open`` and ``write``; both sorts share their names. A complete plugin, for folders with one
-    ``.npy`` file for each tensor::
+    ``sniff``, ``open`` and ``write``; no name may be that of another format of either sort. A complete
+    plugin, for folders with a file of bytes for each tensor::
 
         import json
         import numpy as np

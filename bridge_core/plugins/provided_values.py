@@ -10,7 +10,7 @@ from typing import Any
 
 from bridge_core.errors import PluginConflict, PluginError
 
-__all__ = ["TABLES", "TableSort", "check_values"]
+__all__ = ["TABLES", "TableSort", "check_values", "is_of_folders"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def check_values(results: Iterable[Any], table: str) -> tuple[Any, ...]:
             )
     value: Any
     for value in values:
-        of_folders = table == "formats" and hasattr(value, "open_folder")
+        of_folders = table == "formats" and is_of_folders(value)
         interface = _folder_format() if of_folders else expected
         if isinstance(value, type) or not isinstance(value, interface):
             raise PluginError(
@@ -100,6 +100,11 @@ def check_values(results: Iterable[Any], table: str) -> tuple[Any, ...]:
     return tuple(values)
 
 
+def is_of_folders(value: object) -> bool:
+    """Return whether a format's checkpoints are folders, before its interface is checked."""
+    return hasattr(value, "open_folder")
+
+
 def _folder_format() -> type[Any]:
     from bridge_core.formats import FolderFormat
 
@@ -110,7 +115,7 @@ def _what_is_missing(value: Any, expected: type[Any], table: str) -> str:
     """Return what an object does not have of its protocol; empty where that is not the cause."""
     if isinstance(value, type) or not hasattr(value, "name"):
         return ""
-    methods = _FOLDER_METHODS if hasattr(value, "open_folder") else _METHODS.get(table, ())
+    methods = _FOLDER_METHODS if is_of_folders(value) else _METHODS.get(table, ())
     names = (*expected.__annotations__, *methods)
     missing = [name for name in names if not hasattr(value, name)]
     return f", which does not have {', '.join(missing)}" if missing else ""

@@ -30,7 +30,7 @@ from bridge_core.plugins.loading import (
 )
 from bridge_core.plugins.plugin_errors import plugin_failures
 from bridge_core.plugins.plugin_tables import PluginTables
-from bridge_core.plugins.provided_values import TABLES
+from bridge_core.plugins.provided_values import TABLES, is_of_folders
 from bridge_core.plugins.table import Table, values_of
 from bridge_core.state import Key, TensorSpec
 
@@ -65,7 +65,7 @@ class Registry(PluginTables):
     def folder_formats(self) -> Mapping[str, FolderFormat]:
         """Name -> format whose checkpoints are folders, in the order of registration."""
         values = self._table("formats").values
-        return MappingProxyType({name: value for name, value in values.items() if _is_of_folders(value)})
+        return MappingProxyType({name: value for name, value in values.items() if is_of_folders(value)})
 
     @functools.cached_property
     def frameworks(self) -> Mapping[str, Framework]:
@@ -231,10 +231,6 @@ class Registry(PluginTables):
         from bridge_core.plugins.layout_detection import neutral_keys
 
         return None if neutral_keys(specs, layout, self) else layout
-
-
-def _is_of_folders(value: Any) -> bool:
-    return hasattr(value, "open_folder")
 
 
 def loaded_registry(*, disabled: Iterable[str] = (), added: Iterable[str] = ()) -> Registry:

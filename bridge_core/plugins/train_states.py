@@ -102,7 +102,7 @@ def _choice(state: FlatState, framework: Framework, entry: str) -> tuple[Weights
     else:
         specs = SpecsByName(state, {key: key for key in state})
     try:
-        return framework.choose_weights(specs, state.metadata.empty, entry), specs
+        return framework.choose_weights(specs, state.metadata, entry), specs
     except BridgeError as err:
         err.path = err.path or state.metadata.provenance.get("path")
         raise

@@ -123,6 +123,8 @@ class LayerNames:
         named_as_there = self._is_a_layers(self._of_target.get(name, ()), specs, has_children)
         if named_as_there and rank < 2 and self._source:
             return ""  # one axis cannot be turned
+        if rank > 1 and len(specs) == 1 and not has_children and key[-2:-1] in (("weight",), ("kernel",)):
+            return f"it may be the {key[-2]} of a layer, in a box; leave the last part out of its name"
         lowered = name.lower()
         if named_as_there or "weight" in lowered or "kernel" in lowered:
             return (

@@ -8,14 +8,14 @@ addressed by its path, or by its full printed name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bridge_core.errors import RuleError
 from bridge_core.plugins import Registry, names_of
 from bridge_core.rules import Any1, Pattern
-from bridge_core.state import FlatState, Key, VariableCollections
+from bridge_core.state import FlatState, Key, VariableCollections, join_key
 
 if TYPE_CHECKING:
     from bridge_core.resolve.rule_instance import BoundRule
@@ -43,6 +43,7 @@ class NamedSide:
         names: The side's keys, without collections; empty if they are not known.
         elsewhere: Gives the names that are in other collections than one.
         boxes: The last parts of keys that only name the values in boxes.
+        moved: Start of names in the file -> start of the side's keys in its place.
     """
 
     def __init__(
@@ -51,14 +52,17 @@ class NamedSide:
         names: Iterable[Key] = (),
         elsewhere: Callable[[str], Iterable[Key]] = lambda _: (),
         boxes: Iterable[str] = (),
+        moved: Mapping[Key, Key] | None = None,
     ) -> None:
         self.default = next(iter(collections), "")
         self.collections = frozenset(collections)
         self.names = names
         self.boxes = frozenset(boxes)
+        self.moved = moved or {}
         self._elsewhere = elsewhere
         self._outside: dict[str, frozenset[Key]] = {}
         self._first_parts: set[str] | None = None
+        self._with_dots: dict[str, Key] | None = None
 
     def read(self, pattern: Pattern, *, of_paths: bool = False) -> Pattern:
         """Return a pattern without the collection that it begins with, its box and its slashes.
@@ -71,6 +75,10 @@ class NamedSide:
             RuleError: The pattern matches names with its slashes, and others where it is split at them.
         """
         pattern = self._unslashed(pattern, of_paths)
+        if self.moved and not self._matches(pattern, of_paths):
+            pattern = self.without_start(pattern)
+        if pattern.is_literal and not of_paths:
+            pattern = self._joined(pattern)
         if self.boxes and not of_paths:
             pattern = self._unboxed(pattern)
         head = pattern.segments[0] if pattern.segments else None
@@ -89,8 +97,36 @@ class NamedSide:
         if not self.names:
             return split if split.segments[0] in self.collections else pattern
         return unslashed(
-            pattern, lambda one: self._matches(one, of_paths) or self._matches(self._opened(one), of_paths)
+            pattern,
+            lambda one: any(
+                self._matches(read, of_paths)
+                for moved in (one, self.without_start(one))
+                for read in (moved, self._opened(moved))
+            ),
         )
+
+    def _joined(self, pattern: Pattern) -> Pattern:
+        """Return a literal pattern with the parts of the only name that is printed so, if parts hold dots."""
+        if self._with_dots is None:
+            self._with_dots = {
+                join_key(name): name for name in self.names if any("." in part for part in name)
+            }
+        if not self._with_dots or self._matches(pattern):
+            return pattern
+        parts = tuple(map(str, pattern.segments))
+        head = parts[:1] if parts[0] in self.collections else ()
+        for start in dict.fromkeys(((), head)):
+            name = self._with_dots.get(join_key(parts[len(start) :]))
+            if name is not None:
+                return pattern.read_as((*start, *name))
+        return pattern
+
+    def without_start(self, pattern: Pattern) -> Pattern:
+        """Return a pattern that begins as names in the file do as one that begins as keys do."""
+        for old, new in self.moved.items():
+            if pattern.segments[: len(old)] == old and len(pattern.segments) > len(old):
+                return pattern.read_as((*new, *pattern.segments[len(old) :]))
+        return pattern
 
     def _unboxed(self, pattern: Pattern) -> Pattern:
         """Return a pattern without its last part if that matches the box of values, and no name."""
@@ -108,12 +144,7 @@ class NamedSide:
         readings = [pattern]
         if pattern.segments and pattern.segments[0] in self.collections:
             readings.append(pattern.read_as(pattern.segments[1:]))
-        return any(
-            one.match(name[:depth]) is not None
-            for one in readings
-            for name in self.names
-            for depth in range(1 if of_paths else len(name), len(name) + 1)
-        )
+        return any(_matches_any(one, self.names, of_paths) for one in readings)
 
     def _has(self, pattern: Pattern, head: str, of_paths: bool) -> bool:
         """Return whether the side has names that the pattern matches with its first part."""
@@ -122,11 +153,16 @@ class NamedSide:
         if head not in self._first_parts:
             return False
         own = (name for name in self.names if name and name[0] == head)
-        if of_paths:
-            return any(
-                pattern.match(name[:depth]) is not None for name in own for depth in range(1, len(name) + 1)
-            )
-        return any(pattern.match(name) is not None for name in own)
+        return _matches_any(pattern, own, of_paths)
+
+
+def _matches_any(pattern: Pattern, names: Iterable[Key], of_paths: bool) -> bool:
+    """Return whether a pattern matches a name, or the path of a layer above one."""
+    return any(
+        pattern.match(name[:depth]) is not None
+        for name in names
+        for depth in range(1 if of_paths else len(name), len(name) + 1)
+    )
 
 
 def unslashed(pattern: Pattern, is_of: Callable[[Pattern], bool]) -> Pattern:
@@ -170,7 +206,23 @@ def side_of(state: FlatState, registry: Registry) -> NamedSide:
                 yield name
 
     boxes = {key[-1] for key in collections.boxed}
-    return NamedSide(framework.collections, names.values(), elsewhere, boxes)
+    moved = starts_moved(state.metadata.source_names)
+    return NamedSide(framework.collections, names.values(), elsewhere, boxes, moved)
+
+
+def starts_moved(source_names: Mapping[Key, Key]) -> dict[Key, Key]:
+    """Return the starts of names in a file -> the starts of keys in their place.
+
+    Args:
+        source_names: Key -> name in the file.
+    """
+    starts: dict[Key, Key] = {}
+    for key, name in source_names.items():
+        same = 0
+        while same < min(len(key), len(name)) and key[-1 - same] == name[-1 - same]:
+            same += 1
+        starts[name[: len(name) - same]] = key[: len(key) - same]
+    return starts
 
 
 def neutral_side(state: FlatState, keys: Iterable[Key], layout: str, registry: Registry) -> NamedSide:
@@ -224,6 +276,8 @@ def read_printed(rule: Rule, source: NamedSide, target: NamedSide) -> Rule:
         sources = tuple(target.read(pattern, of_paths=True) for pattern in sources)
     if rule.action == "rename":
         targets = (_written_alike(rule, sources[0], targets[0]),)
+        if sources[0].written:
+            targets = (source.without_start(targets[0]),)
         # Names of one framework on both sides of a rule, whichever the other framework is.
         (old,), (new,) = sources, targets
         if old.collection:

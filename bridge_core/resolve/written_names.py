@@ -62,13 +62,18 @@ def permitted_names(
         RuleError: A pattern matches names with its slashes, and others where it is split at them.
         KeyConflict: The names do not show whether they begin with collections.
     """
-    collections = _collections(source, registry)
+    collections, of_file = _collections(source, registry), source.metadata.source_names
+
+    def spellings(key: Key) -> tuple[Key, ...]:
+        names = collections.spellings(key)
+        return (*names, *VariableCollections().spellings(of_file[key])) if key in of_file else names
+
     if permissions.has_slashes:
         of_target = _collections(template, registry) if template is not None else VariableCollections()
         if source.layout == "neutral":
             sources = [n for key in source for n in names_of_tensor(key, {}, source.metadata, own_name)]
         else:
-            sources = _spelled(source, collections)
+            sources = [name for key in source for name in spellings(key)]
         targets = _spelled(template if template is not None else (), of_target)
         permissions = replace(
             permissions,
@@ -77,7 +82,7 @@ def permitted_names(
             allow_missing=_read(permissions.allow_missing, targets),
             allow_mismatched=_read(permissions.allow_mismatched, targets),
         )
-    return permissions, collections.spellings
+    return permissions, spellings
 
 
 def _collections(state: FlatState, registry: Registry) -> VariableCollections:

@@ -86,7 +86,10 @@ class VariableCollections:
         (('params', 'w', 'value'), ('params', 'w'), ('w', 'value'), ('w',))
         """
         names = (key, key[:-1]) if key in self.boxed else (key,)
-        return (*names, *(name[1:] for name in names)) if self.present else names
+        names = (*names, *(name[1:] for name in names)) if self.present else names
+        if not any("." in part for part in key):
+            return names
+        return (*names, *(tuple(".".join(name).split(".")) for name in names))
 
     def names(self, keys: Iterable[Key]) -> dict[Key, Key]:
         """Return the keys of a state, each with the key that `strip` gives."""

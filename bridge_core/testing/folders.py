@@ -31,8 +31,8 @@ class FolderFormatContract(ValuesContract):
 
     Attributes:
         format: The format under test.
-        registry: Other formats, which must not take this one's folders for theirs, nor this one theirs; by
-            default those of the core.
+        registry: Other formats, which must not take this one's folders for theirs; by default those of the
+            core.
         has_steps: Whether checkpoints may have steps.
         has_items: Whether a step may have items.
         same_bytes: Whether equal states give equal bytes.

@@ -23,7 +23,7 @@ from bridge_core.messages import count, listed
 from bridge_core.state import unflatten_tree
 from bridge_core.transfer import load_values
 from bridge_flax.templates import Template
-from bridge_flax.train_states import choose_weights
+from bridge_flax.train_states import choose_weights, holds_training
 from bridge_flax.tree_names import boxes, has_collections
 from bridge_flax.trees.arrays import as_leaf, is_spread, tensor_of
 from bridge_flax.trees.module_types import nnx_modules
@@ -95,7 +95,8 @@ def flatten(tree: Any, *, form: str | None) -> FlatState:
     specs = {key: tensor.spec for key, tensor in tensors.items()}
     boxed = boxes(specs) if form is None else frozenset[Key]()
     names = {key[:-1] if key in boxed else key: spec for key, spec in specs.items()}
-    left_out = _left_out(names, (*empty, *bad)) if form in (None, "nnx") else None
+    may_train = form is None or (form == "nnx" and holds_training((*names, *bad), collections))
+    left_out = _left_out(names, (*empty, *bad)) if may_train else None
     texts = [text for key, text in bad.items() if not left_out or not _is_below(key, left_out)]
     if texts:
         raise UnsupportedFeature(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import settings, strategies as st
 from support.errors import refused
+from support.examples import examples
 
 import bridge_core
 import bridge_flax
@@ -164,6 +165,11 @@ TREES: dict[str, tuple[Any, bool, dict[str, str]]] = {
         True,
         {"state.opt_state": "optimizer state", "state.step": "counter", "epoch": "counter"},
     ),
+    "a wrapper without an optimizer": (
+        {"state": {"step": STEP, "params": net()}},
+        False,
+        {"state.step": "counter"},
+    ),
     "two wrappers": (
         {"checkpoint": {"train_state": {"params": net(), "opt_state": OPTIMIZER}}, "rng": RNG},
         False,
@@ -178,6 +184,16 @@ TREES: dict[str, tuple[Any, bool, dict[str, str]]] = {
         {"model": {"params": net(), "batch_stats": stats()}, "opt_state": {"mu": net(1)}, "step": STEP},
         True,
         {"opt_state": "optimizer state", "step": "counter"},
+    ),
+    "slots next to the weights": (
+        {"params": net(), "mu": net(1), "momentum": net(2), "step": STEP},
+        False,
+        {"mu": "optimizer state", "momentum": "optimizer state", "step": "counter"},
+    ),
+    "model, a copy and step": (
+        {"model": net(), "slow_model": net(1), "step": STEP},
+        False,
+        {"slow_model": "another copy of the weights", "step": "counter"},
     ),
     "model and step": ({"model": net(), "step": STEP}, False, {"step": "counter"}),
     "the branch that the optimizer mirrors": (
@@ -209,6 +225,19 @@ TREES: dict[str, tuple[Any, bool, dict[str, str]]] = {
         {"generator": net(), "optimizer": OPTIMIZER},
         False,
         {"optimizer": "optimizer state"},
+    ),
+    "an optimizer of some of the weights": (
+        {
+            "generator": net(),
+            "opt": {"inner_state": {"0": {"count": STEP, "mu": {"fc": {"kernel": numbers(3, 4)}}}}},
+        },
+        False,
+        {"opt": "optimizer state"},
+    ),
+    "Adagrad": (
+        {"generator": net(), "opt": {"0": {"sum_of_squares": net(1)}}},
+        False,
+        {"opt": "optimizer state"},
     ),
     "names of big_vision": (
         {
@@ -341,6 +370,25 @@ def test_another_copy_of_the_weights_keeps_the_statistics(tmp_path, own):
         ({"fc": net()["fc"], "opt_state": {"mu": {"fc": net()["fc"]}}}, "opt_state"),
         ({"a": net(), "b": {"x": {"kernel": numbers(2, 2)}}, "opt_state": {"count": STEP}}, "opt_state"),
         ({"state": {"params": net(), "step": STEP, "opt_state": OPTIMIZER}, "other": net()["fc"]}, "other"),
+        ({"params": net(), "opt_state": OPTIMIZER, "critic": net(1)}, "critic"),
+        ({"params": net(), "step": STEP, "projector": {"fc": net(1)["fc"]}}, "projector"),
+        ({"params": net(), "opt_state": OPTIMIZER, "parts": {"a": net(1), "b": net(2)}}, "parts"),
+        ({"g": {"params": net(), "opt_state": OPTIMIZER}, "d": {"params": net(1)}}, "d"),
+        ({"online": net(), "target": net(1), "opt_state": OPTIMIZER}, "online"),
+        ({"a": {"x": {"kernel": numbers(2, 2)}}, "opt": OPTIMIZER}, "opt"),
+        ({"model": net(), "solver": {"net": net(1)}, "step": STEP}, "solver"),
+        (
+            {"model": net(), "head": net(1), "opt_state": {"mu": {"model": net(2), "head": net(3)}}},
+            "head",
+        ),
+        (
+            {
+                "params": {"a": net()},
+                "logit_scale": np.float32(1),
+                "opt_state": {"mu": {"params": {"a": net(1)}, "logit_scale": np.float32(2)}},
+            },
+            "logit_scale",
+        ),
     ],
 )
 def test_a_second_model_is_refused_by_name(tmp_path, tree, named):
@@ -467,6 +515,28 @@ def test_nnx_optimizers(tmp_path):
         bridge_flax.to_neutral(nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param))
 
 
+def test_integers_of_a_matrix_are_not_left_out():
+    tree = {"params": net(), "opt_state": OPTIMIZER, "aqt": {"fc": {"q": np.ones((3, 4), "i1")}}}
+    flat = {key: np.asarray(leaf) for key, leaf in traverse_util.flatten_dict(tree).items()}
+    choice = choose_weights({key: TensorSpec(leaf.shape, leaf.dtype) for key, leaf in flat.items()})
+    assert choice is not None
+    assert ("aqt", "fc", "q") in choice.names
+
+
+def test_modules_without_an_optimizer_are_all_weights():
+    class Counted(nnx.Module):
+        def __init__(self, *names):
+            self.step = nnx.Variable(STEP)
+            for name in names:
+                setattr(self, name, Net(nnx.Rngs(0)))
+
+    for names in (("model",), ("model", "ema")):
+        for given in (Counted(*names), nnx.state(Counted(*names))):
+            neutral = bridge_flax.to_neutral(given)
+            assert {(name, "fc", "kernel") for name in names} <= set(neutral)
+            assert not neutral.metadata.left_out
+
+
 def test_the_state_of_an_optimizer_alone_is_refused(tmp_path):
     state = live()
     with refused(UsageError, "optax", hint="parameters"):
@@ -520,6 +590,11 @@ def test_a_train_state_stays_in_flax_as_its_variables(tmp_path):
         {"state": {"params": net()}},
         {"model": net(), "ema": net(1)},
         {"fc": net()["fc"], "count": STEP},
+        {"net": net(), "count": STEP},
+        {"model": net(), "solver": {"net": net(1)}},
+        {"encoder_q": net(), "encoder_k": net(1), "step": STEP},
+        {"params": net(), "momentum": net(1)},
+        {"params": net(), "params_2": net(1)},
         {"params": net(), "cache": {"index": np.ones(3, "i4")}},
         {"params": {"opt_state": net(), "step": numbers(3)}},
         {"mu": net()["fc"], "nu": net()["fc"]},
@@ -547,7 +622,7 @@ SHAPES = st.sampled_from([(), (2,), (4,), (3, 4), (2, 3, 4)])
 MODELS = st.dictionaries(st.tuples(NAMES, NAMES, LEAVES), SHAPES, min_size=1, max_size=8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @hypothesis.given(
     model=MODELS, slots=st.lists(st.sampled_from(["mu", "nu", "trace"]), unique=True), data=st.data()
 )
@@ -590,7 +665,7 @@ WORDS_OF_TREES = [
 KEYS = st.lists(st.sampled_from(WORDS_OF_TREES), max_size=5).map(tuple)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @hypothesis.given(
     st.dictionaries(KEYS, st.tuples(SHAPES, st.sampled_from([FLOAT, INT, WORDS])), max_size=10),
     st.lists(KEYS),

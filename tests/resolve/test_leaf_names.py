@@ -62,3 +62,12 @@ def test_scales_belong_to_the_codes_beside_them(name):
     assert why("torch", "flax", name, (4,), beside=("weight",), dtype="float8_e4m3fn")
     if name != "absmax":
         assert not why("torch", "flax", name, (4,), beside=("weight",))
+
+
+@pytest.mark.parametrize("name", ["fc.weight.value", "fc.weight.data", "fc.kernel.array"])
+def test_a_matrix_in_an_unknown_box_is_a_layers(name):
+    for source, target in (("torch", "flax"), ("flax", "torch")):
+        assert why(source, target, name)
+        assert not why(source, target, name, (4,))
+        assert not why(source, target, name, has_children=True)
+        assert not why(source, target, name, beside=["other"])

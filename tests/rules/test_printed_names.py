@@ -11,7 +11,7 @@ from support.arrays import random_array
 from support.errors import refused
 from support.rule_files import abstract, assert_holds, plan_and_apply, saved
 
-from bridge_core import RuleError, convert, plan_conversion
+from bridge_core import RuleError, as_state, convert, plan_conversion
 from bridge_core.cli import main
 from bridge_core.rules import Pattern, Rule
 
@@ -298,3 +298,32 @@ def test_a_pattern_within_a_collection_is_printed_as_it_was_written():
     assert str(pattern) == "params.h.{i}.*"
     assert pattern.as_written == Pattern.parse("params.h.{i}.*")
     assert pattern.with_numbers(["i"]).match(("h", "3", "bias")) == {"i": "3", "*0": "bias"}
+
+
+LAYERS = {"fc": {"kernel": np.ones((3, 4), "f4")}, "a.b": {"table": np.ones((5, 3), "f4")}}
+
+
+@pytest.mark.parametrize(
+    ("tree", "name"),
+    [
+        ({"params": LAYERS}, "params.a.b.table"),
+        ({"params": LAYERS}, "a.b.table"),
+        ({"state": {"params": LAYERS, "step": np.int32(7)}}, "state.params.a.b.table"),
+        ({"model": LAYERS, "step": np.int32(7)}, "model.*.table"),
+        ({"model": LAYERS, "step": np.int32(7)}, "model/*/table"),
+    ],
+)
+def test_a_name_below_a_wrapper_and_a_part_with_dots_are_read_as_printed(tree, name):
+    plan = plan_conversion(tree, to="torch", rules=[Rule.drop(name, "reason")])
+    assert {step.targets for step in plan.steps} == {(("fc", "weight"),)}
+    like = as_state({"fc.weight": np.ones((4, 3), "f4")}, layout="torch")
+    plan = plan_conversion(tree, to="torch", like=like, allow_unexpected=name)
+    assert {step.targets for step in plan.steps} == {(("fc", "weight"),)}
+
+
+def test_both_sides_of_a_rename_may_begin_with_the_wrapper():
+    tree = {"state": {"params": LAYERS, "step": np.int32(7)}}
+    source = "state.params.a.b.table"
+    for target in ("state.params.new.table", "params.new.table", "new.table"):
+        plan = plan_conversion(tree, to="torch", rules=[Rule.rename(source, target)])
+        assert (("new", "table"),) in {step.targets for step in plan.steps}

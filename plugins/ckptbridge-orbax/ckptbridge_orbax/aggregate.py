@@ -13,13 +13,13 @@ from typing import Any
 from bridge_core import FlatState, Key, default_registry, join_key
 from bridge_core.io import SourceFolder, parse_json
 from bridge_core.state import natural_order
-from ckptbridge_orbax.folders import AGGREGATE
+from ckptbridge_orbax.array_names import array_name
+from ckptbridge_orbax.file_names import AGGREGATE, STRINGS
 
 __all__ = ["Aggregate"]
 
 _PLACEHOLDER = "PLACEHOLDER://"
-_STRINGS = "_strings.json"
-_MOST_STRINGS = 64 << 20
+_MOST_BYTES = 64 << 20
 """Most bytes of the file of strings."""
 
 
@@ -89,8 +89,8 @@ class Aggregate:
 
 def _array_of(key: Key, names: Collection[str]) -> str:
     """Return the name of the array of a path: T5X names it without the first parts of the path."""
-    candidates = (".".join(key[start:]) for start in range(len(key)))
-    return next((name for name in candidates if name in names), ".".join(key))
+    candidates = (array_name(key[start:]) for start in range(len(key)))
+    return next((name for name in candidates if name in names), array_name(key))
 
 
 def _above(key: Key, nodes: frozenset[Key]) -> Key | None:
@@ -101,7 +101,7 @@ def _above(key: Key, nodes: frozenset[Key]) -> Key | None:
 
 
 def _strings(folder: SourceFolder) -> frozenset[str]:
-    if _STRINGS not in folder.files:
+    if STRINGS not in folder.files:
         return frozenset()
-    path = str(folder.path / _STRINGS)
-    return frozenset(parse_json(folder.read(_STRINGS, _MOST_STRINGS), path=path, what="the file of strings"))
+    path = str(folder.path / STRINGS)
+    return frozenset(parse_json(folder.read(STRINGS, _MOST_BYTES), path=path, what="the file of strings"))

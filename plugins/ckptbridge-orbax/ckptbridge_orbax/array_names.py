@@ -1,12 +1,21 @@
-"""Names of arrays: what Orbax makes of a path, and which names a folder can have."""
+"""Names of arrays: what Orbax makes of a path, and which of them a folder can have."""
 
 from __future__ import annotations
 
 from bridge_core import Key, LimitExceeded, UnsafeFile
 
-__all__ = ["check_name"]
+__all__ = ["array_name", "check_name"]
 
 _LONGEST = 1 << 16
+
+
+def array_name(key: Key) -> str:
+    """Return the name of a tensor's array; Orbax does not escape dots in the parts.
+
+    >>> array_name(("transformer/layer_0/attn", "w"))
+    'transformer/layer_0/attn.w'
+    """
+    return ".".join(key)
 
 
 def check_name(name: str, key: Key, path: str) -> str:

@@ -20,16 +20,15 @@ from bridge_core.io import machine_memory, processors
 from bridge_core.messages import listed
 from bridge_core.state import Array, Region, is_unicode, region_shape
 from ckptbridge_orbax.chunk_pieces import crossings, pieces
-from ckptbridge_orbax.database_guard import MANIFEST, check_database
+from ckptbridge_orbax.database_guard import check_database
+from ckptbridge_orbax.file_names import ARRAY_FILES, MANIFEST, PROCESS
 from ckptbridge_orbax.item_files import ItemFiles
 from ckptbridge_orbax.read_failures import read_failures
 from ckptbridge_orbax.tensorstore_module import load_tensorstore
-from ckptbridge_orbax.zarr_metadata import METADATA_NAMES, ZarrArray, parse_array
+from ckptbridge_orbax.zarr_metadata import ZarrArray, parse_array
 
 __all__ = ["ArrayStore", "StoredArray"]
 
-PROCESS = "ocdbt.process_"
-"""What the names of the processes' databases begin with."""
 _OPEN_ARRAYS = 512
 """Most arrays that stay open; each needs some KiB."""
 _IN_FLIGHT = 1000
@@ -127,7 +126,7 @@ class ArrayStore:
         for start in range(0, len(places), _IN_FLIGHT):
             batch = places[start : start + _IN_FLIGHT]
             for (name, description, source), text in zip(batch, self._texts(batch, keys), strict=True):
-                driver, path = METADATA_NAMES[description], self._files.path
+                driver, path = ARRAY_FILES[description], self._files.path
                 array = parsed.get((text, driver))
                 if array is None:
                     array = parse_array(text, driver, path=path, key=keys[name], memory=memory)
@@ -267,7 +266,7 @@ class ArrayStore:
         rest = []
         for name in names:
             folder, _, last = name.rpartition("/")
-            if last in METADATA_NAMES:
+            if last in ARRAY_FILES:
                 self._names.setdefault(folder, {}).setdefault(last, []).append(source)
             else:
                 rest.append(name)
@@ -329,7 +328,7 @@ def _databases(files: ItemFiles, use_ocdbt: bool | None) -> tuple[str, ...]:
                 hint="Copy or download the checkpoint again.",
             )
         return complete
-    if use_ocdbt or (files.has_folder("d") and not any(f"d/{name}" in files for name in METADATA_NAMES)):
+    if use_ocdbt or (files.has_folder("d") and not any(f"d/{name}" in files for name in ARRAY_FILES)):
         # An OCDBT without a manifest opens as an empty one.
         raise MalformedFile(
             f"the file {MANIFEST} is missing, which lists the arrays.",

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from bridge_core import LimitExceeded
+from ckptbridge_orbax.file_names import MANIFEST
 from ckptbridge_orbax.item_files import ItemFiles
 from ckptbridge_orbax.read_failures import read_failures
 from ckptbridge_orbax.tensorstore_module import load_tensorstore
 
-__all__ = ["MANIFEST", "check_database"]
+__all__ = ["check_database"]
 
-MANIFEST = "manifest.ocdbt"
 _MAX_MANIFEST = 64 << 10
 """Most bytes of a manifest; Orbax's have some hundred."""
 _MOST_COMPRESSION = 43_690

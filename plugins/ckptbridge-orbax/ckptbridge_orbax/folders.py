@@ -10,18 +10,24 @@ from bridge_core import BridgeError, MalformedFile, UsageError
 from bridge_core.formats import FolderContents, FolderItem
 from bridge_core.io import SourceFolder
 from bridge_core.messages import listed, nearest
+from ckptbridge_orbax.file_names import (
+    AGGREGATE,
+    ARRAY_FILES,
+    COMMITTED,
+    DEFAULT_ITEM,
+    MANIFEST,
+    PROCESS,
+    STEP,
+    TEMPORARY,
+    TREE,
+)
 
-__all__ = ["AGGREGATE", "contents_of", "is_checkpoint", "item_folder"]
+__all__ = ["contents_of", "is_checkpoint", "item_folder"]
 
-AGGREGATE = "checkpoint"
-"""Name of the msgpack file of old versions: the tree, with values or with names of arrays."""
-_TEMPORARY = ".orbax-checkpoint-tmp"
-_STEP_FILE, _V1_FILE = "_CHECKPOINT_METADATA", "orbax.checkpoint"
-_ITEM_FILES = ("_METADATA", "manifest.ocdbt")
-_PROCESS = "ocdbt.process_"
-_ARRAY_FILES = (".zarray", "zarr.json")
+_V1_FILE = "orbax.checkpoint"
+_ITEM_FILES = (TREE, MANIFEST)
 _GROUP_FILES = (".zgroup", "zarr.json")
-_WITH_WEIGHTS = ("params", "model_params", "model", "state", "items", "default")
+_WITH_WEIGHTS = ("params", "model_params", "model", "state", "items", DEFAULT_ITEM)
 """Names of items that hold the weights, the most telling first."""
 _STEP_NAME = re.compile(r"(.*?)(\d{1,18})", re.DOTALL)
 _MOST_LOOKED_AT = 1000
@@ -31,7 +37,7 @@ _MOST_LOOKED_AT = 1000
 def is_checkpoint(folder: SourceFolder) -> bool:
     """Return whether a folder is an item, a step or a root of steps; damage raises nothing."""
     with contextlib.suppress(BridgeError):
-        if _has_marker(folder) or any(_TEMPORARY in name for name in folder.folders):
+        if _has_marker(folder) or any(TEMPORARY in name for name in folder.folders):
             return True
         for name in _child_names(folder)[:_MOST_LOOKED_AT]:
             with contextlib.suppress(BridgeError):
@@ -78,7 +84,7 @@ def _located(folder: SourceFolder, step: int | None) -> tuple[FolderContents, So
     kind = _kind(folder)
     steps: dict[int, str] = {}
     unfinished_steps: tuple[str, ...] = ()
-    if kind is None and not folder.files & {_STEP_FILE, _V1_FILE}:
+    if kind is None and not folder.files & {STEP, _V1_FILE}:
         steps, unfinished_steps = _steps(folder)
     if not steps:
         if step is not None:
@@ -116,18 +122,16 @@ def _steps(folder: SourceFolder) -> tuple[dict[int, str], tuple[str, ...]]:
     """
     steps: dict[int, str] = {}
     beginnings: set[str] = set()
-    unfinished = [name for name in folder.folders if _TEMPORARY in name]
+    unfinished = [name for name in folder.folders if TEMPORARY in name]
     for name, child in _children(folder):
         number = _step_number(name)
-        is_item = bool(child.files & {*_ITEM_FILES}) or (
-            _STEP_FILE not in child.files and _kind(child) is not None
-        )
+        is_item = bool(child.files & {*_ITEM_FILES}) or (STEP not in child.files and _kind(child) is not None)
         if number is None:
             if is_item and not child.path.is_symlink():  # a link may be the name of the latest step
                 return {}, ()
             continue
-        if not is_item and _STEP_FILE not in child.files and not _has_items(child):
-            if any(_TEMPORARY in inner for inner in child.folders):
+        if not is_item and STEP not in child.files and not _has_items(child):
+            if any(TEMPORARY in inner for inner in child.folders):
                 unfinished.append(name)
             continue
         if is_item:
@@ -153,7 +157,7 @@ def _items(folder: SourceFolder) -> tuple[tuple[FolderItem, ...], tuple[str, ...
     for name, child in _children(folder):
         kind = _kind(child)
         items.append(FolderItem(name, kind or _what_else(child), has_tensors=kind is not None))
-    return tuple(items), tuple(sorted(name for name in folder.folders if _TEMPORARY in name))
+    return tuple(items), tuple(sorted(name for name in folder.folders if TEMPORARY in name))
 
 
 def _default(items: tuple[FolderItem, ...]) -> str | None:
@@ -164,14 +168,14 @@ def _default(items: tuple[FolderItem, ...]) -> str | None:
 
 def _kind(folder: SourceFolder) -> str | None:
     """Return what an item with tensors is, in words; None if a folder is not one."""
-    if folder.files & {*_ITEM_FILES} or any(name.startswith(_PROCESS) for name in folder.folders):
+    if folder.files & {*_ITEM_FILES} or any(name.startswith(PROCESS) for name in folder.folders):
         return "a tree of arrays"
     if AGGREGATE in folder.files and _is_msgpack_map(folder):
         return "a tree of arrays"
-    if folder.files & {*_ARRAY_FILES, *_GROUP_FILES, _STEP_FILE, _V1_FILE}:
+    if folder.files & {*ARRAY_FILES, *_GROUP_FILES, STEP, _V1_FILE}:
         return None
     for _, child in _children(folder, _MOST_LOOKED_AT):
-        if child.files & {*_ARRAY_FILES}:
+        if child.files & {*ARRAY_FILES}:
             return "arrays without a tree"
     return None
 
@@ -179,7 +183,7 @@ def _kind(folder: SourceFolder) -> str | None:
 def _what_else(folder: SourceFolder) -> str:
     if folder.files & {"jax_random_key", "np_random_key"} or folder.folders & {"jax_random_key"}:
         return "a key of random numbers"
-    if folder.files - {"commit_success.txt"} == {"metadata"}:
+    if folder.files - {COMMITTED} == {"metadata"}:
         return "JSON"
     return "other files"
 
@@ -187,8 +191,8 @@ def _what_else(folder: SourceFolder) -> str:
 def _has_marker(folder: SourceFolder) -> bool:
     """Return whether a folder holds what only Orbax writes."""
     return (
-        bool(folder.files & {*_ITEM_FILES, _STEP_FILE, _V1_FILE})
-        or any(name.startswith(_PROCESS) for name in folder.folders)
+        bool(folder.files & {*_ITEM_FILES, STEP, _V1_FILE})
+        or any(name.startswith(PROCESS) for name in folder.folders)
         or (AGGREGATE in folder.files and _is_msgpack_map(folder))
     )
 
@@ -213,7 +217,7 @@ def _children(folder: SourceFolder, most: int | None = None) -> Iterator[tuple[s
 def _child_names(folder: SourceFolder) -> list[str]:
     """Return the names of the folders in a folder that are finished, sorted; not those of databases."""
     return sorted(
-        name for name in folder.folders if _TEMPORARY not in name and not name.startswith((_PROCESS, "."))
+        name for name in folder.folders if TEMPORARY not in name and not name.startswith((PROCESS, "."))
     )
 
 
@@ -228,13 +232,13 @@ def _step_number(name: str) -> int | None:
 
 
 def _final(name: str) -> str:
-    return name.partition(_TEMPORARY)[0]
+    return name.partition(TEMPORARY)[0]
 
 
 def _refuse_unfinished(folder: SourceFolder) -> None:
     path = folder.path.absolute()
     for part in (path, path.parent):
-        if _TEMPORARY in part.name:
+        if TEMPORARY in part.name:
             raise _unfinished(folder, part.name)
 
 

@@ -36,7 +36,7 @@ class ItemFiles:
     def __init__(self, folder: SourceFolder) -> None:
         self.folder = folder
         self.path = folder.name
-        self.root = str(folder.path.resolve())
+        self.root = folder.path.resolve().as_posix()
         """The path that tensorstore opens."""
         self._stamps: dict[str, Stamp] = {}
         self._folders: set[str] = set()
@@ -107,8 +107,8 @@ class ItemFiles:
         if len(above) > _MOST_LEVELS:
             raise LimitExceeded(f"folders are nested more than {_MOST_LEVELS} deep.", path=place)
         with os.scandir(place) as entries:
-            found = list(entries)
-        for entry in found:
+            children = list(entries)
+        for entry in children:
             self._count += 1
             if self._count > _MOST_ENTRIES:
                 raise LimitExceeded(f"the checkpoint has more than {_MOST_ENTRIES} files.", path=self.path)
@@ -119,14 +119,14 @@ class ItemFiles:
             self.folder.place(name)
             self._has_links = True
         if entry.is_dir():
-            status = entry.stat()
+            status = os.stat(entry.path)  # noqa: PTH116 - of an entry, Windows gives no device and inode
             identity = (status.st_dev, status.st_ino)
             if identity in above:
                 raise MalformedFile("a symbolic link leads to a folder that contains it.", path=entry.path)
             self._folders.add(name)
             self._walk(entry.path, f"{name}/", (*above, identity))
         elif entry.is_file():
-            self._stamps[name] = _stamp(entry.stat())
+            self._stamps[name] = _stamp(os.stat(entry.path))  # noqa: PTH116 - as above
         elif entry.is_symlink():
             raise MalformedFile("the target of the symbolic link does not exist.", path=entry.path)
         else:

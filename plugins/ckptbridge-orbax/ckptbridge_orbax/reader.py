@@ -14,10 +14,9 @@ from bridge_core.state import Array, LazyTensor, Region, is_unicode, load_metada
 from ckptbridge_orbax.aggregate import Aggregate
 from ckptbridge_orbax.array_names import check_name
 from ckptbridge_orbax.array_store import ArrayStore, StoredArray
-from ckptbridge_orbax.database_guard import MANIFEST
-from ckptbridge_orbax.folders import AGGREGATE
+from ckptbridge_orbax.file_names import AGGREGATE, MANIFEST, TREE
 from ckptbridge_orbax.item_files import ItemFiles
-from ckptbridge_orbax.tree_metadata import METADATA, TreeMetadata, read_tree_metadata
+from ckptbridge_orbax.tree_metadata import TreeMetadata, read_tree_metadata
 
 __all__ = ["open_item"]
 
@@ -49,7 +48,7 @@ class _Tree:
 def open_item(folder: SourceFolder) -> FlatState:
     """Open an item; `OrbaxFormat.open_folder` documents the errors."""
     files = ItemFiles(folder)
-    metadata = read_tree_metadata(folder) if METADATA in files else None
+    metadata = read_tree_metadata(folder) if TREE in files else None
     aggregate = Aggregate.open(folder) if AGGREGATE in files else None
     store = None
     try:
@@ -168,7 +167,7 @@ def _of_names(store: ArrayStore, path: str) -> _Tree:
         key = tuple(name.split(".")) if name else _ALONE
         tree.names[key] = check_name(name, key, path)
     if tree.names:
-        tree.notes.append(f"the folder has no {METADATA}: the names of its arrays were split at their dots")
+        tree.notes.append(f"the folder has no {TREE}: the names of its arrays were split at their dots")
     return tree
 
 

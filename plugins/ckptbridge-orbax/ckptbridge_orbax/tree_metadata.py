@@ -11,19 +11,31 @@ from bridge_core import Key, KeyConflict, LimitExceeded, MalformedFile, Unsuppor
 from bridge_core.io import SourceFolder, parse_json
 from bridge_core.messages import shown
 from bridge_core.state import MARKER, is_unicode
-from ckptbridge_orbax.array_names import check_name
+from ckptbridge_orbax.array_names import array_name, check_name
+from ckptbridge_orbax.file_names import TREE
 
-__all__ = ["METADATA", "NODES", "Leaf", "TreeMetadata", "read_tree_metadata"]
+__all__ = [
+    "DICT",
+    "EMPTY_NODES",
+    "NODES",
+    "SEQUENCE",
+    "SEQUENCE_NODE",
+    "Leaf",
+    "TreeMetadata",
+    "read_tree_metadata",
+]
 
-METADATA = "_METADATA"
-"""Name of the file."""
 NODES = "orbax.nodes"
 """The name in ``metadata.extra`` of a JSON object: path -> what Orbax stored there, if not a dictionary."""
 
 _MOST_BYTES = 512 << 20
 _MOST_PARTS = 500
-_SEQUENCE, _DICT = 1, 2
-_EMPTY = ("Dict", "List", "Tuple", "NamedTuple", "None")
+SEQUENCE, DICT = 1, 2
+"""Orbax's numbers of the nodes that a part of a path is a name in."""
+EMPTY_NODES = ("Dict", "List", "Tuple", "NamedTuple", "None")
+"""Orbax's words for nodes without children."""
+SEQUENCE_NODE = "Sequence"
+"""Our word for a list or tuple with children, which the file does not distinguish."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +100,8 @@ def read_tree_metadata(folder: SourceFolder) -> TreeMetadata:
         LimitExceeded: It is too large.
         UnsupportedFeature: A name is not valid Unicode.
     """
-    path = str(folder.path / METADATA)
-    document = parse_json(folder.read(METADATA, _MOST_BYTES), path=path, what="the tree", constants=True)
+    path = str(folder.path / TREE)
+    document = parse_json(folder.read(TREE, _MOST_BYTES), path=path, what="the tree", constants=True)
     entries = document.get("tree_metadata")
     if not isinstance(entries, dict):
         raise MalformedFile(f"expected an object as 'tree_metadata', got {shown(entries)}.", path=path)
@@ -102,12 +114,12 @@ def read_tree_metadata(folder: SourceFolder) -> TreeMetadata:
         if key in keys:
             raise KeyConflict("the tree has two entries of this path.", path=path, key=key)
         keys.add(key)
-        nodes.update(dict.fromkeys(sequences, "Sequence"))
+        nodes.update(dict.fromkeys(sequences, SEQUENCE_NODE))
         value = entry.get("value_metadata")
         kind = value.get("value_type") if isinstance(value, dict) else None
         if not isinstance(value, dict) or not isinstance(kind, str):
             raise MalformedFile(f"expected a 'value_type', got {shown(value)}.", path=path, key=key)
-        if kind in _EMPTY:
+        if kind in EMPTY_NODES:
             empty[key] = None
             if kind != "Dict":
                 nodes[key] = kind
@@ -117,7 +129,7 @@ def read_tree_metadata(folder: SourceFolder) -> TreeMetadata:
             raise MalformedFile(
                 f"expected true or false as 'skip_deserialize', got {shown(skip)}.", path=path, key=key
             )
-        leaf = Leaf(key, check_name(".".join(key), key, path), kind, skip)
+        leaf = Leaf(key, check_name(array_name(key), key, path), kind, skip)
         other = leaves.setdefault(leaf.name, leaf)
         if other is not leaf:
             raise KeyConflict(
@@ -156,14 +168,14 @@ def _key(text: str, entry: Any, path: str) -> tuple[Key, list[Key]]:
         kind = part.get("key_type") if isinstance(part, dict) else None
         if type(name) is int:
             name = str(name)
-        if not isinstance(name, str) or type(kind) is not int or kind not in (_SEQUENCE, _DICT):
+        if not isinstance(name, str) or type(kind) is not int or kind not in (SEQUENCE, DICT):
             raise MalformedFile(
                 f"expected a 'key' and the 'key_type' 1 or 2 in the path {shown(text)}, got {shown(part)}.",
                 path=path,
             )
         if not is_unicode(name):
             raise UnsupportedFeature(f"the name {shown(name)} is not valid Unicode.", path=path)
-        if kind == _SEQUENCE:
+        if kind == SEQUENCE:
             sequences.append(tuple(key))
         key.append(name)
     return tuple(key), sequences

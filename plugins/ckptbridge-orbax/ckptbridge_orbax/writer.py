@@ -13,19 +13,16 @@ from bridge_core.errors import about_tensor
 from bridge_core.formats import FolderTarget
 from bridge_core.io import open_to_write, processors, system_failures, write_all
 from bridge_core.state import is_unicode
+from ckptbridge_orbax.array_names import array_name
 from ckptbridge_orbax.chunking import cut
+from ckptbridge_orbax.file_names import COMMITTED, DEFAULT_ITEM, STEP, TREE
 from ckptbridge_orbax.tensorstore_module import load_tensorstore
 from ckptbridge_orbax.write_failures import write_failures
-from ckptbridge_orbax.written_metadata import CHECKPOINT, checkpoint_text, tree_text
-from ckptbridge_orbax.written_names import array_name, check_item, check_state, check_step
+from ckptbridge_orbax.written_metadata import checkpoint_text, tree_text
+from ckptbridge_orbax.written_names import check_item, check_state, check_step
 from ckptbridge_orbax.zarr_spec import array_metadata, array_spec, write_context
 
 __all__ = ["write_folder"]
-
-_DEFAULT_ITEM = "default"
-
-_COMMITTED = "commit_success.txt"
-"""The file without which Orbax takes a folder in a bucket for one that is not complete."""
 
 _TRANSACTION = 8 << 20
 """Bytes of values that a transaction holds in memory until it is committed, unless there are many in all."""
@@ -59,7 +56,7 @@ def write_folder(
     A step without a named item gets the item that Orbax makes if the user names none.
     """
     if item is None and step is not None:
-        item = _DEFAULT_ITEM
+        item = DEFAULT_ITEM
     if item is not None:
         check_item(item)
     check_step(step)
@@ -75,10 +72,10 @@ def write_folder(
         database = _Database(state, target, folder, transaction)
         target.run(database.write, _jobs(arrays, transaction))
     prefixes = [""] if item is None else [f"{item}/", ""]
-    _write_file(target, f"{prefixes[0]}_METADATA", tree)
-    _write_file(target, CHECKPOINT, checkpoint)
+    _write_file(target, prefixes[0] + TREE, tree)
+    _write_file(target, STEP, checkpoint)
     for prefix in prefixes:
-        _write_file(target, prefix + _COMMITTED, b"Checkpoint commit was successful")
+        _write_file(target, prefix + COMMITTED, b"Checkpoint commit was successful")
 
 
 def _arrays(state: FlatState, box_nbytes: int) -> list[_Array]:

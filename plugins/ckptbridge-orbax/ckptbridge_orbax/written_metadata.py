@@ -9,16 +9,13 @@ from typing import Any
 from bridge_core import FlatState, Key, KeyConflict, StateMetadata, UnsupportedFeature, join_key
 from bridge_core.io import SourceFolder, parse_json
 from bridge_core.state import MARKER, dump_metadata, is_unicode
-from ckptbridge_orbax.tree_metadata import NODES
+from ckptbridge_orbax.file_names import STEP
+from ckptbridge_orbax.tree_metadata import DICT, EMPTY_NODES, NODES, SEQUENCE, SEQUENCE_NODE
 
-__all__ = ["CHECKPOINT", "checkpoint_text", "tree_text"]
+__all__ = ["checkpoint_text", "tree_text"]
 
-CHECKPOINT = "_CHECKPOINT_METADATA"
 _MAX_NBYTES = 16 << 20
 
-_SEQUENCE_NODE = "Sequence"
-_SEQUENCE, _DICT = 1, 2
-_EMPTY = ("Dict", "List", "Tuple", "None", "NamedTuple")
 _HANDLER = "orbax.checkpoint._src.handlers.standard_checkpoint_handler.StandardCheckpointHandler"
 
 
@@ -37,13 +34,13 @@ def tree_text(state: FlatState) -> bytes:
     sequences = frozenset(
         path
         for path, names in children.items()
-        if nodes.get(join_key(path, escape=True)) == _SEQUENCE_NODE and names == _numbers(len(names))
+        if nodes.get(join_key(path, escape=True)) == SEQUENCE_NODE and names == _numbers(len(names))
     )
     tree = {_path_text(key): _entry(key, sequences, "np.ndarray") for key in state}
     for path in state.metadata.empty:
         if path and path not in children:
             kind = nodes.get(join_key(path, escape=True))
-            tree[_path_text(path)] = _entry(path, sequences, kind if kind in _EMPTY else "Dict")
+            tree[_path_text(path)] = _entry(path, sequences, kind if kind in EMPTY_NODES else "Dict")
     return _json(
         {
             "tree_metadata": tree,
@@ -76,10 +73,8 @@ def checkpoint_text(item: str | None, replaced: SourceFolder | None = None) -> b
         "commit_timestamp_nsecs": None,
         "custom_metadata": {},
     }
-    if item is not None and replaced is not None and CHECKPOINT in replaced.files:
-        known = parse_json(
-            replaced.read(CHECKPOINT, _MAX_NBYTES), path=str(replaced.path / CHECKPOINT), what="the step"
-        )
+    if item is not None and replaced is not None and STEP in replaced.files:
+        known = parse_json(replaced.read(STEP, _MAX_NBYTES), path=str(replaced.path / STEP), what="the step")
         document |= {name: value for name, value in known.items() if name in document}
         handlers = known.get("item_handlers")
         others = handlers if isinstance(handlers, dict) else {}
@@ -101,10 +96,10 @@ def _path_text(key: Key) -> str:
 
 def _entry(key: Key, sequences: frozenset[Key], value_type: str) -> dict[str, Any]:
     parts = [
-        {"key": part, "key_type": _SEQUENCE if key[:depth] in sequences else _DICT}
+        {"key": part, "key_type": SEQUENCE if key[:depth] in sequences else DICT}
         for depth, part in enumerate(key)
     ]
-    value = {"value_type": value_type, "skip_deserialize": value_type in _EMPTY}
+    value = {"value_type": value_type, "skip_deserialize": value_type in EMPTY_NODES}
     return {"key_metadata": parts, "value_metadata": value}
 
 

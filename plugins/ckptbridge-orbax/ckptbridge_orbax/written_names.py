@@ -7,25 +7,18 @@ from collections.abc import Iterable
 from bridge_core import FlatState, Key, KeyConflict, LimitExceeded, UnsupportedFeature, UsageError, join_key
 from bridge_core.messages import count, listed, shown
 from bridge_core.state import is_unicode, unflatten_tree
+from ckptbridge_orbax.array_names import array_name
+from ckptbridge_orbax.file_names import ARRAY_FILES, MANIFEST, TEMPORARY
 from ckptbridge_orbax.zarr_metadata import MAX_RANK, STORED_DTYPES
 
-__all__ = ["array_name", "check_item", "check_state", "check_step"]
+__all__ = ["check_item", "check_state", "check_step"]
 
 _END_OF_STEPS = 10**18
 _MAX_PARTS = 128
 _MAX_NAME = 4096
-_RESERVED_FOR_ORBAX = ("_", ".", "ocdbt.", "manifest.ocdbt")
+_RESERVED_FOR_ORBAX = ("_", ".", "ocdbt.", MANIFEST)
 """Beginnings of names that Orbax uses itself for what is not an item."""
-_RESERVED = (".zarray", ".zattrs", ".zgroup", "zarr.json")
-
-
-def array_name(key: Key) -> str:
-    """Return the name of a tensor's array, as Orbax makes it.
-
-    >>> array_name(("transformer/layer_0/attn", "w"))
-    'transformer/layer_0/attn.w'
-    """
-    return ".".join(key)
+_RESERVED = (*ARRAY_FILES, ".zattrs", ".zgroup")
 
 
 def check_state(state: FlatState) -> None:
@@ -60,7 +53,7 @@ def check_item(item: str) -> None:
         UsageError: It is not the plain name of a folder.
     """
     plain = item not in ("", ".", "..") and not set(item) & set('/\\\0:*?"<>|') and is_unicode(item)
-    reserved = item.startswith(_RESERVED_FOR_ORBAX) or "orbax-checkpoint-tmp" in item
+    reserved = item.startswith(_RESERVED_FOR_ORBAX) or TEMPORARY.strip(".") in item
     if not plain or reserved or len(item.encode()) > 128:
         why = "Orbax uses such names itself" if plain and reserved else "it is the name of a folder"
         raise UsageError(

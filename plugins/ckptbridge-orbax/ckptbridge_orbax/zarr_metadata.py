@@ -12,15 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from bridge_core import Key, LimitExceeded, MalformedFile, TensorSpec, UnsupportedFeature
 from bridge_core.io import parse_json
 from bridge_core.messages import nearest, shown
 from bridge_core.state import DTYPES
 
-__all__ = ["MAX_RANK", "METADATA_NAMES", "STORED_DTYPES", "ZarrArray", "parse_array"]
-
-METADATA_NAMES = {".zarray": "zarr", "zarr.json": "zarr3"}
-"""Names of the descriptions, and tensorstore's names of the formats."""
+__all__ = ["MAX_RANK", "STORED_DTYPES", "ZarrArray", "parse_array", "zarr2_name"]
 
 STORED_DTYPES = frozenset(DTYPES) - {"float8_e4m3", "float6_e2m3fn", "float6_e3m2fn", "uint2", "uint4"}
 """Names of the dtypes that tensorstore has; versions before 0.1.84 do not have the last ones."""
@@ -134,6 +133,21 @@ def parse_array(text: bytes, driver: str, *, path: str, key: Key, memory: int) -
     parsed = (_zarr2 if driver == "zarr" else _zarr3)(document, checks)
     checks.sizes(parsed, memory)
     return parsed
+
+
+def zarr2_name(dtype: np.dtype[Any]) -> str:
+    """Return zarr 2's name of a dtype: numpy's code, or the name that tensorstore adds to zarr's.
+
+    >>> import numpy as np
+    >>> zarr2_name(np.dtype("float32")), zarr2_name(DTYPES["bfloat16"])
+    ('<f4', 'bfloat16')
+    """
+    return dtype.newbyteorder("<").str if _has_code(dtype.name) else dtype.name
+
+
+def _has_code(name: str) -> bool:
+    """Return whether numpy itself has a dtype."""
+    return DTYPES[name].isbuiltin == 1
 
 
 def _zarr2(document: dict[str, Any], checks: _Checks) -> ZarrArray:
@@ -277,8 +291,7 @@ class _Checks:
         """Return our name of a dtype: numpy's code, or a name that tensorstore adds to zarr's."""
         match = _ZARR2_DTYPE.fullmatch(name) if isinstance(name, str) else None
         if match is None:
-            own_name = isinstance(name, str) and name in DTYPES and DTYPES[name].isbuiltin != 1
-            if not own_name:
+            if not isinstance(name, str) or name not in DTYPES or _has_code(name):
                 raise self.unsupported(f"the dtype {shown(name)} is not supported.")
             return self.dtype(name)
         bits = "" if match[1] == "b" else str(8 * int(match[2]))

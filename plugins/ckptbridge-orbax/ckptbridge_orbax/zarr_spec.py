@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from bridge_core import TensorSpec
+from ckptbridge_orbax.zarr_metadata import zarr2_name
 
 __all__ = ["array_metadata", "array_spec", "write_context"]
-
-_BY_NAME = ("bfloat16", "float8", "float4", "int4", "int2")
-"""The dtypes that zarr does not have, and that tensorstore stores under their names."""
 
 # Measured on normally distributed weights: bfloat16 is smaller with its bits sorted by their place (75.6 %)
 # than with zstd (78.0 %), in half the time; values of one byte are smaller with zstd (67 % against 75 %).
@@ -48,17 +46,16 @@ def array_metadata(spec: TensorSpec, chunk: tuple[int, ...]) -> dict[str, Any]:
     >>> array_metadata(TensorSpec((4, 6), np.dtype("float32")), (2, 3))["dtype"]
     '<f4'
     """
-    dtype = spec.dtype
     return {
         "zarr_format": 2,
         "shape": list(spec.shape),
         "chunks": list(chunk),
-        "dtype": dtype.name if dtype.name.startswith(_BY_NAME) else dtype.newbyteorder("<").str,
+        "dtype": zarr2_name(spec.dtype),
         "fill_value": None,
         "order": "C",
         "filters": None,
         "dimension_separator": ".",
-        "compressor": _ENTROPY if dtype.itemsize == 1 else _BITS_BY_PLACE,
+        "compressor": _ENTROPY if spec.dtype.itemsize == 1 else _BITS_BY_PLACE,
     }
 
 

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from support.orbax_damage import command_refuses
 
+from bridge_core.io import SourceFolder
+from ckptbridge_orbax import OrbaxFormat
+
 _TESTS = Path(__file__).parents[3] / "tests"
 
 
@@ -17,6 +20,20 @@ _TESTS = Path(__file__).parents[3] / "tests"
 def stored():
     """The folder of the checkpoints that are stored with the tests."""
     return Path(__file__).parent / "data"
+
+
+@pytest.fixture
+def load():
+    """Opens items; they are closed after the test."""
+    opened = []
+
+    def load(folder):
+        opened.append(OrbaxFormat().open_folder(SourceFolder(Path(folder))))
+        return opened[-1]
+
+    yield load
+    for state in opened:
+        state.close()
 
 
 @pytest.fixture(scope="session")

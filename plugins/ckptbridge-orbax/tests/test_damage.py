@@ -104,7 +104,7 @@ def test_a_truncated_manifest(stored, tmp_path, command, length):
     command(path)
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [2, pytest.param(12, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [OCDBT, "orbax-0.4.8/sharded_ocdbt", f"{NEW}/v1-ocdbt-zarr3/state"])
 def test_no_flipped_byte_of_a_database_comes_through(stored, tmp_path, name, count):
     """Values of at most 1024 bytes are inside of nodes, which have checksums."""
@@ -237,7 +237,7 @@ def test_a_process_is_missing(tmp_path, capsys):
     path.mkdir()
     (path / "_METADATA").write_text(json.dumps(tree(("w",), ("v",), use_ocdbt=True)))
     database(path / "ocdbt.process_0", parts[0])
-    assert "w" in str(refusal(path))
+    assert refusal(path).key == ("w",)
     command_refuses(path, capsys)
 
 

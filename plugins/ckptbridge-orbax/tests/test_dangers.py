@@ -15,7 +15,7 @@ from support.arrays import assert_same_bits
 from support.bare_process import run_bare
 from support.orbax_damage import GOOD, ZARRAY, command_refuses, copy, make_item, read_all, refusal, tree
 
-from bridge_core import BadInputError, UnsafeFile, UnsupportedFeature
+from bridge_core import BadInputError, LimitExceeded, UnsafeFile, UnsupportedFeature
 
 OCDBT = "orbax-0.12.8/pytree-ocdbt-zarr2-strings"
 
@@ -157,7 +157,7 @@ def test_a_description_that_is_wrong(tmp_path, command, zarray, kind):
     path = make_item(tmp_path / "item", zarray=zarray)
     error = refusal(path)
     assert isinstance(error, kind), type(error)
-    assert "w" in str(error).replace(str(path.parent), "")
+    assert error.key == ("w",)
     command(path)
 
 
@@ -237,8 +237,7 @@ def test_an_item_of_zarr3_made_by_hand_is_read(tmp_path):
     ids=lambda changes: str(changes)[:50],
 )
 def test_a_description_of_zarr3_that_is_wrong(tmp_path, changes):
-    error = refusal(make_zarr3(tmp_path / "item", **changes))
-    assert "w" in str(error).replace(str(tmp_path), "")
+    assert refusal(make_zarr3(tmp_path / "item", **changes)).key == ("w",)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +254,7 @@ def test_a_description_that_is_not_one(tmp_path, command, content):
 def test_a_description_of_a_gigabyte_is_not_read(tmp_path):
     path = make_item(tmp_path / "item")
     os.truncate(path / "w/.zarray", 1 << 30)
-    assert isinstance(refusal(path), BadInputError)
+    assert isinstance(refusal(path), LimitExceeded)
 
 
 def bomb(megabytes):

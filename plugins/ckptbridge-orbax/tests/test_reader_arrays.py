@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -14,8 +13,6 @@ from support.errors import refused
 from support.orbax_arrays import leaf, tree_text, write_array, write_item
 
 from bridge_core import IntegrityError, MalformedFile, SystemFailure
-from bridge_core.io import SourceFolder
-from ckptbridge_orbax import OrbaxFormat
 
 pytest.importorskip("tensorstore")
 
@@ -42,19 +39,6 @@ LAYOUTS = {
     "zarr3": {"driver": "zarr3", "chunks": (3, 4)},
     "zarr3 shards": {"driver": "zarr3", "chunks": (4, 6), **SHARDS},
 }
-
-
-@pytest.fixture
-def load():
-    opened = []
-
-    def load(folder):
-        opened.append(OrbaxFormat().open_folder(SourceFolder(Path(folder))))
-        return opened[-1]
-
-    yield load
-    for state in opened:
-        state.close()
 
 
 def same(got, expected):

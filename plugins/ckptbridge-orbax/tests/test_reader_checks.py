@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -228,6 +229,29 @@ def test_links_and_special_files(tmp_path):
     os.mkfifo(item / "a/pipe")
     with refused(MalformedFile, "pipe"):
         ItemFiles(SourceFolder(item))
+
+
+def test_entries_that_do_not_know_their_inode_as_on_windows(tmp_path, monkeypatch):
+    class Entry:
+        def __init__(self, entry):
+            self.name, self.path = entry.name, entry.path
+            self.is_dir, self.is_file, self.is_symlink = entry.is_dir, entry.is_file, entry.is_symlink
+            self._stat = entry.stat
+
+        def stat(self):
+            return os.stat_result((*self._stat()[:1], 0, 0, *self._stat()[3:]))
+
+    scandir = os.scandir
+
+    @contextlib.contextmanager
+    def entries_without_inodes(path):
+        with scandir(path) as entries:
+            yield map(Entry, entries)
+
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/0").write_text("x")
+    monkeypatch.setattr(os, "scandir", entries_without_inodes)
+    ItemFiles(SourceFolder(tmp_path)).check_unchanged()
 
 
 def test_folders_in_folders_end(tmp_path):
