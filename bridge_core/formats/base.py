@@ -95,6 +95,8 @@ class WriteTarget(Protocol):
     def blocks(self, state: FlatState, key: Key) -> Iterator[Array]:
         """Yield a tensor's values in row-major order, flat, a bounded block at a time.
 
+        A block is valid until the next one is yielded.
+
         Args:
             state: The state that holds the tensor.
             key: The tensor's key.

@@ -136,3 +136,12 @@ class _GuardedTensor:
                 order = " in another byte order" if values.dtype.name == expected.dtype.name else ""
                 raise TypeError(f"expected {expected}, got {values.dtype.name}{list(values.shape)}{order}")
             return values
+
+    def read_into(self, region: Region, out: Array) -> None:
+        """Read the region into an array of its shape."""
+        fill = getattr(self.tensor, "read_into", None)
+        if fill is None:
+            out[...] = self.read(region)
+            return
+        with about_tensor(self.key), self.guard():
+            fill(region, out)

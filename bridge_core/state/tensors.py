@@ -125,15 +125,24 @@ class LazyTensor:
         reader: Maps a region to an array of the region's shape.
         chunk_shape: Shape of the chunks that are read and decoded as one, from the tensor's origin on; empty
             if every region costs as much as its own bytes.
+        filler: Reads a region into an array of its shape; None to copy what ``reader`` returns.
     """
 
     spec: TensorSpec
     reader: Callable[[Region], Array]
     chunk_shape: tuple[int, ...] = ()
+    filler: Callable[[Region, Array], None] | None = None
 
     def read(self, region: Region) -> Array:
         """Call the reader."""
         return self.reader(region)
+
+    def read_into(self, region: Region, out: Array) -> None:
+        """Read the region into a C-contiguous array of its shape and this tensor's dtype."""
+        if self.filler is not None:
+            self.filler(region, out)
+        else:
+            out[...] = self.reader(region)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

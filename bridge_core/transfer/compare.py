@@ -181,6 +181,7 @@ def _gaps(pairs: dict[Key, tuple[Tensor, Tensor]]) -> Iterator[tuple[Key, _Gap]]
             key, (a, b) = part.plan.key, pairs[part.plan.key]
             scratch.chunks.limit = part.plan.held_nbytes
             for region in part.regions:
+                scratch.reset()
                 x, y = (_flat(read_region(tensor, region, scratch)) for tensor in (a, b))
                 gaps[key] = gaps.get(key, _Gap()).with_values(x, y)
             waiting[key] -= 1

@@ -37,6 +37,7 @@ class Scratch:
     def reset(self) -> None:
         """Take back all arrays; they must not be used any more."""
         self._used = 0
+        self.chunks.reset()
 
     @contextlib.contextmanager
     def returned(self) -> Iterator[None]:

@@ -145,23 +145,26 @@ class ArrayStore:
         Raises:
             BadInputError, SystemFailure: As `read_failures`.
         """
-        spec = stored.array.spec
         with read_failures(self._files.path, key):
-            out = np.empty(region_shape(region), spec.dtype)
+            out = np.empty(region_shape(region), stored.array.spec.dtype)
+        self.read_into(stored, region, out, key)
+        return out
+
+    def read_into(self, stored: StoredArray, region: Region, out: Array, key: Key) -> None:
+        """Read a region into a C-contiguous array of its shape; errors as in `read`."""
         if not out.size:
-            return out
-        array = stored.array
+            return
+        array, itemsize = stored.array, stored.array.spec.dtype.itemsize
         if not stored.places:
             # tensorstore would read all chunks of a region before it has decoded the first ones.
-            for inner, outer in pieces(region, array.chunk_shape, spec.dtype.itemsize, _IN_MEMORY):
-                self._read_into(stored, stored.sources[0], inner, _view(out, outer), key)
-            return out
+            for inner, outer in pieces(region, array.chunk_shape, itemsize, _IN_MEMORY):
+                self._fill(stored, stored.sources[0], inner, _view(out, outer), key)
+            return
         for index, inner, outer in crossings(region, array.stored_shape):
             place = stored.places.get(index)
             if place is None:
                 raise _missing_part(stored, index, self._files.path, key)
-            self._read_into(stored, place, inner, _view(out, outer), key)
-        return out
+            self._fill(stored, place, inner, _view(out, outer), key)
 
     def close(self) -> None:
         """Forget what is open; later reads fail."""
@@ -169,7 +172,7 @@ class ArrayStore:
             self._open = None
             self._context = None
 
-    def _read_into(self, stored: StoredArray, source: int, region: Region, out: Array, key: Key) -> None:
+    def _fill(self, stored: StoredArray, source: int, region: Region, out: Array, key: Key) -> None:
         ts = load_tensorstore()
         opened, context = self._opened(stored, source, key)
         with read_failures(self._files.path, key):

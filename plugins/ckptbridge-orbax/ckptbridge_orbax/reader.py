@@ -222,13 +222,18 @@ def _tensor(store: ArrayStore, stored: StoredArray, key: Key, path: str) -> Lazy
     def read(region: Region) -> Array:
         return store.read(stored, region, key)
 
+    def read_into(region: Region, out: Array) -> None:
+        store.read_into(stored, region, out, key)
+
     def read_bools(region: Region) -> Array:
         values = store.read(stored, region, key)
         if values.size and (most := values.view(np.uint8).max()) > 1:
             raise MalformedFile(f"expected 0 or 1 in a bool tensor, got the byte {most}.", path=path, key=key)
         return values
 
-    return LazyTensor(spec, read_bools if spec.dtype == np.bool_ else read, stored.array.chunk_shape)
+    if spec.dtype == np.bool_:
+        return LazyTensor(spec, read_bools, stored.array.chunk_shape)
+    return LazyTensor(spec, read, stored.array.chunk_shape, read_into)
 
 
 def _metadata(metadata: TreeMetadata | None, tree: _Tree, path: str) -> tuple[str | None, StateMetadata]:

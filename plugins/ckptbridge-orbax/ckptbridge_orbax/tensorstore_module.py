@@ -13,10 +13,10 @@ __all__ = ["load_tensorstore", "os_error_of"]
 
 _NUMBER = re.compile(r"os_error_code='(\d+)'|\[OS error (\d+)")
 
-_FREED = 256 << 10
+_FREED = 4 << 20
 """Bytes from which on the memory of a decoded chunk goes back to the system when it is freed.
 
-It holds for the process. Without it the peak is some 150 MB higher (``benchmarks/orbax_checkpoints.py``).
+It holds for the process. Without it the peak is some 100 MB higher (``benchmarks/orbax_checkpoints.py``).
 """
 
 
