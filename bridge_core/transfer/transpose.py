@@ -37,7 +37,7 @@ _PAD_BYTES = 64
 _SMALL = 1 << 16
 """Bytes below which numpy's own copy is as good."""
 _PAGE = 4096
-_NEAR_CACHE = 128 << 10
+_NEAR_CACHE = 64 << 10
 _WIDE = 32
 """Elements of the shortest axis along which tiles are faster than numpy."""
 _INTEGERS: dict[int, np.dtype[Any]] = {n: np.dtype(f"uint{8 * n}") for n in (1, 2, 4, 8)}
@@ -75,7 +75,7 @@ def copy_into(out: Array, source: Array, kernel: Kernel | None = None) -> None:
     out, source = _coalesced(out, source)
     fast = min(range(out.ndim), key=lambda axis: abs(source.strides[axis]))
     last = out.ndim - 1
-    gentle = _is_gentle(out, source) and not (kernel and out.itemsize == 1)
+    gentle = kernel is None and _is_gentle(out, source)
     if fast == last or out.shape[last] < _WIDE or gentle:
         np.copyto(out, source)
     elif out.shape[fast] >= _WIDE:
