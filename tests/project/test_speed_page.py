@@ -124,3 +124,27 @@ def test_memory():
     tensor = [(row["tensor"][0]["peak_bytes"] - measured["imported_peak_bytes"]) / 1e6 for row in grown]
     assert f"at {min(checkpoint):.0f} to {max(checkpoint):.0f} MB from 0.5 to 4 GB" in PAGE
     assert f"takes {max(tensor):.0f} MB in addition to the imports" in PAGE
+
+
+ORBAX_ROWS = {
+    "tensorstore reads each array, `cp` of the result": ("read, cp", "read, cp"),
+    "Orbax to torch": ("Orbax to torch", "read, cp"),
+    "Orbax to torch, read back and compared (the default)": ("Orbax to torch, verified", "read, cp"),
+    "Orbax to Flax": ("Orbax to Flax", "read, cp"),
+    "Orbax to numpy, transposes, `save_file`": ("script", "read, cp"),
+    "tensorstore writes the arrays": ("write", "write"),
+    "torch to Orbax": ("torch to Orbax", "write"),
+    "torch to Orbax, read back and compared (the default)": ("torch to Orbax, verified", "write"),
+}
+
+
+@pytest.mark.parametrize("row", ORBAX_ROWS)
+def test_the_table_of_orbax_is_that_of_the_result(row):
+    measured = result("orbax")
+    runs = measured["sizes"]["2GB"]["runs"]
+    name, baseline = ORBAX_ROWS[row]
+    memory = (peak(runs[name]) - measured["idle_peak_bytes"]) / 1e6
+    quotient = seconds(runs[name]) / seconds(runs[baseline])
+    assert f"| {row} | {seconds(runs[name]):.2f} | {quotient:.2f} | {memory:.0f} MB |" in PAGE
+    ratio_of_slice = measured["sizes"]["2GB"]["slices"][0]["ratio"]
+    assert f"reads {ratio_of_slice:.2f} times its bytes" in PAGE
