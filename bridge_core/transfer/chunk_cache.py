@@ -14,8 +14,7 @@ __all__ = ["ChunkCache"]
 _WORTH_REUSING = 1 << 20
 """Bytes from which on the memory of an array is used again.
 
-The system clears new memory, which takes as long as decoding; measured with
-``benchmarks/orbax_checkpoints.py``.
+The system clears new memory before its first use. Chosen with ``benchmarks/orbax_checkpoints.py``.
 """
 
 
