@@ -11,6 +11,13 @@ if TYPE_CHECKING:
         ListAxes as ListAxes,
         Term as Term,
     )
+    from bridge_core.axes.expressions import (
+        Comparison as Comparison,
+        Expression as Expression,
+        Lookup as Lookup,
+        Value as Value,
+        whole_number as whole_number,
+    )
     from bridge_core.axes.layout import Layout as Layout, layout_ops as layout_ops
     from bridge_core.axes.leaf_axes import (
         Axis as Axis,
@@ -31,6 +38,7 @@ else:
         __name__,
         {
             "equation": "ELLIPSIS Equation ListAxes Term",
+            "expressions": "Comparison Expression Lookup Value whole_number",
             "layout": "Layout layout_ops",
             "leaf_axes": "Axis Binding Shape bind bind_axes parse_axes",
             "part_order": "check_part_order",

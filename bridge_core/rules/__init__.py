@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from bridge_core.public import exports
 
 if TYPE_CHECKING:
-    from bridge_core.rules.config_sizes import config_entry as config_entry
     from bridge_core.rules.op_calls import Call as Call
     from bridge_core.rules.overlaps import overlapping as overlapping
     from bridge_core.rules.patterns import Any1 as Any1, Int as Int, Pattern as Pattern, Str as Str
@@ -16,21 +15,26 @@ if TYPE_CHECKING:
         read_recorded as read_recorded,
         recorded as recorded,
     )
-    from bridge_core.rules.rule import Rule as Rule, resolve_sizes as resolve_sizes
+    from bridge_core.rules.rule import Rule as Rule
     from bridge_core.rules.rule_sets import Rules as Rules, as_rules as as_rules, oriented as oriented
+    from bridge_core.rules.sizes import (
+        SizeLookup as SizeLookup,
+        config_entry as config_entry,
+        resolve_sizes as resolve_sizes,
+    )
     from bridge_core.rules.toml_file import load_rules as load_rules
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
-            "config_sizes": "config_entry",
             "op_calls": "Call",
             "overlaps": "overlapping",
             "patterns": "Any1 Int Pattern Str",
             "permissions": "Allowed Permissions",
             "records": "identity_of_record identity_of_rule read_recorded recorded",
-            "rule": "Rule resolve_sizes",
+            "rule": "Rule",
             "rule_sets": "Rules as_rules oriented",
+            "sizes": "SizeLookup config_entry resolve_sizes",
             "toml_file": "load_rules",
         },
     )

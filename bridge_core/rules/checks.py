@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from bridge_core.axes import ELLIPSIS, Equation, Term
+from bridge_core.axes import ELLIPSIS, Equation, Expression, Term
 from bridge_core.errors import RuleError
 from bridge_core.messages import nearest, shown
 from bridge_core.rules.conditions import When
-from bridge_core.rules.config_sizes import Size
 from bridge_core.rules.flat_index import FlatIndex
 from bridge_core.rules.op_calls import Call
 
@@ -22,7 +21,7 @@ def axis_places(term: Term) -> dict[str, int]:
     return {axis: place for axis, place in places if place is not None}
 
 
-def check_conditions(when: When, term: Term | None, sizes: Mapping[str, Size]) -> None:
+def check_conditions(when: When, term: Term | None, sizes: Mapping[str, Expression]) -> None:
     """Check that conditions name axes of the term, and that they can hold.
 
     Args:
@@ -49,7 +48,7 @@ def check_conditions(when: When, term: Term | None, sizes: Mapping[str, Size]) -
                 hint=nearest(axis, places),
             )
         known = sizes.get(axis)
-        if known is not None and not known.sign and isinstance(known.left, int) and known.left != size:
+        if known is not None and known.number not in (None, size):
             raise RuleError(
                 f"when.sizes.{axis} is {size}, but sizes.{axis} is {known}, so that the condition never "
                 "holds.",
@@ -104,7 +103,7 @@ def check_fill(action: str, reason: str, value: object) -> None:
 
 
 def check_sizes(
-    sizes: Mapping[str, Size], equation: Equation | None, calls: Iterable[Call], index: FlatIndex | None
+    sizes: Mapping[str, Expression], equation: Equation | None, calls: Iterable[Call], index: FlatIndex | None
 ) -> None:
     """Check that every size is that of an axis or of a call, and that the calls' sizes are stated.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from bridge_core.errors import RuleError
 from bridge_core.messages import nearest
-from bridge_core.rules.config_sizes import config_entry
+from bridge_core.rules.sizes import config_entry
 
 __all__ = ["When"]
 

@@ -21,6 +21,8 @@ class Options(TypedDict, total=False):
         when: Conditions, all of which must hold: ``{"config": {"model_type": "gpt2"}}``; of a rule that
             rearranges tensors also ``{"rank": 2}`` and ``{"sizes": {"in": 768}}``, of its first source.
         optional: Whether the rule may match nothing; false by default.
+        fallback: Whether a rename or drop is only for keys that no other rule matches; false by default.
+        stage: Of a rename: it sees the names that renames of lower stages give; 0 by default.
         layouts: The layouts of the sources and of the targets, e.g. ``("torch", "flax")``; by default the
             rule is read from sources to targets in every conversion.
         origin: The file and line of the rule, for messages.
@@ -28,6 +30,8 @@ class Options(TypedDict, total=False):
 
     when: Mapping[str, Any]
     optional: bool
+    fallback: bool
+    stage: int
     layouts: Layouts
     origin: str
 
@@ -37,6 +41,8 @@ class Common(TypedDict):
 
     when: When
     optional: bool
+    fallback: bool
+    stage: int
     layouts: Layouts
     origin: str
 
@@ -50,6 +56,8 @@ def common_fields(options: Options) -> Common:
     return {
         "when": When.parse(options.get("when") or {}),
         "optional": options.get("optional", False),
+        "fallback": options.get("fallback", False),
+        "stage": options.get("stage", 0),
         "layouts": options.get("layouts"),
         "origin": options.get("origin", ""),
     }

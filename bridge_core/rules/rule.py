@@ -7,22 +7,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Unpack
 
-from bridge_core.axes import Equation, ListAxes, Term, check_equation, check_part_order
+from bridge_core.axes import Equation, Expression, ListAxes, Term, check_equation, check_part_order
 from bridge_core.errors import RuleError
 from bridge_core.messages import count
 from bridge_core.public import renamed
 from bridge_core.rules.captures import check_captures, check_same_captures, list_axes_of
 from bridge_core.rules.checks import axis_places, check_calls, check_conditions, check_fill, check_sizes
 from bridge_core.rules.conditions import When
-from bridge_core.rules.config_sizes import Size, parse_sizes
 from bridge_core.rules.flat_index import FlatIndex
 from bridge_core.rules.old_names import current_action, with_old_names
 from bridge_core.rules.op_calls import Call, parse_ops
 from bridge_core.rules.options import Layouts, Options, common_fields, naming
 from bridge_core.rules.patterns import COUNT, Pattern
+from bridge_core.rules.sizes import parse_sizes
 from bridge_core.state import Key
 
-__all__ = ["Action", "Patterns", "resolve_sizes", "Rule"]
+__all__ = ["Action", "Patterns", "Rule"]
 
 
 Action = Literal["rename", "rearrange", "layer", "drop", "fill"]
@@ -48,11 +48,12 @@ class Rule:
         before: Element-wise calls on the sources' tensors. Without an equation all calls are here.
         equation: How axes are rearranged; None for tensors that are copied one to one.
         after: Element-wise calls on the targets' tensors.
-        sizes: Axis -> its size.
+        sizes: Axis, or a name in expressions -> its size.
         flat_index: A capture that is computed from others; None if there is none.
         when: Conditions under which the rule is used.
         optional: Whether the rule may match nothing.
         fallback: Whether other rules that match the same key are used before this one.
+        stage: Of a rename: it sees the names that renames of lower stages give.
         layouts: The layouts of the sources and of the targets; None to read it from source to target always.
         origin: Where it was written, e.g. ``rules.toml:12``; empty if not in a file.
 
@@ -74,11 +75,12 @@ class Rule:
     before: tuple[Call, ...] = ()
     equation: Equation | None = None
     after: tuple[Call, ...] = ()
-    sizes: Mapping[str, Size] = field(default_factory=dict, hash=False)
+    sizes: Mapping[str, Expression] = field(default_factory=dict, hash=False)
     flat_index: FlatIndex | None = None
     when: When = _ALWAYS
     optional: bool = False
     fallback: bool = False
+    stage: int = 0
     layouts: Layouts = None
     origin: str = ""
 
@@ -137,7 +139,7 @@ class Rule:
         targets: Patterns,
         ops: str | Iterable[str] = (),
         *,
-        sizes: Mapping[str, int | str] | None = None,
+        sizes: Mapping[str, Any] | None = None,
         where: str = "",
         **options: Unpack[Options],
     ) -> Rule:
@@ -149,7 +151,7 @@ class Rule:
             ops: An equation such as ``"(q k v) in -> in q, in k, in v"``, and calls before or after it:
                 ``pad(axis, size)``, ``unpad(axis, size)``, ``offset(number)``, ``cast(from, to)``. Without
                 an equation tensors are copied one to one.
-            sizes: Axis -> its size: a number, ``"config.n_head"``, or two with one ``*`` or ``/`` between.
+            sizes: Axis, or a name in expressions -> its size: a number or an expression, ``"config.n_head"``.
             where: How a capture of one side is computed from others, e.g. ``"i = block*6 + j"``.
             **options: See `Options`.
 
@@ -265,6 +267,13 @@ class Rule:
         return tuple(map(str, (*self.before, *equation, *self.after)))
 
     @functools.cached_property
+    def size_names(self) -> frozenset[str]:
+        """The names whose sizes must be whole numbers: axes, and the arguments of calls."""
+        axes = self.equation.axes if self.equation is not None else frozenset[str]()
+        called = (name for call in (*self.before, *self.after) for name in call.size_names)
+        return axes.union(called, *self.list_axes.left, *self.list_axes.right)
+
+    @functools.cached_property
     def list_axes(self) -> ListAxes:
         """The list axes of every pattern: captures that the other side has as axes."""
         return list_axes_of(self.sources, self.targets, self.flat_index)
@@ -289,6 +298,7 @@ class Rule:
             equation=self.equation.inverse() if self.equation is not None else None,
             after=() if self.equation is None else calls,
             when=self.when.reversed(),
+            stage=-self.stage,
             layouts=self.layouts[::-1] if self.layouts is not None else None,
         )
 
@@ -377,22 +387,3 @@ class Rule:
 
 def _listed(value: Patterns) -> tuple[str | Pattern, ...]:
     return (value,) if isinstance(value, str | Pattern) else tuple(value)
-
-
-def resolve_sizes(rule: Rule, config: Mapping[str, Any] | None = None) -> dict[str, int]:
-    """Return the sizes that a rule states, including the bounds in its ``where``.
-
-    Args:
-        rule: The rule.
-        config: The checkpoint's config; None if there is none.
-
-    Raises:
-        RuleError: A size is an entry of the config, and there is no config or no such entry.
-    """
-    sizes = dict(rule.flat_index.sizes) if rule.flat_index is not None else {}
-    for name, size in rule.sizes.items():
-        try:
-            sizes[name] = size.value(config)
-        except RuleError as err:
-            raise rule.error(f"sizes.{name}: {err.message}", hint=err.hint) from err
-    return sizes

@@ -10,13 +10,13 @@ from hypothesis import given, strategies as st
 from support.errors import refused
 
 from bridge_core import Rule, RuleError, as_key
+from bridge_core.axes import Expression
+from bridge_core.rules import resolve_sizes
 from bridge_core.rules.conditions import When
-from bridge_core.rules.config_sizes import Size
 from bridge_core.rules.flat_index import FlatIndex
 from bridge_core.rules.op_calls import Call
 from bridge_core.rules.overlaps import overlapping
 from bridge_core.rules.patterns import Pattern
-from bridge_core.rules.rule import resolve_sizes
 
 QKV = "(q k v) in -> in q, in k, in v"
 SPLIT = Rule.rearrange("h.{i:int}.qkv", ["b.{i:int}.q", "b.{i:int}.k", "b.{i:int}.v"], QKV, origin="r.toml:3")
@@ -381,7 +381,7 @@ CONFIG = {"heads": 4, "hidden": 12, "name": "x", "text": {"layers": 3}, "flag": 
 def test_sizes_come_from_numbers_and_the_config(size, value):
     rule = Rule.rearrange("a", "b", "(h d) -> h d", sizes={"h": size})
     assert resolve_sizes(rule, CONFIG) == {"h": value}
-    assert Size.parse(str(rule.sizes["h"]) if isinstance(size, str) else size) == rule.sizes["h"]
+    assert Expression.parse(str(rule.sizes["h"])) == rule.sizes["h"]
 
 
 @pytest.mark.parametrize(
@@ -394,8 +394,8 @@ def test_sizes_come_from_numbers_and_the_config(size, value):
         ("config.heads", None, ("config.heads", "no config.json"), ("config.json", "number")),
         ("config.name", CONFIG, ("'name'", "got 'x'"), "number"),
         ("config.flag", CONFIG, ("'flag'", "got True"), "number"),
-        ("config.hidden / 5", CONFIG, ("whole number", "config.hidden / 5 = 12 / 5"), ""),
-        ("config.hidden / 0", CONFIG, ("whole number", "config.hidden / 0 = 12 / 0"), ""),
+        ("config.hidden / 5", CONFIG, ("whole number", "'config.hidden / 5' = 12 / 5"), ""),
+        ("config.hidden / 0", CONFIG, ("config.hidden / 0 cannot be computed for 12, 0",), ""),
     ],
 )
 def test_sizes_that_the_config_does_not_have_are_refused(size, config, named, hint):
@@ -407,10 +407,10 @@ def test_sizes_that_the_config_does_not_have_are_refused(size, config, named, hi
 
 @pytest.mark.parametrize(
     "size",
-    [-1, True, 1.5, None, "heads", "config", "config.", "4", "config.a / config.b / config.c", "4 / 2"],
+    [-1, True, 1.5, None, "config.", "4 /", "a b", "__import__('os')", "config.a.0", "[1, 2"],
 )
 def test_what_is_no_size_is_refused(size):
-    with refused(RuleError, "sizes.h: ", "'config.n_head'", f"got {size!r}"):
+    with refused(RuleError, "sizes.h: "):
         Rule.rearrange("a", "b", "(h d) -> h d", sizes={"h": size})
 
 

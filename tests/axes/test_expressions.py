@@ -1,0 +1,137 @@
+"""Expressions are read, evaluated exactly, written again, and refused where they are none."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings, strategies as st
+from support.errors import refused
+from support.examples import examples
+
+from bridge_core.axes import Comparison, Expression
+from bridge_core.errors import RuleError
+
+VALUES = {"s": 3, "heads": 4, "config.a": 7, "config.b": 2, "config.kinds": ("full", "sliding")}
+
+
+def lookup(name):
+    if name not in VALUES:
+        raise RuleError(f"{name} has no value.")
+    return VALUES[name]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (12, 12),
+        ([0, 3, 7], (0, 3, 7)),
+        ("config.a / config.b", Fraction(7, 2)),
+        ("config.a // config.b * 2 - -3", 9),
+        ("(1 + 2) * 3 % 5", 4),
+        ("2**3**2", 512),
+        ("-2**2", -4),
+        ("[0, 3, 7, 13][s]", 13),
+        ("[0, 3, 7, 13][s - 1] + 5", 12),
+        ("heads ** -0.5", 0.5),
+        ("heads ** -1", Fraction(1, 4)),
+        ("sqrt(heads)", 2.0),
+        ("bfloat16(sqrt(300))", 17.375),
+        ("config.kinds[s - 2]", "sliding"),
+        ("8 / 2", 4),
+    ],
+)
+def test_values(text, value):
+    expression = Expression.parse(text)
+    made = expression.value(lookup)
+    assert made == value
+    assert type(made) is type(value)
+    assert Expression.parse(str(expression)) == expression
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "1 +",
+        "a b",
+        "f(3)",
+        "__import__('os')",
+        "a.b.",
+        "(1",
+        "[1, 2",
+        "1 < 2",
+        "'text",
+        "(" * 30 + "1" + ")" * 30,
+        "-" * 500 + "1",
+        "1" + "+1" * 500,
+        "1" * 3000,
+        "9" * 40,
+        True,
+        None,
+        1.5,
+        [],
+    ],
+)
+def test_what_is_no_expression_is_refused(text):
+    with refused(RuleError):
+        Expression.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1 / 0", "9**9**9", "2**70", "[1, 2][s]", "heads[0]", "config.kinds + 1", "sqrt(-1)", "-8 ** 0.5", "x"],
+)
+def test_what_cannot_be_computed_is_refused(text):
+    with refused(RuleError):
+        Expression.parse(text).value(lookup)
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("2 <= s < 4", True),
+        ("s < 3", False),
+        ("s % 2 == 1", True),
+        ("config.kinds[s - 2] == 'sliding'", True),
+        ("s != heads", True),
+        ("s >= heads - 1 > 2", False),
+    ],
+)
+def test_comparisons(text, holds):
+    comparison = Comparison.parse(text)
+    assert comparison.holds(lookup) is holds
+    assert Comparison.parse(str(comparison)) == comparison
+
+
+def test_comparisons_of_texts_and_numbers_are_refused():
+    for text in ("s", "s <", "s = 3"):
+        with refused(RuleError):
+            Comparison.parse(text)
+    with refused(RuleError, "cannot be compared"):
+        Comparison.parse("s < config.kinds[0]").holds(lookup)
+
+
+LEAVES = st.integers(0, 50).map(str) | st.sampled_from(["s", "heads", "config.a"])
+SUMS = st.recursive(
+    LEAVES,
+    lambda inner: st.tuples(inner, st.sampled_from(["+", "-", "*", "//", "%"]), inner).map(
+        lambda parts: f"({parts[0]}{parts[1]}{parts[2]})"
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=examples(100))
+@given(SUMS)
+def test_random_expressions_are_what_python_computes(text):
+    expression = Expression.parse(text)
+    assert Expression.parse(str(expression)) == expression
+    plain = text.replace("config.a", "7").replace("heads", "4").replace("s", "3")
+    try:
+        expected = eval(plain)
+    except ZeroDivisionError:
+        with refused(RuleError):
+            expression.value(lookup)
+    else:
+        assert expression.value(lookup) == expected
