@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 from pathlib import Path
 
@@ -18,7 +19,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "rules.md"
 BLOCKS = blocks_of(PAGE)
 EXAMPLES = [
     (rules, shown)
-    for (first, rules), (second, shown) in zip(BLOCKS, BLOCKS[1:], strict=False)
+    for (first, rules), (second, shown) in itertools.pairwise(BLOCKS)
     if (first, second) == ("toml", "text")
 ]
 
@@ -60,9 +61,7 @@ def run(rules, shown, folder):
     there, back = folder / "out.safetensors", folder / "back.safetensors"
     report = convert(source, there, layout=layouts[0], to=layouts[1], like=like, rules=loaded)
     made = {name: array.shape for name, array in load_file(there).items()}
-    convert(
-        there, back, to=layouts[0], rules=loaded, like=source if example["back"] == "like in" else None
-    )
+    convert(there, back, to=layouts[0], rules=loaded, like=source if example["back"] == "like in" else None)
     first, last = load_file(source), load_file(back)
     same = first.keys() == last.keys() and all(np.array_equal(first[name], last[name]) for name in first)
     assert report.exact == (example["back"] != "inexact")
@@ -74,7 +73,18 @@ def test_the_page_has_an_example_of_each_part():
     assert sum(language == "toml" for language, _ in BLOCKS) == len(EXAMPLES)
     every = "".join(rules for rules, _ in EXAMPLES)
     for part in (
-        *("[tables]", "[tables.", "[sizes]", "[prefix]", "where = ", "counts", "when = ", "stage = ", "?\"", "{module.model|"),
+        *(
+            "[tables]",
+            "[tables.",
+            "[sizes]",
+            "[prefix]",
+            "where = ",
+            "counts",
+            "when = ",
+            "stage = ",
+            '?"',
+            "{module.model|",
+        ),
         *(" + ", " 2 ", "scale(", "cut(", "rename = ", "rearrange = ", "sizes = "),
     ):
         assert part in every, part
