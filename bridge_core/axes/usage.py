@@ -61,7 +61,7 @@ def repeated_axes(equation: Equation, list_axes: ListAxes, stated: Collection[st
     """
     lone = _lone_axes(equation, list_axes)
     for (side, here), (_, there) in (lone, lone[::-1]):
-        unknown = sorted(here.difference(stated))
+        unknown = sorted(name for name in here if name not in stated or name == ELLIPSIS)
         if unknown:
             raise _only_there(equation, unknown[0], side, there)
     if lone[0][1] and lone[1][1]:
