@@ -222,7 +222,7 @@ class Rule:
             )
         check_captures(self.sources, self.targets, self.flat_index, self.equation)
         if self.equation is not None:
-            check_equation(self.equation, self.list_axes)
+            check_equation(self.equation, self.list_axes, self.sizes)
             bounds = self.flat_index.sizes if self.flat_index is not None else {}
             check_part_order(self.equation, self.list_axes, {*self.sizes, *bounds})
         check_calls(self.before, self._terms(0))
