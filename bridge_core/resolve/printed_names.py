@@ -134,8 +134,9 @@ def read_printed(rule: Rule, source: NamedSide, target: NamedSide, *, recorded: 
     when = rule.when
     if when.names_keys and (when.of_target or not recorded):
         side = target if when.of_target else source
-        met = all(map(side.has, when.exists)) and not any(map(side.has, when.missing))
-        when = replace(when, is_met=met or not side.names)
+        if side.names:
+            met = all(map(side.has, when.exists)) and not any(map(side.has, when.missing))
+            when = replace(when, is_met=met)
     if (sources, targets) == (rule.sources, rule.targets) and when is rule.when:
         return rule
     return replace(rule, sources=sources, targets=targets, when=when)

@@ -31,7 +31,7 @@ class When:
         comparisons: Comparisons of axes of the first tensor, of sizes and of entries of the config.
         exists: Patterns that each match a name.
         missing: Patterns that match no name.
-        is_met: Whether the conditions on names hold; True as long as no names are known.
+        is_met: Whether the conditions on names hold; None as long as the names are not known.
 
     >>> bool(When())
     False
@@ -46,7 +46,7 @@ class When:
     comparisons: tuple[Comparison, ...] = ()
     exists: tuple[Pattern, ...] = ()
     missing: tuple[Pattern, ...] = ()
-    is_met: bool = field(default=True, compare=False, repr=False)
+    is_met: bool | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def parse(cls, conditions: Mapping[str, Any]) -> When:
@@ -112,6 +112,11 @@ class When:
         return bool(self.exists or self.missing)
 
     @property
+    def is_undecided(self) -> bool:
+        """Whether the conditions on names are taken to hold, since the names are not known."""
+        return self.names_keys and self.is_met is None
+
+    @property
     def names(self) -> frozenset[str]:
         """The names that comparisons use; entries of the config as ``config.n_head``."""
         return frozenset().union(*(comparison.names for comparison in self.comparisons))
@@ -143,7 +148,7 @@ class When:
         Raises:
             RuleError: A condition is about the config, and there is none; or a comparison has no value.
         """
-        if not self.is_met:
+        if self.is_met is False:
             return False
         if self.config and config is None:
             name, value = self.config[0]
@@ -164,7 +169,12 @@ class When:
         if any(name in axes and name not in known for name in self.names):
             return False
         lookup = SizeLookup(sizes, config, known)
-        return all(comparison.holds(lookup) for comparison in self.comparisons)
+        try:
+            return all(comparison.holds(lookup) for comparison in self.comparisons)
+        except RuleError:
+            if self.of_target:  # the way back may know less
+                return True
+            raise
 
 
 def _texts(name: str, value: Any, example: str) -> list[str]:
