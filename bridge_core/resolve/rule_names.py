@@ -89,7 +89,7 @@ def rule_names(
                 raise rule_conflict(rule, owner, "match", shown)
             owner = rule
             if rule.action == "rename":
-                ruled.names[key] = rule.targets[0].fill(captures)
+                ruled.names[key] = rule.build(rule.targets[0], captures)
                 ruled.renamed[key] = rule
             elif rule.action == "drop":
                 ruled.dropped[key] = (
@@ -131,8 +131,6 @@ def _missing_entry(rule: Rule, config: Mapping[str, Any] | None) -> str | None:
 
 
 def _captures(rule: Rule, name: Key) -> Mapping[str, str] | None:
-    if rule.action != "rearrange":
-        return rule.source.match(name)
     return next((c for p in rule.sources if (c := rule.bind(p, name)) is not None), None)
 
 

@@ -80,7 +80,9 @@ def plan_to_neutral(
     if rules:
         from bridge_core.resolve.recorded_rules import rules_from, rules_towards
     if state.layout == "neutral":
-        return plan_renames(state, rules_towards(state, rules, registry, to) if rules else None, config)
+        return plan_renames(
+            state, rules_towards(state, rules, registry, to, config) if rules else None, config
+        )
     if rules:
         rules = rules_from(state, rules, registry, config, to, like)
     return _ToNeutral(state, registry, rules, accept_guesses, config).plan()
@@ -380,9 +382,9 @@ class _ToNeutral:
 
     def _renamed(self, name: Key) -> Key:
         for rule in self.rules:
-            captures = rule.source.match(name) if rule.rename_to is not None else None
-            if captures is not None and rule.rename_to is not None:
-                return rule.rename_to.fill(captures)
+            new = rule.renamed(name)
+            if new is not None:
+                return new
         return name
 
 

@@ -16,8 +16,8 @@ def overlapping(rules: Iterable[Rule]) -> tuple[tuple[Rule, Rule], ...]:
     """Return the pairs of rules that certainly match the same key.
 
     These are rules with equal patterns, and rules for one key that another rule's pattern matches. Pairs with
-    different conditions are left out, since these may exclude each other; so are pairs of a rule of layers
-    and one of keys, since layers are matched by paths.
+    different conditions, or other indexes, are left out, since these may exclude each other; so are pairs of
+    a rule of layers and one of keys, since layers are matched by paths.
     """
     known = tuple(rules)
     alike: dict[tuple[object, ...], list[int]] = {}
@@ -46,4 +46,6 @@ def _are_rivals(first: Rule, second: Rule) -> bool:
         (first.action == "layer") == (second.action == "layer")
         and first.when == second.when
         and first.layouts == second.layouts
+        and first.where == second.where
+        and (not first.where or first.sizes == second.sizes)
     )
