@@ -17,7 +17,7 @@ from bridge_core.plugins import Registry, names_of
 from bridge_core.resolve.evidence import PARAMETER
 from bridge_core.resolve.neutral_layers import neutral_layers
 from bridge_core.resolve.request import Ordered, Request, shown_names
-from bridge_core.resolve.rule_names import check_constant, rule_holds
+from bridge_core.resolve.rule_names import check_constant, rule_holds, unmatched_labels
 from bridge_core.resolve.without_template import WithoutTemplate
 from bridge_core.resolve.written_names import Spellings, names_of_tensor, own_name
 from bridge_core.rules import Permissions
@@ -157,7 +157,7 @@ def _bind_rules(
     free = _parameters(state) if ruled_before else state.specs()
     free = {key: spec for key, spec in free.items() if key not in waiting} if waiting else free
     bound_rules: list[BoundRule] = []
-    unmatched = []
+    seen = []
     for number, rule in enumerate(ways.rules):
         if rule.action != "rearrange" or not rule_holds(rule, config):
             continue
@@ -165,10 +165,10 @@ def _bind_rules(
         sources = free if pending is None else {key: state.spec(key) for key in pending}
         instances = bind_rule(rule, sources, targets, config, shown)
         bound_rules += instances
-        if not instances and pending is None and not rule.optional and not _waits(rule, state):
-            unmatched.append(rule.full_label)
+        is_used = bool(instances) or pending is not None or rule.optional or _waits(rule, state)
+        seen.append((rule, is_used))
     check_disjoint(bound_rules, shown)
-    return tuple(bound_rules), tuple(unmatched)
+    return tuple(bound_rules), unmatched_labels(seen)
 
 
 def _without_waiting(plan: Plan, neutral: StateMetadata) -> Mapping[Key, LayerInfo]:
@@ -237,7 +237,7 @@ def _fills(
     """Return the targets that rules fill with constants, those they leave out, and the unmatched rules."""
     fills: dict[Key, Step] = {}
     absent: list[Key] = []
-    unmatched = []
+    seen = []
     owners = {key: bound.rule for bound in bound_rules for key in bound.targets}
     for rule in rules:
         if rule.action != "fill" or not rule_holds(rule, config):
@@ -249,8 +249,7 @@ def _fills(
                 raise error
             continue
         matching = [key for key in targets if any(p.match(key) is not None for p in rule.targets)]
-        if not matching and not rule.optional:
-            unmatched.append(rule.full_label)
+        seen.append((rule, bool(matching) or rule.optional))
         for key in matching:
             other = owners.setdefault(key, rule)
             if other is not rule:
@@ -263,4 +262,4 @@ def _fills(
                 check_constant(rule, targets[key].dtype, key)
                 fill = Fill(rule.value, targets[key])
                 fills[key] = Step((), (key,), (fill,), PARAMETER, "rule", rule=rule.label)
-    return fills, tuple(absent), tuple(unmatched)
+    return fills, tuple(absent), unmatched_labels(seen)

@@ -16,7 +16,7 @@ from bridge_core.state import Key, TensorSpec, join_key
 if TYPE_CHECKING:
     from bridge_core.rules import Rule
 
-__all__ = ["check_constant", "check_kind", "rule_holds", "rule_names", "Ruled"]
+__all__ = ["check_constant", "check_kind", "rule_holds", "rule_names", "Ruled", "unmatched_labels"]
 
 
 @dataclass
@@ -97,8 +97,8 @@ def rule_names(
                 )
             else:
                 ruled.rearranged[key] = rule
-    ruled.unmatched = tuple(
-        rule.full_label for number, rule in enumerate(active) if number not in matching and not rule.optional
+    ruled.unmatched = unmatched_labels(
+        (rule, number in matching or rule.optional) for number, rule in enumerate(active)
     )
     ruled.notes = (
         *(
@@ -114,6 +114,21 @@ def rule_names(
     )
     _check_new(names, ruled, lambda key: name_with_source(key, source_names or {}))
     return ruled
+
+
+def unmatched_labels(rules: Iterable[tuple[Rule, bool]]) -> tuple[str, ...]:
+    """Return the labels of rules that had to match something and did not.
+
+    Rules that a file writes as one, whose origin is the same, are unmatched only if none of them matched.
+
+    Args:
+        rules: Each rule, and whether it matched, or need not.
+    """
+    groups: dict[object, tuple[Rule, bool]] = {}
+    for number, (rule, matched) in enumerate(rules):
+        first, before = groups.get(rule.origin or number, (rule, False))
+        groups[rule.origin or number] = (first, before or matched)
+    return tuple(rule.full_label for rule, matched in groups.values() if not matched)
 
 
 def _unused(rule: Rule, why: str) -> str:

@@ -105,13 +105,14 @@ def check_fill(action: str, reason: str, value: object) -> None:
 def check_sizes(
     sizes: Mapping[str, Expression], equation: Equation | None, calls: Iterable[Call], index: FlatIndex | None
 ) -> None:
-    """Check that every size is that of an axis or of a call, and that the calls' sizes are stated.
+    """Check that every size is that of an axis, a call or another size, and that the calls' sizes are stated.
 
     Raises:
         RuleError: A size is not used, is stated twice, or is missing.
     """
     needed = {name for call in calls for name in call.size_names}
     known = needed | (equation.axes if equation is not None else frozenset())
+    known = known.union(*(size.names for size in sizes.values()))
     for name in sizes:
         if name not in known:
             raise RuleError(

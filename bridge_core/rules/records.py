@@ -117,6 +117,7 @@ def _table(rule: Rule) -> dict[str, Any]:
         infinite = isinstance(rule.value, float) and not math.isfinite(rule.value)
         table["fill"] = repr(float(rule.value)) if infinite else rule.value
     table.update({"when": _conditions(rule.when)} if rule.when else {})
+    table.update({"stage": rule.stage} if rule.stage else {})
     table.update({"optional": True} if rule.optional else {})
     return {**table, "fallback": True} if rule.fallback else table
 
