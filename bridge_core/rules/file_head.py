@@ -12,7 +12,14 @@ from bridge_core.errors import RuleError, UsageError
 from bridge_core.messages import nearest, shown
 from bridge_core.rules.options import Layouts
 from bridge_core.rules.sizes import parse_sizes
-from bridge_core.rules.tables import NameTable, alternatives, changed_patterns, name_text, parse_tables
+from bridge_core.rules.tables import (
+    NameTable,
+    alternatives,
+    changed_patterns,
+    fields_of,
+    name_text,
+    parse_tables,
+)
 from bridge_core.rules.toml_text import TomlText
 
 __all__ = ["Affixes", "FileHead", "HEAD_KEYS", "read_head", "SizeNames"]
@@ -65,11 +72,12 @@ class SizeNames:
 
     Args:
         axes: Those in its equation.
-        in_expressions: Those in calls, conditions, ``where`` and its own sizes.
+        needed: Those in calls, conditions, ``where`` and its own sizes, and axes of one side that are no
+            captures: what is stated of them is part of what the rule means.
     """
 
     axes: tuple[str, ...]
-    in_expressions: tuple[str, ...]
+    needed: tuple[str, ...]
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> SizeNames:
@@ -78,7 +86,9 @@ class SizeNames:
         names: dict[str, None] = {}
         for text in _texts(table.get("rearrange", table.get("ops"))):
             if "->" in text:
-                axes.update(dict.fromkeys(_AXIS.findall(text)))
+                left, right = (dict.fromkeys(_AXIS.findall(side)) for side in text.split("->", 1))
+                axes.update(left | right)
+                names.update(dict.fromkeys((left.keys() ^ right.keys()) - set(fields_of(table))))
             elif not text.lstrip().startswith("cast"):
                 called = _NAME.findall(_QUOTED.sub("", text.partition("(")[2]))
                 names.update(dict.fromkeys(name for name in called if name not in _WORDS))
@@ -104,7 +114,7 @@ class SizeNames:
             return dict(table), set()
         sizes = dict(own)
         used: set[str] = set()
-        names = [*((name, True) for name in self.in_expressions), *((name, False) for name in self.axes)]
+        names = [*((name, True) for name in self.needed), *((name, False) for name in self.axes)]
         while names:
             name, needs_value = names.pop(0)
             if name not in stated or name in own:
@@ -220,9 +230,15 @@ def _sizes(toml: TomlText, given: Mapping[str, Any]) -> dict[str, Expression]:
                 hint=nearest(name, stated, listing="Stated are") if stated else hint,
             )
     try:
-        return {**stated, **parse_sizes(given)}
+        return {**stated, **parse_sizes({name: _listed(value) for name, value in given.items()})}
     except RuleError as err:
         raise UsageError(err.message, hint=err.hint or 'Pass sizes={"heads": 8} (--set heads=8).') from err
+
+
+def _listed(value: object) -> object:
+    """Return the list that a text such as ``3,4,6,3`` is; else the value."""
+    items = value.split(",") if isinstance(value, str) else []
+    return f"[{value}]" if len(items) > 1 and all(item.strip().isdecimal() for item in items) else value
 
 
 def _affix(toml: TomlText, name: str) -> tuple[str, str]:

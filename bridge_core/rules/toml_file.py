@@ -28,8 +28,8 @@ def load_rules(path: StrPath, *, sizes: Mapping[str, Any] | None = None) -> tupl
         path: A TOML file of ``[[rule]]`` tables. ``source`` and ``target`` at its top name the layouts of
             the rules' sources and targets; with only ``source`` the targets are neutral. ``[tables]``,
             ``[sizes]``, ``[prefix]`` and ``[suffix]`` are for all its rules.
-        sizes: Name in ``[sizes]`` -> its value in place of the file's: a whole number, a list of them, or an
-            expression such as ``"config.n_head"``.
+        sizes: Name in ``[sizes]`` -> its value in place of the file's: a whole number, a list of them
+            (also as ``"3,4"``), or an expression such as ``"config.n_head"``.
 
     Raises:
         RuleError: The file is not TOML, or rules are wrong; the message has one line for each wrong rule,
