@@ -28,6 +28,8 @@ HEAD_KEYS = ("source", "target", "tables", "sizes", "prefix", "suffix", "rule")
 
 _NEUTRAL = "neutral"
 
+_MOST_SIZES = 256
+
 _QUOTED = re.compile(r"'[^']*+'")
 _AXIS = re.compile(r"[A-Za-z_]\w*+")
 _NAME = re.compile(r"(?<![\w.])[A-Za-z_]\w*+(?:\.\w++)*+(?!\s*+\()")
@@ -216,6 +218,8 @@ def _sizes(toml: TomlText, given: Mapping[str, Any]) -> dict[str, Expression]:
     sizes = toml.document.get("sizes", {})
     if not isinstance(sizes, dict):
         raise toml.error(f"sizes: expected a table such as {{ heads = 8 }}, got {shown(sizes)}.", "sizes")
+    if len(sizes) > _MOST_SIZES:
+        raise toml.error(f"sizes: expected at most {_MOST_SIZES}, got {len(sizes)}.", "sizes")
     stated: dict[str, Expression] = _of_section(toml, "sizes", lambda: parse_sizes(sizes))
     if not isinstance(given, Mapping):
         raise UsageError(
@@ -251,15 +255,16 @@ def _affix(toml: TomlText, name: str) -> tuple[str, str]:
     for key in affix:
         if key not in known:
             raise toml.error(f"{name}: unknown key {shown(key)}.", name, key, hint=nearest(key, known))
-    texts = {key: value if isinstance(value, list) else [value] for key, value in affix.items()}
-    for key, listed in texts.items():
+    patterns = {key: "" for key in known}
+    for key, value in affix.items():
+        texts = value if isinstance(value, list) else [value]
         try:
-            if not listed or len(set(map(name_text, listed))) != len(listed):
-                raise RuleError(f"expected a text, or a list of different texts, got {shown(affix[key])}.")
+            if not texts or len(set(map(name_text, texts))) != len(texts):
+                raise RuleError(f"expected a text, or a list of different texts, got {shown(value)}.")
+            patterns[key] = alternatives(texts)
         except RuleError as err:
             raise toml.error(f"{name}.{key}: {err.message}", name, key, hint=err.hint) from err
-    of_sources, of_targets = (alternatives(texts.get(key, [""])) for key in known)
-    return of_sources, of_targets
+    return patterns["source"], patterns["target"]
 
 
 def _texts(value: object) -> Iterator[str]:

@@ -23,6 +23,9 @@ _MOST_RULES = 4096
 _MOST_PROBLEMS = 20
 """How many wrong rules an error lists."""
 
+_LONGEST_PROBLEM = 2000
+"""Characters; a pattern may have many more."""
+
 
 @dataclass(frozen=True)
 class RuleGroup:
@@ -170,7 +173,10 @@ def _sentence(err: RuleError) -> str:
 
 def _listed(name: str, problems: Mapping[int, str]) -> str:
     what = "1 rule is wrong" if len(problems) == 1 else f"{len(problems)} rules are wrong"
-    texts = [f"\n  {name}:{line}: {problem}" for line, problem in sorted(problems.items())[:_MOST_PROBLEMS]]
+    texts = [
+        f"\n  {name}:{line}: {text[:_LONGEST_PROBLEM]}{'...' * (len(text) > _LONGEST_PROBLEM)}"
+        for line, text in sorted(problems.items())[:_MOST_PROBLEMS]
+    ]
     if len(problems) > _MOST_PROBLEMS:
         texts.append(f"\n  and {len(problems) - _MOST_PROBLEMS} more")
     return f"{what}:{''.join(texts)}"

@@ -31,7 +31,10 @@ __all__ = [
 ]
 
 _MOST_ROWS = 256
-"""How many rules one ``[[rule]]`` may stand for."""
+"""Of one table, and of those together that one ``[[rule]]`` is written out for; also how many tables."""
+
+_MOST_CHOICES = 64
+"""How many alternatives a list may give."""
 
 _FIELD = re.compile(r"\{(\w++)(?::(\w++))?\}")
 
@@ -116,6 +119,8 @@ def parse_tables(tables: object) -> dict[str, NameTable]:
     """
     if not isinstance(tables, dict):
         raise RuleError(f"tables: expected tables such as x = {{ q = 'query' }}, got {shown(tables)}.")
+    if len(tables) > _MOST_ROWS:
+        raise RuleError(f"tables: expected at most {_MOST_ROWS}, got {len(tables)}.")
     parsed = {}
     for name, table in tables.items():
         try:
@@ -133,6 +138,8 @@ def _parse_table(table: object) -> NameTable:
             f"expected a table of names, got {shown(table)}.",
             hint='Write { q_proj = "query" }, or a list of names such as ["weight", "bias"].',
         )
+    if len(table) > _MOST_ROWS:
+        raise RuleError(f"expected at most {_MOST_ROWS} rows, got {len(table)}.")
     pairs = table.items() if isinstance(table, dict) else ((text, text) for text in table)
     rows = tuple(_row(source, target) for source, target in pairs)
     for side, what in enumerate(("source", "target")):
@@ -180,7 +187,13 @@ def name_text(text: object) -> str:
 
 
 def alternatives(texts: Sequence[str]) -> str:
-    """Return the pattern that is one of some texts."""
+    """Return the pattern that is one of some texts.
+
+    Raises:
+        RuleError: There are too many.
+    """
+    if len(texts) > _MOST_CHOICES:
+        raise RuleError(f"expected at most {_MOST_CHOICES} alternatives, got {len(texts)}.")
     return texts[0] if len(texts) == 1 else f"{{{'|'.join(texts)}}}"
 
 

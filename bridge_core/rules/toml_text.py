@@ -20,6 +20,9 @@ _LONGEST_LINE = 100_000
 _MOST_DOTS = 64
 """In one key; tomllib takes time that grows with the square of its parts."""
 
+_MOST_DOTS_IN_ALL = 10_000
+"""In all keys and numbers."""
+
 _TOKENS = re.compile(
     r"""
     \#[^\n]*
@@ -84,8 +87,8 @@ def read_toml(name: str) -> TomlText:
 
     Raises:
         RuleError: The file is not UTF-8, or not TOML.
-        LimitExceeded: The file has more than 1 MB, a line more than 100,000 characters, or a key more than
-            64 dots.
+        LimitExceeded: The file has more than 1 MB, a line more than 100,000 characters, a key more than
+            64 dots, or all keys more than 10,000.
         SourceNotFound: The file does not exist.
         MalformedFile: The path is a folder or a device.
         SystemFailure: The file cannot be read.
@@ -133,16 +136,19 @@ def _rule_lines(text: str, name: str) -> Iterator[int]:
     """Yield the line of every ``[[rule]]``.
 
     Raises:
-        LimitExceeded: A key has too many dots.
+        LimitExceeded: Keys have too many dots.
     """
-    depth, line, counted, dots, begins = 0, 1, 0, 0, True
+    depth, line, counted, dots, in_all, begins = 0, 1, 0, 0, 0, True
     for token in _TOKENS.finditer(text):
         if token["dot"]:
             dots += 1
-            if dots > _MOST_DOTS:
+            in_all += 1
+            if dots > _MOST_DOTS or in_all > _MOST_DOTS_IN_ALL:
                 line += text.count("\n", counted, token.start())
                 raise LimitExceeded(
-                    f"line {line}: the key has too many parts: expected at most {_MOST_DOTS} dots.", path=name
+                    f"line {line}: expected at most {_MOST_DOTS} dots in a key, and {_MOST_DOTS_IN_ALL} in "
+                    "all keys, got more.",
+                    path=name,
                 )
             continue
         sign = token["new"]
