@@ -24,6 +24,7 @@ __all__ = [
     "rule_holds",
     "rule_names",
     "Ruled",
+    "unmatched_labels",
 ]
 
 
@@ -103,10 +104,9 @@ def rule_names(
             )
         elif owner is not None:
             ruled.rearranged[key] = owner
-    ruled.unmatched = tuple(
-        rule.full_label
+    ruled.unmatched = unmatched_labels(
+        (rule, number in matching or rule.optional or rule.when.is_undecided)
         for number, rule in enumerate(active)
-        if number not in matching and not (rule.optional or rule.when.is_undecided)
     )
     ruled.notes = (
         *(
@@ -122,6 +122,21 @@ def rule_names(
     )
     _check_new(names, ruled, lambda key: name_with_source(key, source_names or {}))
     return ruled
+
+
+def unmatched_labels(rules: Iterable[tuple[Rule, bool]]) -> tuple[str, ...]:
+    """Return the labels of rules that had to match something and did not.
+
+    Rules that a file writes as one, whose origin is the same, are unmatched only if none of them matched.
+
+    Args:
+        rules: Each rule, and whether it matched, or need not.
+    """
+    groups: dict[object, tuple[Rule, bool]] = {}
+    for number, (rule, matched) in enumerate(rules):
+        first, before = groups.get(rule.origin or number, (rule, False))
+        groups[rule.origin or number] = (first, before or matched)
+    return tuple(rule.full_label for rule, matched in groups.values() if not matched)
 
 
 def _unused(rule: Rule, why: str) -> str:

@@ -132,6 +132,7 @@ def check_sizes(
     """
     needed = {name for call in calls for name in call.size_names}
     known = needed | compared | where.names | (equation.axes if equation is not None else frozenset())
+    known = known.union(*(size.names for size in sizes.values()))
     for name in sizes:
         if name not in known:
             raise RuleError(
