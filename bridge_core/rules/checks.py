@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from bridge_core.axes import ELLIPSIS, Equation, Expression, Term
@@ -13,6 +13,8 @@ from bridge_core.rules.flat_index import FlatIndex
 from bridge_core.rules.op_calls import Call
 
 __all__ = ["axis_places", "check_calls", "check_conditions", "check_fill", "check_sizes"]
+
+_CONFIG = "config."
 
 
 def axis_places(term: Term) -> dict[str, int]:
@@ -67,7 +69,7 @@ def check_calls(calls: Iterable[Call], terms: tuple[Term, ...] | None) -> None:
         RuleError: No term has the axis outside of groups, or there is no equation.
     """
     for call in calls:
-        if call.name not in ("pad", "unpad") or isinstance(call.args[0], int):
+        if not call.is_sized or isinstance(call.args[0], int):
             continue
         if terms is None:
             by_index = replace(call, args=(0, *call.args[1:]))
@@ -103,15 +105,16 @@ def check_fill(action: str, reason: str, value: object) -> None:
 
 
 def check_sizes(
-    sizes: Mapping[str, Expression], equation: Equation | None, calls: Iterable[Call], index: FlatIndex | None
+    sizes: Mapping[str, Expression], equation: Equation | None, calls: Sequence[Call], index: FlatIndex | None
 ) -> None:
-    """Check that every size is that of an axis or of a call, and that the calls' sizes are stated.
+    """Check that every size is that of an axis or of an expression, and that the sizes of calls are stated.
 
     Raises:
         RuleError: A size is not used, is stated twice, or is missing.
     """
-    needed = {name for call in calls for name in call.size_names}
-    known = needed | (equation.axes if equation is not None else frozenset())
+    axes = equation.axes if equation is not None else frozenset[str]()
+    used = (*(call.names for call in calls), *(size.names for size in sizes.values()))
+    known = {name for name in axes.union(*used) if not name.startswith(_CONFIG)}
     for name in sizes:
         if name not in known:
             raise RuleError(
@@ -121,8 +124,13 @@ def check_sizes(
             raise RuleError(
                 f"sizes.{name} repeats a size that where = '{index}' states.", hint=f"Remove sizes.{name}."
             )
-    for name in sorted(needed - set(sizes)):
-        raise RuleError(
-            f"a call uses the size {name!r}, but the rule does not state it.",
-            hint=f"Add it to the rule, such as sizes = {{ {name} = 12 }}.",
-        )
+    for call in calls:
+        stated = {*sizes, *(index.sizes if index is not None else ()), *(() if call.is_sized else axes)}
+        for name in sorted(name for name in call.names - stated if not name.startswith(_CONFIG)):
+            likely = nearest(name, sorted(stated))
+            raise RuleError(
+                f"'{call}' uses the size {name!r}, but the rule does not state it.",
+                hint=likely
+                if likely.startswith("Did")
+                else f"Add it to the rule, such as sizes = {{ {name} = 12 }}.",
+            )
