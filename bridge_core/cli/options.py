@@ -234,6 +234,11 @@ evidence_options = _stacked(
             ),
         )
     ),
+    click.option(
+        "--allow-inexact",
+        is_flag=True,
+        help="Let rules round, and discard what is not a constant; the report names what is lost.",
+    ),
     layout_option,
     links_option,
     entry_option,

@@ -33,6 +33,7 @@ def verify(
     allow_unexpected: Allowed = (),
     allow_mismatched: Allowed = (),
     allow_unclaimed: Allowed = (),
+    allow_inexact: bool = False,
     dtype: str | None = None,
     layout: str | None = None,
     follow_links: bool = False,
@@ -54,6 +55,7 @@ def verify(
         allow_unexpected: As in `plan_conversion`.
         allow_mismatched: As in `plan_conversion`.
         allow_unclaimed: As in `plan_conversion`.
+        allow_inexact: As in `plan_conversion`.
         dtype: The dtype that the destination was cast to; None for no cast.
         layout: As in `plan_conversion`.
         follow_links: As in `plan_conversion`.
@@ -72,7 +74,12 @@ def verify(
     """
     registry = given_registry(registry)
     permissions = Permissions.of(
-        accept_guesses, allow_missing, allow_unexpected, allow_mismatched, allow_unclaimed
+        accept_guesses,
+        allow_missing,
+        allow_unexpected,
+        allow_mismatched,
+        allow_unclaimed,
+        allow_inexact=allow_inexact,
     )
     ruled = as_rules(rules)
     with (

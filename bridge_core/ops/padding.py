@@ -151,7 +151,7 @@ class Unpad(_Resize):
                     f"axis {self.axis} cannot be cut from size {self.source} to {self.target}: expected only "
                     f"{self.value} in what is cut off, got {value} at {index}.",
                     hint="Write a larger size in the rule's pad or unpad, or remove the call from the rule. "
-                    f"To discard the values, write {replace(self, discard=True)}, which is unpad with the word "
+                    f"To discard the values, write {replace(self, discard=True)}, or unpad with the word "
                     "discard, or pass allow_inexact=True (--allow-inexact).",
                 )
         return pieces[0]
