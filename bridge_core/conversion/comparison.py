@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +34,7 @@ def verify(
     allow_mismatched: Allowed = (),
     allow_unclaimed: Allowed = (),
     allow_inexact: bool = False,
-    dtype: str | None = None,
+    dtype: str | Mapping[str, str] | None = None,
     layout: str | None = None,
     follow_links: bool = False,
     entry: str | None = None,
@@ -56,7 +56,8 @@ def verify(
         allow_mismatched: As in `plan_conversion`.
         allow_unclaimed: As in `plan_conversion`.
         allow_inexact: As in `plan_conversion`.
-        dtype: The dtype that the destination was cast to; None for no cast.
+        dtype: The dtype that the destination was cast to, or the dtypes by patterns, as in `convert`; None
+            for no cast.
         layout: As in `plan_conversion`.
         follow_links: As in `plan_conversion`.
         entry: The entry of the source, as in `plan_conversion`.

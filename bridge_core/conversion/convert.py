@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ def convert(
     allow_mismatched: Allowed = (),
     allow_unclaimed: Allowed = (),
     allow_inexact: bool = False,
-    dtype: str | None = None,
+    dtype: str | Mapping[str, str] | None = None,
     max_shard_size: int | str | None = None,
     workers: int | None = None,
     max_ram: int | str | None = None,
@@ -156,7 +156,9 @@ def convert(
         allow_mismatched: As in `plan_conversion`.
         allow_unclaimed: As in `plan_conversion`.
         allow_inexact: As in `plan_conversion`.
-        dtype: Name of a dtype to cast floating-point tensors to; the cast may lose precision. None for none.
+        dtype: Name of a dtype to cast floating-point tensors to; the cast may lose precision. Or pattern of
+            target names -> name of a dtype, as ``{"img.**": "float32", "**": "bfloat16"}``: the last pattern
+            that matches decides, and ``"**"`` is for the rest. None for no cast.
         max_shard_size: Largest bytes of tensors in a shard, or a text such as ``"5GB"`` (10^9) or ``"5GiB"``
             (2^30); None for one file.
         workers: Number of threads; None for the available processors, at most four.

@@ -158,10 +158,10 @@ class Scale(Op):
             allowed = (
                 f"llow rounding: {replace(self, rounding=True)}, or allow_inexact=True (--allow-inexact)."
             )
-            digits_stay = abs(math.frexp(self.value)[0]) == 0.5
+            helps = abs(math.frexp(self.value)[0]) == 0.5 and dtype.itemsize < 8  # its digits stay
             raise PlanError(
                 f"{doing} rounds some of them, so that {back_by} would not restore them.",
-                hint=f"{_wider(dtype)[:-1]}, or a{allowed}" if digits_stay else f"A{allowed}",
+                hint=f"{_wider(dtype)[:-1]}, or a{allowed}" if helps else f"A{allowed}",
             )
         return scaled
 

@@ -242,15 +242,18 @@ def _scale(args: Sequence[str]) -> tuple[Argument, ...] | None:
 def _valued(args: Sequence[str], undone_by: str) -> tuple[Argument, ...] | None:
     if not 1 <= len(args) <= 2 or args[1:] not in ([], ["rounding"]):
         return None
-    number = _number(args[0])
-    if undone_by == "/" or number is None:
-        value = Expression.parse(args[0]) if number is None or math.isfinite(number) else None
-        while value and (once := _inner(value, undone_by)) and (twice := _inner(once, undone_by)):
-            value = twice
-        number = _number(str(value))
+    number, rounding = _number(args[0]), len(args) == 2
     if number is not None and not (math.isfinite(number) and number != 0):
         return None
-    return (value if undone_by == "/" or number is None else number), len(args) == 2
+    if number is not None and undone_by == "-":
+        return number, rounding
+    value = Expression.parse(args[0])
+    while (once := _inner(value, undone_by)) and (twice := _inner(once, undone_by)):
+        value = twice
+    number = _number(str(value))
+    if number == 0:
+        return None
+    return (value if undone_by == "/" or number is None else number), rounding
 
 
 def _number(text: str) -> float | None:
