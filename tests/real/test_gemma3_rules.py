@@ -100,9 +100,8 @@ def flat(tree):
 
 def spelt(weights, prefix, *, head):
     """Other names for a checkpoint: the prefix, and whether the tied head is stored."""
-    found = {
-        name.replace("model.", prefix, 1): value for name, value in weights.items() if "lm_head" not in name
-    }
+    inner = {name: value for name, value in weights.items() if name.startswith("model.")}
+    found = {name.replace("model.", prefix, 1): value for name, value in inner.items()}
     if head:
         name = "language_model.lm_head.weight" if prefix.startswith("language_model") else "lm_head.weight"
         found[name] = weights["lm_head.weight"]

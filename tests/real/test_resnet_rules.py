@@ -1,4 +1,4 @@
-"""One rule file for torchvision's ResNets and the ImageNet example of Flax: there, back, and the same outputs."""
+"""One rule file for ResNets of torchvision and of Flax's example: there, back, and the same outputs."""
 
 import numpy as np
 import pytest

@@ -1,7 +1,7 @@
 """ResNets in torch, with the names of torchvision, and in Linen, with those of the ImageNet example of Flax.
 
-That example numbers its blocks across all stages, and pads with ``SAME``, which agrees with the padding of torch
-only where every size is odd.
+That example numbers its blocks across all stages, and pads with ``SAME``, which agrees with the padding of
+torch only where every size is odd.
 """
 
 from functools import partial

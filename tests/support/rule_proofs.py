@@ -1,4 +1,4 @@
-"""Proofs of a rule file: a model's weights go to Flax and come back, and are compared with a mapping by hand."""
+"""Helps to prove a rule file: random weights, files of both sides, and comparison with a mapping by hand."""
 
 from __future__ import annotations
 
