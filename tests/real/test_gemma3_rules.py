@@ -12,6 +12,7 @@ from support.rule_proofs import (
     arrays,
     assert_same_outputs,
     assert_same_tree,
+    broken,
     randomised,
     run_linen,
     saved_tree,
@@ -23,16 +24,21 @@ from support.rule_proofs import (
 from bridge_core import convert
 
 FILE = RULES / "gemma3.toml"
-SIZES = GemmaSizes(40, 24, 48, 7, heads=4, kv_heads=2, head_dim=8, window=4)
+SIZES = GemmaSizes(40, 24, 48, layers=2, heads=4, kv_heads=2, head_dim=8, window=4)
 CASES = {
     "grouped": SIZES,
-    "equal heads": dataclasses.replace(SIZES, kv_heads=4, transposed=False),
+    "grouped, deep": dataclasses.replace(SIZES, layers=7),
+    "equal heads": dataclasses.replace(SIZES, layers=7, kv_heads=4, transposed=False),
 }
 PREFIXES = ["model.", "model.language_model.", "language_model.model."]
 TOKENS = np.random.default_rng(0).integers(1, SIZES.vocabulary, (2, 11))
 
 every_case = pytest.mark.parametrize(
-    "sizes", [CASES["grouped"], pytest.param(CASES["equal heads"], marks=pytest.mark.slow)], ids=list(CASES)
+    "sizes",
+    [
+        pytest.param(sizes, id=name, marks=() if sizes is SIZES else pytest.mark.slow)
+        for name, sizes in CASES.items()
+    ],
 )
 
 
@@ -117,6 +123,11 @@ def model(sizes):
     return gemma(sizes)
 
 
+def wanted(model):
+    with torch.no_grad():
+        return model(torch.from_numpy(TOKENS)).logits
+
+
 @every_case
 def test_there_by_a_template_and_back_without_one(sizes, model, tmp_path):
     """Names of torch's show neither how Flax's joins heads, nor which way round its gates are."""
@@ -126,9 +137,7 @@ def test_there_by_a_template_and_back_without_one(sizes, model, tmp_path):
     made = tmp_path / "flax.msgpack"
     assert convert(source, made, to="flax", rules=FILE, like=like).exact
     assert_same_tree(stored_tree(made), tree)
-    with torch.no_grad():
-        wanted = model(torch.from_numpy(TOKENS)).logits
-    assert_same_outputs(run_linen(LinenGemma(sizes), stored_tree(made), TOKENS), wanted)
+    assert_same_outputs(run_linen(LinenGemma(sizes), stored_tree(made), TOKENS), wanted(model))
 
     back = tmp_path / "back.safetensors"
     assert convert(made, back, to="torch", rules=FILE).exact
@@ -153,3 +162,20 @@ def test_every_spelling_is_read_and_written(sizes, prefix, head, model, tmp_path
     assert_same_tree(dict(np.load(made)), tree)
     assert convert(made, back, to="torch", rules=FILE, like=source).exact
     assert_same_tree(stored(back), weights)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [SIZES])
+def test_a_wrong_rule_gives_other_outputs(sizes, model, tmp_path):
+    """The control: keys and values change places, which no shape shows."""
+    source = torch_file(arrays(model), tmp_path / "torch" / "model.safetensors")
+    tree = by_hand(arrays(model), sizes)
+    like = saved_tree(zeros(tree), tmp_path / "like.msgpack")
+    keys, values = (f'"{{M}}.layers.{{i:int}}.self_attn.{x}_proj.weight"' for x in "kv")
+    rules = broken(FILE, f"[{keys}, {values}]", f"[{values}, {keys}]", tmp_path)
+    convert(source, tmp_path / "flax.msgpack", to="flax", rules=rules, like=like)
+    made = stored_tree(tmp_path / "flax.msgpack")
+    with pytest.raises(AssertionError):
+        assert_same_tree(made, tree)
+    with pytest.raises(AssertionError):
+        assert_same_outputs(run_linen(LinenGemma(sizes), made, TOKENS), wanted(model))

@@ -10,6 +10,7 @@ from support.rule_proofs import (
     arrays,
     assert_same_outputs,
     assert_same_tree,
+    broken,
     randomised,
     run_linen,
     stored,
@@ -117,6 +118,17 @@ def model():
 @pytest.fixture
 def source(model, tmp_path):
     return torch_file(model, tmp_path / "torch" / "model.safetensors", model.config.to_dict())
+
+
+def wanted(model):
+    with torch.no_grad():
+        pictures = torch.from_numpy(PICTURES).permute(0, 3, 1, 2)
+        return model(input_ids=torch.from_numpy(TOKENS), pixel_values=pictures).logits_per_image
+
+
+def outputs_of(tree, scan):
+    linen = LinenSiglip(WIDTH, PATCH, WORDS, (IMAGE_SIDE, TEXT_SIDE), scan)
+    return run_linen(linen, tree, PICTURES, TOKENS)
 
 
 def rules_of(scan):

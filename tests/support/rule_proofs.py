@@ -22,6 +22,7 @@ __all__ = [
     "arrays",
     "assert_same_outputs",
     "assert_same_tree",
+    "broken",
     "randomised",
     "run_linen",
     "saved_tree",
@@ -96,7 +97,7 @@ def run_linen(model, tree, *inputs):
     shapes = {name: leaf.shape for name, leaf in flatten_dict(abstract, sep="/").items()}
     assert shapes == {name: value.shape for name, value in tree.items()}
     with jax.default_matmul_precision("highest"):
-        return np.asarray(model.apply(unflatten_dict(tree, sep="/"), *map(jnp.asarray, inputs)))
+        return np.asarray(jax.jit(model.apply)(unflatten_dict(tree, sep="/"), *map(jnp.asarray, inputs)))
 
 
 def assert_same_outputs(found, wanted):
@@ -109,3 +110,11 @@ def assert_same_outputs(found, wanted):
 def stored(path):
     """Return the tensors of a safetensors file, read by its own library."""
     return load_file(path)
+
+
+def broken(rules, right, wrong, folder):
+    """Return a copy of a rule file in which one text is another: a control."""
+    text = rules.read_text()
+    assert text.count(right) == 1
+    (folder / "broken.toml").write_text(text.replace(right, wrong))
+    return folder / "broken.toml"
