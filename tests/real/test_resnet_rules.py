@@ -18,7 +18,7 @@ from support.rule_proofs import (
     torch_file,
 )
 
-from bridge_core import BridgeError, RuleError, convert, load_rules
+from bridge_core import RuleError, convert, load_rules
 
 FILE = RULES / "resnet.toml"
 PICTURES = np.random.default_rng(0).standard_normal((2, 33, 33, 3)).astype(np.float32)
@@ -111,6 +111,6 @@ def test_a_wrong_rule_is_seen(depth, right, wrong, model, tmp_path):
     source = torch_file(model, tmp_path / "torch" / "model.safetensors")
     made = tmp_path / "flax.msgpack"
     rules = broken(FILE, right, wrong, tmp_path)
-    with pytest.raises((BridgeError, AssertionError)):
-        convert(source, made, to="flax", rules=rules)
+    convert(source, made, to="flax", rules=rules)
+    with pytest.raises(AssertionError):
         assert_same_tree(stored_tree(made), by_hand(arrays(model), depth))

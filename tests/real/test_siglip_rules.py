@@ -145,9 +145,16 @@ def test_there_and_back_without_a_template(scan, model, source, tmp_path):
     assert convert(made, back, to="torch", rules=rules_of(scan)).exact
     assert_same_tree(stored(back), stored(source))
 
-    linen = LinenSiglip(WIDTH, PATCH, WORDS, (IMAGE_SIDE, TEXT_SIDE), scan)
-    with torch.no_grad():
-        outputs = model(
-            input_ids=torch.from_numpy(TOKENS), pixel_values=torch.from_numpy(PICTURES).permute(0, 3, 1, 2)
-        )
-    assert_same_outputs(run_linen(linen, tree, PICTURES, TOKENS), outputs.logits_per_image)
+    assert_same_outputs(outputs_of(tree, scan), wanted(model))
+
+
+@pytest.mark.slow
+def test_a_wrong_rule_gives_other_outputs(model, source, tmp_path):
+    """The control: the rows of a head are taken in another order, which no shape shows."""
+    made = tmp_path / "flax.npz"
+    right, wrong = "(heads h) d -> d heads h", "(h heads) d -> d heads h"
+    assert convert(source, made, to="flax", rules=broken(rules_of(False), right, wrong, tmp_path)).exact
+    with pytest.raises(AssertionError):
+        assert_same_tree(stored_tree(made), by_hand(arrays(model), False))
+    with pytest.raises(AssertionError):
+        assert_same_outputs(outputs_of(stored_tree(made), False), wanted(model))
