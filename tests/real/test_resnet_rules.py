@@ -94,7 +94,7 @@ def test_it_comes_back_bit_for_bit(depth, shown, model, made, tmp_path):
 
 @pytest.mark.parametrize("depth", [18])
 def test_the_way_back_asks_for_the_number_of_blocks(depth, made, tmp_path):
-    with refused(RuleError, "depths", hint="--set depths="):
+    with refused(RuleError, "n counts s, b", hint="--like"):
         convert(made, tmp_path / "back.safetensors", to="torch", rules=FILE)
 
 
