@@ -10,7 +10,7 @@ from support.rule_proofs import (
     arrays,
     assert_same_outputs,
     assert_same_tree,
-    broken,
+    changed,
     randomised,
     run_linen,
     stored,
@@ -110,7 +110,7 @@ def test_a_wrong_rule_is_seen(depth, right, wrong, model, tmp_path):
     """The control."""
     source = torch_file(model, tmp_path / "torch" / "model.safetensors")
     made = tmp_path / "flax.msgpack"
-    rules = broken(FILE, right, wrong, tmp_path)
+    rules = changed(FILE, right, wrong, tmp_path)
     convert(source, made, to="flax", rules=rules)
     with pytest.raises(AssertionError):
         assert_same_tree(stored_tree(made), by_hand(arrays(model), depth))
