@@ -162,13 +162,13 @@ class Call:
                 source is not None and cast_is_exact(dtype_named(str(source)), dtype_named(str(target)))
             ):
                 return ""
-            return f"{self} rounds what {target} does not hold; the way back gives the rounded values"
+            return f"{self} may round; the way back gives the rounded values"
         if self.name not in _LOSING or not self.args[-1]:
             return ""
         if self.name == "unpad":
             return f"{self} discards the end of an axis; the way back fills zeros"
         way = "subtracts" if self.name == "offset" else "divides" if self.divisor is None else "multiplies"
-        return f"{self} rounds; the way back {way} and rounds"
+        return f"{self} may round; the way back {way} and rounds"
 
 
 def parse_ops(texts: Iterable[str]) -> tuple[Equation | None, tuple[Call, ...], tuple[Call, ...]]:
