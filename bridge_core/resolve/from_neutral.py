@@ -17,7 +17,7 @@ from bridge_core.plugins import Registry, names_of
 from bridge_core.resolve.evidence import PARAMETER
 from bridge_core.resolve.neutral_layers import neutral_layers
 from bridge_core.resolve.request import Ordered, Request, shown_names
-from bridge_core.resolve.rule_names import check_constant, rule_holds
+from bridge_core.resolve.rule_names import check_constant, rule_holds, unmatched_labels
 from bridge_core.resolve.without_template import WithoutTemplate
 from bridge_core.resolve.written_names import Spellings, names_of_tensor, own_name
 from bridge_core.rules import Permissions
@@ -33,7 +33,7 @@ from bridge_core.state import (
 if TYPE_CHECKING:
     from bridge_core.resolve.recorded_rules import TowardsFramework
     from bridge_core.resolve.rule_instance import BoundRule
-    from bridge_core.rules import Rule
+    from bridge_core.rules import Pattern, Rule
 
 __all__ = ["plan_from_neutral"]
 
@@ -87,7 +87,7 @@ def plan_from_neutral(
     if rules or state.metadata.rules:
         from bridge_core.resolve.recorded_rules import towards
 
-        ways = towards(state, rules, registry, to, like)
+        ways = towards(state, rules, registry, to, like, config)
         rules = ways.rules
     targets = None
     if like is not None:
@@ -103,7 +103,7 @@ def plan_from_neutral(
         else:
             refused[key] = why
     taken = {*(key for bound in bound_rules for key in bound.sources), *(ways.refused if ways else ())}
-    fills, absent, unused = _fills(rules, targets, config, bound_rules)
+    fills, absent, unused = _fills(rules, targets, config, bound_rules, ways.renamed if ways else ())
     rest = state.select(lambda key: key not in taken) if taken else state
     request = Request(
         rest,
@@ -161,7 +161,7 @@ def _bind_rules(
     free = _parameters(state) if ruled_before else state.specs()
     free = {key: spec for key, spec in free.items() if key not in waiting} if waiting else free
     bound_rules: list[BoundRule] = []
-    unmatched = []
+    seen = []
     for number, rule in enumerate(ways.rules):
         if rule.action != "rearrange" or not rule_holds(rule, config):
             continue
@@ -170,10 +170,10 @@ def _bind_rules(
         allowing = _allowing_inexact(rule) if allow_inexact else rule
         instances = bind_rule(allowing, sources, targets, config, shown)
         bound_rules += instances
-        if not instances and pending is None and not rule.optional and not _waits(rule, state):
-            unmatched.append(rule.full_label)
+        may_match_nothing = rule.optional or rule.when.is_undecided or _waits(rule, state)
+        seen.append((rule, bool(instances) or pending is not None or may_match_nothing))
     check_disjoint(bound_rules, shown)
-    return tuple(bound_rules), tuple(unmatched)
+    return tuple(bound_rules), unmatched_labels(seen)
 
 
 def _allowing_inexact(rule: Rule) -> Rule:
@@ -250,13 +250,17 @@ def _fills(
     targets: Mapping[Key, TensorSpec] | None,
     config: Mapping[str, Any] | None,
     bound_rules: Iterable[BoundRule],
+    renamed: Iterable[Pattern],
 ) -> tuple[dict[Key, Step], tuple[Key, ...], tuple[str, ...]]:
-    """Return the targets that rules fill with constants, those they leave out, and the unmatched rules."""
+    """Return the targets that rules fill with constants, those they leave out, and the unmatched rules.
+
+    A fallback fills only what no other rule makes, whose names ``renamed`` are patterns of.
+    """
     fills: dict[Key, Step] = {}
     absent: list[Key] = []
-    unmatched = []
+    seen = []
     owners = {key: bound.rule for bound in bound_rules for key in bound.targets}
-    for rule in rules:
+    for rule in sorted(rules, key=lambda rule: rule.fallback):
         if rule.action != "fill" or not rule_holds(rule, config):
             continue
         if targets is None:
@@ -265,11 +269,13 @@ def _fills(
                 error.hint = _TEMPLATE
                 raise error
             continue
-        matching = [key for key in targets if any(p.match(key) is not None for p in rule.targets)]
-        if not matching and not rule.optional:
-            unmatched.append(rule.full_label)
+        matching = [key for key in targets if any(rule.bind(p, key) is not None for p in rule.targets)]
+        seen.append((rule, bool(matching) or rule.optional or rule.when.is_undecided))
         for key in matching:
-            other = owners.setdefault(key, rule)
+            other = owners.get(key, rule)
+            if rule.fallback and not (other.fallback and all(p.match(key) is None for p in renamed)):
+                continue
+            owners[key] = other
             if other is not rule:
                 from bridge_core.resolve.rule_binding import rule_conflict
 
@@ -280,4 +286,4 @@ def _fills(
                 check_constant(rule, targets[key].dtype, key)
                 fill = Fill(rule.value, targets[key])
                 fills[key] = Step((), (key,), (fill,), PARAMETER, "rule", rule=rule.label)
-    return fills, tuple(absent), tuple(unmatched)
+    return fills, tuple(absent), unmatched_labels(seen)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
+from bridge_core.axes import Equation
 from bridge_core.errors import RuleError
-from bridge_core.resolve.key_matching import Captures, matched_keys
+from bridge_core.resolve.key_matching import Captures, MatchedKeys, matched_keys
 from bridge_core.resolve.rule_instance import BoundRule, RuleInstance
-from bridge_core.rules import Rule
+from bridge_core.rules import Pattern, Rule, Sum
 from bridge_core.state import Key, TensorSpec, join_key
 
 __all__ = ["bind_rule", "check_disjoint", "keys_taken_by", "rule_conflict"]
 
 _MOST_SHOWN = 8
+_MOST_TRIED = 100_000
+"""How many numbers that comparisons may exclude are tried."""
 
 
 def bind_rule(
@@ -41,13 +44,15 @@ def bind_rule(
     in_target = matched_keys(rule, rule.targets, rule.list_axes.right, targets or ())
     if rule.optional and targets is not None and not in_target:
         return ()
-    instances = (
-        (RuleInstance(rule, captures, sources, targets, in_target.get(captures, {}), config, shown), keys)
-        for captures, keys in matched.items()
-    )
-    bound_rules = tuple(bound for one, keys in instances if (bound := one.bind(keys)) is not None)
+    bound_rules = []
+    for captures, keys in matched.items():
+        there = None if targets is None else in_target.get(captures, {})
+        fit, own_keys, made = _without_absent(rule, keys, there)
+        bound = RuleInstance(fit, captures, sources, targets, made, config, shown).bind(own_keys)
+        if bound is not None:
+            bound_rules.append(bound if fit is rule else replace(bound, rule=rule))
     _check_blocks(rule, bound_rules)
-    return bound_rules
+    return tuple(bound_rules)
 
 
 def keys_taken_by(
@@ -64,9 +69,68 @@ def keys_taken_by(
     """
     taken: set[Key] = set()
     for captures, matched in matched_keys(rule, rule.sources, rule.list_axes.left, sources).items():
-        if RuleInstance(rule, captures, sources, None, {}, config).may_hold(matched):
+        fit, keys, _ = _without_absent(rule, matched, None)
+        if RuleInstance(fit, captures, sources, None, {}, config).may_hold(keys):
             taken.update(key for group in matched.values() for key in group.values())
     return frozenset(taken)
+
+
+def _without_absent(
+    rule: Rule, matched: MatchedKeys, in_target: MatchedKeys | None
+) -> tuple[Rule, MatchedKeys, MatchedKeys]:
+    """Return a rule without the tensors that are absent, and the keys on both sides by its patterns.
+
+    Of the targets that may be absent those are left that the template has; without a template none is, but at
+    least one target of a rule.
+
+    Args:
+        rule: The rule.
+        matched: Number of a source pattern -> keys that match it.
+        in_target: The same of the target's keys; None if they are not known.
+
+    Raises:
+        RuleError: The equation is not complete without the tensors that are absent.
+    """
+    if not any(pattern.may_be_absent for pattern in (*rule.sources, *rule.targets)):
+        return rule, matched, in_target or {}
+    left, right = (
+        [n for n, pattern in enumerate(side) if not pattern.may_be_absent or n in there] or [0]
+        for side, there in ((rule.sources, matched), (rule.targets, in_target or {}))
+    )
+    keys, made = (
+        {place: there[n] for place, n in enumerate(side) if n in there}
+        for side, there in ((left, matched), (right, in_target or {}))
+    )
+    if len(left) == len(rule.sources) and len(right) == len(rule.targets):
+        return rule, keys, made
+    return _reduced(rule, tuple(left), tuple(right)), keys, made
+
+
+def _reduced(rule: Rule, left: tuple[int, ...], right: tuple[int, ...]) -> Rule:
+    """Return a rule with only some of its sources and targets, by their numbers.
+
+    Raises:
+        RuleError: Its equation is not complete.
+    """
+    whole = rule.equation
+    if whole is None:  # checked where the rule is made
+        raise rule.error("only tensors of an equation may be absent.")
+    equation = Equation(tuple(whole.left[n] for n in left), tuple(whole.right[n] for n in right))
+    unused = whole.axes - equation.axes - rule.when.names
+    try:
+        return replace(
+            rule,
+            sources=tuple(replace(rule.sources[n], may_be_absent=False) for n in left),
+            targets=tuple(replace(rule.targets[n], may_be_absent=False) for n in right),
+            equation=equation,
+            sizes={name: size for name, size in rule.sizes.items() if name not in unused},
+        )
+    except RuleError as err:
+        sides = ((rule.sources, left), (rule.targets, right))
+        absent = (f"'{p}'" for side, numbers in sides for n, p in enumerate(side) if n not in numbers)
+        problem = f"without {', '.join(absent)} the equation would be '{equation}', which is not complete."
+        hint = "Write a rule for the other tensors alone, with when.missing, or remove the '?'."
+        raise rule.error(problem, hint=hint) from err
 
 
 def check_disjoint(bound_rules: Iterable[BoundRule], shown: Callable[[Key], str] = join_key) -> None:
@@ -101,39 +165,70 @@ def rule_conflict(rule: Rule, other: Rule, what: str, key: Key | str) -> RuleErr
         )
         text = f"two rules {what} this tensor: {first} and {second}."
     hint = "Make the patterns disjoint, or remove one of the rules."
+    if rule.action == other.action == "rename" and what == "match" and rule != other:
+        hint = (
+            "Make the patterns disjoint, or set stage = 1 in the rule that is to see the names which the "
+            "other makes."
+        )
     return RuleError(text, path=rule.origin or None, key=key, hint=hint)
 
 
 def _check_blocks(rule: Rule, bound_rules: Iterable[BoundRule]) -> None:
-    """Check that a flat index counts from 0 without a gap, in complete blocks.
+    """Check that a number which several parts give counts without a gap, in complete blocks.
 
     Its parts may be in the names of several tensors, so that no single instance of the rule shows a gap.
+    Numbers that comparisons exclude are not missing.
 
     Raises:
-        RuleError: The index has a gap, or its last block is not complete.
+        RuleError: A number is missing, or the last block is not complete.
     """
-    index = rule.flat_index
-    if index is None:
+    if not rule.where.bounded:
         return
-    of_sources = any(index.whole in pattern.captures for pattern in rule.sources)
-    seen: dict[tuple[int, Captures], dict[int, Key]] = {}
-    for bound in bound_rules:
-        patterns, keys = (rule.sources, bound.sources) if of_sources else (rule.targets, bound.targets)
-        for (number, pattern), key in itertools.product(enumerate(patterns), keys):
-            captures = pattern.match(key)
-            if captures is not None and index.whole in captures:
-                whole = int(captures.pop(index.whole))
-                seen.setdefault((number, tuple(sorted(captures.items()))), {})[whole] = key
-    block = math.prod(index.sizes.values())
-    for wholes in seen.values():
-        count = -(-(max(wholes) + 1) // block) * block
-        if count > len(wholes):
-            holes = (str(n) for n in range(count) if n not in wholes)
-            shown = ", ".join(itertools.islice(holes, _MOST_SHOWN))
-            more = count - len(wholes) - _MOST_SHOWN
-            raise rule.error(
-                f"with '{index}', expected {index.whole} to count from 0 in complete blocks of {block}; "
-                f"{count - len(wholes)} missing: {index.whole} = {shown}"
-                f"{f' and {more} more' if more > 0 else ''}.",
-                wholes[max(wholes)],
-            )
+    bound_rules = tuple(bound_rules)
+    for whole, numbers in rule.numbered.sums():
+        if len(numbers.terms) < 2 or numbers.leading:
+            continue
+        of_sources = any(whole in pattern.captures for pattern in rule.sources)
+        seen: dict[tuple[int, Captures], dict[int, Key]] = {}
+        for bound in bound_rules:
+            patterns, keys = (rule.sources, bound.sources) if of_sources else (rule.targets, bound.targets)
+            for (number, pattern), key in itertools.product(enumerate(patterns), keys):
+                captures = pattern.match(key) if rule.bind(pattern, key) is not None else None
+                if captures is not None and whole in captures:
+                    place = (int(captures.pop(whole)) - numbers.constant) // numbers.unit
+                    seen.setdefault((number, tuple(sorted(captures.items()))), {})[place] = key
+        for (number, others), places in seen.items():
+            pattern = (rule.sources if of_sources else rule.targets)[number]
+            _check_complete(rule, pattern, whole, numbers, dict(others), places)
+
+
+def _check_complete(
+    rule: Rule, pattern: Pattern, whole: str, numbers: Sum, captures: dict[str, str], places: dict[int, Key]
+) -> None:
+    block = numbers.terms[0][1] // numbers.unit
+    end = -(-(max(places) + 1) // block) * block
+    if end <= len(places):
+        return
+
+    def is_missing(place: int) -> bool:
+        text = str(numbers.constant + place * numbers.unit)
+        return place not in places and (
+            not rule.where.comparisons
+            or rule.bind(pattern, pattern.fill({**captures, whole: text})) is not None
+        )
+
+    tried = min(end, len(places) + _MOST_TRIED)  # a name may hold any number
+    holes = list(itertools.islice(filter(is_missing, range(tried)), _MOST_SHOWN + 1))
+    if not holes and tried < end:
+        holes = [tried]
+    if holes:
+        names = ", ".join(str(numbers.constant + place * numbers.unit) for place in holes[:_MOST_SHOWN])
+        more = end - len(places) - _MOST_SHOWN
+        count = "" if rule.where.comparisons else f"{end - len(places)} "
+        rest = f" and {'more' if not count else f'{more} more'}" if len(holes) > _MOST_SHOWN else ""
+        start = numbers.constant
+        raise rule.error(
+            f"with '{rule.where}', expected {whole} to count from {start} in complete blocks of {block}; "
+            f"{count}missing: {whole} = {names}{rest}.",
+            places[max(places)],
+        )

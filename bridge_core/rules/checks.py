@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from bridge_core.axes import ELLIPSIS, Equation, Expression, Term
 from bridge_core.errors import RuleError
 from bridge_core.messages import nearest, shown
 from bridge_core.rules.conditions import When
-from bridge_core.rules.flat_index import FlatIndex
 from bridge_core.rules.op_calls import Call
+from bridge_core.rules.where import Where
 
 __all__ = ["axis_places", "check_calls", "check_conditions", "check_fill", "check_sizes"]
 
@@ -55,6 +55,13 @@ def check_conditions(when: When, term: Term | None, sizes: Mapping[str, Expressi
                 f"when.sizes.{axis} is {size}, but sizes.{axis} is {known}, so that the condition never "
                 "holds.",
                 hint="Write the same number in both, or remove one.",
+            )
+    for name in sorted(when.names):
+        if name not in places and name not in sizes and not name.startswith("config."):
+            raise RuleError(
+                f"when.sizes: {name} is not known: expected axes of the first tensor outside of groups, "
+                "sizes, or entries of the config.",
+                hint=nearest(name, [*places, *sizes]),
             )
 
 
@@ -105,27 +112,40 @@ def check_fill(action: str, reason: str, value: object) -> None:
 
 
 def check_sizes(
-    sizes: Mapping[str, Expression], equation: Equation | None, calls: Sequence[Call], index: FlatIndex | None
+    sizes: Mapping[str, Expression],
+    equation: Equation | None,
+    calls: Sequence[Call],
+    where: Where,
+    bounds: Collection[str] = (),
+    compared: frozenset[str] = frozenset(),
 ) -> None:
     """Check that every size is that of an axis or of an expression, and that the sizes of calls are stated.
+
+    Args:
+        sizes: Name -> its size, as the rule gives it.
+        equation: The rule's equation; None if there is none.
+        calls: Its calls.
+        where: Its indexes and comparisons, which may use sizes.
+        bounds: The names whose sizes the indexes state.
+        compared: The names that its conditions compare.
 
     Raises:
         RuleError: A size is not used, is stated twice, or is missing.
     """
     axes = equation.axes if equation is not None else frozenset[str]()
     used = (*(call.names for call in calls), *(size.names for size in sizes.values()))
-    known = {name for name in axes.union(*used) if not name.startswith(_CONFIG)}
+    known = {name for name in axes.union(compared, where.names, *used) if not name.startswith(_CONFIG)}
     for name in sizes:
         if name not in known:
             raise RuleError(
                 f"sizes.{name}: the rule has no axis {name!r}.", hint=nearest(name, sorted(known))
             )
-        if index is not None and name in index.sizes:
+        if name in bounds:
             raise RuleError(
-                f"sizes.{name} repeats a size that where = '{index}' states.", hint=f"Remove sizes.{name}."
+                f"sizes.{name} repeats a size that where = '{where}' states.", hint=f"Remove sizes.{name}."
             )
     for call in calls:
-        stated = {*sizes, *(index.sizes if index is not None else ()), *(() if call.is_sized else axes)}
+        stated = {*sizes, *bounds, *(() if call.is_sized else axes)}
         for name in sorted(name for name in call.names - stated if not name.startswith(_CONFIG)):
             likely = nearest(name, sorted(stated))
             raise RuleError(
