@@ -1,4 +1,4 @@
-"""Scales, cuts, casts from any dtype, expressions in calls: what they make, tell and refuse."""
+"""Scales, cuts, casts from any dtype, expressions in calls: values, notes and refusals."""
 
 from __future__ import annotations
 
