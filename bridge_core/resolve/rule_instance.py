@@ -99,7 +99,10 @@ class RuleInstance:
                 return None
             self._check(bound, made)
         except (PlanError, RuleError) as err:
-            raise self._named(err, self._shown_key(keys[0][0])) from err
+            named = self._named(err, self._shown_key(keys[0][0]))
+            if named is err:
+                raise
+            raise named from err
         return bound
 
     def _makes_what_is_asked(self, keys: Keys, specs: tuple[TensorSpec, ...]) -> bool:
@@ -313,10 +316,7 @@ class RuleInstance:
             for call in calls:
                 axis = self.rule.axis_of(call, number, of_target=side == 1) if call.is_sized else None
                 size_of = functools.partial(self._size_of, call, goal=goal, target_specs=target_specs)
-                try:
-                    op = op_of_call(call, spec, axis, lookup, size_of)
-                except RuleError as err:
-                    raise self.rule.error(err.message, hint=err.hint) from err
+                op = op_of_call(call, spec, axis, lookup, size_of)
                 if op is not None:
                     chain.append(op)
                     (spec,) = op.spec((spec,))
