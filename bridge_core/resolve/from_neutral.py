@@ -33,7 +33,7 @@ from bridge_core.state import (
 if TYPE_CHECKING:
     from bridge_core.resolve.recorded_rules import TowardsFramework
     from bridge_core.resolve.rule_instance import BoundRule
-    from bridge_core.rules import Rule
+    from bridge_core.rules import Pattern, Rule
 
 __all__ = ["plan_from_neutral"]
 
@@ -100,7 +100,7 @@ def plan_from_neutral(
         else:
             refused[key] = why
     taken = {*(key for bound in bound_rules for key in bound.sources), *(ways.refused if ways else ())}
-    fills, absent, unused = _fills(rules, targets, config, bound_rules)
+    fills, absent, unused = _fills(rules, targets, config, bound_rules, ways.renamed if ways else ())
     rest = state.select(lambda key: key not in taken) if taken else state
     request = Request(
         rest,
@@ -165,8 +165,8 @@ def _bind_rules(
         sources = free if pending is None else {key: state.spec(key) for key in pending}
         instances = bind_rule(rule, sources, targets, config, shown)
         bound_rules += instances
-        is_used = bool(instances) or pending is not None or rule.optional or _waits(rule, state)
-        seen.append((rule, is_used))
+        may_match_nothing = rule.optional or rule.when.is_undecided or _waits(rule, state)
+        seen.append((rule, bool(instances) or pending is not None or may_match_nothing))
     check_disjoint(bound_rules, shown)
     return tuple(bound_rules), unmatched_labels(seen)
 
@@ -233,13 +233,17 @@ def _fills(
     targets: Mapping[Key, TensorSpec] | None,
     config: Mapping[str, Any] | None,
     bound_rules: Iterable[BoundRule],
+    renamed: Iterable[Pattern],
 ) -> tuple[dict[Key, Step], tuple[Key, ...], tuple[str, ...]]:
-    """Return the targets that rules fill with constants, those they leave out, and the unmatched rules."""
+    """Return the targets that rules fill with constants, those they leave out, and the unmatched rules.
+
+    A fallback fills only what no other rule makes, whose names ``renamed`` are patterns of.
+    """
     fills: dict[Key, Step] = {}
     absent: list[Key] = []
     seen = []
     owners = {key: bound.rule for bound in bound_rules for key in bound.targets}
-    for rule in rules:
+    for rule in sorted(rules, key=lambda rule: rule.fallback):
         if rule.action != "fill" or not rule_holds(rule, config):
             continue
         if targets is None:
@@ -249,9 +253,12 @@ def _fills(
                 raise error
             continue
         matching = [key for key in targets if any(p.match(key) is not None for p in rule.targets)]
-        seen.append((rule, bool(matching) or rule.optional))
+        seen.append((rule, bool(matching) or rule.optional or rule.when.is_undecided))
         for key in matching:
-            other = owners.setdefault(key, rule)
+            other = owners.get(key, rule)
+            if rule.fallback and not (other.fallback and all(p.match(key) is None for p in renamed)):
+                continue
+            owners[key] = other
             if other is not rule:
                 from bridge_core.resolve.rule_binding import rule_conflict
 

@@ -186,11 +186,14 @@ def _checked(
         unfit = []
         if sources is not None and targets is not None:
             unfit = rule_problems(directed, sources, targets, config_beside(*given))
-        rest = iter(directed)
-        counts = [
-            _count(group, tuple(itertools.islice(rest, len(group.rules))), turned, before, after, paths)
-            for group in groups
-        ]
+        staged = before and any(rule.stage for rule in directed)
+        seen = before | _new_names(before, directed) if before is not None and staged else before
+        left = iter(directed)
+        counts = []
+        for group in groups:
+            rules = tuple(itertools.islice(left, len(group.rules)))
+            names = seen if rules[0].stage else before
+            counts.append(_count(group, rules, turned, names, after, paths))
         if given[0] is None or unfit or _unmatched(counts, source, like):
             return _Result(counts, unfit)
         try:
@@ -225,14 +228,16 @@ def _specs(state: FlatState, registry: Registry) -> dict[Key, TensorSpec]:
 
 def _paths(names: set[Key], rules: Iterable[Rule]) -> set[Key]:
     """Return the paths of layers, by the names in the file and by the names that the rules give."""
-    renames = [rule for rule in rules if rule.action == "rename"]
-    new_names = {
-        rule.targets[0].fill(captures)
-        for name in names
-        for rule in renames
-        if (captures := rule.source.match(name)) is not None
-    }
+    new_names = _new_names(names, rules)
     return {name[:depth] for name in names | new_names for depth in range(len(name))}
+
+
+def _new_names(names: set[Key], rules: Iterable[Rule]) -> set[Key]:
+    """Return the names that renames give, those that other renames see included."""
+    from bridge_core.resolve import applied_renames
+
+    renames = [rule for rule in rules if rule.action == "rename"]
+    return {new for name in names for _, new in applied_renames(renames, name)} if renames else set()
 
 
 def _count(
@@ -289,7 +294,7 @@ def _unmatched(rows: list[_MatchCounts], source: str | None, like: str | None) -
         if not (row.rule.optional or row.rule.when)
         for counts, path in ((row.sources, source), (row.targets, like))
         for pattern, count in (counts or {}).items()
-        if count == 0
+        if count == 0 and not pattern.endswith("?")
     ]
 
 
