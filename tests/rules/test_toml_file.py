@@ -230,7 +230,7 @@ def test_every_rule_has_its_line(gaps):
         text += "\n" * gap
         wanted.append(text.count("\n") + 1)
         text += RULE.format(f"a{number}")
-    assert list(toml_text._rule_lines(text, 'r.toml')) == wanted
+    assert list(toml_text._rule_lines(text, "r.toml")) == wanted
 
 
 def test_rules_in_one_line_are_refused(write):
