@@ -229,6 +229,13 @@ def test_sizes_of_the_file_are_those_of_rules_that_use_them(write, sizes, rule, 
     assert [{name: str(size) for name, size in rule.sizes.items()} for rule in rules] == [wanted, {}]
 
 
+def test_a_size_of_the_rule_comes_before_that_of_the_row_and_that_before_the_file(write):
+    text = "[tables.x]\na = { name = 'b', heads = 2, d = 2 }\n[sizes]\nheads = 3\nd = 3\nin = 3\n"
+    text += HEADS.replace('"q"', '"{x}.q"').replace('"k"', '"{x}.k"') + "sizes = { heads = 1 }\n"
+    (rule,) = load_rules(write(text))
+    assert {name: str(size) for name, size in rule.sizes.items()} == {"heads": "1", "d": "2", "in": "3"}
+
+
 @pytest.mark.parametrize(
     ("table", "axes", "needed"),
     [
@@ -667,7 +674,7 @@ def written_twice(draw):
     return head + body, by_hand
 
 
-@settings(max_examples=examples(40), deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(written_twice())
 def test_a_file_with_tables_is_the_file_with_rows_written_by_hand(tmp_path_factory, texts):
     path = tmp_path_factory.mktemp("rules") / "r.toml"
