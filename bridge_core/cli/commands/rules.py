@@ -177,7 +177,7 @@ def _checked(
                 kinds = (transform.kind for transform in registry.transforms_of[rule.layouts[0]])
                 check_kind(rule, kinds, rule.layouts[0])
         turned = directed != read
-        directed = without_collections(directed, given[0], given[1], registry)
+        directed = without_collections(directed, given[0], given[1], registry, config_beside(*given))
         sources, targets = (None if state is None else _specs(state, registry) for state in given)
         before, after = (None if specs is None else set(specs) for specs in (sources, targets))
         paths = None if before is None else _paths(before, directed)
@@ -188,12 +188,11 @@ def _checked(
             unfit = rule_problems(directed, sources, targets, config_beside(*given))
         staged = before and any(rule.stage for rule in directed)
         seen = before | _new_names(before, directed) if before is not None and staged else before
-        left = iter(directed)
-        counts = []
-        for group in groups:
-            rules = tuple(itertools.islice(left, len(group.rules)))
-            names = seen if rules[0].stage else before
-            counts.append(_count(group, rules, turned, names, after, paths))
+        rest = iter(directed)
+        counts = [
+            _count(group, tuple(itertools.islice(rest, len(group.rules))), turned, before, seen, after, paths)
+            for group in groups
+        ]
         if given[0] is None or unfit or _unmatched(counts, source, like):
             return _Result(counts, unfit)
         try:
@@ -245,6 +244,7 @@ def _count(
     rules: tuple[Rule, ...],
     turned: bool,
     before: set[Key] | None,
+    seen: set[Key] | None,
     after: set[Key] | None,
     paths: set[Key] | None,
 ) -> _MatchCounts:
@@ -261,7 +261,7 @@ def _count(
         group.rows,
         old,
         new,
-        _counts(old, [(r, r.sources) for r in rules], paths if of_layer else before),
+        _counts(old, [(r, r.sources) for r in rules], paths if of_layer else seen if rule.stage else before),
         _counts(new, [(r, r.targets) for r in rules], after) if has_targets else None,
     )
 
@@ -321,7 +321,7 @@ def _lines(result: _Result) -> Iterable[str]:
     for row in result.counts:
         rule = row.rule
         sizes = ", ".join(f"{name} = {size}" for name, size in row.sizes.items())
-        text = "; ".join((str(row), *rule.ops, *_index_texts(rule), *([f"sizes {sizes}"] if sizes else [])))
+        text = "; ".join((str(row), *rule.ops, *rule.where.texts, *([f"sizes {sizes}"] if sizes else [])))
         notes = [f"when {rule.when}"] if rule.when else []
         notes += [f"stage {rule.stage}"] if rule.stage else []
         notes += [what for what in ("fallback", "optional") if getattr(rule, what)]
@@ -365,7 +365,7 @@ def _rule_document(row: _MatchCounts) -> dict[str, Any]:
         "value": rule.value,
         "ops": list(rule.ops),
         "sizes": row.sizes,
-        "where": ", ".join(_index_texts(rule)) or None,
+        "where": str(rule.where) or None,
         "when": str(rule.when),
         "optional": rule.optional,
         "source_matches": row.sources,
@@ -374,11 +374,6 @@ def _rule_document(row: _MatchCounts) -> dict[str, Any]:
     }
 
 
-def _index_texts(rule: Rule) -> tuple[str, ...]:
-    """Return the texts of a rule's ``where``."""
-    return () if rule.flat_index is None else (str(rule.flat_index),)
-
-
 def _inexact(rule: Rule) -> tuple[str, ...]:
     """Return for each call that is not exact what it loses."""
-    return ()
+    return tuple(call.loss for call in (*rule.before, *rule.after) if call.loss)
