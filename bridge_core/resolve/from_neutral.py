@@ -33,7 +33,7 @@ from bridge_core.state import (
 if TYPE_CHECKING:
     from bridge_core.resolve.recorded_rules import TowardsFramework
     from bridge_core.resolve.rule_instance import BoundRule
-    from bridge_core.rules import Rule
+    from bridge_core.rules import KeyIndex, Rule
 
 __all__ = ["plan_from_neutral"]
 
@@ -80,7 +80,7 @@ def plan_from_neutral(
         )
     framework = registry.framework(to)
     rules = tuple(rules)
-    ways = None
+    ways = index = None
     if rules or state.metadata.rules:
         from bridge_core.resolve.recorded_rules import towards
 
@@ -90,9 +90,13 @@ def plan_from_neutral(
     if like is not None:
         collections = names_of(like, framework)
         targets = {name: like.spec(key) for key, name in collections.names(like).items()}
+        if ways is not None:
+            from bridge_core.rules import KeyIndex
+
+            index = KeyIndex(targets)
     origin, source_names = origin or {}, state.metadata.source_names
     shown = shown_names(origin, source_names)
-    bound_rules, unmatched = _bind_rules(state, ways, targets, config, shown)
+    bound_rules, unmatched = _bind_rules(state, ways, targets, index, config, shown)
     refused, left_out = dict[Key, str](), []
     for key, why in ways.refused.items() if ways is not None else ():
         if permissions.may_leave_out(*names_of_tensor(key, origin, state.metadata, spellings)):
@@ -100,7 +104,7 @@ def plan_from_neutral(
         else:
             refused[key] = why
     taken = {*(key for bound in bound_rules for key in bound.sources), *(ways.refused if ways else ())}
-    fills, absent, unused = _fills(rules, targets, config, bound_rules)
+    fills, absent, unused = _fills(rules, targets, index, config, bound_rules)
     rest = state.select(lambda key: key not in taken) if taken else state
     request = Request(
         rest,
@@ -137,6 +141,7 @@ def _bind_rules(
     state: FlatState,
     ways: TowardsFramework | None,
     targets: Mapping[Key, TensorSpec] | None,
+    index: KeyIndex | None,
     config: Mapping[str, Any] | None,
     shown: Callable[[Key], str],
 ) -> tuple[tuple[BoundRule, ...], tuple[str, ...]]:
@@ -148,6 +153,7 @@ def _bind_rules(
     if ways is None or not ways.rules:
         return (), ()
     from bridge_core.resolve.rule_binding import bind_rule, check_disjoint
+    from bridge_core.rules import KeyIndex
 
     metadata = state.metadata
     waiting = {key for keys in ways.sources.values() for key in keys} | set(ways.refused)
@@ -156,6 +162,7 @@ def _bind_rules(
     )
     free = _parameters(state) if ruled_before else state.specs()
     free = {key: spec for key, spec in free.items() if key not in waiting} if waiting else free
+    of_free, of_state = KeyIndex(free), KeyIndex(state)
     bound_rules: list[BoundRule] = []
     unmatched = []
     for number, rule in enumerate(ways.rules):
@@ -163,9 +170,10 @@ def _bind_rules(
             continue
         pending = ways.sources.get(number)
         sources = free if pending is None else {key: state.spec(key) for key in pending}
-        instances = bind_rule(rule, sources, targets, config, shown)
+        indexed = (of_free if pending is None else None, index)
+        instances = bind_rule(rule, sources, targets, config, shown, indexed)
         bound_rules += instances
-        if not instances and pending is None and not rule.optional and not _waits(rule, state):
+        if not instances and pending is None and not rule.optional and not _waits(rule, of_state):
             unmatched.append(rule.full_label)
     check_disjoint(bound_rules, shown)
     return tuple(bound_rules), tuple(unmatched)
@@ -223,14 +231,19 @@ def _parameters(state: FlatState) -> dict[Key, TensorSpec]:
     return specs
 
 
-def _waits(rule: Rule, state: FlatState) -> bool:
+def _waits(rule: Rule, keys: KeyIndex) -> bool:
     """Return whether a rule's patterns match tensors that its conditions do not let it take."""
-    return bool(rule.when) and any(rule.bind(p, key) is not None for key in state for p in rule.sources)
+    return bool(rule.when) and any(
+        rule.bind(pattern, key) is not None
+        for key in keys.candidates(*rule.sources)
+        for pattern in rule.sources
+    )
 
 
 def _fills(
     rules: Iterable[Rule],
     targets: Mapping[Key, TensorSpec] | None,
+    index: KeyIndex | None,
     config: Mapping[str, Any] | None,
     bound_rules: Iterable[BoundRule],
 ) -> tuple[dict[Key, Step], tuple[Key, ...], tuple[str, ...]]:
@@ -242,13 +255,14 @@ def _fills(
     for rule in rules:
         if rule.action != "fill" or not rule_holds(rule, config):
             continue
-        if targets is None:
+        if targets is None or index is None:
             if rule.value is not None:
                 error = rule.error("the target's shapes are not known, and a constant needs them.")
                 error.hint = _TEMPLATE
                 raise error
             continue
-        matching = [key for key in targets if any(p.match(key) is not None for p in rule.targets)]
+        candidates = index.candidates(*rule.targets)
+        matching = [key for key in candidates if any(p.match(key) is not None for p in rule.targets)]
         if not matching and not rule.optional:
             unmatched.append(rule.full_label)
         for key in matching:

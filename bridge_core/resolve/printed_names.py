@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from bridge_core.errors import RuleError
 from bridge_core.plugins import Registry, names_of
-from bridge_core.rules import Any1, Pattern
+from bridge_core.rules import Any1, KeyIndex, Pattern
 from bridge_core.state import FlatState, Key, VariableCollections, join_key
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class NamedSide:
         self.moved = moved or {}
         self._elsewhere = elsewhere
         self._outside: dict[str, frozenset[Key]] = {}
-        self._first_parts: set[str] | None = None
+        self._indices: dict[bool, KeyIndex] = {}
         self._with_dots: dict[str, Key] | None = None
 
     def read(self, pattern: Pattern, *, of_paths: bool = False) -> Pattern:
@@ -84,7 +84,7 @@ class NamedSide:
         head = pattern.segments[0] if pattern.segments else None
         if not isinstance(head, str) or head not in self.collections or pattern.collection:
             return pattern
-        if (len(pattern.segments) == 1 and not of_paths) or self._has(pattern, head, of_paths):
+        if (len(pattern.segments) == 1 and not of_paths) or self._index(of_paths).has_match(pattern):
             return pattern
         if head not in self._outside:
             self._outside[head] = frozenset(self._elsewhere(head))
@@ -144,25 +144,19 @@ class NamedSide:
         readings = [pattern]
         if pattern.segments and pattern.segments[0] in self.collections:
             readings.append(pattern.read_as(pattern.segments[1:]))
-        return any(_matches_any(one, self.names, of_paths) for one in readings)
+        index = self._index(of_paths)
+        return any(index.has_match(one) for one in readings)
 
-    def _has(self, pattern: Pattern, head: str, of_paths: bool) -> bool:
-        """Return whether the side has names that the pattern matches with its first part."""
-        if self._first_parts is None:
-            self._first_parts = {name[0] for name in self.names if name}
-        if head not in self._first_parts:
-            return False
-        own = (name for name in self.names if name and name[0] == head)
-        return _matches_any(pattern, own, of_paths)
-
-
-def _matches_any(pattern: Pattern, names: Iterable[Key], of_paths: bool) -> bool:
-    """Return whether a pattern matches a name, or the path of a layer above one."""
-    return any(
-        pattern.match(name[:depth]) is not None
-        for name in names
-        for depth in range(1 if of_paths else len(name), len(name) + 1)
-    )
+    def _index(self, of_paths: bool) -> KeyIndex:
+        """Return the names, with the paths of layers above them if patterns are about paths."""
+        index = self._indices.get(of_paths)
+        if index is None:
+            index = self._indices[of_paths] = KeyIndex(
+                name[:depth]
+                for name in self.names
+                for depth in range(1 if of_paths else len(name), len(name) + 1)
+            )
+        return index
 
 
 def unslashed(pattern: Pattern, is_of: Callable[[Pattern], bool]) -> Pattern:

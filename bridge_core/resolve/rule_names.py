@@ -64,18 +64,23 @@ def rule_names(
         return ruled
     from bridge_core.plan import name_with_source
     from bridge_core.resolve.rule_binding import keys_taken_by, rule_conflict
+    from bridge_core.rules import PatternIndex
 
     active = [r for r in rules if r.action in ("rename", "drop", "rearrange") and rule_holds(r, config)]
     active.sort(key=lambda rule: rule.fallback)
     matching: set[int] = set()
-    taken = {
-        number: keys_taken_by(rule, {name: specs[key] for key, name in names.items()}, config)
+    limited = {
+        number: rule
         for number, rule in enumerate(active)
         if rule.action == "rearrange" and (rule.when.rank is not None or rule.when.sizes)
     }
+    named_specs = {name: specs[key] for key, name in names.items()} if limited else {}
+    taken = {number: keys_taken_by(rule, named_specs, config) for number, rule in limited.items()}
+    index = PatternIndex(rule.sources for rule in active)
     for key, name in names.items():
         owner: Rule | None = None
-        for number, rule in enumerate(active):
+        for number in index.candidates(name):
+            rule = active[number]
             captures = _captures(rule, name)
             if captures is None:
                 continue
