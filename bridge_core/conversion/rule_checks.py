@@ -95,9 +95,16 @@ def _refuse_renamed(plan: Plan, rules: Sequence[Rule]) -> None:
         MismatchError: A tensor is renamed to such a name.
     """
     renames = [rule for rule in rules if rule.action == "rename" and not (rule.optional or rule.when)]
+    from bridge_core.rules import PatternIndex
+
+    index = PatternIndex(rule.sources for rule in renames)
 
     def is_renamed(key: Key) -> bool:
-        return any(rule.source.match(name) is not None for rule in renames for name in (key, key[1:]))
+        return any(
+            renames[number].source.match(name) is not None
+            for name in (key, key[1:])
+            for number in index.candidates(name)
+        )
 
     unexpected = tuple(key for key in plan.unexpected if is_renamed(key))
     error = PlanProblems(plan.missing if unexpected else (), unexpected).error(plan.target_layout)

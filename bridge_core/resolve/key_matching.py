@@ -17,7 +17,10 @@ MatchedKeys = Mapping[int, Mapping[Place, Key]]
 
 
 def matched_keys(
-    rule: Rule, patterns: tuple[Pattern, ...], list_axes: tuple[tuple[str, ...], ...], keys: Iterable[Key] | KeyIndex
+    rule: Rule,
+    patterns: tuple[Pattern, ...],
+    list_axes: tuple[tuple[str, ...], ...],
+    keys: Iterable[Key] | KeyIndex,
 ) -> dict[Captures, dict[int, dict[Place, Key]]]:
     """Return the keys that match the patterns of one side, by the captures that both sides have."""
     instances: dict[Captures, dict[int, dict[Place, Key]]] = {}

@@ -7,6 +7,7 @@ again or not.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -191,10 +192,11 @@ def rules_towards(state: FlatState, rules: Iterable[Rule], registry: Registry, t
         for key in record.pending
     )
     free = [key for key in state if key not in waiting]
+    side_from = functools.cache(lambda layout: neutral_side(state, free, layout, registry))
     read, defaults = [], set()
     for rule in fresh:
         layout, target = rule.layouts or ("", to)
-        source = neutral_side(state, free, layout, registry)
+        source = side_from(layout)
         defaults.add(source.default)
         read.append(read_printed(rule, source, unseen_side(target, registry)))
     return NeutralRules(share_default_paths(read, defaults), tuple(done), waiting)
@@ -270,6 +272,7 @@ def towards(
     known = _by_identity(records)
     waiting = {key for record in records for key in record.pending}
     free = [key for key in state if key not in waiting]
+    side_from = functools.cache(lambda layout: neutral_side(state, free, layout, registry))
     rules: list[Rule] = []
     sources: dict[int, tuple[Key, ...]] = {}
     refused: dict[Key, str] = {}
@@ -284,7 +287,8 @@ def towards(
         if rule is None:
             refused.update(dict.fromkeys(pending, _why(record, "and is not given here")))
         elif pending or rule.action in ("layer", "fill"):
-            side = neutral_side(state, pending if rule.action == "rearrange" else free, source, registry)
+            is_moved = rule.action == "rearrange"
+            side = neutral_side(state, pending, source, registry) if is_moved else side_from(source)
             read = read_printed(rule, side, target)
             matched = tuple(k for k in pending if any(read.bind(p, k) is not None for p in read.sources))
             lost = [key for key in pending if key not in matched]
@@ -295,7 +299,7 @@ def towards(
         turned = identity_of_rule(rule.reversed())
         is_undone = rule.action == "rearrange" and turned in known and known[turned].layouts[0] == to
         if identity not in known and not is_undone:
-            side = neutral_side(state, free, rule.layouts[0] if rule.layouts else "", registry)
+            side = side_from(rule.layouts[0] if rule.layouts else "")
             rules.append(read_printed(rule, side, target))
     return TowardsFramework(tuple(rules), sources, refused)
 

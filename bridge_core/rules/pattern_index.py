@@ -1,4 +1,4 @@
-"""Which of many patterns may match a key, and which of many keys a pattern may match, without trying them all.
+"""Which of many patterns may match a key, and which of many keys may match a pattern.
 
 A pattern is found by one of its literal parts, at its place from the beginning or the end of a key. What is
 found may match, and everything that matches is found: `Pattern.match` decides.
@@ -65,7 +65,8 @@ class KeyIndex:
             literals = _literals(pattern)
             if not literals:
                 return iter(self._keys)
-            found.update(min((self._at(place).get(text, ()) for place, text in literals), key=len))
+            fewest: list[int] = min((self._at(place).get(text, []) for place, text in literals), key=len)
+            found.update(fewest)
         return map(self._keys.__getitem__, sorted(found))
 
     def has_match(self, pattern: Pattern) -> bool:
