@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bridge_core.rules import Rule
     from bridge_core.state import FlatState, Key
 
-__all__ = ["plan_by_rules"]
+__all__ = ["layout_led_to", "plan_by_rules"]
 
 
 def plan_by_rules(
@@ -42,7 +42,7 @@ def plan_by_rules(
         MismatchError: A rule renames a tensor to a name that the template does not have.
         KeyConflict: Rules give two tensors one name.
     """
-    to = _target(rules, source, like)
+    to = layout_led_to(rules, source, like)
     if to is None:
         return None
     if like is None:
@@ -53,8 +53,14 @@ def plan_by_rules(
     return plan
 
 
-def _target(rules: Sequence[Rule], source: FlatState, like: FlatState | None) -> str | None:
-    """Return the layout to convert to; None if neither the files nor the rules show it."""
+def layout_led_to(rules: Sequence[Rule], source: FlatState, like: FlatState | None) -> str | None:
+    """Return the layout to convert to; None if neither the files nor the rules show it.
+
+    Args:
+        rules: The rules, all from one file.
+        source: The source.
+        like: The target's template; None if it is not known yet.
+    """
     if source.layout is None:
         return None
     if like is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bridge_core.cli.commands.rules_explain import explain_rules
 from bridge_core.cli.options import examples, json_option, layout_option, takes_registry
 from bridge_core.cli.terminal import aside, print_json, say
 from bridge_core.messages import for_command_line
@@ -26,10 +27,14 @@ __all__ = ["rules"]
     epilog=examples(
         "ckptbridge rules check rules.toml",
         "ckptbridge rules check rules.toml --source model.safetensors --like flax_model.msgpack",
+        "ckptbridge rules explain rules.toml model.safetensors",
     ),
 )
 def rules() -> None:
-    """Check rule files, which --rules reads."""
+    """Check and explain rule files, which --rules reads."""
+
+
+rules.add_command(explain_rules)
 
 
 @rules.command(
