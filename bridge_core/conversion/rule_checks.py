@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bridge_core.checkpoint import config_beside
@@ -89,8 +90,11 @@ def _refuse_unmatched(plan: Plan, rules: Sequence[Rule]) -> None:
         if rule.action == "layer" and rule.layouts is not None and rule.layouts[0] != plan.source_layout
     }
     unmatched = tuple(label for label in plan.unmatched_rules if label not in backwards)
-    error = PlanProblems(unmatched_rules=unmatched).error(plan.target_layout, plan.specs)
-    if error is not None:
+    if unmatched:
+        error = replace(plan.problems, unmatched_rules=unmatched).error(
+            plan.target_layout, plan.specs, plan.unclaimed
+        )
+        assert error is not None
         raise error
 
 

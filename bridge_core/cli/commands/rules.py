@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +84,7 @@ def check(
             print_json(_document(file, result))
         else:
             say(*_lines(result))
-        _refuse_unmatched(file, result.counts, source, like)
+        _refuse_unmatched(file, result, source, like)
         _refuse_unfit(file, result.unfit)
         if result.refused is not None:
             raise result.refused
@@ -107,12 +107,16 @@ class _MatchCounts:
 
 @dataclass(frozen=True)
 class _Result:
-    """The result of a check: matches of each rule, rules that do not fit, and what a conversion refuses."""
+    """The result of a check: matches of each rule, rules that do not fit, and what a conversion refuses.
+
+    The names of both sides are there for messages, where a pattern matches none of them.
+    """
 
     counts: list[_MatchCounts]
     unfit: list[RuleError]
     refused: BridgeError | None = None
     rest: str = ""
+    names: tuple[Collection[Key], Collection[Key]] = ((), ())
 
 
 def _checked(
@@ -151,7 +155,7 @@ def _checked(
             unfit = rule_problems(directed, sources, targets, config_beside(*given))
         counts = [_count(rule, before, after, paths) for rule in directed]
         if given[0] is None or unfit or _unmatched(counts, source, like):
-            return _Result(counts, unfit)
+            return _Result(counts, unfit, names=(before or set(), after or set()))
         try:
             plan = plan_by_rules(read, given[0], given[1], directed=directed, registry=registry)
         except BridgeError as err:
@@ -210,22 +214,35 @@ def _counts(patterns: tuple[Pattern, ...], names: set[Key] | None) -> dict[str, 
     return {str(p): sum(p.match(name) is not None for name in names) for p in patterns}
 
 
-def _unmatched(rows: list[_MatchCounts], source: str | None, like: str | None) -> list[str]:
+def _unmatched(
+    rows: list[_MatchCounts],
+    source: str | None,
+    like: str | None,
+    names: tuple[Collection[Key], Collection[Key]] = ((), ()),
+) -> list[str]:
     """Return a line for each pattern that had to match a name and matches none."""
     return [
-        f"\n  {row.rule.origin}: {row.rule}: '{pattern}' matches no name in {path}."
+        f"\n  {row.rule.origin}: {row.rule}: '{pattern}' matches no name in {path}.{_closest(pattern, known)}"
         for row in rows
         if not (row.rule.optional or row.rule.when)
-        for counts, path in ((row.sources, source), (row.targets, like))
+        for counts, path, known in ((row.sources, source, names[0]), (row.targets, like, names[1]))
         for pattern, count in (counts or {}).items()
         if count == 0
     ]
 
 
-def _refuse_unmatched(file: str, rows: list[_MatchCounts], source: str | None, like: str | None) -> None:
+def _closest(pattern: str, names: Iterable[Key]) -> str:
+    from bridge_core.plan import closest_name
+    from bridge_core.state import join_key
+
+    name = closest_name(pattern, sorted(map(join_key, names)))
+    return f" The closest is {name!r}." if name else ""
+
+
+def _refuse_unmatched(file: str, result: _Result, source: str | None, like: str | None) -> None:
     from bridge_core.errors import RuleError
 
-    problems = _unmatched(rows, source, like)
+    problems = _unmatched(result.counts, source, like, result.names)
     if problems:
         what = "1 pattern matches" if len(problems) == 1 else f"{len(problems)} patterns match"
         hint = "Correct the pattern, or set optional = true in the rule if it may match no name."
