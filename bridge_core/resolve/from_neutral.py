@@ -33,7 +33,7 @@ from bridge_core.state import (
 if TYPE_CHECKING:
     from bridge_core.resolve.recorded_rules import TowardsFramework
     from bridge_core.resolve.rule_instance import BoundRule
-    from bridge_core.rules import KeyIndex, Rule
+    from bridge_core.rules import KeyIndex, Pattern, Rule
 
 __all__ = ["plan_from_neutral"]
 
@@ -104,7 +104,8 @@ def plan_from_neutral(
         else:
             refused[key] = why
     taken = {*(key for bound in bound_rules for key in bound.sources), *(ways.refused if ways else ())}
-    fills, absent, unused = _fills(rules, targets, index, config, bound_rules)
+    renamed = ways.renamed if ways is not None else ()
+    fills, absent, unused = _fills(rules, targets, index, config, bound_rules, renamed)
     rest = state.select(lambda key: key not in taken) if taken else state
     request = Request(
         rest,
@@ -173,7 +174,8 @@ def _bind_rules(
         indexed = (of_free if pending is None else None, index)
         instances = bind_rule(rule, sources, targets, config, shown, indexed)
         bound_rules += instances
-        if not instances and pending is None and not rule.optional and not _waits(rule, of_state):
+        may_match_nothing = rule.optional or rule.when.is_undecided
+        if not instances and pending is None and not may_match_nothing and not _waits(rule, of_state):
             unmatched.append(rule.full_label)
     check_disjoint(bound_rules, shown)
     return tuple(bound_rules), tuple(unmatched)
@@ -246,13 +248,17 @@ def _fills(
     index: KeyIndex | None,
     config: Mapping[str, Any] | None,
     bound_rules: Iterable[BoundRule],
+    renamed: Iterable[Pattern],
 ) -> tuple[dict[Key, Step], tuple[Key, ...], tuple[str, ...]]:
-    """Return the targets that rules fill with constants, those they leave out, and the unmatched rules."""
+    """Return the targets that rules fill with constants, those they leave out, and the unmatched rules.
+
+    A fallback fills only what no other rule makes, whose names ``renamed`` are patterns of.
+    """
     fills: dict[Key, Step] = {}
     absent: list[Key] = []
     unmatched = []
     owners = {key: bound.rule for bound in bound_rules for key in bound.targets}
-    for rule in rules:
+    for rule in sorted(rules, key=lambda rule: rule.fallback):
         if rule.action != "fill" or not rule_holds(rule, config):
             continue
         if targets is None or index is None:
@@ -263,10 +269,13 @@ def _fills(
             continue
         candidates = index.candidates(*rule.targets)
         matching = [key for key in candidates if any(p.match(key) is not None for p in rule.targets)]
-        if not matching and not rule.optional:
+        if not matching and not (rule.optional or rule.when.is_undecided):
             unmatched.append(rule.full_label)
         for key in matching:
-            other = owners.setdefault(key, rule)
+            other = owners.get(key, rule)
+            if rule.fallback and not (other.fallback and all(p.match(key) is None for p in renamed)):
+                continue
+            owners[key] = other
             if other is not rule:
                 from bridge_core.resolve.rule_binding import rule_conflict
 

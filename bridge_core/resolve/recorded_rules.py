@@ -25,7 +25,7 @@ from bridge_core.resolve.rule_names import check_kind, rule_holds
 from bridge_core.state import FlatState, Key, RecordedRule, StateMetadata
 
 if TYPE_CHECKING:
-    from bridge_core.rules import Rule
+    from bridge_core.rules import Pattern, Rule
     from bridge_core.rules.records import RuleIdentity
 
 __all__ = [
@@ -174,7 +174,7 @@ def rules_towards(state: FlatState, rules: Iterable[Rule], registry: Registry, t
     for rule in rules:
         identity = identity_of_rule(rule)
         given.add(identity)
-        if identity in records:
+        if identity in records or _was_not_used(rule, state):
             continue
         if rule.action in ("layer", "fill"):
             done.append(rule)
@@ -200,6 +200,13 @@ def rules_towards(state: FlatState, rules: Iterable[Rule], registry: Registry, t
         defaults.add(source.default)
         read.append(read_printed(rule, source, unseen_side(target, registry)))
     return NeutralRules(share_default_paths(read, defaults), tuple(done), waiting)
+
+
+def _was_not_used(rule: Rule, state: FlatState) -> bool:
+    """Return whether a rule that the state does not record did not fit the names that it was made from."""
+    metadata = state.metadata
+    is_converted = metadata.rules is not None and bool(metadata.rules or metadata.layers)
+    return rule.when.names_keys and not rule.when.of_target and is_converted
 
 
 def _by_identity(records: Iterable[RecordedRule]) -> dict[RuleIdentity, RecordedRule]:
@@ -242,11 +249,13 @@ class TowardsFramework:
         rules: The rules, those that only the state records included.
         sources: Place of a recorded rule among them -> the keys that wait for it; others may take the rest.
         refused: Key that waits for a rule that is not done here -> why.
+        renamed: Patterns of the names that renames gave.
     """
 
     rules: tuple[Rule, ...]
     sources: Mapping[int, tuple[Key, ...]] = field(default_factory=dict)
     refused: Mapping[Key, str] = field(default_factory=dict)
+    renamed: tuple[Pattern, ...] = ()
 
 
 def towards(
@@ -289,7 +298,7 @@ def towards(
         elif pending or rule.action in ("layer", "fill"):
             is_moved = rule.action == "rearrange"
             side = neutral_side(state, pending, source, registry) if is_moved else side_from(source)
-            read = read_printed(rule, side, target)
+            read = read_printed(rule, side, target, recorded=True)
             matched = tuple(k for k in pending if any(read.bind(p, k) is not None for p in read.sources))
             lost = [key for key in pending if key not in matched]
             refused.update(dict.fromkeys(lost, _why(record, "and does not match this name")))
@@ -298,10 +307,15 @@ def towards(
     for identity, rule in by_identity.items():
         turned = identity_of_rule(rule.reversed())
         is_undone = rule.action == "rearrange" and turned in known and known[turned].layouts[0] == to
-        if identity not in known and not is_undone:
+        if identity not in known and not is_undone and not _was_not_used(rule, state):
             side = side_from(rule.layouts[0] if rule.layouts else "")
             rules.append(read_printed(rule, side, target))
-    return TowardsFramework(tuple(rules), sources, refused)
+    made: list[Pattern] = []
+    if any(rule.action == "fill" and rule.fallback for rule in rules):
+        done = (by_identity.get(identity) or read_recorded(record) for identity, record in known.items())
+        renames = [rule for rule in (*done, *given) if rule is not None and rule.action == "rename"]
+        made = [target.read(rule.targets[0], makes=True) for rule in renames if not rule.fallback]
+    return TowardsFramework(tuple(rules), sources, refused, tuple(made))
 
 
 def _why(record: RecordedRule, problem: str) -> str:

@@ -88,11 +88,12 @@ class RuleInstance:
         keys = self._listed(matched)
         specs = tuple(self.sources[key] for group in keys for key in group)
         rule = self.rule
-        if rule.when.of_target and not self._makes_what_is_asked(keys, specs):
+        asks_target = rule.when.of_target and rule.when.needs_shape
+        if asks_target and not self._makes_what_is_asked(keys, specs):
             return None
         try:
             bound, made = self._made(keys, specs, self._target_specs())
-            if rule.when.of_target and not rule.applies(made[0].shape, self.config):
+            if asks_target and not rule.applies(made[0].shape, self.config):
                 return None
             self._check(bound, made)
         except (PlanError, RuleError) as err:
@@ -221,7 +222,9 @@ class RuleInstance:
             resized = any(call.name in ("pad", "unpad") for call in rule.after)
             known = None if target_specs is None or resized else target_specs.values()
             shapes = None if known is None else [spec.shape if spec is not None else None for spec in known]
-            moved = rearrange(rule.equation, called, sizes=sizes, list_axes=rule.list_axes, wanted=shapes)
+            moved = rearrange(
+                rule.equation, called, sizes=sizes, list_axes=rule.list_axes, wanted=shapes, stated=rule.sizes
+            )
         else:
             moved = Rearrangement((), called, {})
         targets = tuple(self._targets(moved.sizes))

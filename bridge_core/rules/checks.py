@@ -54,6 +54,13 @@ def check_conditions(when: When, term: Term | None, sizes: Mapping[str, Expressi
                 "holds.",
                 hint="Write the same number in both, or remove one.",
             )
+    for name in sorted(when.names):
+        if name not in places and name not in sizes and not name.startswith("config."):
+            raise RuleError(
+                f"when.sizes: {name} is not known: expected axes of the first tensor outside of groups, "
+                "sizes, or entries of the config.",
+                hint=nearest(name, [*places, *sizes]),
+            )
 
 
 def check_calls(calls: Iterable[Call], terms: tuple[Term, ...] | None) -> None:
@@ -103,15 +110,19 @@ def check_fill(action: str, reason: str, value: object) -> None:
 
 
 def check_sizes(
-    sizes: Mapping[str, Expression], equation: Equation | None, calls: Iterable[Call], index: FlatIndex | None
+    sizes: Mapping[str, Expression],
+    equation: Equation | None,
+    calls: Iterable[Call],
+    index: FlatIndex | None,
+    compared: frozenset[str],
 ) -> None:
-    """Check that every size is that of an axis or of a call, and that the calls' sizes are stated.
+    """Check that every size is used by an axis, a call or a condition, and that the calls' sizes are stated.
 
     Raises:
         RuleError: A size is not used, is stated twice, or is missing.
     """
     needed = {name for call in calls for name in call.size_names}
-    known = needed | (equation.axes if equation is not None else frozenset())
+    known = needed | compared | (equation.axes if equation is not None else frozenset())
     for name in sizes:
         if name not in known:
             raise RuleError(

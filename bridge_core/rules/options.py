@@ -18,8 +18,10 @@ class Options(TypedDict, total=False):
     """What every rule takes by keyword.
 
     Args:
-        when: Conditions, all of which must hold: ``{"config": {"model_type": "gpt2"}}``; of a rule that
-            rearranges tensors also ``{"rank": 2}`` and ``{"sizes": {"in": 768}}``, of its first source.
+        when: Conditions, all of which must hold: ``{"config": {"model_type": "gpt2"}}``,
+            ``{"exists": "head.*"}`` and ``{"missing": "head.*"}``, about names of the source; of a rule that
+            rearranges tensors also ``{"rank": 2}``, ``{"sizes": {"in": 768}}`` and ``{"sizes": "f > d"}``,
+            about its first source.
         optional: Whether the rule may match nothing; false by default.
         fallback: Whether a rename or drop is only for keys that no other rule matches; false by default.
         stage: Of a rename: it sees the names that renames of lower stages give; 0 by default.

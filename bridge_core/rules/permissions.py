@@ -112,7 +112,14 @@ def _patterns(argument: str, value: Allowed) -> tuple[Pattern, ...]:
     if isinstance(patterns, Iterable) and not isinstance(patterns, bytes):
         patterns = list(patterns)
         if all(isinstance(pattern, str | tuple | Pattern) for pattern in patterns):
-            return tuple(map(Pattern.parse, patterns))
+            parsed = tuple(map(Pattern.parse, patterns))
+            marked = next((pattern for pattern in parsed if pattern.may_be_absent), None)
+            if marked is None:
+                return parsed
+            raise UsageError(
+                f"{argument}=: the pattern '{marked}' has a '?', which only patterns of rules may have.",
+                hint="Write the pattern without it.",
+            )
     option = f"--{argument.replace('_', '-')}"
     raise UsageError(
         f"expected {argument}= ({option}) to be True, a pattern or a list of patterns, got {shown(value)}.",

@@ -233,6 +233,8 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "reason": (_text, "a text"),
     "when": (lambda value: isinstance(value, dict), "a table such as { rank = 2 }"),
     "optional": (lambda value: isinstance(value, bool), "true or false"),
+    "fallback": (lambda value: isinstance(value, bool), "true or false"),
+    "stage": (lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"),
 }
 
 _OLD_KEYS = {"ops": "rearrange", "kind": "layer"}
@@ -241,9 +243,9 @@ _OLD_KEYS = {"ops": "rearrange", "kind": "layer"}
 _COMMON = ("when", "optional")
 
 _ACTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "rename": (("source", "rename"), ()),
+    "rename": (("source", "rename"), ("stage", "fallback")),
     "layer": (("source", "layer"), ()),
-    "drop": (("source", "drop"), ("fill",)),
+    "drop": (("source", "drop"), ("fill", "fallback")),
     "fill": (("target", "fill", "reason"), ()),
     "rearrange": (("source", "target"), ("rearrange", "sizes", "where")),
 }
@@ -293,7 +295,7 @@ def read_table(table: dict[str, Any], layouts: tuple[str, str] | None, origin: s
                 f"{written[key]!r} cannot be combined with {named!r} in one rule.",
                 hint=f"Remove {written[key]!r}, or write it in another [[rule]].",
             )
-    common: dict[str, Any] = {name: table[name] for name in _COMMON if name in table}
+    common: dict[str, Any] = {name: table[name] for name in (*_COMMON, "stage", "fallback") if name in table}
     common.update(layouts=layouts, origin=origin)
     if action == "rearrange":
         more = {name: table[name] for name in ("sizes", "where") if name in table}

@@ -153,7 +153,9 @@ def _checked(
         unfit = []
         if sources is not None and targets is not None:
             unfit = rule_problems(directed, sources, targets, config_beside(*given))
-        counts = [_count(rule, before, after, paths) for rule in directed]
+        staged = before and any(rule.stage for rule in directed)
+        seen = before | _new_names(before, directed) if before is not None and staged else before
+        counts = [_count(rule, seen if rule.stage else before, after, paths) for rule in directed]
         if given[0] is None or unfit or _unmatched(counts, source, like):
             return _Result(counts, unfit, names=(before or set(), after or set()))
         try:
@@ -188,14 +190,16 @@ def _specs(state: FlatState, registry: Registry) -> dict[Key, TensorSpec]:
 
 def _paths(names: set[Key], rules: Iterable[Rule]) -> set[Key]:
     """Return the paths of layers, by the names in the file and by the names that the rules give."""
-    renames = [rule for rule in rules if rule.action == "rename"]
-    new_names = {
-        rule.targets[0].fill(captures)
-        for name in names
-        for rule in renames
-        if (captures := rule.source.match(name)) is not None
-    }
+    new_names = _new_names(names, rules)
     return {name[:depth] for name in names | new_names for depth in range(len(name))}
+
+
+def _new_names(names: set[Key], rules: Iterable[Rule]) -> set[Key]:
+    """Return the names that renames give, those that other renames see included."""
+    from bridge_core.resolve import applied_renames
+
+    renames = [rule for rule in rules if rule.action == "rename"]
+    return {new for name in names for _, new in applied_renames(renames, name)} if renames else set()
 
 
 def _count(
@@ -227,7 +231,7 @@ def _unmatched(
         if not (row.rule.optional or row.rule.when)
         for counts, path, known in ((row.sources, source, names[0]), (row.targets, like, names[1]))
         for pattern, count in (counts or {}).items()
-        if count == 0
+        if count == 0 and not pattern.endswith("?")
     ]
 
 
