@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from bridge_core.cli.terminal import aside
-from bridge_core.errors import BridgeError, PluginWarning
+from bridge_core.errors import BridgeError, PluginWarning, UsageError
 
 if TYPE_CHECKING:
     from bridge_core.plugins import Registry
@@ -28,6 +28,7 @@ __all__ = [
     "links_option",
     "plugin_options",
     "rules_option",
+    "sizes_option",
     "step_option",
     "takes_quiet_registry",
     "takes_registry",
@@ -114,13 +115,52 @@ step_option = click.option(
     metavar="N",
     help="Step of SRC to read, where it has steps; by default the latest that is complete.",
 )
-rules_option = click.option(
-    "--rules",
-    type=click.Path(),
-    metavar="FILE",
-    callback=lambda _context, _option, value: () if value is None else value,
-    help="A TOML file of rules; see 'ckptbridge rules check --help'.",
+
+
+def _a_setting(text: str) -> tuple[str, str]:
+    """Return the name and the value of a size, ``heads=8``."""
+    name, _, value = (part.strip() for part in text.partition("="))
+    if not (name and value):
+        raise click.BadParameter(f"expected NAME=VALUE, such as heads=8, got {text!r}.")
+    return name, value
+
+
+sizes_option = click.option(
+    "--set",
+    "sizes",
+    type=_a_setting,
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Value of a size in [sizes] of the rule file, e.g. heads=8, depths=3,4,6,3 or heads=config.n_head; "
+    "repeatable.",
 )
+
+
+def rules_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command ``rules``: the path of a rule file; its rules if sizes are set; () without a file."""
+
+    @functools.wraps(function)
+    def call(*args: Any, rules: Any, sizes: tuple[tuple[str, str], ...], **options: Any) -> Any:
+        if sizes and rules is None:
+            raise UsageError(
+                "--set gives a value to a size of a rule file, but no rule file is given.",
+                hint="Pass --rules FILE, or remove --set.",
+            )
+        if sizes:
+            from bridge_core.rules import load_rules
+
+            rules = load_rules(rules, sizes=dict(sizes))
+        return function(*args, rules=() if rules is None else rules, **options)
+
+    file_option = click.option(
+        "--rules",
+        type=click.Path(),
+        metavar="FILE",
+        help="A TOML file of rules; see 'ckptbridge rules check --help'.",
+    )
+    return file_option(sizes_option(call))
+
+
 dtype_option = click.option(
     "--dtype",
     type=a_floating_dtype,

@@ -111,7 +111,7 @@ def _refuse_renamed(plan: Plan, rules: Sequence[Rule]) -> None:
 
     def is_renamed(key: Key) -> bool:
         return any(
-            renames[number].source.match(name) is not None
+            renames[number].renamed(name) is not None
             for name in (key, key[1:])
             for number in index.candidates(name)
         )

@@ -10,7 +10,7 @@ from bridge_core.errors import RuleError
 from bridge_core.messages import count, fold_names, listed
 from bridge_core.state import Key, join_key
 
-__all__ = ["closest_name", "unmatched_rules_error"]
+__all__ = ["closest_key", "unmatched_rules_error"]
 
 _LISTED = 8
 """How many rules, and how many folded names, the message lists."""
@@ -58,25 +58,32 @@ def unmatched_rules_error(
     )
 
 
-def closest_name(pattern: str, names: Iterable[str]) -> str:
-    """Return the folded name that is most like a pattern; empty if none is.
-
-    Numbers and captures are alike, and a pattern is also compared with the beginnings of names that have as
-    many parts as it has before ``**``.
+def closest_key(pattern: str, keys: Iterable[Key]) -> str:
+    """Return the name, folded with others, that is most like a pattern; empty if none is.
 
     Args:
         pattern: The pattern.
-        names: Names, folded or not.
+        keys: The keys that it was to match.
+    """
+    return _closest_name(pattern, _folded(sorted(keys)))
+
+
+def _closest_name(pattern: str, names: Iterable[str]) -> str:
+    """Return the folded name that is most like a pattern; empty if none is.
+
+    Numbers and captures are alike. A pattern is also compared with the beginnings of names that have as many
+    parts as it has before ``**``, and with names without their first part, which may be a collection.
     """
     import difflib  # only errors need it
 
     wanted = _VARYING.sub("0", pattern.removesuffix(".**").removesuffix(".*"))
     depth = wanted.count(".") + 1
     texts: dict[str, str] = {}
-    for name, _ in itertools.islice(fold_names(names), _COMPARED):
-        plain = _VARYING.sub("0", name)
-        texts.setdefault(plain, name)
-        texts.setdefault(".".join(plain.split(".")[:depth]), name)
+    for name in itertools.islice(names, _COMPARED):
+        parts = _VARYING.sub("0", name).split(".")
+        for start in (0, 1):
+            texts.setdefault(".".join(parts[start:]), name)
+            texts.setdefault(".".join(parts[start : start + depth]), name)
     found = difflib.get_close_matches(wanted, texts, n=1)
     return texts[found[0]] if found else ""
 
@@ -89,7 +96,7 @@ def _closest(rule: str, sources: Sequence[str], missing: Sequence[str]) -> str:
     near = []
     for what, text, names in (("source", before, sources), ("unfilled target", after, missing)):
         pattern = _QUOTED.search(text)
-        name = closest_name(pattern[1], names) if pattern is not None else ""
+        name = _closest_name(pattern[1], names) if pattern is not None else ""
         near += [f"the closest {what} key is {name!r}"] * bool(name)
     return f" ({', '.join(near)})" if near else ""
 

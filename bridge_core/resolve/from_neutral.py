@@ -17,7 +17,7 @@ from bridge_core.plugins import Registry, names_of
 from bridge_core.resolve.evidence import PARAMETER
 from bridge_core.resolve.neutral_layers import neutral_layers
 from bridge_core.resolve.request import Ordered, Request, shown_names
-from bridge_core.resolve.rule_names import check_constant, rule_holds
+from bridge_core.resolve.rule_names import check_constant, rule_holds, unmatched_labels
 from bridge_core.resolve.without_template import WithoutTemplate
 from bridge_core.resolve.written_names import Spellings, names_of_tensor, own_name
 from bridge_core.rules import Permissions
@@ -84,7 +84,7 @@ def plan_from_neutral(
     if rules or state.metadata.rules:
         from bridge_core.resolve.recorded_rules import towards
 
-        ways = towards(state, rules, registry, to, like)
+        ways = towards(state, rules, registry, to, like, config)
         rules = ways.rules
     targets = None
     if like is not None:
@@ -161,24 +161,23 @@ def _bind_rules(
     ruled_before = not metadata.rules and any(
         info.evidence == "rule" and info.kind == PARAMETER for info in metadata.layers.values()
     )
-    free = _parameters(state) if ruled_before else state.specs()
+    specs = state.specs()
+    free = _parameters(state) if ruled_before else specs
     free = {key: spec for key, spec in free.items() if key not in waiting} if waiting else free
     of_free, of_state = KeyIndex(free), KeyIndex(state)
     bound_rules: list[BoundRule] = []
-    unmatched = []
+    seen = []
     for number, rule in enumerate(ways.rules):
         if rule.action != "rearrange" or not rule_holds(rule, config):
             continue
         pending = ways.sources.get(number)
-        sources = free if pending is None else {key: state.spec(key) for key in pending}
-        indexed = (of_free if pending is None else None, index)
-        instances = bind_rule(rule, sources, targets, config, shown, indexed)
+        indexed = (of_free if pending is None else KeyIndex(pending), index)
+        instances = bind_rule(rule, specs, targets, config, shown, indexed)
         bound_rules += instances
-        may_match_nothing = rule.optional or rule.when.is_undecided
-        if not instances and pending is None and not may_match_nothing and not _waits(rule, of_state):
-            unmatched.append(rule.full_label)
+        may_match_nothing = rule.optional or rule.when.is_undecided or _waits(rule, of_state)
+        seen.append((rule, bool(instances) or pending is not None or may_match_nothing))
     check_disjoint(bound_rules, shown)
-    return tuple(bound_rules), tuple(unmatched)
+    return tuple(bound_rules), unmatched_labels(seen)
 
 
 def _without_waiting(plan: Plan, neutral: StateMetadata) -> Mapping[Key, LayerInfo]:
@@ -256,7 +255,7 @@ def _fills(
     """
     fills: dict[Key, Step] = {}
     absent: list[Key] = []
-    unmatched = []
+    seen = []
     owners = {key: bound.rule for bound in bound_rules for key in bound.targets}
     for rule in sorted(rules, key=lambda rule: rule.fallback):
         if rule.action != "fill" or not rule_holds(rule, config):
@@ -268,9 +267,8 @@ def _fills(
                 raise error
             continue
         candidates = index.candidates(*rule.targets)
-        matching = [key for key in candidates if any(p.match(key) is not None for p in rule.targets)]
-        if not matching and not (rule.optional or rule.when.is_undecided):
-            unmatched.append(rule.full_label)
+        matching = [key for key in candidates if any(rule.bind(p, key) is not None for p in rule.targets)]
+        seen.append((rule, bool(matching) or rule.optional or rule.when.is_undecided))
         for key in matching:
             other = owners.get(key, rule)
             if rule.fallback and not (other.fallback and all(p.match(key) is None for p in renamed)):
@@ -286,4 +284,4 @@ def _fills(
                 check_constant(rule, targets[key].dtype, key)
                 fill = Fill(rule.value, targets[key])
                 fills[key] = Step((), (key,), (fill,), PARAMETER, "rule", rule=rule.label)
-    return fills, tuple(absent), tuple(unmatched)
+    return fills, tuple(absent), unmatched_labels(seen)

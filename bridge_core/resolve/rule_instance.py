@@ -50,7 +50,7 @@ class RuleInstance:
     Args:
         rule: The rule, read from source to target.
         captures: The captures that all its patterns share.
-        sources: The keys that the rule may take, with their specs.
+        sources: The source's keys, with their specs.
         targets: The target's keys, likewise; None if they are not known.
         in_target: The target's keys that match this instance.
         config: The checkpoint's config, if one is known.
@@ -190,12 +190,13 @@ class RuleInstance:
     def _alike(self, missing: str) -> str | None:
         """Return a hint about the most similar source that the rule does not match, if one is similar."""
         parts, patterns = missing.split("."), self.rule.sources
+        names = (tuple(self._shown(key).split(".")) for key in self.sources)
         alike = [
-            join_key(key)
-            for key in self.sources
-            if len(key) == len(parts)
-            and sum(map(operator.ne, key, parts)) == 1
-            and all(pattern.match(key) is None for pattern in patterns)
+            join_key(name)
+            for name in names
+            if len(name) == len(parts)
+            and sum(map(operator.ne, name, parts)) == 1
+            and all(pattern.match(name) is None for pattern in patterns)
         ]
         hint = nearest(missing, alike) if alike else ""
         return hint if hint.startswith("Did you mean") else None

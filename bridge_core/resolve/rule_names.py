@@ -24,6 +24,7 @@ __all__ = [
     "rule_holds",
     "rule_names",
     "Ruled",
+    "unmatched_labels",
 ]
 
 
@@ -105,10 +106,9 @@ def rule_names(
             )
         elif owner is not None:
             ruled.rearranged[key] = owner
-    ruled.unmatched = tuple(
-        rule.full_label
+    ruled.unmatched = unmatched_labels(
+        (rule, number in matching or rule.optional or rule.when.is_undecided)
         for number, rule in enumerate(active)
-        if number not in matching and not (rule.optional or rule.when.is_undecided)
     )
     ruled.notes = (
         *(
@@ -124,6 +124,21 @@ def rule_names(
     )
     _check_new(names, ruled, lambda key: name_with_source(key, source_names or {}))
     return ruled
+
+
+def unmatched_labels(rules: Iterable[tuple[Rule, bool]]) -> tuple[str, ...]:
+    """Return the labels of rules that had to match something and did not.
+
+    Rules that a file writes as one, whose origin is the same, are unmatched only if none of them matched.
+
+    Args:
+        rules: Each rule, and whether it matched, or need not.
+    """
+    groups: dict[object, tuple[Rule, bool]] = {}
+    for number, (rule, matched) in enumerate(rules):
+        first, before = groups.get(rule.origin or number, (rule, False))
+        groups[rule.origin or number] = (first, before or matched)
+    return tuple(rule.full_label for rule, matched in groups.values() if not matched)
 
 
 def _unused(rule: Rule, why: str) -> str:
@@ -198,11 +213,11 @@ class _Stages:
                 if self._later:
                     self.note(name)
                 return found[0], []
-            renames.append((found[0], found[0].targets[0].fill(found[1])))
+            renames.append((found[0], found[0].build(found[0].targets[0], found[1])))
         for stage in self._later:
             found = self._owner(stage, renames[-1][1] if renames else name, key)
             if found is not None:
-                renames.append((found[0], found[0].targets[0].fill(found[1])))
+                renames.append((found[0], found[0].build(found[0].targets[0], found[1])))
         return None, renames
 
     def note(self, name: Key) -> None:
@@ -229,8 +244,6 @@ class _Stages:
 
 
 def _captures(rule: Rule, name: Key) -> Mapping[str, str] | None:
-    if rule.action != "rearrange":
-        return rule.source.match(name)
     return next((c for p in rule.sources if (c := rule.bind(p, name)) is not None), None)
 
 
@@ -248,9 +261,9 @@ def applied_renames(rules: Iterable[Rule], name: Key) -> list[tuple[Rule, Key]]:
             done = bool(applied) and applied[-1][0].stage == rule.stage
             if done or rule.fallback is not fallback or rule.when.is_met is False:
                 continue
-            captures = rule.source.match(seen)
-            if captures is not None:
-                applied.append((rule, rule.targets[0].fill(captures)))
+            new = rule.renamed(seen)
+            if new is not None:
+                applied.append((rule, new))
         if applied:
             return applied
     return []

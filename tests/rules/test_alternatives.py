@@ -89,7 +89,9 @@ def test_a_pattern_with_alternatives_is_like_any_other():
     assert str(chosen) == str(pattern) and chosen.as_written == pattern
     assert not chosen.is_open and chosen.match(key("enc.layers_3.w")) is None
     inner = Pattern.parse("params.{a|b}.x").within("params", frozenset({key("b.x")}))
-    assert str(inner) == "params.{a|b}.x" and inner.match(key("a.x")) == {} and inner.match(key("b.x")) is None
+    assert (
+        str(inner) == "params.{a|b}.x" and inner.match(key("a.x")) == {} and inner.match(key("b.x")) is None
+    )
     assert [option.collection for option in inner.options] == ["params"] * 2
 
 
@@ -108,7 +110,7 @@ def test_any_key_comes_back_from_what_it_was_matched_by(seed):
     try:
         pattern = Pattern.parse(text)
     except RuleError:
-        assert "{c|d.e|}" == text
+        assert text == "{c|d.e|}"
         return
     assert Pattern.parse(str(pattern)) == pattern
     values = {"i": "3", "n": "07", "x": "any", "*0": "p", "**": draw.choice(["", "q", "q\0r"])}
@@ -304,4 +306,4 @@ def test_patterns_of_permissions_have_no_mark():
 def test_what_may_be_absent_is_recorded():
     for rule in (TIED, EITHER.reversed()):
         assert read_recorded(recorded(rule, "torch")) == rule
-    assert TIED != dataclasses.replace(TIED, sources=EITHER.sources)
+    assert dataclasses.replace(TIED, sources=EITHER.sources) != TIED

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge_core.cli.options import examples, json_option, layout_option, takes_registry
+from bridge_core.cli.options import examples, json_option, layout_option, sizes_option, takes_registry
 from bridge_core.cli.report import exactness, runs
 from bridge_core.cli.terminal import aside, print_json, say
 from bridge_core.messages import count
@@ -40,12 +40,14 @@ _Named = tuple[str, "TensorSpec | None"]
 @click.argument("src")
 @click.option("--to", metavar="LAYOUT", help="Layout to convert to; by default the one that FILE leads to.")
 @click.option("--like", metavar="PATH", help="Weights of the target's model: the template.")
+@sizes_option
 @layout_option
 @json_option
 @takes_registry
 def explain_rules(
     file: str,
     src: str,
+    sizes: tuple[tuple[str, str], ...],
     to: str | None,
     like: str | None,
     layout: str | None,
@@ -59,7 +61,10 @@ def explain_rules(
     the exit code is 1.
     """
     with aside():
-        plan, works, text = _explained(file, src, to, like, layout, registry)
+        from bridge_core.rules import load_rules
+
+        read = load_rules(file, sizes=dict(sizes))
+        plan, works, text = _explained(file, read, src, to, like, layout, registry)
     rest = _rest(plan, works)
     if as_json:
         print_json(_document(file, src, plan, works, rest))
@@ -90,16 +95,21 @@ class _Work:
 
 
 def _explained(
-    file: str, src: str, to: str | None, like: str | None, layout: str | None, registry: Registry | None
+    file: str,
+    read: tuple[Rule, ...],
+    src: str,
+    to: str | None,
+    like: str | None,
+    layout: str | None,
+    registry: Registry | None,
 ) -> tuple[Plan, list[_Work], str]:
     """Return the plan, what each rule does there, and the line that heads them."""
     from bridge_core.conversion import layout_led_to, plan_conversion, state_of
     from bridge_core.errors import UsageError
     from bridge_core.plugins import given_registry
-    from bridge_core.rules import load_rules, oriented
+    from bridge_core.rules import oriented
 
     registry = given_registry(registry)
-    read = load_rules(file)
     with ExitStack() as stack:
         source = stack.enter_context(state_of(src, registry, layout=layout))
         template = None if like is None else stack.enter_context(state_of(like, registry))
@@ -135,7 +145,7 @@ def _work(rules: tuple[Rule, ...], plan: Plan) -> _Work:
 
 def _is_named(rule: Rule, key: Key) -> bool:
     """Return whether a rule is about a target key, which may begin with a collection."""
-    return any(pattern.match(name) is not None for pattern in rule.targets for name in (key, key[1:]))
+    return any(rule.bind(pattern, name) is not None for pattern in rule.targets for name in (key, key[1:]))
 
 
 def _why_unused(rules: tuple[Rule, ...], plan: Plan) -> str:
@@ -182,8 +192,9 @@ def _made(plan: Plan, step: Step) -> list[tuple[Key, TensorSpec]]:
 def _lines(plan: Plan, works: Iterable[_Work], rest: list[tuple[Key, str]]) -> Iterator[str]:
     for work in works:
         first = work.rules[0]
-        text = "; ".join((str(first).removeprefix("rule "), *first.ops))
-        more = f"  (and {len(work.rules) - 1} more of this rule)" if len(work.rules) > 1 else ""
+        where = (str(first.where),) if first.where else ()
+        text = "; ".join((str(first).removeprefix("rule "), *first.ops, *where))
+        more = f"  (the first of {len(work.rules)} rows)" if len(work.rules) > 1 else ""
         yield ""
         yield (f"{first.origin}: {text}" if first.origin else text) + more
         if work.unused:
