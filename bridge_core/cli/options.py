@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bridge_core.plugins import Registry
 
 __all__ = [
+    "a_cast",
     "a_floating_dtype",
     "a_pattern",
     "a_size",
@@ -64,6 +65,21 @@ def a_floating_dtype(text: str) -> str:
     if text not in known:
         raise click.BadParameter(f"expected a floating-point dtype, got {text!r}. {nearest(text, known)}")
     return text
+
+
+def a_cast(text: str) -> tuple[str, str]:
+    """Return the pattern and the dtype of ``PATTERN=DTYPE``; the pattern ``**`` for a dtype alone."""
+    pattern, sign, name = text.rpartition("=")
+    return a_pattern(pattern) if sign else "**", a_floating_dtype(name)
+
+
+def _dtypes(_context: object, _option: object, given: tuple[tuple[str, str], ...]) -> Any:
+    """Return the dtype, or the dtypes by patterns with the last at the end; None if none is given."""
+    dtypes: dict[str, str] = {}
+    for pattern, name in given:
+        dtypes.pop(pattern, None)
+        dtypes[pattern] = name
+    return dtypes["**"] if list(dtypes) == ["**"] else dtypes or None
 
 
 def _read(reader: Callable[[str], T], text: str) -> T:
@@ -163,9 +179,12 @@ def rules_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 dtype_option = click.option(
     "--dtype",
-    type=a_floating_dtype,
-    metavar="DTYPE",
-    help="Cast floating-point tensors to DTYPE, e.g. bfloat16; the cast may lose precision.",
+    type=a_cast,
+    multiple=True,
+    callback=_dtypes,
+    metavar="[PATTERN=]DTYPE",
+    help="Cast floating-point tensors to DTYPE, e.g. bfloat16; the cast may lose precision. With PATTERN "
+    "only target tensors of these names, e.g. 'img.**=float32'; the last that matches decides. Repeatable.",
 )
 
 verbose_option = click.option(
@@ -273,6 +292,11 @@ evidence_options = _stacked(
                 "'mixer.gate_weight'",
             ),
         )
+    ),
+    click.option(
+        "--allow-inexact",
+        is_flag=True,
+        help="Let rules round, and discard what is not a constant; the report names what is lost.",
     ),
     layout_option,
     links_option,

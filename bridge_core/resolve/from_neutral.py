@@ -39,6 +39,9 @@ __all__ = ["plan_from_neutral"]
 
 _NOTHING_ALLOWED = Permissions()
 
+_MOST_LOSSES = 4
+"""How many losses of one rule the notes name."""
+
 _TEMPLATE = 'Pass like="model.safetensors" (--like).'
 
 
@@ -96,7 +99,8 @@ def plan_from_neutral(
             index = KeyIndex(targets)
     origin, source_names = origin or {}, state.metadata.source_names
     shown = shown_names(origin, source_names)
-    bound_rules, unmatched = _bind_rules(state, ways, targets, index, config, shown)
+    inexact = permissions.allow_inexact
+    bound_rules, unmatched = _bind_rules(state, ways, targets, index, config, inexact, shown)
     refused, left_out = dict[Key, str](), []
     for key, why in ways.refused.items() if ways is not None else ():
         if permissions.may_leave_out(*names_of_tensor(key, origin, state.metadata, spellings)):
@@ -144,6 +148,7 @@ def _bind_rules(
     targets: Mapping[Key, TensorSpec] | None,
     index: KeyIndex | None,
     config: Mapping[str, Any] | None,
+    allow_inexact: bool,
     shown: Callable[[Key], str],
 ) -> tuple[tuple[BoundRule, ...], tuple[str, ...]]:
     """Return the instances of rules that rearrange tensors, and the rules that matched nothing.
@@ -172,12 +177,18 @@ def _bind_rules(
             continue
         pending = ways.sources.get(number)
         indexed = (of_free if pending is None else KeyIndex(pending), index)
-        instances = bind_rule(rule, specs, targets, config, shown, indexed)
+        allowing = _allowing_inexact(rule) if allow_inexact else rule
+        instances = bind_rule(allowing, specs, targets, config, shown, indexed)
         bound_rules += instances
         may_match_nothing = rule.optional or rule.when.is_undecided or _waits(rule, of_state)
         seen.append((rule, bool(instances) or pending is not None or may_match_nothing))
     check_disjoint(bound_rules, shown)
     return tuple(bound_rules), unmatched_labels(seen)
+
+
+def _allowing_inexact(rule: Rule) -> Rule:
+    before, after = (tuple(call.allowing_inexact() for call in calls) for calls in (rule.before, rule.after))
+    return rule if (before, after) == (rule.before, rule.after) else replace(rule, before=before, after=after)
 
 
 def _without_waiting(plan: Plan, neutral: StateMetadata) -> Mapping[Key, LayerInfo]:
@@ -198,17 +209,24 @@ def _without_waiting(plan: Plan, neutral: StateMetadata) -> Mapping[Key, LayerIn
 
 
 def _notes(bound_rules: Iterable[BoundRule], shown: Callable[[Key], str]) -> tuple[str, ...]:
-    """Return notes about calls that name a size which the tensor has already."""
-    notes = {}
+    """Return notes about calls that change no length, and about ops that lose something."""
+    notes: dict[str, None] = {}
+    losses: dict[str, dict[str, None]] = {}
     for bound in bound_rules:
-        calls = [c for c in (*bound.rule.before, *bound.rule.after) if c.name in ("pad", "unpad")]
-        if calls and not any(
-            isinstance(op, Pad | Unpad) and op.source != op.target for op in _flat(bound.ops)
-        ):
-            notes[
-                f"rule {bound.rule.label}: '{calls[0]}' does not change the length of "
-                f"{shown(bound.sources[0])}"
-            ] = 0
+        label, ops = bound.rule.label, list(_flat(bound.ops))
+        calls = [call for call in (*bound.rule.before, *bound.rule.after) if call.is_sized]
+        if calls and not any(isinstance(op, Pad | Unpad) and op.source != op.target for op in ops):
+            name = shown(bound.sources[0])
+            notes[f"rule {label}: '{calls[0]}' does not change the length of {name}"] = None
+        for op in ops:
+            if op.loss:
+                losses.setdefault(label, {})[f"rule {label}: {op} {op.loss}"] = None
+    for texts in losses.values():
+        for number, text in enumerate(texts):
+            more = f" (and {len(texts) - _MOST_LOSSES} more of this rule)"
+            if number < _MOST_LOSSES:
+                last = number == _MOST_LOSSES - 1 and len(texts) > _MOST_LOSSES
+                notes[text + (more if last else "")] = None
     return tuple(notes)
 
 

@@ -397,4 +397,4 @@ def _rule_document(row: _MatchCounts) -> dict[str, Any]:
 
 def _inexact(rule: Rule) -> tuple[str, ...]:
     """Return for each call that is not exact what it loses."""
-    return ()
+    return tuple(call.loss for call in (*rule.before, *rule.after) if call.loss)
