@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ class RuleInstance:
     Args:
         rule: The rule, read from source to target.
         captures: The captures that all its patterns share.
-        sources: The keys that the rule may take, with their specs.
+        sources: The source's keys, with their specs.
         targets: The target's keys, likewise; None if they are not known.
         in_target: The target's keys that match this instance.
         config: The checkpoint's config, if one is known.
@@ -186,11 +187,25 @@ class RuleInstance:
             one = next(key for group in matched.values() for key in group.values())
             what = "source tensor is" if count == 1 else "source tensors are"
             text = f"{count} {what} missing that the rule takes with this one: {', '.join(missing)}{more}."
-            raise self.rule.error(text, self._shown_key(one))
+            raise self.rule.error(text, self._shown_key(one), hint=self._alike(missing[0]))
         return tuple(
             tuple(matched[number][place] for place in self._places(names))
             for number, names in enumerate(list_axes)
         )
+
+    def _alike(self, missing: str) -> str | None:
+        """Return a hint about the most similar source that the rule does not match, if one is similar."""
+        parts, patterns = missing.split("."), self.rule.sources
+        names = (tuple(self._shown(key).split(".")) for key in self.sources)
+        alike = [
+            join_key(name)
+            for name in names
+            if len(name) == len(parts)
+            and sum(map(operator.ne, name, parts)) == 1
+            and all(pattern.match(name) is None for pattern in patterns)
+        ]
+        hint = nearest(missing, alike) if alike else ""
+        return hint if hint.startswith("Did you mean") else None
 
     def _places(self, names: tuple[str, ...]) -> Iterator[Place]:
         return counted([self.sizes[name] for name in names])
