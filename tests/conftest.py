@@ -1,4 +1,4 @@
-"""What holds for every test: threads, garbage, how XLA compiles, Hypothesis's examples, and what is skipped."""
+"""What holds for every test: threads, garbage, XLA's effort, what Hypothesis draws, and what is skipped."""
 
 import gc
 import os
