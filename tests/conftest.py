@@ -30,6 +30,14 @@ def pytest_collection():
         gc.enable()
 
 
+@pytest.fixture
+def tmp_path(tmp_path):
+    """A refusal looks three folders up for a checkpoint: none of these holds what other tests made."""
+    inner = tmp_path / "a/b"
+    inner.mkdir(parents=True)
+    return inner
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup():
     with skipped_if_missing():

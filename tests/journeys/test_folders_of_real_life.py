@@ -455,14 +455,6 @@ REFUSED = {
 }
 
 
-@pytest.fixture
-def tmp_path(tmp_path):
-    """A refusal looks three folders up for a checkpoint: none of these holds what other tests made."""
-    inner = tmp_path / "a/b"
-    inner.mkdir(parents=True)
-    return inner
-
-
 @pytest.mark.parametrize("case", CONVERTED)
 def test_a_folder_is_read_right_and_what_is_not_read_is_told(case, tmp_path):
     files, source, layers, notes = CONVERTED[case]

@@ -80,14 +80,6 @@ def written(path, metadata, format):
     return path
 
 
-@pytest.fixture
-def tmp_path(tmp_path):
-    """A refusal looks three folders up for a checkpoint: none of these holds what other tests made."""
-    inner = tmp_path / "a/b"
-    inner.mkdir(parents=True)
-    return inner
-
-
 @pytest.mark.parametrize("lie", LIES)
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_lie_is_refused_by_name_and_nothing_is_written(tmp_path, format, lie):
