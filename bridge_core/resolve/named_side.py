@@ -172,11 +172,13 @@ def unslashed(pattern: Pattern, is_of: Callable[[Pattern], bool]) -> Pattern:
     split = pattern.slashed
     if split is None or not is_of(split):
         return pattern
+    own = {option.segments for option in pattern.options}
+    if not any(option.segments not in own and is_of(option) for option in split.options):
+        return pattern
     if is_of(pattern):
-        dotted = ".".join(map(str, Pattern(split.segments).segments))
         raise RuleError(
             f"the pattern '{pattern}' has two meanings: names with a part that holds slashes, and "
-            f"'{dotted}', names of several parts.",
+            f"'{Pattern(split.segments)}', names of several parts.",
             hint="Write a dot between parts, and * for a part that holds slashes.",
         )
     return split
