@@ -131,7 +131,11 @@ def _missing_entry(rule: Rule, config: Mapping[str, Any] | None) -> str | None:
 
 
 def _captures(rule: Rule, name: Key) -> Mapping[str, str] | None:
-    return next((c for p in rule.sources if (c := rule.bind(p, name)) is not None), None)
+    for pattern in rule.sources:
+        captures = rule.bind(pattern, name)
+        if captures is not None:
+            return captures
+    return None
 
 
 def rule_holds(rule: Rule, config: Mapping[str, Any] | None) -> bool:

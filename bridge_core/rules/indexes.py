@@ -60,7 +60,7 @@ class Sum:
     def __post_init__(self) -> None:
         """Check that every number has parts in at most one way."""
         factors = [factor for _, factor in self.terms]
-        if any(a % b or a == b for a, b in itertools.pairwise(factors)) or not all(f > 0 for f in factors):
+        if any(f < 1 for f in factors) or any(a % b or a == b for a, b in itertools.pairwise(factors)):
             raise RuleError(
                 "expected factors that are each a multiple of the next smaller one, got "
                 f"{', '.join(map(str, factors))}.",
@@ -242,7 +242,9 @@ def parse_index(text: str, sizes: Collection[str] = ()) -> Equated | Count | Non
         names = tuple(name.strip() for name in counts[2].split(","))
         if not all(NAME.fullmatch(name) for name in (counts[1], *names)):
             raise RuleError(f"expected a count such as 'n counts s, b', got {text!r}.")
-        return Count(f"{counts[1]} counts {', '.join(names)}", counts[1], names)
+        count = Count(f"{counts[1]} counts {', '.join(names)}", counts[1], names)
+        _check_unique(count)
+        return count
     equals = _EQUALS.search(re.sub(r"'[^']*'", lambda found: "'" * len(found[0]), text))
     if equals is None:
         return None
@@ -263,9 +265,17 @@ def parse_index(text: str, sizes: Collection[str] = ()) -> Equated | Count | Non
         shown_as = " + ".join(name if factor == 1 else f"{name}*{factor}" for name, factor in numbers)
         shown_as += "" if not constant else f" {'-' if constant < 0 else '+'} {abs(constant)}"
     made = Equated(f"{whole} = {shown_as}", whole, linear.constant, terms, linear.leading)
+    _check_unique(made)
     if not made.size_names:
         made.numbers(_no_lookup)
     return made
+
+
+def _check_unique(index: Equated | Count) -> None:
+    names = (index.whole, *index.names)
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RuleError(f"expected each name once in '{index.text}', got {twice!r} twice.")
 
 
 def _no_lookup(name: str) -> NoReturn:
@@ -370,10 +380,10 @@ def bounded_pairs(
                 f"it is not known which {', '.join(count.names)} exist: {name} has no upper bound.",
                 hint=_BOUNDS,
             )
-        for number in range(max(min(bounds), 0)):
-            tried += 1
-            if tried > _MOST_PAIRS:
-                raise RuleError(f"expected at most {_MOST_PAIRS} numbers to count, got more.", hint=_BOUNDS)
+        tried += max(min(bounds), 0)
+        if tried > _MOST_PAIRS:
+            raise RuleError(f"expected at most {_MOST_PAIRS} numbers to count, got more.", hint=_BOUNDS)
+        for number in range(min(bounds)):
             values[name] = number
             if all(c.holds(known) for c in comparisons if name in c.names and usable(c.names, values)):
                 fill(values)

@@ -193,12 +193,8 @@ class Rule:
             check_sizes(self.sizes, None, (), self.where)
             if self.action == "rename":
                 check_same_captures(self.source, self.targets[0], self.where)
-            elif self.where and (self.action == "layer" or self.where.indexes):
-                what = "where" if self.action == "layer" else "an index in where"
-                raise RuleError(
-                    f"a rule with {self.action!r} cannot have {what}.",
-                    hint="Write a comparison, or no where.",
-                )
+            elif self.where and self.action == "layer":
+                raise RuleError("a rule with 'layer' cannot have 'where'.", hint="Remove it.")
             elif self.action in ("drop", "fill"):
                 check_fill(self.action, self.reason, self.value)
         except RuleError as err:
@@ -294,9 +290,8 @@ class Rule:
 
     @functools.cached_property
     def _numbers(self) -> frozenset[str]:
-        """The names that stand for numbers in names."""
-        listed = (name for names in (*self.list_axes.left, *self.list_axes.right) for name in names)
-        return frozenset(name for p in (*self.sources, *self.targets) for name in p.numbers).union(listed)
+        """The captures that are numbers."""
+        return frozenset(name for p in (*self.sources, *self.targets) for name in p.numbers)
 
     @functools.cached_property
     def _counted(self) -> tuple[str, ...]:
@@ -312,7 +307,7 @@ class Rule:
     def bind(self, pattern: Pattern, key: Key) -> dict[str, str] | None:
         """Return the captured values of a key, or None if the key does not match.
 
-        A number that others give is returned as them.
+        A number that others give is returned as those.
 
         Raises:
             RuleError: A capture that is an axis or in an index has leading zeros, or a size has no value.

@@ -129,7 +129,7 @@ class Where:
                 if isinstance(index, Count):
                     pairs = self.pairs.get(index.text)
                     if pairs is None:
-                        pairs = bounded_pairs(index, self.comparisons, lookup, self._is_known)
+                        pairs = bounded_pairs(index, self.comparisons, lookup, self._is_size)
                     known = Ranks(index.names, pairs)
                 else:
                     known = index.numbers(lookup)
@@ -215,8 +215,10 @@ class Where:
 
     def _is_known(self, name: str) -> bool:
         """Return whether a name is that of a size or of the config, and the size is not left open."""
-        is_size = name in self.sizes or name.startswith("config.")
-        return is_size and self.lookup is not None and self.lookup.states(name)
+        return self._is_size(name) and self.lookup is not None and self.lookup.states(name)
+
+    def _is_size(self, name: str) -> bool:
+        return name in self.sizes or name.startswith("config.")
 
     def _failing(self, values: Mapping[str, str], numbers: Collection[str]) -> Comparison | None:
         """Return the first comparison that does not hold, of those whose names have values."""
