@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from bridge_core.resolve.module_evidence import with_model_evidence as with_model_evidence
     from bridge_core.resolve.names_of_file import TreeNames as TreeNames, tree_names as tree_names
     from bridge_core.resolve.rule_checks import rule_problems as rule_problems
-    from bridge_core.resolve.rule_names import check_kind as check_kind
+    from bridge_core.resolve.rule_names import applied_renames as applied_renames, check_kind as check_kind
     from bridge_core.resolve.rule_reading import without_collections as without_collections
     from bridge_core.resolve.tensor_axes import axis_names as axis_names
     from bridge_core.resolve.to_neutral import plan_to_neutral as plan_to_neutral
@@ -27,7 +27,7 @@ else:
             "names_of_file": "TreeNames tree_names",
             "written_names": "keys_named permitted_names spellings_in_plan",
             "rule_checks": "rule_problems",
-            "rule_names": "check_kind",
+            "rule_names": "applied_renames check_kind",
             "rule_reading": "without_collections",
             "tensor_axes": "axis_names",
             "to_neutral": "plan_to_neutral",

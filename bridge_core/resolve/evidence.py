@@ -20,6 +20,7 @@ from bridge_core.layers import LayerTransform
 from bridge_core.messages import nearest
 from bridge_core.resolve.fitting import agrees, describes, fits, leaves_of, same_order, stated_splits
 from bridge_core.resolve.grouping import Group
+from bridge_core.resolve.rule_names import unmatched_labels
 from bridge_core.resolve.sibling_proofs import SiblingProofs
 from bridge_core.state import Key, LayerInfo, ModuleInfo, join_key
 
@@ -165,12 +166,10 @@ class Detector:
                 raise rule_conflict(rule, deciding_rule, "match", paths[0])
         return deciding_rule
 
-    def unmatched_rules(self) -> tuple[Rule, ...]:
-        """Return the rules that had to match a layer and did not."""
-        return tuple(
-            rule
-            for number, rule in enumerate(self.rules)
-            if number not in self._matched_rules and not rule.optional
+    def unmatched_rules(self) -> tuple[str, ...]:
+        """Return the labels of rules that had to match a layer and did not."""
+        return unmatched_labels(
+            (rule, number in self._matched_rules or rule.optional) for number, rule in enumerate(self.rules)
         )
 
     def _by_rule(self, rule: Rule, group: Group, shapes: Shapes) -> Detection:

@@ -17,7 +17,7 @@ from bridge_core.plugins import Registry, names_of
 from bridge_core.resolve.evidence import PARAMETER
 from bridge_core.resolve.neutral_layers import neutral_layers
 from bridge_core.resolve.request import Ordered, Request, shown_names
-from bridge_core.resolve.rule_names import check_constant, rule_holds
+from bridge_core.resolve.rule_names import check_constant, rule_holds, unmatched_labels
 from bridge_core.resolve.without_template import WithoutTemplate
 from bridge_core.resolve.written_names import Spellings, names_of_tensor, own_name
 from bridge_core.rules import Permissions
@@ -33,11 +33,14 @@ from bridge_core.state import (
 if TYPE_CHECKING:
     from bridge_core.resolve.recorded_rules import TowardsFramework
     from bridge_core.resolve.rule_instance import BoundRule
-    from bridge_core.rules import Rule
+    from bridge_core.rules import Pattern, Rule
 
 __all__ = ["plan_from_neutral"]
 
 _NOTHING_ALLOWED = Permissions()
+
+_MOST_LOSSES = 4
+"""How many losses of one rule the notes name."""
 
 _TEMPLATE = 'Pass like="model.safetensors" (--like).'
 
@@ -92,7 +95,7 @@ def plan_from_neutral(
         targets = {name: like.spec(key) for key, name in collections.names(like).items()}
     origin, source_names = origin or {}, state.metadata.source_names
     shown = shown_names(origin, source_names)
-    bound_rules, unmatched = _bind_rules(state, ways, targets, config, shown)
+    bound_rules, unmatched = _bind_rules(state, ways, targets, config, permissions.allow_inexact, shown)
     refused, left_out = dict[Key, str](), []
     for key, why in ways.refused.items() if ways is not None else ():
         if permissions.may_leave_out(*names_of_tensor(key, origin, state.metadata, spellings)):
@@ -100,7 +103,7 @@ def plan_from_neutral(
         else:
             refused[key] = why
     taken = {*(key for bound in bound_rules for key in bound.sources), *(ways.refused if ways else ())}
-    fills, absent, unused = _fills(rules, targets, config, bound_rules)
+    fills, absent, unused = _fills(rules, targets, config, bound_rules, ways.renamed if ways else ())
     rest = state.select(lambda key: key not in taken) if taken else state
     request = Request(
         rest,
@@ -138,6 +141,7 @@ def _bind_rules(
     ways: TowardsFramework | None,
     targets: Mapping[Key, TensorSpec] | None,
     config: Mapping[str, Any] | None,
+    allow_inexact: bool,
     shown: Callable[[Key], str],
 ) -> tuple[tuple[BoundRule, ...], tuple[str, ...]]:
     """Return the instances of rules that rearrange tensors, and the rules that matched nothing.
@@ -157,18 +161,24 @@ def _bind_rules(
     free = _parameters(state) if ruled_before else state.specs()
     free = {key: spec for key, spec in free.items() if key not in waiting} if waiting else free
     bound_rules: list[BoundRule] = []
-    unmatched = []
+    seen = []
     for number, rule in enumerate(ways.rules):
         if rule.action != "rearrange" or not rule_holds(rule, config):
             continue
         pending = ways.sources.get(number)
         sources = free if pending is None else {key: state.spec(key) for key in pending}
-        instances = bind_rule(rule, sources, targets, config, shown)
+        allowing = _allowing_inexact(rule) if allow_inexact else rule
+        instances = bind_rule(allowing, sources, targets, config, shown)
         bound_rules += instances
-        if not instances and pending is None and not rule.optional and not _waits(rule, state):
-            unmatched.append(rule.full_label)
+        may_match_nothing = rule.optional or rule.when.is_undecided or _waits(rule, state)
+        seen.append((rule, bool(instances) or pending is not None or may_match_nothing))
     check_disjoint(bound_rules, shown)
-    return tuple(bound_rules), tuple(unmatched)
+    return tuple(bound_rules), unmatched_labels(seen)
+
+
+def _allowing_inexact(rule: Rule) -> Rule:
+    before, after = (tuple(call.allowing_inexact() for call in calls) for calls in (rule.before, rule.after))
+    return rule if (before, after) == (rule.before, rule.after) else replace(rule, before=before, after=after)
 
 
 def _without_waiting(plan: Plan, neutral: StateMetadata) -> Mapping[Key, LayerInfo]:
@@ -189,17 +199,24 @@ def _without_waiting(plan: Plan, neutral: StateMetadata) -> Mapping[Key, LayerIn
 
 
 def _notes(bound_rules: Iterable[BoundRule], shown: Callable[[Key], str]) -> tuple[str, ...]:
-    """Return notes about calls that name a size which the tensor has already."""
-    notes = {}
+    """Return notes about calls that change no length, and about ops that lose something."""
+    notes: dict[str, None] = {}
+    losses: dict[str, dict[str, None]] = {}
     for bound in bound_rules:
-        calls = [c for c in (*bound.rule.before, *bound.rule.after) if c.name in ("pad", "unpad")]
-        if calls and not any(
-            isinstance(op, Pad | Unpad) and op.source != op.target for op in _flat(bound.ops)
-        ):
-            notes[
-                f"rule {bound.rule.label}: '{calls[0]}' does not change the length of "
-                f"{shown(bound.sources[0])}"
-            ] = 0
+        label, ops = bound.rule.label, list(_flat(bound.ops))
+        calls = [call for call in (*bound.rule.before, *bound.rule.after) if call.is_sized]
+        if calls and not any(isinstance(op, Pad | Unpad) and op.source != op.target for op in ops):
+            name = shown(bound.sources[0])
+            notes[f"rule {label}: '{calls[0]}' does not change the length of {name}"] = None
+        for op in ops:
+            if op.loss:
+                losses.setdefault(label, {})[f"rule {label}: {op} {op.loss}"] = None
+    for texts in losses.values():
+        for number, text in enumerate(texts):
+            more = f" (and {len(texts) - _MOST_LOSSES} more of this rule)"
+            if number < _MOST_LOSSES:
+                last = number == _MOST_LOSSES - 1 and len(texts) > _MOST_LOSSES
+                notes[text + (more if last else "")] = None
     return tuple(notes)
 
 
@@ -233,13 +250,17 @@ def _fills(
     targets: Mapping[Key, TensorSpec] | None,
     config: Mapping[str, Any] | None,
     bound_rules: Iterable[BoundRule],
+    renamed: Iterable[Pattern],
 ) -> tuple[dict[Key, Step], tuple[Key, ...], tuple[str, ...]]:
-    """Return the targets that rules fill with constants, those they leave out, and the unmatched rules."""
+    """Return the targets that rules fill with constants, those they leave out, and the unmatched rules.
+
+    A fallback fills only what no other rule makes, whose names ``renamed`` are patterns of.
+    """
     fills: dict[Key, Step] = {}
     absent: list[Key] = []
-    unmatched = []
+    seen = []
     owners = {key: bound.rule for bound in bound_rules for key in bound.targets}
-    for rule in rules:
+    for rule in sorted(rules, key=lambda rule: rule.fallback):
         if rule.action != "fill" or not rule_holds(rule, config):
             continue
         if targets is None:
@@ -249,10 +270,12 @@ def _fills(
                 raise error
             continue
         matching = [key for key in targets if any(rule.bind(p, key) is not None for p in rule.targets)]
-        if not matching and not rule.optional:
-            unmatched.append(rule.full_label)
+        seen.append((rule, bool(matching) or rule.optional or rule.when.is_undecided))
         for key in matching:
-            other = owners.setdefault(key, rule)
+            other = owners.get(key, rule)
+            if rule.fallback and not (other.fallback and all(p.match(key) is None for p in renamed)):
+                continue
+            owners[key] = other
             if other is not rule:
                 from bridge_core.resolve.rule_binding import rule_conflict
 
@@ -263,4 +286,4 @@ def _fills(
                 check_constant(rule, targets[key].dtype, key)
                 fill = Fill(rule.value, targets[key])
                 fills[key] = Step((), (key,), (fill,), PARAMETER, "rule", rule=rule.label)
-    return fills, tuple(absent), tuple(unmatched)
+    return fills, tuple(absent), unmatched_labels(seen)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge_core.plan import Dropped, Plan, PlanProblems, Step
 from bridge_core.resolve.evidence import PARAMETER
-from bridge_core.resolve.rule_names import rule_names
+from bridge_core.resolve.rule_names import labels, rule_names
 from bridge_core.state import FlatState, renamed_metadata
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def plan_renames(state: FlatState, rules: NeutralRules | None, config: Mapping[s
         info = metadata.layers.get(path)
         kind = info.kind or "undecided" if info and leaf in info.leaves else PARAMETER
         evidence = info.evidence if info else "name"
-        label = ruled.renamed[key].label if key in ruled.renamed else ""
+        label = labels(ruled.renamed.get(key, ()))
         steps.append(Step((key,), (ruled.names.get(key, key),), (), kind, evidence, rule=label))
     if rules is not None:
         from bridge_core.resolve.recorded_rules import with_fresh

@@ -1,28 +1,25 @@
 """Patterns that are written as ``inspect`` prints names, or as a file has them: ``params.blocks_0.**``.
 
-Rules see keys without their collection and their box. A pattern that matches no key is read in the other
-ways in which its names may be written: its parts split at slashes, its last part as the box of the values,
-and its first part as the collection that the keys are in. So a module with the name of a collection is
-addressed by its path, or by its full printed name.
+The names of both sides of a conversion are gathered, and every rule is read with them: `NamedSide` decides
+how a pattern is meant, and its conditions on names are decided.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bridge_core.errors import RuleError
 from bridge_core.plugins import Registry, names_of
-from bridge_core.rules import Any1, Pattern
-from bridge_core.state import FlatState, Key, VariableCollections, join_key
+from bridge_core.resolve.named_side import NamedSide
+from bridge_core.state import FlatState, Key, VariableCollections
 
 if TYPE_CHECKING:
+    from bridge_core.errors import RuleError
     from bridge_core.resolve.rule_instance import BoundRule
-    from bridge_core.rules import Rule
+    from bridge_core.rules import Pattern, Rule
 
 __all__ = [
-    "NamedSide",
     "neutral_side",
     "read_printed",
     "refuse_unclear_target",
@@ -30,161 +27,7 @@ __all__ = [
     "side_of",
     "target_collections",
     "unseen_side",
-    "unslashed",
 ]
-
-
-class NamedSide:
-    """The names of one side of a conversion, and the collections that patterns may write before them.
-
-    Args:
-        collections: The collections of the side's framework, the default first.
-        names: The side's keys, without collections; empty if they are not known.
-        elsewhere: Gives the names that are in other collections than one.
-        boxes: The last parts of keys that only name the values in boxes.
-        moved: Start of names in the file -> start of the side's keys in its place.
-    """
-
-    def __init__(
-        self,
-        collections: Collection[str],
-        names: Iterable[Key] = (),
-        elsewhere: Callable[[str], Iterable[Key]] = lambda _: (),
-        boxes: Iterable[str] = (),
-        moved: Mapping[Key, Key] | None = None,
-    ) -> None:
-        self.default = next(iter(collections), "")
-        self.collections = frozenset(collections)
-        self.names = names
-        self.boxes = frozenset(boxes)
-        self.moved = moved or {}
-        self._elsewhere = elsewhere
-        self._outside: dict[str, frozenset[Key]] = {}
-        self._first_parts: set[str] | None = None
-        self._with_dots: dict[str, Key] | None = None
-
-    def read(self, pattern: Pattern, *, of_paths: bool = False) -> Pattern:
-        """Return a pattern without the collection that it begins with, its box and its slashes.
-
-        Args:
-            pattern: The pattern.
-            of_paths: Whether it is about the paths of layers, not about keys.
-
-        Raises:
-            RuleError: The pattern matches names with its slashes, and others where it is split at them.
-        """
-        pattern = self._unslashed(pattern, of_paths)
-        if self.moved and not self._matches(pattern, of_paths):
-            pattern = self.without_start(pattern)
-        if pattern.is_literal and not of_paths:
-            pattern = self._joined(pattern)
-        if self.boxes and not of_paths:
-            pattern = self._unboxed(pattern)
-        head = pattern.segments[0] if pattern.segments else None
-        if not isinstance(head, str) or head not in self.collections or pattern.collection:
-            return pattern
-        if (len(pattern.segments) == 1 and not of_paths) or self._has(pattern, head, of_paths):
-            return pattern
-        if head not in self._outside:
-            self._outside[head] = frozenset(self._elsewhere(head))
-        return pattern.within(head, self._outside[head])
-
-    def _unslashed(self, pattern: Pattern, of_paths: bool) -> Pattern:
-        split = pattern.slashed
-        if split is None:
-            return pattern
-        if not self.names:
-            return split if split.segments[0] in self.collections else pattern
-        return unslashed(
-            pattern,
-            lambda one: any(
-                self._matches(read, of_paths)
-                for moved in (one, self.without_start(one))
-                for read in (moved, self._opened(moved))
-            ),
-        )
-
-    def _joined(self, pattern: Pattern) -> Pattern:
-        """Return a literal pattern with the parts of the only name that is printed so, if parts hold dots."""
-        if self._with_dots is None:
-            self._with_dots = {
-                join_key(name): name for name in self.names if any("." in part for part in name)
-            }
-        if not self._with_dots or self._matches(pattern):
-            return pattern
-        parts = tuple(map(str, pattern.segments))
-        head = parts[:1] if parts[0] in self.collections else ()
-        for start in dict.fromkeys(((), head)):
-            name = self._with_dots.get(join_key(parts[len(start) :]))
-            if name is not None:
-                return pattern.read_as((*start, *name))
-        return pattern
-
-    def without_start(self, pattern: Pattern) -> Pattern:
-        """Return a pattern that begins as names in the file do as one that begins as keys do."""
-        for old, new in self.moved.items():
-            if pattern.segments[: len(old)] == old and len(pattern.segments) > len(old):
-                return pattern.read_as((*new, *pattern.segments[len(old) :]))
-        return pattern
-
-    def _unboxed(self, pattern: Pattern) -> Pattern:
-        """Return a pattern without its last part if that matches the box of values, and no name."""
-        opened = self._opened(pattern)
-        return opened if not self._matches(pattern) and self._matches(opened) else pattern
-
-    def _opened(self, pattern: Pattern) -> Pattern:
-        """Return a pattern without its last part if that may match a box."""
-        last = pattern.segments[-1:]
-        may_be_box = len(pattern.segments) > 1 and (last == (Any1(),) or self.boxes.issuperset(last))
-        return pattern.read_as(pattern.segments[:-1]) if self.boxes and may_be_box else pattern
-
-    def _matches(self, pattern: Pattern, of_paths: bool = False) -> bool:
-        """Return whether a pattern matches a name of the side, which it may begin with a collection."""
-        readings = [pattern]
-        if pattern.segments and pattern.segments[0] in self.collections:
-            readings.append(pattern.read_as(pattern.segments[1:]))
-        return any(_matches_any(one, self.names, of_paths) for one in readings)
-
-    def _has(self, pattern: Pattern, head: str, of_paths: bool) -> bool:
-        """Return whether the side has names that the pattern matches with its first part."""
-        if self._first_parts is None:
-            self._first_parts = {name[0] for name in self.names if name}
-        if head not in self._first_parts:
-            return False
-        own = (name for name in self.names if name and name[0] == head)
-        return _matches_any(pattern, own, of_paths)
-
-
-def _matches_any(pattern: Pattern, names: Iterable[Key], of_paths: bool) -> bool:
-    """Return whether a pattern matches a name, or the path of a layer above one."""
-    return any(
-        pattern.match(name[:depth]) is not None
-        for name in names
-        for depth in range(1 if of_paths else len(name), len(name) + 1)
-    )
-
-
-def unslashed(pattern: Pattern, is_of: Callable[[Pattern], bool]) -> Pattern:
-    """Return a pattern with its parts split at slashes, if only so it matches a name.
-
-    Args:
-        pattern: The pattern.
-        is_of: Whether a pattern matches a name.
-
-    Raises:
-        RuleError: It matches a name both ways.
-    """
-    split = pattern.slashed
-    if split is None or not is_of(split):
-        return pattern
-    if is_of(pattern):
-        dotted = ".".join(map(str, Pattern(split.segments).segments))
-        raise RuleError(
-            f"the pattern '{pattern}' has two meanings: names with a part that holds slashes, and "
-            f"'{dotted}', names of several parts.",
-            hint="Write a dot between parts, and * for a part that holds slashes.",
-        )
-    return split
 
 
 def side_of(state: FlatState, registry: Registry) -> NamedSide:
@@ -259,23 +102,27 @@ def unseen_side(layout: str, registry: Registry) -> NamedSide:
     return NamedSide(framework.collections if framework is not None else ())
 
 
-def read_printed(rule: Rule, source: NamedSide, target: NamedSide) -> Rule:
-    """Return a rule whose patterns leave out the collections that they begin with.
+def read_printed(rule: Rule, source: NamedSide, target: NamedSide, *, recorded: bool = False) -> Rule:
+    """Return a rule that is read with the names of both sides.
+
+    Its patterns leave out the collections that they begin with, and are the first of their alternatives that
+    match a name. Its conditions on names are decided.
 
     Args:
         rule: The rule, in the direction of the conversion.
         source: The names that its sources are about.
         target: The names that its targets are about.
+        recorded: Whether a record shows that the conditions on the source's names held.
     """
     of_paths = rule.action == "layer"
     sources = tuple(source.read(pattern, of_paths=of_paths) for pattern in rule.sources)
-    targets = tuple(target.read(pattern) for pattern in rule.targets)
+    targets = tuple(target.read(pattern, makes=True) for pattern in rule.targets)
     if of_paths:
         # Layers are known by the names that rules give them, too.
         sources = tuple(target.read(pattern, of_paths=True) for pattern in sources)
     if rule.action == "rename":
         targets = (_written_alike(rule, sources[0], targets[0]),)
-        if sources[0].written:
+        if sources[0].written and not rule.source.is_open:
             targets = (source.without_start(targets[0]),)
         # Names of one framework on both sides of a rule, whichever the other framework is.
         (old,), (new,) = sources, targets
@@ -283,9 +130,15 @@ def read_printed(rule: Rule, source: NamedSide, target: NamedSide) -> Rule:
             targets = (NamedSide(source.collections, target.names).read(new),)
         elif new.collection:
             sources = (NamedSide(target.collections, source.names).read(old),)
-    if (sources, targets) == (rule.sources, rule.targets):
+    when = rule.when
+    if when.names_keys and (when.of_target or not recorded):
+        side = target if when.of_target else source
+        if side.names:
+            met = all(map(side.has, when.exists)) and not any(map(side.has, when.missing))
+            when = replace(when, is_met=met)
+    if (sources, targets) == (rule.sources, rule.targets) and when is rule.when:
         return rule
-    return replace(rule, sources=sources, targets=targets)
+    return replace(rule, sources=sources, targets=targets, when=when)
 
 
 def _written_alike(rule: Rule, source: Pattern, target: Pattern) -> Pattern:

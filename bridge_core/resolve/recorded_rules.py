@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from bridge_core.plugins import Registry
+from bridge_core.resolve.named_side import NamedSide
 from bridge_core.resolve.printed_names import (
-    NamedSide,
     neutral_side,
     refuse_unclear_target,
     side_of,
@@ -24,7 +24,7 @@ from bridge_core.resolve.rule_reading import read_rules
 from bridge_core.state import FlatState, Key, RecordedRule, StateMetadata
 
 if TYPE_CHECKING:
-    from bridge_core.rules import Rule
+    from bridge_core.rules import Pattern, Rule
     from bridge_core.rules.records import RuleIdentity
 
 __all__ = [
@@ -182,7 +182,7 @@ def rules_towards(
     for rule in rules:
         identity = identity_of_rule(rule)
         given.add(identity)
-        if identity in records:
+        if identity in records or _was_not_used(rule, state):
             continue
         if rule.action in ("layer", "fill"):
             done.append(rule)
@@ -206,6 +206,13 @@ def rules_towards(
         sided.append((rule, neutral_side(state, free, layout, registry), unseen_side(target, registry)))
     read = read_rules(sided, config, recorded_pairs(metadata.rules or ()))
     return NeutralRules(read, tuple(done), waiting)
+
+
+def _was_not_used(rule: Rule, state: FlatState) -> bool:
+    """Return whether a rule that the state does not record did not fit the names that it was made from."""
+    metadata = state.metadata
+    is_converted = metadata.rules is not None and bool(metadata.rules or metadata.layers)
+    return rule.when.names_keys and not rule.when.of_target and is_converted
 
 
 def _by_identity(records: Iterable[RecordedRule]) -> dict[RuleIdentity, RecordedRule]:
@@ -248,11 +255,13 @@ class TowardsFramework:
         rules: The rules, those that only the state records included.
         sources: Place of a recorded rule among them -> the keys that wait for it; others may take the rest.
         refused: Key that waits for a rule that is not done here -> why.
+        renamed: Patterns of the names that renames gave.
     """
 
     rules: tuple[Rule, ...]
     sources: Mapping[int, tuple[Key, ...]] = field(default_factory=dict)
     refused: Mapping[Key, str] = field(default_factory=dict)
+    renamed: tuple[Pattern, ...] = ()
 
 
 def towards(
@@ -304,17 +313,22 @@ def towards(
     for identity, rule in by_identity.items():
         turned = identity_of_rule(rule.reversed())
         is_undone = rule.action == "rearrange" and turned in known and known[turned].layouts[0] == to
-        if identity not in known and not is_undone:
+        if identity not in known and not is_undone and not _was_not_used(rule, state):
             side = neutral_side(state, free, rule.layouts[0] if rule.layouts else "", registry)
             sided.append((rule, side, target))
-    rules = read_rules(sided, config, recorded_pairs(records))
+    rules = read_rules(sided, config, recorded_pairs(records), of_records=len(waits))
     sources: dict[int, tuple[Key, ...]] = {}
     for number, (rule, (record, pending)) in enumerate(zip(rules, waits, strict=False)):
         matched = tuple(k for k in pending if any(rule.bind(p, k) is not None for p in rule.sources))
         lost = [key for key in pending if key not in matched]
         refused.update(dict.fromkeys(lost, _why(record, "and does not match this name")))
         sources[number] = matched
-    return TowardsFramework(rules, sources, refused)
+    made: list[Pattern] = []
+    if any(rule.action == "fill" and rule.fallback for rule in rules):
+        done = (by_identity.get(identity) or read_recorded(record) for identity, record in known.items())
+        renames = [rule for rule in (*done, *given) if rule is not None and rule.action == "rename"]
+        made = [target.read(rule.targets[0], makes=True) for rule in renames if not rule.fallback]
+    return TowardsFramework(rules, sources, refused, tuple(made))
 
 
 def _why(record: RecordedRule, problem: str) -> str:

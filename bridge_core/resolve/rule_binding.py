@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
+from bridge_core.axes import Equation
 from bridge_core.errors import RuleError
-from bridge_core.resolve.key_matching import Captures, matched_keys
+from bridge_core.resolve.key_matching import Captures, MatchedKeys, matched_keys
 from bridge_core.resolve.rule_instance import BoundRule, RuleInstance
 from bridge_core.rules import Pattern, Rule, Sum
 from bridge_core.state import Key, TensorSpec, join_key
@@ -42,13 +44,15 @@ def bind_rule(
     in_target = matched_keys(rule, rule.targets, rule.list_axes.right, targets or ())
     if rule.optional and targets is not None and not in_target:
         return ()
-    instances = (
-        (RuleInstance(rule, captures, sources, targets, in_target.get(captures, {}), config, shown), keys)
-        for captures, keys in matched.items()
-    )
-    bound_rules = tuple(bound for one, keys in instances if (bound := one.bind(keys)) is not None)
+    bound_rules = []
+    for captures, keys in matched.items():
+        there = None if targets is None else in_target.get(captures, {})
+        fit, own_keys, made = _without_absent(rule, keys, there)
+        bound = RuleInstance(fit, captures, sources, targets, made, config, shown).bind(own_keys)
+        if bound is not None:
+            bound_rules.append(bound if fit is rule else replace(bound, rule=rule))
     _check_blocks(rule, bound_rules)
-    return bound_rules
+    return tuple(bound_rules)
 
 
 def keys_taken_by(
@@ -65,9 +69,68 @@ def keys_taken_by(
     """
     taken: set[Key] = set()
     for captures, matched in matched_keys(rule, rule.sources, rule.list_axes.left, sources).items():
-        if RuleInstance(rule, captures, sources, None, {}, config).may_hold(matched):
+        fit, keys, _ = _without_absent(rule, matched, None)
+        if RuleInstance(fit, captures, sources, None, {}, config).may_hold(keys):
             taken.update(key for group in matched.values() for key in group.values())
     return frozenset(taken)
+
+
+def _without_absent(
+    rule: Rule, matched: MatchedKeys, in_target: MatchedKeys | None
+) -> tuple[Rule, MatchedKeys, MatchedKeys]:
+    """Return a rule without the tensors that are absent, and the keys on both sides by its patterns.
+
+    Of the targets that may be absent those are left that the template has; without a template none is, but at
+    least one target of a rule.
+
+    Args:
+        rule: The rule.
+        matched: Number of a source pattern -> keys that match it.
+        in_target: The same of the target's keys; None if they are not known.
+
+    Raises:
+        RuleError: The equation is not complete without the tensors that are absent.
+    """
+    if not any(pattern.may_be_absent for pattern in (*rule.sources, *rule.targets)):
+        return rule, matched, in_target or {}
+    left, right = (
+        [n for n, pattern in enumerate(side) if not pattern.may_be_absent or n in there] or [0]
+        for side, there in ((rule.sources, matched), (rule.targets, in_target or {}))
+    )
+    keys, made = (
+        {place: there[n] for place, n in enumerate(side) if n in there}
+        for side, there in ((left, matched), (right, in_target or {}))
+    )
+    if len(left) == len(rule.sources) and len(right) == len(rule.targets):
+        return rule, keys, made
+    return _reduced(rule, tuple(left), tuple(right)), keys, made
+
+
+def _reduced(rule: Rule, left: tuple[int, ...], right: tuple[int, ...]) -> Rule:
+    """Return a rule with only some of its sources and targets, by their numbers.
+
+    Raises:
+        RuleError: Its equation is not complete.
+    """
+    whole = rule.equation
+    if whole is None:  # checked where the rule is made
+        raise rule.error("only tensors of an equation may be absent.")
+    equation = Equation(tuple(whole.left[n] for n in left), tuple(whole.right[n] for n in right))
+    unused = whole.axes - equation.axes - rule.when.names
+    try:
+        return replace(
+            rule,
+            sources=tuple(replace(rule.sources[n], may_be_absent=False) for n in left),
+            targets=tuple(replace(rule.targets[n], may_be_absent=False) for n in right),
+            equation=equation,
+            sizes={name: size for name, size in rule.sizes.items() if name not in unused},
+        )
+    except RuleError as err:
+        sides = ((rule.sources, left), (rule.targets, right))
+        absent = (f"'{p}'" for side, numbers in sides for n, p in enumerate(side) if n not in numbers)
+        problem = f"without {', '.join(absent)} the equation would be '{equation}', which is not complete."
+        hint = "Write a rule for the other tensors alone, with when.missing, or remove the '?'."
+        raise rule.error(problem, hint=hint) from err
 
 
 def check_disjoint(bound_rules: Iterable[BoundRule], shown: Callable[[Key], str] = join_key) -> None:
@@ -102,6 +165,11 @@ def rule_conflict(rule: Rule, other: Rule, what: str, key: Key | str) -> RuleErr
         )
         text = f"two rules {what} this tensor: {first} and {second}."
     hint = "Make the patterns disjoint, or remove one of the rules."
+    if rule.action == other.action == "rename" and what == "match" and rule != other:
+        hint = (
+            "Make the patterns disjoint, or set stage = 1 in the rule that is to see the names which the "
+            "other makes."
+        )
     return RuleError(text, path=rule.origin or None, key=key, hint=hint)
 
 

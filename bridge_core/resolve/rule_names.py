@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,16 @@ from bridge_core.state import Key, TensorSpec, join_key
 if TYPE_CHECKING:
     from bridge_core.rules import Rule
 
-__all__ = ["check_constant", "check_kind", "rule_holds", "rule_names", "Ruled"]
+__all__ = [
+    "applied_renames",
+    "check_constant",
+    "check_kind",
+    "labels",
+    "rule_holds",
+    "rule_names",
+    "Ruled",
+    "unmatched_labels",
+]
 
 
 @dataclass
@@ -25,7 +34,7 @@ class Ruled:
 
     Args:
         names: Key -> its new name.
-        renamed: Key -> the rule that renames it.
+        renamed: Key -> the rules that rename it, in their order.
         dropped: Key -> the reason.
         rearranged: Key -> the rule that takes it.
         unmatched: Rules that had to match something and did not.
@@ -33,7 +42,7 @@ class Ruled:
     """
 
     names: dict[Key, Key] = field(default_factory=dict)
-    renamed: dict[Key, Rule] = field(default_factory=dict)
+    renamed: dict[Key, tuple[Rule, ...]] = field(default_factory=dict)
     dropped: dict[Key, str] = field(default_factory=dict)
     rearranged: dict[Key, Rule] = field(default_factory=dict)
     unmatched: tuple[str, ...] = ()
@@ -63,42 +72,41 @@ def rule_names(
     if not rules:
         return ruled
     from bridge_core.plan import name_with_source
-    from bridge_core.resolve.rule_binding import keys_taken_by, rule_conflict
+    from bridge_core.resolve.rule_binding import keys_taken_by
 
     active = [r for r in rules if r.action in ("rename", "drop", "rearrange") and rule_holds(r, config)]
-    active.sort(key=lambda rule: rule.fallback)
-    matching: set[int] = set()
     taken = {
         number: keys_taken_by(rule, {name: specs[key] for key, name in names.items()}, config)
         for number, rule in enumerate(active)
-        if rule.action == "rearrange" and (rule.when.rank is not None or rule.when.sizes)
+        if rule.action == "rearrange" and rule.when.needs_shape
     }
+    matching: set[int] = set()
+
+    def shown(key: Key) -> Key | str:
+        return name_with_source(key, source_names) if source_names and key in source_names else names[key]
+
+    stages, fallbacks = (
+        _Stages([(n, r) for n, r in enumerate(active) if r.fallback is fallback], matching, taken, shown)
+        for fallback in (False, True)
+    )
     for key, name in names.items():
-        owner: Rule | None = None
-        for number, rule in enumerate(active):
-            captures = _captures(rule, name)
-            if captures is None:
-                continue
-            matching.add(number)
-            if name not in taken.get(number, (name,)):
-                continue
-            if owner is not None:
-                if rule.fallback and not owner.fallback:
-                    break  # so are all that follow
-                shown = name_with_source(key, source_names) if source_names and key in source_names else name
-                raise rule_conflict(rule, owner, "match", shown)
-            owner = rule
-            if rule.action == "rename":
-                ruled.names[key] = rule.build(rule.targets[0], captures)
-                ruled.renamed[key] = rule
-            elif rule.action == "drop":
-                ruled.dropped[key] = (
-                    f"rule {rule.origin}: {rule.reason}" if rule.origin else f"rule: {rule.reason}"
-                )
-            else:
-                ruled.rearranged[key] = rule
-    ruled.unmatched = tuple(
-        rule.full_label for number, rule in enumerate(active) if number not in matching and not rule.optional
+        owner, renames = stages.of(name, key)
+        if owner is None and not renames:
+            owner, renames = fallbacks.of(name, key)
+        else:
+            fallbacks.note(name)
+        if renames:
+            ruled.names[key] = renames[-1][1]
+            ruled.renamed[key] = tuple(rule for rule, _ in renames)
+        elif owner is not None and owner.action == "drop":
+            ruled.dropped[key] = (
+                f"rule {owner.origin}: {owner.reason}" if owner.origin else f"rule: {owner.reason}"
+            )
+        elif owner is not None:
+            ruled.rearranged[key] = owner
+    ruled.unmatched = unmatched_labels(
+        (rule, number in matching or rule.optional or rule.when.is_undecided)
+        for number, rule in enumerate(active)
     )
     ruled.notes = (
         *(
@@ -116,6 +124,21 @@ def rule_names(
     return ruled
 
 
+def unmatched_labels(rules: Iterable[tuple[Rule, bool]]) -> tuple[str, ...]:
+    """Return the labels of rules that had to match something and did not.
+
+    Rules that a file writes as one, whose origin is the same, are unmatched only if none of them matched.
+
+    Args:
+        rules: Each rule, and whether it matched, or need not.
+    """
+    groups: dict[object, tuple[Rule, bool]] = {}
+    for number, (rule, matched) in enumerate(rules):
+        first, before = groups.get(rule.origin or number, (rule, False))
+        groups[rule.origin or number] = (first, before or matched)
+    return tuple(rule.full_label for rule, matched in groups.values() if not matched)
+
+
 def _unused(rule: Rule, why: str) -> str:
     return f"rule {rule.full_label} is not used: {why}"
 
@@ -130,6 +153,82 @@ def _missing_entry(rule: Rule, config: Mapping[str, Any] | None) -> str | None:
     return next((name for name in names if config_entry(config, name.split(".")) is None), None)
 
 
+class _Stages:
+    """Rules by what they see: drops and rearrangements the source's names, renames those of lower stages.
+
+    Args:
+        rules: The rules, numbered.
+        matching: Collects the numbers of rules that match a name.
+        taken: Number of a rule -> the only names that its conditions on shapes let it take.
+        shown: Gives the name of a key in messages.
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[tuple[int, Rule]],
+        matching: set[int],
+        taken: Mapping[int, Container[Key]],
+        shown: Callable[[Key], Key | str],
+    ) -> None:
+        self._shown = shown
+        self._matching = matching
+        self._taken = taken
+        self._rules = rules
+        stages: dict[int, list[tuple[int, Rule]]] = {}
+        for number, rule in rules:
+            stages.setdefault(rule.stage if rule.action == "rename" else 0, []).append((number, rule))
+        first = stages.pop(0, [])
+        if min(stages, default=0) < 0:  # renames of stage 0 see other names than drops do
+            stages[0] = [(number, rule) for number, rule in first if rule.action == "rename"]
+            first = [(number, rule) for number, rule in first if rule.action != "rename"]
+        self._first = first
+        self._later = [stages[stage] for stage in sorted(stages)]
+
+    def of(self, name: Key, key: Key) -> tuple[Rule | None, list[tuple[Rule, Key]]]:
+        """Return the rule that drops or rearranges a tensor, or those that rename it and the names they make.
+
+        Raises:
+            RuleError: Two rules match one name.
+        """
+        found = self._owner(self._first, name, key)
+        renames = []
+        if found is not None:
+            if found[0].action != "rename":
+                if self._later:
+                    self.note(name)
+                return found[0], []
+            renames.append((found[0], found[0].build(found[0].targets[0], found[1])))
+        for stage in self._later:
+            found = self._owner(stage, renames[-1][1] if renames else name, key)
+            if found is not None:
+                renames.append((found[0], found[0].build(found[0].targets[0], found[1])))
+        return None, renames
+
+    def note(self, name: Key) -> None:
+        """Note the rules that match a name which another rule takes."""
+        for number, rule in self._rules:
+            if number not in self._matching and _captures(rule, name) is not None:
+                self._matching.add(number)
+
+    def _owner(
+        self, rules: Iterable[tuple[int, Rule]], name: Key, key: Key
+    ) -> tuple[Rule, Mapping[str, str]] | None:
+        owner: tuple[Rule, Mapping[str, str]] | None = None
+        for number, rule in rules:
+            captures = _captures(rule, name)
+            if captures is None:
+                continue
+            self._matching.add(number)
+            if name not in self._taken.get(number, (name,)):
+                continue
+            if owner is not None:
+                from bridge_core.resolve.rule_binding import rule_conflict
+
+                raise rule_conflict(rule, owner[0], "match", self._shown(key))
+            owner = rule, captures
+        return owner
+
+
 def _captures(rule: Rule, name: Key) -> Mapping[str, str] | None:
     for pattern in rule.sources:
         captures = rule.bind(pattern, name)
@@ -138,10 +237,37 @@ def _captures(rule: Rule, name: Key) -> Mapping[str, str] | None:
     return None
 
 
+def applied_renames(rules: Iterable[Rule], name: Key) -> list[tuple[Rule, Key]]:
+    """Return the renames that apply to a name, in their order, with the name that each makes.
+
+    Rules that drop or rearrange a tensor of this name are left aside; of two renames of one stage the first
+    applies.
+    """
+    renames = sorted((rule for rule in rules if rule.action == "rename"), key=lambda rule: rule.stage)
+    for fallback in (False, True):
+        applied: list[tuple[Rule, Key]] = []
+        for rule in renames:
+            seen = applied[-1][1] if applied else name
+            done = bool(applied) and applied[-1][0].stage == rule.stage
+            if done or rule.fallback is not fallback or rule.when.is_met is False:
+                continue
+            new = rule.renamed(seen)
+            if new is not None:
+                applied.append((rule, new))
+        if applied:
+            return applied
+    return []
+
+
+def labels(rules: Iterable[Rule]) -> str:
+    """Return the labels of the rules that apply to one tensor."""
+    return ", ".join(rule.label for rule in rules)
+
+
 def rule_holds(rule: Rule, config: Mapping[str, Any] | None) -> bool:
     """Return whether a rule's conditions on the config hold; if not, it is neither used nor unmatched."""
     try:
-        return replace(rule.when, rank=None, sizes=()).holds((), {}, config)
+        return rule.when.without_shape().holds((), {}, config)
     except RuleError as err:
         raise rule.error(err.message, hint=err.hint) from err
 

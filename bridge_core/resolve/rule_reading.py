@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from bridge_core.errors import RuleError
 from bridge_core.plugins import Registry
+from bridge_core.resolve.named_side import NamedSide
 from bridge_core.resolve.printed_names import (
-    NamedSide,
     read_printed,
     share_default_paths,
     side_of,
     unseen_side,
 )
+from bridge_core.resolve.rule_names import applied_renames
 from bridge_core.rules import Pairs, SizeLookup
 from bridge_core.state import FlatState, Key
 
@@ -35,6 +36,8 @@ def read_rules(
     rules: Iterable[tuple[Rule, NamedSide, NamedSide]],
     config: Mapping[str, Any] | None,
     recorded: Mapping[str, Pairs] = _NONE,
+    *,
+    of_records: int = 0,
 ) -> tuple[Rule, ...]:
     """Return rules as they are about the names of both sides; their ``where`` knows config and counts.
 
@@ -42,10 +45,12 @@ def read_rules(
         rules: Each rule, in the direction of the conversion, with the names of its sources and its targets.
         config: The checkpoint's config, if one is known.
         recorded: Text of a count -> its numbers, where they are known.
+        of_records: How many rules, the first ones, a state records: their conditions on the source held.
     """
     sided = tuple(rules)
     defaults = {source.default for _, source, _ in sided}
-    read = share_default_paths([read_printed(*one) for one in sided], defaults)
+    known_rules = (read_printed(*one, recorded=n < of_records) for n, one in enumerate(sided))
+    read = share_default_paths(list(known_rules), defaults)
     if not any(rule.where for rule in read):
         return read
     pairs = dict(recorded)
@@ -104,14 +109,11 @@ def _pairs(
 
 
 def _renamed(name: Key, renames: Iterable[Rule]) -> Key:
-    for rule in renames:
-        try:
-            new = rule.renamed(name)
-        except RuleError:  # reported where the rules are used
-            continue
-        if new is not None:
-            return new
-    return name
+    try:
+        applied = applied_renames(renames, name)
+    except RuleError:  # reported where the rules are used
+        return name
+    return applied[-1][1] if applied else name
 
 
 def without_collections(

@@ -22,7 +22,7 @@ from bridge_core.resolve.layer_info import layer_info, parameter_evidence
 from bridge_core.resolve.leaf_names import LayerNames
 from bridge_core.resolve.leaf_parts import part_ops
 from bridge_core.resolve.neutral_renames import plan_renames
-from bridge_core.resolve.rule_names import rule_names
+from bridge_core.resolve.rule_names import applied_renames, labels, rule_names
 from bridge_core.state import (
     AuxiliaryTensor,
     FlatState,
@@ -181,7 +181,7 @@ class _ToNeutral:
             problems=PlanProblems(
                 unmatched_rules=(
                     *ruled.unmatched,
-                    *(rule.full_label for rule in self.detector.unmatched_rules()),
+                    *self.detector.unmatched_rules(),
                 )
             ),
             notes=ruled.notes,
@@ -230,16 +230,16 @@ class _ToNeutral:
             separators[here] = metadata.separator(here)
         return separators
 
-    def _add_layer(self, group: Group, detection: Detection, renamed: Mapping[Key, Rule]) -> None:
+    def _add_layer(self, group: Group, detection: Detection, renamed: Mapping[Key, tuple[Rule, ...]]) -> None:
         self.new_paths.setdefault(group.origin, group.path)
         moves, info = self._reading(group, detection)
         for (name, key), move in zip(group.keys.items(), moves, strict=True):
             label = ""
             if renamed or detection.rule is not None:
-                applied = (detection.rule if move.evidence == "rule" else None, renamed.get(key))
-                label = ", ".join(rule.label for rule in applied if rule is not None)
+                kind_rule = detection.rule if move.evidence == "rule" else None
+                label = labels((*([kind_rule] if kind_rule is not None else ()), *renamed.get(key, ())))
             targets = tuple([group.path + role for role in move.roles])
-            named = renamed[key].targets[0].collection if key in renamed else ""
+            named = renamed[key][-1].targets[0].collection if key in renamed else ""
             # A module has leaves in several collections, and a path in the default one is that of the module.
             collection = named if named and named not in self.default_collections else group.collections[name]
             step = Step((key,), targets, move.ops, move.kind, move.evidence, rule=label)
@@ -288,7 +288,7 @@ class _ToNeutral:
         info = layer_info(self.framework.name, group, detection, tuple(roles), parameters, self._way_back)
         return tuple(moves), info
 
-    def _is_new_name(self, group: Group, name: str, renamed: Mapping[Key, Rule]) -> bool:
+    def _is_new_name(self, group: Group, name: str, renamed: Mapping[Key, tuple[Rule, ...]]) -> bool:
         """Return whether a rule gave a leaf its name, which then is not evidence of its axes."""
         key = group.keys[name]
         return key in renamed and leaf_path(group.path, name)[-1] != self.collections.strip(key)[-1]
@@ -360,7 +360,8 @@ class _ToNeutral:
 
     def _restore(self, key: Key, spec: TensorSpec) -> None:
         """Give a layer an auxiliary tensor back, which the source's layout cannot hold."""
-        name = self._renamed(key)
+        renames = applied_renames(self.rules, key)
+        name = renames[-1][1] if renames else key
         if name == key:
             name = (*self.new_paths.get(module_path(key), key[:-1]), key[-1])
         if name in self.source_keys:
@@ -379,13 +380,6 @@ class _ToNeutral:
     def _has_layer(self, path: Key) -> bool:
         """Return whether the layer of an auxiliary tensor is there; others were taken out of the state."""
         return any(path[:end] in self.layers for end in range(len(path), max(len(path) - 3, 0), -1))
-
-    def _renamed(self, name: Key) -> Key:
-        for rule in self.rules:
-            new = rule.renamed(name)
-            if new is not None:
-                return new
-        return name
 
 
 def _without_collision(group: Group, detection: Detection) -> Detection:

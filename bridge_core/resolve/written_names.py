@@ -95,7 +95,7 @@ def _spelled(keys: Iterable[Key], collections: VariableCollections) -> list[Key]
 
 
 def _read(patterns: Iterable[Pattern], names: list[Key]) -> tuple[Pattern, ...]:
-    from bridge_core.resolve.printed_names import unslashed
+    from bridge_core.resolve.named_side import unslashed
 
     def is_of(pattern: Pattern) -> bool:
         return any(pattern.match(name) is not None for name in names)

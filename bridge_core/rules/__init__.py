@@ -18,13 +18,14 @@ if TYPE_CHECKING:
         recorded_pairs as recorded_pairs,
     )
     from bridge_core.rules.rule import Rule as Rule
+    from bridge_core.rules.rule_groups import RuleGroup as RuleGroup
     from bridge_core.rules.rule_sets import Rules as Rules, as_rules as as_rules, oriented as oriented
     from bridge_core.rules.sizes import (
         SizeLookup as SizeLookup,
         config_entry as config_entry,
         resolve_sizes as resolve_sizes,
     )
-    from bridge_core.rules.toml_file import load_rules as load_rules
+    from bridge_core.rules.toml_file import load_rules as load_rules, read_rule_file as read_rule_file
     from bridge_core.rules.where import Where as Where, names_in as names_in
 else:
     __getattr__, __dir__, __all__ = exports(
@@ -39,7 +40,8 @@ else:
             "rule": "Rule",
             "rule_sets": "Rules as_rules oriented",
             "sizes": "SizeLookup config_entry resolve_sizes",
-            "toml_file": "load_rules",
+            "rule_groups": "RuleGroup",
+            "toml_file": "load_rules read_rule_file",
             "where": "Where names_in",
         },
     )

@@ -6,6 +6,7 @@ list axis: its pattern matches a list of tensors, and the other side has the cap
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable
 
 from bridge_core.axes import Equation, ListAxes, Term
@@ -18,6 +19,7 @@ from bridge_core.rules.where import Where
 __all__ = [
     "capture_text",
     "certainly_meet",
+    "check_absent",
     "check_captures",
     "check_same_captures",
     "check_where",
@@ -44,7 +46,13 @@ def list_axes_of(sources: Iterable[Pattern], targets: Iterable[Pattern], where: 
 
 
 def certainly_meet(first: Pattern, second: Pattern) -> bool:
-    """Return whether some key surely matches both: equal patterns, or a key and a pattern that matches it."""
+    """Return whether some key surely matches both: equal patterns, or a key and a pattern that matches it.
+
+    Alternatives are patterns of their own.
+    """
+    if first.is_open or second.is_open:
+        pairs = itertools.product(first.options, second.options)
+        return any(certainly_meet(one, other) for one, other in pairs)
     if first.collection and second.collection and first.collection != second.collection:
         return False
     if first.is_literal or second.is_literal:
@@ -132,6 +140,24 @@ def _check_index(
                 f"{side} side.",
                 hint=f"Write {{{name}:int}} in the {side} pattern, or name {name} as an axis of the {side}s "
                 "in the equation.",
+            )
+
+
+def check_absent(
+    sources: tuple[Pattern, ...], targets: tuple[Pattern, ...], equation: Equation | None
+) -> None:
+    """Check that only patterns of an equation with several on their side are marked as absent at times.
+
+    Raises:
+        RuleError: Another one is.
+    """
+    for side in (sources, targets):
+        marked = next((pattern for pattern in side if pattern.may_be_absent), None)
+        if marked is not None and (equation is None or len(side) == 1):
+            raise RuleError(
+                f"the pattern '{marked}' has a '?': expected it only where an equation has several tensors "
+                "on that side, of which this one may be absent.",
+                hint="Remove the '?', and set optional = true if the rule may match nothing.",
             )
 
 

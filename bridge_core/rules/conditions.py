@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
+from bridge_core.axes import Comparison, Expression
 from bridge_core.errors import RuleError
 from bridge_core.messages import nearest
-from bridge_core.rules.sizes import config_entry
+from bridge_core.rules.patterns import Pattern
+from bridge_core.rules.sizes import SizeLookup, config_entry
 
 __all__ = ["When"]
+
+_KNOWN = ("rank", "sizes", "config", "exists", "missing")
 
 
 @dataclass(frozen=True)
@@ -21,16 +26,27 @@ class When:
         rank: Number of axes of the first tensor.
         sizes: Axis of the first tensor -> its size.
         config: Name of an entry of the checkpoint's config, dotted where it is nested -> its value.
-        of_target: Whether the first tensor is that of the targets; if not, it is that of the sources.
+        of_target: Whether the first tensor, and the names, are those of the target; if not, they are those of
+            the source.
+        comparisons: Comparisons of axes of the first tensor, of sizes and of entries of the config.
+        exists: Patterns that each match a name.
+        missing: Patterns that match no name.
+        is_met: Whether the conditions on names hold; None as long as the names are not known.
 
     >>> bool(When())
     False
+    >>> print(When.parse({"sizes": "f > d", "missing": "lm_head.weight"}))
+    f > d and 'lm_head.weight' is missing
     """
 
     rank: int | None = None
     sizes: tuple[tuple[str, int], ...] = ()
     config: tuple[tuple[str, str | int | float | bool], ...] = ()
     of_target: bool = False
+    comparisons: tuple[Comparison, ...] = ()
+    exists: tuple[Pattern, ...] = ()
+    missing: tuple[Pattern, ...] = ()
+    is_met: bool | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def parse(cls, conditions: Mapping[str, Any]) -> When:
@@ -39,17 +55,20 @@ class When:
         Raises:
             RuleError: A condition is unknown, or has a value of a wrong type.
         """
-        known = ("rank", "sizes", "config")
         for name in conditions:
-            if name not in known:
-                raise RuleError(f"unknown condition when.{name}.", hint=nearest(name, known))
-        rank, sizes, config = (conditions.get(name) for name in known)
+            if name not in _KNOWN:
+                raise RuleError(f"unknown condition when.{name}.", hint=nearest(name, _KNOWN))
+        rank, sizes, config, exists, missing = (conditions.get(name) for name in _KNOWN)
         if rank is not None and not _is_count(rank):
             raise RuleError(f"when.rank: expected a number of axes, such as 2, got {rank!r}.")
-        for name, group in (("sizes", sizes), ("config", config)):
-            if group is not None and not isinstance(group, Mapping):
-                example = "{ in = 768 }" if name == "sizes" else '{ model_type = "gpt2" }'
-                raise RuleError(f"when.{name}: expected a table such as {example}, got {group!r}.")
+        comparisons: tuple[Comparison, ...] = ()
+        if sizes is not None and not isinstance(sizes, Mapping):
+            comparisons = tuple(map(Comparison.parse, _texts("sizes", sizes, "'f > d'")))
+            sizes = None
+        if config is not None and not isinstance(config, Mapping):
+            raise RuleError(
+                f'when.config: expected a table such as {{ model_type = "gpt2" }}, got {config!r}.'
+            )
         for axis, size in (sizes or {}).items():
             if not _is_count(size):
                 raise RuleError(f"when.sizes.{axis}: expected a size, such as 768, got {size!r}.")
@@ -59,25 +78,64 @@ class When:
                 raise RuleError(
                     f"when.config.{entry}: expected a text, a number, true or false, got {value!r}."
                 )
-        return cls(rank, tuple((sizes or {}).items()), tuple(flat.items()))
+        return cls(
+            rank,
+            tuple((sizes or {}).items()),
+            tuple(flat.items()),
+            comparisons=comparisons,
+            exists=_patterns("exists", exists),
+            missing=_patterns("missing", missing),
+        )
 
     def __bool__(self) -> bool:
         """Return whether there is any condition."""
-        return self.rank is not None or bool(self.sizes or self.config)
+        return self.needs_shape or self.names_keys or bool(self.config)
 
     def __str__(self) -> str:
         """Return the conditions in one line."""
         texts = [] if self.rank is None else [f"rank {self.rank}"]
         texts += [f"{axis} = {size}" for axis, size in self.sizes]
+        texts += map(str, self.comparisons)
         texts += [f"config.{name} = {value!r}" for name, value in self.config]
+        texts += [f"'{pattern}' exists" for pattern in self.exists]
+        texts += [f"'{pattern}' is missing" for pattern in self.missing]
         return " and ".join(texts)
+
+    @property
+    def needs_shape(self) -> bool:
+        """Whether there are conditions on the first tensor."""
+        return self.rank is not None or bool(self.sizes or self.comparisons)
+
+    @property
+    def names_keys(self) -> bool:
+        """Whether there are conditions on the names of a side."""
+        return bool(self.exists or self.missing)
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether the conditions on names are taken to hold, since the names are not known."""
+        return self.names_keys and self.is_met is None
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names that comparisons use; entries of the config as ``config.n_head``."""
+        return frozenset().union(*(comparison.names for comparison in self.comparisons))
 
     def reversed(self) -> When:
         """Return the same conditions for the rule that is read in the other direction."""
-        return replace(self, of_target=not self.of_target) if self.rank is not None or self.sizes else self
+        turns = self.needs_shape or self.names_keys
+        return replace(self, of_target=not self.of_target) if turns else self
+
+    def without_shape(self) -> When:
+        """Return the conditions that do not need the first tensor."""
+        return replace(self, rank=None, sizes=(), comparisons=())
 
     def holds(
-        self, shape: Sequence[int], axes: Mapping[str, int], config: Mapping[str, Any] | None = None
+        self,
+        shape: Sequence[int],
+        axes: Mapping[str, int],
+        config: Mapping[str, Any] | None = None,
+        sizes: Mapping[str, Expression] = MappingProxyType({}),
     ) -> bool:
         """Return whether all conditions hold.
 
@@ -85,10 +143,13 @@ class When:
             shape: Shape of the first tensor of the side that the conditions are about.
             axes: Name of an axis -> its index in the shape.
             config: The checkpoint's config; None if there is none.
+            sizes: Name -> its size, as the rule states it.
 
         Raises:
-            RuleError: A condition is about the config, and there is none.
+            RuleError: A condition is about the config, and there is none; or a comparison has no value.
         """
+        if self.is_met is False:
+            return False
         if self.config and config is None:
             name, value = self.config[0]
             raise RuleError(
@@ -102,7 +163,37 @@ class When:
             place = axes[axis]
             if not -len(shape) <= place < len(shape) or shape[place] != size:
                 return False
-        return all(_same(config_entry(config or {}, name.split(".")), value) for name, value in self.config)
+        if not all(_same(config_entry(config or {}, name.split(".")), value) for name, value in self.config):
+            return False
+        known = {axis: shape[place] for axis, place in axes.items() if -len(shape) <= place < len(shape)}
+        if any(name in axes and name not in known for name in self.names):
+            return False
+        lookup = SizeLookup(sizes, config, known)
+        try:
+            return all(comparison.holds(lookup) for comparison in self.comparisons)
+        except RuleError:
+            if self.of_target:  # the way back may know less
+                return True
+            raise
+
+
+def _texts(name: str, value: Any, example: str) -> list[str]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not texts or not all(isinstance(text, str) for text in texts):
+        table = "a table such as { in = 768 }, " if name == "sizes" else ""
+        raise RuleError(
+            f"when.{name}: expected {table}a text such as {example}, or a list of them, got {value!r}."
+        )
+    return list(texts)
+
+
+def _patterns(name: str, value: Any) -> tuple[Pattern, ...]:
+    texts = [] if value is None else _texts(name, value, "'lm_head.weight'")
+    patterns = tuple(map(Pattern.parse, texts))
+    for pattern in patterns:
+        if pattern.may_be_absent:
+            raise RuleError(f"when.{name}: '{pattern}' has a '?'.", hint="Write the pattern without it.")
+    return patterns
 
 
 def _is_count(value: Any) -> bool:

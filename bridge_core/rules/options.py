@@ -22,8 +22,10 @@ class Options(TypedDict, total=False):
     """What every rule takes by keyword.
 
     Args:
-        when: Conditions, all of which must hold: ``{"config": {"model_type": "gpt2"}}``; of a rule that
-            rearranges tensors also ``{"rank": 2}`` and ``{"sizes": {"in": 768}}``, of its first source.
+        when: Conditions, all of which must hold: ``{"config": {"model_type": "gpt2"}}``,
+            ``{"exists": "head.*"}`` and ``{"missing": "head.*"}``, about names of the source; of a rule that
+            rearranges tensors also ``{"rank": 2}``, ``{"sizes": {"in": 768}}`` and ``{"sizes": "f > d"}``,
+            about its first source.
         where: Which numbers in names others give, and which numbers match: ``"i = block*6 + j"``,
             ``"n = [0, 3, 7][s] + b"``, ``"n counts s, b"``, ``"2 <= i < n_layers"``, or a list of them.
         sizes: Axis, or a name in expressions -> its size: a number or an expression, ``"config.n_head"``.

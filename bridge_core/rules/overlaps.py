@@ -13,18 +13,19 @@ __all__ = ["overlapping"]
 
 
 def overlapping(rules: Iterable[Rule]) -> tuple[tuple[Rule, Rule], ...]:
-    """Return the pairs of rules that certainly match the same key.
+    """Return the pairs of rules that certainly match the same key, by the first of their alternatives.
 
     These are rules with equal patterns, and rules for one key that another rule's pattern matches. Pairs with
     different conditions, or other indexes, are left out, since these may exclude each other; so are pairs of
-    a rule of layers and one of keys, since layers are matched by paths.
+    a rule of layers and one of keys, since layers are matched by paths, and of rules of different stages, or
+    of which only one is a fallback.
     """
     known = tuple(rules)
     alike: dict[tuple[object, ...], list[int]] = {}
     keys: list[tuple[Key, int]] = []
     wide: list[tuple[Pattern, int]] = []
     for number, rule in enumerate(known):
-        for pattern in rule.sources:
+        for pattern in (pattern.options[0] for pattern in rule.sources):
             alike.setdefault(pattern.shape, []).append(number)
             if pattern.is_literal:
                 keys.append((tuple(map(str, pattern.segments)), number))
@@ -45,6 +46,8 @@ def _are_rivals(first: Rule, second: Rule) -> bool:
     return (
         (first.action == "layer") == (second.action == "layer")
         and first.when == second.when
+        and first.stage == second.stage
+        and first.fallback == second.fallback
         and first.layouts == second.layouts
         and first.where == second.where
         and (not first.where or first.sizes == second.sizes)

@@ -8,13 +8,33 @@ from __future__ import annotations
 
 import functools
 import itertools
-import re
+import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from bridge_core.errors import RuleError
 from bridge_core.messages import shown
+from bridge_core.rules.segments import (
+    COUNT,
+    NAME,
+    Any1,
+    AnyN,
+    Capture,
+    Int,
+    Mixed,
+    OneOf,
+    Segment,
+    Str,
+    captures_in,
+    nameless,
+    names_in,
+    parse_segment,
+    segment_text,
+    split_parts,
+    typed,
+    variants_of,
+)
 from bridge_core.state import Key
 
 __all__ = [
@@ -31,87 +51,22 @@ __all__ = [
     "Str",
 ]
 
-
-@dataclass(frozen=True)
-class Int:
-    """Pattern segment: one part that is a decimal number, captured as ``name``."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Str:
-    """Pattern segment: one part, captured as ``name``."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Any1:
-    """Pattern segment ``*``: any one part."""
-
-
-@dataclass(frozen=True)
-class AnyN:
-    """Pattern segment ``**``: any number of parts, none included."""
-
-
-Capture = Int | Str
-
 Captures = Mapping[str, str]
 
+_MOST_OPTIONS = 64
+"""How many patterns one with alternatives may stand for."""
 
-@dataclass(frozen=True)
-class Mixed:
-    """Pattern segment: one part made of literals and captures, as ``layers_{i:int}``.
-
-    A part matches in at most one way: two captures never follow each other, at most one of them is a `Str`,
-    and the text between two has more than digits.
-
-    Raises:
-        RuleError: A part could match in several ways.
-    """
-
-    pieces: tuple[str | Capture, ...]
-
-    def __post_init__(self) -> None:
-        """Check that a part matches in at most one way."""
-        if sum(isinstance(piece, Str) for piece in self.pieces) > 1:
-            raise RuleError(
-                f"the part {_text(self)!r} of the pattern has two captures of any text, so that a name can "
-                "match in several ways: expected at most one.",
-                hint="Make one of them a number, such as {i:int}, or write its text.",
-            )
-        captures = [n for n, piece in enumerate(self.pieces) if not isinstance(piece, str)]
-        for first, second in itertools.pairwise(captures):
-            between = "".join(str(piece) for piece in self.pieces[first + 1 : second])
-            if not between.strip("0123456789"):
-                raise RuleError(
-                    f"the part {_text(self)!r} of the pattern can match in several ways: expected a text "
-                    f"with more than digits between {_text(self.pieces[first])} and "
-                    f"{_text(self.pieces[second])}.",
-                    hint="Write one capture for both, or a separator such as _ between them.",
-                )
-
-    @functools.cached_property
-    def expression(self) -> re.Pattern[str]:
-        """The regular expression of the part; its groups are the captures in order."""
-        texts = {Int: "([0-9]+)", Str: "(.+?)"}
-        return re.compile(
-            "".join(re.escape(p) if isinstance(p, str) else texts[type(p)] for p in self.pieces), re.DOTALL
-        )
-
-
-Segment = str | Int | Str | Any1 | AnyN | Mixed
-
-_FIELD = re.compile(r"\{(\w+)(?::(int|str))?\}")
+_OPEN = AnyN()
+"""What `_Outline` has in place of the segments of a pattern with alternatives."""
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """A pattern over keys: literals, ``{i:int}``, ``{name}``, ``*`` and ``**``.
+    """A pattern over keys: literals, ``{i:int}``, ``{name}``, ``{one|other}``, ``*`` and ``**``.
 
     A part may mix literals and captures, as ``layers_{i:int}``. Captured values are texts, numbers too.
+    Alternatives, as ``{model|model.text|}``, capture nothing: the first that matches is used, and the first
+    makes the key where none was fixed.
 
     Args:
         segments: What each part of a key must be.
@@ -119,17 +74,21 @@ class Pattern:
             it was written without one.
         elsewhere: Keys, without a collection, that are in other collections, so that they do not match.
         written: The segments as they were written, where those that match are others.
+        may_be_absent: Whether the tensor may be absent, written as ``?`` at the end.
 
     >>> Pattern.parse("layers.{i:int}.*").match(("layers", "7", "bias"))
     {'i': '7', '*0': 'bias'}
     >>> Pattern.parse("blocks_{i}.*").fill({"i": "7", "*0": "bias"})
     ('blocks_7', 'bias')
+    >>> Pattern.parse("{model|}.norm.*").match(("norm", "bias"))
+    {'*0': 'bias'}
     """
 
     segments: tuple[Segment, ...]
     collection: str = ""
     elsewhere: frozenset[Key] = field(default=frozenset(), compare=False, repr=False)
     written: tuple[Segment, ...] = field(default=(), compare=False, repr=False)
+    may_be_absent: bool = field(default=False, repr=False)
 
     @classmethod
     def parse(cls, text: str | Pattern | tuple[Segment, ...]) -> Pattern:
@@ -142,17 +101,19 @@ class Pattern:
             return text
         if not isinstance(text, str | tuple):
             raise RuleError(f"expected a pattern of keys, such as 'fc.*', got {shown(text)}.")
-        parts = tuple(text.split(".")) if isinstance(text, str) else text
+        may_be_absent = isinstance(text, str) and text.endswith("?")
+        parts = split_parts(text.removesuffix("?")) if isinstance(text, str) else text
         try:
-            return cls(tuple(_segment(part) if isinstance(part, str) else part for part in parts))
+            segments = tuple(parse_segment(part) if isinstance(part, str) else part for part in parts)
+            return cls(segments, may_be_absent=may_be_absent)
         except RuleError:
             if isinstance(text, str) and "/" in text:
                 return cls.parse(text.replace("/", "."))
             raise
 
     def __post_init__(self) -> None:
-        """Check that each capture, and ``**``, is in the pattern at most once."""
-        names = [capture.name for capture in _captures(self.segments)]
+        """Check that each capture, and ``**``, is in the pattern at most once; read the alternatives."""
+        names = [capture.name for capture in captures_in(self.segments)]
         twice = next((name for name, number in Counter(names).items() if number > 1), None)
         if twice is not None:
             raise RuleError(
@@ -165,17 +126,51 @@ class Pattern:
                 f"the pattern '{self}' has '**' {wide} times: expected it at most once.",
                 hint="Write * for a single part.",
             )
+        if self.is_open:
+            self._check_options()
+
+    def _check_options(self) -> None:
+        pieces = (piece for s in self.segments if isinstance(s, Mixed) for piece in s.pieces)
+        number = math.prod(len(piece.texts) for piece in pieces if isinstance(piece, OneOf))
+        if number > _MOST_OPTIONS:
+            raise RuleError(
+                f"the pattern '{self}' stands for {number} patterns: expected at most {_MOST_OPTIONS}.",
+                hint="Write several rules, each with fewer alternatives.",
+            )
+        if not all(option.segments for option in self.options):
+            raise RuleError(
+                f"the pattern '{self}' has no part left where its alternatives are empty.",
+                hint="Remove the empty alternative, or write a part next to it.",
+            )
 
     def __str__(self) -> str:
         """Return the dotted form, as it was written."""
-        return ".".join(_text(segment) for segment in self.as_written.segments)
+        return ".".join(map(segment_text, self._written)) + "?" * self.may_be_absent
 
     @property
     def as_written(self) -> Pattern:
         """The pattern as it was written, with its collection as the first part."""
-        if self.written:
-            return Pattern(self.written)
-        return Pattern((self.collection, *self.segments)) if self.collection else self
+        if not self.written and not self.collection:
+            return self
+        return Pattern(self._written, may_be_absent=self.may_be_absent)
+
+    @property
+    def _written(self) -> tuple[Segment, ...]:
+        return self.written or ((self.collection, *self.segments) if self.collection else self.segments)
+
+    @functools.cached_property
+    def is_open(self) -> bool:
+        """Whether it has alternatives of which none was chosen."""
+        return any(isinstance(segment, Mixed) and segment.is_open for segment in self.segments)
+
+    @functools.cached_property
+    def options(self) -> tuple[Pattern, ...]:
+        """The patterns that it stands for: one for each choice of its alternatives, in order."""
+        if not self.is_open:
+            return (self,)
+        variants = itertools.product(*map(variants_of, self.segments))
+        chosen = (tuple(itertools.chain.from_iterable(variant)) for variant in variants)
+        return tuple(map(self.read_as, dict.fromkeys(chosen)))
 
     def within(self, collection: str, elsewhere: frozenset[Key]) -> Pattern:
         """Return the pattern without its first part, which is the name of a collection.
@@ -188,13 +183,13 @@ class Pattern:
 
     def read_as(self, segments: tuple[Segment, ...]) -> Pattern:
         """Return the pattern with other segments; it still shows those it was written with."""
-        return replace(self, segments=segments, written=self.written or self.as_written.segments)
+        return replace(self, segments=segments, written=self._written)
 
     @functools.cached_property
     def slashed(self) -> Pattern | None:
         """The pattern with parts split at slashes; None without one, or where it was read."""
         text = str(self)
-        if self.written or self.collection or "/" not in text or text.count(".") >= len(self.segments):
+        if self.written or self.collection or "/" not in text or len(split_parts(text)) > len(self.segments):
             return None
         return self.read_as(Pattern.parse(text.replace("/", ".")).segments)
 
@@ -206,7 +201,7 @@ class Pattern:
     @functools.cached_property
     def numbers(self) -> tuple[str, ...]:
         """The names of the captures that are numbers."""
-        return tuple(capture.name for capture in _captures(self.segments) if isinstance(capture, Int))
+        return tuple(capture.name for capture in captures_in(self.segments) if isinstance(capture, Int))
 
     @functools.cached_property
     def is_literal(self) -> bool:
@@ -216,38 +211,22 @@ class Pattern:
     @functools.cached_property
     def shape(self) -> tuple[Segment, ...]:
         """The segments without names: equal for patterns that match the same keys."""
-
-        def nameless(segment: Segment) -> Segment:
-            if isinstance(segment, Mixed):
-                return Mixed(tuple(p if isinstance(p, str) else replace(p, name="") for p in segment.pieces))
-            if isinstance(segment, Int):
-                return Int("")
-            return Any1() if isinstance(segment, Str) else segment
-
         return tuple(map(nameless, self.segments))
 
     def with_numbers(self, names: Iterable[str]) -> Pattern:
         """Return the pattern with the captures of these names read as numbers."""
         known = frozenset(names)
-
-        def typed(segment: Segment) -> Segment:
-            if isinstance(segment, Mixed):
-                return Mixed(
-                    tuple(
-                        Int(p.name) if isinstance(p, Str) and p.name in known else p for p in segment.pieces
-                    )
-                )
-            return Int(segment.name) if isinstance(segment, Str) and segment.name in known else segment
-
-        return replace(self, segments=tuple(map(typed, self.segments)))
+        return replace(self, segments=tuple(typed(segment, known) for segment in self.segments))
 
     @functools.cached_property
     def _names(self) -> tuple[tuple[str, ...], ...]:
         """The names of each segment's captures."""
-        return tuple(_names(self.segments))
+        return tuple(names_in(self.segments))
 
     @functools.cached_property
     def _outline(self) -> _Outline:
+        if self.is_open:
+            return _Outline(0, True, (), ((0, _OPEN, ()),))
         places = list(range(len(self.segments)))
         wide = [isinstance(segment, AnyN) for segment in self.segments]
         if any(wide):
@@ -275,6 +254,9 @@ class Pattern:
         captures: dict[str, str] = {}
         for place, segment, names in outline.others:
             if isinstance(segment, AnyN):
+                if segment is _OPEN:
+                    matches = (option.match(key) for option in self.options)
+                    return next((found for found in matches if found is not None), None)
                 captures["**"] = "\0".join(key[place : place + spare])
                 continue
             part = key[place]
@@ -290,17 +272,19 @@ class Pattern:
         return captures
 
     def fill(self, captures: Captures) -> Key:
-        """Return the key that has these captured values.
+        """Return the key that has these captured values, by the first of alternatives.
 
         Raises:
             RuleError: A capture of this pattern has no value.
         """
+        if self.is_open:
+            return self.options[0].fill(captures)
         parts: list[str] = []
         for segment, names in zip(self.segments, self._names, strict=True):
             if any(name not in captures for name in names):
                 raise RuleError(
-                    f"the pattern '{self}' makes no key: {_text(segment)} has no value.",
-                    hint=f"Write {_text(segment)} in the pattern of the other side too.",
+                    f"the pattern '{self}' makes no key: {segment_text(segment)} has no value.",
+                    hint=f"Write {segment_text(segment)} in the pattern of the other side too.",
                 )
             if isinstance(segment, str):
                 parts.append(segment)
@@ -308,7 +292,8 @@ class Pattern:
                 value = captures["**"]
                 parts.extend(value.split("\0") if value else ())
             elif isinstance(segment, Mixed):
-                parts.append("".join(p if isinstance(p, str) else captures[p.name] for p in segment.pieces))
+                values = (captures[name] for name in names)
+                parts.append("".join(p if isinstance(p, str) else next(values) for p in segment.pieces))
             else:
                 parts.append(captures[names[0]])
         return tuple(parts)
@@ -329,72 +314,3 @@ class _Outline:
     wide: bool
     literals: tuple[tuple[int, str], ...]
     others: tuple[tuple[int, Segment, tuple[str, ...]], ...]
-
-
-def _segment(text: str) -> Segment:
-    if text == "*":
-        return Any1()
-    if text == "**":
-        return AnyN()
-    pieces: list[str | Capture] = []
-    rest = 0
-    for found in _FIELD.finditer(text):
-        pieces.append(text[rest : found.start()])
-        pieces.append(Int(found[1]) if found[2] == "int" else Str(found[1]))
-        rest = found.end()
-    pieces.append(text[rest:])
-    literals = "".join(piece for piece in pieces if isinstance(piece, str))
-    if any(character in literals for character in "{}*"):
-        raise RuleError(
-            f"the part {text!r} of the pattern is not valid: expected a name, '*', '**', '{{name}}' or "
-            "'{name:int}'.",
-            hint="Write a capture to match within a part, such as layer_{i:int}."
-            if "*" in literals
-            else "Write {i:int} for a number, and {name} for any text.",
-        )
-    pieces = [piece for piece in pieces if piece != ""]
-    if not any(isinstance(piece, Int | Str) for piece in pieces):
-        return text
-    return pieces[0] if len(pieces) == 1 else Mixed(tuple(pieces))
-
-
-def _text(segment: Segment) -> str:
-    match segment:
-        case Int(name):
-            return f"{{{name}:int}}"
-        case Str(name):
-            return f"{{{name}}}"
-        case Any1():
-            return "*"
-        case AnyN():
-            return "**"
-        case Mixed(pieces):
-            return "".join(map(_text, pieces))
-        case _:
-            return segment
-
-
-def _captures(segments: Iterable[Segment]) -> Iterator[Capture]:
-    for segment in segments:
-        if isinstance(segment, Mixed):
-            yield from (piece for piece in segment.pieces if not isinstance(piece, str))
-        elif isinstance(segment, Int | Str):
-            yield segment
-
-
-def _names(segments: Iterable[Segment]) -> Iterator[tuple[str, ...]]:
-    """Yield the names of each segment's captures."""
-    count = 0
-    for segment in segments:
-        if isinstance(segment, AnyN):
-            yield ("**",)
-        elif isinstance(segment, Any1):
-            yield (f"*{count}",)
-            count += 1
-        else:
-            yield tuple(capture.name for capture in _captures((segment,)))
-
-
-NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
-
-COUNT = re.compile(r"0|[1-9][0-9]{0,17}")

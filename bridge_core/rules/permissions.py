@@ -33,6 +33,7 @@ class Permissions:
         allow_mismatched: Target keys that may stay unfilled, and their sources left out, where the shapes
             differ.
         allow_unclaimed: Source keys that are copied unchanged although no evidence shows what they are.
+        allow_inexact: Whether rules may round, and discard what is not the constant, without saying so.
     """
 
     accept_guesses: bool = False
@@ -40,6 +41,7 @@ class Permissions:
     allow_unexpected: tuple[Pattern, ...] = ()
     allow_mismatched: tuple[Pattern, ...] = ()
     allow_unclaimed: tuple[Pattern, ...] = ()
+    allow_inexact: bool = False
 
     @classmethod
     def of(
@@ -49,6 +51,8 @@ class Permissions:
         allow_unexpected: Allowed = (),
         allow_mismatched: Allowed = (),
         allow_unclaimed: Allowed = (),
+        *,
+        allow_inexact: bool = False,
     ) -> Permissions:
         """Return the permissions that a caller's keywords give.
 
@@ -57,12 +61,14 @@ class Permissions:
             UsageError: A value is of another type.
         """
         require_bool("accept_guesses", accept_guesses)
+        require_bool("allow_inexact", allow_inexact)
         return cls(
             accept_guesses,
             _patterns("allow_missing", allow_missing),
             _patterns("allow_unexpected", allow_unexpected),
             _patterns("allow_mismatched", allow_mismatched),
             _patterns("allow_unclaimed", allow_unclaimed),
+            allow_inexact,
         )
 
     @property
@@ -112,7 +118,14 @@ def _patterns(argument: str, value: Allowed) -> tuple[Pattern, ...]:
     if isinstance(patterns, Iterable) and not isinstance(patterns, bytes):
         patterns = list(patterns)
         if all(isinstance(pattern, str | tuple | Pattern) for pattern in patterns):
-            return tuple(map(Pattern.parse, patterns))
+            parsed = tuple(map(Pattern.parse, patterns))
+            marked = next((pattern for pattern in parsed if pattern.may_be_absent), None)
+            if marked is None:
+                return parsed
+            raise UsageError(
+                f"{argument}=: the pattern '{marked}' has a '?', which only patterns of rules may have.",
+                hint="Write the pattern without it.",
+            )
     option = f"--{argument.replace('_', '-')}"
     raise UsageError(
         f"expected {argument}= ({option}) to be True, a pattern or a list of patterns, got {shown(value)}.",

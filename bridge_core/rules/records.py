@@ -154,7 +154,9 @@ def _table(rule: Rule) -> dict[str, Any]:
     table.update({"sizes": {n: _size(str(s)) for n, s in rule.sizes.items()}} if rule.sizes else {})
     table.update({"where": _joined(rule.where.texts)} if rule.where else {})
     table.update({"when": _conditions(rule.when)} if rule.when else {})
+    table.update({"stage": rule.stage} if rule.stage else {})
     table.update({"optional": True} if rule.optional else {})
+    table.update({"stage": rule.stage} if rule.stage else {})
     return {**table, "fallback": True} if rule.fallback else table
 
 
@@ -174,5 +176,8 @@ def _size(text: str) -> int | str:
 def _conditions(when: When) -> dict[str, Any]:
     conditions: dict[str, Any] = {} if when.rank is None else {"rank": when.rank}
     conditions.update({"sizes": dict(when.sizes)} if when.sizes else {})
+    conditions.update({"sizes": list(map(str, when.comparisons))} if when.comparisons else {})
+    conditions.update({"exists": list(map(str, when.exists))} if when.exists else {})
+    conditions.update({"missing": list(map(str, when.missing))} if when.missing else {})
     # Dotted names are the same conditions as nested tables.
     return {**conditions, "config": dict(when.config)} if when.config else conditions

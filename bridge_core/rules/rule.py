@@ -11,7 +11,13 @@ from bridge_core.axes import Equation, Expression, ListAxes, Term, check_equatio
 from bridge_core.errors import RuleError
 from bridge_core.messages import count
 from bridge_core.public import renamed
-from bridge_core.rules.captures import check_captures, check_same_captures, check_where, list_axes_of
+from bridge_core.rules.captures import (
+    check_absent,
+    check_captures,
+    check_same_captures,
+    check_where,
+    list_axes_of,
+)
 from bridge_core.rules.checks import axis_places, check_calls, check_conditions, check_fill, check_sizes
 from bridge_core.rules.conditions import When
 from bridge_core.rules.old_names import current_action, with_old_names
@@ -183,10 +189,11 @@ class Rule:
                     "direction the rule is read.",
                     hint="Leave out layouts= to read it from source to target.",
                 )
+            check_absent(self.sources, self.targets, self.equation)
             if self.action == "rearrange":
                 self._check_rearrange()
                 return
-            if self.when.rank is not None or self.when.sizes:
+            if self.when.needs_shape:
                 text = f"a rule with {self.action!r} cannot have the conditions when.rank and when.sizes."
                 raise RuleError(text, hint="Use when.config, or remove the condition.")
             check_where(self.where, self.sources, self.targets, None, self.sizes)
@@ -209,11 +216,12 @@ class Rule:
         check_captures(self.sources, self.targets, self.where, self.equation, self.sizes)
         bounds = self.where.bounded
         if self.equation is not None:
-            check_equation(self.equation, self.list_axes)
+            check_equation(self.equation, self.list_axes, self.sizes)
             check_part_order(self.equation, self.list_axes, {*self.sizes, *bounds})
         check_calls(self.before, self._terms(0))
         check_calls(self.after, self._terms(1))
-        check_sizes(self.sizes, self.equation, (*self.before, *self.after), self.where, bounds)
+        calls = (*self.before, *self.after)
+        check_sizes(self.sizes, self.equation, calls, self.where, bounds, self.when.names)
         terms = self._terms(1 if self.when.of_target else 0)
         check_conditions(self.when, terms[0] if terms is not None else None, self.sizes)
 
@@ -379,7 +387,7 @@ class Rule:
             RuleError: A condition is about the config, and there is none.
         """
         try:
-            return self.when.holds(shape, self._condition_axes, config)
+            return self.when.holds(shape, self._condition_axes, config, self.sizes)
         except RuleError as err:
             raise self.error(err.message, hint=err.hint) from err
 

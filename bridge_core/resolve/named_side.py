@@ -1,0 +1,190 @@
+"""The names of one side of a conversion, and how patterns are read that were written in other ways.
+
+Rules see keys without their collection and their box. A pattern that matches no key is read in the other
+ways in which its names may be written: its parts split at slashes, its last part as the box of the values,
+and its first part as the collection that the keys are in. So a module with the name of a collection is
+addressed by its path, or by its full printed name. Of alternatives the first that matches a name is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from bridge_core.errors import RuleError
+from bridge_core.rules import Any1, Pattern
+from bridge_core.state import Key, join_key
+
+__all__ = ["NamedSide", "unslashed"]
+
+
+class NamedSide:
+    """The names of one side of a conversion, and the collections that patterns may write before them.
+
+    Args:
+        collections: The collections of the side's framework, the default first.
+        names: The side's keys, without collections; empty if they are not known.
+        elsewhere: Gives the names that are in other collections than one.
+        boxes: The last parts of keys that only name the values in boxes.
+        moved: Start of names in the file -> start of the side's keys in its place.
+    """
+
+    def __init__(
+        self,
+        collections: Collection[str],
+        names: Iterable[Key] = (),
+        elsewhere: Callable[[str], Iterable[Key]] = lambda _: (),
+        boxes: Iterable[str] = (),
+        moved: Mapping[Key, Key] | None = None,
+    ) -> None:
+        self.default = next(iter(collections), "")
+        self.collections = frozenset(collections)
+        self.names = names
+        self.boxes = frozenset(boxes)
+        self.moved = moved or {}
+        self._elsewhere = elsewhere
+        self._outside: dict[str, frozenset[Key]] = {}
+        self._by_head: dict[str, list[Key]] | None = None
+        self._with_dots: dict[str, Key] | None = None
+
+    def read(self, pattern: Pattern, *, of_paths: bool = False, makes: bool = False) -> Pattern:
+        """Return a pattern without the collection that it begins with, its box, its slashes and alternatives.
+
+        Args:
+            pattern: The pattern.
+            of_paths: Whether it is about the paths of layers, not about keys.
+            makes: Whether it makes names, so that it is the first of its alternatives where none matches.
+
+        Raises:
+            RuleError: The pattern matches names with its slashes, and others where it is split at them.
+        """
+        pattern = self._unslashed(pattern, of_paths)
+        if not pattern.is_open:
+            return self._read(pattern, of_paths)
+        readings = [self._read(option, of_paths) for option in pattern.options]
+        chosen = next((one for one in readings if self._matches(one, of_paths)), None)
+        if chosen is None and makes:
+            # A rename may give the name of a leaf that the target's layer has under another one.
+            chosen = next((one for one in readings if self._matches(_parent(one), True)), readings[0])
+        return chosen or pattern
+
+    def has(self, pattern: Pattern) -> bool:
+        """Return whether the side has a name that a pattern matches, in whichever way it is written."""
+        return self._matches(self.read(pattern))
+
+    def _read(self, pattern: Pattern, of_paths: bool) -> Pattern:
+        if self.moved and not self._matches(pattern, of_paths):
+            pattern = self.without_start(pattern)
+        if pattern.is_literal and not of_paths:
+            pattern = self._joined(pattern)
+        if self.boxes and not of_paths:
+            pattern = self._unboxed(pattern)
+        head = pattern.segments[0] if pattern.segments else None
+        if not isinstance(head, str) or head not in self.collections or pattern.collection:
+            return pattern
+        if (len(pattern.segments) == 1 and not of_paths) or self._has(pattern, of_paths):
+            return pattern
+        if head not in self._outside:
+            self._outside[head] = frozenset(self._elsewhere(head))
+        return pattern.within(head, self._outside[head])
+
+    def _unslashed(self, pattern: Pattern, of_paths: bool) -> Pattern:
+        split = pattern.slashed
+        if split is None:
+            return pattern
+        if not self.names:
+            return split if split.segments[0] in self.collections else pattern
+        return unslashed(
+            pattern,
+            lambda one: any(
+                self._matches(read, of_paths)
+                for moved in (one, self.without_start(one))
+                for read in (moved, self._opened(moved))
+            ),
+        )
+
+    def _joined(self, pattern: Pattern) -> Pattern:
+        """Return a literal pattern with the parts of the only name that is printed so, if parts hold dots."""
+        if self._with_dots is None:
+            self._with_dots = {
+                join_key(name): name for name in self.names if any("." in part for part in name)
+            }
+        if not self._with_dots or self._matches(pattern):
+            return pattern
+        parts = tuple(map(str, pattern.segments))
+        head = parts[:1] if parts[0] in self.collections else ()
+        for start in dict.fromkeys(((), head)):
+            name = self._with_dots.get(join_key(parts[len(start) :]))
+            if name is not None:
+                return pattern.read_as((*start, *name))
+        return pattern
+
+    def without_start(self, pattern: Pattern) -> Pattern:
+        """Return a pattern that begins as names in the file do as one that begins as keys do."""
+        for old, new in self.moved.items():
+            if pattern.segments[: len(old)] == old and len(pattern.segments) > len(old):
+                return pattern.read_as((*new, *pattern.segments[len(old) :]))
+        return pattern
+
+    def _unboxed(self, pattern: Pattern) -> Pattern:
+        """Return a pattern without its last part if that matches the box of values, and no name."""
+        opened = self._opened(pattern)
+        return opened if not self._matches(pattern) and self._matches(opened) else pattern
+
+    def _opened(self, pattern: Pattern) -> Pattern:
+        """Return a pattern without its last part if that may match a box."""
+        last = pattern.segments[-1:]
+        may_be_box = len(pattern.segments) > 1 and (last == (Any1(),) or self.boxes.issuperset(last))
+        return pattern.read_as(pattern.segments[:-1]) if self.boxes and may_be_box else pattern
+
+    def _matches(self, pattern: Pattern, of_paths: bool = False) -> bool:
+        """Return whether a pattern matches a name of the side, which it may begin with a collection."""
+        if self._has(pattern, of_paths):
+            return True
+        begins = pattern.segments and pattern.segments[0] in self.collections
+        return bool(begins) and self._has(pattern.read_as(pattern.segments[1:]), of_paths)
+
+    def _has(self, pattern: Pattern, of_paths: bool) -> bool:
+        """Return whether a pattern matches a name, or the path of a layer above one."""
+        head = pattern.segments[0] if pattern.segments else None
+        names = self._names_in(head) if isinstance(head, str) else self.names
+        return any(
+            pattern.match(name[:depth]) is not None
+            for name in names
+            for depth in range(1 if of_paths else len(name), len(name) + 1)
+        )
+
+    def _names_in(self, head: str) -> Iterable[Key]:
+        """Return the names that begin with a part."""
+        if self._by_head is None:
+            self._by_head = {}
+            for name in self.names:
+                if name:
+                    self._by_head.setdefault(name[0], []).append(name)
+        return self._by_head.get(head, ())
+
+
+def _parent(pattern: Pattern) -> Pattern:
+    return pattern.read_as(pattern.segments[:-1])
+
+
+def unslashed(pattern: Pattern, is_of: Callable[[Pattern], bool]) -> Pattern:
+    """Return a pattern with its parts split at slashes, if only so it matches a name.
+
+    Args:
+        pattern: The pattern.
+        is_of: Whether a pattern matches a name.
+
+    Raises:
+        RuleError: It matches a name both ways.
+    """
+    split = pattern.slashed
+    if split is None or not is_of(split):
+        return pattern
+    if is_of(pattern):
+        dotted = ".".join(map(str, Pattern(split.segments).segments))
+        raise RuleError(
+            f"the pattern '{pattern}' has two meanings: names with a part that holds slashes, and "
+            f"'{dotted}', names of several parts.",
+            hint="Write a dot between parts, and * for a part that holds slashes.",
+        )
+    return split
