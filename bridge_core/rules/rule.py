@@ -138,11 +138,7 @@ class Rule:
 
     @classmethod
     def rearrange(
-        cls,
-        sources: Patterns,
-        targets: Patterns,
-        ops: str | Iterable[str] = (),
-        **options: Unpack[Options],
+        cls, sources: Patterns, targets: Patterns, ops: str | Iterable[str] = (), **options: Unpack[Options]
     ) -> Rule:
         """Return a rule that makes target tensors from source tensors.
 
@@ -313,23 +309,19 @@ class Rule:
         return self.where if self.where.lookup is not None else self.where.at(SizeLookup(self.sizes))
 
     def bind(self, pattern: Pattern, key: Key) -> dict[str, str] | None:
-        """Return the captured values of a key, or None if the key does not match.
-
-        A number that others give is returned as those.
+        """Return the captured values of a key, the parts of numbers included; None if it does not match.
 
         Raises:
             RuleError: A capture that is an axis or in an index has leading zeros, or a size has no value.
         """
         captures = pattern.match(key)
-        if captures is None:
-            return None
-        if self.where.texts:
+        if captures is not None and self.where.texts:
             try:
                 captures = self.numbered.split(captures, self._numbers)
             except RuleError as err:
                 raise self.error(err.message, key, hint=err.hint) from err
-            if captures is None:
-                return None
+        if captures is None:
+            return None
         for name in self._counted:
             if name in captures and not COUNT.fullmatch(captures[name]):
                 raise self.error(
