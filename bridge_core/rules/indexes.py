@@ -84,7 +84,7 @@ class Sum:
         parts: dict[str, int] = {}
         if self.leading:
             place = bisect.bisect_right(self.starts, rest) - 1
-            if place < 0 or place < self.shift:
+            if place < 0:
                 return None
             parts[self.leading] = place - self.shift
             rest -= self.starts[place]

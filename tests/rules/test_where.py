@@ -526,6 +526,14 @@ def test_counts_of_a_stage_are_those_of_the_names_it_sees():
     assert counted.renamed(key("Block_1.gain")) == key("layer1.2.gain")
 
 
+def test_a_stack_is_not_longer_than_its_bound(tmp_path):
+    rules, _, target, _ = case_ragged()
+    target["b.in_2.k"] = np.concatenate([target["b.in_2.k"]] * 2)
+    before = saved(target, "flax", tmp_path / "b.msgpack")
+    with refused(RuleError, "'i < 8' does not hold for i = 8"):
+        convert(before, tmp_path / "a.safetensors", to="torch", rules=rules)
+
+
 @pytest.mark.parametrize(
     ("missing", "where", "named"),
     [
@@ -533,10 +541,13 @@ def test_counts_of_a_stage_are_those_of_the_names_it_sees():
         ((7,), ["i = block*6 + j", "i < 9"], ("missing", "i = 7")),
         ((), ["i = block*6 + j", "i < 9", "i != 4"], ("missing: i = 8.",)),
         ((10**17,), ["i = block*6 + j", "i < 10**18"], ("missing", "h.10.gain")),
+        ((10**17,), ["i = block*6 + j", "i >= 10**12"], ("missing",)),
     ],
 )
 def test_gaps_are_refused(tmp_path, missing, where, named):
     rules = [Rule.rearrange("h.{i:int}.gain", "b.in_{j:int}.k", "o i_ -> block i_ o", where=where)]
+    if where[-1] == "i >= 10**12":  # the blocks are in names, too
+        rules = [Rule.rearrange("h.{i:int}.gain", "b{block:int}.in_{j:int}.k", where=where)]
     numbers = [i for i in range(8) if i not in missing] + [i for i in missing if i > 7]
     if missing == (7,):
         numbers.append(8)
