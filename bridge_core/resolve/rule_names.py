@@ -244,7 +244,11 @@ class _Stages:
 
 
 def _captures(rule: Rule, name: Key) -> Mapping[str, str] | None:
-    return next((c for p in rule.sources if (c := rule.bind(p, name)) is not None), None)
+    for pattern in rule.sources:
+        captures = rule.bind(pattern, name)
+        if captures is not None:
+            return captures
+    return None
 
 
 def applied_renames(rules: Iterable[Rule], name: Key) -> list[tuple[Rule, Key]]:

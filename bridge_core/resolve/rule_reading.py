@@ -60,7 +60,7 @@ def read_rules(
             names = dict.fromkeys(name for side in sides.values() for name in side.names)
             known = [rule.reversed() if turned else rule for rule in read]
             if names:
-                pairs = {**_pairs(known, names, config, pairs, of_result=turned), **pairs}
+                pairs = {**_pairs(known, names, config, pairs), **pairs}
     return tuple(_at(rule, config, pairs) for rule in read)
 
 
@@ -73,8 +73,6 @@ def _pairs(
     names: Iterable[Key],
     config: Mapping[str, Any] | None,
     known: Mapping[str, Pairs],
-    *,
-    of_result: bool,
 ) -> dict[str, Pairs]:
     """Return the numbers of the counts whose parts the sources of rules have.
 
@@ -83,7 +81,6 @@ def _pairs(
         names: The names of their sources.
         config: The checkpoint's config, if one is known.
         known: Numbers of counts that are known already.
-        of_result: Whether the names are those that the rules' other side ends with.
     """
     rules, names = tuple(rules), tuple(names)
     found: dict[str, Pairs] = {}
