@@ -54,6 +54,7 @@ def rule_names(
     rules: Sequence[Rule],
     config: Mapping[str, Any] | None,
     source_names: Mapping[Key, Key] | None = None,
+    targets: Mapping[Key, TensorSpec] | None = None,
 ) -> Ruled:
     """Apply rules to the names of a source.
 
@@ -63,6 +64,7 @@ def rule_names(
         rules: The rules, in the direction of the conversion.
         config: The checkpoint's config, if one is known.
         source_names: Of a neutral state, key -> key in what it was made from, for messages.
+        targets: The target's names with their specs, for conditions on it; None if they are not known.
 
     Raises:
         RuleError: Two rules match one key, or two keys get one name.
@@ -75,7 +77,7 @@ def rule_names(
 
     active = [r for r in rules if r.action in ("rename", "drop", "rearrange") and rule_holds(r, config)]
     taken = {
-        number: keys_taken_by(rule, {name: specs[key] for key, name in names.items()}, config)
+        number: keys_taken_by(rule, {name: specs[key] for key, name in names.items()}, config, targets)
         for number, rule in enumerate(active)
         if rule.action == "rearrange" and rule.when.needs_shape
     }
