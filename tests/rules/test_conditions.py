@@ -215,7 +215,7 @@ def test_a_check_counts_what_a_stage_and_a_mark_mean(tmp_path):
     for more in ([], ["--like", str(like)]):
         result = CliRunner().invoke(main, ["rules", "check", str(path), "--source", str(source), *more])
         assert result.exit_code == 0, result.output
-        assert "source 2" in result.output
+        assert "stage 1, source 2" in result.output
         assert "source 1 + 0" in result.output
     back = CliRunner().invoke(
         main, ["rules", "check", str(path), "--source", str(like), "--like", str(source)]

@@ -86,6 +86,14 @@ def test_two_renames_of_one_stage_are_refused():
         bridge_torch.to_neutral(state_of(TORCH, "torch"), rules=later)
 
 
+def test_the_rule_that_sees_the_names_of_the_other_is_either_of_them(tmp_path):
+    rules = [rename("model.**", "**", stage=1), rename("{a}.ln.*", "{a}.norm.*")]
+    source = saved(TORCH, "torch", tmp_path / "t.safetensors")
+    assert_holds(plan_and_apply(source, to="flax", rules=rules), FLAX)
+    back = saved(FLAX, "flax", tmp_path / "f.safetensors")
+    assert_holds(plan_and_apply(back, to="torch", rules=rules), TORCH)
+
+
 def test_a_later_rename_that_sees_no_name_is_unmatched(tmp_path):
     source = saved(TORCH, "torch", tmp_path / "t.safetensors")
     rules = [rename("model.**", "**"), rename("model.ln.*", "norm.*", stage=1)]

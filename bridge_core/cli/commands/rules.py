@@ -246,7 +246,9 @@ def _lines(result: _Result) -> Iterable[str]:
         index = () if rule.flat_index is None else (str(rule.flat_index),)
         text = "; ".join((str(rule), *rule.ops, *index))
         notes = [f"when {rule.when}"] if rule.when else []
+        notes += [f"stage {rule.stage}"] if rule.stage else []
         notes += ["optional"] if rule.optional else []
+        notes += ["fallback"] if rule.fallback else []
         for what, counts in (("source", row.sources), ("target", row.targets)):
             if counts is not None:
                 notes.append(f"{what} {' + '.join(map(str, counts.values()))}")
