@@ -2,7 +2,8 @@
 
 Every left tensor is cut into pieces, the pieces are put in the order of the right side, and every right
 tensor is joined by the inverse of the ops that would cut it. So the chains of an equation and of its inverse
-undo each other. Ops without an effect are left out.
+undo each other. A repeated axis cuts a tensor into pieces that are the same: they are copies on the right,
+and must be equal on the left. Ops without an effect are left out.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ Chain = tuple[Op, ...]
 Place = tuple[tuple[str, int], ...]
 """The index of a tensor along the list axes of its term."""
 Identity = tuple[frozenset[str], tuple[int, ...]]
-"""Which piece: its axis names, list axes included, and its place along the list axes of either side."""
+"""Which piece: its axis names, list axes included, and its place along the list axes of either side.
+
+Repeated axes are left out.
+"""
 
 
 @dataclass(frozen=True)
@@ -109,10 +113,11 @@ def _lanes(chains: Sequence[Chain], counts: Sequence[int] = ()) -> Chain:
 
 
 class _Cutter:
-    """Cuts tensors into pieces: splits concatenations, and unstacks the list axes of either side."""
+    """Cuts tensors into pieces: splits concatenations, unstacks list axes and repeated axes."""
 
     def __init__(self, structure: Structure, solver: Solver) -> None:
         self.solver = solver
+        self.repeated = structure.repeated
         self.listed: dict[frozenset[str], tuple[str, ...]] = {}
         self.done: dict[tuple[Axes, tuple[str, ...]], tuple[Chain, list[_Piece]]] = {}
         self.moves: dict[tuple[Layout, Layout], Chain] = {}
@@ -120,7 +125,7 @@ class _Cutter:
         own_axes = (*structure.list_axes.left, *structure.list_axes.right)
         for axes, own in zip((*left, *right), own_axes, strict=True):
             for layout in layouts(axes):
-                names = frozenset(itertools.chain(*layout, own))
+                names = frozenset(itertools.chain(*layout, own)) - self.repeated
                 self.listed[names] = tuple(dict.fromkeys((*self.listed.get(names, ()), *own)))
 
     def identity(self, piece: _Piece) -> Identity:
@@ -139,8 +144,9 @@ class _Cutter:
         if any(isinstance(factor, Parts) for factors in axes for factor in factors):
             return self._split(axes, gone, place)
         layout: Layout = tuple(next(layouts(axes)))
-        names = gone.union(*layout)
+        names = gone.union(*layout) - self.repeated
         listed = [name for name in self.listed[names] if name not in gone]
+        listed += [name for name in itertools.chain(*layout) if name in self.repeated]
         if not listed:
             return (), [_Piece(layout, names, place)]
         opened = _opened(axes, lambda factor: factor in listed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -13,7 +13,7 @@ from bridge_core.axes.compiler import compiled
 from bridge_core.axes.equation import ELLIPSIS, Equation, ListAxes, Term
 from bridge_core.axes.leaf_axes import Shape
 from bridge_core.axes.sizes import Axis, Solver
-from bridge_core.axes.structure import Axes, Structure, layouts, structure_of
+from bridge_core.axes.structure import Axes, Structure, hidden_parts, layouts, structure_of
 from bridge_core.errors import PlanError, RuleError
 from bridge_core.messages import count, nearest
 from bridge_core.ops import Op, chain_specs
@@ -22,6 +22,7 @@ from bridge_core.state import TensorSpec
 __all__ = ["Rearrangement", "rearrange"]
 
 _MOST_TENSORS = 1_000_000
+_MOST_COPIES = 65_536
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def rearrange(
     sizes: Mapping[str, int] = MappingProxyType({}),
     list_axes: ListAxes | None = None,
     wanted: Sequence[Shape | None] | None = None,
+    stated: Collection[str] = (),
 ) -> Rearrangement:
     """Return the ops of an equation for given tensors.
 
@@ -57,6 +59,8 @@ def rearrange(
         list_axes: The list axes of every term; none if not given.
         wanted: The shapes that the right tensors must have; None where they are not known. They also
             determine sizes that are not known from the left tensors and from ``sizes``.
+        stated: Names of further axes whose sizes the rule states, without a value that is known yet. An axis
+            of one side only must be among them or in ``sizes``: the values are repeated along it.
 
     Raises:
         RuleError: The equation is inconsistent, the left tensors do not fit it, a size cannot be determined,
@@ -73,6 +77,7 @@ def rearrange(
         tuple(sorted(sizes.items())),
         ListAxes.none(equation) if list_axes is None else list_axes,
         None if wanted is None else tuple(None if shape is None else tuple(shape) for shape in wanted),
+        frozenset(stated),
     )
 
 
@@ -83,18 +88,23 @@ def _rearranged(
     given: tuple[tuple[str, int], ...],
     list_axes: ListAxes,
     wanted: tuple[Shape | None, ...] | None,
+    stated: frozenset[str],
 ) -> Rearrangement:
-    structure = structure_of(equation, list_axes)
+    sizes = dict(given)
+    structure = structure_of(equation, list_axes, stated.union(sizes))
     _check_sizes(equation, list_axes, given)
-    inputs = _inputs(equation, list_axes, dict(given), specs)
-    structure = _without_ellipsis(structure, equation, inputs, specs)
-    solver = Solver(dict(given))
+    if structure.number is not None:
+        sizes[structure.number] = int(structure.number)
+    inputs = _inputs(equation, structure, sizes, specs)
+    structure = _without_ellipsis(structure, inputs, specs)
+    solver = Solver(sizes, hidden_parts(structure))
     solver.learn(_axes_of(inputs, structure.left, specs))
-    outputs = _tensors(equation.right, list_axes.right, solver.sizes)
+    outputs = _tensors(equation.right, structure.list_axes.right, structure.number, solver.sizes)
     if wanted is not None and outputs is not None:
         solver.learn(_wanted_axes(outputs, structure.right, wanted))
     solver.finish(_names(structure))
-    outputs = _tensors(equation.right, list_axes.right, solver.sizes) or []
+    _check_repeats(structure, solver.sizes)
+    outputs = _tensors(equation.right, structure.list_axes.right, structure.number, solver.sizes) or []
     ops = compiled(
         structure, solver, [(t.index, t.place) for t in inputs], [(t.index, t.place) for t in outputs]
     )
@@ -102,7 +112,7 @@ def _rearranged(
     for tensor, spec, shape in zip(outputs, results, wanted or (None,) * len(outputs), strict=True):
         if shape is not None and shape != spec.shape:
             raise _other_shape(tensor, spec.shape, shape)
-    named = {name: n for name, n in solver.sizes.items() if not name.startswith(ELLIPSIS)}
+    named = {name: n for name, n in solver.sizes.items() if name.isidentifier()}
     return Rearrangement(ops, results, MappingProxyType(named))
 
 
@@ -115,7 +125,8 @@ class _Tensor:
     place: tuple[tuple[str, int], ...]
 
     def __str__(self) -> str:
-        return f"'{self.term}'" + "".join(f", {name} = {i}" for name, i in self.place)
+        place = (f", {name} = {i}" for name, i in self.place if name.isidentifier())
+        return f"'{self.term}'{''.join(place)}"
 
 
 def _other_shape(tensor: _Tensor, shape: Shape, expected: Shape) -> RuleError:
@@ -141,8 +152,24 @@ def _check_sizes(equation: Equation, list_axes: ListAxes, given: tuple[tuple[str
             raise RuleError(f"sizes.{name}: expected a size of 0 or more, got {n}.")
 
 
+def _check_repeats(structure: Structure, sizes: Mapping[str, int]) -> None:
+    empty = next((name for name in sorted(structure.repeated) if not sizes[name]), None)
+    if empty is not None:
+        raise RuleError(
+            f"expected one or more copies along the repeated axis {empty!r}, got none: its size is 0.",
+            hint=f"State a size of 1 or more, such as sizes = {{ {empty} = 2 }}.",
+        )
+    copies = math.prod(sizes[name] for name in structure.repeated)
+    if copies > _MOST_COPIES:
+        names = ", ".join(sorted(structure.repeated))
+        raise RuleError(f"expected at most {_MOST_COPIES} copies along {names}, got {copies}.")
+
+
 def _tensors(
-    terms: tuple[Term, ...], list_axes: tuple[tuple[str, ...], ...], sizes: Mapping[str, int]
+    terms: tuple[Term, ...],
+    list_axes: tuple[tuple[str, ...], ...],
+    number: str | None,
+    sizes: Mapping[str, int],
 ) -> list[_Tensor] | None:
     """Return the tensors of a side in their order, or None if the length of a list is not known."""
     listed = list(itertools.chain.from_iterable(list_axes))
@@ -154,22 +181,23 @@ def _tensors(
             f"expected one tensor or more along the list axis {empty!r}, got none: its size is 0."
         )
     for term, own in zip(terms, list_axes, strict=True):
-        number = math.prod(sizes[name] for name in own)
-        if number > _MOST_TENSORS:
-            raise RuleError(f"expected at most {_MOST_TENSORS} tensors for '{term}', got {number}.")
+        total = math.prod(sizes[name] for name in own)
+        if total > _MOST_TENSORS:
+            raise RuleError(f"expected at most {_MOST_TENSORS} tensors for '{term}', got {total}.")
     return [
         _Tensor(index, term, tuple(zip(own, place, strict=True)))
         for index, (term, own) in enumerate(zip(terms, list_axes, strict=True))
-        for place in itertools.product(*(range(sizes[name]) for name in own))
+        for place in itertools.product(*((index,) if name == number else range(sizes[name]) for name in own))
     ]
 
 
 def _inputs(
-    equation: Equation, list_axes: ListAxes, sizes: Mapping[str, int], specs: tuple[TensorSpec, ...]
+    equation: Equation, structure: Structure, sizes: Mapping[str, int], specs: tuple[TensorSpec, ...]
 ) -> list[_Tensor]:
-    inputs = _tensors(equation.left, list_axes.left, sizes)
+    list_axes = structure.list_axes.left
+    inputs = _tensors(equation.left, list_axes, structure.number, sizes)
     if inputs is None:
-        unknown = next(name for own in list_axes.left for name in own if name not in sizes)
+        unknown = next(name for own in list_axes for name in own if name not in sizes)
         raise RuleError(
             f"the number of tensors along the list axis {unknown!r} cannot be determined.",
             hint=f"Add its size to the rule, such as sizes = {{ {unknown} = 12 }}.",
@@ -182,7 +210,7 @@ def _inputs(
 
 
 def _without_ellipsis(
-    structure: Structure, equation: Equation, inputs: list[_Tensor], specs: tuple[TensorSpec, ...]
+    structure: Structure, inputs: list[_Tensor], specs: tuple[TensorSpec, ...]
 ) -> Structure:
     """Return the structure with names for the axes of `...`, after checking the rank of every tensor."""
     spare: int | None = None
@@ -239,7 +267,7 @@ def _names(structure: Structure) -> list[str]:
     """Return every axis name once, in the order of the left side."""
     names = [name for axes in structure.left for layout in layouts(axes) for run in layout for name in run]
     listed = itertools.chain.from_iterable((*structure.list_axes.left, *structure.list_axes.right))
-    return list(dict.fromkeys((*names, *listed)))
+    return list(dict.fromkeys((*names, *listed, *sorted(structure.repeated))))
 
 
 def _result_specs(specs: tuple[TensorSpec, ...], ops: tuple[Op, ...]) -> tuple[TensorSpec, ...]:

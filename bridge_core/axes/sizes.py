@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from bridge_core.axes.structure import Axes, Factors, Parts
@@ -33,11 +33,13 @@ class Solver:
     """Finds the sizes of axis names.
 
     Args:
-        given: Sizes that the rule states, by axis name.
+        given: Sizes that the rule states, by axis name; a whole number is the name of an axis of its size.
+        hidden: Names that no shape shows apart from others; parts of such names are not taken as equal.
     """
 
-    def __init__(self, given: Mapping[str, int]) -> None:
+    def __init__(self, given: Mapping[str, int], hidden: Collection[str] = ()) -> None:
         self.sizes = dict(given)
+        self._hidden = hidden
         self._origin = dict.fromkeys(given, "sizes")
         self._axes: list[Axis] = []
 
@@ -73,10 +75,12 @@ class Solver:
         """
         while unknown := [name for name in names if name not in self.sizes]:
             if not any(self._solve(axis.factors, axis.size, axis, equal=True) for axis in self._axes):
+                hint = f"Add it to the rule, such as sizes = {{ {unknown[0]} = 12 }}"
                 raise RuleError(
                     f"the size of axis {unknown[0]!r} cannot be determined from the shapes.",
-                    hint=f"Add it to the rule, such as sizes = {{ {unknown[0]} = 12 }}, or pass "
-                    'like="target.safetensors" (--like).',
+                    hint=f"{hint}."
+                    if unknown[0] in self._hidden
+                    else f'{hint}, or pass like="target.safetensors" (--like).',
                 )
             self.learn(())
 
@@ -120,7 +124,7 @@ class Solver:
         shared = self._shared(unknown)
         if shared is not None:
             return self._solve_shared(*shared, parts, total, sum(known), axis)
-        if known or not equal:
+        if known or not equal or self._are_hidden(unknown):
             return False
         if total % len(unknown):
             expected = f"a multiple of {len(unknown)}, for {len(unknown)} equal parts"
@@ -130,6 +134,10 @@ class Solver:
                 error.hint = f"Add the parts' sizes to the rule, such as sizes = {{ {names[0]} = 12 }}."
             raise error
         return any([self._solve(member, total // len(unknown), axis, equal=True) for member in unknown])
+
+    def _are_hidden(self, members: Iterable[Factors]) -> bool:
+        names = (f for member in members for f in member if isinstance(f, str) and f not in self.sizes)
+        return all(name in self._hidden for name in names)
 
     def _shared(self, members: Iterable[Factors]) -> tuple[str, int] | None:
         """Return the one name whose size is not known in any member, and its factor in the members' sum.
@@ -158,6 +166,8 @@ class Solver:
     def _refuse(self, factors: Factors, computed: int, size: int, axis: Axis) -> None:
         if len(factors) == 1 and isinstance(factors[0], str):
             name = factors[0]
+            if name.isdigit():
+                raise RuleError(f"{name} in {axis.where}: expected an axis of size {name}, got {size}.")
             raise RuleError(
                 f"the axis {name!r} has two sizes: {computed} in {self._origin[name]}, and {size} in "
                 f"{axis.where}."
@@ -177,17 +187,22 @@ class Solver:
         for member in members:
             factors = member if isinstance(member, tuple) else (member,)
             n = self.size(factors)
+            text = text_of(factors)
             if n is not None:
-                texts.append(f"{text_of(factors)} = {n}")
+                texts.append(text if text == str(n) else f"{text} = {n}")
         return ", ".join(texts)
 
 
 def text_of(factors: Factors) -> str:
     """Return an axis in the notation."""
-    texts = [
-        factor if isinstance(factor, str) else f"({' '.join(map(text_of, factor.members))})"
-        for factor in factors
-    ]
+    texts = [factor if isinstance(factor, str) else _parts_text(factor) for factor in factors]
     if len(texts) == 1:
         return texts[0]
     return f"({' '.join(texts)})" if texts else "1"
+
+
+def _parts_text(parts: Parts) -> str:
+    if not parts.marked:
+        return f"({' '.join(map(text_of, parts.members))})"
+    texts = (text_of(part)[1:-1] if len(part) > 1 else text_of(part) for part in parts.members)
+    return f"({' + '.join(texts)})"

@@ -97,7 +97,7 @@ def _refuse_renamed(plan: Plan, rules: Sequence[Rule]) -> None:
     renames = [rule for rule in rules if rule.action == "rename" and not (rule.optional or rule.when)]
 
     def is_renamed(key: Key) -> bool:
-        return any(rule.source.match(name) is not None for rule in renames for name in (key, key[1:]))
+        return any(rule.renamed(name) is not None for rule in renames for name in (key, key[1:]))
 
     unexpected = tuple(key for key in plan.unexpected if is_renamed(key))
     error = PlanProblems(plan.missing if unexpected else (), unexpected).error(plan.target_layout)

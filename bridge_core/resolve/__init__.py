@@ -8,9 +8,9 @@ if TYPE_CHECKING:
     from bridge_core.resolve.from_neutral import plan_from_neutral as plan_from_neutral
     from bridge_core.resolve.module_evidence import with_model_evidence as with_model_evidence
     from bridge_core.resolve.names_of_file import TreeNames as TreeNames, tree_names as tree_names
-    from bridge_core.resolve.printed_names import without_collections as without_collections
     from bridge_core.resolve.rule_checks import rule_problems as rule_problems
     from bridge_core.resolve.rule_names import applied_renames as applied_renames, check_kind as check_kind
+    from bridge_core.resolve.rule_reading import without_collections as without_collections
     from bridge_core.resolve.tensor_axes import axis_names as axis_names
     from bridge_core.resolve.to_neutral import plan_to_neutral as plan_to_neutral
     from bridge_core.resolve.written_names import (
@@ -26,9 +26,9 @@ else:
             "module_evidence": "with_model_evidence",
             "names_of_file": "TreeNames tree_names",
             "written_names": "keys_named permitted_names spellings_in_plan",
-            "printed_names": "without_collections",
             "rule_checks": "rule_problems",
             "rule_names": "applied_renames check_kind",
+            "rule_reading": "without_collections",
             "tensor_axes": "axis_names",
             "to_neutral": "plan_to_neutral",
         },

@@ -84,7 +84,7 @@ def plan_from_neutral(
     if rules or state.metadata.rules:
         from bridge_core.resolve.recorded_rules import towards
 
-        ways = towards(state, rules, registry, to, like)
+        ways = towards(state, rules, registry, to, like, config)
         rules = ways.rules
     targets = None
     if like is not None:
@@ -253,7 +253,7 @@ def _fills(
                 error.hint = _TEMPLATE
                 raise error
             continue
-        matching = [key for key in targets if any(p.match(key) is not None for p in rule.targets)]
+        matching = [key for key in targets if any(rule.bind(p, key) is not None for p in rule.targets)]
         if not matching and not (rule.optional or rule.when.is_undecided):
             unmatched.append(rule.full_label)
         for key in matching:

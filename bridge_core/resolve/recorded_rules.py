@@ -12,15 +12,15 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from bridge_core.plugins import Registry
+from bridge_core.resolve.named_side import NamedSide
 from bridge_core.resolve.printed_names import (
     neutral_side,
-    read_printed,
     refuse_unclear_target,
-    share_default_paths,
     side_of,
     unseen_side,
 )
 from bridge_core.resolve.rule_names import check_kind, rule_holds
+from bridge_core.resolve.rule_reading import read_rules
 from bridge_core.state import FlatState, Key, RecordedRule, StateMetadata
 
 if TYPE_CHECKING:
@@ -61,17 +61,19 @@ def rules_from(
     """
     source = side_of(state, registry)
     seen = None if like is None else side_of(like.replace(layout=to), registry)
-    readable_rules = []
+    sided, layouts = [], []
     for rule in rules:
         check_kind(rule, registry.kinds, state.layout or "")
         layout = to if to != "neutral" or rule.layouts is None else rule.layouts[1]
-        read = read_printed(rule, source, seen or unseen_side(layout, registry))
+        if rule.action != "layer" or rule_holds(rule, config):
+            sided.append((rule, source, seen or unseen_side(layout, registry)))
+            layouts.append(layout)
+    read = read_rules(sided, config)
+    for rule, layout in zip(read, layouts, strict=True):
         if layout == "neutral":
-            refuse_unclear_target(read, registry)
-        if read.action != "layer" or rule_holds(read, config):
-            readable_rules.append(read)
-    _check_layers(readable_rules)
-    return share_default_paths(readable_rules, {source.default})
+            refuse_unclear_target(rule, registry)
+    _check_layers(read)
+    return read
 
 
 def _check_layers(rules: Iterable[Rule]) -> None:
@@ -149,7 +151,13 @@ class NeutralRules:
     waiting: frozenset[Key] = frozenset()
 
 
-def rules_towards(state: FlatState, rules: Iterable[Rule], registry: Registry, to: str) -> NeutralRules:
+def rules_towards(
+    state: FlatState,
+    rules: Iterable[Rule],
+    registry: Registry,
+    to: str,
+    config: Mapping[str, Any] | None,
+) -> NeutralRules:
     """Return which of the rules given for a neutral state are done already, and which are not.
 
     A state of before rules were recorded has been through the rules that name layouts; one that no conversion
@@ -160,11 +168,12 @@ def rules_towards(state: FlatState, rules: Iterable[Rule], registry: Registry, t
         rules: The rules, in the direction of the conversion.
         registry: Where frameworks are found.
         to: The framework of the target, or neutral.
+        config: The checkpoint's config, if one is known.
     """
     rules = tuple(rules)
     if not rules:
         return NeutralRules(())
-    from bridge_core.rules import identity_of_rule
+    from bridge_core.rules import identity_of_rule, recorded_pairs
 
     metadata = state.metadata
     records = _by_identity(metadata.rules or ())
@@ -191,13 +200,12 @@ def rules_towards(state: FlatState, rules: Iterable[Rule], registry: Registry, t
         for key in record.pending
     )
     free = [key for key in state if key not in waiting]
-    read, defaults = [], set()
+    sided = []
     for rule in fresh:
         layout, target = rule.layouts or ("", to)
-        source = neutral_side(state, free, layout, registry)
-        defaults.add(source.default)
-        read.append(read_printed(rule, source, unseen_side(target, registry)))
-    return NeutralRules(share_default_paths(read, defaults), tuple(done), waiting)
+        sided.append((rule, neutral_side(state, free, layout, registry), unseen_side(target, registry)))
+    read = read_rules(sided, config, recorded_pairs(metadata.rules or ()))
+    return NeutralRules(read, tuple(done), waiting)
 
 
 def _was_not_used(rule: Rule, state: FlatState) -> bool:
@@ -257,7 +265,12 @@ class TowardsFramework:
 
 
 def towards(
-    state: FlatState, given: Iterable[Rule], registry: Registry, to: str, like: FlatState | None
+    state: FlatState,
+    given: Iterable[Rule],
+    registry: Registry,
+    to: str,
+    like: FlatState | None,
+    config: Mapping[str, Any] | None,
 ) -> TowardsFramework:
     """Return the rules that are to be done on the way to a framework.
 
@@ -267,20 +280,21 @@ def towards(
         registry: Where frameworks are found.
         to: Name of the framework.
         like: The target's template, if it is known.
+        config: The checkpoint's config, if one is known.
     """
     given = tuple(given)
     records = state.metadata.rules or ()
     if not given and not records:
         return TowardsFramework(())
-    from bridge_core.rules import identity_of_rule, read_recorded
+    from bridge_core.rules import identity_of_rule, read_recorded, recorded_pairs
 
     target = unseen_side(to, registry) if like is None else side_of(like.replace(layout=to), registry)
     by_identity = {identity_of_rule(rule): rule for rule in given}
     known = _by_identity(records)
     waiting = {key for record in records for key in record.pending}
     free = [key for key in state if key not in waiting]
-    rules: list[Rule] = []
-    sources: dict[int, tuple[Key, ...]] = {}
+    sided: list[tuple[Rule, NamedSide, NamedSide]] = []
+    waits: list[tuple[RecordedRule, tuple[Key, ...]]] = []
     refused: dict[Key, str] = {}
     for identity, record in known.items():
         source, leads_to = record.layouts
@@ -294,24 +308,27 @@ def towards(
             refused.update(dict.fromkeys(pending, _why(record, "and is not given here")))
         elif pending or rule.action in ("layer", "fill"):
             side = neutral_side(state, pending if rule.action == "rearrange" else free, source, registry)
-            read = read_printed(rule, side, target, recorded=True)
-            matched = tuple(k for k in pending if any(read.bind(p, k) is not None for p in read.sources))
-            lost = [key for key in pending if key not in matched]
-            refused.update(dict.fromkeys(lost, _why(record, "and does not match this name")))
-            sources[len(rules)] = matched
-            rules.append(read)
+            sided.append((rule, side, target))
+            waits.append((record, pending))
     for identity, rule in by_identity.items():
         turned = identity_of_rule(rule.reversed())
         is_undone = rule.action == "rearrange" and turned in known and known[turned].layouts[0] == to
         if identity not in known and not is_undone and not _was_not_used(rule, state):
             side = neutral_side(state, free, rule.layouts[0] if rule.layouts else "", registry)
-            rules.append(read_printed(rule, side, target))
+            sided.append((rule, side, target))
+    rules = read_rules(sided, config, recorded_pairs(records), of_records=len(waits))
+    sources: dict[int, tuple[Key, ...]] = {}
+    for number, (rule, (record, pending)) in enumerate(zip(rules, waits, strict=False)):
+        matched = tuple(k for k in pending if any(rule.bind(p, k) is not None for p in rule.sources))
+        lost = [key for key in pending if key not in matched]
+        refused.update(dict.fromkeys(lost, _why(record, "and does not match this name")))
+        sources[number] = matched
     made: list[Pattern] = []
     if any(rule.action == "fill" and rule.fallback for rule in rules):
         done = (by_identity.get(identity) or read_recorded(record) for identity, record in known.items())
         renames = [rule for rule in (*done, *given) if rule is not None and rule.action == "rename"]
         made = [target.read(rule.targets[0], makes=True) for rule in renames if not rule.fallback]
-    return TowardsFramework(tuple(rules), sources, refused, tuple(made))
+    return TowardsFramework(rules, sources, refused, tuple(made))
 
 
 def _why(record: RecordedRule, problem: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,12 +11,14 @@ from bridge_core.axes import Equation
 from bridge_core.errors import RuleError
 from bridge_core.resolve.key_matching import Captures, MatchedKeys, matched_keys
 from bridge_core.resolve.rule_instance import BoundRule, RuleInstance
-from bridge_core.rules import Rule
+from bridge_core.rules import Pattern, Rule, Sum
 from bridge_core.state import Key, TensorSpec, join_key
 
 __all__ = ["bind_rule", "check_disjoint", "keys_taken_by", "rule_conflict"]
 
 _MOST_SHOWN = 8
+_MOST_TRIED = 100_000
+"""How many numbers that comparisons may exclude are tried."""
 
 
 def bind_rule(
@@ -182,35 +183,61 @@ def rule_conflict(rule: Rule, other: Rule, what: str, key: Key | str) -> RuleErr
 
 
 def _check_blocks(rule: Rule, bound_rules: Iterable[BoundRule]) -> None:
-    """Check that a flat index counts from 0 without a gap, in complete blocks.
+    """Check that a number which several parts give counts without a gap, in complete blocks.
 
     Its parts may be in the names of several tensors, so that no single instance of the rule shows a gap.
+    Numbers that comparisons exclude are not missing.
 
     Raises:
-        RuleError: The index has a gap, or its last block is not complete.
+        RuleError: A number is missing, or the last block is not complete.
     """
-    index = rule.flat_index
-    if index is None:
+    if not rule.where.bounded:
         return
-    of_sources = any(index.whole in pattern.captures for pattern in rule.sources)
-    seen: dict[tuple[int, Captures], dict[int, Key]] = {}
-    for bound in bound_rules:
-        patterns, keys = (rule.sources, bound.sources) if of_sources else (rule.targets, bound.targets)
-        for (number, pattern), key in itertools.product(enumerate(patterns), keys):
-            captures = pattern.match(key)
-            if captures is not None and index.whole in captures:
-                whole = int(captures.pop(index.whole))
-                seen.setdefault((number, tuple(sorted(captures.items()))), {})[whole] = key
-    block = math.prod(index.sizes.values())
-    for wholes in seen.values():
-        count = -(-(max(wholes) + 1) // block) * block
-        if count > len(wholes):
-            holes = (str(n) for n in range(count) if n not in wholes)
-            shown = ", ".join(itertools.islice(holes, _MOST_SHOWN))
-            more = count - len(wholes) - _MOST_SHOWN
-            raise rule.error(
-                f"with '{index}', expected {index.whole} to count from 0 in complete blocks of {block}; "
-                f"{count - len(wholes)} missing: {index.whole} = {shown}"
-                f"{f' and {more} more' if more > 0 else ''}.",
-                wholes[max(wholes)],
-            )
+    bound_rules = tuple(bound_rules)
+    for whole, numbers in rule.numbered.sums():
+        if len(numbers.terms) < 2 or numbers.leading:
+            continue
+        of_sources = any(whole in pattern.captures for pattern in rule.sources)
+        seen: dict[tuple[int, Captures], dict[int, Key]] = {}
+        for bound in bound_rules:
+            patterns, keys = (rule.sources, bound.sources) if of_sources else (rule.targets, bound.targets)
+            for (number, pattern), key in itertools.product(enumerate(patterns), keys):
+                captures = pattern.match(key) if rule.bind(pattern, key) is not None else None
+                if captures is not None and whole in captures:
+                    place = (int(captures.pop(whole)) - numbers.constant) // numbers.unit
+                    seen.setdefault((number, tuple(sorted(captures.items()))), {})[place] = key
+        for (number, others), places in seen.items():
+            pattern = (rule.sources if of_sources else rule.targets)[number]
+            _check_complete(rule, pattern, whole, numbers, dict(others), places)
+
+
+def _check_complete(
+    rule: Rule, pattern: Pattern, whole: str, numbers: Sum, captures: dict[str, str], places: dict[int, Key]
+) -> None:
+    block = numbers.terms[0][1] // numbers.unit
+    end = -(-(max(places) + 1) // block) * block
+    if end <= len(places):
+        return
+
+    def is_missing(place: int) -> bool:
+        text = str(numbers.constant + place * numbers.unit)
+        return place not in places and (
+            not rule.where.comparisons
+            or rule.bind(pattern, pattern.fill({**captures, whole: text})) is not None
+        )
+
+    tried = min(end, len(places) + _MOST_TRIED)  # a name may hold any number
+    holes = list(itertools.islice(filter(is_missing, range(tried)), _MOST_SHOWN + 1))
+    if not holes and tried < end:
+        holes = [tried]
+    if holes:
+        names = ", ".join(str(numbers.constant + place * numbers.unit) for place in holes[:_MOST_SHOWN])
+        more = end - len(places) - _MOST_SHOWN
+        count = "" if rule.where.comparisons else f"{end - len(places)} "
+        rest = f" and {'more' if not count else f'{more} more'}" if len(holes) > _MOST_SHOWN else ""
+        start = numbers.constant
+        raise rule.error(
+            f"with '{rule.where}', expected {whole} to count from {start} in complete blocks of {block}; "
+            f"{count}missing: {whole} = {names}{rest}.",
+            places[max(places)],
+        )

@@ -217,7 +217,9 @@ class RuleInstance:
             resized = any(call.name in ("pad", "unpad") for call in rule.after)
             known = None if target_specs is None or resized else target_specs.values()
             shapes = None if known is None else [spec.shape if spec is not None else None for spec in known]
-            moved = rearrange(rule.equation, called, sizes=sizes, list_axes=rule.list_axes, wanted=shapes)
+            moved = rearrange(
+                rule.equation, called, sizes=sizes, list_axes=rule.list_axes, wanted=shapes, stated=rule.sizes
+            )
         else:
             moved = Rearrangement((), called, {})
         targets = tuple(self._targets(moved.sizes))

@@ -184,11 +184,11 @@ class _Stages:
                 if self._later:
                     self.note(name)
                 return found[0], []
-            renames.append((found[0], found[0].targets[0].fill(found[1])))
+            renames.append((found[0], found[0].build(found[0].targets[0], found[1])))
         for stage in self._later:
             found = self._owner(stage, renames[-1][1] if renames else name, key)
             if found is not None:
-                renames.append((found[0], found[0].targets[0].fill(found[1])))
+                renames.append((found[0], found[0].build(found[0].targets[0], found[1])))
         return None, renames
 
     def note(self, name: Key) -> None:
@@ -217,8 +217,6 @@ class _Stages:
 
 
 def _captures(rule: Rule, name: Key) -> Mapping[str, str] | None:
-    if rule.action != "rearrange":
-        return rule.source.match(name)
     return next((c for p in rule.sources if (c := rule.bind(p, name)) is not None), None)
 
 
@@ -236,9 +234,9 @@ def applied_renames(rules: Iterable[Rule], name: Key) -> list[tuple[Rule, Key]]:
             done = bool(applied) and applied[-1][0].stage == rule.stage
             if done or rule.fallback is not fallback or rule.when.is_met is False:
                 continue
-            captures = rule.source.match(seen)
-            if captures is not None:
-                applied.append((rule, rule.targets[0].fill(captures)))
+            new = rule.renamed(seen)
+            if new is not None:
+                applied.append((rule, new))
         if applied:
             return applied
     return []

@@ -80,7 +80,9 @@ def plan_to_neutral(
     if rules:
         from bridge_core.resolve.recorded_rules import rules_from, rules_towards
     if state.layout == "neutral":
-        return plan_renames(state, rules_towards(state, rules, registry, to) if rules else None, config)
+        return plan_renames(
+            state, rules_towards(state, rules, registry, to, config) if rules else None, config
+        )
     if rules:
         rules = rules_from(state, rules, registry, config, to, like)
     targets = None

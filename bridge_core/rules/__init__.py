@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from bridge_core.public import exports
 
 if TYPE_CHECKING:
+    from bridge_core.rules.indexes import Pairs as Pairs, Sum as Sum
     from bridge_core.rules.op_calls import Call as Call
     from bridge_core.rules.overlaps import overlapping as overlapping
     from bridge_core.rules.patterns import Any1 as Any1, Int as Int, Pattern as Pattern, Str as Str
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
         identity_of_rule as identity_of_rule,
         read_recorded as read_recorded,
         recorded as recorded,
+        recorded_pairs as recorded_pairs,
     )
     from bridge_core.rules.rule import Rule as Rule
     from bridge_core.rules.rule_sets import Rules as Rules, as_rules as as_rules, oriented as oriented
@@ -23,18 +25,21 @@ if TYPE_CHECKING:
         resolve_sizes as resolve_sizes,
     )
     from bridge_core.rules.toml_file import load_rules as load_rules
+    from bridge_core.rules.where import Where as Where, names_in as names_in
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
+            "indexes": "Pairs Sum",
             "op_calls": "Call",
             "overlaps": "overlapping",
             "patterns": "Any1 Int Pattern Str",
             "permissions": "Allowed Permissions",
-            "records": "identity_of_record identity_of_rule read_recorded recorded",
+            "records": "identity_of_record identity_of_rule read_recorded recorded recorded_pairs",
             "rule": "Rule",
             "rule_sets": "Rules as_rules oriented",
             "sizes": "SizeLookup config_entry resolve_sizes",
             "toml_file": "load_rules",
+            "where": "Where names_in",
         },
     )

@@ -7,38 +7,37 @@ list axis: its pattern matches a list of tensors, and the other side has the cap
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from bridge_core.axes import Equation, ListAxes, Term
 from bridge_core.errors import RuleError
-from bridge_core.messages import count
-from bridge_core.rules.flat_index import FlatIndex
+from bridge_core.messages import count, nearest
+from bridge_core.rules.indexes import Count, Equated
 from bridge_core.rules.patterns import Pattern
+from bridge_core.rules.where import Where
 
 __all__ = [
     "capture_text",
     "certainly_meet",
     "check_absent",
     "check_captures",
-    "check_flat_index",
     "check_same_captures",
+    "check_where",
     "expanded",
     "list_axes_of",
 ]
 
 
-def expanded(pattern: Pattern, index: FlatIndex | None) -> tuple[str, ...]:
-    """Return the captures of a pattern, with the parts of a flat index in its place."""
-    if index is None:
+def expanded(pattern: Pattern, where: Where) -> tuple[str, ...]:
+    """Return the captures of a pattern, with its parts in the place of a number that they give."""
+    if not where:
         return pattern.captures
-    return tuple(
-        part for name in pattern.captures for part in (index.names if name == index.whole else (name,))
-    )
+    return tuple(dict.fromkeys(part for name in pattern.captures for part in where.parts.get(name, (name,))))
 
 
-def list_axes_of(sources: Iterable[Pattern], targets: Iterable[Pattern], index: FlatIndex | None) -> ListAxes:
+def list_axes_of(sources: Iterable[Pattern], targets: Iterable[Pattern], where: Where) -> ListAxes:
     """Return the list axes of every pattern, in the order of its captures."""
-    left, right = ([expanded(pattern, index) for pattern in side] for side in (sources, targets))
+    left, right = ([expanded(pattern, where) for pattern in side] for side in (sources, targets))
     fixed = {name for names in left for name in names} & {name for names in right for name in names}
     return ListAxes(
         tuple(tuple(name for name in names if name not in fixed) for names in left),
@@ -62,8 +61,37 @@ def certainly_meet(first: Pattern, second: Pattern) -> bool:
     return first.shape == second.shape
 
 
-def check_flat_index(
-    index: FlatIndex,
+def check_where(
+    where: Where,
+    sources: tuple[Pattern, ...],
+    targets: tuple[Pattern, ...],
+    equation: Equation | None,
+    sizes: Collection[str],
+) -> None:
+    """Check that indexes compute numbers of one side from the other, and that comparisons name something.
+
+    Raises:
+        RuleError: One does not.
+    """
+    for index in where.indexes:
+        _check_index(index, sources, targets, equation)
+    axes = equation.axes if equation is not None else frozenset[str]()
+    known = axes.union(where.numbers, sizes, *(pattern.captures for pattern in (*sources, *targets)))
+    for comparison in where.comparisons:
+        for name in sorted(comparison.names - known):
+            if not name.startswith("config."):
+                raise RuleError(
+                    f"where = '{comparison}': {name} is neither a capture nor a size.",
+                    hint=nearest(name, sorted(known)),
+                )
+    if len(where.parts) < len(where.indexes) or not where.parts.keys().isdisjoint(
+        name for names in where.parts.values() for name in names
+    ):
+        raise RuleError(f"where = '{where}': expected each number to be computed once, from names only.")
+
+
+def _check_index(
+    index: Equated | Count,
     sources: tuple[Pattern, ...],
     targets: tuple[Pattern, ...],
     equation: Equation | None,
@@ -78,7 +106,7 @@ def check_flat_index(
     if len(holders) != 1:
         number, parts = f"{{{index.whole}:int}}", ", ".join(f"{{{name}:int}}" for name in index.names)
         raise RuleError(
-            f"where = '{index}': expected {index.whole} as a capture of one side, got it on "
+            f"where = '{index.text}': expected {index.whole} as a capture of one side, got it on "
             f"{'both sides' if holders else 'neither side'}.",
             hint=f"Write {number} in the patterns of one side only, and {parts} or axes of these names on "
             "the other.",
@@ -87,13 +115,13 @@ def check_flat_index(
     for pattern in holders[0]:
         if index.whole in pattern.captures and index.whole not in pattern.numbers:
             raise RuleError(
-                f"where = '{index}': the capture {{{index.whole}}} of '{pattern}' is not a number.",
+                f"where = '{index.text}': the capture {{{index.whole}}} of '{pattern}' is not a number.",
                 hint=f"Write {{{index.whole}:int}} there.",
             )
         for name in index.names:
             if name in pattern.captures:
                 raise RuleError(
-                    f"where = '{index}': '{pattern}' has both {name} and {index.whole} as captures.",
+                    f"where = '{index.text}': '{pattern}' has both {name} and {index.whole} as captures.",
                     hint=f"Write {name} only on the other side.",
                 )
     terms = () if equation is None else equation.left if others is sources else equation.right
@@ -102,12 +130,13 @@ def check_flat_index(
         numbers = {name in pattern.numbers for pattern in others if name in pattern.captures}
         if False in numbers:
             raise RuleError(
-                f"where = '{index}': the capture {{{name}}} is not a number.", hint=f"Write {{{name}:int}}."
+                f"where = '{index.text}': the capture {{{name}}} is not a number.",
+                hint=f"Write {{{name}:int}}.",
             )
         if not numbers and name not in axes:
             side = "source" if others is sources else "target"
             raise RuleError(
-                f"where = '{index}': {name} has no value, because it is neither a capture nor an axis on the "
+                f"where = '{index.text}': {name} has no value: it is neither a capture nor an axis on the "
                 f"{side} side.",
                 hint=f"Write {{{name}:int}} in the {side} pattern, or name {name} as an axis of the {side}s "
                 "in the equation.",
@@ -135,8 +164,9 @@ def check_absent(
 def check_captures(
     sources: tuple[Pattern, ...],
     targets: tuple[Pattern, ...],
-    index: FlatIndex | None,
+    where: Where,
     equation: Equation | None,
+    sizes: Collection[str],
 ) -> None:
     """Check that every capture has a value in both directions, and that keys map one to one.
 
@@ -152,25 +182,24 @@ def check_captures(
                         hint="Change one pattern so that no key matches both, or remove it.",
                     )
     _check_types((*sources, *targets))
-    if index is not None:
-        check_flat_index(index, sources, targets, equation)
+    check_where(where, sources, targets, equation, sizes)
     if equation is None:
-        _check_pairs(sources, targets, index)
+        _check_pairs(sources, targets, where)
         return
-    for what, where, side, terms in (
+    for what, side_name, side, terms in (
         ("source", "left", sources, equation.left),
         ("target", "right", targets, equation.right),
     ):
         if len(side) != len(terms):
             raise RuleError(
-                f"expected {count(len(side), 'tensor')} on the {where} side of '{equation}', one for each "
-                f"{what}, got {len(terms)}.",
+                f"expected {count(len(side), 'tensor')} on the {side_name} side of '{equation}', one for "
+                f"each {what}, got {len(terms)}.",
                 hint="Separate the axes of different tensors by commas, as in 'q in, k in -> (q k) in'.",
             )
-    list_axes = list_axes_of(sources, targets, index)
-    _check_fixed(sources, targets, index, list_axes)
+    list_axes = list_axes_of(sources, targets, where)
+    _check_fixed(sources, targets, where, list_axes)
     numbers = {name for pattern in (*sources, *targets) for name in pattern.numbers}
-    numbers.update(index.names if index is not None else ())
+    numbers |= where.numbers
     for side, names, terms in (
         (sources, list_axes.left, equation.right),
         (targets, list_axes.right, equation.left),
@@ -208,14 +237,15 @@ def _unused(
     return RuleError(f"the capture {text} of '{pattern}' is not used on the {what} side.", hint=hint)
 
 
-def check_same_captures(source: Pattern, target: Pattern) -> None:
+def check_same_captures(source: Pattern, target: Pattern, where: Where) -> None:
     """Check that both patterns of a rename have the same captures.
 
     Raises:
         RuleError: Only one of them has a capture.
     """
     for pattern, other in ((source, target), (target, source)):
-        lone = [name for name in pattern.captures if name not in other.captures]
+        own = expanded(other, where)
+        lone = [name for name in expanded(pattern, where) if name not in own]
         if lone:
             names = ", ".join(map(capture_text, lone))
             raise RuleError(
@@ -239,7 +269,7 @@ def _check_types(patterns: tuple[Pattern, ...]) -> None:
                 )
 
 
-def _check_pairs(sources: tuple[Pattern, ...], targets: tuple[Pattern, ...], index: FlatIndex | None) -> None:
+def _check_pairs(sources: tuple[Pattern, ...], targets: tuple[Pattern, ...], where: Where) -> None:
     if len(sources) != len(targets):
         raise RuleError(
             f"a rule without an equation copies each source to one target: expected {len(sources)} targets, "
@@ -247,7 +277,7 @@ def _check_pairs(sources: tuple[Pattern, ...], targets: tuple[Pattern, ...], ind
             hint="Write an equation that joins or splits them, such as rearrange = 'q in, k in -> (q k) in'.",
         )
     for source, target in zip(sources, targets, strict=True):
-        lone = set(expanded(source, index)) ^ set(expanded(target, index))
+        lone = set(expanded(source, where)) ^ set(expanded(target, where))
         if lone:
             names = ", ".join(map(capture_text, sorted(lone)))
             raise RuleError(
@@ -260,13 +290,13 @@ def _check_pairs(sources: tuple[Pattern, ...], targets: tuple[Pattern, ...], ind
 def _check_fixed(
     sources: tuple[Pattern, ...],
     targets: tuple[Pattern, ...],
-    index: FlatIndex | None,
+    where: Where,
     list_axes: ListAxes,
 ) -> None:
     patterns = [*zip(sources, list_axes.left, strict=True), *zip(targets, list_axes.right, strict=True)]
-    fixed = {name for pattern, free in patterns for name in expanded(pattern, index) if name not in free}
+    fixed = {name for pattern, free in patterns for name in expanded(pattern, where) if name not in free}
     for pattern, _ in patterns:
-        missing = sorted(fixed - set(expanded(pattern, index)))
+        missing = sorted(fixed - set(expanded(pattern, where)))
         if missing:
             names = ", ".join(map(capture_text, missing))
             raise RuleError(

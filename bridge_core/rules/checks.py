@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from bridge_core.axes import ELLIPSIS, Equation, Expression, Term
 from bridge_core.errors import RuleError
 from bridge_core.messages import nearest, shown
 from bridge_core.rules.conditions import When
-from bridge_core.rules.flat_index import FlatIndex
 from bridge_core.rules.op_calls import Call
+from bridge_core.rules.where import Where
 
 __all__ = ["axis_places", "check_calls", "check_conditions", "check_fill", "check_sizes"]
 
@@ -113,24 +113,33 @@ def check_sizes(
     sizes: Mapping[str, Expression],
     equation: Equation | None,
     calls: Iterable[Call],
-    index: FlatIndex | None,
-    compared: frozenset[str],
+    where: Where,
+    bounds: Collection[str] = (),
+    compared: frozenset[str] = frozenset(),
 ) -> None:
-    """Check that every size is used by an axis, a call or a condition, and that the calls' sizes are stated.
+    """Check that every size is used, and that the calls' sizes are stated.
+
+    Args:
+        sizes: Name -> its size, as the rule gives it.
+        equation: The rule's equation; None if there is none.
+        calls: Its calls.
+        where: Its indexes and comparisons, which may use sizes.
+        bounds: The names whose sizes the indexes state.
+        compared: The names that its conditions compare.
 
     Raises:
         RuleError: A size is not used, is stated twice, or is missing.
     """
     needed = {name for call in calls for name in call.size_names}
-    known = needed | compared | (equation.axes if equation is not None else frozenset())
+    known = needed | compared | where.names | (equation.axes if equation is not None else frozenset())
     for name in sizes:
         if name not in known:
             raise RuleError(
                 f"sizes.{name}: the rule has no axis {name!r}.", hint=nearest(name, sorted(known))
             )
-        if index is not None and name in index.sizes:
+        if name in bounds:
             raise RuleError(
-                f"sizes.{name} repeats a size that where = '{index}' states.", hint=f"Remove sizes.{name}."
+                f"sizes.{name} repeats a size that where = '{where}' states.", hint=f"Remove sizes.{name}."
             )
     for name in sorted(needed - set(sizes)):
         raise RuleError(

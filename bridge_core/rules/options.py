@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypedDict
 
+from bridge_core.axes import Equation, Expression
 from bridge_core.errors import RuleError
 from bridge_core.rules.conditions import When
+from bridge_core.rules.patterns import Pattern
+from bridge_core.rules.sizes import parse_sizes
+from bridge_core.rules.where import Where
 
-__all__ = ["Common", "Layouts", "Options", "common_fields", "naming"]
+__all__ = ["Common", "Layouts", "Options", "common_fields", "naming", "one_pattern"]
 
 Layouts = tuple[str, str] | None
 
@@ -22,6 +26,9 @@ class Options(TypedDict, total=False):
             ``{"exists": "head.*"}`` and ``{"missing": "head.*"}``, about names of the source; of a rule that
             rearranges tensors also ``{"rank": 2}``, ``{"sizes": {"in": 768}}`` and ``{"sizes": "f > d"}``,
             about its first source.
+        where: Which numbers in names others give, and which numbers match: ``"i = block*6 + j"``,
+            ``"n = [0, 3, 7][s] + b"``, ``"n counts s, b"``, ``"2 <= i < n_layers"``, or a list of them.
+        sizes: Axis, or a name in expressions -> its size: a number or an expression, ``"config.n_head"``.
         optional: Whether the rule may match nothing; false by default.
         fallback: Whether a rename or drop is only for keys that no other rule matches; false by default.
         stage: Of a rename: it sees the names that renames of lower stages give; 0 by default.
@@ -31,6 +38,8 @@ class Options(TypedDict, total=False):
     """
 
     when: Mapping[str, Any]
+    where: str | Iterable[str]
+    sizes: Mapping[str, Any] | None
     optional: bool
     fallback: bool
     stage: int
@@ -42,6 +51,8 @@ class Common(TypedDict):
     """The same options, as fields of a rule."""
 
     when: When
+    where: Where
+    sizes: Mapping[str, Expression]
     optional: bool
     fallback: bool
     stage: int
@@ -49,20 +60,43 @@ class Common(TypedDict):
     origin: str
 
 
-def common_fields(options: Options) -> Common:
+def common_fields(
+    options: Options, patterns: Iterable[Pattern] = (), equation: Equation | None = None
+) -> Common:
     """Return the options as fields of a rule.
 
+    Args:
+        options: The options.
+        patterns: The rule's patterns; their captures, and the equation's axes, are no sizes in ``where``.
+        equation: The rule's equation.
+
     Raises:
-        RuleError: A condition is unknown, or has a value of a wrong type.
+        RuleError: A condition, a size or ``where`` is not valid.
     """
+    sizes = parse_sizes(options.get("sizes") or {})
+    own = {name for pattern in patterns for name in pattern.captures}
+    own |= equation.axes if equation is not None else frozenset()
     return {
         "when": When.parse(options.get("when") or {}),
+        "where": Where.parse(options.get("where") or (), sizes.keys() - own),
+        "sizes": sizes,
         "optional": options.get("optional", False),
         "fallback": options.get("fallback", False),
         "stage": options.get("stage", 0),
         "layouts": options.get("layouts"),
         "origin": options.get("origin", ""),
     }
+
+
+def one_pattern(text: str | Pattern, options: Options) -> tuple[Pattern, Common]:
+    """Return the pattern of a rule that has only one, and its options as fields.
+
+    Raises:
+        RuleError: One of them is not valid.
+    """
+    with naming(f"'{text}'", options):
+        pattern = Pattern.parse(text)
+        return pattern, common_fields(options, (pattern,))
 
 
 @contextlib.contextmanager

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from bridge_core.errors import RuleError
 from bridge_core.rules.conditions import When
+from bridge_core.rules.indexes import Pairs
 from bridge_core.rules.patterns import Pattern
 from bridge_core.rules.rule import Rule
 from bridge_core.rules.toml_file import read_table
 from bridge_core.state import Key, RecordedRule
 
-__all__ = ["RuleIdentity", "identity_of_record", "identity_of_rule", "read_recorded", "recorded"]
+__all__ = [
+    "RuleIdentity",
+    "identity_of_record",
+    "identity_of_rule",
+    "read_recorded",
+    "recorded",
+    "recorded_pairs",
+]
+
+_PAIRS = "counted"
+"""The key of a record for the numbers of counts, which are known from the names of the source."""
 
 RuleIdentity = tuple[str, tuple[str, str] | None]
 """The text of a rule, and its layouts if it has some."""
@@ -29,7 +41,10 @@ def recorded(rule: Rule, layout: str, pending: tuple[Key, ...] = ()) -> Recorded
         pending: The neutral keys that the rule still has to rearrange.
     """
     layouts = rule.layouts or (layout, "")
-    return RecordedRule(_text_of(rule), layouts, rule.label, pending)
+    text = _text_of(rule)
+    if rule.where.pairs:
+        text = json.dumps({**json.loads(text), _PAIRS: dict(rule.where.pairs)}, sort_keys=True)
+    return RecordedRule(text, layouts, rule.label, pending)
 
 
 def identity_of_rule(rule: Rule) -> RuleIdentity:
@@ -39,7 +54,29 @@ def identity_of_rule(rule: Rule) -> RuleIdentity:
 
 def identity_of_record(record: RecordedRule) -> RuleIdentity:
     """Return what a record has in common with its rule."""
-    return record.text, record.layouts if record.layouts[1] else None
+    text = record.text
+    if f'"{_PAIRS}"' in text:
+        table = json.loads(text)
+        text = json.dumps({key: table[key] for key in table if key != _PAIRS}, sort_keys=True)
+    return text, record.layouts if record.layouts[1] else None
+
+
+def recorded_pairs(records: Iterable[RecordedRule]) -> dict[str, Pairs]:
+    """Return the numbers of counts that records hold, by the text of the count.
+
+    What is not a sorted list of lists of as many whole numbers as the count has names is left out.
+    """
+    known: dict[str, Pairs] = {}
+    for record in records:
+        entry = json.loads(record.text).get(_PAIRS) if f'"{_PAIRS}"' in record.text else None
+        for text, rows in entry.items() if isinstance(entry, dict) else ():
+            is_list = isinstance(rows, list) and all(isinstance(row, list) for row in rows)
+            pairs = tuple(map(tuple, rows)) if is_list else ()
+            numbers = all(type(number) is int and number >= 0 for row in pairs for number in row)
+            width = text.count(",") + 1
+            if numbers and all(len(row) == width for row in pairs) and sorted(set(pairs)) == list(pairs):
+                known[text] = pairs
+    return known
 
 
 def read_recorded(record: RecordedRule) -> Rule | None:
@@ -82,7 +119,7 @@ def _text_of(rule: Rule) -> str:
 
 
 def _read(table: dict[str, Any], layouts: tuple[str, str] | None, origin: str) -> Rule:
-    words = {name: value for name, value in table.items() if name not in ("reversed", "fallback")}
+    words = {name: value for name, value in table.items() if name not in ("reversed", "fallback", _PAIRS)}
     if isinstance(words.get("fill"), str):
         try:
             words["fill"] = float(words["fill"])
@@ -110,12 +147,12 @@ def _table(rule: Rule) -> dict[str, Any]:
         case _:
             table["target"] = targets
             table.update({"rearrange": list(rule.ops)} if rule.ops else {})
-            table.update({"sizes": {n: _size(str(s)) for n, s in rule.sizes.items()}} if rule.sizes else {})
-            table.update({"where": str(rule.flat_index)} if rule.flat_index is not None else {})
     if rule.value is not None:
         # JSON has neither infinities nor NaN.
         infinite = isinstance(rule.value, float) and not math.isfinite(rule.value)
         table["fill"] = repr(float(rule.value)) if infinite else rule.value
+    table.update({"sizes": {n: _size(str(s)) for n, s in rule.sizes.items()}} if rule.sizes else {})
+    table.update({"where": _joined(rule.where.texts)} if rule.where else {})
     table.update({"when": _conditions(rule.when)} if rule.when else {})
     table.update({"optional": True} if rule.optional else {})
     table.update({"stage": rule.stage} if rule.stage else {})
@@ -123,7 +160,11 @@ def _table(rule: Rule) -> dict[str, Any]:
 
 
 def _patterns(patterns: tuple[Pattern, ...]) -> str | list[str]:
-    texts = [str(pattern) for pattern in patterns]
+    return _joined([str(pattern) for pattern in patterns])
+
+
+def _joined(texts: Sequence[str]) -> str | list[str]:
+    texts = list(texts)
     return texts[0] if len(texts) == 1 else texts
 
 

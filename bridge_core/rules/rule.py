@@ -11,15 +11,21 @@ from bridge_core.axes import Equation, Expression, ListAxes, Term, check_equatio
 from bridge_core.errors import RuleError
 from bridge_core.messages import count
 from bridge_core.public import renamed
-from bridge_core.rules.captures import check_absent, check_captures, check_same_captures, list_axes_of
+from bridge_core.rules.captures import (
+    check_absent,
+    check_captures,
+    check_same_captures,
+    check_where,
+    list_axes_of,
+)
 from bridge_core.rules.checks import axis_places, check_calls, check_conditions, check_fill, check_sizes
 from bridge_core.rules.conditions import When
-from bridge_core.rules.flat_index import FlatIndex
 from bridge_core.rules.old_names import current_action, with_old_names
 from bridge_core.rules.op_calls import Call, parse_ops
-from bridge_core.rules.options import Layouts, Options, common_fields, naming
+from bridge_core.rules.options import Layouts, Options, common_fields, naming, one_pattern
 from bridge_core.rules.patterns import COUNT, Pattern
-from bridge_core.rules.sizes import parse_sizes
+from bridge_core.rules.sizes import SizeLookup
+from bridge_core.rules.where import Where
 from bridge_core.state import Key
 
 __all__ = ["Action", "Patterns", "Rule"]
@@ -30,10 +36,11 @@ Action = Literal["rename", "rearrange", "layer", "drop", "fill"]
 Patterns = str | Pattern | Iterable[str | Pattern]
 
 _ALWAYS = When()
+_EVERYWHERE = Where()
 
 
 @with_old_names
-@renamed(radix="flat_index", lists="list_axes")
+@renamed(radix="where", flat_index="where", lists="list_axes")
 @dataclass(frozen=True)
 class Rule:
     """One rule; made by `rename`, `rearrange`, `layer`, `drop`, `fill` (keywords: `Options`).
@@ -49,7 +56,7 @@ class Rule:
         equation: How axes are rearranged; None for tensors that are copied one to one.
         after: Element-wise calls on the targets' tensors.
         sizes: Axis, or a name in expressions -> its size.
-        flat_index: A capture that is computed from others; None if there is none.
+        where: The numbers in names that others give, and comparisons that must hold.
         when: Conditions under which the rule is used.
         optional: Whether the rule may match nothing.
         fallback: Whether other rules that match the same key are used before this one.
@@ -76,7 +83,7 @@ class Rule:
     equation: Equation | None = None
     after: tuple[Call, ...] = ()
     sizes: Mapping[str, Expression] = field(default_factory=dict, hash=False)
-    flat_index: FlatIndex | None = None
+    where: Where = _EVERYWHERE
     when: When = _ALWAYS
     optional: bool = False
     fallback: bool = False
@@ -93,7 +100,7 @@ class Rule:
         """
         with naming(f"'{source}' -> '{target}'", options):
             old, new = Pattern.parse(source), Pattern.parse(target)
-            common = common_fields(options)
+            common = common_fields(options, (old, new))
         sources, targets = (old.with_numbers(new.numbers),), (new.with_numbers(old.numbers),)
         return cls("rename", sources, targets, **common)
 
@@ -104,8 +111,7 @@ class Rule:
         Raises:
             RuleError: The pattern is not valid.
         """
-        with naming(f"'{path}'", options):
-            pattern, common = Pattern.parse(path), common_fields(options)
+        pattern, common = one_pattern(path, options)
         return cls("layer", (pattern,), kind=kind, **common)
 
     @classmethod
@@ -117,8 +123,7 @@ class Rule:
         Raises:
             RuleError: The pattern is not valid, the reason is empty, or ``fill`` is not a number.
         """
-        with naming(f"'{source}'", options):
-            pattern, common = Pattern.parse(source), common_fields(options)
+        pattern, common = one_pattern(source, options)
         return cls("drop", (pattern,), reason=reason, value=fill, **common)
 
     @classmethod
@@ -128,8 +133,7 @@ class Rule:
         Raises:
             RuleError: The pattern is not valid, the reason is empty, or the constant is not a number.
         """
-        with naming(f"'{target}'", options):
-            pattern, common = Pattern.parse(target), common_fields(options)
+        pattern, common = one_pattern(target, options)
         return cls("fill", targets=(pattern,), reason=reason, value=value, **common)
 
     @classmethod
@@ -138,9 +142,6 @@ class Rule:
         sources: Patterns,
         targets: Patterns,
         ops: str | Iterable[str] = (),
-        *,
-        sizes: Mapping[str, Any] | None = None,
-        where: str = "",
         **options: Unpack[Options],
     ) -> Rule:
         """Return a rule that makes target tensors from source tensors.
@@ -151,8 +152,6 @@ class Rule:
             ops: An equation such as ``"(q k v) in -> in q, in k, in v"``, and calls before or after it:
                 ``pad(axis, size)``, ``unpad(axis, size)``, ``offset(number)``, ``cast(from, to)``. Without
                 an equation tensors are copied one to one.
-            sizes: Axis, or a name in expressions -> its size: a number or an expression, ``"config.n_head"``.
-            where: How a capture of one side is computed from others, e.g. ``"i = block*6 + j"``.
             **options: See `Options`.
 
         Raises:
@@ -166,19 +165,8 @@ class Rule:
         with naming(" -> ".join(", ".join(f"'{p}'" for p in side) for side in (old, new)), options):
             equation, before, after = parse_ops([ops] if isinstance(ops, str) else ops)
             patterns = tuple(map(Pattern.parse, old)), tuple(map(Pattern.parse, new))
-            parsed_sizes = parse_sizes(sizes or {})
-            flat_index = FlatIndex.parse(where) if where else None
-            common = common_fields(options)
-        return cls(
-            "rearrange",
-            *patterns,
-            before=before,
-            equation=equation,
-            after=after,
-            sizes=parsed_sizes,
-            flat_index=flat_index,
-            **common,
-        )
+            common = common_fields(options, (*patterns[0], *patterns[1]), equation)
+        return cls("rearrange", *patterns, before=before, equation=equation, after=after, **common)
 
     @property
     def label(self) -> str:
@@ -208,8 +196,16 @@ class Rule:
             if self.when.needs_shape:
                 text = f"a rule with {self.action!r} cannot have the conditions when.rank and when.sizes."
                 raise RuleError(text, hint="Use when.config, or remove the condition.")
+            check_where(self.where, self.sources, self.targets, None, self.sizes)
+            check_sizes(self.sizes, None, (), self.where)
             if self.action == "rename":
-                check_same_captures(self.source, self.targets[0])
+                check_same_captures(self.source, self.targets[0], self.where)
+            elif self.where and (self.action == "layer" or self.where.indexes):
+                what = "where" if self.action == "layer" else "an index in where"
+                raise RuleError(
+                    f"a rule with {self.action!r} cannot have {what}.",
+                    hint="Write a comparison, or no where.",
+                )
             elif self.action in ("drop", "fill"):
                 check_fill(self.action, self.reason, self.value)
         except RuleError as err:
@@ -221,14 +217,15 @@ class Rule:
                 f"expected one source and one target or more, got {count(len(self.sources), 'source')} and "
                 f"{count(len(self.targets), 'target')}."
             )
-        check_captures(self.sources, self.targets, self.flat_index, self.equation)
+        check_captures(self.sources, self.targets, self.where, self.equation, self.sizes)
+        bounds = self.where.bounded
         if self.equation is not None:
-            check_equation(self.equation, self.list_axes)
-            bounds = self.flat_index.sizes if self.flat_index is not None else {}
+            check_equation(self.equation, self.list_axes, self.sizes)
             check_part_order(self.equation, self.list_axes, {*self.sizes, *bounds})
         check_calls(self.before, self._terms(0))
         check_calls(self.after, self._terms(1))
-        check_sizes(self.sizes, self.equation, (*self.before, *self.after), self.flat_index, self.when.names)
+        calls = (*self.before, *self.after)
+        check_sizes(self.sizes, self.equation, calls, self.where, bounds, self.when.names)
         terms = self._terms(1 if self.when.of_target else 0)
         check_conditions(self.when, terms[0] if terms is not None else None, self.sizes)
 
@@ -277,7 +274,7 @@ class Rule:
     @functools.cached_property
     def list_axes(self) -> ListAxes:
         """The list axes of every pattern: captures that the other side has as axes."""
-        return list_axes_of(self.sources, self.targets, self.flat_index)
+        return list_axes_of(self.sources, self.targets, self.where)
 
     def error(self, text: str, key: Key | str | None = None, *, hint: str | None = None) -> RuleError:
         """Return an error that names the rule, where it was written, and the tensor ``key``."""
@@ -303,44 +300,69 @@ class Rule:
             layouts=self.layouts[::-1] if self.layouts is not None else None,
         )
 
+    @functools.cached_property
+    def _numbers(self) -> frozenset[str]:
+        """The names that stand for numbers in names."""
+        listed = (name for names in (*self.list_axes.left, *self.list_axes.right) for name in names)
+        return frozenset(name for p in (*self.sources, *self.targets) for name in p.numbers).union(listed)
+
+    @functools.cached_property
+    def _counted(self) -> tuple[str, ...]:
+        """The captures that are list axes."""
+        axes = (*self.list_axes.left, *self.list_axes.right) if self.action == "rearrange" else ()
+        return tuple(dict.fromkeys(name for names in axes for name in names))
+
+    @functools.cached_property
+    def numbered(self) -> Where:
+        """Its ``where`` with sizes, and with the config if the rule was read with one."""
+        return self.where if self.where.lookup is not None else self.where.at(SizeLookup(self.sizes))
+
     def bind(self, pattern: Pattern, key: Key) -> dict[str, str] | None:
         """Return the captured values of a key, or None if the key does not match.
 
-        A flat index is returned as its parts.
+        A number that others give is returned as them.
 
         Raises:
-            RuleError: A capture that is an axis or a flat index has leading zeros.
+            RuleError: A capture that is an axis or in an index has leading zeros, or a size has no value.
         """
         captures = pattern.match(key)
         if captures is None:
             return None
-        if self.flat_index is not None and self.flat_index.whole in captures:
+        if self.where.texts:
             try:
-                captures.update(self.flat_index.split(captures[self.flat_index.whole]))
+                captures = self.numbered.split(captures, self._numbers)
             except RuleError as err:
                 raise self.error(err.message, key, hint=err.hint) from err
-            del captures[self.flat_index.whole]
-        for axes in (*self.list_axes.left, *self.list_axes.right):
-            for name in axes:
-                if name in captures and not COUNT.fullmatch(captures[name]):
-                    raise self.error(
-                        f"expected a number without leading zeros for {{{name}}}, got {captures[name]!r}.",
-                        key,
-                    )
+            if captures is None:
+                return None
+        for name in self._counted:
+            if name in captures and not COUNT.fullmatch(captures[name]):
+                raise self.error(
+                    f"expected a number without leading zeros for {{{name}}}, got {captures[name]!r}.", key
+                )
         return captures
 
     def build(self, pattern: Pattern, captures: Mapping[str, str]) -> Key:
         """Return the key that has these captured values; the inverse of `bind`.
 
         Raises:
-            RuleError: A capture has no value, or a part of a flat index is not below its bound.
+            RuleError: A capture has no value, or contradicts ``where``.
         """
-        if self.flat_index is None or self.flat_index.whole not in pattern.captures:
+        if not self.where.texts:
             return pattern.fill(captures)
         try:
-            return pattern.fill({**captures, self.flat_index.whole: self.flat_index.join(captures)})
+            return pattern.fill(self.numbered.join(captures, pattern.captures, self._numbers))
         except RuleError as err:
             raise self.error(err.message, hint=err.hint) from err
+
+    def renamed(self, key: Key) -> Key | None:
+        """Return the name that a rename gives a key; None if it does not match, or the rule renames nothing.
+
+        Raises:
+            RuleError: As `bind` and `build`.
+        """
+        captures = self.bind(self.sources[0], key) if self.action == "rename" else None
+        return None if captures is None else self.build(self.targets[0], captures)
 
     def axis_of(self, call: Call, number: int, *, of_target: bool | None = None) -> int | None:
         """Return the axis of a ``pad`` or ``unpad`` in the tensors of one pattern.

@@ -62,6 +62,15 @@ class SizeLookup:
         self._known = known
         self._open: list[str] = []
 
+    def states(self, name: str) -> bool:
+        """Return whether a name is an entry of the config, or a size that is not left open by ``?``."""
+        if name in self._known or name.startswith(_CONFIG):
+            return True
+        expression = self._stated.get(name)
+        if expression is None or expression.is_unset:
+            return False
+        return all(inner not in self._stated or self.states(inner) for inner in expression.names - {name})
+
     def __call__(self, name: str) -> Value:
         """Return the value of a name.
 
@@ -101,8 +110,8 @@ def resolve_sizes(rule: Rule, config: Mapping[str, Any] | None = None) -> dict[s
         RuleError: A size is an entry of the config, and there is no config or no such entry; or it is not a
             whole number.
     """
-    sizes = dict(rule.flat_index.sizes) if rule.flat_index is not None else {}
     lookup = SizeLookup(rule.sizes, config)
+    sizes = _bounds(rule, lookup) if rule.where.bounded else {}
     for name, expression in rule.sizes.items():
         if expression.is_unset or name not in rule.size_names:
             continue
@@ -114,6 +123,15 @@ def resolve_sizes(rule: Rule, config: Mapping[str, Any] | None = None) -> dict[s
         except RuleError as err:
             raise rule.error(f"sizes.{name}: {err.message}", hint=err.hint) from err
     return sizes
+
+
+def _bounds(rule: Rule, lookup: SizeLookup) -> dict[str, int]:
+    """Return the sizes of parts that the equations in ``where`` state."""
+    where = rule.where if rule.where.lookup is not None else rule.where.at(lookup)
+    try:
+        return {name: size for _, numbers in where.sums() for name, size in numbers.sizes.items()}
+    except RuleError as err:
+        raise rule.error(err.message, hint=err.hint) from err
 
 
 def _is_size(value: Value) -> bool:

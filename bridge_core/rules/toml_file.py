@@ -229,7 +229,7 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "drop": (_text, "a reason"),
     "fill": (_number, "a number"),
     "sizes": (lambda value: isinstance(value, dict), "a table such as { h = 12 }"),
-    "where": (_text, "a text such as 'i = block*6 + j'"),
+    "where": (_texts, "a text such as 'i = block*6 + j', or a list of them"),
     "reason": (_text, "a text"),
     "when": (lambda value: isinstance(value, dict), "a table such as { rank = 2 }"),
     "optional": (lambda value: isinstance(value, bool), "true or false"),
@@ -243,10 +243,10 @@ _OLD_KEYS = {"ops": "rearrange", "kind": "layer"}
 _COMMON = ("when", "optional")
 
 _ACTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "rename": (("source", "rename"), ("stage", "fallback")),
+    "rename": (("source", "rename"), ("sizes", "where", "stage", "fallback")),
     "layer": (("source", "layer"), ()),
-    "drop": (("source", "drop"), ("fill", "fallback")),
-    "fill": (("target", "fill", "reason"), ()),
+    "drop": (("source", "drop"), ("fill", "sizes", "where", "fallback")),
+    "fill": (("target", "fill", "reason"), ("sizes", "where")),
     "rearrange": (("source", "target"), ("rearrange", "sizes", "where")),
 }
 """Action: the first of these keys that a rule has -> the keys that it must have, and those that it may have.
@@ -295,11 +295,11 @@ def read_table(table: dict[str, Any], layouts: tuple[str, str] | None, origin: s
                 f"{written[key]!r} cannot be combined with {named!r} in one rule.",
                 hint=f"Remove {written[key]!r}, or write it in another [[rule]].",
             )
-    common: dict[str, Any] = {name: table[name] for name in (*_COMMON, "stage", "fallback") if name in table}
+    options = (*_COMMON, "sizes", "where", "stage", "fallback")
+    common: dict[str, Any] = {name: table[name] for name in options if name in table}
     common.update(layouts=layouts, origin=origin)
     if action == "rearrange":
-        more = {name: table[name] for name in ("sizes", "where") if name in table}
-        return Rule.rearrange(table["source"], table["target"], table.get("rearrange", ()), **more, **common)
+        return Rule.rearrange(table["source"], table["target"], table.get("rearrange", ()), **common)
     for key in ("source", "target"):
         if key in needed and not isinstance(table[key], str):
             raise RuleError(

@@ -80,7 +80,17 @@ def test_what_is_no_expression_is_refused(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["1 / 0", "9**9**9", "2**70", "[1, 2][s]", "heads[0]", "config.kinds + 1", "sqrt(-1)", "(-8) ** 0.5", "x"],
+    [
+        "1 / 0",
+        "9**9**9",
+        "2**70",
+        "[1, 2][s]",
+        "heads[0]",
+        "config.kinds + 1",
+        "sqrt(-1)",
+        "(-8) ** 0.5",
+        "x",
+    ],
 )
 def test_what_cannot_be_computed_is_refused(text):
     with refused(RuleError):

@@ -17,6 +17,7 @@ UNCLEAR = [
     ("((a b) c) i -> i ((b a) c)", {"a": 2, "c": 2}),
     ("(a b c) i -> i (c a b)", {"a": 2}),
     ("(a b 1) i -> i (b a)", {"a": 2}),
+    ("(a b) (c + d) -> (b a) (d + c)", {"a": 2}),
 ]
 CLEAR = [
     ("(a b) i -> i (b a)", {"a": 2, "b": 3}),
@@ -27,6 +28,9 @@ CLEAR = [
     ("(h d) i -> i (h d)", {}),
     ("a (b c) -> (c a b)", {"b": 2}),
     ("d h i -> i (h d)", {}),
+    ("(a + b) i -> i (b + a)", {}),
+    ("(a b) i -> i (b + a)", {}),
+    ("(h (q + k)) i -> ((q + k) h) i", {}),
 ]
 
 
@@ -62,28 +66,29 @@ def rule_file(path, sources, targets, equation, sizes):
 
 def test_both_ways_on_that_the_message_names_do_what_it_says(tmp_path):
     source = saved({"x.w": WEIGHT}, "torch", tmp_path / "a.safetensors")
-    one, two, out = (tmp_path / name for name in ("1.toml", "2.toml", "out.safetensors"))
-    rule_file(one, ["x.w"], ["y.w"], "(a b) i -> (b a) i", "{ a = 2 }")
-    with refused(
-        RuleError,
-        "1.toml:1: ",
-        "sizes = { a = ..., b = ... }",
-        "'(a b) ... -> a ..., b ...'",
-        "'b ..., a ... -> (b a) ...'",
-    ):
-        convert(source, out, to="flax", rules=one, layout="torch")
-    assert nothing_written(tmp_path, source, one)
+    rules, out = tmp_path / "1.toml", tmp_path / "out.safetensors"
+    rule_file(rules, ["x.w"], ["y.w"], "(a b) i -> (b a) i", "{ a = 2 }")
+    marked = "(a + b) i -> (b + a) i"
+    with refused(RuleError, "1.toml:1: ", "sizes = { a = ..., b = ... }", f"'{marked}'", "all sizes but one"):
+        convert(source, out, to="flax", rules=rules, layout="torch")
+    assert nothing_written(tmp_path, source, rules)
 
-    rule_file(one, ["x.w"], ["y.w"], "(a b) i -> (b a) i", "{ a = 2, b = 3 }")
-    convert(source, out, to="flax", rules=one, layout="torch")
+    rule_file(rules, ["x.w"], ["y.w"], "(a b) i -> (b a) i", "{ a = 2, b = 3 }")
+    convert(source, out, to="flax", rules=rules, layout="torch")
     with open_state(out) as state:
         assert np.array_equal(state["y.w"], WEIGHT.reshape(2, 3, 4).transpose(1, 0, 2).reshape(6, 4))
     out.unlink()
 
-    middle = tmp_path / "middle.safetensors"
-    rule_file(one, ["x.w"], ["x.a", "x.b"], "(a b) i -> a i, b i", "{ a = 2 }")
-    rule_file(two, ["x.b", "x.a"], ["y.w"], "b i, a i -> (b a) i", "{}")
-    convert(source, middle, to="torch", rules=one, layout="torch")
-    convert(middle, out, to="flax", rules=two, layout="torch")
+    rule_file(rules, ["x.w"], ["y.w"], marked, "{ a = 2 }")
+    convert(source, out, to="flax", rules=rules, layout="torch")
     with open_state(out) as state:
         assert np.array_equal(state["y.w"], np.concatenate([WEIGHT[2:], WEIGHT[:2]]))
+    rule_file(rules, ["y.w"], ["x.w"], "(b + a) i -> (a + b) i", "{ a = 2 }")
+    assert convert(out, tmp_path / "back.safetensors", to="flax", rules=rules, layout="torch").exact
+    with open_state(tmp_path / "back.safetensors") as state:
+        assert np.array_equal(state["x.w"], WEIGHT)
+
+
+def test_marks_are_written_in_groups_inside_groups():
+    with refused(RuleError, "(a b) becomes (b a)", hint="'(c (a + b)) i -> i (b + a) c'"):
+        Rule.rearrange("x.w", "y.w", "(c (a b)) i -> i (b a) c", sizes={"a": 2})

@@ -135,7 +135,7 @@ def _checked(
                 kinds = (transform.kind for transform in registry.transforms_of[rule.layouts[0]])
                 check_kind(rule, kinds, rule.layouts[0])
         turned = directed != read
-        directed = without_collections(directed, given[0], given[1], registry)
+        directed = without_collections(directed, given[0], given[1], registry, config_beside(*given))
         sources, targets = (None if state is None else _specs(state, registry) for state in given)
         before, after = (None if specs is None else set(specs) for specs in (sources, targets))
         paths = None if before is None else _paths(before, directed)
@@ -197,16 +197,16 @@ def _count(
     rule: Rule, before: set[Key] | None, after: set[Key] | None, paths: set[Key] | None
 ) -> _MatchCounts:
     if rule.action == "layer":
-        return _MatchCounts(rule, _counts(rule.sources, paths))
+        return _MatchCounts(rule, _counts(rule, rule.sources, paths))
     has_targets = rule.action == "rearrange" or (rule.action == "fill" and rule.value is not None)
-    targets = _counts(rule.targets, after) if has_targets else None
-    return _MatchCounts(rule, _counts(rule.sources, before), targets)
+    targets = _counts(rule, rule.targets, after) if has_targets else None
+    return _MatchCounts(rule, _counts(rule, rule.sources, before), targets)
 
 
-def _counts(patterns: tuple[Pattern, ...], names: set[Key] | None) -> dict[str, int] | None:
+def _counts(rule: Rule, patterns: tuple[Pattern, ...], names: set[Key] | None) -> dict[str, int] | None:
     if names is None or not patterns:
         return None
-    return {str(p): sum(p.match(name) is not None for name in names) for p in patterns}
+    return {str(p): sum(rule.bind(p, name) is not None for name in names) for p in patterns}
 
 
 def _unmatched(rows: list[_MatchCounts], source: str | None, like: str | None) -> list[str]:
@@ -243,8 +243,7 @@ def _refuse_unfit(file: str, problems: list[RuleError]) -> None:
 def _lines(result: _Result) -> Iterable[str]:
     for row in result.counts:
         rule = row.rule
-        index = () if rule.flat_index is None else (str(rule.flat_index),)
-        text = "; ".join((str(rule), *rule.ops, *index))
+        text = "; ".join((str(rule), *rule.ops, *rule.where.texts))
         notes = [f"when {rule.when}"] if rule.when else []
         notes += [f"stage {rule.stage}"] if rule.stage else []
         notes += ["optional"] if rule.optional else []
@@ -274,7 +273,7 @@ def _document(file: str, result: _Result) -> dict[str, Any]:
                 "value": row.rule.value,
                 "ops": list(row.rule.ops),
                 "sizes": {name: str(size) for name, size in row.rule.sizes.items()},
-                "where": str(row.rule.flat_index) if row.rule.flat_index is not None else None,
+                "where": str(row.rule.where) or None,
                 "when": str(row.rule.when),
                 "optional": row.rule.optional,
                 "source_matches": row.sources,

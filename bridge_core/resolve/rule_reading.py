@@ -1,0 +1,141 @@
+"""Reading a set of rules against the names of both sides: patterns as the names are written, and counts.
+
+Rules that write one count, such as ``n counts s, b``, share its numbers, which come from the names that any
+of them matches. Where a neutral state records them, they come from there: names may have been changed since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from bridge_core.errors import RuleError
+from bridge_core.plugins import Registry
+from bridge_core.resolve.named_side import NamedSide
+from bridge_core.resolve.printed_names import (
+    read_printed,
+    share_default_paths,
+    side_of,
+    unseen_side,
+)
+from bridge_core.resolve.rule_names import applied_renames
+from bridge_core.rules import Pairs, SizeLookup
+from bridge_core.state import FlatState, Key
+
+if TYPE_CHECKING:
+    from bridge_core.rules import Rule
+
+__all__ = ["read_rules", "without_collections"]
+
+_DIGITS = 18
+_NONE: Mapping[str, Pairs] = {}
+
+
+def read_rules(
+    rules: Iterable[tuple[Rule, NamedSide, NamedSide]],
+    config: Mapping[str, Any] | None,
+    recorded: Mapping[str, Pairs] = _NONE,
+    *,
+    of_records: int = 0,
+) -> tuple[Rule, ...]:
+    """Return rules as they are about the names of both sides; their ``where`` knows config and counts.
+
+    Args:
+        rules: Each rule, in the direction of the conversion, with the names of its sources and its targets.
+        config: The checkpoint's config, if one is known.
+        recorded: Text of a count -> its numbers, where they are known.
+        of_records: How many rules, the first ones, a state records: their conditions on the source held.
+    """
+    sided = tuple(rules)
+    defaults = {source.default for _, source, _ in sided}
+    known_rules = (read_printed(*one, recorded=n < of_records) for n, one in enumerate(sided))
+    read = share_default_paths(list(known_rules), defaults)
+    if not any(rule.where for rule in read):
+        return read
+    pairs = dict(recorded)
+    if any(rule.where.counts for rule in read):
+        for turned in (False, True):
+            sides = {id(side): side for _, *pair in sided for side in pair[turned : turned + 1]}
+            names = dict.fromkeys(name for side in sides.values() for name in side.names)
+            known = [rule.reversed() if turned else rule for rule in read]
+            if names:
+                pairs = {**_pairs(known, names, config, pairs, of_result=turned), **pairs}
+    return tuple(_at(rule, config, pairs) for rule in read)
+
+
+def _at(rule: Rule, config: Mapping[str, Any] | None, pairs: Mapping[str, Pairs]) -> Rule:
+    return replace(rule, where=rule.where.at(SizeLookup(rule.sizes, config), pairs)) if rule.where else rule
+
+
+def _pairs(
+    rules: Iterable[Rule],
+    names: Iterable[Key],
+    config: Mapping[str, Any] | None,
+    known: Mapping[str, Pairs],
+    *,
+    of_result: bool,
+) -> dict[str, Pairs]:
+    """Return the numbers of the counts whose parts the sources of rules have.
+
+    Args:
+        rules: Rules; those of a stage see the names that the stages before give.
+        names: The names of their sources.
+        config: The checkpoint's config, if one is known.
+        known: Numbers of counts that are known already.
+        of_result: Whether the names are those that the rules' other side ends with.
+    """
+    rules = tuple(rules)
+    found: dict[str, Pairs] = {}
+    for stage in sorted({rule.stage for rule in rules}):
+        own = [rule for rule in rules if rule.stage == stage]
+        seen: dict[str, set[tuple[int, ...]]] = {}
+        for rule in own:
+            where = rule.where.at(SizeLookup(rule.sizes, config))
+            for count in where.counts:
+                for pattern in rule.sources if count.text not in {**known, **found} else ():
+                    if set(count.names) <= set(pattern.numbers):
+                        numbers = seen.setdefault(count.text, set())
+                        for name in names:
+                            captures = pattern.match(name)
+                            if captures is None or any(len(captures[n]) > _DIGITS for n in count.names):
+                                continue  # numbers of more digits are refused where the rule is used
+                            if where.admits(captures, pattern.numbers):
+                                numbers.add(tuple(int(captures[part]) for part in count.names))
+        found.update({text: tuple(sorted(numbers)) for text, numbers in seen.items()})
+        renames = [_at(rule, config, {**known, **found}) for rule in own if rule.action == "rename"]
+        names = [_renamed(name, renames) for name in names]
+    return found
+
+
+def _renamed(name: Key, renames: Iterable[Rule]) -> Key:
+    try:
+        applied = applied_renames(renames, name)
+    except RuleError:  # reported where the rules are used
+        return name
+    return applied[-1][1] if applied else name
+
+
+def without_collections(
+    rules: Iterable[Rule],
+    source: FlatState | None,
+    target: FlatState | None,
+    registry: Registry,
+    config: Mapping[str, Any] | None = None,
+) -> tuple[Rule, ...]:
+    """Return rules whose patterns leave out the collections that they begin with.
+
+    Args:
+        rules: The rules, in the direction from the source to the target.
+        source: The source; None if it is not known.
+        target: The target, or its template; None if it is not known.
+        registry: Where frameworks are found.
+        config: The checkpoint's config, if one is known.
+    """
+    known = [None if state is None else side_of(state, registry) for state in (source, target)]
+    sided = []
+    for rule in rules:
+        layouts = rule.layouts or ("", "")
+        one, other = (side or unseen_side(name, registry) for side, name in zip(known, layouts, strict=True))
+        sided.append((rule, one, other))
+    return read_rules(sided, config)
