@@ -94,6 +94,22 @@ def test_the_rule_that_sees_the_names_of_the_other_is_either_of_them(tmp_path):
     assert_holds(plan_and_apply(back, to="torch", rules=rules), TORCH)
 
 
+def test_a_later_rename_reads_its_alternatives_with_the_names_that_it_sees(tmp_path):
+    rules = [
+        rename("{model|}.ln.*", "{x|y}.ln.*", when={"missing": "x.**"}),
+        rename("{y|x|model}.ln.*", "norm.*", stage=1),
+    ]
+    torch = {f"model.{name}": TORCH[f"model.{name}"] for name in ("ln.weight", "ln.bias")}
+    flax = {"norm.scale": TORCH["model.ln.weight"], "norm.bias": TORCH["model.ln.bias"]}
+    source = saved(torch, "torch", tmp_path / "t.safetensors")
+    assert_holds(plan_and_apply(source, to="flax", rules=rules), flax)
+    back = saved(flax, "flax", tmp_path / "f.safetensors")
+    plain = {name.removeprefix("model."): array for name, array in torch.items()}
+    for wanted in (torch, plain):
+        made = plan_and_apply(back, to="torch", rules=rules, like=abstract(wanted, "torch"))
+        assert_holds(made, wanted)
+
+
 def test_a_later_rename_that_sees_no_name_is_unmatched(tmp_path):
     source = saved(TORCH, "torch", tmp_path / "t.safetensors")
     rules = [rename("model.**", "**"), rename("model.ln.*", "norm.*", stage=1)]
