@@ -98,7 +98,10 @@ class RuleInstance:
                 return None
             self._check(bound, made)
         except (PlanError, RuleError) as err:
-            raise self._named(err, self._shown_key(keys[0][0])) from err
+            named = self._named(err, self._shown_key(keys[0][0]))
+            if named is err:  # an error is not its own cause
+                raise
+            raise named from err
         return bound
 
     def _asked_by_template(self) -> bool:
