@@ -67,6 +67,21 @@ class NamedSide:
             chosen = next((one for one in readings if self._matches(_parent(one), True)), readings[0])
         return chosen or pattern
 
+    def with_names(self, new_name: Callable[[Key], Key]) -> NamedSide:
+        """Return the side with other names, those in other collections included."""
+        if not self.names:
+            return self
+        names = {name: new_name(name) for name in self.names}
+        side = NamedSide(
+            (self.default, *self.collections),
+            names.values(),
+            lambda collection: (names.get(name, name) for name in self._elsewhere(collection)),
+            self.boxes,
+            self.moved,
+        )
+        side.collections = self.collections
+        return side
+
     def has(self, pattern: Pattern) -> bool:
         """Return whether the side has a name that a pattern matches, in whichever way it is written."""
         return self._matches(self.read(pattern))

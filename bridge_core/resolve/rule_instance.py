@@ -92,6 +92,8 @@ class RuleInstance:
         specs = tuple(self.sources[key] for group in keys for key in group)
         rule = self.rule
         asks_target = rule.when.of_target and rule.when.needs_shape
+        if asks_target and not self._asked_by_template():
+            return None
         if asks_target and not self._makes_what_is_asked(keys, specs):
             return None
         try:
@@ -101,10 +103,17 @@ class RuleInstance:
             self._check(bound, made)
         except (PlanError, RuleError) as err:
             named = self._named(err, self._shown_key(keys[0][0]))
-            if named is err:
+            if named is err:  # an error is not its own cause
                 raise
             raise named from err
         return bound
+
+    def _asked_by_template(self) -> bool:
+        """Return whether the conditions hold for the template's tensor; True where it has none."""
+        first = self.in_target.get(0, {})
+        if not first or self.targets is None:
+            return True
+        return self.rule.applies(self.targets[first[min(first)]].shape, self.config)
 
     def _makes_what_is_asked(self, keys: Keys, specs: tuple[TensorSpec, ...]) -> bool:
         """Return whether the conditions on the target hold; True where only the target would show it."""
