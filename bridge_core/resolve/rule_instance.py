@@ -87,7 +87,7 @@ class RuleInstance:
         """
         if not self._holds(matched):
             return None
-        self.sizes = resolve_sizes(self.rule, self.config)
+        self.sizes = resolve_sizes(self.rule, self.config, without_config=True)
         keys = self._listed(matched)
         specs = tuple(self.sources[key] for group in keys for key in group)
         rule = self.rule
@@ -103,6 +103,9 @@ class RuleInstance:
             self._check(bound, made)
         except (PlanError, RuleError) as err:
             named = self._named(err, self._shown_key(keys[0][0]))
+            lookup = SizeLookup(rule.sizes, self.config)
+            if any(f"'{name}'" in err.message and lookup.lacks_config(name) for name in rule.sizes):
+                resolve_sizes(rule, self.config)  # it names the entry of the config
             if named is err:  # an error is not its own cause
                 raise
             raise named from err

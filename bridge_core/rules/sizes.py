@@ -71,6 +71,20 @@ class SizeLookup:
             return False
         return all(inner not in self._stated or self.states(inner) for inner in expression.names - {name})
 
+    def lacks_config(self, name: str) -> bool:
+        """Return whether the value of a name is computed from a config, and there is none."""
+        if self._config is not None or name in self._known:
+            return False
+        names, seen = [name], set[str]()
+        while names:
+            name = names.pop()
+            if name.startswith(_CONFIG):
+                return True
+            if name in self._stated and name not in seen:
+                seen.add(name)
+                names += self._stated[name].names
+        return False
+
     def __call__(self, name: str) -> Value:
         """Return the value of a name.
 
@@ -99,12 +113,15 @@ class SizeLookup:
             self._open.pop()
 
 
-def resolve_sizes(rule: Rule, config: Mapping[str, Any] | None = None) -> dict[str, int]:
+def resolve_sizes(
+    rule: Rule, config: Mapping[str, Any] | None = None, *, without_config: bool = False
+) -> dict[str, int]:
     """Return the sizes of axes that a rule states, including the bounds in its ``where``.
 
     Args:
         rule: The rule.
         config: The checkpoint's config; None if there is none.
+        without_config: Whether sizes from a config that is not there are left to the shapes of tensors.
 
     Raises:
         RuleError: A size is an entry of the config, and there is no config or no such entry; or it is not a
@@ -114,6 +131,8 @@ def resolve_sizes(rule: Rule, config: Mapping[str, Any] | None = None) -> dict[s
     sizes = _bounds(rule, lookup) if rule.where.bounded else {}
     for name, expression in rule.sizes.items():
         if expression.is_unset or name not in rule.size_names:
+            continue
+        if without_config and lookup.lacks_config(name):
             continue
         try:
             value = lookup(name)
