@@ -105,7 +105,7 @@ def _plan_there(
 ) -> Plan:
     permissions = options.permissions
     rules = oriented(options.rules, state.layout or options.to, options.to, registry.frameworks)
-    config = config_beside(state, template) if rules else None
+    config = config_beside(state, template) if rules or state.metadata.rules else None
     if options.to == "neutral":
         guesses = permissions.accept_guesses
         plan = plan_to_neutral(state, registry, rules=rules, accept_guesses=guesses, config=config)

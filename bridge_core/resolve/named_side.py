@@ -67,6 +67,21 @@ class NamedSide:
             chosen = next((one for one in readings if self._matches(_parent(one), True)), readings[0])
         return chosen or pattern
 
+    def with_names(self, new_name: Callable[[Key], Key]) -> NamedSide:
+        """Return the side with other names, those in other collections included."""
+        if not self.names:
+            return self
+        names = {name: new_name(name) for name in self.names}
+        side = NamedSide(
+            (self.default, *self.collections),
+            names.values(),
+            lambda collection: (names.get(name, name) for name in self._elsewhere(collection)),
+            self.boxes,
+            self.moved,
+        )
+        side.collections = self.collections
+        return side
+
     def has(self, pattern: Pattern) -> bool:
         """Return whether the side has a name that a pattern matches, in whichever way it is written."""
         return self._matches(self.read(pattern))
@@ -172,11 +187,13 @@ def unslashed(pattern: Pattern, is_of: Callable[[Pattern], bool]) -> Pattern:
     split = pattern.slashed
     if split is None or not is_of(split):
         return pattern
+    own = {option.segments for option in pattern.options}
+    if not any(option.segments not in own and is_of(option) for option in split.options):
+        return pattern
     if is_of(pattern):
-        dotted = ".".join(map(str, Pattern(split.segments).segments))
         raise RuleError(
             f"the pattern '{pattern}' has two meanings: names with a part that holds slashes, and "
-            f"'{dotted}', names of several parts.",
+            f"'{Pattern(split.segments)}', names of several parts.",
             hint="Write a dot between parts, and * for a part that holds slashes.",
         )
     return split

@@ -61,7 +61,10 @@ def bind_rule(
 
 
 def keys_taken_by(
-    rule: Rule, sources: Mapping[Key, TensorSpec], config: Mapping[str, Any] | None
+    rule: Rule,
+    sources: Mapping[Key, TensorSpec],
+    config: Mapping[str, Any] | None,
+    targets: Mapping[Key, TensorSpec] | None = None,
 ) -> frozenset[Key]:
     """Return the keys that a rule takes by its patterns and its conditions on shapes.
 
@@ -71,11 +74,15 @@ def keys_taken_by(
         rule: The rule, read from source to target.
         sources: The keys it may take, without a collection.
         config: The checkpoint's config, if one is known.
+        targets: The target's keys, likewise; None if they are not known.
     """
     taken: set[Key] = set()
+    known = targets if rule.when.of_target else None
+    in_target = matched_keys(rule, rule.targets, rule.list_axes.right, known or ())
     for captures, matched in matched_keys(rule, rule.sources, rule.list_axes.left, sources).items():
-        fit, keys, _ = _without_absent(rule, matched, None)
-        if RuleInstance(fit, captures, sources, None, {}, config).may_hold(keys):
+        there = None if known is None else in_target.get(captures, {})
+        fit, keys, made = _without_absent(rule, matched, there)
+        if RuleInstance(fit, captures, sources, known, made, config).may_hold(keys):
             taken.update(key for group in matched.values() for key in group.values())
     return frozenset(taken)
 
@@ -170,7 +177,9 @@ def rule_conflict(rule: Rule, other: Rule, what: str, key: Key | str) -> RuleErr
         )
         text = f"two rules {what} this tensor: {first} and {second}."
     hint = "Make the patterns disjoint, or remove one of the rules."
-    if rule.action == other.action == "rename" and what == "match" and rule != other:
+    if any(one.when.of_target and (one.when.needs_shape or one.when.is_undecided) for one in (rule, other)):
+        hint = 'Pass like="model.safetensors" (--like), which shows whose conditions hold.'
+    elif rule.action == other.action == "rename" and what == "match" and rule != other:
         hint = (
             "Make the patterns disjoint, or set stage = 1 in the rule that is to see the names which the "
             "other makes."

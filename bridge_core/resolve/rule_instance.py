@@ -92,6 +92,8 @@ class RuleInstance:
         specs = tuple(self.sources[key] for group in keys for key in group)
         rule = self.rule
         asks_target = rule.when.of_target and rule.when.needs_shape
+        if asks_target and not self._asked_by_template():
+            return None
         if asks_target and not self._makes_what_is_asked(keys, specs):
             return None
         try:
@@ -100,8 +102,18 @@ class RuleInstance:
                 return None
             self._check(bound, made)
         except (PlanError, RuleError) as err:
-            raise self._named(err, self._shown_key(keys[0][0])) from err
+            named = self._named(err, self._shown_key(keys[0][0]))
+            if named is err:  # an error is not its own cause
+                raise
+            raise named from err
         return bound
+
+    def _asked_by_template(self) -> bool:
+        """Return whether the conditions hold for the template's tensor; True where it has none."""
+        first = self.in_target.get(0, {})
+        if not first or self.targets is None:
+            return True
+        return self.rule.applies(self.targets[first[min(first)]].shape, self.config)
 
     def _makes_what_is_asked(self, keys: Keys, specs: tuple[TensorSpec, ...]) -> bool:
         """Return whether the conditions on the target hold; True where only the target would show it."""
@@ -328,10 +340,7 @@ class RuleInstance:
             for call in calls:
                 axis = self.rule.axis_of(call, number, of_target=side == 1) if call.is_sized else None
                 size_of = functools.partial(self._size_of, call, goal=goal, target_specs=target_specs)
-                try:
-                    op = op_of_call(call, spec, axis, lookup, size_of)
-                except RuleError as err:
-                    raise self.rule.error(err.message, hint=err.hint) from err
+                op = op_of_call(call, spec, axis, lookup, size_of)
                 if op is not None:
                     chain.append(op)
                     (spec,) = op.spec((spec,))

@@ -55,6 +55,7 @@ def rule_names(
     rules: Sequence[Rule],
     config: Mapping[str, Any] | None,
     source_names: Mapping[Key, Key] | None = None,
+    targets: Mapping[Key, TensorSpec] | None = None,
 ) -> Ruled:
     """Apply rules to the names of a source.
 
@@ -64,6 +65,7 @@ def rule_names(
         rules: The rules, in the direction of the conversion.
         config: The checkpoint's config, if one is known.
         source_names: Of a neutral state, key -> key in what it was made from, for messages.
+        targets: The target's names with their specs, for conditions on it; None if they are not known.
 
     Raises:
         RuleError: Two rules match one key, or two keys get one name.
@@ -81,7 +83,7 @@ def rule_names(
         if rule.action == "rearrange" and rule.when.needs_shape
     }
     named_specs = {name: specs[key] for key, name in names.items()} if limited else {}
-    taken = {number: keys_taken_by(rule, named_specs, config) for number, rule in limited.items()}
+    taken = {number: keys_taken_by(rule, named_specs, config, targets) for number, rule in limited.items()}
     matching: set[int] = set()
 
     def shown(key: Key) -> Key | str:
@@ -244,7 +246,11 @@ class _Stages:
 
 
 def _captures(rule: Rule, name: Key) -> Mapping[str, str] | None:
-    return next((c for p in rule.sources if (c := rule.bind(p, name)) is not None), None)
+    for pattern in rule.sources:
+        captures = rule.bind(pattern, name)
+        if captures is not None:
+            return captures
+    return None
 
 
 def applied_renames(rules: Iterable[Rule], name: Key) -> list[tuple[Rule, Key]]:

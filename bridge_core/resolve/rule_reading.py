@@ -6,6 +6,7 @@ of them matches. Where a neutral state records them, they come from there: names
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from bridge_core.errors import RuleError
 from bridge_core.plugins import Registry
 from bridge_core.resolve.named_side import NamedSide
 from bridge_core.resolve.printed_names import (
+    decided,
     read_printed,
     share_default_paths,
     side_of,
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from bridge_core.rules import Rule
 
 __all__ = ["read_rules", "without_collections"]
+
+_Sided = tuple["Rule", NamedSide, NamedSide]
 
 _DIGITS = 18
 _NONE: Mapping[str, Pairs] = {}
@@ -49,8 +53,10 @@ def read_rules(
     """
     sided = tuple(rules)
     defaults = {source.default for _, source, _ in sided}
-    known_rules = (read_printed(*one, recorded=n < of_records) for n, one in enumerate(sided))
-    read = share_default_paths(list(known_rules), defaults)
+    known_rules = [(decided(*one, recorded=n < of_records), *one[1:]) for n, one in enumerate(sided)]
+    read = share_default_paths(
+        [read_printed(*one) for one in _by_stage(known_rules, config, recorded)], defaults
+    )
     if not any(rule.where for rule in read):
         return read
     pairs = dict(recorded)
@@ -60,8 +66,34 @@ def read_rules(
             names = dict.fromkeys(name for side in sides.values() for name in side.names)
             known = [rule.reversed() if turned else rule for rule in read]
             if names:
-                pairs = {**_pairs(known, names, config, pairs, of_result=turned), **pairs}
+                pairs = {**_pairs(known, names, config, pairs), **pairs}
     return tuple(_at(rule, config, pairs) for rule in read)
+
+
+def _by_stage(
+    sided: list[_Sided], config: Mapping[str, Any] | None, recorded: Mapping[str, Pairs]
+) -> list[_Sided]:
+    """Return rules with the names that they see: renames of a stage see those that the stages before make."""
+    stages = sorted({rule.stage for rule, _, _ in sided if rule.action == "rename"})
+    if len(stages) < 2:
+        return sided
+    seen = list(sided)
+    for place in (2, 1):  # the target's names are led back to every stage, then the source's are led on
+        now = {id(side): side for _, *sides in sided for side in sides[place - 1 : place]}
+        for stage in stages if place == 1 else stages[::-1]:
+            renames = []
+            for number, one in enumerate(seen):
+                if one[0].action == "rename" and one[0].stage == stage:
+                    rule, source, target = one
+                    source, target = (now[id(source)], target) if place == 1 else (source, now[id(target)])
+                    seen[number] = rule, source, target
+                    read = _at(read_printed(rule, source, target), config, recorded)
+                    renames.append(read if place == 1 else read.reversed())
+            now = {
+                known: side.with_names(functools.partial(_renamed, renames=renames))
+                for known, side in now.items()
+            }
+    return seen
 
 
 def _at(rule: Rule, config: Mapping[str, Any] | None, pairs: Mapping[str, Pairs]) -> Rule:
@@ -73,8 +105,6 @@ def _pairs(
     names: Iterable[Key],
     config: Mapping[str, Any] | None,
     known: Mapping[str, Pairs],
-    *,
-    of_result: bool,
 ) -> dict[str, Pairs]:
     """Return the numbers of the counts whose parts the sources of rules have.
 
@@ -83,7 +113,6 @@ def _pairs(
         names: The names of their sources.
         config: The checkpoint's config, if one is known.
         known: Numbers of counts that are known already.
-        of_result: Whether the names are those that the rules' other side ends with.
     """
     rules, names = tuple(rules), tuple(names)
     found: dict[str, Pairs] = {}

@@ -354,7 +354,7 @@ def test_an_axis_is_found_where_its_tensors_have_it():
         ("i = [0, 3, 3][block] + j", ("increasing", "[0, 3, 3]"), "each group"),
         ("i = 3[block] + j", ("a list", "'3' = 3"), ""),
         ("i = block / 2 + j", ("got 'i = block / 2 + j'",), ""),
-        ("i = block*(1/2) + j", ("whole number", "'1 / 2'"), ""),
+        ("i = block*(1/2) + j", ("whole number", "'1 / 2"), ""),
         ("n counts block j", ("'n counts s, b'", "got 'n counts block j'"), ""),
         ("i < jj", ("'i < jj'", "jj is neither"), "Did you mean 'j'?"),
         ("i = a*12 + b*5 + c", ("multiple", "got 12, 5, 1"), "'i = a*12 + b*6 + c'"),
@@ -629,8 +629,9 @@ def test_the_old_name_of_an_action_warns_and_works(old, rule):
 
 
 def test_the_old_names_of_what_a_rule_holds_warn_and_work():
-    with pytest.warns(DeprecationWarning, match=r"\bRule\.radix\b.*\bflat_index\b"):
-        assert BLOCKS.radix is BLOCKS.flat_index
+    for old in ("radix", "flat_index"):
+        with pytest.warns(DeprecationWarning, match=rf"\bRule\.{old}\b.*\bwhere\b"):
+            assert getattr(BLOCKS, old) is BLOCKS.where
     with pytest.warns(DeprecationWarning, match=r"\bRule\.lists\b.*\blist_axes\b"):
         assert BLOCKS.lists is BLOCKS.list_axes
     with pytest.warns(DeprecationWarning, match=r"\bdrop\b.*\breason\b"):

@@ -281,7 +281,7 @@ def test_rules_in_one_line_are_refused(write):
         ("source = 'a'\ntarget = 'b'\nops = 'x y -> x'", ("'y'", "left side", "1")),
         ("source = 'a'\ntarget = 'b.{i:int}'\nops = 'x -> x'", ("{i}", "'b.{i:int}'", "'i x -> x'")),
         ("source = 'a'\ntarget = 'b'\nops = 'x -> x'\nsizes.x = 1.5", ("sizes.x: ", "got 1.5")),
-        ("source = 'a'\ntarget = 'b'\nwhere = 'i = j'", ("where: ", "got 'i = j'")),
+        ("source = 'a'\ntarget = 'b'\nwhere = 'i = j'", ("where = 'i = j'", "neither side")),
         ("source = 'a'\nrename = 'b'\nwhen.rnk = 1", ("when.rnk", "Did you mean 'rank'?")),
     ],
 )
