@@ -46,13 +46,13 @@ class PatternIndex:
     def candidates(self, key: Key) -> Sequence[int]:
         """Return the numbers of the groups with a pattern that may match a key, in ascending order."""
         length = len(key)
-        found: list[int] = []
+        group_numbers: list[int] = []
         for least, texts_of, numbers in self._by_places:
             if length >= least:
-                found += numbers.get(texts_of(key), ())
-        if not found:
+                group_numbers += numbers.get(texts_of(key), ())
+        if not group_numbers:
             return self._anywhere
-        return sorted({*found, *self._anywhere})
+        return sorted({*group_numbers, *self._anywhere})
 
 
 class KeyIndex:
@@ -68,14 +68,14 @@ class KeyIndex:
 
     def candidates(self, *patterns: Pattern) -> Iterator[Key]:
         """Return the keys that one of the patterns may match, in their order."""
-        found: set[int] = set()
+        key_numbers: set[int] = set()
         for pattern in patterns:
             literals = _literals(pattern)
             if not literals:
                 return iter(self._keys)
             fewest: list[int] = min((self._at(place).get(text, []) for place, text in literals), key=len)
-            found.update(fewest)
-        return map(self._keys.__getitem__, sorted(found))
+            key_numbers.update(fewest)
+        return map(self._keys.__getitem__, sorted(key_numbers))
 
     def has_match(self, pattern: Pattern) -> bool:
         """Return whether the pattern matches a key."""
