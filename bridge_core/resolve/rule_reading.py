@@ -6,6 +6,8 @@ of them matches. Where a neutral state records them, they come from there: names
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -84,24 +86,26 @@ def _pairs(
     """
     rules = tuple(rules)
     found: dict[str, Pairs] = {}
-    for stage in sorted({rule.stage for rule in rules}):
+    counting = [rule.stage for rule in rules if any(c.text not in known for c in rule.where.counts)]
+    for stage in sorted({rule.stage for rule in rules if rule.stage <= max(counting, default=-math.inf)}):
         own = [rule for rule in rules if rule.stage == stage]
         seen: dict[str, set[tuple[int, ...]]] = {}
         for rule in own:
             where = rule.where.at(SizeLookup(rule.sizes, config))
-            for count in where.counts:
-                for pattern in rule.sources if count.text not in {**known, **found} else ():
-                    if set(count.names) <= set(pattern.numbers):
-                        numbers = seen.setdefault(count.text, set())
-                        for name in names:
-                            captures = pattern.match(name)
-                            if captures is None or any(len(captures[n]) > _DIGITS for n in count.names):
-                                continue  # numbers of more digits are refused where the rule is used
-                            if where.admits(captures, pattern.numbers):
-                                numbers.add(tuple(int(captures[part]) for part in count.names))
+            counts = [count for count in where.counts if count.text not in {**known, **found}]
+            for count, pattern in itertools.product(counts, rule.sources):
+                if set(count.names) <= set(pattern.numbers):
+                    numbers = seen.setdefault(count.text, set())
+                    for captures in filter(None, map(pattern.match, names)):
+                        parts = [captures[part] for part in count.names]
+                        # Numbers of more digits are refused where the rule is used.
+                        is_short = max(map(len, parts)) <= _DIGITS
+                        if is_short and where.admits(captures, pattern.numbers):
+                            numbers.add(tuple(map(int, parts)))
         found.update({text: tuple(sorted(numbers)) for text, numbers in seen.items()})
-        renames = [_at(rule, config, {**known, **found}) for rule in own if rule.action == "rename"]
-        names = [_renamed(name, renames) for name in names]
+        if stage < max(counting):
+            renames = [_at(rule, config, {**known, **found}) for rule in own if rule.action == "rename"]
+            names = [_renamed(name, renames) for name in names]
     return found
 
 

@@ -16,7 +16,7 @@ from bridge_core.rules.indexes import Count, Equated, Pairs, Ranks, Sum, integer
 from bridge_core.rules.patterns import COUNT
 from bridge_core.rules.sizes import SizeLookup
 
-__all__ = ["Where", "names_in"]
+__all__ = ["Where"]
 
 _PIECES = re.compile(r"(?:'[^']*'|[^;'])+")
 """Texts that are joined by semicolons."""
@@ -325,15 +325,6 @@ def _limits(name: str, comparison: Comparison) -> Iterator[tuple[Expression, int
         for operand, limit, below, most in ((first, second, "<", "<="), (second, first, ">", ">=")):
             if operand.node.sign == "name" and str(operand) == name and sign in (below, most, "=="):
                 yield limit, 0 if sign == below else 1
-
-
-def names_in(texts: str | Iterable[str]) -> frozenset[str]:
-    """Return all names in the texts of a ``where``, before it is known which are sizes."""
-    found: set[str] = set()
-    for text in [texts] if isinstance(texts, str) else texts:
-        plain = re.sub(r"'[^']*'", "", text)
-        found.update(re.findall(r"(?<![\w.])[A-Za-z_][\w.]*", plain))
-    return frozenset(found - {"counts"})
 
 
 def _number(name: str, text: str | None, index: Equated | Count | None = None) -> int:

@@ -251,6 +251,25 @@ where = ["i = 2*b{more}", "i < 10"]
         )
 
 
+@pytest.mark.parametrize(
+    ("source", "target", "named"),
+    [
+        ("l{s:int}.{b}", "k", ("n is an axis", "'l{s:int}.{b}' has not")),
+        ("l{s:int}.{c:int}", "k{c:int}", ("n is an axis", "'l{s:int}.{c:int}' has not")),
+        ("l", "k", ("n is an axis", "no pattern has")),
+    ],
+)
+def test_an_axis_is_a_number_of_all_its_parts(source, target, named):
+    with refused(RuleError, "where = 'n counts s, b'", *named, hint="{s:int}, {b:int}"):
+        Rule.rearrange(source, target, "o i -> n o i", where="n counts s, b")
+
+
+@pytest.mark.parametrize("where", [["n = m + 1", "m = k + 1"], ["n = m + 1", "n = m + 2"]])
+def test_a_number_is_computed_once(where):
+    with refused(RuleError, "where = ", "n"):
+        Rule.rename("a.{n:int}", "b.{m:int}", where=where)
+
+
 def test_an_index_is_no_rule_of_layers():
     with refused(RuleError, "'layer' cannot have 'where'"):
         Rule.layer("a.{i:int}", "linear", where="i < 3")
