@@ -41,7 +41,7 @@ def read_rules(
     *,
     of_records: int = 0,
 ) -> tuple[Rule, ...]:
-    """Return rules as they are about the names of both sides; their ``where`` knows config and counts.
+    """Return rules with the patterns that match the names, and with config and counts in their ``where``.
 
     Args:
         rules: Each rule, in the direction of the conversion, with the names of its sources and its targets.
@@ -85,14 +85,14 @@ def _pairs(
         known: Numbers of counts that are known already.
     """
     rules = tuple(rules)
-    found: dict[str, Pairs] = {}
+    ranked: dict[str, Pairs] = {}
     counting = [rule.stage for rule in rules if any(c.text not in known for c in rule.where.counts)]
     for stage in sorted({rule.stage for rule in rules if rule.stage <= max(counting, default=-math.inf)}):
         own = [rule for rule in rules if rule.stage == stage]
         seen: dict[str, set[tuple[int, ...]]] = {}
         for rule in own:
             where = rule.where.at(SizeLookup(rule.sizes, config))
-            counts = [count for count in where.counts if count.text not in {**known, **found}]
+            counts = [count for count in where.counts if count.text not in {**known, **ranked}]
             for count, pattern in itertools.product(counts, rule.sources):
                 if set(count.names) <= set(pattern.numbers):
                     numbers = seen.setdefault(count.text, set())
@@ -102,11 +102,11 @@ def _pairs(
                         is_short = max(map(len, parts)) <= _DIGITS
                         if is_short and where.admits(captures, pattern.numbers):
                             numbers.add(tuple(map(int, parts)))
-        found.update({text: tuple(sorted(numbers)) for text, numbers in seen.items()})
+        ranked.update({text: tuple(sorted(numbers)) for text, numbers in seen.items()})
         if stage < max(counting):
-            renames = [_at(rule, config, {**known, **found}) for rule in own if rule.action == "rename"]
+            renames = [_at(rule, config, {**known, **ranked}) for rule in own if rule.action == "rename"]
             names = [_renamed(name, renames) for name in names]
-    return found
+    return ranked
 
 
 def _renamed(name: Key, renames: Iterable[Rule]) -> Key:
@@ -130,7 +130,7 @@ def without_collections(
         rules: The rules, in the direction from the source to the target.
         source: The source; None if it is not known.
         target: The target, or its template; None if it is not known.
-        registry: Where frameworks are found.
+        registry: Where frameworks are ranked.
         config: The checkpoint's config, if one is known.
     """
     known = [None if state is None else side_of(state, registry) for state in (source, target)]

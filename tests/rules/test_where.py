@@ -131,7 +131,7 @@ def shifted(where, **options):
         (["n counts s, b", "s < 2", "b < 2"], "x2.0", ()),
         ("n = config.k*s + b", "x2.0", ("config.k", "config.json")),
         ("n = starts[s] + b", "x2.0", ("starts",)),
-        ("n counts s, b", "x2.0", ("not known which s, b exist",)),
+        ("n counts s, b", "x2.0", ("values of s, b are not known",)),
     ],
 )
 def test_parts_that_contradict_an_index_are_refused(where, name, named):
@@ -491,7 +491,7 @@ def test_two_steps_in_memory(again):
     rules, source, target, _ = case_counts()
     given = {"rules": rules} if again else {}
     neutral = bridge_torch.to_neutral(state_of(source, "torch"), rules=rules)
-    made = bridge_flax.from_neutral(neutral, **given)
+    flax_tree = bridge_flax.from_neutral(neutral, **given)
     tree = unflatten_tree({key(name): array for name, array in target.items()})
     assert_holds(bridge_torch.from_neutral(bridge_flax.to_neutral(tree, rules=rules), **given), source)
     flat = {}
@@ -503,7 +503,7 @@ def test_two_steps_in_memory(again):
             else:
                 flat[".".join((*path, name))] = np.asarray(child)
 
-    walk(made)
+    walk(flax_tree)
     assert_holds(flat, target)
 
 
