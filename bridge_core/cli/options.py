@@ -68,7 +68,7 @@ def a_floating_dtype(text: str) -> str:
 
 
 def a_cast(text: str) -> tuple[str, str]:
-    """Return the pattern and the dtype of ``PATTERN=DTYPE``; the pattern ``**`` for a dtype alone."""
+    """Return the pattern and the dtype of ``PATTERN=DTYPE``; the pattern ``**`` if no pattern is given."""
     pattern, sign, name = text.rpartition("=")
     return a_pattern(pattern) if sign else "**", a_floating_dtype(name)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from bridge_core.errors import UsageError
+from bridge_core.errors import RuleError, UsageError
 from bridge_core.messages import nearest, shown
 from bridge_core.plugins import Guidance
 from bridge_core.public import require_bool
@@ -24,9 +24,8 @@ class ConversionOptions:
     """The options of a conversion; see `bridge_core.plan_conversion` for each field, `convert` for the dtype.
 
     Raises:
-        RuleError: A pattern of dtypes is not valid.
-        UsageError: A dtype is not the name of a floating-point dtype, or a template is given for a neutral
-            target.
+        UsageError: A dtype is not the name of a floating-point dtype, a pattern of dtypes is not valid, or a
+            template is given for a neutral target.
     """
 
     to: str
@@ -52,7 +51,10 @@ class ConversionOptions:
             from bridge_core.rules import Pattern
 
             for pattern, name in self.dtype.items():
-                Pattern.parse(pattern)
+                try:
+                    Pattern.parse(pattern)
+                except RuleError as err:
+                    raise UsageError(f"dtype= (--dtype): {err.message}", hint=err.hint) from err
                 floating_dtype(name)
         elif self.dtype is not None:
             floating_dtype(self.dtype)

@@ -19,7 +19,7 @@ REST = "**"
 
 
 def target_dtypes(plan: Plan, dtype: str | Mapping[str, str], registry: Registry) -> dict[Key, Any]:
-    """Return target key -> the dtype that it is cast to; keys that stay as they are have none.
+    """Return target key -> the dtype that it is cast to; unchanged targets are not in it.
 
     Args:
         plan: A plan that can be run.
@@ -31,21 +31,24 @@ def target_dtypes(plan: Plan, dtype: str | Mapping[str, str], registry: Registry
         UsageError: A pattern matches no target, or is not valid.
     """
     by_pattern = {REST: dtype} if isinstance(dtype, str) else dtype
-    made = [key for step in plan.steps for key in step.targets]
-    dtypes = dict.fromkeys(made, dtype_named(by_pattern[REST])) if REST in by_pattern else {}
+    targets = [key for step in plan.steps for key in step.targets]
+    rest = {key: dtype_named(by_pattern[REST]) for key in targets} if REST in by_pattern else {}
     patterns = [pattern for pattern in by_pattern if pattern != REST]
-    spellings = spellings_in_plan(plan, registry) if patterns else None
+    if not patterns:
+        return rest
+    spellings = spellings_in_plan(plan, registry)
+    ties = {**plan.metadata.ties, **plan.ties}
+    chosen: dict[Key, Any] = {}
     for pattern in patterns:
-        assert spellings is not None
         try:
-            matching = keys_named(pattern, [*made, *plan.ties], spellings)
+            matching = keys_named(pattern, dict.fromkeys((*targets, *plan.ties)), spellings)
         except RuleError as err:
             raise UsageError(f"dtype= (--dtype): {err.message}", hint=err.hint) from err
         if not matching:
             raise UsageError(
                 f"dtype= (--dtype): no target tensor matches {pattern!r}.",
-                hint=nearest(pattern, map(join_key, made)),
+                hint=nearest(pattern, map(join_key, targets)),
             )
-        wanted = dtype_named(by_pattern[pattern])
-        dtypes.update((plan.ties.get(key, key), wanted) for key in matching)
-    return dtypes
+        chosen.update((ties.get(key, key), dtype_named(by_pattern[pattern])) for key in matching)
+    named = {key: chosen[ties.get(key, key)] for key in targets if ties.get(key, key) in chosen}
+    return {**rest, **named}

@@ -56,7 +56,7 @@ class Offset(Op):
     @property
     def loss(self) -> str:
         """That values may be rounded, and that the way back rounds too."""
-        return "rounds; the way back subtracts the same number and rounds" if self.rounding else ""
+        return "may round; the way back subtracts the same number and rounds" if self.rounding else ""
 
     def input_regions(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:  # noqa: D102
         return (InputRegion(0, region),)
@@ -122,7 +122,7 @@ class Scale(Op):
     def loss(self) -> str:
         """That values may be rounded, and that the way back rounds too."""
         way = "multiplies" if self.divides else "divides"
-        return f"rounds; the way back {way} by the same number and rounds" if self.rounding else ""
+        return f"may round; the way back {way} by the same number and rounds" if self.rounding else ""
 
     def spec(self, specs: Specs) -> Specs:  # noqa: D102
         spec = only(self, specs)
@@ -224,7 +224,7 @@ class Cast(Op):
     @property
     def loss(self) -> str:
         """That values may be rounded, where the target's dtype does not hold all."""
-        return "" if self.exact else "rounds; the way back gives the rounded values"
+        return "" if self.exact else "may round; the way back gives the rounded values"
 
     def input_regions(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:  # noqa: D102
         return (InputRegion(0, region),)

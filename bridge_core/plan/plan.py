@@ -185,7 +185,7 @@ class Plan:
             AmbiguousLayerError: No evidence decides what some layers are.
             UnclaimedTensorError: Tensors with a layer's name belong to no layer that is known.
         """
-        error = self.problems.error(self.target_layout, self.specs)
+        error = self.problems.error(self.target_layout, self.specs, self.unclaimed)
         if error is None:
             return self
         if self.source_layout == "neutral":

@@ -18,7 +18,7 @@ __all__ = ["op_of_call"]
 def op_of_call(
     call: Call, spec: TensorSpec, axis: int | None, lookup: SizeLookup, size_of: Callable[[int], int]
 ) -> Op | None:
-    """Return the op of a call; None if it leaves the tensor as it is.
+    """Return the op of a call; None if the tensor stays unchanged.
 
     Args:
         call: The call.
@@ -52,13 +52,13 @@ def op_of_call(
     size = spec.shape[axis]
     if before is not None and before != size:
         raise RuleError(f"'{call}': expected {before} elements on the axis, got {size}.")
-    made = after if after is not None else size_of(axis)
+    new_size = after if after is not None else size_of(axis)
     discard = call.args[3] is True
     if call.name == "pad":
-        return Pad(axis, size, made, discard=discard)
-    if made == 0 and size:
+        return Pad(axis, size, new_size, discard=discard)
+    if new_size == 0 and size:
         raise RuleError(f"'{call}': the axis would have no elements left.")
-    return Unpad(axis, size, made, discard=discard)
+    return Unpad(axis, size, new_size, discard=discard)
 
 
 def _size(size: object, lookup: SizeLookup) -> int | None:

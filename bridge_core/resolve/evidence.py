@@ -25,7 +25,7 @@ from bridge_core.resolve.sibling_proofs import SiblingProofs
 from bridge_core.state import Key, LayerInfo, ModuleInfo, join_key
 
 if TYPE_CHECKING:
-    from bridge_core.rules import Rule
+    from bridge_core.rules import PatternIndex, Rule
 
 __all__ = ["PARAMETER", "Detector", "Detection", "guess"]
 
@@ -126,7 +126,7 @@ class Detector:
         Raises:
             RuleError: A rule names a kind that does not fit.
         """
-        rule = self.rule_of(group.path, group.origin) if self.rules else None
+        rule = self.rule_of(group.path, group.origin)
         if rule is not None:
             return self._by_rule(rule, group, dict(group.shapes))
         detection = None
@@ -153,8 +153,12 @@ class Detector:
         Raises:
             RuleError: Two rules give it two kinds.
         """
+        if not self.rules:
+            return None
         deciding_rule: Rule | None = None
-        for number, rule in enumerate(self.rules):
+        numbers = {number for path in paths for number in self._rule_index.candidates(path)}
+        for number in sorted(numbers):
+            rule = self.rules[number]
             if not any(rule.source.match(path) is not None for path in paths):
                 continue
             self._matched_rules.add(number)
@@ -165,6 +169,12 @@ class Detector:
 
                 raise rule_conflict(rule, deciding_rule, "match", paths[0])
         return deciding_rule
+
+    @functools.cached_property
+    def _rule_index(self) -> PatternIndex:
+        from bridge_core.rules import PatternIndex  # most conversions have no rules
+
+        return PatternIndex(rule.sources for rule in self.rules)
 
     def unmatched_rules(self) -> tuple[str, ...]:
         """Return the labels of rules that had to match a layer and did not."""

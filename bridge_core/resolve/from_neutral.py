@@ -33,7 +33,7 @@ from bridge_core.state import (
 if TYPE_CHECKING:
     from bridge_core.resolve.recorded_rules import TowardsFramework
     from bridge_core.resolve.rule_instance import BoundRule
-    from bridge_core.rules import Pattern, Rule
+    from bridge_core.rules import KeyIndex, Pattern, Rule
 
 __all__ = ["plan_from_neutral"]
 
@@ -83,7 +83,7 @@ def plan_from_neutral(
         )
     framework = registry.framework(to)
     rules = tuple(rules)
-    ways = None
+    ways = index = None
     if rules or state.metadata.rules:
         from bridge_core.resolve.recorded_rules import towards
 
@@ -93,9 +93,14 @@ def plan_from_neutral(
     if like is not None:
         collections = names_of(like, framework)
         targets = {name: like.spec(key) for key, name in collections.names(like).items()}
+        if ways is not None:
+            from bridge_core.rules import KeyIndex
+
+            index = KeyIndex(targets)
     origin, source_names = origin or {}, state.metadata.source_names
     shown = shown_names(origin, source_names)
-    bound_rules, unmatched = _bind_rules(state, ways, targets, config, permissions.allow_inexact, shown)
+    inexact = permissions.allow_inexact
+    bound_rules, unmatched = _bind_rules(state, ways, targets, index, config, inexact, shown)
     refused, left_out = dict[Key, str](), []
     for key, why in ways.refused.items() if ways is not None else ():
         if permissions.may_leave_out(*names_of_tensor(key, origin, state.metadata, spellings)):
@@ -103,7 +108,8 @@ def plan_from_neutral(
         else:
             refused[key] = why
     taken = {*(key for bound in bound_rules for key in bound.sources), *(ways.refused if ways else ())}
-    fills, absent, unused = _fills(rules, targets, config, bound_rules, ways.renamed if ways else ())
+    renamed = ways.renamed if ways is not None else ()
+    fills, absent, unused = _fills(rules, targets, index, config, bound_rules, renamed)
     rest = state.select(lambda key: key not in taken) if taken else state
     request = Request(
         rest,
@@ -140,6 +146,7 @@ def _bind_rules(
     state: FlatState,
     ways: TowardsFramework | None,
     targets: Mapping[Key, TensorSpec] | None,
+    index: KeyIndex | None,
     config: Mapping[str, Any] | None,
     allow_inexact: bool,
     shown: Callable[[Key], str],
@@ -152,25 +159,28 @@ def _bind_rules(
     if ways is None or not ways.rules:
         return (), ()
     from bridge_core.resolve.rule_binding import bind_rule, check_disjoint
+    from bridge_core.rules import KeyIndex
 
     metadata = state.metadata
     waiting = {key for keys in ways.sources.values() for key in keys} | set(ways.refused)
     ruled_before = not metadata.rules and any(
         info.evidence == "rule" and info.kind == PARAMETER for info in metadata.layers.values()
     )
-    free = _parameters(state) if ruled_before else state.specs()
+    specs = state.specs()
+    free = _parameters(state) if ruled_before else specs
     free = {key: spec for key, spec in free.items() if key not in waiting} if waiting else free
+    of_free, of_state = KeyIndex(free), KeyIndex(state)
     bound_rules: list[BoundRule] = []
     seen = []
     for number, rule in enumerate(ways.rules):
         if rule.action != "rearrange" or not rule_holds(rule, config):
             continue
         pending = ways.sources.get(number)
-        sources = free if pending is None else {key: state.spec(key) for key in pending}
+        indexed = (of_free if pending is None else KeyIndex(pending), index)
         allowing = _allowing_inexact(rule) if allow_inexact else rule
-        instances = bind_rule(allowing, sources, targets, config, shown)
+        instances = bind_rule(allowing, specs, targets, config, shown, indexed)
         bound_rules += instances
-        may_match_nothing = rule.optional or rule.when.is_undecided or _waits(rule, state)
+        may_match_nothing = rule.optional or rule.when.is_undecided or _waits(rule, of_state)
         seen.append((rule, bool(instances) or pending is not None or may_match_nothing))
     check_disjoint(bound_rules, shown)
     return tuple(bound_rules), unmatched_labels(seen)
@@ -240,14 +250,19 @@ def _parameters(state: FlatState) -> dict[Key, TensorSpec]:
     return specs
 
 
-def _waits(rule: Rule, state: FlatState) -> bool:
+def _waits(rule: Rule, keys: KeyIndex) -> bool:
     """Return whether a rule's patterns match tensors that its conditions do not let it take."""
-    return bool(rule.when) and any(rule.bind(p, key) is not None for key in state for p in rule.sources)
+    return bool(rule.when) and any(
+        rule.bind(pattern, key) is not None
+        for key in keys.candidates(*rule.sources)
+        for pattern in rule.sources
+    )
 
 
 def _fills(
     rules: Iterable[Rule],
     targets: Mapping[Key, TensorSpec] | None,
+    index: KeyIndex | None,
     config: Mapping[str, Any] | None,
     bound_rules: Iterable[BoundRule],
     renamed: Iterable[Pattern],
@@ -263,13 +278,14 @@ def _fills(
     for rule in sorted(rules, key=lambda rule: rule.fallback):
         if rule.action != "fill" or not rule_holds(rule, config):
             continue
-        if targets is None:
+        if targets is None or index is None:
             if rule.value is not None:
                 error = rule.error("the target's shapes are not known, and a constant needs them.")
                 error.hint = _TEMPLATE
                 raise error
             continue
-        matching = [key for key in targets if any(rule.bind(p, key) is not None for p in rule.targets)]
+        candidates = index.candidates(*rule.targets)
+        matching = [key for key in candidates if any(rule.bind(p, key) is not None for p in rule.targets)]
         seen.append((rule, bool(matching) or rule.optional or rule.when.is_undecided))
         for key in matching:
             other = owners.get(key, rule)

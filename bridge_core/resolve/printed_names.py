@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from bridge_core.plugins import Registry, names_of
 from bridge_core.resolve.named_side import NamedSide
+from bridge_core.rules import PatternIndex
 from bridge_core.state import FlatState, Key, VariableCollections
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from bridge_core.rules import Pattern, Rule
 
 __all__ = [
+    "decided",
     "neutral_side",
     "read_printed",
     "refuse_unclear_target",
@@ -102,17 +104,33 @@ def unseen_side(layout: str, registry: Registry) -> NamedSide:
     return NamedSide(framework.collections if framework is not None else ())
 
 
-def read_printed(rule: Rule, source: NamedSide, target: NamedSide, *, recorded: bool = False) -> Rule:
+def decided(rule: Rule, source: NamedSide, target: NamedSide, *, recorded: bool = False) -> Rule:
+    """Return a rule whose conditions on names are decided, as far as the names are known.
+
+    Args:
+        rule: The rule, in the direction of the conversion.
+        source: The names of the source.
+        target: The names of the target.
+        recorded: Whether a record shows that the conditions on the source's names held.
+    """
+    when = rule.when
+    side = target if when.of_target else source
+    if not when.names_keys or not side.names or (recorded and not when.of_target):
+        return rule
+    met = all(map(side.has, when.exists)) and not any(map(side.has, when.missing))
+    return replace(rule, when=replace(when, is_met=met))
+
+
+def read_printed(rule: Rule, source: NamedSide, target: NamedSide) -> Rule:
     """Return a rule that is read with the names of both sides.
 
     Its patterns leave out the collections that they begin with, and are the first of their alternatives that
-    match a name. Its conditions on names are decided.
+    match a name.
 
     Args:
         rule: The rule, in the direction of the conversion.
         source: The names that its sources are about.
         target: The names that its targets are about.
-        recorded: Whether a record shows that the conditions on the source's names held.
     """
     of_paths = rule.action == "layer"
     sources = tuple(source.read(pattern, of_paths=of_paths) for pattern in rule.sources)
@@ -130,15 +148,9 @@ def read_printed(rule: Rule, source: NamedSide, target: NamedSide, *, recorded: 
             targets = (NamedSide(source.collections, target.names).read(new),)
         elif new.collection:
             sources = (NamedSide(target.collections, source.names).read(old),)
-    when = rule.when
-    if when.names_keys and (when.of_target or not recorded):
-        side = target if when.of_target else source
-        if side.names:
-            met = all(map(side.has, when.exists)) and not any(map(side.has, when.missing))
-            when = replace(when, is_met=met)
-    if (sources, targets) == (rule.sources, rule.targets) and when is rule.when:
+    if (sources, targets) == (rule.sources, rule.targets):
         return rule
-    return replace(rule, sources=sources, targets=targets, when=when)
+    return replace(rule, sources=sources, targets=targets)
 
 
 def _written_alike(rule: Rule, source: Pattern, target: Pattern) -> Pattern:
@@ -165,11 +177,16 @@ def share_default_paths(rules: Sequence[Rule], defaults: Container[str]) -> tupl
         defaults: The default collections of their sources.
     """
     others = [p for rule in rules for p in rule.sources if p.collection and p.collection not in defaults]
+    index = PatternIndex((pattern,) for pattern in others)
     shared = []
     for rule in rules:
         pattern = rule.sources[0] if rule.action == "rename" else None
         if pattern is not None and pattern.elsewhere and pattern.collection in defaults:
-            taken = (name for name in pattern.elsewhere if any(p.match(name) is not None for p in others))
+            taken = (
+                name
+                for name in pattern.elsewhere
+                if any(others[number].match(name) is not None for number in index.candidates(name))
+            )
             rule = replace(rule, sources=(replace(pattern, elsewhere=frozenset(taken)),))
         shared.append(rule)
     return tuple(shared)

@@ -11,10 +11,12 @@ from bridge_core.axes import Equation
 from bridge_core.errors import RuleError
 from bridge_core.resolve.key_matching import Captures, MatchedKeys, matched_keys
 from bridge_core.resolve.rule_instance import BoundRule, RuleInstance
-from bridge_core.rules import Pattern, Rule, Sum
+from bridge_core.rules import KeyIndex, Pattern, Rule, Sum
 from bridge_core.state import Key, TensorSpec, join_key
 
 __all__ = ["bind_rule", "check_disjoint", "keys_taken_by", "rule_conflict"]
+
+Sides = tuple[KeyIndex | None, KeyIndex | None]
 
 _MOST_SHOWN = 8
 _MOST_TRIED = 100_000
@@ -27,21 +29,24 @@ def bind_rule(
     targets: Mapping[Key, TensorSpec] | None,
     config: Mapping[str, Any] | None,
     shown: Callable[[Key], str] = join_key,
+    indexed: Sides = (None, None),
 ) -> tuple[BoundRule, ...]:
     """Return the instances of a rule that rearranges tensors; an optional one needs a target with its keys.
 
     Args:
         rule: The rule, read from source to target.
-        sources: The keys it may take, without a collection.
+        sources: The source's keys, without a collection.
         targets: The target's keys, likewise; None if they are not known.
         config: The checkpoint's config, if one is known.
         shown: Gives the name of a source key in messages.
+        indexed: The source keys that it may take, and the targets; None for all that are given.
 
     Raises:
         RuleError: Keys of an instance are missing, or its tensors do not fit.
     """
-    matched = matched_keys(rule, rule.sources, rule.list_axes.left, sources)
-    in_target = matched_keys(rule, rule.targets, rule.list_axes.right, targets or ())
+    old, new = indexed
+    matched = matched_keys(rule, rule.sources, rule.list_axes.left, old or sources)
+    in_target = matched_keys(rule, rule.targets, rule.list_axes.right, new or targets or ())
     if rule.optional and targets is not None and not in_target:
         return ()
     bound_rules = []
@@ -56,7 +61,10 @@ def bind_rule(
 
 
 def keys_taken_by(
-    rule: Rule, sources: Mapping[Key, TensorSpec], config: Mapping[str, Any] | None
+    rule: Rule,
+    sources: Mapping[Key, TensorSpec],
+    config: Mapping[str, Any] | None,
+    targets: Mapping[Key, TensorSpec] | None = None,
 ) -> frozenset[Key]:
     """Return the keys that a rule takes by its patterns and its conditions on shapes.
 
@@ -66,11 +74,15 @@ def keys_taken_by(
         rule: The rule, read from source to target.
         sources: The keys it may take, without a collection.
         config: The checkpoint's config, if one is known.
+        targets: The target's keys, likewise; None if they are not known.
     """
     taken: set[Key] = set()
+    known = targets if rule.when.of_target else None
+    in_target = matched_keys(rule, rule.targets, rule.list_axes.right, known or ())
     for captures, matched in matched_keys(rule, rule.sources, rule.list_axes.left, sources).items():
-        fit, keys, _ = _without_absent(rule, matched, None)
-        if RuleInstance(fit, captures, sources, None, {}, config).may_hold(keys):
+        there = None if known is None else in_target.get(captures, {})
+        fit, keys, made = _without_absent(rule, matched, there)
+        if RuleInstance(fit, captures, sources, known, made, config).may_hold(keys):
             taken.update(key for group in matched.values() for key in group.values())
     return frozenset(taken)
 
@@ -165,7 +177,9 @@ def rule_conflict(rule: Rule, other: Rule, what: str, key: Key | str) -> RuleErr
         )
         text = f"two rules {what} this tensor: {first} and {second}."
     hint = "Make the patterns disjoint, or remove one of the rules."
-    if rule.action == other.action == "rename" and what == "match" and rule != other:
+    if any(one.when.of_target and (one.when.needs_shape or one.when.is_undecided) for one in (rule, other)):
+        hint = 'Pass like="model.safetensors" (--like), which shows whose conditions hold.'
+    elif rule.action == other.action == "rename" and what == "match" and rule != other:
         hint = (
             "Make the patterns disjoint, or set stage = 1 in the rule that is to see the names which the "
             "other makes."

@@ -40,8 +40,8 @@ def rule_problems(
             problems.append(err)
 
     back = [rule.reversed() for rule in known]
-    attempt(lambda: rule_names({name: name for name in sources}, sources, known, config))
-    attempt(lambda: rule_names({name: name for name in targets}, targets, back, config))
+    attempt(lambda: rule_names({name: name for name in sources}, sources, known, config, targets=targets))
+    attempt(lambda: rule_names({name: name for name in targets}, targets, back, config, targets=sources))
     bound_rules: list[BoundRule] = []
     for rule in known:
         if rule.action == "rearrange" and _holds(rule, config):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ class RuleInstance:
     Args:
         rule: The rule, read from source to target.
         captures: The captures that all its patterns share.
-        sources: The keys that the rule may take, with their specs.
+        sources: The source's keys, with their specs.
         targets: The target's keys, likewise; None if they are not known.
         in_target: The target's keys that match this instance.
         config: The checkpoint's config, if one is known.
@@ -91,6 +92,8 @@ class RuleInstance:
         specs = tuple(self.sources[key] for group in keys for key in group)
         rule = self.rule
         asks_target = rule.when.of_target and rule.when.needs_shape
+        if asks_target and not self._asked_by_template():
+            return None
         if asks_target and not self._makes_what_is_asked(keys, specs):
             return None
         try:
@@ -99,8 +102,18 @@ class RuleInstance:
                 return None
             self._check(bound, made)
         except (PlanError, RuleError) as err:
-            raise self._named(err, self._shown_key(keys[0][0])) from err
+            named = self._named(err, self._shown_key(keys[0][0]))
+            if named is err:  # an error is not its own cause
+                raise
+            raise named from err
         return bound
+
+    def _asked_by_template(self) -> bool:
+        """Return whether the conditions hold for the template's tensor; True where it has none."""
+        first = self.in_target.get(0, {})
+        if not first or self.targets is None:
+            return True
+        return self.rule.applies(self.targets[first[min(first)]].shape, self.config)
 
     def _makes_what_is_asked(self, keys: Keys, specs: tuple[TensorSpec, ...]) -> bool:
         """Return whether the conditions on the target hold; True where only the target would show it."""
@@ -183,11 +196,25 @@ class RuleInstance:
             one = next(key for group in matched.values() for key in group.values())
             what = "source tensor is" if count == 1 else "source tensors are"
             text = f"{count} {what} missing that the rule takes with this one: {', '.join(missing)}{more}."
-            raise self.rule.error(text, self._shown_key(one))
+            raise self.rule.error(text, self._shown_key(one), hint=self._alike(missing[0]))
         return tuple(
             tuple(matched[number][place] for place in self._places(names))
             for number, names in enumerate(list_axes)
         )
+
+    def _alike(self, missing: str) -> str | None:
+        """Return a hint about the most similar source that the rule does not match, if one is similar."""
+        parts, patterns = missing.split("."), self.rule.sources
+        names = (tuple(self._shown(key).split(".")) for key in self.sources)
+        alike = [
+            join_key(name)
+            for name in names
+            if len(name) == len(parts)
+            and sum(map(operator.ne, name, parts)) == 1
+            and all(pattern.match(name) is None for pattern in patterns)
+        ]
+        hint = nearest(missing, alike) if alike else ""
+        return hint if hint.startswith("Did you mean") else None
 
     def _places(self, names: tuple[str, ...]) -> Iterator[Place]:
         return counted([self.sizes[name] for name in names])
@@ -313,10 +340,7 @@ class RuleInstance:
             for call in calls:
                 axis = self.rule.axis_of(call, number, of_target=side == 1) if call.is_sized else None
                 size_of = functools.partial(self._size_of, call, goal=goal, target_specs=target_specs)
-                try:
-                    op = op_of_call(call, spec, axis, lookup, size_of)
-                except RuleError as err:
-                    raise self.rule.error(err.message, hint=err.hint) from err
+                op = op_of_call(call, spec, axis, lookup, size_of)
                 if op is not None:
                     chain.append(op)
                     (spec,) = op.spec((spec,))

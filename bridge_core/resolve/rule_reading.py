@@ -6,6 +6,7 @@ of them matches. Where a neutral state records them, they come from there: names
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Mapping
@@ -16,19 +17,22 @@ from bridge_core.errors import RuleError
 from bridge_core.plugins import Registry
 from bridge_core.resolve.named_side import NamedSide
 from bridge_core.resolve.printed_names import (
+    decided,
     read_printed,
     share_default_paths,
     side_of,
     unseen_side,
 )
 from bridge_core.resolve.rule_names import applied_renames
-from bridge_core.rules import Pairs, SizeLookup
+from bridge_core.rules import KeyIndex, Pairs, PatternIndex, SizeLookup
 from bridge_core.state import FlatState, Key
 
 if TYPE_CHECKING:
     from bridge_core.rules import Rule
 
 __all__ = ["read_rules", "without_collections"]
+
+_Sided = tuple["Rule", NamedSide, NamedSide]
 
 _DIGITS = 18
 _NONE: Mapping[str, Pairs] = {}
@@ -51,8 +55,10 @@ def read_rules(
     """
     sided = tuple(rules)
     defaults = {source.default for _, source, _ in sided}
-    known_rules = (read_printed(*one, recorded=n < of_records) for n, one in enumerate(sided))
-    read = share_default_paths(list(known_rules), defaults)
+    known_rules = [(decided(*one, recorded=n < of_records), *one[1:]) for n, one in enumerate(sided)]
+    read = share_default_paths(
+        [read_printed(*one) for one in _by_stage(known_rules, config, recorded)], defaults
+    )
     if not any(rule.where for rule in read):
         return read
     pairs = dict(recorded)
@@ -64,6 +70,32 @@ def read_rules(
             if names:
                 pairs = {**_pairs(known, names, config, pairs), **pairs}
     return tuple(_at(rule, config, pairs) for rule in read)
+
+
+def _by_stage(
+    sided: list[_Sided], config: Mapping[str, Any] | None, recorded: Mapping[str, Pairs]
+) -> list[_Sided]:
+    """Return rules with the names that they see: renames of a stage see those that the stages before make."""
+    stages = sorted({rule.stage for rule, _, _ in sided if rule.action == "rename"})
+    if len(stages) < 2:
+        return sided
+    seen = list(sided)
+    for place in (2, 1):  # the target's names are led back to every stage, then the source's are led on
+        now = {id(side): side for _, *sides in sided for side in sides[place - 1 : place]}
+        for stage in stages if place == 1 else stages[::-1]:
+            renames = []
+            for number, one in enumerate(seen):
+                if one[0].action == "rename" and one[0].stage == stage:
+                    rule, source, target = one
+                    source, target = (now[id(source)], target) if place == 1 else (source, now[id(target)])
+                    seen[number] = rule, source, target
+                    read = _at(read_printed(rule, source, target), config, recorded)
+                    renames.append(read if place == 1 else read.reversed())
+            now = {
+                known: side.with_names(functools.partial(_renamed, renames=renames))
+                for known, side in now.items()
+            }
+    return seen
 
 
 def _at(rule: Rule, config: Mapping[str, Any] | None, pairs: Mapping[str, Pairs]) -> Rule:
@@ -84,19 +116,20 @@ def _pairs(
         config: The checkpoint's config, if one is known.
         known: Numbers of counts that are known already.
     """
-    rules = tuple(rules)
+    rules, names = tuple(rules), tuple(names)
     ranked: dict[str, Pairs] = {}
     counting = [rule.stage for rule in rules if any(c.text not in known for c in rule.where.counts)]
     for stage in sorted({rule.stage for rule in rules if rule.stage <= max(counting, default=-math.inf)}):
         own = [rule for rule in rules if rule.stage == stage]
         seen: dict[str, set[tuple[int, ...]]] = {}
+        index = KeyIndex(names)
         for rule in own:
             where = rule.where.at(SizeLookup(rule.sizes, config))
             counts = [count for count in where.counts if count.text not in {**known, **ranked}]
             for count, pattern in itertools.product(counts, rule.sources):
                 if set(count.names) <= set(pattern.numbers):
                     numbers = seen.setdefault(count.text, set())
-                    for captures in filter(None, map(pattern.match, names)):
+                    for captures in filter(None, map(pattern.match, index.candidates(pattern))):
                         parts = [captures[part] for part in count.names]
                         # Numbers of more digits are refused where the rule is used.
                         is_short = max(map(len, parts)) <= _DIGITS
@@ -105,7 +138,10 @@ def _pairs(
         ranked.update({text: tuple(sorted(numbers)) for text, numbers in seen.items()})
         if stage < max(counting):
             renames = [_at(rule, config, {**known, **ranked}) for rule in own if rule.action == "rename"]
-            names = [_renamed(name, renames) for name in names]
+            of_names = PatternIndex(rule.sources for rule in renames)
+            names = tuple(
+                _renamed(name, map(renames.__getitem__, of_names.candidates(name))) for name in names
+            )
     return ranked
 
 

@@ -85,7 +85,11 @@ def plan_to_neutral(
         )
     if rules:
         rules = rules_from(state, rules, registry, config, to, like)
-    return _ToNeutral(state, registry, rules, accept_guesses, config).plan()
+    targets = None
+    if like is not None and any(rule.when.of_target and rule.when.needs_shape for rule in rules):
+        names = names_of(like, registry.framework(to)).names(like)
+        targets = {name: like.spec(key) for key, name in names.items()}
+    return _ToNeutral(state, registry, rules, accept_guesses, config, targets).plan()
 
 
 def _refuse_nameless(names: Mapping[Key, Key]) -> None:
@@ -129,8 +133,10 @@ class _ToNeutral:
         rules: tuple[Rule, ...],
         accept_guesses: bool,
         config: Mapping[str, Any] | None,
+        targets: Mapping[Key, TensorSpec] | None,
     ) -> None:
         self.state = state
+        self.targets = targets
         self.kinds = registry.kinds
         self.framework = registry.framework(state.layout or "")
         self.transforms = registry.checked_transforms_of.get(self.framework.name, ())
@@ -157,7 +163,7 @@ class _ToNeutral:
         specs = self.state.specs()
         names = self.collections.names(self.state)
         _refuse_nameless(names)
-        ruled = rule_names(names, specs, self.rules, self.config)
+        ruled = rule_names(names, specs, self.rules, self.config, targets=self.targets)
         random = random_state_of(self.state, self.framework, self.collections) - ruled.dropped.keys()
         taken = {*ruled.dropped, *ruled.rearranged, *random}
         rest = self.state.select(lambda key: key not in taken) if taken else self.state

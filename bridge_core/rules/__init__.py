@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from bridge_core.rules.indexes import Pairs as Pairs, Sum as Sum
     from bridge_core.rules.op_calls import Call as Call
     from bridge_core.rules.overlaps import overlapping as overlapping
+    from bridge_core.rules.pattern_index import KeyIndex as KeyIndex, PatternIndex as PatternIndex
     from bridge_core.rules.patterns import Any1 as Any1, Int as Int, Pattern as Pattern, Str as Str
     from bridge_core.rules.permissions import Allowed as Allowed, Permissions as Permissions
     from bridge_core.rules.records import (
@@ -34,6 +35,7 @@ else:
             "indexes": "Pairs Sum",
             "op_calls": "Call",
             "overlaps": "overlapping",
+            "pattern_index": "KeyIndex PatternIndex",
             "patterns": "Any1 Int Pattern Str",
             "permissions": "Allowed Permissions",
             "records": "identity_of_record identity_of_rule read_recorded recorded recorded_pairs",

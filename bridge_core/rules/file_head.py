@@ -119,7 +119,7 @@ class SizeNames:
         names = [*((name, True) for name in self.needed), *((name, False) for name in self.axes)]
         while names:
             name, needs_value = names.pop(0)
-            if name not in stated or name in own:
+            if name not in stated:
                 continue
             used.add(name)
             if name not in sizes and (needs_value or not stated[name].is_unset):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bridge_core.axes import Equation, Expression
@@ -15,7 +16,7 @@ from bridge_core.state import DTYPES, cast_is_exact, dtype_named
 
 __all__ = ["Call", "parse_ops"]
 
-Argument = str | int | float | bool | Expression | None
+Argument = str | int | float | Expression | None
 
 _CALLS = {
     "pad": "pad(axis), pad(axis, size) or pad(axis, from, to)",
@@ -121,11 +122,9 @@ class Call:
             return Call("unpad" if self.name == "pad" else "pad", (axis, after, before, discard))
         value, rounding = self.args
         if isinstance(value, Expression):
-            turned: Argument = _turned(value, "-" if self.name == "offset" else "/")
-        else:
-            assert isinstance(value, int | float)
-            turned = -value
-        return Call(self.name, (turned, rounding))
+            return Call(self.name, (_turned(value, "-" if self.name == "offset" else "/"), rounding))
+        assert isinstance(value, float)
+        return Call(self.name, (-value, rounding))
 
     def allowing_inexact(self) -> Call:
         """Return the call that may also round, or discard what is not the constant."""
@@ -162,13 +161,13 @@ class Call:
                 source is not None and cast_is_exact(dtype_named(str(source)), dtype_named(str(target)))
             ):
                 return ""
-            return f"{self} rounds what {target} does not hold; the way back gives the rounded values"
+            return f"{self} may round; the way back gives the rounded values"
         if self.name not in _LOSING or not self.args[-1]:
             return ""
         if self.name == "unpad":
             return f"{self} discards the end of an axis; the way back fills zeros"
         way = "subtracts" if self.name == "offset" else "divides" if self.divisor is None else "multiplies"
-        return f"{self} rounds; the way back {way} and rounds"
+        return f"{self} may round; the way back {way} and rounds"
 
 
 def parse_ops(texts: Iterable[str]) -> tuple[Equation | None, tuple[Call, ...], tuple[Call, ...]]:
@@ -227,18 +226,6 @@ def _padding(args: Sequence[str]) -> tuple[Argument, ...] | None:
     return axis, (sizes[0] if len(sizes) == 2 else None), (sizes[-1] if sizes else None), discard
 
 
-def _cut(args: Sequence[str]) -> tuple[Argument, ...] | None:
-    return _padding([*args, "discard"])
-
-
-def _offset(args: Sequence[str]) -> tuple[Argument, ...] | None:
-    return _valued(args, "-")
-
-
-def _scale(args: Sequence[str]) -> tuple[Argument, ...] | None:
-    return _valued(args, "/")
-
-
 def _valued(args: Sequence[str], undone_by: str) -> tuple[Argument, ...] | None:
     if not 1 <= len(args) <= 2 or args[1:] not in ([], ["rounding"]):
         return None
@@ -265,11 +252,8 @@ def _number(text: str) -> float | None:
 
 def _turned(value: Expression, sign: str) -> Expression:
     """Return ``-x`` for x and ``1 / x`` for x, and x for them."""
-    inner = _inner(value, sign)
-    if inner is not None:
-        return inner
     text = f"-({value})" if sign == "-" else f"1 / ({value})"
-    return Expression.parse(text)
+    return _inner(value, sign) or Expression.parse(text)
 
 
 def _inner(value: Expression, sign: str) -> Expression | None:
@@ -293,12 +277,12 @@ def _cast(args: Sequence[str]) -> tuple[Argument, ...] | None:
     return (None if source == "?" else source), (None if target == "?" else target)
 
 
-_READERS = {
+_READERS: Mapping[str, Callable[[Sequence[str]], tuple[Argument, ...] | None]] = {
     "pad": _padding,
     "unpad": _padding,
-    "cut": _cut,
-    "offset": _offset,
-    "scale": _scale,
+    "cut": lambda args: _padding([*args, "discard"]),
+    "offset": functools.partial(_valued, undone_by="-"),
+    "scale": functools.partial(_valued, undone_by="/"),
     "cast": _cast,
 }
 _LOSING = ("unpad", "offset", "scale")

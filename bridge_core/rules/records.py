@@ -154,7 +154,6 @@ def _table(rule: Rule) -> dict[str, Any]:
     table.update({"sizes": {n: _size(str(s)) for n, s in rule.sizes.items()}} if rule.sizes else {})
     table.update({"where": _joined(rule.where.texts)} if rule.where else {})
     table.update({"when": _conditions(rule.when)} if rule.when else {})
-    table.update({"stage": rule.stage} if rule.stage else {})
     table.update({"optional": True} if rule.optional else {})
     table.update({"stage": rule.stage} if rule.stage else {})
     return {**table, "fallback": True} if rule.fallback else table

@@ -110,9 +110,10 @@ def read_groups(
                 row = label_of(rows)
                 problems[line] = f"{row}: {_sentence(err)}" if row else _sentence(err)
                 break
-            for size in used_sizes:
-                owner = next((name for name, row in rows.items() if size in row.sizes), None)
-                used.add((id(head.sizes if owner is None else use.tables[owner]), size))
+            used.update((id(head.sizes), size) for size in used_sizes)
+            used.update(
+                (id(use.tables[n]), size) for n, row in rows.items() for size in used_sizes & row.sizes.keys()
+            )
         else:
             groups.append(RuleGroup(rules[0].origin, tuple(rules), use))
     problems = {**_overlaps(rule for group in groups for rule in group.rules), **problems}

@@ -10,7 +10,7 @@ from support.rule_proofs import (
     arrays,
     assert_same_outputs,
     assert_same_tree,
-    broken,
+    changed,
     randomised,
     run_linen,
     stored,
@@ -94,7 +94,7 @@ def test_it_comes_back_bit_for_bit(depth, shown, model, made, tmp_path):
 
 @pytest.mark.parametrize("depth", [18])
 def test_the_way_back_asks_for_the_number_of_blocks(depth, made, tmp_path):
-    with refused(RuleError, "depths", hint="--set depths="):
+    with refused(RuleError, "n counts s, b", hint="--like"):
         convert(made, tmp_path / "back.safetensors", to="torch", rules=FILE)
 
 
@@ -110,7 +110,7 @@ def test_a_wrong_rule_is_seen(depth, right, wrong, model, tmp_path):
     """The control."""
     source = torch_file(model, tmp_path / "torch" / "model.safetensors")
     made = tmp_path / "flax.msgpack"
-    rules = broken(FILE, right, wrong, tmp_path)
+    rules = changed(FILE, right, wrong, tmp_path)
     convert(source, made, to="flax", rules=rules)
     with pytest.raises(AssertionError):
         assert_same_tree(stored_tree(made), by_hand(arrays(model), depth))

@@ -80,24 +80,29 @@ def test_a_pattern_with_alternatives_is_like_any_other():
     assert pattern.match(key("x.layers_3.w")) is None
     assert pattern.fill({"i": "3", "*0": "w"}) == key("enc.layers_3.w")
     assert pattern.captures == ("i", "*0")
-    assert not pattern.is_literal and not Pattern.parse("{a|b}.x").is_literal
+    assert not pattern.is_literal
+    assert not Pattern.parse("{a|b}.x").is_literal
     assert pattern.with_numbers(["i"]) == Pattern.parse("{enc|dec.x}.layers_{i:int}.*")
     assert pattern.shape == Pattern.parse("{enc|dec.x}.layers_{j}.*").shape
     assert pattern.shape != Pattern.parse("{enc|dec}.layers_{j}.*").shape
     assert Pattern.parse("{a|}.**").match(()) == {"**": ""}
     chosen = pattern.options[1]
-    assert str(chosen) == str(pattern) and chosen.as_written == pattern
-    assert not chosen.is_open and chosen.match(key("enc.layers_3.w")) is None
+    assert str(chosen) == str(pattern)
+    assert chosen.as_written == pattern
+    assert not chosen.is_open
+    assert chosen.match(key("enc.layers_3.w")) is None
     inner = Pattern.parse("params.{a|b}.x").within("params", frozenset({key("b.x")}))
-    assert (
-        str(inner) == "params.{a|b}.x" and inner.match(key("a.x")) == {} and inner.match(key("b.x")) is None
-    )
+    assert str(inner) == "params.{a|b}.x"
+    assert inner.match(key("a.x")) == {}
+    assert inner.match(key("b.x")) is None
     assert [option.collection for option in inner.options] == ["params"] * 2
 
 
 def test_alternatives_and_slashes():
     split = Pattern.parse("{enc/a|dec}/x").slashed
-    assert split is not None and split.match(key("enc.a.x")) == {} and split.match(key("dec.x")) == {}
+    assert split is not None
+    assert split.match(key("enc.a.x")) == {}
+    assert split.match(key("dec.x")) == {}
     assert str(split) == "{enc/a|dec}/x"
     assert Pattern.parse("{a.b|c}.x").slashed is None
 

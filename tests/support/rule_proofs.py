@@ -22,7 +22,7 @@ __all__ = [
     "arrays",
     "assert_same_outputs",
     "assert_same_tree",
-    "broken",
+    "changed",
     "randomised",
     "run_linen",
     "saved_tree",
@@ -112,9 +112,9 @@ def stored(path):
     return load_file(path)
 
 
-def broken(rules, right, wrong, folder):
-    """Return a copy of a rule file in which one text is another: a control."""
+def changed(rules, old, new, folder):
+    """Return a copy of a rule file in which one text is another: a control, or a variant."""
     text = rules.read_text()
-    assert text.count(right) == 1
-    (folder / "broken.toml").write_text(text.replace(right, wrong))
-    return folder / "broken.toml"
+    assert text.count(old) == 1
+    (folder / "changed.toml").write_text(text.replace(old, new))
+    return folder / "changed.toml"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from bridge_core.cli.commands.rules_explain import explain_rules
 from bridge_core.cli.options import examples, json_option, layout_option, sizes_option, takes_registry
 from bridge_core.cli.terminal import aside, print_json, say
 from bridge_core.messages import count, for_command_line
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from bridge_core.errors import BridgeError, RuleError
     from bridge_core.plan import Plan
     from bridge_core.plugins import Registry
-    from bridge_core.rules import Pattern, Rule, RuleGroup
+    from bridge_core.rules import KeyIndex, Pattern, Rule, RuleGroup
     from bridge_core.state import FlatState, Key, TensorSpec
 
 __all__ = ["rules"]
@@ -27,10 +28,14 @@ __all__ = ["rules"]
     epilog=examples(
         "ckptbridge rules check rules.toml",
         "ckptbridge rules check rules.toml --source model.safetensors --like flax_model.msgpack",
+        "ckptbridge rules explain rules.toml model.safetensors",
     ),
 )
 def rules() -> None:
-    """Check rule files, which --rules reads."""
+    """Check and explain rule files, which --rules reads."""
+
+
+rules.add_command(explain_rules)
 
 
 @rules.command(
@@ -82,7 +87,7 @@ def check(
             print_json(_document(file, result))
         else:
             say(*_lines(result))
-        _refuse_unmatched(file, result.counts, source, like)
+        _refuse_unmatched(file, result, source, like)
         _refuse_unfit(file, result.unfit)
         if result.refused is not None:
             raise result.refused
@@ -139,12 +144,16 @@ class _MatchCounts:
 
 @dataclass(frozen=True)
 class _Result:
-    """The result of a check: matches of each rule, rules that do not fit, and what a conversion refuses."""
+    """The result of a check: matches of each rule, rules that do not fit, and what a conversion refuses.
+
+    The names of both sides are there for messages, where a pattern matches none of them.
+    """
 
     counts: list[_MatchCounts]
     unfit: list[RuleError]
     refused: BridgeError | None = None
     rest: str = ""
+    names: tuple[Collection[Key], Collection[Key]] = ((), ())
 
 
 def _checked(
@@ -161,7 +170,7 @@ def _checked(
     from bridge_core.conversion import plan_by_rules, state_of
     from bridge_core.errors import BridgeError
     from bridge_core.resolve import check_kind, rule_problems, without_collections
-    from bridge_core.rules import oriented
+    from bridge_core.rules import KeyIndex, oriented
 
     read = tuple(rule for group in groups for rule in group.rules)
     with ExitStack() as stack:
@@ -189,12 +198,12 @@ def _checked(
         staged = before and any(rule.stage for rule in directed)
         seen = before | _new_names(before, directed) if before is not None and staged else before
         rest = iter(directed)
+        names = [None if names is None else KeyIndex(names) for names in (before, seen, after, paths)]
         counts = [
-            _count(group, tuple(itertools.islice(rest, len(group.rules))), turned, before, seen, after, paths)
-            for group in groups
+            _count(group, tuple(itertools.islice(rest, len(group.rules))), turned, *names) for group in groups
         ]
         if given[0] is None or unfit or _unmatched(counts, source, like):
-            return _Result(counts, unfit)
+            return _Result(counts, unfit, names=(before or set(), after or set()))
         try:
             plan = plan_by_rules(read, given[0], given[1], directed=directed, registry=registry)
         except BridgeError as err:
@@ -243,10 +252,10 @@ def _count(
     group: RuleGroup,
     rules: tuple[Rule, ...],
     turned: bool,
-    before: set[Key] | None,
-    seen: set[Key] | None,
-    after: set[Key] | None,
-    paths: set[Key] | None,
+    before: KeyIndex | None,
+    seen: KeyIndex | None,
+    after: KeyIndex | None,
+    paths: KeyIndex | None,
 ) -> _MatchCounts:
     rule = rules[0]
     of_layer = rule.action == "layer"
@@ -267,12 +276,16 @@ def _count(
 
 
 def _counts(
-    texts: tuple[str, ...], patterns: list[tuple[Rule, tuple[Pattern, ...]]], names: set[Key] | None
+    texts: tuple[str, ...], patterns: list[tuple[Rule, tuple[Pattern, ...]]], names: KeyIndex | None
 ) -> dict[str, int] | None:
     if names is None or not texts:
         return None
     return {
-        text: sum(_matches(rule, side[place], name) for rule, side in patterns for name in names)
+        text: sum(
+            _matches(rule, side[place], name)
+            for rule, side in patterns
+            for name in names.candidates(side[place])
+        )
         for place, text in enumerate(texts)
     }
 
@@ -286,22 +299,30 @@ def _matches(rule: Rule, pattern: Pattern, name: Key) -> bool:
         return True
 
 
-def _unmatched(rows: list[_MatchCounts], source: str | None, like: str | None) -> list[str]:
+def _unmatched(
+    rows: list[_MatchCounts],
+    source: str | None,
+    like: str | None,
+    names: tuple[Collection[Key], Collection[Key]] = ((), ()),
+) -> list[str]:
     """Return a line for each pattern that had to match a name and matches none."""
+    from bridge_core.plan import closest_key
+
     return [
         f"\n  {row.rule.origin}: {row}: '{pattern}' matches no name in {path}."
+        + (f" The closest is {near!r}." if (near := closest_key(pattern, known)) else "")
         for row in rows
         if not (row.rule.optional or row.rule.when)
-        for counts, path in ((row.sources, source), (row.targets, like))
+        for counts, path, known in ((row.sources, source, names[0]), (row.targets, like, names[1]))
         for pattern, count in (counts or {}).items()
         if count == 0 and not pattern.endswith("?")
     ]
 
 
-def _refuse_unmatched(file: str, rows: list[_MatchCounts], source: str | None, like: str | None) -> None:
+def _refuse_unmatched(file: str, result: _Result, source: str | None, like: str | None) -> None:
     from bridge_core.errors import RuleError
 
-    problems = _unmatched(rows, source, like)
+    problems = _unmatched(result.counts, source, like, result.names)
     if problems:
         what = "1 pattern matches" if len(problems) == 1 else f"{len(problems)} patterns match"
         hint = "Correct the pattern, or set optional = true in the rule if it may match no name."
