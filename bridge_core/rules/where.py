@@ -148,7 +148,10 @@ class Where:
                 else:
                     known = index.numbers(lookup)
             except RuleError as err:
-                raise RuleError(f"where = '{index.text}': {err.message}", hint=err.hint) from err
+                hint = err.hint
+                if isinstance(index, Count) and hint and "--like" not in hint:
+                    hint = f"Pass like=... (--like), or state the sizes: {hint}"
+                raise RuleError(f"where = '{index.text}': {err.message}", hint=hint) from err
             self._known[index.text] = known
         return known
 

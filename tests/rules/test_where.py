@@ -516,7 +516,7 @@ def test_counts_come_from_names_or_from_the_template(tmp_path, open_size):
     assert_holds(tmp_path / "b.msgpack", target)
     convert(tmp_path / "b.msgpack", tmp_path / "c.safetensors", to="torch", rules=rules, like=before)
     assert_holds(tmp_path / "c.safetensors", source)
-    hint = "--set depths=" if open_size else ("--like", "where = [")
+    hint = ("--like", "--set depths=" if open_size else "where = [")
     with refused(RuleError, "n counts s, b", hint=hint):
         convert(tmp_path / "b.msgpack", tmp_path / "d.safetensors", to="torch", rules=rules)
     # In two steps the numbers are recorded, though the renames are done and only downsamples wait.
