@@ -214,6 +214,15 @@ def _plan_time(plt: Any, document: Mapping[str, Any]) -> Any:
     return figure
 
 
+def _rules_plan(plt: Any, document: Mapping[str, Any]) -> Any:
+    rows = document["rows"]
+    figure, axes = plt.subplots(figsize=(5.2, 0.3 * len(rows) + 0.5), layout="constrained")
+    names = [f"{row['what']}, {row['rules']} rules" for row in rows]
+    _bars(axes, names, [[seconds * 1e3 for seconds in row["seconds"]] for row in rows], 1.0, "ms")
+    axes.set_title(f"Planning {rows[0]['keys']} tensors, milliseconds")
+    return figure
+
+
 def _transpose_kernel(plt: Any, document: Mapping[str, Any]) -> Any:
     rows = document["rows"]
     items = list(dict.fromkeys(row["item_size"] for row in rows))
@@ -264,6 +273,7 @@ _DRAWN = {
     "stacking": _stacking,
     "orbax_checkpoints": _file_to_file,
     "plan_time": _plan_time,
+    "rules_plan": _rules_plan,
     "transpose_kernel": _transpose_kernel,
     "import_time": _import_time,
 }

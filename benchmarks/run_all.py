@@ -35,6 +35,7 @@ def plan(*, quick: bool) -> list[tuple[str, str, list[str]]]:
             ("orbax", "orbax_checkpoints.py", ["--sizes", "64MB", "--repeats", "1"]),
             ("transpose-kernel", "transpose_kernel.py", ["--size", "8MB", "--repeats", "1"]),
             ("plan-time", "plan_time.py", ["--keys", "100", "1000", "10000", "--repeats", "1"]),
+            ("rules-plan", "rules_plan.py", ["--repeats", "1"]),
             ("import-time", "import_time.py", ["--repeats", "5"]),
         ]
     else:
@@ -46,6 +47,7 @@ def plan(*, quick: bool) -> list[tuple[str, str, list[str]]]:
             ("import-time", "import_time.py", []),
             ("transpose-kernel", "transpose_kernel.py", ["--repeats", "3"]),
             ("plan-time", "plan_time.py", ["--repeats", "3"]),
+            ("rules-plan", "rules_plan.py", ["--repeats", "3"]),
             ("file-to-file-500MB", sized, ["--sizes", "500MB", "--seconds", "45", *torch]),
             (
                 "file-to-file-2GB",

@@ -66,6 +66,7 @@ def from_neutral(
     allow_unexpected: bool | Iterable[str | Pattern] = False,
     allow_mismatched: bool | Iterable[str | Pattern] = False,
     allow_unclaimed: bool | Iterable[str | Pattern] = False,
+    allow_inexact: bool = False,
     registry: Registry | None = None,
 ) -> Any:
     """Return a tree of new JAX arrays from a neutral state.
@@ -84,6 +85,8 @@ def from_neutral(
             unchanged: True for all, or patterns.
         allow_unclaimed: Neutral names that no evidence explains and that are copied unchanged: True for
             all, or patterns.
+        allow_inexact: Whether rules may round, and discard what is not a constant, where they do not say
+            so: their ``scale``, ``offset`` and ``unpad``.
         registry: Plugins; None for all that are installed.
 
     Raises:
@@ -104,6 +107,7 @@ def from_neutral(
         allow_unexpected=allow_unexpected,
         allow_mismatched=allow_mismatched,
         allow_unclaimed=allow_unclaimed,
+        allow_inexact=allow_inexact,
         registry=registry,
     )
 

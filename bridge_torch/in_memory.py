@@ -60,6 +60,7 @@ def from_neutral(
     allow_unexpected: bool | Iterable[str | Pattern] = False,
     allow_mismatched: bool | Iterable[str | Pattern] = False,
     allow_unclaimed: bool | Iterable[str | Pattern] = False,
+    allow_inexact: bool = False,
     registry: Registry | None = None,
 ) -> Any:
     """Return a state dict of new CPU tensors from a neutral state.
@@ -77,6 +78,8 @@ def from_neutral(
             or patterns.
         allow_unclaimed: Neutral names of tensors that belong to no layer and are to be copied unchanged: True
             for all, or patterns.
+        allow_inexact: Whether rules may round, and discard what is not a constant, where they do not say
+            so: their ``scale``, ``offset`` and ``unpad``.
         registry: Plugins; None for all that are installed.
 
     Raises:
@@ -97,5 +100,6 @@ def from_neutral(
         allow_unexpected=allow_unexpected,
         allow_mismatched=allow_mismatched,
         allow_unclaimed=allow_unclaimed,
+        allow_inexact=allow_inexact,
         registry=registry,
     )

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from bridge_core.cli.terminal import aside
-from bridge_core.errors import BridgeError, PluginWarning
+from bridge_core.errors import BridgeError, PluginWarning, UsageError
 
 if TYPE_CHECKING:
     from bridge_core.plugins import Registry
 
 __all__ = [
+    "a_cast",
     "a_floating_dtype",
     "a_pattern",
     "a_size",
@@ -28,6 +29,7 @@ __all__ = [
     "links_option",
     "plugin_options",
     "rules_option",
+    "sizes_option",
     "step_option",
     "takes_quiet_registry",
     "takes_registry",
@@ -63,6 +65,21 @@ def a_floating_dtype(text: str) -> str:
     if text not in known:
         raise click.BadParameter(f"expected a floating-point dtype, got {text!r}. {nearest(text, known)}")
     return text
+
+
+def a_cast(text: str) -> tuple[str, str]:
+    """Return the pattern and the dtype of ``PATTERN=DTYPE``; the pattern ``**`` if no pattern is given."""
+    pattern, sign, name = text.rpartition("=")
+    return a_pattern(pattern) if sign else "**", a_floating_dtype(name)
+
+
+def _dtypes(_context: object, _option: object, given: tuple[tuple[str, str], ...]) -> Any:
+    """Return the dtype, or the dtypes by patterns with the last at the end; None if none is given."""
+    dtypes: dict[str, str] = {}
+    for pattern, name in given:
+        dtypes.pop(pattern, None)
+        dtypes[pattern] = name
+    return dtypes["**"] if list(dtypes) == ["**"] else dtypes or None
 
 
 def _read(reader: Callable[[str], T], text: str) -> T:
@@ -114,18 +131,60 @@ step_option = click.option(
     metavar="N",
     help="Step of SRC to read, where it has steps; by default the latest that is complete.",
 )
-rules_option = click.option(
-    "--rules",
-    type=click.Path(),
-    metavar="FILE",
-    callback=lambda _context, _option, value: () if value is None else value,
-    help="A TOML file of rules; see 'ckptbridge rules check --help'.",
+
+
+def _a_setting(text: str) -> tuple[str, str]:
+    """Return the name and the value of a size, ``heads=8``."""
+    name, _, value = (part.strip() for part in text.partition("="))
+    if not (name and value):
+        raise click.BadParameter(f"expected NAME=VALUE, such as heads=8, got {text!r}.")
+    return name, value
+
+
+sizes_option = click.option(
+    "--set",
+    "sizes",
+    type=_a_setting,
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Value of a size in [sizes] of the rule file, e.g. heads=8, depths=3,4,6,3 or heads=config.n_head; "
+    "repeatable.",
 )
+
+
+def rules_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command ``rules``: the path of a rule file; its rules if sizes are set; () without a file."""
+
+    @functools.wraps(function)
+    def call(*args: Any, rules: Any, sizes: tuple[tuple[str, str], ...], **options: Any) -> Any:
+        if sizes and rules is None:
+            raise UsageError(
+                "--set gives a value to a size of a rule file, but no rule file is given.",
+                hint="Pass --rules FILE, or remove --set.",
+            )
+        if sizes:
+            from bridge_core.rules import load_rules
+
+            rules = load_rules(rules, sizes=dict(sizes))
+        return function(*args, rules=() if rules is None else rules, **options)
+
+    file_option = click.option(
+        "--rules",
+        type=click.Path(),
+        metavar="FILE",
+        help="A TOML file of rules; see 'ckptbridge rules check --help'.",
+    )
+    return file_option(sizes_option(call))
+
+
 dtype_option = click.option(
     "--dtype",
-    type=a_floating_dtype,
-    metavar="DTYPE",
-    help="Cast floating-point tensors to DTYPE, e.g. bfloat16; the cast may lose precision.",
+    type=a_cast,
+    multiple=True,
+    callback=_dtypes,
+    metavar="[PATTERN=]DTYPE",
+    help="Cast floating-point tensors to DTYPE, e.g. bfloat16; the cast may lose precision. With PATTERN "
+    "only target tensors of these names, e.g. 'img.**=float32'; the last that matches decides. Repeatable.",
 )
 
 verbose_option = click.option(
@@ -233,6 +292,11 @@ evidence_options = _stacked(
                 "'mixer.gate_weight'",
             ),
         )
+    ),
+    click.option(
+        "--allow-inexact",
+        is_flag=True,
+        help="Let rules round, and discard what is not a constant; the report names what is lost.",
     ),
     layout_option,
     links_option,

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from bridge_core.conversion.in_memory import from_neutral as from_neutral, to_neutral as to_neutral
     from bridge_core.conversion.inputs import state_of as state_of
     from bridge_core.conversion.report import Report as Report
-    from bridge_core.conversion.rule_checks import plan_by_rules as plan_by_rules
+    from bridge_core.conversion.rule_checks import (
+        layout_led_to as layout_led_to,
+        plan_by_rules as plan_by_rules,
+    )
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
@@ -20,6 +23,6 @@ else:
             "in_memory": "from_neutral to_neutral",
             "inputs": "state_of",
             "report": "Report",
-            "rule_checks": "plan_by_rules",
+            "rule_checks": "layout_led_to plan_by_rules",
         },
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +33,8 @@ def verify(
     allow_unexpected: Allowed = (),
     allow_mismatched: Allowed = (),
     allow_unclaimed: Allowed = (),
-    dtype: str | None = None,
+    allow_inexact: bool = False,
+    dtype: str | Mapping[str, str] | None = None,
     layout: str | None = None,
     follow_links: bool = False,
     entry: str | None = None,
@@ -54,7 +55,9 @@ def verify(
         allow_unexpected: As in `plan_conversion`.
         allow_mismatched: As in `plan_conversion`.
         allow_unclaimed: As in `plan_conversion`.
-        dtype: The dtype that the destination was cast to; None for no cast.
+        allow_inexact: As in `plan_conversion`.
+        dtype: The dtype that the destination was cast to, or the dtypes by patterns, as in `convert`; None
+            for no cast.
         layout: As in `plan_conversion`.
         follow_links: As in `plan_conversion`.
         entry: The entry of the source, as in `plan_conversion`.
@@ -72,7 +75,12 @@ def verify(
     """
     registry = given_registry(registry)
     permissions = Permissions.of(
-        accept_guesses, allow_missing, allow_unexpected, allow_mismatched, allow_unclaimed
+        accept_guesses,
+        allow_missing,
+        allow_unexpected,
+        allow_mismatched,
+        allow_unclaimed,
+        allow_inexact=allow_inexact,
     )
     ruled = as_rules(rules)
     with (

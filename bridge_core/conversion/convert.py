@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ def plan_conversion(
     allow_unexpected: Allowed = (),
     allow_mismatched: Allowed = (),
     allow_unclaimed: Allowed = (),
+    allow_inexact: bool = False,
     layout: str | None = None,
     follow_links: bool = False,
     entry: str | None = None,
@@ -63,6 +64,8 @@ def plan_conversion(
             differ: True, or patterns.
         allow_unclaimed: Source keys with a layer's name that no evidence explains, to be copied unchanged to
             another framework: True, or patterns. Keys with other names are copied in any case.
+        allow_inexact: Whether rules may round, and discard what is not a constant, where they do not say so:
+            their ``scale``, ``offset`` and ``unpad``. The plan's notes name what is lost.
         layout: The source's layout; None for the one that it records or that its keys match.
         follow_links: Whether shards of the source may be symbolic links that lead out of their folder.
         entry: The entry of the source to read, as ``"model_ema"`` or ``"ckpt.model_ema"``: a dict in a torch
@@ -86,7 +89,12 @@ def plan_conversion(
     """
     registry = given_registry(registry)
     permissions = Permissions.of(
-        accept_guesses, allow_missing, allow_unexpected, allow_mismatched, allow_unclaimed
+        accept_guesses,
+        allow_missing,
+        allow_unexpected,
+        allow_mismatched,
+        allow_unclaimed,
+        allow_inexact=allow_inexact,
     )
     options = ConversionOptions(to, like, model, as_rules(rules), permissions, layout, follow_links)
     with opened(
@@ -114,7 +122,8 @@ def convert(
     allow_unexpected: Allowed = (),
     allow_mismatched: Allowed = (),
     allow_unclaimed: Allowed = (),
-    dtype: str | None = None,
+    allow_inexact: bool = False,
+    dtype: str | Mapping[str, str] | None = None,
     max_shard_size: int | str | None = None,
     workers: int | None = None,
     max_ram: int | str | None = None,
@@ -146,7 +155,10 @@ def convert(
         allow_unexpected: As in `plan_conversion`.
         allow_mismatched: As in `plan_conversion`.
         allow_unclaimed: As in `plan_conversion`.
-        dtype: Name of a dtype to cast floating-point tensors to; the cast may lose precision. None for none.
+        allow_inexact: As in `plan_conversion`.
+        dtype: Name of a dtype to cast floating-point tensors to; the cast may lose precision. Or pattern of
+            target names -> name of a dtype, as ``{"img.**": "float32", "**": "bfloat16"}``: the last pattern
+            that matches decides, and ``"**"`` is for the rest. None for no cast.
         max_shard_size: Largest bytes of tensors in a shard, or a text such as ``"5GB"`` (10^9) or ``"5GiB"``
             (2^30); None for one file.
         workers: Number of threads; None for the available processors, at most four.
@@ -175,7 +187,12 @@ def convert(
     """
     registry = given_registry(registry)
     permissions = Permissions.of(
-        accept_guesses, allow_missing, allow_unexpected, allow_mismatched, allow_unclaimed
+        accept_guesses,
+        allow_missing,
+        allow_unexpected,
+        allow_mismatched,
+        allow_unclaimed,
+        allow_inexact=allow_inexact,
     )
     options = ConversionOptions(to, like, model, as_rules(rules), permissions, layout, follow_links, dtype)
     writing = WriteOptions(

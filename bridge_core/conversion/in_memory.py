@@ -86,6 +86,7 @@ def from_neutral(
     allow_unexpected: Allowed = False,
     allow_mismatched: Allowed = False,
     allow_unclaimed: Allowed = False,
+    allow_inexact: bool = False,
     registry: Registry | None = None,
 ) -> Any:
     """Return live tensors of a framework from a neutral state.
@@ -105,6 +106,8 @@ def from_neutral(
         allow_mismatched: Keys of ``like`` that may stay unfilled where the shapes differ: True, or patterns.
         allow_unclaimed: Neutral keys with a layer's name that no evidence explains, to be copied unchanged:
             True, or patterns.
+        allow_inexact: Whether rules may round, and discard what is not a constant, where they do not say so:
+            their ``scale``, ``offset`` and ``unpad``.
         registry: The plugins; None for all that are installed.
 
     Raises:
@@ -129,7 +132,12 @@ def from_neutral(
         )
     state = state.replace(layout="neutral")
     permissions = Permissions.of(
-        accept_guesses, allow_missing, allow_unexpected, allow_mismatched, allow_unclaimed
+        accept_guesses,
+        allow_missing,
+        allow_unexpected,
+        allow_mismatched,
+        allow_unclaimed,
+        allow_inexact=allow_inexact,
     )
     options = ConversionOptions(framework, like, rules=as_rules(rules), permissions=permissions)
     with _named_in_memory(), template_of(like, framework, registry) as template:

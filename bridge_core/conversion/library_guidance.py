@@ -57,7 +57,7 @@ def guidance(source: Any, state: FlatState, options: ConversionOptions, registry
     if is_path and where is not None:
         folder = Path(where).absolute().parent
         model = None if name == "auto" else name
-        checkpoint = Checkpoint(folder, state, options.to, model, options.dtype)
+        checkpoint = Checkpoint(folder, state, options.to, model, options.main_dtype)
         if name is not None or Path(source).is_dir():
             known = _first_guidance(checkpoint, registry)
             if known is not None:
@@ -102,7 +102,7 @@ def guidance_of_file(
     if Path(source).is_dir() or not registry.libraries or not _stands_for(path.parent, path.name, registry):
         return None
     try:
-        return _first_guidance(Checkpoint(path.parent, state, options.to, None, options.dtype), registry)
+        return _first_guidance(Checkpoint(path.parent, state, options.to, None, options.main_dtype), registry)
     except BridgeError as err:
         return Guidance(notes=(f"{path.name} {_UNREAD}: {err}",))
 

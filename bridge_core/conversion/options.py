@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from bridge_core.errors import UsageError
+from bridge_core.errors import RuleError, UsageError
 from bridge_core.messages import nearest, shown
 from bridge_core.plugins import Guidance
 from bridge_core.public import require_bool
@@ -23,8 +24,8 @@ class ConversionOptions:
     """The options of a conversion; see `bridge_core.plan_conversion` for each field, `convert` for the dtype.
 
     Raises:
-        UsageError: The dtype is not the name of a floating-point dtype, or a template is given for a neutral
-            target.
+        UsageError: A dtype is not the name of a floating-point dtype, a pattern of dtypes is not valid, or a
+            template is given for a neutral target.
     """
 
     to: str
@@ -34,7 +35,7 @@ class ConversionOptions:
     permissions: Permissions = field(default_factory=Permissions)
     layout: str | None = None
     follow_links: bool = False
-    dtype: str | None = None
+    dtype: str | Mapping[str, str] | None = None
     notes: tuple[str, ...] = ()
     """Notes that a model library adds for the reader of a report."""
 
@@ -46,8 +47,22 @@ class ConversionOptions:
                 'like= (--like) cannot be combined with to="neutral" (--to neutral), which has no template.',
                 hint="Remove like= (--like), or convert to the template's framework.",
             )
-        if self.dtype is not None:
+        if isinstance(self.dtype, Mapping):
+            from bridge_core.rules import Pattern
+
+            for pattern, name in self.dtype.items():
+                try:
+                    Pattern.parse(pattern)
+                except RuleError as err:
+                    raise UsageError(f"dtype= (--dtype): {err.message}", hint=err.hint) from err
+                floating_dtype(name)
+        elif self.dtype is not None:
             floating_dtype(self.dtype)
+
+    @property
+    def main_dtype(self) -> str | None:
+        """The dtype of what no pattern names; None if it is not cast."""
+        return self.dtype.get("**") if isinstance(self.dtype, Mapping) else self.dtype
 
     def guided(self, known: Guidance) -> ConversionOptions:
         """Return the options with what a library adds, wherever the caller gives no value."""

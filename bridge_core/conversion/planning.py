@@ -10,13 +10,14 @@ from dataclasses import replace
 from bridge_core.checkpoint import config_beside
 from bridge_core.conversion.inputs import known_module, template_of
 from bridge_core.conversion.options import ConversionOptions
+from bridge_core.conversion.target_dtypes import target_dtypes
 from bridge_core.conversion.whole_layers import cast_keeping_scales, with_causes
 from bridge_core.messages import log
 from bridge_core.plan import Plan
 from bridge_core.plugins import Registry, providers_of
 from bridge_core.resolve import permitted_names, plan_from_neutral, plan_to_neutral
 from bridge_core.rules import oriented
-from bridge_core.state import FlatState, Key, check_given, dtype_named
+from bridge_core.state import FlatState, Key, check_given
 
 __all__ = ["complete_plan", "joined_plan", "model_is_template"]
 
@@ -63,7 +64,7 @@ def complete_plan(state: FlatState, options: ConversionOptions, registry: Regist
     if state.layout != "neutral":  # a neutral state remembers what it was made from
         plan = replace(plan, branches=state.metadata.left_out)
     if options.dtype is not None and plan.ok:
-        plan = cast_keeping_scales(plan, dtype_named(options.dtype))
+        plan = cast_keeping_scales(plan, target_dtypes(plan, options.dtype, registry))
     return state, plan
 
 
@@ -104,7 +105,7 @@ def _plan_there(
 ) -> Plan:
     permissions = options.permissions
     rules = oriented(options.rules, state.layout or options.to, options.to, registry.frameworks)
-    config = config_beside(state, template) if rules else None
+    config = config_beside(state, template) if rules or state.metadata.rules else None
     if options.to == "neutral":
         guesses = permissions.accept_guesses
         plan = plan_to_neutral(state, registry, rules=rules, accept_guesses=guesses, config=config)

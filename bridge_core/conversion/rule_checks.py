@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bridge_core.checkpoint import config_beside
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from bridge_core.rules import Rule
     from bridge_core.state import FlatState, Key
 
-__all__ = ["plan_by_rules"]
+__all__ = ["layout_led_to", "plan_by_rules"]
 
 
 def plan_by_rules(
@@ -42,7 +43,7 @@ def plan_by_rules(
         MismatchError: A rule renames a tensor to a name that the template does not have.
         KeyConflict: Rules give two tensors one name.
     """
-    to = _target(rules, source, like)
+    to = layout_led_to(rules, source, like)
     if to is None:
         return None
     if like is None:
@@ -53,8 +54,14 @@ def plan_by_rules(
     return plan
 
 
-def _target(rules: Sequence[Rule], source: FlatState, like: FlatState | None) -> str | None:
-    """Return the layout to convert to; None if neither the files nor the rules show it."""
+def layout_led_to(rules: Sequence[Rule], source: FlatState, like: FlatState | None) -> str | None:
+    """Return the layout to convert to; None if neither the files nor the rules show it.
+
+    Args:
+        rules: The rules, all from one file.
+        source: The source.
+        like: The target's template; None if it is not known yet.
+    """
     if source.layout is None:
         return None
     if like is not None:
@@ -83,8 +90,11 @@ def _refuse_unmatched(plan: Plan, rules: Sequence[Rule]) -> None:
         if rule.action == "layer" and rule.layouts is not None and rule.layouts[0] != plan.source_layout
     }
     unmatched = tuple(label for label in plan.unmatched_rules if label not in backwards)
-    error = PlanProblems(unmatched_rules=unmatched).error(plan.target_layout, plan.specs)
-    if error is not None:
+    if unmatched:
+        error = replace(plan.problems, unmatched_rules=unmatched).error(
+            plan.target_layout, plan.specs, plan.unclaimed
+        )
+        assert error is not None
         raise error
 
 
@@ -95,9 +105,16 @@ def _refuse_renamed(plan: Plan, rules: Sequence[Rule]) -> None:
         MismatchError: A tensor is renamed to such a name.
     """
     renames = [rule for rule in rules if rule.action == "rename" and not (rule.optional or rule.when)]
+    from bridge_core.rules import PatternIndex
+
+    index = PatternIndex(rule.sources for rule in renames)
 
     def is_renamed(key: Key) -> bool:
-        return any(rule.renamed(name) is not None for rule in renames for name in (key, key[1:]))
+        return any(
+            renames[number].renamed(name) is not None
+            for name in (key, key[1:])
+            for number in index.candidates(name)
+        )
 
     unexpected = tuple(key for key in plan.unexpected if is_renamed(key))
     error = PlanProblems(plan.missing if unexpected else (), unexpected).error(plan.target_layout)

@@ -80,31 +80,33 @@ def with_causes(
     return replace(plan, warnings=(*plan.warnings, *warnings), notes=(*plan.notes, *messages))
 
 
-def cast_keeping_scales(plan: Plan, dtype: Any) -> Plan:
+def cast_keeping_scales(plan: Plan, dtypes: Mapping[Key, Any]) -> Plan:
     """Return a plan with its floating-point targets cast, except codes and scales of quantised layers.
 
     Cast codes would no longer fit their scales, and cast scales would lose precision.
 
     Args:
         plan: A plan that can be run.
-        dtype: The dtype.
+        dtypes: Target key -> dtype; other targets are not cast.
     """
     from bridge_core.plan import causes_of, may_show_cause
 
     if not any(map(may_show_cause, plan.specs)):
-        return plan.cast(dtype)
+        return plan.cast(dtypes)
     causes = [cause for cause in causes_of(plan.specs) if cause.code == "quantised"]
+    wanted = {key: [dtypes.get(t) for t in step.targets] for step in plan.steps for key in step.sources}
     keep = {
         key
         for cause in causes
         for key in (*cause.keys, *cause.codes)
-        if is_floating(plan.specs[key].dtype) and plan.specs[key].dtype != dtype
+        if is_floating(plan.specs[key].dtype)
+        and any(dtype not in (None, plan.specs[key].dtype) for dtype in wanted.get(key, ()))
     }
     if not keep:
-        return plan.cast(dtype)
+        return plan.cast(dtypes)
     whats = ", ".join(cause.what for cause in causes)
     note = f"not cast, since the source is {whats}: {listed(map(join_key, sorted(keep)))}"
-    cast_plan = plan.cast(dtype, keep)
+    cast_plan = plan.cast(dtypes, keep)
     return replace(cast_plan, notes=(*cast_plan.notes, note))
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         simplify_chain as simplify_chain,
     )
     from bridge_core.ops.constants import NEGATIVE_ZERO as NEGATIVE_ZERO, dtype_holds as dtype_holds
-    from bridge_core.ops.elementwise import Cast as Cast, Offset as Offset
+    from bridge_core.ops.elementwise import Cast as Cast, Offset as Offset, Scale as Scale
     from bridge_core.ops.overflow import OverflowCount as OverflowCount
     from bridge_core.ops.padding import Pad as Pad, Unpad as Unpad
     from bridge_core.ops.select import (
@@ -47,7 +47,7 @@ else:
             "base": "InputRegion Op",
             "chain": "Parallel OpTensor chain_specs chain_tensors inverse_chain simplify_chain",
             "constants": "NEGATIVE_ZERO dtype_holds",
-            "elementwise": "Cast Offset",
+            "elementwise": "Cast Offset Scale",
             "overflow": "OverflowCount",
             "padding": "Pad Unpad",
             "select": "Drop Duplicate Fill InsertZeros Reorder RequireEqual Select",

@@ -66,6 +66,11 @@ class Op(ABC):
         """Whether `inverse` gives every input back bit for bit."""
         return True
 
+    @property
+    def loss(self) -> str:
+        """What is lost of the values that it accepts, and what `inverse` gives, in a phrase; or nothing."""
+        return ""
+
     def outputs(self, inputs: int) -> int:
         """Return how many tensors the op makes from ``inputs`` tensors; by default as many."""
         return inputs

@@ -1,11 +1,12 @@
 """Ops that pad an axis with a constant, and cut such a padding off again.
 
-Cutting off raises while values are read: whether they are the constant is not known from shapes.
+Cutting off raises while values are read: whether they are the constant is not known from shapes. Only where
+the caller asks to discard the end of an axis, its values are not read.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ class _Resize(Op):
     source: int
     target: int
     value: float = 0
+    discard: bool = False
 
     def spec(self, specs: Specs) -> Specs:
         spec = only(self, specs)
@@ -43,6 +45,7 @@ class Pad(_Resize):
         source: Its size before.
         target: Its size afterwards, as long or longer.
         value: The constant; it is rounded to the tensor's dtype.
+        discard: Whether the way back cuts the end off whatever it holds.
 
     Raises:
         PlanError: A size is negative, the target is shorter, or the constant is not finite.
@@ -58,7 +61,12 @@ class Pad(_Resize):
         check_finite(self, self.value)
 
     def inverse(self) -> Unpad:  # noqa: D102
-        return Unpad(self.axis, self.target, self.source, self.value)
+        return Unpad(self.axis, self.target, self.source, self.value, self.discard)
+
+    def __str__(self) -> str:
+        """Return a short text, ``pad(0, 7, 10, 0)``."""
+        discard = ", discard" if self.discard else ""
+        return f"pad({self.axis}, {self.source}, {self.target}, {self.value}{discard})"
 
     def input_regions(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:  # noqa: D102
         part = _cut(region[self.axis], self.source)
@@ -78,17 +86,18 @@ class Pad(_Resize):
 
 @dataclass(frozen=True)
 class Unpad(_Resize):
-    """Cut off the end of an axis, which must hold only a constant, bit for bit.
+    """Cut off the end of an axis, which must hold only a constant, bit for bit, unless it is discarded.
 
     Other values could not be restored, so the op is not exact, and `compute` raises for them. A region with
     the last element along the axis also reads and checks the padding after it; so reading all regions, in any
-    parts, checks the entire padding.
+    parts, checks the entire padding. What is discarded is neither read nor checked.
 
     Args:
         axis: The axis.
         source: Its size before.
         target: Its size afterwards, as long or shorter.
         value: The constant; it is rounded to the tensor's dtype.
+        discard: Whether the end is cut off whatever it holds. The way back fills in the constant.
 
     Raises:
         PlanError: A size is negative, the target is longer, or the constant is not finite.
@@ -109,10 +118,24 @@ class Unpad(_Resize):
         return False
 
     def inverse(self) -> Pad:  # noqa: D102
-        return Pad(self.axis, self.target, self.source, self.value)
+        return Pad(self.axis, self.target, self.source, self.value, self.discard)
+
+    @property
+    def loss(self) -> str:
+        """What is discarded, and what the way back gives."""
+        lost = self.source - self.target
+        if not (self.discard and lost):
+            return ""
+        filled = "zeros" if self.value == 0 else f"{self.value}"
+        return f"discards {lost} of {self.source} along axis {self.axis}; the way back fills {filled}"
+
+    def __str__(self) -> str:
+        """Return a short text, ``unpad(0, 10, 7, 0)``; ``cut(0, 10, 7)`` if the end is discarded."""
+        text = f"{self.axis}, {self.source}, {self.target}"
+        return f"cut({text})" if self.discard else f"unpad({text}, {self.value})"
 
     def input_regions(self, output: int, region: Region, specs: Specs) -> tuple[InputRegion, ...]:  # noqa: D102
-        if not self._ends(region):
+        if self.discard or not self._ends(region):
             return (InputRegion(0, region),)
         padding = slice(self.target, self.source, 1)
         return (InputRegion(0, region), InputRegion(0, _replaced(region, self.axis, padding)))
@@ -127,7 +150,9 @@ class Unpad(_Resize):
                 raise PlanError(
                     f"axis {self.axis} cannot be cut from size {self.source} to {self.target}: expected only "
                     f"{self.value} in what is cut off, got {value} at {index}.",
-                    hint="Write a larger size in the rule's pad or unpad, or remove the call from the rule.",
+                    hint="Write a larger size in the rule's pad or unpad, or remove the call from the rule. "
+                    f"To discard the values, write {replace(self, discard=True)}, or unpad with the word "
+                    "discard, or pass allow_inexact=True (--allow-inexact).",
                 )
         return pieces[0]
 

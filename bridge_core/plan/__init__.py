@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bridge_core.plan.rivals import Rivals as Rivals
     from bridge_core.plan.source_names import name_with_source as name_with_source
     from bridge_core.plan.step import Dropped as Dropped, Mismatch as Mismatch, Step as Step
+    from bridge_core.plan.unmatched import closest_key as closest_key
     from bridge_core.plan.warning import PlanWarning as PlanWarning
 else:
     __getattr__, __dir__, __all__ = exports(
@@ -29,6 +30,7 @@ else:
             "rivals": "Rivals",
             "source_names": "name_with_source",
             "step": "Dropped Mismatch Step",
+            "unmatched": "closest_key",
             "warning": "PlanWarning",
         },
     )

@@ -12,7 +12,6 @@ from bridge_core.errors import (
     AmbiguousLayerError,
     BridgeError,
     MismatchError,
-    RuleError,
     UnclaimedTensorError,
     UnsupportedLayerError,
 )
@@ -27,7 +26,6 @@ __all__ = [
     "cause_ways",
     "mismatch_error",
     "open_error",
-    "unmatched_rules_error",
     "unsupported_error",
 ]
 
@@ -44,11 +42,8 @@ _LIKE = 'like="model.safetensors" (--like FILE)'
 _MODEL = 'model="package.module:function" (--model PKG.MOD:FACTORY)'
 _RULES = 'rules="rules.toml" (--rules FILE)'
 
-_QUOTED = re.compile(r"'([^']+)'")
 _PLAIN = re.compile(r"[\w.-]+")
 """Names that are patterns of themselves, and that a shell takes unchanged."""
-_COMPARED = 2000
-"""Names among which the closest one is looked for; a comparison takes some 20 microseconds."""
 
 
 def cause_sentences(causes: Iterable[Cause]) -> str:
@@ -63,34 +58,6 @@ def cause_ways(causes: Iterable[Cause]) -> Iterator[str]:
 
 def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
-
-
-def unmatched_rules_error(rules: Sequence[str], source_keys: Iterable[Key] = ()) -> RuleError:
-    """Return the error about rules that had to match something and did not.
-
-    Args:
-        rules: Each rule as text, with its place in the file.
-        source_keys: The keys that the patterns were matched against.
-    """
-    match = _QUOTED.search(rules[0])
-    closest = _closest(match[1], source_keys) if match is not None else ""
-    which = "The closest source key" if len(rules) == 1 else "The source key closest to the first pattern"
-    return RuleError(
-        f"{count(len(rules), 'rule')} matched no key: {listed(rules, LISTED)}."
-        + (f" {which} is {closest!r}." if closest else ""),
-        hint=(
-            "Correct the pattern, which is matched against the original source keys, before any rule renames "
-            "them; or set optional = true in the rule if it may match nothing."
-        ),
-    )
-
-
-def _closest(pattern: str, keys: Iterable[Key]) -> str:
-    """Return the folded key that is most like a pattern; empty if none is."""
-    import difflib  # only errors need it
-
-    names = [text for text, _ in fold_names(map(join_key, keys))]
-    return next(iter(difflib.get_close_matches(pattern, names[:_COMPARED], n=1)), "")
 
 
 def open_error(

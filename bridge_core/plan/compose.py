@@ -109,7 +109,10 @@ def _several(first: list[Step], second: list[Step]) -> Step:
     )
     sources = tuple(key for step in first for key in step.sources)
     targets = tuple(key for step in second for key in step.targets)
-    return _named(first[0], second[0], sources, targets, simplify_chain(ops))
+    labels = tuple(step.rule for step in (*first, *second))
+    return replace(
+        _named(first[0], second[0], sources, targets, simplify_chain(ops)), rule=_together(*labels)
+    )
 
 
 def _named(
@@ -128,5 +131,5 @@ def _named(
     )
 
 
-def _together(one: str, other: str) -> str:
-    return f"{one}, {other}" if one and other and one != other else one or other
+def _together(*labels: str) -> str:
+    return ", ".join(label for label in dict.fromkeys(labels) if label)

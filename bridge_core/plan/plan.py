@@ -185,7 +185,7 @@ class Plan:
             AmbiguousLayerError: No evidence decides what some layers are.
             UnclaimedTensorError: Tensors with a layer's name belong to no layer that is known.
         """
-        error = self.problems.error(self.target_layout, self.specs)
+        error = self.problems.error(self.target_layout, self.specs, self.unclaimed)
         if error is None:
             return self
         if self.source_layout == "neutral":
@@ -371,11 +371,11 @@ class Plan:
             specs.update(zip(step.targets, results, strict=True))
         return {**specs, **{key: specs[other] for key, other in self.ties.items()}}
 
-    def cast(self, dtype: np.dtype[Any], keep: Collection[Key] = ()) -> Plan:
+    def cast(self, dtype: np.dtype[Any] | Mapping[Key, np.dtype[Any]], keep: Collection[Key] = ()) -> Plan:
         """Return the plan with every floating-point target cast to a dtype.
 
         Args:
-            dtype: The dtype.
+            dtype: The dtype; or target key -> dtype for the targets that are cast.
             keep: Source keys whose targets are not cast.
         """
         specs = self.target_specs()

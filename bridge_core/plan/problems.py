@@ -72,24 +72,32 @@ class PlanProblems:
             ways=once((*self.ways, *following.ways)),
         )
 
-    def error(self, target_layout: str, specs: Mapping[Key, TensorSpec] | None = None) -> BridgeError | None:
+    def error(
+        self,
+        target_layout: str,
+        specs: Mapping[Key, TensorSpec] | None = None,
+        unclaimed: Iterable[Key] = (),
+    ) -> BridgeError | None:
         """Return the error that names all problems of one kind; None if there are none.
 
         Args:
             target_layout: The layout of the plan's target.
             specs: Source key -> spec, for shapes and the nearest names in the message.
+            unclaimed: Source keys that are copied though no evidence explains them, likewise.
         """
         if self == _NOTHING:
             return None
         from bridge_core.plan.advice import (
             mismatch_error,
             open_error,
-            unmatched_rules_error,
             unsupported_error,
         )
 
         if self.unmatched_rules:
-            return unmatched_rules_error(self.unmatched_rules, specs or ())
+            from bridge_core.plan.unmatched import unmatched_rules_error
+
+            rest = once((*unclaimed, *self.unexplained, *self.ambiguous, *self.unexpected))
+            return unmatched_rules_error(self.unmatched_rules, specs or (), rest, self.missing)
         if self.rivals is not None:
             return self.rivals.error(self.causes)
         if self.unsupported:

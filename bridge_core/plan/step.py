@@ -127,20 +127,25 @@ def _together(keys: tuple[Key, ...]) -> str:
 
 
 def cast_step(
-    step: Step, specs: Mapping[Key, TensorSpec], dtype: np.dtype[Any], keep: Collection[Key]
+    step: Step,
+    specs: Mapping[Key, TensorSpec],
+    dtype: np.dtype[Any] | Mapping[Key, np.dtype[Any]],
+    keep: Collection[Key],
 ) -> Step:
     """Return a step with its floating-point targets cast to a dtype.
 
     Args:
         step: The step.
         specs: Target key -> spec, before the cast.
-        dtype: The dtype.
+        dtype: The dtype; or target key -> dtype for the targets that are cast.
         keep: Source keys of steps that are not cast.
     """
 
     def chain(key: Key) -> tuple[Op, ...]:
-        current = specs[key].dtype
-        return (Cast(current.name, dtype.name),) if is_floating(current) and current != dtype else ()
+        current, wanted = specs[key].dtype, dtype.get(key) if isinstance(dtype, Mapping) else dtype
+        if wanted is None or not is_floating(current) or current == wanted:
+            return ()
+        return (Cast(current.name, wanted.name),)
 
     chains = tuple(chain(key) for key in step.targets)
     if not chains or not any(chains) or not set(keep).isdisjoint(step.sources):

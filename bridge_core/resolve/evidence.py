@@ -20,11 +20,12 @@ from bridge_core.layers import LayerTransform
 from bridge_core.messages import nearest
 from bridge_core.resolve.fitting import agrees, describes, fits, leaves_of, same_order, stated_splits
 from bridge_core.resolve.grouping import Group
+from bridge_core.resolve.rule_names import unmatched_labels
 from bridge_core.resolve.sibling_proofs import SiblingProofs
 from bridge_core.state import Key, LayerInfo, ModuleInfo, join_key
 
 if TYPE_CHECKING:
-    from bridge_core.rules import Rule
+    from bridge_core.rules import PatternIndex, Rule
 
 __all__ = ["PARAMETER", "Detector", "Detection", "guess"]
 
@@ -125,7 +126,7 @@ class Detector:
         Raises:
             RuleError: A rule names a kind that does not fit.
         """
-        rule = self.rule_of(group.path, group.origin) if self.rules else None
+        rule = self.rule_of(group.path, group.origin)
         if rule is not None:
             return self._by_rule(rule, group, dict(group.shapes))
         detection = None
@@ -152,8 +153,12 @@ class Detector:
         Raises:
             RuleError: Two rules give it two kinds.
         """
+        if not self.rules:
+            return None
         deciding_rule: Rule | None = None
-        for number, rule in enumerate(self.rules):
+        numbers = {number for path in paths for number in self._rule_index.candidates(path)}
+        for number in sorted(numbers):
+            rule = self.rules[number]
             if not any(rule.source.match(path) is not None for path in paths):
                 continue
             self._matched_rules.add(number)
@@ -165,12 +170,16 @@ class Detector:
                 raise rule_conflict(rule, deciding_rule, "match", paths[0])
         return deciding_rule
 
-    def unmatched_rules(self) -> tuple[Rule, ...]:
-        """Return the rules that had to match a layer and did not."""
-        return tuple(
-            rule
-            for number, rule in enumerate(self.rules)
-            if number not in self._matched_rules and not rule.optional
+    @functools.cached_property
+    def _rule_index(self) -> PatternIndex:
+        from bridge_core.rules import PatternIndex  # most conversions have no rules
+
+        return PatternIndex(rule.sources for rule in self.rules)
+
+    def unmatched_rules(self) -> tuple[str, ...]:
+        """Return the labels of rules that had to match a layer and did not."""
+        return unmatched_labels(
+            (rule, number in self._matched_rules or rule.optional) for number, rule in enumerate(self.rules)
         )
 
     def _by_rule(self, rule: Rule, group: Group, shapes: Shapes) -> Detection:

@@ -17,7 +17,7 @@ from bridge_core.plugins import Registry, names_of
 from bridge_core.resolve.evidence import PARAMETER
 from bridge_core.resolve.neutral_layers import neutral_layers
 from bridge_core.resolve.request import Ordered, Request, shown_names
-from bridge_core.resolve.rule_names import check_constant, rule_holds
+from bridge_core.resolve.rule_names import check_constant, rule_holds, unmatched_labels
 from bridge_core.resolve.without_template import WithoutTemplate
 from bridge_core.resolve.written_names import Spellings, names_of_tensor, own_name
 from bridge_core.rules import Permissions
@@ -33,11 +33,14 @@ from bridge_core.state import (
 if TYPE_CHECKING:
     from bridge_core.resolve.recorded_rules import TowardsFramework
     from bridge_core.resolve.rule_instance import BoundRule
-    from bridge_core.rules import Pattern, Rule
+    from bridge_core.rules import KeyIndex, Pattern, Rule
 
 __all__ = ["plan_from_neutral"]
 
 _NOTHING_ALLOWED = Permissions()
+
+_MOST_LOSSES = 4
+"""How many losses of one rule the notes name."""
 
 _TEMPLATE = 'Pass like="model.safetensors" (--like).'
 
@@ -80,7 +83,7 @@ def plan_from_neutral(
         )
     framework = registry.framework(to)
     rules = tuple(rules)
-    ways = None
+    ways = index = None
     if rules or state.metadata.rules:
         from bridge_core.resolve.recorded_rules import towards
 
@@ -90,9 +93,14 @@ def plan_from_neutral(
     if like is not None:
         collections = names_of(like, framework)
         targets = {name: like.spec(key) for key, name in collections.names(like).items()}
+        if ways is not None:
+            from bridge_core.rules import KeyIndex
+
+            index = KeyIndex(targets)
     origin, source_names = origin or {}, state.metadata.source_names
     shown = shown_names(origin, source_names)
-    bound_rules, unmatched = _bind_rules(state, ways, targets, config, shown)
+    inexact = permissions.allow_inexact
+    bound_rules, unmatched = _bind_rules(state, ways, targets, index, config, inexact, shown)
     refused, left_out = dict[Key, str](), []
     for key, why in ways.refused.items() if ways is not None else ():
         if permissions.may_leave_out(*names_of_tensor(key, origin, state.metadata, spellings)):
@@ -100,7 +108,8 @@ def plan_from_neutral(
         else:
             refused[key] = why
     taken = {*(key for bound in bound_rules for key in bound.sources), *(ways.refused if ways else ())}
-    fills, absent, unused = _fills(rules, targets, config, bound_rules, ways.renamed if ways else ())
+    renamed = ways.renamed if ways is not None else ()
+    fills, absent, unused = _fills(rules, targets, index, config, bound_rules, renamed)
     rest = state.select(lambda key: key not in taken) if taken else state
     request = Request(
         rest,
@@ -137,7 +146,9 @@ def _bind_rules(
     state: FlatState,
     ways: TowardsFramework | None,
     targets: Mapping[Key, TensorSpec] | None,
+    index: KeyIndex | None,
     config: Mapping[str, Any] | None,
+    allow_inexact: bool,
     shown: Callable[[Key], str],
 ) -> tuple[tuple[BoundRule, ...], tuple[str, ...]]:
     """Return the instances of rules that rearrange tensors, and the rules that matched nothing.
@@ -148,28 +159,36 @@ def _bind_rules(
     if ways is None or not ways.rules:
         return (), ()
     from bridge_core.resolve.rule_binding import bind_rule, check_disjoint
+    from bridge_core.rules import KeyIndex
 
     metadata = state.metadata
     waiting = {key for keys in ways.sources.values() for key in keys} | set(ways.refused)
     ruled_before = not metadata.rules and any(
         info.evidence == "rule" and info.kind == PARAMETER for info in metadata.layers.values()
     )
-    free = _parameters(state) if ruled_before else state.specs()
+    specs = state.specs()
+    free = _parameters(state) if ruled_before else specs
     free = {key: spec for key, spec in free.items() if key not in waiting} if waiting else free
+    of_free, of_state = KeyIndex(free), KeyIndex(state)
     bound_rules: list[BoundRule] = []
-    unmatched = []
+    seen = []
     for number, rule in enumerate(ways.rules):
         if rule.action != "rearrange" or not rule_holds(rule, config):
             continue
         pending = ways.sources.get(number)
-        sources = free if pending is None else {key: state.spec(key) for key in pending}
-        instances = bind_rule(rule, sources, targets, config, shown)
+        indexed = (of_free if pending is None else KeyIndex(pending), index)
+        allowing = _allowing_inexact(rule) if allow_inexact else rule
+        instances = bind_rule(allowing, specs, targets, config, shown, indexed)
         bound_rules += instances
-        may_match_nothing = rule.optional or rule.when.is_undecided
-        if not instances and pending is None and not may_match_nothing and not _waits(rule, state):
-            unmatched.append(rule.full_label)
+        may_match_nothing = rule.optional or rule.when.is_undecided or _waits(rule, of_state)
+        seen.append((rule, bool(instances) or pending is not None or may_match_nothing))
     check_disjoint(bound_rules, shown)
-    return tuple(bound_rules), tuple(unmatched)
+    return tuple(bound_rules), unmatched_labels(seen)
+
+
+def _allowing_inexact(rule: Rule) -> Rule:
+    before, after = (tuple(call.allowing_inexact() for call in calls) for calls in (rule.before, rule.after))
+    return rule if (before, after) == (rule.before, rule.after) else replace(rule, before=before, after=after)
 
 
 def _without_waiting(plan: Plan, neutral: StateMetadata) -> Mapping[Key, LayerInfo]:
@@ -190,17 +209,24 @@ def _without_waiting(plan: Plan, neutral: StateMetadata) -> Mapping[Key, LayerIn
 
 
 def _notes(bound_rules: Iterable[BoundRule], shown: Callable[[Key], str]) -> tuple[str, ...]:
-    """Return notes about calls that name a size which the tensor has already."""
-    notes = {}
+    """Return notes about calls that change no length, and about ops that lose something."""
+    notes: dict[str, None] = {}
+    losses: dict[str, dict[str, None]] = {}
     for bound in bound_rules:
-        calls = [c for c in (*bound.rule.before, *bound.rule.after) if c.name in ("pad", "unpad")]
-        if calls and not any(
-            isinstance(op, Pad | Unpad) and op.source != op.target for op in _flat(bound.ops)
-        ):
-            notes[
-                f"rule {bound.rule.label}: '{calls[0]}' does not change the length of "
-                f"{shown(bound.sources[0])}"
-            ] = 0
+        label, ops = bound.rule.label, list(_flat(bound.ops))
+        calls = [call for call in (*bound.rule.before, *bound.rule.after) if call.is_sized]
+        if calls and not any(isinstance(op, Pad | Unpad) and op.source != op.target for op in ops):
+            name = shown(bound.sources[0])
+            notes[f"rule {label}: '{calls[0]}' does not change the length of {name}"] = None
+        for op in ops:
+            if op.loss:
+                losses.setdefault(label, {})[f"rule {label}: {op} {op.loss}"] = None
+    for texts in losses.values():
+        for number, text in enumerate(texts):
+            more = f" (and {len(texts) - _MOST_LOSSES} more of this rule)"
+            if number < _MOST_LOSSES:
+                last = number == _MOST_LOSSES - 1 and len(texts) > _MOST_LOSSES
+                notes[text + (more if last else "")] = None
     return tuple(notes)
 
 
@@ -224,14 +250,19 @@ def _parameters(state: FlatState) -> dict[Key, TensorSpec]:
     return specs
 
 
-def _waits(rule: Rule, state: FlatState) -> bool:
+def _waits(rule: Rule, keys: KeyIndex) -> bool:
     """Return whether a rule's patterns match tensors that its conditions do not let it take."""
-    return bool(rule.when) and any(rule.bind(p, key) is not None for key in state for p in rule.sources)
+    return bool(rule.when) and any(
+        rule.bind(pattern, key) is not None
+        for key in keys.candidates(*rule.sources)
+        for pattern in rule.sources
+    )
 
 
 def _fills(
     rules: Iterable[Rule],
     targets: Mapping[Key, TensorSpec] | None,
+    index: KeyIndex | None,
     config: Mapping[str, Any] | None,
     bound_rules: Iterable[BoundRule],
     renamed: Iterable[Pattern],
@@ -242,20 +273,20 @@ def _fills(
     """
     fills: dict[Key, Step] = {}
     absent: list[Key] = []
-    unmatched = []
+    seen = []
     owners = {key: bound.rule for bound in bound_rules for key in bound.targets}
     for rule in sorted(rules, key=lambda rule: rule.fallback):
         if rule.action != "fill" or not rule_holds(rule, config):
             continue
-        if targets is None:
+        if targets is None or index is None:
             if rule.value is not None:
                 error = rule.error("the target's shapes are not known, and a constant needs them.")
                 error.hint = _TEMPLATE
                 raise error
             continue
-        matching = [key for key in targets if any(rule.bind(p, key) is not None for p in rule.targets)]
-        if not matching and not (rule.optional or rule.when.is_undecided):
-            unmatched.append(rule.full_label)
+        candidates = index.candidates(*rule.targets)
+        matching = [key for key in candidates if any(rule.bind(p, key) is not None for p in rule.targets)]
+        seen.append((rule, bool(matching) or rule.optional or rule.when.is_undecided))
         for key in matching:
             other = owners.get(key, rule)
             if rule.fallback and not (other.fallback and all(p.match(key) is None for p in renamed)):
@@ -271,4 +302,4 @@ def _fills(
                 check_constant(rule, targets[key].dtype, key)
                 fill = Fill(rule.value, targets[key])
                 fills[key] = Step((), (key,), (fill,), PARAMETER, "rule", rule=rule.label)
-    return fills, tuple(absent), tuple(unmatched)
+    return fills, tuple(absent), unmatched_labels(seen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from bridge_core.rules import Pattern, Rule
+from bridge_core.rules import KeyIndex, Pattern, Rule
 from bridge_core.state import Key
 
 __all__ = ["Captures", "MatchedKeys", "Place", "counted", "list_lengths", "matched_keys"]
@@ -17,11 +17,14 @@ MatchedKeys = Mapping[int, Mapping[Place, Key]]
 
 
 def matched_keys(
-    rule: Rule, patterns: tuple[Pattern, ...], list_axes: tuple[tuple[str, ...], ...], keys: Iterable[Key]
+    rule: Rule,
+    patterns: tuple[Pattern, ...],
+    list_axes: tuple[tuple[str, ...], ...],
+    keys: Iterable[Key] | KeyIndex,
 ) -> dict[Captures, dict[int, dict[Place, Key]]]:
     """Return the keys that match the patterns of one side, by the captures that both sides have."""
     instances: dict[Captures, dict[int, dict[Place, Key]]] = {}
-    for key in keys:
+    for key in keys.candidates(*patterns) if isinstance(keys, KeyIndex) else keys:
         for number, pattern in enumerate(patterns):
             captures = rule.bind(pattern, key)
             if captures is None:

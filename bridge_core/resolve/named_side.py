@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from bridge_core.errors import RuleError
-from bridge_core.rules import Any1, Pattern
+from bridge_core.rules import Any1, KeyIndex, Pattern
 from bridge_core.state import Key, join_key
 
 __all__ = ["NamedSide", "unslashed"]
@@ -43,7 +43,7 @@ class NamedSide:
         self.moved = moved or {}
         self._elsewhere = elsewhere
         self._outside: dict[str, frozenset[Key]] = {}
-        self._by_head: dict[str, list[Key]] | None = None
+        self._indices: dict[bool, KeyIndex] = {}
         self._with_dots: dict[str, Key] | None = None
 
     def read(self, pattern: Pattern, *, of_paths: bool = False, makes: bool = False) -> Pattern:
@@ -160,22 +160,14 @@ class NamedSide:
 
     def _has(self, pattern: Pattern, of_paths: bool) -> bool:
         """Return whether a pattern matches a name, or the path of a layer above one."""
-        head = pattern.segments[0] if pattern.segments else None
-        names = self._names_in(head) if isinstance(head, str) else self.names
-        return any(
-            pattern.match(name[:depth]) is not None
-            for name in names
-            for depth in range(1 if of_paths else len(name), len(name) + 1)
-        )
-
-    def _names_in(self, head: str) -> Iterable[Key]:
-        """Return the names that begin with a part."""
-        if self._by_head is None:
-            self._by_head = {}
-            for name in self.names:
-                if name:
-                    self._by_head.setdefault(name[0], []).append(name)
-        return self._by_head.get(head, ())
+        index = self._indices.get(of_paths)
+        if index is None:
+            index = self._indices[of_paths] = KeyIndex(
+                name[:depth]
+                for name in self.names
+                for depth in range(1 if of_paths else len(name), len(name) + 1)
+            )
+        return index.has_match(pattern)
 
 
 def _parent(pattern: Pattern) -> Pattern:
@@ -195,11 +187,13 @@ def unslashed(pattern: Pattern, is_of: Callable[[Pattern], bool]) -> Pattern:
     split = pattern.slashed
     if split is None or not is_of(split):
         return pattern
+    own = {option.segments for option in pattern.options}
+    if not any(option.segments not in own and is_of(option) for option in split.options):
+        return pattern
     if is_of(pattern):
-        dotted = ".".join(map(str, Pattern(split.segments).segments))
         raise RuleError(
             f"the pattern '{pattern}' has two meanings: names with a part that holds slashes, and "
-            f"'{dotted}', names of several parts.",
+            f"'{Pattern(split.segments)}', names of several parts.",
             hint="Write a dot between parts, and * for a part that holds slashes.",
         )
     return split

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from bridge_core.plugins import Registry, names_of
 from bridge_core.resolve.named_side import NamedSide
+from bridge_core.rules import PatternIndex
 from bridge_core.state import FlatState, Key, VariableCollections
 
 if TYPE_CHECKING:
@@ -176,11 +177,16 @@ def share_default_paths(rules: Sequence[Rule], defaults: Container[str]) -> tupl
         defaults: The default collections of their sources.
     """
     others = [p for rule in rules for p in rule.sources if p.collection and p.collection not in defaults]
+    index = PatternIndex((pattern,) for pattern in others)
     shared = []
     for rule in rules:
         pattern = rule.sources[0] if rule.action == "rename" else None
         if pattern is not None and pattern.elsewhere and pattern.collection in defaults:
-            taken = (name for name in pattern.elsewhere if any(p.match(name) is not None for p in others))
+            taken = (
+                name
+                for name in pattern.elsewhere
+                if any(others[number].match(name) is not None for number in index.candidates(name))
+            )
             rule = replace(rule, sources=(replace(pattern, elsewhere=frozenset(taken)),))
         shared.append(rule)
     return tuple(shared)

@@ -7,6 +7,7 @@ again or not.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -200,10 +201,11 @@ def rules_towards(
         for key in record.pending
     )
     free = [key for key in state if key not in waiting]
+    side_from = functools.cache(lambda layout: neutral_side(state, free, layout, registry))
     sided = []
     for rule in fresh:
         layout, target = rule.layouts or ("", to)
-        sided.append((rule, neutral_side(state, free, layout, registry), unseen_side(target, registry)))
+        sided.append((rule, side_from(layout), unseen_side(target, registry)))
     read = read_rules(sided, config, recorded_pairs(metadata.rules or ()))
     return NeutralRules(read, tuple(done), waiting)
 
@@ -293,6 +295,7 @@ def towards(
     known = _by_identity(records)
     waiting = {key for record in records for key in record.pending}
     free = [key for key in state if key not in waiting]
+    side_from = functools.cache(lambda layout: neutral_side(state, free, layout, registry))
     sided: list[tuple[Rule, NamedSide, NamedSide]] = []
     waits: list[tuple[RecordedRule, tuple[Key, ...]]] = []
     refused: dict[Key, str] = {}
@@ -307,14 +310,15 @@ def towards(
         if rule is None:
             refused.update(dict.fromkeys(pending, _why(record, "and is not given here")))
         elif pending or rule.action in ("layer", "fill"):
-            side = neutral_side(state, pending if rule.action == "rearrange" else free, source, registry)
+            is_moved = rule.action == "rearrange"
+            side = neutral_side(state, pending, source, registry) if is_moved else side_from(source)
             sided.append((rule, side, target))
             waits.append((record, pending))
     for identity, rule in by_identity.items():
         turned = identity_of_rule(rule.reversed())
         is_undone = rule.action == "rearrange" and turned in known and known[turned].layouts[0] == to
         if identity not in known and not is_undone and not _was_not_used(rule, state):
-            side = neutral_side(state, free, rule.layouts[0] if rule.layouts else "", registry)
+            side = side_from(rule.layouts[0] if rule.layouts else "")
             sided.append((rule, side, target))
     rules = read_rules(sided, config, recorded_pairs(records), of_records=len(waits))
     sources: dict[int, tuple[Key, ...]] = {}

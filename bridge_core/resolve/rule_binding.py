@@ -11,10 +11,12 @@ from bridge_core.axes import Equation
 from bridge_core.errors import RuleError
 from bridge_core.resolve.key_matching import Captures, MatchedKeys, matched_keys
 from bridge_core.resolve.rule_instance import BoundRule, RuleInstance
-from bridge_core.rules import Pattern, Rule, Sum
+from bridge_core.rules import KeyIndex, Pattern, Rule, Sum
 from bridge_core.state import Key, TensorSpec, join_key
 
 __all__ = ["bind_rule", "check_disjoint", "keys_taken_by", "rule_conflict"]
+
+Sides = tuple[KeyIndex | None, KeyIndex | None]
 
 _MOST_SHOWN = 8
 _MOST_TRIED = 100_000
@@ -27,21 +29,24 @@ def bind_rule(
     targets: Mapping[Key, TensorSpec] | None,
     config: Mapping[str, Any] | None,
     shown: Callable[[Key], str] = join_key,
+    indexed: Sides = (None, None),
 ) -> tuple[BoundRule, ...]:
     """Return the instances of a rule that rearranges tensors; an optional one needs a target with its keys.
 
     Args:
         rule: The rule, read from source to target.
-        sources: The keys it may take, without a collection.
+        sources: The source's keys, without a collection.
         targets: The target's keys, likewise; None if they are not known.
         config: The checkpoint's config, if one is known.
         shown: Gives the name of a source key in messages.
+        indexed: The source keys that it may take, and the targets; None for all that are given.
 
     Raises:
         RuleError: Keys of an instance are missing, or its tensors do not fit.
     """
-    matched = matched_keys(rule, rule.sources, rule.list_axes.left, sources)
-    in_target = matched_keys(rule, rule.targets, rule.list_axes.right, targets or ())
+    old, new = indexed
+    matched = matched_keys(rule, rule.sources, rule.list_axes.left, old or sources)
+    in_target = matched_keys(rule, rule.targets, rule.list_axes.right, new or targets or ())
     if rule.optional and targets is not None and not in_target:
         return ()
     bound_rules = []

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from bridge_core.axes import ELLIPSIS, Rearrangement, rearrange
 from bridge_core.errors import BridgeError, PlanError, RuleError
 from bridge_core.messages import nearest
-from bridge_core.ops import Cast, Offset, Op, Pad, Parallel, Unpad, chain_specs, simplify_chain
+from bridge_core.ops import Op, Parallel, chain_specs, simplify_chain
+from bridge_core.resolve.call_ops import op_of_call
 from bridge_core.resolve.key_matching import Captures, MatchedKeys, Place, counted, list_lengths
-from bridge_core.rules import Call, Rule, resolve_sizes
+from bridge_core.rules import Call, Rule, SizeLookup, resolve_sizes
 from bridge_core.state import Key, TensorSpec, join_key
 
 __all__ = ["BoundRule", "RuleInstance"]
@@ -49,7 +53,7 @@ class RuleInstance:
     Args:
         rule: The rule, read from source to target.
         captures: The captures that all its patterns share.
-        sources: The keys that the rule may take, with their specs.
+        sources: The source's keys, with their specs.
         targets: The target's keys, likewise; None if they are not known.
         in_target: The target's keys that match this instance.
         config: The checkpoint's config, if one is known.
@@ -192,11 +196,25 @@ class RuleInstance:
             one = next(key for group in matched.values() for key in group.values())
             what = "source tensor is" if count == 1 else "source tensors are"
             text = f"{count} {what} missing that the rule takes with this one: {', '.join(missing)}{more}."
-            raise self.rule.error(text, self._shown_key(one))
+            raise self.rule.error(text, self._shown_key(one), hint=self._alike(missing[0]))
         return tuple(
             tuple(matched[number][place] for place in self._places(names))
             for number, names in enumerate(list_axes)
         )
+
+    def _alike(self, missing: str) -> str | None:
+        """Return a hint about the most similar source that the rule does not match, if one is similar."""
+        parts, patterns = missing.split("."), self.rule.sources
+        names = (tuple(self._shown(key).split(".")) for key in self.sources)
+        alike = [
+            join_key(name)
+            for name in names
+            if len(name) == len(parts)
+            and sum(map(operator.ne, name, parts)) == 1
+            and all(pattern.match(name) is None for pattern in patterns)
+        ]
+        hint = nearest(missing, alike) if alike else ""
+        return hint if hint.startswith("Did you mean") else None
 
     def _places(self, names: tuple[str, ...]) -> Iterator[Place]:
         return counted([self.sizes[name] for name in names])
@@ -213,11 +231,13 @@ class RuleInstance:
     ) -> tuple[BoundRule, tuple[TensorSpec, ...]]:
         rule = self.rule
         owners = [number for number, group in enumerate(keys) for _ in group]
-        before = self._calls(rule.before, owners, specs, target_specs, 0)
+        # Offsets and scales change no spec, and may use what the equation finds out about sizes.
+        shaping = tuple(call for call in rule.before if call.name not in ("offset", "scale"))
+        before = self._calls(shaping, owners, specs, target_specs, 0)
         called = tuple(chain_specs((spec,), chain)[0] for spec, chain in zip(specs, before, strict=True))
         sizes = {name: n for name, n in self.sizes.items() if rule.equation and name in self._axes()}
         if rule.equation is not None:
-            resized = any(call.name in ("pad", "unpad") for call in rule.after)
+            resized = any(call.is_sized for call in rule.after)
             known = None if target_specs is None or resized else target_specs.values()
             shapes = None if known is None else [spec.shape if spec is not None else None for spec in known]
             moved = rearrange(
@@ -231,7 +251,9 @@ class RuleInstance:
             raise rule.error("the rule makes this tensor twice.", twice)
         numbers = [number for number, _ in targets]
         made = {key: target_specs.get(key) if target_specs else None for _, key in targets}
-        after = self._calls(rule.after, numbers, moved.specs, made, 1)
+        if shaping != rule.before:
+            before = self._calls(rule.before, owners, specs, target_specs, 0, moved.sizes)
+        after = self._calls(rule.after, numbers, moved.specs, made, 1, moved.sizes)
         ops = simplify_chain((Parallel(before), *moved.ops, Parallel(after)))
         sources = tuple(key for group in keys for key in group)
         bound = BoundRule(rule, sources, tuple(key for _, key in targets), ops)
@@ -307,54 +329,23 @@ class RuleInstance:
         specs: tuple[TensorSpec, ...],
         target_specs: Mapping[Key, TensorSpec | None] | None,
         side: int,
+        found: Mapping[str, int] = MappingProxyType({}),
     ) -> tuple[tuple[Op, ...], ...]:
-        """Return the ops of calls, tensor by tensor."""
+        """Return the ops of calls, tensor by tensor; ``found`` are the sizes of axes that shapes show."""
+        lookup = SizeLookup(self.rule.sizes, self.config, {**self.sizes, **found})
         goals = list(target_specs.values()) if target_specs is not None and side == 1 else [None] * len(specs)
         chains = []
         for number, spec, goal in zip(numbers, specs, goals, strict=True):
             chain: list[Op] = []
             for call in calls:
-                op = self._op(call, number, spec, goal, target_specs, of_target=side == 1)
+                axis = self.rule.axis_of(call, number, of_target=side == 1) if call.is_sized else None
+                size_of = functools.partial(self._size_of, call, goal=goal, target_specs=target_specs)
+                op = op_of_call(call, spec, axis, lookup, size_of)
                 if op is not None:
                     chain.append(op)
                     (spec,) = op.spec((spec,))
             chains.append(tuple(chain))
         return tuple(chains)
-
-    def _op(
-        self,
-        call: Call,
-        number: int,
-        spec: TensorSpec,
-        goal: TensorSpec | None,
-        target_specs: Mapping[Key, TensorSpec | None] | None,
-        *,
-        of_target: bool,
-    ) -> Op | None:
-        if call.name == "offset":
-            value, rounding = call.args
-            return Offset(float(str(value)), bool(rounding))
-        if call.name == "cast":
-            source, target = map(str, call.args)
-            return Cast(source, target)
-        axis = self.rule.axis_of(call, number, of_target=of_target)
-        if axis is None:
-            return None
-        rank = len(spec.shape)
-        if not -rank <= axis < rank:
-            raise self.rule.error(f"'{call}': {spec} has no axis {axis}.")
-        axis %= rank
-        before, after = (self.sizes.get(n, n) if isinstance(n, str) else n for n in call.args[1:])
-        if before is not None and before != spec.shape[axis]:
-            raise self.rule.error(
-                f"'{call}': expected {before} elements on the axis, got {spec.shape[axis]}."
-            )
-        size = after if after is not None else self._size_of(call, axis, goal, target_specs)
-        if call.name == "pad":
-            return Pad(axis, spec.shape[axis], int(str(size)))
-        if size == 0 and spec.shape[axis]:
-            raise self.rule.error(f"'{call}': the axis would have no elements left.")
-        return Unpad(axis, spec.shape[axis], int(str(size)))
 
     def _size_of(
         self,
@@ -372,9 +363,8 @@ class RuleInstance:
             place = equation.right[number].position(str(name)) if equation is not None else axis
             if spec is not None and place is not None and -len(spec.shape) <= place < len(spec.shape):
                 return spec.shape[place]
-        error = self.rule.error(f"'{call}': the size is not known.")
-        error.hint = (
-            f"Write the size in the rule, as in '{call.name}({name}, 50304)', or pass "
-            'like="model.safetensors" (--like).'
+        raise RuleError(
+            f"'{call}': the size is not known.",
+            hint=f"Write the size in the rule, as in '{call.name}({name}, 50304)', or pass "
+            'like="model.safetensors" (--like).',
         )
-        raise error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ __all__ = [
     "rule_holds",
     "rule_names",
     "Ruled",
+    "unmatched_labels",
 ]
 
 
@@ -76,11 +77,13 @@ def rule_names(
     from bridge_core.resolve.rule_binding import keys_taken_by
 
     active = [r for r in rules if r.action in ("rename", "drop", "rearrange") and rule_holds(r, config)]
-    taken = {
-        number: keys_taken_by(rule, {name: specs[key] for key, name in names.items()}, config, targets)
+    limited = {
+        number: rule
         for number, rule in enumerate(active)
         if rule.action == "rearrange" and rule.when.needs_shape
     }
+    named_specs = {name: specs[key] for key, name in names.items()} if limited else {}
+    taken = {number: keys_taken_by(rule, named_specs, config, targets) for number, rule in limited.items()}
     matching: set[int] = set()
 
     def shown(key: Key) -> Key | str:
@@ -105,10 +108,9 @@ def rule_names(
             )
         elif owner is not None:
             ruled.rearranged[key] = owner
-    ruled.unmatched = tuple(
-        rule.full_label
+    ruled.unmatched = unmatched_labels(
+        (rule, number in matching or rule.optional or rule.when.is_undecided)
         for number, rule in enumerate(active)
-        if number not in matching and not (rule.optional or rule.when.is_undecided)
     )
     ruled.notes = (
         *(
@@ -126,6 +128,21 @@ def rule_names(
     return ruled
 
 
+def unmatched_labels(rules: Iterable[tuple[Rule, bool]]) -> tuple[str, ...]:
+    """Return the labels of rules that had to match something and did not.
+
+    Rules that a file writes as one, whose origin is the same, are unmatched only if none of them matched.
+
+    Args:
+        rules: Each rule, and whether it matched, or need not.
+    """
+    groups: dict[object, tuple[Rule, bool]] = {}
+    for number, (rule, matched) in enumerate(rules):
+        first, before = groups.get(rule.origin or number, (rule, False))
+        groups[rule.origin or number] = (first, before or matched)
+    return tuple(rule.full_label for rule, matched in groups.values() if not matched)
+
+
 def _unused(rule: Rule, why: str) -> str:
     return f"rule {rule.full_label} is not used: {why}"
 
@@ -138,6 +155,20 @@ def _missing_entry(rule: Rule, config: Mapping[str, Any] | None) -> str | None:
 
     names = (name for name, _ in rule.when.config)
     return next((name for name in names if config_entry(config, name.split(".")) is None), None)
+
+
+class _Indexed:
+    """Numbered rules, found by the names that they may match."""
+
+    def __init__(self, rules: Sequence[tuple[int, Rule]]) -> None:
+        from bridge_core.rules import PatternIndex
+
+        self._rules = rules
+        self._index = PatternIndex(rule.sources for _, rule in rules)
+
+    def candidates(self, name: Key) -> Iterator[tuple[int, Rule]]:
+        """Return the rules that may match a name, in their order."""
+        return map(self._rules.__getitem__, self._index.candidates(name))
 
 
 class _Stages:
@@ -160,7 +191,7 @@ class _Stages:
         self._shown = shown
         self._matching = matching
         self._taken = taken
-        self._rules = rules
+        self._rules = _Indexed(rules)
         stages: dict[int, list[tuple[int, Rule]]] = {}
         for number, rule in rules:
             stages.setdefault(rule.stage if rule.action == "rename" else 0, []).append((number, rule))
@@ -168,8 +199,8 @@ class _Stages:
         if min(stages, default=0) < 0:  # renames of stage 0 see other names than drops do
             stages[0] = [(number, rule) for number, rule in first if rule.action == "rename"]
             first = [(number, rule) for number, rule in first if rule.action != "rename"]
-        self._first = first
-        self._later = [stages[stage] for stage in sorted(stages)]
+        self._first = _Indexed(first)
+        self._later = [_Indexed(stages[stage]) for stage in sorted(stages)]
 
     def of(self, name: Key, key: Key) -> tuple[Rule | None, list[tuple[Rule, Key]]]:
         """Return the rule that drops or rearranges a tensor, or those that rename it and the names they make.
@@ -193,15 +224,13 @@ class _Stages:
 
     def note(self, name: Key) -> None:
         """Note the rules that match a name which another rule takes."""
-        for number, rule in self._rules:
+        for number, rule in self._rules.candidates(name):
             if number not in self._matching and _captures(rule, name) is not None:
                 self._matching.add(number)
 
-    def _owner(
-        self, rules: Iterable[tuple[int, Rule]], name: Key, key: Key
-    ) -> tuple[Rule, Mapping[str, str]] | None:
+    def _owner(self, rules: _Indexed, name: Key, key: Key) -> tuple[Rule, Mapping[str, str]] | None:
         owner: tuple[Rule, Mapping[str, str]] | None = None
-        for number, rule in rules:
+        for number, rule in rules.candidates(name):
             captures = _captures(rule, name)
             if captures is None:
                 continue
@@ -217,7 +246,11 @@ class _Stages:
 
 
 def _captures(rule: Rule, name: Key) -> Mapping[str, str] | None:
-    return next((c for p in rule.sources if (c := rule.bind(p, name)) is not None), None)
+    for pattern in rule.sources:
+        captures = rule.bind(pattern, name)
+        if captures is not None:
+            return captures
+    return None
 
 
 def applied_renames(rules: Iterable[Rule], name: Key) -> list[tuple[Rule, Key]]:

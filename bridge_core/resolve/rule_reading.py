@@ -22,7 +22,7 @@ from bridge_core.resolve.printed_names import (
     unseen_side,
 )
 from bridge_core.resolve.rule_names import applied_renames
-from bridge_core.rules import Pairs, SizeLookup
+from bridge_core.rules import KeyIndex, Pairs, PatternIndex, SizeLookup
 from bridge_core.state import FlatState, Key
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def read_rules(
             names = dict.fromkeys(name for side in sides.values() for name in side.names)
             known = [rule.reversed() if turned else rule for rule in read]
             if names:
-                pairs = {**_pairs(known, names, config, pairs, of_result=turned), **pairs}
+                pairs = {**_pairs(known, names, config, pairs), **pairs}
     return tuple(_at(rule, config, pairs) for rule in read)
 
 
@@ -105,8 +105,6 @@ def _pairs(
     names: Iterable[Key],
     config: Mapping[str, Any] | None,
     known: Mapping[str, Pairs],
-    *,
-    of_result: bool,
 ) -> dict[str, Pairs]:
     """Return the numbers of the counts whose parts the sources of rules have.
 
@@ -115,20 +113,20 @@ def _pairs(
         names: The names of their sources.
         config: The checkpoint's config, if one is known.
         known: Numbers of counts that are known already.
-        of_result: Whether the names are those that the rules' other side ends with.
     """
-    rules = tuple(rules)
+    rules, names = tuple(rules), tuple(names)
     found: dict[str, Pairs] = {}
     for stage in sorted({rule.stage for rule in rules}):
         own = [rule for rule in rules if rule.stage == stage]
         seen: dict[str, set[tuple[int, ...]]] = {}
+        index = KeyIndex(names)
         for rule in own:
             where = rule.where.at(SizeLookup(rule.sizes, config))
             for count in where.counts:
                 for pattern in rule.sources if count.text not in {**known, **found} else ():
                     if set(count.names) <= set(pattern.numbers):
                         numbers = seen.setdefault(count.text, set())
-                        for name in names:
+                        for name in index.candidates(pattern):
                             captures = pattern.match(name)
                             if captures is None or any(len(captures[n]) > _DIGITS for n in count.names):
                                 continue  # numbers of more digits are refused where the rule is used
@@ -136,7 +134,8 @@ def _pairs(
                                 numbers.add(tuple(int(captures[part]) for part in count.names))
         found.update({text: tuple(sorted(numbers)) for text, numbers in seen.items()})
         renames = [_at(rule, config, {**known, **found}) for rule in own if rule.action == "rename"]
-        names = [_renamed(name, renames) for name in names]
+        of_names = PatternIndex(rule.sources for rule in renames)
+        names = tuple(_renamed(name, map(renames.__getitem__, of_names.candidates(name))) for name in names)
     return found
 
 

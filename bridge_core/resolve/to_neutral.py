@@ -187,7 +187,7 @@ class _ToNeutral:
             problems=PlanProblems(
                 unmatched_rules=(
                     *ruled.unmatched,
-                    *(rule.full_label for rule in self.detector.unmatched_rules()),
+                    *self.detector.unmatched_rules(),
                 )
             ),
             notes=ruled.notes,

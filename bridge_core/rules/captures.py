@@ -29,10 +29,18 @@ __all__ = [
 
 
 def expanded(pattern: Pattern, where: Where) -> tuple[str, ...]:
-    """Return the captures of a pattern, with its parts in the place of a number that they give."""
+    """Return the captures of a pattern, with its parts in the place of a number that they give.
+
+    A number that is an axis is there in the place of its parts.
+    """
     if not where:
         return pattern.captures
-    return tuple(dict.fromkeys(part for name in pattern.captures for part in where.parts.get(name, (name,))))
+    names = dict.fromkeys(part for name in pattern.captures for part in where.parts.get(name, (name,)))
+    for whole in where.stacked:
+        parts = where.parts[whole]
+        if names.keys() >= set(parts):
+            names = dict.fromkeys(whole if name in parts else name for name in names)
+    return tuple(names)
 
 
 def list_axes_of(sources: Iterable[Pattern], targets: Iterable[Pattern], where: Where) -> ListAxes:
@@ -74,7 +82,10 @@ def check_where(
         RuleError: One does not.
     """
     for index in where.indexes:
-        _check_index(index, sources, targets, equation)
+        if index.whole in where.stacked:
+            _check_stacked(index, (*sources, *targets))
+        else:
+            _check_index(index, sources, targets, equation)
     axes = equation.axes if equation is not None else frozenset[str]()
     known = axes.union(where.numbers, sizes, *(pattern.captures for pattern in (*sources, *targets)))
     for comparison in where.comparisons:
@@ -88,6 +99,19 @@ def check_where(
         name for names in where.parts.values() for name in names
     ):
         raise RuleError(f"where = '{where}': expected each number to be computed once, from names only.")
+
+
+def _check_stacked(index: Equated | Count, patterns: Iterable[Pattern]) -> None:
+    """Check that patterns with a part of a number that is an axis have all of its parts, as numbers."""
+    with_parts = [pattern for pattern in patterns if not set(index.names).isdisjoint(pattern.captures)]
+    lacking = [pattern for pattern in with_parts if not set(index.names) <= set(pattern.numbers)]
+    if lacking or not with_parts:
+        shown = f"'{lacking[0]}' has not" if lacking else "no pattern has"
+        parts = ", ".join(f"{{{name}:int}}" for name in index.names)
+        raise RuleError(
+            f"where = '{index.text}': {index.whole} is an axis, and {shown} all of its parts as numbers.",
+            hint=f"Write {parts} in the patterns of the side that is stacked over {index.whole}.",
+        )
 
 
 def _check_index(

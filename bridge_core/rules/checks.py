@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from bridge_core.axes import ELLIPSIS, Equation, Expression, Term
@@ -13,6 +13,8 @@ from bridge_core.rules.op_calls import Call
 from bridge_core.rules.where import Where
 
 __all__ = ["axis_places", "check_calls", "check_conditions", "check_fill", "check_sizes"]
+
+_CONFIG = "config."
 
 
 def axis_places(term: Term) -> dict[str, int]:
@@ -74,7 +76,7 @@ def check_calls(calls: Iterable[Call], terms: tuple[Term, ...] | None) -> None:
         RuleError: No term has the axis outside of groups, or there is no equation.
     """
     for call in calls:
-        if call.name not in ("pad", "unpad") or isinstance(call.args[0], int):
+        if not call.is_sized or isinstance(call.args[0], int):
             continue
         if terms is None:
             by_index = replace(call, args=(0, *call.args[1:]))
@@ -112,12 +114,12 @@ def check_fill(action: str, reason: str, value: object) -> None:
 def check_sizes(
     sizes: Mapping[str, Expression],
     equation: Equation | None,
-    calls: Iterable[Call],
+    calls: Sequence[Call],
     where: Where,
     bounds: Collection[str] = (),
     compared: frozenset[str] = frozenset(),
 ) -> None:
-    """Check that every size is used, and that the calls' sizes are stated.
+    """Check that every size is that of an axis or of an expression, and that the sizes of calls are stated.
 
     Args:
         sizes: Name -> its size, as the rule gives it.
@@ -130,8 +132,9 @@ def check_sizes(
     Raises:
         RuleError: A size is not used, is stated twice, or is missing.
     """
-    needed = {name for call in calls for name in call.size_names}
-    known = needed | compared | where.names | (equation.axes if equation is not None else frozenset())
+    axes = equation.axes if equation is not None else frozenset[str]()
+    used = (*(call.names for call in calls), *(size.names for size in sizes.values()))
+    known = {name for name in axes.union(compared, where.names, *used) if not name.startswith(_CONFIG)}
     for name in sizes:
         if name not in known:
             raise RuleError(
@@ -141,8 +144,13 @@ def check_sizes(
             raise RuleError(
                 f"sizes.{name} repeats a size that where = '{where}' states.", hint=f"Remove sizes.{name}."
             )
-    for name in sorted(needed - set(sizes)):
-        raise RuleError(
-            f"a call uses the size {name!r}, but the rule does not state it.",
-            hint=f"Add it to the rule, such as sizes = {{ {name} = 12 }}.",
-        )
+    for call in calls:
+        stated = {*sizes, *bounds, *(() if call.is_sized else axes)}
+        for name in sorted(name for name in call.names - stated if not name.startswith(_CONFIG)):
+            likely = nearest(name, sorted(stated))
+            raise RuleError(
+                f"'{call}' uses the size {name!r}, but the rule does not state it.",
+                hint=likely
+                if likely.startswith("Did")
+                else f"Add it to the rule, such as sizes = {{ {name} = 12 }}.",
+            )

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import math
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from bridge_core.axes import Comparison, Expression, Lookup
+from bridge_core.axes import Expression, Lookup
 from bridge_core.errors import RuleError
 from bridge_core.messages import shown
 from bridge_core.rules.patterns import NAME
 
-__all__ = ["Count", "Equated", "Pairs", "Ranks", "Sum", "bounded_pairs", "parse_index"]
+__all__ = ["Count", "Equated", "Pairs", "Ranks", "Sum", "integer", "parse_index"]
 
 Pairs = tuple[tuple[int, ...], ...]
 """The numbers of parts that exist together, in order."""
-
-_MOST_PAIRS = 100_000
 
 _COUNTS = re.compile(r"\s*(\w+)\s+counts\s+(.*)", re.DOTALL)
 _EQUALS = re.compile(r"(?<![<>=!])=(?!=)")
@@ -32,10 +31,6 @@ _EQUALS = re.compile(r"(?<![<>=!])=(?!=)")
 _HINT = (
     "Write a name of one side, =, and names of the other side with whole numbers as factors, such as "
     "'i = block*6 + j', 'n = m + 1' or 'n = [0, 3, 7][s] + b'."
-)
-_BOUNDS = (
-    'Pass like=... (--like), or bound the names, such as where = ["n counts s, b", "1 <= s <= 4", '
-    '"b < [3, 4, 6, 3][s - 1]"].'
 )
 
 
@@ -60,7 +55,7 @@ class Sum:
     def __post_init__(self) -> None:
         """Check that every number has parts in at most one way."""
         factors = [factor for _, factor in self.terms]
-        if any(a % b or a == b for a, b in itertools.pairwise(factors)) or not all(f > 0 for f in factors):
+        if any(f < 1 for f in factors) or any(a % b or a == b for a, b in itertools.pairwise(factors)):
             raise RuleError(
                 "expected factors that are each a multiple of the next smaller one, got "
                 f"{', '.join(map(str, factors))}.",
@@ -89,7 +84,7 @@ class Sum:
         parts: dict[str, int] = {}
         if self.leading:
             place = bisect.bisect_right(self.starts, rest) - 1
-            if place < 0 or place < self.shift:
+            if place < 0:
                 return None
             parts[self.leading] = place - self.shift
             rest -= self.starts[place]
@@ -204,8 +199,8 @@ class Equated:
         Raises:
             RuleError: A name has no value, or the numbers are not valid.
         """
-        terms = sorted(((name, _integer(f, lookup)) for name, f in self.terms), key=lambda term: -term[1])
-        constant = _integer(self.constant, lookup)
+        terms = sorted(((name, integer(f, lookup)) for name, f in self.terms), key=lambda term: -term[1])
+        constant = integer(self.constant, lookup)
         if self.leading is None:
             return Sum(constant, tuple(terms))
         name, items, shift = self.leading
@@ -242,7 +237,9 @@ def parse_index(text: str, sizes: Collection[str] = ()) -> Equated | Count | Non
         names = tuple(name.strip() for name in counts[2].split(","))
         if not all(NAME.fullmatch(name) for name in (counts[1], *names)):
             raise RuleError(f"expected a count such as 'n counts s, b', got {text!r}.")
-        return Count(f"{counts[1]} counts {', '.join(names)}", counts[1], names)
+        count = Count(f"{counts[1]} counts {', '.join(names)}", counts[1], names)
+        _check_unique(count)
+        return count
     equals = _EQUALS.search(re.sub(r"'[^']*'", lambda found: "'" * len(found[0]), text))
     if equals is None:
         return None
@@ -263,25 +260,39 @@ def parse_index(text: str, sizes: Collection[str] = ()) -> Equated | Count | Non
         shown_as = " + ".join(name if factor == 1 else f"{name}*{factor}" for name, factor in numbers)
         shown_as += "" if not constant else f" {'-' if constant < 0 else '+'} {abs(constant)}"
     made = Equated(f"{whole} = {shown_as}", whole, linear.constant, terms, linear.leading)
+    _check_unique(made)
     if not made.size_names:
         made.numbers(_no_lookup)
     return made
+
+
+def _check_unique(index: Equated | Count) -> None:
+    names = (index.whole, *index.names)
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RuleError(f"expected each name once in '{index.text}', got {twice!r} twice.")
 
 
 def _no_lookup(name: str) -> NoReturn:
     raise RuleError(f"{name} has no value.")
 
 
-def _integer(expression: Expression, lookup: Lookup) -> int:
+def integer(expression: Expression, lookup: Lookup) -> int:
+    """Return the value of an expression, which must be whole.
+
+    Raises:
+        RuleError: It is not, or a name has no value.
+    """
     value = expression.value(lookup)
-    if isinstance(value, bool) or not isinstance(value, int | Fraction | float) or value != int(value):
+    is_number = isinstance(value, int | Fraction | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or value != int(value):  # type: ignore[arg-type]
         raise RuleError(f"expected a whole number, got '{expression}' = {shown(value)}.")
     return int(value)
 
 
 def _number(expression: Expression) -> int | None:
     """Return the value of an expression without names; None for one with names."""
-    return None if expression.names else _integer(expression, _no_lookup)
+    return None if expression.names else integer(expression, _no_lookup)
 
 
 @dataclass(frozen=True)
@@ -329,65 +340,4 @@ def _linear(expression: Expression, sizes: Collection[str], text: str) -> _Linea
 
 def _combined(sign: str, first: Expression, second: Expression) -> Expression:
     both = Expression.parse(f"({first}) {sign} ({second})")
-    return both if both.names else Expression.parse(_integer(both, _no_lookup))
-
-
-def bounded_pairs(
-    count: Count, comparisons: Sequence[Comparison], lookup: Lookup, is_size: Callable[[str], bool]
-) -> Pairs:
-    """Return the parts that comparisons allow.
-
-    Args:
-        count: The count.
-        comparisons: Comparisons, which bound each part by the parts before it.
-        lookup: Gives the values of sizes.
-        is_size: Whether a name is that of a size.
-
-    Raises:
-        RuleError: They bound a part not at all, or allow more than 100,000.
-    """
-    found: list[tuple[int, ...]] = []
-    tried = 0
-
-    def usable(names: Iterable[str], values: Mapping[str, int]) -> bool:
-        return all(name in values or is_size(name) for name in names)
-
-    def fill(values: dict[str, int]) -> None:
-        nonlocal tried
-        if len(values) == len(count.names):
-            found.append(tuple(values.values()))
-            return
-        name = count.names[len(values)]
-        known: Callable[[str], Any] = lambda n: values[n] if n in values else lookup(n)  # noqa: E731
-        bounds = [
-            _integer(limit, known) + more
-            for comparison in comparisons
-            for limit, more in _limits(name, comparison)
-            if usable(limit.names, values)
-        ]
-        if not bounds:
-            raise RuleError(
-                f"it is not known which {', '.join(count.names)} exist: {name} has no upper bound.",
-                hint=_BOUNDS,
-            )
-        for number in range(max(min(bounds), 0)):
-            tried += 1
-            if tried > _MOST_PAIRS:
-                raise RuleError(f"expected at most {_MOST_PAIRS} numbers to count, got more.", hint=_BOUNDS)
-            values[name] = number
-            if all(c.holds(known) for c in comparisons if name in c.names and usable(c.names, values)):
-                fill(values)
-            del values[name]
-
-    fill({})
-    return tuple(found)
-
-
-def _limits(name: str, comparison: Comparison) -> Iterator[tuple[Expression, int]]:
-    """Yield the expressions that a name is below, and what is added to them."""
-    for first, sign, second in zip(
-        comparison.operands, comparison.signs, comparison.operands[1:], strict=False
-    ):
-        for operand, limit, below, most in ((first, second, "<", "<="), (second, first, ">", ">=")):
-            if operand.node.sign == "name" and str(operand) == name and sign in (below, most, "=="):
-                yield limit, 0 if sign == below else 1
+    return both if both.names else Expression.parse(integer(both, _no_lookup))

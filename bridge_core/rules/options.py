@@ -75,10 +75,10 @@ def common_fields(
     """
     sizes = parse_sizes(options.get("sizes") or {})
     own = {name for pattern in patterns for name in pattern.captures}
-    own |= equation.axes if equation is not None else frozenset()
+    axes = (equation.axes if equation is not None else frozenset()) - own
     return {
         "when": When.parse(options.get("when") or {}),
-        "where": Where.parse(options.get("where") or (), sizes.keys() - own),
+        "where": Where.parse(options.get("where") or (), sizes.keys() - own - axes, axes),
         "sizes": sizes,
         "optional": options.get("optional", False),
         "fallback": options.get("fallback", False),

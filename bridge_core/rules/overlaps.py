@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 
+from bridge_core.rules.pattern_index import PatternIndex
 from bridge_core.rules.patterns import Pattern
 from bridge_core.rules.rule import Rule
 from bridge_core.state import Key
@@ -32,10 +33,11 @@ def overlapping(rules: Iterable[Rule]) -> tuple[tuple[Rule, Rule], ...]:
             else:
                 wide.append((pattern, number))
     pairs = {pair for numbers in alike.values() for pair in itertools.combinations(numbers, 2)}
+    index = PatternIndex((pattern,) for pattern, _ in wide)
     pairs.update(
         (min(number, other), max(number, other))
-        for pattern, number in wide
         for key, other in keys
+        for pattern, number in map(wide.__getitem__, index.candidates(key))
         if pattern.match(key) is not None
     )
     meeting = ((known[first], known[second]) for first, second in sorted(pairs) if first != second)

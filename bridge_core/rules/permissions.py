@@ -33,6 +33,7 @@ class Permissions:
         allow_mismatched: Target keys that may stay unfilled, and their sources left out, where the shapes
             differ.
         allow_unclaimed: Source keys that are copied unchanged although no evidence shows what they are.
+        allow_inexact: Whether rules may round, and discard what is not the constant, without saying so.
     """
 
     accept_guesses: bool = False
@@ -40,6 +41,7 @@ class Permissions:
     allow_unexpected: tuple[Pattern, ...] = ()
     allow_mismatched: tuple[Pattern, ...] = ()
     allow_unclaimed: tuple[Pattern, ...] = ()
+    allow_inexact: bool = False
 
     @classmethod
     def of(
@@ -49,6 +51,8 @@ class Permissions:
         allow_unexpected: Allowed = (),
         allow_mismatched: Allowed = (),
         allow_unclaimed: Allowed = (),
+        *,
+        allow_inexact: bool = False,
     ) -> Permissions:
         """Return the permissions that a caller's keywords give.
 
@@ -57,12 +61,14 @@ class Permissions:
             UsageError: A value is of another type.
         """
         require_bool("accept_guesses", accept_guesses)
+        require_bool("allow_inexact", allow_inexact)
         return cls(
             accept_guesses,
             _patterns("allow_missing", allow_missing),
             _patterns("allow_unexpected", allow_unexpected),
             _patterns("allow_mismatched", allow_mismatched),
             _patterns("allow_unclaimed", allow_unclaimed),
+            allow_inexact,
         )
 
     @property

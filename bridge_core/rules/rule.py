@@ -138,11 +138,7 @@ class Rule:
 
     @classmethod
     def rearrange(
-        cls,
-        sources: Patterns,
-        targets: Patterns,
-        ops: str | Iterable[str] = (),
-        **options: Unpack[Options],
+        cls, sources: Patterns, targets: Patterns, ops: str | Iterable[str] = (), **options: Unpack[Options]
     ) -> Rule:
         """Return a rule that makes target tensors from source tensors.
 
@@ -200,12 +196,8 @@ class Rule:
             check_sizes(self.sizes, None, (), self.where)
             if self.action == "rename":
                 check_same_captures(self.source, self.targets[0], self.where)
-            elif self.where and (self.action == "layer" or self.where.indexes):
-                what = "where" if self.action == "layer" else "an index in where"
-                raise RuleError(
-                    f"a rule with {self.action!r} cannot have {what}.",
-                    hint="Write a comparison, or no where.",
-                )
+            elif self.where and self.action == "layer":
+                raise RuleError("a rule with 'layer' cannot have 'where'.", hint="Remove it.")
             elif self.action in ("drop", "fill"):
                 check_fill(self.action, self.reason, self.value)
         except RuleError as err:
@@ -302,9 +294,8 @@ class Rule:
 
     @functools.cached_property
     def _numbers(self) -> frozenset[str]:
-        """The names that stand for numbers in names."""
-        listed = (name for names in (*self.list_axes.left, *self.list_axes.right) for name in names)
-        return frozenset(name for p in (*self.sources, *self.targets) for name in p.numbers).union(listed)
+        """The captures that are numbers."""
+        return frozenset(name for p in (*self.sources, *self.targets) for name in p.numbers)
 
     @functools.cached_property
     def _counted(self) -> tuple[str, ...]:
@@ -318,23 +309,19 @@ class Rule:
         return self.where if self.where.lookup is not None else self.where.at(SizeLookup(self.sizes))
 
     def bind(self, pattern: Pattern, key: Key) -> dict[str, str] | None:
-        """Return the captured values of a key, or None if the key does not match.
-
-        A number that others give is returned as them.
+        """Return the captured values of a key, the parts of numbers included; None if it does not match.
 
         Raises:
             RuleError: A capture that is an axis or in an index has leading zeros, or a size has no value.
         """
         captures = pattern.match(key)
-        if captures is None:
-            return None
-        if self.where.texts:
+        if captures is not None and self.where.texts:
             try:
                 captures = self.numbered.split(captures, self._numbers)
             except RuleError as err:
                 raise self.error(err.message, key, hint=err.hint) from err
-            if captures is None:
-                return None
+        if captures is None:
+            return None
         for name in self._counted:
             if name in captures and not COUNT.fullmatch(captures[name]):
                 raise self.error(

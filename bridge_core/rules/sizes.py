@@ -59,7 +59,7 @@ class SizeLookup:
     ) -> None:
         self._stated = stated
         self._config = config
-        self._known = known
+        self._known = dict(known)
         self._open: list[str] = []
 
     def states(self, name: str) -> bool:

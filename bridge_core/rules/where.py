@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Any
 
-from bridge_core.axes import Comparison, Value
+from bridge_core.axes import Comparison, Expression, Lookup, Value
 from bridge_core.errors import RuleError
 from bridge_core.messages import shown
-from bridge_core.rules.indexes import Count, Equated, Pairs, Ranks, Sum, bounded_pairs, parse_index
+from bridge_core.rules.indexes import Count, Equated, Pairs, Ranks, Sum, integer, parse_index
 from bridge_core.rules.patterns import COUNT
 from bridge_core.rules.sizes import SizeLookup
 
@@ -19,6 +20,13 @@ __all__ = ["Where", "names_in"]
 
 _PIECES = re.compile(r"(?:'[^']*'|[^;'])+")
 """Texts that are joined by semicolons."""
+
+_MOST_PAIRS = 100_000
+
+_BOUNDS = (
+    'Pass like=... (--like), or bound the names, such as where = ["n counts s, b", "1 <= s <= 4", '
+    '"b < [3, 4, 6, 3][s - 1]"].'
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,7 @@ class Where:
         indexes: Equations and counts.
         comparisons: Comparisons.
         sizes: The names in them that are sizes.
+        stacked: The numbers that are axes: tensors whose names have the parts are stacked along them.
         lookup: Gives sizes and entries of the config; None until the rule is read.
         pairs: Text of a count -> the parts that exist, where names show them.
 
@@ -42,16 +51,20 @@ class Where:
     indexes: tuple[Equated | Count, ...] = field(default=(), compare=False, repr=False)
     comparisons: tuple[Comparison, ...] = field(default=(), compare=False, repr=False)
     sizes: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+    stacked: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
     lookup: SizeLookup | None = field(default=None, compare=False, repr=False)
     pairs: Mapping[str, Pairs] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def parse(cls, texts: str | Iterable[str], sizes: Collection[str] = ()) -> Where:
+    def parse(
+        cls, texts: str | Iterable[str], sizes: Collection[str] = (), axes: Collection[str] = ()
+    ) -> Where:
         """Read a text, or several.
 
         Args:
             texts: Indexes and comparisons; one text may hold several, with semicolons between them.
             sizes: The names in them that are sizes; others in indexes are captures or axes.
+            axes: The names that are axes, and captures of no pattern.
 
         Raises:
             RuleError: One is neither an index nor a comparison.
@@ -72,7 +85,8 @@ class Where:
                 read.append(index.text if index is not None else str(comparisons[-1]))
             except RuleError as err:
                 raise RuleError(f"where = {text!r}: {err.message}", hint=err.hint) from err
-        return cls(tuple(read), tuple(indexes), tuple(comparisons), frozenset(sizes))
+        stacked = frozenset(axes).intersection(index.whole for index in indexes)
+        return cls(tuple(read), tuple(indexes), tuple(comparisons), frozenset(sizes), stacked)
 
     def __bool__(self) -> bool:
         """Return whether there is any index or comparison."""
@@ -129,7 +143,7 @@ class Where:
                 if isinstance(index, Count):
                     pairs = self.pairs.get(index.text)
                     if pairs is None:
-                        pairs = bounded_pairs(index, self.comparisons, lookup, self._is_known)
+                        pairs = _bounded_pairs(index, self.comparisons, lookup, self._is_size)
                     known = Ranks(index.names, pairs)
                 else:
                     known = index.numbers(lookup)
@@ -165,7 +179,12 @@ class Where:
                     return None
         if self.comparisons and self._failing(self._completed(values), numbers) is not None:
             return None
-        return {name: text for name, text in values.items() if name not in self.parts}
+        made = {name: text for name, text in values.items() if name not in self.parts}
+        for index in self.indexes if self.stacked else ():
+            if index.whole in self.stacked and all(name in made for name in index.names):
+                place = self._joined(index, {name: made.pop(name) for name in index.names})
+                made[index.whole] = str(place)
+        return made
 
     def join(
         self, captures: Mapping[str, str], wanted: Collection[str], numbers: Collection[str] = ()
@@ -182,20 +201,27 @@ class Where:
         """
         values = dict(captures)
         for index in self.indexes:
-            if index.whole not in wanted:
-                continue
-            try:
-                parts = {name: _number(name, captures.get(name), index) for name in index.names}
-                values[index.whole] = str(self._numbers(index).join(parts))
-            except RuleError as err:
-                if err.message.startswith("where"):
-                    raise
-                raise RuleError(f"where = '{index.text}': {err.message}", hint=err.hint) from err
+            if index.whole in wanted:
+                values[index.whole] = str(self._joined(index, captures))
+            elif index.whole in captures:
+                number = _number(index.whole, captures[index.whole], index)
+                found = self._numbers(index).split(number)
+                if found is None:
+                    raise RuleError(f"where = '{index.text}': nothing gives {index.whole} = {number}.")
+                values.update((name, str(part)) for name, part in found.items())
         failing = self._failing(values, numbers) if self.comparisons else None
         if failing is not None:
             known = ", ".join(f"{name} = {values[name]}" for name in sorted(failing.names & values.keys()))
             raise RuleError(f"where = '{failing}' does not hold for {known}.")
         return values
+
+    def _joined(self, index: Equated | Count, captures: Mapping[str, str]) -> int:
+        parts = {name: _number(name, captures.get(name), index) for name in index.names}
+        numbers = self._numbers(index)
+        try:
+            return numbers.join(parts)
+        except RuleError as err:
+            raise RuleError(f"where = '{index.text}': {err.message}", hint=err.hint) from err
 
     def admits(self, captures: Mapping[str, str], numbers: Collection[str] = ()) -> bool:
         """Return whether the comparisons hold that name only these captures and sizes."""
@@ -207,16 +233,17 @@ class Where:
         for index in self.indexes:
             if index.whole not in completed and all(name in completed for name in index.names):
                 try:
-                    parts = {name: _number(name, completed[name], index) for name in index.names}
-                    completed[index.whole] = str(self._numbers(index).join(parts))
+                    completed[index.whole] = str(self._joined(index, completed))
                 except RuleError:  # reported where the number is needed
                     continue
         return completed
 
     def _is_known(self, name: str) -> bool:
         """Return whether a name is that of a size or of the config, and the size is not left open."""
-        is_size = name in self.sizes or name.startswith("config.")
-        return is_size and self.lookup is not None and self.lookup.states(name)
+        return self._is_size(name) and self.lookup is not None and self.lookup.states(name)
+
+    def _is_size(self, name: str) -> bool:
+        return name in self.sizes or name.startswith("config.")
 
     def _failing(self, values: Mapping[str, str], numbers: Collection[str]) -> Comparison | None:
         """Return the first comparison that does not hold, of those whose names have values."""
@@ -237,6 +264,67 @@ class Where:
                 except RuleError as err:
                     raise RuleError(f"where = '{comparison}': {err.message}", hint=err.hint) from err
         return None
+
+
+def _bounded_pairs(
+    count: Count, comparisons: Sequence[Comparison], lookup: Lookup, is_size: Callable[[str], bool]
+) -> Pairs:
+    """Return the parts that comparisons allow.
+
+    Args:
+        count: The count.
+        comparisons: Comparisons, which bound each part by the parts before it.
+        lookup: Gives the values of sizes.
+        is_size: Whether a name is that of a size.
+
+    Raises:
+        RuleError: They bound a part not at all, or allow more than 100,000.
+    """
+    found: list[tuple[int, ...]] = []
+    tried = 0
+
+    def usable(names: Iterable[str], values: Mapping[str, int]) -> bool:
+        return all(name in values or is_size(name) for name in names)
+
+    def fill(values: dict[str, int]) -> None:
+        nonlocal tried
+        if len(values) == len(count.names):
+            found.append(tuple(values.values()))
+            return
+        name = count.names[len(values)]
+        known: Callable[[str], Any] = lambda n: values[n] if n in values else lookup(n)  # noqa: E731
+        bounds = [
+            integer(limit, known) + more
+            for comparison in comparisons
+            for limit, more in _limits(name, comparison)
+            if usable(limit.names, values)
+        ]
+        if not bounds:
+            raise RuleError(
+                f"it is not known which {', '.join(count.names)} exist: {name} has no upper bound.",
+                hint=_BOUNDS,
+            )
+        tried += max(min(bounds), 0)
+        if tried > _MOST_PAIRS:
+            raise RuleError(f"expected at most {_MOST_PAIRS} numbers to count, got more.", hint=_BOUNDS)
+        for number in range(min(bounds)):
+            values[name] = number
+            if all(c.holds(known) for c in comparisons if name in c.names and usable(c.names, values)):
+                fill(values)
+            del values[name]
+
+    fill({})
+    return tuple(found)
+
+
+def _limits(name: str, comparison: Comparison) -> Iterator[tuple[Expression, int]]:
+    """Yield the expressions that a name is below, and what is added to them."""
+    for first, sign, second in zip(
+        comparison.operands, comparison.signs, comparison.operands[1:], strict=False
+    ):
+        for operand, limit, below, most in ((first, second, "<", "<="), (second, first, ">", ">=")):
+            if operand.node.sign == "name" and str(operand) == name and sign in (below, most, "=="):
+                yield limit, 0 if sign == below else 1
 
 
 def names_in(texts: str | Iterable[str]) -> frozenset[str]:

@@ -142,7 +142,7 @@ def equations(draw):
         marks = []
         for part in node[1]:
             inner = " ".join(map(text, part)) or "1"
-            marks.append(f"({inner})" if len(part) > 1 and draw(st.booleans()) else inner)
+            marks.append(f"({inner})" if draw(st.booleans()) else inner)
         return f"({draw(st.sampled_from(['+', ' + ', ' +'])).join(marks)})"
 
     written = " -> ".join(", ".join(" ".join(map(text, t.axes)) for t in terms) for terms in (left, right))

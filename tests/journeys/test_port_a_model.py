@@ -62,6 +62,7 @@ def cases():
     """Return, by the comment of each rule, its sources and the targets that it must make."""
     mixed = numbers(24, 5)  # 4 heads of q, k and v, two rows each
     grouped = numbers(16, 5)  # 4 heads of q, 2 of k, 2 of v, two rows each
+    keys = numbers(6, 5)  # 2 heads, three rows each
     gates, rope, table, tied, shared = (
         numbers(6, 3),
         numbers(16, 3),
@@ -91,6 +92,18 @@ def cases():
         "gate and up fused": (
             {"mlp.gate_up.weight": gates},
             {"mlp.gate.kernel": gates[:3].T, "mlp.up.kernel": gates[3:].T},
+        ),
+        "k and v stacked on an axis of 2": (
+            {"c.key.weight": keys, "c.value.weight": keys + 100},
+            {"c.kv.kernel": np.stack([w.T.reshape(5, 2, 3) for w in (keys, keys + 100)])},
+        ),
+        "two parts that change places": (
+            {"modulation.weight": gates},
+            {"modulation.kernel": np.concatenate([gates[2:], gates[:2]]).T},
+        ),
+        "heads of keys repeated for the queries that share them; on the way back the copies must be equal": (
+            {"d.key.weight": keys},
+            {"d.key.kernel": np.repeat(keys.T.reshape(5, 2, 3), 2, axis=1)},
         ),
         "experts, stacked layer by layer": (
             {f"layers.{i}.experts.{e}.w1.weight": w for (i, e), w in experts.items()},

@@ -26,6 +26,7 @@ from bridge_core.ops.elementwise import Cast
 from bridge_core.ops.select import Drop
 from bridge_core.ops.shape import Flip, Permute
 from bridge_core.ops.split_concat import Concat, Split
+from bridge_core.plan.compose import join_steps
 from bridge_core.plan.problems import PlanProblems
 from bridge_core.plan.step import Dropped, Mismatch
 from bridge_core.state.dtypes import dtype_named
@@ -257,6 +258,19 @@ def test_parts_are_joined_with_parts_of_another():
     made = joined.apply(state(a=ramp(4), d=ramp(4) + 10))
     assert_same_bits(made[A], np.array([0, 10], made[A].dtype))
     assert_same_bits(made[D], np.array([1, 2, 3, 11, 12, 13], made[D].dtype))
+
+
+def test_a_joined_step_names_the_rules_of_all_its_parts():
+    first = [
+        Step((A,), (C, D), (Split(0, (2, 2)),), rule="r.toml:1"),
+        Step((B,), (("e",),), rule="r.toml:2"),
+    ]
+    second = [
+        Step((C, ("e",)), (("f",),), (Concat(0, (2, 2)),), rule="r.toml:3"),
+        Step((D,), (D,), rule="r.toml:1"),
+    ]
+    (joined,) = join_steps(first, second)
+    assert joined.rule == "r.toml:1, r.toml:2, r.toml:3"
 
 
 def test_problems_of_the_second_plan_are_told_in_names_of_the_source():

@@ -100,6 +100,45 @@ def test_a_rule_that_matches_no_key_is_answered_with_the_closest():
         raise problems.error("flax", specs)
 
 
+def keys(*names):
+    return tuple(tuple(name.split(".")) for name in names)
+
+
+def test_a_rule_that_matches_no_key_is_answered_with_what_is_left_on_both_sides():
+    problems = PlanProblems(
+        missing=keys("params.b_0.q.kernel", "params.b_1.q.kernel"),
+        unexpected=keys("h.0.atn.q.weight", "h.1.atn.q.weight"),
+        unmatched_rules=("r.toml:3: 'h.{i:int}.attn.**' -> 'b_{i:int}.**'",),
+    )
+    specs = dict.fromkeys(keys("h.0.atn.q.weight", "h.1.atn.q.weight", "h.0.mlp.up.weight"), SPEC)
+    closest = ("'h.{0..1}.atn.q.weight'", "'params.b_{0..1}.q.kernel'")
+    left = ("h.{0..1}.atn.q.weight (x2)", "params.b_{0..1}.q.kernel (x2)", "tok")
+    with refused(RuleError, "r.toml:3: 'h.{i:int}.attn.**'", *closest, *left, hint="optional = true"):
+        raise problems.error("flax", specs, keys("tok"))
+
+
+def test_rules_that_match_no_key_have_a_line_each_of_many_the_first():
+    rules = tuple(f"r.toml:{n}: 'x{n}': drop (unused)" for n in range(1, 11))
+    with refused(RuleError, "10 rules", "and 2 more") as caught:
+        raise PlanProblems(unmatched_rules=rules).error("flax")
+    rows = caught.value.message.split("\n")[1:]
+    assert [row.strip() for row in rows[:8]] == list(rules[:8])
+    assert len(rows) == 9
+
+
+def test_a_rule_of_targets_alone_is_compared_with_the_targets():
+    rules = ("r.toml:3: 'head.bais': fill with 0.0 (none)",)
+    problems = PlanProblems(unmatched_rules=rules, missing=keys("head.bias"))
+    with refused(RuleError, "unfilled target", "'head.bias'") as caught:
+        raise problems.error("flax", dict.fromkeys(keys("head.bais.x"), SPEC))
+    assert "closest source" not in caught.value.message
+
+
+def test_a_name_cannot_add_a_line_to_the_message():
+    problems = PlanProblems(unmatched_rules=("r.toml:3: 'a': drop (b)",), missing=(("x\n  y",),))
+    assert len(problems.error("flax").message.split("\n")) == 3
+
+
 def test_a_layer_that_may_have_been_renamed_is_named():
     problems = PlanProblems(
         missing=(("params", "head", "kernel"),), unexpected=(("fc", "weight"), ("fc", "bias"))

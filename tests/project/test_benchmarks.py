@@ -103,6 +103,7 @@ def test_noise_longer_than_its_pool_goes_on():
         ("memory", ["--sizes", "70MB"]),
         ("stacking", ["--layers", "1", "3", "--repeats", "1"]),
         ("plan_time", ["--keys", "100", "--repeats", "1"]),
+        ("rules_plan", ["--keys", "100", "--repeats", "1"]),
         ("transpose_kernel", ["--size", "1MB", "--repeats", "1"]),
         ("import_time", ["--repeats", "1"]),
     ],

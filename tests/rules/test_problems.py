@@ -364,6 +364,21 @@ def test_what_does_not_fit_the_target_is_one_error_and_leaves_no_file(name, tmp_
     assert nothing_written(tmp_path, source)
 
 
+def test_a_missing_source_is_answered_with_the_one_of_a_similar_name():
+    names = ("h.0.attn.q_proj.w", "h.0.attn.key_proj.w", "h.1.attn.q_proj.w", "h.1.attn.k_proj.w")
+    source = state_of({**HEAD, **{name: weights(2, 2) for name in names}}, "torch")
+    both = ["h.{i:int}.attn.q_proj.w", "h.{i:int}.attn.k_proj.w"]
+    rule = move(both, "h.{i:int}.qk", "q i, k i -> (q k) i")
+    with refused(RuleError, "h.0.attn.k_proj.w", hint="Did you mean 'h.0.attn.key_proj.w'?"):
+        plan_conversion(source, to="flax", rules=[rule], accept_guesses=True)
+    alone = state_of(
+        {name: weights(2, 2) for name in names[2:]} | {"h.0.attn.q_proj.w": weights(2, 2)}, "torch"
+    )
+    with refused(RuleError, "h.0.attn.k_proj.w") as caught:
+        plan_conversion(alone, to="flax", rules=[rule], accept_guesses=True)
+    assert caught.value.hint is None
+
+
 # -- rules that match nothing -----------------------------------------------------------------------
 
 IDLE = [

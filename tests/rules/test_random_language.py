@@ -300,7 +300,7 @@ def check(parts, folder):
     rules = load_rules(folder / "r.toml")
     source, there, back = (folder / f"{name}.safetensors" for name in ("in", "out", "back"))
     save_file(merged(parts, "source"), source)
-    report = convert(source, there, to="flax", rules=rules, overwrite=True)
+    report = convert(source, there, layout="torch", to="flax", rules=rules, overwrite=True)
     made, expected = load_file(there), merged(parts, "target")
     assert made.keys() == expected.keys()
     for name, array in expected.items():
@@ -308,7 +308,7 @@ def check(parts, folder):
     lost = merged(parts, "back")
     assert report.exact == (not lost)
     like = source if any(part.like for part in parts) else None
-    convert(there, back, to="torch", like=like, rules=rules, overwrite=True)
+    convert(there, back, layout="flax", to="torch", like=like, rules=rules, overwrite=True)
     made, expected = load_file(back), {**merged(parts, "source"), **lost}
     assert made.keys() == expected.keys()
     for name, array in expected.items():

@@ -218,7 +218,11 @@ def test_captures_that_have_no_value_are_refused(make, named, hint):
     ("ops", "named", "hint"),
     [
         ("padd(x, 3)", ("op 'padd'",), "Did you mean 'pad'?"),
-        ("frobnicate(x)", ("op 'frobnicate'",), ("pad, unpad, offset, cast", "'out in -> in out'")),
+        (
+            "frobnicate(x)",
+            ("op 'frobnicate'",),
+            ("pad, unpad, cut, offset, scale, cast", "'out in -> in out'"),
+        ),
         ("x y", ("'out in -> in out'", "'pad(vocab, 50304)'", "got 'x y'"), "->"),
         ("pad(x", ("got 'pad(x'",), ""),
         ("pad()", ("pad(axis), pad(axis, size)", "got 'pad()'"), "name or index"),
@@ -229,11 +233,30 @@ def test_captures_that_have_no_value_are_refused(make, named, hint):
         ("pad(0, 12, 10)", ("'pad(0, 12, 10)'", "from 12 to 10"), "'unpad(0, 12, 10)'"),
         ("unpad(0, 10, 12)", ("'unpad(0, 10, 12)'", "from 10 to 12"), "'pad(0, 10, 12)'"),
         ("offset()", ("offset(number)", "got 'offset()'"), "rounding"),
-        ("offset(x)", ("offset(number)", "got 'offset(x)'"), "finite"),
+        ("offset(x)", ("'offset(x)'", "size 'x'"), "sizes = { x = 12 }"),
+        ("offset(x +)", ("'offset(x +)'", "column 4"), ""),
+        ("offset(1, 2)", ("offset(number)", "got 'offset(1, 2)'"), "config.hidden_size"),
+        ("scale()", ("scale(number)", "got 'scale()'"), "rounding"),
+        ("scale(0.0)", ("scale(number)", "got 'scale(0.0)'"), "not 0"),
+        ("scale(inf)", ("scale(number)", "got 'scale(inf)'"), "finite"),
+        ("scale(-(0))", ("scale(number)", "got 'scale(-(0))'"), "not 0"),
+        ("scale(2, round)", ("scale(number, rounding)", "got 'scale(2, round)'"), "rounding"),
+        ("scale((2)", ("got 'scale((2)'",), ""),
+        ("scale(2))", ("got 'scale(2))'",), ""),
+        ("scale(2) scale(3)", ("got 'scale(2) scale(3)'",), ""),
+        (["scale(j)", "in out -> out in"], ("'scale(j)'", "size 'j'"), ("j = 12",)),
+        (["scale(inn)", "inner out -> out inner"], ("'scale(inn)'", "size 'inn'"), "Did you mean 'inner'?"),
+        ("cut()", ("cut(axis)", "got 'cut()'"), "name or index"),
+        ("cut(0, 7, 10)", ("'cut(0, 7, 10)'", "from 7 to 10"), "'pad(0, 7, 10, discard)'"),
+        ("pad(0, 10, 7, discard)", ("'pad(0, 10, 7, discard)'", "from 10 to 7"), "'cut(0, 10, 7)'"),
+        ("pad(0, n + 1)", ("'pad(0, n + 1)'", "size 'n'"), "sizes = { n = 12 }"),
+        (["pad(x, y)", "x y -> y x"], ("'pad(x, y)'", "size 'y'"), "sizes = { y = 12 }"),
         ("offset(nan)", ("offset(number)", "got 'offset(nan)'"), "finite"),
         ("offset(0)", ("offset(number)", "got 'offset(0)'"), "not 0"),
         ("offset(1, round)", ("offset(number, rounding)", "got 'offset(1, round)'"), "rounding"),
-        ("cast(float16)", ("cast(from, to)", "got 'cast(float16)'"), ""),
+        ("cast()", ("cast(from, to)", "got 'cast()'"), ""),
+        ("cast(?)", ("cast(to)", "got 'cast(?)'"), ""),
+        ("cast(?, ?)", ("cast(to)", "got 'cast(?, ?)'"), ""),
         ("cast(float16, flaot32)", ("dtype 'flaot32'",), "Did you mean 'float32'?"),
         ("pad(x, 3)", ("'pad(x, 3)'", "axis 'x'", "no equation"), "'pad(0, 3)'"),
         (["pad(z, 3)", "x y -> y x"], ("'pad(z, 3)'", "axis 'z'"), "Known are: x, y."),
@@ -262,6 +285,29 @@ def test_ops_that_are_not_well_formed_are_refused(ops, named, hint):
         ("offset(-0.5, rounding)", "offset(-0.5, rounding)"),
         ("offset(1)", "offset(1.0)"),
         ("cast(float8_e4m3fn, bfloat16)", "cast(float8_e4m3fn, bfloat16)"),
+        ("cast(float16)", "cast(float16)"),
+        ("cast(?, float16)", "cast(float16)"),
+        ("cast(float16, ?)", "cast(float16, ?)"),
+        ("offset(-(2))", "offset(-2.0)"),
+        ("offset(n)", "offset(n)"),
+        ("offset(-n, rounding)", "offset(-n, rounding)"),
+        ("offset(a - b)", "offset(a - b)"),
+        ("offset(-(-(-a)))", "offset(-a)"),
+        ("scale(0.5)", "scale(0.5)"),
+        ("scale(-2, rounding)", "scale(-2, rounding)"),
+        ("scale(1/3)", "scale(1 / 3)"),
+        ("scale(1 / (1 / n))", "scale(n)"),
+        ("scale(1.0 / n)", "scale(1.0 / n)"),
+        ("scale(d**-0.5)", "scale(d**-0.5)"),
+        ("scale( bfloat16(sqrt( config.dim )) ,rounding)", "scale(bfloat16(sqrt(config.dim)), rounding)"),
+        ("scale([2, 3][n])", "scale([2, 3][n])"),
+        ("cut(v, 12, 10)", "cut(v, 12, 10)"),
+        ("unpad(v, 12, 10, discard)", "cut(v, 12, 10)"),
+        ("cut(v, 10)", "cut(v, 10)"),
+        ("cut(-1)", "cut(-1)"),
+        ("pad(v, 10, 12, discard)", "pad(v, 10, 12, discard)"),
+        ("pad(v, n + 1, [8, 12][n % 2])", "pad(v, n + 1, [8, 12][n % 2])"),
+        ("unpad(v, (a + b)*2, config.vocab)", "unpad(v, (a + b) * 2, config.vocab)"),
     ],
 )
 def test_calls_read_as_they_are_shown(text, shown):
@@ -308,7 +354,7 @@ def test_an_axis_is_found_where_its_tensors_have_it():
         ("i = [0, 3, 3][block] + j", ("increasing", "[0, 3, 3]"), "each group"),
         ("i = 3[block] + j", ("a list", "'3' = 3"), ""),
         ("i = block / 2 + j", ("got 'i = block / 2 + j'",), ""),
-        ("i = block*(1/2) + j", ("whole number", "'1 / 2'"), ""),
+        ("i = block*(1/2) + j", ("whole number", "'1 / 2"), ""),
         ("n counts block j", ("'n counts s, b'", "got 'n counts block j'"), ""),
         ("i < jj", ("'i < jj'", "jj is neither"), "Did you mean 'j'?"),
         ("i = a*12 + b*5 + c", ("multiple", "got 12, 5, 1"), "'i = a*12 + b*6 + c'"),
@@ -583,8 +629,9 @@ def test_the_old_name_of_an_action_warns_and_works(old, rule):
 
 
 def test_the_old_names_of_what_a_rule_holds_warn_and_work():
-    with pytest.warns(DeprecationWarning, match=r"\bRule\.radix\b.*\bflat_index\b"):
-        assert BLOCKS.radix is BLOCKS.flat_index
+    for old in ("radix", "flat_index"):
+        with pytest.warns(DeprecationWarning, match=rf"\bRule\.{old}\b.*\bwhere\b"):
+            assert getattr(BLOCKS, old) is BLOCKS.where
     with pytest.warns(DeprecationWarning, match=r"\bRule\.lists\b.*\blist_axes\b"):
         assert BLOCKS.lists is BLOCKS.list_axes
     with pytest.warns(DeprecationWarning, match=r"\bdrop\b.*\breason\b"):

@@ -19,7 +19,7 @@ from bridge_core import LimitExceeded, Rule, RuleError, UsageError
 from bridge_core.cli import main
 from bridge_core.cli.options import rules_option
 from bridge_core.errors import PermissionDenied, SourceIsFolder, SourceNotFound
-from bridge_core.rules import toml_file
+from bridge_core.rules import toml_file, toml_text
 from bridge_core.rules.rule_sets import as_rules
 from bridge_core.rules.toml_file import load_rules
 
@@ -230,7 +230,7 @@ def test_every_rule_has_its_line(gaps):
         text += "\n" * gap
         wanted.append(text.count("\n") + 1)
         text += RULE.format(f"a{number}")
-    assert list(toml_file._header_lines(text)) == wanted
+    assert list(toml_text._rule_lines(text, "r.toml")) == wanted
 
 
 def test_rules_in_one_line_are_refused(write):
@@ -281,7 +281,7 @@ def test_rules_in_one_line_are_refused(write):
         ("source = 'a'\ntarget = 'b'\nops = 'x y -> x'", ("'y'", "left side", "1")),
         ("source = 'a'\ntarget = 'b.{i:int}'\nops = 'x -> x'", ("{i}", "'b.{i:int}'", "'i x -> x'")),
         ("source = 'a'\ntarget = 'b'\nops = 'x -> x'\nsizes.x = 1.5", ("sizes.x: ", "got 1.5")),
-        ("source = 'a'\ntarget = 'b'\nwhere = 'i = j'", ("where: ", "got 'i = j'")),
+        ("source = 'a'\ntarget = 'b'\nwhere = 'i = j'", ("where = 'i = j'", "neither side")),
         ("source = 'a'\nrename = 'b'\nwhen.rnk = 1", ("when.rnk", "Did you mean 'rank'?")),
     ],
 )
@@ -380,8 +380,8 @@ def test_a_file_that_holds_no_rules_is_refused(write, text, named, hint):
 
 def test_a_file_that_is_too_large_is_refused_before_it_is_read(write, tmp_path):
     path = write("")
-    os.truncate(path, 4_000_001)
-    with refused(LimitExceeded, "4000000 bytes", "got 4000001"):
+    os.truncate(path, 1_000_001)
+    with refused(LimitExceeded, "1000000 bytes", "got 1000001"):
         load_rules(path)
 
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge_core.cli.options import examples, json_option, layout_option, takes_registry
+from bridge_core.cli.commands.rules_explain import explain_rules
+from bridge_core.cli.options import examples, json_option, layout_option, sizes_option, takes_registry
 from bridge_core.cli.terminal import aside, print_json, say
-from bridge_core.messages import for_command_line
+from bridge_core.messages import count, for_command_line
 
 if TYPE_CHECKING:
     from bridge_core.errors import BridgeError, RuleError
     from bridge_core.plan import Plan
     from bridge_core.plugins import Registry
-    from bridge_core.rules import Pattern, Rule
+    from bridge_core.rules import KeyIndex, Pattern, Rule, RuleGroup
     from bridge_core.state import FlatState, Key, TensorSpec
 
 __all__ = ["rules"]
@@ -26,10 +28,14 @@ __all__ = ["rules"]
     epilog=examples(
         "ckptbridge rules check rules.toml",
         "ckptbridge rules check rules.toml --source model.safetensors --like flax_model.msgpack",
+        "ckptbridge rules explain rules.toml model.safetensors",
     ),
 )
 def rules() -> None:
-    """Check rule files, which --rules reads."""
+    """Check and explain rule files, which --rules reads."""
+
+
+rules.add_command(explain_rules)
 
 
 @rules.command(
@@ -49,11 +55,13 @@ def rules() -> None:
     metavar="PATH",
     help="Weights of the target's model: every rule must give at least one of their names.",
 )
+@sizes_option
 @layout_option
 @json_option
 @takes_registry
 def check(
     file: str,
+    sizes: tuple[tuple[str, str], ...],
     source: str | None,
     like: str | None,
     layout: str | None,
@@ -68,18 +76,18 @@ def check(
     """
     from bridge_core.errors import RuleError
     from bridge_core.plugins import default_registry
-    from bridge_core.rules import load_rules
+    from bridge_core.rules import read_rule_file
 
     try:
         with aside():
             registry = default_registry() if registry is None else registry
-            read = load_rules(file)
+            read = read_rule_file(file, sizes=dict(sizes))
             result = _checked(read, source, like, layout, registry)
         if as_json:
             print_json(_document(file, result))
         else:
             say(*_lines(result))
-        _refuse_unmatched(file, result.counts, source, like)
+        _refuse_unmatched(file, result, source, like)
         _refuse_unfit(file, result.unfit)
         if result.refused is not None:
             raise result.refused
@@ -93,25 +101,67 @@ def check(
 
 @dataclass(frozen=True)
 class _MatchCounts:
-    """A rule, and how many names each of its patterns matches; None without names to match."""
+    """A ``[[rule]]``, and how many names its patterns match together.
 
-    rule: Rule
+    Args:
+        rules: Its rules, in the direction of the two files.
+        rows: The name of each table that it is written out for -> how many rows that has.
+        source_patterns: The patterns of its sources, with the names of tables.
+        target_patterns: Those of its targets.
+        sources: Pattern -> how many names it matches, in all rows together; None without names to match.
+        targets: The same of targets.
+    """
+
+    rules: tuple[Rule, ...]
+    rows: dict[str, int]
+    source_patterns: tuple[str, ...]
+    target_patterns: tuple[str, ...]
     sources: dict[str, int] | None = None
     targets: dict[str, int] | None = None
+
+    @property
+    def rule(self) -> Rule:
+        """The first of its rules; those of other rows have other names and sizes."""
+        return self.rules[0]
+
+    @property
+    def sizes(self) -> dict[str, str]:
+        """The sizes of its rules as text; different ones of one name with ``|`` between them."""
+        texts: dict[str, dict[str, None]] = {}
+        for rule in self.rules:
+            for name, size in rule.sizes.items():
+                texts.setdefault(name, {})[str(size)] = None
+        return {name: " | ".join(known) for name, known in texts.items()}
+
+    def __str__(self) -> str:
+        """Return the rule's patterns, with the names of tables, and its action."""
+        text = str(self.rule)
+        made = (*self.rule.sources, *self.rule.targets)
+        for pattern, written in zip(made, (*self.source_patterns, *self.target_patterns), strict=True):
+            text = text.replace(f"'{pattern}'", f"'{written}'", 1)
+        return text
 
 
 @dataclass(frozen=True)
 class _Result:
-    """The result of a check: matches of each rule, rules that do not fit, and what a conversion refuses."""
+    """The result of a check: matches of each rule, rules that do not fit, and what a conversion refuses.
+
+    The names of both sides are there for messages, where a pattern matches none of them.
+    """
 
     counts: list[_MatchCounts]
     unfit: list[RuleError]
     refused: BridgeError | None = None
     rest: str = ""
+    names: tuple[Collection[Key], Collection[Key]] = ((), ())
 
 
 def _checked(
-    read: tuple[Rule, ...], source: str | None, like: str | None, layout: str | None, registry: Registry
+    groups: tuple[RuleGroup, ...],
+    source: str | None,
+    like: str | None,
+    layout: str | None,
+    registry: Registry,
 ) -> _Result:
     """Return what the rules match in the direction of the two files, and what does not fit."""
     from contextlib import ExitStack
@@ -120,8 +170,9 @@ def _checked(
     from bridge_core.conversion import plan_by_rules, state_of
     from bridge_core.errors import BridgeError
     from bridge_core.resolve import check_kind, rule_problems, without_collections
-    from bridge_core.rules import oriented
+    from bridge_core.rules import KeyIndex, oriented
 
+    read = tuple(rule for group in groups for rule in group.rules)
     with ExitStack() as stack:
         given = [
             None if path is None else stack.enter_context(state_of(path, registry, layout=known))
@@ -146,9 +197,13 @@ def _checked(
             unfit = rule_problems(directed, sources, targets, config_beside(*given))
         staged = before and any(rule.stage for rule in directed)
         seen = before | _new_names(before, directed) if before is not None and staged else before
-        counts = [_count(rule, seen if rule.stage else before, after, paths) for rule in directed]
+        rest = iter(directed)
+        names = [None if names is None else KeyIndex(names) for names in (before, seen, after, paths)]
+        counts = [
+            _count(group, tuple(itertools.islice(rest, len(group.rules))), turned, *names) for group in groups
+        ]
         if given[0] is None or unfit or _unmatched(counts, source, like):
-            return _Result(counts, unfit)
+            return _Result(counts, unfit, names=(before or set(), after or set()))
         try:
             plan = plan_by_rules(read, given[0], given[1], directed=directed, registry=registry)
         except BridgeError as err:
@@ -194,37 +249,80 @@ def _new_names(names: set[Key], rules: Iterable[Rule]) -> set[Key]:
 
 
 def _count(
-    rule: Rule, before: set[Key] | None, after: set[Key] | None, paths: set[Key] | None
+    group: RuleGroup,
+    rules: tuple[Rule, ...],
+    turned: bool,
+    before: KeyIndex | None,
+    seen: KeyIndex | None,
+    after: KeyIndex | None,
+    paths: KeyIndex | None,
 ) -> _MatchCounts:
-    if rule.action == "layer":
-        return _MatchCounts(rule, _counts(rule, rule.sources, paths))
+    rule = rules[0]
+    of_layer = rule.action == "layer"
+    old, new = (tuple(map(str, side)) for side in (rule.sources, rule.targets))
+    if group.rows:
+        old, new = group.patterns("source"), group.patterns("target", "rename")
+        if turned and not of_layer:
+            old, new = new, old
     has_targets = rule.action == "rearrange" or (rule.action == "fill" and rule.value is not None)
-    targets = _counts(rule, rule.targets, after) if has_targets else None
-    return _MatchCounts(rule, _counts(rule, rule.sources, before), targets)
+    return _MatchCounts(
+        rules,
+        group.rows,
+        old,
+        new,
+        _counts(old, [(r, r.sources) for r in rules], paths if of_layer else seen if rule.stage else before),
+        _counts(new, [(r, r.targets) for r in rules], after) if has_targets else None,
+    )
 
 
-def _counts(rule: Rule, patterns: tuple[Pattern, ...], names: set[Key] | None) -> dict[str, int] | None:
-    if names is None or not patterns:
+def _counts(
+    texts: tuple[str, ...], patterns: list[tuple[Rule, tuple[Pattern, ...]]], names: KeyIndex | None
+) -> dict[str, int] | None:
+    if names is None or not texts:
         return None
-    return {str(p): sum(rule.bind(p, name) is not None for name in names) for p in patterns}
+    return {
+        text: sum(
+            _matches(rule, side[place], name)
+            for rule, side in patterns
+            for name in names.candidates(side[place])
+        )
+        for place, text in enumerate(texts)
+    }
 
 
-def _unmatched(rows: list[_MatchCounts], source: str | None, like: str | None) -> list[str]:
+def _matches(rule: Rule, pattern: Pattern, name: Key) -> bool:
+    from bridge_core.errors import RuleError
+
+    try:
+        return rule.bind(pattern, name) is not None
+    except RuleError:  # it matches, and does not fit
+        return True
+
+
+def _unmatched(
+    rows: list[_MatchCounts],
+    source: str | None,
+    like: str | None,
+    names: tuple[Collection[Key], Collection[Key]] = ((), ()),
+) -> list[str]:
     """Return a line for each pattern that had to match a name and matches none."""
+    from bridge_core.plan import closest_key
+
     return [
-        f"\n  {row.rule.origin}: {row.rule}: '{pattern}' matches no name in {path}."
+        f"\n  {row.rule.origin}: {row}: '{pattern}' matches no name in {path}."
+        + (f" The closest is {near!r}." if (near := closest_key(pattern, known)) else "")
         for row in rows
         if not (row.rule.optional or row.rule.when)
-        for counts, path in ((row.sources, source), (row.targets, like))
+        for counts, path, known in ((row.sources, source, names[0]), (row.targets, like, names[1]))
         for pattern, count in (counts or {}).items()
         if count == 0 and not pattern.endswith("?")
     ]
 
 
-def _refuse_unmatched(file: str, rows: list[_MatchCounts], source: str | None, like: str | None) -> None:
+def _refuse_unmatched(file: str, result: _Result, source: str | None, like: str | None) -> None:
     from bridge_core.errors import RuleError
 
-    problems = _unmatched(rows, source, like)
+    problems = _unmatched(result.counts, source, like, result.names)
     if problems:
         what = "1 pattern matches" if len(problems) == 1 else f"{len(problems)} patterns match"
         hint = "Correct the pattern, or set optional = true in the rule if it may match no name."
@@ -243,15 +341,18 @@ def _refuse_unfit(file: str, problems: list[RuleError]) -> None:
 def _lines(result: _Result) -> Iterable[str]:
     for row in result.counts:
         rule = row.rule
-        text = "; ".join((str(rule), *rule.ops, *rule.where.texts))
+        sizes = ", ".join(f"{name} = {size}" for name, size in row.sizes.items())
+        text = "; ".join((str(row), *rule.ops, *rule.where.texts, *([f"sizes {sizes}"] if sizes else [])))
         notes = [f"when {rule.when}"] if rule.when else []
         notes += [f"stage {rule.stage}"] if rule.stage else []
-        notes += ["optional"] if rule.optional else []
-        notes += ["fallback"] if rule.fallback else []
+        notes += [what for what in ("fallback", "optional") if getattr(rule, what)]
+        notes += [f"not exact: {loss}" for loss in _inexact(rule)]
         for what, counts in (("source", row.sources), ("target", row.targets)):
             if counts is not None:
                 notes.append(f"{what} {' + '.join(map(str, counts.values()))}")
-        yield f"{rule.origin}: {text}" + (f"  ({', '.join(notes)})" if notes else "")
+        rows = ", ".join(f"{name} = {count(number, 'row')}" for name, number in row.rows.items())
+        notes = [part for part in (rows, ", ".join(notes)) if part]
+        yield f"{rule.origin}: {text}" + (f"  ({'; '.join(notes)})" if notes else "")
     number = len(result.counts)
     formed = "1 rule is well formed" if number == 1 else f"{number} rules are well formed"
     more = f"; the conversion has other problems, which 'ckptbridge plan' lists: {result.rest}"
@@ -262,24 +363,38 @@ def _document(file: str, result: _Result) -> dict[str, Any]:
     return {
         "file": file,
         "layouts": result.counts[0].rule.layouts,
-        "rules": [
-            {
-                "origin": row.rule.origin,
-                "action": row.rule.action,
-                "sources": [str(pattern) for pattern in row.rule.sources],
-                "targets": [str(pattern) for pattern in row.rule.targets],
-                "kind": row.rule.kind,
-                "reason": row.rule.reason,
-                "value": row.rule.value,
-                "ops": list(row.rule.ops),
-                "sizes": {name: str(size) for name, size in row.rule.sizes.items()},
-                "where": str(row.rule.where) or None,
-                "when": str(row.rule.when),
-                "optional": row.rule.optional,
-                "source_matches": row.sources,
-                "target_matches": row.targets,
-            }
-            for row in result.counts
-        ],
+        "rules": [_rule_document(row) for row in result.counts],
         "rest": result.rest,
     }
+
+
+def _rule_document(row: _MatchCounts) -> dict[str, Any]:
+    rule = row.rule
+    more = {
+        "tables": row.rows,
+        "stage": rule.stage,
+        "fallback": rule.fallback,
+        "inexact": list(_inexact(rule)),
+    }
+    return {
+        "origin": rule.origin,
+        "action": rule.action,
+        "sources": list(row.source_patterns),
+        "targets": list(row.target_patterns),
+        "kind": rule.kind,
+        "reason": rule.reason,
+        "value": rule.value,
+        "ops": list(rule.ops),
+        "sizes": row.sizes,
+        "where": str(rule.where) or None,
+        "when": str(rule.when),
+        "optional": rule.optional,
+        "source_matches": row.sources,
+        "target_matches": row.targets,
+        **{name: value for name, value in more.items() if value},
+    }
+
+
+def _inexact(rule: Rule) -> tuple[str, ...]:
+    """Return for each call that is not exact what it loses."""
+    return tuple(call.loss for call in (*rule.before, *rule.after) if call.loss)

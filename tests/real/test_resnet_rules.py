@@ -1,0 +1,116 @@
+"""One rule file for ResNets of torchvision and of Flax's example: there, back, and the same outputs."""
+
+import numpy as np
+import pytest
+import torch
+from support.errors import refused
+from support.flax_resnet import STAGES, LinenResNet, TorchResNet
+from support.rule_proofs import (
+    RULES,
+    arrays,
+    assert_same_outputs,
+    assert_same_tree,
+    changed,
+    randomised,
+    run_linen,
+    stored,
+    stored_tree,
+    torch_file,
+)
+
+from bridge_core import RuleError, convert, load_rules
+
+FILE = RULES / "resnet.toml"
+PICTURES = np.random.default_rng(0).standard_normal((2, 33, 33, 3)).astype(np.float32)
+
+every_depth = pytest.mark.parametrize(
+    "depth", [18, *(pytest.param(n, marks=pytest.mark.slow) for n in (34, 50, 101, 152))]
+)
+
+
+def by_hand(weights, depth):
+    """Return the variables of Flax's model, made name by name."""
+    tree = {}
+
+    def conv(name, path):
+        tree[f"params/{path}/kernel"] = weights[f"{name}.weight"].transpose(2, 3, 1, 0)
+
+    def norm(name, path):
+        for leaf, own in (("weight", "params/{}/scale"), ("bias", "params/{}/bias")):
+            tree[own.format(path)] = weights[f"{name}.{leaf}"]
+        for leaf, own in (("running_mean", "mean"), ("running_var", "var")):
+            tree[f"batch_stats/{path}/{own}"] = weights[f"{name}.{leaf}"]
+
+    conv("conv1", "conv_init")
+    norm("bn1", "bn_init")
+    tree["params/Dense_0/kernel"], tree["params/Dense_0/bias"] = weights["fc.weight"].T, weights["fc.bias"]
+    kind, count = ("ResNetBlock", 2) if depth < 50 else ("BottleneckResNetBlock", 3)
+    blocks = [(s + 1, b) for s, size in enumerate(STAGES[depth]) for b in range(size)]
+    for number, (stage, block) in enumerate(blocks):
+        old, new = f"layer{stage}.{block}", f"{kind}_{number}"
+        for n in range(count):
+            conv(f"{old}.conv{n + 1}", f"{new}/Conv_{n}")
+            norm(f"{old}.bn{n + 1}", f"{new}/BatchNorm_{n}")
+        if f"{old}.downsample.0.weight" in weights:
+            conv(f"{old}.downsample.0", f"{new}/conv_proj")
+            norm(f"{old}.downsample.1", f"{new}/norm_proj")
+    return tree
+
+
+@pytest.fixture
+def model(depth):
+    return randomised(TorchResNet(depth), seed=depth)
+
+
+@pytest.fixture
+def made(model, tmp_path):
+    source = torch_file(model, tmp_path / "torch" / "model.safetensors")
+    report = convert(source, tmp_path / "flax.msgpack", to="flax", rules=FILE)
+    assert report.exact
+    return tmp_path / "flax.msgpack"
+
+
+@every_depth
+def test_the_file_is_that_made_by_hand_and_gives_torchs_outputs(depth, model, made):
+    tree = stored_tree(made)
+    assert_same_tree(tree, by_hand(arrays(model), depth))
+    with torch.no_grad():
+        wanted = model(torch.from_numpy(PICTURES).permute(0, 3, 1, 2))
+    assert_same_outputs(run_linen(LinenResNet(depth), tree, PICTURES), wanted)
+
+
+@every_depth
+@pytest.mark.parametrize("shown", ["template", "sizes"])
+def test_it_comes_back_bit_for_bit(depth, shown, model, made, tmp_path):
+    """How many blocks a stage has is in no name of Flax's: the template shows it, or it is stated."""
+    source = tmp_path / "torch" / "model.safetensors"
+    if shown == "template":
+        known = {"rules": FILE, "like": source}
+    else:
+        known = {"rules": load_rules(FILE, sizes={"depths": list(STAGES[depth])})}
+    assert convert(made, tmp_path / "back.safetensors", to="torch", **known).exact
+    assert_same_tree(stored(tmp_path / "back.safetensors"), stored(source))
+
+
+@pytest.mark.parametrize("depth", [18])
+def test_the_way_back_asks_for_the_number_of_blocks(depth, made, tmp_path):
+    with refused(RuleError, "n counts s, b", hint="--like"):
+        convert(made, tmp_path / "back.safetensors", to="torch", rules=FILE)
+
+
+@pytest.mark.parametrize("depth", [18])
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ('source = "**.conv{j:int}"\nlayer = "conv"', 'source = "**.conv{j:int}"\nlayer = "conv_transpose"'),
+        ('0 = "conv_proj", 1 = "norm_proj"', '1 = "conv_proj", 0 = "norm_proj"'),
+    ],
+)
+def test_a_wrong_rule_is_seen(depth, right, wrong, model, tmp_path):
+    """The control."""
+    source = torch_file(model, tmp_path / "torch" / "model.safetensors")
+    made = tmp_path / "flax.msgpack"
+    rules = changed(FILE, right, wrong, tmp_path)
+    convert(source, made, to="flax", rules=rules)
+    with pytest.raises(AssertionError):
+        assert_same_tree(stored_tree(made), by_hand(arrays(model), depth))
