@@ -502,9 +502,8 @@ def test_rows_of_a_rule_may_match_nothing(tmp_path, write, body):
     found = state_of({"k_proj.a": np.zeros(2, "f4")} if "target" in body else found, "torch")
     plan_conversion(found, to="flax", rules=write(text))
     none = state_of({"v_proj.weight": np.zeros((2, 3), "f4")}, "torch")
-    with pytest.raises(RuleError) as caught:
+    with refused(RuleError, "1 rule matched no key", "r.toml:5: 'q_proj"):
         plan_conversion(none, to="flax", rules=write(text))
-    assert caught.value.message.startswith("1 rule matched no key: r.toml:5: 'q_proj")
 
 
 def test_rows_of_a_filled_target_may_match_nothing(write):
