@@ -87,7 +87,8 @@ class RuleInstance:
         """
         if not self._holds(matched):
             return None
-        self.sizes = resolve_sizes(self.rule, self.config, without_config=True)
+        left_open: dict[str, RuleError] = {}
+        self.sizes = resolve_sizes(self.rule, self.config, left_open)
         keys = self._listed(matched)
         specs = tuple(self.sources[key] for group in keys for key in group)
         rule = self.rule
@@ -102,10 +103,8 @@ class RuleInstance:
                 return None
             self._check(bound, made)
         except (PlanError, RuleError) as err:
-            named = self._named(err, self._shown_key(keys[0][0]))
-            lookup = SizeLookup(rule.sizes, self.config)
-            if any(f"'{name}'" in err.message and lookup.lacks_config(name) for name in rule.sizes):
-                resolve_sizes(rule, self.config)  # it names the entry of the config
+            unknown = next((left_open[name] for name in left_open if f"axis {name!r}" in err.message), None)
+            named = self._named(unknown or err, self._shown_key(keys[0][0]))
             if named is err:  # an error is not its own cause
                 raise
             raise named from err

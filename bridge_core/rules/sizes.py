@@ -71,20 +71,6 @@ class SizeLookup:
             return False
         return all(inner not in self._stated or self.states(inner) for inner in expression.names - {name})
 
-    def lacks_config(self, name: str) -> bool:
-        """Return whether the value of a name is computed from a config, and there is none."""
-        if self._config is not None or name in self._known:
-            return False
-        names, seen = [name], set[str]()
-        while names:
-            name = names.pop()
-            if name.startswith(_CONFIG):
-                return True
-            if name in self._stated and name not in seen:
-                seen.add(name)
-                names += self._stated[name].names
-        return False
-
     def __call__(self, name: str) -> Value:
         """Return the value of a name.
 
@@ -93,6 +79,7 @@ class SizeLookup:
         """
         if name in self._known:
             return self._known[name]
+        self.lacks_value = self._config is None and name.startswith(_CONFIG)
         if name.startswith(_CONFIG):
             return _config_value(self._config, name.removeprefix(_CONFIG).split("."))
         expression = self._stated.get(name)
@@ -103,6 +90,7 @@ class SizeLookup:
                 hint=likely if likely.startswith("Did") else f"State it, such as sizes = {{ {name} = 12 }}.",
             )
         if expression.is_unset:
+            self.lacks_value = True
             raise RuleError(f"the size {name} has no value.", hint=f"Pass its value (--set {name}=VALUE).")
         if name in self._open:
             raise RuleError(f"the size {name} depends on itself: {' -> '.join((*self._open, name))}.")
@@ -114,14 +102,15 @@ class SizeLookup:
 
 
 def resolve_sizes(
-    rule: Rule, config: Mapping[str, Any] | None = None, *, without_config: bool = False
+    rule: Rule, config: Mapping[str, Any] | None = None, left_open: dict[str, RuleError] | None = None
 ) -> dict[str, int]:
     """Return the sizes of axes that a rule states, including the bounds in its ``where``.
 
     Args:
         rule: The rule.
         config: The checkpoint's config; None if there is none.
-        without_config: Whether sizes from a config that is not there are left to the shapes of tensors.
+        left_open: Gets the names whose sizes need a config or a value that is not there, with the error about
+            it: shapes may still show these sizes. None if that is an error at once.
 
     Raises:
         RuleError: A size is an entry of the config, and there is no config or no such entry; or it is not a
@@ -130,9 +119,7 @@ def resolve_sizes(
     lookup = SizeLookup(rule.sizes, config)
     sizes = _bounds(rule, lookup) if rule.where.bounded else {}
     for name, expression in rule.sizes.items():
-        if expression.is_unset or name not in rule.size_names:
-            continue
-        if without_config and lookup.lacks_config(name):
+        if name not in rule.size_names or (expression.is_unset and left_open is None):
             continue
         try:
             value = lookup(name)
@@ -140,7 +127,10 @@ def resolve_sizes(
                 raise _no_size(str(expression), value)
             sizes[name] = whole_number(value, expression)
         except RuleError as err:
-            raise rule.error(f"sizes.{name}: {err.message}", hint=err.hint) from err
+            error = rule.error(f"sizes.{name}: {err.message}", hint=err.hint)
+            if left_open is None or not lookup.lacks_value:
+                raise error from err
+            left_open[name] = error
     return sizes
 
 

@@ -636,12 +636,3 @@ def test_the_old_names_of_what_a_rule_holds_warn_and_work():
         assert BLOCKS.lists is BLOCKS.list_axes
     with pytest.warns(DeprecationWarning, match=r"\bdrop\b.*\breason\b"):
         assert (gone("a").drop, STACK.drop) == ("not wanted", None)
-
-
-def test_sizes_of_a_config_that_is_not_there_may_be_left_to_shapes():
-    sizes = {"h": "config.heads", "d": "width // h", "width": "config.hidden", "c": 3}
-    rule = Rule.rearrange("a", "b", "(h d) c -> h d c", sizes=sizes)
-    assert resolve_sizes(rule, None, without_config=True) == {"c": 3}
-    with refused(RuleError, "'head'"):
-        wrong = Rule.rearrange("a", "b", "(h d) -> h d", sizes={"h": "config.head"})
-        resolve_sizes(wrong, CONFIG, without_config=True)
