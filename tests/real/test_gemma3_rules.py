@@ -156,6 +156,16 @@ def test_there_by_a_template_and_back_without_one(sizes, model, tmp_path):
     assert_same_tree(stored(tmp_path / "tied.safetensors"), arrays(model))
 
 
+@every_case
+def test_variables_of_flax_become_torchs(sizes, model, tmp_path):
+    """A file that this project did not write."""
+    variables = saved_tree(by_hand(arrays(model), sizes), tmp_path / "flax.msgpack")
+    convert(variables, tmp_path / "torch.safetensors", to="torch", rules=FILE)
+    weights = arrays(model)
+    del weights["lm_head.weight"]
+    assert_same_tree(stored(tmp_path / "torch.safetensors"), weights)
+
+
 @pytest.mark.slow
 @every_case
 def test_the_outputs_are_those_of_torch(sizes, model, tmp_path):
