@@ -7,6 +7,8 @@ of them matches. Where a neutral state records them, they come from there: names
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -43,7 +45,7 @@ def read_rules(
     *,
     of_records: int = 0,
 ) -> tuple[Rule, ...]:
-    """Return rules as they are about the names of both sides; their ``where`` knows config and counts.
+    """Return rules with the patterns that match the names, and with config and counts in their ``where``.
 
     Args:
         rules: Each rule, in the direction of the conversion, with the names of its sources and its targets.
@@ -115,28 +117,32 @@ def _pairs(
         known: Numbers of counts that are known already.
     """
     rules, names = tuple(rules), tuple(names)
-    found: dict[str, Pairs] = {}
-    for stage in sorted({rule.stage for rule in rules}):
+    ranked: dict[str, Pairs] = {}
+    counting = [rule.stage for rule in rules if any(c.text not in known for c in rule.where.counts)]
+    for stage in sorted({rule.stage for rule in rules if rule.stage <= max(counting, default=-math.inf)}):
         own = [rule for rule in rules if rule.stage == stage]
         seen: dict[str, set[tuple[int, ...]]] = {}
         index = KeyIndex(names)
         for rule in own:
             where = rule.where.at(SizeLookup(rule.sizes, config))
-            for count in where.counts:
-                for pattern in rule.sources if count.text not in {**known, **found} else ():
-                    if set(count.names) <= set(pattern.numbers):
-                        numbers = seen.setdefault(count.text, set())
-                        for name in index.candidates(pattern):
-                            captures = pattern.match(name)
-                            if captures is None or any(len(captures[n]) > _DIGITS for n in count.names):
-                                continue  # numbers of more digits are refused where the rule is used
-                            if where.admits(captures, pattern.numbers):
-                                numbers.add(tuple(int(captures[part]) for part in count.names))
-        found.update({text: tuple(sorted(numbers)) for text, numbers in seen.items()})
-        renames = [_at(rule, config, {**known, **found}) for rule in own if rule.action == "rename"]
-        of_names = PatternIndex(rule.sources for rule in renames)
-        names = tuple(_renamed(name, map(renames.__getitem__, of_names.candidates(name))) for name in names)
-    return found
+            counts = [count for count in where.counts if count.text not in {**known, **ranked}]
+            for count, pattern in itertools.product(counts, rule.sources):
+                if set(count.names) <= set(pattern.numbers):
+                    numbers = seen.setdefault(count.text, set())
+                    for captures in filter(None, map(pattern.match, index.candidates(pattern))):
+                        parts = [captures[part] for part in count.names]
+                        # Numbers of more digits are refused where the rule is used.
+                        is_short = max(map(len, parts)) <= _DIGITS
+                        if is_short and where.admits(captures, pattern.numbers):
+                            numbers.add(tuple(map(int, parts)))
+        ranked.update({text: tuple(sorted(numbers)) for text, numbers in seen.items()})
+        if stage < max(counting):
+            renames = [_at(rule, config, {**known, **ranked}) for rule in own if rule.action == "rename"]
+            of_names = PatternIndex(rule.sources for rule in renames)
+            names = tuple(
+                _renamed(name, map(renames.__getitem__, of_names.candidates(name))) for name in names
+            )
+    return ranked
 
 
 def _renamed(name: Key, renames: Iterable[Rule]) -> Key:
@@ -160,7 +166,7 @@ def without_collections(
         rules: The rules, in the direction from the source to the target.
         source: The source; None if it is not known.
         target: The target, or its template; None if it is not known.
-        registry: Where frameworks are found.
+        registry: Where frameworks are ranked.
         config: The checkpoint's config, if one is known.
     """
     known = [None if state is None else side_of(state, registry) for state in (source, target)]

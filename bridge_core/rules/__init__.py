@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         resolve_sizes as resolve_sizes,
     )
     from bridge_core.rules.toml_file import load_rules as load_rules, read_rule_file as read_rule_file
-    from bridge_core.rules.where import Where as Where, names_in as names_in
+    from bridge_core.rules.where import Where as Where
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
@@ -44,6 +44,6 @@ else:
             "sizes": "SizeLookup config_entry resolve_sizes",
             "rule_groups": "RuleGroup",
             "toml_file": "load_rules read_rule_file",
-            "where": "Where names_in",
+            "where": "Where",
         },
     )

@@ -82,7 +82,7 @@ def check_where(
         RuleError: One does not.
     """
     for index in where.indexes:
-        if index.whole in where.stacked:
+        if index.result in where.stacked:
             _check_stacked(index, (*sources, *targets))
         else:
             _check_index(index, sources, targets, equation)
@@ -109,8 +109,8 @@ def _check_stacked(index: Equated | Count, patterns: Iterable[Pattern]) -> None:
         shown = f"'{lacking[0]}' has not" if lacking else "no pattern has"
         parts = ", ".join(f"{{{name}:int}}" for name in index.names)
         raise RuleError(
-            f"where = '{index.text}': {index.whole} is an axis, and {shown} all of its parts as numbers.",
-            hint=f"Write {parts} in the patterns of the side that is stacked over {index.whole}.",
+            f"where = '{index.text}': {index.result} is an axis, and {shown} all of its parts as numbers.",
+            hint=f"Write {parts} in the patterns of the side that is stacked over {index.result}.",
         )
 
 
@@ -126,26 +126,26 @@ def _check_index(
         RuleError: The number is a capture of both sides or of neither, a part is not known on the other side,
             or one of them is not a number.
     """
-    holders = [side for side in (sources, targets) if any(index.whole in p.captures for p in side)]
+    holders = [side for side in (sources, targets) if any(index.result in p.captures for p in side)]
     if len(holders) != 1:
-        number, parts = f"{{{index.whole}:int}}", ", ".join(f"{{{name}:int}}" for name in index.names)
+        number, parts = f"{{{index.result}:int}}", ", ".join(f"{{{name}:int}}" for name in index.names)
         raise RuleError(
-            f"where = '{index.text}': expected {index.whole} as a capture of one side, got it on "
+            f"where = '{index.text}': expected {index.result} as a capture of one side, got it on "
             f"{'both sides' if holders else 'neither side'}.",
             hint=f"Write {number} in the patterns of one side only, and {parts} or axes of these names on "
             "the other.",
         )
     others = targets if holders[0] is sources else sources
     for pattern in holders[0]:
-        if index.whole in pattern.captures and index.whole not in pattern.numbers:
+        if index.result in pattern.captures and index.result not in pattern.numbers:
             raise RuleError(
-                f"where = '{index.text}': the capture {{{index.whole}}} of '{pattern}' is not a number.",
-                hint=f"Write {{{index.whole}:int}} there.",
+                f"where = '{index.text}': the capture {{{index.result}}} of '{pattern}' is not a number.",
+                hint=f"Write {{{index.result}:int}} there.",
             )
         for name in index.names:
             if name in pattern.captures:
                 raise RuleError(
-                    f"where = '{index.text}': '{pattern}' has both {name} and {index.whole} as captures.",
+                    f"where = '{index.text}': '{pattern}' has both {name} and {index.result} as captures.",
                     hint=f"Write {name} only on the other side.",
                 )
     terms = () if equation is None else equation.left if others is sources else equation.right

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,6 @@ from bridge_core.rules.tables import (
     parse_tables,
 )
 from bridge_core.rules.toml_text import TomlText
-from bridge_core.rules.where import names_in
 
 __all__ = ["Affixes", "FileHead", "HEAD_KEYS", "read_head", "size_names", "with_sizes"]
 
@@ -72,15 +72,24 @@ def size_names(table: Mapping[str, Any]) -> tuple[set[str], set[str]]:
     needed: set[str] = set()
     for text in _texts(table.get("rearrange", table.get("ops"))):
         if "->" in text:
-            left, right = map(names_in, text.split("->", 1))
+            left, right = map(_names_in, text.split("->", 1))
             axes |= left | right
             needed |= (left ^ right).difference(fields_of(table))
         elif not text.lstrip().startswith("cast"):
-            needed |= names_in(text.partition("(")[2]) - {"rounding", "discard"}
+            needed |= _names_in(text.partition("(")[2]) - {"rounding", "discard"}
     when, own = table.get("when"), table.get("sizes")
     groups = [table.get("where"), *(own.values() if isinstance(own, dict) else ())]
     groups.append(when.get("sizes") if isinstance(when, dict) else None)
-    return axes, needed.union(*(names_in(_texts(group)) for group in groups))
+    return axes, needed.union(*(_names_in(_texts(group)) for group in groups))
+
+
+def _names_in(texts: str | list[str]) -> set[str]:
+    """Return all names in texts of expressions, before it is known which of them are sizes."""
+    found: set[str] = set()
+    for text in [texts] if isinstance(texts, str) else texts:
+        plain = re.sub(r"'[^']*'", "", text)
+        found.update(re.findall(r"(?<![\w.])[A-Za-z_][\w.]*", plain))
+    return found - {"counts"}
 
 
 def with_sizes(

@@ -158,18 +158,18 @@ class Ranks:
 
 @dataclass(frozen=True)
 class Equated:
-    """An equation, as text: ``whole = constant + list[name] + factor*name + ...``.
+    """An equation, as text: ``i = constant + list[name] + factor*name + ...``.
 
     Args:
         text: Its text.
-        whole: The name of the number.
+        result: The name of the number.
         constant: The constant.
         terms: Name and factor of each part; in their order if the factors are numbers.
         leading: Name, list and shift of the leading part, if it selects from a list.
     """
 
     text: str
-    whole: str
+    result: str
     constant: Expression
     terms: tuple[tuple[str, Expression], ...]
     leading: tuple[str, Expression, int] | None = None
@@ -216,7 +216,7 @@ class Count:
     """A count, as text: ``n counts s, b``."""
 
     text: str
-    whole: str
+    result: str
     names: tuple[str, ...]
     size_names: frozenset[str] = frozenset()
     bounded: tuple[str, ...] = ()
@@ -259,15 +259,15 @@ def parse_index(text: str, sizes: Collection[str] = ()) -> Equated | Count | Non
         terms = tuple((name, Expression.parse(factor)) for name, factor in numbers)
         shown_as = " + ".join(name if factor == 1 else f"{name}*{factor}" for name, factor in numbers)
         shown_as += "" if not constant else f" {'-' if constant < 0 else '+'} {abs(constant)}"
-    made = Equated(f"{whole} = {shown_as}", whole, linear.constant, terms, linear.leading)
-    _check_unique(made)
-    if not made.size_names:
-        made.numbers(_no_lookup)
-    return made
+    equated = Equated(f"{whole} = {shown_as}", whole, linear.constant, terms, linear.leading)
+    _check_unique(equated)
+    if not equated.size_names:
+        equated.numbers(_no_lookup)
+    return equated
 
 
 def _check_unique(index: Equated | Count) -> None:
-    names = (index.whole, *index.names)
+    names = (index.result, *index.names)
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise RuleError(f"expected each name once in '{index.text}', got {twice!r} twice.")
@@ -278,7 +278,7 @@ def _no_lookup(name: str) -> NoReturn:
 
 
 def integer(expression: Expression, lookup: Lookup) -> int:
-    """Return the value of an expression, which must be whole.
+    """Return the value of an expression as a whole number.
 
     Raises:
         RuleError: It is not, or a name has no value.
@@ -312,7 +312,7 @@ def _linear(expression: Expression, sizes: Collection[str], text: str) -> _Linea
     """Return an expression as a constant and terms; names that are neither sizes nor of the config are parts.
 
     Raises:
-        RuleError: It is no such sum.
+        RuleError: It is not such a sum.
     """
     if all(name in sizes or name.startswith("config.") for name in expression.names):
         return _Linear(expression)

@@ -315,15 +315,15 @@ class Rule:
             RuleError: A capture that is an axis or in an index has leading zeros, or a size has no value.
         """
         captures = pattern.match(key)
-        if captures is not None and self.where.texts:
+        if captures is None:
+            return None
+        if self.where.texts:
             try:
                 captures = self.numbered.split(captures, self._numbers)
             except RuleError as err:
                 raise self.error(err.message, key, hint=err.hint) from err
-        if captures is None:
-            return None
         for name in self._counted:
-            if name in captures and not COUNT.fullmatch(captures[name]):
+            if captures and name in captures and not COUNT.fullmatch(captures[name]):
                 raise self.error(
                     f"expected a number without leading zeros for {{{name}}}, got {captures[name]!r}.", key
                 )

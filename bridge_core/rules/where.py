@@ -1,4 +1,4 @@
-"""What a rule says about the numbers in names: indexes that others give, and comparisons that must hold."""
+"""What a rule states about the numbers in names: which of them others give, and what must hold for them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bridge_core.rules.indexes import Count, Equated, Pairs, Ranks, Sum, integer
 from bridge_core.rules.patterns import COUNT
 from bridge_core.rules.sizes import SizeLookup
 
-__all__ = ["Where", "names_in"]
+__all__ = ["Where"]
 
 _PIECES = re.compile(r"(?:'[^']*'|[^;'])+")
 """Texts that are joined by semicolons."""
@@ -38,7 +38,7 @@ class Where:
         indexes: Equations and counts.
         comparisons: Comparisons.
         sizes: The names in them that are sizes.
-        stacked: The numbers that are axes: tensors whose names have the parts are stacked along them.
+        stacked: The numbers that are axes, along which tensors with the parts in their names are stacked.
         lookup: Gives sizes and entries of the config; None until the rule is read.
         pairs: Text of a count -> the parts that exist, where names show them.
 
@@ -85,7 +85,7 @@ class Where:
                 read.append(index.text if index is not None else str(comparisons[-1]))
             except RuleError as err:
                 raise RuleError(f"where = {text!r}: {err.message}", hint=err.hint) from err
-        stacked = frozenset(axes).intersection(index.whole for index in indexes)
+        stacked = frozenset(axes).intersection(index.result for index in indexes)
         return cls(tuple(read), tuple(indexes), tuple(comparisons), frozenset(sizes), stacked)
 
     def __bool__(self) -> bool:
@@ -99,12 +99,12 @@ class Where:
     @functools.cached_property
     def parts(self) -> dict[str, tuple[str, ...]]:
         """The name of each number that others give -> their names, the outermost first."""
-        return {index.whole: index.names for index in self.indexes}
+        return {index.result: index.names for index in self.indexes}
 
     @functools.cached_property
     def numbers(self) -> frozenset[str]:
         """The names in indexes."""
-        return frozenset(name for index in self.indexes for name in (index.whole, *index.names))
+        return frozenset(name for index in self.indexes for name in (index.result, *index.names))
 
     @functools.cached_property
     def names(self) -> frozenset[str]:
@@ -133,7 +133,7 @@ class Where:
         for index in self.indexes:
             numbers = self._numbers(index)
             if isinstance(numbers, Sum):
-                yield index.whole, numbers
+                yield index.result, numbers
 
     def _numbers(self, index: Equated | Count) -> Sum | Ranks:
         known = self._known.get(index.text)
@@ -148,7 +148,10 @@ class Where:
                 else:
                     known = index.numbers(lookup)
             except RuleError as err:
-                raise RuleError(f"where = '{index.text}': {err.message}", hint=err.hint) from err
+                hint = err.hint
+                if isinstance(index, Count) and hint and "--like" not in hint:
+                    hint = f"Pass like=... (--like), or state the sizes: {hint}"
+                raise RuleError(f"where = '{index.text}': {err.message}", hint=hint) from err
             self._known[index.text] = known
         return known
 
@@ -170,8 +173,8 @@ class Where:
         """
         values = dict(captures)
         for index in self.indexes:
-            if index.whole in captures:
-                number = _number(index.whole, captures[index.whole], index)
+            if index.result in captures:
+                number = _number(index.result, captures[index.result], index)
                 parts = self._numbers(index).split(number)
                 if parts is None:
                     return None
@@ -179,12 +182,12 @@ class Where:
                     return None
         if self.comparisons and self._failing(self._completed(values), numbers) is not None:
             return None
-        made = {name: text for name, text in values.items() if name not in self.parts}
+        left = {name: text for name, text in values.items() if name not in self.parts}
         for index in self.indexes if self.stacked else ():
-            if index.whole in self.stacked and all(name in made for name in index.names):
-                place = self._joined(index, {name: made.pop(name) for name in index.names})
-                made[index.whole] = str(place)
-        return made
+            if index.result in self.stacked and all(name in left for name in index.names):
+                place = self._joined(index, {name: left.pop(name) for name in index.names})
+                left[index.result] = str(place)
+        return left
 
     def join(
         self, captures: Mapping[str, str], wanted: Collection[str], numbers: Collection[str] = ()
@@ -201,13 +204,13 @@ class Where:
         """
         values = dict(captures)
         for index in self.indexes:
-            if index.whole in wanted:
-                values[index.whole] = str(self._joined(index, captures))
-            elif index.whole in captures:
-                number = _number(index.whole, captures[index.whole], index)
+            if index.result in wanted:
+                values[index.result] = str(self._joined(index, captures))
+            elif index.result in captures:
+                number = _number(index.result, captures[index.result], index)
                 found = self._numbers(index).split(number)
                 if found is None:
-                    raise RuleError(f"where = '{index.text}': nothing gives {index.whole} = {number}.")
+                    raise RuleError(f"where = '{index.text}': nothing gives {index.result} = {number}.")
                 values.update((name, str(part)) for name, part in found.items())
         failing = self._failing(values, numbers) if self.comparisons else None
         if failing is not None:
@@ -231,9 +234,9 @@ class Where:
         """Return values with the numbers that all of their parts give."""
         completed = dict(values)
         for index in self.indexes:
-            if index.whole not in completed and all(name in completed for name in index.names):
+            if index.result not in completed and all(name in completed for name in index.names):
                 try:
-                    completed[index.whole] = str(self._joined(index, completed))
+                    completed[index.result] = str(self._joined(index, completed))
                 except RuleError:  # reported where the number is needed
                     continue
         return completed
@@ -246,7 +249,7 @@ class Where:
         return name in self.sizes or name.startswith("config.")
 
     def _failing(self, values: Mapping[str, str], numbers: Collection[str]) -> Comparison | None:
-        """Return the first comparison that does not hold, of those whose names have values."""
+        """Return the first comparison that does not hold, of those with names that have values."""
         lookup = self.lookup or SizeLookup({})
         is_known = self._is_known
 
@@ -280,7 +283,7 @@ def _bounded_pairs(
     Raises:
         RuleError: They bound a part not at all, or allow more than 100,000.
     """
-    found: list[tuple[int, ...]] = []
+    pairs: list[tuple[int, ...]] = []
     tried = 0
 
     def usable(names: Iterable[str], values: Mapping[str, int]) -> bool:
@@ -289,7 +292,7 @@ def _bounded_pairs(
     def fill(values: dict[str, int]) -> None:
         nonlocal tried
         if len(values) == len(count.names):
-            found.append(tuple(values.values()))
+            pairs.append(tuple(values.values()))
             return
         name = count.names[len(values)]
         known: Callable[[str], Any] = lambda n: values[n] if n in values else lookup(n)  # noqa: E731
@@ -301,7 +304,7 @@ def _bounded_pairs(
         ]
         if not bounds:
             raise RuleError(
-                f"it is not known which {', '.join(count.names)} exist: {name} has no upper bound.",
+                f"the values of {', '.join(count.names)} are not known: {name} has no upper bound.",
                 hint=_BOUNDS,
             )
         tried += max(min(bounds), 0)
@@ -314,7 +317,7 @@ def _bounded_pairs(
             del values[name]
 
     fill({})
-    return tuple(found)
+    return tuple(pairs)
 
 
 def _limits(name: str, comparison: Comparison) -> Iterator[tuple[Expression, int]]:
@@ -327,19 +330,10 @@ def _limits(name: str, comparison: Comparison) -> Iterator[tuple[Expression, int
                 yield limit, 0 if sign == below else 1
 
 
-def names_in(texts: str | Iterable[str]) -> frozenset[str]:
-    """Return all names in the texts of a ``where``, before it is known which are sizes."""
-    found: set[str] = set()
-    for text in [texts] if isinstance(texts, str) else texts:
-        plain = re.sub(r"'[^']*'", "", text)
-        found.update(re.findall(r"(?<![\w.])[A-Za-z_][\w.]*", plain))
-    return frozenset(found - {"counts"})
-
-
 def _number(name: str, text: str | None, index: Equated | Count | None = None) -> int:
     start = f"where = '{index.text}': " if index is not None else ""
     if text is None:
-        whole = index.whole if index is not None else ""
+        whole = index.result if index is not None else ""
         raise RuleError(
             f"{start}{name} has no value, so that {whole} cannot be computed.",
             hint=f"Write {{{name}:int}} in the patterns of the side without {whole}.",

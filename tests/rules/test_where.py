@@ -131,7 +131,7 @@ def shifted(where, **options):
         (["n counts s, b", "s < 2", "b < 2"], "x2.0", ()),
         ("n = config.k*s + b", "x2.0", ("config.k", "config.json")),
         ("n = starts[s] + b", "x2.0", ("starts",)),
-        ("n counts s, b", "x2.0", ("not known which s, b exist",)),
+        ("n counts s, b", "x2.0", ("values of s, b are not known",)),
     ],
 )
 def test_parts_that_contradict_an_index_are_refused(where, name, named):
@@ -249,6 +249,25 @@ where = ["i = 2*b{more}", "i < 10"]
         convert(
             saved(tensors, "torch", tmp_path / "a.safetensors"), tmp_path / "b.msgpack", to="flax", rules=path
         )
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "named"),
+    [
+        ("l{s:int}.{b}", "k", ("n is an axis", "'l{s:int}.{b}' has not")),
+        ("l{s:int}.{c:int}", "k{c:int}", ("n is an axis", "'l{s:int}.{c:int}' has not")),
+        ("l", "k", ("n is an axis", "no pattern has")),
+    ],
+)
+def test_an_axis_is_a_number_of_all_its_parts(source, target, named):
+    with refused(RuleError, "where = 'n counts s, b'", *named, hint="{s:int}, {b:int}"):
+        Rule.rearrange(source, target, "o i -> n o i", where="n counts s, b")
+
+
+@pytest.mark.parametrize("where", [["n = m + 1", "m = k + 1"], ["n = m + 1", "n = m + 2"]])
+def test_a_number_is_computed_once(where):
+    with refused(RuleError, "where = ", "n"):
+        Rule.rename("a.{n:int}", "b.{m:int}", where=where)
 
 
 def test_an_index_is_no_rule_of_layers():
@@ -472,7 +491,7 @@ def test_two_steps_in_memory(again):
     rules, source, target, _ = case_counts()
     given = {"rules": rules} if again else {}
     neutral = bridge_torch.to_neutral(state_of(source, "torch"), rules=rules)
-    made = bridge_flax.from_neutral(neutral, **given)
+    flax_tree = bridge_flax.from_neutral(neutral, **given)
     tree = unflatten_tree({key(name): array for name, array in target.items()})
     assert_holds(bridge_torch.from_neutral(bridge_flax.to_neutral(tree, rules=rules), **given), source)
     flat = {}
@@ -484,7 +503,7 @@ def test_two_steps_in_memory(again):
             else:
                 flat[".".join((*path, name))] = np.asarray(child)
 
-    walk(made)
+    walk(flax_tree)
     assert_holds(flat, target)
 
 
@@ -497,7 +516,7 @@ def test_counts_come_from_names_or_from_the_template(tmp_path, open_size):
     assert_holds(tmp_path / "b.msgpack", target)
     convert(tmp_path / "b.msgpack", tmp_path / "c.safetensors", to="torch", rules=rules, like=before)
     assert_holds(tmp_path / "c.safetensors", source)
-    hint = "--set depths=" if open_size else ("--like", "where = [")
+    hint = ("--like", "--set depths=" if open_size else "where = [")
     with refused(RuleError, "n counts s, b", hint=hint):
         convert(tmp_path / "b.msgpack", tmp_path / "d.safetensors", to="torch", rules=rules)
     # In two steps the numbers are recorded, though the renames are done and only downsamples wait.
