@@ -33,7 +33,7 @@ class Group:
 
     Args:
         members: The axes. A part of a concatenation that is a product of several axes is a group.
-        marked: Whether ``+`` stands between the members, so that they are concatenated whatever the other
+        marked: Whether it is written with ``+``, so that the members are concatenated whatever the other
             side is.
     """
 

@@ -13,7 +13,7 @@ from bridge_core.axes.compiler import compiled
 from bridge_core.axes.equation import ELLIPSIS, Equation, ListAxes, Term
 from bridge_core.axes.leaf_axes import Shape
 from bridge_core.axes.sizes import Axis, Solver
-from bridge_core.axes.structure import Axes, Structure, hidden_parts, layouts, structure_of
+from bridge_core.axes.structure import Axes, Structure, layouts, structure_of
 from bridge_core.errors import PlanError, RuleError
 from bridge_core.messages import count, nearest
 from bridge_core.ops import Op, chain_specs
@@ -97,13 +97,14 @@ def _rearranged(
         sizes[structure.number] = int(structure.number)
     inputs = _inputs(equation, structure, sizes, specs)
     structure = _without_ellipsis(structure, inputs, specs)
-    solver = Solver(sizes, hidden_parts(structure))
+    solver = Solver(sizes, structure.hidden)
     solver.learn(_axes_of(inputs, structure.left, specs))
     outputs = _tensors(equation.right, structure.list_axes.right, structure.number, solver.sizes)
     if wanted is not None and outputs is not None:
         solver.learn(_wanted_axes(outputs, structure.right, wanted))
     solver.finish(_names(structure))
-    _check_repeats(structure, solver.sizes)
+    if structure.repeated:
+        _check_repeats(structure, solver.sizes)
     outputs = _tensors(equation.right, structure.list_axes.right, structure.number, solver.sizes) or []
     ops = compiled(
         structure, solver, [(t.index, t.place) for t in inputs], [(t.index, t.place) for t in outputs]

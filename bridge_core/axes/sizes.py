@@ -34,7 +34,7 @@ class Solver:
 
     Args:
         given: Sizes that the rule states, by axis name; a whole number is the name of an axis of its size.
-        hidden: Names that no shape shows apart from others; parts of such names are not taken as equal.
+        hidden: Names whose sizes no shape shows; parts of such names are not taken as equal.
     """
 
     def __init__(self, given: Mapping[str, int], hidden: Collection[str] = ()) -> None:

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from bridge_core.axes.equation import ONE, Equation, Group, ListAxes, Member, Term
 from bridge_core.axes.layout import Layout
-from bridge_core.axes.usage import check_list_axes, repeated_axes, stacked_number
+from bridge_core.axes.usage import check_list_axes, lone_axes, repeated_axes, stacked_number
 from bridge_core.errors import RuleError
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "Parts",
     "Structure",
     "check_equation",
-    "hidden_parts",
     "layouts",
     "structure_of",
 ]
@@ -63,6 +62,8 @@ class Structure:
         list_axes: The list axes of every term; a number is one of the terms that are stacked along it.
         number: The whole number that is an axis; None if there is none.
         repeated: The axes of one side along which the values are repeated.
+        hidden: The names that are only in parts of concatenations with ``+``, so that no shape shows their
+            sizes; these are never guessed.
     """
 
     left: tuple[Axes, ...]
@@ -70,6 +71,7 @@ class Structure:
     list_axes: ListAxes
     number: str | None = None
     repeated: frozenset[str] = frozenset()
+    hidden: frozenset[str] = frozenset()
 
 
 def check_equation(
@@ -96,16 +98,32 @@ def structure_of(equation: Equation, list_axes: ListAxes, stated: Collection[str
     Raises:
         RuleError: As `check_equation`.
     """
-    return _structure(equation, list_axes, repeated_axes(equation, list_axes, stated))
+    structure = _structure(equation, list_axes)
+    if structure is None:
+        return _with_repeats(equation, list_axes, repeated_axes(equation, list_axes, stated))
+    return structure
 
 
 @functools.lru_cache(maxsize=4096)
-def _structure(equation: Equation, own_axes: ListAxes, repeated: frozenset[str]) -> Structure:
+def _structure(equation: Equation, list_axes: ListAxes) -> Structure | None:
+    """Return the meaning of an equation, or None if it has axes of one side only."""
+    lone = lone_axes(equation, list_axes)
+    return None if any(lone) else _read(equation, list_axes, frozenset())
+
+
+@functools.lru_cache(maxsize=4096)
+def _with_repeats(equation: Equation, list_axes: ListAxes, repeated: frozenset[str]) -> Structure:
+    return _read(equation, list_axes, repeated)
+
+
+def _read(equation: Equation, own_axes: ListAxes, repeated: frozenset[str]) -> Structure:
     check_list_axes(equation, own_axes)
     number, list_axes = stacked_number(equation, own_axes)
     left = _Side(equation.left, list_axes.left, "left", repeated)
     right = _Side(equation.right, list_axes.right, "right", repeated)
-    structure = Structure(left.axes(right), right.axes(left), list_axes, number, repeated)
+    left_axes, right_axes = left.axes(right), right.axes(left)
+    hidden = _hidden(itertools.chain(*left_axes, *right_axes))
+    structure = Structure(left_axes, right_axes, list_axes, number, repeated, hidden)
     pieces = left.pieces(structure.left), right.pieces(structure.right)
     for side, own, others in ((left, *pieces), (right, *pieces[::-1])):
         for piece, term in own.items():
@@ -125,19 +143,15 @@ def layouts(axes: Axes) -> Iterator[Layout]:
         yield tuple(choice)
 
 
-def hidden_parts(structure: Structure) -> frozenset[str]:
-    """Return the names that are only in parts of concatenations with ``+``, so that no shape shows them.
-
-    Their sizes are never guessed.
-    """
+def _hidden(axes: Iterable[Factors]) -> frozenset[str]:
+    """Return the names that are only in parts of concatenations with ``+``."""
     marked: set[str] = set()
     shown: set[str] = set()
-    for factors in itertools.chain(*structure.left, *structure.right):
-        for factor in factors:
-            if isinstance(factor, str):
-                shown.add(factor)
-            elif factor.marked:
-                marked.update(name for names in _products((factor,)) for name in names)
+    for factor in itertools.chain.from_iterable(axes):
+        if isinstance(factor, str):
+            shown.add(factor)
+        elif factor.marked:
+            marked.update(name for names in _products((factor,)) for name in names)
     return frozenset(marked - shown)
 
 
@@ -224,7 +238,7 @@ class _Side:
 
 
 def _factors(member: Member, other: _Side | None) -> Factors:
-    """Return the factors of an axis; a group without ``+`` is read as `_Side.has` of the other side says.
+    """Return the factors of an axis; what a group without ``+`` is depends on the other side.
 
     Args:
         member: The axis.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Collection
 
 from bridge_core.axes.equation import ELLIPSIS, Equation, Group, ListAxes, Member, Term
 from bridge_core.errors import RuleError
 from bridge_core.messages import count, nearest
 
-__all__ = ["check_list_axes", "repeated_axes", "stacked_number"]
+__all__ = ["check_list_axes", "lone_axes", "repeated_axes", "stacked_number"]
 
 
 def check_list_axes(equation: Equation, list_axes: ListAxes) -> None:
@@ -59,19 +58,18 @@ def repeated_axes(equation: Equation, list_axes: ListAxes, stated: Collection[st
     Raises:
         RuleError: Such an axis has no stated size, or both sides have one.
     """
-    lone = _lone_axes(equation, list_axes)
-    for (side, here), (_, there) in (lone, lone[::-1]):
+    left, right = lone_axes(equation, list_axes)
+    for side, here, there in (("left", left, right), ("right", right, left)):
         unknown = sorted(name for name in here if name not in stated or name == ELLIPSIS)
         if unknown:
             raise _only_there(equation, unknown[0], side, there)
-    if lone[0][1] and lone[1][1]:
-        one, other = (min(names) for _, names in lone)
+    if left and right:
         raise RuleError(
-            f"'{equation}': the axis {one!r} is only on the left side, and {other!r} only on the right side: "
-            "expected repeated axes on one side only.",
+            f"'{equation}': the axis {min(left)!r} is only on the left side, and {min(right)!r} only on the "
+            "right side: expected repeated axes on one side only.",
             hint="Write one name on both sides, or use a rule for each.",
         )
-    return lone[0][1] | lone[1][1]
+    return left | right
 
 
 def _only_there(equation: Equation, axis: str, side: str, others: frozenset[str]) -> RuleError:
@@ -88,15 +86,10 @@ def _only_there(equation: Equation, axis: str, side: str, others: frozenset[str]
     return RuleError(f"'{equation}': the axis {axis!r} is only on the {side} side.", hint=hint)
 
 
-@functools.lru_cache(maxsize=4096)
-def _lone_axes(
-    equation: Equation, list_axes: ListAxes
-) -> tuple[tuple[str, frozenset[str]], tuple[str, frozenset[str]]]:
+def lone_axes(equation: Equation, list_axes: ListAxes) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the axes that are only on the left side, and those only on the right; list axes are on both."""
     left, right = _names(equation.left, list_axes.left), _names(equation.right, list_axes.right)
-    return (
-        ("left", left - right - _listed(list_axes.left)),
-        ("right", right - left - _listed(list_axes.right)),
-    )
+    return left - right - _listed(list_axes.left), right - left - _listed(list_axes.right)
 
 
 def _names(terms: tuple[Term, ...], list_axes: tuple[tuple[str, ...], ...]) -> frozenset[str]:

@@ -68,7 +68,7 @@ class Op(ABC):
 
     @property
     def loss(self) -> str:
-        """What is lost of the values that it accepts, and what `inverse` gives, in a phrase; or nothing."""
+        """What it may lose, and what `inverse` gives then; empty if nothing is lost."""
         return ""
 
     def outputs(self, inputs: int) -> int:

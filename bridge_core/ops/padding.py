@@ -86,11 +86,12 @@ class Pad(_Resize):
 
 @dataclass(frozen=True)
 class Unpad(_Resize):
-    """Cut off the end of an axis, which must hold only a constant, bit for bit, unless it is discarded.
+    """Cut off the end of an axis, which must hold only a constant, or is discarded.
 
-    Other values could not be restored, so the op is not exact, and `compute` raises for them. A region with
-    the last element along the axis also reads and checks the padding after it; so reading all regions, in any
-    parts, checks the entire padding. What is discarded is neither read nor checked.
+    The constant is compared bit for bit. Other values could not be restored, so the op is not exact, and
+    `compute` raises for them. A region with the last element along the axis also reads and checks the padding
+    after it; so reading all regions, in any parts, checks the entire padding. What is discarded is neither
+    read nor checked.
 
     Args:
         axis: The axis.

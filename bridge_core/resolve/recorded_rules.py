@@ -315,8 +315,8 @@ def towards(
             sided.append((rule, side, target))
             waits.append((record, pending))
     for identity, rule in by_identity.items():
-        turned = identity_of_rule(rule.reversed())
-        is_undone = rule.action == "rearrange" and turned in known and known[turned].layouts[0] == to
+        turned = known.get(identity_of_rule(rule.reversed())) if rule.action == "rearrange" else None
+        is_undone = turned is not None and turned.layouts[0] == to
         if identity not in known and not is_undone and not _was_not_used(rule, state):
             side = side_from(rule.layouts[0] if rule.layouts else "")
             sided.append((rule, side, target))

@@ -128,14 +128,20 @@ def _reduced(rule: Rule, left: tuple[int, ...], right: tuple[int, ...]) -> Rule:
     if whole is None:  # checked where the rule is made
         raise rule.error("only tensors of an equation may be absent.")
     equation = Equation(tuple(whole.left[n] for n in left), tuple(whole.right[n] for n in right))
-    unused = whole.axes - equation.axes - rule.when.names
+    needed = set(equation.axes).union(rule.when.names, rule.where.names)
+    needed.update(name for call in (*rule.before, *rule.after) for name in call.names)
+    for _ in rule.sizes:  # sizes may need others
+        needed.update(n for name, size in rule.sizes.items() if name in needed for n in size.names)
+    every = range(len(whole.left)), range(len(whole.right))
     try:
+        if _lone_axes(rule, left, right) - _lone_axes(rule, *every):  # it would repeat over a stated size
+            raise rule.error("an axis has lost its other side.")
         return replace(
             rule,
             sources=tuple(replace(rule.sources[n], may_be_absent=False) for n in left),
             targets=tuple(replace(rule.targets[n], may_be_absent=False) for n in right),
             equation=equation,
-            sizes={name: size for name, size in rule.sizes.items() if name not in unused},
+            sizes={name: size for name, size in rule.sizes.items() if name in needed},
         )
     except RuleError as err:
         sides = ((rule.sources, left), (rule.targets, right))
@@ -143,6 +149,16 @@ def _reduced(rule: Rule, left: tuple[int, ...], right: tuple[int, ...]) -> Rule:
         problem = f"without {', '.join(absent)} the equation would be '{equation}', which is not complete."
         hint = "Write a rule for the other tensors alone, with when.missing, or remove the '?'."
         raise rule.error(problem, hint=hint) from err
+
+
+def _lone_axes(rule: Rule, left: Iterable[int], right: Iterable[int]) -> set[str]:
+    """Return the axes that only one side of a rule with these sources and targets has."""
+    equation, list_axes = rule.equation, rule.list_axes
+    if equation is None:
+        return set()
+    sides = ((equation.left, list_axes.left, left), (equation.right, list_axes.right, right))
+    one, other = ({a for n in numbers for a in (*terms[n].names, *axes[n])} for terms, axes, numbers in sides)
+    return one ^ other
 
 
 def check_disjoint(bound_rules: Iterable[BoundRule], shown: Callable[[Key], str] = join_key) -> None:

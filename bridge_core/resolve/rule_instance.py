@@ -87,7 +87,8 @@ class RuleInstance:
         """
         if not self._holds(matched):
             return None
-        self.sizes = resolve_sizes(self.rule, self.config)
+        left_open: dict[str, RuleError] = {}
+        self.sizes = resolve_sizes(self.rule, self.config, left_open)
         keys = self._listed(matched)
         specs = tuple(self.sources[key] for group in keys for key in group)
         rule = self.rule
@@ -102,7 +103,8 @@ class RuleInstance:
                 return None
             self._check(bound, made)
         except (PlanError, RuleError) as err:
-            named = self._named(err, self._shown_key(keys[0][0]))
+            unknown = next((left_open[name] for name in left_open if f"axis {name!r}" in err.message), None)
+            named = self._named(unknown or err, self._shown_key(keys[0][0]))
             if named is err:  # an error is not its own cause
                 raise
             raise named from err

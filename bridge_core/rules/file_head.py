@@ -22,18 +22,13 @@ from bridge_core.rules.tables import (
 )
 from bridge_core.rules.toml_text import TomlText
 
-__all__ = ["Affixes", "FileHead", "HEAD_KEYS", "read_head", "SizeNames"]
+__all__ = ["Affixes", "FileHead", "HEAD_KEYS", "read_head", "size_names", "with_sizes"]
 
 HEAD_KEYS = ("source", "target", "tables", "sizes", "prefix", "suffix", "rule")
 
 _NEUTRAL = "neutral"
 
 _MOST_SIZES = 256
-
-_QUOTED = re.compile(r"'[^']*+'")
-_AXIS = re.compile(r"[A-Za-z_]\w*+")
-_NAME = re.compile(r"(?<![\w.])[A-Za-z_]\w*+(?:\.\w++)*+(?!\s*+\()")
-_WORDS = frozenset(("rounding", "discard"))
 
 
 @dataclass(frozen=True)
@@ -68,64 +63,58 @@ class Affixes:
         return separator.join(part for part in parts if part) + pattern[len(inner) :] if inner else pattern
 
 
-@dataclass(frozen=True)
-class SizeNames:
-    """The names in a rule that may have sizes.
+def size_names(table: Mapping[str, Any]) -> tuple[set[str], set[str]]:
+    """Return the names in a rule that may have sizes: the axes of its equation, and the names that it needs.
+
+    These are in calls, conditions, ``where`` and sizes, or axes of one side that are no captures.
+    """
+    axes: set[str] = set()
+    needed: set[str] = set()
+    for text in _texts(table.get("rearrange", table.get("ops"))):
+        if "->" in text:
+            left, right = map(_names_in, text.split("->", 1))
+            axes |= left | right
+            needed |= (left ^ right).difference(fields_of(table))
+        elif not text.lstrip().startswith("cast"):
+            needed |= _names_in(text.partition("(")[2]) - {"rounding", "discard"}
+    when, own = table.get("when"), table.get("sizes")
+    groups = [table.get("where"), *(own.values() if isinstance(own, dict) else ())]
+    groups.append(when.get("sizes") if isinstance(when, dict) else None)
+    return axes, needed.union(*(_names_in(_texts(group)) for group in groups))
+
+
+def _names_in(texts: str | list[str]) -> set[str]:
+    """Return all names in texts of expressions, before it is known which of them are sizes."""
+    found: set[str] = set()
+    for text in [texts] if isinstance(texts, str) else texts:
+        plain = re.sub(r"'[^']*'", "", text)
+        found.update(re.findall(r"(?<![\w.])[A-Za-z_][\w.]*", plain))
+    return found - {"counts"}
+
+
+def with_sizes(
+    table: Mapping[str, Any], names: tuple[set[str], set[str]], stated: Mapping[str, Expression]
+) -> tuple[dict[str, Any], set[str]]:
+    """Return the keys and values of a rule with the sizes that it uses, and the names of these.
 
     Args:
-        axes: Those in its equation.
-        needed: Those in calls, conditions, ``where`` and its own sizes, and axes of one side that are no
-            captures: what is stated of them is part of what the rule means.
+        table: The rule, whose own sizes stay.
+        names: Its axes, and the names that it needs; an axis gets no size that has no value.
+        stated: What is known of names.
     """
-
-    axes: tuple[str, ...]
-    needed: tuple[str, ...]
-
-    @classmethod
-    def of(cls, table: Mapping[str, Any]) -> SizeNames:
-        """Return the names in a rule; what is not well formed has none."""
-        axes: dict[str, None] = {}
-        names: dict[str, None] = {}
-        for text in _texts(table.get("rearrange", table.get("ops"))):
-            if "->" in text:
-                left, right = (dict.fromkeys(_AXIS.findall(side)) for side in text.split("->", 1))
-                axes.update(left | right)
-                names.update(dict.fromkeys((left.keys() ^ right.keys()) - set(fields_of(table))))
-            elif not text.lstrip().startswith("cast"):
-                called = _NAME.findall(_QUOTED.sub("", text.partition("(")[2]))
-                names.update(dict.fromkeys(name for name in called if name not in _WORDS))
-        when, own = table.get("when"), table.get("sizes")
-        groups = [table.get("where"), *(own.values() if isinstance(own, dict) else ())]
-        groups.append(when.get("sizes") if isinstance(when, dict) else None)
-        for text in (text for group in groups for text in _texts(group)):
-            names.update(dict.fromkeys(_NAME.findall(_QUOTED.sub("", text))))
-        return cls(tuple(axes), tuple(names))
-
-    def merged(
-        self, table: Mapping[str, Any], stated: Mapping[str, Expression]
-    ) -> tuple[dict[str, Any], set[str]]:
-        """Return the keys and values of a rule with the sizes that it uses, and the names of these.
-
-        Args:
-            table: The rule, whose own sizes stay. A size without a value is added only to what computes with
-                it.
-            stated: What is known of names.
-        """
-        own = table.get("sizes", {})
-        if not isinstance(own, dict):
-            return dict(table), set()
-        sizes = dict(own)
-        used: set[str] = set()
-        names = [*((name, True) for name in self.needed), *((name, False) for name in self.axes)]
-        while names:
-            name, needs_value = names.pop(0)
-            if name not in stated:
-                continue
-            used.add(name)
-            if name not in sizes and (needs_value or not stated[name].is_unset):
-                sizes[name] = stated[name]
-                names += ((other, True) for other in sorted(stated[name].names))
-        return ({**table, "sizes": sizes} if sizes else dict(table)), used
+    sizes, used = table.get("sizes", {}), set[str]()
+    if not isinstance(sizes, dict):  # refused when the rule is read
+        return dict(table), used
+    sizes = dict(sizes)
+    left = [*((name, True) for name in sorted(names[1])), *((name, False) for name in sorted(names[0]))]
+    for name, is_needed in left:
+        if name not in stated:
+            continue
+        used.add(name)
+        if name not in sizes and (is_needed or not stated[name].is_unset):
+            sizes[name] = stated[name]
+            left += ((other, True) for other in sorted(stated[name].names))
+    return ({**table, "sizes": sizes} if sizes else dict(table)), used
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ class Call:
 
     @property
     def loss(self) -> str:
-        """What it may lose, and what the way back gives; empty if nothing is lost, or it refuses to."""
+        """What it may lose, and what the way back gives; empty if nothing is lost."""
         if self.name == "cast":
             source, target = self.args
             if target is None or (

@@ -1,13 +1,14 @@
 """Which of many patterns may match a key, and which of many keys may match a pattern.
 
-A pattern is found by one of its literal parts, at its place from the beginning or the end of a key. What is
-found may match, and everything that matches is found: `Pattern.match` decides.
+Both are found by the literal parts of patterns, at their places from the beginning or the end of a key. What
+is found may match, and everything that matches is found: `Pattern.match` decides.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
+from typing import Any
 
 from bridge_core.rules.patterns import Any1, Int, Mixed, Pattern, Segment, Str
 from bridge_core.state import Key
@@ -26,25 +27,32 @@ class PatternIndex:
     """
 
     def __init__(self, groups: Iterable[Iterable[Pattern]]) -> None:
-        rows = [(number, _literals(pattern)) for number, group in enumerate(groups) for pattern in group]
-        shared = Counter(literal for _, literals in rows for literal in literals)
-        self._anywhere = sorted({number for number, literals in rows if not literals})
-        self._places: dict[int, dict[str, list[int]]] = {}
-        for number, literals in rows:
-            if literals:
-                place, text = min(literals, key=shared.__getitem__)
-                self._places.setdefault(place, {}).setdefault(text, []).append(number)
+        anywhere: set[int] = set()
+        by_places: dict[tuple[int, ...], dict[Any, list[int]]] = {}
+        for number, group in enumerate(groups):
+            for literals in map(_literals, group):
+                if literals:
+                    places, texts = zip(*literals, strict=True)
+                    of_places = by_places.setdefault(places, {})
+                    of_places.setdefault(texts if len(texts) > 1 else texts[0], []).append(number)
+                else:
+                    anywhere.add(number)
+        self._anywhere = sorted(anywhere)
+        self._by_places = [
+            (max(place + 1 if place >= 0 else -place for place in places), itemgetter(*places), numbers)
+            for places, numbers in by_places.items()
+        ]
 
     def candidates(self, key: Key) -> Sequence[int]:
         """Return the numbers of the groups with a pattern that may match a key, in ascending order."""
         length = len(key)
-        found: list[int] = []
-        for place, texts in self._places.items():
-            if -length <= place < length:
-                found += texts.get(key[place], ())
-        if not found:
+        group_numbers: list[int] = []
+        for least, texts_of, numbers in self._by_places:
+            if length >= least:
+                group_numbers += numbers.get(texts_of(key), ())
+        if not group_numbers:
             return self._anywhere
-        return sorted({*found, *self._anywhere})
+        return sorted({*group_numbers, *self._anywhere})
 
 
 class KeyIndex:
@@ -60,14 +68,14 @@ class KeyIndex:
 
     def candidates(self, *patterns: Pattern) -> Iterator[Key]:
         """Return the keys that one of the patterns may match, in their order."""
-        found: set[int] = set()
+        key_numbers: set[int] = set()
         for pattern in patterns:
             literals = _literals(pattern)
             if not literals:
                 return iter(self._keys)
             fewest: list[int] = min((self._at(place).get(text, []) for place, text in literals), key=len)
-            found.update(fewest)
-        return map(self._keys.__getitem__, sorted(found))
+            key_numbers.update(fewest)
+        return map(self._keys.__getitem__, sorted(key_numbers))
 
     def has_match(self, pattern: Pattern) -> bool:
         """Return whether the pattern matches a key."""

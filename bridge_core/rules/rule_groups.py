@@ -8,7 +8,7 @@ from typing import Any
 
 from bridge_core.errors import LimitExceeded, RuleError
 from bridge_core.messages import nearest
-from bridge_core.rules.file_head import FileHead, SizeNames
+from bridge_core.rules.file_head import FileHead, size_names, with_sizes
 from bridge_core.rules.options import Layouts
 from bridge_core.rules.overlaps import overlapping
 from bridge_core.rules.rule import Rule
@@ -99,12 +99,12 @@ def read_groups(
     groups = []
     used: set[tuple[int, str]] = set()
     for line, use in uses.items():
-        names = SizeNames.of(use.table) if takes_sizes(use.table) else SizeNames((), ())
+        names = size_names(use.table) if takes_sizes(use.table) else (set[str](), set[str]())
         rules = []
         for rows in use.rows():
             try:
                 table, sizes = use.filled(rows)
-                table, used_sizes = names.merged(table, {**head.sizes, **sizes})
+                table, used_sizes = with_sizes(table, names, {**head.sizes, **sizes})
                 rules.append(read(table, head.layouts, f"{toml.name}:{line}"))
             except RuleError as err:
                 row = label_of(rows)

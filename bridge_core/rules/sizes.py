@@ -79,6 +79,7 @@ class SizeLookup:
         """
         if name in self._known:
             return self._known[name]
+        self.lacks_value = self._config is None and name.startswith(_CONFIG)
         if name.startswith(_CONFIG):
             return _config_value(self._config, name.removeprefix(_CONFIG).split("."))
         expression = self._stated.get(name)
@@ -89,6 +90,7 @@ class SizeLookup:
                 hint=likely if likely.startswith("Did") else f"State it, such as sizes = {{ {name} = 12 }}.",
             )
         if expression.is_unset:
+            self.lacks_value = True
             raise RuleError(f"the size {name} has no value.", hint=f"Pass its value (--set {name}=VALUE).")
         if name in self._open:
             raise RuleError(f"the size {name} depends on itself: {' -> '.join((*self._open, name))}.")
@@ -99,12 +101,16 @@ class SizeLookup:
             self._open.pop()
 
 
-def resolve_sizes(rule: Rule, config: Mapping[str, Any] | None = None) -> dict[str, int]:
+def resolve_sizes(
+    rule: Rule, config: Mapping[str, Any] | None = None, left_open: dict[str, RuleError] | None = None
+) -> dict[str, int]:
     """Return the sizes of axes that a rule states, including the bounds in its ``where``.
 
     Args:
         rule: The rule.
         config: The checkpoint's config; None if there is none.
+        left_open: Gets the names whose sizes need a config or a value that is not there, with the error about
+            it: shapes may still show these sizes. None if that is an error at once.
 
     Raises:
         RuleError: A size is an entry of the config, and there is no config or no such entry; or it is not a
@@ -113,7 +119,7 @@ def resolve_sizes(rule: Rule, config: Mapping[str, Any] | None = None) -> dict[s
     lookup = SizeLookup(rule.sizes, config)
     sizes = _bounds(rule, lookup) if rule.where.bounded else {}
     for name, expression in rule.sizes.items():
-        if expression.is_unset or name not in rule.size_names:
+        if name not in rule.size_names or (expression.is_unset and left_open is None):
             continue
         try:
             value = lookup(name)
@@ -121,7 +127,10 @@ def resolve_sizes(rule: Rule, config: Mapping[str, Any] | None = None) -> dict[s
                 raise _no_size(str(expression), value)
             sizes[name] = whole_number(value, expression)
         except RuleError as err:
-            raise rule.error(f"sizes.{name}: {err.message}", hint=err.hint) from err
+            error = rule.error(f"sizes.{name}: {err.message}", hint=err.hint)
+            if left_open is None or not lookup.lacks_value:
+                raise error from err
+            left_open[name] = error
     return sizes
 
 

@@ -107,7 +107,7 @@ MADE = {
     ),
     "gate and up, one after the other": ("f d, f d -> (2 f) d", [A, B], {}, [np.concatenate([A, B])]),
     "gate and up, interleaved": ("f d, f d -> d (f 2)", [A, B], {}, [np.stack([A, B], 1).reshape(12, 4).T]),
-    "taken apart": (
+    "unstacked": (
         "3 f d -> d f, f d, f d",
         [numbers(3, 2, 4)],
         {},
@@ -127,7 +127,7 @@ MADE = {
         {"kv": 3, "r": 2},
         [np.repeat(KV.reshape(3, 2, 4), 2, axis=0).transpose(2, 0, 1)],
     ),
-    "a tensor repeated as a whole": ("a b -> (r a) b", [A], {"r": 3}, [np.tile(A, (3, 1))]),
+    "a tensor repeated": ("a b -> (r a) b", [A], {"r": 3}, [np.tile(A, (3, 1))]),
     "one part repeated": ("(q + k) i -> (q + r k) i", [A], {"q": 4, "r": 2}, [np.concatenate([A, A[4:]])]),
     "copies taken back to one": ("(r a) b -> b a", [np.tile(A, (2, 1))], {"r": 2}, [A.T]),
     "a scalar repeated": ("-> r", [np.float32(7).reshape(())], {"r": 4}, [np.full(4, 7, np.float32)]),

@@ -20,7 +20,7 @@ from bridge_core.ops.chain import chain_tensors, inverse_chain
 from bridge_core.state.dtypes import DTYPES
 from bridge_core.state.tensors import read_index
 
-often = settings(max_examples=examples(30), deadline=None)
+often = settings(max_examples=examples(15), deadline=None)
 
 # An axis is a text, ("*", axes), a product, or ("+", parts), a concatenation of lists of axes.
 

@@ -71,12 +71,16 @@ def made(model, tmp_path):
 
 
 @every_depth
-def test_the_file_is_that_made_by_hand_and_gives_torchs_outputs(depth, model, made):
-    tree = stored_tree(made)
-    assert_same_tree(tree, by_hand(arrays(model), depth))
+def test_the_file_is_that_made_by_hand(depth, model, made):
+    assert_same_tree(stored_tree(made), by_hand(arrays(model), depth))
+
+
+@pytest.mark.slow
+@every_depth
+def test_the_outputs_are_those_of_torch(depth, model, made):
     with torch.no_grad():
         wanted = model(torch.from_numpy(PICTURES).permute(0, 3, 1, 2))
-    assert_same_outputs(run_linen(LinenResNet(depth), tree, PICTURES), wanted)
+    assert_same_outputs(run_linen(LinenResNet(depth), stored_tree(made), PICTURES), wanted)
 
 
 @every_depth
@@ -98,6 +102,7 @@ def test_the_way_back_asks_for_the_number_of_blocks(depth, made, tmp_path):
         convert(made, tmp_path / "back.safetensors", to="torch", rules=FILE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [18])
 @pytest.mark.parametrize(
     ("right", "wrong"),

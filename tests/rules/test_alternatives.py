@@ -268,6 +268,25 @@ def test_a_tied_head_is_stored_or_not(rule, names, through, tmp_path):
     assert_holds(made, {"model.embed.weight": EMBEDDING})
 
 
+def test_sizes_that_only_an_absent_tensor_needs_are_left_out(tmp_path):
+    rule = Rule.rearrange(
+        ["a.weight", "b.weight?"],
+        ["a.kernel", "b.kernel?"],
+        "(h d) i, (g e) i -> i h d, i g e",
+        sizes={"h": 2, "g": "two * 1", "two": 2},
+        layouts=BOTH,
+    )
+    both = {"a.weight": EMBEDDING, "b.weight": EMBEDDING + 1}
+    flax = {"a.kernel": EMBEDDING.T.reshape(4, 2, 3), "b.kernel": (EMBEDDING + 1).T.reshape(4, 2, 3)}
+    for names in ("a", "ab"):
+        torch = {f"{name}.weight": both[f"{name}.weight"] for name in names}
+        made = {f"{name}.kernel": flax[f"{name}.kernel"] for name in names}
+        source = saved(torch, "torch", tmp_path / f"{names}.safetensors")
+        assert_holds(plan_and_apply(source, to="flax", rules=[rule], like=abstract(made, "flax")), made)
+        back = saved(made, "flax", tmp_path / f"{names}f.safetensors")
+        assert_holds(plan_and_apply(back, to="torch", rules=[rule], like=abstract(torch, "torch")), torch)
+
+
 def test_two_heads_with_other_values_are_refused(tmp_path):
     torch = {"model.embed.weight": EMBEDDING, "lm_head.weight": EMBEDDING + 1}
     source = saved(torch, "torch", tmp_path / "t.safetensors")
@@ -280,6 +299,11 @@ def test_a_rule_must_be_complete_without_what_is_absent(tmp_path):
     source = saved({"q.weight": EMBEDDING}, "torch", tmp_path / "t.safetensors")
     with refused(RuleError, "k.weight?", "q i -> i (q k)", hint="?"):
         convert(source, tmp_path / "f.safetensors", to="flax", rules=[rule])
+    stated = dataclasses.replace(
+        rule, sizes=Rule.rearrange("a", "b", "q k -> k q", sizes={"q": 6, "k": 2}).sizes
+    )
+    with refused(RuleError, "k.weight?", "q i -> i (q k)"):
+        convert(source, tmp_path / "f.safetensors", to="flax", rules=[stated])
     alone = Rule.rearrange(["q.weight", "k.weight?"], "q.kernel", "o i, o i -> i o", layouts=BOTH)
     source = saved({"k.weight": EMBEDDING}, "torch", tmp_path / "k.safetensors")
     with refused(RuleError, "q.weight"):

@@ -163,6 +163,21 @@ def test_a_rule_is_used_by_the_names_that_exist(form, through, heads, tmp_path):
     assert_holds(plan_and_apply(back, to="torch", rules=heads, like=abstract(torch, "torch")), torch)
 
 
+def test_conditions_on_the_source_are_not_asked_of_the_neutral_form(tmp_path):
+    rules = [
+        Rule.rename("a.*", "b.*", layouts=BOTH),
+        Rule.rename("c.*", "d.*", layouts=BOTH, when={"missing": "a.weight"}),
+        Rule.rearrange("e", "f", "i j -> j i", layouts=BOTH, when={"missing": "a.weight"}),
+    ]
+    torch = {f"{n}.{leaf}": W if leaf == "weight" else W[:, 0] for n in "ac" for leaf in ("weight", "bias")}
+    source = saved(torch, "torch", tmp_path / "t.safetensors")
+    convert(source, tmp_path / "n.safetensors", to="neutral", rules=rules)
+    flax = {f"{n}.{leaf}": W.T if leaf == "kernel" else W[:, 0] for n in "bc" for leaf in ("kernel", "bias")}
+    for more in ({"rules": rules}, {}):
+        assert_holds(plan_and_apply(tmp_path / "n.safetensors", to="flax", **more), flax)
+    assert_holds(plan_and_apply(source, to="flax", rules=rules), flax)
+
+
 def test_without_a_template_conditions_on_it_are_taken_to_hold(heads, tmp_path):
     torch, flax = FORMS["own"]
     back = saved(flax, "flax", tmp_path / "f.safetensors")

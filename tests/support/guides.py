@@ -23,7 +23,7 @@ def run_blocks(blocks, name):
     names = {"__name__": "guide"}
     for language, text in blocks:
         if language == "python":
-            exec(compile(text, name, "exec"), names)
+            exec(compile(text, name, "exec", dont_inherit=True), names)
         else:
             {"toml": write_file, "console": run_commands}[language](text)
 
