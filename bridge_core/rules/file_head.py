@@ -83,7 +83,7 @@ def size_names(table: Mapping[str, Any]) -> tuple[set[str], set[str]]:
     return axes, needed.union(*(_names_in(_texts(group)) for group in groups))
 
 
-def _names_in(texts: str | list[str]) -> set[str]:
+def _names_in(texts: str | Iterable[str]) -> set[str]:
     """Return all names in texts of expressions, before it is known which of them are sizes."""
     found: set[str] = set()
     for text in [texts] if isinstance(texts, str) else texts:
