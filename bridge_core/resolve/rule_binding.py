@@ -19,7 +19,7 @@ __all__ = ["bind_rule", "check_disjoint", "keys_taken_by", "rule_conflict"]
 Sides = tuple[KeyIndex | None, KeyIndex | None]
 
 _MOST_SHOWN = 8
-_MOST_TRIED = 100_000
+_MOST_TRIED = 10_000
 """How many numbers that comparisons may exclude are tried."""
 
 
