@@ -1,4 +1,4 @@
-"""The guide "Port ResNet-50 to Flax" runs as it stands: Python, rules, commands and what they print."""
+"""The guide "Port ResNet-50 to Flax" runs as it is: Python, rules, commands and what they print."""
 
 from pathlib import Path
 

@@ -107,21 +107,21 @@ def flat(tree):
 
 def two_levels(tree):
     """The same names as the tree of a released file has them: all but the last part is one key."""
-    found = {}
+    renamed = {}
     for name, value in tree.items():
         path, _, leaf = name.rpartition("/")
-        found.setdefault(path, {})[leaf] = value
-    return found
+        renamed.setdefault(path, {})[leaf] = value
+    return renamed
 
 
 def spelt(weights, prefix, *, head):
     """Other names for a checkpoint: the prefix, and whether the tied head is stored."""
     inner = {name: value for name, value in weights.items() if name.startswith("model.")}
-    found = {name.replace("model.", prefix, 1): value for name, value in inner.items()}
+    renamed = {name.replace("model.", prefix, 1): value for name, value in inner.items()}
     if head:
         name = "language_model.lm_head.weight" if prefix.startswith("language_model") else "lm_head.weight"
-        found[name] = weights["lm_head.weight"]
-    return found
+        renamed[name] = weights["lm_head.weight"]
+    return renamed
 
 
 def zeros(tree):
@@ -144,15 +144,15 @@ def test_there_by_a_template_and_back_without_one(sizes, model, tmp_path):
     weights, tree = arrays(model), by_hand(arrays(model), sizes)
     source = torch_file(weights, tmp_path / "torch" / "model.safetensors", model.config.to_dict())
     like = saved_tree(zeros(tree), tmp_path / "like.msgpack")
-    made = tmp_path / "flax.msgpack"
-    assert convert(source, made, to="flax", rules=FILE, like=like).exact
-    assert_same_tree(stored_tree(made), tree)
+    in_flax = tmp_path / "flax.msgpack"
+    assert convert(source, in_flax, to="flax", rules=FILE, like=like).exact
+    assert_same_tree(stored_tree(in_flax), tree)
 
     back = tmp_path / "back.safetensors"
-    assert convert(made, back, to="torch", rules=FILE).exact
+    assert convert(in_flax, back, to="torch", rules=FILE).exact
     del weights["lm_head.weight"]
     assert_same_tree(stored(back), weights)
-    assert convert(made, tmp_path / "tied.safetensors", to="torch", rules=FILE, like=source).exact
+    assert convert(in_flax, tmp_path / "tied.safetensors", to="torch", rules=FILE, like=source).exact
     assert_same_tree(stored(tmp_path / "tied.safetensors"), arrays(model))
 
 
@@ -162,8 +162,8 @@ def test_the_outputs_are_those_of_torch(sizes, model, tmp_path):
     source = torch_file(arrays(model), tmp_path / "torch" / "model.safetensors")
     like = saved_tree(zeros(by_hand(arrays(model), sizes)), tmp_path / "like.msgpack")
     convert(source, tmp_path / "flax.msgpack", to="flax", rules=FILE, like=like)
-    made = stored_tree(tmp_path / "flax.msgpack")
-    assert_same_outputs(run_linen(LinenGemma(sizes), made, TOKENS), wanted(model))
+    in_flax = stored_tree(tmp_path / "flax.msgpack")
+    assert_same_outputs(run_linen(LinenGemma(sizes), in_flax, TOKENS), wanted(model))
 
 
 @pytest.mark.slow
@@ -176,12 +176,12 @@ def test_every_spelling_is_read_and_written(sizes, prefix, head, model, tmp_path
     source = torch_file(weights, tmp_path / "torch" / "model.safetensors")
     like = tmp_path / "like.npz"
     np.savez(like, **zeros(tree))
-    made, back = tmp_path / "flax.npz", tmp_path / "back.safetensors"
-    assert convert(source, made, to="flax", rules=FILE, like=like).exact
-    stored_names = set(np.load(made)) - {"__ckptbridge__"}
+    in_flax, back = tmp_path / "flax.npz", tmp_path / "back.safetensors"
+    assert convert(source, in_flax, to="flax", rules=FILE, like=like).exact
+    stored_names = set(np.load(in_flax)) - {"__ckptbridge__"}
     assert stored_names == set(tree)
-    assert_same_tree({name: np.load(made)[name] for name in stored_names}, tree)
-    assert convert(made, back, to="torch", rules=FILE, like=source).exact
+    assert_same_tree({name: np.load(in_flax)[name] for name in stored_names}, tree)
+    assert convert(in_flax, back, to="torch", rules=FILE, like=source).exact
     assert_same_tree(stored(back), weights)
 
 
@@ -190,14 +190,14 @@ def test_every_spelling_is_read_and_written(sizes, prefix, head, model, tmp_path
 def test_keys_that_hold_slashes(sizes, model, tmp_path):
     tree = two_levels(flat(by_hand(arrays(model), sizes)))
     source = torch_file(spelt(arrays(model), "model.", head=False), tmp_path / "torch" / "model.safetensors")
-    like, made = tmp_path / "like.msgpack", tmp_path / "flax.msgpack"
+    like, in_flax = tmp_path / "like.msgpack", tmp_path / "flax.msgpack"
     like.write_bytes(msgpack_serialize({path: zeros(leaves) for path, leaves in tree.items()}))
-    assert convert(source, made, to="flax", rules=FILE, like=like).exact
-    found = msgpack_restore(made.read_bytes())
-    assert found.keys() == tree.keys()
+    assert convert(source, in_flax, to="flax", rules=FILE, like=like).exact
+    leaves_of = msgpack_restore(in_flax.read_bytes())
+    assert leaves_of.keys() == tree.keys()
     for path, leaves in tree.items():
-        assert_same_tree(found[path], leaves)
-    assert convert(made, tmp_path / "back.safetensors", to="torch", rules=FILE).exact
+        assert_same_tree(leaves_of[path], leaves)
+    assert convert(in_flax, tmp_path / "back.safetensors", to="torch", rules=FILE).exact
     assert_same_tree(stored(tmp_path / "back.safetensors"), stored(source))
 
 
@@ -231,8 +231,8 @@ def test_a_wrong_rule_gives_other_outputs(sizes, model, tmp_path):
     keys, values = (f'"{{M}}.layers.{{i:int}}.self_attn.{x}_proj.weight"' for x in "kv")
     rules = changed(FILE, f"[{keys}, {values}]", f"[{values}, {keys}]", tmp_path)
     convert(source, tmp_path / "flax.msgpack", to="flax", rules=rules, like=like)
-    made = stored_tree(tmp_path / "flax.msgpack")
+    in_flax = stored_tree(tmp_path / "flax.msgpack")
     with pytest.raises(AssertionError):
-        assert_same_tree(made, tree)
+        assert_same_tree(in_flax, tree)
     with pytest.raises(AssertionError):
-        assert_same_outputs(run_linen(LinenGemma(sizes), made, TOKENS), wanted(model))
+        assert_same_outputs(run_linen(LinenGemma(sizes), in_flax, TOKENS), wanted(model))

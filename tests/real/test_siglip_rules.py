@@ -137,11 +137,11 @@ def rules_of(scan):
 
 @every_form
 def test_there_and_back_without_a_template(scan, model, source, tmp_path):
-    made, back = tmp_path / "flax.npz", tmp_path / "back.safetensors"
-    assert convert(source, made, to="flax", rules=rules_of(scan)).exact
-    assert_same_tree(stored_tree(made), by_hand(arrays(model), scan))
+    in_flax, back = tmp_path / "flax.npz", tmp_path / "back.safetensors"
+    assert convert(source, in_flax, to="flax", rules=rules_of(scan)).exact
+    assert_same_tree(stored_tree(in_flax), by_hand(arrays(model), scan))
 
-    assert convert(made, back, to="torch", rules=rules_of(scan)).exact
+    assert convert(in_flax, back, to="torch", rules=rules_of(scan)).exact
     assert_same_tree(stored(back), stored(source))
 
 
@@ -155,10 +155,10 @@ def test_the_outputs_are_those_of_torch(scan, model, source, tmp_path):
 @pytest.mark.slow
 def test_a_wrong_rule_gives_other_outputs(model, source, tmp_path):
     """The control: the rows of a head are taken in another order, which no shape shows."""
-    made = tmp_path / "flax.npz"
+    in_flax = tmp_path / "flax.npz"
     right, wrong = "(heads h) d -> d heads h", "(h heads) d -> d heads h"
-    assert convert(source, made, to="flax", rules=changed(rules_of(False), right, wrong, tmp_path)).exact
+    assert convert(source, in_flax, to="flax", rules=changed(rules_of(False), right, wrong, tmp_path)).exact
     with pytest.raises(AssertionError):
-        assert_same_tree(stored_tree(made), by_hand(arrays(model), False))
+        assert_same_tree(stored_tree(in_flax), by_hand(arrays(model), False))
     with pytest.raises(AssertionError):
-        assert_same_outputs(outputs_of(stored_tree(made), False), wanted(model))
+        assert_same_outputs(outputs_of(stored_tree(in_flax), False), wanted(model))

@@ -11,7 +11,7 @@ from support.arrays import random_array
 from support.errors import refused
 from support.rule_files import abstract, assert_holds, plan_and_apply, saved
 
-from bridge_core import PlanError, Rule, RuleError, UsageError, convert, load_rules
+from bridge_core import FlatState, PlanError, Rule, RuleError, UsageError, convert, load_rules, save_state
 from bridge_core.rules import Pattern, overlapping
 from bridge_core.rules.permissions import Permissions
 from bridge_core.rules.records import identity_of_record, identity_of_rule, read_recorded, recorded
@@ -336,3 +336,17 @@ def test_what_may_be_absent_is_recorded():
     for rule in (TIED, EITHER.reversed()):
         assert read_recorded(recorded(rule, "torch")) == rule
     assert dataclasses.replace(TIED, sources=EITHER.sources) != TIED
+
+
+# -- alternatives with slashes ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", [("embed", "table"), ("net", "embed", "table"), ("net/embed", "table")], ids=".".join
+)
+def test_an_alternative_that_holds_a_slash_is_read_as_the_names_are(tmp_path, name):
+    table = random_array((4, 3), "float32")
+    save_state(FlatState({name: table}, layout="flax"), tmp_path / "f.safetensors")
+    rule = Rule.rearrange("{|net/}embed.table", "embed.weight", "v d -> v d", layouts=("flax", "torch"))
+    convert(tmp_path / "f.safetensors", tmp_path / "t.safetensors", to="torch", rules=[rule])
+    assert_holds(tmp_path / "t.safetensors", {"embed.weight": table})

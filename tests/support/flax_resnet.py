@@ -31,12 +31,12 @@ class TorchBlock(torch.nn.Module):
         kernels, strided = kernels_of(depth)
         self.count, read = len(kernels), channels
         for n, kernel in enumerate(kernels):
-            made = features * (wide(depth) if n == len(kernels) - 1 else 1)
+            out = features * (wide(depth) if n == len(kernels) - 1 else 1)
             step = stride if n == strided else 1
-            conv = torch.nn.Conv2d(read, made, kernel, step, padding=kernel // 2, bias=False)
+            conv = torch.nn.Conv2d(read, out, kernel, step, padding=kernel // 2, bias=False)
             setattr(self, f"conv{n + 1}", conv)
-            setattr(self, f"bn{n + 1}", torch.nn.BatchNorm2d(made))
-            read = made
+            setattr(self, f"bn{n + 1}", torch.nn.BatchNorm2d(out))
+            read = out
         self.downsample = None
         if stride > 1 or channels != read:
             conv = torch.nn.Conv2d(channels, read, 1, stride, bias=False)
@@ -59,12 +59,12 @@ class TorchResNet(torch.nn.Module):
         self.bn1 = torch.nn.BatchNorm2d(features)
         channels = features
         for stage, blocks in enumerate(STAGES[depth]):
-            made = []
+            layers = []
             for block in range(blocks):
                 stride = 2 if stage and not block else 1
-                made.append(TorchBlock(depth, channels, features << stage, stride))
+                layers.append(TorchBlock(depth, channels, features << stage, stride))
                 channels = (features << stage) * wide(depth)
-            setattr(self, f"layer{stage + 1}", torch.nn.Sequential(*made))
+            setattr(self, f"layer{stage + 1}", torch.nn.Sequential(*layers))
         self.fc = torch.nn.Linear(channels, classes)
 
     def forward(self, x):
@@ -88,11 +88,11 @@ class BlockBody(nn.Module):
         y = x
         for n, kernel in enumerate(kernels):
             last = n == len(kernels) - 1
-            made = self.features * (wide(self.depth) if last else 1)
-            y = norm()(conv(made, (kernel, kernel), self.stride if n == strided else 1)(y))
+            out = self.features * (wide(self.depth) if last else 1)
+            y = norm()(conv(out, (kernel, kernel), self.stride if n == strided else 1)(y))
             y = y if last else nn.relu(y)
         if x.shape != y.shape:
-            x = norm(name="norm_proj")(conv(made, (1, 1), self.stride, name="conv_proj")(x))
+            x = norm(name="norm_proj")(conv(out, (1, 1), self.stride, name="conv_proj")(x))
         return nn.relu(x + y)
 
 
