@@ -19,7 +19,7 @@ __all__ = ["bind_rule", "check_disjoint", "keys_taken_by", "rule_conflict"]
 Sides = tuple[KeyIndex | None, KeyIndex | None]
 
 _MOST_SHOWN = 8
-_MOST_TRIED = 100_000
+_MOST_TRIED = 10_000
 """How many numbers that comparisons may exclude are tried."""
 
 
@@ -109,13 +109,13 @@ def _without_absent(
         [n for n, pattern in enumerate(side) if not pattern.may_be_absent or n in there] or [0]
         for side, there in ((rule.sources, matched), (rule.targets, in_target or {}))
     )
-    keys, made = (
+    keys, target_keys = (
         {place: there[n] for place, n in enumerate(side) if n in there}
         for side, there in ((left, matched), (right, in_target or {}))
     )
     if len(left) == len(rule.sources) and len(right) == len(rule.targets):
-        return rule, keys, made
-    return _reduced(rule, tuple(left), tuple(right)), keys, made
+        return rule, keys, target_keys
+    return _reduced(rule, tuple(left), tuple(right)), keys, target_keys
 
 
 def _reduced(rule: Rule, left: tuple[int, ...], right: tuple[int, ...]) -> Rule:
@@ -147,7 +147,7 @@ def _reduced(rule: Rule, left: tuple[int, ...], right: tuple[int, ...]) -> Rule:
         sides = ((rule.sources, left), (rule.targets, right))
         absent = (f"'{p}'" for side, numbers in sides for n, p in enumerate(side) if n not in numbers)
         problem = f"without {', '.join(absent)} the equation would be '{equation}', which is not complete."
-        hint = "Write a rule for the other tensors alone, with when.missing, or remove the '?'."
+        hint = "Write another rule for only the other tensors, with when.missing, or remove the '?'."
         raise rule.error(problem, hint=hint) from err
 
 

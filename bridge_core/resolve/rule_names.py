@@ -208,18 +208,18 @@ class _Stages:
         Raises:
             RuleError: Two rules match one name.
         """
-        found = self._owner(self._first, name, key)
+        owner = self._owner(self._first, name, key)
         renames = []
-        if found is not None:
-            if found[0].action != "rename":
+        if owner is not None:
+            if owner[0].action != "rename":
                 if self._later:
                     self.note(name)
-                return found[0], []
-            renames.append((found[0], found[0].build(found[0].targets[0], found[1])))
+                return owner[0], []
+            renames.append((owner[0], owner[0].build(owner[0].targets[0], owner[1])))
         for stage in self._later:
-            found = self._owner(stage, renames[-1][1] if renames else name, key)
-            if found is not None:
-                renames.append((found[0], found[0].build(found[0].targets[0], found[1])))
+            owner = self._owner(stage, renames[-1][1] if renames else name, key)
+            if owner is not None:
+                renames.append((owner[0], owner[0].build(owner[0].targets[0], owner[1])))
         return None, renames
 
     def note(self, name: Key) -> None:

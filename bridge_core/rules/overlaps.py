@@ -13,13 +13,12 @@ __all__ = ["overlapping"]
 
 
 def overlapping(rules: Iterable[Rule]) -> tuple[tuple[Rule, Rule], ...]:
-    """Return the pairs of rules that certainly match the same key, by the first of their alternatives.
+    """Return the pairs of rules that certainly match the same key.
 
-    These are rules with equal patterns, and rules for one key that another rule's pattern matches. Pairs with
-    different conditions or other indexes are left out, or with the same conditions on axes of different
-    equations, since these may exclude each other; so are pairs of a rule of layers and one of keys, since
-    layers are matched by paths, and of rules of different stages, or of which only one is a fallback.
-    Of rules with equal patterns each is paired with the first.
+    These are rules with equal patterns, each with the first of them, and rules for one key that another
+    rule's pattern matches; of alternatives only the first is compared. Left out are pairs that may exclude
+    each other, by conditions, indexes, stages, or as the only fallback, and pairs of a rule of layers and one
+    of keys, since layers are matched by paths.
     """
     known = tuple(rules)
     rivalries = [_rivalry(rule) for rule in known]

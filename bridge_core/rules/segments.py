@@ -1,4 +1,4 @@
-"""The parts of a pattern: literals, captures, wildcards and alternatives, as they are read and written."""
+"""The parts of a pattern: literals, captures, wildcards and alternatives, and their texts."""
 
 from __future__ import annotations
 
@@ -155,14 +155,14 @@ def parse_segment(text: str) -> Segment:
         return AnyN()
     pieces: list[str | Capture | OneOf] = []
     rest = 0
-    for found in _FIELD.finditer(text):
-        pieces.append(text[rest : found.start()])
-        name, kind, alternatives = found.groups()
+    for written in _FIELD.finditer(text):
+        pieces.append(text[rest : written.start()])
+        name, kind, alternatives = written.groups()
         if alternatives is not None:
             pieces.append(_alternatives(text, alternatives))
         else:
             pieces.append(Int(name) if kind == "int" else Str(name))
-        rest = found.end()
+        rest = written.end()
     pieces.append(text[rest:])
     literals = "".join(piece for piece in pieces if isinstance(piece, str))
     if any(character in literals for character in "{}*"):

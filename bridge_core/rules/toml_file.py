@@ -45,7 +45,7 @@ def load_rules(path: StrPath, *, sizes: Mapping[str, Any] | None = None) -> tupl
 
 
 def read_rule_file(path: StrPath, *, sizes: Mapping[str, Any] | None = None) -> tuple[RuleGroup, ...]:
-    """Load a rule file as `load_rules`; return what each ``[[rule]]`` says, that of other names last.
+    """Load a rule file as `load_rules`; return what each ``[[rule]]`` says, the affixes last.
 
     Args:
         path: The file.

@@ -273,7 +273,7 @@ def test_sizes_that_only_an_absent_tensor_needs_are_left_out(tmp_path):
         ["a.weight", "b.weight?"],
         ["a.kernel", "b.kernel?"],
         "(h d) i, (g e) i -> i h d, i g e",
-        sizes={"h": 2, "g": "two * 1", "two": 2},
+        sizes={"h": "two * 1", "g": "two * 1", "two": 2},
         layouts=BOTH,
     )
     both = {"a.weight": EMBEDDING, "b.weight": EMBEDDING + 1}

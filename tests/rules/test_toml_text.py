@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from support.errors import refused
 
-from bridge_core import LimitExceeded, RuleError
-from bridge_core.rules import load_rules, toml_text
+from bridge_core import LimitExceeded, Rule, RuleError
+from bridge_core.rules import load_rules, overlapping, toml_text
 
 RULE = '[[rule]]\nsource = "a{}"\nrename = "b{}"\n'
 
@@ -85,6 +85,13 @@ def test_hostile_text_is_looked_at_once(tmp_path, text):
 def test_too_many_rules_are_refused_before_they_are_read(tmp_path):
     with refused(LimitExceeded, "4096", "got 4097"):
         load(tmp_path, "[[rule]]\n" * 4097)
+
+
+def test_equal_rules_are_paired_with_the_first_only():
+    rules = [Rule.drop("a.*", f"reason {number}") for number in range(300)]
+    assert [(a.reason, b.reason) for a, b in overlapping(rules)] == [
+        ("reason 0", f"reason {number}") for number in range(1, 300)
+    ]
 
 
 def test_tables_are_multiplied_only_within_limits(tmp_path):

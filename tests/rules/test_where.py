@@ -553,6 +553,15 @@ def test_a_stack_is_not_longer_than_its_bound(tmp_path):
         convert(before, tmp_path / "a.safetensors", to="torch", rules=rules)
 
 
+def test_a_stack_is_not_longer_than_what_is_counted(folder):
+    rules, _, target, config = case_stacked_by_kind()
+    target["full.k"] = np.concatenate([target["full.k"]] * 2, 1)
+    path = folder("here", config)
+    before = saved(target, "flax", path / "b.msgpack")
+    with refused(RuleError, "where = 'n counts i'", "n = 3"):
+        convert(before, path / "a.safetensors", to="torch", rules=rules)
+
+
 @pytest.mark.parametrize(
     ("missing", "where", "named"),
     [
