@@ -26,6 +26,7 @@ class NamedSide:
         elsewhere: Gives the names that are in other collections than one.
         boxes: The last parts of keys that only name the values in boxes.
         moved: Start of names in the file -> start of the side's keys in its place.
+        slashed: Whether the file will have slashes between parts; asked where no names are known.
     """
 
     def __init__(
@@ -35,12 +36,14 @@ class NamedSide:
         elsewhere: Callable[[str], Iterable[Key]] = lambda _: (),
         boxes: Iterable[str] = (),
         moved: Mapping[Key, Key] | None = None,
+        slashed: bool = False,
     ) -> None:
         self.default = next(iter(collections), "")
         self.collections = frozenset(collections)
         self.names = names
         self.boxes = frozenset(boxes)
         self.moved = moved or {}
+        self._slashed = slashed
         self._elsewhere = elsewhere
         self._outside: dict[str, frozenset[Key]] = {}
         self._indices: dict[bool, KeyIndex] = {}
@@ -107,7 +110,7 @@ class NamedSide:
         if split is None:
             return pattern
         if not self.names:
-            return split if split.segments[0] in self.collections else pattern
+            return split if self._slashed or split.segments[0] in self.collections else pattern
         return unslashed(
             pattern,
             lambda one: any(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from bridge_core.plugins import Registry, names_of
 from bridge_core.resolve.named_side import NamedSide
 from bridge_core.rules import PatternIndex
-from bridge_core.state import FlatState, Key, VariableCollections
+from bridge_core.state import FlatState, Key, StateMetadata, VariableCollections
 
 if TYPE_CHECKING:
     from bridge_core.errors import RuleError
@@ -98,10 +98,17 @@ def neutral_side(state: FlatState, keys: Iterable[Key], layout: str, registry: R
     return NamedSide(framework.collections, keys, elsewhere, set(metadata.boxes.values()))
 
 
-def unseen_side(layout: str, registry: Registry) -> NamedSide:
-    """Return a framework's side without names, for a state that is not known."""
+def unseen_side(layout: str, registry: Registry, metadata: StateMetadata | None = None) -> NamedSide:
+    """Return a framework's side without names, for a state that is not known.
+
+    Args:
+        layout: The framework's layout.
+        registry: Where the framework is found.
+        metadata: Of the state that it will be made from, if that is known.
+    """
     framework = registry.frameworks.get(layout)
-    return NamedSide(framework.collections if framework is not None else ())
+    slashed = metadata is not None and metadata.separator(layout) == "/"
+    return NamedSide(framework.collections if framework is not None else (), slashed=slashed)
 
 
 def decided(rule: Rule, source: NamedSide, target: NamedSide, *, recorded: bool = False) -> Rule:
