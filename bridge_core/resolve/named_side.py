@@ -49,19 +49,22 @@ class NamedSide:
         self._indices: dict[bool, KeyIndex] = {}
         self._with_dots: dict[str, Key] | None = None
 
-    def read(self, pattern: Pattern, *, of_paths: bool = False, makes: bool = False) -> Pattern:
+    def read(
+        self, pattern: Pattern, *, of_paths: bool = False, makes: bool = False, every: bool = False
+    ) -> Pattern:
         """Return a pattern without the collection that it begins with, its box, its slashes and alternatives.
 
         Args:
             pattern: The pattern.
             of_paths: Whether it is about the paths of layers, not about keys.
             makes: Whether it makes names, so that it is the first of its alternatives where none matches.
+            every: Whether it stands for all its alternatives.
 
         Raises:
             RuleError: The pattern matches names with its slashes, and others where it is split at them.
         """
         pattern = self._unslashed(pattern, of_paths)
-        if not pattern.is_open:
+        if every or not pattern.is_open:
             return self._read(pattern, of_paths)
         readings = [self._read(option, of_paths) for option in pattern.options]
         chosen = next((one for one in readings if self._matches(one, of_paths)), None)

@@ -140,11 +140,12 @@ def read_printed(rule: Rule, source: NamedSide, target: NamedSide) -> Rule:
         target: The names that its targets are about.
     """
     of_paths = rule.action == "layer"
-    sources = tuple(source.read(pattern, of_paths=of_paths) for pattern in rule.sources)
+    every = not rule.targets  # what drops and layers name is not made, so that there is no choice
+    sources = tuple(source.read(pattern, of_paths=of_paths, every=every) for pattern in rule.sources)
     targets = tuple(target.read(pattern, makes=True) for pattern in rule.targets)
     if of_paths:
         # Layers are known by the names that rules give them, too.
-        sources = tuple(target.read(pattern, of_paths=True) for pattern in sources)
+        sources = tuple(target.read(pattern, of_paths=True, every=every) for pattern in sources)
     if rule.action == "rename":
         targets = (_written_alike(rule, sources[0], targets[0]),)
         if sources[0].written and not rule.source.is_open:
