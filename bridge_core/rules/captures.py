@@ -306,8 +306,8 @@ def _check_pairs(sources: tuple[Pattern, ...], targets: tuple[Pattern, ...], whe
             names = ", ".join(map(capture_text, sorted(lone)))
             raise RuleError(
                 f"'{source}' and '{target}' do not have the same captures: only one has {names}.",
-                hint="Write the capture in both patterns, or stack over it with an equation, such as "
-                "rearrange = 'out in -> i out in'.",
+                hint="Write the capture in both patterns, relate numbers by where = 'i = j + 1', or stack "
+                "over it with an equation, such as rearrange = 'out in -> i out in'.",
             )
 
 

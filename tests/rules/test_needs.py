@@ -433,6 +433,17 @@ GUESSES = (  # what users write first, what the error names as the right spellin
         'source = "s{s:int}.{b:int}.w"\nrename = "n_{n:int}.w"\nwhere = "n = 2*s + b"',
         "counts s, b",
     ),
+    ("key", 'source = "a"\ntarget = "b"\nscale = 2', "rearrange = "),
+    ("condition", 'source = "a"\ntarget = "b"\nexists = "c"', "when = "),
+    ("map", 'source = "a"\ntarget = "b"\nmap = { x = { a = "b" } }', "tables = "),
+    ("quotes", 'source = "embed.w"\ntarget = "e"\nrearrange = "scale(\'config.n\')"', "quotes"),
+    ("arithmetic", 'source = "layers.{i:int}.w"\ntarget = "l.{i+1}.w"', "where = 'n = i + 1'"),
+    ("two numbers", 'source = "layers.{i:int}.w"\ntarget = "l.{j:int}.w"', "where = "),
+    (
+        "list by index",
+        'source = "layers.{i:int}.w"\ntarget = "l.{i:int}"\nwhen.config."types[i]" = "full"',
+        "where = \"config.types[i] == 'full_attention'\"",
+    ),
     (
         "counted from 1",
         'source = "s{s:int}.{b:int}.w"\nrename = "n_{n:int}.w"\nwhere = "n = [0, 3][s] + b"',
