@@ -68,6 +68,8 @@ class NamedSide:
             return self._read(pattern, of_paths)
         readings = [self._read(option, of_paths) for option in pattern.options]
         chosen = next((one for one in readings if self._matches(one, of_paths)), None)
+        if chosen is not None and "**" not in str(pattern):
+            self._check_only(pattern, chosen, readings)
         if chosen is None and makes:
             # A rename may give the name of a leaf that the target's layer has under another one.
             chosen = next((one for one in readings if self._matches(_parent(one), True)), readings[0])
@@ -90,7 +92,20 @@ class NamedSide:
 
     def has(self, pattern: Pattern) -> bool:
         """Return whether the side has a name that a pattern matches, in whichever way it is written."""
-        return self._matches(self.read(pattern))
+        return any(self._matches(self._read(one, False)) for one in self._unslashed(pattern, False).options)
+
+    def _check_only(self, pattern: Pattern, chosen: Pattern, readings: Iterable[Pattern]) -> None:
+        """Check that no name is left to other alternatives than the one that all names are read with."""
+        index = self._index(False)
+        for other in readings:
+            for name in index.candidates(other) if other != chosen else ():
+                if other.match(name) is not None and chosen.match(name) is None:
+                    first = Pattern(chosen.segments)
+                    raise RuleError(
+                        f"the pattern '{pattern}' is read as '{first}', but {join_key(name)!r} matches "
+                        "another alternative: expected names with one of them.",
+                        hint="Write a table, [tables] x = [...], and {x} in the patterns of both sides.",
+                    )
 
     def _read(self, pattern: Pattern, of_paths: bool) -> Pattern:
         if self.moved and not self._matches(pattern, of_paths):
@@ -166,6 +181,9 @@ class NamedSide:
 
     def _has(self, pattern: Pattern, of_paths: bool) -> bool:
         """Return whether a pattern matches a name, or the path of a layer above one."""
+        return self._index(of_paths).has_match(pattern)
+
+    def _index(self, of_paths: bool) -> KeyIndex:
         index = self._indices.get(of_paths)
         if index is None:
             index = self._indices[of_paths] = KeyIndex(
@@ -173,7 +191,7 @@ class NamedSide:
                 for name in self.names
                 for depth in range(1 if of_paths else len(name), len(name) + 1)
             )
-        return index.has_match(pattern)
+        return index
 
 
 def _parent(pattern: Pattern) -> Pattern:

@@ -10,13 +10,13 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bridge_core.errors import RuleError
 from bridge_core.plugins import Registry, names_of
 from bridge_core.resolve.named_side import NamedSide
 from bridge_core.rules import PatternIndex
 from bridge_core.state import FlatState, Key, StateMetadata, VariableCollections
 
 if TYPE_CHECKING:
-    from bridge_core.errors import RuleError
     from bridge_core.resolve.rule_instance import BoundRule
     from bridge_core.rules import Pattern, Rule
 
@@ -141,8 +141,11 @@ def read_printed(rule: Rule, source: NamedSide, target: NamedSide) -> Rule:
     """
     of_paths = rule.action == "layer"
     every = not rule.targets  # what drops and layers name is not made, so that there is no choice
-    sources = tuple(source.read(pattern, of_paths=of_paths, every=every) for pattern in rule.sources)
-    targets = tuple(target.read(pattern, makes=True) for pattern in rule.targets)
+    try:
+        sources = tuple(source.read(pattern, of_paths=of_paths, every=every) for pattern in rule.sources)
+        targets = tuple(target.read(pattern, makes=True) for pattern in rule.targets)
+    except RuleError as err:
+        raise rule.error(err.message, hint=err.hint) from err
     if of_paths:
         # Layers are known by the names that rules give them, too.
         sources = tuple(target.read(pattern, of_paths=True, every=every) for pattern in sources)

@@ -197,7 +197,7 @@ def uses_of(table: Mapping[str, Any], tables: Mapping[str, NameTable]) -> TableU
     """Return which tables the patterns of a rule use.
 
     A rule with one side only uses the texts of that side. In others a list that one side uses is read there
-    as alternatives.
+    as alternatives; a table whose rows have sizes is written out.
 
     Raises:
         RuleError: A table of names is used on one side only, a field has a type, or there are too many rows.

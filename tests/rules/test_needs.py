@@ -433,6 +433,7 @@ GUESSES = (  # what users write first, what the error names as the right spellin
         'source = "s{s:int}.{b:int}.w"\nrename = "n_{n:int}.w"\nwhere = "n = 2*s + b"',
         "counts s, b",
     ),
+    ("several", 'source = "{layers.3|layers.4}.w"\ntarget = "l.w"', "{x} in the patterns of both sides"),
     ("key", 'source = "a"\ntarget = "b"\nscale = 2', "rearrange = "),
     ("condition", 'source = "a"\ntarget = "b"\nexists = "c"', "when = "),
     ("map", 'source = "a"\ntarget = "b"\nmap = { x = { a = "b" } }', "tables = "),
