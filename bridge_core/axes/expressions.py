@@ -171,18 +171,19 @@ class Comparison:
             raise RuleError(f"'{self}': {', '.join(map(shown, values))} cannot be compared.") from err
 
 
-def whole_number(value: Value, text: object) -> int:
-    """Return a value as a whole number of 0 or more.
+def whole_number(value: Value, text: object, *, signed: bool = False) -> int:
+    """Return a value as a whole number, of 0 or more unless it may be ``signed``.
 
     Args:
         value: The value of an expression.
         text: The expression, for the message.
+        signed: Whether it may be negative.
 
     Raises:
         RuleError: It is not one.
     """
     is_number = isinstance(value, int | Fraction | float) and not isinstance(value, bool)
-    if is_number and value >= 0 and value == int(value):  # type: ignore[operator, arg-type]
+    if is_number and math.isfinite(value) and value == int(value) and (signed or value >= 0):  # type: ignore[arg-type, operator]
         return int(value)
     raise RuleError(f"expected a whole number, got '{text}' = {_shown(value)}.")
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from bridge_core.axes import Equation
+from bridge_core.axes import Equation, MixedRadix
 from bridge_core.errors import RuleError
 from bridge_core.resolve.key_matching import Captures, MatchedKeys, matched_keys
 from bridge_core.resolve.rule_instance import BoundRule, RuleInstance
-from bridge_core.rules import KeyIndex, Pattern, Rule, Sum
+from bridge_core.rules import KeyIndex, Pattern, Rule
 from bridge_core.state import Key, TensorSpec, join_key
 
 __all__ = ["bind_rule", "check_disjoint", "keys_taken_by", "rule_conflict"]
@@ -233,7 +233,12 @@ def _check_blocks(rule: Rule, bound_rules: Iterable[BoundRule]) -> None:
 
 
 def _check_complete(
-    rule: Rule, pattern: Pattern, whole: str, numbers: Sum, captures: dict[str, str], places: dict[int, Key]
+    rule: Rule,
+    pattern: Pattern,
+    whole: str,
+    numbers: MixedRadix,
+    captures: dict[str, str],
+    places: dict[int, Key],
 ) -> None:
     block = numbers.terms[0][1] // numbers.unit
     end = -(-(max(places) + 1) // block) * block

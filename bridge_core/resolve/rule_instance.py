@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from bridge_core.axes import ELLIPSIS, Rearrangement, rearrange
+from bridge_core.axes import ELLIPSIS, Rearrangement, SizeLookup, rearrange
 from bridge_core.errors import BridgeError, PlanError, RuleError
 from bridge_core.messages import nearest
 from bridge_core.ops import Op, Parallel, chain_specs, simplify_chain
 from bridge_core.resolve.call_ops import op_of_call
 from bridge_core.resolve.key_matching import Captures, MatchedKeys, Place, counted, list_lengths
-from bridge_core.rules import Call, Rule, SizeLookup, resolve_sizes
+from bridge_core.rules import Call, Rule, resolve_sizes
 from bridge_core.state import Key, TensorSpec, join_key
 
 __all__ = ["BoundRule", "RuleInstance"]

@@ -151,7 +151,7 @@ def _missing_entry(rule: Rule, config: Mapping[str, Any] | None) -> str | None:
     """Return the first entry of the config that a rule's conditions name and that is not there."""
     if config is None or not rule.when.config:
         return None
-    from bridge_core.rules import config_entry
+    from bridge_core.axes import config_entry
 
     names = (name for name, _ in rule.when.config)
     return next((name for name in names if config_entry(config, name.split(".")) is None), None)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from bridge_core.axes import Pairs, SizeLookup
 from bridge_core.errors import RuleError
 from bridge_core.plugins import Registry
 from bridge_core.resolve.named_side import NamedSide
@@ -24,7 +25,7 @@ from bridge_core.resolve.printed_names import (
     unseen_side,
 )
 from bridge_core.resolve.rule_names import applied_renames
-from bridge_core.rules import KeyIndex, Pairs, PatternIndex, SizeLookup
+from bridge_core.rules import KeyIndex, PatternIndex
 from bridge_core.state import FlatState, Key
 
 if TYPE_CHECKING:

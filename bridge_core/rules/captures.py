@@ -9,10 +9,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterable
 
-from bridge_core.axes import Equation, ListAxes, Term
+from bridge_core.axes import Equation, IndexCount, IndexEquation, ListAxes, Term
 from bridge_core.errors import RuleError
 from bridge_core.messages import count, nearest
-from bridge_core.rules.indexes import Count, Equated
 from bridge_core.rules.patterns import Pattern
 from bridge_core.rules.where import Where
 
@@ -101,7 +100,7 @@ def check_where(
         raise RuleError(f"where = '{where}': expected each number to be computed once, from names only.")
 
 
-def _check_stacked(index: Equated | Count, patterns: Iterable[Pattern]) -> None:
+def _check_stacked(index: IndexEquation | IndexCount, patterns: Iterable[Pattern]) -> None:
     """Check that patterns with a part of a number that is an axis have all of its parts, as numbers."""
     with_parts = [pattern for pattern in patterns if not set(index.names).isdisjoint(pattern.captures)]
     lacking = [pattern for pattern in with_parts if not set(index.names) <= set(pattern.numbers)]
@@ -115,7 +114,7 @@ def _check_stacked(index: Equated | Count, patterns: Iterable[Pattern]) -> None:
 
 
 def _check_index(
-    index: Equated | Count,
+    index: IndexEquation | IndexCount,
     sources: tuple[Pattern, ...],
     targets: tuple[Pattern, ...],
     equation: Equation | None,

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge_core.axes import Expression
+from bridge_core.axes import Expression, parse_sizes
 from bridge_core.errors import RuleError, UsageError
+from bridge_core.io import TomlText
 from bridge_core.messages import nearest, shown
 from bridge_core.rules.options import Layouts
-from bridge_core.rules.sizes import parse_sizes
 from bridge_core.rules.tables import (
     NameTable,
     alternatives,
@@ -20,7 +20,6 @@ from bridge_core.rules.tables import (
     name_text,
     parse_tables,
 )
-from bridge_core.rules.toml_text import TomlText
 
 __all__ = ["Affixes", "FileHead", "HEAD_KEYS", "read_head", "size_names", "with_sizes"]
 

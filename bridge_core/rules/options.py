@@ -6,11 +6,10 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypedDict
 
-from bridge_core.axes import Equation, Expression
+from bridge_core.axes import Equation, Expression, parse_sizes
 from bridge_core.errors import RuleError
 from bridge_core.rules.conditions import When
 from bridge_core.rules.patterns import Pattern
-from bridge_core.rules.sizes import parse_sizes
 from bridge_core.rules.where import Where
 
 __all__ = ["Common", "Layouts", "Options", "common_fields", "naming", "one_pattern"]

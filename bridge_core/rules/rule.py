@@ -7,7 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Unpack
 
-from bridge_core.axes import Equation, Expression, ListAxes, Term, check_equation, check_part_order
+from bridge_core.axes import (
+    Equation,
+    Expression,
+    ListAxes,
+    SizeLookup,
+    Term,
+    check_equation,
+    check_part_order,
+)
 from bridge_core.errors import RuleError
 from bridge_core.messages import count
 from bridge_core.public import renamed
@@ -24,7 +32,6 @@ from bridge_core.rules.old_names import current_action, with_old_names
 from bridge_core.rules.op_calls import Call, parse_ops
 from bridge_core.rules.options import Layouts, Options, common_fields, naming, one_pattern
 from bridge_core.rules.patterns import COUNT, Pattern
-from bridge_core.rules.sizes import SizeLookup
 from bridge_core.rules.where import Where
 from bridge_core.state import Key
 

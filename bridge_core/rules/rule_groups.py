@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge_core.errors import LimitExceeded, RuleError
+from bridge_core.io import TomlText
 from bridge_core.messages import nearest
 from bridge_core.rules.file_head import FileHead, size_names, with_sizes
 from bridge_core.rules.options import Layouts
 from bridge_core.rules.overlaps import overlapping
 from bridge_core.rules.rule import Rule
 from bridge_core.rules.tables import TableUse, fields_of, label_of, parse_tables, uses_of
-from bridge_core.rules.toml_text import TomlText
 
 __all__ = ["read_groups", "RuleGroup"]
 

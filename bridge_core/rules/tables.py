@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bridge_core.axes import parse_sizes
 from bridge_core.errors import RuleError
 from bridge_core.messages import shown
 from bridge_core.rules.patterns import NAME
-from bridge_core.rules.sizes import parse_sizes
 
 __all__ = [
     "alternatives",

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from bridge_core.errors import RuleError, UsageError
+from bridge_core.io import read_toml
 from bridge_core.messages import nearest, shown
 from bridge_core.rules.file_head import read_head
 from bridge_core.rules.rule import Rule
 from bridge_core.rules.rule_groups import RuleGroup, read_groups
-from bridge_core.rules.toml_text import read_toml
 
 __all__ = ["load_rules", "read_rule_file", "read_table", "StrPath"]
 

@@ -1,4 +1,4 @@
-"""The TOML text of a rule file: read within limits, with the lines that tomllib does not return."""
+"""The TOML text of a rule file: read within limits, with the lines that tomllib does not give."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge_core.errors import LimitExceeded, RuleError, SourceNotFound
-from bridge_core.io import SourceFile
+from bridge_core.io.source_file import SourceFile
 
 __all__ = ["read_toml", "TomlText"]
 
