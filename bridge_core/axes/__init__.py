@@ -1,4 +1,4 @@
-"""Axis notation: names for axes, and equations between tensors."""
+"""Axis notation: names for axes, equations between tensors, calls of ops, and arithmetic on sizes."""
 
 from typing import TYPE_CHECKING
 
@@ -6,6 +6,8 @@ from bridge_core.public import exports
 
 if TYPE_CHECKING:
     from bridge_core.axes.bounded_indexes import bounded_pairs as bounded_pairs
+    from bridge_core.axes.call_ops import op_of_call as op_of_call
+    from bridge_core.axes.calls import Call as Call, parse_ops as parse_ops
     from bridge_core.axes.equation import (
         ELLIPSIS as ELLIPSIS,
         Equation as Equation,
@@ -52,6 +54,8 @@ else:
         __name__,
         {
             "bounded_indexes": "bounded_pairs",
+            "call_ops": "op_of_call",
+            "calls": "Call parse_ops",
             "equation": "ELLIPSIS Equation ListAxes Term",
             "expressions": "Comparison Expression Lookup Value whole_number",
             "indexes": "IndexCount IndexEquation MixedRadix Pairs Ranks parse_index",

@@ -57,7 +57,7 @@ class SizeLookup:
         self._open: list[str] = []
 
     def states(self, name: str) -> bool:
-        """Return whether a name is an entry of the config, or a size that is not left open by ``?``."""
+        """Return whether a name is a size not left open by ``?``, or an entry of the config."""
         if name in self._known or name.startswith(_CONFIG):
             return True
         expression = self._stated.get(name)

@@ -78,11 +78,7 @@ def rules_from(
 
 
 def _check_layers(rules: Iterable[Rule]) -> None:
-    """Check that no two rules fix the kind of the same layers, however they write the path.
-
-    Raises:
-        RuleError: Two do.
-    """
+    """Check that no two rules fix the kind of the same layers, however they write the path."""
     layer_rules = [rule for rule in rules if rule.action == "layer"]
     if any(pattern.collection for rule in layer_rules for pattern in rule.sources):
         from bridge_core.resolve.rule_binding import rule_conflict
@@ -327,12 +323,12 @@ def towards(
         lost = [key for key in pending if key not in matched]
         refused.update(dict.fromkeys(lost, _why(record, "and does not match this name")))
         sources[number] = matched
-    made: list[Pattern] = []
+    new_names: list[Pattern] = []
     if any(rule.action == "fill" and rule.fallback for rule in rules):
         done = (by_identity.get(identity) or read_recorded(record) for identity, record in known.items())
         renames = [rule for rule in (*done, *given) if rule is not None and rule.action == "rename"]
-        made = [target.read(rule.targets[0], makes=True) for rule in renames if not rule.fallback]
-    return TowardsFramework(rules, sources, refused, tuple(made))
+        new_names = [target.read(rule.targets[0], makes=True) for rule in renames if not rule.fallback]
+    return TowardsFramework(rules, sources, refused, tuple(new_names))
 
 
 def _why(record: RecordedRule, problem: str) -> str:

@@ -94,14 +94,6 @@ def _without_absent(
 
     Of the targets that may be absent those are left that the template has; without a template none is, but at
     least one target of a rule.
-
-    Args:
-        rule: The rule.
-        matched: Number of a source pattern -> keys that match it.
-        in_target: The same of the target's keys; None if they are not known.
-
-    Raises:
-        RuleError: The equation is not complete without the tensors that are absent.
     """
     if not any(pattern.may_be_absent for pattern in (*rule.sources, *rule.targets)):
         return rule, matched, in_target or {}
@@ -119,11 +111,7 @@ def _without_absent(
 
 
 def _reduced(rule: Rule, left: tuple[int, ...], right: tuple[int, ...]) -> Rule:
-    """Return a rule with only some of its sources and targets, by their numbers.
-
-    Raises:
-        RuleError: Its equation is not complete.
-    """
+    """Return a rule with only some of its sources and targets, by their numbers."""
     whole = rule.equation
     if whole is None:  # checked where the rule is made
         raise rule.error("only tensors of an equation may be absent.")
@@ -208,9 +196,6 @@ def _check_blocks(rule: Rule, bound_rules: Iterable[BoundRule]) -> None:
 
     Its parts may be in the names of several tensors, so that no single instance of the rule shows a gap.
     Numbers that comparisons exclude are not missing.
-
-    Raises:
-        RuleError: A number is missing, or the last block is not complete.
     """
     if not rule.where.bounded:
         return

@@ -203,11 +203,7 @@ class _Stages:
         self._later = [_Indexed(stages[stage]) for stage in sorted(stages)]
 
     def of(self, name: Key, key: Key) -> tuple[Rule | None, list[tuple[Rule, Key]]]:
-        """Return the rule that drops or rearranges a tensor, or those that rename it and the names they make.
-
-        Raises:
-            RuleError: Two rules match one name.
-        """
+        """Return the rule that drops or rearranges a tensor, or its renames with the names that they make."""
         owner = self._owner(self._first, name, key)
         renames = []
         if owner is not None:

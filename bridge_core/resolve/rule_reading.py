@@ -109,14 +109,7 @@ def _pairs(
     config: Mapping[str, Any] | None,
     known: Mapping[str, Pairs],
 ) -> dict[str, Pairs]:
-    """Return the numbers of the counts whose parts the sources of rules have.
-
-    Args:
-        rules: Rules; those of a stage see the names that the stages before give.
-        names: The names of their sources.
-        config: The checkpoint's config, if one is known.
-        known: Numbers of counts that are known already.
-    """
+    """Return the numbers of the counts whose parts the sources of rules have."""
     rules, names = tuple(rules), tuple(names)
     ranked: dict[str, Pairs] = {}
     counting = [rule.stage for rule in rules if any(c.text not in known for c in rule.where.counts)]

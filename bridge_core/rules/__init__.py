@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from bridge_core.public import exports
 
 if TYPE_CHECKING:
-    from bridge_core.rules.op_calls import Call as Call
     from bridge_core.rules.overlaps import overlapping as overlapping
     from bridge_core.rules.pattern_index import KeyIndex as KeyIndex, PatternIndex as PatternIndex
     from bridge_core.rules.patterns import Any1 as Any1, Int as Int, Pattern as Pattern, Str as Str
@@ -27,7 +26,6 @@ else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
-            "op_calls": "Call",
             "overlaps": "overlapping",
             "pattern_index": "KeyIndex PatternIndex",
             "patterns": "Any1 Int Pattern Str",
@@ -40,5 +38,5 @@ else:
             "toml_file": "load_rules read_rule_file",
             "where": "Where",
         },
-        moved={"config_entry": "bridge_core.axes:config_entry"},
+        moved={"Call": "bridge_core.axes:Call", "config_entry": "bridge_core.axes:config_entry"},
     )

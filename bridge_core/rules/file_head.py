@@ -1,4 +1,4 @@
-"""What the top of a rule file says for all its rules: layouts, tables, sizes, prefixes and suffixes."""
+"""What the top of a rule file states for all its rules: layouts, tables, sizes, prefixes and suffixes."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ __all__ = ["Affixes", "FileHead", "HEAD_KEYS", "read_head", "size_names", "with_
 HEAD_KEYS = ("source", "target", "tables", "sizes", "prefix", "suffix", "rule")
 
 _NEUTRAL = "neutral"
+
+_NAME = re.compile(r"(?<![\w.])[A-Za-z_][\w.]*")
 
 _MOST_SIZES = 256
 
@@ -65,7 +67,7 @@ class Affixes:
 def size_names(table: Mapping[str, Any]) -> tuple[set[str], set[str]]:
     """Return the names in a rule that may have sizes: the axes of its equation, and the names that it needs.
 
-    These are in calls, conditions, ``where`` and sizes, or axes of one side that are no captures.
+    These are in calls, conditions, ``where`` and sizes, or axes of one side that are not captures.
     """
     axes: set[str] = set()
     needed: set[str] = set()
@@ -84,11 +86,8 @@ def size_names(table: Mapping[str, Any]) -> tuple[set[str], set[str]]:
 
 def _names_in(texts: str | Iterable[str]) -> set[str]:
     """Return all names in texts of expressions, before it is known which of them are sizes."""
-    found: set[str] = set()
-    for text in [texts] if isinstance(texts, str) else texts:
-        plain = re.sub(r"'[^']*'", "", text)
-        found.update(re.findall(r"(?<![\w.])[A-Za-z_][\w.]*", plain))
-    return found - {"counts"}
+    plain = (re.sub(r"'[^']*'", "", text) for text in ([texts] if isinstance(texts, str) else texts))
+    return {name for text in plain for name in _NAME.findall(text)} - {"counts"}
 
 
 def with_sizes(
@@ -143,7 +142,7 @@ def read_head(toml: TomlText, sizes: Mapping[str, Any], rule_keys: Iterable[str]
 
     Raises:
         RuleError: A key is unknown, or a value is wrong.
-        UsageError: The file states no size of such a name, or the value is no size.
+        UsageError: The file states no size of such a name, or the value is not a size.
     """
     document = toml.document
     for key in document:

@@ -66,7 +66,7 @@ def common_fields(
 
     Args:
         options: The options.
-        patterns: The rule's patterns; their captures, and the equation's axes, are no sizes in ``where``.
+        patterns: The rule's patterns; their captures, and the equation's axes, are not sizes in ``where``.
         equation: The rule's equation.
 
     Raises:

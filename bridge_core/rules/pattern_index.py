@@ -44,7 +44,7 @@ class PatternIndex:
         ]
 
     def candidates(self, key: Key) -> Sequence[int]:
-        """Return the numbers of the groups with a pattern that may match a key, in ascending order."""
+        """Return the numbers of the groups that may match a key, in ascending order."""
         length = len(key)
         group_numbers: list[int] = []
         for least, texts_of, numbers in self._by_places:

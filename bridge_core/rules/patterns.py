@@ -62,7 +62,7 @@ _OPEN = AnyN()
 
 @dataclass(frozen=True)
 class Pattern:
-    """A pattern over keys: literals, ``{i:int}``, ``{name}``, ``{one|other}``, ``*`` and ``**``.
+    """A pattern over keys: texts, ``{i:int}``, ``{name}``, ``{one|other}``, ``*`` and ``**``.
 
     A part may mix literals and captures, as ``layers_{i:int}``. Captured values are texts, numbers too.
     Alternatives, as ``{model|model.text|}``, capture nothing: the first that matches is used, and the first

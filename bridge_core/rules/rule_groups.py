@@ -1,4 +1,4 @@
-"""What each ``[[rule]]`` of a file says: one rule, or one for each combination of rows of its tables."""
+"""What each ``[[rule]]`` of a file states: one rule, or one for each combination of rows of its tables."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LONGEST_PROBLEM = 2000
 
 @dataclass(frozen=True)
 class RuleGroup:
-    """What one ``[[rule]]`` of a file says.
+    """What one ``[[rule]]`` of a file states.
 
     Args:
         origin: Its file and line, which all its rules share.
@@ -62,7 +62,7 @@ def read_groups(
 
     Args:
         toml: The file.
-        head: What its top says.
+        head: Its top.
         read: Returns the rule of a table, with its layouts and its origin.
         takes_sizes: Whether the rule of a table may have sizes.
 
@@ -143,11 +143,7 @@ def _use_of(table: Mapping[str, Any], head: FileHead) -> TableUse:
 def _check_used(
     toml: TomlText, head: FileHead, uses: Iterable[TableUse], used: Collection[tuple[int, str]]
 ) -> None:
-    """Refuse what no rule uses: it is most likely misspelt.
-
-    Raises:
-        RuleError: There is such a table, a size of its rows, or a size of the file.
-    """
+    """Refuse what no rule uses: it is most likely misspelt."""
     known = list(uses)
     in_rules = {id(table): ("rule", name, table) for use in known for name, table in use.tables.items()}
     in_use = frozenset[str]().union(*(use.used for use in known))

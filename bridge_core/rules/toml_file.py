@@ -45,7 +45,7 @@ def load_rules(path: StrPath, *, sizes: Mapping[str, Any] | None = None) -> tupl
 
 
 def read_rule_file(path: StrPath, *, sizes: Mapping[str, Any] | None = None) -> tuple[RuleGroup, ...]:
-    """Load a rule file as `load_rules`; return what each ``[[rule]]`` says, the affixes last.
+    """Load a rule file as `load_rules`; return its ``[[rule]]`` tables, the affixes last.
 
     Args:
         path: The file.
@@ -187,11 +187,7 @@ def read_table(table: dict[str, Any], layouts: tuple[str, str] | None, origin: s
 
 
 def _written_as(table: Iterable[str]) -> dict[str, str]:
-    """Return the current name of every key of a table -> the key in the table.
-
-    Raises:
-        RuleError: The table has a key under both its names.
-    """
+    """Return the current name of every key of a table -> the key in the table."""
     written: dict[str, str] = {}
     for key in table:
         other = written.setdefault(_OLD_KEYS.get(key, key), key)

@@ -14,8 +14,8 @@ from support.rule_files import abstract, assert_holds, nothing_written, plan_and
 import bridge_flax
 import bridge_torch
 from bridge_core import PlanError, Rule, RuleError, UsageError, convert, plan_conversion, verify
+from bridge_core.axes import Call
 from bridge_core.cli import main
-from bridge_core.rules.op_calls import Call
 from bridge_core.state import unflatten_tree
 from bridge_core.state.dtypes import DTYPES
 
