@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 from flax.serialization import msgpack_restore, msgpack_serialize
+from support.errors import refused
 from support.flax_gemma import GemmaSizes, LinenGemma
 from support.rule_proofs import (
     RULES,
@@ -22,7 +23,7 @@ from support.rule_proofs import (
     torch_file,
 )
 
-from bridge_core import convert
+from bridge_core import RuleError, convert
 
 FILE = RULES / "gemma3.toml"
 SIZES = GemmaSizes(40, 24, 48, layers=2, heads=4, kv_heads=2, head_dim=8, window=4)
@@ -154,6 +155,23 @@ def test_there_by_a_template_and_back_without_one(sizes, model, tmp_path):
     assert_same_tree(stored(back), weights)
     assert convert(in_flax, tmp_path / "tied.safetensors", to="torch", rules=FILE, like=source).exact
     assert_same_tree(stored(tmp_path / "tied.safetensors"), arrays(model))
+
+
+@pytest.mark.parametrize("sizes", [SIZES])
+def test_the_names_of_torch_do_not_show_the_variables(model, tmp_path):
+    source = torch_file(model, tmp_path / "torch" / "model.safetensors")
+    with refused(RuleError, "gate_proj", hint="--like"):
+        convert(source, tmp_path / "flax.msgpack", to="flax", rules=FILE)
+
+
+@every_case
+def test_variables_of_flax_become_torchs(sizes, model, tmp_path):
+    """A file that this project did not write."""
+    variables = saved_tree(by_hand(arrays(model), sizes), tmp_path / "flax.msgpack")
+    convert(variables, tmp_path / "torch.safetensors", to="torch", rules=FILE)
+    weights = arrays(model)
+    del weights["lm_head.weight"]
+    assert_same_tree(stored(tmp_path / "torch.safetensors"), weights)
 
 
 @pytest.mark.slow

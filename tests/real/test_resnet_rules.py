@@ -13,6 +13,7 @@ from support.rule_proofs import (
     changed,
     randomised,
     run_linen,
+    saved_tree,
     stored,
     stored_tree,
     torch_file,
@@ -94,6 +95,17 @@ def test_it_comes_back_bit_for_bit(depth, shown, model, in_flax, tmp_path):
         known = {"rules": load_rules(FILE, sizes={"depths": list(STAGES[depth])})}
     assert convert(in_flax, tmp_path / "back.safetensors", to="torch", **known).exact
     assert_same_tree(stored(tmp_path / "back.safetensors"), stored(source))
+
+
+@every_depth
+def test_variables_of_flax_become_torchs(depth, model, tmp_path):
+    """A file that this project did not write."""
+    variables = saved_tree(by_hand(arrays(model), depth), tmp_path / "flax.msgpack")
+    rules = load_rules(FILE, sizes={"depths": list(STAGES[depth])})
+    convert(variables, tmp_path / "torch.safetensors", to="torch", rules=rules)
+    counters = {name: value for name, value in arrays(model).items() if "num_batches" in name}
+    wanted = {**arrays(model), **{name: np.zeros_like(value) for name, value in counters.items()}}
+    assert_same_tree(stored(tmp_path / "torch.safetensors"), wanted)
 
 
 @pytest.mark.parametrize("depth", [18])

@@ -145,6 +145,13 @@ def test_there_and_back_without_a_template(scan, model, source, tmp_path):
     assert_same_tree(stored(back), stored(source))
 
 
+@every_form
+def test_a_file_of_big_vision_becomes_torchs(scan, model, tmp_path):
+    np.savez(tmp_path / "flax.npz", **by_hand(arrays(model), scan))
+    convert(tmp_path / "flax.npz", tmp_path / "torch.safetensors", to="torch", rules=rules_of(scan))
+    assert_same_tree(stored(tmp_path / "torch.safetensors"), arrays(model))
+
+
 @pytest.mark.slow
 @every_form
 def test_the_outputs_are_those_of_torch(scan, model, source, tmp_path):
