@@ -100,7 +100,7 @@ class MixedRadix:
             if parts[name] >= bound:
                 raise RuleError(
                     f"expected {name} below {bound}, got {parts[name]}.",
-                    hint=f"Write a list of where each group starts, [0, 3, 7][s] + {name}, or 'n counts s, {name}'.",
+                    hint=f"Write where groups start, as in [0, 3, 7][s] + {name}, or 'n counts s, {name}'.",
                 )
         rest = sum(factor * parts[name] for name, factor in self.terms)
         if self.leading:

@@ -198,9 +198,7 @@ class RuleInstance:
                 hint = f"Write '{missing[0]}?' in the rule if this tensor may be absent."
             elif len(list_axes) == 1 == len(list_axes[0]) and count == min(matched[0])[0]:
                 (name,) = list_axes[0]
-                hint = (
-                    f'Write where = "{name} = n + {count}", and n in the equation, if they begin at {count}.'
-                )
+                hint = f'Write where = "{name} = n + {count}", and n for {name} in the equation.'
             raise self.rule.error(text, self._shown_key(one), hint=hint)
         return tuple(
             tuple(matched[number][place] for place in self._places(names))

@@ -76,7 +76,7 @@ class When:
             if not isinstance(value, str | int | float):
                 raise RuleError(
                     f"when.config.{entry}: expected a text, a number, true or false, got {value!r}.",
-                    hint=f"Write where = \"config.{entry}[i] == 'full_attention'\" to choose layers by a list.",
+                    hint=f"To choose layers, write where = \"config.{entry}[i] == 'full_attention'\".",
                 )
         return cls(
             rank,

@@ -170,7 +170,7 @@ def parse_segment(text: str) -> Segment:
     is_regular = _REGULAR.search(literals) is not None
     if is_regular or any(character in literals for character in "{}*"):
         if is_regular:
-            hint = "Write {i:int} for \\d+, {name} for any text, and {text.|} for (text.)?, not a regular expression."
+            hint = "Write {i:int} for \\d+, {name} for any text, and {text.|} for (text.)?."
         elif "|" in literals:
             hint = "Write plain texts as alternatives, such as {model|model.text|}."
         elif "*" in literals:

@@ -221,8 +221,8 @@ def uses_of(table: Mapping[str, Any], tables: Mapping[str, NameTable]) -> TableU
                 raise RuleError(
                     f"only {'targets' if 1 in sides[name] else 'sources'} use the table {name!r}: expected "
                     f"{{{name}}} on both sides.",
-                    hint=f"Write {{{name}}} in the patterns of the other side too, make it a list, or give its "
-                    "rows sizes for where, such as { local = { odd = 0 }, global = { odd = 1 } }.",
+                    hint=f"Write {{{name}}} in the patterns of the other side too, make it a list, or give "
+                    "its rows sizes for where, such as { local = { odd = 0 }, global = { odd = 1 } }.",
                 )
             choices[name] = alternatives([row.texts[0] for row in tables[name].rows])
     rows = {name: known for name, known in tables.items() if name in sides and name not in choices}
