@@ -189,8 +189,8 @@ def check_captures(rule: Rule) -> None:
     for what, side in (("sources", sources), ("targets", targets)):
         if len(side) > _MOST_PATTERNS:
             raise RuleError(f"expected at most {_MOST_PATTERNS} {what}, got {len(side)}.")
-        names = [pattern.segments for pattern in side if pattern.is_literal]
-        differ = len(set(names)) == len(names)
+        literal = [pattern.segments for pattern in side if pattern.is_literal]
+        differ = len(set(literal)) == len(literal)
         for first, second in itertools.combinations(side, 2):
             if not (differ and first.is_literal and second.is_literal) and certainly_meet(first, second):
                 raise RuleError(
