@@ -17,10 +17,13 @@ if TYPE_CHECKING:
         recorded_pairs as recorded_pairs,
     )
     from bridge_core.rules.rule import Rule as Rule
-    from bridge_core.rules.rule_groups import RuleGroup as RuleGroup
+    from bridge_core.rules.rule_groups import (
+        RuleGroup as RuleGroup,
+        load_rules as load_rules,
+        read_rule_file as read_rule_file,
+    )
     from bridge_core.rules.rule_sets import Rules as Rules, as_rules as as_rules, oriented as oriented
     from bridge_core.rules.sizes import resolve_sizes as resolve_sizes
-    from bridge_core.rules.toml_file import load_rules as load_rules, read_rule_file as read_rule_file
     from bridge_core.rules.where import Where as Where
 else:
     __getattr__, __dir__, __all__ = exports(
@@ -34,8 +37,7 @@ else:
             "rule": "Rule",
             "rule_sets": "Rules as_rules oriented",
             "sizes": "resolve_sizes",
-            "rule_groups": "RuleGroup",
-            "toml_file": "load_rules read_rule_file",
+            "rule_groups": "RuleGroup load_rules read_rule_file",
             "where": "Where",
         },
         moved={"Call": "bridge_core.axes:Call", "config_entry": "bridge_core.axes:config_entry"},
