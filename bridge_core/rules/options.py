@@ -51,10 +51,7 @@ def common_fields(
 ) -> dict[str, Any]:
     """Return the options as fields of a rule.
 
-    Args:
-        options: The options.
-        patterns: The rule's patterns; their captures, and the equation's axes, are not sizes in ``where``.
-        equation: The rule's equation.
+    The captures of the rule's patterns, and the axes of its equation, are not sizes in ``where``.
 
     Raises:
         RuleError: A condition, a size or ``where`` is not valid.

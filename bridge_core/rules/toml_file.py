@@ -85,11 +85,6 @@ def takes_sizes(table: Mapping[str, Any]) -> bool:
 def read_table(table: dict[str, Any], layouts: tuple[str, str] | None, origin: str) -> Rule:
     """Return the rule of a table.
 
-    Args:
-        table: The keys and values of one rule.
-        layouts: The layouts of its sources and its targets; None if the file names none.
-        origin: Where it was written, as file and line.
-
     Raises:
         RuleError: A key is unknown or missing, keys cannot be combined, or a value is wrong.
     """
