@@ -98,14 +98,20 @@ class MixedRadix:
         """
         for name, bound in self.sizes.items():
             if parts[name] >= bound:
-                raise RuleError(f"expected {name} below {bound}, got {parts[name]}.")
+                raise RuleError(
+                    f"expected {name} below {bound}, got {parts[name]}.",
+                    hint=f"Write where groups start, as in [0, 3, 7][s] + {name}, or 'n counts s, {name}'.",
+                )
         rest = sum(factor * parts[name] for name, factor in self.terms)
         if self.leading:
             number = parts[self.leading]
             place = number + self.shift
             if not 0 <= place < len(self.starts):
                 first, last = max(-self.shift, 0), len(self.starts) - 1 - self.shift
-                raise RuleError(f"expected {self.leading} from {first} to {last}, got {number}.")
+                raise RuleError(
+                    f"expected {self.leading} from {first} to {last}, got {number}.",
+                    hint=f"Write [{self.leading} - 1] where {self.leading} counts from 1.",
+                )
             start, after = self.starts[place], self.starts[place + 1 : place + 2]
             if after and start + rest >= after[0]:
                 names = ", ".join(f"{name} = {parts[name]}" for name, _ in self.terms)

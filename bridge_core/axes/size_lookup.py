@@ -110,7 +110,8 @@ def _config_value(config: Mapping[str, Any] | None, names: Sequence[str]) -> Val
     if config is None:
         raise RuleError(
             f"config.{text} has no value: the checkpoint has no config.json.",
-            hint="Put the model's config.json next to the source file, or write the number.",
+            hint="Put the model's config.json next to the source file, write the number, or pass a size of "
+            "[sizes] (--set NAME=VALUE).",
         )
     entry = config_entry(config, names)
     if entry is None:

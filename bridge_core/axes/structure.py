@@ -217,7 +217,8 @@ class _Side:
                 if twice is not None:
                     raise RuleError(
                         f"'{term}': expected each axis once in a tensor, got {twice!r} twice.",
-                        hint="Give each axis a name of its own, also where sizes are equal.",
+                        hint="Give each axis a name of its own, also where sizes are equal; write + between "
+                        "parts of a concatenation, as in '(h a) + (h b)'.",
                     )
                 piece = frozenset((*names, *along)) - self.repeated
                 if piece in in_term:
@@ -272,7 +273,7 @@ def _factors(member: Member, other: _Side | None) -> Factors:
     raise RuleError(
         f"the group '{member}' mixes a product and a concatenation: on the {other.name} side {near} are in "
         f"one tensor, but {apart} are not.",
-        hint=f"Write + between the parts, as in '{_with_marks(member, joined)}'.",
+        hint=f"Write + between the parts, as in '{_with_marks(member, joined)}', on both sides.",
     )
 
 

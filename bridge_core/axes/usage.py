@@ -81,7 +81,8 @@ def _only_there(equation: Equation, axis: str, side: str, others: frozenset[str]
     else:
         hint = (
             "Write it on both sides, or write 1 for an axis of size one; to repeat the values along it, "
-            f"state its size, such as sizes = {{ {axis} = 2 }}."
+            f"state its size, such as sizes = {{ {axis} = 2 }}; to stack the other side's tensors, write "
+            "their number, such as 2."
         )
     return RuleError(f"'{equation}': the axis {axis!r} is only on the {side} side.", hint=hint)
 

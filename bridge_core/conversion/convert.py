@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from bridge_core.conversion.options import ConversionOptions
 from bridge_core.conversion.planning import complete_plan
 from bridge_core.conversion.report import Report
 from bridge_core.conversion.second_reading import read_with_config
+from bridge_core.errors import PlanError
 from bridge_core.plan import Plan
 from bridge_core.plugins import Registry, given_registry
 from bridge_core.rules import Allowed, Permissions, Rules, as_rules
@@ -207,9 +209,23 @@ def convert(
         if not plan.ok:
             known, state, plan = read_with_config(src, source, state, plan, options, known, registry)
         result = plan.apply(state)
-        with guided(
-            writing, known, source, dst, registry, layout=result.layout, follow_links=follow_links
-        ) as writing:
+        with (
+            guided(
+                writing, known, source, dst, registry, layout=result.layout, follow_links=follow_links
+            ) as writing,
+            _naming_rule(plan),
+        ):
             saved = write_checkpoint(result, dst, writing, registry)
     sidecar_files = tuple(Path(dst) / name for name in writing.sidecar_files)
     return Report.of(plan, saved, sidecar_files, verified=verify)
+
+
+@contextmanager
+def _naming_rule(plan: Plan) -> Iterator[None]:
+    """Add where the rule is to an error about the values of a tensor that it makes."""
+    try:
+        yield
+    except PlanError as err:
+        rules = (step.rule for step in plan.steps if step.rule and err.key in step.targets)
+        err.path = err.path or next(rules, None)
+        raise

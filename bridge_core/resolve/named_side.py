@@ -26,6 +26,7 @@ class NamedSide:
         elsewhere: Gives the names that are in other collections than one.
         boxes: The last parts of keys that only name the values in boxes.
         moved: Start of names in the file -> start of the side's keys in its place.
+        slashed: Whether the file will have slashes between parts; asked where no names are known.
     """
 
     def __init__(
@@ -35,30 +36,35 @@ class NamedSide:
         elsewhere: Callable[[str], Iterable[Key]] = lambda _: (),
         boxes: Iterable[str] = (),
         moved: Mapping[Key, Key] | None = None,
+        slashed: bool = False,
     ) -> None:
         self.default = next(iter(collections), "")
         self.collections = frozenset(collections)
         self.names = names
         self.boxes = frozenset(boxes)
         self.moved = moved or {}
+        self._slashed = slashed
         self._elsewhere = elsewhere
         self._outside: dict[str, frozenset[Key]] = {}
         self._indices: dict[bool, KeyIndex] = {}
         self._with_dots: dict[str, Key] | None = None
 
-    def read(self, pattern: Pattern, *, of_paths: bool = False, makes: bool = False) -> Pattern:
+    def read(
+        self, pattern: Pattern, *, of_paths: bool = False, makes: bool = False, every: bool = False
+    ) -> Pattern:
         """Return a pattern without the collection that it begins with, its box, its slashes and alternatives.
 
         Args:
             pattern: The pattern.
             of_paths: Whether it is about the paths of layers, not about keys.
             makes: Whether it makes names, so that it is the first of its alternatives where none matches.
+            every: Whether it stands for all its alternatives.
 
         Raises:
             RuleError: The pattern matches names with its slashes, and others where it is split at them.
         """
         pattern = self._unslashed(pattern, of_paths)
-        if not pattern.is_open:
+        if every or not pattern.is_open:
             return self._read(pattern, of_paths)
         readings = [self._read(option, of_paths) for option in pattern.options]
         chosen = next((one for one in readings if self._matches(one, of_paths)), None)
@@ -107,7 +113,7 @@ class NamedSide:
         if split is None:
             return pattern
         if not self.names:
-            return split if split.segments[0] in self.collections else pattern
+            return split if self._slashed or split.segments[0] in self.collections else pattern
         return unslashed(
             pattern,
             lambda one: any(

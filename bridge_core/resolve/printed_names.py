@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from bridge_core.plugins import Registry, names_of
 from bridge_core.resolve.named_side import NamedSide
 from bridge_core.rules import PatternIndex
-from bridge_core.state import FlatState, Key, VariableCollections
+from bridge_core.state import FlatState, Key, StateMetadata, VariableCollections
 
 if TYPE_CHECKING:
     from bridge_core.errors import RuleError
@@ -93,10 +93,17 @@ def neutral_side(state: FlatState, keys: Iterable[Key], layout: str, registry: R
     return NamedSide(framework.collections, keys, elsewhere, set(metadata.boxes.values()))
 
 
-def unseen_side(layout: str, registry: Registry) -> NamedSide:
-    """Return a framework's side without names, for a state that is not known."""
+def unseen_side(layout: str, registry: Registry, metadata: StateMetadata | None = None) -> NamedSide:
+    """Return a framework's side without names, for a state that is not known.
+
+    Args:
+        layout: The framework's layout.
+        registry: Where the framework is found.
+        metadata: Of the state that it will be made from, if that is known.
+    """
     framework = registry.frameworks.get(layout)
-    return NamedSide(framework.collections if framework is not None else ())
+    slashed = metadata is not None and metadata.separator(layout) == "/"
+    return NamedSide(framework.collections if framework is not None else (), slashed=slashed)
 
 
 def decided(rule: Rule, source: NamedSide, target: NamedSide, *, recorded: bool = False) -> Rule:
@@ -119,11 +126,12 @@ def read_printed(rule: Rule, source: NamedSide, target: NamedSide) -> Rule:
     match a name.
     """
     of_paths = rule.action == "layer"
-    sources = tuple(source.read(pattern, of_paths=of_paths) for pattern in rule.sources)
+    every = not rule.targets  # what drops and layers name is not made, so that there is no choice
+    sources = tuple(source.read(pattern, of_paths=of_paths, every=every) for pattern in rule.sources)
     targets = tuple(target.read(pattern, makes=True) for pattern in rule.targets)
     if of_paths:
         # Layers are known by the names that rules give them, too.
-        sources = tuple(target.read(pattern, of_paths=True) for pattern in sources)
+        sources = tuple(target.read(pattern, of_paths=True, every=every) for pattern in sources)
     if rule.action == "rename":
         targets = (_written_alike(rule, sources[0], targets[0]),)
         if sources[0].written and not rule.source.is_open:

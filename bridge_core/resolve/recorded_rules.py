@@ -61,7 +61,7 @@ def rules_from(
         check_kind(rule, registry.kinds, state.layout or "")
         layout = to if to != "neutral" or rule.layouts is None else rule.layouts[1]
         if rule.action != "layer" or rule_holds(rule, config):
-            sided.append((rule, source, seen or unseen_side(layout, registry)))
+            sided.append((rule, source, seen or unseen_side(layout, registry, state.metadata)))
             layouts.append(layout)
     read = read_rules(sided, config)
     for rule, layout in zip(read, layouts, strict=True):
@@ -184,7 +184,7 @@ def rules_towards(
     sided = []
     for rule in fresh:
         layout, target = rule.layouts or ("", to)
-        sided.append((rule, side_from(layout), unseen_side(target, registry)))
+        sided.append((rule, side_from(layout), unseen_side(target, registry, metadata)))
     read = read_rules(sided, config, recorded_pairs(metadata.rules or ()))
     return NeutralRules(read, tuple(done), waiting)
 
@@ -256,7 +256,11 @@ def towards(
         return TowardsFramework(())
     from bridge_core.rules import identity_of_rule, read_recorded, recorded_pairs
 
-    target = unseen_side(to, registry) if like is None else side_of(like.replace(layout=to), registry)
+    target = (
+        unseen_side(to, registry, state.metadata)
+        if like is None
+        else side_of(like.replace(layout=to), registry)
+    )
     by_identity = {identity_of_rule(rule): rule for rule in given}
     known = _by_identity(records)
     waiting = {key for record in records for key in record.pending}

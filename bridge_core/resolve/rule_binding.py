@@ -181,6 +181,12 @@ def rule_conflict(rule: Rule, other: Rule, what: str, key: Key | str) -> RuleErr
         )
         text = f"two rules {what} this tensor: {first} and {second}."
     hint = "Make the patterns disjoint, or remove one of the rules."
+    gives_way = sorted({one.action for one in (rule, other)} & {"rename", "drop"}, reverse=True)
+    starts = [str(one.source) if one.sources and one.targets else None for one in (rule, other)]
+    if starts[0] is not None and starts[0] == starts[1]:
+        hint = "Write one rule for both, with the texts of the other side as alternatives, such as {a.b|b}."
+    elif gives_way and what == "match":
+        hint = f"Make the patterns disjoint, or set fallback = true in the {gives_way[0]}."
     if any(one.when.of_target and (one.when.needs_shape or one.when.is_undecided) for one in (rule, other)):
         hint = 'Pass like="model.safetensors" (--like), which shows whose conditions hold.'
     elif rule.action == other.action == "rename" and what == "match" and rule != other:

@@ -193,7 +193,13 @@ class RuleInstance:
             one = next(key for group in matched.values() for key in group.values())
             what = "source tensor is" if count == 1 else "source tensors are"
             text = f"{count} {what} missing that the rule takes with this one: {', '.join(missing)}{more}."
-            raise self.rule.error(text, self._shown_key(one), hint=self._alike(missing[0]))
+            hint = self._alike(missing[0])
+            if missing[0] in map(str, self.rule.sources):
+                hint = f"Write '{missing[0]}?' in the rule if this tensor may be absent."
+            elif len(list_axes) == 1 == len(list_axes[0]) and count == min(matched[0])[0]:
+                (name,) = list_axes[0]
+                hint = f'Write where = "{name} = n + {count}", and n for {name} in the equation.'
+            raise self.rule.error(text, self._shown_key(one), hint=hint)
         return tuple(
             tuple(matched[number][place] for place in self._places(names))
             for number, names in enumerate(list_axes)

@@ -75,7 +75,8 @@ class When:
         for entry, value in flat.items():
             if not isinstance(value, str | int | float):
                 raise RuleError(
-                    f"when.config.{entry}: expected a text, a number, true or false, got {value!r}."
+                    f"when.config.{entry}: expected a text, a number, true or false, got {value!r}.",
+                    hint=f"To choose layers, write where = \"config.{entry}[i] == 'full_attention'\".",
                 )
         return cls(
             rank,

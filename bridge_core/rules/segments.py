@@ -121,6 +121,8 @@ class Mixed:
 Segment = str | Int | Str | Any1 | AnyN | Mixed
 
 _FIELD = re.compile(r"\{(?:(\w+)(?::(int|str))?|([^{}|]*\|[^{}]*))\}")
+_REGULAR = re.compile(r"\\(?:[dw]|$)|[)\]][?*+]")
+"""Signs of regular expressions that names do not have."""
 
 _PART = re.compile(r"(?:\{[^{}|]*\|[^{}]*\}|[^.])*", re.DOTALL)
 
@@ -165,8 +167,11 @@ def parse_segment(text: str) -> Segment:
         rest = written.end()
     pieces.append(text[rest:])
     literals = "".join(piece for piece in pieces if isinstance(piece, str))
-    if any(character in literals for character in "{}*"):
-        if "|" in literals:
+    is_regular = _REGULAR.search(literals) is not None
+    if is_regular or any(character in literals for character in "{}*"):
+        if is_regular:
+            hint = "Write {i:int} for \\d+, {name} for any text, and {text.|} for (text.)?."
+        elif "|" in literals:
             hint = "Write plain texts as alternatives, such as {model|model.text|}."
         elif "*" in literals:
             hint = "Write a capture to match within a part, such as layer_{i:int}."

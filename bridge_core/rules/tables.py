@@ -161,11 +161,7 @@ def _row(source: object, target: object) -> Row:
     sizes: dict[str, Any] = {}
     if isinstance(target, dict):
         sizes = {name: size for name, size in target.items() if name != "name"}
-        if "name" not in target:
-            raise RuleError(
-                f"the row {shown(source)} has no name.", hint='Write { name = "query", heads = 8 }.'
-            )
-        target = target["name"]
+        target = target.get("name", source)
     try:
         return Row((name_text(source), name_text(target)), parse_sizes(sizes))
     except RuleError as err:
@@ -220,12 +216,13 @@ def uses_of(table: Mapping[str, Any], tables: Mapping[str, NameTable]) -> TableU
     two_sided = "source" in table and not table.keys().isdisjoint(("target", "rename"))
     choices = {}
     for name in sorted(sides):
-        if two_sided and len(sides[name]) == 1:
+        if two_sided and len(sides[name]) == 1 and not any(row.sizes for row in tables[name].rows):
             if not tables[name].is_list:
                 raise RuleError(
                     f"only {'targets' if 1 in sides[name] else 'sources'} use the table {name!r}: expected "
                     f"{{{name}}} on both sides.",
-                    hint=f"Write {{{name}}} in the patterns of the other side too, or make it a list.",
+                    hint=f"Write {{{name}}} in the patterns of the other side too, make it a list, or give "
+                    "its rows sizes for where, such as { local = { odd = 0 }, global = { odd = 1 } }.",
                 )
             choices[name] = alternatives([row.texts[0] for row in tables[name].rows])
     rows = {name: known for name, known in tables.items() if name in sides and name not in choices}
