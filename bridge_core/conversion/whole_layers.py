@@ -94,13 +94,13 @@ def cast_keeping_scales(plan: Plan, dtypes: Mapping[Key, Any]) -> Plan:
     if not any(map(may_show_cause, plan.specs)):
         return plan.cast(dtypes)
     causes = [cause for cause in causes_of(plan.specs) if cause.code == "quantised"]
-    wanted = {key: [dtypes.get(t) for t in step.targets] for step in plan.steps for key in step.sources}
+    stated = {key: [dtypes.get(t) for t in step.targets] for step in plan.steps for key in step.sources}
     keep = {
         key
         for cause in causes
         for key in (*cause.keys, *cause.codes)
         if is_floating(plan.specs[key].dtype)
-        and any(dtype not in (None, plan.specs[key].dtype) for dtype in wanted.get(key, ()))
+        and any(dtype not in (None, plan.specs[key].dtype) for dtype in stated.get(key, ()))
     }
     if not keep:
         return plan.cast(dtypes)

@@ -76,15 +76,15 @@ def _closest_name(pattern: str, names: Iterable[str]) -> str:
     """
     import difflib  # only errors need it
 
-    wanted = _VARYING.sub("0", pattern.removesuffix(".**").removesuffix(".*"))
-    depth = wanted.count(".") + 1
+    text = _VARYING.sub("0", pattern.removesuffix(".**").removesuffix(".*"))
+    depth = text.count(".") + 1
     texts: dict[str, str] = {}
     for name in itertools.islice(names, _COMPARED):
         parts = _VARYING.sub("0", name).split(".")
         for start in (0, 1):
             texts.setdefault(".".join(parts[start:]), name)
             texts.setdefault(".".join(parts[start : start + depth]), name)
-    found = difflib.get_close_matches(wanted, texts, n=1)
+    found = difflib.get_close_matches(text, texts, n=1)
     return texts[found[0]] if found else ""
 
 

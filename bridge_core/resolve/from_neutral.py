@@ -269,7 +269,7 @@ def _fills(
 ) -> tuple[dict[Key, Step], tuple[Key, ...], tuple[str, ...]]:
     """Return the targets that rules fill with constants, those they leave out, and the unmatched rules.
 
-    A fallback fills only what no other rule makes, whose names ``renamed`` are patterns of.
+    A fallback fills only what no other rule makes; ``renamed`` are patterns of the names that these give.
     """
     fills: dict[Key, Step] = {}
     absent: list[Key] = []

@@ -221,13 +221,7 @@ class _Readings:
     def of(
         self, group: Group, info: LayerInfo, candidates: tuple[LayerTransform | None, ...]
     ) -> tuple[Interpretation, ...]:
-        """Return every way to read a layer.
-
-        Args:
-            group: Its leaves.
-            info: Its record, which many layers may share.
-            candidates: What it may be while undecided.
-        """
+        """Return every way to read a layer."""
         shared = (id(info), group.shapes)
         known = self._of_record.get(shared)
         if known is None:
@@ -281,11 +275,7 @@ def _interpretations(
 
 
 def _check_rule(rule: Rule, path: Key, info: LayerInfo | None, registry: Registry) -> None:
-    """Check that a rule names a kind that there is, and does not contradict what was decided before.
-
-    Raises:
-        RuleError: The kind is unknown, or another kind was decided before.
-    """
+    """Check that a rule names a kind that there is, and does not contradict what was decided before."""
     kinds = (*registry.kinds, PARAMETER)
     if rule.kind not in kinds:
         error = rule.error(f"unknown kind {rule.kind!r} of layers.")

@@ -336,11 +336,7 @@ class PlanBuilder:
         )
 
     def _check_owners(self) -> None:
-        """Check that a rule and the automatic match do not fill one target.
-
-        Raises:
-            RuleError: One does.
-        """
+        """Check that a rule and the automatic match do not fill one target."""
         sources_of = {target: f.sources for target, f in self.filled.items() if target in self.owners}
         for step in (*self.shared, *self.constants):
             if step.evidence != "rule":

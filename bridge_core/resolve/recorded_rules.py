@@ -49,13 +49,7 @@ def rules_from(
 ) -> tuple[Rule, ...]:
     """Return the rules for a framework's state, without collections in their patterns, that may hold.
 
-    Args:
-        state: The source.
-        rules: The rules, in the direction of the conversion.
-        registry: Where frameworks are readable_rules.
-        config: The checkpoint's config, if one is known.
-        to: The framework of the target; neutral if it is not known.
-        like: The target's template, if it is known.
+    The target's framework ``to`` is neutral if it is not known.
 
     Raises:
         RuleError: A rename may lead to a collection or to a module, or two rules are about the same layers.
@@ -78,11 +72,7 @@ def rules_from(
 
 
 def _check_layers(rules: Iterable[Rule]) -> None:
-    """Check that no two rules fix the kind of the same layers, however they write the path.
-
-    Raises:
-        RuleError: Two do.
-    """
+    """Check that no two rules fix the kind of the same layers, however they write the path."""
     layer_rules = [rule for rule in rules if rule.action == "layer"]
     if any(pattern.collection for rule in layer_rules for pattern in rule.sources):
         from bridge_core.resolve.rule_binding import rule_conflict
@@ -102,12 +92,8 @@ def recorded_rules(
 ) -> tuple[RecordedRule, ...]:
     """Return what the neutral state records of the rules that it is made with.
 
-    Args:
-        rules: The rules.
-        taken: Source key -> the rule that rearranges it.
-        names: Source key -> neutral key.
-        layout: The layout that the conversion is from.
-        config: The checkpoint's config, if one is known.
+    ``taken`` are source keys with the rules that rearrange them, ``names`` source keys with their neutral
+    keys.
 
     Raises:
         RuleError: A rule is to rearrange tensors for the neutral form.
@@ -163,13 +149,6 @@ def rules_towards(
 
     A state of before rules were recorded has been through the rules that name layouts; one that no conversion
     made has not.
-
-    Args:
-        state: The neutral state.
-        rules: The rules, in the direction of the conversion.
-        registry: Where frameworks are found.
-        to: The framework of the target, or neutral.
-        config: The checkpoint's config, if one is known.
     """
     rules = tuple(rules)
     if not rules:
@@ -235,11 +214,7 @@ def with_fresh(
 ) -> StateMetadata:
     """Return the metadata of a neutral state with the rules that it went through here.
 
-    Args:
-        metadata: The metadata before.
-        rules: The rules.
-        taken: Key -> the fresh rule that is to rearrange it; none other is.
-        config: The checkpoint's config, if one is known.
+    ``taken`` are keys with the fresh rules that are to rearrange them.
     """
     records = tuple(
         replace(record, pending=tuple(key for key in record.pending if key not in taken))
@@ -274,16 +249,7 @@ def towards(
     like: FlatState | None,
     config: Mapping[str, Any] | None,
 ) -> TowardsFramework:
-    """Return the rules that are to be done on the way to a framework.
-
-    Args:
-        state: The neutral state.
-        given: The rules that are given, in the direction of the conversion.
-        registry: Where frameworks are found.
-        to: Name of the framework.
-        like: The target's template, if it is known.
-        config: The checkpoint's config, if one is known.
-    """
+    """Return the rules that are to be done on the way to a framework."""
     given = tuple(given)
     records = state.metadata.rules or ()
     if not given and not records:
@@ -331,12 +297,12 @@ def towards(
         lost = [key for key in pending if key not in matched]
         refused.update(dict.fromkeys(lost, _why(record, "and does not match this name")))
         sources[number] = matched
-    made: list[Pattern] = []
+    new_names: list[Pattern] = []
     if any(rule.action == "fill" and rule.fallback for rule in rules):
         done = (by_identity.get(identity) or read_recorded(record) for identity, record in known.items())
         renames = [rule for rule in (*done, *given) if rule is not None and rule.action == "rename"]
-        made = [target.read(rule.targets[0], makes=True) for rule in renames if not rule.fallback]
-    return TowardsFramework(rules, sources, refused, tuple(made))
+        new_names = [target.read(rule.targets[0], makes=True) for rule in renames if not rule.fallback]
+    return TowardsFramework(rules, sources, refused, tuple(new_names))
 
 
 def _why(record: RecordedRule, problem: str) -> str:

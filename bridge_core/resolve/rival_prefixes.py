@@ -70,16 +70,7 @@ def _alike(
     shared: int,
     fits: Callable[[Key, Key], bool] | None,
 ) -> tuple[list[Key], int] | None:
-    """Return the prefixes that match alike, and how much they match.
-
-    Args:
-        pairs: Prefix -> what it matches.
-        own: The prefix that was chosen; empty if none was.
-        matches: What is matched with the chosen one.
-        all_names: How many names of the other side there are to match.
-        shared: The place in a pair of what rivals have in common.
-        fits: As in `find_rivals`.
-    """
+    """Return the prefixes that match alike, and how much they match."""
     counts = {prefix: len(matched) for prefix, matched in pairs.items()}
     top = counts.get(own, 0) if own else max(counts.values(), default=0)
     if not top or (not own and top <= matches):

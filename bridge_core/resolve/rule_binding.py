@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from bridge_core.axes import Equation
+from bridge_core.axes import Equation, MixedRadix
 from bridge_core.errors import RuleError
 from bridge_core.resolve.key_matching import Captures, MatchedKeys, matched_keys
 from bridge_core.resolve.rule_instance import BoundRule, RuleInstance
-from bridge_core.rules import KeyIndex, Pattern, Rule, Sum
+from bridge_core.rules import KeyIndex, Pattern, Rule
 from bridge_core.state import Key, TensorSpec, join_key
 
 __all__ = ["bind_rule", "check_disjoint", "keys_taken_by", "rule_conflict"]
 
 Sides = tuple[KeyIndex | None, KeyIndex | None]
+_Reduced = dict[tuple[tuple[int, ...], tuple[int, ...]], Rule]
+"""Numbers of the sources and the targets that are left -> the rule of these."""
 
 _MOST_SHOWN = 8
 _MOST_TRIED = 10_000
@@ -50,9 +52,10 @@ def bind_rule(
     if rule.optional and targets is not None and not in_target:
         return ()
     bound_rules = []
+    reduced: _Reduced = {}
     for captures, keys in matched.items():
         there = None if targets is None else in_target.get(captures, {})
-        fit, own_keys, made = _without_absent(rule, keys, there)
+        fit, own_keys, made = _without_absent(rule, keys, there, reduced)
         bound = RuleInstance(fit, captures, sources, targets, made, config, shown).bind(own_keys)
         if bound is not None:
             bound_rules.append(bound if fit is rule else replace(bound, rule=rule))
@@ -77,31 +80,24 @@ def keys_taken_by(
         targets: The target's keys, likewise; None if they are not known.
     """
     taken: set[Key] = set()
+    reduced: _Reduced = {}
     known = targets if rule.when.of_target else None
     in_target = matched_keys(rule, rule.targets, rule.list_axes.right, known or ())
     for captures, matched in matched_keys(rule, rule.sources, rule.list_axes.left, sources).items():
         there = None if known is None else in_target.get(captures, {})
-        fit, keys, made = _without_absent(rule, matched, there)
+        fit, keys, made = _without_absent(rule, matched, there, reduced)
         if RuleInstance(fit, captures, sources, known, made, config).may_hold(keys):
             taken.update(key for group in matched.values() for key in group.values())
     return frozenset(taken)
 
 
 def _without_absent(
-    rule: Rule, matched: MatchedKeys, in_target: MatchedKeys | None
+    rule: Rule, matched: MatchedKeys, in_target: MatchedKeys | None, known: _Reduced
 ) -> tuple[Rule, MatchedKeys, MatchedKeys]:
     """Return a rule without the tensors that are absent, and the keys on both sides by its patterns.
 
     Of the targets that may be absent those are left that the template has; without a template none is, but at
     least one target of a rule.
-
-    Args:
-        rule: The rule.
-        matched: Number of a source pattern -> keys that match it.
-        in_target: The same of the target's keys; None if they are not known.
-
-    Raises:
-        RuleError: The equation is not complete without the tensors that are absent.
     """
     if not any(pattern.may_be_absent for pattern in (*rule.sources, *rule.targets)):
         return rule, matched, in_target or {}
@@ -115,15 +111,14 @@ def _without_absent(
     )
     if len(left) == len(rule.sources) and len(right) == len(rule.targets):
         return rule, keys, target_keys
-    return _reduced(rule, tuple(left), tuple(right)), keys, target_keys
+    places = tuple(left), tuple(right)
+    if places not in known:
+        known[places] = _reduced(rule, *places)
+    return known[places], keys, target_keys
 
 
 def _reduced(rule: Rule, left: tuple[int, ...], right: tuple[int, ...]) -> Rule:
-    """Return a rule with only some of its sources and targets, by their numbers.
-
-    Raises:
-        RuleError: Its equation is not complete.
-    """
+    """Return a rule with only some of its sources and targets, by their numbers."""
     whole = rule.equation
     if whole is None:  # checked where the rule is made
         raise rule.error("only tensors of an equation may be absent.")
@@ -214,9 +209,6 @@ def _check_blocks(rule: Rule, bound_rules: Iterable[BoundRule]) -> None:
 
     Its parts may be in the names of several tensors, so that no single instance of the rule shows a gap.
     Numbers that comparisons exclude are not missing.
-
-    Raises:
-        RuleError: A number is missing, or the last block is not complete.
     """
     if not rule.where.bounded:
         return
@@ -239,7 +231,12 @@ def _check_blocks(rule: Rule, bound_rules: Iterable[BoundRule]) -> None:
 
 
 def _check_complete(
-    rule: Rule, pattern: Pattern, whole: str, numbers: Sum, captures: dict[str, str], places: dict[int, Key]
+    rule: Rule,
+    pattern: Pattern,
+    whole: str,
+    numbers: MixedRadix,
+    captures: dict[str, str],
+    places: dict[int, Key],
 ) -> None:
     block = numbers.terms[0][1] // numbers.unit
     end = -(-(max(places) + 1) // block) * block

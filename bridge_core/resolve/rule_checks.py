@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -45,19 +44,9 @@ def rule_problems(
     bound_rules: list[BoundRule] = []
     for rule in known:
         if rule.action == "rearrange" and _holds(rule, config):
-            attempt(functools.partial(_bind, bound_rules, rule, sources, targets, config))
+            attempt(lambda rule=rule: bound_rules.extend(bind_rule(rule, sources, targets, config)))  # type: ignore[misc]
     attempt(lambda: check_disjoint(bound_rules))
     return problems
-
-
-def _bind(
-    bound_rules: list[BoundRule],
-    rule: Rule,
-    sources: Mapping[Key, TensorSpec],
-    targets: Mapping[Key, TensorSpec],
-    config: Mapping[str, Any] | None,
-) -> None:
-    bound_rules.extend(bind_rule(rule, sources, targets, config))
 
 
 def _holds(rule: Rule, config: Mapping[str, Any] | None) -> bool:

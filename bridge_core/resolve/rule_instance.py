@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from bridge_core.axes import ELLIPSIS, Rearrangement, rearrange
+from bridge_core.axes import ELLIPSIS, Call, Rearrangement, SizeLookup, op_of_call, rearrange
 from bridge_core.errors import BridgeError, PlanError, RuleError
 from bridge_core.messages import nearest
 from bridge_core.ops import Op, Parallel, chain_specs, simplify_chain
-from bridge_core.resolve.call_ops import op_of_call
 from bridge_core.resolve.key_matching import Captures, MatchedKeys, Place, counted, list_lengths
-from bridge_core.rules import Call, Rule, SizeLookup, resolve_sizes
+from bridge_core.rules import Rule, resolve_sizes
 from bridge_core.state import Key, TensorSpec, join_key
 
 __all__ = ["BoundRule", "RuleInstance"]
@@ -175,11 +174,7 @@ class RuleInstance:
         return self.rule.when.rank in (None, rank)
 
     def _listed(self, matched: MatchedKeys) -> Keys:
-        """Return the keys of each source pattern, row by row; note the lengths of the list axes.
-
-        Raises:
-            RuleError: Some are missing.
-        """
+        """Return the keys of each source pattern, row by row; note the lengths of the list axes."""
         list_axes = self.rule.list_axes.left
         for name, seen in list_lengths(list_axes, matched).items():
             self.sizes[name] = max(self.sizes.get(name, 0), seen)
@@ -273,11 +268,7 @@ class RuleInstance:
         return named.union(*self.rule.list_axes.left, *self.rule.list_axes.right)
 
     def _check(self, bound: BoundRule, made: tuple[TensorSpec, ...]) -> None:
-        """Check the results against the target's own shapes.
-
-        Raises:
-            RuleError: A target is not there, or of another shape, or larger than any file.
-        """
+        """Check the results against the target's own shapes."""
         for key, spec in zip(bound.targets, made, strict=True):
             if spec.nbytes > _LARGEST:
                 raise self.rule.error(
@@ -293,11 +284,7 @@ class RuleInstance:
                 raise self.rule.error(f"the target has {known}; the rule makes {spec}.", key)
 
     def _target_specs(self) -> dict[Key, TensorSpec | None] | None:
-        """Return the target's tensors of this instance in order, and note the lengths of its list axes.
-
-        Raises:
-            RuleError: The target has only some tensors along a list axis.
-        """
+        """Return the target's tensors of this instance in order, and note the lengths of its list axes."""
         if self.targets is None:
             return None
         list_axes = self.rule.list_axes.right

@@ -151,7 +151,7 @@ def _missing_entry(rule: Rule, config: Mapping[str, Any] | None) -> str | None:
     """Return the first entry of the config that a rule's conditions name and that is not there."""
     if config is None or not rule.when.config:
         return None
-    from bridge_core.rules import config_entry
+    from bridge_core.axes import config_entry
 
     names = (name for name, _ in rule.when.config)
     return next((name for name in names if config_entry(config, name.split(".")) is None), None)
@@ -203,11 +203,7 @@ class _Stages:
         self._later = [_Indexed(stages[stage]) for stage in sorted(stages)]
 
     def of(self, name: Key, key: Key) -> tuple[Rule | None, list[tuple[Rule, Key]]]:
-        """Return the rule that drops or rearranges a tensor, or those that rename it and the names they make.
-
-        Raises:
-            RuleError: Two rules match one name.
-        """
+        """Return the rule that drops or rearranges a tensor, or its renames with the names that they make."""
         owner = self._owner(self._first, name, key)
         renames = []
         if owner is not None:
@@ -292,11 +288,6 @@ def check_kind(rule: Rule, kinds: Iterable[str], framework: str = "") -> None:
     """Check that there is a kind of the name that a rule gives.
 
     This is checked even if the rule matches no layer.
-
-    Args:
-        rule: A rule.
-        kinds: The kinds that there are.
-        framework: The framework whose layers the rule is about, for the message.
 
     Raises:
         RuleError: The kind is unknown.

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from bridge_core.axes import Pairs, SizeLookup
 from bridge_core.errors import RuleError
 from bridge_core.plugins import Registry
 from bridge_core.resolve.named_side import NamedSide
@@ -24,7 +25,7 @@ from bridge_core.resolve.printed_names import (
     unseen_side,
 )
 from bridge_core.resolve.rule_names import applied_renames
-from bridge_core.rules import KeyIndex, Pairs, PatternIndex, SizeLookup
+from bridge_core.rules import KeyIndex, PatternIndex
 from bridge_core.state import FlatState, Key
 
 if TYPE_CHECKING:
@@ -108,14 +109,7 @@ def _pairs(
     config: Mapping[str, Any] | None,
     known: Mapping[str, Pairs],
 ) -> dict[str, Pairs]:
-    """Return the numbers of the counts whose parts the sources of rules have.
-
-    Args:
-        rules: Rules; those of a stage see the names that the stages before give.
-        names: The names of their sources.
-        config: The checkpoint's config, if one is known.
-        known: Numbers of counts that are known already.
-    """
+    """Return the numbers of the counts whose parts the sources of rules have."""
     rules, names = tuple(rules), tuple(names)
     ranked: dict[str, Pairs] = {}
     counting = [rule.stage for rule in rules if any(c.text not in known for c in rule.where.counts)]

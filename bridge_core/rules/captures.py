@@ -7,14 +7,17 @@ list axis: its pattern matches a list of tensors, and the other side has the cap
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from bridge_core.axes import Equation, ListAxes, Term
+from bridge_core.axes import Equation, IndexCount, IndexEquation, ListAxes, Term
 from bridge_core.errors import RuleError
 from bridge_core.messages import count, nearest
-from bridge_core.rules.indexes import Count, Equated
 from bridge_core.rules.patterns import Pattern
 from bridge_core.rules.where import Where
+
+if TYPE_CHECKING:
+    from bridge_core.rules.rule import Rule
 
 __all__ = [
     "capture_text",
@@ -26,6 +29,9 @@ __all__ = [
     "expanded",
     "list_axes_of",
 ]
+
+_MOST_PATTERNS = 1024
+"""Of one side of a rule."""
 
 
 def expanded(pattern: Pattern, where: Where) -> tuple[str, ...]:
@@ -69,25 +75,20 @@ def certainly_meet(first: Pattern, second: Pattern) -> bool:
     return first.shape == second.shape
 
 
-def check_where(
-    where: Where,
-    sources: tuple[Pattern, ...],
-    targets: tuple[Pattern, ...],
-    equation: Equation | None,
-    sizes: Collection[str],
-) -> None:
+def check_where(rule: Rule) -> None:
     """Check that indexes compute numbers of one side from the other, and that comparisons name something.
 
     Raises:
         RuleError: One does not.
     """
+    where, patterns = rule.where, (*rule.sources, *rule.targets)
     for index in where.indexes:
         if index.result in where.stacked:
-            _check_stacked(index, (*sources, *targets))
+            _check_stacked(index, patterns)
         else:
-            _check_index(index, sources, targets, equation)
-    axes = equation.axes if equation is not None else frozenset[str]()
-    known = axes.union(where.numbers, sizes, *(pattern.captures for pattern in (*sources, *targets)))
+            _check_index(index, rule.sources, rule.targets, rule.equation)
+    axes = rule.equation.axes if rule.equation is not None else frozenset[str]()
+    known = axes.union(where.numbers, rule.sizes, *(pattern.captures for pattern in patterns))
     for comparison in where.comparisons:
         for name in sorted(comparison.names - known):
             if not name.startswith("config."):
@@ -101,7 +102,7 @@ def check_where(
         raise RuleError(f"where = '{where}': expected each number to be computed once, from names only.")
 
 
-def _check_stacked(index: Equated | Count, patterns: Iterable[Pattern]) -> None:
+def _check_stacked(index: IndexEquation | IndexCount, patterns: Iterable[Pattern]) -> None:
     """Check that patterns with a part of a number that is an axis have all of its parts, as numbers."""
     with_parts = [pattern for pattern in patterns if not set(index.names).isdisjoint(pattern.captures)]
     lacking = [pattern for pattern in with_parts if not set(index.names) <= set(pattern.numbers)]
@@ -115,17 +116,12 @@ def _check_stacked(index: Equated | Count, patterns: Iterable[Pattern]) -> None:
 
 
 def _check_index(
-    index: Equated | Count,
+    index: IndexEquation | IndexCount,
     sources: tuple[Pattern, ...],
     targets: tuple[Pattern, ...],
     equation: Equation | None,
 ) -> None:
-    """Check that one side has the computed number, and the other the parts that it is computed from.
-
-    Raises:
-        RuleError: The number is a capture of both sides or of neither, a part is not known on the other side,
-            or one of them is not a number.
-    """
+    """Check that one side has the computed number, and the other the parts that it is computed from."""
     holders = [side for side in (sources, targets) if any(index.result in p.captures for p in side)]
     if len(holders) != 1:
         number, parts = f"{{{index.result}:int}}", ", ".join(f"{{{name}:int}}" for name in index.names)
@@ -167,17 +163,15 @@ def _check_index(
             )
 
 
-def check_absent(
-    sources: tuple[Pattern, ...], targets: tuple[Pattern, ...], equation: Equation | None
-) -> None:
+def check_absent(rule: Rule) -> None:
     """Check that only patterns of an equation with several on their side are marked as absent at times.
 
     Raises:
         RuleError: Another one is.
     """
-    for side in (sources, targets):
+    for side in (rule.sources, rule.targets):
         marked = next((pattern for pattern in side if pattern.may_be_absent), None)
-        if marked is not None and (equation is None or len(side) == 1):
+        if marked is not None and (rule.equation is None or len(side) == 1):
             raise RuleError(
                 f"the pattern '{marked}' has a '?': expected it only where an equation has several tensors "
                 "on that side, of which this one may be absent.",
@@ -185,28 +179,26 @@ def check_absent(
             )
 
 
-def check_captures(
-    sources: tuple[Pattern, ...],
-    targets: tuple[Pattern, ...],
-    where: Where,
-    equation: Equation | None,
-    sizes: Collection[str],
-) -> None:
+def check_captures(rule: Rule) -> None:
     """Check that every capture has a value in both directions, and that keys map one to one.
 
     Raises:
         RuleError: A capture has no value, or two keys would be one.
     """
+    sources, targets, where, equation = rule.sources, rule.targets, rule.where, rule.equation
     for what, side in (("sources", sources), ("targets", targets)):
-        for n, first in enumerate(side):
-            for second in side[n + 1 :]:
-                if certainly_meet(first, second):
-                    raise RuleError(
-                        f"the {what} '{first}' and '{second}' match the same key: expected different keys.",
-                        hint="Change one pattern so that no key matches both, or remove it.",
-                    )
+        if len(side) > _MOST_PATTERNS:
+            raise RuleError(f"expected at most {_MOST_PATTERNS} {what}, got {len(side)}.")
+        literal = [pattern.segments for pattern in side if pattern.is_literal]
+        differ = len(set(literal)) == len(literal)
+        for first, second in itertools.combinations(side, 2):
+            if not (differ and first.is_literal and second.is_literal) and certainly_meet(first, second):
+                raise RuleError(
+                    f"the {what} '{first}' and '{second}' match the same key: expected different keys.",
+                    hint="Change one pattern so that no key matches both, or remove it.",
+                )
     _check_types((*sources, *targets))
-    check_where(where, sources, targets, equation, sizes)
+    check_where(rule)
     if equation is None:
         _check_pairs(sources, targets, where)
         return
@@ -220,7 +212,7 @@ def check_captures(
                 f"each {what}, got {len(terms)}.",
                 hint="Separate the axes of different tensors by commas, as in 'q in, k in -> (q k) in'.",
             )
-    list_axes = list_axes_of(sources, targets, where)
+    list_axes = rule.list_axes
     _check_fixed(sources, targets, where, list_axes)
     numbers = {name for pattern in (*sources, *targets) for name in pattern.numbers}
     numbers |= where.numbers
@@ -261,8 +253,8 @@ def _unused(
     return RuleError(f"the capture {text} of '{pattern}' is not used on the {what} side.", hint=hint)
 
 
-def check_same_captures(source: Pattern, target: Pattern, where: Where) -> None:
-    """Check that both patterns of a rename have the same captures.
+def check_same_captures(source: Pattern, target: Pattern, where: Where, action: str = "rename") -> None:
+    """Check that the patterns of a tensor that is not rearranged have the same captures.
 
     Raises:
         RuleError: Only one of them has a capture.
@@ -272,10 +264,16 @@ def check_same_captures(source: Pattern, target: Pattern, where: Where) -> None:
         lone = [name for name in expanded(pattern, where) if name not in own]
         if lone:
             names = ", ".join(map(capture_text, lone))
+            instead = f"write a name instead of {names} in '{pattern}'"
+            if action == "rearrange":
+                instead = (
+                    "relate numbers by where = 'i = j + 1', or stack over it with an equation, such as "
+                    "rearrange = 'out in -> i out in'"
+                )
             raise RuleError(
                 f"'{pattern}' has {names}, and '{other}' has not. Both need the same captures, so that each "
                 "key gets a name of its own and the rule can be read in both directions.",
-                hint=f"Write {names} in '{other}' too, or write a name instead of {names} in '{pattern}'.",
+                hint=f"Write {names} in '{other}' too, or {instead}.",
             )
 
 
@@ -301,14 +299,7 @@ def _check_pairs(sources: tuple[Pattern, ...], targets: tuple[Pattern, ...], whe
             hint="Write an equation that joins or splits them, such as rearrange = 'q in, k in -> (q k) in'.",
         )
     for source, target in zip(sources, targets, strict=True):
-        lone = set(expanded(source, where)) ^ set(expanded(target, where))
-        if lone:
-            names = ", ".join(map(capture_text, sorted(lone)))
-            raise RuleError(
-                f"'{source}' and '{target}' do not have the same captures: only one has {names}.",
-                hint="Write the capture in both patterns, relate numbers by where = 'i = j + 1', or stack "
-                "over it with an equation, such as rearrange = 'out in -> i out in'.",
-            )
+        check_same_captures(source, target, where, "rearrange")
 
 
 def _check_fixed(

@@ -2,38 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from bridge_core.axes import ELLIPSIS, Equation, Expression, Term
+from bridge_core.axes import ELLIPSIS, Call, Term, check_equation, check_part_order
 from bridge_core.errors import RuleError
-from bridge_core.messages import nearest, shown
-from bridge_core.rules.conditions import When
-from bridge_core.rules.op_calls import Call
-from bridge_core.rules.where import Where
+from bridge_core.messages import count, nearest, shown
+from bridge_core.rules.captures import check_captures
 
-__all__ = ["axis_places", "check_calls", "check_conditions", "check_fill", "check_sizes"]
+if TYPE_CHECKING:
+    from bridge_core.rules.rule import Rule
+
+__all__ = ["axis_places", "check_fill", "check_rearrangement", "check_sizes"]
 
 _CONFIG = "config."
 
 
-def axis_places(term: Term) -> dict[str, int]:
+def axis_places(term: Term | None) -> dict[str, int]:
     """Return the index of each of a term's axes that is not in a group."""
+    if term is None:
+        return {}
     places = ((str(axis), term.position(str(axis))) for axis in term.axes)
     return {axis: place for axis, place in places if place is not None}
 
 
-def check_conditions(when: When, term: Term | None, sizes: Mapping[str, Expression]) -> None:
-    """Check that conditions name axes of the term, and that they can hold.
-
-    Args:
-        when: The conditions.
-        term: The term that they are about; None if there is no equation.
-        sizes: Axis -> its size, as the rule gives it.
+def check_rearrangement(rule: Rule) -> None:
+    """Check that the patterns, equation, calls, sizes and conditions of a rule fit each other.
 
     Raises:
-        RuleError: A condition names another axis, or contradicts the equation or the sizes.
+        RuleError: Some do not, or the rule could not be read in the other direction.
     """
+    if not rule.sources or not rule.targets:
+        raise RuleError(
+            f"expected one source and one target or more, got {count(len(rule.sources), 'source')} and "
+            f"{count(len(rule.targets), 'target')}."
+        )
+    check_captures(rule)
+    if rule.equation is not None:
+        check_equation(rule.equation, rule.list_axes, rule.sizes)
+        check_part_order(rule.equation, rule.list_axes, {*rule.sizes, *rule.where.bounded})
+    for call in rule.before:
+        _check_call(call, rule.equation.left if rule.equation is not None else None)
+    for call in rule.after:
+        _check_call(call, rule.equation.right if rule.equation is not None else None)
+    check_sizes(rule)
+    _check_conditions(rule)
+
+
+def _check_conditions(rule: Rule) -> None:
+    """Check that conditions name axes of the term that they are about, and that they can hold."""
+    when, term, sizes = rule.when, rule.condition_term, rule.sizes
     if term is not None and ELLIPSIS not in term.axes and when.rank not in (None, len(term.axes)):
         text = " ".join(map(str, term.axes))
         raise RuleError(
@@ -41,7 +59,7 @@ def check_conditions(when: When, term: Term | None, sizes: Mapping[str, Expressi
             "holds.",
             hint="Remove when.rank, or change the equation.",
         )
-    places = axis_places(term) if term is not None else {}
+    places = axis_places(term)
     for axis, size in when.sizes:
         if axis not in places:
             raise RuleError(
@@ -65,34 +83,23 @@ def check_conditions(when: When, term: Term | None, sizes: Mapping[str, Expressi
             )
 
 
-def check_calls(calls: Iterable[Call], terms: tuple[Term, ...] | None) -> None:
-    """Check that the axes that calls name are axes of their tensors.
-
-    Args:
-        calls: The calls of one side.
-        terms: The terms of that side; None if there is no equation.
-
-    Raises:
-        RuleError: No term has the axis outside of groups, or there is no equation.
-    """
-    for call in calls:
-        if not call.is_sized or isinstance(call.args[0], int):
-            continue
-        if terms is None:
-            by_index = replace(call, args=(0, *call.args[1:]))
-            raise RuleError(
-                f"'{call}' names the axis {call.args[0]!r}, but the rule has no equation that names axes.",
-                hint=f"Write the index of the axis instead, such as '{by_index}'.",
-            )
-        known = dict.fromkeys(
-            name for term in terms for name in term.names if term.position(name) is not None
+def _check_call(call: Call, terms: tuple[Term, ...] | None) -> None:
+    """Check that the axis that a call names is an axis of the terms outside of groups."""
+    if not call.is_sized or isinstance(call.args[0], int):
+        return
+    if terms is None:
+        by_index = replace(call, args=(0, *call.args[1:]))
+        raise RuleError(
+            f"'{call}' names the axis {call.args[0]!r}, but the rule has no equation that names axes.",
+            hint=f"Write the index of the axis instead, such as '{by_index}'.",
         )
-        if call.args[0] not in known:
-            raise RuleError(
-                f"'{call}': no tensor on this side of the equation has an axis {call.args[0]!r} outside of "
-                "groups.",
-                hint=nearest(str(call.args[0]), known),
-            )
+    known = dict.fromkeys(name for term in terms for name in term.names if term.position(name) is not None)
+    if call.args[0] not in known:
+        raise RuleError(
+            f"'{call}': no tensor on this side of the equation has an axis {call.args[0]!r} outside of "
+            "groups.",
+            hint=nearest(str(call.args[0]), known),
+        )
 
 
 def check_fill(action: str, reason: str, value: object) -> None:
@@ -111,30 +118,17 @@ def check_fill(action: str, reason: str, value: object) -> None:
         raise RuleError(f"fill: expected a number, got {value!r}.")
 
 
-def check_sizes(
-    sizes: Mapping[str, Expression],
-    equation: Equation | None,
-    calls: Sequence[Call],
-    where: Where,
-    bounds: Collection[str] = (),
-    compared: frozenset[str] = frozenset(),
-) -> None:
+def check_sizes(rule: Rule) -> None:
     """Check that every size is that of an axis or of an expression, and that the sizes of calls are stated.
-
-    Args:
-        sizes: Name -> its size, as the rule gives it.
-        equation: The rule's equation; None if there is none.
-        calls: Its calls.
-        where: Its indexes and comparisons, which may use sizes.
-        bounds: The names whose sizes the indexes state.
-        compared: The names that its conditions compare.
 
     Raises:
         RuleError: A size is not used, is stated twice, or is missing.
     """
-    axes = equation.axes if equation is not None else frozenset[str]()
+    sizes, where, bounds = rule.sizes, rule.where, rule.where.bounded
+    calls = (*rule.before, *rule.after)
+    axes = rule.equation.axes if rule.equation is not None else frozenset[str]()
     used = (*(call.names for call in calls), *(size.names for size in sizes.values()))
-    known = {name for name in axes.union(compared, where.names, *used) if not name.startswith(_CONFIG)}
+    known = {name for name in axes.union(rule.when.names, where.names, *used) if not name.startswith(_CONFIG)}
     for name in sizes:
         if name not in known:
             raise RuleError(

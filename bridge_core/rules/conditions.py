@@ -7,11 +7,10 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from bridge_core.axes import Comparison, Expression
+from bridge_core.axes import Comparison, Expression, SizeLookup, config_entry
 from bridge_core.errors import RuleError
 from bridge_core.messages import nearest
 from bridge_core.rules.patterns import Pattern
-from bridge_core.rules.sizes import SizeLookup, config_entry
 
 __all__ = ["When"]
 

@@ -1,4 +1,4 @@
-"""What the top of a rule file says for all its rules: layouts, tables, sizes, prefixes and suffixes."""
+"""What the top of a rule file states for all its rules: layouts, tables, sizes, prefixes and suffixes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge_core.axes import Expression
+from bridge_core.axes import Expression, parse_sizes
 from bridge_core.errors import RuleError, UsageError
+from bridge_core.io import TomlText
 from bridge_core.messages import nearest, shown
 from bridge_core.rules.options import Layouts
-from bridge_core.rules.sizes import parse_sizes
 from bridge_core.rules.tables import (
     NameTable,
     alternatives,
@@ -20,13 +20,14 @@ from bridge_core.rules.tables import (
     name_text,
     parse_tables,
 )
-from bridge_core.rules.toml_text import TomlText
 
 __all__ = ["Affixes", "FileHead", "HEAD_KEYS", "read_head", "size_names", "with_sizes"]
 
 HEAD_KEYS = ("source", "target", "tables", "sizes", "prefix", "suffix", "rule")
 
 _NEUTRAL = "neutral"
+
+_NAME = re.compile(r"(?<![\w.])[A-Za-z_][\w.]*")
 
 _MOST_SIZES = 256
 
@@ -66,7 +67,7 @@ class Affixes:
 def size_names(table: Mapping[str, Any]) -> tuple[set[str], set[str]]:
     """Return the names in a rule that may have sizes: the axes of its equation, and the names that it needs.
 
-    These are in calls, conditions, ``where`` and sizes, or axes of one side that are no captures.
+    These are in calls, conditions, ``where`` and sizes, or axes of one side that are not captures.
     """
     axes: set[str] = set()
     needed: set[str] = set()
@@ -85,11 +86,8 @@ def size_names(table: Mapping[str, Any]) -> tuple[set[str], set[str]]:
 
 def _names_in(texts: str | Iterable[str]) -> set[str]:
     """Return all names in texts of expressions, before it is known which of them are sizes."""
-    found: set[str] = set()
-    for text in [texts] if isinstance(texts, str) else texts:
-        plain = re.sub(r"'[^']*'", "", text)
-        found.update(re.findall(r"(?<![\w.])[A-Za-z_][\w.]*", plain))
-    return found - {"counts"}
+    plain = (re.sub(r"'[^']*'", "", text) for text in ([texts] if isinstance(texts, str) else texts))
+    return {name for text in plain for name in _NAME.findall(text)} - {"counts"}
 
 
 def with_sizes(
@@ -137,14 +135,11 @@ class FileHead:
 def read_head(toml: TomlText, sizes: Mapping[str, Any], rule_keys: Iterable[str]) -> FileHead:
     """Read what is not a rule.
 
-    Args:
-        toml: The file.
-        sizes: Name -> the size in place of the file's.
-        rule_keys: The keys of rules, for messages.
+    ``sizes`` are in place of the file's; ``rule_keys`` are the keys of rules, for messages.
 
     Raises:
         RuleError: A key is unknown, or a value is wrong.
-        UsageError: The file states no size of such a name, or the value is no size.
+        UsageError: The file states no size of such a name, or the value is not a size.
     """
     document = toml.document
     for key in document:

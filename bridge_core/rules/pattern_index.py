@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
 
-from bridge_core.rules.patterns import Any1, Int, Mixed, Pattern, Segment, Str
+from bridge_core.rules.patterns import Pattern
+from bridge_core.rules.segments import Any1, Int, Mixed, Segment, Str
 from bridge_core.state import Key
 
 __all__ = ["KeyIndex", "PatternIndex"]
@@ -44,7 +45,7 @@ class PatternIndex:
         ]
 
     def candidates(self, key: Key) -> Sequence[int]:
-        """Return the numbers of the groups with a pattern that may match a key, in ascending order."""
+        """Return the numbers of the groups that may match a key, in ascending order."""
         length = len(key)
         group_numbers: list[int] = []
         for least, texts_of, numbers in self._by_places:

@@ -16,16 +16,11 @@ from dataclasses import dataclass, field, replace
 from bridge_core.errors import RuleError
 from bridge_core.messages import shown
 from bridge_core.rules.segments import (
-    COUNT,
-    NAME,
-    Any1,
     AnyN,
-    Capture,
     Int,
     Mixed,
     OneOf,
     Segment,
-    Str,
     captures_in,
     nameless,
     names_in,
@@ -37,19 +32,7 @@ from bridge_core.rules.segments import (
 )
 from bridge_core.state import Key
 
-__all__ = [
-    "Any1",
-    "AnyN",
-    "Capture",
-    "Captures",
-    "COUNT",
-    "Int",
-    "Mixed",
-    "NAME",
-    "Pattern",
-    "Segment",
-    "Str",
-]
+__all__ = ["Captures", "Pattern"]
 
 Captures = Mapping[str, str]
 
@@ -62,7 +45,7 @@ _OPEN = AnyN()
 
 @dataclass(frozen=True)
 class Pattern:
-    """A pattern over keys: literals, ``{i:int}``, ``{name}``, ``{one|other}``, ``*`` and ``**``.
+    """A pattern over keys: texts, ``{i:int}``, ``{name}``, ``{one|other}``, ``*`` and ``**``.
 
     A part may mix literals and captures, as ``layers_{i:int}``. Captured values are texts, numbers too.
     Alternatives, as ``{model|model.text|}``, capture nothing: the first that matches is used, and the first
@@ -193,7 +176,7 @@ class Pattern:
             return None
         return self.read_as(Pattern.parse(text.replace("/", ".")).segments)
 
-    @property
+    @functools.cached_property
     def captures(self) -> tuple[str, ...]:
         """The names of a match's values; those of wildcards are ``*0``, ``*1`` and ``**``."""
         return tuple(name for names in self._names for name in names)

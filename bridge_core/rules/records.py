@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from bridge_core.axes import Pairs
 from bridge_core.errors import RuleError
 from bridge_core.rules.conditions import When
-from bridge_core.rules.indexes import Pairs
 from bridge_core.rules.patterns import Pattern
 from bridge_core.rules.rule import Rule
 from bridge_core.rules.toml_file import read_table

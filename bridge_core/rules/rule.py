@@ -7,24 +7,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Unpack
 
-from bridge_core.axes import Equation, Expression, ListAxes, Term, check_equation, check_part_order
-from bridge_core.errors import RuleError
-from bridge_core.messages import count
-from bridge_core.public import renamed
-from bridge_core.rules.captures import (
-    check_absent,
-    check_captures,
-    check_same_captures,
-    check_where,
-    list_axes_of,
+from bridge_core.axes import (
+    Call,
+    Equation,
+    Expression,
+    ListAxes,
+    SizeLookup,
+    Term,
+    parse_ops,
 )
-from bridge_core.rules.checks import axis_places, check_calls, check_conditions, check_fill, check_sizes
+from bridge_core.errors import RuleError
+from bridge_core.public import renamed
+from bridge_core.rules.captures import check_absent, check_same_captures, check_where, list_axes_of
+from bridge_core.rules.checks import axis_places, check_fill, check_rearrangement, check_sizes
 from bridge_core.rules.conditions import When
 from bridge_core.rules.old_names import current_action, with_old_names
-from bridge_core.rules.op_calls import Call, parse_ops
 from bridge_core.rules.options import Layouts, Options, common_fields, naming, one_pattern
-from bridge_core.rules.patterns import COUNT, Pattern
-from bridge_core.rules.sizes import SizeLookup
+from bridge_core.rules.patterns import Pattern
+from bridge_core.rules.segments import COUNT
 from bridge_core.rules.where import Where
 from bridge_core.state import Key
 
@@ -185,15 +185,15 @@ class Rule:
                     "direction the rule is read.",
                     hint="Leave out layouts= to read it from source to target.",
                 )
-            check_absent(self.sources, self.targets, self.equation)
+            check_absent(self)
             if self.action == "rearrange":
-                self._check_rearrange()
+                check_rearrangement(self)
                 return
             if self.when.needs_shape:
                 text = f"a rule with {self.action!r} cannot have the conditions when.rank and when.sizes."
                 raise RuleError(text, hint="Use when.config, or remove the condition.")
-            check_where(self.where, self.sources, self.targets, None, self.sizes)
-            check_sizes(self.sizes, None, (), self.where)
+            check_where(self)
+            check_sizes(self)
             if self.action == "rename":
                 check_same_captures(self.source, self.targets[0], self.where)
             elif self.where and self.action == "layer":
@@ -202,24 +202,6 @@ class Rule:
                 check_fill(self.action, self.reason, self.value)
         except RuleError as err:
             raise self.error(err.message, hint=err.hint) from err
-
-    def _check_rearrange(self) -> None:
-        if not self.sources or not self.targets:
-            raise RuleError(
-                f"expected one source and one target or more, got {count(len(self.sources), 'source')} and "
-                f"{count(len(self.targets), 'target')}."
-            )
-        check_captures(self.sources, self.targets, self.where, self.equation, self.sizes)
-        bounds = self.where.bounded
-        if self.equation is not None:
-            check_equation(self.equation, self.list_axes, self.sizes)
-            check_part_order(self.equation, self.list_axes, {*self.sizes, *bounds})
-        check_calls(self.before, self._terms(0))
-        check_calls(self.after, self._terms(1))
-        calls = (*self.before, *self.after)
-        check_sizes(self.sizes, self.equation, calls, self.where, bounds, self.when.names)
-        terms = self._terms(1 if self.when.of_target else 0)
-        check_conditions(self.when, terms[0] if terms is not None else None, self.sizes)
 
     def __str__(self) -> str:
         """Return the rule's patterns and its action, in one line."""
@@ -298,10 +280,10 @@ class Rule:
         return frozenset(name for p in (*self.sources, *self.targets) for name in p.numbers)
 
     @functools.cached_property
-    def _counted(self) -> tuple[str, ...]:
+    def _counted(self) -> frozenset[str]:
         """The captures that are list axes."""
         axes = (*self.list_axes.left, *self.list_axes.right) if self.action == "rearrange" else ()
-        return tuple(dict.fromkeys(name for names in axes for name in names))
+        return frozenset(name for names in axes for name in names)
 
     @functools.cached_property
     def numbered(self) -> Where:
@@ -309,7 +291,7 @@ class Rule:
         return self.where if self.where.lookup is not None else self.where.at(SizeLookup(self.sizes))
 
     def bind(self, pattern: Pattern, key: Key) -> dict[str, str] | None:
-        """Return the captured values of a key, the parts of numbers included; None if it does not match.
+        """Return the captured values of a key, with the parts of numbers; None for no match.
 
         Raises:
             RuleError: A capture that is an axis or in an index has leading zeros, or a size has no value.
@@ -343,7 +325,7 @@ class Rule:
             raise self.error(err.message, hint=err.hint) from err
 
     def renamed(self, key: Key) -> Key | None:
-        """Return the name that a rename gives a key; None if it does not match, or the rule renames nothing.
+        """Return the name that a rename gives a key; None if it gives none.
 
         Raises:
             RuleError: As `bind` and `build`.
@@ -385,9 +367,13 @@ class Rule:
 
     @functools.cached_property
     def _condition_axes(self) -> dict[str, int]:
-        """The index of each axis in the term that the conditions are about."""
+        return axis_places(self.condition_term)
+
+    @property
+    def condition_term(self) -> Term | None:
+        """The term that conditions are about; None without an equation."""
         terms = self._terms(1 if self.when.of_target else 0)
-        return axis_places(terms[0]) if terms is not None else {}
+        return terms[0] if terms is not None else None
 
     def _terms(self, side: int) -> tuple[Term, ...] | None:
         if self.equation is None:

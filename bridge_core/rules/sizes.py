@@ -1,104 +1,17 @@
-"""Sizes: what the rules of a file, its config and the shapes of tensors say about a name.
-
-Every expression of a rule, whether a size, an index or an argument of a call, asks `SizeLookup`.
-"""
+"""The sizes of axes that a rule states, resolved with the checkpoint's config."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from bridge_core.axes import Expression, Value, whole_number
+from bridge_core.axes import SizeLookup, whole_number
 from bridge_core.errors import RuleError
-from bridge_core.messages import nearest
 
 if TYPE_CHECKING:
     from bridge_core.rules.rule import Rule
 
-__all__ = ["SizeLookup", "config_entry", "parse_sizes", "resolve_sizes"]
-
-_MOST_ENTRIES = 1000
-"""How many entries of a config are compared with a name that it does not have."""
-
-_CONFIG = "config."
-
-
-def parse_sizes(sizes: Mapping[str, Any]) -> dict[str, Expression]:
-    """Read the size of each name.
-
-    Raises:
-        RuleError: A size is not an expression; the message names it.
-    """
-    parsed = {}
-    for name, size in sizes.items():
-        try:
-            if isinstance(size, int) and size < 0:
-                raise RuleError(f"expected a size of 0 or more, got {size!r}.")
-            parsed[name] = Expression.parse(size)
-        except RuleError as err:
-            raise RuleError(f"sizes.{name}: {err.message}", hint=err.hint) from err
-    return parsed
-
-
-class SizeLookup:
-    """Gives names their values: known sizes first, then what the rule states, then the config.
-
-    Args:
-        stated: Name -> its expression, as the rule states it.
-        config: The checkpoint's config; None if there is none.
-        known: Names whose values are known: captures, and axes by the shapes of tensors.
-    """
-
-    def __init__(
-        self,
-        stated: Mapping[str, Expression],
-        config: Mapping[str, Any] | None = None,
-        known: Mapping[str, Value] = MappingProxyType({}),
-    ) -> None:
-        self._stated = stated
-        self._config = config
-        self._known = dict(known)
-        self._open: list[str] = []
-
-    def states(self, name: str) -> bool:
-        """Return whether a name is an entry of the config, or a size that is not left open by ``?``."""
-        if name in self._known or name.startswith(_CONFIG):
-            return True
-        expression = self._stated.get(name)
-        if expression is None or expression.is_unset:
-            return False
-        return all(inner not in self._stated or self.states(inner) for inner in expression.names - {name})
-
-    def __call__(self, name: str) -> Value:
-        """Return the value of a name.
-
-        Raises:
-            RuleError: It has none, or depends on itself.
-        """
-        if name in self._known:
-            return self._known[name]
-        self.lacks_value = self._config is None and name.startswith(_CONFIG)
-        if name.startswith(_CONFIG):
-            return _config_value(self._config, name.removeprefix(_CONFIG).split("."))
-        expression = self._stated.get(name)
-        if expression is None:
-            likely = nearest(name, [*self._known, *self._stated])
-            raise RuleError(
-                f"{name} has no value.",
-                hint=likely if likely.startswith("Did") else f"State it, such as sizes = {{ {name} = 12 }}.",
-            )
-        if expression.is_unset:
-            self.lacks_value = True
-            raise RuleError(f"the size {name} has no value.", hint=f"Pass its value (--set {name}=VALUE).")
-        if name in self._open:
-            raise RuleError(f"the size {name} depends on itself: {' -> '.join((*self._open, name))}.")
-        self._open.append(name)
-        try:
-            return expression.value(self)
-        finally:
-            self._open.pop()
+__all__ = ["resolve_sizes"]
 
 
 def resolve_sizes(
@@ -122,10 +35,7 @@ def resolve_sizes(
         if name not in rule.size_names or (expression.is_unset and left_open is None):
             continue
         try:
-            value = lookup(name)
-            if expression.node.sign == "name" and not _is_size(value):
-                raise _no_size(str(expression), value)
-            sizes[name] = whole_number(value, expression)
+            sizes[name] = whole_number(lookup(name), expression)
         except RuleError as err:
             error = rule.error(f"sizes.{name}: {err.message}", hint=err.hint)
             if left_open is None or not lookup.lacks_value:
@@ -141,53 +51,3 @@ def _bounds(rule: Rule, lookup: SizeLookup) -> dict[str, int]:
         return {name: size for _, numbers in where.sums() for name, size in numbers.sizes.items()}
     except RuleError as err:
         raise rule.error(err.message, hint=err.hint) from err
-
-
-def _is_size(value: Value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _no_size(name: str, value: Value) -> RuleError:
-    of_config = name.startswith(_CONFIG)
-    what = (
-        f"the entry {name.removeprefix(_CONFIG)!r} of the checkpoint's config" if of_config else f"{name!r}"
-    )
-    return RuleError(
-        f"{what} is not a size: expected a whole number, got {value!r}.",
-        hint="Write the number in the rule instead.",
-    )
-
-
-def config_entry(config: Mapping[str, Any], names: Sequence[str]) -> Any:
-    """Return the entry of a nested config, or None if there is none."""
-    entry: Any = config
-    for name in names:
-        if not isinstance(entry, Mapping) or name not in entry:
-            return None
-        entry = entry[name]
-    return entry
-
-
-def _config_value(config: Mapping[str, Any] | None, names: Sequence[str]) -> Value:
-    text = ".".join(names)
-    if config is None:
-        raise RuleError(
-            f"config.{text} has no value: the checkpoint has no config.json.",
-            hint="Put the model's config.json next to the source file, write the number, or pass a size of "
-            "[sizes] (--set NAME=VALUE).",
-        )
-    entry = config_entry(config, names)
-    if entry is None:
-        parent = config_entry(config, names[:-1])
-        entries = list(itertools.islice(parent, _MOST_ENTRIES)) if isinstance(parent, Mapping) else []
-        likely = nearest(names[-1], map(str, entries))
-        raise RuleError(
-            f"the checkpoint's config has no entry {text!r}.",
-            hint=likely if likely.startswith("Did") else "Write the name of another entry, or the number.",
-        )
-    if not isinstance(entry, int | float | str | list):
-        raise RuleError(
-            f"the entry {text!r} of the checkpoint's config is not a number: got {entry!r}.",
-            hint="Write the number in the rule instead.",
-        )
-    return tuple(entry) if isinstance(entry, list) else entry

@@ -8,14 +8,14 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bridge_core.axes import parse_sizes
 from bridge_core.errors import RuleError
 from bridge_core.messages import shown
-from bridge_core.rules.patterns import NAME
-from bridge_core.rules.sizes import parse_sizes
+from bridge_core.rules.segments import NAME
 
 __all__ = [
     "alternatives",
@@ -107,7 +107,7 @@ class TableUse:
 
 
 def label_of(rows: Mapping[str, Row]) -> str:
-    """Return what tells a rule from the others of its ``[[rule]]``: ``x = q_proj``."""
+    """Return what distinguishes a rule from the others of its ``[[rule]]``: ``x = q_proj``."""
     return ", ".join(f"{name} = {row.texts[0] or repr('')}" for name, row in rows.items())
 
 
@@ -243,12 +243,11 @@ def fields_of(table: Mapping[str, Any]) -> Iterator[str]:
         yield from (field[1] for field in _FIELD.finditer(pattern))
 
 
-def changed_patterns(table: Mapping[str, Any], change: Callable[[str, int], str]) -> dict[str, Any]:
+def changed_patterns(rule: Mapping[str, Any], change: Callable[[str, int], str]) -> dict[str, Any]:
     """Return the keys and values of a rule with other patterns.
 
-    Args:
-        table: The rule; values of wrong types stay as they are.
-        change: Takes a pattern, and 0 if it is about the source or 1 if it is about the target.
+    ``change`` takes a pattern, and 0 if it is about the source or 1 if it is about the target. Values of
+    wrong types stay unchanged.
     """
 
     def changed(value: Any, side: int) -> Any:
@@ -257,26 +256,21 @@ def changed_patterns(table: Mapping[str, Any], change: Callable[[str, int], str]
         return change(value, side) if isinstance(value, str) else value
 
     sides = {"source": 0, "target": 1, "rename": 1}
-    made = {key: changed(value, sides[key]) if key in sides else value for key, value in table.items()}
-    when = made.get("when")
+    table = {key: changed(value, sides[key]) if key in sides else value for key, value in rule.items()}
+    when = table.get("when")
     if isinstance(when, dict):
-        made["when"] = {k: changed(v, 0) if k in ("exists", "missing") else v for k, v in when.items()}
-    return made
+        table["when"] = {k: changed(v, 0) if k in ("exists", "missing") else v for k, v in when.items()}
+    return table
 
 
-def _patterns(table: Mapping[str, Any]) -> Iterable[tuple[str, int]]:
-    found: list[tuple[str, int]] = []
-
-    def note(pattern: str, side: int) -> str:
-        found.append((pattern, side))
-        return pattern
-
-    changed_patterns(table, note)
-    return found
+def _patterns(table: Mapping[str, Any]) -> list[tuple[str, int]]:
+    patterns: list[tuple[str, int]] = []
+    changed_patterns(table, lambda pattern, side: patterns.append((pattern, side)) or pattern)  # type: ignore[func-returns-value]
+    return patterns
 
 
 def _filled(pattern: str, texts: Mapping[str, str]) -> str:
-    """Return a pattern with the names of tables replaced; a whole part that becomes empty is left out."""
+    """Return a pattern with the names of tables replaced; a part that becomes empty is left out."""
 
     def text_of(field: re.Match[str]) -> str:
         return texts.get(field[1], field[0])

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
 
-from bridge_core.axes import Comparison, Expression, Lookup, Value
+from bridge_core.axes import (
+    Comparison,
+    IndexCount,
+    IndexEquation,
+    MixedRadix,
+    Pairs,
+    Ranks,
+    SizeLookup,
+    Value,
+    bounded_pairs,
+    parse_index,
+)
 from bridge_core.errors import RuleError
 from bridge_core.messages import shown
-from bridge_core.rules.indexes import Count, Equated, Pairs, Ranks, Sum, integer, parse_index
-from bridge_core.rules.patterns import COUNT
-from bridge_core.rules.sizes import SizeLookup
+from bridge_core.rules.segments import COUNT
 
 __all__ = ["Where"]
 
 _PIECES = re.compile(r"(?:'[^']*'|[^;'])+")
 """Texts that are joined by semicolons."""
-
-_MOST_PAIRS = 100_000
-
-_BOUNDS = (
-    'Pass like=... (--like), or bound the names, such as where = ["n counts s, b", "1 <= s <= 4", '
-    '"b < [3, 4, 6, 3][s - 1]"].'
-)
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Where:
     """
 
     texts: tuple[str, ...] = ()
-    indexes: tuple[Equated | Count, ...] = field(default=(), compare=False, repr=False)
+    indexes: tuple[IndexEquation | IndexCount, ...] = field(default=(), compare=False, repr=False)
     comparisons: tuple[Comparison, ...] = field(default=(), compare=False, repr=False)
     sizes: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
     stacked: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
@@ -114,9 +115,9 @@ class Where:
         )
 
     @property
-    def counts(self) -> tuple[Count, ...]:
+    def counts(self) -> tuple[IndexCount, ...]:
         """The counts."""
-        return tuple(index for index in self.indexes if isinstance(index, Count))
+        return tuple(index for index in self.indexes if isinstance(index, IndexCount))
 
     def at(self, lookup: SizeLookup, pairs: Mapping[str, Pairs] = MappingProxyType({})) -> Where:
         """Return the same with sizes, the config, and the parts that exist for counts."""
@@ -128,35 +129,35 @@ class Where:
         """The parts whose sizes equations state."""
         return frozenset(name for index in self.indexes for name in index.bounded)
 
-    def sums(self) -> Iterator[tuple[str, Sum]]:
+    def sums(self) -> Iterator[tuple[str, MixedRadix]]:
         """Yield the name and the numbers of each equation."""
         for index in self.indexes:
             numbers = self._numbers(index)
-            if isinstance(numbers, Sum):
+            if isinstance(numbers, MixedRadix):
                 yield index.result, numbers
 
-    def _numbers(self, index: Equated | Count) -> Sum | Ranks:
+    def _numbers(self, index: IndexEquation | IndexCount) -> MixedRadix | Ranks:
         known = self._known.get(index.text)
         if known is None:
             lookup = self.lookup or SizeLookup({})
             try:
-                if isinstance(index, Count):
+                if isinstance(index, IndexCount):
                     pairs = self.pairs.get(index.text)
                     if pairs is None:
-                        pairs = _bounded_pairs(index, self.comparisons, lookup, self._is_size)
+                        pairs = bounded_pairs(index, self.comparisons, lookup, self._is_size)
                     known = Ranks(index.names, pairs)
                 else:
                     known = index.numbers(lookup)
             except RuleError as err:
                 hint = err.hint
-                if isinstance(index, Count) and hint and "--like" not in hint:
+                if isinstance(index, IndexCount) and hint and "--like" not in hint:
                     hint = f"Pass like=... (--like), or state the sizes: {hint}"
                 raise RuleError(f"where = '{index.text}': {err.message}", hint=hint) from err
             self._known[index.text] = known
         return known
 
     @functools.cached_property
-    def _known(self) -> dict[str, Sum | Ranks]:
+    def _known(self) -> dict[str, MixedRadix | Ranks]:
         return {}
 
     def split(self, captures: Mapping[str, str], numbers: Collection[str] = ()) -> dict[str, str] | None:
@@ -218,7 +219,7 @@ class Where:
             raise RuleError(f"where = '{failing}' does not hold for {known}.")
         return values
 
-    def _joined(self, index: Equated | Count, captures: Mapping[str, str]) -> int:
+    def _joined(self, index: IndexEquation | IndexCount, captures: Mapping[str, str]) -> int:
         parts = {name: _number(name, captures.get(name), index) for name in index.names}
         numbers = self._numbers(index)
         try:
@@ -269,68 +270,7 @@ class Where:
         return None
 
 
-def _bounded_pairs(
-    count: Count, comparisons: Sequence[Comparison], lookup: Lookup, is_size: Callable[[str], bool]
-) -> Pairs:
-    """Return the parts that comparisons allow.
-
-    Args:
-        count: The count.
-        comparisons: Comparisons, which bound each part by the parts before it.
-        lookup: Gives the values of sizes.
-        is_size: Whether a name is that of a size.
-
-    Raises:
-        RuleError: They bound a part not at all, or allow more than 100,000.
-    """
-    pairs: list[tuple[int, ...]] = []
-    tried = 0
-
-    def usable(names: Iterable[str], values: Mapping[str, int]) -> bool:
-        return all(name in values or is_size(name) for name in names)
-
-    def fill(values: dict[str, int]) -> None:
-        nonlocal tried
-        if len(values) == len(count.names):
-            pairs.append(tuple(values.values()))
-            return
-        name = count.names[len(values)]
-        known: Callable[[str], Any] = lambda n: values[n] if n in values else lookup(n)  # noqa: E731
-        bounds = [
-            integer(limit, known) + more
-            for comparison in comparisons
-            for limit, more in _limits(name, comparison)
-            if usable(limit.names, values)
-        ]
-        if not bounds:
-            raise RuleError(
-                f"the values of {', '.join(count.names)} are not known: {name} has no upper bound.",
-                hint=_BOUNDS,
-            )
-        tried += max(min(bounds), 0)
-        if tried > _MOST_PAIRS:
-            raise RuleError(f"expected at most {_MOST_PAIRS} numbers to count, got more.", hint=_BOUNDS)
-        for number in range(min(bounds)):
-            values[name] = number
-            if all(c.holds(known) for c in comparisons if name in c.names and usable(c.names, values)):
-                fill(values)
-            del values[name]
-
-    fill({})
-    return tuple(pairs)
-
-
-def _limits(name: str, comparison: Comparison) -> Iterator[tuple[Expression, int]]:
-    """Yield the expressions that a name is below, and what is added to them."""
-    for first, sign, second in zip(
-        comparison.operands, comparison.signs, comparison.operands[1:], strict=False
-    ):
-        for operand, limit, below, most in ((first, second, "<", "<="), (second, first, ">", ">=")):
-            if operand.node.sign == "name" and str(operand) == name and sign in (below, most, "=="):
-                yield limit, 0 if sign == below else 1
-
-
-def _number(name: str, text: str | None, index: Equated | Count | None = None) -> int:
+def _number(name: str, text: str | None, index: IndexEquation | IndexCount | None = None) -> int:
     start = f"where = '{index.text}': " if index is not None else ""
     if text is None:
         whole = index.result if index is not None else ""

@@ -14,8 +14,8 @@ from support.rule_files import abstract, assert_holds, nothing_written, plan_and
 import bridge_flax
 import bridge_torch
 from bridge_core import PlanError, Rule, RuleError, UsageError, convert, plan_conversion, verify
+from bridge_core.axes import Call
 from bridge_core.cli import main
-from bridge_core.rules.op_calls import Call
 from bridge_core.state import unflatten_tree
 from bridge_core.state.dtypes import DTYPES
 
@@ -144,7 +144,7 @@ def test_a_cast_that_rounds_is_told():
 
 LOSING = {
     "scale(0.3)": (W, W * np.float32(0.3), "scale(0.3, rounding)"),
-    "offset(1)": (W, W + np.float32(1), "offset(1.0, rounding)"),
+    "offset(1)": (W, W + np.float32(1), "offset(1.0, True)"),
     "unpad(0, 10, 7)": (ROWS, ROWS[:7], "cut(0, 10, 7)"),
 }
 

@@ -19,8 +19,8 @@ from support.schemas import check_document
 from bridge_core import Rule, RuleError, UsageError, convert, plan_conversion
 from bridge_core.cli import main
 from bridge_core.resolve.rule_names import unmatched_labels
+from bridge_core.rules import load_rules
 from bridge_core.rules.file_head import size_names
-from bridge_core.rules.toml_file import load_rules
 
 BOTH = 'source = "torch"\ntarget = "flax"\n'
 NAMES = '[tables]\nx = { q_proj = "query", k_proj = "key" }\n'

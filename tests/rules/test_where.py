@@ -17,7 +17,8 @@ from support.rule_files import assert_holds, saved, state_of
 import bridge_flax
 import bridge_torch
 from bridge_core import Rule, RuleError, convert, load_rules
-from bridge_core.rules import Pattern, SizeLookup, Where
+from bridge_core.axes import SizeLookup
+from bridge_core.rules import Pattern, Where
 from bridge_core.rules.records import identity_of_record, identity_of_rule, read_recorded, recorded
 from bridge_core.state import unflatten_tree
 

@@ -57,7 +57,7 @@ def explain_rules(
     """Show which tensors of SRC each rule of FILE takes, and which it makes.
 
     Names that differ only in numbers are one line. Rules that take nothing say why, and the tensors that no
-    rule takes come last. No tensor is read. A plan that cannot be run is shown as far as it is known, and
+    rule takes come last. No tensor is read. A plan that cannot be run is shown as far as possible, and
     the exit code is 1.
     """
     with aside():

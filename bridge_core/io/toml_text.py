@@ -1,4 +1,4 @@
-"""The TOML text of a rule file: read within limits, with the lines that tomllib does not return."""
+"""The TOML text of a rule file: read within limits, with the lines that tomllib does not give."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge_core.errors import LimitExceeded, RuleError, SourceNotFound
-from bridge_core.io import SourceFile
+from bridge_core.io.source_file import SourceFile
 
 __all__ = ["read_toml", "TomlText"]
 
@@ -47,7 +47,7 @@ class TomlText:
     Args:
         name: The path of the file, for messages.
         text: Its text, whose lines end with line feeds.
-        document: What it says.
+        document: Its keys and values.
         rule_lines: The line of every ``[[rule]]``, from 1.
     """
 
@@ -57,24 +57,24 @@ class TomlText:
     rule_lines: tuple[int, ...]
 
     def line_of(self, *keys: str) -> int:
-        """Return the first line that begins with a key, and below its header the one with the next key.
+        """Return the line of a key, or of the last key of several, each below the one before.
 
         Returns:
             The line of the last key that is found so, from 1; 0 if not even the first is.
         """
         rows = [row.lstrip() for row in self.text.split("\n")]
-        found = 0
+        line = 0
         for key in keys:
             begins = re.compile(rf"\[*[ \t]*[\"']?{re.escape(key)}[\"']?[ \t]*[=.\]]")
-            for number, row in enumerate(rows[found:], found + 1):
+            for number, row in enumerate(rows[line:], line + 1):
                 if begins.match(row):
-                    found = number
+                    line = number
                     break
-                if found and row.startswith("["):
-                    return found
+                if line and row.startswith("["):
+                    return line
             else:
-                return found
-        return found
+                return line
+        return line
 
     def error(self, problem: str, *keys: str, hint: str | None = None) -> RuleError:
         """Return an error that names the file and, with keys, the line of the last of them."""

@@ -8,10 +8,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from bridge_core.axes import Equation, Expression
+from bridge_core.axes.equation import Equation
+from bridge_core.axes.expressions import Expression
 from bridge_core.errors import RuleError
 from bridge_core.messages import nearest, shown
-from bridge_core.rules.patterns import NAME
 from bridge_core.state import DTYPES, cast_is_exact, dtype_named
 
 __all__ = ["Call", "parse_ops"]
@@ -36,6 +36,7 @@ _NUMBER = (
 )
 _HINTS = {"pad": _SIZED, "unpad": _SIZED, "cut": _SIZED, "offset": _NUMBER, "scale": _NUMBER}
 _CALL = re.compile(r"\s*(\w+)\s*\((.*)\)\s*", re.DOTALL)
+_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _INDEX = re.compile(r"-?(?:0|[1-9][0-9]{0,8})")
 
 
@@ -144,7 +145,7 @@ class Call:
     def size_names(self) -> tuple[str, ...]:
         """The names that are sizes by themselves, so that they are whole numbers."""
         sizes = (str(arg) for arg in self.args if self.is_sized and isinstance(arg, Expression))
-        return tuple(size for size in sizes if NAME.fullmatch(size))
+        return tuple(size for size in sizes if _NAME.fullmatch(size))
 
     @property
     def divisor(self) -> Expression | None:
@@ -218,7 +219,7 @@ def _padding(args: Sequence[str]) -> tuple[Argument, ...] | None:
     if not 1 <= len(args) <= 3:
         return None
     axis: Argument = int(args[0]) if _INDEX.fullmatch(args[0]) else args[0]
-    if isinstance(axis, str) and not NAME.fullmatch(axis):
+    if isinstance(axis, str) and not _NAME.fullmatch(axis):
         return None
     sizes = [None if text == "?" else Expression.parse(text) for text in args[1:]]
     if any(size is not None and _number(str(size)) is not None and size.number is None for size in sizes):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 
-from bridge_core.axes import Expression, whole_number
+from bridge_core.axes.calls import Call
+from bridge_core.axes.expressions import Expression, whole_number
+from bridge_core.axes.size_lookup import SizeLookup
 from bridge_core.errors import RuleError
 from bridge_core.messages import shown
 from bridge_core.ops import Cast, Offset, Op, Pad, Scale, Unpad
-from bridge_core.rules import Call, SizeLookup
 from bridge_core.state import TensorSpec
 
 __all__ = ["op_of_call"]

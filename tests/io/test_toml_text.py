@@ -6,7 +6,8 @@ import pytest
 from support.errors import refused
 
 from bridge_core import LimitExceeded, Rule, RuleError
-from bridge_core.rules import load_rules, overlapping, toml_text
+from bridge_core.io import toml_text
+from bridge_core.rules import load_rules, overlapping
 
 RULE = '[[rule]]\nsource = "a{}"\nrename = "b{}"\n'
 

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import NoReturn
 
-from bridge_core.axes import Expression, Lookup
+from bridge_core.axes.expressions import Expression, Lookup, whole_number
 from bridge_core.errors import RuleError
 from bridge_core.messages import shown
-from bridge_core.rules.patterns import NAME
 
-__all__ = ["Count", "Equated", "Pairs", "Ranks", "Sum", "integer", "parse_index"]
+__all__ = ["IndexCount", "IndexEquation", "MixedRadix", "Pairs", "Ranks", "parse_index"]
 
 Pairs = tuple[tuple[int, ...], ...]
 """The numbers of parts that exist together, in order."""
 
+_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_MOST_COUNTED = 16
 _COUNTS = re.compile(r"\s*(\w+)\s+counts\s+(.*)", re.DOTALL)
 _EQUALS = re.compile(r"(?<![<>=!])=(?!=)")
 
@@ -35,7 +34,7 @@ _HINT = (
 
 
 @dataclass(frozen=True)
-class Sum:
+class MixedRadix:
     """An equation with numbers: ``constant + starts[leading + shift] + factor*name + ...``.
 
     Args:
@@ -163,7 +162,7 @@ class Ranks:
 
 
 @dataclass(frozen=True)
-class Equated:
+class IndexEquation:
     """An equation, as text: ``i = constant + list[name] + factor*name + ...``.
 
     Args:
@@ -199,26 +198,26 @@ class Equated:
         """The parts whose sizes it states: all but the outermost of those with factors."""
         return tuple(name for name, _ in self.terms[1:])
 
-    def numbers(self, lookup: Lookup) -> Sum:
+    def numbers(self, lookup: Lookup) -> MixedRadix:
         """Return it with numbers.
 
         Raises:
             RuleError: A name has no value, or the numbers are not valid.
         """
-        terms = sorted(((name, integer(f, lookup)) for name, f in self.terms), key=lambda term: -term[1])
-        constant = integer(self.constant, lookup)
+        terms = sorted(((name, _integer(f, lookup)) for name, f in self.terms), key=lambda term: -term[1])
+        constant = _integer(self.constant, lookup)
         if self.leading is None:
-            return Sum(constant, tuple(terms))
+            return MixedRadix(constant, tuple(terms))
         name, items, shift = self.leading
         starts = items.value(lookup)
         if not isinstance(starts, tuple) or not all(type(start) is int for start in starts) or not starts:
             raise RuleError(f"expected a list of whole numbers, got '{items}' = {shown(starts)}.")
         numbers = tuple(int(str(start)) for start in starts)
-        return Sum(constant, tuple(terms), name, numbers, shift)
+        return MixedRadix(constant, tuple(terms), name, numbers, shift)
 
 
 @dataclass(frozen=True)
-class Count:
+class IndexCount:
     """A count, as text: ``n counts s, b``."""
 
     text: str
@@ -228,7 +227,7 @@ class Count:
     bounded: tuple[str, ...] = ()
 
 
-def parse_index(text: str, sizes: Collection[str] = ()) -> Equated | Count | None:
+def parse_index(text: str, sizes: Collection[str] = ()) -> IndexEquation | IndexCount | None:
     """Read an equation or a count; None if the text is neither.
 
     Args:
@@ -241,16 +240,18 @@ def parse_index(text: str, sizes: Collection[str] = ()) -> Equated | Count | Non
     counts = _COUNTS.fullmatch(text)
     if counts is not None:
         names = tuple(name.strip() for name in counts[2].split(","))
-        if not all(NAME.fullmatch(name) for name in (counts[1], *names)):
-            raise RuleError(f"expected a count such as 'n counts s, b', got {text!r}.")
-        count = Count(f"{counts[1]} counts {', '.join(names)}", counts[1], names)
+        if not all(_NAME.fullmatch(name) for name in (counts[1], *names)):
+            raise RuleError(f"expected a count such as 'n counts s, b', got {shown(text)}.")
+        if len(names) > _MOST_COUNTED:
+            raise RuleError(f"expected at most {_MOST_COUNTED} names to count, got {len(names)}.")
+        count = IndexCount(f"{counts[1]} counts {', '.join(names)}", counts[1], names)
         _check_unique(count)
         return count
     equals = _EQUALS.search(re.sub(r"'[^']*'", lambda found: "'" * len(found[0]), text))
     if equals is None:
         return None
     whole, right = text[: equals.start()].strip(), text[equals.end() :]
-    if not NAME.fullmatch(whole):
+    if not _NAME.fullmatch(whole):
         raise RuleError(f"expected an index such as 'i = block*6 + j', got {text!r}.", hint=_HINT)
     expression = Expression.parse(right)
     linear = _linear(expression, sizes, text)
@@ -265,14 +266,14 @@ def parse_index(text: str, sizes: Collection[str] = ()) -> Equated | Count | Non
         terms = tuple((name, Expression.parse(factor)) for name, factor in numbers)
         shown_as = " + ".join(name if factor == 1 else f"{name}*{factor}" for name, factor in numbers)
         shown_as += "" if not constant else f" {'-' if constant < 0 else '+'} {abs(constant)}"
-    equated = Equated(f"{whole} = {shown_as}", whole, linear.constant, terms, linear.leading)
+    equated = IndexEquation(f"{whole} = {shown_as}", whole, linear.constant, terms, linear.leading)
     _check_unique(equated)
     if not equated.size_names:
         equated.numbers(_no_lookup)
     return equated
 
 
-def _check_unique(index: Equated | Count) -> None:
+def _check_unique(index: IndexEquation | IndexCount) -> None:
     names = (index.result, *index.names)
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -283,22 +284,13 @@ def _no_lookup(name: str) -> NoReturn:
     raise RuleError(f"{name} has no value.")
 
 
-def integer(expression: Expression, lookup: Lookup) -> int:
-    """Return the value of an expression as a whole number.
-
-    Raises:
-        RuleError: It is not, or a name has no value.
-    """
-    value = expression.value(lookup)
-    is_number = isinstance(value, int | Fraction | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value != int(value):  # type: ignore[arg-type]
-        raise RuleError(f"expected a whole number, got '{expression}' = {shown(value)}.")
-    return int(value)
+def _integer(expression: Expression, lookup: Lookup) -> int:
+    return whole_number(expression.value(lookup), expression, signed=True)
 
 
 def _number(expression: Expression) -> int | None:
     """Return the value of an expression without names; None for one with names."""
-    return None if expression.names else integer(expression, _no_lookup)
+    return None if expression.names else _integer(expression, _no_lookup)
 
 
 @dataclass(frozen=True)
@@ -346,4 +338,4 @@ def _linear(expression: Expression, sizes: Collection[str], text: str) -> _Linea
 
 def _combined(sign: str, first: Expression, second: Expression) -> Expression:
     both = Expression.parse(f"({first}) {sign} ({second})")
-    return both if both.names else Expression.parse(integer(both, _no_lookup))
+    return both if both.names else Expression.parse(_integer(both, _no_lookup))
