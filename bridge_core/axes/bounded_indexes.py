@@ -14,8 +14,8 @@ __all__ = ["bounded_pairs"]
 _MOST_PAIRS = 100_000
 
 _BOUNDS = (
-    'Pass like=... (--like), or bound the names, such as where = ["n counts s, b", "1 <= s <= 4", '
-    '"b < [3, 4, 6, 3][s - 1]"].'
+    'Pass like=... (--like), or bound the names, as where = ["n counts i", "i < config.num_hidden_layers"] '
+    'or ["n counts s, b", "1 <= s <= 4", "b < depths[s - 1]"]; a size with "?" needs a value (--set).'
 )
 
 
