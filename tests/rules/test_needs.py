@@ -1,4 +1,4 @@
-"""What real ports need, each in a small rule file: the target's bits by numpy alone, and the way back."""
+"""What real ports need, each in a small rule file: the target's bits by numpy only, and the way back."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ def heads(x, n):
 
 
 def two_experts(w):
-    made = {}
+    tensors = {}
     for start, end, n in (("model.large.", "", 4), ("model.small.", "_1", 2)):
         q, k, v = (f"{start}layers.{{}}.{x}_proj.weight" for x in "qkv")
-        made[f"layers.q_einsum{end}.w"] = of(w, q, (0, 1), lambda x, n=n: heads(x, n))
+        tensors[f"layers.q_einsum{end}.w"] = of(w, q, (0, 1), lambda x, n=n: heads(x, n))
         both = [of(w, name, (0, 1), lambda x: heads(x, 1)) for name in (k, v)]
-        made[f"layers.kv_einsum{end}.w"] = np.stack(both, 1)
-    return {f"{name}.value": x for name, x in made.items()}
+        tensors[f"layers.kv_einsum{end}.w"] = np.stack(both, 1)
+    return {f"{name}.value": x for name, x in tensors.items()}
 
 
 def blocks_with_remainder(w):
@@ -163,19 +163,19 @@ NEEDS = {
     "blocks with a remainder, one added, a padded vocabulary and its scale": Need(
         """
         [sizes]
-        whole = "3*(config.layers // 3)"
+        complete = "3*(config.layers // 3)"
         vocabulary = "config.vocabulary"
         padded = "?"
         [[rule]]
         source = "layers.{i:int}.norm.weight"
         target = "layers_{j:int}.scale"
         rearrange = ["d -> d block", "offset(1)"]
-        where = ["i = block*3 + j", "i < whole"]
+        where = ["i = block*3 + j", "i < complete"]
         [[rule]]
         source = "layers.{i:int}.norm.weight"
         target = "rest_{r:int}.scale"
         rearrange = "offset(1)"
-        where = "i = whole + r"
+        where = "i = complete + r"
         [[rule]]
         source = "embed.weight"
         target = "embedder.embedding"
@@ -365,11 +365,11 @@ def written(need, folder):
 
 
 def assert_holds(path, wanted):
-    made = load_file(path)
-    assert made.keys() == wanted.keys()
+    written_tensors = load_file(path)
+    assert written_tensors.keys() == wanted.keys()
     for name, array in wanted.items():
-        assert (made[name].dtype, made[name].shape) == (array.dtype, array.shape), name
-        assert made[name].tobytes() == np.ascontiguousarray(array).tobytes(), name
+        assert (written_tensors[name].dtype, written_tensors[name].shape) == (array.dtype, array.shape), name
+        assert written_tensors[name].tobytes() == np.ascontiguousarray(array).tobytes(), name
 
 
 @pytest.mark.parametrize("name", NEEDS)
@@ -408,7 +408,7 @@ def test_a_scale_that_rounds_needs_consent_and_names_its_rule(tmp_path):
     assert_holds(out, {"q.kernel": scaled.reshape(2, 8, 4).transpose(2, 0, 1).astype(ml_dtypes.bfloat16)})
 
 
-GUESSES = (  # what users write first, what the error names as the right spelling
+GUESSES = (  # what users write first, what the error names as what to write
     ("rename", 'source = "(model.)?layers.{i:int}.w"\nrename = "{i:int}.w"', "{text.|}"),
     ("rename", 'source = "layers.(\\\\d+).w"\nrename = "l.w"', "{i:int}"),
     ("stack", 'source = ["k", "v"]\ntarget = "kv"\nrearrange = "n d, n d -> two n d"', "such as 2."),
