@@ -260,8 +260,13 @@ def _check_complete(
         count = "" if rule.where.comparisons else f"{end - len(places)} "
         rest = f" and {'more' if not count else f'{more} more'}" if len(holes) > _MOST_SHOWN else ""
         start = numbers.constant
+        rest_from = start + holes[0] // block * block * numbers.unit
         raise rule.error(
             f"with '{rule.where}', expected {whole} to count from {start} in complete blocks of {block}; "
             f"{count}missing: {whole} = {names}{rest}.",
             places[max(places)],
+            hint=f"For a remainder, add '{whole} < {rest_from}' to where, and write a rule with where = "
+            f"'{whole} = {rest_from} + r' for the rest."
+            if rest_from > start
+            else None,
         )

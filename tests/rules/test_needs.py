@@ -433,6 +433,11 @@ GUESSES = (  # what users write first, what the error names as what to write
         'source = "s{s:int}.{b:int}.w"\nrename = "n_{n:int}.w"\nwhere = "n = 2*s + b"',
         "counts s, b",
     ),
+    (
+        "remainder",
+        'source = "b.{i:int}.w"\ntarget = "b_{j:int}.w"\nrearrange = "o d -> n o d"\nwhere = "i = n*2 + j"',
+        "'i = 2 + r'",
+    ),
     ("several", 'source = "{layers.3|layers.4}.w"\ntarget = "l.w"', "{x} in the patterns of both sides"),
     ("key", 'source = "a"\ntarget = "b"\nscale = 2', "rearrange = "),
     ("condition", 'source = "a"\ntarget = "b"\nexists = "c"', "when = "),
@@ -455,7 +460,18 @@ GUESSES = (  # what users write first, what the error names as what to write
 
 @pytest.mark.parametrize(("what", "rule", "named"), GUESSES)
 def test_a_wrong_guess_is_answered_with_what_to_write(what, rule, named, tmp_path):
-    names = ("embed.w", "layers.3.w", "layers.4.w", "bn.scale", "bn.steps", "s2.0.w", "s2.2.w")
+    names = (
+        "embed.w",
+        "layers.3.w",
+        "layers.4.w",
+        "b.0.w",
+        "b.1.w",
+        "b.2.w",
+        "bn.scale",
+        "bn.steps",
+        "s2.0.w",
+        "s2.2.w",
+    )
     need = Need(f"[[rule]]\n{rule}\n", {name: new(2, 2) for name in names}, lambda w: {})
 
     def convert_there():
