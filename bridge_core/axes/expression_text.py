@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -162,7 +163,7 @@ class Parser:
         """Read an operand and its indexes."""
         node = self.atom(depth)
         while self.kind == "sign" and self.token == "[":
-            self.take()
+            self.sign()
             node = Node("index", (node, self.sum(depth + 1)))
             self.expect("]")
         return node
@@ -174,7 +175,10 @@ class Parser:
             if len(token) > _DIGITS:
                 self.fail(f"expected at most {_DIGITS} digits, got {len(token)}")
             self.take()
-            return Node("number", (), int(token) if token.isdecimal() else float(token))
+            value = int(token) if token.isdecimal() else float(token)
+            if value == math.inf:
+                self.fail(f"expected a number that float64 holds, got {token}")
+            return Node("number", (), value)
         if kind == "text":
             self.take()
             return Node("text", (), token[1:-1])

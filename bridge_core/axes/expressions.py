@@ -6,6 +6,7 @@ quotients are exact; only roots, powers with fractions and roundings give floati
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Callable
@@ -32,6 +33,8 @@ Raises:
 """
 
 _LARGEST = 1 << 62
+_MOST_BITS = 1024
+"""Of the denominator of a fraction, which would else grow with every operation."""
 
 _ROUNDINGS = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
@@ -88,7 +91,7 @@ class Expression:
         """Return the text that `parse` reads."""
         return str(self.node)
 
-    @property
+    @functools.cached_property
     def names(self) -> frozenset[str]:
         """The names that it uses; entries of the config as ``config.n_head``."""
         return frozenset(str(node.value) for node in self.node.walk() if node.sign == "name")
@@ -150,7 +153,7 @@ class Comparison:
         pairs = zip(self.signs, self.operands[1:], strict=True)
         return f"{self.operands[0]}" + "".join(f" {sign} {operand}" for sign, operand in pairs)
 
-    @property
+    @functools.cached_property
     def names(self) -> frozenset[str]:
         """The names that it uses."""
         return frozenset().union(*(operand.names for operand in self.operands))
@@ -197,6 +200,14 @@ def _shown(value: Value) -> str:
     return shown(value)
 
 
+def _finite(value: Value, node: Node) -> Value:
+    """Return a value that a config may have given; a number must be one that can be computed with."""
+    most = _LARGEST if isinstance(value, int) else math.inf
+    if isinstance(value, int | float) and not abs(value) < most:
+        raise RuleError(f"expected a finite number below 2**62, got '{node}' = {shown(value)}.")
+    return value
+
+
 def _value(node: Node, lookup: Lookup, expression: Expression) -> Value:
     def fail(problem: str) -> NoReturn:
         raise RuleError(f"'{expression}': {problem}.")
@@ -206,7 +217,7 @@ def _value(node: Node, lookup: Lookup, expression: Expression) -> Value:
         case "number" | "text":
             return node.value
         case "name":
-            return lookup(str(node.value))
+            return _finite(lookup(str(node.value)), node)
         case "list":
             return tuple(values)
         case "?":
@@ -217,7 +228,7 @@ def _value(node: Node, lookup: Lookup, expression: Expression) -> Value:
                 fail(f"expected a list before '[', got {_shown(items)}")
             if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(items):
                 fail(f"expected an index from 0 to {len(items) - 1}, got {_shown(index)}")
-            return items[index]
+            return _finite(items[index], node)
     numbers = [v for v in values if isinstance(v, int | Fraction | float) and not isinstance(v, bool)]
     if len(numbers) != len(values):
         fail(f"expected numbers for '{node.sign}', got {', '.join(map(_shown, values))}")
@@ -227,6 +238,8 @@ def _value(node: Node, lookup: Lookup, expression: Expression) -> Value:
         fail(f"{node} cannot be computed for {', '.join(map(_shown, values))}")
     if isinstance(result, complex) or not abs(result) < _LARGEST:
         fail(f"{node} is not a number below 2**62")
+    if isinstance(result, Fraction) and result.denominator.bit_length() > _MOST_BITS:
+        fail(f"{node} is a fraction of more than {_MOST_BITS} bits")
     whole = isinstance(result, Fraction) and result.denominator == 1
     made: Value = int(result) if whole else result
     return made

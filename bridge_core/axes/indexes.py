@@ -23,6 +23,7 @@ Pairs = tuple[tuple[int, ...], ...]
 """The numbers of parts that exist together, in order."""
 
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_MOST_COUNTED = 16
 _COUNTS = re.compile(r"\s*(\w+)\s+counts\s+(.*)", re.DOTALL)
 _EQUALS = re.compile(r"(?<![<>=!])=(?!=)")
 
@@ -240,7 +241,9 @@ def parse_index(text: str, sizes: Collection[str] = ()) -> IndexEquation | Index
     if counts is not None:
         names = tuple(name.strip() for name in counts[2].split(","))
         if not all(_NAME.fullmatch(name) for name in (counts[1], *names)):
-            raise RuleError(f"expected a count such as 'n counts s, b', got {text!r}.")
+            raise RuleError(f"expected a count such as 'n counts s, b', got {shown(text)}.")
+        if len(names) > _MOST_COUNTED:
+            raise RuleError(f"expected at most {_MOST_COUNTED} names to count, got {len(names)}.")
         count = IndexCount(f"{counts[1]} counts {', '.join(names)}", counts[1], names)
         _check_unique(count)
         return count

@@ -22,7 +22,7 @@ from bridge_core.state import TensorSpec
 __all__ = ["Rearrangement", "rearrange"]
 
 _MOST_TENSORS = 1_000_000
-_MOST_COPIES = 65_536
+_MOST_COPIES = 1024
 
 
 @dataclass(frozen=True)

@@ -58,12 +58,17 @@ class SizeLookup:
 
     def states(self, name: str) -> bool:
         """Return whether a name is a size not left open by ``?``, or an entry of the config."""
-        if name in self._known or name.startswith(_CONFIG):
-            return True
-        expression = self._stated.get(name)
-        if expression is None or expression.is_unset:
-            return False
-        return all(inner not in self._stated or self.states(inner) for inner in expression.names - {name})
+        pending, seen = [name], set(self._known)
+        while pending:
+            one = pending.pop()
+            if one in seen or one.startswith(_CONFIG):
+                continue
+            seen.add(one)
+            expression = self._stated.get(one)
+            if (expression is None and one == name) or (expression is not None and expression.is_unset):
+                return False
+            pending += expression.names if expression is not None else ()
+        return True
 
     def __call__(self, name: str) -> Value:
         """Return the value of a name.
@@ -71,6 +76,7 @@ class SizeLookup:
         Raises:
             RuleError: It has none, or depends on itself.
         """
+        self.lacks_value = False
         if name in self._known:
             return self._known[name]
         self.lacks_value = self._config is None and name.startswith(_CONFIG)
@@ -90,9 +96,12 @@ class SizeLookup:
             raise RuleError(f"the size {name} depends on itself: {' -> '.join((*self._open, name))}.")
         self._open.append(name)
         try:
-            return expression.value(self)
+            value = self._known[name] = expression.value(self)
+        except RecursionError:
+            raise RuleError(f"the size {name} depends on too many others, one after another.") from None
         finally:
             self._open.pop()
+        return value
 
 
 def config_entry(config: Mapping[str, Any], names: Sequence[str]) -> Any:

@@ -17,6 +17,8 @@ from bridge_core.state import Key, TensorSpec, join_key
 __all__ = ["bind_rule", "check_disjoint", "keys_taken_by", "rule_conflict"]
 
 Sides = tuple[KeyIndex | None, KeyIndex | None]
+_Reduced = dict[tuple[tuple[int, ...], tuple[int, ...]], Rule]
+"""Numbers of the sources and the targets that are left -> the rule of these."""
 
 _MOST_SHOWN = 8
 _MOST_TRIED = 10_000
@@ -50,9 +52,10 @@ def bind_rule(
     if rule.optional and targets is not None and not in_target:
         return ()
     bound_rules = []
+    reduced: _Reduced = {}
     for captures, keys in matched.items():
         there = None if targets is None else in_target.get(captures, {})
-        fit, own_keys, made = _without_absent(rule, keys, there)
+        fit, own_keys, made = _without_absent(rule, keys, there, reduced)
         bound = RuleInstance(fit, captures, sources, targets, made, config, shown).bind(own_keys)
         if bound is not None:
             bound_rules.append(bound if fit is rule else replace(bound, rule=rule))
@@ -77,18 +80,19 @@ def keys_taken_by(
         targets: The target's keys, likewise; None if they are not known.
     """
     taken: set[Key] = set()
+    reduced: _Reduced = {}
     known = targets if rule.when.of_target else None
     in_target = matched_keys(rule, rule.targets, rule.list_axes.right, known or ())
     for captures, matched in matched_keys(rule, rule.sources, rule.list_axes.left, sources).items():
         there = None if known is None else in_target.get(captures, {})
-        fit, keys, made = _without_absent(rule, matched, there)
+        fit, keys, made = _without_absent(rule, matched, there, reduced)
         if RuleInstance(fit, captures, sources, known, made, config).may_hold(keys):
             taken.update(key for group in matched.values() for key in group.values())
     return frozenset(taken)
 
 
 def _without_absent(
-    rule: Rule, matched: MatchedKeys, in_target: MatchedKeys | None
+    rule: Rule, matched: MatchedKeys, in_target: MatchedKeys | None, known: _Reduced
 ) -> tuple[Rule, MatchedKeys, MatchedKeys]:
     """Return a rule without the tensors that are absent, and the keys on both sides by its patterns.
 
@@ -107,7 +111,10 @@ def _without_absent(
     )
     if len(left) == len(rule.sources) and len(right) == len(rule.targets):
         return rule, keys, target_keys
-    return _reduced(rule, tuple(left), tuple(right)), keys, target_keys
+    places = tuple(left), tuple(right)
+    if places not in known:
+        known[places] = _reduced(rule, *places)
+    return known[places], keys, target_keys
 
 
 def _reduced(rule: Rule, left: tuple[int, ...], right: tuple[int, ...]) -> Rule:
@@ -182,8 +189,8 @@ def rule_conflict(rule: Rule, other: Rule, what: str, key: Key | str) -> RuleErr
         text = f"two rules {what} this tensor: {first} and {second}."
     hint = "Make the patterns disjoint, or remove one of the rules."
     gives_way = sorted({one.action for one in (rule, other)} & {"rename", "drop"}, reverse=True)
-    starts = [str(one.source) if one.sources and one.targets else None for one in (rule, other)]
-    if starts[0] is not None and starts[0] == starts[1]:
+    alike = [*map(str, rule.sources)] == [*map(str, other.sources)] and rule.targets and other.targets
+    if what == "match" and rule != other and alike:
         hint = "Write one rule for both, with the texts of the other side as alternatives, such as {a.b|b}."
     elif gives_way and what == "match":
         hint = f"Make the patterns disjoint, or set fallback = true in the {gives_way[0]}."

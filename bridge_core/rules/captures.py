@@ -30,6 +30,9 @@ __all__ = [
     "list_axes_of",
 ]
 
+_MOST_PATTERNS = 1024
+"""Of one side of a rule."""
+
 
 def expanded(pattern: Pattern, where: Where) -> tuple[str, ...]:
     """Return the captures of a pattern, with its parts in the place of a number that they give.
@@ -184,13 +187,16 @@ def check_captures(rule: Rule) -> None:
     """
     sources, targets, where, equation = rule.sources, rule.targets, rule.where, rule.equation
     for what, side in (("sources", sources), ("targets", targets)):
-        for n, first in enumerate(side):
-            for second in side[n + 1 :]:
-                if certainly_meet(first, second):
-                    raise RuleError(
-                        f"the {what} '{first}' and '{second}' match the same key: expected different keys.",
-                        hint="Change one pattern so that no key matches both, or remove it.",
-                    )
+        if len(side) > _MOST_PATTERNS:
+            raise RuleError(f"expected at most {_MOST_PATTERNS} {what}, got {len(side)}.")
+        literal = [pattern.segments for pattern in side if pattern.is_literal]
+        differ = len(set(literal)) == len(literal)
+        for first, second in itertools.combinations(side, 2):
+            if not (differ and first.is_literal and second.is_literal) and certainly_meet(first, second):
+                raise RuleError(
+                    f"the {what} '{first}' and '{second}' match the same key: expected different keys.",
+                    hint="Change one pattern so that no key matches both, or remove it.",
+                )
     _check_types((*sources, *targets))
     check_where(rule)
     if equation is None:
@@ -260,7 +266,10 @@ def check_same_captures(source: Pattern, target: Pattern, where: Where, action: 
             names = ", ".join(map(capture_text, lone))
             instead = f"write a name instead of {names} in '{pattern}'"
             if action == "rearrange":
-                instead = "stack over it with an equation, such as rearrange = 'out in -> i out in'"
+                instead = (
+                    "relate numbers by where = 'i = j + 1', or stack over it with an equation, such as "
+                    "rearrange = 'out in -> i out in'"
+                )
             raise RuleError(
                 f"'{pattern}' has {names}, and '{other}' has not. Both need the same captures, so that each "
                 "key gets a name of its own and the rule can be read in both directions.",

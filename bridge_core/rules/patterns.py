@@ -176,7 +176,7 @@ class Pattern:
             return None
         return self.read_as(Pattern.parse(text.replace("/", ".")).segments)
 
-    @property
+    @functools.cached_property
     def captures(self) -> tuple[str, ...]:
         """The names of a match's values; those of wildcards are ``*0``, ``*1`` and ``**``."""
         return tuple(name for names in self._names for name in names)

@@ -6,7 +6,7 @@ A file is checked completely when it is loaded: all wrong rules are reported at 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,10 @@ StrPath = str | os.PathLike[str]
 
 _MOST_RULES = 4096
 """In one file, after its tables are written out."""
+
+_MOST_STAGES = 32
+
+_MOST_PATTERNS = 16_384
 
 _MOST_PROBLEMS = 20
 """How many wrong rules an error lists."""
@@ -146,6 +150,7 @@ def read_rule_file(path: StrPath, *, sizes: Mapping[str, Any] | None = None) -> 
             )
         else:
             groups.append(RuleGroup(rules[0].origin, tuple(rules), use))
+    _check_effort([rule for group in groups for rule in group.rules], toml)
     problems = {**_overlaps(rule for group in groups for rule in group.rules), **problems}
     if problems:
         raise RuleError(_listed(toml.name, problems), path=toml.name)
@@ -217,6 +222,19 @@ def _check_count(toml: TomlText, number: int) -> None:
             path=toml.name,
             hint="Write one rule with captures, such as {i:int}, for many names, or split the file.",
         )
+
+
+def _check_effort(rules: Sequence[Rule], toml: TomlText) -> None:
+    stages = len({rule.stage for rule in rules})
+    options = sum(len(pattern.options) for rule in rules for pattern in (*rule.sources, *rule.targets))
+    for number, most, what in ((stages, _MOST_STAGES, "stages"), (options, _MOST_PATTERNS, "patterns")):
+        if number > most:
+            raise LimitExceeded(
+                f"the file has too many {what}: expected at most {most}, those that tables and alternatives "
+                f"give included, got {number}.",
+                path=toml.name,
+                hint="Write rules with captures, such as {i:int}, for many names, or split the file.",
+            )
 
 
 def _likely(table: str, fields: Iterable[str]) -> str:

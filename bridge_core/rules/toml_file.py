@@ -48,6 +48,14 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
 _OLD_KEYS = {"ops": "rearrange", "kind": "layer"}
 """Old key, which rule files may have for ever -> its current name."""
 
+_MEANT = {
+    ("exists", "missing", "rank", "config"): "Write it in when, as in when = { exists = 'lm_head.weight' }.",
+    ("equation", "transpose", "permute", "reshape"): "Write rearrange = 'out in -> in out'.",
+    ("scale", "offset", "pad", "unpad", "cut", "cast"): "Write rearrange = ['out in -> in out', 'scale(2)'].",
+    ("map", "names", "table"): "Write tables = { x = { q_proj = 'query' } }, and {x} in the patterns.",
+}
+"""Keys that users may expect -> what to write."""
+
 _COMMON = ("when", "optional")
 
 _ACTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -92,7 +100,8 @@ def read_table(table: dict[str, Any], layouts: tuple[str, str] | None, origin: s
     table = {_OLD_KEYS.get(key, key): value for key, value in table.items()}
     for key, value in table.items():
         if key not in _TYPES:
-            raise RuleError(f"unknown key {key!r} in the rule.", hint=nearest(key, _TYPES))
+            hint = next((text for keys, text in _MEANT.items() if key in keys), nearest(key, _TYPES))
+            raise RuleError(f"unknown key {key!r} in the rule.", hint=hint)
         fits, expected = _TYPES[key]
         if not fits(value):
             raise RuleError(f"{written[key]}: expected {expected}, got {_shown(value)}.")

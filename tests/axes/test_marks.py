@@ -270,7 +270,7 @@ def test_repeats_on_both_sides_are_refused():
         ),
         ("d, d -> 2 d", [(3,), (4,)], {}, ("'d'", "3 in 'd' (float32[3])", "4 in 'd' (float32[4])"), ""),
         ("a -> r a", [(3,)], {"r": 0}, ("repeated axis 'r'", "got none"), "sizes = { r = 2 }"),
-        ("a -> r a", [(3,)], {"r": 10**12}, ("65536 copies", "10" + "0" * 11), ""),
+        ("a -> r a", [(3,)], {"r": 10**12}, ("1024 copies", "10" + "0" * 11), ""),
         ("a -> r a", [(3,)], {}, ("'r' is only on the right",), "sizes = { r = 2 }"),
         ("a r -> a", [(6, 3)], {"r": 2}, ("'r'", "2 in sizes", "3 in 'a r'"), ""),
     ],

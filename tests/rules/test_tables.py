@@ -162,7 +162,6 @@ def test_conditions_on_names_are_of_the_row(write):
         ("3", "", ("r.toml: line 2: tables.x", "got 3")),
         ("{}", "", ("r.toml: line 2: tables.x", "got {}")),
         ("{ a = 3 }", "", ("r.toml: line 2: tables.x", "row 'a'", "got 3")),
-        ("{ a = { heads = 3 } }", "", ("r.toml: line 2: tables.x", "row", "heads", "no name")),
         ('{ a = { name = "b", heads = 1.5 } }', "", ("r.toml: line 2: tables.x", "row 'a'", "heads", "1.5")),
         ('{ a = { name = "b", heads = 8 } }', "", ("r.toml: line 2: tables.x", "'heads'", "no rule uses")),
         ('{ "a{i}" = "b" }', "", ("r.toml: line 2: tables.x", "'a{i}'")),
