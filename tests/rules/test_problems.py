@@ -237,7 +237,7 @@ PROBLEMS = {  # tensors, rules, what the error names, and what it names only if 
     "whole numbers are shifted": (
         {"a.weight": weights(6, 3, dtype="int32")},
         [move("a.weight", "b.kernel", "offset(1)")],
-        (*ONE_RULE, "offset(1.0)", "floating-point", "got int32[6, 3]"),
+        (*ONE_RULE, "offset(1.0, False)", "floating-point", "got int32[6, 3]"),
     ),
     "another dtype is cast": (
         {"a.weight": weights(6, 3)},
