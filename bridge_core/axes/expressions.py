@@ -185,9 +185,10 @@ def whole_number(value: Value, text: object, *, signed: bool = False) -> int:
     Raises:
         RuleError: It is not one.
     """
-    is_number = isinstance(value, int | Fraction | float) and not isinstance(value, bool)
-    if is_number and math.isfinite(value) and value == int(value) and (signed or value >= 0):  # type: ignore[arg-type, operator]
-        return int(value)
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    is_whole |= isinstance(value, Fraction | float) and value % 1 == 0  # false for infinity and NaN
+    if is_whole and (signed or value >= 0):  # type: ignore[operator]
+        return int(value)  # type: ignore[arg-type]
     raise RuleError(
         f"expected a whole number, got '{text}' = {_shown(value)}.",
         hint="Write the number in the rule instead.",

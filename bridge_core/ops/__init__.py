@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     )
     from bridge_core.ops.constants import NEGATIVE_ZERO as NEGATIVE_ZERO, dtype_holds as dtype_holds
     from bridge_core.ops.elementwise import Cast as Cast, Offset as Offset, Scale as Scale
+    from bridge_core.ops.equal_tensors import (
+        Made as Made,
+        equal_or_refused as equal_or_refused,
+        made_by as made_by,
+    )
     from bridge_core.ops.overflow import OverflowCount as OverflowCount
     from bridge_core.ops.padding import Pad as Pad, Unpad as Unpad
     from bridge_core.ops.select import (
@@ -45,6 +50,7 @@ else:
         __name__,
         {
             "base": "InputRegion Op",
+            "equal_tensors": "Made equal_or_refused made_by",
             "chain": "Parallel OpTensor chain_specs chain_tensors inverse_chain simplify_chain",
             "constants": "NEGATIVE_ZERO dtype_holds",
             "elementwise": "Cast Offset Scale",

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from bridge_core.plan.plan import Plan as Plan
     from bridge_core.plan.problems import PlanProblems as PlanProblems
     from bridge_core.plan.rivals import Rivals as Rivals
-    from bridge_core.plan.source_names import name_with_source as name_with_source
+    from bridge_core.plan.source_names import (
+        name_with_source as name_with_source,
+        shown_names as shown_names,
+    )
     from bridge_core.plan.step import Dropped as Dropped, Mismatch as Mismatch, Step as Step
     from bridge_core.plan.unmatched import closest_key as closest_key
     from bridge_core.plan.warning import PlanWarning as PlanWarning
@@ -28,7 +31,7 @@ else:
             "plan": "Plan",
             "problems": "PlanProblems",
             "rivals": "Rivals",
-            "source_names": "name_with_source",
+            "source_names": "name_with_source shown_names",
             "step": "Dropped Mismatch Step",
             "unmatched": "closest_key",
             "warning": "PlanWarning",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bridge_core.errors import BridgeError
     from bridge_core.plan.plan import Plan
 
-__all__ = ["named_by_source", "name_with_source"]
+__all__ = ["named_by_source", "name_with_source", "shown_names"]
 
 
 def name_with_source(key: Key, source_names: Mapping[Key, Key]) -> str:
@@ -29,6 +29,23 @@ def name_with_source(key: Key, source_names: Mapping[Key, Key]) -> str:
     """
     name, source = join_key(key), source_names.get(key, key)
     return name if source == key else f"{join_key(source)} (neutral {name})"
+
+
+def shown_names(origin: Mapping[Key, Key], source_names: Mapping[Key, Key]) -> Callable[[Key], str]:
+    """Return the function that gives the name which a message shows for a neutral key.
+
+    Args:
+        origin: Neutral key -> source key of the conversion that the plan is the second step of.
+        source_names: Neutral key -> key in what the neutral state was made from.
+    """
+
+    def shown(key: Key) -> str:
+        given = origin.get(key)
+        if given is not None and source_names.get(key, given) == given:
+            return join_key(given)
+        return name_with_source(key, source_names)
+
+    return shown
 
 
 def named_by_source(error: BridgeError, plan: Plan) -> BridgeError:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from bridge_core.errors import UsageError
 from bridge_core.ops import Fill, Op, Pad, Parallel, Unpad
-from bridge_core.plan import Dropped, Plan, Step
+from bridge_core.plan import Dropped, Plan, Step, shown_names
 from bridge_core.plugins import Registry, names_of
 from bridge_core.resolve.evidence import PARAMETER
 from bridge_core.resolve.neutral_layers import neutral_layers
-from bridge_core.resolve.request import Ordered, Request, shown_names
+from bridge_core.resolve.request import Ordered, Request
 from bridge_core.resolve.rule_names import check_constant, rule_holds, unmatched_labels
 from bridge_core.resolve.without_template import WithoutTemplate
 from bridge_core.resolve.written_names import Spellings, names_of_tensor, own_name

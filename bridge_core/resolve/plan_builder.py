@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bridge_core.errors import PlanError
 from bridge_core.layers import LayerTransform
-from bridge_core.ops import NEGATIVE_ZERO, Drop, Fill, Op, chain_specs, simplify_chain
+from bridge_core.ops import NEGATIVE_ZERO, Drop, Fill, Op, chain_specs, equal_or_refused, simplify_chain
 from bridge_core.plan import Dropped, Mismatch, Plan, PlanProblems, Rivals, Step
 from bridge_core.plugins import missing_provider
 from bridge_core.resolve.axis_order import AxisOrder
@@ -24,7 +24,7 @@ from bridge_core.resolve.layer_info import is_usual
 from bridge_core.resolve.leaf_matching import Outcome
 from bridge_core.resolve.neutral_layers import NeutralLayer
 from bridge_core.resolve.request import Request
-from bridge_core.resolve.tied_sources import equal_or_refused, is_one, turn_between
+from bridge_core.resolve.tied_sources import is_one, turn_between
 from bridge_core.state import Key, LayerInfo, TensorSpec, Ties, join_key, leaf_path
 
 if TYPE_CHECKING:

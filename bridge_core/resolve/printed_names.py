@@ -153,9 +153,10 @@ def read_printed(rule: Rule, source: NamedSide, target: NamedSide) -> Rule:
 def _written_alike(rule: Rule, source: Pattern, target: Pattern) -> Pattern:
     """Return the target of a rename read as its source is, where both are written in one way."""
     old, new = rule.source, rule.targets[0]
-    if target is not new or not source.written:
-        return target
     split = new.slashed
+    is_split = split is not None and target.segments == split.segments
+    if not source.written or (target is not new and not is_split):
+        return target
     if old.slashed is not None and split is not None:
         old, target = old.slashed, split
     is_boxed = len(target.segments) > 1 and source.segments[-1:] != old.segments[-1:]

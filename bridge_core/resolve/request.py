@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bridge_core.layers import LayerTransform
-from bridge_core.plan import Step
+from bridge_core.plan import Step, shown_names
 from bridge_core.plugins import Framework, Registry
 from bridge_core.resolve.neutral_layers import NeutralLayer
 from bridge_core.resolve.written_names import Spellings, names_of_tensor, own_name
 from bridge_core.rules import Permissions
-from bridge_core.state import FlatState, Key, join_key
+from bridge_core.state import FlatState, Key
 
 if TYPE_CHECKING:
     from bridge_core.resolve.rule_instance import BoundRule
     from bridge_core.rules import Rule
 
-__all__ = ["Ordered", "Request", "shown_names"]
+__all__ = ["Ordered", "Request"]
 
 
 @dataclass(frozen=True)
@@ -82,22 +82,3 @@ class Request:
     def transforms(self) -> tuple[LayerTransform, ...]:
         """The target framework's transforms."""
         return self.registry.checked_transforms_of.get(self.framework.name, ())
-
-
-def shown_names(origin: Mapping[Key, Key], source_names: Mapping[Key, Key]) -> Callable[[Key], str]:
-    """Return the function that gives the name which a message shows for a neutral key.
-
-    Args:
-        origin: Neutral key -> source key of the conversion that the plan is the second step of.
-        source_names: Neutral key -> key in what the neutral state was made from.
-    """
-
-    def shown(key: Key) -> str:
-        from bridge_core.plan import name_with_source
-
-        given = origin.get(key)
-        if given is not None and source_names.get(key, given) == given:
-            return join_key(given)
-        return name_with_source(key, source_names)
-
-    return shown

@@ -204,18 +204,17 @@ class _Stages:
 
     def of(self, name: Key, key: Key) -> tuple[Rule | None, list[tuple[Rule, Key]]]:
         """Return the rule that drops or rearranges a tensor, or its renames with the names that they make."""
-        owner = self._owner(self._first, name, key)
-        renames = []
-        if owner is not None:
-            if owner[0].action != "rename":
+        renames: list[tuple[Rule, Key]] = []
+        for stage in (self._first, *self._later):
+            owner = self._owner(stage, renames[-1][1] if renames else name, key)
+            if owner is None:
+                continue
+            rule, captures = owner
+            if rule.action != "rename":  # only in the first
                 if self._later:
                     self.note(name)
-                return owner[0], []
-            renames.append((owner[0], owner[0].build(owner[0].targets[0], owner[1])))
-        for stage in self._later:
-            owner = self._owner(stage, renames[-1][1] if renames else name, key)
-            if owner is not None:
-                renames.append((owner[0], owner[0].build(owner[0].targets[0], owner[1])))
+                return rule, []
+            renames.append((rule, rule.build(rule.targets[0], captures)))
         return None, renames
 
     def note(self, name: Key) -> None:

@@ -6,59 +6,18 @@ target is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
-
 from bridge_core.layers import LayerTransform, from_neutral_ops
-from bridge_core.ops import Op, OpTensor, Parallel, RequireEqual, inverse_chain, simplify_chain
+from bridge_core.ops import Op, inverse_chain, made_by, simplify_chain
 from bridge_core.plugins import Registry
-from bridge_core.state import FlatState, Key, LayerInfo, Tensor, join_key
+from bridge_core.state import FlatState, Key, LayerInfo
 
-__all__ = ["Made", "equal_or_refused", "is_one", "made_by", "turn_between"]
-
-
-class Made(NamedTuple):
-    """A tensor as what it is made from; two that are equal hold the same values.
-
-    Args:
-        source: Identity of the tensor that is read.
-        ops: What is done to it.
-    """
-
-    source: int
-    ops: tuple[Op, ...]
-
-
-def made_by(tensor: Tensor, ops: tuple[Op, ...] = ()) -> Made:
-    """Return what a tensor, after some ops, is made from."""
-    chain = list(ops)
-    while isinstance(tensor, OpTensor) and len(tensor.inputs) == 1 and tensor.op.outputs(1) == 1:
-        chain.insert(0, tensor.op)
-        (tensor,) = tensor.inputs
-    return Made(id(tensor), simplify_chain(tuple(chain)))
+__all__ = ["is_one", "turn_between"]
 
 
 def is_one(state: FlatState, key: Key, other: Key) -> bool:
     """Return whether two tensors of a state are made from one, so that each can be made from the other."""
     one, two = made_by(state.tensor(key)), made_by(state.tensor(other))
     return one.source == two.source and all(op.exact for op in (*one.ops, *two.ops))
-
-
-def equal_or_refused(
-    sources: Iterable[tuple[tuple[Key, ...], tuple[Op, ...]]], target: Key, name: Callable[[Key], str]
-) -> tuple[Op, ...]:
-    """Return the ops that make one tensor of several ones, which must hold the same values.
-
-    Args:
-        sources: For each of them the keys, and the ops that make the target of these.
-        target: What they fill.
-        name: Gives the name that an error shows for a key.
-    """
-    parts = tuple(sources)
-    names = tuple(", ".join(name(key) for key in keys) for keys, _ in parts)
-    counts = tuple(len(keys) for keys, _ in parts)
-    chains = tuple(ops for _, ops in parts)
-    return simplify_chain((Parallel(chains, counts), RequireEqual(len(parts), names, join_key(target))))
 
 
 def turn_between(state: FlatState, registry: Registry, key: Key, other: Key) -> tuple[Op, ...] | None:

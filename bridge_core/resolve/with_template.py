@@ -10,7 +10,7 @@ import functools
 from collections.abc import Collection, Iterator, Sequence
 
 from bridge_core.layers import LayerTransform
-from bridge_core.ops import Drop, Fill, chain_specs
+from bridge_core.ops import Drop, Fill, Made, chain_specs, equal_or_refused, made_by
 from bridge_core.plan import Dropped, Mismatch, Plan, Step
 from bridge_core.resolve.alignment import Alignment
 from bridge_core.resolve.evidence import PARAMETER, Detection
@@ -26,7 +26,6 @@ from bridge_core.resolve.open_outcomes import guessed, is_order_open, open_optio
 from bridge_core.resolve.partial_layers import partial_source, partial_target
 from bridge_core.resolve.plan_builder import Filled, PlanBuilder
 from bridge_core.resolve.request import Request
-from bridge_core.resolve.tied_sources import Made, equal_or_refused, made_by
 from bridge_core.state import FlatState, Key, TensorSpec, Ties, VariableCollections, join_key
 
 __all__ = ["WithTemplate"]

@@ -213,7 +213,7 @@ def check_captures(rule: Rule) -> None:
                 hint="Separate the axes of different tensors by commas, as in 'q in, k in -> (q k) in'.",
             )
     list_axes = rule.list_axes
-    _check_fixed(sources, targets, where, list_axes)
+    _check_fixed(rule)
     numbers = {name for pattern in (*sources, *targets) for name in pattern.numbers}
     numbers |= where.numbers
     for side, names, terms in (
@@ -302,13 +302,9 @@ def _check_pairs(sources: tuple[Pattern, ...], targets: tuple[Pattern, ...], whe
         check_same_captures(source, target, where, "rearrange")
 
 
-def _check_fixed(
-    sources: tuple[Pattern, ...],
-    targets: tuple[Pattern, ...],
-    where: Where,
-    list_axes: ListAxes,
-) -> None:
-    patterns = [*zip(sources, list_axes.left, strict=True), *zip(targets, list_axes.right, strict=True)]
+def _check_fixed(rule: Rule) -> None:
+    where, axes = rule.where, rule.list_axes
+    patterns = [*zip(rule.sources, axes.left, strict=True), *zip(rule.targets, axes.right, strict=True)]
     fixed = {name for pattern, free in patterns for name in expanded(pattern, where) if name not in free}
     for pattern, _ in patterns:
         missing = sorted(fixed - set(expanded(pattern, where)))

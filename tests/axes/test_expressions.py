@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from support.errors import refused
 from support.examples import examples
 
-from bridge_core.axes import Comparison, Expression
+from bridge_core.axes import Comparison, Expression, whole_number
 from bridge_core.errors import RuleError
 
 VALUES = {"s": 3, "heads": 4, "config.a": 7, "config.b": 2, "config.kinds": ("full", "sliding")}
@@ -145,3 +145,23 @@ def test_random_expressions_are_what_python_computes(text):
             expression.value(lookup)
     else:
         assert expression.value(lookup) == expected
+
+
+@pytest.mark.parametrize("value", [10**400, 3.0, Fraction(6, 2), 0])
+def test_whole_numbers_are_of_any_size_and_kind(value):
+    assert whole_number(value, "n") == value
+
+
+@pytest.mark.parametrize(
+    "value", [float("inf"), -float("inf"), float("nan"), 2.5, Fraction(1, 2), True, "2", (1,)]
+)
+def test_other_values_are_not_whole_numbers(value):
+    for signed in (False, True):
+        with refused(RuleError, "'n'"):
+            whole_number(value, "n", signed=signed)
+
+
+def test_only_signed_whole_numbers_are_negative():
+    assert whole_number(-3, "n", signed=True) == -3
+    with refused(RuleError, "-3"):
+        whole_number(-3, "n")
