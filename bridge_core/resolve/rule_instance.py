@@ -248,6 +248,9 @@ class RuleInstance:
             )
         else:
             moved = Rearrangement((), called, {})
+        for name, number in rule.numbered.stacked_sizes.items():
+            if moved.sizes.get(name, number) < number:
+                raise RuleError(f"the axis {name!r} has size {moved.sizes[name]}, but {number} are counted.")
         targets = tuple(self._targets(moved.sizes))
         twice = next((k for k, n in Counter(key for _, key in targets).items() if n > 1), None)
         if twice is not None:

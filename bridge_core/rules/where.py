@@ -136,6 +136,16 @@ class Where:
             if isinstance(numbers, MixedRadix):
                 yield index.result, numbers
 
+    @property
+    def stacked_sizes(self) -> dict[str, int]:
+        """How many tensors are stacked along each axis that a count numbers.
+
+        Raises:
+            RuleError: The parts that exist are not known.
+        """
+        ranks = {c.result: self._numbers(c) for c in self.counts if c.result in self.stacked}
+        return {name: len(known.pairs) for name, known in ranks.items() if isinstance(known, Ranks)}
+
     def allowed(self, count: IndexCount) -> Pairs:
         """Return the parts of a count that the comparisons allow.
 

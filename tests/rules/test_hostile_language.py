@@ -96,3 +96,13 @@ def test_bounds_that_the_names_contradict_number_nothing(bound, absent, tmp_path
     assert {name: array[0] for name, array in load_file(back).items()} == {
         name: array[0] for name, array in source.items()
     }
+
+
+def test_a_stack_is_as_long_as_what_is_counted(tmp_path):
+    rule = """[[rule]]\nsource = "l.{i:int}.w"\ntarget = "k"\nrearrange = "a -> n a"\n"""
+    (tmp_path / "r.toml").write_text(f'{HEAD}{rule}where = ["n counts i", "i < 3"]\n')
+    rules, there = load_rules(tmp_path / "r.toml"), tmp_path / "out.safetensors"
+    save_file({f"l.{i}.w": np.full(2, i, np.float32) for i in (0, 2)}, tmp_path / "in.safetensors")
+    convert(tmp_path / "in.safetensors", there, layout="torch", to="flax", rules=rules)
+    with refused(RuleError, "'n' has size 2", "3 are counted"):
+        convert(there, tmp_path / "back.safetensors", layout="flax", to="torch", rules=rules)
