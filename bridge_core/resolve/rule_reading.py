@@ -128,8 +128,11 @@ def _pairs(
                         parts = [captures[part] for part in count.names]
                         # Numbers of more digits are refused where the rule is used.
                         is_short = max(map(len, parts)) <= _DIGITS
-                        if is_short and where.admits(captures, pattern.numbers):
-                            numbers.add(tuple(map(int, parts)))
+                        try:
+                            if is_short and where.admits(captures, pattern.numbers):
+                                numbers.add(tuple(map(int, parts)))
+                        except RuleError as err:
+                            raise rule.error(err.message, hint=err.hint) from err
         ranked.update({text: tuple(sorted(numbers)) for text, numbers in seen.items()})
         if stage < max(counting):
             renames = [_at(rule, config, {**known, **ranked}) for rule in own if rule.action == "rename"]
