@@ -1,7 +1,8 @@
-"""What holds for every test: threads, garbage, XLA's effort, what Hypothesis draws, and what is skipped."""
+"""What holds for every test: threads, garbage, XLA's work, what Hypothesis draws, and what is skipped."""
 
 import gc
 import os
+import shutil
 
 import pytest
 from support.examples import load_profile
@@ -17,6 +18,25 @@ load_profile()
 skip_what_needs_missing_packages()
 
 collect_ignore = ["support"]  # no tests, and no doctests
+
+
+ROOM_FOR_COMPILED = 64 << 20
+"""Bytes of compiled functions that are kept; random shapes add some in every run."""
+
+
+def pytest_configure(config):
+    """Keep what XLA compiles: workers and later runs need the same small functions again and again."""
+    if not hasattr(config, "cache"):  # -p no:cacheprovider
+        return
+    folder = config.cache.mkdir("jax")
+    if not hasattr(config, "workerinput"):
+        sizes = [path.stat().st_size for path in folder.iterdir()]
+        if sum(sizes) > ROOM_FOR_COMPILED:
+            shutil.rmtree(folder)
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    # Another worker may still be writing an entry: it is compiled once more.
+    config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -69,5 +69,6 @@ def _size(size: object, lookup: SizeLookup) -> int | None:
 def _number(given: object, lookup: SizeLookup) -> float:
     value = given.value(lookup) if isinstance(given, Expression) else given
     if isinstance(value, bool) or not isinstance(value, int | float | Fraction):
-        raise RuleError(f"expected a number, got {shown(value)}.")
+        hint = "Write an expression without quotes." if isinstance(value, str) else None
+        raise RuleError(f"expected a number, got {shown(value)}.", hint=hint)
     return float(value)

@@ -188,7 +188,10 @@ def whole_number(value: Value, text: object, *, signed: bool = False) -> int:
     is_number = isinstance(value, int | Fraction | float) and not isinstance(value, bool)
     if is_number and math.isfinite(value) and value == int(value) and (signed or value >= 0):  # type: ignore[arg-type, operator]
         return int(value)
-    raise RuleError(f"expected a whole number, got '{text}' = {_shown(value)}.")
+    raise RuleError(
+        f"expected a whole number, got '{text}' = {_shown(value)}.",
+        hint="Write the number in the rule instead.",
+    )
 
 
 def _shown(value: Value) -> str:

@@ -85,10 +85,6 @@ class Offset(Op):
             )
         return moved
 
-    def __str__(self) -> str:
-        """Return a short text, ``offset(1.0)``."""
-        return f"offset({self.value}{', rounding' if self.rounding else ''})"
-
 
 @dataclass(frozen=True)
 class Scale(Op):

@@ -13,14 +13,7 @@ __all__ = ["box_of", "carried_boxes", "carried_separators"]
 
 
 def box_of(layer: NeutralLayer, outcome: Outcome, role: Role, boxes: Mapping[Key, str]) -> Key:
-    """Return the last part of a leaf's key that names the value in its box; empty if it is in none.
-
-    Args:
-        layer: The neutral layer.
-        outcome: How it is converted.
-        role: The leaf.
-        boxes: Neutral key -> box, as the metadata records it.
-    """
+    """Return the last part of a leaf's key that names the value in its box; empty if it is in none."""
     if not boxes:
         return ()
     keys, source = layer.group.keys, outcome.source.leaves.get(role)
@@ -34,9 +27,7 @@ def box_of(layer: NeutralLayer, outcome: Outcome, role: Role, boxes: Mapping[Key
 def carried_boxes(used: Mapping[Key, Key], boxes: Mapping[Key, str]) -> dict[Key, str]:
     """Return the boxes by target key; a target of tensors in different boxes is in none.
 
-    Args:
-        used: Neutral key -> the target key that it is moved to.
-        boxes: Neutral key -> box.
+    ``used`` gives neutral keys their target keys.
     """
     of_target: dict[Key, set[str]] = {}
     for key, target in used.items() if boxes else ():
@@ -47,10 +38,7 @@ def carried_boxes(used: Mapping[Key, Key], boxes: Mapping[Key, str]) -> dict[Key
 def carried_separators(metadata: StateMetadata, framework: str, own: str) -> dict[str, str]:
     """Return the separators of a target's metadata.
 
-    Args:
-        metadata: The metadata of the neutral state.
-        framework: The target's framework.
-        own: The separator of the target's template; empty without one.
+    ``own`` is that of the target's template; empty without one.
     """
     separators = {name: text for name, text in metadata.separators.items() if name}
     if own:

@@ -16,9 +16,8 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from bridge_core.axes import Binding, parse_axes
-from bridge_core.layers import LayerTransform
+from bridge_core.layers import LayerTransform, agrees, describes, fits, leaves_of, same_order, stated_splits
 from bridge_core.messages import nearest
-from bridge_core.resolve.fitting import agrees, describes, fits, leaves_of, same_order, stated_splits
 from bridge_core.resolve.grouping import Group
 from bridge_core.resolve.rule_names import unmatched_labels
 from bridge_core.resolve.sibling_proofs import SiblingProofs

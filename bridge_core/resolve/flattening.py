@@ -12,8 +12,8 @@ from typing import NamedTuple
 from bridge_core.axes import parse_axes
 from bridge_core.layers import LayerKind
 from bridge_core.resolve.interpretations import Interpretation
-from bridge_core.resolve.layer_order import is_sorted, natural_order
-from bridge_core.state import Key
+from bridge_core.resolve.layer_order import is_sorted
+from bridge_core.state import Key, natural_order
 
 __all__ = ["Flattening", "Width", "flattenings", "width_of"]
 
@@ -116,7 +116,7 @@ def flattenings(
         return []
     given = order()
     if is_sorted(_without_other_norms(given, widths)):
-        candidates = _in_no_order(natural_order(given), widths)
+        candidates = _in_no_order(sorted(given, key=natural_order), widths)
     else:
         candidates = _fed(given, widths)
         candidates += _made(given, widths, candidates)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterable, Mapping
 
 from bridge_core.resolve.neutral_layers import NeutralLayer
-from bridge_core.state import FlatState, Key, module_path
+from bridge_core.state import FlatState, Key, module_path, natural_order
 
-__all__ = ["is_sorted", "natural_order", "running_order"]
-
-_NUMBER = re.compile(r"([0-9]{1,9})")
+__all__ = ["is_sorted", "running_order"]
 
 
 def running_order(
@@ -57,20 +54,4 @@ def is_sorted(paths: Iterable[Key]) -> bool:
     given = [path for path in given if path not in parents]
     if all(one <= other for one, other in itertools.pairwise(given)):
         return True
-    return all(one <= other for one, other in itertools.pairwise(map(_natural, given)))
-
-
-def natural_order(paths: Iterable[Key]) -> list[Key]:
-    """Return paths sorted by name, with the numbers in them as numbers.
-
-    >>> natural_order([("conv10",), ("conv2",)])
-    [('conv2',), ('conv10',)]
-    """
-    return sorted(paths, key=_natural)
-
-
-def _natural(path: Key) -> list[list[tuple[int, int, str]]]:
-    return [
-        [(0, int(text), "") if i % 2 else (1, 0, text) for i, text in enumerate(_NUMBER.split(part))]
-        for part in path
-    ]
+    return all(one <= other for one, other in itertools.pairwise(map(natural_order, given)))

@@ -183,10 +183,6 @@ def _parent(pattern: Pattern) -> Pattern:
 def unslashed(pattern: Pattern, is_of: Callable[[Pattern], bool]) -> Pattern:
     """Return a pattern with its parts split at slashes, if only so it matches a name.
 
-    Args:
-        pattern: The pattern.
-        is_of: Whether a pattern matches a name.
-
     Raises:
         RuleError: It matches a name both ways.
     """

@@ -57,8 +57,7 @@ def side_of(state: FlatState, registry: Registry) -> NamedSide:
 def starts_moved(source_names: Mapping[Key, Key]) -> dict[Key, Key]:
     """Return the starts of names in a file -> the starts of keys in their place.
 
-    Args:
-        source_names: Key -> name in the file.
+    ``source_names`` gives keys their names in the file.
     """
     starts: dict[Key, Key] = {}
     for key, name in source_names.items():
@@ -72,11 +71,7 @@ def starts_moved(source_names: Mapping[Key, Key]) -> dict[Key, Key]:
 def neutral_side(state: FlatState, keys: Iterable[Key], layout: str, registry: Registry) -> NamedSide:
     """Return the names of a neutral state for rules that write them as a framework does.
 
-    Args:
-        state: The neutral state.
-        keys: Those of its keys that the rules may take.
-        layout: The framework that the rules name.
-        registry: Where the framework is found.
+    ``keys`` are those that the rules may take, ``layout`` is the framework that the rules name.
     """
     framework = registry.frameworks.get(layout)
     if framework is None or not framework.collections:
@@ -114,11 +109,7 @@ def unseen_side(layout: str, registry: Registry, metadata: StateMetadata | None 
 def decided(rule: Rule, source: NamedSide, target: NamedSide, *, recorded: bool = False) -> Rule:
     """Return a rule whose conditions on names are decided, as far as the names are known.
 
-    Args:
-        rule: The rule, in the direction of the conversion.
-        source: The names of the source.
-        target: The names of the target.
-        recorded: Whether a record shows that the conditions on the source's names held.
+    A rule that is ``recorded`` is the proof that its conditions on the source's names held.
     """
     when = rule.when
     side = target if when.of_target else source
@@ -133,11 +124,6 @@ def read_printed(rule: Rule, source: NamedSide, target: NamedSide) -> Rule:
 
     Its patterns leave out the collections that they begin with, and are the first of their alternatives that
     match a name.
-
-    Args:
-        rule: The rule, in the direction of the conversion.
-        source: The names that its sources are about.
-        target: The names that its targets are about.
     """
     of_paths = rule.action == "layer"
     every = not rule.targets  # what drops and layers name is not made, so that there is no choice
@@ -202,10 +188,6 @@ def share_default_paths(rules: Sequence[Rule], defaults: Container[str]) -> tupl
 
 def refuse_unclear_target(rule: Rule, registry: Registry) -> None:
     """Refuse a rename of which it is unclear whether its target begins with a collection or with a module.
-
-    Args:
-        rule: A rule on the way to the neutral form that names no layouts.
-        registry: Where frameworks are found.
 
     Raises:
         RuleError: The target's first part is a collection of a framework that may follow.

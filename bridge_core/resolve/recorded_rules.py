@@ -49,13 +49,7 @@ def rules_from(
 ) -> tuple[Rule, ...]:
     """Return the rules for a framework's state, without collections in their patterns, that may hold.
 
-    Args:
-        state: The source.
-        rules: The rules, in the direction of the conversion.
-        registry: Where frameworks are readable_rules.
-        config: The checkpoint's config, if one is known.
-        to: The framework of the target; neutral if it is not known.
-        like: The target's template, if it is known.
+    The target's framework ``to`` is neutral if it is not known.
 
     Raises:
         RuleError: A rename may lead to a collection or to a module, or two rules are about the same layers.
@@ -98,12 +92,8 @@ def recorded_rules(
 ) -> tuple[RecordedRule, ...]:
     """Return what the neutral state records of the rules that it is made with.
 
-    Args:
-        rules: The rules.
-        taken: Source key -> the rule that rearranges it.
-        names: Source key -> neutral key.
-        layout: The layout that the conversion is from.
-        config: The checkpoint's config, if one is known.
+    ``taken`` are source keys with the rules that rearrange them, ``names`` source keys with their neutral
+    keys.
 
     Raises:
         RuleError: A rule is to rearrange tensors for the neutral form.
@@ -159,13 +149,6 @@ def rules_towards(
 
     A state of before rules were recorded has been through the rules that name layouts; one that no conversion
     made has not.
-
-    Args:
-        state: The neutral state.
-        rules: The rules, in the direction of the conversion.
-        registry: Where frameworks are found.
-        to: The framework of the target, or neutral.
-        config: The checkpoint's config, if one is known.
     """
     rules = tuple(rules)
     if not rules:
@@ -231,11 +214,7 @@ def with_fresh(
 ) -> StateMetadata:
     """Return the metadata of a neutral state with the rules that it went through here.
 
-    Args:
-        metadata: The metadata before.
-        rules: The rules.
-        taken: Key -> the fresh rule that is to rearrange it; none other is.
-        config: The checkpoint's config, if one is known.
+    ``taken`` are keys with the fresh rules that are to rearrange them.
     """
     records = tuple(
         replace(record, pending=tuple(key for key in record.pending if key not in taken))
@@ -270,16 +249,7 @@ def towards(
     like: FlatState | None,
     config: Mapping[str, Any] | None,
 ) -> TowardsFramework:
-    """Return the rules that are to be done on the way to a framework.
-
-    Args:
-        state: The neutral state.
-        given: The rules that are given, in the direction of the conversion.
-        registry: Where frameworks are found.
-        to: Name of the framework.
-        like: The target's template, if it is known.
-        config: The checkpoint's config, if one is known.
-    """
+    """Return the rules that are to be done on the way to a framework."""
     given = tuple(given)
     records = state.metadata.rules or ()
     if not given and not records:

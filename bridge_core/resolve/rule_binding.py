@@ -189,8 +189,8 @@ def rule_conflict(rule: Rule, other: Rule, what: str, key: Key | str) -> RuleErr
         text = f"two rules {what} this tensor: {first} and {second}."
     hint = "Make the patterns disjoint, or remove one of the rules."
     gives_way = sorted({one.action for one in (rule, other)} & {"rename", "drop"}, reverse=True)
-    heads = [[str(pattern) for pattern in one.sources[:1]] for one in (rule, other)]
-    if heads[0] == heads[1] != [] and rule.targets and other.targets:
+    alike = [*map(str, rule.sources)] == [*map(str, other.sources)] and rule.targets and other.targets
+    if what == "match" and rule != other and alike:
         hint = "Write one rule for both, with the texts of the other side as alternatives, such as {a.b|b}."
     elif gives_way and what == "match":
         hint = f"Make the patterns disjoint, or set fallback = true in the {gives_way[0]}."

@@ -356,7 +356,8 @@ class RuleInstance:
         if goal is not None and len(goal.shape) > axis:
             return goal.shape[axis]
         equation, name = self.rule.equation, call.args[0]
-        for number, key in self._targets(self.sizes) if target_specs is not None else ():
+        listed = self.sizes.keys() >= set(itertools.chain(*self.rule.list_axes.right))
+        for number, key in self._targets(self.sizes) if target_specs is not None and listed else ():
             spec = target_specs.get(key) if target_specs is not None else None
             place = equation.right[number].position(str(name)) if equation is not None else axis
             if spec is not None and place is not None and -len(spec.shape) <= place < len(spec.shape):

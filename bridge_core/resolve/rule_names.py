@@ -289,11 +289,6 @@ def check_kind(rule: Rule, kinds: Iterable[str], framework: str = "") -> None:
 
     This is checked even if the rule matches no layer.
 
-    Args:
-        rule: A rule.
-        kinds: The kinds that there are.
-        framework: The framework whose layers the rule is about, for the message.
-
     Raises:
         RuleError: The kind is unknown.
     """

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bridge_core.axes import Shape
 from bridge_core.errors import KeyConflict
-from bridge_core.layers import LayerTransform, Leaf, cut_of
+from bridge_core.layers import LayerTransform, Leaf, cut_of, part_ops
 from bridge_core.ops import Fill, Op, Parallel, SplitSum, simplify_chain
 from bridge_core.plan import Dropped, Plan, PlanProblems, Step
 from bridge_core.plugins import Registry, names_of, random_state_of, undetermined_layout
@@ -20,7 +20,6 @@ from bridge_core.resolve.evidence import PARAMETER, Detection, Detector
 from bridge_core.resolve.grouping import Group, group_state
 from bridge_core.resolve.layer_info import layer_info, parameter_evidence
 from bridge_core.resolve.leaf_names import LayerNames
-from bridge_core.resolve.leaf_parts import part_ops
 from bridge_core.resolve.neutral_renames import plan_renames
 from bridge_core.resolve.rule_names import applied_renames, labels, rule_names
 from bridge_core.state import (

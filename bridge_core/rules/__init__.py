@@ -7,7 +7,7 @@ from bridge_core.public import exports
 if TYPE_CHECKING:
     from bridge_core.rules.overlaps import overlapping as overlapping
     from bridge_core.rules.pattern_index import KeyIndex as KeyIndex, PatternIndex as PatternIndex
-    from bridge_core.rules.patterns import Any1 as Any1, Int as Int, Pattern as Pattern, Str as Str
+    from bridge_core.rules.patterns import Pattern as Pattern
     from bridge_core.rules.permissions import Allowed as Allowed, Permissions as Permissions
     from bridge_core.rules.records import (
         identity_of_record as identity_of_record,
@@ -17,10 +17,14 @@ if TYPE_CHECKING:
         recorded_pairs as recorded_pairs,
     )
     from bridge_core.rules.rule import Rule as Rule
-    from bridge_core.rules.rule_groups import RuleGroup as RuleGroup
+    from bridge_core.rules.rule_groups import (
+        RuleGroup as RuleGroup,
+        load_rules as load_rules,
+        read_rule_file as read_rule_file,
+    )
     from bridge_core.rules.rule_sets import Rules as Rules, as_rules as as_rules, oriented as oriented
+    from bridge_core.rules.segments import Any1 as Any1, Int as Int, Str as Str
     from bridge_core.rules.sizes import resolve_sizes as resolve_sizes
-    from bridge_core.rules.toml_file import load_rules as load_rules, read_rule_file as read_rule_file
     from bridge_core.rules.where import Where as Where
 else:
     __getattr__, __dir__, __all__ = exports(
@@ -28,14 +32,14 @@ else:
         {
             "overlaps": "overlapping",
             "pattern_index": "KeyIndex PatternIndex",
-            "patterns": "Any1 Int Pattern Str",
+            "patterns": "Pattern",
             "permissions": "Allowed Permissions",
             "records": "identity_of_record identity_of_rule read_recorded recorded recorded_pairs",
             "rule": "Rule",
             "rule_sets": "Rules as_rules oriented",
+            "segments": "Any1 Int Str",
             "sizes": "resolve_sizes",
-            "rule_groups": "RuleGroup",
-            "toml_file": "load_rules read_rule_file",
+            "rule_groups": "RuleGroup load_rules read_rule_file",
             "where": "Where",
         },
         moved={"Call": "bridge_core.axes:Call", "config_entry": "bridge_core.axes:config_entry"},

@@ -266,7 +266,10 @@ def check_same_captures(source: Pattern, target: Pattern, where: Where, action: 
             names = ", ".join(map(capture_text, lone))
             instead = f"write a name instead of {names} in '{pattern}'"
             if action == "rearrange":
-                instead = "stack over it with an equation, such as rearrange = 'out in -> i out in'"
+                instead = (
+                    "relate numbers by where = 'i = j + 1', or stack over it with an equation, such as "
+                    "rearrange = 'out in -> i out in'"
+                )
             raise RuleError(
                 f"'{pattern}' has {names}, and '{other}' has not. Both need the same captures, so that each "
                 "key gets a name of its own and the rule can be read in both directions.",

@@ -73,10 +73,11 @@ class When:
                 raise RuleError(f"when.sizes.{axis}: expected a size, such as 768, got {size!r}.")
         flat = dict(_flat(config or {}))
         for entry, value in flat.items():
-            if not isinstance(value, str | int | float):
+            name = entry.partition("[")[0]
+            if not isinstance(value, str | int | float) or name != entry:
                 raise RuleError(
                     f"when.config.{entry}: expected a text, a number, true or false, got {value!r}.",
-                    hint=f"To choose layers, write where = \"config.{entry}[i] == 'full_attention'\".",
+                    hint=f"To choose layers, write where = \"config.{name}[i] == 'full_attention'\".",
                 )
         return cls(
             rank,

@@ -135,10 +135,7 @@ class FileHead:
 def read_head(toml: TomlText, sizes: Mapping[str, Any], rule_keys: Iterable[str]) -> FileHead:
     """Read what is not a rule.
 
-    Args:
-        toml: The file.
-        sizes: Name -> the size in place of the file's.
-        rule_keys: The keys of rules, for messages.
+    ``sizes`` are in place of the file's; ``rule_keys`` are the keys of rules, for messages.
 
     Raises:
         RuleError: A key is unknown, or a value is wrong.

@@ -6,13 +6,13 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypedDict
 
-from bridge_core.axes import Equation, Expression, parse_sizes
+from bridge_core.axes import Equation, parse_sizes
 from bridge_core.errors import RuleError
 from bridge_core.rules.conditions import When
 from bridge_core.rules.patterns import Pattern
 from bridge_core.rules.where import Where
 
-__all__ = ["Common", "Layouts", "Options", "common_fields", "naming", "one_pattern"]
+__all__ = ["Layouts", "Options", "common_fields", "naming", "one_pattern"]
 
 Layouts = tuple[str, str] | None
 
@@ -46,28 +46,12 @@ class Options(TypedDict, total=False):
     origin: str
 
 
-class Common(TypedDict):
-    """The same options, as fields of a rule."""
-
-    when: When
-    where: Where
-    sizes: Mapping[str, Expression]
-    optional: bool
-    fallback: bool
-    stage: int
-    layouts: Layouts
-    origin: str
-
-
 def common_fields(
     options: Options, patterns: Iterable[Pattern] = (), equation: Equation | None = None
-) -> Common:
+) -> dict[str, Any]:
     """Return the options as fields of a rule.
 
-    Args:
-        options: The options.
-        patterns: The rule's patterns; their captures, and the equation's axes, are not sizes in ``where``.
-        equation: The rule's equation.
+    The captures of the rule's patterns, and the axes of its equation, are not sizes in ``where``.
 
     Raises:
         RuleError: A condition, a size or ``where`` is not valid.
@@ -87,7 +71,7 @@ def common_fields(
     }
 
 
-def one_pattern(text: str | Pattern, options: Options) -> tuple[Pattern, Common]:
+def one_pattern(text: str | Pattern, options: Options) -> tuple[Pattern, dict[str, Any]]:
     """Return the pattern of a rule that has only one, and its options as fields.
 
     Raises:

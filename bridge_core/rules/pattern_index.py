@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
 
-from bridge_core.rules.patterns import Any1, Int, Mixed, Pattern, Segment, Str
+from bridge_core.rules.patterns import Pattern
+from bridge_core.rules.segments import Any1, Int, Mixed, Segment, Str
 from bridge_core.state import Key
 
 __all__ = ["KeyIndex", "PatternIndex"]

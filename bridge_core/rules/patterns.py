@@ -16,16 +16,11 @@ from dataclasses import dataclass, field, replace
 from bridge_core.errors import RuleError
 from bridge_core.messages import shown
 from bridge_core.rules.segments import (
-    COUNT,
-    NAME,
-    Any1,
     AnyN,
-    Capture,
     Int,
     Mixed,
     OneOf,
     Segment,
-    Str,
     captures_in,
     nameless,
     names_in,
@@ -37,19 +32,7 @@ from bridge_core.rules.segments import (
 )
 from bridge_core.state import Key
 
-__all__ = [
-    "Any1",
-    "AnyN",
-    "Capture",
-    "Captures",
-    "COUNT",
-    "Int",
-    "Mixed",
-    "NAME",
-    "Pattern",
-    "Segment",
-    "Str",
-]
+__all__ = ["Captures", "Pattern"]
 
 Captures = Mapping[str, str]
 

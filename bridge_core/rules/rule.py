@@ -23,7 +23,8 @@ from bridge_core.rules.checks import axis_places, check_fill, check_rearrangemen
 from bridge_core.rules.conditions import When
 from bridge_core.rules.old_names import current_action, with_old_names
 from bridge_core.rules.options import Layouts, Options, common_fields, naming, one_pattern
-from bridge_core.rules.patterns import COUNT, Pattern
+from bridge_core.rules.patterns import Pattern
+from bridge_core.rules.segments import COUNT
 from bridge_core.rules.where import Where
 from bridge_core.state import Key
 

@@ -1,21 +1,27 @@
-"""What each ``[[rule]]`` of a file states: one rule, or one for each combination of rows of its tables."""
+"""Rule files: what each ``[[rule]]`` states, one rule or one for each combination of rows of its tables.
+
+A file is checked completely when it is loaded: all wrong rules are reported at once, with their lines.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bridge_core.errors import LimitExceeded, RuleError
-from bridge_core.io import TomlText
-from bridge_core.messages import nearest
-from bridge_core.rules.file_head import FileHead, size_names, with_sizes
-from bridge_core.rules.options import Layouts
+from bridge_core.errors import LimitExceeded, RuleError, UsageError
+from bridge_core.io import TomlText, read_toml
+from bridge_core.messages import nearest, shown
+from bridge_core.rules.file_head import FileHead, read_head, size_names, with_sizes
 from bridge_core.rules.overlaps import overlapping
 from bridge_core.rules.rule import Rule
 from bridge_core.rules.tables import TableUse, fields_of, label_of, parse_tables, uses_of
+from bridge_core.rules.toml_file import RULE_KEYS, read_table, takes_sizes
 
-__all__ = ["read_groups", "RuleGroup"]
+__all__ = ["load_rules", "read_rule_file", "RuleGroup", "StrPath"]
+
+StrPath = str | os.PathLike[str]
 
 _MOST_RULES = 4096
 """In one file, after its tables are written out."""
@@ -56,24 +62,48 @@ class RuleGroup:
         return tuple(p for value in values for p in ([value] if isinstance(value, str) else value))
 
 
-def read_groups(
-    toml: TomlText,
-    head: FileHead,
-    read: Callable[[dict[str, Any], Layouts, str], Rule],
-    takes_sizes: Callable[[Mapping[str, Any]], bool],
-) -> tuple[RuleGroup, ...]:
-    """Return the rules of a file; the one for names that no other matches is last.
+def load_rules(path: StrPath, *, sizes: Mapping[str, Any] | None = None) -> tuple[Rule, ...]:
+    """Load and check a rule file.
 
     Args:
-        toml: The file.
-        head: Its top.
-        read: Returns the rule of a table, with its layouts and its origin.
-        takes_sizes: Whether the rule of a table may have sizes.
+        path: A TOML file of ``[[rule]]`` tables. ``source`` and ``target`` at its top name the layouts of
+            the rules' sources and targets; with only ``source`` the targets are neutral. ``[tables]``,
+            ``[sizes]``, ``[prefix]`` and ``[suffix]`` are for all its rules.
+        sizes: Name in ``[sizes]`` -> its value in place of the file's: a whole number, a list of them
+            (also as ``"3,4"``), or an expression such as ``"config.n_head"``.
 
     Raises:
-        RuleError: Rules are wrong; the message has one line for each. Or nothing uses a table or a size.
-        LimitExceeded: There are too many rules.
+        RuleError: The file is not TOML, or rules are wrong; the message has one line for each wrong rule,
+            with file and line.
+        LimitExceeded: The file has more than 1 MB, a line more than 100,000 characters, a key more than 64
+            dots, or more than 4096 rules, those that tables give included.
+        SourceNotFound: The file does not exist.
+        MalformedFile: The path is a folder or a device.
+        SystemFailure: The file cannot be read.
+        UsageError: The value is not a path, or is empty; or the file does not state a size of this name.
     """
+    return tuple(rule for group in read_rule_file(path, sizes=sizes) for rule in group.rules)
+
+
+def read_rule_file(path: StrPath, *, sizes: Mapping[str, Any] | None = None) -> tuple[RuleGroup, ...]:
+    """Load a rule file as `load_rules`; return its ``[[rule]]`` tables, the affixes last.
+
+    Args:
+        path: The file.
+        sizes: Name in ``[sizes]`` -> its value in place of the file's.
+
+    Raises:
+        RuleError: As `load_rules`; so are the others.
+        UsageError: The value is not a path, or is empty; or the file does not state a size of this name.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(f"expected the path of a rule file, got {shown(path)}.")
+    if not os.fspath(path):
+        raise UsageError(
+            "the path of the rule file is empty.", hint='Pass rules="rules.toml" (--rules), or no rules.'
+        )
+    toml = read_toml(os.fspath(path))
+    head = read_head(toml, {} if sizes is None else sizes, RULE_KEYS)
     tables = toml.document.get("rule", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise toml.error(
@@ -110,7 +140,7 @@ def read_groups(
             try:
                 table, sizes = use.filled(rows)
                 table, used_sizes = with_sizes(table, names, {**head.sizes, **sizes})
-                rules.append(read(table, head.layouts, f"{toml.name}:{line}"))
+                rules.append(read_table(table, head.layouts, f"{toml.name}:{line}"))
                 options += sum(len(p.options) for p in (*rules[-1].sources, *rules[-1].targets))
                 _check_count(toml, options, _MOST_PATTERNS, "patterns")
             except RuleError as err:
@@ -131,7 +161,7 @@ def read_groups(
     rename = head.affixes.rename
     if rename is not None:
         line = toml.line_of("prefix") or toml.line_of("suffix")
-        rule = read(rename, head.layouts, f"{toml.name}:{line}")
+        rule = read_table(rename, head.layouts, f"{toml.name}:{line}")
         groups.append(RuleGroup(rule.origin, (rule,), TableUse(rename, {}, frozenset())))
     return tuple(groups)
 

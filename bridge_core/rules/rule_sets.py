@@ -77,7 +77,7 @@ def as_rules(value: Rules) -> tuple[Rule, ...]:
     if value == ():
         return ()
     from bridge_core.rules.rule import Rule
-    from bridge_core.rules.toml_file import load_rules
+    from bridge_core.rules.rule_groups import load_rules
 
     if isinstance(value, str | os.PathLike):
         return load_rules(value)

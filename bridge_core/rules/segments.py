@@ -176,7 +176,9 @@ def parse_segment(text: str) -> Segment:
         elif "*" in literals:
             hint = "Write a capture to match within a part, such as layer_{i:int}."
         else:
-            hint = "Write {i:int} for a number, and {name} for any text."
+            hint = (
+                "Write {i:int} for a number, {name} for any text, and where = 'n = i + 1' for another number."
+            )
         raise RuleError(
             f"the part {text!r} of the pattern is not valid: expected a name, '*', '**', '{{name}}', "
             "'{name:int}' or '{one|other}'.",

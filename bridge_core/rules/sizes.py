@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from bridge_core.axes import SizeLookup, Value, whole_number
+from bridge_core.axes import SizeLookup, whole_number
 from bridge_core.errors import RuleError
 
 if TYPE_CHECKING:
@@ -35,10 +35,7 @@ def resolve_sizes(
         if name not in rule.size_names or (expression.is_unset and left_open is None):
             continue
         try:
-            value = lookup(name)
-            if expression.node.sign == "name" and not _is_size(value):
-                raise _no_size(str(expression), value)
-            sizes[name] = whole_number(value, expression)
+            sizes[name] = whole_number(lookup(name), expression)
         except RuleError as err:
             error = rule.error(f"sizes.{name}: {err.message}", hint=err.hint)
             if left_open is None or not lookup.lacks_value:
@@ -54,18 +51,3 @@ def _bounds(rule: Rule, lookup: SizeLookup) -> dict[str, int]:
         return {name: size for _, numbers in where.sums() for name, size in numbers.sizes.items()}
     except RuleError as err:
         raise rule.error(err.message, hint=err.hint) from err
-
-
-def _is_size(value: Value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _no_size(name: str, value: Value) -> RuleError:
-    of_config = name.startswith("config.")
-    what = (
-        f"the entry {name.removeprefix('config.')!r} of the checkpoint's config" if of_config else f"{name!r}"
-    )
-    return RuleError(
-        f"{what} is not a size: expected a whole number, got {value!r}.",
-        hint="Write the number in the rule instead.",
-    )

@@ -15,7 +15,7 @@ from typing import Any
 from bridge_core.axes import parse_sizes
 from bridge_core.errors import RuleError
 from bridge_core.messages import shown
-from bridge_core.rules.patterns import NAME
+from bridge_core.rules.segments import NAME
 
 __all__ = [
     "alternatives",
@@ -246,9 +246,8 @@ def fields_of(table: Mapping[str, Any]) -> Iterator[str]:
 def changed_patterns(rule: Mapping[str, Any], change: Callable[[str, int], str]) -> dict[str, Any]:
     """Return the keys and values of a rule with other patterns.
 
-    Args:
-        rule: The rule; values of wrong types stay unchanged.
-        change: Takes a pattern, and 0 if it is about the source or 1 if it is about the target.
+    ``change`` takes a pattern, and 0 if it is about the source or 1 if it is about the target. Values of
+    wrong types stay unchanged.
     """
 
     def changed(value: Any, side: int) -> Any:

@@ -1,78 +1,15 @@
-"""Rule files: TOML with a table for each `Rule`, or for each set of rules that tables of names give.
-
-A file is checked completely when it is loaded: all wrong rules are reported at once, with their lines.
-"""
+"""The table of one rule, as files and records write it: its keys, their types, and which go together."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from bridge_core.errors import RuleError, UsageError
-from bridge_core.io import read_toml
-from bridge_core.messages import nearest, shown
-from bridge_core.rules.file_head import read_head
+from bridge_core.errors import RuleError
+from bridge_core.messages import nearest
 from bridge_core.rules.rule import Rule
-from bridge_core.rules.rule_groups import RuleGroup, read_groups
 
-__all__ = ["load_rules", "read_rule_file", "read_table", "StrPath"]
-
-StrPath = str | os.PathLike[str]
-
-
-def load_rules(path: StrPath, *, sizes: Mapping[str, Any] | None = None) -> tuple[Rule, ...]:
-    """Load and check a rule file.
-
-    Args:
-        path: A TOML file of ``[[rule]]`` tables. ``source`` and ``target`` at its top name the layouts of
-            the rules' sources and targets; with only ``source`` the targets are neutral. ``[tables]``,
-            ``[sizes]``, ``[prefix]`` and ``[suffix]`` are for all its rules.
-        sizes: Name in ``[sizes]`` -> its value in place of the file's: a whole number, a list of them
-            (also as ``"3,4"``), or an expression such as ``"config.n_head"``.
-
-    Raises:
-        RuleError: The file is not TOML, or rules are wrong; the message has one line for each wrong rule,
-            with file and line.
-        LimitExceeded: The file has more than 1 MB, a line more than 100,000 characters, a key more than 64
-            dots, or more than 4096 rules, those that tables give included.
-        SourceNotFound: The file does not exist.
-        MalformedFile: The path is a folder or a device.
-        SystemFailure: The file cannot be read.
-        UsageError: The value is not a path, or is empty; or the file does not state a size of this name.
-    """
-    return tuple(rule for group in read_rule_file(path, sizes=sizes) for rule in group.rules)
-
-
-def read_rule_file(path: StrPath, *, sizes: Mapping[str, Any] | None = None) -> tuple[RuleGroup, ...]:
-    """Load a rule file as `load_rules`; return its ``[[rule]]`` tables, the affixes last.
-
-    Args:
-        path: The file.
-        sizes: Name in ``[sizes]`` -> its value in place of the file's.
-
-    Raises:
-        RuleError: As `load_rules`; so are the others.
-        UsageError: The value is not a path, or is empty; or the file does not state a size of this name.
-    """
-    if not isinstance(path, str | os.PathLike):
-        raise UsageError(f"expected the path of a rule file, got {shown(path)}.")
-    if not os.fspath(path):
-        raise UsageError(
-            "the path of the rule file is empty.", hint='Pass rules="rules.toml" (--rules), or no rules.'
-        )
-    toml = read_toml(os.fspath(path))
-    head = read_head(toml, {} if sizes is None else sizes, (*_TYPES, *_OLD_KEYS))
-
-    def takes_sizes(table: Mapping[str, Any]) -> bool:
-        action = _action(table)
-        return action is not None and "sizes" in _ACTIONS[action][1]
-
-    return read_groups(toml, head, read_table, takes_sizes)
-
-
-def _action(table: Mapping[str, Any]) -> str | None:
-    return next((key for key in _ACTIONS if key in table), "rearrange" if "target" in table else None)
+__all__ = ["RULE_KEYS", "read_table", "takes_sizes"]
 
 
 def _text(value: Any) -> bool:
@@ -111,6 +48,14 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
 _OLD_KEYS = {"ops": "rearrange", "kind": "layer"}
 """Old key, which rule files may have for ever -> its current name."""
 
+_MEANT = {
+    ("exists", "missing", "rank", "config"): "Write it in when, as in when = { exists = 'lm_head.weight' }.",
+    ("equation", "transpose", "permute", "reshape"): "Write rearrange = 'out in -> in out'.",
+    ("scale", "offset", "pad", "unpad", "cut", "cast"): "Write rearrange = ['out in -> in out', 'scale(2)'].",
+    ("map", "names", "table"): "Write tables = { x = { q_proj = 'query' } }, and {x} in the patterns.",
+}
+"""Keys that users may expect -> what to write."""
+
 _COMMON = ("when", "optional")
 
 _ACTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -125,6 +70,8 @@ _ACTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 A rule with a target and none of these keys copies tensors one to one; it is a ``rearrange`` without ops.
 """
 
+RULE_KEYS = (*_TYPES, *_OLD_KEYS)
+
 _EXAMPLES = {
     "source": 'source = "old.weight"',
     "target": 'target = "new.weight"',
@@ -133,13 +80,18 @@ _EXAMPLES = {
 """What to write where one of these keys is missing."""
 
 
+def _action(table: Mapping[str, Any]) -> str | None:
+    return next((key for key in _ACTIONS if key in table), "rearrange" if "target" in table else None)
+
+
+def takes_sizes(table: Mapping[str, Any]) -> bool:
+    """Return whether the rule of a table may have sizes."""
+    action = _action(table)
+    return action is not None and "sizes" in _ACTIONS[action][1]
+
+
 def read_table(table: dict[str, Any], layouts: tuple[str, str] | None, origin: str) -> Rule:
     """Return the rule of a table.
-
-    Args:
-        table: The keys and values of one rule.
-        layouts: The layouts of its sources and its targets; None if the file names none.
-        origin: Where it was written, as file and line.
 
     Raises:
         RuleError: A key is unknown or missing, keys cannot be combined, or a value is wrong.
@@ -148,7 +100,8 @@ def read_table(table: dict[str, Any], layouts: tuple[str, str] | None, origin: s
     table = {_OLD_KEYS.get(key, key): value for key, value in table.items()}
     for key, value in table.items():
         if key not in _TYPES:
-            raise RuleError(f"unknown key {key!r} in the rule.", hint=nearest(key, _TYPES))
+            hint = next((text for keys, text in _MEANT.items() if key in keys), nearest(key, _TYPES))
+            raise RuleError(f"unknown key {key!r} in the rule.", hint=hint)
         fits, expected = _TYPES[key]
         if not fits(value):
             raise RuleError(f"{written[key]}: expected {expected}, got {_shown(value)}.")

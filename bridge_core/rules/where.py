@@ -22,7 +22,7 @@ from bridge_core.axes import (
 )
 from bridge_core.errors import RuleError
 from bridge_core.messages import shown
-from bridge_core.rules.patterns import COUNT
+from bridge_core.rules.segments import COUNT
 
 __all__ = ["Where"]
 

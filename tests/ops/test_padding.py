@@ -281,7 +281,7 @@ WHOLE = TensorSpec((3,), np.dtype("int8"))
         (Pad(0, 3, 4, 7), TensorSpec((3,), DTYPES["float4_e2m1fn"]), ("float4_e2m1fn", "7:")),
         (Pad(0, 3, 4, 8), TensorSpec((3,), DTYPES["int4"]), ("int4", "8:")),
         (Pad(0, 3, 4, 1e39), TensorSpec((3,), np.dtype("complex64")), ("complex64", "1e+39:")),
-        (Offset(1), WHOLE, ("offset(1)", "floating-point", "int8[3]")),
+        (Offset(1), WHOLE, ("offset(1, False)", "floating-point", "int8[3]")),
         (Offset(1), TensorSpec((3,), np.dtype("complex64")), ("floating-point", "complex64[3]")),
         (Offset(1), TensorSpec((3,), DTYPES["float8_e8m0fnu"]), ("float8_e8m0fnu", "-1:")),
         (Offset(1e39), VECTOR, ("float32", "1e+39:")),

@@ -144,7 +144,7 @@ def test_a_cast_that_rounds_is_told():
 
 LOSING = {
     "scale(0.3)": (W, W * np.float32(0.3), "scale(0.3, rounding)"),
-    "offset(1)": (W, W + np.float32(1), "offset(1.0, rounding)"),
+    "offset(1)": (W, W + np.float32(1), "offset(1.0, True)"),
     "unpad(0, 10, 7)": (ROWS, ROWS[:7], "cut(0, 10, 7)"),
 }
 

@@ -18,7 +18,7 @@ from bridge_core.state.dtypes import DTYPES
 
 SIZES = st.sampled_from([0, 1, 1, 2, 3, 4])
 dtypes = st.sampled_from(["float32", "bfloat16", "int8", "float8_e4m3fn", "bool", "complex64"])
-often = settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+often = settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def test_a_random_rule_file_does_what_numpy_does_and_back(tmp_path_factory, made
     assert_holds(plan.inverse().apply(there), first)
 
 
-@settings(often, max_examples=examples(20))
+@settings(often, max_examples=examples(12))
 @given(rule_files())
 def test_a_random_rule_file_from_file_to_file_and_through_neutral(tmp_path_factory, made):
     text, first, second = made
@@ -192,7 +192,7 @@ def test_a_random_rule_file_from_file_to_file_and_through_neutral(tmp_path_facto
     assert_holds(again, first)
 
 
-@settings(often, max_examples=examples(40))
+@settings(often, max_examples=examples(20))
 @given(rule_files())
 def test_a_template_changes_nothing(tmp_path_factory, made):
     text, first, second = made

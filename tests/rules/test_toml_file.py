@@ -20,9 +20,8 @@ from bridge_core.cli import main
 from bridge_core.cli.options import rules_option
 from bridge_core.errors import PermissionDenied, SourceIsFolder, SourceNotFound
 from bridge_core.io import toml_text
-from bridge_core.rules import toml_file
+from bridge_core.rules import load_rules, toml_file
 from bridge_core.rules.rule_sets import as_rules
-from bridge_core.rules.toml_file import load_rules
 
 WHOLE = """\
 source = "torch"

@@ -114,7 +114,7 @@ def class_named(name: str, *, path: Path | None = None) -> type[Any]:
     if model_class is None:
         import difflib
 
-        close = difflib.get_close_matches(name, dir(library()))
+        close = difflib.get_close_matches(name, library().__all__)
         near = next((other for other in close if _torch_class(other)), "BertModel")
         what = (
             f"model={name!r}" if path is None else f"the config field 'architectures' names {name!r}, which"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from bridge_core import (
     verify,
 )
 from bridge_core.testing import LibraryContract
+from ckptbridge_transformers import templates
 from ckptbridge_transformers.folders import files_beside
 
 SIZES = {
@@ -60,16 +62,41 @@ def edit(folder, **entries):
     path.write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folders that the tests of the contract copy."""
+    place = tmp_path_factory.mktemp("made")
+    bert().save_pretrained(place / "bert")
+    gpt2().save_pretrained(place / "gpt2", max_shard_size="20KB")
+    (place / "gpt2" / "tokenizer.json").write_text("{}")
+    convert(place / "gpt2", f"{place}/flax/", to="flax")
+    return place
+
+
 class TestTransformers(LibraryContract):
     library = default_registry().libraries["transformers"]
     read = ("config.json",)
 
+    @pytest.fixture(autouse=True)
+    def _made(self, made):
+        self.made = made
+
     def folders(self, place: Path):
-        bert().save_pretrained(place / "bert")
-        gpt2().save_pretrained(place / "gpt2", max_shard_size="20KB")
-        (place / "gpt2" / "tokenizer.json").write_text("{}")
-        convert(place / "gpt2", f"{place}/flax/", to="flax")
+        shutil.copytree(self.made, place, dirs_exist_ok=True)
         return [(place / "bert", "flax"), (place / "gpt2", "flax"), (place / "flax", "torch")]
+
+    def test_damaged_files_raise_nothing_raw(self, tmp_path, monkeypatch):
+        """One Flax model is traced for each config: most of the damage makes no other one."""
+        trace, known = templates.abstract_flax, {}
+
+        def traced_once(flax_class, config):
+            key = (flax_class, config.to_json_string())
+            if key not in known:
+                known[key] = trace(flax_class, config)
+            return known[key]
+
+        monkeypatch.setattr(templates, "abstract_flax", traced_once)
+        super().test_damaged_files_raise_nothing_raw(tmp_path)
 
 
 class TestDiffusers(LibraryContract):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from bridge_core.axes import Binding, Shape
 from bridge_core.errors import PluginError
-from bridge_core.layers import LayerKind, Leaf, part_shape, to_neutral_ops
+from bridge_core.layers.kinds import LayerKind
+from bridge_core.layers.leaf_ops import part_shape, to_neutral_ops
+from bridge_core.layers.transforms import Leaf
 from bridge_core.ops import Op
 
 __all__ = ["part_ops"]
@@ -13,7 +15,7 @@ __all__ = ["part_ops"]
 def part_ops(
     leaf: Leaf, kind: LayerKind, shape: Shape, axis_splits: Binding
 ) -> tuple[tuple[tuple[Op, ...], Shape], ...]:
-    """Return, for each role of a leaf, the ops from its part to the neutral leaf, and the neutral shape.
+    """Return the ops from each part of a leaf to its neutral leaf, and that leaf's shape.
 
     Raises:
         PluginError: The leaf fits its own axes, and these do not fit those of the kind.

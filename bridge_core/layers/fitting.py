@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import prod
 
 from bridge_core.axes import Binding, parse_axes
-from bridge_core.layers import LayerTransform
+from bridge_core.layers.transforms import LayerTransform
 from bridge_core.state import ModuleInfo
 
 __all__ = ["agrees", "describes", "fits", "leaves_of", "same_order", "stated_splits"]
@@ -78,7 +78,7 @@ def stated_splits(transform: LayerTransform, module: ModuleInfo) -> Binding:
 
 
 def same_order(one: LayerTransform, other: LayerTransform) -> bool:
-    """Return whether two transforms of a kind have the leaves that they share in one order of axes."""
+    """Return whether the leaves that two transforms of a kind share have one order of axes."""
     known = other.by_name()
     return all(
         [axis.members for axis in parse_axes(leaf.axes) if axis.name != "1"]
