@@ -6,7 +6,7 @@ A file is checked completely when it is loaded: all wrong rules are reported at 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
