@@ -11,7 +11,7 @@ from bridge_core.errors import RuleError
 
 __all__ = ["bounded_pairs"]
 
-_MOST_PAIRS = 100_000
+_MOST_PAIRS = 10_000
 
 _BOUNDS = (
     'Pass like=... (--like), or bound the names, as where = ["n counts i", "i < config.num_hidden_layers"] '
@@ -31,7 +31,7 @@ def bounded_pairs(
         is_size: Whether a name is that of a size.
 
     Raises:
-        RuleError: They bound a part not at all, or allow more than 100,000.
+        RuleError: They bound a part not at all, or allow more than 10,000.
     """
     pairs: list[tuple[int, ...]] = []
     tried = 0

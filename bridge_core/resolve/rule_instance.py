@@ -248,6 +248,9 @@ class RuleInstance:
             )
         else:
             moved = Rearrangement((), called, {})
+        for name, number in rule.numbered.stacked_sizes.items():
+            if moved.sizes.get(name, number) < number:
+                raise RuleError(f"the axis {name!r} has size {moved.sizes[name]}, but {number} are counted.")
         targets = tuple(self._targets(moved.sizes))
         twice = next((k for k, n in Counter(key for _, key in targets).items() if n > 1), None)
         if twice is not None:
@@ -353,7 +356,8 @@ class RuleInstance:
         if goal is not None and len(goal.shape) > axis:
             return goal.shape[axis]
         equation, name = self.rule.equation, call.args[0]
-        for number, key in self._targets(self.sizes) if target_specs is not None else ():
+        listed = self.sizes.keys() >= set(itertools.chain(*self.rule.list_axes.right))
+        for number, key in self._targets(self.sizes) if target_specs is not None and listed else ():
             spec = target_specs.get(key) if target_specs is not None else None
             place = equation.right[number].position(str(name)) if equation is not None else axis
             if spec is not None and place is not None and -len(spec.shape) <= place < len(spec.shape):

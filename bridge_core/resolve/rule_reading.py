@@ -6,10 +6,11 @@ of them matches. Where a neutral state records them, they come from there: names
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -57,9 +58,8 @@ def read_rules(
     sided = tuple(rules)
     defaults = {source.default for _, source, _ in sided}
     known_rules = [(decided(*one, recorded=n < of_records), *one[1:]) for n, one in enumerate(sided)]
-    read = share_default_paths(
-        [read_printed(*one) for one in _by_stage(known_rules, config, recorded)], defaults
-    )
+    staged = _by_stage(known_rules, config, recorded)
+    read = share_default_paths([read_printed(*one) for one in staged], defaults)
     if not any(rule.where for rule in read):
         return read
     pairs = dict(recorded)
@@ -70,6 +70,7 @@ def read_rules(
             known = [rule.reversed() if turned else rule for rule in read]
             if names:
                 pairs = {**_pairs(known, names, config, pairs), **pairs}
+        pairs.update(_bounded(read, [source for _, source, _ in staged], config, pairs))
     return tuple(_at(rule, config, pairs) for rule in read)
 
 
@@ -127,8 +128,11 @@ def _pairs(
                         parts = [captures[part] for part in count.names]
                         # Numbers of more digits are refused where the rule is used.
                         is_short = max(map(len, parts)) <= _DIGITS
-                        if is_short and where.admits(captures, pattern.numbers):
-                            numbers.add(tuple(map(int, parts)))
+                        try:
+                            if is_short and where.admits(captures, pattern.numbers):
+                                numbers.add(tuple(map(int, parts)))
+                        except RuleError as err:
+                            raise rule.error(err.message, hint=err.hint) from err
         ranked.update({text: tuple(sorted(numbers)) for text, numbers in seen.items()})
         if stage < max(counting):
             renames = [_at(rule, config, {**known, **ranked}) for rule in own if rule.action == "rename"]
@@ -137,6 +141,52 @@ def _pairs(
                 _renamed(name, map(renames.__getitem__, of_names.candidates(name))) for name in names
             )
     return ranked
+
+
+def _bounded(
+    rules: Sequence[Rule],
+    sources: Sequence[NamedSide],
+    config: Mapping[str, Any] | None,
+    known: Mapping[str, Pairs],
+) -> dict[str, Pairs]:
+    """Return the numbers of counts that only comparisons bound: the parts that some rule allows.
+
+    Raises:
+        RuleError: The names of the sources have other numbers than these parts give, so that names that are
+            absent would shift the others.
+    """
+    allowed: dict[str, set[tuple[int, ...]]] = {}
+    tried: set[tuple[str, ...]] = set()
+    for rule in rules:
+        for count in (count for count in rule.where.counts if count.text not in known):
+            texts = (
+                count.text,
+                *map(str, rule.where.comparisons),
+                *(f"{n}={s}" for n, s in rule.sizes.items()),
+            )
+            if texts not in tried:
+                tried.add(texts)
+                with contextlib.suppress(RuleError):  # reported where the number is needed
+                    allowed.setdefault(count.text, set()).update(_at(rule, config, {}).where.allowed(count))
+    pairs = {text: tuple(sorted(parts)) for text, parts in allowed.items() if parts}
+    indices = {id(side): KeyIndex(side.names) for side in sources} if pairs else {}
+    numbers: dict[str, set[int]] = {}
+    for rule, side in zip(rules, sources, strict=True):
+        for count, pattern in itertools.product(rule.where.counts, rule.sources):
+            if count.text in pairs and count.result in pattern.numbers:
+                matches = filter(None, map(pattern.match, indices[id(side)].candidates(pattern)))
+                found = [captures[count.result] for captures in matches]
+                numbers.setdefault(count.text, set()).update(int(n) for n in found if len(n) <= _DIGITS)
+    for rule in rules:
+        for count in rule.where.counts:
+            own = numbers.get(count.text)
+            if own and own != set(range(len(pairs[count.text]))):
+                raise rule.error(
+                    f"where = '{count.text}': the comparisons allow {len(pairs[count.text])} numbers, but "
+                    f"the names have {len(own)}, up to {count.result} = {max(own)}.",
+                    hint="Pass like=... (--like), or correct the comparisons.",
+                )
+    return pairs
 
 
 def _renamed(name: Key, renames: Iterable[Rule]) -> Key:

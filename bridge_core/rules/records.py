@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -98,6 +99,12 @@ def _text_of(rule: Rule) -> str:
         layouts=None,
         origin="",
     )
+    # Equal rules may still write their numbers in other ways, such as 1, 1.0 and true.
+    return _plain_text(plain, (*plain.ops, *map(str, plain.sizes.values()), repr((plain.value, plain.when))))
+
+
+@functools.lru_cache(maxsize=8192)  # a plan asks for every rule several times
+def _plain_text(plain: Rule, _written: tuple[str, ...]) -> str:
     for is_reversed in (False, True):
         table = _table(plain.reversed() if is_reversed else plain)
         if is_reversed:

@@ -6,7 +6,7 @@ A file is checked completely when it is loaded: all wrong rules are reported at 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,6 +131,7 @@ def read_rule_file(path: StrPath, *, sizes: Mapping[str, Any] | None = None) -> 
             problems[line] = _sentence(err)
     _check_count(toml, sum(use.count for use in uses.values()))
     groups = []
+    options = 0
     used: set[tuple[int, str]] = set()
     for line, use in uses.items():
         names = size_names(use.table) if takes_sizes(use.table) else (set[str](), set[str]())
@@ -140,6 +141,8 @@ def read_rule_file(path: StrPath, *, sizes: Mapping[str, Any] | None = None) -> 
                 table, sizes = use.filled(rows)
                 table, used_sizes = with_sizes(table, names, {**head.sizes, **sizes})
                 rules.append(read_table(table, head.layouts, f"{toml.name}:{line}"))
+                options += sum(len(p.options) for p in (*rules[-1].sources, *rules[-1].targets))
+                _check_count(toml, options, _MOST_PATTERNS, "patterns")
             except RuleError as err:
                 row = label_of(rows)
                 problems[line] = f"{row}: {_sentence(err)}" if row else _sentence(err)
@@ -150,7 +153,7 @@ def read_rule_file(path: StrPath, *, sizes: Mapping[str, Any] | None = None) -> 
             )
         else:
             groups.append(RuleGroup(rules[0].origin, tuple(rules), use))
-    _check_effort([rule for group in groups for rule in group.rules], toml)
+    _check_count(toml, len({rule.stage for group in groups for rule in group.rules}), _MOST_STAGES, "stages")
     problems = {**_overlaps(rule for group in groups for rule in group.rules), **problems}
     if problems:
         raise RuleError(_listed(toml.name, problems), path=toml.name)
@@ -214,27 +217,14 @@ def _listed(name: str, problems: Mapping[int, str]) -> str:
     return f"{what}:{''.join(texts)}"
 
 
-def _check_count(toml: TomlText, number: int) -> None:
-    if number > _MOST_RULES:
+def _check_count(toml: TomlText, number: int, most: int = _MOST_RULES, what: str = "rules") -> None:
+    if number > most:
         raise LimitExceeded(
-            f"the file has too many rules: expected at most {_MOST_RULES}, those that tables give included, "
-            f"got {number}.",
+            f"the file has too many {what}: expected at most {most}, those that tables and alternatives give "
+            f"included, got {number}.",
             path=toml.name,
             hint="Write one rule with captures, such as {i:int}, for many names, or split the file.",
         )
-
-
-def _check_effort(rules: Sequence[Rule], toml: TomlText) -> None:
-    stages = len({rule.stage for rule in rules})
-    options = sum(len(pattern.options) for rule in rules for pattern in (*rule.sources, *rule.targets))
-    for number, most, what in ((stages, _MOST_STAGES, "stages"), (options, _MOST_PATTERNS, "patterns")):
-        if number > most:
-            raise LimitExceeded(
-                f"the file has too many {what}: expected at most {most}, those that tables and alternatives "
-                f"give included, got {number}.",
-                path=toml.name,
-                hint="Write rules with captures, such as {i:int}, for many names, or split the file.",
-            )
 
 
 def _likely(table: str, fields: Iterable[str]) -> str:

@@ -136,6 +136,24 @@ class Where:
             if isinstance(numbers, MixedRadix):
                 yield index.result, numbers
 
+    @property
+    def stacked_sizes(self) -> dict[str, int]:
+        """How many tensors are stacked along each axis that a count numbers.
+
+        Raises:
+            RuleError: The parts that exist are not known.
+        """
+        ranks = {c.result: self._numbers(c) for c in self.counts if c.result in self.stacked}
+        return {name: len(known.pairs) for name, known in ranks.items() if isinstance(known, Ranks)}
+
+    def allowed(self, count: IndexCount) -> Pairs:
+        """Return the parts of a count that the comparisons allow.
+
+        Raises:
+            RuleError: They do not bound each part, or allow too many.
+        """
+        return bounded_pairs(count, self.comparisons, self.lookup or SizeLookup({}), self._is_size)
+
     def _numbers(self, index: IndexEquation | IndexCount) -> MixedRadix | Ranks:
         known = self._known.get(index.text)
         if known is None:
@@ -144,7 +162,7 @@ class Where:
                 if isinstance(index, IndexCount):
                     pairs = self.pairs.get(index.text)
                     if pairs is None:
-                        pairs = bounded_pairs(index, self.comparisons, lookup, self._is_size)
+                        pairs = self.allowed(index)
                     known = Ranks(index.names, pairs)
                 else:
                     known = index.numbers(lookup)

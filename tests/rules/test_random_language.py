@@ -107,16 +107,17 @@ def offsets(draw, p, fresh):
     first = draw(st.integers(0, 1))
     index = "s - 1" if first else "s"
     counted = draw(st.booleans())
-    where = "n counts s, b" if counted else f"n = {starts}[{index}] + b"
+    n = f"n_{p}"  # rules that write one count share its numbers
+    where = f"{n} counts s, b" if counted else f"{n} = {starts}[{index}] + b"
     if counted and draw(st.booleans()):
         where = [where, f"{first} <= s < {first + len(lengths)}", f"b < {lengths}[{index}]"]
-    text = rule(f"{p}.s{{s:int}}.{{b:int}}.w", f"{p}.Block_{{n:int}}.k", "a b -> b a", where=where)
+    text = rule(f"{p}.s{{s:int}}.{{b:int}}.w", f"{p}.Block_{{{n}:int}}.k", "a b -> b a", where=where)
     source, target = {}, {}
     for s, length in enumerate(lengths):
         for b in range(length):
             source[f"{p}.s{s + first}.{b}.w"] = fresh(2, 3)
             target[f"{p}.Block_{starts[s] + b}.k"] = source[f"{p}.s{s + first}.{b}.w"].T
-    return Part(text, source, target, like=where == "n counts s, b")
+    return Part(text, source, target, like=where == f"{n} counts s, b")
 
 
 @st.composite
