@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from bridge_core.state import Key, join_key
 if TYPE_CHECKING:
     from bridge_core.plan import Plan, Step
     from bridge_core.plugins import Registry
-    from bridge_core.rules import Rule
+    from bridge_core.rules import Rule, RuleGroup
     from bridge_core.state import TensorSpec
 
 __all__ = ["explain_rules"]
@@ -61,10 +62,10 @@ def explain_rules(
     the exit code is 1.
     """
     with aside():
-        from bridge_core.rules import load_rules
+        from bridge_core.rules import read_rule_file
 
-        read = load_rules(file, sizes=dict(sizes))
-        plan, works, text = _explained(file, read, src, to, like, layout, registry)
+        groups = read_rule_file(file, sizes=dict(sizes))
+        plan, works, text = _explained(file, groups, src, to, like, layout, registry)
     rest = _rest(plan, works)
     if as_json:
         print_json(_document(file, src, plan, works, rest))
@@ -81,6 +82,7 @@ class _Work:
 
     Args:
         rules: The rules.
+        written: Pattern of the first of them -> the pattern in the file, with the names of tables.
         steps: The steps of the plan that it takes part in.
         dropped: The source keys that it drops, with the reason.
         absent: The target keys that it lets stay unfilled.
@@ -88,15 +90,26 @@ class _Work:
     """
 
     rules: tuple[Rule, ...]
+    written: Mapping[str, str]
     steps: tuple[Step, ...] = ()
     dropped: tuple[tuple[Key, str], ...] = ()
     absent: tuple[Key, ...] = ()
     unused: str = ""
 
+    def __str__(self) -> str:
+        """Return the rule of the file in one line."""
+        rule = self.rules[0]
+        text = str(rule).removeprefix("rule ")
+        for pattern, written in self.written.items():
+            text = text.replace(f"'{pattern}'", f"'{written}'", 1)
+        where = (str(rule.where),) if rule.where else ()
+        rows = f"  ({len(self.rules)} rows)" if len(self.rules) > 1 else ""
+        return "; ".join((f"{rule.origin}: {text}" if rule.origin else text, *rule.ops, *where)) + rows
+
 
 def _explained(
     file: str,
-    read: tuple[Rule, ...],
+    groups: tuple[RuleGroup, ...],
     src: str,
     to: str | None,
     like: str | None,
@@ -110,6 +123,7 @@ def _explained(
     from bridge_core.rules import oriented
 
     registry = given_registry(registry)
+    read = tuple(rule for group in groups for rule in group.rules)
     with ExitStack() as stack:
         source = stack.enter_context(state_of(src, registry, layout=layout))
         template = None if like is None else stack.enter_context(state_of(like, registry))
@@ -122,16 +136,19 @@ def _explained(
             )
         plan = plan_conversion(source, to=to, like=template, rules=read, registry=registry, check=False)
         directed = oriented(read, source.layout or to, to, registry.frameworks)
-    groups: dict[str, list[Rule]] = {}
-    for rule in directed:
-        groups.setdefault(rule.label, []).append(rule)
-    works = [_work(tuple(rules), plan) for rules in groups.values()]
+    rest = iter(directed)
+    works = []
+    for group in groups:
+        first, texts = group.rules[0], group.patterns("source", "target", "rename")
+        patterns = map(str, (*first.sources, *first.targets))
+        rules = tuple(itertools.islice(rest, len(group.rules)))
+        works.append(_work(rules, dict(zip(patterns, texts, strict=False)) if group.rows else {}, plan))
     used = sum(not work.unused for work in works)
     text = f"{file}: {plan.source_layout} -> {plan.target_layout}, {count(len(works), 'rule')}, {used} used"
     return plan, works, text
 
 
-def _work(rules: tuple[Rule, ...], plan: Plan) -> _Work:
+def _work(rules: tuple[Rule, ...], written: Mapping[str, str], plan: Plan) -> _Work:
     labels = dict.fromkeys(rule.label for rule in rules)
     is_mine = functools.cache(lambda text: any(f", {label}, " in f", {text}, " for label in labels))
     steps = tuple(step for step in plan.steps if step.rule and is_mine(step.rule))
@@ -139,7 +156,7 @@ def _work(rules: tuple[Rule, ...], plan: Plan) -> _Work:
     dropped = tuple((one.key, one.reason) for one in plan.dropped if one.reason in reasons)
     fills = [rule for rule in rules if rule.action == "fill" and rule.value is None]
     absent = tuple(key for key in plan.allowed_missing if any(_is_named(rule, key) for rule in fills))
-    work = _Work(rules, steps, dropped, absent)
+    work = _Work(rules, written, steps, dropped, absent)
     return work if steps or dropped or absent else replace(work, unused=_why_unused(rules, plan))
 
 
@@ -191,12 +208,8 @@ def _made(plan: Plan, step: Step) -> list[tuple[Key, TensorSpec]]:
 
 def _lines(plan: Plan, works: Iterable[_Work], rest: list[tuple[Key, str]]) -> Iterator[str]:
     for work in works:
-        first = work.rules[0]
-        where = (str(first.where),) if first.where else ()
-        text = "; ".join((str(first).removeprefix("rule "), *first.ops, *where))
-        more = f"  (the first of {len(work.rules)} rows)" if len(work.rules) > 1 else ""
         yield ""
-        yield (f"{first.origin}: {text}" if first.origin else text) + more
+        yield str(work)
         if work.unused:
             yield f"  takes nothing: {work.unused}"
         yield from _step_lines(plan, work.steps)
