@@ -191,7 +191,10 @@ def rule_conflict(rule: Rule, other: Rule, what: str, key: Key | str) -> RuleErr
     gives_way = sorted({one.action for one in (rule, other)} & {"rename", "drop"}, reverse=True)
     alike = [*map(str, rule.sources)] == [*map(str, other.sources)] and rule.targets and other.targets
     if what == "match" and rule != other and alike:
-        hint = "Write one rule for both, with the texts of the other side as alternatives, such as {a.b|b}."
+        hint = (
+            "Make the patterns disjoint, or write one rule for both, with the texts of the other side as "
+            "alternatives, such as {a.b|b}."
+        )
     elif gives_way and what == "match":
         hint = f"Make the patterns disjoint, or set fallback = true in the {gives_way[0]}."
     if any(one.when.of_target and (one.when.needs_shape or one.when.is_undecided) for one in (rule, other)):

@@ -210,7 +210,7 @@ def without_collections(
         rules: The rules, in the direction from the source to the target.
         source: The source; None if it is not known.
         target: The target, or its template; None if it is not known.
-        registry: Where frameworks are ranked.
+        registry: Where frameworks are found.
         config: The checkpoint's config, if one is known.
     """
     known = [None if state is None else side_of(state, registry) for state in (source, target)]

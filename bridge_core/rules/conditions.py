@@ -173,7 +173,7 @@ class When:
         try:
             return all(comparison.holds(lookup) for comparison in self.comparisons)
         except RuleError:
-            if self.of_target:  # the way back may know less
+            if self.of_target and lookup.lacks_value:  # the way back may know less
                 return True
             raise
 

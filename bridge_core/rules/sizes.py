@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from bridge_core.axes import SizeLookup, whole_number
+from bridge_core.axes import SizeLookup, config_entry, whole_number
 from bridge_core.errors import RuleError
 
 if TYPE_CHECKING:
+    from bridge_core.axes import Expression
     from bridge_core.rules.rule import Rule
 
 __all__ = ["resolve_sizes"]
@@ -37,11 +38,19 @@ def resolve_sizes(
         try:
             sizes[name] = whole_number(lookup(name), expression)
         except RuleError as err:
-            error = rule.error(f"sizes.{name}: {err.message}", hint=err.hint)
+            error = rule.error(f"sizes.{name}: {err.message}{_entries(expression, config)}", hint=err.hint)
             if left_open is None or not lookup.lacks_value:
                 raise error from err
             left_open[name] = error
     return sizes
+
+
+def _entries(expression: Expression, config: Mapping[str, Any] | None) -> str:
+    """Return a sentence about the entries of the config that an expression names; empty if there are none."""
+    names = sorted(n.removeprefix("config.") for n in expression.names if n.startswith("config."))
+    known = [(name, config_entry(config or {}, name.split("."))) for name in names]
+    texts = [f"{name!r}, got {value!r}" for name, value in known if value is not None]
+    return f" Entries of the checkpoint's config: {'; '.join(texts)}." if texts else ""
 
 
 def _bounds(rule: Rule, lookup: SizeLookup) -> dict[str, int]:

@@ -61,7 +61,7 @@ def largest_gap(found, wanted):
     return max(largest_difference(a, b) for a, b in zip(found, wanted, strict=True))
 
 
-@every_net
+@every_net_quickly_one
 def test_the_live_dict_gives_torchs_outputs_in_linen_and_nnx(name, weights, template, pictures, wanted):
     neutral = bridge_torch.to_neutral(weights)
     variables = bridge_flax.from_neutral(neutral, like=template)

@@ -227,7 +227,13 @@ def test_the_prefix_of_a_model_with_a_head_is_added_and_removed(config, original
     ]
 
 
-@pytest.mark.parametrize("layer", [("attention", "self", "query"), ("attention", "output", "dense")])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        ("attention", "self", "query"),
+        pytest.param(("attention", "output", "dense"), marks=pytest.mark.slow),
+    ],
+)
 def test_control_an_untransposed_square_kernel_is_seen(folder, layer, flax_model, batch, wanted):
     tree = flatten_dict(load_flax(folder("msgpack") / "flax_model.msgpack"))
     key = ("encoder", "layer", "3", *layer, "kernel")

@@ -77,7 +77,7 @@ def test_the_converted_file_gives_torchs_outputs_in_linen(converted, name, frame
     assert_equal_outputs(LinenCrepe().apply(load_flax(converted[name]), frames), wanted)
 
 
-@pytest.mark.parametrize("name", FLAX_FILES)
+@pytest.mark.parametrize("name", MOSTLY_SLOW)
 def test_the_converted_file_gives_torchs_outputs_in_nnx(converted, name, frames, wanted):
     with bridge_core.open_state(converted[name]) as state:
         model = bridge_flax.from_neutral(bridge_flax.to_neutral(state), like=abstract_nnx())
