@@ -21,7 +21,7 @@ SUFFIX = {name: FORMATS[name].extensions[0] for name in FORMATS}
 
 
 def pairs(outer, middle):
-    """Every pair of formats; those whose formats other pairs have are slow, and so are those of the plugin."""
+    """Every pair of formats; slow where other pairs have both, or for the plugin's format."""
 
     def is_slow(first, second):
         return "hdf5" in (first, second) or (first != outer[0] and second != middle[0])
