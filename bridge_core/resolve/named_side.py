@@ -58,7 +58,7 @@ class NamedSide:
             pattern: The pattern.
             of_paths: Whether it is about the paths of layers, not about keys.
             makes: Whether it makes names, so that it is the first of its alternatives where none matches.
-            every: Whether it stands for all its alternatives.
+            every: Whether all its alternatives are meant, not the first that matches.
 
         Raises:
             RuleError: The pattern matches names with its slashes, and others where it is split at them.

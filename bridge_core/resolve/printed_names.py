@@ -126,7 +126,7 @@ def read_printed(rule: Rule, source: NamedSide, target: NamedSide) -> Rule:
     match a name.
     """
     of_paths = rule.action == "layer"
-    every = not rule.targets  # what drops and layers name is not made, so that there is no choice
+    every = not rule.targets  # drops and layers make no names, so that no alternative has to be chosen
     try:
         sources = tuple(source.read(pattern, of_paths=of_paths, every=every) for pattern in rule.sources)
         targets = tuple(target.read(pattern, makes=True) for pattern in rule.targets)

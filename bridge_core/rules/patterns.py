@@ -37,7 +37,7 @@ __all__ = ["Captures", "Pattern"]
 Captures = Mapping[str, str]
 
 _MOST_OPTIONS = 64
-"""How many patterns one with alternatives may stand for."""
+"""How many plain patterns the alternatives of one may give."""
 
 _OPEN = AnyN()
 """What `_Outline` has in place of the segments of a pattern with alternatives."""
@@ -117,7 +117,8 @@ class Pattern:
         number = math.prod(len(piece.texts) for piece in pieces if isinstance(piece, OneOf))
         if number > _MOST_OPTIONS:
             raise RuleError(
-                f"the pattern '{self}' stands for {number} patterns: expected at most {_MOST_OPTIONS}.",
+                f"the alternatives of the pattern '{self}' give {number} patterns: expected at most "
+                f"{_MOST_OPTIONS}.",
                 hint="Write several rules, each with fewer alternatives.",
             )
         if not all(option.segments for option in self.options):
@@ -148,7 +149,7 @@ class Pattern:
 
     @functools.cached_property
     def options(self) -> tuple[Pattern, ...]:
-        """The patterns that it stands for: one for each choice of its alternatives, in order."""
+        """The plain patterns: one for each choice of its alternatives, in order."""
         if not self.is_open:
             return (self,)
         variants = itertools.product(*map(variants_of, self.segments))

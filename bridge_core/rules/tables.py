@@ -39,7 +39,7 @@ _MOST_CHOICES = 64
 _FIELD = re.compile(r"\{(\w++)(?::(\w++))?\}")
 
 _TEXT = re.compile(r"(?:[^{}|*?.\0]++(?:\.[^{}|*?.\0]++)*+)?")
-"""What stands for itself in a pattern: names with dots between them, or nothing."""
+"""A literal text in a pattern: names with dots between them, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _row(source: object, target: object) -> Row:
 
 
 def name_text(text: object) -> str:
-    """Return a text that stands for itself in patterns: parts with dots between them, or nothing.
+    """Return a text that is literal in patterns: parts with dots between them, or nothing.
 
     Raises:
         RuleError: It is not one.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import itertools
-import json
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +48,6 @@ def run(rules, shown, folder):
     (folder / "r.toml").write_text(rules)
     if example["config"]:
         (folder / "config.json").write_text(example["config"])
-        json.loads(example["config"])
     sizes = dict(part.split("=") for part in example["set"].split()) if example["set"] else {}
     loaded = load_rules(folder / "r.toml", sizes=sizes)
     layouts = next((rule.layouts for rule in loaded if rule.layouts), None) or ("torch", "flax")
@@ -61,10 +59,10 @@ def run(rules, shown, folder):
     there, back = folder / "out.safetensors", folder / "back.safetensors"
     report = convert(source, there, layout=layouts[0], to=layouts[1], like=like, rules=loaded)
     made = {name: array.shape for name, array in load_file(there).items()}
-    convert(there, back, to=layouts[0], rules=loaded, like=source if example["back"] == "like in" else None)
+    convert(there, back, to=layouts[0], rules=loaded, like=source if "like in" in example["back"] else None)
     first, last = load_file(source), load_file(back)
     same = first.keys() == last.keys() and all(np.array_equal(first[name], last[name]) for name in first)
-    assert report.exact == (example["back"] != "inexact")
+    assert report.exact == ("inexact" not in example["back"])
     return made, same
 
 
@@ -95,7 +93,7 @@ def test_the_example_is_what_happens(rules, shown, tmp_path):
     made, same = run(rules, shown, tmp_path)
     example = read(shown)
     assert made == example["out"]
-    assert same == (example["back"] != "inexact")
+    assert same == ("inexact" not in example["back"])
 
 
 def test_control_another_rule_makes_something_else(tmp_path):
