@@ -41,7 +41,11 @@ if TYPE_CHECKING:
         start_writeback as start_writeback,
     )
     from bridge_core.io.system_errors import system_failures as system_failures
-    from bridge_core.io.toml_text import TomlText as TomlText, read_toml as read_toml
+    from bridge_core.io.toml_text import (
+        TomlText as TomlText,
+        read_toml as read_toml,
+        read_toml_head as read_toml_head,
+    )
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
@@ -57,7 +61,7 @@ else:
             "syscalls": "allocate create_file limit_process machine_memory open_to_write processors "
             "return_freed_memory start_writeback",
             "system_errors": "system_failures",
-            "toml_text": "TomlText read_toml",
+            "toml_text": "TomlText read_toml read_toml_head",
         },
         moved={
             "CheckedBlocks": "bridge_core.io:ChecksummedBlocks",

@@ -11,7 +11,7 @@ from typing import Any
 from bridge_core.errors import LimitExceeded, RuleError, SourceNotFound
 from bridge_core.io.source_file import SourceFile
 
-__all__ = ["read_toml", "TomlText"]
+__all__ = ["read_toml", "read_toml_head", "TomlText"]
 
 _LARGEST = 1_000_000
 
@@ -93,6 +93,21 @@ def read_toml(name: str) -> TomlText:
         MalformedFile: The path is a folder or a device.
         SystemFailure: The file cannot be read.
     """
+    return _parsed(_text_of(name), name)
+
+
+def read_toml_head(name: str) -> TomlText:
+    """Read what a TOML file has before the first line that begins with ``[[rule]]``.
+
+    Raises:
+        RuleError: As `read_toml`; so are the others.
+    """
+    lines = _text_of(name).split("\n")
+    end = next((number for number, line in enumerate(lines) if _RULE.match(line.lstrip())), len(lines))
+    return _parsed("\n".join(lines[:end]), name)
+
+
+def _text_of(name: str) -> str:
     try:
         file = SourceFile(name)
     except SourceNotFound as err:
@@ -105,7 +120,7 @@ def read_toml(name: str) -> TomlText:
             )
         data = file.read(0, file.size)
     try:
-        text = data.decode("utf-8-sig").replace("\r\n", "\n")
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as err:
         line = data.count(b"\n", 0, err.start) + 1
         raise RuleError(
@@ -113,6 +128,9 @@ def read_toml(name: str) -> TomlText:
             path=name,
             hint="Save it as UTF-8.",
         ) from err
+
+
+def _parsed(text: str, name: str) -> TomlText:
     for number, row in enumerate(text.split("\n"), 1):
         if len(row) > _LONGEST_LINE:
             raise LimitExceeded(

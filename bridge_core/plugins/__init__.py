@@ -28,6 +28,11 @@ if TYPE_CHECKING:
         is_interrupt as is_interrupt,
         plugin_failures as plugin_failures,
     )
+    from bridge_core.plugins.recipe import (
+        Recipe as Recipe,
+        RecipeSide as RecipeSide,
+        load_recipe as load_recipe,
+    )
     from bridge_core.plugins.recorded_layers import (
         check_recorded_layers as check_recorded_layers,
         held_layers as held_layers,
@@ -54,6 +59,7 @@ else:
             "library": "Checkpoint Guidance Library",
             "layout_detection": "composite_layers undetermined_layout",
             "plugin_errors": "cause_of is_interrupt plugin_failures",
+            "recipe": "Recipe RecipeSide load_recipe",
             "recorded_layers": "check_recorded_layers held_layers undecided_problem unnamed_parts",
             "registry": "PluginFailure Registry default_registry given_registry loaded_registry",
             "train_states": "branches_of weights_of",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # a plugin that imports `hookimpl` needs none of these yet
     from bridge_core.layers import LayerKind, LayerTransform
     from bridge_core.plugins.framework import Framework
     from bridge_core.plugins.library import Library
+    from bridge_core.plugins.recipe import Recipe
 
 __all__ = ["ENTRY_POINT_GROUP", "hookimpl", "hookspec"]
 
@@ -261,3 +262,20 @@ def bridge_libraries() -> Iterable[Library]:
         def bridge_libraries():
             return [Zoo()]
     '''
+
+
+@hookspec
+def bridge_recipes() -> Iterable[Recipe]:
+    """Return recipes: rules for families of real models, as files.
+
+    A recipe is a rule file with a table ``[recipe]`` before its rules; ``docs/recipes.md`` has its keys. A
+    complete plugin, with its recipes in files next to it::
+
+        from pathlib import Path
+        from bridge_core import hookimpl
+        from bridge_core.plugins import load_recipe
+
+        @hookimpl
+        def bridge_recipes():
+            return [load_recipe(path) for path in sorted(Path(__file__).parent.glob("recipes/*.toml"))]
+    """

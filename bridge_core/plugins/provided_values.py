@@ -34,6 +34,7 @@ TABLES = {
     "kinds": TableSort("bridge_layer_kinds", "kind", "bridge_core.layers:LayerKind"),
     "transforms": TableSort("bridge_layer_transforms", "transform", "bridge_core.layers:LayerTransform"),
     "libraries": TableSort("bridge_libraries", "library", "bridge_core.plugins:Library"),
+    "recipes": TableSort("bridge_recipes", "recipe", "bridge_core.plugins:Recipe"),
 }
 """Table of the registry -> what it holds."""
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from bridge_core.layers import LayerKind, LayerTransform
     from bridge_core.plugins.framework import Framework
     from bridge_core.plugins.library import Library
+    from bridge_core.plugins.recipe import Recipe
 
 __all__ = [
     "BUILTIN",
@@ -86,6 +87,11 @@ class Registry(PluginTables):
     def libraries(self) -> Mapping[str, Library]:
         """Name -> adapter of a model library."""
         return self._table("libraries").values
+
+    @functools.cached_property
+    def recipes(self) -> Mapping[str, Recipe]:
+        """Name -> recipe, the rules for a family of models."""
+        return self._table("recipes").values
 
     @functools.cached_property
     def transforms_of(self) -> Mapping[str, tuple[LayerTransform, ...]]:
@@ -177,6 +183,15 @@ class Registry(PluginTables):
             UsageError: No plugin provides it, or several do.
         """
         found: Framework = self._named("frameworks", name)
+        return found
+
+    def recipe(self, name: str) -> Recipe:
+        """Return a recipe by name.
+
+        Raises:
+            UsageError: No plugin provides it, or several do.
+        """
+        found: Recipe = self._named("recipes", name)
         return found
 
     def require_layout(self, name: str, argument: str) -> None:

@@ -23,7 +23,7 @@ from bridge_core.rules.tables import (
 
 __all__ = ["Affixes", "FileHead", "HEAD_KEYS", "read_head", "size_names", "with_sizes"]
 
-HEAD_KEYS = ("source", "target", "tables", "sizes", "prefix", "suffix", "rule")
+HEAD_KEYS = ("source", "target", "recipe", "tables", "sizes", "prefix", "suffix", "rule")
 
 _NEUTRAL = "neutral"
 
@@ -189,6 +189,8 @@ def _layouts(toml: TomlText) -> Layouts:
             hint=f'Write a line such as source = "{"flax" if target == "torch" else "torch"}" above it.',
         )
     target = target or _NEUTRAL
+    if source == target and "recipe" in document:
+        return None  # the names of a checkpoint show which side it is
     if source == target:
         raise toml.error(
             f"expected two different layouts, got {source!r} for both sides: they decide in which direction "
