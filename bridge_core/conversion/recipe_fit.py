@@ -42,7 +42,7 @@ def fitted(plan: Plan, state: FlatState, options: ConversionOptions, registry: R
         registry: The plugins.
     """
     plan = _without_strangers(plan, options)
-    if not plan.ok or options.permissions.allow_missing:
+    if not plan.ok or options.permissions.allow_missing or options.part is not None:
         return plan
     rules = oriented(options.rules, state.layout or options.to, options.to, registry.frameworks)
     lacking = _lacking([(rule, rule.sources) for rule in rules], side_of(state, registry))

@@ -135,7 +135,7 @@ def part_of_source(state: FlatState, only: tuple[Only, ...], registry: Registry)
     view = state.select(taken)
     if sizes:
         made: dict[Any, Any] = {}
-        tensors = view.tensors()
+        tensors = dict(view.tensors())
         for key in tensors:
             if of_key := sizes.get(key):
                 identity = (id(tensors[key]), *sorted(of_key.items()))
@@ -199,7 +199,7 @@ class _Names:
         if not tensors:
             tensors = {key for _, keys in self._below(pattern) for key in keys}
         if not tensors:
-            raise self._unknown(one)
+            raise self._unknown(one, "no tensor, and no path above one")
         return tensors
 
     def first(self, one: Only) -> _First:
@@ -228,7 +228,7 @@ class _Names:
         if lists:
             return self._entries(one, lists)
         if not tensors:
-            raise self._unknown(one, " a list or a tensor")
+            raise self._unknown(one, "no list of entries, and no tensor")
         return _First(tensors, tensors, {key: self._rows(one, key) for key in tensors})
 
     def _rows(self, one: Only, key: Key) -> dict[int, int]:
@@ -256,7 +256,7 @@ class _Names:
                 where, number = _place(pattern, path)
                 lists.setdefault(where, {}).setdefault(number, set()).update(keys)
         if not lists:
-            raise self._unknown(one, " an entry of a list")
+            raise self._unknown(one, "no entry of a list")
         named = {key for entries in lists.values() for keys in entries.values() for key in keys}
         taken: set[Key] = set()
         for where, entries in lists.items():
@@ -316,7 +316,7 @@ class _Names:
     def _paths(self) -> KeyIndex:
         return KeyIndex(self._tree)
 
-    def _unknown(self, one: Only, what: str = "") -> UsageError:
+    def _unknown(self, one: Only, what: str) -> UsageError:
         import difflib  # only errors need it
 
         text = str(one.pattern).replace("/", ".")[:_LONGEST_SHOWN]
@@ -324,8 +324,7 @@ class _Names:
         near = difflib.get_close_matches(text, list(names)[:20_000], n=1)
         first = listed(dict.fromkeys(name[0] for name in self._keys), 3)
         return UsageError(
-            f"only= (--only): '{one.text}' names nothing: no tensor{what and f', no list of entries,'} and no "
-            "path above one matches its pattern.",
+            f"only= (--only): '{one.text}' matches {what}.",
             path=self._where,
             hint=f"Did you mean {near[0]!r}?" if near else f"Names begin with {first}.",
         )

@@ -9,7 +9,6 @@ from typing import Any
 from bridge_core.messages import count, fold_names, listed, size_text
 from bridge_core.state.keys import Key, join_key
 from bridge_core.state.left_out import LeftOut
-from bridge_core.state.regions import full
 from bridge_core.state.tensors import (
     ArrayTensor,
     FileTensor,
@@ -101,7 +100,7 @@ def shortened(tensor: Tensor, sizes: Mapping[int, int]) -> Tensor:
     shape = tuple(sizes.get(axis, n) for axis, n in enumerate(spec.shape))
     new = TensorSpec(shape, spec.dtype)
     if isinstance(tensor, ArrayTensor):
-        return ArrayTensor(tensor.array[(*full(shape), ...)])
+        return ArrayTensor(tensor.array[tuple(map(slice, shape))])
     if isinstance(tensor, FileTensor) and not any(_follow_an_axis(sizes, spec.shape)):
         return replace(tensor, spec=new)
     if isinstance(tensor, StridedFileTensor):
@@ -115,4 +114,3 @@ def shortened(tensor: Tensor, sizes: Mapping[int, int]) -> Tensor:
 def _follow_an_axis(sizes: Iterable[int], shape: tuple[int, ...]) -> Iterator[bool]:
     """Yield for each shortened axis whether an axis with several entries comes before it."""
     return (any(n > 1 for n in shape[:axis]) for axis in sizes)
-
