@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bridge_core.errors import RuleError, UsageError
-from bridge_core.messages import count, listed, shown
+from bridge_core.messages import listed, shown
 from bridge_core.plugins import Registry
 from bridge_core.resolve import source_spellings, unslashed
 from bridge_core.rules import AnyN, Int, KeyIndex, Mixed, Pattern, Segment, Str
@@ -219,11 +219,12 @@ class _Names:
         tensors = self._tensors(pattern)
         lists = [other for other in _numbered(pattern) if any(self._below(other))]
         if len(lists) + bool(tensors) > 1:
-            ways = [*map(str, lists), *([f"{pattern} (rows of tensors)"] if tensors else [])]
+            ways = [f"entries of {_list_text(other)}" for other in lists]
+            ways += [f"rows of {pattern}"] if tensors else []
             raise UsageError(
                 f"only= (--only): '{one.text}' has {len(ways)} meanings: {', '.join(ways)}.",
                 path=self._where,
-                hint=f"Write --only '{lists[0]}={one.number}' for entries, or name the tensors exactly.",
+                hint=f"For entries write '{_counted(lists[0])}={one.number}'; for rows name the tensors exactly.",
             )
         if lists:
             return self._entries(one, lists)
@@ -263,7 +264,7 @@ class _Names:
             if len(entries) < (one.number or 0):
                 raise UsageError(
                     f"only= (--only): '{one.text}' takes {one.number} entries, but {join_key(where)!r} has "
-                    f"{count(len(entries), 'number')}.",
+                    f"{len(entries)}.",
                     path=self._where,
                     hint="Give a smaller number, or leave out the pattern to take all.",
                 )
@@ -321,6 +322,7 @@ class _Names:
 
         text = str(one.pattern).replace("/", ".")[:_LONGEST_SHOWN]
         names = {join_key(path)[:_LONGEST_SHOWN]: None for path in self._tree}
+        names.pop(text, None)
         near = difflib.get_close_matches(text, list(names)[:20_000], n=1)
         first = listed(dict.fromkeys(name[0] for name in self._keys), 3)
         return UsageError(
@@ -343,6 +345,15 @@ def _numbered(pattern: Pattern) -> list[Pattern]:
         Pattern((*above, Mixed((f"{last}_", entry)))),
         Pattern((*above, Mixed((last, entry)))),
     ]
+
+
+def _list_text(entries: Pattern) -> str:
+    return _counted(entries).replace("{i:int}", "0")
+
+
+def _counted(entries: Pattern) -> str:
+    """Return the pattern of entries as a user may write it."""
+    return str(entries).replace("{entry:int}", "{i:int}")
 
 
 def _place(pattern: Pattern, path: Key) -> tuple[Key, int]:
