@@ -23,7 +23,7 @@ from ckptbridge_transformers.classes import (
     version,
 )
 from ckptbridge_transformers.diffusers import diffusers_rules, is_diffusers
-from ckptbridge_transformers.disk_names import as_on_disk
+from ckptbridge_transformers.disk_names import as_in_memory, as_on_disk
 from ckptbridge_transformers.families import rules_for
 from ckptbridge_transformers.folders import files_beside
 from ckptbridge_transformers.part_config import config_of_part, ids_within
@@ -228,7 +228,10 @@ def _part_model(checkpoint: Checkpoint, part: FlatState, stored: Mapping[str, An
 
     with quiet():
         known = config.to_dict()
-    new = config_of_part(stored, known, checkpoint.state, part, describe)
+    all_named, part_named = checkpoint.state, part
+    if layout == "torch":
+        all_named, part_named = (as_in_memory(state, torch_class) for state in (all_named, part))
+    new = config_of_part(stored, known, all_named, part_named, describe)
     if new is None:
         return None
     contents, notes = {}, ["config.json is that of a model with the chosen part"]
