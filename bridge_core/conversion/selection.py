@@ -125,12 +125,6 @@ def part_of_source(state: FlatState, only: tuple[Only, ...], registry: Registry)
     if all(one.number is not None for one in only):
         chosen = set(state)
     taken = chosen - left_out
-    if not taken:
-        raise UsageError(
-            f"only= (--only): nothing is left that all of {listed(one.text for one in only)} take.",
-            path=state.metadata.provenance.get("path"),
-            hint="Remove one of the patterns.",
-        )
     _tie_sizes(state, sizes, taken)
     view = state.select(taken)
     if sizes:

@@ -53,7 +53,7 @@ class Selection:
             if key in self.taken:
                 continue
             depth = next(n for n in range(1, len(key) + 1) if n == len(key) or key[:n] not in above)
-            known = branches.get(key[:depth], LeftOut(join_key(key[:depth]), "not chosen by only="))
+            known = branches.get(key[:depth], LeftOut(join_key(key[:depth]), "left out by choice"))
             branches[key[:depth]] = replace(
                 known, tensors=known.tensors + 1, nbytes=known.nbytes + spec.nbytes
             )

@@ -163,7 +163,7 @@ def saved(make, folder):
 def run(model):
     """Return what a model computes of a small input."""
     with torch.no_grad():
-        if "pixel_values" == model.main_input_name and not hasattr(model, "lm_head"):
+        if model.main_input_name == "pixel_values" and not hasattr(model, "lm_head"):
             return model(pixel_values=torch.ones(1, 3, 8, 8)).logits
         ids = torch.tensor([[1, 2, 3, 4]])
         options = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
