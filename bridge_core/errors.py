@@ -37,6 +37,7 @@ __all__ = [
     "PluginConflict",
     "PluginError",
     "PluginWarning",
+    "RecipeRequired",
     "RuleError",
     "ShardError",
     "SourceIsFolder",
@@ -202,6 +203,9 @@ class RuleError(ConversionError, ValueError, code="CKB-102"):
     """A rule is wrong, matches nothing, or matches what another rule matches."""
 
 
+_Names = tuple[str, ...]
+
+
 class MismatchError(
     ConversionError, ValueError, code="CKB-103", lists=("missing", "unexpected", "mismatched")
 ):
@@ -217,12 +221,12 @@ class MismatchError(
         self,
         message: str,
         *,
-        missing: tuple[str, ...] = (),
-        unexpected: tuple[str, ...] = (),
-        mismatched: tuple[str, ...] = (),
-        **more: Any,
+        missing: _Names = (),
+        unexpected: _Names = (),
+        mismatched: _Names = (),
+        **m: Any,
     ) -> None:
-        super().__init__(message, **more)
+        super().__init__(message, **m)
         self.missing, self.unexpected, self.mismatched = missing, unexpected, mismatched
 
 

@@ -58,7 +58,7 @@ class RecognisedRecipe:
 
 
 def recognised_recipes(state: FlatState, registry: Registry) -> tuple[RecognisedRecipe, ...]:
-    """Return the recipes with a side whose names, and config if there is one, a checkpoint has.
+    """Return the recipes with a side whose names, and config, a checkpoint has.
 
     Args:
         state: The checkpoint; no tensor is read. A neutral state is none of any code base.
