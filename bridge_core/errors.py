@@ -53,6 +53,8 @@ __all__ = [
     "VerificationError",
 ]
 
+Keys = tuple[str, ...]
+
 
 class BridgeError(Exception):
     """Base of every error raised on purpose.
@@ -203,9 +205,6 @@ class RuleError(ConversionError, ValueError, code="CKB-102"):
     """A rule is wrong, matches nothing, or matches what another rule matches."""
 
 
-_Names = tuple[str, ...]
-
-
 class MismatchError(
     ConversionError, ValueError, code="CKB-103", lists=("missing", "unexpected", "mismatched")
 ):
@@ -218,15 +217,9 @@ class MismatchError(
     """
 
     def __init__(
-        self,
-        message: str,
-        *,
-        missing: _Names = (),
-        unexpected: _Names = (),
-        mismatched: _Names = (),
-        **m: Any,
+        self, message: str, *, missing: Keys = (), unexpected: Keys = (), mismatched: Keys = (), **more: Any
     ) -> None:
-        super().__init__(message, **m)
+        super().__init__(message, **more)
         self.missing, self.unexpected, self.mismatched = missing, unexpected, mismatched
 
 
@@ -355,8 +348,9 @@ class SystemFailure(BridgeError, OSError, code="CKB-400", exit_code=4):
         """
         if isinstance(error, SystemFailure):  # its text names what failed
             return error
-        denied = cls is SystemFailure and error.errno in (errno.EACCES, errno.EPERM)
-        kind = PermissionDenied if denied else cls
+        kind = (
+            PermissionDenied if cls is SystemFailure and error.errno in (errno.EACCES, errno.EPERM) else cls
+        )
         failure = kind(f"{what}: {error.strerror or error}.", path=path, hint=hint)
         failure.errno, failure.strerror, failure.filename = error.errno, error.strerror, error.filename
         return failure
