@@ -64,9 +64,8 @@ class BridgeError(Exception):
         path: The file or folder it is about.
         key: The tensor it is about, as a tuple key or a flat name.
         plugin: The plugin it is about.
-        hint: What the user can do, as an imperative; shown after the message. It names arguments of Python
-            with the option of the command in brackets, ``like="a.safetensors" (--like)``; the command shows
-            the option only.
+        hint: What the user can do, as an imperative. It names arguments of Python with the option of the
+            command in brackets, ``like="a.safetensors" (--like)``; the command shows the option only.
         options: Options of the command that are most likely to go on, the safest first.
 
     Attributes:
@@ -132,8 +131,7 @@ class BridgeError(Exception):
         """Return the error as a JSON object; ``docs/schemas/error.json`` describes it.
 
         Args:
-            command: The words of the command that failed, the program first; each entry of ``next`` adds an
-                option to it.
+            command: The words of the command that failed; each entry of ``next`` adds an option to them.
         """
         import shlex  # errors are imported by every command
 

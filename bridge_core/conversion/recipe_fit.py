@@ -93,7 +93,7 @@ def _lacking(
     Optional rules may match some entries only, and so may others by the numbers that they admit.
     """
     index = KeyIndex(side.names)
-    found: dict[str, dict[str, _Present]] = {}
+    lists_by_path: dict[str, dict[str, _Present]] = {}
     for rule, several in patterns:
         if rule.optional or rule.fallback or rule.action not in _TAKING:
             continue
@@ -105,10 +105,10 @@ def _lacking(
                 continue
             for captures in filter(None, map(read.match, index.candidates(read))):
                 for count, path in lists:
-                    present = found.setdefault(path, {}).setdefault(text, _Present(read.numbers))
+                    present = lists_by_path.setdefault(path, {}).setdefault(text, _Present(read.numbers))
                     present.add(rule, captures, count)
     lacking = []
-    for entries in found.values():
+    for entries in lists_by_path.values():
         every = set(itertools.chain.from_iterable(present.numbers for present in entries.values()))
         for text, present in entries.items():
             absent = sorted(every - present.numbers, key=_in_order)

@@ -42,14 +42,14 @@ def recipes(name: str | None, as_json: bool, registry: Registry | None) -> None:
 
     with aside():
         registry = given_registry(registry)
-        found = list(registry.recipes.values()) if name is None else [registry.recipe(name)]
+        shown = list(registry.recipes.values()) if name is None else [registry.recipe(name)]
     if as_json:
-        print_json({"recipes": list(map(_document, found))})
+        print_json({"recipes": list(map(_document, shown))})
     elif name is not None:
-        say(*_lines(found[0]))
-    elif found:
-        width = max(len(recipe.name) for recipe in found)
-        say(*(f"{recipe.name:<{width}}  {recipe.title}" for recipe in found))
+        say(*_lines(shown[0]))
+    elif shown:
+        width = max(len(recipe.name) for recipe in shown)
+        say(*(f"{recipe.name:<{width}}  {recipe.title}" for recipe in shown))
     else:
         say("No recipe is installed. Run: pip install ckptbridge-recipes.")
 
