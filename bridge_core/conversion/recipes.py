@@ -23,6 +23,7 @@ __all__ = [
     "named_recipe",
     "recognised_recipes",
     "RecognisedRecipe",
+    "refuse_if_recognised",
     "with_named_recipes",
     "with_recipe",
 ]
@@ -57,7 +58,7 @@ class RecognisedRecipe:
 
 
 def recognised_recipes(state: FlatState, registry: Registry) -> tuple[RecognisedRecipe, ...]:
-    """Return the recipes with a side whose names, and config if there is one, a checkpoint has.
+    """Return the recipes with a side that a checkpoint is one of, by names and config.
 
     Args:
         state: The checkpoint; no tensor is read. A neutral state is none of any code base.
@@ -154,22 +155,36 @@ def with_named_recipes(
     """
     if options.recipe is not None or options.rules or options.to == "neutral":
         return plan
-    found = [one for one in recognised_recipes(state, registry) if one.other.layout == options.to]
+    recognised = [one for one in recognised_recipes(state, registry) if one.other.layout == options.to]
     if options.to == state.layout:
-        return replace(plan, notes=(*plan.notes, *_notes(found)))
-    if not found and not plan.ok:
-        found = [one for one in recognised_recipes(state, registry) if one.other.layout == state.layout]
-    if not found:
+        return replace(plan, notes=(*plan.notes, *_notes(recognised)))
+    if not recognised and not plan.ok:
+        recognised = [one for one in recognised_recipes(state, registry) if one.other.layout == state.layout]
+    if not recognised:
         return plan
-    own = [one for one in found if not one.side.plain]
+    own = [one for one in recognised if not one.side.plain]
     if own and not guided and options.like is None and options.model is None:
         problem = RecipeProblem(_needed_text(own, options.to), _way(own), _names(own))
         return replace(plan, problems=replace(plan.problems, recipe=problem))
     if plan.ok:
         return plan
-    sentence = f"The names are those of {found[0].side.name}. {_way(found, none=False)}"
-    ways = (*plan.problems.ways, (sentence, f"--recipe {found[0].recipe.name}"))
+    sentence = f"The names are those of {recognised[0].side.name}. {_way(recognised, none=False)}"
+    ways = (*plan.problems.ways, (sentence, f"--recipe {recognised[0].recipe.name}"))
     return replace(plan, problems=replace(plan.problems, ways=ways))
+
+
+def refuse_if_recognised(state: FlatState, options: ConversionOptions, registry: Registry) -> None:
+    """Refuse a source of undetermined layout that recipes know, naming them.
+
+    Raises:
+        RecipeRequired: A recipe has a side that it is one of.
+    """
+    found = list(recognised_recipes(state, registry))
+    if found:
+        problem = RecipeProblem(_needed_text(found, options.to), _way(found, none=False), _names(found))
+        error = problem.error()
+        error.path = state.metadata.provenance.get("path")
+        raise error
 
 
 def _names(found: Iterable[RecognisedRecipe]) -> tuple[str, ...]:
@@ -179,7 +194,7 @@ def _names(found: Iterable[RecognisedRecipe]) -> tuple[str, ...]:
 def _needed_text(found: list[RecognisedRecipe], to: str) -> str:
     lines = "".join(f"\n  {one.recipe.name}: to {one.other.name}" for one in found)
     return (
-        f"the tensors have the names of {found[0].side.name}. Converted by names and shapes alone they would "
+        f"the tensors have the names of {found[0].side.name}. Converted only by names and shapes they would "
         f"keep these, which no other model is known to have; recipes make others of them:{lines}"
     )
 
@@ -241,7 +256,7 @@ class _Checkpoint:
     def lacks(self, side: RecipeSide) -> str | None:
         """Return what a checkpoint of a side would have, and this one has not; None if it is one."""
         known = self._state.layout
-        # A layout that names alone suggested is not certain.
+        # A layout that only names suggested is not certain.
         is_certain = known is not None and not self._state.metadata.provenance.get("layout")
         if is_certain and side.layout != known:
             return f"its layout is {side.layout}, and the checkpoint's is {known}"

@@ -37,6 +37,10 @@ def plan_source(
         from bridge_core.conversion.recipes import with_recipe
 
         state, options = with_recipe(state, options, registry)
+    elif state.layout is None and registry.recipes:
+        from bridge_core.conversion.recipes import refuse_if_recognised
+
+        refuse_if_recognised(state, options, registry)
     plan_of = complete_plan
     if options.only:
         from bridge_core.conversion.partial_plan import plan_part

@@ -66,8 +66,7 @@ class Plan:
         source_ties: Source key that a model ties to another -> that other; a state may have only the other.
         warnings: What may be right and give other outputs; the notes contain each message as well.
         layout_reason: Why the source is read in its layout; empty if that is not known.
-        source_names: Source key of a neutral state -> key in what that state was made from, as far as
-            known; messages name the tensor by it.
+        source_names: Source key of a neutral state -> its key in what that was made from, for messages.
         branches: What the source's file or object holds besides the weights.
         selection: The part of the source that it converts; None for all.
     """

@@ -26,7 +26,7 @@ _LONGEST_TITLE = 100
 
 @dataclass(frozen=True)
 class RecipeSide:
-    """One side of a recipe: a model of one code base, and what shows that a checkpoint is one of it.
+    """One side of a recipe: a model, and what shows that a checkpoint is one of it.
 
     Args:
         name: The code base and the model, such as ``"transformers: Gemma3ForCausalLM"``.
