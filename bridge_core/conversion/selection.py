@@ -218,7 +218,7 @@ class _Names:
             raise UsageError(
                 f"only= (--only): '{one.text}' has {len(ways)} meanings: {', '.join(ways)}.",
                 path=self._where,
-                hint=f"For entries write '{_counted(lists[0])}={one.number}'; for rows name the tensors exactly.",
+                hint=f"For entries write '{_counted(lists[0])}={one.number}', for rows the names of tensors.",
             )
         if lists:
             return self._entries(one, lists)
