@@ -128,14 +128,14 @@ def part_of_source(state: FlatState, only: tuple[Only, ...], registry: Registry)
     _tie_sizes(state, sizes, taken)
     view = state.select(taken)
     if sizes:
-        made: dict[Any, Any] = {}
+        short_tensors: dict[Any, Any] = {}
         tensors = dict(view.tensors())
         for key in tensors:
             if of_key := sizes.get(key):
                 identity = (id(tensors[key]), *sorted(of_key.items()))
-                if identity not in made:
-                    made[identity] = (tensors[key], shortened(tensors[key], of_key))
-                tensors[key] = made[identity][1]
+                if identity not in short_tensors:
+                    short_tensors[identity] = (tensors[key], shortened(tensors[key], of_key))
+                tensors[key] = short_tensors[identity][1]
         view = view.replace(tensors=tensors, metadata=view.metadata)
     selection = Selection(tuple(one.text for one in only), state.specs(), view.specs())
     return Part(selection, view, frozenset(left_out & chosen))

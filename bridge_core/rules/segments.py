@@ -72,7 +72,7 @@ Capture = Int | Str
 
 @dataclass(frozen=True)
 class Mixed:
-    """Pattern segment: literals and captures, as ``layers_{i:int}``, or alternatives, as ``{enc|dec}``.
+    """Literals and captures, as ``layers_{i:int}``, or alternatives, as ``{enc|dec}``.
 
     A part matches in at most one way: two captures never follow each other, at most one of them is a `Str`,
     and the text between two has more than digits.
