@@ -18,7 +18,7 @@ from bridge_core.conversion.options import ConversionOptions
 from bridge_core.errors import RuleError
 from bridge_core.messages import listed
 from bridge_core.plan import Dropped, Plan, RecipeProblem, Step
-from bridge_core.plugins import Registry
+from bridge_core.plugins import Recipe, Registry
 from bridge_core.resolve import side_of
 from bridge_core.rules import KeyIndex, Pattern, oriented
 from bridge_core.state import FlatState, Key
@@ -45,6 +45,9 @@ def fitted(plan: Plan, state: FlatState, options: ConversionOptions, registry: R
         registry: The plugins.
     """
     plan = _without_strangers(plan, options)
+    # A recipe has rules for several variants of its model: that some are not used is no news.
+    origin = f"rule {options.recipe.path}:" if isinstance(options.recipe, Recipe) else None
+    plan = replace(plan, notes=tuple(note for note in plan.notes if not (origin and note.startswith(origin))))
     if not plan.ok or options.permissions.allow_missing:
         return plan
     rules = oriented(options.rules, state.layout or options.to, options.to, registry.frameworks)

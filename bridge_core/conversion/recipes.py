@@ -115,7 +115,8 @@ def with_recipe(
     if recipe is None:
         return state, options
     if state.layout == "neutral":
-        return state, replace(options, rules=(*options.rules, *_neutral_rules(state, recipe)))
+        rules = _neutral_rules(state, recipe)
+        return state, replace(options, rules=(*options.rules, *rules), recipe=recipe)
     checkpoint = _Checkpoint(state, registry)
     reasons = [checkpoint.lacks(side) for side in recipe.sides]
     fitting = [RecognisedRecipe(recipe, bool(n)) for n, reason in enumerate(reasons) if reason is None]
@@ -135,7 +136,7 @@ def with_recipe(
     if chosen.turned and recipe.source.layout == recipe.target.layout:
         rules = tuple(rule.reversed() for rule in rules)
     model = _NONE if options.model is None else options.model
-    return state, replace(options, rules=(*options.rules, *rules), model=model)
+    return state, replace(options, rules=(*options.rules, *rules), recipe=recipe, model=model)
 
 
 def with_named_recipes(
