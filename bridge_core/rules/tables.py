@@ -36,6 +36,9 @@ _MOST_ROWS = 256
 _MOST_CHOICES = 64
 """How many alternatives a list may give."""
 
+_ON_NAMES = ("exists", "missing")
+"""Conditions that are patterns."""
+
 _FIELD = re.compile(r"\{(\w++)(?::(\w++))?\}")
 
 _TEXT = re.compile(r"(?:[^{}|*?.\0]++(?:\.[^{}|*?.\0]++)*+)?")
@@ -123,8 +126,10 @@ def _joined(when: Any, others: Sequence[Mapping[str, Any]]) -> Any:
     for name, value in itertools.chain.from_iterable(other.items() for other in others):
         if name not in joined:
             joined[name] = value
-        elif name in ("exists", "missing"):
+        elif name in _ON_NAMES:
             joined[name] = [*_as_list(joined[name]), *_as_list(value)]
+        elif name == "target" and isinstance(value, dict):
+            joined[name] = _joined(joined[name], [value])
         else:
             raise RuleError(f"when.{name} is in the rule and in a row of its tables.", hint="Remove one of them.")
     return joined
@@ -290,7 +295,9 @@ def changed_patterns(rule: Mapping[str, Any], change: Callable[[str, int], str])
     table = {key: changed(value, sides[key]) if key in sides else value for key, value in rule.items()}
     when = table.get("when")
     if isinstance(when, dict):
-        table["when"] = {k: changed(v, 0) if k in ("exists", "missing") else v for k, v in when.items()}
+        table["when"] = {k: changed(v, 0) if k in _ON_NAMES else v for k, v in when.items()}
+        if isinstance(others := when.get("target"), dict):
+            table["when"]["target"] = {k: changed(v, 1) if k in _ON_NAMES else v for k, v in others.items()}
     return table
 
 
