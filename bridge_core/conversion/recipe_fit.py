@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -84,15 +85,19 @@ def _without_strangers(plan: Plan, options: ConversionOptions) -> Plan:
 def _lacking(patterns: Iterable[tuple[Rule, Iterable[Pattern]]], side: NamedSide) -> list[str]:
     """Return the names that are missing in lists whose other entries are complete.
 
-    Rules with conditions, and optional ones, may match some entries only.
+    Rules with conditions, and optional ones, may match some entries only; but what several rules with
+    conditions name, one of them takes in each entry.
     """
+    patterns = [(rule, tuple(several)) for rule, several in patterns]
+    of_alternatives = Counter(str(p) for rule, several in patterns if rule.when for p in set(several))
     index = KeyIndex(side.names)
     found: dict[str, dict[str, set[tuple[str, ...]]]] = {}
     for rule, several in patterns:
-        if rule.optional or rule.fallback or rule.when or rule.where or rule.action not in _TAKING:
+        if rule.fallback or rule.where or rule.action not in _TAKING:
             continue
         for pattern in several:
-            if pattern.may_be_absent:
+            may_be_partial = bool(rule.optional or rule.when) and of_alternatives[str(pattern)] < 2
+            if pattern.may_be_absent or may_be_partial:
                 continue
             read = side.read(pattern)
             text = str(Pattern(read.segments))  # as the names are, where it was written in another way
