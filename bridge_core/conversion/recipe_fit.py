@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -93,14 +94,19 @@ def _lacking(
 ) -> list[str]:
     """Return the names that are missing in lists whose other entries are complete.
 
-    Optional rules may match some entries only, and so may others by the numbers that they admit.
+    Optional rules may match some entries only, and so may others by the numbers that they admit. But what
+    several rules with conditions name, one of them takes in each entry.
     """
+    patterns = [(rule, tuple(several)) for rule, several in patterns]
+    choices = Counter(str(pattern) for rule, several in patterns if rule.when for pattern in set(several))
     index = KeyIndex(side.names)
     lists_by_path: dict[str, dict[str, _Present]] = {}
     for rule, several in patterns:
-        if rule.optional or rule.fallback or rule.action not in _TAKING:
+        if rule.fallback or rule.action not in _TAKING:
             continue
         for pattern in several:
+            if rule.optional and not (rule.when and choices[str(pattern)] > 1):
+                continue
             read = side.read(pattern)
             text = str(Pattern(read.segments))  # as the names are, where it was written in another way
             lists = _lists_of(text)
