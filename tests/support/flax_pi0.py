@@ -179,7 +179,8 @@ class MlpBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        return nn.Dense(x.shape[-1])(nn.gelu(nn.Dense(self.hidden)(x)))
+        y = nn.gelu(nn.Dense(self.hidden)(x))
+        return nn.Dense(x.shape[-1])(y)
 
 
 class Encoder(nn.Module):

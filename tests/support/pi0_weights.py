@@ -108,7 +108,9 @@ def torch_weights(tree, paligemma, expert=None, root="", head=None):
         made |= norm(tree, f"PaliGemma/llm/final_norm{end}", f"{model}.norm", ...)
     made |= vision_weights(tree, vision)
     dense = {"PaliGemma/img/head": f"{projector}.linear"}
-    dense |= {name[:-7]: root + name[:-7] for name in tree if name.count("/") == 1 and name.endswith("kernel")}
+    dense |= {
+        name[:-7]: root + name[:-7] for name in tree if name.count("/") == 1 and name.endswith("kernel")
+    }
     for own, name in dense.items():
         made |= {f"{name}.weight": tree[f"{own}/kernel"].T, f"{name}.bias": tree[f"{own}/bias"]}
     if head is not None:
@@ -127,7 +129,9 @@ def norm(tree, own, name, i):
 def vision_weights(tree, vision):
     image, block = "PaliGemma/img", "PaliGemma/img/Transformer/encoderblock"
     made = {
-        f"{vision}.embeddings.patch_embedding.weight": tree[f"{image}/embedding/kernel"].transpose(3, 2, 0, 1),
+        f"{vision}.embeddings.patch_embedding.weight": tree[f"{image}/embedding/kernel"].transpose(
+            3, 2, 0, 1
+        ),
         f"{vision}.embeddings.patch_embedding.bias": tree[f"{image}/embedding/bias"],
         f"{vision}.embeddings.position_embedding.weight": tree[f"{image}/pos_embedding"][0],
         f"{vision}.post_layernorm.weight": tree[f"{image}/Transformer/encoder_norm/scale"],

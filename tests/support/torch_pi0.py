@@ -1,4 +1,4 @@
-"""openpi's pi0 and pi0.5 in torch, of transformers' PaliGemma and Gemma, and pi0-FAST; names as openpi's port."""
+"""pi0, pi0.5 and pi0-FAST in torch, of transformers' PaliGemma and Gemma, with the names of openpi's port."""
 
 import torch
 import transformers
@@ -118,7 +118,8 @@ def time_embedding(time, width):
 def tokens_of(model, images, tokens):
     """Return the tokens of images ``(batch, height, width, 3)`` and text."""
     seen = [
-        model.multi_modal_projector(model.vision_tower(i.permute(0, 3, 1, 2)).last_hidden_state) for i in images
+        model.multi_modal_projector(model.vision_tower(i.permute(0, 3, 1, 2)).last_hidden_state)
+        for i in images
     ]
     text = model.language_model.embed_tokens(tokens)
     return torch.cat([*seen, text * text.shape[-1] ** 0.5], 1)
@@ -143,7 +144,12 @@ class TorchPi0(nn.Module):
     def forward(self, images, tokens, valid, state, actions, time):
         s, silu = self.sizes, nn.functional.silu
         before = tokens_of(self.paligemma_with_expert.paligemma.model, images, tokens)
-        y, clock, condition, starts = self.action_in_proj(actions), time_embedding(time, s.widths[1]), None, [1]
+        y, clock, condition, starts = (
+            self.action_in_proj(actions),
+            time_embedding(time, s.widths[1]),
+            None,
+            [1],
+        )
         if s.adaptive:
             condition = silu(self.time_mlp_out(silu(self.time_mlp_in(clock))))
         else:
