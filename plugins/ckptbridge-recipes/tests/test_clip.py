@@ -1,14 +1,10 @@
 """CLIP of transformers and of OpenAI's code: one model's weights under both sides' names, made by hand."""
 
-from pathlib import Path
-
-import ckptbridge_recipes
 import numpy as np
+from support.rule_proofs import RECIPES
 
 from bridge_core.plugins import load_recipe
 from bridge_core.testing import RecipeContract, RecipeSample
-
-RECIPES = Path(ckptbridge_recipes.__file__).parent / "recipes"
 
 IMAGE, TEXT = (24, 2, 96), (12, 3, 40)  # width, layers, width of the MLP
 PATCHES, PATCH, WORDS, LENGTH, SHARED = 9, 5, 37, 7, 10

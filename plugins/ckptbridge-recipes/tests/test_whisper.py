@@ -1,14 +1,10 @@
 """Whisper of transformers and of OpenAI's code: one model's weights under both sides' names, made by hand."""
 
-from pathlib import Path
-
-import ckptbridge_recipes
 import numpy as np
+from support.rule_proofs import RECIPES
 
 from bridge_core.plugins import load_recipe
 from bridge_core.testing import RecipeContract, RecipeSample
-
-RECIPES = Path(ckptbridge_recipes.__file__).parent / "recipes"
 
 WIDTH, HIDDEN, MELS, SOUNDS, PLACES, WORDS = 12, 20, 5, 11, 7, 37
 LAYERS = {"encoder": 2, "decoder": 3}

@@ -1,21 +1,18 @@
 """CLIP of transformers and of open_clip give the same outputs with the same weights, converted both ways."""
 
-import sys
-import types
-
 import numpy as np
 import pytest
 import torch
 import transformers
+from stubs import imported, stub_torchvision
 from support.rule_proofs import assert_same_outputs, randomised, stored, torch_file
 
 from bridge_core import convert
 
 pytestmark = pytest.mark.proof
 
-# The wheels of torchvision for GPUs cannot register their operators with a CPU's torch; models do not need them.
-sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("torchvision._meta_registrations"))
-open_clip = pytest.importorskip("open_clip")
+stub_torchvision()
+open_clip = imported("open_clip")
 
 IMAGE, TEXT = (24, 2, 4), (12, 3, 3)  # width, layers, heads
 SIDE, PATCH, WORDS, LENGTH, SHARED = 15, 5, 37, 7, 10

@@ -2,18 +2,19 @@
 
 import sys
 import types
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from stubs import bare, imported, stub_torchvision
 from support.rule_proofs import arrays, assert_same_outputs, randomised, stored, torch_file
 
 from bridge_core import convert
 
 pytestmark = pytest.mark.proof
+
+stub_torchvision()
 
 ENCODER, DECODER = (2, 3), (3, 4)  # layers, heads
 WIDTH, MELS, SOUNDS, PLACES, WORDS = 24, 5, 11, 7, 37
@@ -26,19 +27,12 @@ TOKENS = torch.from_numpy(rng.integers(0, WORDS, (2, PLACES)))
 @pytest.fixture(scope="module")
 def whisper_model():
     """``whisper.model`` without the tokeniser and the audio, which want packages of their own."""
-    found = find_spec("whisper")
-    if found is None or found.origin is None:
-        pytest.skip("openai-whisper is not installed")
-    package = types.ModuleType("whisper")
-    package.__path__ = [str(Path(found.origin).parent)]
-    sys.modules["whisper"] = package
+    bare("whisper")
     for name, functions in {"decoding": ("decode", "detect_language"), "transcribe": ("transcribe",)}.items():
         module = types.ModuleType(f"whisper.{name}")
         vars(module).update(dict.fromkeys(functions))
         sys.modules[module.__name__] = module
-    import whisper.model
-
-    return whisper.model
+    return imported("whisper.model")
 
 
 def ours():
