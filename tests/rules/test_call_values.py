@@ -108,7 +108,9 @@ def test_sizes_of_paddings_are_expressions(ops, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "ops", ["pad(0, +6)", ["v d -> v d", "pad(v, +2*blocks)"], ["pad(-2, +(blocks + 3))", "v d -> v d"]], ids=str
+    "ops",
+    ["pad(0, +6)", ["v d -> v d", "pad(v, +2*blocks)"], ["pad(-2, +(blocks + 3))", "v d -> v d"]],
+    ids=str,
 )
 def test_a_padding_by_a_number_needs_no_size_in_either_direction(ops, tmp_path):
     source = saved({"a.w": ROWS}, "torch", tmp_path / "source.safetensors")
