@@ -50,7 +50,7 @@ class Norm(nn.Module):
 
 
 class Linear(nn.Module):
-    """A product over the last axes of the input; T5X stores its kernel as a matrix unless layers are scanned."""
+    """A product over the last axes of the input. T5X stores a matrix, unless layers are scanned."""
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]

@@ -27,7 +27,6 @@ from bridge_core import PlanError, convert
 from bridge_core.plugins import load_recipe
 from bridge_core.testing import RecipeContract, RecipeSample
 
-
 SIZES = {
     "t5-t5x": T5Sizes(40, 24, 5, 28, encoder=3, decoder=2, heads=4, gated=False, tied=True, scan=False),
     "t5-v1-1-t5x": T5Sizes(41, 24, 7, 26, encoder=2, decoder=3, heads=5, gated=True, tied=False, scan=False),
