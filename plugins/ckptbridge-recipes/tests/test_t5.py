@@ -130,7 +130,12 @@ def sample(name):
     torch_model = model(name)
     weights = without_copies(arrays(torch_model), name)
     config = torch_model.config.to_diff_dict()
-    yield RecipeSample(source=weights, target=by_hand(weights, name), source_config=config, name=name)
+    sizes = {"head": SIZES[name].heads} if SIZES[name].scan else {}
+    if name == "t5-v1-1-t5x-scanned":
+        sizes |= {"encoder_layers": SIZES[name].encoder, "decoder_layers": SIZES[name].decoder}
+    yield RecipeSample(
+        source=weights, target=by_hand(weights, name), source_config=config, sizes=sizes, name=name
+    )
 
 
 class TestT5(RecipeContract):
