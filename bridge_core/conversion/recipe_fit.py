@@ -49,7 +49,7 @@ def fitted(plan: Plan, state: FlatState, options: ConversionOptions, registry: R
     # A recipe has rules for several variants of its model: that some are not used is no news.
     origin = f"rule {options.recipe.path}:" if isinstance(options.recipe, Recipe) else None
     plan = replace(plan, notes=tuple(note for note in plan.notes if not (origin and note.startswith(origin))))
-    if not plan.ok or options.permissions.allow_missing:
+    if not plan.ok or options.permissions.allow_missing or options.part is not None:
         return plan
     rules = oriented(options.rules, state.layout or options.to, options.to, registry.frameworks)
     config = config_beside(state)
