@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         PluginConflict as PluginConflict,
         PluginError as PluginError,
         PluginWarning as PluginWarning,
+        RecipeRequired as RecipeRequired,
         RuleError as RuleError,
         ShardError as ShardError,
         SourceIsFolder as SourceIsFolder,

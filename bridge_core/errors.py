@@ -286,6 +286,10 @@ class PluginConflict(PluginError, code="CKB-112"):
     """Two plugins provide the same name."""
 
 
+class RecipeRequired(ConversionError, ValueError, code="CKB-113"):
+    """The names are those of a model that only a recipe converts to another one."""
+
+
 class BadInputError(BridgeError, code="CKB-300", exit_code=3):
     """The input is damaged, unsafe or beyond what is supported."""
 

@@ -147,26 +147,37 @@ sizes_option = click.option(
     type=_a_setting,
     multiple=True,
     metavar="NAME=VALUE",
-    help="Value of a size in [sizes] of the rule file, e.g. heads=8, depths=3,4,6,3 or heads=config.n_head; "
+    help="Value of a size in [sizes] of the rule file or the recipe, e.g. heads=8, depths=3,4,6,3 or heads=config.n_head; "
     "repeatable.",
 )
 
 
 def rules_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command ``rules``: the path of a rule file; its rules if sizes are set; () without a file."""
+    """Give a command ``rules``, the path of a rule file or its rules with sizes, and ``recipe``.
+
+    Sizes that are set are those of the recipe, if one is given.
+    """
 
     @functools.wraps(function)
-    def call(*args: Any, rules: Any, sizes: tuple[tuple[str, str], ...], **options: Any) -> Any:
-        if sizes and rules is None:
+    def call(
+        *args: Any,
+        rules: Any,
+        recipe: Any,
+        sizes: tuple[tuple[str, str], ...],
+        **options: Any,
+    ) -> Any:
+        if sizes and rules is None and recipe in (None, "none"):
             raise UsageError(
-                "--set gives a value to a size of a rule file, but no rule file is given.",
-                hint="Pass --rules FILE, or remove --set.",
+                "--set gives a value to a size of a rule file or a recipe, but none is given.",
+                hint="Pass --rules FILE or --recipe NAME, or remove --set.",
             )
-        if sizes:
+        if sizes and recipe is not None:
+            recipe = (recipe, dict(sizes))
+        elif sizes:
             from bridge_core.rules import load_rules
 
             rules = load_rules(rules, sizes=dict(sizes))
-        return function(*args, rules=() if rules is None else rules, **options)
+        return function(*args, rules=() if rules is None else rules, recipe=recipe, **options)
 
     file_option = click.option(
         "--rules",
@@ -174,7 +185,13 @@ def rules_option(function: Callable[..., Any]) -> Callable[..., Any]:
         metavar="FILE",
         help="A TOML file of rules; see 'ckptbridge rules check --help'.",
     )
-    return file_option(sizes_option(call))
+    recipe_option = click.option(
+        "--recipe",
+        metavar="NAME",
+        help="An installed recipe, the rules for a family of models, as 'ckptbridge recipes' lists them; 'none' "
+        "converts by names and shapes where one is needed.",
+    )
+    return file_option(recipe_option(sizes_option(call)))
 
 
 dtype_option = click.option(

@@ -9,6 +9,11 @@ if TYPE_CHECKING:
     from bridge_core.conversion.comparison import verify as verify
     from bridge_core.conversion.in_memory import from_neutral as from_neutral, to_neutral as to_neutral
     from bridge_core.conversion.inputs import state_of as state_of
+    from bridge_core.conversion.recipes import (
+        RecognisedRecipe as RecognisedRecipe,
+        named_recipe as named_recipe,
+        recognised_recipes as recognised_recipes,
+    )
     from bridge_core.conversion.report import Report as Report
     from bridge_core.conversion.rule_checks import (
         layout_led_to as layout_led_to,
@@ -22,6 +27,7 @@ else:
             "convert": "convert plan_conversion",
             "in_memory": "from_neutral to_neutral",
             "inputs": "state_of",
+            "recipes": "RecognisedRecipe named_recipe recognised_recipes",
             "report": "Report",
             "rule_checks": "layout_led_to plan_by_rules",
         },

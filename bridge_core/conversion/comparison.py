@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge_core.conversion.inputs import opened
 from bridge_core.conversion.library_guidance import guidance, guidance_of_file
@@ -19,6 +19,11 @@ from bridge_core.rules import Allowed, Permissions, Rules, as_rules
 from bridge_core.state import FlatState, join_key
 from bridge_core.transfer import Comparison, Progress, compare_states
 
+if TYPE_CHECKING:
+    from bridge_core.conversion.recipes import GivenRecipe
+else:
+    GivenRecipe = Any  # most conversions have no recipe, and need not import its module
+
 __all__ = ["verify"]
 
 
@@ -28,6 +33,7 @@ def verify(
     *,
     model: Any = None,
     rules: Rules = (),
+    recipe: GivenRecipe = None,
     accept_guesses: bool = False,
     allow_missing: Allowed = (),
     allow_unexpected: Allowed = (),
@@ -50,6 +56,7 @@ def verify(
             its framework.
         model: As in `plan_conversion`.
         rules: As in `plan_conversion`.
+        recipe: As in `plan_conversion`.
         accept_guesses: As in `plan_conversion`.
         allow_missing: As in `plan_conversion`.
         allow_unexpected: As in `plan_conversion`.
@@ -83,6 +90,8 @@ def verify(
         allow_inexact=allow_inexact,
     )
     ruled = as_rules(rules)
+    if recipe is not None:
+        from bridge_core.conversion.recipes import with_recipe
     with (
         opened(src, registry, layout=layout, follow_links=follow_links, entry=entry, step=step) as source,
         opened(dst, registry, follow_links=follow_links, what="result") as result,
@@ -91,7 +100,11 @@ def verify(
         if to is None:
             raise _unknown_layout(dst, result, registry)
         like = result if to != "neutral" else None
-        options = ConversionOptions(to, like, model, ruled, permissions, layout, follow_links, dtype)
+        options = ConversionOptions(
+            to, like, model, ruled, permissions, layout, follow_links, dtype, recipe=recipe
+        )
+        if recipe is not None:
+            source, options = with_recipe(source, options, registry)
         state, plan = _planned(source, options, guidance(src, source, options, registry), registry)
         if not plan.ok:
             more = guidance_of_file(src, source, options, registry)

@@ -6,20 +6,23 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge_core.checkpoint import WriteOptions, guided, write_checkpoint
 from bridge_core.conversion.inputs import opened, refuse_empty
-from bridge_core.conversion.library_guidance import guidance
 from bridge_core.conversion.options import ConversionOptions
-from bridge_core.conversion.planning import complete_plan
 from bridge_core.conversion.report import Report
-from bridge_core.conversion.second_reading import read_with_config
+from bridge_core.conversion.source_plan import plan_source
 from bridge_core.errors import PlanError
 from bridge_core.plan import Plan
 from bridge_core.plugins import Registry, given_registry
 from bridge_core.rules import Allowed, Permissions, Rules, as_rules
 from bridge_core.transfer import Progress
+
+if TYPE_CHECKING:
+    from bridge_core.conversion.recipes import GivenRecipe
+else:
+    GivenRecipe = Any  # most conversions have no recipe, and need not import its module
 
 __all__ = ["convert", "plan_conversion"]
 
@@ -31,6 +34,7 @@ def plan_conversion(
     like: Any = None,
     model: Any = None,
     rules: Rules = (),
+    recipe: GivenRecipe = None,
     accept_guesses: bool = False,
     allow_missing: Allowed = (),
     allow_unexpected: Allowed = (),
@@ -59,6 +63,10 @@ def plan_conversion(
             or ``"none"`` not to ask the library. None means ``"auto"`` for a folder, and for a file of it
             that is not clear by itself.
         rules: Rules, or the path of a rule file; they go before all other evidence.
+        recipe: The name of an installed recipe, or a `Recipe`: the rules for a family of models, which must
+            take every tensor. With values for its sizes: a pair such as ``("pi0-openpi", {"heads": 8})``.
+            ``"none"`` converts by names and shapes where a recipe is needed. None for no recipe; the plan
+            then names those that the source fits.
         accept_guesses: Whether names may decide what a layer is, where no evidence does.
         allow_missing: Target keys that may stay unfilled: True, or patterns.
         allow_unexpected: Source keys that may be left out: True, or patterns.
@@ -82,7 +90,8 @@ def plan_conversion(
         AmbiguousLayerError: No evidence decides what some layers are.
         UnclaimedTensorError: Tensors with a layer's name belong to no layer that is known.
         UnsupportedLayerError: The target has no place for some layers.
-        RuleError: A rule is wrong, or matches no key.
+        RuleError: A rule is wrong, or matches no key; or the recipe does not fit.
+        RecipeRequired: The names are those of a model that only a recipe converts.
         ConversionError: The source is a file that holds no tensor.
         BadInputError: A file is damaged or unsafe, or the source is only a part of a model.
         SourceNotFound: The source, ``like`` or the rule file does not exist.
@@ -98,15 +107,14 @@ def plan_conversion(
         allow_unclaimed,
         allow_inexact=allow_inexact,
     )
-    options = ConversionOptions(to, like, model, as_rules(rules), permissions, layout, follow_links)
+    options = ConversionOptions(
+        to, like, model, as_rules(rules), permissions, layout, follow_links, recipe=recipe
+    )
     with opened(
         source, registry, layout=layout, follow_links=follow_links, entry=entry, step=step, purpose=options
     ) as state:
         refuse_empty(source, state)
-        known = guidance(source, state, options, registry)
-        planned, plan = complete_plan(state, options.guided(known), registry)
-        if not plan.ok:
-            _, _, plan = read_with_config(source, state, planned, plan, options, known, registry)
+        _, _, plan = plan_source(source, state, options, registry)
     return plan.check() if check else plan
 
 
@@ -119,6 +127,7 @@ def convert(
     like: Any = None,
     model: Any = None,
     rules: Rules = (),
+    recipe: GivenRecipe = None,
     accept_guesses: bool = False,
     allow_missing: Allowed = (),
     allow_unexpected: Allowed = (),
@@ -152,6 +161,7 @@ def convert(
         like: As in `plan_conversion`.
         model: As in `plan_conversion`.
         rules: As in `plan_conversion`.
+        recipe: As in `plan_conversion`.
         accept_guesses: As in `plan_conversion`.
         allow_missing: As in `plan_conversion`.
         allow_unexpected: As in `plan_conversion`.
@@ -196,7 +206,9 @@ def convert(
         allow_unclaimed,
         allow_inexact=allow_inexact,
     )
-    options = ConversionOptions(to, like, model, as_rules(rules), permissions, layout, follow_links, dtype)
+    options = ConversionOptions(
+        to, like, model, as_rules(rules), permissions, layout, follow_links, dtype, recipe=recipe
+    )
     writing = WriteOptions(
         format, max_shard_size, workers, max_ram, overwrite, verify, progress, step=to_step, item=to_item
     )
@@ -204,10 +216,7 @@ def convert(
         src, registry, layout=layout, follow_links=follow_links, entry=entry, step=step, purpose=options
     ) as source:
         refuse_empty(src, source)
-        known = guidance(src, source, options, registry)
-        state, plan = complete_plan(source, options.guided(known), registry)
-        if not plan.ok:
-            known, state, plan = read_with_config(src, source, state, plan, options, known, registry)
+        known, state, plan = plan_source(src, source, options, registry)
         result = plan.apply(state)
         with (
             guided(

@@ -14,6 +14,7 @@ from bridge_core.rules import Permissions
 from bridge_core.state import DTYPES, is_floating
 
 if TYPE_CHECKING:
+    from bridge_core.conversion.recipes import GivenRecipe
     from bridge_core.rules import Rule
 
 __all__ = ["ConversionOptions", "floating_dtype"]
@@ -36,6 +37,7 @@ class ConversionOptions:
     layout: str | None = None
     follow_links: bool = False
     dtype: str | Mapping[str, str] | None = None
+    recipe: GivenRecipe = None
     notes: tuple[str, ...] = ()
     """Notes that a model library adds for the reader of a report."""
 

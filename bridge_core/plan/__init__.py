@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bridge_core.plan.compose import join_keeps as join_keeps, join_steps as join_steps
     from bridge_core.plan.plan import Plan as Plan
     from bridge_core.plan.problems import PlanProblems as PlanProblems
+    from bridge_core.plan.recipe_problem import RecipeProblem as RecipeProblem
     from bridge_core.plan.rivals import Rivals as Rivals
     from bridge_core.plan.source_names import (
         name_with_source as name_with_source,
@@ -30,6 +31,7 @@ else:
             "compose": "join_keeps join_steps",
             "plan": "Plan",
             "problems": "PlanProblems",
+            "recipe_problem": "RecipeProblem",
             "rivals": "Rivals",
             "source_names": "name_with_source shown_names",
             "step": "Dropped Mismatch Step",

@@ -38,6 +38,7 @@ def plan_text(plan: Plan) -> str:
         ("unclaimed", map(name, plan.unclaimed)),
         ("unmatched rule", plan.unmatched_rules),
         ("rival prefix", plan.rivals.names if plan.rivals else ()),
+        ("recipe", plan.problems.recipe.needed if plan.problems.recipe else ()),
     ):
         lines += [f"{title}: {text}" + (f"  x{n}" if n > 1 else "") for text, n in fold_names(names)]
     return "\n".join(lines)
@@ -74,6 +75,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "evidence": plan.evidence,
         "rivals": list(plan.rivals.names) if plan.rivals else [],
         "notes": list(plan.notes),
+        **({"recipes": list(plan.problems.recipe.needed)} if plan.problems.recipe else {}),
         "warnings": [warning.to_json() for warning in plan.warnings],
         "exact": plan.exact,
     }

@@ -12,6 +12,7 @@ from bridge_core.state import Key, TensorSpec
 if TYPE_CHECKING:
     from bridge_core.errors import BridgeError
     from bridge_core.plan.causes import Cause
+    from bridge_core.plan.recipe_problem import RecipeProblem
     from bridge_core.plan.rivals import Rivals
 
 __all__ = ["PlanProblems", "once"]
@@ -37,6 +38,7 @@ class PlanProblems:
         causes: What the source is, where it is not plain weights and problems come from that.
         ways: What else decides or would decide, such as a config: each as sentences and the option of the
             command.
+        recipe: Why the plan goes with no recipe, or not with the one that was given.
     """
 
     missing: tuple[Key, ...] = ()
@@ -50,6 +52,7 @@ class PlanProblems:
     derived: frozenset[Key] = frozenset()
     causes: tuple[Cause, ...] = ()
     ways: tuple[tuple[str, str], ...] = ()
+    recipe: RecipeProblem | None = None
 
     def then(self, following: PlanProblems, origin: Mapping[Key, Key]) -> PlanProblems:
         """Return the problems of two plans, one after the other.
@@ -70,6 +73,7 @@ class PlanProblems:
             derived=self.derived | {origin.get(key, key) for key in following.derived},
             causes=once((*self.causes, *following.causes)),
             ways=once((*self.ways, *following.ways)),
+            recipe=self.recipe or following.recipe,
         )
 
     def error(
@@ -87,6 +91,8 @@ class PlanProblems:
         """
         if self == _NOTHING:
             return None
+        if self.recipe is not None:
+            return self.recipe.error()
         from bridge_core.plan.advice import (
             mismatch_error,
             open_error,

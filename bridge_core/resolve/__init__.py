@@ -7,7 +7,9 @@ from bridge_core.public import exports
 if TYPE_CHECKING:
     from bridge_core.resolve.from_neutral import plan_from_neutral as plan_from_neutral
     from bridge_core.resolve.module_evidence import with_model_evidence as with_model_evidence
+    from bridge_core.resolve.named_side import NamedSide as NamedSide
     from bridge_core.resolve.names_of_file import TreeNames as TreeNames, tree_names as tree_names
+    from bridge_core.resolve.printed_names import side_of as side_of
     from bridge_core.resolve.rule_checks import rule_problems as rule_problems
     from bridge_core.resolve.rule_names import applied_renames as applied_renames, check_kind as check_kind
     from bridge_core.resolve.rule_reading import without_collections as without_collections
@@ -24,8 +26,10 @@ else:
         {
             "from_neutral": "plan_from_neutral",
             "module_evidence": "with_model_evidence",
+            "named_side": "NamedSide",
             "names_of_file": "TreeNames tree_names",
             "written_names": "keys_named permitted_names spellings_in_plan",
+            "printed_names": "side_of",
             "rule_checks": "rule_problems",
             "rule_names": "applied_renames check_kind",
             "rule_reading": "without_collections",

@@ -158,7 +158,7 @@ def read_rule_file(path: StrPath, *, sizes: Mapping[str, Any] | None = None) -> 
     if problems:
         raise RuleError(_listed(toml.name, problems), path=toml.name)
     _check_used(toml, head, uses.values(), used)
-    rename = head.affixes.rename
+    rename = None if "recipe" in toml.document else head.affixes.rename  # a recipe states every name
     if rename is not None:
         line = toml.line_of("prefix") or toml.line_of("suffix")
         rule = read_table(rename, head.layouts, f"{toml.name}:{line}")

@@ -1,0 +1,138 @@
+"""Whether a recipe takes every tensor of a checkpoint, and whether the checkpoint has all that it takes.
+
+A recipe knows all names of its model. So a tensor that none of its rules takes does not belong to the model,
+and where a checkpoint has most tensors of a layer, the others are missing: no template has to show it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from bridge_core.conversion.options import ConversionOptions
+from bridge_core.messages import listed
+from bridge_core.plan import Dropped, Plan, RecipeProblem, Step
+from bridge_core.plugins import Registry
+from bridge_core.resolve import side_of
+from bridge_core.rules import KeyIndex, Pattern, oriented
+from bridge_core.state import FlatState, Key
+
+if TYPE_CHECKING:
+    from bridge_core.resolve import NamedSide
+    from bridge_core.rules import Rule
+
+__all__ = ["fitted"]
+
+_NUMBER = re.compile(r"\{\w+:int\}")
+
+
+def fitted(plan: Plan, state: FlatState, options: ConversionOptions, registry: Registry) -> Plan:
+    """Return a plan by a recipe, with what does not fit among its problems.
+
+    Tensors that no rule takes are unexpected, unless they are allowed: ``allow_unclaimed`` copies them, and
+    ``allow_unexpected`` leaves them out.
+
+    Args:
+        plan: The plan.
+        state: Its source, in a framework's layout.
+        options: The options, with the recipe's rules.
+        registry: The plugins.
+    """
+    plan = _without_strangers(plan, options)
+    if not plan.ok or options.permissions.allow_missing:
+        return plan
+    rules = oriented(options.rules, state.layout or options.to, options.to, registry.frameworks)
+    lacking = _lacking([(rule, rule.sources) for rule in rules], side_of(state, registry))
+    what = "the checkpoint has"
+    if not lacking and options.to != "neutral":
+        result = side_of(plan.apply(state), registry)
+        lacking = _lacking([(rule, rule.targets) for rule in rules], result)
+        what = "the recipe makes of it"
+    if not lacking:
+        return plan
+    problem = RecipeProblem(
+        f"the checkpoint is not complete: {what} no {listed(lacking)}, which the recipe expects next to "
+        "the others.",
+        "Get the complete checkpoint, or pass allow_missing=\"**\" (--allow-missing '**') to do without them.",
+    )
+    return replace(plan, problems=replace(plan.problems, recipe=problem))
+
+
+def _without_strangers(plan: Plan, options: ConversionOptions) -> Plan:
+    """Return a plan in which tensors that no rule takes are unexpected, or left out where that is allowed."""
+    allowed = options.permissions
+    steps: list[Step] = []
+    left_out: list[Key] = []
+    unexpected: list[Key] = []
+    for step in plan.steps:
+        strange = not step.rule and bool(step.sources) and not all(map(allowed.may_copy, step.sources))
+        if strange and all(map(allowed.may_leave_out, step.sources)):
+            left_out += step.sources
+        else:
+            steps.append(step)
+            unexpected += step.sources if strange else ()
+    if not (left_out or unexpected):
+        return plan
+    problems = replace(plan.problems, unexpected=(*plan.problems.unexpected, *unexpected))
+    dropped = (*plan.dropped, *(Dropped(key, "no rule of the recipe takes it") for key in left_out))
+    return replace(plan, steps=tuple(steps), dropped=dropped, problems=problems)
+
+
+def _lacking(patterns: Iterable[tuple[Rule, Iterable[Pattern]]], side: NamedSide) -> list[str]:
+    """Return the names that are missing in lists whose other entries are complete.
+
+    Rules with conditions, and optional ones, may match some entries only.
+    """
+    index = KeyIndex(side.names)
+    found: dict[str, dict[str, set[tuple[str, ...]]]] = {}
+    for rule, several in patterns:
+        if rule.optional or rule.fallback or rule.when or rule.where or rule.action not in _TAKING:
+            continue
+        for pattern in several:
+            if pattern.may_be_absent:
+                continue
+            read = side.read(pattern)
+            text = str(Pattern(read.segments))  # as the names are, where it was written in another way
+            lists = _lists_of(text)
+            for name in index.candidates(read) if lists else ():
+                captures = read.match(name)
+                for count, path in lists if captures is not None else ():
+                    numbers = tuple(captures[n] for n in read.numbers[:count])  # type: ignore[index]
+                    found.setdefault(path, {}).setdefault(text, set()).add(numbers)
+    lacking = []
+    for entries in found.values():
+        every = set(itertools.chain.from_iterable(entries.values()))
+        for text, present in entries.items():
+            lacking += [_with_numbers(text, numbers) for numbers in sorted(every - present, key=_in_order)]
+    return list(dict.fromkeys(lacking))
+
+
+_TAKING = ("rename", "rearrange")
+
+
+def _lists_of(pattern: str) -> list[tuple[int, str]]:
+    """Return the lists that a pattern goes through: how many numbers lead to an entry, and its path."""
+    lists = []
+    parts: list[str] = []
+    seen = 0
+    for segment in pattern.split("."):
+        parts.append(_NUMBER.sub("{}", segment))
+        if _NUMBER.search(segment):
+            seen += len(_NUMBER.findall(segment))
+            lists.append((seen, ".".join(parts)))
+        elif "{" in segment or "*" in segment:
+            break
+    return lists
+
+
+def _with_numbers(text: str, numbers: Iterable[str]) -> str:
+    for number in numbers:
+        text = _NUMBER.sub(number, text, count=1)
+    return text
+
+
+def _in_order(numbers: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple(int(number) for number in numbers)

@@ -1,0 +1,59 @@
+"""Plans the conversion of a source, with what its folder and recipes add to the caller's options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bridge_core.conversion.library_guidance import guidance, guidance_of_file, with_config_way
+from bridge_core.conversion.options import ConversionOptions
+from bridge_core.conversion.planning import complete_plan
+from bridge_core.messages import log
+from bridge_core.plan import Plan
+from bridge_core.plugins import Guidance, Registry
+from bridge_core.state import FlatState
+
+__all__ = ["plan_source"]
+
+
+def plan_source(
+    source: Any, state: FlatState, options: ConversionOptions, registry: Registry
+) -> tuple[Guidance, FlatState, Plan]:
+    """Return what is known of a source, its state as evidence, and the plan with its problems.
+
+    A file is planned without its folder first; where that leaves something open, again with the folder's
+    config.
+
+    Args:
+        source: The caller's source.
+        state: Its state.
+        options: The caller's options.
+        registry: The plugins.
+
+    Raises:
+        RuleError: A rule does not fit the source or the template, or the recipe does not fit the source.
+        UsageError: The options cannot be combined with this source.
+    """
+    if options.recipe is not None:
+        from bridge_core.conversion.recipes import with_recipe
+
+        state, options = with_recipe(state, options, registry)
+    known = guidance(source, state, options, registry)
+    planned, plan = complete_plan(state, options.guided(known), registry)
+    if not plan.ok:
+        more = guidance_of_file(source, state, options, registry)
+        if more is not None:
+            log("conversion", "planning again with the config of the source's folder")
+            known = more
+            planned, plan = complete_plan(state, options.guided(more), registry)
+        if not plan.ok:
+            plan = with_config_way(plan, source, options, known, registry)
+    if options.recipe is None and registry.recipes:
+        from bridge_core.conversion.recipes import with_named_recipes
+
+        is_guided = known.model is not None or known.like is not None
+        plan = with_named_recipes(plan, state, options, registry, guided=is_guided)
+    elif options.recipe != "none" and state.layout != "neutral":
+        from bridge_core.conversion.recipe_fit import fitted
+
+        plan = fitted(plan, planned, options, registry)
+    return known, planned, plan
