@@ -37,6 +37,7 @@ _COMMANDS = {
     "diff": "Compare names, shapes, dtypes and values of two files.",
     "explain": "Show what happens to one tensor, and why.",
     "rules": "Check a rule file.",
+    "recipes": "List the recipes for families of models, or show one.",
     "plugins": "List what is installed, and what failed to load.",
 }
 """Command -> its line in the list; the module of the command has the same name."""

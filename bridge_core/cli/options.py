@@ -147,8 +147,8 @@ sizes_option = click.option(
     type=_a_setting,
     multiple=True,
     metavar="NAME=VALUE",
-    help="Value of a size in [sizes] of the rule file or the recipe, e.g. heads=8, depths=3,4,6,3 or heads=config.n_head; "
-    "repeatable.",
+    help="Value of a size in [sizes] of the rule file or the recipe, e.g. heads=8, depths=3,4,6,3 or "
+    "heads=config.n_head; repeatable.",
 )
 
 
@@ -188,7 +188,7 @@ def rules_option(function: Callable[..., Any]) -> Callable[..., Any]:
     recipe_option = click.option(
         "--recipe",
         metavar="NAME",
-        help="An installed recipe, the rules for a family of models, as 'ckptbridge recipes' lists them; 'none' "
+        help="An installed recipe, the rules for a family of models; 'ckptbridge recipes' lists them. 'none' "
         "converts by names and shapes where one is needed.",
     )
     return file_option(recipe_option(sizes_option(call)))

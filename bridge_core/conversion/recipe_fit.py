@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from bridge_core.axes import SizeLookup
+from bridge_core.checkpoint import config_beside
 from bridge_core.conversion.options import ConversionOptions
+from bridge_core.errors import RuleError
 from bridge_core.messages import listed
 from bridge_core.plan import Dropped, Plan, RecipeProblem, Step
 from bridge_core.plugins import Registry
@@ -22,7 +25,7 @@ from bridge_core.state import FlatState, Key
 
 if TYPE_CHECKING:
     from bridge_core.resolve import NamedSide
-    from bridge_core.rules import Rule
+    from bridge_core.rules import Captures, Rule
 
 __all__ = ["fitted"]
 
@@ -45,18 +48,19 @@ def fitted(plan: Plan, state: FlatState, options: ConversionOptions, registry: R
     if not plan.ok or options.permissions.allow_missing:
         return plan
     rules = oriented(options.rules, state.layout or options.to, options.to, registry.frameworks)
-    lacking = _lacking([(rule, rule.sources) for rule in rules], side_of(state, registry))
+    config = config_beside(state)
+    lacking = _lacking([(rule, rule.sources) for rule in rules], side_of(state, registry), config)
     what = "the checkpoint has"
     if not lacking and options.to != "neutral":
         result = side_of(plan.apply(state), registry)
-        lacking = _lacking([(rule, rule.targets) for rule in rules], result)
+        lacking = _lacking([(rule, rule.targets) for rule in rules], result, config)
         what = "the recipe makes of it"
     if not lacking:
         return plan
     problem = RecipeProblem(
         f"the checkpoint is not complete: {what} no {listed(lacking)}, which the recipe expects next to "
         "the others.",
-        "Get the complete checkpoint, or pass allow_missing=\"**\" (--allow-missing '**') to do without them.",
+        "Get the complete checkpoint, or pass allow_missing=\"**\" (--allow-missing '**') to do without.",
     )
     return replace(plan, problems=replace(plan.problems, recipe=problem))
 
@@ -81,33 +85,61 @@ def _without_strangers(plan: Plan, options: ConversionOptions) -> Plan:
     return replace(plan, steps=tuple(steps), dropped=dropped, problems=problems)
 
 
-def _lacking(patterns: Iterable[tuple[Rule, Iterable[Pattern]]], side: NamedSide) -> list[str]:
+def _lacking(
+    patterns: Iterable[tuple[Rule, Iterable[Pattern]]], side: NamedSide, config: Mapping[str, Any] | None
+) -> list[str]:
     """Return the names that are missing in lists whose other entries are complete.
 
-    Rules with conditions, and optional ones, may match some entries only.
+    Optional rules may match some entries only, and so may others by the numbers that they admit.
     """
     index = KeyIndex(side.names)
-    found: dict[str, dict[str, set[tuple[str, ...]]]] = {}
+    found: dict[str, dict[str, _Present]] = {}
     for rule, several in patterns:
-        if rule.optional or rule.fallback or rule.when or rule.where or rule.action not in _TAKING:
+        if rule.optional or rule.fallback or rule.action not in _TAKING:
             continue
         for pattern in several:
-            if pattern.may_be_absent:
-                continue
             read = side.read(pattern)
             text = str(Pattern(read.segments))  # as the names are, where it was written in another way
             lists = _lists_of(text)
-            for name in index.candidates(read) if lists else ():
-                captures = read.match(name)
-                for count, path in lists if captures is not None else ():
-                    numbers = tuple(captures[n] for n in read.numbers[:count])  # type: ignore[index]
-                    found.setdefault(path, {}).setdefault(text, set()).add(numbers)
+            if pattern.may_be_absent or not lists:
+                continue
+            for captures in filter(None, map(read.match, index.candidates(read))):
+                for count, path in lists:
+                    present = found.setdefault(path, {}).setdefault(text, _Present(read.numbers))
+                    present.add(rule, captures, count)
     lacking = []
     for entries in found.values():
-        every = set(itertools.chain.from_iterable(entries.values()))
+        every = set(itertools.chain.from_iterable(present.numbers for present in entries.values()))
         for text, present in entries.items():
-            lacking += [_with_numbers(text, numbers) for numbers in sorted(every - present, key=_in_order)]
+            absent = sorted(every - present.numbers, key=_in_order)
+            lacking += [_with_numbers(text, numbers) for numbers in absent if present.may_be(numbers, config)]
     return list(dict.fromkeys(lacking))
+
+
+class _Present:
+    """The numbers of the names that a pattern matches, and the rules that have it, each with captures."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        self.names = tuple(names)
+        self.numbers: set[tuple[str, ...]] = set()
+        self._rules: dict[int, tuple[Rule, Captures]] = {}
+
+    def add(self, rule: Rule, captures: Captures, count: int) -> None:
+        """Add what a rule captured; the first ``count`` numbers are those of the list."""
+        self.numbers.add(tuple(captures[name] for name in self.names[:count]))
+        self._rules.setdefault(id(rule), (rule, captures))
+
+    def may_be(self, numbers: tuple[str, ...], config: Mapping[str, Any] | None) -> bool:
+        """Return whether one of the rules takes names with these numbers."""
+        for rule, captures in self._rules.values():
+            values = {**captures, **dict(zip(self.names, numbers, strict=False))}
+            try:
+                where = rule.where.at(SizeLookup(rule.sizes, config))
+                if not rule.where or where.split(values, self.names) is not None:
+                    return True
+            except RuleError:  # it needs what these names do not show
+                continue
+        return False
 
 
 _TAKING = ("rename", "rearrange")

@@ -23,6 +23,7 @@ __all__ = [
     "named_recipe",
     "recognised_recipes",
     "RecognisedRecipe",
+    "refuse_if_recognised",
     "with_named_recipes",
     "with_recipe",
 ]
@@ -170,6 +171,20 @@ def with_named_recipes(
     sentence = f"The names are those of {found[0].side.name}. {_way(found, none=False)}"
     ways = (*plan.problems.ways, (sentence, f"--recipe {found[0].recipe.name}"))
     return replace(plan, problems=replace(plan.problems, ways=ways))
+
+
+def refuse_if_recognised(state: FlatState, options: ConversionOptions, registry: Registry) -> None:
+    """Refuse a source of undetermined layout that recipes know, naming them.
+
+    Raises:
+        RecipeRequired: A recipe has a side that it is one of.
+    """
+    found = list(recognised_recipes(state, registry))
+    if found:
+        problem = RecipeProblem(_needed_text(found, options.to), _way(found, none=False), _names(found))
+        error = problem.error()
+        error.path = state.metadata.provenance.get("path")
+        raise error
 
 
 def _names(found: Iterable[RecognisedRecipe]) -> tuple[str, ...]:

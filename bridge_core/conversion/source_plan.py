@@ -37,6 +37,10 @@ def plan_source(
         from bridge_core.conversion.recipes import with_recipe
 
         state, options = with_recipe(state, options, registry)
+    elif state.layout is None and registry.recipes:
+        from bridge_core.conversion.recipes import refuse_if_recognised
+
+        refuse_if_recognised(state, options, registry)
     known = guidance(source, state, options, registry)
     planned, plan = complete_plan(state, options.guided(known), registry)
     if not plan.ok:

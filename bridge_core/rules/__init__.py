@@ -7,7 +7,7 @@ from bridge_core.public import exports
 if TYPE_CHECKING:
     from bridge_core.rules.overlaps import overlapping as overlapping
     from bridge_core.rules.pattern_index import KeyIndex as KeyIndex, PatternIndex as PatternIndex
-    from bridge_core.rules.patterns import Pattern as Pattern
+    from bridge_core.rules.patterns import Captures as Captures, Pattern as Pattern
     from bridge_core.rules.permissions import Allowed as Allowed, Permissions as Permissions
     from bridge_core.rules.records import (
         identity_of_record as identity_of_record,
@@ -32,7 +32,7 @@ else:
         {
             "overlaps": "overlapping",
             "pattern_index": "KeyIndex PatternIndex",
-            "patterns": "Pattern",
+            "patterns": "Captures Pattern",
             "permissions": "Allowed Permissions",
             "records": "identity_of_record identity_of_rule read_recorded recorded recorded_pairs",
             "rule": "Rule",

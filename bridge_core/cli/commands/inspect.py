@@ -29,6 +29,7 @@ from bridge_core.cli.report import in_natural_order, inspect_lines, tensor_names
 from bridge_core.cli.terminal import aside, print_json, say
 
 if TYPE_CHECKING:
+    from bridge_core.conversion import RecognisedRecipe
     from bridge_core.formats import FolderContents, FolderFormat, Format
     from bridge_core.plugins import Registry
     from bridge_core.resolve import TreeNames
@@ -69,9 +70,10 @@ def inspect(
     """Show the tensors of SRC: names, dtypes, shapes and axes, and the file's metadata.
 
     SRC is a file, the index of a sharded set, or a folder. No tensor is read. The names of axes are shown for
-    layers that the file's metadata, or the names and shapes in it, show.
+    layers that the file's metadata, or the names and shapes in it, show; and the recipes that fit.
     """
     from bridge_core.checkpoint import open_state
+    from bridge_core.conversion import recognised_recipes
     from bridge_core.plugins import default_registry
     from bridge_core.resolve import tree_names
 
@@ -95,12 +97,22 @@ def inspect(
             branches = branches_of_state(state, registry)
             axes = axes_of_weights(state, registry)
             names = tree_names(state, registry)
+            recipes = recognised_recipes(state, registry)
         if as_json:
             document = _document(used, state, files, axes, names)
-            print_json({**document, **contents_json(contents), **branches_json(branches)})
+            known_as = {"recipes": [_recipe_json(one) for one in recipes]} if recipes else {}
+            print_json({**document, **known_as, **contents_json(contents), **branches_json(branches)})
         else:
             lines = inspect_lines(str(path), used.name, state, files, axes, names)
-            say(*lines, *branches_lines(branches), *contents_lines(contents))
+            say(*lines, *branches_lines(branches), *contents_lines(contents), *map(_recipe_line, recipes))
+
+
+def _recipe_line(found: RecognisedRecipe) -> str:
+    return f"recipe: {found.recipe.name}, from {found.side.name} to {found.other.name}"
+
+
+def _recipe_json(found: RecognisedRecipe) -> dict[str, str]:
+    return {"name": found.recipe.name, "from": found.side.name, "to": found.other.name}
 
 
 def _contents(

@@ -1,0 +1,316 @@
+"""The contract of a recipe: it knows its own checkpoints, and converts them whole, there and back."""
+
+from __future__ import annotations
+
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bridge_core.checkpoint import open_state
+from bridge_core.conversion import Report, convert, plan_conversion, recognised_recipes
+from bridge_core.errors import BridgeError
+from bridge_core.plan import Plan
+from bridge_core.plugins import Recipe, RecipeSide, Registry, default_registry, hookimpl
+from bridge_core.rules import load_rules
+from bridge_core.testing.strategies import same_bits
+
+__all__ = ["RecipeContract", "RecipeSample"]
+
+_Weights = Mapping[str, np.ndarray[Any, Any]]
+_NUMBER = re.compile("[0-9]+")
+
+
+@dataclass(frozen=True)
+class RecipeSample:
+    """The weights of one model under the names of both sides, made without the recipe.
+
+    Values are random, and sizes differ wherever they can: heads x head_dim and the width, heads of queries
+    and of keys, the number of layers and of everything else.
+
+    Args:
+        source: Name -> array, on the recipe's source side. Parts of names are joined by dots for torch, and
+            by slashes for trees, as in ``params/Dense_0/kernel``.
+        target: Likewise on its target side.
+        name: What the sample is, for test ids.
+        source_config: The ``config.json`` next to the source's checkpoints; None for none.
+        target_config: The one next to the target's.
+        sizes: Values for ``[sizes]`` of the recipe.
+        not_written: Names of either side that a conversion does not write without a template: copies that are
+            tied, buffers.
+        may_lack: Names of either side without which the checkpoint is complete as well.
+        templates: The sides, ``"source"`` and ``"target"``, that can only be written with a template.
+        tolerance: How far values that came back may differ, relative to the largest of a tensor; 0.0 for bit
+            for bit.
+    """
+
+    source: _Weights
+    target: _Weights
+    name: str = "sample"
+    source_config: Mapping[str, Any] | None = None
+    target_config: Mapping[str, Any] | None = None
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    not_written: frozenset[str] = frozenset()
+    may_lack: frozenset[str] = frozenset()
+    templates: frozenset[str] = frozenset()
+    tolerance: float = 0.0
+
+
+class RecipeContract(ABC):
+    """Subclass it as ``Test...``, set ``recipe`` and make samples.
+
+    Attributes:
+        recipe: The recipe under test, from `bridge_core.plugins.load_recipe`.
+        registry: Where it is registered; by default everything installed, and the recipe.
+    """
+
+    recipe: Recipe
+    registry: Registry | None = None
+
+    @abstractmethod
+    def samples(self) -> Iterable[RecipeSample]:
+        """Make at least one sample; one for each variant that the recipe is for."""
+
+    def _registry(self) -> Registry:
+        if self.registry is not None:
+            return self.registry
+        installed = default_registry()
+        if self.recipe.name in installed.recipes:
+            return installed
+        return installed.extend(
+            SimpleNamespace(bridge_recipes=hookimpl(lambda: [self.recipe])), name=self.recipe.name
+        )
+
+    def _ways(self, place: Path) -> Iterator[_Way]:
+        """Yield each sample in both directions, its checkpoints saved below a place."""
+        samples = list(self.samples())
+        assert samples, "samples() gives nothing to test with"
+        for number, sample in enumerate(samples):
+            for turned in (False, True):
+                yield _Way(self.recipe, sample, turned, place / f"{number}-{int(turned)}", self._registry())
+
+    # The file
+
+    def test_the_header_is_complete(self) -> None:
+        """And the rules can be loaded, and read backwards."""
+        recipe = self.recipe
+        assert recipe.title
+        assert recipe.facts
+        assert recipe.licence
+        rules = load_rules(recipe.path)
+        assert rules
+        for rule in rules:
+            rule.reversed()
+
+    # Knowing
+
+    def test_its_checkpoints_are_recognised(self, tmp_path: Path) -> None:
+        """As the side that they are; recipes that share the side call it by the same name."""
+        for way in self._ways(tmp_path):
+            with open_state(way.file, registry=way.registry) as state:
+                found = recognised_recipes(state, way.registry)
+            own = [one.turned for one in found if one.recipe.name == self.recipe.name]
+            assert own == [way.turned], f"{way}: recognised as {[one.side.name for one in found]}"
+            for one in found:
+                assert one.side.name == way.side.name, (
+                    f"{way}: {one.recipe.name} takes it for {one.side.name}"
+                )
+
+    def test_without_it_the_refusal_names_it(self, tmp_path: Path) -> None:
+        """Where the layouts differ, unless names and shapes are enough on a side that is plain."""
+        for way in self._ways(tmp_path):
+            if way.side.layout == way.other.layout:
+                continue
+            refusal = ""
+            try:
+                convert(way.file, way.destination, to=way.other.layout, registry=way.registry)
+            except BridgeError as err:
+                refusal = f"{err} {err.hint}"
+            if refusal or not way.side.plain:
+                assert self.recipe.name in refusal, f"{way}: {refusal or 'converted without the recipe'}"
+
+    # Converting
+
+    def test_there_and_back(self, tmp_path: Path) -> None:
+        """Each side becomes the other, bit for bit, every tensor taken by a rule."""
+        for way in self._ways(tmp_path):
+            report = way.convert(way.file, way.destination)
+            assert report.verified
+            way.check(way.destination, way.made, f"{way}", way.sample.tolerance if way.turned else 0.0)
+            if not way.sample.tolerance:
+                assert report.exact, f"{way}: {report.notes}"
+            back = way.back()
+            way.convert(way.destination, back, turned=True)
+            way.check(back, way.weights, f"{way}, and back", way.sample.tolerance, turned=True)
+
+    def test_two_steps_make_the_same(self, tmp_path: Path) -> None:
+        """By way of a neutral file that was made with the recipe."""
+        for way in self._ways(tmp_path):
+            if way.needs_template:  # the first step would need it, too
+                continue
+            neutral = way.folder / "neutral.npz"
+            convert(way.file, neutral, to="neutral", recipe=way.given, registry=way.registry)
+            convert(neutral, way.destination, to=way.other.layout, registry=way.registry)
+            way.check(
+                way.destination, way.made, f"{way}, two steps", way.sample.tolerance if way.turned else 0.0
+            )
+
+    # Refusing
+
+    def test_a_tensor_more_is_refused(self, tmp_path: Path) -> None:
+        """And named."""
+        for way in self._ways(tmp_path):
+            more = {**way.weights, way.joined("not_of_this", "model"): np.ones((3, 5), np.float32)}
+            with pytest.raises(BridgeError, match="not_of_this"):
+                way.plan(way.saved(more, "more"))
+
+    def test_a_tensor_less_is_refused(self, tmp_path: Path) -> None:
+        """Whichever is missing, except those that the sample says."""
+        for way in self._ways(tmp_path):
+            names = [name for name in way.weights if name not in way.sample.may_lack | way.sample.not_written]
+            # Of names that differ in numbers only, the last one.
+            with open_state(way.file, registry=way.registry) as state:
+                for name in (
+                    {_NUMBER.sub("0", name): name for name in names}.values() if len(names) > 1 else ()
+                ):
+                    less = state.select(lambda key, name=name: name not in _spellings(key))  # type: ignore[misc]
+                    assert len(less) == len(state) - 1, f"{way}: there is no {name}"
+                    assert way.refuses(less), f"{way}: converted without {name}"
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One direction of a recipe with one sample, and its files."""
+
+    recipe: Recipe
+    sample: RecipeSample
+    turned: bool
+    folder: Path
+    registry: Registry
+
+    def __str__(self) -> str:
+        return f"{self.sample.name}: from {self.side.name}"
+
+    @property
+    def side(self) -> RecipeSide:
+        return self.recipe.sides[self.turned]
+
+    @property
+    def other(self) -> RecipeSide:
+        return self.recipe.sides[not self.turned]
+
+    @property
+    def weights(self) -> _Weights:
+        return self.sample.target if self.turned else self.sample.source
+
+    @property
+    def made(self) -> _Weights:
+        return self.sample.source if self.turned else self.sample.target
+
+    @property
+    def given(self) -> tuple[Recipe, Mapping[str, Any]]:
+        return self.recipe, self.sample.sizes
+
+    @property
+    def needs_template(self) -> bool:
+        return ("source" if self.turned else "target") in self.sample.templates
+
+    @property
+    def file(self) -> Path:
+        return self.saved(self.weights, "given")
+
+    @property
+    def destination(self) -> Path:
+        return self._place("made", turned=not self.turned) / "made.npz"
+
+    def back(self) -> Path:
+        return self._place("back", turned=self.turned) / "back.npz"
+
+    def joined(self, *parts: str) -> str:
+        return ("." if self.side.layout == "torch" else "/").join(parts)
+
+    def saved(self, weights: _Weights, name: str) -> Path:
+        """Save weights as numpy does, next to the side's config."""
+        path = self._place(name, turned=self.turned) / "weights.npz"
+        np.savez(path, **weights)  # type: ignore[arg-type]
+        return path
+
+    def template(self, weights: _Weights) -> Path:
+        path = self._place("like", turned=not self.turned) / "like.npz"
+        np.savez(path, **{name: np.zeros_like(value) for name, value in weights.items()})  # type: ignore[arg-type]
+        return path
+
+    def convert(self, file: Path, destination: Path, *, turned: bool = False) -> Report:
+        """Convert strictly with the recipe; ``turned`` for the way back."""
+        destination.unlink(missing_ok=True)
+        side, wanted = (self.side, self.weights) if turned else (self.other, self.made)
+        needs = ("source" if self.turned == (not turned) else "target") in self.sample.templates
+        like = self.template(wanted) if needs else None
+        return convert(
+            file, destination, to=side.layout, like=like, recipe=self.given, registry=self.registry
+        )
+
+    def refuses(self, source: Any) -> bool:
+        """Return whether a conversion is refused."""
+        try:
+            self.plan(source)
+        except BridgeError:
+            return True
+        return False
+
+    def plan(self, source: Any) -> Plan:
+        """Plan a conversion as `convert` would do it."""
+        like = self.template(self.made) if self.needs_template else None
+        return plan_conversion(
+            source, to=self.other.layout, like=like, recipe=self.given, registry=self.registry
+        )
+
+    def check(
+        self, path: Path, expected: _Weights, what: str, tolerance: float, *, turned: bool = False
+    ) -> None:
+        """Compare a file with the weights that it should hold."""
+        joint = "." if (self.side if turned else self.other).layout == "torch" else "/"
+        with open_state(path, registry=self.registry) as state:
+            found = {_named(key, joint, expected): state[key] for key in state}
+        wanted = {name: value for name, value in expected.items() if name in found or self._is_written(name)}
+        assert found.keys() == wanted.keys(), (
+            f"{what}: {sorted(wanted.keys() - found.keys())[:5]} are missing, "
+            f"{sorted(found.keys() - wanted.keys())[:5]} are too many"
+        )
+        for name, value in wanted.items():
+            assert found[name].shape == value.shape, (
+                f"{what}: {name} is {found[name].shape}, expected {value.shape}"
+            )
+            if not tolerance:
+                assert same_bits(found[name], value), f"{what}: {name} has other values"
+                continue
+            largest = float(np.abs(value.astype(np.float64)).max(initial=0.0))
+            apart = np.abs(found[name].astype(np.float64) - value.astype(np.float64)).max(initial=0.0)
+            assert apart <= tolerance * largest, f"{what}: {name} differs by {apart}"
+
+    def _is_written(self, name: str) -> bool:
+        return name not in self.sample.not_written
+
+    def _place(self, name: str, *, turned: bool) -> Path:
+        place = self.folder / name
+        place.mkdir(parents=True, exist_ok=True)
+        config = self.sample.target_config if turned else self.sample.source_config
+        if config is not None:
+            (place / "config.json").write_text(json.dumps(config))
+        return place
+
+
+def _named(key: tuple[str, ...], joint: str, expected: _Weights) -> str:
+    """Return a key as the sample writes it; parts may hold the separator."""
+    return next((name for name in (joint.join(key), *_spellings(key)) if name in expected), joint.join(key))
+
+
+def _spellings(key: tuple[str, ...]) -> tuple[str, str]:
+    return ".".join(key), "/".join(key)
