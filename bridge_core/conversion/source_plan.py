@@ -56,7 +56,7 @@ def plan_source(
 
         is_guided = known.model is not None or known.like is not None
         plan = with_named_recipes(plan, state, options, registry, guided=is_guided)
-    elif options.recipe != "none" and state.layout != "neutral":
+    elif options.recipe not in (None, "none") and state.layout != "neutral":
         from bridge_core.conversion.recipe_fit import fitted
 
         plan = fitted(plan, planned, options, registry)

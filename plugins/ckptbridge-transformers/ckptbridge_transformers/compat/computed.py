@@ -1,4 +1,4 @@
-"""What a torch model computes itself and no checkpoint of Flax holds: tables of positions, frequencies, masks."""
+"""What a torch model computes itself and no checkpoint of Flax holds: positions, frequencies, masks."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def compute(model: Any) -> None:
             del empty[name]
     if empty:
         raise UsageError(
-            f"{len(empty)} tensors of {type(model).__name__} are on the meta device, have no weights, and the "
-            f"class does not make them from the config: {listed(empty)}.",
+            f"{len(empty)} tensors of {type(model).__name__} are on the meta device and have no weights, and "
+            f"the class does not make them from the config: {listed(empty)}.",
             hint="Pass a model in memory, not on the meta device.",
         )
 
@@ -94,7 +94,7 @@ def _at(model: Any, name: str) -> Any:
 
 
 def _twin(model: Any) -> Any:
-    """Return a new model with the same config; its parameters need no memory where transformers can do that."""
+    """Return a new model with the same config, if possible without memory for its parameters."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(quiet())
         with contextlib.suppress(ImportError):

@@ -196,7 +196,7 @@ def _load_from_flax(cls: type[Any], model: Any, checkpoint_files: list[str]) -> 
 
 
 def _with_loading_info(original: Any, longt5: type[Any]) -> Any:
-    """Return ``from_pretrained``, with what was missing and unexpected where transformers gives None for Flax.
+    """Return ``from_pretrained``, with the loading info for Flax, where transformers gives None.
 
     LongT5's own method ties all that is missing to the embeddings, as old checkpoints of torch need; here it
     is told of nothing.

@@ -14,7 +14,10 @@ from ckptbridge_transformers.loading import Loaded, left_out_text
 
 __all__ = ["log_loading_flax", "log_loading_torch", "log_narrow"]
 
-_TRAIN = "You should probably TRAIN this model on a down-stream task to be able to use it for predictions and inference."
+_TRAIN = (
+    "You should probably TRAIN this model on a down-stream task to be able to use it for predictions and "
+    "inference."
+)
 
 
 def log_loading_torch(
@@ -36,8 +39,8 @@ def log_loading_torch(
             "- This IS expected if you are initializing %s from a Flax model trained on another task or with "
             "another architecture (e.g. initializing a BertForSequenceClassification model from a "
             "FlaxBertForPreTraining model).\n"
-            "- This IS NOT expected if you are initializing %s from a Flax model that you expect to be exactly "
-            "identical (e.g. initializing a BertForSequenceClassification model from a "
+            "- This IS NOT expected if you are initializing %s from a Flax model that you expect to be "
+            "exactly identical (e.g. initializing a BertForSequenceClassification model from a "
             "FlaxBertForSequenceClassification model).",
             *(name, sorted(map(join_key, loaded.unexpected)), name, name),
         )
@@ -93,8 +96,8 @@ def log_loading_flax(
             "- This IS expected if you are initializing %s from the checkpoint of a model trained on another "
             "task or with another architecture (e.g. initializing a BertForSequenceClassification model from "
             "a BertForPreTraining model).\n"
-            "- This IS NOT expected if you are initializing %s from the checkpoint of a model that you expect "
-            "to be exactly identical (initializing a BertForSequenceClassification model from a "
+            "- This IS NOT expected if you are initializing %s from the checkpoint of a model that you "
+            "expect to be exactly identical (initializing a BertForSequenceClassification model from a "
             "BertForSequenceClassification model).",
             *(source, name, _keys(loaded.unexpected), name, name),
         )

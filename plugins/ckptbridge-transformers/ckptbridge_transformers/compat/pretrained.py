@@ -136,7 +136,9 @@ def resolved_token(token: Any, kwargs: dict[str, Any]) -> Any:
         stacklevel=3,
     )
     if token is not None:
-        raise ValueError("`token` and `use_auth_token` are both specified. Please set only the argument `token`.")
+        raise ValueError(
+            "`token` and `use_auth_token` are both specified. Please set only the argument `token`."
+        )
     return old
 
 
