@@ -67,9 +67,11 @@ def recognised_recipes(state: FlatState, registry: Registry) -> tuple[Recognised
     if state.layout == "neutral" or not registry.recipes:
         return ()
     checkpoint = _Checkpoint(state, registry)
+    parts = frozenset(name for key in state for part in key for name in part.replace(".", "/").split("/"))
     return tuple(
         RecognisedRecipe(recipe, turned)
         for recipe in registry.recipes.values()
+        if recipe.may_fit(parts)
         for turned in (False, True)
         if checkpoint.lacks(recipe.sides[turned]) is None
     )

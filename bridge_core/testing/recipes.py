@@ -102,8 +102,8 @@ class RecipeContract(ABC):
         """And the rules can be loaded, and read backwards."""
         recipe = self.recipe
         assert recipe.title
-        assert recipe.facts
-        assert recipe.licence
+        assert recipe.header.facts
+        assert recipe.header.licence
         rules = load_rules(recipe.path)
         assert rules
         for rule in rules:
