@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,10 +19,10 @@ from bridge_core.conversion.options import ConversionOptions
 from bridge_core.errors import RuleError
 from bridge_core.messages import listed
 from bridge_core.plan import Dropped, Plan, RecipeProblem, Step
-from bridge_core.plugins import Registry
+from bridge_core.plugins import Recipe, Registry
 from bridge_core.resolve import side_of
 from bridge_core.rules import KeyIndex, Pattern, oriented
-from bridge_core.state import FlatState, Key
+from bridge_core.state import FlatState, Key, join_key
 
 if TYPE_CHECKING:
     from bridge_core.resolve import NamedSide
@@ -45,11 +46,19 @@ def fitted(plan: Plan, state: FlatState, options: ConversionOptions, registry: R
         registry: The plugins.
     """
     plan = _without_strangers(plan, options)
+    # A recipe has rules for several variants of its model: that some are not used is no news.
+    origin = f"rule {options.recipe.path}:" if isinstance(options.recipe, Recipe) else None
+    plan = replace(plan, notes=tuple(note for note in plan.notes if not (origin and note.startswith(origin))))
     if not plan.ok or options.permissions.allow_missing or options.part is not None:
         return plan
     rules = oriented(options.rules, state.layout or options.to, options.to, registry.frameworks)
     config = config_beside(state)
-    lacking = _lacking([(rule, rule.sources) for rule in rules], side_of(state, registry), config)
+    side = side_of(state, registry)
+    lacking = (
+        _lone_biases(plan)
+        or _unmatched_rows(rules, side)
+        or _lacking([(rule, rule.sources) for rule in rules], side, config)
+    )
     what = "the checkpoint has"
     if not lacking and options.to != "neutral":
         result = side_of(plan.apply(state), registry)
@@ -90,29 +99,59 @@ def _lacking(
 ) -> list[str]:
     """Return the names that are missing in lists whose other entries are complete.
 
-    Optional rules may match some entries only, and so may others by the numbers that they admit.
+    Optional rules may match some entries only, and so may others by the numbers that they admit. But what
+    several rules with conditions name, one of them takes in each entry.
     """
+    patterns = [(rule, tuple(several)) for rule, several in patterns]
+    choices = Counter(str(pattern) for rule, several in patterns if rule.when for pattern in set(several))
     index = KeyIndex(side.names)
     lists_by_path: dict[str, dict[str, _Present]] = {}
     for rule, several in patterns:
-        if rule.optional or rule.fallback or rule.action not in _TAKING:
+        if rule.fallback or rule.action not in _TAKING:
             continue
         for pattern in several:
+            if rule.optional and not (rule.when and choices[str(pattern)] > 1):
+                continue
             read = side.read(pattern)
-            text = str(Pattern(read.segments))  # as the names are, where it was written in another way
-            lists = _lists_of(text)
+            lists = _lists_of(str(Pattern(read.segments)))
             if pattern.may_be_absent or not lists:
                 continue
-            for captures in filter(None, map(read.match, index.candidates(read))):
-                for count, path in lists:
+            for name in index.candidates(read):
+                captures = read.match(name)
+                text = _text_for(read, name)
+                for count, path in lists if captures is not None else ():
                     present = lists_by_path.setdefault(path, {}).setdefault(text, _Present(read.numbers))
-                    present.add(rule, captures, count)
+                    present.add(rule, captures, count)  # type: ignore[arg-type]
     lacking = []
     for entries in lists_by_path.values():
         every = set(itertools.chain.from_iterable(present.numbers for present in entries.values()))
         for text, present in entries.items():
             absent = sorted(every - present.numbers, key=_in_order)
             lacking += [_with_numbers(text, numbers) for numbers in absent if present.may_be(numbers, config)]
+    return list(dict.fromkeys(lacking))
+
+
+def _lone_biases(plan: Plan) -> list[str]:
+    """Return the layers of which a checkpoint has only the bias, which no layer explains."""
+    lone = (step.sources[0] for step in plan.steps if step.evidence == "unclaimed" and step.sources)
+    return [f"weight for {join_key(key)}" for key in lone if key[-1] == "bias"]
+
+
+def _unmatched_rows(rules: Iterable[Rule], side: NamedSide) -> list[str]:
+    """Return the patterns of rules that match nothing, each row of a table being a rule of its own.
+
+    Rules outside of recipes are unmatched only if no row of their table matches.
+    """
+    index = KeyIndex(side.names)
+    lacking = []
+    for rule in rules:
+        if rule.optional or rule.fallback or rule.when or rule.action not in _TAKING:
+            continue
+        for pattern in rule.sources:
+            read = side.read(pattern)
+            found = any(read.match(name) is not None for name in index.candidates(read))
+            if not found and not pattern.may_be_absent:
+                lacking.append(str(Pattern(read.segments)))
     return list(dict.fromkeys(lacking))
 
 
@@ -158,6 +197,15 @@ def _lists_of(pattern: str) -> list[tuple[int, str]]:
         elif "{" in segment or "*" in segment:
             break
     return lists
+
+
+def _text_for(pattern: Pattern, name: Key) -> str:
+    """Return a pattern with only its numbers open, for a name that it matches; with ``**`` as it is."""
+    segments = pattern.segments
+    if len(segments) != len(name) or "**" in str(pattern):
+        return str(Pattern(segments))
+    texts = (str(Pattern((segment,))) for segment in segments)
+    return ".".join(text if _NUMBER.search(text) else part for text, part in zip(texts, name, strict=True))
 
 
 def _with_numbers(text: str, numbers: Iterable[str]) -> str:

@@ -67,9 +67,11 @@ def recognised_recipes(state: FlatState, registry: Registry) -> tuple[Recognised
     if state.layout == "neutral" or not registry.recipes:
         return ()
     checkpoint = _Checkpoint(state, registry)
+    parts = frozenset(name for key in state for part in key for name in part.replace(".", "/").split("/"))
     return tuple(
         RecognisedRecipe(recipe, turned)
         for recipe in registry.recipes.values()
+        if recipe.may_fit(parts)
         for turned in (False, True)
         if checkpoint.lacks(recipe.sides[turned]) is None
     )
@@ -115,7 +117,8 @@ def with_recipe(
     if recipe is None:
         return state, options
     if state.layout == "neutral":
-        return state, replace(options, rules=(*options.rules, *_neutral_rules(state, recipe)))
+        rules = _neutral_rules(state, recipe)
+        return state, replace(options, rules=(*options.rules, *rules), recipe=recipe)
     checkpoint = _Checkpoint(state, registry)
     reasons = [checkpoint.lacks(side) for side in recipe.sides]
     fitting = [RecognisedRecipe(recipe, bool(n)) for n, reason in enumerate(reasons) if reason is None]
@@ -135,7 +138,7 @@ def with_recipe(
     if chosen.turned and recipe.source.layout == recipe.target.layout:
         rules = tuple(rule.reversed() for rule in rules)
     model = _NONE if options.model is None else options.model
-    return state, replace(options, rules=(*options.rules, *rules), model=model)
+    return state, replace(options, rules=(*options.rules, *rules), recipe=recipe, model=model)
 
 
 def with_named_recipes(
@@ -164,7 +167,7 @@ def with_named_recipes(
         return plan
     own = [one for one in recognised if not one.side.plain]
     if own and not guided and options.like is None and options.model is None:
-        problem = RecipeProblem(_needed_text(own, options.to), _way(own), _names(own))
+        problem = RecipeProblem(_needed_text(own), f"\n{_way(own)}", _names(own))
         return replace(plan, problems=replace(plan.problems, recipe=problem))
     if plan.ok:
         return plan
@@ -181,7 +184,7 @@ def refuse_if_recognised(state: FlatState, options: ConversionOptions, registry:
     """
     found = list(recognised_recipes(state, registry))
     if found:
-        problem = RecipeProblem(_needed_text(found, options.to), _way(found, none=False), _names(found))
+        problem = RecipeProblem(_needed_text(found), f"\n{_way(found, none=False)}", _names(found))
         error = problem.error()
         error.path = state.metadata.provenance.get("path")
         raise error
@@ -191,11 +194,11 @@ def _names(found: Iterable[RecognisedRecipe]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(one.recipe.name for one in found))
 
 
-def _needed_text(found: list[RecognisedRecipe], to: str) -> str:
+def _needed_text(found: list[RecognisedRecipe]) -> str:
     lines = "".join(f"\n  {one.recipe.name}: to {one.other.name}" for one in found)
     return (
-        f"the tensors have the names of {found[0].side.name}. Converted only by names and shapes they would "
-        f"keep these, which no other model is known to have; recipes make others of them:{lines}"
+        f"the tensors have the names of {found[0].side.name}, which a conversion by names and shapes would "
+        f"keep. Recipes give them other ones:{lines}"
     )
 
 

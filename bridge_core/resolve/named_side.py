@@ -176,7 +176,7 @@ class NamedSide:
         """Return whether a pattern matches a name of the side, which it may begin with a collection."""
         if self._has(pattern, of_paths):
             return True
-        begins = pattern.segments and pattern.segments[0] in self.collections
+        begins = pattern.segments and pattern.segments[0] in self.collections and not pattern.collection
         return bool(begins) and self._has(pattern.read_as(pattern.segments[1:]), of_paths)
 
     def _has(self, pattern: Pattern, of_paths: bool) -> bool:

@@ -37,7 +37,7 @@ class RecipeSample:
 
     Args:
         source: Name -> array, on the recipe's source side. Parts of names are joined by dots for torch, and
-            by slashes for trees, as in ``params/Dense_0/kernel``.
+            by slashes for trees, as in ``encoder/Dense_0/kernel``.
         target: Likewise on its target side.
         name: What the sample is, for test ids.
         source_config: The ``config.json`` next to the source's checkpoints; None for none.
@@ -102,8 +102,8 @@ class RecipeContract(ABC):
         """And the rules can be loaded, and read backwards."""
         recipe = self.recipe
         assert recipe.title
-        assert recipe.facts
-        assert recipe.licence
+        assert recipe.header.facts
+        assert recipe.header.licence
         rules = load_rules(recipe.path)
         assert rules
         for rule in rules:
