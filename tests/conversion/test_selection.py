@@ -293,10 +293,10 @@ def test_less_evidence_does_not_decide_more(tmp_path):
     assert not plan.ok
     alone = bridge_core.plan_conversion(weights, to="flax", layout="torch", only=["a.d"], check=False)
     assert not alone.ok
-    rows = bridge_core.plan_conversion(
-        weights, to="flax", layout="torch", only=["a.d", "a.d.weight=2"], check=False
+    columns = bridge_core.plan_conversion(
+        weights, to="flax", layout="torch", only=["a.d", "a.d.weight[1]=2"], check=False
     )
-    assert not rows.ok
+    assert not columns.ok
 
 
 class Counted:
@@ -354,6 +354,20 @@ def test_ties_stay(tmp_path):
     for one, other in (("embed", "head"), ("head", "embed")):
         convert(tmp_path / "m.pt", tmp_path / f"{one}.pt", to="torch", only=one)
         assert list(torch.load(tmp_path / f"{one}.pt")) == [f"{one}.weight"], other
+
+
+def test_a_tensor_that_another_stands_for(tmp_path):
+    """The template has only the table; the head alone does not fill it."""
+    torch = pytest.importorskip("torch")
+    table = torch.randn(20, 4)
+    torch.save({"embed.weight": table, "head.weight": table}, tmp_path / "m.pt")
+    save_file({"embed.embedding": values(20, 4)}, tmp_path / "like.safetensors")
+    like = open_state(tmp_path / "like.safetensors", layout="flax")
+    whole = bridge_core.plan_conversion(tmp_path / "m.pt", to="flax", like=like)
+    assert [drop.tied_to for drop in whole.dropped] == [("embed", "weight")]
+    assert bridge_core.plan_conversion(tmp_path / "m.pt", to="flax", like=like, only="embed").ok
+    with refused(MismatchError, "head.weight"):
+        bridge_core.plan_conversion(tmp_path / "m.pt", to="flax", like=like, only="head")
 
 
 def test_a_sharded_source(tmp_path):
