@@ -293,10 +293,13 @@ def test_less_evidence_does_not_decide_more(tmp_path):
     assert not plan.ok
     alone = bridge_core.plan_conversion(weights, to="flax", layout="torch", only=["a.d"], check=False)
     assert not alone.ok
-    columns = bridge_core.plan_conversion(
-        weights, to="flax", layout="torch", only=["a.d", "a.d.weight[1]=2"], check=False
+    weights |= {"b.weight": values(6, 4), "b.bias": values(6)}
+    rows = ["b.weight=3", "b.bias=3"]
+    planned_anew = bridge_core.plan_conversion(
+        weights, to="flax", layout="torch", only=["a.d", *rows], check=False
     )
-    assert not columns.ok
+    assert set(planned_anew.ambiguous) == {("a", "d", "weight"), ("a", "d", "bias")}
+    assert bridge_core.plan_conversion(weights, to="flax", layout="torch", only=["b", *rows]).ok
 
 
 class Counted:
