@@ -73,7 +73,7 @@ def with_params(tree):
 
 
 class Port(RecipeContract):
-    """What is left out for JAX is zeros here, as it is made for torch."""
+    """What is left out for JAX is zeros here, since zeros are made for torch."""
 
     sizes = PI0
 
@@ -108,7 +108,7 @@ class Policy(RecipeContract):
         yield RecipeSample(
             with_head(weights, before, 1.0),
             with_params(tree),
-            "head apart",
+            "another head",
             sizes=BOTH,
             not_written=frozenset([f"{before}{HEAD}"]),
             tolerance=1e-12,
