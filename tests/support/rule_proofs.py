@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import ckptbridge_recipes
 import flax.serialization
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,11 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 import bridge_core
+import ckptbridge_recipes
 from support.arrays import assert_same_bits
 
 __all__ = [
+    "RECIPES",
     "RULES",
     "arrays",
     "assert_same_outputs",
@@ -32,6 +35,7 @@ __all__ = [
 ]
 
 RULES = Path(__file__).parents[1] / "data" / "rules"
+RECIPES = Path(ckptbridge_recipes.__file__).parent / "recipes"
 
 
 def randomised(module, seed=0):
