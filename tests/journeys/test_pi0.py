@@ -1,4 +1,4 @@
-"""The guide "From pi0 in JAX to PyTorch" runs as it stands."""
+"""The guide "From pi0 in JAX to PyTorch" runs unchanged."""
 
 from importlib.metadata import entry_points
 from pathlib import Path
