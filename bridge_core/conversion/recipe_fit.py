@@ -46,9 +46,10 @@ def fitted(plan: Plan, state: FlatState, options: ConversionOptions, registry: R
         registry: The plugins.
     """
     plan = _without_strangers(plan, options)
-    # A recipe has rules for several variants of its model: that some are not used is no news.
+    # A recipe has rules for several variants of its model: that some are not used is no news, but losses are.
     origin = f"rule {options.recipe.path}:" if isinstance(options.recipe, Recipe) else None
-    plan = replace(plan, notes=tuple(note for note in plan.notes if not (origin and note.startswith(origin))))
+    notes = (n for n in plan.notes if not (origin and n.startswith(origin)) or "the way back" in n)
+    plan = replace(plan, notes=tuple(notes))
     if not plan.ok or options.permissions.allow_missing or options.part is not None:
         return plan
     rules = oriented(options.rules, state.layout or options.to, options.to, registry.frameworks)

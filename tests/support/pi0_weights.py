@@ -83,7 +83,7 @@ def torch_weights(tree, paligemma, expert=None, root="", head=None):
         head: Name of the action expert's head, which openpi's JAX does not have.
     """
     vision, projector, language = paligemma
-    made = {f"{language}.embed_tokens.weight": tree["PaliGemma/llm/embedder/input_embedding"]}
+    renamed = {f"{language}.embed_tokens.weight": tree["PaliGemma/llm/embedder/input_embedding"]}
     for end, model in (("", language), ("_1", expert)):
         if model is None:
             continue
@@ -101,22 +101,22 @@ def torch_weights(tree, paligemma, expert=None, root="", head=None):
                 "mlp.up_proj": gates[1].T,
                 "mlp.down_proj": tree[f"{layers}/mlp{end}/linear"][i].T,
             }
-            made |= {f"{model}.layers.{i}.{name}.weight": value for name, value in weights.items()}
+            renamed |= {f"{model}.layers.{i}.{name}.weight": value for name, value in weights.items()}
             norms = {"input_layernorm": "pre_attention_norm", "post_attention_layernorm": "pre_ffw_norm"}
             for name, own in norms.items():
-                made |= norm(tree, f"{layers}/{own}{end}", f"{model}.layers.{i}.{name}", i)
-        made |= norm(tree, f"PaliGemma/llm/final_norm{end}", f"{model}.norm", ...)
-    made |= vision_weights(tree, vision)
+                renamed |= norm(tree, f"{layers}/{own}{end}", f"{model}.layers.{i}.{name}", i)
+        renamed |= norm(tree, f"PaliGemma/llm/final_norm{end}", f"{model}.norm", ...)
+    renamed |= vision_weights(tree, vision)
     dense = {"PaliGemma/img/head": f"{projector}.linear"}
     dense |= {
         name[:-7]: root + name[:-7] for name in tree if name.count("/") == 1 and name.endswith("kernel")
     }
     for own, name in dense.items():
-        made |= {f"{name}.weight": tree[f"{own}/kernel"].T, f"{name}.bias": tree[f"{own}/bias"]}
+        renamed |= {f"{name}.weight": tree[f"{own}/kernel"].T, f"{name}.bias": tree[f"{own}/bias"]}
     if head is not None:
         width = tree["PaliGemma/llm/layers/mlp_1/linear"].shape[-1]
-        made[head] = np.zeros((len(made[f"{language}.embed_tokens.weight"]), width), np.float32)
-    return {name: np.ascontiguousarray(value) for name, value in made.items()}
+        renamed[head] = np.zeros((len(renamed[f"{language}.embed_tokens.weight"]), width), np.float32)
+    return {name: np.ascontiguousarray(value) for name, value in renamed.items()}
 
 
 def norm(tree, own, name, i):
@@ -128,7 +128,7 @@ def norm(tree, own, name, i):
 
 def vision_weights(tree, vision):
     image, block = "PaliGemma/img", "PaliGemma/img/Transformer/encoderblock"
-    made = {
+    named = {
         f"{vision}.embeddings.patch_embedding.weight": tree[f"{image}/embedding/kernel"].transpose(
             3, 2, 0, 1
         ),
@@ -141,14 +141,14 @@ def vision_weights(tree, vision):
         layer = f"{vision}.encoder.layers.{i}"
         for n in (0, 1):
             kernel, bias = (tree[f"{block}/MlpBlock_0/Dense_{n}/{leaf}"][i] for leaf in ("kernel", "bias"))
-            made |= {f"{layer}.mlp.fc{n + 1}.weight": kernel.T, f"{layer}.mlp.fc{n + 1}.bias": bias}
+            named |= {f"{layer}.mlp.fc{n + 1}.weight": kernel.T, f"{layer}.mlp.fc{n + 1}.bias": bias}
             scale, bias = (tree[f"{block}/LayerNorm_{n}/{leaf}"][i] for leaf in ("scale", "bias"))
-            made |= {f"{layer}.layer_norm{n + 1}.weight": scale, f"{layer}.layer_norm{n + 1}.bias": bias}
+            named |= {f"{layer}.layer_norm{n + 1}.weight": scale, f"{layer}.layer_norm{n + 1}.bias": bias}
         for name, own in {"q_proj": "query", "k_proj": "key", "v_proj": "value"}.items():
             kernel, bias = (tree[f"{block}/{ATTENTION}/{own}/{leaf}"][i] for leaf in ("kernel", "bias"))
-            made[f"{layer}.self_attn.{name}.weight"] = kernel.reshape(len(kernel), -1).T
-            made[f"{layer}.self_attn.{name}.bias"] = bias.reshape(-1)
+            named[f"{layer}.self_attn.{name}.weight"] = kernel.reshape(len(kernel), -1).T
+            named[f"{layer}.self_attn.{name}.bias"] = bias.reshape(-1)
         out = tree[f"{block}/{ATTENTION}/out/kernel"][i]
-        made[f"{layer}.self_attn.out_proj.weight"] = out.reshape(-1, out.shape[-1]).T
-        made[f"{layer}.self_attn.out_proj.bias"] = tree[f"{block}/{ATTENTION}/out/bias"][i]
-    return made
+        named[f"{layer}.self_attn.out_proj.weight"] = out.reshape(-1, out.shape[-1]).T
+        named[f"{layer}.self_attn.out_proj.bias"] = tree[f"{block}/{ATTENTION}/out/bias"][i]
+    return named
