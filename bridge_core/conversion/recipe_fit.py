@@ -49,7 +49,8 @@ def fitted(plan: Plan, state: FlatState, options: ConversionOptions, registry: R
         return plan
     rules = oriented(options.rules, state.layout or options.to, options.to, registry.frameworks)
     config = config_beside(state)
-    lacking = _lacking([(rule, rule.sources) for rule in rules], side_of(state, registry), config)
+    side = side_of(state, registry)
+    lacking = _unmatched_rows(rules, side) or _lacking([(rule, rule.sources) for rule in rules], side, config)
     what = "the checkpoint has"
     if not lacking and options.to != "neutral":
         result = side_of(plan.apply(state), registry)
@@ -113,6 +114,24 @@ def _lacking(
         for text, present in entries.items():
             absent = sorted(every - present.numbers, key=_in_order)
             lacking += [_with_numbers(text, numbers) for numbers in absent if present.may_be(numbers, config)]
+    return list(dict.fromkeys(lacking))
+
+
+def _unmatched_rows(rules: Iterable[Rule], side: NamedSide) -> list[str]:
+    """Return the patterns of rules that match nothing, each row of a table being a rule of its own.
+
+    Rules outside of recipes are unmatched only if no row of their table matches.
+    """
+    index = KeyIndex(side.names)
+    lacking = []
+    for rule in rules:
+        if rule.optional or rule.fallback or rule.when or rule.action not in _TAKING:
+            continue
+        for pattern in rule.sources:
+            read = side.read(pattern)
+            found = any(read.match(name) is not None for name in index.candidates(read))
+            if not found and not pattern.may_be_absent:
+                lacking.append(str(Pattern(read.segments)))
     return list(dict.fromkeys(lacking))
 
 
