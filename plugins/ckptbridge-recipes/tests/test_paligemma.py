@@ -84,7 +84,7 @@ def sample(version, names=OLD_NAMES):
         theirs[f"{block}/MultiHeadDotProductAttention_0/{name}/bias"] = bias
         for n in range(IMAGE_LAYERS):
             at = f"{vision}.encoder.layers.{n}.self_attn.{x}_proj"
-            ours[f"{at}.weight"] = np.concatenate([kernel[n, :, h].T for h in range(IMAGE_HEADS)])
+            ours[f"{at}.weight"] = np.ascontiguousarray(np.concatenate([kernel[n, :, h].T for h in range(IMAGE_HEADS)]))
             ours[f"{at}.bias"] = np.concatenate([bias[n, h] for h in range(IMAGE_HEADS)])
     kernel, bias = normal(IMAGE_LAYERS, IMAGE_HEADS, head, IMAGE_WIDTH), normal(IMAGE_LAYERS, IMAGE_WIDTH)
     theirs[f"{block}/MultiHeadDotProductAttention_0/out/kernel"] = kernel
@@ -110,7 +110,7 @@ def sample(version, names=OLD_NAMES):
     ours[f"{vision}.embeddings.position_embedding.weight"] = places[0]
     linear(f"{projector}.linear", "img/head", IMAGE_WIDTH, WIDTH)
     return RecipeSample(
-        ours,
+        {name: np.ascontiguousarray(value) for name, value in ours.items()},
         theirs,
         name=f"PaliGemma {version}",
         source_config=CONFIG,

@@ -2,8 +2,20 @@
 
 import numpy as np
 import pytest
+import torch
+import transformers
 from support.errors import refused
-from support.rule_proofs import RECIPES, torch_file
+from support.flax_vit import LinenVit
+from support.rule_proofs import (
+    RECIPES,
+    assert_same_outputs,
+    changed,
+    randomised,
+    run_linen,
+    stored,
+    stored_tree,
+    torch_file,
+)
 
 from bridge_core import PlanError, convert
 from bridge_core.plugins import load_recipe
@@ -246,3 +258,64 @@ def test_published_files_become_transformers_model_without_a_head(names, head, t
     state = model.torch(of_transformers(""))
     like = torch_file(state, tmp_path / "like" / "model.safetensors")
     convert(tmp_path / "vit.npz", tmp_path / "made.safetensors", to="torch", recipe=TestVitVisionTransformer.recipe, like=like)
+    assert stored(tmp_path / "made.safetensors").keys() == state.keys()
+
+
+# -- outputs
+
+SIDES = (10, 15)  # of a picture: two by three places
+PICTURES = np.random.default_rng(0).standard_normal((2, *SIDES, 3)).astype(np.float32)
+
+
+def of_the_library():
+    config = transformers.ViTConfig(
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        intermediate_size=HIDDEN,
+        image_size=SIDES,
+        patch_size=PATCH,
+        num_labels=CLASSES,
+        hidden_act="gelu_pytorch_tanh",
+        layer_norm_eps=1e-6,
+        attn_implementation="eager",
+    )
+    return randomised(transformers.ViTForImageClassification(config))
+
+
+def linen_outputs(tree, pool):
+    return run_linen(LinenVit(WIDTH, PATCH, LAYERS, HEADS, HIDDEN, CLASSES, pool), tree, PICTURES)
+
+
+def torch_outputs(model):
+    with torch.no_grad():
+        return model(torch.from_numpy(PICTURES).permute(0, 3, 1, 2)).logits
+
+
+@pytest.mark.slow
+def test_the_outputs_are_those_of_vision_transformer(tmp_path):
+    model = of_the_library()
+    source = torch_file(model, tmp_path / "a" / "model.safetensors", model.config.to_dict())
+    recipe = TestVitVisionTransformer.recipe
+    convert(source, tmp_path / "made.npz", to="flax", recipe=recipe)
+    wanted = torch_outputs(model)
+    assert_same_outputs(linen_outputs(stored_tree(tmp_path / "made.npz"), "original"), wanted)
+
+    # The control: heads and their rows change places, which no shape shows.
+    wrong = changed(recipe.path, "(heads h) d -> d heads h", "(h heads) d -> d heads h", tmp_path)
+    convert(source, tmp_path / "wrong.npz", to="flax", rules=wrong)
+    with pytest.raises(AssertionError):
+        assert_same_outputs(linen_outputs(stored_tree(tmp_path / "wrong.npz"), "original"), wanted)
+
+
+@pytest.mark.slow
+def test_the_outputs_are_those_of_big_vision(tmp_path):
+    weights = Model().flax()
+    np.savez(tmp_path / "vit.npz", **{f"params/{name}": value for name, value in weights.items()})
+    convert(tmp_path / "vit.npz", tmp_path / "made.safetensors", to="torch", recipe=TestVitBigVision.recipe)
+    model = of_the_library()
+    made = {name: torch.from_numpy(value) for name, value in stored(tmp_path / "made.safetensors").items()}
+    model.load_state_dict(made, strict=True)
+    wanted = torch_outputs(model)
+    tree = {f"params/{name}": value for name, value in weights.items()}
+    assert_same_outputs(linen_outputs(tree, "tok"), wanted)
