@@ -109,6 +109,15 @@ class Model:
             tree["MAPHead_0/probe"] = self.pool["probe"]
         return tree
 
+    def bonsai(self):
+        """Return the state of bonsai's NNX model: other names, and the row and the places together."""
+        tree = {}
+        for name, value in self.flax(positions=IN_A_MODULE).items():
+            for old, new in BONSAI.items():
+                name = name.replace(old, new)
+            tree[name] = value
+        return tree
+
     def torch(self, names):
         """Return the state of transformers' or timm's model."""
         state = {}
@@ -185,7 +194,23 @@ TIMM = {
 
 IN_A_MODULE = "Transformer/posembed_input/pos_embedding"
 
+BONSAI = {
+    IN_A_MODULE: "pos_embeddings/pos_embeddings",
+    "Transformer/encoderblock_": "layers/",
+    "Transformer/encoder_norm": "ln",
+    "MultiHeadDotProductAttention_0": "attention",
+    "MlpBlock_0/Dense_0": "linear1",
+    "MlpBlock_0/Dense_1": "linear2",
+    "LayerNorm_0": "layernorm_before",
+    "LayerNorm_1": "layernorm_after",
+    "embedding/": "pos_embeddings/projection/",
+    "cls": "pos_embeddings/cls_token",
+    "head/": "classifier/",
+}
+"""The names of vision_transformer -> those of bonsai."""
 
+
+@pytest.mark.slow
 class TestVitVisionTransformer(RecipeContract):
     recipe = load_recipe(RECIPES / "vit-vision-transformer.toml")
 
@@ -210,6 +235,22 @@ class TestVitBigVision(RecipeContract):
         )
 
 
+@pytest.mark.slow
+class TestVitBonsai(RecipeContract):
+    recipe = load_recipe(RECIPES / "vit-bonsai.toml")
+
+    def samples(self):
+        model = Model()
+        yield RecipeSample(
+            model.torch(of_transformers("vit.")),
+            model.bonsai(),
+            source_config=CONFIG,
+            sizes={"heads": HEADS},
+            name="classifier",
+        )
+
+
+@pytest.mark.slow
 class TestVitTimmVisionTransformer(RecipeContract):
     recipe = load_recipe(RECIPES / "vit-timm-vision-transformer.toml")
 
@@ -222,6 +263,7 @@ class TestVitTimmVisionTransformer(RecipeContract):
         yield RecipeSample(model.torch(TIMM), tree, sizes={"heads": HEADS}, name="pre_logits")
 
 
+@pytest.mark.slow
 class TestVitTimmBigVision(RecipeContract):
     recipe = load_recipe(RECIPES / "vit-timm-big-vision.toml")
 
