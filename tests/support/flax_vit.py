@@ -57,8 +57,8 @@ class LinenVit(nn.Module):
         if self.pool in ("tok", "original"):
             token = self.param("cls", nn.initializers.zeros, (1, 1, self.width))
             x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, self.width)), x], axis=1)
-        encoder = Transformer(self.layers, self.heads, self.hidden, self.pool == "original", name="Transformer")
-        x = encoder(x)
+        sizes = self.layers, self.heads, self.hidden
+        x = Transformer(*sizes, self.pool == "original", name="Transformer")(x)
         if self.pool == "map":
             x = MAPHead(self.heads, self.hidden, name="MAPHead_0")(x)
         else:

@@ -1,6 +1,7 @@
 """CLIP of transformers and of OpenAI's code: one model's weights under both sides' names, made by hand."""
 
 import numpy as np
+import pytest
 from support.rule_proofs import RECIPES
 
 from bridge_core.plugins import load_recipe
@@ -69,3 +70,7 @@ class TestClipOpenai(RecipeContract):
 
     def samples(self):
         yield sample("two towers of different sizes")
+
+    @pytest.mark.slow
+    def test_a_tensor_less_is_refused(self, tmp_path):
+        super().test_a_tensor_less_is_refused(tmp_path)

@@ -217,7 +217,13 @@ class TestVitVisionTransformer(RecipeContract):
     def samples(self):
         model = Model()
         tree = model.flax(positions=IN_A_MODULE)
-        yield RecipeSample(model.torch(of_transformers("vit.")), tree, source_config=CONFIG, sizes={"heads": HEADS}, name="classifier")
+        yield RecipeSample(
+            model.torch(of_transformers("vit.")),
+            tree,
+            source_config=CONFIG,
+            sizes={"heads": HEADS},
+            name="classifier",
+        )
 
 
 class TestVitBigVision(RecipeContract):
@@ -233,6 +239,10 @@ class TestVitBigVision(RecipeContract):
             tolerance=1e-30,  # all is exact, which only the values show: that the row is of zeros
             name="classifier",
         )
+
+    @pytest.mark.slow
+    def test_a_tensor_less_is_refused(self, tmp_path):
+        super().test_a_tensor_less_is_refused(tmp_path)
 
 
 @pytest.mark.slow
@@ -299,7 +309,13 @@ def test_published_files_become_transformers_model_without_a_head(names, head, t
     np.savez(tmp_path / "vit.npz", **model.flax(names, IN_A_MODULE))
     state = model.torch(of_transformers(""))
     like = torch_file(state, tmp_path / "like" / "model.safetensors")
-    convert(tmp_path / "vit.npz", tmp_path / "made.safetensors", to="torch", recipe=TestVitVisionTransformer.recipe, like=like)
+    convert(
+        tmp_path / "vit.npz",
+        tmp_path / "made.safetensors",
+        to="torch",
+        recipe=TestVitVisionTransformer.recipe,
+        like=like,
+    )
     assert stored(tmp_path / "made.safetensors").keys() == state.keys()
 
 

@@ -1,6 +1,7 @@
 """Whisper of transformers and of OpenAI's code: one model's weights under both sides' names, made by hand."""
 
 import numpy as np
+import pytest
 from support.rule_proofs import RECIPES
 
 from bridge_core.plugins import load_recipe
@@ -54,3 +55,7 @@ class TestWhisperOpenai(RecipeContract):
 
     def samples(self):
         yield sample("a decoder with more layers than the encoder")
+
+    @pytest.mark.slow
+    def test_a_tensor_less_is_refused(self, tmp_path):
+        super().test_a_tensor_less_is_refused(tmp_path)
