@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from support.rule_proofs import RECIPES
+from support.rule_proofs import RECIPES, assert_same_tree, stored, torch_file
 
+from bridge_core import convert
 from bridge_core.plugins import load_recipe
 from bridge_core.testing import RecipeContract, RecipeSample
 
@@ -74,3 +75,18 @@ class TestClipOpenai(RecipeContract):
     @pytest.mark.slow
     def test_a_tensor_less_is_refused(self, tmp_path):
         super().test_a_tensor_less_is_refused(tmp_path)
+
+
+def test_sizes_and_buffers_that_some_files_have_are_left_out(tmp_path):
+    one = sample("with more")
+    numbers = np.arange(5)[None]
+    places = {f"{side}_model.embeddings.position_ids": numbers for side in ("text", "vision")}
+    sizes = {name: np.int64(7) for name in ("input_resolution", "context_length", "vocab_size")}
+    for given, weights in (
+        ({**one.source, **places}, one.target),
+        ({**one.target, **sizes, "attn_mask": numbers}, one.source),
+    ):
+        source = torch_file(given, tmp_path / "a" / "model.safetensors")
+        made = tmp_path / "made.safetensors"
+        convert(source, made, to="torch", recipe=TestClipOpenai.recipe, overwrite=True)
+        assert_same_tree(stored(made), dict(weights))

@@ -9,6 +9,7 @@ from support.flax_vit import LinenVit
 from support.rule_proofs import (
     RECIPES,
     assert_same_outputs,
+    assert_same_tree,
     changed,
     randomised,
     run_linen,
@@ -30,7 +31,7 @@ BEFORE_LINEN = {"attention": "MultiHeadDotProductAttention_1", "mlp": "MlpBlock_
 
 
 class Model:
-    """Random weights of a vision transformer, by what they are: axes as Flax has them, heads apart.
+    """Random weights of a vision transformer, by what they are; axes are as Flax has them.
 
     Args:
         token: Whether there is a class token.
@@ -316,7 +317,7 @@ def test_published_files_become_transformers_model_without_a_head(names, head, t
         recipe=TestVitVisionTransformer.recipe,
         like=like,
     )
-    assert stored(tmp_path / "made.safetensors").keys() == state.keys()
+    assert_same_tree(stored(tmp_path / "made.safetensors"), state)
 
 
 # -- outputs
@@ -356,14 +357,14 @@ def test_the_outputs_are_those_of_vision_transformer(tmp_path):
     source = torch_file(model, tmp_path / "a" / "model.safetensors", model.config.to_dict())
     recipe = TestVitVisionTransformer.recipe
     convert(source, tmp_path / "made.npz", to="flax", recipe=recipe)
-    wanted = torch_outputs(model)
-    assert_same_outputs(linen_outputs(stored_tree(tmp_path / "made.npz"), "original"), wanted)
+    logits = torch_outputs(model)
+    assert_same_outputs(linen_outputs(stored_tree(tmp_path / "made.npz"), "original"), logits)
 
     # The control: heads and their rows change places, which no shape shows.
     wrong = changed(recipe.path, "(heads h) d -> d heads h", "(h heads) d -> d heads h", tmp_path)
     convert(source, tmp_path / "wrong.npz", to="flax", rules=wrong)
     with pytest.raises(AssertionError):
-        assert_same_outputs(linen_outputs(stored_tree(tmp_path / "wrong.npz"), "original"), wanted)
+        assert_same_outputs(linen_outputs(stored_tree(tmp_path / "wrong.npz"), "original"), logits)
 
 
 @pytest.mark.slow
@@ -374,6 +375,6 @@ def test_the_outputs_are_those_of_big_vision(tmp_path):
     model = of_the_library()
     made = {name: torch.from_numpy(value) for name, value in stored(tmp_path / "made.safetensors").items()}
     model.load_state_dict(made, strict=True)
-    wanted = torch_outputs(model)
+    logits = torch_outputs(model)
     tree = {f"params/{name}": value for name, value in weights.items()}
-    assert_same_outputs(linen_outputs(tree, "tok"), wanted)
+    assert_same_outputs(linen_outputs(tree, "tok"), logits)

@@ -60,14 +60,14 @@ def test_there_and_back(pool, tmp_path):
     model = ours(pool)
     source = torch_file(model, tmp_path / "a" / "model.safetensors")
     convert(source, tmp_path / "made.npz", to="flax", recipe=(recipe_for(pool), {"heads": HEADS}))
-    wanted = outputs(model)
-    assert_same_outputs(linen_outputs(stored_tree(tmp_path / "made.npz"), pool), wanted)
+    logits = outputs(model)
+    assert_same_outputs(linen_outputs(stored_tree(tmp_path / "made.npz"), pool), logits)
 
     convert(tmp_path / "made.npz", tmp_path / "back.safetensors", to="torch", recipe=recipe_for(pool))
     other = ours(pool, seed=1)
     back = {name: torch.from_numpy(value) for name, value in stored(tmp_path / "back.safetensors").items()}
     other.load_state_dict(back, strict=True)
-    assert_same_outputs(outputs(other), wanted)
+    assert_same_outputs(outputs(other), logits)
 
 
 def test_other_weights_give_other_outputs(tmp_path):
