@@ -55,6 +55,8 @@ def op_of_call(
     if before is not None and before != size:
         raise RuleError(f"'{call}': expected {before} elements on the axis, got {size}.")
     if change is not None:
+        if change == 0:
+            return None
         new_size = size + (change if call.name == "pad" else -change)
         if change < 0 or new_size < 0:
             raise RuleError(f"'{call}': expected a number from 0 to the {size} elements, got {change}.")

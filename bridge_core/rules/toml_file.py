@@ -69,7 +69,7 @@ _ACTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 """Action: the first of these keys that a rule has -> the keys that it must have, and those that it may have.
 
 A rule with a target and none of these keys copies tensors one to one; it is a ``rearrange`` without ops. A
-drop with a target alone is about tensors of the target, which are dropped in the other direction.
+drop with a target and no source is about tensors of the target, which are dropped in the other direction.
 """
 
 _NAMED = tuple(name for name in _ACTIONS if " " not in name)

@@ -155,6 +155,8 @@ class RecipeContract(ABC):
         for way in self._ways(tmp_path):
             if way.needs_template:  # the first step would need it, too
                 continue
+            if way.side.layout == way.other.layout:  # from neutral it goes back to the names that it had
+                continue
             neutral = way.folder / "neutral.npz"
             convert(way.file, neutral, to="neutral", recipe=way.given, registry=way.registry)
             convert(neutral, way.destination, to=way.other.layout, registry=way.registry)

@@ -1,8 +1,10 @@
 """CLIP of transformers and of OpenAI's code: one model's weights under both sides' names, made by hand."""
 
 import numpy as np
-from support.rule_proofs import RECIPES
+import pytest
+from support.rule_proofs import RECIPES, assert_same_tree, stored, torch_file
 
+from bridge_core import convert
 from bridge_core.plugins import load_recipe
 from bridge_core.testing import RecipeContract, RecipeSample
 
@@ -69,3 +71,22 @@ class TestClipOpenai(RecipeContract):
 
     def samples(self):
         yield sample("two towers of different sizes")
+
+    @pytest.mark.slow
+    def test_a_tensor_less_is_refused(self, tmp_path):
+        super().test_a_tensor_less_is_refused(tmp_path)
+
+
+def test_sizes_and_buffers_that_some_files_have_are_left_out(tmp_path):
+    one = sample("with more")
+    numbers = np.arange(5)[None]
+    places = {f"{side}_model.embeddings.position_ids": numbers for side in ("text", "vision")}
+    sizes = {name: np.int64(7) for name in ("input_resolution", "context_length", "vocab_size")}
+    for given, weights in (
+        ({**one.source, **places}, one.target),
+        ({**one.target, **sizes, "attn_mask": numbers}, one.source),
+    ):
+        source = torch_file(given, tmp_path / "a" / "model.safetensors")
+        made = tmp_path / "made.safetensors"
+        convert(source, made, to="torch", recipe=TestClipOpenai.recipe, overwrite=True)
+        assert_same_tree(stored(made), dict(weights))

@@ -6,7 +6,7 @@ import torch
 import transformers
 from support.flax_siglip import LinenSiglip
 from support.rule_proofs import (
-    RULES,
+    RECIPES,
     arrays,
     assert_same_outputs,
     assert_same_tree,
@@ -19,6 +19,8 @@ from support.rule_proofs import (
 )
 
 from bridge_core import convert
+from bridge_core.plugins import load_recipe
+from bridge_core.testing import RecipeContract, RecipeSample
 
 WIDTH, PATCH, SIDE, WORDS, LENGTH = 24, 5, 15, 40, 7
 IMAGE_SIDE, TEXT_SIDE = (2, 4, 48), (3, 3, 40)  # layers, heads, width of the MLP
@@ -110,6 +112,28 @@ def by_hand(weights, scan):
     return {f"params/{name}": value for name, value in tree.items()}
 
 
+@pytest.mark.slow
+class TestSiglipBigVision(RecipeContract):
+    recipe = load_recipe(RECIPES / "siglip-big-vision.toml")
+    scan = False
+
+    def samples(self):
+        model = siglip()
+        weights = arrays(model)
+        yield RecipeSample(
+            weights,
+            {name.removeprefix("params/"): value for name, value in by_hand(weights, self.scan).items()},
+            source_config=model.config.to_dict(),
+            sizes={"image_heads": IMAGE_SIDE[1], "text_heads": TEXT_SIDE[1]},
+        )
+
+
+@pytest.mark.slow
+class TestSiglipBigVisionScanned(TestSiglipBigVision):
+    recipe = load_recipe(RECIPES / "siglip-big-vision-scanned.toml")
+    scan = True
+
+
 @pytest.fixture(scope="module")
 def model():
     return siglip()
@@ -132,7 +156,7 @@ def outputs_of(tree, scan):
 
 
 def rules_of(scan):
-    return RULES / ("siglip_scanned.toml" if scan else "siglip.toml")
+    return RECIPES / ("siglip-big-vision-scanned.toml" if scan else "siglip-big-vision.toml")
 
 
 @every_form

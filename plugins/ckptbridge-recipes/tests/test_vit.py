@@ -2,8 +2,21 @@
 
 import numpy as np
 import pytest
+import torch
+import transformers
 from support.errors import refused
-from support.rule_proofs import RECIPES, torch_file
+from support.flax_vit import LinenVit
+from support.rule_proofs import (
+    RECIPES,
+    assert_same_outputs,
+    assert_same_tree,
+    changed,
+    randomised,
+    run_linen,
+    stored,
+    stored_tree,
+    torch_file,
+)
 
 from bridge_core import PlanError, convert
 from bridge_core.plugins import load_recipe
@@ -18,7 +31,7 @@ BEFORE_LINEN = {"attention": "MultiHeadDotProductAttention_1", "mlp": "MlpBlock_
 
 
 class Model:
-    """Random weights of a vision transformer, by what they are: axes as Flax has them, heads apart.
+    """Random weights of a vision transformer, by what they are; axes are as Flax has them.
 
     Args:
         token: Whether there is a class token.
@@ -97,6 +110,15 @@ class Model:
             tree["MAPHead_0/probe"] = self.pool["probe"]
         return tree
 
+    def bonsai(self):
+        """Return the state of bonsai's NNX model: other names, and the row and the places together."""
+        tree = {}
+        for name, value in self.flax(positions=IN_A_MODULE).items():
+            for old, new in BONSAI.items():
+                name = name.replace(old, new)
+            tree[name] = value
+        return tree
+
     def torch(self, names):
         """Return the state of transformers' or timm's model."""
         state = {}
@@ -173,14 +195,36 @@ TIMM = {
 
 IN_A_MODULE = "Transformer/posembed_input/pos_embedding"
 
+BONSAI = {
+    IN_A_MODULE: "pos_embeddings/pos_embeddings",
+    "Transformer/encoderblock_": "layers/",
+    "Transformer/encoder_norm": "ln",
+    "MultiHeadDotProductAttention_0": "attention",
+    "MlpBlock_0/Dense_0": "linear1",
+    "MlpBlock_0/Dense_1": "linear2",
+    "LayerNorm_0": "layernorm_before",
+    "LayerNorm_1": "layernorm_after",
+    "embedding/": "pos_embeddings/projection/",
+    "cls": "pos_embeddings/cls_token",
+    "head/": "classifier/",
+}
+"""The names of vision_transformer -> those of bonsai."""
 
+
+@pytest.mark.slow
 class TestVitVisionTransformer(RecipeContract):
     recipe = load_recipe(RECIPES / "vit-vision-transformer.toml")
 
     def samples(self):
         model = Model()
         tree = model.flax(positions=IN_A_MODULE)
-        yield RecipeSample(model.torch(of_transformers("vit.")), tree, CONFIG, name="classifier")
+        yield RecipeSample(
+            model.torch(of_transformers("vit.")),
+            tree,
+            source_config=CONFIG,
+            sizes={"heads": HEADS},
+            name="classifier",
+        )
 
 
 class TestVitBigVision(RecipeContract):
@@ -188,9 +232,36 @@ class TestVitBigVision(RecipeContract):
 
     def samples(self):
         model = Model(row=0)
-        yield RecipeSample(model.torch(of_transformers("vit.")), model.flax(), CONFIG, name="classifier")
+        yield RecipeSample(
+            model.torch(of_transformers("vit.")),
+            model.flax(),
+            source_config=CONFIG,
+            sizes={"heads": HEADS},
+            tolerance=1e-30,  # all is exact, which only the values show: that the row is of zeros
+            name="classifier",
+        )
+
+    @pytest.mark.slow
+    def test_a_tensor_less_is_refused(self, tmp_path):
+        super().test_a_tensor_less_is_refused(tmp_path)
 
 
+@pytest.mark.slow
+class TestVitBonsai(RecipeContract):
+    recipe = load_recipe(RECIPES / "vit-bonsai.toml")
+
+    def samples(self):
+        model = Model()
+        yield RecipeSample(
+            model.torch(of_transformers("vit.")),
+            model.bonsai(),
+            source_config=CONFIG,
+            sizes={"heads": HEADS},
+            name="classifier",
+        )
+
+
+@pytest.mark.slow
 class TestVitTimmVisionTransformer(RecipeContract):
     recipe = load_recipe(RECIPES / "vit-timm-vision-transformer.toml")
 
@@ -203,6 +274,7 @@ class TestVitTimmVisionTransformer(RecipeContract):
         yield RecipeSample(model.torch(TIMM), tree, sizes={"heads": HEADS}, name="pre_logits")
 
 
+@pytest.mark.slow
 class TestVitTimmBigVision(RecipeContract):
     recipe = load_recipe(RECIPES / "vit-timm-big-vision.toml")
 
@@ -214,14 +286,20 @@ class TestVitTimmBigVision(RecipeContract):
             "no head": {"token": False, "attention_pool": True, "head": ()},
         }.items():
             model = Model(row=None, **options)
-            yield RecipeSample(model.torch(TIMM), model.flax(), sizes={"heads": HEADS}, name=name)
+            yield RecipeSample(
+                model.torch(TIMM),
+                model.flax(),
+                sizes={"heads": HEADS},
+                name=name,
+                may_lack=frozenset({"cls_token", "cls"}),  # then it is a model of the pool gap
+            )
 
 
 def test_a_position_of_the_class_token_is_not_lost(tmp_path):
     """big_vision has no place for it; vision_transformer has."""
     source = torch_file(Model().torch(of_transformers("vit.")), tmp_path / "a" / "model.safetensors", CONFIG)
     with refused(PlanError, "pos_embedding", "vit-big-vision.toml"):
-        convert(source, tmp_path / "made.npz", to="flax", recipe="vit-big-vision")
+        convert(source, tmp_path / "made.npz", to="flax", recipe=TestVitBigVision.recipe)
     assert not (tmp_path / "made.npz").exists()
 
 
@@ -232,4 +310,71 @@ def test_published_files_become_transformers_model_without_a_head(names, head, t
     np.savez(tmp_path / "vit.npz", **model.flax(names, IN_A_MODULE))
     state = model.torch(of_transformers(""))
     like = torch_file(state, tmp_path / "like" / "model.safetensors")
-    convert(tmp_path / "vit.npz", tmp_path / "made.safetensors", to="torch", recipe="vit-vision-transformer", like=like)
+    convert(
+        tmp_path / "vit.npz",
+        tmp_path / "made.safetensors",
+        to="torch",
+        recipe=TestVitVisionTransformer.recipe,
+        like=like,
+    )
+    assert_same_tree(stored(tmp_path / "made.safetensors"), state)
+
+
+# -- outputs
+
+SIDES = (10, 15)  # of a picture: two by three places
+PICTURES = np.random.default_rng(0).standard_normal((2, *SIDES, 3)).astype(np.float32)
+
+
+def of_the_library():
+    config = transformers.ViTConfig(
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        intermediate_size=HIDDEN,
+        image_size=SIDES,
+        patch_size=PATCH,
+        num_labels=CLASSES,
+        hidden_act="gelu_pytorch_tanh",
+        layer_norm_eps=1e-6,
+        attn_implementation="eager",
+    )
+    return randomised(transformers.ViTForImageClassification(config))
+
+
+def linen_outputs(tree, pool):
+    return run_linen(LinenVit(WIDTH, PATCH, LAYERS, HEADS, HIDDEN, CLASSES, pool), tree, PICTURES)
+
+
+def torch_outputs(model):
+    with torch.no_grad():
+        return model(torch.from_numpy(PICTURES).permute(0, 3, 1, 2)).logits
+
+
+@pytest.mark.slow
+def test_the_outputs_are_those_of_vision_transformer(tmp_path):
+    model = of_the_library()
+    source = torch_file(model, tmp_path / "a" / "model.safetensors", model.config.to_dict())
+    recipe = TestVitVisionTransformer.recipe
+    convert(source, tmp_path / "made.npz", to="flax", recipe=recipe)
+    logits = torch_outputs(model)
+    assert_same_outputs(linen_outputs(stored_tree(tmp_path / "made.npz"), "original"), logits)
+
+    # The control: heads and their rows change places, which no shape shows.
+    wrong = changed(recipe.path, "(heads h) d -> d heads h", "(h heads) d -> d heads h", tmp_path)
+    convert(source, tmp_path / "wrong.npz", to="flax", rules=wrong)
+    with pytest.raises(AssertionError):
+        assert_same_outputs(linen_outputs(stored_tree(tmp_path / "wrong.npz"), "original"), logits)
+
+
+@pytest.mark.slow
+def test_the_outputs_are_those_of_big_vision(tmp_path):
+    weights = Model().flax()
+    np.savez(tmp_path / "vit.npz", **{f"params/{name}": value for name, value in weights.items()})
+    convert(tmp_path / "vit.npz", tmp_path / "made.safetensors", to="torch", recipe=TestVitBigVision.recipe)
+    model = of_the_library()
+    made = {name: torch.from_numpy(value) for name, value in stored(tmp_path / "made.safetensors").items()}
+    model.load_state_dict(made, strict=True)
+    logits = torch_outputs(model)
+    tree = {f"params/{name}": value for name, value in weights.items()}
+    assert_same_outputs(linen_outputs(tree, "tok"), logits)

@@ -1,8 +1,10 @@
 """Whisper of transformers and of OpenAI's code: one model's weights under both sides' names, made by hand."""
 
 import numpy as np
-from support.rule_proofs import RECIPES
+import pytest
+from support.rule_proofs import RECIPES, assert_same_tree, stored, torch_file
 
+from bridge_core import convert
 from bridge_core.plugins import load_recipe
 from bridge_core.testing import RecipeContract, RecipeSample
 
@@ -54,3 +56,19 @@ class TestWhisperOpenai(RecipeContract):
 
     def samples(self):
         yield sample("a decoder with more layers than the encoder")
+
+    @pytest.mark.slow
+    def test_a_tensor_less_is_refused(self, tmp_path):
+        super().test_a_tensor_less_is_refused(tmp_path)
+
+
+def test_other_spellings_of_transformers_are_read(tmp_path):
+    """The head is stored, too; the model has no head and no prefix."""
+    one = sample("other names")
+    head = {"proj_out.weight": one.source["model.decoder.embed_tokens.weight"]}
+    bare = {name.removeprefix("model."): value for name, value in one.source.items()}
+    for given in ({**one.source, **head}, bare):
+        source = torch_file(given, tmp_path / "a" / "model.safetensors", CONFIG)
+        made = tmp_path / "made.safetensors"
+        convert(source, made, to="torch", recipe=TestWhisperOpenai.recipe, overwrite=True)
+        assert_same_tree(stored(made), dict(one.target))

@@ -94,10 +94,8 @@ def test_from_open_clip(activation, tmp_path):
 def test_other_weights_give_other_outputs(tmp_path):
     """The control: keys and values of one layer change places, which no shape shows."""
     model = ours("gelu")
-    wanted = outputs(model)
+    logits = outputs(model)
     attention = model.text_model.encoder.layers[1].self_attn
     attention.k_proj, attention.v_proj = attention.v_proj, attention.k_proj
     with pytest.raises(AssertionError):
-        assert_same_outputs(outputs(converted(model, theirs("gelu"), tmp_path)), wanted)
-
-
+        assert_same_outputs(outputs(converted(model, theirs("gelu"), tmp_path)), logits)

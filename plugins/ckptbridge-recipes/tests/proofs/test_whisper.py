@@ -109,11 +109,11 @@ def test_from_a_file_of_openai(whisper_model, tmp_path):
 def test_other_weights_give_other_outputs(whisper_model, tmp_path):
     """The control: queries and outputs of one layer change places, which no shape shows."""
     model, other = ours(), theirs(whisper_model)
-    wanted = outputs(model)
+    logits = outputs(model)
     attention = model.model.decoder.layers[2].encoder_attn
     attention.q_proj, attention.out_proj = attention.out_proj, attention.q_proj
     source = torch_file(model, tmp_path / "source" / "model.safetensors", model.config.to_dict())
     convert(source, tmp_path / "made.safetensors", to="torch", recipe="whisper-openai")
     other.load_state_dict(weights_of(tmp_path / "made.safetensors"), strict=True)
     with pytest.raises(AssertionError):
-        assert_same_outputs(outputs(other), wanted)
+        assert_same_outputs(outputs(other), logits)
