@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from bridge_core.conversion.options import ConversionOptions
 from bridge_core.errors import RuleError
 from bridge_core.messages import listed
 from bridge_core.plan import Dropped, Plan, RecipeProblem, Step
-from bridge_core.plugins import Registry
+from bridge_core.plugins import Recipe, Registry
 from bridge_core.resolve import side_of
 from bridge_core.rules import KeyIndex, Pattern, oriented
 from bridge_core.state import FlatState, Key
@@ -45,7 +46,10 @@ def fitted(plan: Plan, state: FlatState, options: ConversionOptions, registry: R
         registry: The plugins.
     """
     plan = _without_strangers(plan, options)
-    if not plan.ok or options.permissions.allow_missing:
+    # A recipe has rules for several variants of its model: that some are not used is no news.
+    origin = f"rule {options.recipe.path}:" if isinstance(options.recipe, Recipe) else None
+    plan = replace(plan, notes=tuple(note for note in plan.notes if not (origin and note.startswith(origin))))
+    if not plan.ok or options.permissions.allow_missing or options.part is not None:
         return plan
     rules = oriented(options.rules, state.layout or options.to, options.to, registry.frameworks)
     config = config_beside(state)
@@ -91,14 +95,19 @@ def _lacking(
 ) -> list[str]:
     """Return the names that are missing in lists whose other entries are complete.
 
-    Optional rules may match some entries only, and so may others by the numbers that they admit.
+    Optional rules may match some entries only, and so may others by the numbers that they admit. But what
+    several rules with conditions name, one of them takes in each entry.
     """
+    patterns = [(rule, tuple(several)) for rule, several in patterns]
+    choices = Counter(str(pattern) for rule, several in patterns if rule.when for pattern in set(several))
     index = KeyIndex(side.names)
-    found: dict[str, dict[str, _Present]] = {}
+    lists_by_path: dict[str, dict[str, _Present]] = {}
     for rule, several in patterns:
-        if rule.optional or rule.fallback or rule.action not in _TAKING:
+        if rule.fallback or rule.action not in _TAKING:
             continue
         for pattern in several:
+            if rule.optional and not (rule.when and choices[str(pattern)] > 1):
+                continue
             read = side.read(pattern)
             text = str(Pattern(read.segments))  # as the names are, where it was written in another way
             lists = _lists_of(text)
@@ -106,10 +115,10 @@ def _lacking(
                 continue
             for captures in filter(None, map(read.match, index.candidates(read))):
                 for count, path in lists:
-                    present = found.setdefault(path, {}).setdefault(text, _Present(read.numbers))
+                    present = lists_by_path.setdefault(path, {}).setdefault(text, _Present(read.numbers))
                     present.add(rule, captures, count)
     lacking = []
-    for entries in found.values():
+    for entries in lists_by_path.values():
         every = set(itertools.chain.from_iterable(present.numbers for present in entries.values()))
         for text, present in entries.items():
             absent = sorted(every - present.numbers, key=_in_order)

@@ -41,14 +41,19 @@ def plan_source(
         from bridge_core.conversion.recipes import refuse_if_recognised
 
         refuse_if_recognised(state, options, registry)
+    plan_of = complete_plan
+    if options.only:
+        from bridge_core.conversion.partial_plan import plan_part
+
+        plan_of, options = plan_part, options.with_part(state, registry)
     known = guidance(source, state, options, registry)
-    planned, plan = complete_plan(state, options.guided(known), registry)
+    planned, plan = plan_of(state, options.guided(known), registry)
     if not plan.ok:
         more = guidance_of_file(source, state, options, registry)
         if more is not None:
             log("conversion", "planning again with the config of the source's folder")
             known = more
-            planned, plan = complete_plan(state, options.guided(more), registry)
+            planned, plan = plan_of(state, options.guided(more), registry)
         if not plan.ok:
             plan = with_config_way(plan, source, options, known, registry)
     if options.recipe is None and registry.recipes:
@@ -56,7 +61,7 @@ def plan_source(
 
         is_guided = known.model is not None or known.like is not None
         plan = with_named_recipes(plan, state, options, registry, guided=is_guided)
-    elif options.recipe != "none" and state.layout != "neutral":
+    elif options.recipe not in (None, "none") and state.layout != "neutral":
         from bridge_core.conversion.recipe_fit import fitted
 
         plan = fitted(plan, planned, options, registry)
