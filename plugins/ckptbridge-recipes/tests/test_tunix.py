@@ -56,4 +56,6 @@ class TestQwen3(RecipeContract):
         yield RecipeSample(weights, tunix_llama(weights, GROUPED), "dense")
         sizes = dataclasses.replace(GROUPED, layers=2, experts=5)
         weights = llama_weights(sizes, "qwen3")
-        yield RecipeSample(weights, tunix_llama(weights, sizes), "experts", sizes.config("qwen3_moe"))
+        yield RecipeSample(
+            weights, tunix_llama(weights, sizes), "experts", sizes.config("qwen3_moe")
+        )

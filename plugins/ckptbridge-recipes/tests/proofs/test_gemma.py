@@ -185,3 +185,4 @@ def test_a_wrong_rule_gives_other_outputs(gm, tmp_path):
     tree = moved(model, load_recipe(recipe), {}, tmp_path)
     with pytest.raises(AssertionError):
         assert_same_outputs(logits_of(linen_model(gm, EQUAL, 3), tree), wanted(model))
+
