@@ -21,7 +21,7 @@ SIZES = {
 
 
 def model():
-    """Return the model, all its weights random, and its head apart from the embedding."""
+    """Return the model, all its weights random, and its head not tied to the embedding."""
     return randomised(
         transformers.Mamba2ForCausalLM(transformers.Mamba2Config(**SIZES, tie_word_embeddings=False))
     )

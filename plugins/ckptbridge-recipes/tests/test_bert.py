@@ -62,15 +62,15 @@ def by_hand(weights):
 
 
 def sample(kind):
-    made = model(kind)
-    weights = {name: value for name, value in arrays(made).items() if name not in COPIES}
+    bert = model(kind)
+    weights = {name: value for name, value in arrays(bert).items() if name not in COPIES}
     variables = by_hand(weights)
     base = {name for name in (*weights, *variables) if name.startswith(("bert.e", "bert/e"))}
     return RecipeSample(
         source=weights,
         target=variables,
         name=kind,
-        source_config=made.config.to_diff_dict(),
+        source_config=bert.config.to_diff_dict(),
         may_lack=frozenset({*weights, *variables} - base),
     )
 

@@ -48,14 +48,14 @@ def outputs_of_jax(torch_model, recipe, folder):
 def test_the_outputs_are_those_of_torch(tmp_path):
     torch_model = model()
     with torch.no_grad():
-        wanted = torch_model(torch.from_numpy(TOKENS)).logits
-    assert_same_outputs(outputs_of_jax(torch_model, load_recipe(FILE), tmp_path), wanted)
+        logits = torch_model(torch.from_numpy(TOKENS)).logits
+    assert_same_outputs(outputs_of_jax(torch_model, load_recipe(FILE), tmp_path), logits)
 
 
 def test_a_wrong_rule_gives_other_outputs(tmp_path):
     torch_model = model()
     with torch.no_grad():
-        wanted = torch_model(torch.from_numpy(TOKENS)).logits
+        logits = torch_model(torch.from_numpy(TOKENS)).logits
     right = '"mixer.D", "mixer.dt_bias"]\n'
     wrong = changed(
         FILE, right, ']\ntwo = { "mixer.D" = "mixer.dt_bias", "mixer.dt_bias" = "mixer.D" }\n', tmp_path
@@ -66,4 +66,4 @@ def test_a_wrong_rule_gives_other_outputs(tmp_path):
     )
     found = outputs_of_jax(torch_model, load_recipe(wrong), tmp_path)
     with pytest.raises(AssertionError):
-        assert_same_outputs(found, wanted)
+        assert_same_outputs(found, logits)
