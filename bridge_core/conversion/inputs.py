@@ -25,7 +25,7 @@ from bridge_core.state import (
     unflatten_tree,
 )
 
-__all__ = ["known_module", "opened", "refuse_empty", "state_of", "template_of"]
+__all__ = ["known_module", "opened", "refuse_empty", "state_of", "template_of", "weights_in"]
 
 
 def state_of(
@@ -71,7 +71,7 @@ def state_of(
                 item = state.metadata.provenance.get("item") or None
                 rest = functools.partial(open_all, layout=state.layout, entry=item)
                 state = _completed(state, rest, inner, registry, is_file=True)
-            return _weights(state, registry)
+            return weights_in(state, registry)
         except BaseException:
             state.close()
             raise
@@ -81,9 +81,9 @@ def state_of(
             hint="Remove step=, or pass the path of the checkpoint.",
         )
     if entry is None:
-        return _weights(_everything(value, registry, layout, what), registry)
+        return weights_in(_everything(value, registry, layout, what), registry)
     require_entry_path(entry)
-    return _weights(_entry_of(value, registry, entry, layout, what), registry)
+    return weights_in(_entry_of(value, registry, entry, layout, what), registry)
 
 
 def _everything(value: Any, registry: Registry, layout: str | None, what: str) -> FlatState:
@@ -104,7 +104,7 @@ def _everything(value: Any, registry: Registry, layout: str | None, what: str) -
     )
 
 
-def _weights(state: FlatState, registry: Registry, entry: str = "") -> FlatState:
+def weights_in(state: FlatState, registry: Registry, entry: str = "") -> FlatState:
     """Return the weights of a train state, under the names that a conversion sees; else the state itself."""
     framework = registry.frameworks.get(state.layout or "")
     if not isinstance(framework, TrainStates):
@@ -137,7 +137,7 @@ def _completed(
     except BridgeError:
         return state
     try:
-        completed = _weights(others, registry, entry)
+        completed = weights_in(others, registry, entry)
     except BridgeError:
         completed = others
     if is_file:

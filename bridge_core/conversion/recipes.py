@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bridge_core.checkpoint import config_beside
+from bridge_core.conversion.inputs import weights_in
 from bridge_core.conversion.options import ConversionOptions
 from bridge_core.errors import RuleError, UsageError
 from bridge_core.messages import listed, shown
@@ -133,7 +134,7 @@ def with_recipe(
             hint=f'Pass to="{layout}" (--to {layout}).',
         )
     if state.layout != chosen.side.layout:
-        state = state.replace(layout=chosen.side.layout)
+        state = weights_in(state.replace(layout=chosen.side.layout), registry)
     rules = recipe.rules()
     if chosen.turned and recipe.source.layout == recipe.target.layout:
         rules = tuple(rule.reversed() for rule in rules)

@@ -138,6 +138,7 @@ def sample(name):
     )
 
 
+@pytest.mark.slow
 class TestT5(RecipeContract):
     recipe = load_recipe(RECIPES / "t5-t5x.toml")
 
@@ -145,6 +146,7 @@ class TestT5(RecipeContract):
         yield from sample("t5-t5x")
 
 
+@pytest.mark.slow
 class TestT5Gated(RecipeContract):
     recipe = load_recipe(RECIPES / "t5-v1-1-t5x.toml")
 
@@ -152,6 +154,7 @@ class TestT5Gated(RecipeContract):
         yield from sample("t5-v1-1-t5x")
 
 
+@pytest.mark.slow
 class TestT5Scanned(RecipeContract):
     recipe = load_recipe(RECIPES / "t5-v1-1-t5x-scanned.toml")
 
@@ -267,7 +270,7 @@ def test_transformers_loads_what_is_made_of_a_training_run(name, tmp_path):
     folder_of_torch = tmp_path / "torch"
     torch_model.config.save_pretrained(folder_of_torch)
     made = folder_of_torch / "model.safetensors"
-    convert(folder, made, to="torch", layout="flax", rules=rules(name))
+    convert(folder, made, to="torch", recipe=load_recipe(rules(name)))
     assert_same_tree(stored(made), weights)
 
     loaded = type(torch_model).from_pretrained(folder_of_torch)
