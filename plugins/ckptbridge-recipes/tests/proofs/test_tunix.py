@@ -30,6 +30,7 @@ from bridge_core.plugins import load_recipe
 pytestmark = [
     pytest.mark.proof,
     pytest.mark.filterwarnings("ignore:'sharding' is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:'.value' access is now deprecated:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:jax.interpreters.pxla.thread_resources:DeprecationWarning"),
 ]
 
