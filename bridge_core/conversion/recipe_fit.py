@@ -19,7 +19,7 @@ from bridge_core.conversion.options import ConversionOptions
 from bridge_core.errors import RuleError
 from bridge_core.messages import listed
 from bridge_core.plan import Dropped, Plan, RecipeProblem, Step
-from bridge_core.plugins import Registry
+from bridge_core.plugins import Recipe, Registry
 from bridge_core.resolve import side_of
 from bridge_core.rules import KeyIndex, Pattern, oriented
 from bridge_core.state import FlatState, Key
@@ -46,11 +46,15 @@ def fitted(plan: Plan, state: FlatState, options: ConversionOptions, registry: R
         registry: The plugins.
     """
     plan = _without_strangers(plan, options)
-    if not plan.ok or options.permissions.allow_missing:
+    # A recipe has rules for several variants of its model: that some are not used is no news.
+    origin = f"rule {options.recipe.path}:" if isinstance(options.recipe, Recipe) else None
+    plan = replace(plan, notes=tuple(note for note in plan.notes if not (origin and note.startswith(origin))))
+    if not plan.ok or options.permissions.allow_missing or options.part is not None:
         return plan
     rules = oriented(options.rules, state.layout or options.to, options.to, registry.frameworks)
     config = config_beside(state)
-    lacking = _lacking([(rule, rule.sources) for rule in rules], side_of(state, registry), config)
+    side = side_of(state, registry)
+    lacking = _unmatched_rows(rules, side) or _lacking([(rule, rule.sources) for rule in rules], side, config)
     what = "the checkpoint has"
     if not lacking and options.to != "neutral":
         result = side_of(plan.apply(state), registry)
@@ -97,7 +101,7 @@ def _lacking(
     patterns = [(rule, tuple(several)) for rule, several in patterns]
     choices = Counter(str(pattern) for rule, several in patterns if rule.when for pattern in set(several))
     index = KeyIndex(side.names)
-    found: dict[str, dict[str, _Present]] = {}
+    lists_by_path: dict[str, dict[str, _Present]] = {}
     for rule, several in patterns:
         if rule.fallback or rule.action not in _TAKING:
             continue
@@ -111,14 +115,32 @@ def _lacking(
                 continue
             for captures in filter(None, map(read.match, index.candidates(read))):
                 for count, path in lists:
-                    present = found.setdefault(path, {}).setdefault(text, _Present(read.numbers))
+                    present = lists_by_path.setdefault(path, {}).setdefault(text, _Present(read.numbers))
                     present.add(rule, captures, count)
     lacking = []
-    for entries in found.values():
+    for entries in lists_by_path.values():
         every = set(itertools.chain.from_iterable(present.numbers for present in entries.values()))
         for text, present in entries.items():
             absent = sorted(every - present.numbers, key=_in_order)
             lacking += [_with_numbers(text, numbers) for numbers in absent if present.may_be(numbers, config)]
+    return list(dict.fromkeys(lacking))
+
+
+def _unmatched_rows(rules: Iterable[Rule], side: NamedSide) -> list[str]:
+    """Return the patterns of rules that match nothing, each row of a table being a rule of its own.
+
+    Rules outside of recipes are unmatched only if no row of their table matches.
+    """
+    index = KeyIndex(side.names)
+    lacking = []
+    for rule in rules:
+        if rule.optional or rule.fallback or rule.when or rule.action not in _TAKING:
+            continue
+        for pattern in rule.sources:
+            read = side.read(pattern)
+            found = any(read.match(name) is not None for name in index.candidates(read))
+            if not found and not pattern.may_be_absent:
+                lacking.append(str(Pattern(read.segments)))
     return list(dict.fromkeys(lacking))
 
 

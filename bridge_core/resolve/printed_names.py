@@ -111,12 +111,12 @@ def decided(rule: Rule, source: NamedSide, target: NamedSide, *, recorded: bool 
 
     A rule that is ``recorded`` is the proof that its conditions on the source's names held.
     """
-    when = rule.when
-    side = target if when.of_target else source
-    if not when.names_keys or not side.names or (recorded and not when.of_target):
-        return rule
-    met = all(map(side.has, when.exists)) and not any(map(side.has, when.missing))
-    return replace(rule, when=replace(when, is_met=met))
+    met = []
+    for of_target, exists, missing in rule.when.by_side:
+        side = target if of_target else source
+        if (exists or missing) and side.names and (of_target or not recorded):
+            met.append(all(map(side.has, exists)) and not any(map(side.has, missing)))
+    return replace(rule, when=replace(rule.when, is_met=all(met))) if met else rule
 
 
 def read_printed(rule: Rule, source: NamedSide, target: NamedSide) -> Rule:

@@ -193,7 +193,7 @@ def _was_not_used(rule: Rule, state: FlatState) -> bool:
     """Return whether a rule that the state does not record did not fit the names that it was made from."""
     metadata = state.metadata
     is_converted = metadata.rules is not None and bool(metadata.rules or metadata.layers)
-    return rule.when.names_keys and not rule.when.of_target and is_converted
+    return rule.when.names_sources and is_converted
 
 
 def _by_identity(records: Iterable[RecordedRule]) -> dict[RuleIdentity, RecordedRule]:

@@ -14,7 +14,7 @@ from bridge_core.rules.patterns import Pattern
 
 __all__ = ["When"]
 
-_KNOWN = ("rank", "sizes", "config", "exists", "missing")
+_KNOWN = ("rank", "sizes", "config", "exists", "missing", "target")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class When:
         comparisons: Comparisons of axes of the first tensor, of sizes and of entries of the config.
         exists: Patterns that each match a name.
         missing: Patterns that match no name.
+        others_exist: As ``exists``, about the names of the other side.
+        others_missing: As ``missing``, about the names of the other side.
         is_met: Whether the conditions on names hold; None as long as the names are not known.
 
     >>> bool(When())
@@ -45,6 +47,8 @@ class When:
     comparisons: tuple[Comparison, ...] = ()
     exists: tuple[Pattern, ...] = ()
     missing: tuple[Pattern, ...] = ()
+    others_exist: tuple[Pattern, ...] = ()
+    others_missing: tuple[Pattern, ...] = ()
     is_met: bool | None = field(default=None, compare=False, repr=False)
 
     @classmethod
@@ -57,7 +61,7 @@ class When:
         for name in conditions:
             if name not in _KNOWN:
                 raise RuleError(f"unknown condition when.{name}.", hint=nearest(name, _KNOWN))
-        rank, sizes, config, exists, missing = (conditions.get(name) for name in _KNOWN)
+        rank, sizes, config, exists, missing, target = (conditions.get(name) for name in _KNOWN)
         if rank is not None and not _is_count(rank):
             raise RuleError(f"when.rank: expected a number of axes, such as 2, got {rank!r}.")
         comparisons: tuple[Comparison, ...] = ()
@@ -71,6 +75,12 @@ class When:
         for axis, size in (sizes or {}).items():
             if not _is_count(size):
                 raise RuleError(f"when.sizes.{axis}: expected a size, such as 768, got {size!r}.")
+        if target is not None and not (isinstance(target, Mapping) and target.keys() <= {"exists", "missing"}):
+            raise RuleError(
+                f"when.target: expected a table such as {{ exists = 'lm_head.kernel' }}, got {target!r}.",
+                hint="It may have exists and missing, about names of the target.",
+            )
+        others = {name: _patterns(f"target.{name}", (target or {}).get(name)) for name in ("exists", "missing")}
         flat = dict(_flat(config or {}))
         for entry, value in flat.items():
             name = entry.partition("[")[0]
@@ -86,6 +96,8 @@ class When:
             comparisons=comparisons,
             exists=_patterns("exists", exists),
             missing=_patterns("missing", missing),
+            others_exist=others["exists"],
+            others_missing=others["missing"],
         )
 
     def __bool__(self) -> bool:
@@ -100,6 +112,8 @@ class When:
         texts += [f"config.{name} = {value!r}" for name, value in self.config]
         texts += [f"'{pattern}' exists" for pattern in self.exists]
         texts += [f"'{pattern}' is missing" for pattern in self.missing]
+        texts += [f"'{pattern}' exists in the target" for pattern in self.others_exist]
+        texts += [f"'{pattern}' is missing in the target" for pattern in self.others_missing]
         return " and ".join(texts)
 
     @property
@@ -110,7 +124,20 @@ class When:
     @property
     def names_keys(self) -> bool:
         """Whether there are conditions on the names of a side."""
-        return bool(self.exists or self.missing)
+        return any(exists or missing for _, exists, missing in self.by_side)
+
+    @property
+    def by_side(self) -> tuple[tuple[bool, tuple[Pattern, ...], tuple[Pattern, ...]], ...]:
+        """What names exist and are missing on each side; first, whether it is that of the target."""
+        return (
+            (self.of_target, self.exists, self.missing),
+            (not self.of_target, self.others_exist, self.others_missing),
+        )
+
+    @property
+    def names_sources(self) -> bool:
+        """Whether there are conditions on the names of the source."""
+        return any(exists or missing for of_target, exists, missing in self.by_side if not of_target)
 
     @property
     def is_undecided(self) -> bool:

@@ -185,5 +185,8 @@ def _conditions(when: When) -> dict[str, Any]:
     conditions.update({"sizes": list(map(str, when.comparisons))} if when.comparisons else {})
     conditions.update({"exists": list(map(str, when.exists))} if when.exists else {})
     conditions.update({"missing": list(map(str, when.missing))} if when.missing else {})
+    others = {"exists": when.others_exist, "missing": when.others_missing}
+    named = {name: list(map(str, patterns)) for name, patterns in others.items() if patterns}
+    conditions.update({"target": named} if named else {})
     # Dotted names are the same conditions as nested tables.
     return {**conditions, "config": dict(when.config)} if when.config else conditions

@@ -9,7 +9,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bridge_core.axes import parse_sizes
@@ -36,6 +36,9 @@ _MOST_ROWS = 256
 _MOST_CHOICES = 64
 """How many alternatives a list may give."""
 
+_ON_NAMES = ("exists", "missing")
+"""Conditions that are patterns."""
+
 _FIELD = re.compile(r"\{(\w++)(?::(\w++))?\}")
 
 _TEXT = re.compile(r"(?:[^{}|*?.\0]++(?:\.[^{}|*?.\0]++)*+)?")
@@ -49,10 +52,12 @@ class Row:
     Args:
         texts: What replaces the table's name in sources, and in targets.
         sizes: Name -> the size that the rules of this row get.
+        when: Conditions of the rules of this row, as a file has them.
     """
 
     texts: tuple[str, str]
     sizes: Mapping[str, Any]
+    when: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,11 @@ class NameTable:
 
     rows: tuple[Row, ...]
     is_list: bool
+
+    @property
+    def is_written_out(self) -> bool:
+        """Whether its rows differ in more than texts, so that one side is enough."""
+        return any(row.sizes or row.when for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -91,7 +101,7 @@ class TableUse:
         """Return the keys and values of the rule for some rows, and the sizes that these give.
 
         Raises:
-            RuleError: A pattern has no text in these rows, or two of them give one size.
+            RuleError: A pattern has no text in these rows, or two of them give one size or condition.
         """
         sizes: dict[str, Any] = {}
         for name, row in rows.items():
@@ -103,7 +113,30 @@ class TableUse:
         def fill(pattern: str, side: int) -> str:
             return _filled(pattern, {name: row.texts[side] for name, row in rows.items()})
 
-        return changed_patterns(self.table, fill) if rows else dict(self.table), sizes
+        conditions = [row.when for row in rows.values() if row.when]
+        table = {**self.table, "when": _joined(self.table.get("when"), conditions)} if conditions else self.table
+        return changed_patterns(table, fill) if rows else dict(table), sizes
+
+
+def _joined(when: Any, others: Sequence[Mapping[str, Any]]) -> Any:
+    """Return the conditions of a rule and of its rows as one; what is not a table is refused later."""
+    if not isinstance(when, dict | None):
+        return when
+    joined = dict(when or {})
+    for name, value in itertools.chain.from_iterable(other.items() for other in others):
+        if name not in joined:
+            joined[name] = value
+        elif name in _ON_NAMES:
+            joined[name] = [*_as_list(joined[name]), *_as_list(value)]
+        elif name == "target" and isinstance(value, dict):
+            joined[name] = _joined(joined[name], [value])
+        else:
+            raise RuleError(f"when.{name} is in the rule and in a row of its tables.", hint="Remove one of them.")
+    return joined
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def label_of(rows: Mapping[str, Row]) -> str:
@@ -159,11 +192,14 @@ def _parse_table(table: object) -> NameTable:
 
 def _row(source: object, target: object) -> Row:
     sizes: dict[str, Any] = {}
+    when: dict[str, Any] = {}
     if isinstance(target, dict):
         sizes = {name: size for name, size in target.items() if name != "name"}
+        if isinstance(sizes.get("when"), dict):
+            when = sizes.pop("when")
         target = target.get("name", source)
     try:
-        return Row((name_text(source), name_text(target)), parse_sizes(sizes))
+        return Row((name_text(source), name_text(target)), parse_sizes(sizes), when)
     except RuleError as err:
         raise RuleError(f"row {shown(source)}: {err.message}", hint=err.hint) from err
 
@@ -197,7 +233,7 @@ def uses_of(table: Mapping[str, Any], tables: Mapping[str, NameTable]) -> TableU
     """Return which tables the patterns of a rule use.
 
     A rule with one side only uses the texts of that side. In others a list that one side uses is read there
-    as alternatives; a table whose rows have sizes is written out.
+    as alternatives; a table whose rows have sizes or conditions is written out.
 
     Raises:
         RuleError: A table of names is used on one side only, a field has a type, or there are too many rows.
@@ -216,13 +252,13 @@ def uses_of(table: Mapping[str, Any], tables: Mapping[str, NameTable]) -> TableU
     two_sided = "source" in table and not table.keys().isdisjoint(("target", "rename"))
     choices = {}
     for name in sorted(sides):
-        if two_sided and len(sides[name]) == 1 and not any(row.sizes for row in tables[name].rows):
+        if two_sided and len(sides[name]) == 1 and not tables[name].is_written_out:
             if not tables[name].is_list:
                 raise RuleError(
                     f"only {'targets' if 1 in sides[name] else 'sources'} use the table {name!r}: expected "
                     f"{{{name}}} on both sides.",
                     hint=f"Write {{{name}}} in the patterns of the other side too, make it a list, or give "
-                    "its rows sizes for where, such as { local = { odd = 0 }, global = { odd = 1 } }.",
+                    "its rows sizes for where, such as { local = { odd = 0 }, global = { odd = 1 } }, or a when.",
                 )
             choices[name] = alternatives([row.texts[0] for row in tables[name].rows])
     rows = {name: known for name, known in tables.items() if name in sides and name not in choices}
@@ -259,7 +295,9 @@ def changed_patterns(rule: Mapping[str, Any], change: Callable[[str, int], str])
     table = {key: changed(value, sides[key]) if key in sides else value for key, value in rule.items()}
     when = table.get("when")
     if isinstance(when, dict):
-        table["when"] = {k: changed(v, 0) if k in ("exists", "missing") else v for k, v in when.items()}
+        table["when"] = {k: changed(v, 0) if k in _ON_NAMES else v for k, v in when.items()}
+        if isinstance(others := when.get("target"), dict):
+            table["when"]["target"] = {k: changed(v, 1) if k in _ON_NAMES else v for k, v in others.items()}
     return table
 
 

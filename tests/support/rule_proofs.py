@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import ckptbridge_recipes
 import flax.serialization
 import jax
 import jax.numpy as jnp
