@@ -232,4 +232,10 @@ def test_published_files_become_transformers_model_without_a_head(names, head, t
     np.savez(tmp_path / "vit.npz", **model.flax(names, IN_A_MODULE))
     state = model.torch(of_transformers(""))
     like = torch_file(state, tmp_path / "like" / "model.safetensors")
-    convert(tmp_path / "vit.npz", tmp_path / "made.safetensors", to="torch", recipe="vit-vision-transformer", like=like)
+    convert(
+        tmp_path / "vit.npz",
+        tmp_path / "made.safetensors",
+        to="torch",
+        recipe="vit-vision-transformer",
+        like=like,
+    )

@@ -99,5 +99,3 @@ def test_other_weights_give_other_outputs(tmp_path):
     attention.k_proj, attention.v_proj = attention.v_proj, attention.k_proj
     with pytest.raises(AssertionError):
         assert_same_outputs(outputs(converted(model, theirs("gelu"), tmp_path)), wanted)
-
-

@@ -135,7 +135,10 @@ CASES = [
 @pytest.mark.parametrize(("family", "sizes", "transposed"), CASES)
 def test_outputs(family, sizes, transposed, gm, tmp_path):
     model = torch_model(sizes, family)
-    settings = {2: {"narrow": sizes.width}, 3: {"transposed": 0}}[family] if not transposed else {}
+    settings = {
+        2: {"narrow": 0 if transposed else sizes.width, "unused": 0},
+        3: {"transposed": int(transposed)},
+    }[family]
     tree = moved(model, load_recipe(RECIPES / f"gemma{family}-deepmind.toml"), settings, tmp_path)
     found = logits_of(linen_model(gm, sizes, family, transposed=transposed), tree)
     assert_same_outputs(found, wanted(model))
@@ -148,7 +151,7 @@ def test_stacks_are_those_that_gemma_splits(family, pattern, gm, tmp_path):
     sizes = dataclasses.replace(GROUPED, layers=pattern + 1)
     model = torch_model(sizes, family)
     recipe = load_recipe(RECIPES / f"gemma{family}-deepmind-stacked.toml")
-    tree = two_levels(moved(model, recipe, {}, tmp_path))
+    tree = two_levels(moved(model, recipe, {"unused": 0} if family == 2 else {}, tmp_path))
     nested = checkpoint._stacked_to_nested(tree)
     assert_same_tree(flatten_dict(nested, sep="/"), deepmind(arrays(model), sizes))
     again = checkpoint._nested_to_stacked(nested, pattern)
@@ -183,4 +186,3 @@ def test_a_wrong_rule_gives_other_outputs(gm, tmp_path):
     tree = moved(model, load_recipe(recipe), {}, tmp_path)
     with pytest.raises(AssertionError):
         assert_same_outputs(logits_of(linen_model(gm, EQUAL, 3), tree), wanted(model))
-

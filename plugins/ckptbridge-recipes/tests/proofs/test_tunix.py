@@ -81,7 +81,9 @@ def tunix_model(lib, name, sizes, **own):
 def logits_of(model, tree):
     """Run a model that has these variables and no others."""
     graph, state = nnx.split(model)
-    shapes = {tuple(map(str, name)): leaf.shape for name, leaf in flatten_dict(nnx.to_pure_dict(state)).items()}
+    shapes = {
+        tuple(map(str, name)): leaf.shape for name, leaf in flatten_dict(nnx.to_pure_dict(state)).items()
+    }
     found = {tuple(name.removeprefix("params/").split("/")): value for name, value in tree.items()}
     assert shapes == {name: value.shape for name, value in found.items()}
     numbered = {tuple(int(p) if p.isdigit() else p for p in name): v for name, v in found.items()}
@@ -129,9 +131,7 @@ def gemma2(sizes):
         sliding_window_size=WINDOW,
     )
     caps = {"final_logit_softcapping": 30.0, "attn_logit_softcapping": 50.0}
-    torchs = torch_model(
-        sizes, "Gemma2", query_pre_attn_scalar=sizes.head_dim, sliding_window=WINDOW, **caps
-    )
+    torchs = torch_model(sizes, "Gemma2", query_pre_attn_scalar=sizes.head_dim, sliding_window=WINDOW, **caps)
     return torchs, own, "gemma2-tunix"
 
 
@@ -213,7 +213,8 @@ def test_a_wrong_rule_gives_other_outputs(tmp_path):
     """The control: gates and what they multiply change places, which no shape shows."""
     stub_tunix()
     model, own, name = qwen3(SIZES)
-    right = '"layers.{i:int}.mlp.{x}_proj.kernel"\nrearrange = "o i -> i o"\ntables = { x = ["gate", "up", "down"] }'
+    tables = 'tables = { x = ["gate", "up", "down"] }'
+    right = f'"layers.{{i:int}}.mlp.{{x}}_proj.kernel"\nrearrange = "o i -> i o"\n{tables}'
     wrong = right.replace('["gate", "up", "down"]', '{ gate = "up", up = "gate", down = "down" }')
     recipe = load_recipe(changed(RECIPES / f"{name}.toml", right, wrong, tmp_path))
     tree = moved(model, recipe, tmp_path)
@@ -222,7 +223,7 @@ def test_a_wrong_rule_gives_other_outputs(tmp_path):
 
 
 def test_tunix_ignores_the_base_of_llamas_rotary_embedding(tmp_path):
-    """As the recipe's notes say: with the base of Llama 3 the weights are the same and the outputs are not."""
+    """As the recipe's notes say: with the base of Llama 3 the weights are right and the outputs are not."""
     stub_tunix()
     own = tunix_model("llama3", "Llama3", SIZES, rope_theta=500_000, norm_eps=1e-6)
     same = torch_model(SIZES, "Llama", rope_theta=1e6, rms_norm_eps=1e-6)
