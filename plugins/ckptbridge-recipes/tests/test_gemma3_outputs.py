@@ -236,9 +236,8 @@ def test_a_wrong_rule_gives_other_outputs(sizes, model, tmp_path):
     source = torch_file(arrays(model), tmp_path / "torch" / "model.safetensors")
     tree = by_hand(arrays(model), sizes)
     like = saved_tree(zeros(tree), tmp_path / "like.msgpack")
-    keys, values = (f'  "{{M}}.layers.{{i:int}}.self_attn.{x}_proj.weight",\n' for x in "kv")
-    start, end = "source = [\n", ']\ntarget = "{T}layer_{i:int}/attn/kv_einsum.w"'
-    right, wrong = f"{start}{keys}{values}{end}", f"{start}{values}{keys}{end}"
+    keys, values = (f'"{{M}}.layers.{{i:int}}.self_attn.{x}_proj.weight"' for x in "kv")
+    right, wrong = f"[{keys}, {values}]", f"[{values}, {keys}]"
     rules = changed(RECIPE.path, right, wrong, tmp_path)
     convert(
         source, tmp_path / "flax.msgpack", to="flax", recipe=(load_recipe(rules), settings(sizes)), like=like
