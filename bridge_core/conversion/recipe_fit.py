@@ -22,7 +22,7 @@ from bridge_core.plan import Dropped, Plan, RecipeProblem, Step
 from bridge_core.plugins import Recipe, Registry
 from bridge_core.resolve import side_of
 from bridge_core.rules import KeyIndex, Pattern, oriented
-from bridge_core.state import FlatState, Key
+from bridge_core.state import FlatState, Key, join_key
 
 if TYPE_CHECKING:
     from bridge_core.resolve import NamedSide
@@ -54,7 +54,11 @@ def fitted(plan: Plan, state: FlatState, options: ConversionOptions, registry: R
     rules = oriented(options.rules, state.layout or options.to, options.to, registry.frameworks)
     config = config_beside(state)
     side = side_of(state, registry)
-    lacking = _unmatched_rows(rules, side) or _lacking([(rule, rule.sources) for rule in rules], side, config)
+    lacking = (
+        _lone_biases(plan)
+        or _unmatched_rows(rules, side)
+        or _lacking([(rule, rule.sources) for rule in rules], side, config)
+    )
     what = "the checkpoint has"
     if not lacking and options.to != "neutral":
         result = side_of(plan.apply(state), registry)
@@ -109,14 +113,15 @@ def _lacking(
             if rule.optional and not (rule.when and choices[str(pattern)] > 1):
                 continue
             read = side.read(pattern)
-            text = str(Pattern(read.segments))  # as the names are, where it was written in another way
-            lists = _lists_of(text)
+            lists = _lists_of(str(Pattern(read.segments)))
             if pattern.may_be_absent or not lists:
                 continue
-            for captures in filter(None, map(read.match, index.candidates(read))):
-                for count, path in lists:
+            for name in index.candidates(read):
+                captures = read.match(name)
+                text = _text_for(read, name)
+                for count, path in lists if captures is not None else ():
                     present = lists_by_path.setdefault(path, {}).setdefault(text, _Present(read.numbers))
-                    present.add(rule, captures, count)
+                    present.add(rule, captures, count)  # type: ignore[arg-type]
     lacking = []
     for entries in lists_by_path.values():
         every = set(itertools.chain.from_iterable(present.numbers for present in entries.values()))
@@ -124,6 +129,12 @@ def _lacking(
             absent = sorted(every - present.numbers, key=_in_order)
             lacking += [_with_numbers(text, numbers) for numbers in absent if present.may_be(numbers, config)]
     return list(dict.fromkeys(lacking))
+
+
+def _lone_biases(plan: Plan) -> list[str]:
+    """Return the layers of which a checkpoint has only the bias, which no layer explains."""
+    lone = (step.sources[0] for step in plan.steps if step.evidence == "unclaimed" and step.sources)
+    return [f"weight for {join_key(key)}" for key in lone if key[-1] == "bias"]
 
 
 def _unmatched_rows(rules: Iterable[Rule], side: NamedSide) -> list[str]:
@@ -186,6 +197,15 @@ def _lists_of(pattern: str) -> list[tuple[int, str]]:
         elif "{" in segment or "*" in segment:
             break
     return lists
+
+
+def _text_for(pattern: Pattern, name: Key) -> str:
+    """Return a pattern with only its numbers open, for a name that it matches; with ``**`` as it is."""
+    segments = pattern.segments
+    if len(segments) != len(name) or "**" in str(pattern):
+        return str(Pattern(segments))
+    texts = (str(Pattern((segment,))) for segment in segments)
+    return ".".join(text if _NUMBER.search(text) else part for text, part in zip(texts, name, strict=True))
 
 
 def _with_numbers(text: str, numbers: Iterable[str]) -> str:

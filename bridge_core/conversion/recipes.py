@@ -167,7 +167,7 @@ def with_named_recipes(
         return plan
     own = [one for one in recognised if not one.side.plain]
     if own and not guided and options.like is None and options.model is None:
-        problem = RecipeProblem(_needed_text(own, options.to), _way(own), _names(own))
+        problem = RecipeProblem(_needed_text(own), f"\n{_way(own)}", _names(own))
         return replace(plan, problems=replace(plan.problems, recipe=problem))
     if plan.ok:
         return plan
@@ -184,7 +184,7 @@ def refuse_if_recognised(state: FlatState, options: ConversionOptions, registry:
     """
     found = list(recognised_recipes(state, registry))
     if found:
-        problem = RecipeProblem(_needed_text(found, options.to), _way(found, none=False), _names(found))
+        problem = RecipeProblem(_needed_text(found), f"\n{_way(found, none=False)}", _names(found))
         error = problem.error()
         error.path = state.metadata.provenance.get("path")
         raise error
@@ -194,11 +194,11 @@ def _names(found: Iterable[RecognisedRecipe]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(one.recipe.name for one in found))
 
 
-def _needed_text(found: list[RecognisedRecipe], to: str) -> str:
+def _needed_text(found: list[RecognisedRecipe]) -> str:
     lines = "".join(f"\n  {one.recipe.name}: to {one.other.name}" for one in found)
     return (
-        f"the tensors have the names of {found[0].side.name}. Converted only by names and shapes they would "
-        f"keep these, which no other model is known to have; recipes make others of them:{lines}"
+        f"the tensors have the names of {found[0].side.name}, which a conversion by names and shapes would "
+        f"keep. Recipes give them other ones:{lines}"
     )
 
 

@@ -37,7 +37,7 @@ class RecipeSample:
 
     Args:
         source: Name -> array, on the recipe's source side. Parts of names are joined by dots for torch, and
-            by slashes for trees, as in ``params/Dense_0/kernel``.
+            by slashes for trees, as in ``encoder/Dense_0/kernel``.
         target: Likewise on its target side.
         name: What the sample is, for test ids.
         source_config: The ``config.json`` next to the source's checkpoints; None for none.

@@ -19,4 +19,6 @@ def bridge_recipes() -> Iterable[Recipe]:
 
     from bridge_core.plugins import Recipe
 
-    return tuple(map(Recipe, sorted((Path(__file__).parent / "recipes").glob("*.toml"))))
+    return tuple(
+        map(Recipe, sorted((Path(__file__).parent / "recipes").glob("*.toml"), key=lambda path: path.stem))
+    )
