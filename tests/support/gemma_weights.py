@@ -70,7 +70,10 @@ def _gated(sizes: DecoderSizes, random: _Random, start: str = "") -> Weights:
 def gemma_weights(sizes: DecoderSizes, family: int, prefix: str = "model.") -> Weights:
     """Return the weights of transformers' Gemma 2 or 3, without the head."""
     random = _Random(family)
-    weights = {"embed_tokens.weight": random(sizes.vocabulary, sizes.width), "norm.weight": random(sizes.width)}
+    weights = {
+        "embed_tokens.weight": random(sizes.vocabulary, sizes.width),
+        "norm.weight": random(sizes.width),
+    }
     norms = ["input", "post_attention", "pre_feedforward", "post_feedforward"]
     for n in range(sizes.layers):
         layer = {f"self_attn.{name}": value for name, value in _attention(sizes, random).items()}
@@ -85,7 +88,10 @@ def gemma_weights(sizes: DecoderSizes, family: int, prefix: str = "model.") -> W
 def llama_weights(sizes: DecoderSizes, kind: str, prefix: str = "model.", *, head: bool = True) -> Weights:
     """Return the weights of transformers' Llama, Qwen 2 (with biases) or Qwen 3 (with norms of heads)."""
     random = _Random(len(kind))
-    weights = {"embed_tokens.weight": random(sizes.vocabulary, sizes.width), "norm.weight": random(sizes.width)}
+    weights = {
+        "embed_tokens.weight": random(sizes.vocabulary, sizes.width),
+        "norm.weight": random(sizes.width),
+    }
     for n in range(sizes.layers):
         layer = {f"self_attn.{name}": value for name, value in _attention(sizes, random).items()}
         if kind == "qwen2":
@@ -113,7 +119,9 @@ def _gemma_attention(layer: Mapping[str, np.ndarray], sizes: DecoderSizes) -> We
     """Return DeepMind's arrays of the attention, which Tunix has as well."""
     q, k, v = (_heads_first(layer[f"self_attn.{x}_proj.weight"], sizes) for x in "qkv")
     equal = sizes.heads == sizes.kv_heads
-    made = {"qkv_einsum/w": np.stack((q, k, v))} if equal else {"q_einsum/w": q, "kv_einsum/w": np.stack((k, v))}
+    made = (
+        {"qkv_einsum/w": np.stack((q, k, v))} if equal else {"q_einsum/w": q, "kv_einsum/w": np.stack((k, v))}
+    )
     out = layer["self_attn.o_proj.weight"].T
     made["attn_vec_einsum/w"] = out.reshape(sizes.heads, sizes.head_dim, sizes.width)
     for own, other in (("query", "q"), ("key", "k")):
@@ -139,11 +147,16 @@ _GEMMA_NORMS = {
 
 
 def deepmind(
-    weights: Mapping[str, np.ndarray], sizes: DecoderSizes, *, transposed: bool = True, prefix: str = "model."
+    weights: Mapping[str, np.ndarray],
+    sizes: DecoderSizes,
+    *,
+    transposed: bool = True,
+    prefix: str = "model.",
+    unused: int = 0,
 ) -> Weights:
-    """Return the variables of DeepMind's model, without a collection."""
+    """Return the variables of DeepMind's model, without a collection; ``unused`` rows of zeros are added."""
     tree = {
-        "embedder/input_embedding": weights[f"{prefix}embed_tokens.weight"],
+        "embedder/input_embedding": np.pad(weights[f"{prefix}embed_tokens.weight"], ((0, unused), (0, 0))),
         "final_norm/scale": weights[f"{prefix}norm.weight"],
     }
     for n, layer in enumerate(_layers(weights, sizes, prefix)):
@@ -192,9 +205,7 @@ def tunix_gemma(weights: Mapping[str, np.ndarray], sizes: DecoderSizes, family: 
     return tree
 
 
-def tunix_llama(
-    weights: Mapping[str, np.ndarray], sizes: DecoderSizes, prefix: str = "model."
-) -> Weights:
+def tunix_llama(weights: Mapping[str, np.ndarray], sizes: DecoderSizes, prefix: str = "model.") -> Weights:
     """Return the variables of Tunix's Llama3, Qwen2 or Qwen3."""
     tree = {
         "embedder/input_embedding": weights[f"{prefix}embed_tokens.weight"],

@@ -2,14 +2,23 @@
 
 import dataclasses
 
+import pytest
 from support.gemma_weights import DecoderSizes, gemma_weights, llama_weights, tunix_gemma, tunix_llama
 from support.rule_proofs import RECIPES
 
 from bridge_core.plugins import load_recipe
 from bridge_core.testing import RecipeContract, RecipeSample
 
-GROUPED = DecoderSizes(layers=3)
-EQUAL = dataclasses.replace(GROUPED, layers=2, kv_heads=4)
+pytestmark = pytest.mark.slow
+
+GROUPED = DecoderSizes(layers=2)
+EQUAL = dataclasses.replace(GROUPED, kv_heads=4)
+HEAD = frozenset({"lm_head.weight", "lm_head/w"})
+
+
+def sample(weights, tree, name, sizes, model_type):
+    heads = {"heads": sizes.heads, "kv_heads": sizes.kv_heads}
+    return RecipeSample(weights, tree, name, sizes.config(model_type), sizes=heads, may_lack=HEAD)
 
 
 class TestGemma2(RecipeContract):
@@ -18,7 +27,7 @@ class TestGemma2(RecipeContract):
     def samples(self):
         for name, sizes in (("grouped heads", GROUPED), ("equal heads", EQUAL)):
             weights = gemma_weights(sizes, 2)
-            yield RecipeSample(weights, tunix_gemma(weights, sizes, 2), name, sizes.config("gemma2"))
+            yield sample(weights, tunix_gemma(weights, sizes, 2), name, sizes, "gemma2")
 
 
 class TestGemma3(RecipeContract):
@@ -27,7 +36,7 @@ class TestGemma3(RecipeContract):
     def samples(self):
         for name, sizes in (("grouped heads", GROUPED), ("equal heads", EQUAL)):
             weights = gemma_weights(sizes, 3)
-            yield RecipeSample(weights, tunix_gemma(weights, sizes, 3), name, sizes.config("gemma3_text"))
+            yield sample(weights, tunix_gemma(weights, sizes, 3), name, sizes, "gemma3_text")
 
 
 class TestLlama3(RecipeContract):
@@ -35,9 +44,9 @@ class TestLlama3(RecipeContract):
 
     def samples(self):
         weights = llama_weights(GROUPED, "llama")
-        yield RecipeSample(weights, tunix_llama(weights, GROUPED), "a head", GROUPED.config("llama"))
+        yield sample(weights, tunix_llama(weights, GROUPED), "a head", GROUPED, "llama")
         weights = llama_weights(EQUAL, "llama", head=False)
-        yield RecipeSample(weights, tunix_llama(weights, EQUAL), "tied", sizes={"heads": 4, "kv_heads": 4})
+        yield sample(weights, tunix_llama(weights, EQUAL), "tied", EQUAL, "llama")
 
 
 class TestQwen2(RecipeContract):
@@ -45,7 +54,7 @@ class TestQwen2(RecipeContract):
 
     def samples(self):
         weights = llama_weights(GROUPED, "qwen2")
-        yield RecipeSample(weights, tunix_llama(weights, GROUPED), "a head", GROUPED.config("qwen2"))
+        yield sample(weights, tunix_llama(weights, GROUPED), "a head", GROUPED, "qwen2")
 
 
 class TestQwen3(RecipeContract):
@@ -53,9 +62,14 @@ class TestQwen3(RecipeContract):
 
     def samples(self):
         weights = llama_weights(GROUPED, "qwen3", head=False)
-        yield RecipeSample(weights, tunix_llama(weights, GROUPED), "dense")
-        sizes = dataclasses.replace(GROUPED, layers=2, experts=5)
+        yield RecipeSample(weights, tunix_llama(weights, GROUPED), "tied, and no config")
+
+
+class TestQwen3Moe(RecipeContract):
+    recipe = load_recipe(RECIPES / "qwen3-moe-tunix.toml")
+
+    def samples(self):
+        sizes = dataclasses.replace(GROUPED, experts=3)
         weights = llama_weights(sizes, "qwen3")
-        yield RecipeSample(
-            weights, tunix_llama(weights, sizes), "experts", sizes.config("qwen3_moe")
-        )
+        tree = tunix_llama(weights, sizes)
+        yield RecipeSample(weights, tree, "experts", sizes.config("qwen3_moe"), may_lack=HEAD)

@@ -90,7 +90,7 @@ def stub_kauldron():
 
 
 def stub_torchvision():
-    """For torchvision's build for CUDA beside PyTorch's for the CPU: its kernels, which models do not use."""
+    """For torchvision's build for CUDA with PyTorch's for the CPU: models do not use its kernels."""
     sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("_meta_registrations"))
 
 

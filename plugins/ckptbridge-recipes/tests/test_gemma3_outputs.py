@@ -1,4 +1,4 @@
-"""Rules for DeepMind's Gemma 3 and that of transformers: there, back, and the same outputs."""
+"""The recipe for DeepMind's Gemma 3 and transformers': there, back, and the same outputs."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from flax.serialization import msgpack_restore, msgpack_serialize
 from support.errors import refused
 from support.flax_gemma import GemmaSizes, LinenGemma
 from support.rule_proofs import (
-    RULES,
+    RECIPES,
     arrays,
     assert_same_outputs,
     assert_same_tree,
@@ -24,8 +24,9 @@ from support.rule_proofs import (
 )
 
 from bridge_core import RuleError, convert
+from bridge_core.plugins import load_recipe
 
-FILE = RULES / "gemma3.toml"
+RECIPE = load_recipe(RECIPES / "gemma3-deepmind.toml")
 SIZES = GemmaSizes(40, 24, 48, layers=2, heads=4, kv_heads=2, head_dim=8, window=4)
 CASES = {
     "grouped": SIZES,
@@ -42,6 +43,14 @@ every_case = pytest.mark.parametrize(
         for name, sizes in CASES.items()
     ],
 )
+
+
+def recipe_for(sizes):
+    return RECIPE, settings(sizes)
+
+
+def settings(sizes):
+    return {"transposed": int(sizes.transposed), "heads": sizes.heads, "kv_heads": sizes.kv_heads}
 
 
 def gemma(sizes):
@@ -140,35 +149,36 @@ def wanted(model):
 
 
 @every_case
-def test_there_by_a_template_and_back_without_one(sizes, model, tmp_path):
-    """Names of torch's show neither how Flax's joins heads, nor which way round its gates are."""
+def test_there_and_back(sizes, model, tmp_path):
+    """By the config next to the checkpoint; the way back needs none."""
     weights, tree = arrays(model), by_hand(arrays(model), sizes)
     source = torch_file(weights, tmp_path / "torch" / "model.safetensors", model.config.to_dict())
-    like = saved_tree(zeros(tree), tmp_path / "like.msgpack")
+    recipe = (RECIPE, {"transposed": int(sizes.transposed)})
     in_flax = tmp_path / "flax.msgpack"
-    assert convert(source, in_flax, to="flax", rules=FILE, like=like).exact
+    assert convert(source, in_flax, to="flax", recipe=recipe).exact
     assert_same_tree(stored_tree(in_flax), tree)
 
     back = tmp_path / "back.safetensors"
-    assert convert(in_flax, back, to="torch", rules=FILE).exact
+    assert convert(in_flax, back, to="torch", recipe=recipe).exact
     del weights["lm_head.weight"]
     assert_same_tree(stored(back), weights)
-    assert convert(in_flax, tmp_path / "tied.safetensors", to="torch", rules=FILE, like=source).exact
-    assert_same_tree(stored(tmp_path / "tied.safetensors"), arrays(model))
+    tied = tmp_path / "tied.safetensors"
+    assert convert(in_flax, tied, to="torch", recipe=recipe, like=source).exact
+    assert_same_tree(stored(tied), arrays(model))
 
 
 @pytest.mark.parametrize("sizes", [SIZES])
-def test_the_names_of_torch_do_not_show_the_variables(model, tmp_path):
+def test_heads_are_asked_for_without_a_config(sizes, model, tmp_path):
     source = torch_file(model, tmp_path / "torch" / "model.safetensors")
-    with refused(RuleError, "gate_proj", hint="--like"):
-        convert(source, tmp_path / "flax.msgpack", to="flax", rules=FILE)
+    with refused(RuleError, "config.num_attention_heads", hint="--set"):
+        convert(source, tmp_path / "flax.msgpack", to="flax", recipe=RECIPE)
 
 
 @every_case
 def test_variables_of_flax_become_torchs(sizes, model, tmp_path):
     """A file that this project did not write."""
     variables = saved_tree(by_hand(arrays(model), sizes), tmp_path / "flax.msgpack")
-    convert(variables, tmp_path / "torch.safetensors", to="torch", rules=FILE)
+    convert(variables, tmp_path / "torch.safetensors", to="torch", recipe=recipe_for(sizes))
     weights = arrays(model)
     del weights["lm_head.weight"]
     assert_same_tree(stored(tmp_path / "torch.safetensors"), weights)
@@ -179,7 +189,7 @@ def test_variables_of_flax_become_torchs(sizes, model, tmp_path):
 def test_the_outputs_are_those_of_torch(sizes, model, tmp_path):
     source = torch_file(arrays(model), tmp_path / "torch" / "model.safetensors")
     like = saved_tree(zeros(by_hand(arrays(model), sizes)), tmp_path / "like.msgpack")
-    convert(source, tmp_path / "flax.msgpack", to="flax", rules=FILE, like=like)
+    convert(source, tmp_path / "flax.msgpack", to="flax", recipe=recipe_for(sizes), like=like)
     in_flax = stored_tree(tmp_path / "flax.msgpack")
     assert_same_outputs(run_linen(LinenGemma(sizes), in_flax, TOKENS), wanted(model))
 
@@ -195,11 +205,11 @@ def test_every_spelling_is_read_and_written(sizes, prefix, head, model, tmp_path
     like = tmp_path / "like.npz"
     np.savez(like, **zeros(tree))
     in_flax, back = tmp_path / "flax.npz", tmp_path / "back.safetensors"
-    assert convert(source, in_flax, to="flax", rules=FILE, like=like).exact
+    assert convert(source, in_flax, to="flax", recipe=recipe_for(sizes), like=like).exact
     stored_names = set(np.load(in_flax)) - {"__ckptbridge__"}
     assert stored_names == set(tree)
     assert_same_tree({name: np.load(in_flax)[name] for name in stored_names}, tree)
-    assert convert(in_flax, back, to="torch", rules=FILE, like=source).exact
+    assert convert(in_flax, back, to="torch", recipe=recipe_for(sizes), like=source).exact
     assert_same_tree(stored(back), weights)
 
 
@@ -210,33 +220,13 @@ def test_keys_that_hold_slashes(sizes, model, tmp_path):
     source = torch_file(spelt(arrays(model), "model.", head=False), tmp_path / "torch" / "model.safetensors")
     like, in_flax = tmp_path / "like.msgpack", tmp_path / "flax.msgpack"
     like.write_bytes(msgpack_serialize({path: zeros(leaves) for path, leaves in tree.items()}))
-    assert convert(source, in_flax, to="flax", rules=FILE, like=like).exact
+    assert convert(source, in_flax, to="flax", recipe=recipe_for(sizes), like=like).exact
     leaves_of = msgpack_restore(in_flax.read_bytes())
     assert leaves_of.keys() == tree.keys()
     for path, leaves in tree.items():
         assert_same_tree(leaves_of[path], leaves)
-    assert convert(in_flax, tmp_path / "back.safetensors", to="torch", rules=FILE).exact
+    assert convert(in_flax, tmp_path / "back.safetensors", to="torch", recipe=recipe_for(sizes)).exact
     assert_same_tree(stored(tmp_path / "back.safetensors"), stored(source))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sizes", [SIZES])
-def test_rows_for_images_are_cut(sizes, model, tmp_path):
-    """The multimodal model of transformers has rows more, which DeepMind's has not."""
-    weights, tree = arrays(model), by_hand(arrays(model), sizes)
-    name = "model.embed_tokens.weight"
-    more = {**weights, name: np.concatenate([weights[name], np.full((4, sizes.width), 0.5, np.float32)])}
-    del more["lm_head.weight"]
-    source = torch_file(more, tmp_path / "torch" / "model.safetensors")
-    like = saved_tree(zeros(tree), tmp_path / "like.msgpack")
-    right, wrong = '"v d -> v d, v d"', '["v d -> v d, v d", "pad(v, 40, 44, discard)"]'
-    rules = changed(FILE, right, wrong, tmp_path)
-    report = convert(source, tmp_path / "flax.msgpack", to="flax", rules=rules, like=like)
-    assert not report.exact
-    assert_same_tree(stored_tree(tmp_path / "flax.msgpack"), tree)
-    convert(tmp_path / "flax.msgpack", tmp_path / "back.safetensors", to="torch", rules=rules)
-    more[name][-4:] = 0
-    assert_same_tree(stored(tmp_path / "back.safetensors"), more)
 
 
 @pytest.mark.slow
@@ -247,8 +237,11 @@ def test_a_wrong_rule_gives_other_outputs(sizes, model, tmp_path):
     tree = by_hand(arrays(model), sizes)
     like = saved_tree(zeros(tree), tmp_path / "like.msgpack")
     keys, values = (f'"{{M}}.layers.{{i:int}}.self_attn.{x}_proj.weight"' for x in "kv")
-    rules = changed(FILE, f"[{keys}, {values}]", f"[{values}, {keys}]", tmp_path)
-    convert(source, tmp_path / "flax.msgpack", to="flax", rules=rules, like=like)
+    right, wrong = f"[{keys}, {values}]", f"[{values}, {keys}]"
+    rules = changed(RECIPE.path, right, wrong, tmp_path)
+    convert(
+        source, tmp_path / "flax.msgpack", to="flax", recipe=(load_recipe(rules), settings(sizes)), like=like
+    )
     in_flax = stored_tree(tmp_path / "flax.msgpack")
     with pytest.raises(AssertionError):
         assert_same_tree(in_flax, tree)
