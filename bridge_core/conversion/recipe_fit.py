@@ -103,9 +103,12 @@ def _lacking(
             lists = _lists_of(text)
             if pattern.may_be_absent or not lists:
                 continue
-            for captures in filter(None, map(read.match, index.candidates(read))):
+            for key in index.candidates(read):
+                if not (captures := read.match(key)):
+                    continue
+                name = f"{text[:-1]}{key[-1]}" if text.endswith(".*") else text  # each leaf of a layer
                 for count, path in lists:
-                    present = found.setdefault(path, {}).setdefault(text, _Present(read.numbers))
+                    present = found.setdefault(path, {}).setdefault(name, _Present(read.numbers))
                     present.add(rule, captures, count)
     lacking = []
     for entries in found.values():
