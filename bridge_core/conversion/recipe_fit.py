@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +94,7 @@ def _lacking(
     """
     index = KeyIndex(side.names)
     found: dict[str, dict[str, _Present]] = {}
+    rows: dict[tuple[str, bool], list[tuple[str, Pattern]]] = {}
     for rule, several in patterns:
         if rule.optional or rule.fallback or rule.action not in _TAKING:
             continue
@@ -101,7 +102,11 @@ def _lacking(
             read = side.read(pattern)
             text = str(Pattern(read.segments))  # as the names are, where it was written in another way
             lists = _lists_of(text)
-            if pattern.may_be_absent or not lists:
+            if pattern.may_be_absent:
+                continue
+            if not lists:
+                if not rule.when:
+                    rows.setdefault((rule.origin, text.endswith(".*")), []).append((text, read))
                 continue
             for key in index.candidates(read):
                 if not (captures := read.match(key)):
@@ -110,13 +115,22 @@ def _lacking(
                 for count, path in lists:
                     present = found.setdefault(path, {}).setdefault(name, _Present(read.numbers))
                     present.add(rule, captures, count)
-    lacking = []
+    lacking = list(itertools.chain.from_iterable(_lacking_rows(known, index) for known in rows.values()))
     for entries in found.values():
         every = set(itertools.chain.from_iterable(present.numbers for present in entries.values()))
         for text, present in entries.items():
             absent = sorted(every - present.numbers, key=_in_order)
             lacking += [_with_numbers(text, numbers) for numbers in absent if present.may_be(numbers, config)]
     return list(dict.fromkeys(lacking))
+
+
+def _lacking_rows(rows: Sequence[tuple[str, Pattern]], index: KeyIndex) -> list[str]:
+    """Return what is missing of the rows of one table, whose layers have the same leaves."""
+    leaves = {text: {key[-1] for key in index.candidates(read) if read.match(key)} for text, read in rows}
+    if not all(text.endswith(".*") for text in leaves):
+        return [text for text, found in leaves.items() if not found and any(leaves.values())]
+    every = set().union(*leaves.values())
+    return [f"{text[:-1]}{leaf}" for text, found in leaves.items() for leaf in sorted(every - found)]
 
 
 class _Present:
