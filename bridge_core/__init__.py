@@ -128,11 +128,12 @@ else:
             "conversion": "convert from_neutral plan_conversion Report to_neutral verify",
             "errors": (
                 "AmbiguousLayerError BadInputError BridgeError BridgeWarning ConversionError "
-                "ConversionWarning DeprecatedName DestinationExists DestinationIsFolder FileWarning "
-                "IntegrityError KeyConflict LimitExceeded LossyCastError MalformedFile MismatchError "
-                "MissingDependency OutOfMemory PermissionDenied PlanError PluginConflict PluginError "
-                "PluginWarning RuleError ShardError SourceIsFolder SourceNotFound SystemFailure "
-                "TruncatedFile UnclaimedTensorError UnknownKey UnsafeFile UnsupportedFeature "
+                "ConversionWarning DeprecatedName DestinationExists DestinationIsFolder "
+                "FileWarning IntegrityError KeyConflict LimitExceeded LossyCastError "
+                "MalformedFile MismatchError MissingDependency OutOfMemory PermissionDenied "
+                "PlanError PluginConflict PluginError PluginWarning RecipeRequired RuleError "
+                "ShardError SourceIsFolder SourceNotFound SystemFailure TruncatedFile "
+                "UnclaimedTensorError UnknownKey UnsafeFile UnsupportedFeature "
                 "UnsupportedLayerError UsageError VerificationError"
             ),
             "formats": "Capabilities FileImage Format WriteTarget",

@@ -37,6 +37,7 @@ __all__ = [
     "PluginConflict",
     "PluginError",
     "PluginWarning",
+    "RecipeRequired",
     "RuleError",
     "ShardError",
     "SourceIsFolder",
@@ -52,6 +53,8 @@ __all__ = [
     "VerificationError",
 ]
 
+Keys = tuple[str, ...]
+
 
 class BridgeError(Exception):
     """Base of every error raised on purpose.
@@ -61,9 +64,8 @@ class BridgeError(Exception):
         path: The file or folder it is about.
         key: The tensor it is about, as a tuple key or a flat name.
         plugin: The plugin it is about.
-        hint: What the user can do, as an imperative; shown after the message. It names arguments of Python
-            with the option of the command in brackets, ``like="a.safetensors" (--like)``; the command shows
-            the option only.
+        hint: What the user can do, as an imperative. It names arguments of Python with the option of the
+            command in brackets, ``like="a.safetensors" (--like)``; the command shows the option only.
         options: Options of the command that are most likely to go on, the safest first.
 
     Attributes:
@@ -129,8 +131,7 @@ class BridgeError(Exception):
         """Return the error as a JSON object; ``docs/schemas/error.json`` describes it.
 
         Args:
-            command: The words of the command that failed, the program first; each entry of ``next`` adds an
-                option to it.
+            command: The words of the command that failed; each entry of ``next`` adds an option to them.
         """
         import shlex  # errors are imported by every command
 
@@ -214,13 +215,7 @@ class MismatchError(
     """
 
     def __init__(
-        self,
-        message: str,
-        *,
-        missing: tuple[str, ...] = (),
-        unexpected: tuple[str, ...] = (),
-        mismatched: tuple[str, ...] = (),
-        **more: Any,
+        self, message: str, *, missing: Keys = (), unexpected: Keys = (), mismatched: Keys = (), **more: Any
     ) -> None:
         super().__init__(message, **more)
         self.missing, self.unexpected, self.mismatched = missing, unexpected, mismatched
@@ -351,8 +346,9 @@ class SystemFailure(BridgeError, OSError, code="CKB-400", exit_code=4):
         """
         if isinstance(error, SystemFailure):  # its text names what failed
             return error
-        denied = cls is SystemFailure and error.errno in (errno.EACCES, errno.EPERM)
-        kind = PermissionDenied if denied else cls
+        kind = (
+            PermissionDenied if cls is SystemFailure and error.errno in (errno.EACCES, errno.EPERM) else cls
+        )
         failure = kind(f"{what}: {error.strerror or error}.", path=path, hint=hint)
         failure.errno, failure.strerror, failure.filename = error.errno, error.strerror, error.filename
         return failure

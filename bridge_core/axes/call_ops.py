@@ -42,6 +42,7 @@ def op_of_call(
             value = _number(call.args[0] if divisor is None else divisor, lookup)
             return Offset(value, rounding) if call.name == "offset" else Scale(value, rounding, bool(divisor))
         before, after = (_size(size, lookup) for size in call.args[1:3])
+        change = _size(call.difference.number, lookup) if call.difference is not None else None
     except RuleError as err:
         raise RuleError(f"'{call}': {err.message}", hint=err.hint) from err
     if axis is None:
@@ -53,7 +54,12 @@ def op_of_call(
     size = spec.shape[axis]
     if before is not None and before != size:
         raise RuleError(f"'{call}': expected {before} elements on the axis, got {size}.")
-    new_size = after if after is not None else size_of(axis)
+    if change is not None:
+        new_size = size + (change if call.name == "pad" else -change)
+        if change < 0 or new_size < 0:
+            raise RuleError(f"'{call}': expected a number from 0 to the {size} elements, got {change}.")
+    else:
+        new_size = after if after is not None else size_of(axis)
     discard = call.args[3] is True
     if call.name == "pad":
         return Pad(axis, size, new_size, discard=discard)

@@ -14,14 +14,12 @@ from bridge_core.errors import RuleError
 from bridge_core.messages import nearest, shown
 from bridge_core.state import DTYPES, cast_is_exact, dtype_named
 
-__all__ = ["Call", "parse_ops"]
-
-Argument = str | int | float | Expression | None
+__all__ = ["Call", "Difference", "parse_ops"]
 
 _CALLS = {
-    "pad": "pad(axis), pad(axis, size) or pad(axis, from, to)",
-    "unpad": "unpad(axis), unpad(axis, size) or unpad(axis, from, to)",
-    "cut": "cut(axis), cut(axis, size) or cut(axis, from, to)",
+    "pad": "pad(axis), pad(axis, size), pad(axis, from, to) or pad(axis, +number)",
+    "unpad": "unpad(axis), unpad(axis, size), unpad(axis, from, to) or unpad(axis, -number)",
+    "cut": "cut(axis), cut(axis, size), cut(axis, from, to) or cut(axis, -number)",
     "offset": "offset(number) or offset(number, rounding)",
     "scale": "scale(number) or scale(number, rounding)",
     "cast": "cast(to) or cast(from, to)",
@@ -41,6 +39,26 @@ _INDEX = re.compile(r"-?(?:0|[1-9][0-9]{0,8})")
 
 
 @dataclass(frozen=True)
+class Difference:
+    """A size after that is given by the size before: so many elements more, or fewer.
+
+    Args:
+        number: How many, as an expression.
+    """
+
+    number: Expression
+
+    @property
+    def bracketed(self) -> str:
+        """The text of the number, in parentheses if it is more than a name or digits."""
+        text = str(self.number)
+        return text if _NAME.fullmatch(text) or text.isdecimal() else f"({text})"
+
+
+Argument = str | int | float | Expression | Difference | None
+
+
+@dataclass(frozen=True)
 class Call:
     """An element-wise op by name.
 
@@ -48,6 +66,7 @@ class Call:
         name: ``pad``, ``unpad``, ``offset``, ``scale`` or ``cast``; ``cut`` is an ``unpad`` that discards.
         args: ``pad`` and ``unpad``: the axis (its name, or its index), the size before, the size after, and
             whether the end may be discarded; a size is an expression, or None to take it from the shapes.
+            The size after may be a `Difference`; then there is no size before.
             ``offset`` and ``scale``: the number or an expression, and whether rounding is allowed. ``cast``:
             both dtypes; None for the dtype that a tensor has.
 
@@ -88,6 +107,8 @@ class Call:
         if read is None:
             raise RuleError(f"expected {_CALLS[name]}, got {text.strip()!r}.", hint=_HINTS.get(name))
         call = cls("unpad" if name == "cut" else name, read)
+        if call.difference is not None and args[1].strip()[0] != call._sign:
+            raise RuleError(f"expected {_CALLS[name]}, got {text.strip()!r}.", hint=_HINTS[name])
         if call.is_sized:
             first, second = (size.number if isinstance(size, Expression) else None for size in read[1:3])
             low, high = (first, second) if name == "pad" else (second, first)
@@ -106,6 +127,8 @@ class Call:
         if self.is_sized:
             axis, before, after, discard = args
             args = (axis, before, "?" if after is None else after) if before is not None else (axis, after)
+            if self.difference is not None:
+                args = (axis, f"{self._sign}{self.difference.bracketed}")
             if discard:
                 name, args = ("cut", args) if name == "unpad" else (name, (*args, "discard"))
         elif name in ("offset", "scale"):
@@ -120,7 +143,8 @@ class Call:
             return Call("cast", self.args[::-1])
         if self.is_sized:
             axis, before, after, discard = self.args
-            return Call("unpad" if self.name == "pad" else "pad", (axis, after, before, discard))
+            sizes = (before, after) if self.difference is not None else (after, before)
+            return Call("unpad" if self.name == "pad" else "pad", (axis, *sizes, discard))
         value, rounding = self.args
         if isinstance(value, Expression):
             return Call(self.name, (_turned(value, "-" if self.name == "offset" else "/"), rounding))
@@ -137,14 +161,29 @@ class Call:
         return self.name in ("pad", "unpad")
 
     @property
+    def difference(self) -> Difference | None:
+        """By how much it makes an axis longer or shorter, if that is what is written."""
+        after = self.args[2] if self.is_sized else None
+        return after if isinstance(after, Difference) else None
+
+    @property
+    def _sign(self) -> str:
+        return "+" if self.name == "pad" else "-"
+
+    @property
+    def _expressions(self) -> tuple[Expression, ...]:
+        arguments = (arg.number if isinstance(arg, Difference) else arg for arg in self.args)
+        return tuple(arg for arg in arguments if isinstance(arg, Expression))
+
+    @property
     def names(self) -> frozenset[str]:
         """The names that its expressions use; entries of the config as ``config.n_head``."""
-        return frozenset().union(*(arg.names for arg in self.args if isinstance(arg, Expression)))
+        return frozenset().union(*(arg.names for arg in self._expressions))
 
     @property
     def size_names(self) -> tuple[str, ...]:
         """The names that are sizes by themselves, so that they are whole numbers."""
-        sizes = (str(arg) for arg in self.args if self.is_sized and isinstance(arg, Expression))
+        sizes = map(str, self._expressions if self.is_sized else ())
         return tuple(size for size in sizes if _NAME.fullmatch(size))
 
     @property
@@ -221,6 +260,8 @@ def _padding(args: Sequence[str]) -> tuple[Argument, ...] | None:
     axis: Argument = int(args[0]) if _INDEX.fullmatch(args[0]) else args[0]
     if isinstance(axis, str) and not _NAME.fullmatch(axis):
         return None
+    if len(args) == 2 and args[1][:1] in ("+", "-"):
+        return axis, None, Difference(Expression.parse(args[1][1:])), discard
     sizes = [None if text == "?" else Expression.parse(text) for text in args[1:]]
     if any(size is not None and _number(str(size)) is not None and size.number is None for size in sizes):
         return None

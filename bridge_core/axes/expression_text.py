@@ -25,7 +25,7 @@ _TOKEN = re.compile(
 
 _FUNCTIONS = ("sqrt", "float32", "float16", "bfloat16")
 
-_LEVELS = {"+": 1, "-": 1, "*": 2, "/": 2, "//": 2, "%": 2, "**": 4}
+_LEVELS = {"or": 0, "+": 1, "-": 1, "*": 2, "/": 2, "//": 2, "%": 2, "**": 4}
 _UNARY = 3
 
 
@@ -79,7 +79,7 @@ def _text(node: Node, level: int) -> str:
             return f"{sign}({inner[0]})"
         case sign:
             own = _LEVELS[sign]
-            left, right = (own + 1, own - 1) if sign == "**" else (own, own + 1)
+            left, right = (own + 1, own - 1) if sign == "**" else (own, own if sign == "or" else own + 1)
             space = "" if sign == "**" else " "
             text = f"{_text(inner[0], left)}{space}{sign}{space}{_text(inner[1], right)}"
     return f"({text})" if own < level else text
@@ -132,6 +132,16 @@ class Parser:
             self.fail(f"expected {sign!r}, got {repr(self.token) if self.token else 'the end'}")
         self.take()
 
+    def choice(self, depth: int) -> Node:
+        """Read a sum, or an entry of a config and what stands for it where there is none."""
+        node = self.sum(depth)
+        if self.kind == "name" and self.token == "or":
+            if node.sign != "name" or not str(node.value).startswith("config."):
+                self.fail("expected an entry of the config, such as config.head_dim, before 'or'")
+            self.sign()
+            return Node("or", (node, self.choice(depth + 1)))
+        return node
+
     def sum(self, depth: int) -> Node:
         """Read terms that are added."""
         if depth > _DEEPEST:
@@ -164,7 +174,7 @@ class Parser:
         node = self.atom(depth)
         while self.kind == "sign" and self.token == "[":
             self.sign()
-            node = Node("index", (node, self.sum(depth + 1)))
+            node = Node("index", (node, self.choice(depth + 1)))
             self.expect("]")
         return node
 
@@ -189,20 +199,20 @@ class Parser:
             if token not in _FUNCTIONS:
                 self.fail(f"expected one of {', '.join(_FUNCTIONS)} before '(', got {token!r}")
             self.take()
-            inner = self.sum(depth + 1)
+            inner = self.choice(depth + 1)
             self.expect(")")
             return Node(token, (inner,))
         if token == "(":
             self.take()
-            inner = self.sum(depth + 1)
+            inner = self.choice(depth + 1)
             self.expect(")")
             return inner
         if token == "[":
             self.take()
-            items = [self.sum(depth + 1)]
+            items = [self.choice(depth + 1)]
             while self.token == ",":
                 self.take()
-                items.append(self.sum(depth + 1))
+                items.append(self.choice(depth + 1))
             self.expect("]")
             return Node("list", tuple(items))
         return self.fail(f"expected a number or a name, got {repr(token) if token else 'the end'}")

@@ -21,7 +21,7 @@ from bridge_core.axes.expression_text import Node, Parser, number_node
 from bridge_core.errors import RuleError
 from bridge_core.messages import shown
 
-__all__ = ["Comparison", "Expression", "Lookup", "Value", "whole_number"]
+__all__ = ["AbsentEntry", "Comparison", "Expression", "Lookup", "Value", "whole_number"]
 
 Scalar = int | Fraction | float | str | bool
 Value = Scalar | tuple["Value", ...]
@@ -31,6 +31,11 @@ Lookup = Callable[[str], Value]
 Raises:
     RuleError: The name has no value.
 """
+
+
+class AbsentEntry(RuleError):
+    """There is no config, or no such entry in it, or null: ``or`` then takes what follows it."""
+
 
 _LARGEST = 1 << 62
 _MOST_BITS = 1024
@@ -83,7 +88,7 @@ class Expression:
                 f"{shown(value)}."
             )
         parser = Parser(value)
-        node = Node("?") if parser.token == "?" and parser.take() else parser.sum(0)
+        node = Node("?") if parser.token == "?" and parser.take() else parser.choice(0)
         parser.finish()
         return cls(node)
 
@@ -139,10 +144,10 @@ class Comparison:
             RuleError: The text is not one.
         """
         parser = Parser(text)
-        operands, signs = [parser.sum(0)], []
+        operands, signs = [parser.choice(0)], []
         while parser.kind == "sign" and parser.token in _COMPARISONS:
             signs.append(parser.take())
-            operands.append(parser.sum(0))
+            operands.append(parser.choice(0))
         if not signs:
             parser.fail("expected a comparison such as 'i < 6', got no sign of one")
         parser.finish()
@@ -213,6 +218,11 @@ def _value(node: Node, lookup: Lookup, expression: Expression) -> Value:
     def fail(problem: str) -> NoReturn:
         raise RuleError(f"'{expression}': {problem}.")
 
+    if node.sign == "or":
+        try:
+            return _value(node.arguments[0], lookup, expression)
+        except AbsentEntry:
+            return _value(node.arguments[1], lookup, expression)
     values = [_value(argument, lookup, expression) for argument in node.arguments]
     match node.sign:
         case "number" | "text":

@@ -20,6 +20,7 @@ __all__ = [
     "a_floating_dtype",
     "a_pattern",
     "a_size",
+    "an_only",
     "dtype_option",
     "entry_option",
     "evidence_options",
@@ -71,6 +72,14 @@ def a_cast(text: str) -> tuple[str, str]:
     """Return the pattern and the dtype of ``PATTERN=DTYPE``; the pattern ``**`` if no pattern is given."""
     pattern, sign, name = text.rpartition("=")
     return a_pattern(pattern) if sign else "**", a_floating_dtype(name)
+
+
+def an_only(text: str) -> str:
+    """Return a pattern with or without a number, if it is well formed."""
+    from bridge_core.conversion import as_only
+
+    _read(as_only, text)
+    return text
 
 
 def _dtypes(_context: object, _option: object, given: tuple[tuple[str, str], ...]) -> Any:
@@ -277,6 +286,16 @@ def _registry(added: tuple[str, ...], disabled: tuple[str, ...]) -> Registry | N
     return loaded_registry(disabled=disabled, added=added)
 
 
+only_option = click.option(
+    "--only",
+    type=an_only,
+    multiple=True,
+    metavar="PATTERN[=N]",
+    help="Convert only these source tensors, e.g. model.layers.0 or '**.norm.*'; the others are not read. "
+    "PATTERN=N takes the first N entries of a list, e.g. model.layers=2, or the first N rows of tensors, "
+    "e.g. model.embed_tokens.weight=1000, and leaves out the rest of these. Repeatable.",
+)
+
 evidence_options = _stacked(
     rules_option,
     click.option(
@@ -315,6 +334,7 @@ evidence_options = _stacked(
         is_flag=True,
         help="Let rules round, and discard what is not a constant; the report names what is lost.",
     ),
+    only_option,
     layout_option,
     links_option,
     entry_option,

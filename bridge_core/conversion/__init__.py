@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         layout_led_to as layout_led_to,
         plan_by_rules as plan_by_rules,
     )
+    from bridge_core.conversion.selection import as_only as as_only
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
@@ -29,6 +30,7 @@ else:
             "inputs": "state_of",
             "recipes": "RecognisedRecipe named_recipe recognised_recipes",
             "report": "Report",
+            "selection": "as_only",
             "rule_checks": "layout_led_to plan_by_rules",
         },
     )

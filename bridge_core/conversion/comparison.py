@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bridge_core.conversion.inputs import opened
 from bridge_core.conversion.library_guidance import guidance, guidance_of_file
-from bridge_core.conversion.options import ConversionOptions
+from bridge_core.conversion.options import ConversionOptions, given_only
 from bridge_core.conversion.planning import complete_plan, model_is_template
 from bridge_core.errors import UsageError
 from bridge_core.messages import listed
@@ -34,6 +34,7 @@ def verify(
     model: Any = None,
     rules: Rules = (),
     recipe: GivenRecipe = None,
+    only: str | Iterable[str] = (),
     accept_guesses: bool = False,
     allow_missing: Allowed = (),
     allow_unexpected: Allowed = (),
@@ -57,6 +58,7 @@ def verify(
         model: As in `plan_conversion`.
         rules: As in `plan_conversion`.
         recipe: As in `plan_conversion`.
+        only: As in `plan_conversion`.
         accept_guesses: As in `plan_conversion`.
         allow_missing: As in `plan_conversion`.
         allow_unexpected: As in `plan_conversion`.
@@ -89,7 +91,7 @@ def verify(
         allow_unclaimed,
         allow_inexact=allow_inexact,
     )
-    ruled = as_rules(rules)
+    ruled, chosen = as_rules(rules), given_only(only)
     if recipe is not None:
         from bridge_core.conversion.recipes import with_recipe
     with (
@@ -101,10 +103,11 @@ def verify(
             raise _unknown_layout(dst, result, registry)
         like = result if to != "neutral" else None
         options = ConversionOptions(
-            to, like, model, ruled, permissions, layout, follow_links, dtype, recipe=recipe
+            to, like, model, ruled, permissions, layout, follow_links, dtype, recipe=recipe, only=chosen
         )
         if recipe is not None:
             source, options = with_recipe(source, options, registry)
+        options = options.with_part(source, registry)
         state, plan = _planned(source, options, guidance(src, source, options, registry), registry)
         if not plan.ok:
             more = guidance_of_file(src, source, options, registry)
@@ -151,4 +154,8 @@ def _planned(
     options = options.guided(known)
     if model_is_template(options, source, registry):
         options = replace(options, like=None)
+    if options.only:
+        from bridge_core.conversion.partial_plan import plan_part
+
+        return plan_part(source, options, registry)
     return complete_plan(source, options, registry)

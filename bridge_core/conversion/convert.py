@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridge_core.checkpoint import WriteOptions, guided, write_checkpoint
 from bridge_core.conversion.inputs import opened, refuse_empty
-from bridge_core.conversion.options import ConversionOptions
+from bridge_core.conversion.options import ConversionOptions, given_only
 from bridge_core.conversion.report import Report
 from bridge_core.conversion.source_plan import plan_source
 from bridge_core.errors import PlanError
@@ -35,6 +35,7 @@ def plan_conversion(
     model: Any = None,
     rules: Rules = (),
     recipe: GivenRecipe = None,
+    only: str | Iterable[str] = (),
     accept_guesses: bool = False,
     allow_missing: Allowed = (),
     allow_unexpected: Allowed = (),
@@ -67,6 +68,10 @@ def plan_conversion(
             take every tensor. With values for its sizes: a pair such as ``("pi0-openpi", {"heads": 8})``.
             ``"none"`` converts by names and shapes where a recipe is needed. None for no recipe; the plan
             then names those that the source fits.
+        only: Patterns of the source tensors to convert; the others are neither read nor missing in the
+            target. ``"model.layers.0"`` is all below that path. ``"model.layers=2"`` takes the first two
+            entries of a list, and ``"model.embed.weight=100"`` the first 100 rows of a tensor
+            (``"layers.**[1]=2"``: along axis 1), and both leave all else as it is.
         accept_guesses: Whether names may decide what a layer is, where no evidence does.
         allow_missing: Target keys that may stay unfilled: True, or patterns.
         allow_unexpected: Source keys that may be left out: True, or patterns.
@@ -108,7 +113,15 @@ def plan_conversion(
         allow_inexact=allow_inexact,
     )
     options = ConversionOptions(
-        to, like, model, as_rules(rules), permissions, layout, follow_links, recipe=recipe
+        to,
+        like,
+        model,
+        as_rules(rules),
+        permissions,
+        layout,
+        follow_links,
+        recipe=recipe,
+        only=given_only(only),
     )
     with opened(
         source, registry, layout=layout, follow_links=follow_links, entry=entry, step=step, purpose=options
@@ -128,6 +141,7 @@ def convert(
     model: Any = None,
     rules: Rules = (),
     recipe: GivenRecipe = None,
+    only: str | Iterable[str] = (),
     accept_guesses: bool = False,
     allow_missing: Allowed = (),
     allow_unexpected: Allowed = (),
@@ -162,6 +176,7 @@ def convert(
         model: As in `plan_conversion`.
         rules: As in `plan_conversion`.
         recipe: As in `plan_conversion`.
+        only: As in `plan_conversion`.
         accept_guesses: As in `plan_conversion`.
         allow_missing: As in `plan_conversion`.
         allow_unexpected: As in `plan_conversion`.
@@ -207,7 +222,16 @@ def convert(
         allow_inexact=allow_inexact,
     )
     options = ConversionOptions(
-        to, like, model, as_rules(rules), permissions, layout, follow_links, dtype, recipe=recipe
+        to,
+        like,
+        model,
+        as_rules(rules),
+        permissions,
+        layout,
+        follow_links,
+        dtype,
+        recipe=recipe,
+        only=given_only(only),
     )
     writing = WriteOptions(
         format, max_shard_size, workers, max_ram, overwrite, verify, progress, step=to_step, item=to_item

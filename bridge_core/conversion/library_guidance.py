@@ -57,7 +57,7 @@ def guidance(source: Any, state: FlatState, options: ConversionOptions, registry
     if is_path and where is not None:
         folder = Path(where).absolute().parent
         model = None if name == "auto" else name
-        checkpoint = Checkpoint(folder, state, options.to, model, options.main_dtype)
+        checkpoint = _checkpoint(folder, state, options, model)
         if name is not None or Path(source).is_dir():
             known = _first_guidance(checkpoint, registry)
             if known is not None:
@@ -72,13 +72,27 @@ def guidance(source: Any, state: FlatState, options: ConversionOptions, registry
     )
 
 
+def _checkpoint(folder: Path, state: FlatState, options: ConversionOptions, model: str | None) -> Checkpoint:
+    part = options.part
+    selected = part.state if part is not None and part.selection.is_partial else None
+    return Checkpoint(folder, state, options.to, model, options.main_dtype, selected)
+
+
 def _first_guidance(checkpoint: Checkpoint, registry: Registry) -> Guidance | None:
     """Return the guidance of the first library that recognises the checkpoint; None if none does."""
     for library in registry.libraries.values():
         known = _guide(library, checkpoint, registry)
         if known is not None:
-            return known
+            return known if checkpoint.selected is None else _of_part(known)
     return None
+
+
+def _of_part(known: Guidance) -> Guidance:
+    """Return the guidance for a part of a checkpoint, without files that describe all of it."""
+    if known.describes_selection or not known.sidecar_files:
+        return known
+    note = f"not copied, since they describe the entire model: {', '.join(known.sidecar_files)}"
+    return replace(known, sidecar_files=(), sidecar_contents={}, notes=(*known.notes, note))
 
 
 def guidance_of_file(
@@ -102,7 +116,7 @@ def guidance_of_file(
     if Path(source).is_dir() or not registry.libraries or not _stands_for(path.parent, path.name, registry):
         return None
     try:
-        return _first_guidance(Checkpoint(path.parent, state, options.to, None, options.main_dtype), registry)
+        return _first_guidance(_checkpoint(path.parent, state, options, None), registry)
     except BridgeError as err:
         return Guidance(notes=(f"{path.name} {_UNREAD}: {err}",))
 

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from bridge_core.errors import RuleError, UsageError
 from bridge_core.messages import nearest, shown
-from bridge_core.plugins import Guidance
+from bridge_core.plugins import Guidance, Registry
 from bridge_core.public import require_bool
 from bridge_core.rules import Permissions
-from bridge_core.state import DTYPES, is_floating
+from bridge_core.state import DTYPES, FlatState, is_floating
 
 if TYPE_CHECKING:
     from bridge_core.conversion.recipes import GivenRecipe
+    from bridge_core.conversion.selection import Only, Part
     from bridge_core.rules import Rule
 
-__all__ = ["ConversionOptions", "floating_dtype"]
+__all__ = ["ConversionOptions", "floating_dtype", "given_only"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class ConversionOptions:
     follow_links: bool = False
     dtype: str | Mapping[str, str] | None = None
     recipe: GivenRecipe = None
+    only: tuple[Only, ...] = ()
+    part: Part | None = None
+    """The part of the source that ``only`` chooses; None for all of it."""
+    describes_part: bool = False
+    """Whether the model and the template are those of the part, as a model library made them."""
     notes: tuple[str, ...] = ()
     """Notes that a model library adds for the reader of a report."""
 
@@ -66,6 +72,18 @@ class ConversionOptions:
         """The dtype of what no pattern names; None if it is not cast."""
         return self.dtype.get("**") if isinstance(self.dtype, Mapping) else self.dtype
 
+    def with_part(self, state: FlatState, registry: Registry) -> ConversionOptions:
+        """Return the options with the part of a source that ``only`` chooses.
+
+        Raises:
+            UsageError: A pattern names nothing, too little, or two things.
+        """
+        if not self.only:
+            return self
+        from bridge_core.conversion.selection import part_of_source
+
+        return replace(self, part=part_of_source(state, self.only, registry))
+
     def guided(self, known: Guidance) -> ConversionOptions:
         """Return the options with what a library adds, wherever the caller gives no value."""
         return replace(
@@ -74,7 +92,21 @@ class ConversionOptions:
             like=known.like if self.like is None else self.like,
             rules=(*self.rules, *(replace(rule, fallback=True) for rule in known.rules)),
             notes=known.notes,
+            describes_part=known.describes_selection and known.model is not None,
         )
+
+
+def given_only(value: Any) -> tuple[Only, ...]:
+    """Return what a caller passes as ``only=``, read; nothing for no pattern.
+
+    Raises:
+        UsageError: It is neither a text nor a list of texts, or one of them is not valid.
+    """
+    if value in (None, (), []):
+        return ()
+    from bridge_core.conversion.selection import as_only
+
+    return as_only(value)
 
 
 def floating_dtype(name: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from bridge_core.conversion.options import ConversionOptions
 from bridge_core.errors import RuleError
 from bridge_core.messages import listed
 from bridge_core.plan import Dropped, Plan, RecipeProblem, Step
-from bridge_core.plugins import Registry
+from bridge_core.plugins import Recipe, Registry
 from bridge_core.resolve import side_of
 from bridge_core.rules import KeyIndex, Pattern, oriented
 from bridge_core.state import FlatState, Key
@@ -45,11 +46,15 @@ def fitted(plan: Plan, state: FlatState, options: ConversionOptions, registry: R
         registry: The plugins.
     """
     plan = _without_strangers(plan, options)
-    if not plan.ok or options.permissions.allow_missing:
+    # A recipe has rules for several variants of its model: that some are not used is no news.
+    origin = f"rule {options.recipe.path}:" if isinstance(options.recipe, Recipe) else None
+    plan = replace(plan, notes=tuple(note for note in plan.notes if not (origin and note.startswith(origin))))
+    if not plan.ok or options.permissions.allow_missing or options.part is not None:
         return plan
     rules = oriented(options.rules, state.layout or options.to, options.to, registry.frameworks)
     config = config_beside(state)
-    lacking = _lacking([(rule, rule.sources) for rule in rules], side_of(state, registry), config)
+    side = side_of(state, registry)
+    lacking = _unmatched_rows(rules, side) or _lacking([(rule, rule.sources) for rule in rules], side, config)
     what = "the checkpoint has"
     if not lacking and options.to != "neutral":
         result = side_of(plan.apply(state), registry)
@@ -90,33 +95,38 @@ def _lacking(
 ) -> list[str]:
     """Return the names that are missing in lists whose other entries are complete.
 
-    Optional rules may match some entries only, and so may others by the numbers that they admit.
+    Optional rules may match some entries only, and so may others by the numbers that they admit. But what
+    several rules with conditions name, one of them takes in each entry.
     """
+    patterns = [(rule, tuple(several)) for rule, several in patterns]
+    choices = Counter(str(pattern) for rule, several in patterns if rule.when for pattern in set(several))
     index = KeyIndex(side.names)
-    found: dict[str, dict[str, _Present]] = {}
-    rows: dict[tuple[str, bool], list[tuple[str, Pattern]]] = {}
+    lists_by_path: dict[str, dict[str, _Present]] = {}
+    rows: dict[str, list[tuple[str, Pattern]]] = {}
     for rule, several in patterns:
-        if rule.optional or rule.fallback or rule.action not in _TAKING:
+        if rule.fallback or rule.action not in _TAKING:
             continue
         for pattern in several:
+            if rule.optional and not (rule.when and choices[str(pattern)] > 1):
+                continue
             read = side.read(pattern)
             text = str(Pattern(read.segments))  # as the names are, where it was written in another way
             lists = _lists_of(text)
             if pattern.may_be_absent:
                 continue
             if not lists:
-                if not rule.when:
-                    rows.setdefault((rule.origin, text.endswith(".*")), []).append((text, read))
+                if text.endswith(".*") and not rule.when:
+                    rows.setdefault(rule.origin, []).append((text, read))
                 continue
             for key in index.candidates(read):
                 if not (captures := read.match(key)):
                     continue
                 name = f"{text[:-1]}{key[-1]}" if text.endswith(".*") else text  # each leaf of a layer
                 for count, path in lists:
-                    present = found.setdefault(path, {}).setdefault(name, _Present(read.numbers))
+                    present = lists_by_path.setdefault(path, {}).setdefault(name, _Present(read.numbers))
                     present.add(rule, captures, count)
-    lacking = list(itertools.chain.from_iterable(_lacking_rows(known, index) for known in rows.values()))
-    for entries in found.values():
+    lacking = list(itertools.chain.from_iterable(_lacking_leaves(known, index) for known in rows.values()))
+    for entries in lists_by_path.values():
         every = set(itertools.chain.from_iterable(present.numbers for present in entries.values()))
         for text, present in entries.items():
             absent = sorted(every - present.numbers, key=_in_order)
@@ -124,13 +134,29 @@ def _lacking(
     return list(dict.fromkeys(lacking))
 
 
-def _lacking_rows(rows: Sequence[tuple[str, Pattern]], index: KeyIndex) -> list[str]:
-    """Return what is missing of the rows of one table, whose layers have the same leaves."""
+def _lacking_leaves(rows: Sequence[tuple[str, Pattern]], index: KeyIndex) -> list[str]:
+    """Return what layers in the rows of one table lack that others of them have."""
     leaves = {text: {key[-1] for key in index.candidates(read) if read.match(key)} for text, read in rows}
-    if not all(text.endswith(".*") for text in leaves):
-        return [text for text, found in leaves.items() if not found and any(leaves.values())]
     every = set().union(*leaves.values())
     return [f"{text[:-1]}{leaf}" for text, found in leaves.items() for leaf in sorted(every - found)]
+
+
+def _unmatched_rows(rules: Iterable[Rule], side: NamedSide) -> list[str]:
+    """Return the patterns of rules that match nothing, each row of a table being a rule of its own.
+
+    Rules outside of recipes are unmatched only if no row of their table matches.
+    """
+    index = KeyIndex(side.names)
+    lacking = []
+    for rule in rules:
+        if rule.optional or rule.fallback or rule.when or rule.action not in _TAKING:
+            continue
+        for pattern in rule.sources:
+            read = side.read(pattern)
+            found = any(read.match(name) is not None for name in index.candidates(read))
+            if not found and not pattern.may_be_absent:
+                lacking.append(str(Pattern(read.segments)))
+    return list(dict.fromkeys(lacking))
 
 
 class _Present:

@@ -58,7 +58,7 @@ class RecognisedRecipe:
 
 
 def recognised_recipes(state: FlatState, registry: Registry) -> tuple[RecognisedRecipe, ...]:
-    """Return the recipes with a side whose names, and config if there is one, a checkpoint has.
+    """Return the recipes with a side that a checkpoint is one of, by names and config.
 
     Args:
         state: The checkpoint; no tensor is read. A neutral state is none of any code base.
@@ -67,9 +67,11 @@ def recognised_recipes(state: FlatState, registry: Registry) -> tuple[Recognised
     if state.layout == "neutral" or not registry.recipes:
         return ()
     checkpoint = _Checkpoint(state, registry)
+    parts = frozenset(name for key in state for part in key for name in part.replace(".", "/").split("/"))
     return tuple(
         RecognisedRecipe(recipe, turned)
         for recipe in registry.recipes.values()
+        if recipe.may_fit(parts)
         for turned in (False, True)
         if checkpoint.lacks(recipe.sides[turned]) is None
     )
@@ -115,7 +117,8 @@ def with_recipe(
     if recipe is None:
         return state, options
     if state.layout == "neutral":
-        return state, replace(options, rules=(*options.rules, *_neutral_rules(state, recipe)))
+        rules = _neutral_rules(state, recipe)
+        return state, replace(options, rules=(*options.rules, *rules), recipe=recipe)
     checkpoint = _Checkpoint(state, registry)
     reasons = [checkpoint.lacks(side) for side in recipe.sides]
     fitting = [RecognisedRecipe(recipe, bool(n)) for n, reason in enumerate(reasons) if reason is None]
@@ -135,7 +138,7 @@ def with_recipe(
     if chosen.turned and recipe.source.layout == recipe.target.layout:
         rules = tuple(rule.reversed() for rule in rules)
     model = _NONE if options.model is None else options.model
-    return state, replace(options, rules=(*options.rules, *rules), model=model)
+    return state, replace(options, rules=(*options.rules, *rules), recipe=recipe, model=model)
 
 
 def with_named_recipes(
@@ -155,21 +158,21 @@ def with_named_recipes(
     """
     if options.recipe is not None or options.rules or options.to == "neutral":
         return plan
-    found = [one for one in recognised_recipes(state, registry) if one.other.layout == options.to]
+    recognised = [one for one in recognised_recipes(state, registry) if one.other.layout == options.to]
     if options.to == state.layout:
-        return replace(plan, notes=(*plan.notes, *_notes(found)))
-    if not found and not plan.ok:
-        found = [one for one in recognised_recipes(state, registry) if one.other.layout == state.layout]
-    if not found:
+        return replace(plan, notes=(*plan.notes, *_notes(recognised)))
+    if not recognised and not plan.ok:
+        recognised = [one for one in recognised_recipes(state, registry) if one.other.layout == state.layout]
+    if not recognised:
         return plan
-    own = [one for one in found if not one.side.plain]
+    own = [one for one in recognised if not one.side.plain]
     if own and not guided and options.like is None and options.model is None:
-        problem = RecipeProblem(_needed_text(own, options.to), _way(own), _names(own))
+        problem = RecipeProblem(_needed_text(own), f"\n{_way(own)}", _names(own))
         return replace(plan, problems=replace(plan.problems, recipe=problem))
     if plan.ok:
         return plan
-    sentence = f"The names are those of {found[0].side.name}. {_way(found, none=False)}"
-    ways = (*plan.problems.ways, (sentence, f"--recipe {found[0].recipe.name}"))
+    sentence = f"The names are those of {recognised[0].side.name}. {_way(recognised, none=False)}"
+    ways = (*plan.problems.ways, (sentence, f"--recipe {recognised[0].recipe.name}"))
     return replace(plan, problems=replace(plan.problems, ways=ways))
 
 
@@ -181,7 +184,7 @@ def refuse_if_recognised(state: FlatState, options: ConversionOptions, registry:
     """
     found = list(recognised_recipes(state, registry))
     if found:
-        problem = RecipeProblem(_needed_text(found, options.to), _way(found, none=False), _names(found))
+        problem = RecipeProblem(_needed_text(found), f"\n{_way(found, none=False)}", _names(found))
         error = problem.error()
         error.path = state.metadata.provenance.get("path")
         raise error
@@ -191,11 +194,11 @@ def _names(found: Iterable[RecognisedRecipe]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(one.recipe.name for one in found))
 
 
-def _needed_text(found: list[RecognisedRecipe], to: str) -> str:
+def _needed_text(found: list[RecognisedRecipe]) -> str:
     lines = "".join(f"\n  {one.recipe.name}: to {one.other.name}" for one in found)
     return (
-        f"the tensors have the names of {found[0].side.name}. Converted by names and shapes alone they would "
-        f"keep these, which no other model is known to have; recipes make others of them:{lines}"
+        f"the tensors have the names of {found[0].side.name}, which a conversion by names and shapes would "
+        f"keep. Recipes give them other ones:{lines}"
     )
 
 
@@ -256,7 +259,7 @@ class _Checkpoint:
     def lacks(self, side: RecipeSide) -> str | None:
         """Return what a checkpoint of a side would have, and this one has not; None if it is one."""
         known = self._state.layout
-        # A layout that names alone suggested is not certain.
+        # A layout that only names suggested is not certain.
         is_certain = known is not None and not self._state.metadata.provenance.get("layout")
         if is_certain and side.layout != known:
             return f"its layout is {side.layout}, and the checkpoint's is {known}"

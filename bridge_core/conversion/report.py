@@ -10,7 +10,7 @@ from typing import Any
 from bridge_core.checkpoint import Saved
 from bridge_core.plan import Dropped, Plan, PlanWarning
 from bridge_core.public import renamed
-from bridge_core.state import Key, join_key
+from bridge_core.state import Key, Selection, join_key
 from bridge_core.transfer import overflow_message
 
 __all__ = ["Report"]
@@ -42,6 +42,7 @@ class Report:
         warnings: What may be right and give other outputs, and casts with values outside the range of their
             dtype; the notes contain each message as well.
         layout_reason: Why the source was read in its layout; empty if that is not known.
+        selection: The part of the source that was converted; None for all.
     """
 
     files: tuple[Path, ...]
@@ -63,6 +64,7 @@ class Report:
     unclaimed: tuple[Key, ...] = ()
     warnings: tuple[PlanWarning, ...] = ()
     layout_reason: str = ""
+    selection: Selection | None = None
 
     @classmethod
     def of(cls, plan: Plan, saved: Saved, sidecar_files: tuple[Path, ...], *, verified: bool) -> Report:
@@ -89,6 +91,7 @@ class Report:
             verified=verified,
             warnings=(*plan.warnings, *overflow),
             layout_reason=plan.layout_reason,
+            selection=plan.selection,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -107,6 +110,7 @@ class Report:
             "filled": [join_key(key) for key in self.filled],
             "dropped": [{"key": join_key(d.key), "reason": d.reason} for d in self.dropped],
             "left_out": [dict(entry) for entry in self.left_out],
+            **({"only": self.selection.to_json()} if self.selection else {}),
             "allowed_missing": [join_key(key) for key in self.unfilled],
             "unclaimed": [join_key(key) for key in self.unclaimed],
             "notes": list(self.notes),

@@ -41,14 +41,19 @@ def plan_source(
         from bridge_core.conversion.recipes import refuse_if_recognised
 
         refuse_if_recognised(state, options, registry)
+    plan_of = complete_plan
+    if options.only:
+        from bridge_core.conversion.partial_plan import plan_part
+
+        plan_of, options = plan_part, options.with_part(state, registry)
     known = guidance(source, state, options, registry)
-    planned, plan = complete_plan(state, options.guided(known), registry)
+    planned, plan = plan_of(state, options.guided(known), registry)
     if not plan.ok:
         more = guidance_of_file(source, state, options, registry)
         if more is not None:
             log("conversion", "planning again with the config of the source's folder")
             known = more
-            planned, plan = complete_plan(state, options.guided(more), registry)
+            planned, plan = plan_of(state, options.guided(more), registry)
         if not plan.ok:
             plan = with_config_way(plan, source, options, known, registry)
     if options.recipe is None and registry.recipes:

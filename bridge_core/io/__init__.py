@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         TomlText as TomlText,
         read_toml as read_toml,
         read_toml_head as read_toml_head,
+        read_toml_text as read_toml_text,
     )
 else:
     __getattr__, __dir__, __all__ = exports(
@@ -61,7 +62,7 @@ else:
             "syscalls": "allocate create_file limit_process machine_memory open_to_write processors "
             "return_freed_memory start_writeback",
             "system_errors": "system_failures",
-            "toml_text": "TomlText read_toml read_toml_head",
+            "toml_text": "TomlText read_toml read_toml_head read_toml_text",
         },
         moved={
             "CheckedBlocks": "bridge_core.io:ChecksummedBlocks",

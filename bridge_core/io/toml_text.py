@@ -11,7 +11,7 @@ from typing import Any
 from bridge_core.errors import LimitExceeded, RuleError, SourceNotFound
 from bridge_core.io.source_file import SourceFile
 
-__all__ = ["read_toml", "read_toml_head", "TomlText"]
+__all__ = ["read_toml", "read_toml_head", "read_toml_text", "TomlText"]
 
 _LARGEST = 1_000_000
 
@@ -93,7 +93,7 @@ def read_toml(name: str) -> TomlText:
         MalformedFile: The path is a folder or a device.
         SystemFailure: The file cannot be read.
     """
-    return _parsed(_text_of(name), name)
+    return _parsed(read_toml_text(name), name)
 
 
 def read_toml_head(name: str) -> TomlText:
@@ -102,12 +102,19 @@ def read_toml_head(name: str) -> TomlText:
     Raises:
         RuleError: As `read_toml`; so are the others.
     """
-    lines = _text_of(name).split("\n")
+    lines = read_toml_text(name).split("\n")
     end = next((number for number, line in enumerate(lines) if _RULE.match(line.lstrip())), len(lines))
     return _parsed("\n".join(lines[:end]), name)
 
 
-def _text_of(name: str) -> str:
+def read_toml_text(name: str) -> str:
+    """Read the text of a TOML file, its lines ended by line feeds.
+
+    Raises:
+        RuleError: The file is not UTF-8.
+        LimitExceeded: It has more than 1 MB.
+        SourceNotFound, MalformedFile, SystemFailure: As `read_toml`.
+    """
     try:
         file = SourceFile(name)
     except SourceNotFound as err:

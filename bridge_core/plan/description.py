@@ -72,6 +72,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "idle_rules": list(plan.unmatched_rules),
         "unclaimed": [join_key(k) for k in plan.unclaimed],
         "left_out": plan.left_out_json(),
+        **({"only": plan.selection.to_json()} if plan.selection else {}),
         "evidence": plan.evidence,
         "rivals": list(plan.rivals.names) if plan.rivals else [],
         "notes": list(plan.notes),

@@ -28,6 +28,7 @@ from bridge_core.state import (
     FlatState,
     Key,
     LeftOut,
+    Selection,
     StateMetadata,
     Tensor,
     TensorSpec,
@@ -68,6 +69,7 @@ class Plan:
         source_names: Source key of a neutral state -> key in what that state was made from, as far as
             known; messages name the tensor by it.
         branches: What the source's file or object holds besides the weights.
+        selection: The part of the source that it converts; None for all.
     """
 
     source_layout: str
@@ -86,6 +88,7 @@ class Plan:
     layout_reason: str = ""
     source_names: Mapping[Key, Key] = field(default_factory=dict, compare=False)
     branches: tuple[LeftOut, ...] = ()
+    selection: Selection | None = None
 
     @property
     def missing(self) -> tuple[Key, ...]:

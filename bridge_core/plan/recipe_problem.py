@@ -25,4 +25,7 @@ class RecipeProblem:
 
     def error(self) -> BridgeError:
         """Return the error."""
-        return (RecipeRequired if self.needed else RuleError)(self.text, hint=self.hint)
+        if not self.needed:
+            return RuleError(self.text, hint=self.hint)
+        options = tuple(f"--recipe {name}" for name in self.needed)
+        return RecipeRequired(self.text, hint=self.hint, options=options)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from bridge_core.plugins.recipe import (
         Recipe as Recipe,
+        RecipeHeader as RecipeHeader,
         RecipeSide as RecipeSide,
         load_recipe as load_recipe,
     )
@@ -59,7 +60,7 @@ else:
             "library": "Checkpoint Guidance Library",
             "layout_detection": "composite_layers undetermined_layout",
             "plugin_errors": "cause_of is_interrupt plugin_failures",
-            "recipe": "Recipe RecipeSide load_recipe",
+            "recipe": "Recipe RecipeHeader RecipeSide load_recipe",
             "recorded_layers": "check_recorded_layers held_layers undecided_problem unnamed_parts",
             "registry": "PluginFailure Registry default_registry given_registry loaded_registry",
             "train_states": "branches_of weights_of",

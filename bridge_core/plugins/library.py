@@ -32,6 +32,8 @@ class Checkpoint:
         to: The layout to convert them to: a framework's name, or ``"neutral"``.
         model: Name of the model class that the caller asks for; None to go by the folder.
         dtype: Name of the dtype that the weights are cast to, if the caller asks for one.
+        selected: What is converted of the state, where the caller chose a part: some of its tensors, and of
+            some only the first entries. None for all.
     """
 
     folder: Path
@@ -39,6 +41,7 @@ class Checkpoint:
     to: str
     model: str | None = None
     dtype: str | None = None
+    selected: FlatState | None = None
 
 
 @renamed(beside="sidecar_files", changed="sidecar_contents", stem="base_name", untied="duplicate_tied")
@@ -62,6 +65,9 @@ class Guidance:
         duplicate_tied: Whether each of several tied tensors is written in full, for libraries that read
             them separately.
         notes: What a reader of the report should know.
+        describes_selection: Whether the sidecar files, with their new contents, and the model and template
+            are those of the part that the caller chose (`Checkpoint.selected`). If not, they are taken for
+            those of everything, and no sidecar file is copied next to a part.
 
     Raises:
         PluginError: A field is of another type, or a sidecar file is not named by a plain file name.
@@ -76,6 +82,7 @@ class Guidance:
     max_shard_size: int | None = None
     duplicate_tied: bool = False
     notes: tuple[str, ...] = ()
+    describes_selection: bool = False
 
     def __post_init__(self) -> None:
         """Refuse fields of other types, so that a plugin's mistake is not reported as one of the caller's."""
@@ -90,6 +97,7 @@ class Guidance:
             ),
             ("max_shard_size", size is None or (type(size) is int and size > 0), "bytes above zero, or None"),
             ("duplicate_tied", isinstance(self.duplicate_tied, bool), "True or False"),
+            ("describes_selection", isinstance(self.describes_selection, bool), "True or False"),
             ("notes", _tuple_of(self.notes, str), "a tuple of texts"),
         ):
             if not good:

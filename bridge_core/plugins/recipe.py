@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridge_core.errors import RuleError, UsageError
-from bridge_core.io import TomlText, read_toml_head
+from bridge_core.io import TomlText, read_toml_head, read_toml_text
 from bridge_core.messages import nearest, shown
 
 if TYPE_CHECKING:
     from bridge_core.rules import Pattern, Rule
 
-__all__ = ["load_recipe", "Recipe", "RecipeSide"]
+__all__ = ["load_recipe", "Recipe", "RecipeHeader", "RecipeSide"]
 
 PROOFS = ("outputs", "names")
 
@@ -26,7 +28,7 @@ _LONGEST_TITLE = 100
 
 @dataclass(frozen=True)
 class RecipeSide:
-    """One side of a recipe: a model of one code base, and what shows that a checkpoint is one of it.
+    """One side of a recipe: a model, and what shows that a checkpoint is one of it.
 
     Args:
         name: The code base and the model, such as ``"transformers: Gemma3ForCausalLM"``.
@@ -49,12 +51,10 @@ class RecipeSide:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """The rules for a family of models, and what is known of them; made by `load_recipe`.
+class RecipeHeader:
+    """What a recipe's file has besides its rules.
 
     Args:
-        name: Its name, which is the stem of its file.
-        path: Its file, which holds the rules.
         title: What it is for, in one line.
         source: The side that the rules' sources are of.
         target: The side that their targets are of.
@@ -64,11 +64,8 @@ class Recipe:
         facts: Where names and axes come from.
         licence: The licences of both code bases, and of their weights.
         notes: What a user has to know.
-        sizes: Name in the file's ``[sizes]`` -> its value in place of the file's.
     """
 
-    name: str
-    path: Path
     title: str
     source: RecipeSide
     target: RecipeSide
@@ -77,12 +74,55 @@ class Recipe:
     facts: tuple[str, ...]
     licence: str
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The rules for a family of models, in a file with a header; see `load_recipe`.
+
+    The file is read when something of it is asked for: a plugin may have many recipes.
+
+    Args:
+        path: The file; its stem is the recipe's name.
+        sizes: Name in the file's ``[sizes]`` -> its value in place of the file's.
+    """
+
+    path: Path
     sizes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The recipe's name."""
+        return self.path.stem
+
+    @functools.cached_property
+    def header(self) -> RecipeHeader:
+        """What the file has besides the rules.
+
+        Raises:
+            RuleError: As `load_recipe`; so are the others.
+        """
+        return _read_header(self.path)
+
+    @property
+    def title(self) -> str:
+        """What it is for, in one line."""
+        return self.header.title
+
+    @property
+    def source(self) -> RecipeSide:
+        """The side that the rules' sources are of."""
+        return self.header.source
+
+    @property
+    def target(self) -> RecipeSide:
+        """The side that the rules' targets are of."""
+        return self.header.target
 
     @property
     def sides(self) -> tuple[RecipeSide, RecipeSide]:
         """The source and the target."""
-        return self.source, self.target
+        return self.header.source, self.header.target
 
     def with_sizes(self, sizes: Mapping[str, Any]) -> Recipe:
         """Return the recipe with values of sizes, as ``{"heads": 8}``, in place of its file's."""
@@ -101,6 +141,33 @@ class Recipe:
 
         return load_rules(self.path, sizes=self.sizes)
 
+    def may_fit(self, parts: frozenset[str]) -> bool:
+        """Return False for names that the ``exists`` of neither side can match; the TOML is not parsed.
+
+        Args:
+            parts: All parts of the names, between dots and slashes.
+        """
+        return any(literals <= parts for literals in self._literals) if self._literals else True
+
+    @functools.cached_property
+    def _literals(self) -> tuple[frozenset[str], ...]:
+        """The parts without braces and wildcards that each side's ``exists`` has."""
+        found = _EXISTS.findall(read_toml_text(os.fspath(self.path)))
+        sides = [{part for text in _QUOTED.findall(array) for part in _parts(text)} for array in found]
+        return tuple(map(frozenset, sides)) if len(sides) == 2 else ()
+
+
+_EXISTS = re.compile(r"^exists[ \t]*=[ \t]*\[([^\]]*)\]", re.MULTILINE)
+_QUOTED = re.compile(r"[\"']([^\"'\n]+)[\"']")
+_BRACES = re.compile(r"[^./{}]*\{[^{}]*\}[^./{}]*")
+
+
+def _parts(pattern: str) -> Iterator[str]:
+    """Yield the parts of a pattern that a name must have as they are."""
+    for part in re.split(r"[./]", _BRACES.sub("*", pattern.removesuffix("?"))):
+        if part and "*" not in part:
+            yield part
+
 
 def load_recipe(path: str | os.PathLike[str]) -> Recipe:
     """Load the header of a recipe.
@@ -116,6 +183,12 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
     """
     if not isinstance(path, str | os.PathLike) or not os.fspath(path):
         raise UsageError(f"expected the path of a recipe, got {shown(path)}.")
+    recipe = Recipe(Path(path))
+    recipe.header  # noqa: B018 - read now, so that it is known to be complete
+    return recipe
+
+
+def _read_header(path: Path) -> RecipeHeader:
     toml = read_toml_head(os.fspath(path))
     reader = _Reader(toml, "recipe", _table(toml, toml.document.get("recipe"), "recipe"), _HEAD)
     layouts = [_text(toml, toml.document.get(side), side) for side in ("source", "target")]
@@ -123,9 +196,7 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
         _side(toml, reader.values.get(side), side, layout)
         for side, layout in zip(("source", "target"), layouts, strict=True)
     )
-    recipe = Recipe(
-        name=Path(path).stem,
-        path=Path(path),
+    header = RecipeHeader(
         title=reader.text("title"),
         source=source,
         target=target,
@@ -135,12 +206,12 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
         licence=reader.text("licence"),
         notes=reader.texts("notes", may_be_absent=True),
     )
-    if len(recipe.title) > _LONGEST_TITLE or not recipe.title.isprintable():
+    if len(header.title) > _LONGEST_TITLE or not header.title.isprintable():
         raise reader.error("title", f"one line of at most {_LONGEST_TITLE} characters")
-    if recipe.proof not in PROOFS:
+    if header.proof not in PROOFS:
         raise reader.error("proof", f"one of {', '.join(map(repr, PROOFS))}")
-    if recipe.proof == "outputs":
-        if not recipe.tested:
+    if header.proof == "outputs":
+        if not header.tested:
             raise reader.error("tested", "the packages and versions that it was proved with")
         for name, side in (("source", source), ("target", target)):
             if not side.model:
@@ -148,7 +219,7 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
                     f"recipe.{name}.model: expected how to make a tiny model, since proof is 'outputs'.",
                     f"recipe.{name}",
                 )
-    return recipe
+    return header
 
 
 def _side(toml: TomlText, value: Any, side: str, layout: str) -> RecipeSide:

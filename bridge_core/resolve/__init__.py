@@ -7,7 +7,7 @@ from bridge_core.public import exports
 if TYPE_CHECKING:
     from bridge_core.resolve.from_neutral import plan_from_neutral as plan_from_neutral
     from bridge_core.resolve.module_evidence import with_model_evidence as with_model_evidence
-    from bridge_core.resolve.named_side import NamedSide as NamedSide
+    from bridge_core.resolve.named_side import NamedSide as NamedSide, unslashed as unslashed
     from bridge_core.resolve.names_of_file import TreeNames as TreeNames, tree_names as tree_names
     from bridge_core.resolve.printed_names import side_of as side_of
     from bridge_core.resolve.rule_checks import rule_problems as rule_problems
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bridge_core.resolve.written_names import (
         keys_named as keys_named,
         permitted_names as permitted_names,
+        source_spellings as source_spellings,
         spellings_in_plan as spellings_in_plan,
     )
 else:
@@ -26,9 +27,9 @@ else:
         {
             "from_neutral": "plan_from_neutral",
             "module_evidence": "with_model_evidence",
-            "named_side": "NamedSide",
+            "named_side": "NamedSide unslashed",
             "names_of_file": "TreeNames tree_names",
-            "written_names": "keys_named permitted_names spellings_in_plan",
+            "written_names": "keys_named permitted_names source_spellings spellings_in_plan",
             "printed_names": "side_of",
             "rule_checks": "rule_problems",
             "rule_names": "applied_renames check_kind",

@@ -214,7 +214,9 @@ def _notes(bound_rules: Iterable[BoundRule], shown: Callable[[Key], str]) -> tup
     losses: dict[str, dict[str, None]] = {}
     for bound in bound_rules:
         label, ops = bound.rule.label, list(_flat(bound.ops))
-        calls = [call for call in (*bound.rule.before, *bound.rule.after) if call.is_sized]
+        calls = [
+            call for call in (*bound.rule.before, *bound.rule.after) if call.is_sized and not call.difference
+        ]
         if calls and not any(isinstance(op, Pad | Unpad) and op.source != op.target for op in ops):
             name = shown(bound.sources[0])
             notes[f"rule {label}: '{calls[0]}' does not change the length of {name}"] = None

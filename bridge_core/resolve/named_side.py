@@ -18,7 +18,7 @@ __all__ = ["NamedSide", "unslashed"]
 
 
 class NamedSide:
-    """The names of one side of a conversion, and the collections that patterns may write before them.
+    """The names of one side of a conversion, and what patterns may write before them.
 
     Args:
         collections: The collections of the side's framework, the default first.
@@ -52,7 +52,7 @@ class NamedSide:
     def read(
         self, pattern: Pattern, *, of_paths: bool = False, makes: bool = False, every: bool = False
     ) -> Pattern:
-        """Return a pattern without the collection that it begins with, its box, its slashes and alternatives.
+        """Return a pattern without its collection, its box, its slashes and alternatives.
 
         Args:
             pattern: The pattern.
@@ -91,7 +91,7 @@ class NamedSide:
         return side
 
     def has(self, pattern: Pattern) -> bool:
-        """Return whether the side has a name that a pattern matches, in whichever way it is written."""
+        """Return whether a pattern matches a name, in whichever way it is written."""
         return any(self._matches(self._read(one, False)) for one in self._unslashed(pattern, False).options)
 
     def _check_only(self, pattern: Pattern, chosen: Pattern, readings: Iterable[Pattern]) -> None:
@@ -176,7 +176,7 @@ class NamedSide:
         """Return whether a pattern matches a name of the side, which it may begin with a collection."""
         if self._has(pattern, of_paths):
             return True
-        begins = pattern.segments and pattern.segments[0] in self.collections
+        begins = pattern.segments and pattern.segments[0] in self.collections and not pattern.collection
         return bool(begins) and self._has(pattern.read_as(pattern.segments[1:]), of_paths)
 
     def _has(self, pattern: Pattern, of_paths: bool) -> bool:

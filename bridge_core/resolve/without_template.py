@@ -161,10 +161,8 @@ class WithoutTemplate(PlanBuilder):
             return known
         collections = VariableCollections(self.framework.collections)
         ruled = (key for bound in self.request.ordered.bound_rules for key in bound.targets)
-        of_rule = self._ruled_collections
-        if any(
-            (of_rule.get(key) or collections.of(PARAMETER, key[-1])) != collections.default for key in ruled
-        ):
+        of_rule = self._ruled_collections  # a pattern that begins with a collection is written so
+        if of_rule or any(collections.of(PARAMETER, key[-1]) != collections.default for key in ruled):
             return "variables"
         for layer in self.request.layers.values():
             for name, key in layer.group.keys.items():

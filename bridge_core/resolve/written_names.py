@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from bridge_core.plan import Plan
     from bridge_core.rules import Pattern
 
-__all__ = ["Spellings", "keys_named", "names_of_tensor", "own_name", "permitted_names", "spellings_in_plan"]
+__all__ = [
+    "Spellings",
+    "keys_named",
+    "names_of_tensor",
+    "own_name",
+    "permitted_names",
+    "source_spellings",
+    "spellings_in_plan",
+]
 
 Spellings = Callable[[Key], tuple[Key, ...]]
 """Gives the names that a user may write for a key, the key itself first."""
@@ -62,12 +70,7 @@ def permitted_names(
         RuleError: A pattern matches names with its slashes, and others where it is split at them.
         KeyConflict: The names do not show whether they begin with collections.
     """
-    collections, of_file = _collections(source, registry), source.metadata.source_names
-
-    def spellings(key: Key) -> tuple[Key, ...]:
-        names = collections.spellings(key)
-        return (*names, *VariableCollections().spellings(of_file[key])) if key in of_file else names
-
+    spellings = source_spellings(source, registry)
     if permissions.has_slashes:
         of_target = _collections(template, registry) if template is not None else VariableCollections()
         if source.layout == "neutral":
@@ -83,6 +86,25 @@ def permitted_names(
             allow_mismatched=_read(permissions.allow_mismatched, targets),
         )
     return permissions, spellings
+
+
+def source_spellings(source: FlatState, registry: Registry) -> Spellings:
+    """Return the names that a user may write for the keys of a source.
+
+    Args:
+        source: The source.
+        registry: Where frameworks are found.
+
+    Raises:
+        KeyConflict: The names do not show whether they begin with collections.
+    """
+    collections, of_file = _collections(source, registry), source.metadata.source_names
+
+    def spellings(key: Key) -> tuple[Key, ...]:
+        names = collections.spellings(key)
+        return (*names, *VariableCollections().spellings(of_file[key])) if key in of_file else names
+
+    return spellings
 
 
 def _collections(state: FlatState, registry: Registry) -> VariableCollections:

@@ -23,7 +23,14 @@ if TYPE_CHECKING:
         read_rule_file as read_rule_file,
     )
     from bridge_core.rules.rule_sets import Rules as Rules, as_rules as as_rules, oriented as oriented
-    from bridge_core.rules.segments import Any1 as Any1, Int as Int, Str as Str
+    from bridge_core.rules.segments import (
+        Any1 as Any1,
+        AnyN as AnyN,
+        Int as Int,
+        Mixed as Mixed,
+        Segment as Segment,
+        Str as Str,
+    )
     from bridge_core.rules.sizes import resolve_sizes as resolve_sizes
     from bridge_core.rules.where import Where as Where
 else:
@@ -37,7 +44,7 @@ else:
             "records": "identity_of_record identity_of_rule read_recorded recorded recorded_pairs",
             "rule": "Rule",
             "rule_sets": "Rules as_rules oriented",
-            "segments": "Any1 Int Str",
+            "segments": "Any1 AnyN Int Mixed Segment Str",
             "sizes": "resolve_sizes",
             "rule_groups": "RuleGroup load_rules read_rule_file",
             "where": "Where",

@@ -62,13 +62,17 @@ _ACTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "rename": (("source", "rename"), ("sizes", "where", "stage", "fallback")),
     "layer": (("source", "layer"), ()),
     "drop": (("source", "drop"), ("fill", "sizes", "where", "fallback")),
+    "drop of targets": (("target", "drop"), ()),
     "fill": (("target", "fill", "reason"), ("sizes", "where")),
     "rearrange": (("source", "target"), ("rearrange", "sizes", "where")),
 }
 """Action: the first of these keys that a rule has -> the keys that it must have, and those that it may have.
 
-A rule with a target and none of these keys copies tensors one to one; it is a ``rearrange`` without ops.
+A rule with a target and none of these keys copies tensors one to one; it is a ``rearrange`` without ops. A
+drop with a target alone is about tensors of the target, which are dropped in the other direction.
 """
+
+_NAMED = tuple(name for name in _ACTIONS if " " not in name)
 
 RULE_KEYS = (*_TYPES, *_OLD_KEYS)
 
@@ -81,6 +85,8 @@ _EXAMPLES = {
 
 
 def _action(table: Mapping[str, Any]) -> str | None:
+    if "drop" in table and "target" in table and "source" not in table and "rename" not in table:
+        return "drop of targets"
     return next((key for key in _ACTIONS if key in table), "rearrange" if "target" in table else None)
 
 
@@ -107,14 +113,15 @@ def read_table(table: dict[str, Any], layouts: tuple[str, str] | None, origin: s
             raise RuleError(f"{written[key]}: expected {expected}, got {_shown(value)}.")
     action = _action(table)
     if action is None:
-        raise RuleError("the rule has no action.", hint=f"Add one of: {', '.join(_ACTIONS)}.")
+        raise RuleError("the rule has no action.", hint=f"Add one of: {', '.join(_NAMED)}.")
     needed, allowed = _ACTIONS[action]
-    named = written.get(action, "target")
+    common_keys = _COMMON if "source" in needed or action == "fill" else ("optional",)
+    named = written.get(action.partition(" ")[0], "target")
     for key in needed:
         if key not in table:
             raise RuleError(f"a rule with {named!r} must have {key!r} too.", hint=f"Add {_EXAMPLES[key]}.")
     for key in table:
-        if key not in (*needed, *allowed, *_COMMON):
+        if key not in (*needed, *allowed, *common_keys):
             raise RuleError(
                 f"{written[key]!r} cannot be combined with {named!r} in one rule.",
                 hint=f"Remove {written[key]!r}, or write it in another [[rule]].",
@@ -136,6 +143,9 @@ def read_table(table: dict[str, Any], layouts: tuple[str, str] | None, origin: s
         return Rule.layer(table["source"], table["layer"], **common)
     if action == "drop":
         return Rule.drop(table["source"], table["drop"], fill=table.get("fill"), **common)
+    if action == "drop of targets":
+        common["layouts"] = layouts[::-1] if layouts is not None else None
+        return Rule.drop(table["target"], table["drop"], **common).reversed()
     return Rule.fill(table["target"], table["fill"], reason=table["reason"], **common)
 
 

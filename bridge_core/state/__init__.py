@@ -50,8 +50,12 @@ if TYPE_CHECKING:
     )
     from bridge_core.state.metadata_fit import check_fit as check_fit, misfit as misfit
     from bridge_core.state.metadata_given import check_given as check_given
-    from bridge_core.state.metadata_moves import renamed_metadata as renamed_metadata
+    from bridge_core.state.metadata_moves import (
+        renamed_metadata as renamed_metadata,
+        restricted_metadata as restricted_metadata,
+    )
     from bridge_core.state.regions import Region as Region, full as full, region_shape as region_shape
+    from bridge_core.state.selection import Selection as Selection, shortened as shortened
     from bridge_core.state.tensors import (
         Array as Array,
         ArrayTensor as ArrayTensor,
@@ -80,8 +84,9 @@ else:
             "dump_metadata load_metadata",
             "metadata_fit": "check_fit misfit",
             "metadata_given": "check_given",
-            "metadata_moves": "renamed_metadata",
+            "metadata_moves": "renamed_metadata restricted_metadata",
             "regions": "Region full region_shape",
+            "selection": "Selection shortened",
             "tensors": "Array ArrayTensor FileTensor LazyTensor StridedFileTensor Tensor TensorSpec "
             "as_tensor checked_bools equal_values",
             "ties": "Ties held_ties",

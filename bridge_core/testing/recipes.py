@@ -1,4 +1,4 @@
-"""The contract of a recipe: it knows its own checkpoints, and converts them whole, there and back."""
+"""The contract of a recipe: it knows its own checkpoints, and converts them completely, there and back."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RecipeSample:
 
     Args:
         source: Name -> array, on the recipe's source side. Parts of names are joined by dots for torch, and
-            by slashes for trees, as in ``params/Dense_0/kernel``.
+            by slashes for trees, as in ``encoder/Dense_0/kernel``.
         target: Likewise on its target side.
         name: What the sample is, for test ids.
         source_config: The ``config.json`` next to the source's checkpoints; None for none.
@@ -102,8 +102,8 @@ class RecipeContract(ABC):
         """And the rules can be loaded, and read backwards."""
         recipe = self.recipe
         assert recipe.title
-        assert recipe.facts
-        assert recipe.licence
+        assert recipe.header.facts
+        assert recipe.header.licence
         rules = load_rules(recipe.path)
         assert rules
         for rule in rules:
@@ -172,7 +172,7 @@ class RecipeContract(ABC):
                 way.plan(way.saved(more, "more"))
 
     def test_a_tensor_less_is_refused(self, tmp_path: Path) -> None:
-        """Whichever is missing, except those that the sample says."""
+        """Whichever is missing, except those that the sample names."""
         for way in self._ways(tmp_path):
             names = [name for name in way.weights if name not in way.sample.may_lack | way.sample.not_written]
             # Of names that differ in numbers only, the last one.
@@ -278,21 +278,21 @@ class _Way:
         """Compare a file with the weights that it should hold."""
         joint = "." if (self.side if turned else self.other).layout == "torch" else "/"
         with open_state(path, registry=self.registry) as state:
-            found = {_named(key, joint, expected): state[key] for key in state}
-        wanted = {name: value for name, value in expected.items() if name in found or self._is_written(name)}
-        assert found.keys() == wanted.keys(), (
-            f"{what}: {sorted(wanted.keys() - found.keys())[:5]} are missing, "
-            f"{sorted(found.keys() - wanted.keys())[:5]} are too many"
+            stored = {_named(key, joint, expected): state[key] for key in state}
+        due = {name: value for name, value in expected.items() if name in stored or self._is_written(name)}
+        assert stored.keys() == due.keys(), (
+            f"{what}: {sorted(due.keys() - stored.keys())[:5]} are missing, "
+            f"{sorted(stored.keys() - due.keys())[:5]} are too many"
         )
-        for name, value in wanted.items():
-            assert found[name].shape == value.shape, (
-                f"{what}: {name} is {found[name].shape}, expected {value.shape}"
+        for name, value in due.items():
+            assert stored[name].shape == value.shape, (
+                f"{what}: {name} is {stored[name].shape}, expected {value.shape}"
             )
             if not tolerance:
-                assert same_bits(found[name], value), f"{what}: {name} has other values"
+                assert same_bits(stored[name], value), f"{what}: {name} has other values"
                 continue
             largest = float(np.abs(value.astype(np.float64)).max(initial=0.0))
-            apart = np.abs(found[name].astype(np.float64) - value.astype(np.float64)).max(initial=0.0)
+            apart = np.abs(stored[name].astype(np.float64) - value.astype(np.float64)).max(initial=0.0)
             assert apart <= tolerance * largest, f"{what}: {name} differs by {apart}"
 
     def _is_written(self, name: str) -> bool:

@@ -28,6 +28,7 @@ TABLE = {
     "ConversionError": ("CKB-100", 1, ()),
     "PlanError": ("CKB-101", 1, (ValueError,)),
     "RuleError": ("CKB-102", 1, (ValueError,)),
+    "RecipeRequired": ("CKB-113", 1, (ValueError,)),
     "MismatchError": ("CKB-103", 1, (ValueError,)),
     "AmbiguousLayerError": ("CKB-104", 1, (ValueError,)),
     "UnclaimedTensorError": ("CKB-105", 1, (ValueError,)),

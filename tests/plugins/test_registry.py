@@ -7,6 +7,7 @@ import inspect
 import sys
 import textwrap
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -497,6 +498,7 @@ def example(hook):
             break
         block.append(line)
     module = types.ModuleType(f"example_of_{hook}")
+    module.__file__ = str(Path(__file__).parents[1] / "data/example_plugin/plugin.py")
     exec(compile(textwrap.dedent("\n".join(block)), f"<{hook}>", "exec"), vars(module))
     return module
 

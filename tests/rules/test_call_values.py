@@ -107,6 +107,33 @@ def test_sizes_of_paddings_are_expressions(ops, tmp_path):
     assert_same_bits(there(source, rule), wanted)
 
 
+@pytest.mark.parametrize(
+    "ops",
+    ["pad(0, +6)", ["v d -> v d", "pad(v, +2*blocks)"], ["pad(-2, +(blocks + 3))", "v d -> v d"]],
+    ids=str,
+)
+def test_a_padding_by_a_number_needs_no_size_in_either_direction(ops, tmp_path):
+    source = saved({"a.w": ROWS}, "torch", tmp_path / "source.safetensors")
+    rule = move(ops, sizes={"blocks": 3} if "blocks" in str(ops) else {})
+    assert Rule.rearrange("a.w", "b.k", rule.ops, sizes=rule.sizes).ops == rule.ops
+    convert(source, tmp_path / "there.safetensors", to="flax", rules=rule)
+    assert_holds(tmp_path / "there.safetensors", {"b.k": np.pad(ROWS, ((0, 6), (0, 0)))})
+    assert_holds(plan_and_apply(tmp_path / "there.safetensors", to="torch", rules=rule), {"a.w": ROWS})
+
+
+def test_an_unpadding_by_a_number_takes_zeros_only(tmp_path):
+    source = saved({"a.w": ROWS}, "torch", tmp_path / "source.safetensors")
+    with refused(PlanError, "29.0"):
+        there(source, move("unpad(0, -3)"))
+    assert_same_bits(there(source, move("cut(0, -3)")), ROWS[:7])
+    assert_same_bits(there(source, move("cut(0, -0)")), ROWS)
+    with refused(RuleError, "cut(0, -11)", "10", "11"):
+        there(source, move("cut(0, -11)"))
+    for text in ("pad(0, -3)", "cut(0, +3)"):
+        with refused(RuleError, text):
+            move(text)
+
+
 @pytest.mark.parametrize("ops", ["cut(0, 10, 7)", "unpad(0, 10, 7, discard)", "cut(0, 7)"])
 def test_a_cut_discards_rows_and_says_so_and_its_way_back_fills_zeros(ops, tmp_path):
     rule = move(ops, origin="r.toml:3")

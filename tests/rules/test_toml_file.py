@@ -627,7 +627,7 @@ def test_the_option_takes_a_path_and_gives_no_rules_without_one():
 
     @click.command()
     @rules_option
-    def command(rules):
+    def command(rules, recipe):
         click.echo(repr(rules))
 
     assert CliRunner().invoke(command, ["--rules", "r.toml"]).stdout == "'r.toml'\n"

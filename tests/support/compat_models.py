@@ -15,6 +15,7 @@ import torch
 import transformers
 
 __all__ = [
+    "alarms",
     "assert_same_tree",
     "FlaxOddModel",
     "FAMILIES",
@@ -129,6 +130,11 @@ def warnings_of(*modules: str) -> Iterator[list[str]]:
         for logger in loggers:
             logger.removeHandler(handler)
         found[:] = [text for text in found if "deprecated" not in text]
+
+
+def alarms(told: list[str]) -> list[str]:
+    """Return what is not the good news that transformers logs as warnings, too."""
+    return [text for text in told if not text.startswith(("All Flax model weights", "All the weights"))]
 
 
 class OddConfig(transformers.PretrainedConfig):

@@ -19,13 +19,14 @@ def blocks_of(guide):
 
 
 def run_blocks(blocks, name):
-    """Run blocks in order, in the current folder; Python's share their names."""
+    """Run blocks in order, in the current folder; return the names that Python's share."""
     names = {"__name__": "guide"}
     for language, text in blocks:
         if language == "python":
             exec(compile(text, name, "exec", dont_inherit=True), names)
         else:
             {"toml": write_file, "console": run_commands}[language](text)
+    return names
 
 
 def write_file(text):

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 import bridge_core
+import ckptbridge_recipes
 from support.arrays import assert_same_bits
 
 __all__ = [

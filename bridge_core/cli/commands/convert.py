@@ -30,6 +30,7 @@ __all__ = ["convert"]
         "ckptbridge convert checkpoints/ model.safetensors --to torch --step 1000 --entry params",
         "ckptbridge convert model.safetensors checkpoints/ --to flax --format orbax --to-step 0",
         "ckptbridge convert model.safetensors model.msgpack --to flax --allow-unclaimed 'mixer.**'",
+        "ckptbridge convert llama/ tiny/ --to torch --only model.layers=2",
     ),
 )
 @click.argument("src")

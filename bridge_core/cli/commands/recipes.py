@@ -42,14 +42,14 @@ def recipes(name: str | None, as_json: bool, registry: Registry | None) -> None:
 
     with aside():
         registry = given_registry(registry)
-        found = list(registry.recipes.values()) if name is None else [registry.recipe(name)]
+        shown = list(registry.recipes.values()) if name is None else [registry.recipe(name)]
     if as_json:
-        print_json({"recipes": list(map(_document, found))})
+        print_json({"recipes": list(map(_document, shown))})
     elif name is not None:
-        say(*_lines(found[0]))
-    elif found:
-        width = max(len(recipe.name) for recipe in found)
-        say(*(f"{recipe.name:<{width}}  {recipe.title}" for recipe in found))
+        say(*_lines(shown[0]))
+    elif shown:
+        width = max(len(recipe.name) for recipe in shown)
+        say(*(f"{recipe.name:<{width}}  {recipe.title}" for recipe in shown))
     else:
         say("No recipe is installed. Run: pip install ckptbridge-recipes.")
 
@@ -62,11 +62,11 @@ def _lines(recipe: Recipe) -> Iterator[str]:
             yield f"         ckptbridge convert SRC DST --to {other.layout} --recipe {recipe.name}"
     if recipe.source.layout == recipe.target.layout:
         yield f"         ckptbridge convert SRC DST --to {recipe.source.layout} --recipe {recipe.name}"
-    tested = f" ({', '.join(recipe.tested)})" if recipe.tested else ""
-    yield f"proved   {_PROVED[recipe.proof]}{tested}"
-    yield from (f"note     {note}" for note in recipe.notes)
-    yield from (f"facts    {fact}" for fact in recipe.facts)
-    yield f"licence  {recipe.licence}"
+    tested = f" ({', '.join(recipe.header.tested)})" if recipe.header.tested else ""
+    yield f"proved   {_PROVED[recipe.header.proof]}{tested}"
+    yield from (f"note     {note}" for note in recipe.header.notes)
+    yield from (f"facts    {fact}" for fact in recipe.header.facts)
+    yield f"licence  {recipe.header.licence}"
     yield f"rules    {recipe.path}"
 
 
@@ -76,11 +76,11 @@ def _document(recipe: Recipe) -> dict[str, Any]:
         "title": recipe.title,
         "source": _side(recipe.source),
         "target": _side(recipe.target),
-        "proof": recipe.proof,
-        "tested": list(recipe.tested),
-        "facts": list(recipe.facts),
-        "licence": recipe.licence,
-        "notes": list(recipe.notes),
+        "proof": recipe.header.proof,
+        "tested": list(recipe.header.tested),
+        "facts": list(recipe.header.facts),
+        "licence": recipe.header.licence,
+        "notes": list(recipe.header.notes),
         "file": str(recipe.path),
     }
 

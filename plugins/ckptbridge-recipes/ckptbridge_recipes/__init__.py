@@ -17,6 +17,8 @@ def bridge_recipes() -> Iterable[Recipe]:
     """Return a recipe for each file of the folder ``recipes``."""
     from pathlib import Path
 
-    from bridge_core.plugins import load_recipe
+    from bridge_core.plugins import Recipe
 
-    return tuple(map(load_recipe, sorted((Path(__file__).parent / "recipes").glob("*.toml"))))
+    return tuple(
+        map(Recipe, sorted((Path(__file__).parent / "recipes").glob("*.toml"), key=lambda path: path.stem))
+    )

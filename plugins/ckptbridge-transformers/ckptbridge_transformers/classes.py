@@ -18,6 +18,7 @@ from bridge_core.checkpoint import read_config as config_in
 __all__ = [
     "CONFIG",
     "class_named",
+    "config_from",
     "config_of",
     "flax_class_of",
     "is_known",
@@ -90,6 +91,19 @@ def config_of(folder: Path) -> Any:
             ) from err
     config._name_or_path = ""  # the folder's path must not become part of what is written
     return config
+
+
+def config_from(config: Any, entries: Mapping[str, Any]) -> Any:
+    """Return a config of the same class as another, with other entries.
+
+    Raises:
+        UsageError: The class refuses the entries.
+    """
+    with quiet():
+        try:
+            return type(config).from_dict(dict(entries))
+        except Exception as err:  # config classes check what they read, each in its own way
+            raise UsageError(f"transformers {version()} refuses the config: {_first_line(err)}.") from err
 
 
 def is_known(config: Mapping[str, Any]) -> bool:

@@ -6,6 +6,7 @@ keep the names of transformers 4, so a model of transformers 5 describes them on
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from bridge_core import FlatState, Key, TensorSpec, as_key
 from bridge_core.state import LazyTensor, ModuleInfo
 from bridge_torch import TorchFramework
 
-__all__ = ["as_on_disk"]
+__all__ = ["as_in_memory", "as_on_disk"]
 
 _SHARED_BIAS = ("decoder", "bias")
 """A bias that transformers 4 always shares with the head around it, and 5 only if embeddings are tied."""
@@ -33,6 +34,29 @@ def as_on_disk(model: Any, source: Iterable[Key], *, untied: bool = False) -> Fl
         state = _without_head_ties(state, model)
     names = _names(model, [".".join(key) for key in source])
     return state if names is None else _renamed(state, names)
+
+
+def as_in_memory(state: FlatState, torch_class: type[Any]) -> FlatState:
+    """Return a checkpoint with the names that its class gives them while it loads them.
+
+    Classes of models with images read names of older releases: ``language_model.model.layers`` is
+    ``model.language_model.layers`` in memory.
+
+    Args:
+        state: A checkpoint in torch's layout.
+        torch_class: The class of its model.
+    """
+    changes = getattr(torch_class, "_checkpoint_conversion_mapping", None) or {}
+
+    def name(key: Key) -> Key:
+        text = ".".join(key)
+        for pattern, new in changes.items():
+            text, number = re.subn(pattern, new, text)
+            if number:
+                return as_key(text)
+        return key
+
+    return state.rename(name) if changes else state
 
 
 def _names(model: Any, source: list[str]) -> Mapping[str, tuple[tuple[int, ...], str | None]] | None:

@@ -24,6 +24,7 @@ from ckptbridge_transformers.compat.to_flax import (
     load_pytorch_checkpoint_in_flax_state_dict,
 )
 from ckptbridge_transformers.compat.to_torch import (
+    LOADING_INFO,
     load_flax_checkpoint_in_pytorch_model,
     load_flax_weights_in_pytorch_model,
 )
@@ -41,6 +42,7 @@ _FUNCTIONS = (
 _CONVERSION = "transformers.modeling_flax_pytorch_utils"
 _FLAX = "transformers.modeling_flax_utils"
 _TORCH = "transformers.modeling_utils"
+_LONGT5 = "transformers.models.longt5.modeling_longt5"
 _INDEX = "flax_model.msgpack.index.json"
 _lock = threading.Lock()
 
@@ -142,12 +144,13 @@ def _checked_changes() -> list[tuple[Any, str, Any]]:
 
 
 def _changes() -> list[tuple[Any, str, Any]]:
-    conversion, flax, torch = map(importlib.import_module, (_CONVERSION, _FLAX, _TORCH))
+    conversion, flax, torch, longt5 = map(importlib.import_module, (_CONVERSION, _FLAX, _TORCH, _LONGT5))
     from ckptbridge_transformers.compat.pretrained import from_pretrained
     from ckptbridge_transformers.compat.saving import save_pretrained
 
     model = flax.FlaxPreTrainedModel
     resolve = getattr(torch, "_get_resolved_checkpoint_files", None)
+    torch_model, long_model = torch.PreTrainedModel, longt5.LongT5PreTrainedModel
     changes: list[tuple[Any, str, Any]] = [(conversion, each.__name__, each) for each in _FUNCTIONS]
     name = load_pytorch_checkpoint_in_flax_state_dict.__name__
     return [
@@ -155,7 +158,9 @@ def _changes() -> list[tuple[Any, str, Any]]:
         (flax, name, load_pytorch_checkpoint_in_flax_state_dict),
         (model, "from_pretrained", classmethod(_plainly(from_pretrained))),
         (model, "save_pretrained", _plainly(save_pretrained)),
-        (torch.PreTrainedModel, "_load_from_flax", classmethod(_load_from_flax)),
+        (torch_model, "_load_from_flax", classmethod(_load_from_flax)),
+        (torch_model, "from_pretrained", _with_loading_info(torch_model.from_pretrained, long_model)),
+        (long_model, "from_pretrained", _with_own_loading_info(long_model.from_pretrained)),
         (torch, "_get_resolved_checkpoint_files", _with_flax_shards(resolve) if resolve else None),
     ]
 
@@ -188,6 +193,36 @@ def _name(owner: Any) -> str:
 def _load_from_flax(cls: type[Any], model: Any, checkpoint_files: list[str]) -> Any:
     only = checkpoint_files[0] if len(checkpoint_files) == 1 else checkpoint_files
     return load_flax_checkpoint_in_pytorch_model(model, only)
+
+
+def _with_loading_info(original: Any, longt5: type[Any]) -> Any:
+    """Return ``from_pretrained``, with the loading info for Flax, where transformers gives None.
+
+    LongT5's own method ties all that is missing to the embeddings, as old checkpoints of torch need; here it
+    is told of nothing.
+    """
+
+    @functools.wraps(original.__func__)
+    def from_pretrained(cls: type[Any], *args: Any, **kwargs: Any) -> Any:
+        loaded = original.__func__(cls, *args, **kwargs)
+        if not isinstance(loaded, tuple) or loaded[1] is not None:
+            return loaded
+        info = LOADING_INFO.get(loaded[0])
+        return loaded[0], {**info, "missing_keys": []} if info and issubclass(cls, longt5) else info
+
+    return classmethod(from_pretrained)
+
+
+def _with_own_loading_info(original: Any) -> Any:
+    """Return LongT5's ``from_pretrained``, with all that was missing where the weights are Flax's."""
+
+    @functools.wraps(original.__func__)
+    def from_pretrained(self: type[Any], *args: Any, **kwargs: Any) -> Any:
+        loaded = original.__func__(self, *args, **kwargs)
+        info = LOADING_INFO.get(loaded[0]) if isinstance(loaded, tuple) else None
+        return loaded if info is None else (loaded[0], info)
+
+    return classmethod(from_pretrained)
 
 
 def _with_flax_shards(resolve: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,12 +17,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bridge_core import FlatState, Key, join_key, open_state
+from bridge_core import FlatState, Key, open_state
 from bridge_core.state import flatten_tree, unflatten_tree
 from ckptbridge_transformers.classes import library
 from ckptbridge_transformers.compat.errors import UnreadableWeights, as_before
+from ckptbridge_transformers.compat.messages import log_loading_flax, log_narrow
 from ckptbridge_transformers.compat.to_flax import check_any_fits
-from ckptbridge_transformers.loading import Loaded, flax_weights, left_out_text
+from ckptbridge_transformers.loading import flax_weights
 from ckptbridge_transformers.templates import abstract_flax, clip_with_old_names
 
 __all__ = ["from_pretrained", "resolved_token", "weights_file"]
@@ -78,7 +79,10 @@ def from_pretrained(
     pipeline, auto = kwargs.pop("_from_pipeline", None), kwargs.pop("_from_auto", False)
     kwargs.pop("adapter_kwargs", None)
     if kwargs.pop("trust_remote_code", None) is True:
-        logger.warning("trust_remote_code=True has an effect only on Auto classes, and is ignored.")
+        logger.warning(
+            "The argument `trust_remote_code` is to be used with Auto classes. It has no effect here and is "
+            "ignored."
+        )
     fetching = {
         "cache_dir": cache_dir,
         "force_download": force_download,
@@ -103,6 +107,7 @@ def from_pretrained(
     agent |= {} if pipeline is None else {"using_pipeline": pipeline}
     kinds = (_SAFE, _TORCH) if from_pt else (_FLAX, _SAFE)
     path = weights_file(name, kinds, {**fetching, "user_agent": agent})
+    logger.info("loading weights file %s", path)
     model = _empty(cls, config, model_args, {**options, "dtype": dtype})
     params = _loaded(model, path, name, ignore_mismatched_sizes, do_init=do_init)
     if model.can_generate():
@@ -124,9 +129,16 @@ def resolved_token(token: Any, kwargs: dict[str, Any]) -> Any:
     old = kwargs.pop("use_auth_token", None)
     if old is None:
         return token
-    warnings.warn("`use_auth_token` is deprecated; use `token`.", FutureWarning, stacklevel=3)
+    warnings.warn(
+        "The `use_auth_token` argument is deprecated and will be removed in v5 of Transformers. Please use "
+        "`token` instead.",
+        FutureWarning,
+        stacklevel=3,
+    )
     if token is not None:
-        raise ValueError("`token` and its old name `use_auth_token` are both given. Pass only `token`.")
+        raise ValueError(
+            "`token` and `use_auth_token` are both specified. Please set only the argument `token`."
+        )
     return old
 
 
@@ -191,8 +203,10 @@ def _loaded(
         params = unflatten_tree({**present, **_initial(model, missing)})
     elif missing:
         model._missing_keys = set(missing)  # what `init_weights(key, shape, params)` will add
-    _report(model, name, missing, loaded, do_init=do_init)
-    _report_narrow(model, name, present)
+    other_shapes = {pair.target for pair in loaded.mismatched}
+    absent = [key for key in missing if key not in other_shapes]
+    log_loading_flax(logger, model, name, loaded, absent, do_init=do_init)
+    log_narrow(logger, model, name, {key: str(leaf.dtype) for key, leaf in present.items()})
     return params
 
 
@@ -223,44 +237,6 @@ def _take_generation_config(model: Any, name: str, options: dict[str, Any]) -> N
     try:
         model.generation_config = library().GenerationConfig.from_pretrained(name, **options)
     except OSError:
-        logger.info("%s has no generation config; one is made from the model's config.", name)
-
-
-def _report(model: Any, name: str, missing: tuple[Key, ...], loaded: Loaded, *, do_init: bool) -> None:
-    kind = type(model).__name__
-    if loaded.unexpected:
-        logger.warning(
-            "%d tensors of %s have no place in %s and were left out: %s. This is expected for a checkpoint "
-            "of another task, and not for a checkpoint of exactly this model.",
-            *(len(loaded.unexpected), name, kind, _listed(loaded.unexpected)),
+        logger.info(
+            "Generation config file not found, using a generation config created from the model config."
         )
-    if loaded.left_out:
-        logger.info("%s does not use %s of %s.", kind, left_out_text(loaded), name)
-    for warning in loaded.warnings:
-        logger.warning("%s", warning.message)
-    if loaded.mismatched:
-        logger.warning(
-            "%d tensors of %s have other shapes than in %s and were left out: %s.",
-            *(len(loaded.mismatched), name, kind, "; ".join(map(str, loaded.mismatched))),
-        )
-    if missing:
-        done = "are newly initialized: %s. Train the model before using it."
-        left = "are missing from the params: %s. model.init_weights(key, input_shape, params) adds them."
-        logger.warning(
-            "%d parameters of %s are not in %s and " + (done if do_init else left),
-            *(len(missing), kind, name, _listed(missing)),
-        )
-
-
-def _listed(keys: Iterable[Key]) -> str:
-    return ", ".join(sorted(join_key(key) for key in keys))
-
-
-def _report_narrow(model: Any, name: str, present: Mapping[Key, Any]) -> None:
-    for narrow in ("float16", "bfloat16"):
-        count = sum(str(leaf.dtype) == narrow for leaf in present.values())
-        if count:
-            logger.warning(
-                "%d parameters of %s are %s, as in %s; `model.to_fp32(params)` widens them.",
-                *(count, type(model).__name__, narrow, name),
-            )

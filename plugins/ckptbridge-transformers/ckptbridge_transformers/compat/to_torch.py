@@ -5,22 +5,28 @@ from __future__ import annotations
 import logging
 import os
 import re
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from bridge_core import FlatState, MissingDependency, join_key, open_state
+from bridge_core import FlatState, join_key, open_state
 from bridge_core.messages import listed
 from bridge_core.state import cast_is_exact, dtype_named
-from ckptbridge_transformers.classes import version
+from ckptbridge_transformers.compat.computed import compute, initialise, without_source
 from ckptbridge_transformers.compat.errors import LossyLoad, WrongWeights, as_before
+from ckptbridge_transformers.compat.messages import log_loading_torch
 from ckptbridge_transformers.compat.to_flax import check_any_fits, opened_files
-from ckptbridge_transformers.loading import Loaded, left_out_text, torch_weights
+from ckptbridge_transformers.loading import Loaded, torch_weights
 
-__all__ = ["load_flax_checkpoint_in_pytorch_model", "load_flax_weights_in_pytorch_model"]
+__all__ = ["LOADING_INFO", "load_flax_checkpoint_in_pytorch_model", "load_flax_weights_in_pytorch_model"]
 
 StrPath = str | os.PathLike[str]
 
 logger = logging.getLogger("transformers.modeling_flax_pytorch_utils")
+
+LOADING_INFO: weakref.WeakKeyDictionary[Any, dict[str, list[str]]] = weakref.WeakKeyDictionary()
+"""Models that were filled -> what `from_pretrained` returns for ``output_loading_info=True``."""
 
 
 def load_flax_checkpoint_in_pytorch_model(
@@ -40,6 +46,7 @@ def load_flax_checkpoint_in_pytorch_model(
     """
     with as_before():
         if isinstance(flax_checkpoint_path, str | os.PathLike):
+            logger.info("Loading Flax weights from %s", Path(flax_checkpoint_path).absolute())
             with open_state(flax_checkpoint_path) as state:
                 return _filled(model, state)
         with opened_files(flax_checkpoint_path) as state:
@@ -77,9 +84,18 @@ def _filled(model: Any, source: FlatState | Mapping[str, Any]) -> Any:
     places = _Places(model)
     missing = tuple(places.without(loaded.weights))
     _refuse_lossy(places, loaded)
-    _initialise(model, [name for name in missing if places.tensors[name].is_meta])
+    initialise(model, places.empty_parameters(missing))
     places.fill(loaded.weights)
-    _report(model, places.distinct(missing), loaded)
+    compute(model)
+    computed = without_source(model, missing)
+    reported = places.distinct(name for name in places.required(missing) if name not in computed)
+    log_loading_torch(logger, model, loaded, reported, computed)
+    LOADING_INFO[model] = {
+        "missing_keys": list(reported),
+        "unexpected_keys": [join_key(key) for key in loaded.unexpected],
+        "mismatched_keys": [],
+        "error_msgs": [],
+    }
     return model
 
 
@@ -99,10 +115,21 @@ class _Places:
     def without(self, weights: Mapping[str, Any]) -> Iterator[str]:
         """Yield the names that need weights and get none, neither themselves nor through a tied name."""
         filled = {id(self.tensors[name]) for name in weights}
+        yield from (name for name, tensor in self.tensors.items() if id(tensor) not in filled)
+
+    def required(self, names: Iterable[str]) -> Iterator[str]:
+        """Yield the names without those that the model's class says may be missing."""
         patterns = getattr(self.model, "_keys_to_ignore_on_load_missing", None) or ()
-        for name, tensor in self.tensors.items():
-            if id(tensor) not in filled and not any(re.search(pattern, name) for pattern in patterns):
+        for name in names:
+            if not any(re.search(pattern, name) for pattern in patterns):
                 yield name
+
+    def empty_parameters(self, names: Iterable[str]) -> list[str]:
+        """Return the names of parameters that are on the meta device."""
+        import torch
+
+        places = ((name, self.tensors[name]) for name in names)
+        return [name for name, old in places if isinstance(old, torch.nn.Parameter) and old.is_meta]
 
     def distinct(self, names: Iterable[str]) -> tuple[str, ...]:
         """Return one name for each tensor."""
@@ -150,46 +177,3 @@ def _refuse_lossy(places: _Places, loaded: Loaded) -> None:
 def _holds(old: Any, new: Any) -> bool:
     names = (str(new).removeprefix("torch."), str(old).removeprefix("torch."))
     return names[0] == names[1] or cast_is_exact(*map(dtype_named, names))
-
-
-def _initialise(model: Any, names: list[str]) -> None:
-    """Give parameters on the meta device memory and the model's own initial values.
-
-    Raises:
-        MissingDependency: This version of transformers does not have the private methods for it.
-    """
-    if not names:
-        return
-    try:
-        move, initialise = model._move_missing_keys_from_meta_to_cpu, model._initialize_missing_keys
-    except AttributeError as err:
-        raise MissingDependency(
-            f"{len(names)} parameters of {type(model).__name__} are on the meta device and have no weights: "
-            f"{listed(names)}. transformers {version()} has no known method to initialise them.",
-            hint="Pass a model in memory, not on the meta device.",
-        ) from err
-    for module in model.modules():
-        module._is_hf_initialized = False  # on the meta device nothing is, whatever its constructor noted
-    move(names, None, None)
-    initialise(names, False)
-    model.tie_weights()
-
-
-def _report(model: Any, missing: tuple[str, ...], loaded: Loaded) -> None:
-    name = type(model).__name__
-    if loaded.unexpected:
-        logger.warning(
-            "%d tensors of the Flax checkpoint have no place in %s and were left out: %s. This is expected "
-            "for a checkpoint of another task, and not for a checkpoint of exactly this model.",
-            *(len(loaded.unexpected), name, ", ".join(sorted(map(join_key, loaded.unexpected)))),
-        )
-    if loaded.left_out:
-        logger.info("%s does not use %s of the Flax checkpoint.", name, left_out_text(loaded))
-    for warning in loaded.warnings:
-        logger.warning("%s", warning.message)
-    if missing:
-        logger.warning(
-            "%d parameters of %s are not in the Flax checkpoint and keep their initial values: %s. Train the "
-            "model before using it.",
-            *(len(missing), name, ", ".join(sorted(missing))),
-        )
