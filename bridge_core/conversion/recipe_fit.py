@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +102,6 @@ def _lacking(
     choices = Counter(str(pattern) for rule, several in patterns if rule.when for pattern in set(several))
     index = KeyIndex(side.names)
     lists_by_path: dict[str, dict[str, _Present]] = {}
-    rows: dict[str, list[tuple[str, Pattern]]] = {}
     for rule, several in patterns:
         if rule.fallback or rule.action not in _TAKING:
             continue
@@ -112,11 +111,7 @@ def _lacking(
             read = side.read(pattern)
             text = str(Pattern(read.segments))  # as the names are, where it was written in another way
             lists = _lists_of(text)
-            if pattern.may_be_absent:
-                continue
-            if not lists:
-                if text.endswith(".*") and not rule.when:
-                    rows.setdefault(rule.origin, []).append((text, read))
+            if pattern.may_be_absent or not lists:
                 continue
             for key in index.candidates(read):
                 if not (captures := read.match(key)):
@@ -125,20 +120,13 @@ def _lacking(
                 for count, path in lists:
                     present = lists_by_path.setdefault(path, {}).setdefault(name, _Present(read.numbers))
                     present.add(rule, captures, count)
-    lacking = list(itertools.chain.from_iterable(_lacking_leaves(known, index) for known in rows.values()))
+    lacking = []
     for entries in lists_by_path.values():
         every = set(itertools.chain.from_iterable(present.numbers for present in entries.values()))
         for text, present in entries.items():
             absent = sorted(every - present.numbers, key=_in_order)
             lacking += [_with_numbers(text, numbers) for numbers in absent if present.may_be(numbers, config)]
     return list(dict.fromkeys(lacking))
-
-
-def _lacking_leaves(rows: Sequence[tuple[str, Pattern]], index: KeyIndex) -> list[str]:
-    """Return what layers in the rows of one table lack that others of them have."""
-    leaves = {text: {key[-1] for key in index.candidates(read) if read.match(key)} for text, read in rows}
-    every = set().union(*leaves.values())
-    return [f"{text[:-1]}{leaf}" for text, found in leaves.items() for leaf in sorted(every - found)]
 
 
 def _unmatched_rows(rules: Iterable[Rule], side: NamedSide) -> list[str]:

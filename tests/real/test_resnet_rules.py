@@ -109,7 +109,7 @@ def test_variables_of_flax_become_torchs(depth, model, tmp_path):
     ("right", "wrong"),
     [
         ('source = "**.conv{j:int}"\nlayer = "conv"', 'source = "**.conv{j:int}"\nlayer = "conv_transpose"'),
-        ('conv1 = "Conv_0", bn1 = "BatchNorm_0", conv2 = "Conv_1"', 'conv1 = "Conv_1", bn1 = "BatchNorm_0", conv2 = "Conv_0"'),
+        ('conv2 = "Conv_1", bn2 = "BatchNorm_1"', 'conv2 = "BatchNorm_1", bn2 = "Conv_1"'),
     ],
 )
 def test_a_wrong_rule_is_seen(depth, right, wrong, model, tmp_path):

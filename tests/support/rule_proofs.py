@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import ckptbridge_recipes
 import flax.serialization
 import jax
 import jax.numpy as jnp

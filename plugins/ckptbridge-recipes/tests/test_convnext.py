@@ -22,7 +22,9 @@ def weights_of():
         old, new = f"convnext.encoder.stages.{s}", f"stages/{s}"
         if s:
             both.norm(f"{old}.downsampling_layer.0", f"{new}/downsample_layers/0", before)
-            both.conv(f"{old}.downsampling_layer.1", f"{new}/downsample_layers/1", width, before, 2, bias=True)
+            both.conv(
+                f"{old}.downsampling_layer.1", f"{new}/downsample_layers/1", width, before, 2, bias=True
+            )
         for b in range(count):
             block, at = f"{old}.layers.{b}", f"{new}/layers/{b}"
             both.conv(f"{block}.dwconv", f"{at}/dwconv", width, 1, 7, bias=True)

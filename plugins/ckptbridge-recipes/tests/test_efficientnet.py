@@ -34,7 +34,9 @@ def of_keras(stages):
                 both.batch_norm(f"{old}.expansion.expand_bn", f"{new}_expand_bn", wide)
             depthwise = both.values(wide, 1, 3, 5)
             both.source[f"{old}.depthwise_conv.depthwise_conv.weight"] = depthwise
-            both.target[f"{new}_dwconv/depthwise_kernel:0"] = np.array(depthwise.transpose(2, 3, 0, 1), order="C")
+            both.target[f"{new}_dwconv/depthwise_kernel:0"] = np.array(
+                depthwise.transpose(2, 3, 0, 1), order="C"
+            )
             both.batch_norm(f"{old}.depthwise_conv.depthwise_norm", f"{new}_bn", wide)
             for part, to, into in (("reduce", squeezed, wide), ("expand", wide, squeezed)):
                 both.conv(f"{old}.squeeze_excite.{part}", f"{new}_se_{part}", to, into)

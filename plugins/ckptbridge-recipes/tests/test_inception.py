@@ -53,4 +53,5 @@ class TestFid(RecipeContract):
     def samples(self):
         for name, auxiliary in (("torchvision", True), ("pytorch-fid", False)):
             both = weights_of(auxiliary=auxiliary)
-            yield RecipeSample(both.source, both.target, name, may_lack=both.counters)
+            # Counters are left out, so that no conversion is called exact.
+            yield RecipeSample(both.source, both.target, name, not_written=both.counters, tolerance=1e-12)

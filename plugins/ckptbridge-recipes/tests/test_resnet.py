@@ -1,7 +1,6 @@
 """The recipes of ResNets, on weights that were made by hand."""
 
 import numpy as np
-import pytest
 from support.rule_proofs import RECIPES
 from support.vision_weights import LINEN, Both
 
