@@ -9,8 +9,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from dataclasses import field as default
+from dataclasses import dataclass, field as default
 from typing import Any
 
 from bridge_core.axes import parse_sizes
