@@ -1,6 +1,7 @@
 """The recipes of EfficientNet, on weights that were made by hand."""
 
 import numpy as np
+import pytest
 from support.rule_proofs import RECIPES
 from support.vision_weights import KERAS, Both
 
@@ -51,6 +52,7 @@ def of_keras(stages):
     return both
 
 
+@pytest.mark.slow
 class TestKeras(RecipeContract):
     recipe = load_recipe(RECIPES / "efficientnet-keras.toml")
 

@@ -1,4 +1,4 @@
-"""Inception v3 for FID: torchvision's blocks, pooled as pytorch-fid does, and jax-fid give the same outputs."""
+"""Inception v3 for FID: torchvision's blocks, pooled as pytorch-fid does, against jax-fid's."""
 
 import inspect
 import sys
@@ -26,7 +26,9 @@ def jax_model():
     text = inspect.getsource(library)
     before, branch, after = text.partition("params_dict=utils.get(self.params_dict, 'branch7x7dbl_5')")
     start, width, kernel = before.rpartition("out_channels=self.channels_7x7")
-    assert branch and width and "BasicConv2d(" not in kernel
+    assert branch
+    assert width
+    assert "BasicConv2d(" not in kernel
     module = types.ModuleType("jax_fid.corrected")
     vars(module)["__package__"] = "jax_fid"
     corrected = f"{start}out_channels=192{kernel}{branch}{after}"
