@@ -44,7 +44,7 @@ def torch_model():
 
 
 def features(model, pictures, monkeypatch):
-    """Return what pytorch-fid makes of pictures: averages without padding, and a maximum in the last block."""
+    """Return what pytorch-fid makes of pictures: no padding in averages, and a last maximum."""
     average = functional.avg_pool2d
 
     def pool(x, kernel_size, stride=1, padding=0):
