@@ -136,8 +136,12 @@ def _unmatched_rows(rules: Iterable[Rule], side: NamedSide) -> list[str]:
     """
     index = KeyIndex(side.names)
     lacking = []
+    rules = tuple(rules)
+    first = min((rule.stage for rule in rules), default=0)
     for rule in rules:
         if rule.optional or rule.fallback or rule.when or rule.action not in _TAKING:
+            continue
+        if rule.action == "rename" and rule.stage > first:  # it sees what others make
             continue
         for pattern in rule.sources:
             read = side.read(pattern)
