@@ -75,12 +75,16 @@ class When:
         for axis, size in (sizes or {}).items():
             if not _is_count(size):
                 raise RuleError(f"when.sizes.{axis}: expected a size, such as 768, got {size!r}.")
-        if target is not None and not (isinstance(target, Mapping) and target.keys() <= {"exists", "missing"}):
+        if target is not None and not (
+            isinstance(target, Mapping) and target.keys() <= {"exists", "missing"}
+        ):
             raise RuleError(
                 f"when.target: expected a table such as {{ exists = 'lm_head.kernel' }}, got {target!r}.",
                 hint="It may have exists and missing, about names of the target.",
             )
-        others = {name: _patterns(f"target.{name}", (target or {}).get(name)) for name in ("exists", "missing")}
+        others = {
+            name: _patterns(f"target.{name}", (target or {}).get(name)) for name in ("exists", "missing")
+        }
         flat = dict(_flat(config or {}))
         for entry, value in flat.items():
             name = entry.partition("[")[0]

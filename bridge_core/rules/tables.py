@@ -9,7 +9,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field as default
 from typing import Any
 
 from bridge_core.axes import parse_sizes
@@ -57,7 +57,7 @@ class Row:
 
     texts: tuple[str, str]
     sizes: Mapping[str, Any]
-    when: Mapping[str, Any] = field(default_factory=dict)
+    when: Mapping[str, Any] = default(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,9 @@ class TableUse:
             return _filled(pattern, {name: row.texts[side] for name, row in rows.items()})
 
         conditions = [row.when for row in rows.values() if row.when]
-        table = {**self.table, "when": _joined(self.table.get("when"), conditions)} if conditions else self.table
+        table = (
+            {**self.table, "when": _joined(self.table.get("when"), conditions)} if conditions else self.table
+        )
         return changed_patterns(table, fill) if rows else dict(table), sizes
 
 
@@ -131,7 +133,9 @@ def _joined(when: Any, others: Sequence[Mapping[str, Any]]) -> Any:
         elif name == "target" and isinstance(value, dict):
             joined[name] = _joined(joined[name], [value])
         else:
-            raise RuleError(f"when.{name} is in the rule and in a row of its tables.", hint="Remove one of them.")
+            raise RuleError(
+                f"when.{name} is in the rule and in a row of its tables.", hint="Remove one of them."
+            )
     return joined
 
 
@@ -258,7 +262,7 @@ def uses_of(table: Mapping[str, Any], tables: Mapping[str, NameTable]) -> TableU
                     f"only {'targets' if 1 in sides[name] else 'sources'} use the table {name!r}: expected "
                     f"{{{name}}} on both sides.",
                     hint=f"Write {{{name}}} in the patterns of the other side too, make it a list, or give "
-                    "its rows sizes for where, such as { local = { odd = 0 }, global = { odd = 1 } }, or a when.",
+                    "its rows sizes for where, such as { local = { odd = 0 }, global = { odd = 1 } }.",
                 )
             choices[name] = alternatives([row.texts[0] for row in tables[name].rows])
     rows = {name: known for name, known in tables.items() if name in sides and name not in choices}

@@ -236,3 +236,45 @@ def test_a_check_counts_what_a_stage_and_a_mark_mean(tmp_path):
         main, ["rules", "check", str(path), "--source", str(like), "--like", str(source)]
     )
     assert back.exit_code == 0, back.output
+
+
+ROWS = """
+source = "torch"
+target = "flax"
+
+[tables.last]
+1 = { when = { missing = "b.1.*", target.missing = "B_2.*" } }
+2 = { when.exists = "b.1.*" }
+
+[[rule]]
+source = "b.{i:int}.weight"
+target = "B_{n:int}.kernel"
+rearrange = "o i -> i o"
+where = "n = i + 1"
+when = { target = { exists = "B_{last}.*" } }
+"""
+
+
+def test_conditions_of_a_row_are_joined_to_those_of_the_rule(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text(ROWS)
+    first, second = load_rules(path)
+    assert list(map(str, first.when.others_exist)) == ["B_1.*"]
+    assert list(map(str, first.when.others_missing)) == ["B_2.*"]
+    assert list(map(str, second.when.exists)) == ["b.1.*"]
+    assert not second.when.missing
+
+
+def test_a_condition_in_the_rule_and_in_a_row_is_refused(tmp_path):
+    path = tmp_path / "r.toml"
+    row = '{ when = { rank = 2, missing = "b.1.*", target.missing = "B_2.*" } }'
+    text = ROWS.replace('{ when = { missing = "b.1.*", target.missing = "B_2.*" } }', row)
+    path.write_text(text.replace("when = { target =", "when = { rank = 2, target ="))
+    with refused(RuleError, "when.rank"):
+        load_rules(path)
+
+
+@pytest.mark.parametrize("wrong", [1, "B_1.*", {"rank": 2}])
+def test_what_is_no_condition_on_the_target_is_refused(wrong):
+    with refused(RuleError, "when.target"):
+        Rule.rename("a", "b", when={"target": wrong})

@@ -1,5 +1,6 @@
 """The recipes of ResNets, on weights that were made by hand."""
 
+import numpy as np
 from support.rule_proofs import RECIPES
 from support.vision_weights import LINEN, Both
 
@@ -91,3 +92,85 @@ class TestJaxResnet(Depths):
 
 class TestFlaxmodels(Depths):
     recipe = load_recipe(RECIPES / "resnet-flaxmodels.toml")
+
+
+HAIKU_AT = "res_net{depth}/~/block_group_{stage}/~/block_{block}/~"
+
+
+def of_haiku(depth, stage, block, number):
+    at = HAIKU_AT.format(depth=depth, stage=stage, block=block)
+    return f"{at}/conv_{{}}", f"{at}/batchnorm_{{}}", (f"{at}/shortcut_conv", f"{at}/shortcut_batchnorm")
+
+
+class Haiku(Both):
+    """Norms have axes of size one, and averages with two copies and a counter."""
+
+    def __init__(self):
+        super().__init__({"kernel": "{}/w", "scale": "{}/scale", "bias": "{}/offset"})
+
+    def dense(self, torch, tree, out, into):
+        super().dense(torch, tree, out, into)
+        self.target[f"{tree}/b"] = self.target.pop(f"{tree}/offset")
+
+    def norm(self, torch, tree, size):
+        super().norm(torch, tree, size)
+        for leaf in ("scale", "offset"):
+            self.target[f"{tree}/{leaf}"] = self.target[f"{tree}/{leaf}"].reshape(1, 1, 1, size)
+
+    def batch_norm(self, torch, tree, size):
+        self.norm(torch, tree, size)
+        for own, average in (("running_mean", "mean_ema"), ("running_var", "var_ema")):
+            value = self.values(size, positive=True)
+            self.source[f"{torch}.{own}"] = value
+            for leaf in ("average", "hidden"):
+                self.target[f"{tree}/~/{average}/{leaf}"] = value.reshape(1, 1, 1, size)
+            self.target[f"{tree}/~/{average}/counter"] = np.array(size, np.int32)
+        self.source[f"{torch}.num_batches_tracked"] = np.array(size, np.int64)
+
+
+class TestHaiku(RecipeContract):
+    recipe = load_recipe(RECIPES / "resnet-haiku.toml")
+
+    def samples(self):
+        for depth in (18, 50):
+            net = f"res_net{depth}/~"
+            names = (
+                (f"{net}/initial_conv", f"{net}/initial_batchnorm"),
+                of_haiku,
+                lambda depth: f"res_net{depth}/~/logits",
+            )
+            both = weights_of(depth, names, Haiku())
+            # Counters become int32, which might round.
+            yield RecipeSample(both.source, both.target, f"ResNet-{depth}", tolerance=1e-12)
+
+
+class TestBonsai(RecipeContract):
+    recipe = load_recipe(RECIPES / "resnet-bonsai.toml")
+
+    def samples(self):
+        for name, start in (("a projection in each stage", 6), ("none in the first", 8)):
+            both = Both()
+            at = "resnet.embedder.embedder"
+            both.conv(f"{at}.convolution", "stem/conv", start, 3, 7)
+            both.batch_norm(f"{at}.normalization", "stem/bn", start)
+            channels = start
+            for stage, (count, out) in enumerate(((1, 8), (2, 12), (1, 20), (3, 28))):
+                for block in range(count):
+                    old = f"resnet.encoder.stages.{stage}.layers.{block}"
+                    new = f"layer{stage}/blocks/{block}"
+                    width = out // 4
+                    for n, sizes in enumerate(((width, channels, 1), (width, width, 3), (out, width, 1))):
+                        both.conv(f"{old}.layer.{n}.convolution", f"{new}/conv{n}", *sizes)
+                        both.batch_norm(f"{old}.layer.{n}.normalization", f"{new}/bn{n}", sizes[0])
+                    if channels != out or (stage and not block):
+                        both.conv(f"{old}.shortcut.convolution", f"{new}/downsample/conv", out, channels)
+                        both.batch_norm(f"{old}.shortcut.normalization", f"{new}/downsample/bn", out)
+                    channels = out
+            both.dense("classifier.1", "fc", 5, channels)
+            yield RecipeSample(
+                both.source,
+                both.target,
+                name,
+                {"model_type": "resnet", "layer_type": "bottleneck"},
+                may_lack=both.counters,
+            )
