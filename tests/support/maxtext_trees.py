@@ -241,7 +241,7 @@ def grouped(model, scanned):
 def maxtext_tree(model, weights, *, scanned):
     """Return the weights of `transformers_weights` as MaxText's converter stores them.
 
-    Layers are stacked on the second axis. Names are those of a file, which begin with a collection.
+    Layers are stacked on the second axis.
     """
     m = model
     table = weights["model.embed_tokens.weight"][: m.padded]
@@ -271,4 +271,4 @@ def maxtext_tree(model, weights, *, scanned):
             continue
         for leaf in layers[numbers[0]]:
             root[f"decoder/{path}/{leaf}"] = np.stack([layers[i][leaf] for i in numbers], axis=1)
-    return {f"params/params/params/{name}": np.ascontiguousarray(value) for name, value in root.items()}
+    return {f"params/params/{name}": np.ascontiguousarray(value) for name, value in root.items()}

@@ -36,22 +36,23 @@ def recipe_of(name):
 
 def sizes_of(model, *, scanned):
     """What the way from MaxText needs to be told."""
-    sizes = {}
+    sizes = {} if model.is_latent else {"h": model.head_dim}
+    sizes |= {"heads": model.heads, "dense": model.dense} if model.is_latent else {}
     if model.family in ("gemma", "gemma2"):
-        sizes = {"vocabulary": model.vocabulary, "padded": model.padded}
+        sizes |= {"vocabulary": model.vocabulary, "padded": model.padded}
     if model.family == "gemma2":
         sizes["scalar"] = model.scalar
     if model.family == "gemma3":
-        sizes = {"vocabulary": model.vocabulary, "kept": model.padded}
+        sizes |= {"vocabulary": model.vocabulary, "kept": model.padded}
         sizes |= {"layers": model.layers} if scanned else {}
-    return sizes | ({"dense": model.dense} if model.is_latent else {})
+    return sizes
 
 
 def sample_of(model, *, scanned):
     weights = transformers_weights(model)
     if model.family == "gemma3":  # the rows of images come back as zeros
         weights["model.embed_tokens.weight"][model.padded :] = 0
-    lost = {"lm_head.weight", "params/params/params/decoder/logits_dense/kernel"}
+    lost = {"lm_head.weight", "params/params/decoder/logits_dense/kernel"}
     return RecipeSample(
         source=weights,
         target=maxtext_tree(model, weights, scanned=scanned),
