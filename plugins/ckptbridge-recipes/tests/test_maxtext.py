@@ -1,14 +1,16 @@
 """MaxText's recipes: samples by hand, and Orbax folders as MaxText has them."""
 
 import dataclasses
+import json
 
 import ckptbridge_recipes
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 from support.maxtext_trees import Model, gemma2, gemma3, maxtext_tree, transformers_weights
+from support.rule_proofs import assert_same_tree, stored
 
 from bridge_core import convert, open_state, save_state
-from bridge_core.errors import BridgeError
 from bridge_core.plugins import load_recipe
 from bridge_core.testing import RecipeContract, RecipeSample
 
@@ -27,6 +29,8 @@ MODELS = {
     "gemma2": [gemma2],
     "gemma3": [gemma3, dataclasses.replace(gemma3, layers=12)],
 }
+QUICK = ("llama31-maxtext",)
+"""What is tested by default."""
 ROUNDS = ("llama", "llama31", "mixtral", "gemma", "gemma2", "gemma3")
 
 
@@ -77,11 +81,44 @@ class MaxTextContract(RecipeContract):
 def contract_of(family, *, scanned):
     name = f"{family}-maxtext" if scanned else f"{family}-maxtext-unscanned"
     attributes = {"family": family, "scanned": scanned, "recipe": recipe_of(name), "__doc__": name}
-    return type(f"Test_{name.replace('-', '_')}", (MaxTextContract,), attributes)
+    made = type(f"Test_{name.replace('-', '_')}", (MaxTextContract,), attributes)
+    return made if name in QUICK else pytest.mark.slow(made)
 
 
 for one in MODELS:
     for stacked in (True, False):
-        made = contract_of(one, scanned=stacked)
-        globals()[made.__name__] = made
-del made
+        a_contract = contract_of(one, scanned=stacked)
+        globals()[a_contract.__name__] = a_contract
+del a_contract
+
+
+ROOTS = {
+    "a training run": lambda tree: {"params": {"params": tree}, "opt_state": {"mu": np.zeros(3)}, "step": np.int32(3)},
+    "params only": lambda tree: {"params": {"params": tree}},
+    "one params": lambda tree: {"params": tree},
+    "none": lambda tree: tree,
+    "reinforcement": lambda tree: {"base": tree},
+}
+
+
+def nested(flat):
+    """Return the decoder and the embedding as nested dictionaries."""
+    return unflatten_dict({name.removeprefix("params/params/"): value for name, value in flat.items()}, sep="/")
+
+
+@pytest.mark.parametrize("root", [pytest.param(one, id=name) for name, one in ROOTS.items()])
+def test_folders_of_orbax_are_read_and_written_for_maxtext(root, tmp_path):
+    """Wherever a run keeps its weights, they come back below params/params."""
+    model = MODELS["llama31"][0]
+    sample = sample_of(model, scanned=True)
+    run, weights, made = tmp_path / "run", tmp_path / "hf" / "model.safetensors", tmp_path / "made"
+    flat = flatten_dict(root(nested(sample.target)), sep="/")
+    save_state({tuple(name.split("/")): np.asarray(value) for name, value in flat.items()}, run, format="orbax")
+    weights.parent.mkdir()
+    (weights.parent / "config.json").write_text(json.dumps(model.config))
+    recipe = recipe_of("llama31-maxtext")
+    convert(run, weights, to="torch", recipe=recipe)
+    assert_same_tree(stored(weights), sample.source)
+    convert(weights, made, to="flax", recipe=recipe, format="orbax", to_step=0, to_item="items")
+    with open_state(made) as state:
+        assert_same_tree({"/".join(key): state[key] for key in state}, sample.target)
