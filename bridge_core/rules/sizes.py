@@ -39,7 +39,9 @@ def resolve_sizes(
             size = whole_number(lookup(name), expression)
             if config is None and left_open is not None and lookup.needs_config(name):
                 lookup.lacks_value = True
-                raise RuleError("the checkpoint has no config.json.", hint=f"Put it there, or --set {name}={size}.")
+                raise RuleError(
+                    "the checkpoint has no config.json.", hint=f"Put it there, or --set {name}={size}."
+                )
             sizes[name] = size
         except RuleError as err:
             error = rule.error(f"sizes.{name}: {err.message}{_entries(expression, config)}", hint=err.hint)

@@ -36,7 +36,14 @@ class Model:
     @property
     def config(self):
         """Its entries that recipes ask for."""
-        types = {"llama31": "llama", "qwen3-moe": "qwen3_moe", "gemma3": "gemma3_text", "gpt-oss": "gpt_oss", "deepseek3": "deepseek_v3", "deepseek2": "deepseek_v2"}
+        types = {
+            "llama31": "llama",
+            "qwen3-moe": "qwen3_moe",
+            "gemma3": "gemma3_text",
+            "gpt-oss": "gpt_oss",
+            "deepseek3": "deepseek_v3",
+            "deepseek2": "deepseek_v2",
+        }
         return {
             "model_type": types.get(self.family, self.family),
             "vocab_size": self.vocabulary,
@@ -113,7 +120,8 @@ def transformers_weights(model):
             own["block_sparse_moe.gate.weight"] = (m.experts, d)
             for e in range(m.experts):
                 own |= {
-                    f"block_sparse_moe.experts.{e}.{w}.weight": (d, f) if w == "w2" else (f, d) for w in MIXTRAL
+                    f"block_sparse_moe.experts.{e}.{w}.weight": (d, f) if w == "w2" else (f, d)
+                    for w in MIXTRAL
                 }
         elif m.family == "gpt-oss":
             own |= {
@@ -198,7 +206,10 @@ def layer_leaves(model, weights, i):
             tree[f"MoeBlock_0/{new}"] = np.stack(stack)
     elif m.family == "gpt-oss":
         tree[a("out/bias")], tree[a("sinks")] = w["self_attn.o_proj.bias"], w["self_attn.sinks"]
-        tree["GptOssMlp/gate/kernel"], tree["GptOssMlp/gate/bias"] = w["mlp.router.weight"].T, w["mlp.router.bias"]
+        tree["GptOssMlp/gate/kernel"], tree["GptOssMlp/gate/bias"] = (
+            w["mlp.router.weight"].T,
+            w["mlp.router.bias"],
+        )
         for n in (0, 1):
             tree[f"GptOssMlp/wi_{n}"] = w["mlp.experts.gate_up_proj"][..., n::2]
             tree[f"GptOssMlp/wi_{n}_bias"] = w["mlp.experts.gate_up_proj_bias"][..., n::2]
@@ -213,7 +224,9 @@ def layer_leaves(model, weights, i):
             if m.family == "deepseek3":
                 tree[f"{block}/gate/bias"] = w["mlp.gate.e_score_correction_bias"]
             for old, new in MLP.items():
-                tree[f"DeepSeekMoeBlock_0/shared_experts/{new}/kernel"] = w[f"mlp.shared_experts.{old}.weight"].T
+                tree[f"DeepSeekMoeBlock_0/shared_experts/{new}/kernel"] = w[
+                    f"mlp.shared_experts.{old}.weight"
+                ].T
     else:
         tree |= {f"mlp/{new}/kernel": w[f"mlp.{old}.weight"].T for old, new in MLP.items()}
     return tree

@@ -93,7 +93,11 @@ del a_contract
 
 
 ROOTS = {
-    "a training run": lambda tree: {"params": {"params": tree}, "opt_state": {"mu": np.zeros(3)}, "step": np.int32(3)},
+    "a training run": lambda tree: {
+        "params": {"params": tree},
+        "opt_state": {"mu": np.zeros(3)},
+        "step": np.int32(3),
+    },
     "params only": lambda tree: {"params": {"params": tree}},
     "one params": lambda tree: {"params": tree},
     "none": lambda tree: tree,
@@ -103,7 +107,9 @@ ROOTS = {
 
 def nested(flat):
     """Return the decoder and the embedding as nested dictionaries."""
-    return unflatten_dict({name.removeprefix("params/params/"): value for name, value in flat.items()}, sep="/")
+    return unflatten_dict(
+        {name.removeprefix("params/params/"): value for name, value in flat.items()}, sep="/"
+    )
 
 
 @pytest.mark.parametrize("root", [pytest.param(one, id=name) for name, one in ROOTS.items()])
@@ -113,7 +119,9 @@ def test_folders_of_orbax_are_read_and_written_for_maxtext(root, tmp_path):
     sample = sample_of(model, scanned=True)
     run, weights, made = tmp_path / "run", tmp_path / "hf" / "model.safetensors", tmp_path / "made"
     flat = flatten_dict(root(nested(sample.target)), sep="/")
-    save_state({tuple(name.split("/")): np.asarray(value) for name, value in flat.items()}, run, format="orbax")
+    save_state(
+        {tuple(name.split("/")): np.asarray(value) for name, value in flat.items()}, run, format="orbax"
+    )
     weights.parent.mkdir()
     (weights.parent / "config.json").write_text(json.dumps(model.config))
     recipe = recipe_of("llama31-maxtext")
