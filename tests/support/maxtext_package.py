@@ -2,9 +2,9 @@
 
 import importlib.abc
 import importlib.machinery
-import os
 import sys
 import types
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -127,8 +127,8 @@ def maxtext_model(name, *, scanned, length, **sizes):
         "log_config": False,
         **sizes,
     }
-    base = os.path.join(next(iter(maxtext.__path__)), "configs", "base.yml")
-    config = pyconfig.initialize(["", base], **given)
+    base = Path(next(iter(maxtext.__path__))) / "configs" / "base.yml"
+    config = pyconfig.initialize(["", str(base)], **given)
     devices = np.array(jax.devices()[:1]).reshape((1,) * len(config.mesh_axes))
     return models.transformer_as_linen(config, jax.sharding.Mesh(devices, config.mesh_axes), None)
 

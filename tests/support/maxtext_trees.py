@@ -1,4 +1,4 @@
-"""Weights of small language models with the names of transformers, and the same in MaxText's tree, by hand."""
+"""Weights of small language models as transformers names them, and in MaxText's tree, by hand."""
 
 from dataclasses import dataclass, replace
 
