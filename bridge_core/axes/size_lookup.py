@@ -70,6 +70,18 @@ class SizeLookup:
             pending += expression.names if expression is not None else ()
         return True
 
+    def needs_config(self, name: str) -> bool:
+        """Return whether a size is by an entry of the config, if it has one."""
+        pending, seen = [name], set[str]()
+        while pending:
+            one = pending.pop()
+            if one.startswith(_CONFIG):
+                return True
+            expression = None if one in seen else self._stated.get(one)
+            seen.add(one)
+            pending += expression.names if expression is not None else ()
+        return False
+
     def __call__(self, name: str) -> Value:
         """Return the value of a name.
 

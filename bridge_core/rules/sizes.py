@@ -36,7 +36,13 @@ def resolve_sizes(
         if name not in rule.size_names or (expression.is_unset and left_open is None):
             continue
         try:
-            sizes[name] = whole_number(lookup(name), expression)
+            size = whole_number(lookup(name), expression)
+            if config is None and left_open is not None and lookup.needs_config(name):
+                lookup.lacks_value = True
+                raise RuleError(
+                    "the checkpoint has no config.json.", hint=f"Put it there, or --set {name}={size}."
+                )
+            sizes[name] = size
         except RuleError as err:
             error = rule.error(f"sizes.{name}: {err.message}{_entries(expression, config)}", hint=err.hint)
             if left_open is None or not lookup.lacks_value:

@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from support.errors import refused
 from support.examples import examples
 
-from bridge_core.axes import Comparison, Expression, whole_number
+from bridge_core.axes import Comparison, Expression, SizeLookup, whole_number
 from bridge_core.errors import RuleError
 
 VALUES = {"s": 3, "heads": 4, "config.a": 7, "config.b": 2, "config.kinds": ("full", "sliding")}
@@ -47,6 +47,30 @@ def test_values(text, value):
     assert made == value
     assert type(made) is type(value)
     assert Expression.parse(str(expression)) == expression
+
+
+@pytest.mark.parametrize(
+    ("text", "config", "value"),
+    [
+        ("config.a or config.b", {"a": 3, "b": 5}, 3),
+        ("config.a or config.b", {"b": 5}, 5),
+        ("config.a or config.b", {"a": None, "b": 5}, 5),
+        ("2 * (config.a or config.b.c or 7)", {"b": {}}, 14),
+        ("config.a or 7", None, 7),
+        ("config.a or 7", {"a": 0}, 0),
+    ],
+)
+def test_what_counts_where_a_config_has_no_entry(text, config, value):
+    expression = Expression.parse(text)
+    assert expression.value(SizeLookup({}, config)) == value
+    assert Expression.parse(str(expression)) == expression
+
+
+def test_an_entry_is_not_passed_over_because_it_is_wrong():
+    with refused(RuleError, "'a'"):
+        Expression.parse("config.a or 7").value(SizeLookup({}, {"a": {"b": 1}}))
+    with refused(RuleError, "config.head_dim"):
+        Expression.parse("heads or 7")
 
 
 @pytest.mark.parametrize(
