@@ -62,6 +62,7 @@ class Guidance:
         duplicate_tied: Whether each of several tied tensors is written in full, for libraries that read
             them separately.
         notes: What a reader of the report should know.
+        recipe: The name of an installed recipe whose rules go before ``rules``; None for none.
 
     Raises:
         PluginError: A field is of another type, or a sidecar file is not named by a plain file name.
@@ -76,6 +77,7 @@ class Guidance:
     max_shard_size: int | None = None
     duplicate_tied: bool = False
     notes: tuple[str, ...] = ()
+    recipe: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse fields of other types, so that a plugin's mistake is not reported as one of the caller's."""
@@ -91,6 +93,7 @@ class Guidance:
             ("max_shard_size", size is None or (type(size) is int and size > 0), "bytes above zero, or None"),
             ("duplicate_tied", isinstance(self.duplicate_tied, bool), "True or False"),
             ("notes", _tuple_of(self.notes, str), "a tuple of texts"),
+            ("recipe", self.recipe is None or isinstance(self.recipe, str), "a name, or None"),
         ):
             if not good:
                 raise PluginError(
