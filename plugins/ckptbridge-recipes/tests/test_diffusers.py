@@ -6,11 +6,11 @@ That the models of both sides compute the same is tested with the plugin for tra
 import re
 from pathlib import Path
 
-import ckptbridge_recipes
 import numpy as np
 import pytest
 from support.diffusion_models import MODELS
 
+import ckptbridge_recipes
 from bridge_core.plugins import load_recipe
 from bridge_core.testing import RecipeContract, RecipeSample
 
