@@ -26,16 +26,17 @@ ckptbridge convert model.safetensors model.msgpack --to flax --recipe NAME
 ```
 
 - In Python: `convert(..., recipe="NAME")`, or `recipe=("NAME", {"heads": 8})` with values for the recipe's
-  sizes, which the command takes as `--set heads=8`. Sizes come from shapes and from the `config.json` next to the weights.
+  sizes, which the command takes as `--set heads=8`. Sizes come from shapes and from the `config.json` next to
+  the weights.
 - The direction comes from the checkpoint: a recipe finds the side that it is.
 - A recipe is strict: a tensor that no rule takes is refused, and so is a checkpoint that is not complete.
 - A checkpoint with the names of a code base that only a recipe converts is refused without one; the refusal
   names the recipes. `recipe="none"` (`--recipe none`) converts by names and shapes.
 - There and back gives the same bits, except where the notes name a rounding.
 
-The column **proof** says what was compared. *outputs*: the models of both sides were run with the same weights,
-every parameter random, and gave the same. *names*: names and shapes were compared with the sources, and no model
-was run.
+The column **proof** says what was compared. *outputs*: the models of both sides were run with the same
+weights, every parameter random, and gave the same. *names*: names and shapes were compared with the sources,
+and no model was run.
 
 ## The header
 
@@ -64,11 +65,10 @@ def page(recipes: Iterable[Recipe]) -> str:
     parts = [HEAD]
     for family, members in families.items():
         parts.append(f"\n## {family}\n\n| recipe | source | target | proof |\n|---|---|---|---|\n")
-        parts += [
-            f"| `{one.name}` | {one.source.name} ({one.source.layout}) "
-            f"| {one.target.name} ({one.target.layout}) | {one.proof}{': ' + ', '.join(one.tested) if one.tested else ''} |\n"
-            for one in members
-        ]
+        for one in members:
+            proof = ": ".join(filter(None, (one.proof, ", ".join(one.tested))))
+            sides = " | ".join(f"{side.name} ({side.layout})" for side in one.sides)
+            parts.append(f"| `{one.name}` | {sides} | {proof} |\n")
         for one in members:
             parts.append(f"\n**{one.name}.** {one.title}. Licence: {one.licence}.\n\n")
             parts += [f"- {note}\n" for note in one.notes]
