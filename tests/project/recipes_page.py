@@ -34,7 +34,7 @@ ckptbridge convert model.safetensors model.msgpack --to flax --recipe NAME
   names the recipes. `recipe="none"` (`--recipe none`) converts by names and shapes.
 - There and back gives the same bits, except where the notes name a rounding.
 
-The column **proof** says what was compared. *outputs*: the models of both sides were run with the same
+The column **proof** names what was compared. *outputs*: the models of both sides were run with the same
 weights, every parameter random, and gave the same. *names*: names and shapes were compared with the sources,
 and no model was run.
 

@@ -32,7 +32,7 @@ def diffusers_rules(
 ) -> tuple[Rule, ...]:
     """Return the rules for diffusers' UNet2DConditionModel, AutoencoderKL and ControlNetModel.
 
-    They are those of the recipes, for models that may stand below a prefix such as ``unet.`` or ``vae.``, and
+    They are those of the recipes, for models with or without a prefix such as ``unet.`` or ``vae.``, and
     need not match anything. They work in both directions and need no template; other evidence decides the
     layers that no rule names.
 
@@ -47,7 +47,7 @@ def diffusers_rules(
         RuleError: A recipe was changed, and is not well formed.
     """
     registry = default_registry() if registry is None else registry
-    found: dict[str, Rule] = {}
+    rules: dict[str, Rule] = {}
     for name in RECIPES.values():
         if name not in registry.recipes:
             raise MissingDependency(
@@ -56,10 +56,10 @@ def diffusers_rules(
             )
         for rule in registry.recipe(name).rules():
             for new in _below_any_prefix(rule, deprecated_attention):
-                found.setdefault(str(new.source), new)
+                rules.setdefault(str(new.source), new)
     # A rule for "conv_in" below any prefix is one for "encoder.conv_in", too.
-    names = set(found)
-    return tuple(rule for text, rule in found.items() if names.isdisjoint(_shorter(text)))
+    names = set(rules)
+    return tuple(rule for text, rule in rules.items() if names.isdisjoint(_shorter(text)))
 
 
 def _shorter(pattern: str) -> Iterator[str]:
