@@ -25,6 +25,7 @@ SHIPPED = (
     "bridge_flax",
     "plugins/ckptbridge-hdf5/ckptbridge_hdf5",
     "plugins/ckptbridge-orbax/ckptbridge_orbax",
+    "plugins/ckptbridge-recipes/ckptbridge_recipes",
     "plugins/ckptbridge-transformers/ckptbridge_transformers",
 )
 DOCUMENTS = ("README.md", "CHANGELOG.md", "docs", ".github", "benchmarks/README.md", "plugins/*/README.md")

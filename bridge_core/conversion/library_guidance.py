@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from bridge_core.conversion.model_factory import load_factory
 from bridge_core.conversion.options import ConversionOptions
-from bridge_core.errors import BadInputError, BridgeError, PluginError, UsageError
+from bridge_core.errors import BadInputError, BridgeError, MissingDependency, PluginError, UsageError
 from bridge_core.io import system_failures
 from bridge_core.plugins import Checkpoint, Guidance, Library, Registry
 from bridge_core.state import FlatState
 
 if TYPE_CHECKING:
     from bridge_core.plan import Plan
+    from bridge_core.rules import Rule
 
 __all__ = ["guidance", "guidance_of_file", "with_config_way"]
 
@@ -186,7 +187,23 @@ def _guide(library: Library, checkpoint: Checkpoint, registry: Registry) -> Guid
         known = _asked(library, checkpoint, hint)
         if known is not None:
             _check(known, registry)
-        return known
+    if known is not None and known.recipe is not None:
+        return replace(known, rules=(*_rules_of(known.recipe, library, registry), *known.rules))
+    return known
+
+
+def _rules_of(recipe: str, library: Library, registry: Registry) -> tuple[Rule, ...]:
+    """Return the rules of the recipe that a library names.
+
+    Raises:
+        MissingDependency: No plugin provides it.
+    """
+    if recipe not in registry.recipes:
+        raise MissingDependency(
+            f"{library.name} checkpoints of this kind need the recipe {recipe!r}, which is not installed.",
+            hint='Run `pip install ckptbridge-recipes`, or pass model="none" (--model none) to do without.',
+        )
+    return registry.recipe(recipe).rules()
 
 
 def _check(known: Any, registry: Registry) -> None:

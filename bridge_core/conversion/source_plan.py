@@ -59,7 +59,7 @@ def plan_source(
     if options.recipe is None and registry.recipes:
         from bridge_core.conversion.recipes import with_named_recipes
 
-        is_guided = known.model is not None or known.like is not None
+        is_guided = any(each is not None for each in (known.model, known.like, known.recipe))
         plan = with_named_recipes(plan, state, options, registry, guided=is_guided)
     elif options.recipe not in (None, "none") and state.layout != "neutral":
         from bridge_core.conversion.recipe_fit import fitted

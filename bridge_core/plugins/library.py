@@ -68,6 +68,7 @@ class Guidance:
         describes_selection: Whether the sidecar files, with their new contents, and the model and template
             are those of the part that the caller chose (`Checkpoint.selected`). If not, they are taken for
             those of everything, and no sidecar file is copied next to a part.
+        recipe: The name of an installed recipe whose rules go before ``rules``; None for none.
 
     Raises:
         PluginError: A field is of another type, or a sidecar file is not named by a plain file name.
@@ -83,6 +84,7 @@ class Guidance:
     duplicate_tied: bool = False
     notes: tuple[str, ...] = ()
     describes_selection: bool = False
+    recipe: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse fields of other types, so that a plugin's mistake is not reported as one of the caller's."""
@@ -99,6 +101,7 @@ class Guidance:
             ("duplicate_tied", isinstance(self.duplicate_tied, bool), "True or False"),
             ("describes_selection", isinstance(self.describes_selection, bool), "True or False"),
             ("notes", _tuple_of(self.notes, str), "a tuple of texts"),
+            ("recipe", self.recipe is None or isinstance(self.recipe, str), "a name, or None"),
         ):
             if not good:
                 raise PluginError(

@@ -29,7 +29,6 @@ WITHOUT = {
     "load_values",
     "split_name",
     "template",
-    "diffusers_rules",
     "flax_template",
     "meta_model",
 }

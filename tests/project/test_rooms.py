@@ -22,7 +22,12 @@ SOURCES = sorted(
         *PACKAGES,
         *(
             f"plugins/{name}/{name.replace('-', '_')}"
-            for name in ("ckptbridge-hdf5", "ckptbridge-orbax", "ckptbridge-transformers")
+            for name in (
+                "ckptbridge-hdf5",
+                "ckptbridge-orbax",
+                "ckptbridge-recipes",
+                "ckptbridge-transformers",
+            )
         ),
     )
     for path in (ROOT / folder).rglob("*.py")

@@ -15,6 +15,7 @@ OPTIONAL = frozenset(
         *(
             "ckptbridge_hdf5",
             "ckptbridge_orbax",
+            "ckptbridge_recipes",
             "ckptbridge_transformers",
             "tensorstore",
             "fcntl",

@@ -22,7 +22,7 @@ from ckptbridge_transformers.classes import (
     torch_class_of,
     version,
 )
-from ckptbridge_transformers.diffusers import diffusers_rules, is_diffusers
+from ckptbridge_transformers.diffusers import diffusers_recipe
 from ckptbridge_transformers.disk_names import as_in_memory, as_on_disk
 from ckptbridge_transformers.families import rules_for
 from ckptbridge_transformers.folders import files_beside
@@ -140,7 +140,8 @@ class Diffusers:
             UsageError: The caller names a model class; the config names the class of a diffusers model.
         """
         stored = read_config(checkpoint.folder)
-        if stored is None or not is_diffusers(stored):
+        recipe = None if stored is None else diffusers_recipe(stored)
+        if stored is None or recipe is None:
             return None
         if checkpoint.model is not None:
             raise UsageError(
@@ -151,7 +152,7 @@ class Diffusers:
             )
         crossing = {checkpoint.state.layout, checkpoint.to} != {checkpoint.to}
         return Guidance(
-            rules=diffusers_rules() if crossing else (),
+            recipe=recipe if crossing else None,
             sidecar_files=files_beside(checkpoint.folder),
             sidecar_contents=_with_class(stored, checkpoint.to),
             base_name=_STEMS.get(checkpoint.to),

@@ -21,10 +21,18 @@ from support.models import TOLERANCE, as_variables, assert_same_state_dict, asse
 import bridge_core
 import bridge_flax
 import bridge_torch
-from bridge_core import AmbiguousLayerError, MismatchError, Rule, RuleError, UsageError, as_key
+from bridge_core import (
+    MismatchError,
+    MissingDependency,
+    Rule,
+    RuleError,
+    UsageError,
+    as_key,
+)
 from bridge_core.cli import main
+from bridge_core.errors import RecipeRequired
 from bridge_core.rules.patterns import Pattern
-from ckptbridge_transformers.diffusers import RULE_FILE, diffusers_rules, is_diffusers
+from ckptbridge_transformers.diffusers import RECIPES, diffusers_recipe, diffusers_rules
 
 BY_NAME = {model.name: model for model in MODELS}
 TORCH_FILE, FLAX_FILE = "diffusion_pytorch_model.safetensors", "diffusion_flax_model.msgpack"
@@ -181,8 +189,8 @@ def test_models_may_stand_below_the_names_that_a_pipeline_has_for_them():
     assert_same_state_dict(dict(sorted(back.items())), dict(sorted(whole.items())))
 
 
-def test_the_command_takes_the_rule_file(tmp_path):
-    for name in ("vae", "unet"):
+def test_the_command_takes_the_recipe(tmp_path):
+    for name in ("vae", "unet", "controlnet"):
         save_file(source(BY_NAME[name])[1], tmp_path / TORCH_FILE)
         made = tmp_path / f"{name}.msgpack"
         arguments = [
@@ -191,8 +199,8 @@ def test_the_command_takes_the_rule_file(tmp_path):
             str(made),
             "--to",
             "flax",
-            "--rules",
-            str(RULE_FILE),
+            "--recipe",
+            f"diffusers-{name}",
         ]
         done = CliRunner().invoke(main, arguments)
         assert done.exit_code == 0, done.stderr
@@ -231,7 +239,7 @@ def test_deprecated_names_are_written_when_asked_for():
 
 def test_both_names_of_one_tensor_are_refused():
     both = {**source(BY_NAME["vae-deprecated"])[1], **source(BY_NAME["vae"])[1]}
-    with refused(RuleError, "'encoder.mid_block.attentions.0."):
+    with refused(RuleError, "'encoder.mid_block.attentions_0.query.kernel'"):
         to_flax(both, diffusers_rules())
 
 
@@ -244,11 +252,11 @@ def test_a_unet_has_no_deprecated_names():
 # -- what the rules are for -------------------------------------------------------------------------
 
 
-def test_without_rules_it_is_refused(model):
-    with refused(AmbiguousLayerError, "resnets.0.conv{1..2}.weight", "conv_transpose"):
-        bridge_core.plan_conversion(source(model)[1], to="flax")
-    with refused(AmbiguousLayerError, "resnets_0.conv{1..2}.bias", "conv_transpose"):
-        bridge_core.plan_conversion(converted(model), to="torch")
+def test_without_rules_the_refusal_names_the_recipe(model):
+    name = {"vae-deprecated": "vae", "unet-xl": "unet"}.get(model.name, model.name)
+    for weights, to in ((source(model)[1], "flax"), (converted(model), "torch")):
+        with refused(RecipeRequired, f"diffusers-{name}", hint=f"--recipe diffusers-{name}"):
+            bridge_core.plan_conversion(weights, to=to)
 
 
 def test_the_vae_needs_rules_even_with_a_template():
@@ -261,20 +269,17 @@ def test_every_rule_is_used_both_ways():
     torch_keys = [tuple(name.split(".")) for model in MODELS for name in source(model)[1]]
     flax_keys = [path for model in MODELS for path in flatten_dict(converted(model))]
     for rule in (*diffusers_rules(), *diffusers_rules(deprecated_attention=True)):
-        if rule.action == "layer":
-            assert any(rule.source.match(key[:-1]) is not None for key in flax_keys), rule
-            continue
         assert any(rule.source.match(key) is not None for key in torch_keys), rule
         assert any(rule.targets[0].match(key) is not None for key in flax_keys), rule
 
 
-def test_every_name_with_an_index_is_taken_by_one_rule_of_names():
+def test_every_name_is_taken_by_one_rule():
     for model in MODELS:
-        rules = [rule for rule in rules_of(model) if rule.action != "layer"]
+        rules = rules_of(model)
         for name in source(model)[1]:
             key = tuple(name.split("."))
             takers = [rule for rule in rules if rule.source.match(key) is not None]
-            assert len(takers) == any(part.isdecimal() for part in key), (name, takers)
+            assert len(takers) == 1, (name, takers)
 
 
 def test_no_rule_has_to_find_something():
@@ -318,10 +323,8 @@ def test_exchanged_layers_compute_something_else(name, one, other):
 def test_a_projection_that_is_not_turned_computes_something_else():
     model = BY_NAME["unet-xl"]
     rules = [
-        Rule.rearrange(
-            rule.sources, rule.targets, "in out ... -> in out ...", optional=True, layouts=rule.layouts
-        )
-        if rule.action == "rearrange"
+        replace_equation(rule, "in out ... -> in out ...")
+        if ".proj_" in str(rule.source) and str(rule.source).endswith("weight")
         else rule
         for rule in diffusers_rules()
     ]
@@ -330,30 +333,21 @@ def test_a_projection_that_is_not_turned_computes_something_else():
     assert largest_difference(computed(model, made), wanted(model)) > 100 * TOLERANCE
 
 
-def with_kind(path, kind):
-    """The rules with another kind for the layers at some path."""
-    rules = tuple(replace(r, kind=kind) if path in map(str, r.sources) else r for r in diffusers_rules())
-    assert rules != diffusers_rules()
-    return rules
-
-
-def test_convolutions_of_another_kind_compute_something_else():
+def test_convolutions_that_are_turned_wrongly_compute_something_else():
     model = BY_NAME["vae"]
-    made = to_flax(source(model)[1], with_kind("**.{way}samplers_{j:int}.conv", "conv_transpose"))
+    rules = [
+        replace_equation(rule, "out in h w -> h w out in")
+        if "samplers" in str(rule.source) and str(rule.source).endswith("weight")
+        else rule
+        for rule in diffusers_rules()
+    ]
+    made = to_flax(source(model)[1], rules)
     assert shapes_of(made) == shapes_of(converted(model))
     assert largest_difference(computed(model, made), wanted(model)) > 100 * TOLERANCE
 
 
-def test_projections_of_another_kind_get_another_name():
-    model = BY_NAME["unet"]
-    made = to_flax(source(model)[1], with_kind("**.attn{n:int}.to_{name}", "embedding"))
-    lost = shapes_of(converted(model)).keys() - shapes_of(made).keys()
-    assert {path[-2:] for path in lost} == {(f"to_{x}", "kernel") for x in ("q", "k", "v", "out_0")}
-
-
-def test_a_kind_that_does_not_fit_is_refused():
-    with refused(RuleError, "'conv_in'", "conv_transpose"):
-        to_flax(source(BY_NAME["unet"])[1], with_kind("**.conv_in", "conv_transpose"))
+def replace_equation(rule, equation):
+    return Rule.rearrange(rule.sources, rule.targets, equation, optional=True, layouts=rule.layouts)
 
 
 @pytest.mark.slow
@@ -386,15 +380,26 @@ def _keys(weights):
 
 
 @pytest.mark.parametrize(
-    ("config", "known"),
+    ("config", "recipe"),
     [
-        ({"_class_name": "AutoencoderKL"}, True),
-        ({"_class_name": "FlaxUNet2DConditionModel"}, True),
-        ({"_class_name": "ControlNetModel", "_diffusers_version": "0.20.0"}, True),
-        ({"_class_name": "FluxTransformer2DModel"}, False),
-        ({"_class_name": ["AutoencoderKL"]}, False),
-        ({"model_type": "bert"}, False),
+        ({"_class_name": "AutoencoderKL"}, "diffusers-vae"),
+        ({"_class_name": "FlaxUNet2DConditionModel"}, "diffusers-unet"),
+        ({"_class_name": "ControlNetModel", "_diffusers_version": "0.20.0"}, "diffusers-controlnet"),
+        ({"_class_name": "FluxTransformer2DModel"}, None),
+        ({"_class_name": ["AutoencoderKL"]}, None),
+        ({"model_type": "bert"}, None),
     ],
 )
-def test_a_config_tells_whether_the_rules_are_for_it(config, known):
-    assert is_diffusers(config) is known
+def test_a_config_tells_which_recipe_is_for_it(config, recipe):
+    assert diffusers_recipe(config) == recipe
+
+
+def test_without_the_recipes_it_is_said_what_to_install(tmp_path):
+    registry = bridge_core.default_registry().with_tables(recipes={})
+    with refused(MissingDependency, "'diffusers-unet'", hint="pip install ckptbridge-recipes"):
+        diffusers_rules(registry=registry)
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL"}))
+    save_file(source(BY_NAME["vae"])[1], tmp_path / TORCH_FILE)
+    with refused(MissingDependency, "'diffusers-vae'", hint="pip install ckptbridge-recipes"):
+        bridge_core.plan_conversion(tmp_path, to="flax", registry=registry)
+    assert bridge_core.default_registry().recipes.keys() >= set(RECIPES.values())

@@ -49,7 +49,7 @@ def log_loading_torch(
     _log_reasons(logger, name, loaded)
     if computed:
         own = "; ".join(f"{each} ({reason})" for each, reason in sorted(computed.items()))
-        logger.info("%s keeps its own values of what Flax's class does not have: %s.", name, own)
+        logger.info("%s computes or does not use what Flax's class does not have: %s.", name, own)
     if missing:
         logger.warning(
             "Some weights of %s were not initialized from the Flax model and are newly initialized: %s\n%s",

@@ -118,7 +118,7 @@ class _Places:
         yield from (name for name, tensor in self.tensors.items() if id(tensor) not in filled)
 
     def required(self, names: Iterable[str]) -> Iterator[str]:
-        """Yield the names without those that the model's class says may be missing."""
+        """Yield the names without those that may be missing according to the model's class."""
         patterns = getattr(self.model, "_keys_to_ignore_on_load_missing", None) or ()
         for name in names:
             if not any(re.search(pattern, name) for pattern in patterns):
