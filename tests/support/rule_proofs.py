@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import ckptbridge_recipes
 import flax.serialization
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 import bridge_core
+import ckptbridge_recipes
 from support.arrays import assert_same_bits
 
 __all__ = [

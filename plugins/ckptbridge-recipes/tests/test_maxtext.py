@@ -3,13 +3,13 @@
 import dataclasses
 import json
 
-import ckptbridge_recipes
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from support.maxtext_trees import Model, gemma2, gemma3, maxtext_tree, transformers_weights
 from support.rule_proofs import assert_same_tree, stored
 
+import ckptbridge_recipes
 from bridge_core import convert, open_state, save_state
 from bridge_core.plugins import load_recipe
 from bridge_core.testing import RecipeContract, RecipeSample

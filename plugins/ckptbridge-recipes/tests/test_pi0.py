@@ -3,7 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-import ckptbridge_recipes
 import numpy as np
 import pytest
 import torch
@@ -23,6 +22,7 @@ from support.rule_proofs import (
 )
 from support.torch_pi0 import TorchPi0, TorchPi0Fast
 
+import ckptbridge_recipes
 from bridge_core import MismatchError, PlanError, RuleError, convert
 from bridge_core.plugins import load_recipe
 from bridge_core.testing import RecipeContract, RecipeSample

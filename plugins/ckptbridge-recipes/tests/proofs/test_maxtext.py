@@ -3,7 +3,6 @@
 Needs maxtext, pydantic and omegaconf, each without what they depend on.
 """
 
-import ckptbridge_recipes
 import numpy as np
 import pytest
 import torch
@@ -11,6 +10,7 @@ import transformers
 from support.maxtext_package import maxtext_model, run_maxtext
 from support.rule_proofs import assert_same_outputs, changed, randomised, stored_tree, torch_file
 
+import ckptbridge_recipes
 from bridge_core import convert
 from bridge_core.plugins import load_recipe
 
