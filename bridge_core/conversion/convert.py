@@ -71,7 +71,7 @@ def plan_conversion(
         only: Patterns of the source tensors to convert; the others are neither read nor missing in the
             target. ``"model.layers.0"`` is all below that path. ``"model.layers=2"`` takes the first two
             entries of a list, and ``"model.embed.weight=100"`` the first 100 rows of a tensor
-            (``"layers.**[1]=2"``: along axis 1), and both leave all else as it is.
+            (``"layers.**[1]=2"``: along axis 1), and both leave all else unchanged.
         accept_guesses: Whether names may decide what a layer is, where no evidence does.
         allow_missing: Target keys that may stay unfilled: True, or patterns.
         allow_unexpected: Source keys that may be left out: True, or patterns.

@@ -99,12 +99,12 @@ def _restricted(whole: Plan, part: Part, *, has_template: bool) -> Plan | None:
     if anew or _splits_ties(whole, taken):
         return None
     steps, constants = _without_lone_constants(steps, gone)
-    made = {key for step in steps for key in step.targets}
-    ties = {key: other for key, other in whole.ties.items() if other in made}
+    targets = {key for step in steps for key in step.targets}
+    ties = {key: other for key, other in whole.ties.items() if other in targets}
     if not ties.keys().isdisjoint(_ties_left_out(whole, taken)):
         return None
     targets = {key for step in whole.steps for key in step.targets} | whole.ties.keys()
-    kept = made | ties.keys()
+    kept = targets | ties.keys()
     metadata = restricted_metadata(whole.metadata, whole.target_layout, targets, kept)
     specs = {key: part.selection.taken.get(key, spec) for key, spec in whole.specs.items() if key in taken}
     unfilled = [*gone, *constants, *(key for key in whole.ties if key not in ties)] if has_template else []
@@ -161,16 +161,16 @@ def _ties_left_out(whole: Plan, taken: Collection[Key]) -> set[Key]:
 
 def _without_lone_constants(steps: list[Step], gone: list[Key]) -> tuple[list[Step], list[Key]]:
     """Return the steps without constants of modules of which nothing else is made, and their targets."""
-    made = {key[:-1] for step in steps if step.sources for key in step.targets}
-    alone = {key[:-1] for key in gone} - made
-    kept: list[Step] = []
+    filled_paths = {key[:-1] for step in steps if step.sources for key in step.targets}
+    alone = {key[:-1] for key in gone} - filled_paths
+    remaining: list[Step] = []
     constants: list[Key] = []
     for step in steps:
         if not step.sources and step.targets and all(key[:-1] in alone for key in step.targets):
             constants += step.targets
         else:
-            kept.append(step)
-    return kept, constants
+            remaining.append(step)
+    return remaining, constants
 
 
 def _restricted_problems(problems: PlanProblems, taken: Collection[Key]) -> PlanProblems:

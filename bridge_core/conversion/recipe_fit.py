@@ -46,7 +46,7 @@ def fitted(plan: Plan, state: FlatState, options: ConversionOptions, registry: R
         registry: The plugins.
     """
     plan = _without_strangers(plan, options)
-    # A recipe has rules for several variants of its model: that some are not used is no news, but losses are.
+    # A recipe has rules for several variants of its model: only losses are worth a note.
     origin = f"rule {options.recipe.path}:" if isinstance(options.recipe, Recipe) else None
     notes = (n for n in plan.notes if not (origin and n.startswith(origin)) or "the way back" in n)
     plan = replace(plan, notes=tuple(notes))
@@ -201,7 +201,7 @@ def _lists_of(pattern: str) -> list[tuple[int, str]]:
 
 
 def _text_for(pattern: Pattern, name: Key) -> str:
-    """Return a pattern with only its numbers open, for a name that it matches; with ``**`` as it is."""
+    """Return a pattern with only its numbers open, for a name that it matches; and with ``**`` unchanged."""
     segments = pattern.segments
     if len(segments) != len(name) or "**" in str(pattern):
         return str(Pattern(segments))

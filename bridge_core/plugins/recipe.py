@@ -163,7 +163,7 @@ _BRACES = re.compile(r"[^./{}]*\{[^{}]*\}[^./{}]*")
 
 
 def _parts(pattern: str) -> Iterator[str]:
-    """Yield the parts of a pattern that a name must have as they are."""
+    """Yield the parts of a pattern that a name must have literally."""
     for part in re.split(r"[./]", _BRACES.sub("*", pattern.removesuffix("?"))):
         if part and "*" not in part:
             yield part

@@ -27,29 +27,29 @@ class Selection:
 
     Args:
         patterns: The texts that chose it.
-        whole: Key -> spec of every tensor of the checkpoint.
+        every: Key -> spec of every tensor of the checkpoint.
         taken: Key -> spec of what is converted; of a shortened tensor the shorter one.
     """
 
     patterns: tuple[str, ...]
-    whole: Mapping[Key, TensorSpec]
+    every: Mapping[Key, TensorSpec]
     taken: Mapping[Key, TensorSpec]
 
     @property
     def shortened(self) -> dict[Key, TensorSpec]:
         """Key -> spec of the tensors of which only the first entries of an axis are taken."""
-        return {key: spec for key, spec in self.taken.items() if spec != self.whole[key]}
+        return {key: spec for key, spec in self.taken.items() if spec != self.every[key]}
 
     @property
     def is_partial(self) -> bool:
         """Whether something of the checkpoint is left out."""
-        return self.taken != self.whole
+        return self.taken != self.every
 
     def left_out(self) -> tuple[LeftOut, ...]:
         """Return the highest paths below which nothing is taken, and the single tensors."""
         above = {key[:depth] for key in self.taken for depth in range(len(key) + 1)}
         branches: dict[Key, LeftOut] = {}
-        for key, spec in self.whole.items():
+        for key, spec in self.every.items():
             if key in self.taken:
                 continue
             depth = next(n for n in range(1, len(key) + 1) if n == len(key) or key[:n] not in above)
@@ -60,13 +60,13 @@ class Selection:
         return tuple(branches.values())
 
     def note(self) -> str:
-        """Return one line that says how much is taken, and what is shortened."""
-        sizes = " of ".join(size_text(_nbytes(specs)) for specs in (self.taken, self.whole))
+        """Return one line about how much is taken, and what is shortened."""
+        sizes = " of ".join(size_text(_nbytes(specs)) for specs in (self.taken, self.every))
         text = (
-            f"only {', '.join(self.patterns)}: {len(self.taken)} of {count(len(self.whole), 'tensor')}, "
+            f"only {', '.join(self.patterns)}: {len(self.taken)} of {count(len(self.every), 'tensor')}, "
             f"{sizes}"
         )
-        parts = (f"{join_key(k)} {spec} of {self.whole[k]}" for k, spec in self.shortened.items())
+        parts = (f"{join_key(k)} {spec} of {self.every[k]}" for k, spec in self.shortened.items())
         names = [name + (f" x{number}" if number > 1 else "") for name, number in fold_names(parts)]
         return f"{text}; shortened: {listed(names)}" if names else text
 
@@ -75,9 +75,9 @@ class Selection:
         return {
             "patterns": list(self.patterns),
             "taken": {"tensors": len(self.taken), "bytes": _nbytes(self.taken)},
-            "of": {"tensors": len(self.whole), "bytes": _nbytes(self.whole)},
+            "of": {"tensors": len(self.every), "bytes": _nbytes(self.every)},
             "shortened": [
-                {"name": join_key(key), "shape": list(spec.shape), "of": list(self.whole[key].shape)}
+                {"name": join_key(key), "shape": list(spec.shape), "of": list(self.every[key].shape)}
                 for key, spec in self.shortened.items()
             ],
         }

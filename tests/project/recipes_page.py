@@ -66,13 +66,13 @@ def page(recipes: Iterable[Recipe]) -> str:
     for family, members in families.items():
         parts.append(f"\n## {family}\n\n| recipe | source | target | proof |\n|---|---|---|---|\n")
         for one in members:
-            proof = ": ".join(filter(None, (one.proof, ", ".join(one.tested))))
+            proof = ": ".join(filter(None, (one.header.proof, ", ".join(one.header.tested))))
             sides = " | ".join(f"{side.name} ({side.layout})" for side in one.sides)
             parts.append(f"| `{one.name}` | {sides} | {proof} |\n")
         for one in members:
-            parts.append(f"\n**{one.name}.** {one.title}. Licence: {one.licence}.\n\n")
-            parts += [f"- {note}\n" for note in one.notes]
-            parts.append(f"- Facts: {'; '.join(f'`{fact}`' for fact in one.facts)}\n")
+            parts.append(f"\n**{one.name}.** {one.title}. Licence: {one.header.licence}.\n\n")
+            parts += [f"- {note}\n" for note in one.header.notes]
+            parts.append(f"- Facts: {'; '.join(f'`{fact}`' for fact in one.header.facts)}\n")
     return "".join(parts)
 
 

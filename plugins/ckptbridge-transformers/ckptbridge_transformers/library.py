@@ -237,7 +237,7 @@ def _part_model(checkpoint: Checkpoint, part: FlatState, stored: Mapping[str, An
         return None
     contents, notes = {}, ["config.json is that of a model with the chosen part"]
     if new.get("vocab_size") != stored.get("vocab_size"):
-        notes.append("the tokenizer is the whole one; the model has no rows for its later ids")
+        notes.append("the tokenizer is the complete one; the model has no rows for its later ids")
     generation = checkpoint.folder / "generation_config.json"
     if generation.is_file() and isinstance(new.get("vocab_size"), int):
         values = config_in(generation)

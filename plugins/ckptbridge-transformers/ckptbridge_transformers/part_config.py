@@ -1,6 +1,6 @@
 """The config of a part of a checkpoint: fewer layers, fewer experts, a smaller vocabulary.
 
-Which entries change is not guessed by model family. An entry is a candidate if its name says that it counts
+Which entries change is not guessed by model family. An entry is a candidate if, by its name, it counts
 layers, experts or rows, and its value is the number that the checkpoint had of something that the part has
 fewer of. The config that is written is one whose model has exactly the names and shapes of the part.
 """
@@ -53,7 +53,7 @@ Entry = tuple[tuple[str, ...], str]
 def config_of_part(
     stored: Mapping[str, Any],
     known: Mapping[str, Any],
-    whole: FlatState,
+    complete: FlatState,
     part: FlatState,
     describe: Callable[[Mapping[str, Any]], FlatState],
 ) -> dict[str, Any] | None:
@@ -62,11 +62,11 @@ def config_of_part(
     Args:
         stored: The config in the checkpoint's folder.
         known: The same with the entries that the library adds where the file has none.
-        whole: The checkpoint.
+        complete: The checkpoint.
         part: The part of it.
         describe: Returns the names, shapes and ties of the model of a config.
     """
-    sizes = _sizes(whole, part)
+    sizes = _sizes(complete, part)
     candidates = [
         (entry, new)
         for entry, value in _counts(stored, known)
@@ -85,20 +85,20 @@ def config_of_part(
                 described = describe(config)
             except UsageError:  # the class cannot be built from it
                 continue
-        if _fits(described, whole, part):
+        if _fits(described, complete, part):
             return config
     return None
 
 
-def _sizes(whole: FlatState, part: FlatState) -> list[tuple[int, int]]:
+def _sizes(complete: FlatState, part: FlatState) -> list[tuple[int, int]]:
     """Return (number in the checkpoint, number in the part) of what the part has fewer of, each once."""
     sizes: dict[tuple[int, int], None] = {}
-    of_whole, of_part = _numbers(whole), _numbers(part)
+    of_whole, of_part = _numbers(complete), _numbers(part)
     for path, numbers in of_part.items():
         if len(numbers) < len(of_whole[path]) and numbers == set(range(len(numbers))):
             sizes[len(of_whole[path]), len(numbers)] = None
     for key, spec in part.specs().items():
-        for old, new in zip(whole.spec(key).shape, spec.shape, strict=True):
+        for old, new in zip(complete.spec(key).shape, spec.shape, strict=True):
             if new < old:
                 sizes[old, new] = None
     return list(sizes)
@@ -179,19 +179,21 @@ def ids_within(config: Mapping[str, Any], size: int) -> dict[str, Any]:
     }
 
 
-def _fits(described: FlatState, whole: FlatState, part: FlatState) -> bool:
+def _fits(described: FlatState, complete: FlatState, part: FlatState) -> bool:
     """Return whether a part is all that a model stores, as far as the checkpoint has it.
 
     What the checkpoint does not store either, such as a tied tensor, the model makes itself.
     """
     ties = described.metadata.ties
-    prefix = _prefix(described, whole)
+    prefix = _prefix(described, complete)
     names = {prefix(key): key for key in described}
     for name, key in names.items():
         if name in part:
             if part.spec(name).shape != described.spec(key).shape:
                 return False
-        elif name in whole or (key in ties and prefix(ties[key]) in whole and prefix(ties[key]) not in part):
+        elif name in complete or (
+            key in ties and prefix(ties[key]) in complete and prefix(ties[key]) not in part
+        ):
             return False
     return all(name in names or name[-1] in _OF_OLD_RELEASES for name in part) and any(
         n in part for n in names
@@ -202,9 +204,9 @@ _OF_OLD_RELEASES = frozenset({"position_ids", "inv_freq", "masked_bias"})
 """Buffers that old releases stored, and that a model makes itself."""
 
 
-def _prefix(described: FlatState, whole: FlatState) -> Callable[[Key], Key]:
+def _prefix(described: FlatState, complete: FlatState) -> Callable[[Key], Key]:
     """Return how names of a model become those of a checkpoint: unchanged, or with one part more or less."""
     ways: list[Callable[[Key], Key]] = [lambda key: key]
-    ways += [lambda key, first=first: (first, *key) for first in dict.fromkeys(key[0] for key in whole)]  # type: ignore[misc]
+    ways += [lambda key, first=first: (first, *key) for first in dict.fromkeys(key[0] for key in complete)]  # type: ignore[misc]
     ways.append(lambda key: key[1:])
-    return max(ways, key=lambda way: sum(way(key) in whole for key in described))
+    return max(ways, key=lambda way: sum(way(key) in complete for key in described))
