@@ -21,7 +21,7 @@ from bridge_core.axes.expression_text import Node, Parser, number_node
 from bridge_core.errors import RuleError
 from bridge_core.messages import shown
 
-__all__ = ["AbsentEntry", "Comparison", "Expression", "Lookup", "Value", "whole_number"]
+__all__ = ["absent_entry", "Comparison", "Expression", "Lookup", "Value", "whole_number"]
 
 Scalar = int | Fraction | float | str | bool
 Value = Scalar | tuple["Value", ...]
@@ -33,8 +33,14 @@ Raises:
 """
 
 
-class AbsentEntry(RuleError):
-    """There is no config, or no such entry in it, or null: ``or`` then takes what follows it."""
+def absent_entry(problem: str, hint: str) -> RuleError:
+    """Return the error for no config, no such entry in it, or null: ``or`` then takes what follows it."""
+    error = RuleError(problem, hint=hint)
+    vars(error)[_ABSENT] = True
+    return error
+
+
+_ABSENT = "is_absent_entry"
 
 
 _LARGEST = 1 << 62
@@ -221,7 +227,9 @@ def _value(node: Node, lookup: Lookup, expression: Expression) -> Value:
     if node.sign == "or":
         try:
             return _value(node.arguments[0], lookup, expression)
-        except AbsentEntry:
+        except RuleError as err:
+            if _ABSENT not in vars(err):
+                raise
             return _value(node.arguments[1], lookup, expression)
     values = [_value(argument, lookup, expression) for argument in node.arguments]
     match node.sign:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from bridge_core.axes.expressions import AbsentEntry, Expression, Value
+from bridge_core.axes.expressions import Expression, Value, absent_entry
 from bridge_core.errors import RuleError
 from bridge_core.messages import nearest
 
@@ -129,7 +129,7 @@ def config_entry(config: Mapping[str, Any], names: Sequence[str]) -> Any:
 def _config_value(config: Mapping[str, Any] | None, names: Sequence[str]) -> Value:
     text = ".".join(names)
     if config is None:
-        raise AbsentEntry(
+        raise absent_entry(
             f"config.{text} has no value: the checkpoint has no config.json.",
             hint="Put the model's config.json next to the source file, write the number, or pass a size of "
             "[sizes] (--set NAME=VALUE).",
@@ -139,7 +139,7 @@ def _config_value(config: Mapping[str, Any] | None, names: Sequence[str]) -> Val
         parent = config_entry(config, names[:-1])
         entries = list(itertools.islice(parent, _MOST_ENTRIES)) if isinstance(parent, Mapping) else []
         likely = nearest(names[-1], map(str, entries))
-        raise AbsentEntry(
+        raise absent_entry(
             f"the checkpoint's config has no entry {text!r}.",
             hint=likely if likely.startswith("Did") else "Write the name of another entry, or the number.",
         )

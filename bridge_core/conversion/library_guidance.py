@@ -188,7 +188,8 @@ def _guide(library: Library, checkpoint: Checkpoint, registry: Registry) -> Guid
         if known is not None:
             _check(known, registry)
     if known is not None and known.recipe is not None:
-        return replace(known, rules=(*_rules_of(known.recipe, library, registry), *known.rules))
+        rules = (replace(rule, optional=True) for rule in _rules_of(known.recipe, library, registry))
+        return replace(known, rules=(*rules, *known.rules))
     return known
 
 

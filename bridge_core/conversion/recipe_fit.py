@@ -138,15 +138,18 @@ def _lone_biases(plan: Plan) -> list[str]:
     return [f"weight for {join_key(key)}" for key in lone if key[-1] == "bias"]
 
 
-def _unmatched_rows(rules: Iterable[Rule], side: NamedSide) -> list[str]:
+def _unmatched_rows(rules: Collection[Rule], side: NamedSide) -> list[str]:
     """Return the patterns of rules that match nothing, each row of a table being a rule of its own.
 
     Rules outside of recipes are unmatched only if no row of their table matches.
     """
     index = KeyIndex(side.names)
+    first = min((rule.stage for rule in rules if rule.action == "rename"), default=0)
     lacking = []
     for rule in rules:
         if rule.optional or rule.fallback or rule.when or rule.action not in _TAKING:
+            continue
+        if rule.action == "rename" and rule.stage != first:  # it sees names that the stages before make
             continue
         for pattern in rule.sources:
             read = side.read(pattern)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bridge_core.checkpoint import config_beside
 from bridge_core.conversion.inputs import weights_in
 from bridge_core.conversion.options import ConversionOptions
-from bridge_core.errors import RuleError, UsageError
+from bridge_core.errors import BadInputError, RuleError, UsageError
 from bridge_core.messages import listed, shown
 from bridge_core.plan import Plan, RecipeProblem
 from bridge_core.plugins import Recipe, RecipeSide, Registry
@@ -271,12 +271,22 @@ class _Checkpoint:
         present = [f"'{pattern}'" for pattern in side.missing if named.has(pattern)]
         if present:
             return f"it has no tensor named {listed(present, 3)}, and the checkpoint has"
-        for entry, values in side.config.items() if self._config is not None else ():
-            found = _entry(self._config, entry)
+        for entry, values in side.config.items():
+            found = self._entry(entry)
             if found is not None and found not in values:
                 expected = " or ".join(map(repr, values))
                 return f"config.{entry} is {shown(found)}, and {expected} was expected"
         return None
+
+    def _entry(self, entry: str) -> Any:
+        """Return an entry of the config; None if there is no config that can be read, or no such entry."""
+        found: Any = self._config
+        try:
+            for part in entry.split("."):
+                found = found.get(part) if isinstance(found, Mapping) else None
+        except BadInputError:  # a conversion that needs it refuses it
+            return None
+        return found
 
     def _named(self, layout: str) -> NamedSide:
         if layout not in self._sides:
@@ -284,9 +294,3 @@ class _Checkpoint:
 
             self._sides[layout] = side_of(self._state.replace(layout=layout), self._registry)
         return self._sides[layout]
-
-
-def _entry(config: Any, entry: str) -> Any:
-    for part in entry.split("."):
-        config = config.get(part) if isinstance(config, Mapping) else None
-    return config

@@ -39,6 +39,7 @@ from bridge_core.state import (
 
 if TYPE_CHECKING:
     from bridge_core.plan.causes import Cause
+    from bridge_core.plan.recipe_problem import RecipeProblem
     from bridge_core.plan.rivals import Rivals
 
 __all__ = ["Plan"]
@@ -61,11 +62,10 @@ class Plan:
         allowed_missing: Target keys that stay unfilled by permission.
         metadata: The metadata of the target.
         notes: What a reader should know, e.g. a prefix that was removed.
-        keeps: Values of source tensors that go into others, which the target's metadata stores in addition:
-            steps without targets.
+        keeps: Steps without targets, for values that only the target's metadata stores.
         source_ties: Source key that a model ties to another -> that other; a state may have only the other.
         warnings: What may be right and give other outputs; the notes contain each message as well.
-        layout_reason: Why the source is read in its layout; empty if that is not known.
+        layout_reason: Why the source is read in its layout, if that is known.
         source_names: Source key of a neutral state -> its key in what that was made from, for messages.
         branches: What the source's file or object holds besides the weights.
         selection: The part of the source that it converts; None for all.
@@ -162,6 +162,11 @@ class Plan:
         return self.problems.causes
 
     @property
+    def recipe(self) -> RecipeProblem | None:
+        """Why it goes with no recipe, or not with the one that was given."""
+        return self.problems.recipe
+
+    @property
     def ways(self) -> tuple[tuple[str, str], ...]:
         """What else decides or would decide, each as sentences and the option of the command."""
         return self.problems.ways
@@ -181,11 +186,7 @@ class Plan:
         """Return the plan if it can be run.
 
         Raises:
-            RuleError: Rules that had to match a key matched none.
-            UnsupportedLayerError: The target has no place for some layers.
-            MismatchError: Keys are missing or unexpected, or shapes differ.
-            AmbiguousLayerError: No evidence decides what some layers are.
-            UnclaimedTensorError: Tensors with a layer's name belong to no layer that is known.
+            ConversionError: One of its classes, such as `MismatchError`, with what is wrong.
         """
         error = self.problems.error(self.target_layout, self.specs, self.unclaimed)
         if error is None:
@@ -201,8 +202,7 @@ class Plan:
     def apply(self, state: Mapping[Key, Any]) -> FlatState:
         """Return the converted state; tensors are read when the result's are.
 
-        Only tensors that the metadata is to store, and those whose ties depend on equal values, are read at
-        once.
+        Only tensors for the metadata, and those whose ties depend on equal values, are read at once.
 
         Args:
             state: A state with the keys, shapes and dtypes that the plan was made for; it is not changed.

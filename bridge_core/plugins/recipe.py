@@ -142,7 +142,7 @@ class Recipe:
         return load_rules(self.path, sizes=self.sizes)
 
     def may_fit(self, parts: frozenset[str]) -> bool:
-        """Return False for names that the ``exists`` of neither side can match; the TOML is not parsed.
+        """Return False where the ``exists`` of neither side can match; no TOML is parsed.
 
         Args:
             parts: All parts of the names, between dots and slashes.

@@ -156,15 +156,15 @@ class WithoutTemplate(PlanBuilder):
         if not self.framework.collections:
             return ""
         metadata = self.request.state.metadata
+        collections = VariableCollections(self.framework.collections)
+        ruled = [key for bound in self.request.ordered.bound_rules for key in bound.targets]
+        of_rule = self._ruled_collections
+        if ruled and all(key in of_rule and key[0] == collections.default for key in ruled):
+            return "params"  # rules that write params.params.params say the whole name
         known = metadata.tree_form.get(self.framework.name)
         if known is not None:
             return known
-        collections = VariableCollections(self.framework.collections)
-        ruled = (key for bound in self.request.ordered.bound_rules for key in bound.targets)
-        # A pattern that begins with a collection is written so, unless its name without it does, too.
-        of_rule = self._ruled_collections
-        written = any(key[0] != name for key, name in of_rule.items())
-        if written or any(
+        if any(
             (of_rule.get(key) or collections.of(PARAMETER, key[-1])) != collections.default for key in ruled
         ):
             return "variables"

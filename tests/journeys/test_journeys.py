@@ -92,8 +92,7 @@ def test_from_file_to_file_each_stop_is_made_once(source, tmp_path):
     ]
     assert stops == [
         "conversion/inputs",
-        "conversion/library_guidance",
-        "conversion/planning",
+        "conversion/source_plan",
         "checkpoint/guided_writing",
         "checkpoint/checkpoint_writer",
     ]
