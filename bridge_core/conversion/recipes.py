@@ -280,13 +280,13 @@ class _Checkpoint:
 
     def _entry(self, entry: str) -> Any:
         """Return an entry of the config; None if there is no config that can be read, or no such entry."""
-        found: Any = self._config
+        value: Any = self._config
         try:
             for part in entry.split("."):
-                found = found.get(part) if isinstance(found, Mapping) else None
+                value = value.get(part) if isinstance(value, Mapping) else None
         except BadInputError:  # a conversion that needs it refuses it
             return None
-        return found
+        return value
 
     def _named(self, layout: str) -> NamedSide:
         if layout not in self._sides:

@@ -160,7 +160,7 @@ class WithoutTemplate(PlanBuilder):
         ruled = [key for bound in self.request.ordered.bound_rules for key in bound.targets]
         of_rule = self._ruled_collections
         if ruled and all(key in of_rule and key[0] == collections.default for key in ruled):
-            return "params"  # rules that write params.params.params say the whole name
+            return "params"  # rules that write params.params.params write the complete name
         known = metadata.tree_form.get(self.framework.name)
         if known is not None:
             return known
