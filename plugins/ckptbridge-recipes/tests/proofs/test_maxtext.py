@@ -160,8 +160,18 @@ def outputs(family, recipe, folder, *, scanned):
     return found[..., :rows], wanted[..., :rows]
 
 
-@pytest.mark.parametrize("scanned", [True, False], ids=["scanned", "unscanned"])
-@pytest.mark.parametrize("family", CASES)
+QUICK = ("llama31", "qwen2", "qwen3", "gemma2", "mixtral", "deepseek2")
+"""Families that run each time; all run at night."""
+
+
+@pytest.mark.parametrize(
+    "scanned",
+    [pytest.param(True, id="scanned"), pytest.param(False, id="unscanned", marks=pytest.mark.slow)],
+)
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CASES],
+)
 def test_the_outputs_are_those_of_transformers(family, scanned, tmp_path):
     assert_same_outputs(*outputs(family, recipe_named(family, scanned=scanned), tmp_path, scanned=scanned))
 
