@@ -99,12 +99,12 @@ def _restricted(whole: Plan, part: Part, *, has_template: bool) -> Plan | None:
     if anew or _splits_ties(whole, taken):
         return None
     steps, constants = _without_lone_constants(steps, gone)
-    targets = {key for step in steps for key in step.targets}
-    ties = {key: other for key, other in whole.ties.items() if other in targets}
+    filled = {key for step in steps for key in step.targets}
+    ties = {key: other for key, other in whole.ties.items() if other in filled}
     if not ties.keys().isdisjoint(_ties_left_out(whole, taken)):
         return None
     targets = {key for step in whole.steps for key in step.targets} | whole.ties.keys()
-    kept = targets | ties.keys()
+    kept = filled | ties.keys()
     metadata = restricted_metadata(whole.metadata, whole.target_layout, targets, kept)
     specs = {key: part.selection.taken.get(key, spec) for key, spec in whole.specs.items() if key in taken}
     unfilled = [*gone, *constants, *(key for key in whole.ties if key not in ties)] if has_template else []
