@@ -148,7 +148,7 @@ def _check_mixed(step: Step, taken: Collection[Key], part: Part) -> None:
 
 
 def _splits_ties(whole: Plan, taken: Collection[Key]) -> bool:
-    """Return whether a tensor is taken, and the one that stands for it is not."""
+    """Return whether a tensor is taken, and its canonical one is not."""
     return any(d.key in taken and d.tied_to is not None and d.tied_to not in taken for d in whole.dropped)
 
 

@@ -111,7 +111,7 @@ def with_recipe(
     The source gets the layout of the side that it is one of, where its names do not show another.
 
     Raises:
-        UsageError: There is no such recipe, or it leads to another layout than the conversion.
+        UsageError: There is no such recipe, or it makes another layout than the conversion.
         RuleError: The checkpoint is one of neither side.
     """
     recipe = named_recipe(options.recipe, registry)
@@ -242,9 +242,9 @@ def _unfitting(
     return RuleError(
         f"the recipe {recipe.name} does not fit: the checkpoint is one of neither side:{''.join(lines)}",
         path=state.metadata.provenance.get("path"),
-        hint=f"Recipes that fit it: {', '.join(fitting)}."
+        hint=f"\nRecipes that fit it: {', '.join(fitting)}."
         if fitting
-        else "'ckptbridge recipes' lists all recipes.",
+        else "\n'ckptbridge recipes' lists all recipes.",
     )
 
 
