@@ -75,7 +75,6 @@ def test_the_file_is_that_made_by_hand(depth, model, in_flax):
     assert_same_tree(stored_tree(in_flax), by_hand(arrays(model), depth))
 
 
-@pytest.mark.slow
 @every_depth
 def test_the_outputs_are_those_of_torch(depth, model, in_flax):
     with torch.no_grad():

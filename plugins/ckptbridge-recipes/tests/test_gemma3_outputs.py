@@ -184,7 +184,6 @@ def test_variables_of_flax_become_torchs(sizes, model, tmp_path):
     assert_same_tree(stored(tmp_path / "torch.safetensors"), weights)
 
 
-@pytest.mark.slow
 @every_case
 def test_the_outputs_are_those_of_torch(sizes, model, tmp_path):
     source = torch_file(arrays(model), tmp_path / "torch" / "model.safetensors")

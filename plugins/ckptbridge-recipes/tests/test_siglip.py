@@ -176,7 +176,6 @@ def test_a_file_of_big_vision_becomes_torchs(scan, model, tmp_path):
     assert_same_tree(stored(tmp_path / "torch.safetensors"), arrays(model))
 
 
-@pytest.mark.slow
 @every_form
 def test_the_outputs_are_those_of_torch(scan, model, source, tmp_path):
     convert(source, tmp_path / "flax.npz", to="flax", rules=rules_of(scan))

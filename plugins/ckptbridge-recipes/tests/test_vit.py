@@ -351,7 +351,6 @@ def torch_outputs(model):
         return model(torch.from_numpy(PICTURES).permute(0, 3, 1, 2)).logits
 
 
-@pytest.mark.slow
 def test_the_outputs_are_those_of_vision_transformer(tmp_path):
     model = of_the_library()
     source = torch_file(model, tmp_path / "a" / "model.safetensors", model.config.to_dict())
