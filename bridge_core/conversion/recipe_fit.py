@@ -20,12 +20,11 @@ from bridge_core.errors import RuleError
 from bridge_core.messages import listed
 from bridge_core.plan import Dropped, Plan, RecipeProblem, Step
 from bridge_core.plugins import Recipe, Registry
-from bridge_core.resolve import side_of
+from bridge_core.resolve import NamedSide, decided, side_of
 from bridge_core.rules import KeyIndex, Pattern, oriented
 from bridge_core.state import FlatState, Key, join_key
 
 if TYPE_CHECKING:
-    from bridge_core.resolve import NamedSide
     from bridge_core.rules import Captures, Rule
 
 __all__ = ["fitted"]
@@ -55,6 +54,7 @@ def fitted(plan: Plan, state: FlatState, options: ConversionOptions, registry: R
     rules = oriented(options.rules, state.layout or options.to, options.to, registry.frameworks)
     config = config_beside(state)
     side = side_of(state, registry)
+    rules = tuple(rule for rule in rules if decided(rule, side, NamedSide(())).when.is_met is not False)
     lacking = (
         _lone_biases(plan)
         or _unmatched_rows(rules, side)

@@ -143,7 +143,10 @@ def _either(kinds: Iterable[str]) -> str:
 
 
 def unsupported_error(
-    unsupported: Mapping[Key, str], target_layout: str, causes: Sequence[Cause]
+    unsupported: Mapping[Key, str],
+    target_layout: str,
+    causes: Sequence[Cause],
+    more_ways: Sequence[tuple[str, str]] = (),
 ) -> UnsupportedLayerError:
     """Return the error about tensors that the target has no place for.
 
@@ -151,6 +154,7 @@ def unsupported_error(
         unsupported: Source key -> why.
         target_layout: The layout that the plan makes.
         causes: What the source is, if it is not plain weights.
+        more_ways: What else would decide, each as sentences and the option of the command.
     """
     reasons = {join_key(key): why for key, why in unsupported.items()}
     names_of: dict[str, list[str]] = {}
@@ -166,7 +170,7 @@ def unsupported_error(
         f"{count(len(reasons), 'tensor')} cannot be converted to {target_layout}. "
         f"{'; '.join(rows[:LISTED])}{more}.{cause_sentences(causes)}",
         reasons=reasons,
-        hint=" ".join(cause_ways(causes)) or way,
+        hint=" ".join((*(text for text, _ in more_ways), " ".join(cause_ways(causes)) or way)),
     )
 
 

@@ -107,7 +107,7 @@ class PlanProblems:
         if self.rivals is not None:
             return self.rivals.error(self.causes)
         if self.unsupported:
-            return unsupported_error(self.unsupported, target_layout, self.causes)
+            return unsupported_error(self.unsupported, target_layout, self.causes, self.ways)
         if self.missing or self.unexpected or self.mismatched:
             open_leaves = (self.ambiguous, self.unexplained)
             unfitting = (self.missing, self.unexpected, self.mismatched)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from bridge_core.resolve.module_evidence import with_model_evidence as with_model_evidence
     from bridge_core.resolve.named_side import NamedSide as NamedSide, unslashed as unslashed
     from bridge_core.resolve.names_of_file import TreeNames as TreeNames, tree_names as tree_names
-    from bridge_core.resolve.printed_names import side_of as side_of
+    from bridge_core.resolve.printed_names import decided as decided, side_of as side_of
     from bridge_core.resolve.rule_checks import rule_problems as rule_problems
     from bridge_core.resolve.rule_names import applied_renames as applied_renames, check_kind as check_kind
     from bridge_core.resolve.rule_reading import without_collections as without_collections
@@ -30,7 +30,7 @@ else:
             "named_side": "NamedSide unslashed",
             "names_of_file": "TreeNames tree_names",
             "written_names": "keys_named permitted_names source_spellings spellings_in_plan",
-            "printed_names": "side_of",
+            "printed_names": "decided side_of",
             "rule_checks": "rule_problems",
             "rule_names": "applied_renames check_kind",
             "rule_reading": "without_collections",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bridge_core.axes import SizeLookup
 from bridge_core.errors import RuleError
 from bridge_core.messages import nearest
 from bridge_core.ops import dtype_holds
@@ -276,11 +278,18 @@ def labels(rules: Iterable[Rule]) -> str:
 
 
 def rule_holds(rule: Rule, config: Mapping[str, Any] | None) -> bool:
-    """Return whether a rule's conditions on the config hold; if not, it is neither used nor unmatched."""
+    """Return whether a rule's conditions on config and stated sizes hold; else it is not used."""
     try:
-        return rule.when.without_shape().holds((), {}, config)
+        if not rule.when.without_shape().holds((), {}, config):
+            return False
     except RuleError as err:
         raise rule.error(err.message, hint=err.hint) from err
+    lookup = SizeLookup(rule.sizes, config)
+    for comparison in rule.when.comparisons:
+        with contextlib.suppress(RuleError):  # decided by the shapes of each tensor
+            if all(map(lookup.states, comparison.names)) and not comparison.holds(lookup):
+                return False
+    return True
 
 
 def check_kind(rule: Rule, kinds: Iterable[str], framework: str = "") -> None:

@@ -368,6 +368,8 @@ def _differs(rules):
 
 def _makes_others(given, expected, to, rules):
     plan = bridge_core.plan_conversion(given, to=to, rules=rules, check=False)
+    if not all(step.rule for step in plan.steps if step.sources):
+        return True  # a recipe refuses what none of its rules takes
     return bool(plan.ambiguous) or {k for step in plan.steps for k in step.targets} != set(_keys(expected))
 
 
