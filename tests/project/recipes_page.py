@@ -35,9 +35,9 @@ ckptbridge convert model.safetensors model.msgpack --to flax --recipe NAME
 - There and back gives the same bits, except where the notes name a rounding.
 
 The column **proof** names what was compared. *outputs*: the models of both sides were run with the same
-weights, every parameter random, and gave the same; where a model is in no package, the tests have one of their
-own with its names and structure, which the notes name. *names*: names and shapes were compared with the
-sources, and no model was run.
+weights, every parameter random, and gave the same; where a model is in no package, the tests have one of
+their own with its names and structure, which the notes name. *names*: names and shapes were compared with
+the sources, and no model was run.
 
 ## The header
 
