@@ -1,5 +1,6 @@
 """The recipes of ConvNeXt, on weights that were made by hand."""
 
+import pytest
 from support.rule_proofs import RECIPES
 from support.vision_weights import Both
 
@@ -58,6 +59,7 @@ def of_facebook(weights):
     return found
 
 
+@pytest.mark.slow
 class TestBonsai(RecipeContract):
     recipe = load_recipe(RECIPES / "convnext-bonsai.toml")
 

@@ -62,6 +62,7 @@ def optional(name):
 less_by_less = pytest.mark.slow(RecipeContract.test_a_tensor_less_is_refused)
 
 
+@pytest.mark.slow
 class TestUNet(RecipeContract):
     recipe = load_recipe(RECIPES / "diffusers-unet.toml")
     test_a_tensor_less_is_refused = less_by_less
@@ -73,6 +74,7 @@ class TestUNet(RecipeContract):
         yield sample("unet-xl", target_config=flax, may_lack=optional("unet-xl"))
 
 
+@pytest.mark.slow
 class TestControlNet(RecipeContract):
     recipe = load_recipe(RECIPES / "diffusers-controlnet.toml")
     test_a_tensor_less_is_refused = less_by_less

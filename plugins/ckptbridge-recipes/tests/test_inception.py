@@ -1,5 +1,6 @@
 """The recipe of Inception v3, on weights that were made by hand."""
 
+import pytest
 from support.rule_proofs import RECIPES
 from support.vision_weights import Both
 
@@ -47,6 +48,7 @@ def weights_of(*, auxiliary):
     return both
 
 
+@pytest.mark.slow
 class TestFid(RecipeContract):
     recipe = load_recipe(RECIPES / "inception-fid.toml")
 

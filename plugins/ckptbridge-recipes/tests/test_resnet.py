@@ -1,6 +1,7 @@
 """The recipes of ResNets, on weights that were made by hand."""
 
 import numpy as np
+import pytest
 from support.rule_proofs import RECIPES
 from support.vision_weights import LINEN, Both
 
@@ -86,10 +87,12 @@ class TestFlax(Depths):
     recipe = load_recipe(RECIPES / "resnet-flax.toml")
 
 
+@pytest.mark.slow
 class TestJaxResnet(Depths):
     recipe = load_recipe(RECIPES / "resnet-jax-resnet.toml")
 
 
+@pytest.mark.slow
 class TestFlaxmodels(Depths):
     recipe = load_recipe(RECIPES / "resnet-flaxmodels.toml")
 
@@ -128,6 +131,7 @@ class Haiku(Both):
         self.source[f"{torch}.num_batches_tracked"] = np.array(size, np.int64)
 
 
+@pytest.mark.slow
 class TestHaiku(RecipeContract):
     recipe = load_recipe(RECIPES / "resnet-haiku.toml")
 
@@ -144,6 +148,7 @@ class TestHaiku(RecipeContract):
             yield RecipeSample(both.source, both.target, f"ResNet-{depth}", tolerance=1e-12)
 
 
+@pytest.mark.slow
 class TestBonsai(RecipeContract):
     recipe = load_recipe(RECIPES / "resnet-bonsai.toml")
 
