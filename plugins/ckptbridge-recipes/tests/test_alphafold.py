@@ -222,7 +222,7 @@ def both(*, templates, ptm):
 @pytest.mark.slow
 class TestAlphaFold(RecipeContract):
     recipe = load_recipe(RECIPES / "alphafold-openfold.toml")
-    removed = 8
+    removed = 4
 
     def samples(self):
         sizes = {

@@ -55,7 +55,7 @@ def of_keras(stages):
 @pytest.mark.slow
 class TestKeras(RecipeContract):
     recipe = load_recipe(RECIPES / "efficientnet-keras.toml")
-    removed = 8
+    removed = 4
 
     def samples(self):
         for name, stages in STAGES.items():

@@ -50,6 +50,7 @@ def weights_of(*, auxiliary):
 
 @pytest.mark.slow
 class TestFid(RecipeContract):
+    removed = 8
     recipe = load_recipe(RECIPES / "inception-fid.toml")
 
     def samples(self):

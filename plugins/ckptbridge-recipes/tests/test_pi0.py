@@ -75,6 +75,7 @@ def with_params(tree):
 class Port(RecipeContract):
     """What is left out for JAX is zeros here, since zeros are made for torch."""
 
+    removed = 12
     sizes = PI0
 
     def samples(self):
@@ -98,6 +99,7 @@ class Port(RecipeContract):
 
 
 class Policy(RecipeContract):
+    removed = 12
     sizes = PI0
 
     def samples(self):
@@ -137,6 +139,7 @@ class TestPi05LeRobot(Policy):
 
 @pytest.mark.slow
 class TestFast(RecipeContract):
+    removed = 12
     recipe = recipe("pi0-fast-openpi")
 
     def samples(self):
@@ -165,6 +168,7 @@ class TestFast(RecipeContract):
 
 @pytest.mark.slow
 class TestFastLeRobot(RecipeContract):
+    removed = 12
     recipe = recipe("pi0-fast-lerobot")
 
     def samples(self):

@@ -133,6 +133,7 @@ class Haiku(Both):
 
 @pytest.mark.slow
 class TestHaiku(RecipeContract):
+    removed = 10
     recipe = load_recipe(RECIPES / "resnet-haiku.toml")
 
     def samples(self):

@@ -1,4 +1,4 @@
-"""Proofs by outputs run where `.ci/proofs` has installed the packages of both sides; elsewhere none is collected."""
+"""Proofs run where `.ci/proofs` has installed the packages of both sides; elsewhere none is collected."""
 
 from __future__ import annotations
 
