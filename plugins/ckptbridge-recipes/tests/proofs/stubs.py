@@ -1,9 +1,6 @@
 """Lets the model files of packages be imported without what the packages need to train, log or read images.
 
-    from stubs import bare, imported
-
-    bare("tunix")
-    lib = imported("tunix.models.llama3.model")
+``bare("tunix")`` comes before ``imported("tunix.models.llama3.model")``.
 """
 
 from __future__ import annotations
