@@ -23,6 +23,15 @@ if TYPE_CHECKING:
         undetermined_layout as undetermined_layout,
     )
     from bridge_core.plugins.library import Checkpoint as Checkpoint, Guidance as Guidance, Library as Library
+    from bridge_core.plugins.model_runs import (
+        Inputs as Inputs,
+        ModelRun as ModelRun,
+        ModuleCall as ModuleCall,
+        ModuleSettings as ModuleSettings,
+        Precision as Precision,
+        ReadsSettings as ReadsSettings,
+        RunsModels as RunsModels,
+    )
     from bridge_core.plugins.plugin_errors import (
         cause_of as cause_of,
         is_interrupt as is_interrupt,
@@ -59,6 +68,7 @@ else:
             "kind_providers": "missing_provider providers_of",
             "library": "Checkpoint Guidance Library",
             "layout_detection": "composite_layers undetermined_layout",
+            "model_runs": "Inputs ModelRun ModuleCall ModuleSettings Precision ReadsSettings RunsModels",
             "plugin_errors": "cause_of is_interrupt plugin_failures",
             "recipe": "Recipe RecipeHeader RecipeSide load_recipe",
             "recorded_layers": "check_recorded_layers held_layers undecided_problem unnamed_parts",

@@ -1,4 +1,4 @@
-"""Live objects of torch; no other file of the package imports torch.
+"""The tensors of live objects of torch, read and made.
 
 Reading returns numpy views of the tensors' memory, and the types of the modules. Writing returns tensors in
 new memory. Floats that numpy does not have are exchanged as integers of the same width.

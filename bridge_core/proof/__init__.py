@@ -1,0 +1,22 @@
+"""From two models to proven rules, and from two tensors to the mistake between them."""
+
+from typing import TYPE_CHECKING
+
+from bridge_core.public import exports
+
+if TYPE_CHECKING:
+    from bridge_core.proof import (
+        causes as causes,
+        differences as differences,
+        matching as matching,
+        running as running,
+    )
+    from bridge_core.proof.causes import Cause as Cause
+else:
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "causes": "Cause",
+        },
+        packages="causes differences matching running",
+    )
