@@ -90,7 +90,7 @@ class ModelRunContract(ABC):
     def test_a_run_computes_with_the_given_weights(self) -> None:
         """Not with the model's own: other weights give other outputs."""
         for model, inputs, weights in self._samples():
-            other = weights.replace(tensors={key: _other(weights[key]) for key in weights})
+            other = _replaced(weights, {key: _other(weights[key]) for key in weights})
             changed = self._run(model, other, inputs).outputs
             assert not _same(changed, self._run(model, weights, inputs).outputs)
             assert _same(changed, self._run(model, _copied(other), inputs).outputs)
@@ -109,7 +109,7 @@ class ModelRunContract(ABC):
                 {**arrays, key: longer},
             ):
                 with pytest.raises(BridgeError):
-                    self._run(model, weights.replace(tensors=tensors), inputs)
+                    self._run(model, _replaced(weights, tensors), inputs)
 
     # Running
 
@@ -297,14 +297,19 @@ def _with_values(state: FlatState) -> FlatState:
             values = rng.uniform(0.1, 0.5, spec.shape) * rng.choice([-1, 1], spec.shape)
             arrays[key] = (np.abs(values) if key[-1] in _POSITIVE else values).astype(spec.dtype)
     ties = state.metadata.ties
-    return state.replace(tensors={key: arrays[ties.get(key, key)] for key in state})
+    return _replaced(state, {key: arrays[ties.get(key, key)] for key in state})
 
 
 _POSITIVE = ("running_var", "scale", "var")
 
 
 def _copied(state: FlatState) -> FlatState:
-    return state.replace(tensors={key: np.array(state[key]) for key in state})
+    return _replaced(state, {key: np.array(state[key]) for key in state})
+
+
+def _replaced(state: FlatState, arrays: Mapping[Key, Array]) -> FlatState:
+    """Return a state with other values, whose ties hold for them too."""
+    return state.replace(tensors=arrays, metadata=state.metadata)
 
 
 def _other(array: Array) -> Array:
