@@ -37,10 +37,10 @@ class ModelRunContract(ABC):
 
     @abstractmethod
     def models(self) -> Iterable[tuple[Any, Inputs]]:
-        """Return models, each with inputs: of every type that the adapter runs, one with dropout on."""
+        """Return models with inputs: of every type that the adapter runs, one with dropout on."""
 
     def foreign(self) -> Iterable[Any]:
-        """Return further objects that the adapter cannot run, such as weights without a model."""
+        """Return further objects that the adapter cannot run: weights without a model."""
         return ()
 
     def wrong_inputs(self) -> Inputs:
