@@ -184,7 +184,7 @@ class ModelRunContract(ABC):
                 around.append(call)
 
     def test_paths_are_those_of_the_weights(self) -> None:
-        """A module with weights is called by the path that its keys have, and so are some at least."""
+        """Modules with weights are called by the path of their keys, and some are called."""
         for model, inputs, weights in self._samples():
             calls = self._run(model, weights, inputs, trace=True).calls
             modules = weights.metadata.modules
