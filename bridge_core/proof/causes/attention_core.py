@@ -160,7 +160,7 @@ def _mixed(parts: Parts, form: Form, rows: Array | None) -> Array | None:
     logits = after("logits", logits * scale)
     if form.softcap is not None:
         logits = form.softcap * np.tanh(logits / form.softcap)
-    added = _added(parts, form, places, heads, keys)
+    added = _added(parts, form, places, logits.shape)
     if added is None:
         return None
     if added.ndim:
@@ -171,7 +171,7 @@ def _mixed(parts: Parts, form: Form, rows: Array | None) -> Array | None:
     afterwards = None
     for name, use in form.masks:
         mask = parts.masks[name]
-        if mask.shape[1] not in (1, heads):
+        if not _fits(mask, logits.shape) or 1 < mask.shape[2] <= places.max():
             return None
         mask = mask[:, :, places] if mask.shape[2] > 1 else mask
         if use in ("keep", "masked"):
@@ -212,11 +212,17 @@ def _softmax(logits: Array, axis: int, after: Any) -> Array:
     return result
 
 
-def _added(parts: Parts, form: Form, places: Array, heads: int, keys: int) -> Array | None:
+def _fits(array: Array, shape: tuple[int, ...]) -> bool:
+    """Return whether a mask or a bias has the sizes of logits, of which a few queries may have been computed."""
+    return array.shape[0] in (1, shape[0]) and array.shape[1] in (1, shape[1]) and array.shape[3] == shape[3]
+
+
+def _added(parts: Parts, form: Form, places: Array, shape: tuple[int, ...]) -> Array | None:
+    heads, keys = shape[1], shape[3]
     result = np.zeros(())
     for name in form.biases:
         bias = parts.biases[name]
-        if bias.shape[1] not in (1, heads):
+        if not _fits(bias, shape) or 1 < bias.shape[2] <= places.max():
             return None
         result = result + (bias[:, :, places] if bias.shape[2] > 1 else bias)
     if form.relative == "alibi":
@@ -248,7 +254,9 @@ def _logits(parts: Parts, form: Form, rows: Array | None) -> tuple[Array, Array]
     return result
 
 
-def _new_logits(parts: Parts, form: Form, rows: Array | None, dtype: str | None) -> tuple[Array, Array] | None:
+def _new_logits(
+    parts: Parts, form: Form, rows: Array | None, dtype: str | None
+) -> tuple[Array, Array] | None:
     arrays = separated(parts.projected, parts.weights, form)
     if arrays is None:
         return None

@@ -109,9 +109,7 @@ def _usual_masks(parts: Parts, hints: Hints) -> Iterator[Form]:
     plain = Form(1, 1)
     causal = replace(plain, causal=0)
     biased = [(name,) for name in parts.biases]
-    biased += [
-        (a, b) for a in parts.biases for b in parts.biases if a < b
-    ]
+    biased += [(a, b) for a in parts.biases for b in parts.biases if a < b]
     relative: list[Form] = []
     for name in parts.buckets:
         for both in (True, False):
@@ -121,16 +119,17 @@ def _usual_masks(parts: Parts, hints: Hints) -> Iterator[Form]:
     if hints.length == hints.keys:
         yield causal
     yield plain
-    for names in biased:
-        yield replace(plain, biases=names)
     for entry in masked:
         yield replace(plain, masks=(entry,))
         yield replace(causal, masks=(entry,))
-    for window in hints.windows:
-        yield replace(causal, window=window)
     for form in relative:
         yield form
         yield replace(form, causal=0)
+    for names in biased:
+        yield replace(plain, biases=names)
+    for window in dict.fromkeys((*hints.windows, *range(1, min(hints.keys, 33)))):
+        yield replace(causal, window=window)
+    for form in relative:
         for names in biased:
             yield replace(form, biases=names)
         for entry in masked:
@@ -233,9 +232,7 @@ def _changed_masks(form: Form, parts: Parts, hints: Hints) -> Iterator[Form]:
         yield replace(form, empty=empty)
 
 
-def _changed_rotary(
-    rotary: Rotary, parts: Parts, hints: Hints, head_dim: int
-) -> Iterator[Rotary | None]:
+def _changed_rotary(rotary: Rotary, parts: Parts, hints: Hints, head_dim: int) -> Iterator[Rotary | None]:
     yield replace(rotary, layout="interleaved" if rotary.layout == "halves" else "halves")
     yield None
     for sign in (1, -1):

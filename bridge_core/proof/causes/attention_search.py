@@ -62,10 +62,14 @@ def error(parts: Parts, form: Form, recorded: Recorded, rows: Array | None = Non
         recorded: What one side computed.
         rows: Which queries to compare; None for all.
     """
+    if rows is not None and rows[-1] >= recorded.output.shape[1]:
+        return float("inf")
     found = predicted(parts, form, recorded, rows)
     if found is None:
         return float("inf")
     wanted = recorded.output
+    if found.shape[0] != wanted.shape[0] or found.shape[2:] != wanted.shape[2:]:
+        return float("inf")
     if rows is not None and form.sequence != 0:
         wanted = wanted[:, rows]
     if found.shape != wanted.shape:
@@ -96,7 +100,9 @@ def identify_near(parts: Parts, hints: Hints, recorded: Recorded, form: Form) ->
     if found is None:
         found = _fitted(form, parts, recorded, rows)
     if found is None:
-        found = _first(islice(_twice(form, once, parts, hints, recorded, rows), _PAIRS), parts, recorded, rows)
+        found = _first(
+            islice(_twice(form, once, parts, hints, recorded, rows), _PAIRS), parts, recorded, rows
+        )
     return found
 
 

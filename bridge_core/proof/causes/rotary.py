@@ -76,7 +76,9 @@ def rotate(x: Array, cosine: Array, sine: Array, layout: str, sign: int = 1) -> 
     half = cosine.shape[-1]
     halves = layout == "halves"
     first, second = (
-        (x[..., :half], x[..., half : 2 * half]) if halves else (x[..., 0 : 2 * half : 2], x[..., 1 : 2 * half : 2])
+        (x[..., :half], x[..., half : 2 * half])
+        if halves
+        else (x[..., 0 : 2 * half : 2], x[..., 1 : 2 * half : 2])
     )
     sine = sign * sine
     turned = (first * cosine - second * sine, second * cosine + first * sine)

@@ -121,9 +121,7 @@ def _observed(site: Site) -> tuple[str, Array, Array, str] | None:
         left, right = site.source.children[one].inputs, site.target.children[other].inputs
         where = "input of a child"
     usable = [
-        (name, a, b)
-        for name, a, b in _paired(left, right)
-        if _usable(a) and _usable(b) and a.size and b.size
+        (name, a, b) for name, a, b in _paired(left, right) if _usable(a) and _usable(b) and a.size and b.size
     ]
     for name, a, b in usable:
         limit = rounding(site, a, b)
