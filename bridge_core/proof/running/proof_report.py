@@ -161,8 +161,8 @@ class Proof:
     def _verdict(self) -> list[str]:
         models = f"{self.source.type} ({self.source.framework}) and {self.target.type} ({self.target.framework})"
         if not self.ran:
-            number = count(len(self.settings), "setting")
-            head = "no setting that can be read differs" if self.equal else f"different: {number}"
+            differing = count(len(self.settings), "setting")
+            head = "no setting that can be read differs" if self.equal else f"different: {differing}"
             return [f"{head}: {models}, not run"]
         lines = [
             f"{'equal' if self.equal else 'different'}: the outputs of {models}",
