@@ -33,7 +33,7 @@ def load_factory(name: str, argument: str = "model", returned: str = "a model") 
     if not module_name or not attribute:
         raise UsageError(
             f'expected "package.module:function" as {argument}= ({_option(argument)}), got {name!r}.',
-            hint=f'Write, for example, {_shown("mynet:make_model", argument)}.',
+            hint=f"Write, for example, {_shown('mynet:make_model', argument)}.",
         )
     here = str(Path.cwd())
     added = here not in sys.path

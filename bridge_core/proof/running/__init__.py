@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     )
     from bridge_core.proof.running.common_axes import best_fit as best_fit, relative_error as relative_error
     from bridge_core.proof.running.control import Control as Control, measured_control as measured_control
-    from bridge_core.proof.running.inputs import as_inputs as as_inputs, with_given_inputs as with_given_inputs
+    from bridge_core.proof.running.inputs import (
+        as_inputs as as_inputs,
+        with_given_inputs as with_given_inputs,
+    )
     from bridge_core.proof.running.models import Side as Side, model_side as model_side
     from bridge_core.proof.running.module_pairs import (
         ModuleError as ModuleError,

@@ -91,7 +91,10 @@ def paired_paths(
         linked: What the plan links.
     """
     groups = _groups(
-        list(source), list(target), lambda path: linked.below(path), lambda path: linked.below(path, target=True)
+        list(source),
+        list(target),
+        lambda path: linked.below(path),
+        lambda path: linked.below(path, target=True),
     )
     return [
         pair
@@ -182,7 +185,8 @@ def _in_order(
         size = len(many) // len(few)
         chunks = [tuple(many[n : n + size]) for n in range(0, len(many), size)]
         return [
-            ((one,), chunk) if few is source else (chunk, (one,)) for one, chunk in zip(few, chunks, strict=True)
+            ((one,), chunk) if few is source else (chunk, (one,))
+            for one, chunk in zip(few, chunks, strict=True)
         ]
     return [((one,), (other,)) for one, other in zip(source, target, strict=False)]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from bridge_core.state import Array, is_floating
 
-__all__ = ["Fit", "best_fit", "largest", "relative_error"]
+__all__ = ["Fit", "best_fit", "error_text", "largest", "relative_error"]
 
 _MOST_AXES = 5
 """Arrays of more axes are compared in the order that they have."""
@@ -109,7 +109,10 @@ def _forms(source: Array, target: Array, of_channels: bool) -> Iterator[tuple[st
     axes = range(target.ndim)
     if 3 <= target.ndim <= _MOST_AXES:
         first, last = (0, target.ndim - 1, *range(1, target.ndim - 1)), (0, *range(2, target.ndim), 1)
-        for order, how in ((first, "channels moved from last to first"), (last, "channels moved from first to last")):
+        for order, how in (
+            (first, "channels moved from last to first"),
+            (last, "channels moved from first to last"),
+        ):
             moved = target.transpose(order)
             if moved.shape == shape:
                 yield how, moved
@@ -157,3 +160,12 @@ def _as_mask(array: Array) -> Array:
     wide = array.astype(np.float64)
     hidden = wide <= _MASKED
     return ~hidden if hidden.any() and np.all(wide[~hidden] == 0) else array
+
+
+def error_text(error: float | None) -> str:
+    """Return an error for people.
+
+    >>> error_text(1.25e-7), error_text(None)
+    ('1.2e-07', 'unknown')
+    """
+    return "unknown" if error is None else "0" if error == 0 else f"{error:.1e}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def ulp(outputs: Mapping[str, Array]) -> float:
     return max(steps, default=float(np.finfo(np.float32).eps))
 
 
-def _step(dtype: np.dtype[object]) -> float:
+def _step(dtype: np.dtype[Any]) -> float:
     try:
         return float(np.finfo(dtype).eps)
     except (ValueError, TypeError):  # of ml_dtypes

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from bridge_core.errors import BridgeError
 from bridge_core.conversion import plan_conversion
-from bridge_core.plugins import Inputs, ModuleCall, ModuleSettings, Registry
+from bridge_core.errors import BridgeError
+from bridge_core.plugins import ModuleCall, ModuleSettings, Registry
 from bridge_core.proof.causes import ModuleView, Site
-from bridge_core.proof.running.module_pairs import ModuleError
 from bridge_core.proof.running.models import Side, module_path
+from bridge_core.proof.running.module_pairs import ModuleError
 from bridge_core.state import Array, FlatState, Key
 
 __all__ = ["Place", "SideOfSite", "first_place", "site_of"]
@@ -149,9 +148,7 @@ class SideOfSite:
         return found
 
 
-def site_of(
-    place: Place, source: SideOfSite, target: SideOfSite, control: float
-) -> Site | None:
+def site_of(place: Place, source: SideOfSite, target: SideOfSite, control: float) -> Site | None:
     """Return what is to be explained; None where the place is not one module of each side.
 
     Args:

@@ -44,7 +44,9 @@ def inputs_for_both(value: Any, source: Side, target: Side) -> tuple[Inputs, Inp
                 offered = side.framework.example_inputs(side.model)
             if offered is not None:
                 return offered, offered
-        raise UsageError("neither model offers inputs of its own, and inputs= (--inputs) is not given.", hint=_HOW)
+        raise UsageError(
+            "neither model offers inputs of its own, and inputs= (--inputs) is not given.", hint=_HOW
+        )
     if isinstance(value, str):
         value = load_factory(value, "inputs", "the inputs")
     elif callable(value) and not hasattr(value, "__array__"):

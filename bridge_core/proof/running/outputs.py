@@ -65,9 +65,7 @@ class Outputs:
         return max((pair.error for pair in self.pairs), default=0.0)
 
 
-def compared_outputs(
-    source: Mapping[str, Array], target: Mapping[str, Array], limit: float
-) -> Outputs:
+def compared_outputs(source: Mapping[str, Array], target: Mapping[str, Array], limit: float) -> Outputs:
     """Return the outputs of two models, by name and else in order, in common axes.
 
     Args:

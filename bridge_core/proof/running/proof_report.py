@@ -8,6 +8,7 @@ from typing import Any
 
 from bridge_core.messages import count
 from bridge_core.proof.causes import Cause
+from bridge_core.proof.running.common_axes import error_text
 from bridge_core.proof.running.module_pairs import ModuleError
 from bridge_core.proof.running.outputs import Outputs
 from bridge_core.proof.running.setting_differences import SettingDifference
@@ -159,28 +160,38 @@ class Proof:
         return page(self)
 
     def _verdict(self) -> list[str]:
-        models = f"{self.source.type} ({self.source.framework}) and {self.target.type} ({self.target.framework})"
+        models = (
+            f"{self.source.type} ({self.source.framework}) and {self.target.type} ({self.target.framework})"
+        )
         if not self.ran:
             differing = count(len(self.settings), "setting")
             head = "no setting that can be read differs" if self.equal else f"different: {differing}"
             return [f"{head}: {models}, not run"]
         lines = [
             f"{'equal' if self.equal else 'different'}: the outputs of {models}",
-            f"error: {number(self.error)}; rounding explains {number(self.control)} "
-            f"(source {number(self.controls[0])}, target {number(self.controls[1])})",
+            f"error: {error_text(self.error)}; rounding explains {error_text(self.control)} "
+            f"(source {error_text(self.controls[0])}, target {error_text(self.controls[1])})",
         ]
         if self.error_in_float64 is not None:
-            lines.append(f"error in float64: {number(self.error_in_float64)}")
+            lines.append(f"error in float64: {error_text(self.error_in_float64)}")
         if self.outputs is not None:
             several = len(self.outputs.pairs) > 1
             for pair in self.outputs.pairs:
-                names = pair.source if pair.source == pair.target else f"{pair.source or '-'} and {pair.target or '-'}"
+                names = (
+                    pair.source
+                    if pair.source == pair.target
+                    else f"{pair.source or '-'} and {pair.target or '-'}"
+                )
                 axes = f" ({pair.how})" if pair.how else ""
                 if several or axes:
-                    lines.append(f"  output {names or 'of one array'} {list(pair.shape)}: {number(pair.error)}{axes}")
+                    lines.append(
+                        f"  output {names or 'of one array'} {list(pair.shape)}: {error_text(pair.error)}{axes}"
+                    )
             for side, names in (("source", self.outputs.only_source), ("target", self.outputs.only_target)):
                 if names:
-                    lines.append(f"  only the {side} returns {', '.join(name or '(one array)' for name in names)}")
+                    lines.append(
+                        f"  only the {side} returns {', '.join(name or '(one array)' for name in names)}"
+                    )
         return [*lines, *self.problems]
 
     def _difference(self) -> list[str]:
@@ -191,7 +202,7 @@ class Proof:
                 "first module that differs:",
                 f"  source: {first.source or '(the model itself)'}  {first.source_type}",
                 f"  target: {first.target or '(the model itself)'}  {first.target_type}",
-                f"  error of its inputs {number(first.input_error)}, of its outputs {number(first.output_error)}",
+                f"  error of its inputs {error_text(first.input_error)}, of its outputs {error_text(first.output_error)}",
             ]
             if first.before is not None:
                 lines.append(f"  in what it computes before {first.before[0]} (target: {first.before[1]})")
@@ -201,7 +212,7 @@ class Proof:
         for cause in self.causes:
             lines += [
                 f"cause: {cause.text} [{cause.code}]",
-                f"  error {number(cause.error_without)} without the change, {number(cause.error_with)} with it",
+                f"  error {error_text(cause.error_without)} without the change, {error_text(cause.error_with)} with it",
                 f"  {cause.mend}",
             ]
         if self.first is not None and not self.causes:
@@ -228,15 +239,6 @@ class Proof:
 
 _MOST = 24
 _UNSEEN = "settings that differ, not visible in these outputs:"
-
-
-def number(error: float | None) -> str:
-    """Return an error for people.
-
-    >>> number(1.25e-7), number(None)
-    ('1.2e-07', 'unknown')
-    """
-    return "unknown" if error is None else "0" if error == 0 else f"{error:.1e}"
 
 
 def _setting_line(difference: SettingDifference) -> str:

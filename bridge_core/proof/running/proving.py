@@ -97,9 +97,11 @@ def prove(
     source, target = model_side(source_model, "source", registry), model_side(model, "target", registry)
     source, target = with_given_inputs(inputs, source, target)
     tell("planning the conversion")
-    values, notes = source_values(source, registry, checkpoint=checkpoint, seed=seed, entry=entry, step=step) if (
-        run or checkpoint is not None
-    ) else (source.weights, ())
+    values, notes = (
+        source_values(source, registry, checkpoint=checkpoint, seed=seed, entry=entry, step=step)
+        if (run or checkpoint is not None)
+        else (source.weights, ())
+    )
     asked = {
         "rules": rules,
         "recipe": recipe,
@@ -120,11 +122,18 @@ def prove(
     tell("comparing settings")
     settings = (_settings_of(source), _settings_of(target))
     compared = _compared(settings, (source, target), linked)
-    names = (ModelName(source.layout, type(source.model).__name__), ModelName(target.layout, type(target.model).__name__))
+    names = (
+        ModelName(source.layout, type(source.model).__name__),
+        ModelName(target.layout, type(target.model).__name__),
+    )
     notes = (*notes, *made.notes)
     if not run:
         return Proof(
-            not compared.differences, *names, ran=False, settings=compared.differences, unread=compared.unread,
+            not compared.differences,
+            *names,
+            ran=False,
+            settings=compared.differences,
+            unread=compared.unread,
             notes=notes,
         )
     proving = _Proving(source, target, made, linked, settings, registry, seed, tell)
@@ -151,7 +160,9 @@ def _settings_of(side: Side) -> Mapping[Key, ModuleSettings] | str:
         settings = side.settings()
     except (UsageError, UnsupportedFeature) as err:
         return f"all settings of the {side.what}: {err.message}"
-    return settings if settings is not None else f"all settings of the {side.what}: not offered by {side.layout}"
+    return (
+        settings if settings is not None else f"all settings of the {side.what}: not offered by {side.layout}"
+    )
 
 
 def _compared(
@@ -275,7 +286,9 @@ def _problems(source: ModelRun, target: ModelRun) -> tuple[str, ...]:
     )
 
 
-def _run_notes(ours: Control, theirs: Control, sharp: Outputs | None, equal: bool, control: float) -> tuple[str, ...]:
+def _run_notes(
+    ours: Control, theirs: Control, sharp: Outputs | None, equal: bool, control: float
+) -> tuple[str, ...]:
     notes = [*ours.native.notes, *theirs.native.notes]
     for what, side in (("source", ours), ("target", theirs)):
         notes += [f"The control of the {what} lacks a run: {text}" for text in side.missing]

@@ -18,7 +18,7 @@ from bridge_core.plugins import Registry
 from bridge_core.proof.running.models import Side, module_path
 from bridge_core.state import Array, ArrayTensor, FlatState, Key, Tensor, TensorSpec, is_floating, join_key
 
-__all__ = ["Randomised", "constant_keys", "has_values", "random_array", "randomised"]
+__all__ = ["Randomised", "constant_keys", "has_values", "random_array", "randomised", "with_ties"]
 
 _SIGMA_KINDS = ("spectral_norm", "spectral_norm_transpose")
 """Kinds with statistics that must fit their weights: all their leaves keep the model's values."""
@@ -60,11 +60,10 @@ def randomised(side: Side, registry: Registry, *, seed: int = 0) -> Randomised:
     kept |= {key for key, spec in weights.specs().items() if not is_floating(spec.dtype)}
     tensors: dict[Key, Tensor] = {}
     made: dict[int, Tensor] = {}
+    ties = weights.metadata.ties
     invented: list[str] = []
     for key, tensor in weights.tensors().items():
-        canonical = weights.metadata.ties.get(key)
-        if canonical in tensors and tensors[canonical].spec == tensor.spec:
-            tensors[key] = tensors[canonical]
+        if ties.get(key) in weights:
             continue
         if id(tensor) in made:
             tensors[key] = made[id(tensor)]
@@ -77,13 +76,23 @@ def randomised(side: Side, registry: Registry, *, seed: int = 0) -> Randomised:
         else:
             value = random_array(key, tensor.spec, roles.get(key), seed)
         tensors[key] = made[id(tensor)] = ArrayTensor(value)
+    tensors = with_ties(weights, tensors)
     notes = []
     if invented:
         notes.append(f"The source model has no values for {listed(invented)}; they are zeros.")
     own = sorted(join_key(key) for key in kept if key in tensors and join_key(key) not in invented)
     if own:
         notes.append(f"The source model's own values are used for {listed(own)}.")
-    return Randomised(weights.replace(tensors=tensors, metadata=weights.metadata), tuple(sorted(kept)), tuple(notes))
+    return Randomised(
+        weights.replace(tensors=tensors, metadata=weights.metadata), tuple(sorted(kept)), tuple(notes)
+    )
+
+
+def with_ties(weights: FlatState, tensors: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
+    """Return tensors in the order of the weights; each tied key has the tensor of its owner."""
+    ties = weights.metadata.ties
+    owners = {key: ties[key] if ties.get(key) in tensors else key for key in weights}
+    return {key: tensors[owner] for key, owner in owners.items()}
 
 
 def constant_keys(side: Side) -> set[Key]:
@@ -97,9 +106,8 @@ def constant_keys(side: Side) -> set[Key]:
     collections: Collection[str] = side.framework.collections
     for key in weights:
         plain = module_path(key, weights, side.framework)
-        if plain in constants or key in constants:
-            found.add(key)
-        elif plain != key and key[0] not in collections:
+        of_other_collection = plain != key and key[0] not in collections
+        if plain in constants or key in constants or of_other_collection:
             found.add(key)
     return found
 
@@ -172,7 +180,8 @@ def _values(leaf: str, spec: TensorSpec, fan: int, rng: np.random.Generator) -> 
         return rng.uniform(0.5, 1.5, shape)
     if leaf == "token":
         return rng.standard_normal(shape) * 0.5
-    return rng.standard_normal(shape) / np.sqrt(fan)
+    kernel: np.ndarray[Any, Any] = rng.standard_normal(shape) / np.sqrt(fan)
+    return kernel
 
 
 def _named(key: Key, spec: TensorSpec) -> str:

@@ -86,11 +86,15 @@ def compared_settings(
         target: The target's.
         linked: What the plan links.
     """
-    pairs = [(one, other) for one, other in paired_paths(source, target, linked) if len(one) == len(other) == 1]
+    pairs = [
+        (one, other) for one, other in paired_paths(source, target, linked) if len(one) == len(other) == 1
+    ]
     pairs = list(dict.fromkeys([*pairs, *([(((),), ((),))] if () in source and () in target else [])]))
     differences: list[SettingDifference] = []
     unread: list[str] = []
-    free = list(_weightless_pairs(source, target, linked, [(one[0], other[0]) for one, other in pairs], unread))
+    free = list(
+        _weightless_pairs(source, target, linked, [(one[0], other[0]) for one, other in pairs], unread)
+    )
     everything = [(one[0], other[0]) for one, other in pairs] + free
     for one, other in everything:
         differences += _differences(one, source[one], other, target[other])
@@ -110,7 +114,9 @@ def _weightless_pairs(
 ) -> Iterator[tuple[Key, Key]]:
     """Give pairs of modules without weights, and add to ``unread`` those without a counterpart."""
     ours = _by_owner(source, [one for one, _ in pairs], lambda path: not linked.below(path))
-    theirs = _by_owner(target, [other for _, other in pairs], lambda path: not linked.below(path, target=True))
+    theirs = _by_owner(
+        target, [other for _, other in pairs], lambda path: not linked.below(path, target=True)
+    )
     twins = dict(pairs)
     twins.setdefault((), ())
     for owner, modules in ours.items():
@@ -124,9 +130,7 @@ def _weightless_pairs(
             else:
                 unread.append(_without_twin(one, source, "source", "target"))
         unread += [_without_twin([path], target, "target", "source") for path in others]
-    unread += [
-        _without_twin(paths, target, "target", "source") for paths in theirs.values() if paths
-    ]
+    unread += [_without_twin(paths, target, "target", "source") for paths in theirs.values() if paths]
 
 
 def _without_twin(paths: Sequence[Key], settings: Mapping[Key, ModuleSettings], side: str, other: str) -> str:
@@ -139,7 +143,9 @@ def _without_twin(paths: Sequence[Key], settings: Mapping[Key, ModuleSettings], 
     )
 
 
-def _by_owner(settings: Mapping[Key, ModuleSettings], owners: Sequence[Key], is_free: Any) -> dict[Key, list[Key]]:
+def _by_owner(
+    settings: Mapping[Key, ModuleSettings], owners: Sequence[Key], is_free: Any
+) -> dict[Key, list[Key]]:
     """Return the modules without weights by the innermost paired module that they are in."""
     found: dict[Key, list[Key]] = {}
     known = {*owners, ()}
@@ -174,7 +180,9 @@ def _differences(
         else:
             equal = _equal(one, other)
         if not equal:
-            yield SettingDifference(join_key(source), join_key(target), name, _shown(one), _shown(other), note)
+            yield SettingDifference(
+                join_key(source), join_key(target), name, _shown(one), _shown(other), note
+            )
 
 
 def _dtype(name: Any) -> str:
@@ -201,7 +209,7 @@ def _tuple(value: Any) -> Any:
 def same_padding(source: Mapping[str, Any], target: Mapping[str, Any]) -> tuple[bool, str]:
     """Return whether two windows are padded alike, and a note where that depends on the input's size.
 
-    ``"SAME"`` at stride 1 is the pairs of numbers that keep the size; at larger strides it depends on the size.
+    ``"SAME"`` at stride 1 is the pairs of numbers that keep the size; at larger strides it depends on that.
 
     >>> same_padding({"padding": "SAME", "window": (3,), "stride": (1,)}, {"padding": ((1, 1),)})
     (True, '')
@@ -227,7 +235,9 @@ def _explicit(settings: Mapping[str, Any], other: Mapping[str, Any]) -> Any:
         return tuple((padding, padding) for _ in window)
     if padding != "SAME" or window is None:
         return padding
-    stride, dilation = (_axes(settings.get(name, other.get(name, 1)), len(window)) for name in ("stride", "dilation"))
+    stride, dilation = (
+        _axes(settings.get(name, other.get(name, 1)), len(window)) for name in ("stride", "dilation")
+    )
     if any(step != 1 and size > 1 for step, size in zip(stride, window, strict=True)):
         return "SAME"
     totals = [gap * (size - 1) for gap, size in zip(dilation, window, strict=True)]

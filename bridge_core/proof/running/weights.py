@@ -17,6 +17,7 @@ from bridge_core.proof.running.random_values import (
     has_values,
     random_array,
     randomised,
+    with_ties,
 )
 from bridge_core.state import ArrayTensor, FlatState, Key, Tensor, is_floating, join_key
 from bridge_core.transfer import load_values
@@ -112,7 +113,7 @@ def converted_weights(
         registry: The plugins.
         seed: For tensors that the plan leaves to a model without values.
         run: Whether values are needed; if not, the target keeps its own.
-        asked: Options of `bridge_core.plan_conversion`: ``rules``, ``recipe``, ``accept_guesses``, ``allow_*``.
+        asked: Options of `bridge_core.plan_conversion`: ``rules``, ``recipe``, ``allow_*``.
 
     Raises:
         ConversionError: As `bridge_core.plan_conversion`.
@@ -126,9 +127,7 @@ def converted_weights(
     return Converted(plan, values, filled, tuple(dict.fromkeys(notes)))
 
 
-def _completed(
-    made: FlatState, plan: Plan, side: Side, what: str, seed: int
-) -> tuple[FlatState, list[str]]:
+def _completed(made: FlatState, plan: Plan, side: Side, what: str, seed: int) -> tuple[FlatState, list[str]]:
     """Return converted weights with every key of the model, and notes about those that no source filled."""
     weights = side.weights
     tensors: dict[Key, Tensor] = {}
@@ -149,15 +148,14 @@ def _completed(
     if absent:
         raise MismatchError(
             f"the {what} model has no values for {listed(map(join_key, absent))}, and nothing fills them.",
-            missing=tuple(absent),
+            missing=tuple(map(join_key, absent)),
         )
+    tensors = with_ties(weights, tensors)
     notes = []
     if own:
         notes.append(f"Left to the {what} model, with its own values: {listed(own)}.")
     if random:
-        notes.append(
-            f"Left to the {what} model, which has no values; they are random: {listed(random)}."
-        )
+        notes.append(f"Left to the {what} model, which has no values; they are random: {listed(random)}.")
     return weights.replace(tensors=tensors, metadata=weights.metadata), notes
 
 
