@@ -91,12 +91,13 @@ class CallRecorder:
             return result
         except BaseException:
             if len(self._stack) == 1:  # the model is tried again, or has failed
-                self._forget()
+                self.forget()
             raise
         finally:
             self._stack.pop()
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Begin anew: what was noted belongs to an attempt that failed."""
         with self._lock:
             self._attempt += 1
             self._count = 0
@@ -117,8 +118,8 @@ class CallRecorder:
         names = ", ".join(".".join(path) or "the model itself" for path in list(self.unseen)[:4])
         more = f" and {len(self.unseen) - 4} more" if len(self.unseen) > 4 else ""
         return (
-            f"the calls of {names}{more} could not be seen: JAX computes them for many inputs at once (vmap), or "
-            "compiles them.",
+            f"the calls of {names}{more} could not be seen: JAX compiles them, or computes them for many "
+            "inputs at once (vmap).",
         )
 
     def _note(self, note: Callable[[dict[str, Any]], None], arrays: dict[str, Any], *, staged: bool) -> None:

@@ -1,4 +1,4 @@
-"""Linen modules as programs that can be run, with or without variables, and transformers' models around them."""
+"""Linen modules that can be run, with or without variables, and transformers' models around them."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class LinenModel:
 
 @dataclass(frozen=True, eq=False)
 class TransformersModel:
-    """A ``FlaxPreTrainedModel`` of transformers: an object with a Linen module, and params that it is given."""
+    """A ``FlaxPreTrainedModel`` of transformers, which holds a Linen module and its params."""
 
     model: Any
 
@@ -198,12 +198,7 @@ def _only_arrays(result: Any) -> Any:
 
 
 def _in_collections(tree: Any) -> bool:
-    return (
-        isinstance(tree, Mapping)
-        and all(isinstance(name, str) for name in tree)
-        and "params" in tree
-        or (isinstance(tree, Mapping) and bool(tree) and set(tree) <= set(COLLECTIONS))
-    )
+    return isinstance(tree, Mapping) and ("params" in tree or (bool(tree) and set(tree) <= set(COLLECTIONS)))
 
 
 def _is_update(value: Any) -> bool:

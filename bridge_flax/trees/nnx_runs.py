@@ -25,7 +25,7 @@ from bridge_flax.trees.walk import as_part, rebuild
 __all__ = ["NnxModel"]
 
 _PATH = "_ckptbridge_path"
-"""Attribute of a copy's modules; as a part of the structure it survives NNX's transforms, where ids do not."""
+"""Attribute of a copy's modules; it is a part of the structure, so it survives NNX's transforms."""
 
 _LOCK = threading.RLock()
 """Held while methods of classes are replaced, which every thread sees."""

@@ -4,49 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bridge_core import BridgeError, FlatState, Key, UnsupportedFeature, UsageError
+from bridge_core import BridgeError, FlatState, UsageError
 from bridge_core.plugins import Inputs, ModelRun, Precision, cause_of, is_interrupt
 from bridge_core.state import Array
 from bridge_flax.templates import Template
 from bridge_flax.trees.call_recorder import CallRecorder
 from bridge_flax.trees.flatten import flatten, read_leaves, state_of
 from bridge_flax.trees.linen_runs import LinenModel, TransformersModel
-from bridge_flax.trees.named_arrays import as_inputs, named_leaves, to_numpy, widened
 from bridge_flax.trees.nnx_runs import NnxModel
 from bridge_flax.trees.nnx_split import split
-from bridge_flax.trees.walk import is_empty, rebuild, walk
+from bridge_flax.trees.program import Program, RunnableModel
 
 __all__ = ["model_weights", "run_model"]
-
-
-class RunnableModel(Protocol):
-    """A model as a function of its weights and its inputs."""
-
-    @property
-    def name(self) -> str:
-        """What messages call the model."""
-
-    def tree(self, inputs: Inputs) -> Any:
-        """Return the tree that holds its weights, which may be abstract."""
-
-    def weights(self, inputs: Inputs) -> FlatState:
-        """Return the tree as a flat state, with module types."""
-
-    def call(self, tree: Any, args: Any, kwargs: Any, seed: int) -> tuple[Any, Any]:
-        """Return the result, and a tree of what changed (it may hold more)."""
-
-    def observed(self, recorder: CallRecorder) -> Any:
-        """Return a context in which calls of modules are recorded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,69 +76,25 @@ def run_model(
     with _failures(model.name, "failed when it was called"):
         tree = model.tree(inputs)
         leaves = read_leaves(weights, tree)
-    wide = precision == "float64"
     notes: list[str] = []
-    recorder = CallRecorder()
-    with jax.default_matmul_precision("highest"), jax.enable_x64(wide):
-        if wide:
-            leaves = {key: _wide(leaf) for key, leaf in leaves.items()}
-        args, kwargs = as_inputs(inputs, wide=wide)
-        program = _Program(model, tree, seed, recorder if trace else None)
-        with _failures(model.name, "failed when it was called"):
-            try:
-                outputs, updates = program.run(leaves, args, kwargs, precision)
-            except Exception:
-                if not recorder.used_callbacks:
-                    raise
-                # JAX cannot take callbacks everywhere, as in loops under vmap.
-                recorder = CallRecorder(callbacks=False)
-                program = _Program(model, tree, seed, recorder)
-                outputs, updates = program.run(leaves, args, kwargs, precision)
+    recorder = CallRecorder() if trace else None
+    program = Program(model, tree, seed, recorder)
+    with _failures(model.name, "failed when it was called"):
+        try:
+            outputs, updates = program.run(leaves, inputs, precision)
+        except Exception:
+            if recorder is None or not recorder.used_callbacks:
+                raise
+            # JAX cannot take callbacks everywhere, as in loops under vmap.
+            recorder = CallRecorder(callbacks=False)
+            program = Program(model, tree, seed, recorder)
+            outputs, updates = program.run(leaves, inputs, precision)
     if trace and isinstance(model, FunctionModel):
         notes.append(f"the modules inside {model.name} could not be seen: it is not a Flax module.")
     changed = {key: array for key, array in updates.items() if not _same(array, leaves.get(key))}
+    if recorder is None:
+        return ModelRun(outputs, (), changed, tuple(notes))
     return ModelRun(outputs, recorder.finished(), changed, (*notes, *recorder.notes()))
-
-
-@dataclass(frozen=True, eq=False)
-class _Program:
-    """A model as a pure function from arrays to arrays."""
-
-    model: RunnableModel
-    tree: Any
-    seed: int
-    recorder: CallRecorder | None
-
-    def run(
-        self, leaves: Mapping[Key, Any], args: Any, kwargs: Any, precision: Precision
-    ) -> tuple[dict[str, Array], dict[Key, Array]]:
-        if precision == "reordered":
-            raise UnsupportedFeature("sums in another order are not offered yet.")
-        outputs, updates = self(leaves, args, kwargs)
-        jax.effects_barrier()
-        return (
-            {name: to_numpy(value) for name, value in outputs.items()},
-            {key: to_numpy(value) for key, value in updates.items()},
-        )
-
-    def __call__(self, leaves: Mapping[Key, Any], args: Any, kwargs: Any) -> tuple[Any, Any]:
-        """Return the arrays of the result by name, and those of the weights that changed by key."""
-        tree = rebuild(self.tree, lambda key, leaf: leaves.get(key, leaf))
-        with contextlib.ExitStack() as stack:
-            if self.recorder is not None:
-                stack.enter_context(self.model.observed(self.recorder))
-            result, changed = self.model.call(tree, args, kwargs, self.seed)
-        outputs = {
-            name: jnp.asarray(leaf)
-            for name, leaf in named_leaves(result)
-            if isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float | complex)
-        }
-        updates = {
-            key: leaf
-            for key, leaf, _ in walk(changed)
-            if not is_empty(leaf) and key in leaves and leaf is not leaves[key]
-        }
-        return outputs, updates
 
 
 def as_model(value: Any) -> RunnableModel:
@@ -227,13 +160,6 @@ def _failures(name: str, what: str) -> Iterator[None]:
             f"{name} {what}: {cause_of(err).rstrip('.')}.",
             hint="Pass inputs of the shapes and dtypes that it takes (--inputs), or correct the model.",
         ) from err
-
-
-def _wide(leaf: Any) -> Any:
-    dtype = getattr(leaf, "dtype", None)
-    if dtype is None or jnp.issubdtype(dtype, jax.dtypes.extended):
-        return leaf
-    return jnp.asarray(np.asarray(leaf).astype(widened(dtype)))
 
 
 def _same(array: Array, leaf: Any) -> bool:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from bridge_core import Key, UsageError, as_key
@@ -88,7 +87,7 @@ def _check_names(entries: Mapping[str, torch.Tensor], weights: Mapping[str, torc
 
 def _replacement(name: str, child: torch.Tensor, value: torch.Tensor, double: bool) -> torch.Tensor:
     key: Key = as_key(name)
-    if not is_lazy(child) and child.shape != value.shape:
+    if child.shape != value.shape:
         raise UsageError(
             f"expected a weight of shape {_shape(child.shape)}, got {_shape(value.shape)}.", key=key
         )

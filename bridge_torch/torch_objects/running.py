@@ -9,6 +9,7 @@ import random
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -42,6 +43,8 @@ def run_model(
 ) -> ModelRun:
     """Run a copy of a module on the CPU; see `bridge_core.plugins.RunsModels`."""
     tensors = build_state_dict(weights, None)
+    if _uninitialised(model):
+        model = _initialised(model, inputs)
     try:
         return _run(model, tensors, inputs, trace, precision, seed)
     except UsageError as err:
@@ -56,21 +59,51 @@ def run_model(
 
 def model_weights(model: torch.nn.Module, inputs: Inputs) -> FlatState:
     """Return the state of a module; uninitialised parameters get their shapes by a run, and no values."""
-    with _named_failures("its state dict cannot be read"):
-        children = model.state_dict(keep_vars=True)
-    uninitialised = [as_key(name) for name, child in children.items() if is_lazy(child)]
+    uninitialised = _uninitialised(model)
+    module = _initialised(model, inputs) if uninitialised else model
+    state = _with_constants(read_state(module), module)
     if not uninitialised:
-        return read_state(model)
-    with _quiet(0), _named_failures("the model cannot be copied and called"), torch.no_grad():
-        module = copy.deepcopy(model)
-        positional, named = _arguments(inputs, native_dtype(module))
-        module(*positional, **named)
-    state = read_state(module)
+        return state
     abstract = {
         key: LazyTensor(state.spec(key), _without_value(key)) if key in uninitialised else state.tensor(key)
         for key in state
     }
     return state.replace(tensors=abstract)
+
+
+def _uninitialised(model: torch.nn.Module) -> list[Key]:
+    with _named_failures("the model's state dict cannot be read"):
+        children = model.state_dict(keep_vars=True)
+    return [as_key(name) for name, child in children.items() if is_lazy(child)]
+
+
+def _initialised(model: torch.nn.Module, inputs: Inputs) -> torch.nn.Module:
+    """Return a copy of a lazy module, called once so that its parameters have shapes."""
+    with _quiet(0), _named_failures("the model fails"), torch.no_grad():
+        module = copy.deepcopy(model)
+        positional, named = _arguments(inputs, torch.get_default_dtype())
+        module(*positional, **named)
+    return module
+
+
+def _with_constants(state: FlatState, model: torch.nn.Module) -> FlatState:
+    """Return the state with the names of float buffers that are no statistics in the modules' settings."""
+    buffers = {id(child) for child in model.buffers()}
+    constants = {
+        as_key(name)
+        for name, child in model.state_dict(keep_vars=True).items()
+        if id(child) in buffers and child.is_floating_point()
+    }
+    modules = dict(state.metadata.modules)
+    for path, info in modules.items():
+        names = tuple(
+            name
+            for name in info.parameters
+            if (*path, *as_key(name)) in constants and name not in ("running_mean", "running_var")
+        )
+        if names:
+            modules[path] = replace(info, settings={**info.settings, "constants": names})
+    return state.replace(metadata=replace(state.metadata, modules=modules))
 
 
 def example_inputs(model: torch.nn.Module) -> Inputs | None:
