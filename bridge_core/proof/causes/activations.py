@@ -16,18 +16,29 @@ def activate(name: str, x: Array) -> Array:
     """Return an activation of an array.
 
     Args:
-        name: A key of `ACTIVATIONS`, or one with a parameter, e.g. ``"leaky_relu(0.01)"``.
-        x: float64 of any shape; for the softmaxes, over the last axis.
+        name: A key of `ACTIVATIONS`, or one with a parameter: ``"leaky_relu(0.01)"``, ``"softmax(-1)"``.
+        x: float64 of any shape.
+
+    Raises:
+        KeyError: The name is not known.
     """
-    plain, _, parameter = name.partition("(")
+    plain, _, rest = name.partition("(")
+    parameter = rest.removesuffix(")")
     with np.errstate(all="ignore"):
+        if not parameter:
+            return ACTIVATIONS[plain](x)
         if plain == "leaky_relu":
-            return np.where(x > 0, x, float(parameter[:-1] or "0.01") * x)
-        if plain == "elu" and parameter:
-            return np.where(x > 0, x, float(parameter[:-1]) * np.expm1(np.minimum(x, 0)))
-        if plain == "softmax" and parameter:
-            return _softmax(x, int(parameter[:-1].removeprefix("axis=")))
-        return ACTIVATIONS[plain](x)
+            return np.where(x > 0, x, float(parameter) * x)
+        if plain in ("elu", "celu"):
+            alpha = float(parameter)
+            return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / (alpha if plain == "celu" else 1)))
+        if plain == "softplus":
+            return _softplus(float(parameter) * x) / float(parameter)
+        if plain == "softmax":
+            return _softmax(x, int(parameter))
+        if plain == "log_softmax":
+            return _log_softmax(x, int(parameter))
+    raise KeyError(name)
 
 
 def _sigmoid(x: Array) -> Array:
@@ -59,9 +70,9 @@ def _softmax(x: Array, axis: int = -1) -> Array:
     return powers / np.sum(powers, axis=axis, keepdims=True)
 
 
-def _log_softmax(x: Array) -> Array:
-    moved = x - np.max(x, axis=-1, keepdims=True)
-    return moved - np.log(np.sum(np.exp(moved), axis=-1, keepdims=True))
+def _log_softmax(x: Array, axis: int = -1) -> Array:
+    moved = x - np.max(x, axis=axis, keepdims=True)
+    return moved - np.log(np.sum(np.exp(moved), axis=axis, keepdims=True))
 
 
 _SELU = (1.0507009873554805, 1.6732632423543772)
@@ -73,7 +84,7 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "silu": lambda x: x * _sigmoid(x),
     "sigmoid": _sigmoid,
     "tanh": np.tanh,
-    "gelu_quick": lambda x: x * _sigmoid(1.702 * x),
+    "quick_gelu": lambda x: x * _sigmoid(1.702 * x),
     "relu6": lambda x: np.clip(x, 0, 6),
     "leaky_relu": lambda x: np.where(x > 0, x, 0.01 * x),
     "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
@@ -85,7 +96,7 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "hard_tanh": lambda x: np.clip(x, -1, 1),
     "selu": lambda x: _SELU[0] * np.where(x > 0, x, _SELU[1] * np.expm1(np.minimum(x, 0))),
     "relu_squared": lambda x: np.square(np.maximum(x, 0)),
-    "softsign": lambda x: x / (1 + np.abs(x)),
+    "soft_sign": lambda x: x / (1 + np.abs(x)),
     "tanhshrink": lambda x: x - np.tanh(x),
     "log_sigmoid": lambda x: -_softplus(-x),
     "exp": np.exp,

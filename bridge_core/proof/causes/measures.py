@@ -9,7 +9,7 @@ from bridge_core.state import Array
 
 __all__ = ["comparable", "fits", "improves", "relative_error", "rounding", "typical_error"]
 
-ULPS = 32
+ULPS = 48
 """Units in the last place by which a layer's own sums may differ between frameworks."""
 
 
@@ -60,7 +60,7 @@ def rounding(site: Site, *arrays: Array) -> float:
         arrays: Observed arrays; the coarsest of their dtypes counts.
     """
     steps = [_step(array) for array in arrays]
-    return max(2 * site.control, ULPS * max(steps, default=0.0))
+    return max(3 * site.control, ULPS * max(steps, default=0.0))
 
 
 def _step(array: Array) -> float:

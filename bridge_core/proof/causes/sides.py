@@ -57,7 +57,7 @@ def both_sides(site: Site) -> tuple[Side, Side] | None:
     observed = _observed(site)
     if observed is None:
         return None
-    name, first, second, where = observed
+    _, first, second, where = observed
     dtypes = (first.dtype, second.dtype)
     inputs = list(_input_pairs(site))
     orders: dict[int, tuple[int, ...]] = {}
@@ -70,10 +70,15 @@ def both_sides(site: Site) -> tuple[Side, Side] | None:
         for side in (0, 1):
             arrays[side][common] = aligned[side]
             names[side][common] = texts[side]
-    for common, left, right, texts in _weight_pairs(site):
-        for side, value in enumerate((left, right)):
-            arrays[side][common] = _plain(value)
-            names[side][common] = texts[side]
+    for side, common, value, text in _one_sided(site):
+        if common not in arrays[side] and _usable(value):
+            arrays[side][common] = _alone(site, side, _plain(value), orders)
+            names[side][common] = text
+    for common, *values, texts in _weight_pairs(site):
+        for side, value in enumerate(values):
+            if value is not None and _usable(value):
+                arrays[side][common] = _plain(value)
+                names[side][common] = texts[side]
     first, second = _plain(first), _plain(second)
     moved = _moved(site, first, second, orders)
     return (
@@ -141,66 +146,73 @@ def _paired(left: Mapping[str, Array], right: Mapping[str, Array]) -> Iterator[t
 
 
 Pair = tuple[str, Array, Array, tuple[str, str]]
+WeightPair = tuple[str, Array | None, Array | None, tuple[str, str]]
 
 
 def _input_pairs(site: Site) -> Iterator[Pair]:
+    """Yield what was computed before the observed array on both sides."""
     for name, a, b in _paired(site.source.inputs, site.target.inputs):
-        text = "its input" if name == "0" else f"its input {name!r}"
+        text = "the module's input" if name == "0" else f"the module's input {name!r}"
         yield f"input {name}", a, b, (text, text)
-    before = len(site.pairs) if site.at is None else site.at
-    for place, (one, other) in enumerate(site.pairs[:before]):
+    for place, (one, other) in enumerate(site.pairs):
+        if not (_before(site, 0, one) and _before(site, 1, other)):
+            continue
         first, second = site.source.children[one], site.target.children[other]
-        texts = (_name(first), _name(second))
-        for name, a, b in _paired(first.inputs, second.inputs):
-            yield (
-                f"child {place} input {name}",
-                a,
-                b,
-                (f"the input of {texts[0]}", f"the input of {texts[1]}"),
-            )
-        for name, a, b in _paired(first.outputs, second.outputs):
-            end = f" {name}" if name else ""
-            yield (
-                f"child {place} output{end}",
-                a,
-                b,
-                (f"the output of {texts[0]}", f"the output of {texts[1]}"),
-            )
+        for what, left, right in (
+            ("input", first.inputs, second.inputs),
+            ("output", first.outputs, second.outputs),
+        ):
+            for name, a, b in _paired(left, right):
+                texts = (f"the {what} of {_name(first)}", f"the {what} of {_name(second)}")
+                yield f"child {place} {what}{' ' + name if name else ''}", a, b, texts
+
+
+def _one_sided(site: Site) -> Iterator[tuple[int, str, Array, str]]:
+    """Yield what one side computed before the observed array, and the other perhaps after it."""
+    for place, pair in enumerate(site.pairs):
+        for side, view in enumerate((site.source, site.target)):
+            child = view.children[pair[side]]
+            if not _before(site, side, pair[side]) or (site.at is not None and place == site.at):
+                continue
+            for what, values in (("input", child.inputs), ("output", child.outputs)):
+                for name, value in values.items():
+                    common = f"child {place} {what}{' ' + name if name else ''}"
+                    yield side, common, np.asarray(value), f"the {what} of {_name(child)}"
+
+
+def _before(site: Site, side: int, child: int) -> bool:
+    """Return whether a child was called before the array that differs was there."""
+    return site.at is None or child < site.pairs[site.at][side]
 
 
 def _name(view: ModuleView) -> str:
     return str(view.path[-1]) if view.path else view.type.rpartition(".")[2]
 
 
-def _weight_pairs(site: Site) -> Iterator[Pair]:
-    """Yield weights: the neutral leaves, or the module's own ones, paired by shape and values."""
-    source, target = site.source, site.target
-    if source.neutral and target.neutral:
-        for leaf in source.neutral:
-            if leaf in target.neutral:
-                yield (
-                    f"weight {leaf}",
-                    np.asarray(source.neutral[leaf]),
-                    np.asarray(target.neutral[leaf]),
-                    (leaf, leaf),
-                )
+def _weight_pairs(site: Site) -> Iterator[WeightPair]:
+    """Yield weights: the neutral leaves, or the module's own ones, paired by shape and values.
+
+    A weight that only one side has comes with None for the other.
+    """
+    left, right = _own_weights(site.source), _own_weights(site.target)
+    if site.source.neutral and site.target.neutral:
+        for leaf in dict.fromkeys([*left, *right]):
+            yield f"weight {leaf}", left.get(leaf), right.get(leaf), (leaf, leaf)
         return
-    own = [_own_weights(view) for view in (source, target)]
-    left = dict(own[1])
-    for name, value in own[0].items():
-        other = _same_values(value, left) or _same_shape(value, own[0], left)
-        if other is not None:
-            yield f"weight {name}", value, _as_shaped(left.pop(other), value), (name, other)
+    rest = dict(right)
+    for name, value in left.items():
+        other = _same_values(value, rest) or _same_shape(value, left, rest)
+        if other is None:
+            yield f"weight {name}", value, None, (name, name)
+        else:
+            yield f"weight {name}", value, _as_shaped(rest.pop(other), value), (name, other)
+    for name, value in rest.items():
+        yield (f"weight {name}" if name not in left else f"weight {name} (target)"), None, value, (name, name)
     for place, (one, other_place) in enumerate(site.pairs):
-        first, second = source.children[one].neutral, target.children[other_place].neutral
-        for leaf in ("embedding",):
-            if leaf in first and leaf in second:
-                yield (
-                    f"weight child {place} {leaf}",
-                    np.asarray(first[leaf]),
-                    np.asarray(second[leaf]),
-                    (leaf, leaf),
-                )
+        first, second = site.source.children[one].neutral, site.target.children[other_place].neutral
+        if "embedding" in first and "embedding" in second:
+            tables = (np.asarray(first["embedding"]), np.asarray(second["embedding"]))
+            yield f"weight child {place} embedding", *tables, ("embedding", "embedding")
 
 
 def _own_weights(view: ModuleView) -> dict[str, Array]:
@@ -250,7 +262,8 @@ def unlike_weights(sides: tuple[Side, Side], limit: float) -> list[str]:
     return [
         name
         for name, value in source.items()
-        if value.shape != target[name].shape or relative_error(value, target[name]) > limit
+        if name in target
+        and (value.shape != target[name].shape or relative_error(value, target[name]) > limit)
     ]
 
 
@@ -273,6 +286,15 @@ def _in_one_layout(
         return (first, second)
     orders.setdefault(first.ndim, order)
     return first.transpose(order), second
+
+
+def _alone(site: Site, side: int, array: Array, orders: Mapping[int, tuple[int, ...]]) -> Array:
+    """Return an array of one side in the common layout, as other arrays of its rank are."""
+    view, other = (site.source, site.target) if side == 0 else (site.target, site.source)
+    if view.channels == "first" and other.channels == "last":
+        order = orders.get(array.ndim) or ((0, *range(2, array.ndim), 1) if array.ndim > 3 else None)
+        return array if order is None else array.transpose(order)
+    return array
 
 
 def _turned(site: Site) -> Site:
@@ -305,4 +327,6 @@ def _moved(
             return np.moveaxis(first, 1, -1), np.moveaxis(second, 1, -1)
         return first, second
     order = orders.get(first.ndim) or _usual_order(site, first, second)
-    return (first if order is None else first.transpose(order)), second
+    if order is None or (first.transpose(order).shape != second.shape == first.shape):
+        return first, second
+    return first.transpose(order), second
