@@ -21,8 +21,8 @@ _HOW = (
     "(--inputs mynet:inputs)."
 )
 _TWO = (
-    'Let inputs= (--inputs) return {"source": ..., "target": ...}, each with the axes that its model takes, e.g. '
-    '{"source": x, "target": x.transpose(0, 2, 3, 1)} for images.'
+    'Let inputs= (--inputs) return {"source": ..., "target": ...}, each with the axes that its model takes, '
+    'e.g. {"source": x, "target": x.transpose(0, 2, 3, 1)} for images.'
 )
 
 
@@ -137,7 +137,7 @@ def _numpy(value: Any) -> Any:
 
 
 def input_arrays(inputs: Inputs) -> dict[str, Array]:
-    """Return the arrays among the inputs: ``"0"`` for the first positional one, dotted names in containers."""
+    """Return the arrays among the inputs: ``"0"`` for the first positional one."""
     arrays: dict[str, Array] = {}
 
     def add(name: str, value: Any) -> None:
@@ -159,7 +159,7 @@ def input_arrays(inputs: Inputs) -> dict[str, Array]:
 
 def blind_spots(inputs: Inputs) -> list[str]:
     """Return what these inputs cannot show, a sentence each."""
-    found = []
+    sentences = []
     arrays = input_arrays(inputs)
     if not arrays:
         return ["The inputs hold no array, so they show only what the models compute from constants."]
@@ -168,20 +168,22 @@ def blind_spots(inputs: Inputs) -> list[str]:
         label = f"Input {name}"
         if name in masks:
             if array.size and np.all(array == array.flat[0]):
-                found.append(f"{label} is the same everywhere: a mask of the wrong sign would not be seen.")
+                sentences.append(
+                    f"{label} is the same everywhere: a mask of the wrong sign would not be seen."
+                )
             continue
         if array.size > 1 and np.all(array == array.flat[0]):
-            found.append(f"{label} is constant: values in another order would not be seen.")
+            sentences.append(f"{label} is constant: values in another order would not be seen.")
         if array.ndim > 1 and array.shape[0] == 1:
-            found.append(f"{label} is a batch of one: sums over the batch would not be seen.")
+            sentences.append(f"{label} is a batch of one: sums over the batch would not be seen.")
         if np.issubdtype(array.dtype, np.integer) and array.ndim:
             if array.shape[-1] < 2:
-                found.append(f"{label} is a single token: positions and attention would not be seen.")
+                sentences.append(f"{label} is a single token: positions and attention would not be seen.")
             elif array.shape[-1] < 8:
-                found.append(
+                sentences.append(
                     f"{label} has {array.shape[-1]} tokens: what begins further on, such as a window of "
                     "attention, would not be seen."
                 )
     if any(np.issubdtype(a.dtype, np.integer) and a.ndim == 2 for a in arrays.values()) and not masks:
-        found.append("No mask is given: what the models do with padding would not be seen.")
-    return found
+        sentences.append("No mask is given: what the models do with padding would not be seen.")
+    return sentences

@@ -85,7 +85,7 @@ def prove(
         registry: The plugins; None for all that are installed.
 
     Raises:
-        UsageError: There are no inputs, a model cannot be made or called, or no framework runs it.
+        UsageError: There are no inputs, a model cannot be converted or called, or no framework runs it.
         UnsupportedFeature: The framework's adapter cannot run models.
         MismatchError: The weights do not match, or no output can be compared.
         ConversionError: As in `bridge_core.plan_conversion`.
@@ -113,12 +113,12 @@ def prove(
         "allow_inexact": allow_inexact,
     }
     try:
-        made = converted_weights(values, target, registry, seed=seed, run=run, **asked)
+        converted = converted_weights(values, target, registry, seed=seed, run=run, **asked)
     except MismatchError as err:
         if source.inputs is target.inputs:
             err.hint = f"{err.hint or ''} {_OTHER_INPUTS}".strip()
         raise
-    linked = linked_paths(made.plan, source, target, values)
+    linked = linked_paths(converted.plan, source, target, values)
     tell("comparing settings")
     settings = (_settings_of(source), _settings_of(target))
     compared = _compared(settings, (source, target), linked)
@@ -126,7 +126,7 @@ def prove(
         ModelName(source.layout, type(source.model).__name__),
         ModelName(target.layout, type(target.model).__name__),
     )
-    notes = (*notes, *made.notes)
+    notes = (*notes, *converted.notes)
     if not run:
         return Proof(
             not compared.differences,
@@ -136,21 +136,21 @@ def prove(
             unread=compared.unread,
             notes=notes,
         )
-    proving = _Proving(source, target, made, linked, settings, registry, seed, tell)
-    found = proving.proof(*names)
+    proving = _Proving(source, target, converted, linked, settings, registry, seed, tell)
+    proof = proving.proof(*names)
     blind = tuple(dict.fromkeys((*blind_spots(source.inputs), *blind_spots(target.inputs))))
     return replace(
-        found,
+        proof,
         settings=compared.differences,
         unread=compared.unread,
         blind=blind,
-        notes=tuple(dict.fromkeys((*notes, *found.notes))),
+        notes=tuple(dict.fromkeys((*notes, *proof.notes))),
     )
 
 
 _OTHER_INPUTS = (
-    "If the models take inputs of other axes, which decide the shapes of their weights, let inputs= (--inputs) "
-    'return {"source": ..., "target": ...}.'
+    "If the models take inputs of other axes, which decide the shapes of their weights, let inputs= "
+    '(--inputs) return {"source": ..., "target": ...}.'
 )
 
 
@@ -227,11 +227,11 @@ class _Proving:
 
     def _restless(self, ours: Control, theirs: Control, control: float) -> tuple[Cause, ...]:
         self.tell("running both again with another seed")
-        found = (
+        causes = (
             restless_cause(self.source, self.made.source, ours.native, control, seed=self.seed),
             restless_cause(self.target, self.made.target, theirs.native, control, seed=self.seed),
         )
-        return tuple(cause for cause in found if cause is not None)
+        return tuple(cause for cause in causes if cause is not None)
 
     def _with_first_difference(self, known: Proof, sharp: Outputs | None) -> Proof:
         """Trace both, find the first module that differs, and look for causes there."""
@@ -291,14 +291,14 @@ def _run_notes(
 ) -> tuple[str, ...]:
     notes = [*ours.native.notes, *theirs.native.notes]
     for what, side in (("source", ours), ("target", theirs)):
-        notes += [f"The control of the {what} lacks a run: {text}" for text in side.missing]
+        notes += [f"The control of the {what} is without a run: {text}" for text in side.missing]
         if side.native.updates:
             keys = listed(map(join_key, side.native.updates))
             notes.append(f"The {what} ran in training mode: it changed {keys}.")
     if equal and sharp is not None and sharp.error > _SHARP and sharp.error > 1e-3 * control:
         notes.append(
-            f"In float64 the outputs differ by {sharp.error:.1e}, which is below the rounding of the models: a "
-            "small difference of settings, or a cast to float32 inside one of them."
+            f"In float64 the outputs differ by {sharp.error:.1e}, which is below the rounding of the "
+            "models: a small difference of settings, or a cast to float32 inside one of them."
         )
     return tuple(notes)
 
