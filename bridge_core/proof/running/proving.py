@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from bridge_core.proof.causes import Cause
 from bridge_core.proof.running.alignment import LinkedPaths, linked_paths, paired_calls
 from bridge_core.proof.running.control import Control, measured_control
 from bridge_core.proof.running.first_difference import Place, SideOfSite, first_place, site_of
-from bridge_core.proof.running.inputs import blind_spots, with_given_inputs
+from bridge_core.proof.running.inputs import blind_spots, hints_of_inputs, with_given_inputs
 from bridge_core.proof.running.models import Side, model_side
 from bridge_core.proof.running.module_pairs import ModuleError, module_errors
 from bridge_core.proof.running.outputs import Outputs, compared_outputs, not_finite
@@ -112,12 +113,9 @@ def prove(
         "allow_unclaimed": allow_unclaimed,
         "allow_inexact": allow_inexact,
     }
-    try:
+    hinting = functools.partial(hints_of_inputs, shared=source.inputs is target.inputs)
+    with hinting():
         converted = converted_weights(values, target, registry, seed=seed, run=run, **asked)
-    except MismatchError as err:
-        if source.inputs is target.inputs:
-            err.hint = f"{err.hint or ''} {_OTHER_INPUTS}".strip()
-        raise
     linked = linked_paths(converted.plan, source, target, values)
     tell("comparing settings")
     settings = (_settings_of(source), _settings_of(target))
@@ -137,7 +135,8 @@ def prove(
             notes=notes,
         )
     proving = _Proving(source, target, converted, linked, settings, registry, seed, tell)
-    proof = proving.proof(*names)
+    with hinting():
+        proof = proving.proof(*names)
     blind = tuple(dict.fromkeys((*blind_spots(source.inputs), *blind_spots(target.inputs))))
     return replace(
         proof,
@@ -146,12 +145,6 @@ def prove(
         blind=blind,
         notes=tuple(dict.fromkeys((*notes, *proof.notes))),
     )
-
-
-_OTHER_INPUTS = (
-    "If the models take inputs of other axes, which decide the shapes of their weights, let inputs= "
-    '(--inputs) return {"source": ..., "target": ...}.'
-)
 
 
 def _settings_of(side: Side) -> Mapping[Key, ModuleSettings] | str:
