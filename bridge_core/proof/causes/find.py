@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from bridge_core.proof.causes.cause import Cause
+from bridge_core.proof.causes.junctions import junction_causes
 from bridge_core.proof.causes.layers import layer_causes
 from bridge_core.proof.causes.measures import improves, relative_error, rounding
 from bridge_core.proof.causes.sides import Side, both_sides
@@ -39,4 +40,8 @@ def find_causes(site: Site) -> tuple[Cause, ...]:
 
 def _all_causes(site: Site, sides: tuple[Side, Side], limit: float) -> Iterator[Cause]:
     if site.at is None and not site.pairs:
-        yield from layer_causes(site, sides, limit)
+        named = list(layer_causes(site, sides, limit))
+        yield from named
+        if named:
+            return
+    yield from junction_causes(site, sides, limit)

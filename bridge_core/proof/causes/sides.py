@@ -34,6 +34,7 @@ class Side:
         names: Common name -> what people call it on this side.
         dtypes: The dtypes of the observed array and of the floats among the inputs.
         where: What the observed array is, for people.
+        children: The side's child of each pair.
     """
 
     view: ModuleView
@@ -42,6 +43,7 @@ class Side:
     names: Mapping[str, str] = field(default_factory=dict)
     dtypes: tuple[np.dtype, ...] = ()
     where: str = "output"
+    children: tuple[ModuleView, ...] = ()
 
     @property
     def weights(self) -> dict[str, Array]:
@@ -81,9 +83,13 @@ def both_sides(site: Site) -> tuple[Side, Side] | None:
                 names[side][common] = texts[side]
     first, second = _plain(first), _plain(second)
     moved = _moved(site, first, second, orders)
+    children = (
+        tuple(site.source.children[one] for one, _ in site.pairs),
+        tuple(site.target.children[other] for _, other in site.pairs),
+    )
     return (
-        Side(site.source, arrays[0], moved[0], names[0], dtypes, where),
-        Side(site.target, arrays[1], moved[1], names[1], dtypes, where),
+        Side(site.source, arrays[0], moved[0], names[0], dtypes, where, children[0]),
+        Side(site.target, arrays[1], moved[1], names[1], dtypes, where, children[1]),
     )
 
 
