@@ -33,6 +33,7 @@ class Term:
         base: Common name of the array.
         steps: Done in order.
         factor: A number, or the common name of a weight that multiplies the features.
+        dropout: Share of values that were dropped from it; None if none were.
         rows: Of a weight that is added to the tokens (positions): first row, and how many.
     """
 
@@ -40,6 +41,7 @@ class Term:
     steps: tuple[Step, ...] = ()
     factor: float | str = 1.0
     rows: tuple[int, int] | None = None
+    dropout: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +69,7 @@ class Expression:
         slots: dict[str, Any] = {"combine": self.combine, "terms": len(self.terms), "dropout": self.dropout}
         for place, term in enumerate(self.terms):
             slots |= {f"{place} base": term.base, f"{place} factor": term.factor, f"{place} rows": term.rows}
+            slots[f"{place} dropout"] = term.dropout
             slots |= _step_slots(f"{place} step", term.steps)
         return {**slots, **_step_slots("after", self.after)}
 
@@ -78,13 +81,13 @@ def _step_slots(name: str, steps: tuple[Step, ...]) -> dict[str, Any]:
     return slots
 
 
-def evaluate(expression: Expression, arrays: Mapping[str, Array], dropped: Array | None = None) -> Array:
+def evaluate(expression: Expression, arrays: Mapping[str, Array], seen: Array | None = None) -> Array:
     """Return what an expression gives on recorded arrays.
 
     Args:
         expression: Its bases are names of the arrays.
         arrays: Common name -> array.
-        dropped: Which values the dropout of the expression dropped; None leaves it out.
+        seen: The observed array, which shows what a dropout of the expression dropped; None leaves it out.
 
     Raises:
         KeyError: An array is missing.
@@ -94,14 +97,31 @@ def evaluate(expression: Expression, arrays: Mapping[str, Array], dropped: Array
     values = [_term(term, arrays, weights) for term in expression.terms]
     if expression.combine == "concat":
         value = np.concatenate(_alike(values, expression.axis), axis=expression.axis)
-    else:
+    elif expression.combine == "product":
         value = values[0]
         for other in values[1:]:
-            value = value * other if expression.combine == "product" else value + other
+            value = value * other
+    else:
+        value = _sum(expression.terms, values, seen)
     for family, settings in expression.after:
         value = STEPS[family].compute(value, weights, settings)
-    if expression.dropout is not None and dropped is not None:
-        value = np.where(dropped, 0.0, value / (1 - expression.dropout))
+    if expression.dropout is not None and seen is not None:
+        value = np.where((seen == 0) & (value != 0), 0.0, value / (1 - expression.dropout))
+    return value
+
+
+def _sum(terms: tuple[Term, ...], values: list[Array], seen: Array | None) -> Array:
+    dropped = [place for place, term in enumerate(terms) if term.dropout is not None]
+    value: Array = np.zeros(())
+    for place, other in enumerate(values):
+        if place not in dropped:
+            value = value + other if value.ndim or place else other
+    for place in dropped:
+        share, other = terms[place].dropout or 0.0, values[place]
+        if seen is not None:
+            gone = np.abs(seen - value) <= 1e-6 * np.max(np.abs(seen))
+            other = np.where(gone, 0.0, other / (1 - share))
+        value = value + other
     return value
 
 

@@ -98,7 +98,7 @@ def _error(expression: Expression, sides: tuple[Side, Side]) -> float:
     arrays = {**{n: a for n, a in source.arrays.items() if n.startswith("weight ")}, **target.arrays}
     with np.errstate(all="ignore"):
         try:
-            value = evaluate(expression, arrays, source.observed == 0)
+            value = evaluate(expression, arrays, source.observed)
         except (ValueError, KeyError, IndexError):
             return float("inf")
     return relative_error(source.observed, value)
@@ -126,16 +126,14 @@ def _shifted_ids(site: Site, sides: tuple[Side, Side]) -> Iterator[Cause]:
 def _differences(one: Expression, other: Expression, sides: tuple[Side, Side]) -> Iterator[Difference]:
     """Yield in what the target's expression differs from the source's, the most telling first."""
     source, target = sides
-    if one.dropout != other.dropout:
-        texts = [
-            f"{share:g} dropped" if share is not None else "nothing dropped"
-            for share in (one.dropout, other.dropout)
-        ]
+    shares = [_dropout(expression) for expression in (one, other)]
+    if shares[0] != shares[1]:
+        texts = [f"{share:g} dropped" if share is not None else "nothing dropped" for share in shares]
         off = "deterministic=True" if target.view.framework == "flax" else "model.eval()"
         yield (
             "dropout",
             *texts,
-            f"leave dropout out: {off}" if one.dropout is None else "drop as the source does",
+            f"leave dropout out: {off}" if shares[0] is None else "drop as the source does",
         )
         return
     bases = [[term.base for term in expression.terms] for expression in (one, other)]
@@ -164,6 +162,11 @@ def _differences(one: Expression, other: Expression, sides: tuple[Side, Side]) -
     for term, second in zip(one.terms, other.terms, strict=True):
         yield from _term_differences(term, second, one, other, sides)
     yield from _step_differences(one.after, other.after, sides, one)
+
+
+def _dropout(expression: Expression) -> float | None:
+    shares = [term.dropout for term in expression.terms if term.dropout is not None]
+    return shares[0] if shares else expression.dropout
 
 
 def _same_steps(one: Expression, other: Expression) -> bool:
@@ -248,11 +251,6 @@ def _step_differences(
                 texts = [setting_text(family, name, settings[name]) for settings in (left, right)]
                 yield code, texts[0], texts[1], _step_todo(family, name, left[name], target, expression)
         return
-    for (family, left), (second, right) in zip(one, other, strict=False):
-        if family != second:
-            break
-    else:
-        left, right = {}, {}
     alone = [n for n in names[0] if n not in names[1]], [n for n in names[1] if n not in names[0]]
     family = (alone[0] + alone[1] + names[0] + names[1])[0]
     texts = [_steps_text(steps) for steps in (one, other)]
@@ -313,6 +311,8 @@ def _term_text(term: Term, side: Side) -> str:
         text = f"{_steps_text(((family, settings),))}({text})"
     if term.rows is not None:
         text = f"{text}[{term.rows[0]}:{term.rows[0] + term.rows[1]}]"
+    if term.dropout is not None:
+        text = f"dropout({text})"
     if isinstance(term.factor, str):
         return f"{side.names.get(term.factor, term.factor)} * {text}"
     return text if term.factor == 1.0 else f"{term.factor:g} * {text}"
