@@ -14,6 +14,7 @@ from bridge_core.proof.causes.forms import closest, differing
 from bridge_core.proof.causes.layers import code_of, precision_of, setting_text
 from bridge_core.proof.causes.measures import relative_error
 from bridge_core.proof.causes.mends import call_of, mend
+from bridge_core.proof.causes.relations import related
 from bridge_core.proof.causes.sides import Side
 from bridge_core.proof.causes.site import ModuleView, Site
 
@@ -41,18 +42,17 @@ def junction_causes(site: Site, sides: tuple[Side, Side], limit: float) -> Itera
         yield from _shifted_ids(site, sides)
         return
     source, target = sides
-    bases = bases_of(source)
-    dropped = tuple(n for n in source.arrays if not n.startswith("weight ") and n not in bases)
-    own = tuple(n for n in bases_of(target) if n not in dropped)
-    found = expressions_of(source, bases, limit, precision_of(source))
+    common = _common(sides, limit)
+    found: Expressions = []
+    others: Expressions = []
+    for names in ((common, common), (bases_of(source), common), (bases_of(source), bases_of(target))):
+        if not found:
+            found = expressions_of(source, names[0], limit, precision_of(source))
+        if not others:
+            others = expressions_of(target, names[1], limit, precision_of(target))
     if not found:
+        yield from related(site, sides)
         return
-    others = expressions_of(
-        target,
-        tuple(n for n in bases if n in target.arrays) + tuple(n for n in own if n not in bases),
-        limit,
-        precision_of(target),
-    )
     pair = _closest(found, others)
     without = relative_error(source.observed, target.observed)
     one = pair[0] if pair else found[0][0]
@@ -80,6 +80,17 @@ def junction_causes(site: Site, sides: tuple[Side, Side], limit: float) -> Itera
             f"In the target, at {_path(site.target)}: {todo}.",
         )
         return
+
+
+def _common(sides: tuple[Side, Side], limit: float) -> tuple[str, ...]:
+    """Return the names of the arrays that are equal on both sides."""
+    source, target = sides
+    return tuple(
+        name
+        for name in bases_of(source)
+        if name in target.arrays
+        and relative_error(source.arrays[name], target.arrays[name]) <= max(limit, 1e-4)
+    )
 
 
 def _closest(source: Expressions, target: Expressions) -> tuple[Expression, Expression] | None:
@@ -186,7 +197,7 @@ def _other_terms(one: Expression, other: Expression, sides: tuple[Side, Side]) -
     surplus = [t for t in other.terms if t.base not in {u.base for u in one.terms}]
     missing = extra or surplus
     if len(missing) == 1 and missing[0].base.startswith("weight "):
-        code = "missing_positions" if missing[0].rows is not None else "missing_weight"
+        code = "position_missing" if missing[0].rows is not None else "missing_weight"
         code = code if extra else code.replace("missing", "extra")
     elif len(missing) == 1:
         code = "missing_residual" if extra else "extra_residual"

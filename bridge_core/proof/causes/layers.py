@@ -17,6 +17,7 @@ from bridge_core.proof.causes.norms import NORM
 from bridge_core.proof.causes.pools import ACTIVATION, POOL
 from bridge_core.proof.causes.sides import Side, unlike_weights
 from bridge_core.proof.causes.site import Site
+from bridge_core.proof.differences import relation_between
 from bridge_core.state import Array
 
 __all__ = ["code_of", "layer_causes", "precision_of", "setting_text"]
@@ -125,7 +126,9 @@ def precision_of(side: Side) -> float:
 
 
 def layer_causes(site: Site, sides: tuple[Side, Side], limit: float) -> Iterator[Cause]:
-    """Yield causes inside a layer: settings, and weights that differ."""
+    """Yield causes inside a layer: settings, and weights that differ; nothing for a module with children."""
+    if site.at is not None or site.pairs:
+        return
     tasks = [_layer_task(sides[0], sides[1], limit), _layer_task(sides[1], sides[0], limit)]
     source, target = tasks
     if source is None or target is None:
@@ -251,6 +254,5 @@ def _weight_causes(
 
 def _relation(source: Array, target: Array) -> tuple[str, str]:
     """Return the kind of the relation between two weights, and what completes "as if ..."; empty if none."""
-    if source.ndim == 2 and source.T.shape == target.shape and relative_error(source.T, target) < 1e-5:
-        return "transposed", "transposed"
-    return "", ""
+    relation = relation_between(source.astype(np.float32), target.astype(np.float32), tolerance=1e-6)
+    return ("", "") if relation is None else (relation.kind, relation.text)
