@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from bridge_core import FlatState, Key
@@ -20,6 +21,7 @@ from bridge_flax.trees.arrays import is_key_array
 from bridge_flax.trees.call_recorder import CallRecorder
 from bridge_flax.trees.constants import with_constants
 from bridge_flax.trees.flatten import flatten
+from bridge_flax.trees.named_arrays import is_short
 from bridge_flax.trees.walk import as_part, rebuild
 
 __all__ = ["NnxModel"]
@@ -65,10 +67,14 @@ class NnxModel:
         modules = with_constants(metadata.modules, constants)
         return self.described.replace(metadata=metadata.with_(modules=modules))
 
-    def call(self, tree: Any, args: Any, kwargs: Any, seed: int) -> tuple[Any, Any]:
+    def call(self, tree: Any, args: Any, kwargs: Any, seed: int, *, wide: bool = False) -> tuple[Any, Any]:
         """Call a copy of the module; returns its result, and its state afterwards."""
         module = nnx.merge(self.graphdef, _reseeded(tree, seed))
         _mark(module)
+        if wide:
+            for _, node in nnx.iter_graph(module):
+                if isinstance(node, nnx.Module) and is_short(getattr(node, "dtype", None)):
+                    object.__setattr__(node, "dtype", np.dtype(np.float64))
         result = module(*args, **kwargs)
         return result, nnx.state(module)
 

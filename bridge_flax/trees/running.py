@@ -46,7 +46,7 @@ class FunctionModel:
         """Return the variables as a flat state; nothing shows the types of modules."""
         return flatten(self.variables, form=None)
 
-    def call(self, tree: Any, args: Any, kwargs: Any, seed: int) -> tuple[Any, Any]:
+    def call(self, tree: Any, args: Any, kwargs: Any, seed: int, *, wide: bool = False) -> tuple[Any, Any]:
         """Call the function; it changes nothing."""
         return self.function(tree, *args, **kwargs), {}
 
