@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from bridge_core.errors import MismatchError, UnsupportedFeature, UsageError
 from bridge_core.messages import listed
-from bridge_core.plugins import ModelRun, ModuleSettings, Precision, Registry, given_registry
-from bridge_core.proof.causes import Cause
+from bridge_core.plugins import ModelRun, ModuleSettings, Precision, Registry, cause_of, given_registry
+from bridge_core.proof.causes import Cause, find_causes
 from bridge_core.proof.running.alignment import LinkedPaths, linked_paths, paired_calls
 from bridge_core.proof.running.control import Control, measured_control
 from bridge_core.proof.running.first_difference import Place, SideOfSite, first_place, site_of
@@ -247,15 +247,18 @@ class _Proving:
         if place is None:
             text = "The modules of one model were not recorded, so the first one that differs is unknown."
             return replace(known, notes=(*known.notes, text))
-        causes = self._causes(place, runs, limit)
-        return replace(known, first=_first_difference(place, errors, limit), causes=causes)
+        causes, failure = self._causes(place, runs, limit)
+        return replace(
+            known,
+            first=_first_difference(place, errors, limit),
+            causes=causes,
+            notes=(*known.notes, *failure),
+        )
 
-    def _causes(self, place: Place, runs: list[ModelRun], limit: float) -> tuple[Cause, ...]:
-        from bridge_core.proof import causes as room
-
-        find = getattr(room, "find_causes", None)
-        if find is None:
-            return ()
+    def _causes(
+        self, place: Place, runs: list[ModelRun], limit: float
+    ) -> tuple[tuple[Cause, ...], tuple[str, ...]]:
+        """Return the causes, and a note where looking for them failed."""
         sides = []
         for side, weights, run, settings in zip(
             (self.source, self.target), (self.made.source, self.made.target), runs, self.settings, strict=True
@@ -264,10 +267,13 @@ class _Proving:
             sides.append(SideOfSite.of(side, weights, run.calls, readable, self.registry))
         site = site_of(place, sides[0], sides[1], limit)
         if site is None:
-            return ()
+            return (), ()
         self.tell("trying known causes")
-        found: tuple[Cause, ...] = tuple(find(site))
-        return found
+        try:
+            return tuple(find_causes(site)), ()
+        except Exception as err:  # the place is known, and is told in any case
+            text = f"Trying known causes failed with {cause_of(err)}. This is a mistake in ckptbridge."
+            return (), (text,)
 
 
 def _problems(source: ModelRun, target: ModelRun) -> tuple[str, ...]:
