@@ -169,11 +169,11 @@ class Proof:
             return [f"{head}: {models}, not run"]
         lines = [
             f"{'equal' if self.equal else 'different'}: the outputs of {models}",
-            f"error: {error_text(self.error)}; rounding explains {error_text(self.control)} "
+            f"largest error {error_text(self.error)}; rounding explains {error_text(self.control)} "
             f"(source {error_text(self.controls[0])}, target {error_text(self.controls[1])})",
         ]
         if self.error_in_float64 is not None:
-            lines.append(f"error in float64: {error_text(self.error_in_float64)}")
+            lines.append(f"in float64 {error_text(self.error_in_float64)}")
         if self.outputs is not None:
             lines += _output_lines(self.outputs)
         return [*lines, *self.problems]

@@ -126,6 +126,12 @@ def prove(
     )
     notes = (*notes, *converted.notes)
     if not run:
+        unreadable = [text for text in settings if isinstance(text, str)]
+        if unreadable:
+            raise UnsupportedFeature(
+                f"without a run there is nothing to compare: {'; '.join(unreadable)}.",
+                hint="Run the models, without run=False (--no-run).",
+            )
         return Proof(
             not compared.differences,
             *names,
