@@ -203,9 +203,16 @@ class Proof:
             ]
         if self.first is not None and not self.causes:
             lines.append("no known cause explains it: compare the code of the two modules")
+            lines += [f"  its settings:{line[1:]}" for line in map(_setting_line, self._settings_there())]
         if self.first is not None:
             lines.append("only the first difference is named; others may follow it")
         return lines
+
+    def _settings_there(self) -> list[SettingDifference]:
+        """Return the settings that differ in the first module that differs, and below it."""
+        if self.first is None or not self.first.source:
+            return []
+        return [one for one in self.settings if f"{one.source}.".startswith(f"{self.first.source}.")]
 
     def _settings(self) -> list[str]:
         lines: list[str] = []
