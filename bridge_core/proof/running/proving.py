@@ -21,7 +21,7 @@ from bridge_core.proof.running.outputs import Outputs, compared_outputs, not_fin
 from bridge_core.proof.running.proof_report import FirstDifference, ModelName, Proof
 from bridge_core.proof.running.restless import restless_cause
 from bridge_core.proof.running.setting_differences import ComparedSettings, compared_settings
-from bridge_core.proof.running.weights import Converted, converted_weights, source_values
+from bridge_core.proof.running.weights import Converted, converted_weights, source_values, stacked_keys
 from bridge_core.public import require_bool
 from bridge_core.rules import Allowed, Rules
 from bridge_core.state import Key, join_key
@@ -266,11 +266,16 @@ class _Proving:
     ) -> tuple[tuple[Cause, ...], tuple[str, ...]]:
         """Return the causes, and a note where looking for them failed."""
         sides = []
-        for side, weights, run, settings in zip(
-            (self.source, self.target), (self.made.source, self.made.target), runs, self.settings, strict=True
+        for side, weights, run, settings, stacked in zip(
+            (self.source, self.target),
+            (self.made.source, self.made.target),
+            runs,
+            self.settings,
+            stacked_keys(self.made.plan),
+            strict=True,
         ):
             readable = None if isinstance(settings, str) else settings
-            sides.append(SideOfSite.of(side, weights, run.calls, readable, self.registry))
+            sides.append(SideOfSite.of(side, weights, run.calls, readable, self.registry, stacked))
         site = site_of(place, sides[0], sides[1], limit)
         if site is None:
             return (), ()
