@@ -140,7 +140,9 @@ class ToyFramework:
                 modules[path] = ModuleInfo((kind,), {}, tuple(leaves))
         if model.constants:
             tensors |= {(name,): value for name, value in model.constants.items()}
-            modules[()] = ModuleInfo(("toy.Model",), {"constants": tuple(model.constants)}, tuple(model.constants))
+            modules[()] = ModuleInfo(
+                ("toy.Model",), {"constants": tuple(model.constants)}, tuple(model.constants)
+            )
         return FlatState(tensors, layout=self.name, metadata=StateMetadata(modules=modules))
 
     def run_model(
