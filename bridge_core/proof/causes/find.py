@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 
 from bridge_core.proof.causes.attention import attention_causes
@@ -31,14 +33,14 @@ def find_causes(site: Site) -> tuple[Cause, ...]:
     if relative_error(sides[0].observed, sides[1].observed) <= site.control:
         return ()
     unknown: tuple[Cause, ...] = ()
-    finders = (
+    finders: tuple[Callable[[], Iterator[Cause]], ...] = (
         lambda: attention_causes(site),
         lambda: layer_causes(site, sides, limit),
         lambda: junction_causes(site, sides, limit),
     )
     for finder in finders:
         causes: dict[str, Cause] = {}
-        for cause in finder():
+        for cause in _asked(finder):
             if improves(cause.error_with, cause.error_without, limit):
                 causes.setdefault(cause.code, cause)
         named = tuple(cause for cause in causes.values() if cause.target != "unknown")
@@ -46,3 +48,14 @@ def find_causes(site: Site) -> tuple[Cause, ...]:
             return named
         unknown = unknown or tuple(causes.values())
     return unknown
+
+
+def _asked(finder: Callable[[], Iterator[Cause]]) -> list[Cause]:
+    """Return a finder's causes; what was recorded may have any shape, and then nothing is known."""
+    causes: list[Cause] = []
+    with np.errstate(all="ignore"):
+        try:
+            causes.extend(finder())
+        except (ArithmeticError, IndexError, KeyError, ValueError, np.linalg.LinAlgError):
+            pass
+    return causes

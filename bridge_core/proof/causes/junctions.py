@@ -211,20 +211,31 @@ def _other_bases(one: Expression, other: Expression, sides: tuple[Side, Side]) -
     source, target = sides
     for first, second in zip(one.terms, other.terms, strict=True):
         if first.base != second.base:
-            normed = any(_is_norm(name, sides) for name in (first.base, second.base))
-            code = "norm_place" if normed else "other_input"
+            normed = _across_norm(first.base, second.base, sides) or _across_norm(
+                second.base, first.base, sides
+            )
+            code = "norm_place" if normed and one.after == other.after == () else "other_input"
             if any(name.startswith("weight ") for name in (first.base, second.base)):
                 code = "other_weight"
             yield code, described(one, source), described(other, target), f"compute {described(one, target)}"
             return
 
 
-def _is_norm(base: str, sides: tuple[Side, Side]) -> bool:
-    words = base.split()
-    if words[0] != "child":
+def _across_norm(output: str, other: str, sides: tuple[Side, Side]) -> bool:
+    """Return whether one array is what a norm returns, and the other what it was called with."""
+    words = output.split()
+    if words[0] != "child" or words[2] != "output":
         return False
     child = _child(sides[0], int(words[1]))
-    return child is not None and (child.kind in ("norm", "batch_norm") or "norm" in child.type.lower())
+    if child is None or not (child.kind in ("norm", "batch_norm") or "norm" in child.type.lower()):
+        return False
+    name = f"child {words[1]} input 0"
+    return any(
+        name in side.arrays
+        and other in side.arrays
+        and relative_error(side.arrays[name], side.arrays[other]) < 1e-6
+        for side in sides
+    )
 
 
 def _child(side: Side, place: int) -> ModuleView | None:
