@@ -255,6 +255,8 @@ def _changed_rotary(rotary: Rotary, parts: Parts, hints: Hints, head_dim: int) -
         yield replace(rotary, theta=theta)
     for offset in (0, 1, -1, 2, -2, -hints.length, 1 - hints.length):
         yield replace(rotary, offset=offset)
+    for ahead in (0, 1, -1, 2, hints.keys - hints.length):
+        yield replace(rotary, ahead=ahead)
     for name, value in parts.given.items():
         if not isinstance(value, tuple):
             yield replace(rotary, positions=name)
@@ -282,6 +284,8 @@ def _changed_layout(form: Form, hints: Hints) -> Iterator[Form]:
             splits = list(form.splits)
             splits[place] = order
             yield replace(form, splits=(splits[0], splits[1], splits[2]))
+    if hints.length == hints.keys:
+        yield replace(form, exchanged=not form.exchanged)
     for roles in permutations("qkv"):
         yield replace(form, roles="".join(roles))
     if hints.fused or hints.paired:

@@ -42,8 +42,8 @@ def attention_parts(site: Site) -> tuple[Parts, Hints, tuple[Recorded, Recorded]
         return _whole_layer(site, layer)
     before = None if site.at is None else site.pairs[site.at]
     views = (
-        _named(site.source, None if before is None else before[0]),
-        _named(site.target, None if before is None else before[1]),
+        _named(site.source, None if before is None else before[0], frozenset(one for one, _ in site.pairs)),
+        _named(site.target, None if before is None else before[1], frozenset(other for _, other in site.pairs)),
     )
     chosen = [_projections(site, roles, own) for own, roles in enumerate(views)]
     found = max(chosen, key=len) if any(chosen) else {}
@@ -108,22 +108,21 @@ def _name(view: ModuleView) -> str:
     return str(view.path[-1]) if view.path else view.type.rpartition(".")[2]
 
 
-def _named(view: ModuleView, before: int | None) -> dict[str, ModuleView]:
-    """Return the children that are projections, by role; those before one child, and inside others."""
+def _named(view: ModuleView, before: int | None, paired: frozenset[int]) -> dict[str, ModuleView]:
+    """Return the children that are projections, by role: those before one child, and inside unpaired ones."""
     children = view.children if before is None else view.children[: before + 1]
     result: dict[str, ModuleView] = {}
     for child in children:
-        name = _name(child).lower()
-        role = _ROLE_OF.get(name)
+        role = _ROLE_OF.get(_name(child).lower())
         if role is not None:
             result.setdefault(role, child)
     if not any(role in result for role in ("q", "qkv")):
-        for child in children:
-            inner = _named(child, None) if child.children and not _NORM.search(_name(child)) else {}
-            for role, found in inner.items():
-                result.setdefault(role, found)
+        for place, child in enumerate(children):
+            if child.children and place not in paired:
+                for role, found in _named(child, None, frozenset()).items():
+                    result.setdefault(role, found)
     linear = [c for c in children if c.kind == "linear" or "kernel" in c.neutral]
-    if "q" not in result and "qkv" not in result and len(linear) in (3, 4):
+    if not any(role in result for role in ("q", "qkv")) and len(linear) in (3, 4):
         result.update(zip("qkvo", linear, strict=False))
     return result
 
