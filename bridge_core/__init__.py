@@ -153,7 +153,9 @@ else:
             ),
             "transfer": "compare_states load_values Progress",
         },
-        packages="axes checkpoint conversion formats io layers ops plan plugins proof resolve rules state transfer",
+        packages=(
+            "axes checkpoint conversion formats io layers ops plan plugins proof resolve rules state transfer"
+        ),
         moved={
             "Array": "bridge_core.state:Array",
             "as_tensor": "bridge_core.state:as_tensor",

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from bridge_core import FlatState, Key, MissingDependency, TensorSpec
-from bridge_core.plugins import Inputs, ModelRun, Precision
+from bridge_core.plugins import Inputs, ModelRun, ModuleSettings, Precision
 from bridge_torch.layers import place_in_stack, spell_in_stack
 
 __all__ = ["TorchFramework"]
@@ -179,6 +179,19 @@ class TorchFramework:
         """
         run: ModelRun = _live().run_model(model, weights, inputs, trace=trace, precision=precision, seed=seed)
         return run
+
+    def model_settings(self, model: Any, inputs: Inputs | None = None) -> Mapping[Key, ModuleSettings]:
+        """Return the settings of each module, by path.
+
+        Those of torch's own layers are read exactly; those of other modules from attributes with usual names,
+        and from the config that they hold. Nothing is run.
+
+        Args:
+            model: An `nn.Module`, which may be on the meta device.
+            inputs: Not used: the modules of torch exist without a call.
+        """
+        settings: Mapping[Key, ModuleSettings] = _live().model_settings(model)
+        return settings
 
 
 def _live() -> ModuleType:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from bridge_core import Key
+from bridge_core.messages import listed
 from bridge_core.plugins import ModuleCall
 from bridge_core.state import Array
 from bridge_flax.trees.named_arrays import is_plain, named_leaves, to_numpy
@@ -46,7 +47,8 @@ class CallRecorder:
     calls: list[ModuleCall] = field(default_factory=list)
     unseen: dict[Key, None] = field(default_factory=dict)
     used_callbacks: bool = False
-    _stack: list[tuple[Key, str, bool]] = field(default_factory=list)
+    _hidden: bool = False
+    _stack: list[Key] = field(default_factory=list)
     _open: list[_Open] = field(default_factory=list)
     _count: int = 0
     _attempt: int = 0
@@ -55,8 +57,7 @@ class CallRecorder:
     def record(self, path: Key, kind: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Call a module's method and note the call.
 
-        A method that the module's own method calls is a part of it, and not noted by itself; an exception
-        is a scanned module, whose steps are.
+        A method that the module's own method calls is a part of it, and not noted by itself.
 
         Args:
             path: The module's path.
@@ -65,24 +66,25 @@ class CallRecorder:
             args: Its positional arguments, without the module.
             kwargs: Those by keyword.
         """
-        staged = isinstance(jnp.zeros(()), jax.core.Tracer)
-        if self._stack and self._stack[-1][0] == path:
-            _, outer, outer_staged = self._stack[-1]
-            if not (_is_scan(outer) and staged and not outer_staged):
-                return function(*args, **kwargs)
+        if self._hidden or (self._stack and self._stack[-1] == path):
+            return function(*args, **kwargs)
         named = [
             *_named(args),
             *((n, v) for key, value in kwargs.items() for n, v in named_leaves(value, key)),
         ]
         arrays = {name: value for name, value in named if _is_array(value)}
         plain = {name: value for name, value in named if is_plain(value)}
-        batched = not staged and any(isinstance(value, jax.core.Tracer) for value in arrays.values())
-        if batched or (staged and not self.callbacks):
+        staged = isinstance(jnp.zeros(()), jax.core.Tracer)
+        if not self._can_note(arrays, staged=staged):
             self.unseen.setdefault(path)
-            return function(*args, **kwargs)
+            self._hidden = staged or any(_is_batched(value) for value in arrays.values())
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._hidden = False
         attempt = self._attempt
         begin = functools.partial(self._begin, attempt, path, kind, plain)
-        self._stack.append((path, kind, staged))
+        self._stack.append(path)
         try:
             self._note(begin, arrays, staged=staged)
             result = function(*args, **kwargs)
@@ -113,21 +115,28 @@ class CallRecorder:
 
     def notes(self) -> tuple[str, ...]:
         """Return what could not be seen, for people."""
-        if not self.unseen:
+        seen = {call.path for call in self.calls}
+        paths = [".".join(path) or "the model itself" for path in self.unseen if path not in seen]
+        if not paths:
             return ()
-        names = ", ".join(".".join(path) or "the model itself" for path in list(self.unseen)[:4])
-        more = f" and {len(self.unseen) - 4} more" if len(self.unseen) > 4 else ""
         return (
-            f"the calls of {names}{more} could not be seen: JAX compiles them, or computes them for many "
+            f"the calls of {listed(paths)} could not be seen: JAX compiles them, or computes them for many "
             "inputs at once (vmap).",
         )
+
+    def _can_note(self, arrays: dict[str, Any], *, staged: bool) -> bool:
+        if staged:
+            return self.callbacks and not any(_is_batched(value) for value in arrays.values())
+        return not any(isinstance(value, jax.core.Tracer) for value in arrays.values())
 
     def _note(self, note: Callable[[dict[str, Any]], None], arrays: dict[str, Any], *, staged: bool) -> None:
         if not staged:
             note(arrays)
             return
         self.used_callbacks = True
-        jax.debug.callback(note, arrays, ordered=True)
+        names = [*arrays]  # JAX would sort them
+        values = [*arrays.values()]
+        jax.debug.callback(lambda *given: note(dict(zip(names, given, strict=True))), *values, ordered=True)
 
     def _begin(
         self, attempt: int, path: Key, kind: str, plain: dict[str, Any], arrays: dict[str, Any]
@@ -166,5 +175,6 @@ def _copies(arrays: dict[str, Any]) -> dict[str, Array]:
     return {name: to_numpy(value) for name, value in arrays.items() if not isinstance(value, jax.core.Tracer)}
 
 
-def _is_scan(kind: str) -> bool:
-    return kind.rpartition(".")[2].startswith("Scan")
+def _is_batched(value: Any) -> bool:
+    # JAX's class of what vmap maps over is not public.
+    return type(value).__name__ == "BatchTracer"

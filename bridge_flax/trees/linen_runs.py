@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import zlib
@@ -22,7 +23,7 @@ from bridge_flax.trees.call_recorder import CallRecorder
 from bridge_flax.trees.constants import with_constants
 from bridge_flax.trees.flatten import flatten
 from bridge_flax.trees.module_types import LinenRecorder
-from bridge_flax.trees.named_arrays import as_inputs
+from bridge_flax.trees.named_arrays import as_inputs, is_short
 from bridge_flax.trees.walk import is_empty, walk
 
 __all__ = ["LinenModel", "TransformersModel"]
@@ -70,7 +71,7 @@ class LinenModel:
                 _abstractly(lambda args, kwargs: self.call(self.variables, args, kwargs, 0)[0], inputs)
         return _described(state, recorder)
 
-    def call(self, tree: Any, args: Any, kwargs: Any, seed: int) -> tuple[Any, Any]:
+    def call(self, tree: Any, args: Any, kwargs: Any, seed: int, *, wide: bool = False) -> tuple[Any, Any]:
         """Apply the module; returns its result, and the collections that it changed.
 
         It is given random streams and mutable collections only if it asks for them, since some modules take
@@ -80,7 +81,8 @@ class LinenModel:
         options: dict[str, Any] = {}
         while True:
             try:
-                out = self.module.apply(variables, *args, method=self.method, **options, **kwargs)
+                with widening(wide):
+                    out = self.module.apply(variables, *args, method=self.method, **options, **kwargs)
             except flax.errors.InvalidRngError:
                 if "rngs" in options:
                     raise
@@ -141,12 +143,13 @@ class TransformersModel:
             _abstractly(lambda args, kwargs: self.call(self.model.params, args, kwargs, 0)[0], inputs)
         return _described(state, recorder)
 
-    def call(self, tree: Any, args: Any, kwargs: Any, seed: int) -> tuple[Any, Any]:
+    def call(self, tree: Any, args: Any, kwargs: Any, seed: int, *, wide: bool = False) -> tuple[Any, Any]:
         """Call the model with other params; returns its result, and the collections that it changed."""
         options = dict(kwargs)
         if "dropout_rng" in inspect.signature(type(self.model).__call__).parameters and options.get("train"):
             options.setdefault("dropout_rng", jax.random.key(seed))
-        out = copy.copy(self.model)(*args, params=tree, **options)
+        with widening(wide):
+            out = copy.copy(self.model)(*args, params=tree, **options)
         if isinstance(out, tuple) and len(out) == 2 and _is_update(out[1]):
             return out
         return out, {}
@@ -167,6 +170,18 @@ def interceptor(recorder: CallRecorder) -> Any:
         return recorder.record(tuple(module.path), kind, call, args, kwargs)
 
     return intercept
+
+
+def widening(wide: bool) -> Any:
+    """Return a context in which modules of a shorter dtype compute in float64, if that is asked for."""
+
+    def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        dtype = getattr(context.module, "dtype", None)
+        if context.module.scope is not None and is_short(dtype):
+            object.__setattr__(context.module, "dtype", np.dtype(np.float64))
+        return call(*args, **kwargs)
+
+    return nn.intercept_methods(intercept) if wide else contextlib.nullcontext()
 
 
 def _streams(seed: int) -> dict[str, Any]:

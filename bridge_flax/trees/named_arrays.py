@@ -17,7 +17,7 @@ from bridge_core.plugins import Inputs
 from bridge_core.state import Array
 from bridge_flax.trees.arrays import is_key_array
 
-__all__ = ["as_inputs", "is_plain", "named_leaves", "to_numpy", "widened"]
+__all__ = ["as_inputs", "is_plain", "is_short", "named_leaves", "to_numpy", "widened"]
 
 _DEEPEST = 64
 
@@ -103,6 +103,14 @@ def widened(dtype: Any) -> Any:
     if jnp.issubdtype(dtype, jnp.floating):
         return np.dtype(np.float64)
     return dtype
+
+
+def is_short(dtype: Any) -> bool:
+    """Return whether a module's ``dtype`` makes it compute in less than float64."""
+    try:
+        return dtype is not None and np.dtype(dtype) != widened(np.dtype(dtype))
+    except TypeError:
+        return False
 
 
 def as_inputs(inputs: Inputs, *, wide: bool, convert: Callable[[Array], Any] | None = None) -> Any:

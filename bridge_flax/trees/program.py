@@ -44,8 +44,16 @@ class RunnableModel(Protocol):
     def weights(self, inputs: Inputs) -> FlatState:
         """Return the tree as a flat state, with module types."""
 
-    def call(self, tree: Any, args: Any, kwargs: Any, seed: int) -> tuple[Any, Any]:
-        """Return the result, and a tree of what changed (it may hold more)."""
+    def call(self, tree: Any, args: Any, kwargs: Any, seed: int, *, wide: bool = False) -> tuple[Any, Any]:
+        """Return the result, and a tree of what changed (it may hold more).
+
+        Args:
+            tree: The tree with weights.
+            args: Positional arguments.
+            kwargs: Arguments by keyword.
+            seed: For random numbers.
+            wide: Whether modules that ask for a shorter dtype are asked for float64.
+        """
 
     def observed(self, recorder: CallRecorder) -> Any:
         """Return a context in which calls of modules are recorded."""
@@ -96,7 +104,8 @@ class Program:
                 ) from err
 
     def _in_float64(self, leaves: Mapping[Key, Any], inputs: Inputs) -> Any:
-        with jax.enable_x64(True):
+        with jax.enable_x64(True), contextlib.suppress(TypeError, ValueError):
+            # Some code fixes a dtype, as that of a loop's carry, and fails with 64-bit types.
             traced = self._traced({key: _wide(leaf) for key, leaf in leaves.items()}, inputs, wide=True)
             if not draws_numbers(traced.closed.jaxpr):
                 return traced.computed(InFloat64())
@@ -110,7 +119,7 @@ class Program:
         with jax.enable_x64(True):
             args, kwargs = as_inputs(inputs, wide=True)
             wide = {key: _wide(leaf) for key, leaf in leaves.items()}
-            return _finished(self(wide, args, kwargs))
+            return _finished(self(wide, args, kwargs, wide=True))
 
     def _rewritten(self, leaves: Mapping[Key, Any], inputs: Inputs, rule: Rule, *, wide: bool) -> Any:
         return self._traced(leaves, inputs, wide=wide).computed(rule)
@@ -118,22 +127,26 @@ class Program:
     def _traced(self, leaves: Mapping[Key, Any], inputs: Inputs, *, wide: bool) -> _Traced:
         flat, structure = jax.tree.flatten((dict(leaves), *as_inputs(inputs, wide=wide)))
         arrays = [leaf for leaf in flat if _is_array(leaf)]
+        names: list[Any] = []
 
         def call(*arrays: Any) -> Any:
             given = iter(arrays)
             filled = [next(given) if _is_array(leaf) else leaf for leaf in flat]
-            return self(*jax.tree.unflatten(structure, filled))
+            outputs, updates = self(*jax.tree.unflatten(structure, filled))
+            names[:] = [[*outputs], [*updates]]  # JAX would sort them
+            return [*outputs.values(), *updates.values()]
 
-        closed, shape = jax.make_jaxpr(call, return_shape=True)(*arrays)
-        return _Traced(closed, arrays, jax.tree.structure(shape))
+        return _Traced(jax.make_jaxpr(call)(*arrays), arrays, *names)
 
-    def __call__(self, leaves: Mapping[Key, Any], args: Any, kwargs: Any) -> tuple[Any, Any]:
+    def __call__(
+        self, leaves: Mapping[Key, Any], args: Any, kwargs: Any, *, wide: bool = False
+    ) -> tuple[Any, Any]:
         """Return the JAX arrays of the result by name, and those of the weights that changed by key."""
         tree = rebuild(self.tree, lambda key, leaf: leaves.get(key, leaf))
         with contextlib.ExitStack() as stack:
             if self.recorder is not None:
                 stack.enter_context(self.model.observed(self.recorder))
-            result, changed = self.model.call(tree, args, kwargs, self.seed)
+            result, changed = self.model.call(tree, args, kwargs, self.seed, wide=wide)
         outputs = {
             name: jnp.asarray(leaf)
             for name, leaf in named_leaves(result)
@@ -151,11 +164,15 @@ class Program:
 class _Traced:
     closed: Any
     arrays: list[Any]
-    structure: Any
+    outputs: list[str]
+    updates: list[Key]
 
     def computed(self, rule: Rule) -> Any:
-        results = evaluate(self.closed, self.arrays, rule)
-        return _finished(jax.tree.unflatten(self.structure, results))
+        # One compilation is faster than one for each operation.
+        results = jax.jit(lambda *arrays: evaluate(self.closed, arrays, rule))(*self.arrays)
+        values = iter(results)
+        outputs = {name: next(values) for name in self.outputs}
+        return _finished((outputs, {key: next(values) for key in self.updates}))
 
 
 def _finished(result: tuple[dict[str, Any], dict[Key, Any]]) -> Any:

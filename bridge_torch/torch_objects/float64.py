@@ -24,6 +24,9 @@ _WIDER_CASTS = {
     torch.Tensor.half: torch.Tensor.double,
     torch.Tensor.bfloat16: torch.Tensor.double,
 }
+_DRAWS = (torch.rand, torch.randn, torch.rand_like, torch.randn_like, torch.normal)
+"""Functions whose explicit dtype determines which numbers are drawn: only their results are replaced."""
+
 _BITS = (torch.Tensor.view,)
 """Functions with which models look at the bits of a number: their dtype is not replaced."""
 
@@ -32,6 +35,8 @@ _RANDOM = frozenset(
     {
         *(_aten.bernoulli, _aten.bernoulli_, _aten.native_dropout, _aten.rand, _aten.rand_like),
         *(_aten.randn, _aten.randn_like, _aten.normal_, _aten.uniform_, _aten.normal, _aten.exponential_),
+        *(_aten.multinomial, _aten.poisson, _aten.geometric_, _aten.log_normal_, _aten.cauchy_),
+        *(_aten.rrelu_with_noise, _aten.binomial, _aten._standard_gamma),
     }
 )
 
@@ -48,7 +53,7 @@ def in_float64(native: torch.dtype) -> Iterator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with _SameDraws(native), _Wider():
+        with _SameDraws(native, before), _Wider():
             yield
     finally:
         torch.set_default_dtype(before)
@@ -60,7 +65,9 @@ class _Wider(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _BITS:
             return func(*args, **(kwargs or {}))
-        args, kwargs = tree_map(_wider_dtype, (tuple(args), dict(kwargs or {})))
+        kwargs = dict(kwargs or {})
+        if func not in _DRAWS:
+            args, kwargs = tree_map(_wider_dtype, (tuple(args), kwargs))
         result = _WIDER_CASTS.get(func, func)(*args, **kwargs)
         return tree_map(_wider_tensor, result) if isinstance(result, tuple | list | torch.Tensor) else result
 
@@ -78,15 +85,22 @@ def _wider_tensor(value: Any) -> Any:
 class _SameDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Draws random numbers in the model's own dtype: a float64 takes more of the generator's bits."""
 
-    def __init__(self, native: torch.dtype) -> None:
+    def __init__(self, native: torch.dtype, default: torch.dtype) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._native = native
+        self._default = default
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else the first operation imports torch's compiler, which takes seconds
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func.overloadpacket not in _RANDOM:
             return func(*args, **kwargs)
         narrow_args, narrow_kwargs = tree_map(self._narrow, (tuple(args), dict(kwargs)))
+        if func.overloadpacket in (_aten.rand, _aten.randn) and narrow_kwargs.get("dtype") is None:
+            narrow_kwargs["dtype"] = self._default
         result = func(*narrow_args, **narrow_kwargs)
         if func.overloadpacket.__name__.endswith("_"):
             return args[0].copy_(result)

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from bridge_core import BridgeError, FlatState, Key, UnsupportedFeature, UsageError, as_key
 from bridge_core.messages import listed, shown
@@ -80,7 +80,13 @@ def _uninitialised(model: torch.nn.Module) -> list[Key]:
 def _initialised(model: torch.nn.Module, inputs: Inputs) -> torch.nn.Module:
     """Return a copy of a lazy module, called once so that its parameters have shapes."""
     with _quiet(0), _named_failures("the model fails"), torch.no_grad():
-        module = copy.deepcopy(model)
+        # torch cannot copy buffers that are uninitialised.
+        lazy = {
+            id(child): UninitializedBuffer(dtype=child.dtype)  # type: ignore[call-arg]
+            for child in model.buffers()
+            if is_lazy(child)
+        }
+        module = copy.deepcopy(model, dict(lazy))
         positional, named = _arguments(inputs, torch.get_default_dtype())
         module(*positional, **named)
     return module
@@ -107,18 +113,33 @@ def _with_constants(state: FlatState, model: torch.nn.Module) -> FlatState:
 
 
 def example_inputs(model: torch.nn.Module) -> Inputs | None:
-    """Return the inputs that a module offers: transformers' ``dummy_inputs``, Lightning's example array."""
+    """Return the inputs that a module offers: transformers' ``dummy_inputs``, Lightning's example array.
+
+    None if the module has neither, or they are not those of its ``forward``: transformers' base class offers
+    token ids for models of images, too.
+    """
     for name in ("dummy_inputs", "example_input_array"):
         try:
             value = getattr(model, name, None)
             if value is None:
                 continue
             examples = _inputs(value)
-            inspect.signature(model.forward).bind(*examples.positional, **examples.named)
+            signature = inspect.signature(model.forward)
+            bound = signature.bind(*examples.positional, **examples.named)
         except Exception:  # properties of models fail in many ways where they do not fit
             continue
-        return examples
+        if name == "example_input_array" or _are_of(model, examples, signature, bound):
+            return examples
     return None
+
+
+def _are_of(
+    model: Any, examples: Inputs, signature: inspect.Signature, bound: inspect.BoundArguments
+) -> bool:
+    """Return whether transformers' inputs are parameters of a model, its main one and images among them."""
+    images = {"pixel_values"} & {*signature.parameters}
+    needed = images | {getattr(model, "main_input_name", None) or next(iter(signature.parameters))}
+    return needed <= {*examples.named} <= {*signature.parameters} and needed <= {*bound.arguments}
 
 
 def _inputs(value: Any) -> Inputs:

@@ -31,7 +31,7 @@ from bridge_core.messages import count, listed
 from bridge_core.state import Array, LazyTensor, ModuleInfo, Region, dtype_named, flat_names
 from bridge_core.transfer import LoadedTensor, load_values
 
-__all__ = ["build_state_dict", "entries_of", "layers_of", "read_state", "to_numpy", "type_of"]
+__all__ = ["build_state_dict", "entries_of", "layers_of", "read_state", "ties_of", "to_numpy", "type_of"]
 
 _PLAIN = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
@@ -68,20 +68,32 @@ def read_state(value: Any) -> FlatState:
     children = {as_key(n): child for n, child in entries.items() if not _is_foreign_extra(n, child)}
     problems = {key: problem for key, child in children.items() if (problem := _problem(child))}
     _refuse(problems, "expected a dense tensor of a supported dtype")
+    ties = _ties(children)
     tensors: dict[Key, Tensor] = {}
-    ties: dict[Key, Key] = {}
-    first: dict[tuple[Any, ...], Key] = {}
     for key, child in children.items():
-        owner = first.setdefault(_memory(child), key)
-        if owner != key:
-            ties[key] = owner
-        tensors[key] = tensors[owner] if owner != key else _wrap(key, child)
+        tensors[key] = tensors[ties[key]] if key in ties else _wrap(key, child)
     provenance = {"source": f"a live {_qualified(type(value))}"}
     if ignored:
         provenance["ignored"] = ", ".join(ignored)
     modules = _modules(value, tensors) if isinstance(value, torch.nn.Module) else {}
     metadata = StateMetadata(modules=modules, ties=ties, provenance=provenance)
     return FlatState(tensors, layout="torch", metadata=metadata)
+
+
+def ties_of(module: torch.nn.Module) -> dict[Key, Key]:
+    """Return the keys of a module's tensors that are the same memory as an earlier one: key -> that one."""
+    children = {as_key(name): child for name, child in entries_of(module).items()}
+    return _ties({key: child for key, child in children.items() if _problem(child) is None})
+
+
+def _ties(children: Mapping[Key, torch.Tensor]) -> dict[Key, Key]:
+    ties: dict[Key, Key] = {}
+    first: dict[tuple[Any, ...], Key] = {}
+    for key, child in children.items():
+        owner = first.setdefault(_memory(child), key)
+        if owner != key:
+            ties[key] = owner
+    return ties
 
 
 def build_state_dict(state: FlatState, like: Any) -> OrderedDict[str, torch.Tensor]:
@@ -285,9 +297,14 @@ def layers_of(root: torch.nn.Module) -> dict[Key, torch.nn.Module]:
 
 
 def type_of(module: torch.nn.Module) -> str:
-    """Return the qualified name of a module's class, of a parametrized one that of the layer's class."""
+    """Return the qualified name of a module's class.
+
+    Of a parametrized one it is that of the layer's class, of a lazy one that of the class it becomes.
+    """
     cls = type(module)
-    return _qualified(cls.__mro__[1] if is_parametrized(module) else cls)
+    if is_parametrized(module):
+        cls = cls.__mro__[1]
+    return _qualified(getattr(cls, "cls_to_become", None) or cls)
 
 
 def _layer_path(path: Key, modules: Mapping[Key, torch.nn.Module]) -> Key:

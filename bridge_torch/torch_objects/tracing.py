@@ -39,7 +39,8 @@ class Tracer:
     """Records the calls of all modules while it is entered.
 
     Modules are seen through hooks, which run after the module's own, and through their ``forward`` where it
-    is called directly. Modules inside a scripted one are not seen.
+    is called directly. Of a scripted module neither the modules inside it are seen, nor what it is given by
+    keyword.
 
     Args:
         model: A module that belongs to the caller: its hooks are changed while the tracer is entered.
@@ -58,11 +59,18 @@ class Tracer:
             if id(module) in self._paths:
                 continue
             self._paths[id(module)] = path
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
             before = module.register_forward_pre_hook(self._before, with_kwargs=True)
             after = module.register_forward_hook(self._after, with_kwargs=True)
             self._undo += [before.remove, after.remove]
-            if not isinstance(module, torch.jit.ScriptModule) and not hasattr(module, "_orig_mod"):
+            if not hasattr(module, "_orig_mod"):
                 self._wrap_forward(module)
+        if any(isinstance(module, torch.jit.ScriptModule) for module in self.model.modules()):
+            # They take no hooks of their own; those of all modules do not show keywords.
+            every = torch.nn.modules.module
+            self._undo.append(every.register_module_forward_pre_hook(self._before_scripted).remove)
+            self._undo.append(every.register_module_forward_hook(self._after_scripted).remove)
         return self
 
     def __exit__(
@@ -73,11 +81,15 @@ class Tracer:
         self.calls.sort(key=lambda call: call.began)
 
     def unseen(self) -> list[Key]:
-        """Return the paths of modules that own weights and were not called."""
+        """Return the paths of modules that own weights and were not called.
+
+        The output projection of torch's attention is a part of it.
+        """
         seen = {call.path for call in self.calls}
         layers = layers_of(self.model)
+        inside = tuple(path for path, m in layers.items() if isinstance(m, torch.nn.MultiheadAttention))
         owners = {id(m): path for path, m in reversed(layers.items()) if [*m.parameters(recurse=False)]}
-        return [path for path in reversed(owners.values()) if path not in seen]
+        return [path for path in reversed(owners.values()) if path not in seen and path[:-1] not in inside]
 
     def _wrap_forward(self, module: torch.nn.Module) -> None:
         forward = module.forward
@@ -117,6 +129,14 @@ class Tracer:
         opened = next((call for call in reversed(self._open) if call.module is module), None)
         if opened is not None:
             self._end(opened, output)
+
+    def _before_scripted(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        if isinstance(module, torch.jit.ScriptModule) and id(module) in self._paths:
+            self._begin(module, args, {})
+
+    def _after_scripted(self, module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if isinstance(module, torch.jit.ScriptModule):
+            self._after(module, args, {}, output)
 
     def _begin(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Open:
         arguments = {**{str(place): value for place, value in enumerate(args)}, **kwargs}

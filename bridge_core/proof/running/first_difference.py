@@ -141,11 +141,11 @@ class SideOfSite:
             for one in within
             if not any(other.began < one.began and one.ended < other.ended for other in within)
         ]
-        found: list[ModuleCall] = []
+        children: list[ModuleCall] = []
         for one in direct:
             holds = any(one.began < other.began and other.ended < one.ended for other in paired)
-            found += self.children(one, paired) if holds and one not in paired else [one]
-        return found
+            children += self.children(one, paired) if holds and one not in paired else [one]
+        return children
 
 
 def site_of(place: Place, source: SideOfSite, target: SideOfSite, control: float) -> Site | None:

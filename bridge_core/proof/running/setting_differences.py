@@ -147,13 +147,13 @@ def _by_owner(
     settings: Mapping[Key, ModuleSettings], owners: Sequence[Key], is_free: Any
 ) -> dict[Key, list[Key]]:
     """Return the modules without weights by the innermost paired module that they are in."""
-    found: dict[Key, list[Key]] = {}
+    owned: dict[Key, list[Key]] = {}
     known = {*owners, ()}
     for path, own in settings.items():
         if path and own.values and is_free(path):
             owner = next(path[:n] for n in range(len(path) - 1, -1, -1) if path[:n] in known)
-            found.setdefault(owner, []).append(path)
-    return found
+            owned.setdefault(owner, []).append(path)
+    return owned
 
 
 def _sort_of(settings: ModuleSettings) -> str:

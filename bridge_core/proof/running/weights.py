@@ -66,7 +66,7 @@ def source_values(
 def checkpoint_values(
     side: Side, registry: Registry, checkpoint: Any, *, seed: int = 0, **opening: Any
 ) -> tuple[FlatState, tuple[str, ...]]:
-    """Return a model's weights with the values of a checkpoint, whose names may have other prefixes.
+    """Return a model's weights with the values of a checkpoint; prefixes of names may differ.
 
     Constants that the checkpoint does not hold keep the model's values.
 
@@ -112,7 +112,7 @@ def converted_weights(
         target: The target's model.
         registry: The plugins.
         seed: For tensors that the plan leaves to a model without values.
-        run: Whether values are needed; if not, the target keeps its own.
+        run: Whether values are needed; if not, the target has its own.
         asked: Options of `bridge_core.plan_conversion`: ``rules``, ``recipe``, ``allow_*``.
 
     Raises:
