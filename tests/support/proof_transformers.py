@@ -11,7 +11,6 @@ import numpy as np
 __all__ = [
     "DECODER",
     "DECODER_MISTAKES",
-    "DECODER_RULES",
     "ENCODER",
     "ENCODER_MISTAKES",
     "DecoderSizes",
@@ -69,14 +68,14 @@ ENCODER_MISTAKES = {
     "causal_on": "causal_mask",
     "attention_dropout": "dropout",
     "position_offset": "position_offset",
-    "position_missing": "position_missing",
+    "position_missing": "missing_positions",
     "embedding_scale": "embedding_scale",
     "gelu": "activation",
     "relu": "activation",
     "epsilon": "epsilon",
-    "pre_norm": "norm_order",
+    "pre_norm": "norm_place",
     "residual_scale": "residual_scale",
-    "residual_missing": "residual_missing",
+    "residual_missing": "missing_residual",
     "transposed_weight": "transposed_weight",
     "dropout": "dropout",
 }
@@ -107,17 +106,14 @@ DECODER_MISTAKES = {
     "epsilon": "epsilon",
     "layer_norm": "norm_centring",
     "activation": "activation",
-    "gate_swapped": "swapped",
+    "gate_swapped": "gated_half",
     "residual_scale": "residual_scale",
-    "post_norm": "norm_order",
+    "post_norm": "norm_place",
     "embedding_scale": "embedding_scale",
-    "untied": "untied",
-    "final_norm_missing": "norm_missing",
+    "untied": "other_weight",
+    "final_norm_missing": "norm_place",
 }
 """The same of the decoder; of mistakes that need grouped heads, ``DecoderSizes.kv_heads`` must be over one."""
-
-DECODER_RULES = ""
-"""The sides have equal names."""
 
 
 def encoder_inputs(sizes=ENCODER, batch=2, length=9, seed=0):

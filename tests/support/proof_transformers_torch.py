@@ -63,7 +63,9 @@ class EncoderAttention(nn.Module):
     def forward(self, x, mask):
         heads = self.heads // 2 if self.mistake == "head_count" else self.heads
         q, k, v = (split(f(x), heads, self.mistake) for f in (self.query, self.key, self.value))
-        scale = {"attention_scale": 1 / q.shape[-1], "scale_missing": 1.0}.get(self.mistake, q.shape[-1] ** -0.5)
+        scale = {"attention_scale": 1 / q.shape[-1], "scale_missing": 1.0}.get(
+            self.mistake, q.shape[-1] ** -0.5
+        )
         seen = None if self.mistake == "mask_missing" else (mask != 0)[:, None, None]
         if self.mistake == "mask_sign":
             seen = ~seen

@@ -43,10 +43,10 @@ class Form:
     Args:
         heads: Number of heads of queries.
         kv_heads: Number of heads of keys and values.
-        splits: How the numbers of query, key and value become heads: ``"h d"``, ``"d h"``, or ``"h t d"`` for a
-            reshape that takes the axes of heads and positions in the wrong order.
+        splits: How the numbers of query, key and value become heads: ``"h d"``, ``"d h"``, or ``"h t d"`` for
+            a reshape that takes the axes of heads and positions in the wrong order.
         merge: The same for the heads' outputs.
-        groups: Whether heads that share a key are neighbours (``"repeat"``) or far from each other (``"tile"``).
+        groups: Whether heads that share a key are neighbours (``"repeat"``) or not (``"tile"``).
         roles: Which projections are used as query, key and value.
         exchanged: Whether queries and keys are exchanged after the rotation.
         fused: How one projection holds all three.
@@ -98,8 +98,8 @@ class Parts:
     """What both sides computed alike before their attention, and what they may use in it.
 
     Args:
-        projected: ``"q"``, ``"k"``, ``"v"`` (or ``"qkv"``, or ``"q"`` and ``"kv"``) -> float64 ``(batch, length, n)``.
-            Instead ``"x q"``, ``"x k"``, ``"x v"``, the inputs of the projections in ``weights``.
+        projected: ``"q"``, ``"k"``, ``"v"`` (or ``"qkv"``, or ``"q"`` and ``"kv"``) -> float64
+            ``(batch, length, n)``. Instead ``"x q"`` etc., the inputs of the projections in ``weights``.
         weights: Weights of an attention that is one layer, by neutral leaf names.
         masks: Name -> 0 or 1 as float64 ``(batch or 1, heads or 1, queries or 1, keys)``.
         biases: Name -> the same shape, added to logits.
@@ -151,7 +151,7 @@ def _mixed(parts: Parts, form: Form, rows: Array | None) -> Array | None:
     if computed is None:
         return None
     logits, values = computed
-    heads, queries, keys = logits.shape[1:]
+    queries, keys = logits.shape[2:]
     places = np.arange(queries) if rows is None else rows
     dtype, steps = form.rounding or ("", ())
 
@@ -216,7 +216,7 @@ def _softmax(logits: Array, axis: int, after: Any) -> Array:
 
 
 def _fits(array: Array, shape: tuple[int, ...]) -> bool:
-    """Return whether a mask or a bias has the sizes of logits, of which a few queries may have been computed."""
+    """Return whether a mask or a bias has the sizes of logits, in all axes but that of queries."""
     return array.shape[0] in (1, shape[0]) and array.shape[1] in (1, shape[1]) and array.shape[3] == shape[3]
 
 
@@ -243,8 +243,8 @@ def _logits(parts: Parts, form: Form, rows: Array | None) -> tuple[Array, Array]
     """Return logits before they are scaled ``(batch, heads, queries, keys)``, and values of each head."""
     rounds = form.rounding if form.rounding and "inputs" in form.rounding[1] else None
     key = (
-        form.heads, form.kv_heads, form.splits, form.groups, form.roles, form.exchanged, form.fused, form.rotary, rounds,
-        form.changes, form.sequence, None if rows is None else rows.tobytes(),
+        form.heads, form.kv_heads, form.splits, form.groups, form.roles, form.exchanged, form.fused,
+        form.rotary, rounds, form.changes, form.sequence, None if rows is None else rows.tobytes(),
     )  # fmt: skip
     if key in parts.cache:
         result: tuple[Array, Array] | None = parts.cache[key]

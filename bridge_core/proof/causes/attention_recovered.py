@@ -162,7 +162,7 @@ def _before_projection(recorded: Recorded) -> Array | None:
 
 
 def probabilities(parts: Parts, form: Form) -> Array | None:
-    """Return a form's probabilities ``(batch, heads, queries, keys)``: its output where values are unit vectors."""
+    """Return a form's probabilities, ``(batch, heads, queries, keys)``: its output for unit vectors."""
     layout = replace(form, splits=("h d", "h d", "h d"), merge="h d")
     arrays = separated(parts.projected, parts.weights, form)
     if arrays is None:

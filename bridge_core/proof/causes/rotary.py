@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from bridge_core.state import Array
 
-__all__ = ["Rotary", "frequencies", "rotate", "rotated", "tables", "THETAS"]
+__all__ = ["LAYOUTS", "Rotary", "frequencies", "rotate", "rotated", "tables", "THETAS"]
 
+LAYOUTS = ("halves", "interleaved")
 THETAS = (1e4, 5e5, 1e6, 1e5, 1e3, 1e2, 1.6e5, 2e5, 2e6, 5e6, 1e7)
 """Bases in use, the usual one first; 100 is that of vision models."""
 
@@ -20,7 +21,8 @@ class Rotary:
     """How queries and keys are rotated.
 
     Args:
-        layout: Which two numbers are turned together: the first of each half, or neighbours.
+        layout: Which two numbers are turned together: those of both ``"halves"``, or neighbours
+            (``"interleaved"``).
         theta: The base of the frequencies; None where ``table`` is given.
         size: How many of a head's numbers are rotated, from the first on.
         divisor: What the exponents are divided by; None for ``size``.
@@ -35,7 +37,7 @@ class Rotary:
         exchanged: Whether sine and cosine are exchanged.
     """
 
-    layout: Literal["halves", "interleaved"] = "halves"
+    layout: str = "halves"
     theta: float | None = 1e4
     size: int = 0
     divisor: int | None = None
