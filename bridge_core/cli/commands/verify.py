@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
+from bridge_core.cli.difference_lines import comparison_lines
 from bridge_core.cli.options import dtype_option, evidence_options, examples, json_option, takes_registry
-from bridge_core.cli.report import comparison_lines
 from bridge_core.cli.terminal import aside, print_json, say
 
 __all__ = ["verify"]

@@ -1,4 +1,4 @@
-"""The order of places along one axis: told apart as flipped, rolled, in parts, interleaved, or any other."""
+"""The order of places along one axis: flipped, rolled, in parts, interleaved, or any other."""
 
 from __future__ import annotations
 
@@ -63,8 +63,9 @@ def named_order(index: Array, axis: int, shape: tuple[int, ...]) -> AxisOrder:
     order = index[::length] // length
     blocks = f" in blocks of {length}" if length > 1 else ""
     shown = f", in the order {order.tolist()}" if len(order) <= 16 else ""
+    order_code = str(index.tolist()) if len(index) <= 16 else "order"
     bits = math.lgamma(len(order) + 1) / math.log(2)
-    return AxisOrder("permuted", f"permuted{where}{blocks}{shown}", f"{pick}order]", bits)
+    return AxisOrder("permuted", f"permuted{where}{blocks}{shown}", f"{pick}{order_code}]", bits)
 
 
 def _in_blocks(index: Array, length: int) -> bool:
@@ -116,9 +117,7 @@ def decode_strides(index: Array) -> list[tuple[int, int]] | None:
     return digits if np.array_equal(total, moved) else None
 
 
-def _interleaved(
-    digits: list[tuple[int, int]], axis: int, shape: tuple[int, ...], where: str
-) -> AxisOrder:
+def _interleaved(digits: list[tuple[int, int]], axis: int, shape: tuple[int, ...], where: str) -> AxisOrder:
     """Name an order that is a reshape of the axis and a permutation."""
     digits = digits[::-1]
     outer = sorted(range(len(digits)), key=lambda n: -digits[n][1])

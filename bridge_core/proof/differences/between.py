@@ -1,13 +1,14 @@
 """Finds what turned one tensor into another: cheap questions first, then every element.
 
-The order is that of simplicity, and the first relation that holds is named: the same values in other places; other
-values in the same places; both; a part of the values. What few or equal values could show by chance is not named.
+The first relation that holds is named, in the order of simplicity: the same values in other places; other
+values in the same places; both; a part of the values; the same values in an order without a name. What few or
+equal values could show by chance is not named.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -58,7 +59,7 @@ def relation_between(left: Array, right: Array, *, tolerance: float = 0.0) -> Re
     Args:
         left: An array of numbers or booleans; it is not written to.
         right: Another, of any shape and dtype.
-        tolerance: How far values may be apart, as a share of the largest absolute value of ``right``; with
+        tolerance: How far values may differ, as a share of the largest absolute value of ``right``; with
             0.0 bits count.
 
     Raises:
@@ -83,29 +84,29 @@ def relation_of(left: Tensor, right: Tensor, *, tolerance: float = 0.0) -> Relat
     """
     if not left.spec.size or not right.spec.size:
         return None
-    search = _Search(held(left), held(right), tolerance)
+    left, right = held(left), held(right)
+    ours, theirs = summary(left), summary(right)
+    search = _Search(left, right, ours, theirs, tolerance)
     found = search.relation()
     if found is not None or search.hopeless:
         return found
-    back = _Search(search.right, search.left, tolerance)
-    back.ours, back.theirs = search.theirs, search.ours
-    return back.reverse_relation()
+    return _Search(right, left, theirs, ours, tolerance).reverse_relation()
 
 
 class _Search:
     """What is known of a pair of tensors while it is searched."""
 
-    def __init__(self, left: Tensor, right: Tensor, tolerance: float) -> None:
+    def __init__(self, left: Tensor, right: Tensor, ours: Summary, theirs: Summary, tolerance: float) -> None:
         self.left, self.right = left, right
-        self.ours: Summary = summary(left)
-        self.theirs: Summary = summary(right)
+        self.ours, self.theirs = ours, theirs
         self.absolute = tolerance * self.theirs.largest
         self.tolerance = tolerance
         self.hopeless = False
         self.same_shape = left.spec.shape == right.spec.shape
         self.same_size = left.spec.size == right.spec.size
         self.places = self._places()
-        self.evidence = evidence_of(elements(right, self.places))
+        self.evidence = evidence_of(elements(right, self.places), tolerance)
+        self.cast = cast_map(left.spec.dtype, right.spec.dtype)
 
     def _places(self) -> Array:
         size = self.right.spec.size
@@ -115,13 +116,14 @@ class _Search:
         return np.random.default_rng(0).integers(0, size, count)
 
     def relation(self) -> Relation | None:
-        left, right = self.left.spec, self.right.spec
-        if left.shape == right.shape and self._equal():
+        if self.same_shape and self._equal():
             return Relation("equal", "equal", "right = left", ("equal",))
         if self.ours.constant or self.theirs.constant:
             self.hopeless = True
             return self._constant()
-        self.cast = cast_map(left.dtype, right.dtype)
+        if not self.evidence.prove_values():
+            self.hopeless = True
+            return None
         for finder in (self._moved, self._changed, self._changed_and_moved, self._partial):
             found = finder()
             if found is not None:
@@ -130,16 +132,15 @@ class _Search:
 
     def reverse_relation(self) -> Relation | None:
         """Return a rounding or a cast that turned the right tensor into the left one."""
-        self.cast = cast_map(self.left.spec.dtype, self.right.spec.dtype)
         for value_map in self._roundings():
-            found = self._with(value_map)
-            if found is not None:
+            relation = self._with(value_map)
+            if relation is not None:
                 return Relation(
-                    found.kind,
-                    found.text,
-                    found.code.replace("left", "LEFT").replace("right", "left").replace("LEFT", "right"),
-                    found.kinds,
-                    found.error,
+                    relation.kind,
+                    relation.text,
+                    relation.code.replace("left", "LEFT").replace("right", "left").replace("LEFT", "right"),
+                    relation.kinds,
+                    relation.error,
                     reverse=True,
                 )
         return None
@@ -162,7 +163,7 @@ class _Search:
             return None
         value = elements(tensor, np.zeros(1, np.int64))[0]
         side = "right" if self.theirs.constant else "left"
-        text = f"never loaded: every value is {value}"
+        text = f"never loaded, every value is {value}"
         code = f"{side} = np.full({list(tensor.spec.shape)}, {value})"
         return Relation("constant", text, code, ("constant",), reverse=side == "left")
 
@@ -216,11 +217,11 @@ class _Search:
             )
         )
 
-    def _finder(self, left: Tensor):  # noqa: ANN202
+    def _finder(self, left: Tensor) -> Callable[[int], int | None]:
         """Return a function that finds the only place of a right element's value in the left tensor."""
-        wanted_places = np.array(stride_places(self.right.spec.size))
-        wanted = bits_of(elements(self.right, wanted_places))
-        values, first = np.unique(wanted, return_index=True)
+        asked = np.array(stride_places(self.right.spec.size))
+        asked_bits = bits_of(elements(self.right, asked))
+        values = np.unique(asked_bits)
         where = np.full(len(values), -1, np.int64)
         counts = np.zeros(len(values), np.int64)
         start = 0
@@ -232,8 +233,8 @@ class _Search:
             where[at[hits]] = hits + start
             start += bits.size
         known = {
-            int(wanted_places[n]): int(where[at])
-            for n, at in enumerate(np.searchsorted(values, wanted))
+            int(asked[n]): int(where[at])
+            for n, at in enumerate(np.searchsorted(values, asked_bits))
             if counts[at] == 1
         }
         return known.get
@@ -250,6 +251,11 @@ class _Search:
         if left.kind != "b" and has_order(left):
             yield from fitted_maps(self.ours, self.theirs, right, self.absolute)
 
+    def _wild(self) -> bool:
+        """Return whether the ranges of the two have nothing to do with each other."""
+        ours, theirs = self.ours, self.theirs
+        return ours.finite != theirs.finite or not 1e-3 < (ours.largest or 1) / (theirs.largest or 1) < 1e3
+
     def _roundings(self) -> Iterator[ValueMap]:
         if self.cast is not SAME:
             yield self.cast
@@ -261,14 +267,18 @@ class _Search:
         if not self.same_shape:
             return None
         straight = identity(self.right.spec.shape)
-        found = (self._try(straight, value_map) for value_map in self._value_maps())
-        return next((relation for relation in found if relation is not None), None)
+        relations = (self._try(straight, value_map) for value_map in self._value_maps())
+        return next((relation for relation in relations if relation is not None), None)
 
     def _changed_and_moved(self) -> Relation | None:
         if not self.same_size:
             return None
-        found = (self._move_of(value_map) for value_map in self._value_maps() if value_map is not self.cast)
-        return next((relation for relation in found if relation is not None), None)
+        relations = (
+            self._move_of(value_map)
+            for value_map in self._value_maps()
+            if value_map is not self.cast and ("byte order" not in value_map.kinds or self._wild())
+        )
+        return next((relation for relation in relations if relation is not None), None)
 
     def _with(self, value_map: ValueMap) -> Relation | None:
         if self.same_shape:
@@ -284,27 +294,27 @@ class _Search:
             return None
         left, right = self.left.spec.shape, self.right.spec.shape
         for move in partial_moves(left, right):
-            found = self._try(move, self.cast)
-            if found is not None:
-                return found
+            relation = self._try(move, self.cast)
+            if relation is not None:
+                return relation
         if self.tolerance or len(left) != len(right) or not self._share_values():
             return None
         changed = mapped(self.left, self.cast.apply, self.cast.dtype)
         for move in rows_found(row_sums(changed), row_sums(self.right), right):
-            found = self._try(move, self.cast)
-            if found is not None:
-                return found
+            relation = self._try(move, self.cast)
+            if relation is not None:
+                return relation
         return None
 
     def _share_values(self) -> bool:
         """Return whether values of the right tensor are somewhere in the left one."""
-        wanted = np.unique(bits_of(elements(self.right, self.places[:16])))
+        sample = np.array(sorted(set(bits_of(elements(self.right, self.places[:16])).tolist())), np.uint64)
         changed = mapped(self.left, self.cast.apply, self.cast.dtype)
-        missing = wanted
+        missing = [int(value) for value in sample]
         for region in blocks(changed):
             bits = bits_of(changed.read(region)).reshape(-1)
-            missing = missing[~np.isin(missing, bits)]
-            if len(missing) * 2 < len(wanted):
+            missing = [value for value in missing if not (bits == value).any()]
+            if len(missing) * 2 < len(sample):
                 return True
         return False
 
@@ -319,7 +329,7 @@ class _Search:
         one, other = (np.sort(bits_of(_whole(tensor)).reshape(-1)) for tensor in (self.left, self.right))
         if not np.array_equal(one, other):
             return None
-        text = "the same values in another order"
+        text = "reordered, the same values in an order without a name"
         return Relation("reordered", text, "np.sort(right, None) = np.sort(left, None)", ("reordered",))
 
     # One relation, tried.
@@ -345,7 +355,8 @@ class _Search:
         if not kinds:
             return None
         text = " and ".join((*name.texts, *((value_map.text,) if value_map.text else ())))
-        code = "right = " + name.code.replace("{}", value_map.code.replace("{}", "left"))
+        code = name.code.replace("{}", value_map.code.replace("{}", "left"))
+        code = code if code.startswith("right[") else f"right = {code}"
         share = error / self.theirs.largest if self.theirs.largest else error
         return Relation(kinds[0] if not name.kinds else name.kinds[0], text, code, kinds, share)
 
@@ -369,14 +380,18 @@ class _Search:
                 places = places[bits_of(mine) != bits_of(theirs)]
         else:
             return self.evidence
-        return evidence_of(elements(self.right, places))
+        return evidence_of(elements(self.right, places), self.tolerance)
 
 
 def _along(move: Move) -> bool:
     """Return whether a move takes some places of an axis only, or some several times."""
-    return move.picked != move.viewed or move.partial or any(
-        index is not None and len(np.unique(index)) != size
-        for index, size in zip(move.indexes, move.viewed, strict=True)
+    return (
+        move.picked != move.viewed
+        or move.partial
+        or any(
+            index is not None and len(np.unique(index)) != size
+            for index, size in zip(move.indexes, move.viewed, strict=True)
+        )
     )
 
 
@@ -386,8 +401,3 @@ def _in_memory(tensor: Tensor) -> bool:
 
 def _whole(tensor: Tensor) -> Array:
     return tensor.read(regions.full(tensor.spec.shape))
-
-
-def first_of(found: Iterable[Relation | None]) -> Relation | None:
-    """Return the first relation that was found."""
-    return next((relation for relation in found if relation is not None), None)

@@ -10,7 +10,19 @@ import numpy as np
 
 from bridge_core.state import Array, ArrayTensor, Region, Tensor, is_floating, regions
 
-__all__ = ["Summary", "bits_of", "blocks", "elements", "hashed", "held", "reals", "slice_sums", "summary"]
+__all__ = [
+    "Summary",
+    "bit_sum",
+    "bits_of",
+    "blocks",
+    "elements",
+    "has_order",
+    "hashed",
+    "held",
+    "reals",
+    "slice_sums",
+    "summary",
+]
 
 _HELD = 128 << 20
 """Bytes up to which a tensor is held in memory; a larger one is read by blocks each time."""
@@ -32,7 +44,7 @@ def held(tensor: Tensor) -> Tensor:
 
 
 def blocks(tensor: Tensor, *, square: bool = False) -> Iterator[Region]:
-    """Cut a tensor into regions: row-major runs, or boxes whose axes are all short.
+    """Cut a tensor into regions: row-major runs, or boxes with short axes.
 
     Args:
         tensor: The tensor.
@@ -132,6 +144,12 @@ def summary(tensor: Tensor) -> Summary:
     mean = sums / finite
     spread = max(0.0, squares / finite - mean * mean) ** 0.5 if np.isfinite(squares) else np.inf
     return Summary(total % 2**64, least, most, mean, float(spread), finite, constant)
+
+
+def bit_sum(tensor: Tensor) -> int:
+    """Read a tensor once and return the sum of its elements' bits, which no order changes."""
+    parts = (bits_of(tensor.read(region)).sum(dtype=np.uint64) for region in blocks(tensor))
+    return sum(map(int, parts)) % 2**64
 
 
 def has_order(dtype: np.dtype[Any]) -> bool:

@@ -92,13 +92,13 @@ def strided_moves(left: Shape, right: Shape, find: Callable[[int], int | None]) 
         return
     runs, strides = [1], [second - origin]
     for place in stride_places(size)[2:]:
-        found = find(place)
-        if found is None or found - origin == _predicted(place, runs, strides):
+        origin_of = find(place)
+        if origin_of is None or origin_of - origin == _predicted(place, runs, strides):
             continue
         if place % runs[-1] or place == runs[-1]:
             return
         runs.append(place)
-        strides.append(found - origin)
+        strides.append(origin_of - origin)
     sizes = [after // run for run, after in zip(runs, [*runs[1:], size], strict=True)]
     order = sorted(range(len(sizes)), key=lambda n: -abs(strides[n]))
     split = tuple(sizes[n] for n in order)

@@ -1,6 +1,6 @@
 """How much equal values prove: nothing, if they are few, all alike, or small numbers.
 
-A relation may hold by chance. What it proves is counted in bits: a relation that holds on `n` bits of evidence
+A relation may hold by chance. What it proves is counted in bits: one that holds on `n` bits of evidence
 holds by chance once in ``2**n`` pairs of tensors of such values.
 """
 
@@ -51,8 +51,13 @@ class Evidence:
         return self.order - chosen >= ENOUGH or few_distinct_ones
 
 
-def evidence_of(values: Array) -> Evidence:
-    """Return what values prove; at most some thousand elements of them are looked at."""
+def evidence_of(values: Array, tolerance: float = 0.0) -> Evidence:
+    """Return what values prove; at most some thousand elements of them are looked at.
+
+    Args:
+        values: The values.
+        tolerance: How far equal values may differ, as a share of the largest; 0 for not at all.
+    """
     flat = np.ascontiguousarray(values).reshape(-1)
     if flat.size > 4096:
         flat = flat[np.random.default_rng(0).choice(flat.size, 4096, replace=False)]
@@ -64,4 +69,7 @@ def evidence_of(values: Array) -> Evidence:
     numbers = numbers[np.isfinite(numbers) & (numbers != 0)]
     whole = np.ldexp(np.abs(np.frexp(numbers)[0]), 53).astype(np.int64)
     lowest = np.log2((whole & -whole).astype(np.float64))
-    return Evidence(flat.size, counts, float((53 - lowest).sum()))
+    digits = 53 - lowest
+    if tolerance:
+        digits = np.minimum(digits, max(0.0, -math.log2(tolerance)))
+    return Evidence(flat.size, counts, float(digits.sum()))

@@ -109,9 +109,7 @@ def _truncated(values: Array) -> Array:
     return words.view(np.float32).reshape(values.shape)
 
 
-def _fits_ends(
-    apply: Callable[[Array], Array], left: Summary, right: Summary, dtype: np.dtype[Any]
-) -> bool:
+def _fits_ends(apply: Callable[[Array], Array], left: Summary, right: Summary, dtype: np.dtype[Any]) -> bool:
     """Return whether a monotone function takes the smallest and the largest value to the right ones."""
     ends = reals(apply(np.array([left.least, left.most], dtype)))
     return bool((ends == (right.least, right.most)).all()) or not np.isfinite(ends).all()
@@ -133,7 +131,7 @@ def fitted_maps(
     epsilon = _epsilon(dtype)
     slack = 4 * epsilon * (left.largest + right.largest) + 2 * absolute
     if _near(right.least, -left.most, slack) and _near(right.most, -left.least, slack):
-        yield ValueMap(("negated",), "negated", "-{}", lambda values: -reals(values), Within(absolute))
+        yield ValueMap(("negated",), "negated", "(-{})", lambda values: -reals(values), Within(absolute))
     if not (left.spread and right.spread) or not math.isfinite(left.spread + right.spread):
         return
     ratio = right.spread / left.spread
@@ -167,9 +165,7 @@ def _near(one: float, other: float, slack: float) -> bool:
     return abs(one - other) <= slack
 
 
-def _fits_line(
-    low: float, high: float, factor: float, shift: float, right: Summary, slack: float
-) -> bool:
+def _fits_line(low: float, high: float, factor: float, shift: float, right: Summary, slack: float) -> bool:
     wide = slack * max(1.0, factor)
     return _near(low * factor + shift, right.least, wide) and _near(high * factor + shift, right.most, wide)
 
@@ -212,17 +208,18 @@ def _scaled(factor: float, epsilon: float, absolute: float) -> ValueMap:
     within = Within(absolute, 4 * epsilon)
     text = f"scaled by {_shown(factor)}"
     return ValueMap(
-        ("scaled",), text, f"{{}} * {factor!r}", lambda values: reals(values) * factor, within, 1
+        ("scaled",), text, f"({{}} * {factor!r})", lambda values: reals(values) * factor, within, 1
     )
 
 
 def _shifted(shift: float, epsilon: float, largest: float, absolute: float) -> ValueMap:
     within = Within(absolute + epsilon * largest, epsilon)
-    sign, text = ("+", "larger") if shift > 0 else ("-", "smaller")
+    sign = "+" if shift > 0 else "-"
+    scales = {1.0: ", as 1 + scale is of scale", -1.0: ", as scale is of 1 + scale"}
     return ValueMap(
         ("shifted",),
-        f"shifted by {_shown(shift)} (every value {_shown(abs(shift))} {text})",
-        f"{{}} {sign} {abs(shift)!r}",
+        f"shifted by {_shown(shift)}{scales.get(shift, '')}",
+        f"({{}} {sign} {abs(shift)!r})",
         lambda values: reals(values) + shift,
         within,
         1,
@@ -237,7 +234,7 @@ def _line(
     return ValueMap(
         (kind, "shifted"),
         f"{text} and shifted by {_shown(shift)}",
-        f"{{}} * {factor!r} + {shift!r}",
+        f"({{}} * {factor!r} + {shift!r})",
         lambda values: reals(values) * factor + shift,
         within,
         2,
@@ -245,13 +242,13 @@ def _line(
 
 
 _FUNCTIONS: tuple[tuple[str, str, str, Callable[[Array], Array]], ...] = (
-    ("squared", "squared", "{} ** 2", np.square),
-    ("square root", "the square root", "np.sqrt({})", np.sqrt),
-    ("reciprocal", "the reciprocal", "1 / {}", np.reciprocal),
-    ("exponential", "the exponential", "np.exp({})", np.exp),
-    ("logarithm", "the logarithm", "np.log({})", np.log),
-    ("exponential", "minus the exponential", "-np.exp({})", lambda values: -np.exp(values)),
-    ("logarithm", "the logarithm of minus the values", "np.log(-{})", lambda values: np.log(-values)),
+    ("squared", "squared", "({} ** 2)", np.square),
+    ("square root", "replaced by its square root", "np.sqrt({})", np.sqrt),
+    ("reciprocal", "replaced by its reciprocal", "(1 / {})", np.reciprocal),
+    ("exponential", "replaced by its exponential", "np.exp({})", np.exp),
+    ("logarithm", "replaced by its logarithm", "np.log({})", np.log),
+    ("exponential", "replaced by minus its exponential", "(-np.exp({}))", lambda values: -np.exp(values)),
+    ("logarithm", "replaced by the logarithm of its negative", "np.log(-{})", lambda values: np.log(-values)),
 )
 
 
