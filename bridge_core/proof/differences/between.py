@@ -28,7 +28,7 @@ from bridge_core.proof.differences.candidates import (
     stride_places,
     strided_moves,
 )
-from bridge_core.proof.differences.evidence import Evidence, evidence_of
+from bridge_core.proof.differences.evidence import ENOUGH, Evidence, evidence_of
 from bridge_core.proof.differences.moves import Move, MoveName, identity
 from bridge_core.proof.differences.partial_moves import name_partial, partial_moves, rows_found
 from bridge_core.proof.differences.relation import Relation
@@ -47,6 +47,8 @@ __all__ = ["relation_between", "relation_of"]
 
 _SAMPLE = 64
 _MOST_RESHAPES = 4000
+_UNORDERED = (("squared",), ("reciprocal",))
+"""What cannot be told from the smallest and the largest value, so that it is not tried in other places."""
 
 
 def relation_between(left: Array, right: Array, *, tolerance: float = 0.0) -> Relation | None:
@@ -276,7 +278,9 @@ class _Search:
         relations = (
             self._move_of(value_map)
             for value_map in self._value_maps()
-            if value_map is not self.cast and ("byte order" not in value_map.kinds or self._wild())
+            if value_map is not self.cast
+            and value_map.kinds not in _UNORDERED
+            and (value_map.kinds != ("byte order",) or self._wild())
         )
         return next((relation for relation in relations if relation is not None), None)
 
@@ -322,7 +326,7 @@ class _Search:
         """Say that the values are the same, where the order has no name."""
         if self.tolerance or not self.same_size or self.left.spec.dtype != self.right.spec.dtype:
             return None
-        if self.ours.bits != self.theirs.bits or not self.evidence.prove_values(1):
+        if self.ours.bits != self.theirs.bits or self.evidence.digits < ENOUGH:
             return None
         if not (_in_memory(self.left) and _in_memory(self.right)):
             return None
@@ -364,10 +368,12 @@ class _Search:
         evidence = self._evidence(move)
         if not value_map.kinds and not name.kinds:
             return False
+        if value_map.parameters and not evidence.prove_values(value_map.parameters):
+            return False
         if name.kinds:
             bits = name.bits * (len(self.places) / self.right.spec.size) + 24 * value_map.parameters
             return evidence.prove_order(bits)
-        return evidence.prove_values(value_map.parameters)
+        return evidence.prove_values()
 
     def _evidence(self, move: Move) -> Evidence:
         """Return what those elements prove that differ, or that a partial move explains."""

@@ -31,6 +31,8 @@ class Evidence:
     def __init__(self, size: int, counts: Array, digits: float) -> None:
         self.size = size
         self.distinct = len(counts)
+        self.digits = digits
+        """Bits that say: these are the same values, whatever their order."""
         shares = counts / max(1, size)
         entropy = float(-(shares * np.log2(shares)).sum()) if size else 0.0
         self.values = size * entropy + digits

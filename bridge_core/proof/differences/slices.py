@@ -29,9 +29,10 @@ def row_sums(tensor: Tensor, *, exact: bool = True) -> list[Array | None]:
 
 
 def _powers(values: Array) -> Array:
-    numbers = np.nan_to_num(reals(values), copy=False)
-    powers: Array = numbers + 1j * numbers * numbers
-    return powers
+    numbers = reals(values)
+    with np.errstate(all="ignore"):
+        powers: Array = numbers + 1j * np.square(numbers)
+    return np.where(np.isfinite(powers), powers, 0)
 
 
 def moves_by_slices(

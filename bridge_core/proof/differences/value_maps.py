@@ -18,6 +18,10 @@ __all__ = ["SAME", "ValueMap", "byte_swap", "cast_map", "fitted_maps", "rounding
 _ROUNDINGS = ("bfloat16", "float16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
 
 
+_FINEST = 2.0**-40
+"""The finest rounding that fitted numbers can resolve, since they are fitted to sums in float64."""
+
+
 @dataclass(frozen=True, eq=False)
 class ValueMap:
     """A function of single values.
@@ -135,7 +139,7 @@ def fitted_maps(
     if not (left.spread and right.spread) or not math.isfinite(left.spread + right.spread):
         return
     ratio = right.spread / left.spread
-    digits = max(2.0**-23, 4 * epsilon / left.finite**0.5)
+    digits = max(epsilon, 4 * epsilon / left.finite**0.5)
     factor = _round_number(ratio, digits * ratio)
     for sign in (1.0, -1.0):
         low, high = (left.least, left.most) if sign > 0 else (-left.most, -left.least)
@@ -172,10 +176,10 @@ def _fits_line(low: float, high: float, factor: float, shift: float, right: Summ
 
 def _epsilon(dtype: np.dtype[Any]) -> float:
     if not is_floating(dtype):
-        return 2.0**-52
+        return _FINEST
     import ml_dtypes
 
-    return float(ml_dtypes.finfo(dtype).eps)  # type: ignore[no-untyped-call]
+    return max(_FINEST, float(ml_dtypes.finfo(dtype).eps))  # type: ignore[no-untyped-call]
 
 
 def _round_number(value: float, limit: float) -> float:
@@ -188,8 +192,8 @@ def _round_number(value: float, limit: float) -> float:
         if abs(short - value) <= limit:
             return short
     for power in (-0.5, 0.5, -1.0):
-        whole = round(abs(value) ** (1 / power))
-        if 1 < whole < 1 << 20:
+        whole = round(abs(value) ** (1 / power)) if 1e-3 < abs(value) < 1e3 else 0
+        if whole > 1:
             exact = math.copysign(whole**power, value)
             if abs(exact - value) <= limit:
                 return exact
@@ -198,8 +202,8 @@ def _round_number(value: float, limit: float) -> float:
 
 def _shown(value: float) -> str:
     text = f"{value:.9g}"
-    whole = round(abs(value) ** -2)
-    if 1 < whole < 1 << 20 and len(text) > 6 and abs(whole**-0.5 - abs(value)) < 1e-7 * abs(value):
+    whole = round(abs(value) ** -2) if 1e-3 < abs(value) < 1 else 0
+    if whole > 1 and len(text) > 6 and abs(whole**-0.5 - abs(value)) < 1e-7 * abs(value):
         return f"{'-' if value < 0 else ''}1/sqrt({whole})"
     return text
 
@@ -262,7 +266,6 @@ def _functions(left: Summary, right: Summary, epsilon: float, absolute: float) -
 
         ends = np.sort(apply(np.array([left.least, left.most])))
         slack = 16 * epsilon * right.largest + absolute
-        if _near(float(ends[1]), right.most, slack) and (
-            kind == "squared" or _near(float(ends[0]), right.least, slack)
-        ):
+        folds = kind == "squared" or (kind == "reciprocal" and left.least < 0 < left.most)
+        if folds or (_near(float(ends[0]), right.least, slack) and _near(float(ends[1]), right.most, slack)):
             yield ValueMap((kind,), text, code, apply, Within(absolute, 16 * epsilon), 0)
