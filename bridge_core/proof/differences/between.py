@@ -8,7 +8,7 @@ equal values could show by chance is not named.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -23,9 +23,9 @@ from bridge_core.proof.differences.blocks import (
     summary,
 )
 from bridge_core.proof.differences.candidates import (
+    only_places,
     reshaping_moves,
     simple_moves,
-    stride_places,
     strided_moves,
 )
 from bridge_core.proof.differences.evidence import ENOUGH, Evidence, evidence_of
@@ -195,6 +195,8 @@ class _Search:
                 return
         elif self.tolerance and value_map is SAME and not self._alike():
             return
+        if not self.evidence.prove_order():
+            return
         yield from simple_moves(left, right)
         if len(left) == len(right):
             near = 0.0 if exact else max(1e-5, 16 * self.tolerance)
@@ -205,7 +207,7 @@ class _Search:
                 break
             yield move
         if exact:
-            yield from strided_moves(left, right, self._finder(changed))
+            yield from strided_moves(left, right, only_places(changed, self.right))
 
     def _alike(self) -> bool:
         """Return whether both tensors may hold the same values within the tolerance."""
@@ -218,28 +220,6 @@ class _Search:
                 (self.ours.mean, self.theirs.mean),
             )
         )
-
-    def _finder(self, left: Tensor) -> Callable[[int], int | None]:
-        """Return a function that finds the only place of a right element's value in the left tensor."""
-        asked = np.array(stride_places(self.right.spec.size))
-        asked_bits = bits_of(elements(self.right, asked))
-        values = np.unique(asked_bits)
-        where = np.full(len(values), -1, np.int64)
-        counts = np.zeros(len(values), np.int64)
-        start = 0
-        for region in blocks(left):
-            bits = bits_of(left.read(region)).reshape(-1)
-            at = np.minimum(np.searchsorted(values, bits), len(values) - 1)
-            hits = np.flatnonzero(values[at] == bits)
-            np.add.at(counts, at[hits], 1)
-            where[at[hits]] = hits + start
-            start += bits.size
-        known = {
-            int(asked[n]): int(where[at])
-            for n, at in enumerate(np.searchsorted(values, asked_bits))
-            if counts[at] == 1
-        }
-        return known.get
 
     # Other values in the same places, and both.
 

@@ -17,6 +17,8 @@ from bridge_core.transfer import Comparison, Progress
 __all__ = ["Mistake", "NamedDifferences", "name_differences"]
 
 _MOST_GROUPS = 6
+_MOST_OTHERS = 8
+"""How many times the bytes of what differs may be read of tensors that do not."""
 _UNKNOWN = "in no way that is known"
 _PHRASES = {
     "byte order": "with bytes in another order",
@@ -172,8 +174,8 @@ def name_differences(
 ) -> NamedDifferences:
     """Find what turned the left tensors into the right ones, where they differ.
 
-    Values are read again, in bounded memory: those that differ, those of keys that only one state has, and a
-    few elements of all others.
+    Values are read again, in bounded memory: those that differ, those of keys that only one state has, and of
+    others, if a content is sought, a few elements and some of the nearest completely.
 
     Args:
         left: One state.
@@ -203,7 +205,7 @@ def name_differences(
         if relation is not None and relation.kind != "equal":
             relations[key] = relation
             report(key)
-    others = OtherTensors(left, [*differing, *alone_left])
+    others = OtherTensors(left, [*differing, *alone_left], _MOST_OTHERS * total)
     for key in differing:
         known = relations.get(key)
         if known is None or known.kind == "reordered":

@@ -27,15 +27,19 @@ class OtherTensors:
     Args:
         state: The left state.
         near: Keys whose content is read completely where another tensor's size fits: those that differ, or
-            that only the left state has. Of all others only a few elements are read.
+            that only the left state has.
+        budget: How many bytes of all others may be read; of the rest only a few elements are.
     """
 
-    def __init__(self, state: FlatState, near: Iterable[Key]) -> None:
+    def __init__(self, state: FlatState, near: Iterable[Key], budget: int) -> None:
         self._tensors = state.tensors()
-        self._near = list(near)
+        self._near = dict.fromkeys(near)
+        self._budget = budget
+        self._of_size: dict[int, list[Key]] = {}
         self._of_spec: dict[TensorSpec, list[Key]] = {}
         for key, tensor in self._tensors.items():
             self._of_spec.setdefault(tensor.spec, []).append(key)
+            self._of_size.setdefault(tensor.spec.size, []).append(key)
         self._sums: dict[tuple[Key, str], int] = {}
         self._moments: dict[Key, tuple[float, float]] = {}
 
@@ -66,14 +70,22 @@ class OtherTensors:
                     return _of_other(other, relation)
         candidates = [
             other
-            for other in self._near
-            if other != key
-            and (allowed is None or other in allowed)
-            and self._tensors[other].spec.size == right.spec.size
+            for other in _by_likeness(key, self._of_size.get(right.spec.size, ()))
+            if other != key and (allowed is None or other in allowed) and self._may_read(other)
         ]
         if not candidates:
             return None
         return self._by_sums(key, right, candidates) or self._by_moments(key, right, candidates)
+
+    def _may_read(self, key: Key) -> bool:
+        """Return whether a tensor may be read completely; from then on it may."""
+        if key not in self._near:
+            nbytes = self._tensors[key].spec.nbytes
+            if nbytes > self._budget:
+                return False
+            self._budget -= nbytes
+            self._near[key] = None
+        return True
 
     def _by_sums(self, key: Key, right: Tensor, candidates: list[Key]) -> Relation | None:
         """Compare those whose elements have the same sum of bits, as moved elements have."""

@@ -24,7 +24,7 @@ def partial_moves(left: Shape, right: Shape) -> Iterator[Move]:
     differing = [axis for axis in straight if left[axis] != right[axis]]
     if not differing:
         for axis in straight:
-            if left[axis] > 2:
+            if left[axis] > 1:
                 for index in (np.arange(left[axis]) - 1, _after(np.arange(1, left[axis]), left[axis])):
                     yield Move(left, left, straight, _alone(index, axis, len(left)), right)
         return

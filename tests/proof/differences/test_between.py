@@ -144,7 +144,7 @@ def test_unrelated_random_tensors_have_no_relation(dtype, shape):
     assert relation_between(left, right.T.copy()) is None
 
 
-@settings(max_examples=examples(60))
+@settings(max_examples=examples(20))
 @given(st.integers(0, 2**32), st.sampled_from(["i8", "i4", "u1", "?", "f4"]), st.integers(1, 4))
 def test_unrelated_small_numbers_have_no_relation(seed, dtype, most):
     generator = np.random.default_rng(seed)
@@ -154,7 +154,7 @@ def test_unrelated_small_numbers_have_no_relation(seed, dtype, most):
     assert relation is None or relation.kind in ("equal", "constant")
 
 
-@settings(max_examples=examples(60))
+@settings(max_examples=examples(20))
 @given(st.data())
 def test_any_order_along_any_axes_is_found(data):
     generator = np.random.default_rng(data.draw(st.integers(0, 2**32)))
@@ -172,7 +172,7 @@ def test_any_order_along_any_axes_is_found(data):
         np.testing.assert_array_equal(computed(relation, left, right), right)
 
 
-@settings(max_examples=examples(60))
+@settings(max_examples=examples(20))
 @given(st.data())
 def test_any_reshape_and_permutation_is_found(data):
     sizes = data.draw(st.lists(st.integers(2, 5), min_size=2, max_size=5))
@@ -191,7 +191,7 @@ def test_any_reshape_and_permutation_is_found(data):
         np.testing.assert_array_equal(computed(relation, left, right), right)
 
 
-@settings(max_examples=examples(60))
+@settings(max_examples=examples(20))
 @given(st.floats(-50, 50), st.floats(-20, 20), st.integers(0, 2**32))
 def test_lines_are_found_or_not_resolved(factor, shift, seed):
     left = np.random.default_rng(seed).standard_normal((9, 11))
