@@ -26,7 +26,7 @@ __all__ = [
 
 _HELD = 128 << 20
 """Bytes up to which a tensor is held in memory; a larger one is read by blocks each time."""
-_BLOCK = 1 << 18
+_BLOCK = 1 << 16
 """Elements of a block: what is computed of it stays in the cache."""
 _FAR = 1 << 20
 """Elements of a block of a tensor that is not held; more are read at a time."""
@@ -129,7 +129,8 @@ def summary(tensor: Tensor) -> Summary:
         bits = bits_of(values).reshape(-1)
         total += int(bits.sum(dtype=np.uint64))
         first = bits[0] if first is None else first
-        constant = constant and bool((bits == first).all())
+        if constant:
+            constant = bits[-1] == first and bool((bits == first).all())
         if real:
             numbers = reals(values).reshape(-1)
             low, high = float(numbers.min()), float(numbers.max())
@@ -138,7 +139,8 @@ def summary(tensor: Tensor) -> Summary:
                 low, high = float(numbers.min(initial=np.inf)), float(numbers.max(initial=-np.inf))
             least, most, finite = min(least, low), max(most, high), finite + numbers.size
             with np.errstate(over="ignore"):
-                sums, squares = sums + float(numbers.sum()), squares + float(numbers @ numbers)
+                sums += float(numbers.sum())
+                squares += float(np.square(numbers, out=numbers).sum())
     if not finite:
         return Summary(total % 2**64, 0.0, 0.0, 0.0, 0.0, 0, constant)
     mean = sums / finite

@@ -18,6 +18,9 @@ __all__ = ["ENOUGH", "Evidence", "evidence_of"]
 ENOUGH = 32.0
 """Bits from which on a relation is named."""
 
+_ENOUGH_OF_FEW = 8.0
+"""The same for the order of values that are mostly distinct: that they are the same is proven anyway."""
+
 
 class Evidence:
     """What a sample of values can prove.
@@ -49,8 +52,10 @@ class Evidence:
         """Return whether the order is proven, after ``chosen`` bits of it that were fitted."""
         if not self.prove_values():
             return False
-        few_distinct_ones = chosen == 0 and self.distinct * 2 > self.size
-        return self.order - chosen >= ENOUGH or few_distinct_ones
+        most_are_distinct = self.distinct * 2 > self.size
+        return self.order - chosen >= (_ENOUGH_OF_FEW if most_are_distinct and chosen else ENOUGH) or (
+            most_are_distinct and not chosen
+        )
 
 
 def evidence_of(values: Array, tolerance: float = 0.0) -> Evidence:

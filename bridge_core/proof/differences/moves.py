@@ -200,7 +200,7 @@ def _axes_name(axes: tuple[int, ...], shape: tuple[int, ...]) -> tuple[str, str]
         return "transposed", f"transposed, axes {moved[0]} and {moved[1]}"
     if axes == tuple(range(len(axes)))[::-1]:
         return "permuted axes", "transposed, all axes reversed"
-    return "permuted axes", f"with its axes permuted to {list(axes)}"
+    return "permuted axes", f"its axes were permuted to {list(axes)}"
 
 
 def _grouped(fine: tuple[int, ...], coarse: tuple[int, ...], names: list[str]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bridge_core.messages import count
-from bridge_core.proof.differences.between import relation_of
+from bridge_core.proof.differences.between import known_relation
 from bridge_core.proof.differences.other_tensors import OtherTensors
 from bridge_core.proof.differences.relation import Relation
 from bridge_core.state import FlatState, Key, as_state, join_key
@@ -21,11 +21,11 @@ _MOST_OTHERS = 8
 """How many times the bytes of what differs may be read of tensors that do not."""
 _UNKNOWN = "in no way that is known"
 _PHRASES = {
-    "byte order": "with bytes in another order",
-    "permuted axes": "with permuted axes",
+    "byte order": "their bytes were in the other order",
+    "permuted axes": "their axes were permuted",
     "Fortran order": "in Fortran order",
-    "swapped parts": "with swapped parts",
-    "moved rows": "with rows in other places",
+    "swapped parts": "their parts were swapped",
+    "moved rows": "their rows were in other places",
     "cast": "stored in another dtype",
     "constant": "never loaded",
     "square root": "replaced by their square roots",
@@ -101,8 +101,8 @@ class NamedDifferences:
             return "unknown", ""
         if relation.other is not None:
             return relation.kind, f"{self._names_text(key, relation.other)}{_changes(relation)}"
-        side = f"{left} were {right} " if relation.reverse else ""
-        return relation.kind, side + (_kinds_text(relation.kinds) if by_kind else relation.text)
+        text = _kinds_text(relation.kinds) if by_kind else relation.text
+        return relation.kind, relation.sided(text, left, right)
 
     def _names_text(self, key: Key, other: Key) -> str:
         """Return how the names of tensors were mixed up that hold each other's content."""
@@ -145,14 +145,17 @@ class NamedDifferences:
     def _changed_names(self) -> bool:
         return any(self.only_right[key].changed for key in self.renamed)
 
-    def to_json(self, left: str = "left", right: str = "right") -> dict[str, Any]:
+    def to_json(
+        self, left: str = "left", right: str = "right", comparison: Comparison | None = None
+    ) -> dict[str, Any]:
         """Return the comparison as plain data, with what was found added to it.
 
         Args:
             left: What the left state is called.
             right: What the right one is called.
+            comparison: The comparison with more about it; None for the one that was named.
         """
-        document = self.comparison.to_json()
+        document = (comparison or self.comparison).to_json()
         for entry, difference in zip(document["differing"], self.comparison.differing, strict=True):
             relation = self.relations.get(difference.key)
             entry["relation"] = None if relation is None else relation.to_json()
@@ -201,7 +204,7 @@ def name_differences(
 
     relations: dict[Key, Relation] = {}
     for key in differing:
-        relation = relation_of(left.tensor(key), right.tensor(key))
+        relation = known_relation(left.tensor(key), right.tensor(key))
         if relation is not None and relation.kind != "equal":
             relations[key] = relation
             report(key)

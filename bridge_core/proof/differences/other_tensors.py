@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from bridge_core.errors import BridgeError
 from bridge_core.proof.differences.agreement import mapped
-from bridge_core.proof.differences.between import relation_of
+from bridge_core.proof.differences.between import known_relation
 from bridge_core.proof.differences.blocks import bit_sum, elements, has_order, summary
 from bridge_core.proof.differences.evidence import evidence_of
 from bridge_core.proof.differences.relation import Relation
 from bridge_core.proof.differences.value_maps import cast_map
-from bridge_core.state import FlatState, Key, Tensor, TensorSpec
+from bridge_core.state import Array, FlatState, Key, Tensor, TensorSpec
 
 __all__ = ["OtherTensors"]
 
@@ -51,11 +52,16 @@ class OtherTensors:
             right: The right tensor.
             keys: The only left keys to look at; None for all.
         """
+        try:
+            return self._content_of(key, right, None if keys is None else set(keys))
+        except BridgeError:  # what cannot be read is not the same as anything
+            return None
+
+    def _content_of(self, key: Key, right: Tensor, allowed: set[Key] | None) -> Relation | None:
         if right.spec.size < 2:
             return None
-        allowed = None if keys is None else set(keys)
         places = np.random.default_rng(1).integers(0, right.spec.size, _PROBES)
-        probe = elements(right, np.sort(places))
+        probe = elements(right, places)
         if not evidence_of(probe).prove_values():
             return None
         others = [
@@ -64,8 +70,8 @@ class OtherTensors:
             if other != key and (allowed is None or other in allowed)
         ]
         for other in _by_likeness(key, others):
-            if elements(self._tensors[other], np.sort(places)).tobytes() == probe.tobytes():
-                relation = relation_of(self._tensors[other], right)
+            if self._holds(other, places, probe):
+                relation = known_relation(self._tensors[other], right)
                 if relation is not None and relation.kind == "equal":
                     return _of_other(other, relation)
         candidates = [
@@ -73,9 +79,26 @@ class OtherTensors:
             for other in _by_likeness(key, self._of_size.get(right.spec.size, ()))
             if other != key and (allowed is None or other in allowed) and self._may_read(other)
         ]
-        if not candidates:
-            return None
-        return self._by_sums(key, right, candidates) or self._by_moments(key, right, candidates)
+        relation = None
+        if candidates:
+            relation = self._by_sums(key, right, candidates) or self._by_moments(key, right, candidates)
+        if relation is None and allowed is not None:
+            relation = self._first(key, right, [other for other in allowed if self._may_be_cut(other, right)])
+        return relation
+
+    def _may_be_cut(self, key: Key, right: Tensor) -> bool:
+        """Return whether the shapes differ along one axis only, as those of padded tensors do."""
+        ours, theirs = self._tensors[key].spec, right.spec
+        if len(ours.shape) != len(theirs.shape) or ours.dtype != theirs.dtype:
+            return False
+        return sum(one != other for one, other in zip(ours.shape, theirs.shape, strict=True)) == 1
+
+    def _holds(self, key: Key, places: Array, probe: Array) -> bool:
+        """Return whether a left tensor has some elements; most do not have the first two."""
+        parts = (slice(0, 2), slice(2, None))
+        return all(
+            elements(self._tensors[key], places[part]).tobytes() == probe[part].tobytes() for part in parts
+        )
 
     def _may_read(self, key: Key) -> bool:
         """Return whether a tensor may be read completely; from then on it may."""
@@ -113,7 +136,7 @@ class OtherTensors:
 
     def _first(self, key: Key, right: Tensor, others: list[Key]) -> Relation | None:
         for other in _by_likeness(key, others)[:_MOST_TRIES]:
-            relation = relation_of(self._tensors[other], right)
+            relation = known_relation(self._tensors[other], right)
             if relation is not None:
                 return _of_other(other, relation)
         return None

@@ -47,7 +47,12 @@ def _along(left: int, right: int) -> list[Array]:
         return cuts
     pads = []
     if right % left == 0 and left > 1:
-        pads = [np.repeat(np.arange(left), right // left), np.tile(np.arange(left), right // left)]
+        times = right // left
+        pads = [
+            np.repeat(np.arange(left).reshape(-1, length), times, axis=0).reshape(-1)
+            for length in range(1, left + 1)
+            if left % length == 0
+        ]
     before = np.full(right - left, -1)
     pads += [_after(np.arange(left), right), np.concatenate([before, np.arange(left)])]
     middle = (right - left) // 2
@@ -143,17 +148,22 @@ def _repeated(index: Array, known: Array, size: int, axis: int, where: str) -> t
     if len(known) == count and count % size == 0:
         times = count // size
         if np.array_equal(index, np.repeat(np.arange(size), times)):
-            text = f"with every place repeated {times} times{where}"
+            text = f"every place was repeated {times} times{where}"
             return "repeated", text, f"np.repeat({{}}, {times}, axis={axis})", 0.0
+        length = int(np.flatnonzero(np.diff(index) != 1)[0]) + 1
+        rows = np.arange(size).reshape(-1, length if size % length == 0 else size)
+        if length < size and np.array_equal(index, np.repeat(rows, times, axis=0).reshape(-1)):
+            text = f"every block of {length} was repeated {times} times{where}"
+            return "repeated", text, f"{{}}[{':, ' * axis}order]", 8.0
         if np.array_equal(index, np.tile(np.arange(size), times)):
             call = f"np.concatenate([{{}}] * {times}, axis={axis})"
             return "repeated", f"tiled {times} times{where}", call, 0.0
     steps = np.diff(index)
     if len(known) == count and count > 1 and (steps == steps[0]).all() and steps[0] > 1:
-        text = f"with every {steps[0]}th place only{where}"
+        text = f"only every {steps[0]}th place was taken{where}"
         return "cut", text, f"{{}}[{':, ' * axis}::{steps[0]}]", 0.0
     at = f"{{}}[{':, ' * axis}order]"
-    text = f"with rows in other places{where} ({len(known)} of {count} are left's)"
+    text = f"its rows were in other places{where} ({len(known)} of {count} are known)"
     return "moved rows", text, at, float(np.log2(max(2, size))) * len(known)
 
 

@@ -47,7 +47,14 @@ class Relation:
         """
         if self.other is not None:
             return f"as if it were {left}'s {join_key(self.other)}{self.changed}"
-        return f"as if {f'{left} were {right} ' if self.reverse else ''}{self.text}"
+        return f"as if {self.sided(self.text, left, right)}"
+
+    def sided(self, text: str, left: str = "left", right: str = "right") -> str:
+        """Return a text about the relation with the side that it is about."""
+        # Without a side, a text is about the right tensor.
+        if self.kind == "constant":
+            return f"{left if self.reverse else right} was {text}"
+        return f"{left} were {right} {text}" if self.reverse else text
 
     @property
     def changed(self) -> str:

@@ -76,7 +76,7 @@ def byte_swap(dtype: np.dtype[Any]) -> ValueMap | None:
         swapped = flat.view(words).byteswap().view(dtype)
         return swapped.reshape(values.shape)
 
-    text = "with its bytes in the other order"
+    text = "its bytes were in the other order"
     return ValueMap(("byte order",), text, "{}.byteswap()", apply, EXACTLY, dtype=dtype)
 
 

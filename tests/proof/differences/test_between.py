@@ -58,6 +58,11 @@ def test_narrow_dtypes_whose_values_repeat(mistake):
     assert relation.kind in kinds
 
 
+def partly_interleaved(array, start, stop):
+    middle = array[:, start:stop].reshape(len(array), 2, -1).swapaxes(1, 2).reshape(len(array), -1)
+    return np.concatenate([array[:, :start], middle, array[:, stop:]], 1)
+
+
 @pytest.mark.parametrize(
     ("change", "kinds"),
     [
@@ -76,6 +81,12 @@ def test_narrow_dtypes_whose_values_repeat(mistake):
         (lambda a: np.full_like(a, 0.5), ("constant",)),
         (lambda a: np.random.default_rng(1).permutation(a.reshape(-1)).reshape(a.shape), ("reordered",)),
         (lambda a: np.insert(a, 5, 7, axis=0), ("moved rows",)),
+        (lambda a: np.concatenate([a[:3] * 0, a[:-3]]), ("shifted rows",)),
+        (lambda a: np.repeat(a.reshape(4, 6, 40), 3, axis=0).reshape(72, 40), ("repeated",)),
+        (lambda a: np.tile(a, (1, 2)), ("repeated",)),
+        (lambda a: np.roll(a.reshape(4, 6, 40), 3, axis=1).reshape(24, 40), ("swapped parts",)),
+        (lambda a: partly_interleaved(a, 2, 38), ("interleaved",)),
+        (lambda a: partly_interleaved(a, 0, 20), ("interleaved",)),
         (lambda a: np.concatenate([a, a[-1:], a[-1:]]), ("padded",)),
         (lambda a: 1 / a, ("reciprocal",)),
         (lambda a: -np.exp(a), ("exponential",)),

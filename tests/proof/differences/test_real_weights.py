@@ -73,9 +73,8 @@ def test_layers_that_took_each_others_places(weights):
     keys = max(groups.values(), key=len)
     if len(keys) < 2:
         pytest.skip("no two tensors have one shape")
-    right = dict(weights) | {
-        key: weights[other] for key, other in zip(keys, keys[1:] + keys[:1], strict=True)
-    }
+    others = dict(zip(keys, keys[1:] + keys[:1], strict=True))
+    right = dict(weights) | {key: weights[other] for key, other in others.items()}
     left_state, right_state = bridge_core.as_state(weights), bridge_core.as_state(right)
     named = name_differences(left_state, right_state, bridge_core.compare_states(left_state, right_state))
     assert {key: relation.other for key, relation in named.relations.items()} == others
