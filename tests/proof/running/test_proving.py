@@ -140,7 +140,7 @@ def test_constants_keep_their_values_and_all_else_is_random():
 
 
 def test_inputs():
-    """They are what a model offers, or the error says how to write them."""
+    """They are what a model offers, or the error shows how to write them."""
     with refused(UsageError, "inputs", hint=("def inputs", "--inputs mynet:inputs")):
         proof(model("torch"), model("flax"), inputs=None)
     assert proof(model("torch", offered=X), model("flax"), inputs=None).equal

@@ -19,7 +19,7 @@ def proof(source, target, inputs, **options):
     return prove(source_model=source.eval(), model=target, inputs=inputs, **options)
 
 
-@pytest.mark.slow
+@pytest.mark.zoo
 @pytest.mark.parametrize("pair", USUAL, ids=str)
 def test_right_layers(pair):
     x = input_for(pair)
