@@ -8,11 +8,10 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from math import prod
 
 from bridge_core.state import FlatState, Key, TensorSpec, VariableCollections
 
-__all__ = ["SLOT", "Node", "NodePath", "Side", "fold"]
+__all__ = ["SLOT", "Node", "NodePath", "Side", "fold", "numbers_of", "slots_of", "texts_of"]
 
 SLOT = "\0"
 """Stands for the number in the text of a numbered node."""
@@ -96,9 +95,14 @@ def texts_of(path: NodePath) -> Iterator[str]:
     return map("".join, itertools.product(*choices))
 
 
-def size_of(path: NodePath) -> int:
-    """Return how many keys a path to a leaf stands for."""
-    return prod(node.count for node in path)
+def slots_of(path: NodePath) -> str:
+    """Return the text of a path with a `SLOT` for each number."""
+    return "".join(node.text for node in path)
+
+
+def numbers_of(path: NodePath) -> Iterator[tuple[int, ...]]:
+    """Yield the numbers of each key that a path stands for, in the order of `Side.keys_of`."""
+    return itertools.product(*(node.numbers for node in path if node.numbers))
 
 
 def fold(state: FlatState, layout: str, collections: VariableCollections) -> Side:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+from collections import Counter
+from dataclasses import replace
 
 from bridge_core.errors import UsageError
 from bridge_core.plugins import Registry, given_registry
 from bridge_core.proof.matching.checking import with_checked_rules
 from bridge_core.proof.matching.equations import Alignment, Form
-from bridge_core.proof.matching.folding import Node, NodePath, Side, fold
+from bridge_core.proof.matching.folding import Node, NodePath, Side, fold, slots_of
 from bridge_core.proof.matching.known_names import likeness
 from bridge_core.proof.matching.leaf_evidence import Draft, LeafEvidence
 from bridge_core.proof.matching.matching import Choice, Matching, Option, PatternPair, Unmatched
@@ -85,13 +87,9 @@ class _Result:
         )
 
     def _parts(self, outcome: Outcome) -> tuple[tuple[PatternPair, ...], tuple[Choice, ...]]:
-        pairs: list[PatternPair] = []
-        choices: list[Choice] = []
-        for draft in outcome.drafts:
-            if len(draft.forms) == 1:
-                pairs += self._writer.pairs(draft, *draft.forms[0])
-            else:
-                choices.append(self._orientation(draft))
+        single = [(draft, *draft.forms[0]) for draft in outcome.drafts if len(draft.forms) == 1]
+        pairs = list(self._writer.pairs(single))
+        choices = [self._orientation(draft) for draft in outcome.drafts if len(draft.forms) > 1]
         choices += [self._choice(choice) for choice in outcome.choices]
         return tuple(pairs), tuple(choices)
 
@@ -106,7 +104,7 @@ class _Result:
 
     def _option(self, draft: Draft, form: Form, alignment: Alignment) -> Option:
         source, target = pattern_of(draft.source), pattern_of(draft.target)
-        pairs = self._writer.pairs(draft, form, alignment)
+        pairs = self._writer.pairs([(draft, form, alignment)])
         return Option(source, target, pairs, (), likeness(source, target))
 
     def _choice(self, choice: DraftChoice) -> Choice:
@@ -132,7 +130,7 @@ class _Result:
 def _unmatched(paths: list[NodePath], side: Side, other: Side) -> tuple[Unmatched, ...]:
     others = [path for root in other.roots for path in root.leaves]
     found = []
-    for path in paths:
+    for path in _whole(paths, side):
         leaf = path[-1]
         why = _AUXILIARY.get(leaf.text[1:], "" if leaf.sort == "f" else _WHOLE)
         near = sorted(others, key=lambda candidate: _distance(leaf, candidate[-1]))[:3]
@@ -143,12 +141,23 @@ def _unmatched(paths: list[NodePath], side: Side, other: Side) -> tuple[Unmatche
     return tuple(found)
 
 
+def _whole(paths: list[NodePath], side: Side) -> list[NodePath]:
+    """Return one path for each key, where a pattern with numbers would take other keys as well."""
+    known = Counter(slots_of(path) for root in side.roots for path in root.leaves)
+    whole: list[NodePath] = []
+    for path in paths:
+        if known[slots_of(path)] == 1:
+            whole.append(path)
+            continue
+        choices = [
+            [replace(node, numbers=(n,)) for n in node.numbers] if node.numbers else [node] for node in path
+        ]
+        whole += itertools.product(*choices)
+    return whole
+
+
 def _distance(one: Node, other: Node) -> float:
     first, second = sorted(one.shape or ()), sorted(other.shape or ())
     if len(first) != len(second):
         return 1e6 + abs(len(first) - len(second))
     return sum(abs(a - b) / max(a, b, 1) for a, b in zip(first, second, strict=True))
-
-
-def _unused(_value: Any) -> None:
-    """Nothing."""
