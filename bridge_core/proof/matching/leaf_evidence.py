@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bridge_core.proof.matching.equations import LETTERS, Alignment, Form, alignments, forms
 from bridge_core.proof.matching.folding import NodePath, Side
@@ -23,6 +23,7 @@ class Draft:
         reason: What decided the pair.
         confidence: From 0 to 1.
         by_shape: Whether shapes alone leave one equation.
+        usual: Whether it may be a linear layer as both frameworks store it, if it has two axes.
     """
 
     source: NodePath
@@ -31,6 +32,7 @@ class Draft:
     reason: str = ""
     confidence: float = 1.0
     by_shape: bool = False
+    usual: bool = True
 
 
 def name_of(path: NodePath) -> str:
@@ -48,6 +50,22 @@ class LeafEvidence:
 
     def draft(self, source: NodePath, target: NodePath) -> Draft | None:
         """Return how one leaf may be another; None if it cannot be."""
+        draft = self._draft(source, target)
+        if draft is None or 2 not in (len(source[-1].shape or ()), len(target[-1].shape or ())):
+            return draft
+        linear = self._forms(self.ways.linear, source, target)
+        left = {(aligned.pairs, aligned.flat, form.sign) for form, aligned in draft.forms}
+        return draft if left & linear.keys() else replace(draft, usual=False)
+
+    def speaks_against(self, draft: Draft) -> bool:
+        """Return whether a settled pair shows that linear layers are not stored as usual.
+
+        That is a leaf with two axes and a bias next to it, of which the shape shows the order of axes.
+        """
+        paths = (draft.source, draft.target)
+        return draft.by_shape and not draft.usual and all(_bias_sizes(path) is not None for path in paths)
+
+    def _draft(self, source: NodePath, target: NodePath) -> Draft | None:
         if source[-1].sort != target[-1].sort:
             return None
         typed = self._typed(self.ways.all, source, target)

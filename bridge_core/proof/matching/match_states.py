@@ -51,10 +51,24 @@ def match_states(
     ours, theirs = sides
     ways = ways_between(registry, ours.layout, theirs.layout)
     evidence = LeafEvidence(ways, ours, theirs)
-    pools = Pools(Profiles(ours, theirs), evidence, names=names)
-    outcome = pools.match([(root,) for root in ours.roots], [(root,) for root in theirs.roots])
+    outcome = _assigned(ours, theirs, evidence, names=names)
     matching = _Result(ours, theirs).matching(outcome)
     return with_checked_rules(matching, source, target, registry, check=check)
+
+
+def _assigned(ours: Side, theirs: Side, evidence: LeafEvidence, *, names: bool) -> Outcome:
+    """Return the assignment, with linear layers as both frameworks store them unless the trees speak against it.
+
+    A model whose other leaves are stored in another order, as in libraries with layouts of their own, is
+    matched without that assumption.
+    """
+    profiles = Profiles(ours, theirs)
+    roots = [(root,) for root in ours.roots], [(root,) for root in theirs.roots]
+    pools = Pools(profiles, evidence, names=names)
+    outcome = pools.match(*roots)
+    if not pools.against and not any(map(evidence.speaks_against, outcome.drafts)):
+        return outcome
+    return Pools(profiles, evidence, names=names, usual=False).match(*roots)
 
 
 def _side(state: FlatState, what: str, registry: Registry) -> Side:

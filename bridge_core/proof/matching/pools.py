@@ -31,6 +31,7 @@ class Outcome:
         ours: Leaves of the source without a partner.
         theirs: Leaves of the target without a partner.
         misfits: How many pairs of leaves no equation fits.
+        usual: Whether all leaves with two axes may be linear layers as both frameworks store them.
     """
 
     drafts: list[Draft] = field(default_factory=list)
@@ -38,6 +39,7 @@ class Outcome:
     ours: list[NodePath] = field(default_factory=list)
     theirs: list[NodePath] = field(default_factory=list)
     misfits: int = 0
+    usual: bool = True
 
     def add(self, other: Outcome) -> None:
         """Add what another pool found."""
@@ -46,6 +48,7 @@ class Outcome:
         self.ours += other.ours
         self.theirs += other.theirs
         self.misfits += other.misfits
+        self.usual = self.usual and other.usual
 
     @property
     def open_ends(self) -> int:
@@ -66,14 +69,18 @@ class DraftChoice:
 class Pools:
     """The assignment of two trees, one pool after another."""
 
-    def __init__(self, profiles: Profiles, evidence: LeafEvidence, *, names: bool = True) -> None:
+    def __init__(self, profiles: Profiles, evidence: LeafEvidence, *, names: bool = True, usual: bool = True) -> None:
         """Remember the evidence.
 
         Args:
             profiles: The profiles of both sides.
             evidence: What is known of leaves.
             names: Whether exact names may settle what the rest leaves open.
+            usual: Whether linear layers are stored as both frameworks' own, unless nothing fits so.
         """
+        self._usual = usual
+        self.against = 0
+        """How many groups fit only if linear layers are stored otherwise."""
         self._profiles = profiles
         self._evidence = evidence
         self._names = names
@@ -175,7 +182,7 @@ class Pools:
             if draft is None:
                 return Outcome(ours=[ours], theirs=[theirs], misfits=1)
             why = replace(draft, reason=reason, confidence=min(confidence, draft.confidence))
-            return Outcome(drafts=[why])
+            return Outcome(drafts=[why], usual=draft.usual)
         inner = self.match(_inside(ours), _inside(theirs))
         for draft_number, draft in enumerate(inner.drafts):
             inner.drafts[draft_number] = replace(draft, confidence=min(confidence, draft.confidence))
@@ -193,13 +200,26 @@ class Pools:
         found = [[self._pair(one, other, "") for other in theirs] for one in ours]
         least = [min(row, key=lambda o: o.open_ends).open_ends for row in found]
         allowed = [[o.open_ends <= low for o in row] for row, low in zip(found, least, strict=True)]
-        possible = possible_pairs(allowed) or possible_pairs([[not o.misfits for o in row] for row in found])
+        usual = [[a and o.usual for a, o in zip(*row, strict=True)] for row in zip(allowed, found, strict=True)]
+        possible = possible_pairs(usual) if self._usual else None
+        if possible is None and self._usual and not all(o.usual for row in found for o in row):
+            self._count_against(allowed, found)
+        possible = possible or possible_pairs(allowed) or possible_pairs([[not o.misfits for o in row] for row in found])
         if possible is None:
             possible = [[True] * len(theirs) for _ in ours]
         outcome = Outcome()
         for rows, columns in components(possible):
             outcome.add(self._component(ours, theirs, rows, columns, found, possible))
         return outcome
+
+    def _count_against(self, allowed: list[list[bool]], found: list[list[Outcome]]) -> None:
+        """Count a group of repeated layers that only fits if nothing in it is stored as usual."""
+        unusual = [
+            [a and not o.usual for a, o in zip(*row, strict=True)] for row in zip(allowed, found, strict=True)
+        ]
+        paths = [draft.source for row in found for o in row for draft in o.drafts]
+        if possible_pairs(unusual) and any(node.count > 1 for path in paths for node in path):
+            self.against += 1
 
     def _component(
         self,

@@ -63,6 +63,11 @@ class Ways:
     source_collections: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     target_collections: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
+    @functools.cached_property
+    def linear(self) -> tuple[Way, ...]:
+        """The ways of linear layers that need no live module's type."""
+        return tuple(way for way in self.all if way.kind == "linear" and not way.by_module)
+
 
 UNCHANGED = Way(identity=True)
 
