@@ -95,7 +95,10 @@ class LeafEvidence:
         ours = [node.count for node in source if node.count > 1]
         theirs = [node.count for node in target if node.count > 1]
         found: dict[tuple[object, ...], tuple[Form, Alignment]] = {}
+        own = any(path[-1].count > 1 for path in (source, target))
         for aligned in alignments(ours, theirs):
+            if aligned.flat and own:  # numbers of leaves are names, as in wi_0, and count nothing else
+                continue
             lists = [(LETTERS[i], ours[i]) for i in aligned.source_axes]
             others = [(LETTERS[len(ours) + i], theirs[i]) for i in aligned.target_axes]
             for way in ways:
