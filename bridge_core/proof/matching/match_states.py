@@ -10,6 +10,7 @@ from dataclasses import replace
 from bridge_core.errors import UsageError
 from bridge_core.plugins import Registry, given_registry
 from bridge_core.proof.matching.checking import with_checked_rules
+from bridge_core.proof.matching.doubts import with_doubts
 from bridge_core.proof.matching.equations import Alignment, Form
 from bridge_core.proof.matching.folding import Node, NodePath, Side, fold, slots_of
 from bridge_core.proof.matching.known_names import likeness
@@ -53,7 +54,7 @@ def match_states(
     ways = ways_between(registry, ours.layout, theirs.layout)
     evidence = LeafEvidence(ways, ours, theirs)
     outcome = _assigned(ours, theirs, evidence, names=names)
-    matching = _Result(ours, theirs).matching(outcome)
+    matching = _Result(ours, theirs).matching(with_doubts(outcome, evidence) if names else outcome)
     return with_checked_rules(matching, source, target, registry, check=check)
 
 
