@@ -107,11 +107,34 @@ class Pools:
             swaps = step
             ours = [new for path in ours for new in swaps.get(id(path), [path])]
             theirs = [new for path in theirs for new in swaps.get(id(path), [path])]
+        groups, left, right = self._without_split(groups, left, right)
         outcome = Outcome()
         for group in groups:
             outcome.add(self._group(*group))
         outcome.add(self._rest(left, right))
         return outcome
+
+    def _without_split(
+        self,
+        groups: list[tuple[list[NodePath], list[NodePath]]],
+        left: list[NodePath],
+        right: list[NodePath],
+    ) -> tuple[list[tuple[list[NodePath], list[NodePath]]], list[NodePath], list[NodePath]]:
+        """Return groups without leaves of a class that both sides have left over in other numbers.
+
+        Layers that only some of a list are like can be one pattern on one side and two on the other.
+        """
+        classes = [
+            {self._profiles.class_of(leaf[-1]) for path in paths for leaf in _leaves(path)} for paths in (left, right)
+        ]
+        split = classes[0] & classes[1]
+        kept = []
+        for group in groups:
+            if group[0][0][-1].is_leaf and self._profiles.class_of(group[0][0][-1]) in split:
+                left, right = [*left, *group[0]], [*right, *group[1]]
+            else:
+                kept.append(group)
+        return kept, left, right
 
     def _is_hidden(self, node: Node) -> bool:
         """Return whether all leaves of a node were taken out."""
