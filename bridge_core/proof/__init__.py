@@ -19,11 +19,13 @@ if TYPE_CHECKING:
         name_differences as name_differences,
         relation_between as relation_between,
     )
+    from bridge_core.proof.running import Proof as Proof, prove as prove
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
             "causes": "Cause",
+            "running": "Proof prove",
             "differences": "Mistake NamedDifferences Relation name_differences relation_between",
         },
         packages="causes differences matching running",

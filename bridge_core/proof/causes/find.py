@@ -1,0 +1,61 @@
+"""Finding the known causes at a site: each finder is asked, and only what computing confirms is returned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from bridge_core.proof.causes.attention import attention_causes
+from bridge_core.proof.causes.cause import Cause
+from bridge_core.proof.causes.junctions import junction_causes
+from bridge_core.proof.causes.layers import layer_causes
+from bridge_core.proof.causes.measures import improves, relative_error, rounding
+from bridge_core.proof.causes.sides import both_sides
+from bridge_core.proof.causes.site import Site
+
+__all__ = ["find_causes"]
+
+
+def find_causes(site: Site) -> tuple[Cause, ...]:
+    """Return the known mistakes that explain why two models part at a site, the best first.
+
+    A cause is returned only if the target, computed as the source does, is equal up to rounding and the
+    target as it is is not.
+
+    Args:
+        site: The place where they first part, with the arrays that were recorded there.
+    """
+    sides = both_sides(site)
+    if sides is None:
+        return ()
+    limit = rounding(site, *(np.zeros((), dtype) for dtype in sides[0].dtypes))
+    if relative_error(sides[0].observed, sides[1].observed) <= site.control:
+        return ()
+    unknown: tuple[Cause, ...] = ()
+    finders: tuple[Callable[[], Iterator[Cause]], ...] = (
+        lambda: attention_causes(site),
+        lambda: layer_causes(site, sides, limit),
+        lambda: junction_causes(site, sides, limit),
+    )
+    for finder in finders:
+        causes: dict[str, Cause] = {}
+        for cause in _asked(finder):
+            if improves(cause.error_with, cause.error_without, limit):
+                causes.setdefault(cause.code, cause)
+        named = tuple(cause for cause in causes.values() if cause.target != "unknown")
+        if named:
+            return named
+        unknown = unknown or tuple(causes.values())
+    return unknown
+
+
+def _asked(finder: Callable[[], Iterator[Cause]]) -> list[Cause]:
+    """Return a finder's causes; what was recorded may have any shape, and then nothing is known."""
+    causes: list[Cause] = []
+    with np.errstate(all="ignore"):
+        try:
+            causes.extend(finder())
+        except (ArithmeticError, IndexError, KeyError, ValueError, np.linalg.LinAlgError):
+            pass
+    return causes
