@@ -72,15 +72,14 @@ def _inside(index: Array, axis: int, shape: tuple[int, ...], pick: str) -> AxisO
             text = f"{inner.text}, in every block of {length}"
             return AxisOrder(inner.kind, text, f"{pick}order]", inner.bits + math.log2(size))
     moved = np.flatnonzero(index != np.arange(size))
-    tight = (int(moved[0]), int(moved[-1]) + 1)
-    for first, last in (tight, (tight[0] - 1, tight[1] + 1)):  # an interleaved part begins and ends in place
-        if first < 0 or last > size or last - first == size:
-            continue
-        part = (*shape[:axis], last - first, *shape[axis + 1 :])
-        inner = named_order(index[first:last] - first, axis, part)
-        if inner.kind != "permuted" or ((first, last) == tight and last - first < size // 2):
-            text = f"{inner.text}, from place {first} to {last}"
-            return AxisOrder(inner.kind, text, f"{pick}order]", inner.bits + 2 * math.log2(size))
+    first, last = int(moved[0]), int(moved[-1]) + 1
+    for start, stop in ((first, last), (first - 1, last + 1)):  # an interleaved part begins and ends in place
+        if start >= 0 and stop <= size and stop - start < size:
+            part = (*shape[:axis], stop - start, *shape[axis + 1 :])
+            inner = named_order(index[start:stop] - start, axis, part)
+            if inner.kind != "permuted":
+                text = f"{inner.text}, from place {start} to {stop}"
+                return AxisOrder(inner.kind, text, f"{pick}order]", inner.bits + 2 * math.log2(size))
     return None
 
 

@@ -328,8 +328,6 @@ class _Search:
         text = "reordered, the same values in an order without a name"
         return Relation("reordered", text, "np.sort(right, None) = np.sort(left, None)", ("reordered",))
 
-    # One relation, tried.
-
     def _within(self, value_map: ValueMap) -> Within:
         within = value_map.within
         return Within(self.absolute, within.relative) if self.tolerance and within.bits else within
