@@ -100,20 +100,18 @@ def _numbers(path: Key) -> list[int]:
 
 
 def _rules(group: Sequence[tuple[Key, Key]], end: str) -> Iterable[ProposedRename]:
-    """Yield one rule for pairs that differ in their numbers only, or else one for each."""
+    """Yield one rule for pairs that differ in their numbers only; none if these differ in no simple way."""
     columns = [
         list(zip(*(_numbers(path) for path in side), strict=True)) for side in zip(*group, strict=True)
     ]
     varying = [[i for i, column in enumerate(side) if len(set(column)) > 1] for side in columns]
     if len(varying[0]) != len(varying[1]) or len(varying[0]) > len(_LETTERS):
-        yield from (_rule(pair, ({}, {}), (), end) for pair in group)
         return
     names: tuple[dict[int, str], dict[int, str]] = ({}, {})
     where = []
     for letter, other, one, two in zip(_LETTERS, _OTHERS, *varying, strict=False):
         steps = {b - a for a, b in zip(columns[0][one], columns[1][two], strict=True)}
         if len(steps) > 1:
-            yield from (_rule(pair, ({}, {}), (), end) for pair in group)
             return
         (step,) = steps
         names[0][one] = letter
