@@ -25,7 +25,7 @@ class ProposedRename:
 
     @property
     def toml(self) -> str:
-        """The rule as it is written in a rule file."""
+        """The rule in the TOML of a rule file."""
         rows = ["[[rule]]", f'source = "{self.source}"', f'rename = "{self.rename}"']
         if self.where:
             texts = ", ".join(f'"{text}"' for text in self.where)
@@ -35,7 +35,7 @@ class ProposedRename:
 
 @dataclass(frozen=True)
 class Proposal:
-    """Rename rules, found by shapes and siblings alone and applied by nobody.
+    """Rename rules, found only by shapes and siblings, which no conversion applies unasked.
 
     Args:
         renames: The rules.

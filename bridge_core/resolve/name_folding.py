@@ -68,14 +68,14 @@ def _cores(
             for length in range(len(path) + 1):
                 if path[:length] in below[side]:
                     below[side][path[:length]].add(None)
-    found: defaultdict[_Core, list[tuple[Key, Key]]] = defaultdict(list)
+    pairs_of: defaultdict[_Core, list[tuple[Key, Key]]] = defaultdict(list)
     for pair in pairs.items():
         for cut in range(_shared(*pair), -1, -1):
             core = _core(pair, cut)
             if cut == 0 or all(below[side][core[side]] == {core} for side in (0, 1)):
-                found[core].append(pair)
+                pairs_of[core].append(pair)
                 break
-    return found
+    return pairs_of
 
 
 def _core(pair: tuple[Key, Key], cut: int) -> _Core:

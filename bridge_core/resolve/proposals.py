@@ -123,7 +123,7 @@ class _Names:
         return ("", "") if self.removed and self.added else (join_key(self.removed), join_key(self.added))
 
     def source(self, path: Key) -> Key:
-        """Return a source's path as it is compared."""
+        """Return the form of a source's path that is compared."""
         return path
 
     def target(self, path: Key) -> Key:

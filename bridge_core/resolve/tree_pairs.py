@@ -67,7 +67,7 @@ def pair_leftovers(
 
     Args:
         source: What the source has left, in its order.
-        target: What the target lacks, named as the source names what both have.
+        target: What the target is missing, named as the source names what both have.
         fits: Returns whether two of one label fit each other.
     """
     known: dict[object, int] = {}
@@ -151,7 +151,7 @@ def _numbers(left: dict[str, _Node], right: dict[str, _Node]) -> list[tuple[str,
 def _singles(
     left: dict[str, _Node], right: dict[str, _Node], key: Callable[[_Node], Hashable]
 ) -> list[tuple[str, str]]:
-    """Return the names of those that alone have a value of the key on either side."""
+    """Return the names of the pairs that share a value of the key with no other."""
     sides = [{name: key(node) for name, node in side.items()} for side in (left, right)]
     counts = [Counter(values.values()) for values in sides]
     names = {value: name for name, value in sides[1].items()}
@@ -206,13 +206,13 @@ def _pairs_of_rest(
 
 def _families(items: Sequence[Leftover], numbers: Sequence[int]) -> dict[Hashable, dict[Key, list[int]]]:
     """Return label -> path without numbers -> items in the order of their numbers."""
-    found: dict[Hashable, dict[Key, list[tuple[tuple[int, ...], int]]]] = {}
+    families_of: dict[Hashable, dict[Key, list[tuple[tuple[int, ...], int]]]] = {}
     for number in numbers:
         parts = split_numbers(items[number].path)
         family = tuple("#" if part.isdigit() else part for part in parts)
         order = tuple(int(part) for part in parts if part.isdigit())
-        found.setdefault(items[number].label, {}).setdefault(family, []).append((order, number))
+        families_of.setdefault(items[number].label, {}).setdefault(family, []).append((order, number))
     return {
         label: {family: [number for _, number in sorted(rows)] for family, rows in families.items()}
-        for label, families in found.items()
+        for label, families in families_of.items()
     }

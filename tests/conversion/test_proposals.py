@@ -104,10 +104,10 @@ def refusal(source, target, layout, towards):
 
 def assert_right_with(rules, source, target, layout, towards):
     plan = plan_conversion(state_of(source, layout), to=towards, like=state_of(target, towards), rules=rules)
-    made = plan.apply(state_of(source, layout))
-    assert set(map(join_key, made)) == set(target)
-    for key in made:
-        np.testing.assert_array_equal(made[key], target[join_key(key)])
+    written = plan.apply(state_of(source, layout))
+    assert set(map(join_key, written)) == set(target)
+    for key in written:
+        np.testing.assert_array_equal(written[key], target[join_key(key)])
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -270,15 +270,15 @@ def test_a_newcomer_gets_the_three_renames_of_mamba2_and_pastes_them(towards, tm
     write(files["torch"], weights)
     write(files["flax"], mamba_of_jax(weights))
     source = files["torch" if towards == "flax" else "flax"]
-    made, rules = tmp_path / f"made{files[towards].suffix}", tmp_path / "rules.toml"
+    written, rules = tmp_path / f"written{files[towards].suffix}", tmp_path / "rules.toml"
     words = (str(source), "--to", towards, "--like", str(files[towards]))
     shown = run("plan", *words)
     assert shown.exit_code == 1
     assert shown.stdout.count("proposed rule: ") == 3
-    text = run("convert", words[0], str(made), *words[1:]).stderr
+    text = run("convert", words[0], str(written), *words[1:]).stderr
     rules.write_text(text[text.index("source = ") :])
-    assert run("convert", words[0], str(made), *words[1:], "--rules", str(rules)).exit_code == 0
-    with open_state(files[towards]) as expected, open_state(made) as got:
+    assert run("convert", words[0], str(written), *words[1:], "--rules", str(rules)).exit_code == 0
+    with open_state(files[towards]) as expected, open_state(written) as got:
         assert set(got) == set(expected)
         for key in got:
             np.testing.assert_array_equal(got[key], expected[key])
