@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from bridge_core import FlatState, Key, MissingDependency, TensorSpec
+from bridge_core.plugins import Inputs, ModelRun, ModuleSettings, Precision
 from bridge_torch.layers import place_in_stack, spell_in_stack
 
 __all__ = ["TorchFramework"]
@@ -114,6 +115,83 @@ class TorchFramework:
             UsageError: ``like`` is neither a module nor a state dict.
         """
         return _live().build_state_dict(state, like)
+
+    def runs(self, model: Any) -> bool:
+        """Return whether an object is an `nn.Module`; imports nothing."""
+        module = getattr(getattr(sys.modules.get("torch"), "nn", None), "Module", None)
+        return module is not None and isinstance(model, module)
+
+    def example_inputs(self, model: Any) -> Inputs | None:
+        """Return the ``dummy_inputs`` of transformers' models, or Lightning's ``example_input_array``.
+
+        None if the module has neither, or its ``forward`` does not take them.
+        """
+        inputs: Inputs | None = _live().example_inputs(model)
+        return inputs
+
+    def model_weights(self, model: Any, inputs: Inputs) -> FlatState:
+        """Return the state of a module, as `state` does.
+
+        Parameters of lazy modules get their shapes by a run of a copy, and have no values.
+
+        Args:
+            model: An `nn.Module`, which is not changed.
+            inputs: What it is called with; used for lazy modules only.
+
+        Raises:
+            UnsupportedFeature: As for `state`.
+            UsageError: A lazy module cannot be called with the inputs.
+        """
+        state: FlatState = _live().model_weights(model, inputs)
+        return state
+
+    def run_model(
+        self,
+        model: Any,
+        weights: FlatState,
+        inputs: Inputs,
+        *,
+        trace: bool = False,
+        precision: Precision = "native",
+        seed: int = 0,
+    ) -> ModelRun:
+        """Call a copy of a module on the CPU, in the mode of training or evaluation that the module has.
+
+        Gradients are not computed. torch's fused paths of attention and encoder layers are switched off, and
+        compiled modules run uncompiled, so that inner modules are called. The state of all random generators
+        is restored. Everything is in memory at the same time: the copy, and with ``trace`` all inputs and
+        outputs.
+
+        Args:
+            model: An `nn.Module`, which is not changed; on the meta device, the weights give it values.
+            weights: With the keys of `model_weights`; cast to the dtypes of the module.
+            inputs: numpy arrays, or arrays of torch or JAX. Integers become int64, floats get the dtype of
+                the module's first float weight, or float64.
+            trace: Whether to record the calls of all modules.
+            precision: ``"float64"`` also replaces casts to narrower floats in the module's own code.
+            seed: For torch's, numpy's and Python's random numbers.
+
+        Raises:
+            UnsupportedFeature: The module runs, but not with this precision; or it returns an array that
+                numpy does not have.
+            UsageError: The module cannot be copied or called, the weights are not its own, or a buffer
+                outside the state dict has no value.
+        """
+        run: ModelRun = _live().run_model(model, weights, inputs, trace=trace, precision=precision, seed=seed)
+        return run
+
+    def model_settings(self, model: Any, inputs: Inputs | None = None) -> Mapping[Key, ModuleSettings]:
+        """Return the settings of each module, by path.
+
+        Those of torch's own layers are read exactly; those of other modules from attributes with usual names,
+        and from the config that they hold. Nothing is run.
+
+        Args:
+            model: An `nn.Module`, which may be on the meta device.
+            inputs: Not used: the modules of torch exist without a call.
+        """
+        settings: Mapping[Key, ModuleSettings] = _live().model_settings(model)
+        return settings
 
 
 def _live() -> ModuleType:

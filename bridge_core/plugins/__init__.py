@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from bridge_core.plugins.library import Checkpoint as Checkpoint, Guidance as Guidance, Library as Library
     from bridge_core.plugins.model_runs import (
+        SETTING_NAMES as SETTING_NAMES,
         Inputs as Inputs,
         ModelRun as ModelRun,
         ModuleCall as ModuleCall,
@@ -68,7 +69,8 @@ else:
             "kind_providers": "missing_provider providers_of",
             "library": "Checkpoint Guidance Library",
             "layout_detection": "composite_layers undetermined_layout",
-            "model_runs": "Inputs ModelRun ModuleCall ModuleSettings Precision ReadsSettings RunsModels",
+            "model_runs": "Inputs ModelRun ModuleCall ModuleSettings Precision ReadsSettings RunsModels "
+            "SETTING_NAMES",
             "plugin_errors": "cause_of is_interrupt plugin_failures",
             "recipe": "Recipe RecipeHeader RecipeSide load_recipe",
             "recorded_layers": "check_recorded_layers held_layers undecided_problem unnamed_parts",

@@ -8,7 +8,16 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from bridge_core.state import Array, FlatState, Key
 
-__all__ = ["Inputs", "ModelRun", "ModuleCall", "ModuleSettings", "Precision", "ReadsSettings", "RunsModels"]
+__all__ = [
+    "Inputs",
+    "ModelRun",
+    "ModuleCall",
+    "ModuleSettings",
+    "Precision",
+    "ReadsSettings",
+    "RunsModels",
+    "SETTING_NAMES",
+]
 
 Precision = Literal["native", "float64", "reordered"]
 """How a model computes: as it is; in float64; as it is, with its sums taken in another order."""
@@ -35,8 +44,10 @@ class ModuleCall:
         path: The module's path, as in the keys of its weights without a collection; empty for the model.
         type: Qualified name of its class.
         inputs: The arrays it was called with: ``"0"`` for the first positional one, the name for a keyword,
-            dotted names (``"0.1"``, ``"cache.k"``) inside containers.
-        outputs: The arrays that it returned; ``""`` if it returned one array, else names as in ``inputs``.
+            dotted names inside containers: indexes (``"0.1"``), keys of dicts, names of fields, and of
+            public attributes of other objects (``"cache.layers.0.keys"``). None is left out.
+        outputs: The arrays that it returned; ``""`` if it returned one array, else named as inside a
+            container: ``"0"``, ``"logits"``.
         plain: Arguments that are plain values, as ``{"train": False}``, named as in ``inputs``.
         began: Place of the call's start among all starts and ends of calls; calls are in this order.
         ended: Place of its end: another call is inside this one if it began later and ended earlier.
@@ -69,17 +80,45 @@ class ModelRun:
     notes: tuple[str, ...] = ()
 
 
+SETTING_NAMES = frozenset(
+    {
+        *("activation", "align_corners", "bias", "bidirectional", "causal", "ceil_mode", "count_include_pad"),
+        *("dilation", "dropout", "dtype", "eps", "groups", "head_dim", "heads", "kv_heads", "layers"),
+        *("momentum", "norm_first", "output_size", "padding", "padding_idx", "padding_mode", "resize"),
+        *("rope_theta", "scale", "stride", "tied_to", "training", "window"),
+    }
+)
+"""The names that `ModuleSettings.values` may have."""
+
+
 @dataclass(frozen=True)
 class ModuleSettings:
     """Settings of one module, under names that all frameworks share.
 
-    ``values`` may have: ``eps`` (float), ``momentum`` (float, share of the new statistic), ``activation``
-    (``"gelu"``, ``"gelu_tanh"``, ``"relu"``, ``"silu"``, ...; with a parameter ``"leaky_relu(0.01)"``),
-    ``padding`` (a pair (low, high) for each axis of space, or ``"SAME"`` or ``"CIRCULAR"``), ``stride``,
-    ``dilation``, ``window`` (a number for each axis), ``groups``, ``heads``, ``kv_heads``, ``head_dim``,
-    ``scale`` (float), ``causal`` (bool), ``rope_theta`` (float), ``bias`` (bool), ``dropout`` (share that is
-    dropped), ``training`` (bool), ``dtype`` (name of the dtype it computes in; None for that of its input),
-    ``tied_to`` (dotted key).
+    ``values`` may have:
+
+    - ``activation``: ``"relu"``, ``"gelu"`` (exact), ``"gelu_tanh"``, ``"quick_gelu"``, ``"silu"``,
+      ``"sigmoid"``, ``"tanh"``, ``"softplus"``, ``"mish"``, ``"hard_swish"``, ``"identity"``, ...; parameters
+      in brackets, written with format ``g``: ``"leaky_relu(0.01)"``, ``"elu(1)"``, ``"softmax(-1)"``.
+    - ``bias`` (bool): whether it adds one.
+    - ``dtype``: name of the dtype it computes in: of a layer with weights without a setting of its own, that
+      of its weights.
+    - ``dropout`` (float): share that is dropped. ``training`` (bool): whether it drops; of a batch norm,
+      whether it normalises by the batch's own statistics.
+    - ``eps`` (float). ``momentum`` (float): share of the new statistic; None: all batches count alike.
+    - ``window``, ``stride``, ``dilation``: a number for each axis of space, in the order of these axes.
+      ``groups``: of a convolution or a group norm.
+    - ``padding``: a pair (low, high) for each axis of space; ``"SAME"`` only where it depends on the input's
+      size. Of a transposed convolution, what is cut at each end: its output has ``(in - 1) * stride +
+      dilation * (window - 1) + 1 - low - high`` places. ``padding_mode``: ``"circular"``, ``"reflect"`` or
+      ``"replicate"``; absent for zeros. ``ceil_mode``, ``count_include_pad`` (bool): of pooling.
+    - ``output_size``: of adaptive pooling or resizing, None for an axis that stays. ``resize``:
+      ``"nearest"``, ``"linear"``, ``"cubic"``. ``align_corners`` (bool).
+    - ``heads``, ``kv_heads``, ``head_dim`` (int), ``scale`` (float, multiplies the products of queries and
+      keys), ``causal`` (bool), ``rope_theta`` (float): of attention.
+    - ``layers`` (int), ``bidirectional`` (bool): of recurrent stacks. ``padding_idx`` (int): of embeddings.
+      ``norm_first`` (bool): of a transformer's layer, whether the norms come before attention.
+    - ``tied_to``: dotted key of the weight that it shares.
 
     Args:
         type: Qualified name of the module's class.
@@ -110,6 +149,9 @@ class RunsModels(Protocol):
 
     def model_weights(self, model: Any, inputs: Inputs) -> FlatState:
         """Return the state of the model's weights, with module types in the metadata.
+
+        A module's settings there have ``"constants"`` if it has any: the names below its path of float
+        tensors that are neither parameters nor statistics, whose values the model computes itself.
 
         A model without weights of its own, as a Linen module, is initialised by shape: then the tensors have
         specs and no values.

@@ -24,6 +24,7 @@ pytest.register_assert_rewrite(
     "bridge_core.testing.harness",
     "bridge_core.testing.layers",
     "bridge_core.testing.libraries",
+    "bridge_core.testing.model_runs",
     "bridge_core.testing.recipes",
     "bridge_core.testing.values",
 )
@@ -34,6 +35,7 @@ from bridge_core.testing.frameworks import FrameworkContract  # noqa: E402 - as 
 from bridge_core.testing.harness import read_state, write_state  # noqa: E402 - as above
 from bridge_core.testing.layers import LayerContract  # noqa: E402 - as above
 from bridge_core.testing.libraries import LibraryContract  # noqa: E402 - as above
+from bridge_core.testing.model_runs import ModelRunContract  # noqa: E402 - as above
 from bridge_core.testing.recipes import RecipeContract, RecipeSample  # noqa: E402 - as above
 from bridge_core.testing.strategies import (  # noqa: E402 - as above
     arrays,
@@ -55,6 +57,7 @@ __all__ = [
     "keys",
     "LayerContract",
     "LibraryContract",
+    "ModelRunContract",
     "read_state",
     "RecipeContract",
     "RecipeSample",

@@ -31,7 +31,7 @@ from bridge_core.messages import count, listed
 from bridge_core.state import Array, LazyTensor, ModuleInfo, Region, dtype_named, flat_names
 from bridge_core.transfer import LoadedTensor, load_values
 
-__all__ = ["build_state_dict", "read_state"]
+__all__ = ["build_state_dict", "entries_of", "layers_of", "read_state", "ties_of", "to_numpy", "type_of"]
 
 _PLAIN = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
@@ -63,25 +63,37 @@ def read_state(value: Any) -> FlatState:
         UnsupportedFeature: Some tensors cannot be converted.
         UsageError: The value is neither, or has a value that is not a tensor.
     """
-    entries = _entries(value)
+    entries = entries_of(value)
     ignored = [name for name, child in entries.items() if _is_foreign_extra(name, child)]
     children = {as_key(n): child for n, child in entries.items() if not _is_foreign_extra(n, child)}
     problems = {key: problem for key, child in children.items() if (problem := _problem(child))}
     _refuse(problems, "expected a dense tensor of a supported dtype")
+    ties = _ties(children)
     tensors: dict[Key, Tensor] = {}
-    ties: dict[Key, Key] = {}
-    first: dict[tuple[Any, ...], Key] = {}
     for key, child in children.items():
-        owner = first.setdefault(_memory(child), key)
-        if owner != key:
-            ties[key] = owner
-        tensors[key] = tensors[owner] if owner != key else _wrap(key, child)
+        tensors[key] = tensors[ties[key]] if key in ties else _wrap(key, child)
     provenance = {"source": f"a live {_qualified(type(value))}"}
     if ignored:
         provenance["ignored"] = ", ".join(ignored)
     modules = _modules(value, tensors) if isinstance(value, torch.nn.Module) else {}
     metadata = StateMetadata(modules=modules, ties=ties, provenance=provenance)
     return FlatState(tensors, layout="torch", metadata=metadata)
+
+
+def ties_of(module: torch.nn.Module) -> dict[Key, Key]:
+    """Return the keys of a module's tensors that are the same memory as an earlier one: key -> that one."""
+    children = {as_key(name): child for name, child in entries_of(module).items()}
+    return _ties({key: child for key, child in children.items() if _problem(child) is None})
+
+
+def _ties(children: Mapping[Key, torch.Tensor]) -> dict[Key, Key]:
+    ties: dict[Key, Key] = {}
+    first: dict[tuple[Any, ...], Key] = {}
+    for key, child in children.items():
+        owner = first.setdefault(_memory(child), key)
+        if owner != key:
+            ties[key] = owner
+    return ties
 
 
 def build_state_dict(state: FlatState, like: Any) -> OrderedDict[str, torch.Tensor]:
@@ -96,7 +108,7 @@ def build_state_dict(state: FlatState, like: Any) -> OrderedDict[str, torch.Tens
         UnsupportedFeature: torch does not have the dtypes of some tensors.
         UsageError: ``like`` is neither a module nor a state dict.
     """
-    template = None if like is None else _entries(like)
+    template = None if like is None else entries_of(like)
     flat_names(state)  # raises for two keys that join to one name
     keys = {".".join(key): key for key in state}
     problems = {
@@ -120,7 +132,7 @@ def build_state_dict(state: FlatState, like: Any) -> OrderedDict[str, torch.Tens
     return result
 
 
-def _entries(value: Any) -> Mapping[str, Any]:
+def entries_of(value: Any) -> Mapping[str, Any]:
     """Return the names and values of a state dict; of a module, its own tensors, with their gradients."""
     if isinstance(value, torch.nn.Module):
         entries: Mapping[str, Any] = value.state_dict(keep_vars=True)
@@ -220,8 +232,8 @@ def _wrap(key: Key, child: torch.Tensor) -> Tensor:
     if tensor.device.type == "meta":
         return LazyTensor(spec, _without_values(key))
     if tensor.device.type != "cpu" or tensor.is_conj() or tensor.is_neg():
-        return LazyTensor(spec, lambda region: _to_numpy(tensor[region]))
-    return ArrayTensor(_to_numpy(tensor))
+        return LazyTensor(spec, lambda region: to_numpy(tensor[region]))
+    return ArrayTensor(to_numpy(tensor))
 
 
 def _without_values(key: Key) -> Callable[[Region], NoReturn]:
@@ -236,7 +248,7 @@ def _without_values(key: Key) -> Callable[[Region], NoReturn]:
     return read
 
 
-def _to_numpy(tensor: torch.Tensor) -> Array:
+def to_numpy(tensor: torch.Tensor) -> Array:
     """Return a read-only array; a view of the tensor's memory where that is possible, else a copy."""
     name = _NAMES[tensor.dtype]
     tensor = tensor.cpu().resolve_conj().resolve_neg()
@@ -262,11 +274,7 @@ def _to_torch(tensor: Tensor) -> torch.Tensor:
 
 def _modules(root: torch.nn.Module, keys: Iterable[Key]) -> dict[Key, ModuleInfo]:
     """Return type, settings and leaves of each module; modules inside a parametrized layer belong to it."""
-    modules: dict[Key, torch.nn.Module] = {}
-    for name, module in root.named_modules(remove_duplicate=False):
-        path = as_key(name) if name else ()
-        if _layer_path(path, modules) == path:
-            modules[path] = module
+    modules = layers_of(root)
     leaves: dict[Key, list[str]] = {path: [] for path in modules}
     for key in keys:
         path = _layer_path(key[:-1], modules)
@@ -276,6 +284,27 @@ def _modules(root: torch.nn.Module, keys: Iterable[Key]) -> dict[Key, ModuleInfo
         path: ModuleInfo(_types(module), _settings(module), tuple(leaves[path]))
         for path, module in modules.items()
     }
+
+
+def layers_of(root: torch.nn.Module) -> dict[Key, torch.nn.Module]:
+    """Return all modules by path, shared ones under each of their paths; parametrizations are left out."""
+    modules: dict[Key, torch.nn.Module] = {}
+    for name, module in root.named_modules(remove_duplicate=False):
+        path = as_key(name) if name else ()
+        if _layer_path(path, modules) == path:
+            modules[path] = module
+    return modules
+
+
+def type_of(module: torch.nn.Module) -> str:
+    """Return the qualified name of a module's class.
+
+    Of a parametrized one it is that of the layer's class, of a lazy one that of the class it becomes.
+    """
+    cls = type(module)
+    if is_parametrized(module):
+        cls = cls.__mro__[1]
+    return _qualified(getattr(cls, "cls_to_become", None) or cls)
 
 
 def _layer_path(path: Key, modules: Mapping[Key, torch.nn.Module]) -> Key:
