@@ -14,7 +14,7 @@ from bridge_flax.layers import COLLECTIONS
 from bridge_flax.templates import Template
 
 if TYPE_CHECKING:
-    from bridge_core.plugins import WeightsChoice
+    from bridge_core.plugins import Inputs, ModelRun, Precision, WeightsChoice
 
 __all__ = ["FlaxFramework", "load_trees"]
 
@@ -167,6 +167,67 @@ class FlaxFramework:
         keys = frozenset(names.get(key, key) for key in weights)
         return trees.build(state.rename(names), like, keys)
 
+    def runs(self, model: Any) -> bool:
+        """Return whether an object is a model that can be run; imports nothing.
+
+        It is a Linen module, bound or not; an NNX module, concrete or abstract; a `template` (that of a Linen
+        module is refused with what to return instead); transformers' ``FlaxPreTrainedModel``; or a pair
+        ``(Linen module, variables)``, ``(apply_fn, variables)`` or ``(graphdef, state)``.
+        """
+        return _can_run(model)
+
+    def example_inputs(self, model: Any) -> Inputs | None:
+        """Return transformers' dummy inputs of a ``FlaxPreTrainedModel``; None for other models."""
+        from bridge_core.plugins import Inputs
+
+        if not _is_transformers(model):
+            return None
+        shape = getattr(model, "input_shape", None)
+        if not isinstance(shape, tuple) or not all(isinstance(size, int) for size in shape):
+            return None
+        if len(shape) == 2:
+            return Inputs((np.arange(max(shape[0], 1) * 8, dtype=np.int32).reshape(-1, 8),))
+        batch, height, width, channels = shape if len(shape) == 4 else (0, 0, 0, 0)
+        pixels = np.linspace(-1, 1, batch * height * width * channels, dtype=np.float32)
+        return Inputs((pixels.reshape(batch, channels, height, width),)) if batch else None
+
+    def model_weights(self, model: Any, inputs: Inputs) -> FlatState:
+        """Return the state of a model's weights, with module types in the metadata.
+
+        A Linen module without variables is initialised by shape: its parameters have specs and no values.
+        The setting ``constants`` of a module names its leaves that are neither parameters nor statistics.
+
+        Raises:
+            UsageError: The model cannot be called with these inputs, or it is the template of a Linen module.
+        """
+        state: FlatState = load_trees().model_weights(model, inputs)
+        return state
+
+    def run_model(
+        self,
+        model: Any,
+        weights: FlatState,
+        inputs: Inputs,
+        *,
+        trace: bool = False,
+        precision: Precision = "native",
+        seed: int = 0,
+    ) -> ModelRun:
+        """Call a model with weights and inputs; neither is changed.
+
+        Matrix products are computed in the highest precision of the device. A model gets random streams and
+        mutable collections if it asks for them. `bridge_core.plugins.RunsModels` documents the arguments.
+
+        Raises:
+            UsageError: The model cannot be called with these inputs.
+            MismatchError: The weights do not have the keys and shapes of the model.
+            UnsupportedFeature: The precision is not offered for this model.
+        """
+        run: ModelRun = load_trees().run_model(
+            model, weights, inputs, trace=trace, precision=precision, seed=seed
+        )
+        return run
+
 
 def load_trees() -> ModuleType:
     """Import the part that needs JAX and Flax.
@@ -195,6 +256,36 @@ def _is_linen(value: Any) -> bool:
         base.__module__.startswith("flax.linen.") and base.__name__ == "Module"
         for base in type(value).__mro__
     )
+
+
+def _can_run(value: Any) -> bool:
+    if isinstance(value, type):
+        return False
+    if isinstance(value, Template) or _is_linen(value) or _is_transformers(value):
+        return True
+    if isinstance(value, tuple) and len(value) == 2 and not hasattr(value, "_fields"):
+        first, second = value
+        holds = isinstance(second, Mapping | list | tuple) or _is_nnx(second) or _is_struct(second)
+        if _is_linen(first) or type(first).__name__ == "GraphDef":
+            return holds
+        return callable(first) and holds and _holds_arrays(second)
+    return _is_nnx(value) and callable(value)
+
+
+def _is_transformers(value: Any) -> bool:
+    """Return whether an object is a ``FlaxPreTrainedModel`` or made like one."""
+    if not callable(value) or isinstance(value, type):
+        return False
+    names = {base.__name__ for base in type(value).__mro__}
+    return "FlaxPreTrainedModel" in names and _is_linen(value.module)
+
+
+def _holds_arrays(tree: Any) -> bool:
+    try:
+        kinds = [_leaf_kind(leaf) for leaf in _leaves(tree, 0)]
+    except UsageError:
+        return False
+    return None not in kinds and 1 in kinds
 
 
 def _is_struct(value: Any) -> bool:

@@ -1,6 +1,7 @@
-"""Live Flax objects to flat states and back. Only this package imports JAX and Flax."""
+"""Live Flax objects to flat states and back, and running them. Only this package imports JAX and Flax."""
 
 from bridge_flax.trees.flatten import build, state_of
 from bridge_flax.trees.make_template import make_template
+from bridge_flax.trees.running import model_weights, run_model
 
-__all__ = ["build", "make_template", "state_of"]
+__all__ = ["build", "make_template", "model_weights", "run_model", "state_of"]

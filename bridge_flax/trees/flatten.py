@@ -30,7 +30,7 @@ from bridge_flax.trees.module_types import nnx_modules
 from bridge_flax.trees.nnx_split import split
 from bridge_flax.trees.walk import is_empty, is_struct, rebuild, walk
 
-__all__ = ["build", "flatten", "state_of"]
+__all__ = ["build", "flatten", "read_leaves", "state_of"]
 
 
 def state_of(value: Any) -> FlatState:
@@ -150,6 +150,21 @@ def build(state: FlatState, like: Any, weights: Collection[Key] | None = None) -
 
 
 def _fill(state: FlatState, like: Any, weights: Collection[Key] | None = None) -> Any:
+    leaves = read_leaves(state, like, weights)
+    return rebuild(like, lambda key, leaf: leaves.get(key, leaf))
+
+
+def read_leaves(state: FlatState, like: Any, weights: Collection[Key] | None = None) -> dict[Key, Any]:
+    """Return a new leaf for each leaf of a tree, by key.
+
+    Args:
+        state: The tensors, with exactly the keys of ``like``.
+        like: What `walk` can walk.
+        weights: The keys of ``like`` that are read; None for all.
+
+    Raises:
+        MismatchError: Keys or shapes differ; its attributes list all of them.
+    """
     leaves = [
         (key, leaf)
         for key, leaf, _ in walk(like)
@@ -173,4 +188,4 @@ def _fill(state: FlatState, like: Any, weights: Collection[Key] | None = None) -
             mismatched=mismatched,
         )
     loaded = load_values(state, [key for key, leaf in leaves if not is_spread(leaf)])
-    return rebuild(like, lambda key, leaf: as_leaf(loaded, key, leaf) if key in specs else leaf)
+    return {key: as_leaf(loaded, key, leaf) for key, leaf in leaves}
