@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         ops as ops,
         plan as plan,
         plugins as plugins,
+        proof as proof,
         resolve as resolve,
         rules as rules,
         state as state,
@@ -98,6 +99,9 @@ if TYPE_CHECKING:
         default_registry as default_registry,
         hookimpl as hookimpl,
     )
+    from bridge_core.proof import (
+        prove as prove,
+    )
     from bridge_core.rules import (
         Rule as Rule,
         load_rules as load_rules,
@@ -141,6 +145,7 @@ else:
             "layers": "LayerKind LayerTransform Leaf",
             "plan": "Plan Step",
             "plugins": "Checkpoint default_registry Framework Guidance hookimpl Library Registry",
+            "proof": "prove",
             "rules": "load_rules Rule",
             "state": (
                 "ArrayTensor as_key as_state FileTensor FlatState join_key Key split_name "
@@ -148,7 +153,9 @@ else:
             ),
             "transfer": "compare_states load_values Progress",
         },
-        packages="axes checkpoint conversion formats io layers ops plan plugins resolve rules state transfer",
+        packages=(
+            "axes checkpoint conversion formats io layers ops plan plugins proof resolve rules state transfer"
+        ),
         moved={
             "Array": "bridge_core.state:Array",
             "as_tensor": "bridge_core.state:as_tensor",

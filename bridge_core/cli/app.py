@@ -35,6 +35,7 @@ _COMMANDS = {
     "convert": "Convert, and verify what was written.",
     "verify": "Check that a file holds another's weights, through the plan.",
     "diff": "Compare names, shapes, dtypes and values of two files.",
+    "prove": "Run two models on the same weights, and find where their outputs part.",
     "explain": "Show what happens to one tensor, and why.",
     "rules": "Check a rule file.",
     "recipes": "List the recipes for families of models, or show one.",

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from bridge_core.conversion.comparison import verify as verify
     from bridge_core.conversion.in_memory import from_neutral as from_neutral, to_neutral as to_neutral
     from bridge_core.conversion.inputs import state_of as state_of
+    from bridge_core.conversion.model_factory import load_factory as load_factory
     from bridge_core.conversion.recipes import (
         RecognisedRecipe as RecognisedRecipe,
         named_recipe as named_recipe,
@@ -28,6 +29,7 @@ else:
             "convert": "convert plan_conversion",
             "in_memory": "from_neutral to_neutral",
             "inputs": "state_of",
+            "model_factory": "load_factory",
             "recipes": "RecognisedRecipe named_recipe recognised_recipes",
             "report": "Report",
             "selection": "as_only",

@@ -12,11 +12,13 @@ if TYPE_CHECKING:
         running as running,
     )
     from bridge_core.proof.causes import Cause as Cause
+    from bridge_core.proof.running import Proof as Proof, prove as prove
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
             "causes": "Cause",
+            "running": "Proof prove",
         },
         packages="causes differences matching running",
     )

@@ -1,0 +1,42 @@
+"""Finding the known causes at a site: each finder is asked, and only what computing confirms is returned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from bridge_core.proof.causes.cause import Cause
+from bridge_core.proof.causes.layers import layer_causes
+from bridge_core.proof.causes.measures import improves, relative_error, rounding
+from bridge_core.proof.causes.sides import Side, both_sides
+from bridge_core.proof.causes.site import Site
+
+__all__ = ["find_causes"]
+
+
+def find_causes(site: Site) -> tuple[Cause, ...]:
+    """Return the known mistakes that explain why two models part at a site, the best first.
+
+    A cause is returned only if the target, computed as the source does, is equal up to rounding and the
+    target as it is is not.
+
+    Args:
+        site: The place where they first part, with the arrays that were recorded there.
+    """
+    sides = both_sides(site)
+    if sides is None:
+        return ()
+    limit = rounding(site, *(np.zeros((), dtype) for dtype in sides[0].dtypes))
+    if relative_error(sides[0].observed, sides[1].observed) <= site.control:
+        return ()
+    causes: dict[str, Cause] = {}
+    for cause in _all_causes(site, sides, limit):
+        if improves(cause.error_with, cause.error_without, limit):
+            causes.setdefault(cause.code, cause)
+    return tuple(causes.values())
+
+
+def _all_causes(site: Site, sides: tuple[Side, Side], limit: float) -> Iterator[Cause]:
+    if site.at is None and not site.pairs:
+        yield from layer_causes(site, sides, limit)

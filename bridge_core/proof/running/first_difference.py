@@ -1,0 +1,205 @@
+"""Finds the first module whose inputs are equal on both sides and whose outputs are not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bridge_core.conversion import plan_conversion
+from bridge_core.errors import BridgeError
+from bridge_core.plugins import ModuleCall, ModuleSettings, Registry
+from bridge_core.proof.causes import ModuleView, Site
+from bridge_core.proof.running.models import Side, module_path
+from bridge_core.proof.running.module_pairs import ModuleError
+from bridge_core.state import Array, FlatState, Key
+
+__all__ = ["Place", "SideOfSite", "first_place", "site_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where two models part.
+
+    Args:
+        outer: The innermost pair whose inputs are equal and whose outputs are not.
+        at: The first pair directly inside it whose outputs and inputs differ; None if there is none.
+        inner: The pairs directly inside it, in order.
+        sure: Whether the inputs of ``outer`` were seen to be equal.
+    """
+
+    outer: ModuleError
+    at: ModuleError | None
+    inner: tuple[ModuleError, ...]
+    sure: bool = True
+
+
+def first_place(errors: Sequence[ModuleError], limit: float) -> Place | None:
+    """Return where two models part; None if their own outputs are equal, or nothing was recorded.
+
+    Args:
+        errors: The errors of all pairs; the models' own come first.
+        limit: The error up to which arrays are equal.
+    """
+    if not errors:
+        return None
+    current, sure = errors[0], True
+    while True:
+        inner = _directly_inside(current, errors)
+        differing = [one for one in inner if one.outputs is not None and not one.outputs <= limit]
+        if not differing:
+            return Place(current, None, tuple(inner), sure)
+        first = differing[0]
+        if first.inputs is not None and not first.inputs <= limit:
+            return Place(current, first, tuple(inner), sure)
+        sure = sure and first.inputs is not None
+        if not first.pair.single:
+            return Place(first, None, (), sure)
+        current = first
+
+
+def _directly_inside(outer: ModuleError, errors: Sequence[ModuleError]) -> list[ModuleError]:
+    """Return the pairs inside a pair that no other pair inside it holds."""
+    within = [one for one in errors if one is not outer and _is_inside(one, outer)]
+    return [one for one in within if not any(_is_inside(one, other) for other in within if other is not one)]
+
+
+def _is_inside(inner: ModuleError, outer: ModuleError) -> bool:
+    return all(
+        big.began < small.began and small.ended < big.ended
+        for smalls, bigs in ((inner.pair.source, outer.pair.source), (inner.pair.target, outer.pair.target))
+        for small in smalls
+        for big in bigs[:1]
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class SideOfSite:
+    """What is known of one model, to show a module of it.
+
+    Args:
+        side: The model.
+        weights: Its weights, values in memory.
+        calls: All calls of its traced run.
+        settings: Path -> settings of its modules.
+        layers: Path -> layer kind and neutral values.
+    """
+
+    side: Side
+    weights: FlatState
+    calls: Sequence[ModuleCall]
+    settings: Mapping[Key, ModuleSettings] = field(default_factory=dict)
+    layers: Mapping[Key, tuple[str, Mapping[str, Array]]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        side: Side,
+        weights: FlatState,
+        calls: Sequence[ModuleCall],
+        settings: Mapping[Key, ModuleSettings] | None,
+        registry: Registry,
+    ) -> SideOfSite:
+        """Return one with the layers that module types, names and shapes show."""
+        return cls(side, weights, calls, settings or {}, _layers(weights, registry))
+
+    def view(self, call: ModuleCall, paired: Sequence[ModuleCall]) -> ModuleView:
+        """Return a call with its weights and the calls inside it.
+
+        Args:
+            call: The call.
+            paired: Calls that must be among the direct children; what only wraps them is left out.
+        """
+        children = [self.view(child, ()) for child in self.children(call, paired)]
+        kind, neutral = self.layers.get(call.path, (None, {}))
+        known = self.settings.get(call.path)
+        size = len(call.path)
+        weights = {}
+        for key in self.weights:
+            plain = module_path(key, self.weights, self.side.framework)
+            if plain[:size] == call.path and len(plain) > size:
+                weights[plain[size:]] = self.weights.read(key)
+        return ModuleView(
+            call.path,
+            call.type,
+            self.side.layout,
+            call.inputs,
+            call.outputs,
+            call.plain,
+            known.values if known is not None else {},
+            weights,
+            kind,
+            neutral,
+            tuple(children),
+            self.side.channels,
+        )
+
+    def children(self, call: ModuleCall, paired: Sequence[ModuleCall]) -> list[ModuleCall]:
+        """Return the calls directly inside a call; one that only wraps paired calls is replaced by these."""
+        within = [one for one in self.calls if call.began < one.began and one.ended < call.ended]
+        direct = [
+            one
+            for one in within
+            if not any(other.began < one.began and one.ended < other.ended for other in within)
+        ]
+        children: list[ModuleCall] = []
+        for one in direct:
+            holds = any(one.began < other.began and other.ended < one.ended for other in paired)
+            children += self.children(one, paired) if holds and one not in paired else [one]
+        return children
+
+
+def site_of(place: Place, source: SideOfSite, target: SideOfSite, control: float) -> Site | None:
+    """Return what is to be explained; None where the place is not one module of each side.
+
+    Args:
+        place: Where the models part.
+        source: The source's side.
+        target: The target's side.
+        control: Relative error that is rounding.
+    """
+    if not place.outer.pair.single:
+        return None
+    ours = [call for inner in place.inner for call in inner.pair.source]
+    theirs = [call for inner in place.inner for call in inner.pair.target]
+    one, other = place.outer.pair.source[0], place.outer.pair.target[0]
+    source_children, target_children = source.children(one, ours), target.children(other, theirs)
+    pairs: list[tuple[int, int]] = []
+    at: int | None = None
+    for inner in place.inner:
+        if inner is place.at:
+            at = len(pairs)
+        for call in inner.pair.source:
+            for twin in inner.pair.target:
+                if call in source_children and twin in target_children:
+                    pairs.append((source_children.index(call), target_children.index(twin)))
+    if at is not None and at >= len(pairs):
+        at = None
+    return Site(
+        source.view(one, ours),
+        target.view(other, theirs),
+        tuple(pairs),
+        at,
+        control,
+        source.side.inputs,
+        target.side.inputs,
+    )
+
+
+def _layers(weights: FlatState, registry: Registry) -> dict[Key, tuple[str, Mapping[str, Array]]]:
+    """Return the layers of a model by path, with neutral values."""
+    try:
+        plan = plan_conversion(weights, to="neutral", registry=registry, recipe="none", check=False)
+        if not plan.ok:
+            return {}
+        neutral = plan.apply(weights)
+    except BridgeError:
+        return {}
+    layers: dict[Key, tuple[str, Mapping[str, Array]]] = {}
+    for path, info in neutral.metadata.layers.items():
+        if info.kind is None or info.kind == "parameter":
+            continue
+        values = {
+            leaf: neutral.read(key) for leaf in info.leaves if (key := (*path, *leaf.split("."))) in neutral
+        }
+        layers[path] = (info.kind, values)
+    return layers
