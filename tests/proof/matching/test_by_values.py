@@ -198,3 +198,15 @@ def test_a_settled_pair_that_content_contradicts_is_a_problem():
     (problem,) = matching.problems
     assert "m.c.weight" in problem
     assert not matching.complete
+
+
+def test_look_alikes_stay_open(opened):
+    weights, matching = opened
+    rng = np.random.default_rng(3)
+    alike = dict(weights)
+    for i in range(LAYERS):
+        like = weights[f"h.{i}.k.weight"] + 0.4 * rng.standard_normal((WIDTH, WIDTH))
+        alike[f"h.{i}.q.weight"] = like.astype(np.float32)
+    target = target_of(with_noise(0.4)(flax_weights(alike)))
+    left = settle_by_values(matching, source_of(alike), target)
+    assert [choice.sources for choice in left.choices] == [("h.{i:int}.q.weight", "h.{i:int}.k.weight")]
