@@ -134,7 +134,9 @@ class CallRecorder:
             note(arrays)
             return
         self.used_callbacks = True
-        jax.debug.callback(note, arrays, ordered=True)
+        names = [*arrays]  # JAX would sort them
+        values = [*arrays.values()]
+        jax.debug.callback(lambda *given: note(dict(zip(names, given, strict=True))), *values, ordered=True)
 
     def _begin(
         self, attempt: int, path: Key, kind: str, plain: dict[str, Any], arrays: dict[str, Any]

@@ -127,14 +127,16 @@ class Program:
     def _traced(self, leaves: Mapping[Key, Any], inputs: Inputs, *, wide: bool) -> _Traced:
         flat, structure = jax.tree.flatten((dict(leaves), *as_inputs(inputs, wide=wide)))
         arrays = [leaf for leaf in flat if _is_array(leaf)]
+        names: list[Any] = []
 
         def call(*arrays: Any) -> Any:
             given = iter(arrays)
             filled = [next(given) if _is_array(leaf) else leaf for leaf in flat]
-            return self(*jax.tree.unflatten(structure, filled))
+            outputs, updates = self(*jax.tree.unflatten(structure, filled))
+            names[:] = [[*outputs], [*updates]]  # JAX would sort them
+            return [*outputs.values(), *updates.values()]
 
-        closed, shape = jax.make_jaxpr(call, return_shape=True)(*arrays)
-        return _Traced(closed, arrays, jax.tree.structure(shape))
+        return _Traced(jax.make_jaxpr(call)(*arrays), arrays, *names)
 
     def __call__(
         self, leaves: Mapping[Key, Any], args: Any, kwargs: Any, *, wide: bool = False
@@ -162,12 +164,15 @@ class Program:
 class _Traced:
     closed: Any
     arrays: list[Any]
-    structure: Any
+    outputs: list[str]
+    updates: list[Key]
 
     def computed(self, rule: Rule) -> Any:
         # One compilation is faster than one for each operation.
         results = jax.jit(lambda *arrays: evaluate(self.closed, arrays, rule))(*self.arrays)
-        return _finished(jax.tree.unflatten(self.structure, results))
+        values = iter(results)
+        outputs = {name: next(values) for name in self.outputs}
+        return _finished((outputs, {key: next(values) for key in self.updates}))
 
 
 def _finished(result: tuple[dict[str, Any], dict[Key, Any]]) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from bridge_core import BridgeError, FlatState, Key, UnsupportedFeature, UsageError, as_key
 from bridge_core.messages import listed, shown
@@ -80,7 +80,13 @@ def _uninitialised(model: torch.nn.Module) -> list[Key]:
 def _initialised(model: torch.nn.Module, inputs: Inputs) -> torch.nn.Module:
     """Return a copy of a lazy module, called once so that its parameters have shapes."""
     with _quiet(0), _named_failures("the model fails"), torch.no_grad():
-        module = copy.deepcopy(model)
+        # torch cannot copy buffers that are uninitialised.
+        lazy = {
+            id(child): UninitializedBuffer(dtype=child.dtype)  # type: ignore[call-arg]
+            for child in model.buffers()
+            if is_lazy(child)
+        }
+        module = copy.deepcopy(model, dict(lazy))
         positional, named = _arguments(inputs, torch.get_default_dtype())
         module(*positional, **named)
     return module

@@ -14,7 +14,7 @@ from bridge_core.cli.report import size_text
 from bridge_core.messages import fold_names
 from bridge_core.plugins.registry import PluginFailure, Registry
 
-COMMANDS = ["inspect", "plan", "convert", "verify", "diff", "explain", "rules", "plugins"]
+COMMANDS = ["inspect", "plan", "convert", "verify", "diff", "prove", "explain", "rules", "plugins"]
 
 
 def run(*args):

@@ -34,6 +34,8 @@ def activate(name: str, x: Array) -> Array:
             return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / (alpha if plain == "celu" else 1)))
         if plain == "softplus":
             return _softplus(float(parameter) * x) / float(parameter)
+        if plain == "softcap":
+            return float(parameter) * np.tanh(x / float(parameter))
         if plain == "softmax":
             return _softmax(x, int(parameter))
         if plain == "log_softmax":

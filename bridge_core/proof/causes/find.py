@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
+from bridge_core.proof.causes.attention import attention_causes
 from bridge_core.proof.causes.cause import Cause
+from bridge_core.proof.causes.junctions import junction_causes
 from bridge_core.proof.causes.layers import layer_causes
 from bridge_core.proof.causes.measures import improves, relative_error, rounding
-from bridge_core.proof.causes.sides import Side, both_sides
+from bridge_core.proof.causes.sides import both_sides
 from bridge_core.proof.causes.site import Site
 
 __all__ = ["find_causes"]
@@ -30,13 +30,19 @@ def find_causes(site: Site) -> tuple[Cause, ...]:
     limit = rounding(site, *(np.zeros((), dtype) for dtype in sides[0].dtypes))
     if relative_error(sides[0].observed, sides[1].observed) <= site.control:
         return ()
-    causes: dict[str, Cause] = {}
-    for cause in _all_causes(site, sides, limit):
-        if improves(cause.error_with, cause.error_without, limit):
-            causes.setdefault(cause.code, cause)
-    return tuple(causes.values())
-
-
-def _all_causes(site: Site, sides: tuple[Side, Side], limit: float) -> Iterator[Cause]:
-    if site.at is None and not site.pairs:
-        yield from layer_causes(site, sides, limit)
+    unknown: tuple[Cause, ...] = ()
+    finders = (
+        lambda: attention_causes(site),
+        lambda: layer_causes(site, sides, limit),
+        lambda: junction_causes(site, sides, limit),
+    )
+    for finder in finders:
+        causes: dict[str, Cause] = {}
+        for cause in finder():
+            if improves(cause.error_with, cause.error_without, limit):
+                causes.setdefault(cause.code, cause)
+        named = tuple(cause for cause in causes.values() if cause.target != "unknown")
+        if named:
+            return named
+        unknown = unknown or tuple(causes.values())
+    return unknown

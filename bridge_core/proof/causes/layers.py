@@ -17,9 +17,10 @@ from bridge_core.proof.causes.norms import NORM
 from bridge_core.proof.causes.pools import ACTIVATION, POOL
 from bridge_core.proof.causes.sides import Side, unlike_weights
 from bridge_core.proof.causes.site import Site
+from bridge_core.proof.differences import relation_between
 from bridge_core.state import Array
 
-__all__ = ["code_of", "layer_causes", "layer_task"]
+__all__ = ["code_of", "layer_causes", "precision_of", "setting_text"]
 
 FAMILIES: Mapping[str, Family] = {
     "linear": LINEAR,
@@ -54,6 +55,9 @@ CODES = {
     ("pool", "stride"): "pool_stride",
     ("pool", "padding"): "pool_padding",
     ("activation", "slope"): "activation",
+    ("tokens", "take"): "token_pooling",
+    ("part", "part"): "part_order",
+    ("part", "interleaved"): "part_order",
 }
 """(family, setting) -> code; a setting of another name is its own code."""
 
@@ -89,7 +93,12 @@ def code_of(family: str, setting: str, source: Any, target: Any) -> str:
     return CODES.get((family, setting), setting)
 
 
-def layer_task(side: Side, other: Side, limit: float) -> Task | None:
+def setting_text(family: str, name: str, value: Any) -> str:
+    """Return a value of a family's setting for people."""
+    return f"{value} token" if family == "tokens" and value in ("first", "last") else shown(name, value)
+
+
+def _layer_task(side: Side, other: Side, limit: float) -> Task | None:
     """Return what the families of layers see of a side; None if it was called without an array."""
     inputs = [array for name, array in side.arrays.items() if name.startswith("input ")]
     if not inputs:
@@ -117,8 +126,10 @@ def precision_of(side: Side) -> float:
 
 
 def layer_causes(site: Site, sides: tuple[Side, Side], limit: float) -> Iterator[Cause]:
-    """Yield causes inside a layer: settings, and weights that differ."""
-    tasks = [layer_task(sides[0], sides[1], limit), layer_task(sides[1], sides[0], limit)]
+    """Yield causes inside a layer: settings, and weights that differ; nothing for a module with children."""
+    if site.at is not None or site.pairs:
+        return
+    tasks = [_layer_task(sides[0], sides[1], limit), _layer_task(sides[1], sides[0], limit)]
     source, target = tasks
     if source is None or target is None:
         return
@@ -243,6 +254,5 @@ def _weight_causes(
 
 def _relation(source: Array, target: Array) -> tuple[str, str]:
     """Return the kind of the relation between two weights, and what completes "as if ..."; empty if none."""
-    if source.ndim == 2 and source.T.shape == target.shape and relative_error(source.T, target) < 1e-5:
-        return "transposed", "transposed"
-    return "", ""
+    relation = relation_between(source.astype(np.float32), target.astype(np.float32), tolerance=1e-6)
+    return ("", "") if relation is None else (relation.kind, relation.text)

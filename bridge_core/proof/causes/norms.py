@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,6 +17,9 @@ EPSILONS = (1e-5, 1e-6, 1e-12, 1e-3, 1e-8, 1e-7, 1e-4, 1e-2, 1e-10, 1e-15, 2e-5,
 """Epsilons in use, the usual ones first."""
 
 MAX_EPSILON = 2.0
+
+FEW = 16
+"""Rows, or channels, on which most settings are refuted."""
 
 
 def compute(x: Array, weights: Mapping[str, Array], settings: Settings) -> Array:
@@ -154,19 +158,40 @@ def _roles(task: Task) -> Iterator[tuple[str | None, str | None, float]]:
 
 def _with_epsilon(task: Task, settings: Settings, cost: float) -> Iterator[Candidate]:
     """Yield settings with the epsilon that fits, if one does: those stated, those in use, the number."""
-    eps = _fit(task, settings)
-    if eps is None:
-        return
-    fitted = {**settings, "eps": eps}
-    with np.errstate(all="ignore"):
-        error = np.max(np.abs(compute(task.x, task.weights, fitted) - task.observed))
-    if not error <= 2 * task.limit * np.max(np.abs(task.observed)):
+    if not _reproduces(_few(task, settings), settings) or not (eps := _reproduces(task, settings)):
         return
     stated = [float(value) for value in task.said("eps") if isinstance(value, int | float)]
     for place, value in enumerate(dict.fromkeys([*stated, *EPSILONS])):
         yield {**settings, "eps": value}, cost + (0.0 if value in stated[:1] else 0.1 + 0.01 * place)
     yield {**settings, "eps": float(f"{eps:.2g}")}, cost + 0.5
     yield {**settings, "eps": eps}, cost + 1.0
+
+
+def _reproduces(task: Task, settings: Settings) -> float:
+    """Return the epsilon with which settings give the observed array, 1e-300 for none; 0 if they do not."""
+    eps = _fit(task, settings)
+    if eps is None:
+        return 0.0
+    with np.errstate(all="ignore"):
+        value = compute(task.x, task.weights, {**settings, "eps": eps})
+        error = np.max(np.abs(value - task.observed))
+    return max(eps, 1e-300) if error <= 2 * task.limit * np.max(np.abs(task.observed)) else 0.0
+
+
+def _few(task: Task, settings: Settings) -> Task:
+    """Return the part of a task on which settings can be refuted with less work."""
+    x, observed, weights = task.x, task.observed, task.weights
+    if settings["over"] in ("group", "sample"):
+        return replace(task, x=x[:1], observed=observed[:1])
+    channels = x.shape[-1]
+    if settings["over"] == "features":
+        if any(w.shape not in ((), (channels,)) for w in weights.values()):
+            return task
+        step = max(1, x.size // channels // FEW)
+        rows = [array.reshape(-1, channels)[::step] for array in (x, observed)]
+        return replace(task, x=rows[0], observed=rows[1])
+    few = {n: w.reshape(-1)[:FEW] if w.size == channels else w for n, w in weights.items()}
+    return replace(task, x=x[..., :FEW], observed=observed[..., :FEW], weights=few)
 
 
 def _fit(task: Task, settings: Settings) -> float | None:

@@ -57,10 +57,12 @@ def pool_settings(task: Task, outputs: tuple[int, ...]) -> Iterator[Candidate]:
         outputs: Sizes of the axes of space after it.
     """
     lengths = task.x.shape[1:-1]
+    known = task.said("how")
+    methods = {"max": HOW[:1], "average": HOW[1:]}.get(known[0] if known else "", HOW)
     stated = [n for said in task.said("window") for n in (said if isinstance(said, tuple) else (said,))]
     sizes = list(dict.fromkeys([n for n in stated if isinstance(n, int) and n > 0] + [2, 3, 4, 5, 7, 8]))
     if all(length == 1 for length in outputs):
-        for how in HOW[:2]:
+        for how in methods[:2]:
             yield _settings(how, [AxisWindow(n, n) for n in lengths]), 0.1 * HOW.index(how)
     for size in sizes:
         strides = list(dict.fromkeys([size, 2, 1, 3]))
@@ -72,7 +74,9 @@ def pool_settings(task: Task, outputs: tuple[int, ...]) -> Iterator[Candidate]:
             if len({w.stride for w in windows}) > 1:
                 continue
             padded = any(w.low or w.high for w in windows)
-            for how in HOW if padded else HOW[:2]:
+            for how in methods:
+                if how == HOW[2] and not padded:
+                    continue
                 lopsided = 0.1 * sum(w.low != w.high for w in windows)
                 yield _settings(how, list(windows)), 0.1 * HOW.index(how) + lopsided
 

@@ -34,6 +34,7 @@ class Side:
         names: Common name -> what people call it on this side.
         dtypes: The dtypes of the observed array and of the floats among the inputs.
         where: What the observed array is, for people.
+        children: The side's child of each pair.
     """
 
     view: ModuleView
@@ -42,6 +43,7 @@ class Side:
     names: Mapping[str, str] = field(default_factory=dict)
     dtypes: tuple[np.dtype, ...] = ()
     where: str = "output"
+    children: tuple[ModuleView, ...] = ()
 
     @property
     def weights(self) -> dict[str, Array]:
@@ -81,9 +83,13 @@ def both_sides(site: Site) -> tuple[Side, Side] | None:
                 names[side][common] = texts[side]
     first, second = _plain(first), _plain(second)
     moved = _moved(site, first, second, orders)
+    children = (
+        tuple(site.source.children[one] for one, _ in site.pairs),
+        tuple(site.target.children[other] for _, other in site.pairs),
+    )
     return (
-        Side(site.source, arrays[0], moved[0], names[0], dtypes, where),
-        Side(site.target, arrays[1], moved[1], names[1], dtypes, where),
+        Side(site.source, arrays[0], moved[0], names[0], dtypes, where, children[0]),
+        Side(site.target, arrays[1], moved[1], names[1], dtypes, where, children[1]),
     )
 
 
@@ -209,10 +215,33 @@ def _weight_pairs(site: Site) -> Iterator[WeightPair]:
     for name, value in rest.items():
         yield (f"weight {name}" if name not in left else f"weight {name} (target)"), None, value, (name, name)
     for place, (one, other_place) in enumerate(site.pairs):
-        first, second = site.source.children[one].neutral, site.target.children[other_place].neutral
-        if "embedding" in first and "embedding" in second:
-            tables = (np.asarray(first["embedding"]), np.asarray(second["embedding"]))
+        first, second = site.source.children[one], site.target.children[other_place]
+        if "embedding" in first.neutral and "embedding" in second.neutral:
+            tables = (np.asarray(first.neutral["embedding"]), np.asarray(second.neutral["embedding"]))
             yield f"weight child {place} embedding", *tables, ("embedding", "embedding")
+        elif not _alike(first, second):
+            yield from _child_weights(place, first, second)
+
+
+def _alike(first: ModuleView, second: ModuleView) -> bool:
+    """Return whether a child returns arrays of the same sizes on both sides."""
+    sizes = [sorted(sorted(np.shape(a)) for a in view.outputs.values()) for view in (first, second)]
+    return sizes[0] == sizes[1]
+
+
+def _child_weights(place: int, first: ModuleView, second: ModuleView) -> Iterator[WeightPair]:
+    """Yield the weights of a child that only holds them on one side, where its parent computes with them."""
+    left, right = _own_weights(first), dict(_own_weights(second))
+    for name, value in list(left.items())[:4]:
+        other = _same_values(value, right)
+        if other is not None:
+            shaped = _as_shaped(right.pop(other), value)
+            yield (
+                f"weight child {place} {name}",
+                value,
+                shaped,
+                (f"{_name(first)}.{name}", f"{_name(second)}.{other}"),
+            )
 
 
 def _own_weights(view: ModuleView) -> dict[str, Array]:

@@ -1,5 +1,17 @@
 """Names what turned one tensor into another."""
 
+from typing import TYPE_CHECKING
+
 from bridge_core.public import exports
 
-__getattr__, __dir__, __all__ = exports(__name__, {})
+if TYPE_CHECKING:
+    from bridge_core.proof.differences.between import relation_between as relation_between
+    from bridge_core.proof.differences.relation import Relation as Relation
+else:
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        {
+            "between": "relation_between",
+            "relation": "Relation",
+        },
+    )

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from bridge_core.conversion import load_factory
-from bridge_core.errors import UsageError
+from bridge_core.errors import MismatchError, UsageError
 from bridge_core.plugins import Inputs, cause_of, is_interrupt
 from bridge_core.proof.running.models import Side, failures_of_model
 from bridge_core.state import Array
 
-__all__ = ["as_inputs", "blind_spots", "input_arrays", "inputs_for_both", "with_given_inputs"]
+__all__ = [
+    "as_inputs",
+    "blind_spots",
+    "hints_of_inputs",
+    "input_arrays",
+    "inputs_for_both",
+    "with_given_inputs",
+]
 
 _HOW = (
     "Write a function that returns what both models are called with, e.g. in mynet.py: def inputs(): return "
@@ -68,16 +76,24 @@ def with_given_inputs(value: Any, source: Side, target: Side) -> tuple[Side, Sid
     Raises:
         UsageError: There are no inputs, or a model cannot be called with them.
     """
-    given = inputs_for_both(value, source, target)
-    sides = []
-    for side, inputs in zip((source, target), given, strict=True):
-        try:
-            sides.append(side.with_inputs(inputs))
-        except UsageError as err:
-            if given[0] is given[1]:
-                err.hint = f"{err.hint or ''} If the models take different inputs: {_TWO}".strip()
-            raise
-    return sides[0], sides[1]
+    ours, theirs = inputs_for_both(value, source, target)
+    with hints_of_inputs(shared=ours is theirs):
+        return source.with_inputs(ours), target.with_inputs(theirs)
+
+
+@contextlib.contextmanager
+def hints_of_inputs(*, shared: bool) -> Iterator[None]:
+    """Add to errors of usage and of shapes how to give each model inputs of its own.
+
+    Args:
+        shared: Whether both models get the same.
+    """
+    try:
+        yield
+    except (UsageError, MismatchError) as err:
+        if shared:
+            err.hint = f"{err.hint or ''} If the models take different inputs: {_TWO}".strip()
+        raise
 
 
 def as_inputs(value: Any) -> Inputs:
@@ -168,9 +184,7 @@ def blind_spots(inputs: Inputs) -> list[str]:
         label = f"Input {name}"
         if name in masks:
             if array.size and np.all(array == array.flat[0]):
-                sentences.append(
-                    f"{label} is the same everywhere: a mask of the wrong sign would not be seen."
-                )
+                sentences.append(f"{label} is the same everywhere: a wrong sign would not be seen.")
             continue
         if array.size > 1 and np.all(array == array.flat[0]):
             sentences.append(f"{label} is constant: values in another order would not be seen.")

@@ -169,11 +169,11 @@ class Proof:
             return [f"{head}: {models}, not run"]
         lines = [
             f"{'equal' if self.equal else 'different'}: the outputs of {models}",
-            f"error: {error_text(self.error)}; rounding explains {error_text(self.control)} "
+            f"largest error {error_text(self.error)}; rounding explains {error_text(self.control)} "
             f"(source {error_text(self.controls[0])}, target {error_text(self.controls[1])})",
         ]
         if self.error_in_float64 is not None:
-            lines.append(f"error in float64: {error_text(self.error_in_float64)}")
+            lines.append(f"in float64 {error_text(self.error_in_float64)}")
         if self.outputs is not None:
             lines += _output_lines(self.outputs)
         return [*lines, *self.problems]
@@ -203,9 +203,16 @@ class Proof:
             ]
         if self.first is not None and not self.causes:
             lines.append("no known cause explains it: compare the code of the two modules")
+            lines += [f"  its settings:{line[1:]}" for line in map(_setting_line, self._settings_there())]
         if self.first is not None:
             lines.append("only the first difference is named; others may follow it")
         return lines
+
+    def _settings_there(self) -> list[SettingDifference]:
+        """Return the settings that differ in the first module that differs, and below it."""
+        if self.first is None or not self.first.source:
+            return []
+        return [one for one in self.settings if f"{one.source}.".startswith(f"{self.first.source}.")]
 
     def _settings(self) -> list[str]:
         lines: list[str] = []

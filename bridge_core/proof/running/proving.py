@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bridge_core.errors import MismatchError, UnsupportedFeature, UsageError
 from bridge_core.messages import listed
-from bridge_core.plugins import ModelRun, ModuleSettings, Precision, Registry, given_registry
-from bridge_core.proof.causes import Cause
+from bridge_core.plugins import ModelRun, ModuleSettings, Precision, Registry, cause_of, given_registry
+from bridge_core.proof.causes import Cause, find_causes
 from bridge_core.proof.running.alignment import LinkedPaths, linked_paths, paired_calls
 from bridge_core.proof.running.control import Control, measured_control
 from bridge_core.proof.running.first_difference import Place, SideOfSite, first_place, site_of
-from bridge_core.proof.running.inputs import blind_spots, with_given_inputs
+from bridge_core.proof.running.inputs import blind_spots, hints_of_inputs, with_given_inputs
 from bridge_core.proof.running.models import Side, model_side
 from bridge_core.proof.running.module_pairs import ModuleError, module_errors
 from bridge_core.proof.running.outputs import Outputs, compared_outputs, not_finite
 from bridge_core.proof.running.proof_report import FirstDifference, ModelName, Proof
 from bridge_core.proof.running.restless import restless_cause
 from bridge_core.proof.running.setting_differences import ComparedSettings, compared_settings
-from bridge_core.proof.running.weights import Converted, converted_weights, source_values
+from bridge_core.proof.running.weights import Converted, converted_weights, source_values, stacked_keys
 from bridge_core.public import require_bool
 from bridge_core.rules import Allowed, Rules
 from bridge_core.state import Key, join_key
@@ -112,12 +113,9 @@ def prove(
         "allow_unclaimed": allow_unclaimed,
         "allow_inexact": allow_inexact,
     }
-    try:
+    hinting = functools.partial(hints_of_inputs, shared=source.inputs is target.inputs)
+    with hinting():
         converted = converted_weights(values, target, registry, seed=seed, run=run, **asked)
-    except MismatchError as err:
-        if source.inputs is target.inputs:
-            err.hint = f"{err.hint or ''} {_OTHER_INPUTS}".strip()
-        raise
     linked = linked_paths(converted.plan, source, target, values)
     tell("comparing settings")
     settings = (_settings_of(source), _settings_of(target))
@@ -128,6 +126,12 @@ def prove(
     )
     notes = (*notes, *converted.notes)
     if not run:
+        unreadable = [text for text in settings if isinstance(text, str)]
+        if unreadable:
+            raise UnsupportedFeature(
+                f"without a run there is nothing to compare: {'; '.join(unreadable)}.",
+                hint="Run the models, without run=False (--no-run).",
+            )
         return Proof(
             not compared.differences,
             *names,
@@ -137,7 +141,8 @@ def prove(
             notes=notes,
         )
     proving = _Proving(source, target, converted, linked, settings, registry, seed, tell)
-    proof = proving.proof(*names)
+    with hinting():
+        proof = proving.proof(*names)
     blind = tuple(dict.fromkeys((*blind_spots(source.inputs), *blind_spots(target.inputs))))
     return replace(
         proof,
@@ -146,12 +151,6 @@ def prove(
         blind=blind,
         notes=tuple(dict.fromkeys((*notes, *proof.notes))),
     )
-
-
-_OTHER_INPUTS = (
-    "If the models take inputs of other axes, which decide the shapes of their weights, let inputs= "
-    '(--inputs) return {"source": ..., "target": ...}.'
-)
 
 
 def _settings_of(side: Side) -> Mapping[Key, ModuleSettings] | str:
@@ -254,27 +253,38 @@ class _Proving:
         if place is None:
             text = "The modules of one model were not recorded, so the first one that differs is unknown."
             return replace(known, notes=(*known.notes, text))
-        causes = self._causes(place, runs, limit)
-        return replace(known, first=_first_difference(place, errors, limit), causes=causes)
+        causes, failure = self._causes(place, runs, limit)
+        return replace(
+            known,
+            first=_first_difference(place, errors, limit),
+            causes=causes,
+            notes=(*known.notes, *failure),
+        )
 
-    def _causes(self, place: Place, runs: list[ModelRun], limit: float) -> tuple[Cause, ...]:
-        from bridge_core.proof import causes as room
-
-        find = getattr(room, "find_causes", None)
-        if find is None:
-            return ()
+    def _causes(
+        self, place: Place, runs: list[ModelRun], limit: float
+    ) -> tuple[tuple[Cause, ...], tuple[str, ...]]:
+        """Return the causes, and a note where looking for them failed."""
         sides = []
-        for side, weights, run, settings in zip(
-            (self.source, self.target), (self.made.source, self.made.target), runs, self.settings, strict=True
+        for side, weights, run, settings, stacked in zip(
+            (self.source, self.target),
+            (self.made.source, self.made.target),
+            runs,
+            self.settings,
+            stacked_keys(self.made.plan),
+            strict=True,
         ):
             readable = None if isinstance(settings, str) else settings
-            sides.append(SideOfSite.of(side, weights, run.calls, readable, self.registry))
+            sides.append(SideOfSite.of(side, weights, run.calls, readable, self.registry, stacked))
         site = site_of(place, sides[0], sides[1], limit)
         if site is None:
-            return ()
+            return (), ()
         self.tell("trying known causes")
-        found: tuple[Cause, ...] = tuple(find(site))
-        return found
+        try:
+            return tuple(find_causes(site)), ()
+        except Exception as err:  # the place is known, and is told in any case
+            text = f"Trying known causes failed with {cause_of(err)}. This is a mistake in ckptbridge."
+            return (), (text,)
 
 
 def _problems(source: ModelRun, target: ModelRun) -> tuple[str, ...]:

@@ -87,7 +87,10 @@ def compared_settings(
         linked: What the plan links.
     """
     pairs = [
-        (one, other) for one, other in paired_paths(source, target, linked) if len(one) == len(other) == 1
+        ((one,), (other,))
+        for ones, others in paired_paths(source, target, linked)
+        for one in ones
+        for other in others
     ]
     pairs = list(dict.fromkeys([*pairs, *([(((),), ((),))] if () in source and () in target else [])]))
     differences: list[SettingDifference] = []

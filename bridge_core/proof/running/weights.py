@@ -22,7 +22,7 @@ from bridge_core.proof.running.random_values import (
 from bridge_core.state import ArrayTensor, FlatState, Key, Tensor, is_floating, join_key
 from bridge_core.transfer import load_values
 
-__all__ = ["Converted", "checkpoint_values", "converted_weights", "links", "source_values"]
+__all__ = ["Converted", "checkpoint_values", "converted_weights", "links", "source_values", "stacked_keys"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +157,13 @@ def _completed(made: FlatState, plan: Plan, side: Side, what: str, seed: int) ->
     if random:
         notes.append(f"Left to the {what} model, which has no values; they are random: {listed(random)}.")
     return weights.replace(tensors=tensors, metadata=weights.metadata), notes
+
+
+def stacked_keys(plan: Plan) -> tuple[frozenset[Key], frozenset[Key]]:
+    """Return the keys of each side that hold several tensors of the other."""
+    sources = (key for step in plan.steps if len(step.targets) > len(step.sources) for key in step.sources)
+    targets = (key for step in plan.steps if len(step.sources) > len(step.targets) for key in step.targets)
+    return frozenset(sources), frozenset(targets)
 
 
 def links(plan: Plan) -> list[tuple[frozenset[Key], frozenset[Key]]]:

@@ -1,0 +1,183 @@
+"""The search for sums, products and concatenations of recorded arrays and weights."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from bridge_core.proof.causes.activations import ACTIVATIONS
+from bridge_core.proof.causes.expressions import Expression, Term, evaluate
+from bridge_core.proof.causes.linears import likely
+from bridge_core.proof.causes.search import (
+    MAX_CHAINED,
+    POINTWISE,
+    Search,
+    accepted,
+    activation,
+    dropped_share,
+)
+from bridge_core.state import Array
+
+__all__ = ["pairs", "sums"]
+
+FEW = 512
+"""Values by which sums are fitted."""
+
+
+def _atoms(search: Search) -> list[tuple[Term, Array]]:
+    """Return the terms of which a sum may consist, with their values in the observed shape."""
+    shape = search.observed.shape
+    atoms: list[tuple[Term, Array]] = []
+    for name in search.bases:
+        array = search.arrays[name]
+        if array.shape == shape and array.dtype.kind == "f":
+            atoms.append((Term(name), array))
+            atoms += [
+                (Term(name, factor=f"weight {weight}"), array * value.reshape(-1))
+                for weight, value in search.weights.items()
+                if value.size == shape[-1] and len(search.weights) < 8
+            ]
+    for name, weight in search.weights.items():
+        if weight.size == shape[-1]:
+            atoms.append((Term(f"weight {name}"), np.broadcast_to(weight.reshape(-1), shape)))
+        elif len(shape) == 3 and weight.shape[-1:] == shape[-1:] and weight.size > shape[-1]:
+            rows = weight.reshape(-1, shape[-1])
+            for first in range(min(len(rows) - shape[1], 8) + 1):
+                cut = rows[first : first + shape[1]]
+                atoms.append((Term(f"weight {name}", rows=(first, shape[1])), np.broadcast_to(cut, shape)))
+    return atoms[:40]
+
+
+def sums(search: Search) -> Iterator[Expression]:
+    """Yield sums of two and three terms with fitted factors, and activations of sums of two."""
+    atoms = _atoms(search)
+    if len(atoms) < 2 or search.observed.dtype.kind != "f":
+        return
+    flat = search.observed.reshape(-1)
+    few = np.linspace(0, flat.size - 1, min(FEW, flat.size)).astype(np.int64)
+    seen = flat[few]
+    columns = [value.reshape(-1)[few] for _, value in atoms]
+    scale = float(np.max(np.abs(flat)))
+    positive = seen > 0
+    for number in (2, 3):
+        hits = 0
+        for chosen in itertools.combinations(range(len(atoms)), number):
+            if len(chosen) == 3 and not all(isinstance(atoms[i][0].factor, float) for i in chosen):
+                continue
+            matrix = np.stack([columns[i] for i in chosen], 1)
+            for rows, step in ((slice(None), None), (positive, "relu")):
+                if step and (not (seen >= 0).all() or not (seen == 0).any() or positive.sum() < 8):
+                    continue
+                factors, *_ = np.linalg.lstsq(matrix[rows], seen[rows], rcond=None)
+                if not np.max(np.abs(matrix[rows] @ factors - seen[rows])) <= 4 * search.limit * scale:
+                    continue
+                sizes = (search.observed.shape[-1],)
+                terms = [
+                    _with_factor(atoms[i][0], likely(float(f), sizes, 1e-4))
+                    for i, f in zip(chosen, factors, strict=True)
+                ]
+                if any(term is None for term in terms):
+                    continue
+                after = (("activation", {"slope": None, "activation": step}),) if step else ()
+                unusual = sum(t is not None and t.factor != 1.0 for t in terms)
+                yield Expression(
+                    tuple(t for t in terms if t is not None), after=after, cost=number + 0.1 * unusual
+                )
+                hits += 1
+        if hits:
+            return
+    yield from _activated_sums(search, atoms)
+    yield from _dropped_sums(search, atoms)
+
+
+def _with_factor(term: Term, factor: float) -> Term | None:
+    if factor == 0.0:
+        return None
+    if isinstance(term.factor, str):
+        return term if factor == 1.0 else None
+    return replace(term, factor=factor)
+
+
+def _activated_sums(search: Search, atoms: list[tuple[Term, Array]]) -> Iterator[Expression]:
+    """Yield f(x + y), and x + f(y)."""
+    for (place, (one, first)), (after, (other, second)) in itertools.permutations(enumerate(atoms[:8]), 2):
+        total = first + second
+        for name in POINTWISE:
+            with np.errstate(all="ignore"):
+                values = (ACTIVATIONS[name](total), first + ACTIVATIONS[name](second))
+            if place < after:
+                outer = Expression((one, other), after=(activation(name),), cost=3)
+                yield from accepted(search, values[0], outer)
+            inner = replace(other, steps=(*other.steps, activation(name)))
+            yield from accepted(search, values[1], Expression((one, inner), cost=3))
+
+
+def _dropped_sums(search: Search, atoms: list[tuple[Term, Array]]) -> Iterator[Expression]:
+    """Yield x + dropout(y): what is not x is y over 1 - p, or nothing."""
+    scale = float(np.max(np.abs(search.observed)))
+    for (one, first), (other, second) in itertools.permutations(atoms[:8], 2):
+        rest = search.observed - first
+        rest = np.where(np.abs(rest) <= search.limit * scale, 0.0, rest)
+        share = dropped_share(
+            second, rest, search.limit * 4 * scale / max(float(np.max(np.abs(rest))), 1e-30)
+        )
+        if share is not None:
+            yield Expression((one, replace(other, dropout=share)), cost=3)
+
+
+def pairs(search: Search) -> Iterator[Expression]:
+    """Yield products of two arrays or halves, one of them activated, and concatenations."""
+    halves = [
+        (Term(name, (("part", {"part": part, "parts": 2, "interleaved": interleaved}),)), value)
+        for name in search.bases[:MAX_CHAINED]
+        for interleaved, part in itertools.product((False, True), (0, 1))
+        if (array := search.arrays[name]).ndim
+        and array.shape[-1] == 2 * search.observed.shape[-1]
+        and array.dtype.kind == "f"
+        for value in [array[..., part::2] if interleaved else np.split(array, 2, axis=-1)[part]]
+    ]
+    whole = [
+        (Term(name), search.arrays[name])
+        for name in search.bases
+        if search.arrays[name].shape == search.observed.shape and search.arrays[name].dtype.kind == "f"
+    ]
+    for (one, first), (other, second) in itertools.combinations([*halves, *whole], 2):
+        if first.shape != search.observed.shape:
+            continue
+        yield from accepted(search, first * second, Expression((one, other), "product", cost=1))
+        for name in ACTIVATIONS:
+            for term, value, plain, factor in ((one, first, other, second), (other, second, one, first)):
+                gated = replace(term, steps=(*term.steps, activation(name)))
+                terms = (gated, plain) if term is one else (plain, gated)
+                with np.errstate(all="ignore"):
+                    product = ACTIVATIONS[name](value) * factor
+                yield from accepted(search, product, Expression(terms, "product", cost=1.1))
+    yield from _concatenations(search)
+
+
+def _concatenations(search: Search) -> Iterator[Expression]:
+    shape = search.observed.shape
+    names = [*search.bases, *(f"weight {name}" for name in search.weights)]
+    usable = [n for n in names if search.arrays[n].ndim and search.arrays[n].shape[-1] <= shape[-1]]
+    for number in (2, 3):
+        for chosen in itertools.permutations(usable[:10], number):
+            if all(name.startswith("weight ") for name in chosen):
+                continue
+            for axis in range(-1, -len(shape), -1):
+                expression = Expression(
+                    tuple(Term(name) for name in chosen), "concat", axis=axis, cost=number
+                )
+                if sum(_length(search.arrays[name], axis) for name in chosen) != shape[axis]:
+                    continue
+                try:
+                    value = evaluate(expression, search.arrays)
+                except (ValueError, IndexError):
+                    continue
+                yield from accepted(search, value, expression)
+
+
+def _length(array: Array, axis: int) -> int:
+    return array.shape[axis] if -axis <= array.ndim else 1

@@ -1,0 +1,181 @@
+"""Moves that explain a part of the right tensor: one row off, padded, cut, repeated, rows in other places."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+from bridge_core.proof.differences.moves import Move, MoveName
+from bridge_core.state import Array, Tensor, regions
+
+__all__ = ["name_partial", "partial_moves", "rows_found"]
+
+Shape = tuple[int, ...]
+_MOST_AXES = 4
+
+
+def partial_moves(left: Shape, right: Shape) -> Iterator[Move]:
+    """Yield moves by one row, or cuts, pads and repetitions for shapes that differ along some axes."""
+    if len(left) != len(right):
+        return
+    straight = tuple(range(len(left)))
+    differing = [axis for axis in straight if left[axis] != right[axis]]
+    if not differing:
+        for axis in straight:
+            if left[axis] > 2:
+                for index in (np.arange(left[axis]) - 1, _after(np.arange(1, left[axis]), left[axis])):
+                    yield Move(left, left, straight, _alone(index, axis, len(left)), right)
+        return
+    if len(differing) > _MOST_AXES or 0 in left or 0 in right:
+        return
+    choices = [_along(left[axis], right[axis]) for axis in differing]
+    for picks in itertools.product(*choices):
+        indexes: list[Array | None] = [None] * len(left)
+        for axis, index in zip(differing, picks, strict=True):
+            indexes[axis] = index
+        yield Move(left, left, straight, tuple(indexes), right)
+
+
+def _along(left: int, right: int) -> list[Array]:
+    """Return what may have been done along an axis whose sizes differ."""
+    if right < left:
+        cuts = [np.arange(right), np.arange(left - right, left)]
+        if left % right == 0:
+            cuts.append(np.arange(0, left, left // right))
+        return cuts
+    pads = []
+    if right % left == 0 and left > 1:
+        pads = [np.repeat(np.arange(left), right // left), np.tile(np.arange(left), right // left)]
+    before = np.full(right - left, -1)
+    pads += [_after(np.arange(left), right), np.concatenate([before, np.arange(left)])]
+    middle = (right - left) // 2
+    if middle * 2 == right - left:
+        pads.append(np.concatenate([before[:middle], np.arange(left), before[:middle]]))
+    return pads
+
+
+def _after(index: Array, size: int) -> Array:
+    return np.concatenate([index, np.full(size - len(index), -1)])
+
+
+def _alone(index: Array, axis: int, rank: int) -> tuple[Array | None, ...]:
+    return tuple(index if other == axis else None for other in range(rank))
+
+
+def rows_found(left: list[Array | None], right: list[Array | None], shape: Shape) -> Iterator[Move]:
+    """Yield moves of rows along one axis, found by the sums of its slices; at least half of them are known.
+
+    Args:
+        left: A sum for each slice along each axis of the left tensor.
+        right: The same of the right one.
+        shape: Shape of the right tensor.
+    """
+    if len(left) != len(right):
+        return
+    source = tuple(len(sums) if sums is not None else -1 for sums in left)
+    straight = tuple(range(len(left)))
+    for axis in straight:
+        ours, theirs = left[axis], right[axis]
+        others = [other for other in straight if other != axis]
+        if ours is None or theirs is None or any(source[other] != shape[other] for other in others):
+            continue
+        places = {int(value): place for place, value in reversed(list(enumerate(ours.tolist())))}
+        index = np.array([places.get(int(value), -1) for value in theirs.tolist()])
+        known = index >= 0
+        moved = index[known] != np.flatnonzero(known)
+        if known.sum() * 2 >= len(index) and len(np.unique(index[known])) > 1 and moved.any():
+            indexes = _alone(index, axis, len(left))
+            if -1 not in source:
+                yield Move(source, source, straight, indexes, shape)
+
+
+def name_partial(move: Move, left: Tensor, right: Tensor) -> MoveName:
+    """Return what a partial move is called, and what the right tensor holds elsewhere."""
+    texts, kinds, bits = [], [], 0.0
+    code = "{}"
+    for axis, index in enumerate(move.indexes):
+        if index is None:
+            continue
+        where = f" along axis {axis}" if len(move.shape) > 1 else ""
+        before, size, count = ":, " * axis, move.viewed[axis], len(index)
+        known = np.flatnonzero(index >= 0)
+        runs = index[known]
+        straight = len(known) and bool((np.diff(runs) == 1).all() and (np.diff(known) == 1).all())
+        if straight and len(known) < count and size == count:
+            shift = int(known[0]) - int(runs[0])
+            rows = "row" if abs(shift) == 1 else "rows"
+            kinds.append("shifted rows")
+            texts.append(f"shifted by {shift} {rows}{where}")
+        elif straight and len(known) < count:
+            kinds.append("padded")
+            place = "" if known[0] == 0 else " in front" if known[-1] == count - 1 else " on both sides"
+            more = f"{count - size} row{'s' if count - size > 1 else ''} more"
+            texts.append(f"padded{where} from {size} to {count} ({more}{place})")
+        elif straight:
+            kinds.append("cut")
+            less = f"{size - count} row{'s' if size - count > 1 else ''} less"
+            texts.append(f"cut{where} from {size} to {count} ({less}{'' if not runs[0] else ' in front'})")
+            code += f"[{before}{runs[0]}:{runs[-1] + 1}]"
+        else:
+            kind, text, call, cost = _repeated(index, known, size, axis, where)
+            kinds.append(kind)
+            texts.append(text)
+            bits += cost
+            code = call.replace("{}", code) if call else code
+    if move.partial:
+        texts[-1] += f", the rest is {_rest(move, left, right)}"
+        code += "  # where it is known"
+    return MoveName(tuple(kinds), tuple(texts), code, bits)
+
+
+def _repeated(
+    index: Array, known: Array, size: int, axis: int, where: str
+) -> tuple[str, str, str, float]:
+    count = len(index)
+    if len(known) == count and count % size == 0:
+        times = count // size
+        if np.array_equal(index, np.repeat(np.arange(size), times)):
+            text = f"with every place repeated {times} times{where}"
+            return "repeated", text, f"np.repeat({{}}, {times}, axis={axis})", 0.0
+        if np.array_equal(index, np.tile(np.arange(size), times)):
+            call = f"np.concatenate([{{}}] * {times}, axis={axis})"
+            return "repeated", f"repeated as a whole {times} times{where}", call, 0.0
+    steps = np.diff(index)
+    if len(known) == count and count > 1 and (steps == steps[0]).all() and steps[0] > 1:
+        text = f"with every {steps[0]}th place only{where}"
+        return "cut", text, f"{{}}[{':, ' * axis}::{steps[0]}]", 0.0
+    at = f"{{}}[{':, ' * axis}order]"
+    text = f"with rows in other places{where} ({len(known)} of {count} are left's)"
+    return "moved rows", text, at, float(np.log2(max(2, size))) * len(known)
+
+
+def _rest(move: Move, left: Tensor, right: Tensor) -> str:
+    """Return what the places hold that come from nowhere: looked at along the first such axis."""
+    axis = next(
+        n for n, index in enumerate(move.indexes) if index is not None and bool((index < 0).any())
+    )
+    index = move.indexes[axis]
+    unknown = np.flatnonzero(index < 0) if index is not None else np.zeros(0, int)
+    if len([n for n in move.indexes if n is not None and (n < 0).any()]) > 1 or len(unknown) > 256:
+        unknown = unknown[:256]
+    shape = right.spec.shape
+    if regions.size(shape) // max(1, shape[axis]) > 1 << 22:
+        return "not looked at"
+    rows = [_row(right, axis, int(place)) for place in unknown]
+    if all((row == row.flat[0]).all() for row in rows) and len({row.flat[0].item() for row in rows}) == 1:
+        value = rows[0].flat[0]
+        return "zeros" if value == 0 else f"{value} everywhere"
+    if sum(n is not None for n in move.indexes) == 1:
+        for place in (0, left.spec.shape[axis] - 1):
+            row = _row(left, axis, place)
+            if all(np.array_equal(row, other) for other in rows):
+                return f"copies of row {place}"
+    return "other values"
+
+
+def _row(tensor: Tensor, axis: int, place: int) -> Array:
+    region = list(regions.full(tensor.spec.shape))
+    region[axis] = slice(place, place + 1, 1)
+    return tensor.read(tuple(region))

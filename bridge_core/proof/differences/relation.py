@@ -1,0 +1,52 @@
+"""Relation: what turned one tensor into another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bridge_core.state import Key, join_key
+
+__all__ = ["Relation"]
+
+
+@dataclass(frozen=True)
+class Relation:
+    """What one tensor is of another, as it holds for every element.
+
+    Args:
+        kind: Short name of the kind, e.g. ``"transposed"``; stable. Of several steps, that of the first.
+        text: What completes "as if ...", e.g. ``"transposed"`` or ``"scaled by 0.125"``.
+        code: The same in numpy, e.g. ``"right = left.transpose(1, 0)"``.
+        kinds: The kinds of all steps, in order.
+        error: Largest absolute difference divided by the largest absolute value of the right tensor: 0.0
+            where the relation holds exactly, else what rounding leaves.
+        reverse: Whether the left tensor is what the text says of the right one.
+        other: The key of the left tensor, if that is not the right tensor's own key.
+    """
+
+    kind: str
+    text: str
+    code: str
+    kinds: tuple[str, ...] = ()
+    error: float = 0.0
+    reverse: bool = False
+    other: Key | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the relation holds for every element without rounding."""
+        return self.error == 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the relation as plain data."""
+        return {
+            "kind": self.kind,
+            "kinds": list(self.kinds or (self.kind,)),
+            "text": self.text,
+            "code": self.code,
+            "exact": self.exact,
+            "error": self.error,
+            "reverse": self.reverse,
+            "other": None if self.other is None else join_key(self.other),
+        }
