@@ -32,6 +32,8 @@ def with_checked_rules(
     text = rules_text(matching)
     if not check:
         return replace(matching, rules_text=text)
+    if "\n[[rule]]" not in f"\n{text}":
+        return replace(matching, rules_text=text)
     try:
         rules = _loaded(text)
         problems = [*_planned(matching, source, target, rules, registry)]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
-from bridge_core.axes import Axis, bind, parse_axes
+from bridge_core.axes import bind, parse_axes
 from bridge_core.proof.matching.transforms import Way
 
 __all__ = ["Alignment", "Form", "alignments", "forms"]
@@ -177,7 +177,7 @@ def _bound(
         if terms is None:
             return None
         ours[name], theirs[name] = terms
-    return _written(way.source, one, ours), _written(way.target, other, theirs), sizes
+    return _written(way.source, ours, len(source)), _written(way.target, theirs, len(target)), sizes
 
 
 def _axis(
@@ -210,17 +210,15 @@ def _axis(
     return (joined, parts) if len(first) == 1 else (parts, joined)
 
 
-def _written(axes: str, bound: dict[str, Shape], terms: dict[str, list[str]]) -> list[str]:
+def _written(axes: str, terms: dict[str, list[str]], rank: int) -> list[str]:
+    """Return the terms of a leaf's axes in order; a variable number of ones fills the rank."""
+    parsed = parse_axes(axes)
+    rest = rank - sum(len(terms[axis.name]) if axis.name != "1" else not axis.spread for axis in parsed)
     written: list[str] = []
-    for axis in parse_axes(axes):
-        written.extend(_term(axis, bound, terms))
+    for axis in parsed:
+        ones = ["1"] * (rest if axis.spread else 1)
+        written.extend(ones if axis.name == "1" else terms[axis.name])
     return written
-
-
-def _term(axis: Axis, bound: dict[str, Shape], terms: dict[str, list[str]]) -> list[str]:
-    if axis.name == "1":
-        return ["1"] * axis.fixed if not axis.variable else ["1"] * len(bound.get("1", ("",) * axis.fixed))
-    return terms[axis.name]
 
 
 def _reshaped(source: Shape, target: Shape) -> tuple[list[str], list[str], dict[str, int]] | None:

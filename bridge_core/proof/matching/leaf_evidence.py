@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field, replace
 
 from bridge_core.proof.matching.equations import LETTERS, Alignment, Form, alignments, forms
 from bridge_core.proof.matching.folding import NodePath, Side
@@ -47,9 +47,17 @@ class LeafEvidence:
     ways: Ways
     source: Side
     target: Side
+    _known: dict[Hashable, Draft | None] = field(default_factory=dict, repr=False)
 
     def draft(self, source: NodePath, target: NodePath) -> Draft | None:
         """Return how one leaf may be another; None if it cannot be."""
+        at = (*_facts(source, self.source), *_facts(target, self.target))
+        if at not in self._known:
+            self._known[at] = self._judged(source, target)
+        known = self._known[at]
+        return None if known is None else replace(known, source=source, target=target)
+
+    def _judged(self, source: NodePath, target: NodePath) -> Draft | None:
         draft = self._draft(source, target)
         if draft is None or 2 not in (len(source[-1].shape or ()), len(target[-1].shape or ())):
             return draft
@@ -95,7 +103,10 @@ class LeafEvidence:
         ours = [node.count for node in source if node.count > 1]
         theirs = [node.count for node in target if node.count > 1]
         found: dict[tuple[object, ...], tuple[Form, Alignment]] = {}
+        own = any(path[-1].count > 1 for path in (source, target))
         for aligned in alignments(ours, theirs):
+            if aligned.flat and own:  # numbers of leaves are names, as in wi_0, and count nothing else
+                continue
             lists = [(LETTERS[i], ours[i]) for i in aligned.source_axes]
             others = [(LETTERS[len(ours) + i], theirs[i]) for i in aligned.target_axes]
             for way in ways:
@@ -170,11 +181,31 @@ class LeafEvidence:
         self, ways: tuple[Way, ...], source: NodePath, target: NodePath
     ) -> tuple[Way, ...]:
         """Return convolutions alone, where both names say so and none hints at a transposed one."""
-        texts = ["".join(node.text for node in path).lower() for path in (source, target)]
+        texts = [_module_text(path) for path in (source, target)]
         words = {word for way in ways if "transpose" in way.kind for word in way.hints}
         if not all("conv" in text for text in texts) or any(word in text for word in words for text in texts):
             return ways
         return tuple(way for way in ways if way.kind == "conv") or ways
+
+
+def _module_text(path: NodePath) -> str:
+    return "".join(node.text for node in path).lower()
+
+
+def _facts(path: NodePath, side: Side) -> tuple[Hashable, ...]:
+    """Return all that decides the equations of a leaf."""
+    leaf = path[-1]
+    return (
+        leaf.shape,
+        leaf.sort,
+        leaf.collection,
+        name_of(path),
+        tuple(node.count for node in path if node.count > 1),
+        leaf.count > 1,
+        _bias_sizes(path),
+        side.types_of(path),
+        _module_text(path) if len(leaf.shape or ()) > 2 else "",
+    )
 
 
 def _plain(found: dict[tuple[object, ...], tuple[Form, Alignment]]) -> tuple[tuple[Form, Alignment], ...]:

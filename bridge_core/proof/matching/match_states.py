@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
 from bridge_core.errors import UsageError
 from bridge_core.plugins import Registry, given_registry
 from bridge_core.proof.matching.checking import with_checked_rules
+from bridge_core.proof.matching.doubts import with_doubts
 from bridge_core.proof.matching.equations import Alignment, Form
 from bridge_core.proof.matching.folding import Node, NodePath, Side, fold, slots_of
 from bridge_core.proof.matching.known_names import likeness
@@ -52,7 +54,7 @@ def match_states(
     ways = ways_between(registry, ours.layout, theirs.layout)
     evidence = LeafEvidence(ways, ours, theirs)
     outcome = _assigned(ours, theirs, evidence, names=names)
-    matching = _Result(ours, theirs).matching(outcome)
+    matching = _Result(ours, theirs).matching(with_doubts(outcome, evidence) if names else outcome)
     return with_checked_rules(matching, source, target, registry, check=check)
 
 
@@ -62,13 +64,34 @@ def _assigned(ours: Side, theirs: Side, evidence: LeafEvidence, *, names: bool) 
     A model whose other leaves are stored in another order, as in libraries with layouts of their own, is
     matched without that assumption.
     """
-    profiles = Profiles(ours, theirs)
-    roots = [(root,) for root in ours.roots], [(root,) for root in theirs.roots]
+    alone = Profiles(ours, theirs).is_one_sided
+    kept, gone = zip(*(_without_alone(side, alone) for side in (ours, theirs)), strict=True)
+    profiles = Profiles(*(replace(side, roots=roots) for side, roots in zip((ours, theirs), kept, strict=True)))
+    roots = [(root,) for root in kept[0]], [(root,) for root in kept[1]]
     pools = Pools(profiles, evidence, names=names)
     outcome = pools.match(*roots)
-    if not pools.against and not any(map(evidence.speaks_against, outcome.drafts)):
-        return outcome
-    return Pools(profiles, evidence, names=names, usual=False).match(*roots)
+    if pools.against or any(map(evidence.speaks_against, outcome.drafts)):
+        outcome = Pools(profiles, evidence, names=names, usual=False).match(*roots)
+    outcome.ours += gone[0]
+    outcome.theirs += gone[1]
+    return outcome
+
+
+def _without_alone(
+    side: Side, alone: Callable[[Node], bool]
+) -> tuple[tuple[Node, ...], list[NodePath]]:
+    """Return a side's tree without the leaves that nothing on the other side is like, and these."""
+    gone = [path for root in side.roots for path in root.leaves if alone(path[-1])]
+    return tuple(node for root in side.roots for node in _kept(root, alone)), gone
+
+
+def _kept(node: Node, alone: Callable[[Node], bool]) -> list[Node]:
+    if node.is_leaf:
+        return [] if alone(node) else [node]
+    children = tuple(kept for child in node.children for kept in _kept(child, alone))
+    if len(children) == len(node.children) and all(a is b for a, b in zip(children, node.children, strict=True)):
+        return [node]
+    return [replace(node, children=children)] if children else []
 
 
 def _side(state: FlatState, what: str, registry: Registry) -> Side:

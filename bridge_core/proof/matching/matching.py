@@ -116,7 +116,7 @@ class Choice:
     @property
     def is_orientation(self) -> bool:
         """Whether the keys are settled and only the equation is open."""
-        return len(self.sources) == len(self.targets) == 1
+        return len(self.sources) == len(self.targets) == 1 and len(self.options) > 1
 
     def to_json(self) -> dict[str, Any]:
         """Return the choice as plain data."""

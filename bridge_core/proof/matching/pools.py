@@ -84,72 +84,181 @@ class Pools:
         self._profiles = profiles
         self._evidence = evidence
         self._names = names
-        self._hashes: dict[int, int] = {}
+        self._hashes: dict[tuple[int, bool], int] = {}
+        self._moved: set[int] = set()
+        self._kinds: dict[int, frozenset[tuple[Hashable, int]]] = {}
         self._numbers: dict[Hashable, int] = {}
         self._kept: list[Node] = []
 
     def match(self, ours: Sequence[NodePath], theirs: Sequence[NodePath]) -> Outcome:
         """Return the pairs of two pools."""
-        ours, theirs = [_normal(path) for path in ours], [_normal(path) for path in theirs]
+        ours, theirs = (
+            [_normal(path) for path in paths if not self._is_hidden(path[-1])] for paths in (ours, theirs)
+        )
         while True:
             groups, left, right = self._grouped(ours, theirs)
+            up = [self._taken_out(groups, number, (*left, *right)) for number in (0, 1)]
+            if any(up):
+                ours, theirs = [*ours, *up[0]], [*theirs, *up[1]]
+                continue
             step = self._opened(left, right)
             if step is None:
                 break
             swaps = step
             ours = [new for path in ours for new in swaps.get(id(path), [path])]
             theirs = [new for path in theirs for new in swaps.get(id(path), [path])]
+        groups, left, right = self._without_split(groups, left, right)
         outcome = Outcome()
         for group in groups:
             outcome.add(self._group(*group))
         outcome.add(self._rest(left, right))
         return outcome
 
+    def _without_split(
+        self,
+        groups: list[tuple[list[NodePath], list[NodePath]]],
+        left: list[NodePath],
+        right: list[NodePath],
+    ) -> tuple[list[tuple[list[NodePath], list[NodePath]]], list[NodePath], list[NodePath]]:
+        """Return groups without leaves of a class that both sides have left over in other numbers.
+
+        Layers that only some of a list are like can be one pattern on one side and two on the other.
+        """
+        classes = [
+            {self._profiles.class_of(leaf[-1]) for path in paths for leaf in _leaves(path)} for paths in (left, right)
+        ]
+        split = classes[0] & classes[1]
+        kept = []
+        for group in groups:
+            if group[0][0][-1].is_leaf and self._profiles.class_of(group[0][0][-1]) in split:
+                left, right = [*left, *group[0]], [*right, *group[1]]
+            else:
+                kept.append(group)
+        return kept, left, right
+
+    def _is_hidden(self, node: Node) -> bool:
+        """Return whether all leaves of a node were taken out."""
+        return id(node) in self._moved or (
+            bool(node.children) and bool(self._moved) and all(map(self._is_hidden, node.children))
+        )
+
+    def _taken_out(
+        self,
+        groups: list[tuple[list[NodePath], list[NodePath]]],
+        number: int,
+        rest: Sequence[NodePath],
+    ) -> list[NodePath]:
+        """Return leaves inside paired items that may belong to what is next to these, and hide them inside.
+
+        Only classes of which one side has more: which of them are too many is not known.
+        """
+        outside = {t for path in rest for t in self._types(path)}
+        taken: list[NodePath] = []
+        for group in groups:
+            for path in group[number]:
+                for leaf in () if path[-1].is_leaf else _leaves(path):
+                    known = self._profiles.class_of(leaf[-1])
+                    if known in self._profiles.balanced or id(leaf[-1]) in self._moved:
+                        continue
+                    size = prod(leaf[-1].shape or ()) * prod(node.count for node in leaf)
+                    if (known, size) in outside:
+                        taken.append(leaf)
+        self._moved.update(id(leaf[-1]) for leaf in taken)
+        return taken
+
     # Grouping
 
     def _grouped(
         self, ours: list[NodePath], theirs: list[NodePath]
     ) -> tuple[list[tuple[list[NodePath], list[NodePath]]], list[NodePath], list[NodePath]]:
-        """Return groups that have as many items on both sides, and the items that are in none."""
-        groups = []
-        levels: tuple[Callable[[NodePath], Hashable], ...] = (
-            self._structure,
-            lambda path: self._profiles.of(path),
-            lambda path: self._profiles.of(path, reduced=True),
-        )
-        for level in levels:
-            sorted_items: dict[Hashable, tuple[list[NodePath], list[NodePath]]] = {}
-            for number, paths in enumerate((ours, theirs)):
-                for path in paths:
-                    sorted_items.setdefault(level(path), ([], []))[number].append(path)
-            ours, theirs = [], []
-            for name, (left, right) in sorted_items.items():
-                if left and len(left) == len(right) and name != ():
-                    groups.append((left, right))
+        """Return groups that have as many items on both sides, and the items that are in none.
+
+        Trees of one form belong together. Others that hold as much may have exchanged leaves with what is
+        next to them, so they do only if nothing there is like what is in them.
+        """
+        groups, ours, theirs = _equal_counts(ours, theirs, self._structure)
+        alike, ours, theirs = _equal_counts(ours, theirs, self._common_structure)
+        for group in alike:
+            if self._common_structure(group[0][0])[1] == -1:  # nothing in it that both sides have as much of
+                ours += group[0]
+                theirs += group[1]
+            else:
+                groups.append(group)
+        others = Counter(t for path in (*ours, *theirs) for t in set(self._types(path)))
+        for level in (False, True):
+            more, left, right = _equal_counts(
+                ours, theirs, lambda path, reduced=level: self._profiles.of(path, reduced=reduced)  # type: ignore[misc]
+            )
+            for group in more:
+                paths = (*group[0], *group[1])
+                inside = Counter(t for path in paths for t in set(self._types(path)))
+                nested = not all(path[-1].is_leaf for path in paths)
+                if nested and any(others[t] > n for t, n in inside.items()):
+                    left += group[0]
+                    right += group[1]
+                elif self._profiles.of(group[0][0], reduced=level):
+                    groups.append(group)
                 else:
-                    ours += left
-                    theirs += right
+                    left += group[0]
+                    right += group[1]
+            ours, theirs = left, right
         return groups, ours, theirs
 
-    def _structure(self, path: NodePath) -> Hashable:
-        return (prod(node.count for node in path), self._hash(path[-1]))
+    def _types(self, path: NodePath) -> frozenset[Hashable]:
+        """Return the classes of the leaves below a path, each with how many elements a pattern has."""
+        outer = prod(node.count for node in path)
+        return frozenset((name, n * outer) for name, n in self._types_of(path[-1]))
 
-    def _hash(self, node: Node) -> int:
-        """Return a number for what is below a node, whatever the names; numbers count by how many they are."""
-        known = self._hashes.get(id(node))
+    def _types_of(self, node: Node) -> frozenset[tuple[Hashable, int]]:
+        known = self._kinds.get(id(node))
         if known is None:
-            content: Hashable
             if node.is_leaf:
-                content = ("leaf", self._profiles.class_of(node), prod(node.shape or ()))
-            elif len(node.children) == 1 and node.children[0].count == 1:
-                known = self._hashes[id(node)] = self._hash(node.children[0])
-                self._kept.append(node)
-                return known
+                known = frozenset({(self._profiles.class_of(node), prod(node.shape or ()))})
             else:
-                content = tuple(sorted((child.count, self._hash(child)) for child in node.children))
-            known = self._hashes[id(node)] = self._numbers.setdefault(content, len(self._numbers))
+                known = frozenset(
+                    (name, n * child.count) for child in node.children for name, n in self._types_of(child)
+                )
+            self._kinds[id(node)] = known
             self._kept.append(node)
         return known
+
+    def _structure(self, path: NodePath) -> Hashable:
+        return (prod(node.count for node in path), self._hash(path[-1], common=False))
+
+    def _common_structure(self, path: NodePath) -> tuple[int, int]:
+        """Return the form of a tree without the classes of which the sides have different amounts."""
+        return (prod(node.count for node in path), self._hash(path[-1], common=True))
+
+    def _hash(self, node: Node, *, common: bool) -> int:
+        """Return a number for what is below a node, whatever the names; -1 for nothing.
+
+        Args:
+            node: The node.
+            common: Whether to leave out classes of which the sides have different amounts.
+        """
+        at = (id(node), common)
+        known = self._hashes.get(at)
+        if known is None:
+            known = self._new_hash(node, common=common)
+            self._hashes[at] = known
+            self._kept.append(node)
+        return known
+
+    def _new_hash(self, node: Node, *, common: bool) -> int:
+        content: Hashable
+        if node.is_leaf:
+            name = self._profiles.class_of(node)
+            if common and name not in self._profiles.balanced:
+                return -1
+            content = ("leaf", name, prod(node.shape or ()))
+        else:
+            inner = [(child.count, self._hash(child, common=common)) for child in node.children]
+            content = tuple(sorted(pair for pair in inner if pair[1] != -1))
+            if not content:
+                return -1
+            if len(content) == 1 and content[0][0] == 1:
+                return int(content[0][1])
+        return self._numbers.setdefault(content, len(self._numbers))
 
     def _opened(self, left: list[NodePath], right: list[NodePath]) -> dict[int, list[NodePath]] | None:
         """Return what replaces the largest items without a counterpart; None if all are leaves."""
@@ -266,6 +375,14 @@ class Pools:
             if not theirs:
                 outcome.ours += [leaf for path in ours for leaf in _leaves(path)]
                 continue
+            same = _same_names(ours, theirs) if self._names else None
+            if same is not None and all((rows[a], columns[b]) in drafts for a, b in same):
+                for a, b in same:
+                    draft = drafts[rows[a], columns[b]]
+                    outcome.drafts.append(replace(draft, reason="the same name", confidence=0.8))
+                outcome.ours += [path for a, path in enumerate(ours) if a not in {a for a, _ in same}]
+                outcome.theirs += [path for b, path in enumerate(theirs) if b not in {b for _, b in same}]
+                continue
             options = [
                 (left[r], right[c], Outcome(drafts=[drafts[r, c]])) for r in rows for c in columns if pairs[r][c]
             ]
@@ -275,6 +392,19 @@ class Pools:
             leaf for c, path in enumerate(right) if c not in used for leaf in _leaves(path)
         ]
         return outcome
+
+
+def _equal_counts(
+    ours: list[NodePath], theirs: list[NodePath], level: Callable[[NodePath], Hashable]
+) -> tuple[list[tuple[list[NodePath], list[NodePath]]], list[NodePath], list[NodePath]]:
+    """Return groups of one value of a function that have as many items on both sides, and the rest."""
+    items: dict[Hashable, tuple[list[NodePath], list[NodePath]]] = {}
+    for number, paths in enumerate((ours, theirs)):
+        for path in paths:
+            items.setdefault(level(path), ([], []))[number].append(path)
+    groups = [group for group in items.values() if len(group[0]) == len(group[1])]
+    rest = [group for group in items.values() if len(group[0]) != len(group[1])]
+    return groups, [path for left, _ in rest for path in left], [path for _, right in rest for path in right]
 
 
 def _normal(path: NodePath) -> NodePath:
@@ -315,6 +445,15 @@ def _in_order(
             return None
         numbered.append([path for _, path in sorted(zip(order, paths, strict=True), key=lambda pair: pair[0])])
     return list(zip(*numbered, strict=True))
+
+
+def _same_names(ours: list[NodePath], theirs: list[NodePath]) -> list[tuple[int, int]] | None:
+    """Return pairs of leaves whose modules have the same name, if each of the smaller side has just one."""
+    names = [[path[-2].text[1:] if len(path) > 1 else path[-1].text[1:] for path in paths] for paths in (ours, theirs)]
+    few, many = sorted(names, key=len)
+    if len(few) == len(many) or any(many.count(name) != 1 or few.count(name) != 1 for name in few):
+        return None
+    return [(names[0].index(name), names[1].index(name)) for name in few]
 
 
 def _by_names(ours: list[NodePath], theirs: list[NodePath]) -> list[tuple[int, int]] | None:

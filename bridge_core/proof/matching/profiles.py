@@ -46,7 +46,7 @@ class Profiles:
         self._unite_fused(*sides)
         totals = self._totals(sides)
         self.balanced = {name for name, (one, other) in totals.items() if one == other}
-        self.one_sided = {name for name, (one, other) in totals.items() if not one or not other}
+        self._one_sided = {name for name, (one, other) in totals.items() if not one or not other}
         self._numbers: dict[Colour, int] = {}
         self._cache: dict[tuple[int, int], Profile] = {}
         self._kept: list[Node] = []
@@ -54,6 +54,10 @@ class Profiles:
     def class_of(self, leaf: Node) -> Colour:
         """Return the class of a leaf."""
         return self._root(colour_of(leaf))
+
+    def is_one_sided(self, leaf: Node) -> bool:
+        """Return whether the other side has nothing that a leaf could be."""
+        return self.class_of(leaf) in self._one_sided
 
     def of(self, path: NodePath, *, reduced: bool = False) -> Profile:
         """Return the elements of each class below a path, all numbers of the path counted.

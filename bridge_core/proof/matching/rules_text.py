@@ -16,10 +16,13 @@ def rules_text(matching: Matching) -> str:
     Args:
         matching: What was found; its ``rules_text`` is not used.
     """
-    lines = [
-        *([f"source = {json.dumps(matching.source)}", f"target = {json.dumps(matching.target)}"]),
+    lines = [  # rules between two models of one framework have no direction
+        f"source = {json.dumps(matching.source)}",
+        f"target = {json.dumps(matching.target)}",
         "",
     ]
+    if matching.source == matching.target:
+        lines = []
     for pair in matching.pairs:
         lines += [f"# {_reason(pair.reason, pair.confidence)}", *_rule(pair), ""]
     for leaf in matching.unmatched_source:
