@@ -206,7 +206,7 @@ def _softmax(func: Any, x: torch.Tensor, axis: int, *args: Any, **kwargs: Any) -
 
 
 def _reduction(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Permute every axis that is reduced, else all of them; the order in those is no part of the result."""
+    """Permute the axes that are reduced, which the result does not have."""
     names = [argument.name for argument in func._schema.arguments]
     axes = kwargs.get("dim", args[names.index("dim") - 1] if _has(names, "dim", args) else None)
     chosen = range(x.ndim) if axes is None or axes == [] else [axes] if isinstance(axes, int) else axes

@@ -93,7 +93,7 @@ def _initialised(model: torch.nn.Module, inputs: Inputs) -> torch.nn.Module:
 
 
 def _with_constants(state: FlatState, model: torch.nn.Module) -> FlatState:
-    """Return the state with the names of float buffers that are no statistics in the modules' settings."""
+    """Return the state with the names of float buffers that are not statistics in the modules' settings."""
     buffers = {id(child) for child in model.buffers()}
     constants = {
         as_key(name)
@@ -219,11 +219,11 @@ def _all_double(outputs: Mapping[str, Array], notes: list[str]) -> dict[str, Arr
     wide: dict[str, Array] = {}
     narrow = []
     for name, array in outputs.items():
-        wanted = np.complex128 if array.dtype.kind == "c" else np.float64
-        if array.dtype.kind in "biu" or array.dtype == wanted:
+        wide_dtype = np.complex128 if array.dtype.kind == "c" else np.float64
+        if array.dtype.kind in "biu" or array.dtype == wide_dtype:
             wide[name] = array
         else:
-            wide[name] = array.astype(wanted)
+            wide[name] = array.astype(wide_dtype)
             narrow.append(name or "the output")
     if narrow:
         notes.append(f"computed in a narrower dtype than float64 by the model: {listed(narrow)}.")
