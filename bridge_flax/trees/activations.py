@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,31 +15,51 @@ import numpy as np
 
 __all__ = ["activation_name"]
 
-_FUNCTIONS: Mapping[str, Callable[[Any], Any]] = {
-    "relu": jax.nn.relu,
-    "gelu_tanh": jax.nn.gelu,
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
-    "silu": jax.nn.silu,
-    "sigmoid": jax.nn.sigmoid,
-    "tanh": jnp.tanh,
+_OWN: tuple[tuple[Any, str], ...] = (
+    (jax.nn.relu, "relu"),
+    (jax.nn.gelu, "gelu_tanh"),
+    (jax.nn.silu, "silu"),
+    (jax.nn.sigmoid, "sigmoid"),
+    (jnp.tanh, "tanh"),
+    (jax.nn.hard_sigmoid, "hard_sigmoid"),
+    (jax.nn.hard_silu, "hard_swish"),
+    (jax.nn.hard_tanh, "hard_tanh"),
+    (jax.nn.log_sigmoid, "log_sigmoid"),
+    (jax.nn.mish, "mish"),
+    (jax.nn.relu6, "relu6"),
+    (jax.nn.selu, "selu"),
+    (jax.nn.soft_sign, "soft_sign"),
+    (jax.nn.softplus, "softplus"),
+)
+"""JAX's own functions; Flax has the same."""
+
+
+def _sigmoid(x: Any) -> Any:
+    return 1 / (1 + np.exp(-x))
+
+
+_VALUES: Mapping[str, Callable[[Any], Any]] = {
+    "relu": lambda x: np.maximum(x, 0),
+    "gelu_tanh": lambda x: x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "gelu": lambda x: x / 2 * (1 + np.vectorize(math.erf)(x / math.sqrt(2))),
+    "quick_gelu": lambda x: x * _sigmoid(1.702 * x),
+    "silu": lambda x: x * _sigmoid(x),
+    "sigmoid": _sigmoid,
+    "tanh": np.tanh,
     "identity": lambda x: x,
-    "celu(1)": jax.nn.celu,
-    "elu(1)": jax.nn.elu,
-    "hard_sigmoid": jax.nn.hard_sigmoid,
-    "hard_swish": jax.nn.hard_silu,
-    "hard_tanh": jax.nn.hard_tanh,
-    "leaky_relu(0.01)": jax.nn.leaky_relu,
-    "leaky_relu(0.2)": functools.partial(jax.nn.leaky_relu, negative_slope=0.2),
-    "log_sigmoid": jax.nn.log_sigmoid,
-    "mish": jax.nn.mish,
-    "relu6": jax.nn.relu6,
-    "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),
-    "selu": jax.nn.selu,
-    "soft_sign": jax.nn.soft_sign,
-    "softplus": jax.nn.softplus,
+    "elu(1)": lambda x: np.where(x > 0, x, np.expm1(x)),
+    "hard_sigmoid": lambda x: np.clip(x / 6 + 0.5, 0, 1),
+    "hard_swish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+    "hard_tanh": lambda x: np.clip(x, -1, 1),
+    "leaky_relu(0.01)": lambda x: np.where(x > 0, x, 0.01 * x),
+    "leaky_relu(0.2)": lambda x: np.where(x > 0, x, 0.2 * x),
+    "log_sigmoid": lambda x: -np.log1p(np.exp(-x)),
+    "mish": lambda x: x * np.tanh(np.log1p(np.exp(x))),
+    "relu6": lambda x: np.clip(x, 0, 6),
+    "relu_squared": lambda x: np.maximum(x, 0) ** 2,
+    "softplus": lambda x: np.log1p(np.exp(x)),
 }
-"""Functions of one array that are told apart by their values; of equal ones the first has the name."""
+"""What other functions of one array are compared with."""
 
 _WITH_PARAMETER: tuple[tuple[Any, str, str], ...] = (
     (jax.nn.leaky_relu, "leaky_relu", "negative_slope"),
@@ -88,6 +109,9 @@ def activation_name(value: Any) -> str | None:
         return "prelu"
     if isinstance(value, nn.Module | type) or not callable(value):
         return None
+    for function, name in _OWN:
+        if value is function:
+            return name
     for function, name, parameter in _WITH_PARAMETER:
         if value is function:
             default = inspect.signature(function).parameters[parameter].default
@@ -107,13 +131,7 @@ def _by_values(function: Callable[[Any], Any]) -> str | None:
         return None  # it takes something else, so it is no activation
     if values.shape != _POINTS.shape or values.dtype.kind != "f":
         return None
-    known = _known_values()
-    near = [name for name, others in known.items() if np.allclose(values, others, rtol=3e-6, atol=3e-6)]
-    return near[0] if near else None
-
-
-@functools.cache
-def _known_values() -> dict[str, Any]:
-    with jax.ensure_compile_time_eval():
-        points = jnp.asarray(_POINTS, jnp.float32)
-        return {name: np.asarray(function(points)) for name, function in _FUNCTIONS.items()}
+    for name, known in _VALUES.items():
+        if np.allclose(values, known(_POINTS), rtol=3e-6, atol=3e-6):
+            return name
+    return None

@@ -67,7 +67,7 @@ def as_model(value: Any) -> RunnableModel:
             )
         graphdef, state = value.tree
         return NnxModel(graphdef, state, value.state, graphdef_name(graphdef))
-    if isinstance(value, nnx.Pytree) and callable(value):
+    if isinstance(value, nnx.Module):
         graphdef, state = split(value)
         return NnxModel(graphdef, state, state_of(value), type(value).__name__)
     if isinstance(value, nn.Module):

@@ -137,7 +137,9 @@ def _set(values: dict[str, Any], name: str, value: Any, as_type: Callable[[Any],
 
 def _number(module: Any, names: Iterable[str], config: Iterable[str] = ()) -> float | None:
     value = _plain(module, names, config, _is_number)
-    return value.item() if isinstance(value, jax.Array | np.ndarray | np.generic) else value
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        value = value.item()
+    return None if value is None else float(value)
 
 
 def _is_number(value: Any) -> bool:
