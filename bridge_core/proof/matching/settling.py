@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from bridge_core.errors import MismatchError
 from bridge_core.messages import listed
 from bridge_core.plugins import Registry, given_registry
 from bridge_core.proof.matching.alike_runs import AlikeRuns, Verdict, every_rule
+from bridge_core.proof.matching.checking import with_checked_rules
 from bridge_core.proof.matching.matching import Choice, Matching
 from bridge_core.proof.matching.settled_choices import settle
 from bridge_core.proof.running import Side
@@ -15,8 +19,8 @@ __all__ = ["settle_by_running"]
 
 def settle_by_running(
     matching: Matching, source: Side, target: Side, *, registry: Registry | None = None, seed: int = 0
-) -> tuple[Matching, tuple[str, ...]]:
-    """Return a matching with the choices settled that outputs depend on, and notes about the others.
+) -> Matching:
+    """Return a matching with the choices settled that outputs depend on; the others say why they are not.
 
     Each item of a choice takes one run of the source and one of the target for each equation. A pair is taken
     if its outputs are equal within what rounding changes, and those of every other option are not.
@@ -42,7 +46,9 @@ def settle_by_running(
     while any(map(is_untried, matching.choices)):
         runs = AlikeRuns.of(matching, source, target, registry, seed)
         if isinstance(runs, str):
-            return matching, (runs,)
+            return _explained(
+                matching, dict.fromkeys(map(id, matching.choices), runs), source, target, registry
+            )
         verdicts = {n: _verdict(runs, one) for n, one in enumerate(matching.choices) if is_untried(one)}
         tried += [(matching.choices[n], one.why) for n, one in verdicts.items() if not one.options]
         chosen = {n: one.options for n, one in verdicts.items() if one.options}
@@ -56,8 +62,20 @@ def settle_by_running(
                 reason=f"by running (error {error:.0e})",
                 registry=registry,
             )
-    left = (why for choice, why in tried if why and any(choice is one for one in matching.choices))
-    return matching, tuple(dict.fromkeys(left))
+    why = {id(choice): text for choice, text in tried}
+    return _explained(matching, why, source, target, registry)
+
+
+def _explained(
+    matching: Matching, why: Mapping[int, str], source: Side, target: Side, registry: Registry
+) -> Matching:
+    """Return a matching whose open choices say why running has not settled them."""
+    choices = []
+    for choice in matching.choices:
+        text = why.get(id(choice))
+        choices.append(replace(choice, reason=f"{choice.reason}; {text}") if text else choice)
+    explained = replace(matching, choices=tuple(choices))
+    return with_checked_rules(explained, source.weights, target.weights, registry) if choices else explained
 
 
 def _verdict(runs: AlikeRuns, choice: Choice) -> Verdict:
