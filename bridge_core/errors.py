@@ -105,9 +105,8 @@ class BridgeError(Exception):
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Names of the tensors that the error is about, joined by dots."""
+        """Names of the tensors that the error is about, joined by dots, without shapes."""
         if self._lists:
-            # The name of a mismatched tensor is followed by both shapes.
             return tuple(name.split(": ", 1)[0] for field in self._lists for name in getattr(self, field))
         return () if self.key is None else (self.key if isinstance(self.key, str) else ".".join(self.key),)
 
@@ -143,15 +142,14 @@ class BridgeError(Exception):
             "path": None if self.path is None else os.fspath(self.path),
             "hint": self.hint.strip() if self.hint else None,
             "next": [[*command, *words] for words in ways if words[0] not in command],
+            **({"proposed_rules": rules} if (rules := getattr(self, "proposed_rules", "")) else {}),
         }
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The default forgets arguments by keyword; some built-in classes hold these outside __dict__.
-        fields = {name: getattr(self, name) for name in _FIELDS if hasattr(self, name)}
+        names = ("args", "message", "path", "key", "plugin", "hint", "errno", "strerror", "filename")
+        fields = {name: getattr(self, name) for name in names if hasattr(self, name)}
         return _restored, (type(self), self.args, {**fields, **self.__dict__})
-
-
-_FIELDS = ("args", "message", "path", "key", "plugin", "hint", "errno", "strerror", "filename")
 
 
 def _restored(kind: type[BridgeError], args: tuple[Any, ...], fields: dict[str, Any]) -> BridgeError:
@@ -212,6 +210,7 @@ class MismatchError(
         missing: Names of target tensors that have no source.
         unexpected: Names of source tensors that have no target.
         mismatched: Tensors with different shapes: name, a colon, and both shapes.
+        proposed_rules: Rules as TOML that would pair missing and unexpected; empty if none are known.
     """
 
     def __init__(
@@ -219,6 +218,7 @@ class MismatchError(
     ) -> None:
         super().__init__(message, **more)
         self.missing, self.unexpected, self.mismatched = missing, unexpected, mismatched
+        self.proposed_rules = ""
 
 
 class AmbiguousLayerError(ConversionError, ValueError, code="CKB-104", lists=("candidates",)):

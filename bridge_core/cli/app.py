@@ -121,10 +121,9 @@ class _Answer:
         """Print an error of ours; return its exit code."""
         from bridge_core.messages import for_command_line
 
-        complain(
-            for_command_line(str(err)), label="error", as_list=bool(err.options) or isinstance(err, RuleError)
-        )
         document = err.to_json(["ckptbridge", *self._words])
+        has_lines = bool(err.options) or isinstance(err, RuleError) or "proposed_rules" in document
+        complain(for_command_line(str(err)), label="error", as_list=has_lines)
         if document["next"]:
             lines = "\n".join(f"  {shlex.join(command)}" for command in document["next"])
             complain(f"Most likely to go on:\n{lines}", as_list=True)

@@ -94,6 +94,15 @@ def joined_plan(
         registry.foreign_failures("frameworks", options.to, doing),
     ):
         plan = _plan_there(state, template, options, registry)
+        if plan.problems.proposal is not None:
+            from bridge_core.conversion.proposals import with_tried_proposal
+
+            plan = with_tried_proposal(
+                plan,
+                (state.layout or options.to, options.to),
+                options.rules,
+                lambda rules: _plan_there(state, template, replace(options, rules=rules), registry),
+            )
     providers = providers_of(plan.metadata.layers.values(), state.metadata.providers, registry)
     if providers == plan.metadata.providers:
         return plan

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from bridge_core.io.system_errors import system_failures as system_failures
     from bridge_core.io.toml_text import (
         TomlText as TomlText,
+        parse_toml as parse_toml,
         read_toml as read_toml,
         read_toml_head as read_toml_head,
         read_toml_text as read_toml_text,
@@ -62,7 +63,7 @@ else:
             "syscalls": "allocate create_file limit_process machine_memory open_to_write processors "
             "return_freed_memory start_writeback",
             "system_errors": "system_failures",
-            "toml_text": "TomlText read_toml read_toml_head read_toml_text",
+            "toml_text": "TomlText parse_toml read_toml read_toml_head read_toml_text",
         },
         moved={
             "CheckedBlocks": "bridge_core.io:ChecksummedBlocks",

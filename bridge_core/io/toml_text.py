@@ -11,7 +11,7 @@ from typing import Any
 from bridge_core.errors import LimitExceeded, RuleError, SourceNotFound
 from bridge_core.io.source_file import SourceFile
 
-__all__ = ["read_toml", "read_toml_head", "read_toml_text", "TomlText"]
+__all__ = ["parse_toml", "read_toml", "read_toml_head", "read_toml_text", "TomlText"]
 
 _LARGEST = 1_000_000
 
@@ -93,7 +93,7 @@ def read_toml(name: str) -> TomlText:
         MalformedFile: The path is a folder or a device.
         SystemFailure: The file cannot be read.
     """
-    return _parsed(read_toml_text(name), name)
+    return parse_toml(read_toml_text(name), name)
 
 
 def read_toml_head(name: str) -> TomlText:
@@ -104,7 +104,7 @@ def read_toml_head(name: str) -> TomlText:
     """
     lines = read_toml_text(name).split("\n")
     end = next((number for number, line in enumerate(lines) if _RULE.match(line.lstrip())), len(lines))
-    return _parsed("\n".join(lines[:end]), name)
+    return parse_toml("\n".join(lines[:end]), name)
 
 
 def read_toml_text(name: str) -> str:
@@ -137,7 +137,17 @@ def read_toml_text(name: str) -> str:
         ) from err
 
 
-def _parsed(text: str, name: str) -> TomlText:
+def parse_toml(text: str, name: str) -> TomlText:
+    """Return the document of a text.
+
+    Args:
+        text: The text, its lines ended by line feeds.
+        name: The name of its file, for errors.
+
+    Raises:
+        RuleError: It is not TOML.
+        LimitExceeded: A line, a key or all keys are too long.
+    """
     for number, row in enumerate(text.split("\n"), 1):
         if len(row) > _LONGEST_LINE:
             raise LimitExceeded(

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     )
     from bridge_core.plan.compose import join_keeps as join_keeps, join_steps as join_steps
     from bridge_core.plan.plan import Plan as Plan
-    from bridge_core.plan.problems import PlanProblems as PlanProblems
+    from bridge_core.plan.problems import PlanProblems as PlanProblems, once as once
+    from bridge_core.plan.proposals import Proposal as Proposal, ProposedRename as ProposedRename
     from bridge_core.plan.recipe_problem import RecipeProblem as RecipeProblem
     from bridge_core.plan.rivals import Rivals as Rivals
     from bridge_core.plan.source_names import (
@@ -30,7 +31,8 @@ else:
             "causes": "Cause adapter_details causes_of may_show_cause",
             "compose": "join_keeps join_steps",
             "plan": "Plan",
-            "problems": "PlanProblems",
+            "problems": "PlanProblems once",
+            "proposals": "Proposal ProposedRename",
             "recipe_problem": "RecipeProblem",
             "rivals": "Rivals",
             "source_names": "name_with_source shown_names",

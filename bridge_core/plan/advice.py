@@ -17,6 +17,7 @@ from bridge_core.errors import (
 )
 from bridge_core.messages import count, fold_names, listed
 from bridge_core.plan.causes import Cause
+from bridge_core.plan.proposals import Proposal
 from bridge_core.plan.step import Mismatch
 from bridge_core.state import Key, TensorSpec, join_key
 
@@ -41,6 +42,8 @@ _FEW = 4
 _LIKE = 'like="model.safetensors" (--like FILE)'
 _MODEL = 'model="package.module:function" (--model PKG.MOD:FACTORY)'
 _RULES = 'rules="rules.toml" (--rules FILE)'
+
+_PROPOSED = f"Or pass these rules, {_RULES}, if they are right; shapes and siblings leave no others:"
 
 _PLAIN = re.compile(r"[\w.-]+")
 """Names that are patterns of themselves, and that a shell takes unchanged."""
@@ -182,6 +185,7 @@ def mismatch_error(
     unexplained: Mapping[Key, str],
     causes: Sequence[Cause],
     more_ways: Sequence[tuple[str, str]] = (),
+    proposal: Proposal | None = None,
 ) -> MismatchError:
     """Return the error about a source whose tensors do not match the target's.
 
@@ -193,6 +197,7 @@ def mismatch_error(
         unexplained: Source key -> why it is not copied.
         causes: What the source is, if it is not plain weights.
         more_ways: What else would decide, each as sentences and the option of the command.
+        proposal: Rename rules that would pair what is missing with what is unexpected.
     """
     unfilled, surplus = tuple(map(join_key, missing)), tuple(map(join_key, unexpected))
     mismatched = tuple(mismatched)
@@ -215,13 +220,17 @@ def mismatch_error(
         if names
     ]
     ways = () if causes else _mismatch_ways(unfilled, surplus, bool(mismatched))
-    return MismatchError(
+    hint = " ".join((*cause_ways(causes), *(way for way, _ in more_ways), *ways))
+    proposed = proposal.toml if proposal is not None and not causes else ""
+    error = MismatchError(
         f"the source does not match the target. {' '.join(sentences)}{cause_sentences(causes)}",
         missing=unfilled,
         unexpected=surplus,
         mismatched=differing,
-        hint=" ".join((*cause_ways(causes), *(way for way, _ in more_ways), *ways)),
+        hint=f"\n{hint} {_PROPOSED}\n\n{proposed}" if proposed else hint,
     )
+    error.proposed_rules = proposed
+    return error
 
 
 def _differing(mismatched: Iterable[Mismatch]) -> str:

@@ -41,6 +41,8 @@ def plan_text(plan: Plan) -> str:
         ("recipe", plan.problems.recipe.needed if plan.problems.recipe else ()),
     ):
         lines += [f"{title}: {text}" + (f"  x{n}" if n > 1 else "") for text, n in fold_names(names)]
+    if plan.problems.proposal is not None:
+        lines += [f"proposed rule: {r.source} -> {r.rename}" for r in plan.problems.proposal.renames]
     return "\n".join(lines)
 
 
@@ -77,6 +79,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "rivals": list(plan.rivals.names) if plan.rivals else [],
         "notes": list(plan.notes),
         **({"recipes": list(plan.problems.recipe.needed)} if plan.problems.recipe else {}),
+        **({"proposed_rules": plan.problems.proposal.toml} if plan.problems.proposal else {}),
         "warnings": [warning.to_json() for warning in plan.warnings],
         "exact": plan.exact,
     }

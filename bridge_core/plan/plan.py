@@ -18,6 +18,7 @@ from bridge_core.errors import PlanError
 from bridge_core.messages import count, listed
 from bridge_core.ops import chain_specs, chain_tensors
 from bridge_core.plan.compose import join_keeps, join_steps, traced
+from bridge_core.plan.held_ties import held_ties
 from bridge_core.plan.problems import PlanProblems, once
 from bridge_core.plan.step import Dropped, Mismatch, Step, cast_step
 from bridge_core.plan.warning import PlanWarning
@@ -33,12 +34,12 @@ from bridge_core.state import (
     Tensor,
     TensorSpec,
     as_state,
-    equal_values,
     join_key,
 )
 
 if TYPE_CHECKING:
     from bridge_core.plan.causes import Cause
+    from bridge_core.plan.proposals import Proposal
     from bridge_core.plan.recipe_problem import RecipeProblem
     from bridge_core.plan.rivals import Rivals
 
@@ -167,6 +168,11 @@ class Plan:
         return self.problems.recipe
 
     @property
+    def proposal(self) -> Proposal | None:
+        """Rename rules that would pair what is missing with what is unexpected."""
+        return self.problems.proposal
+
+    @property
     def ways(self) -> tuple[tuple[str, str], ...]:
         """What else decides or would decide, each as sentences and the option of the command."""
         return self.problems.ways
@@ -242,29 +248,12 @@ class Plan:
         for key, canonical_key in self.ties.items():
             tensors[key] = tensors[canonical_key]
         metadata = self.metadata.with_(
-            ties=self._held_ties(tensors),
+            ties=held_ties(self.metadata.ties, tensors, self.target_layout),
             auxiliary_tensors={**self.metadata.auxiliary_tensors, **auxiliary_tensors},
             provenance=source.metadata.provenance,
             left_out=source.metadata.left_out,
         )
         return source.replace(tensors=tensors, layout=self.target_layout, metadata=metadata)
-
-    def _held_ties(self, tensors: dict[Key, Tensor]) -> dict[Key, Key]:
-        """Let declared ties share a tensor where their values are equal, and remove the other ties.
-
-        In the neutral layout tied tensors may differ in their axes; there a tie is only recorded.
-        """
-        ties: dict[Key, Key] = {}
-        for key, canonical_key in self.metadata.ties.items():
-            if key not in tensors or canonical_key not in tensors:
-                continue
-            one, other = tensors[key], tensors[canonical_key]
-            if one is not other and self.target_layout != "neutral" and one.spec == other.spec:
-                if not equal_values(one, other):
-                    continue
-                tensors[key] = other
-            ties[key] = canonical_key
-        return ties
 
     def _with_tied(self, source: FlatState) -> FlatState:
         """Add the tensors that the source has only under the names that they are tied to."""

@@ -12,6 +12,7 @@ from bridge_core.state import Key, TensorSpec
 if TYPE_CHECKING:
     from bridge_core.errors import BridgeError
     from bridge_core.plan.causes import Cause
+    from bridge_core.plan.proposals import Proposal
     from bridge_core.plan.recipe_problem import RecipeProblem
     from bridge_core.plan.rivals import Rivals
 
@@ -39,6 +40,7 @@ class PlanProblems:
         ways: What else decides or would decide, such as a config: each as sentences and the option of the
             command.
         recipe: Why the plan goes with no recipe, or not with the one that was given.
+        proposal: Rename rules that would pair what is missing with what is unexpected.
     """
 
     missing: tuple[Key, ...] = ()
@@ -53,6 +55,7 @@ class PlanProblems:
     causes: tuple[Cause, ...] = ()
     ways: tuple[tuple[str, str], ...] = ()
     recipe: RecipeProblem | None = None
+    proposal: Proposal | None = None
 
     def then(self, following: PlanProblems, origin: Mapping[Key, Key]) -> PlanProblems:
         """Return the problems of two plans, one after the other.
@@ -74,6 +77,7 @@ class PlanProblems:
             causes=once((*self.causes, *following.causes)),
             ways=once((*self.ways, *following.ways)),
             recipe=self.recipe or following.recipe,
+            proposal=following.proposal,
         )
 
     def error(
@@ -111,7 +115,7 @@ class PlanProblems:
         if self.missing or self.unexpected or self.mismatched:
             open_leaves = (self.ambiguous, self.unexplained)
             unfitting = (self.missing, self.unexpected, self.mismatched)
-            return mismatch_error(*unfitting, *open_leaves, self.causes, self.ways)
+            return mismatch_error(*unfitting, *open_leaves, self.causes, self.ways, self.proposal)
         if self.ambiguous or self.unexplained:
             leaves = (self.ambiguous, self.unexplained, self.derived)
             return open_error(*leaves, self.causes, self.ways, specs)

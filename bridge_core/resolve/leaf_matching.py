@@ -15,7 +15,7 @@ from bridge_core.plan import Step, join_keeps, join_steps
 from bridge_core.resolve.interpretations import Interpretation, LeafUse, Role
 from bridge_core.state import Key
 
-__all__ = ["Keep", "Move", "Outcome", "match_leaves", "pair"]
+__all__ = ["Keep", "Move", "Outcome", "is_complete", "match_leaves", "pair"]
 
 
 @dataclass(frozen=True)
@@ -192,12 +192,22 @@ def _fill(
 
 def _rank(outcome: Outcome, auxiliary_tensors: frozenset[str]) -> tuple[int, ...]:
     """Smaller is better: what fails, then fallbacks, then how much is moved."""
+    if is_complete(outcome, auxiliary_tensors):
+        return (0, outcome.source.fallback + outcome.target.fallback)
+    moved = sum(len(move.targets) for move in outcome.moves)
+    fallbacks = outcome.source.fallback + outcome.target.fallback
+    return (1, -moved - len(outcome.mismatched), len(outcome.mismatched), fallbacks)
+
+
+def is_complete(outcome: Outcome, auxiliary_tensors: frozenset[str]) -> bool:
+    """Return whether everything of both sides has its place.
+
+    Args:
+        outcome: What a pair of interpretations leads to.
+        auxiliary_tensors: Roles that need not be on either side.
+    """
     absent: Iterable[Role] = (role for roles in outcome.missing.values() for role in roles)
     fillable = auxiliary_tensors | outcome.target.zeros
     missing = [role for role in absent if not (role[0] and role[1] in fillable)]
     surplus = [role for role in outcome.unexpected.values() if not (role[0] and role[1] in auxiliary_tensors)]
-    fallbacks = outcome.source.fallback + outcome.target.fallback
-    if not (missing or surplus or outcome.mismatched):
-        return (0, fallbacks)
-    moved = sum(len(move.targets) for move in outcome.moves)
-    return (1, -moved - len(outcome.mismatched), len(outcome.mismatched), fallbacks)
+    return not (missing or surplus or outcome.mismatched)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bridge_core.errors import PlanError
 from bridge_core.layers import LayerTransform
 from bridge_core.ops import NEGATIVE_ZERO, Drop, Fill, Op, chain_specs, equal_or_refused, simplify_chain
-from bridge_core.plan import Dropped, Mismatch, Plan, PlanProblems, Rivals, Step
+from bridge_core.plan import Dropped, Mismatch, Plan, PlanProblems, Proposal, Rivals, Step
 from bridge_core.plugins import missing_provider
 from bridge_core.resolve.axis_order import AxisOrder
 from bridge_core.resolve.carried_names import carried_boxes, carried_separators
@@ -90,6 +90,7 @@ class PlanBuilder:
         self.notes: list[str] = []
         self.axis_order = AxisOrder(request.registry, request.framework, request.origin, request.shown)
         self.rivals: Rivals | None = None
+        self.proposal: Proposal | None = None
 
     def apply_rules(self, target_key: Callable[[Key], Key]) -> None:
         """Do what rules order.
@@ -327,6 +328,7 @@ class PlanBuilder:
                 unexplained=self.crossing.refused,
                 rivals=self.rivals,
                 derived=frozenset(self.crossing.derived),
+                proposal=self.proposal,
             ),
             tuple(self.allowed_missing),
             metadata,

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from bridge_core.layers import LayerTransform
 from bridge_core.ops import Drop, Fill, Made, chain_specs, equal_or_refused, made_by
 from bridge_core.plan import Dropped, Mismatch, Plan, Step
-from bridge_core.resolve.alignment import Alignment
+from bridge_core.resolve.alignment import Alignment, Sides
 from bridge_core.resolve.evidence import PARAMETER, Detection
 from bridge_core.resolve.grouping import Group
 from bridge_core.resolve.interpretations import (
@@ -20,7 +20,7 @@ from bridge_core.resolve.interpretations import (
     native_interpretations,
 )
 from bridge_core.resolve.layer_order import running_order
-from bridge_core.resolve.leaf_matching import Outcome, match_leaves
+from bridge_core.resolve.leaf_matching import Outcome, is_complete, match_leaves
 from bridge_core.resolve.neutral_layers import NeutralLayer
 from bridge_core.resolve.open_outcomes import guessed, is_order_open, open_options
 from bridge_core.resolve.partial_layers import partial_source, partial_target
@@ -38,6 +38,8 @@ class WithTemplate(PlanBuilder):
         super().__init__(request)
         self._collections = VariableCollections()
         self._outcomes: dict[object, tuple[Outcome, ...]] = {}
+        self._identities: dict[int, object] = {}
+        self._interpretations: dict[object, tuple[Interpretation, ...]] = {}
         self._differing_targets: set[Key] = set()
 
     def resolve(self, like: FlatState, collections: VariableCollections) -> Plan:
@@ -58,9 +60,6 @@ class WithTemplate(PlanBuilder):
         self.rivals = sides.match.rivals
         self.axis_order.order = functools.partial(running_order, sides.layers, like, sides.match.targets)
         self.axis_order.collections, self.axis_order.has_template = collections, True
-        kinds = self.request.registry.kinds
-        identities: dict[int, object] = {}
-        interpretations: dict[object, tuple[Interpretation, ...]] = {}
         reached: set[Key] = set()
         for path, layer in sides.layers.items():
             target_path = sides.match.targets.get(path)
@@ -71,18 +70,15 @@ class WithTemplate(PlanBuilder):
                 continue
             group, detection = sides.groups[target_path], sides.detections[target_path]
             reached.add(target_path)
-            if id(detection) not in identities:
-                identities[id(detection)] = _identity(detection)
-            signature = (group.shapes, identities[id(detection)])
-            if signature not in interpretations:
-                interpretations[signature] = native_interpretations(detection, kinds, group.specs)
-            self._match_layer(layer, group, detection, interpretations[signature], signature)
+            self._match_layer(layer, group, detection, *self._readings(group, detection))
         for path, group in sides.groups.items():
             if path not in reached:
                 for name, key in group.keys.items():
                     self._unfilled(key, group, name, sides.detections[path])
         # A tie between layers of other axes, as a file records it, is not one tensor: both are filled.
         self._tie(Ties.aliases(like), ruled)
+        if self.missing and self.unexpected:
+            self._propose(sides)
         form = (
             "variables" if collections.present else like.metadata.tree_form.get(self.framework.name, "params")
         )
@@ -94,6 +90,36 @@ class WithTemplate(PlanBuilder):
     def _note_prefix(self, prefix: Key, what: str) -> None:
         if prefix:
             self.notes.append(f"the prefix {join_key(prefix)!r} was {what} the source's names")
+
+    def _readings(self, group: Group, detection: Detection) -> tuple[tuple[Interpretation, ...], object]:
+        """Return every way to read a layer of the template, and what layers that are alike share."""
+        if id(detection) not in self._identities:
+            self._identities[id(detection)] = _identity(detection)
+        signature = (group.shapes, self._identities[id(detection)])
+        if signature not in self._interpretations:
+            kinds = self.request.registry.kinds
+            self._interpretations[signature] = native_interpretations(detection, kinds, group.specs)
+        return self._interpretations[signature], signature
+
+    def _propose(self, sides: Sides) -> None:
+        """Look for rename rules that pair what is left."""
+        from bridge_core.resolve.proposals import Remains, proposed_renames
+
+        auxiliary_tensors = frozenset(role for _, role in self.auxiliary_tensors)
+
+        def fits(source: Key, target: Key) -> bool:
+            layer, group, detection = sides.layers[source], sides.groups[target], sides.detections[target]
+            outcomes = self._possible(layer, group, detection, *self._readings(group, detection))
+            return any(is_complete(outcome, auxiliary_tensors) for outcome in outcomes)
+
+        def kept_name(layer: NeutralLayer) -> bool:
+            path, origin = layer.group.path, self.request.origin
+            names = (origin.get(key, key) for key in layer.group.keys.values())
+            return all(path in (name[: len(path)], name[1 : len(path) + 1]) for name in names)
+
+        unexpected, missing = frozenset(self.unexpected), frozenset(self.missing)
+        remains = Remains(sides, unexpected, missing, self.used, self.filled, fits, kept_name)
+        self.proposal = proposed_renames(remains)
 
     def _match_layer(
         self,

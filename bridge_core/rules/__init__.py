@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         RuleGroup as RuleGroup,
         load_rules as load_rules,
         read_rule_file as read_rule_file,
+        rules_of_text as rules_of_text,
     )
     from bridge_core.rules.rule_sets import Rules as Rules, as_rules as as_rules, oriented as oriented
     from bridge_core.rules.segments import (
@@ -46,7 +47,7 @@ else:
             "rule_sets": "Rules as_rules oriented",
             "segments": "Any1 AnyN Int Mixed Segment Str",
             "sizes": "resolve_sizes",
-            "rule_groups": "RuleGroup load_rules read_rule_file",
+            "rule_groups": "RuleGroup load_rules read_rule_file rules_of_text",
             "where": "Where",
         },
         moved={"Call": "bridge_core.axes:Call", "config_entry": "bridge_core.axes:config_entry"},

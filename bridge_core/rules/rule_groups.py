@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge_core.errors import LimitExceeded, RuleError, UsageError
-from bridge_core.io import TomlText, read_toml
+from bridge_core.io import TomlText, parse_toml, read_toml
 from bridge_core.messages import nearest, shown
 from bridge_core.rules.file_head import FileHead, read_head, size_names, with_sizes
 from bridge_core.rules.overlaps import overlapping
@@ -19,7 +19,7 @@ from bridge_core.rules.rule import Rule
 from bridge_core.rules.tables import TableUse, fields_of, label_of, parse_tables, uses_of
 from bridge_core.rules.toml_file import RULE_KEYS, read_table, takes_sizes
 
-__all__ = ["load_rules", "read_rule_file", "RuleGroup", "StrPath"]
+__all__ = ["load_rules", "read_rule_file", "RuleGroup", "rules_of_text", "StrPath"]
 
 StrPath = str | os.PathLike[str]
 
@@ -102,7 +102,24 @@ def read_rule_file(path: StrPath, *, sizes: Mapping[str, Any] | None = None) -> 
         raise UsageError(
             "the path of the rule file is empty.", hint='Pass rules="rules.toml" (--rules), or no rules.'
         )
-    toml = read_toml(os.fspath(path))
+    return _groups_of(read_toml(os.fspath(path)), sizes)
+
+
+def rules_of_text(text: str, name: str) -> tuple[Rule, ...]:
+    """Return the rules of a text, as `load_rules` returns those of a file.
+
+    Args:
+        text: TOML, its lines ended by line feeds.
+        name: What errors call the file.
+
+    Raises:
+        RuleError: The text is not TOML, or rules are wrong.
+        LimitExceeded: As `load_rules`.
+    """
+    return tuple(rule for group in _groups_of(parse_toml(text, name), None) for rule in group.rules)
+
+
+def _groups_of(toml: TomlText, sizes: Mapping[str, Any] | None) -> tuple[RuleGroup, ...]:
     head = read_head(toml, {} if sizes is None else sizes, RULE_KEYS)
     tables = toml.document.get("rule", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):

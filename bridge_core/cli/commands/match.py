@@ -29,6 +29,8 @@ __all__ = ["match"]
         "ckptbridge match model.safetensors --like flax_model.msgpack -o rules.toml",
         "ckptbridge match model.safetensors --model mynet:make_flax_model -o rules.toml",
         "ckptbridge match --source-model mynet:torch_model --model mynet:flax_model --json",
+        "ckptbridge match step_0.safetensors --like step_9000.msgpack --by-values -o rules.toml",
+        "ckptbridge match --source-model mynet:torch_model --model mynet:flax_model --prove --inputs mynet:x",
     ),
 )
 @click.argument("src", required=False)
@@ -42,16 +44,23 @@ __all__ = ["match"]
 @click.option(
     "--model", metavar="PKG.MOD:FUNCTION", help="The same for the target's model; without --like the target."
 )
-@click.option("-o", "output", type=click.Path(path_type=Path), metavar="FILE", help="Write the rules to FILE.")
+@click.option(
+    "-o", "output", type=click.Path(path_type=Path), metavar="FILE", help="Write the rules to FILE."
+)
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
 @click.option("--like-layout", metavar="LAYOUT", help="Layout of DST, where its names do not show it.")
+@click.option("--by-values", is_flag=True, help="Settle choices by the values of both sides, too.")
+@click.option("--prove", is_flag=True, help="Settle choices by running both models on random values, too.")
+@click.option(
+    "--inputs", metavar="PKG.MOD:FUNCTION", help="What both are called with: arrays that FUNCTION returns."
+)
 @layout_option
 @entry_option
 @step_option
 @json_option
 @takes_registry
 def match(src: str | None, output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -> int:
-    """Propose the rules from SRC to DST, from names, shapes and trees alone; no value is read.
+    """Propose the rules from SRC to DST, from names, shapes and trees alone.
 
     A rule is written only where every assignment that fits has it. What names and shapes cannot tell stays
     in the file as a comment with its candidates. Exit code 0: complete; 1: something is left open.

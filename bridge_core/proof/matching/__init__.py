@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from bridge_core.public import exports
 
 if TYPE_CHECKING:
+    from bridge_core.proof.matching.by_values import settle_by_values as settle_by_values
     from bridge_core.proof.matching.match_checkpoints import match as match
     from bridge_core.proof.matching.matching import (
         Choice as Choice,
@@ -15,12 +16,15 @@ if TYPE_CHECKING:
         Unmatched as Unmatched,
     )
     from bridge_core.proof.matching.settled_choices import settle as settle
+    from bridge_core.proof.matching.settling import settle_by_running as settle_by_running
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
+            "by_values": "settle_by_values",
             "match_checkpoints": "match",
             "matching": "Choice LeafPair Matching Option PatternPair Unmatched",
             "settled_choices": "settle",
+            "settling": "settle_by_running",
         },
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge_core.conversion import known_module, load_factory, opened
 from bridge_core.errors import UsageError
@@ -11,6 +11,9 @@ from bridge_core.plugins import Registry, given_registry
 from bridge_core.proof.matching.match_states import match_states
 from bridge_core.proof.matching.matching import Matching
 from bridge_core.state import FlatState
+
+if TYPE_CHECKING:
+    from bridge_core.proof.running import Side as RunSide
 
 __all__ = ["match"]
 
@@ -25,12 +28,16 @@ def match(
     like_layout: str | None = None,
     entry: str | None = None,
     step: int | None = None,
+    by_values: bool = False,
+    prove: bool = False,
+    inputs: Any = None,
     registry: Registry | None = None,
 ) -> Matching:
     """Return proposed rules from a source to a target, by names, shapes and trees alone.
 
     Only headers are read. A pair is settled only if every assignment that fits the evidence has it; what
-    headers cannot tell is a choice, and stays in the rule file as a comment.
+    headers cannot tell is a choice, and stays in the rule file as a comment. ``by_values`` and ``prove``
+    settle choices by more than headers.
 
     Args:
         source: A path, a state, a mapping from keys to arrays, or a live object. None takes the weights of
@@ -43,15 +50,21 @@ def match(
         like_layout: The target's layout, likewise.
         entry: The entry of the source, as for `bridge_core.open_state`.
         step: The step of the source, likewise.
+        by_values: Whether to settle choices by the values of both sides: of one checkpoint in both forms, or
+            of two steps of one training run.
+        prove: Whether to settle choices by running both models on random values.
+        inputs: What both are called with, as for `bridge_core.proof.running.prove`; None for what one offers.
         registry: The plugins; None for all that are installed.
 
     Raises:
         UsageError: A side is not given, is of no known kind, or its layout is not known.
+        MismatchError: Models are run that have other names than the weights that are matched.
         BadInputError: A file is damaged or unsafe.
         SourceNotFound: A path does not exist.
     """
     registry = given_registry(registry)
     models = [load_factory(value) if isinstance(value, str) else value for value in (source_model, model)]
+    running = _running(models, inputs, registry, prove=prove)
     with ExitStack() as stack:
         sides: list[FlatState] = []
         for value, live, asked, what in (
@@ -61,7 +74,8 @@ def match(
             if value is None and live is None:
                 option = "source= or source_model= (--source-model)" if what == "source" else "like= (--like)"
                 raise UsageError(f"the {what} is not given.", hint=f"Pass {option}.")
-            given = live if value is None else value
+            weights = running[len(sides)].weights if running else live
+            given = weights if value is None else value
             places = {"entry": entry, "step": step} if what == "source" and value is not None else {}
             state = stack.enter_context(opened(given, registry, layout=asked, what=what, **places))
             if not state:
@@ -69,4 +83,27 @@ def match(
             if live is not None and value is not None:
                 state = known_module(state, live, registry)
             sides.append(state)
-        return match_states(sides[0], sides[1], registry)
+        matching = match_states(sides[0], sides[1], registry)
+        if by_values:
+            from bridge_core.proof.matching.by_values import settle_by_values
+
+            matching = settle_by_values(matching, sides[0], sides[1], registry=registry)
+        if running:
+            from bridge_core.proof.matching.settling import settle_by_running
+
+            matching = settle_by_running(matching, *running, registry=registry)
+        return matching
+
+
+def _running(models: list[Any], inputs: Any, registry: Registry, *, prove: bool) -> tuple[RunSide, ...]:
+    """Return both models with their inputs, if they are to be run."""
+    if not prove:
+        if inputs is not None:
+            raise UsageError(
+                "inputs are given, and no model is run.", hint="Pass prove=True (--prove), or no inputs."
+            )
+        return ()
+    from bridge_core.proof.running import model_side, with_given_inputs
+
+    source = model_side(models[0], "source", registry)
+    return with_given_inputs(inputs, source, model_side(models[1], "target", registry))
