@@ -18,7 +18,10 @@ from bridge_core.state import Array
 from bridge_flax.trees.callbacks import packed
 from bridge_flax.trees.named_arrays import is_plain, named_leaves, to_numpy
 
-__all__ = ["CallRecorder"]
+__all__ = ["UNRECORDED", "CallRecorder"]
+
+UNRECORDED = frozenset({"setup", "initialize_carry"})
+"""Methods that prepare a module and compute nothing from inputs."""
 
 
 @dataclass
@@ -38,7 +41,7 @@ class CallRecorder:
 
     While JAX traces (`jax.jit`, a scan, a rematerialised block) there are no values: there a callback is
     put into the computation, which notes each call when it is computed, one for each step of a loop.
-    Under `jax.vmap` calls are computed together and cannot be told apart; they are left out and noted.
+    Under `jax.vmap` calls are computed together and cannot be separated; they are left out and noted.
 
     Args:
         callbacks: Whether callbacks may be used.

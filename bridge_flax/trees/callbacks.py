@@ -25,7 +25,7 @@ def fresh_traces() -> Any:
 
 
 def packed(callback: Callable[..., Any], values: Sequence[Any]) -> tuple[Callable[..., Any], list[Any]]:
-    """Return a callback and its arguments, such that it gets the values as they are.
+    """Return a callback and its arguments, such that it gets the values unchanged.
 
     JAX may run a callback in a thread of its own, which does not have the 64-bit types of the caller's
     context: it would round float64 arrays to float32. They travel as pairs of integers.

@@ -57,7 +57,7 @@ def as_model(value: Any) -> RunnableModel:
     """Return an object as a model that can be run.
 
     Raises:
-        UsageError: It is nothing that can be run; the message says what to return instead.
+        UsageError: It is nothing that can be run; the message has what to return instead.
     """
     if isinstance(value, Template):
         if value.kind == "linen":

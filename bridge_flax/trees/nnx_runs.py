@@ -18,15 +18,18 @@ from flax import nnx
 from bridge_core import FlatState, Key
 from bridge_core.plugins import Inputs
 from bridge_flax.trees.arrays import is_key_array
-from bridge_flax.trees.call_recorder import CallRecorder
+from bridge_flax.trees.call_recorder import UNRECORDED, CallRecorder
 from bridge_flax.trees.constants import with_constants
 from bridge_flax.trees.named_arrays import is_short
 from bridge_flax.trees.walk import as_part, rebuild
 
 __all__ = ["NnxModel", "module_paths"]
 
-_PATH = "_ckptbridge_path"
-"""Attribute of a copy's modules; it is a part of the structure, so it survives NNX's transforms."""
+_PATH = "to_nnx__ckptbridge_path"
+"""Attribute of a copy's modules; it is a part of the structure, so it survives NNX's transforms.
+
+`nnx.bridge.ToNNX` takes every attribute without its own prefix for a variable.
+"""
 
 _LOCK = threading.RLock()
 """Held while methods of classes are replaced, which every thread sees."""
@@ -100,7 +103,7 @@ def _methods(classes: set[type]) -> Iterator[tuple[type, str, Any]]:
     for owner in owners - set(nnx.Module.__mro__):
         for name, function in list(vars(owner).items()):
             is_method = inspect.isfunction(function) or _is_transformed(function)
-            if is_method and (name == "__call__" or not name.startswith("_")):
+            if is_method and (name == "__call__" or not name.startswith("_")) and name not in UNRECORDED:
                 yield owner, name, function
 
 

@@ -360,6 +360,11 @@ class OfCompiled(nn.Module):
         return CompiledDense(4, name="fc")(x)
 
 
+def test_a_linen_module_in_nnx_runs():
+    module = nnx.bridge.ToNNX(nn.Dense(2), rngs=nnx.Rngs(0)).lazy_init(jnp.zeros((1, 4)))
+    assert paths(run(module, trace=True).calls) == [""]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", [Compiled(), OfCompiled()], ids=["nnx", "linen"])
 def test_modules_in_functions_that_jax_has_compiled_before_are_seen(model):
