@@ -59,6 +59,11 @@ def as_model(value: Any) -> RunnableModel:
     Raises:
         UsageError: It is nothing that can be run; the message has what to return instead.
     """
+    with user_failures(f"the {type(value).__name__}", "could not be read"):
+        return _as_model(value)
+
+
+def _as_model(value: Any) -> RunnableModel:
     if isinstance(value, Template):
         if value.kind == "linen":
             raise UsageError(
