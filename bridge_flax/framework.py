@@ -186,7 +186,11 @@ class FlaxFramework:
         if not isinstance(shape, tuple) or not all(isinstance(size, int) for size in shape):
             return None
         if len(shape) == 2:
-            return Inputs((np.arange(max(shape[0], 1) * 8, dtype=np.int32).reshape(-1, 8),))
+            config = getattr(model, "config", None)
+            words = getattr(config, "vocab_size", None)
+            ids = np.arange(8, dtype=np.int32)[None] % (words if isinstance(words, int) and words else 8)
+            both = getattr(config, "is_encoder_decoder", False) is True
+            return Inputs((ids,), {"decoder_input_ids": ids} if both else {})
         batch, height, width, channels = shape if len(shape) == 4 else (0, 0, 0, 0)
         pixels = np.linspace(-1, 1, batch * height * width * channels, dtype=np.float32)
         return Inputs((pixels.reshape(batch, channels, height, width),)) if batch else None

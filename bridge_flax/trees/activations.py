@@ -128,7 +128,7 @@ def _by_values(function: Callable[[Any], Any]) -> str | None:
         with jax.ensure_compile_time_eval():
             values = np.asarray(function(jnp.asarray(_POINTS, jnp.float32)))
     except Exception:
-        return None  # it takes something else, so it is no activation
+        return None  # it takes something else, so it is not an activation
     if values.shape != _POINTS.shape or values.dtype.kind != "f":
         return None
     for name, known in _VALUES.items():

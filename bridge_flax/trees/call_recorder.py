@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,10 @@ from bridge_core.state import Array
 from bridge_flax.trees.callbacks import packed
 from bridge_flax.trees.named_arrays import is_plain, named_leaves, to_numpy
 
-__all__ = ["CallRecorder"]
+__all__ = ["UNRECORDED", "CallRecorder"]
+
+UNRECORDED = frozenset({"setup", "initialize_carry"})
+"""Methods that prepare a module and compute nothing from inputs."""
 
 
 @dataclass
@@ -38,7 +41,7 @@ class CallRecorder:
 
     While JAX traces (`jax.jit`, a scan, a rematerialised block) there are no values: there a callback is
     put into the computation, which notes each call when it is computed, one for each step of a loop.
-    Under `jax.vmap` calls are computed together and cannot be told apart; they are left out and noted.
+    Under `jax.vmap` calls are computed together and cannot be separated; they are left out and noted.
 
     Args:
         callbacks: Whether callbacks may be used.
@@ -113,6 +116,12 @@ class CallRecorder:
         jax.effects_barrier()
         with_arrays = [call for call in self.calls if call.outputs]
         return tuple(sorted(with_arrays, key=lambda call: call.began))
+
+    def saw(self, paths: Iterable[Key]) -> bool:
+        """Return whether something was seen of each module, or is known to be out of sight."""
+        jax.effects_barrier()
+        known = {call.path for call in self.calls} | {*self.unseen}
+        return all(path in known for path in paths)
 
     def notes(self) -> tuple[str, ...]:
         """Return what could not be seen, for people."""

@@ -1,4 +1,4 @@
-"""Which leaves of a model are no weights: constants that it computes itself, such as rotary frequencies."""
+"""Which leaves of a model are not weights: constants that it computes itself, such as rotary frequencies."""
 
 from __future__ import annotations
 

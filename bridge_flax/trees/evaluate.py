@@ -54,7 +54,7 @@ def evaluate(closed: ClosedJaxpr, args: Sequence[Any], rule: Rule) -> list[Any]:
         for var in eqn.invars:
             if not isinstance(var, Literal):
                 last[var] = place
-    kept = {var for var in jaxpr.outvars if not isinstance(var, Literal)}
+    results = {var for var in jaxpr.outvars if not isinstance(var, Literal)}
 
     def read(var: Any) -> Any:
         return rule.value(var.val) if isinstance(var, Literal) else values[var]
@@ -64,10 +64,10 @@ def evaluate(closed: ClosedJaxpr, args: Sequence[Any], rule: Rule) -> list[Any]:
     for var, value in zip(jaxpr.invars, args, strict=True):
         values[var] = rule.value(value)
     for place, eqn in enumerate(jaxpr.eqns):
-        results = _compute(eqn, [read(var) for var in eqn.invars], rule)
-        values.update(zip(eqn.outvars, results, strict=True))
+        computed = _compute(eqn, [read(var) for var in eqn.invars], rule)
+        values.update(zip(eqn.outvars, computed, strict=True))
         for var in {var for var in eqn.invars if not isinstance(var, Literal)}:
-            if last[var] == place and var not in kept:
+            if last[var] == place and var not in results:
                 del values[var]  # as much memory as the model itself needs
     return [read(var) for var in jaxpr.outvars]
 
@@ -124,14 +124,14 @@ def _closed(jaxpr: Any) -> ClosedJaxpr:
 
 def inner_jaxprs(eqn: Any) -> list[Any]:
     """Return the computations inside an operation."""
-    found = []
+    inner = []
     for param in eqn.params.values():
         for value in param if isinstance(param, list | tuple) else (param,):
             if hasattr(value, "eqns"):
-                found.append(value)
+                inner.append(value)
             elif hasattr(value, "jaxpr") and hasattr(value.jaxpr, "eqns"):
-                found.append(value.jaxpr)
-    return found
+                inner.append(value.jaxpr)
+    return inner
 
 
 def draws_numbers(jaxpr: Any) -> bool:

@@ -14,12 +14,14 @@ import flax.errors
 import flax.linen as nn
 import jax
 import numpy as np
+from flax.core import FrozenDict
 
 from bridge_core import FlatState, Key, StateMetadata
 from bridge_core.plugins import Inputs
 from bridge_core.state import ModuleInfo, VariableCollections, as_tensor
 from bridge_flax.layers import COLLECTIONS
-from bridge_flax.trees.call_recorder import CallRecorder
+from bridge_flax.trees.call_recorder import UNRECORDED, CallRecorder
+from bridge_flax.trees.callbacks import fresh_traces
 from bridge_flax.trees.constants import with_constants
 from bridge_flax.trees.flatten import flatten
 from bridge_flax.trees.module_types import LinenRecorder
@@ -107,7 +109,7 @@ class LinenModel:
         return _abstractly(init, inputs)
 
     def _with_initial(self, state: FlatState, inputs: Inputs) -> FlatState:
-        """Give the leaves that are no weights the values that the module's own ``init`` gives them."""
+        """Give the leaves that are not weights the values that the module's own ``init`` gives them."""
         args, kwargs = as_inputs(inputs, wide=False)
         variables = self.module.init(_streams(0), *args, method=self.method, **kwargs)
         values = {key: leaf for key, leaf, _ in walk(variables) if not is_empty(leaf)}
@@ -164,7 +166,7 @@ def interceptor(recorder: CallRecorder) -> Any:
 
     def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         module = context.module
-        if module.scope is None or context.method_name == "setup":
+        if module.scope is None or context.method_name in UNRECORDED:
             return call(*args, **kwargs)
         kind = f"{type(module).__module__}.{type(module).__qualname__}"
         return recorder.record(tuple(module.path), kind, call, args, kwargs)
@@ -203,7 +205,8 @@ def _abstractly(function: Any, inputs: Inputs) -> Any:
         return original[0]
 
     try:
-        return _ordered(jax.eval_shape(on_shapes, arrays), original[0])
+        with fresh_traces():
+            return _ordered(jax.eval_shape(on_shapes, arrays), original[0])
     except _TRACING:
         result = on_shapes(arrays)
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), result)
@@ -213,7 +216,8 @@ def _ordered(tree: Any, like: Any) -> Any:
     """Return a tree with the order of names of another, which JAX has sorted."""
     if not isinstance(tree, Mapping) or not isinstance(like, Mapping):
         return tree
-    return type(tree)({name: _ordered(tree[name], like[name]) for name in like})
+    children = {name: _ordered(tree[name], like[name]) for name in like}
+    return FrozenDict(children) if isinstance(tree, FrozenDict) else children
 
 
 def _only_arrays(result: Any) -> Any:

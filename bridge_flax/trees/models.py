@@ -57,8 +57,13 @@ def as_model(value: Any) -> RunnableModel:
     """Return an object as a model that can be run.
 
     Raises:
-        UsageError: It is nothing that can be run; the message says what to return instead.
+        UsageError: It is nothing that can be run; the message has what to return instead.
     """
+    with user_failures(f"the {type(value).__name__}", "could not be read"):
+        return _as_model(value)
+
+
+def _as_model(value: Any) -> RunnableModel:
     if isinstance(value, Template):
         if value.kind == "linen":
             raise UsageError(

@@ -25,7 +25,7 @@ _DEEPEST = 64
 def named_leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Yield ``(dotted name, leaf)`` of every leaf but None; PRNG keys are passed over.
 
-    A leaf is an array or anything that is no container: a flag, a name, a function.
+    A leaf is an array or anything that is not a container: a flag, a name, a function.
     """
     yield from _leaves(value, name, 0)
 
@@ -117,7 +117,7 @@ def as_inputs(inputs: Inputs, *, wide: bool, convert: Callable[[Array], Any] | N
     """Return the arguments ``(positional, named)`` with JAX arrays in place of numpy's.
 
     Args:
-        inputs: What the model is called with; plain values stay as they are.
+        inputs: What the model is called with; plain values stay unchanged.
         wide: Whether floats become float64; else float64 becomes float32, and 64-bit integers become 32-bit.
         convert: What makes an array of each numpy array; None for `jax.numpy.asarray`.
     """

@@ -1,4 +1,4 @@
-"""The adapter of Flax keeps the contract of running models: Linen, NNX, and pairs with variables."""
+"""The adapter of Flax fulfils the contract of running models: Linen, NNX, and pairs with variables."""
 
 from __future__ import annotations
 

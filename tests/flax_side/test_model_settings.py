@@ -34,7 +34,7 @@ def of_nnx(module: Any) -> dict[str, Any]:
 
 
 def places(x: int, settings: dict[str, Any], *, transposed: bool) -> int:
-    """Return the number of places of an output along its only axis, by the settings alone."""
+    """Return the number of places of an output along its only axis, by only the settings."""
     (window,), (stride,) = settings["window"], settings["stride"]
     ((low, high),), (dilation,) = settings["padding"], settings["dilation"]
     if transposed:
