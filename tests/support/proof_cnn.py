@@ -22,7 +22,7 @@ __all__ = ["MISTAKES", "Mistake", "RULES", "cnn_inputs", "linen_cnn", "nnx_cnn",
 class Mistake(NamedTuple):
     """What a mistake is called in a report.
 
-    ``code``: of the cause; ``layer``: the last part of the path of the module, or of the child, where it shows.
+    ``code``: of the cause; ``layer``: the module, or the child, where it shows.
     """
 
     code: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -21,14 +22,15 @@ def find_causes(site: Site) -> tuple[Cause, ...]:
     """Return the known mistakes that explain why two models part at a site, the best first.
 
     A cause is returned only if the target, computed as the source does, is equal up to rounding and the
-    target as it is is not.
+    target unchanged is not.
 
     Args:
         site: The place where they first part, with the arrays that were recorded there.
     """
-    sides = both_sides(site)
-    if sides is None:
+    recorded = both_sides(site)
+    if recorded is None:
         return ()
+    sides = recorded
     limit = rounding(site, *(np.zeros((), dtype) for dtype in sides[0].dtypes))
     if relative_error(sides[0].observed, sides[1].observed) <= site.control:
         return ()
@@ -53,9 +55,7 @@ def find_causes(site: Site) -> tuple[Cause, ...]:
 def _asked(finder: Callable[[], Iterator[Cause]]) -> list[Cause]:
     """Return a finder's causes; what was recorded may have any shape, and then nothing is known."""
     causes: list[Cause] = []
-    with np.errstate(all="ignore"):
-        try:
-            causes.extend(finder())
-        except (ArithmeticError, IndexError, KeyError, ValueError, np.linalg.LinAlgError):
-            pass
+    unfit = (ArithmeticError, IndexError, KeyError, ValueError, np.linalg.LinAlgError)
+    with np.errstate(all="ignore"), contextlib.suppress(*unfit):
+        causes.extend(finder())
     return causes

@@ -43,19 +43,19 @@ def junction_causes(site: Site, sides: tuple[Side, Side], limit: float) -> Itera
         return
     source, target = sides
     common = _common(sides, limit)
-    found: Expressions = []
-    others: Expressions = []
+    ours: Expressions = []
+    theirs: Expressions = []
     for names in ((common, common), (bases_of(source), common), (bases_of(source), bases_of(target))):
-        if not found:
-            found = expressions_of(source, names[0], limit, precision_of(source))
-        if not others:
-            others = expressions_of(target, names[1], limit, precision_of(target))
-    if not found:
+        if not ours:
+            ours = expressions_of(source, names[0], limit, precision_of(source))
+        if not theirs:
+            theirs = expressions_of(target, names[1], limit, precision_of(target))
+    if not ours:
         yield from related(site, sides)
         return
-    pair = _closest(found, others)
+    pair = _closest(ours, theirs)
     without = relative_error(source.observed, target.observed)
-    one = pair[0] if pair else found[0][0]
+    one = pair[0] if pair else ours[0][0]
     error = _error(one, sides)
     if pair is None:
         text = described(one, source)
@@ -143,7 +143,8 @@ def _differences(one: Expression, other: Expression, sides: tuple[Side, Side]) -
         off = "deterministic=True" if target.view.framework == "flax" else "model.eval()"
         yield (
             "dropout",
-            *texts,
+            texts[0],
+            texts[1],
             f"leave dropout out: {off}" if shares[0] is None else "drop as the source does",
         )
         return
