@@ -59,7 +59,7 @@ def prove(
     progress: Callable[[str], None] | None = None,
     registry: Registry | None = None,
 ) -> Proof:
-    """Run two models on the same weights, compare their outputs, and find the first module that differs.
+    """Run two models on the same weights, and find the first module that differs.
 
     The source gets random values in every parameter and statistic, or those of a checkpoint; the target
     gets what the conversion makes of them. What rounding changes is measured on the same two models.
