@@ -40,6 +40,7 @@ from bridge_core.proof.differences.value_maps import (
     byte_swap,
     cast_map,
     fitted_maps,
+    is_castable,
     rounding_maps,
 )
 from bridge_core.state import Array, Tensor, as_tensor, regions
@@ -133,6 +134,8 @@ class _Search:
         if not self.evidence.prove_values():
             self.hopeless = True
             return None
+        if not is_castable(self.left.spec.dtype, self.right.spec.dtype):
+            return None
         for finder in (self._moved, self._changed, self._changed_and_moved, self._partial):
             found = finder()
             if found is not None:
@@ -141,6 +144,8 @@ class _Search:
 
     def reverse_relation(self) -> Relation | None:
         """Return a rounding or a cast that turned the right tensor into the left one."""
+        if not is_castable(self.left.spec.dtype, self.right.spec.dtype):
+            return None
         for value_map in self._roundings():
             relation = self._with(value_map)
             if relation is not None:

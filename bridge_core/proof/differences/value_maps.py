@@ -13,9 +13,17 @@ from bridge_core.proof.differences.agreement import EXACTLY, Within
 from bridge_core.proof.differences.blocks import Summary, has_order, reals
 from bridge_core.state import Array, cast_is_exact, dtype_named, is_floating
 
-__all__ = ["SAME", "ValueMap", "byte_swap", "cast_map", "fitted_maps", "rounding_maps"]
+__all__ = ["SAME", "ValueMap", "byte_swap", "cast_map", "fitted_maps", "is_castable", "rounding_maps"]
 
-_ROUNDINGS = ("bfloat16", "float16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
+_ROUNDINGS = (
+    "float32",
+    "bfloat16",
+    "float16",
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "float8_e4m3fnuz",
+    "float8_e5m2fnuz",
+)
 
 
 _FINEST = 2.0**-40
@@ -47,6 +55,11 @@ class ValueMap:
 
 SAME = ValueMap()
 """Nothing is done."""
+
+
+def is_castable(left: np.dtype[Any], right: np.dtype[Any]) -> bool:
+    """Return whether weights of one dtype may be stored in another: exactly, or rounded to floats."""
+    return cast_is_exact(left, right) or (is_floating(right) and left.kind != "c")
 
 
 def cast_map(left: np.dtype[Any], right: np.dtype[Any]) -> ValueMap:

@@ -10,6 +10,7 @@ from support.mistakes import MISTAKES
 
 from bridge_core.errors import UnsupportedFeature, UsageError
 from bridge_core.proof.differences import blocks, relation_between
+from bridge_core.state import DTYPES
 
 GENERATOR = np.random.default_rng(0)
 WEIGHTS = {
@@ -267,3 +268,70 @@ def test_not_a_number_stays_where_it_is():
     assert relation_between(left, np.ascontiguousarray(left.T)).kind == "transposed"
     assert relation_between(left, left * np.float32(0.5)).kind == "scaled"
     assert relation_between(left, left.astype("f2").astype("f4")).kind == "rounded"
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_relation_with_one_exception_is_not_named(mistake, memory):
+    left = WEIGHTS["a matrix"]
+    change, kinds = MISTAKES[mistake]
+    right = np.array(change(left), order="C")
+    right[5, 7] = -1.23456
+    relation = relation_between(left, right)
+    assert relation is None or relation.kind not in kinds
+    assert relation is None or relation.kind == "moved rows"
+
+
+@settings(max_examples=examples(40))
+@given(st.data())
+def test_any_two_dtypes_and_shapes_are_compared_without_a_warning(data):
+    dtypes = [data.draw(st.sampled_from(sorted(DTYPES))) for _ in range(2)]
+    shapes = [data.draw(st.lists(st.sampled_from([0, 1, 1, 2, 3, 8]), max_size=4)) for _ in range(2)]
+    generator = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    with np.errstate(all="ignore"):
+        left, right = (
+            np.frombuffer(generator.bytes(int(np.prod(shape)) * DTYPES[name].itemsize), np.uint8)
+            .view(DTYPES[name])
+            .reshape(shape)
+            if name
+            not in (
+                "bool",
+                "int2",
+                "int4",
+                "uint2",
+                "uint4",
+                "float4_e2m1fn",
+                "float6_e2m3fn",
+                "float6_e3m2fn",
+            )
+            else generator.integers(0, 2, shape).astype(DTYPES[name])
+            for name, shape in zip(dtypes, shapes, strict=True)
+        )
+    relation_between(left, right)
+    relation_between(left, right, tolerance=1e-3)
+
+
+def test_many_axes():
+    left = np.random.default_rng(0).standard_normal((2, 1) * 10, np.float32)
+    assert relation_between(left, np.ascontiguousarray(left.T)).kind == "permuted axes"
+    assert relation_between(left, left[::-1].copy()).kind == "flipped"
+    other = np.random.default_rng(1).standard_normal((2, 1) * 10, np.float32)
+    assert relation_between(left, other) is None
+
+
+def test_rows_that_are_equal_do_not_hide_an_order():
+    left = WEIGHTS["a matrix"].copy()
+    left[[3, 9, 10]] = 0
+    assert relation_between(left, np.roll(left, 5, 0)).kind == "rolled"
+    assert relation_between(left, left[::-1].copy()).kind == "flipped"
+
+
+def test_a_few_shared_rows_are_not_a_relation():
+    right = GENERATOR.standard_normal((24, 40), np.float32)
+    right[:6] = WEIGHTS["a matrix"][10:16]
+    assert relation_between(WEIGHTS["a matrix"], right) is None
+
+
+def test_float64_that_went_through_float32():
+    left = GENERATOR.standard_normal((9, 9))
+    relation = relation_between(left, left.astype("f4").astype("f8"))
+    assert relation.text == "rounded through float32"
