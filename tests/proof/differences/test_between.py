@@ -1,5 +1,7 @@
 """What turned one array into another: every known mistake is named, and nothing else is."""
 
+import re
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -281,31 +283,22 @@ def test_a_relation_with_one_exception_is_not_named(mistake, memory):
     assert relation is None or relation.kind == "moved rows"
 
 
+def any_values(generator, dtype, shape):
+    """Return any bits; of dtypes that do not use all bits of a byte, zeros and ones."""
+    if dtype.name == "bool" or re.search("(int|float)[246]($|_)", dtype.name):
+        return generator.integers(0, 2, shape).astype(dtype)
+    return np.frombuffer(generator.bytes(int(np.prod(shape)) * dtype.itemsize), dtype).reshape(shape)
+
+
 @settings(max_examples=examples(40))
 @given(st.data())
 def test_any_two_dtypes_and_shapes_are_compared_without_a_warning(data):
     dtypes = [data.draw(st.sampled_from(sorted(DTYPES))) for _ in range(2)]
     shapes = [data.draw(st.lists(st.sampled_from([0, 1, 1, 2, 3, 8]), max_size=4)) for _ in range(2)]
     generator = np.random.default_rng(data.draw(st.integers(0, 2**32)))
-    with np.errstate(all="ignore"):
-        left, right = (
-            np.frombuffer(generator.bytes(int(np.prod(shape)) * DTYPES[name].itemsize), np.uint8)
-            .view(DTYPES[name])
-            .reshape(shape)
-            if name
-            not in (
-                "bool",
-                "int2",
-                "int4",
-                "uint2",
-                "uint4",
-                "float4_e2m1fn",
-                "float6_e2m3fn",
-                "float6_e3m2fn",
-            )
-            else generator.integers(0, 2, shape).astype(DTYPES[name])
-            for name, shape in zip(dtypes, shapes, strict=True)
-        )
+    left, right = (
+        any_values(generator, DTYPES[name], shape) for name, shape in zip(dtypes, shapes, strict=True)
+    )
     relation_between(left, right)
     relation_between(left, right, tolerance=1e-3)
 
