@@ -69,7 +69,7 @@ def axis_letters(count: int) -> list[str]:
 
 
 def _inside(index: Array, axis: int, shape: tuple[int, ...], pick: str) -> AxisOrder | None:
-    """Name an order that is the same in every block of the axis, or that leaves its ends as they are."""
+    """Name an order that is the same in every block of the axis, or that changes a part of it only."""
     size = len(index)
     for length in (n for n in range(2, size // 2 + 1) if size % n == 0):
         rows = index.reshape(-1, length) - np.arange(0, size, length)[:, None]

@@ -159,7 +159,8 @@ def fitted_maps(
         if abs(factor - 1) > 64 * epsilon and _fits_line(low, high, factor, 0.0, right, slack):
             yield _scaled(sign * factor, epsilon, absolute)
     shift = _round_number(right.mean - left.mean, epsilon * (left.largest + right.largest))
-    if abs(shift) > 64 * slack and _fits_line(left.least, left.most, 1.0, shift, right, slack):
+    resolved = 8 * epsilon * (left.largest + abs(shift)) + 4 * absolute
+    if abs(shift) > resolved and _fits_line(left.least, left.most, 1.0, shift, right, slack):
         yield _shifted(shift, epsilon, left.largest + abs(shift), absolute)
     for sign in (1.0, -1.0):
         low, high = (left.least, left.most) if sign > 0 else (-left.most, -left.least)

@@ -330,3 +330,25 @@ def test_float64_that_went_through_float32():
     left = GENERATOR.standard_normal((9, 9))
     relation = relation_between(left, left.astype("f4").astype("f8"))
     assert relation.text == "rounded through float32"
+
+
+@pytest.mark.parametrize("dtype", ["f4", ml_dtypes.bfloat16])
+def test_values_that_are_nearly_one_number_are_not_scaled_or_shifted(dtype):
+    noise = GENERATOR.standard_normal((2, 512)) * float(ml_dtypes.finfo(dtype).eps) * 2
+    left, right = (1 + noise[0]).astype(dtype), (2 + noise[1]).astype(dtype)
+    assert relation_between(left, right) is None
+
+
+def test_narrow_dtypes_are_scaled_and_shifted():
+    left = WEIGHTS["half"].astype("f4")
+    for change, text in ((lambda a: a * 0.125, "scaled by 0.125"), (lambda a: a + 1, "shifted by 1")):
+        relation = relation_between(WEIGHTS["half"], change(left).astype(ml_dtypes.bfloat16))
+        assert relation.text.startswith(text)
+
+
+def test_a_small_part_that_is_moved_is_not_a_relation():
+    left = GENERATOR.standard_normal((48, 16), np.float32)
+    right = np.concatenate([left[:32], left[32:].T])
+    assert relation_between(left, right).kind == "reordered"
+    right[:32] += GENERATOR.standard_normal((32, 16), np.float32)
+    assert relation_between(left, right) is None
