@@ -79,7 +79,9 @@ def evidence_of(values: Array, tolerance: float = 0.0) -> Evidence:
     lowest = np.log2((whole & -whole).astype(np.float64))
     digits, most = 53 - lowest, math.inf
     if tolerance:
-        spread = float(numbers.std()) if len(numbers) else 0.0
-        most = max(0.0, math.log2(spread / tolerance)) if spread else 0.0
+        with np.errstate(all="ignore"):
+            spread = float(numbers.std()) if len(numbers) else 0.0
+        ratio = spread / tolerance if math.isfinite(spread) else 1 / tolerance
+        most = max(0.0, math.log2(ratio)) if ratio else 0.0
         digits = np.minimum(digits, most)
     return Evidence(flat.size, counts, float(digits.sum()), most)
