@@ -69,12 +69,14 @@ def cast_map(left: np.dtype[Any], right: np.dtype[Any]) -> ValueMap:
 
     def apply(values: Array) -> Array:
         with np.errstate(all="ignore"):
-            return values.astype(right)
+            # ml_dtypes does not cast all of its narrow dtypes to each other; float32 holds all of them.
+            wide = values.astype(np.float32) if left.kind == right.kind == "V" else values
+            return wide.astype(right)
 
-    kept = cast_is_exact(left, right)
-    text = f"stored as {right.name}" if kept else f"rounded to {right.name}"
+    exact = cast_is_exact(left, right)
+    text = f"stored as {right.name}" if exact else f"rounded to {right.name}"
     code = f"{{}}.astype({right.name!r})"
-    return ValueMap(("cast" if kept else "rounded",), text, code, apply, EXACTLY, dtype=right)
+    return ValueMap(("cast" if exact else "rounded",), text, code, apply, EXACTLY, dtype=right)
 
 
 def byte_swap(dtype: np.dtype[Any]) -> ValueMap | None:
