@@ -64,6 +64,36 @@ def test_each_command(source, undecided, tmp_path):
     check_document("rules-check", run("rules", "check", rules, "--source", source))
 
 
+def test_what_turned_one_file_into_the_other(source, tmp_path):
+    numbers = np.random.default_rng(0).standard_normal((4, 6, 6)).astype("f4")
+    left = {"a": numbers[0], "b": numbers[1], "c": numbers[2], "old": numbers[3]}
+    right = {"a": numbers[0].T, "b": numbers[2], "c": numbers[1], "new": numbers[3]}
+    for name, arrays in (("left", left), ("right", right)):
+        save_file({key: np.array(array, order="C") for key, array in arrays.items()}, tmp_path / name)
+    document = run("diff", tmp_path / "left", tmp_path / "right", code=1)
+    check_document("diff", document)
+    kinds = [entry["relation"]["kind"] for entry in document["differing"]]
+    assert kinds == ["transposed", "other tensor", "other tensor"]
+    texts = [mistake["text"] for mistake in document["mistakes"]]
+    assert texts == ["their names were swapped", "transposed"]
+    (same,) = document["same_content"]
+    assert (same["right"], same["relation"]["other"]) == ("new", "old")
+    plain = run("diff", "--no-why", tmp_path / "left", tmp_path / "right", code=1)
+    check_document("diff", plain)
+    assert "mistakes" not in plain
+
+
+def test_verify_names_what_is_wrong_with_a_conversion(tmp_path):
+    weight = np.random.default_rng(0).standard_normal((6, 8)).astype("f4")
+    bias = weight[:, 0].copy()
+    save_file({"fc.weight": weight, "fc.bias": bias}, tmp_path / "a.safetensors")
+    save_file({"fc.weight": weight * 2, "fc.bias": bias}, tmp_path / "b.safetensors")
+    run("convert", tmp_path / "b.safetensors", tmp_path / "b.msgpack", "--to", "flax")
+    document = run("verify", tmp_path / "a.safetensors", tmp_path / "b.msgpack", code=1)
+    check_document("verify", document)
+    assert document["summary"] == "1 tensor differs, as if scaled by 2"
+
+
 def test_each_kind_of_error(source, undecided, tmp_path, monkeypatch):
     missing = run("inspect", tmp_path / "nope", code=2)
     assert (missing["code"], missing["path"]) == ("CKB-202", str(tmp_path / "nope"))

@@ -35,7 +35,8 @@ class Within:
         if self.bits and left.dtype == right.dtype:
             return 0.0 if np.array_equal(bits_of(left), bits_of(right)) else None
         if not (has_order(left.dtype) and has_order(right.dtype)):
-            return 0.0 if np.array_equal(left, right) else None
+            with np.errstate(all="ignore"):
+                return 0.0 if np.array_equal(left, right) else None
         x, y = reals(left), reals(right)
         with np.errstate(all="ignore"):
             gaps = np.abs(x - y)

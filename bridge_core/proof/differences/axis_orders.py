@@ -10,7 +10,7 @@ import numpy as np
 
 from bridge_core.state import Array
 
-__all__ = ["AxisOrder", "decode_strides", "named_order"]
+__all__ = ["AxisOrder", "axis_letters", "decode_strides", "named_order"]
 
 _MOST_PARTS = 16
 
@@ -62,8 +62,14 @@ def named_order(index: Array, axis: int, shape: tuple[int, ...]) -> AxisOrder:
     return _inside(index, axis, shape, pick) or _permuted(index, where, pick)
 
 
+def axis_letters(count: int) -> list[str]:
+    """Return names of axes: letters, or numbered ones if there are more axes than letters."""
+    letters = list(string.ascii_lowercase)
+    return letters[:count] if count <= len(letters) else [f"a{n}" for n in range(count)]
+
+
 def _inside(index: Array, axis: int, shape: tuple[int, ...], pick: str) -> AxisOrder | None:
-    """Name an order that is the same in every block of the axis, or that leaves its ends as they are."""
+    """Name an order that is the same in every block of the axis, or that changes a part of it only."""
     size = len(index)
     for length in (n for n in range(2, size // 2 + 1) if size % n == 0):
         rows = index.reshape(-1, length) - np.arange(0, size, length)[:, None]
@@ -149,9 +155,8 @@ def _interleaved(digits: list[tuple[int, int]], axis: int, shape: tuple[int, ...
     digits = digits[::-1]
     outer = sorted(range(len(digits)), key=lambda n: -digits[n][1])
     sizes = [digits[n][0] for n in outer]
-    letters = string.ascii_lowercase
-    source = letters[: len(sizes)]
-    target = "".join(letters[outer.index(n)] for n in range(len(digits)))
+    source = axis_letters(len(sizes))
+    target = [source[outer.index(n)] for n in range(len(digits))]
     stated = ", ".join(f"{letter} = {size}" for letter, size in zip(source, sizes, strict=True))
     text = f"interleaved{where}: ({' '.join(source)}) -> ({' '.join(target)}), {stated}"
     if target == source[:-2] + source[:-3:-1] and 2 in sizes[-2:]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bridge_core.errors import BridgeError, UsageError
+from bridge_core.errors import UsageError
 from bridge_core.proof.differences.agreement import EXACTLY, Within, fits_elements, largest_error, mapped
 from bridge_core.proof.differences.blocks import (
     Summary,
@@ -40,11 +40,12 @@ from bridge_core.proof.differences.value_maps import (
     byte_swap,
     cast_map,
     fitted_maps,
+    is_castable,
     rounding_maps,
 )
 from bridge_core.state import Array, Tensor, as_tensor, regions
 
-__all__ = ["known_relation", "relation_between", "relation_of"]
+__all__ = ["relation_between", "relation_of"]
 
 _SAMPLE = 64
 _MOST_RESHAPES = 4000
@@ -94,14 +95,6 @@ def relation_of(left: Tensor, right: Tensor, *, tolerance: float = 0.0) -> Relat
     return _Search(right, left, theirs, ours, tolerance).reverse_relation()
 
 
-def known_relation(left: Tensor, right: Tensor) -> Relation | None:
-    """Return what `relation_of` does; None for tensors that cannot be read."""
-    try:
-        return relation_of(left, right)
-    except BridgeError:
-        return None
-
-
 class _Search:
     """What is known of a pair of tensors while it is searched."""
 
@@ -114,7 +107,7 @@ class _Search:
         self.same_shape = left.spec.shape == right.spec.shape
         self.same_size = left.spec.size == right.spec.size
         self.places = self._places()
-        self.evidence = evidence_of(elements(right, self.places), tolerance)
+        self.evidence = evidence_of(elements(right, self.places), self.absolute)
         self.cast = cast_map(left.spec.dtype, right.spec.dtype)
 
     def _places(self) -> Array:
@@ -133,6 +126,8 @@ class _Search:
         if not self.evidence.prove_values():
             self.hopeless = True
             return None
+        if not is_castable(self.left.spec.dtype, self.right.spec.dtype):
+            return None
         for finder in (self._moved, self._changed, self._changed_and_moved, self._partial):
             found = finder()
             if found is not None:
@@ -141,6 +136,8 @@ class _Search:
 
     def reverse_relation(self) -> Relation | None:
         """Return a rounding or a cast that turned the right tensor into the left one."""
+        if not is_castable(self.left.spec.dtype, self.right.spec.dtype):
+            return None
         for value_map in self._roundings():
             relation = self._with(value_map)
             if relation is not None:
@@ -345,6 +342,9 @@ class _Search:
         name = name_partial(move, self.left, self.right) if _along(move) else move.name()
         if not self._proven(move, value_map, name):
             return None
+        known = (move.places(self.places) >= 0).mean() if move.partial else 1.0
+        if known < 0.5 and "other values" in name.texts[-1]:
+            return None
         kinds = (*value_map.kinds, *name.kinds)
         if not kinds:
             return None
@@ -355,7 +355,7 @@ class _Search:
         return Relation(kinds[0] if not name.kinds else name.kinds[0], text, code, kinds, share)
 
     def _proven(self, move: Move, value_map: ValueMap, name: MoveName) -> bool:
-        evidence = self._evidence(move)
+        evidence = self._evidence(move, self._within(value_map))
         if not value_map.kinds and not name.kinds:
             return False
         if value_map.parameters and not evidence.prove_values(value_map.parameters):
@@ -365,7 +365,7 @@ class _Search:
             return evidence.prove_order(bits)
         return evidence.prove_values()
 
-    def _evidence(self, move: Move) -> Evidence:
+    def _evidence(self, move: Move, within: Within) -> Evidence:
         """Return what those elements prove that differ, or that a partial move explains."""
         places = self.places
         if move.partial:
@@ -374,9 +374,8 @@ class _Search:
             mine, theirs = elements(self.left, places), elements(self.right, places)
             if mine.dtype == theirs.dtype:
                 places = places[bits_of(mine) != bits_of(theirs)]
-        else:
-            return self.evidence
-        return evidence_of(elements(self.right, places), self.tolerance)
+        tolerance = within.absolute + within.relative * self.theirs.largest
+        return evidence_of(elements(self.right, places), tolerance)
 
 
 def _along(move: Move) -> bool:

@@ -29,16 +29,17 @@ class Evidence:
         size: How many elements the sample has.
         counts: How often each distinct value is in it.
         digits: Significant binary digits of all distinct values together.
+        most: Bits that one value can prove.
     """
 
-    def __init__(self, size: int, counts: Array, digits: float) -> None:
+    def __init__(self, size: int, counts: Array, digits: float, most: float = math.inf) -> None:
         self.size = size
         self.distinct = len(counts)
         self.digits = digits
         """Bits that say: these are the same values, whatever their order."""
         shares = counts / max(1, size)
         entropy = float(-(shares * np.log2(shares)).sum()) if size else 0.0
-        self.values = size * entropy + digits
+        self.values = size * min(entropy, most) + (digits if most == math.inf else 0.0)
         """Bits that say: these values come from those, and are not others."""
         rows = math.lgamma(size + 1) - sum(map(math.lgamma, (counts + 1).tolist()))
         self.order = rows / math.log(2)
@@ -63,7 +64,7 @@ def evidence_of(values: Array, tolerance: float = 0.0) -> Evidence:
 
     Args:
         values: The values.
-        tolerance: How far equal values may differ, as a share of the largest; 0 for not at all.
+        tolerance: How far equal values may differ; 0 for not at all.
     """
     flat = np.ascontiguousarray(values).reshape(-1)
     if flat.size > 4096:
@@ -76,7 +77,11 @@ def evidence_of(values: Array, tolerance: float = 0.0) -> Evidence:
     numbers = numbers[np.isfinite(numbers) & (numbers != 0)]
     whole = np.ldexp(np.abs(np.frexp(numbers)[0]), 53).astype(np.int64)
     lowest = np.log2((whole & -whole).astype(np.float64))
-    digits = 53 - lowest
+    digits, most = 53 - lowest, math.inf
     if tolerance:
-        digits = np.minimum(digits, max(0.0, -math.log2(tolerance)))
-    return Evidence(flat.size, counts, float(digits.sum()))
+        with np.errstate(all="ignore"):
+            spread = float(numbers.std()) if len(numbers) else 0.0
+        ratio = spread / tolerance if math.isfinite(spread) else 1 / tolerance
+        most = max(0.0, math.log2(ratio)) if ratio else 0.0
+        digits = np.minimum(digits, most)
+    return Evidence(flat.size, counts, float(digits.sum()), most)

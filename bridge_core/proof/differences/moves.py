@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import string
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from bridge_core.ops import Op, Permute, Reshape, chain_tensors
-from bridge_core.proof.differences.axis_orders import AxisOrder, named_order
+from bridge_core.proof.differences.axis_orders import AxisOrder, axis_letters, named_order
 from bridge_core.state import (
     Array,
     ArrayTensor,
@@ -172,8 +171,7 @@ class Move:
             return MoveName(("Fortran order",), (text,), f"{{}}.T.reshape({shape})")
         if self.axes == backwards and self.viewed == self.shape and self.source == self.shape:
             return MoveName(("Fortran order",), ("read in Fortran order",), code)
-        letters = string.ascii_lowercase
-        names = dict(enumerate(letters[: len(self.split)]))
+        names = dict(enumerate(axis_letters(len(self.split))))
         source = _grouped(self.split, self.source, list(names.values()))
         target = _grouped(self.viewed, self.shape, [names[axis] for axis in self.axes])
         stated = ", ".join(f"{names[n]} = {size}" for n, size in enumerate(self.split))

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bridge_core.messages import count
-from bridge_core.proof.differences.between import known_relation
-from bridge_core.proof.differences.other_tensors import OtherTensors
+from bridge_core.proof.differences.other_tensors import OtherTensors, known_relation
 from bridge_core.proof.differences.relation import Relation
 from bridge_core.state import FlatState, Key, as_state, join_key
 from bridge_core.transfer import Comparison, Progress

@@ -9,17 +9,25 @@ import numpy as np
 
 from bridge_core.errors import BridgeError
 from bridge_core.proof.differences.agreement import mapped
-from bridge_core.proof.differences.between import known_relation
+from bridge_core.proof.differences.between import relation_of
 from bridge_core.proof.differences.blocks import bit_sum, elements, has_order, summary
 from bridge_core.proof.differences.evidence import evidence_of
 from bridge_core.proof.differences.relation import Relation
-from bridge_core.proof.differences.value_maps import cast_map
+from bridge_core.proof.differences.value_maps import cast_map, is_castable
 from bridge_core.state import Array, FlatState, Key, Tensor, TensorSpec
 
-__all__ = ["OtherTensors"]
+__all__ = ["known_relation", "OtherTensors"]
 
 _PROBES = 48
 _MOST_TRIES = 3
+
+
+def known_relation(left: Tensor, right: Tensor) -> Relation | None:
+    """Return what `relation_of` does; None for tensors that cannot be read."""
+    try:
+        return relation_of(left, right)
+    except BridgeError:
+        return None
 
 
 class OtherTensors:
@@ -145,7 +153,8 @@ class OtherTensors:
         left, dtype = self._tensors[key], right.spec.dtype
         if (key, dtype.name) not in self._sums:
             cast = cast_map(left.spec.dtype, dtype)
-            self._sums[key, dtype.name] = bit_sum(mapped(left, cast.apply, dtype))
+            total = bit_sum(mapped(left, cast.apply, dtype)) if is_castable(left.spec.dtype, dtype) else -1
+            self._sums[key, dtype.name] = total
         return self._sums[key, dtype.name]
 
 

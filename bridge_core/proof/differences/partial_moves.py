@@ -17,16 +17,27 @@ _MOST_AXES = 4
 
 
 def partial_moves(left: Shape, right: Shape) -> Iterator[Move]:
-    """Yield moves by one row, or cuts, pads and repetitions for shapes that differ along some axes."""
+    """Yield moves by one row, or cuts, pads and repetitions for shapes that differ along some axes.
+
+    Matrices may be transposed before.
+    """
     if len(left) != len(right):
         return
+    straight = tuple(range(len(left)))
+    yield from _partial_moves(left, left, straight, right)
+    if len(left) == 2:
+        yield from _partial_moves(left, left[::-1], straight[::-1], right)
+
+
+def _partial_moves(source: Shape, left: Shape, axes: Shape, right: Shape) -> Iterator[Move]:
+    """Yield moves after a permutation of the axes, which gives the shape ``left``."""
     straight = tuple(range(len(left)))
     differing = [axis for axis in straight if left[axis] != right[axis]]
     if not differing:
         for axis in straight:
             if left[axis] > 1:
                 for index in (np.arange(left[axis]) - 1, _after(np.arange(1, left[axis]), left[axis])):
-                    yield Move(left, left, straight, _alone(index, axis, len(left)), right)
+                    yield Move(source, source, axes, _alone(index, axis, len(left)), right)
         return
     if len(differing) > _MOST_AXES or 0 in left or 0 in right:
         return
@@ -35,7 +46,7 @@ def partial_moves(left: Shape, right: Shape) -> Iterator[Move]:
         indexes: list[Array | None] = [None] * len(left)
         for axis, index in zip(differing, picks, strict=True):
             indexes[axis] = index
-        yield Move(left, left, straight, tuple(indexes), right)
+        yield Move(source, source, axes, tuple(indexes), right)
 
 
 def _along(left: int, right: int) -> list[Array]:
@@ -100,6 +111,9 @@ def name_partial(move: Move, left: Tensor, right: Tensor) -> MoveName:
     """Return what a partial move is called, and what the right tensor holds elsewhere."""
     texts, kinds, bits = [], [], 0.0
     code, here, there = "{}", [":"] * len(move.shape), [":"] * len(move.shape)
+    if move.axes != tuple(range(len(move.axes))):
+        kinds, texts, code = ["transposed"], ["transposed"], "{}.transpose(1, 0)"
+    straight = code
     for axis, index in enumerate(move.indexes):
         if index is None:
             continue
@@ -123,9 +137,9 @@ def name_partial(move: Move, left: Tensor, right: Tensor) -> MoveName:
     cut = any(part != ":" for part in there)
     if move.partial:
         texts[-1] += f", the rest is {_rest(move, left, right)}"
-        code = f"right[{', '.join(here)}] = {{}}[{', '.join(there)}]"
-    elif code == "{}" and cut:
-        code = f"{{}}[{', '.join(there)}]"
+        code = f"right[{', '.join(here)}] = {straight}[{', '.join(there)}]"
+    elif code == straight and cut:
+        code = f"{straight}[{', '.join(there)}]"
     return MoveName(tuple(kinds), tuple(texts), code, bits)
 
 
@@ -182,8 +196,8 @@ def _rest(move: Move, left: Tensor, right: Tensor) -> str:
         value = rows[0].flat[0]
         return "zeros" if value == 0 else f"{value} everywhere"
     if sum(n is not None for n in move.indexes) == 1:
-        for place in (0, left.spec.shape[axis] - 1):
-            row = _row(left, axis, place)
+        for place in (0, move.viewed[axis] - 1):
+            row = _row(left, move.axes[axis], place).transpose(move.axes)
             if all(np.array_equal(row, other) for other in rows):
                 return f"copies of row {place}"
     return "other values"

@@ -13,9 +13,17 @@ from bridge_core.proof.differences.agreement import EXACTLY, Within
 from bridge_core.proof.differences.blocks import Summary, has_order, reals
 from bridge_core.state import Array, cast_is_exact, dtype_named, is_floating
 
-__all__ = ["SAME", "ValueMap", "byte_swap", "cast_map", "fitted_maps", "rounding_maps"]
+__all__ = ["SAME", "ValueMap", "byte_swap", "cast_map", "fitted_maps", "is_castable", "rounding_maps"]
 
-_ROUNDINGS = ("bfloat16", "float16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
+_ROUNDINGS = (
+    "float32",
+    "bfloat16",
+    "float16",
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "float8_e4m3fnuz",
+    "float8_e5m2fnuz",
+)
 
 
 _FINEST = 2.0**-40
@@ -49,6 +57,11 @@ SAME = ValueMap()
 """Nothing is done."""
 
 
+def is_castable(left: np.dtype[Any], right: np.dtype[Any]) -> bool:
+    """Return whether weights of one dtype may be stored in another: exactly, or rounded to floats."""
+    return cast_is_exact(left, right) or (is_floating(right) and left.kind != "c")
+
+
 def cast_map(left: np.dtype[Any], right: np.dtype[Any]) -> ValueMap:
     """Return the cast from one dtype to another; nothing if they are the same."""
     if left == right:
@@ -56,12 +69,14 @@ def cast_map(left: np.dtype[Any], right: np.dtype[Any]) -> ValueMap:
 
     def apply(values: Array) -> Array:
         with np.errstate(all="ignore"):
-            return values.astype(right)
+            # ml_dtypes does not cast all of its narrow dtypes to each other; float32 holds all of them.
+            wide = values.astype(np.float32) if left.kind == right.kind == "V" else values
+            return wide.astype(right)
 
-    kept = cast_is_exact(left, right)
-    text = f"stored as {right.name}" if kept else f"rounded to {right.name}"
+    exact = cast_is_exact(left, right)
+    text = f"stored as {right.name}" if exact else f"rounded to {right.name}"
     code = f"{{}}.astype({right.name!r})"
-    return ValueMap(("cast" if kept else "rounded",), text, code, apply, EXACTLY, dtype=right)
+    return ValueMap(("cast" if exact else "rounded",), text, code, apply, EXACTLY, dtype=right)
 
 
 def byte_swap(dtype: np.dtype[Any]) -> ValueMap | None:
@@ -146,7 +161,8 @@ def fitted_maps(
         if abs(factor - 1) > 64 * epsilon and _fits_line(low, high, factor, 0.0, right, slack):
             yield _scaled(sign * factor, epsilon, absolute)
     shift = _round_number(right.mean - left.mean, epsilon * (left.largest + right.largest))
-    if abs(shift) > 64 * slack and _fits_line(left.least, left.most, 1.0, shift, right, slack):
+    resolved = 8 * epsilon * (left.largest + abs(shift)) + 4 * absolute
+    if abs(shift) > resolved and _fits_line(left.least, left.most, 1.0, shift, right, slack):
         yield _shifted(shift, epsilon, left.largest + abs(shift), absolute)
     for sign in (1.0, -1.0):
         low, high = (left.least, left.most) if sign > 0 else (-left.most, -left.least)

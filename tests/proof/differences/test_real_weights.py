@@ -19,7 +19,10 @@ FILES = {
 NEEDED = {"swapped halves": 2, "swapped gates": 4, "interleaved halves": 8, "interleaved heads": 4}
 
 
-@pytest.fixture(scope="module", params=["crepe", "pnet", pytest.param("onet", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module",
+    params=["pnet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("crepe", "onet"))],
+)
 def weights(request):
     with bridge_core.open_state(DATA / FILES[request.param]) as state:
         return {key: state[key].copy() for key in state}
