@@ -76,7 +76,7 @@ def _shaped(
         for form in identify(STEPS[name], task)[:4]:
             yield Expression(terms, after=(*steps, (name, form.settings)), cost=cost + form.cost)
     yield from _reordered(search, terms, steps, value, cost)
-    if value.ndim > 2 and search.observed.ndim == 2 and value.size > search.observed.size:
+    if value.ndim > 3 and search.observed.ndim == 2 and value.size > search.observed.size:
         for settings, pooled in _pools_to(search, value):
             yield from _reordered(search, terms, (*steps, ("pool", settings)), pooled, cost + 1)
 

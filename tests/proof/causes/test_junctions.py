@@ -104,7 +104,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if i % 6 else []) for i, n in enumerate(CASES)]
+)
 def test_what_differs_between_layers_is_named(name):
     options, source, target, code = CASES[name]
     causes = find_causes(between(source=source, target=target, **options))
@@ -116,6 +118,7 @@ def test_what_differs_between_layers_is_named(name):
 MIRRORED = {"missing_residual": "extra_residual"}
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", CASES)
 def test_a_mistake_on_the_source_side_is_named_as_well(name):
     options, source, target, code = CASES[name]
@@ -123,6 +126,7 @@ def test_a_mistake_on_the_source_side_is_named_as_well(name):
     assert [cause.code for cause in causes] == [MIRRORED.get(code, code)]
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", CASES)
 def test_right_ports_and_noise_have_no_cause(name):
     options, source, _, _ = CASES[name]
