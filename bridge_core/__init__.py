@@ -100,6 +100,7 @@ if TYPE_CHECKING:
         hookimpl as hookimpl,
     )
     from bridge_core.proof import (
+        match as match,
         prove as prove,
     )
     from bridge_core.rules import (
@@ -145,7 +146,7 @@ else:
             "layers": "LayerKind LayerTransform Leaf",
             "plan": "Plan Step",
             "plugins": "Checkpoint default_registry Framework Guidance hookimpl Library Registry",
-            "proof": "prove",
+            "proof": "match prove",
             "rules": "load_rules Rule",
             "state": (
                 "ArrayTensor as_key as_state FileTensor FlatState join_key Key split_name "
@@ -153,7 +154,9 @@ else:
             ),
             "transfer": "compare_states load_values Progress",
         },
-        packages="axes checkpoint conversion formats io layers ops plan plugins proof resolve rules state transfer",
+        packages=(
+            "axes checkpoint conversion formats io layers ops plan plugins proof resolve rules state transfer"
+        ),
         moved={
             "Array": "bridge_core.state:Array",
             "as_tensor": "bridge_core.state:as_tensor",

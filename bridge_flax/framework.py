@@ -14,7 +14,7 @@ from bridge_flax.layers import COLLECTIONS
 from bridge_flax.templates import Template
 
 if TYPE_CHECKING:
-    from bridge_core.plugins import Inputs, ModelRun, Precision, WeightsChoice
+    from bridge_core.plugins import Inputs, ModelRun, ModuleSettings, Precision, WeightsChoice
 
 __all__ = ["FlaxFramework", "load_trees"]
 
@@ -227,6 +227,17 @@ class FlaxFramework:
             model, weights, inputs, trace=trace, precision=precision, seed=seed
         )
         return run
+
+    def model_settings(self, model: Any, inputs: Inputs | None = None) -> Mapping[Key, ModuleSettings]:
+        """Return the settings of each module by path, and none of a model that is a function.
+
+        Raises:
+            UsageError: The model is Linen's, so its modules exist only in a call, and there are no inputs.
+        """
+        if inputs is None:
+            inputs = self.example_inputs(model)
+        settings: Mapping[Key, ModuleSettings] = load_trees().model_settings(model, inputs)
+        return settings
 
 
 def load_trees() -> ModuleType:

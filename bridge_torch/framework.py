@@ -122,7 +122,7 @@ class TorchFramework:
         return module is not None and isinstance(model, module)
 
     def example_inputs(self, model: Any) -> Inputs | None:
-        """Return the ``dummy_inputs`` of transformers' models, or Lightning's ``example_input_array``.
+        """Return transformers' ``dummy_inputs``, or Lightning's ``example_input_array``.
 
         None if the module has neither, or its ``forward`` does not take them.
         """
@@ -155,7 +155,7 @@ class TorchFramework:
         precision: Precision = "native",
         seed: int = 0,
     ) -> ModelRun:
-        """Call a copy of a module on the CPU, in the mode of training or evaluation that the module has.
+        """Call a copy of a module on the CPU, in the mode (training or not) that it is in.
 
         Gradients are not computed. torch's fused paths of attention and encoder layers are switched off, and
         compiled modules run uncompiled, so that inner modules are called. The state of all random generators

@@ -34,6 +34,7 @@ _COMMANDS = {
     "plan": "Show what a conversion would do.",
     "convert": "Convert, and verify what was written.",
     "verify": "Check that a file holds another's weights, through the plan.",
+    "match": "Propose the rules between two models, from names and shapes.",
     "diff": "Compare names, shapes, dtypes and values of two files.",
     "prove": "Run two models on the same weights, and find where their outputs part.",
     "explain": "Show what happens to one tensor, and why.",

@@ -8,7 +8,11 @@ from bridge_core.public import exports
 if TYPE_CHECKING:
     from bridge_core.conversion.comparison import verify as verify
     from bridge_core.conversion.in_memory import from_neutral as from_neutral, to_neutral as to_neutral
-    from bridge_core.conversion.inputs import state_of as state_of
+    from bridge_core.conversion.inputs import (
+        known_module as known_module,
+        opened as opened,
+        state_of as state_of,
+    )
     from bridge_core.conversion.model_factory import load_factory as load_factory
     from bridge_core.conversion.recipes import (
         RecognisedRecipe as RecognisedRecipe,
@@ -28,7 +32,7 @@ else:
             "comparison": "verify",
             "convert": "convert plan_conversion",
             "in_memory": "from_neutral to_neutral",
-            "inputs": "state_of",
+            "inputs": "known_module opened state_of",
             "model_factory": "load_factory",
             "recipes": "RecognisedRecipe named_recipe recognised_recipes",
             "report": "Report",

@@ -191,6 +191,12 @@ def bridge_frameworks() -> Iterable[Framework]:
         @hookimpl
         def bridge_frameworks():
             return [NumpyDicts()]
+
+    An adapter may offer more, by methods that are looked for when they are needed: `Relocating`, `TreeNaming`
+    and `TrainStates` for its names; `RunsModels` (``runs``, ``example_inputs``, ``model_weights``,
+    ``run_model``) if it can call its models and show what their modules compute; `ReadsSettings`
+    (``model_settings``) if it can read the settings of modules without a call. What needs a method that an
+    adapter does not have is refused with its name. `bridge_core.testing.ModelRunContract` tests the last two.
     '''
 
 

@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 Precision = Literal["native", "float64", "reordered"]
-"""How a model computes: as it is; in float64; as it is, with its sums taken in another order."""
+"""How a model computes: unchanged; in float64; unchanged but for the order in which it adds."""
 
 
 @dataclass(frozen=True)

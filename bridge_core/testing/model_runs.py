@@ -37,10 +37,10 @@ class ModelRunContract(ABC):
 
     @abstractmethod
     def models(self) -> Iterable[tuple[Any, Inputs]]:
-        """Return models, each with inputs: of every type that the adapter runs, one with dropout on."""
+        """Return models with inputs: of every type that the adapter runs, one with dropout on."""
 
     def foreign(self) -> Iterable[Any]:
-        """Return further objects that the adapter cannot run, such as weights without a model."""
+        """Return further objects that the adapter cannot run: weights without a model."""
         return ()
 
     def wrong_inputs(self) -> Inputs:
@@ -184,7 +184,7 @@ class ModelRunContract(ABC):
                 around.append(call)
 
     def test_paths_are_those_of_the_weights(self) -> None:
-        """A module with weights is called by the path that its keys have, and so are some at least."""
+        """Modules with weights are called by the path of their keys, and some are called."""
         for model, inputs, weights in self._samples():
             calls = self._run(model, weights, inputs, trace=True).calls
             modules = weights.metadata.modules

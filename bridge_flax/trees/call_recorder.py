@@ -15,6 +15,7 @@ from bridge_core import Key
 from bridge_core.messages import listed
 from bridge_core.plugins import ModuleCall
 from bridge_core.state import Array
+from bridge_flax.trees.callbacks import packed
 from bridge_flax.trees.named_arrays import is_plain, named_leaves, to_numpy
 
 __all__ = ["CallRecorder"]
@@ -134,7 +135,11 @@ class CallRecorder:
             note(arrays)
             return
         self.used_callbacks = True
-        jax.debug.callback(note, arrays, ordered=True)
+        names = [*arrays]  # JAX would sort them
+        callback, values = packed(
+            lambda *given: note(dict(zip(names, given, strict=True))), [*arrays.values()]
+        )
+        jax.debug.callback(callback, *values, ordered=True)
 
     def _begin(
         self, attempt: int, path: Key, kind: str, plain: dict[str, Any], arrays: dict[str, Any]

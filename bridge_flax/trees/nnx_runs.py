@@ -20,11 +20,10 @@ from bridge_core.plugins import Inputs
 from bridge_flax.trees.arrays import is_key_array
 from bridge_flax.trees.call_recorder import CallRecorder
 from bridge_flax.trees.constants import with_constants
-from bridge_flax.trees.flatten import flatten
 from bridge_flax.trees.named_arrays import is_short
 from bridge_flax.trees.walk import as_part, rebuild
 
-__all__ = ["NnxModel"]
+__all__ = ["NnxModel", "module_paths"]
 
 _PATH = "_ckptbridge_path"
 """Attribute of a copy's modules; it is a part of the structure, so it survives NNX's transforms."""
@@ -70,11 +69,10 @@ class NnxModel:
     def call(self, tree: Any, args: Any, kwargs: Any, seed: int, *, wide: bool = False) -> tuple[Any, Any]:
         """Call a copy of the module; returns its result, and its state afterwards."""
         module = nnx.merge(self.graphdef, _reseeded(tree, seed))
-        _mark(module)
-        if wide:
-            for _, node in nnx.iter_graph(module):
-                if isinstance(node, nnx.Module) and is_short(getattr(node, "dtype", None)):
-                    object.__setattr__(node, "dtype", np.dtype(np.float64))
+        for path, node in module_paths(module).items():
+            object.__setattr__(node, _PATH, path)
+            if wide and is_short(getattr(node, "dtype", None)):
+                object.__setattr__(node, "dtype", np.dtype(np.float64))
         result = module(*args, **kwargs)
         return result, nnx.state(module)
 
@@ -117,13 +115,16 @@ def _recorded(function: Callable[..., Any], recorder: CallRecorder, thread: int)
     return method
 
 
-def _mark(module: Any) -> None:
-    for raw, node in list(nnx.iter_graph(module)):
+def module_paths(module: Any) -> dict[Key, Any]:
+    """Return every module in a module by path, a shared one under its first path."""
+    modules = {}
+    for raw, node in nnx.iter_graph(module):
         if isinstance(node, nnx.Module):
             path: Key = ()
             for name in raw:
                 path = (*path, as_part(name, path))
-            object.__setattr__(node, _PATH, path)
+            modules[path] = node
+    return modules
 
 
 def _reseeded(state: Any, seed: int) -> Any:
@@ -143,10 +144,3 @@ def _reseeded(state: Any, seed: int) -> Any:
         return variable.copy(jax.random.split(key, value.shape) if value.shape else key)
 
     return jax.tree.map(fresh, filled, is_leaf=lambda node: isinstance(node, nnx.Variable))
-
-
-def nnx_model(module: Any, graphdef: Any, state: Any, modules: Any) -> NnxModel:
-    """Return a model of a structure and a state."""
-    flat = flatten(state, form="nnx")
-    kind = type(module).__name__ if module is not None else getattr(graphdef, "type", type(None)).__name__
-    return NnxModel(graphdef, state, flat.replace(metadata=flat.metadata.with_(modules=modules)), kind)

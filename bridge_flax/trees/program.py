@@ -31,6 +31,10 @@ _TRACING = (
 )
 
 
+Arrays = tuple[dict[str, Array], dict[Key, Array]]
+"""Those of the result by name, and those of the weights that changed by key."""
+
+
 class RunnableModel(Protocol):
     """A model as a function of its weights and its inputs."""
 
@@ -75,9 +79,7 @@ class Program:
     seed: int
     recorder: CallRecorder | None
 
-    def run(
-        self, leaves: Mapping[Key, Any], inputs: Inputs, precision: Precision
-    ) -> tuple[dict[str, Array], dict[Key, Array]]:
+    def run(self, leaves: Mapping[Key, Any], inputs: Inputs, precision: Precision) -> Arrays:
         """Return the arrays of the result by name, and those of the weights that changed by key.
 
         In float64 the computation is traced with 64-bit types, so that its constants are exact, and then
@@ -103,7 +105,7 @@ class Program:
                     "values of arrays.",
                 ) from err
 
-    def _in_float64(self, leaves: Mapping[Key, Any], inputs: Inputs) -> Any:
+    def _in_float64(self, leaves: Mapping[Key, Any], inputs: Inputs) -> Arrays:
         with jax.enable_x64(True), contextlib.suppress(TypeError, ValueError):
             # Some code fixes a dtype, as that of a loop's carry, and fails with 64-bit types.
             traced = self._traced({key: _wide(leaf) for key, leaf in leaves.items()}, inputs, wide=True)
@@ -115,26 +117,28 @@ class Program:
         with jax.enable_x64(True):
             return traced.computed(InFloat64(shortest=True))
 
-    def _eager_float64(self, leaves: Mapping[Key, Any], inputs: Inputs) -> Any:
+    def _eager_float64(self, leaves: Mapping[Key, Any], inputs: Inputs) -> Arrays:
         with jax.enable_x64(True):
             args, kwargs = as_inputs(inputs, wide=True)
             wide = {key: _wide(leaf) for key, leaf in leaves.items()}
             return _finished(self(wide, args, kwargs, wide=True))
 
-    def _rewritten(self, leaves: Mapping[Key, Any], inputs: Inputs, rule: Rule, *, wide: bool) -> Any:
+    def _rewritten(self, leaves: Mapping[Key, Any], inputs: Inputs, rule: Rule, *, wide: bool) -> Arrays:
         return self._traced(leaves, inputs, wide=wide).computed(rule)
 
     def _traced(self, leaves: Mapping[Key, Any], inputs: Inputs, *, wide: bool) -> _Traced:
         flat, structure = jax.tree.flatten((dict(leaves), *as_inputs(inputs, wide=wide)))
         arrays = [leaf for leaf in flat if _is_array(leaf)]
+        names: list[Any] = []
 
         def call(*arrays: Any) -> Any:
             given = iter(arrays)
             filled = [next(given) if _is_array(leaf) else leaf for leaf in flat]
-            return self(*jax.tree.unflatten(structure, filled))
+            outputs, updates = self(*jax.tree.unflatten(structure, filled))
+            names[:] = [[*outputs], [*updates]]  # JAX would sort them
+            return [*outputs.values(), *updates.values()]
 
-        closed, shape = jax.make_jaxpr(call, return_shape=True)(*arrays)
-        return _Traced(closed, arrays, jax.tree.structure(shape))
+        return _Traced(jax.make_jaxpr(call)(*arrays), arrays, *names)
 
     def __call__(
         self, leaves: Mapping[Key, Any], args: Any, kwargs: Any, *, wide: bool = False
@@ -162,15 +166,18 @@ class Program:
 class _Traced:
     closed: Any
     arrays: list[Any]
-    structure: Any
+    outputs: list[str]
+    updates: list[Key]
 
-    def computed(self, rule: Rule) -> Any:
+    def computed(self, rule: Rule) -> Arrays:
         # One compilation is faster than one for each operation.
         results = jax.jit(lambda *arrays: evaluate(self.closed, arrays, rule))(*self.arrays)
-        return _finished(jax.tree.unflatten(self.structure, results))
+        values = iter(results)
+        outputs = {name: next(values) for name in self.outputs}
+        return _finished((outputs, {key: next(values) for key in self.updates}))
 
 
-def _finished(result: tuple[dict[str, Any], dict[Key, Any]]) -> Any:
+def _finished(result: tuple[dict[str, Any], dict[Key, Any]]) -> Arrays:
     jax.effects_barrier()
     outputs, updates = result
     return (

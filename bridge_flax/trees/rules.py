@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from bridge_flax.trees.callbacks import packed
 from bridge_flax.trees.evaluate import evaluate
 from bridge_flax.trees.named_arrays import widened
 
@@ -127,6 +128,9 @@ class InFloat64:
         if name == "bitcast_convert_type" or _is_foreign(eqn):
             declared = [_as_declared(value, var.aval) for value, var in zip(inputs, eqn.invars, strict=True)]
             return [self.value(result) for result in _bind(eqn, declared)]
+        if name == "debug_callback":
+            callback, inputs = packed(params["callback"], inputs)
+            return _bind(eqn, inputs, callback=callback)
         changed = {key: widened(params[key]) for key in _DTYPES if key in params and params[key] is not None}
         if params.get("update_jaxpr") is not None:
             changed["update_jaxpr"] = self._retraced(params["update_jaxpr"], inputs[0].dtype)

@@ -24,7 +24,7 @@ def copy_with_weights(
     Args:
         model: The module, which is not changed. Its own weights are not read.
         weights: Name as in the state dict -> value; cast to the module's dtypes.
-        double: Whether all floats of the copy become float64, those that are no weights included.
+        double: Whether all floats of the copy become float64, also those that are not weights.
 
     Raises:
         UsageError: The weights are not those of this module, or a buffer that is not in the state dict has

@@ -90,6 +90,10 @@ class _SameDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._native = native
         self._default = default
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else the first operation imports torch's compiler, which takes seconds
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func.overloadpacket not in _RANDOM:

@@ -32,12 +32,16 @@ def in_another_order() -> Iterator[None]:
 
 
 class _Reordered(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else the first operation imports torch's compiler, which takes seconds
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         compute = _OPERATIONS.get(func)
         if compute is not None:
             return compute(func, *args, **kwargs)
-        if func._can_decompose():  # in inference mode composite operations arrive undivided
+        if torch.is_inference_mode_enabled() and func._can_decompose():  # composite ones are undivided there
             with self:
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
@@ -47,8 +51,9 @@ class _Reordered(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @functools.lru_cache(maxsize=256)
 def _order(size: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(_SEED + size)
-    return torch.randperm(size, generator=generator)
+    """Return a permutation that does not begin with the first element, if there are several."""
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(_SEED + size))
+    return order.flip(0) if size > 1 and order[0] == 0 else order
 
 
 def _permuted(tensor: torch.Tensor, *axes: int) -> torch.Tensor:
@@ -182,6 +187,18 @@ def _batch_norm(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
     return (_restored(result, *axes), *statistics)
 
 
+def _trilinear(
+    func: Any,
+    left: torch.Tensor,
+    weight: torch.Tensor,
+    right: torch.Tensor,
+    *rest: Any,
+) -> Any:
+    """Permute both sums of a bilinear layer, which is the only one that torch computes in this way."""
+    weight = _permuted(weight, 1, 2)
+    return func(_permuted(left, -1), weight, _permuted(right, -1), *rest)
+
+
 def _softmax(func: Any, x: torch.Tensor, axis: int, *args: Any, **kwargs: Any) -> Any:
     if x.ndim == 0:
         return func(x, axis, *args, **kwargs)
@@ -189,7 +206,7 @@ def _softmax(func: Any, x: torch.Tensor, axis: int, *args: Any, **kwargs: Any) -
 
 
 def _reduction(func: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Permute every axis that is reduced, else all of them; the order in those is no part of the result."""
+    """Permute the axes that are reduced, which the result does not have."""
     names = [argument.name for argument in func._schema.arguments]
     axes = kwargs.get("dim", args[names.index("dim") - 1] if _has(names, "dim", args) else None)
     chosen = range(x.ndim) if axes is None or axes == [] else [axes] if isinstance(axes, int) else axes
@@ -211,6 +228,7 @@ _OPERATIONS: dict[Any, Callable[..., Any]] = {
     _aten.dot.default: _product(0, 0),
     _aten.convolution.default: _convolution,
     _aten._scaled_dot_product_flash_attention_for_cpu.default: _attention,
+    _aten._trilinear.default: _trilinear,
     _aten.native_layer_norm.default: _layer_norm,
     _aten.native_group_norm.default: _group_norm,
     _aten.native_batch_norm.default: _batch_norm,

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from bridge_core import BridgeError, FlatState, Key, UnsupportedFeature, UsageError, as_key
 from bridge_core.messages import listed, shown
@@ -80,14 +80,20 @@ def _uninitialised(model: torch.nn.Module) -> list[Key]:
 def _initialised(model: torch.nn.Module, inputs: Inputs) -> torch.nn.Module:
     """Return a copy of a lazy module, called once so that its parameters have shapes."""
     with _quiet(0), _named_failures("the model fails"), torch.no_grad():
-        module = copy.deepcopy(model)
+        # torch cannot copy buffers that are uninitialised.
+        lazy = {
+            id(child): UninitializedBuffer(dtype=child.dtype)  # type: ignore[call-arg]
+            for child in model.buffers()
+            if is_lazy(child)
+        }
+        module = copy.deepcopy(model, dict(lazy))
         positional, named = _arguments(inputs, torch.get_default_dtype())
         module(*positional, **named)
     return module
 
 
 def _with_constants(state: FlatState, model: torch.nn.Module) -> FlatState:
-    """Return the state with the names of float buffers that are no statistics in the modules' settings."""
+    """Return the state with the names of float buffers that are not statistics in the modules' settings."""
     buffers = {id(child) for child in model.buffers()}
     constants = {
         as_key(name)
@@ -213,11 +219,11 @@ def _all_double(outputs: Mapping[str, Array], notes: list[str]) -> dict[str, Arr
     wide: dict[str, Array] = {}
     narrow = []
     for name, array in outputs.items():
-        wanted = np.complex128 if array.dtype.kind == "c" else np.float64
-        if array.dtype.kind in "biu" or array.dtype == wanted:
+        wide_dtype = np.complex128 if array.dtype.kind == "c" else np.float64
+        if array.dtype.kind in "biu" or array.dtype == wide_dtype:
             wide[name] = array
         else:
-            wide[name] = array.astype(wanted)
+            wide[name] = array.astype(wide_dtype)
             narrow.append(name or "the output")
     if narrow:
         notes.append(f"computed in a narrower dtype than float64 by the model: {listed(narrow)}.")

@@ -83,13 +83,20 @@ class Tracer:
     def unseen(self) -> list[Key]:
         """Return the paths of modules that own weights and were not called.
 
-        The output projection of torch's attention is a part of it.
+        Weights that a module which was called has too are not counted, and the output projection of torch's
+        attention is a part of it.
         """
-        seen = {call.path for call in self.calls}
+        called = {call.path for call in self.calls}
         layers = layers_of(self.model)
-        inside = tuple(path for path, m in layers.items() if isinstance(m, torch.nn.MultiheadAttention))
-        owners = {id(m): path for path, m in reversed(layers.items()) if [*m.parameters(recurse=False)]}
-        return [path for path in reversed(owners.values()) if path not in seen and path[:-1] not in inside]
+        shown = {id(p) for path in called for p in layers[path].parameters(recurse=False)}
+        for module in layers.values():
+            if isinstance(module, torch.nn.MultiheadAttention):
+                shown |= {id(p) for p in module.parameters()}
+        unseen: dict[int, Key] = {}
+        for path, module in layers.items():
+            if any(id(p) not in shown for p in module.parameters(recurse=False)) and path not in called:
+                unseen.setdefault(id(module), path)
+        return [*unseen.values()]
 
     def _wrap_forward(self, module: torch.nn.Module) -> None:
         forward = module.forward

@@ -39,7 +39,7 @@ _HEAD_DIM = (
     *("head_dim", "attention_head_size", "head_size", "dim_head", "key_value_proj_dim", "d_head"),
     *("dim_per_head", "d_kv"),
 )
-_SCALE = ("scaling", "softmax_scale", "attn_scale", "attention_scale", "scale", "norm_factor")
+_SCALE = ("scaling", "softmax_scale", "attn_scale", "attention_scale", "inv_norm_factor", "scale")
 _CAUSAL = ("is_causal", "causal")
 _BASE = ("rope_theta", "rotary_emb_base", "rope_base", "base", "theta")
 _ACTIVATION = (
@@ -97,7 +97,8 @@ def _read_attention(module: nn.Module, values: dict[str, Any]) -> None:
     _set(values, "heads", _number(module, _HEADS, config=_HEADS), int)
     _set(values, "kv_heads", _number(module, _KV_HEADS, config=_KV_HEADS), int)
     _set(values, "head_dim", _number(module, _HEAD_DIM, config=("head_dim",)), int)
-    _set(values, "scale", _number(module, _SCALE), float)
+    scale = _number(module, _SCALE)
+    _set(values, "scale", None if scale is None or scale > 1 else scale, float)  # larger ones are divisors
     if "scale" not in values and _plain(module, ("scale_attn_weights",), (), _is_flag) is not None:
         _set(values, "scale", _scale_of_gpt2(module, values), float)
     causal = _plain(module, _CAUSAL, (), _is_flag)

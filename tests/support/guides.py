@@ -12,6 +12,9 @@ from bridge_core.cli import main
 
 __all__ = ["blocks_of", "mismatch", "run_blocks", "write_file"]
 
+REFUSED = ("error: ", "different: ")
+"""How a line begins that a command prints before it ends with exit code 1."""
+
 
 def blocks_of(guide):
     """Return (language, text) of each fenced block."""
@@ -22,7 +25,9 @@ def run_blocks(blocks, name):
     """Run blocks in order, in the current folder; return the names that Python's share."""
     names = {"__name__": "guide"}
     for language, text in blocks:
-        if language == "python":
+        if language == "python" and re.match(r"# \S+\.py\n", text):
+            write_file(text)
+        elif language == "python":
             exec(compile(text, name, "exec", dont_inherit=True), names)
         else:
             {"toml": write_file, "console": run_commands}[language](text)
@@ -30,7 +35,7 @@ def run_blocks(blocks, name):
 
 
 def write_file(text):
-    name = re.match(r"# (\S+\.toml)\n", text)
+    name = re.match(r"# (\S+\.(?:toml|py))\n", text)
     assert name, f"a file's first line is its name: {text[:40]}"
     Path(name[1]).write_text(text)
 
@@ -45,7 +50,8 @@ def run_commands(text):
         printed = done.stdout + done.stderr
         problem = mismatch(shown, printed)
         assert problem is None, f"$ {line}\n{problem}\n{printed}"
-        assert done.exit_code == (1 if "\nerror: " in f"\n{shown}" else 0), printed
+        refused = any(line.startswith(REFUSED) for line in shown.splitlines())
+        assert done.exit_code == (1 if refused else 0), printed
 
 
 def mismatch(shown, printed):

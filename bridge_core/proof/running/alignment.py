@@ -33,11 +33,11 @@ class LinkedPaths:
         """Return the numbers of all steps that concern a leaf below a path."""
         leaves = self.target if target else self.source
         size = len(path)
-        found: set[int] = set()
+        numbers_below: set[int] = set()
         for leaf, numbers in leaves.items():
             if leaf[:size] == path:
-                found |= numbers
-        return frozenset(found)
+                numbers_below |= numbers
+        return frozenset(numbers_below)
 
 
 @dataclass(frozen=True, eq=False)

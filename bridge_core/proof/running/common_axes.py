@@ -1,4 +1,4 @@
-"""Arrays of two models in common axes, and how far they are apart."""
+"""Arrays of two models in common axes, and the errors between them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measures what rounding alone changes in a model's outputs: the tolerance of a proof."""
+"""Measures what only rounding changes in a model's outputs: the tolerance of a proof."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Control:
 
 
 def measured_control(side: Side, weights: FlatState, *, seed: int = 0) -> Control:
-    """Run a model as it is, in float64, and with its sums in another order.
+    """Run a model unchanged, in float64, and with its sums in another order.
 
     Args:
         side: The model.

@@ -82,6 +82,7 @@ class SideOfSite:
         calls: All calls of its traced run.
         settings: Path -> settings of its modules.
         layers: Path -> layer kind and neutral values.
+        stacked: Keys of weights that hold several tensors of the other model.
     """
 
     side: Side
@@ -89,6 +90,7 @@ class SideOfSite:
     calls: Sequence[ModuleCall]
     settings: Mapping[Key, ModuleSettings] = field(default_factory=dict)
     layers: Mapping[Key, tuple[str, Mapping[str, Array]]] = field(default_factory=dict)
+    stacked: frozenset[Key] = frozenset()
 
     @classmethod
     def of(
@@ -98,9 +100,10 @@ class SideOfSite:
         calls: Sequence[ModuleCall],
         settings: Mapping[Key, ModuleSettings] | None,
         registry: Registry,
+        stacked: frozenset[Key] = frozenset(),
     ) -> SideOfSite:
         """Return one with the layers that module types, names and shapes show."""
-        return cls(side, weights, calls, settings or {}, _layers(weights, registry))
+        return cls(side, weights, calls, settings or {}, _layers(weights, registry), stacked)
 
     def view(self, call: ModuleCall, paired: Sequence[ModuleCall]) -> ModuleView:
         """Return a call with its weights and the calls inside it.
@@ -111,13 +114,18 @@ class SideOfSite:
         """
         children = [self.view(child, ()) for child in self.children(call, paired)]
         kind, neutral = self.layers.get(call.path, (None, {}))
+        place, number = self._place_in_stack(call)
+        if number > 1:
+            neutral = {}  # its leaves are those of all layers
         known = self.settings.get(call.path)
         size = len(call.path)
         weights = {}
         for key in self.weights:
             plain = module_path(key, self.weights, self.side.framework)
             if plain[:size] == call.path and len(plain) > size:
-                weights[plain[size:]] = self.weights.read(key)
+                value = self.weights.read(key)
+                is_stack = key in self.stacked and value.ndim and number == len(value) > 1
+                weights[plain[size:]] = value[place] if is_stack else value
         return ModuleView(
             call.path,
             call.type,
@@ -133,6 +141,15 @@ class SideOfSite:
             self.side.channels,
         )
 
+    def _place_in_stack(self, call: ModuleCall) -> tuple[int, int]:
+        """Return the place of a call among those of its module, and their number; (0, 1) without a stack."""
+        size = len(call.path)
+        same = [one for one in self.calls if one.path == call.path]
+        stacked = len(same) > 1 and any(
+            module_path(key, self.weights, self.side.framework)[:size] == call.path for key in self.stacked
+        )
+        return (same.index(call), len(same)) if stacked else (0, 1)
+
     def children(self, call: ModuleCall, paired: Sequence[ModuleCall]) -> list[ModuleCall]:
         """Return the calls directly inside a call; one that only wraps paired calls is replaced by these."""
         within = [one for one in self.calls if call.began < one.began and one.ended < call.ended]
@@ -141,11 +158,11 @@ class SideOfSite:
             for one in within
             if not any(other.began < one.began and one.ended < other.ended for other in within)
         ]
-        found: list[ModuleCall] = []
+        children: list[ModuleCall] = []
         for one in direct:
             holds = any(one.began < other.began and other.ended < one.ended for other in paired)
-            found += self.children(one, paired) if holds and one not in paired else [one]
-        return found
+            children += self.children(one, paired) if holds and one not in paired else [one]
+        return children
 
 
 def site_of(place: Place, source: SideOfSite, target: SideOfSite, control: float) -> Site | None:

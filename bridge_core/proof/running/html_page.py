@@ -22,8 +22,8 @@ _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 960, 340, 64, 28
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2024; --paper: #ffffff; --soft: #6b7280; --line: #d5d9de;
   --equal: #2563eb; --wrong: #dc2626; --limit: #b45309; --card: #f6f7f9; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e8eb; --paper: #14171a; --soft: #9aa3ad; --line: #363c43;
-  --equal: #7aa7ff; --wrong: #ff7b72; --limit: #e3a34f; --card: #1d2126; } }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e8eb; --paper: #14171a; --soft: #9aa3ad;
+  --line: #363c43; --equal: #7aa7ff; --wrong: #ff7b72; --limit: #e3a34f; --card: #1d2126; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto;
   max-width: 62rem; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
@@ -38,8 +38,8 @@ tr.first { background: color-mix(in srgb, var(--wrong) 14%, transparent); }
 code { font-family: ui-monospace, monospace; font-size: 12.5px; }
 .soft { color: var(--soft); }
 svg { width: 100%; height: auto; } svg text { fill: var(--soft); font: 11px system-ui, sans-serif; }
-svg .grid { stroke: var(--line); stroke-width: 1; } svg .limit { stroke: var(--limit); stroke-dasharray: 6 4; }
-svg .path { stroke: var(--soft); fill: none; stroke-width: 1; } svg .dot { fill: var(--equal); }
+svg .grid { stroke: var(--line); stroke-width: 1; } svg .limit { stroke: var(--limit); stroke-dasharray: 6 4;
+} svg .path { stroke: var(--soft); fill: none; stroke-width: 1; } svg .dot { fill: var(--equal); }
 svg .dot.over { fill: var(--wrong); } svg .mark { stroke: var(--wrong); fill: none; stroke-width: 2; }
 svg text.limit { fill: var(--limit); stroke: none; } svg text.mark { fill: var(--wrong); stroke: none; }
 """
@@ -64,7 +64,8 @@ def page(proof: Proof) -> str:
     return (
         "<!DOCTYPE html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
-        "<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
+        "<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; "
+        "style-src 'unsafe-inline'\">\n"
         f"<title>{verdict}: {names}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
         + "\n".join(part for part in body if part)
         + "\n</body>\n</html>\n"
@@ -84,9 +85,9 @@ def _summary(proof: Proof) -> str:
     sharp = f" In float64 it is {_n(proof.error_in_float64)}." if proof.error_in_float64 is not None else ""
     return (
         f"<p>The largest error of the outputs is <b>{_n(proof.error)}</b>; rounding explains "
-        f"<b>{_n(proof.control)}</b> (source {_n(proof.controls[0])}, target {_n(proof.controls[1])}).{sharp} "
-        "<span class='soft'>An error is the largest absolute difference divided by the largest absolute value of "
-        "the source.</span></p>"
+        f"<b>{_n(proof.control)}</b> (source {_n(proof.controls[0])}, target {_n(proof.controls[1])})."
+        f"{sharp} <span class='soft'>An error is the largest absolute difference divided by the largest "
+        "absolute value of the source.</span></p>"
     )
 
 
@@ -116,7 +117,7 @@ def _causes(proof: Proof) -> str:
         return ""
     cards = [
         f"<div class='card'><b>{_e(cause.text)}</b> <span class='soft'>{_e(cause.code)}</span><br>"
-        f"error {_n(cause.error_without)} as it is, {_n(cause.error_with)} with the source's way<br>"
+        f"error {_n(cause.error_without)} unchanged, {_n(cause.error_with)} with the source's way<br>"
         f"<code>{_e(cause.mend)}</code></div>"
         for cause in proof.causes
     ]
@@ -133,14 +134,16 @@ def _picture(proof: Proof) -> str:
         for n, one in enumerate(drawn)
     ]
     parts = [
-        f"<line class='grid' x1='{_LEFT}' x2='{_WIDTH}' y1='{_y(10.0**power):.1f}' y2='{_y(10.0**power):.1f}'/>"
-        f"<text x='{_LEFT - 8}' y='{_y(10.0**power) + 4:.1f}' text-anchor='end'>1e{power}</text>"
+        f"<line class='grid' x1='{_LEFT}' x2='{_WIDTH}' y1='{y:.1f}' y2='{y:.1f}'/>"
+        f"<text x='{_LEFT - 8}' y='{y + 4:.1f}' text-anchor='end'>1e{power}</text>"
         for power in range(-16, 4, 4)
+        for y in (_y(10.0**power),)
     ]
     level = _y(proof.limit)
     parts.append(
         f"<line class='limit' x1='{_LEFT}' x2='{_WIDTH}' y1='{level:.1f}' y2='{level:.1f}'/>"
-        f"<text class='limit' x='{_WIDTH - 4}' y='{level - 5:.1f}' text-anchor='end'>control {_n(proof.limit)}</text>"
+        f"<text class='limit' x='{_WIDTH - 4}' y='{level - 5:.1f}' text-anchor='end'>"
+        f"control {_n(proof.limit)}</text>"
     )
     parts.append(f"<polyline class='path' points='{' '.join(f'{x:.1f},{y:.1f}' for x, y in places)}'/>")
     for one, (x, y) in zip(drawn, places, strict=True):
@@ -158,7 +161,7 @@ def _picture(proof: Proof) -> str:
             )
     parts.append(
         f"<text x='{_LEFT}' y='{_HEIGHT - 6}'>first</text>"
-        f"<text x='{_WIDTH}' y='{_HEIGHT - 6}' text-anchor='end'>last module, in the order of the source</text>"
+        f"<text x='{_WIDTH}' y='{_HEIGHT - 6}' text-anchor='end'>last, in the order of the source</text>"
     )
     return (
         "<h2>Error of each module's output, along the depth</h2><div class='scroll'>"
@@ -182,8 +185,8 @@ def _outputs(proof: Proof) -> str:
     if proof.outputs is None:
         return ""
     rows = [
-        f"<tr><td><code>{_e(one.source) or '(one array)'}</code></td><td><code>{_e(one.target) or '(one array)'}"
-        f"</code></td><td>{_e(str(list(one.shape)))}</td><td class='number'>{_n(one.error)}</td>"
+        f"<tr><td>{_code(one.source, '(one array)')}</td><td>{_code(one.target, '(one array)')}"
+        f"</td><td>{_e(str(list(one.shape)))}</td><td class='number'>{_n(one.error)}</td>"
         f"<td>{_e(one.how)}</td></tr>"
         for one in proof.outputs.pairs
     ]
@@ -197,8 +200,8 @@ def _outputs(proof: Proof) -> str:
 
 def _settings(proof: Proof) -> str:
     rows = [
-        f"<tr><td><code>{_e(one.source) or 'the model'}</code></td><td><code>{_e(one.target) or 'the model'}</code>"
-        f"</td><td>{_e(one.name)}</td><td>{_e(one.source_value)}</td><td>{_e(one.target_value)}</td>"
+        f"<tr><td>{_code(one.source, 'the model')}</td><td>{_code(one.target, 'the model')}</td>"
+        f"<td>{_e(one.name)}</td><td>{_e(one.source_value)}</td><td>{_e(one.target_value)}</td>"
         f"<td>{_e(one.note)}</td></tr>"
         for one in proof.settings
     ]
@@ -210,7 +213,7 @@ def _modules(proof: Proof) -> str:
     marked = _marked(proof, proof.modules)
     rows = [
         f"<tr{' class=first' if one is marked else ''}><td style='padding-left:{0.6 + one.depth}rem'>"
-        f"<code>{_e(one.source) or '(the model)'}</code></td><td><code>{_e(one.target) or '(the model)'}</code></td>"
+        f"{_code(one.source, '(the model)')}</td><td>{_code(one.target, '(the model)')}</td>"
         f"<td class='soft'>{_e(_short(one.pair.source[0].type))} / {_e(_short(one.pair.target[0].type))}</td>"
         f"<td class='number'>{_n(one.inputs)}</td><td class='number'>{_n(one.outputs)}</td></tr>"
         for one in proof.modules
@@ -232,6 +235,10 @@ def _table(title: str, heads: Sequence[str], rows: Sequence[str]) -> str:
         + "".join(rows)
         + "</tbody></table></div>"
     )
+
+
+def _code(name: str, unnamed: str) -> str:
+    return f"<code>{_e(name or unnamed)}</code>"
 
 
 def _short(name: str) -> str:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from bridge_core.conversion import load_factory
-from bridge_core.errors import UsageError
+from bridge_core.errors import MismatchError, UsageError
 from bridge_core.plugins import Inputs, cause_of, is_interrupt
 from bridge_core.proof.running.models import Side, failures_of_model
 from bridge_core.state import Array
 
-__all__ = ["as_inputs", "blind_spots", "input_arrays", "inputs_for_both", "with_given_inputs"]
+__all__ = [
+    "as_inputs",
+    "blind_spots",
+    "hints_of_inputs",
+    "input_arrays",
+    "inputs_for_both",
+    "with_given_inputs",
+]
 
 _HOW = (
     "Write a function that returns what both models are called with, e.g. in mynet.py: def inputs(): return "
@@ -21,8 +29,8 @@ _HOW = (
     "(--inputs mynet:inputs)."
 )
 _TWO = (
-    'Let inputs= (--inputs) return {"source": ..., "target": ...}, each with the axes that its model takes, e.g. '
-    '{"source": x, "target": x.transpose(0, 2, 3, 1)} for images.'
+    'Let inputs= (--inputs) return {"source": ..., "target": ...}, each with the axes that its model takes, '
+    'e.g. {"source": x, "target": x.transpose(0, 2, 3, 1)} for images.'
 )
 
 
@@ -68,16 +76,24 @@ def with_given_inputs(value: Any, source: Side, target: Side) -> tuple[Side, Sid
     Raises:
         UsageError: There are no inputs, or a model cannot be called with them.
     """
-    given = inputs_for_both(value, source, target)
-    sides = []
-    for side, inputs in zip((source, target), given, strict=True):
-        try:
-            sides.append(side.with_inputs(inputs))
-        except UsageError as err:
-            if given[0] is given[1]:
-                err.hint = f"{err.hint or ''} If the models take different inputs: {_TWO}".strip()
-            raise
-    return sides[0], sides[1]
+    ours, theirs = inputs_for_both(value, source, target)
+    with hints_of_inputs(shared=ours is theirs):
+        return source.with_inputs(ours), target.with_inputs(theirs)
+
+
+@contextlib.contextmanager
+def hints_of_inputs(*, shared: bool) -> Iterator[None]:
+    """Add to errors of usage and of shapes how to give each model inputs of its own.
+
+    Args:
+        shared: Whether both models get the same.
+    """
+    try:
+        yield
+    except (UsageError, MismatchError) as err:
+        if shared:
+            err.hint = f"{err.hint or ''} If the models take different inputs: {_TWO}".strip()
+        raise
 
 
 def as_inputs(value: Any) -> Inputs:
@@ -137,7 +153,7 @@ def _numpy(value: Any) -> Any:
 
 
 def input_arrays(inputs: Inputs) -> dict[str, Array]:
-    """Return the arrays among the inputs: ``"0"`` for the first positional one, dotted names in containers."""
+    """Return the arrays among the inputs: ``"0"`` for the first positional one."""
     arrays: dict[str, Array] = {}
 
     def add(name: str, value: Any) -> None:
@@ -159,7 +175,7 @@ def input_arrays(inputs: Inputs) -> dict[str, Array]:
 
 def blind_spots(inputs: Inputs) -> list[str]:
     """Return what these inputs cannot show, a sentence each."""
-    found = []
+    sentences = []
     arrays = input_arrays(inputs)
     if not arrays:
         return ["The inputs hold no array, so they show only what the models compute from constants."]
@@ -168,20 +184,20 @@ def blind_spots(inputs: Inputs) -> list[str]:
         label = f"Input {name}"
         if name in masks:
             if array.size and np.all(array == array.flat[0]):
-                found.append(f"{label} is the same everywhere: a mask of the wrong sign would not be seen.")
+                sentences.append(f"{label} is the same everywhere: a wrong sign would not be seen.")
             continue
         if array.size > 1 and np.all(array == array.flat[0]):
-            found.append(f"{label} is constant: values in another order would not be seen.")
+            sentences.append(f"{label} is constant: values in another order would not be seen.")
         if array.ndim > 1 and array.shape[0] == 1:
-            found.append(f"{label} is a batch of one: sums over the batch would not be seen.")
+            sentences.append(f"{label} is a batch of one: sums over the batch would not be seen.")
         if np.issubdtype(array.dtype, np.integer) and array.ndim:
             if array.shape[-1] < 2:
-                found.append(f"{label} is a single token: positions and attention would not be seen.")
+                sentences.append(f"{label} is a single token: positions and attention would not be seen.")
             elif array.shape[-1] < 8:
-                found.append(
+                sentences.append(
                     f"{label} has {array.shape[-1]} tokens: what begins further on, such as a window of "
                     "attention, would not be seen."
                 )
     if any(np.issubdtype(a.dtype, np.integer) and a.ndim == 2 for a in arrays.values()) and not masks:
-        found.append("No mask is given: what the models do with padding would not be seen.")
-    return found
+        sentences.append("No mask is given: what the models do with padding would not be seen.")
+    return sentences

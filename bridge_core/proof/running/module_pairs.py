@@ -1,4 +1,4 @@
-"""How far the inputs and the outputs of modules that belong together are apart."""
+"""Errors of the inputs and the outputs of modules that belong together."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ def module_errors(pairs: Sequence[CallPair], limit: float) -> list[ModuleError]:
         pairs: Pairs of calls; the models' own come first.
         limit: The error up to which arrays are equal.
     """
-    found = []
+    errors = []
     for pair in pairs:
         outputs = _output_fit(pair, limit)
-        found.append(
+        errors.append(
             ModuleError(
                 pair,
                 _input_error(pair, limit),
@@ -82,7 +82,7 @@ def module_errors(pairs: Sequence[CallPair], limit: float) -> list[ModuleError]:
                 sum(_is_inside(pair, other) for other in pairs if other is not pair),
             )
         )
-    return found
+    return errors
 
 
 def _is_inside(pair: CallPair, other: CallPair) -> bool:

@@ -98,23 +98,23 @@ def compared_outputs(source: Mapping[str, Array], target: Mapping[str, Array], l
         raise MismatchError(
             "no output of one model has the shape of one of the other: the source returns "
             f"{_shapes(source)}, the target {_shapes(target)}.",
-            hint="Let both models return the same arrays, or give each its inputs: inputs= (--inputs) may return "
-            '{"source": ..., "target": ...}.',
+            hint="Let both models return the same arrays, or give each its inputs: inputs= (--inputs) may "
+            'return {"source": ..., "target": ...}.',
         )
     return Outputs(tuple(pairs), tuple(left_source), tuple(left_target))
 
 
 def not_finite(arrays: Mapping[str, Array]) -> dict[str, str]:
     """Return the outputs that hold NaN or infinities, and which of them."""
-    found = {}
+    named = {}
     for name, array in arrays.items():
         if not (is_floating(array.dtype) or np.issubdtype(array.dtype, np.complexfloating)):
             continue
         wide = array if np.issubdtype(array.dtype, np.complexfloating) else array.astype(np.float64)
         kinds = [word for word, test in (("NaN", np.isnan), ("infinities", np.isinf)) if test(wide).any()]
         if kinds:
-            found[name] = " and ".join(kinds)
-    return found
+            named[name] = " and ".join(kinds)
+    return named
 
 
 def concatenated(arrays: Sequence[Array]) -> Array | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bridge_core.messages import count
+from bridge_core.messages import count, folded, listed
 from bridge_core.proof.causes import Cause
 from bridge_core.proof.running.common_axes import error_text
 from bridge_core.proof.running.module_pairs import ModuleError
@@ -169,40 +169,25 @@ class Proof:
             return [f"{head}: {models}, not run"]
         lines = [
             f"{'equal' if self.equal else 'different'}: the outputs of {models}",
-            f"error: {error_text(self.error)}; rounding explains {error_text(self.control)} "
+            f"largest error {error_text(self.error)}; rounding explains {error_text(self.control)} "
             f"(source {error_text(self.controls[0])}, target {error_text(self.controls[1])})",
         ]
         if self.error_in_float64 is not None:
-            lines.append(f"error in float64: {error_text(self.error_in_float64)}")
+            lines.append(f"in float64 {error_text(self.error_in_float64)}")
         if self.outputs is not None:
-            several = len(self.outputs.pairs) > 1
-            for pair in self.outputs.pairs:
-                names = (
-                    pair.source
-                    if pair.source == pair.target
-                    else f"{pair.source or '-'} and {pair.target or '-'}"
-                )
-                axes = f" ({pair.how})" if pair.how else ""
-                if several or axes:
-                    lines.append(
-                        f"  output {names or 'of one array'} {list(pair.shape)}: {error_text(pair.error)}{axes}"
-                    )
-            for side, names in (("source", self.outputs.only_source), ("target", self.outputs.only_target)):
-                if names:
-                    lines.append(
-                        f"  only the {side} returns {', '.join(name or '(one array)' for name in names)}"
-                    )
+            lines += _output_lines(self.outputs)
         return [*lines, *self.problems]
 
     def _difference(self) -> list[str]:
         lines: list[str] = []
         if self.first is not None:
             first = self.first
+            errors = error_text(first.input_error), error_text(first.output_error)
             lines += [
                 "first module that differs:",
                 f"  source: {first.source or '(the model itself)'}  {first.source_type}",
                 f"  target: {first.target or '(the model itself)'}  {first.target_type}",
-                f"  error of its inputs {error_text(first.input_error)}, of its outputs {error_text(first.output_error)}",
+                f"  error of its inputs {errors[0]}, of its outputs {errors[1]}",
             ]
             if first.before is not None:
                 lines.append(f"  in what it computes before {first.before[0]} (target: {first.before[1]})")
@@ -210,27 +195,33 @@ class Proof:
                 lines.append("  in what it computes after the modules inside it, whose outputs are equal")
             lines.append(f"  {count(first.equal_before, 'pair')} of modules before it agree")
         for cause in self.causes:
+            errors = error_text(cause.error_without), error_text(cause.error_with)
             lines += [
                 f"cause: {cause.text} [{cause.code}]",
-                f"  error {error_text(cause.error_without)} without the change, {error_text(cause.error_with)} with it",
+                f"  error {errors[0]} without the change, {errors[1]} with it",
                 f"  {cause.mend}",
             ]
         if self.first is not None and not self.causes:
             lines.append("no known cause explains it: compare the code of the two modules")
+            lines += [f"  its settings:{line[1:]}" for line in map(_setting_line, self._settings_there())]
         if self.first is not None:
             lines.append("only the first difference is named; others may follow it")
         return lines
+
+    def _settings_there(self) -> list[SettingDifference]:
+        """Return the settings that differ in the first module that differs, and below it."""
+        if self.first is None or not self.first.source:
+            return []
+        return [one for one in self.settings if f"{one.source}.".startswith(f"{self.first.source}.")]
 
     def _settings(self) -> list[str]:
         lines: list[str] = []
         if self.settings:
             lines.append("settings that differ:" if not self.ran or not self.equal else _UNSEEN)
-            lines += [_setting_line(difference) for difference in self.settings[:_MOST]]
-            if len(self.settings) > _MOST:
-                lines.append(f"  and {len(self.settings) - _MOST} more")
+            lines += _first(folded(map(_setting_line, self.settings)))
         if self.unread and (not self.equal or not self.ran):
             lines.append("settings that were not compared:")
-            lines += [f"  {text}" for text in _first(self.unread)]
+            lines += _first(folded(f"  {text}" for text in self.unread))
         return lines
 
     def _remarks(self) -> list[str]:
@@ -239,6 +230,21 @@ class Proof:
 
 _MOST = 24
 _UNSEEN = "settings that differ, not visible in these outputs:"
+
+
+def _output_lines(outputs: Outputs) -> list[str]:
+    """Return lines about outputs: several ones, other axes, and those that one side has only."""
+    lines: list[str] = []
+    for pair in outputs.pairs:
+        same = pair.source == pair.target
+        names = pair.source if same else f"{pair.source or '(one array)'} and {pair.target or '(one array)'}"
+        axes = f" ({pair.how})" if pair.how else ""
+        if len(outputs.pairs) > 1 or axes:
+            lines.append(f"  output {names} {list(pair.shape)}: {error_text(pair.error)}{axes}")
+    for side, only in (("source", outputs.only_source), ("target", outputs.only_target)):
+        if only:
+            lines.append(f"  only the {side} returns {listed(name or '(one array)' for name in only)}")
+    return lines
 
 
 def _setting_line(difference: SettingDifference) -> str:
@@ -250,5 +256,5 @@ def _setting_line(difference: SettingDifference) -> str:
 
 
 def _first(texts: Sequence[str]) -> list[str]:
-    more = [f"and {len(texts) - _MOST} more"] if len(texts) > _MOST else []
+    more = [f"  and {len(texts) - _MOST} more"] if len(texts) > _MOST else []
     return [*texts[:_MOST], *more]

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bridge_core.errors import MismatchError, UnsupportedFeature, UsageError
 from bridge_core.messages import listed
-from bridge_core.plugins import ModelRun, ModuleSettings, Precision, Registry, given_registry
-from bridge_core.proof.causes import Cause
+from bridge_core.plugins import ModelRun, ModuleSettings, Precision, Registry, cause_of, given_registry
+from bridge_core.proof.causes import Cause, find_causes
 from bridge_core.proof.running.alignment import LinkedPaths, linked_paths, paired_calls
 from bridge_core.proof.running.control import Control, measured_control
 from bridge_core.proof.running.first_difference import Place, SideOfSite, first_place, site_of
-from bridge_core.proof.running.inputs import blind_spots, with_given_inputs
+from bridge_core.proof.running.inputs import blind_spots, hints_of_inputs, with_given_inputs
 from bridge_core.proof.running.models import Side, model_side
 from bridge_core.proof.running.module_pairs import ModuleError, module_errors
 from bridge_core.proof.running.outputs import Outputs, compared_outputs, not_finite
 from bridge_core.proof.running.proof_report import FirstDifference, ModelName, Proof
 from bridge_core.proof.running.restless import restless_cause
 from bridge_core.proof.running.setting_differences import ComparedSettings, compared_settings
-from bridge_core.proof.running.weights import Converted, converted_weights, source_values
+from bridge_core.proof.running.updates import compared_updates
+from bridge_core.proof.running.weights import Converted, converted_weights, source_values, stacked_keys
 from bridge_core.public import require_bool
 from bridge_core.rules import Allowed, Rules
 from bridge_core.state import Key, join_key
@@ -85,7 +87,7 @@ def prove(
         registry: The plugins; None for all that are installed.
 
     Raises:
-        UsageError: There are no inputs, a model cannot be made or called, or no framework runs it.
+        UsageError: There are no inputs, a model cannot be converted or called, or no framework runs it.
         UnsupportedFeature: The framework's adapter cannot run models.
         MismatchError: The weights do not match, or no output can be compared.
         ConversionError: As in `bridge_core.plan_conversion`.
@@ -112,13 +114,10 @@ def prove(
         "allow_unclaimed": allow_unclaimed,
         "allow_inexact": allow_inexact,
     }
-    try:
-        made = converted_weights(values, target, registry, seed=seed, run=run, **asked)
-    except MismatchError as err:
-        if source.inputs is target.inputs:
-            err.hint = f"{err.hint or ''} {_OTHER_INPUTS}".strip()
-        raise
-    linked = linked_paths(made.plan, source, target, values)
+    hinting = functools.partial(hints_of_inputs, shared=source.inputs is target.inputs)
+    with hinting():
+        converted = converted_weights(values, target, registry, seed=seed, run=run, **asked)
+    linked = linked_paths(converted.plan, source, target, values)
     tell("comparing settings")
     settings = (_settings_of(source), _settings_of(target))
     compared = _compared(settings, (source, target), linked)
@@ -126,8 +125,14 @@ def prove(
         ModelName(source.layout, type(source.model).__name__),
         ModelName(target.layout, type(target.model).__name__),
     )
-    notes = (*notes, *made.notes)
+    notes = (*notes, *converted.notes)
     if not run:
+        unreadable = [text for text in settings if isinstance(text, str)]
+        if unreadable:
+            raise UnsupportedFeature(
+                f"without a run there is nothing to compare: {'; '.join(unreadable)}.",
+                hint="Run the models, without run=False (--no-run).",
+            )
         return Proof(
             not compared.differences,
             *names,
@@ -136,22 +141,17 @@ def prove(
             unread=compared.unread,
             notes=notes,
         )
-    proving = _Proving(source, target, made, linked, settings, registry, seed, tell)
-    found = proving.proof(*names)
+    proving = _Proving(source, target, converted, linked, settings, registry, seed, tell)
+    with hinting():
+        proof = proving.proof(*names)
     blind = tuple(dict.fromkeys((*blind_spots(source.inputs), *blind_spots(target.inputs))))
     return replace(
-        found,
+        proof,
         settings=compared.differences,
         unread=compared.unread,
         blind=blind,
-        notes=tuple(dict.fromkeys((*notes, *found.notes))),
+        notes=tuple(dict.fromkeys((*notes, *proof.notes))),
     )
-
-
-_OTHER_INPUTS = (
-    "If the models take inputs of other axes, which decide the shapes of their weights, let inputs= (--inputs) "
-    'return {"source": ..., "target": ...}.'
-)
 
 
 def _settings_of(side: Side) -> Mapping[Key, ModuleSettings] | str:
@@ -198,7 +198,12 @@ class _Proving:
         problems = _problems(ours.native, theirs.native)
         sharp = self._sharp(ours, theirs)
         restless = self._restless(ours, theirs, control)
-        equal = outputs.error <= control and not problems and not restless
+        theirs_settings = self.settings[1] if not isinstance(self.settings[1], str) else {}
+        updates = compared_updates(
+            self.made, ours.native, theirs.native, self.target, theirs_settings, control
+        )
+        same = outputs.error <= control and not problems and not restless
+        equal = same and not updates.problems
         known = Proof(
             equal,
             source,
@@ -207,12 +212,12 @@ class _Proving:
             control=control,
             controls=(ours.error, theirs.error),
             error_in_float64=None if sharp is None else sharp.error,
-            problems=(*problems, *(cause.text for cause in restless)),
-            causes=restless,
+            problems=(*problems, *(cause.text for cause in restless), *updates.problems),
+            causes=(*restless, *(updates.causes if same else ())),
             limit=control,
-            notes=_run_notes(ours, theirs, sharp, equal, control),
+            notes=(*_run_notes(ours, theirs, sharp, equal, control), *updates.notes),
         )
-        if equal or restless:
+        if same or restless:
             return known
         return self._with_first_difference(known, sharp)
 
@@ -227,11 +232,11 @@ class _Proving:
 
     def _restless(self, ours: Control, theirs: Control, control: float) -> tuple[Cause, ...]:
         self.tell("running both again with another seed")
-        found = (
+        causes = (
             restless_cause(self.source, self.made.source, ours.native, control, seed=self.seed),
             restless_cause(self.target, self.made.target, theirs.native, control, seed=self.seed),
         )
-        return tuple(cause for cause in found if cause is not None)
+        return tuple(cause for cause in causes if cause is not None)
 
     def _with_first_difference(self, known: Proof, sharp: Outputs | None) -> Proof:
         """Trace both, find the first module that differs, and look for causes there."""
@@ -254,27 +259,38 @@ class _Proving:
         if place is None:
             text = "The modules of one model were not recorded, so the first one that differs is unknown."
             return replace(known, notes=(*known.notes, text))
-        causes = self._causes(place, runs, limit)
-        return replace(known, first=_first_difference(place, errors, limit), causes=causes)
+        causes, failure = self._causes(place, runs, limit)
+        return replace(
+            known,
+            first=_first_difference(place, errors, limit),
+            causes=causes,
+            notes=(*known.notes, *failure),
+        )
 
-    def _causes(self, place: Place, runs: list[ModelRun], limit: float) -> tuple[Cause, ...]:
-        from bridge_core.proof import causes as room
-
-        find = getattr(room, "find_causes", None)
-        if find is None:
-            return ()
+    def _causes(
+        self, place: Place, runs: list[ModelRun], limit: float
+    ) -> tuple[tuple[Cause, ...], tuple[str, ...]]:
+        """Return the causes, and a note where looking for them failed."""
         sides = []
-        for side, weights, run, settings in zip(
-            (self.source, self.target), (self.made.source, self.made.target), runs, self.settings, strict=True
+        for side, weights, run, settings, stacked in zip(
+            (self.source, self.target),
+            (self.made.source, self.made.target),
+            runs,
+            self.settings,
+            stacked_keys(self.made.plan),
+            strict=True,
         ):
             readable = None if isinstance(settings, str) else settings
-            sides.append(SideOfSite.of(side, weights, run.calls, readable, self.registry))
+            sides.append(SideOfSite.of(side, weights, run.calls, readable, self.registry, stacked))
         site = site_of(place, sides[0], sides[1], limit)
         if site is None:
-            return ()
+            return (), ()
         self.tell("trying known causes")
-        found: tuple[Cause, ...] = tuple(find(site))
-        return found
+        try:
+            return tuple(find_causes(site)), ()
+        except Exception as err:  # the place is known, and is told in any case
+            text = f"Trying known causes failed with {cause_of(err)}. This is a mistake in ckptbridge."
+            return (), (text,)
 
 
 def _problems(source: ModelRun, target: ModelRun) -> tuple[str, ...]:
@@ -291,14 +307,14 @@ def _run_notes(
 ) -> tuple[str, ...]:
     notes = [*ours.native.notes, *theirs.native.notes]
     for what, side in (("source", ours), ("target", theirs)):
-        notes += [f"The control of the {what} lacks a run: {text}" for text in side.missing]
+        notes += [f"The control of the {what} is without a run: {text}" for text in side.missing]
         if side.native.updates:
             keys = listed(map(join_key, side.native.updates))
             notes.append(f"The {what} ran in training mode: it changed {keys}.")
     if equal and sharp is not None and sharp.error > _SHARP and sharp.error > 1e-3 * control:
         notes.append(
-            f"In float64 the outputs differ by {sharp.error:.1e}, which is below the rounding of the models: a "
-            "small difference of settings, or a cast to float32 inside one of them."
+            f"In float64 the outputs differ by {sharp.error:.1e}, which is below the rounding of the "
+            "models: a small difference of settings, or a cast to float32 inside one of them."
         )
     return tuple(notes)
 

@@ -30,12 +30,12 @@ class Randomised:
 
     Args:
         state: The weights, all values in memory.
-        kept: Keys that keep the model's own values.
+        preserved: Keys that keep the model's own values.
         notes: What a reader should know.
     """
 
     state: FlatState
-    kept: tuple[Key, ...] = ()
+    preserved: tuple[Key, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -55,36 +55,38 @@ def randomised(side: Side, registry: Registry, *, seed: int = 0) -> Randomised:
     """
     weights = side.weights
     roles = _roles(weights, registry)
-    kept = constant_keys(side)
-    kept |= {key for key, (kind, _, _) in roles.items() if kind in _SIGMA_KINDS and has_values(weights, key)}
-    kept |= {key for key, spec in weights.specs().items() if not is_floating(spec.dtype)}
+    preserved = constant_keys(side)
+    preserved |= {
+        key for key, (kind, _, _) in roles.items() if kind in _SIGMA_KINDS and has_values(weights, key)
+    }
+    preserved |= {key for key, spec in weights.specs().items() if not is_floating(spec.dtype)}
     tensors: dict[Key, Tensor] = {}
-    made: dict[int, Tensor] = {}
+    by_tensor: dict[int, Tensor] = {}
     ties = weights.metadata.ties
     invented: list[str] = []
     for key, tensor in weights.tensors().items():
         if ties.get(key) in weights:
             continue
-        if id(tensor) in made:
-            tensors[key] = made[id(tensor)]
+        if id(tensor) in by_tensor:
+            tensors[key] = by_tensor[id(tensor)]
             continue
-        if key in kept and has_values(weights, key):
+        if key in preserved and has_values(weights, key):
             value = np.array(weights.read(key))
-        elif key in kept and not is_floating(tensor.spec.dtype):
+        elif key in preserved and not is_floating(tensor.spec.dtype):
             value = np.zeros(tensor.spec.shape, tensor.spec.dtype)
             invented.append(join_key(key))
         else:
             value = random_array(key, tensor.spec, roles.get(key), seed)
-        tensors[key] = made[id(tensor)] = ArrayTensor(value)
+        tensors[key] = by_tensor[id(tensor)] = ArrayTensor(value)
     tensors = with_ties(weights, tensors)
     notes = []
     if invented:
         notes.append(f"The source model has no values for {listed(invented)}; they are zeros.")
-    own = sorted(join_key(key) for key in kept if key in tensors and join_key(key) not in invented)
+    own = sorted(join_key(key) for key in preserved if is_floating(weights.spec(key).dtype))
     if own:
         notes.append(f"The source model's own values are used for {listed(own)}.")
     return Randomised(
-        weights.replace(tensors=tensors, metadata=weights.metadata), tuple(sorted(kept)), tuple(notes)
+        weights.replace(tensors=tensors, metadata=weights.metadata), tuple(sorted(preserved)), tuple(notes)
     )
 
 
@@ -96,8 +98,8 @@ def with_ties(weights: FlatState, tensors: Mapping[Key, Tensor]) -> dict[Key, Te
 
 
 def constant_keys(side: Side) -> set[Key]:
-    """Return the keys of what a model computes itself, such as frequencies: neither parameters nor statistics."""
-    weights, found = side.weights, set[Key]()
+    """Return the keys of what a model computes itself, such as frequencies."""
+    weights, keys = side.weights, set[Key]()
     constants = {
         (*path, *str(leaf).split("."))
         for path, info in weights.metadata.modules.items()
@@ -108,8 +110,8 @@ def constant_keys(side: Side) -> set[Key]:
         plain = module_path(key, weights, side.framework)
         of_other_collection = plain != key and key[0] not in collections
         if plain in constants or key in constants or of_other_collection:
-            found.add(key)
-    return found
+            keys.add(key)
+    return keys
 
 
 def has_values(state: FlatState, key: Key) -> bool:

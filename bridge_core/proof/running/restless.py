@@ -49,16 +49,16 @@ def _first_restless(
     one: tuple[ModuleCall, ...], two: tuple[ModuleCall, ...], limit: float
 ) -> ModuleCall | None:
     """Return the innermost first call with equal inputs and other outputs in two runs of one model."""
-    found: ModuleCall | None = None
+    first: ModuleCall | None = None
     for call, again in zip(one, two, strict=False):
         if call.path != again.path:
-            return found
-        inside = found is None or (found.began < call.began and call.ended < found.ended)
+            return first
+        inside = first is None or (first.began < call.began and call.ended < first.ended)
         if not inside or _change(call.inputs, again.inputs) > limit:
             continue
         if _change(call.outputs, again.outputs) > limit:
-            found = call
-    return found
+            first = call
+    return first
 
 
 def _change(one: Mapping[str, Array], other: Mapping[str, Array]) -> float:

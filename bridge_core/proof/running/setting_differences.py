@@ -14,6 +14,9 @@ from bridge_core.state import Key, join_key
 
 __all__ = ["ComparedSettings", "SettingDifference", "compared_settings", "same_padding"]
 
+_ABSENT = {"padding_mode": "zeros", "ceil_mode": False}
+"""What a setting means that is absent, in a module with a window."""
+
 _HIDDEN = {
     "momentum": "it matters in training only",
     "dropout": "it matters in training only",
@@ -87,7 +90,10 @@ def compared_settings(
         linked: What the plan links.
     """
     pairs = [
-        (one, other) for one, other in paired_paths(source, target, linked) if len(one) == len(other) == 1
+        ((one,), (other,))
+        for ones, others in paired_paths(source, target, linked)
+        for one in ones
+        for other in others
     ]
     pairs = list(dict.fromkeys([*pairs, *([(((),), ((),))] if () in source and () in target else [])]))
     differences: list[SettingDifference] = []
@@ -147,13 +153,13 @@ def _by_owner(
     settings: Mapping[Key, ModuleSettings], owners: Sequence[Key], is_free: Any
 ) -> dict[Key, list[Key]]:
     """Return the modules without weights by the innermost paired module that they are in."""
-    found: dict[Key, list[Key]] = {}
+    owned: dict[Key, list[Key]] = {}
     known = {*owners, ()}
     for path, own in settings.items():
         if path and own.values and is_free(path):
             owner = next(path[:n] for n in range(len(path) - 1, -1, -1) if path[:n] in known)
-            found.setdefault(owner, []).append(path)
-    return found
+            owned.setdefault(owner, []).append(path)
+    return owned
 
 
 def _sort_of(settings: ModuleSettings) -> str:
@@ -166,10 +172,13 @@ def _sort_of(settings: ModuleSettings) -> str:
 def _differences(
     source: Key, ours: ModuleSettings, target: Key, theirs: ModuleSettings
 ) -> Iterator[SettingDifference]:
-    for name, one in ours.values.items():
-        if name not in theirs.values:
+    for name in dict.fromkeys((*ours.values, *theirs.values)):
+        if (name in ours.values and name in theirs.values) or (
+            name in _ABSENT and "padding" in ours.values and "padding" in theirs.values
+        ):
+            one, other = (each.values.get(name, _ABSENT.get(name)) for each in (ours, theirs))
+        else:
             continue
-        other = theirs.values[name]
         note = _HIDDEN.get(name, "")
         if name == "padding":
             equal, note = same_padding(ours.values, theirs.values)

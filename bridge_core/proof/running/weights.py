@@ -22,7 +22,7 @@ from bridge_core.proof.running.random_values import (
 from bridge_core.state import ArrayTensor, FlatState, Key, Tensor, is_floating, join_key
 from bridge_core.transfer import load_values
 
-__all__ = ["Converted", "checkpoint_values", "converted_weights", "links", "source_values"]
+__all__ = ["Converted", "checkpoint_values", "converted_weights", "links", "source_values", "stacked_keys"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ def source_values(
 def checkpoint_values(
     side: Side, registry: Registry, checkpoint: Any, *, seed: int = 0, **opening: Any
 ) -> tuple[FlatState, tuple[str, ...]]:
-    """Return a model's weights with the values of a checkpoint, whose names may have other prefixes.
+    """Return a model's weights with the values of a checkpoint; prefixes of names may differ.
 
     Constants that the checkpoint does not hold keep the model's values.
 
@@ -112,7 +112,7 @@ def converted_weights(
         target: The target's model.
         registry: The plugins.
         seed: For tensors that the plan leaves to a model without values.
-        run: Whether values are needed; if not, the target keeps its own.
+        run: Whether values are needed; if not, the target has its own.
         asked: Options of `bridge_core.plan_conversion`: ``rules``, ``recipe``, ``allow_*``.
 
     Raises:
@@ -157,6 +157,13 @@ def _completed(made: FlatState, plan: Plan, side: Side, what: str, seed: int) ->
     if random:
         notes.append(f"Left to the {what} model, which has no values; they are random: {listed(random)}.")
     return weights.replace(tensors=tensors, metadata=weights.metadata), notes
+
+
+def stacked_keys(plan: Plan) -> tuple[frozenset[Key], frozenset[Key]]:
+    """Return the keys of each side that hold several tensors of the other."""
+    sources = (key for step in plan.steps if len(step.targets) > len(step.sources) for key in step.sources)
+    targets = (key for step in plan.steps if len(step.sources) > len(step.targets) for key in step.targets)
+    return frozenset(sources), frozenset(targets)
 
 
 def links(plan: Plan) -> list[tuple[frozenset[Key], frozenset[Key]]]:

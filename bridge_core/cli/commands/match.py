@@ -1,0 +1,94 @@
+"""``ckptbridge match``: proposes the rules between two models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bridge_core.cli.options import (
+    entry_option,
+    examples,
+    json_option,
+    layout_option,
+    step_option,
+    takes_registry,
+)
+from bridge_core.cli.terminal import aside, complain, print_json, say
+
+if TYPE_CHECKING:
+    from bridge_core.proof import Matching
+
+__all__ = ["match"]
+
+
+@click.command(
+    epilog=examples(
+        "ckptbridge match model.safetensors --like flax_model.msgpack -o rules.toml",
+        "ckptbridge match model.safetensors --model mynet:make_flax_model -o rules.toml",
+        "ckptbridge match --source-model mynet:torch_model --model mynet:flax_model --json",
+    ),
+)
+@click.argument("src", required=False)
+@click.option("--like", metavar="DST", help="Weights of the target's model; only names and shapes are read.")
+@click.option(
+    "--source-model",
+    metavar="PKG.MOD:FUNCTION",
+    help="Import PKG.MOD and call FUNCTION, which returns the source's model; its module types are evidence. "
+    "This runs that code. Without SRC, its weights are the source.",
+)
+@click.option(
+    "--model", metavar="PKG.MOD:FUNCTION", help="The same for the target's model; without --like the target."
+)
+@click.option("-o", "output", type=click.Path(path_type=Path), metavar="FILE", help="Write the rules to FILE.")
+@click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
+@click.option("--like-layout", metavar="LAYOUT", help="Layout of DST, where its names do not show it.")
+@layout_option
+@entry_option
+@step_option
+@json_option
+@takes_registry
+def match(src: str | None, output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -> int:
+    """Propose the rules from SRC to DST, from names, shapes and trees alone; no value is read.
+
+    A rule is written only where every assignment that fits has it. What names and shapes cannot tell stays
+    in the file as a comment with its candidates. Exit code 0: complete; 1: something is left open.
+    """
+    from bridge_core.proof import match as match_checkpoints
+
+    with aside():
+        matching = match_checkpoints(src, **asked)
+        if output is not None:
+            _write(output, matching.rules_text, overwrite=overwrite)
+    if as_json:
+        print_json(matching.to_json())
+    elif output is None:
+        say(*matching.rules_text.rstrip("\n").split("\n"))
+    for line in () if as_json else _summary(matching):
+        complain(line)
+    return 0 if matching.complete else 1
+
+
+def _write(path: Path, text: str, *, overwrite: bool) -> None:
+    from bridge_core.io import replacing_file
+
+    with replacing_file(path, overwrite=overwrite) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _summary(matching: Matching) -> Iterator[str]:
+    from bridge_core.messages import listed
+
+    ours = {key for pair in matching.settled for key in pair.sources}
+    rules = len(matching.pairs)
+    yield f"settled {len(ours)} tensors of the source by {rules} rules"
+    for choice in matching.choices:
+        yield f"open: {choice.reason}: {listed(choice.sources)}"
+    for name, leaves in (("source", matching.unmatched_source), ("target", matching.unmatched_target)):
+        without = [leaf.pattern for leaf in leaves if not leaf.auxiliary]
+        if without:
+            yield f"unmatched in the {name}: {listed(without)}"
+    for problem in matching.problems:
+        yield f"problem: {problem}"

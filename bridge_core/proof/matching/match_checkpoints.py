@@ -1,0 +1,72 @@
+"""The call that users make: two checkpoints, or models, to proposed rules."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+from bridge_core.conversion import known_module, load_factory, opened
+from bridge_core.errors import UsageError
+from bridge_core.plugins import Registry, given_registry
+from bridge_core.proof.matching.match_states import match_states
+from bridge_core.proof.matching.matching import Matching
+from bridge_core.state import FlatState
+
+__all__ = ["match"]
+
+
+def match(
+    source: Any = None,
+    *,
+    like: Any = None,
+    source_model: Any = None,
+    model: Any = None,
+    layout: str | None = None,
+    like_layout: str | None = None,
+    entry: str | None = None,
+    step: int | None = None,
+    registry: Registry | None = None,
+) -> Matching:
+    """Return proposed rules from a source to a target, by names, shapes and trees alone.
+
+    Only headers are read. A pair is settled only if every assignment that fits the evidence has it; what
+    headers cannot tell is a choice, and stays in the rule file as a comment.
+
+    Args:
+        source: A path, a state, a mapping from keys to arrays, or a live object. None takes the weights of
+            ``source_model``.
+        like: The same for the target. None takes the weights of ``model``.
+        source_model: A live model of the source's framework, or ``"PKG.MOD:FUNCTION"`` that returns one: its
+            module types are evidence. None for none.
+        model: The same of the target's framework.
+        layout: The source's layout; None for the one that it records or that its names show.
+        like_layout: The target's layout, likewise.
+        entry: The entry of the source, as for `bridge_core.open_state`.
+        step: The step of the source, likewise.
+        registry: The plugins; None for all that are installed.
+
+    Raises:
+        UsageError: A side is not given, is of no known kind, or its layout is not known.
+        BadInputError: A file is damaged or unsafe.
+        SourceNotFound: A path does not exist.
+    """
+    registry = given_registry(registry)
+    models = [load_factory(value) if isinstance(value, str) else value for value in (source_model, model)]
+    with ExitStack() as stack:
+        sides: list[FlatState] = []
+        for value, live, asked, what in (
+            (source, models[0], layout, "source"),
+            (like, models[1], like_layout, "target"),
+        ):
+            if value is None and live is None:
+                option = "source= or source_model= (--source-model)" if what == "source" else "like= (--like)"
+                raise UsageError(f"the {what} is not given.", hint=f"Pass {option}.")
+            given = live if value is None else value
+            places = {"entry": entry, "step": step} if what == "source" and value is not None else {}
+            state = stack.enter_context(opened(given, registry, layout=asked, what=what, **places))
+            if not state:
+                raise UsageError(f"the {what} holds no tensor.", hint=f"Give weights as the {what}.")
+            if live is not None and value is not None:
+                state = known_module(state, live, registry)
+            sides.append(state)
+        return match_states(sides[0], sides[1], registry)
