@@ -16,7 +16,13 @@ from bridge_core.proof.causes.attention_recovered import (
     probabilities,
     rounded_form,
 )
-from bridge_core.proof.causes.attention_search import Recorded, error, identify, identify_near
+from bridge_core.proof.causes.attention_search import (
+    Recorded,
+    error,
+    identify,
+    identify_further,
+    identify_near,
+)
 from bridge_core.proof.causes.cause import Cause
 from bridge_core.proof.causes.measures import relative_error
 from bridge_core.proof.causes.positions import position_causes
@@ -53,15 +59,31 @@ def _causes(
         second = identify(parts, hints, target)
         if second is None:
             return
-        first = identify_near(parts, hints, source, second)
-    else:
-        second = identify_near(parts, hints, target, first)
-    if first is not None and second is not None:
-        yield from _named(parts, first, second, error(parts, first, source), without)
-        return
-    known, other, recorded = (first, target, source) if first is not None else (second, source, target)
+    source_known = first is not None
+    known = first or second
     assert known is not None
-    yield from _recovered(parts, known, other, recorded, without, source_known=first is not None)
+    other, recorded = (target, source) if source_known else (source, target)
+    off = error(parts, known, recorded)
+    near = identify_near(parts, hints, other, known)
+    if near is None:
+        causes = list(_recovered(parts, known, other, off, without, source_known=source_known))
+        if causes:
+            yield from causes
+            return
+        near = identify_further(parts, hints, other, known)
+    if near is not None:
+        forms = (known, near) if source_known else (near, known)
+        yield from _named(parts, *forms, off, without)
+    elif source_known:
+        yield Cause(
+            "other_computation",
+            f"The source's attention is known ({described(known)}), the target's is none of the known forms.",
+            described(known),
+            "unknown",
+            without,
+            off,
+            "Compare the target's attention with what the source computes.",
+        )
 
 
 def _named(parts: Parts, first: Form, second: Form, with_it: float, without: float) -> Iterator[Cause]:
@@ -82,10 +104,9 @@ def _named(parts: Parts, first: Form, second: Form, with_it: float, without: flo
 
 
 def _recovered(
-    parts: Parts, known: Form, other: Recorded, recorded: Recorded, without: float, *, source_known: bool
+    parts: Parts, known: Form, other: Recorded, off: float, without: float, *, source_known: bool
 ) -> Iterator[Cause]:
     """Yield what one side does that no form has, where the other's form is known."""
-    off = error(parts, known, recorded)
     sides = ("source", "target") if source_known else ("target", "source")
     rounded = rounded_form(parts, known, other)
     if rounded is not None:
@@ -109,17 +130,6 @@ def _recovered(
     masked = masked_form(parts, known, other, "of the " + sides[1])
     if masked is not None:
         yield _other_mask(*masked, parts, known, without, off, sides)
-        return
-    if source_known:
-        yield Cause(
-            "other_computation",
-            f"The source's attention is known ({described(known)}), the target's is none of the known forms.",
-            described(known),
-            "unknown",
-            without,
-            off,
-            "Compare the target's attention with what the source computes.",
-        )
 
 
 def _other_mask(

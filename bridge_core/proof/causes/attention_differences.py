@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bridge_core.proof.causes.attention_core import Buckets, Form, Parts
 from bridge_core.proof.causes.rotary import Rotary
+from bridge_core.proof.causes.rotary_readings import read_table
 
 __all__ = ["Difference", "described", "form_differences", "rotary_differences"]
 
@@ -64,7 +65,10 @@ def form_differences(source: Form, target: Form, parts: Parts) -> Iterator[Diffe
             )
             yield Difference("rotary_missing", "The rotary embedding", *values, f"{verb}: {values[0]}")
         else:
-            yield from rotary_differences(source.rotary, target.rotary)
+            pair = [_readable(rotary, parts) for rotary in (source.rotary, target.rotary)]
+            if pair[0] == pair[1]:
+                pair = [source.rotary, target.rotary]
+            yield from rotary_differences(pair[0], pair[1])
     yield from _mask_differences(source, target)
     if source.changes != target.changes:
         for change in (*source.changes, *target.changes):
@@ -127,6 +131,17 @@ def rotary_differences(source: Rotary, target: Rotary) -> Iterator[Difference]:
             yield _layout(a, b)
         else:
             yield Difference(code, what, text(a), text(b), f"use {text(a)}")
+
+
+def _readable(rotary: Rotary, parts: Parts) -> Rotary:
+    """Return the rotation by what its table shows, where it has one and that is a usual one."""
+    if rotary.table is None:
+        return rotary
+    cosine, sine = parts.given[rotary.table]
+    rotation = read_table(cosine + 1j * sine, rotary.layout, 1e-5)
+    if rotation is None:
+        return rotary
+    return replace(rotation.rotary, on=rotary.on, exchanged=rotary.exchanged, sign=rotary.sign)
 
 
 def _layout(source: str, target: str) -> Difference:

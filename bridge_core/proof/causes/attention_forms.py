@@ -264,7 +264,8 @@ def _changed_rotary(rotary: Rotary, parts: Parts, hints: Hints, head_dim: int) -
         else:
             yield Rotary(layout=rotary.layout, theta=None, table=name)
     yield replace(rotary, positions=None)
-    for size in (head_dim, head_dim // 2, head_dim // 4, head_dim * 3 // 4):
+    sizes = (head_dim, head_dim // 2, head_dim // 4, head_dim * 3 // 4, *range(2, min(head_dim, 17), 2))
+    for size in dict.fromkeys(sizes):
         if size % 2 == 0 and size >= 2:
             yield replace(rotary, size=size)
             yield replace(rotary, size=size, divisor=head_dim)

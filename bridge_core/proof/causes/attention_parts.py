@@ -48,16 +48,16 @@ def attention_parts(site: Site) -> tuple[Parts, Hints, tuple[Recorded, Recorded]
         ),
     )
     chosen = [_projections(site, roles, own) for own, roles in enumerate(views)]
-    found = max(chosen, key=len) if any(chosen) else {}
-    if set(found) not in ({"q", "k", "v"}, {"qkv"}, {"q", "kv"}):
+    projected = max(chosen, key=len) if any(chosen) else {}
+    if set(projected) not in ({"q", "k", "v"}, {"qkv"}, {"q", "kv"}):
         return None
-    sizes = tuple(found.get(name, found.get("qkv", found.get("kv"))) for name in ("q", "k"))
+    sizes = tuple(projected.get(name, projected.get("qkv", projected.get("kv"))) for name in ("q", "k"))
     batch, queries, keys = sizes[0].shape[0], sizes[0].shape[1], sizes[1].shape[1]  # type: ignore[union-attr]
     recorded = _recorded(site, views, batch, queries)
     if recorded is None:
         return None
     split = [_split_shapes(roles) for roles in views]
-    return _with_masks(site, found, {}, recorded, (batch, queries, keys), [p for p in split if p])
+    return _with_masks(site, projected, {}, recorded, (batch, queries, keys), [p for p in split if p])
 
 
 def first_float(arrays: Mapping[str, Array], names: tuple[str, ...] = ("", "0")) -> Array | None:
@@ -132,11 +132,9 @@ def _named(view: ModuleView, before: int | None, paired: frozenset[int]) -> dict
 def _projections(site: Site, roles: Mapping[str, ModuleView], side: int) -> dict[str, Array]:
     """Return what the projections computed, after norms, float64 ``(batch, length, n)``."""
     view = (site.source, site.target)[side]
-    wanted = (
-        ("q", "k", "v") if all(r in roles for r in "qkv") else ("qkv",) if "qkv" in roles else ("q", "kv")
-    )
+    names = ("q", "k", "v") if all(r in roles for r in "qkv") else ("qkv",) if "qkv" in roles else ("q", "kv")
     result = {}
-    for role in wanted:
+    for role in names:
         if role not in roles:
             return {}
         array = _three_axes(roles[role])

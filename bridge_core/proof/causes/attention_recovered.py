@@ -68,12 +68,12 @@ def dropped_share(parts: Parts, form: Form, recorded: Recorded) -> Dropped | Non
     expected = probabilities(parts, form)
     if expected is None:
         return None
-    found = _solved(parts, form, recorded, expected > 0)
-    if found is None:
+    solved = _solved(parts, form, recorded, expected > 0)
+    if solved is None:
         return None
-    visible = np.isfinite(found) & (expected > 1e-3)
-    zero = visible & (np.abs(np.where(visible, found, 1)) < 1e-4 * expected)
-    grown = found[visible & ~zero] / expected[visible & ~zero]
+    visible = np.isfinite(solved) & (expected > 1e-3)
+    zero = visible & (np.abs(np.where(visible, solved, 1)) < 1e-4 * expected)
+    grown = solved[visible & ~zero] / expected[visible & ~zero]
     if not zero.any() or not grown.size:
         return None
     growth = float(np.median(grown))
@@ -115,16 +115,16 @@ def _solved(parts: Parts, form: Form, recorded: Recorded, visible: Array) -> Arr
     They are zero where keys are not visible, and NaN for a query that sees more keys than a head has numbers.
     """
     values = _values(parts, form)
-    wanted = _before_projection(recorded)
-    if values is None or wanted is None or form.sequence == 0 or form.merge == "h t d":
+    before = _before_projection(recorded)
+    if values is None or before is None or form.sequence == 0 or form.merge == "h t d":
         return None
     _, keys, heads, size = values.shape
-    outputs = split_heads(wanted, heads, form.merge)
+    outputs = split_heads(before, heads, form.merge)
     if outputs is None or outputs.shape[-1] != size or visible.shape[-1] != keys or visible.size > _MOST:
         return None
     outputs = outputs.transpose(0, 2, 1, 3)
     solvable = visible.sum(-1) <= size
-    found = np.full(visible.shape, np.nan)
+    solved = np.full(visible.shape, np.nan)
     for place in zip(*np.nonzero(solvable), strict=True):
         batch, head, _ = place
         some = visible[place]
@@ -133,9 +133,9 @@ def _solved(parts: Parts, form: Form, recorded: Recorded, visible: Array) -> Arr
             continue
         solution = np.linalg.lstsq(matrix, outputs[place], rcond=None)[0]
         if np.abs(matrix @ solution - outputs[place]).max() <= 10 * recorded.limit * np.abs(outputs).max():
-            found[place] = 0
-            found[(*place, some)] = solution
-    return found if np.isfinite(found).any() else None
+            solved[place] = 0
+            solved[(*place, some)] = solution
+    return solved if np.isfinite(solved).any() else None
 
 
 def _values(parts: Parts, form: Form) -> Array | None:

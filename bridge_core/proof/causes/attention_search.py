@@ -12,9 +12,9 @@ from bridge_core.proof.causes.attention_core import Form, Parts, attend
 from bridge_core.proof.causes.attention_forms import Hints, changed_forms, usual_forms
 from bridge_core.state import Array
 
-__all__ = ["Recorded", "error", "identify", "identify_near", "predicted"]
+__all__ = ["Recorded", "error", "identify", "identify_further", "identify_near", "predicted"]
 
-_PAIRS = 12_000
+_PAIRS = 8_000
 """Forms with two changes that are tried."""
 
 
@@ -64,29 +64,45 @@ def error(parts: Parts, form: Form, recorded: Recorded, rows: Array | None = Non
     """
     if rows is not None and rows[-1] >= recorded.output.shape[1]:
         return float("inf")
-    found = predicted(parts, form, recorded, rows)
-    if found is None:
+    computed = predicted(parts, form, recorded, rows)
+    if computed is None:
         return float("inf")
-    wanted = recorded.output
-    if found.shape[0] != wanted.shape[0] or found.shape[2:] != wanted.shape[2:]:
+    output = recorded.output
+    if computed.shape[0] != output.shape[0] or computed.shape[2:] != output.shape[2:]:
         return float("inf")
     if rows is not None and form.sequence != 0:
-        wanted = wanted[:, rows]
-    if found.shape != wanted.shape:
+        output = output[:, rows]
+    if computed.shape != output.shape:
         return float("inf")
     largest = np.abs(recorded.output).max()
     with np.errstate(all="ignore"):
-        result = np.abs(found - wanted).max() / (largest if largest else 1.0)
+        result = np.abs(computed - output).max() / (largest if largest else 1.0)
     return float(result) if np.isfinite(result) else float("inf")
 
 
 def identify(parts: Parts, hints: Hints, recorded: Recorded) -> Form | None:
-    """Return the first usual form that computes what was recorded; None if none does."""
-    return _first(usual_forms(parts, hints), parts, recorded, _rows(hints.length))
+    """Return the first usual form that computes what was recorded, if need be with its scale fitted."""
+    rows = _rows(hints.length)
+    usual = _first(usual_forms(parts, hints), parts, recorded, rows)
+    if usual is not None:
+        return usual
+    unscaled = dict.fromkeys(replace(form, scale=1.0) for form in islice(usual_forms(parts, hints), 600))
+    grid = np.linspace(-6, 2, 17)
+
+    def best(form: Form) -> float:
+        scaled = (replace(form, scale=float(np.exp(x))) for x in grid)
+        return min(error(parts, f, recorded, rows[-2:]) for f in scaled)
+
+    nearest = sorted(islice(unscaled, 80), key=best)[:3]
+    for form in nearest:
+        scaled = _minimum(_scaled(form), grid, parts, recorded, rows)
+        if scaled is not None:
+            return scaled
+    return None
 
 
 def identify_near(parts: Parts, hints: Hints, recorded: Recorded, form: Form) -> Form | None:
-    """Return a form that computes what was recorded, and that has few differences from another one.
+    """Return a form that computes what was recorded, and that differs from another one in one respect.
 
     Args:
         parts: What both sides have in common.
@@ -95,15 +111,15 @@ def identify_near(parts: Parts, hints: Hints, recorded: Recorded, form: Form) ->
         form: The form of the other side.
     """
     rows = _rows(hints.length)
-    once = list(dict.fromkeys(f for f in changed_forms(form, parts, hints) if f != form))
-    found = _first(once, parts, recorded, rows)
-    if found is None:
-        found = _fitted(form, parts, recorded, rows)
-    if found is None:
-        found = _first(
-            islice(_twice(form, once, parts, hints, recorded, rows), _PAIRS), parts, recorded, rows
-        )
-    return found
+    once = (f for f in dict.fromkeys(changed_forms(form, parts, hints)) if f != form)
+    return _first(once, parts, recorded, rows) or _fitted(form, parts, recorded, rows)
+
+
+def identify_further(parts: Parts, hints: Hints, recorded: Recorded, form: Form) -> Form | None:
+    """Return the same for two respects."""
+    rows = _rows(hints.length)
+    once = [f for f in dict.fromkeys(changed_forms(form, parts, hints)) if f != form]
+    return _first(islice(_twice(once, parts, hints, recorded, rows), _PAIRS), parts, recorded, rows)
 
 
 def _rows(length: int) -> Array:
@@ -119,9 +135,7 @@ def _first(forms: Iterable[Form], parts: Parts, recorded: Recorded, rows: Array)
     return None
 
 
-def _twice(
-    form: Form, once: list[Form], parts: Parts, hints: Hints, recorded: Recorded, rows: Array
-) -> Iterator[Form]:
+def _twice(once: list[Form], parts: Parts, hints: Hints, recorded: Recorded, rows: Array) -> Iterator[Form]:
     """Yield forms with two changes, nearest first changes first."""
     errors = [error(parts, f, recorded, rows) for f in once]
     order = sorted(range(len(once)), key=lambda n: errors[n])
@@ -130,10 +144,14 @@ def _twice(
             yield from changed_forms(once[n], parts, hints)
 
 
+def _scaled(form: Form) -> Callable[[float], Form]:
+    return lambda x: replace(form, scale=form.scale * float(np.exp(x)))
+
+
 def _fitted(form: Form, parts: Parts, recorded: Recorded, rows: Array) -> Form | None:
     """Return the form with one number fitted: the scale, the base or the positions of the rotation."""
     changes: list[tuple[Callable[[float], Form], Array]] = [
-        (lambda x: replace(form, scale=form.scale * float(np.exp(x))), np.linspace(-4, 4, 33)),
+        (_scaled(form), np.linspace(-4, 4, 33)),
     ]
     rotary = form.rotary
     if rotary is not None and rotary.theta is not None:

@@ -47,7 +47,7 @@ def _starts(search: Search) -> Iterator[tuple[tuple[Term, ...], Array]]:
     bases = [(n, search.arrays[n]) for n in search.bases if search.arrays[n].dtype.kind == "f"][:MAX_CHAINED]
     for name, value in bases:
         yield (Term(name),), value
-    for (one, first), (other, second) in itertools.combinations(bases[:5], 2):
+    for (one, first), (other, second) in itertools.combinations(bases[:3], 2):
         if first.shape == second.shape:
             yield (Term(one), Term(other)), first + second
 
@@ -76,7 +76,7 @@ def _shaped(
         for form in identify(STEPS[name], task)[:4]:
             yield Expression(terms, after=(*steps, (name, form.settings)), cost=cost + form.cost)
     yield from _reordered(search, terms, steps, value, cost)
-    if value.ndim > 2 and search.observed.ndim == 2 and value.size > search.observed.size:
+    if value.ndim > 3 and search.observed.ndim == 2 and value.size > search.observed.size:
         for settings, pooled in _pools_to(search, value):
             yield from _reordered(search, terms, (*steps, ("pool", settings)), pooled, cost + 1)
 
@@ -99,7 +99,10 @@ def _pools_to(search: Search, value: Array) -> Iterator[tuple[Mapping[str, objec
     how = _possible(value, search.observed, search.limit)
     task = replace(search.task(value), stated=({"how": how},))
     for outputs in _areas(count, value.shape[1:-1]):
-        for settings, _ in pool_settings(task, outputs):
+        strides = [length / size for length, size in zip(value.shape[1:-1], outputs, strict=True)]
+        if max(strides) > 4 or max(strides) - min(strides) > 1.5:
+            continue
+        for settings, _ in pool_settings(task, outputs, (2, 3)):
             pooled = STEPS["pool"].compute(value, {}, settings)
             if _alike(pooled, search.observed, search.limit):
                 yield settings, pooled

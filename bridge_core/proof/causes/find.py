@@ -12,7 +12,7 @@ from bridge_core.proof.causes.cause import Cause
 from bridge_core.proof.causes.junctions import junction_causes
 from bridge_core.proof.causes.layers import layer_causes
 from bridge_core.proof.causes.measures import improves, relative_error, rounding
-from bridge_core.proof.causes.sides import both_sides
+from bridge_core.proof.causes.sides import both_sides, inner_sites
 from bridge_core.proof.causes.site import Site
 
 __all__ = ["find_causes"]
@@ -35,6 +35,10 @@ def find_causes(site: Site) -> tuple[Cause, ...]:
     if relative_error(sides[0].observed, sides[1].observed) <= site.control:
         return ()
     unknown: tuple[Cause, ...] = ()
+    for inner in inner_sites(site):
+        named = find_causes(inner)
+        if named:
+            return named
     finders: tuple[Callable[[], Iterator[Cause]], ...] = (
         lambda: attention_causes(site),
         lambda: layer_causes(site, sides, limit),

@@ -43,13 +43,7 @@ def junction_causes(site: Site, sides: tuple[Side, Side], limit: float) -> Itera
         return
     source, target = sides
     common = _common(sides, limit)
-    ours: Expressions = []
-    theirs: Expressions = []
-    for names in ((common, common), (bases_of(source), common), (bases_of(source), bases_of(target))):
-        if not ours:
-            ours = expressions_of(source, names[0], limit, precision_of(source))
-        if not theirs:
-            theirs = expressions_of(target, names[1], limit, precision_of(target))
+    ours, theirs = (_searched(side, (common, bases_of(side)), limit) for side in sides)
     if not ours:
         yield from related(site, sides)
         return
@@ -80,6 +74,15 @@ def junction_causes(site: Site, sides: tuple[Side, Side], limit: float) -> Itera
             f"In the target, at {_path(site.target)}: {todo}.",
         )
         return
+
+
+def _searched(side: Side, bases: tuple[tuple[str, ...], ...], limit: float) -> Expressions:
+    """Return the expressions over the first of several choices of arrays that gives any."""
+    for names in dict.fromkeys(bases):
+        found = expressions_of(side, names, limit, precision_of(side))
+        if found:
+            return found
+    return []
 
 
 def _common(sides: tuple[Side, Side], limit: float) -> tuple[str, ...]:

@@ -14,7 +14,6 @@ ARGUMENTS = {
         "stride": "stride",
         "dilation": "dilation",
         "padding": "padding",
-        "padding_mode": "padding_mode",
         "groups": "num_groups",
         "window": "kernel_size",
     },
@@ -117,6 +116,8 @@ def _sentence(view: ModuleView, setting: str, value: Any) -> str:
         "swapped": "transpose the axes of space of the kernel",
         "zero_row": f"return zeros for row {value}" if value is not None else "do not zero a row",
         "how": f"use {value} pooling",
+        "take": f"take the {value} {'token' if value in ('first', 'last') else 'over tokens'}",
+        "padding_mode": f"pad with {PADDING.get(str(value), value)}",
     }
     return texts.get(setting, "")
 
@@ -124,12 +125,15 @@ def _sentence(view: ModuleView, setting: str, value: Any) -> str:
 OVER = {
     "features": "the features of each token",
     "batch": "batch and space (statistics of the batch)",
-    "running": "nothing: running statistics",
+    "running": "running statistics",
     "instance": "space, each sample and channel by itself",
     "sample": "all of each sample",
     "tokens": "the tokens",
     "group": "groups of channels",
 }
+
+
+PADDING = {"edge": "the border's values", "reflect": "reflected values", "wrap": "the other end's values"}
 
 
 def _times(value: Any) -> str:
@@ -143,6 +147,9 @@ def call_of(framework: str, activation: str) -> str:
     plain, _, parameter = activation.partition("(")
     if (framework, plain) in CALLS and not parameter:
         return CALLS[framework, plain]
+    if plain == "softcap":
+        tanh = {"torch": "torch.tanh", "flax": "jnp.tanh"}.get(framework, "tanh")
+        return f"{parameter[:-1]} * {tanh}(x / {parameter[:-1]})"
     room = {"torch": "torch.nn.functional.", "flax": "jax.nn."}.get(framework, "")
     return f"{room}{plain}(x{', ' + parameter[:-1] if parameter else ''})"
 

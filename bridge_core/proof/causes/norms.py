@@ -132,6 +132,7 @@ def _overs(task: Task) -> Iterator[tuple[str, int, float]]:
         options += [("instance", 1), ("sample", 1), ("tokens", 1)]
     groups = [n for n in task.said("groups") if isinstance(n, int)]
     groups += [n for n in (32, 16, 8, 4, 2, 6, 3) if n < channels]
+    groups += [channels] if usual == "group" else []
     options += [("group", n) for n in dict.fromkeys(groups) if 1 < n <= channels and channels % n == 0]
     for over, number in options:
         yield over, number, 0.0 if over == usual else 1.0

@@ -49,18 +49,21 @@ def _pool_candidates(task: Task) -> Iterator[Candidate]:
             yield settings, cost
 
 
-def pool_settings(task: Task, outputs: tuple[int, ...]) -> Iterator[Candidate]:
+def pool_settings(
+    task: Task, outputs: tuple[int, ...], windows: tuple[int, ...] = (2, 3, 4, 5, 7, 8)
+) -> Iterator[Candidate]:
     """Yield settings of pools that give the axes of space these sizes, the usual ones first.
 
     Args:
         task: Its x is ``[n, space.., c]``.
         outputs: Sizes of the axes of space after it.
+        windows: Sizes of windows that are tried in any case.
     """
     lengths = task.x.shape[1:-1]
     known = task.said("how")
     methods = {"max": HOW[:1], "average": HOW[1:]}.get(known[0] if known else "", HOW)
     stated = [n for said in task.said("window") for n in (said if isinstance(said, tuple) else (said,))]
-    sizes = list(dict.fromkeys([n for n in stated if isinstance(n, int) and n > 0] + [2, 3, 4, 5, 7, 8]))
+    sizes = list(dict.fromkeys([n for n in stated if isinstance(n, int) and n > 0] + [*windows]))
     if all(length == 1 for length in outputs):
         for how in methods[:2]:
             yield _settings(how, [AxisWindow(n, n) for n in lengths]), 0.1 * HOW.index(how)
@@ -70,15 +73,15 @@ def pool_settings(task: Task, outputs: tuple[int, ...]) -> Iterator[Candidate]:
             [w for w in axis_windows(n, out, size, strides=strides) if 2 * max(w.low, w.high) <= size]
             for n, out in zip(lengths, outputs, strict=True)
         ]
-        for windows in itertools.islice(itertools.product(*options), 500):
-            if len({w.stride for w in windows}) > 1:
+        for chosen in itertools.islice(itertools.product(*options), 500):
+            if len({w.stride for w in chosen}) > 1:
                 continue
-            padded = any(w.low or w.high for w in windows)
+            padded = any(w.low or w.high for w in chosen)
             for how in methods:
                 if how == HOW[2] and not padded:
                     continue
-                lopsided = 0.1 * sum(w.low != w.high for w in windows)
-                yield _settings(how, list(windows)), 0.1 * HOW.index(how) + lopsided
+                lopsided = 0.1 * sum(w.low != w.high for w in chosen)
+                yield _settings(how, list(chosen)), 0.1 * HOW.index(how) + lopsided
 
 
 def _settings(how: str, windows: list[AxisWindow]) -> Settings:

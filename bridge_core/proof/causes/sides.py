@@ -12,7 +12,7 @@ from bridge_core.proof.causes.measures import comparable, relative_error, roundi
 from bridge_core.proof.causes.site import ModuleView, Site
 from bridge_core.state import Array
 
-__all__ = ["Side", "alignment", "both_sides", "unlike_weights"]
+__all__ = ["Side", "alignment", "both_sides", "inner_sites", "unlike_weights"]
 
 MAX_VALUES = 1 << 25
 """Arrays with more values are not looked at: 256 MiB in float64, and there are a few copies."""
@@ -91,6 +91,23 @@ def both_sides(site: Site) -> tuple[Side, Side] | None:
         Side(site.source, arrays[0], moved[0], names[0], dtypes, where, children[0]),
         Side(site.target, arrays[1], moved[1], names[1], dtypes, where, children[1]),
     )
+
+
+def inner_sites(site: Site) -> Iterator[Site]:
+    """Yield children whose inputs are equal and whose outputs have other sizes, as sites of their own."""
+    for place, (one, other) in enumerate(site.pairs):
+        first, second = site.source.children[one], site.target.children[other]
+        if first.children or second.children or (site.at is not None and place >= site.at):
+            continue
+        inputs = list(_paired(first.inputs, second.inputs))
+        outputs = list(_paired(first.outputs, second.outputs))
+        if not inputs or not all(_usable(a) and _usable(b) for _, a, b in [*inputs, *outputs]):
+            continue
+        equal = all(
+            alignment(_plain(a), _plain(b), max(10 * site.control, 1e-5)) is not None for _, a, b in inputs
+        )
+        if equal and any(sorted(a.shape) != sorted(b.shape) for _, a, b in outputs):
+            yield Site(first, second, control=site.control)
 
 
 def alignment(source: Array, target: Array, limit: float) -> tuple[int, ...] | None:

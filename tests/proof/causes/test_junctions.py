@@ -1,10 +1,12 @@
 """Causes in what is computed between layers, from the arrays of both sides."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from support.proof_sites import between, normal
+from support.proof_sites import between, layer, normal
 
 from bridge_core.proof.causes import find_causes
 
@@ -104,7 +106,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if i % 6 else []) for i, n in enumerate(CASES)]
+)
 def test_what_differs_between_layers_is_named(name):
     options, source, target, code = CASES[name]
     causes = find_causes(between(source=source, target=target, **options))
@@ -116,6 +120,7 @@ def test_what_differs_between_layers_is_named(name):
 MIRRORED = {"missing_residual": "extra_residual"}
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", CASES)
 def test_a_mistake_on_the_source_side_is_named_as_well(name):
     options, source, target, code = CASES[name]
@@ -123,6 +128,7 @@ def test_a_mistake_on_the_source_side_is_named_as_well(name):
     assert [cause.code for cause in causes] == [MIRRORED.get(code, code)]
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", CASES)
 def test_right_ports_and_noise_have_no_cause(name):
     options, source, _, _ = CASES[name]
@@ -146,3 +152,15 @@ def test_features_in_another_order_are_named_where_nothing_is_known():
     order = np.arange(12).reshape(3, 4).T.reshape(-1)
     (cause,) = find_causes(between(X, [(X, A)], noise, noise[..., order]))
     assert (cause.code, cause.target) == ("feature_order", "(4 3) instead of (3 4)")
+
+
+def test_a_child_that_returns_another_size_is_looked_at_by_itself():
+    source, target = pooled(MAPS, "max_pool2d", 2, 2), pooled(MAPS, "max_pool2d", 2, 1)
+    inner = layer(MAPS, source, target)
+    site = between(X, [(X, A)], flat(source), flat(target[:, ::2, 1::2]))
+    views = [
+        replace(view, children=(child, *view.children[1:]))
+        for view, child in ((site.source, inner.source), (site.target, inner.target))
+    ]
+    (cause,) = find_causes(replace(site, source=views[0], target=views[1]))
+    assert cause.code == "pool_stride"

@@ -201,7 +201,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if i % 6 else []) for i, n in enumerate(CASES)]
+)
 def test_the_setting_that_differs_is_named(name):
     x, source, target, options, code, value = CASES[name]
     causes = find_causes(layer(x, source, target, **options))
@@ -211,6 +213,7 @@ def test_the_setting_that_differs_is_named(name):
     assert "block.layer" in causes[0].mend
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", CASES)
 def test_a_mistake_on_the_source_side_is_named_as_well(name):
     x, source, target, options, code, value = CASES[name]
@@ -219,6 +222,7 @@ def test_a_mistake_on_the_source_side_is_named_as_well(name):
     assert value is None or cause.source == value
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", CASES)
 def test_right_layers_and_noise_have_no_cause(name):
     x, source, _, options, *_ = CASES[name]
