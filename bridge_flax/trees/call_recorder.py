@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,6 +113,12 @@ class CallRecorder:
         jax.effects_barrier()
         with_arrays = [call for call in self.calls if call.outputs]
         return tuple(sorted(with_arrays, key=lambda call: call.began))
+
+    def saw(self, paths: Iterable[Key]) -> bool:
+        """Return whether something was seen of each module, or is known to be out of sight."""
+        jax.effects_barrier()
+        known = {call.path for call in self.calls} | {*self.unseen}
+        return all(path in known for path in paths)
 
     def notes(self) -> tuple[str, ...]:
         """Return what could not be seen, for people."""

@@ -14,12 +14,14 @@ import flax.errors
 import flax.linen as nn
 import jax
 import numpy as np
+from flax.core import FrozenDict
 
 from bridge_core import FlatState, Key, StateMetadata
 from bridge_core.plugins import Inputs
 from bridge_core.state import ModuleInfo, VariableCollections, as_tensor
 from bridge_flax.layers import COLLECTIONS
 from bridge_flax.trees.call_recorder import CallRecorder
+from bridge_flax.trees.callbacks import fresh_traces
 from bridge_flax.trees.constants import with_constants
 from bridge_flax.trees.flatten import flatten
 from bridge_flax.trees.module_types import LinenRecorder
@@ -203,7 +205,8 @@ def _abstractly(function: Any, inputs: Inputs) -> Any:
         return original[0]
 
     try:
-        return _ordered(jax.eval_shape(on_shapes, arrays), original[0])
+        with fresh_traces():
+            return _ordered(jax.eval_shape(on_shapes, arrays), original[0])
     except _TRACING:
         result = on_shapes(arrays)
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), result)
@@ -213,7 +216,8 @@ def _ordered(tree: Any, like: Any) -> Any:
     """Return a tree with the order of names of another, which JAX has sorted."""
     if not isinstance(tree, Mapping) or not isinstance(like, Mapping):
         return tree
-    return type(tree)({name: _ordered(tree[name], like[name]) for name in like})
+    children = {name: _ordered(tree[name], like[name]) for name in like}
+    return FrozenDict(children) if isinstance(tree, FrozenDict) else children
 
 
 def _only_arrays(result: Any) -> Any:

@@ -16,6 +16,7 @@ from bridge_core.state import ModuleInfo, VariableCollections
 from bridge_flax.layers import COLLECTIONS
 from bridge_flax.templates import Template
 from bridge_flax.trees.arrays import to_abstract
+from bridge_flax.trees.callbacks import fresh_traces
 from bridge_flax.trees.flatten import flatten, state_of
 from bridge_flax.trees.module_types import LinenRecorder, nnx_modules
 from bridge_flax.trees.nnx_split import split
@@ -64,7 +65,9 @@ def _linen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         with nn.intercept_methods(recorder):
             return module.init(keys, *args, **kwargs)
 
-    return _linen_template(recorder, jax.eval_shape(init, shapes))
+    with fresh_traces():
+        abstract = jax.eval_shape(init, shapes)
+    return _linen_template(recorder, abstract)
 
 
 def _linen_template(recorder: LinenRecorder, tree: Any, *, own: bool = True) -> Template:

@@ -99,18 +99,26 @@ def _methods(classes: set[type]) -> Iterator[tuple[type, str, Any]]:
     owners = {base for kind in classes for base in kind.__mro__ if issubclass(base, nnx.Module)}
     for owner in owners - set(nnx.Module.__mro__):
         for name, function in list(vars(owner).items()):
-            if inspect.isfunction(function) and (name == "__call__" or not name.startswith("_")):
+            is_method = inspect.isfunction(function) or _is_transformed(function)
+            if is_method and (name == "__call__" or not name.startswith("_")):
                 yield owner, name, function
 
 
-def _recorded(function: Callable[..., Any], recorder: CallRecorder, thread: int) -> Callable[..., Any]:
+def _is_transformed(value: Any) -> bool:
+    """Return whether a class's attribute is a method that a transform has wrapped, as `nnx.jit` does."""
+    if isinstance(value, type | staticmethod | classmethod | property) or not callable(value):
+        return False
+    return hasattr(type(value), "__get__") and hasattr(value, "__wrapped__")
+
+
+def _recorded(function: Any, recorder: CallRecorder, thread: int) -> Callable[..., Any]:
     @functools.wraps(function)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         path = vars(self).get(_PATH) if threading.get_ident() == thread else None
         if path is None:
             return function(self, *args, **kwargs)
         kind = f"{type(self).__module__}.{type(self).__qualname__}"
-        return recorder.record(tuple(path), kind, functools.partial(function, self), args, kwargs)
+        return recorder.record(tuple(path), kind, function.__get__(self), args, kwargs)
 
     return method
 

@@ -30,15 +30,14 @@ _DRAWS = (torch.rand, torch.randn, torch.rand_like, torch.randn_like, torch.norm
 _BITS = (torch.Tensor.view,)
 """Functions with which models look at the bits of a number: their dtype is not replaced."""
 
-_aten = torch.ops.aten
 _RANDOM = frozenset(
     {
-        *(_aten.bernoulli, _aten.bernoulli_, _aten.native_dropout, _aten.rand, _aten.rand_like),
-        *(_aten.randn, _aten.randn_like, _aten.normal_, _aten.uniform_, _aten.normal, _aten.exponential_),
-        *(_aten.multinomial, _aten.poisson, _aten.geometric_, _aten.log_normal_, _aten.cauchy_),
-        *(_aten.rrelu_with_noise, _aten.binomial, _aten._standard_gamma),
+        *("bernoulli", "bernoulli_", "binomial", "cauchy_", "exponential_", "geometric_", "log_normal_"),
+        *("multinomial", "native_dropout", "normal", "normal_", "poisson", "rand", "rand_like", "randn"),
+        *("randn_like", "rrelu_with_noise", "_standard_gamma", "uniform_"),
     }
 )
+"""Names of operations that draw random numbers of floats."""
 
 
 @contextlib.contextmanager
@@ -96,13 +95,14 @@ class _SameDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func.overloadpacket not in _RANDOM:
+        name = func.overloadpacket.__name__
+        if name not in _RANDOM:
             return func(*args, **kwargs)
         narrow_args, narrow_kwargs = tree_map(self._narrow, (tuple(args), dict(kwargs)))
-        if func.overloadpacket in (_aten.rand, _aten.randn) and narrow_kwargs.get("dtype") is None:
+        if name in ("rand", "randn") and narrow_kwargs.get("dtype") is None:
             narrow_kwargs["dtype"] = self._default
         result = func(*narrow_args, **narrow_kwargs)
-        if func.overloadpacket.__name__.endswith("_"):
+        if name.endswith("_"):
             return args[0].copy_(result)
         return tree_map(_wider_tensor, result)
 

@@ -204,10 +204,9 @@ _READERS: Mapping[Any, _Reader] = {
     nn.EmbeddingBag: _EMBEDDING,
     nn.modules.dropout._DropoutNd: _DROPOUT,
     **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d), _POOLING),
-    **dict.fromkeys((nn.AvgPool3d, nn.LPPool1d, nn.LPPool2d, nn.LPPool3d), _POOLING),
+    **dict.fromkeys((nn.AvgPool3d, nn.modules.pooling._LPPoolNd), _POOLING),
     **dict.fromkeys((nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd), _SIZED),
     **dict.fromkeys((nn.modules.padding._ConstantPadNd, nn.modules.padding._ReflectionPadNd), _PADDING),
     **dict.fromkeys((nn.modules.padding._ReplicationPadNd, nn.modules.padding._CircularPadNd), _PADDING),
+    nn.RMSNorm: _Reader(("eps",), _rms_norm),
 }
-if hasattr(nn, "RMSNorm"):
-    _READERS = {**_READERS, nn.RMSNorm: _Reader(("eps",), _rms_norm)}

@@ -16,7 +16,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ["in_another_order"]
 
-_aten = torch.ops.aten
 _SEED = 20_240
 
 
@@ -41,7 +40,7 @@ class _Reordered(TorchDispatchMode):  # type: ignore[no-untyped-call]
         compute = _OPERATIONS.get(func)
         if compute is not None:
             return compute(func, *args, **kwargs)
-        if torch.is_inference_mode_enabled() and func._can_decompose():  # composite ones are undivided there
+        if torch.is_inference_mode_enabled():  # composite operations are undivided there
             with self:
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
@@ -217,30 +216,36 @@ def _has(names: list[str], name: str, args: Sequence[Any]) -> bool:
     return name in names and names.index(name) - 1 < len(args)
 
 
-_OPERATIONS: dict[Any, Callable[..., Any]] = {
-    _aten.mm.default: _product(1, 0),
-    _aten.addmm.default: _product(1, 0, at=1),
-    _aten.bmm.default: _product(2, 1),
-    _aten.baddbmm.default: _product(2, 1, at=1),
-    _aten.addbmm.default: _product(2, 1, at=1),
-    _aten.mv.default: _product(1, 0),
-    _aten.addmv.default: _product(1, 0, at=1),
-    _aten.dot.default: _product(0, 0),
-    _aten.convolution.default: _convolution,
-    _aten._scaled_dot_product_flash_attention_for_cpu.default: _attention,
-    _aten._trilinear.default: _trilinear,
-    _aten.native_layer_norm.default: _layer_norm,
-    _aten.native_group_norm.default: _group_norm,
-    _aten.native_batch_norm.default: _batch_norm,
-    _aten._softmax.default: _softmax,
-    _aten._safe_softmax.default: _softmax,
-    _aten._log_softmax.default: _softmax,
-    **dict.fromkeys(
-        (
-            *(_aten.sum.default, _aten.sum.dim_IntList, _aten.mean.default, _aten.mean.dim),
-            *(_aten.var.correction, _aten.std.correction, _aten.var_mean.correction),
-            *(_aten.std_mean.correction, _aten.logsumexp.default, _aten.linalg_vector_norm.default),
-        ),
-        _reduction,
-    ),
+_BY_NAME: dict[str, Callable[..., Any]] = {
+    "mm.default": _product(1, 0),
+    "addmm.default": _product(1, 0, at=1),
+    "bmm.default": _product(2, 1),
+    "baddbmm.default": _product(2, 1, at=1),
+    "addbmm.default": _product(2, 1, at=1),
+    "mv.default": _product(1, 0),
+    "addmv.default": _product(1, 0, at=1),
+    "dot.default": _product(0, 0),
+    "convolution.default": _convolution,
+    "_scaled_dot_product_flash_attention_for_cpu.default": _attention,
+    "_trilinear.default": _trilinear,
+    "native_layer_norm.default": _layer_norm,
+    "native_group_norm.default": _group_norm,
+    "native_batch_norm.default": _batch_norm,
+    **dict.fromkeys(("_softmax.default", "_safe_softmax.default", "_log_softmax.default"), _softmax),
+    **dict.fromkeys(("sum.default", "sum.dim_IntList", "mean.default", "mean.dim"), _reduction),
+    **dict.fromkeys(("var.correction", "std.correction", "var_mean.correction"), _reduction),
+    **dict.fromkeys(("std_mean.correction", "logsumexp.default", "linalg_vector_norm.default"), _reduction),
 }
+"""Operations by name and overload; some are newer than the oldest torch that is supported."""
+
+
+def _operations() -> dict[Any, Callable[..., Any]]:
+    operations = {}
+    for name, compute in _BY_NAME.items():
+        packet, _, overload = name.partition(".")
+        with contextlib.suppress(AttributeError):
+            operations[getattr(getattr(torch.ops.aten, packet), overload)] = compute
+    return operations
+
+
+_OPERATIONS = _operations()

@@ -20,7 +20,7 @@ from bridge_torch.torch_objects.tensors import to_numpy
 __all__ = ["as_argument", "named_arrays", "named_plain"]
 
 _PLAIN = (bool, int, float, complex, str)
-_DEEPEST = 12
+_DEEPEST = 64
 
 
 def as_argument(value: Any, floats: torch.dtype) -> Any:
@@ -45,12 +45,12 @@ def as_argument(value: Any, floats: torch.dtype) -> Any:
         return type(value)(*(as_argument(child, floats) for child in value))
     if isinstance(value, list | tuple) and type(value) in (list, tuple):
         return type(value)(as_argument(child, floats) for child in value)
-    if type(value) is dict:
-        return {name: as_argument(child, floats) for name, child in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value) if field.init]
         changes = {name: as_argument(getattr(value, name), floats) for name in names}
         return dataclasses.replace(value, **changes)
+    if isinstance(value, Mapping):
+        return {name: as_argument(child, floats) for name, child in value.items()}
     with contextlib.suppress(Exception):  # what cannot be copied is passed on itself
         return copy.deepcopy(value)
     return value
@@ -91,16 +91,22 @@ def named_plain(value: Any) -> dict[str, Any]:
 
 
 def _leaves(
-    value: Any, name: str = "", *, objects: bool = True, above: tuple[int, ...] = ()
+    value: Any,
+    name: str = "",
+    *,
+    objects: bool = True,
+    above: tuple[int, ...] = (),
+    searched: set[int] | None = None,
 ) -> Iterator[tuple[str, Any]]:
-    """Yield arrays and plain values with their names; objects are searched for arrays where asked for."""
+    """Yield arrays and plain values with their names; objects are searched for arrays, each one once."""
     if isinstance(value, (torch.Tensor, np.ndarray, *_PLAIN)):
         yield name, value
         return
     if value is None or id(value) in above or len(above) > _DEEPEST:
         return
+    searched = set() if searched is None else searched
     children: Iterator[tuple[Any, Any]]
-    searched = False
+    is_object = False
     if isinstance(value, Mapping):
         children = iter([*value.items()])
     elif isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -111,16 +117,17 @@ def _leaves(
         return
     elif dataclasses.is_dataclass(value):
         children = ((f.name, getattr(value, f.name, None)) for f in dataclasses.fields(value))
-    elif objects and hasattr(value, "__dict__"):
-        searched = True
+    elif objects and hasattr(value, "__dict__") and id(value) not in searched:
+        searched.add(id(value))
+        is_object = True
         children = ((n, child) for n, child in [*vars(value).items()] if not n.startswith("_"))
     else:
         return
     for part, child in children:
-        if searched and isinstance(child, _PLAIN):
+        if is_object and isinstance(child, _PLAIN):
             continue
         inner = f"{name}.{part}" if name else str(part)
-        yield from _leaves(child, inner, objects=objects, above=(*above, id(value)))
+        yield from _leaves(child, inner, objects=objects, above=(*above, id(value)), searched=searched)
 
 
 def _unused(name: str, taken: Mapping[str, Any]) -> str:

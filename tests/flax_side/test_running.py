@@ -342,6 +342,38 @@ def test_modules_of_nnx_are_seen_through_its_transforms():
     assert paths(calls) == ["", "stack", "stack", "shared", *[f"shared.{first}"] * 2, "shared.drop"]
 
 
+class Compiled(nnx.Module):
+    def __init__(self):
+        self.fc = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
+
+    @nnx.jit
+    def __call__(self, x):
+        return self.fc(x)
+
+
+CompiledDense = nn.jit(nn.Dense)
+
+
+class OfCompiled(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return CompiledDense(4, name="fc")(x)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [Compiled(), OfCompiled()], ids=["nnx", "linen"])
+def test_modules_in_functions_that_jax_has_compiled_before_are_seen(model):
+    weights = with_values(FLAX.model_weights(model, Inputs((ROWS,))))
+    run(model, weights=weights)
+    for precision in ("native", "native", "reordered", "float64"):
+        assert paths(run(model, weights=weights, trace=True, precision=precision).calls) == ["", "fc"]
+    bare = FlatState({key: weights[key] for key in weights}, layout="flax")
+    assert paths(run(model, weights=bare, trace=True).calls) == ["", "fc"]
+    assert (
+        weights.metadata.modules.keys() == FLAX.model_weights(model, Inputs((ROWS,))).metadata.modules.keys()
+    )
+
+
 def test_classes_are_restored_after_an_error_and_other_threads_are_not_recorded():
     class Failing(nnx.Module):
         def __init__(self):

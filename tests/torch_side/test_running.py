@@ -324,6 +324,26 @@ def test_outputs_are_named_by_their_place():
     assert [*run(Computing(compute, layer=nn.Linear(8, 8)), X).outputs] == names
 
 
+class Node:
+    """Each refers to two others, which are the same one."""
+
+    def __init__(self, depth, array):
+        self.left = self.right = Node(depth - 1, array) if depth else array
+
+
+def test_objects_are_searched_once():
+    model = Computing(lambda self, x: (Node(9, x), self.layer(x)), layer=nn.Linear(8, 8))
+    left = ".left" * 9
+    assert [*run(model, X).outputs] == [f"0{left}.left", f"0{left}.right", "1"]
+
+
+def test_mappings_are_inputs():
+    import collections
+
+    model = Computing(lambda self, batch: self.layer(batch["x"]), layer=nn.Linear(8, 8))
+    assert run(model, collections.UserDict(x=X), trace=True).calls[0].inputs.keys() == {"0.x"}
+
+
 def test_two_entries_of_one_name_are_both_there():
     compute = lambda self, x: {"a.b": self.layer(x), "a": {"b": x}}  # noqa: E731
     assert [*run(Computing(compute, layer=nn.Linear(8, 8)), X).outputs] == ["a.b", "a.b#2"]
