@@ -1,7 +1,7 @@
 """A small encoder and a small decoder: their sizes, their mistakes, and what each mistake must be called.
 
 `proof_transformers_torch`, `proof_transformers_linen` and `proof_transformers_nnx` have the models. Each
-takes ``mistake=``, a name of `ENCODER_MISTAKES` or `DECODER_MISTAKES`; without it, all of them compute the same.
+takes ``mistake=``, a name of `ENCODER_MISTAKES` or `DECODER_MISTAKES`; without it, all compute the same.
 """
 
 from dataclasses import dataclass
