@@ -17,7 +17,13 @@ SOME = [
     ("decoder", "kv_tile", "target"),
     ("nnx", "window", "target"),
 ]
-EACH = [(kind, mistake, side) for kind in KINDS for mistake in KINDS[kind] for side in ("source", "target")]
+EACH = [
+    (kind, mistake, side)
+    for kind in KINDS
+    for mistake in KINDS[kind]
+    for side in ("source", "target")
+    if (mistake, side) != ("untied", "target")  # a tied source gives the target's own head the same values
+]
 
 
 def proof(kind, mistake=None, side="target"):
