@@ -1,7 +1,7 @@
 """A small encoder and a small decoder: their sizes, their mistakes, and what each mistake must be called.
 
-`proof_transformers_torch`, `proof_transformers_linen` and `proof_transformers_nnx` have the models. Each takes
-``mistake=``, a name of `ENCODER_MISTAKES` or `DECODER_MISTAKES`; without it, all of them compute the same.
+`proof_transformers_torch`, `proof_transformers_linen` and `proof_transformers_nnx` have the models. Each
+takes ``mistake=``, a name of `ENCODER_MISTAKES` or `DECODER_MISTAKES`; without it, all compute the same.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class EncoderSizes:
 
 @dataclass(frozen=True)
 class DecoderSizes:
-    """Llama's and Gemma's kind: rotary embeddings, grouped heads, RMS norms with ``1 +``, a gated MLP, a window."""
+    """Llama's and Gemma's kind: rotary, grouped heads, RMS norms with ``1 +``, a gated MLP, a window."""
 
     vocabulary: int = 37
     width: int = 24
@@ -113,7 +113,7 @@ DECODER_MISTAKES = {
     "untied": "other_weight",
     "final_norm_missing": "norm_place",
 }
-"""The same of the decoder; of mistakes that need grouped heads, ``DecoderSizes.kv_heads`` must be over one."""
+"""The same of the decoder."""
 
 
 def encoder_inputs(sizes=ENCODER, batch=2, length=9, seed=0):

@@ -7,7 +7,9 @@ import pytest
 from support.attention_sites import attention_site, layer_site
 
 from bridge_core.proof.causes.attention import attention_causes
-from bridge_core.proof.causes.attention_core import Form
+from bridge_core.proof.causes.attention_core import Form, attend
+from bridge_core.proof.causes.attention_parts import attention_parts
+from bridge_core.proof.causes.attention_recovered import probabilities
 from bridge_core.proof.causes.rotary import Rotary
 
 ENCODER = Form(4, 4, scale=8**-0.5)
@@ -41,7 +43,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("mistaken", ["source", "target"])
+@pytest.mark.parametrize("mistaken", [pytest.param("source", marks=pytest.mark.slow), "target"])
 @pytest.mark.parametrize("code", CHANGES)
 def test_one_change_of_a_decoder_is_named_on_either_side(code, mistaken):
     wrong = replace(DECODER, **CHANGES[code])
@@ -76,6 +78,7 @@ def test_numbers_that_nobody_lists_are_fitted():
     assert (theta.code, theta.target) == ("rotary_theta", "777")
 
 
+@pytest.mark.slow
 def test_two_changes_are_both_named():
     wrong = replace(DECODER, scale=1.0, window=3)
 
@@ -99,9 +102,6 @@ def test_a_softmax_in_a_narrower_dtype_is_named():
 
 def test_dropped_probabilities_are_named_with_their_share():
     site = attention_site(DECODER, DECODER, head_dim=12)
-    from bridge_core.proof.causes.attention_parts import attention_parts
-    from bridge_core.proof.causes.attention_recovered import probabilities
-
     right = replace(DECODER, rotary=Rotary(size=12), scale=12**-0.5)
     parts, _, _ = attention_parts(site)
     weights = probabilities(parts, right)
@@ -123,9 +123,6 @@ def test_a_mask_that_no_form_has_is_read_from_the_probabilities():
     seen |= np.eye(11, dtype=bool)
     plain = Form(2, 2, scale=16**-0.5)
     site = attention_site(plain, plain, head_dim=16)
-    from bridge_core.proof.causes.attention_core import attend
-    from bridge_core.proof.causes.attention_parts import attention_parts
-
     parts, _, _ = attention_parts(site)
     masked = replace(parts, masks={"odd": seen.astype(float)}, cache={})
     outputs = [attend(parts, plain), attend(masked, replace(plain, masks=(("odd", "keep"),)))]
@@ -187,6 +184,7 @@ def test_equal_outputs_name_nothing():
     assert codes(attention_site(one, replace(one, groups="tile"))) == []
 
 
+@pytest.mark.slow
 def test_noise_names_nothing():
     r = np.random.default_rng(0)
     noise = [r.normal(size=(2, 11, 32)).astype(np.float32) for _ in range(2)]
@@ -194,6 +192,7 @@ def test_noise_names_nothing():
     assert codes(attention_site(ENCODER, ENCODER, outputs=noise)) == []
 
 
+@pytest.mark.slow
 def test_a_target_that_computes_something_else_is_called_unknown():
     noise = np.random.default_rng(0).normal(size=(2, 11, 32)).astype(np.float32)
     right = np.asarray(attention_site(DECODER, DECODER).source.children[3].inputs["0"])
