@@ -12,11 +12,13 @@ if TYPE_CHECKING:
         running as running,
     )
     from bridge_core.proof.causes import Cause as Cause
+    from bridge_core.proof.matching import Matching as Matching, match as match
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         {
             "causes": "Cause",
+            "matching": "Matching match",
         },
         packages="causes differences matching running",
     )

@@ -1,6 +1,6 @@
 """Pairs of models with their true partners, with unlike names, and what headers determine of them.
 
-The ceiling is computed without the matcher: a leaf is determined if no automorphism of its tree moves it, where
+The ceiling is computed without the matcher: a leaf is determined if no automorphism of its tree moves it;
 siblings are alike if all below them has the same shapes, and numbered siblings keep their order.
 """
 
@@ -21,7 +21,7 @@ from bridge_core.proof.matching import Matching
 from bridge_core.proof.matching.match_states import match_states
 from bridge_core.state import Key, StateMetadata
 
-__all__ = ["MatchPair", "Score", "determined", "encoder", "random_pair", "score", "shapes_only", "zoo_pairs"]
+__all__ = ["MatchPair", "Score", "determined", "encoder", "score", "shapes_only", "zoo_pairs"]
 
 _NUMBER = re.compile(r"(.*?)(\d+)")
 _LETTERS = "bcdfghjklmnpqrstvwxz"
@@ -174,7 +174,9 @@ def score(pair: MatchPair, side: str = "", *, seed: int = 0, check: bool = True)
         if not set(one.sources) <= truth.get(target_key, frozenset())
     ]
     for choice in matching.choices:
-        found = {(one.sources, one.targets) for o in choice.options for p in o.pairs for one in p.leaf_pairs()}
+        found = {
+            (one.sources, one.targets) for o in choice.options for p in o.pairs for one in p.leaf_pairs()
+        }
         if choice.is_orientation and len({one for one, _ in found}) == len(found):
             keys |= {key for one, _ in found for key in one}
     due = {ours[key] for key in _due(pair)}
@@ -249,27 +251,13 @@ def encoder(layers: int = 3, width: int = 8, hidden: int = 32, words: int = 50) 
     return MatchPair("encoder", shapes_only(ours, "torch"), shapes_only(theirs, "flax"), truth)
 
 
-def random_pair(seed: int) -> MatchPair | None:
-    """Return a random tree of layers on both sides; None where one side cannot have it."""
-    import bridge_core
-    from support.random_models import draw_model
-    from support.random_layers import Numbers
-
-    model = draw_model(Numbers(seed)) if isinstance(Numbers, type) else draw_model(seed)
-    if not model.has_flax:
-        return None
-    module = model.torch_module()
-    source = bridge_core.conversion.state_of(module, bridge_core.plugins.default_registry())
-    target = bridge_core.conversion.state_of(model.flax_tree(), bridge_core.plugins.default_registry(), layout="flax")
-    return _planned(f"random {seed}", module, source, target)
-
-
 def zoo_pairs(names: tuple[str, ...] | None = None, *, fast: bool = True) -> Iterator[MatchPair]:
     """Yield pairs of transformers' classes, with the truth by the adapter's own plan."""
+    from zoo import harness, seq2seq, speech, text, vision
+
     import bridge_core
     from ckptbridge_transformers import flax_template
     from ckptbridge_transformers.families import rules_for
-    from zoo import harness, seq2seq, speech, text, vision
 
     registry = bridge_core.plugins.default_registry()
     for case in (*text.CASES, *seq2seq.CASES, *vision.CASES, *speech.CASES):

@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from bridge_core.state import FlatState, Key, TensorSpec, VariableCollections
 
@@ -178,8 +179,7 @@ def _node(text: str, below: object, known: dict[_Signature, int]) -> tuple[Node,
     if isinstance(below, dict):
         children, signature = _folded(below, known)
         return Node(text, children=children), signature
-    spec, collection = below  # type: ignore[misc]
-    assert isinstance(spec, TensorSpec)
+    spec, collection = cast("tuple[TensorSpec, str]", below)
     kind = spec.dtype.kind
     sort = kind if kind in "iub" else "f"
     signature = known.setdefault((tuple(spec.shape), sort, collection), len(known))

@@ -95,7 +95,10 @@ def _of_layout(registry: Registry, layout: str) -> tuple[tuple[Way, ...], Mappin
             )
     if layout == "neutral":
         for kind in registry.kinds.values():
-            leaves.extend(Way(kind.name, role, axes, source_leaf=role.rpartition(".")[2]) for role, axes in kind.leaves.items())
+            leaves.extend(
+                Way(kind.name, role, axes, source_leaf=role.rpartition(".")[2])
+                for role, axes in kind.leaves.items()
+            )
     return tuple(leaves), dict(framework.collections) if framework is not None else {}
 
 
