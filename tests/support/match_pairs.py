@@ -21,7 +21,7 @@ from bridge_core.proof.matching import Matching
 from bridge_core.proof.matching.match_states import match_states
 from bridge_core.state import Key, StateMetadata
 
-__all__ = ["MatchPair", "Score", "determined", "encoder", "score", "shapes_only", "zoo_pairs"]
+__all__ = ["MatchPair", "Score", "determined", "encoder", "random_pair", "score", "shapes_only", "zoo_pairs"]
 
 _NUMBER = re.compile(r"(.*?)(\d+)")
 _LETTERS = "bcdfghjklmnpqrstvwxz"
@@ -249,6 +249,40 @@ def encoder(layers: int = 3, width: int = 8, hidden: int = 32, words: int = 50) 
         linear(f"{block}.output.dense", hidden, width)
         norm(f"{block}.output.LayerNorm")
     return MatchPair("encoder", shapes_only(ours, "torch"), shapes_only(theirs, "flax"), truth)
+
+
+def random_pair(seed: int) -> MatchPair | None:
+    """Return a random tree of layers as both frameworks hold it; None where Flax has none of a layer.
+
+    Values are distinct in the whole model, so they show which tensors belong together.
+    """
+    from support.random_models import draw_model
+
+    model = draw_model(np.random.default_rng(seed), odd=False)
+    if not model.has_flax:
+        return None
+    ours = {tuple(name.split(".")): array for name, array in model.torch_state().items()}
+    theirs = dict(_flat(model.flax_tree(), ()))
+    owner: dict[float, set[Key]] = {}
+    for key, array in ours.items():
+        for value in np.ravel(array):
+            owner.setdefault(float(value), set()).add(key)
+    truth = {
+        key: frozenset(one for value in np.ravel(array) for one in owner.get(float(value), ()))
+        for key, array in theirs.items()
+    }
+    kinds = ", ".join(place.layer.kind for place in model.places)
+    return MatchPair(
+        f"random {seed} ({kinds})", shapes_only(ours, "torch"), shapes_only(theirs, "flax"), truth
+    )
+
+
+def _flat(tree: Any, above: Key) -> Iterator[tuple[Key, Any]]:
+    for name, below in tree.items():
+        if isinstance(below, Mapping):
+            yield from _flat(below, (*above, name))
+        else:
+            yield (*above, name), below
 
 
 def zoo_pairs(names: tuple[str, ...] | None = None, *, fast: bool = True) -> Iterator[MatchPair]:

@@ -107,7 +107,12 @@ def _side(state: FlatState, what: str, registry: Registry) -> Side:
         )
     framework = registry.frameworks.get(state.layout)
     leaves = framework.collections if framework is not None else {}
-    return fold(state, state.layout, VariableCollections.of_state(state, state.layout, leaves))
+    known = {
+        leaf.parts[-1]
+        for transform in registry.checked_transforms_of.get(state.layout, ())
+        for leaf in transform.leaves
+    }
+    return fold(state, state.layout, VariableCollections.of_state(state, state.layout, leaves), known)
 
 
 class _Result:

@@ -174,8 +174,8 @@ class PatternWriter:
         relations = flat_relations(ours, theirs) if alignment.flat else relations_of(ours, theirs, alignment)
         bounds = self._axes_bounds(draft, relations) if relations is not None else None
         if (relations is None or bounds is None) and alignment.pairs:
-            for one in _split(draft, form, alignment):
-                yield from self._with_axes(*one)
+            for part in _split(draft, form, alignment):
+                yield from self._with_axes(*part)
             return
         if relations is None or bounds is None:
             for one in keys:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from math import prod
 
 from bridge_core.proof.matching.assignment import components, possible_pairs
-from bridge_core.proof.matching.folding import Node, NodePath
+from bridge_core.proof.matching.folding import Node, NodePath, texts_of
 from bridge_core.proof.matching.items import (
     divided,
     equal_counts,
@@ -30,6 +30,9 @@ from bridge_core.proof.matching.outcome import DraftChoice, Outcome
 from bridge_core.proof.matching.profiles import Profiles
 
 __all__ = ["Pools"]
+
+_LARGEST_LAYER = 12
+"""How many leaves a layer has at most, on both sides together."""
 
 
 class Pools:
@@ -263,10 +266,23 @@ class Pools:
                 return Outcome(ours=[ours], theirs=[theirs], misfits=1)
             why = replace(draft, reason=reason, confidence=min(confidence, draft.confidence))
             return Outcome(drafts=[why], usual=draft.usual)
-        inner = self.match(inside_of(ours), inside_of(theirs))
+        if self._is_nested_layer(ours, theirs):
+            inner = self.match(leaf_paths(ours), leaf_paths(theirs))
+        else:
+            inner = self.match(inside_of(ours), inside_of(theirs))
         for draft_number, draft in enumerate(inner.drafts):
             inner.drafts[draft_number] = replace(draft, confidence=min(confidence, draft.confidence))
         return inner
+
+    def _is_nested_layer(self, *paths: NodePath) -> bool:
+        """Return whether a side names a layer that frameworks nest in other ways, such as a weight norm.
+
+        Its magnitude and its bias have one size, and either may be the one that stands outside.
+        """
+        texts = [next(texts_of(leaf)) for path in paths for leaf in leaf_paths(path)]
+        return len(texts) <= _LARGEST_LAYER and any(
+            text.endswith(self._evidence.ways.nested) for text in texts
+        )
 
     def _group(self, ours: list[NodePath], theirs: list[NodePath]) -> Outcome:
         if len(ours) == 1:

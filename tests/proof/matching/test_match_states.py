@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from support.errors import refused
-from support.match_pairs import encoder, score, shapes_only, zoo_pairs
+from support.match_pairs import encoder, random_pair, score, shapes_only, zoo_pairs
 
 from bridge_core import FlatState, UsageError, convert, load_rules, open_state, save_state
-from bridge_core.proof.matching import match
+from bridge_core.proof.matching import match, settle
 from bridge_core.proof.matching.match_states import match_states
 
 SIDES = ("", "source", "target")
@@ -179,6 +179,48 @@ def test_a_side_that_is_not_given_is_refused():
 def test_time_grows_with_patterns_and_not_with_layers():
     found = score(encoder(layers=60), check=False)
     assert len(found.matching.pairs) == len(score(encoder(layers=2), check=False).matching.pairs)
+
+
+def test_a_weight_norm_is_nested_in_other_ways():
+    found = [score(random_pair(10), side) for side in SIDES]
+    assert not [one.wrong for one in found if one.wrong]
+
+
+def test_choices_that_are_settled_become_rules():
+    source, target = pair_of(
+        {"a.q.weight": (4, 5), "a.k.weight": (4, 5)}, {"a.one.kernel": (5, 4), "a.two.kernel": (5, 4)}
+    )
+    matching = match_states(source, target)
+    (choice,) = matching.choices
+    chosen = [choice.options_of("a.q.weight")[0]]
+    half = settle(matching, {0: chosen}, source=source, target=target, reason="by content")
+    assert len(half.pairs) == 1
+    assert len(half.choices) == 1
+    rest = half.choices[0].options
+    whole = settle(half, {0: rest}, source=source, target=target, reason="by content")
+    assert whole.complete, whole.problems
+    assert "# by content (confidence 1.00)" in whole.rules_text
+    with refused(UsageError, "not an option", hint="choice.options"):
+        settle(half, {0: chosen}, source=source, target=target, reason="")
+    with refused(UsageError, "twice", hint="one option"):
+        settle(matching, {0: choice.options[::2]}, source=source, target=target, reason="")
+
+
+def check_random(seeds):
+    pairs = [pair for pair in map(random_pair, seeds) if pair is not None]
+    found = [score(pair, side, seed=seed) for seed, pair in enumerate(pairs) for side in SIDES]
+    assert not [(one.name, one.wrong) for one in found if one.wrong]
+    assert not [(one.name, one.problems) for one in found if one.problems]
+
+
+@pytest.mark.slow
+def test_some_random_models():
+    check_random(range(10))
+
+
+@pytest.mark.zoo
+def test_random_models():
+    check_random(range(10, 110))
 
 
 @pytest.mark.zoo
