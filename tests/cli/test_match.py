@@ -31,7 +31,7 @@ def test_it_writes_the_rules_once(files):
     text = (files / "rules.toml").read_text()
     assert "[[rule]]" in text
     again = run(*args)
-    assert again.exit_code == 2
+    assert again.exit_code == 1
     assert "rules.toml" in again.stderr
     assert run(*args, "--overwrite").exit_code == 0
     assert run(files / "a.safetensors", "--like", files / "b.msgpack").stdout == text
