@@ -23,7 +23,11 @@ def dropped(x, run):
 
 
 def block(eps=1e-5, act=relu, join=np.add, width=8):
-    inner = {"norm": Norm(width, eps), "up": Linear(width, 12), "act": Function(act, {"activation": act.__name__})}
+    inner = {
+        "norm": Norm(width, eps),
+        "up": Linear(width, 12),
+        "act": Function(act, {"activation": act.__name__}),
+    }
     return Container({**inner, "down": Linear(12, width)}, join)
 
 
@@ -75,7 +79,9 @@ def test_a_small_mistake_is_never_equal():
     for eps in (1.1e-5, 1e-4):
         done = proof(model("torch"), model("flax", changed=(0, {"eps": eps})))
         assert done.equal == (done.error <= done.control)
-        assert done.equal is False or done.error_in_float64 > 1e-10 and any("float64" in n for n in done.notes)
+        assert (
+            done.equal is False or done.error_in_float64 > 1e-10 and any("float64" in n for n in done.notes)
+        )
     assert not done.equal
 
 
@@ -177,7 +183,12 @@ def test_settings_without_a_run():
     done = proof(model("torch"), model("flax", changed=(1, {"eps": 1e-2})), run=False)
     assert not done.equal and not done.ran and done.outputs is None
     (only,) = done.settings
-    assert (only.source, only.name, only.source_value, only.target_value) == ("block1.norm", "eps", "1e-05", "0.01")
+    assert (only.source, only.name, only.source_value, only.target_value) == (
+        "block1.norm",
+        "eps",
+        "1e-05",
+        "0.01",
+    )
     check_document("prove", done.to_json())
     same = proof(model("torch"), model("flax"), run=False)
     assert same.equal
