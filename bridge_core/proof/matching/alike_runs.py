@@ -136,10 +136,10 @@ class AlikeRuns:
         registry: Registry,
         seed: int,
     ) -> AlikeRuns | str:
-        """Return the runs of both models as they are, or why there are none.
+        """Return the runs of both models, or why there are none.
 
         Args:
-            matching: What is settled and what is open.
+            matching: The rules so far, and the choices.
             source: The source's model.
             target: The target's model.
             registry: The plugins.
@@ -217,13 +217,13 @@ class AlikeRuns:
             known = [(option, self._error_of(option, changed, run)) for option in options]
             if any(error is None for _, error in known):
                 return Verdict(why=f"the options of {source} could not be tried")
-            found = [option for option, error in known if error is not None and error <= self.limit]
+            fitting = [option for option, error in known if error is not None and error <= self.limit]
             errors.update((id(option), error) for option, error in known if error is not None)
             if any(self.limit < errors[id(option)] <= _CLEAR * self.limit for option in options):
                 is_faint = True
                 why.append(f"the outputs hardly depend on what becomes of {source}")
                 continue
-            equal[source] = found
+            equal[source] = fitting
         targets = [option.target for found in equal.values() for option in found]
         chosen = [found[0] for found in equal.values() if len(found) == 1]
         chosen = [option for option in chosen if targets.count(option.target) == 1]
