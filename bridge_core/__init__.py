@@ -100,6 +100,7 @@ if TYPE_CHECKING:
         hookimpl as hookimpl,
     )
     from bridge_core.proof import (
+        match as match,
         prove as prove,
     )
     from bridge_core.rules import (
@@ -145,7 +146,7 @@ else:
             "layers": "LayerKind LayerTransform Leaf",
             "plan": "Plan Step",
             "plugins": "Checkpoint default_registry Framework Guidance hookimpl Library Registry",
-            "proof": "prove",
+            "proof": "match prove",
             "rules": "load_rules Rule",
             "state": (
                 "ArrayTensor as_key as_state FileTensor FlatState join_key Key split_name "

@@ -14,12 +14,10 @@ if TYPE_CHECKING:
     from bridge_core.conversion import Report
     from bridge_core.resolve import TreeNames
     from bridge_core.state import FlatState, RecordedRule
-    from bridge_core.transfer import Comparison, Difference
 
 T = TypeVar("T")
 
 __all__ = [
-    "comparison_lines",
     "convert_lines",
     "exactness",
     "in_natural_order",
@@ -219,52 +217,6 @@ def exactness(exact: bool, unclaimed: Iterable[Key] = ()) -> str:
     if not exact:
         return "exact: no, the source cannot be restored bit for bit" + (f"; {copied}" if copied else "")
     return f"exact: yes, bytes exact; {copied}" if copied else "exact: yes"
-
-
-def comparison_lines(comparison: Comparison, left: str, right: str) -> list[str]:
-    """Return a comparison's differences, and a line with the totals."""
-    compared = f"{count(comparison.tensors, 'tensor')}, {size_text(comparison.total_bytes)} compared"
-    rest = _not_compared(comparison)
-    if comparison.equal:
-        return [f"equal: {compared}", *rest]
-    lines = folded(map(join_key, comparison.only_left), indent="< ")
-    lines += folded(map(join_key, comparison.only_right), indent="> ")
-    named = ((join_key(difference.key), difference) for difference in comparison.differing)
-    for name, differences in runs(named, lambda d: (d.left, d.right, d.elements is None)):
-        lines.append(f"! {name}: {_difference_text(differences, left, right)}")
-    totals = [
-        f"{len(keys)} only in {where}"
-        for keys, where in ((comparison.only_left, left), (comparison.only_right, right))
-        if keys
-    ]
-    if comparison.differing:
-        totals.append(f"{len(comparison.differing)} differ")
-    return [*lines, f"different: {', '.join(totals)}; {compared}", *rest]
-
-
-def _not_compared(comparison: Comparison) -> list[str]:
-    """Return the tensors that a plan leaves out on either side, and its notes."""
-    lines: list[str] = []
-    for title, names in (
-        ("left out", [f"{entry['name']} ({entry['reason']})" for entry in comparison.left_out]),
-        ("left unfilled", [join_key(key) for key in comparison.unfilled]),
-    ):
-        if names:
-            lines += [f"{title}:", *folded(names)]
-    return [*lines, *(f"note: {note}" for note in comparison.notes)]
-
-
-def _difference_text(differences: Sequence[Difference], left: str, right: str) -> str:
-    first, number = differences[0], len(differences)
-    times = f"  x{number}" if number > 1 else ""
-    if first.elements is None:
-        if first.left == first.right:
-            return f"the {first.left} values stored in the metadata differ{times}"
-        return f"{first.left} in {left}, {first.right} in {right}{times}"
-    elements = sum(d.elements or 0 for d in differences)
-    gaps = [d.largest for d in differences if d.largest is not None]
-    largest = f", by at most {max(gaps):.6g}" if gaps else ""
-    return f"{count(elements, 'element')} of {first.left} differ{largest}{times}"
 
 
 def plugin_lines(document: Mapping[str, Any]) -> list[str]:

@@ -48,6 +48,7 @@ def verify(
     step: int | None = None,
     registry: Registry | None = None,
     progress: Callable[[Progress], None] | None = None,
+    examine: Callable[[FlatState, FlatState, Comparison], None] | None = None,
 ) -> Comparison:
     """Compare a destination bit for bit with what the plan makes of the source.
 
@@ -73,6 +74,8 @@ def verify(
         step: The step of the source, as in `plan_conversion`.
         registry: As in `plan_conversion`.
         progress: Called as bytes are compared.
+        examine: Called if they differ, with what the plan gives, the destination and their comparison, while
+            both are open; such as for `bridge_core.proof.name_differences`.
 
     Returns:
         The differences; none means that the destination holds the source's weights.
@@ -113,7 +116,10 @@ def verify(
             more = guidance_of_file(src, source, options, registry)
             if more is not None:
                 state, plan = _planned(source, options, more, registry)
-        compared = compare_states(plan.apply(state), result, progress=progress)
+        given = plan.apply(state)
+        compared = compare_states(given, result, progress=progress)
+        if examine is not None and not compared.equal:
+            examine(given, result, compared)
         return replace(
             compared,
             unfilled=plan.allowed_missing,

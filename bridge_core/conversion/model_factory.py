@@ -19,7 +19,7 @@ _RETURN = "Correct the function; it is called without arguments and should retur
 
 
 def load_factory(name: str, argument: str = "model", returned: str = "a model") -> Any:
-    """Import and call ``PKG.MOD:FACTORY``; a name that is a model already is returned uncalled.
+    """Import and call ``PKG.MOD:FACTORY``; a name of a model itself is returned uncalled.
 
     Args:
         name: The module and the function.

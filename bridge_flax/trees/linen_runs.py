@@ -195,16 +195,25 @@ def _abstractly(function: Any, inputs: Inputs) -> Any:
     args, kwargs = as_inputs(inputs, wide=False)
     leaves, structure = jax.tree.flatten((args, kwargs))
     arrays = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)}
+    original: list[Any] = []
 
     def on_shapes(arrays: dict[int, Any]) -> Any:
         args, kwargs = jax.tree.unflatten(structure, [arrays.get(i, leaf) for i, leaf in enumerate(leaves)])
-        return _only_arrays(function(args, kwargs))
+        original[:] = [_only_arrays(function(args, kwargs))]
+        return original[0]
 
     try:
-        return jax.eval_shape(on_shapes, arrays)
+        return _ordered(jax.eval_shape(on_shapes, arrays), original[0])
     except _TRACING:
         result = on_shapes(arrays)
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), result)
+
+
+def _ordered(tree: Any, like: Any) -> Any:
+    """Return a tree with the order of names of another, which JAX has sorted."""
+    if not isinstance(tree, Mapping) or not isinstance(like, Mapping):
+        return tree
+    return type(tree)({name: _ordered(tree[name], like[name]) for name in like})
 
 
 def _only_arrays(result: Any) -> Any:

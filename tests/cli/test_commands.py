@@ -360,11 +360,15 @@ class TestDiff:
         assert result.code == 1
         *lines, summary = result.out.splitlines()
         assert summary.startswith("different: 1 only in A, 1 only in B, 3 differ; 5 tensors, ")
-        assert lines == [
+        assert [line.partition(" (error ")[0] for line in lines] == [
+            "3 tensors differ: 1 as if shifted by 1, as 1 + scale is of scale; 1 as if shifted by 2; "
+            "1 in no way that is known",
             "< layers.0.fc.bias",
             "> new",
-            "! layers.{0..1}.fc.weight: 48 elements of float32[4, 6] differ, by at most 2  x2",
+            "! layers.0.fc.weight: 24 elements of float32[4, 6] differ, by at most 1, as if shifted by 1, "
+            "as 1 + scale is of scale",
             "! layers.1.fc.bias: float32[4] in A, float32[5] in B",
+            "! layers.1.fc.weight: 24 elements of float32[4, 6] differ, by at most 2, as if shifted by 2",
         ]
 
     def test_json_stays_json_where_values_are_not_finite(self, tmp_path):

@@ -82,10 +82,14 @@ def test_different(prove, tmp_path):
     assert [one["name"] for one in document["settings"]] == ["eps"]
     page = Tags()
     page.feed((tmp_path / "proof.html").read_text())
-    assert not page.open and not page.links
-    assert {"svg", "table", "style"} <= page.seen and "script" not in page.seen
+    assert not page.open
+    assert not page.links
+    assert {"svg", "table", "style"} <= page.seen
+    assert "script" not in page.seen
     text = prove("eps").stdout
-    assert text.startswith("different: ") and "target: ln" in text and "rounding explains" in text
+    assert text.startswith("different: ")
+    assert "target: ln" in text
+    assert "rounding explains" in text
 
 
 def test_between_modules(prove):
@@ -100,10 +104,9 @@ def test_without_a_run(prove):
     assert prove("slope", "--no-run").exit_code == 0  # it is in the code, and in no setting
 
 
-@pytest.mark.parametrize(
-    ("model", "named"), [("nothing", "None"), ("text", "a str"), ("gone", "'gone'")]
-)
+@pytest.mark.parametrize(("model", "named"), [("nothing", "None"), ("text", "a str"), ("gone", "'gone'")])
 def test_usage(prove, model, named):
     done = prove(model)
     assert done.exit_code == 2
-    assert named in done.stderr and f"--model" in done.stderr
+    assert named in done.stderr
+    assert "--model" in done.stderr

@@ -46,7 +46,7 @@ def test_the_adapter_reads_settings():
     assert isinstance(FLAX, ReadsSettings)
 
 
-@pytest.mark.parametrize("make", ["linen", "nnx"])
+@pytest.mark.parametrize("make", ["linen", pytest.param("nnx", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "options",
     [
@@ -94,6 +94,7 @@ def test_same_stays_where_it_depends_on_the_size():
     assert (settings["padding"], settings["stride"]) == ("SAME", (2, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["SAME", "VALID", 1, ((2, 0),)])
 @pytest.mark.parametrize(
     ("window", "stride", "dilation"), [(3, 2, 1), (4, 2, 1), (2, 3, 1), (3, 2, 2), (5, 1, 1)]

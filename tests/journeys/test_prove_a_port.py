@@ -22,4 +22,6 @@ def test_every_block_runs_in_order(tmp_path, monkeypatch):
     finally:
         sys.modules.pop("mynet", None)
     page = (tmp_path / "proof.html").read_text()
-    assert "blocks_0.norm" in page and "<svg" in page and "http" not in page.replace("http-equiv", "")
+    assert "blocks_0.norm" in page
+    assert "<svg" in page
+    assert "http" not in page.replace("http-equiv", "")

@@ -1,4 +1,4 @@
-"""Two tiny frameworks in numpy, whose models run, show their modules and their settings, without torch or JAX.
+"""Two tiny frameworks in numpy, whose models run and show their modules and settings.
 
 A model is a list of modules, each a name, a function and arrays. The first framework stores a linear weight
 as ``(out, in)``, the second as ``(in, out)``: the transforms of torch and Flax, under their names.
@@ -21,7 +21,7 @@ __all__ = ["Container", "Function", "Linear", "Norm", "ToyModel", "toy_registry"
 
 @dataclass
 class Linear:
-    """A linear layer with a weight of shape ``(out, in)`` in the first framework, ``(in, out)`` in the second."""
+    """A linear layer: ``weight`` of shape ``(out, in)``, or ``kernel`` of shape ``(in, out)``."""
 
     into: int
     out: int
@@ -140,7 +140,9 @@ class ToyFramework:
                 modules[path] = ModuleInfo((kind,), {}, tuple(leaves))
         if model.constants:
             tensors |= {(name,): value for name, value in model.constants.items()}
-            modules[()] = ModuleInfo(("toy.Model",), {"constants": tuple(model.constants)}, tuple(model.constants))
+            modules[()] = ModuleInfo(
+                ("toy.Model",), {"constants": tuple(model.constants)}, tuple(model.constants)
+            )
         return FlatState(tensors, layout=self.name, metadata=StateMetadata(modules=modules))
 
     def run_model(
@@ -184,11 +186,11 @@ class ToyFramework:
         return out
 
     def model_settings(self, model: ToyModel, inputs: Inputs | None = None) -> dict[Any, ModuleSettings]:
-        found = {}
+        settings = {}
         for path, module in _modules(model.body):
             values = {"eps": module.eps} if isinstance(module, Norm) else getattr(module, "settings", {})
-            found[path] = ModuleSettings(f"toy.{type(module).__name__}", values)
-        return found
+            settings[path] = ModuleSettings(f"toy.{type(module).__name__}", values)
+        return settings
 
 
 def _modules(body: Container, path: tuple[str, ...] = ()) -> Any:

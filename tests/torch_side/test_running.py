@@ -179,8 +179,9 @@ def test_scripted_modules_run_with_a_note(precision):
     np.testing.assert_allclose(result.outputs[""], expected, atol=1e-5)
     assert paths(result) == ["", "0"]
     assert "0.0" in result.notes[0]
-    whole = run(inner, X, trace=True)
-    assert paths(whole) == [""]
+    assert paths(run(inner, X, trace=True)) == [""]
+    assert not torch.nn.modules.module._global_forward_hooks
+    assert not torch.nn.modules.module._global_forward_pre_hooks
 
 
 @pytest.mark.parametrize(
@@ -201,7 +202,29 @@ def test_normed_weights_are_computed_from_the_given_ones(wrap, precision):
     assert result.calls[1].type == "torch.nn.modules.linear.Linear"
 
 
-def test_what_is_no_weight_is_copied():
+def test_tensors_in_attributes_are_float64_too():
+    model = Computing(lambda self, x: x @ self.tables["a"][0], layer=nn.Linear(8, 8))
+    model.tables = {"a": [torch.ones(8, 8), nn.Parameter(torch.ones(2))]}
+    assert run(model, X, precision="float64").outputs[""].dtype == np.float64
+    assert model.tables["a"][0].dtype == torch.float32
+
+
+def test_a_weight_of_another_shape_or_kind_is_named():
+    model = nn.Linear(8, 8)
+    weights = FRAMEWORK.state(model)
+    arrays = {key: weights[key] for key in weights}
+    with refused(UsageError, "[8]", "[1, 8]", key=("bias",)):
+        run(model, X, weights=weights.replace(tensors={**arrays, ("bias",): arrays["bias",][None]}))
+    with refused(UsageError, "float32", "int32", key=("bias",)):
+        run(model, X, weights=weights.replace(tensors={**arrays, ("bias",): np.ones(8, np.int32)}))
+    with refused(UsageError, "does not have", "biass", hint="bias", key=("biass",)):
+        run(model, X, weights=weights.replace(tensors={**arrays, ("biass",): np.ones(8)}))
+    with refused(UsageError, "do not have bias", hint="biass", key=("bias",)):
+        tensors = {("weight",): arrays["weight",], ("biass",): np.ones(8)}
+        run(model, X, weights=weights.replace(tensors=tensors))
+
+
+def test_what_is_not_a_weight_is_copied():
     model = nn.Linear(8, 8)
     model.register_buffer("shift", torch.ones(8), persistent=False)
     model.table, model.derived = [torch.ones(8)], model.weight * 2
@@ -425,6 +448,7 @@ def test_layers_with_a_fast_path_call_their_modules(masked):
     result = run(model, X, named=named, trace=True)
     assert {"layers.0.self_attn", "layers.1.linear2"} <= {*paths(result)}
     assert result.notes == ()
+    assert np.array_equal(run(model, X, named=named).outputs[""], result.outputs[""])
 
 
 @pytest.mark.slow  # torch's compiler is imported

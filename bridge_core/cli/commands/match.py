@@ -19,7 +19,7 @@ from bridge_core.cli.options import (
 from bridge_core.cli.terminal import aside, complain, print_json, say
 
 if TYPE_CHECKING:
-    from bridge_core.proof.matching import Matching
+    from bridge_core.proof import Matching
 
 __all__ = ["match"]
 
@@ -65,7 +65,7 @@ def match(src: str | None, output: Path | None, overwrite: bool, as_json: bool, 
     A rule is written only where every assignment that fits has it. What names and shapes cannot tell stays
     in the file as a comment with its candidates. Exit code 0: complete; 1: something is left open.
     """
-    from bridge_core.proof.matching import match as match_checkpoints
+    from bridge_core.proof import match as match_checkpoints
 
     with aside():
         matching = match_checkpoints(src, **asked)

@@ -60,21 +60,21 @@ _ERF = np.frompyfunc(math.erf, 1, 1)
 
 
 def _gelu(x: Array) -> Array:
-    return 0.5 * x * (1 + _erf(x / math.sqrt(2)))
+    return np.asarray(0.5 * x * (1 + _erf(x / math.sqrt(2))))
 
 
 def _gelu_tanh(x: Array) -> Array:
-    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
 
 
 def _softmax(x: Array, axis: int = -1) -> Array:
     powers = np.exp(x - np.max(x, axis=axis, keepdims=True))
-    return powers / np.sum(powers, axis=axis, keepdims=True)
+    return np.asarray(powers / np.sum(powers, axis=axis, keepdims=True))
 
 
 def _log_softmax(x: Array, axis: int = -1) -> Array:
     moved = x - np.max(x, axis=axis, keepdims=True)
-    return moved - np.log(np.sum(np.exp(moved), axis=axis, keepdims=True))
+    return np.asarray(moved - np.log(np.sum(np.exp(moved), axis=axis, keepdims=True)))
 
 
 _SELU = (1.0507009873554805, 1.6732632423543772)

@@ -112,8 +112,8 @@ def _recovered(
         return
     if source_known:
         yield Cause(
-            "attention",
-            f"The source's attention is identified ({described(known)}); the target's is none of the known forms.",
+            "other_computation",
+            f"The source's attention is known ({described(known)}), the target's is none of the known forms.",
             described(known),
             "unknown",
             without,

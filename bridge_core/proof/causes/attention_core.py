@@ -43,11 +43,12 @@ class Form:
     Args:
         heads: Number of heads of queries.
         kv_heads: Number of heads of keys and values.
-        splits: How the numbers of query, key and value become heads: ``"h d"``, ``"d h"``, or ``"h t d"`` for a
-            reshape that takes the axes of heads and positions in the wrong order.
+        splits: How the numbers of query, key and value become heads: ``"h d"``, ``"d h"``, or ``"h t d"`` for
+            a reshape that takes the axes of heads and positions in the wrong order.
         merge: The same for the heads' outputs.
-        groups: Whether heads that share a key are neighbours (``"repeat"``) or far from each other (``"tile"``).
+        groups: Whether heads that share a key are neighbours (``"repeat"``) or not (``"tile"``).
         roles: Which projections are used as query, key and value.
+        exchanged: Whether queries and keys are exchanged after the rotation.
         fused: How one projection holds all three.
         rotary: How queries and keys are rotated; None if they are not.
         scale: What logits are multiplied by.
@@ -73,6 +74,7 @@ class Form:
     merge: str = "h d"
     groups: str = "repeat"
     roles: str = "qkv"
+    exchanged: bool = False
     fused: str = "3 h d"
     rotary: Rotary | None = None
     scale: float = 1.0
@@ -96,8 +98,8 @@ class Parts:
     """What both sides computed alike before their attention, and what they may use in it.
 
     Args:
-        projected: ``"q"``, ``"k"``, ``"v"`` (or ``"qkv"``, or ``"q"`` and ``"kv"``) -> float64 ``(batch, length, n)``.
-            Instead ``"x q"``, ``"x k"``, ``"x v"``, the inputs of the projections in ``weights``.
+        projected: ``"q"``, ``"k"``, ``"v"`` (or ``"qkv"``, or ``"q"`` and ``"kv"``) -> float64
+            ``(batch, length, n)``. Instead ``"x q"`` etc., the inputs of the projections in ``weights``.
         weights: Weights of an attention that is one layer, by neutral leaf names.
         masks: Name -> 0 or 1 as float64 ``(batch or 1, heads or 1, queries or 1, keys)``.
         biases: Name -> the same shape, added to logits.
@@ -149,7 +151,7 @@ def _mixed(parts: Parts, form: Form, rows: Array | None) -> Array | None:
     if computed is None:
         return None
     logits, values = computed
-    heads, queries, keys = logits.shape[1:]
+    queries, keys = logits.shape[2:]
     places = np.arange(queries) if rows is None else rows
     dtype, steps = form.rounding or ("", ())
 
@@ -167,6 +169,7 @@ def _mixed(parts: Parts, form: Form, rows: Array | None) -> Array | None:
         logits = logits + added
     if form.late_scale:
         logits = logits * form.scale
+    axis = {"keys": -1, "queries": -2, "heads": 1}[form.axis]
     seen = diagonal(places, keys, form.causal, form.window)
     afterwards = None
     for name, use in form.masks:
@@ -186,7 +189,7 @@ def _mixed(parts: Parts, form: Form, rows: Array | None) -> Array | None:
     empty = None
     if seen is not None:
         seen = np.broadcast_to(seen, np.broadcast_shapes(seen.shape, logits.shape))
-        empty = ~seen.any(-1, keepdims=True)
+        empty = ~seen.any(axis, keepdims=True)
         if form.fill is not None:
             how, value = form.fill
             logits = np.where(seen, logits, value if how == "set" else logits + value)
@@ -195,7 +198,7 @@ def _mixed(parts: Parts, form: Form, rows: Array | None) -> Array | None:
             logits = np.where(empty, nothing, np.where(seen, logits, -np.inf))
         else:
             logits = np.where(seen, logits, -np.inf)
-    weights = _softmax(after("masked", logits), {"keys": -1, "queries": -2, "heads": 1}[form.axis], after)
+    weights = _softmax(logits, axis, after)
     if empty is not None and form.empty == "zero":
         weights = np.where(empty, 0, weights)
     if afterwards is not None:
@@ -213,7 +216,7 @@ def _softmax(logits: Array, axis: int, after: Any) -> Array:
 
 
 def _fits(array: Array, shape: tuple[int, ...]) -> bool:
-    """Return whether a mask or a bias has the sizes of logits, of which a few queries may have been computed."""
+    """Return whether a mask or a bias has the sizes of logits, in all axes but that of queries."""
     return array.shape[0] in (1, shape[0]) and array.shape[1] in (1, shape[1]) and array.shape[3] == shape[3]
 
 
@@ -240,8 +243,8 @@ def _logits(parts: Parts, form: Form, rows: Array | None) -> tuple[Array, Array]
     """Return logits before they are scaled ``(batch, heads, queries, keys)``, and values of each head."""
     rounds = form.rounding if form.rounding and "inputs" in form.rounding[1] else None
     key = (
-        form.heads, form.kv_heads, form.splits, form.groups, form.roles, form.fused, form.rotary, rounds,
-        form.changes, form.sequence, None if rows is None else rows.tobytes(),
+        form.heads, form.kv_heads, form.splits, form.groups, form.roles, form.exchanged, form.fused,
+        form.rotary, rounds, form.changes, form.sequence, None if rows is None else rows.tobytes(),
     )  # fmt: skip
     if key in parts.cache:
         result: tuple[Array, Array] | None = parts.cache[key]
@@ -270,7 +273,7 @@ def _new_logits(
         return None
     if form.rotary is not None:
         for name in form.rotary.on:
-            turned = rotated(queries if name == "q" else keys, form.rotary, parts.given)
+            turned = rotated(queries if name == "q" else keys, form.rotary, parts.given, queries=name == "q")
             if turned is None:
                 return None
             if name == "q":
@@ -282,7 +285,13 @@ def _new_logits(
         keys, values = (_shared(x, times, form.groups) for x in (keys, values))
     if dtype is not None:
         queries, keys = rounded_to(queries, dtype), rounded_to(keys, dtype)
+    if form.exchanged:
+        queries, keys = keys, queries
+    if queries.shape[2] != form.heads or queries.shape[0] != keys.shape[0]:
+        return None
     if rows is not None:
+        if rows[-1] >= queries.shape[1]:
+            return None
         queries = queries[:, rows]
     return queries.transpose(0, 2, 1, 3) @ keys.transpose(0, 2, 3, 1), values.transpose(0, 2, 1, 3)
 

@@ -43,7 +43,16 @@ def form_differences(source: Form, target: Form, parts: Parts) -> Iterator[Diffe
         yield Difference(
             "head_count", "The number of heads", _counts(source), _counts(target), f"use {_counts(source)}"
         )
-    for code, name, what, text in _PLAIN:
+    plain = [one for one in _PLAIN if one[1] not in ("splits", "merge")]
+    if _ordered(source) and _ordered(target):
+        if source.merge != target.merge:
+            a, b = _ORDERS[source.merge], _ORDERS[target.merge]
+            yield Difference(
+                "head_order", "The order of the numbers of heads", a, b, f"reshape to {a}, and back"
+            )
+    else:
+        plain = list(_PLAIN)
+    for code, name, what, text in plain:
         a, b = getattr(source, name), getattr(target, name)
         if a != b and not (name == "scale" and _scale_follows(source, target)):
             yield Difference(code, what, text(a), text(b), f"use {text(a)}")
@@ -149,6 +158,11 @@ def described(form: Form) -> str:
     return ", ".join(pieces)
 
 
+def _ordered(form: Form) -> bool:
+    """Return whether projections are split as the heads' outputs are joined."""
+    return set(form.splits) == {form.merge}
+
+
 def _scale_follows(source: Form, target: Form) -> bool:
     """Return whether the scale differs only because the number of heads does."""
     return source.heads != target.heads
@@ -244,8 +258,22 @@ def _text(x: Any) -> str:
 _PLAIN: tuple[tuple[str, str, str, Callable[[Any], str]], ...] = (
     ("head_order", "splits", "The axes into which projections are split", _splits),
     ("head_order", "merge", "The axes that are joined after the heads", _ORDERS.__getitem__),
-    ("kv_groups", "groups", "How heads share keys and values", {"repeat": "each key's heads are neighbours (repeat)", "tile": "each key's heads are far from each other (tile)"}.__getitem__),
+    (
+        "kv_groups",
+        "groups",
+        "How heads share keys and values",
+        {
+            "repeat": "each key's heads are neighbours (repeat)",
+            "tile": "each key's heads are far from each other (tile)",
+        }.__getitem__,
+    ),
     ("projection_roles", "roles", "The projections used as query, key, value", _roles),
+    (
+        "projection_roles",
+        "exchanged",
+        "Queries and keys",
+        {False: "as projected", True: "exchanged"}.__getitem__,
+    ),
     ("fused_order", "fused", "How one projection holds query, key and value", _FUSED.__getitem__),
     ("attention_scale", "scale", "The scale of the logits", _number),
     ("attention_softcap", "softcap", "The cap of the logits", _number),
@@ -253,9 +281,14 @@ _PLAIN: tuple[tuple[str, str, str, Callable[[Any], str]], ...] = (
     ("window", "window", "The window of keys that a query sees, itself included", _text),
     ("mask_value", "fill", "What masked logits become", _fill),
     ("mask_value", "empty", "What a query gets that may see nothing", _EMPTY.__getitem__),
-    ("bias_scale", "late_scale", "When logits are scaled", lambda x: "after biases are added" if x else "before biases are added"),
+    (
+        "bias_scale",
+        "late_scale",
+        "When logits are scaled",
+        lambda x: "after biases are added" if x else "before biases are added",
+    ),
     ("batch_axis", "sequence", "The axis of positions", _text),
-)  # fmt: skip
+)
 _ROTARY: tuple[tuple[str, str, str, Callable[[Any], str]], ...] = (
     ("rotary_layout", "layout", "Which numbers are turned together", _text),
     ("rotary_theta", "theta", "The base theta of the rotary embedding", _number),
@@ -263,10 +296,21 @@ _ROTARY: tuple[tuple[str, str, str, Callable[[Any], str]], ...] = (
     ("rotary_theta", "divisor", "What the exponents of theta are divided by", _text),
     ("rotary_theta", "step", "The step of the exponents of theta", _text),
     ("position_offset", "offset", "The position of the first token in the rotary embedding", _number),
+    ("position_offset", "ahead", "The positions of queries less those of keys", _number),
     ("position_scale", "factor", "What positions are multiplied by in the rotary embedding", _number),
     ("rotary_sign", "sign", "The direction of the rotation", {1: "as usual", -1: "reversed"}.__getitem__),
     ("rotary_sign", "exchanged", "Cosine and sine", {False: "as usual", True: "exchanged"}.__getitem__),
-    ("rotary_inputs", "on", "What is rotated", {"qk": "queries and keys", "q": "queries only", "k": "keys only"}.__getitem__),
-    ("positions", "positions", "The positions of the rotary embedding", lambda x: "0, 1, 2 ..." if x is None else f"those of {x!r}"),
+    (
+        "rotary_inputs",
+        "on",
+        "What is rotated",
+        {"qk": "queries and keys", "q": "queries only", "k": "keys only"}.__getitem__,
+    ),
+    (
+        "positions",
+        "positions",
+        "The positions of the rotary embedding",
+        lambda x: "0, 1, 2 ..." if x is None else f"those of {x!r}",
+    ),
     ("rotary_theta", "table", "The tables of the rotary embedding", _text),
-)  # fmt: skip
+)

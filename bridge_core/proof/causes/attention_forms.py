@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import permutations, product
+from typing import Any
 
 from bridge_core.proof.causes.attention_core import Buckets, Form, Parts
 from bridge_core.proof.causes.attention_layout import FUSED, LEAVES
-from bridge_core.proof.causes.rotary import THETAS, Rotary
+from bridge_core.proof.causes.rotary import LAYOUTS, THETAS, Rotary
 
 __all__ = ["Hints", "changed_forms", "usual_forms"]
 
@@ -86,7 +87,7 @@ def usual_forms(parts: Parts, hints: Hints) -> Iterator[Form]:
     fused = FUSED if hints.fused else FUSED[:3] if hints.paired else FUSED[:1]
     layouts = [(h, g, f) for h, g in counts for f in fused if f != "g 3 d" or g < h]
     masks = list(_usual_masks(parts, hints))
-    ranked = []
+    ranked: list[tuple[Any, ...]] = []
     for n, (heads, kv_heads, how) in enumerate(layouts):
         head_dim = hints.head_dim(heads, kv_heads)
         rotaries = list(_usual_rotary(parts, hints, head_dim))
@@ -108,7 +109,7 @@ def _usual_masks(parts: Parts, hints: Hints) -> Iterator[Form]:
     """Yield forms that differ in what is seen."""
     plain = Form(1, 1)
     causal = replace(plain, causal=0)
-    biased = [(name,) for name in parts.biases]
+    biased: list[tuple[str, ...]] = [(name,) for name in parts.biases]
     biased += [(a, b) for a in parts.biases for b in parts.biases if a < b]
     relative: list[Form] = []
     for name in parts.buckets:
@@ -141,15 +142,15 @@ def _usual_masks(parts: Parts, hints: Hints) -> Iterator[Form]:
 def _usual_rotary(parts: Parts, hints: Hints, head_dim: int) -> Iterator[Rotary | None]:
     tables = [name for name, value in parts.given.items() if isinstance(value, tuple)]
     for table in tables:
-        for layout in ("halves", "interleaved"):
-            yield Rotary(layout=layout, theta=None, table=table)  # type: ignore[arg-type]
+        for layout in LAYOUTS:
+            yield Rotary(layout=layout, theta=None, table=table)
     yield None
     thetas = tuple(dict.fromkeys((*hints.thetas, *THETAS[:3])))
     for theta in thetas:
         for size in (head_dim, head_dim // 2, head_dim // 4):
             if size >= 2 and size % 2 == 0:
-                for layout in ("halves", "interleaved"):
-                    yield Rotary(layout=layout, theta=theta, size=size)  # type: ignore[arg-type]
+                for layout in LAYOUTS:
+                    yield Rotary(layout=layout, theta=theta, size=size)
 
 
 def _scales(hints: Hints, heads: int, head_dim: int) -> list[float]:
@@ -164,12 +165,12 @@ def changed_forms(form: Form, parts: Parts, hints: Hints) -> Iterator[Form]:
     yield from _changed_masks(form, parts, hints)
     if form.rotary is None:
         for table in (name for name, value in parts.given.items() if isinstance(value, tuple)):
-            for layout in ("halves", "interleaved"):
-                yield replace(form, rotary=Rotary(layout=layout, theta=None, table=table))  # type: ignore[arg-type]
+            for layout in LAYOUTS:
+                yield replace(form, rotary=Rotary(layout=layout, theta=None, table=table))
         for theta in dict.fromkeys((*hints.thetas, *THETAS[:4])):
             for size in (head_dim, head_dim // 2, head_dim // 4):
-                for layout in ("halves", "interleaved"):
-                    yield replace(form, rotary=Rotary(layout=layout, theta=theta, size=size))  # type: ignore[arg-type]
+                for layout in LAYOUTS:
+                    yield replace(form, rotary=Rotary(layout=layout, theta=theta, size=size))
     else:
         for rotary in _changed_rotary(form.rotary, parts, hints, head_dim):
             yield replace(form, rotary=rotary)
@@ -255,6 +256,8 @@ def _changed_rotary(rotary: Rotary, parts: Parts, hints: Hints, head_dim: int) -
         yield replace(rotary, theta=theta)
     for offset in (0, 1, -1, 2, -2, -hints.length, 1 - hints.length):
         yield replace(rotary, offset=offset)
+    for ahead in (0, 1, -1, 2, hints.keys - hints.length):
+        yield replace(rotary, ahead=ahead)
     for name, value in parts.given.items():
         if not isinstance(value, tuple):
             yield replace(rotary, positions=name)
@@ -282,6 +285,8 @@ def _changed_layout(form: Form, hints: Hints) -> Iterator[Form]:
             splits = list(form.splits)
             splits[place] = order
             yield replace(form, splits=(splits[0], splits[1], splits[2]))
+    if hints.length == hints.keys:
+        yield replace(form, exchanged=not form.exchanged)
     for roles in permutations("qkv"):
         yield replace(form, roles="".join(roles))
     if hints.fused or hints.paired:

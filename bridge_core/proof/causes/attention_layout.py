@@ -43,7 +43,7 @@ def merged(x: Array, merge: str) -> Array:
 def separated(
     projected: Mapping[str, Array], weights: Mapping[str, Array], form: Form
 ) -> tuple[Array, ...] | None:
-    """Return what is used as query, key and value, each ``(batch, length, n)``; None if it does not divide."""
+    """Return what is used as query, key and value, ``(batch, length, n)``; None if it does not divide."""
     if "x q" in projected:
         arrays = {name: _project(projected["x " + name], weights, name, form.changes) for name in "qkv"}
     elif "qkv" in projected:
@@ -52,10 +52,10 @@ def separated(
             return None
         arrays = dict(zip("qkv", pieces, strict=True))
     elif "kv" in projected:
-        pieces = _pairs(projected["kv"], form)
-        if pieces is None:
+        halves = _pairs(projected["kv"], form)
+        if halves is None:
             return None
-        arrays = {"q": projected["q"], "k": pieces[0], "v": pieces[1]}
+        arrays = {"q": projected["q"], "k": halves[0], "v": halves[1]}
     else:
         arrays = dict(projected)
     result = tuple(arrays[name] for name in form.roles)

@@ -25,11 +25,11 @@ _LARGEST = 1 << 24
 _ROLES = {
     "qkv": "qkv wqkv c_attn in_proj query_key_value qkv_proj to_qkv attn_qkv qkv_einsum w_qkv",
     "kv": "kv to_kv kv_proj c_kv kv_einsum key_value wkv",
-    "q": "q query q_proj wq to_q q_lin query_proj q_einsum query_layer linear_q q_linear queries attn_q c_q w_q",
-    "k": "k key k_proj wk to_k k_lin key_proj k_einsum key_layer linear_k k_linear keys attn_k c_k w_k",
-    "v": "v value v_proj wv to_v v_lin value_proj v_einsum value_layer linear_v v_linear values attn_v c_v w_v",
-    "o": "o out o_proj out_proj wo to_out out_lin c_proj dense proj attn_vec attn_vec_einsum linear_out output "
-    "o_linear out_linear attention_output attn_out projection w_o resid_proj output_proj",
+    "q": "q query q_proj wq to_q q_lin query_proj q_einsum query_layer linear_q q_linear queries c_q w_q",
+    "k": "k key k_proj wk to_k k_lin key_proj k_einsum key_layer linear_k k_linear keys c_k w_k",
+    "v": "v value v_proj wv to_v v_lin value_proj v_einsum value_layer linear_v v_linear values c_v w_v",
+    "o": "o out o_proj out_proj wo to_out out_lin c_proj dense proj attn_vec attn_vec_einsum linear_out"
+    " output o_linear out_linear attention_output attn_out projection w_o resid_proj output_proj",
 }
 _ROLE_OF = {name: role for role, names in _ROLES.items() for name in names.split()}
 _NORM = re.compile(r"norm|(^|_)ln(_|$)", re.IGNORECASE)
@@ -42,8 +42,10 @@ def attention_parts(site: Site) -> tuple[Parts, Hints, tuple[Recorded, Recorded]
         return _whole_layer(site, layer)
     before = None if site.at is None else site.pairs[site.at]
     views = (
-        _named(site.source, None if before is None else before[0]),
-        _named(site.target, None if before is None else before[1]),
+        _named(site.source, None if before is None else before[0], frozenset(one for one, _ in site.pairs)),
+        _named(
+            site.target, None if before is None else before[1], frozenset(other for _, other in site.pairs)
+        ),
     )
     chosen = [_projections(site, roles, own) for own, roles in enumerate(views)]
     found = max(chosen, key=len) if any(chosen) else {}
@@ -108,22 +110,21 @@ def _name(view: ModuleView) -> str:
     return str(view.path[-1]) if view.path else view.type.rpartition(".")[2]
 
 
-def _named(view: ModuleView, before: int | None) -> dict[str, ModuleView]:
-    """Return the children that are projections, by role; those before one child, and inside others."""
+def _named(view: ModuleView, before: int | None, paired: frozenset[int]) -> dict[str, ModuleView]:
+    """Return the children that are projections, by role: those before one child, and inside unpaired ones."""
     children = view.children if before is None else view.children[: before + 1]
     result: dict[str, ModuleView] = {}
     for child in children:
-        name = _name(child).lower()
-        role = _ROLE_OF.get(name)
+        role = _ROLE_OF.get(_name(child).lower())
         if role is not None:
             result.setdefault(role, child)
     if not any(role in result for role in ("q", "qkv")):
-        for child in children:
-            inner = _named(child, None) if child.children and not _NORM.search(_name(child)) else {}
-            for role, found in inner.items():
-                result.setdefault(role, found)
+        for place, child in enumerate(children):
+            if child.children and place not in paired:
+                for role, found in _named(child, None, frozenset()).items():
+                    result.setdefault(role, found)
     linear = [c for c in children if c.kind == "linear" or "kernel" in c.neutral]
-    if "q" not in result and "qkv" not in result and len(linear) in (3, 4):
+    if not any(role in result for role in ("q", "qkv")) and len(linear) in (3, 4):
         result.update(zip("qkvo", linear, strict=False))
     return result
 
@@ -302,9 +303,9 @@ def _with_masks(
     biases = dict(biases_among(real, batch, queries, keys))
     given: dict[str, Any] = dict(tables_among(arrays, batch, queries))
     for name, array in real.items():
-        if array.dtype.kind in "iu" and array.shape in ((batch, queries), (1, queries), (queries,)):
-            if 1 < array.max() < 10 * queries and array.min() >= -queries:
-                given[name] = array.reshape(-1, queries).astype(np.float64)
+        fits = array.dtype.kind in "iu" and array.shape in ((batch, queries), (1, queries), (queries,))
+        if fits and 1 < array.max() < 10 * queries and array.min() >= -queries:
+            given[name] = array.reshape(-1, queries).astype(np.float64)
     width = {name: a.shape[-1] for name, a in projected.items()}
     if weights:
         width = {role: weights[f"{leaf}.kernel"].shape[1] for role, leaf in _LEAVES}

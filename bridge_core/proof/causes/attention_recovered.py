@@ -65,17 +65,19 @@ def rounded_form(parts: Parts, form: Form, recorded: Recorded) -> tuple[Form, fl
 
 def dropped_share(parts: Parts, form: Form, recorded: Recorded) -> Dropped | None:
     """Return what was dropped of a form's probabilities; None if that does not explain what was recorded."""
-    solved = _solved(parts, form, recorded)
-    if solved is None:
+    expected = probabilities(parts, form)
+    if expected is None:
         return None
-    found, expected = solved
-    visible = expected > 1e-3
-    zero = visible & (np.abs(found) < 1e-3 * expected.max())
+    found = _solved(parts, form, recorded, expected > 0)
+    if found is None:
+        return None
+    visible = np.isfinite(found) & (expected > 1e-3)
+    zero = visible & (np.abs(np.where(visible, found, 1)) < 1e-4 * expected)
     grown = found[visible & ~zero] / expected[visible & ~zero]
     if not zero.any() or not grown.size:
         return None
     growth = float(np.median(grown))
-    if growth < 1.005 or not np.allclose(grown, growth, rtol=2e-2):
+    if growth < 1.005 or not np.allclose(grown, growth, rtol=1e-2):
         return None
     return Dropped(1 - 1 / growth, int(zero.sum()))
 
@@ -90,42 +92,50 @@ def masked_form(parts: Parts, form: Form, recorded: Recorded, name: str) -> tupl
         name: The name of the mask.
     """
     open_form = replace(form, causal=None, window=None, masks=(), biases=(), fill=None)
-    for base in (open_form, replace(open_form, biases=form.biases)):
-        solved = _solved(parts, base, recorded)
-        if solved is None:
-            continue
-        seen = np.abs(solved[0]) > 1e-4
-        if seen.all() or not seen.any(-1).all():
-            continue
+    expected = probabilities(parts, open_form)
+    if expected is None:
+        return None
+    found = _solved(parts, open_form, recorded, np.ones(expected.shape, bool))
+    if found is None or not np.isfinite(found).all():
+        return None
+    seen = np.abs(found) > 1e-4 * expected
+    if seen.all() or not seen.any(-1).all():
+        return None
+    for biases in ((), form.biases):
         masked = replace(parts, masks={**parts.masks, name: seen.astype(float)})
-        found = replace(base, masks=((name, "keep"),))
-        if error(masked, found, recorded) <= recorded.limit:
-            return masked, found
+        with_mask = replace(open_form, biases=biases, masks=((name, "keep"),))
+        if error(masked, with_mask, recorded) <= recorded.limit:
+            return masked, with_mask
     return None
 
 
-def _solved(parts: Parts, form: Form, recorded: Recorded) -> tuple[Array, Array] | None:
-    """Return probabilities solved for, and those of the form, ``(batch, heads, queries, keys)``."""
+def _solved(parts: Parts, form: Form, recorded: Recorded, visible: Array) -> Array | None:
+    """Return probabilities solved for, ``(batch, heads, queries, keys)``.
+
+    They are zero where keys are not visible, and NaN for a query that sees more keys than a head has numbers.
+    """
     values = _values(parts, form)
     wanted = _before_projection(recorded)
     if values is None or wanted is None or form.sequence == 0 or form.merge == "h t d":
         return None
-    batch, keys, heads, size = values.shape
+    _, keys, heads, size = values.shape
     outputs = split_heads(wanted, heads, form.merge)
-    if outputs is None or outputs.shape[-1] != size or keys > size:
+    if outputs is None or outputs.shape[-1] != size or visible.shape[-1] != keys or visible.size > _MOST:
         return None
-    queries = outputs.shape[1]
-    if batch * heads * queries * keys > _MOST:
-        return None
-    by_head = values.transpose(0, 2, 1, 3)
-    found = outputs.transpose(0, 2, 1, 3) @ np.linalg.pinv(by_head)
-    rebuilt = (found @ by_head).transpose(0, 2, 1, 3)
-    if np.abs(rebuilt - outputs).max() > 10 * recorded.limit * np.abs(outputs).max():
-        return None
-    if np.linalg.cond(by_head).max() > 1e4:
-        return None
-    expected = probabilities(parts, form)
-    return None if expected is None else (found, expected)
+    outputs = outputs.transpose(0, 2, 1, 3)
+    solvable = visible.sum(-1) <= size
+    found = np.full(visible.shape, np.nan)
+    for place in zip(*np.nonzero(solvable), strict=True):
+        batch, head, _ = place
+        some = visible[place]
+        matrix = values[batch, some, head].T
+        if not some.any() or np.linalg.cond(matrix) > 1e4:
+            continue
+        solution = np.linalg.lstsq(matrix, outputs[place], rcond=None)[0]
+        if np.abs(matrix @ solution - outputs[place]).max() <= 10 * recorded.limit * np.abs(outputs).max():
+            found[place] = 0
+            found[(*place, some)] = solution
+    return found if np.isfinite(found).any() else None
 
 
 def _values(parts: Parts, form: Form) -> Array | None:
@@ -152,7 +162,7 @@ def _before_projection(recorded: Recorded) -> Array | None:
 
 
 def probabilities(parts: Parts, form: Form) -> Array | None:
-    """Return a form's probabilities ``(batch, heads, queries, keys)``: its output where values are unit vectors."""
+    """Return a form's probabilities, ``(batch, heads, queries, keys)``: its output for unit vectors."""
     layout = replace(form, splits=("h d", "h d", "h d"), merge="h d")
     arrays = separated(parts.projected, parts.weights, form)
     if arrays is None:

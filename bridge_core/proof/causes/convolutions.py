@@ -53,10 +53,10 @@ def _candidates(task: Task) -> Iterator[Candidate]:
     if kernel.shape[-1] != observed.shape[-1]:
         return
     places = [probe_positions(length) for length in observed.shape[1:-1]]
-    small = observed[:1][np.ix_([0], *places, np.arange(observed.shape[-1]))]
+    small = observed[:1][np.ix_(np.zeros(1, int), *places, np.arange(observed.shape[-1]))]
     scale = float(np.max(np.abs(observed)))
     usual_spread = task.kind == "conv_transpose" or "Transpose" in task.type
-    found = 0
+    hits = 0
     square = space > 1 and len(set(kernel.shape[:space])) == 1
     windows_of = list(_windows(task, kernel, usual_spread))
     kernels = itertools.product((False, True) if square else (False,), (False, True), MODES)
@@ -85,8 +85,8 @@ def _candidates(task: Task) -> Iterator[Candidate]:
                 if np.max(np.abs(biased - small)) <= task.limit * scale:
                     cost = odd + 2 * swapped + 2 * flipped + MODES.index(mode) + 0.5 * times
                     yield {**settings, "bias": times}, float(cost)
-                    found += 1
-        if found:  # another order of the kernel does not compute the same
+                    hits += 1
+        if hits:  # another order of the kernel does not compute the same
             return
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
+
 import numpy as np
 
 from bridge_core.proof.causes.attention import attention_causes
@@ -19,26 +22,27 @@ def find_causes(site: Site) -> tuple[Cause, ...]:
     """Return the known mistakes that explain why two models part at a site, the best first.
 
     A cause is returned only if the target, computed as the source does, is equal up to rounding and the
-    target as it is is not.
+    target unchanged is not.
 
     Args:
         site: The place where they first part, with the arrays that were recorded there.
     """
-    sides = both_sides(site)
-    if sides is None:
+    recorded = both_sides(site)
+    if recorded is None:
         return ()
+    sides = recorded
     limit = rounding(site, *(np.zeros((), dtype) for dtype in sides[0].dtypes))
     if relative_error(sides[0].observed, sides[1].observed) <= site.control:
         return ()
     unknown: tuple[Cause, ...] = ()
-    finders = (
+    finders: tuple[Callable[[], Iterator[Cause]], ...] = (
         lambda: attention_causes(site),
         lambda: layer_causes(site, sides, limit),
         lambda: junction_causes(site, sides, limit),
     )
     for finder in finders:
         causes: dict[str, Cause] = {}
-        for cause in finder():
+        for cause in _asked(finder):
             if improves(cause.error_with, cause.error_without, limit):
                 causes.setdefault(cause.code, cause)
         named = tuple(cause for cause in causes.values() if cause.target != "unknown")
@@ -46,3 +50,12 @@ def find_causes(site: Site) -> tuple[Cause, ...]:
             return named
         unknown = unknown or tuple(causes.values())
     return unknown
+
+
+def _asked(finder: Callable[[], Iterator[Cause]]) -> list[Cause]:
+    """Return a finder's causes; what was recorded may have any shape, and then nothing is known."""
+    causes: list[Cause] = []
+    unfit = (ArithmeticError, IndexError, KeyError, ValueError, np.linalg.LinAlgError)
+    with np.errstate(all="ignore"), contextlib.suppress(*unfit):
+        causes.extend(finder())
+    return causes

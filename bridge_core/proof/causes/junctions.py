@@ -43,19 +43,19 @@ def junction_causes(site: Site, sides: tuple[Side, Side], limit: float) -> Itera
         return
     source, target = sides
     common = _common(sides, limit)
-    found: Expressions = []
-    others: Expressions = []
+    ours: Expressions = []
+    theirs: Expressions = []
     for names in ((common, common), (bases_of(source), common), (bases_of(source), bases_of(target))):
-        if not found:
-            found = expressions_of(source, names[0], limit, precision_of(source))
-        if not others:
-            others = expressions_of(target, names[1], limit, precision_of(target))
-    if not found:
+        if not ours:
+            ours = expressions_of(source, names[0], limit, precision_of(source))
+        if not theirs:
+            theirs = expressions_of(target, names[1], limit, precision_of(target))
+    if not ours:
         yield from related(site, sides)
         return
-    pair = _closest(found, others)
+    pair = _closest(ours, theirs)
     without = relative_error(source.observed, target.observed)
-    one = pair[0] if pair else found[0][0]
+    one = pair[0] if pair else ours[0][0]
     error = _error(one, sides)
     if pair is None:
         text = described(one, source)
@@ -143,7 +143,8 @@ def _differences(one: Expression, other: Expression, sides: tuple[Side, Side]) -
         off = "deterministic=True" if target.view.framework == "flax" else "model.eval()"
         yield (
             "dropout",
-            *texts,
+            texts[0],
+            texts[1],
             f"leave dropout out: {off}" if shares[0] is None else "drop as the source does",
         )
         return
@@ -211,20 +212,31 @@ def _other_bases(one: Expression, other: Expression, sides: tuple[Side, Side]) -
     source, target = sides
     for first, second in zip(one.terms, other.terms, strict=True):
         if first.base != second.base:
-            normed = any(_is_norm(name, sides) for name in (first.base, second.base))
-            code = "norm_place" if normed else "other_input"
+            normed = _across_norm(first.base, second.base, sides) or _across_norm(
+                second.base, first.base, sides
+            )
+            code = "norm_place" if normed and one.after == other.after == () else "other_input"
             if any(name.startswith("weight ") for name in (first.base, second.base)):
                 code = "other_weight"
             yield code, described(one, source), described(other, target), f"compute {described(one, target)}"
             return
 
 
-def _is_norm(base: str, sides: tuple[Side, Side]) -> bool:
-    words = base.split()
-    if words[0] != "child":
+def _across_norm(output: str, other: str, sides: tuple[Side, Side]) -> bool:
+    """Return whether one array is what a norm returns, and the other what it was called with."""
+    words = output.split()
+    if words[0] != "child" or words[2] != "output":
         return False
     child = _child(sides[0], int(words[1]))
-    return child is not None and (child.kind in ("norm", "batch_norm") or "norm" in child.type.lower())
+    if child is None or not (child.kind in ("norm", "batch_norm") or "norm" in child.type.lower()):
+        return False
+    name = f"child {words[1]} input 0"
+    return any(
+        name in side.arrays
+        and other in side.arrays
+        and relative_error(side.arrays[name], side.arrays[other]) < 1e-6
+        for side in sides
+    )
 
 
 def _child(side: Side, place: int) -> ModuleView | None:

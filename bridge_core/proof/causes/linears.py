@@ -36,7 +36,7 @@ def _linear(x: Array, weights: Mapping[str, Array], settings: Settings) -> Array
     """Return ``scale * (x @ kernel) + times * bias``, x ``[.., in]``, kernel ``[in, out]``."""
     kernel = weights[settings["kernel"]]
     value = settings["scale"] * (x @ (kernel.T if settings["transposed"] else kernel))
-    return value + settings["bias"] * weights[settings["bias_of"]] if settings["bias"] else value
+    return np.asarray(value + settings["bias"] * weights[settings["bias_of"]] if settings["bias"] else value)
 
 
 def _linear_candidates(task: Task) -> Iterator[Candidate]:

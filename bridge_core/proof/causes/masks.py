@@ -103,7 +103,7 @@ def masks_among(
 def biases_among(
     arrays: Mapping[str, Any], batch: int, queries: int, keys: int
 ) -> Iterator[tuple[str, Array]]:
-    """Yield what may be added to logits: name, and float64 ``(batch or 1, heads or 1, queries or 1, keys)``."""
+    """Yield what may be added to logits, float64 in the shapes of `masks_among`, with names."""
     for name, value in arrays.items():
         array = np.asarray(value)
         if array.dtype.kind in "OSUbiu" or _zeros_and_ones(array):

@@ -111,7 +111,7 @@ def _sentence(view: ModuleView, setting: str, value: Any) -> str:
         "bias": f"add the bias {_times(value)}",
         "transposed": "multiply by the transposed weight"
         if value
-        else "multiply by the weight as it is stored",
+        else "multiply by the weight, not transposed",
         "offset": f"look up row id + {value}" if value else "look up row id",
         "flipped": "flip the kernel along its axes of space" if value else "do not flip the kernel",
         "swapped": "transpose the axes of space of the kernel",

@@ -35,13 +35,13 @@ def compute(x: Array, weights: Mapping[str, Array], settings: Settings) -> Array
     centre, variance = _statistics(x, weights, settings)
     eps = settings["eps"]
     root = np.sqrt(variance + eps) if settings["eps_place"] == "inside" else np.sqrt(variance) + eps
-    return (x - centre) / root * _scale(x, weights, settings) + _bias(x, weights, settings)
+    return np.asarray((x - centre) / root * _scale(x, weights, settings) + _bias(x, weights, settings))
 
 
 def _scale(x: Array, weights: Mapping[str, Array], settings: Settings) -> Array:
     if settings["scale"] is None:
         return np.ones(())
-    return settings["added"] + _fitted(weights[settings["scale"]], x)
+    return np.asarray(settings["added"] + _fitted(weights[settings["scale"]], x))
 
 
 def _bias(x: Array, weights: Mapping[str, Array], settings: Settings) -> Array:

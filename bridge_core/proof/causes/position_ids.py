@@ -32,10 +32,10 @@ def position_id_causes(site: Site) -> Iterator[Cause]:
     if (ids == others).all():
         return
     masks = [m for m in _masks(site, ids.shape[-1])]
-    read = _read(ids, masks), _read(others, masks)
-    if read[0] is None or read[1] is None:
+    read, other_read = _read(ids, masks), _read(others, masks)
+    if read is None or other_read is None:
         return
-    (kind, start), (other_kind, other_start) = read
+    (kind, start), (other_kind, other_start) = read, other_read
     if kind == other_kind:
         code, values = "position_offset", (f"from {start} on", f"from {other_start} on")
     elif "reversed" in (kind, other_kind):

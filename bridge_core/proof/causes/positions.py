@@ -95,6 +95,8 @@ def position_vectors(form: PositionForm, table: Array | None, length: int, width
             return None
         return table[places]
     half = width // 2
+    if 2 * half != width:
+        return None
     steps = np.arange(half) / (max(half - 1, 1) if form.shortened else half)
     angles = places[:, None] * form.theta**-steps
     sine, cosine = np.sin(angles), np.cos(angles)
@@ -110,7 +112,7 @@ def _observed(site: Site) -> tuple[Array, Array, float] | None:
     for side, view in enumerate((site.source, site.target)):
         found = view.outputs if site.at is None else view.children[site.pairs[site.at][side]].inputs
         array = next((np.asarray(a) for a in found.values() if np.asarray(a).dtype.kind == "f"), None)
-        if array is None or array.ndim not in (2, 3) or not 0 < array.size <= _LARGEST:
+        if array is None or array.ndim != 3 or not 0 < array.size <= _LARGEST:
             return None
         arrays.append(array)
     limit = rounding(site, *arrays)
@@ -132,9 +134,9 @@ def _terms(site: Site, batch: int, length: int, width: int) -> list[Array]:
         if array.dtype.kind != "f" or array.size > _LARGEST:
             continue
         for shaped in _sequences(np.asarray(array, np.float64), width):
-            if shaped.shape[0] in (1, batch) and shaped.shape[1] in (length, length - 1):
-                if not any(t.shape == shaped.shape and np.array_equal(t, shaped) for t in result):
-                    result.append(shaped)
+            fits = shaped.shape[0] in (1, batch) and shaped.shape[1] in (length, length - 1)
+            if fits and not any(np.array_equal(t, shaped) for t in result):
+                result.append(shaped)
     if len(result) > 4:
         return []
     return result
@@ -157,7 +159,7 @@ def _own(view: ModuleView) -> Iterator[tuple[str, Array]]:
 
 
 def _tables(site: Site, width: int, length: int) -> Iterator[tuple[str, Array]]:
-    """Yield learned tables: all weights ``(rows, width)``, and of feature maps, with a row for each position."""
+    """Yield learned tables of positions, ``(rows, width)``."""
     seen: list[Array] = []
     for view in (site.source, site.target):
         for name, array in _own(view):
@@ -206,8 +208,8 @@ def _identified(
     forms: list[PositionForm],
     limit: float,
 ) -> tuple[PositionForm, float] | None:
-    """Return the form that gives an array, and its error: terms and positions are added, each with a factor."""
-    batch, length, width = y.shape
+    """Return the form whose sum of terms and positions, each with a factor, is an array; and its error."""
+    _, length, width = y.shape
     for form in forms:
         count = length - 1 if form.bare else length
         added = position_vectors(form, tables.get(form.table or ""), count, width)
@@ -260,7 +262,9 @@ def _differences(a: PositionForm, b: PositionForm) -> Iterator[tuple[str, str, s
         names = {True: "on all but the class token", False: "on every token"}
         yield "position_offset", "Where positions are added", names[a.bare], names[b.bare]
     if a.table != b.table:
-        code = "position_missing" if None in (a.table, b.table) else "position_table"
+        code = "position_table"
+        if a.table is None or b.table is None:
+            code = "extra_positions" if a.table is None else "missing_positions"
         yield code, "The position embedding", a.table or "none", b.table or "none"
         return
     if a.offset != b.offset and a.bare == b.bare:

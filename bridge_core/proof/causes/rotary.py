@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from bridge_core.state import Array
 
-__all__ = ["Rotary", "frequencies", "rotate", "rotated", "tables", "THETAS"]
+__all__ = ["LAYOUTS", "Rotary", "frequencies", "rotate", "rotated", "tables", "THETAS"]
 
+LAYOUTS = ("halves", "interleaved")
 THETAS = (1e4, 5e5, 1e6, 1e5, 1e3, 1e2, 1.6e5, 2e5, 2e6, 5e6, 1e7)
 """Bases in use, the usual one first; 100 is that of vision models."""
 
@@ -20,11 +21,13 @@ class Rotary:
     """How queries and keys are rotated.
 
     Args:
-        layout: Which two numbers are turned together: the first of each half, or neighbours.
+        layout: Which two numbers are turned together: those of both ``"halves"``, or neighbours
+            (``"interleaved"``).
         theta: The base of the frequencies; None where ``table`` is given.
         size: How many of a head's numbers are rotated, from the first on.
         divisor: What the exponents are divided by; None for ``size``.
         offset: What is added to each position.
+        ahead: What is added to the positions of queries only.
         factor: What each position is multiplied by: a scaling of the context's length.
         sign: -1 turns the other way.
         on: What is rotated.
@@ -34,11 +37,12 @@ class Rotary:
         exchanged: Whether sine and cosine are exchanged.
     """
 
-    layout: Literal["halves", "interleaved"] = "halves"
+    layout: str = "halves"
     theta: float | None = 1e4
     size: int = 0
     divisor: int | None = None
     offset: float = 0
+    ahead: float = 0
     factor: float = 1.0
     sign: int = 1
     on: str = "qk"
@@ -88,13 +92,14 @@ def rotate(x: Array, cosine: Array, sine: Array, layout: str, sign: int = 1) -> 
     return np.concatenate((pairs, x[..., 2 * half :]), -1)
 
 
-def rotated(x: Array, rotary: Rotary, given: dict[str, Any]) -> Array | None:
+def rotated(x: Array, rotary: Rotary, given: dict[str, Any], *, queries: bool) -> Array | None:
     """Return ``(batch, length, heads, head_dim)`` rotated; None if the sizes do not fit.
 
     Args:
         x: Queries or keys.
         rotary: How.
         given: Name -> positions ``(batch or 1, length)``, or a pair of tables ``(batch or 1, length, n)``.
+        queries: Whether these are queries.
     """
     length, head_dim = x.shape[1], x.shape[-1]
     if rotary.table is not None:
@@ -107,7 +112,7 @@ def rotated(x: Array, rotary: Rotary, given: dict[str, Any]) -> Array | None:
         positions = given[rotary.positions] if rotary.positions else np.arange(length)[None]
         if positions.shape[-1] != length:
             return None
-        cosine, sine = tables(rotary, positions)
+        cosine, sine = tables(rotary, positions + (rotary.ahead if queries else 0))
     if rotary.exchanged:
         cosine, sine = sine, cosine
     return rotate(x, cosine[:, :, None], sine[:, :, None], rotary.layout, rotary.sign)

@@ -80,7 +80,8 @@ def _causes(first: Rotation, second: Rotation, without: float, place: str, name:
     for difference in differences:
         yield Cause(
             difference.code,
-            f"{difference.what} differs: {difference.source} in the source, {difference.target} in the target.",
+            f"{difference.what} differs: {difference.source} in the source,"
+            f" {difference.target} in the target.",
             difference.source,
             difference.target,
             without,
@@ -136,7 +137,7 @@ def _table_causes(site: Site, outputs: list[dict[str, Array]], limit: float) -> 
 
 
 def _raw_table(arrays: dict[str, Array], batch: int, length: int) -> tuple[str, Array] | None:
-    """Return how a table repeats its angles, and the angles as complex numbers ``(batch or 1, length, n)``."""
+    """Return how a table repeats its angles, and ``cos + i sin``, complex ``(batch or 1, length, n)``."""
     for _, (cosine, sine) in tables_among(arrays, batch, length):
         full = next(
             (a for a in arrays.values() if a.dtype.kind == "f" and a.shape[-1] == 2 * cosine.shape[-1]), None
@@ -190,7 +191,7 @@ def read_table(angles: Array, layout: str, limit: float) -> Rotation | None:
         offset = float(round(offset))
     best: Rotation | None = None
     for theta in thetas:
-        rotary = Rotary(layout=layout, theta=theta, size=2 * n, offset=offset, factor=factor, sign=sign)  # type: ignore[arg-type]
+        rotary = Rotary(layout=layout, theta=theta, size=2 * n, offset=offset, factor=factor, sign=sign)
         cosine, sine = tables(rotary, np.arange(angles.shape[1])[None].astype(float))
         off = float(np.abs(cosine + 1j * sign * sine - unit).max())
         if off <= limit:
@@ -239,7 +240,7 @@ def _pairs(x: Array, layout: str) -> Array:
 
 
 def _turned(site: Site, outputs: list[dict[str, Array]]) -> Iterator[tuple[str, tuple[Array, Array, Array]]]:
-    """Yield input and outputs of both sides as ``(batch, length, heads, head_dim)``, both readings of the axes."""
+    """Yield input and both outputs as ``(batch, length, heads, head_dim)``, for both readings of the axes."""
     inputs = _floats(site.source.inputs)
     for (name, first), second in zip(outputs[0].items(), outputs[1].values(), strict=False):
         if first.shape != second.shape or first.ndim not in (3, 4) or first.dtype.kind == "c":

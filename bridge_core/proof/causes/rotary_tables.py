@@ -14,7 +14,7 @@ __all__ = ["half_table", "tables_among"]
 def tables_among(
     arrays: Mapping[str, Array], batch: int, length: int
 ) -> Iterator[tuple[str, tuple[Array, Array]]]:
-    """Yield pairs of tables: name, and cosine and sine ``(batch or 1, length, n)`` of half the rotated size."""
+    """Yield names with cosine and sine ``(batch or 1, length, n)``, where n is half the rotated size."""
     for name, array in arrays.items():
         if array.dtype.kind == "c":
             pair = _shaped(array.real, batch, length), _shaped(array.imag, batch, length)

@@ -90,8 +90,9 @@ def _tokens(x: Array, weights: Mapping[str, Array], settings: Settings) -> Array
     take = settings["take"]
     if take in ("first", "last"):
         return x.reshape(x.shape[0], -1, x.shape[-1])[:, 0 if take == "first" else -1]
-    function = {"mean": np.mean, "max": np.max, "sum": np.sum}[take]
-    return np.asarray(function(x, axis=axes))
+    if take == "max":
+        return np.asarray(np.max(x, axis=axes))
+    return np.asarray(np.mean(x, axis=axes) if take == "mean" else np.sum(x, axis=axes))
 
 
 def _tokens_candidates(task: Task) -> Iterator[Candidate]:

@@ -76,10 +76,10 @@ def both_sides(site: Site) -> tuple[Side, Side] | None:
         if common not in arrays[side] and _usable(value):
             arrays[side][common] = _alone(site, side, _plain(value), orders)
             names[side][common] = text
-    for common, *values, texts in _weight_pairs(site):
-        for side, value in enumerate(values):
-            if value is not None and _usable(value):
-                arrays[side][common] = _plain(value)
+    for common, one, other, texts in _weight_pairs(site):
+        for side, weight in enumerate((one, other)):
+            if weight is not None and _usable(weight):
+                arrays[side][common] = _plain(weight)
                 names[side][common] = texts[side]
     first, second = _plain(first), _plain(second)
     moved = _moved(site, first, second, orders)
@@ -104,11 +104,12 @@ def alignment(source: Array, target: Array, limit: float) -> tuple[int, ...] | N
     if source.ndim != target.ndim or sorted(source.shape) != sorted(target.shape):
         return None
     rank = source.ndim
-    likely = [tuple(range(rank))]
+    likely: list[tuple[int, ...]] = [tuple(range(rank))]
     if rank > 2:
         likely += [(0, *range(2, rank), 1), (0, rank - 1, *range(1, rank - 1)), (*range(1, rank), 0)]
     others = itertools.permutations(range(rank)) if rank <= 4 else ()
-    for order in dict.fromkeys([*likely, *others]):
+    orders: list[tuple[int, ...]] = [*likely, *others]
+    for order in dict.fromkeys(orders):
         moved = source.transpose(order)
         if moved.shape == target.shape and relative_error(target, moved) <= limit:
             return order
@@ -350,7 +351,8 @@ def _moved(
 ) -> tuple[Array, Array]:
     """Return the observed arrays in the layout of the inputs: the order of their rank, or the usual one."""
     if site.target.channels == "first" and site.source.channels == "last":
-        return _moved(_turned(site), second, first, orders)[::-1]  # type: ignore[return-value]
+        turned = _moved(_turned(site), second, first, orders)
+        return turned[1], turned[0]
     if site.source.channels == site.target.channels == "first":
         if _spatial(site.source) and not site.pairs and first.ndim > 2:
             return np.moveaxis(first, 1, -1), np.moveaxis(second, 1, -1)

@@ -18,7 +18,7 @@ Apply = Callable[[Array], Array]
 
 @dataclass(frozen=True)
 class Within:
-    """How far values may be apart.
+    """By how much values may differ.
 
     Args:
         absolute: By how much.
@@ -72,7 +72,7 @@ def fits_elements(
         places: Places in the right tensor, in row-major order.
         move: Where each element comes from.
         apply: What is done to the values; None for nothing.
-        within: How far they may be apart.
+        within: By how much they may differ.
     """
     origins = move.places(places)
     places, origins = places[origins >= 0], origins[origins >= 0]
@@ -92,11 +92,11 @@ def largest_error(
     moved = move.tensor(left)
     largest = 0.0
     for region in blocks(right, square=moved is not left):
-        values, wanted = moved.read(region), right.read(region)
+        values, theirs = moved.read(region), right.read(region)
         known = move.known(region)
         if known is not None:
-            values, wanted = values[known], wanted[known]
-        gap = within.error(values if apply is None else apply(values), wanted)
+            values, theirs = values[known], theirs[known]
+        gap = within.error(values if apply is None else apply(values), theirs)
         if gap is None:
             return None
         largest = max(largest, gap)

@@ -1,4 +1,4 @@
-"""The order of places along one axis: told apart as flipped, rolled, in parts, interleaved, or any other."""
+"""The order of places along one axis: flipped, rolled, in parts, interleaved, or any other."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def named_order(index: Array, axis: int, shape: tuple[int, ...]) -> AxisOrder:
     if np.array_equal(index, (np.arange(size) - shift) % size):
         roll = f"np.roll({{}}, {shift}, axis={axis})"
         if shift * 2 == size:
-            return AxisOrder("swapped parts", f"with its halves swapped{where}", roll)
+            return AxisOrder("swapped parts", f"its halves were swapped{where}", roll)
         shift = shift - size if shift * 2 > size else shift
         text = f"rolled by {shift}{where}" + (" (off by one)" if abs(shift) == 1 else "")
         return AxisOrder("rolled", text, f"np.roll({{}}, {shift}, axis={axis})", math.log2(size))
@@ -59,12 +59,41 @@ def named_order(index: Array, axis: int, shape: tuple[int, ...]) -> AxisOrder:
     digits = decode_strides(index)
     if digits is not None and all(stride > 0 for _, stride in digits):
         return _interleaved(digits, axis, shape, where)
+    return _inside(index, axis, shape, pick) or _permuted(index, where, pick)
+
+
+def _inside(index: Array, axis: int, shape: tuple[int, ...], pick: str) -> AxisOrder | None:
+    """Name an order that is the same in every block of the axis, or that leaves its ends as they are."""
+    size = len(index)
+    for length in (n for n in range(2, size // 2 + 1) if size % n == 0):
+        rows = index.reshape(-1, length) - np.arange(0, size, length)[:, None]
+        if (rows == rows[0]).all():
+            inner = named_order(rows[0], axis, (*shape[:axis], length, *shape[axis + 1 :]))
+            text = f"{inner.text}, in every block of {length}"
+            return AxisOrder(inner.kind, text, f"{pick}order]", inner.bits + math.log2(size))
+    moved = np.flatnonzero(index != np.arange(size))
+    tight = (int(moved[0]), int(moved[-1]) + 1)
+    for first, last in (tight, (tight[0] - 1, tight[1] + 1)):  # an interleaved part begins and ends in place
+        if first < 0 or last > size or last - first == size:
+            continue
+        part = (*shape[:axis], last - first, *shape[axis + 1 :])
+        inner = named_order(index[first:last] - first, axis, part)
+        if inner.kind != "permuted" or ((first, last) == tight and last - first < size // 2):
+            text = f"{inner.text}, from place {first} to {last}"
+            return AxisOrder(inner.kind, text, f"{pick}order]", inner.bits + 2 * math.log2(size))
+    return None
+
+
+def _permuted(index: Array, where: str, pick: str) -> AxisOrder:
+    """Name an order that has no other name; places that stay together are named as blocks."""
+    size = len(index)
     length = next((n for n in range(size // 2, 0, -1) if _in_blocks(index, n)), 1)
     order = index[::length] // length
     blocks = f" in blocks of {length}" if length > 1 else ""
     shown = f", in the order {order.tolist()}" if len(order) <= 16 else ""
+    order_code = str(index.tolist()) if len(index) <= 16 else "order"
     bits = math.lgamma(len(order) + 1) / math.log(2)
-    return AxisOrder("permuted", f"permuted{where}{blocks}{shown}", f"{pick}order]", bits)
+    return AxisOrder("permuted", f"permuted{where}{blocks}{shown}", f"{pick}{order_code}]", bits)
 
 
 def _in_blocks(index: Array, length: int) -> bool:
@@ -85,7 +114,7 @@ def _parts(index: Array, starts: Array, where: str, pick: str) -> AxisOrder:
     parts = names.get(len(order), f"{len(order)} parts{sizes}")
     pieces = ", ".join(f"{start}:{start + n}" for start, n in zip(froms, lengths, strict=True))
     bits = math.lgamma(len(order) + 1) / math.log(2) + (0 if equal else 24 * len(order))
-    text = f"with its {parts} in the order {order}{where}"
+    text = f"its {parts} were in the order {order}{where}"
     return AxisOrder("swapped parts", text, f"{pick}np.r_[{pieces}]]", bits)
 
 
@@ -116,9 +145,7 @@ def decode_strides(index: Array) -> list[tuple[int, int]] | None:
     return digits if np.array_equal(total, moved) else None
 
 
-def _interleaved(
-    digits: list[tuple[int, int]], axis: int, shape: tuple[int, ...], where: str
-) -> AxisOrder:
+def _interleaved(digits: list[tuple[int, int]], axis: int, shape: tuple[int, ...], where: str) -> AxisOrder:
     """Name an order that is a reshape of the axis and a permutation."""
     digits = digits[::-1]
     outer = sorted(range(len(digits)), key=lambda n: -digits[n][1])

@@ -1,16 +1,18 @@
 """Finds what turned one tensor into another: cheap questions first, then every element.
 
-The order is that of simplicity, and the first relation that holds is named: the same values in other places; other
-values in the same places; both; a part of the values. What few or equal values could show by chance is not named.
+The first relation that holds is named, in the order of simplicity: the same values in other places; other
+values in the same places; both; a part of the values; the same values in an order without a name. What few or
+equal values could show by chance is not named.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
+from bridge_core.errors import BridgeError, UsageError
 from bridge_core.proof.differences.agreement import EXACTLY, Within, fits_elements, largest_error, mapped
 from bridge_core.proof.differences.blocks import (
     Summary,
@@ -22,12 +24,12 @@ from bridge_core.proof.differences.blocks import (
     summary,
 )
 from bridge_core.proof.differences.candidates import (
+    only_places,
     reshaping_moves,
     simple_moves,
-    stride_places,
     strided_moves,
 )
-from bridge_core.proof.differences.evidence import Evidence, evidence_of
+from bridge_core.proof.differences.evidence import ENOUGH, Evidence, evidence_of
 from bridge_core.proof.differences.moves import Move, MoveName, identity
 from bridge_core.proof.differences.partial_moves import name_partial, partial_moves, rows_found
 from bridge_core.proof.differences.relation import Relation
@@ -42,10 +44,12 @@ from bridge_core.proof.differences.value_maps import (
 )
 from bridge_core.state import Array, Tensor, as_tensor, regions
 
-__all__ = ["relation_between", "relation_of"]
+__all__ = ["known_relation", "relation_between", "relation_of"]
 
 _SAMPLE = 64
 _MOST_RESHAPES = 4000
+_UNORDERED = (("squared",), ("reciprocal",))
+"""What cannot be told from the smallest and the largest value, so that it is not tried in other places."""
 
 
 def relation_between(left: Array, right: Array, *, tolerance: float = 0.0) -> Relation | None:
@@ -58,7 +62,7 @@ def relation_between(left: Array, right: Array, *, tolerance: float = 0.0) -> Re
     Args:
         left: An array of numbers or booleans; it is not written to.
         right: Another, of any shape and dtype.
-        tolerance: How far values may be apart, as a share of the largest absolute value of ``right``; with
+        tolerance: How far values may differ, as a share of the largest absolute value of ``right``; with
             0.0 bits count.
 
     Raises:
@@ -70,8 +74,6 @@ def relation_between(left: Array, right: Array, *, tolerance: float = 0.0) -> Re
     'right = left.transpose(1, 0)'
     """
     if not (isinstance(tolerance, int | float) and 0 <= tolerance < math.inf):
-        from bridge_core.errors import UsageError
-
         raise UsageError(f"expected tolerance= to be a number from 0 on, got {tolerance!r}.")
     return relation_of(as_tensor(left), as_tensor(right), tolerance=float(tolerance))
 
@@ -83,29 +85,37 @@ def relation_of(left: Tensor, right: Tensor, *, tolerance: float = 0.0) -> Relat
     """
     if not left.spec.size or not right.spec.size:
         return None
-    search = _Search(held(left), held(right), tolerance)
+    left, right = held(left), held(right)
+    ours, theirs = summary(left), summary(right)
+    search = _Search(left, right, ours, theirs, tolerance)
     found = search.relation()
     if found is not None or search.hopeless:
         return found
-    back = _Search(search.right, search.left, tolerance)
-    back.ours, back.theirs = search.theirs, search.ours
-    return back.reverse_relation()
+    return _Search(right, left, theirs, ours, tolerance).reverse_relation()
+
+
+def known_relation(left: Tensor, right: Tensor) -> Relation | None:
+    """Return what `relation_of` does; None for tensors that cannot be read."""
+    try:
+        return relation_of(left, right)
+    except BridgeError:
+        return None
 
 
 class _Search:
     """What is known of a pair of tensors while it is searched."""
 
-    def __init__(self, left: Tensor, right: Tensor, tolerance: float) -> None:
+    def __init__(self, left: Tensor, right: Tensor, ours: Summary, theirs: Summary, tolerance: float) -> None:
         self.left, self.right = left, right
-        self.ours: Summary = summary(left)
-        self.theirs: Summary = summary(right)
+        self.ours, self.theirs = ours, theirs
         self.absolute = tolerance * self.theirs.largest
         self.tolerance = tolerance
         self.hopeless = False
         self.same_shape = left.spec.shape == right.spec.shape
         self.same_size = left.spec.size == right.spec.size
         self.places = self._places()
-        self.evidence = evidence_of(elements(right, self.places))
+        self.evidence = evidence_of(elements(right, self.places), tolerance)
+        self.cast = cast_map(left.spec.dtype, right.spec.dtype)
 
     def _places(self) -> Array:
         size = self.right.spec.size
@@ -115,13 +125,14 @@ class _Search:
         return np.random.default_rng(0).integers(0, size, count)
 
     def relation(self) -> Relation | None:
-        left, right = self.left.spec, self.right.spec
-        if left.shape == right.shape and self._equal():
+        if self.same_shape and self._equal():
             return Relation("equal", "equal", "right = left", ("equal",))
         if self.ours.constant or self.theirs.constant:
             self.hopeless = True
             return self._constant()
-        self.cast = cast_map(left.dtype, right.dtype)
+        if not self.evidence.prove_values():
+            self.hopeless = True
+            return None
         for finder in (self._moved, self._changed, self._changed_and_moved, self._partial):
             found = finder()
             if found is not None:
@@ -130,16 +141,15 @@ class _Search:
 
     def reverse_relation(self) -> Relation | None:
         """Return a rounding or a cast that turned the right tensor into the left one."""
-        self.cast = cast_map(self.left.spec.dtype, self.right.spec.dtype)
         for value_map in self._roundings():
-            found = self._with(value_map)
-            if found is not None:
+            relation = self._with(value_map)
+            if relation is not None:
                 return Relation(
-                    found.kind,
-                    found.text,
-                    found.code.replace("left", "LEFT").replace("right", "left").replace("LEFT", "right"),
-                    found.kinds,
-                    found.error,
+                    relation.kind,
+                    relation.text,
+                    relation.code.replace("left", "LEFT").replace("right", "left").replace("LEFT", "right"),
+                    relation.kinds,
+                    relation.error,
                     reverse=True,
                 )
         return None
@@ -162,7 +172,7 @@ class _Search:
             return None
         value = elements(tensor, np.zeros(1, np.int64))[0]
         side = "right" if self.theirs.constant else "left"
-        text = f"never loaded: every value is {value}"
+        text = f"never loaded, every value is {value}"
         code = f"{side} = np.full({list(tensor.spec.shape)}, {value})"
         return Relation("constant", text, code, ("constant",), reverse=side == "left")
 
@@ -192,6 +202,8 @@ class _Search:
                 return
         elif self.tolerance and value_map is SAME and not self._alike():
             return
+        if not self.evidence.prove_order():
+            return
         yield from simple_moves(left, right)
         if len(left) == len(right):
             near = 0.0 if exact else max(1e-5, 16 * self.tolerance)
@@ -202,7 +214,7 @@ class _Search:
                 break
             yield move
         if exact:
-            yield from strided_moves(left, right, self._finder(changed))
+            yield from strided_moves(left, right, only_places(changed, self.right))
 
     def _alike(self) -> bool:
         """Return whether both tensors may hold the same values within the tolerance."""
@@ -216,28 +228,6 @@ class _Search:
             )
         )
 
-    def _finder(self, left: Tensor):  # noqa: ANN202
-        """Return a function that finds the only place of a right element's value in the left tensor."""
-        wanted_places = np.array(stride_places(self.right.spec.size))
-        wanted = bits_of(elements(self.right, wanted_places))
-        values, first = np.unique(wanted, return_index=True)
-        where = np.full(len(values), -1, np.int64)
-        counts = np.zeros(len(values), np.int64)
-        start = 0
-        for region in blocks(left):
-            bits = bits_of(left.read(region)).reshape(-1)
-            at = np.minimum(np.searchsorted(values, bits), len(values) - 1)
-            hits = np.flatnonzero(values[at] == bits)
-            np.add.at(counts, at[hits], 1)
-            where[at[hits]] = hits + start
-            start += bits.size
-        known = {
-            int(wanted_places[n]): int(where[at])
-            for n, at in enumerate(np.searchsorted(values, wanted))
-            if counts[at] == 1
-        }
-        return known.get
-
     # Other values in the same places, and both.
 
     def _value_maps(self) -> Iterator[ValueMap]:
@@ -250,6 +240,11 @@ class _Search:
         if left.kind != "b" and has_order(left):
             yield from fitted_maps(self.ours, self.theirs, right, self.absolute)
 
+    def _wild(self) -> bool:
+        """Return whether the ranges of the two have nothing to do with each other."""
+        ours, theirs = self.ours, self.theirs
+        return ours.finite != theirs.finite or not 1e-3 < (ours.largest or 1) / (theirs.largest or 1) < 1e3
+
     def _roundings(self) -> Iterator[ValueMap]:
         if self.cast is not SAME:
             yield self.cast
@@ -261,14 +256,20 @@ class _Search:
         if not self.same_shape:
             return None
         straight = identity(self.right.spec.shape)
-        found = (self._try(straight, value_map) for value_map in self._value_maps())
-        return next((relation for relation in found if relation is not None), None)
+        relations = (self._try(straight, value_map) for value_map in self._value_maps())
+        return next((relation for relation in relations if relation is not None), None)
 
     def _changed_and_moved(self) -> Relation | None:
         if not self.same_size:
             return None
-        found = (self._move_of(value_map) for value_map in self._value_maps() if value_map is not self.cast)
-        return next((relation for relation in found if relation is not None), None)
+        relations = (
+            self._move_of(value_map)
+            for value_map in self._value_maps()
+            if value_map is not self.cast
+            and value_map.kinds not in _UNORDERED
+            and (value_map.kinds != ("byte order",) or self._wild())
+        )
+        return next((relation for relation in relations if relation is not None), None)
 
     def _with(self, value_map: ValueMap) -> Relation | None:
         if self.same_shape:
@@ -284,27 +285,32 @@ class _Search:
             return None
         left, right = self.left.spec.shape, self.right.spec.shape
         for move in partial_moves(left, right):
-            found = self._try(move, self.cast)
-            if found is not None:
-                return found
+            relation = self._try(move, self.cast)
+            if relation is not None:
+                return relation
         if self.tolerance or len(left) != len(right) or not self._share_values():
             return None
         changed = mapped(self.left, self.cast.apply, self.cast.dtype)
         for move in rows_found(row_sums(changed), row_sums(self.right), right):
-            found = self._try(move, self.cast)
-            if found is not None:
-                return found
+            relation = self._try(move, self.cast)
+            if relation is not None:
+                return relation
         return None
 
     def _share_values(self) -> bool:
         """Return whether values of the right tensor are somewhere in the left one."""
-        wanted = np.unique(bits_of(elements(self.right, self.places[:16])))
+        sample = np.array(
+            sorted(
+                set(bits_of(elements(self.right, self.places[:: max(1, len(self.places) // 16)])).tolist())
+            ),
+            np.uint64,
+        )
         changed = mapped(self.left, self.cast.apply, self.cast.dtype)
-        missing = wanted
+        missing = list(sample)
         for region in blocks(changed):
             bits = bits_of(changed.read(region)).reshape(-1)
-            missing = missing[~np.isin(missing, bits)]
-            if len(missing) * 2 < len(wanted):
+            missing = [value for value in missing if not (bits == value).any()]
+            if len(missing) * 2 < len(sample):
                 return True
         return False
 
@@ -312,14 +318,14 @@ class _Search:
         """Say that the values are the same, where the order has no name."""
         if self.tolerance or not self.same_size or self.left.spec.dtype != self.right.spec.dtype:
             return None
-        if self.ours.bits != self.theirs.bits or not self.evidence.prove_values(1):
+        if self.ours.bits != self.theirs.bits or self.evidence.digits < ENOUGH:
             return None
         if not (_in_memory(self.left) and _in_memory(self.right)):
             return None
         one, other = (np.sort(bits_of(_whole(tensor)).reshape(-1)) for tensor in (self.left, self.right))
         if not np.array_equal(one, other):
             return None
-        text = "the same values in another order"
+        text = "reordered, the same values in an order without a name"
         return Relation("reordered", text, "np.sort(right, None) = np.sort(left, None)", ("reordered",))
 
     # One relation, tried.
@@ -345,7 +351,8 @@ class _Search:
         if not kinds:
             return None
         text = " and ".join((*name.texts, *((value_map.text,) if value_map.text else ())))
-        code = "right = " + name.code.replace("{}", value_map.code.replace("{}", "left"))
+        code = name.code.replace("{}", value_map.code.replace("{}", "left"))
+        code = code if code.startswith("right[") else f"right = {code}"
         share = error / self.theirs.largest if self.theirs.largest else error
         return Relation(kinds[0] if not name.kinds else name.kinds[0], text, code, kinds, share)
 
@@ -353,10 +360,12 @@ class _Search:
         evidence = self._evidence(move)
         if not value_map.kinds and not name.kinds:
             return False
+        if value_map.parameters and not evidence.prove_values(value_map.parameters):
+            return False
         if name.kinds:
             bits = name.bits * (len(self.places) / self.right.spec.size) + 24 * value_map.parameters
             return evidence.prove_order(bits)
-        return evidence.prove_values(value_map.parameters)
+        return evidence.prove_values()
 
     def _evidence(self, move: Move) -> Evidence:
         """Return what those elements prove that differ, or that a partial move explains."""
@@ -369,14 +378,18 @@ class _Search:
                 places = places[bits_of(mine) != bits_of(theirs)]
         else:
             return self.evidence
-        return evidence_of(elements(self.right, places))
+        return evidence_of(elements(self.right, places), self.tolerance)
 
 
 def _along(move: Move) -> bool:
     """Return whether a move takes some places of an axis only, or some several times."""
-    return move.picked != move.viewed or move.partial or any(
-        index is not None and len(np.unique(index)) != size
-        for index, size in zip(move.indexes, move.viewed, strict=True)
+    return (
+        move.picked != move.viewed
+        or move.partial
+        or any(
+            index is not None and len(np.unique(index)) != size
+            for index, size in zip(move.indexes, move.viewed, strict=True)
+        )
     )
 
 
@@ -386,8 +399,3 @@ def _in_memory(tensor: Tensor) -> bool:
 
 def _whole(tensor: Tensor) -> Array:
     return tensor.read(regions.full(tensor.spec.shape))
-
-
-def first_of(found: Iterable[Relation | None]) -> Relation | None:
-    """Return the first relation that was found."""
-    return next((relation for relation in found if relation is not None), None)

@@ -10,11 +10,23 @@ import numpy as np
 
 from bridge_core.state import Array, ArrayTensor, Region, Tensor, is_floating, regions
 
-__all__ = ["Summary", "bits_of", "blocks", "elements", "hashed", "held", "reals", "slice_sums", "summary"]
+__all__ = [
+    "Summary",
+    "bit_sum",
+    "bits_of",
+    "blocks",
+    "elements",
+    "has_order",
+    "hashed",
+    "held",
+    "reals",
+    "slice_sums",
+    "summary",
+]
 
 _HELD = 128 << 20
 """Bytes up to which a tensor is held in memory; a larger one is read by blocks each time."""
-_BLOCK = 1 << 18
+_BLOCK = 1 << 16
 """Elements of a block: what is computed of it stays in the cache."""
 _FAR = 1 << 20
 """Elements of a block of a tensor that is not held; more are read at a time."""
@@ -32,7 +44,7 @@ def held(tensor: Tensor) -> Tensor:
 
 
 def blocks(tensor: Tensor, *, square: bool = False) -> Iterator[Region]:
-    """Cut a tensor into regions: row-major runs, or boxes whose axes are all short.
+    """Cut a tensor into regions: row-major runs, or boxes with short axes.
 
     Args:
         tensor: The tensor.
@@ -117,7 +129,8 @@ def summary(tensor: Tensor) -> Summary:
         bits = bits_of(values).reshape(-1)
         total += int(bits.sum(dtype=np.uint64))
         first = bits[0] if first is None else first
-        constant = constant and bool((bits == first).all())
+        if constant:
+            constant = bits[-1] == first and bool((bits == first).all())
         if real:
             numbers = reals(values).reshape(-1)
             low, high = float(numbers.min()), float(numbers.max())
@@ -126,12 +139,19 @@ def summary(tensor: Tensor) -> Summary:
                 low, high = float(numbers.min(initial=np.inf)), float(numbers.max(initial=-np.inf))
             least, most, finite = min(least, low), max(most, high), finite + numbers.size
             with np.errstate(over="ignore"):
-                sums, squares = sums + float(numbers.sum()), squares + float(numbers @ numbers)
+                sums += float(numbers.sum())
+                squares += float(np.square(numbers, out=numbers).sum())
     if not finite:
         return Summary(total % 2**64, 0.0, 0.0, 0.0, 0.0, 0, constant)
     mean = sums / finite
     spread = max(0.0, squares / finite - mean * mean) ** 0.5 if np.isfinite(squares) else np.inf
     return Summary(total % 2**64, least, most, mean, float(spread), finite, constant)
+
+
+def bit_sum(tensor: Tensor) -> int:
+    """Read a tensor once and return the sum of its elements' bits, which no order changes."""
+    parts = (bits_of(tensor.read(region)).sum(dtype=np.uint64) for region in blocks(tensor))
+    return sum(map(int, parts)) % 2**64
 
 
 def has_order(dtype: np.dtype[Any]) -> bool:

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from bridge_core.proof.differences.blocks import bits_of, blocks, elements
 from bridge_core.proof.differences.moves import Move, identity
-from bridge_core.state import regions
+from bridge_core.state import Tensor, regions
 
-__all__ = ["reshaping_moves", "simple_moves", "strided_moves", "stride_places"]
+__all__ = ["only_places", "reshaping_moves", "simple_moves", "strided_moves", "stride_places"]
 
 Shape = tuple[int, ...]
 _MOST_AXES = 5
@@ -77,6 +78,27 @@ def stride_places(size: int, most: int = 400) -> list[int]:
     return [0, *sorted(divisors - {size})[:most]]
 
 
+def only_places(left: Tensor, right: Tensor) -> Callable[[int], int | None]:
+    """Return a function that finds the only place in the left tensor of an element of the right one.
+
+    It knows the places of `stride_places`. The left tensor is read once.
+    """
+    asked = np.array(stride_places(right.spec.size))
+    bits_asked = bits_of(elements(right, asked))
+    values = np.unique(bits_asked)
+    where, counts = np.full(len(values), -1), np.zeros(len(values), np.int64)
+    start = 0
+    for region in blocks(left):
+        bits = bits_of(left.read(region)).reshape(-1)
+        at = np.minimum(np.searchsorted(values, bits), len(values) - 1)
+        hits = np.flatnonzero(values[at] == bits)
+        np.add.at(counts, at[hits], 1)
+        where[at[hits]] = hits + start
+        start += bits.size
+    pairs = zip(asked.tolist(), np.searchsorted(values, bits_asked).tolist(), strict=True)
+    return {place: int(where[at]) for place, at in pairs if counts[at] == 1}.get
+
+
 def strided_moves(left: Shape, right: Shape, find: Callable[[int], int | None]) -> Iterator[Move]:
     """Yield the reshape, permutation and flips under which places come from where they were found.
 
@@ -92,13 +114,13 @@ def strided_moves(left: Shape, right: Shape, find: Callable[[int], int | None]) 
         return
     runs, strides = [1], [second - origin]
     for place in stride_places(size)[2:]:
-        found = find(place)
-        if found is None or found - origin == _predicted(place, runs, strides):
+        origin_of = find(place)
+        if origin_of is None or origin_of - origin == _predicted(place, runs, strides):
             continue
         if place % runs[-1] or place == runs[-1]:
             return
         runs.append(place)
-        strides.append(found - origin)
+        strides.append(origin_of - origin)
     sizes = [after // run for run, after in zip(runs, [*runs[1:], size], strict=True)]
     order = sorted(range(len(sizes)), key=lambda n: -abs(strides[n]))
     split = tuple(sizes[n] for n in order)

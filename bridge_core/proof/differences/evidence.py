@@ -1,6 +1,6 @@
 """How much equal values prove: nothing, if they are few, all alike, or small numbers.
 
-A relation may hold by chance. What it proves is counted in bits: a relation that holds on `n` bits of evidence
+A relation may hold by chance. What it proves is counted in bits: one that holds on `n` bits of evidence
 holds by chance once in ``2**n`` pairs of tensors of such values.
 """
 
@@ -18,6 +18,9 @@ __all__ = ["ENOUGH", "Evidence", "evidence_of"]
 ENOUGH = 32.0
 """Bits from which on a relation is named."""
 
+_ENOUGH_OF_FEW = 8.0
+"""The same for the order of values that are mostly distinct: that they are the same is proven anyway."""
+
 
 class Evidence:
     """What a sample of values can prove.
@@ -31,6 +34,8 @@ class Evidence:
     def __init__(self, size: int, counts: Array, digits: float) -> None:
         self.size = size
         self.distinct = len(counts)
+        self.digits = digits
+        """Bits that say: these are the same values, whatever their order."""
         shares = counts / max(1, size)
         entropy = float(-(shares * np.log2(shares)).sum()) if size else 0.0
         self.values = size * entropy + digits
@@ -47,12 +52,19 @@ class Evidence:
         """Return whether the order is proven, after ``chosen`` bits of it that were fitted."""
         if not self.prove_values():
             return False
-        few_distinct_ones = chosen == 0 and self.distinct * 2 > self.size
-        return self.order - chosen >= ENOUGH or few_distinct_ones
+        most_are_distinct = self.distinct * 2 > self.size
+        return self.order - chosen >= (_ENOUGH_OF_FEW if most_are_distinct and chosen else ENOUGH) or (
+            most_are_distinct and not chosen
+        )
 
 
-def evidence_of(values: Array) -> Evidence:
-    """Return what values prove; at most some thousand elements of them are looked at."""
+def evidence_of(values: Array, tolerance: float = 0.0) -> Evidence:
+    """Return what values prove; at most some thousand elements of them are looked at.
+
+    Args:
+        values: The values.
+        tolerance: How far equal values may differ, as a share of the largest; 0 for not at all.
+    """
     flat = np.ascontiguousarray(values).reshape(-1)
     if flat.size > 4096:
         flat = flat[np.random.default_rng(0).choice(flat.size, 4096, replace=False)]
@@ -64,4 +76,7 @@ def evidence_of(values: Array) -> Evidence:
     numbers = numbers[np.isfinite(numbers) & (numbers != 0)]
     whole = np.ldexp(np.abs(np.frexp(numbers)[0]), 53).astype(np.int64)
     lowest = np.log2((whole & -whole).astype(np.float64))
-    return Evidence(flat.size, counts, float((53 - lowest).sum()))
+    digits = 53 - lowest
+    if tolerance:
+        digits = np.minimum(digits, max(0.0, -math.log2(tolerance)))
+    return Evidence(flat.size, counts, float(digits.sum()))

@@ -1,4 +1,4 @@
-"""Moves: where each element of one tensor comes from in another, as a view of it and places along its axes."""
+"""Moves: where each element of a tensor comes from in another, as a view and places along its axes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ import numpy as np
 
 from bridge_core.ops import Op, Permute, Reshape, chain_tensors
 from bridge_core.proof.differences.axis_orders import AxisOrder, named_order
-from bridge_core.state import Array, ArrayTensor, LazyTensor, Region, Tensor, TensorSpec, region_shape, regions
+from bridge_core.state import (
+    Array,
+    ArrayTensor,
+    LazyTensor,
+    Region,
+    Tensor,
+    TensorSpec,
+    region_shape,
+    regions,
+)
 
 __all__ = ["Move", "MoveName", "identity"]
 
@@ -106,10 +115,7 @@ class Move:
 
             def read(region: Region) -> Array:
                 pairs = zip(region, self.indexes, strict=True)
-                places = [
-                    np.arange(part.start, part.stop, part.step) if index is None else np.maximum(index[part], 0)
-                    for part, index in pairs
-                ]
+                places = [_wanted(part, index) for part, index in pairs]
                 return ArrayTensor(view[np.ix_(*places)]).read(())
 
             moved = LazyTensor(TensorSpec(self.picked, array.dtype), read)
@@ -139,10 +145,8 @@ class Move:
             if index is not None and not np.array_equal(index, np.arange(self.viewed[axis])):
                 order = named_order(index, axis, current)
                 name = _with(name, order)
-        if self.picked != self.shape and name.kinds and "Fortran order" not in name.kinds:
-            return MoveName(
-                name.kinds, name.texts, f"{name.code}.reshape({_listed(self.shape)})", name.bits
-            )
+        if self.picked != self.shape and name.kinds and name.kinds[0] not in ("Fortran order", "reshaped"):
+            return MoveName(name.kinds, name.texts, f"{name.code}.reshape({_listed(self.shape)})", name.bits)
         return name
 
     def _view_name(self) -> MoveName:
@@ -185,9 +189,7 @@ def identity(shape: tuple[int, ...]) -> Move:
 
 def _with(name: MoveName, order: AxisOrder) -> MoveName:
     code = order.code.replace("{}", name.code)
-    return MoveName(
-        (*name.kinds, order.kind), (*name.texts, order.text), code, name.bits + order.bits
-    )
+    return MoveName((*name.kinds, order.kind), (*name.texts, order.text), code, name.bits + order.bits)
 
 
 def _axes_name(axes: tuple[int, ...], shape: tuple[int, ...]) -> tuple[str, str]:
@@ -198,14 +200,16 @@ def _axes_name(axes: tuple[int, ...], shape: tuple[int, ...]) -> tuple[str, str]
         return "transposed", f"transposed, axes {moved[0]} and {moved[1]}"
     if axes == tuple(range(len(axes)))[::-1]:
         return "permuted axes", "transposed, all axes reversed"
-    return "permuted axes", f"with its axes permuted to {list(axes)}"
+    return "permuted axes", f"its axes were permuted to {list(axes)}"
 
 
 def _grouped(fine: tuple[int, ...], coarse: tuple[int, ...], names: list[str]) -> str:
     """Return axis names, with brackets around those that are one axis of the coarse shape."""
-    terms, at = [], 0
+    terms: list[str] = []
+    at = 0
     for size in coarse:
-        run, product = [], 1
+        run: list[str] = []
+        product = 1
         while at < len(fine) and (product < size or (fine[at] == 1 and product == size and not run)):
             run.append(names[at])
             product *= fine[at]
@@ -221,13 +225,14 @@ def _taken(tensor: Tensor, indexes: Indexes, shape: tuple[int, ...]) -> Tensor:
     """Return a tensor of the places that are taken along each axis."""
 
     def read(region: Region) -> Array:
-        wanted = [
-            np.arange(part.start, part.stop, part.step) if index is None else np.maximum(index[part], 0)
-            for part, index in zip(region, indexes, strict=True)
-        ]
-        return _read_places(tensor, wanted)
+        return _read_places(tensor, [_wanted(*pair) for pair in zip(region, indexes, strict=True)])
 
     return LazyTensor(TensorSpec(shape, tensor.spec.dtype), read)
+
+
+def _wanted(part: slice, index: Array | None) -> Array:
+    """Return the places that a part of an axis takes; of those from nowhere, the first."""
+    return np.arange(part.start, part.stop, part.step) if index is None else np.maximum(index[part], 0)
 
 
 def _read_places(tensor: Tensor, wanted: list[Array]) -> Array:

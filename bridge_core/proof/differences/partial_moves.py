@@ -24,7 +24,7 @@ def partial_moves(left: Shape, right: Shape) -> Iterator[Move]:
     differing = [axis for axis in straight if left[axis] != right[axis]]
     if not differing:
         for axis in straight:
-            if left[axis] > 2:
+            if left[axis] > 1:
                 for index in (np.arange(left[axis]) - 1, _after(np.arange(1, left[axis]), left[axis])):
                     yield Move(left, left, straight, _alone(index, axis, len(left)), right)
         return
@@ -47,7 +47,12 @@ def _along(left: int, right: int) -> list[Array]:
         return cuts
     pads = []
     if right % left == 0 and left > 1:
-        pads = [np.repeat(np.arange(left), right // left), np.tile(np.arange(left), right // left)]
+        times = right // left
+        pads = [
+            np.repeat(np.arange(left).reshape(-1, length), times, axis=0).reshape(-1)
+            for length in range(1, left + 1)
+            if left % length == 0
+        ]
     before = np.full(right - left, -1)
     pads += [_after(np.arange(left), right), np.concatenate([before, np.arange(left)])]
     middle = (right - left) // 2
@@ -94,68 +99,77 @@ def rows_found(left: list[Array | None], right: list[Array | None], shape: Shape
 def name_partial(move: Move, left: Tensor, right: Tensor) -> MoveName:
     """Return what a partial move is called, and what the right tensor holds elsewhere."""
     texts, kinds, bits = [], [], 0.0
-    code = "{}"
+    code, here, there = "{}", [":"] * len(move.shape), [":"] * len(move.shape)
     for axis, index in enumerate(move.indexes):
         if index is None:
             continue
         where = f" along axis {axis}" if len(move.shape) > 1 else ""
-        before, size, count = ":, " * axis, move.viewed[axis], len(index)
+        size, count = move.viewed[axis], len(index)
         known = np.flatnonzero(index >= 0)
-        runs = index[known]
-        straight = len(known) and bool((np.diff(runs) == 1).all() and (np.diff(known) == 1).all())
-        if straight and len(known) < count and size == count:
-            shift = int(known[0]) - int(runs[0])
-            rows = "row" if abs(shift) == 1 else "rows"
-            kinds.append("shifted rows")
-            texts.append(f"shifted by {shift} {rows}{where}")
-        elif straight and len(known) < count:
-            kinds.append("padded")
-            place = "" if known[0] == 0 else " in front" if known[-1] == count - 1 else " on both sides"
-            more = f"{count - size} row{'s' if count - size > 1 else ''} more"
-            texts.append(f"padded{where} from {size} to {count} ({more}{place})")
-        elif straight:
-            kinds.append("cut")
-            less = f"{size - count} row{'s' if size - count > 1 else ''} less"
-            texts.append(f"cut{where} from {size} to {count} ({less}{'' if not runs[0] else ' in front'})")
-            code += f"[{before}{runs[0]}:{runs[-1] + 1}]"
+        taken = index[known]
+        if len(known) and bool((np.diff(taken) == 1).all() and (np.diff(known) == 1).all()):
+            here[axis] = f"{known[0]}:{known[-1] + 1}"
+            there[axis] = f"{taken[0]}:{taken[-1] + 1}"
+            kind, text = _straight(known, taken, size, count)
+            texts.append(text.replace(",", f"{where},", 1))
         else:
             kind, text, call, cost = _repeated(index, known, size, axis, where)
-            kinds.append(kind)
+            here[axis] = "known"
+            there[axis] = "order"
+            code = call.replace("{}", code)
             texts.append(text)
             bits += cost
-            code = call.replace("{}", code) if call else code
+        kinds.append(kind)
+    cut = any(part != ":" for part in there)
     if move.partial:
         texts[-1] += f", the rest is {_rest(move, left, right)}"
-        code += "  # where it is known"
+        code = f"right[{', '.join(here)}] = {{}}[{', '.join(there)}]"
+    elif code == "{}" and cut:
+        code = f"{{}}[{', '.join(there)}]"
     return MoveName(tuple(kinds), tuple(texts), code, bits)
 
 
-def _repeated(
-    index: Array, known: Array, size: int, axis: int, where: str
-) -> tuple[str, str, str, float]:
+def _straight(known: Array, taken: Array, size: int, count: int) -> tuple[str, str]:
+    """Name one run of rows; the first comma of the text is where the axis is named."""
+    if len(known) < count and size == count:
+        shift = int(known[0]) - int(taken[0])
+        rows = "1 row" if shift == 1 else f"{shift} rows"
+        return "shifted rows", f"shifted by {rows}, off by {abs(shift)}"
+    more = abs(count - size)
+    rows = f"{more} row{'s' if more > 1 else ''} {'more' if count > size else 'less'}"
+    if len(known) < count:
+        place = "" if known[0] == 0 else " in front" if known[-1] == count - 1 else " on both sides"
+        return "padded", f"padded from {size} to {count}, {rows}{place}"
+    return "cut", f"cut from {size} to {count}, {rows}{' in front' if taken[0] else ''}"
+
+
+def _repeated(index: Array, known: Array, size: int, axis: int, where: str) -> tuple[str, str, str, float]:
     count = len(index)
     if len(known) == count and count % size == 0:
         times = count // size
         if np.array_equal(index, np.repeat(np.arange(size), times)):
-            text = f"with every place repeated {times} times{where}"
+            text = f"every place was repeated {times} times{where}"
             return "repeated", text, f"np.repeat({{}}, {times}, axis={axis})", 0.0
+        length = int(np.flatnonzero(np.diff(index) != 1)[0]) + 1
+        rows = np.arange(size).reshape(-1, length if size % length == 0 else size)
+        if length < size and np.array_equal(index, np.repeat(rows, times, axis=0).reshape(-1)):
+            text = f"every block of {length} was repeated {times} times{where}"
+            return "repeated", text, f"{{}}[{':, ' * axis}order]", 8.0
         if np.array_equal(index, np.tile(np.arange(size), times)):
             call = f"np.concatenate([{{}}] * {times}, axis={axis})"
-            return "repeated", f"repeated as a whole {times} times{where}", call, 0.0
+            return "repeated", f"tiled {times} times{where}", call, 0.0
     steps = np.diff(index)
     if len(known) == count and count > 1 and (steps == steps[0]).all() and steps[0] > 1:
-        text = f"with every {steps[0]}th place only{where}"
+        text = f"only every {steps[0]}th place was taken{where}"
         return "cut", text, f"{{}}[{':, ' * axis}::{steps[0]}]", 0.0
     at = f"{{}}[{':, ' * axis}order]"
-    text = f"with rows in other places{where} ({len(known)} of {count} are left's)"
+    text = f"its rows were in other places{where} ({len(known)} of {count} are known)"
     return "moved rows", text, at, float(np.log2(max(2, size))) * len(known)
 
 
 def _rest(move: Move, left: Tensor, right: Tensor) -> str:
     """Return what the places hold that come from nowhere: looked at along the first such axis."""
-    axis = next(
-        n for n, index in enumerate(move.indexes) if index is not None and bool((index < 0).any())
-    )
+    axis = next(n for n, index in enumerate(move.indexes) if index is not None and bool((index < 0).any()))
     index = move.indexes[axis]
     unknown = np.flatnonzero(index < 0) if index is not None else np.zeros(0, int)
     if len([n for n in move.indexes if n is not None and (n < 0).any()]) > 1 or len(unknown) > 256:

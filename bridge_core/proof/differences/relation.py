@@ -21,7 +21,7 @@ class Relation:
         kinds: The kinds of all steps, in order.
         error: Largest absolute difference divided by the largest absolute value of the right tensor: 0.0
             where the relation holds exactly, else what rounding leaves.
-        reverse: Whether the left tensor is what the text says of the right one.
+        reverse: Whether the left tensor is what the text describes, made of the right one.
         other: The key of the left tensor, if that is not the right tensor's own key.
     """
 
@@ -37,6 +37,29 @@ class Relation:
     def exact(self) -> bool:
         """Whether the relation holds for every element without rounding."""
         return self.error == 0
+
+    def told(self, left: str = "left", right: str = "right") -> str:
+        """Return the relation as a clause, e.g. ``"as if transposed"``.
+
+        Args:
+            left: What the left tensor's state is called.
+            right: What the right one is called.
+        """
+        if self.other is not None:
+            return f"as if it were {left}'s {join_key(self.other)}{self.changed}"
+        return f"as if {self.sided(self.text, left, right)}"
+
+    def sided(self, text: str, left: str = "left", right: str = "right") -> str:
+        """Return a text about the relation with the side that it is about."""
+        # Without a side, a text is about the right tensor.
+        if self.kind == "constant":
+            return f"{left if self.reverse else right} was {text}"
+        return f"{left} were {right} {text}" if self.reverse else text
+
+    @property
+    def changed(self) -> str:
+        """What was done to another tensor's content, after a comma; empty for nothing."""
+        return f", {self.text}" if self.text != "equal" else ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the relation as plain data."""

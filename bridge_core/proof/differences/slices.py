@@ -1,7 +1,7 @@
 """Finds the order of the axes, and of the places along each, from sums over slices.
 
-The sum of a number made of each element's bits, over all elements of one slice, does not depend on any order along
-the other axes. So the sums along an axis are the same in both tensors, in the order of that axis.
+The sum over one slice, of a number made of each element's bits, does not depend on any order along the other
+axes. So the sums along an axis are the same in both tensors, in the order of that axis.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ def row_sums(tensor: Tensor, *, exact: bool = True) -> list[Array | None]:
 
 
 def _powers(values: Array) -> Array:
-    numbers = np.nan_to_num(reals(values), copy=False)
-    return numbers + 1j * numbers * numbers
+    numbers = reals(values)
+    with np.errstate(all="ignore"):
+        powers: Array = numbers + 1j * np.square(numbers)
+    return np.where(np.isfinite(powers), powers, 0)
 
 
 def moves_by_slices(
@@ -41,7 +43,7 @@ def moves_by_slices(
     Args:
         left: The sums of the left tensor's slices, for each axis.
         right: Those of the right one.
-        near: How far sums may be apart, as a share of the largest; 0 for none.
+        near: How far sums may differ, as a share of the largest; 0 for none.
     """
     if any(sums is None for sums in (*left, *right)) or len(left) != len(right) or len(left) > 6:
         return

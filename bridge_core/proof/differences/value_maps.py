@@ -18,6 +18,10 @@ __all__ = ["SAME", "ValueMap", "byte_swap", "cast_map", "fitted_maps", "rounding
 _ROUNDINGS = ("bfloat16", "float16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
 
 
+_FINEST = 2.0**-40
+"""The finest rounding that fitted numbers can resolve, since they are fitted to sums in float64."""
+
+
 @dataclass(frozen=True, eq=False)
 class ValueMap:
     """A function of single values.
@@ -72,7 +76,7 @@ def byte_swap(dtype: np.dtype[Any]) -> ValueMap | None:
         swapped = flat.view(words).byteswap().view(dtype)
         return swapped.reshape(values.shape)
 
-    text = "with its bytes in the other order"
+    text = "its bytes were in the other order"
     return ValueMap(("byte order",), text, "{}.byteswap()", apply, EXACTLY, dtype=dtype)
 
 
@@ -109,9 +113,7 @@ def _truncated(values: Array) -> Array:
     return words.view(np.float32).reshape(values.shape)
 
 
-def _fits_ends(
-    apply: Callable[[Array], Array], left: Summary, right: Summary, dtype: np.dtype[Any]
-) -> bool:
+def _fits_ends(apply: Callable[[Array], Array], left: Summary, right: Summary, dtype: np.dtype[Any]) -> bool:
     """Return whether a monotone function takes the smallest and the largest value to the right ones."""
     ends = reals(apply(np.array([left.least, left.most], dtype)))
     return bool((ends == (right.least, right.most)).all()) or not np.isfinite(ends).all()
@@ -133,11 +135,11 @@ def fitted_maps(
     epsilon = _epsilon(dtype)
     slack = 4 * epsilon * (left.largest + right.largest) + 2 * absolute
     if _near(right.least, -left.most, slack) and _near(right.most, -left.least, slack):
-        yield ValueMap(("negated",), "negated", "-{}", lambda values: -reals(values), Within(absolute))
+        yield ValueMap(("negated",), "negated", "(-{})", lambda values: -reals(values), Within(absolute))
     if not (left.spread and right.spread) or not math.isfinite(left.spread + right.spread):
         return
     ratio = right.spread / left.spread
-    digits = max(2.0**-23, 4 * epsilon / left.finite**0.5)
+    digits = max(epsilon, 4 * epsilon / left.finite**0.5)
     factor = _round_number(ratio, digits * ratio)
     for sign in (1.0, -1.0):
         low, high = (left.least, left.most) if sign > 0 else (-left.most, -left.least)
@@ -167,19 +169,17 @@ def _near(one: float, other: float, slack: float) -> bool:
     return abs(one - other) <= slack
 
 
-def _fits_line(
-    low: float, high: float, factor: float, shift: float, right: Summary, slack: float
-) -> bool:
+def _fits_line(low: float, high: float, factor: float, shift: float, right: Summary, slack: float) -> bool:
     wide = slack * max(1.0, factor)
     return _near(low * factor + shift, right.least, wide) and _near(high * factor + shift, right.most, wide)
 
 
 def _epsilon(dtype: np.dtype[Any]) -> float:
     if not is_floating(dtype):
-        return 2.0**-52
+        return _FINEST
     import ml_dtypes
 
-    return float(ml_dtypes.finfo(dtype).eps)  # type: ignore[no-untyped-call]
+    return max(_FINEST, float(ml_dtypes.finfo(dtype).eps))  # type: ignore[no-untyped-call]
 
 
 def _round_number(value: float, limit: float) -> float:
@@ -192,8 +192,8 @@ def _round_number(value: float, limit: float) -> float:
         if abs(short - value) <= limit:
             return short
     for power in (-0.5, 0.5, -1.0):
-        whole = round(abs(value) ** (1 / power))
-        if 1 < whole < 1 << 20:
+        whole = round(abs(value) ** (1 / power)) if 1e-3 < abs(value) < 1e3 else 0
+        if whole > 1:
             exact = math.copysign(whole**power, value)
             if abs(exact - value) <= limit:
                 return exact
@@ -202,8 +202,8 @@ def _round_number(value: float, limit: float) -> float:
 
 def _shown(value: float) -> str:
     text = f"{value:.9g}"
-    whole = round(abs(value) ** -2)
-    if 1 < whole < 1 << 20 and len(text) > 6 and abs(whole**-0.5 - abs(value)) < 1e-7 * abs(value):
+    whole = round(abs(value) ** -2) if 1e-3 < abs(value) < 1 else 0
+    if whole > 1 and len(text) > 6 and abs(whole**-0.5 - abs(value)) < 1e-7 * abs(value):
         return f"{'-' if value < 0 else ''}1/sqrt({whole})"
     return text
 
@@ -212,17 +212,18 @@ def _scaled(factor: float, epsilon: float, absolute: float) -> ValueMap:
     within = Within(absolute, 4 * epsilon)
     text = f"scaled by {_shown(factor)}"
     return ValueMap(
-        ("scaled",), text, f"{{}} * {factor!r}", lambda values: reals(values) * factor, within, 1
+        ("scaled",), text, f"({{}} * {factor!r})", lambda values: reals(values) * factor, within, 1
     )
 
 
 def _shifted(shift: float, epsilon: float, largest: float, absolute: float) -> ValueMap:
     within = Within(absolute + epsilon * largest, epsilon)
-    sign, text = ("+", "larger") if shift > 0 else ("-", "smaller")
+    sign = "+" if shift > 0 else "-"
+    scales = {1.0: ", as 1 + scale is of scale", -1.0: ", as scale is of 1 + scale"}
     return ValueMap(
         ("shifted",),
-        f"shifted by {_shown(shift)} (every value {_shown(abs(shift))} {text})",
-        f"{{}} {sign} {abs(shift)!r}",
+        f"shifted by {_shown(shift)}{scales.get(shift, '')}",
+        f"({{}} {sign} {abs(shift)!r})",
         lambda values: reals(values) + shift,
         within,
         1,
@@ -237,7 +238,7 @@ def _line(
     return ValueMap(
         (kind, "shifted"),
         f"{text} and shifted by {_shown(shift)}",
-        f"{{}} * {factor!r} + {shift!r}",
+        f"({{}} * {factor!r} + {shift!r})",
         lambda values: reals(values) * factor + shift,
         within,
         2,
@@ -245,13 +246,13 @@ def _line(
 
 
 _FUNCTIONS: tuple[tuple[str, str, str, Callable[[Array], Array]], ...] = (
-    ("squared", "squared", "{} ** 2", np.square),
-    ("square root", "the square root", "np.sqrt({})", np.sqrt),
-    ("reciprocal", "the reciprocal", "1 / {}", np.reciprocal),
-    ("exponential", "the exponential", "np.exp({})", np.exp),
-    ("logarithm", "the logarithm", "np.log({})", np.log),
-    ("exponential", "minus the exponential", "-np.exp({})", lambda values: -np.exp(values)),
-    ("logarithm", "the logarithm of minus the values", "np.log(-{})", lambda values: np.log(-values)),
+    ("squared", "squared", "({} ** 2)", np.square),
+    ("square root", "replaced by its square root", "np.sqrt({})", np.sqrt),
+    ("reciprocal", "replaced by its reciprocal", "(1 / {})", np.reciprocal),
+    ("exponential", "replaced by its exponential", "np.exp({})", np.exp),
+    ("logarithm", "replaced by its logarithm", "np.log({})", np.log),
+    ("exponential", "replaced by minus its exponential", "(-np.exp({}))", lambda values: -np.exp(values)),
+    ("logarithm", "replaced by the logarithm of its negative", "np.log(-{})", lambda values: np.log(-values)),
 )
 
 
@@ -265,7 +266,6 @@ def _functions(left: Summary, right: Summary, epsilon: float, absolute: float) -
 
         ends = np.sort(apply(np.array([left.least, left.most])))
         slack = 16 * epsilon * right.largest + absolute
-        if _near(float(ends[1]), right.most, slack) and (
-            kind == "squared" or _near(float(ends[0]), right.least, slack)
-        ):
+        folds = kind == "squared" or (kind == "reciprocal" and left.least < 0 < left.most)
+        if folds or (_near(float(ends[0]), right.least, slack) and _near(float(ends[1]), right.most, slack)):
             yield ValueMap((kind,), text, code, apply, Within(absolute, 16 * epsilon), 0)

@@ -21,6 +21,7 @@ from bridge_core.proof.running.outputs import Outputs, compared_outputs, not_fin
 from bridge_core.proof.running.proof_report import FirstDifference, ModelName, Proof
 from bridge_core.proof.running.restless import restless_cause
 from bridge_core.proof.running.setting_differences import ComparedSettings, compared_settings
+from bridge_core.proof.running.updates import compared_updates
 from bridge_core.proof.running.weights import Converted, converted_weights, source_values, stacked_keys
 from bridge_core.public import require_bool
 from bridge_core.rules import Allowed, Rules
@@ -58,7 +59,7 @@ def prove(
     progress: Callable[[str], None] | None = None,
     registry: Registry | None = None,
 ) -> Proof:
-    """Run two models on the same weights, compare their outputs, and find the first module that differs.
+    """Run two models on the same weights, and find the first module that differs.
 
     The source gets random values in every parameter and statistic, or those of a checkpoint; the target
     gets what the conversion makes of them. What rounding changes is measured on the same two models.
@@ -197,7 +198,12 @@ class _Proving:
         problems = _problems(ours.native, theirs.native)
         sharp = self._sharp(ours, theirs)
         restless = self._restless(ours, theirs, control)
-        equal = outputs.error <= control and not problems and not restless
+        theirs_settings = self.settings[1] if not isinstance(self.settings[1], str) else {}
+        updates = compared_updates(
+            self.made, ours.native, theirs.native, self.target, theirs_settings, control
+        )
+        same = outputs.error <= control and not problems and not restless
+        equal = same and not updates.problems
         known = Proof(
             equal,
             source,
@@ -206,12 +212,12 @@ class _Proving:
             control=control,
             controls=(ours.error, theirs.error),
             error_in_float64=None if sharp is None else sharp.error,
-            problems=(*problems, *(cause.text for cause in restless)),
-            causes=restless,
+            problems=(*problems, *(cause.text for cause in restless), *updates.problems),
+            causes=(*restless, *(updates.causes if same else ())),
             limit=control,
-            notes=_run_notes(ours, theirs, sharp, equal, control),
+            notes=(*_run_notes(ours, theirs, sharp, equal, control), *updates.notes),
         )
-        if equal or restless:
+        if same or restless:
             return known
         return self._with_first_difference(known, sharp)
 

@@ -14,6 +14,9 @@ from bridge_core.state import Key, join_key
 
 __all__ = ["ComparedSettings", "SettingDifference", "compared_settings", "same_padding"]
 
+_ABSENT = {"padding_mode": "zeros", "ceil_mode": False}
+"""What a setting means that is absent, in a module with a window."""
+
 _HIDDEN = {
     "momentum": "it matters in training only",
     "dropout": "it matters in training only",
@@ -169,10 +172,13 @@ def _sort_of(settings: ModuleSettings) -> str:
 def _differences(
     source: Key, ours: ModuleSettings, target: Key, theirs: ModuleSettings
 ) -> Iterator[SettingDifference]:
-    for name, one in ours.values.items():
-        if name not in theirs.values:
+    for name in dict.fromkeys((*ours.values, *theirs.values)):
+        if (name in ours.values and name in theirs.values) or (
+            name in _ABSENT and "padding" in ours.values and "padding" in theirs.values
+        ):
+            one, other = (each.values.get(name, _ABSENT.get(name)) for each in (ours, theirs))
+        else:
             continue
-        other = theirs.values[name]
         note = _HIDDEN.get(name, "")
         if name == "padding":
             equal, note = same_padding(ours.values, theirs.values)

@@ -48,7 +48,9 @@ def test_a_right_port_is_equal():
     assert done.equal
     assert done.error <= done.control < 1e-5
     assert done.error_in_float64 < 1e-13
-    assert done.first is None and not done.causes and not done.problems
+    assert done.first is None
+    assert not done.causes
+    assert not done.problems
     check_document("prove", done.to_json())
 
 
@@ -61,7 +63,8 @@ def test_the_first_module_that_differs_is_named():
     assert [one.name for one in done.settings] == ["eps"]
     check_document("prove", done.to_json())
     text = "\n".join(done.lines())
-    assert "block1.norm" in text and "eps" in text
+    assert "block1.norm" in text
+    assert "eps" in text
 
 
 def test_a_mistake_between_modules_is_placed_before_the_next_one():
@@ -79,8 +82,8 @@ def test_a_small_mistake_is_never_equal():
     for eps in (1.1e-5, 1e-4):
         done = proof(model("torch"), model("flax", changed=(0, {"eps": eps})))
         assert done.equal == (done.error <= done.control)
-        assert (
-            done.equal is False or done.error_in_float64 > 1e-10 and any("float64" in n for n in done.notes)
+        assert done.equal is False or (
+            done.error_in_float64 > 1e-10 and any("float64" in n for n in done.notes)
         )
     assert not done.equal
 
@@ -89,20 +92,23 @@ def test_dropout_left_on_is_a_cause_of_its_own():
     done = proof(model("torch", changed=(1, {"act": dropped})), model("flax"))
     assert not done.equal
     assert [cause.code for cause in done.causes] == ["dropout"]
-    assert "block1.act" in done.causes[0].text and "source" in done.causes[0].text
+    assert "block1.act" in done.causes[0].text
+    assert "source" in done.causes[0].text
 
 
 def test_nan_is_never_equal():
     nan = lambda x, run: np.where(x > 0, x, np.nan)  # noqa: E731
     done = proof(model("torch", changed=(2, {"act": nan})), model("flax", changed=(2, {"act": nan})))
     assert not done.equal
-    assert len(done.problems) == 2 and "NaN" in done.problems[0]
+    assert len(done.problems) == 2
+    assert "NaN" in done.problems[0]
     check_document("prove", done.to_json())
 
 
 def test_without_float64_the_report_says_so():
     done = proof(model("torch", float64=False), model("flax"))
-    assert done.equal and done.error_in_float64 is None
+    assert done.equal
+    assert done.error_in_float64 is None
     assert any("float64" in note for note in done.notes)
     wrong = proof(model("torch", float64=False), model("flax", changed=(1, {"eps": 1e-2})))
     assert wrong.first.source == "block1.norm"
@@ -134,7 +140,7 @@ def test_constants_keep_their_values_and_all_else_is_random():
 
 
 def test_inputs():
-    """They are what a model offers, or the error says how to write them."""
+    """They are what a model offers, or the error shows how to write them."""
     with refused(UsageError, "inputs", hint=("def inputs", "--inputs mynet:inputs")):
         proof(model("torch"), model("flax"), inputs=None)
     assert proof(model("torch", offered=X), model("flax"), inputs=None).equal
@@ -145,7 +151,8 @@ def test_inputs():
     with refused(UsageError, "floats", hint='"source"'):
         proof(model("torch"), model("flax"), inputs=np.arange(3))
     blind = proof(model("torch"), model("flax"), inputs=np.ones((1, 2, 8), "f4")).blind
-    assert any("constant" in text for text in blind) and any("batch of one" in text for text in blind)
+    assert any("constant" in text for text in blind)
+    assert any("batch of one" in text for text in blind)
 
 
 def test_models():
@@ -181,7 +188,9 @@ def test_what_no_source_fills_keeps_the_targets_values():
 
 def test_settings_without_a_run():
     done = proof(model("torch"), model("flax", changed=(1, {"eps": 1e-2})), run=False)
-    assert not done.equal and not done.ran and done.outputs is None
+    assert not done.equal
+    assert not done.ran
+    assert done.outputs is None
     (only,) = done.settings
     assert (only.source, only.name, only.source_value, only.target_value) == (
         "block1.norm",
