@@ -223,6 +223,20 @@ def _rules_plan(plt: Any, document: Mapping[str, Any]) -> Any:
     return figure
 
 
+def _match(plt: Any, document: Mapping[str, Any]) -> Any:
+    rows = document["rows"]
+    figure, axes = plt.subplots(figsize=(5.2, 0.24 * len(rows) + 0.8), layout="constrained")
+    places = range(len(rows))
+    axes.barh(places, [row["leaves"] for row in rows], color="0.9", label="leaves")
+    axes.barh(places, [row["settled"] for row in rows], color=_OURS, height=0.5, label="settled")
+    axes.plot([row["determined"] for row in rows], places, "|", color="k", label="determined by headers")
+    axes.set_yticks(places, [row["pair"] for row in rows])
+    axes.invert_yaxis()
+    axes.set(xscale="log", title="Leaves that matching settles")
+    axes.legend()
+    return figure
+
+
 def _transpose_kernel(plt: Any, document: Mapping[str, Any]) -> Any:
     rows = document["rows"]
     items = list(dict.fromkeys(row["item_size"] for row in rows))
@@ -274,6 +288,7 @@ _DRAWN = {
     "orbax_checkpoints": _file_to_file,
     "plan_time": _plan_time,
     "rules_plan": _rules_plan,
+    "match": _match,
     "transpose_kernel": _transpose_kernel,
     "import_time": _import_time,
 }

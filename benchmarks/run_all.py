@@ -36,6 +36,7 @@ def plan(*, quick: bool) -> list[tuple[str, str, list[str]]]:
             ("transpose-kernel", "transpose_kernel.py", ["--size", "8MB", "--repeats", "1"]),
             ("plan-time", "plan_time.py", ["--keys", "100", "1000", "10000", "--repeats", "1"]),
             ("rules-plan", "rules_plan.py", ["--repeats", "1"]),
+            ("match", "match.py", ["--pairs", "small"]),
             ("import-time", "import_time.py", ["--repeats", "5"]),
         ]
     else:
@@ -48,6 +49,7 @@ def plan(*, quick: bool) -> list[tuple[str, str, list[str]]]:
             ("transpose-kernel", "transpose_kernel.py", ["--repeats", "3"]),
             ("plan-time", "plan_time.py", ["--repeats", "3"]),
             ("rules-plan", "rules_plan.py", ["--repeats", "3"]),
+            ("match", "match.py", []),
             ("file-to-file-500MB", sized, ["--sizes", "500MB", "--seconds", "45", *torch]),
             (
                 "file-to-file-2GB",
@@ -72,6 +74,7 @@ def plan(*, quick: bool) -> list[tuple[str, str, list[str]]]:
             ("file-to-file-8GB", sized, ["--sizes", "8GB", *eight, "--only", *main]),
         ]
     needs = {
+        "match.py": ("torch", "jax", "flax", "transformers", "ckptbridge_transformers"),
         "load.py": ("torch", "jax", "flax"),
         "orbax_checkpoints.py": ("jax", "flax", "orbax", "tensorstore", "ckptbridge_orbax", "safetensors"),
         "from_pretrained.py": ("torch", "jax", "flax", "transformers", "ckptbridge_transformers"),

@@ -104,6 +104,7 @@ def test_noise_longer_than_its_pool_goes_on():
         ("stacking", ["--layers", "1", "3", "--repeats", "1"]),
         ("plan_time", ["--keys", "100", "--repeats", "1"]),
         ("rules_plan", ["--keys", "100", "--repeats", "1"]),
+        ("match", ["--pairs", "small"]),
         ("transpose_kernel", ["--size", "1MB", "--repeats", "1"]),
         ("import_time", ["--repeats", "1"]),
     ],

@@ -1,6 +1,6 @@
 """Pairs of models with their true partners, with unlike names, and what headers determine of them.
 
-The ceiling is computed without the matcher: a leaf is determined if no automorphism of its tree moves it, where
+The ceiling is computed without the matcher: a leaf is determined if no automorphism of its tree moves it;
 siblings are alike if all below them has the same shapes, and numbered siblings keep their order.
 """
 
@@ -174,7 +174,9 @@ def score(pair: MatchPair, side: str = "", *, seed: int = 0, check: bool = True)
         if not set(one.sources) <= truth.get(target_key, frozenset())
     ]
     for choice in matching.choices:
-        found = {(one.sources, one.targets) for o in choice.options for p in o.pairs for one in p.leaf_pairs()}
+        found = {
+            (one.sources, one.targets) for o in choice.options for p in o.pairs for one in p.leaf_pairs()
+        }
         if choice.is_orientation and len({one for one, _ in found}) == len(found):
             keys |= {key for one, _ in found for key in one}
     due = {ours[key] for key in _due(pair)}
@@ -250,26 +252,46 @@ def encoder(layers: int = 3, width: int = 8, hidden: int = 32, words: int = 50) 
 
 
 def random_pair(seed: int) -> MatchPair | None:
-    """Return a random tree of layers on both sides; None where one side cannot have it."""
-    import bridge_core
-    from support.random_models import draw_model
-    from support.random_layers import Numbers
+    """Return a random tree of layers as both frameworks hold it; None where Flax has none of a layer.
 
-    model = draw_model(Numbers(seed)) if isinstance(Numbers, type) else draw_model(seed)
+    Values are distinct in the whole model, so they show which tensors belong together.
+    """
+    from support.random_models import draw_model
+
+    model = draw_model(np.random.default_rng(seed), odd=False)
     if not model.has_flax:
         return None
-    module = model.torch_module()
-    source = bridge_core.conversion.state_of(module, bridge_core.plugins.default_registry())
-    target = bridge_core.conversion.state_of(model.flax_tree(), bridge_core.plugins.default_registry(), layout="flax")
-    return _planned(f"random {seed}", module, source, target)
+    ours = {tuple(name.split(".")): array for name, array in model.torch_state().items()}
+    theirs = dict(_flat(model.flax_tree(), ()))
+    owner: dict[float, set[Key]] = {}
+    for key, array in ours.items():
+        for value in np.ravel(array):
+            owner.setdefault(float(value), set()).add(key)
+    truth = {
+        key: frozenset(one for value in np.ravel(array) for one in owner.get(float(value), ()))
+        for key, array in theirs.items()
+    }
+    kinds = ", ".join(place.layer.kind for place in model.places)
+    return MatchPair(
+        f"random {seed} ({kinds})", shapes_only(ours, "torch"), shapes_only(theirs, "flax"), truth
+    )
+
+
+def _flat(tree: Any, above: Key) -> Iterator[tuple[Key, Any]]:
+    for name, below in tree.items():
+        if isinstance(below, Mapping):
+            yield from _flat(below, (*above, name))
+        else:
+            yield (*above, name), below
 
 
 def zoo_pairs(names: tuple[str, ...] | None = None, *, fast: bool = True) -> Iterator[MatchPair]:
     """Yield pairs of transformers' classes, with the truth by the adapter's own plan."""
+    from zoo import harness, seq2seq, speech, text, vision
+
     import bridge_core
     from ckptbridge_transformers import flax_template
     from ckptbridge_transformers.families import rules_for
-    from zoo import harness, seq2seq, speech, text, vision
 
     registry = bridge_core.plugins.default_registry()
     for case in (*text.CASES, *seq2seq.CASES, *vision.CASES, *speech.CASES):

@@ -32,7 +32,7 @@ def with_checked_rules(
     text = rules_text(matching)
     if not check:
         return replace(matching, rules_text=text)
-    if "\n[[rule]]" not in f"\n{text}":
+    if not matching.pairs:
         return replace(matching, rules_text=text)
     try:
         rules = _loaded(text)

@@ -10,7 +10,7 @@ from math import prod
 
 from bridge_core.proof.matching.folding import NodePath
 from bridge_core.proof.matching.leaf_evidence import Draft, LeafEvidence, name_of
-from bridge_core.proof.matching.pools import DraftChoice, Outcome
+from bridge_core.proof.matching.outcome import DraftChoice, Outcome
 
 __all__ = ["with_doubts"]
 
@@ -48,7 +48,9 @@ def _sounds_so(path: NodePath) -> bool:
 def _is_rival(rival: Draft, draft: Draft, *, is_target: bool) -> bool:
     """Return whether another pair of as many elements has the name that the embedding's lacks."""
     other = rival.source if is_target else rival.target
-    same = all(_size(one) == _size(two) for one, two in ((rival.source, draft.source), (rival.target, draft.target)))
+    same = all(
+        _size(one) == _size(two) for one, two in ((rival.source, draft.source), (rival.target, draft.target))
+    )
     return rival is not draft and same and _sounds_so(other)
 
 

@@ -76,7 +76,11 @@ class Form:
 
 
 def forms(
-    way: Way, source: Shape, target: Shape, source_lists: Sequence[tuple[str, int]], target_lists: Sequence[tuple[str, int]]
+    way: Way,
+    source: Shape,
+    target: Shape,
+    source_lists: Sequence[tuple[str, int]],
+    target_lists: Sequence[tuple[str, int]],
 ) -> Iterator[Form]:
     """Yield the equations by which a shape becomes another.
 
@@ -97,7 +101,9 @@ def forms(
                 yield Form(text, tuple(sorted(sizes.items())), _sign(left, right, sizes, source, target))
 
 
-def _sign(left: list[str], right: list[str], sizes: dict[str, int], source: Shape, target: Shape) -> tuple[object, ...]:
+def _sign(
+    left: list[str], right: list[str], sizes: dict[str, int], source: Shape, target: Shape
+) -> tuple[object, ...]:
     """Return what the equation does: its axes numbered in order, without those of size one."""
     known = dict(sizes)
     for terms, shape in ((left, source), (right, target)):
@@ -254,7 +260,9 @@ def _reshaped(source: Shape, target: Shape) -> tuple[list[str], list[str], dict[
                 return None
             parts = [next(names) if n != 1 else "1" for n in wide[at:end]]
             known = [name for name in parts if name != "1"]
-            sizes.update({name: n for name, n in zip(parts, wide[at:end], strict=True) if n != 1 and name != known[-1]})
+            sizes.update(
+                {name: n for name, n in zip(parts, wide[at:end], strict=True) if n != 1 and name != known[-1]}
+            )
             joined = f"({' '.join(known)})" if len(known) > 1 else known[0]
             if wide is target:
                 left.append(joined)

@@ -6,8 +6,9 @@ import functools
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from bridge_core.state import FlatState, Key, TensorSpec, VariableCollections
 
@@ -105,13 +106,16 @@ def numbers_of(path: NodePath) -> Iterator[tuple[int, ...]]:
     return itertools.product(*(node.numbers for node in path if node.numbers))
 
 
-def fold(state: FlatState, layout: str, collections: VariableCollections) -> Side:
+def fold(
+    state: FlatState, layout: str, collections: VariableCollections, leaf_names: Collection[str] = ()
+) -> Side:
     """Return a state's keys as a tree.
 
     Args:
         state: The state; no value is read.
         layout: Its layout.
         collections: Its variable collections, which are left out of the tree where the rest is unique.
+        leaf_names: Names of leaves whose numbers count nothing, such as ``original0``.
     """
     names = collections.names(state)
     if len(set(names.values())) < len(names):
@@ -134,7 +138,7 @@ def fold(state: FlatState, layout: str, collections: VariableCollections) -> Sid
             branch[parts[-1]] = leaf
         keys["".join(parts)] = key
     modules = {path: info.types for path, info in state.metadata.modules.items()}
-    return Side(layout, _folded(tree, {})[0], keys, modules)
+    return Side(layout, _folded(tree, {}, frozenset(leaf_names))[0], keys, modules)
 
 
 def _split(part: str) -> Iterator[tuple[str, str]]:
@@ -147,11 +151,15 @@ def _split(part: str) -> Iterator[tuple[str, str]]:
 _Signature = tuple[object, ...]
 
 
-def _folded(tree: Mapping[str, object], known: dict[_Signature, int]) -> tuple[tuple[Node, ...], int]:
+def _folded(
+    tree: Mapping[str, object], known: dict[_Signature, int], leaf_names: frozenset[str]
+) -> tuple[tuple[Node, ...], int]:
     """Return the nodes of a level, and the number of its signature."""
     groups: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
     for text in tree:
         match = _NUMBERED.fullmatch(text)
+        if text[1:] in leaf_names and not isinstance(tree[text], dict):
+            continue
         if match is not None and not match[1][-1:].isdigit():
             groups[match[1], match[3]][int(match[2])] = text
     numbered: dict[str, tuple[str, int]] = {}
@@ -162,7 +170,7 @@ def _folded(tree: Mapping[str, object], known: dict[_Signature, int]) -> tuple[t
     alike: dict[tuple[str, int], list[int]] = {}
     nodes: dict[tuple[str, int], Node] = {}
     for text, below in tree.items():
-        node, signature = _node(text, below, known)
+        node, signature = _node(text, below, known, leaf_names)
         pattern, number = numbered.get(text, (text, -1))
         at = (pattern, signature)
         nodes.setdefault(at, node)
@@ -174,12 +182,13 @@ def _folded(tree: Mapping[str, object], known: dict[_Signature, int]) -> tuple[t
     return folded, known.setdefault(content, len(known))
 
 
-def _node(text: str, below: object, known: dict[_Signature, int]) -> tuple[Node, int]:
+def _node(
+    text: str, below: object, known: dict[_Signature, int], leaf_names: frozenset[str]
+) -> tuple[Node, int]:
     if isinstance(below, dict):
-        children, signature = _folded(below, known)
+        children, signature = _folded(below, known, leaf_names)
         return Node(text, children=children), signature
-    spec, collection = below  # type: ignore[misc]
-    assert isinstance(spec, TensorSpec)
+    spec, collection = cast("tuple[TensorSpec, str]", below)
     kind = spec.dtype.kind
     sort = kind if kind in "iub" else "f"
     signature = known.setdefault((tuple(spec.shape), sort, collection), len(known))

@@ -144,8 +144,10 @@ class LeafEvidence:
             (target, self.ways.target_roles, source, self.ways.source_collections),
         ):
             own = roles.get(name_of(one))
-            if own and other[-1].collection and not any(
-                _in_collection(role, other[-1].collection, collections) for _, role in own
+            if (
+                own
+                and other[-1].collection
+                and not any(_in_collection(role, other[-1].collection, collections) for _, role in own)
             ):
                 return False
         return True
@@ -172,7 +174,11 @@ class LeafEvidence:
             shape = source[-1].shape or ()
             if way.identity or "out" not in axes or len(axes) < 2:
                 continue
-            at = axes.index("out") if "+k" not in axes or axes.index("+k") > axes.index("out") else axes.index("out") - len(axes)
+            at = (
+                axes.index("out")
+                if "+k" not in axes or axes.index("+k") > axes.index("out")
+                else axes.index("out") - len(axes)
+            )
             if -len(shape) <= at < len(shape) and shape[at] == sizes[0]:
                 kept.append(way)
         return tuple(kept) or ways

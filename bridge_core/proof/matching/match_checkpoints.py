@@ -76,8 +76,11 @@ def match(
                 raise UsageError(f"the {what} is not given.", hint=f"Pass {option}.")
             weights = running[len(sides)].weights if running else live
             given = weights if value is None else value
-            places = {"entry": entry, "step": step} if what == "source" and value is not None else {}
-            state = stack.enter_context(opened(given, registry, layout=asked, what=what, **places))
+            is_source = what == "source" and value is not None
+            place = (entry, step) if is_source else (None, None)
+            state = stack.enter_context(
+                opened(given, registry, layout=asked, what=what, entry=place[0], step=place[1])
+            )
             if not state:
                 raise UsageError(f"the {what} holds no tensor.", hint=f"Give weights as the {what}.")
             if live is not None and value is not None:

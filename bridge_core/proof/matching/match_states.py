@@ -16,8 +16,9 @@ from bridge_core.proof.matching.folding import Node, NodePath, Side, fold, slots
 from bridge_core.proof.matching.known_names import likeness
 from bridge_core.proof.matching.leaf_evidence import Draft, LeafEvidence
 from bridge_core.proof.matching.matching import Choice, Matching, Option, PatternPair, Unmatched
+from bridge_core.proof.matching.outcome import DraftChoice, Outcome
 from bridge_core.proof.matching.patterns import PatternWriter, pattern_of
-from bridge_core.proof.matching.pools import DraftChoice, Outcome, Pools
+from bridge_core.proof.matching.pools import Pools
 from bridge_core.proof.matching.profiles import Profiles
 from bridge_core.proof.matching.transforms import ways_between
 from bridge_core.state import FlatState, VariableCollections
@@ -59,14 +60,16 @@ def match_states(
 
 
 def _assigned(ours: Side, theirs: Side, evidence: LeafEvidence, *, names: bool) -> Outcome:
-    """Return the assignment, with linear layers as both frameworks store them unless the trees speak against it.
+    """Return the assignment, with linear layers as both frameworks store them unless trees deny it.
 
     A model whose other leaves are stored in another order, as in libraries with layouts of their own, is
     matched without that assumption.
     """
     alone = Profiles(ours, theirs).is_one_sided
     kept, gone = zip(*(_without_alone(side, alone) for side in (ours, theirs)), strict=True)
-    profiles = Profiles(*(replace(side, roots=roots) for side, roots in zip((ours, theirs), kept, strict=True)))
+    profiles = Profiles(
+        *(replace(side, roots=roots) for side, roots in zip((ours, theirs), kept, strict=True))
+    )
     roots = [(root,) for root in kept[0]], [(root,) for root in kept[1]]
     pools = Pools(profiles, evidence, names=names)
     outcome = pools.match(*roots)
@@ -77,9 +80,7 @@ def _assigned(ours: Side, theirs: Side, evidence: LeafEvidence, *, names: bool) 
     return outcome
 
 
-def _without_alone(
-    side: Side, alone: Callable[[Node], bool]
-) -> tuple[tuple[Node, ...], list[NodePath]]:
+def _without_alone(side: Side, alone: Callable[[Node], bool]) -> tuple[tuple[Node, ...], list[NodePath]]:
     """Return a side's tree without the leaves that nothing on the other side is like, and these."""
     gone = [path for root in side.roots for path in root.leaves if alone(path[-1])]
     return tuple(node for root in side.roots for node in _kept(root, alone)), gone
@@ -89,7 +90,9 @@ def _kept(node: Node, alone: Callable[[Node], bool]) -> list[Node]:
     if node.is_leaf:
         return [] if alone(node) else [node]
     children = tuple(kept for child in node.children for kept in _kept(child, alone))
-    if len(children) == len(node.children) and all(a is b for a, b in zip(children, node.children, strict=True)):
+    if len(children) == len(node.children) and all(
+        a is b for a, b in zip(children, node.children, strict=True)
+    ):
         return [node]
     return [replace(node, children=children)] if children else []
 
@@ -98,11 +101,18 @@ def _side(state: FlatState, what: str, registry: Registry) -> Side:
     if state.layout is None:
         raise UsageError(
             f"the layout of the {what} is not known: its names are those of no framework, or of several.",
-            hint="Pass layout=torch (--layout)." if what == "source" else "Pass like_layout=flax (--like-layout).",
+            hint="Pass layout=torch (--layout)."
+            if what == "source"
+            else "Pass like_layout=flax (--like-layout).",
         )
     framework = registry.frameworks.get(state.layout)
     leaves = framework.collections if framework is not None else {}
-    return fold(state, state.layout, VariableCollections.of_state(state, state.layout, leaves))
+    known = {
+        leaf.parts[-1]
+        for transform in registry.checked_transforms_of.get(state.layout, ())
+        for leaf in transform.leaves
+    }
+    return fold(state, state.layout, VariableCollections.of_state(state, state.layout, leaves), known)
 
 
 class _Result:

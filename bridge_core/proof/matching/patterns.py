@@ -25,7 +25,11 @@ def pattern_of(path: NodePath) -> str:
     letters = iter(LETTERS)
     return filled(
         slots_of(path),
-        [f"{{{next(letters)}:int}}" if node.count > 1 else str(node.numbers[0]) for node in path if node.numbers],
+        [
+            f"{{{next(letters)}:int}}" if node.count > 1 else str(node.numbers[0])
+            for node in path
+            if node.numbers
+        ],
     )
 
 
@@ -169,6 +173,10 @@ class PatternWriter:
         keys = self._keys(draft, alignment)
         relations = flat_relations(ours, theirs) if alignment.flat else relations_of(ours, theirs, alignment)
         bounds = self._axes_bounds(draft, relations) if relations is not None else None
+        if (relations is None or bounds is None) and alignment.pairs:
+            for part in _split(draft, form, alignment):
+                yield from self._with_axes(*part)
+            return
         if relations is None or bounds is None:
             for one in keys:
                 yield literal(draft, form, alignment, one)
@@ -186,7 +194,9 @@ class PatternWriter:
 
     def _axes_bounds(self, draft: Draft, relations: Relations) -> list[str] | None:
         bounds: list[str] = []
-        for side, (path, names) in enumerate(((draft.source, relations.ours), (draft.target, relations.theirs))):
+        for side, (path, names) in enumerate(
+            ((draft.source, relations.ours), (draft.target, relations.theirs))
+        ):
             nodes = [node for node in path if node.numbers]
             columns = [list(node.numbers) for node in nodes]
             varying = [i for i, node in enumerate(nodes) if node.count > 1]
@@ -196,7 +206,9 @@ class PatternWriter:
             bounds += found
         return list(dict.fromkeys(bounds))
 
-    def _keys(self, draft: Draft, alignment: Alignment) -> tuple[tuple[tuple[Key, ...], tuple[Key, ...]], ...]:
+    def _keys(
+        self, draft: Draft, alignment: Alignment
+    ) -> tuple[tuple[tuple[Key, ...], tuple[Key, ...]], ...]:
         """Return the keys of each use of the rule."""
         ours, theirs = (
             side.keys_of(path) for side, path in zip(self._sides, (draft.source, draft.target), strict=True)
@@ -237,9 +249,44 @@ def literals(pair: PatternPair) -> tuple[PatternPair, ...]:
     if any(len(ours) + len(theirs) > 2 for ours, theirs in pair.keys):
         return (pair,)
     return tuple(
-        replace(pair, sources=(".".join(ours[0]),), targets=(".".join(theirs[0]),), where=(), keys=((ours, theirs),))
+        replace(
+            pair,
+            sources=(".".join(ours[0]),),
+            targets=(".".join(theirs[0]),),
+            where=(),
+            keys=((ours, theirs),),
+        )
         for ours, theirs in pair.keys
     )
+
+
+def _split(draft: Draft, form: Form, alignment: Alignment) -> Iterator[tuple[Draft, Form, Alignment]]:
+    """Yield a pair of leaves for each value of its last pair of numbers, which become parts of the names."""
+    paths = (draft.source, draft.target)
+    places = [[i for i, node in enumerate(path) if node.count > 1] for path in paths]
+    *rest, gone = alignment.pairs
+
+    def moved(place: int, side: int) -> int:
+        return place - (place > gone[side])
+
+    letters = {}
+    for side, offsets in ((0, (0, 0)), (1, (len(places[0]), len(places[0]) - 1))):
+        for place in range(len(places[side])):
+            if place != gone[side]:
+                letters[LETTERS[offsets[0] + place]] = LETTERS[offsets[1] + moved(place, side)]
+    equation = re.sub(r"\w+", lambda match: letters.get(match[0], match[0]), form.equation)
+    fewer = Alignment(
+        tuple((moved(a, 0), moved(b, 1)) for a, b in rest),
+        tuple(moved(place, 0) for place in alignment.source_axes),
+        tuple(moved(place, 1) for place in alignment.target_axes),
+    )
+    nodes = [path[places[side][gone[side]]] for side, path in enumerate(paths)]
+    for ours, theirs in zip(nodes[0].numbers, nodes[1].numbers, strict=True):
+        source, target = (
+            tuple(replace(one, numbers=(n,)) if one is node else one for one in path)
+            for path, node, n in zip(paths, nodes, (ours, theirs), strict=True)
+        )
+        yield replace(draft, source=source, target=target), replace(form, equation=equation), fewer
 
 
 def _axis_counts(draft: Draft, alignment: Alignment) -> Iterator[tuple[int, int]]:
@@ -272,5 +319,9 @@ def _named(path: NodePath, names: Sequence[str]) -> str:
     rest = iter(names)
     return filled(
         slots_of(path),
-        [f"{{{next(rest)}:int}}" if node.count > 1 else str(node.numbers[0]) for node in path if node.numbers],
+        [
+            f"{{{next(rest)}:int}}" if node.count > 1 else str(node.numbers[0])
+            for node in path
+            if node.numbers
+        ],
     )

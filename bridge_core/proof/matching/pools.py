@@ -1,75 +1,46 @@
 """The assignment of two folded trees: from the whole down to leaves, with what stays open as choices.
 
-A *pool* is what must correspond as a whole: at first both trees, then what is inside a pair of nodes. Its items
-are grouped by what they hold; an item that has no counterpart is replaced by what is inside it, which is how
-trees that nest differently meet. Nothing is decided by names unless the evidence says so explicitly.
+A *pool* is what must correspond as a whole: at first both trees, then what is inside a pair of nodes. Its
+items are grouped by what they hold; an item that has no counterpart is replaced by what is inside it, which
+is how trees that nest differently meet. Names decide only what is left, and only if they are exact.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from math import prod
 
 from bridge_core.proof.matching.assignment import components, possible_pairs
-from bridge_core.proof.matching.folding import SLOT, Node, NodePath
-from bridge_core.proof.matching.known_names import meaning
-from bridge_core.proof.matching.leaf_evidence import Draft, LeafEvidence
-from bridge_core.proof.matching.profiles import Profile, Profiles
+from bridge_core.proof.matching.folding import Node, NodePath, texts_of
+from bridge_core.proof.matching.items import (
+    divided,
+    equal_counts,
+    in_order,
+    inside_of,
+    leaf_paths,
+    normal_path,
+    single_paths,
+    with_one_meaning,
+    with_same_names,
+)
+from bridge_core.proof.matching.leaf_evidence import LeafEvidence
+from bridge_core.proof.matching.outcome import DraftChoice, Outcome
+from bridge_core.proof.matching.profiles import Profiles
 
-__all__ = ["DraftChoice", "Outcome", "Pools"]
+__all__ = ["Pools"]
 
-
-@dataclass(eq=False)
-class Outcome:
-    """What the matching of a pool found.
-
-    Args:
-        drafts: Pairs of leaves.
-        choices: What is open.
-        ours: Leaves of the source without a partner.
-        theirs: Leaves of the target without a partner.
-        misfits: How many pairs of leaves no equation fits.
-        usual: Whether all leaves with two axes may be linear layers as both frameworks store them.
-    """
-
-    drafts: list[Draft] = field(default_factory=list)
-    choices: list[DraftChoice] = field(default_factory=list)
-    ours: list[NodePath] = field(default_factory=list)
-    theirs: list[NodePath] = field(default_factory=list)
-    misfits: int = 0
-    usual: bool = True
-
-    def add(self, other: Outcome) -> None:
-        """Add what another pool found."""
-        self.drafts += other.drafts
-        self.choices += other.choices
-        self.ours += other.ours
-        self.theirs += other.theirs
-        self.misfits += other.misfits
-        self.usual = self.usual and other.usual
-
-    @property
-    def open_ends(self) -> int:
-        """How many leaves have no partner."""
-        return len(self.ours) + len(self.theirs) + 2 * self.misfits
-
-
-@dataclass(eq=False)
-class DraftChoice:
-    """Items that cannot be told apart, and what each pair of them would be."""
-
-    ours: list[NodePath]
-    theirs: list[NodePath]
-    options: list[tuple[NodePath, NodePath, Outcome]]
-    reason: str
+_LARGEST_LAYER = 12
+"""How many leaves a layer has at most, on both sides together."""
 
 
 class Pools:
     """The assignment of two trees, one pool after another."""
 
-    def __init__(self, profiles: Profiles, evidence: LeafEvidence, *, names: bool = True, usual: bool = True) -> None:
+    def __init__(
+        self, profiles: Profiles, evidence: LeafEvidence, *, names: bool = True, usual: bool = True
+    ) -> None:
         """Remember the evidence.
 
         Args:
@@ -93,7 +64,7 @@ class Pools:
     def match(self, ours: Sequence[NodePath], theirs: Sequence[NodePath]) -> Outcome:
         """Return the pairs of two pools."""
         ours, theirs = (
-            [_normal(path) for path in paths if not self._is_hidden(path[-1])] for paths in (ours, theirs)
+            [normal_path(path) for path in paths if not self._is_hidden(path[-1])] for paths in (ours, theirs)
         )
         while True:
             groups, left, right = self._grouped(ours, theirs)
@@ -125,7 +96,8 @@ class Pools:
         Layers that only some of a list are like can be one pattern on one side and two on the other.
         """
         classes = [
-            {self._profiles.class_of(leaf[-1]) for path in paths for leaf in _leaves(path)} for paths in (left, right)
+            {self._profiles.class_of(leaf[-1]) for path in paths for leaf in leaf_paths(path)}
+            for paths in (left, right)
         ]
         split = classes[0] & classes[1]
         kept = []
@@ -156,7 +128,7 @@ class Pools:
         taken: list[NodePath] = []
         for group in groups:
             for path in group[number]:
-                for leaf in () if path[-1].is_leaf else _leaves(path):
+                for leaf in () if path[-1].is_leaf else leaf_paths(path):
                     known = self._profiles.class_of(leaf[-1])
                     if known in self._profiles.balanced or id(leaf[-1]) in self._moved:
                         continue
@@ -176,8 +148,8 @@ class Pools:
         Trees of one form belong together. Others that hold as much may have exchanged leaves with what is
         next to them, so they do only if nothing there is like what is in them.
         """
-        groups, ours, theirs = _equal_counts(ours, theirs, self._structure)
-        alike, ours, theirs = _equal_counts(ours, theirs, self._common_structure)
+        groups, ours, theirs = equal_counts(ours, theirs, self._structure)
+        alike, ours, theirs = equal_counts(ours, theirs, self._common_structure)
         for group in alike:
             if self._common_structure(group[0][0])[1] == -1:  # nothing in it that both sides have as much of
                 ours += group[0]
@@ -186,8 +158,10 @@ class Pools:
                 groups.append(group)
         others = Counter(t for path in (*ours, *theirs) for t in set(self._types(path)))
         for level in (False, True):
-            more, left, right = _equal_counts(
-                ours, theirs, lambda path, reduced=level: self._profiles.of(path, reduced=reduced)  # type: ignore[misc]
+            more, left, right = equal_counts(
+                ours,
+                theirs,
+                lambda path, reduced=level: self._profiles.of(path, reduced=reduced),  # type: ignore[misc]
             )
             for group in more:
                 paths = (*group[0], *group[1])
@@ -268,15 +242,15 @@ class Pools:
         for ours, theirs in ((left, right), (right, left)):
             known = {profiles[id(path)] for path in theirs}
             for path in ours:
-                single = _divided(profiles[id(path)], path[-1].count)
+                single = divided(profiles[id(path)], path[-1].count)
                 if path[-1].count > 1 and single in known:
-                    return {id(path): _elements(path)}
+                    return {id(path): single_paths(path)}
         nested = [path for path in (*left, *right) if not path[-1].is_leaf]
         if not nested:
             return None
         largest = max(sum(n for _, n in profiles[id(path)]) for path in nested)
         return {
-            id(path): [_normal((*path, child)) for child in path[-1].children]
+            id(path): [normal_path((*path, child)) for child in path[-1].children]
             for path in nested
             if sum(n for _, n in profiles[id(path)]) == largest
         }
@@ -285,22 +259,35 @@ class Pools:
 
     def _pair(self, ours: NodePath, theirs: NodePath, reason: str, confidence: float = 1.0) -> Outcome:
         """Return what one pair of items gives."""
-        ours, theirs = _normal(ours), _normal(theirs)
+        ours, theirs = normal_path(ours), normal_path(theirs)
         if ours[-1].is_leaf and theirs[-1].is_leaf:
             draft = self._evidence.draft(ours, theirs)
             if draft is None:
                 return Outcome(ours=[ours], theirs=[theirs], misfits=1)
             why = replace(draft, reason=reason, confidence=min(confidence, draft.confidence))
             return Outcome(drafts=[why], usual=draft.usual)
-        inner = self.match(_inside(ours), _inside(theirs))
+        if self._is_nested_layer(ours, theirs):
+            inner = self.match(leaf_paths(ours), leaf_paths(theirs))
+        else:
+            inner = self.match(inside_of(ours), inside_of(theirs))
         for draft_number, draft in enumerate(inner.drafts):
             inner.drafts[draft_number] = replace(draft, confidence=min(confidence, draft.confidence))
         return inner
 
+    def _is_nested_layer(self, *paths: NodePath) -> bool:
+        """Return whether a side names a layer that frameworks nest in other ways, such as a weight norm.
+
+        Its magnitude and its bias have one size, and either may be the one that stands outside.
+        """
+        texts = [next(texts_of(leaf)) for path in paths for leaf in leaf_paths(path)]
+        return len(texts) <= _LARGEST_LAYER and any(
+            text.endswith(self._evidence.ways.nested) for text in texts
+        )
+
     def _group(self, ours: list[NodePath], theirs: list[NodePath]) -> Outcome:
         if len(ours) == 1:
             return self._pair(ours[0], theirs[0], "the only one of its shapes in its place")
-        ordered = _in_order(ours, theirs)
+        ordered = in_order(ours, theirs)
         if ordered is not None:
             outcome = Outcome()
             for one, other in ordered:
@@ -309,11 +296,17 @@ class Pools:
         found = [[self._pair(one, other, "") for other in theirs] for one in ours]
         least = [min(row, key=lambda o: o.open_ends).open_ends for row in found]
         allowed = [[o.open_ends <= low for o in row] for row, low in zip(found, least, strict=True)]
-        usual = [[a and o.usual for a, o in zip(*row, strict=True)] for row in zip(allowed, found, strict=True)]
+        usual = [
+            [a and o.usual for a, o in zip(*row, strict=True)] for row in zip(allowed, found, strict=True)
+        ]
         possible = possible_pairs(usual) if self._usual else None
         if possible is None and self._usual and not all(o.usual for row in found for o in row):
             self._count_against(allowed, found)
-        possible = possible or possible_pairs(allowed) or possible_pairs([[not o.misfits for o in row] for row in found])
+        possible = (
+            possible
+            or possible_pairs(allowed)
+            or possible_pairs([[not o.misfits for o in row] for row in found])
+        )
         if possible is None:
             possible = [[True] * len(theirs) for _ in ours]
         outcome = Outcome()
@@ -342,15 +335,13 @@ class Pools:
         if len(rows) == len(columns) == 1:
             return self._pair(ours[rows[0]], theirs[columns[0]], "no other partner fits", 0.95)
         left, right = [ours[r] for r in rows], [theirs[c] for c in columns]
-        matched = _by_names(left, right) if self._names else None
+        matched = with_one_meaning(left, right) if self._names else None
         if matched is not None and all(possible[rows[a]][columns[b]] for a, b in matched):
             outcome = Outcome()
             for a, b in matched:
                 outcome.add(self._pair(left[a], right[b], "names of one meaning", 0.9))
             return outcome
-        options = [
-            (ours[r], theirs[c], found[r][c]) for r in rows for c in columns if possible[r][c]
-        ]
+        options = [(ours[r], theirs[c], found[r][c]) for r in rows for c in columns if possible[r][c]]
         reason = f"{len(rows)} and {len(columns)} of the same shapes in the same place"
         return Outcome(choices=[DraftChoice(left, right, options, reason)])
 
@@ -358,14 +349,16 @@ class Pools:
         """Return choices among leaves of which one side has more, and those without a partner."""
         outcome = Outcome()
         if not left or not right:
-            outcome.ours = [leaf for path in left for leaf in _leaves(path)]
-            outcome.theirs = [leaf for path in right for leaf in _leaves(path)]
+            outcome.ours = [leaf for path in left for leaf in leaf_paths(path)]
+            outcome.theirs = [leaf for path in right for leaf in leaf_paths(path)]
             return outcome
         drafts = {
             (a, b): draft
             for a, one in enumerate(left)
             for b, other in enumerate(right)
-            if one[-1].is_leaf and other[-1].is_leaf and (draft := self._evidence.draft(one, other)) is not None
+            if one[-1].is_leaf
+            and other[-1].is_leaf
+            and (draft := self._evidence.draft(one, other)) is not None
         }
         pairs = [[(a, b) in drafts for b in range(len(right))] for a in range(len(left))]
         used: set[int] = set()
@@ -373,9 +366,9 @@ class Pools:
             used |= set(columns)
             ours, theirs = [left[r] for r in rows], [right[c] for c in columns]
             if not theirs:
-                outcome.ours += [leaf for path in ours for leaf in _leaves(path)]
+                outcome.ours += [leaf for path in ours for leaf in leaf_paths(path)]
                 continue
-            same = _same_names(ours, theirs) if self._names else None
+            same = with_same_names(ours, theirs) if self._names else None
             if same is not None and all((rows[a], columns[b]) in drafts for a, b in same):
                 for a, b in same:
                     draft = drafts[rows[a], columns[b]]
@@ -384,98 +377,12 @@ class Pools:
                 outcome.theirs += [path for b, path in enumerate(theirs) if b not in {b for _, b in same}]
                 continue
             options = [
-                (left[r], right[c], Outcome(drafts=[drafts[r, c]])) for r in rows for c in columns if pairs[r][c]
+                (left[r], right[c], Outcome(drafts=[drafts[r, c]]))
+                for r in rows
+                for c in columns
+                if pairs[r][c]
             ]
             reason = f"{len(rows)} of these shapes at the source, {len(columns)} at the target"
             outcome.choices.append(DraftChoice(ours, theirs, options, reason))
-        outcome.theirs += [
-            leaf for c, path in enumerate(right) if c not in used for leaf in _leaves(path)
-        ]
+        outcome.theirs += [leaf for c, path in enumerate(right) if c not in used for leaf in leaf_paths(path)]
         return outcome
-
-
-def _equal_counts(
-    ours: list[NodePath], theirs: list[NodePath], level: Callable[[NodePath], Hashable]
-) -> tuple[list[tuple[list[NodePath], list[NodePath]]], list[NodePath], list[NodePath]]:
-    """Return groups of one value of a function that have as many items on both sides, and the rest."""
-    items: dict[Hashable, tuple[list[NodePath], list[NodePath]]] = {}
-    for number, paths in enumerate((ours, theirs)):
-        for path in paths:
-            items.setdefault(level(path), ([], []))[number].append(path)
-    groups = [group for group in items.values() if len(group[0]) == len(group[1])]
-    rest = [group for group in items.values() if len(group[0]) != len(group[1])]
-    return groups, [path for left, _ in rest for path in left], [path for _, right in rest for path in right]
-
-
-def _normal(path: NodePath) -> NodePath:
-    """Return a path that goes down as long as there is one way."""
-    while len(path[-1].children) == 1:
-        path = (*path, path[-1].children[0])
-    return path
-
-
-def _inside(path: NodePath) -> list[NodePath]:
-    return [(*path, child) for child in path[-1].children] or [path]
-
-
-def _leaves(path: NodePath) -> list[NodePath]:
-    return [(*path[:-1], *rest) for rest in path[-1].leaves]
-
-
-def _divided(profile: Profile, number: int) -> Profile:
-    return tuple((name, n // number) for name, n in profile)
-
-
-def _elements(path: NodePath) -> list[NodePath]:
-    """Return one path for each number of the last node."""
-    return [(*path[:-1], replace(path[-1], numbers=(n,))) for n in path[-1].numbers]
-
-
-def _in_order(
-    ours: list[NodePath], theirs: list[NodePath]
-) -> list[tuple[NodePath, NodePath]] | None:
-    """Return items that are numbered on both sides, in pairs by the order of their numbers."""
-    numbered = []
-    for paths in (ours, theirs):
-        texts = {tuple(node.text for node in path) for path in paths}
-        if len(texts) > 1 or SLOT not in "".join(next(iter(texts))):
-            return None
-        order = [tuple(node.numbers for node in path if node.numbers) for path in paths]
-        if len(set(order)) < len(order):
-            return None
-        numbered.append([path for _, path in sorted(zip(order, paths, strict=True), key=lambda pair: pair[0])])
-    return list(zip(*numbered, strict=True))
-
-
-def _same_names(ours: list[NodePath], theirs: list[NodePath]) -> list[tuple[int, int]] | None:
-    """Return pairs of leaves whose modules have the same name, if each of the smaller side has just one."""
-    names = [[path[-2].text[1:] if len(path) > 1 else path[-1].text[1:] for path in paths] for paths in (ours, theirs)]
-    few, many = sorted(names, key=len)
-    if len(few) == len(many) or any(many.count(name) != 1 or few.count(name) != 1 for name in few):
-        return None
-    return [(names[0].index(name), names[1].index(name)) for name in few]
-
-
-def _by_names(ours: list[NodePath], theirs: list[NodePath]) -> list[tuple[int, int]] | None:
-    """Return the pairs of names of one meaning, if each name of both sides is in one of them."""
-    if len(ours) != len(theirs):
-        return None
-    texts = [_meanings(ours), _meanings(theirs)]
-    for first, second in zip(*texts, strict=True):
-        if Counter(first) == Counter(second) and len(set(first)) == len(first):
-            return [(a, second.index(name)) for a, name in enumerate(first)]
-    return None
-
-
-def _meanings(paths: list[NodePath]) -> list[list[str]]:
-    """Return what names mean below what all share: the whole rest, the last part, and the first."""
-    shared = 0
-    while all(len(path) > shared + 1 and path[shared].text == paths[0][shared].text for path in paths):
-        shared += 1
-    ends = [len(path) - (path[-1].is_leaf and len(path) > shared + 1) for path in paths]
-    rests = [
-        "".join(node.text.replace(SLOT, "#") for node in path[shared:end])
-        for path, end in zip(paths, ends, strict=True)
-    ]
-    meant = [meaning(rest) for rest in rests]
-    return [meant, [text.rpartition(".")[2] for text in meant], [text.partition(".")[0] for text in meant]]

@@ -6,12 +6,13 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from math import prod
+from typing import Any
 
 from bridge_core.proof.matching.folding import Node, NodePath, Side
 
 __all__ = ["Profile", "Profiles", "elements_of"]
 
-Colour = tuple[object, ...]
+Colour = tuple[Any, ...]
 Profile = tuple[tuple[int, int], ...]
 """Class -> elements, in order."""
 
@@ -113,17 +114,20 @@ class Profiles:
                 for number in range(1, len(counts) + 1):
                     for some in itertools.combinations(counts, number):
                         for sizes in {some, (prod(some),)}:
-                            taller: Colour = (colour[0], *sorted((*colour[1:], *sizes)))  # type: ignore[type-var]
+                            taller: Colour = (colour[0], *sorted((*colour[1:], *sizes)))
                             for other in known:
-                                if other[0] == taller[0] and (other == taller or (
-                                    prod(other[1:]) == prod(taller[1:]) and _joins(taller[1:], other[1:])  # type: ignore[arg-type]
-                                )):
+                                if other[0] == taller[0] and (
+                                    other == taller
+                                    or (prod(other[1:]) == prod(taller[1:]) and _joins(taller[1:], other[1:]))
+                                ):
                                     self._unite(colour, other)
 
     def _unite_fused(self, ours: list[NodePath], theirs: list[NodePath]) -> None:
         """Unite two or three classes whose surpluses cancel: one side may hold them in one tensor."""
         totals = self._totals([ours, theirs])
-        surplus = {name: one - other for name, (one, other) in totals.items() if one != other and name[0] == "f"}
+        surplus = {
+            name: one - other for name, (one, other) in totals.items() if one != other and name[0] == "f"
+        }
         names = sorted(surplus, key=lambda name: (abs(surplus[name]), str(name)))[:40]
         for number in (2, 3):
             for some in itertools.combinations(names, number):
@@ -145,16 +149,16 @@ def _may_fuse(colours: Iterable[Colour]) -> bool:
 def _with_equal_product(ours: set[Colour], theirs: set[Colour]) -> Iterator[tuple[Colour, Colour]]:
     by_size: dict[tuple[object, int], list[Colour]] = defaultdict(list)
     for colour in theirs:
-        by_size[colour[0], prod(colour[1:])].append(colour)  # type: ignore[arg-type]
+        by_size[colour[0], prod(colour[1:])].append(colour)
     for colour in ours:
-        for other in by_size[colour[0], prod(colour[1:])]:  # type: ignore[arg-type]
+        for other in by_size[colour[0], prod(colour[1:])]:
             yield colour, other
 
 
-def _joins(one: tuple[object, ...], other: tuple[object, ...]) -> bool:
+def _joins(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
     """Return whether axes of each are whole groups of axes of the other."""
     first, second = Counter(one), Counter(other)
-    return _grouped(sorted((first - second).elements()), sorted((second - first).elements()))  # type: ignore[type-var]
+    return _grouped(sorted((first - second).elements()), sorted((second - first).elements()))
 
 
 def _grouped(one: list[int], other: list[int]) -> bool:

@@ -76,11 +76,11 @@ def _choice(number: int, choice: Choice) -> Iterator[str]:
             yield from _commented(option)
         return
     yield "# Uncomment one block for each source; targets in them are the likeliest by name only."
-    for source, option in _likeliest(choice):
+    for source, likeliest in _likeliest(choice):
         others = [other.target for other in choice.options_of(source)]
         yield f"# {source}: candidates {', '.join(dict.fromkeys(others))}"
-        if option is not None:
-            yield from _commented(option)
+        if likeliest is not None:
+            yield from _commented(likeliest)
 
 
 def _likeliest(choice: Choice) -> Iterator[tuple[str, Option | None]]:

@@ -72,9 +72,7 @@ def _require_one_to_one(choice: Choice, options: Sequence[Option]) -> None:
         names = [getattr(option, side) for option in options]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise UsageError(
-                f"the {side} {twice} is chosen twice.", hint=f"Take one option for each {side}."
-            )
+            raise UsageError(f"the {side} {twice} is chosen twice.", hint=f"Take one option for each {side}.")
 
 
 def _without(choice: Choice, options: Sequence[Option]) -> Choice | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from bridge_core.plugins import Registry
@@ -62,6 +62,8 @@ class Ways:
     target_roles: Mapping[str, frozenset[tuple[str, str]]]
     source_collections: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     target_collections: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    nested: tuple[str, ...] = ()
+    """Ends of the names of leaves that stand in modules inside their layer, such as ``.scales.kernel``."""
 
     @functools.cached_property
     def linear(self) -> tuple[Way, ...]:
@@ -95,7 +97,10 @@ def _of_layout(registry: Registry, layout: str) -> tuple[tuple[Way, ...], Mappin
             )
     if layout == "neutral":
         for kind in registry.kinds.values():
-            leaves.extend(Way(kind.name, role, axes, source_leaf=role.rpartition(".")[2]) for role, axes in kind.leaves.items())
+            leaves.extend(
+                Way(kind.name, role, axes, source_leaf=role.rpartition(".")[2])
+                for role, axes in kind.leaves.items()
+            )
     return tuple(leaves), dict(framework.collections) if framework is not None else {}
 
 
@@ -130,7 +135,15 @@ def ways_between(registry: Registry, source: str, target: str) -> Ways:
         _roles(other),
         source_collections,
         target_collections,
+        tuple({name for layout in (source, target) for name in _nested(registry, layout)}),
     )
+
+
+def _nested(registry: Registry, layout: str) -> Iterator[str]:
+    for transform in registry.checked_transforms_of.get(layout, ()):
+        kind = registry.kinds.get(transform.kind)
+        if kind is not None and not kind.composite:
+            yield from (f".{leaf.name}" for leaf in transform.leaves if len(leaf.parts) > 1)
 
 
 def _roles(leaves: tuple[Way, ...]) -> dict[str, frozenset[tuple[str, str]]]:

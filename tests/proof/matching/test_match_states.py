@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from support.errors import refused
-from support.match_pairs import MatchPair, encoder, score, shapes_only, zoo_pairs
+from support.match_pairs import encoder, random_pair, score, shapes_only, zoo_pairs
 
 from bridge_core import FlatState, UsageError, convert, load_rules, open_state, save_state
-from bridge_core.proof.matching import match
+from bridge_core.proof.matching import match, settle
 from bridge_core.proof.matching.match_states import match_states
 
 SIDES = ("", "source", "target")
@@ -38,7 +38,9 @@ def test_an_encoder_is_settled_up_to_the_ceiling(side):
 def test_complete_rules_convert(tmp_path):
     pair = encoder(layers=2)
     random = np.random.default_rng(0)
-    source = {key: random.normal(size=spec.shape).astype("float32") for key, spec in pair.source.specs().items()}
+    source = {
+        key: random.normal(size=spec.shape).astype("float32") for key, spec in pair.source.specs().items()
+    }
     save_state(pair.source.replace(tensors=source), tmp_path / "a.safetensors")
     save_state(pair.target, tmp_path / "b.msgpack")
     matching = match(tmp_path / "a.safetensors", like=tmp_path / "b.msgpack")
@@ -66,7 +68,7 @@ def test_names_that_are_alike_never_settle():
     )
     matching = match_states(source, target)
     assert not matching.pairs
-    assert [option.target for option in matching.choices[0].options_of("a.first_thing")][0] == "a.first_thing_x"
+    assert matching.choices[0].options_of("a.first_thing")[0].target == "a.first_thing_x"
 
 
 def test_numbers_that_begin_elsewhere_and_with_gaps():
@@ -80,9 +82,7 @@ def test_numbers_that_begin_elsewhere_and_with_gaps():
 
 
 def test_a_stack_has_the_numbers_as_an_axis():
-    source, target = pair_of(
-        {f"h.{n}.fc.weight": (6, 4) for n in range(3)}, {"h.fc.kernel": (4, 3, 6)}
-    )
+    source, target = pair_of({f"h.{n}.fc.weight": (6, 4) for n in range(3)}, {"h.fc.kernel": (4, 3, 6)})
     (pair,) = match_states(source, target).pairs
     assert pair.equation == "out in -> in i out"
     assert len(pair.keys[0][0]) == 3
@@ -152,9 +152,7 @@ def test_leaves_without_a_partner_are_open_unless_they_are_no_weights():
 
 
 def test_two_tied_copies_and_one_are_open():
-    source, target = pair_of(
-        {"x.weight": (9, 4), "y.weight": (9, 4)}, {"z.embedding": (9, 4)}
-    )
+    source, target = pair_of({"x.weight": (9, 4), "y.weight": (9, 4)}, {"z.embedding": (9, 4)})
     matching = match_states(source, target)
     assert not matching.pairs
     assert not matching.complete
@@ -181,6 +179,48 @@ def test_a_side_that_is_not_given_is_refused():
 def test_time_grows_with_patterns_and_not_with_layers():
     found = score(encoder(layers=60), check=False)
     assert len(found.matching.pairs) == len(score(encoder(layers=2), check=False).matching.pairs)
+
+
+def test_a_weight_norm_is_nested_in_other_ways():
+    found = [score(random_pair(10), side) for side in SIDES]
+    assert not [one.wrong for one in found if one.wrong]
+
+
+def test_choices_that_are_settled_become_rules():
+    source, target = pair_of(
+        {"a.q.weight": (4, 5), "a.k.weight": (4, 5)}, {"a.one.kernel": (5, 4), "a.two.kernel": (5, 4)}
+    )
+    matching = match_states(source, target)
+    (choice,) = matching.choices
+    chosen = [choice.options_of("a.q.weight")[0]]
+    half = settle(matching, {0: chosen}, source=source, target=target, reason="by content")
+    assert len(half.pairs) == 1
+    assert len(half.choices) == 1
+    rest = half.choices[0].options
+    whole = settle(half, {0: rest}, source=source, target=target, reason="by content")
+    assert whole.complete, whole.problems
+    assert "# by content (confidence 1.00)" in whole.rules_text
+    with refused(UsageError, "not an option", hint="choice.options"):
+        settle(half, {0: chosen}, source=source, target=target, reason="")
+    with refused(UsageError, "twice", hint="one option"):
+        settle(matching, {0: choice.options[::2]}, source=source, target=target, reason="")
+
+
+def check_random(seeds):
+    pairs = [pair for pair in map(random_pair, seeds) if pair is not None]
+    found = [score(pair, side, seed=seed) for seed, pair in enumerate(pairs) for side in SIDES]
+    assert not [(one.name, one.wrong) for one in found if one.wrong]
+    assert not [(one.name, one.problems) for one in found if one.problems]
+
+
+@pytest.mark.slow
+def test_some_random_models():
+    check_random(range(10))
+
+
+@pytest.mark.zoo
+def test_random_models():
+    check_random(range(10, 110))
 
 
 @pytest.mark.zoo

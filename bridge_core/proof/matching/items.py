@@ -1,0 +1,116 @@
+"""Items of a pool: paths to nodes opened, split by their numbers, and paired by order or names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+
+from bridge_core.proof.matching.folding import SLOT, NodePath
+from bridge_core.proof.matching.known_names import meaning
+from bridge_core.proof.matching.profiles import Profile
+
+__all__ = [
+    "divided",
+    "equal_counts",
+    "in_order",
+    "inside_of",
+    "leaf_paths",
+    "normal_path",
+    "single_paths",
+    "with_one_meaning",
+    "with_same_names",
+]
+
+
+def equal_counts(
+    ours: list[NodePath], theirs: list[NodePath], level: Callable[[NodePath], Hashable]
+) -> tuple[list[tuple[list[NodePath], list[NodePath]]], list[NodePath], list[NodePath]]:
+    """Return groups of one value of a function that have as many items on both sides, and the rest."""
+    items: dict[Hashable, tuple[list[NodePath], list[NodePath]]] = {}
+    for number, paths in enumerate((ours, theirs)):
+        for path in paths:
+            items.setdefault(level(path), ([], []))[number].append(path)
+    groups = [group for group in items.values() if len(group[0]) == len(group[1])]
+    rest = [group for group in items.values() if len(group[0]) != len(group[1])]
+    return groups, [path for left, _ in rest for path in left], [path for _, right in rest for path in right]
+
+
+def normal_path(path: NodePath) -> NodePath:
+    """Return a path that goes down as long as there is one way."""
+    while len(path[-1].children) == 1:
+        path = (*path, path[-1].children[0])
+    return path
+
+
+def inside_of(path: NodePath) -> list[NodePath]:
+    """Return the paths to what is directly inside an item; a leaf itself."""
+    return [(*path, child) for child in path[-1].children] or [path]
+
+
+def leaf_paths(path: NodePath) -> list[NodePath]:
+    """Return the path to each leaf of an item."""
+    return [(*path[:-1], *rest) for rest in path[-1].leaves]
+
+
+def divided(profile: Profile, number: int) -> Profile:
+    """Return the profile of one of so many equal parts."""
+    return tuple((name, n // number) for name, n in profile)
+
+
+def single_paths(path: NodePath) -> list[NodePath]:
+    """Return one path for each number of the last node."""
+    return [(*path[:-1], replace(path[-1], numbers=(n,))) for n in path[-1].numbers]
+
+
+def in_order(ours: list[NodePath], theirs: list[NodePath]) -> list[tuple[NodePath, NodePath]] | None:
+    """Return items that are numbered on both sides, in pairs by the order of their numbers."""
+    numbered = []
+    for paths in (ours, theirs):
+        texts = {tuple(node.text for node in path) for path in paths}
+        if len(texts) > 1 or SLOT not in "".join(next(iter(texts))):
+            return None
+        order = [tuple(node.numbers for node in path if node.numbers) for path in paths]
+        if len(set(order)) < len(order):
+            return None
+        numbered.append(
+            [path for _, path in sorted(zip(order, paths, strict=True), key=lambda pair: pair[0])]
+        )
+    return list(zip(*numbered, strict=True))
+
+
+def with_same_names(ours: list[NodePath], theirs: list[NodePath]) -> list[tuple[int, int]] | None:
+    """Return pairs of leaves whose modules have the same name, if each of the smaller side has just one."""
+    names = [
+        [path[-2].text[1:] if len(path) > 1 else path[-1].text[1:] for path in paths]
+        for paths in (ours, theirs)
+    ]
+    few, many = sorted(names, key=len)
+    if len(few) == len(many) or any(many.count(name) != 1 or few.count(name) != 1 for name in few):
+        return None
+    return [(names[0].index(name), names[1].index(name)) for name in few]
+
+
+def with_one_meaning(ours: list[NodePath], theirs: list[NodePath]) -> list[tuple[int, int]] | None:
+    """Return the pairs of names of one meaning, if each name of both sides is in one of them."""
+    if len(ours) != len(theirs):
+        return None
+    texts = [_meanings(ours), _meanings(theirs)]
+    for first, second in zip(*texts, strict=True):
+        if Counter(first) == Counter(second) and len(set(first)) == len(first):
+            return [(a, second.index(name)) for a, name in enumerate(first)]
+    return None
+
+
+def _meanings(paths: list[NodePath]) -> list[list[str]]:
+    """Return what names mean below what all share: the whole rest, the last part, and the first."""
+    shared = 0
+    while all(len(path) > shared + 1 and path[shared].text == paths[0][shared].text for path in paths):
+        shared += 1
+    ends = [len(path) - (path[-1].is_leaf and len(path) > shared + 1) for path in paths]
+    rests = [
+        "".join(node.text.replace(SLOT, "#") for node in path[shared:end])
+        for path, end in zip(paths, ends, strict=True)
+    ]
+    meant = [meaning(rest) for rest in rests]
+    return [meant, [text.rpartition(".")[2] for text in meant], [text.partition(".")[0] for text in meant]]
