@@ -27,7 +27,7 @@ from bridge_core.proof.running import (
     source_values,
 )
 from bridge_core.rules import rules_of_text
-from bridge_core.state import ArrayTensor, FlatState, Key, Tensor
+from bridge_core.state import Array, ArrayTensor, FlatState, Key, Tensor
 
 __all__ = ["AlikeRuns", "Verdict", "every_rule"]
 
@@ -111,6 +111,7 @@ class AlikeRuns:
         precision: How the models compute.
         limit: The relative error up to which outputs are equal.
         known: Runs of the target by the weights that were changed.
+        arrays: What rules make of an item that is changed, by all that it depends on.
     """
 
     source: Side
@@ -124,6 +125,7 @@ class AlikeRuns:
     precision: Precision
     limit: float
     known: dict[object, ModelRun] = field(default_factory=dict, init=False)
+    arrays: dict[object, dict[Key, Array] | None] = field(default_factory=dict, init=False)
 
     @classmethod
     def of(
@@ -134,10 +136,10 @@ class AlikeRuns:
         registry: Registry,
         seed: int,
     ) -> AlikeRuns | str:
-        """Return the runs of both models as they are, or why there are none.
+        """Return the runs of both models, or why there are none.
 
         Args:
-            matching: What is settled and what is open.
+            matching: The rules so far, and the choices.
             source: The source's model.
             target: The target's model.
             registry: The plugins.
@@ -215,13 +217,13 @@ class AlikeRuns:
             known = [(option, self._error_of(option, changed, run)) for option in options]
             if any(error is None for _, error in known):
                 return Verdict(why=f"the options of {source} could not be tried")
-            found = [option for option, error in known if error is not None and error <= self.limit]
+            fitting = [option for option, error in known if error is not None and error <= self.limit]
             errors.update((id(option), error) for option, error in known if error is not None)
             if any(self.limit < errors[id(option)] <= _CLEAR * self.limit for option in options):
                 is_faint = True
                 why.append(f"the outputs hardly depend on what becomes of {source}")
                 continue
-            equal[source] = found
+            equal[source] = fitting
         targets = [option.target for found in equal.values() for option in found]
         chosen = [found[0] for found in equal.values() if len(found) == 1]
         chosen = [option for option in chosen if targets.count(option.target) == 1]
@@ -237,13 +239,13 @@ class AlikeRuns:
 
     def _error_of(self, option: Option, changed: FlatState, run: ModelRun) -> float | None:
         """Return the error of the target's outputs with an option taken; None if it does not fit."""
-        pairs = one_way(option)
-        before, after = (made_by(pairs, state, self.made, self.registry) for state in (self.values, changed))
-        if before is None or after is None:
-            return None
-        if any(relative_error(before.read(key), self.made.read(key)) > _ALIKE for key in before):
-            return None
-        arrays = {key: after.read(key) for key in sorted(after)}
+        arrays: dict[Key, Array] = {}
+        for pair in one_way(option):
+            made = self._made(pair, changed, is_own=any(pair is own for own in option.pairs))
+            if made is None:
+                return None
+            arrays.update(made)
+        arrays = dict(sorted(arrays.items()))
         identity = tuple((key, array.tobytes()) for key, array in arrays.items())
         if identity not in self.known:
             tensors: dict[Key, Tensor] = dict(self.made.tensors())
@@ -253,6 +255,26 @@ class AlikeRuns:
             weights = self.made.replace(tensors=tensors, metadata=self.made.metadata)
             self.known[identity] = self._run(self.target, weights)
         return self._error(run, self.known[identity])
+
+    def _made(self, pair: PatternPair, changed: FlatState, *, is_own: bool) -> dict[Key, Array] | None:
+        """Return what a rule makes of an item that is changed; None if it does not fit.
+
+        That is the same for every item, since all of them have the same values, changed or not.
+        """
+        sources = tuple(self.values.spec(key) for keys, _ in pair.keys for key in keys)
+        targets = tuple(keys for _, keys in pair.keys)
+        identity = (targets, sources, pair.equation, tuple(pair.sizes.items()), pair.layer, is_own)
+        if identity not in self.arrays:
+            states = (self.values, changed)
+            before, after = (made_by([pair], state, self.made, self.registry) for state in states)
+            self.arrays[identity] = (
+                {key: after.read(key) for key in after}
+                if before is not None
+                and after is not None
+                and all(relative_error(before.read(key), self.made.read(key)) <= _ALIKE for key in before)
+                else None
+            )
+        return self.arrays[identity]
 
     def _run(self, side: Side, weights: FlatState) -> ModelRun:
         return side.run(weights, precision=self.precision, seed=self.seed)
