@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from bridge_core.proof.differences.blocks import bits_of, blocks
 from bridge_core.proof.differences.moves import Move, MoveName
 from bridge_core.state import Array, Tensor, regions
 
@@ -182,22 +183,33 @@ def _repeated(index: Array, known: Array, size: int, axis: int, where: str) -> t
 
 
 def _rest(move: Move, left: Tensor, right: Tensor) -> str:
-    """Return what the places hold that come from nowhere: looked at along the first such axis."""
-    axis = next(n for n, index in enumerate(move.indexes) if index is not None and bool((index < 0).any()))
-    index = move.indexes[axis]
+    """Return what the places hold that come from nowhere."""
+    first = None
+    for region in blocks(right, square=True):
+        known = move.known(region)
+        if known is None or known.all():
+            continue
+        values = right.read(region)[~known]
+        bits = bits_of(values)
+        first = values[:1] if first is None else first
+        if not (bits == bits_of(first)).all():
+            return _copies(move, left, right)
+    if first is None:
+        return "empty"
+    is_zero = not first.view(np.uint8).any()
+    return "zeros" if is_zero else f"{first[0]} everywhere"
+
+
+def _copies(move: Move, left: Tensor, right: Tensor) -> str:
+    """Return whether all rows that come from nowhere are the first row of the left tensor, or the last."""
+    axes = [n for n, index in enumerate(move.indexes) if index is not None]
+    index = move.indexes[axes[0]]
     unknown = np.flatnonzero(index < 0) if index is not None else np.zeros(0, int)
-    if len([n for n in move.indexes if n is not None and (n < 0).any()]) > 1 or len(unknown) > 256:
-        unknown = unknown[:256]
-    shape = right.spec.shape
-    if regions.size(shape) // max(1, shape[axis]) > 1 << 22:
-        return "not looked at"
-    rows = [_row(right, axis, int(place)) for place in unknown]
-    if all((row == row.flat[0]).all() for row in rows) and len({row.flat[0].item() for row in rows}) == 1:
-        value = rows[0].flat[0]
-        return "zeros" if value == 0 else f"{value} everywhere"
-    if sum(n is not None for n in move.indexes) == 1:
-        for place in (0, move.viewed[axis] - 1):
-            row = _row(left, move.axes[axis], place).transpose(move.axes)
+    row_size = right.spec.size // max(1, right.spec.shape[axes[0]])
+    if len(axes) == 1 and len(unknown) * row_size <= 1 << 22:
+        rows = [bits_of(_row(right, axes[0], int(place))) for place in unknown]
+        for place in (0, move.viewed[axes[0]] - 1):
+            row = bits_of(_row(left, move.axes[axes[0]], place).transpose(move.axes))
             if all(np.array_equal(row, other) for other in rows):
                 return f"copies of row {place}"
     return "other values"

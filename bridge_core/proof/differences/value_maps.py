@@ -70,7 +70,7 @@ def cast_map(left: np.dtype[Any], right: np.dtype[Any]) -> ValueMap:
     def apply(values: Array) -> Array:
         with np.errstate(all="ignore"):
             # ml_dtypes does not cast all of its narrow dtypes to each other; float32 holds all of them.
-            wide = values.astype(np.float32) if left.kind == right.kind == "V" else values
+            wide = values.astype(np.float32) if max(left.itemsize, right.itemsize) < 4 else values
             return wide.astype(right)
 
     exact = cast_is_exact(left, right)

@@ -352,3 +352,11 @@ def test_a_small_part_that_is_moved_is_not_a_relation():
     assert relation_between(left, right).kind == "reordered"
     right[:32] += GENERATOR.standard_normal((32, 16), np.float32)
     assert relation_between(left, right) is None
+
+
+def test_what_the_rest_holds_is_told_of_all_of_it():
+    left = WEIGHTS["a matrix"]
+    right = np.pad(left, ((0, 4), (0, 4)))
+    assert relation_between(left, right).text.endswith("the rest is zeros")
+    right[2, -1] = 1
+    assert relation_between(left, right).text.endswith("the rest is other values")
