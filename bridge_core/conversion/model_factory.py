@@ -19,7 +19,10 @@ _RETURN = "Correct the function; it is called without arguments and should retur
 
 
 def load_factory(name: str) -> Any:
-    """Import and call ``PKG.MOD:FACTORY``; a name that is a model already is returned uncalled.
+    """Import and call ``PKG.MOD:FACTORY``; a model of that name is returned uncalled.
+
+    Args:
+        name: ``"package.module:function"``; the module is found in the current folder, too.
 
     Raises:
         UsageError: The name has another form or cannot be imported, or its function fails or returns None.

@@ -66,11 +66,11 @@ def _planned(
         for key in leaf.keys
     }
     assert not open_keys & settled
-    kept = [
+    sides = [
         state.select([key for key in state if (side, *key) in settled or (side, *key) in auxiliary])
         for side, state in (("s", source), ("t", target))
     ]
-    bare = [state.replace(metadata=type(state.metadata)()) for state in kept]
+    bare = [state.replace(metadata=type(state.metadata)()) for state in sides]
     problems = []
     there = plan_conversion(
         bare[0], to=matching.target, like=bare[1], rules=rules, recipe="none", registry=registry, check=False
