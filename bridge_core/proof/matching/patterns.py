@@ -15,7 +15,7 @@ from bridge_core.proof.matching.matching import PatternPair
 from bridge_core.proof.matching.relations import Relations, flat_relations, relations_of
 from bridge_core.state import Key
 
-__all__ = ["PatternWriter", "filled", "pattern_of"]
+__all__ = ["PatternWriter", "filled", "literals", "pattern_of"]
 
 _Numbers = tuple[int, ...]
 
