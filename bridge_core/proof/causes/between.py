@@ -16,11 +16,16 @@ from bridge_core.proof.causes.measures import fits, relative_error, typical_erro
 from bridge_core.proof.causes.search import MAX_CHAINED, Search, accepted
 from bridge_core.proof.causes.sides import Side
 from bridge_core.proof.causes.sums import pairs, sums
+from bridge_core.proof.causes.work import Work
 from bridge_core.state import Array
 
 __all__ = ["Expressions", "bases_of", "expressions_of"]
 
 MAX_BASES = 16
+
+LEVEL = 150_000_000
+"""Values that each level of a search may compute: half a second, about."""
+
 Expressions = list[tuple[Expression, Form]]
 
 
@@ -58,7 +63,7 @@ def expressions_of(side: Side, bases: tuple[str, ...], limit: float, precision: 
     search = _cut(Search(side.arrays, side.observed, bases, limit, precision))
     for level in (_single, sums, pairs, chains):
         reproducing: Expressions = []
-        for expression in itertools.islice(level(search), 200):
+        for expression in itertools.islice(level(replace(search, work=Work(LEVEL))), 200):
             form = _judged(expression, side, limit)
             if form is not None:
                 reproducing.append((expression, form))
