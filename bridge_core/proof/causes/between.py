@@ -14,6 +14,7 @@ from bridge_core.proof.causes.forms import Form, identify, near_best
 from bridge_core.proof.causes.linears import likely
 from bridge_core.proof.causes.measures import fits, relative_error, typical_error
 from bridge_core.proof.causes.search import MAX_CHAINED, Search, accepted
+from bridge_core.proof.causes.side_parts import SIDES
 from bridge_core.proof.causes.sides import Side
 from bridge_core.proof.causes.sums import pairs, sums
 from bridge_core.proof.causes.work import Work
@@ -35,11 +36,13 @@ def bases_of(side: Side) -> tuple[str, ...]:
     Of arrays that are equal only the first is named.
     """
     names = [name for name in side.arrays if not name.startswith("weight ")]
-    outputs = [n for n in names if " output" in n]
+    own = [n for n in names if n.startswith(SIDES)]
+    shared = [n for n in names if n not in own]
     order = [
-        *reversed(outputs),
-        *(n for n in names if n.startswith("input ")),
-        *(n for n in names if " input" in n),
+        *(n for n in reversed(shared) if " output" in n),
+        *(n for n in shared if n.startswith("input ")),
+        *(n for n in shared if " input" in n),
+        *reversed(own),
     ]
     chosen: list[str] = []
     for name in dict.fromkeys(order):

@@ -14,6 +14,7 @@ from bridge_core.proof.causes.forms import closest, differing
 from bridge_core.proof.causes.layers import code_of, precision_of, setting_text
 from bridge_core.proof.causes.measures import relative_error
 from bridge_core.proof.causes.mends import call_of, mend
+from bridge_core.proof.causes.norm_places import norm_is_elsewhere
 from bridge_core.proof.causes.relations import related
 from bridge_core.proof.causes.sides import Side
 from bridge_core.proof.causes.site import ModuleView, Site
@@ -63,7 +64,7 @@ def junction_causes(site: Site, sides: tuple[Side, Side], limit: float) -> Itera
             f"In the target, at {_path(site.target)}: compute {described(one, target)}.",
         )
         return
-    for code, left, right, todo in _differences(one, pair[1], sides):
+    for code, left, right, todo in _differences(one, pair[1], site, sides):
         yield Cause(
             code,
             f"The source computes {described(one, source)}, the target {described(pair[1], target)}.",
@@ -137,7 +138,9 @@ def _shifted_ids(site: Site, sides: tuple[Side, Side]) -> Iterator[Cause]:
         )
 
 
-def _differences(one: Expression, other: Expression, sides: tuple[Side, Side]) -> Iterator[Difference]:
+def _differences(
+    one: Expression, other: Expression, site: Site, sides: tuple[Side, Side]
+) -> Iterator[Difference]:
     """Yield in what the target's expression differs from the source's, the most telling first."""
     source, target = sides
     shares = [_dropout(expression) for expression in (one, other)]
@@ -161,7 +164,7 @@ def _differences(one: Expression, other: Expression, sides: tuple[Side, Side]) -
         )
         return
     if len(one.terms) != len(other.terms) or one.combine != other.combine:
-        yield from _other_terms(one, other, sides)
+        yield from _other_terms(one, other, site, sides)
         return
     if one.combine == "product" and set(bases[0]) == set(bases[1]) and not _same_steps(one, other):
         yield (
@@ -172,7 +175,7 @@ def _differences(one: Expression, other: Expression, sides: tuple[Side, Side]) -
         )
         return
     if bases[0] != bases[1]:
-        yield from _other_bases(one, other, sides)
+        yield from _other_bases(one, other, site, sides)
         return
     for term, second in zip(one.terms, other.terms, strict=True):
         yield from _term_differences(term, second, one, other, sides)
@@ -194,13 +197,17 @@ def _same_steps(one: Expression, other: Expression) -> bool:
     return left == right
 
 
-def _other_terms(one: Expression, other: Expression, sides: tuple[Side, Side]) -> Iterator[Difference]:
+def _other_terms(
+    one: Expression, other: Expression, site: Site, sides: tuple[Side, Side]
+) -> Iterator[Difference]:
     source, target = sides
     left, right = described(one, source), described(other, target)
     extra = [t for t in one.terms if t.base not in {u.base for u in other.terms}]
     surplus = [t for t in other.terms if t.base not in {u.base for u in one.terms}]
     missing = extra or surplus
-    if len(missing) == 1 and missing[0].base.startswith("weight "):
+    if norm_is_elsewhere(one, other, site, sides):
+        code = "norm_place"
+    elif len(missing) == 1 and missing[0].base.startswith("weight "):
         code = "position_missing" if missing[0].rows is not None else "missing_weight"
         code = code if extra else code.replace("missing", "extra")
     elif len(missing) == 1:
@@ -210,36 +217,18 @@ def _other_terms(one: Expression, other: Expression, sides: tuple[Side, Side]) -
     yield code, left, right, f"compute {described(one, target)}"
 
 
-def _other_bases(one: Expression, other: Expression, sides: tuple[Side, Side]) -> Iterator[Difference]:
+def _other_bases(
+    one: Expression, other: Expression, site: Site, sides: tuple[Side, Side]
+) -> Iterator[Difference]:
     """Yield that another array is used: a norm's input instead of its output, for example."""
     source, target = sides
     for first, second in zip(one.terms, other.terms, strict=True):
         if first.base != second.base:
-            normed = _across_norm(first.base, second.base, sides) or _across_norm(
-                second.base, first.base, sides
-            )
-            code = "norm_place" if normed and one.after == other.after == () else "other_input"
+            code = "norm_place" if norm_is_elsewhere(one, other, site, sides) else "other_input"
             if any(name.startswith("weight ") for name in (first.base, second.base)):
                 code = "other_weight"
             yield code, described(one, source), described(other, target), f"compute {described(one, target)}"
             return
-
-
-def _across_norm(output: str, other: str, sides: tuple[Side, Side]) -> bool:
-    """Return whether one array is what a norm returns, and the other what it was called with."""
-    words = output.split()
-    if words[0] != "child" or words[2] != "output":
-        return False
-    child = _child(sides[0], int(words[1]))
-    if child is None or not (child.kind in ("norm", "batch_norm") or "norm" in child.type.lower()):
-        return False
-    name = f"child {words[1]} input 0"
-    return any(
-        name in side.arrays
-        and other in side.arrays
-        and relative_error(side.arrays[name], side.arrays[other]) < 1e-6
-        for side in sides
-    )
 
 
 def _child(side: Side, place: int) -> ModuleView | None:
