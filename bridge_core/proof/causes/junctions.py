@@ -18,6 +18,7 @@ from bridge_core.proof.causes.norm_places import norm_is_elsewhere
 from bridge_core.proof.causes.relations import related
 from bridge_core.proof.causes.sides import Side
 from bridge_core.proof.causes.site import ModuleView, Site
+from bridge_core.proof.causes.wording import described, factor_text, steps_text, weight_text
 
 __all__ = ["junction_causes"]
 
@@ -244,7 +245,7 @@ def _term_differences(
         child = _child(source, int(term.base.split()[1])) if term.base.startswith("child ") else None
         embedded = child is not None and (child.kind == "embedding" or "embed" in child.type.lower())
         code = "embedding_scale" if embedded else "residual_scale" if len(one.terms) > 1 else "scale"
-        yield code, _factor_text(term), _factor_text(second), todo
+        yield code, factor_text(term), factor_text(second), todo
     if term.rows != second.rows and term.rows is not None and second.rows is not None:
         texts = [f"rows from {rows[0]}" for rows in (term.rows, second.rows)]
         yield "position_offset", texts[0], texts[1], f"take {texts[0]} on"
@@ -264,11 +265,17 @@ def _step_differences(
                 if family == "rearrange":
                     code = _order_code(left, sides[0])
                 texts = [setting_text(family, name, settings[name]) for settings in (left, right)]
-                yield code, texts[0], texts[1], _step_todo(family, name, left[name], target, expression)
+                if name in ("kernel", "table"):
+                    texts = [
+                        weight_text(settings[name], side)
+                        for settings, side in zip((left, right), sides, strict=True)
+                    ]
+                todo = _step_todo(family, name, left[name], texts[0], target, expression)
+                yield code, texts[0], texts[1], todo
         return
     alone = [n for n in names[0] if n not in names[1]], [n for n in names[1] if n not in names[0]]
     family = (alone[0] + alone[1] + names[0] + names[1])[0]
-    texts = [_steps_text(steps) for steps in (one, other)]
+    texts = [steps_text(steps, side) for steps, side in zip((one, other), sides, strict=True)]
     if family == "activation":
         texts = [
             next((str(s["activation"]) for f, s in steps if f == "activation"), "none")
@@ -291,9 +298,11 @@ def _order_code(settings: Mapping[str, Any], side: Side) -> str:
     return "head_order" if settings["cut"] is not None or len(settings["order"].split()) > 3 else "axis_order"
 
 
-def _step_todo(family: str, name: str, value: Any, side: Side, expression: Expression) -> str:
+def _step_todo(family: str, name: str, value: Any, text: str, side: Side, expression: Expression) -> str:
     if family == "activation":
         return f"compute {call_of(side.view.framework, str(value))}"
+    if name in ("kernel", "table"):
+        return f"use the weight that the source uses, {text}"
     if family == "rearrange":
         return (
             f"order the axes as {value} before the reshape"
@@ -304,59 +313,6 @@ def _step_todo(family: str, name: str, value: Any, side: Side, expression: Expre
         mend(side.view, [(name, value)]).partition(": ")[2].rstrip(".")
         or f"compute {described(expression, side)}"
     )
-
-
-def described(expression: Expression, side: Side) -> str:
-    """Return an expression for people, with a side's names."""
-    terms = [_term_text(term, side) for term in expression.terms]
-    if expression.combine == "concat":
-        text = f"concat({', '.join(terms)})"
-    else:
-        text = (" * " if expression.combine == "product" else " + ").join(terms)
-    if expression.after and len(terms) > 1 and expression.combine != "concat":
-        text = f"({text})"
-    for step in expression.after:
-        text = f"{_steps_text((step,))}({text})"
-    return f"dropout({text})" if expression.dropout is not None else text
-
-
-def _term_text(term: Term, side: Side) -> str:
-    text = side.names.get(term.base, term.base)
-    for family, settings in term.steps:
-        text = f"{_steps_text(((family, settings),))}({text})"
-    if term.rows is not None:
-        text = f"{text}[{term.rows[0]}:{term.rows[0] + term.rows[1]}]"
-    if term.dropout is not None:
-        text = f"dropout({text})"
-    if isinstance(term.factor, str):
-        return f"{side.names.get(term.factor, term.factor)} * {text}"
-    return text if term.factor == 1.0 else f"{term.factor:g} * {text}"
-
-
-def _factor_text(term: Term) -> str:
-    return term.factor if isinstance(term.factor, str) else f"{term.factor:g}"
-
-
-def _steps_text(steps: tuple[Step, ...]) -> str:
-    return ", then ".join(_step_text(family, settings) for family, settings in steps) or "nothing"
-
-
-def _step_text(family: str, settings: Mapping[str, Any]) -> str:
-    if family == "activation":
-        return str(settings["activation"])
-    if family == "rearrange":
-        return f"reshape[{settings['order']}]"
-    if family == "tokens":
-        return (
-            f"{settings['take']} token"
-            if settings["take"] in ("first", "last")
-            else f"{settings['take']} over tokens"
-        )
-    if family == "part":
-        return f"part {settings['part']} of {settings['parts']}"
-    if family == "pool":
-        return f"{settings['how']} pool {settings['window']}"
-    return family
 
 
 def _path(view: ModuleView) -> str:

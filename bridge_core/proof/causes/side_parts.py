@@ -76,8 +76,9 @@ def weight_pairs(site: Site) -> Iterator[WeightPair]:
     for place, (one, other_place) in enumerate(site.pairs):
         first, second = site.source.children[one], site.target.children[other_place]
         if "embedding" in first.neutral and "embedding" in second.neutral:
+            texts = (f"{name_of(first)}.embedding", f"{name_of(second)}.embedding")
             tables = (np.asarray(first.neutral["embedding"]), np.asarray(second.neutral["embedding"]))
-            yield f"weight child {place} embedding", *tables, ("embedding", "embedding")
+            yield f"weight child {place} embedding", *tables, texts
         elif not _alike(first, second):
             yield from _child_weights(place, first, second)
 
