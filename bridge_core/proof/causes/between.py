@@ -49,10 +49,7 @@ def bases_of(side: Side) -> tuple[str, ...]:
         array = side.arrays[name]
         if not array.size or array.ndim == 0:
             continue
-        if any(
-            array.shape == side.arrays[one].shape and relative_error(side.arrays[one], array) < 1e-7
-            for one in chosen
-        ):
+        if any(fits(array, side.arrays[one], 1e-7) for one in chosen):
             continue
         chosen.append(name)
     return tuple(chosen[:MAX_BASES])

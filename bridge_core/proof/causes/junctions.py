@@ -12,7 +12,7 @@ from bridge_core.proof.causes.cause import Cause
 from bridge_core.proof.causes.expressions import Expression, Step, Term, evaluate
 from bridge_core.proof.causes.forms import closest, differing
 from bridge_core.proof.causes.layers import code_of, precision_of, setting_text
-from bridge_core.proof.causes.measures import relative_error
+from bridge_core.proof.causes.measures import fits, relative_error
 from bridge_core.proof.causes.mends import call_of, mend
 from bridge_core.proof.causes.norm_places import norm_is_elsewhere
 from bridge_core.proof.causes.relations import related
@@ -93,8 +93,7 @@ def _common(sides: tuple[Side, Side], limit: float) -> tuple[str, ...]:
     return tuple(
         name
         for name in bases_of(source)
-        if name in target.arrays
-        and relative_error(source.arrays[name], target.arrays[name]) <= max(limit, 1e-4)
+        if name in target.arrays and fits(target.arrays[name], source.arrays[name], max(limit, 1e-4))
     )
 
 

@@ -58,7 +58,7 @@ def alignment(source: Array, target: Array, limit: float) -> tuple[int, ...] | N
     orders: list[tuple[int, ...]] = [*likely, *others]
     for order in dict.fromkeys(orders):
         moved = source.transpose(order)
-        if moved.shape == target.shape and relative_error(target, moved) <= limit:
+        if fits(moved, target, limit):
             return order
     return None
 
@@ -99,11 +99,10 @@ def fits(value: Array, observed: Array, limit: float) -> bool:
     if value.shape != observed.shape:
         return False
     if value.size > 4096:  # most candidates are wrong everywhere, so a few entries refuse them
-        few = slice(None, None, value.size // 64)
-        scale = float(np.max(np.abs(observed)))
+        few = np.unravel_index(np.arange(0, value.size, value.size // 64), value.shape)
         with np.errstate(all="ignore"):
-            off = np.max(np.abs(value.reshape(-1)[few] - observed.reshape(-1)[few]))
-        if not off <= limit * scale:
+            off = np.max(np.abs(value[few] - observed[few]))
+        if not off <= limit * float(np.max(np.abs(observed))):
             return False
     return relative_error(observed, value) <= limit
 
