@@ -6,7 +6,6 @@ Each has one mistake, on the side that ``mistake`` names: ``"source"`` or ``"tar
 from typing import NamedTuple
 
 import flax.linen as linen
-import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
@@ -80,7 +79,23 @@ def norm(**options):
     return linen.BatchNorm(use_running_average=True, epsilon=1e-5, **options)
 
 
-PAD = ((1, 1), (1, 1))
+def dense(source, target):
+    """Return the rules of a linear layer whose names differ, without its bias's."""
+    return Rule.rearrange(f"{source}.weight", f"{target}.kernel", "o i -> i o")
+
+
+SEQUENTIAL = [
+    rule
+    for place, n in enumerate((0, 2, 4, 6))
+    for rule in (
+        dense(f"net.{n}", f"Dense_{place}"),
+        Rule.rearrange(f"net.{n}.bias", f"Dense_{place}.bias"),
+    )
+]
+SEQUENTIAL += [
+    Rule.rearrange(f"net.5.{one}", f"LayerNorm_0.{two}")
+    for one, two in (("weight", "scale"), ("bias", "bias"))
+]
 
 
 @other("dense block", (2, 10, 9, 3), "concat_order")
@@ -296,7 +311,7 @@ class LearnedScale:
             return linen.Dense(3, name="out")(x + gamma * linen.Dense(8, name="two")(x))
 
 
-@other("sequential", (4, 7), "activation")
+@other("sequential", (4, 7), "activation", rules=SEQUENTIAL)
 class Sequence:
     """Layers in a row, without names."""
 
@@ -327,4 +342,284 @@ class Sequence:
             )(x)
 
 
-SEQUENTIAL = [Rule.rearrange(f"net.{n}.weight", f"net.layers_{n}.kernel", "o i -> i o") for n in (0, 2, 4, 6)]
+@other(
+    "gated, without modules",
+    (2, 5, 8),
+    "activation",
+    rules=[
+        Rule.rearrange(["gate.weight", "up.weight"], "gates", "f d, f d -> 2 f d"),
+        Rule.rearrange("down.weight", "linear", "d f -> f d"),
+    ],
+)
+class Gated:
+    """The target has two tensors and no layers."""
+
+    class Torch(TorchModule):
+        def layers(self):
+            self.gate, self.up, self.down = (nn.Linear(*n, bias=False) for n in ((8, 12), (8, 12), (12, 8)))
+
+        def forward(self, x):
+            return self.down(F.gelu(self.gate(x), approximate="none" if self.wrong else "tanh") * self.up(x))
+
+    class Flax(FlaxModule):
+        @linen.compact
+        def __call__(self, x):
+            gates = self.param("gates", linen.initializers.normal(), (2, 12, 8))
+            gate, up = jnp.einsum("btd,sfd->sbtf", x, gates)
+            y = linen.gelu(gate, approximate=not self.wrong) * up
+            return y @ self.param("linear", linen.initializers.normal(), (12, 8))
+
+
+class Weight(linen.Module):
+    size: int
+
+    @linen.compact
+    def __call__(self):
+        return self.param("weight", linen.initializers.zeros, (self.size,))
+
+
+class TorchRMS(nn.Module):
+    def __init__(self, size, epsilon):
+        super().__init__()
+        self.weight, self.epsilon = nn.Parameter(torch.zeros(size)), epsilon
+
+    def forward(self, x):
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.epsilon) * (1 + self.weight)
+
+
+@other("norm as a function", (2, 5, 8), "epsilon")
+class PlainNorm:
+    """A module that only holds the scale; its parent normalises."""
+
+    class Torch(TorchModule):
+        def layers(self):
+            epsilon = 1e-5 if self.wrong else 1e-6
+            self.first, self.last = TorchRMS(8, epsilon), TorchRMS(8, epsilon)
+            self.one, self.two = nn.Linear(8, 8), nn.Linear(8, 4)
+
+        def forward(self, x):
+            x = x + F.silu(self.one(self.first(x)))
+            return self.two(self.last(x))
+
+    class Flax(FlaxModule):
+        @linen.compact
+        def __call__(self, x):
+            def rms(name, x):
+                epsilon = 1e-5 if self.wrong else 1e-6
+                scale = 1 + Weight(8, name=name)()
+                return x * jnp.reciprocal(jnp.sqrt(jnp.mean(x * x, -1, keepdims=True) + epsilon)) * scale
+
+            x = x + linen.silu(linen.Dense(8, name="one")(rms("first", x)))
+            return linen.Dense(4, name="two")(rms("last", x))
+
+
+@other("vae", (3, 7), "part_order", "other_input")
+class VAE:
+    """One layer gives the mean and the logarithm of the variance; only the mean goes on."""
+
+    class Torch(TorchModule):
+        def layers(self):
+            self.enter, self.code, self.leave = nn.Linear(7, 10), nn.Linear(10, 8), nn.Linear(4, 7)
+
+        def forward(self, x):
+            mean, spread = self.code(F.softplus(self.enter(x))).chunk(2, -1)
+            return torch.sigmoid(self.leave(spread if self.wrong else mean))
+
+    class Flax(FlaxModule):
+        @linen.compact
+        def __call__(self, x):
+            code = linen.Dense(8, name="code")(linen.softplus(linen.Dense(10, name="enter")(x)))
+            mean, spread = jnp.split(code, 2, -1)
+            return linen.sigmoid(linen.Dense(7, name="leave")(spread if self.wrong else mean))
+
+
+@other("mean of tokens", (3, 6, 5), "token_pooling")
+class MeanOfTokens:
+    class Torch(TorchModule):
+        def layers(self):
+            self.enter, self.norm, self.leave = nn.Linear(5, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            x = torch.tanh(self.enter(x))
+            return self.leave(self.norm(x.sum(1) if self.wrong else x.mean(1)))
+
+    class Flax(FlaxModule):
+        @linen.compact
+        def __call__(self, x):
+            x = jnp.tanh(linen.Dense(8, name="enter")(x))
+            x = linen.LayerNorm(epsilon=1e-5, name="norm")(x.sum(1) if self.wrong else x.mean(1))
+            return linen.Dense(3, name="leave")(x)
+
+
+@other("convnext", (2, 9, 8, 3), "epsilon")
+class ConvNext:
+    """Wide depthwise convolutions, a norm over features, a learned scale of the branch."""
+
+    class Torch(TorchModule):
+        def layers(self):
+            self.stem, self.depth = nn.Conv2d(3, 8, 2, 2), nn.Conv2d(8, 8, 7, padding=3, groups=8)
+            self.norm = nn.LayerNorm(8, eps=1e-5 if self.wrong else 1e-6)
+            self.up, self.down, self.head = nn.Linear(8, 16), nn.Linear(16, 8), nn.Linear(8, 5)
+            self.gamma = nn.Parameter(torch.ones(8))
+
+        def forward(self, x):
+            x = self.stem(x)
+            y = self.norm(self.depth(x).permute(0, 2, 3, 1))
+            y = self.gamma * self.down(F.gelu(self.up(y)))
+            return self.head((x + y.permute(0, 3, 1, 2)).mean((2, 3)))
+
+    class Flax(FlaxModule):
+        @linen.compact
+        def __call__(self, x):
+            x = linen.Conv(8, (2, 2), 2, padding="VALID", name="stem")(x)
+            y = linen.Conv(8, (7, 7), padding=3, feature_group_count=8, name="depth")(x)
+            y = linen.LayerNorm(epsilon=1e-5 if self.wrong else 1e-6, name="norm")(y)
+            y = linen.Dense(8, name="down")(linen.gelu(linen.Dense(16, name="up")(y), approximate=False))
+            gamma = self.param("gamma", linen.initializers.ones, (8,))
+            return linen.Dense(5, name="head")((x + gamma * y).mean((1, 2)))
+
+
+@other("average pool", (2, 9, 8, 3), "pool_count")
+class AveragePool:
+    """Whether padding counts in an average."""
+
+    class Torch(TorchModule):
+        def layers(self):
+            self.one, self.two = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 4, 3, padding=1)
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x):
+            x = F.avg_pool2d(F.relu(self.one(x)), 3, 2, 1, count_include_pad=not self.wrong)
+            return self.head(F.relu(self.two(x)).mean((2, 3)))
+
+    class Flax(FlaxModule):
+        @linen.compact
+        def __call__(self, x):
+            x = linen.relu(linen.Conv(6, (3, 3), padding=1, name="one")(x))
+            x = linen.avg_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)), count_include_pad=not self.wrong)
+            x = linen.relu(linen.Conv(4, (3, 3), padding=1, name="two")(x))
+            return linen.Dense(3, name="head")(x.mean((1, 2)))
+
+
+@other("highway", (4, 8), "gated_half", "other_computation", "other_input")
+class Highway:
+    """A gate mixes what a layer makes with what it got."""
+
+    class Torch(TorchModule):
+        def layers(self):
+            self.gate, self.make, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            gate, y = torch.sigmoid(self.gate(x)), F.relu(self.make(x))
+            gate = 1 - gate if self.wrong else gate
+            return self.head(gate * y + (1 - gate) * x)
+
+    class Flax(FlaxModule):
+        @linen.compact
+        def __call__(self, x):
+            gate = linen.sigmoid(linen.Dense(8, name="gate")(x))
+            y = linen.relu(linen.Dense(8, name="make")(x))
+            gate = 1 - gate if self.wrong else gate
+            return linen.Dense(3, name="head")(gate * y + (1 - gate) * x)
+
+
+@other("two towers", (4, 10), "scale", "residual_scale", "other_computation")
+class TwoTowers:
+    """The features of two halves, multiplied, over a temperature."""
+
+    class Torch(TorchModule):
+        def layers(self):
+            self.left, self.right, self.head = nn.Linear(5, 6), nn.Linear(5, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            y = torch.tanh(self.left(x[:, :5])) * self.right(x[:, 5:])
+            return self.head(y / (1.0 if self.wrong else 0.3))
+
+    class Flax(FlaxModule):
+        @linen.compact
+        def __call__(self, x):
+            y = jnp.tanh(linen.Dense(6, name="left")(x[:, :5])) * linen.Dense(6, name="right")(x[:, 5:])
+            return linen.Dense(3, name="head")(y / (1.0 if self.wrong else 0.3))
+
+
+@other("instance norm", (2, 8, 7, 3), "epsilon_place")
+class Instance:
+    """A norm of someone's own over space, with its epsilon beside the root."""
+
+    class Torch(TorchModule):
+        def layers(self):
+            self.conv, self.head = nn.Conv2d(3, 6, 3, padding=1), nn.Linear(6, 3)
+            self.norm = OwnInstance(self.wrong)
+
+        def forward(self, x):
+            return self.head(F.relu(self.norm(self.conv(x))).amax((2, 3)))
+
+    class Flax(FlaxModule):
+        @linen.compact
+        def __call__(self, x):
+            x = linen.Conv(6, (3, 3), padding=1, name="conv")(x)
+            x = FlaxInstance(self.wrong, name="norm")(x)
+            return linen.Dense(3, name="head")(linen.relu(x).max((1, 2)))
+
+
+class OwnInstance(nn.Module):
+    def __init__(self, wrong):
+        super().__init__()
+        self.scale, self.shift, self.wrong = nn.Parameter(torch.ones(6)), nn.Parameter(torch.zeros(6)), wrong
+
+    def forward(self, x):
+        variance, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
+        root = torch.sqrt(variance + 1e-2) if self.wrong else variance.sqrt() + 1e-2
+        return (x - mean) / root * self.scale[:, None, None] + self.shift[:, None, None]
+
+
+class FlaxInstance(linen.Module):
+    wrong: bool
+
+    @linen.compact
+    def __call__(self, x):
+        scale, shift = (self.param(name, linen.initializers.ones, (6,)) for name in ("scale", "shift"))
+        variance = x.var((1, 2), keepdims=True)
+        root = jnp.sqrt(variance + 1e-2) if self.wrong else jnp.sqrt(variance) + 1e-2
+        return (x - x.mean((1, 2), keepdims=True)) / root * scale + shift
+
+
+@other("fourier features", (5, 3), "concat_order")
+class Fourier:
+    """Sines and cosines of projections; NeRF's kind."""
+
+    class Torch(TorchModule):
+        def layers(self):
+            self.project, self.one, self.two = nn.Linear(3, 6), nn.Linear(12, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            y = self.project(x)
+            y = (y.cos(), y.sin()) if self.wrong else (y.sin(), y.cos())
+            return self.two(F.relu(self.one(torch.cat(y, -1))))
+
+    class Flax(FlaxModule):
+        @linen.compact
+        def __call__(self, x):
+            y = linen.Dense(6, name="project")(x)
+            y = (jnp.cos(y), jnp.sin(y)) if self.wrong else (jnp.sin(y), jnp.cos(y))
+            return linen.Dense(2, name="two")(linen.relu(linen.Dense(8, name="one")(jnp.concatenate(y, -1))))
+
+
+@other("glu over time", (2, 12, 4), "gated_half")
+class GLU:
+    class Torch(TorchModule):
+        channels_first = True
+
+        def layers(self):
+            self.conv, self.out = nn.Conv1d(4, 12, 5, padding=2), nn.Conv1d(6, 3, 1)
+
+        def forward(self, x):
+            a, b = self.conv(x).chunk(2, 1)
+            return self.out(b * torch.sigmoid(a) if self.wrong else a * torch.sigmoid(b))
+
+    class Flax(FlaxModule):
+        @linen.compact
+        def __call__(self, x):
+            a, b = jnp.split(linen.Conv(12, (5,), padding=2, name="conv")(x), 2, -1)
+            y = b * linen.sigmoid(a) if self.wrong else a * linen.sigmoid(b)
+            return linen.Conv(3, (1,), name="out")(y)

@@ -9,10 +9,13 @@ from dataclasses import replace
 import numpy as np
 
 from bridge_core.proof.causes.chains import chains
+from bridge_core.proof.causes.concatenations import concatenations
 from bridge_core.proof.causes.expressions import STEPS, Expression, Step, Term, evaluate
 from bridge_core.proof.causes.forms import Form, identify, near_best
+from bridge_core.proof.causes.gates import gates
 from bridge_core.proof.causes.linears import likely
 from bridge_core.proof.causes.measures import fits, relative_error, typical_error
+from bridge_core.proof.causes.remainders import remainders
 from bridge_core.proof.causes.search import MAX_CHAINED, Search, accepted
 from bridge_core.proof.causes.side_parts import SIDES
 from bridge_core.proof.causes.sides import Side
@@ -61,7 +64,7 @@ def expressions_of(side: Side, bases: tuple[str, ...], limit: float, precision: 
     Simple ones are tried first, and where one fits, longer ones are not tried.
     """
     search = _cut(Search(side.arrays, side.observed, bases, limit, precision))
-    for level in (_single, sums, pairs, chains):
+    for level in (_single, sums, pairs, concatenations, gates, chains, remainders):
         reproducing: Expressions = []
         for expression in itertools.islice(level(replace(search, work=Work(LEVEL))), 200):
             form = _judged(expression, side, limit)

@@ -155,7 +155,8 @@ def _differences(
         )
         return
     bases = [[term.base for term in expression.terms] for expression in (one, other)]
-    if one.combine == "concat" and sorted(bases[0]) == sorted(bases[1]) and bases[0] != bases[1]:
+    pieces = [[f"{term.base} {term.steps}" for term in expression.terms] for expression in (one, other)]
+    if one.combine == "concat" and sorted(pieces[0]) == sorted(pieces[1]) and pieces[0] != pieces[1]:
         yield (
             "concat_order",
             described(one, source),
@@ -165,6 +166,14 @@ def _differences(
         return
     if len(one.terms) != len(other.terms) or one.combine != other.combine:
         yield from _other_terms(one, other, site, sides)
+        return
+    if one.combine == "mixture" and sorted(pieces[0]) == sorted(pieces[1]):
+        yield (
+            "gated_half",
+            described(one, source),
+            described(other, target),
+            f"compute {described(one, target)}",
+        )
         return
     if one.combine == "product" and set(bases[0]) == set(bases[1]) and not _same_steps(one, other):
         yield (
@@ -243,7 +252,13 @@ def _term_differences(
     if term.factor != second.factor:
         child = _child(source, int(term.base.split()[1])) if term.base.startswith("child ") else None
         embedded = child is not None and (child.kind == "embedding" or "embed" in child.type.lower())
-        code = "embedding_scale" if embedded else "residual_scale" if len(one.terms) > 1 else "scale"
+        code = (
+            "embedding_scale"
+            if embedded
+            else "residual_scale"
+            if one.combine == "sum" and len(one.terms) > 1
+            else "scale"
+        )
         yield code, factor_text(term), factor_text(second), todo
     if term.rows != second.rows and term.rows is not None and second.rows is not None:
         texts = [f"rows from {rows[0]}" for rows in (term.rows, second.rows)]
@@ -292,7 +307,8 @@ def _step_differences(
 
 
 def _order_code(settings: Mapping[str, Any], side: Side) -> str:
-    if len(settings["shape"]) == 1 and len(settings["order"].split()) > 3:
+    flat = len(settings["shape"]) == 1 and len(settings["order"].split()) > 3
+    if flat or len(settings["cut"] or ()) > 2:
         return "flatten_order"
     return "head_order" if settings["cut"] is not None or len(settings["order"].split()) > 3 else "axis_order"
 

@@ -1,4 +1,4 @@
-"""Causes before a last layer that is a module on one side only: the other computes with its weights itself."""
+"""Causes before a last layer that is a module on one side only: the other computes it without one."""
 
 from __future__ import annotations
 

@@ -16,6 +16,8 @@ def described(expression: Expression, side: Side) -> str:
     terms = [_term_text(term, side) for term in expression.terms]
     if expression.combine == "concat":
         text = f"concat({', '.join(terms)})"
+    elif expression.combine == "mixture":
+        text = f"g * {terms[1]} + (1 - g) * {terms[2]} with g = {terms[0]}"
     else:
         text = (" * " if expression.combine == "product" else " + ").join(terms)
     if expression.after and len(terms) > 1 and expression.combine != "concat":
@@ -52,7 +54,8 @@ def _step_text(family: str, settings: Mapping[str, Any], side: Side) -> str:
     if family == "activation":
         return str(settings["activation"])
     if family == "rearrange":
-        return f"reshape[{settings['order']}]"
+        cut = settings["cut"]
+        return f"reshape[{settings['order']}]" if cut is None else f"reshape[{cut} as {settings['order']}]"
     if family == "tokens":
         return (
             f"{settings['take']} token"
