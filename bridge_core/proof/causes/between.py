@@ -119,7 +119,7 @@ def _scaled(search: Search, name: str, array: Array, cost: float) -> Iterator[Ex
     squares = float(np.sum(array * array))
     if squares:
         factor = float(np.sum(array * search.observed)) / squares
-        factor = likely(factor, (array.shape[-1],), 1e-5)
+        factor = likely(factor, (array.shape[-1],), 1e-5, search.precision)
         if factor and fits(factor * array, search.observed, search.limit):
             yield Expression((Term(name, factor=factor),), cost=cost + 0.2)
         for cap in _caps(array, search.observed):

@@ -78,7 +78,7 @@ def sums(search: Search) -> Iterator[Expression]:
                     continue
                 sizes = (search.observed.shape[-1],)
                 terms = [
-                    _with_factor(atoms[i][0], likely(float(f), sizes, 1e-4))
+                    _with_factor(atoms[i][0], likely(float(f), sizes, 1e-4, search.precision))
                     for i, f in zip(chosen, factors, strict=True)
                 ]
                 if any(term is None for term in terms):
@@ -139,7 +139,7 @@ def _scaled_branch(
                 yield Expression((terms[0], replace(terms[1], factor=f"weight {name}")), cost=3)
     factor = float(np.dot(second, rest)) / squares
     if factor and np.max(np.abs(factor * second - rest)) <= 2 * search.limit * scale:
-        exact = likely(factor, (search.observed.shape[-1],), 1e-4)
+        exact = likely(factor, (search.observed.shape[-1],), 1e-4, search.precision)
         yield Expression((terms[0], replace(terms[1], factor=exact)), cost=3.2)
 
 
@@ -165,7 +165,9 @@ def _product(search: Search, value: Array, expression: Expression) -> Iterator[E
     squares = float(np.sum(value * value))
     if found or not squares or not np.isfinite(squares):
         return
-    factor = likely(float(np.sum(value * search.observed)) / squares, (value.shape[-1],), 1e-4)
+    factor = likely(
+        float(np.sum(value * search.observed)) / squares, (value.shape[-1],), 1e-4, search.precision
+    )
     first, *others = expression.terms
     scaled = replace(expression, terms=(replace(first, factor=factor), *others), cost=expression.cost + 1)
     yield from accepted(search, factor * value, scaled)
