@@ -52,13 +52,13 @@ def models(name, mistake=None):
         name: A key of `OTHERS`.
         mistake: Side that makes the mistake; None for two right ones.
     """
-    made = OTHERS[name]
+    pair = OTHERS[name]
     torch.manual_seed(0)
-    source, target = made.torch(mistake == "source").eval(), made.flax(wrong=mistake == "target")
-    x = np.random.default_rng(7).standard_normal(made.shape, dtype=np.float32)
+    source, target = pair.torch(mistake == "source").eval(), pair.flax(wrong=mistake == "target")
+    x = np.random.default_rng(7).standard_normal(pair.shape, dtype=np.float32)
     first = (
         np.ascontiguousarray(np.moveaxis(x, -1, 1))
-        if getattr(made.torch, "channels_first", x.ndim > 3)
+        if getattr(pair.torch, "channels_first", x.ndim > 3)
         else x
     )
     return source, target, {"source": (first,), "target": (x,)}
@@ -80,7 +80,7 @@ def norm(**options):
 
 
 def dense(source, target):
-    """Return the rules of a linear layer whose names differ, without its bias's."""
+    """Return the rules of the weight of a linear layer, if it has other names."""
     return Rule.rearrange(f"{source}.weight", f"{target}.kernel", "o i -> i o")
 
 
@@ -175,7 +175,7 @@ class Separable:
 
 @other("u-net", (2, 8, 12, 3), "concat_order")
 class UNet:
-    """Down, up by repeating, and a skip beside."""
+    """Down, up by repeating, and a skip."""
 
     class Torch(TorchModule):
         def layers(self):
@@ -544,7 +544,7 @@ class TwoTowers:
 
 @other("instance norm", (2, 8, 7, 3), "epsilon_place")
 class Instance:
-    """A norm of someone's own over space, with its epsilon beside the root."""
+    """A norm of someone's own over space, with its epsilon outside the root."""
 
     class Torch(TorchModule):
         def layers(self):

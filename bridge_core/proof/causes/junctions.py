@@ -217,7 +217,7 @@ def _other_terms(
     if norm_is_elsewhere(one, other, site, sides):
         code = "norm_place"
     elif len(missing) == 1 and missing[0].base.startswith("weight "):
-        code = "position_missing" if missing[0].rows is not None else "missing_weight"
+        code = "missing_positions" if missing[0].rows is not None else "missing_weight"
         code = code if extra else code.replace("missing", "extra")
     elif len(missing) == 1:
         code = "missing_residual" if extra else "extra_residual"

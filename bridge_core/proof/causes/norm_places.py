@@ -1,4 +1,4 @@
-"""Whether two expressions differ in where a norm stands: before a sum or after it, or on one side only."""
+"""Whether two expressions differ in where a norm is: before a sum or after it, or on one side only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["is_norm", "norm_is_elsewhere"]
 
 
 def is_norm(view: ModuleView) -> bool:
-    """Return whether a module is a norm, as far as its kind and the name of its class tell."""
+    """Return whether a module is a norm, as far as its kind and the name of its class show."""
     return view.kind in ("norm", "batch_norm") or "norm" in view.type.rpartition(".")[2].lower()
 
 

@@ -58,7 +58,7 @@ def _returns(view: ModuleView, last: ModuleView) -> bool:
 
 
 def _before_last(view: ModuleView, control: float) -> Site:
-    """Return the site of one side alone that ends with what its last layer gets."""
+    """Return a site with one model on both sides, which ends with what its last layer gets."""
     rest = view.children[:-1]
     inner = replace(view, children=rest, outputs={"": next(iter(view.children[-1].inputs.values()))})
     return Site(inner, inner, tuple((n, n) for n in range(len(rest))), control=control)
