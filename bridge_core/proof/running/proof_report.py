@@ -13,7 +13,7 @@ from bridge_core.proof.running.module_pairs import ModuleError
 from bridge_core.proof.running.outputs import Outputs
 from bridge_core.proof.running.setting_differences import SettingDifference
 
-__all__ = ["FirstDifference", "ModelName", "Proof"]
+__all__ = ["FirstDifference", "Hidden", "ModelName", "Proof"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,29 @@ class FirstDifference:
 
 
 @dataclass(frozen=True, eq=False)
+class Hidden:
+    """A difference that is smaller than the rounding of the models, with its confirmed cause.
+
+    Args:
+        error: Error of the outputs in float64.
+        first: The first module that differs in float64.
+        causes: What explains it, best first.
+    """
+
+    error: float
+    first: FirstDifference
+    causes: tuple[Cause, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {
+            "error_in_float64": self.error,
+            "first_difference": self.first.to_json(),
+            "causes": [cause.to_json() for cause in self.causes],
+        }
+
+
+@dataclass(frozen=True, eq=False)
 class Proof:
     """What a proof showed.
 
@@ -99,6 +122,8 @@ class Proof:
         problems: What else makes outputs unequal, a sentence each: NaN, for example.
         blind: What the inputs cannot show, a sentence each.
         notes: What else a reader should know, a sentence each.
+        hidden: What differs in float64 where the outputs are equal up to rounding; None if nothing does, or
+            no cause of it is known.
     """
 
     equal: bool
@@ -118,6 +143,7 @@ class Proof:
     problems: tuple[str, ...] = ()
     blind: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    hidden: Hidden | None = None
 
     @property
     def error(self) -> float | None:
@@ -142,6 +168,7 @@ class Proof:
             "problems": list(self.problems),
             "first_difference": self.first.to_json() if self.first is not None else None,
             "causes": [cause.to_json() for cause in self.causes],
+            "hidden": self.hidden.to_json() if self.hidden is not None else None,
             "settings": [difference.to_json() for difference in self.settings],
             "unread": list(self.unread),
             "modules": [module.to_json() for module in self.modules],
@@ -179,33 +206,20 @@ class Proof:
         return [*lines, *self.problems]
 
     def _difference(self) -> list[str]:
-        lines: list[str] = []
-        if self.first is not None:
-            first = self.first
-            errors = error_text(first.input_error), error_text(first.output_error)
-            lines += [
-                "first module that differs:",
-                f"  source: {first.source or '(the model itself)'}  {first.source_type}",
-                f"  target: {first.target or '(the model itself)'}  {first.target_type}",
-                f"  error of its inputs {errors[0]}, of its outputs {errors[1]}",
-            ]
-            if first.before is not None:
-                lines.append(f"  in what it computes before {first.before[0]} (target: {first.before[1]})")
-            elif first.inside:
-                lines.append("  in what it computes after the modules inside it, whose outputs are equal")
-            lines.append(f"  {count(first.equal_before, 'pair')} of modules before it agree")
-        for cause in self.causes:
-            errors = error_text(cause.error_without), error_text(cause.error_with)
-            lines += [
-                f"cause: {cause.text} [{cause.code}]",
-                f"  error {errors[0]} without the change, {errors[1]} with it",
-                f"  {cause.mend}",
-            ]
+        lines = [] if self.first is None else ["first module that differs:", *_place_lines(self.first)]
+        lines += _cause_lines(self.causes)
         if self.first is not None and not self.causes:
             lines.append("no known cause explains it: compare the code of the two modules")
             lines += [f"  its settings:{line[1:]}" for line in map(_setting_line, self._settings_there())]
         if self.first is not None:
             lines.append("only the first difference is named; others may follow it")
+        if self.hidden is not None:
+            lines += [
+                f"hidden by rounding in these values: in float64 the outputs differ by "
+                f"{error_text(self.hidden.error)}, first in:",
+                *_place_lines(self.hidden.first),
+                *_cause_lines(self.hidden.causes),
+            ]
         return lines
 
     def _settings_there(self) -> list[SettingDifference]:
@@ -244,6 +258,34 @@ def _output_lines(outputs: Outputs) -> list[str]:
     for side, only in (("source", outputs.only_source), ("target", outputs.only_target)):
         if only:
             lines.append(f"  only the {side} returns {listed(name or '(one array)' for name in only)}")
+    return lines
+
+
+def _place_lines(first: FirstDifference) -> list[str]:
+    """Return lines about where two models part."""
+    errors = error_text(first.input_error), error_text(first.output_error)
+    lines = [
+        f"  source: {first.source or '(the model itself)'}  {first.source_type}",
+        f"  target: {first.target or '(the model itself)'}  {first.target_type}",
+        f"  error of its inputs {errors[0]}, of its outputs {errors[1]}",
+    ]
+    if first.before is not None:
+        lines.append(f"  in what it computes before {first.before[0]} (target: {first.before[1]})")
+    elif first.inside:
+        lines.append("  in what it computes after the modules inside it, whose outputs are equal")
+    return [*lines, f"  {count(first.equal_before, 'pair')} of modules before it agree"]
+
+
+def _cause_lines(causes: Sequence[Cause]) -> list[str]:
+    """Return lines about causes, the best first."""
+    lines: list[str] = []
+    for cause in causes:
+        errors = error_text(cause.error_without), error_text(cause.error_with)
+        lines += [
+            f"cause: {cause.text} [{cause.code}]",
+            f"  error {errors[0]} without the change, {errors[1]} with it",
+            f"  {cause.mend}",
+        ]
     return lines
 
 
