@@ -214,7 +214,17 @@ def opened(
     what: str = "source",
     purpose: ConversionOptions | None = None,
 ) -> Iterator[FlatState]:
-    """Give the state of a value; a file that this function opens is closed, a caller's state is not.
+    """Give the state of a value; a file that is opened here is closed again.
+
+    Args:
+        value: As for `state_of`.
+        registry: As for `state_of`.
+        layout: As for `state_of`.
+        follow_links: As for `state_of`.
+        entry: As for `state_of`.
+        step: As for `state_of`.
+        what: As for `state_of`.
+        purpose: As for `state_of`.
 
     Raises:
         UsageError: As `state_of`.

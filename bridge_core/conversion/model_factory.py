@@ -19,10 +19,10 @@ _RETURN = "Correct the function; it is called without arguments and should retur
 
 
 def load_factory(name: str, argument: str = "model", returned: str = "a model") -> Any:
-    """Import and call ``PKG.MOD:FACTORY``; a name of a model itself is returned uncalled.
+    """Import and call ``PKG.MOD:FACTORY``; a model of that name is returned uncalled.
 
     Args:
-        name: The module and the function.
+        name: ``"package.module:function"``; the module is found in the current folder, too.
         argument: The argument that it is the value of, for messages; the option has the same name.
         returned: What the function should return, for messages.
 

@@ -60,9 +60,9 @@ __all__ = ["match"]
 @json_option
 @takes_registry
 def match(src: str | None, output: Path | None, overwrite: bool, as_json: bool, **asked: Any) -> int:
-    """Propose the rules from SRC to DST, from names, shapes and trees alone.
+    """Propose the rules from SRC to DST, only from names, shapes and trees.
 
-    A rule is written only where every assignment that fits has it. What names and shapes cannot tell stays
+    A rule is written only where every assignment that fits has it. What names and shapes do not show stays
     in the file as a comment with its candidates. Exit code 0: complete; 1: something is left open.
     """
     from bridge_core.proof import match as match_checkpoints

@@ -29,7 +29,7 @@ def components(pairs: Sequence[Sequence[bool]]) -> list[tuple[list[int], list[in
     """Return the rows and columns of each connected part of a graph."""
     size = len(pairs)
     seen: set[int] = set()
-    found = []
+    parts = []
     for start in range(size):
         if start in seen:
             continue
@@ -43,8 +43,8 @@ def components(pairs: Sequence[Sequence[bool]]) -> list[tuple[list[int], list[in
                     rows.update(new)
                     queue.extend(new)
         seen |= rows
-        found.append((sorted(rows), sorted(columns)))
-    return found
+        parts.append((sorted(rows), sorted(columns)))
+    return parts
 
 
 def _augmented(row: int, allowed: Sequence[Sequence[bool]], partner: list[int], seen: set[int]) -> bool:

@@ -10,6 +10,7 @@ from bridge_core.conversion import plan_conversion
 from bridge_core.errors import BridgeError
 from bridge_core.plugins import Registry
 from bridge_core.proof.matching.matching import Matching
+from bridge_core.proof.matching.patterns import literals
 from bridge_core.proof.matching.rules_text import rules_text
 from bridge_core.rules import Rule, load_rules
 from bridge_core.state import FlatState, Key
@@ -34,12 +35,22 @@ def with_checked_rules(
         return replace(matching, rules_text=text)
     if not matching.pairs:
         return replace(matching, rules_text=text)
+    problems = _problems(matching, text, source, target, registry)
+    if problems:  # patterns that take more than they should
+        single = replace(matching, pairs=tuple(one for pair in matching.pairs for one in literals(pair)))
+        longer = rules_text(single)
+        if not _problems(single, longer, source, target, registry):
+            return replace(single, rules_text=longer)
+    return replace(matching, rules_text=text, problems=problems)
+
+
+def _problems(
+    matching: Matching, text: str, source: FlatState, target: FlatState, registry: Registry
+) -> tuple[str, ...]:
     try:
-        rules = _loaded(text)
-        problems = [*_planned(matching, source, target, rules, registry)]
+        return tuple(_planned(matching, source, target, _loaded(text), registry))
     except BridgeError as err:
-        problems = [str(err)]
-    return replace(matching, rules_text=text, problems=tuple(problems))
+        return (str(err),)
 
 
 def _loaded(text: str) -> tuple[Rule, ...]:
@@ -66,11 +77,11 @@ def _planned(
         for key in leaf.keys
     }
     assert not open_keys & settled
-    kept = [
+    sides = [
         state.select([key for key in state if (side, *key) in settled or (side, *key) in auxiliary])
         for side, state in (("s", source), ("t", target))
     ]
-    bare = [state.replace(metadata=type(state.metadata)()) for state in kept]
+    bare = [state.replace(metadata=type(state.metadata)()) for state in sides]
     problems = []
     there = plan_conversion(
         bare[0], to=matching.target, like=bare[1], rules=rules, recipe="none", registry=registry, check=False

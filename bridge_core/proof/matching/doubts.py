@@ -1,6 +1,6 @@
 """Pairs that trees settle and names of layers contradict: they become choices.
 
-Two trees of one form can still be two models: where one framework keeps the embedding at the top and the head
+Two trees of one form can still be two models: where one framework has the embedding at the top and the head
 inside, and the other the head at the top and the embedding inside, both trees look alike.
 """
 
@@ -46,7 +46,7 @@ def _sounds_so(path: NodePath) -> bool:
 
 
 def _is_rival(rival: Draft, draft: Draft, *, is_target: bool) -> bool:
-    """Return whether another pair of as many elements has the name that the embedding's lacks."""
+    """Return whether another pair of as many elements has the name that the embedding's does not have."""
     other = rival.source if is_target else rival.target
     same = all(
         _size(one) == _size(two) for one, two in ((rival.source, draft.source), (rival.target, draft.target))

@@ -46,17 +46,17 @@ def alignments(source: Sequence[int], target: Sequence[int]) -> Iterator[Alignme
         return
     most = min(len(source), len(target))
     for number in range(most, -1, -1):
-        found = False
+        any_pairs = False
         for ours in itertools.combinations(range(len(source)), number):
             for theirs in itertools.combinations(range(len(target)), number):
                 if all(source[a] == target[b] for a, b in zip(ours, theirs, strict=True)):
-                    found = True
+                    any_pairs = True
                     yield Alignment(
                         tuple(zip(ours, theirs, strict=True)),
                         tuple(i for i in range(len(source)) if i not in ours),
                         tuple(i for i in range(len(target)) if i not in theirs),
                     )
-        if found and number:
+        if any_pairs and number:
             return
 
 
@@ -228,7 +228,7 @@ def _written(axes: str, terms: dict[str, list[str]], rank: int) -> list[str]:
 
 
 def _reshaped(source: Shape, target: Shape) -> tuple[list[str], list[str], dict[str, int]] | None:
-    """Return the terms of a copy that keeps the order of values, or None; axes split or join whole."""
+    """Return the terms of a copy that preserves the order of values, or None; axes split or join."""
     left: list[str] = []
     right: list[str] = []
     sizes: dict[str, int] = {}

@@ -103,7 +103,7 @@ def with_one_meaning(ours: list[NodePath], theirs: list[NodePath]) -> list[tuple
 
 
 def _meanings(paths: list[NodePath]) -> list[list[str]]:
-    """Return what names mean below what all share: the whole rest, the last part, and the first."""
+    """Return what names mean below what all share: the entire rest, the last part, and the first."""
     shared = 0
     while all(len(path) > shared + 1 and path[shared].text == paths[0][shared].text for path in paths):
         shared += 1

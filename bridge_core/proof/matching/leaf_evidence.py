@@ -22,7 +22,7 @@ class Draft:
         forms: The equations that remain, each with the numbers that it pairs; one if that is settled.
         reason: What decided the pair.
         confidence: From 0 to 1.
-        by_shape: Whether shapes alone leave one equation.
+        by_shape: Whether only one equation fits the shapes.
         usual: Whether it may be a linear layer as both frameworks store it, if it has two axes.
     """
 
@@ -102,7 +102,7 @@ class LeafEvidence:
         """Return the equations that differ in what they do."""
         ours = [node.count for node in source if node.count > 1]
         theirs = [node.count for node in target if node.count > 1]
-        found: dict[tuple[object, ...], tuple[Form, Alignment]] = {}
+        by_sign: dict[tuple[object, ...], tuple[Form, Alignment]] = {}
         own = any(path[-1].count > 1 for path in (source, target))
         for aligned in alignments(ours, theirs):
             if aligned.flat and own:  # numbers of leaves are names, as in wi_0, and count nothing else
@@ -111,15 +111,15 @@ class LeafEvidence:
             others = [(LETTERS[len(ours) + i], theirs[i]) for i in aligned.target_axes]
             for way in ways:
                 for form in forms(way, source[-1].shape or (), target[-1].shape or (), lists, others):
-                    found.setdefault((aligned.pairs, aligned.flat, form.sign), (form, aligned))
-        return found
+                    by_sign.setdefault((aligned.pairs, aligned.flat, form.sign), (form, aligned))
+        return by_sign
 
     def _named(self, source: NodePath, target: NodePath) -> tuple[Way, ...]:
         """Return the ways that the leaves' names, and their collections, allow."""
         ways = self.ways
         ours, theirs = name_of(source), name_of(target)
         known = (ours in ways.source_roles, theirs in ways.target_roles)
-        kept = tuple(
+        allowed = tuple(
             way
             for way in ways.all
             if way.identity
@@ -133,9 +133,9 @@ class LeafEvidence:
         if not self._collections_agree(source, target):
             return ()
         if all(known):
-            layers = tuple(way for way in kept if not way.identity)
-            return layers or (kept if ours == theirs else ())
-        return kept
+            layers = tuple(way for way in allowed if not way.identity)
+            return layers or (allowed if ours == theirs else ())
+        return allowed
 
     def _collections_agree(self, source: NodePath, target: NodePath) -> bool:
         """Return whether a leaf's known name may be in the other's collection."""
@@ -168,7 +168,7 @@ class LeafEvidence:
         sizes = [_bias_sizes(path) for path in (source, target)]
         if any(size is None for size in sizes):
             return ways
-        kept = []
+        fitting = []
         for way in ways:
             axes = way.source.split()
             shape = source[-1].shape or ()
@@ -180,13 +180,13 @@ class LeafEvidence:
                 else axes.index("out") - len(axes)
             )
             if -len(shape) <= at < len(shape) and shape[at] == sizes[0]:
-                kept.append(way)
-        return tuple(kept) or ways
+                fitting.append(way)
+        return tuple(fitting) or ways
 
     def _without_transposed(
         self, ways: tuple[Way, ...], source: NodePath, target: NodePath
     ) -> tuple[Way, ...]:
-        """Return convolutions alone, where both names say so and none hints at a transposed one."""
+        """Return only convolutions, where both names say so and none hints at a transposed one."""
         texts = [_module_text(path) for path in (source, target)]
         words = {word for way in ways if "transpose" in way.kind for word in way.hints}
         if not all("conv" in text for text in texts) or any(word in text for word in words for text in texts):

@@ -33,11 +33,11 @@ def match(
     inputs: Any = None,
     registry: Registry | None = None,
 ) -> Matching:
-    """Return proposed rules from a source to a target, by names, shapes and trees alone.
+    """Return proposed rules from a source to a target, only by names, shapes and trees.
 
     Only headers are read. A pair is settled only if every assignment that fits the evidence has it; what
-    headers cannot tell is a choice, and stays in the rule file as a comment. ``by_values`` and ``prove``
-    settle choices by more than headers.
+    headers do not show is a choice, and stays in the rule file as a comment. ``by_values`` and ``prove``
+    decide choices by more than headers.
 
     Args:
         source: A path, a state, a mapping from keys to arrays, or a live object. None takes the weights of

@@ -66,11 +66,11 @@ def _assigned(ours: Side, theirs: Side, evidence: LeafEvidence, *, names: bool) 
     matched without that assumption.
     """
     alone = Profiles(ours, theirs).is_one_sided
-    kept, gone = zip(*(_without_alone(side, alone) for side in (ours, theirs)), strict=True)
+    trees, gone = zip(*(_without_alone(side, alone) for side in (ours, theirs)), strict=True)
     profiles = Profiles(
-        *(replace(side, roots=roots) for side, roots in zip((ours, theirs), kept, strict=True))
+        *(replace(side, roots=roots) for side, roots in zip((ours, theirs), trees, strict=True))
     )
-    roots = [(root,) for root in kept[0]], [(root,) for root in kept[1]]
+    roots = [(root,) for root in trees[0]], [(root,) for root in trees[1]]
     pools = Pools(profiles, evidence, names=names)
     outcome = pools.match(*roots)
     if pools.against or any(map(evidence.speaks_against, outcome.drafts)):
@@ -176,16 +176,16 @@ class _Result:
 
 def _unmatched(paths: list[NodePath], side: Side, other: Side) -> tuple[Unmatched, ...]:
     others = [path for root in other.roots for path in root.leaves]
-    found = []
+    unmatched = []
     for path in _whole(paths, side):
         leaf = path[-1]
         why = _AUXILIARY.get(leaf.text[1:], "" if leaf.sort == "f" else _WHOLE)
         near = sorted(others, key=lambda candidate: _distance(leaf, candidate[-1]))[:3]
         shape = leaf.shape or ()
-        found.append(
+        unmatched.append(
             Unmatched(pattern_of(path), side.keys_of(path), shape, tuple(map(pattern_of, near)), why)
         )
-    return tuple(found)
+    return tuple(unmatched)
 
 
 def _whole(paths: list[NodePath], side: Side) -> list[NodePath]:

@@ -53,7 +53,7 @@ class PatternPair:
         keys: The keys: for each use of the rule those of the source and those of the target.
         reason: What decided it, for people.
         confidence: From 0 to 1; below 1 an exact name had a part in it.
-        layer: The kind that the rule must state, where the equation alone cannot move the values, such as
+        layer: The kind that the rule must state, where an equation cannot move the values, such as
             ``"conv_transpose"``, whose taps are reversed; then the rule is a rename.
     """
 
@@ -68,7 +68,7 @@ class PatternPair:
     layer: str = ""
 
     def leaf_pairs(self) -> Iterator[LeafPair]:
-        """Yield what it says of each key."""
+        """Yield what it specifies for each key."""
         for sources, targets in self.keys:
             yield LeafPair(sources, targets, self.equation, self.reason, self.confidence)
 
@@ -94,7 +94,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Choice:
-    """Items that headers cannot tell apart; each source takes one of its options, each target once.
+    """Items that headers cannot distinguish; each source takes one of its options, each target once.
 
     Args:
         sources: Patterns of the items of the source.
@@ -174,7 +174,7 @@ class Matching:
         source: Layout of the source.
         target: Layout of the target.
         pairs: The settled rules.
-        choices: What headers cannot tell, one for each pattern.
+        choices: What headers do not show, one for each pattern.
         unmatched_source: Tensors of the source without a partner.
         unmatched_target: Tensors of the target without a partner.
         rules_text: The rule file.

@@ -47,7 +47,7 @@ class Outcome:
 
 @dataclass(eq=False)
 class DraftChoice:
-    """Items that cannot be told apart, and what each pair of them would be."""
+    """Items that cannot be distinguished, and what each pair of them would be."""
 
     ours: list[NodePath]
     theirs: list[NodePath]

@@ -15,7 +15,7 @@ from bridge_core.proof.matching.matching import PatternPair
 from bridge_core.proof.matching.relations import Relations, flat_relations, relations_of
 from bridge_core.state import Key
 
-__all__ = ["PatternWriter", "filled", "pattern_of"]
+__all__ = ["PatternWriter", "filled", "literals", "pattern_of"]
 
 _Numbers = tuple[int, ...]
 
@@ -71,11 +71,11 @@ class PatternWriter:
 
     def pairs(self, drafts: Iterable[tuple[Draft, Form, Alignment]]) -> tuple[PatternPair, ...]:
         """Return the rules for pairs of folded leaves, those of one pattern and equation joined."""
-        found: list[PatternPair] = []
+        rules: list[PatternPair] = []
         joined: dict[tuple[str, str, Form], list[_Use]] = {}
         for draft, form, alignment in drafts:
             if alignment.flat or alignment.source_axes or alignment.target_axes:
-                found += self._with_axes(draft, form, alignment)
+                rules += self._with_axes(draft, form, alignment)
                 continue
             at = (slots_of(draft.source), slots_of(draft.target), form)
             uses = joined.setdefault(at, [])
@@ -90,8 +90,8 @@ class PatternWriter:
                 )
             ]
         for (ours, theirs, form), uses in joined.items():
-            found += self._rules(ours, theirs, form, uses)
-        return tuple(found)
+            rules += self._rules(ours, theirs, form, uses)
+        return tuple(rules)
 
     def _rules(self, ours: str, theirs: str, form: Form, uses: list[_Use]) -> Iterator[PatternPair]:
         """Yield one rule for all uses if patterns can say it, else several."""

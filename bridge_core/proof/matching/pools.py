@@ -1,6 +1,6 @@
-"""The assignment of two folded trees: from the whole down to leaves, with what stays open as choices.
+"""The assignment of two folded trees: from the top down to leaves, with what stays open as choices.
 
-A *pool* is what must correspond as a whole: at first both trees, then what is inside a pair of nodes. Its
+A *pool* is what must correspond completely: at first both trees, then what is inside a pair of nodes. Its
 items are grouped by what they hold; an item that has no counterpart is replaced by what is inside it, which
 is how trees that nest differently meet. Names decide only what is left, and only if they are exact.
 """
@@ -100,13 +100,13 @@ class Pools:
             for paths in (left, right)
         ]
         split = classes[0] & classes[1]
-        kept = []
+        others = []
         for group in groups:
             if group[0][0][-1].is_leaf and self._profiles.class_of(group[0][0][-1]) in split:
                 left, right = [*left, *group[0]], [*right, *group[1]]
             else:
-                kept.append(group)
-        return kept, left, right
+                others.append(group)
+        return others, left, right
 
     def _is_hidden(self, node: Node) -> bool:
         """Return whether all leaves of a node were taken out."""
@@ -277,7 +277,7 @@ class Pools:
     def _is_nested_layer(self, *paths: NodePath) -> bool:
         """Return whether a side names a layer that frameworks nest in other ways, such as a weight norm.
 
-        Its magnitude and its bias have one size, and either may be the one that stands outside.
+        Its magnitude and its bias have one size, and either may be the outer one.
         """
         texts = [next(texts_of(leaf)) for path in paths for leaf in leaf_paths(path)]
         return len(texts) <= _LARGEST_LAYER and any(
@@ -293,25 +293,25 @@ class Pools:
             for one, other in ordered:
                 outcome.add(self._pair(one, other, "by the order of its numbers"))
             return outcome
-        found = [[self._pair(one, other, "") for other in theirs] for one in ours]
-        least = [min(row, key=lambda o: o.open_ends).open_ends for row in found]
-        allowed = [[o.open_ends <= low for o in row] for row, low in zip(found, least, strict=True)]
+        outcomes = [[self._pair(one, other, "") for other in theirs] for one in ours]
+        least = [min(row, key=lambda o: o.open_ends).open_ends for row in outcomes]
+        allowed = [[o.open_ends <= low for o in row] for row, low in zip(outcomes, least, strict=True)]
         usual = [
-            [a and o.usual for a, o in zip(*row, strict=True)] for row in zip(allowed, found, strict=True)
+            [a and o.usual for a, o in zip(*row, strict=True)] for row in zip(allowed, outcomes, strict=True)
         ]
         possible = possible_pairs(usual) if self._usual else None
-        if possible is None and self._usual and not all(o.usual for row in found for o in row):
-            self._count_against(allowed, found)
+        if possible is None and self._usual and not all(o.usual for row in outcomes for o in row):
+            self._count_against(allowed, outcomes)
         possible = (
             possible
             or possible_pairs(allowed)
-            or possible_pairs([[not o.misfits for o in row] for row in found])
+            or possible_pairs([[not o.misfits for o in row] for row in outcomes])
         )
         if possible is None:
             possible = [[True] * len(theirs) for _ in ours]
         outcome = Outcome()
         for rows, columns in components(possible):
-            outcome.add(self._component(ours, theirs, rows, columns, found, possible))
+            outcome.add(self._component(ours, theirs, rows, columns, outcomes, possible))
         return outcome
 
     def _count_against(self, allowed: list[list[bool]], found: list[list[Outcome]]) -> None:

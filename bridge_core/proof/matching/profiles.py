@@ -156,7 +156,7 @@ def _with_equal_product(ours: set[Colour], theirs: set[Colour]) -> Iterator[tupl
 
 
 def _joins(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    """Return whether axes of each are whole groups of axes of the other."""
+    """Return whether axes of each are complete groups of axes of the other."""
     first, second = Counter(one), Counter(other)
     return _grouped(sorted((first - second).elements()), sorted((second - first).elements()))
 

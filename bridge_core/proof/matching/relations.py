@@ -1,4 +1,4 @@
-"""How the numbers of one side follow from those of the other, as ``where`` says it."""
+"""How the numbers of one side follow from those of the other, as ``where`` specifies it."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Ways:
     source_collections: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     target_collections: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     nested: tuple[str, ...] = ()
-    """Ends of the names of leaves that stand in modules inside their layer, such as ``.scales.kernel``."""
+    """Ends of the names of leaves that are in modules inside their layer, such as ``.scales.kernel``."""
 
     @functools.cached_property
     def linear(self) -> tuple[Way, ...]:

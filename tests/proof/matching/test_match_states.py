@@ -176,6 +176,7 @@ def test_a_side_that_is_not_given_is_refused():
         match({"a.weight": np.ones((2, 2))})
 
 
+@pytest.mark.slow
 def test_time_grows_with_patterns_and_not_with_layers():
     found = score(encoder(layers=60), check=False)
     assert len(found.matching.pairs) == len(score(encoder(layers=2), check=False).matching.pairs)
