@@ -24,7 +24,8 @@ class Place:
 
     Args:
         outer: The innermost pair whose inputs are equal and whose outputs are not.
-        at: The first pair directly inside it whose outputs and inputs differ; None if there is none.
+        at: The first pair directly inside it whose outputs and inputs differ, or have other sizes; None if
+            there is none.
         inner: The pairs directly inside it, in order.
         sure: Whether the inputs of ``outer`` were seen to be equal.
     """
@@ -53,7 +54,8 @@ def first_place(errors: Sequence[ModuleError], limit: float) -> Place | None:
             if one.outputs is not None and not one.outputs <= limit and not _made_up_for(one, inner, limit)
         ]
         if not differing:
-            return Place(current, None, tuple(inner), sure)
+            unfit = next((one for one in inner if one.outputs is None and _takes_other_sizes(one)), None)
+            return Place(current, unfit, tuple(inner), sure)
         first = differing[0]
         if first.inputs is not None and not first.inputs <= limit:
             return Place(current, first, tuple(inner), sure)
@@ -61,6 +63,13 @@ def first_place(errors: Sequence[ModuleError], limit: float) -> Place | None:
         if not first.pair.single:
             return Place(first, None, (), sure)
         current = first
+
+
+def _takes_other_sizes(one: ModuleError) -> bool:
+    ours, theirs = (
+        next(iter(call.inputs.values()), None) for call in (one.pair.source[0], one.pair.target[0])
+    )
+    return one.pair.single and ours is not None and theirs is not None and ours.size != theirs.size
 
 
 def _made_up_for(one: ModuleError, inner: Sequence[ModuleError], limit: float) -> bool:

@@ -150,11 +150,34 @@ class Proof:
         """The largest error of the outputs; None if the models were not run."""
         return self.outputs.error if self.outputs is not None else None
 
+    @property
+    def next_step(self) -> str:
+        """What to do now, one sentence."""
+        causes = [cause for cause in self.causes if cause.target != "unknown"]
+        if not self.ran:
+            return _NEXT_SETTINGS if self.settings else _NEXT_WITHOUT_RUN
+        if self.equal and self.hidden is not None:
+            return f"{self.hidden.causes[0].mend} Rounding hides this difference in these values, not in all."
+        if self.equal:
+            return _NEXT_EQUAL
+        if causes:
+            return f"{causes[0].mend} Then run this again."
+        if self.problems:
+            return self.problems[0] + " Mend that first, then run this again."
+        first = self.first
+        if first is None:
+            return "Compare the code of the two models; no module could be named."
+        where = f"{first.source or 'the source'} and {first.target or 'the target'}"
+        if first.before is not None:
+            where += f", up to where they call {first.before[0]} (target: {first.before[1]})"
+        return f"Compare the code of {where}; then run this again."
+
     def to_json(self) -> dict[str, Any]:
         """Return the proof as plain data; errors may be infinite or NaN."""
         outputs = self.outputs
         return {
             "equal": self.equal,
+            "next_step": self.next_step,
             "ran": self.ran,
             "source": self.source.to_json(),
             "target": self.target.to_json(),
@@ -193,9 +216,10 @@ class Proof:
         if not self.ran:
             differing = count(len(self.settings), "setting")
             head = "no setting that can be read differs" if self.equal else f"different: {differing}"
-            return [f"{head}: {models}, not run"]
+            return [f"{head}: {models}, not run", f"next: {self.next_step}"]
         lines = [
             f"{'equal' if self.equal else 'different'}: the outputs of {models}",
+            f"next: {self.next_step}",
             f"largest error {error_text(self.error)}; rounding explains {error_text(self.control)} "
             f"(source {error_text(self.controls[0])}, target {error_text(self.controls[1])})",
         ]
@@ -209,7 +233,7 @@ class Proof:
         lines = [] if self.first is None else ["first module that differs:", *_place_lines(self.first)]
         lines += _cause_lines(self.causes)
         if self.first is not None and not self.causes:
-            lines.append("no known cause explains it: compare the code of the two modules")
+            lines.append("no known cause explains it")
             lines += [f"  its settings:{line[1:]}" for line in map(_setting_line, self._settings_there())]
         if self.first is not None:
             lines.append("only the first difference is named; others may follow it")
@@ -243,6 +267,11 @@ class Proof:
 
 
 _MOST = 24
+_NEXT_EQUAL = "Nothing to mend. 'ckptbridge convert' with the same rules or recipe gives these weights."
+_NEXT_SETTINGS = (
+    "Make these settings equal, or see what they change by running the models (without run=False, --no-run)."
+)
+_NEXT_WITHOUT_RUN = "Run the models (without run=False, --no-run): much that differs is in no setting."
 _UNSEEN = "settings that differ, not visible in these outputs:"
 
 
@@ -250,8 +279,8 @@ def _output_lines(outputs: Outputs) -> list[str]:
     """Return lines about outputs: several ones, other axes, and those that one side has only."""
     lines: list[str] = []
     for pair in outputs.pairs:
-        same = pair.source == pair.target
-        names = pair.source if same else f"{pair.source or '(one array)'} and {pair.target or '(one array)'}"
+        one, other = pair.source or "(one array)", pair.target or "(one array)"
+        names = one if pair.source == pair.target else f"{one} and {other}"
         axes = f" ({pair.how})" if pair.how else ""
         if len(outputs.pairs) > 1 or axes:
             lines.append(f"  output {names} {list(pair.shape)}: {error_text(pair.error)}{axes}")
@@ -267,13 +296,15 @@ def _place_lines(first: FirstDifference) -> list[str]:
     lines = [
         f"  source: {first.source or '(the model itself)'}  {first.source_type}",
         f"  target: {first.target or '(the model itself)'}  {first.target_type}",
-        f"  error of its inputs {errors[0]}, of its outputs {errors[1]}",
+        f"  error of its inputs {errors[0]}, of its outputs {errors[1]}"
+        + (": they have other sizes, or are not finite" if errors[1] == "inf" else ""),
     ]
     if first.before is not None:
         lines.append(f"  in what it computes before {first.before[0]} (target: {first.before[1]})")
     elif first.inside:
         lines.append("  in what it computes after the modules inside it, whose outputs are equal")
-    return [*lines, f"  {count(first.equal_before, 'pair')} of modules before it agree"]
+    agree = "agrees" if first.equal_before == 1 else "agree"
+    return [*lines, f"  {count(first.equal_before, 'pair')} of modules before it {agree}"]
 
 
 def _cause_lines(causes: Sequence[Cause]) -> list[str]:

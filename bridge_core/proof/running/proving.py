@@ -11,7 +11,7 @@ from bridge_core.errors import UnsupportedFeature, UsageError
 from bridge_core.plugins import ModuleSettings, Registry, given_registry
 from bridge_core.proof.running.alignment import LinkedPaths, linked_paths
 from bridge_core.proof.running.comparing_runs import proof_of_runs
-from bridge_core.proof.running.inputs import blind_spots, hints_of_inputs, with_given_inputs
+from bridge_core.proof.running.inputs import blind_spots, hints_of_inputs, takes_mask, with_given_inputs
 from bridge_core.proof.running.models import Side, model_side
 from bridge_core.proof.running.proof_report import ModelName, Proof
 from bridge_core.proof.running.search import Search
@@ -135,7 +135,13 @@ def prove(
     search = Search(source, target, converted, linked, settings, registry, seed, tell)
     with hinting():
         proof = proof_of_runs(search, *names)
-    blind = tuple(dict.fromkeys((*blind_spots(source.inputs), *blind_spots(target.inputs))))
+    blind = tuple(
+        dict.fromkeys(
+            text
+            for side in (source, target)
+            for text in blind_spots(side.inputs, masked=takes_mask(side.model))
+        )
+    )
     return replace(
         proof,
         settings=compared.differences,

@@ -114,11 +114,17 @@ def precision_cause(proof: Proof, search: Search, uneven: Uneven, found: Found) 
     place = 0 if uneven.coarse == "source" else 1
     native, sharp = search.runs("native")[place], search.runs("float64")[place]
     module = first_changed(native.calls, sharp.calls, found.limit)
-    where = "" if module is None else f"in {join_key(module.path) or 'the model'} ({module.type})"
+    where = ""
+    if module is not None:
+        where = f"in {join_key(module.path) or 'the model'} ({module.type})"
+        first = found.first
+        same = first is not None and (first.source, first.target)[place] == join_key(module.path)
+        if same and first is not None and first.before is not None:
+            where += f", before {first.before[place]}"
     dtype = uneven.dtype or "a lower precision"
     text = (
         f"The {uneven.coarse} computes with the rounding of {dtype}, the {uneven.fine} does not: it begins "
-        f"{where or 'at a place that was not recorded'}."
+        f"{where or 'with the inputs and weights of the model'}."
     )
     values = {uneven.coarse: dtype, uneven.fine: "a higher precision"}
     spot = f", {where}" if where else ""
