@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -53,6 +54,8 @@ def _linear_candidates(task: Task) -> Iterator[Candidate]:
     ]
     for (name, turned), bias in itertools.product(options, [*biases[:3], None]):
         kernel = task.weights[name]
+        if not task.work.allows(x.size * outs // 16 + 16 * observed.size):
+            return
         product = x @ (kernel.T if turned else kernel)
         columns = [product.reshape(-1)]
         if bias is not None:
@@ -82,16 +85,7 @@ def _linear_sketch(task: Task) -> Task:
     if step == 1:
         return task
     few = observed.reshape(-1, observed.shape[-1])[::step]
-    return Task(
-        rows[::step],
-        few,
-        task.weights,
-        task.stated,
-        task.limit,
-        task.kind,
-        task.type,
-        task.precision,
-    )
+    return replace(task, x=rows[::step], observed=few)
 
 
 def _embedding(x: Array, weights: Mapping[str, Array], settings: Settings) -> Array:

@@ -67,6 +67,8 @@ def sums(search: Search) -> Iterator[Expression]:
         for chosen in itertools.combinations(range(len(atoms)), number):
             if len(chosen) == 3 and not all(isinstance(atoms[i][0].factor, float) for i in chosen):
                 continue
+            if not search.work.allows(8 * FEW):
+                return
             matrix = np.stack([columns[i] for i in chosen], 1)
             for rows, step in ((slice(None), None), (positive, "relu")):
                 if step and (not (seen >= 0).all() or not (seen == 0).any() or positive.sum() < 8):
@@ -104,21 +106,26 @@ def _with_factor(term: Term, factor: float) -> Term | None:
 def _activated_sums(search: Search, atoms: list[tuple[Term, Array]]) -> Iterator[Expression]:
     """Yield f(x + y), and x + f(y)."""
     for (place, (one, first)), (after, (other, second)) in itertools.permutations(enumerate(atoms[:8]), 2):
-        total = first + second
+        left, right = search.at_few(first), search.at_few(second)
         for name in POINTWISE:
+            if not search.work.allows(16 * left.size):
+                return
+            compute = ACTIVATIONS[name]
             with np.errstate(all="ignore"):
-                values = (ACTIVATIONS[name](total), first + ACTIVATIONS[name](second))
-            if place < after:
-                outer = Expression((one, other), after=(activation(name),), cost=3)
-                yield from accepted(search, values[0], outer)
-            inner = replace(other, steps=(*other.steps, activation(name)))
-            yield from accepted(search, values[1], Expression((one, inner), cost=3))
+                if place < after and search.promises(compute(left + right)):
+                    outer = Expression((one, other), after=(activation(name),), cost=3)
+                    yield from accepted(search, compute(first + second), outer)
+                if search.promises(left + compute(right)):
+                    inner = replace(other, steps=(*other.steps, activation(name)))
+                    yield from accepted(search, first + compute(second), Expression((one, inner), cost=3))
 
 
 def _dropped_sums(search: Search, atoms: list[tuple[Term, Array]]) -> Iterator[Expression]:
     """Yield x + dropout(y): what is not x is y over 1 - p, or nothing."""
     scale = float(np.max(np.abs(search.observed)))
     for (one, first), (other, second) in itertools.permutations(atoms[:8], 2):
+        if not search.work.allows(8 * first.size):
+            return
         rest = search.observed - first
         rest = np.where(np.abs(rest) <= search.limit * scale, 0.0, rest)
         share = dropped_share(
@@ -147,13 +154,22 @@ def pairs(search: Search) -> Iterator[Expression]:
     for (one, first), (other, second) in itertools.combinations([*halves, *whole], 2):
         if first.shape != search.observed.shape:
             continue
-        yield from accepted(search, first * second, Expression((one, other), "product", cost=1))
-        for name in ACTIVATIONS:
+        left, right = search.at_few(first), search.at_few(second)
+        if search.promises(left * right):
+            yield from accepted(search, first * second, Expression((one, other), "product", cost=1))
+        for name, compute in ACTIVATIONS.items():
+            whole_axis = name in ("softmax", "log_softmax")
+            if not search.work.allows(8 * (first.size if whole_axis else left.size)):
+                return
             for term, value, plain, factor in ((one, first, other, second), (other, second, one, first)):
+                with np.errstate(all="ignore"):
+                    if not whole_axis:
+                        ours, theirs = (left, right) if term is one else (right, left)
+                        if not search.promises(compute(ours) * theirs):
+                            continue
+                    product = compute(value) * factor
                 gated = replace(term, steps=(*term.steps, activation(name)))
                 terms = (gated, plain) if term is one else (plain, gated)
-                with np.errstate(all="ignore"):
-                    product = ACTIVATIONS[name](value) * factor
                 yield from accepted(search, product, Expression(terms, "product", cost=1.1))
     yield from _concatenations(search)
 
@@ -172,6 +188,8 @@ def _concatenations(search: Search) -> Iterator[Expression]:
                 )
                 if sum(_length(search.arrays[name], axis) for name in chosen) != shape[axis]:
                     continue
+                if not search.work.allows(2 * search.observed.size):
+                    return
                 try:
                     value = evaluate(expression, search.arrays)
                 except (ValueError, IndexError):
