@@ -65,7 +65,7 @@ ENCODER_MISTAKES = {
     "attention_scale": "attention_scale",
     "scale_missing": "attention_scale",
     "softmax_axis": "softmax_axis",
-    "softmax_dtype": "softmax_dtype",
+    "softmax_dtype": "precision",
     "qk_swapped": "projection_roles",
     "causal_on": "causal_mask",
     "attention_dropout": "dropout",
@@ -101,7 +101,7 @@ DECODER_MISTAKES = {
     "attention_scale": "attention_scale",
     "width_scale": "attention_scale",
     "softcap": "attention_softcap",
-    "softmax_dtype": "softmax_dtype",
+    "softmax_dtype": "precision",
     "qk_swapped": "projection_roles",
     "attention_dropout": "dropout",
     "one_plus_missing": "norm_offset",
@@ -120,6 +120,7 @@ DECODER_MISTAKES = {
 
 _IN_ATTENTION = frozenset(
     [
+        "softmax_dtype",
         "head_order",
         "merge_order",
         "head_count",

@@ -65,6 +65,8 @@ def _causes(
     assert known is not None
     other, recorded = (target, source) if source_known else (source, target)
     off = error(parts, known, recorded)
+    if not np.isfinite(without):  # one side was recorded before its output projection
+        without = error(parts, known, other)
     near = identify_near(parts, hints, other, known)
     if near is None:
         causes = list(_recovered(parts, known, other, off, without, place, source_known=source_known))

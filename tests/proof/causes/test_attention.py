@@ -237,3 +237,13 @@ def test_a_scale_that_both_sides_share_is_fitted():
     odd = replace(DECODER, scale=0.2345)
 
     assert codes(attention_site(odd, replace(odd, causal=None))) == ["causal_mask"]
+
+
+def test_a_window_in_a_mask_that_is_given_is_read():
+    back = np.arange(11)[:, None] - np.arange(11)
+    mask = np.where((back >= 0) & (back < 8), 0, -1e9)[None, None].astype(np.float32)
+    given = replace(ENCODER, biases=("bias",))
+
+    (cause,) = attention_causes(attention_site(given, replace(ENCODER, causal=0, window=4), bias=mask))
+
+    assert (cause.code, cause.source, cause.target) == ("window", "8 keys", "4 keys")
