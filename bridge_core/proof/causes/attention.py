@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from bridge_core.proof.causes.attention_buckets import bucket_causes
 from bridge_core.proof.causes.attention_core import Form, Parts
 from bridge_core.proof.causes.attention_differences import difference_text, form_differences
 from bridge_core.proof.causes.attention_forms import Hints
@@ -41,6 +42,7 @@ def attention_causes(site: Site) -> Iterator[Cause]:
     """
     yield from rotary_causes(site)
     yield from position_causes(site)
+    yield from bucket_causes(site)
     found = attention_parts(site)
     if found is None:
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from bridge_core.proof.causes.attention_core import Form, Parts
+from bridge_core.proof.causes.attention_core import Buckets, Form, Parts
 from bridge_core.proof.causes.attention_words import (
     CHANGES,
     LAYOUTS,
@@ -23,7 +23,7 @@ from bridge_core.proof.causes.attention_words import (
 from bridge_core.proof.causes.rotary import Rotary
 from bridge_core.proof.causes.rotary_readings import read_table
 
-__all__ = ["Difference", "difference_text", "form_differences", "rotary_differences"]
+__all__ = ["Difference", "difference_text", "form_differences", "relative_difference", "rotary_differences"]
 
 
 @dataclass(frozen=True)
@@ -129,15 +129,20 @@ def _mask_differences(source: Form, target: Form) -> Iterator[Difference]:
             "attention_bias", "what is added to the logits", *values, f"add {values[0]} to the logits"
         )
     if source.relative != target.relative:
-        pair = relative_text(source.relative), relative_text(target.relative)
-        mend = "add no bias by relative positions"
-        if source.relative is not None:
-            mend = f"add a bias by relative positions: {pair[0]}"
-        yield Difference("relative_position", "the bias by relative positions", *pair, mend)
+        yield relative_difference(source.relative, target.relative)
     if source.rounding != target.rounding:
         dtypes = [form.rounding[0] if form.rounding else "the full dtype" for form in (source, target)]
         mend = f"compute logits and softmax in {dtypes[0] if source.rounding else 'float32'}"
         yield Difference("softmax_dtype", "the dtype of the softmax", dtypes[0], dtypes[1], mend)
+
+
+def relative_difference(source: Buckets | str | None, target: Buckets | str | None) -> Difference:
+    """Return how two biases by relative positions differ."""
+    pair = relative_text(source), relative_text(target)
+    mend = "add no bias by relative positions"
+    if source is not None:
+        mend = f"add a bias by relative positions: {pair[0]}"
+    return Difference("relative_position", "the bias by relative positions", *pair, mend)
 
 
 def rotary_differences(source: Rotary, target: Rotary) -> Iterator[Difference]:

@@ -70,8 +70,10 @@ def relative_buckets(
     if exact < 1 or distance <= exact:
         return first + np.minimum(distances, max(buckets - 1, 0))
     large = exact + (
-        np.log(np.maximum(distances, 1) / exact) / np.log(distance / exact) * (buckets - exact)
-    ).astype(int)
+        np.log(np.maximum(distances, 1).astype(np.float32) / exact)
+        / np.log(distance / exact)
+        * (buckets - exact)
+    ).astype(int)  # in float32, as everywhere: on the border of two buckets it counts
     return first + np.where(distances < exact, distances, np.minimum(large, buckets - 1))
 
 
