@@ -32,8 +32,9 @@ def bucket_causes(site: Site) -> Iterator[Cause]:
     if site.at is not None or outputs[0] is None or outputs[1] is None:
         return
     for name, table in _tables(site):
-        biases = [_heads_first(array, table.shape[1]) for array in outputs]
-        if biases[0] is None or biases[1] is None or biases[0].shape != biases[1].shape:
+        pair = [_heads_first(array, table.shape[1]) for array in outputs if array is not None]
+        biases = [bias for bias in pair if bias is not None]
+        if len(biases) < 2 or biases[0].shape != biases[1].shape:
             continue
         limit = rounding(site, outputs[0], outputs[1])
         without = relative_error(biases[0], biases[1])

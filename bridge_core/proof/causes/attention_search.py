@@ -102,12 +102,15 @@ def identify(parts: Parts, hints: Hints, recorded: Recorded) -> Form | None:
 
 
 def _without_arrays(form: Form, parts: Parts, hints: Hints, recorded: Recorded, rows: Array) -> Form:
-    """Return a form whose mask or bias was given as one with a window, if that computes the same."""
+    """Return a form whose masks were given as one with a window and padding, if that computes the same."""
     if not (form.masks or form.biases) or hints.length != hints.keys:
         return form
-    plain = replace(form, masks=(), biases=(), causal=0)
     windows = dict.fromkeys((None, *hints.windows, *range(1, min(hints.keys, 65))))
-    return _first((replace(plain, window=w) for w in windows), parts, recorded, rows) or form
+    masks = ((), *(((name, "keep"),) for name, mask in parts.masks.items() if mask.shape[2] == 1))
+    plain = (
+        replace(form, masks=kept, biases=(), causal=0, window=window) for kept in masks for window in windows
+    )
+    return _first(plain, parts, recorded, rows) or form
 
 
 def identify_near(parts: Parts, hints: Hints, recorded: Recorded, form: Form) -> Form | None:

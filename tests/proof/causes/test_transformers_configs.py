@@ -4,9 +4,6 @@ import functools
 
 import numpy as np
 import pytest
-
-pytest.importorskip("transformers")
-
 from zoo import harness
 
 from bridge_core.proof import prove
@@ -80,6 +77,7 @@ CONFIGS = [
     ("GPT2", {"scale_attn_weights": False}, "attention_scale"),
     ("GPT2", {"activation_function": "gelu"}, "activation"),
     ("GPTNeo", {"window_size": 4}, "window"),
+    ("GPTJ", {"rotary_dim": 8}, "rotary_size"),
     ("Llama", {"rope_theta": 5e5}, "rotary_theta"),
     ("Llama", {"rope_theta": 5e5, "attn_implementation": "sdpa"}, "rotary_theta"),
     ("Llama", {"rms_norm_eps": 1e-3}, "epsilon"),

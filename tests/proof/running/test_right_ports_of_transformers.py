@@ -3,9 +3,6 @@
 import functools
 
 import pytest
-
-pytest.importorskip("transformers")
-
 from zoo import harness, seq2seq, speech, text, vision
 
 from bridge_core.proof import prove
@@ -24,7 +21,7 @@ PORTS = (
     "roberta-model",
     "electra-model",
     "distilbert-model",
-    "roformer-model",
+    "roberta-prelayernorm-model",
     "gpt-neo-model",
     "gptj-model",
     "gemma-model",
