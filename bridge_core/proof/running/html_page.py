@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from bridge_core.proof.running.common_axes import error_text
 
 if TYPE_CHECKING:
+    from bridge_core.proof.causes import Cause
     from bridge_core.proof.running.module_pairs import ModuleError
     from bridge_core.proof.running.proof_report import Proof
 
@@ -51,7 +52,9 @@ def page(proof: Proof) -> str:
     verdict = "equal" if proof.equal else "different"
     body = [
         f"<h1><span class='{verdict}'>{verdict}</span>: {names}</h1>",
+        f"<p class='next'><b>Next:</b> {_e(proof.next_step)}</p>",
         _summary(proof),
+        _hidden(proof),
         _first(proof),
         _causes(proof),
         _picture(proof),
@@ -112,16 +115,30 @@ def _first(proof: Proof) -> str:
     )
 
 
-def _causes(proof: Proof) -> str:
-    if not proof.causes:
+def _hidden(proof: Proof) -> str:
+    if proof.hidden is None:
         return ""
+    first = proof.hidden.first
+    return (
+        f"<h2>Hidden by rounding in these values</h2><p>In float64 the outputs differ by "
+        f"<b>{_n(proof.hidden.error)}</b>, first in <code>{_e(first.source) or '(the model itself)'}</code> "
+        f"(target: <code>{_e(first.target) or '(the model itself)'}</code>).</p>"
+        + _cards(proof.hidden.causes)
+    )
+
+
+def _causes(proof: Proof) -> str:
+    return f"<h2>Causes</h2>{_cards(proof.causes)}" if proof.causes else ""
+
+
+def _cards(causes: Iterable[Cause]) -> str:
     cards = [
         f"<div class='card'><b>{_e(cause.text)}</b> <span class='soft'>{_e(cause.code)}</span><br>"
         f"error {_n(cause.error_without)} unchanged, {_n(cause.error_with)} with the source's way<br>"
         f"<code>{_e(cause.mend)}</code></div>"
-        for cause in proof.causes
+        for cause in causes
     ]
-    return "<h2>Causes</h2>" + "".join(cards)
+    return "".join(cards)
 
 
 def _picture(proof: Proof) -> str:

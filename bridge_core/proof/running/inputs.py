@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ __all__ = [
     "hints_of_inputs",
     "input_arrays",
     "inputs_for_both",
+    "takes_mask",
     "with_given_inputs",
 ]
 
@@ -173,8 +175,27 @@ def input_arrays(inputs: Inputs) -> dict[str, Array]:
     return arrays
 
 
-def blind_spots(inputs: Inputs) -> list[str]:
-    """Return what these inputs cannot show, a sentence each."""
+def takes_mask(model: Any) -> bool:
+    """Return whether a model that is called has a parameter for a mask; False where that cannot be seen.
+
+    Args:
+        model: The live model, or a pair of it and its variables.
+    """
+    called = model[0] if isinstance(model, tuple) and model else model
+    for name in ("forward", "__call__"):
+        with contextlib.suppress(Exception):  # a property of a user's class may raise anything
+            if any("mask" in parameter for parameter in inspect.signature(getattr(called, name)).parameters):
+                return True
+    return False
+
+
+def blind_spots(inputs: Inputs, *, masked: bool = False) -> list[str]:
+    """Return what these inputs cannot show, a sentence each.
+
+    Args:
+        inputs: What a model is called with.
+        masked: Whether the model takes a mask.
+    """
     sentences = []
     arrays = input_arrays(inputs)
     if not arrays:
@@ -198,6 +219,6 @@ def blind_spots(inputs: Inputs) -> list[str]:
                     f"{label} has {array.shape[-1]} tokens: what begins further on, such as a window of "
                     "attention, would not be seen."
                 )
-    if any(np.issubdtype(a.dtype, np.integer) and a.ndim == 2 for a in arrays.values()) and not masks:
+    if masked and not masks and not any(array.dtype == bool for array in arrays.values()):
         sentences.append("No mask is given: what the models do with padding would not be seen.")
     return sentences

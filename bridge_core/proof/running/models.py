@@ -23,7 +23,7 @@ from bridge_core.plugins import (
 )
 from bridge_core.state import FlatState, Key
 
-__all__ = ["Side", "live_model", "model_side", "module_path"]
+__all__ = ["Side", "What", "live_model", "model_side", "module_path"]
 
 What = Literal["source", "target"]
 
