@@ -21,7 +21,7 @@ __all__ = [
     "hints_of_inputs",
     "input_arrays",
     "inputs_for_both",
-    "takes_mask",
+    "misses_mask",
     "with_given_inputs",
 ]
 
@@ -191,35 +191,38 @@ def input_arrays(inputs: Inputs) -> dict[str, Array]:
     return arrays
 
 
-def takes_mask(model: Any) -> bool:
-    """Return whether a model that is called has a parameter for a mask; False where that cannot be seen.
+def misses_mask(model: Any, inputs: Inputs) -> bool:
+    """Return whether a model has a parameter for a mask, and is called without it.
 
     Args:
         model: The live model, or a pair of it and its variables.
+        inputs: What it is called with.
     """
-    return any("mask" in name for name in _parameters(model))
+    names = _parameters(model)
+    masks = [name for name in names if "mask" in name]
+    given = {*names[: len(inputs.positional)], *inputs.named}
+    return bool(masks) and not given & {*masks}
 
 
-def _parameters(model: Any) -> set[str]:
-    """Return the names of a model's parameters, as far as they can be seen."""
+def _parameters(model: Any) -> list[str]:
+    """Return the names of a model's parameters in order, as far as they can be seen."""
     called = model[0] if isinstance(model, tuple) and model else model
-    names: set[str] = set()
     for method in ("forward", "__call__"):
         with contextlib.suppress(Exception):  # a property of a user's class may raise anything
-            names.update(inspect.signature(getattr(called, method)).parameters)
-    return names
+            return list(inspect.signature(getattr(called, method)).parameters)
+    return []
 
 
 def _a(name: str) -> str:
     return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
 
-def blind_spots(inputs: Inputs, *, masked: bool = False) -> list[str]:
+def blind_spots(inputs: Inputs, model: Any = None) -> list[str]:
     """Return what these inputs cannot show, a sentence each.
 
     Args:
         inputs: What a model is called with.
-        masked: Whether the model takes a mask.
+        model: The model.
     """
     sentences = []
     arrays = input_arrays(inputs)
@@ -244,6 +247,6 @@ def blind_spots(inputs: Inputs, *, masked: bool = False) -> list[str]:
                     f"{label} has {array.shape[-1]} tokens: what begins further on, such as a window of "
                     "attention, would not be seen."
                 )
-    if masked and not masks and not any(array.dtype == bool for array in arrays.values()):
+    if misses_mask(model, inputs):
         sentences.append("No mask is given: what the models do with padding would not be seen.")
     return sentences

@@ -12,7 +12,7 @@ from bridge_core.errors import UnsupportedFeature, UsageError
 from bridge_core.plugins import Inputs, ModuleSettings, Registry, given_registry
 from bridge_core.proof.running.alignment import LinkedPaths, linked_paths
 from bridge_core.proof.running.comparing_runs import proof_of_runs
-from bridge_core.proof.running.inputs import blind_spots, hints_of_inputs, takes_mask, with_given_inputs
+from bridge_core.proof.running.inputs import blind_spots, hints_of_inputs, with_given_inputs
 from bridge_core.proof.running.models import Side, model_side
 from bridge_core.proof.running.proof_report import ModelName, Proof
 from bridge_core.proof.running.search import Search
@@ -137,11 +137,7 @@ def prove(
     with hinting():
         proof = proof_of_runs(search, *names)
     blind = tuple(
-        dict.fromkeys(
-            text
-            for side in (source, target)
-            for text in blind_spots(side.inputs, masked=takes_mask(side.model))
-        )
+        dict.fromkeys(text for side in (source, target) for text in blind_spots(side.inputs, side.model))
     )
     return replace(
         proof,

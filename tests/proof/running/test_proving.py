@@ -13,7 +13,7 @@ from bridge_core.plugins import ModuleCall
 from bridge_core.proof import prove
 from bridge_core.proof.running.alignment import CallPair
 from bridge_core.proof.running.first_difference import first_place
-from bridge_core.proof.running.inputs import as_inputs, blind_spots, takes_mask
+from bridge_core.proof.running.inputs import as_inputs, blind_spots, misses_mask
 from bridge_core.proof.running.module_pairs import ModuleError
 
 
@@ -264,11 +264,13 @@ def test_a_mask_is_missed_only_where_a_model_takes_one():
     class Plain:
         def __call__(self, ids): ...
 
-    assert takes_mask(Masked())
-    assert not takes_mask(Plain())
-    assert not takes_mask((Plain(), {}))
-    assert takes_mask((Masked(), {}))
-    assert not takes_mask(object())
-    ids = as_inputs(np.arange(24).reshape(2, 12))
-    assert [text for text in blind_spots(ids, masked=True) if "mask" in text]
-    assert not [text for text in blind_spots(ids) if "mask" in text]
+    ids = np.arange(24).reshape(2, 12)
+    plain = as_inputs(ids)
+    assert misses_mask(Masked(), plain)
+    assert misses_mask((Masked(), {}), plain)
+    assert not misses_mask(Masked(), as_inputs((ids, ids > 3)))
+    assert not misses_mask(Masked(), as_inputs({"ids": ids, "attention_mask": ids > 3}))
+    assert not misses_mask(Plain(), plain)
+    assert not misses_mask(object(), plain)
+    assert [text for text in blind_spots(plain, Masked()) if "mask" in text]
+    assert not [text for text in blind_spots(plain, Plain()) if "mask" in text]
