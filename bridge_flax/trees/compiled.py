@@ -12,8 +12,11 @@ import jax
 
 __all__ = ["computed"]
 
-_FAST = {"xla_backend_optimization_level": 0}
-"""Compiling takes half as long; products and convolutions are library calls in any case."""
+_FAST = {"xla_backend_optimization_level": 0, "xla_allow_excess_precision": False}
+"""Compiling takes half as long; products and convolutions are library calls in any case.
+
+Each operation rounds to its own dtype, as it does where operations are run one by one.
+"""
 _MOST = 8
 _KEPT: OrderedDict[bytes, Any] = OrderedDict()
 """Digest of a program, which holds its constants -> the compiled program."""

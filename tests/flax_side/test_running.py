@@ -237,6 +237,7 @@ def test_training_updates_statistics_and_draws_by_the_seed():
     assert paths(first.calls) == ["", "BatchNorm_0", "Dropout_0"]
 
 
+@pytest.mark.slow
 def test_an_nnx_module_is_not_changed_and_its_streams_start_anew():
     model = Perceptron(nnx.Rngs(0))
     call, before = Perceptron.__call__, jax.tree.leaves(nnx.state(model))

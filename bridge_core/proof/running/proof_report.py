@@ -159,7 +159,7 @@ class Proof:
         if self.equal and self.hidden is not None:
             return f"{self.hidden.causes[0].mend} Rounding hides this difference in these values, not in all."
         if self.equal:
-            return _NEXT_EQUAL
+            return _NEXT_EQUAL_BUT if self.settings else _NEXT_EQUAL
         if causes:
             return f"{causes[0].mend} Then run this again."
         if self.problems:
@@ -268,6 +268,10 @@ class Proof:
 
 _MOST = 24
 _NEXT_EQUAL = "Nothing to mend. 'ckptbridge convert' with the same rules or recipe gives these weights."
+_NEXT_EQUAL_BUT = (
+    "Look at the settings below that differ: these outputs do not show what they change, and training may. "
+    "'ckptbridge convert' with the same rules or recipe gives these weights."
+)
 _NEXT_SETTINGS = (
     "Make these settings equal, or see what they change by running the models (without run=False, --no-run)."
 )

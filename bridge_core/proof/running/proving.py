@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bridge_core.errors import UnsupportedFeature, UsageError
-from bridge_core.plugins import ModuleSettings, Registry, given_registry
+from bridge_core.plugins import Inputs, ModuleSettings, Registry, given_registry
 from bridge_core.proof.running.alignment import LinkedPaths, linked_paths
 from bridge_core.proof.running.comparing_runs import proof_of_runs
-from bridge_core.proof.running.inputs import blind_spots, hints_of_inputs, takes_mask, with_given_inputs
+from bridge_core.proof.running.inputs import blind_spots, hints_of_inputs, with_given_inputs
 from bridge_core.proof.running.models import Side, model_side
 from bridge_core.proof.running.proof_report import ModelName, Proof
 from bridge_core.proof.running.search import Search
@@ -88,7 +89,7 @@ def prove(
     tell = progress or (lambda _stage: None)
     tell("making the models")
     source, target = model_side(source_model, "source", registry), model_side(model, "target", registry)
-    source, target = with_given_inputs(inputs, source, target)
+    source, target = _with_inputs(inputs, source, target, run=run)
     tell("planning the conversion")
     values, notes = (
         source_values(source, registry, checkpoint=checkpoint, seed=seed, entry=entry, step=step)
@@ -106,15 +107,15 @@ def prove(
         "allow_inexact": allow_inexact,
     }
     hinting = functools.partial(hints_of_inputs, shared=source.inputs is target.inputs)
-    with hinting():
+    with hinting(of_shapes=True):
         converted = converted_weights(values, target, registry, seed=seed, run=run, **asked)
     linked = linked_paths(converted.plan, source, target, values)
     tell("comparing settings")
     settings = (_settings_of(source), _settings_of(target))
     compared = _compared(settings, (source, target), linked)
     names = (
-        ModelName(source.layout, type(source.model).__name__),
-        ModelName(target.layout, type(target.model).__name__),
+        ModelName(source.layout, source.type_name),
+        ModelName(target.layout, target.type_name),
     )
     notes = (*notes, *converted.notes)
     if not run:
@@ -136,11 +137,7 @@ def prove(
     with hinting():
         proof = proof_of_runs(search, *names)
     blind = tuple(
-        dict.fromkeys(
-            text
-            for side in (source, target)
-            for text in blind_spots(side.inputs, masked=takes_mask(side.model))
-        )
+        dict.fromkeys(text for side in (source, target) for text in blind_spots(side.inputs, side.model))
     )
     return replace(
         proof,
@@ -149,6 +146,18 @@ def prove(
         blind=blind,
         notes=tuple(dict.fromkeys((*notes, *proof.notes))),
     )
+
+
+def _with_inputs(inputs: Any, source: Side, target: Side, *, run: bool) -> tuple[Side, Side]:
+    """Return both sides with inputs and weights; settings of many models can be read without inputs."""
+    try:
+        return with_given_inputs(inputs, source, target)
+    except UsageError:
+        if run or inputs is not None:
+            raise
+        with contextlib.suppress(UsageError):
+            return source.with_inputs(Inputs()), target.with_inputs(Inputs())
+        raise
 
 
 def _settings_of(side: Side) -> Mapping[Key, ModuleSettings] | str:

@@ -13,12 +13,18 @@ from bridge_core.plugins import ModuleCall
 from bridge_core.proof import prove
 from bridge_core.proof.running.alignment import CallPair
 from bridge_core.proof.running.first_difference import first_place
-from bridge_core.proof.running.inputs import as_inputs, blind_spots, takes_mask
+from bridge_core.proof.running.inputs import as_inputs, blind_spots, misses_mask
 from bridge_core.proof.running.module_pairs import ModuleError
 
 
 def dropped(x, run):
     return x * (run.rng.random(x.shape) > 0.2)
+
+
+@pytest.fixture
+def no_causes(monkeypatch):
+    """Where the module counts and not why: looking for causes takes most of the time."""
+    monkeypatch.setattr("bridge_core.proof.running.search.find_causes", lambda site: ())
 
 
 def test_a_right_port_is_equal():
@@ -45,16 +51,19 @@ def test_the_first_module_that_differs_is_named():
     assert "eps" in text
 
 
+@pytest.mark.usefixtures("no_causes")
 def test_a_mistake_between_modules_is_placed_before_the_next_one():
     done = proof(model("torch"), model("flax", changed=(2, {"act": lambda x, run: np.tanh(x)})))
     assert (done.first.source, done.first.before) == ("block2", ("block2.down", "block2.down"))
 
 
+@pytest.mark.usefixtures("no_causes")
 def test_a_mistake_after_all_modules_is_in_the_container():
     done = proof(model("torch"), model("flax", changed=(0, {"join": lambda x, y: 0.5 * x + y})))
     assert (done.first.source, done.first.before) == ("block0", None)
 
 
+@pytest.mark.usefixtures("no_causes")
 def test_a_small_mistake_is_never_equal():
     """Whatever changes outputs by more than rounding does is different."""
     for eps in (1.1e-5, 1e-4):
@@ -83,6 +92,7 @@ def test_nan_is_never_equal():
     check_document("prove", done.to_json())
 
 
+@pytest.mark.usefixtures("no_causes")
 def test_without_float64_the_report_says_so():
     done = proof(model("torch", float64=False), model("flax"))
     assert done.equal
@@ -207,6 +217,7 @@ def shortened(x, run):
     return np.maximum(x, 0)[:, ::2]
 
 
+@pytest.mark.usefixtures("no_causes")
 def test_outputs_of_other_sizes_name_the_module():
     """As a stride gives them: to the error of no comparison an infinite one."""
 
@@ -243,6 +254,7 @@ def test_sizes_that_are_made_up_for_are_not_the_first_difference():
     assert first_place([model_pair, embed, beside], 1e-6).outer is embed
 
 
+@pytest.mark.usefixtures("no_causes")
 def test_the_first_lines_say_what_to_do_next():
     assert "Nothing to mend" in proof(model("torch"), model("flax")).lines()[1]
     wrong = proof(model("torch"), model("flax", changed=(1, {"eps": 1e-2})))
@@ -264,11 +276,13 @@ def test_a_mask_is_missed_only_where_a_model_takes_one():
     class Plain:
         def __call__(self, ids): ...
 
-    assert takes_mask(Masked())
-    assert not takes_mask(Plain())
-    assert not takes_mask((Plain(), {}))
-    assert takes_mask((Masked(), {}))
-    assert not takes_mask(object())
-    ids = as_inputs(np.arange(24).reshape(2, 12))
-    assert [text for text in blind_spots(ids, masked=True) if "mask" in text]
-    assert not [text for text in blind_spots(ids) if "mask" in text]
+    ids = np.arange(24).reshape(2, 12)
+    plain = as_inputs(ids)
+    assert misses_mask(Masked(), plain)
+    assert misses_mask((Masked(), {}), plain)
+    assert not misses_mask(Masked(), as_inputs((ids, ids > 3)))
+    assert not misses_mask(Masked(), as_inputs({"ids": ids, "attention_mask": ids > 3}))
+    assert not misses_mask(Plain(), plain)
+    assert not misses_mask(object(), plain)
+    assert [text for text in blind_spots(plain, Masked()) if "mask" in text]
+    assert not [text for text in blind_spots(plain, Plain()) if "mask" in text]
