@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import replace
+from math import prod
 
 from bridge_core.proof.matching.folding import SLOT, NodePath
 from bridge_core.proof.matching.known_names import meaning
@@ -16,6 +18,7 @@ __all__ = [
     "in_order",
     "inside_of",
     "leaf_paths",
+    "lists_to_open",
     "normal_path",
     "single_paths",
     "with_one_meaning",
@@ -58,9 +61,40 @@ def divided(profile: Profile, number: int) -> Profile:
     return tuple((name, n // number) for name, n in profile)
 
 
-def single_paths(path: NodePath) -> list[NodePath]:
-    """Return one path for each number of the last node."""
-    return [(*path[:-1], replace(path[-1], numbers=(n,))) for n in path[-1].numbers]
+def lists_to_open(path: NodePath, depth: int, profile: Profile, known: Collection[Profile]) -> Sequence[int]:
+    """Return the places of the lists on a path of which each number alone holds what others hold.
+
+    A list that holds more than the last of several is a list of the model, such as its blocks, and stays one.
+    Of lists in lists that hold nothing else, any may be one of the other side: all are taken apart.
+
+    Args:
+        path: The path.
+        depth: Where the pool's part of it begins.
+        profile: What it holds.
+        known: What the other side's items hold.
+    """
+    lists = [place for place in range(depth, len(path)) if path[place].count > 1]
+    for number in range(1, len(lists) + 1):
+        fitting = [
+            places
+            for places in itertools.combinations(lists, number)
+            if divided(profile, prod(path[place].count for place in places)) in known
+        ]
+        if fitting:
+            *outer, last = sorted({place for places in fitting for place in places})
+            if number == 1 and all(len(path[place].leaves) > len(path[last].leaves) for place in outer):
+                return (last,)
+            return (*outer, last)
+    return ()
+
+
+def single_paths(path: NodePath, places: Sequence[int]) -> list[NodePath]:
+    """Return one path for each number of some nodes."""
+    choices = [
+        [replace(node, numbers=(n,)) for n in node.numbers] if place in places else [node]
+        for place, node in enumerate(path)
+    ]
+    return list(itertools.product(*choices))
 
 
 def in_order(ours: list[NodePath], theirs: list[NodePath]) -> list[tuple[NodePath, NodePath]] | None:

@@ -26,7 +26,7 @@ _SYNONYMS = (
     ("value_bias", "v_bias"),
     ("mean", "running_mean", "moving_mean"),
     ("var", "running_var", "moving_variance"),
-    ("scale", "gamma"),
+    ("scale", "gamma", "weight"),
     ("bias", "beta", "offset"),
 )
 """Each line is one meaning; a name in two lines has none by itself."""

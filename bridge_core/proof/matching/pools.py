@@ -15,11 +15,11 @@ from math import prod
 from bridge_core.proof.matching.assignment import components, possible_pairs
 from bridge_core.proof.matching.folding import Node, NodePath, texts_of
 from bridge_core.proof.matching.items import (
-    divided,
     equal_counts,
     in_order,
     inside_of,
     leaf_paths,
+    lists_to_open,
     normal_path,
     single_paths,
     with_one_meaning,
@@ -61,8 +61,16 @@ class Pools:
         self._numbers: dict[Hashable, int] = {}
         self._kept: list[Node] = []
 
-    def match(self, ours: Sequence[NodePath], theirs: Sequence[NodePath]) -> Outcome:
-        """Return the pairs of two pools."""
+    def match(
+        self, ours: Sequence[NodePath], theirs: Sequence[NodePath], depths: tuple[int, int] = (0, 0)
+    ) -> Outcome:
+        """Return the pairs of two pools.
+
+        Args:
+            ours: Items of the source.
+            theirs: Items of the target.
+            depths: How long the path to the source's pool is, and the path to the target's.
+        """
         ours, theirs = (
             [normal_path(path) for path in paths if not self._is_hidden(path[-1])] for paths in (ours, theirs)
         )
@@ -72,7 +80,7 @@ class Pools:
             if any(up):
                 ours, theirs = [*ours, *up[0]], [*theirs, *up[1]]
                 continue
-            step = self._opened(left, right)
+            step = self._opened(left, right, depths)
             if step is None:
                 break
             swaps = step
@@ -226,25 +234,29 @@ class Pools:
                 return -1
             content = ("leaf", name, prod(node.shape or ()))
         else:
-            inner = [(child.count, self._hash(child, common=common)) for child in node.children]
-            content = tuple(sorted(pair for pair in inner if pair[1] != -1))
+            alike: Counter[int] = Counter()  # as numbers of one name, or as names of their own
+            for child in node.children:
+                alike[self._hash(child, common=common)] += child.count
+            content = tuple(sorted((below, n) for below, n in alike.items() if below != -1))
             if not content:
                 return -1
-            if len(content) == 1 and content[0][0] == 1:
-                return int(content[0][1])
+            if len(content) == 1 and content[0][1] == 1:
+                return content[0][0]
         return self._numbers.setdefault(content, len(self._numbers))
 
-    def _opened(self, left: list[NodePath], right: list[NodePath]) -> dict[int, list[NodePath]] | None:
+    def _opened(
+        self, left: list[NodePath], right: list[NodePath], depths: tuple[int, int]
+    ) -> dict[int, list[NodePath]] | None:
         """Return what replaces the largest items without a counterpart; None if all are leaves."""
         if not left or not right:
             return None
         profiles = {id(path): self._profiles.of(path) for path in (*left, *right)}
-        for ours, theirs in ((left, right), (right, left)):
+        for ours, theirs, depth in ((left, right, depths[0]), (right, left, depths[1])):
             known = {profiles[id(path)] for path in theirs}
             for path in ours:
-                single = divided(profiles[id(path)], path[-1].count)
-                if path[-1].count > 1 and single in known:
-                    return {id(path): single_paths(path)}
+                places = lists_to_open(path, depth, profiles[id(path)], known)
+                if places:
+                    return {id(path): single_paths(path, places)}
         nested = [path for path in (*left, *right) if not path[-1].is_leaf]
         if not nested:
             return None
@@ -266,10 +278,8 @@ class Pools:
                 return Outcome(ours=[ours], theirs=[theirs], misfits=1)
             why = replace(draft, reason=reason, confidence=min(confidence, draft.confidence))
             return Outcome(drafts=[why], usual=draft.usual)
-        if self._is_nested_layer(ours, theirs):
-            inner = self.match(leaf_paths(ours), leaf_paths(theirs))
-        else:
-            inner = self.match(inside_of(ours), inside_of(theirs))
+        inside = leaf_paths if self._is_nested_layer(ours, theirs) else inside_of
+        inner = self.match(inside(ours), inside(theirs), (len(ours), len(theirs)))
         for draft_number, draft in enumerate(inner.drafts):
             inner.drafts[draft_number] = replace(draft, confidence=min(confidence, draft.confidence))
         return inner
