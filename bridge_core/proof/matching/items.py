@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 
 from bridge_core.proof.matching.folding import SLOT, NodePath
@@ -13,11 +13,15 @@ from bridge_core.proof.matching.known_names import meaning
 from bridge_core.proof.matching.profiles import Profile
 
 __all__ = [
+    "Listed",
+    "by_value",
     "divided",
     "equal_counts",
     "in_order",
     "inside_of",
     "leaf_paths",
+    "length",
+    "listed_alike",
     "lists_to_open",
     "normal_path",
     "single_paths",
@@ -26,17 +30,61 @@ __all__ = [
 ]
 
 
-def equal_counts(
+Group = tuple[list[NodePath], list[NodePath]]
+"""Items of the source, and of the target."""
+
+
+def by_value(
     ours: list[NodePath], theirs: list[NodePath], level: Callable[[NodePath], Hashable]
-) -> tuple[list[tuple[list[NodePath], list[NodePath]]], list[NodePath], list[NodePath]]:
-    """Return groups of one value of a function that have as many items on both sides, and the rest."""
-    items: dict[Hashable, tuple[list[NodePath], list[NodePath]]] = {}
+) -> dict[Hashable, Group]:
+    """Return the items of both sides of each value of a function."""
+    items: dict[Hashable, Group] = {}
     for number, paths in enumerate((ours, theirs)):
         for path in paths:
             items.setdefault(level(path), ([], []))[number].append(path)
-    groups = [group for group in items.values() if len(group[0]) == len(group[1])]
-    rest = [group for group in items.values() if len(group[0]) != len(group[1])]
+    return items
+
+
+def equal_counts(
+    ours: list[NodePath], theirs: list[NodePath], level: Callable[[NodePath], Hashable]
+) -> tuple[list[Group], list[NodePath], list[NodePath]]:
+    """Return groups of one value of a function that have as many items on both sides, and the rest."""
+    items = by_value(ours, theirs, level).values()
+    groups = [group for group in items if len(group[0]) == len(group[1])]
+    rest = [group for group in items if len(group[0]) != len(group[1])]
     return groups, [path for left, _ in rest for path in left], [path for _, right in rest for path in right]
+
+
+def length(path: NodePath) -> int:
+    """Return how many items a path stands for."""
+    return prod(node.count for node in path)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Trees of one form in lists.
+
+    Args:
+        groups: Lists of one length, of which both sides have as many.
+        rest: The others.
+        as_many: Whether the others are as many trees on both sides, in lists of other lengths.
+    """
+
+    groups: list[Group]
+    rest: Group
+    as_many: bool
+
+    @property
+    def alike(self) -> bool:
+        """Whether both sides list them in one way."""
+        return not (self.rest[0] or self.rest[1])
+
+
+def listed_alike(ours: list[NodePath], theirs: list[NodePath]) -> Listed:
+    """Return how trees of one form are listed on both sides."""
+    groups, left, right = equal_counts(ours, theirs, length)
+    as_many = bool(left and right) and sum(map(length, left)) == sum(map(length, right))
+    return Listed(groups, (left, right), as_many)
 
 
 def normal_path(path: NodePath) -> NodePath:

@@ -8,17 +8,21 @@ is how trees that nest differently meet. Names decide only what is left, and onl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
 from bridge_core.proof.matching.assignment import components, possible_pairs
 from bridge_core.proof.matching.folding import Node, NodePath, texts_of
 from bridge_core.proof.matching.items import (
+    Group,
+    by_value,
     equal_counts,
     in_order,
     inside_of,
     leaf_paths,
+    length,
+    listed_alike,
     lists_to_open,
     normal_path,
     single_paths,
@@ -27,9 +31,12 @@ from bridge_core.proof.matching.items import (
 )
 from bridge_core.proof.matching.leaf_evidence import LeafEvidence
 from bridge_core.proof.matching.outcome import DraftChoice, Outcome
-from bridge_core.proof.matching.profiles import Profiles
+from bridge_core.proof.matching.profiles import Profile, Profiles
 
 __all__ = ["Pools"]
+
+_LONGEST = 64
+"""How many trees of one form are looked at one by one where they are listed in other ways."""
 
 _LARGEST_LAYER = 12
 """How many leaves a layer has at most, on both sides together."""
@@ -59,6 +66,7 @@ class Pools:
         self._moved: set[int] = set()
         self._kinds: dict[int, frozenset[tuple[Hashable, int]]] = {}
         self._numbers: dict[Hashable, int] = {}
+        self._forms: dict[tuple[int, bool], frozenset[int]] = {}
         self._kept: list[Node] = []
 
     def match(
@@ -156,14 +164,9 @@ class Pools:
         Trees of one form belong together. Others that hold as much may have exchanged leaves with what is
         next to them, so they do only if nothing there is like what is in them.
         """
-        groups, ours, theirs = equal_counts(ours, theirs, self._structure)
-        alike, ours, theirs = equal_counts(ours, theirs, self._common_structure)
-        for group in alike:
-            if self._common_structure(group[0][0])[1] == -1:  # nothing in it that both sides have as much of
-                ours += group[0]
-                theirs += group[1]
-            else:
-                groups.append(group)
+        groups, ours, theirs, apart = self._of_one_form(ours, theirs, common=False)
+        alike, ours, theirs, more_apart = self._of_one_form(ours, theirs, common=True)
+        groups += alike
         others = Counter(t for path in (*ours, *theirs) for t in set(self._types(path)))
         for level in (False, True):
             more, left, right = equal_counts(
@@ -184,7 +187,57 @@ class Pools:
                     left += group[0]
                     right += group[1]
             ours, theirs = left, right
-        return groups, ours, theirs
+        return groups, [*ours, *apart[0], *more_apart[0]], [*theirs, *apart[1], *more_apart[1]]
+
+    def _of_one_form(
+        self, ours: list[NodePath], theirs: list[NodePath], *, common: bool
+    ) -> tuple[
+        list[tuple[list[NodePath], list[NodePath]]],
+        list[NodePath],
+        list[NodePath],
+        tuple[list[NodePath], list[NodePath]],
+    ]:
+        """Return groups of trees of one form, the rest, and what is listed in other ways on both sides.
+
+        If both sides have as many trees of a form in lists of other lengths, a list of one side may be parts
+        of several of the other, whatever lengths are equal.
+        """
+        groups: list[tuple[list[NodePath], list[NodePath]]] = []
+        rest: tuple[list[NodePath], list[NodePath]] = ([], [])
+        apart: tuple[list[NodePath], list[NodePath]] = ([], [])
+        forms = by_value(ours, theirs, lambda path: self._hash(path[-1], common=common))
+        listed = {form: listed_alike(*pair) for form, pair in forms.items()}
+        inside = [
+            self._forms_in(path[-1], common=common)
+            for form, pair in forms.items()
+            if not listed[form].alike
+            for paths in pair
+            for path in paths
+        ]
+        for form, pair in forms.items():
+            found = listed[form]
+            if form == -1:
+                into = rest
+            elif not found.alike and (found.as_many or any(form in below for below in inside)):
+                into = apart
+            else:
+                groups += found.groups
+                pair, into = found.rest, rest
+            for place, paths in zip(into, pair, strict=True):
+                place += paths
+        return groups, *rest, apart
+
+    def _forms_in(self, node: Node, *, common: bool) -> frozenset[int]:
+        """Return the forms of all trees below a node."""
+        at = (id(node), common)
+        if at not in self._forms:
+            self._forms[at] = frozenset(
+                form
+                for child in node.children
+                for form in (self._hash(child, common=common), *self._forms_in(child, common=common))
+            )
+            self._kept.append(node)
+        return self._forms[at]
 
     def _types(self, path: NodePath) -> frozenset[Hashable]:
         """Return the classes of the leaves below a path, each with how many elements a pattern has."""
@@ -203,13 +256,6 @@ class Pools:
             self._kinds[id(node)] = known
             self._kept.append(node)
         return known
-
-    def _structure(self, path: NodePath) -> Hashable:
-        return (prod(node.count for node in path), self._hash(path[-1], common=False))
-
-    def _common_structure(self, path: NodePath) -> tuple[int, int]:
-        """Return the form of a tree without the classes of which the sides have different amounts."""
-        return (prod(node.count for node in path), self._hash(path[-1], common=True))
 
     def _hash(self, node: Node, *, common: bool) -> int:
         """Return a number for what is below a node, whatever the names; -1 for nothing.
@@ -251,9 +297,25 @@ class Pools:
         if not left or not right:
             return None
         profiles = {id(path): self._profiles.of(path) for path in (*left, *right)}
+        forms = by_value(left, right, lambda path: self._hash(path[-1], common=False))
+        for form, pair in forms.items():
+            if listed_alike(*pair).as_many and sum(map(length, pair[0])) <= _LONGEST:
+                if self._is_stacked(form, forms, profiles):
+                    continue
+                swaps = {
+                    id(path): single_paths(path, range(depth, len(path)))
+                    for paths, depth in zip(pair, depths, strict=True)
+                    for path in paths
+                    if any(node.count > 1 for node in path[depth:])
+                }
+                if swaps:
+                    return swaps
+        inside = [self._forms_in(path[-1], common=False) for path in (*left, *right)]
         for ours, theirs, depth in ((left, right, depths[0]), (right, left, depths[1])):
             known = {profiles[id(path)] for path in theirs}
             for path in ours:
+                if any(self._hash(path[-1], common=False) in below for below in inside):
+                    continue  # others of its form are not in the pool yet
                 places = lists_to_open(path, depth, profiles[id(path)], known)
                 if places:
                     return {id(path): single_paths(path, places)}
@@ -266,6 +328,21 @@ class Pools:
             for path in nested
             if sum(n for _, n in profiles[id(path)]) == largest
         }
+
+    def _is_stacked(
+        self, form: Hashable, forms: Mapping[Hashable, Group], profiles: Mapping[int, Profile]
+    ) -> bool:
+        """Return whether a list of one form holds what something of another form holds, such as a stack."""
+
+        def facts(path: NodePath) -> Hashable:
+            return profiles[id(path)], len(path[-1].leaves)
+
+        for number in (0, 1):
+            others = (one[1 - number] for other, one in forms.items() if other != form)
+            known = {facts(path) for paths in others for path in paths}
+            if any(facts(path) in known for path in forms[form][number]):
+                return True
+        return False
 
     # Groups
 
