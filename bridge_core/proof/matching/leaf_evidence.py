@@ -123,6 +123,7 @@ class LeafEvidence:
             way
             for way in ways.all
             if way.identity
+            or way.is_einsum
             or (
                 (not known[0] or way.source_leaf == ours)
                 and (not known[1] or way.target_leaf == theirs)
@@ -133,7 +134,7 @@ class LeafEvidence:
         if not self._collections_agree(source, target):
             return ()
         if all(known):
-            layers = tuple(way for way in allowed if not way.identity)
+            layers = tuple(way for way in allowed if not (way.identity or way.is_einsum))
             return layers or (allowed if ours == theirs else ())
         return allowed
 

@@ -14,6 +14,7 @@ from math import prod
 
 from bridge_core.proof.matching.assignment import components, possible_pairs
 from bridge_core.proof.matching.folding import Node, NodePath, texts_of
+from bridge_core.proof.matching.fused import fused_leaves
 from bridge_core.proof.matching.items import (
     Group,
     by_value,
@@ -98,7 +99,7 @@ class Pools:
         outcome = Outcome()
         for group in groups:
             outcome.add(self._group(*group))
-        outcome.add(self._rest(left, right))
+        outcome.add(self._rest(left, right, depths))
         return outcome
 
     def _without_split(
@@ -432,12 +433,22 @@ class Pools:
         reason = f"{len(rows)} and {len(columns)} of the same shapes in the same place"
         return Outcome(choices=[DraftChoice(left, right, options, reason)])
 
-    def _rest(self, left: list[NodePath], right: list[NodePath]) -> Outcome:
+    def _rest(self, left: list[NodePath], right: list[NodePath], depths: tuple[int, int]) -> Outcome:
         """Return choices among leaves of which one side has more, and those without a partner."""
         outcome = Outcome()
         if not left or not right:
             outcome.ours = [leaf for path in left for leaf in leaf_paths(path)]
             outcome.theirs = [leaf for path in right for leaf in leaf_paths(path)]
+            return outcome
+        fused = fused_leaves(left, right, self._evidence, names=self._names)
+        if fused:
+            gone = {id(path) for one in fused for path in (one.whole, *one.parts)}
+            outcome = self.match(
+                [path for path in left if id(path) not in gone],
+                [path for path in right if id(path) not in gone],
+                depths,
+            )
+            outcome.fused += fused
             return outcome
         drafts = {
             (a, b): draft
