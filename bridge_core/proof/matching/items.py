@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -18,6 +18,7 @@ __all__ = [
     "divided",
     "equal_counts",
     "in_order",
+    "is_stacked",
     "inside_of",
     "leaf_paths",
     "length",
@@ -85,6 +86,20 @@ def listed_alike(ours: list[NodePath], theirs: list[NodePath]) -> Listed:
     groups, left, right = equal_counts(ours, theirs, length)
     as_many = bool(left and right) and sum(map(length, left)) == sum(map(length, right))
     return Listed(groups, (left, right), as_many)
+
+
+def is_stacked(form: Hashable, forms: Mapping[Hashable, Group], profiles: Mapping[int, Profile]) -> bool:
+    """Return whether a list of one form holds what something of another form holds, such as a stack."""
+
+    def facts(path: NodePath) -> Hashable:
+        return profiles[id(path)], len(path[-1].leaves)
+
+    for number in (0, 1):
+        others = (one[1 - number] for other, one in forms.items() if other != form)
+        known = {facts(path) for paths in others for path in paths}
+        if any(facts(path) in known for path in forms[form][number]):
+            return True
+    return False
 
 
 def normal_path(path: NodePath) -> NodePath:

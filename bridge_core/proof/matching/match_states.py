@@ -75,7 +75,8 @@ def _assigned(ours: Side, theirs: Side, evidence: LeafEvidence, *, names: bool) 
     pools = Pools(profiles, evidence, names=names)
     outcome = pools.match(*roots)
     if pools.against or any(map(evidence.speaks_against, outcome.drafts)):
-        outcome = Pools(profiles, evidence, names=names, usual=False).match(*roots)
+        unusual = LeafEvidence(evidence.ways, ours, theirs, usual=False)
+        outcome = Pools(profiles, unusual, names=names, usual=False).match(*roots)
     outcome.ours += gone[0]
     outcome.theirs += gone[1]
     return outcome

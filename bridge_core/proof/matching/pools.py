@@ -8,7 +8,7 @@ is how trees that nest differently meet. Names decide only what is left, and onl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 
@@ -16,11 +16,11 @@ from bridge_core.proof.matching.assignment import components, possible_pairs
 from bridge_core.proof.matching.folding import Node, NodePath, texts_of
 from bridge_core.proof.matching.fused import fused_leaves
 from bridge_core.proof.matching.items import (
-    Group,
     by_value,
     equal_counts,
     in_order,
     inside_of,
+    is_stacked,
     leaf_paths,
     length,
     listed_alike,
@@ -32,7 +32,8 @@ from bridge_core.proof.matching.items import (
 )
 from bridge_core.proof.matching.leaf_evidence import LeafEvidence
 from bridge_core.proof.matching.outcome import DraftChoice, Outcome
-from bridge_core.proof.matching.profiles import Profile, Profiles
+from bridge_core.proof.matching.profiles import Profiles
+from bridge_core.proof.matching.tree_forms import TreeForms
 
 __all__ = ["Pools"]
 
@@ -63,12 +64,8 @@ class Pools:
         self._profiles = profiles
         self._evidence = evidence
         self._names = names
-        self._hashes: dict[tuple[int, bool], int] = {}
         self._moved: set[int] = set()
-        self._kinds: dict[int, frozenset[tuple[Hashable, int]]] = {}
-        self._numbers: dict[Hashable, int] = {}
-        self._forms: dict[tuple[int, bool], frozenset[int]] = {}
-        self._kept: list[Node] = []
+        self._forms = TreeForms(profiles)
 
     def match(
         self, ours: Sequence[NodePath], theirs: Sequence[NodePath], depths: tuple[int, int] = (0, 0)
@@ -141,7 +138,7 @@ class Pools:
 
         Only classes of which one side has more: which of them are too many is not known.
         """
-        outside = {t for path in rest for t in self._types(path)}
+        outside = {t for path in rest for t in self._forms.types(path)}
         taken: list[NodePath] = []
         for group in groups:
             for path in group[number]:
@@ -168,7 +165,7 @@ class Pools:
         groups, ours, theirs, apart = self._of_one_form(ours, theirs, common=False)
         alike, ours, theirs, more_apart = self._of_one_form(ours, theirs, common=True)
         groups += alike
-        others = Counter(t for path in (*ours, *theirs) for t in set(self._types(path)))
+        others = Counter(t for path in (*ours, *theirs) for t in set(self._forms.types(path)))
         for level in (False, True):
             more, left, right = equal_counts(
                 ours,
@@ -177,7 +174,7 @@ class Pools:
             )
             for group in more:
                 paths = (*group[0], *group[1])
-                inside = Counter(t for path in paths for t in set(self._types(path)))
+                inside = Counter(t for path in paths for t in set(self._forms.types(path)))
                 nested = not all(path[-1].is_leaf for path in paths)
                 if nested and any(others[t] > n for t, n in inside.items()):
                     left += group[0]
@@ -206,14 +203,13 @@ class Pools:
         groups: list[tuple[list[NodePath], list[NodePath]]] = []
         rest: tuple[list[NodePath], list[NodePath]] = ([], [])
         apart: tuple[list[NodePath], list[NodePath]] = ([], [])
-        forms = by_value(ours, theirs, lambda path: self._hash(path[-1], common=common))
+        forms = by_value(ours, theirs, lambda path: self._forms.form(path[-1], common=common))
         listed = {form: listed_alike(*pair) for form, pair in forms.items()}
         inside = [
-            self._forms_in(path[-1], common=common)
+            self._forms.forms_inside(path[-1], common=common)
             for form, pair in forms.items()
             if not listed[form].alike
-            for paths in pair
-            for path in paths
+            for path in (*pair[0], *pair[1])
         ]
         for form, pair in forms.items():
             found = listed[form]
@@ -228,69 +224,6 @@ class Pools:
                 place += paths
         return groups, *rest, apart
 
-    def _forms_in(self, node: Node, *, common: bool) -> frozenset[int]:
-        """Return the forms of all trees below a node."""
-        at = (id(node), common)
-        if at not in self._forms:
-            self._forms[at] = frozenset(
-                form
-                for child in node.children
-                for form in (self._hash(child, common=common), *self._forms_in(child, common=common))
-            )
-            self._kept.append(node)
-        return self._forms[at]
-
-    def _types(self, path: NodePath) -> frozenset[Hashable]:
-        """Return the classes of the leaves below a path, each with how many elements a pattern has."""
-        outer = prod(node.count for node in path)
-        return frozenset((name, n * outer) for name, n in self._types_of(path[-1]))
-
-    def _types_of(self, node: Node) -> frozenset[tuple[Hashable, int]]:
-        known = self._kinds.get(id(node))
-        if known is None:
-            if node.is_leaf:
-                known = frozenset({(self._profiles.class_of(node), prod(node.shape or ()))})
-            else:
-                known = frozenset(
-                    (name, n * child.count) for child in node.children for name, n in self._types_of(child)
-                )
-            self._kinds[id(node)] = known
-            self._kept.append(node)
-        return known
-
-    def _hash(self, node: Node, *, common: bool) -> int:
-        """Return a number for what is below a node, whatever the names; -1 for nothing.
-
-        Args:
-            node: The node.
-            common: Whether to leave out classes of which the sides have different amounts.
-        """
-        at = (id(node), common)
-        known = self._hashes.get(at)
-        if known is None:
-            known = self._new_hash(node, common=common)
-            self._hashes[at] = known
-            self._kept.append(node)
-        return known
-
-    def _new_hash(self, node: Node, *, common: bool) -> int:
-        content: Hashable
-        if node.is_leaf:
-            name = self._profiles.class_of(node)
-            if common and name not in self._profiles.balanced:
-                return -1
-            content = ("leaf", name, prod(node.shape or ()))
-        else:
-            alike: Counter[int] = Counter()  # as numbers of one name, or as names of their own
-            for child in node.children:
-                alike[self._hash(child, common=common)] += child.count
-            content = tuple(sorted((below, n) for below, n in alike.items() if below != -1))
-            if not content:
-                return -1
-            if len(content) == 1 and content[0][1] == 1:
-                return content[0][0]
-        return self._numbers.setdefault(content, len(self._numbers))
-
     def _opened(
         self, left: list[NodePath], right: list[NodePath], depths: tuple[int, int]
     ) -> dict[int, list[NodePath]] | None:
@@ -298,10 +231,10 @@ class Pools:
         if not left or not right:
             return None
         profiles = {id(path): self._profiles.of(path) for path in (*left, *right)}
-        forms = by_value(left, right, lambda path: self._hash(path[-1], common=False))
+        forms = by_value(left, right, lambda path: self._forms.form(path[-1], common=False))
         for form, pair in forms.items():
             if listed_alike(*pair).as_many and sum(map(length, pair[0])) <= _LONGEST:
-                if self._is_stacked(form, forms, profiles):
+                if is_stacked(form, forms, profiles):
                     continue
                 swaps = {
                     id(path): single_paths(path, range(depth, len(path)))
@@ -311,11 +244,11 @@ class Pools:
                 }
                 if swaps:
                     return swaps
-        inside = [self._forms_in(path[-1], common=False) for path in (*left, *right)]
+        inside = [self._forms.forms_inside(path[-1], common=False) for path in (*left, *right)]
         for ours, theirs, depth in ((left, right, depths[0]), (right, left, depths[1])):
             known = {profiles[id(path)] for path in theirs}
             for path in ours:
-                if any(self._hash(path[-1], common=False) in below for below in inside):
+                if any(self._forms.form(path[-1], common=False) in below for below in inside):
                     continue  # others of its form are not in the pool yet
                 places = lists_to_open(path, depth, profiles[id(path)], known)
                 if places:
@@ -330,21 +263,6 @@ class Pools:
             if sum(n for _, n in profiles[id(path)]) == largest
         }
 
-    def _is_stacked(
-        self, form: Hashable, forms: Mapping[Hashable, Group], profiles: Mapping[int, Profile]
-    ) -> bool:
-        """Return whether a list of one form holds what something of another form holds, such as a stack."""
-
-        def facts(path: NodePath) -> Hashable:
-            return profiles[id(path)], len(path[-1].leaves)
-
-        for number in (0, 1):
-            others = (one[1 - number] for other, one in forms.items() if other != form)
-            known = {facts(path) for paths in others for path in paths}
-            if any(facts(path) in known for path in forms[form][number]):
-                return True
-        return False
-
     # Groups
 
     def _pair(self, ours: NodePath, theirs: NodePath, reason: str, confidence: float = 1.0) -> Outcome:
@@ -358,8 +276,7 @@ class Pools:
             return Outcome(drafts=[why], usual=draft.usual)
         inside = leaf_paths if self._is_nested_layer(ours, theirs) else inside_of
         inner = self.match(inside(ours), inside(theirs), (len(ours), len(theirs)))
-        for draft_number, draft in enumerate(inner.drafts):
-            inner.drafts[draft_number] = replace(draft, confidence=min(confidence, draft.confidence))
+        inner.drafts = [replace(one, confidence=min(confidence, one.confidence)) for one in inner.drafts]
         return inner
 
     def _is_nested_layer(self, *paths: NodePath) -> bool:

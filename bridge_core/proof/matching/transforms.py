@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from bridge_core.plugins import Registry
 
-__all__ = ["Way", "Ways", "ways_between"]
+__all__ = ["UNCHANGED", "Way", "Ways", "ways_between"]
 
 
 @dataclass(frozen=True)
