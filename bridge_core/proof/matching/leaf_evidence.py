@@ -70,8 +70,8 @@ class LeafEvidence:
     def speaks_against(self, draft: Draft) -> bool:
         """Return whether a settled pair shows that linear layers are not stored as usual.
 
-        That is a leaf with two axes, and the name of a linear layer's or a bias next to it, of which the shape
-        shows the order of axes.
+        That is a leaf with two axes, of which the shape shows their order, and with the name of a linear
+        layer's or a bias next to it.
         """
         paths = (draft.source, draft.target)
         linear = self._is_linear(draft.source, self.ways.source_roles) and self._is_linear(
@@ -180,7 +180,7 @@ class LeafEvidence:
     def _with_bias(self, ways: tuple[Way, ...], source: NodePath, target: NodePath) -> tuple[Way, ...]:
         """Return the ways in which a bias next to each leaf has the size of its outputs."""
         sizes = [_bias_sizes(path) for path in (source, target)]
-        if any(size is None for size in sizes):
+        if any(size is None for size in sizes) or not (self.usual or len(source[-1].shape or ()) != 2):
             return ways
         fitting = []
         for way in ways:

@@ -59,8 +59,7 @@ class Pools:
             usual: Whether linear layers are stored as both frameworks' own, unless nothing fits so.
         """
         self._usual = usual
-        self.against = 0
-        """How many groups fit only if linear layers are stored otherwise."""
+        self.against = 0  # how many groups fit only if linear layers are stored otherwise
         self._profiles = profiles
         self._evidence = evidence
         self._names = names
@@ -86,10 +85,9 @@ class Pools:
             if any(up):
                 ours, theirs = [*ours, *up[0]], [*theirs, *up[1]]
                 continue
-            step = self._opened(left, right, depths)
-            if step is None:
+            swaps = self._opened(left, right, depths)
+            if swaps is None:
                 break
-            swaps = step
             ours = [new for path in ours for new in swaps.get(id(path), [path])]
             theirs = [new for path in theirs for new in swaps.get(id(path), [path])]
         groups, left, right = self._without_split(groups, left, right)
