@@ -309,9 +309,8 @@ class Pools:
             possible
             or possible_pairs(allowed)
             or possible_pairs([[not o.misfits for o in row] for row in outcomes])
+            or [[True] * len(theirs) for _ in ours]
         )
-        if possible is None:
-            possible = [[True] * len(theirs) for _ in ours]
         outcome = Outcome()
         for rows, columns in components(possible):
             outcome.add(self._component(ours, theirs, rows, columns, outcomes, possible))

@@ -68,6 +68,46 @@ def test_blocks_or_heads_one_after_another_stay_a_choice(name):
     (choice,) = [one for one in matching.choices if "weight" in one.sources[0]]
     assert len(choice.options) == 12
     assert choice.is_orientation
+    equations = {option.pairs[0].equation for option in choice.options}
+    assert any("(p0_0 (p0_1 + p1_1 + p2_1))" in text for text in equations)
+    first = choice.options_of(choice.sources[0])[0].pairs[0].targets
+    assert name != "qkv" or [target.split(".")[2] for target in first] == ["query", "key", "value"]
+
+
+def test_stacks_whose_names_list_their_parts():
+    matching = matched(
+        {
+            "k.weight": (6, 8),
+            "v.weight": (6, 8),
+            "q.weight": (12, 8),
+            "up.weight": (20, 8),
+            "gate.weight": (20, 8),
+        },
+        {"kv_einsum.w": (2, 2, 8, 3), "q_einsum.w": (4, 8, 3), "gating_einsum": (2, 8, 20)},
+    )
+    assert matching.complete, matching.rules_text
+    assert ("h.{i:int}.gate.weight", "h.{i:int}.up.weight") in [pair.sources for pair in matching.pairs]
+    assert ("h.{i:int}.k.weight", "h.{i:int}.v.weight") in [pair.sources for pair in matching.pairs]
+
+
+def test_a_stack_whose_name_lists_nothing_is_a_choice():
+    matching = matched({"a.weight": (20, 8), "b.weight": (20, 8)}, {"pair": (2, 8, 20)}, 3)
+    assert not matching.pairs
+    assert len(matching.choices) == 1
+
+
+def test_which_three_of_four_is_not_known_without_names():
+    ours = {**OTHERS, "attn.thing.weight": (24, 8)}
+    del ours["attn.out_proj.bias"]
+    theirs = {f"att.{name}.kernel": (8, 8) for name in "abcd"} | {"ff.kernel": (8, 20)}
+    matching = matched(ours, theirs)
+    assert [pair.sources for pair in matching.pairs] == [("h.{i:int}.fc.weight",)]
+
+
+def test_square_weights_of_a_model_that_shows_another_order_are_open():
+    flat = {"c_attn.weight": (8, 24), "c_attn.bias": (24,), "c_proj.weight": (8, 8), "c_proj.bias": (8,)}
+    dense = {"c_attn.kernel": (8, 24), "c_attn.bias": (24,), "c_proj.kernel": (8, 8), "c_proj.bias": (8,)}
+    matching = matched(flat, dense)
     equations = {
         pair.sources[0].split(".")[-2]: pair.equation
         for pair in matching.pairs
