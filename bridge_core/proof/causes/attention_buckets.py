@@ -37,6 +37,8 @@ def bucket_causes(site: Site) -> Iterator[Cause]:
         if len(biases) < 2 or biases[0].shape != biases[1].shape:
             continue
         limit = rounding(site, outputs[0], outputs[1])
+        if not all(_is_of(bias, table, limit) for bias in biases):
+            continue
         without = relative_error(biases[0], biases[1])
         if without <= limit:
             return
@@ -84,6 +86,13 @@ def _heads_first(array: Array, heads: int) -> Array | None:
     if x.shape[0] == heads:
         return x
     return x.transpose(2, 0, 1) if x.shape[2] == heads else None
+
+
+def _is_of(bias: Array, table: Array, limit: float) -> bool:
+    """Return whether a few numbers of a bias are in the table."""
+    few = bias[0].reshape(-1)[:: max(bias[0].size // 32, 1)]
+    off = np.abs(few[:, None] - table[:, 0]).min(1).max()
+    return bool(off <= limit * np.abs(table).max())
 
 
 def _read(bias: Array, name: str, table: Array, limit: float) -> tuple[Buckets, float] | None:
