@@ -28,14 +28,14 @@ def hidden_difference(search: Search, error: float) -> Hidden | None:
         search: Both models with their weights.
         error: Error of the outputs in float64.
     """
-    found = search.found("float64", max(SHARP, error / _CLEAR))
-    first = found.first
+    difference = search.found("float64", max(SHARP, error / _CLEAR))
+    first = difference.first
     if first is None:
         return None
     before = first.input_error or 0.0
     causes = tuple(
         cause
-        for cause in found.causes
+        for cause in difference.causes
         if cause.target != "unknown"
         and not _of_one_constant(cause)
         and cause.error_with <= cause.error_without / _CLEAR
