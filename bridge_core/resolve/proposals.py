@@ -15,6 +15,7 @@ from bridge_core.plan import Proposal, ProposedRename
 from bridge_core.resolve.alignment import Sides
 from bridge_core.resolve.evidence import PARAMETER, Detection
 from bridge_core.resolve.grouping import Group
+from bridge_core.resolve.list_order import without_contradictions
 from bridge_core.resolve.name_folding import folded_renames
 from bridge_core.resolve.neutral_layers import NeutralLayer
 from bridge_core.resolve.path_matching import PathMatch
@@ -78,6 +79,8 @@ def proposed_renames(remains: Remains) -> Proposal | None:
             {path: (names.target(path), labels[1][path]) for path in groups},
             remains.fits,
         )
+        known = {s: t for s, t in match.targets.items() if s not in layers and t not in groups}
+        pairs = without_contradictions(pairs, known)
     partners = set(pairs.values())
     others = (
         [names.written(path)[0] for path in sides.layers if path not in pairs],
@@ -231,8 +234,22 @@ def _leaf_renames(remains: Remains, names: _Names, paired: Mapping[Key, Key]) ->
         {key: (names.target(name), shape) for key, (name, shape) in target.items()},
         lambda one, _: _is_turned_never(source[one][1]),
     )
+    known = {s: t for s, t in sides.match.targets.items() if s not in paired and t not in partners}
+    named_paths = {source[s][0]: target[t][0] for s, t in pairs.items()}
+    kept = without_contradictions(named_paths, _plain_pairs(remains, known))
+    pairs = {s: t for s, t in pairs.items() if source[s][0] in kept}
     named = {names.written(source[s][0])[0]: names.written(target[t][0])[1] for s, t in pairs.items()}
     return folded_renames(named)
+
+
+def _plain_pairs(remains: Remains, matched: Mapping[Key, Key]) -> dict[Key, Key]:
+    """Return the paths of leaves that have a partner of their own name, in layers that belong together."""
+    return {
+        (*path, *name.split(".")): (*partner, *name.split("."))
+        for path, partner in matched.items()
+        for name, key in remains.sides.layers[path].group.keys.items()
+        if key in remains.used
+    }
 
 
 def _is_parameter(detection: Detection, name: str) -> bool:

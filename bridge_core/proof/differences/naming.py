@@ -217,8 +217,9 @@ def name_differences(
             if known is None:
                 report(key)
     only_right = {}
+    alone = frozenset(alone_left)
     for key in alone_right:
-        relation = others.content_of(key, right.tensor(key), alone_left) or others.content_of(
+        relation = others.content_of(key, right.tensor(key), alone) or others.content_of(
             key, right.tensor(key)
         )
         if relation is not None:
