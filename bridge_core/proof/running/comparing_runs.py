@@ -130,8 +130,9 @@ def _with_precision(known: Proof, search: Search, uneven: Uneven) -> Proof:
     ]
     finer = max(rounding[0 if uneven.coarse == "target" else 1].values(), default=0.0)
     difference = search.found("native", max(uneven.limit, min(uneven.factor * finer, uneven.coarse_error)))
-    causes = difference.causes
-    if not [cause for cause in causes if cause.target != "unknown"]:
+    # In float64 both are equal, so what they compute is the same, and only a dtype can differ.
+    causes = tuple(cause for cause in difference.causes if cause.code.endswith("dtype"))
+    if not causes:
         causes = (precision_cause(known, search, uneven, difference),)
     return replace(_with(known, difference), causes=causes, problems=(*known.problems, uneven.text))
 
