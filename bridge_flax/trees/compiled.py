@@ -29,7 +29,7 @@ def computed(function: Callable[..., Any], arrays: Sequence[Any], *, keep: bool 
     Args:
         function: A function that JAX can trace.
         arrays: Its arguments.
-        keep: Whether the program is kept for the next time; one with callbacks is another each time.
+        keep: Whether the program is stored for the next time; one with callbacks is another each time.
     """
     options = _FAST if jax.default_backend() == "cpu" else None
     # An argument that is not used stays one, so that programs of one text take the same arguments.

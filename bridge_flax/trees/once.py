@@ -1,4 +1,4 @@
-"""Keeps what was found out about a module and its inputs as long as both live, and nothing else was asked."""
+"""Stores what was found out about a module and its inputs, as long as both live."""
 
 from __future__ import annotations
 

@@ -152,7 +152,8 @@ class Program:
             names[:] = [[*outputs], [*updates]]  # JAX would sort them
             return [*outputs.values(), *updates.values()]
 
-        return _Traced(jax.make_jaxpr(call)(*arrays), arrays, *names, keep=self.recorder is None)
+        closed = jax.make_jaxpr(call)(*arrays)
+        return _Traced(closed, arrays, names[0], names[1], self.recorder is None)
 
     def __call__(
         self, leaves: Mapping[Key, Any], args: Any, kwargs: Any, *, wide: bool = False

@@ -27,7 +27,7 @@ def in_another_order() -> Iterator[set[str]]:
     which hide their products. Gives a set, to which the names of all float dtypes of results are added.
     """
     mode = _Reordered()
-    with torch.backends.mkldnn.flags(enabled=False), mode:  # type: ignore[no-untyped-call]
+    with torch.backends.mkldnn.flags(enabled=False), mode:
         yield mode.dtypes
 
 

@@ -15,7 +15,7 @@ def relu(x, run):
 
 
 def block(eps=1e-5, act=relu, join=np.add, width=8):
-    """A norm and an MLP, with a residual if ``join`` is not None."""
+    """A norm and an MLP; ``join`` adds the input to the output, None does not."""
     inner = {
         "norm": Norm(width, eps),
         "up": Linear(width, 12),

@@ -80,8 +80,8 @@ def _of_other_sizes(
 ) -> Proof:
     """Return the proof where no output can be compared, if a module inside is the reason; else refuse."""
     control = ours.error + theirs.error
-    found = search.found("native", control)
-    if found.first is None or (found.first.source, found.first.before) == ("", None):
+    difference = search.found("native", control)
+    if difference.first is None or (difference.first.source, difference.first.before) == ("", None):
         raise refusal
     known = Proof(
         False,
@@ -92,22 +92,22 @@ def _of_other_sizes(
         controls=(ours.error, theirs.error),
         notes=_run_notes(ours, theirs),
     )
-    return _with(known, found)
+    return _with(known, difference)
 
 
-def _with(known: Proof, found: Found) -> Proof:
+def _with(known: Proof, difference: Found) -> Proof:
     return replace(
         known,
-        modules=found.modules,
-        first=found.first,
-        causes=found.causes,
-        limit=found.limit,
-        notes=(*known.notes, *found.notes),
+        modules=difference.modules,
+        first=difference.first,
+        causes=difference.causes,
+        limit=difference.limit,
+        notes=(*known.notes, *difference.notes),
     )
 
 
 def _with_hidden(known: Proof, search: Search, sharp: Outputs | None) -> Proof:
-    """Add what rounding hides; where nothing is found, only that float64 differs."""
+    """Add what rounding hides; where no cause is confirmed, only that float64 differs."""
     if sharp is None or sharp.error <= SHARP:
         return known
     hidden = hidden_difference(search, sharp.error)
@@ -129,11 +129,12 @@ def _with_precision(known: Proof, search: Search, uneven: Uneven) -> Proof:
         for native, sharp in zip(search.runs("native"), search.runs("float64"), strict=True)
     ]
     finer = max(rounding[0 if uneven.coarse == "target" else 1].values(), default=0.0)
-    found = search.found("native", max(uneven.limit, min(uneven.factor * finer, uneven.coarse_error)))
-    causes = found.causes
-    if not [cause for cause in causes if cause.target != "unknown"]:
-        causes = (precision_cause(known, search, uneven, found),)
-    return replace(_with(known, found), causes=causes, problems=(*known.problems, uneven.text))
+    difference = search.found("native", max(uneven.limit, min(uneven.factor * finer, uneven.coarse_error)))
+    # In float64 both are equal, so what they compute is the same, and only a dtype can differ.
+    causes = tuple(cause for cause in difference.causes if cause.code.endswith("dtype"))
+    if not causes:
+        causes = (precision_cause(known, search, uneven, difference),)
+    return replace(_with(known, difference), causes=causes, problems=(*known.problems, uneven.text))
 
 
 def _sharp(ours: Control, theirs: Control) -> Outputs | None:

@@ -81,7 +81,7 @@ def _made_up_for(one: ModuleError, inner: Sequence[ModuleError], limit: float) -
     if not later or later[0].inputs is None or not later[0].inputs <= limit:
         return False
     mine, following = (list(each.pair.source[0].inputs.values()) for each in (one, later[0]))
-    # The next module may be beside this one, and take the same input.
+    # The next module may run in parallel to this one, on the same input.
     return not (mine and following and np.array_equal(mine[0], following[0]))
 
 

@@ -15,6 +15,10 @@ SHARP = 1e-10
 """Relative error of a float64 run up to which arrays are equal in any case."""
 _CLEAR = 100.0
 """By this factor the error must jump at one module, and fall with the cause mended."""
+_OF_FLOAT32 = 5e-7
+"""Constants in float32 give errors up to this."""
+_SMALL = frozenset({"activation", "epsilon", "epsilon_place", "norm_variance"})
+"""Kinds of causes whose errors may be smaller, and that a constant in float32 cannot look like."""
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
 
@@ -28,16 +32,17 @@ def hidden_difference(search: Search, error: float) -> Hidden | None:
         search: Both models with their weights.
         error: Error of the outputs in float64.
     """
-    found = search.found("float64", max(SHARP, error / _CLEAR))
-    first = found.first
+    difference = search.found("float64", max(SHARP, error / _CLEAR))
+    first = difference.first
     if first is None:
         return None
     before = first.input_error or 0.0
     causes = tuple(
         cause
-        for cause in found.causes
+        for cause in difference.causes
         if cause.target != "unknown"
         and not _of_one_constant(cause)
+        and (cause.code in _SMALL or cause.error_without > _OF_FLOAT32)
         and cause.error_with <= cause.error_without / _CLEAR
         and cause.error_without > _CLEAR * before
     )

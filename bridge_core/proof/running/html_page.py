@@ -192,7 +192,7 @@ def _picture(proof: Proof) -> str:
 
 
 def _label(one: ModuleError, x: float, y: float) -> str:
-    """Return the ring around the first module that differs, and its name beside it."""
+    """Return the ring around the first module that differs, and its name next to it."""
     name = one.source or "the model"
     name = name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2 - 1]}...{name[-_LONGEST // 2 + 2 :]}"
     side = "end" if x > _WIDTH / 2 else "start"

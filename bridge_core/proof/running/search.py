@@ -49,7 +49,7 @@ class Search:
         settings: The settings of each side's modules, or why there are none.
         registry: The plugins.
         seed: For random numbers that a model draws.
-        tell: Called with a few words as each stage begins.
+        tell: Is called with a few words as each stage begins.
     """
 
     source: Side

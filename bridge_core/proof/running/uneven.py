@@ -109,7 +109,7 @@ def precision_cause(proof: Proof, search: Search, uneven: Uneven, found: Found) 
         proof: What is known of the outputs.
         search: Both models, whose runs are recorded.
         uneven: Which side rounds more coarsely.
-        found: The first difference of the models as they are.
+        found: The first difference of the unchanged models.
     """
     place = 0 if uneven.coarse == "source" else 1
     native, sharp = search.runs("native")[place], search.runs("float64")[place]
