@@ -72,12 +72,15 @@ class ModelRun:
             they were not asked for.
         updates: The weights that the run changed, by key as in the state: statistics in training mode.
         notes: What could not be done or seen, for people: modules inside a compiled loop, for example.
+        dtypes: Names of the float dtypes that the run's operations give, native or with reordered sums;
+            empty if they are unknown.
     """
 
     outputs: Mapping[str, Array]
     calls: tuple[ModuleCall, ...] = ()
     updates: Mapping[Key, Array] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    dtypes: frozenset[str] = frozenset()
 
 
 SETTING_NAMES = frozenset(

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Literal
 
-__all__ = ["Rule", "draws_numbers", "evaluate", "inner_jaxprs"]
+__all__ = ["Rule", "draws_numbers", "evaluate", "float_dtypes", "inner_jaxprs"]
 
 _INLINE = {
     "jit": "jaxpr",
@@ -49,8 +50,11 @@ def evaluate(closed: ClosedJaxpr, args: Sequence[Any], rule: Rule) -> list[Any]:
     """
     jaxpr = closed.jaxpr
     values: dict[Any, Any] = {}
+    unused = _unused(jaxpr)
     last = {}
     for place, eqn in enumerate(jaxpr.eqns):
+        if place in unused:
+            continue
         for var in eqn.invars:
             if not isinstance(var, Literal):
                 last[var] = place
@@ -64,12 +68,27 @@ def evaluate(closed: ClosedJaxpr, args: Sequence[Any], rule: Rule) -> list[Any]:
     for var, value in zip(jaxpr.invars, args, strict=True):
         values[var] = rule.value(value)
     for place, eqn in enumerate(jaxpr.eqns):
+        if place in unused:
+            continue
         computed = _compute(eqn, [read(var) for var in eqn.invars], rule)
         values.update(zip(eqn.outvars, computed, strict=True))
         for var in {var for var in eqn.invars if not isinstance(var, Literal)}:
             if last[var] == place and var not in results:
                 del values[var]  # as much memory as the model itself needs
     return [read(var) for var in jaxpr.outvars]
+
+
+def _unused(jaxpr: Any) -> set[int]:
+    """Return the places of operations whose results nobody needs, such as a seed that is not drawn from."""
+    needed = {var for var in jaxpr.outvars if not isinstance(var, Literal)}
+    places = set()
+    for place in range(len(jaxpr.eqns) - 1, -1, -1):
+        eqn = jaxpr.eqns[place]
+        if eqn.effects or any(var in needed for var in eqn.outvars):
+            needed.update(var for var in eqn.invars if not isinstance(var, Literal))
+        else:
+            places.add(place)
+    return places
 
 
 def _compute(eqn: Any, inputs: list[Any], rule: Rule) -> list[Any]:
@@ -141,3 +160,14 @@ def draws_numbers(jaxpr: Any) -> bool:
         or any(draws_numbers(inner) for inner in inner_jaxprs(eqn))
         for eqn in jaxpr.eqns
     )
+
+
+def float_dtypes(jaxpr: Any) -> set[str]:
+    """Return the names of all float dtypes that the operations of a computation give."""
+    names = set()
+    for eqn in jaxpr.eqns:
+        dtypes = (getattr(var.aval, "dtype", None) for var in eqn.outvars)
+        names |= {str(dtype) for dtype in dtypes if dtype is not None and jnp.issubdtype(dtype, jnp.floating)}
+        for inner in inner_jaxprs(eqn):
+            names |= float_dtypes(inner)
+    return names

@@ -26,6 +26,7 @@ from bridge_flax.trees.constants import with_constants
 from bridge_flax.trees.flatten import flatten
 from bridge_flax.trees.module_types import LinenRecorder
 from bridge_flax.trees.named_arrays import as_inputs, is_short
+from bridge_flax.trees.once import once
 from bridge_flax.trees.walk import is_empty, walk
 
 __all__ = ["LinenModel", "TransformersModel"]
@@ -57,13 +58,13 @@ class LinenModel:
         """Return the variables, abstract ones if the model has none."""
         if self.variables is not None:
             return self.variables
-        return self._abstract(inputs)
+        return self._abstract(inputs)[0]
 
     def weights(self, inputs: Inputs) -> FlatState:
         """Return the state of the variables, with the types of the modules that the inputs reach."""
         recorder = LinenRecorder()
         if self.variables is None:
-            abstract = self._abstract(inputs, recorder)
+            abstract, recorder = self._abstract(inputs)
             state = flatten(abstract, form="variables")
             if any(_keeps_values(key, state.spec(key).dtype) for key in state):
                 state = self._with_initial(state, inputs)
@@ -101,12 +102,19 @@ class LinenModel:
         """Return a context in which calls of modules are recorded."""
         return nn.intercept_methods(interceptor(recorder))
 
-    def _abstract(self, inputs: Inputs, recorder: LinenRecorder | None = None) -> Any:
-        def init(args: Any, kwargs: Any) -> Any:
-            with nn.intercept_methods(recorder or (lambda call, args, kwargs, _: call(*args, **kwargs))):
-                return self.module.init(_streams(0), *args, method=self.method, **kwargs)
+    def _abstract(self, inputs: Inputs) -> tuple[Any, LinenRecorder]:
+        """Return the abstract variables and the modules that were called, traced once for the last model."""
 
-        return _abstractly(init, inputs)
+        def traced() -> tuple[Any, LinenRecorder]:
+            recorder = LinenRecorder()
+
+            def init(args: Any, kwargs: Any) -> Any:
+                with nn.intercept_methods(recorder):
+                    return self.module.init(_streams(0), *args, method=self.method, **kwargs)
+
+            return _abstractly(init, inputs), recorder
+
+        return once(traced, self.module, inputs, self.method)
 
     def _with_initial(self, state: FlatState, inputs: Inputs) -> FlatState:
         """Give the leaves that are not weights the values that the module's own ``init`` gives them."""

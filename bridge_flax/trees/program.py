@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import jax
@@ -15,9 +15,10 @@ from bridge_core import FlatState, Key, UnsupportedFeature
 from bridge_core.plugins import Inputs, Precision
 from bridge_core.state import Array
 from bridge_flax.trees.call_recorder import CallRecorder
-from bridge_flax.trees.evaluate import Rule, draws_numbers, evaluate
+from bridge_flax.trees.compiled import computed
+from bridge_flax.trees.evaluate import Rule, draws_numbers, evaluate, float_dtypes
 from bridge_flax.trees.named_arrays import as_inputs, named_leaves, to_numpy, widened
-from bridge_flax.trees.rules import InFloat64, Reordered
+from bridge_flax.trees.rules import InFloat64, Reordered, Unchanged
 from bridge_flax.trees.walk import is_empty, rebuild, walk
 
 __all__ = ["Program", "RunnableModel"]
@@ -72,12 +73,14 @@ class Program:
         tree: The tree of its weights, whose leaves are replaced.
         seed: For random numbers.
         recorder: Notes the calls of modules; None for no notes.
+        dtypes: Gets the names of the float dtypes that are computed, where the model is not run in float64.
     """
 
     model: RunnableModel
     tree: Any
     seed: int
     recorder: CallRecorder | None
+    dtypes: set[str] = field(default_factory=set)
 
     def run(self, leaves: Mapping[Key, Any], inputs: Inputs, precision: Precision) -> Arrays:
         """Return the arrays of the result by name, and those of the weights that changed by key.
@@ -89,13 +92,12 @@ class Program:
         Raises:
             UnsupportedFeature: The model's code depends on values, so its sums cannot be reordered.
         """
-        with jax.default_matmul_precision("highest"):
+        with jax.default_matmul_precision("highest"), jax.disable_jit(False):
             if precision == "native":
-                args, kwargs = as_inputs(inputs, wide=False)
-                return _finished(self(leaves, args, kwargs))
+                return self._native(leaves, inputs)
             try:
                 if precision == "reordered":
-                    return self._rewritten(leaves, inputs, Reordered(), wide=False)
+                    return self._rewritten(leaves, inputs, Reordered())
                 return self._in_float64(leaves, inputs)
             except _TRACING as err:
                 if precision == "float64":
@@ -104,6 +106,16 @@ class Program:
                     f"the sums of {self.model.name} cannot be taken in another order: its code depends on "
                     "values of arrays.",
                 ) from err
+
+    def _native(self, leaves: Mapping[Key, Any], inputs: Inputs) -> Arrays:
+        if self.recorder is None or self.recorder.callbacks:
+            try:
+                return self._rewritten(leaves, inputs, Unchanged())
+            except Exception:  # the code depends on values of arrays, or fails without a trace, too
+                if self.recorder is not None:
+                    self.recorder.forget()
+        args, kwargs = as_inputs(inputs, wide=False)
+        return _finished(self(leaves, args, kwargs))
 
     def _in_float64(self, leaves: Mapping[Key, Any], inputs: Inputs) -> Arrays:
         with jax.enable_x64(True), contextlib.suppress(TypeError, ValueError):
@@ -123,8 +135,10 @@ class Program:
             wide = {key: _wide(leaf) for key, leaf in leaves.items()}
             return _finished(self(wide, args, kwargs, wide=True))
 
-    def _rewritten(self, leaves: Mapping[Key, Any], inputs: Inputs, rule: Rule, *, wide: bool) -> Arrays:
-        return self._traced(leaves, inputs, wide=wide).computed(rule)
+    def _rewritten(self, leaves: Mapping[Key, Any], inputs: Inputs, rule: Rule) -> Arrays:
+        traced = self._traced(leaves, inputs, wide=False)
+        self.dtypes.update(float_dtypes(traced.closed.jaxpr))
+        return traced.computed(rule)
 
     def _traced(self, leaves: Mapping[Key, Any], inputs: Inputs, *, wide: bool) -> _Traced:
         flat, structure = jax.tree.flatten((dict(leaves), *as_inputs(inputs, wide=wide)))
@@ -138,7 +152,7 @@ class Program:
             names[:] = [[*outputs], [*updates]]  # JAX would sort them
             return [*outputs.values(), *updates.values()]
 
-        return _Traced(jax.make_jaxpr(call)(*arrays), arrays, *names)
+        return _Traced(jax.make_jaxpr(call)(*arrays), arrays, *names, keep=self.recorder is None)
 
     def __call__(
         self, leaves: Mapping[Key, Any], args: Any, kwargs: Any, *, wide: bool = False
@@ -168,10 +182,11 @@ class _Traced:
     arrays: list[Any]
     outputs: list[str]
     updates: list[Key]
+    keep: bool
 
     def computed(self, rule: Rule) -> Arrays:
         # One compilation is faster than one for each operation.
-        results = jax.jit(lambda *arrays: evaluate(self.closed, arrays, rule))(*self.arrays)
+        results = computed(lambda *arrays: evaluate(self.closed, arrays, rule), self.arrays, keep=self.keep)
         values = iter(results)
         outputs = {name: next(values) for name in self.outputs}
         return _finished((outputs, {key: next(values) for key in self.updates}))

@@ -15,7 +15,7 @@ from bridge_flax.trees.callbacks import packed
 from bridge_flax.trees.evaluate import evaluate
 from bridge_flax.trees.named_arrays import widened
 
-__all__ = ["InFloat64", "Reordered"]
+__all__ = ["InFloat64", "Reordered", "Unchanged"]
 
 _DTYPES = ("new_dtype", "dtype", "preferred_element_type", "accum_dtype")
 
@@ -30,15 +30,23 @@ def _bind(eqn: Any, inputs: list[Any], **changed: Any) -> list[Any]:
     return list(results) if eqn.primitive.multiple_results else [results]
 
 
-class Reordered:
-    """Takes the sums of products, convolutions, and reductions in another order.
-
-    The terms are permuted, which is exact; only the rounding of the sums differs.
-    """
+class Unchanged:
+    """Computes everything as the model does."""
 
     def value(self, value: Any) -> Any:
         """Return the value unchanged."""
         return value
+
+    def compute(self, eqn: Any, inputs: list[Any]) -> list[Any]:
+        """Compute one operation."""
+        return _bind(eqn, inputs)
+
+
+class Reordered(Unchanged):
+    """Takes the sums of products, convolutions, and reductions in another order.
+
+    The terms are permuted, which is exact; only the rounding of the sums differs.
+    """
 
     def compute(self, eqn: Any, inputs: list[Any]) -> list[Any]:
         """Compute one operation."""

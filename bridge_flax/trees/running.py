@@ -41,26 +41,27 @@ def run_model(
         leaves = read_leaves(weights, tree)
     notes: list[str] = []
     recorder = CallRecorder() if trace else None
+    dtypes: set[str] = set()
     with user_failures(model.name, "failed when it was called"):
         try:
-            outputs, updates = Program(model, tree, seed, recorder).run(leaves, inputs, precision)
+            outputs, updates = Program(model, tree, seed, recorder, dtypes).run(leaves, inputs, precision)
         except Exception:
             if recorder is None or not recorder.used_callbacks:
                 raise
             # JAX cannot take callbacks everywhere, as in loops under vmap.
             recorder = CallRecorder(callbacks=False)
-            outputs, updates = Program(model, tree, seed, recorder).run(leaves, inputs, precision)
+            outputs, updates = Program(model, tree, seed, recorder, dtypes).run(leaves, inputs, precision)
         if recorder is not None and not recorder.saw(_owners(model, weights, inputs)):
             # The model may call functions that JAX has compiled before.
             recorder = CallRecorder(recorder.callbacks)
             with fresh_traces():
-                outputs, updates = Program(model, tree, seed, recorder).run(leaves, inputs, precision)
+                outputs, updates = Program(model, tree, seed, recorder, dtypes).run(leaves, inputs, precision)
     if trace and isinstance(model, FunctionModel):
         notes.append(f"the modules inside {model.name} could not be seen: it is not a Flax module.")
     changed = {key: array for key, array in updates.items() if not _same(array, leaves.get(key))}
     if recorder is None:
-        return ModelRun(outputs, (), changed, tuple(notes))
-    return ModelRun(outputs, recorder.finished(), changed, (*notes, *recorder.notes()))
+        return ModelRun(outputs, (), changed, tuple(notes), frozenset(dtypes))
+    return ModelRun(outputs, recorder.finished(), changed, (*notes, *recorder.notes()), frozenset(dtypes))
 
 
 def _owners(model: RunnableModel, weights: FlatState, inputs: Inputs) -> set[Key]:

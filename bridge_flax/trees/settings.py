@@ -16,6 +16,7 @@ from bridge_flax.trees.layer_settings import Seen, layer_settings
 from bridge_flax.trees.linen_runs import LinenModel, TransformersModel
 from bridge_flax.trees.models import FunctionModel, as_model, user_failures
 from bridge_flax.trees.nnx_runs import NnxModel, module_paths
+from bridge_flax.trees.once import forget
 from bridge_flax.trees.usual_settings import usual_settings
 
 __all__ = ["model_settings"]
@@ -44,6 +45,7 @@ def model_settings(value: Any, inputs: Inputs | None) -> dict[Key, ModuleSetting
 
 
 def _watched(model: LinenModel | TransformersModel | Any, inputs: Inputs, recorder: _Recorder) -> FlatState:
+    forget()
     with nn.intercept_methods(recorder):
         state: FlatState = model.weights(inputs)
     return state

@@ -20,23 +20,34 @@ _SEED = 20_240
 
 
 @contextlib.contextmanager
-def in_another_order() -> Iterator[None]:
+def in_another_order() -> Iterator[set[str]]:
     """Take the sums of matrix products, convolutions, attention, norms and reductions in another order.
 
     The result of an operation is the same up to rounding. oneDNN's fused recurrent layers are switched off,
-    which hide their products.
+    which hide their products. Gives a set, to which the names of all float dtypes of results are added.
     """
-    with torch.backends.mkldnn.flags(enabled=False), _Reordered():  # type: ignore[no-untyped-call]
-        yield
+    mode = _Reordered()
+    with torch.backends.mkldnn.flags(enabled=False), mode:  # type: ignore[no-untyped-call]
+        yield mode.dtypes
 
 
 class _Reordered(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.dtypes: set[str] = set()
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # else the first operation imports torch's compiler, which takes seconds
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        result = self._computed(func, args, kwargs or {})
+        for value in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                self.dtypes.add(str(value.dtype).removeprefix("torch."))
+        return result
+
+    def _computed(self, func: Any, args: Any, kwargs: Any) -> Any:
         compute = _OPERATIONS.get(func)
         if compute is not None:
             return compute(func, *args, **kwargs)

@@ -165,6 +165,7 @@ def _run(
 ) -> ModelRun:
     double = precision == "float64"
     notes: list[str] = []
+    dtypes: set[str] = set()
     with _quiet(seed):
         with _named_failures("the model cannot be copied"):
             module = copy_with_weights(model, tensors, double=double)
@@ -178,7 +179,7 @@ def _run(
             if double:
                 stack.enter_context(in_float64(native))
             if precision == "reordered":
-                stack.enter_context(in_another_order())
+                dtypes = stack.enter_context(in_another_order())
             result = module(*positional, **named)
         outputs = named_arrays(result)
         updates = _updates(module, tensors)
@@ -195,7 +196,7 @@ def _run(
         notes += dict.fromkeys(tracer.problems)
     if double:
         outputs = _all_double(outputs, notes)
-    return ModelRun(outputs, tuple(tracer.calls), updates, tuple(notes))
+    return ModelRun(outputs, tuple(tracer.calls), updates, tuple(notes), frozenset(dtypes))
 
 
 def _arguments(inputs: Inputs, floats: torch.dtype) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -64,6 +64,26 @@ def test_each_command(source, undecided, tmp_path):
     check_document("rules-check", run("rules", "check", rules, "--source", source))
 
 
+def test_a_proof(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "proved_document.py").write_text(
+        "import numpy as np\nfrom torch import nn\n"
+        "def one(): return nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3)).eval()\n"
+        "def other(): return nn.Sequential(nn.Conv2d(2, 3, 3, 2, 1), nn.BatchNorm2d(3)).eval()\n"
+        "def inputs(): return np.random.default_rng(0).standard_normal((2, 2, 6, 7)).astype('f4')\n"
+    )
+    names = [f"proved_document:{name}" for name in ("one", "other", "inputs")]
+    words = ["prove", "--source-model", names[0], "--inputs", names[2], "--model"]
+    equal, different = run(*words, names[0]), run(*words, names[1], code=1)
+    check_document("prove", equal)
+    check_document("prove", different)
+    assert equal["next_step"]
+    assert different["first_difference"]["output_error"] == "Infinity"
+    assert different["error"] == "Infinity"
+    sys.modules.pop("proved_document", None)
+
+
 def test_what_turned_one_file_into_the_other(source, tmp_path):
     numbers = np.random.default_rng(0).standard_normal((4, 6, 6)).astype("f4")
     left = {"a": numbers[0], "b": numbers[1], "c": numbers[2], "old": numbers[3]}

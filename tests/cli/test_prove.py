@@ -4,8 +4,10 @@ import json
 import sys
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from safetensors.numpy import save_file
 from support.schemas import check_document
 
 from bridge_core.cli import main
@@ -31,6 +33,24 @@ def same(): return Net("ln").eval()
 def eps(): return Net("ln", 1e-2).eval()
 def slope(): return Net("ln", slope=0.5).eval()
 def inputs(): return np.random.default_rng(0).standard_normal((4, 6)).astype("f4")
+class Odd(Net):
+    def __init__(self, do):
+        super().__init__("ln")
+        self.do = do
+
+    def forward(self, x):
+        return self.do(super().forward(x))
+
+def fails(x): raise KeyError("gone")
+def ends(x): raise SystemExit(0)
+def model_fails(): return Odd(fails)
+def model_ends(): return Odd(ends)
+def model_of_text(): return Odd(str)
+def empty(): return nn.ReLU()
+def ended(): raise SystemExit(0)
+def half(): return {"source": inputs()}
+def wrong_shape(): return np.zeros((4, 7), "f4")
+def word(): return "hello"
 def nothing(): return None
 def text(): return "<b>a model</b>"
 """
@@ -43,9 +63,10 @@ def prove(tmp_path, monkeypatch):
     (tmp_path / "proved.py").write_text(MODELS)
     (tmp_path / "rules.toml").write_text(RULES)
 
-    def run(model, *more):
+    def run(model, *more, inputs="inputs"):
         words = ["prove", "--source-model", "proved:source", "--model", f"proved:{model}"]
-        return CliRunner().invoke(main, [*words, "--inputs", "proved:inputs", "--rules", "rules.toml", *more])
+        words += [] if inputs is None else ["--inputs", f"proved:{inputs}"]
+        return CliRunner().invoke(main, [*words, "--rules", "rules.toml", *more])
 
     yield run
     sys.modules.pop("proved", None)
@@ -110,3 +131,44 @@ def test_usage(prove, model, named):
     assert done.exit_code == 2
     assert named in done.stderr
     assert "--model" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "more", "named"),
+    [
+        ("model_fails", "inputs", (), ("the target", "KeyError", "Correct")),
+        ("model_ends", "inputs", (), ("the target", "SystemExit", "Correct")),
+        ("model_of_text", "inputs", (), ("the target", "no arrays", "return a tensor")),
+        ("empty", "inputs", (), ("the target model", "ReLU", "no weights")),
+        ("ended", "inputs", (), ("--model", "SystemExit")),
+        ("same", "half", (), ("source only", '"target"')),
+        ("same", "wrong_shape", (), ("the source", "--inputs")),
+        ("same", "word", (), ("a str", "--inputs")),
+        ("same", None, (), ("--inputs", "def inputs")),
+        ("same", "inputs", ("--html", "no/such/page.html"), ("page.html", "Create the folder")),
+        ("same", "inputs", ("--html", "."), ("--html", "file name")),
+        ("same", "inputs", ("--rules", "none.toml"), ("none.toml", "does not exist")),
+    ],
+)
+def test_bad_input_is_refused_with_a_way_out(prove, model, inputs, more, named):
+    done = prove(model, *more, inputs=inputs)
+    assert done.exit_code == 2, done.output
+    assert done.stdout == ""
+    for text in named:
+        assert text in " ".join(done.stderr.split())
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(prove, tmp_path):
+    save_file({"up.weight": np.zeros((8, 6), "f4")}, tmp_path / "part.safetensors")
+    done = prove("same", "--checkpoint", "part.safetensors")
+    assert done.exit_code == 1
+    assert "norm.weight" in done.stderr
+
+
+def test_settings_of_models_that_need_no_inputs(prove):
+    assert prove("eps", "--no-run", inputs=None).exit_code == 1
+
+
+def test_what_to_do_next_is_the_second_line(prove):
+    assert prove("same").stdout.splitlines()[1].startswith("next: Nothing to mend")
+    assert "ln" in prove("eps").stdout.splitlines()[1]

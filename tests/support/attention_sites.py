@@ -30,12 +30,37 @@ def with_noise(parts, form, seed=0):
 
 
 def attention_site(
-    source, target, mask=None, settings=True, control=1e-7, head_dim=8, length=11, outputs=None
+    source,
+    target,
+    mask=None,
+    settings=True,
+    control=1e-7,
+    head_dim=8,
+    length=11,
+    outputs=None,
+    bias=None,
+    joined=False,
 ):
-    """Return the site of two forms whose projections agree and whose output projection's input differs."""
+    """Return the site of two forms whose projections agree and whose output projection's input differs.
+
+    Args:
+        source: The source's form.
+        target: The target's form.
+        mask: What both are given as ``attention_mask``, 0 or 1, ``(batch, keys)``.
+        settings: Whether the numbers of heads are in the settings.
+        control: The site's control.
+        head_dim: Numbers of a head.
+        length: Number of positions.
+        outputs: What both sides recorded; None for what the forms compute.
+        bias: What both are given as ``bias``, ``(batch, 1, queries, keys)``.
+        joined: Whether one projection holds queries, keys and values.
+    """
     arrays = projections(max(source, target, key=lambda form: form.heads), head_dim=head_dim, length=length)
+    if joined:
+        arrays = {"qkv": np.concatenate(tuple(arrays.values()), -1)}
     masks = {} if mask is None else {"attention_mask": mask.astype(float)[:, None, None]}
-    parts = Parts({n: a.astype(float) for n, a in arrays.items()}, masks=masks)
+    biases = {} if bias is None else {"bias": bias.astype(float)}
+    parts = Parts({n: a.astype(float) for n, a in arrays.items()}, masks=masks, biases=biases)
     outputs = outputs or [with_noise(parts, form) for form in (source, target)]
     x = np.random.default_rng(1).normal(size=(2, length, 10)).astype(np.float32)
     heads = {"heads": source.heads, "kv_heads": source.kv_heads} if settings else {}
@@ -44,8 +69,11 @@ def attention_site(
         children = [view((f"{n}_proj",), {"0": x}, {"": a}, kind="linear") for n, a in arrays.items()]
         children.append(view(("o_proj",), {"0": output}, {"": output}, kind="linear"))
         views.append(view((), {"0": x}, {"": output}, children=tuple(children), settings=heads))
-    given = Inputs((np.zeros((2, length), np.int32),), {} if mask is None else {"attention_mask": mask})
-    return Site(views[0], views[1], tuple((n, n) for n in range(4)), 3, control, given, given)
+    named = {"attention_mask": mask, "bias": bias}
+    named = {name: array for name, array in named.items() if array is not None}
+    given = Inputs((np.zeros((2, length), np.int32),), named)
+    last = len(arrays)
+    return Site(views[0], views[1], tuple((n, n) for n in range(last + 1)), last, control, given, given)
 
 
 def layer_site(source, target, length=7, width=12):

@@ -10,12 +10,14 @@ import numpy as np
 __all__ = ["LinenT5", "T5Sizes"]
 
 _BUCKETS = 32
-_FARTHEST = 128
 
 
 @dataclass(frozen=True)
 class T5Sizes:
-    """What a model is made of. With ``scan`` heads are an axis, and every layer has a position bias."""
+    """What a model is made of. With ``scan`` heads are an axis, and every layer has a position bias.
+
+    ``farthest`` and ``scale`` (of the logits) are T5's own where they are not given.
+    """
 
     vocabulary: int
     width: int
@@ -27,9 +29,11 @@ class T5Sizes:
     gated: bool
     tied: bool
     scan: bool
+    farthest: int = 128
+    scale: float = 1.0
 
 
-def buckets(queries, keys, *, both_sides):
+def buckets(queries, keys, farthest, *, both_sides):
     """Return the number of the distance's bucket for each query and key: exact near by, logarithmic afar."""
     distance = np.arange(keys)[None] - np.arange(queries)[:, None]
     number = _BUCKETS // 2 if both_sides else _BUCKETS
@@ -37,7 +41,7 @@ def buckets(queries, keys, *, both_sides):
     back = np.abs(distance) if both_sides else np.maximum(-distance, 0)
     exact = number // 2
     with np.errstate(divide="ignore"):
-        afar = np.log(back.astype(np.float32) / exact) / np.log(_FARTHEST / exact)
+        afar = np.log(back.astype(np.float32) / exact) / np.log(farthest / exact)
     far = exact + np.maximum(afar * (number - exact), 0).astype(int)
     return start + np.where(back < exact, back, np.minimum(far, number - 1))
 
@@ -65,13 +69,13 @@ class Linear(nn.Module):
 
 
 class PositionBias(nn.Module):
-    heads: int
+    sizes: T5Sizes
     both_sides: bool
 
     @nn.compact
     def __call__(self, queries, keys):
-        table = self.param("rel_embedding", nn.initializers.normal(), (self.heads, _BUCKETS))
-        return table[:, buckets(queries, keys, both_sides=self.both_sides)]
+        table = self.param("rel_embedding", nn.initializers.normal(), (self.sizes.heads, _BUCKETS))
+        return table[:, buckets(queries, keys, self.sizes.farthest, both_sides=self.both_sides)]
 
 
 class Attention(nn.Module):
@@ -83,7 +87,7 @@ class Attention(nn.Module):
         wide, split = (sizes.width,), (sizes.heads, sizes.depth)
         into = [Linear(wide, split, not sizes.scan, name=name) for name in ("query", "key", "value")]
         query, key, value = (make(source) for make, source in zip(into, (x, context, context), strict=True))
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) + bias
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) * sizes.scale + bias
         mixed = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), value)
         return Linear(split, wide, not sizes.scan, name="out")(mixed)
 
@@ -107,7 +111,7 @@ class EncoderLayer(nn.Module):
     @nn.compact
     def __call__(self, x, bias):
         if self.sizes.scan:
-            bias = PositionBias(self.sizes.heads, True, name="relpos_bias")(x.shape[1], x.shape[1])
+            bias = PositionBias(self.sizes, True, name="relpos_bias")(x.shape[1], x.shape[1])
         y = Norm(name="pre_attention_layer_norm")(x)
         x = x + Attention(self.sizes, name="attention")(y, y, bias)
         return x + MLP(self.sizes, name="mlp")(Norm(name="pre_mlp_layer_norm")(x)), None
@@ -119,7 +123,7 @@ class DecoderLayer(nn.Module):
     @nn.compact
     def __call__(self, x, encoded, bias):
         if self.sizes.scan:
-            bias = PositionBias(self.sizes.heads, False, name="relpos_bias")(x.shape[1], x.shape[1])
+            bias = PositionBias(self.sizes, False, name="relpos_bias")(x.shape[1], x.shape[1])
         causal = jnp.where(jnp.tri(x.shape[1], dtype=bool), 0, -1e10)
         y = Norm(name="pre_self_attention_layer_norm")(x)
         x = x + Attention(self.sizes, name="self_attention")(y, y, bias + causal)
@@ -139,7 +143,7 @@ def through_layers(sizes, layer, name, length, x, *context):
             length=length,
         )
         return scanned(sizes, name=name)(x, *context, 0.0)[0]
-    bias = PositionBias(sizes.heads, name == "encoder", name="relpos_bias")(x.shape[1], x.shape[1])
+    bias = PositionBias(sizes, name == "encoder", name="relpos_bias")(x.shape[1], x.shape[1])
     for n in range(length):
         x, _ = layer(sizes, name=f"layers_{n}")(x, *context, bias)
     return x

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import random
 import re
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,17 @@ from bridge_core.proof.matching import Matching
 from bridge_core.proof.matching.match_states import match_states
 from bridge_core.state import Key, StateMetadata
 
-__all__ = ["MatchPair", "Score", "determined", "encoder", "random_pair", "score", "shapes_only", "zoo_pairs"]
+__all__ = [
+    "MatchPair",
+    "Score",
+    "determined",
+    "encoder",
+    "random_pair",
+    "recipe_pairs",
+    "score",
+    "shapes_only",
+    "zoo_pairs",
+]
 
 _NUMBER = re.compile(r"(.*?)(\d+)")
 _LETTERS = "bcdfghjklmnpqrstvwxz"
@@ -317,3 +329,56 @@ def _planned(name: str, model: Any, source: FlatState, target: FlatState, rules:
     return MatchPair(
         name, shapes_only(source.specs(), "torch"), shapes_only(target.specs(), "flax", form), truth
     )
+
+
+def recipe_pairs(files: str = "*") -> Iterator[MatchPair]:
+    """Yield the samples of recipes' tests, with the truth by the recipe's own plan.
+
+    Args:
+        files: Which of the recipes' tests, ``test_<files>.py``.
+    """
+    import importlib.util
+    import tempfile
+
+    import bridge_core
+    from bridge_core.testing import RecipeContract
+
+    place = Path(__file__).parents[2] / "plugins/ckptbridge-recipes/tests"
+    for path in sorted(place.glob(f"test_{files}.py")):
+        spec = importlib.util.spec_from_file_location(f"recipes_{path.stem}", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        contracts = [
+            one
+            for one in vars(module).values()
+            if isinstance(one, type) and issubclass(one, RecipeContract) and one is not RecipeContract
+        ]
+        for contract in contracts:
+            if not hasattr(contract, "recipe"):
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                for way in contract()._ways(Path(folder)):
+                    if not way.turned:
+                        yield _recipe_pair(way, bridge_core)
+
+
+def _recipe_pair(way: Any, bridge_core: Any) -> MatchPair:
+    like = way.template(way.made)
+    plan = bridge_core.plan_conversion(
+        way.file, to=way.other.layout, like=like, recipe=way.given, registry=way.registry, check=False
+    )
+    truth = {key: frozenset(step.sources) for step in plan.steps for key in step.targets}
+    with (
+        bridge_core.open_state(way.file, layout=way.side.layout) as source,
+        bridge_core.open_state(like, layout=way.other.layout) as target,
+    ):
+        form = dict(target.metadata.tree_form)
+        return MatchPair(
+            f"{way.recipe.name}/{way.sample.name}",
+            shapes_only(source.specs(), way.side.layout),
+            shapes_only(target.specs(), way.other.layout, form),
+            truth,
+        )

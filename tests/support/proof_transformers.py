@@ -11,8 +11,10 @@ import numpy as np
 __all__ = [
     "DECODER",
     "DECODER_MISTAKES",
+    "DECODER_PLACES",
     "ENCODER",
     "ENCODER_MISTAKES",
+    "ENCODER_PLACES",
     "DecoderSizes",
     "EncoderSizes",
     "decoder_inputs",
@@ -63,7 +65,7 @@ ENCODER_MISTAKES = {
     "attention_scale": "attention_scale",
     "scale_missing": "attention_scale",
     "softmax_axis": "softmax_axis",
-    "softmax_dtype": "softmax_dtype",
+    "softmax_dtype": "precision",
     "qk_swapped": "projection_roles",
     "causal_on": "causal_mask",
     "attention_dropout": "dropout",
@@ -99,7 +101,7 @@ DECODER_MISTAKES = {
     "attention_scale": "attention_scale",
     "width_scale": "attention_scale",
     "softcap": "attention_softcap",
-    "softmax_dtype": "softmax_dtype",
+    "softmax_dtype": "precision",
     "qk_swapped": "projection_roles",
     "attention_dropout": "dropout",
     "one_plus_missing": "norm_offset",
@@ -112,6 +114,63 @@ DECODER_MISTAKES = {
     "embedding_scale": "embedding_scale",
     "untied": "other_weight",
     "final_norm_missing": "norm_place",
+}
+"""The same of the decoder."""
+
+
+_IN_ATTENTION = frozenset(
+    [
+        "softmax_dtype",
+        "head_order",
+        "merge_order",
+        "head_count",
+        "kv_tile",
+        "mask_sign",
+        "mask_missing",
+        "mask_added",
+        "attention_scale",
+        "scale_missing",
+        "width_scale",
+        "softcap",
+        "softmax_axis",
+        "qk_swapped",
+        "causal_on",
+        "causal_off",
+        "mask_shift",
+        "window",
+        "window_missing",
+        "attention_dropout",
+        "rotary_layout",
+        "rotary_theta",
+        "rotary_missing",
+        "rotary_sign",
+        "rotary_queries",
+        "rotary_partial",
+        "query_offset",
+    ]
+)
+ENCODER_PLACES = {
+    **dict.fromkeys(_IN_ATTENTION & ENCODER_MISTAKES.keys(), "blocks.0.attention"),
+    "position_offset": "positions",
+    "position_missing": "norm",
+    "embedding_scale": "norm",
+    "gelu": "blocks.0.down",
+    "relu": "blocks.0.down",
+    "epsilon": "norm",
+    "transposed_weight": "blocks.0.attention.out",
+    "residual_scale": "blocks.0.attention_norm",
+    "residual_missing": "blocks.0.attention_norm",
+}
+"""Mistake -> the source's module at which, or before which, the two models part."""
+
+DECODER_PLACES = {
+    **dict.fromkeys(_IN_ATTENTION & DECODER_MISTAKES.keys(), "blocks.0.attention"),
+    "one_plus_missing": "blocks.0.attention_norm",
+    "epsilon": "blocks.0.attention_norm",
+    "layer_norm": "blocks.0.attention_norm",
+    "activation": "blocks.0.down",
+    "gate_swapped": "blocks.0.down",
+    "residual_scale": "blocks.0.mlp_norm",
 }
 """The same of the decoder."""
 

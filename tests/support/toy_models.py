@@ -84,6 +84,7 @@ class ToyModel:
     constants: dict[str, Any] = field(default_factory=dict)
     outputs: Any = None
     float64: bool = True
+    dtypes: frozenset[str] = frozenset()
 
 
 class _Run:
@@ -167,7 +168,7 @@ class ToyFramework:
         out = self._call((), model.body, x, values, run)
         outputs = model.outputs(out) if model.outputs else {"": out}
         calls = tuple(sorted(run.calls, key=lambda call: call.began))
-        return ModelRun(outputs, calls)
+        return ModelRun(outputs, calls, dtypes=model.dtypes)
 
     def _call(self, path: Any, module: Any, x: Any, values: Any, run: _Run) -> Any:
         began = run.tick()

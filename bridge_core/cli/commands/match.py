@@ -92,7 +92,7 @@ def _summary(matching: Matching) -> Iterator[str]:
 
     ours = {key for pair in matching.settled for key in pair.sources}
     rules = len(matching.pairs)
-    yield f"settled {len(ours)} tensors of the source by {rules} rules"
+    yield f"matched {len(ours)} tensors of the source by {rules} rules"
     for choice in matching.choices:
         yield f"open: {choice.reason}: {listed(choice.sources)}"
     for name, leaves in (("source", matching.unmatched_source), ("target", matching.unmatched_target)):

@@ -104,6 +104,8 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "exp": np.exp,
     "abs": np.abs,
     "square": np.square,
+    "sin": np.sin,
+    "cos": np.cos,
     "softmax": _softmax,
     "log_softmax": _log_softmax,
 }

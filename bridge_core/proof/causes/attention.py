@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from bridge_core.proof.causes.attention_buckets import bucket_causes
 from bridge_core.proof.causes.attention_core import Form, Parts
-from bridge_core.proof.causes.attention_differences import described, form_differences
+from bridge_core.proof.causes.attention_differences import difference_text, form_differences
 from bridge_core.proof.causes.attention_forms import Hints
 from bridge_core.proof.causes.attention_parts import attention_parts
 from bridge_core.proof.causes.attention_recovered import (
@@ -23,6 +24,7 @@ from bridge_core.proof.causes.attention_search import (
     identify_further,
     identify_near,
 )
+from bridge_core.proof.causes.attention_words import described, place_text
 from bridge_core.proof.causes.cause import Cause
 from bridge_core.proof.causes.measures import relative_error
 from bridge_core.proof.causes.positions import position_causes
@@ -40,6 +42,7 @@ def attention_causes(site: Site) -> Iterator[Cause]:
     """
     yield from rotary_causes(site)
     yield from position_causes(site)
+    yield from bucket_causes(site)
     found = attention_parts(site)
     if found is None:
         return
@@ -47,11 +50,11 @@ def attention_causes(site: Site) -> Iterator[Cause]:
     without = relative_error(source.output, target.output)
     if source.output.shape == target.output.shape and without <= source.limit:
         return
-    yield from _causes(parts, hints, source, target, without)
+    yield from _causes(parts, hints, source, target, without, place_text(site.target))
 
 
 def _causes(
-    parts: Parts, hints: Hints, source: Recorded, target: Recorded, without: float
+    parts: Parts, hints: Hints, source: Recorded, target: Recorded, without: float, place: str
 ) -> Iterator[Cause]:
     first = identify(parts, hints, source)
     second = None
@@ -64,54 +67,64 @@ def _causes(
     assert known is not None
     other, recorded = (target, source) if source_known else (source, target)
     off = error(parts, known, recorded)
+    if not np.isfinite(without):  # one side was recorded before its output projection
+        without = error(parts, known, other)
     near = identify_near(parts, hints, other, known)
     if near is None:
-        causes = list(_recovered(parts, known, other, off, without, source_known=source_known))
+        causes = list(_recovered(parts, known, other, off, without, place, source_known=source_known))
         if causes:
             yield from causes
             return
         near = identify_further(parts, hints, other, known)
     if near is not None:
         forms = (known, near) if source_known else (near, known)
-        yield from _named(parts, *forms, off, without)
+        yield from _named(parts, *forms, off, without, place)
     elif source_known:
         yield Cause(
             "other_computation",
-            f"The source's attention is known ({described(known)}), the target's is none of the known forms.",
+            f"The source computes attention with {described(known)}; what the target computes is not known.",
             described(known),
             "unknown",
             without,
             off,
-            "Compare the target's attention with what the source computes.",
+            f"{place}: compute attention with {described(known)}.",
         )
 
 
-def _named(parts: Parts, first: Form, second: Form, with_it: float, without: float) -> Iterator[Cause]:
+def _named(
+    parts: Parts, first: Form, second: Form, with_it: float, without: float, place: str
+) -> Iterator[Cause]:
     differences = list(form_differences(first, second, parts))
     for difference in differences:
-        others = [d.what[0].lower() + d.what[1:] for d in differences if d is not difference]
-        together = f"; so does {' and '.join(others)}" if others else ""
+        others = [d.what for d in differences if d is not difference]
+        together = f"; they also differ in {' and '.join(others)}" if others else ""
         yield Cause(
             difference.code,
-            f"{difference.what} differs: {difference.source} in the source, {difference.target} in the target"
-            f"{together}.",
+            f"{difference_text(difference.what, difference.source, difference.target)}{together}.",
             difference.source,
             difference.target,
             without,
             with_it,
-            f"In the target's attention: {difference.mend}.",
+            f"{place}: {difference.mend}.",
         )
 
 
 def _recovered(
-    parts: Parts, known: Form, other: Recorded, off: float, without: float, *, source_known: bool
+    parts: Parts,
+    known: Form,
+    other: Recorded,
+    off: float,
+    without: float,
+    place: str,
+    *,
+    source_known: bool,
 ) -> Iterator[Cause]:
     """Yield what one side does that no form has, where the other's form is known."""
     sides = ("source", "target") if source_known else ("target", "source")
     rounded = rounded_form(parts, known, other)
     if rounded is not None:
         forms = (known, rounded[0]) if source_known else (rounded[0], known)
-        yield from _named(parts, *forms, off, without)
+        yield from _named(parts, *forms, off, without, place)
         return
     dropped = dropped_share(parts, known, other)
     if dropped is not None:
@@ -119,7 +132,7 @@ def _recovered(
         yield Cause(
             "dropout",
             f"The {sides[1]} drops a share of {dropped.share:.2g} of the attention's probabilities"
-            f" ({dropped.count} are zero); the {sides[0]} drops none.",
+            f" ({dropped.count} {'is' if dropped.count == 1 else 'are'} zero); the {sides[0]} drops none.",
             values[0],
             values[1],
             without,
@@ -129,21 +142,27 @@ def _recovered(
         return
     masked = masked_form(parts, known, other, "of the " + sides[1])
     if masked is not None:
-        yield _other_mask(*masked, parts, known, without, off, sides)
+        yield _other_mask(*masked, parts, known, without, off, sides, place)
 
 
 def _other_mask(
-    masked: Parts, form: Form, parts: Parts, known: Form, without: float, off: float, sides: tuple[str, str]
+    masked: Parts,
+    form: Form,
+    parts: Parts,
+    known: Form,
+    without: float,
+    off: float,
+    sides: tuple[str, str],
+    place: str,
 ) -> Cause:
     """Return the cause that a mask differs, with the first query and key where it does."""
     seen = masked.masks[form.masks[0][0]] > 0
-    place = _first_difference(parts, known, seen)
+    differing = _first_difference(parts, known, seen)
     text = ""
     values = ["known", "another"]
-    if place is not None:
-        query, key, sees = place
-        text = f": query {query} {'sees' if sees else 'does not see'} key {key} in the {sides[1]} only"
-        text = text if sees else f": query {query} sees key {key} in the {sides[0]} only"
+    if differing is not None:
+        query, key, sees = differing
+        text = f": query {query} sees key {key} in the {sides[1] if sees else sides[0]} only"
         values = [
             f"query {query} {'does not see' if sees else 'sees'} key {key}",
             f"query {query} {'sees' if sees else 'does not see'} key {key}",
@@ -152,12 +171,12 @@ def _other_mask(
         values.reverse()
     return Cause(
         "mask",
-        f"The masks of the attention differ{text}.",
+        f"The models differ in the mask of the attention{text}.",
         values[0],
         values[1],
         without,
         off,
-        "In the target: give the attention the source's mask.",
+        f"{place}: use the source's mask.",
     )
 
 

@@ -137,6 +137,9 @@ def _usual_masks(parts: Parts, hints: Hints) -> Iterator[Form]:
             yield replace(form, masks=(entry,))
     yield replace(causal, relative="alibi")
     yield replace(plain, relative="alibi")
+    for window in dict.fromkeys((*hints.windows, *range(1, min(hints.keys, 17)))):
+        for entry in masked[: len(parts.masks)]:
+            yield replace(causal, window=window, masks=(entry,))
 
 
 def _usual_rotary(parts: Parts, hints: Hints, head_dim: int) -> Iterator[Rotary | None]:
@@ -151,6 +154,10 @@ def _usual_rotary(parts: Parts, hints: Hints, head_dim: int) -> Iterator[Rotary 
             if size >= 2 and size % 2 == 0:
                 for layout in LAYOUTS:
                     yield Rotary(layout=layout, theta=theta, size=size)
+    for size in range(2, min(head_dim, 33), 2):
+        if size not in (head_dim // 2, head_dim // 4):
+            for layout in LAYOUTS:
+                yield Rotary(layout=layout, theta=thetas[0], size=size)
 
 
 def _scales(hints: Hints, heads: int, head_dim: int) -> list[float]:

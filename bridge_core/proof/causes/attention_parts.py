@@ -77,7 +77,7 @@ def other_arrays(site: Site) -> dict[str, Array]:
     """
     result: dict[str, Array] = {}
 
-    def add(name: str, value: Any) -> None:
+    def add(name: str, value: Any, other: str = " (target)") -> None:
         array = np.asarray(value)
         if array.ndim == 0 or not (comparable(array) or array.dtype.kind == "c"):
             return
@@ -86,11 +86,11 @@ def other_arrays(site: Site) -> dict[str, Array]:
             for a in result.values()
         ):
             return
-        result[name if name not in result else f"{name} (target)"] = array
+        result[name if name not in result else f"{name}{other}"] = array
 
     for view in (site.source, site.target):
         for name, value in view.inputs.items():
-            add(name, value)
+            add(f"input {name}" if name.isdigit() else name, value)
     for view in (site.source, site.target):
         for child in view.children:
             if child.kind is None:
@@ -102,7 +102,7 @@ def other_arrays(site: Site) -> dict[str, Array]:
                 add(f"input {place} of the model", value)
         for name, value in inputs.named.items():
             if not isinstance(value, (str, bytes, dict, list, tuple)) and value is not None:
-                add(name, value)
+                add(name, value, " of the model")
     return result
 
 
@@ -124,9 +124,19 @@ def _named(view: ModuleView, before: int | None, paired: frozenset[int]) -> dict
                 for role, found in _named(child, None, frozenset()).items():
                     result.setdefault(role, found)
     linear = [c for c in children if c.kind == "linear" or "kernel" in c.neutral]
-    if not any(role in result for role in ("q", "qkv")) and len(linear) in (3, 4):
+    if (
+        not any(role in result for role in ("q", "qkv"))
+        and len(linear) in (3, 4)
+        and _share_input(linear[1:3])
+    ):
         result.update(zip("qkvo", linear, strict=False))
     return result
+
+
+def _share_input(layers: list[ModuleView]) -> bool:
+    """Return whether two layers were called with one array, as those of keys and values are."""
+    first, second = (first_float(layer.inputs) for layer in layers)
+    return first is not None and second is not None and np.array_equal(first, second)
 
 
 def _projections(site: Site, roles: Mapping[str, ModuleView], side: int) -> dict[str, Array]:

@@ -85,7 +85,7 @@ def identify(parts: Parts, hints: Hints, recorded: Recorded) -> Form | None:
     rows = _rows(hints.length)
     usual = _first(usual_forms(parts, hints), parts, recorded, rows)
     if usual is not None:
-        return usual
+        return _without_arrays(usual, parts, hints, recorded, rows)
     unscaled = dict.fromkeys(replace(form, scale=1.0) for form in islice(usual_forms(parts, hints), 600))
     grid = np.linspace(-6, 2, 17)
 
@@ -99,6 +99,18 @@ def identify(parts: Parts, hints: Hints, recorded: Recorded) -> Form | None:
         if scaled is not None:
             return scaled
     return None
+
+
+def _without_arrays(form: Form, parts: Parts, hints: Hints, recorded: Recorded, rows: Array) -> Form:
+    """Return a form whose masks were given as one with a window and padding, if that computes the same."""
+    if not (form.masks or form.biases) or hints.length != hints.keys:
+        return form
+    windows = dict.fromkeys((None, *hints.windows, *range(1, min(hints.keys, 65))))
+    masks = ((), *(((name, "keep"),) for name, mask in parts.masks.items() if mask.shape[2] == 1))
+    plain = (
+        replace(form, masks=kept, biases=(), causal=0, window=window) for kept in masks for window in windows
+    )
+    return _first(plain, parts, recorded, rows) or form
 
 
 def identify_near(parts: Parts, hints: Hints, recorded: Recorded, form: Form) -> Form | None:

@@ -9,18 +9,27 @@ from dataclasses import replace
 import numpy as np
 
 from bridge_core.proof.causes.chains import chains
+from bridge_core.proof.causes.concatenations import concatenations
 from bridge_core.proof.causes.expressions import STEPS, Expression, Step, Term, evaluate
 from bridge_core.proof.causes.forms import Form, identify, near_best
+from bridge_core.proof.causes.gates import gates
 from bridge_core.proof.causes.linears import likely
 from bridge_core.proof.causes.measures import fits, relative_error, typical_error
+from bridge_core.proof.causes.remainders import remainders
 from bridge_core.proof.causes.search import MAX_CHAINED, Search, accepted
+from bridge_core.proof.causes.side_parts import SIDES
 from bridge_core.proof.causes.sides import Side
 from bridge_core.proof.causes.sums import pairs, sums
+from bridge_core.proof.causes.work import Work
 from bridge_core.state import Array
 
 __all__ = ["Expressions", "bases_of", "expressions_of"]
 
 MAX_BASES = 16
+
+LEVEL = 150_000_000
+"""Values that each level of a search may compute: half a second, about."""
+
 Expressions = list[tuple[Expression, Form]]
 
 
@@ -30,21 +39,20 @@ def bases_of(side: Side) -> tuple[str, ...]:
     Of arrays that are equal only the first is named.
     """
     names = [name for name in side.arrays if not name.startswith("weight ")]
-    outputs = [n for n in names if " output" in n]
+    own = [n for n in names if n.startswith(SIDES)]
+    shared = [n for n in names if n not in own]
     order = [
-        *reversed(outputs),
-        *(n for n in names if n.startswith("input ")),
-        *(n for n in names if " input" in n),
+        *(n for n in reversed(shared) if " output" in n),
+        *(n for n in shared if n.startswith("input ")),
+        *(n for n in shared if " input" in n),
+        *reversed(own),
     ]
     chosen: list[str] = []
     for name in dict.fromkeys(order):
         array = side.arrays[name]
         if not array.size or array.ndim == 0:
             continue
-        if any(
-            array.shape == side.arrays[one].shape and relative_error(side.arrays[one], array) < 1e-7
-            for one in chosen
-        ):
+        if any(fits(array, side.arrays[one], 1e-7) for one in chosen):
             continue
         chosen.append(name)
     return tuple(chosen[:MAX_BASES])
@@ -56,9 +64,9 @@ def expressions_of(side: Side, bases: tuple[str, ...], limit: float, precision: 
     Simple ones are tried first, and where one fits, longer ones are not tried.
     """
     search = _cut(Search(side.arrays, side.observed, bases, limit, precision))
-    for level in (_single, sums, pairs, chains):
+    for level in (_single, sums, pairs, concatenations, gates, chains, remainders):
         reproducing: Expressions = []
-        for expression in itertools.islice(level(search), 200):
+        for expression in itertools.islice(level(replace(search, work=Work(LEVEL))), 200):
             form = _judged(expression, side, limit)
             if form is not None:
                 reproducing.append((expression, form))
@@ -111,7 +119,7 @@ def _scaled(search: Search, name: str, array: Array, cost: float) -> Iterator[Ex
     squares = float(np.sum(array * array))
     if squares:
         factor = float(np.sum(array * search.observed)) / squares
-        factor = likely(factor, (array.shape[-1],), 1e-5)
+        factor = likely(factor, (array.shape[-1],), 1e-5, search.precision)
         if factor and fits(factor * array, search.observed, search.limit):
             yield Expression((Term(name, factor=factor),), cost=cost + 0.2)
         for cap in _caps(array, search.observed):

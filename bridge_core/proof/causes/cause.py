@@ -19,7 +19,7 @@ class Cause:
         text: What differs, one sentence with both values.
         source: The source's value, for people and in JSON, e.g. ``"1e-05"``.
         target: The target's value.
-        error_without: Error of the target as it is.
+        error_without: Error of the unchanged target.
         error_with: Error of the target computed as the source does.
         mend: What to write where, one sentence, e.g. ``"In the target: nn.LayerNorm(epsilon=1e-05)."``
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -24,7 +25,9 @@ def chains(search: Search) -> Iterator[Expression]:
     After the first activation that fits, the others are tried with the same steps after them only.
     """
     for terms, value in _starts(search):
-        for first, activated in _activated(value, search.observed):
+        if not _reachable(value.shape, search.observed.shape):
+            continue
+        for first, activated in _activated(search, value):
             hits = list(_shaped(search, terms, first, activated))
             yield from hits
             if hits:
@@ -35,7 +38,7 @@ def chains(search: Search) -> Iterator[Expression]:
 def _others(
     search: Search, terms: tuple[Term, ...], value: Array, rest: tuple[Step, ...]
 ) -> Iterator[Expression]:
-    for step, activated in _activated(value, search.observed):
+    for step, activated in _activated(search, value):
         moved = activated
         for family, settings in rest:
             moved = STEPS[family].compute(moved, search.weights, settings)
@@ -52,13 +55,29 @@ def _starts(search: Search) -> Iterator[tuple[tuple[Term, ...], Array]]:
             yield (Term(one), Term(other)), first + second
 
 
-def _activated(value: Array, observed: Array) -> Iterator[tuple[tuple[Step, ...], Array]]:
+def _reachable(shape: tuple[int, ...], observed: tuple[int, ...]) -> bool:
+    """Return whether pooling and reordering can turn one shape into another."""
+    if not shape or not observed or shape[0] != observed[0]:
+        return False
+    if math.prod(shape) == math.prod(observed):
+        return True
+    pooled = len(shape) > 2 and math.prod(shape) > math.prod(observed)
+    return pooled and math.prod(observed) % (shape[0] * shape[-1]) == 0
+
+
+def _activated(search: Search, value: Array) -> Iterator[tuple[tuple[Step, ...], Array]]:
     yield (), value
+    alike = value.shape == search.observed.shape
+    few = search.at_few(value) if alike else value
     for name in POINTWISE:
+        if not search.work.allows(8 * few.size):
+            return
+        compute = ACTIVATIONS[name]
         with np.errstate(all="ignore"):
-            yield (activation(name),), ACTIVATIONS[name](value)
-    if value.shape == observed.shape:
-        slope = fitted_slope(value, observed)
+            if not alike or search.promises(compute(few)):
+                yield (activation(name),), compute(value)
+    if alike:
+        slope = fitted_slope(value, search.observed)
         if slope is not None:
             yield (activation(f"leaky_relu({slope:g})"),), np.where(value > 0, value, slope * value)
 
@@ -70,12 +89,15 @@ def _shaped(
     if value.shape == search.observed.shape:
         yield from accepted(search, value, Expression(terms, after=steps, cost=cost))
         return
+    if not search.work.allows(8 * value.size):
+        return
     how = _possible(value, search.observed, search.limit)
     for name in ("tokens", "pool"):
         task = replace(search.task(value), stated=({"how": how},))
         for form in identify(STEPS[name], task)[:4]:
             yield Expression(terms, after=(*steps, (name, form.settings)), cost=cost + form.cost)
-    yield from _reordered(search, terms, steps, value, cost)
+    if how != "average":
+        yield from _reordered(search, terms, steps, value, cost)
     if value.ndim > 3 and search.observed.ndim == 2 and value.size > search.observed.size:
         for settings, pooled in _pools_to(search, value):
             yield from _reordered(search, terms, (*steps, ("pool", settings)), pooled, cost + 1)
@@ -86,6 +108,8 @@ def _reordered(
 ) -> Iterator[Expression]:
     family = STEPS["rearrange"]
     for settings, more in family.candidates(search.task(value)):
+        if not search.work.allows(2 * value.size):
+            return
         moved = family.compute(value, {}, settings)
         expression = Expression(terms, after=(*steps, ("rearrange", settings)), cost=cost + more)
         yield from accepted(search, moved, expression)
@@ -103,6 +127,8 @@ def _pools_to(search: Search, value: Array) -> Iterator[tuple[Mapping[str, objec
         if max(strides) > 4 or max(strides) - min(strides) > 1.5:
             continue
         for settings, _ in pool_settings(task, outputs, (2, 3)):
+            if not search.work.allows(4 * search.observed.size * math.prod(settings["window"])):
+                return
             pooled = STEPS["pool"].compute(value, {}, settings)
             if _alike(pooled, search.observed, search.limit):
                 yield settings, pooled

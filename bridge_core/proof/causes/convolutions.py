@@ -78,6 +78,8 @@ def _candidates(task: Task) -> Iterator[Candidate]:
                 "bias": 0,
                 "spread": usual_spread,
             }
+            if not task.work.allows(x[:1].size + small.size * kernel[..., 0].size):
+                return
             with np.errstate(all="ignore"):
                 value = _at(x[:1], task.weights, settings, places)
             for times in (1, 0, 2) if "bias" in task.weights else (0,):

@@ -15,7 +15,7 @@ from bridge_core.proof.causes.pools import ACTIVATION, POOL
 from bridge_core.proof.causes.shapes import PART, REARRANGE, TOKENS
 from bridge_core.state import Array
 
-__all__ = ["STEPS", "Expression", "Step", "Term", "evaluate"]
+__all__ = ["STEPS", "Expression", "Step", "Term", "evaluate", "spread_over"]
 
 Step = tuple[str, Settings]
 """Name of a family, and its settings."""
@@ -50,7 +50,8 @@ class Expression:
 
     Args:
         terms: One or more.
-        combine: ``"sum"``, ``"product"`` or ``"concat"``; of one term nothing.
+        combine: ``"sum"``, ``"product"``, ``"concat"``, or ``"mixture"``: the first term is the share of
+            the second, the rest is of the third; of one term nothing.
         after: Steps on the result.
         axis: Of a concatenation.
         dropout: Share of values that were dropped at the end; None if none were.
@@ -100,7 +101,11 @@ def evaluate(expression: Expression, arrays: Mapping[str, Array], seen: Array | 
     elif expression.combine == "product":
         value = values[0]
         for other in values[1:]:
-            value = value * other
+            spread = spread_over(other, value)
+            value = value * (other if spread is None else spread)
+    elif expression.combine == "mixture":
+        share, one, other = values
+        value = share * one + (1 - share) * other
     else:
         value = _sum(expression.terms, values, seen)
     for family, settings in expression.after:
@@ -134,6 +139,21 @@ def _term(term: Term, arrays: Mapping[str, Array], weights: Mapping[str, Array])
         value = STEPS[family].compute(value, weights, settings)
     factor = arrays[term.factor].reshape(-1) if isinstance(term.factor, str) else term.factor
     return value if isinstance(factor, float) and factor == 1.0 else np.asarray(value * factor)
+
+
+def spread_over(gate: Array, array: Array) -> Array | None:
+    """Return a gate with axes of size 1 where it has none; None if it cannot multiply the array.
+
+    Args:
+        gate: ``[n, c]``, or of the array's rank.
+        array: ``[n, .., c]``.
+    """
+    if gate.ndim == 2 and array.ndim > 2:
+        gate = gate.reshape(gate.shape[0], *(1,) * (array.ndim - 2), gate.shape[1])
+    fitting = gate.ndim == array.ndim and all(
+        own in (1, size) for own, size in zip(gate.shape, array.shape, strict=True)
+    )
+    return gate if fitting and gate.shape[0] == array.shape[0] else None
 
 
 def _alike(values: list[Array], axis: int) -> list[Array]:

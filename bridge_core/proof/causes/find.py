@@ -14,6 +14,7 @@ from bridge_core.proof.causes.layers import layer_causes
 from bridge_core.proof.causes.measures import improves, relative_error, rounding
 from bridge_core.proof.causes.sides import both_sides, inner_sites
 from bridge_core.proof.causes.site import Site
+from bridge_core.proof.causes.tails import tail_causes
 
 __all__ = ["find_causes"]
 
@@ -43,6 +44,7 @@ def find_causes(site: Site) -> tuple[Cause, ...]:
         lambda: attention_causes(site),
         lambda: layer_causes(site, sides, limit),
         lambda: junction_causes(site, sides, limit),
+        lambda: tail_causes(site, sides, limit),
     )
     for finder in finders:
         causes: dict[str, Cause] = {}

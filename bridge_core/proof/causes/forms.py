@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bridge_core.proof.causes.measures import fits, relative_error, typical_error
+from bridge_core.proof.causes.work import Work
 from bridge_core.state import Array
 
 __all__ = ["Candidate", "Family", "Form", "Task", "closest", "identify", "near_best"]
@@ -31,6 +32,7 @@ class Task:
         kind: Name of the layer kind; None if unknown.
         type: Last part of the name of the module's class.
         precision: Step of the observed dtype at 1.
+        work: What may still be computed for it.
     """
 
     x: Array
@@ -41,6 +43,7 @@ class Task:
     kind: str | None = None
     type: str = ""
     precision: float = 2.0**-23
+    work: Work = field(default_factory=Work)
 
     def said(self, name: str) -> list[Any]:
         """Return the values of a setting that the modules state, the own one first."""
@@ -97,7 +100,7 @@ def identify(family: Family, task: Task, *, most: int = 4000) -> list[Form]:
     small = family.sketch(task)
     accepted: list[Form] = []
     for place, (settings, cost) in enumerate(family.candidates(small)):
-        if place >= most:
+        if place >= most or not task.work.allows(4 * max(small.x.size, small.observed.size)):
             break
         value = _computed(family, small, settings)
         if value is None or not fits(value, small.observed, small.limit):

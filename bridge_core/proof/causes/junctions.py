@@ -12,11 +12,13 @@ from bridge_core.proof.causes.cause import Cause
 from bridge_core.proof.causes.expressions import Expression, Step, Term, evaluate
 from bridge_core.proof.causes.forms import closest, differing
 from bridge_core.proof.causes.layers import code_of, precision_of, setting_text
-from bridge_core.proof.causes.measures import relative_error
+from bridge_core.proof.causes.measures import fits, relative_error
 from bridge_core.proof.causes.mends import call_of, mend
+from bridge_core.proof.causes.norm_places import norm_is_elsewhere
 from bridge_core.proof.causes.relations import related
 from bridge_core.proof.causes.sides import Side
 from bridge_core.proof.causes.site import ModuleView, Site
+from bridge_core.proof.causes.wording import described, factor_text, steps_text, weight_text
 
 __all__ = ["junction_causes"]
 
@@ -63,7 +65,7 @@ def junction_causes(site: Site, sides: tuple[Side, Side], limit: float) -> Itera
             f"In the target, at {_path(site.target)}: compute {described(one, target)}.",
         )
         return
-    for code, left, right, todo in _differences(one, pair[1], sides):
+    for code, left, right, todo in _differences(one, pair[1], site, sides):
         yield Cause(
             code,
             f"The source computes {described(one, source)}, the target {described(pair[1], target)}.",
@@ -91,8 +93,7 @@ def _common(sides: tuple[Side, Side], limit: float) -> tuple[str, ...]:
     return tuple(
         name
         for name in bases_of(source)
-        if name in target.arrays
-        and relative_error(source.arrays[name], target.arrays[name]) <= max(limit, 1e-4)
+        if name in target.arrays and fits(target.arrays[name], source.arrays[name], max(limit, 1e-4))
     )
 
 
@@ -137,7 +138,9 @@ def _shifted_ids(site: Site, sides: tuple[Side, Side]) -> Iterator[Cause]:
         )
 
 
-def _differences(one: Expression, other: Expression, sides: tuple[Side, Side]) -> Iterator[Difference]:
+def _differences(
+    one: Expression, other: Expression, site: Site, sides: tuple[Side, Side]
+) -> Iterator[Difference]:
     """Yield in what the target's expression differs from the source's, the most telling first."""
     source, target = sides
     shares = [_dropout(expression) for expression in (one, other)]
@@ -152,7 +155,8 @@ def _differences(one: Expression, other: Expression, sides: tuple[Side, Side]) -
         )
         return
     bases = [[term.base for term in expression.terms] for expression in (one, other)]
-    if one.combine == "concat" and sorted(bases[0]) == sorted(bases[1]) and bases[0] != bases[1]:
+    pieces = [[f"{term.base} {term.steps}" for term in expression.terms] for expression in (one, other)]
+    if one.combine == "concat" and sorted(pieces[0]) == sorted(pieces[1]) and pieces[0] != pieces[1]:
         yield (
             "concat_order",
             described(one, source),
@@ -161,7 +165,15 @@ def _differences(one: Expression, other: Expression, sides: tuple[Side, Side]) -
         )
         return
     if len(one.terms) != len(other.terms) or one.combine != other.combine:
-        yield from _other_terms(one, other, sides)
+        yield from _other_terms(one, other, site, sides)
+        return
+    if one.combine == "mixture" and sorted(pieces[0]) == sorted(pieces[1]):
+        yield (
+            "gated_half",
+            described(one, source),
+            described(other, target),
+            f"compute {described(one, target)}",
+        )
         return
     if one.combine == "product" and set(bases[0]) == set(bases[1]) and not _same_steps(one, other):
         yield (
@@ -172,7 +184,7 @@ def _differences(one: Expression, other: Expression, sides: tuple[Side, Side]) -
         )
         return
     if bases[0] != bases[1]:
-        yield from _other_bases(one, other, sides)
+        yield from _other_bases(one, other, site, sides)
         return
     for term, second in zip(one.terms, other.terms, strict=True):
         yield from _term_differences(term, second, one, other, sides)
@@ -194,14 +206,18 @@ def _same_steps(one: Expression, other: Expression) -> bool:
     return left == right
 
 
-def _other_terms(one: Expression, other: Expression, sides: tuple[Side, Side]) -> Iterator[Difference]:
+def _other_terms(
+    one: Expression, other: Expression, site: Site, sides: tuple[Side, Side]
+) -> Iterator[Difference]:
     source, target = sides
     left, right = described(one, source), described(other, target)
     extra = [t for t in one.terms if t.base not in {u.base for u in other.terms}]
     surplus = [t for t in other.terms if t.base not in {u.base for u in one.terms}]
     missing = extra or surplus
-    if len(missing) == 1 and missing[0].base.startswith("weight "):
-        code = "position_missing" if missing[0].rows is not None else "missing_weight"
+    if norm_is_elsewhere(one, other, site, sides):
+        code = "norm_place"
+    elif len(missing) == 1 and missing[0].base.startswith("weight "):
+        code = "missing_positions" if missing[0].rows is not None else "missing_weight"
         code = code if extra else code.replace("missing", "extra")
     elif len(missing) == 1:
         code = "missing_residual" if extra else "extra_residual"
@@ -210,36 +226,18 @@ def _other_terms(one: Expression, other: Expression, sides: tuple[Side, Side]) -
     yield code, left, right, f"compute {described(one, target)}"
 
 
-def _other_bases(one: Expression, other: Expression, sides: tuple[Side, Side]) -> Iterator[Difference]:
+def _other_bases(
+    one: Expression, other: Expression, site: Site, sides: tuple[Side, Side]
+) -> Iterator[Difference]:
     """Yield that another array is used: a norm's input instead of its output, for example."""
     source, target = sides
     for first, second in zip(one.terms, other.terms, strict=True):
         if first.base != second.base:
-            normed = _across_norm(first.base, second.base, sides) or _across_norm(
-                second.base, first.base, sides
-            )
-            code = "norm_place" if normed and one.after == other.after == () else "other_input"
+            code = "norm_place" if norm_is_elsewhere(one, other, site, sides) else "other_input"
             if any(name.startswith("weight ") for name in (first.base, second.base)):
                 code = "other_weight"
             yield code, described(one, source), described(other, target), f"compute {described(one, target)}"
             return
-
-
-def _across_norm(output: str, other: str, sides: tuple[Side, Side]) -> bool:
-    """Return whether one array is what a norm returns, and the other what it was called with."""
-    words = output.split()
-    if words[0] != "child" or words[2] != "output":
-        return False
-    child = _child(sides[0], int(words[1]))
-    if child is None or not (child.kind in ("norm", "batch_norm") or "norm" in child.type.lower()):
-        return False
-    name = f"child {words[1]} input 0"
-    return any(
-        name in side.arrays
-        and other in side.arrays
-        and relative_error(side.arrays[name], side.arrays[other]) < 1e-6
-        for side in sides
-    )
 
 
 def _child(side: Side, place: int) -> ModuleView | None:
@@ -254,8 +252,14 @@ def _term_differences(
     if term.factor != second.factor:
         child = _child(source, int(term.base.split()[1])) if term.base.startswith("child ") else None
         embedded = child is not None and (child.kind == "embedding" or "embed" in child.type.lower())
-        code = "embedding_scale" if embedded else "residual_scale" if len(one.terms) > 1 else "scale"
-        yield code, _factor_text(term), _factor_text(second), todo
+        code = (
+            "embedding_scale"
+            if embedded
+            else "residual_scale"
+            if one.combine == "sum" and len(one.terms) > 1
+            else "scale"
+        )
+        yield code, factor_text(term), factor_text(second), todo
     if term.rows != second.rows and term.rows is not None and second.rows is not None:
         texts = [f"rows from {rows[0]}" for rows in (term.rows, second.rows)]
         yield "position_offset", texts[0], texts[1], f"take {texts[0]} on"
@@ -275,11 +279,17 @@ def _step_differences(
                 if family == "rearrange":
                     code = _order_code(left, sides[0])
                 texts = [setting_text(family, name, settings[name]) for settings in (left, right)]
-                yield code, texts[0], texts[1], _step_todo(family, name, left[name], target, expression)
+                if name in ("kernel", "table"):
+                    texts = [
+                        weight_text(settings[name], side)
+                        for settings, side in zip((left, right), sides, strict=True)
+                    ]
+                todo = _step_todo(family, name, left[name], texts[0], target, expression)
+                yield code, texts[0], texts[1], todo
         return
     alone = [n for n in names[0] if n not in names[1]], [n for n in names[1] if n not in names[0]]
     family = (alone[0] + alone[1] + names[0] + names[1])[0]
-    texts = [_steps_text(steps) for steps in (one, other)]
+    texts = [steps_text(steps, side) for steps, side in zip((one, other), sides, strict=True)]
     if family == "activation":
         texts = [
             next((str(s["activation"]) for f, s in steps if f == "activation"), "none")
@@ -297,14 +307,17 @@ def _step_differences(
 
 
 def _order_code(settings: Mapping[str, Any], side: Side) -> str:
-    if len(settings["shape"]) == 1 and len(settings["order"].split()) > 3:
+    flat = len(settings["shape"]) == 1 and len(settings["order"].split()) > 3
+    if flat or len(settings["cut"] or ()) > 2:
         return "flatten_order"
     return "head_order" if settings["cut"] is not None or len(settings["order"].split()) > 3 else "axis_order"
 
 
-def _step_todo(family: str, name: str, value: Any, side: Side, expression: Expression) -> str:
+def _step_todo(family: str, name: str, value: Any, text: str, side: Side, expression: Expression) -> str:
     if family == "activation":
         return f"compute {call_of(side.view.framework, str(value))}"
+    if name in ("kernel", "table"):
+        return f"use the weight that the source uses, {text}"
     if family == "rearrange":
         return (
             f"order the axes as {value} before the reshape"
@@ -315,59 +328,6 @@ def _step_todo(family: str, name: str, value: Any, side: Side, expression: Expre
         mend(side.view, [(name, value)]).partition(": ")[2].rstrip(".")
         or f"compute {described(expression, side)}"
     )
-
-
-def described(expression: Expression, side: Side) -> str:
-    """Return an expression for people, with a side's names."""
-    terms = [_term_text(term, side) for term in expression.terms]
-    if expression.combine == "concat":
-        text = f"concat({', '.join(terms)})"
-    else:
-        text = (" * " if expression.combine == "product" else " + ").join(terms)
-    if expression.after and len(terms) > 1 and expression.combine != "concat":
-        text = f"({text})"
-    for step in expression.after:
-        text = f"{_steps_text((step,))}({text})"
-    return f"dropout({text})" if expression.dropout is not None else text
-
-
-def _term_text(term: Term, side: Side) -> str:
-    text = side.names.get(term.base, term.base)
-    for family, settings in term.steps:
-        text = f"{_steps_text(((family, settings),))}({text})"
-    if term.rows is not None:
-        text = f"{text}[{term.rows[0]}:{term.rows[0] + term.rows[1]}]"
-    if term.dropout is not None:
-        text = f"dropout({text})"
-    if isinstance(term.factor, str):
-        return f"{side.names.get(term.factor, term.factor)} * {text}"
-    return text if term.factor == 1.0 else f"{term.factor:g} * {text}"
-
-
-def _factor_text(term: Term) -> str:
-    return term.factor if isinstance(term.factor, str) else f"{term.factor:g}"
-
-
-def _steps_text(steps: tuple[Step, ...]) -> str:
-    return ", then ".join(_step_text(family, settings) for family, settings in steps) or "nothing"
-
-
-def _step_text(family: str, settings: Mapping[str, Any]) -> str:
-    if family == "activation":
-        return str(settings["activation"])
-    if family == "rearrange":
-        return f"reshape[{settings['order']}]"
-    if family == "tokens":
-        return (
-            f"{settings['take']} token"
-            if settings["take"] in ("first", "last")
-            else f"{settings['take']} over tokens"
-        )
-    if family == "part":
-        return f"part {settings['part']} of {settings['parts']}"
-    if family == "pool":
-        return f"{settings['how']} pool {settings['window']}"
-    return family
 
 
 def _path(view: ModuleView) -> str:

@@ -180,9 +180,10 @@ def _cause(site: Site, family: Family, pair: tuple[Form, Form], source: Task, ta
             break
     values = [(name, one.settings[name], other.settings[name]) for name in chosen]
     texts = [(WORDS.get(n, n), shown(n, a), shown(n, b)) for n, a, b in values]
+    described = "; ".join(f"{word}: {a} in the source, {b} in the target" for word, a, b in texts)
     return Cause(
         code_of(family.name, *values[0]),
-        "; ".join(f"{word}: {a} in the source, {b} in the target" for word, a, b in texts) + ".",
+        f"The layers differ in {described}.",
         ", ".join(a for _, a, _ in texts),
         ", ".join(b for _, _, b in texts),
         without,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,23 +14,31 @@ from bridge_core.state import Array
 
 __all__ = ["EMBEDDING", "LINEAR", "likely"]
 
+FINE = 2.0**-40
+"""Steps at 1 below this are those of float64."""
+
 MAX_TIMES = 3
 """A bias is looked for up to so many times: two layers that both add it make it two."""
 
 
-def likely(value: float, sizes: Iterable[int], precision: float) -> float:
+def likely(value: float, sizes: Iterable[int], precision: float, step: float = 2.0**-23) -> float:
     """Return the constant that people would have written for a fitted number.
 
     Args:
         value: The number.
         sizes: Sizes of axes: their roots and inverses are constants, too.
         precision: Relative precision of the number.
+        step: Step at 1 of the arrays that it was fitted to: those of float64 give more digits.
     """
     numbers = [1.0, -1.0, 2.0, 0.5, 0.0, 4.0, 0.25, 0.1, 0.2, 10.0, 3.0]
     for size in sizes:
         numbers += [math.sqrt(size), 1 / math.sqrt(size), 1 / math.sqrt(2 * size), 1 / size, float(size)]
     near = [one for one in numbers if abs(value - one) <= precision * max(abs(value), abs(one), precision)]
-    return min(near, key=lambda one: abs(value - one)) if near else float(f"{value:.6g}")
+    return (
+        min(near, key=lambda one: abs(value - one))
+        if near
+        else float(f"{value:.{6 if step > FINE else 10}g}")
+    )
 
 
 def _linear(x: Array, weights: Mapping[str, Array], settings: Settings) -> Array:
@@ -53,12 +62,14 @@ def _linear_candidates(task: Task) -> Iterator[Candidate]:
     ]
     for (name, turned), bias in itertools.product(options, [*biases[:3], None]):
         kernel = task.weights[name]
+        if not task.work.allows(x.size * outs // 16 + 16 * observed.size):
+            return
         product = x @ (kernel.T if turned else kernel)
         columns = [product.reshape(-1)]
         if bias is not None:
             columns.append(np.broadcast_to(task.weights[bias], product.shape).reshape(-1))
         factors = np.linalg.lstsq(np.stack(columns, 1), observed.reshape(-1), rcond=None)[0]
-        scale = likely(float(factors[0]), (ins, outs), 1e-4)
+        scale = likely(float(factors[0]), (ins, outs), 1e-4, task.precision)
         times = round(float(factors[1])) if bias is not None else 0
         for value in dict.fromkeys((1.0, scale)):
             settings = {
@@ -82,16 +93,7 @@ def _linear_sketch(task: Task) -> Task:
     if step == 1:
         return task
     few = observed.reshape(-1, observed.shape[-1])[::step]
-    return Task(
-        rows[::step],
-        few,
-        task.weights,
-        task.stated,
-        task.limit,
-        task.kind,
-        task.type,
-        task.precision,
-    )
+    return replace(task, x=rows[::step], observed=few)
 
 
 def _embedding(x: Array, weights: Mapping[str, Array], settings: Settings) -> Array:
@@ -116,7 +118,7 @@ def _embedding_candidates(task: Task) -> Iterator[Candidate]:
         squares = np.sum(taken * taken)
         used = np.any(observed != 0, axis=-1, keepdims=True)
         scale = float(np.sum(taken * observed) / max(np.sum(taken * taken * used), 1e-30)) if squares else 1.0
-        scale = likely(scale, (rows.shape[1],), 1e-4)
+        scale = likely(scale, (rows.shape[1],), 1e-4, task.precision)
         zeros = np.unique(x[~used[..., 0]])
         empty = [int(row) for row in zeros if np.any(rows[row + offset])]
         zero = empty[0] if len(empty) == 1 else None

@@ -70,8 +70,10 @@ def relative_buckets(
     if exact < 1 or distance <= exact:
         return first + np.minimum(distances, max(buckets - 1, 0))
     large = exact + (
-        np.log(np.maximum(distances, 1) / exact) / np.log(distance / exact) * (buckets - exact)
-    ).astype(int)
+        np.log(np.maximum(distances, 1).astype(np.float32) / exact)
+        / np.log(distance / exact)
+        * (buckets - exact)
+    ).astype(int)  # in float32, as everywhere: on the border of two buckets it counts
     return first + np.where(distances < exact, distances, np.minimum(large, buckets - 1))
 
 
@@ -86,18 +88,18 @@ def masks_among(
         queries: The same.
         keys: The same.
     """
+    numbers = {}
     for name, value in arrays.items():
         array = np.asarray(value)
-        if array.dtype.kind not in "biu" and not _zeros_and_ones(array):
-            continue
-        if array.dtype.kind != "b" and not _zeros_and_ones(array):
-            if array.shape == (batch, keys):
-                for padding in (0, 1):
-                    if (array == padding).any() and not (array == padding).all():
-                        yield f"{name} != {padding}", (array != padding).astype(float)[:, None, None]
-            continue
-        for label, shaped in _readings(array, batch, queries, keys):
-            yield name + label, shaped.astype(float)
+        if _zeros_and_ones(array):
+            for label, shaped in _readings(array, batch, queries, keys):
+                yield name + label, shaped.astype(float)
+        elif array.dtype.kind in "iu" and array.shape == (batch, keys):
+            numbers[name] = array
+    for name, array in numbers.items():  # token ids, of which one may stand for padding
+        for padding in (0, 1):
+            if (array == padding).any() and not (array == padding).all():
+                yield f"{name} != {padding}", (array != padding).astype(float)[:, None, None]
 
 
 def biases_among(

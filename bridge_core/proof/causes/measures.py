@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from bridge_core.proof.causes.site import Site
 from bridge_core.state import Array
 
-__all__ = ["comparable", "fits", "improves", "relative_error", "rounding", "typical_error"]
+__all__ = ["alignment", "comparable", "fits", "improves", "relative_error", "rounding", "typical_error"]
 
 ULPS = 48
 """Units in the last place by which a layer's own sums may differ between frameworks."""
@@ -36,6 +38,29 @@ def relative_error(source: Array, other: Array) -> float:
     if not np.isfinite(largest) or not np.isfinite(scale):
         return float("inf")
     return largest / scale if scale else (0.0 if largest == 0 else float("inf"))
+
+
+def alignment(source: Array, target: Array, limit: float) -> tuple[int, ...] | None:
+    """Return how to transpose the source's array so that it equals the target's; None if nothing does.
+
+    Args:
+        source: Array of any shape.
+        target: Array of the same rank.
+        limit: Relative error up to which they are equal.
+    """
+    if source.ndim != target.ndim or sorted(source.shape) != sorted(target.shape):
+        return None
+    rank = source.ndim
+    likely: list[tuple[int, ...]] = [tuple(range(rank))]
+    if rank > 2:
+        likely += [(0, *range(2, rank), 1), (0, rank - 1, *range(1, rank - 1)), (*range(1, rank), 0)]
+    others = itertools.permutations(range(rank)) if rank <= 4 else ()
+    orders: list[tuple[int, ...]] = [*likely, *others]
+    for order in dict.fromkeys(orders):
+        moved = source.transpose(order)
+        if fits(moved, target, limit):
+            return order
+    return None
 
 
 def typical_error(source: Array, other: Array) -> float:
@@ -74,11 +99,10 @@ def fits(value: Array, observed: Array, limit: float) -> bool:
     if value.shape != observed.shape:
         return False
     if value.size > 4096:  # most candidates are wrong everywhere, so a few entries refuse them
-        few = slice(None, None, value.size // 64)
-        scale = float(np.max(np.abs(observed)))
+        few = np.unravel_index(np.arange(0, value.size, value.size // 64), value.shape)
         with np.errstate(all="ignore"):
-            off = np.max(np.abs(value.reshape(-1)[few] - observed.reshape(-1)[few]))
-        if not off <= limit * scale:
+            off = np.max(np.abs(value[few] - observed[few]))
+        if not off <= limit * float(np.max(np.abs(observed))):
             return False
     return relative_error(observed, value) <= limit
 

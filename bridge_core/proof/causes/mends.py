@@ -49,6 +49,10 @@ CALLS = {
     ("flax", "relu_squared"): "jnp.square(jax.nn.relu(x))",
     ("flax", "identity"): "x",
     ("torch", "identity"): "x",
+    ("torch", "sin"): "torch.sin(x)",
+    ("torch", "cos"): "torch.cos(x)",
+    ("flax", "sin"): "jnp.sin(x)",
+    ("flax", "cos"): "jnp.cos(x)",
 }
 """(framework, activation) -> how it is written, where that is not the function of its name."""
 

@@ -110,6 +110,8 @@ def _candidates(task: Task) -> Iterator[Candidate]:
                         cost = first + second + offset + (variance != "biased") + 1.5 * (place != "inside")
                         structures.append((settings, cost + 0.5 * (not centred)))
     for settings, cost in sorted(structures, key=lambda pair: pair[1]):
+        if task.work.left <= 0:
+            return
         yield from _with_epsilon(task, settings, cost)
 
 
@@ -170,7 +172,7 @@ def _with_epsilon(task: Task, settings: Settings, cost: float) -> Iterator[Candi
 
 def _reproduces(task: Task, settings: Settings) -> float:
     """Return the epsilon with which settings give the observed array, 1e-300 for none; 0 if they do not."""
-    eps = _fit(task, settings)
+    eps = _fit(task, settings) if task.work.allows(8 * task.x.size) else None
     if eps is None:
         return 0.0
     with np.errstate(all="ignore"):

@@ -42,7 +42,10 @@ def _pool_candidates(task: Task) -> Iterator[Candidate]:
     few = x[:1, ..., : len(channels)]
     small = observed[:1][np.ix_(np.zeros(1, int), *places, channels)]
     scale = float(np.max(np.abs(observed)))
+    seen = few.shape[-1] * int(np.prod([len(place) for place in places]))
     for settings, cost in pool_settings(task, observed.shape[1:-1]):
+        if not task.work.allows(few.size + 4 * seen * int(np.prod(settings["window"]))):
+            return
         with np.errstate(all="ignore"):
             value = pooled(few, _windows(settings), settings["how"], places)
         if np.max(np.abs(value - small)) <= task.limit * scale:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from bridge_core.proof.causes.attention_differences import difference_text
+from bridge_core.proof.causes.attention_words import place_text
 from bridge_core.proof.causes.cause import Cause
 from bridge_core.proof.causes.site import ModuleView, Site
 from bridge_core.state import Array
@@ -46,11 +48,11 @@ def position_id_causes(site: Site) -> Iterator[Cause]:
     name = ".".join(map(str, site.target.children[other].path))
     yield Cause(
         code,
-        f"The position numbers given to {name} differ: {values[0]} in the source, {values[1]} in the target.",
+        f"{difference_text(f'the position numbers given to {name}', *values)}.",
         *values,
         without,
         0.0,
-        f"In the target: number the positions {values[0]}.",
+        f"{place_text(site.target)}: number the positions {values[0]}.",
     )
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bridge_core.proof.causes.attention_differences import difference_text
+from bridge_core.proof.causes.attention_words import place_text
 from bridge_core.proof.causes.cause import Cause
 from bridge_core.proof.causes.measures import comparable, relative_error, rounding
 from bridge_core.proof.causes.position_ids import position_id_causes
@@ -73,7 +75,7 @@ def position_causes(site: Site) -> Iterator[Cause]:
     if read[0] is None or read[1] is None or read[0][0] == read[1][0]:
         return
     without = relative_error(first, second)
-    yield from _causes(read[0][0], read[1][0], read[0][1], without)
+    yield from _causes(read[0][0], read[1][0], read[0][1], without, place_text(site.target))
 
 
 def position_vectors(form: PositionForm, table: Array | None, length: int, width: int) -> Array | None:
@@ -242,45 +244,57 @@ def _with_token(term: Array, form: PositionForm, tokens: dict[str, Array], lengt
     return np.concatenate((token, term) if form.token == "first" else (term, token), 1)
 
 
-def _causes(source: PositionForm, target: PositionForm, error: float, without: float) -> Iterator[Cause]:
-    for code, what, a, b in _differences(source, target):
+def _causes(
+    source: PositionForm, target: PositionForm, error: float, without: float, place: str
+) -> Iterator[Cause]:
+    for code, what, a, b, todo in _differences(source, target):
         yield Cause(
             code,
-            f"{what} differs: {a} in the source, {b} in the target.",
+            f"{difference_text(what, a, b)}.",
             a,
             b,
             without,
             error,
-            f"In the target: {what[0].lower()}{what[1:]} must be {a}.",
+            f"{place}: {todo}.",
         )
 
 
-def _differences(a: PositionForm, b: PositionForm) -> Iterator[tuple[str, str, str, str]]:
+def _differences(a: PositionForm, b: PositionForm) -> Iterator[tuple[str, str, str, str, str]]:
+    """Yield code, respect, both values, and what to do."""
     if a.token != b.token:
-        yield "class_token", "The place of the class token", str(a.token), str(b.token)
+        names = (a.token or "none", b.token or "none")
+        todo = "leave the class token out" if a.token is None else f"put the class token {a.token}"
+        yield "class_token", "the place of the class token", *names, todo
     if a.bare != b.bare:
-        names = {True: "on all but the class token", False: "on every token"}
-        yield "position_offset", "Where positions are added", names[a.bare], names[b.bare]
+        on = {True: "on all but the class token", False: "on every token"}
+        yield "position_offset", "where positions are added", on[a.bare], on[b.bare], _adding(on[a.bare])
     if a.table != b.table:
         code = "position_table"
         if a.table is None or b.table is None:
             code = "extra_positions" if a.table is None else "missing_positions"
-        yield code, "The position embedding", a.table or "none", b.table or "none"
+        todo = "add no position embedding" if a.table is None else f"add the position embedding {a.table}"
+        yield code, "the position embedding", a.table or "none", b.table or "none", todo
         return
     if a.offset != b.offset and a.bare == b.bare:
-        yield "position_offset", "The row of the first position", str(a.offset), str(b.offset)
+        rows = (f"row {a.offset}", f"row {b.offset}")
+        todo = f"take the position embedding from row {a.offset} on"
+        yield "position_offset", "the row of the first position", *rows, todo
     if a.reversed != b.reversed:
-        names = {True: "last first", False: "first to last"}
-        yield "position_order", "The order of positions", names[a.reversed], names[b.reversed]
+        order = {True: "last first", False: "first to last"}
+        todo = f"number the positions {order[a.reversed]}"
+        yield "position_order", "the order of positions", order[a.reversed], order[b.reversed], todo
     if a.layout != b.layout:
-        yield "sinusoid_layout", "The sinusoid", _LAYOUTS[a.layout], _LAYOUTS[b.layout]
+        layouts = (_LAYOUTS[a.layout], _LAYOUTS[b.layout])
+        yield "sinusoid_layout", "the order of the sinusoid", *layouts, f"put {layouts[0]}"
     if a.theta != b.theta:
-        yield "sinusoid_theta", "The base of the sinusoid", f"{a.theta:g}", f"{b.theta:g}"
+        bases = (f"{a.theta:g}", f"{b.theta:g}")
+        yield "sinusoid_theta", "the base of the sinusoid", *bases, f"compute the sinusoid with {bases[0]}"
     if a.shortened != b.shortened:
-        names = {True: "the number of frequencies less one", False: "the number of frequencies"}
-        yield (
-            "sinusoid_theta",
-            "What the sinusoid's exponents are divided by",
-            names[a.shortened],
-            names[b.shortened],
-        )
+        by = {True: "the number of frequencies less one", False: "the number of frequencies"}
+        what = "what the sinusoid's exponents are divided by"
+        todo = f"divide the sinusoid's exponents by {by[a.shortened]}"
+        yield "sinusoid_theta", what, by[a.shortened], by[b.shortened], todo
+
+
+def _adding(where: str) -> str:
+    return f"add the position embedding {where}"

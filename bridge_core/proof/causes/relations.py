@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from bridge_core.proof.causes.cause import Cause
+from bridge_core.proof.causes.layers import precision_of
 from bridge_core.proof.causes.linears import likely
 from bridge_core.proof.causes.measures import relative_error
 from bridge_core.proof.causes.sides import Side
@@ -25,7 +26,7 @@ def related(site: Site, sides: tuple[Side, Side]) -> Iterator[Cause]:
     where = ".".join(map(str, site.target.path)) or "the model"
     squares = float(np.sum(target * target))
     factor = float(np.sum(source * target)) / squares if squares else 0.0
-    factor = likely(factor, (source.shape[-1],), 1e-5)
+    factor = likely(factor, (source.shape[-1],), 1e-5, precision_of(sides[0]))
     if factor not in (0.0, 1.0):
         yield Cause(
             "scale",

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bridge_core.proof.causes.attention_differences import rotary_differences
+from bridge_core.proof.causes.attention_differences import difference_text, rotary_differences
+from bridge_core.proof.causes.attention_words import place_text
 from bridge_core.proof.causes.cause import Cause
 from bridge_core.proof.causes.measures import comparable, relative_error, rounding
 from bridge_core.proof.causes.rotary_readings import Rotation, read_rotation, read_table
 from bridge_core.proof.causes.rotary_tables import half_table, tables_among
-from bridge_core.proof.causes.site import ModuleView, Site
+from bridge_core.proof.causes.site import Site
 from bridge_core.state import Array
 
 __all__ = ["rotary_causes"]
@@ -37,11 +38,11 @@ def rotary_causes(site: Site) -> Iterator[Cause]:
         same = [relative_error(x, y) <= limit for y in (first, second)]
         read = [None if same[n] else read_rotation(x, y, limit) for n, y in enumerate((first, second))]
         if any(same) and any(r is not None for r in read):
-            yield _missing(same[0], without, _label(site.target))
+            yield _missing(same[0], without, place_text(site.target))
             return
         if read[0] is None or read[1] is None:
             continue
-        yield from _causes(read[0], read[1], without, _label(site.target), name)
+        yield from _causes(read[0], read[1], without, place_text(site.target), name)
         return
 
 
@@ -55,33 +56,28 @@ def _floats(arrays: object) -> dict[str, Array]:
     }
 
 
-def _label(view: ModuleView) -> str:
-    return ".".join(map(str, view.path)) or view.type.rpartition(".")[2]
-
-
 def _causes(first: Rotation, second: Rotation, without: float, place: str, name: str) -> Iterator[Cause]:
     differences = list(rotary_differences(first.rotary, second.rotary))
     for difference in differences:
         yield Cause(
             difference.code,
-            f"{difference.what} differs: {difference.source} in the source,"
-            f" {difference.target} in the target.",
+            f"{difference_text(difference.what, difference.source, difference.target)}.",
             difference.source,
             difference.target,
             without,
             first.error,
-            f"In the target's {place}: {difference.mend}.",
+            f"{place}: {difference.mend}.",
         )
     if abs(first.gain - second.gain) > 1e-4 * abs(first.gain):
+        values = (f"{first.gain:.6g}", f"{second.gain:.6g}")
+        what = f"what {name or 'the output'} is multiplied by"
         yield Cause(
             "rotary_scale",
-            f"What {name or 'the output'} is multiplied by differs: {first.gain:.6g} in the source,"
-            f" {second.gain:.6g} in the target.",
-            f"{first.gain:.6g}",
-            f"{second.gain:.6g}",
+            f"{difference_text(what, *values)}.",
+            *values,
             without,
             first.error,
-            f"In the target's {place}: multiply by {first.gain:.6g}.",
+            f"{place}: multiply by {first.gain:.6g}.",
         )
 
 
@@ -89,11 +85,11 @@ def _missing(in_source: bool, without: float, place: str) -> Cause:
     values = ("not rotated", "rotated") if in_source else ("rotated", "not rotated")
     return Cause(
         "rotary_missing",
-        f"The rotary embedding differs: {values[0]} in the source, {values[1]} in the target.",
+        f"{difference_text('the rotary embedding', *values)}.",
         *values,
         without,
         0.0,
-        f"In the target's {place}: {'do not rotate' if in_source else 'rotate'} queries and keys.",
+        f"{place}: {'do not rotate' if in_source else 'rotate'} queries and keys.",
     )
 
 
@@ -117,7 +113,7 @@ def _table_causes(site: Site, outputs: list[dict[str, Array]], limit: float) -> 
     without = max((relative_error(outputs[0][n], outputs[1][n]) for n in shared), default=float("inf"))
     if without <= limit or not np.isfinite(without):
         without = 1.0
-    yield from _causes(read[0][0], read[1][0], without, _label(site.target), "the table")
+    yield from _causes(read[0][0], read[1][0], without, place_text(site.target), "the table")
 
 
 def _raw_table(arrays: dict[str, Array], batch: int, length: int) -> tuple[str, Array] | None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from bridge_core.proof.causes.expressions import Expression, Step
 from bridge_core.proof.causes.forms import Task
 from bridge_core.proof.causes.measures import fits
+from bridge_core.proof.causes.work import Work
 from bridge_core.state import Array
 
 __all__ = ["MAX_CHAINED", "POINTWISE", "Search", "accepted", "activation", "dropped_share"]
 
 MAX_CHAINED = 6
 """Arrays on which chains of steps are tried; of two equal arrays one is tried."""
+
+FEW = 256
+"""Values by which most arrays are refuted."""
 
 POINTWISE = (
     "relu",
@@ -50,6 +55,7 @@ class Search:
         bases: Names of the arrays that may be used, the likeliest first; of equal ones one.
         limit: Relative error up to which an expression is accepted.
         precision: Step of the observed dtype at 1.
+        work: What may still be computed.
     """
 
     arrays: Mapping[str, Array]
@@ -57,6 +63,38 @@ class Search:
     bases: tuple[str, ...]
     limit: float
     precision: float
+    work: Work = field(default_factory=Work)
+
+    @functools.cached_property
+    def few(self) -> Array:
+        """Flat places, some of the largest values among them, by which other arrays are refuted."""
+        flat = np.abs(self.observed.reshape(-1))
+        return np.unique(
+            np.append(np.linspace(0, flat.size - 1, min(FEW, flat.size)), np.argmax(flat)).astype(np.int64)
+        )
+
+    @functools.cached_property
+    def seen(self) -> Array:
+        """The observed values at a few places."""
+        return np.asarray(self.observed.reshape(-1)[self.few])
+
+    def at_few(self, array: Array) -> Array:
+        """Return an array of the observed shape at a few places."""
+        return np.asarray(array.reshape(-1)[self.few])
+
+    def promises(self, values: Array) -> bool:
+        """Return whether an array may be the observed one, or the observed one without what was dropped.
+
+        Args:
+            values: The array at a few places.
+        """
+        kept = self.seen != 0
+        value, seen = values[kept], self.seen[kept]
+        squares = float(np.dot(value, value))
+        if not squares:
+            return not seen.size
+        factor = float(np.dot(value, seen)) / squares
+        return bool(np.max(np.abs(factor * value - seen)) <= 2 * self.limit * float(np.max(np.abs(seen))))
 
     @property
     def weights(self) -> dict[str, Array]:
@@ -65,7 +103,7 @@ class Search:
 
     def task(self, x: Array) -> Task:
         """Return a task for a family of steps."""
-        return Task(x, self.observed, self.weights, (), self.limit, precision=self.precision)
+        return Task(x, self.observed, self.weights, (), self.limit, precision=self.precision, work=self.work)
 
 
 def accepted(search: Search, value: Array, expression: Expression) -> Iterator[Expression]:

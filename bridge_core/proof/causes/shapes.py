@@ -26,11 +26,12 @@ def _rearrange(x: Array, weights: Mapping[str, Array], settings: Settings) -> Ar
         x: Array of any shape.
         weights: Not used.
         settings: ``cut`` (sizes that the last axis is cut into, or None), ``order`` (of the axes then, as
-            letters, those of the cut axis are p and q) and ``shape``.
+            letters, those of the cut axis are p, q, ...) and ``shape``.
     """
     letters = LETTERS.get(x.ndim, "abcdefgh"[: x.ndim])
     if settings["cut"] is not None:
-        x, letters = x.reshape(*x.shape[:-1], *settings["cut"]), letters[:-1] + "pq"
+        cut = settings["cut"]
+        x, letters = x.reshape(*x.shape[:-1], *cut), letters[:-1] + "pqrs"[: len(cut)]
     order = [letters.index(letter) for letter in settings["order"].split()]
     return x.transpose(order).reshape(x.shape[0], *settings["shape"])
 
@@ -48,6 +49,11 @@ def _rearrange_candidates(task: Task) -> Iterator[Candidate]:
         if _merges(sizes[1:], shape):
             plain = order.replace(" ", "") == letters
             yield {"cut": None, "order": order, "shape": shape}, 0.0 if plain else 0.2
+    if x.ndim == 2 and 3 < observed.ndim < 6:  # a vector becomes a map
+        for places in itertools.permutations(range(len(shape))):
+            cut = tuple(shape[place] for place in places)
+            order = " ".join(["n", *("pqrs"[places.index(axis)] for axis in range(len(shape)))])
+            yield {"cut": cut, "order": order, "shape": shape}, 0.1 * (places[0] != len(shape) - 1)
     if observed.ndim > 2 and x.ndim < 5:
         cuts = {
             (n, x.shape[-1] // n) for n in (*shape, *(x.shape[-1] // n for n in shape)) if 1 < n < x.shape[-1]

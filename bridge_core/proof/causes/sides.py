@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from bridge_core.proof.causes.measures import comparable, relative_error, rounding
+from bridge_core.proof.causes.measures import alignment, relative_error, rounding
+from bridge_core.proof.causes.side_parts import (
+    SIDES,
+    alone_children,
+    before,
+    name_of,
+    unpaired_weights,
+    usable_array,
+    weight_pairs,
+)
 from bridge_core.proof.causes.site import ModuleView, Site
 from bridge_core.state import Array
 
-__all__ = ["Side", "alignment", "both_sides", "inner_sites", "unlike_weights"]
-
-MAX_VALUES = 1 << 25
-"""Arrays with more values are not looked at: 256 MiB in float64, and there are a few copies."""
+__all__ = ["Side", "both_sides", "inner_sites", "unlike_weights"]
 
 SPATIAL = ("Conv", "BatchNorm", "GroupNorm", "InstanceNorm", "Pool", "batch_norm", "conv")
 """Parts of the names of layers whose feature maps have their channels where the framework has them."""
@@ -29,7 +34,8 @@ class Side:
         view: The module.
         arrays: Common name -> float64 array (int64 for integers), in one layout for both sides:
             ``"input 0"``, ``"child i input 0"`` and ``"child i output"`` for the i-th of ``site.pairs``,
-            ``"weight NAME"``. Only what comes before the observed array.
+            ``"weight NAME"``; ``"source i output"`` of the source's i-th child if it has no pair, and so on.
+            Only what comes before the observed array.
         observed: The array that differs; in the same layout.
         names: Common name -> what people call it on this side.
         dtypes: The dtypes of the observed array and of the floats among the inputs.
@@ -72,13 +78,13 @@ def both_sides(site: Site) -> tuple[Side, Side] | None:
         for side in (0, 1):
             arrays[side][common] = aligned[side]
             names[side][common] = texts[side]
-    for side, common, value, text in _one_sided(site):
-        if common not in arrays[side] and _usable(value):
+    for side, common, value, text in [*_one_sided(site), *_unpaired(site)]:
+        if common not in arrays[side] and usable_array(value):
             arrays[side][common] = _alone(site, side, _plain(value), orders)
             names[side][common] = text
-    for common, one, other, texts in _weight_pairs(site):
+    for common, one, other, texts in [*weight_pairs(site), *unpaired_weights(site)]:
         for side, weight in enumerate((one, other)):
-            if weight is not None and _usable(weight):
+            if weight is not None and usable_array(weight):
                 arrays[side][common] = _plain(weight)
                 names[side][common] = texts[side]
     first, second = _plain(first), _plain(second)
@@ -101,7 +107,7 @@ def inner_sites(site: Site) -> Iterator[Site]:
             continue
         inputs = list(_paired(first.inputs, second.inputs))
         outputs = list(_paired(first.outputs, second.outputs))
-        if not inputs or not all(_usable(a) and _usable(b) for _, a, b in [*inputs, *outputs]):
+        if not inputs or not all(usable_array(a) and usable_array(b) for _, a, b in [*inputs, *outputs]):
             continue
         equal = all(
             alignment(_plain(a), _plain(b), max(10 * site.control, 1e-5)) is not None for _, a, b in inputs
@@ -110,35 +116,8 @@ def inner_sites(site: Site) -> Iterator[Site]:
             yield Site(first, second, control=site.control)
 
 
-def alignment(source: Array, target: Array, limit: float) -> tuple[int, ...] | None:
-    """Return how to transpose the source's array so that it equals the target's; None if nothing does.
-
-    Args:
-        source: Array of any shape.
-        target: Array of the same rank.
-        limit: Relative error up to which they are equal.
-    """
-    if source.ndim != target.ndim or sorted(source.shape) != sorted(target.shape):
-        return None
-    rank = source.ndim
-    likely: list[tuple[int, ...]] = [tuple(range(rank))]
-    if rank > 2:
-        likely += [(0, *range(2, rank), 1), (0, rank - 1, *range(1, rank - 1)), (*range(1, rank), 0)]
-    others = itertools.permutations(range(rank)) if rank <= 4 else ()
-    orders: list[tuple[int, ...]] = [*likely, *others]
-    for order in dict.fromkeys(orders):
-        moved = source.transpose(order)
-        if moved.shape == target.shape and relative_error(target, moved) <= limit:
-            return order
-    return None
-
-
 def _plain(array: Array) -> Array:
     return np.asarray(array).astype(np.int64 if array.dtype.kind in "iub" else np.float64)
-
-
-def _usable(array: Array) -> bool:
-    return comparable(array) and array.size <= MAX_VALUES
 
 
 def _observed(site: Site) -> tuple[str, Array, Array, str] | None:
@@ -150,7 +129,9 @@ def _observed(site: Site) -> tuple[str, Array, Array, str] | None:
         left, right = site.source.children[one].inputs, site.target.children[other].inputs
         where = "input of a child"
     usable = [
-        (name, a, b) for name, a, b in _paired(left, right) if _usable(a) and _usable(b) and a.size and b.size
+        (name, a, b)
+        for name, a, b in _paired(left, right)
+        if usable_array(a) and usable_array(b) and a.size and b.size
     ]
     for name, a, b in usable:
         limit = rounding(site, a, b)
@@ -170,7 +151,6 @@ def _paired(left: Mapping[str, Array], right: Mapping[str, Array]) -> Iterator[t
 
 
 Pair = tuple[str, Array, Array, tuple[str, str]]
-WeightPair = tuple[str, Array | None, Array | None, tuple[str, str]]
 
 
 def _input_pairs(site: Site) -> Iterator[Pair]:
@@ -179,7 +159,7 @@ def _input_pairs(site: Site) -> Iterator[Pair]:
         text = "the module's input" if name == "0" else f"the module's input {name!r}"
         yield f"input {name}", a, b, (text, text)
     for place, (one, other) in enumerate(site.pairs):
-        if not (_before(site, 0, one) and _before(site, 1, other)):
+        if not (before(site, 0, one) and before(site, 1, other)):
             continue
         first, second = site.source.children[one], site.target.children[other]
         for what, left, right in (
@@ -187,7 +167,7 @@ def _input_pairs(site: Site) -> Iterator[Pair]:
             ("output", first.outputs, second.outputs),
         ):
             for name, a, b in _paired(left, right):
-                texts = (f"the {what} of {_name(first)}", f"the {what} of {_name(second)}")
+                texts = (f"the {what} of {name_of(first)}", f"the {what} of {name_of(second)}")
                 yield f"child {place} {what}{' ' + name if name else ''}", a, b, texts
 
 
@@ -196,111 +176,29 @@ def _one_sided(site: Site) -> Iterator[tuple[int, str, Array, str]]:
     for place, pair in enumerate(site.pairs):
         for side, view in enumerate((site.source, site.target)):
             child = view.children[pair[side]]
-            if not _before(site, side, pair[side]) or (site.at is not None and place == site.at):
+            if not before(site, side, pair[side]) or (site.at is not None and place == site.at):
                 continue
             for what, values in (("input", child.inputs), ("output", child.outputs)):
                 for name, value in values.items():
                     common = f"child {place} {what}{' ' + name if name else ''}"
-                    yield side, common, np.asarray(value), f"the {what} of {_name(child)}"
+                    yield side, common, np.asarray(value), f"the {what} of {name_of(child)}"
 
 
-def _before(site: Site, side: int, child: int) -> bool:
-    """Return whether a child was called before the array that differs was there."""
-    return site.at is None or child < site.pairs[site.at][side]
+def _unpaired(site: Site) -> Iterator[tuple[int, str, Array, str]]:
+    """Yield what was computed by children that only one side has."""
+    for side, place, child in alone_children(site):
+        own = _is_output((site.source, site.target)[side], child, site)
+        for what, values in (("input", child.inputs), ("output", {} if own else child.outputs)):
+            for name, value in values.items():
+                common = f"{SIDES[side]} {place} {what}{' ' + name if name else ''}"
+                yield side, common, np.asarray(value), f"the {what} of {name_of(child)}"
 
 
-def _name(view: ModuleView) -> str:
-    return str(view.path[-1]) if view.path else view.type.rpartition(".")[2]
-
-
-def _weight_pairs(site: Site) -> Iterator[WeightPair]:
-    """Yield weights: the neutral leaves, or the module's own ones, paired by shape and values.
-
-    A weight that only one side has comes with None for the other.
-    """
-    left, right = _own_weights(site.source), _own_weights(site.target)
-    if site.source.neutral and site.target.neutral:
-        for leaf in dict.fromkeys([*left, *right]):
-            yield f"weight {leaf}", left.get(leaf), right.get(leaf), (leaf, leaf)
-        return
-    rest = dict(right)
-    for name, value in left.items():
-        other = _same_values(value, rest) or _same_shape(value, left, rest)
-        if other is None:
-            yield f"weight {name}", value, None, (name, name)
-        else:
-            yield f"weight {name}", value, _as_shaped(rest.pop(other), value), (name, other)
-    for name, value in rest.items():
-        yield (f"weight {name}" if name not in left else f"weight {name} (target)"), None, value, (name, name)
-    for place, (one, other_place) in enumerate(site.pairs):
-        first, second = site.source.children[one], site.target.children[other_place]
-        if "embedding" in first.neutral and "embedding" in second.neutral:
-            tables = (np.asarray(first.neutral["embedding"]), np.asarray(second.neutral["embedding"]))
-            yield f"weight child {place} embedding", *tables, ("embedding", "embedding")
-        elif not _alike(first, second):
-            yield from _child_weights(place, first, second)
-
-
-def _alike(first: ModuleView, second: ModuleView) -> bool:
-    """Return whether a child returns arrays of the same sizes on both sides."""
-    sizes = [sorted(sorted(np.shape(a)) for a in view.outputs.values()) for view in (first, second)]
-    return sizes[0] == sizes[1]
-
-
-def _child_weights(place: int, first: ModuleView, second: ModuleView) -> Iterator[WeightPair]:
-    """Yield the weights of a child that only holds them on one side, where its parent computes with them."""
-    left, right = _own_weights(first), dict(_own_weights(second))
-    for name, value in list(left.items())[:4]:
-        other = _same_values(value, right)
-        if other is not None:
-            shaped = _as_shaped(right.pop(other), value)
-            yield (
-                f"weight child {place} {name}",
-                value,
-                shaped,
-                (f"{_name(first)}.{name}", f"{_name(second)}.{other}"),
-            )
-
-
-def _own_weights(view: ModuleView) -> dict[str, Array]:
-    """Return the weights that are not a child's; neutral ones of a layer."""
-    if view.neutral:
-        return {name: np.asarray(value) for name, value in view.neutral.items()}
-    inside = [child.path[len(view.path) :] for child in view.children]
-    own = {
-        ".".join(map(str, key)): np.asarray(value)
-        for key, value in view.weights.items()
-        if not any(key[: len(path)] == path for path in inside if path)
-    }
-    return {name: value for name, value in own.items() if _usable(value) and value.dtype.kind != "i"}
-
-
-def _same_values(value: Array, among: Mapping[str, Array]) -> str | None:
-    alike = np.sort(value.reshape(-1).astype(np.float64))
-    for name, other in among.items():
-        if other.size == value.size and np.allclose(
-            alike, np.sort(other.reshape(-1).astype(np.float64)), rtol=1e-5, atol=1e-6
-        ):
-            return name
-    return None
-
-
-def _same_shape(value: Array, own: Mapping[str, Array], among: Mapping[str, Array]) -> str | None:
-    """Return the one weight of this shape, if there is one on each side."""
-    here = [name for name, other in own.items() if sorted(other.shape) == sorted(value.shape)]
-    there = [name for name, other in among.items() if sorted(other.shape) == sorted(value.shape)]
-    return there[0] if len(here) == len(there) == 1 else None
-
-
-def _as_shaped(other: Array, value: Array) -> Array:
-    """Return a weight in the axes of its partner where only the order of axes differs."""
-    order = alignment(other, value, 1e-5)
-    if order is not None:
-        return other.transpose(order)
-    flat = other.reshape(-1)
-    if flat.shape == value.reshape(-1).shape and np.allclose(flat, value.reshape(-1), rtol=1e-5, atol=1e-6):
-        return flat.reshape(value.shape)
-    return other
+def _is_output(view: ModuleView, child: ModuleView, site: Site) -> bool:
+    """Return whether a child returns the module's output itself, which explains nothing."""
+    ours, theirs = list(view.outputs.values()), list(child.outputs.values())
+    same = [np.shape(a) == np.shape(b) and np.array_equal(a, b) for a, b in zip(ours, theirs, strict=False)]
+    return site.at is None and bool(same) and same[0]
 
 
 def unlike_weights(sides: tuple[Side, Side], limit: float) -> list[str]:
@@ -318,7 +216,7 @@ def _in_one_layout(
     site: Site, left: Array, right: Array, orders: dict[int, tuple[int, ...]]
 ) -> tuple[Array, Array] | None:
     """Return an input of both sides with channels last; remember the source's order of this rank."""
-    if not (_usable(left) and _usable(right)):
+    if not (usable_array(left) and usable_array(right)):
         return None
     first, second = _plain(left), _plain(right)
     if site.target.channels == "first" and site.source.channels == "last":

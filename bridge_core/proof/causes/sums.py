@@ -1,4 +1,4 @@
-"""The search for sums, products and concatenations of recorded arrays and weights."""
+"""The search for sums and products of recorded arrays and weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from bridge_core.proof.causes.activations import ACTIVATIONS
-from bridge_core.proof.causes.expressions import Expression, Term, evaluate
+from bridge_core.proof.causes.expressions import Expression, Term
 from bridge_core.proof.causes.linears import likely
 from bridge_core.proof.causes.search import (
     MAX_CHAINED,
@@ -67,6 +67,8 @@ def sums(search: Search) -> Iterator[Expression]:
         for chosen in itertools.combinations(range(len(atoms)), number):
             if len(chosen) == 3 and not all(isinstance(atoms[i][0].factor, float) for i in chosen):
                 continue
+            if not search.work.allows(8 * FEW):
+                return
             matrix = np.stack([columns[i] for i in chosen], 1)
             for rows, step in ((slice(None), None), (positive, "relu")):
                 if step and (not (seen >= 0).all() or not (seen == 0).any() or positive.sum() < 8):
@@ -76,7 +78,7 @@ def sums(search: Search) -> Iterator[Expression]:
                     continue
                 sizes = (search.observed.shape[-1],)
                 terms = [
-                    _with_factor(atoms[i][0], likely(float(f), sizes, 1e-4))
+                    _with_factor(atoms[i][0], likely(float(f), sizes, 1e-4, search.precision))
                     for i, f in zip(chosen, factors, strict=True)
                 ]
                 if any(term is None for term in terms):
@@ -104,21 +106,49 @@ def _with_factor(term: Term, factor: float) -> Term | None:
 def _activated_sums(search: Search, atoms: list[tuple[Term, Array]]) -> Iterator[Expression]:
     """Yield f(x + y), and x + f(y)."""
     for (place, (one, first)), (after, (other, second)) in itertools.permutations(enumerate(atoms[:8]), 2):
-        total = first + second
+        left, right = search.at_few(first), search.at_few(second)
         for name in POINTWISE:
+            if not search.work.allows(16 * left.size):
+                return
+            compute = ACTIVATIONS[name]
             with np.errstate(all="ignore"):
-                values = (ACTIVATIONS[name](total), first + ACTIVATIONS[name](second))
-            if place < after:
-                outer = Expression((one, other), after=(activation(name),), cost=3)
-                yield from accepted(search, values[0], outer)
-            inner = replace(other, steps=(*other.steps, activation(name)))
-            yield from accepted(search, values[1], Expression((one, inner), cost=3))
+                if place < after and search.promises(compute(left + right)):
+                    outer = Expression((one, other), after=(activation(name),), cost=3)
+                    yield from accepted(search, compute(first + second), outer)
+                inner = replace(other, steps=(*other.steps, activation(name)))
+                if search.promises(left + compute(right)):
+                    yield from accepted(search, first + compute(second), Expression((one, inner), cost=3))
+                elif isinstance(other.factor, float):
+                    yield from _scaled_branch(search, (one, inner), left, compute(right))
+
+
+def _scaled_branch(
+    search: Search, terms: tuple[Term, Term], first: Array, second: Array
+) -> Iterator[Expression]:
+    """Yield x + factor * f(y): a number, or a weight of one value or one for each feature."""
+    rest, scale = search.seen - first, float(np.max(np.abs(search.seen)))
+    squares = float(np.dot(second, second))
+    if not squares or not np.isfinite(squares):
+        return
+    columns = search.few % search.observed.shape[-1]
+    for name, weight in search.weights.items():
+        flat = weight.reshape(-1)
+        if flat.size in (1, search.observed.shape[-1]):
+            factors = flat[columns % flat.size]
+            if np.max(np.abs(factors * second - rest)) <= 2 * search.limit * scale:
+                yield Expression((terms[0], replace(terms[1], factor=f"weight {name}")), cost=3)
+    factor = float(np.dot(second, rest)) / squares
+    if factor and np.max(np.abs(factor * second - rest)) <= 2 * search.limit * scale:
+        exact = likely(factor, (search.observed.shape[-1],), 1e-4, search.precision)
+        yield Expression((terms[0], replace(terms[1], factor=exact)), cost=3.2)
 
 
 def _dropped_sums(search: Search, atoms: list[tuple[Term, Array]]) -> Iterator[Expression]:
     """Yield x + dropout(y): what is not x is y over 1 - p, or nothing."""
     scale = float(np.max(np.abs(search.observed)))
     for (one, first), (other, second) in itertools.permutations(atoms[:8], 2):
+        if not search.work.allows(8 * first.size):
+            return
         rest = search.observed - first
         rest = np.where(np.abs(rest) <= search.limit * scale, 0.0, rest)
         share = dropped_share(
@@ -128,8 +158,23 @@ def _dropped_sums(search: Search, atoms: list[tuple[Term, Array]]) -> Iterator[E
             yield Expression((one, replace(other, dropout=share)), cost=3)
 
 
+def _product(search: Search, value: Array, expression: Expression) -> Iterator[Expression]:
+    """Yield a product that is the observed array, or is it but for a factor."""
+    found = list(accepted(search, value, expression))
+    yield from found
+    squares = float(np.sum(value * value))
+    if found or not squares or not np.isfinite(squares):
+        return
+    factor = likely(
+        float(np.sum(value * search.observed)) / squares, (value.shape[-1],), 1e-4, search.precision
+    )
+    first, *others = expression.terms
+    scaled = replace(expression, terms=(replace(first, factor=factor), *others), cost=expression.cost + 1)
+    yield from accepted(search, factor * value, scaled)
+
+
 def pairs(search: Search) -> Iterator[Expression]:
-    """Yield products of two arrays or halves, one of them activated, and concatenations."""
+    """Yield products of two arrays or halves, one of them activated."""
     halves = [
         (Term(name, (("part", {"part": part, "parts": 2, "interleaved": interleaved}),)), value)
         for name in search.bases[:MAX_CHAINED]
@@ -147,37 +192,20 @@ def pairs(search: Search) -> Iterator[Expression]:
     for (one, first), (other, second) in itertools.combinations([*halves, *whole], 2):
         if first.shape != search.observed.shape:
             continue
-        yield from accepted(search, first * second, Expression((one, other), "product", cost=1))
-        for name in ACTIVATIONS:
+        left, right = search.at_few(first), search.at_few(second)
+        if search.promises(left * right):
+            yield from _product(search, first * second, Expression((one, other), "product", cost=1))
+        for name, compute in ACTIVATIONS.items():
+            whole_axis = name in ("softmax", "log_softmax")
+            if not search.work.allows(8 * (first.size if whole_axis else left.size)):
+                return
             for term, value, plain, factor in ((one, first, other, second), (other, second, one, first)):
+                with np.errstate(all="ignore"):
+                    if not whole_axis:
+                        ours, theirs = (left, right) if term is one else (right, left)
+                        if not search.promises(compute(ours) * theirs):
+                            continue
+                    product = compute(value) * factor
                 gated = replace(term, steps=(*term.steps, activation(name)))
                 terms = (gated, plain) if term is one else (plain, gated)
-                with np.errstate(all="ignore"):
-                    product = ACTIVATIONS[name](value) * factor
-                yield from accepted(search, product, Expression(terms, "product", cost=1.1))
-    yield from _concatenations(search)
-
-
-def _concatenations(search: Search) -> Iterator[Expression]:
-    shape = search.observed.shape
-    names = [*search.bases, *(f"weight {name}" for name in search.weights)]
-    usable = [n for n in names if search.arrays[n].ndim and search.arrays[n].shape[-1] <= shape[-1]]
-    for number in (2, 3):
-        for chosen in itertools.permutations(usable[:10], number):
-            if all(name.startswith("weight ") for name in chosen):
-                continue
-            for axis in range(-1, -len(shape), -1):
-                expression = Expression(
-                    tuple(Term(name) for name in chosen), "concat", axis=axis, cost=number
-                )
-                if sum(_length(search.arrays[name], axis) for name in chosen) != shape[axis]:
-                    continue
-                try:
-                    value = evaluate(expression, search.arrays)
-                except (ValueError, IndexError):
-                    continue
-                yield from accepted(search, value, expression)
-
-
-def _length(array: Array, axis: int) -> int:
-    return array.shape[axis] if -axis <= array.ndim else 1
+                yield from _product(search, product, Expression(terms, "product", cost=1.1))

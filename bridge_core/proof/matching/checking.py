@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 
 from bridge_core.conversion import plan_conversion
 from bridge_core.errors import BridgeError
@@ -12,7 +10,7 @@ from bridge_core.plugins import Registry
 from bridge_core.proof.matching.matching import Matching
 from bridge_core.proof.matching.patterns import literals
 from bridge_core.proof.matching.rules_text import rules_text
-from bridge_core.rules import Rule, load_rules
+from bridge_core.rules import Rule, rules_of_text
 from bridge_core.state import FlatState, Key
 
 __all__ = ["with_checked_rules"]
@@ -48,16 +46,9 @@ def _problems(
     matching: Matching, text: str, source: FlatState, target: FlatState, registry: Registry
 ) -> tuple[str, ...]:
     try:
-        return tuple(_planned(matching, source, target, _loaded(text), registry))
+        return tuple(_planned(matching, source, target, tuple(rules_of_text(text, "rules.toml")), registry))
     except BridgeError as err:
         return (str(err),)
-
-
-def _loaded(text: str) -> tuple[Rule, ...]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rules.toml"
-        path.write_text(text, encoding="utf-8")
-        return tuple(load_rules(path))
 
 
 def _planned(

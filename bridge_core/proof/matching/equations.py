@@ -153,6 +153,9 @@ def _with_lists(term: list[str], places: tuple[int, ...], names: list[str]) -> l
 
 
 def _terms(way: Way, source: Shape, target: Shape) -> Iterator[tuple[list[str], list[str], dict[str, int]]]:
+    if way.is_einsum:
+        yield from _heads_first(source, target)
+        return
     if way.identity:
         terms = _reshaped(source, target)
         if terms is not None:
@@ -163,6 +166,17 @@ def _terms(way: Way, source: Shape, target: Shape) -> Iterator[tuple[list[str], 
             terms = _bound(way, dict(one), dict(other), source, target)
             if terms is not None:
                 yield terms
+
+
+def _heads_first(source: Shape, target: Shape) -> Iterator[tuple[list[str], list[str], dict[str, int]]]:
+    """Yield the terms where one side has the heads first and the size of a head last."""
+    if sorted((len(source), len(target))) != [2, 3]:
+        return
+    flat, split = sorted((source, target), key=len)
+    if flat != (split[0] * split[2], split[1]) or 1 in (split[0], split[2]):
+        return
+    terms = ["(x0 x2)", "x1"], ["x0", "x1", "x2"]
+    yield (*(terms if len(source) == 2 else terms[::-1]), {"x0": split[0]})
 
 
 def _bound(

@@ -7,7 +7,7 @@ import functools
 import re
 from collections.abc import Iterable
 
-__all__ = ["likeness", "meaning"]
+__all__ = ["likeness", "meaning", "parts_meant"]
 
 _SYNONYMS = (
     ("query", "q", "q_proj", "to_q", "wq", "query_proj", "q_lin", "q_linear", "linear_q", "query_w", "w_q"),
@@ -26,10 +26,22 @@ _SYNONYMS = (
     ("value_bias", "v_bias"),
     ("mean", "running_mean", "moving_mean"),
     ("var", "running_var", "moving_variance"),
-    ("scale", "gamma"),
+    ("scale", "gamma", "weight"),
     ("bias", "beta", "offset"),
 )
 """Each line is one meaning; a name in two lines has none by itself."""
+
+_FUSED = {
+    name: parts
+    for names, parts in (
+        ("in_proj_weight in_proj_bias qkv qkv_proj wqkv to_qkv c_attn", ("query", "key", "value")),
+        ("query_key_value qkv_einsum", ("query", "key", "value")),
+        ("kv kv_proj kv_einsum to_kv key_value", ("key", "value")),
+        ("gate_up_proj gating_einsum", ("gate", "up")),
+    )
+    for name in names.split()
+}
+"""Names of tensors that hold several -> what they hold, in order."""
 
 _JOINTS = re.compile(r"[._/~\-]+")
 
@@ -55,6 +67,15 @@ def meaning(name: str) -> str:
 def _meant(part: str) -> str:
     lower = part.lower()
     return _table().get(lower, lower)
+
+
+def parts_meant(name: str) -> tuple[str, ...]:
+    """Return the meanings of what one tensor of this name holds, in order; none if it is not known.
+
+    >>> parts_meant("qkv_proj")
+    ('query', 'key', 'value')
+    """
+    return _FUSED.get(name.lower(), ())
 
 
 def likeness(one: str, other: str) -> float:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from bridge_core.proof.matching.equations import LETTERS, Alignment, Form, alignments, forms
 from bridge_core.proof.matching.folding import NodePath, Side
-from bridge_core.proof.matching.transforms import Way, Ways
+from bridge_core.proof.matching.transforms import UNCHANGED, Way, Ways
 
 __all__ = ["Draft", "LeafEvidence", "name_of"]
 
@@ -47,6 +47,8 @@ class LeafEvidence:
     ways: Ways
     source: Side
     target: Side
+    usual: bool = True
+    """Whether names of linear layers' leaves show the order of axes."""
     _known: dict[Hashable, Draft | None] = field(default_factory=dict, repr=False)
 
     def draft(self, source: NodePath, target: NodePath) -> Draft | None:
@@ -68,10 +70,18 @@ class LeafEvidence:
     def speaks_against(self, draft: Draft) -> bool:
         """Return whether a settled pair shows that linear layers are not stored as usual.
 
-        That is a leaf with two axes and a bias next to it, of which the shape shows the order of axes.
+        That is a leaf with two axes, of which the shape shows their order, and with the name of a linear
+        layer's or a bias next to it.
         """
         paths = (draft.source, draft.target)
-        return draft.by_shape and not draft.usual and all(_bias_sizes(path) is not None for path in paths)
+        linear = self._is_linear(draft.source, self.ways.source_roles) and self._is_linear(
+            draft.target, self.ways.target_roles
+        )
+        biased = all(_bias_sizes(path) is not None for path in paths)
+        return draft.by_shape and not draft.usual and (linear or biased)
+
+    def _is_linear(self, path: NodePath, roles: Mapping[str, frozenset[tuple[str, str]]]) -> bool:
+        return any(kind == "linear" for kind, _ in roles.get(name_of(path), ()))
 
     def _draft(self, source: NodePath, target: NodePath) -> Draft | None:
         if source[-1].sort != target[-1].sort:
@@ -83,6 +93,8 @@ class LeafEvidence:
             return None
         by_shape = len(every) == 1
         named = self._forms(ways, source, target)
+        if not named and source[-1].shape == target[-1].shape and len(source[-1].shape or ()) == 2:
+            named = self._forms((UNCHANGED,), source, target)  # a linear layer stored in another order
         if not named:
             return None
         if len(named) == 1:
@@ -123,6 +135,7 @@ class LeafEvidence:
             way
             for way in ways.all
             if way.identity
+            or way.is_einsum
             or (
                 (not known[0] or way.source_leaf == ours)
                 and (not known[1] or way.target_leaf == theirs)
@@ -133,7 +146,8 @@ class LeafEvidence:
         if not self._collections_agree(source, target):
             return ()
         if all(known):
-            layers = tuple(way for way in allowed if not way.identity)
+            square = not self.usual and len(source[-1].shape or ()) == 2
+            layers = tuple(way for way in allowed if (square or not way.identity) and not way.is_einsum)
             return layers or (allowed if ours == theirs else ())
         return allowed
 
@@ -166,7 +180,7 @@ class LeafEvidence:
     def _with_bias(self, ways: tuple[Way, ...], source: NodePath, target: NodePath) -> tuple[Way, ...]:
         """Return the ways in which a bias next to each leaf has the size of its outputs."""
         sizes = [_bias_sizes(path) for path in (source, target)]
-        if any(size is None for size in sizes):
+        if any(size is None for size in sizes) or not (self.usual or len(source[-1].shape or ()) != 2):
             return ways
         fitting = []
         for way in ways:

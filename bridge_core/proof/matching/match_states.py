@@ -13,6 +13,7 @@ from bridge_core.proof.matching.checking import with_checked_rules
 from bridge_core.proof.matching.doubts import with_doubts
 from bridge_core.proof.matching.equations import Alignment, Form
 from bridge_core.proof.matching.folding import Node, NodePath, Side, fold, slots_of
+from bridge_core.proof.matching.fused import Fused
 from bridge_core.proof.matching.known_names import likeness
 from bridge_core.proof.matching.leaf_evidence import Draft, LeafEvidence
 from bridge_core.proof.matching.matching import Choice, Matching, Option, PatternPair, Unmatched
@@ -74,7 +75,8 @@ def _assigned(ours: Side, theirs: Side, evidence: LeafEvidence, *, names: bool) 
     pools = Pools(profiles, evidence, names=names)
     outcome = pools.match(*roots)
     if pools.against or any(map(evidence.speaks_against, outcome.drafts)):
-        outcome = Pools(profiles, evidence, names=names, usual=False).match(*roots)
+        unusual = LeafEvidence(evidence.ways, ours, theirs, usual=False)
+        outcome = Pools(profiles, unusual, names=names, usual=False).match(*roots)
     outcome.ours += gone[0]
     outcome.theirs += gone[1]
     return outcome
@@ -137,6 +139,12 @@ class _Result:
         single = [(draft, *draft.forms[0]) for draft in outcome.drafts if len(draft.forms) == 1]
         pairs = list(self._writer.pairs(single))
         choices = [self._orientation(draft) for draft in outcome.drafts if len(draft.forms) > 1]
+        for fused in outcome.fused:
+            rules = self._writer.fused(fused)
+            if len(rules) == 1:
+                pairs += rules
+            else:
+                choices.append(_order_choice(fused, rules))
         choices += [self._choice(choice) for choice in outcome.choices]
         return tuple(pairs), tuple(choices)
 
@@ -172,6 +180,13 @@ class _Result:
             tuple(options),
             choice.reason,
         )
+
+
+def _order_choice(fused: Fused, rules: tuple[PatternPair, ...]) -> Choice:
+    whole, parts = pattern_of(fused.whole), ", ".join(map(pattern_of, fused.parts))
+    source, target = (whole, parts) if fused.is_source else (parts, whole)
+    options = tuple(Option(source, target, (rule,), (), 1 / (n + 2)) for n, rule in enumerate(rules))
+    return Choice((source,), (target,), options, f"in which order {whole} holds {parts}")
 
 
 def _unmatched(paths: list[NodePath], side: Side, other: Side) -> tuple[Unmatched, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bridge_core.proof.matching.folding import NodePath
+from bridge_core.proof.matching.fused import Fused
 from bridge_core.proof.matching.leaf_evidence import Draft
 
 __all__ = ["DraftChoice", "Outcome"]
@@ -19,6 +20,7 @@ class Outcome:
         choices: What is open.
         ours: Leaves of the source without a partner.
         theirs: Leaves of the target without a partner.
+        fused: Leaves that are several of the other side.
         misfits: How many pairs of leaves no equation fits.
         usual: Whether all leaves with two axes may be linear layers as both frameworks store them.
     """
@@ -27,6 +29,7 @@ class Outcome:
     choices: list[DraftChoice] = field(default_factory=list)
     ours: list[NodePath] = field(default_factory=list)
     theirs: list[NodePath] = field(default_factory=list)
+    fused: list[Fused] = field(default_factory=list)
     misfits: int = 0
     usual: bool = True
 
@@ -36,6 +39,7 @@ class Outcome:
         self.choices += other.choices
         self.ours += other.ours
         self.theirs += other.theirs
+        self.fused += other.fused
         self.misfits += other.misfits
         self.usual = self.usual and other.usual
 

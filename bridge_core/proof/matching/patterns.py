@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from bridge_core.proof.matching.equations import LETTERS, Alignment, Form
 from bridge_core.proof.matching.folding import SLOT, NodePath, Side, numbers_of, slots_of
+from bridge_core.proof.matching.fused import Fused
 from bridge_core.proof.matching.leaf_evidence import Draft
 from bridge_core.proof.matching.matching import PatternPair
 from bridge_core.proof.matching.relations import Relations, flat_relations, relations_of
@@ -192,6 +193,44 @@ class PatternWriter:
             draft.confidence,
         )
 
+    def fused(self, fused: Fused) -> tuple[PatternPair, ...]:
+        """Return the rule of each order of a fused leaf's parts."""
+        return tuple(rule for way in fused.ways for rule in self._fused(fused, *way))
+
+    def _fused(
+        self, fused: Fused, order: Sequence[int], form: Form, alignment: Alignment
+    ) -> Iterator[PatternPair]:
+        parts = [fused.parts[n] for n in order]
+        ends = [(fused.whole, part) if fused.is_source else (part, fused.whole) for part in parts]
+        drafts = [Draft(*pair, ((form, alignment),), fused.reason, fused.confidence) for pair in ends]
+        lists = [[node.numbers for node in path if node.count > 1] for path in ends[0]]
+        relations = relations_of(lists[0], lists[1], alignment)
+        bounds = [relations and self._axes_bounds(draft, relations) for draft in drafts]
+        uses = [self._keys(draft, alignment) for draft in drafts]
+        keys = tuple(_joined(some, is_source=fused.is_source) for some in zip(*uses, strict=True))
+        if relations is None or any(bound is None for bound in bounds):
+            if not (alignment.source_axes or alignment.target_axes):
+                for use in keys:
+                    ours, theirs = (tuple(".".join(key) for key in side) for side in use)
+                    sizes = dict(form.sizes)
+                    yield PatternPair(
+                        ours, theirs, form.equation, (use,), (), sizes, fused.reason, fused.confidence
+                    )
+            return
+        sources = tuple(dict.fromkeys(_named(draft.source, relations.ours) for draft in drafts))
+        targets = tuple(dict.fromkeys(_named(draft.target, relations.theirs) for draft in drafts))
+        where = dict.fromkeys((*relations.where, *(text for bound in bounds for text in bound or ())))
+        yield PatternPair(
+            sources,
+            targets,
+            form.equation,
+            keys,
+            tuple(where),
+            dict(form.sizes),
+            fused.reason,
+            fused.confidence,
+        )
+
     def _axes_bounds(self, draft: Draft, relations: Relations) -> list[str] | None:
         bounds: list[str] = []
         for side, (path, names) in enumerate(
@@ -224,6 +263,15 @@ class PatternWriter:
                 group.setdefault(tuple(place[i] for i in paired), []).append(key)
             groups.append(group)
         return tuple((tuple(keys), tuple(groups[1][at])) for at, keys in groups[0].items())
+
+
+def _joined(
+    uses: Sequence[tuple[tuple[Key, ...], tuple[Key, ...]]], *, is_source: bool
+) -> tuple[tuple[Key, ...], tuple[Key, ...]]:
+    """Return the keys of a fused tensor's use, and of its parts."""
+    parts = tuple(key for use in uses for key in use[int(is_source)])
+    whole = uses[0][1 - int(is_source)]
+    return (whole, parts) if is_source else (parts, whole)
 
 
 def literal(

@@ -8,18 +8,23 @@ is how trees that nest differently meet. Names decide only what is left, and onl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 
 from bridge_core.proof.matching.assignment import components, possible_pairs
 from bridge_core.proof.matching.folding import Node, NodePath, texts_of
+from bridge_core.proof.matching.fused import fused_leaves
 from bridge_core.proof.matching.items import (
-    divided,
+    by_value,
     equal_counts,
     in_order,
     inside_of,
+    is_stacked,
     leaf_paths,
+    length,
+    listed_alike,
+    lists_to_open,
     normal_path,
     single_paths,
     with_one_meaning,
@@ -28,8 +33,12 @@ from bridge_core.proof.matching.items import (
 from bridge_core.proof.matching.leaf_evidence import LeafEvidence
 from bridge_core.proof.matching.outcome import DraftChoice, Outcome
 from bridge_core.proof.matching.profiles import Profiles
+from bridge_core.proof.matching.tree_forms import TreeForms
 
 __all__ = ["Pools"]
+
+_LONGEST = 64
+"""How many trees of one form are looked at one by one where they are listed in other ways."""
 
 _LARGEST_LAYER = 12
 """How many leaves a layer has at most, on both sides together."""
@@ -50,19 +59,23 @@ class Pools:
             usual: Whether linear layers are stored as both frameworks' own, unless nothing fits so.
         """
         self._usual = usual
-        self.against = 0
-        """How many groups fit only if linear layers are stored otherwise."""
+        self.against = 0  # how many groups fit only if linear layers are stored otherwise
         self._profiles = profiles
         self._evidence = evidence
         self._names = names
-        self._hashes: dict[tuple[int, bool], int] = {}
         self._moved: set[int] = set()
-        self._kinds: dict[int, frozenset[tuple[Hashable, int]]] = {}
-        self._numbers: dict[Hashable, int] = {}
-        self._kept: list[Node] = []
+        self._forms = TreeForms(profiles)
 
-    def match(self, ours: Sequence[NodePath], theirs: Sequence[NodePath]) -> Outcome:
-        """Return the pairs of two pools."""
+    def match(
+        self, ours: Sequence[NodePath], theirs: Sequence[NodePath], depths: tuple[int, int] = (0, 0)
+    ) -> Outcome:
+        """Return the pairs of two pools.
+
+        Args:
+            ours: Items of the source.
+            theirs: Items of the target.
+            depths: How long the path to the source's pool is, and the path to the target's.
+        """
         ours, theirs = (
             [normal_path(path) for path in paths if not self._is_hidden(path[-1])] for paths in (ours, theirs)
         )
@@ -72,17 +85,16 @@ class Pools:
             if any(up):
                 ours, theirs = [*ours, *up[0]], [*theirs, *up[1]]
                 continue
-            step = self._opened(left, right)
-            if step is None:
+            swaps = self._opened(left, right, depths)
+            if swaps is None:
                 break
-            swaps = step
             ours = [new for path in ours for new in swaps.get(id(path), [path])]
             theirs = [new for path in theirs for new in swaps.get(id(path), [path])]
         groups, left, right = self._without_split(groups, left, right)
         outcome = Outcome()
         for group in groups:
             outcome.add(self._group(*group))
-        outcome.add(self._rest(left, right))
+        outcome.add(self._rest(left, right, depths))
         return outcome
 
     def _without_split(
@@ -124,7 +136,7 @@ class Pools:
 
         Only classes of which one side has more: which of them are too many is not known.
         """
-        outside = {t for path in rest for t in self._types(path)}
+        outside = {t for path in rest for t in self._forms.types(path)}
         taken: list[NodePath] = []
         for group in groups:
             for path in group[number]:
@@ -148,15 +160,10 @@ class Pools:
         Trees of one form belong together. Others that hold as much may have exchanged leaves with what is
         next to them, so they do only if nothing there is like what is in them.
         """
-        groups, ours, theirs = equal_counts(ours, theirs, self._structure)
-        alike, ours, theirs = equal_counts(ours, theirs, self._common_structure)
-        for group in alike:
-            if self._common_structure(group[0][0])[1] == -1:  # nothing in it that both sides have as much of
-                ours += group[0]
-                theirs += group[1]
-            else:
-                groups.append(group)
-        others = Counter(t for path in (*ours, *theirs) for t in set(self._types(path)))
+        groups, ours, theirs, apart = self._of_one_form(ours, theirs, common=False)
+        alike, ours, theirs, more_apart = self._of_one_form(ours, theirs, common=True)
+        groups += alike
+        others = Counter(t for path in (*ours, *theirs) for t in set(self._forms.types(path)))
         for level in (False, True):
             more, left, right = equal_counts(
                 ours,
@@ -165,7 +172,7 @@ class Pools:
             )
             for group in more:
                 paths = (*group[0], *group[1])
-                inside = Counter(t for path in paths for t in set(self._types(path)))
+                inside = Counter(t for path in paths for t in set(self._forms.types(path)))
                 nested = not all(path[-1].is_leaf for path in paths)
                 if nested and any(others[t] > n for t, n in inside.items()):
                     left += group[0]
@@ -176,75 +183,74 @@ class Pools:
                     left += group[0]
                     right += group[1]
             ours, theirs = left, right
-        return groups, ours, theirs
+        return groups, [*ours, *apart[0], *more_apart[0]], [*theirs, *apart[1], *more_apart[1]]
 
-    def _types(self, path: NodePath) -> frozenset[Hashable]:
-        """Return the classes of the leaves below a path, each with how many elements a pattern has."""
-        outer = prod(node.count for node in path)
-        return frozenset((name, n * outer) for name, n in self._types_of(path[-1]))
+    def _of_one_form(
+        self, ours: list[NodePath], theirs: list[NodePath], *, common: bool
+    ) -> tuple[
+        list[tuple[list[NodePath], list[NodePath]]],
+        list[NodePath],
+        list[NodePath],
+        tuple[list[NodePath], list[NodePath]],
+    ]:
+        """Return groups of trees of one form, the rest, and what is listed in other ways on both sides.
 
-    def _types_of(self, node: Node) -> frozenset[tuple[Hashable, int]]:
-        known = self._kinds.get(id(node))
-        if known is None:
-            if node.is_leaf:
-                known = frozenset({(self._profiles.class_of(node), prod(node.shape or ()))})
-            else:
-                known = frozenset(
-                    (name, n * child.count) for child in node.children for name, n in self._types_of(child)
-                )
-            self._kinds[id(node)] = known
-            self._kept.append(node)
-        return known
-
-    def _structure(self, path: NodePath) -> Hashable:
-        return (prod(node.count for node in path), self._hash(path[-1], common=False))
-
-    def _common_structure(self, path: NodePath) -> tuple[int, int]:
-        """Return the form of a tree without the classes of which the sides have different amounts."""
-        return (prod(node.count for node in path), self._hash(path[-1], common=True))
-
-    def _hash(self, node: Node, *, common: bool) -> int:
-        """Return a number for what is below a node, whatever the names; -1 for nothing.
-
-        Args:
-            node: The node.
-            common: Whether to leave out classes of which the sides have different amounts.
+        If both sides have as many trees of a form in lists of other lengths, a list of one side may be parts
+        of several of the other, whatever lengths are equal.
         """
-        at = (id(node), common)
-        known = self._hashes.get(at)
-        if known is None:
-            known = self._new_hash(node, common=common)
-            self._hashes[at] = known
-            self._kept.append(node)
-        return known
+        groups: list[tuple[list[NodePath], list[NodePath]]] = []
+        rest: tuple[list[NodePath], list[NodePath]] = ([], [])
+        apart: tuple[list[NodePath], list[NodePath]] = ([], [])
+        forms = by_value(ours, theirs, lambda path: self._forms.form(path[-1], common=common))
+        listed = {form: listed_alike(*pair) for form, pair in forms.items()}
+        inside = [
+            self._forms.forms_inside(path[-1], common=common)
+            for form, pair in forms.items()
+            if not listed[form].alike
+            for path in (*pair[0], *pair[1])
+        ]
+        for form, pair in forms.items():
+            found = listed[form]
+            if form == -1:
+                into = rest
+            elif not found.alike and (found.as_many or any(form in below for below in inside)):
+                into = apart
+            else:
+                groups += found.groups
+                pair, into = found.rest, rest
+            for place, paths in zip(into, pair, strict=True):
+                place += paths
+        return groups, *rest, apart
 
-    def _new_hash(self, node: Node, *, common: bool) -> int:
-        content: Hashable
-        if node.is_leaf:
-            name = self._profiles.class_of(node)
-            if common and name not in self._profiles.balanced:
-                return -1
-            content = ("leaf", name, prod(node.shape or ()))
-        else:
-            inner = [(child.count, self._hash(child, common=common)) for child in node.children]
-            content = tuple(sorted(pair for pair in inner if pair[1] != -1))
-            if not content:
-                return -1
-            if len(content) == 1 and content[0][0] == 1:
-                return int(content[0][1])
-        return self._numbers.setdefault(content, len(self._numbers))
-
-    def _opened(self, left: list[NodePath], right: list[NodePath]) -> dict[int, list[NodePath]] | None:
+    def _opened(
+        self, left: list[NodePath], right: list[NodePath], depths: tuple[int, int]
+    ) -> dict[int, list[NodePath]] | None:
         """Return what replaces the largest items without a counterpart; None if all are leaves."""
         if not left or not right:
             return None
         profiles = {id(path): self._profiles.of(path) for path in (*left, *right)}
-        for ours, theirs in ((left, right), (right, left)):
+        forms = by_value(left, right, lambda path: self._forms.form(path[-1], common=False))
+        for form, pair in forms.items():
+            if listed_alike(*pair).as_many and sum(map(length, pair[0])) <= _LONGEST:
+                if is_stacked(form, forms, profiles):
+                    continue
+                swaps = {
+                    id(path): single_paths(path, range(depth, len(path)))
+                    for paths, depth in zip(pair, depths, strict=True)
+                    for path in paths
+                    if any(node.count > 1 for node in path[depth:])
+                }
+                if swaps:
+                    return swaps
+        inside = [self._forms.forms_inside(path[-1], common=False) for path in (*left, *right)]
+        for ours, theirs, depth in ((left, right, depths[0]), (right, left, depths[1])):
             known = {profiles[id(path)] for path in theirs}
             for path in ours:
-                single = divided(profiles[id(path)], path[-1].count)
-                if path[-1].count > 1 and single in known:
-                    return {id(path): single_paths(path)}
+                if any(self._forms.form(path[-1], common=False) in below for below in inside):
+                    continue  # others of its form are not in the pool yet
+                places = lists_to_open(path, depth, profiles[id(path)], known)
+                if places:
+                    return {id(path): single_paths(path, places)}
         nested = [path for path in (*left, *right) if not path[-1].is_leaf]
         if not nested:
             return None
@@ -266,12 +272,9 @@ class Pools:
                 return Outcome(ours=[ours], theirs=[theirs], misfits=1)
             why = replace(draft, reason=reason, confidence=min(confidence, draft.confidence))
             return Outcome(drafts=[why], usual=draft.usual)
-        if self._is_nested_layer(ours, theirs):
-            inner = self.match(leaf_paths(ours), leaf_paths(theirs))
-        else:
-            inner = self.match(inside_of(ours), inside_of(theirs))
-        for draft_number, draft in enumerate(inner.drafts):
-            inner.drafts[draft_number] = replace(draft, confidence=min(confidence, draft.confidence))
+        inside = leaf_paths if self._is_nested_layer(ours, theirs) else inside_of
+        inner = self.match(inside(ours), inside(theirs), (len(ours), len(theirs)))
+        inner.drafts = [replace(one, confidence=min(confidence, one.confidence)) for one in inner.drafts]
         return inner
 
     def _is_nested_layer(self, *paths: NodePath) -> bool:
@@ -306,9 +309,8 @@ class Pools:
             possible
             or possible_pairs(allowed)
             or possible_pairs([[not o.misfits for o in row] for row in outcomes])
+            or [[True] * len(theirs) for _ in ours]
         )
-        if possible is None:
-            possible = [[True] * len(theirs) for _ in ours]
         outcome = Outcome()
         for rows, columns in components(possible):
             outcome.add(self._component(ours, theirs, rows, columns, outcomes, possible))
@@ -345,12 +347,22 @@ class Pools:
         reason = f"{len(rows)} and {len(columns)} of the same shapes in the same place"
         return Outcome(choices=[DraftChoice(left, right, options, reason)])
 
-    def _rest(self, left: list[NodePath], right: list[NodePath]) -> Outcome:
+    def _rest(self, left: list[NodePath], right: list[NodePath], depths: tuple[int, int]) -> Outcome:
         """Return choices among leaves of which one side has more, and those without a partner."""
         outcome = Outcome()
         if not left or not right:
             outcome.ours = [leaf for path in left for leaf in leaf_paths(path)]
             outcome.theirs = [leaf for path in right for leaf in leaf_paths(path)]
+            return outcome
+        fused = fused_leaves(left, right, self._evidence, names=self._names)
+        if fused:
+            gone = {id(path) for one in fused for path in (one.whole, *one.parts)}
+            outcome = self.match(
+                [path for path in left if id(path) not in gone],
+                [path for path in right if id(path) not in gone],
+                depths,
+            )
+            outcome.fused += fused
             return outcome
         drafts = {
             (a, b): draft

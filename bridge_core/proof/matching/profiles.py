@@ -140,10 +140,10 @@ class Profiles:
 
 
 def _may_fuse(colours: Iterable[Colour]) -> bool:
-    """Return whether shapes differ in one axis, or have one axis more."""
+    """Return whether shapes differ in one axis, which may be heads and their size, or have one axis more."""
     shapes = [Counter(colour[1:]) for colour in colours]
     first = shapes[0]
-    return all(sum(((first - other) + (other - first)).values()) <= 2 for other in shapes[1:])
+    return all(sum(((first - other) + (other - first)).values()) <= 4 for other in shapes[1:])
 
 
 def _with_equal_product(ours: set[Colour], theirs: set[Colour]) -> Iterator[tuple[Colour, Colour]]:

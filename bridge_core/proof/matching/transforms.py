@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from bridge_core.plugins import Registry
 
-__all__ = ["Way", "Ways", "ways_between"]
+__all__ = ["UNCHANGED", "Way", "Ways", "ways_between"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Way:
     identity: bool = False
     by_module: bool = False
     """Whether only a live module's type shows it."""
+    is_einsum: bool = False
+    """Whether heads are the first axis of one side, as in ``(h d) in -> h in d`` of an einsum."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Ways:
 
 
 UNCHANGED = Way(identity=True)
+EINSUM = Way(is_einsum=True)
 
 
 @functools.lru_cache(maxsize=16)
@@ -130,7 +133,7 @@ def ways_between(registry: Registry, source: str, target: str) -> Ways:
         for second in by_role[first.kind, first.role]
     ]
     return Ways(
-        (*joined, UNCHANGED),
+        (*joined, EINSUM, UNCHANGED),
         _roles(one),
         _roles(other),
         source_collections,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from bridge_core.proof.running.common_axes import largest
 from bridge_core.proof.running.models import Side
 from bridge_core.state import Array, FlatState, is_floating
 
-__all__ = ["Control", "measured_control", "ulp"]
+__all__ = ["Control", "measured_control", "step", "ulp"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,12 +25,14 @@ class Control:
         native: The run as the model is.
         float64: The run in float64; None if that is not offered.
         missing: Precisions that are not offered, with the reason.
+        dtypes: Names of the float dtypes that its operations give; empty if they are unknown.
     """
 
     error: float
     native: ModelRun
     float64: ModelRun | None
     missing: tuple[str, ...] = ()
+    dtypes: frozenset[str] = frozenset()
 
 
 def measured_control(side: Side, weights: FlatState, *, seed: int = 0) -> Control:
@@ -55,20 +56,22 @@ def measured_control(side: Side, weights: FlatState, *, seed: int = 0) -> Contro
         except UnsupportedFeature as err:
             missing.append(f"{precision}: {err.message}")
     error = max((_change(native.outputs, run.outputs) for run in runs.values()), default=0.0)
-    return Control(max(error, ulp(native.outputs)), native, runs.get("float64"), tuple(missing))
+    seen = native.dtypes or (runs["reordered"].dtypes if "reordered" in runs else frozenset())
+    return Control(max(error, ulp(native.outputs)), native, runs.get("float64"), tuple(missing), seen)
 
 
 def ulp(outputs: Mapping[str, Array]) -> float:
     """Return the distance of neighbouring numbers in the coarsest dtype of the outputs, relative to one."""
-    steps = [_step(array.dtype) for array in outputs.values() if is_floating(array.dtype)]
+    steps = [step(array.dtype.name) for array in outputs.values() if is_floating(array.dtype)]
     return max(steps, default=float(np.finfo(np.float32).eps))
 
 
-def _step(dtype: np.dtype[Any]) -> float:
+def step(dtype: str) -> float:
+    """Return the distance of neighbouring numbers of a float dtype, relative to one."""
     try:
         return float(np.finfo(dtype).eps)
     except (ValueError, TypeError):  # of ml_dtypes
-        bits = {"bfloat16": 7, "float8_e4m3fn": 3, "float8_e5m2": 2}.get(dtype.name, 2)
+        bits = {"bfloat16": 7, "float8_e4m3fn": 3, "float8_e5m2": 2}.get(dtype, 2)
         return float(2.0**-bits)
 
 

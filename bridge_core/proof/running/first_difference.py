@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from bridge_core.conversion import plan_conversion
 from bridge_core.errors import BridgeError
 from bridge_core.plugins import ModuleCall, ModuleSettings, Registry
@@ -22,7 +24,8 @@ class Place:
 
     Args:
         outer: The innermost pair whose inputs are equal and whose outputs are not.
-        at: The first pair directly inside it whose outputs and inputs differ; None if there is none.
+        at: The first pair directly inside it whose outputs and inputs differ, or have other sizes; None if
+            there is none.
         inner: The pairs directly inside it, in order.
         sure: Whether the inputs of ``outer`` were seen to be equal.
     """
@@ -45,9 +48,14 @@ def first_place(errors: Sequence[ModuleError], limit: float) -> Place | None:
     current, sure = errors[0], True
     while True:
         inner = _directly_inside(current, errors)
-        differing = [one for one in inner if one.outputs is not None and not one.outputs <= limit]
+        differing = [
+            one
+            for one in inner
+            if one.outputs is not None and not one.outputs <= limit and not _made_up_for(one, inner, limit)
+        ]
         if not differing:
-            return Place(current, None, tuple(inner), sure)
+            unfit = next((one for one in inner if one.outputs is None and _takes_other_sizes(one)), None)
+            return Place(current, unfit, tuple(inner), sure)
         first = differing[0]
         if first.inputs is not None and not first.inputs <= limit:
             return Place(current, first, tuple(inner), sure)
@@ -55,6 +63,26 @@ def first_place(errors: Sequence[ModuleError], limit: float) -> Place | None:
         if not first.pair.single:
             return Place(first, None, (), sure)
         current = first
+
+
+def _takes_other_sizes(one: ModuleError) -> bool:
+    ours, theirs = (
+        next(iter(call.inputs.values()), None) for call in (one.pair.source[0], one.pair.target[0])
+    )
+    return one.pair.single and ours is not None and theirs is not None and ours.size != theirs.size
+
+
+def _made_up_for(one: ModuleError, inner: Sequence[ModuleError], limit: float) -> bool:
+    """Return whether outputs of other sizes become equal before the next module: a token is added outside."""
+    if one.outputs != float("inf"):
+        return False
+    ended = one.pair.source[0].ended
+    later = [other for other in inner if other.pair.source[0].began > ended]
+    if not later or later[0].inputs is None or not later[0].inputs <= limit:
+        return False
+    mine, following = (list(each.pair.source[0].inputs.values()) for each in (one, later[0]))
+    # The next module may be beside this one, and take the same input.
+    return not (mine and following and np.array_equal(mine[0], following[0]))
 
 
 def _directly_inside(outer: ModuleError, errors: Sequence[ModuleError]) -> list[ModuleError]:

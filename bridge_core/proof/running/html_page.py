@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from bridge_core.proof.running.common_axes import error_text
 
 if TYPE_CHECKING:
+    from bridge_core.proof.causes import Cause
     from bridge_core.proof.running.module_pairs import ModuleError
     from bridge_core.proof.running.proof_report import Proof
 
@@ -18,6 +19,8 @@ __all__ = ["page"]
 _LOWEST, _HIGHEST = 1e-17, 1e3
 """Errors are drawn between these; 0 is drawn at the lowest, infinities at the highest."""
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 960, 340, 64, 28
+_LONGEST = 60
+"""Characters of a module's path in the picture."""
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2024; --paper: #ffffff; --soft: #6b7280; --line: #d5d9de;
@@ -37,11 +40,13 @@ td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: 
 tr.first { background: color-mix(in srgb, var(--wrong) 14%, transparent); }
 code { font-family: ui-monospace, monospace; font-size: 12.5px; }
 .soft { color: var(--soft); }
-svg { width: 100%; height: auto; } svg text { fill: var(--soft); font: 11px system-ui, sans-serif; }
+svg { width: 100%; min-width: 40rem; height: auto; }
+svg text { fill: var(--soft); font: 11px system-ui, sans-serif; }
 svg .grid { stroke: var(--line); stroke-width: 1; } svg .limit { stroke: var(--limit); stroke-dasharray: 6 4;
 } svg .path { stroke: var(--soft); fill: none; stroke-width: 1; } svg .dot { fill: var(--equal); }
 svg .dot.over { fill: var(--wrong); } svg .mark { stroke: var(--wrong); fill: none; stroke-width: 2; }
-svg text.limit { fill: var(--limit); stroke: none; } svg text.mark { fill: var(--wrong); stroke: none; }
+svg text.limit { fill: var(--limit); stroke: none; } svg text.mark { fill: var(--wrong); stroke: var(--paper);
+  stroke-width: 4; paint-order: stroke; font-weight: 600; }
 """
 
 
@@ -51,7 +56,9 @@ def page(proof: Proof) -> str:
     verdict = "equal" if proof.equal else "different"
     body = [
         f"<h1><span class='{verdict}'>{verdict}</span>: {names}</h1>",
+        f"<p class='next'><b>Next:</b> {_e(proof.next_step)}</p>",
         _summary(proof),
+        _hidden(proof),
         _first(proof),
         _causes(proof),
         _picture(proof),
@@ -112,62 +119,88 @@ def _first(proof: Proof) -> str:
     )
 
 
-def _causes(proof: Proof) -> str:
-    if not proof.causes:
+def _hidden(proof: Proof) -> str:
+    if proof.hidden is None:
         return ""
+    first = proof.hidden.first
+    return (
+        f"<h2>Hidden by rounding in these values</h2><p>In float64 the outputs differ by "
+        f"<b>{_n(proof.hidden.error)}</b>, first in <code>{_e(first.source) or '(the model itself)'}</code> "
+        f"(target: <code>{_e(first.target) or '(the model itself)'}</code>).</p>"
+        + _cards(proof.hidden.causes)
+    )
+
+
+def _causes(proof: Proof) -> str:
+    return f"<h2>Causes</h2>{_cards(proof.causes)}" if proof.causes else ""
+
+
+def _cards(causes: Iterable[Cause]) -> str:
     cards = [
         f"<div class='card'><b>{_e(cause.text)}</b> <span class='soft'>{_e(cause.code)}</span><br>"
         f"error {_n(cause.error_without)} unchanged, {_n(cause.error_with)} with the source's way<br>"
         f"<code>{_e(cause.mend)}</code></div>"
-        for cause in proof.causes
+        for cause in causes
     ]
-    return "<h2>Causes</h2>" + "".join(cards)
+    return "".join(cards)
 
 
 def _picture(proof: Proof) -> str:
     drawn = [one for one in proof.modules if one.outputs is not None]
+    drawn.sort(key=lambda one: one.pair.source[-1].ended)  # what is inside a module comes before it
     if len(drawn) < 2:
         return ""
     marked = _marked(proof, drawn)
-    places = [
-        (_LEFT + (n + 0.5) * (_WIDTH - _LEFT - 16) / len(drawn), _y(one.outputs))
-        for n, one in enumerate(drawn)
-    ]
+    step = (_WIDTH - _LEFT - 16) / len(drawn)
+    places = [(_LEFT + (n + 0.5) * step, _y(one.outputs)) for n, one in enumerate(drawn)]
+    radius = min(4.0, max(1.5, 0.4 * step))
+    levels = [(_LOWEST, "0"), *((10.0**power, f"1e{power}") for power in range(-16, 4, 4))]
+    if any(one.outputs is not None and not math.isfinite(one.outputs) for one in drawn):
+        levels.append((_HIGHEST, "inf"))
     parts = [
-        f"<line class='grid' x1='{_LEFT}' x2='{_WIDTH}' y1='{y:.1f}' y2='{y:.1f}'/>"
-        f"<text x='{_LEFT - 8}' y='{y + 4:.1f}' text-anchor='end'>1e{power}</text>"
-        for power in range(-16, 4, 4)
-        for y in (_y(10.0**power),)
+        f"<line class='grid' x1='{_LEFT}' x2='{_WIDTH}' y1='{_y(level):.1f}' y2='{_y(level):.1f}'/>"
+        f"<text x='{_LEFT - 8}' y='{_y(level) + 4:.1f}' text-anchor='end'>{label}</text>"
+        for level, label in levels
     ]
     level = _y(proof.limit)
     parts.append(
         f"<line class='limit' x1='{_LEFT}' x2='{_WIDTH}' y1='{level:.1f}' y2='{level:.1f}'/>"
-        f"<text class='limit' x='{_WIDTH - 4}' y='{level - 5:.1f}' text-anchor='end'>"
-        f"control {_n(proof.limit)}</text>"
+        f"<text class='limit' x='{_LEFT + 6}' y='{level - 5:.1f}'>limit {_n(proof.limit)}</text>"
     )
     parts.append(f"<polyline class='path' points='{' '.join(f'{x:.1f},{y:.1f}' for x, y in places)}'/>")
+    last = ""
     for one, (x, y) in zip(drawn, places, strict=True):
         over = " over" if one.outputs is not None and not one.outputs <= proof.limit else ""
         title = f"{one.source or 'the model'} / {one.target or 'the model'}: {_n(one.outputs)}"
         parts.append(
-            f"<circle class='dot{over}' cx='{x:.1f}' cy='{y:.1f}' r='3.5'><title>{_e(title)}</title></circle>"
+            f"<circle class='dot{over}' cx='{x:.1f}' cy='{y:.1f}' r='{radius:.1f}'><title>{_e(title)}</title>"
+            "</circle>"
         )
         if one is marked:
-            side = "end" if x > _WIDTH / 2 else "start"
-            parts.append(
-                f"<circle class='mark' cx='{x:.1f}' cy='{y:.1f}' r='8'/>"
-                f"<text class='mark' x='{x + (-12 if side == 'end' else 12):.1f}' y='{y - 10:.1f}' "
-                f"text-anchor='{side}'>{_e(one.source or 'the model')}</text>"
-            )
+            last = _label(one, x, y)
     parts.append(
-        f"<text x='{_LEFT}' y='{_HEIGHT - 6}'>first</text>"
-        f"<text x='{_WIDTH}' y='{_HEIGHT - 6}' text-anchor='end'>last, in the order of the source</text>"
+        f"{last}<text x='{_LEFT}' y='{_HEIGHT - 6}'>first of {len(drawn)}</text>"
+        f"<text x='{_WIDTH}' y='{_HEIGHT - 6}' text-anchor='end'>last, in the order in which the source "
+        "computes them</text>"
     )
     return (
         "<h2>Error of each module's output, along the depth</h2><div class='scroll'>"
         f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role='img' aria-label='Error of each module along the depth'>"
         + "".join(parts)
         + "</svg></div>"
+    )
+
+
+def _label(one: ModuleError, x: float, y: float) -> str:
+    """Return the ring around the first module that differs, and its name beside it."""
+    name = one.source or "the model"
+    name = name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2 - 1]}...{name[-_LONGEST // 2 + 2 :]}"
+    side = "end" if x > _WIDTH / 2 else "start"
+    height = y - 12 if y > 40 else y + 22
+    return (
+        f"<circle class='mark' cx='{x:.1f}' cy='{y:.1f}' r='8'/>"
+        f"<text class='mark' x='{x + (-12 if side == 'end' else 12):.1f}' y='{height:.1f}' "
+        f"text-anchor='{side}'>{_e(name)}</text>"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ __all__ = [
     "hints_of_inputs",
     "input_arrays",
     "inputs_for_both",
+    "misses_mask",
     "with_given_inputs",
 ]
 
@@ -61,6 +63,10 @@ def inputs_for_both(value: Any, source: Side, target: Side) -> tuple[Inputs, Inp
         value = _called(value)
     if isinstance(value, Mapping) and set(value) == {"source", "target"}:
         return as_inputs(value["source"]), as_inputs(value["target"])
+    if isinstance(value, Mapping) and set(value) in ({"source"}, {"target"}):
+        only = next(iter(value))
+        if not any(only in _parameters(side.model) for side in (source, target)):
+            raise UsageError(f"the inputs are given for the {only} only.", hint=_TWO)
     both = as_inputs(value)
     return both, both
 
@@ -78,20 +84,29 @@ def with_given_inputs(value: Any, source: Side, target: Side) -> tuple[Side, Sid
     """
     ours, theirs = inputs_for_both(value, source, target)
     with hints_of_inputs(shared=ours is theirs):
-        return source.with_inputs(ours), target.with_inputs(theirs)
+        sides = source.with_inputs(ours), target.with_inputs(theirs)
+    for side in sides:
+        if not len(side.weights):
+            raise UsageError(
+                f"the {side.what} model, of the class {side.type_name}, has no weights, so there is nothing "
+                "to convert.",
+                hint="Let the function return the model that holds the weights.",
+            )
+    return sides
 
 
 @contextlib.contextmanager
-def hints_of_inputs(*, shared: bool) -> Iterator[None]:
+def hints_of_inputs(*, shared: bool, of_shapes: bool = False) -> Iterator[None]:
     """Add to errors of usage and of shapes how to give each model inputs of its own.
 
     Args:
         shared: Whether both models get the same.
+        of_shapes: Whether only shapes of weights that do not match may come from the inputs.
     """
     try:
         yield
     except (UsageError, MismatchError) as err:
-        if shared:
+        if shared and (not of_shapes or (isinstance(err, MismatchError) and err.mismatched)):
             err.hint = f"{err.hint or ''} If the models take different inputs: {_TWO}".strip()
         raise
 
@@ -112,6 +127,9 @@ def as_inputs(value: Any) -> Inputs:
         )
     if value is None:
         raise UsageError("expected inputs, got None.", hint=_HOW)
+    numbers = bool | int | float | complex
+    if not (isinstance(value, Mapping | list | tuple | numbers) or hasattr(value, "__array__")):
+        raise UsageError(f"expected arrays as inputs, got {_a(type(value).__name__)}.", hint=_HOW)
     if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
         return Inputs((), {name: _numpy(item) for name, item in value.items()})
     if type(value) is tuple:
@@ -173,8 +191,39 @@ def input_arrays(inputs: Inputs) -> dict[str, Array]:
     return arrays
 
 
-def blind_spots(inputs: Inputs) -> list[str]:
-    """Return what these inputs cannot show, a sentence each."""
+def misses_mask(model: Any, inputs: Inputs) -> bool:
+    """Return whether a model has a parameter for a mask, and is called without it.
+
+    Args:
+        model: The live model, or a pair of it and its variables.
+        inputs: What it is called with.
+    """
+    names = _parameters(model)
+    masks = [name for name in names if "mask" in name]
+    given = {*names[: len(inputs.positional)], *inputs.named}
+    return bool(masks) and not given & {*masks}
+
+
+def _parameters(model: Any) -> list[str]:
+    """Return the names of a model's parameters in order, as far as they can be seen."""
+    called = model[0] if isinstance(model, tuple) and model else model
+    for method in ("forward", "__call__"):
+        with contextlib.suppress(Exception):  # a property of a user's class may raise anything
+            return list(inspect.signature(getattr(called, method)).parameters)
+    return []
+
+
+def _a(name: str) -> str:
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
+def blind_spots(inputs: Inputs, model: Any = None) -> list[str]:
+    """Return what these inputs cannot show, a sentence each.
+
+    Args:
+        inputs: What a model is called with.
+        model: The model.
+    """
     sentences = []
     arrays = input_arrays(inputs)
     if not arrays:
@@ -198,6 +247,6 @@ def blind_spots(inputs: Inputs) -> list[str]:
                     f"{label} has {array.shape[-1]} tokens: what begins further on, such as a window of "
                     "attention, would not be seen."
                 )
-    if any(np.issubdtype(a.dtype, np.integer) and a.ndim == 2 for a in arrays.values()) and not masks:
+    if misses_mask(model, inputs):
         sentences.append("No mask is given: what the models do with padding would not be seen.")
     return sentences

@@ -23,7 +23,7 @@ from bridge_core.plugins import (
 )
 from bridge_core.state import FlatState, Key
 
-__all__ = ["Side", "live_model", "model_side", "module_path"]
+__all__ = ["Side", "What", "live_model", "model_side", "module_path"]
 
 What = Literal["source", "target"]
 
@@ -59,6 +59,12 @@ class Side:
         """Where the framework's feature maps have their channels."""
         place: Literal["first", "last"] | None = getattr(self.framework, "channels", None)
         return place
+
+    @property
+    def type_name(self) -> str:
+        """Name of the model's class; of a pair, that of its first part."""
+        pair = isinstance(self.model, tuple) and self.model
+        return type(self.model[0] if pair else self.model).__name__
 
     def with_inputs(self, inputs: Inputs) -> Side:
         """Return the side with inputs, and with the weights that the model has for them.
@@ -111,7 +117,9 @@ def failures_of_model(side: Side, doing: str) -> Iterator[None]:
     """Turn what a user's model raises, or its end of the program, into an error that names the model."""
     try:
         yield
-    except BridgeError:
+    except BridgeError as err:
+        if isinstance(err, UsageError | UnsupportedFeature) and f"the {side.what}" not in err.message:
+            err.message = f"the {side.what}: {err.message}"
         raise
     except BaseException as err:
         if is_interrupt(err):

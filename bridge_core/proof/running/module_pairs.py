@@ -24,7 +24,8 @@ class ModuleError:
     Args:
         pair: The calls.
         inputs: Error of the inputs; None if they cannot be compared.
-        outputs: Error of the outputs; None if they cannot be compared.
+        outputs: Error of the outputs; None if they cannot be compared, infinity if the inputs are equal and
+            the outputs have other sizes.
         how: What was done to the axes of the target's output, for people; empty if nothing.
         depth: How many other pairs it is inside of.
     """
@@ -72,11 +73,13 @@ def module_errors(pairs: Sequence[CallPair], limit: float) -> list[ModuleError]:
     """
     errors = []
     for pair in pairs:
-        outputs = _output_fit(pair, limit)
+        inputs, outputs = _input_error(pair, limit), _output_fit(pair, limit)
+        if outputs is None and inputs is not None and inputs <= limit and _of_other_sizes(pair):
+            outputs = Fit(float("inf"))
         errors.append(
             ModuleError(
                 pair,
-                _input_error(pair, limit),
+                inputs,
                 None if outputs is None else outputs.error,
                 "" if outputs is None else outputs.how,
                 sum(_is_inside(pair, other) for other in pairs if other is not pair),
@@ -126,6 +129,14 @@ def _output_fit(pair: CallPair, limit: float) -> Fit | None:
     if flat is not None and relative_error(np.sort(source, -1), np.sort(flat, -1)) <= limit:
         return Fit(relative_error(np.sort(source, -1), np.sort(flat, -1)), "parts in another order")
     return fit
+
+
+def _of_other_sizes(pair: CallPair) -> bool:
+    """Return whether both modules return one array, and these have other numbers of elements."""
+    if not pair.single:
+        return False
+    ours, theirs = pair.source[0].outputs, pair.target[0].outputs
+    return len(ours) == len(theirs) == 1 and _first(ours).size != _first(theirs).size
 
 
 def _calls_fit(source: Mapping[str, Array], target: Mapping[str, Array], limit: float) -> Fit | None:

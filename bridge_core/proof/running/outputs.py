@@ -13,7 +13,7 @@ from bridge_core.messages import listed
 from bridge_core.proof.running.common_axes import best_fit
 from bridge_core.state import Array, is_floating
 
-__all__ = ["OutputError", "Outputs", "compared_outputs", "concatenated", "not_finite"]
+__all__ = ["OutputError", "Outputs", "compared_outputs", "concatenated", "not_finite", "of_other_sizes"]
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,27 @@ def compared_outputs(source: Mapping[str, Array], target: Mapping[str, Array], l
             'return {"source": ..., "target": ...}.',
         )
     return Outputs(tuple(pairs), tuple(left_source), tuple(left_target))
+
+
+def of_other_sizes(source: Mapping[str, Array], target: Mapping[str, Array]) -> Outputs:
+    """Return outputs that cannot be compared as pairs with an infinite error, by name and else in order.
+
+    Args:
+        source: The source's outputs.
+        target: The target's.
+    """
+    same = [name for name in source if name in target]
+    named = list(zip(same, same, strict=True)) or list(zip(source, target, strict=False))
+    pairs = tuple(
+        OutputError(name, other, source[name].shape, float("inf"), f"target: {list(target[other].shape)}")
+        for name, other in named
+    )
+    ours, theirs = ({pair[place] for pair in named} for place in (0, 1))
+    return Outputs(
+        pairs,
+        tuple(name for name in source if name not in ours),
+        tuple(name for name in target if name not in theirs),
+    )
 
 
 def not_finite(arrays: Mapping[str, Array]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from bridge_core.proof.running.module_pairs import ModuleError
 from bridge_core.proof.running.outputs import Outputs
 from bridge_core.proof.running.setting_differences import SettingDifference
 
-__all__ = ["FirstDifference", "ModelName", "Proof"]
+__all__ = ["FirstDifference", "Hidden", "ModelName", "Proof"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,29 @@ class FirstDifference:
 
 
 @dataclass(frozen=True, eq=False)
+class Hidden:
+    """A difference that is smaller than the rounding of the models, with its confirmed cause.
+
+    Args:
+        error: Error of the outputs in float64.
+        first: The first module that differs in float64.
+        causes: What explains it, best first.
+    """
+
+    error: float
+    first: FirstDifference
+    causes: tuple[Cause, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {
+            "error_in_float64": self.error,
+            "first_difference": self.first.to_json(),
+            "causes": [cause.to_json() for cause in self.causes],
+        }
+
+
+@dataclass(frozen=True, eq=False)
 class Proof:
     """What a proof showed.
 
@@ -99,6 +122,8 @@ class Proof:
         problems: What else makes outputs unequal, a sentence each: NaN, for example.
         blind: What the inputs cannot show, a sentence each.
         notes: What else a reader should know, a sentence each.
+        hidden: What differs in float64 where the outputs are equal up to rounding; None if nothing does, or
+            no cause of it is known.
     """
 
     equal: bool
@@ -118,17 +143,41 @@ class Proof:
     problems: tuple[str, ...] = ()
     blind: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    hidden: Hidden | None = None
 
     @property
     def error(self) -> float | None:
         """The largest error of the outputs; None if the models were not run."""
         return self.outputs.error if self.outputs is not None else None
 
+    @property
+    def next_step(self) -> str:
+        """What to do now, one sentence."""
+        causes = [cause for cause in self.causes if cause.target != "unknown"]
+        if not self.ran:
+            return _NEXT_SETTINGS if self.settings else _NEXT_WITHOUT_RUN
+        if self.equal and self.hidden is not None:
+            return f"{self.hidden.causes[0].mend} Rounding hides this difference in these values, not in all."
+        if self.equal:
+            return _NEXT_EQUAL_BUT if self.settings else _NEXT_EQUAL
+        if causes:
+            return f"{causes[0].mend} Then run this again."
+        if self.problems:
+            return self.problems[0] + " Mend that first, then run this again."
+        first = self.first
+        if first is None:
+            return "Compare the code of the two models; no module could be named."
+        where = f"{first.source or 'the source'} and {first.target or 'the target'}"
+        if first.before is not None:
+            where += f", up to where they call {first.before[0]} (target: {first.before[1]})"
+        return f"Compare the code of {where}; then run this again."
+
     def to_json(self) -> dict[str, Any]:
         """Return the proof as plain data; errors may be infinite or NaN."""
         outputs = self.outputs
         return {
             "equal": self.equal,
+            "next_step": self.next_step,
             "ran": self.ran,
             "source": self.source.to_json(),
             "target": self.target.to_json(),
@@ -142,6 +191,7 @@ class Proof:
             "problems": list(self.problems),
             "first_difference": self.first.to_json() if self.first is not None else None,
             "causes": [cause.to_json() for cause in self.causes],
+            "hidden": self.hidden.to_json() if self.hidden is not None else None,
             "settings": [difference.to_json() for difference in self.settings],
             "unread": list(self.unread),
             "modules": [module.to_json() for module in self.modules],
@@ -166,9 +216,10 @@ class Proof:
         if not self.ran:
             differing = count(len(self.settings), "setting")
             head = "no setting that can be read differs" if self.equal else f"different: {differing}"
-            return [f"{head}: {models}, not run"]
+            return [f"{head}: {models}, not run", f"next: {self.next_step}"]
         lines = [
             f"{'equal' if self.equal else 'different'}: the outputs of {models}",
+            f"next: {self.next_step}",
             f"largest error {error_text(self.error)}; rounding explains {error_text(self.control)} "
             f"(source {error_text(self.controls[0])}, target {error_text(self.controls[1])})",
         ]
@@ -179,33 +230,20 @@ class Proof:
         return [*lines, *self.problems]
 
     def _difference(self) -> list[str]:
-        lines: list[str] = []
-        if self.first is not None:
-            first = self.first
-            errors = error_text(first.input_error), error_text(first.output_error)
-            lines += [
-                "first module that differs:",
-                f"  source: {first.source or '(the model itself)'}  {first.source_type}",
-                f"  target: {first.target or '(the model itself)'}  {first.target_type}",
-                f"  error of its inputs {errors[0]}, of its outputs {errors[1]}",
-            ]
-            if first.before is not None:
-                lines.append(f"  in what it computes before {first.before[0]} (target: {first.before[1]})")
-            elif first.inside:
-                lines.append("  in what it computes after the modules inside it, whose outputs are equal")
-            lines.append(f"  {count(first.equal_before, 'pair')} of modules before it agree")
-        for cause in self.causes:
-            errors = error_text(cause.error_without), error_text(cause.error_with)
-            lines += [
-                f"cause: {cause.text} [{cause.code}]",
-                f"  error {errors[0]} without the change, {errors[1]} with it",
-                f"  {cause.mend}",
-            ]
+        lines = [] if self.first is None else ["first module that differs:", *_place_lines(self.first)]
+        lines += _cause_lines(self.causes)
         if self.first is not None and not self.causes:
-            lines.append("no known cause explains it: compare the code of the two modules")
+            lines.append("no known cause explains it")
             lines += [f"  its settings:{line[1:]}" for line in map(_setting_line, self._settings_there())]
         if self.first is not None:
             lines.append("only the first difference is named; others may follow it")
+        if self.hidden is not None:
+            lines += [
+                f"hidden by rounding in these values: in float64 the outputs differ by "
+                f"{error_text(self.hidden.error)}, first in:",
+                *_place_lines(self.hidden.first),
+                *_cause_lines(self.hidden.causes),
+            ]
         return lines
 
     def _settings_there(self) -> list[SettingDifference]:
@@ -229,6 +267,15 @@ class Proof:
 
 
 _MOST = 24
+_NEXT_EQUAL = "Nothing to mend. 'ckptbridge convert' with the same rules or recipe gives these weights."
+_NEXT_EQUAL_BUT = (
+    "Look at the settings below that differ: these outputs do not show what they change, and training may. "
+    "'ckptbridge convert' with the same rules or recipe gives these weights."
+)
+_NEXT_SETTINGS = (
+    "Make these settings equal, or see what they change by running the models (without run=False, --no-run)."
+)
+_NEXT_WITHOUT_RUN = "Run the models (without run=False, --no-run): much that differs is in no setting."
 _UNSEEN = "settings that differ, not visible in these outputs:"
 
 
@@ -236,14 +283,44 @@ def _output_lines(outputs: Outputs) -> list[str]:
     """Return lines about outputs: several ones, other axes, and those that one side has only."""
     lines: list[str] = []
     for pair in outputs.pairs:
-        same = pair.source == pair.target
-        names = pair.source if same else f"{pair.source or '(one array)'} and {pair.target or '(one array)'}"
+        one, other = pair.source or "(one array)", pair.target or "(one array)"
+        names = one if pair.source == pair.target else f"{one} and {other}"
         axes = f" ({pair.how})" if pair.how else ""
         if len(outputs.pairs) > 1 or axes:
             lines.append(f"  output {names} {list(pair.shape)}: {error_text(pair.error)}{axes}")
     for side, only in (("source", outputs.only_source), ("target", outputs.only_target)):
         if only:
             lines.append(f"  only the {side} returns {listed(name or '(one array)' for name in only)}")
+    return lines
+
+
+def _place_lines(first: FirstDifference) -> list[str]:
+    """Return lines about where two models part."""
+    errors = error_text(first.input_error), error_text(first.output_error)
+    lines = [
+        f"  source: {first.source or '(the model itself)'}  {first.source_type}",
+        f"  target: {first.target or '(the model itself)'}  {first.target_type}",
+        f"  error of its inputs {errors[0]}, of its outputs {errors[1]}"
+        + (": they have other sizes, or are not finite" if errors[1] == "inf" else ""),
+    ]
+    if first.before is not None:
+        lines.append(f"  in what it computes before {first.before[0]} (target: {first.before[1]})")
+    elif first.inside:
+        lines.append("  in what it computes after the modules inside it, whose outputs are equal")
+    agree = "agrees" if first.equal_before == 1 else "agree"
+    return [*lines, f"  {count(first.equal_before, 'pair')} of modules before it {agree}"]
+
+
+def _cause_lines(causes: Sequence[Cause]) -> list[str]:
+    """Return lines about causes, the best first."""
+    lines: list[str] = []
+    for cause in causes:
+        errors = error_text(cause.error_without), error_text(cause.error_with)
+        lines += [
+            f"cause: {cause.text} [{cause.code}]",
+            f"  error {errors[0]} without the change, {errors[1]} with it",
+            f"  {cause.mend}",
+        ]
     return lines
 
 

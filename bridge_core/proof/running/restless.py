@@ -10,7 +10,7 @@ from bridge_core.proof.running.common_axes import relative_error
 from bridge_core.proof.running.models import Side
 from bridge_core.state import Array, FlatState, join_key
 
-__all__ = ["restless_cause"]
+__all__ = ["change", "first_changed", "restless_cause"]
 
 
 def restless_cause(
@@ -26,11 +26,11 @@ def restless_cause(
         seed: The seed of that run.
     """
     again = side.run(weights, seed=seed + 1)
-    changed = _change(native.outputs, again.outputs)
+    changed = change(native.outputs, again.outputs)
     if changed <= limit:
         return None
     one, two = (side.run(weights, trace=True, seed=number) for number in (seed, seed + 1))
-    module = _first_restless(one.calls, two.calls, limit)
+    module = first_changed(one.calls, two.calls, limit)
     where = f"{join_key(module.path) or 'the model'} ({module.type})" if module is not None else "the model"
     on = f"on, in {where}"
     return Cause(
@@ -45,23 +45,30 @@ def restless_cause(
     )
 
 
-def _first_restless(
+def first_changed(
     one: tuple[ModuleCall, ...], two: tuple[ModuleCall, ...], limit: float
 ) -> ModuleCall | None:
-    """Return the innermost first call with equal inputs and other outputs in two runs of one model."""
+    """Return the innermost first call with equal inputs and other outputs in two runs of one model.
+
+    Args:
+        one: The calls of one run.
+        two: Those of the other.
+        limit: The error up to which arrays are equal.
+    """
     first: ModuleCall | None = None
     for call, again in zip(one, two, strict=False):
         if call.path != again.path:
             return first
         inside = first is None or (first.began < call.began and call.ended < first.ended)
-        if not inside or _change(call.inputs, again.inputs) > limit:
+        if not inside or change(call.inputs, again.inputs) > limit:
             continue
-        if _change(call.outputs, again.outputs) > limit:
+        if change(call.outputs, again.outputs) > limit:
             first = call
     return first
 
 
-def _change(one: Mapping[str, Array], other: Mapping[str, Array]) -> float:
+def change(one: Mapping[str, Array], other: Mapping[str, Array]) -> float:
+    """Return the largest relative error of arrays of the same name."""
     changes = [
         relative_error(array, other[name])
         for name, array in one.items()

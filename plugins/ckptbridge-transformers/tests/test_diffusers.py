@@ -38,7 +38,12 @@ BY_NAME = {model.name: model for model in MODELS}
 TORCH_FILE, FLAX_FILE = "diffusion_pytorch_model.safetensors", "diffusion_flax_model.msgpack"
 
 
-@pytest.fixture(params=MODELS, ids=str)
+LARGE = ("unet-xl", "controlnet")
+
+
+@pytest.fixture(
+    params=[pytest.param(m, id=str(m), marks=pytest.mark.slow if m.name in LARGE else ()) for m in MODELS]
+)
 def model(request):
     return request.param
 
@@ -102,14 +107,6 @@ def test_the_rules_alone_make_the_names_and_shapes_of_flax(model):
     assert shapes_of(converted(model)) == shapes_of(template(model).tree["params"])
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        pytest.param(m, id=str(m), marks=pytest.mark.slow if m.name in ("unet-xl", "controlnet") else ())
-        for m in MODELS
-    ],
-    indirect=True,
-)
 def test_the_flax_model_computes_what_the_torch_model_does(model):
     assert np.abs(wanted(model)).max() > 0.5
     assert largest_difference(computed(model, converted(model)), wanted(model)) <= TOLERANCE
@@ -320,6 +317,7 @@ def test_exchanged_layers_compute_something_else(name, one, other):
     assert largest_difference(computed(model, made), wanted(model)) > 100 * TOLERANCE
 
 
+@pytest.mark.slow
 def test_a_projection_that_is_not_turned_computes_something_else():
     model = BY_NAME["unet-xl"]
     rules = [
@@ -333,6 +331,7 @@ def test_a_projection_that_is_not_turned_computes_something_else():
     assert largest_difference(computed(model, made), wanted(model)) > 100 * TOLERANCE
 
 
+@pytest.mark.slow
 def test_convolutions_that_are_turned_wrongly_compute_something_else():
     model = BY_NAME["vae"]
     rules = [

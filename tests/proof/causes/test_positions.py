@@ -51,6 +51,24 @@ def test_sinusoids_are_identified(code, wrong):
     assert codes(added(PositionForm("sinusoid")), added(wrong), {}) == [code]
 
 
+def test_another_table_is_named():
+    other = R.normal(size=TABLE.shape)
+    weights = {("pos_embedding",): TABLE.astype(np.float32), ("other_pos",): other.astype(np.float32)}
+    right = added(PositionForm("pos_embedding"))
+
+    assert codes(right, (X + other[:9]).astype(np.float32), weights) == ["position_table"]
+
+
+def test_the_place_of_the_class_token_is_named():
+    token = R.normal(size=(1, 1, 8))
+    weights = {("pos_embedding",): TABLE.astype(np.float32), ("cls_token",): token.astype(np.float32)}
+    tokens = np.broadcast_to(token, (2, 1, 8))
+    first, last = np.concatenate((tokens, X), 1), np.concatenate((X, tokens), 1)
+    form = PositionForm("pos_embedding")
+
+    assert codes(added(form, first), added(form, last), weights) == ["class_token"]
+
+
 def test_noise_and_equal_arrays_name_nothing():
     right = added(PositionForm("sinusoid"))
 

@@ -4,43 +4,27 @@ import numpy as np
 import pytest
 from support.errors import refused
 from support.schemas import check_document
-from support.toy_models import Container, Function, Linear, Norm, ToyModel, toy_registry
+from support.toy_models import toy_registry
+from support.toy_stacks import X, model, proof
 
 from bridge_core import MismatchError, UsageError
 from bridge_core.errors import UnsupportedFeature
+from bridge_core.plugins import ModuleCall
 from bridge_core.proof import prove
-from bridge_core.proof.running.proof_report import Proof
-
-X = np.random.default_rng(0).standard_normal((3, 5, 8)).astype(np.float32)
-
-
-def relu(x, run):
-    return np.maximum(x, 0)
+from bridge_core.proof.running.alignment import CallPair
+from bridge_core.proof.running.first_difference import first_place
+from bridge_core.proof.running.inputs import as_inputs, blind_spots, misses_mask
+from bridge_core.proof.running.module_pairs import ModuleError
 
 
 def dropped(x, run):
     return x * (run.rng.random(x.shape) > 0.2)
 
 
-def block(eps=1e-5, act=relu, join=np.add, width=8):
-    inner = {
-        "norm": Norm(width, eps),
-        "up": Linear(width, 12),
-        "act": Function(act, {"activation": act.__name__}),
-    }
-    return Container({**inner, "down": Linear(12, width)}, join)
-
-
-def model(framework, blocks=3, changed=None, **options):
-    """A stack of blocks and a head; ``changed`` is (number, options) of one block that is made otherwise."""
-    number, change = changed or (None, {})
-    body = {f"block{n}": block(**(change if n == number else {})) for n in range(blocks)}
-    return ToyModel(framework, Container({**body, "head": Linear(8, 4)}), **options)
-
-
-def proof(source, target, **options) -> Proof:
-    options.setdefault("inputs", X)
-    return prove(source_model=source, model=target, registry=toy_registry(), **options)
+@pytest.fixture
+def no_causes(monkeypatch):
+    """Where the module counts and not why: looking for causes takes most of the time."""
+    monkeypatch.setattr("bridge_core.proof.running.search.find_causes", lambda site: ())
 
 
 def test_a_right_port_is_equal():
@@ -67,16 +51,19 @@ def test_the_first_module_that_differs_is_named():
     assert "eps" in text
 
 
+@pytest.mark.usefixtures("no_causes")
 def test_a_mistake_between_modules_is_placed_before_the_next_one():
     done = proof(model("torch"), model("flax", changed=(2, {"act": lambda x, run: np.tanh(x)})))
     assert (done.first.source, done.first.before) == ("block2", ("block2.down", "block2.down"))
 
 
+@pytest.mark.usefixtures("no_causes")
 def test_a_mistake_after_all_modules_is_in_the_container():
     done = proof(model("torch"), model("flax", changed=(0, {"join": lambda x, y: 0.5 * x + y})))
     assert (done.first.source, done.first.before) == ("block0", None)
 
 
+@pytest.mark.usefixtures("no_causes")
 def test_a_small_mistake_is_never_equal():
     """Whatever changes outputs by more than rounding does is different."""
     for eps in (1.1e-5, 1e-4):
@@ -105,6 +92,7 @@ def test_nan_is_never_equal():
     check_document("prove", done.to_json())
 
 
+@pytest.mark.usefixtures("no_causes")
 def test_without_float64_the_report_says_so():
     done = proof(model("torch", float64=False), model("flax"))
     assert done.equal
@@ -223,3 +211,78 @@ def test_a_checkpoint_gives_the_values():
 def test_the_same_seed_gives_the_same_proof(seed):
     one, two = (proof(model("torch"), model("flax"), seed=seed).to_json() for _ in range(2))
     assert one == two
+
+
+def shortened(x, run):
+    return np.maximum(x, 0)[:, ::2]
+
+
+@pytest.mark.usefixtures("no_causes")
+def test_outputs_of_other_sizes_name_the_module():
+    """As a stride gives them: to the error of no comparison an infinite one."""
+
+    def pooled(out):
+        return {"": out.mean(1)}
+
+    def sides(**options):
+        wrong = model("flax", join=None, changed=(1, {"act": shortened}), **options)
+        return model("torch", join=None, **options), wrong
+
+    for options in ({}, {"outputs": pooled}):
+        done = proof(*sides(**options))
+        assert not done.equal
+        assert (done.first.source, done.first.before) == ("block1", ("block1.down", "block1.down"))
+        assert done.first.output_error == float("inf")
+        assert "other sizes" in "\n".join(done.lines())
+        check_document("prove", done.to_json())
+
+
+def test_sizes_that_are_made_up_for_are_not_the_first_difference():
+    """A token that one side adds inside a module, and the other outside."""
+
+    def call(began, x, y):
+        return ModuleCall(("m",), "toy", {"0": x}, {"": y}, {}, began, began + 1)
+
+    long, short = np.arange(10.0).reshape(1, 5, 2), np.arange(8.0).reshape(1, 4, 2)
+    model_pair = ModuleError(CallPair((call(0, short, long),), (call(0, short, long),)), 0.0, 1.0)
+    for one in model_pair.pair.source + model_pair.pair.target:
+        object.__setattr__(one, "ended", 100)
+    embed = ModuleError(CallPair((call(1, short, long),), (call(1, short, short),)), 0.0, float("inf"))
+    after = ModuleError(CallPair((call(3, long, long),), (call(3, long, long),)), 0.0, 0.5)
+    beside = ModuleError(CallPair((call(3, short, long),), (call(3, short, long),)), 0.0, 0.5)
+    assert first_place([model_pair, embed, after], 1e-6).outer is after
+    assert first_place([model_pair, embed, beside], 1e-6).outer is embed
+
+
+@pytest.mark.usefixtures("no_causes")
+def test_the_first_lines_say_what_to_do_next():
+    assert "Nothing to mend" in proof(model("torch"), model("flax")).lines()[1]
+    wrong = proof(model("torch"), model("flax", changed=(1, {"eps": 1e-2})))
+    assert "block1.norm" in wrong.lines()[1]
+    assert wrong.to_json()["next_step"] == wrong.next_step
+    unknown = proof(model("torch"), model("flax", changed=(2, {"act": lambda x, run: np.tanh(x) ** 3 + 2})))
+    assert "block2" in unknown.next_step
+    nan = model("flax", changed=(2, {"act": lambda x, run: x * np.nan}))
+    assert "NaN" in proof(model("torch"), nan).next_step
+    still = proof(model("torch"), model("flax"), run=False)
+    assert "--no-run" in still.lines()[1]
+    assert "equal" in proof(model("torch"), model("flax", changed=(1, {"eps": 1.0})), run=False).lines()[1]
+
+
+def test_a_mask_is_missed_only_where_a_model_takes_one():
+    class Masked:
+        def forward(self, ids, attention_mask=None): ...
+
+    class Plain:
+        def __call__(self, ids): ...
+
+    ids = np.arange(24).reshape(2, 12)
+    plain = as_inputs(ids)
+    assert misses_mask(Masked(), plain)
+    assert misses_mask((Masked(), {}), plain)
+    assert not misses_mask(Masked(), as_inputs((ids, ids > 3)))
+    assert not misses_mask(Masked(), as_inputs({"ids": ids, "attention_mask": ids > 3}))
+    assert not misses_mask(Plain(), plain)
+    assert not misses_mask(object(), plain)
+    assert [text for text in blind_spots(plain, Masked()) if "mask" in text]
+    assert not [text for text in blind_spots(plain, Plain()) if "mask" in text]
