@@ -75,12 +75,12 @@ def _depths(path: Key, at: int) -> tuple[int, int]:
 
 
 def _is_disordered(place: _List, rows: set[tuple[int, int]], same_depth: Collection[tuple[int, int]]) -> bool:
-    """Return whether numbers do not keep their order, or one number of a list alone changes.
+    """Return whether numbers do not keep their order, or only one number of a list changes.
 
     Args:
         place: The list on both sides.
         rows: Numbers of both sides that occur together.
-        same_depth: Those of them that are no outer number on one side and an inner one on the other.
+        same_depth: Those of them that have as many numbers before and after them on both sides.
     """
     if len(rows) == 1:
         ((one, other),) = rows

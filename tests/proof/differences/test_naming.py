@@ -187,3 +187,23 @@ def test_large_tensors_are_read_by_blocks(change, kind, monkeypatch):
     assert max(left.largest, right.largest) <= 4 * 1200 * 4
     assert right.total <= 4 * array.nbytes
     assert left.total <= 7 * array.nbytes
+
+
+def test_the_time_is_in_proportion_to_the_number_of_tensors(monkeypatch):
+    """Every tensor differs, and each may be any other's content."""
+    from bridge_core.proof.differences import other_tensors
+
+    reads = []
+    inner = other_tensors.elements
+    monkeypatch.setattr(other_tensors, "elements", lambda *args: reads.append(1) or inner(*args))
+    draw = np.random.default_rng(0)
+    counts = []
+    for number in (20, 80):
+        left, right = (
+            bridge_core.as_state({f"w{n}": draw.normal(size=(3, 4)).astype("float32") for n in range(number)})
+            for _ in range(2)
+        )
+        reads.clear()
+        name_differences(left, right, bridge_core.compare_states(left, right))
+        counts.append(len(reads))
+    assert counts[1] <= 5 * counts[0]
