@@ -211,7 +211,7 @@ class Pools:
         ]
         for form, pair in forms.items():
             found = listed[form]
-            if form == -1:
+            if form == -1 or not (pair[0] and pair[1]):
                 into = rest
             elif not found.alike and (found.as_many or any(form in below for below in inside)):
                 into = apart
