@@ -195,7 +195,7 @@ def _named(
     shape: tuple[int, ...],
     is_source: bool,
 ) -> _Terms | None:
-    """Return the equation of one part with names of the packed; None if it has more than names can express."""
+    """Return the equation of one part with names of the packed leaf; None if names cannot express it."""
     if form.equation:
         sides = [_split(text) for text in form.equation.split(" -> ")]
     else:
