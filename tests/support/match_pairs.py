@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from bridge_core import FlatState
-from bridge_core.proof.matching import Matching
+from bridge_core.proof.matching import Matching, settle_by_values
 from bridge_core.proof.matching.match_states import match_states
 from bridge_core.state import Key, StateMetadata
 
@@ -49,12 +49,14 @@ class MatchPair:
         source: The source; its values are not real.
         target: The target, likewise.
         truth: Target key -> the source keys that make it.
+        values: Both with random values of one checkpoint, where they are known.
     """
 
     name: str
     source: FlatState
     target: FlatState
     truth: Mapping[Key, frozenset[Key]]
+    values: tuple[FlatState, FlatState] | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Score:
     problems: tuple[str, ...]
     seconds: float
     matching: Matching
+    by_values: int = 0
 
 
 def shapes_only(specs: Mapping[Key, Any], layout: str, form: Mapping[str, str] | None = None) -> FlatState:
@@ -156,7 +159,9 @@ def _labels(names: Mapping[str, Any]) -> dict[str, int]:
     return labels
 
 
-def score(pair: MatchPair, side: str = "", *, seed: int = 0, check: bool = True) -> Score:
+def score(
+    pair: MatchPair, side: str = "", *, seed: int = 0, check: bool = True, by_values: bool = False
+) -> Score:
     """Match a pair, one side with unlike names, and compare with the truth.
 
     Args:
@@ -164,6 +169,7 @@ def score(pair: MatchPair, side: str = "", *, seed: int = 0, check: bool = True)
         side: ``"source"`` or ``"target"`` for the side that gets unlike names; empty for none.
         seed: Of the names.
         check: Whether the rules are planned with.
+        by_values: Whether what is open is then decided by values, too.
     """
     ours = theirs = None
     collections = any(key[0] in ("params", "batch_stats") for key in pair.target)
@@ -192,6 +198,7 @@ def score(pair: MatchPair, side: str = "", *, seed: int = 0, check: bool = True)
         if choice.is_orientation and len({one for one, _ in found}) == len(found):
             keys |= {key for one, _ in found for key in one}
     due = {ours[key] for key in _due(pair)}
+    valued = _by_values(pair, matching, ours, theirs, wrong) if by_values else 0
     return Score(
         f"{pair.name}{side and f', unlike {side}'}",
         len({key for keys in pair.truth.values() for key in keys}),
@@ -203,7 +210,27 @@ def score(pair: MatchPair, side: str = "", *, seed: int = 0, check: bool = True)
         matching.problems,
         seconds,
         matching,
+        valued,
     )
+
+
+def _by_values(
+    pair: MatchPair, matching: Matching, ours: Mapping[Key, Key], theirs: Mapping[Key, Key], wrong: list[Any]
+) -> int:
+    """Return how many keys of the source headers and values decide, and add wrong ones."""
+    assert pair.values is not None
+    source, target = (
+        state.rename(dict(names)) for state, names in zip(pair.values, (ours, theirs), strict=True)
+    )
+    truth = {theirs[key]: frozenset(ours[one] for one in keys) for key, keys in pair.truth.items()}
+    pairs = settle_by_values(matching, source, target).settled
+    wrong += [
+        (one.sources, key)
+        for one in pairs
+        for key in one.targets
+        if not set(one.sources) <= truth.get(key, frozenset())
+    ]
+    return len({key for one in pairs for key in one.sources})
 
 
 def _due(pair: MatchPair) -> set[Key]:
@@ -326,9 +353,21 @@ def _planned(name: str, model: Any, source: FlatState, target: FlatState, rules:
         for key in step.targets:
             truth[key] = frozenset(step.sources)
     form = dict(target.metadata.tree_form)
-    return MatchPair(
-        name, shapes_only(source.specs(), "torch"), shapes_only(target.specs(), "flax", form), truth
-    )
+    random_source = _random_values(source)
+    made = plan.apply(random_source)
+    shapes = (shapes_only(source.specs(), "torch"), shapes_only(target.specs(), "flax", form))
+    return MatchPair(name, *shapes, truth, (random_source, made))
+
+
+def _random_values(state: FlatState) -> FlatState:
+    """Return a state with random values; tensors that share memory have the same."""
+    arrays = {}
+    for key, spec in state.specs().items():
+        value = np.asarray(state[key])
+        seed = value.__array_interface__["data"][0] % (1 << 32)
+        new = np.random.default_rng(seed).normal(size=spec.shape)
+        arrays[key] = new.astype(spec.dtype) if spec.dtype.kind not in "iub" else value
+    return FlatState(arrays, layout=state.layout)
 
 
 def recipe_pairs(files: str = "*") -> Iterator[MatchPair]:

@@ -49,8 +49,8 @@ __all__ = ["match"]
 )
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
 @click.option("--like-layout", metavar="LAYOUT", help="Layout of DST, where its names do not show it.")
-@click.option("--by-values", is_flag=True, help="Settle choices by the values of both sides, too.")
-@click.option("--prove", is_flag=True, help="Settle choices by running both models on random values, too.")
+@click.option("--by-values", is_flag=True, help="Decide choices by the values of both sides, too.")
+@click.option("--prove", is_flag=True, help="Decide choices by running both models on random values, too.")
 @click.option(
     "--inputs", metavar="PKG.MOD:FUNCTION", help="What both are called with: arrays that FUNCTION returns."
 )

@@ -1,4 +1,4 @@
-"""Pairs that trees settle and names of layers contradict: they become choices.
+"""Pairs that trees decide and names of layers contradict: they become choices.
 
 Two trees of one form can still be two models: where one framework has the embedding at the top and the head
 inside, and the other the head at the top and the embedding inside, both trees look alike.
@@ -22,7 +22,7 @@ def with_doubts(outcome: Outcome, evidence: LeafEvidence) -> Outcome:
     """Return an outcome in which embeddings that names give to others are choices.
 
     Args:
-        outcome: What the trees settled; it is changed.
+        outcome: What the trees decided; it is changed.
         evidence: What is known of leaves.
     """
     for is_target, roles in ((True, evidence.ways.target_roles), (False, evidence.ways.source_roles)):

@@ -30,15 +30,15 @@ class Fused:
     """A leaf that is several leaves of the other side.
 
     Args:
-        whole: Path to the leaf.
+        packed: Path to the leaf.
         parts: Paths to those of the other side.
-        is_source: Whether the whole is the source's.
+        is_source: Whether the packed is the source's.
         ways: Orders of the parts that are possible, each with its equation; one if that is settled.
         reason: What decided it.
         confidence: From 0 to 1.
     """
 
-    whole: NodePath
+    packed: NodePath
     parts: tuple[NodePath, ...]
     is_source: bool
     ways: tuple[tuple[tuple[int, ...], Form, Alignment], ...]
@@ -60,15 +60,15 @@ def fused_leaves(
     if not 3 <= len(left) + len(right) <= _MOST_LEAVES:
         return []
     found: list[Fused] = []
-    for wholes, others, is_source in ((left, right, True), (right, left, False)):
+    for candidates, others, is_source in ((left, right, True), (right, left, False)):
         siblings = list(_sibling_sets([path for path in others if path[-1].is_leaf]))
-        for whole in wholes:
-            if not whole[-1].is_leaf or any(_pairs(whole, one, evidence, is_source) for one in others):
+        for packed in candidates:
+            if not packed[-1].is_leaf or any(_pairs(packed, one, evidence, is_source) for one in others):
                 continue
             sets = [
                 fused
                 for parts in siblings
-                if (fused := _fused(whole, parts, evidence, is_source)) is not None
+                if (fused := _fused(packed, parts, evidence, is_source)) is not None
             ]
             if len(sets) > 1 and names:
                 sets = [fused for fused in sets if _spelled_order(fused) is not None]
@@ -82,10 +82,10 @@ def fused_leaves(
     return [fused for fused in found if all(taken.count(id(path)) == 1 for path in fused.parts)]
 
 
-def _pairs(whole: NodePath, other: NodePath, evidence: LeafEvidence, is_source: bool) -> bool:
-    if not other[-1].is_leaf or elements_of(whole) != elements_of(other):
+def _pairs(packed: NodePath, other: NodePath, evidence: LeafEvidence, is_source: bool) -> bool:
+    if not other[-1].is_leaf or elements_of(packed) != elements_of(other):
         return False
-    return evidence.draft(*((whole, other) if is_source else (other, whole))) is not None
+    return evidence.draft(*((packed, other) if is_source else (other, packed))) is not None
 
 
 def _sibling_sets(paths: list[NodePath]) -> Iterator[tuple[NodePath, ...]]:
@@ -106,24 +106,26 @@ def _sibling_sets(paths: list[NodePath]) -> Iterator[tuple[NodePath, ...]]:
 
 
 def _fused(
-    whole: NodePath, parts: tuple[NodePath, ...], evidence: LeafEvidence, is_source: bool
+    packed: NodePath, parts: tuple[NodePath, ...], evidence: LeafEvidence, is_source: bool
 ) -> Fused | None:
     """Return a leaf as these parts, along each axis for which shapes allow that; None if they do not."""
-    if sum(map(elements_of, parts)) != elements_of(whole):
+    if sum(map(elements_of, parts)) != elements_of(packed):
         return None
-    shape = whole[-1].shape or ()
+    shape = packed[-1].shape or ()
     ways: list[tuple[tuple[int, ...], Form, Alignment]] = []
     for axis in range(len(shape)):
-        sizes = _sizes(whole, parts, axis)
+        sizes = _sizes(packed, parts, axis)
         if sizes is not None:
-            ways += _ways(whole, parts, evidence, is_source, axis, sizes)
-    return Fused(whole, parts, is_source, tuple(ways), "the only ones that make it up", 1.0) if ways else None
+            ways += _ways(packed, parts, evidence, is_source, axis, sizes)
+    return (
+        Fused(packed, parts, is_source, tuple(ways), "the only ones that make it up", 1.0) if ways else None
+    )
 
 
-def _sizes(whole: NodePath, parts: Sequence[NodePath], axis: int) -> tuple[int, ...] | None:
-    """Return the size of each part along an axis of the whole; all 0 if the axis counts them."""
-    length = (whole[-1].shape or ())[axis]
-    share = elements_of(whole) // length
+def _sizes(packed: NodePath, parts: Sequence[NodePath], axis: int) -> tuple[int, ...] | None:
+    """Return the size of each part along an axis of the packed; all 0 if the axis counts them."""
+    length = (packed[-1].shape or ())[axis]
+    share = elements_of(packed) // length
     sizes = [divmod(elements_of(part), share) for part in parts]
     if any(rest for _, rest in sizes):
         return None
@@ -133,7 +135,7 @@ def _sizes(whole: NodePath, parts: Sequence[NodePath], axis: int) -> tuple[int, 
 
 
 def _ways(
-    whole: NodePath,
+    packed: NodePath,
     parts: tuple[NodePath, ...],
     evidence: LeafEvidence,
     is_source: bool,
@@ -141,12 +143,15 @@ def _ways(
     sizes: tuple[int, ...],
 ) -> Iterator[tuple[tuple[int, ...], Form, Alignment]]:
     """Yield each order of the parts with its equation; none if the equation of a part is not known."""
-    shape = whole[-1].shape or ()
+    shape = packed[-1].shape or ()
     terms: list[_Terms] = []
     aligned: Alignment | None = None
     for number, (part, size) in enumerate(zip(parts, sizes, strict=True)):
         own = (*shape[:axis], *((size,) if size else ()), *shape[axis + 1 :])
-        virtual = (*whole[:-1], replace(whole[-1], shape=own, text=_OWN.get(name_of(whole), whole[-1].text)))
+        virtual = (
+            *packed[:-1],
+            replace(packed[-1], shape=own, text=_OWN.get(name_of(packed), packed[-1].text)),
+        )
         draft = evidence.draft(*((virtual, part) if is_source else (part, virtual)))
         if draft is None or len(draft.forms) != 1:
             return
@@ -158,7 +163,7 @@ def _ways(
         if named is None:
             return
         terms.append(named)
-    if aligned is None or len({tuple(one.whole[i] for i in one.others) for one in terms}) > 1:
+    if aligned is None or len({tuple(one.packed[i] for i in one.others) for one in terms}) > 1:
         return
     known: dict[str, int] = {}
     for one in terms:
@@ -175,9 +180,9 @@ def _ways(
 
 @dataclass(frozen=True)
 class _Terms:
-    """The equation of one part, its names made those of the whole."""
+    """The equation of one part, its names made those of the packed."""
 
-    whole: list[str]
+    packed: list[str]
     part: list[str]
     others: list[int]
     sizes: dict[str, int]
@@ -190,7 +195,7 @@ def _named(
     shape: tuple[int, ...],
     is_source: bool,
 ) -> _Terms | None:
-    """Return the equation of one part with names of the whole; None if it says more than names can."""
+    """Return the equation of one part with names of the packed leaf; None if names cannot express it."""
     if form.equation:
         sides = [_split(text) for text in form.equation.split(" -> ")]
     else:
@@ -222,17 +227,17 @@ def _split(text: str) -> list[str]:
 
 
 def _equations(terms: list[_Terms], axis: int, *, stacked: bool, is_source: bool) -> Iterator[str]:
-    whole = list(terms[0].whole)
+    packed = list(terms[0].packed)
     parts = ", ".join(" ".join(one.part) for one in terms)
 
     def joined(left: list[str], right: str) -> str:
         return f"{' '.join(left)} -> {right}" if is_source else f"{right} -> {' '.join(left)}"
 
     if stacked:
-        yield joined([*whole[:axis], str(len(terms)), *whole[axis:]], parts)
+        yield joined([*packed[:axis], str(len(terms)), *packed[axis:]], parts)
         return
-    own = [one.whole[axis] for one in terms]
-    yield joined([*whole[:axis], f"({' + '.join(own)})", *whole[axis + 1 :]], parts)
+    own = [one.packed[axis] for one in terms]
+    yield joined([*packed[:axis], f"({' + '.join(own)})", *packed[axis + 1 :]], parts)
     groups = [re.findall(r"\w+", term) for term in own]
     heads = [one.sizes.get(group[0]) for one, group in zip(terms, groups, strict=True)]
     if all(len(group) == 2 for group in groups) and None not in heads and len(set(heads)) == 1:
@@ -242,11 +247,11 @@ def _equations(terms: list[_Terms], axis: int, *, stacked: bool, is_source: bool
         for group in groups[1:]:
             text = re.sub(rf"\b{group[0]}\b", first, text)
         inner = " + ".join(group[1] for group in groups)
-        yield joined([*whole[:axis], f"({first} ({inner}))", *whole[axis + 1 :]], text)
+        yield joined([*packed[:axis], f"({first} ({inner}))", *packed[axis + 1 :]], text)
 
 
 def _spelled_order(fused: Fused) -> tuple[int, ...] | None:
-    """Return the order in which the whole's name lists the parts; None if it does not, or theirs do not."""
+    """Return the order in which the packed's name lists the parts; None if it does not, or theirs do not."""
     differing = [
         {text for path in fused.parts if (text := path[place].text)} for place in range(len(fused.parts[0]))
     ]
@@ -254,7 +259,7 @@ def _spelled_order(fused: Fused) -> tuple[int, ...] | None:
     if place is None:
         return None
     own = [meaning(path[place].text[1:]) for path in fused.parts]
-    for node in reversed(fused.whole[-2:]):
+    for node in reversed(fused.packed[-2:]):
         listed = parts_meant(node.text[1:])
         if sorted(listed) == sorted(own):
             return tuple(own.index(name) for name in listed)
@@ -262,7 +267,7 @@ def _spelled_order(fused: Fused) -> tuple[int, ...] | None:
 
 
 def _in_order(fused: Fused) -> Fused:
-    """Return a leaf with its parts in the order of its name, if that says where each part is.
+    """Return a leaf with its parts in the order of its name, if that shows where each part is.
 
     The name of a framework's own leaf does, and so does a stack's. Others may list the parts of each head.
     """
@@ -270,7 +275,7 @@ def _in_order(fused: Fused) -> Fused:
     if order is None:
         return fused
     first = [way for way in fused.ways if way[0] == order]
-    own = name_of(fused.whole) in _OWN
+    own = name_of(fused.packed) in _OWN
     stacked = "+" not in fused.ways[0][1].equation
     if own or stacked:
         return replace(fused, ways=(first[0],), reason="the parts that its name lists", confidence=0.85)

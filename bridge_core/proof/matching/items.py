@@ -125,10 +125,10 @@ def divided(profile: Profile, number: int) -> Profile:
 
 
 def lists_to_open(path: NodePath, depth: int, profile: Profile, known: Collection[Profile]) -> Sequence[int]:
-    """Return the places of the lists on a path of which each number alone holds what others hold.
+    """Return the places of the lists on a path of which each number holds what others hold.
 
     A list that holds more than the last of several is a list of the model, such as its blocks, and stays one.
-    Of lists in lists that hold nothing else, any may be one of the other side: all are taken apart.
+    Of lists in lists that hold nothing else, any may be one of the other side: all are divided.
 
     Args:
         path: The path.

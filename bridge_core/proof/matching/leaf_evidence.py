@@ -68,7 +68,7 @@ class LeafEvidence:
         return draft if left & linear.keys() else replace(draft, usual=False)
 
     def speaks_against(self, draft: Draft) -> bool:
-        """Return whether a settled pair shows that linear layers are not stored as usual.
+        """Return whether a decided pair shows that linear layers are not stored as usual.
 
         That is a leaf with two axes, of which the shape shows their order, and with the name of a linear
         layer's or a bias next to it.

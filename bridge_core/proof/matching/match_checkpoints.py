@@ -35,7 +35,7 @@ def match(
 ) -> Matching:
     """Return proposed rules from a source to a target, only by names, shapes and trees.
 
-    Only headers are read. A pair is settled only if every assignment that fits the evidence has it; what
+    Only headers are read. A pair is decided only if every assignment that fits the evidence has it; what
     headers do not show is a choice, and stays in the rule file as a comment. ``by_values`` and ``prove``
     decide choices by more than headers.
 
@@ -50,9 +50,9 @@ def match(
         like_layout: The target's layout, likewise.
         entry: The entry of the source, as for `bridge_core.open_state`.
         step: The step of the source, likewise.
-        by_values: Whether to settle choices by the values of both sides: of one checkpoint in both forms, or
+        by_values: Whether to decide choices by the values of both sides: of one checkpoint in both forms, or
             of two steps of one training run.
-        prove: Whether to settle choices by running both models on random values.
+        prove: Whether to decide choices by running both models on random values.
         inputs: What both are called with, as for `bridge_core.proof.running.prove`; None for what one offers.
         registry: The plugins; None for all that are installed.
 

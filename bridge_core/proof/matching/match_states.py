@@ -44,7 +44,7 @@ def match_states(
         source: The source, with a layout.
         target: The target's template, with a layout.
         registry: The plugins; None for all that are installed.
-        names: Whether exact names may settle what shapes and trees leave open.
+        names: Whether exact names may decide what shapes and trees leave open.
         check: Whether to plan with the rules, there and back.
 
     Raises:
@@ -183,7 +183,7 @@ class _Result:
 
 
 def _order_choice(fused: Fused, rules: tuple[PatternPair, ...]) -> Choice:
-    whole, parts = pattern_of(fused.whole), ", ".join(map(pattern_of, fused.parts))
+    whole, parts = pattern_of(fused.packed), ", ".join(map(pattern_of, fused.parts))
     source, target = (whole, parts) if fused.is_source else (parts, whole)
     options = tuple(Option(source, target, (rule,), (), 1 / (n + 2)) for n, rule in enumerate(rules))
     return Choice((source,), (target,), options, f"in which order {whole} holds {parts}")

@@ -201,7 +201,7 @@ class PatternWriter:
         self, fused: Fused, order: Sequence[int], form: Form, alignment: Alignment
     ) -> Iterator[PatternPair]:
         parts = [fused.parts[n] for n in order]
-        ends = [(fused.whole, part) if fused.is_source else (part, fused.whole) for part in parts]
+        ends = [(fused.packed, part) if fused.is_source else (part, fused.packed) for part in parts]
         drafts = [Draft(*pair, ((form, alignment),), fused.reason, fused.confidence) for pair in ends]
         lists = [[node.numbers for node in path if node.count > 1] for path in ends[0]]
         relations = relations_of(lists[0], lists[1], alignment)

@@ -55,7 +55,7 @@ class Pools:
         Args:
             profiles: The profiles of both sides.
             evidence: What is known of leaves.
-            names: Whether exact names may settle what the rest leaves open.
+            names: Whether exact names may decide what the rest leaves open.
             usual: Whether linear layers are stored as both frameworks' own, unless nothing fits so.
         """
         self._usual = usual
@@ -211,7 +211,7 @@ class Pools:
         ]
         for form, pair in forms.items():
             found = listed[form]
-            if form == -1:
+            if form == -1 or not (pair[0] and pair[1]):
                 into = rest
             elif not found.alike and (found.as_many or any(form in below for below in inside)):
                 into = apart
@@ -356,7 +356,7 @@ class Pools:
             return outcome
         fused = fused_leaves(left, right, self._evidence, names=self._names)
         if fused:
-            gone = {id(path) for one in fused for path in (one.whole, *one.parts)}
+            gone = {id(path) for one in fused for path in (one.packed, *one.parts)}
             outcome = self.match(
                 [path for path in left if id(path) not in gone],
                 [path for path in right if id(path) not in gone],

@@ -1,4 +1,4 @@
-"""A matching as a rule file: settled rules with their reasons, choices as comments."""
+"""A matching as a rule file: decided rules with their reasons, choices as comments."""
 
 from __future__ import annotations
 
