@@ -64,34 +64,51 @@ def _assigned(ours: Side, theirs: Side, evidence: LeafEvidence, *, names: bool) 
     """Return the assignment, with linear layers as both frameworks store them unless trees deny it.
 
     A model whose other leaves are stored in another order, as in libraries with layouts of their own, is
-    matched without that assumption.
+    matched without that assumption. Leaves of a class that one side has more of are matched by themselves:
+    any of them may be the one too many, so that they say nothing of the trees.
     """
-    alone = Profiles(ours, theirs).is_one_sided
-    trees, gone = zip(*(_without_alone(side, alone) for side in (ours, theirs)), strict=True)
-    profiles = Profiles(
-        *(replace(side, roots=roots) for side, roots in zip((ours, theirs), trees, strict=True))
-    )
-    roots = [(root,) for root in trees[0]], [(root,) for root in trees[1]]
-    pools = Pools(profiles, evidence, names=names)
-    outcome = pools.match(*roots)
-    if pools.against or any(map(evidence.speaks_against, outcome.drafts)):
-        unusual = LeafEvidence(evidence.ways, ours, theirs, usual=False)
-        outcome = Pools(profiles, unusual, names=names, usual=False).match(*roots)
-    outcome.ours += gone[0]
-    outcome.theirs += gone[1]
+    known = Profiles(ours, theirs)
+    single, shared = _parted((ours, theirs), known.is_one_sided)
+    outcome = Outcome()
+    outcome.ours, outcome.theirs = map(_leaves, single)
+    uneven, even = _parted(shared, lambda leaf: not known.is_balanced(leaf))
+    outcome.add(_matched(*even, evidence, (ours, theirs), names=names))
+    outcome.add(Pools(Profiles(*uneven), evidence, names=names).match_leaves(*map(_leaves, uneven)))
     return outcome
 
 
-def _without_alone(side: Side, alone: Callable[[Node], bool]) -> tuple[tuple[Node, ...], list[NodePath]]:
-    """Return a side's tree without the leaves that nothing on the other side is like, and these."""
-    gone = [path for root in side.roots for path in root.leaves if alone(path[-1])]
-    return tuple(node for root in side.roots for node in _kept(root, alone)), gone
+def _leaves(side: Side) -> list[NodePath]:
+    return [path for root in side.roots for path in root.leaves]
 
 
-def _kept(node: Node, alone: Callable[[Node], bool]) -> list[Node]:
+def _matched(
+    ours: Side, theirs: Side, evidence: LeafEvidence, complete: tuple[Side, Side], *, names: bool
+) -> Outcome:
+    profiles = Profiles(ours, theirs)
+    roots = [(root,) for root in ours.roots], [(root,) for root in theirs.roots]
+    pools = Pools(profiles, evidence, names=names)
+    outcome = pools.match(*roots)
+    if pools.against or any(map(evidence.speaks_against, outcome.drafts)):
+        unusual = LeafEvidence(evidence.ways, *complete, usual=False)
+        outcome = Pools(profiles, unusual, names=names, usual=False).match(*roots)
+    return outcome
+
+
+def _parted(
+    sides: tuple[Side, Side], is_first: Callable[[Node], bool]
+) -> tuple[tuple[Side, Side], tuple[Side, Side]]:
+    """Return the trees of both sides with some leaves only, and those with the others only."""
+    parts = []
+    for gone in (lambda leaf: not is_first(leaf), is_first):
+        trees = [tuple(node for root in side.roots for node in _kept(root, gone)) for side in sides]
+        parts.append((replace(sides[0], roots=trees[0]), replace(sides[1], roots=trees[1])))
+    return parts[0], parts[1]
+
+
+def _kept(node: Node, gone: Callable[[Node], bool]) -> list[Node]:
     if node.is_leaf:
-        return [] if alone(node) else [node]
-    children = tuple(kept for child in node.children for kept in _kept(child, alone))
+        return [] if gone(node) else [node]
+    children = tuple(kept for child in node.children for kept in _kept(child, gone))
     if len(children) == len(node.children) and all(
         a is b for a, b in zip(children, node.children, strict=True)
     ):

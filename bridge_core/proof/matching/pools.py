@@ -97,15 +97,25 @@ class Pools:
         outcome.add(self._rest(left, right, depths))
         return outcome
 
+    def match_leaves(self, ours: Sequence[NodePath], theirs: Sequence[NodePath]) -> Outcome:
+        """Return the pairs of leaves whose places show nothing; only their names can.
+
+        Args:
+            ours: Paths to leaves of the source.
+            theirs: Paths to leaves of the target.
+        """
+        return self._rest([normal_path(p) for p in ours], [normal_path(p) for p in theirs], (0, 0))
+
     def _without_split(
         self,
         groups: list[tuple[list[NodePath], list[NodePath]]],
         left: list[NodePath],
         right: list[NodePath],
     ) -> tuple[list[tuple[list[NodePath], list[NodePath]]], list[NodePath], list[NodePath]]:
-        """Return groups without leaves of a class that both sides have left over in other numbers.
+        """Return groups without leaves of a class that both sides have left over, or one side has more of.
 
-        Layers that only some of a list are like can be one pattern on one side and two on the other.
+        Layers that only some of a list are like can be one pattern on one side and two on the other. And of
+        a class that one side has more of, any leaf may be the one too many, wherever the others are.
         """
         classes = [
             {self._profiles.class_of(leaf[-1]) for path in paths for leaf in leaf_paths(path)}
@@ -114,7 +124,9 @@ class Pools:
         split = classes[0] & classes[1]
         others = []
         for group in groups:
-            if group[0][0][-1].is_leaf and self._profiles.class_of(group[0][0][-1]) in split:
+            leaf = group[0][0][-1]
+            name = self._profiles.class_of(leaf) if leaf.is_leaf else None
+            if leaf.is_leaf and (name in split or name not in self._profiles.balanced):
                 left, right = [*left, *group[0]], [*right, *group[1]]
             else:
                 others.append(group)

@@ -56,6 +56,10 @@ class Profiles:
         """Return the class of a leaf."""
         return self._root(colour_of(leaf))
 
+    def is_balanced(self, leaf: Node) -> bool:
+        """Return whether both sides have as many elements of a leaf's class."""
+        return self.class_of(leaf) in self.balanced
+
     def is_one_sided(self, leaf: Node) -> bool:
         """Return whether the other side has nothing that a leaf could be."""
         return self.class_of(leaf) in self._one_sided

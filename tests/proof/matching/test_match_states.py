@@ -233,3 +233,44 @@ def test_fast_cases_of_the_zoo(side):
     assert not [one.problems for one in found if one.problems]
     if not side:
         assert not [one.name for one in found if one.choices]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "truth"),
+    [
+        pytest.param(
+            {
+                "m.0.bias": (16,),
+                "m.0.weight": (16, 1, 16, 16),
+                "m.1.bias": (16,),
+                "m.1.weight": (16, 1, 2, 2),
+            },
+            {"x.0.bias": (16,), "x.0.kernel": (16, 16, 1, 16)},
+            {"x.0.bias": "m.0.bias", "x.0.kernel": "m.0.weight"},
+            id="a layer fewer",
+        ),
+        pytest.param(
+            {
+                "c.0.bias": (3,),
+                "c.0.extra0": (3,),
+                "c.0.extra1": (3,),
+                "c.0.weight": (3, 1, 2, 2),
+                "c.1.bias": (3,),
+                "c.1.weight": (3, 1, 2, 2),
+            },
+            {"h1.bias": (3,), "h1.kernel": (2, 2, 1, 3), "h2.bias": (3,), "h2.kernel": (2, 2, 1, 3)},
+            {
+                "h1.bias": "c.0.bias",
+                "h1.kernel": "c.0.weight",
+                "h2.bias": "c.1.bias",
+                "h2.kernel": "c.1.weight",
+            },
+            id="tensors more",
+        ),
+    ],
+)
+def test_where_one_side_has_more_of_a_shape_its_leaves_are_open(ours, theirs, truth):
+    matching = match_states(*pair_of(ours, theirs))
+    wrong = [p for p in matching.settled if truth[".".join(p.targets[0])] != ".".join(p.sources[0])]
+    assert not wrong
+    assert not matching.complete
