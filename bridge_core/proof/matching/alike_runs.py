@@ -224,14 +224,14 @@ class AlikeRuns:
                 why.append(f"the outputs hardly depend on what becomes of {source}")
                 continue
             equal[source] = fitting
-        targets = [option.target for found in equal.values() for option in found]
-        chosen = [found[0] for found in equal.values() if len(found) == 1]
+        targets = [option.target for options in equal.values() for option in options]
+        chosen = [options[0] for options in equal.values() if len(options) == 1]
         chosen = [option for option in chosen if targets.count(option.target) == 1]
-        unclear = [source for source, found in equal.items() if len(found) > 1]
+        unclear = [source for source, options in equal.items() if len(options) > 1]
         if unclear:
             is_faint = True
             why.append(f"the outputs are the same whichever way it is: {listed(unclear)}")
-        unlike = [source for source, found in equal.items() if not found]
+        unlike = [source for source, options in equal.items() if not options]
         if unlike:
             why.append(f"no option gives the outputs of the source: {listed(unlike)}")
         error = max((errors[id(option)] for option in chosen), default=0.0)

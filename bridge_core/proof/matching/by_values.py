@@ -47,7 +47,7 @@ def settle_by_values(
     """Return a matching with the choices settled that the values of both sides decide.
 
     A pair is taken where its values are equal under its equation, or more alike than those of any other pair
-    of either side by a wide margin. Constants show nothing. Samples are read, and whole tensors in blocks
+    of either side by a wide margin. Constants show nothing. Samples are read, and entire tensors in blocks
     where samples are equal.
 
     Args:
@@ -62,13 +62,13 @@ def settle_by_values(
     registry = given_registry(registry)
     values = _Values(source, target, registry)
     while True:
-        found = [(choice, *values.settled(choice)) for choice in matching.choices]
-        reasons = sorted({reason for _, _, reason in found if reason})
+        verdicts = [(choice, *values.settled(choice)) for choice in matching.choices]
+        reasons = sorted({reason for _, _, reason in verdicts if reason})
         for reason in reasons:
             chosen = {
                 number: options
                 for number, choice in enumerate(matching.choices)
-                for known, options, why in found
+                for known, options, why in verdicts
                 if known is choice and why == reason
             }
             matching = settle(
@@ -186,11 +186,11 @@ class _Values:
 
     def _is_equal(self, option: Option) -> bool:
         """Return whether every bit of the target is what an option makes of the source."""
-        made = made_by(option.pairs, self.source, self.target, self.registry)
-        return made is not None and all(
-            made.spec(key) == self.target.spec(key)
-            and equal_values(made.tensor(key), self.target.tensor(key))
-            for key in made
+        values = made_by(option.pairs, self.source, self.target, self.registry)
+        return values is not None and all(
+            values.spec(key) == self.target.spec(key)
+            and equal_values(values.tensor(key), self.target.tensor(key))
+            for key in values
         )
 
     def _same_prints(self, option: Option) -> bool:

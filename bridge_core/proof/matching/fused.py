@@ -59,7 +59,7 @@ def fused_leaves(
     """
     if not 3 <= len(left) + len(right) <= _MOST_LEAVES:
         return []
-    found: list[Fused] = []
+    fused_sets: list[Fused] = []
     for candidates, others, is_source in ((left, right, True), (right, left, False)):
         siblings = list(_sibling_sets([path for path in others if path[-1].is_leaf]))
         for packed in candidates:
@@ -77,9 +77,9 @@ def fused_leaves(
                     for fused in sets
                 ]
             if len(sets) == 1:
-                found.append(_in_order(sets[0]) if names else sets[0])
-    taken = [id(path) for fused in found for path in fused.parts]
-    return [fused for fused in found if all(taken.count(id(path)) == 1 for path in fused.parts)]
+                fused_sets.append(_in_order(sets[0]) if names else sets[0])
+    taken = [id(path) for fused in fused_sets for path in fused.parts]
+    return [fused for fused in fused_sets if all(taken.count(id(path)) == 1 for path in fused.parts)]
 
 
 def _pairs(packed: NodePath, other: NodePath, evidence: LeafEvidence, is_source: bool) -> bool:

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from math import prod
 
 from bridge_core.proof.matching.assignment import components, possible_pairs
-from bridge_core.proof.matching.folding import Node, NodePath, texts_of
+from bridge_core.proof.matching.folding import NodePath, texts_of
 from bridge_core.proof.matching.fused import fused_leaves
 from bridge_core.proof.matching.items import (
     by_value,
@@ -63,7 +62,6 @@ class Pools:
         self._profiles = profiles
         self._evidence = evidence
         self._names = names
-        self._moved: set[int] = set()
         self._forms = TreeForms(profiles)
 
     def match(
@@ -76,15 +74,9 @@ class Pools:
             theirs: Items of the target.
             depths: How long the path to the source's pool is, and the path to the target's.
         """
-        ours, theirs = (
-            [normal_path(path) for path in paths if not self._is_hidden(path[-1])] for paths in (ours, theirs)
-        )
+        ours, theirs = ([normal_path(path) for path in paths] for paths in (ours, theirs))
         while True:
             groups, left, right = self._grouped(ours, theirs)
-            up = [self._taken_out(groups, number, (*left, *right)) for number in (0, 1)]
-            if any(up):
-                ours, theirs = [*ours, *up[0]], [*theirs, *up[1]]
-                continue
             swaps = self._opened(left, right, depths)
             if swaps is None:
                 break
@@ -112,10 +104,9 @@ class Pools:
         left: list[NodePath],
         right: list[NodePath],
     ) -> tuple[list[tuple[list[NodePath], list[NodePath]]], list[NodePath], list[NodePath]]:
-        """Return groups without leaves of a class that both sides have left over, or one side has more of.
+        """Return groups without leaves of a class that both sides have left over in other numbers.
 
-        Layers that only some of a list are like can be one pattern on one side and two on the other. And of
-        a class that one side has more of, any leaf may be the one too many, wherever the others are.
+        Layers that only some of a list are like can be one pattern on one side and two on the other.
         """
         classes = [
             {self._profiles.class_of(leaf[-1]) for path in paths for leaf in leaf_paths(path)}
@@ -124,43 +115,11 @@ class Pools:
         split = classes[0] & classes[1]
         others = []
         for group in groups:
-            leaf = group[0][0][-1]
-            name = self._profiles.class_of(leaf) if leaf.is_leaf else None
-            if leaf.is_leaf and (name in split or name not in self._profiles.balanced):
+            if group[0][0][-1].is_leaf and self._profiles.class_of(group[0][0][-1]) in split:
                 left, right = [*left, *group[0]], [*right, *group[1]]
             else:
                 others.append(group)
         return others, left, right
-
-    def _is_hidden(self, node: Node) -> bool:
-        """Return whether all leaves of a node were taken out."""
-        return id(node) in self._moved or (
-            bool(node.children) and bool(self._moved) and all(map(self._is_hidden, node.children))
-        )
-
-    def _taken_out(
-        self,
-        groups: list[tuple[list[NodePath], list[NodePath]]],
-        number: int,
-        rest: Sequence[NodePath],
-    ) -> list[NodePath]:
-        """Return leaves inside paired items that may belong to what is next to these, and hide them inside.
-
-        Only classes of which one side has more: which of them are too many is not known.
-        """
-        outside = {t for path in rest for t in self._forms.types(path)}
-        taken: list[NodePath] = []
-        for group in groups:
-            for path in group[number]:
-                for leaf in () if path[-1].is_leaf else leaf_paths(path):
-                    known = self._profiles.class_of(leaf[-1])
-                    if known in self._profiles.balanced or id(leaf[-1]) in self._moved:
-                        continue
-                    size = prod(leaf[-1].shape or ()) * prod(node.count for node in leaf)
-                    if (known, size) in outside:
-                        taken.append(leaf)
-        self._moved.update(id(leaf[-1]) for leaf in taken)
-        return taken
 
     # Grouping
 
@@ -222,14 +181,14 @@ class Pools:
             for path in (*pair[0], *pair[1])
         ]
         for form, pair in forms.items():
-            found = listed[form]
+            lists = listed[form]
             if form == -1 or not (pair[0] and pair[1]):
                 into = rest
-            elif not found.alike and (found.as_many or any(form in below for below in inside)):
+            elif not lists.alike and (lists.as_many or any(form in below for below in inside)):
                 into = apart
             else:
-                groups += found.groups
-                pair, into = found.rest, rest
+                groups += lists.groups
+                pair, into = lists.rest, rest
             for place, paths in zip(into, pair, strict=True):
                 place += paths
         return groups, *rest, apart

@@ -49,7 +49,7 @@ class Search:
         settings: The settings of each side's modules, or why there are none.
         registry: The plugins.
         seed: For random numbers that a model draws.
-        tell: Is called with a few words as each stage begins.
+        tell: The caller's function; called with a few words as each stage begins.
     """
 
     source: Side

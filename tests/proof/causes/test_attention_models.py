@@ -27,11 +27,11 @@ MIRRORED = {
 """Code of a mistake in the target -> the code where the source has it, if that is another one."""
 
 ALWAYS = [
-    ("encoder", "mask_sign", "target"),
-    ("decoder", "kv_tile", "target"),
     ("nnx", "window", "target"),
 ]
 SLOW = [
+    ("encoder", "mask_sign", "target"),
+    ("decoder", "kv_tile", "target"),
     ("encoder", "position_offset", "source"),
     ("decoder", "rotary_layout", "source"),
     ("nnx", "query_offset", "target"),
