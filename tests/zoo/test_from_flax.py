@@ -13,7 +13,7 @@ from zoo.test_zoo import BUILT
 from bridge_core import default_registry, save_state
 from ckptbridge_transformers import compat
 
-DEFAULT = ("llama-causal-lm", "marian-translation")
+DEFAULT = ("llama-causal-lm",)
 """Cases of the default run."""
 
 pytestmark = [

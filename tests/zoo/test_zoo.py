@@ -16,7 +16,7 @@ CASES = (*text.CASES, *seq2seq.CASES, *vision.CASES, *speech.CASES)
 BUILT = tuple(case for case in CASES if not case.no_flax)
 
 
-DEFAULT = ("bert-masked-lm", "gpt2-cross-lm", "resnet-image-classification-basic")
+DEFAULT = ("bert-masked-lm", "gpt2-cross-lm")
 """Cases in the default run; the other fast ones are slow for it."""
 
 

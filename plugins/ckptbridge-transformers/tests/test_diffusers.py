@@ -38,7 +38,7 @@ BY_NAME = {model.name: model for model in MODELS}
 TORCH_FILE, FLAX_FILE = "diffusion_pytorch_model.safetensors", "diffusion_flax_model.msgpack"
 
 
-LARGE = ("unet-xl", "controlnet")
+LARGE = ("unet", "unet-xl", "controlnet")
 
 
 @pytest.fixture(
@@ -175,6 +175,7 @@ def test_a_narrow_dtype_keeps_its_bits(dtype, tmp_path):
     assert_same_state_dict(dict(sorted(back.items())), dict(sorted(weights.items())))
 
 
+@pytest.mark.slow
 def test_models_may_stand_below_the_names_that_a_pipeline_has_for_them():
     parts = {"unet": BY_NAME["unet-xl"], "vae": BY_NAME["vae"], "controlnet": BY_NAME["controlnet"]}
     whole = {f"{part}.{k}": v for part, model in parts.items() for k, v in source(model)[1].items()}
@@ -186,6 +187,7 @@ def test_models_may_stand_below_the_names_that_a_pipeline_has_for_them():
     assert_same_state_dict(dict(sorted(back.items())), dict(sorted(whole.items())))
 
 
+@pytest.mark.slow
 def test_the_command_takes_the_recipe(tmp_path):
     for name in ("vae", "unet", "controlnet"):
         save_file(source(BY_NAME[name])[1], tmp_path / TORCH_FILE)

@@ -26,9 +26,7 @@ MIRRORED = {
 }
 """Code of a mistake in the target -> the code where the source has it, if that is another one."""
 
-ALWAYS = [
-    ("nnx", "window", "target"),
-]
+ALWAYS = [("nnx", "window", "target")]
 SLOW = [
     ("encoder", "mask_sign", "target"),
     ("decoder", "kv_tile", "target"),

@@ -12,10 +12,8 @@ CASES = {
     for case in (*text.CASES, *seq2seq.CASES, *vision.CASES, *speech.CASES)
     if not case.no_flax
 }
-ALWAYS = ("gpt2-model",)
-SLOW = ("bert-model", "llama-model", "vit-base")
+SLOW = ("gpt2-model", "bert-model", "llama-model", "vit-base")
 PORTS = (
-    *ALWAYS,
     *SLOW,
     "albert-model",
     "roberta-model",
@@ -52,8 +50,6 @@ def inputs(name):
 
 
 def marked(name):
-    if name in ALWAYS:
-        return pytest.param(name)
     return pytest.param(name, marks=pytest.mark.slow if name in SLOW else pytest.mark.zoo)
 
 
