@@ -30,9 +30,7 @@ ALWAYS = [("nnx", "window", "target")]
 SLOW = [
     ("encoder", "mask_sign", "target"),
     ("decoder", "kv_tile", "target"),
-    ("encoder", "position_offset", "source"),
     ("decoder", "rotary_layout", "source"),
-    ("nnx", "query_offset", "target"),
 ]
 EACH = [
     (kind, mistake, side)

@@ -12,9 +12,7 @@ MIRRORED = {"missing_bias": "extra_bias", "missing_residual": "extra_residual"}
 
 ALWAYS = [("norm epsilon", "nnx", "source")]
 SLOW = [
-    ("pool padding", "nnx", "source"),
     ("stride", "linen", "target"),
-    ("flatten order", "nnx", "target"),
     ("training", "linen", "source"),
     ("dropout", "nnx", "target"),
 ]

@@ -12,9 +12,11 @@ CASES = {
     for case in (*text.CASES, *seq2seq.CASES, *vision.CASES, *speech.CASES)
     if not case.no_flax
 }
-SLOW = ("gpt2-model", "bert-model", "llama-model", "vit-base")
+SLOW = ("bert-model", "llama-model")
 PORTS = (
     *SLOW,
+    "gpt2-model",
+    "vit-base",
     "albert-model",
     "roberta-model",
     "electra-model",
