@@ -228,11 +228,11 @@ def _match(plt: Any, document: Mapping[str, Any]) -> Any:
     figure, axes = plt.subplots(figsize=(5.2, 0.24 * len(rows) + 0.8), layout="constrained")
     places = range(len(rows))
     axes.barh(places, [row["leaves"] for row in rows], color="0.9", label="leaves")
-    axes.barh(places, [row["settled"] for row in rows], color=_OURS, height=0.5, label="settled")
+    axes.barh(places, [row["matched"] for row in rows], color=_OURS, height=0.5, label="matched")
     axes.plot([row["determined"] for row in rows], places, "|", color="k", label="determined by headers")
     axes.set_yticks(places, [row["pair"] for row in rows])
     axes.invert_yaxis()
-    axes.set(xscale="log", title="Leaves that matching settles")
+    axes.set(xscale="log", title="Leaves that are matched")
     axes.legend()
     return figure
 
