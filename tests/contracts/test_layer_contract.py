@@ -68,8 +68,14 @@ def test_a_strangers_transform_keeps_the_contract():
     ("transform", "noticed"),
     [
         (bilinear(kernel="out in1 other"), "test_every_leaf_goes_to_the_axes_of_its_kind_and_back"),
-        (bilinear(kind="unknown"), "test_everything_that_is_named_is_registered"),
-        (bilinear(identifying_leaves=("nothing",)), "test_everything_that_is_named_is_registered"),
+        pytest.param(
+            bilinear(kind="unknown"), "test_everything_that_is_named_is_registered", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            bilinear(identifying_leaves=("nothing",)),
+            "test_everything_that_is_named_is_registered",
+            marks=pytest.mark.slow,
+        ),
         (bilinear(settings={"groups": 2}, bias="in1 out"), "test_a_model_comes_back_bit_for_bit"),
         (
             LayerTransform(

@@ -38,11 +38,11 @@ BY_NAME = {model.name: model for model in MODELS}
 TORCH_FILE, FLAX_FILE = "diffusion_pytorch_model.safetensors", "diffusion_flax_model.msgpack"
 
 
-LARGE = ("unet", "unet-xl", "controlnet")
+MOST = ("unet", "unet-xl", "controlnet", "vae-deprecated")
 
 
 @pytest.fixture(
-    params=[pytest.param(m, id=str(m), marks=pytest.mark.slow if m.name in LARGE else ()) for m in MODELS]
+    params=[pytest.param(m, id=str(m), marks=pytest.mark.slow if m.name in MOST else ()) for m in MODELS]
 )
 def model(request):
     return request.param
@@ -308,6 +308,7 @@ def exchanged(one, other):
     return rules
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "one", "other"),
     [("vae", "query", "value"), ("vae", "key", "proj_attn"), ("unet", "proj_in", "proj_out")],

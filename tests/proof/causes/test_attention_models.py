@@ -26,8 +26,8 @@ MIRRORED = {
 }
 """Code of a mistake in the target -> the code where the source has it, if that is another one."""
 
-ALWAYS = [("nnx", "window", "target")]
 SLOW = [
+    ("nnx", "window", "target"),
     ("encoder", "mask_sign", "target"),
     ("decoder", "kv_tile", "target"),
     ("decoder", "rotary_layout", "source"),
@@ -83,8 +83,6 @@ def proof(kind, mistake=None, side="target"):
 
 
 def marked(case):
-    if case in ALWAYS:
-        return pytest.param(*case)
     return pytest.param(*case, marks=pytest.mark.slow if case in SLOW else pytest.mark.zoo)
 
 
