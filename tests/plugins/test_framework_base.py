@@ -133,7 +133,7 @@ def weights():
 
 def stack(dtype="f4"):
     first = Dense(np.arange(20, dtype=dtype).reshape(4, 5), np.ones(5, dtype))
-    return Stack([first, Dense(np.arange(25, dtype=dtype).reshape(5, 5))], 0.5, {"gain": np.ones(3, dtype)})
+    return Stack([first, Dense(np.arange(25, dtype=dtype).reshape(5, 5))], 0.5, {"gain": np.ones(3, dtype), "shift": np.zeros(3, dtype)})
 
 
 class TestNumpyDicts(FrameworkContract):
@@ -170,7 +170,7 @@ def test_types_of_modules_are_evidence():
     assert modules["layers", "0"].types == (f"{__name__}.Dense", f"{__name__}.Module")
     assert modules["layers", "1"].parameters == ("W",)
     assert modules[()].settings == {"rate": 0.5}
-    assert modules[()].parameters == ("extra.gain",)
+    assert modules[()].parameters == ("extra.gain", "extra.shift")
 
 
 def test_both_ways(tmp_path):
