@@ -87,6 +87,7 @@ if TYPE_CHECKING:
         LayerKind as LayerKind,
         LayerTransform as LayerTransform,
         Leaf as Leaf,
+        custom_layer as custom_layer,
     )
     from bridge_core.plan import (
         Plan as Plan,
@@ -145,7 +146,7 @@ else:
             ),
             "formats": "Capabilities FileImage Format HeaderFormat StoredTensor WriteTarget",
             "io": "SourceFile",
-            "layers": "LayerKind LayerTransform Leaf",
+            "layers": "custom_layer LayerKind LayerTransform Leaf",
             "plan": "Plan Step",
             "plugins": "Checkpoint default_registry Framework Guidance hookimpl Library Registry",
             "proof": "match prove",
