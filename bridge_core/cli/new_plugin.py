@@ -1,7 +1,7 @@
 """Writing the beginning of a plugin: a distribution made from templates, which are plugins themselves.
 
-The templates in ``plugin_templates`` provide something called "acme-box". Its name in the spelling of
-distributions, modules, classes and constants is all that is replaced.
+The templates in ``plugin_templates`` provide something called "acme-box". Its name as
+distributions, modules, classes and constants have it is all that is replaced.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ class NewPlugin:
         """The folder of the distribution."""
         return self.into / self.distribution
 
-    def spelled(self, text: str) -> str:
+    def with_names(self, text: str) -> str:
         """Return the text of a template with the plugin's names.
 
-        >>> NewPlugin("gated-linear", Path()).spelled("acme-box acme_box AcmeBox ACME_BOX .acmebox")
+        >>> NewPlugin("gated-linear", Path()).with_names("acme-box acme_box AcmeBox ACME_BOX .acmebox")
         'gated-linear gated_linear GatedLinear GATED_LINEAR .gatedlinear'
         """
         words = self.name.split("-")
-        spellings = {
+        names = {
             "acme-box": self.name,
             "acme_box": "_".join(words),
             "acmebox": "".join(words),
@@ -72,7 +72,7 @@ class NewPlugin:
             "ACME_BOX": "_".join(words).upper(),
             "ACMEBOX": "".join(words).upper(),
         }
-        return re.sub("|".join(spellings), lambda match: spellings[match[0]], text)
+        return re.sub("|".join(names), lambda match: names[match[0]], text)
 
 
 def write_plugin(kind: str, name: str, into: Path, registry: Registry) -> tuple[NewPlugin, list[str]]:
@@ -121,7 +121,7 @@ def files_of(kind: str, plugin: NewPlugin) -> Iterator[tuple[str, str]]:
         name: template for part in ("common", kind) for name, template in _templates(templates / part, "")
     }
     for name in sorted(files):
-        yield plugin.spelled(name), plugin.spelled(files[name].read_text(encoding="utf-8"))
+        yield plugin.with_names(name), plugin.with_names(files[name].read_text(encoding="utf-8"))
 
 
 def _templates(folder: Traversable, path: str) -> Iterator[tuple[str, Traversable]]:

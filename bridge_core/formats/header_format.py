@@ -1,6 +1,6 @@
 """A base class for formats of one kind: a magic, a header, and the bytes of the tensors.
 
-Its author says how a header is read and how it is made. What a header says is untrusted, and what a format
+Its author writes how a header is read and how it is made. What a header holds is untrusted, and what a format
 declares is easily wrong; so checks, capabilities, streaming, names, ties and metadata are here.
 """
 
@@ -52,7 +52,7 @@ class HeaderFormat(ABC):
         name: Short name, e.g. ``"toy"``.
         extensions: Suffixes of files, the usual one first.
         magic: The bytes that every file begins with, at least four.
-        dtypes: Dtype as the file spells it -> name of the dtype in numpy or ml_dtypes; or the names alone,
+        dtypes: Dtype as the file spells it -> name of the dtype in numpy or ml_dtypes; or only the names,
             if the file spells them so. Values are stored in little-endian order.
         metadata: Whether the header has a place for texts, which keep layout, ties and other metadata.
         layout: The layout of files that do not record theirs; needed if ``metadata`` is False.
@@ -110,9 +110,9 @@ class HeaderFormat(ABC):
 
     @abstractmethod
     def read_header(self, header: HeaderReader) -> tuple[Iterable[StoredTensor], Mapping[str, str]]:
-        """Return what the header says: the tensors in their order, and the texts.
+        """Return what the header holds: the tensors in their order, and the texts.
 
-        The header is untrusted. Its values may be returned as they are: types, sizes and places are checked
+        The header is untrusted. Its values may be returned unchecked: types, sizes and places are checked
         afterwards, and a `KeyError`, `TypeError` or the like becomes a `MalformedFile`.
 
         Args:

@@ -146,7 +146,7 @@ def check_read_back(
         PluginError: It is not; ``read_header`` and ``make_header`` of the format do not fit.
     """
     try:
-        placed, found = read(layout.draft)
+        placed, got_texts = read(layout.draft)
     except MemoryError:
         raise
     except Exception as err:
@@ -162,10 +162,10 @@ def check_read_back(
             )
     for more in (one for one in placed if one not in specs):
         raise _misfit(name, f"the tensor {more!r} is one more than was to be written")
-    for one in {**texts, **found}:
-        if texts.get(one) != found.get(one):
+    for one in {**texts, **got_texts}:
+        if texts.get(one) != got_texts.get(one):
             raise _misfit(
-                name, f"the text {one!r} is {shown(found.get(one))}; expected {shown(texts.get(one))}"
+                name, f"the text {one!r} is {shown(got_texts.get(one))}; expected {shown(texts.get(one))}"
             )
     return list(placed)
 

@@ -34,7 +34,7 @@ class Names:
     Args:
         of_key: Key -> name, ties that are one tensor left out.
         tied: Key that is not stored -> key that has its tensor.
-        escaped: Whether backslashes stand before separators within a part of a key.
+        escaped: Whether separators within a part of a key have a backslash in front.
     """
 
     def __init__(self, of_key: Mapping[Key, str], tied: Mapping[Key, Key], *, escaped: bool) -> None:

@@ -1,4 +1,4 @@
-"""What the author of a format reads a header with, and what a header says of a tensor."""
+"""What the author of a format reads a header with, and the entry of a tensor in a header."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["HeaderReader", "HeaderSource", "StoredTensor"]
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """What a header says of one tensor.
+    """The entry of one tensor in a header.
 
     Args:
         name: Its name in the file.
         dtype: Its dtype as the file spells it: a name in ``dtypes`` of the format.
         shape: Sizes of its axes.
         offset: First of its bytes in the file, counted from the beginning of the file.
-        nbytes: Number of its bytes; None if the header does not say it. A number that does not fit dtype and
+        nbytes: Number of its bytes; None if the header does not have it. A number that does not fit dtype and
             shape is refused.
     """
 
@@ -104,7 +104,7 @@ class HeaderReader:
         return self.read(nbytes).decode()
 
     def json(self, nbytes: int) -> dict[str, Any]:
-        """Return the next ``nbytes`` bytes as a JSON object in which no name stands twice.
+        """Return the next ``nbytes`` bytes as a JSON object in which no name is repeated.
 
         Raises:
             MalformedFile: They are not one.

@@ -1,4 +1,4 @@
-"""What an untrusted header says of tensors, checked against the size of its file."""
+"""The entries of an untrusted header, checked against the size of its file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def placed_tensors(
     """Return name -> spec and place of the tensors of a header.
 
     Args:
-        stored: What the header says.
+        stored: The entries of the header.
         dtypes: Dtype as the file spells it -> dtype.
         path: The file, for errors.
         start: First byte behind the header.
@@ -43,7 +43,7 @@ def placed_tensors(
     Raises:
         MalformedFile: A name, shape or place is not valid, tensors overlap, or bytes are left over.
         TruncatedFile: A tensor ends behind the end of the file.
-        KeyConflict: A name stands twice.
+        KeyConflict: A name is repeated.
         UnsupportedFeature: A dtype is not known, or a tensor has too many axes.
         PluginError: The format did not return `StoredTensor` objects.
     """
