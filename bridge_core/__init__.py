@@ -96,6 +96,7 @@ if TYPE_CHECKING:
     from bridge_core.plugins import (
         Checkpoint as Checkpoint,
         Framework as Framework,
+        FrameworkBase as FrameworkBase,
         Guidance as Guidance,
         Library as Library,
         Registry as Registry,
@@ -148,7 +149,9 @@ else:
             "io": "SourceFile",
             "layers": "custom_layer LayerKind LayerTransform Leaf",
             "plan": "Plan Step",
-            "plugins": "Checkpoint default_registry Framework Guidance hookimpl Library Registry",
+            "plugins": (
+                "Checkpoint default_registry Framework FrameworkBase Guidance hookimpl Library Registry"
+            ),
             "proof": "match prove",
             "rules": "load_rules Rule",
             "state": (
