@@ -76,6 +76,8 @@ if TYPE_CHECKING:
         Capabilities as Capabilities,
         FileImage as FileImage,
         Format as Format,
+        HeaderFormat as HeaderFormat,
+        StoredTensor as StoredTensor,
         WriteTarget as WriteTarget,
     )
     from bridge_core.io import (
@@ -143,7 +145,7 @@ else:
                 "UnclaimedTensorError UnknownKey UnsafeFile UnsupportedFeature "
                 "UnsupportedLayerError UsageError VerificationError"
             ),
-            "formats": "Capabilities FileImage Format WriteTarget",
+            "formats": "Capabilities FileImage Format HeaderFormat StoredTensor WriteTarget",
             "io": "SourceFile",
             "layers": "custom_layer LayerKind LayerTransform Leaf",
             "plan": "Plan Step",
