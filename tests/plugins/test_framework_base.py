@@ -133,7 +133,11 @@ def weights():
 
 def stack(dtype="f4"):
     first = Dense(np.arange(20, dtype=dtype).reshape(4, 5), np.ones(5, dtype))
-    return Stack([first, Dense(np.arange(25, dtype=dtype).reshape(5, 5))], 0.5, {"gain": np.ones(3, dtype), "shift": np.zeros(3, dtype)})
+    return Stack(
+        [first, Dense(np.arange(25, dtype=dtype).reshape(5, 5))],
+        0.5,
+        {"gain": np.ones(3, dtype), "shift": np.zeros(3, dtype)},
+    )
 
 
 class TestNumpyDicts(FrameworkContract):
