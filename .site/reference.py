@@ -23,8 +23,8 @@ WIDTH = 100
 
 HEAD = """# Python reference
 
-Every public name that programs and plugins use, made from the docstrings. The names of `bridge_core` itself are
-those that most programs need; the other pages are for authors of [plugins](../plugins/index.md) and
+Every public name that programs and plugins use, made from the docstrings. The names of `bridge_core` itself
+are those that most programs need; the other pages are for authors of [plugins](../plugins/index.md) and
 for live models. What stays as it is from version to version: [compatibility](../compatibility.md).
 
 Nothing is loaded before it is used: `import bridge_core` imports neither torch nor JAX.
@@ -75,8 +75,8 @@ ROOMS = (
     Room(
         "bridge_core.formats",
         "file formats, and what they are built from",
-        without="describe_foreign index_text is_index open_sharded partition shard_state shard_name ShardName "
-        "STORED",
+        without="describe_foreign index_text is_index open_sharded partition shard_name shard_state ShardName"
+        " STORED",
     ),
     Room("bridge_core.testing", "contract tests and strategies for plugins"),
 )
@@ -318,8 +318,11 @@ def class_line(found: Any, name: str) -> str:
         fields = [
             member
             for member in found.members.values()
-            if member.is_attribute and "instance-attribute" in member.labels and member.annotation
-            and not member.name.startswith("_") and "property" not in member.labels
+            if member.is_attribute
+            and "instance-attribute" in member.labels
+            and member.annotation
+            and not member.name.startswith("_")
+            and "property" not in member.labels
         ]
         items = [
             f"{field.name}: {field.annotation}" + (f" = {field.value}" if field.value is not None else "")
@@ -367,7 +370,8 @@ def main() -> None:
         there = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.md")}
         different = sorted(name for name in made.keys() | there.keys() if made.get(name) != there.get(name))
         if different:
-            sys.exit(f"docs/reference differs from the docstrings ({', '.join(different)}): run .site/build --write")
+            pages = ", ".join(different)
+            sys.exit(f"docs/reference differs from the docstrings ({pages}): run .site/build --write")
         return
     FOLDER.mkdir(exist_ok=True)
     for path in FOLDER.glob("*.md"):
