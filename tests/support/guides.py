@@ -9,7 +9,7 @@ Each fenced block has a language, which says what becomes of it:
 - ``sh`` holds commands of which nothing is shown.
 - A block with a name (``# name.toml`` in its first line, or a title: ``json title="config.json"``) is
   written to that file.
-- ``text`` and ``mermaid`` are pictures, where nothing printed them.
+- ``text`` is a picture, where nothing printed it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = ["Block", "blocks_of", "mismatch", "parse_blocks", "run_blocks", "run_
 
 REFUSED = ("error: ", "different: ", "Error: ")
 """How a line begins that a command prints before it ends with an exit code other than 0."""
-PICTURES = ("text", "mermaid")
+PICTURES = ("text",)
 DATA = ("toml", "json", "yaml", "ini", "html")
 LANGUAGES = ("python", "console", "sh", *PICTURES, *DATA)
 
