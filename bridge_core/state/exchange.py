@@ -32,11 +32,11 @@ def new_tensors(
                 raise UsageError(
                     f"this tensor is tied to {join_key(other)!r}, which would keep its old values.",
                     key=key,
-                    hint=f"Give a tensor for {join_key(other)!r}, too. Its axes may have another order, as those "
-                    "of an embedding and of its head's kernel have.",
+                    hint=f"Give a tensor for {join_key(other)!r}, too. The order of its axes may differ: an "
+                    "embedding is the transpose of the kernel of its head.",
                 )
-    made: dict[int, Tensor] = {}
+    by_identity: dict[int, Tensor] = {}
     for key, value in values.items():
         with about_tensor(key):
-            made.setdefault(id(value), as_tensor(value))
-    return {key: made[id(value)] for key, value in values.items()}
+            by_identity.setdefault(id(value), as_tensor(value))
+    return {key: by_identity[id(value)] for key, value in values.items()}
