@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 import shlex
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -119,25 +121,39 @@ def test_the_tables_name_pages_that_exist():
     assert len(RUN_HERE) > 10
 
 
+USUAL = ("cd", "fpath=(~/.zfunc", "git", "mkdir", "pre-commit", "pytest", "python3")
+"""Programs of which nothing is read."""
+
+
 def wrong_words(text):
     """Return what is wrong in commands that are not run: names of commands, options, packages and files."""
     wrong = []
-    for program, *words in commands_of(text):
-        program = program.removeprefix(".venv/bin/")
+    for line in commands_of(text):
+        words = list(itertools.dropwhile(re.compile(r"_?[A-Z_]+=").match, line))
+        program, words = words[0].removeprefix(".venv/bin/"), words[1:]
         if program == "ckptbridge":
-            problem = wrong_command(words)
+            problem = wrong_command(itertools.takewhile(lambda word: word != ">", words))
             wrong += [f"{shlex.join(words)}: {problem}"] if problem else []
-        elif program in ("pip", "uv"):
-            names = [word.partition("[")[0] for word in words if re.match(r"ckptbridge\b", word)]
-            wrong += [n for n in names if n != "ckptbridge" and not (ROOT / "plugins" / n).is_dir()]
+        elif program == "pip":
+            wrong += [word for word in words if word.startswith("ckptbridge") and not is_offered(word)]
             wrong += [n for n in words if n.startswith(("plugins/", ".ci/")) and not (ROOT / n).exists()]
         elif program == "python":
             wrong += [name for name in words[:1] if not name.startswith("-") and not (ROOT / name).exists()]
-        elif program.startswith(".ci/"):
+        elif program.startswith((".ci/", ".site/")):
             wrong += [] if (ROOT / program).exists() else [program]
         else:
-            wrong += [] if program in ("python3", "pytest", "pre-commit", "cd", "git") else [program]
+            wrong += [] if program in USUAL else [program]
     return wrong
+
+
+def is_offered(requirement):
+    """Return whether one of our distributions has the name and the extras of a requirement."""
+    name, extras = re.fullmatch(r"([a-z0-9-]+)(?:\[(.*)\])?", requirement).groups()
+    project = ROOT / (f"plugins/{name}" if name != "ckptbridge" else "") / "pyproject.toml"
+    if not project.exists():
+        return False
+    offered = tomllib.loads(project.read_text(encoding="utf-8"))["project"].get("optional-dependencies", {})
+    return set(extras.split(",") if extras else ()) <= set(offered)
 
 
 def wrong_command(words):
@@ -276,7 +292,8 @@ def test_what_is_wrong_in_a_page_is_found(what):
         ("ckptbridge rules chek r.toml", 1),
         ("ckptbridge convert a b --to flax --workers many", 1),
         ("ckptbridge convert a --to flax", 1),
-        ("pip install ckptbridge-hdf6", 1),
+        ("pip install ckptbridge-hdf6 ckptbridge[nothing]", 2),
+        ("_CKPTBRIDGE_COMPLETE=bash_source ckptbridge > file && ckptbridge --version", 0),
         ("python benchmarks/none.py\n.ci/none\nbrew install x", 3),
     ],
 )
