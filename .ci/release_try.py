@@ -147,8 +147,8 @@ def frameworks(folder: Path) -> None:
     )
     model = transformers.BertModel(config)
     model.save_pretrained(folder / "bert")
-    ckptbridge("convert", str(folder / "bert"), str(folder / "flax"), "--to", "flax")
-    ckptbridge("convert", str(folder / "flax"), str(folder / "back"), "--to", "torch")
+    ckptbridge("convert", str(folder / "bert"), f"{folder}/flax/", "--to", "flax")
+    ckptbridge("convert", f"{folder}/flax", f"{folder}/back/", "--to", "torch")
     again = transformers.BertModel.from_pretrained(folder / "back").state_dict()
     check(
         all(torch.equal(tensor, again[name]) for name, tensor in model.state_dict().items()),

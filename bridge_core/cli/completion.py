@@ -108,8 +108,10 @@ def a_recipe(registry: Registry) -> Iterator[tuple[str, str]]:
 
 @_from_registry
 def a_plugin(registry: Registry) -> Iterator[tuple[str, str]]:
-    """Complete the plugins that are loaded, but ckptbridge's own first one."""
-    yield from ((plugin.name, plugin.distribution) for plugin in registry.plugins[1:])
+    """Complete the plugins that can be disabled: all but ckptbridge's own."""
+    own = registry.plugins[0].distribution
+    others = [plugin for plugin in registry.plugins if plugin.distribution != own]
+    yield from ((plugin.name, plugin.distribution) for plugin in others)
 
 
 def a_dtype_at_the_end(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> Items:
