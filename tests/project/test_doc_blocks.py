@@ -53,6 +53,7 @@ SLOW = set()
 """Pages that take more than a second, imports not counted."""
 
 INSTALLS, LONG, YOURS = "installs packages", "takes minutes", "the reader's own files"
+SHELL, RELEASE = "changes the reader's shell", "makes a release"
 NOT_RUN = {
     ".github/CONTRIBUTING.md": {"python3 -m venv": INSTALLS},
     "README.md": {"python3 -m venv": INSTALLS, "ckptbridge inspect": YOURS},
@@ -61,9 +62,11 @@ NOT_RUN = {
     "docs/command-line.md": {"": YOURS},
     "docs/contributing.md": {"git clone": INSTALLS},
     "docs/from-jax-training.md": {"pip install": INSTALLS},
+    "docs/install.md": {"pip ": INSTALLS, "mkdir -p": SHELL, "fpath=": SHELL},
     "docs/maxtext.md": {"pip install": INSTALLS},
     "docs/pi0.md": {"pip install": INSTALLS},
     "docs/recipes.md": {"ckptbridge recipes": YOURS},
+    "docs/releasing.md": {".ci/release": RELEASE, "git tag": RELEASE},
     "docs/start.md": {"pip install": INSTALLS},
     "plugins/ckptbridge-hdf5/README.md": {"pip install": INSTALLS, "ckptbridge convert": YOURS},
     "plugins/ckptbridge-orbax/README.md": {"pip install": INSTALLS, "ckptbridge inspect": YOURS},
