@@ -101,12 +101,12 @@ class TestToy(FormatContract):
     format = Toy()
 
 
-@pytest.mark.slow
+@pytest.mark.zoo
 class TestTable(FormatContract):
     format = Table()
 
 
-@pytest.mark.slow
+@pytest.mark.zoo
 class TestSorted(FormatContract):
     format = Sorted()
 
