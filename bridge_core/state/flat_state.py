@@ -278,6 +278,24 @@ class FlatState(Mapping[Key, Array]):
     def _derive(self, tensors: Mapping[Key, Tensor], metadata: StateMetadata) -> FlatState:
         return self.replace(tensors=tensors, metadata=metadata)
 
+    def with_tensors(self, tensors: Mapping[Any, Any]) -> FlatState:
+        """Return the state with other tensors for some keys; shapes and dtypes may differ.
+
+        Args:
+            tensors: Key or dotted name -> `Tensor`, array or numpy scalar. Keys of one array are tied.
+
+        Raises:
+            UnknownKey: The state does not have the key. It is also a `KeyError`.
+            UsageError: A key is tied to one that is not given.
+            UnsupportedFeature: A value is not an array of numbers or booleans.
+        """
+        from bridge_core.state.exchange import new_tensors
+
+        values = {self._key(name): value for name, value in tensors.items()}
+        new = {**self._tensors, **new_tensors(values, self.metadata.ties, self._tensors)}
+        # Ties of neutral tensors are compared when they are written; elsewhere tied keys are one tensor.
+        return self.replace(tensors=new, metadata=self.metadata if self.layout == "neutral" else None)
+
     def close(self) -> None:
         """Close the open files.
 

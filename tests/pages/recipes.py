@@ -1,7 +1,4 @@
-"""Makes docs/recipes.md from the headers of the recipes.
-
-``python tests/project/recipes_page.py > docs/recipes.md``
-"""
+"""Makes docs/recipes.md from the headers of the recipes."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from pathlib import Path
 
 from bridge_core.plugins import Recipe, load_recipe
 
-__all__ = ["page"]
+__all__ = ["installed", "page"]
 
 FOLDER = Path(__file__).parents[2] / "plugins/ckptbridge-recipes/ckptbridge_recipes/recipes"
 HEAD = """# Recipes
@@ -80,7 +77,3 @@ def page(recipes: Iterable[Recipe]) -> str:
 def installed() -> list[Recipe]:
     """Load all recipes of the plugin's folder, by name."""
     return [load_recipe(path) for path in sorted(FOLDER.glob("*.toml"))]
-
-
-if __name__ == "__main__":
-    print(page(installed()), end="")
