@@ -40,7 +40,7 @@ _DECLARED = ("name", "extensions", "magic", "dtypes")
 
 
 class HeaderFormat(ABC):
-    """A format whose files begin with a magic and a header; subclass it, and return an object from the hook.
+    """A format whose files begin with a magic and a header; a base class of plugins.
 
     A subclass declares ``name``, ``extensions``, ``magic`` and ``dtypes``, and has two methods, `read_header`
     and `make_header`. The rest follows: the file is recognised by its magic, opened without reading values,
