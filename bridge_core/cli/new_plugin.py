@@ -138,8 +138,8 @@ def _checked(name: str) -> str:
     near = re.sub(r"[^a-z0-9]+", "-", name.lower()).removeprefix(_PREFIX).strip("-")[:_LONGEST].strip("-")
     hint = f"Pass {near}." if _NAME.fullmatch(near) and len(near) > 1 else "Pass a name such as gated-linear."
     raise UsageError(
-        f"expected lower-case words of letters and digits, joined by hyphens, of 2 to {_LONGEST} characters as "
-        f"the name, without {_PREFIX!r}; got {shown(name)}.",
+        f"expected lower-case words of letters and digits, joined by hyphens, of 2 to {_LONGEST} characters "
+        f"as the name, without {_PREFIX!r}; got {shown(name)}.",
         hint=hint,
     )
 
