@@ -28,10 +28,23 @@ class FrameworkBuilding(FrameworkHarness):
     """The tests of `build`; values are new in each leaf, so that none can be taken for another's."""
 
     def _cases(self) -> Iterator[tuple[Any, FlatState, Any]]:
-        """Yield each sample and its state, to be built without a template, and with the sample as one."""
+        """Yield each sample and its state, to be built without a template, and with the sample as one.
+
+        An adapter with ``needs_template = True`` builds nothing without one.
+        """
         for value, state in self._states():
-            yield value, state, None
+            if not self._needs_template():
+                yield value, state, None
             yield value, state, value
+
+    def _needs_template(self) -> bool:
+        return getattr(self.framework, "needs_template", False) is True
+
+    def test_a_missing_template_is_refused_where_one_is_needed(self) -> None:
+        """By an error that names ``like=``."""
+        for _, state in self._states() if self._needs_template() else ():
+            with pytest.raises(BridgeError, match="like"):
+                self.framework.build(self._given(state), None)
 
     # Keys and values
 
@@ -164,7 +177,7 @@ class FrameworkBuilding(FrameworkHarness):
     def test_what_is_built_has_the_structure_of_its_template(self) -> None:
         """Its type and its containers; where the framework returns plain trees, its order of keys."""
         for value, state in self._states():
-            plain = type(self.framework.build(self._given(state), None))
+            plain = None if self._needs_template() else type(self.framework.build(self._given(state), None))
             built = self.framework.build(self._given(state, keys=list(state)[::-1]), value)
             expected, got = type(value).__name__, type(built).__name__
             if leaves_of(value) is not None:
@@ -306,7 +319,9 @@ class FrameworkBuilding(FrameworkHarness):
             )
             after = [(place.path, native_bits(place.leaf)) for place in numpy_leaves(value) or ()]
             unchanged = {key: np.asarray(array) for key, array in self._own(value).items()}
-            assert after == before and list(unchanged) == list(own), "`build` changed the object given as like"
+            assert after == before and list(unchanged) == list(own), (
+                "`build` changed the object given as like"
+            )
             for key, array in own.items():
                 assert same_bits(unchanged[key], array), f"`build` changed {shown_key(key)} of like"
 
@@ -404,5 +419,3 @@ def _groups(ties: Any) -> list[list[str]]:
 
 def _in_ties(key: Key, state: FlatState) -> bool:
     return key in state.metadata.ties or key in state.metadata.ties.values()
-
-

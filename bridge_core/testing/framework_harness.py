@@ -111,9 +111,7 @@ class FrameworkHarness(ABC):
             wrap: Makes a tensor of a leaf's array.
             untied: Whether tied leaves get values of their own.
         """
-        ties = {
-            key: root for key, root in state.metadata.ties.items() if key in state and root in state
-        }
+        ties = {key: root for key, root in state.metadata.ties.items() if key in state and root in state}
         canonical = Ties({} if untied else ties)
         tensors: dict[Key, Tensor] = {}
         for number, key in enumerate(state):

@@ -187,7 +187,9 @@ class FrameworkReading(FrameworkHarness):
             if not self.change(value):
                 continue
             after = values_of(self._state(value))
-            assert not all(key in after and same_bits(np.asarray(after[key]), before[key]) for key in before), (
+            assert not all(
+                key in after and same_bits(np.asarray(after[key]), before[key]) for key in before
+            ), (
                 f"the {type(value).__name__} was changed, and `state` returned its old values: read the object "
                 "at each call"
             )

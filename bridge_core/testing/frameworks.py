@@ -61,7 +61,9 @@ class FrameworkContract(FrameworkReading, FrameworkBuilding):
             f"{', '.join(registry.formats)}"
         )
         for name, roles in framework.collections.items():
-            assert isinstance(roles, tuple), f"collections[{name!r}]: expected a tuple of roles, got {roles!r}"
+            assert isinstance(roles, tuple), (
+                f"collections[{name!r}]: expected a tuple of roles, got {roles!r}"
+            )
 
     # Recognising
 
@@ -122,5 +124,3 @@ class FrameworkContract(FrameworkReading, FrameworkBuilding):
                 assert same_bits(value_back, np.asarray(state[key])), (
                     f"{shown_key(key)} of {what} came back changed from neutral form"
                 )
-
-
