@@ -26,6 +26,8 @@ _LONGEST = 40
 _PREFIX = "ckptbridge-"
 _OWN = ("hdf5", "orbax", "recipes", "transformers")
 """Plugins of ckptbridge itself, which need not be installed."""
+_WORDS = ("all", "auto", "none")
+"""What options take in place of a name: ``--recipe none``."""
 _SUFFIX = ".template"
 """What the names of templates end with, so that no tool takes them for modules or tests."""
 
@@ -138,8 +140,8 @@ def _checked(name: str) -> str:
     near = re.sub(r"[^a-z0-9]+", "-", name.lower()).removeprefix(_PREFIX).strip("-")[:_LONGEST].strip("-")
     hint = f"Pass {near}." if _NAME.fullmatch(near) and len(near) > 1 else "Pass a name such as gated-linear."
     raise UsageError(
-        f"expected lower-case words of letters and digits, joined by hyphens, of 2 to {_LONGEST} characters as "
-        f"the name, without {_PREFIX!r}; got {shown(name)}.",
+        f"expected lower-case words of letters and digits, joined by hyphens, of 2 to {_LONGEST} characters "
+        f"as the name, without {_PREFIX!r}; got {shown(name)}.",
         hint=hint,
     )
 
@@ -147,21 +149,28 @@ def _checked(name: str) -> str:
 def _refuse_taken(kind: str, plugin: NewPlugin, registry: Registry) -> None:
     """Refuse a name that something in the registry, a distribution or a module has."""
     name, identifier = plugin.name, plugin.name.replace("-", "_")
-    for table, own in (
-        ("format", (*registry.formats, *registry.folder_formats)),
-        ("framework", (*registry.frameworks, "neutral")),
-        ("layer", (*registry.kinds, "parameter", "undecided")),
-        ("recipe", tuple(registry.recipes)),
-        ("library", tuple(registry.libraries)),
-    ):
-        if table == kind and (name in own or identifier in own):
-            what = {"layer": "layer kind"}.get(kind, kind)
-            raise PluginConflict(f"a {what} of the name {name!r} exists.", hint="Choose another name.")
-    installed = {
-        text
-        for one in (*registry.plugins, *registry.failures, *registry.disabled)
-        for text in (one.name, one.distribution)
-    }
+    own = {
+        "format": {*registry.formats, *registry.folder_formats},
+        "framework": {*registry.frameworks, "neutral"},
+        "layer": {*registry.kinds, "parameter", "undecided"},
+        "recipe": {*registry.recipes},
+        "library": {*registry.libraries},
+    }[kind]
+    if name in _WORDS:
+        raise UsageError(f"{name!r} has a meaning of its own in options.", hint="Choose another name.")
+    if name in own or identifier in own:
+        what = "layer kind" if kind == "layer" else kind
+        raise PluginConflict(f"a {what} of the name {name!r} exists.", hint="Choose another name.")
+    extension = plugin.with_names(".acmebox")
+    same = [one.name for one in registry.formats.values() if extension in one.extensions]
+    if kind == "format" and same:
+        raise PluginConflict(
+            f"the format {same[0]!r} has the extension {extension!r}, as the new format {name!r} would.",
+            hint="Choose another name.",
+        )
+    installed = {text for one in registry.failures for text in (one.name, one.distribution)}
+    for one in (*registry.plugins, *registry.disabled):
+        installed |= {one.name, one.distribution}
     taken = name in _OWN or name in installed or plugin.distribution in installed
     if taken or importlib.util.find_spec(plugin.package) is not None:
         raise PluginConflict(

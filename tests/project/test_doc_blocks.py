@@ -36,6 +36,7 @@ OWN_TESTS = {
     "docs/from-jax-training.md": "tests/journeys/test_from_jax_training.py",
     "docs/pi0.md": "tests/journeys/test_pi0.py",
     "docs/plugins/index.md": "tests/journeys/test_write_a_plugin_package.py",
+    "docs/plugins/write-a-format.md": "tests/journeys/test_write_a_plugin_format.py",
     "docs/plugins/write-a-framework.md": "tests/journeys/test_write_a_plugin_framework.py",
     "docs/plugins/write-a-layer.md": "tests/journeys/test_write_a_plugin_layer.py",
     "docs/plugins/write-a-library.md": "tests/journeys/test_write_a_plugin_library.py",
