@@ -101,12 +101,12 @@ class TestToy(FormatContract):
     format = Toy()
 
 
-@pytest.mark.slow
+@pytest.mark.zoo
 class TestTable(FormatContract):
     format = Table()
 
 
-@pytest.mark.slow
+@pytest.mark.zoo
 class TestSorted(FormatContract):
     format = Sorted()
 
@@ -153,12 +153,12 @@ def test_ties_order_names_and_metadata_come_back(tmp_path):
     for form in (Toy(), Sorted()):
         path = write(form, state, tmp_path / f"{form.name}.toy")
         assert path.read_bytes().count(np.arange(6, dtype="float32").tobytes()) == 1
-        with read_state(form, path) as found:
-            assert list(found) == list(state)
-            assert (found.layout, found.metadata) == (state.layout, state.metadata)
-            assert found.tensor(("head",)) is found.tensor(("emb",))
-            np.testing.assert_array_equal(found["head"], state["head"])
-            assert found["z.1", "w"].dtype == bool
+        with read_state(form, path) as again:
+            assert list(again) == list(state)
+            assert (again.layout, again.metadata) == (state.layout, state.metadata)
+            assert again.tensor(("head",)) is again.tensor(("emb",))
+            np.testing.assert_array_equal(again["head"], state["head"])
+            assert again["z.1", "w"].dtype == bool
 
 
 def test_files_of_other_programs_have_the_layout_of_the_class(tmp_path):

@@ -35,6 +35,7 @@ OWN_TESTS = {
     "docs/coming-from-transformers.md": "plugins/ckptbridge-transformers/tests/test_guide.py",
     "docs/from-jax-training.md": "tests/journeys/test_from_jax_training.py",
     "docs/pi0.md": "tests/journeys/test_pi0.py",
+    "docs/plugins/write-a-format.md": "tests/journeys/test_write_a_plugin_format.py",
     "docs/port-a-model.md": "tests/journeys/test_port_a_model.py",
     "docs/prove-a-port.md": "tests/journeys/test_prove_a_port.py",
     "docs/right-or-refused.md": "tests/journeys/test_promise.py",
