@@ -12,7 +12,7 @@ if TYPE_CHECKING:
         section as section,
         verdict_line as verdict_line,
     )
-    from bridge_core.html.page import asset as asset, page as page
+    from bridge_core.html.pages import asset as asset, page as page
     from bridge_core.html.tree import Leaf as Leaf, TreeRows as TreeRows, tree_rows as tree_rows
     from bridge_core.html.two_trees import (
         Entry as Entry,
@@ -29,7 +29,7 @@ else:
         {
             "escaping": "as_script escape plain_text",
             "fragments": "Table fragment section verdict_line",
-            "page": "asset page",
+            "pages": "asset page",
             "tree": "Leaf TreeRows tree_rows",
             "two_trees": "Entry Link Mark Side Topic TwoTrees two_trees_page",
         },

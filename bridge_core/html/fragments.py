@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bridge_core.html.escaping import escape
-from bridge_core.html.page import asset
+from bridge_core.html.pages import asset
 
 __all__ = ["Table", "fragment", "section", "verdict_line"]
 
@@ -44,7 +44,7 @@ class Table:
 
     def _cell(self, column: int, text: str) -> str:
         kind = " class='number'" if column in self.numbers else ""
-        return f"<td{kind}><bdi>{escape(text, _LONGEST)}</bdi></td>"
+        return f"<td{kind}><bdi dir='ltr'>{escape(text, _LONGEST)}</bdi></td>"
 
 
 def verdict_line(verdict: str, tone: str, text: str) -> str:
@@ -52,7 +52,7 @@ def verdict_line(verdict: str, tone: str, text: str) -> str:
 
     Args:
         verdict: One word or two; empty for none.
-        tone: ``good``, ``bad`` or ``plain``.
+        tone: ``good``, ``warn``, ``bad`` or ``plain``.
         text: What follows.
     """
     word = f"<span class='{tone}'>{escape(verdict)}</span> " if verdict else ""
@@ -72,7 +72,7 @@ def section(title: str, content: Table | Iterable[str], *, tone: str = "plain", 
         inside = content.html if content.rows else ""
     else:
         lines = list(content)
-        items = [f"<li><bdi>{escape(line, 1000)}</bdi></li>" for line in lines[:_ROWS]]
+        items = [f"<li><bdi dir='ltr'>{escape(line, 600)}</bdi></li>" for line in lines[:_ROWS]]
         items += [f"<li class='soft'>and {len(lines) - _ROWS} more</li>"] if len(lines) > _ROWS else []
         inside = f"<ul>{''.join(items)}</ul>" if items else ""
     if not inside:

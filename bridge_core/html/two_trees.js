@@ -341,6 +341,13 @@
     tree.view.scrollIntoView({ block: "nearest" });
   }
 
+  function chooseNone() {
+    state.chosen = null;
+    markLinked();
+    showDetail();
+    draw();
+  }
+
   const detail = byId("detail");
   function names(side, leaves) {
     const list = element("ul", { className: "names" }), tree = trees[side];
@@ -348,7 +355,7 @@
       const button = element("button", { type: "button" });
       button.dataset.side = side;
       button.dataset.leaf = leaf;
-      button.append(element("bdi", { textContent: tree.full[leaf] }));
+      button.append(element("bdi", { dir: "ltr", textContent: tree.full[leaf] }));
       list.append(element("li", {}, button, element("span", { className: "info", textContent: tree.infos[tree.info[leaf]] })));
     }
     if (leaves.length > 50) list.append(element("li", { textContent: `and ${leaves.length - 50} more` }));
@@ -383,7 +390,7 @@
         const mark = tree.mark[tree.leaf[one]];
         counts.set(mark, (counts.get(mark) || 0) + 1);
       }
-      parts.push(heading(tree.title), element("p", {}, element("bdi", { textContent: tree.name[row] })));
+      parts.push(heading(tree.title), element("p", {}, element("bdi", { dir: "ltr", textContent: tree.name[row] })));
       const folded = tree.leaf[row] === -2 ? `${plural(tree.siblings[row], "part")} with the same names, shapes and evidence; ` : "";
       parts.push(element("p", { className: "soft", textContent: `${folded}${plural(tree.leaves[row], "tensor")}` }));
       for (const number of [...counts.keys()].sort((a, b) => b - a)) {
@@ -400,7 +407,9 @@
       }
       parts.push(...terms(tree.detail[leaf]));
     }
-    detail.replaceChildren(...parts);
+    const close = element("button", { type: "button", className: "close", textContent: "Close" });
+    close.addEventListener("click", chooseNone);
+    detail.replaceChildren(close, ...parts);
     detail.scrollTop = 0;
   }
 
@@ -530,10 +539,8 @@
       search.focus();
       search.select();
     } else if (event.key === "Escape") {
-      const searched = state.words.length || state.marks.size;
-      if (!searched) state.chosen = null;
-      clearFilter();
-      showDetail();
+      if (state.words.length || state.marks.size) clearFilter();
+      else chooseNone();
       if (event.target === search) trees[0].view.focus({ preventScroll: true });
       event.preventDefault();
     }

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bridge_core.html.escaping import as_script, escape, plain_text
-from bridge_core.html.page import asset, page
+from bridge_core.html.pages import asset, page
 from bridge_core.html.tree import Leaf, tree_rows
 
 __all__ = ["Entry", "Link", "Mark", "Side", "Topic", "TwoTrees", "two_trees_page"]
@@ -181,7 +181,7 @@ def _topic(topic: Topic) -> str:
 
 
 def _entry(entry: Entry) -> str:
-    text = f"<bdi>{escape(entry.text, _LONGEST if entry.side is not None else 4000)}</bdi>"
+    text = f"<bdi dir='ltr'>{escape(entry.text, _LONGEST if entry.side is not None else 4000)}</bdi>"
     if entry.side is not None:
         text = f"<button type='button' data-side='{entry.side}' data-leaf='{entry.leaf}'>{text}</button>"
     code = f"<pre>{_lines(entry.code)}</pre>" if entry.code else ""

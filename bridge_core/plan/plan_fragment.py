@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from bridge_core.errors import PlanError
 from bridge_core.html import Table, fragment, section, verdict_line
@@ -44,25 +44,20 @@ def _rows(plan: Plan) -> list[tuple[str, ...]]:
         targets = plan.target_specs()
     except (PlanError, KeyError):  # a plan that was made by hand
         targets = {}
-    groups: dict[Hashable, list[Step]] = {}
+    groups: dict[tuple[Any, ...], list[Step]] = {}
     for step in plan.steps:
         shapes = (_shapes(step.sources, plan.specs), _shapes(step.targets, targets))
         groups.setdefault((step.ops, step.kind, step.evidence, step.rule, shapes), []).append(step)
-    rows = []
-    for (_, kind, evidence, rule, shapes), steps in groups.items():  # type: ignore[misc]
-        what = "  ".join(map(str, steps[0].ops)) or "unchanged"
-        shape = shapes[0] if shapes[0] == shapes[1] or not shapes[1] else f"{shapes[0]} → {shapes[1]}"
+    rows: list[tuple[str, ...]] = []
+    for (*_, (before, after)), steps in groups.items():
+        first = steps[0]
+        what = "  ".join(map(str, first.ops)) or "unchanged"
+        shape = before if before == after or not after else f"{before} → {after}"
+        evidence = f"{first.evidence} {first.rule}".strip()
         for text, number in fold_names(f"{_names(s.sources)}\t{_names(s.targets)}" for s in steps):
             source, _, target = text.partition("\t")
-            row = (
-                source or "(constant)",
-                target or "(metadata)",
-                shape,
-                what,
-                kind,
-                f"{evidence} {rule}".strip(),
-            )
-            rows.append((*row, f"x{number}" if number > 1 else ""))
+            names = (source or "(constant)", target or "(metadata)")
+            rows.append((*names, shape, what, first.kind, evidence, f"x{number}" if number > 1 else ""))
     return rows
 
 
