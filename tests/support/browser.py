@@ -225,6 +225,11 @@ class Browser:
             deviceScaleFactor=self.scale,
             mobile=False,
         )
+        self.settle()
+
+    def settle(self):
+        """Wait until the page has drawn what it was told to."""
+        self.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
 
     def theme(self, name):
         """Show the page in ``light`` or ``dark`` colours."""
