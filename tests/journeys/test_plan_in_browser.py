@@ -1,4 +1,4 @@
-"""The page of a plan in a headless browser: folds, search, keyboard, ten thousand names, the dark, a phone."""
+"""The page of a plan in a headless browser: folds, search, keys, ten thousand names, the dark, a phone."""
 
 import json
 
