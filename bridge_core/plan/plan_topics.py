@@ -117,7 +117,7 @@ def _warnings(plan: Plan, numbers: Numbers) -> Iterator[Topic]:
             "Left out",
             {d.key: f"{join_key(d.key)}: {d.reason}" for d in plan.left_out},
             0,
-            "their values are in the source alone",
+            "only the source has their values",
         ),
         ("Left unfilled", {key: join_key(key) for key in plan.allowed_missing}, 1, "by permission"),
         (
