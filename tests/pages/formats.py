@@ -41,8 +41,7 @@ tensors, [auxiliary tensors](glossary.md).
 name*, and the metadata has the other; *once under both names*; or *twice*. Reading gives both names in each case.
 
 Every format writes a temporary file, which replaces the destination only after it was read back and compared. A large
-result can be a folder of shards with an index (`max_shard_size="5GB"`, `--max-shard-size 5GB`) where the table has names for
-them.
+result can be a folder of shards with an index (`max_shard_size="5GB"`, `--max-shard-size 5GB`), if the table says so.
 
 ## Dtypes
 
@@ -63,7 +62,7 @@ ROWS = {
     "layout, if none is recorded": lambda name, one: one.layout or "asked for",
     "ties": lambda name, one: TIES[names_of(one).ties] if names_of(one) else "twice",
     "name in a folder": lambda name, one: f"`{names_of(one).single}`" if names_of(one) else "-",
-    "shards": lambda name, one: f"`{names_of(one).index}`" if names_of(one) else "-",
+    "folders of shards": lambda name, one: yes(names_of(one) is not None),
     "needs a local path": lambda name, one: yes(one.capabilities.needs_path),
 }
 TIES = {"dropped": "once, under one name", "shared": "once, under both names", "copied": "twice"}

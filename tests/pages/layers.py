@@ -101,7 +101,7 @@ def _about(kind, leaf):
     if leaf in kind.auxiliary_tensors:
         spec = kind.auxiliary_tensors[leaf]
         return f"auxiliary: {spec.dtype}, zero where none is stored"
-    return "may be all zeros where a framework needs one" if leaf in kind.zeros else ""
+    return "zeros, where only the target has it" if leaf in kind.zeros else ""
 
 
 def _where(transform):
