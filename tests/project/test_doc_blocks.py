@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
+import shlex
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -19,16 +22,20 @@ from bridge_core.cli import main
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = (".", ".github", "benchmarks", "docs", "docs/**", "plugins/*")
+FROM_DOCSTRINGS = "docs/reference/"
+"""Pages of signatures and docstrings, whose examples run as doctests."""
 PAGES = {
-    path.relative_to(ROOT).as_posix(): path
+    name: path
     for folder in FOLDERS
     for path in sorted(ROOT.glob(f"{folder}/*.md"))
+    if not (name := path.relative_to(ROOT).as_posix()).startswith(FROM_DOCSTRINGS)
 }
 
 OWN_TESTS = {
     "docs/coming-from-transformers.md": "plugins/ckptbridge-transformers/tests/test_guide.py",
     "docs/from-jax-training.md": "tests/journeys/test_from_jax_training.py",
     "docs/pi0.md": "tests/journeys/test_pi0.py",
+    "docs/plugins/write-a-format.md": "tests/journeys/test_write_a_plugin_format.py",
     "docs/port-a-model.md": "tests/journeys/test_port_a_model.py",
     "docs/prove-a-port.md": "tests/journeys/test_prove_a_port.py",
     "docs/right-or-refused.md": "tests/journeys/test_promise.py",
@@ -40,19 +47,28 @@ OWN_TESTS = {
 }
 """Page -> the test that runs all of its blocks but those of ``sh``, since it has more to check."""
 
+MADE = {"docs/errors.md": "tests/pages/errors.py"}
+"""Page -> the script that makes it and runs its Python; commands in its text are run here."""
+
 SLOW = set()
 """Pages that take more than a second, imports not counted."""
 
 INSTALLS, LONG, YOURS = "installs packages", "takes minutes", "the reader's own files"
+SHELL, RELEASE = "changes the reader's shell", "makes a release"
 NOT_RUN = {
     ".github/CONTRIBUTING.md": {"python3 -m venv": INSTALLS},
     "README.md": {"python3 -m venv": INSTALLS, "ckptbridge inspect": YOURS},
     "benchmarks/README.md": {"pip install": LONG},
     "docs/coming-from-transformers.md": {"pip install": INSTALLS},
+    "docs/command-line.md": {"": YOURS},
+    "docs/contributing.md": {"git clone": INSTALLS},
     "docs/from-jax-training.md": {"pip install": INSTALLS},
+    "docs/install.md": {"pip ": INSTALLS, "mkdir -p": SHELL, "fpath=": SHELL},
     "docs/maxtext.md": {"pip install": INSTALLS},
     "docs/pi0.md": {"pip install": INSTALLS},
     "docs/recipes.md": {"ckptbridge recipes": YOURS},
+    "docs/releasing.md": {".ci/release": RELEASE, "git tag": RELEASE},
+    "docs/start.md": {"pip install": INSTALLS},
     "plugins/ckptbridge-hdf5/README.md": {"pip install": INSTALLS, "ckptbridge convert": YOURS},
     "plugins/ckptbridge-orbax/README.md": {"pip install": INSTALLS, "ckptbridge inspect": YOURS},
     "plugins/ckptbridge-recipes/README.md": {"pip install": INSTALLS},
@@ -81,7 +97,8 @@ RUN_HERE = [name for name in PAGES if name not in OWN_TESTS and page_blocks(name
 def test_every_block_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     FILES.get(name, lambda: None)()
-    run_blocks([block for block in page_blocks(name) if not is_read_only(name, block)], name)
+    blocks = [block for block in page_blocks(name) if not is_read_only(name, block)]
+    run_blocks([block for block in blocks if name not in MADE or block[0] == "console"], name)
 
 
 @pytest.mark.parametrize("name", OWN_TESTS)
@@ -95,36 +112,52 @@ def test_a_page_with_its_own_test_is_run_there(name):
 def test_what_is_not_run_is_read():
     for name, reasons in NOT_RUN.items():
         for start in reasons:
-            matching = [text for _, text in page_blocks(name) if text.startswith(start)]
+            matching = [text for lang, text in page_blocks(name) if lang == "sh" and text.startswith(start)]
             assert matching, (name, start)
             for text in matching:
                 assert wrong_words(text) == [], name
 
 
 def test_the_tables_name_pages_that_exist():
-    for table in (OWN_TESTS, NOT_RUN, FILES, SLOW):
+    assert all((ROOT / script).exists() for script in MADE.values())
+    for table in (OWN_TESTS, MADE, NOT_RUN, FILES, SLOW):
         assert [name for name in table if name not in PAGES] == []
     assert len(RUN_HERE) > 10
+
+
+USUAL = ("cd", "fpath=(~/.zfunc", "git", "mkdir", "pre-commit", "pytest", "python3")
+"""Programs of which nothing is read."""
 
 
 def wrong_words(text):
     """Return what is wrong in commands that are not run: names of commands, options, packages and files."""
     wrong = []
-    for program, *words in commands_of(text):
-        program = program.removeprefix(".venv/bin/")
+    for line in commands_of(text):
+        words = list(itertools.dropwhile(re.compile(r"_?[A-Z_]+=").match, line))
+        program, words = words[0].removeprefix(".venv/bin/"), words[1:]
         if program == "ckptbridge":
-            wrong += [problem] if (problem := wrong_command(words)) else []
-        elif program in ("pip", "uv"):
-            names = [word.partition("[")[0] for word in words if re.match(r"ckptbridge\b", word)]
-            wrong += [n for n in names if n != "ckptbridge" and not (ROOT / "plugins" / n).is_dir()]
+            problem = wrong_command(itertools.takewhile(lambda word: word != ">", words))
+            wrong += [f"{shlex.join(words)}: {problem}"] if problem else []
+        elif program == "pip":
+            wrong += [word for word in words if word.startswith("ckptbridge") and not is_offered(word)]
             wrong += [n for n in words if n.startswith(("plugins/", ".ci/")) and not (ROOT / n).exists()]
         elif program == "python":
             wrong += [name for name in words[:1] if not name.startswith("-") and not (ROOT / name).exists()]
-        elif program.startswith(".ci/"):
+        elif program.startswith((".ci/", ".site/")):
             wrong += [] if (ROOT / program).exists() else [program]
         else:
-            wrong += [] if program in ("python3", "pytest", "pre-commit", "cd", "git") else [program]
+            wrong += [] if program in USUAL else [program]
     return wrong
+
+
+def is_offered(requirement):
+    """Return whether one of our distributions has the name and the extras of a requirement."""
+    name, extras = re.fullmatch(r"([a-z0-9-]+)(?:\[(.*)\])?", requirement).groups()
+    project = ROOT / (f"plugins/{name}" if name != "ckptbridge" else "") / "pyproject.toml"
+    if not project.exists():
+        return False
+    offered = tomllib.loads(project.read_text(encoding="utf-8"))["project"].get("optional-dependencies", {})
+    return set(extras.split(",") if extras else ()) <= set(offered)
 
 
 def wrong_command(words):
@@ -263,7 +296,8 @@ def test_what_is_wrong_in_a_page_is_found(what):
         ("ckptbridge rules chek r.toml", 1),
         ("ckptbridge convert a b --to flax --workers many", 1),
         ("ckptbridge convert a --to flax", 1),
-        ("pip install ckptbridge-hdf6", 1),
+        ("pip install ckptbridge-hdf6 ckptbridge[nothing]", 2),
+        ("_CKPTBRIDGE_COMPLETE=bash_source ckptbridge > file && ckptbridge --version", 0),
         ("python benchmarks/none.py\n.ci/none\nbrew install x", 3),
     ],
 )

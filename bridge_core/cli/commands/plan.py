@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from bridge_core.cli.completion import a_file
 from bridge_core.cli.options import examples, json_option, takes_registry, target_options
 from bridge_core.cli.report import exactness
 from bridge_core.cli.terminal import aside, print_json, say
@@ -21,7 +22,7 @@ __all__ = ["plan"]
         "ckptbridge plan model.safetensors --to flax --rules rules.toml",
     ),
 )
-@click.argument("src")
+@click.argument("src", shell_complete=a_file)
 @target_options
 @json_option
 @takes_registry
