@@ -27,7 +27,7 @@ sys.stdout.buffer.write(pickle.dumps(outcome({example!r})))
 
 def outcome_of(entry):
     """Return what an entry's example ends with."""
-    if not entry.alone:
+    if not entry.separate:
         return outcome(entry.example)
     code = IN_A_PROCESS.format(path=sys.path, example=entry.example)
     ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
