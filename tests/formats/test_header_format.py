@@ -409,6 +409,7 @@ def test_a_missing_declaration_is_refused_when_the_class_is_made():
         (stored(header(a=["f4", [1 << 64], 60]), bytes(64)), MalformedFile, 1 << 64),
         (stored(header(a=["f4", [1] * 70, 60]), bytes(64)), UnsupportedFeature, "70"),
         (stored(header(a=["f4", [1], 3]), bytes(64)), MalformedFile, "byte 3"),
+        (stored(header(a=["f4", [0], 3]), bytes(64)), MalformedFile, "behind the header"),
         (stored(header(a=["f4", [1], -4]), bytes(64)), MalformedFile, "-4"),
         (stored(header(a=["f4", [1], 1 << 40]), bytes(64)), TruncatedFile, (1 << 40) + 4),
         (stored(header(a=["f4", [0], 1 << 40]), bytes(64)), TruncatedFile, 1 << 40),
