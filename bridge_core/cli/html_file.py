@@ -1,4 +1,4 @@
-"""Pages that commands write: checked before the work begins, written whole."""
+"""Pages that commands write: checked before the work begins, complete or not written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text in pages: names come from files that nobody checked, and stay text wherever they stand."""
+"""Text in pages: names come from files that nobody checked, and remain text in every place of a page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def plain_text(text: str, longest: int | None = None) -> str:
 
     Args:
         text: The text.
-        longest: Largest number of characters that are kept; None for all.
+        longest: Largest number of characters of the text that remain; None for all.
 
     >>> plain_text("a\u202eb\x00")
     'a\\u202eb\\x00'
@@ -47,7 +47,7 @@ def escape(text: str, longest: int | None = None) -> str:
 
 
 def as_script(value: object) -> str:
-    r"""Return plain data as JSON that may stand inside a ``script`` element: no tag can begin or end in it.
+    r"""Return plain data as JSON for the inside of a ``script`` element: no tag can begin or end in it.
 
     Args:
         value: Lists, dicts with text keys, texts, numbers, booleans, None.

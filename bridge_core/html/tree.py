@@ -25,7 +25,7 @@ class Leaf:
 
     Args:
         path: The parts of the name.
-        info: What stands next to it, such as ``float32[4, 3]``.
+        info: What is shown next to it, such as ``float32[4, 3]``.
         alike: What two names must share, besides ``info``, so that their siblings may be folded.
     """
 

@@ -50,7 +50,6 @@
     const width = svg.clientWidth, height = svg.clientHeight, step = rowHeight(), drawn = [];
     if (!width) return svg.replaceChildren();
     const clamp = (y) => Math.max(-60, Math.min(height + 60, y));
-    const chosen = state.chosen && trees[state.chosen.side].place[state.chosen.row];
     const [top, otherTop] = trees.map((tree) => tree.view.scrollTop - step / 2 - 1);
     let anyOn = false;
     for (const edge of state.edges) {
@@ -58,13 +57,13 @@
       if ((y < 0 || y > height) && (otherY < 0 || otherY > height)) continue;
       const from = clamp(y), to = clamp(otherY), mark = marks[edge.mark];
       const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
-      const on = state.chosen && (state.chosen.side ? edge.b : edge.a) === chosen;
+      const on = belongs(edge);
       anyOn ||= on;
       path.setAttribute("class", `c${mark[COLOUR]} ${mark[TONE]}${edge.number > 1 ? " many" : ""}${on ? " on" : ""}`);
       path.setAttribute("d", `M0 ${from}C${width * 0.5} ${from} ${width * 0.5} ${to} ${width} ${to}`);
       drawn.push(path);
     }
-    svg.classList.toggle("chosen", Boolean(anyOn));
+    svg.classList.toggle("chosen", anyOn);
     svg.replaceChildren(...drawn);
   }
 
@@ -89,13 +88,20 @@
     markLinked();
   }
 
+  // Whether a line begins at the chosen row or at one below it.
+  function belongs(edge) {
+    if (!state.chosen) return false;
+    const { side, row } = state.chosen, tree = trees[side], place = side ? edge.b : edge.a;
+    return tree.visible[place] >= row && tree.visible[place] < tree.end[row];
+  }
+
   function markLinked() {
     state.linked = [new Set(), new Set()];
     if (!state.chosen) return;
-    const { side, row } = state.chosen, other = 1 - side, place = trees[side].place[row];
-    for (const edge of state.edges) {
-      if ((side ? edge.b : edge.a) === place) state.linked[other].add(other ? edge.b : edge.a);
-    }
+    const { side, row } = state.chosen, tree = trees[side], other = trees[1 - side];
+    const pair = tree.isBranch(row) ? counterpart(tree, row) : -1;
+    if (pair >= 0 && other.place[pair] >= 0) state.linked[other.side].add(other.place[pair]);
+    for (const edge of state.edges) if (belongs(edge)) state.linked[other.side].add(side ? edge.a : edge.b);
   }
 
   // The smallest row of the other side that has everything that belongs to a row.
@@ -124,6 +130,11 @@
   function toggle(tree, row, open = !tree.open[row]) {
     setOpen(tree, row, open);
     layout();
+    if (open) { // what was opened comes into view, as far as there is room
+      const page = Math.floor(tree.view.clientHeight / rowHeight()) - 1, last = tree.place[row] + tree.siblings[row];
+      tree.reveal(tree.visible[Math.min(last, tree.place[row] + page, tree.visible.length - 1)]);
+      tree.reveal(row);
+    }
     draw();
   }
 

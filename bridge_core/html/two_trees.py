@@ -16,12 +16,12 @@ __all__ = ["Entry", "Link", "Mark", "Side", "Topic", "TwoTrees", "two_trees_page
 _ENTRIES = 100
 """Entries of a topic that are listed."""
 _LONGEST = 400
-"""Characters of a name in a topic; the trees have the whole name."""
+"""Characters of a name in a topic; the trees have the complete name."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What a leaf or a line is; each has a sign of its own, so that no colour is needed to tell them apart.
+    """What a leaf or a line is; each has a sign of its own, so that no colour is needed to distinguish them.
 
     Args:
         name: One word.
@@ -81,7 +81,7 @@ class Entry:
     """One line of a topic.
 
     Args:
-        text: What it says.
+        text: The line.
         side: The side of the leaf that it leads to: 0, 1, or None if it leads nowhere.
         leaf: The number of that leaf.
         code: Lines to copy, such as rules.

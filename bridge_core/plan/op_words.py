@@ -140,9 +140,9 @@ _WORDS: dict[type[Op], Callable[[Any], str]] = {
     Scale: _scale,
     Select: lambda op: f"takes {len(op.indices)} of {count(op.count, 'tensor')}: {_listed(op.indices)}",
     Split: _split,
-    SplitSum: lambda op: f"takes a sum apart into {op.count} tensors",
+    SplitSum: lambda op: f"divides a sum into {op.count} tensors",
     Stack: lambda op: f"stacks {count(op.count, 'tensor')} on a new axis {op.axis}",
     Sum: lambda op: f"adds {count(op.count, 'tensor')}",
     Unpad: _unpad,
-    Unstack: lambda op: f"takes axis {op.axis} apart into {count(op.count, 'tensor')}",
+    Unstack: lambda op: f"divides axis {op.axis} into {count(op.count, 'tensor')}",
 }

@@ -367,7 +367,7 @@ class Plan:
         """Return the plan as one page of HTML that loads nothing; names are escaped.
 
         Args:
-            title: What is converted; empty for the layouts alone.
+            title: What is converted; empty for only the layouts.
         """
         from bridge_core.plan.plan_page import plan_page
 

@@ -39,7 +39,7 @@ def plan_fragment(plan: Plan) -> str:
 
 
 def _rows(plan: Plan) -> list[tuple[str, ...]]:
-    """Return one row for steps that differ in the numbers of their names alone."""
+    """Return one row for steps that differ only in the numbers of their names."""
     try:
         targets = plan.target_specs()
     except (PlanError, KeyError):  # a plan that was made by hand

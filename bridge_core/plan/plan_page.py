@@ -24,11 +24,11 @@ _MARKS = (
     Mark("template", "T", "only one reading fits the target's template", 3),
     Mark("metadata", "M", "the source's file records what the layer is", 2),
     Mark("module", "L", "a live model, or its library, shows the layer's type", 1),
-    Mark("rule", "R", "a rule or a recipe says so", 0),
+    Mark("rule", "R", "a rule or a recipe names it", 0),
     Mark("residual", "A", "an auxiliary tensor that one side has no place for", 8),
     Mark("tied", "=", "the tensor shares its values with another name", 8),
     Mark("dropped", "-", "the tensor is left out", 9, "warn"),
-    Mark("unfilled", "○", "the target's tensor keeps its own values, by permission", 9, "warn"),
+    Mark("unfilled", "○", "the target's own values remain, by permission", 9, "warn"),
     Mark("unclaimed", "U?", "no evidence explains the tensor; it is copied unchanged", 6, "warn"),
     Mark("guess", "G?", "a guess from names, which was permitted and may be wrong", 5, "warn"),
     Mark("undecided", "??", "several readings remain", 5, "warn"),
@@ -57,7 +57,7 @@ def plan_page(plan: Plan, title: str = "") -> str:
 
     Args:
         plan: The plan; one that cannot be run is shown with its problems first.
-        title: What is converted, for the title; empty for the layouts alone.
+        title: What is converted, for the title; empty for only the layouts.
     """
     steps = [(step, *_described(plan, step)) for step in (*plan.steps, *plan.keeps)]
     sources = _source_rows(plan, steps)
@@ -99,13 +99,13 @@ def _summary(plan: Plan) -> list[str]:
 
 
 def _described(plan: Plan, step: Step) -> tuple[_Detail, tuple[TensorSpec, ...]]:
-    """Return what a step is and does, and the specs of its targets, as far as they are known."""
+    """Return what a step is and does, and the specs of its targets; no specs if the ops do not fit."""
     try:
         lines, specs = chain_words([plan.specs[key] for key in step.sources], step.ops)
     except (PlanError, KeyError) as error:  # a plan that was made by hand
         lines, specs = (f"cannot be computed: {error}",), ()
     if not step.targets:
-        lines = (*lines, "keeps the values in the target's metadata")
+        lines = (*lines, "stores the values in the target's metadata")
     loss = (
         ""
         if step.exact
@@ -128,8 +128,8 @@ def _source_rows(plan: Plan, steps: Iterable[tuple[Step, _Detail, Sequence[Tenso
             rows.setdefault(key, _Row(infos.get(key, ""), _number(step.evidence), (), detail))
     for dropped in plan.dropped:
         mark = "tied" if dropped.tied_to is not None else "dropped"
-        kept = "yes, in the target's metadata" if dropped.kept else ""
-        detail = (("Why it is left out", dropped.reason), ("Kept", kept))
+        stored = "yes, in the target's metadata" if dropped.kept else ""
+        detail = (("Why it is left out", dropped.reason), ("Stored", stored))
         rows[dropped.key] = _Row(infos.get(dropped.key, ""), _NUMBERS[mark], detail)
     for mark, problems in (
         ("unexpected", dict.fromkeys(plan.unexpected, "No tensor of the target takes it.")),
@@ -156,7 +156,7 @@ def _target_rows(plan: Plan, steps: Iterable[tuple[Step, _Detail, Sequence[Tenso
         info = rows[other].info if other in rows else ""
         rows[key] = _Row(info, _NUMBERS["tied"], (("Shares its values with", join_key(other)),))
     for key in plan.allowed_missing:
-        rows[key] = _Row("", _NUMBERS["unfilled"], (("Values", "It keeps the values that the target has."),))
+        rows[key] = _Row("", _NUMBERS["unfilled"], (("Values", "The values of the target remain."),))
     for one in plan.mismatched:
         rows[one.target] = _Row(str(one.expected), _NUMBERS["mismatched"], (("Problem", str(one)),))
     for key in plan.missing:

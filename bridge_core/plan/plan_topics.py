@@ -22,10 +22,14 @@ Numbers = tuple[Mapping[Key, int], Mapping[Key, int]]
 
 
 def verdict(plan: Plan) -> tuple[str, str]:
-    """Return the word for a plan and its tone: ``good`` or ``bad``."""
+    """Return the word for a plan and its tone: ``good`` or ``bad``.
+
+    A plan is not called exact where something was guessed, or nobody knows what a tensor is.
+    """
     if not plan.ok:
         return "refused", "bad"
-    return "exact" if plan.exact else "can be run", "good"
+    doubtful = plan.unclaimed or plan.warnings or any(step.evidence == "guess" for step in plan.steps)
+    return "exact" if plan.exact and not doubtful else "can be run", "good"
 
 
 def plan_topics(plan: Plan, numbers: Numbers) -> list[Topic]:
@@ -113,7 +117,7 @@ def _warnings(plan: Plan, numbers: Numbers) -> Iterator[Topic]:
             "Left out",
             {d.key: f"{join_key(d.key)}: {d.reason}" for d in plan.left_out},
             0,
-            "their values are in the source alone",
+            "only the source has their values",
         ),
         ("Left unfilled", {key: join_key(key) for key in plan.allowed_missing}, 1, "by permission"),
         (

@@ -44,6 +44,19 @@ def test_a_refused_plan_has_a_page_and_its_exit_code(run, tmp_path):
     assert "Why it is refused" in (tmp_path / "plan.html").read_text()
 
 
+def test_the_commands_to_go_on_with_replace_the_page(run):
+    document = json.loads(run("table.safetensors", "--html", "plan.html", "--json").stdout)
+    assert document["steps"] == []
+    done = run("table.safetensors", "--html", "plan.html", "--overwrite")
+    commands = [line.split() for line in done.stderr.splitlines() if line.startswith("  ckptbridge plan")]
+    assert commands
+    assert all(command.count("--overwrite") == 1 for command in commands)
+    first = run("table.safetensors", "--html", "other.html")
+    commands = [line.split() for line in first.stderr.splitlines() if line.startswith("  ckptbridge plan")]
+    (guess,) = [command[2:] for command in commands if "--accept-guesses" in command]
+    assert CliRunner().invoke(main, ["plan", *guess]).exit_code == 0
+
+
 def test_nothing_is_replaced_unasked(run, tmp_path):
     (tmp_path / "plan.html").write_text("mine")
     done = run("fc.safetensors", "--html", "plan.html")
@@ -51,6 +64,7 @@ def test_nothing_is_replaced_unasked(run, tmp_path):
     assert done.stdout == ""
     assert "--overwrite" in done.stderr
     assert (tmp_path / "plan.html").read_text() == "mine"
+    assert "missing" not in run("missing.safetensors", "--html", "plan.html").stderr
     assert run("fc.safetensors", "--html", "plan.html", "--overwrite").exit_code == 0
     assert "<!DOCTYPE html>" in (tmp_path / "plan.html").read_text()
 
@@ -59,4 +73,5 @@ def test_nothing_is_replaced_unasked(run, tmp_path):
 def test_a_page_that_cannot_be_written_is_refused_at_once(run, name, hint):
     done = run("missing.safetensors", "--html", name)
     assert done.exit_code == 2
+    assert "missing.safetensors" not in done.stderr
     assert hint in " ".join(done.stderr.split())

@@ -43,6 +43,7 @@ def plan(src: str, html_file: str | None, overwrite: bool, as_json: bool, **aske
     evidence that decided it, and the rule if one did; rules that matched no name are listed.
     """
     from bridge_core.conversion import plan_conversion
+    from bridge_core.errors import BridgeError
 
     if html_file is not None:
         check_page(html_file, "plan.html", overwrite=overwrite)
@@ -56,4 +57,9 @@ def plan(src: str, html_file: str | None, overwrite: bool, as_json: bool, **aske
         say(*planned.describe().split("\n"))
         if planned.ok:
             say(exactness(planned.exact, planned.unclaimed))
-    planned.check()
+    try:
+        planned.check()
+    except BridgeError as error:
+        if html_file is not None and not overwrite:  # the commands to go on with write the page again
+            error.options = tuple(f"{option} --overwrite" for option in error.options)
+        raise
