@@ -138,8 +138,8 @@ def _checked(name: str) -> str:
     near = re.sub(r"[^a-z0-9]+", "-", name.lower()).removeprefix(_PREFIX).strip("-")[:_LONGEST].strip("-")
     hint = f"Pass {near}." if _NAME.fullmatch(near) and len(near) > 1 else "Pass a name such as gated-linear."
     raise UsageError(
-        f"expected lower-case words of letters and digits, joined by hyphens, of 2 to {_LONGEST} characters as "
-        f"the name, without {_PREFIX!r}; got {shown(name)}.",
+        f"expected lower-case words of letters and digits, joined by hyphens, of 2 to {_LONGEST} characters "
+        f"as the name, without {_PREFIX!r}; got {shown(name)}.",
         hint=hint,
     )
 
@@ -157,11 +157,9 @@ def _refuse_taken(kind: str, plugin: NewPlugin, registry: Registry) -> None:
         if table == kind and (name in own or identifier in own):
             what = {"layer": "layer kind"}.get(kind, kind)
             raise PluginConflict(f"a {what} of the name {name!r} exists.", hint="Choose another name.")
-    installed = {
-        text
-        for one in (*registry.plugins, *registry.failures, *registry.disabled)
-        for text in (one.name, one.distribution)
-    }
+    installed = {text for one in registry.failures for text in (one.name, one.distribution)}
+    for one in (*registry.plugins, *registry.disabled):
+        installed |= {one.name, one.distribution}
     taken = name in _OWN or name in installed or plugin.distribution in installed
     if taken or importlib.util.find_spec(plugin.package) is not None:
         raise PluginConflict(

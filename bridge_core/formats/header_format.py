@@ -40,7 +40,7 @@ _DECLARED = ("name", "extensions", "magic", "dtypes")
 
 
 class HeaderFormat(ABC):
-    """A format whose files begin with a magic and a header; subclass it, and return an object from the hook.
+    """A format whose files begin with a magic and a header; a base class of plugins.
 
     A subclass declares ``name``, ``extensions``, ``magic`` and ``dtypes``, and has two methods, `read_header`
     and `make_header`. The rest follows: the file is recognised by its magic, opened without reading values,
@@ -58,7 +58,7 @@ class HeaderFormat(ABC):
         layout: The layout of files that do not record theirs; needed if ``metadata`` is False.
         separator: What joins the parts of keys in names.
         alignment: Bytes of which the place of each tensor in a new file is a multiple.
-        header_limit: The most bytes of a header.
+        header_limit: The most bytes of a header; parsed, it may take many times as much memory.
         names: Usual names in a folder; None for ``model`` with the first of ``extensions``.
         capabilities: Follows from the declarations.
     """
@@ -71,11 +71,12 @@ class HeaderFormat(ABC):
     layout: str | None = None
     separator: ClassVar[str] = "."
     alignment: ClassVar[int] = 64
-    header_limit: ClassVar[int] = 100_000_000
+    header_limit: ClassVar[int] = 32_000_000
     names: ShardNames | None = None
     capabilities: Capabilities
 
     _codes: ClassVar[Mapping[Hashable, np.dtype[Any]]]
+    _usual_names: ClassVar[ShardNames | None] = None
 
     def __init_subclass__(cls) -> None:
         """Check what a subclass declares, and derive the rest.
@@ -98,9 +99,9 @@ class HeaderFormat(ABC):
             metadata=cls.metadata,
             nested=cls.metadata,
         )
-        if cls.names is None:
+        if cls.names is cls._usual_names:  # and not those that the author declared
             suffix = cls.extensions[0]
-            cls.names = ShardNames(
+            cls.names = cls._usual_names = ShardNames(
                 f"model{suffix}",
                 f"model-{{index:05d}}-of-{{count:05d}}{suffix}",
                 f"model{suffix}.index.json",

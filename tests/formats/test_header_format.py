@@ -24,7 +24,7 @@ from bridge_core import (
     open_state,
     save_state,
 )
-from bridge_core.formats import HeaderFormat, StoredTensor
+from bridge_core.formats import HeaderFormat, ShardNames, StoredTensor
 from bridge_core.state import as_tensor
 from bridge_core.testing import FormatContract, read_state, write_state
 from bridge_core.transfer import Budget, FileTarget
@@ -203,6 +203,22 @@ def test_shards_and_capabilities_follow(tmp_path):
     assert names == ["model-00001-of-00002.toy", "model-00002-of-00002.toy", "model.toy.index.json"]
     with open_state(tmp_path / "model", registry=registry) as found:
         assert {key: found[key].tobytes() for key in found} == {key: state[key].tobytes() for key in state}
+
+
+def test_usual_names_are_those_of_the_class_itself():
+    class Other(Toy):
+        extensions = (".other",)
+
+    class Named(Toy):
+        names = ShardNames("w.toy", "w-{index}.toy", "w.json")
+
+    class Below(Named):
+        extensions = (".below",)
+
+    assert Toy.names.single == "model.toy"
+    assert Other.names.single == "model.other"
+    assert Below.names is Named.names
+    assert Named.names.single == "w.toy"
 
 
 # What cannot be stored
@@ -393,6 +409,7 @@ def test_a_missing_declaration_is_refused_when_the_class_is_made():
         (stored(header(a=["f4", [1 << 64], 60]), bytes(64)), MalformedFile, 1 << 64),
         (stored(header(a=["f4", [1] * 70, 60]), bytes(64)), UnsupportedFeature, "70"),
         (stored(header(a=["f4", [1], 3]), bytes(64)), MalformedFile, "byte 3"),
+        (stored(header(a=["f4", [0], 3]), bytes(64)), MalformedFile, "behind the header"),
         (stored(header(a=["f4", [1], -4]), bytes(64)), MalformedFile, "-4"),
         (stored(header(a=["f4", [1], 1 << 40]), bytes(64)), TruncatedFile, (1 << 40) + 4),
         (stored(header(a=["f4", [0], 1 << 40]), bytes(64)), TruncatedFile, 1 << 40),

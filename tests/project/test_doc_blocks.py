@@ -35,7 +35,11 @@ OWN_TESTS = {
     "docs/coming-from-transformers.md": "plugins/ckptbridge-transformers/tests/test_guide.py",
     "docs/from-jax-training.md": "tests/journeys/test_from_jax_training.py",
     "docs/pi0.md": "tests/journeys/test_pi0.py",
+    "docs/plugins/index.md": "tests/journeys/test_write_a_plugin_package.py",
     "docs/plugins/write-a-format.md": "tests/journeys/test_write_a_plugin_format.py",
+    "docs/plugins/write-a-framework.md": "tests/journeys/test_write_a_plugin_framework.py",
+    "docs/plugins/write-a-layer.md": "tests/journeys/test_write_a_plugin_layer.py",
+    "docs/plugins/write-a-library.md": "tests/journeys/test_write_a_plugin_library.py",
     "docs/port-a-model.md": "tests/journeys/test_port_a_model.py",
     "docs/prove-a-port.md": "tests/journeys/test_prove_a_port.py",
     "docs/right-or-refused.md": "tests/journeys/test_promise.py",
@@ -54,6 +58,7 @@ SLOW = set()
 """Pages that take more than a second, imports not counted."""
 
 INSTALLS, LONG, YOURS = "installs packages", "takes minutes", "the reader's own files"
+IN_ITS_TEST = "the page's own test runs it"
 SHELL, RELEASE = "changes the reader's shell", "makes a release"
 NOT_RUN = {
     ".github/CONTRIBUTING.md": {"python3 -m venv": INSTALLS},
@@ -66,6 +71,10 @@ NOT_RUN = {
     "docs/install.md": {"pip ": INSTALLS, "mkdir -p": SHELL, "fpath=": SHELL},
     "docs/maxtext.md": {"pip install": INSTALLS},
     "docs/pi0.md": {"pip install": INSTALLS},
+    "docs/plugins/index.md": {"pip install": INSTALLS},
+    "docs/plugins/write-a-framework.md": {"pytest": IN_ITS_TEST},
+    "docs/plugins/write-a-layer.md": {"pytest": IN_ITS_TEST},
+    "docs/plugins/write-a-library.md": {"pytest": IN_ITS_TEST},
     "docs/recipes.md": {"ckptbridge recipes": YOURS},
     "docs/releasing.md": {".ci/release": RELEASE, "git tag": RELEASE},
     "docs/start.md": {"pip install": INSTALLS},
