@@ -75,13 +75,13 @@ def source_of(path: Path) -> Path:
 def problems() -> list[str]:
     """Return what is wrong with the site."""
     pages = {path: Page(path.read_text(encoding="utf-8")) for path in sorted(SITE.rglob("*.html"))}
-    found = []
+    wrong = []
     for path, page in pages.items():
         name = path.relative_to(SITE).as_posix()
         for target in (*page.links, *page.loads):
             if re.match(r"(https?:)?//", target):
                 if target in page.loads:
-                    found.append(f"{name}: loads {target}")
+                    wrong.append(f"{name}: loads {target}")
                 continue
             if re.match(r"[a-z]+:", target):
                 continue
@@ -92,15 +92,15 @@ def problems() -> list[str]:
             if linked.is_dir():
                 linked /= "index.html"
             if not linked.is_file():
-                found.append(f"{name}: {target} does not exist")
+                wrong.append(f"{name}: {target} does not exist")
             elif anchor and linked in pages and unquote(anchor) not in pages[linked].ids:
-                found.append(f"{name}: {target} has no such anchor")
+                wrong.append(f"{name}: {target} has no such anchor")
         if name != "404.html":
             expected = on_github(source_of(path).read_text(encoding="utf-8"))
             if +expected != +page.blocks:
                 more, less = page.blocks - expected, expected - page.blocks
-                found.append(f"{name}: reads otherwise than on GitHub: more {dict(more)}, less {dict(less)}")
-    return found
+                wrong.append(f"{name}: reads otherwise than on GitHub: more {dict(more)}, less {dict(less)}")
+    return wrong
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ HEAD = """# Python reference
 
 Every public name that programs and plugins use, made from the docstrings. The names of `bridge_core` itself
 are those that most programs need; the other pages are for authors of [plugins](../plugins/index.md) and
-for live models. What stays as it is from version to version: [compatibility](../compatibility.md).
+for live models. What does not change from version to version: [compatibility](../compatibility.md).
 
 Nothing is loaded before it is used: `import bridge_core` imports neither torch nor JAX.
 """
@@ -36,7 +36,7 @@ class Room:
     """One page: the public names of a package.
 
     Args:
-        module: The package whose names the page has.
+        module: The package that the page is about.
         title: What the page is about, in a few words.
         without: Names that the rooms of ckptbridge use among themselves.
         more: Modules whose functions the page has, too.
@@ -141,7 +141,7 @@ class Reference:
     def pages(self) -> dict[str, str]:
         """Return the text of each page."""
         index = [HEAD]
-        made = {}
+        texts = {}
         for room in ROOMS:
             own, other = [], []
             for name in public_names(room.module):
@@ -153,9 +153,9 @@ class Reference:
                 own += [(name, f"{module}.{name}") for name in functions]
             index += [f"\n## [{room.module}]({room.page})\n", f"{room.title[0].upper()}{room.title[1:]}.\n"]
             index += [f"- {self._line(name, place, room.page)}" for name, place in (*own, *other)]
-            made[room.page] = self._page(room, own, other)
-        made["README.md"] = "\n".join(index) + "\n"
-        return made
+            texts[room.page] = self._page(room, own, other)
+        texts["README.md"] = "\n".join(index) + "\n"
+        return texts
 
     def _at(self, place: str) -> Any:
         package, *parts = place.split(".")
@@ -365,18 +365,18 @@ def wrapped(name: str, items: list[str], back: str) -> str:
 
 def main() -> None:
     """Write the pages; with ``--check``, refuse those that differ from what the docstrings say."""
-    made = Reference().pages()
+    pages = Reference().pages()
     if "--check" in sys.argv[1:]:
         there = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.md")}
-        different = sorted(name for name in made.keys() | there.keys() if made.get(name) != there.get(name))
+        different = sorted(name for name in pages.keys() | there.keys() if pages.get(name) != there.get(name))
         if different:
-            pages = ", ".join(different)
-            sys.exit(f"docs/reference differs from the docstrings ({pages}): run .site/build --write")
+            names = ", ".join(different)
+            sys.exit(f"docs/reference differs from the docstrings ({names}): run .site/build --write")
         return
     FOLDER.mkdir(exist_ok=True)
     for path in FOLDER.glob("*.md"):
         path.unlink()
-    for name, text in made.items():
+    for name, text in pages.items():
         (FOLDER / name).write_text(text, encoding="utf-8")
 
 

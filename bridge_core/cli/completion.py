@@ -50,17 +50,17 @@ def a_file(_context: click.Context, _parameter: click.Parameter, incomplete: str
 
 
 def _from_registry(names: Callable[[Registry], Iterable[tuple[str, str]]]) -> Callable[..., Items]:
-    """Make a completion of names with lines of help, which are asked for only where a name fits."""
+    """Make a completion of names, each with a line of help."""
 
     def complete(context: click.Context, _parameter: click.Parameter, incomplete: str) -> Items:
-        found: Items = []
+        items: Items = []
         with contextlib.suppress(Exception), _silence():  # a plugin that fails completes nothing
-            found = [
+            items = [
                 CompletionItem(name, help=line)
                 for name, line in names(_registry(context))
                 if name.startswith(incomplete)
             ]
-        return found
+        return items
 
     return complete
 

@@ -84,6 +84,12 @@ class FlatState(Mapping[Key, Array]):
         """Summarise without reading."""
         return f"<FlatState {self.layout or 'unknown layout'}, {len(self)} tensors, {self.nbytes} bytes>"
 
+    def _repr_html_(self) -> str:
+        """Return the state for a notebook, names folded; reads nothing."""
+        from bridge_core.state.state_fragment import state_fragment
+
+        return state_fragment(self)
+
     def tensor(self, key: Key | str) -> Tensor:
         """Return the lazy tensor itself; reads nothing.
 

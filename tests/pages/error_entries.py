@@ -1,4 +1,4 @@
-"""What docs/errors.md says about each error: its cause, an example that raises it, and the way out."""
+"""The entries of docs/errors.md: of each error its cause, an example that raises it, and the way out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Entry:
         way_out: What to do.
         example: Python that raises it, after `PRELUDE`; empty if none can be given.
         remark: What to know of the example, or why there is none.
-        alone: Whether the example needs a Python of its own.
+        separate: Whether the example needs a Python of its own.
     """
 
     name: str
@@ -26,7 +26,7 @@ class Entry:
     way_out: str
     example: str = ""
     remark: str = ""
-    alone: bool = False
+    separate: bool = False
 
     def __post_init__(self):
         """Let examples be written with the indentation of this file."""
@@ -144,10 +144,12 @@ ENTRIES = (
             def write(self, state, target):
                 super().write(state.select([("fc", "bias")]), target)
 
+
         class Plugin:
             @bridge_core.hookimpl
             def bridge_formats(self):
                 return [Forgets()]
+
 
         registry = bridge_core.default_registry().extend(Plugin())
         bridge_core.convert("model.safetensors", "model.forgets", to="torch", format="forgets", registry=registry)
@@ -188,6 +190,7 @@ ENTRIES = (
             def bridge_layer_kinds(self):
                 return ["gated"]
 
+
         bridge_core.default_registry().extend(Plugin())
         """,
     ),
@@ -201,13 +204,14 @@ ENTRIES = (
             def bridge_layer_kinds(self):
                 return [bridge_core.LayerKind("linear", {"kernel": "in out"})]
 
+
         bridge_core.default_registry().extend(Plugin())
         """,
     ),
     Entry(
         "RecipeRequired",
         "The tensors have the names of a code base whose models a [recipe](recipes.md) converts, and none was given. "
-        "By names and shapes alone the result would be weights that no program reads.",
+        "By names and shapes only, the result would be weights that no program reads.",
         '`recipe=NAME` (`--recipe NAME`), or `recipe="none"` to convert by names and shapes all the same.',
         """
         names = ("layers.0.attn.q_proj.w", "layers.0.input_layernorm.w")
@@ -237,7 +241,7 @@ ENTRIES = (
         neutral = bridge_core.as_state({"position": np.ones(2, "float32")}, layout="neutral")
         bridge_torch.from_neutral(neutral)
         """,
-        alone=True,
+        separate=True,
     ),
     Entry(
         "SourceNotFound",
@@ -264,7 +268,7 @@ ENTRIES = (
     Entry(
         "MalformedFile",
         "The bytes break the rules of their format, or are of no known format.",
-        "Get the file again; the message says what it looks like.",
+        "Get the file again; the message names what it looks like.",
         """
         with open("page.safetensors", "w") as file:
             file.write("<!DOCTYPE html><html><body>Sign in to download</body></html>")
@@ -304,9 +308,11 @@ ENTRIES = (
         import os
         import pickle
 
+
         class Attack:
             def __reduce__(self):
                 return os.system, ("echo this is run by pickle.load",)
+
 
         with open("model.pt", "wb") as file:
             pickle.dump({"fc.weight": Attack()}, file, protocol=2)
@@ -348,7 +354,7 @@ ENTRIES = (
     ),
     Entry(
         "ShardError",
-        "An index and its shards disagree: a shard is missing, or does not hold what the index says.",
+        "An index and its shards disagree: a shard is missing, or does not hold what the index lists.",
         "Fetch the missing files into the folder of the index.",
         """
         import pathlib
@@ -455,10 +461,12 @@ WARNINGS = (
 
             def build(self, state, like): ...
 
+
         class Plugin:
             @bridge_core.hookimpl
             def bridge_frameworks(self):
                 return [Broken()]
+
 
         registry = bridge_core.default_registry().extend(Plugin())
         bridge_core.plan_conversion({"a.weight": np.ones(2)}, to="torch", registry=registry)

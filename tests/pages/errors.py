@@ -27,7 +27,7 @@ sys.stdout.buffer.write(pickle.dumps(outcome({example!r})))
 
 def outcome_of(entry):
     """Return what an entry's example ends with."""
-    if not entry.alone:
+    if not entry.separate:
         return outcome(entry.example)
     code = IN_A_PROCESS.format(path=sys.path, example=entry.example)
     ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
@@ -143,10 +143,10 @@ def _section(entry, heading):
 
 
 def _wrapped(ended):
-    """Return what an example ends with as a terminal shows it, in lines of at most 100 characters."""
+    """Return what an example ends with as a terminal shows it, in lines of at most 92 characters."""
     lines = f"{type(ended).__name__}: {ended}".strip("\n").splitlines()
     return "\n".join(
-        textwrap.fill(line, 100, subsequent_indent=_indent(line), break_on_hyphens=False) for line in lines
+        textwrap.fill(line, 92, subsequent_indent=_indent(line), break_on_hyphens=False) for line in lines
     )
 
 

@@ -11,7 +11,7 @@ __all__ = ["FACTS", "page"]
 
 HEAD = """# Formats
 
-What ckptbridge and its plugins read and write. A file is recognised by its first bytes, never by its name alone; the
+What ckptbridge and its plugins read and write. A file is recognised by its first bytes, not by its name; the
 extension of the destination chooses what is written, or `format=` (`--format`). This page is made from what each format
 declares, and the [contract tests](plugins/write-a-format.md) of a format prove what it declares. `ckptbridge plugins`
 lists what is installed on your machine.
@@ -41,8 +41,7 @@ tensors, [auxiliary tensors](glossary.md).
 name*, and the metadata has the other; *once under both names*; or *twice*. Reading gives both names in each case.
 
 Every format writes a temporary file, which replaces the destination only after it was read back and compared. A large
-result can be a folder of shards with an index (`max_shard_size="5GB"`, `--max-shard-size 5GB`) where the table has names for
-them.
+result can be a folder of shards with an index (`max_shard_size="5GB"`, `--max-shard-size 5GB`), as the table shows.
 
 ## Dtypes
 
@@ -56,14 +55,14 @@ ROWS = {
     ),
     "comes with": lambda name, one: f"`{distribution_of('formats', name)}`",
     "lazy read": lambda name, one: yes(one.capabilities.lazy),
-    "reads a part alone": lambda name, one: yes(one.capabilities.sliceable),
+    "reads a part of a tensor": lambda name, one: yes(one.capabilities.sliceable),
     "writes in blocks": lambda name, one: yes(one.capabilities.streaming_write),
     "metadata": lambda name, one: yes(one.capabilities.metadata),
     "dots in names": lambda name, one: "preserved" if one.capabilities.nested else "separate parts",
     "layout, if none is recorded": lambda name, one: one.layout or "asked for",
     "ties": lambda name, one: TIES[names_of(one).ties] if names_of(one) else "twice",
     "name in a folder": lambda name, one: f"`{names_of(one).single}`" if names_of(one) else "-",
-    "shards": lambda name, one: f"`{names_of(one).index}`" if names_of(one) else "-",
+    "folders of shards": lambda name, one: yes(names_of(one) is not None),
     "needs a local path": lambda name, one: yes(one.capabilities.needs_path),
 }
 TIES = {"dropped": "once, under one name", "shared": "once, under both names", "copied": "twice"}

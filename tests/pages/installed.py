@@ -31,14 +31,14 @@ def missing():
 
 def provided(*tables):
     """Return what the plugins provide in some tables of the registry, by name, in the order of `PLUGINS`."""
-    found = {}
+    values = {}
     for plugin in PLUGINS:
         for table in tables:
             for name, value in getattr(registry(), table).items():
                 owner = registry().plugin_of("formats" if "formats" in table else table, name)
                 if owner.name == plugin:
-                    found[name] = value
-    return found
+                    values[name] = value
+    return values
 
 
 def distribution_of(table, name):

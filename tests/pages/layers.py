@@ -13,7 +13,7 @@ A *kind* is what a layer is, whatever framework it comes from: the names of its 
 several leaves in one tensor. This page is made from the registry, so it lists what is installed with ckptbridge and
 its plugins. `ckptbridge plugins` lists what is installed on your machine. A layer of your own is [ten lines](plugins/write-a-layer.md).
 
-How to read the axes ([the whole notation](axis-notation.md)): `out in` is a matrix with the axis `out` first. `*k` is any
+How to read the axes ([the notation](axis-notation.md)): `out in` is a matrix with the axis `out` first. `*k` is any
 number of axes, `+k` one or more: the taps of a convolution. `(q k v) in` is three parts, one after another along one
 axis. `heads/2` is one axis of the kind that the framework stores as two. `1` is an axis of size one that the kind
 does not have.
@@ -97,11 +97,11 @@ def _axes(text):
 
 
 def _about(kind, leaf):
-    """Return what a kind says about a leaf besides its axes."""
+    """Return what a kind declares of a leaf in addition to its axes."""
     if leaf in kind.auxiliary_tensors:
         spec = kind.auxiliary_tensors[leaf]
         return f"auxiliary: {spec.dtype}, zero where none is stored"
-    return "may be all zeros where a framework needs one" if leaf in kind.zeros else ""
+    return "zeros, where only the target has it" if leaf in kind.zeros else ""
 
 
 def _where(transform):

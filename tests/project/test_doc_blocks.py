@@ -233,6 +233,7 @@ NUMBER = 3
   ```console
   $ cat config.json
   {"layers": 2}
+  $ python part/own.py
   $ ckptbridge inspect no.safetensors
   error: no.safetensors: ...
   $ ckptbridge inspect model.safetensors
@@ -293,6 +294,15 @@ def test_what_is_wrong_in_a_page_is_found(what):
     with pytest.raises(Exception, match=r".") as caught:
         run_blocks(parse_blocks(GOOD.replace(old, new)), "page")
     assert caught.type is not KeyError
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("number", [3, 4])
+def test_tests_of_a_page_run(number):
+    Path("test_page.py").write_text(f"def test_one(tmp_path):\n    assert {number} == 3\n")
+    right = pytest.raises(AssertionError, match="exit code 1") if number == 4 else contextlib.nullcontext()
+    with right:
+        run_blocks(parse_blocks("```sh\npytest -q test_page.py\n```"), "page")
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = (
-    ".",
-    ".github",
-    "benchmarks",
-    "docs",
-    "docs/decisions",
-    "docs/plugins",
-    "plugins/*",
-    "tests/data",
-    "tests/data/*",
-)
+FOLDERS = (".", ".github", "benchmarks", "docs", "docs/*", "plugins/*", "tests/data", "tests/data/*")
 DOCUMENTS = sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/*.md"))
 PACKAGES = ("", "bridge_core", "bridge_torch", "bridge_flax")
 

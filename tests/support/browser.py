@@ -190,7 +190,8 @@ class Browser:
 
     def press(self, key, *, shift=False):
         """Press a key: a name such as ``ArrowDown``, or one character."""
-        code, number, text = _KEYS.get(key, (f"Key{key.upper()}", ord(key.upper()), key))
+        known = key in _KEYS
+        code, number, text = _KEYS[key] if known else (f"Key{key.upper()}", ord(key.upper()), key)
         common = {"key": key, "code": code, "windowsVirtualKeyCode": number, "modifiers": 8 if shift else 0}
         self.send(
             "Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **common, **_if(text=text)
@@ -224,6 +225,11 @@ class Browser:
             deviceScaleFactor=self.scale,
             mobile=False,
         )
+        self.settle()
+
+    def settle(self):
+        """Wait until the page has drawn what it was told to."""
+        self.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
 
     def theme(self, name):
         """Show the page in ``light`` or ``dark`` colours."""
