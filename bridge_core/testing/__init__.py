@@ -20,9 +20,10 @@ except ImportError as err:
 pytest.register_assert_rewrite(
     "bridge_core.testing.folders",
     "bridge_core.testing.formats",
-    "bridge_core.testing.framework_building",
     "bridge_core.testing.framework_harness",
     "bridge_core.testing.framework_reading",
+    "bridge_core.testing.framework_structure",
+    "bridge_core.testing.framework_values",
     "bridge_core.testing.frameworks",
     "bridge_core.testing.harness",
     "bridge_core.testing.layers",
