@@ -26,6 +26,8 @@ pytest.register_assert_rewrite(
     "bridge_core.testing.framework_values",
     "bridge_core.testing.frameworks",
     "bridge_core.testing.harness",
+    "bridge_core.testing.layer_harness",
+    "bridge_core.testing.layer_neighbours",
     "bridge_core.testing.layers",
     "bridge_core.testing.libraries",
     "bridge_core.testing.model_runs",

@@ -90,10 +90,17 @@ class FrameworkHarness(ABC):
         return state
 
     def _cases(self) -> Iterator[tuple[Any, FlatState, Any]]:
-        """Yield each sample and its state, to be built without a template, and with the sample as one."""
+        """Yield each sample and its state, to be built without a template, and with the sample as one.
+
+        An adapter with ``needs_template = True`` builds nothing without one.
+        """
         for value, state in self._states():
-            yield value, state, None
+            if not self._needs_template():
+                yield value, state, None
             yield value, state, value
+
+    def _needs_template(self) -> bool:
+        return getattr(self.framework, "needs_template", False) is True
 
     def _given(
         self,
@@ -146,7 +153,7 @@ class FrameworkHarness(ABC):
         return self._read(built)
 
     def _read(self, built: Any) -> FlatState:
-        """Read an object that was built; where `state` does so wrongly, tests of reading fail, and not this one."""
+        """Read what was built; where `state` does so wrongly, the tests of reading fail, and not this one."""
         state = self._state(built)
         if numpy_leaves(built) is not None and self._misread(built, state):
             pytest.skip("`state` does not return what this object holds; see the tests of reading")

@@ -40,7 +40,7 @@ class FrameworkReading(FrameworkHarness):
             )
             assert len(state), f"{what}: `state` returned no tensor"
             for key in state:
-                assert key and all(key), f"{what}: the key {key!r} has an empty part"
+                assert all(key or [""]), f"{what}: the key {key!r} has an empty part"
             check_given(state.metadata)
 
     def test_specs_tell_the_real_shapes_and_dtypes(self) -> None:
@@ -96,8 +96,8 @@ class FrameworkReading(FrameworkHarness):
         for value, state in self._states():
             assert list(self._state(value)) == list(state), "two calls of `state` gave other orders of keys"
             assert not self._disordered(value, state), (
-                f"the keys are in another order than the leaves of the object: got {_listed(state)}, expected "
-                f"{', '.join(shown_key(place.path) for place in (leaves_of(value) or [])[:6])}"
+                f"the keys are in another order than the leaves of the object: got {_listed(state)}, "
+                f"expected {', '.join(shown_key(place.path) for place in (leaves_of(value) or [])[:6])}"
             )
 
     def test_arrays_of_every_memory_order_and_shape_are_read_exactly(self) -> None:
@@ -151,8 +151,8 @@ class FrameworkReading(FrameworkHarness):
         objects = (*self.samples(), *self.abstract())
         if named and not any(self._state(value).metadata.modules for value in objects):
             pytest.fail(
-                f"transforms name types of modules, as {named[0].modules[0]} in {named[0].name}, and no object "
-                "of samples() or abstract() has any: fill StateMetadata(modules=...) in `state`"
+                f"transforms name types of modules, as {named[0].modules[0]} in {named[0].name}, and no "
+                "object of samples() or abstract() has any: fill StateMetadata(modules=...) in `state`"
             )
 
     def test_empty_nodes_are_recorded(self) -> None:
@@ -180,7 +180,8 @@ class FrameworkReading(FrameworkHarness):
                 )
             again = self._state(value)
             for key, array in copies.items():
-                assert key in again and same_bits(np.asarray(again[key]), array), (
+                same = key in again and same_bits(np.asarray(again[key]), array)
+                assert same, (
                     f"{shown_key(key)} has other values after the object was read: `state` changes it"
                 )
 
@@ -197,8 +198,8 @@ class FrameworkReading(FrameworkHarness):
             assert not all(
                 key in after and same_bits(np.asarray(after[key]), before[key]) for key in before
             ), (
-                f"the {type(value).__name__} was changed, and `state` returned its old values: read the object "
-                "at each call"
+                f"the {type(value).__name__} was changed, and `state` returned its old values: read the "
+                "object at each call"
             )
 
     def test_a_state_agrees_with_itself_when_its_object_changes(self) -> None:
@@ -247,7 +248,8 @@ class FrameworkReading(FrameworkHarness):
                 except Exception:
                     continue
                 pytest.fail(
-                    f"{shown_key(key)} of an abstract object was read: raise UsageError, since it has no values"
+                    f"{shown_key(key)} of an abstract object was read: raise UsageError, since it has no "
+                    "values"
                 )
 
     def test_abstract_objects_have_the_specs_of_live_ones(self) -> None:
