@@ -21,7 +21,7 @@ _LONGEST = 400
 
 @dataclass(frozen=True)
 class Mark:
-    """What a leaf or a line is; each has a sign of its own, so that no colour is needed to distinguish them.
+    """What a leaf or a line is; its sign distinguishes it without a colour.
 
     Args:
         name: One word.
@@ -161,7 +161,7 @@ def two_trees_page(shown: TwoTrees) -> str:
         f"{shown.verdict}: {shown.title}",
         body,
         style=asset("two_trees.css"),
-        script=asset("tree_view.js") + asset("two_trees.js"),
+        script="".join(map(asset, ("tree_view.js", "lines.js", "two_trees.js"))),
         data=as_script(data),
     )
 
