@@ -147,16 +147,23 @@ def _checked(name: str) -> str:
 def _refuse_taken(kind: str, plugin: NewPlugin, registry: Registry) -> None:
     """Refuse a name that something in the registry, a distribution or a module has."""
     name, identifier = plugin.name, plugin.name.replace("-", "_")
-    for table, own in (
-        ("format", (*registry.formats, *registry.folder_formats)),
-        ("framework", (*registry.frameworks, "neutral")),
-        ("layer", (*registry.kinds, "parameter", "undecided")),
-        ("recipe", tuple(registry.recipes)),
-        ("library", tuple(registry.libraries)),
-    ):
-        if table == kind and (name in own or identifier in own):
-            what = {"layer": "layer kind"}.get(kind, kind)
-            raise PluginConflict(f"a {what} of the name {name!r} exists.", hint="Choose another name.")
+    own = {
+        "format": {*registry.formats, *registry.folder_formats},
+        "framework": {*registry.frameworks, "neutral"},
+        "layer": {*registry.kinds, "parameter", "undecided"},
+        "recipe": {*registry.recipes},
+        "library": {*registry.libraries},
+    }[kind]
+    if name in own or identifier in own:
+        what = "layer kind" if kind == "layer" else kind
+        raise PluginConflict(f"a {what} of the name {name!r} exists.", hint="Choose another name.")
+    extension = plugin.with_names(".acmebox")
+    same = [one.name for one in registry.formats.values() if extension in one.extensions]
+    if kind == "format" and same:
+        raise PluginConflict(
+            f"the format {same[0]!r} has the extension {extension!r}, as the new format {name!r} would.",
+            hint="Choose another name.",
+        )
     installed = {text for one in registry.failures for text in (one.name, one.distribution)}
     for one in (*registry.plugins, *registry.disabled):
         installed |= {one.name, one.distribution}

@@ -2,6 +2,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const FIRST_ROWS = 34; // rows that are open at first, at most
+  const MOST_LINES = 1000; // of one link; beyond that its rows are joined through the first ones
   const { marks, links, details } = data;
 
   const state = {
@@ -40,7 +41,9 @@
         continue;
       }
       const ends = trees.map((tree, side) => new Set(link[side].map((leaf) => tree.place[tree.rowOf[leaf]])));
-      for (const a of ends[0]) for (const b of ends[1]) add(a, b, link[MARK]);
+      const [[first], [other]] = ends, all = ends[0].size * ends[1].size <= MOST_LINES;
+      for (const a of ends[0]) for (const b of all ? ends[1] : [other]) add(a, b, link[MARK]);
+      for (const b of all ? [] : ends[1]) add(first, b, link[MARK]);
     }
     state.edges = [...edges.values()];
   }

@@ -125,12 +125,14 @@ def _source_rows(plan: Plan, steps: Iterable[tuple[Step, _Detail, Sequence[Tenso
     rows: dict[Key, _Row] = {}
     for step, detail, _ in steps:
         for key in step.sources:
-            rows.setdefault(key, _Row(infos.get(key, ""), _number(step.evidence), (), detail))
+            rows.setdefault(key, _Row(infos.get(key, ""), _number(step.evidence), _origin(plan, key), detail))
     for dropped in plan.dropped:
         mark = "tied" if dropped.tied_to is not None else "dropped"
         stored = "yes, in the target's metadata" if dropped.kept else ""
         detail = (("Why it is left out", dropped.reason), ("Stored", stored))
-        rows[dropped.key] = _Row(infos.get(dropped.key, ""), _NUMBERS[mark], detail)
+        rows[dropped.key] = _Row(
+            infos.get(dropped.key, ""), _NUMBERS[mark], detail + _origin(plan, dropped.key)
+        )
     for mark, problems in (
         ("unexpected", dict.fromkeys(plan.unexpected, "No tensor of the target takes it.")),
         ("mismatched", {one.source: str(one) for one in plan.mismatched}),
@@ -139,11 +141,16 @@ def _source_rows(plan: Plan, steps: Iterable[tuple[Step, _Detail, Sequence[Tenso
     ):
         title = "It may be" if mark == "ambiguous" else "Problem"
         for key, text in problems.items():
-            rows[key] = _Row(infos.get(key, ""), _NUMBERS[mark], ((title, text),))
-    of_source = {key: rows[key] for key in plan.specs if key in rows}
-    rest = {key: _Row(infos[key], _NUMBERS["undecided"]) for key in plan.specs if key not in rows}
-    ordered = {key: of_source.get(key) or rest[key] for key in plan.specs}
-    return {**ordered, **{key: row for key, row in rows.items() if key not in ordered}}
+            rows[key] = _Row(infos.get(key, ""), _NUMBERS[mark], ((title, text), *_origin(plan, key)))
+    undecided = _NUMBERS["undecided"]
+    ordered = {key: rows.get(key) or _Row(info, undecided) for key, info in infos.items()}
+    return {**ordered, **rows}
+
+
+def _origin(plan: Plan, key: Key) -> _Detail:
+    """Return the name of a neutral tensor in what the neutral state was made from, if that is known."""
+    origin = plan.source_names.get(key, key)
+    return () if origin == key else (("Name before the neutral form", join_key(origin)),)
 
 
 def _target_rows(plan: Plan, steps: Iterable[tuple[Step, _Detail, Sequence[TensorSpec]]]) -> dict[Key, _Row]:

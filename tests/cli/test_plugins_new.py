@@ -147,6 +147,7 @@ def test_a_name_that_is_not_valid_is_refused_with_one_that_is(name, near, tmp_pa
     [
         ("format", "npz"),
         ("format", "safetensors"),
+        ("format", "pth"),
         ("framework", "torch"),
         ("framework", "neutral"),
         ("layer", "batch-norm"),
@@ -166,9 +167,10 @@ def test_a_name_that_something_has_is_refused(kind, name, tmp_path):
 def test_a_name_that_a_plugin_of_another_has_is_refused(tmp_path, importable):
     document = new("format", "our-thing", tmp_path)
     importable(document["folder"])
-    for options in ((), ("--plugin", document["package"])):
-        done = run("plugins", "new", "format", "our-thing", "--into", document["folder"], *options)
-        assert_refused(done, PluginConflict, "our-thing")
+    words = ("new", "format", "our-thing", "--into", document["folder"])
+    given = ("--plugin", document["package"])
+    for options in ((), (*given, *words), (*words, *given)):
+        assert_refused(run("plugins", *(options or words)), PluginConflict, "our-thing")
 
 
 def test_an_unknown_kind_is_refused(tmp_path):

@@ -41,6 +41,31 @@ def test_colours_are_defined_for_light_and_dark():
     assert set(re.findall(r"var\(--(\w+)\)", style)) <= light | more_light | {"c"}
 
 
+def test_colours_of_signs_can_be_read_in_light_and_in_dark():
+    style = asset("page.css") + asset("two_trees.css")
+    roots = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    for parts in (roots[::2], roots[1::2]):
+        colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", "".join(parts)))
+        for name, colour in colours.items():
+            if re.fullmatch(r"c[0-9]|ink|soft|wrong|limit", name):
+                backgrounds = [colours[one] for one in ("paper", "card", "chosen", "linked")]
+                assert min(contrast(colour, one) for one in backgrounds) >= 4.5, name
+
+
+def contrast(one, other):
+    """Return the contrast of two colours as the Web Content Accessibility Guidelines (2.1) define it."""
+    darker, lighter = sorted(map(luminance, (one, other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def luminance(colour):
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
 def test_the_style_of_a_fragment_changes_nothing_around_it():
     rules = re.findall(r"([^{}]+)\{", asset("fragment.css"))
     assert rules

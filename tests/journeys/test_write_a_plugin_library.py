@@ -17,6 +17,6 @@ def test_the_page_is_true(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_its_tests_pass(tmp_path):
+def test_its_tests_pass(tmp_path, monkeypatch):
     written_files(PAGE, tmp_path)
-    assert run_tests_of(tmp_path) >= 11
+    assert run_tests_of(tmp_path, "test_our_library", monkeypatch) >= 11

@@ -47,10 +47,6 @@ def main():
         browser.open(file)
         browser.settle()
         picture(browser, "plan-refused-dark.png")
-        browser.resize(390, 760)
-        browser.evaluate("document.getElementById('bar').scrollIntoView()")
-        choose(browser, "encoder.layer.{0..5}")
-        picture(browser, "plan-phone-dark.png")
 
 
 def choose(browser, name):

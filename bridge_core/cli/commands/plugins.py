@@ -41,7 +41,9 @@ def plugins(as_json: bool, registry: Registry | None) -> None:
 
     Plugins that failed, that provide the same as another, or that are disabled are listed with the reason.
     """
-    if click.get_current_context().invoked_subcommand is not None:
+    context = click.get_current_context()
+    if context.invoked_subcommand is not None:
+        context.obj = registry
         return
     from bridge_core.plugins import default_registry
 

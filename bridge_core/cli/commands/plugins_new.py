@@ -29,7 +29,12 @@ _KINDS = ("layer", "format", "framework", "recipe", "library")
 @click.argument("kind", metavar="|".join(_KINDS), type=click.Choice(_KINDS))
 @click.argument("name")
 @click.option(
-    "--into", "folder", metavar="FOLDER", default=".", help="Where to make it; by default the current folder."
+    "--into",
+    "folder",
+    type=click.Path(file_okay=False),
+    metavar="FOLDER",
+    default=".",
+    help="Where to make it; by default the current folder.",
 )
 @json_option
 @takes_quiet_registry
@@ -45,7 +50,9 @@ def new(kind: str, name: str, folder: str, as_json: bool, registry: Registry | N
     from bridge_core.plugins import given_registry
 
     context = click.get_current_context()
-    as_json = as_json or bool(context.parent is not None and context.parent.params.get("as_json"))
+    if context.parent is not None:  # options may come before the subcommand
+        as_json = as_json or bool(context.parent.params.get("as_json"))
+        registry = registry or context.parent.obj
     with aside():
         plugin, files = write_plugin(kind, name, Path(folder).expanduser(), given_registry(registry))
     where = str(plugin.folder)
