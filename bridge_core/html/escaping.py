@@ -11,7 +11,7 @@ _OF_MARKUP = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028
 
 
 def plain_text(text: str, longest: int | None = None) -> str:
-    r"""Return a text with everything that is not printable as an escape, cut in the middle if it is long.
+    r"""Return a text with escapes for what is not printable, cut in the middle if long.
 
     What turns the direction of writing and what hides characters is not printable either, so that a name
     looks like what it is; and a page can be encoded, whatever the name.
@@ -47,7 +47,7 @@ def escape(text: str, longest: int | None = None) -> str:
 
 
 def as_script(value: object) -> str:
-    r"""Return plain data as JSON for the inside of a ``script`` element: no tag can begin or end in it.
+    r"""Return plain data as JSON for a ``script`` element; no tag can begin or end in it.
 
     Args:
         value: Lists, dicts with text keys, texts, numbers, booleans, None.

@@ -17,7 +17,7 @@ def asset(name: str) -> str:
 
 
 def page(title: str, body: str, *, style: str = "", script: str = "", data: str = "") -> str:
-    """Return a page; the browser runs no script but the one given, and asks no server for anything.
+    """Return a complete page, which runs only the script given and loads nothing.
 
     Args:
         title: The title, as plain text.

@@ -93,7 +93,7 @@ def tree_rows(leaves: Sequence[Leaf]) -> TreeRows:
 
 
 def _fold(node: _Node) -> None:
-    """Fold the children that are alike, from the bottom, and give each node what it is alike by."""
+    """Fold children that are alike, from the bottom; note what each node is alike by."""
     if not node.children:
         return
     for child in node.children.values():
@@ -111,7 +111,7 @@ def _fold(node: _Node) -> None:
 
 
 def _folded(group: list[tuple[Any, _Node]]) -> list[tuple[Any, _Node]]:
-    """Return siblings that differ in their numbers in the order of these, those that are alike folded."""
+    """Return siblings that differ in numbers, in their order, folded where alike."""
     group.sort(key=lambda member: _numbers(member[1].name))
     alike: dict[Hashable, list[tuple[Any, _Node]]] = {}
     for member in group:

@@ -21,7 +21,7 @@ _LONGEST = 400
 
 @dataclass(frozen=True)
 class Mark:
-    """What a leaf or a line is; each has a sign of its own, so that no colour is needed to distinguish them.
+    """What a leaf or a line is; its sign distinguishes it without a colour.
 
     Args:
         name: One word.

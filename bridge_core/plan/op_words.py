@@ -56,7 +56,7 @@ def op_words(op: Op) -> str:
 def chain_words(
     specs: Sequence[TensorSpec], ops: Sequence[Op]
 ) -> tuple[tuple[str, ...], tuple[TensorSpec, ...]]:
-    """Return what each op of a chain does, with the tensors that it gives, and the specs after the chain.
+    """Return what each op of a chain does and gives, and the specs after the chain.
 
     Args:
         specs: The specs of the chain's inputs.

@@ -19,7 +19,7 @@ __all__ = ["plan_fragment"]
 
 
 def plan_fragment(plan: Plan) -> str:
-    """Return a plan as HTML for a notebook; names are escaped, and of many steps only the first are shown."""
+    """Return a plan as HTML for a notebook; of many steps only the first are shown."""
     word, tone = verdict(plan)
     text = f"{plan.source_layout} to {plan.target_layout}, {count(len(plan.steps), 'step')}"
     parts = [verdict_line(word, tone, text)]

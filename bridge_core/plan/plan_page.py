@@ -99,7 +99,7 @@ def _summary(plan: Plan) -> list[str]:
 
 
 def _described(plan: Plan, step: Step) -> tuple[_Detail, tuple[TensorSpec, ...]]:
-    """Return what a step is and does, and the specs of its targets; no specs if the ops do not fit."""
+    """Return what a step is and does, and its targets' specs; none if ops do not fit."""
     try:
         lines, specs = chain_words([plan.specs[key] for key in step.sources], step.ops)
     except (PlanError, KeyError) as error:  # a plan that was made by hand
@@ -148,7 +148,7 @@ def _source_rows(plan: Plan, steps: Iterable[tuple[Step, _Detail, Sequence[Tenso
 
 
 def _origin(plan: Plan, key: Key) -> _Detail:
-    """Return the name of a neutral tensor in what the neutral state was made from, if that is known."""
+    """Return the name that a neutral tensor had before, if that is known."""
     origin = plan.source_names.get(key, key)
     return () if origin == key else (("Name before the neutral form", join_key(origin)),)
 

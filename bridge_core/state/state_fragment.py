@@ -22,7 +22,7 @@ _FEW = 12
 
 
 def state_fragment(state: FlatState) -> str:
-    """Return a state as HTML for a notebook; nothing is read, and of many rows only the first are shown."""
+    """Return a state as HTML for a notebook; of many rows only the first are shown."""
     alike: dict[tuple[str, TensorSpec], list[str]] = {}
     for key, spec in state.specs().items():
         name = join_key(key)
