@@ -26,6 +26,8 @@ _LONGEST = 40
 _PREFIX = "ckptbridge-"
 _OWN = ("hdf5", "orbax", "recipes", "transformers")
 """Plugins of ckptbridge itself, which need not be installed."""
+_WORDS = ("all", "auto", "none")
+"""What options take in place of a name: ``--recipe none``."""
 _SUFFIX = ".template"
 """What the names of templates end with, so that no tool takes them for modules or tests."""
 
@@ -154,6 +156,8 @@ def _refuse_taken(kind: str, plugin: NewPlugin, registry: Registry) -> None:
         "recipe": {*registry.recipes},
         "library": {*registry.libraries},
     }[kind]
+    if name in _WORDS:
+        raise UsageError(f"{name!r} has a meaning of its own in options.", hint="Choose another name.")
     if name in own or identifier in own:
         what = "layer kind" if kind == "layer" else kind
         raise PluginConflict(f"a {what} of the name {name!r} exists.", hint="Choose another name.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
+from typing import ClassVar
 
 from hypothesis import given, strategies as st
 
@@ -26,7 +27,6 @@ _ORDER = (
     ("m", "9"),
     ("beta", "k"),
 )
-_MANY = 1500
 _ADVICE = (
     "Store each part of a key exactly, or refuse the key with a BridgeError before anything is written. A "
     "format that declares nested stores every key."
@@ -35,6 +35,9 @@ _ADVICE = (
 
 class KeysContract(FormatHarness):
     """Keys come back as they were, with their own values, or are refused."""
+
+    many: ClassVar[int] = 1030
+    """Tensors of the state that has many."""
 
     def test_values_stay_with_their_keys(self, path: Path) -> None:
         """Whatever the order of the keys; all tensors have one dtype and shape."""
@@ -69,12 +72,12 @@ class KeysContract(FormatHarness):
         A format that declares ``nested`` must store it.
         """
         drawn = data.draw(st.lists(_some_keys, min_size=1, max_size=5))
-        self._check_kept_or_refused(_without_beginnings(drawn), _other(path), may_refuse=None)
+        self._check_kept_or_refused(sorted(_without_beginnings(drawn)), _other(path), may_refuse=None)
 
     def test_dots_in_parts_are_no_separators(self, path: Path) -> None:
         """``("a.b",)`` and ``("a", "b")`` are two keys; a format that cannot hold both refuses."""
         for names in (
-            [("a.b", "w"), ("a", "b", "w")],
+            [("a", "b", "w"), ("a.b", "w")],
             [("..", "w"), ("w", "..")],
             [(".", "a."), (".a", ".")],
         ):
@@ -82,12 +85,12 @@ class KeysContract(FormatHarness):
 
     def test_slashes_in_parts_are_no_separators(self, path: Path) -> None:
         """``("a/b",)`` and ``("a", "b")`` are two keys as well."""
-        self._check_kept_or_refused([("a/b", "w"), ("a", "b", "w")], path, may_refuse=None)
+        self._check_kept_or_refused([("a", "b", "w"), ("a/b", "w")], path, may_refuse=None)
 
     def test_keys_that_look_alike_stay_apart(self, path: Path) -> None:
-        """They differ in case, in the form of a letter, in a space at the end, or in zeros before a number."""
-        accented = unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é")
-        for pair in (("w", "W"), accented, ("s", "s "), ("1", "01")):
+        """They differ in case, in the form of a letter, or in zeros before a number."""
+        accented = unicodedata.normalize("NFD", "é"), unicodedata.normalize("NFC", "é")
+        for pair in (("W", "w"), accented, ("01", "1")):
             self._check_kept_or_refused([("a", part) for part in pair], _other(path), may_refuse=None)
 
     def test_a_key_may_begin_with_another(self, path: Path) -> None:
@@ -96,22 +99,24 @@ class KeysContract(FormatHarness):
 
     def test_long_keys_survive(self, path: Path) -> None:
         """Parts of 300 letters, and 40 parts, as deep trees have them; or the format refuses."""
-        long = [("p" * 299 + last, "w") for last in "ab"] + [tuple(f"l{n}" for n in range(40))]
+        long = [tuple(f"l{n}" for n in range(40)), *[("p" * 299 + last, "w") for last in "ab"]]
         self._check_kept_or_refused(long, path, may_refuse=True)
 
     def test_many_tensors_survive(self, path: Path) -> None:
         """More than fits into the counters and headers of small files."""
         tensors: dict[Key, Array] = {
-            ("layers", f"{n}", "w"): self.array(2, seed=n % 50) for n in range(_MANY)
+            ("layers", f"{n:04}", "w"): self.array(2, seed=n % 50) for n in range(self.many)
         }
         self.check_survives(
-            tensors, path, f"There are {_MANY} tensors: look at fixed sizes of headers, counters and lists."
+            tensors,
+            path,
+            f"There are {self.many} tensors: look at fixed sizes of headers, counters and lists.",
         )
 
     def _check_kept_or_refused(self, names: Iterable[Key], path: Path, *, may_refuse: bool | None) -> None:
         """Write tensors of these keys; ``may_refuse`` of None asks the capability ``nested``."""
         tensors: dict[Key, Array] = {key: self.array(2, seed=n) for n, key in enumerate(names)}
-        state = FlatState(tensors, layout=self.format.layout or "neutral")
+        state, wanted = FlatState(tensors, layout=self.format.layout or "neutral"), snapshot(tensors)
         try:
             self.write(state, path)
         except BridgeError as err:
@@ -119,8 +124,11 @@ class KeysContract(FormatHarness):
             assert refusable, f"The format declares nested, but refuses {list(tensors)}: {err} {_ADVICE}"
             assert not path.exists(), f"{path.name} was left behind by a write that was refused"
             return
-        with self.read(path) as opened:
-            problem = difference(opened, snapshot(tensors))
+        try:
+            with self.read(path) as opened:
+                problem = difference(opened, wanted)
+        except BridgeError as err:
+            problem = f"The keys {list(tensors)} were written, but reading raised: {err}"
         assert not problem, f"{problem} {_ADVICE}"
 
 

@@ -56,13 +56,13 @@ class LazinessContract(FormatHarness):
         with self.read(path) as opened:
             nbytes = opened.nbytes
             with counted_reads() as counted, traced_memory() as memory:
-                parts = [opened[key] for key in (one, last)]
+                for key in (one, last):
+                    opened.read(key)
         most = max(counted.nbytes, memory.nbytes)
         assert most < nbytes // 4, (
             f"Reading 2 of {_SMALL} tensors took {most} of {nbytes} bytes. The format declares lazy: read "
             "only the bytes of the tensor that is asked for."
         )
-        assert all(same_bits(part, tensors[key]) for part, key in zip(parts, (one, last), strict=True))
 
     def test_values_are_not_kept_after_they_were_read(self, path: Path) -> None:
         """Capability ``lazy``: files larger than memory can be read, tensor by tensor."""
@@ -84,8 +84,7 @@ class LazinessContract(FormatHarness):
         array = self.big()
         self.write(self.state_of({("big", "w"): array}), path)
         with self.read(path) as opened, counted_reads() as counted, traced_memory() as memory:
-            part = opened.read(("big", "w"), slice(500, 510))
-        assert same_bits(part, array[500:510]), "the slice 500:510 was read with wrong values"
+            opened.read(("big", "w"), slice(500, 510))
         assert counted.nbytes < array.nbytes // 20, (
             f"Reading 10 of 1024 rows read {counted.nbytes} of {array.nbytes} bytes. The format declares "
             "sliceable: read only the rows of the region."
@@ -109,7 +108,8 @@ class LazinessContract(FormatHarness):
             "streaming_write: take the values from target.blocks, target.boxes or target.fill."
         )
         with self.read(path) as opened:
-            assert same_bits(opened["big", "w"], array), "a tensor written in blocks has wrong values"
+            right = same_bits(opened["big", "w"], self.big(4))
+        assert right, "A tensor that was written in blocks has wrong values: write every block, in order."
 
     @pytest.mark.parametrize("sizes", ["one large tensor", "many small tensors"])
     def test_writing_holds_only_a_block(self, path: Path, sizes: str) -> None:

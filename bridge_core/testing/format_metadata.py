@@ -74,8 +74,9 @@ class MetadataContract(FormatHarness):
             layout="neutral",
             metadata=StateMetadata(ties=ties),
         )
+        wanted = snapshot(state)
         with self.reopened(state, path) as opened:
-            problem = difference(opened, snapshot(state))
+            problem = difference(opened, wanted)
             found = dict(opened.metadata.ties)
         assert not problem, f"Tied tensors were written: {problem} Give every key of a tie its tensor."
         assert found == ties, f"The ties {ties} were written, and {found} was read. {_ADVICE}"

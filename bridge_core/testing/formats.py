@@ -12,6 +12,7 @@ from bridge_core.errors import SystemFailure
 from bridge_core.formats import Format
 from bridge_core.io import SourceFile
 from bridge_core.state import FlatState, Key, as_tensor
+from bridge_core.testing.comparison import snapshot
 from bridge_core.testing.format_damage import FileDamageContract
 from bridge_core.testing.format_declarations import check_declarations
 from bridge_core.testing.format_keys import KeysContract
@@ -110,8 +111,8 @@ class FormatContract(
         """Unless ``needs_path`` is declared: what is read is the open file."""
         if self.format.capabilities.needs_path or os.name == "nt":
             pytest.skip(f"{self.format.name} declares needs_path, or the system keeps open files in place")
-        sample = self.sample()
-        self.write(sample, path)
+        sample = snapshot(self.sample())
+        self.write(self.sample(), path)
         file = SourceFile(path)
         path.unlink()
         try:

@@ -195,8 +195,12 @@ class FormatHarness:
             budget: Threads and memory.
         """
         wanted = snapshot(tensors)
-        with self.reopened(self.state_of(tensors), path, **budget) as opened:
-            problem = difference(opened, wanted)
+        self.write(self.state_of(tensors), path, **budget)
+        try:
+            with self.read(path) as opened:
+                problem = difference(opened, wanted)
+        except BridgeError as err:
+            problem = f"What was written cannot be read: {err}"
         assert not problem, f"{problem} {advice}"
 
     def holds(self, array: Array, folder: Path) -> bool:

@@ -173,6 +173,10 @@ def test_a_name_that_a_plugin_of_another_has_is_refused(tmp_path, importable):
         assert_refused(run("plugins", *(options or words)), PluginConflict, "our-thing")
 
 
+def test_a_word_of_options_is_no_name(tmp_path):
+    assert_refused(run("plugins", "new", "recipe", "none", "--into", tmp_path), UsageError, "'none'")
+
+
 def test_an_unknown_kind_is_refused(tmp_path):
     done = run("plugins", "new", "layers", "our-thing", "--into", tmp_path)
     assert done.exit_code == 2

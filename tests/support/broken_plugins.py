@@ -7,6 +7,7 @@ plugins that cost time, so that an entry costs what its contract's tests cost.
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import types
 from dataclasses import dataclass
 
@@ -21,6 +22,9 @@ _QUIET = [
     *("--noconftest", "--import-mode=importlib", "--capture=no", "-W", "error"),
     *("-o", "tmp_path_retention_policy=none"),
 ]
+
+_EXAMPLES = 12
+"""Examples of each property: a fault of the table is no rare one."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,8 @@ def run_contract(contract, folder):
     folder.joinpath("pytest.ini").write_text("[pytest]\n")
     recorder = _Recorder(contract)
     options = ["-c", str(folder / "pytest.ini"), "--rootdir", str(folder), "--basetemp", str(folder / "runs")]
-    with _no_shrinking(contract):
+    with _no_shrinking(contract), contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(folder))
         pytest.main([*_QUIET, *options, __file__], plugins=[recorder])
     assert recorder.outcomes, f"no test of {contract.__name__} was collected"
     failed, messages = (
@@ -167,6 +172,7 @@ def _no_shrinking(contract):
             changed.append((test, usual))
             test._hypothesis_internal_use_settings = hypothesis.settings(
                 usual,
+                max_examples=min(usual.max_examples, _EXAMPLES),
                 phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
                 derandomize=True,
                 database=None,
