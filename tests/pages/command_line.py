@@ -95,7 +95,14 @@ def examples_of(command):
 
 
 def usage(words, command):
-    pieces = command.collect_usage_pieces(click.Context(command))
+    """Return how a command is called; click's own line is another one in each version."""
+    pieces = ["[OPTIONS]"]
+    for one in command.params:
+        if isinstance(one, click.Argument):
+            name = one.metavar or one.name.upper()
+            pieces.append(name if one.required else f"[{name}]")
+    if isinstance(command, click.Group):
+        pieces += ["[COMMAND]" if command.invoke_without_command else "COMMAND", "[ARGS]..."]
     return f"```text\n{' '.join((words, *pieces))}\n```"
 
 
