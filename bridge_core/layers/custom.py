@@ -21,7 +21,7 @@ __all__ = ["CustomLayer", "custom_layer"]
 ModuleTypes = type | str | Sequence[type | str]
 _MAY_BE_MISSING = "?"
 _NEUTRAL_NAMES = "flax"
-"""The framework whose names and orders of axes the neutral form has, as that of the built-in kinds."""
+"""The neutral form has the names and the order of axes of this framework, as in the built-in kinds."""
 
 
 class CustomLayer(NamedTuple):
@@ -89,7 +89,7 @@ def custom_layer(
     reference = next((side for side in sides if side.framework == _NEUTRAL_NAMES), sides[0])
     roles = _roles(kind, reference, sides)
     optional = {role for side in sides for part, role in roles[side.framework].items() if part.optional}
-    made = LayerKind(kind, _kind_leaves(roles, reference, sides))
+    layer_kind = LayerKind(kind, _kind_leaves(roles, reference, sides))
     equal = _equal_axes(sides)
     transforms = tuple(
         LayerTransform(
@@ -102,7 +102,7 @@ def custom_layer(
             axis_splits=dict(splits or {}),
             unsupported_leaves={
                 role: f"the {kind} of {side.framework} has no {role}"
-                for role in made.leaves
+                for role in layer_kind.leaves
                 if role not in roles[side.framework].values()
             },
         )
@@ -110,8 +110,8 @@ def custom_layer(
     )
     from bridge_core.layers.transform_checks import check_transforms
 
-    check_transforms(transforms, {kind: made})
-    return CustomLayer(made, transforms)
+    check_transforms(transforms, {kind: layer_kind})
+    return CustomLayer(layer_kind, transforms)
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def _roles(kind: str, reference: _Side, sides: Sequence[_Side]) -> dict[str, dic
         if twice:
             raise PluginError(
                 f"layer {kind!r}: two leaves of {framework} would be the leaf {twice[0]!r} of the kind.",
-                hint="Name the leaves of the frameworks apart.",
+                hint="Give the leaves of the frameworks different names.",
             )
     return roles
 
@@ -288,7 +288,7 @@ def _ambiguous(kind: str, *sides: tuple[_Side, Iterable[_Part]]) -> PluginError:
 
 
 def _alone(kind: str, side: _Side, part: _Part, against: _Side, free: Sequence[_Part]) -> PluginError:
-    """Return the error for a leaf without a counterpart; the nearest leaf shows what is spelt differently."""
+    """Return the error for a leaf without a counterpart; the nearest leaf shows which name differs."""
     problem = f"layer {kind!r}: the leaf {part} of {side.framework} has no counterpart in {against.framework}"
     near = max(free, key=lambda other: (len(other.names & part.names), other.leaf == part.leaf), default=None)
     if near is None or not (near.names & part.names or near.leaf == part.leaf):
@@ -332,7 +332,7 @@ def _check_spreads(kind: str, *sides: tuple[_Side, _Part]) -> None:
 def _kind_leaves(
     roles: Mapping[str, Mapping[_Part, str]], reference: _Side, sides: Sequence[_Side]
 ) -> dict[str, str]:
-    """Return the axes of each leaf of the kind: in the reference's order, each whole."""
+    """Return the axes of each leaf of the kind: in the reference's order, none of them split."""
     leaves: dict[str, str] = {}
     for side in (reference, *sides):
         for part, role in roles[side.framework].items():

@@ -93,7 +93,7 @@ def usual_transforms(transforms: Iterable[LayerTransform], kind: str) -> tuple[L
     """Return the transforms of a kind that a layer may have which is known to be of the kind.
 
     Those that only a module's type shows are left out, unless there are no others: what looks like a layer of
-    another kind then has a rule, a record or a source that says what it is.
+    another kind then has a rule, a record or a source that shows what it is.
     """
     of_kind = tuple(transform for transform in transforms if transform.kind == kind)
     return tuple(transform for transform in of_kind if not transform.needs_module) or of_kind

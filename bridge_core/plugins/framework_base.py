@@ -75,10 +75,16 @@ class FrameworkBase(ABC):
         """
 
     def modules(self, value: Any) -> Mapping[Any, Any]:
-        """Return the layers in an object: path (as in `flatten`) -> the layer, whose type is evidence.
+        """Return the layers in an object, by path; their types are evidence of what they are.
 
-        Transforms name the types, ``modules=("package.module.Class",)``. By default there are none, and
-        layers are known by names and shapes only.
+        Transforms name the types, ``modules=("package.module.Class",)``. By default there are no layers, and
+        only names and shapes show what leaves are.
+
+        Args:
+            value: An object that `flatten` returned arrays for.
+
+        Returns:
+            Path (a tuple of texts, or a dotted name) -> the layer, or its class.
         """
         del value
         return {}
@@ -172,19 +178,19 @@ class FrameworkBase(ABC):
                 f"returned {_type_of(built)}, for which flatten returns nothing",
                 "Let flatten take what unflatten returns.",
             )
-        found = self.state(built)
+        built_state = self.state(built)
         for what, keys in (
-            ("lost", [key for key in arrays if key not in found]),
-            ("added", [key for key in found if key not in arrays]),
+            ("lost", [key for key in arrays if key not in built_state]),
+            ("added", [key for key in built_state if key not in arrays]),
         ):
             if keys:
                 raise self._wrong(f"{what} {listed(map(join_key, keys))}", "Use each key of arrays= once.")
-        for key, tensor in found.tensors().items():
+        for key, tensor in built_state.tensors().items():
             given = as_tensor(arrays[key])
             if tensor.spec != given.spec:
                 raise self._wrong(
                     f"changed {join_key(key)!r}: expected {given.spec}, got {tensor.spec}",
-                    "Take the arrays as they are, and cast nothing.",
+                    "Take the arrays unchanged, and cast nothing.",
                 )
             if _place_of(tensor) != places[key] and not equal_values(tensor, given):
                 raise self._wrong(

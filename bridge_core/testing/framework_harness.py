@@ -16,7 +16,7 @@ from bridge_core.state import Array, ArrayTensor, FlatState, Key, StateMetadata,
 from bridge_core.testing.live_objects import arrays_in, leaves_of, native_bits, numpy_leaves, shown_key
 from bridge_core.testing.strategies import bit_patterns, same_bits
 
-__all__ = ["Difference", "FrameworkHarness", "field_of", "fresh_array", "fresh_name", "values_of"]
+__all__ = ["Difference", "FrameworkHarness", "field_of", "fresh_array", "fresh_name", "named", "values_of"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,19 @@ class FrameworkHarness(ABC):
         )
         return state
 
+    def _cases(self) -> Iterator[tuple[Any, FlatState, Any]]:
+        """Yield each sample and its state, to be built without a template, and with the sample as one.
+
+        An adapter with ``needs_template = True`` builds nothing without one.
+        """
+        for value, state in self._states():
+            if not self._needs_template():
+                yield value, state, None
+            yield value, state, value
+
+    def _needs_template(self) -> bool:
+        return getattr(self.framework, "needs_template", False) is True
+
     def _given(
         self,
         state: FlatState,
@@ -128,19 +141,19 @@ class FrameworkHarness(ABC):
         return FlatState({key: tensors[key] for key in order}, layout=self.framework.name, metadata=metadata)
 
     def _built(self, state: FlatState, like: Any) -> FlatState:
-        """Build an object, and read it again."""
-        return self._read(self.framework.build(state, like))
+        """Build an object from a copy of a state, and read it again."""
+        return self._read(self.framework.build(_duplicate(state), like))
 
     def _built_or_refused(self, state: FlatState, like: Any) -> FlatState | None:
         """Return None where the adapter refuses the state."""
         try:
-            built = self.framework.build(state, like)
+            built = self.framework.build(_duplicate(state), like)
         except BridgeError:
             return None
         return self._read(built)
 
     def _read(self, built: Any) -> FlatState:
-        """Read an object that was built; where `state` does so wrongly, tests of reading fail, and not this one."""
+        """Read what was built; where `state` does so wrongly, the tests of reading fail, and not this one."""
         state = self._state(built)
         if numpy_leaves(built) is not None and self._misread(built, state):
             pytest.skip("`state` does not return what this object holds; see the tests of reading")
@@ -161,6 +174,15 @@ class FrameworkHarness(ABC):
                 leaf = f"{place.leaf.dtype.name}{list(place.leaf.shape)}"
                 return f"the leaf at {shown_key(place.path)}, {leaf}, is at none of the state's keys"
         return ""
+
+    def _disordered(self, value: Any, state: FlatState) -> bool:
+        """Return whether keys are in another order than the leaves of plain containers, sorted or not."""
+        leaves = numpy_leaves(value)
+        if leaves is None or len(leaves) != len(state) or self._misread(value, state):
+            return False
+        read = [native_bits(np.asarray(state[key])) for key in state]
+        orders = (leaves, sorted(leaves, key=lambda place: place.path))
+        return not any(read == [native_bits(place.leaf) for place in order] for order in orders)
 
     def _differences(
         self, found: FlatState, given: FlatState, own: Mapping[Key, Array] | None = None
@@ -219,9 +241,24 @@ class FrameworkHarness(ABC):
             return {}
 
 
+def named(like: Any) -> str:
+    """Return what a template is, for messages."""
+    return "None" if like is None else f"a {type(like).__name__}"
+
+
 def values_of(state: FlatState) -> dict[Key, Array]:
     """Read every tensor of a state."""
     return {key: state[key] for key in state}
+
+
+def _duplicate(state: FlatState) -> FlatState:
+    """Return a state with copies of plain arrays, so that a `build` that writes to them changes no other."""
+    copies: dict[int, Tensor] = {}
+    for tensor in state.tensors().values():
+        if isinstance(tensor, ArrayTensor) and tensor.array.flags.carray and tensor.array.dtype.isnative:
+            copies[id(tensor)] = ArrayTensor(np.array(tensor.array))
+    tensors = {key: copies.get(id(tensor), tensor) for key, tensor in state.tensors().items()}
+    return state.replace(tensors=tensors, metadata=state.metadata)
 
 
 def fresh_array(spec: TensorSpec, seed: int) -> Array:

@@ -96,7 +96,7 @@ class Sorted(Toy):
         return super().make_header(sorted(tensors, key=lambda one: one.name), texts)
 
 
-@pytest.mark.slow
+@pytest.mark.zoo
 class TestToy(FormatContract):
     format = Toy()
 

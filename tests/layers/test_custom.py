@@ -121,11 +121,11 @@ def test_live_modules_convert_both_ways(net):
 
 
 def test_without_a_template_the_usual_names_are_written(net):
-    made = to_flax(net)
-    assert set(made["mix"]) == {"gate_kernel", "value_kernel", "gate_bias", "value_bias"}
+    written = to_flax(net)
+    assert set(written["mix"]) == {"gate_kernel", "value_kernel", "gate_bias", "value_bias"}
     weight = net.mix.weight.detach().numpy()
-    assert np.array_equal(made["mix"]["gate_kernel"], weight[:4].T)
-    assert np.array_equal(made["mix"]["value_kernel"], weight[4:].T)
+    assert np.array_equal(written["mix"]["gate_kernel"], weight[:4].T)
+    assert np.array_equal(written["mix"]["value_kernel"], weight[4:].T)
     assert set(to_flax(Net(bias=False))["mix"]) == {"gate_kernel", "value_kernel"}
 
 
@@ -140,14 +140,14 @@ def test_a_type_of_the_notebook_is_known(net, monkeypatch):
 
 def test_files_need_what_decides(net, tmp_path):
     """A weight of two parts looks like one of a linear layer: a model, a template or a rule decides."""
-    file, made = tmp_path / "a.pt", tmp_path / "a.msgpack"
+    file, converted = tmp_path / "a.pt", tmp_path / "a.msgpack"
     torch.save(net.state_dict(), file)
     with refused(AmbiguousLayerError, "mix.weight", "gated"):
-        convert(file, made, to="flax", registry=REGISTRY)
+        convert(file, converted, to="flax", registry=REGISTRY)
     rules = [Rule.layer("mix", "gated"), Rule.layer("head", "linear")]
     for options in ({"model": net}, {"like": NnxNet(nnx.Rngs(0))}, {"rules": rules}):
-        convert(file, made, to="flax", registry=REGISTRY, overwrite=True, **options)
-        convert(made, tmp_path / "back.pt", to="torch", registry=REGISTRY, overwrite=True)
+        convert(file, converted, to="flax", registry=REGISTRY, overwrite=True, **options)
+        convert(converted, tmp_path / "back.pt", to="torch", registry=REGISTRY, overwrite=True)
         back = torch.load(tmp_path / "back.pt")
         assert all(torch.equal(back[name], value) for name, value in net.state_dict().items())
 
@@ -199,7 +199,7 @@ ALL = (GATED, BOTH_FUSED, NESTED, HEADS, SPREAD, NORMS, FOUR)
 
 
 class TestContract(LayerContract):
-    """Every transform that follows keeps the contract of layers."""
+    """Every transform that follows fulfils the contract of layers."""
 
     transforms = tuple(transform for layer in ALL for transform in layer.transforms)
     registry = default_registry().extend(*ALL)
@@ -228,7 +228,7 @@ def test_what_follows():
         torch=("my.A", {"w": "c d", "f": "out"}),
         flax=("my.B", {"a.conv.kernel": "c d", "a.norm.scale": "out"}),
     )
-    assert not odd.kind.composite, "its parts are no linear layers"
+    assert not odd.kind.composite, "its parts are not linear layers"
 
 
 def test_three_frameworks():
@@ -307,7 +307,7 @@ def test_an_unknown_split_is_told():
 
 
 def test_parts_of_unequal_size_are_refused(net):
-    """What one tensor of torch cannot hold is no such layer."""
+    """What one tensor of torch cannot hold is not such a layer."""
     tree = {"mix": {"gate_kernel": np.ones((4, 4), "f4"), "value_kernel": np.ones((4, 6), "f4")}}
     plan = plan_conversion(tree, to="torch", layout="flax", rules=(), registry=REGISTRY, check=False)
     assert not any(step.kind == "gated" for step in plan.steps)

@@ -1,4 +1,4 @@
-"""A framework from two methods keeps the contract of frameworks; what the methods do wrong is an error."""
+"""A framework from two methods fulfils the contract of frameworks; what the methods do wrong is an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples in the hooks' docstrings are whole plugins, and keep the contracts of what they provide.
+"""The examples in the hooks' docstrings are complete plugins, and fulfil the contracts of what they provide.
 
 Their text is taken from the docstrings. What they name and do not hold, as the modules of a user, is here.
 """

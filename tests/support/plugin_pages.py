@@ -1,4 +1,4 @@
-"""Pages that write a plugin: their code alone, in a folder outside the project, as a reader would have it."""
+"""Pages that write a plugin: only their code, in a folder outside the project, as a reader would have it."""
 
 from __future__ import annotations
 

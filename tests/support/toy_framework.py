@@ -1,4 +1,4 @@
-"""A small framework of the tests' own: nested dictionaries of numpy arrays in collections, with module types."""
+"""A small framework of the tests' own: nested dicts of numpy arrays in collections, with types of modules."""
 
 import numpy as np
 
@@ -35,6 +35,10 @@ def walk(node, path=()):
             yield (*path, name), child
 
 
+def arrays_of(node):
+    return [leaf for _, leaf in walk(node) if not isinstance(leaf, dict)]
+
+
 def modules_of(node, path=()):
     for name, child in node.items():
         if isinstance(child, Module):
@@ -54,7 +58,7 @@ class Toy:
         return bool(names) and all(len(key) > 1 and key[0] in self.collections for key in names)
 
     def accepts(self, value):
-        leaves = list(self.entries(value).values()) if type(value) is Variables else []
+        leaves = arrays_of(value) if type(value) is Variables else []
         return bool(leaves) and all(isinstance(leaf, np.ndarray | Shape) for leaf in leaves)
 
     def leaf(self, key, leaf):
@@ -222,7 +226,13 @@ def _random(shape, dtype):
 
 def plain_sample():
     """Return a plain tree: no types of modules, other shapes."""
-    return Variables(weights={"zeta": {"wide": _random((2, 3), np.float32)}, "alpha": _random((5,), np.float16)})
+    return Variables(
+        weights={
+            "zeta": {"wide": _random((2, 3), np.float32)},
+            "alpha": _random((5,), np.float16),
+            "mid": _random((1,), np.float32),
+        }
+    )
 
 
 def registry_of(framework):
