@@ -2,7 +2,6 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const FIRST_ROWS = 34; // rows that are open at first, at most
-  const MOST_LINES = 1000; // of one link; beyond that its rows are joined through the first ones
   const { marks, links, details } = data;
 
   const state = {
@@ -22,57 +21,10 @@
     for (const side of [0, 1]) for (const leaf of link[side]) trees[side].linksOf[leaf].push(link);
   }
 
-  // Lines: one for each pair of rows in the trees that have leaves that belong together, folded ones included.
-  function findEdges() {
-    const edges = new Map();
-    const [left, right] = trees;
-    const add = (a, b, mark) => {
-      if (a < 0 || b < 0) return;
-      const id = a * 4194304 + b, known = edges.get(id);
-      if (!known) edges.set(id, { a, b, mark, number: 1 });
-      else {
-        known.number++;
-        if (mark > known.mark) known.mark = mark;
-      }
-    };
-    for (const link of links) {
-      if (link[0].length === 1 && link[1].length === 1) {
-        add(left.place[left.rowOf[link[0][0]]], right.place[right.rowOf[link[1][0]]], link[MARK]);
-        continue;
-      }
-      const ends = trees.map((tree, side) => new Set(link[side].map((leaf) => tree.place[tree.rowOf[leaf]])));
-      const [[first], [other]] = ends, all = ends[0].size * ends[1].size <= MOST_LINES;
-      for (const a of ends[0]) for (const b of all ? ends[1] : [other]) add(a, b, link[MARK]);
-      for (const b of all ? [] : ends[1]) add(first, b, link[MARK]);
-    }
-    state.edges = [...edges.values()];
-  }
-
   const svg = byId("lines");
-  function drawLines() {
-    const width = svg.clientWidth, height = svg.clientHeight, step = rowHeight(), drawn = [];
-    if (!width) return svg.replaceChildren();
-    const clamp = (y) => Math.max(-60, Math.min(height + 60, y));
-    const [top, otherTop] = trees.map((tree) => tree.view.scrollTop - step / 2 - 1);
-    let anyOn = false;
-    for (const edge of state.edges) {
-      const y = edge.a * step - top, otherY = edge.b * step - otherTop;
-      if ((y < 0 || y > height) && (otherY < 0 || otherY > height)) continue;
-      const from = clamp(y), to = clamp(otherY), mark = marks[edge.mark];
-      const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
-      const on = belongs(edge);
-      anyOn ||= on;
-      path.setAttribute("class", `c${mark[COLOUR]} ${mark[TONE]}${edge.number > 1 ? " many" : ""}${on ? " on" : ""}`);
-      path.setAttribute("d", `M0 ${from}C${width * 0.5} ${from} ${width * 0.5} ${to} ${width} ${to}`);
-      drawn.push(path);
-    }
-    svg.classList.toggle("chosen", anyOn);
-    svg.replaceChildren(...drawn);
-  }
-
   function draw() {
     for (const tree of trees) tree.draw();
-    drawLines();
+    drawLines(svg, state, belongs);
   }
 
   let waiting = false;
@@ -87,7 +39,7 @@
 
   function layout() {
     for (const tree of trees) tree.layout();
-    findEdges();
+    state.edges = findEdges(links, trees);
     markLinked();
   }
 

@@ -161,7 +161,7 @@ def two_trees_page(shown: TwoTrees) -> str:
         f"{shown.verdict}: {shown.title}",
         body,
         style=asset("two_trees.css"),
-        script=asset("tree_view.js") + asset("two_trees.js"),
+        script="".join(map(asset, ("tree_view.js", "lines.js", "two_trees.js"))),
         data=as_script(data),
     )
 

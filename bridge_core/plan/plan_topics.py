@@ -51,8 +51,8 @@ def _problems(plan: Plan, numbers: Numbers) -> Iterator[Topic]:
         first, _, rest = error.message.partition("\n")
         entries = [Entry(first, code=rest)]
         if error.hint:
-            way, _, lines = error.hint.strip().partition("\n")
-            entries.append(Entry(f"What to do: {way}", code=lines))
+            way, _, after = error.hint.strip().partition("\n")
+            entries.append(Entry(f"What to do: {way}", code=after))
         yield Topic("Why it is refused", "bad", entries, number=0)
     if plan.proposal is not None:
         about = "They pair what is missing with what is unexpected; no conversion uses them unasked."

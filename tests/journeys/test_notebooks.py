@@ -94,6 +94,7 @@ def test_a_matching():
     assert "blocks" in page.text
 
 
+@pytest.mark.slow
 def test_a_proof():
     done = proof(model("torch", blocks=1), model("flax", blocks=1, changed=(0, {"eps": 1e-2})))
     page = shown(done)
