@@ -20,10 +20,11 @@ _QUIET = [
     *("-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:terminal", "-p", "no:faulthandler"),
     *("-p", "no:doctest", "-p", "no:junitxml", "-p", "no:hypothesispytest", "-p", "no:logging"),
     *("--noconftest", "--import-mode=importlib", "--capture=no", "-W", "error"),
+    *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
     *("-o", "tmp_path_retention_policy=none"),
 ]
 
-_EXAMPLES = 12
+_EXAMPLES = 6
 """Examples of each property: a fault of the table is no rare one."""
 
 
