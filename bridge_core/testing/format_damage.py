@@ -167,8 +167,8 @@ class FileDamageContract(DamageContract):
             one = self.outcome(path, {"": content[:cut]}, "cut")
             assert one.error is not None, (
                 f"A file of {len(content)} bytes was cut off after {cut}, and was read without an error, "
-                f"with {len(one.values or ())} tensors. Store the size or the number of bytes that follow, and "
-                "compare it with file.size in open."
+                f"with {len(one.values or ())} tensors. Store the size or the number of bytes that follow, "
+                "and compare it with file.size in open."
             )
 
     def test_an_empty_file_is_refused(self, path: Path) -> None:

@@ -198,7 +198,10 @@ class ValuesContract(FormatHarness):
         tensors: dict[Key, Array] = {("t", str(n)): self.array(40, 50, seed=n) for n in range(6)}
 
         def problem(key: Key) -> str:
-            return value_difference(key, opened.tensor(key), wanted[key])
+            try:
+                return value_difference(key, opened.tensor(key), wanted[key])
+            except Exception as err:
+                return f"{key}: it raised {type(err).__name__}: {err}."
 
         wanted = snapshot(tensors)
         with self.reopened(self.state_of(tensors), path) as opened, ThreadPoolExecutor(4) as pool:

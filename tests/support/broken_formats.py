@@ -301,9 +301,9 @@ class CutsLongKeys(PlainFormat):
         return super().document(state, [[[p[:255] for p in row[0]], *row[1:]] for row in rows])
 
 
-class CountsToAThousand(PlainFormat):
+class CountsInOneByte(PlainFormat):
     def document(self, state, rows):
-        return super().document(state, rows[:1000])
+        return super().document(state, rows[:255])
 
 
 class LosesBeginnings(PlainFormat):
